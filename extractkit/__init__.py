@@ -1,0 +1,38 @@
+"""Declarative extraction of tensor values from TensorFlow models.
+
+    import extractkit
+
+    run = extractkit.extract(["model=bert", "selectors=attention"])
+    run = extractkit.open("outputs/2026-11-22/10-15-00")
+    run["transformer_layer_0/self_attention_layer/softmax:op/Softmax"].sample(0)
+
+Importing this imports neither TensorFlow nor Hydra; reading a run back needs neither.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from extractkit.api import extract
+    from extractkit.runs.reader import Run
+    from extractkit.runs.reader import open_run as open  # noqa: A004
+
+__all__ = ["Run", "extract", "open"]
+
+# Looked up on first use, so that `extractkit --help` pays for none of them.
+_LAZY = {
+    "Run": ("extractkit.runs.reader", "Run"),
+    "extract": ("extractkit.api", "extract"),
+    "open": ("extractkit.runs.reader", "open_run"),
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _LAZY[name]
+    return getattr(import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,9 @@
+"""From YAML and overrides to a job. Hydra and OmegaConf are known here and nowhere else.
+
+directory   where the YAML files are, and what can be chosen there
+quoting     the override grammar: what it refuses, and the quoted form that works
+messages    Hydra's and OmegaConf's errors in our words
+convert     the composed configuration as a `Job`; the one place that refuses unknown keys
+compose     composing without a command line
+app         composing for the command line: single jobs, sweeps, launchers
+"""

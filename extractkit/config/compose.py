@@ -1,0 +1,103 @@
+"""Composing a job without a command line, and what both ways make of a composed configuration."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.version import VersionBase
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from extractkit.config.convert import to_job
+from extractkit.config.directory import ROOT, config_directory
+from extractkit.config.messages import translated
+from extractkit.job import Component, Job
+
+VERSION_BASE = "1.3"
+PROGRAM = "extractkit"
+
+
+@dataclass(frozen=True)
+class Composition:
+    """A job, where it goes, and what was composed for it.
+
+    Attributes:
+        job: the job.
+        directory: the run directory that was asked for, absolute.
+        hydra_files: text of each file of `.hydra/`, by name.
+    """
+
+    job: Job
+    directory: Path
+    hydra_files: Mapping[str, str]
+
+
+def compose(
+    overrides: Sequence[str], live: Mapping[str, Component] | None = None
+) -> Composition:
+    """Compose a job as the command line would; Hydra's global state is left as it was.
+
+    `live` holds components that stand in for the groups of their names ("model", "inputs"), which
+    then are not to be chosen.
+
+    Raises:
+        ConfigError: the overrides do not compose, or not to a job.
+    """
+    left_out = [f"~{group}" for group in live or {}]
+    with _own_hydra(), translated(overrides):
+        with hydra.initialize_config_dir(
+            str(config_directory()), job_name=PROGRAM, version_base=VERSION_BASE
+        ):
+            cfg = hydra.compose(ROOT, [*overrides, *left_out], return_hydra_config=True)
+        HydraConfig.instance().set_config(cfg)
+        directory = Path(cfg.hydra.run.dir).absolute()
+        with open_dict(cfg):
+            del cfg["hydra"]
+        return composition(cfg, directory, live)
+
+
+def composition(
+    cfg: DictConfig, directory: Path, live: Mapping[str, Component] | None = None
+) -> Composition:
+    """What a composed configuration asks for; its `hydra` node has been moved to HydraConfig.
+
+    Raises:
+        ConfigError: as `to_job`.
+    """
+    # Declared as the dataclass that it is modelled on, it is a node {"hydra": …}.
+    whole = cast(DictConfig, HydraConfig.instance().cfg)
+    with read_write(whole.hydra):
+        whole.hydra.runtime.output_dir = str(directory)
+    # Unresolved: an override may itself hold an interpolation, and stays as it was typed.
+    overrides = OmegaConf.to_container(whole.hydra.overrides.task, resolve=False)
+    assert isinstance(overrides, list)
+    given = [str(override) for override in overrides]
+    typed = [override for override in given if override.removeprefix("~") not in (live or {})]
+    model_name = str(whole.hydra.runtime.choices.get("model") or "model")
+    return Composition(
+        job=to_job(cfg, typed, model_name, live),
+        directory=directory,
+        hydra_files={
+            "config.yaml": OmegaConf.to_yaml(cfg),
+            "hydra.yaml": OmegaConf.to_yaml(whole),
+            "overrides.yaml": OmegaConf.to_yaml(given),
+        },
+    )
+
+
+@contextmanager
+def _own_hydra() -> Iterator[None]:
+    """Lend Hydra's singletons to one composition, inside another Hydra application if need be."""
+    application, config = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
+    version = VersionBase.instance().version_base
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = application
+        HydraConfig.instance().cfg = config
+        VersionBase.instance().version_base = version

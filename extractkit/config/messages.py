@@ -1,0 +1,167 @@
+"""Hydra's, OmegaConf's and YAML's errors in our words: what is wrong, what exists, what to type."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+    SearchPathException,
+)
+from omegaconf import Container, DictConfig
+from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError, YAMLError
+
+from extractkit.config import quoting
+from extractkit.config.directory import GROUPS, ROOT, options
+from extractkit.errors import ConfigError, choices
+
+_OPEN_GROUPS = ("selectors", "sinks")
+# Files whose mention would tell a user nothing: he did not write them.
+_OUR_FILES = (ROOT, "hydra/config")
+
+
+@contextmanager
+def translated(overrides: Sequence[str] = ()) -> Iterator[None]:
+    """Turn what goes wrong while a configuration is composed into a ConfigError.
+
+    `overrides` are what was typed; a misspelt one may be the cause of an error about another.
+    """
+    try:
+        yield
+    except OverrideParseException as error:
+        raise ConfigError(_unreadable(error)) from error
+    except MissingConfigException as error:
+        raise ConfigError(_no_such_option(error)) from error
+    except BrokenPipeError:
+        raise  # whoever read standard output has gone; no mistake
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: {error.strerror}") from error
+    except SearchPathException as error:
+        raise ConfigError(f"--config-dir: {_lines(error)}") from error
+    except ConfigCompositionException as error:
+        raise ConfigError(_misspelt(overrides) or _not_composed(error)) from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(_not_resolved(error)) from error
+    except MarkedYAMLError as error:
+        raise ConfigError(_no_yaml(error)) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"a configuration file is not UTF-8 text: {error}") from error
+    except (HydraException, YAMLError, ValueError) as error:
+        # Hydra raises bare ValueErrors too (`inputs=null`, a malformed @package line).
+        raise ConfigError(_lines(error)) from error
+
+
+def not_chosen(group: str, available: Sequence[str] = ()) -> str:
+    """Message for a group of which an entry has to be chosen and none was."""
+    offered = sorted(available) or options(group)
+    return (
+        f"{group} is not chosen. {choices('', offered)} "
+        f"Choose one: extractkit {group}={offered[0] if offered else '…'}"
+    )
+
+
+def _unreadable(error: OverrideParseException) -> str:
+    override = error.override
+    if "=" not in override:
+        return f"{override!r} is no override. Write key=value, as in model=bert"
+    as_text, as_list = quoting.as_text(override), quoting.as_list(override)
+    if as_text is None:
+        key = override.partition("=")[0]
+        return f"{override!r} cannot be read: {key!r} is no key. Write key=value, as in model=bert"
+    # The parser's own words; what Hydra makes of them points into the text with a caret.
+    reason = str(error.__context__ or error).splitlines()[0]
+    message = f"{override!r} cannot be read: {reason}. Quote its value: {as_text}"
+    return message if as_list is None else f"{message} or, as a list, {as_list}"
+
+
+def _no_such_option(error: MissingConfigException) -> str:
+    missing = error.missing_cfg_file
+    if missing is None:
+        return _lines(error)
+    group, _, option = missing.rpartition("/")
+    if not group:
+        return f"--config-name={option}: no {option}.yaml in the configuration directories"
+    where = _where(str(error))
+    if not error.options:
+        return f"{where}{missing} does not exist"
+    return f"{where}{group}={option} does not exist. {choices(option, error.options)}"
+
+
+def _where(message: str) -> str:
+    """`In 'experiment/mine': ` where a file of the user's is at fault, else nothing."""
+    found = re.match(r"In '([^']+)': ", message)
+    return found.group() if found and found.group(1) not in _OUR_FILES else ""
+
+
+def _misspelt(overrides: Sequence[str]) -> str | None:
+    """Message for the first override whose first word is no group; None where all are."""
+    known = (*GROUPS, "hydra")
+    for override in overrides:
+        key, equals, _ = override.partition("=")
+        word = re.split(r"[./@]", key)[0]
+        if equals and word.isidentifier() and word not in known:
+            return f"{override}: {word!r} does not exist. {choices(word, known)}"
+    return None
+
+
+def _not_composed(error: ConfigCompositionException) -> str:
+    message = str(error)
+    if found := re.match(r"(?:In '[^']*': )?You must specify '([^']+)'", message):
+        return not_chosen(found.group(1), re.findall(r"^\t(\S+)", message, re.MULTILINE))
+    if found := re.match(r"Ambiguous value for argument '(.*)'$", message, re.MULTILINE):
+        return _ambiguous(found.group(1))
+    if found := re.match(r"Sweep parameters '(.*)' requires", message):
+        return f"{found.group(1)} is a sweep. Add -m to run one job for each value"
+    if found := re.search(r"Could not override '([^']*)'\. No match in the defaults", message):
+        group = found.group(1)
+        return f"{_where(message)}group {group!r} does not exist. {choices(group, GROUPS)}"
+    cause = error.__cause__
+    if message.startswith("Could not override") and isinstance(cause, OmegaConfBaseException):
+        return _no_such_key(cause, message)
+    if isinstance(cause, OmegaConfBaseException):
+        return " ".join(filter(None, (_lines(error), _not_resolved(cause))))
+    return _lines(error)
+
+
+def _ambiguous(override: str) -> str:
+    key, _, value = override.partition("=")
+    return (
+        f"{override} gives several values. For one text: {quoting.as_text(override)}; for a list: "
+        f"{quoting.as_given(f'{key}=[{value}]')}; for one job each: add -m"
+    )
+
+
+def _no_such_key(cause: OmegaConfBaseException, message: str) -> str:
+    key = str(cause.full_key)
+    parent, _, last = key.rpartition(".")
+    node = cause.parent_node
+    if parent in _OPEN_GROUPS:
+        override = message.rpartition("config use +")[2].strip()
+        return f"{key} does not exist yet. Add it with a plus: {quoting.as_given(f'+{override}')}"
+    keys = [str(name) for name in node] if isinstance(node, DictConfig) and not node._is_none() else []
+    if not parent:
+        keys = [*GROUPS, "hydra"]
+    if isinstance(node, Container) and not keys:
+        return f"{key} does not exist: {parent} is a single value"
+    return f"{key} does not exist. {choices(last, keys)}"
+
+
+def _not_resolved(error: OmegaConfBaseException) -> str:
+    what = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return f"{error.full_key}: {what}" if error.full_key else what
+
+
+def _no_yaml(error: MarkedYAMLError) -> str:
+    mark = error.problem_mark or error.context_mark
+    place = f"{mark.name}, line {mark.line + 1}: " if mark else ""
+    return f"{place}no valid YAML: {error.problem or error.context}"
+
+
+def _lines(error: BaseException) -> str:
+    """An error's own message on one line, without the list of searched directories."""
+    kept = re.split(r"\n\s*(?:Config s|S)earch path:", str(error))[0]
+    return " ".join(line.strip() for line in kept.splitlines() if line.strip())

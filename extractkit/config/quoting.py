@@ -1,0 +1,45 @@
+"""Hydra's override grammar: how to write a value that it does not take as it stands."""
+
+import re
+import shlex
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+
+def quoted(value: str) -> str:
+    """The value as a quoted text of the grammar, where only `"` and `\\` before it are special."""
+    escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)
+    return '"' + re.sub(r"(\\+)$", r"\1\1", escaped) + '"'
+
+
+def as_given(override: str) -> str:
+    """An override that Hydra reads as it is, as it has to be typed into a shell."""
+    return shlex.quote(override)
+
+
+def as_text(override: str) -> str | None:
+    """`key=value` as it has to be typed into a shell so that the value is one text.
+
+    None where no quoting of the value helps, because the key is at fault.
+    """
+    key, equals, value = override.partition("=")
+    return _typed(f"{key}={quoted(value)}", value) if equals else None
+
+
+def as_list(override: str) -> str | None:
+    """The same for a value `[a,b]`, each item quoted; None where it has no such form."""
+    key, _, value = override.partition("=")
+    if not (value.startswith("[") and value.endswith("]")):
+        return None
+    items = [item.strip() for item in value[1:-1].split(",")]
+    return _typed(f"{key}=[{','.join(quoted(item) for item in items)}]", items)
+
+
+def _typed(override: str, meaning: object) -> str | None:
+    """The override quoted for a shell, if Hydra reads from it what is meant."""
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+    except HydraException:
+        return None
+    return shlex.quote(override) if parsed.value() == meaning else None

@@ -1,0 +1,163 @@
+"""A job's progress on standard error: a bar on a terminal, and now and then a line elsewhere."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from threading import Lock
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from extractkit.display import run
+from extractkit.display.console import render
+from extractkit.display.text import duration_text, plural, rate_text, safe
+from extractkit.engine.listener import Listener, Summary
+from extractkit.plan import PlannedTensor
+from extractkit.runs.disk import human_bytes
+
+_INTERVAL_S = 5.0
+
+
+@contextmanager
+def listening(stream: TextIO) -> Iterator[Listener]:
+    """The listener that suits the stream; the terminal is left as it was, whatever happens."""
+    if not stream.isatty():
+        yield Lines(stream)
+        return
+    bar = Bar(stream)
+    try:
+        yield bar
+    finally:
+        bar.stop()
+
+
+class Lines:
+    """Plain lines, one every few seconds while a job advances."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._lock = Lock()
+        self._samples = self._done = self._stored = 0
+        self._began = self._spoke = clock()
+
+    def planned(
+        self, tensors: Sequence[PlannedTensor], samples: int, total_bytes_estimate: int
+    ) -> None:
+        """Say what is about to be done."""
+        self._samples = samples
+        self._began = self._spoke = self._clock()
+        self._write(_announcement(tensors, samples, total_bytes_estimate))
+
+    def advanced(self, samples: int, stored: int) -> None:
+        """Say how far the job is, unless something was said just now."""
+        with self._lock:
+            self._done += samples
+            self._stored += stored
+            now = self._clock()
+            if now - self._spoke < _INTERVAL_S:
+                return
+            self._spoke = now
+            self._write(self._status(now - self._began))
+
+    def note(self, message: str) -> None:
+        """Pass a message on."""
+        self._write(safe(message))
+
+    def finished(self, summary: Summary) -> None:
+        """Close with a table."""
+        self._write(render(run.summary(summary), self._stream).rstrip("\n"))
+
+    def _status(self, seconds: float) -> str:
+        left = max(self._samples - self._done, 0)
+        parts = [
+            f"{self._done:,} of {plural(self._samples, 'sample')}",
+            rate_text(self._done, seconds),
+            human_bytes(self._stored),
+        ]
+        if self._done:
+            parts.append(f"{duration_text(seconds * left / self._done)} left")
+        return ", ".join(filter(None, parts))
+
+    def _write(self, line: str) -> None:
+        self._stream.write(f"{line}\n")
+        self._stream.flush()
+
+
+class Bar:
+    """A progress bar with rate, bytes and the time that is left."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._console = Console(file=stream, highlight=False)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _Rate(),
+            _Stored(),
+            TimeRemainingColumn(compact=True),
+            console=self._console,
+            transient=True,
+        )
+        self._task = self._bar.add_task("samples", total=None, start=False, stored=0)
+        self._stored = 0
+        self._lock = Lock()
+
+    def planned(
+        self, tensors: Sequence[PlannedTensor], samples: int, total_bytes_estimate: int
+    ) -> None:
+        """Say what is about to be done, and show the bar."""
+        self._console.print(Text(_announcement(tensors, samples, total_bytes_estimate)))
+        self._bar.update(self._task, total=samples)
+        self._bar.start_task(self._task)
+        self._bar.start()
+
+    def advanced(self, samples: int, stored: int) -> None:
+        """Move the bar."""
+        with self._lock:
+            self._stored += stored
+            self._bar.update(self._task, advance=samples, stored=self._stored)
+
+    def note(self, message: str) -> None:
+        """Print a message above the bar."""
+        self._console.print(Text(safe(message)))
+
+    def finished(self, summary: Summary) -> None:
+        """Replace the bar by a table."""
+        self.stop()
+        self._console.print(run.summary(summary))
+
+    def stop(self) -> None:
+        """Take the bar away."""
+        self._bar.stop()
+
+
+class _Rate(ProgressColumn):
+    """Samples a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(rate_text(int(task.completed), task.elapsed or 0) if task.completed else "")
+
+
+class _Stored(ProgressColumn):
+    """Bytes stored so far."""
+
+    def render(self, task: Task) -> Text:
+        return Text(human_bytes(task.fields["stored"]))
+
+
+def _announcement(tensors: Sequence[PlannedTensor], samples: int, estimate: int) -> str:
+    return (
+        f"{plural(len(tensors), 'tensor')} of {plural(samples, 'sample')}, "
+        f"about {human_bytes(estimate)}"
+    )

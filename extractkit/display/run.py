@@ -1,0 +1,82 @@
+"""A run as it is told of: `extractkit show`, and the table that closes a run."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from extractkit.display.text import duration_text, plural, rate_text, safe, shape_text, size_text
+from extractkit.engine.listener import Summary
+from extractkit.runs.disk import human_bytes
+from extractkit.runs.manifest import Manifest, RunTensor, Status
+
+_STYLES = {Status.FINISHED: "green", Status.FAILED: "red"}
+
+
+def overview(directory: Path, manifest: Manifest) -> RenderableType:
+    """A run's manifest in brief, and its tensors."""
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row("run", Text(safe(str(directory))))
+    facts.add_row("status", Text(manifest.status, style=_STYLES.get(manifest.status, "yellow")))
+    facts.add_row("started", Text(safe(manifest.volatile.started)))
+    if manifest.volatile.finished is not None:
+        facts.add_row("finished", Text(safe(manifest.volatile.finished)))
+    facts.add_row("job", Text(safe(" ".join(manifest.job_given)) or "–"))
+    if manifest.inputs is not None:
+        facts.add_row("samples", f"{manifest.samples:,}")
+        for note in manifest.inputs.notes:
+            facts.add_row("", Text(safe(note)))
+    facts.add_row("shards", f"{len(manifest.shards):,}")
+    if (size := _stored_bytes(manifest)) is not None:
+        facts.add_row("size", size)
+    if manifest.skipped:
+        facts.add_row("left out", f"{plural(len(manifest.skipped), 'tensor')}, with their reasons in "
+                                  f"the manifest")
+    return Group(facts, "", _tensors(manifest.tensors))
+
+
+def summary(result: Summary) -> RenderableType:
+    """What closes a run."""
+    facts = Table.grid(padding=(0, 2))
+    cut = f", {result.truncated:,} of them cut off" if result.truncated else ""
+    facts.add_row("samples", f"{result.samples:,}{cut}")
+    facts.add_row("tensors", f"{result.tensors:,}")
+    facts.add_row("stored", f"{human_bytes(result.bytes)} in {plural(result.shards, 'shard')}")
+    facts.add_row(
+        "time",
+        ", ".join(filter(None, (duration_text(result.seconds),
+                                rate_text(result.samples, result.seconds)))),
+    )
+    if result.non_finite:
+        names = ", ".join(safe(key) for key in result.non_finite[:3])
+        more = ", …" if len(result.non_finite) > 3 else ""
+        facts.add_row("not finite", Text(f"NaN or infinity in {names}{more}", style="yellow"))
+    facts.add_row("look at it", Text(f"extractkit show {safe(str(result.directory))}"))
+    return facts
+
+
+def _tensors(tensors: tuple[RunTensor, ...]) -> Table:
+    table = Table("tensor", "dtype", "shape", "bytes", "selectors", box=None, pad_edge=False)
+    for tensor in tensors:
+        stored = tensor.stored
+        shape = stored.shape if stored.constant else (None, *stored.shape)
+        table.add_row(
+            Text(safe(tensor.key), overflow="fold"),
+            safe(stored.dtype),
+            shape_text(stored.dims, shape),
+            size_text(stored.dims, shape, stored.dtype),
+            Text(safe(", ".join(tensor.selectors))),
+        )
+    return table
+
+
+def _stored_bytes(manifest: Manifest) -> str | None:
+    actual: Mapping[str, object] = manifest.actual or {}
+    stored = actual.get("bytes")
+    if isinstance(stored, int):
+        return human_bytes(stored)
+    if manifest.plan is not None:
+        return f"{human_bytes(manifest.plan.bytes)} planned"
+    return None

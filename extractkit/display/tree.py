@@ -1,0 +1,117 @@
+"""`extractkit tensors`: a model's layers as a tree, with what can be read at each.
+
+A BERT has a thousand operations and a hundred layers. Without a selector the tree shows what most
+people come for, the outputs and weights of the layers and of the model, and only counts the rest
+at its layer. With selectors it shows exactly what they match, operations included.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from extractkit.display.text import counts_text, plural, safe, shape_text, size_text
+from extractkit.tensors import Catalog, Kind, TensorRecord
+
+_SHOWN = (Kind.MODEL_INPUT, Kind.MODEL_OUTPUT, Kind.LAYER_OUTPUT, Kind.WEIGHT)
+
+
+def listing(
+    catalog: Catalog, matches: Mapping[str, Sequence[TensorRecord]]
+) -> RenderableType:
+    """The tree, and below it what was counted; `matches` are the records of each selector."""
+    if not matches:
+        shown = [record for record in catalog.records if record.kind in _SHOWN]
+        # A format without layers has operations alone.
+        return Group(
+            tensor_tree(catalog, shown or catalog.records, counted=catalog.records), "",
+            _totals(catalog), Text(_hint(catalog), style="dim"),
+        )
+    matched = {record.address for records in matches.values() for record in records}
+    shown = [record for record in catalog.records if record.address in matched]
+    return Group(tensor_tree(catalog, shown), "", _selectors(catalog, matches))
+
+
+def tensor_tree(
+    catalog: Catalog, shown: Iterable[TensorRecord], counted: Iterable[TensorRecord] = ()
+) -> Tree:
+    """The layers of `shown` with their tensors; what is in `counted` alone is counted there."""
+    shown = tuple(shown)
+    hidden: dict[str, Counter[Kind]] = {}
+    visible = {record.address for record in shown}
+    for record in counted:
+        if record.address not in visible:
+            hidden.setdefault(record.layer, Counter())[record.kind] += 1
+    types = {scope.path: scope.type for record in catalog.records for scope in record.scopes}
+    root = Tree(_label(catalog.model, types.get(""), hidden.get("")), guide_style="dim")
+    layers = {"": root}
+    for record in catalog.records:
+        if record.address in visible:
+            _layer(record.layer, layers, types, hidden).add(_leaf(record))
+        elif record.layer in hidden:
+            _layer(record.layer, layers, types, hidden)
+    return root
+
+
+def _layer(
+    path: str,
+    layers: dict[str, Tree],
+    types: Mapping[str, str],
+    hidden: Mapping[str, Counter[Kind]],
+) -> Tree:
+    if path not in layers:
+        parent, _, name = path.rpartition("/")
+        above = _layer(parent, layers, types, hidden)
+        layers[path] = above.add(_label(name, types.get(path), hidden.get(path)))
+    return layers[path]
+
+
+def _label(name: str, kind: str | None, hidden: Counter[Kind] | None) -> Text:
+    label = Text(safe(name), style="bold")
+    if kind is not None:
+        label.append(f"  {safe(kind)}", style="not bold cyan")
+    if hidden:
+        label.append(f"  + {counts_text(hidden)}", style="not bold dim")
+    return label
+
+
+def _leaf(record: TensorRecord) -> Text:
+    leaf = Text(f":{safe(record.port)}", style="" if record.extractable else "dim")
+    leaf.append(f"  {safe(record.dtype)}", style="green")
+    leaf.append(f"  {shape_text(record.dims, record.shape)}")
+    if size := size_text(record.dims, record.shape, record.dtype):
+        leaf.append(f"  {size}", style="dim")
+    if record.reason is not None:
+        leaf.append(f"  cannot be extracted: {safe(record.reason)}", style="yellow")
+    return leaf
+
+
+def _totals(catalog: Catalog) -> Text:
+    kinds = Counter(record.kind for record in catalog.records)
+    unreachable = sum(not record.extractable for record in catalog.records)
+    text = f"{plural(len(catalog), 'tensor')}: {counts_text(kinds)}"
+    return Text(f"{text}; {unreachable:,} cannot be extracted" if unreachable else text)
+
+
+def _hint(catalog: Catalog) -> str:
+    deepest = max(catalog.records, key=lambda record: record.depth, default=None)
+    example = f", as in {safe(deepest.address)}" if deepest else ""
+    return (
+        f"An address is the path of layers with the port{example}. What a selector matches, "
+        f"operations included: add selectors=… or '+selectors.mine.path=\"*:output\"'"
+    )
+
+
+def _selectors(catalog: Catalog, matches: Mapping[str, Sequence[TensorRecord]]) -> Table:
+    table = Table("selector", "matches", "of which cannot be extracted", box=None, pad_edge=False)
+    for name, records in matches.items():
+        unreachable = sum(not record.extractable for record in records)
+        table.add_row(
+            safe(name),
+            f"{len(records):,} of {len(catalog):,} tensors",
+            f"{unreachable:,}" if unreachable else "–",
+        )
+    return table

@@ -1,0 +1,67 @@
+"""From samples to what a program takes: encoded, padded to the longest of the batch. NumPy only."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from extractkit.inputs.protocol import InputSpec, Sample, Signature, Source
+from extractkit.models.protocol import Encoded, Model
+from extractkit.values import Array
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Arrays for a program.
+
+    Attributes:
+        features: (samples, *padded) for each input.
+        lengths: int32 (samples,) for each free axis, the samples' own lengths.
+    """
+
+    features: Mapping[str, Array]
+    lengths: Mapping[str, Array]
+
+
+def read_batch(model: Model, source: Source, positions: Sequence[int]) -> Batch:
+    """The samples at these positions of the source, in this order, as one batch."""
+    encoded = dict(zip(sorted(positions), _encoded(model, source, sorted(positions)), strict=True))
+    return collate(model.signature, [encoded[position] for position in positions])
+
+
+def _encoded(model: Model, source: Source, ordered: Sequence[int]) -> Sequence[Encoded]:
+    samples: list[Sample] = []
+    start = 0
+    for end in range(1, len(ordered) + 1):
+        # Neighbours are read in one go.
+        if end == len(ordered) or ordered[end] != ordered[end - 1] + 1:
+            samples += source.read(ordered[start], ordered[end - 1] + 1)
+            start = end
+    return model.encode(samples)
+
+
+def collate(signature: Signature, encoded: Sequence[Encoded]) -> Batch:
+    """Stack encoded samples, each padded to the longest along every free axis."""
+    lengths = {
+        axis: np.array([one.sizes[axis] for one in encoded], dtype=np.int32)
+        for axis in signature.free_axes
+    }
+    longest = {axis: int(sizes.max()) for axis, sizes in lengths.items()}
+    features = {
+        spec.name: _stacked(spec, [one.features[spec.name] for one in encoded], longest)
+        for spec in signature.specs
+    }
+    return Batch(features, lengths)
+
+
+def _stacked(spec: InputSpec, arrays: Sequence[Array], longest: Mapping[str, int]) -> Array:
+    shape = tuple(
+        longest[dim] if dim is not None else size or 0
+        for dim, size in zip(spec.dims, spec.shape, strict=True)
+    )
+    if all(array.shape == shape for array in arrays):
+        return np.stack(arrays)
+    stacked = np.full((len(arrays), *shape), spec.pad, dtype=spec.dtype)
+    for row, array in zip(stacked, arrays, strict=True):
+        row[tuple(slice(size) for size in array.shape)] = array
+    return stacked

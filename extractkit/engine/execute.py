@@ -1,0 +1,265 @@
+"""One job from start to end: begin the run, load, plan, stream, commit, finish."""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import cast
+
+from extractkit.engine.listener import Listener, Summary
+from extractkit.engine.opening import Opened, open_job
+from extractkit.engine.stream import Stream, fetch
+from extractkit.engine.survey import Row, survey
+from extractkit.errors import UserError
+from extractkit.job import Job
+from extractkit.plan import (
+    CONSTANTS_SHARD,
+    Lengths,
+    PlannedTensor,
+    Shard,
+    bytes_per_sample,
+    plan_shards,
+    without_padding,
+)
+from extractkit.runs import manifest as manifests
+from extractkit.runs.beginning import begin, take_back
+from extractkit.runs.disk import check_space, human_bytes
+from extractkit.runs.environment import git_state, host, package_versions
+from extractkit.runs.log import run_log
+from extractkit.runs.manifest import (
+    Manifest,
+    RunInputs,
+    RunPlan,
+    RunTensor,
+    Skipped,
+    Status,
+    Volatile,
+)
+from extractkit.runs.recorder import Recorder
+from extractkit.sinks.protocol import Sink, StoredTensor
+from extractkit.values import Dense, Values, non_finite
+
+_log = logging.getLogger(__name__)
+
+
+def execute(
+    job: Job, directory: Path, *, hydra_files: Mapping[str, str], listener: Listener
+) -> None:
+    """Run a job; the run directory is complete when this returns.
+
+    Args:
+        directory: the run directory, which must not hold anything yet.
+        hydra_files: what Hydra composed, by file name, for `.hydra/`.
+        listener: is told how it goes.
+
+    Raises:
+        UserError: a mistake in the job; the directory is left as it was found.
+        JobError: the job failed; shards that were committed stay readable.
+    """
+    started = Manifest(
+        volatile=Volatile(started=manifests.now(), host=host()),
+        job_given=job.given,
+        job_resolved=job.resolved,
+        seeds={"runtime": job.runtime.seed},
+        versions=package_versions(),
+        git=git_state(),
+    )
+    begin(directory, started, hydra_files)
+    try:
+        with run_log(directory):
+            _Execution(job, directory, started, listener).run()
+    except UserError:
+        take_back(directory)
+        raise
+
+
+@dataclass
+class _Execution:
+    job: Job
+    directory: Path
+    manifest: Manifest
+    listener: Listener
+    timings: dict[str, float] = field(default_factory=dict)
+    truncated: int = 0
+    non_finite: set[str] = field(default_factory=set)
+
+    def run(self) -> None:
+        _log.info("job: %s", " ".join(self.job.given) or "(no overrides)")
+        # Sinks come first: they are quick to build, and tell what they do not like.
+        sinks = {name: cast(Sink, sink.build()) for name, sink in self.job.sinks.items()}
+        began = time.perf_counter()
+        opened = open_job(self.job)
+        tensors = opened.measured()
+        self.timings["load"] = time.perf_counter() - began
+        self.manifest = self._described(opened, tensors)
+        recorder = Recorder.start(self.directory, self.manifest, sinks)
+        try:
+            self._extract(opened, tensors, recorder)
+        except UserError:
+            recorder.fail()
+            raise
+        except KeyboardInterrupt:
+            self._note("interrupted; committed shards stay readable")
+            recorder.fail(Status.INTERRUPTED, self.timings)
+            raise
+        except BaseException as error:
+            _log.error("failed: %s", error)
+            recorder.fail(Status.FAILED, self.timings)
+            raise
+
+    def _extract(
+        self, opened: Opened, tensors: Sequence[PlannedTensor], recorder: Recorder
+    ) -> None:
+        began = time.perf_counter()
+
+        def record(rows: Sequence[Row]) -> None:
+            self.truncated += sum(bool(row.get("truncated")) for row in rows)
+            recorder.add_samples(rows)
+
+        lengths = survey(opened.model, opened.source, record)
+        self.timings["survey"] = time.perf_counter() - began
+        shards = self._plan(tensors, lengths, recorder)
+        self._notes(opened, lengths)
+        began = time.perf_counter()
+        self._commit_constants(opened, tensors, recorder)
+        self._commit_samples(opened, tensors, lengths, shards, recorder)
+        seconds = time.perf_counter() - began
+        self.timings["extract"] = seconds
+        recorder.finish({"truncated": self.truncated}, self.timings)
+        summary = Summary(
+            directory=self.directory,
+            tensors=len(tensors),
+            samples=lengths.samples,
+            truncated=self.truncated,
+            shards=len(shards),
+            bytes=recorder.bytes,
+            seconds=seconds,
+            non_finite=tuple(t.key for t in tensors if t.key in self.non_finite),
+        )
+        _log.info("finished: %s", summary)
+        self.listener.finished(summary)
+
+    def _plan(
+        self, tensors: Sequence[PlannedTensor], lengths: Lengths, recorder: Recorder
+    ) -> tuple[Shard, ...]:
+        per_sample = bytes_per_sample(tensors, lengths)
+        constants = sum(tensor.constant_bytes for tensor in tensors if tensor.constant)
+        total = int(per_sample.sum()) + constants
+        check_space(self.directory, total * len(self.job.sinks))
+        varying = any(not tensor.constant for tensor in tensors)
+        shards = plan_shards(per_sample, self.job.runtime.shard_size) if varying else ()
+        exact = not any(tensor.computed_lengths for tensor in tensors)
+        plan = RunPlan(total, exact, tuple((shard.start, shard.stop) for shard in shards))
+        recorder.revise(replace(self.manifest, plan=plan))
+        self.listener.planned(tensors, lengths.samples if varying else 0, total)
+        _log.info(
+            "plan: %d tensors, %d samples, %d shards, %s",
+            *(len(tensors), lengths.samples, len(shards), human_bytes(total)),
+        )
+        return shards
+
+    def _notes(self, opened: Opened, lengths: Lengths) -> None:
+        for note in opened.source.notes:
+            self._note(note)
+        if self.truncated:
+            self._note(
+                f"{self.truncated} of {lengths.samples} samples were cut off to fit the model "
+                f"(marked in samples.jsonl)"
+            )
+        if opened.skipped:
+            self._note(
+                f"{len(opened.skipped)} matched tensors cannot be extracted and are left out, "
+                f"first {opened.skipped[0].address}: {opened.skipped[0].reason}"
+            )
+
+    def _note(self, message: str) -> None:
+        _log.info("%s", message)
+        self.listener.note(message)
+
+    def _commit_constants(
+        self, opened: Opened, tensors: Sequence[PlannedTensor], recorder: Recorder
+    ) -> None:
+        constants = [tensor for tensor in tensors if tensor.constant]
+        if not constants:
+            return
+        found = opened.model.constants([fetch(tensor) for tensor in constants])
+        values: dict[str, Values] = {
+            tensor.key: Dense(value) for tensor, value in zip(constants, found, strict=True)
+        }
+        self._commit(CONSTANTS_SHARD, values, recorder, {})
+
+    def _commit_samples(
+        self,
+        opened: Opened,
+        tensors: Sequence[PlannedTensor],
+        lengths: Lengths,
+        shards: Sequence[Shard],
+        recorder: Recorder,
+    ) -> None:
+        varying = [tensor for tensor in tensors if not tensor.constant]
+        if not varying:
+            return
+        program = opened.model.program([fetch(t) for t in varying], opened.compilation)
+        rules = self.job.runtime.batch_rules(opened.model.masks_padding)
+        stream = Stream(
+            opened.model,
+            opened.source,
+            program,
+            varying,
+            lengths,
+            without_padding(rules, varying),
+        )
+        for one in stream.shards(shards):
+            self._commit(one.shard, one.values, recorder, {"compute": one.compute_seconds})
+
+    def _commit(
+        self,
+        shard: Shard,
+        values: Mapping[str, Values],
+        recorder: Recorder,
+        timings: dict[str, float],
+    ) -> None:
+        counts = {key: non_finite(value) for key, value in values.items()}
+        stats = {key: {"non_finite": count} for key, count in counts.items() if count}
+        self.non_finite.update(stats)
+        began = time.perf_counter()
+        before = recorder.bytes
+        recorder.commit(shard, values, timings, stats)
+        _log.info("committed %s in %.3f s", shard.key, time.perf_counter() - began)
+        self.listener.advanced(len(shard), recorder.bytes - before)
+
+    def _described(self, opened: Opened, tensors: Sequence[PlannedTensor]) -> Manifest:
+        """The manifest with everything that is known once the job has been opened."""
+        catalog = opened.model.catalog
+        runtime = self.job.runtime
+        settings = {
+            **opened.settings,
+            "compile": runtime.compile,
+            "device": runtime.device,
+            "deterministic": runtime.deterministic,
+            "batch_size": runtime.batch_size,
+            "batch_tokens": runtime.batch_tokens,
+        }
+        source = opened.source
+        return replace(
+            self.manifest,
+            model={**opened.model.describe(), "weights": opened.model.weights_digest()},
+            inputs=RunInputs(source.fingerprint, len(source), source.notes),
+            tensors=tuple(
+                RunTensor(_stored(tensor), catalog[tensor.address], tensor.selectors)
+                for tensor in tensors
+            ),
+            skipped=tuple(Skipped(r.address, r.reason or "") for r in opened.skipped),
+            settings=settings,
+        )
+
+
+def _stored(tensor: PlannedTensor) -> StoredTensor:
+    return StoredTensor(
+        key=tensor.key,
+        dtype=tensor.dtype,
+        dims=tensor.dims or (),
+        shape=tensor.sample_shape,
+        constant=tensor.constant,
+    )

@@ -1,0 +1,73 @@
+"""What the engine tells whoever watches a job."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from extractkit.plan import PlannedTensor
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a finished run holds and took.
+
+    Attributes:
+        directory: the run directory.
+        tensors: how many tensors are stored.
+        samples: how many samples they were computed for.
+        truncated: how many of those were cut off to fit the model.
+        shards: how many shards were committed.
+        bytes: size of the shards on disk.
+        seconds: from the first sample to the last commit, loading the model left out.
+        non_finite: keys of floating-point tensors in which a NaN or an infinity was stored.
+    """
+
+    directory: Path
+    tensors: int
+    samples: int
+    truncated: int
+    shards: int
+    bytes: int
+    seconds: float
+    non_finite: tuple[str, ...] = ()
+
+
+class Listener(Protocol):
+    """Told how a job goes; every call returns at once, and may come from another thread."""
+
+    def planned(
+        self, tensors: Sequence[PlannedTensor], samples: int, total_bytes_estimate: int
+    ) -> None:
+        """The plan is made: so many samples, and about so many bytes to store."""
+        ...
+
+    def advanced(self, samples: int, stored: int) -> None:
+        """So many more samples are done, and so many more bytes stored."""
+        ...
+
+    def note(self, message: str) -> None:
+        """Something that the user should know."""
+        ...
+
+    def finished(self, summary: Summary) -> None:
+        """The run is complete."""
+        ...
+
+
+class Silent:
+    """A listener that says nothing."""
+
+    def planned(
+        self, tensors: Sequence[PlannedTensor], samples: int, total_bytes_estimate: int
+    ) -> None:
+        """Nothing."""
+
+    def advanced(self, samples: int, stored: int) -> None:
+        """Nothing."""
+
+    def note(self, message: str) -> None:
+        """Nothing."""
+
+    def finished(self, summary: Summary) -> None:
+        """Nothing."""

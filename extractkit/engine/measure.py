@@ -1,0 +1,136 @@
+"""What only running tells about a tensor's axes, measured on the first samples, never guessed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from extractkit.engine.batches import Batch, collate
+from extractkit.errors import SelectionError
+from extractkit.inputs.protocol import InputSpec, Signature, Source
+from extractkit.models.axes import Sizes, infer_dims, why_not_by_sample
+from extractkit.models.protocol import Compilation, Encoded, Fetch, Model
+from extractkit.plan import PlannedTensor, measured
+from extractkit.tensors import SAMPLE, TensorRecord
+from extractkit.values import Array
+
+_SAMPLES, _MORE_SAMPLES = 3, 5
+_LOOKED_AT = 64
+
+
+def measure_axes(
+    model: Model, source: Source, tensors: Sequence[PlannedTensor], compilation: Compilation
+) -> tuple[PlannedTensor, ...]:
+    """The same tensors with every axis known, and every product of axes checked.
+
+    The first sample, repeated and padded to several sizes, tells which axes follow what. Two
+    samples in both orders tell whether samples vary slowest in a product such as "sample*token".
+
+    Raises:
+        SelectionError: a tensor without a value per sample, named with the axes that it has.
+    """
+    unknown = [tensor for tensor in tensors if tensor.layout is None]
+    if unknown:
+        records = _measured_records(model, source, unknown, compilation)
+        tensors = [
+            measured(tensor, records[tensor.address]) if tensor.layout is None else tensor
+            for tensor in tensors
+        ]
+    split = [tensor for tensor in tensors if tensor.layout is not None and tensor.layout.split]
+    if split and len(source) > 1:
+        _check_order(model, source, split, compilation)
+    return tuple(tensors)
+
+
+def _measured_records(
+    model: Model, source: Source, unknown: Sequence[PlannedTensor], compilation: Compilation
+) -> dict[str, TensorRecord]:
+    first = model.encode(source.read(0, 1))[0]
+    sizes = _sizes(model.signature, first)
+    program = model.program([Fetch(tensor.address) for tensor in unknown], compilation)
+    trials = []
+    for at in sizes.trials:
+        batch = _repeated(model.signature, first, at)
+        trials.append([np.shape(value) for value in program(batch.features, batch.lengths)])
+    records = {}
+    for tensor, shapes in zip(unknown, zip(*trials, strict=True), strict=True):
+        record = model.catalog[tensor.address]
+        dims = infer_dims(sizes, shapes)
+        reason = "its number of axes changes with the inputs" if dims is None else None
+        reason = reason or why_not_by_sample(dims or ())
+        if dims is None or reason is not None:
+            raise SelectionError(
+                f"selectors.{tensor.selectors[0]} selects {tensor.address!r}, measured as "
+                f"{list(shapes[0])}: {reason}. Leave it out with "
+                f"'+selectors.{tensor.selectors[0]}.not.path=\"{tensor.address}\"'"
+            )
+        shape = tuple(
+            size if dim is None else None for dim, size in zip(dims, shapes[0], strict=True)
+        )
+        records[tensor.address] = replace(record, dims=dims, shape=shape)
+    return records
+
+
+def _sizes(signature: Signature, first: Encoded) -> Sizes:
+    base = {SAMPLE: _SAMPLES, **first.sizes}
+    enlarged = {SAMPLE: _MORE_SAMPLES}
+    for axis, size in first.sizes.items():
+        limit = (signature.longest or {}).get(axis)
+        enlarged[axis] = size + 3 if limit is None or size + 3 <= limit else max(1, size - 3)
+    return Sizes(base, enlarged)
+
+
+def _repeated(signature: Signature, encoded: Encoded, at: Mapping[str, int]) -> Batch:
+    features = {
+        spec.name: _resized(spec, encoded.features[spec.name], at) for spec in signature.specs
+    }
+    sizes = {axis: at[axis] for axis in encoded.sizes}
+    return collate(signature, [Encoded(features, sizes)] * at[SAMPLE])
+
+
+def _resized(spec: InputSpec, array: Array, at: Mapping[str, int]) -> Array:
+    shape = tuple(
+        size if dim is None else at[dim] for dim, size in zip(spec.dims, array.shape, strict=True)
+    )
+    # Repeating real elements keeps what a model may check of them (a vocabulary's range, say).
+    return np.resize(array, shape) if shape != array.shape else array
+
+
+def _check_order(
+    model: Model, source: Source, split: Sequence[PlannedTensor], compilation: Compilation
+) -> None:
+    program = model.program([Fetch(tensor.address) for tensor in split], compilation)
+    one, other = _two_different(model, source)
+    forward, backward = (collate(model.signature, pair) for pair in ([one, other], [other, one]))
+    values = program(forward.features, forward.lengths)
+    swapped = program(backward.features, backward.lengths)
+    for tensor, value, reverse in zip(split, values, swapped, strict=True):
+        axis = 0 if tensor.layout is None else tensor.layout.axis or 0
+        rows, rows_swapped = (np.moveaxis(v, axis, 0) for v in (value, reverse))
+        half = len(rows) // 2
+        slowest = _same(rows, np.concatenate([rows_swapped[half:], rows_swapped[:half]]))
+        pairs = rows_swapped.reshape(half, 2, *rows.shape[1:])[:, ::-1].reshape(rows.shape)
+        fastest = _same(rows, pairs)
+        if half > 1 and (not slowest or fastest):
+            raise SelectionError(
+                f"selectors.{tensor.selectors[0]} selects {tensor.address!r} with dims "
+                f"{list(model.catalog[tensor.address].dims or ())}: in its flattened axis the "
+                f"samples do not vary slowest, or the first samples cannot tell. Leave it out with "
+                f"'+selectors.{tensor.selectors[0]}.not.path=\"{tensor.address}\"'"
+            )
+
+
+def _same(one: Array, other: Array) -> bool:
+    return bool(np.allclose(one, other, rtol=1e-3, atol=1e-5, equal_nan=True))
+
+
+def _two_different(model: Model, source: Source) -> tuple[Encoded, Encoded]:
+    encoded = model.encode(source.read(0, min(_LOOKED_AT, len(source))))
+    first = encoded[0]
+    for other in encoded[1:]:
+        if any(
+            not np.array_equal(array, other.features[name])
+            for name, array in first.features.items()
+        ):
+            return first, other
+    return first, encoded[1]

@@ -1,0 +1,96 @@
+"""From a job to what it works on: the loaded model, the bound samples, the planned tensors."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+from extractkit.engine.measure import measure_axes
+from extractkit.errors import ConfigError
+from extractkit.inputs.protocol import Inputs, Source
+from extractkit.job import Job
+from extractkit.models.protocol import Compilation, Model
+from extractkit.plan import PlannedTensor, plan_tensors
+from extractkit.selectors import Selector
+from extractkit.tensors import Catalog, TensorRecord
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a model offers, and what each selector matches of it, extractable or not."""
+
+    catalog: Catalog
+    matches: Mapping[str, tuple[TensorRecord, ...]]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A job with everything loaded that its plan needs.
+
+    Attributes:
+        model, source: loaded and bound.
+        settings: what may change the last bits of values.
+        tensors: what will be stored, with axes still unknown where only running tells.
+        matches: how many tensors each selector stores.
+        skipped: what selectors match but cannot be extracted.
+    """
+
+    model: Model
+    source: Source
+    compilation: Compilation
+    settings: Mapping[str, object]
+    tensors: tuple[PlannedTensor, ...]
+    matches: Mapping[str, int]
+    skipped: tuple[TensorRecord, ...]
+
+    def measured(self) -> tuple[PlannedTensor, ...]:
+        """The tensors with all axes known, for which the model is run where it must be."""
+        return measure_axes(self.model, self.source, self.tensors, self.compilation)
+
+
+def list_tensors(job: Job) -> Listing:
+    """Load the model alone and match the selectors; no inputs are opened.
+
+    Raises:
+        UserError: the model cannot be loaded, or a selector matches nothing.
+    """
+    catalog = cast(Model, job.model.build()).catalog
+    return Listing(catalog, _matches(catalog, job.selectors))
+
+
+def open_job(job: Job) -> Opened:
+    """Load the model, bind the inputs, select.
+
+    Raises:
+        UserError: any of the three fails, or there is no selector.
+    """
+    if not job.selectors:
+        raise ConfigError(
+            f"selectors is empty: nothing would be extracted. Choose some: "
+            f"extractkit model={job.model_name} selectors=attention, or '+selectors.mine.path=…'. "
+            f"List what there is: extractkit tensors model={job.model_name}"
+        )
+    model = cast(Model, job.model.build())
+    runtime = job.runtime
+    settings = model.configure(runtime.seed, runtime.deterministic)
+    # Selecting needs no samples, so a misspelt selector is told before a large file is read.
+    tensors = plan_tensors(model.catalog, job.selectors)
+    source = cast(Inputs, job.inputs.build()).bind(model.signature)
+    matched = _matches(model.catalog, job.selectors)
+    skipped = {r.address: r for records in matched.values() for r in records if not r.extractable}
+    return Opened(
+        model=model,
+        source=source,
+        compilation=Compilation(runtime.compile, runtime.device),
+        settings=settings,
+        tensors=tensors,
+        matches={
+            name: sum(record.extractable for record in records) for name, records in matched.items()
+        },
+        skipped=tuple(skipped.values()),
+    )
+
+
+def _matches(
+    catalog: Catalog, selectors: tuple[Selector, ...]
+) -> dict[str, tuple[TensorRecord, ...]]:
+    return {selector.name: selector.matching(catalog) for selector in selectors}

@@ -1,0 +1,117 @@
+"""What a job would do, without doing it: `extractkit plan`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from extractkit.engine.opening import open_job
+from extractkit.engine.survey import longest, survey
+from extractkit.job import Job
+from extractkit.plan import PlannedTensor, Shard, bytes_per_sample, plan_shards
+from extractkit.runs.disk import check_space, free_bytes
+from extractkit.tensors import TensorRecord
+
+EXACT, UPPER_BOUND, AT_LEAST = "exact", "upper bound", "at least"
+
+
+@dataclass(frozen=True)
+class Preview:
+    """The plan of a job.
+
+    Attributes:
+        model: its name.
+        tensors: what would be stored.
+        measured: keys of tensors whose axes only running the model on the first sample told.
+        matches: how many tensors each selector stores.
+        skipped: what selectors match but cannot be extracted.
+        samples: how many there are.
+        bytes: predicted size of the values; `bound` says "exact", "upper bound" (texts may be
+            shorter than the longest allowed) or "at least" (some lengths only the model computes).
+        sizes: predicted bytes of each tensor by key; None where only the model can tell.
+        shards: ranges of samples.
+        directory: where the run would go; free_bytes: what its disk has room for.
+    """
+
+    model: str
+    tensors: tuple[PlannedTensor, ...]
+    measured: tuple[str, ...]
+    matches: Mapping[str, int]
+    skipped: tuple[TensorRecord, ...]
+    samples: int
+    bytes: int
+    bound: str
+    sizes: Mapping[str, int | None]
+    shards: tuple[Shard, ...]
+    directory: Path
+    free_bytes: int
+
+    def to_json(self) -> dict[str, object]:
+        """The plan as `extractkit plan --json` prints it."""
+        return {
+            "model": self.model,
+            "samples": self.samples,
+            "bytes": self.bytes,
+            "bound": self.bound,
+            "directory": str(self.directory),
+            "free_bytes": self.free_bytes,
+            "matches": dict(self.matches),
+            "tensors": [
+                {
+                    "key": tensor.key,
+                    "address": tensor.address,
+                    "kind": str(tensor.kind),
+                    "selectors": list(tensor.selectors),
+                    "dtype": tensor.dtype,
+                    "dims": None if tensor.dims is None else list(tensor.dims),
+                    "shape": None if tensor.shape is None else list(tensor.shape),
+                    "bytes": self.sizes[tensor.key],
+                    "measured": tensor.key in self.measured,
+                }
+                for tensor in self.tensors
+            ],
+            "skipped": [
+                {"address": record.address, "reason": record.reason} for record in self.skipped
+            ],
+            "shards": [{"start": shard.start, "stop": shard.stop} for shard in self.shards],
+        }
+
+
+def preview(job: Job, directory: Path, *, exact: bool = False) -> Preview:
+    """The plan of a job; nothing is written.
+
+    Args:
+        directory: where the run would go.
+        exact: read (and tokenise) every sample, so that the sizes of texts are exact as well.
+
+    Raises:
+        UserError: the job cannot be planned.
+        DiskSpaceError: the disk of `directory` cannot hold what is predicted.
+    """
+    opened = open_job(job)
+    tensors = opened.measured()
+    bounds = None if exact else longest(opened.model, opened.source)
+    lengths = bounds or survey(opened.model, opened.source, lambda rows: None)
+    sizes: dict[str, int | None] = {}
+    for tensor in tensors:
+        if tensor.constant:
+            sizes[tensor.key] = tensor.constant_bytes
+        else:
+            per_sample = tensor.bytes_per_sample(lengths)
+            sizes[tensor.key] = None if per_sample is None else int(per_sample.sum())
+    bound = UPPER_BOUND if bounds is not None and bounds.axes else EXACT
+    result = Preview(
+        model=opened.model.name,
+        tensors=tensors,
+        measured=tuple(tensor.key for tensor in opened.tensors if tensor.layout is None),
+        matches=opened.matches,
+        skipped=opened.skipped,
+        samples=lengths.samples,
+        bytes=sum(size or 0 for size in sizes.values()),
+        bound=AT_LEAST if None in sizes.values() else bound,
+        sizes=sizes,
+        shards=plan_shards(bytes_per_sample(tensors, lengths), job.runtime.shard_size),
+        directory=directory,
+        free_bytes=free_bytes(directory),
+    )
+    check_space(directory, result.bytes)
+    return result

@@ -1,0 +1,108 @@
+"""The stream of a job: read and encode ahead, run the program, assemble shards, commit.
+
+Reading and computing each have a thread that works ahead by a few batches; assembling and writing
+happen where the stream is used. So the slowest stage sets the pace, and memory holds a few batches
+and one shard, however many samples there are.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from extractkit.engine.batches import Batch, read_batch
+from extractkit.engine.stages import ahead
+from extractkit.inputs.protocol import Source
+from extractkit.models.protocol import Fetch, Model, Program
+from extractkit.plan import BatchRules, Lengths, PlannedTensor, Shard, plan_batches
+from extractkit.values import Array, Assembly, Values
+
+_BATCHES_READ_AHEAD = 4
+_BATCHES_COMPUTED_AHEAD = 2
+
+
+@dataclass(frozen=True, eq=False)
+class ShardValues:
+    """A computed shard: the values of each tensor by key, and seconds in the model."""
+
+    shard: Shard
+    values: dict[str, Values]
+    compute_seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Work:
+    shard: Shard
+    positions: tuple[int, ...]
+    batch: Batch
+
+
+@dataclass(frozen=True, eq=False)
+class _Computed:
+    work: _Work
+    values: Sequence[Array]
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """Everything that decides the values of shards.
+
+    A shard's values are a function of this and its range alone: which samples share a batch is
+    decided inside the shard.
+    """
+
+    model: Model
+    source: Source
+    program: Program
+    tensors: Sequence[PlannedTensor]
+    lengths: Lengths
+    rules: BatchRules
+
+    def shards(self, shards: Sequence[Shard]) -> Iterator[ShardValues]:
+        """The values of these shards, one after the other."""
+        computed = ahead(
+            self._compute(ahead(self._read(shards), _BATCHES_READ_AHEAD)), _BATCHES_COMPUTED_AHEAD
+        )
+        try:
+            for shard in shards:
+                yield self._assembled(shard, computed)
+        finally:
+            computed.close()
+
+    def _read(self, shards: Sequence[Shard]) -> Iterator[_Work]:
+        for shard in shards:
+            for positions in self._batches(shard):
+                at = [shard.start + position for position in positions]
+                yield _Work(shard, positions, read_batch(self.model, self.source, at))
+
+    def _batches(self, shard: Shard) -> tuple[tuple[int, ...], ...]:
+        return plan_batches(self.lengths.part(shard.start, shard.stop), self.rules)
+
+    def _compute(self, works: Iterator[_Work]) -> Iterator[_Computed]:
+        for work in works:
+            began = time.perf_counter()
+            values = self.program(work.batch.features, work.batch.lengths)
+            yield _Computed(work, values, time.perf_counter() - began)
+
+    def _assembled(self, shard: Shard, computed: Iterator[_Computed]) -> ShardValues:
+        lengths = self.lengths.part(shard.start, shard.stop)
+        assemblies = [
+            Assembly(tensor.sample_shape, tensor.dtype, tensor.sample_shapes(lengths), len(shard))
+            for tensor in self.tensors
+        ]
+        seconds = 0.0
+        for _ in self._batches(shard):
+            one = next(computed)
+            seconds += one.seconds
+            for assembly, value in zip(assemblies, one.values, strict=True):
+                assembly.put(one.work.positions, value)
+        values = {
+            tensor.key: assembly.finish()
+            for tensor, assembly in zip(self.tensors, assemblies, strict=True)
+        }
+        return ShardValues(shard, values, seconds)
+
+
+def fetch(tensor: PlannedTensor) -> Fetch:
+    """What a program must return for a planned tensor."""
+    return Fetch(tensor.address, tensor.layout, tensor.axes)

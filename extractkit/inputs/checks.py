@@ -1,0 +1,188 @@
+"""What every source checks before a model runs: its arguments, its range, its fit with the model.
+
+`at` is how a message names what the user gave: `inputs.path='x.npz'`, or `inputs` where a library
+call was handed live samples.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from extractkit.errors import InputError, choices
+from extractkit.inputs.protocol import InputSpec, Signature
+
+Shape = tuple[int, ...]
+DType = np.dtype[np.generic]
+
+
+def check_whole(key: str, value: object, least: int = 1, below: int | None = None) -> None:
+    """Refuse a setting that is no whole number from `least` on (and under `below`, if given).
+
+    Raises:
+        InputError: it is something else.
+    """
+    number = value if isinstance(value, int) and not isinstance(value, bool) else least - 1
+    if number >= least and (below is None or number < below):
+        return
+    upper = "or more" if below is None else f"to {below - 1}"
+    raise InputError(f"inputs.{key}={value!r} is not a whole number of {least} {upper}")
+
+
+def check_limit(limit: int | None) -> None:
+    """Refuse a limit that is neither None (all samples) nor 1 or more.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if limit is not None:
+        check_whole("limit", limit)
+
+
+def check_range(start: int, stop: int, count: int) -> None:
+    """Refuse a range that leaves the source: a short answer would go unnoticed.
+
+    Raises:
+        IndexError: not 0 ≤ start ≤ stop ≤ count.
+    """
+    if not 0 <= start <= stop <= count:
+        raise IndexError(f"samples {start} … {stop}: the source has {count}")
+
+
+def check_takes_text(signature: Signature, at: str, remedy: str) -> None:
+    """Refuse texts for a model that takes numbers.
+
+    Raises:
+        InputError: the model has no tokenizer; the message ends in `remedy`.
+    """
+    if not signature.takes_text:
+        raise InputError(
+            f"model {signature.model!r} takes numbers ({describe(signature)}), "
+            f"{at} gives text. {remedy}"
+        )
+
+
+def check_names(given: list[str], signature: Signature, at: str) -> None:
+    """Refuse names that are not exactly those of the model's inputs.
+
+    Raises:
+        InputError: some are missing or unknown.
+    """
+    wanted = [spec.name for spec in signature.specs]
+    faults = [f"{name!r} is missing" for name in wanted if name not in given]
+    faults += [
+        f"{name!r} is no input of it ({choices(name, wanted).rstrip('.')})"
+        for name in given
+        if name not in wanted
+    ]
+    if faults:
+        raise InputError(
+            f"{at} does not match model {signature.model!r}: {'; '.join(faults)}. "
+            f"It takes {describe(signature)}"
+        )
+
+
+def check_dtype(spec: InputSpec, dtype: DType, signature: Signature, at: str) -> None:
+    """Refuse elements that cannot become the model's without losing their meaning.
+
+    Real numbers may lose digits, and whole numbers become real ones; whole numbers that do not
+    fit are found when the values are read (`check_held`).
+
+    Raises:
+        InputError: Python objects, real numbers for whole ones, and the like.
+    """
+    wanted = np.dtype(spec.dtype)
+    if dtype.hasobject:
+        raise InputError(
+            f"{at}: {spec.name!r} holds Python objects, model {signature.model!r} takes "
+            f"{wanted.name}. Convert it first, with array.astype"
+        )
+    both_whole = dtype.kind in "iu" and wanted.kind in "iu"
+    if not both_whole and not np.can_cast(dtype, wanted, casting="same_kind"):
+        raise InputError(
+            f"{at}: {spec.name!r} is {dtype.name}, model {signature.model!r} takes {wanted.name}. "
+            f"Nothing is converted so unasked; if it is meant: array.astype({wanted.name!r})"
+        )
+
+
+def check_held(spec: InputSpec, values: np.ndarray[Shape, DType], at: str) -> None:
+    """Refuse whole numbers that the model's narrower type would wrap around.
+
+    Raises:
+        InputError: a number is out of range; the message names it.
+    """
+    wanted = np.dtype(spec.dtype)
+    if values.dtype.kind not in "iu" or wanted.kind not in "iu" or not values.size:
+        return
+    for value in (int(values.min()), int(values.max())):
+        if not np.iinfo(wanted).min <= value <= np.iinfo(wanted).max:
+            raise InputError(
+                f"{at}: {spec.name!r} holds {value}, which {wanted.name}, "
+                f"the type that the model takes, cannot hold"
+            )
+
+
+def check_shapes(shapes: Mapping[str, Shape], signature: Signature, at: str) -> int:
+    """Hold the shapes of whole arrays, sample axis first, against the model; count the samples.
+
+    Args:
+        shapes: one for each of the model's inputs.
+
+    Raises:
+        InputError: no samples, different numbers of them, a shape that does not fit, or a free
+            axis that is too long or has two lengths.
+    """
+    for spec in signature.specs:
+        _check_shape(spec, shapes[spec.name], signature, at)
+    _check_free_axes(shapes, signature, at)
+    counts = {name: shape[0] for name, shape in shapes.items()}
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{name!r} has {count}" for name, count in counts.items())
+        raise InputError(f"{at}: the inputs differ in their number of samples: {listed}")
+    count = next(iter(counts.values()), 0)
+    if not count:
+        raise InputError(f"{at} holds no sample. Give at least one")
+    return count
+
+
+def describe(signature: Signature) -> str:
+    """The model's inputs for messages: `x: float32 (samples, 10), mask: bool (samples, token)`."""
+    if not signature.specs:
+        return "no input"
+    return ", ".join(f"{spec.name}: {spec.dtype} {_layout(spec)}" for spec in signature.specs)
+
+
+def _check_shape(spec: InputSpec, shape: Shape, signature: Signature, at: str) -> None:
+    fits = len(shape) == len(spec.shape) + 1 and all(
+        wanted is None or wanted == size for wanted, size in zip(spec.shape, shape[1:], strict=True)
+    )
+    if not fits:
+        raise InputError(
+            f"{at}: {spec.name!r} has shape {shape}; "
+            f"model {signature.model!r} takes it as {_layout(spec)}"
+        )
+
+
+def _check_free_axes(shapes: Mapping[str, Shape], signature: Signature, at: str) -> None:
+    seen: dict[str, tuple[str, int]] = {}
+    for spec in signature.specs:
+        for dim, size in zip(spec.dims, shapes[spec.name][1:], strict=True):
+            if dim is None:
+                continue
+            first, length = seen.setdefault(dim, (spec.name, size))
+            if length != size:
+                raise InputError(
+                    f"{at}: axis {dim!r} has length {length} in {first!r} and {size} in "
+                    f"{spec.name!r}; model {signature.model!r} needs one length in both"
+                )
+            longest = (signature.longest or {}).get(dim)
+            if longest is not None and size > longest:
+                raise InputError(
+                    f"{at}: axis {dim!r} of {spec.name!r} has length {size}; "
+                    f"model {signature.model!r} takes {longest} at most"
+                )
+
+
+def _layout(spec: InputSpec) -> str:
+    sizes = zip(spec.shape, spec.dims, strict=True)
+    axes = ["samples", *(str(dim if size is None else size) for size, dim in sizes)]
+    return f"({', '.join(axes)})"

@@ -1,0 +1,138 @@
+"""Samples out of whole arrays, one array for each of a model's inputs, wherever the arrays are."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from extractkit.inputs.checks import (
+    DType,
+    check_dtype,
+    check_held,
+    check_limit,
+    check_names,
+    check_range,
+    check_shapes,
+)
+from extractkit.inputs.protocol import Sample, Signature
+from extractkit.values import Array
+
+_CHUNK_BYTES = 1 << 23
+
+
+class Column(Protocol):
+    """What an array in memory and one on disk have in common. Its first axis is the sample."""
+
+    @property
+    def dtype(self) -> DType: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, rows: slice, /) -> Array: ...
+
+
+@dataclass(frozen=True, eq=False)
+class ColumnSource:
+    """Samples along the first axis of arrays.
+
+    Attributes:
+        columns: (samples, *shape) by the name of the model's input.
+        dtypes: the model's, by the same names.
+        origin: where the arrays come from.
+        count: how many samples are used.
+        fingerprint: SHA-256 over the inputs' names, dtypes, shapes and contents as they are read;
+            the same for the same numbers in a file and in memory.
+        notes: for log and manifest.
+    """
+
+    columns: Mapping[str, Column]
+    dtypes: Mapping[str, str]
+    origin: str
+    count: int
+    fingerprint: str
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read(self, start: int, stop: int) -> list[Sample]:
+        """The samples start … stop-1, in memory of their own; their ids are their numbers.
+
+        Raises:
+            JobError: a file has changed since it was bound.
+            IndexError: there are no such samples.
+        """
+        check_range(start, stop, len(self))
+        inputs = {
+            name: np.array(column[start:stop], self.dtypes[name])
+            for name, column in self.columns.items()
+        }
+        return [
+            # The ellipsis keeps a scalar an array.
+            Sample(
+                start + row,
+                str(start + row),
+                self.origin,
+                {name: values[row, ...] for name, values in inputs.items()},
+            )
+            for row in range(stop - start)
+        ]
+
+
+def bind_columns(
+    columns: Mapping[str, Column],
+    signature: Signature,
+    *,
+    at: str,
+    origin: str,
+    limit: int | None = None,
+    notes: tuple[str, ...] = (),
+) -> ColumnSource:
+    """Hold arrays against what a model takes.
+
+    Args:
+        at: how messages name what the user gave.
+        origin: where the samples come from.
+        limit: the first so many samples; None: all.
+
+    Raises:
+        InputError: they do not fit.
+    """
+    check_limit(limit)
+    check_names(list(columns), signature, at)
+    for spec in signature.specs:
+        check_dtype(spec, columns[spec.name].dtype, signature, at)
+    found = check_shapes({name: columns[name].shape for name in columns}, signature, at)
+    count = found if limit is None else min(limit, found)
+    ordered = {spec.name: columns[spec.name] for spec in signature.specs}
+    return ColumnSource(
+        ordered,
+        {spec.name: spec.dtype for spec in signature.specs},
+        origin,
+        count,
+        _fingerprint(ordered, signature, count, at),
+        notes,
+    )
+
+
+def _fingerprint(columns: Mapping[str, Column], signature: Signature, count: int, at: str) -> str:
+    """Digest of the values as they will be read, checked on the way in bounded memory."""
+    digest = hashlib.sha256()
+    for spec in signature.specs:
+        column, dtype = columns[spec.name], np.dtype(spec.dtype)
+        digest.update(f"{spec.name}\0{spec.dtype}\0{(count, *column.shape[1:])}\0".encode())
+        for rows in _chunks(column, count):
+            check_held(spec, rows, at)
+            # Strings become objects, whose bytes are addresses: those are digested as they are.
+            as_read = rows if dtype.hasobject else rows.astype(dtype, copy=False)
+            digest.update(as_read.tobytes())
+    return digest.hexdigest()
+
+
+def _chunks(column: Column, count: int) -> Iterator[Array]:
+    row_bytes = column.dtype.itemsize * int(np.prod(column.shape[1:], dtype=np.int64))
+    step = max(1, _CHUNK_BYTES // max(1, row_bytes))
+    return (column[start : min(start + step, count)] for start in range(0, count, step))

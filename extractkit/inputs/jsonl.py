@@ -1,0 +1,53 @@
+"""The text in one line of JSON lines."""
+
+import json
+from pathlib import Path
+
+from extractkit.errors import InputError, choices, nearest
+
+_KINDS = {type(None): "null", bool: "true or false", list: "a list", dict: "an object"}
+_WANTED = (
+    "Files that end in .jsonl, .ndjson or .json hold one object a line, "
+    'as in {"text": "…"}; plain text wants another ending'
+)
+
+
+def text_of(line: str, column: str, path: Path, number: int) -> str:
+    """The text in this column of the object that the line holds.
+
+    Args:
+        path, number: where the line stands, for messages.
+
+    Raises:
+        InputError: the line is no JSON object, or the column is absent or no text.
+    """
+    at = f"inputs.path={str(path)!r}, line {number}"
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{at} is no JSON: {error}. {_WANTED}") from error
+    if not isinstance(record, dict):
+        raise InputError(f"{at} is JSON, but {_kind(record)}, no object. {_WANTED}")
+    if column not in record:
+        raise InputError(f"{at} has no {column!r}. {choices(column, record)}{_try(column, record)}")
+    text = record[column]
+    if not isinstance(text, str):
+        raise InputError(
+            f"{at}: inputs.column={column!r} is {_kind(text)}, no text.{_try(column, record)}"
+        )
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{at}: {column!r} holds {text[error.start]!r}, half a surrogate pair and no character"
+        ) from error
+    return text
+
+
+def _try(column: str, record: dict[str, object]) -> str:
+    texts = [name for name, value in record.items() if isinstance(value, str)]
+    return f" Try inputs.column={nearest(column, texts)[0]}" if texts else ""
+
+
+def _kind(value: object) -> str:
+    return _KINDS.get(type(value), "a text" if isinstance(value, str) else "a number")

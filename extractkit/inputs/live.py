@@ -1,0 +1,143 @@
+"""Samples that are in memory already, for the library call `extractkit.extract(inputs=…)`."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from extractkit.errors import InputError
+from extractkit.inputs.checks import check_range, check_takes_text, describe
+from extractkit.inputs.columns import ColumnSource, bind_columns
+from extractkit.inputs.protocol import Sample, Signature
+from extractkit.values import Array
+
+ORIGIN = "memory"
+
+
+@dataclass(frozen=True, eq=False)
+class LiveArrays:
+    """Arrays in memory, samples along their first axis. They are not copied before they are read.
+
+    Attributes:
+        arrays: for a model with one input its array (or nested lists of numbers); for several a
+            mapping from their names, or a sequence in the model's order, as Keras takes them.
+    """
+
+    arrays: npt.ArrayLike | Mapping[str, npt.ArrayLike] | Sequence[npt.ArrayLike]
+
+    def bind(self, signature: Signature) -> ColumnSource:
+        """Hold the arrays against what the model takes.
+
+        Raises:
+            InputError: they do not fit.
+        """
+        columns = {name: _array(name, given) for name, given in self._named(signature).items()}
+        return bind_columns(columns, signature, at="inputs", origin=ORIGIN)
+
+    def _named(self, signature: Signature) -> Mapping[str, object]:
+        names = [spec.name for spec in signature.specs]
+        if isinstance(self.arrays, Mapping):
+            return self.arrays
+        if len(names) == 1:
+            return {names[0]: _unwrapped(self.arrays, rank=len(signature.specs[0].shape))}
+        if isinstance(self.arrays, list | tuple) and len(self.arrays) == len(names):
+            return dict(zip(names, self.arrays, strict=True))
+        count = len(self.arrays) if isinstance(self.arrays, list | tuple) else 1
+        raise InputError(
+            f"inputs: {count} given without names, "
+            f"model {signature.model!r} takes {describe(signature)}. "
+            f"Give a mapping from their names to arrays"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class LiveTexts:
+    """Texts in memory; an empty one is a sample like any other.
+
+    Attributes:
+        texts: one for each sample.
+    """
+
+    texts: Sequence[str]
+
+    def bind(self, signature: Signature) -> "LiveTextSource":
+        """Check every text.
+
+        Raises:
+            InputError: the model takes no text, there is none, or one of them is no text.
+        """
+        check_takes_text(signature, "inputs", "Give arrays: inputs={NAME: array, …}")
+        if isinstance(self.texts, str):
+            raise InputError(f"inputs: one text, {self.texts[:40]!r}. Give a list: inputs=[text]")
+        texts = tuple(self.texts)
+        if not texts:
+            raise InputError("inputs holds no sample. Give at least one text")
+        digest = hashlib.sha256()
+        for index, text in enumerate(texts):
+            encoded = _encoded(text, index)
+            digest.update(f"{len(encoded)}\0".encode())
+            digest.update(encoded)
+        return LiveTextSource(texts, digest.hexdigest())
+
+
+@dataclass(frozen=True)
+class LiveTextSource:
+    """Texts in memory.
+
+    Attributes:
+        texts: one for each sample.
+        fingerprint: SHA-256 over the texts.
+        notes: none.
+    """
+
+    texts: tuple[str, ...]
+    fingerprint: str
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def read(self, start: int, stop: int) -> list[Sample]:
+        """The samples start … stop-1; their ids are their numbers.
+
+        Raises:
+            IndexError: there are no such samples.
+        """
+        check_range(start, stop, len(self))
+        return [
+            Sample(index, str(index), ORIGIN, self.texts[index]) for index in range(start, stop)
+        ]
+
+
+def _unwrapped(given: object, rank: int) -> object:
+    """Keras also takes a list of the one input; its axes tell it from a list of one sample."""
+    if isinstance(given, list | tuple) and len(given) == 1 and _axes(given[0]) == rank + 1:
+        return given[0]
+    return given
+
+
+def _axes(given: object) -> int | None:
+    return getattr(given, "ndim", None)
+
+
+def _array(name: str, given: object) -> Array:
+    try:
+        return np.asarray(given)
+    except ValueError as error:
+        raise InputError(
+            f"inputs: {name!r} makes no array: {error}. "
+            f"Pad samples of different lengths, or give them as files"
+        ) from error
+
+
+def _encoded(text: object, index: int) -> bytes:
+    if not isinstance(text, str):
+        raise InputError(f"inputs[{index}] is {type(text).__name__}, no text: {text!r:.60}")
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"inputs[{index}] holds {text[error.start]!r}, half a surrogate pair and no character"
+        ) from error

@@ -1,0 +1,100 @@
+"""What a source of samples is, and what a model says of the inputs that it takes. NumPy only."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from extractkit.values import Array
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One named input of a model.
+
+    Attributes:
+        name: as the model calls it.
+        dtype: NumPy name of the element type.
+        shape: of one sample, without the sample axis; None where the length is free.
+        dims: for each axis of `shape` the name of its free axis, or None where it is fixed.
+        pad: what fills a shorter sample up where samples of different lengths share a batch.
+        low, high: whole numbers that make sense for it, `high` excluded; None for real numbers.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+    dims: tuple[str | None, ...]
+    pad: int | float = 0
+    low: int | None = None
+    high: int | None = None
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a model takes.
+
+    Attributes:
+        model: its name, for messages.
+        specs: its inputs.
+        takes_text: whether it turns text into those inputs by itself (it has a tokenizer).
+        longest: the longest that each free axis may be, by name; absent: no limit.
+    """
+
+    model: str
+    specs: tuple[InputSpec, ...]
+    takes_text: bool = False
+    longest: Mapping[str, int] | None = None
+
+    @property
+    def free_axes(self) -> tuple[str, ...]:
+        """Names of the axes whose length may differ from sample to sample, in order."""
+        return tuple(dict.fromkeys(dim for spec in self.specs for dim in spec.dims if dim))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample.
+
+    Attributes:
+        index: its position in the source, from 0.
+        id: stable name of the sample, unique in its source.
+        source: where it comes from (a file's name, "random").
+        data: a text, or an array for each of the model's inputs, without a sample axis.
+    """
+
+    index: int
+    id: str
+    source: str
+    data: str | Mapping[str, Array]
+
+
+class Source(Protocol):
+    """A random-access source of samples, ready to be read."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of everything that decides what `read` returns."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know (blank lines skipped, say), for log and manifest."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, start: int, stop: int) -> Sequence[Sample]:
+        """The samples start … stop-1; may be called in any order and from another thread."""
+        ...
+
+
+class Inputs(Protocol):
+    """A source as configured, before it is known which model will read it."""
+
+    def bind(self, signature: Signature) -> Source:
+        """Open the source for a model that takes this.
+
+        Raises:
+            InputError: it is missing, empty or unreadable, or does not fit the signature.
+        """
+        ...

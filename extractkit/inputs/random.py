@@ -1,0 +1,145 @@
+"""Synthetic samples, made from what the model says that it takes."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from extractkit.errors import InputError
+from extractkit.inputs.checks import check_limit, check_range, check_whole, describe
+from extractkit.inputs.protocol import InputSpec, Sample, Signature
+from extractkit.values import Array
+
+# Of whole numbers whose bounds the model does not tell, 0 and 1 alone are safe: they do for masks
+# and segments, and as an index into any table.
+_LOW, _SPAN = 0, 2
+
+
+@dataclass(frozen=True)
+class Random:
+    """Random numbers: standard normal where real ones are taken, else uniform.
+
+    Each sample is drawn from a generator of its own, so that it is the same in whatever order
+    samples are read, and however many there are.
+
+    Attributes:
+        samples: how many.
+        seed: another seed, other samples; 0 … 2⁶⁴-1.
+        length: of every free axis, cut to the longest that the model takes.
+        limit: the first so many of them; None: all.
+
+    Raises:
+        InputError: one of these is not a whole number in its range.
+    """
+
+    samples: int = 32
+    seed: int = 0
+    length: int = 32
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        check_whole("samples", self.samples)
+        check_whole("seed", self.seed, least=0, below=1 << 64)
+        check_whole("length", self.length)
+        check_limit(self.limit)
+
+    def bind(self, signature: Signature) -> "RandomSource":
+        """Make ready to draw for this model.
+
+        Raises:
+            InputError: it takes something else than numbers.
+        """
+        for spec in signature.specs:
+            if _kind(spec) not in "fiub":
+                raise InputError(
+                    f"inputs=random makes numbers, and input {spec.name!r} of model "
+                    f"{signature.model!r} is {spec.dtype} (it takes {describe(signature)}). "
+                    f"Try inputs=texts or inputs=arrays"
+                )
+        longest = signature.longest or {}
+        sizes = {
+            axis: min(self.length, longest.get(axis, self.length)) for axis in signature.free_axes
+        }
+        count = self.samples if self.limit is None else min(self.samples, self.limit)
+        return RandomSource(signature.specs, sizes, self.seed, count)
+
+
+@dataclass(frozen=True)
+class RandomSource:
+    """Random samples for one model.
+
+    Attributes:
+        specs: the model's inputs.
+        sizes: length of each free axis, by name.
+        seed: as given.
+        count: how many samples.
+    """
+
+    specs: tuple[InputSpec, ...]
+    sizes: Mapping[str, int]
+    seed: int
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the settings, the inputs' specs and the first sample.
+
+        The first sample is there because NumPy may change how it makes a generator's bits into
+        numbers.
+        """
+        settings = (self.specs, sorted(self.sizes.items()), self.seed, self.count)
+        digest = hashlib.sha256(repr(settings).encode())
+        for values in self._draw(0).values():
+            digest.update(values.tobytes())
+        return digest.hexdigest()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Which inputs had to be guessed."""
+        guessed = [spec for spec in self.specs if _kind(spec) in "iu" and spec.high is None]
+        return tuple(
+            f"{spec.name}: the model does not tell how large its numbers may be; "
+            f"drawn from {' and '.join(str(number) for number in range(*_bounds(spec)))}"
+            for spec in guessed
+        )
+
+    def read(self, start: int, stop: int) -> list[Sample]:
+        """The samples start … stop-1; their ids are their numbers.
+
+        Raises:
+            IndexError: there are no such samples.
+        """
+        check_range(start, stop, len(self))
+        return [
+            Sample(index, str(index), "random", self._draw(index)) for index in range(start, stop)
+        ]
+
+    def _draw(self, index: int) -> dict[str, Array]:
+        key = np.array([self.seed, index], np.uint64)
+        generator = np.random.Generator(np.random.Philox(key=key))
+        return {spec.name: self._values(spec, generator) for spec in self.specs}
+
+    def _values(self, spec: InputSpec, generator: np.random.Generator) -> Array:
+        shape = tuple(
+            self.sizes[str(dim)] if size is None else size
+            for size, dim in zip(spec.shape, spec.dims, strict=True)
+        )
+        kind = _kind(spec)
+        if kind == "f":
+            return np.asarray(generator.standard_normal(shape)).astype(spec.dtype)
+        low, high = (0, 2) if kind == "b" else _bounds(spec)
+        return np.asarray(generator.integers(low, high, shape)).astype(spec.dtype)
+
+
+def _bounds(spec: InputSpec) -> tuple[int, int]:
+    low = _LOW if spec.low is None else spec.low
+    return low, low + _SPAN if spec.high is None else spec.high
+
+
+def _kind(spec: InputSpec) -> str:
+    """NumPy's letter: f, i, u or b for numbers; bfloat16, which is not NumPy's own, is an f."""
+    return "f" if spec.dtype == "bfloat16" else np.dtype(spec.dtype).kind

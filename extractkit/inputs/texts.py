@@ -1,0 +1,175 @@
+"""Texts from files: one sample a line, or one column of JSON lines."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from extractkit.errors import InputError
+from extractkit.inputs.checks import check_limit, check_range, check_takes_text
+from extractkit.inputs.files import PathLike, find_files, short_names
+from extractkit.inputs.jsonl import text_of
+from extractkit.inputs.lines import Lines, find_lines
+from extractkit.inputs.protocol import Sample, Signature
+
+PACKAGED = Path(__file__).with_name("sample.txt")
+JSON_LINES = (".jsonl", ".ndjson", ".json")
+
+_ANY_COLUMN = "text"
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts from UTF-8 files.
+
+    Blank lines are skipped. The texts stay in their files: memory grows by 8 bytes a line.
+
+    Attributes:
+        path: a file, a glob (sorted) or several of them; None: the texts that extractkit brings.
+        limit: the first so many samples; None: all. What follows them is not looked at.
+        column: where the text stands in JSON lines (files named .jsonl, .ndjson or .json).
+
+    Raises:
+        InputError: `limit` is no whole number of 1 or more.
+    """
+
+    path: PathLike | Sequence[PathLike] | None = None
+    limit: int | None = None
+    column: str = _ANY_COLUMN
+
+    def __post_init__(self) -> None:
+        check_limit(self.limit)
+
+    def bind(self, signature: Signature) -> "TextSource":
+        """Find every line and check it.
+
+        Raises:
+            InputError: the model takes no text; or a file is missing or not UTF-8, a line of JSON
+                is not as it should be, or there is no text at all.
+        """
+        remedy = "Try inputs=random, or inputs=arrays inputs.path=FILE.npz"
+        check_takes_text(signature, "inputs=texts", remedy)
+        paths = find_files(PACKAGED if self.path is None else self.path, ".txt")
+        self._check_column(paths)
+        files: list[TextFile] = []
+        digest = hashlib.sha256()
+        found = 0
+        for path, name in zip(paths, short_names(paths), strict=True):
+            left = None if self.limit is None else self.limit - found
+            if left == 0:
+                break
+            column = self.column if _holds_json(path) else None
+            file = TextFile.find(path, name, column, left, digest.update)
+            files.append(file)
+            found += len(file)
+        if not found:
+            named = ", ".join(repr(str(path)) for path in paths)
+            raise InputError(
+                f"inputs.path={named} holds no text: no line that is not blank. "
+                f"Give a file with one sample a line"
+            )
+        return TextSource(tuple(files), digest.hexdigest())
+
+    def _check_column(self, paths: Sequence[Path]) -> None:
+        """A column that nothing would look at is a mistake: a table read as lines, say."""
+        if self.column != _ANY_COLUMN and not any(map(_holds_json, paths)):
+            raise InputError(
+                f"inputs.column={self.column!r} means nothing in {str(paths[0])!r}, which is read "
+                f"as plain text, one sample a line. Columns are for {', '.join(JSON_LINES)}"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class TextFile:
+    """The texts of one file.
+
+    Attributes:
+        name: what its samples' ids begin with.
+        column: where the text stands in a line of JSON; None: the line is the text.
+        lines: where they stand.
+    """
+
+    name: str
+    column: str | None
+    lines: Lines
+
+    @classmethod
+    def find(
+        cls,
+        path: Path,
+        name: str,
+        column: str | None,
+        limit: int | None,
+        digest: Callable[[bytes], None],
+    ) -> "TextFile":
+        """Find and check the texts of a file, and hand ids and texts to the digest."""
+
+        def visit(number: int, line: str) -> None:
+            text = line if column is None else text_of(line, column, path, number)
+            encoded = text.encode()
+            digest(f"{name}:{number}\0{len(encoded)}\0".encode())
+            digest(encoded)
+
+        return cls(name, column, find_lines(path, limit, visit))
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def read(self, start: int, stop: int) -> Iterator[tuple[str, str]]:
+        """Id and text of samples start … stop-1 of this file."""
+        for number, line in self.lines.read(start, stop):
+            column = self.column
+            text = line if column is None else text_of(line, column, self.lines.path, number)
+            yield f"{self.name}:{number}", text
+
+
+@dataclass(frozen=True, eq=False)
+class TextSource:
+    """The texts of several files, one after another.
+
+    Attributes:
+        files: in order.
+        fingerprint: SHA-256 over every sample's id and text.
+    """
+
+    files: tuple[TextFile, ...]
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return sum(len(file) for file in self.files)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Files without a text, and how many blank lines were skipped in the others."""
+        empty = [f"{file.name} holds no text" for file in self.files if not len(file)]
+        counts = [(file.name, len(file.lines.blanks)) for file in self.files if len(file)]
+        blank = [
+            f"{name}: skipped {count} blank line{'s' if count > 1 else ''}"
+            for name, count in counts
+            if count
+        ]
+        return (*empty, *blank)
+
+    def read(self, start: int, stop: int) -> list[Sample]:
+        """The samples start … stop-1; their ids are FILE:LINE.
+
+        Raises:
+            JobError: a file has changed since it was bound.
+            IndexError: there are no such samples.
+        """
+        check_range(start, stop, len(self))
+        samples: list[Sample] = []
+        before = 0
+        for file in self.files:
+            first, last = max(start - before, 0), min(stop - before, len(file))
+            if first < last:
+                samples += [
+                    Sample(before + index, name, file.lines.path.name, text)
+                    for index, (name, text) in enumerate(file.read(first, last), start=first)
+                ]
+            before += len(file)
+        return samples
+
+
+def _holds_json(path: Path) -> bool:
+    return path.suffix.lower() in JSON_LINES

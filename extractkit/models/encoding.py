@@ -1,0 +1,45 @@
+"""Samples that are arrays already, as a model takes them. NumPy only."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from extractkit.errors import InputError
+from extractkit.inputs.protocol import Sample, Signature
+from extractkit.models.protocol import Encoded
+
+
+def encode_arrays(signature: Signature, sample: Sample) -> Encoded:
+    """One sample given as an array for each input.
+
+    Raises:
+        InputError: it is a text, or an array does not fit the input of its name.
+    """
+    if not isinstance(sample.data, Mapping):
+        raise InputError(
+            f"sample {sample.id!r} is a text, but model {signature.model!r} takes numbers: "
+            f"{', '.join(f'{s.name} {s.dtype} {list(s.shape)}' for s in signature.specs)}. "
+            f"Try inputs=random, or inputs=arrays inputs.path=FILE.npz"
+        )
+    sizes: dict[str, int] = {}
+    features = {}
+    for spec in signature.specs:
+        array = np.asarray(sample.data[spec.name])
+        fits = array.ndim == len(spec.shape) and all(
+            wanted in (None, size) for wanted, size in zip(spec.shape, array.shape, strict=True)
+        )
+        for dim, size in zip(spec.dims, array.shape, strict=False):
+            fits = fits and (dim is None or sizes.setdefault(dim, size) == size)
+        if not fits:
+            raise InputError(
+                f"sample {sample.id!r}: input {spec.name!r} of model {signature.model!r} takes "
+                f"shape {list(spec.shape)}, given {list(array.shape)}"
+            )
+        features[spec.name] = array.astype(spec.dtype, copy=False)
+    for axis, longest in (signature.longest or {}).items():
+        if sizes.get(axis, 0) > longest:
+            raise InputError(
+                f"sample {sample.id!r} has {sizes[axis]} elements along {axis!r}; "
+                f"model {signature.model!r} takes at most {longest}"
+            )
+    return Encoded(features, sizes)

@@ -1,0 +1,100 @@
+"""Import a traced graph again: for its shapes at given sizes, and for the values of some tensors.
+
+Both import the same GraphDef, so every tensor keeps its identity; only what the wanted tensors
+need is imported at all.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from extractkit.models.axes import RawShape, Sizes
+from extractkit.models.tracing import Trace
+
+_PREFIX = "extractkit"
+
+
+def tensors_in_graph(
+    trace: Trace, features: Mapping[str, tf.Tensor], wanted: Sequence[str]
+) -> list[tf.Tensor]:
+    """The wanted tensors (`op:0`) of the trace, rebuilt in the graph that is being made.
+
+    Inputs are replaced by `features`; variables stay the model's own.
+    """
+    graph_def = trace.graph.as_graph_def()
+    needed = _needed_nodes(graph_def, wanted)
+    nodes = [node for node in graph_def.node if node.name in needed]
+    pruned = tf.compat.v1.GraphDef(versions=graph_def.versions, library=graph_def.library)
+    pruned.node.extend(nodes)
+    graph = tf.compat.v1.get_default_graph()
+    replaced = {trace.inputs[name].name: tensor for name, tensor in features.items()}
+    for outside, inside in trace.graph.captures:
+        if inside.op.name in needed:
+            replaced[inside.name] = graph.capture(outside)
+    replaced = {name: t for name, t in replaced.items() if name.partition(":")[0] in needed}
+    return list(
+        tf.graph_util.import_graph_def(
+            pruned, input_map=replaced, return_elements=list(wanted), name=_PREFIX
+        )
+    )
+
+
+def _needed_nodes(graph_def: Any, wanted: Iterable[str]) -> set[str]:
+    inputs = {node.name: node.input for node in graph_def.node}
+    needed: set[str] = set()
+    waiting = [name.partition(":")[0] for name in wanted]
+    while waiting:
+        name = waiting.pop()
+        if name not in needed:
+            needed.add(name)
+            waiting.extend(edge.lstrip("^").partition(":")[0] for edge in inputs[name])
+    return needed
+
+
+def shapes_at(
+    trace: Trace, specs: Mapping[str, tf.TensorSpec], wanted: Sequence[str]
+) -> list[RawShape]:
+    """Static shapes of tensors when the inputs have the specs' shapes; nothing is executed."""
+
+    def rebuild(*features: tf.Tensor) -> list[tf.Tensor]:
+        rebuilt = tensors_in_graph(trace, dict(zip(specs, features, strict=True)), wanted)
+        shapes.extend(static_shape(tensor) for tensor in rebuilt)
+        return []
+
+    shapes: list[RawShape] = []
+    tf.function(rebuild, autograph=False).get_concrete_function(*specs.values())
+    return shapes
+
+
+def static_shape(tensor: tf.Tensor) -> RawShape:
+    """A tensor's shape as far as its graph knows it."""
+    return None if tensor.shape.rank is None else tuple(tensor.shape.as_list())
+
+
+def dependent_operations(trace: Trace) -> set[str]:
+    """Names of the operations that depend on the inputs."""
+    dependent: set[str] = set()
+    waiting = [tensor.op for tensor in trace.inputs.values()]
+    while waiting:
+        operation = waiting.pop()
+        if operation.name not in dependent:
+            dependent.add(operation.name)
+            waiting.extend(consumer for out in operation.outputs for consumer in out.consumers())
+    return dependent
+
+
+# Tried in turn: a model may demand longer inputs than small sizes are (pooling), or refuse long
+# ones (a table of positions).
+_CANDIDATES = ((13, 17, 101, 211), (13, 17, 331, 457), (13, 17, 37, 53), (5, 7, 11, 19))
+
+
+def candidate_sizes(free_axes: Sequence[str], sample_axis: str) -> Iterable[Sizes]:
+    """Sizes to infer shapes at; the second and later free axes get sizes of their own."""
+    for samples, more_samples, length, longer in _CANDIDATES:
+        base = {sample_axis: samples}
+        enlarged = {sample_axis: more_samples}
+        for position, axis in enumerate(free_axes):
+            base[axis] = length + 2 * position
+            enlarged[axis] = longer + 2 * position
+        yield Sizes(base, enlarged)

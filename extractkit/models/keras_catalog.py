@@ -1,0 +1,260 @@
+"""From a trace to the catalog: every layer call's tensors, the operations in it, and weights."""
+
+import re
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from extractkit.models.graphs import static_shape
+from extractkit.models.keras_signature import INPUT
+from extractkit.models.naming import Paths, Ports
+from extractkit.models.tracing import LayerCall, Trace
+from extractkit.tensors import Kind, Scope, TensorRecord, escape, join
+
+# Values of these types are handles to something else and cannot be copied out.
+_HANDLES = (tf.resource, tf.variant)
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A record whose dims are not known yet, and the tensor or variable that it stands for."""
+
+    record: TensorRecord
+    value: Any
+
+    @property
+    def in_trace(self) -> bool:
+        """Whether it is a tensor of the traced graph, as opposed to a variable."""
+        return isinstance(self.value, tf.Tensor)
+
+
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """Where a layer call stands: canonical path, path in the layers' own names, scopes."""
+
+    path: str
+    name: str
+    scopes: tuple[Scope, ...]
+    ports: Ports
+    reason: str | None
+
+
+def find_tensors(trace: Trace) -> list[Found]:
+    """Everything that a trace of a model offers, in the order of computation; weights last."""
+    model = trace.calls[0]
+    paths = Paths()
+    places = _places(trace, paths)
+    found = [
+        _found(places[model], _input_port(name), Kind.MODEL_INPUT, tensor)
+        for name, tensor in trace.inputs.items()
+    ]
+    owners = _owners(trace)
+    for call, event in _events(trace, owners):
+        place = places[call]
+        if isinstance(event, tf.Operation):
+            found += _operation(place, event, _out_of_reach(event.graph, trace))
+        elif call is not model:
+            kind = Kind.LAYER_INPUT if event == "inputs" else Kind.LAYER_OUTPUT
+            found += [
+                _found(place, _escape_port(port), kind, tensor)
+                for port, tensor in getattr(call, event).items()
+            ]
+    found += [
+        _found(places[model], _escape_port(port), Kind.MODEL_OUTPUT, tensor)
+        for port, tensor in model.outputs.items()
+    ]
+    return found + _weights(trace, paths, places)
+
+
+def _places(trace: Trace, paths: Paths) -> dict[LayerCall, _Place]:
+    model = trace.calls[0]
+    places = {
+        model: _Place(
+            "", "", (_scope("", model.layer),), Ports(), _out_of_reach(model.graph, trace)
+        )
+    }
+    for call in trace.calls[1:]:
+        parent = call.parent or model
+        above = places[parent]
+        path = paths.call(parent, parent.layer, above.path, call.layer, *_names(call.layer))
+        name = f"{above.name}/{call.layer.name}" if above.name else call.layer.name
+        reason = above.reason or _out_of_reach(call.graph, trace) or _probe(call)
+        scopes = (*above.scopes, _scope(path, call.layer))
+        places[call] = _Place(path, name, scopes, Ports(), reason)
+    return places
+
+
+def _names(layer: keras.layers.Layer) -> tuple[str, str]:
+    return type(layer).__name__, layer.name
+
+
+def _scope(path: str, layer: keras.layers.Layer) -> Scope:
+    bases = [c.__name__ for c in type(layer).__mro__[1:] if issubclass(c, keras.layers.Layer)]
+    return Scope(path, type(layer).__name__, tuple(bases))
+
+
+def _out_of_reach(graph: tf.Graph, trace: Trace) -> str | None:
+    """Why tensors of a graph cannot be had: it is another one than the trace's."""
+    if graph is trace.graph:
+        return None
+    sort = type(graph).__name__
+    if sort.startswith("While"):
+        return "made inside a loop's own graph, once for each iteration"
+    if sort.startswith("Cond"):
+        return "made inside a branch's own graph, which may not run"
+    return "made inside a nested function's own graph"
+
+
+def _probe(call: LayerCall) -> str | None:
+    """Keras calls an RNN's cell once outside the loop to learn the output's structure."""
+    layer = call.parent.layer if call.parent else None
+    if isinstance(layer, keras.layers.RNN) and call.layer is layer.cell and not layer.unroll:
+        return "Keras's probing call of the cell outside its loop: it equals step 0 alone"
+    return None
+
+
+def _owners(trace: Trace) -> dict[Any, LayerCall]:
+    """The innermost call in which each operation was made, in creation order graph by graph.
+
+    What was made outside the model's own call (the function's return values) belongs to none.
+    """
+    graphs = dict.fromkeys([trace.graph, *(call.graph for call in trace.calls)])
+    owners: dict[Any, LayerCall] = {}
+    for graph in graphs:
+        inside = [call for call in trace.calls if call.graph is graph]
+        operations = graph.get_operations()
+        spans: list[LayerCall | None] = [inside[0].parent] * len(operations)
+        for call in inside:  # a call begins after those around it, so the innermost stands last
+            spans[call.start : call.end] = [call] * (call.end - call.start)
+        owners |= {o: span for o, span in zip(operations, spans, strict=True) if span is not None}
+    return owners
+
+
+def _events(trace: Trace, owners: Mapping[Any, LayerCall]) -> list[tuple[LayerCall, Any]]:
+    """A call's inputs, then operations and inner calls as they happened, then its outputs."""
+    outside = {tensor.op for tensor in trace.inputs.values()}
+    outside |= {inside.op for _, inside in trace.graph.captures}
+    by_call: dict[LayerCall, list[tuple[int, Any]]] = {call: [] for call in trace.calls}
+    positions = {operation: index for index, operation in enumerate(owners)}
+    for operation, call in owners.items():
+        # Placeholders of loops' and branches' graphs are arguments, not operations of the model.
+        if operation not in outside and operation.type not in ("Placeholder", "NoOp"):
+            by_call[call].append((positions[operation], operation))
+    events: list[tuple[LayerCall, Any]] = []
+    children: dict[LayerCall | None, list[LayerCall]] = {}
+    for call in trace.calls:
+        children.setdefault(call.parent, []).append(call)
+
+    def began(call: LayerCall) -> int:
+        operations = call.graph.get_operations()
+        after_all = len(positions)
+        return (
+            positions.get(operations[call.start], after_all)
+            if call.start < len(operations)
+            else after_all
+        )
+
+    def visit(call: LayerCall) -> None:
+        events.append((call, "inputs"))
+        inner = list(children.get(call, ()))
+        for position, operation in by_call[call]:
+            while inner and began(inner[0]) <= position:
+                visit(inner.pop(0))
+            events.append((call, operation))
+        for child in inner:
+            visit(child)
+        events.append((call, "outputs"))
+
+    for call in children[None]:
+        visit(call)
+    return events
+
+
+def _operation(place: _Place, operation: Any, reason: str | None) -> list[Found]:
+    """An operation's outputs: `op/TYPE`, then `op/TYPE@1` for a second one."""
+    port = place.ports.unique(f"op/{operation.type}")
+    place = replace(place, reason=place.reason or reason)
+    ports = [port, *(f"{port}@{index}" for index in range(1, len(operation.outputs)))]
+    return [
+        _found(place, port, Kind.OP, tensor, operation.type)
+        for port, tensor in zip(ports, operation.outputs, strict=False)
+        if tensor.dtype not in _HANDLES
+    ]
+
+
+def _input_port(name: str) -> str:
+    """`input.token_ids`; an input without a name of its own is `input`, or `input.1`."""
+    return name if re.fullmatch(rf"{INPUT}(\.\d+)?", name) else f"{INPUT}.{escape(name)}"
+
+
+def _escape_port(port: str) -> str:
+    return ".".join(escape(part) for part in port.split("."))
+
+
+def _found(place: _Place, port: str, kind: Kind, value: Any, op_type: str | None = None) -> Found:
+    reason = place.reason
+    if not isinstance(value, tf.Tensor):
+        reason = reason or f"a {type(value).__name__}, which is not one dense array"
+    dtype = value.dtype.name
+    if kind is not Kind.OP:
+        port = place.ports.unique(port)
+    record = TensorRecord(
+        address=join(place.path, port),
+        kind=kind,
+        dtype=dtype,
+        shape=static_shape(value),
+        dims=None,
+        scopes=place.scopes,
+        name=join(place.name, port),
+        op_type=op_type,
+        reason=reason,
+    )
+    return Found(record, value)
+
+
+def _weights(trace: Trace, paths: Paths, places: Mapping[LayerCall, _Place]) -> list[Found]:
+    """Every layer's own variables, at its first call's path; shared ones where they are first."""
+    found: list[Found] = []
+    seen: set[Hashable] = set()
+
+    def own(layer: keras.layers.Layer, place: _Place) -> None:
+        for variable in (*layer._trainable_variables, *layer._non_trainable_variables):
+            if id(variable) in seen:
+                continue
+            seen.add(id(variable))
+            port = place.ports.unique(escape(variable.name))
+            record = TensorRecord(
+                address=join(place.path, port),
+                kind=Kind.WEIGHT,
+                dtype=keras.backend.standardize_dtype(variable.dtype),
+                shape=tuple(variable.shape),
+                dims=(None,) * len(variable.shape),
+                scopes=place.scopes,
+                name=join(place.name, port),
+                depends_on_inputs=False,
+            )
+            found.append(Found(record, variable))
+
+    def uncalled(layer: keras.layers.Layer, place: _Place) -> None:
+        for child in layer._flatten_layers(include_self=False, recursive=False):
+            if id(child) in visited:
+                continue
+            visited.add(id(child))
+            path = paths.child(layer, place.path, child, *_names(child))
+            name = f"{place.name}/{child.name}" if place.name else child.name
+            here = _Place(path, name, (*place.scopes, _scope(path, child)), Ports(), None)
+            own(child, here)
+            uncalled(child, here)
+
+    first: dict[int, tuple[Any, _Place]] = {}
+    for call, place in places.items():
+        first.setdefault(id(call.layer), (call.layer, place))
+    visited = set(first)
+    for layer, place in first.values():
+        own(layer, place)
+    for layer, place in first.values():
+        uncalled(layer, place)
+    return found

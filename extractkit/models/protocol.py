@@ -1,0 +1,112 @@
+"""What the rest of extractkit asks of a model: one small protocol, an adapter per format."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from extractkit.inputs.protocol import Sample, Signature
+from extractkit.plan import Layout
+from extractkit.tensors import Catalog
+from extractkit.transforms import AxisTransform
+from extractkit.values import Array
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One sample as the model takes it, without sample axis or padding.
+
+    Attributes:
+        features: an array for each input.
+        sizes: length of each free axis.
+        truncated: whether something was cut off to fit the model.
+        tokens: the tokens as text where there are any, special tokens included.
+    """
+
+    features: Mapping[str, Array]
+    sizes: Mapping[str, int]
+    truncated: bool = False
+    tokens: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """One tensor to be returned by a program.
+
+    With no `layout` the tensor comes back as the model makes it, untransformed: that is how axes
+    are measured.
+    """
+
+    address: str
+    layout: Layout | None = None
+    axes: AxisTransform | None = None
+
+
+Program = Callable[[Mapping[str, Array], Mapping[str, Array]], Sequence[Array]]
+"""Runs the model on one batch and returns the fetched tensors alone, in order.
+
+The first argument holds an array (samples, *padded) for each input, the second the samples' own
+lengths, int32 (samples,), for each free axis.
+"""
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """Settings of the program that may change the last bits of its values."""
+
+    compile: str = "graph"
+    device: str | None = None
+
+
+class Model(Protocol):
+    """A loaded model."""
+
+    @property
+    def name(self) -> str:
+        """Name for messages: the chosen entry of the `model` group."""
+        ...
+
+    @property
+    def catalog(self) -> Catalog:
+        """Every tensor that the model offers."""
+        ...
+
+    @property
+    def signature(self) -> Signature:
+        """What it takes."""
+        ...
+
+    @property
+    def masks_padding(self) -> bool:
+        """Whether values of real elements are untouched by padding along the free axes."""
+        ...
+
+    def configure(self, seed: int, deterministic: bool) -> Mapping[str, object]:
+        """Seed every generator and refuse operations that are not deterministic, if asked to.
+
+        Returns what else may change the last bits of values: threads, instruction-set flags.
+        """
+        ...
+
+    def encode(self, samples: Sequence[Sample]) -> Sequence[Encoded]:
+        """The samples as the model takes them.
+
+        Raises:
+            InputError: a sample that does not fit, named by its id.
+        """
+        ...
+
+    def program(self, fetches: Sequence[Fetch], compilation: Compilation) -> Program:
+        """One program that computes the fetches and what they need, nothing else."""
+        ...
+
+    def constants(self, fetches: Sequence[Fetch]) -> Sequence[Array]:
+        """Values of fetches that do not depend on the inputs."""
+        ...
+
+    def weights_digest(self) -> str:
+        """SHA-256 over every weight's name, dtype, shape and content."""
+        ...
+
+    def describe(self) -> Mapping[str, object]:
+        """What the manifest records of the model: files, parameters, library versions."""
+        ...

@@ -1,0 +1,73 @@
+"""TensorFlow as one process has it: a start without noise, seeds, determinism, threads."""
+
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from extractkit.errors import ConfigError
+
+_log = logging.getLogger(__name__)
+
+
+@contextmanager
+def quiet_start() -> Iterator[None]:
+    """Import TensorFlow and Keras inside: what their native code prints goes to the log instead.
+
+    Raises:
+        ConfigError: Keras is told to use another backend than TensorFlow.
+    """
+    backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    if backend != "tensorflow":
+        raise ConfigError(
+            f"KERAS_BACKEND={backend!r} in the environment; extractkit works on TensorFlow. "
+            f"Unset it, or: KERAS_BACKEND=tensorflow python -m extractkit …"
+        )
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if "tensorflow" in sys.modules:
+        yield
+        return
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as noise:
+        os.dup2(noise.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            noise.seek(0)
+            for line in noise.read().decode(errors="replace").splitlines():
+                _log.debug("tensorflow: %s", line)
+    import tensorflow as tf
+
+    # Its own handler would print to the terminal what the run's log is for.
+    tf.get_logger().setLevel(logging.ERROR)
+
+
+def configure(seed: int, deterministic: bool) -> Mapping[str, object]:
+    """Seed Python, NumPy and TensorFlow, and have only deterministic kernels run, if asked to.
+
+    Returns the settings of the process that may change the last bits of values. Determinism holds
+    for the rest of the process: TensorFlow has no way back.
+    """
+    import keras
+    import tensorflow as tf
+
+    keras.utils.set_random_seed(seed)
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
+    return {
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "floatx": keras.config.floatx(),
+        "intra_op_threads": tf.config.threading.get_intra_op_parallelism_threads(),
+        "inter_op_threads": tf.config.threading.get_inter_op_parallelism_threads(),
+        "cpus": os.cpu_count(),
+        "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "default"),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "devices": [device.name for device in tf.config.list_logical_devices()],
+    }

@@ -1,0 +1,139 @@
+"""One trace of a Keras callable, with every layer call that happens in it, however deep.
+
+`keras.Model(inputs, layer.output)` reaches no layer inside another one, so the calls are watched
+instead: `Layer.__call__` is wrapped while one `tf.function` is traced. The graph's operations are
+in creation order, so those made between a call's entry and exit belong to it.
+"""
+
+import inspect
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+@dataclass(eq=False)
+class LayerCall:
+    """One call of a layer during the trace.
+
+    Attributes:
+        layer: the layer.
+        parent: the call that it happened in; None for the outermost.
+        graph: the graph that was being built.
+        start, end: the graph's operations start … end-1 were made during the call.
+        inputs, outputs: tensors by port ("input", "input.mask", "output.1").
+    """
+
+    layer: keras.layers.Layer
+    parent: "LayerCall | None"
+    graph: tf.Graph
+    start: int
+    end: int
+    inputs: dict[str, Any] = field(default_factory=dict)
+    outputs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """A traced function and the layer calls in it.
+
+    Attributes:
+        function: the concrete function; its graph holds every operation.
+        inputs: the graph's placeholder for each named input.
+        calls: in the order in which they began; the first is the model itself.
+    """
+
+    function: Any
+    inputs: Mapping[str, tf.Tensor]
+    calls: tuple[LayerCall, ...]
+
+    @property
+    def graph(self) -> tf.Graph:
+        """The traced graph."""
+        return self.function.graph
+
+
+def trace(function: Callable[[Mapping[str, tf.Tensor]], Any], specs: list[tf.TensorSpec]) -> Trace:
+    """Trace `function`, called with a mapping of the specs' names to tensors."""
+    by_name = {spec.name: spec for spec in specs}
+    feature_names = list(by_name)
+    # Names of arguments must be identifiers to tf.function; a position always is one.
+    arguments = [
+        tf.TensorSpec(spec.shape, spec.dtype, name=f"input_{index}")
+        for index, spec in enumerate(by_name.values())
+    ]
+
+    def called(*tensors: tf.Tensor) -> Any:
+        return function(dict(zip(feature_names, tensors, strict=True)))
+
+    traced = tf.function(called, autograph=False)
+    with _watched_calls() as calls:
+        concrete = traced.get_concrete_function(*arguments)
+    inputs = dict(zip(feature_names, concrete.inputs, strict=False))
+    return Trace(concrete, inputs, tuple(calls))
+
+
+_watching = threading.Lock()
+
+
+@contextmanager
+def _watched_calls() -> Iterator[list[LayerCall]]:
+    """Record layer calls of this thread; the wrapper is taken off whatever happens."""
+    calls: list[LayerCall] = []
+    stack: list[LayerCall] = []
+    thread = threading.get_ident()
+    original = keras.layers.Layer.__call__
+
+    def watched(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() != thread:
+            return original(layer, *args, **kwargs)
+        graph = tf.compat.v1.get_default_graph()
+        start = len(graph.get_operations())
+        call = LayerCall(layer, stack[-1] if stack else None, graph, start, end=start)
+        call.inputs = _input_ports(layer, args, kwargs)
+        calls.append(call)
+        stack.append(call)
+        try:
+            output = original(layer, *args, **kwargs)
+        finally:
+            stack.pop()
+        call.end = len(graph.get_operations())
+        call.outputs = ports("output", output)
+        return output
+
+    with _watching:
+        keras.layers.Layer.__call__ = watched
+        try:
+            yield calls
+        finally:
+            keras.layers.Layer.__call__ = original
+
+
+def ports(name: str, value: Any) -> dict[str, Any]:
+    """The tensors of a nested structure by port: `output`, `output.1`, `output.key`."""
+    found: dict[str, Any] = {}
+    for path, leaf in keras.tree.flatten_with_path(value):
+        if not isinstance(leaf, tf.Tensor | tf.RaggedTensor | tf.SparseTensor):
+            continue
+        # The first of a plain list has the bare name, so that it is the same as a single one.
+        parts = [] if path == (0,) else [str(part) for part in path]
+        found[".".join([name, *parts])] = leaf
+    return found
+
+
+def _input_ports(
+    layer: keras.layers.Layer, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """Tensors that the layer was called with: its first argument is `input`, others by name."""
+    try:
+        bound = dict(inspect.signature(layer.call).bind_partial(*args, **kwargs).arguments)
+    except TypeError:  # an argument that `call` does not name, taken by Layer.__call__ itself
+        bound = {str(position): value for position, value in enumerate(args)} | kwargs
+    found: dict[str, Any] = {}
+    for position, (name, value) in enumerate(bound.items()):
+        found |= ports("input" if position == 0 else f"input.{name}", value)
+    return found

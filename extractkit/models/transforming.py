@@ -1,0 +1,128 @@
+"""Layouts and transforms as TensorFlow operations, done inside the program before copying out."""
+
+from collections.abc import Mapping
+
+import tensorflow as tf
+
+from extractkit.models.protocol import Fetch
+from extractkit.plan import Layout
+from extractkit.transforms import AxisTransform, Reduction
+
+
+def transformed(
+    tensor: tf.Tensor, fetch: Fetch, samples: tf.Tensor | None, lengths: Mapping[str, tf.Tensor]
+) -> tf.Tensor:
+    """What a program returns for a fetch.
+
+    Args:
+        tensor: as the model makes it.
+        samples: how many samples the batch has; None for a constant.
+        lengths: int32 (samples,), each sample's length along each free axis.
+    """
+    if fetch.layout is not None:
+        tensor = _arranged(tensor, fetch.layout, samples)
+    if fetch.axes is not None and fetch.layout is not None:
+        tensor = _applied(tensor, fetch.layout, fetch.axes, lengths)
+    # NumPy and HDF5 have no bfloat16; float32 holds each of its values exactly.
+    return tf.cast(tensor, tf.float32) if tensor.dtype == tf.bfloat16 else tensor
+
+
+def _arranged(tensor: tf.Tensor, layout: Layout, samples: tf.Tensor | None) -> tf.Tensor:
+    """The sample axis first, and a product of it with something else taken apart."""
+    if layout.axis is None:
+        return tensor
+    axis = layout.axis
+    if layout.split:
+        shape = tf.shape(tensor)
+        tensor = tf.reshape(tensor, tf.concat([shape[:axis], [samples, -1], shape[axis + 1 :]], 0))
+    if axis:
+        others = [other for other in range(len(layout.dims)) if other != axis]
+        tensor = tf.transpose(tensor, [axis, *others])
+    return tensor
+
+
+def _applied(
+    tensor: tf.Tensor, layout: Layout, axes: AxisTransform, lengths: Mapping[str, tf.Tensor]
+) -> tf.Tensor:
+    own = {a: lengths[dim] for a, dim in enumerate(layout.dims) if dim and dim in lengths}
+    # An axis of which one element is taken stays until the end, so that numbers do not shift.
+    for axis, index in enumerate(axes.slices):
+        if index is None:
+            continue
+        if axis in own:
+            tensor, own = _slice_ragged(tensor, axis, index, own)
+        else:
+            start = index if isinstance(index, int) else None
+            part = slice(*index) if not isinstance(index, int) else _one(start or 0)
+            tensor = tensor[(slice(None),) * axis + (part,)]
+    for reduction in axes.reductions:
+        tensor = _reduced(tensor, reduction, own)
+    gone = {axis for axis, index in enumerate(axes.slices) if isinstance(index, int)}
+    gone |= {axis for reduction in axes.reductions for axis in reduction.axes}
+    if gone:
+        tensor = tf.squeeze(tensor, sorted(gone))
+    return tensor if axes.cast is None else tf.cast(tensor, axes.cast)
+
+
+def _one(index: int) -> slice:
+    return slice(index, None if index == -1 else index + 1)
+
+
+def _slice_ragged(
+    tensor: tf.Tensor,
+    axis: int,
+    index: int | tuple[int | None, int | None, int | None],
+    own: dict[int, tf.Tensor],
+) -> tuple[tf.Tensor, dict[int, tf.Tensor]]:
+    """Slice an axis of which each sample fills only its own length."""
+    length = own[axis]
+    if isinstance(index, int):
+        # From the end means from the end of the sample, not of its padding.
+        place = length + index if index < 0 else tf.fill(tf.shape(length), index)
+        tensor = tf.gather(tensor, place[:, None], axis=axis, batch_dims=1)
+        return tensor, {key: value for key, value in own.items() if key != axis}
+    start, stop, step = index[0] or 0, index[1], index[2] or 1
+    tensor = tensor[(slice(None),) * axis + (slice(*index),)]
+    end = length if stop is None else tf.minimum(length, stop)
+    return tensor, {**own, axis: tf.maximum(0, (end - start + step - 1) // step)}
+
+
+def _reduced(tensor: tf.Tensor, reduction: Reduction, own: Mapping[int, tf.Tensor]) -> tf.Tensor:
+    """One reduction that leaves padding out; reduced axes stay, with one element each."""
+    axes = list(reduction.axes)
+    if reduction.op in ("mean", "norm") and not tensor.dtype.is_floating:
+        tensor = tf.cast(tensor, tf.float32)
+    if tensor.dtype == tf.bool:
+        tensor = tf.cast(tensor, tf.int32)
+    present = _present(tensor, [axis for axis in axes if axis in own], own)
+    match reduction.op:
+        case "sum":
+            return tf.reduce_sum(_where(present, tensor, 0), axes, keepdims=True)
+        case "mean":
+            count = tf.broadcast_to(tf.cast(present, tensor.dtype), tf.shape(tensor))
+            total = tf.reduce_sum(_where(present, tensor, 0), axes, keepdims=True)
+            return total / tf.reduce_sum(count, axes, keepdims=True)
+        case "norm":
+            squares = tf.square(_where(present, tensor, 0))
+            return tf.sqrt(tf.reduce_sum(squares, axes, keepdims=True))
+        case "max":
+            return tf.reduce_max(_where(present, tensor, tensor.dtype.min), axes, keepdims=True)
+        case "min":
+            return tf.reduce_min(_where(present, tensor, tensor.dtype.max), axes, keepdims=True)
+    raise ValueError(f"unknown reduction {reduction.op!r}")
+
+
+def _where(present: tf.Tensor, tensor: tf.Tensor, otherwise: float) -> tf.Tensor:
+    return tf.where(present, tensor, tf.constant(otherwise, tensor.dtype))
+
+
+def _present(tensor: tf.Tensor, ragged: list[int], own: Mapping[int, tf.Tensor]) -> tf.Tensor:
+    """Which elements are real: bool, broadcastable to the tensor."""
+    present = tf.constant(True)
+    rank = tensor.shape.rank
+    for axis in ragged:
+        mask = tf.sequence_mask(own[axis], tf.shape(tensor)[axis])
+        shape = [1] * rank
+        shape[0], shape[axis] = tf.shape(tensor)[0], tf.shape(tensor)[axis]
+        present = tf.logical_and(present, tf.reshape(mask, shape))
+    return present

@@ -1,0 +1,310 @@
+"""What a job will do, known before the model runs on data. Pure Python (NumPy for lengths).
+
+A `PlannedTensor` says what is stored of one tensor; `plan_tensors` makes them from selectors,
+`plan_shards` cuts the samples into shards, and `plan_batches` one shard into batches.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from extractkit.selectors import Selector
+from extractkit.tensors import SAMPLE, UNKNOWN, Catalog, Kind, TensorRecord
+from extractkit.transforms import AxisTransform, Dims, Shape, Transform
+
+SHARD_BYTES = 64 * 1024 * 1024
+"""Aim of `shard_size=auto`: half of the 128 MB that a shard stays below."""
+
+SHARD_SAMPLES = 1024
+"""Most samples in an automatic shard, so that small values are committed now and then too."""
+
+CONSTANTS = "constants"
+"""Key of the shard that holds what does not depend on the inputs."""
+
+
+@dataclass(frozen=True, eq=False)
+class Lengths:
+    """How long every sample is along each free axis: int64 (samples,) for each axis by name."""
+
+    samples: int
+    axes: Mapping[str, npt.NDArray[np.int64]]
+
+    def part(self, start: int, stop: int) -> "Lengths":
+        """Those of samples start … stop-1."""
+        return Lengths(stop - start, {axis: n[start:stop] for axis, n in self.axes.items()})
+
+    def take(self, positions: Sequence[int]) -> "Lengths":
+        """Those of the samples at these positions, in this order."""
+        chosen = list(positions)
+        return Lengths(len(chosen), {axis: n[chosen] for axis, n in self.axes.items()})
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a tensor as the model makes it is brought into stored order, the sample axis first.
+
+    Attributes:
+        axis: which axis holds the samples; None for a tensor that does not depend on the inputs.
+        split: whether that axis is a product ("sample*token") to be split into samples and the
+            rest. That samples vary slowest in it is checked on real data before anything is stored.
+        dims, shape: of the stored tensor; the sample axis is ("sample", None).
+    """
+
+    axis: int | None
+    split: bool
+    dims: Dims
+    shape: Shape
+
+    @classmethod
+    def of(cls, record: TensorRecord) -> "Layout | None":
+        """The layout of a record, or None while some axis has to be measured first."""
+        if record.dims is None or record.shape is None or UNKNOWN in record.dims:
+            return None
+        for axis, dim in enumerate(record.dims):
+            if dim is None or dim.partition("*")[0] != SAMPLE:
+                continue
+            rest = list(zip(record.dims, record.shape, strict=True))
+            factor = rest.pop(axis)[0] or ""
+            _, split, other = factor.partition("*")
+            if split:
+                rest.insert(axis, (None, int(other)) if other.isdigit() else (other, None))
+            stored = [(SAMPLE, None), *rest]
+            return cls(axis, bool(split), tuple(d for d, _ in stored), tuple(s for _, s in stored))
+        return cls(None, False, record.dims, record.shape)
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """What a run stores of one tensor.
+
+    Attributes:
+        key: its name in the run: the address, or `address@selector` where several selectors store
+            the same tensor transformed differently.
+        address, kind: of the record.
+        selectors: names of the selectors that asked for it.
+        transform: what the selectors ask to be done with it.
+        layout: how it is brought into stored order; None until its axes have been measured.
+        dtype, dims, shape: as stored, after the transform; `shape` holds None where the length
+            differs from sample to sample, and its first entry is None for the sample axis.
+    """
+
+    key: str
+    address: str
+    kind: Kind
+    selectors: tuple[str, ...]
+    transform: Transform
+    layout: Layout | None
+    axes: AxisTransform | None
+    dtype: str
+    dims: Dims | None
+    shape: Shape | None
+
+    @property
+    def constant(self) -> bool:
+        """Whether the value does not depend on the inputs."""
+        return self.layout is not None and self.layout.axis is None
+
+    @property
+    def sample_shape(self) -> Shape:
+        """The stored shape of one sample."""
+        if self.shape is None:
+            raise ValueError(f"the axes of {self.key!r} have not been measured")
+        return self.shape if self.constant else self.shape[1:]
+
+    @property
+    def computed_lengths(self) -> bool:
+        """Whether some length is computed from a free axis by the model ("f(token)")."""
+        return any(dim is not None and dim.startswith("f(") for dim in self.dims or ())
+
+    def sample_shapes(self, lengths: Lengths) -> list[tuple[int, ...]] | None:
+        """The stored shape of each sample; None where only the model can compute it."""
+        columns = self._stored_lengths(lengths)
+        if columns is None:
+            return None
+        if not columns:
+            return [()] * lengths.samples
+        return [tuple(map(int, row)) for row in np.stack(columns, axis=1)]
+
+    def bytes_per_sample(self, lengths: Lengths) -> npt.NDArray[np.int64] | None:
+        """Stored bytes of each sample, int64 (samples,); None where only the model can tell."""
+        columns = self._stored_lengths(lengths)
+        if columns is None:
+            return None
+        total = np.full(lengths.samples, np.dtype(self.dtype).itemsize, np.int64)
+        for column in columns:
+            total *= column
+        return total
+
+    def _stored_lengths(self, lengths: Lengths) -> list[npt.NDArray[np.int64]] | None:
+        """For each stored axis but the sample's, its length in every sample."""
+        if self.layout is None or self.axes is None or self.computed_lengths:
+            return None
+        gone = {axis for reduction in self.axes.reductions for axis in reduction.axes}
+        columns = []
+        for axis, index in enumerate(self.axes.slices):
+            if axis == 0 or axis in gone or isinstance(index, int):
+                continue
+            size, dim = self.layout.shape[axis], self.layout.dims[axis]
+            own = np.full(lengths.samples, size) if size is not None else lengths.axes[dim or ""]
+            columns.append(self.axes.lengths(axis, own))
+        return columns
+
+    @property
+    def constant_bytes(self) -> int:
+        """Stored bytes of a tensor that does not depend on the inputs."""
+        return (
+            int(np.prod([size or 0 for size in self.sample_shape])) * np.dtype(self.dtype).itemsize
+        )
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A contiguous range of samples, the unit of commit; or the constants, a range of none."""
+
+    start: int
+    stop: int
+
+    @property
+    def key(self) -> str:
+        """`constants`, or the range in figures of one width, so that names sort in order."""
+        return CONSTANTS if self.start == self.stop else f"{self.start:09d}-{self.stop:09d}"
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+CONSTANTS_SHARD = Shard(0, 0)
+
+
+def plan_tensors(catalog: Catalog, selectors: Sequence[Selector]) -> tuple[PlannedTensor, ...]:
+    """What the selectors ask to be stored, in the catalog's order.
+
+    Raises:
+        SelectionError: a selector matches nothing, or asks for what its tensors do not have.
+    """
+    wanted: dict[str, list[tuple[Transform, list[str]]]] = {}
+    for selector in selectors:
+        for record in selector.select(catalog):
+            groups = wanted.setdefault(record.address, [])
+            for transform, names in groups:
+                if transform.same_as(selector.transform):
+                    names.append(selector.name)
+                    break
+            else:
+                groups.append((selector.transform, [selector.name]))
+    planned = []
+    for record in catalog.records:
+        groups = wanted.get(record.address, [])
+        for transform, names in groups:
+            key = record.address if len(groups) == 1 else f"{record.address}@{names[0]}"
+            planned.append(_planned(key, record, transform, tuple(names)))
+    return tuple(planned)
+
+
+def _planned(
+    key: str, record: TensorRecord, transform: Transform, names: tuple[str, ...]
+) -> PlannedTensor:
+    layout = Layout.of(record)
+    if layout is None:
+        dtype = transform.cast or record.dtype
+        return PlannedTensor(
+            key, record.address, record.kind, names, transform, None, None, dtype, None, None
+        )
+    axes = transform.bind(record.address, layout.dims, layout.shape)
+    dims, shape, dtype = axes.result(layout.dims, layout.shape, storable(record.dtype))
+    return PlannedTensor(
+        key, record.address, record.kind, names, transform, layout, axes, dtype, dims, shape
+    )
+
+
+def measured(tensor: PlannedTensor, record: TensorRecord) -> PlannedTensor:
+    """The same tensor, once measuring has completed its record's dims.
+
+    Raises:
+        SelectionError: it does not have the axes that a transform asks for.
+    """
+    return _planned(tensor.key, record, tensor.transform, tensor.selectors)
+
+
+def storable(dtype: str) -> str:
+    """The dtype that values are stored in: bfloat16, which HDF5 and NumPy lack, as float32."""
+    return "float32" if dtype == "bfloat16" else dtype
+
+
+def bytes_per_sample(tensors: Iterable[PlannedTensor], lengths: Lengths) -> npt.NDArray[np.int64]:
+    """Stored bytes of each sample over all tensors; what only the model can tell is left out."""
+    total = np.zeros(lengths.samples, np.int64)
+    for tensor in tensors:
+        if not tensor.constant and (one := tensor.bytes_per_sample(lengths)) is not None:
+            total += one
+    return total
+
+
+def plan_shards(per_sample: npt.NDArray[np.int64], shard_size: int | None) -> tuple[Shard, ...]:
+    """The samples cut into shards of `shard_size`, or (None) of at most SHARD_BYTES each."""
+    count = len(per_sample)
+    if shard_size is not None:
+        return tuple(Shard(a, min(a + shard_size, count)) for a in range(0, count, shard_size))
+    ends = np.cumsum(per_sample)
+    shards = []
+    start = 0
+    while start < count:
+        before = int(ends[start - 1]) if start else 0
+        stop = int(np.searchsorted(ends, before + SHARD_BYTES, side="right"))
+        stop = min(max(stop, start + 1), start + SHARD_SAMPLES, count)
+        shards.append(Shard(start, stop))
+        start = stop
+    return tuple(shards)
+
+
+@dataclass(frozen=True)
+class BatchRules:
+    """How the samples of a shard are put into batches.
+
+    Attributes:
+        batch_size: most samples in a batch.
+        batch_tokens: most elements along the free axes of a batch, padding included; None: any.
+        padded: whether samples of different lengths may share a batch (the model masks padding).
+    """
+
+    batch_size: int
+    batch_tokens: int | None
+    padded: bool
+
+
+def plan_batches(shard: Lengths, rules: BatchRules) -> tuple[tuple[int, ...], ...]:
+    """Positions in the shard, batch by batch: by length where lengths differ, ties in order."""
+    lengths = np.stack(list(shard.axes.values())) if shard.axes else None
+    order = range(shard.samples) if lengths is None else np.lexsort(lengths[::-1]).tolist()
+    batches: list[tuple[int, ...]] = []
+    current: list[int] = []
+    for position in order:
+        if current and not _fits(current, position, lengths, rules):
+            batches.append(tuple(current))
+            current = []
+        current.append(position)
+    return (*batches, tuple(current)) if current else tuple(batches)
+
+
+def _fits(
+    current: list[int], position: int, lengths: npt.NDArray[np.int64] | None, rules: BatchRules
+) -> bool:
+    if len(current) >= rules.batch_size:
+        return False
+    if lengths is None:
+        return True
+    if not rules.padded:
+        return bool((lengths[:, position] == lengths[:, current[0]]).all())
+    if rules.batch_tokens is None:
+        return True
+    longest = np.maximum(lengths[:, position], lengths[:, current].max(axis=1))
+    return int(longest.prod()) * (len(current) + 1) <= rules.batch_tokens
+
+
+def without_padding(rules: BatchRules, tensors: Iterable[PlannedTensor]) -> BatchRules:
+    """Batches of equal lengths alone where a stored length is one that the model computes."""
+    return replace(
+        rules, padded=rules.padded and not any(tensor.computed_lengths for tensor in tensors)
+    )

@@ -1,0 +1,43 @@
+"""How a run begins, before the model is loaded, and how it is taken back after a user's mistake."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from extractkit.runs import manifest
+from extractkit.runs.directory import HYDRA, JOURNAL, LOG, SAMPLES, SHARDS, check_unused
+from extractkit.runs.manifest import MANIFEST, Manifest
+from extractkit.runs.write import write_durably, writing
+
+
+def begin(directory: Path, started: Manifest, hydra_files: Mapping[str, str]) -> None:
+    """Make the directory, with what Hydra composed and a manifest that says "started".
+
+    Raises:
+        RunDirectoryError: something is there already, or the directory cannot be made.
+        JobError: the disk refuses.
+    """
+    check_unused(directory)
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    manifest.write(directory, started)
+    if hydra_files:
+        with writing(directory):
+            (directory / HYDRA).mkdir(exist_ok=True)
+    for name, text in hydra_files.items():
+        write_durably(directory / HYDRA / name, text.encode())
+
+
+def take_back(directory: Path) -> None:
+    """Remove what `begin` and the plan wrote, so that the directory can be used again.
+
+    Nothing is removed once a shard has been committed.
+    """
+    if (directory / JOURNAL).exists():
+        return
+    for name in (HYDRA, SHARDS):
+        shutil.rmtree(directory / name, ignore_errors=True)
+    for name in (LOG, SAMPLES, MANIFEST):
+        (directory / name).unlink(missing_ok=True)
+    if not any(directory.iterdir()):
+        directory.rmdir()

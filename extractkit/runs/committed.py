@@ -1,0 +1,109 @@
+"""The committed shards of a run, seen as one range of samples."""
+
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from extractkit.errors import RunDirectoryError
+from extractkit.plan import CONSTANTS_SHARD, Shard
+from extractkit.runs.journal import Entry
+from extractkit.runs.manifest import Status
+from extractkit.sinks.protocol import Sink
+from extractkit.values import Array, Values
+
+Positions = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Committed:
+    """The shards that the journal lists, read through one sink.
+
+    Attributes:
+        directory: of the run.
+        status: of the run, for messages.
+        samples: number of samples that the run has once it is finished.
+        entries: by shard.
+        sink_name, sink: through which values are read.
+    """
+
+    directory: Path
+    status: Status
+    samples: int
+    entries: Mapping[Shard, Entry]
+    sink_name: str
+    sink: Sink
+
+    @cached_property
+    def shards(self) -> tuple[Shard, ...]:
+        """The committed ranges of samples, in order; the constants are not among them."""
+        return tuple(sorted((s for s in self.entries if len(s)), key=lambda shard: shard.start))
+
+    def path(self, shard: Shard) -> Path:
+        """The file of a shard.
+
+        Raises:
+            RunDirectoryError: it is not committed.
+        """
+        entry = self.entries.get(shard)
+        if entry is None or self.sink_name not in entry.files:
+            raise RunDirectoryError(
+                f"{self.directory} has no shard {shard.key!r} (status: {self.status})"
+            )
+        return self.directory / entry.files[self.sink_name].name
+
+    def constant(self, key: str) -> Array:
+        """The value of a tensor that does not depend on the inputs."""
+        return self.sink.read_constant(self.path(CONSTANTS_SHARD), key)
+
+    def read(self, key: str, rows: Positions) -> Iterator[tuple[slice, Positions, Values]]:
+        """The values of some samples (ascending), one shard at a time.
+
+        Yields which of `rows` the shard has, where each of those stands in the values, the values.
+
+        Raises:
+            RunDirectoryError: a sample's shard is not committed.
+        """
+        done = 0
+        while done < len(rows):
+            shard = self._shard_of(int(rows[done]))
+            end = int(np.searchsorted(rows, shard.stop))
+            first, last = int(rows[done]), int(rows[end - 1])
+            values = self.sink.read(
+                self.path(shard), key, first - shard.start, last + 1 - shard.start
+            )
+            yield slice(done, end), rows[done:end] - first, values
+            done = end
+
+    def shapes(self, key: str) -> Iterator[tuple[Shard, Positions]]:
+        """Each committed shard with the shapes of its samples, int64 (samples, rank)."""
+        for shard in self.shards:
+            yield shard, self.sink.read_shapes(self.path(shard), key, 0, len(shard))
+
+    def require_all(self) -> None:
+        """Make sure that no sample is missing.
+
+        Raises:
+            RunDirectoryError: one is.
+        """
+        sample = 0
+        while sample < self.samples:
+            sample = self._shard_of(sample).stop
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        return [shard.start for shard in self.shards]
+
+    def _shard_of(self, sample: int) -> Shard:
+        index = bisect_right(self._starts, sample) - 1
+        if index < 0 or sample >= self.shards[index].stop:
+            present = sum(len(shard) for shard in self.shards)
+            raise RunDirectoryError(
+                f"sample {sample} is not in {self.directory} (status: {self.status}): "
+                f"{present} of its {self.samples} samples were committed"
+            )
+        return self.shards[index]

@@ -1,0 +1,62 @@
+"""The run directory: what its files are called, and whether a directory may become one."""
+
+import os
+from pathlib import Path
+
+from extractkit.errors import RunDirectoryError
+from extractkit.runs import manifest as manifests
+from extractkit.runs.manifest import MANIFEST as MANIFEST  # one of the names below
+from extractkit.runs.manifest import Status
+
+JOURNAL = "journal.jsonl"
+SAMPLES = "samples.jsonl"
+SHARDS = "shards"
+LOG = "extractkit.log"
+HYDRA = ".hydra"
+
+
+def check_unused(path: Path) -> None:
+    """Make sure that a new run may be written to `path`; touches nothing.
+
+    Raises:
+        RunDirectoryError: it holds a run or anything else, is no directory or is not writable.
+    """
+    elsewhere = "Choose another directory: hydra.run.dir=…"
+    if path.exists() and not path.is_dir():
+        raise RunDirectoryError(f"hydra.run.dir={path} is a file. {elsewhere}")
+    parent = existing_parent(path)
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise RunDirectoryError(
+            f"hydra.run.dir={path} cannot be made: {parent} is no writable directory. {elsewhere}"
+        )
+    if not path.exists() or not any(path.iterdir()):
+        return
+    if (path / MANIFEST).exists():
+        raise RunDirectoryError(f"hydra.run.dir={path} {_described(path)}. {elsewhere}")
+    names = sorted(entry.name for entry in path.iterdir())
+    shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+    raise RunDirectoryError(f"hydra.run.dir={path} is not empty (it holds {shown}). {elsewhere}")
+
+
+def existing_parent(path: Path) -> Path:
+    """`path` itself where it exists, else the nearest directory above it that does."""
+    path = path.absolute()
+    return next(candidate for candidate in (path, *path.parents) if candidate.exists())
+
+
+def _described(path: Path) -> str:
+    try:
+        found = manifests.read(path)
+    except RunDirectoryError as error:
+        return f"holds a run that cannot be read ({error}). Delete it if you do not need it"
+    date = found.volatile.started.replace("T", " ")[:16]
+    size = f"{found.samples} samples, {len(found.tensors)} tensors"
+    if found.status is Status.FINISHED:
+        return (
+            f"holds a finished run of {date} UTC ({size}). Look at it: extractkit show {path}. "
+            f"Delete it if you do not need it"
+        )
+    return (
+        f"holds an unfinished run of {date} UTC (status: {found.status}; {size}). "
+        f"Delete it if you do not need it"
+    )

@@ -1,0 +1,79 @@
+"""Where a run took place: versions, the code's revision and the machine. Imports none of them."""
+
+import os
+import platform
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+PACKAGES = (
+    *("extractkit", "tensorflow", "keras", "keras-hub", "tf-keras", "ai-edge-litert"),
+    *("numpy", "h5py", "hydra-core", "omegaconf", "safetensors", "protobuf"),
+)
+"""Packages whose version may change what a run holds."""
+
+_GIT_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class GitState:
+    """The commit that was checked out, and whether files differed from it."""
+
+    revision: str
+    dirty: bool
+
+
+def package_versions(names: Iterable[str] = PACKAGES) -> dict[str, str]:
+    """Version of Python and of each of these packages that is installed."""
+    versions = {"python": platform.python_version()}
+    for name in names:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def git_state(directory: Path | None = None) -> GitState | None:
+    """State of the git checkout around `directory` (None: the working directory).
+
+    None where there is no git, no checkout or no commit, or where git takes more than ten seconds.
+    """
+    revision = _git("rev-parse", "--verify", "HEAD", directory=directory)
+    changes = _git("status", "--porcelain", directory=directory)
+    if revision is None or changes is None:
+        return None
+    return GitState(revision.strip(), bool(changes.strip()))
+
+
+def _git(*arguments: str, directory: Path | None) -> str | None:
+    # Recording a run must not wait for another git's lock, nor take it.
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    try:
+        finished = subprocess.run(
+            ["git", *arguments],
+            cwd=directory,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=_GIT_SECONDS,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return finished.stdout
+
+
+def host() -> dict[str, object]:
+    """The machine: name, system, architecture, processors that may be used, memory in bytes."""
+    return {
+        "name": platform.node(),
+        "system": platform.platform(),
+        "machine": platform.machine(),
+        "processors": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "memory": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+    }

@@ -1,0 +1,153 @@
+"""Reading a run back: a mapping of addresses to lazy views. Needs no TensorFlow."""
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from extractkit.errors import RunDirectoryError, SelectionError, UnknownTensorError, choices
+from extractkit.job import Component
+from extractkit.runs import journal, manifest
+from extractkit.runs.committed import Committed
+from extractkit.runs.directory import JOURNAL, SAMPLES
+from extractkit.runs.labelled import to_dataset
+from extractkit.runs.manifest import Manifest, Status
+from extractkit.runs.samples import Samples
+from extractkit.runs.views import TensorView
+from extractkit.selectors import parse_selector
+from extractkit.sinks.protocol import Sink
+
+_READING = ("suffix", "read", "read_shapes", "read_constant")
+
+
+class Run(Mapping[str, TensorView]):
+    """A run: its tensors by name, its samples and its manifest.
+
+    Keys stand in the manifest's order. A lookup takes a tensor's key (its address, or
+    `address@selector` where several selectors store it differently), and also an address or a
+    record's `name` where only one tensor has it.
+
+    Attributes:
+        path: the run directory.
+        manifest: what the run says of itself.
+        journal: the shards that were committed.
+        samples: one row (a dict) for each sample, read when asked for.
+    """
+
+    def __init__(
+        self, path: Path, manifest: Manifest, journal: journal.Journal, committed: Committed
+    ) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.journal = journal
+        self.samples = Samples(path / SAMPLES)
+        self._views = {t.key: TensorView(t, committed) for t in manifest.tensors}
+
+    @property
+    def status(self) -> Status:
+        """How far the run has come; of an unfinished one only some samples can be read."""
+        return self.manifest.status
+
+    def select(self, **predicates: object) -> dict[str, TensorView]:
+        """The tensors that hold for all predicates, as `selectors.NAME` takes them.
+
+        For example `run.select(inside="*Attention", op_type="Softmax")`. What Python reserves goes
+        into a dictionary: `run.select(**{"not": {"kind": "weight"}})`.
+
+        Raises:
+            ConfigError: a predicate that does not exist.
+            SelectionError: nothing matches.
+        """
+        predicate = parse_selector("select", predicates).predicate
+        found = {key: view for key, view in self._views.items() if predicate.matches(view.record)}
+        if not found:
+            given = ", ".join(f"{key}={value!r}" for key, value in predicates.items())
+            wanted = str(next(iter(predicates.values()), ""))
+            raise SelectionError(
+                f"select({given}) matched 0 of {len(self)} tensors of {self.path}. "
+                f"{choices(wanted, self)}"
+            )
+        return found
+
+    def to_xarray(self, *keys: str) -> Any:
+        """Some tensors, or all, as an `xarray.Dataset`: read whole, padded, axes named.
+
+        The coordinate `sample` holds the samples' ids.
+
+        Raises:
+            MissingExtraError: xarray is not installed.
+            UnknownTensorError: there is no such tensor.
+        """
+        views = [self[key] for key in keys] if keys else list(self.values())
+        return to_dataset(views, [str(row["id"]) for row in self.samples])
+
+    def __getitem__(self, key: str) -> TensorView:
+        view = self._views.get(key) or self._others.get(key)
+        if view is None:
+            same = [k for k, v in self._views.items() if key in (v.record.address, v.record.name)]
+            hint = f"It is stored as {' and '.join(map(repr, same))}." if same else None
+            raise UnknownTensorError(
+                f"{key!r} is no tensor of {self.path}. {hint or choices(key, self._views)}"
+            )
+        return view
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._views)
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    def __repr__(self) -> str:
+        size = f"{len(self)} tensors, {self.manifest.samples} samples"
+        return f"<Run {self.path}: {self.status}, {size}>"
+
+    @cached_property
+    def _others(self) -> dict[str, TensorView]:
+        """Views by address and by name, where only one has it."""
+        found: dict[str, list[TensorView]] = {}
+        for view in self._views.values():
+            for alias in {view.record.address, view.record.name}:
+                found.setdefault(alias, []).append(view)
+        return {alias: views[0] for alias, views in found.items() if len(views) == 1}
+
+
+def open_run(path: str | Path, sink: Sink | None = None) -> Run:
+    """Open a run directory; nothing but manifest and journal is read yet.
+
+    Args:
+        path: the run directory.
+        sink: what reads the values; None: the first sink of the run's configuration.
+
+    Raises:
+        RunDirectoryError: it is no run, is damaged, or says finished while shards are missing.
+    """
+    directory = Path(path)
+    found = manifest.read(directory)
+    written = journal.read(directory / JOURNAL)
+    entries = written.by_shard()
+    missing = [shard.key for shard in found.shards if shard not in entries]
+    if found.status is Status.FINISHED and missing:
+        raise RunDirectoryError(
+            f"{directory} says it is finished, but {JOURNAL} lacks {len(missing)} of "
+            f"{len(found.shards)} shards, the first being {missing[0]!r}: it is damaged"
+        )
+    name, component = next(iter(found.sinks.items()))
+    reader = _sink(component) if sink is None else sink
+    committed = Committed(directory, found.status, found.samples, entries, name, reader)
+    return Run(directory, found, written, committed)
+
+
+def _sink(component: Component) -> Sink:
+    """The sink that a manifest names, if it is one.
+
+    A run may come from anywhere, and a `_target_` could name any function; so nothing is called
+    unless it is a class that reads shards.
+    """
+    target = component.function()
+    if not isinstance(target, type) or not all(hasattr(target, name) for name in _READING):
+        raise RunDirectoryError(
+            f"{component.at}._target_={component.target!r} is not a sink. Give one that reads the "
+            f"run: extractkit.open(path, sink=…)"
+        )
+    sink: Sink = component.build()
+    return sink

@@ -1,0 +1,92 @@
+"""`samples.jsonl`: one row for each sample, in order; written as they come, read at random."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from extractkit.errors import RunDirectoryError
+from extractkit.runs.schema import canonical
+from extractkit.runs.write import DurableFile
+
+Row = Mapping[str, Any]
+
+_BLOCK = 1 << 20
+_NEWLINE = ord("\n")
+
+
+class SamplesWriter:
+    """Writes rows one after another; the file has its name once `publish` is called."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = DurableFile(path)
+        self.publish = self._file.publish
+        self.discard = self._file.discard
+
+    def extend(self, rows: Iterable[Row]) -> None:
+        """Add rows, in the samples' order.
+
+        Raises:
+            JobError: they could not be written.
+        """
+        for row in rows:
+            self._file.write(f"{canonical(row)}\n".encode())
+
+
+class Samples(Sequence[Row]):
+    """The rows of `samples.jsonl`, as a list that reads a row when it is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        if isinstance(index, slice):
+            return [self[position] for position in range(*index.indices(len(self)))]
+        position = range(len(self))[index]
+        start = int(self._ends[position - 1]) if position else 0
+        with self._path.open("rb") as file:
+            file.seek(start)
+            return self._parse(file.readline())
+
+    def __iter__(self) -> Iterator[Row]:
+        if len(self):
+            with self._path.open("rb") as file:
+                yield from map(self._parse, file)
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} samples of {self._path}>"
+
+    @cached_property
+    def _ends(self) -> npt.NDArray[np.int64]:
+        """Where each row ends in the file: eight bytes a row are all that stays in memory."""
+        ends = [np.zeros(0, np.int64)]
+        before = 0
+        try:
+            with self._path.open("rb") as file:
+                while block := file.read(_BLOCK):
+                    found = np.flatnonzero(np.frombuffer(block, np.uint8) == _NEWLINE)
+                    ends.append(found + before + 1)
+                    before += len(block)
+        except FileNotFoundError as error:
+            raise RunDirectoryError(
+                f"{self._path} is missing. It is written when all samples have been read"
+            ) from error
+        return np.concatenate(ends)
+
+    def _parse(self, line: bytes) -> Row:
+        try:
+            row: Row = json.loads(line)
+        except ValueError as error:
+            raise RunDirectoryError(f"{self._path} is damaged: {error}") from error
+        return row

@@ -1,0 +1,183 @@
+"""Lazy views of a run's tensors: they look like arrays and read what is asked for."""
+
+from collections.abc import Iterator
+from functools import cached_property
+from types import EllipsisType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from extractkit.runs.committed import Committed, Positions
+from extractkit.runs.manifest import RunTensor
+from extractkit.tensors import TensorRecord
+from extractkit.values import Array, Dense, varies
+
+
+class TensorView:
+    """One tensor of a run: (samples, *shape), or just (*shape) for a constant.
+
+    Axes whose length differs from sample to sample are padded to the longest of the whole run, with
+    NaN for floats and complex numbers, zero or false otherwise and empty bytes for texts;
+    `padded(fill=…)` takes another value, `sample(i)` and iteration give each sample unpadded, and
+    `lengths` tells how long each one is.
+
+    Indexing is NumPy's. The index on the first axis decides which shards are read, the others are
+    applied to what came back.
+
+    Reading raises RunDirectoryError where a shard is missing or damaged; it never makes values up.
+    """
+
+    def __init__(self, tensor: RunTensor, committed: Committed) -> None:
+        self._tensor = tensor
+        self._stored = tensor.stored
+        self._committed = committed
+
+    @property
+    def key(self) -> str:
+        """Its name in the run."""
+        return self._tensor.key
+
+    @property
+    def record(self) -> TensorRecord:
+        """The model's record of the tensor, as it was before slice, reduce and cast."""
+        return self._tensor.record
+
+    @property
+    def constant(self) -> bool:
+        """Whether it does not depend on the inputs, and so has no sample axis."""
+        return self._stored.constant
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of its elements."""
+        return np.dtype(object if self._stored.dtype == "string" else self._stored.dtype)
+
+    @property
+    def dims(self) -> tuple[str | None, ...]:
+        """The name of each axis, None where it has none."""
+        return self._stored.dims
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Its size padded; varying axes have the length of the longest committed sample."""
+        if self.constant:
+            known = tuple(size for size in self._stored.shape if size is not None)
+            return self._value.shape if varies(self._stored.shape) else known
+        fixed = self._stored.shape
+        if not varies(fixed):
+            return (self._committed.samples, *(size or 0 for size in fixed))
+        longest = np.zeros(len(fixed), np.int64)
+        for _, shapes in self._committed.shapes(self.key):
+            longest = np.maximum(longest, shapes.max(axis=0, initial=0))
+        sizes = (int(n) if size is None else size for n, size in zip(longest, fixed, strict=True))
+        return (self._committed.samples, *sizes)
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.dims)
+
+    @cached_property
+    def lengths(self) -> Positions:
+        """Each sample's own length along the varying axes: int64 (samples, varying axes)."""
+        axes = [axis for axis, size in enumerate(self._stored.shape) if size is None]
+        if self.constant or not axes:
+            return np.zeros((len(self), 0), np.int64)
+        self._committed.require_all()
+        return np.concatenate([shapes[:, axes] for _, shapes in self._committed.shapes(self.key)])
+
+    def sample(self, index: int) -> Array:
+        """One sample in its own shape, without padding.
+
+        Raises:
+            IndexError: there is no such sample, or the tensor is constant.
+        """
+        if self.constant:
+            raise IndexError(f"{self.key!r} is constant: it has no samples, use np.asarray(view)")
+        row = np.array([range(len(self))[index]])
+        ((_, _, values),) = self._committed.read(self.key, row)
+        return values.sample(0)
+
+    def padded(self, fill: object = None) -> Array:
+        """All of it as one array, what is beyond a sample's end being `fill`."""
+        return self._value if self.constant else self._rows(np.arange(len(self)), fill)
+
+    def __len__(self) -> int:
+        if not self.dims:
+            raise TypeError(f"{self.key!r} is a single number: it has no length")
+        return self.shape[0] if self.constant else self._committed.samples
+
+    def __iter__(self) -> Iterator[Array]:
+        """Every sample in turn, unpadded; one shard is in memory at a time."""
+        if self.constant:
+            yield from self._value
+            return
+        self._committed.require_all()
+        for _, positions, values in self._committed.read(self.key, np.arange(len(self))):
+            for position in positions:
+                yield values.sample(int(position))
+
+    def __getitem__(self, index: Any) -> Array:
+        first, *rest = index if isinstance(index, tuple) and index else (index,)
+        rows = None if self.constant else self._wanted(first)
+        if rows is None:
+            return np.asarray(self.padded()[index])
+        unique, inverse = np.unique(rows, return_inverse=True)
+        # In the block that is read, a sample stands where its number stands among the sorted ones.
+        # The kind of the index (number, slice, array) stays, since it decides the result's axes.
+        own: Any = inverse.reshape(rows.shape)
+        if isinstance(first, slice):
+            own = slice(None) if (first.step or 1) > 0 else slice(None, None, -1)
+        elif rows.ndim == 0:
+            own = 0
+        return np.asarray(self._rows(unique)[(own, *rest)])
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
+        if copy is False:
+            raise ValueError(f"{self.key!r} lies on the disk: an array of it is always a copy")
+        array = self.padded()
+        return array if dtype is None else array.astype(dtype, copy=False)
+
+    def __repr__(self) -> str:
+        axes = zip(
+            self.dims, ((None,) if not self.constant else ()) + self._stored.shape, strict=True
+        )
+        shown = ", ".join(dim or str(size) for dim, size in axes)
+        return f"<TensorView {self.key!r}: {self.dtype} ({shown})>"
+
+    @cached_property
+    def _value(self) -> Array:
+        return self._committed.constant(self.key)
+
+    def _wanted(self, first: Any) -> npt.NDArray[np.intp] | None:
+        """The samples that an index on the first axis names; None where it covers more axes."""
+        if first is None or isinstance(first, EllipsisType | bool | np.bool):
+            return None
+        numbers = np.arange(len(self))
+        if isinstance(first, slice):
+            return numbers[first]
+        array = np.asarray(first)
+        if array.dtype == bool and array.ndim != 1:
+            return None
+        return np.asarray(numbers[first])
+
+    def _rows(self, rows: Positions, fill: object = None) -> Array:
+        """Some samples (ascending, each once), padded."""
+        shape = (len(rows), *self.shape[1:])
+        result = np.full(shape, _fill(self.dtype) if fill is None else fill, self.dtype)
+        for part, positions, values in self._committed.read(self.key, rows):
+            if isinstance(values, Dense):
+                result[part] = values.values[positions]
+                continue
+            for row, position in zip(range(part.start, part.stop), positions, strict=True):
+                value = values.sample(int(position))
+                own: tuple[int | slice, ...] = (row, *map(slice, value.shape))
+                result[own] = value
+        return result
+
+
+def _fill(dtype: np.dtype[Any]) -> object:
+    if dtype.kind in "fc":
+        return np.nan
+    return b"" if dtype.kind == "O" else np.zeros((), dtype)[()]

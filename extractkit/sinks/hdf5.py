@@ -1,0 +1,157 @@
+"""The HDF5 sink: each shard is an HDF5 file, and `tensors.h5` shows all of them as one.
+
+In a shard, as in `tensors.h5`, a tensor with one shape for all samples is the dataset KEY. A ragged
+one is the group KEY with `values`, `offsets` and, where more than its first axis varies, `shapes`.
+A key holds a colon in its last step, so no tensor is a scope of another.
+
+A tensor whose type has no NaN (integers, booleans, texts) comes with a dataset KEY:present, bool
+(rows,), true for every row. In `tensors.h5`, where HDF5 reads the rows of a missing shard as a fill
+value, it tells them from real zeros. No key ends that way: an address has one colon, and the name
+of a selector none.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from extractkit.errors import ConfigError, JobError, choices
+from extractkit.sinks.hdf5_file import PRESENT, file_image, opened, stored
+from extractkit.sinks.hdf5_index import INDEX, build_index
+from extractkit.sinks.protocol import StoredShard, StoredTensor, check_range
+from extractkit.values import OFFSETS, SHAPES, VALUES, Array, Dense, Ragged, Values, ragged_shapes
+
+COMPRESSIONS = ("gzip", "lzf")
+
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Hdf5Sink:
+    """Shards as HDF5 files.
+
+    Attributes:
+        compression: None, "gzip" (smaller) or "lzf" (faster; readable by h5py alone).
+
+    Raises:
+        ConfigError: another compression.
+    """
+
+    compression: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.compression is not None and self.compression not in COMPRESSIONS:
+            raise ConfigError(
+                f"sinks.hdf5.compression={self.compression!r} does not exist. "
+                f"{choices(str(self.compression), COMPRESSIONS)} Without compression: null"
+            )
+
+    @property
+    def suffix(self) -> str:
+        """`.h5`."""
+        return ".h5"
+
+    def serialize(self, values: Mapping[str, Values]) -> bytes:
+        """A shard, or the constants, as the bytes of an HDF5 file.
+
+        Raises:
+            JobError: HDF5 cannot hold a tensor (its type, or a text with a zero byte).
+        """
+
+        def build(file: Any) -> None:
+            for key, value in values.items():
+                try:
+                    self._add(file, key, value)
+                except (TypeError, ValueError, OSError, RuntimeError) as error:
+                    raise JobError(f"sinks.hdf5 cannot store {key!r}: {error}") from error
+
+        return file_image(build)
+
+    def read(self, path: Path, key: str, start: int, stop: int) -> Values:
+        """Samples start … stop-1 of one tensor; no other sample's values are read."""
+        with opened(path) as file:
+            node = stored(file, key)
+            if isinstance(node, h5py.Dataset):
+                check_range(path, key, start, stop, len(node))
+                return Dense(_rows(node, start, stop))
+            check_range(path, key, start, stop, len(node[OFFSETS]) - 1)
+            offsets = node[OFFSETS][start : stop + 1]
+            rows = _rows(node[VALUES], int(offsets[0]), int(offsets[-1]))
+            shapes = node[SHAPES][start:stop] if SHAPES in node else None
+        return Ragged(rows, offsets - offsets[0], shapes)
+
+    def read_shapes(self, path: Path, key: str, start: int, stop: int) -> npt.NDArray[np.int64]:
+        """Shapes of samples start … stop-1, int64 (samples, rank)."""
+        with opened(path) as file:
+            node = stored(file, key)
+            if isinstance(node, h5py.Dataset):
+                check_range(path, key, start, stop, len(node))
+                shape = np.asarray(node.shape[1:], np.int64)
+                return np.broadcast_to(shape, (stop - start, len(shape)))
+            check_range(path, key, start, stop, len(node[OFFSETS]) - 1)
+            shapes = node[SHAPES][start:stop] if SHAPES in node else None
+            return ragged_shapes(node[OFFSETS][start : stop + 1], shapes, node[VALUES].shape[1:])
+
+    def read_constant(self, path: Path, key: str) -> Array:
+        """The value of one constant."""
+        with opened(path) as file:
+            node = stored(file, key)
+            return _rows(node, 0, len(node)) if node.shape else np.asarray(node[()])
+
+    def finish(
+        self, directory: Path, tensors: Sequence[StoredTensor], shards: Sequence[StoredShard]
+    ) -> Sequence[Path]:
+        """Write `tensors.h5`; under another name first, so that it is never seen half written."""
+        image = file_image(lambda file: build_index(file, directory, tensors, shards))
+        path = directory / INDEX
+        temporary = path.with_name(f"{INDEX}.tmp")
+        try:
+            temporary.write_bytes(image)
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        return (path,)
+
+    def _add(self, file: Any, key: str, value: Values) -> None:
+        for name, array in value.parts().items():
+            stored_type = _text_type(array)
+            file.create_dataset(
+                f"{key}/{name}" if name else key,
+                data=array if stored_type is None else array.astype(object),
+                dtype=stored_type,
+                **self._filters(array),
+            )
+        content = value.values
+        if content.dtype.kind not in "fc":
+            rows = len(value) if content.ndim else ()
+            file.create_dataset(key + PRESENT, data=np.ones(rows, bool))
+
+    def _filters(self, array: Array) -> dict[str, object]:
+        # HDF5 compresses chunks, which scalars and empty arrays cannot have; texts lie elsewhere.
+        chunked = array.ndim > 0 and array.size > 0 and array.dtype.kind not in "OSU"
+        if self.compression is None or not chunked:
+            return {}
+        row = array.nbytes // len(array)
+        rows = min(max(_CHUNK_BYTES // row, 1), len(array))
+        chunks = (rows, *array.shape[1:]) if row <= _CHUNK_BYTES else True
+        return {"compression": self.compression, "shuffle": True, "chunks": chunks}
+
+
+def _text_type(array: Array) -> Any:
+    """HDF5's type for texts (str as UTF-8, bytes as they are); None for numbers."""
+    if array.dtype.kind not in "OSU":
+        return None
+    first = next(iter(array.flat), b"") if array.dtype.kind == "O" else array.dtype.type()
+    return h5py.string_dtype("utf-8" if isinstance(first, str) else "ascii")
+
+
+def _rows(dataset: Any, start: int, stop: int) -> Array:
+    text = h5py.check_string_dtype(dataset.dtype)
+    if text is not None and text.encoding == "utf-8":
+        dataset = dataset.asstr()
+    return np.asarray(dataset[start:stop])

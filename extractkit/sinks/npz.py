@@ -1,0 +1,175 @@
+"""The NPZ sink: each shard is an uncompressed `.npz` file that `numpy.load` reads.
+
+A key is percent-escaped (all but letters, digits and `_.-~`), since what unpacks the archive would
+take its slashes for folders and may not allow colons. A dense tensor is the member KEY; a ragged
+one is KEY+values, KEY+offsets and, where more than its first axis varies, KEY+shapes. An escaped
+key holds no plus sign.
+"""
+
+import io
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+from urllib.parse import quote, unquote
+
+import numpy as np
+import numpy.typing as npt
+
+from extractkit.errors import JobError, RunDirectoryError, choices
+from extractkit.sinks.protocol import StoredShard, StoredTensor, check_range
+from extractkit.values import OFFSETS, SHAPES, VALUES, Array, Dense, Ragged, Values, ragged_shapes
+
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip archive can tell
+
+
+def member(key: str, part: str = "") -> str:
+    """The name under which `numpy.load` shows one array of a tensor."""
+    return f"{quote(key, safe='')}+{part}" if part else quote(key, safe="")
+
+
+@dataclass(frozen=True)
+class NpzSink:
+    """Shards as `.npz` files."""
+
+    @property
+    def suffix(self) -> str:
+        """`.npz`."""
+        return ".npz"
+
+    def serialize(self, values: Mapping[str, Values]) -> bytes:
+        """A shard, or the constants, as the bytes of an `.npz` file.
+
+        Raises:
+            JobError: an array of Python objects, which NumPy could only store as a pickle.
+        """
+        image = io.BytesIO()
+        with zipfile.ZipFile(image, "w", zipfile.ZIP_STORED) as archive:
+            for key, value in values.items():
+                for part, array in value.parts().items():
+                    if array.dtype.hasobject:
+                        raise JobError(
+                            f"sinks.npz cannot store {key!r}: its values are Python objects. "
+                            f"The hdf5 sink stores texts: sinks=hdf5"
+                        )
+                    info = zipfile.ZipInfo(f"{member(key, part)}.npy", _EPOCH)
+                    info.external_attr = 0o644 << 16  # else it unpacks as a file that none may read
+                    with archive.open(info, "w", force_zip64=True) as file:
+                        ordered = np.asarray(array, order="C")
+                        np.lib.format.write_array(file, ordered, allow_pickle=False)
+        return image.getvalue()
+
+    def read(self, path: Path, key: str, start: int, stop: int) -> Values:
+        """Samples start … stop-1 of one tensor; no other sample's values are kept."""
+        with _opened(path) as archive:
+            if _dense(archive, key):
+                check_range(path, key, start, stop, _shape(archive, key)[0])
+                return Dense(_read(archive, key, "", start, stop))
+            check_range(path, key, start, stop, _shape(archive, key, OFFSETS)[0] - 1)
+            offsets = _offsets(archive, key, start, stop)
+            rows = _read(archive, key, VALUES, int(offsets[0]), int(offsets[-1]))
+            return Ragged(rows, offsets - offsets[0], _shapes(archive, key, start, stop))
+
+    def read_shapes(self, path: Path, key: str, start: int, stop: int) -> npt.NDArray[np.int64]:
+        """Shapes of samples start … stop-1, int64 (samples, rank)."""
+        with _opened(path) as archive:
+            if _dense(archive, key):
+                count, *fixed = _shape(archive, key)
+                check_range(path, key, start, stop, count)
+                return np.broadcast_to(np.asarray(fixed, np.int64), (stop - start, len(fixed)))
+            check_range(path, key, start, stop, _shape(archive, key, OFFSETS)[0] - 1)
+            fixed = list(_shape(archive, key, VALUES)[1:])
+            shapes = _shapes(archive, key, start, stop)
+            return ragged_shapes(_offsets(archive, key, start, stop), shapes, fixed)
+
+    def read_constant(self, path: Path, key: str) -> Array:
+        """The value of one constant."""
+        with _opened(path) as archive:
+            return _read(archive, key)
+
+    def finish(
+        self, directory: Path, tensors: Sequence[StoredTensor], shards: Sequence[StoredShard]
+    ) -> Sequence[Path]:
+        """Nothing: NumPy has no file that spans others."""
+        return ()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except FileNotFoundError as error:
+        raise RunDirectoryError(f"{path} is missing from its run") from error
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
+        raise RunDirectoryError(f"{path} is damaged: {error}") from error
+
+
+@contextmanager
+def _entered(archive: zipfile.ZipFile, key: str, part: str) -> Iterator[IO[bytes]]:
+    try:
+        file = archive.open(_entry(key, part))
+    except KeyError as error:
+        raise RunDirectoryError(
+            f"{archive.filename} holds no tensor {key!r}. {choices(key, _keys(archive))}"
+        ) from error
+    with file:
+        yield file
+
+
+def _entry(key: str, part: str = "") -> str:
+    return f"{member(key, part)}.npy"
+
+
+def _dense(archive: zipfile.ZipFile, key: str) -> bool:
+    return _entry(key) in archive.NameToInfo
+
+
+def _keys(archive: zipfile.ZipFile) -> list[str]:
+    names = [name.removesuffix(".npy").partition("+")[0] for name in archive.namelist()]
+    return [unquote(name) for name in dict.fromkeys(names)]
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
+    """Shape and dtype of the array that follows in C order."""
+    if np.lib.format.read_magic(file) == (1, 0):
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    else:
+        shape, _, dtype = np.lib.format.read_array_header_2_0(file)
+    return shape, dtype
+
+
+def _shape(archive: zipfile.ZipFile, key: str, part: str = "") -> tuple[int, ...]:
+    with _entered(archive, key, part) as file:
+        return _header(file)[0]
+
+
+def _read(
+    archive: zipfile.ZipFile, key: str, part: str = "", start: int = 0, stop: int | None = None
+) -> Array:
+    """Rows start … stop-1 of one array, or all of it."""
+    with _entered(archive, key, part) as file:
+        shape, dtype = _header(file)
+        if stop is not None:
+            row = int(np.prod(shape[1:])) * dtype.itemsize
+            file.seek(start * row, io.SEEK_CUR)
+            shape = (stop - start, *shape[1:])
+        array = np.empty(shape, dtype)
+        # As bytes: a buffer of half floats or texts is not one that files read into.
+        if array.nbytes and file.readinto(array.reshape(-1).view(np.uint8)) != array.nbytes:  # type: ignore[attr-defined]
+            raise EOFError(f"{key!r} ends early")
+        return array
+
+
+def _offsets(archive: zipfile.ZipFile, key: str, start: int, stop: int) -> npt.NDArray[np.int64]:
+    return _read(archive, key, OFFSETS, start, stop + 1).astype(np.int64, copy=False)
+
+
+def _shapes(
+    archive: zipfile.ZipFile, key: str, start: int, stop: int
+) -> npt.NDArray[np.int64] | None:
+    if _entry(key, SHAPES) not in archive.NameToInfo:
+        return None
+    return _read(archive, key, SHAPES, start, stop).astype(np.int64, copy=False)

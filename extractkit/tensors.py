@@ -1,0 +1,176 @@
+"""Tensor records, their addresses, and the catalog that a model offers. Pure Python.
+
+An address is `path:port`: the chain of layer calls from the model down, then what is read there.
+`transformer_layer_0/self_attention_layer/query:kernel` is unique in its model, and the same in
+every process and every rebuild.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from extractkit.errors import UnknownTensorError, choices
+
+SAMPLE = "sample"
+"""The dim that counts samples; every other named dim is a free axis of the model's inputs."""
+
+UNKNOWN = "?"
+"""A dim that only running the model can tell; it is measured on the first batch, never guessed."""
+
+_PORT_SEPARATOR = ":"
+# What would make a layer's name ambiguous inside an address (or inside an HDF5 path).
+_RESERVED = re.compile(r"[%:@/\x00-\x1f\x7f]")
+
+
+class Kind(StrEnum):
+    """What sort of tensor a record stands for."""
+
+    MODEL_INPUT = "model_input"
+    MODEL_OUTPUT = "model_output"
+    LAYER_INPUT = "layer_input"
+    LAYER_OUTPUT = "layer_output"
+    OP = "op"
+    WEIGHT = "weight"
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """One enclosing layer call: its address path, its class, and the class's bases by name."""
+
+    path: str
+    type: str
+    bases: tuple[str, ...] = ()
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """The class and all its bases by name, nearest first."""
+        return (self.type, *self.bases)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRecord:
+    """One tensor that a model offers, as plain data.
+
+    Attributes:
+        address: `path:port`, unique in the catalog.
+        kind: what sort of tensor it is.
+        dtype: NumPy name of the element type ("float32").
+        shape: size of each axis, None where it varies; None as a whole where the rank is unknown.
+        dims: for each axis the free axis it follows ("sample", "token", "sample*token", "f(token)"
+            for a length computed from another), None for a fixed axis, "?" where only running
+            tells; None as a whole where the rank is unknown.
+        scopes: the enclosing layer calls, outermost (the model) first, the record's own layer last.
+        name: the address with the layers' own names, as `model.summary()` prints them.
+        op_type: type of the operation that makes the value ("Softmax"); None for inputs, weights.
+        depends_on_inputs: False for weights and what is computed from weights and constants alone.
+        reason: why the tensor cannot be extracted; None where it can.
+    """
+
+    address: str
+    kind: Kind
+    dtype: str
+    shape: tuple[int | None, ...] | None
+    dims: tuple[str | None, ...] | None
+    scopes: tuple[Scope, ...] = ()
+    name: str = ""
+    op_type: str | None = None
+    depends_on_inputs: bool = True
+    reason: str | None = None
+
+    @property
+    def layer(self) -> str:
+        """Path of the record's own layer; the empty string is the model itself."""
+        return self.address.partition(_PORT_SEPARATOR)[0]
+
+    @property
+    def port(self) -> str:
+        """What is read at the layer: "output", "input", "kernel", "op/Softmax"."""
+        return self.address.partition(_PORT_SEPARATOR)[2]
+
+    @property
+    def layer_type(self) -> str | None:
+        """Class name of the record's own layer; None where the format has no layers."""
+        return self.scopes[-1].type if self.scopes else None
+
+    @property
+    def depth(self) -> int:
+        """Number of layers on the path; 0 is the model itself."""
+        return self.layer.count("/") + 1 if self.layer else 0
+
+    @property
+    def extractable(self) -> bool:
+        """Whether a value can be had; `reason` says why not."""
+        return self.reason is None
+
+    def to_json(self) -> dict[str, object]:
+        """The record as `extractkit tensors --json` prints it."""
+        return {
+            "address": self.address,
+            "kind": str(self.kind),
+            "port": self.port,
+            "layer": self.layer,
+            "layer_type": self.layer_type,
+            "op_type": self.op_type,
+            "dtype": self.dtype,
+            "shape": None if self.shape is None else list(self.shape),
+            "dims": None if self.dims is None else list(self.dims),
+            "name": self.name,
+            "extractable": self.extractable,
+            "reason": self.reason,
+        }
+
+
+class Catalog(Mapping[str, TensorRecord]):
+    """The ordered, immutable list of every tensor that a model offers; keys are addresses.
+
+    A lookup also accepts a record's `name`, the address in the layers' own names, where that is
+    unique.
+    """
+
+    def __init__(self, records: Iterable[TensorRecord], model: str = "model") -> None:
+        self.model = model
+        self.records = tuple(records)
+        self._by_address = {record.address: record for record in self.records}
+        if len(self._by_address) != len(self.records):
+            counts = Counter(record.address for record in self.records)
+            twice = counts.most_common(1)[0][0]
+            raise ValueError(f"address {twice!r} stands twice in the catalog of {model!r}")
+        by_name: dict[str, list[TensorRecord]] = {}
+        for record in self.records:
+            by_name.setdefault(record.name, []).append(record)
+        self._by_name = {name: found[0] for name, found in by_name.items() if len(found) == 1}
+
+    def __getitem__(self, key: str) -> TensorRecord:
+        record = self._by_address.get(key) or self._by_name.get(key)
+        if record is None:
+            raise UnknownTensorError(
+                f"{key!r} is no tensor of model {self.model!r}. {choices(key, self._by_address)} "
+                f"List them: extractkit tensors model={self.model}"
+            )
+        return record
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._by_address or key in self._by_name
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_address)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __repr__(self) -> str:
+        return f"<Catalog of {self.model!r}: {len(self)} tensors>"
+
+
+def escape(name: str) -> str:
+    """A layer's or weight's name as one component of an address, percent-escaped where needed."""
+    if name in {"", ".", ".."}:
+        return "".join(f"%{ord(char):02X}" for char in name) or "%00"
+    return _RESERVED.sub(lambda match: f"%{ord(match.group()):02X}", name)
+
+
+def join(path: str, port: str) -> str:
+    """`path:port`."""
+    return f"{path}{_PORT_SEPARATOR}{port}"

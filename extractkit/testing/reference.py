@@ -1,0 +1,198 @@
+"""A small model in plain NumPy behind the `Model` protocol.
+
+With it engine, runs and command line are tested without TensorFlow's start-up, and plugin authors
+see what an adapter is. It reads token ids (or texts, a character a token), embeds them, scores
+every token against every other, mixes them, and pools. Samples are computed one by one without
+padding, so values do not depend on batches at all.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from extractkit.inputs.protocol import InputSpec, Sample, Signature
+from extractkit.models.encoding import encode_arrays
+from extractkit.models.protocol import Compilation, Encoded, Fetch, Program
+from extractkit.tensors import UNKNOWN, Catalog, Kind, Scope, TensorRecord
+from extractkit.testing.numpy_transforms import stacked, transformed
+from extractkit.values import Array
+
+_VOCABULARY, _WIDTH = 50, 4
+_TOKEN = "token"
+_MODEL = Scope("", "ReferenceModel", ("Layer",))
+_EMBEDDING = Scope("embedding", "Embedding", ("Layer",))
+_ATTENTION = Scope("attention", "SelfAttention", ("Layer",))
+_POOL = Scope("pool", "MeanPooling", ("Layer",))
+
+_SCOPES = {"embedding:embeddings": _EMBEDDING, "attention:kernel": _ATTENTION}
+
+Weights = Mapping[str, npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class ReferenceModel:
+    """The model; `seed` draws its weights, `longest` cuts texts off."""
+
+    seed: int = 0
+    longest: int = 64
+    name: str = "reference"
+    masks_padding: bool = field(default=True, init=False)
+
+    @property
+    def signature(self) -> Signature:
+        """One input, `tokens`: whole numbers of any length."""
+        spec = InputSpec("tokens", "int32", (None,), (_TOKEN,), pad=0, low=0, high=_VOCABULARY)
+        return Signature(self.name, (spec,), takes_text=True, longest={_TOKEN: self.longest})
+
+    @cached_property
+    def weights(self) -> Weights:
+        """float32: embeddings (50, 4) and kernel (4, 4)."""
+        draw = np.random.default_rng(self.seed)
+        return {
+            "embedding:embeddings": draw.normal(size=(_VOCABULARY, _WIDTH)).astype(np.float32),
+            "attention:kernel": draw.normal(size=(_WIDTH, _WIDTH)).astype(np.float32),
+        }
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """Every tensor of it, one of them out of reach."""
+        token, wide, pooled = ("sample", _TOKEN), ("sample", _TOKEN, None), ("sample", None)
+        attention, hidden = (_ATTENTION,), (None, None, _WIDTH)
+        output, op, weight = Kind.LAYER_OUTPUT, Kind.OP, Kind.WEIGHT
+        whole_batch = "no axis of it follows the samples: its value belongs to a whole batch"
+        records = [
+            _record(":input.tokens", Kind.MODEL_INPUT, token, (None, None), dtype="int32"),
+            _record("embedding:output", output, wide, hidden, (_EMBEDDING,)),
+            _record("attention:op/Softmax", op, (*token, _TOKEN), (None, None, None), attention),
+            _record("attention:op/MatMul", op, ("sample*token", None), (None, _WIDTH), attention),
+            _record("attention:op/Count", op, (), (), attention, reason=whole_batch),
+            _record("attention:output", output, wide, hidden, attention),
+            _record("pool:op/Max", op, (UNKNOWN, UNKNOWN), (None, None), (_POOL,)),
+            _record("pool:output", output, pooled, (None, _WIDTH), (_POOL,)),
+            _record(":output", Kind.MODEL_OUTPUT, pooled, (None, _WIDTH)),
+            *(
+                _record(address, weight, (None, None), array.shape, (_SCOPES[address],))
+                for address, array in self.weights.items()
+            ),
+        ]
+        return Catalog(records, self.name)
+
+    def configure(self, seed: int, deterministic: bool) -> Mapping[str, object]:
+        """Nothing to seed: everything follows from the weights."""
+        return {"numpy": np.__version__}
+
+    def encode(self, samples: Sequence[Sample]) -> list[Encoded]:
+        """Texts a character a token, cut at `longest`; arrays as they are."""
+        return [self._encode(sample) for sample in samples]
+
+    def _encode(self, sample: Sample) -> Encoded:
+        if not isinstance(sample.data, str):
+            return encode_arrays(self.signature, sample)
+        text = sample.data[: self.longest]
+        tokens = np.array([ord(char) % _VOCABULARY for char in text], dtype=np.int32)
+        return Encoded(
+            {"tokens": tokens},
+            {_TOKEN: len(tokens)},
+            truncated=len(sample.data) > len(text),
+            tokens=tuple(text),
+        )
+
+    def program(self, fetches: Sequence[Fetch], compilation: Compilation) -> Program:
+        """Computes sample by sample, then pads as a batched model would."""
+
+        def run(features: Mapping[str, Array], lengths: Mapping[str, Array]) -> list[Array]:
+            rows = features["tokens"]
+            computed = [
+                self.forward(row[: int(size)])
+                for row, size in zip(rows, lengths[_TOKEN], strict=True)
+            ]
+            return [self._returned(fetch, computed, rows.shape[1]) for fetch in fetches]
+
+        return run
+
+    def forward(self, tokens: Array) -> dict[str, Array]:
+        """Every tensor for one sample: tokens int32 (length,) to arrays without a sample axis."""
+        embedded = self.weights["embedding:embeddings"][tokens]
+        scores = embedded @ embedded.T
+        weights = np.exp(scores - scores.max(axis=-1, keepdims=True, initial=-np.inf))
+        weights = weights / weights.sum(axis=-1, keepdims=True)
+        projected = embedded @ self.weights["attention:kernel"]
+        mixed = weights @ projected
+        pooled = mixed.sum(axis=0) / max(len(tokens), 1)
+        return {
+            ":input.tokens": tokens,
+            "embedding:output": embedded,
+            "attention:op/Softmax": weights,
+            "attention:op/MatMul": projected,
+            "attention:output": mixed,
+            "pool:op/Max": mixed.max(axis=0, initial=-1.0),
+            "pool:output": pooled,
+            ":output": np.tanh(pooled),
+        }
+
+    def _returned(
+        self, fetch: Fetch, computed: Sequence[Mapping[str, Array]], padded: int
+    ) -> Array:
+        values = [one[fetch.address] for one in computed]
+        if fetch.layout is not None and fetch.axes is not None:
+            return stacked([transformed(value, fetch.axes) for value in values])
+        if self.catalog[fetch.address].dims == ("sample*token", None):
+            # As a model makes it: padding stands between the samples.
+            whole = np.zeros((len(values), padded, *values[0].shape[1:]), values[0].dtype)
+            for row, value in zip(whole, values, strict=True):
+                row[: len(value)] = value
+            return whole.reshape(-1, *whole.shape[2:])
+        return stacked(values)
+
+    def constants(self, fetches: Sequence[Fetch]) -> list[Array]:
+        """The weights."""
+        return [
+            transformed(self.weights[fetch.address], fetch.axes, first=0)
+            if fetch.axes is not None
+            else self.weights[fetch.address]
+            for fetch in fetches
+        ]
+
+    def weights_digest(self) -> str:
+        """SHA-256 over the weights."""
+        sha = hashlib.sha256()
+        for address, array in self.weights.items():
+            sha.update(address.encode() + array.tobytes())
+        return sha.hexdigest()
+
+    def describe(self) -> Mapping[str, object]:
+        """Its name, seed and size."""
+        parameters = sum(array.size for array in self.weights.values())
+        return {
+            "name": self.name,
+            "class": "ReferenceModel",
+            "parameters": parameters,
+            "seed": self.seed,
+        }
+
+
+def _record(
+    address: str,
+    kind: Kind,
+    dims: tuple[str | None, ...],
+    shape: tuple[int | None, ...],
+    scopes: tuple[Scope, ...] = (),
+    dtype: str = "float32",
+    reason: str | None = None,
+) -> TensorRecord:
+    return TensorRecord(
+        address=address,
+        kind=kind,
+        dtype=dtype,
+        shape=shape,
+        dims=dims,
+        scopes=(_MODEL, *scopes),
+        name=address,
+        op_type=address.rpartition("/")[2] if kind is Kind.OP else None,
+        depends_on_inputs=kind is not Kind.WEIGHT,
+        reason=reason,
+    )

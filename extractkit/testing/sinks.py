@@ -1,0 +1,175 @@
+"""What every sink must do.
+
+A test module of a sink subclasses `SinkContract` and says which sink it is about:
+
+    class TestMySink(SinkContract):
+        def sink(self) -> Sink:
+            return MySink()
+
+pytest then collects the tests below.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from extractkit.errors import RunDirectoryError
+from extractkit.sinks.protocol import Sink, StoredShard, StoredTensor
+from extractkit.values import Array, Dense, Ragged, Values, digest, sample_shapes
+
+DTYPES = (
+    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("float16", "float32", "float64", "complex64"),
+)
+"""Every dtype that a sink must store."""
+
+
+def example_values(samples: int = 5, seed: int = 0) -> dict[str, Values]:
+    """One shard of every form that values take, under keys that are awkward on purpose."""
+    random = np.random.default_rng(seed)
+    lengths = random.integers(0, 4, samples)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    areas = np.concatenate([[0], np.cumsum(2 * lengths**2)]).astype(np.int64)
+    shapes = np.stack([np.full(samples, 2), lengths, lengths], axis=1).astype(np.int64)
+    values: dict[str, Values] = {
+        f"dtypes/{dtype}:output": Dense(random.integers(0, 2, (samples, 3)).astype(dtype))
+        for dtype in DTYPES
+    }
+    return values | {
+        "a:op/X": Dense(random.random((samples, 2, 3))),
+        "a:op/X.1": Dense(random.random(samples)),
+        "a/b%3Ac d@2:op/X": Ragged(random.random((offsets[-1], 4)).astype("float32"), offsets),
+        "é:output": Ragged(random.random(areas[-1]).astype("float16"), areas, shapes),
+        ":output": Ragged(random.integers(-9, 9, offsets[-1]), offsets),
+        ":output@small": Dense(np.zeros((samples, 0), "float32")),
+    }
+
+
+def example_constants() -> dict[str, Values]:
+    """A constants shard: a matrix, a vector of integers and a number."""
+    return {
+        "a:kernel": Dense(np.arange(6.0, dtype="float32").reshape(2, 3)),
+        "a:steps": Dense(np.arange(4)),
+        "a:epsilon": Dense(np.array(1e-6)),
+    }
+
+
+class SinkContract:
+    """Tests that hold for every sink."""
+
+    def sink(self) -> Sink:
+        """The sink under test."""
+        raise NotImplementedError
+
+    def written(self, directory: Path, values: Mapping[str, Values]) -> Path:
+        """A shard file with these values."""
+        path = directory / f"shard{self.sink().suffix}"
+        path.write_bytes(self.sink().serialize(values))
+        return path
+
+    def test_the_suffix_of_its_files_starts_with_a_dot(self) -> None:
+        assert self.sink().suffix.startswith(".")
+
+    def test_equal_values_give_equal_bytes(self) -> None:
+        assert self.sink().serialize(example_values()) == self.sink().serialize(example_values())
+
+    def test_other_values_give_other_bytes(self) -> None:
+        assert self.sink().serialize(example_values(seed=1)) != self.sink().serialize(
+            example_values(seed=2)
+        )
+
+    def test_a_whole_shard_comes_back_bit_for_bit(self, tmp_path: Path) -> None:
+        values = example_values()
+        path = self.written(tmp_path, values)
+        for key, value in values.items():
+            found = self.sink().read(path, key, 0, len(value))
+            assert digest([(key, found)]) == digest([(key, value)]), key
+
+    def test_any_range_of_samples_comes_back(self, tmp_path: Path) -> None:
+        values = example_values(samples=4)
+        path = self.written(tmp_path, values)
+        for key, value in values.items():
+            for start, stop in [(0, 1), (1, 3), (3, 4), (2, 2), (0, 0), (4, 4)]:
+                found = self.sink().read(path, key, start, stop)
+                assert len(found) == stop - start
+                for index in range(len(found)):
+                    assert_same(found.sample(index), value.sample(start + index))
+
+    def test_shapes_come_back_without_the_values(self, tmp_path: Path) -> None:
+        values = example_values()
+        path = self.written(tmp_path, values)
+        for key, value in values.items():
+            found = self.sink().read_shapes(path, key, 1, 4)
+            assert found.dtype == np.int64
+            np.testing.assert_array_equal(found, sample_shapes(value)[1:4])
+
+    def test_memory_that_is_not_contiguous_is_stored_in_its_logical_order(
+        self, tmp_path: Path
+    ) -> None:
+        grid = np.arange(24.0).reshape(2, 3, 4)
+        for array in (grid[:, ::2], grid.T, np.asfortranarray(grid)):
+            path = self.written(tmp_path, {"a:output": Dense(array)})
+            found = self.sink().read(path, "a:output", 0, len(array))
+            assert isinstance(found, Dense)
+            assert_same(found.values, array)
+
+    def test_a_shard_of_no_samples_is_possible(self, tmp_path: Path) -> None:
+        values: dict[str, Values] = {
+            "a:output": Dense(np.zeros((0, 3))),
+            "b:output": Ragged(np.zeros((0, 3)), np.zeros(1, np.int64)),
+        }
+        path = self.written(tmp_path, values)
+        for key in values:
+            assert len(self.sink().read(path, key, 0, 0)) == 0
+
+    def test_constants_come_back_whole(self, tmp_path: Path) -> None:
+        values = example_constants()
+        path = self.written(tmp_path, values)
+        for key, value in values.items():
+            assert_same(self.sink().read_constant(path, key), value.values)
+
+    def test_samples_that_are_not_there_are_an_error(self, tmp_path: Path) -> None:
+        values = example_values(samples=2)
+        path = self.written(tmp_path, values)
+        for key in values:
+            for start, stop in [(0, 3), (-1, 1), (2, 1)]:
+                for read in (self.sink().read, self.sink().read_shapes):
+                    assert key in refusal(IndexError, read, path, key, start, stop)
+
+    def test_what_is_missing_or_damaged_is_named(self, tmp_path: Path) -> None:
+        path = self.written(tmp_path, example_values())
+        cut = tmp_path / f"cut{self.sink().suffix}"
+        cut.write_bytes(path.read_bytes()[:100])
+        for file, key, named in [
+            (path, "a:op/Y", "'a:op/X'"),
+            (cut, "a:op/X", cut.name),
+            (tmp_path / "none", "a:op/X", "none"),
+        ]:
+            assert named in refusal(RunDirectoryError, self.sink().read, file, key, 0, 1)
+
+    def test_finish_may_be_called_again(self, tmp_path: Path) -> None:
+        (tmp_path / "shards").mkdir()
+        path = tmp_path / f"shards/000000000-000000005{self.sink().suffix}"
+        path.write_bytes(self.sink().serialize({"a:op/X": example_values()["a:op/X"]}))
+        tensors = [StoredTensor("a:op/X", "float64", ("sample", None, None), (2, 3), False)]
+        shards = [StoredShard(0, 5, path)]
+        first = self.sink().finish(tmp_path, tensors, shards)
+        assert all(file.is_file() for file in first)
+        assert list(self.sink().finish(tmp_path, tensors, shards)) == list(first)
+
+
+def refusal(expected: type[Exception], call: Callable[..., object], *arguments: object) -> str:
+    """The message of the error that the call must raise."""
+    try:
+        call(*arguments)
+    except expected as error:
+        return str(error)
+    raise AssertionError(f"no {expected.__name__} was raised")
+
+
+def assert_same(found: Array, expected: Array) -> None:
+    """Equal in dtype, shape and every element."""
+    assert found.dtype == expected.dtype
+    assert found.shape == expected.shape
+    np.testing.assert_array_equal(found, expected)

@@ -1,0 +1,212 @@
+"""The values of one tensor over several samples: dense, or ragged without padding. NumPy only.
+
+These are the arrays that a shard holds. `parts` names them as they are stored: a dense tensor is
+one array, a ragged one is `values` and `offsets`, and `shapes` where more than its first axis
+varies.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+VALUES, OFFSETS, SHAPES = "values", "offsets", "shapes"
+
+
+@dataclass(frozen=True, eq=False)
+class Dense:
+    """Values of one shape for every sample: (samples, *shape)."""
+
+    values: Array
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def sample(self, index: int) -> Array:
+        """The value for one sample: (*shape)."""
+        return np.asarray(self.values[index])
+
+    def parts(self) -> dict[str, Array]:
+        """The arrays to store, by name; a dense tensor has one, without a name."""
+        return {"": self.values}
+
+
+@dataclass(frozen=True, eq=False)
+class Ragged:
+    """Values whose shape differs from sample to sample, end to end without padding.
+
+    Attributes:
+        values: (elements along the varying axis, *fixed) where only the first axis varies;
+            otherwise one-dimensional, every sample flattened in C order.
+        offsets: int64 (samples + 1), the row of `values` at which each sample begins.
+        shapes: int64 (samples, rank) where more than the first axis varies, else None.
+    """
+
+    values: Array
+    offsets: npt.NDArray[np.int64]
+    shapes: npt.NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def sample(self, index: int) -> Array:
+        """The value for one sample, in its own shape."""
+        rows = self.values[self.offsets[index] : self.offsets[index + 1]]
+        return rows if self.shapes is None else rows.reshape(self.shapes[index])
+
+    def parts(self) -> dict[str, Array]:
+        """The arrays to store, by name."""
+        stored: dict[str, Array] = {VALUES: self.values, OFFSETS: self.offsets}
+        if self.shapes is not None:
+            stored[SHAPES] = self.shapes
+        return stored
+
+
+Values = Dense | Ragged
+
+
+def from_parts(parts: Mapping[str, Array]) -> Values:
+    """The inverse of `parts`."""
+    if VALUES not in parts:
+        return Dense(parts[""])
+    shapes = parts.get(SHAPES)
+    return Ragged(
+        parts[VALUES],
+        parts[OFFSETS].astype(np.int64, copy=False),
+        None if shapes is None else shapes.astype(np.int64, copy=False),
+    )
+
+
+def varies(shape: Sequence[int | None]) -> bool:
+    """Whether a sample's shape (without the sample axis) differs from sample to sample."""
+    return any(size is None for size in shape)
+
+
+def only_rows_vary(shape: Sequence[int | None]) -> bool:
+    """Whether a sample's first axis alone varies, so that rows can be laid end to end."""
+    return bool(shape) and shape[0] is None and not varies(shape[1:])
+
+
+class Assembly:
+    """The values of one tensor being put together, sample by sample, in any order.
+
+    Memory is laid out once from the samples' shapes, so that batches of any composition end up in
+    the samples' own order without a second copy. Where only the model knows the shapes, values are
+    kept one by one and joined at the end.
+
+    Args:
+        shape: of one sample; None where it varies.
+        dtype: of the values.
+        shapes: of every sample; None where they become known with the values.
+        count: how many samples there are.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int | None],
+        dtype: str,
+        shapes: Sequence[tuple[int, ...]] | None,
+        count: int,
+    ) -> None:
+        self._shape = tuple(shape)
+        self._dtype = dtype
+        self._shapes = shapes
+        self._single: list[Array | None] = []
+        self._values: Array | None = None
+        if not varies(shape):
+            self._values = np.empty((count, *(size or 0 for size in shape)), dtype)
+        elif shapes is None:
+            self._single = [None] * count
+        else:
+            self._lay_out(shapes)
+
+    def _lay_out(self, shapes: Sequence[tuple[int, ...]]) -> None:
+        by_rows = only_rows_vary(self._shape)
+        counts = [size[0] if by_rows else math.prod(size) for size in shapes]
+        self._offsets = np.zeros(len(counts) + 1, np.int64)
+        np.cumsum(counts, out=self._offsets[1:])
+        fixed = [size or 0 for size in self._shape[1:]] if by_rows else []
+        self._values = np.empty((int(self._offsets[-1]), *fixed), self._dtype)
+
+    def put(self, positions: Sequence[int], batch: Array) -> None:
+        """Store a batch (samples, *padded) at these positions, without its padding."""
+        if not varies(self._shape) and self._values is not None:
+            self._values[list(positions)] = batch
+        elif self._shapes is None:
+            for row, position in zip(batch, positions, strict=True):
+                self._single[position] = row.copy()
+        else:
+            for row, position in zip(batch, positions, strict=True):
+                self._put_ragged(position, row[tuple(map(slice, self._shapes[position]))])
+
+    def _put_ragged(self, position: int, value: Array) -> None:
+        assert self._values is not None
+        begin, end = self._offsets[position], self._offsets[position + 1]
+        self._values[begin:end] = value if only_rows_vary(self._shape) else value.reshape(-1)
+
+    def finish(self) -> Values:
+        """The values, once every position has been put."""
+        if varies(self._shape) and self._shapes is None:
+            single = [value for value in self._single if value is not None]
+            self._shapes = [value.shape for value in single]
+            self._lay_out(self._shapes)
+            for position, value in enumerate(single):
+                self._put_ragged(position, value)
+        assert self._values is not None
+        if not varies(self._shape):
+            return Dense(self._values)
+        if only_rows_vary(self._shape):
+            return Ragged(self._values, self._offsets)
+        shapes = np.asarray(self._shapes, dtype=np.int64).reshape(-1, len(self._shape))
+        return Ragged(self._values, self._offsets, shapes)
+
+
+def digest(values: Iterable[tuple[str, Values]]) -> str:
+    """SHA-256 over keys, dtypes, shapes and contents, independent of any file format."""
+    sha = hashlib.sha256()
+    for key, value in values:
+        for name, array in value.parts().items():
+            text = array.dtype.kind in "OSU"
+            dtype = "text" if text else array.dtype.str
+            sha.update(f"{key}\0{name}\0{dtype}\0{array.shape}\0".encode())
+            sha.update(_text_bytes(array) if text else np.ascontiguousarray(array).data)
+    return sha.hexdigest()
+
+
+def _text_bytes(array: Array) -> bytes:
+    """Texts end to end, each after its length: an array of objects holds addresses in memory."""
+    texts = [item.encode() if isinstance(item, str) else bytes(item) for item in array.flat]
+    return b"".join(len(text).to_bytes(8, "little") + text for text in texts)
+
+
+def sample_shapes(values: Values) -> npt.NDArray[np.int64]:
+    """The shape of each sample: int64 (samples, rank)."""
+    if isinstance(values, Dense):
+        shape = np.asarray(values.values.shape[1:], np.int64)
+        return np.broadcast_to(shape, (len(values), len(shape)))
+    return ragged_shapes(values.offsets, values.shapes, values.values.shape[1:])
+
+
+def ragged_shapes(
+    offsets: npt.NDArray[np.int64], shapes: npt.NDArray[np.int64] | None, fixed: Sequence[int]
+) -> npt.NDArray[np.int64]:
+    """The same from the parts of a ragged tensor; `fixed` is the shape of one of its rows."""
+    if shapes is not None:
+        return shapes
+    lengths = np.diff(offsets)[:, np.newaxis]
+    rest = np.broadcast_to(np.asarray(fixed, np.int64), (len(lengths), len(fixed)))
+    return np.concatenate([lengths, rest], axis=1)
+
+
+def non_finite(value: Values) -> int:
+    """How many elements are NaN or infinite; 0 for anything but floating-point numbers."""
+    array = value.values
+    if array.dtype.kind != "f":
+        return 0
+    return int(array.size - np.count_nonzero(np.isfinite(array)))

@@ -1,0 +1,39 @@
+"""Hooks for the whole suite."""
+
+import os
+from collections.abc import Generator
+
+import pytest
+
+REQUIRE = "EXTRACTKIT_REQUIRE_REAL_MODELS"
+
+
+def _refuse(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Turn a skip into a failure that says why."""
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+    report.outcome = "failed"
+    report.longrepr = f"{REQUIRE} is set, so real models must be tested, but: {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A real model's test skips without its weights; where these are required, it fails."""
+    report = yield
+    skipped = report.skipped and not hasattr(report, "wasxfail")
+    if skipped and os.environ.get(REQUIRE) and item.get_closest_marker("real_model"):
+        _refuse(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The same for a module that skips itself while it is imported, before any mark can be read."""
+    report = yield
+    skipped = report.skipped and isinstance(collector, pytest.Module)
+    if skipped and os.environ.get(REQUIRE) and "real_model" in collector.path.read_text("utf-8"):
+        _refuse(report)
+    return report

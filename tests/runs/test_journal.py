@@ -1,0 +1,96 @@
+"""The journal."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from extractkit.errors import RunDirectoryError
+from extractkit.plan import Shard
+from extractkit.runs import journal
+from extractkit.runs.journal import Entry, StoredFile
+
+TEXTS = st.text(max_size=8)
+ENTRIES = st.builds(
+    Entry,
+    TEXTS,
+    st.integers(0, 10**12),
+    st.integers(0, 10**12),
+    st.dictionaries(TEXTS, st.builds(StoredFile, TEXTS, TEXTS, st.integers(0)), max_size=2),
+    TEXTS,
+    st.dictionaries(TEXTS, st.dictionaries(TEXTS, st.integers() | TEXTS), max_size=2),
+    st.dictionaries(TEXTS, st.floats(0, 1e9), max_size=2),
+)
+
+
+def entry(start: int, stop: int) -> Entry:
+    shard = Shard(start, stop)
+    file = StoredFile(f"shards/{shard.key}.h5", "aa", 10)
+    return Entry(
+        shard.key, start, stop, {"hdf5": file}, "bb", {"a:output": {"nan": 0}}, {"run": 1.5}
+    )
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A journal of two shards."""
+    journal.append(tmp_path / "journal.jsonl", entry(0, 4))
+    journal.append(tmp_path / "journal.jsonl", entry(4, 8))
+    return tmp_path / "journal.jsonl"
+
+
+def test_entries_come_back_in_order(path: Path) -> None:
+    found = journal.read(path)
+    assert found.entries == (entry(0, 4), entry(4, 8))
+    assert found.torn is None
+    assert found.size == path.stat().st_size
+    assert list(found.by_shard()) == [Shard(0, 4), Shard(4, 8)]
+
+
+@given(ENTRIES)
+def test_any_entry_survives_its_line(tmp_path_factory: pytest.TempPathFactory, one: Entry) -> None:
+    path = tmp_path_factory.mktemp("journal") / "journal.jsonl"
+    path.write_text(f"{one.to_line()}\n", newline="\n")
+    assert journal.read(path).entries == (one,)
+    assert one.to_line() == json.dumps(
+        json.loads(one.to_line()), sort_keys=True, separators=(",", ":"), ensure_ascii=False
+    )
+
+
+def test_a_run_without_a_journal_has_no_shards(tmp_path: Path) -> None:
+    assert journal.read(tmp_path / "journal.jsonl").entries == ()
+
+
+def test_a_last_line_cut_anywhere_is_dropped_and_reported(path: Path) -> None:
+    whole = path.read_bytes()
+    first = whole.index(b"\n") + 1
+    for cut in range(first + 1, len(whole)):
+        path.write_bytes(whole[:cut])
+        found = journal.read(path)
+        assert found.entries == (entry(0, 4),)
+        assert found.torn == whole[first:cut].decode()
+        assert found.size == first
+
+
+def test_a_last_line_whose_checksum_does_not_hold_is_dropped(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b'"start":4', b'"start":5'))
+    found = journal.read(path)
+    assert found.entries == (entry(0, 4),)
+    assert found.torn is not None
+
+
+def test_a_damaged_line_in_between_is_an_error_that_names_it(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b'"stop":4', b'"stop":3'))
+    with pytest.raises(RunDirectoryError, match=r"journal.jsonl, line 1 is damaged .*checksum"):
+        journal.read(path)
+
+
+def test_a_field_of_another_version_is_refused(path: Path) -> None:
+    record = json.loads(entry(8, 9).to_line()) | {"colour": "red"}
+    del record["checksum"]
+    with path.open("a") as file:
+        file.write(journal.canonical({**record, "checksum": journal._checksum(record)}) + "\n")
+    with pytest.raises(RunDirectoryError, match=r"line 3 holds 'colour', which does not exist"):
+        journal.read(path)

@@ -1,0 +1,48 @@
+"""Rows of samples."""
+
+from pathlib import Path
+
+import pytest
+
+from extractkit.errors import RunDirectoryError
+from extractkit.runs.samples import Samples, SamplesWriter
+
+ROWS = [{"index": i, "id": f"é{i}", "text": "a\nb" * i} for i in range(50)]
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> Samples:
+    """The rows above, written in two goes."""
+    writer = SamplesWriter(tmp_path / "samples.jsonl")
+    writer.extend(ROWS[:20])
+    writer.extend(iter(ROWS[20:]))
+    assert [path.name for path in tmp_path.iterdir()] == ["samples.jsonl.tmp"]
+    writer.publish()
+    return Samples(tmp_path / "samples.jsonl")
+
+
+def test_samples_are_like_a_list(samples: Samples) -> None:
+    assert len(samples) == 50
+    assert list(samples) == ROWS
+    assert [samples[index] for index in (0, 7, -1)] == [ROWS[0], ROWS[7], ROWS[-1]]
+    assert samples[3:9:2] == ROWS[3:9:2]
+    with pytest.raises(IndexError):
+        samples[50]
+
+
+def test_blocks_of_any_size_find_every_row(
+    samples: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("extractkit.runs.samples._BLOCK", 7)
+    assert samples[49] == ROWS[49]
+
+
+def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RunDirectoryError, match=r"samples.jsonl is missing"):
+        len(Samples(tmp_path / "samples.jsonl"))
+
+
+def test_a_damaged_row_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "samples.jsonl").write_bytes(b"{\n")
+    with pytest.raises(RunDirectoryError, match=r"samples.jsonl is damaged"):
+        Samples(tmp_path / "samples.jsonl")[0]

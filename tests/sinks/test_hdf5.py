@@ -1,0 +1,231 @@
+"""The HDF5 sink; `tensors.h5` is read with plain h5py."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from extractkit.errors import ConfigError, JobError, RunDirectoryError
+from extractkit.sinks.hdf5 import Hdf5Sink
+from extractkit.sinks.protocol import Sink, StoredShard, StoredTensor
+from extractkit.testing.sinks import SinkContract, example_constants, example_values
+from extractkit.values import Dense, Ragged, Values
+
+
+class TestHdf5Sink(SinkContract):
+    def sink(self) -> Sink:
+        return Hdf5Sink()
+
+
+class TestGzip(SinkContract):
+    def sink(self) -> Sink:
+        return Hdf5Sink(compression="gzip")
+
+
+class TestLzf(SinkContract):
+    def sink(self) -> Sink:
+        return Hdf5Sink(compression="lzf")
+
+
+def stored_shard(
+    directory: Path, start: int, stop: int, values: Mapping[str, Values]
+) -> StoredShard:
+    name = "constants" if start == stop else f"{start:09d}-{stop:09d}"
+    path = directory / "shards" / f"{name}.h5"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(Hdf5Sink().serialize(values))
+    return StoredShard(start, stop, path)
+
+
+def described(key: str, value: Values, constant: bool = False) -> StoredTensor:
+    array = value.values
+    if constant:
+        return StoredTensor(key, array.dtype.name, (None,) * array.ndim, array.shape, True)
+    if isinstance(value, Dense):
+        dims = ("sample", *(None,) * (array.ndim - 1))
+        return StoredTensor(key, array.dtype.name, dims, array.shape[1:], False)
+    rank = value.sample(0).ndim
+    return StoredTensor(
+        key, array.dtype.name, ("sample", *("token",) * rank), (None,) * rank, False
+    )
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> tuple[Path, list[dict[str, Values]]]:
+    """A run directory of two shards (5 and 3 samples) and constants, with its tensors.h5."""
+    directory = tmp_path / "run 100%b"
+    directory.mkdir()
+    shards = [example_values(5, seed=1), example_values(3, seed=2)]
+    tensors = [described(key, value) for key, value in shards[0].items()]
+    tensors += [described(key, value, True) for key, value in example_constants().items()]
+    stored: Sequence[StoredShard] = [
+        stored_shard(directory, 5, 8, shards[1]),
+        stored_shard(directory, 0, 0, example_constants()),
+        stored_shard(directory, 0, 5, shards[0]),
+    ]
+    assert Hdf5Sink().finish(directory, tensors, stored) == (directory / "tensors.h5",)
+    return directory, shards
+
+
+def check_index(path: Path, shards: list[dict[str, Values]]) -> None:
+    with h5py.File(path) as file:
+        for key, value in shards[0].items():
+            both = [value, shards[1][key]]
+            joined = np.concatenate([part.values for part in both])
+            if isinstance(value, Dense):
+                np.testing.assert_array_equal(file[key][:], joined)
+                continue
+            np.testing.assert_array_equal(file[key]["values"][:], joined)
+            offsets = file[key]["offsets"][:]
+            assert offsets.dtype == np.int64
+            samples = [part.sample(i) for part in both for i in range(len(part))]
+            assert offsets.tolist() == np.cumsum([0, *map(len, _rows(both))]).tolist()
+            for index, sample in enumerate(samples):
+                flat = file[key]["values"][offsets[index] : offsets[index + 1]]
+                shape = file[key]["shapes"][index] if "shapes" in file[key] else flat.shape
+                np.testing.assert_array_equal(flat.reshape(shape), sample)
+        for key, value in example_constants().items():
+            np.testing.assert_array_equal(file[key][()], value.values)
+
+
+def _rows(parts: list[Values]) -> list[np.ndarray]:
+    return [
+        part.values[part.offsets[i] : part.offsets[i + 1]]
+        for part in parts
+        if isinstance(part, Ragged)
+        for i in range(len(part))
+    ]
+
+
+def test_the_index_shows_all_shards_as_one_file(run: tuple[Path, list[dict[str, Values]]]) -> None:
+    check_index(run[0] / "tensors.h5", run[1])
+
+
+def test_the_index_is_found_from_any_working_directory_and_after_a_move(
+    run: tuple[Path, list[dict[str, Values]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoy = tmp_path / "decoy"
+    decoy.mkdir()
+    stored_shard(decoy, 0, 5, example_values(5, seed=3))
+    moved = tmp_path / "elsewhere" / "moved"
+    moved.parent.mkdir()
+    run[0].rename(moved)
+    monkeypatch.chdir(decoy)
+    check_index(moved / "tensors.h5", run[1])
+    monkeypatch.chdir(moved.parent)
+    check_index(Path("moved/tensors.h5"), run[1])
+    monkeypatch.chdir(moved)
+    check_index(Path("tensors.h5"), run[1])
+
+
+def test_a_missing_shard_reads_as_nan_and_as_not_present(
+    run: tuple[Path, list[dict[str, Values]]],
+) -> None:
+    (run[0] / "shards/000000005-000000008.h5").unlink()
+    (run[0] / "shards/constants.h5").unlink()
+    with h5py.File(run[0] / "tensors.h5") as file:
+        for key in ("a:op/X", "dtypes/float16:output", "dtypes/complex64:output"):
+            assert not np.isnan(file[key][:5]).any()
+            assert np.isnan(file[key][5:]).all()
+        assert np.isnan(file["a:kernel"][:]).all()
+        assert np.isnan(file["a:epsilon"][()])
+        assert np.isnan(file["é:output/values"][-1:]).all()
+        for key in ("dtypes/int32:output", "dtypes/bool:output", ":output"):
+            assert file[f"{key}:present"][:].tolist() == [True] * 5 + [False] * 3
+        assert not file["a:steps:present"][:].any()
+        assert "a:op/X:present" not in file
+
+
+def test_axes_carry_their_names(run: tuple[Path, list[dict[str, Values]]]) -> None:
+    with h5py.File(run[0] / "tensors.h5") as file:
+        assert [dim.label for dim in file["a:op/X"].dims] == ["sample", "", ""]
+        assert list(file["é:output"].attrs["dims"]) == ["sample", "token", "token", "token"]
+        assert "shards/" in file.attrs["about"]
+
+
+def test_a_constant_that_is_a_number_and_one_of_integers_are_in_the_index(
+    run: tuple[Path, list[dict[str, Values]]],
+) -> None:
+    with h5py.File(run[0] / "tensors.h5") as file:
+        assert file["a:epsilon"].shape == ()
+        assert file["a:steps:present"][:].all()
+
+
+def test_another_process_makes_the_same_bytes() -> None:
+    program = (
+        "import hashlib, sys\n"
+        "from extractkit.sinks.hdf5 import Hdf5Sink\n"
+        "from extractkit.testing.sinks import example_values\n"
+        "image = Hdf5Sink().serialize(example_values())\n"
+        "sys.stdout.write(hashlib.sha256(image).hexdigest())\n"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": "7", "MALLOC_PERTURB_": "165"}
+    other = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment
+    )
+    assert other.stdout == hashlib.sha256(Hdf5Sink().serialize(example_values())).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        np.array([["é", "b"], ["", "longer"]], object),
+        np.array([["é", "b"], ["", "longer"]]),
+        np.array([[b"\xff\xfe", b"b"], [b"", b"longer"]], object),
+        np.array([[b"x", b"b"], [b"", b"longer"]]),
+    ],
+    ids=["str objects", "fixed str", "bytes objects", "fixed bytes"],
+)
+def test_texts_come_back_as_objects_and_show_in_the_index(
+    texts: np.ndarray, tmp_path: Path
+) -> None:
+    values: dict[str, Values] = {"a:output": Dense(texts)}
+    shard = stored_shard(tmp_path, 0, 2, values)
+    found = Hdf5Sink().read(shard.path, "a:output", 0, 2)
+    assert isinstance(found, Dense)
+    assert found.values.tolist() == texts.tolist()
+    tensors = [StoredTensor("a:output", "object", ("sample", None), (2,), False)]
+    Hdf5Sink().finish(tmp_path, tensors, [shard])
+    with h5py.File(tmp_path / "tensors.h5") as file:
+        shown = file["a:output"][:].ravel().tolist()
+        assert shown == [t.encode() if isinstance(t, str) else t for t in texts.ravel().tolist()]
+        assert file["a:output:present"][:].all()
+
+
+def test_a_text_that_hdf5_would_cut_short_is_refused() -> None:
+    with pytest.raises(JobError, match=r"cannot store 'a:output'.*NULL"):
+        Hdf5Sink().serialize({"a:output": Dense(np.array([b"a\0b"], object))})
+
+
+def test_an_unknown_compression_is_named_with_those_that_exist() -> None:
+    with pytest.raises(ConfigError, match=r"sinks.hdf5.compression='zip' .*'gzip', 'lzf'"):
+        Hdf5Sink(compression="zip")
+
+
+def test_compression_makes_repetitive_values_smaller() -> None:
+    values: dict[str, Values] = {"a:output": Dense(np.zeros((1000, 1000), "float32"))}
+    assert len(Hdf5Sink("gzip").serialize(values)) < len(Hdf5Sink().serialize(values)) / 100
+
+
+@pytest.mark.parametrize("trap", ["external link", "external storage", "virtual"])
+def test_a_shard_that_points_at_another_file_is_refused(trap: str, tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "secret.h5", "w") as secret:
+        secret["a:output"] = np.arange(3.0)
+    with h5py.File(tmp_path / "shard.h5", "w") as file:
+        if trap == "external link":
+            file["a:output"] = h5py.ExternalLink("secret.h5", "/a:output")
+        elif trap == "virtual":
+            layout = h5py.VirtualLayout((3,), "f8")
+            layout[:] = h5py.VirtualSource("secret.h5", "a:output", (3,))
+            file.create_virtual_dataset("a:output", layout)
+        else:
+            storage = [(str(tmp_path / "secret.h5"), 0, 24)]
+            file.create_dataset("a:output", (3,), "f8", external=storage)
+    with pytest.raises(RunDirectoryError, match="points outside"):
+        Hdf5Sink().read(tmp_path / "shard.h5", "a:output", 0, 1)
