@@ -7,9 +7,10 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
-from importlib.metadata import version
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,8 @@ _HELP = ("--help", "-h")
 _SWEEP = ("--multirun", "-m")
 # Options of Hydra's that are followed by a value.
 _VALUED = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn",
-           "--config-dir", "-cd")  # fmt: skip
+           "--config-dir", "-cd", "--experimental-rerun")  # fmt: skip
+_INFO = ("--info", "-i")  # may be followed by one
 
 _Answer = tuple[object, "RenderableType"]
 """What a dry verb has to say of a job: as JSON, and for a person."""
@@ -52,19 +54,19 @@ def execute(arguments: Sequence[str]) -> int:
         write(help_text.of_verb(verb) if named else help_text.overview(groups))
         return DONE
     if rest == ["--version"]:
-        write(f"extractkit {version('extractkit')}\n")
+        write(f"extractkit {_version()}\n")
         return DONE
     given = _own_options(verb, rest)
     rest = [argument for argument in rest if argument not in given]
     if verb == "show":
         _show(rest, as_json=_JSON in given)
         return DONE
-    overrides = _overrides_first(rest)
-    _check_words(overrides)
+    rest = _overrides_first(rest)
+    _complete_after_verb()
     if verb == "run":
-        return _run(overrides)
-    answer = _tensors if verb == "tensors" else _exact_plan if _EXACT in given else _plan
-    return _look(overrides, answer, as_json=_JSON in given)
+        return _launch(rest, _extract, report, dry=False)
+    answer = _tensors if verb == "tensors" else partial(_plan, exact=_EXACT in given)
+    return _look(rest, answer, as_json=_JSON in given)
 
 
 def report(error: BaseException) -> int:
@@ -95,38 +97,44 @@ def drop_output() -> None:
     os.close(sink)
 
 
+def _version() -> str:
+    try:
+        return version("extractkit")
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
 def _own_options(verb: str, arguments: Sequence[str]) -> set[str]:
     given = {argument for argument in arguments if argument in _OPTIONS}
     for option in given:
         if verb not in _OPTIONS[option]:
-            raise ConfigError(f"{option} belongs to {' and '.join(_OPTIONS[option])}, not to {verb}")
+            verbs = " and ".join(_OPTIONS[option])
+            raise ConfigError(f"{option} belongs to {verbs}, not to {verb}")
     return given
 
 
 def _overrides_first(arguments: Sequence[str]) -> list[str]:
-    """The same arguments with the overrides in front: Hydra wants them in one place."""
+    """The same arguments with the overrides in front: Hydra wants them in one place.
+
+    Raises:
+        ConfigError: a word that is no override, perhaps a misspelt verb.
+    """
     overrides: list[str] = []
     flags: list[str] = []
     before = ""
     for argument in arguments:
-        is_value = before in _VALUED or (before in ("--info", "-i") and "=" not in argument)
-        (flags if argument.startswith("-") or is_value else overrides).append(argument)
+        is_value = before in _VALUED or (before in _INFO and "=" not in argument)
+        if argument.startswith("-") or is_value:
+            flags.append(argument)
+        elif "=" in argument or argument.startswith("~"):
+            overrides.append(argument)
+        else:
+            raise ConfigError(
+                f"{argument!r} is neither a verb (which comes first) nor an override. "
+                f"{choices(argument, help_text.VERBS)} An override is key=value, as in model=bert"
+            )
         before = argument
     return overrides + flags
-
-
-def _check_words(arguments: Sequence[str]) -> None:
-    """Refuse a first word that was meant as a verb."""
-    word = arguments[0] if arguments else ""
-    if word.isidentifier() and len(arguments) == len({*arguments} - {*help_text.VERBS} | {word}):
-        raise ConfigError(
-            f"{word!r} is neither a verb nor an override. {choices(word, help_text.VERBS)} An "
-            f"override is key=value, as in model=bert"
-        )
-
-
-def _run(arguments: Sequence[str]) -> int:
-    return _launch(arguments, _extract, dry=False)
 
 
 def _extract(composed: "Composition") -> None:
@@ -151,15 +159,18 @@ def _look(
         # A model's own code may print; that is no part of the result.
         with redirect_stdout(sys.stderr):
             document, renderable = answer(composed)
-        if as_json:
-            documents.append(document)
-        else:
+        documents.append(document)
+        if not as_json:
             _print(renderable)
 
-    code = _launch(arguments, look, dry=True)
-    if as_json and any(argument in _SWEEP for argument in arguments):
+    def fail(error: Exception) -> int:
+        documents.append({"error": str(error)})  # jobs are told apart by their order
+        return report(error)
+
+    code = _launch(arguments, look, fail, dry=True)
+    if as_json and (len(documents) > 1 or any(argument in _SWEEP for argument in arguments)):
         _print_json(documents)
-    elif as_json and documents:
+    elif as_json and documents and code == DONE:
         _print_json(documents[0])
     return code
 
@@ -169,16 +180,16 @@ def _tensors(composed: "Composition") -> _Answer:
     from extractkit.engine.opening import list_tensors
 
     found = list_tensors(composed.job)
-    shown = _union(found.matches.values()) if found.matches else None
-    records = [
+    matched = {record.address for records in found.matches.values() for record in records}
+    shown = [
         record.to_json()
         for record in found.catalog.records
-        if shown is None or record.address in shown
+        if not found.matches or record.address in matched
     ]
-    return records, listing(found.catalog, found.matches)
+    return shown, listing(found.catalog, found.matches)
 
 
-def _plan(composed: "Composition", exact: bool = False) -> _Answer:
+def _plan(composed: "Composition", *, exact: bool) -> _Answer:
     from extractkit.display.plan import overview
     from extractkit.engine.preview import preview
     from extractkit.runs.directory import check_unused
@@ -186,10 +197,6 @@ def _plan(composed: "Composition", exact: bool = False) -> _Answer:
     check_unused(composed.directory)
     found = preview(composed.job, composed.directory, exact=exact)
     return found.to_json(), overview(found)
-
-
-def _exact_plan(composed: "Composition") -> _Answer:
-    return _plan(composed, exact=True)
 
 
 def _show(arguments: Sequence[str], *, as_json: bool) -> None:
@@ -208,11 +215,34 @@ def _show(arguments: Sequence[str], *, as_json: bool) -> None:
         _print(overview(directory, found))
 
 
-def _launch(arguments: Sequence[str], function: "Callable[[Composition], None]", dry: bool) -> int:
+def _complete_after_verb() -> None:
+    """Show Hydra's shell completion a line that it understands, without our verb."""
+    program, *words = os.environ.get("COMP_LINE", "").split(" ")
+    if len(words) > 1 and words[0] in help_text.VERBS:
+        os.environ["COMP_LINE"] = " ".join([program, *words[1:]])
+
+
+def _launch(
+    arguments: Sequence[str],
+    function: "Callable[[Composition], None]",
+    fail: Callable[[Exception], int],
+    *,
+    dry: bool,
+) -> int:
+    """Do something for every job of the arguments; returns the worst of the exit codes."""
     from extractkit.config.app import launch
 
     # As with `python -m`; a user's own `_target_` may lie in the working directory.
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
-    failures = launch(arguments, function, report, dry=dry)
-    return max((_exit_code(failure) for failure in failures), default=DONE)
+    return max(launch(arguments, function, fail, dry=dry), default=DONE)
+
+
+def _print(renderable: "RenderableType") -> None:
+    from extractkit.display.console import render
+
+    write(render(renderable, sys.stdout))
+
+
+def _print_json(document: object) -> None:
+    write(f"{json.dumps(document, indent=1)}\n")

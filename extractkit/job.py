@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from extractkit.errors import ConfigError, choices
-from extractkit.plan import BatchRules
 from extractkit.selectors import Selector
 
 COMPILE_MODES = ("graph", "xla")
@@ -116,10 +115,6 @@ class Runtime:
                 f"runtime.deterministic={values['deterministic']!r} is not true or false"
             )
         return cls(**values)
-
-    def batch_rules(self, padded: bool) -> BatchRules:
-        """The rules by which batches are made."""
-        return BatchRules(self.batch_size, self.batch_tokens, padded)
 
 
 def _plain(key: str, value: object) -> Any:

@@ -1,11 +1,11 @@
 """What a job will do, known before the model runs on data. Pure Python (NumPy for lengths).
 
 A `PlannedTensor` says what is stored of one tensor; `plan_tensors` makes them from selectors,
-`plan_shards` cuts the samples into shards, and `plan_batches` one shard into batches.
+and `plan_shards` cuts the samples into shards.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +14,9 @@ from extractkit.selectors import Selector
 from extractkit.tensors import SAMPLE, UNKNOWN, Catalog, Kind, TensorRecord
 from extractkit.transforms import AxisTransform, Dims, Shape, Transform
 
-SHARD_BYTES = 64 * 1024 * 1024
-"""Aim of `shard_size=auto`: half of the 128 MB that a shard stays below."""
+SHARD_BYTES = 32 * 1024 * 1024
+"""Aim of `shard_size=auto`: small beside the 128 MB that a shard stays below, so that writing one
+overlaps with computing the next, and a few in memory at once do not weigh."""
 
 SHARD_SAMPLES = 1024
 """Most samples in an automatic shard, so that small values are committed now and then too."""
@@ -257,54 +258,3 @@ def plan_shards(per_sample: npt.NDArray[np.int64], shard_size: int | None) -> tu
         shards.append(Shard(start, stop))
         start = stop
     return tuple(shards)
-
-
-@dataclass(frozen=True)
-class BatchRules:
-    """How the samples of a shard are put into batches.
-
-    Attributes:
-        batch_size: most samples in a batch.
-        batch_tokens: most elements along the free axes of a batch, padding included; None: any.
-        padded: whether samples of different lengths may share a batch (the model masks padding).
-    """
-
-    batch_size: int
-    batch_tokens: int | None
-    padded: bool
-
-
-def plan_batches(shard: Lengths, rules: BatchRules) -> tuple[tuple[int, ...], ...]:
-    """Positions in the shard, batch by batch: by length where lengths differ, ties in order."""
-    lengths = np.stack(list(shard.axes.values())) if shard.axes else None
-    order = range(shard.samples) if lengths is None else np.lexsort(lengths[::-1]).tolist()
-    batches: list[tuple[int, ...]] = []
-    current: list[int] = []
-    for position in order:
-        if current and not _fits(current, position, lengths, rules):
-            batches.append(tuple(current))
-            current = []
-        current.append(position)
-    return (*batches, tuple(current)) if current else tuple(batches)
-
-
-def _fits(
-    current: list[int], position: int, lengths: npt.NDArray[np.int64] | None, rules: BatchRules
-) -> bool:
-    if len(current) >= rules.batch_size:
-        return False
-    if lengths is None:
-        return True
-    if not rules.padded:
-        return bool((lengths[:, position] == lengths[:, current[0]]).all())
-    if rules.batch_tokens is None:
-        return True
-    longest = np.maximum(lengths[:, position], lengths[:, current].max(axis=1))
-    return int(longest.prod()) * (len(current) + 1) <= rules.batch_tokens
-
-
-def without_padding(rules: BatchRules, tensors: Iterable[PlannedTensor]) -> BatchRules:
-    """Batches of equal lengths alone where a stored length is one that the model computes."""
-    return replace(
-        rules, padded=rules.padded and not any(tensor.computed_lengths for tensor in tensors)
-    )

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -29,24 +29,25 @@ from extractkit.config.quoting import quoted
 from extractkit.errors import ExtractkitError, JobError
 
 JobFunction = Callable[[Composition], None]
-Report = Callable[[Exception], None]
+Report = Callable[[Exception], int]
 
 _SWEEP_RECORD = "multirun.yaml"
 
 
 def launch(
     arguments: Sequence[str], function: JobFunction, report: Report, *, dry: bool
-) -> list[Exception]:
+) -> list[int]:
     """Run a function for every job that the arguments describe, as a Hydra application.
 
     Args:
         arguments: of the command line, Hydra's own options included.
         function: called with each job; picklable unless `dry`, for launchers may send it away.
-        report: called with each job's failure when it happens; the other jobs go on.
+        report: called with each job's failure when it happens, and gives the exit code for it;
+            the other jobs go on.
         dry: whether the jobs store nothing.
 
     Returns:
-        The failures, those of jobs in other processes excepted.
+        The failures' exit codes, those of jobs in other processes excepted.
 
     Raises:
         ConfigError: the arguments do not compose to jobs.
@@ -70,7 +71,7 @@ class _Application:
     """What Hydra calls for each job, and what its callback asks before the first one."""
 
     def __init__(self, function: JobFunction, report: Report, dry: bool, scratch: Path) -> None:
-        self.failures: list[Exception] = []
+        self.failures: list[int] = []
         self._function = function
         self._report = report
         self._dry = dry
@@ -92,15 +93,15 @@ class _Application:
     def run_starts(self, config: DictConfig) -> None:
         """Let Hydra make the scratch directory in place of the single job's."""
         self._asked = _resolved(config, "hydra.run.dir")
-        self._missing(self._asked)
+        self._will_make(self._asked)
         with read_write(config.hydra):
             config.hydra.run.dir = str(self._scratch)
 
     def sweep_starts(self, config: DictConfig) -> None:
         """Do the same for a dry sweep, which also stays on this machine."""
         asked = _resolved(config, "hydra.sweep.dir")
+        self._will_make(asked)
         if not self._dry:
-            self._missing(asked)
             return
         self._asked = asked
         with read_write(config.hydra):
@@ -129,13 +130,14 @@ class _Application:
         finally:
             _current.reset(token)
 
-    def _missing(self, directory: Path) -> None:
+    def _will_make(self, directory: Path) -> None:
         """Remember what is not there yet, deepest first."""
-        self._absent = [path for path in (directory, *directory.parents) if not path.exists()]
+        if not self._dry:
+            self._absent = [path for path in (directory, *directory.parents) if not path.exists()]
 
     def _directory(self) -> Path:
         """The directory that the user asked for, for the job that Hydra is running."""
-        config = HydraConfig.get()
+        config = cast(DictConfig, HydraConfig.get())  # declared as the dataclass of its schema
         output = Path(config.runtime.output_dir)
         if self._asked is None:
             return output
@@ -144,12 +146,12 @@ class _Application:
         return Path(os.path.normpath(self._asked / os.path.relpath(output, self._scratch)))
 
     def _failed(self, error: Exception, directory: Path) -> None:
-        self._report(error)
+        code = self._report(error)
         if self._asked is None:
             with suppress(OSError):  # Hydra made it; what is not empty stays
                 directory.rmdir()
         if os.getpid() == self._process:
-            self.failures.append(error)
+            self.failures.append(code)
         elif isinstance(error, ExtractkitError):
             raise error
         else:

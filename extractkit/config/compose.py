@@ -36,9 +36,7 @@ class Composition:
     hydra_files: Mapping[str, str]
 
 
-def compose(
-    overrides: Sequence[str], live: Mapping[str, Component] | None = None
-) -> Composition:
+def compose(overrides: Sequence[str], live: Mapping[str, Component] | None = None) -> Composition:
     """Compose a job as the command line would; Hydra's global state is left as it was.
 
     `live` holds components that stand in for the groups of their names ("model", "inputs"), which

@@ -11,9 +11,9 @@ from hydra.errors import (
     OverrideParseException,
     SearchPathException,
 )
-from omegaconf import Container, DictConfig
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
-from yaml import MarkedYAMLError, YAMLError
+from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]
 
 from extractkit.config import quoting
 from extractkit.config.directory import GROUPS, ROOT, options
@@ -59,7 +59,7 @@ def not_chosen(group: str, available: Sequence[str] = ()) -> str:
     """Message for a group of which an entry has to be chosen and none was."""
     offered = sorted(available) or options(group)
     return (
-        f"{group} is not chosen. {choices('', offered)} "
+        f"{group} is not chosen. Available: {', '.join(map(repr, offered)) or 'none'}. "
         f"Choose one: extractkit {group}={offered[0] if offered else '…'}"
     )
 
@@ -86,9 +86,11 @@ def _no_such_option(error: MissingConfigException) -> str:
     if not group:
         return f"--config-name={option}: no {option}.yaml in the configuration directories"
     where = _where(str(error))
-    if not error.options:
+    # Hydra does not list what there is for a group of several choices.
+    available = error.options or options(group)
+    if not available:
         return f"{where}{missing} does not exist"
-    return f"{where}{group}={option} does not exist. {choices(option, error.options)}"
+    return f"{where}{group}={option} does not exist. {choices(option, available)}"
 
 
 def _where(message: str) -> str:
@@ -142,10 +144,10 @@ def _no_such_key(cause: OmegaConfBaseException, message: str) -> str:
     if parent in _OPEN_GROUPS:
         override = message.rpartition("config use +")[2].strip()
         return f"{key} does not exist yet. Add it with a plus: {quoting.as_given(f'+{override}')}"
-    keys = [str(name) for name in node] if isinstance(node, DictConfig) and not node._is_none() else []
+    keys = [str(name) for name in node] if isinstance(node, DictConfig) and node else []
     if not parent:
         keys = [*GROUPS, "hydra"]
-    if isinstance(node, Container) and not keys:
+    if not keys:
         return f"{key} does not exist: {parent} is a single value"
     return f"{key} does not exist. {choices(last, keys)}"
 

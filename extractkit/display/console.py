@@ -12,7 +12,7 @@ _UNLIMITED = 10_000
 
 
 def render(renderable: RenderableType, stream: TextIO) -> str:
-    """The renderable as it is to be written to `stream`: coloured and folded for a terminal alone."""
+    """The renderable as `stream` is to show it: coloured and folded for a terminal alone."""
     terminal = stream.isatty()
     told = "COLUMNS" in os.environ
     console = Console(

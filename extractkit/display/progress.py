@@ -146,7 +146,7 @@ class _Rate(ProgressColumn):
     """Samples a second."""
 
     def render(self, task: Task) -> Text:
-        return Text(rate_text(int(task.completed), task.elapsed or 0) if task.completed else "")
+        return Text(rate_text(int(task.completed), task.elapsed or 0))
 
 
 class _Stored(ProgressColumn):

@@ -32,8 +32,10 @@ def overview(directory: Path, manifest: Manifest) -> RenderableType:
     if (size := _stored_bytes(manifest)) is not None:
         facts.add_row("size", size)
     if manifest.skipped:
-        facts.add_row("left out", f"{plural(len(manifest.skipped), 'tensor')}, with their reasons in "
-                                  f"the manifest")
+        facts.add_row(
+            "left out",
+            f"{plural(len(manifest.skipped), 'tensor')}, with their reasons in the manifest",
+        )
     return Group(facts, "", _tensors(manifest.tensors))
 
 
@@ -44,11 +46,8 @@ def summary(result: Summary) -> RenderableType:
     facts.add_row("samples", f"{result.samples:,}{cut}")
     facts.add_row("tensors", f"{result.tensors:,}")
     facts.add_row("stored", f"{human_bytes(result.bytes)} in {plural(result.shards, 'shard')}")
-    facts.add_row(
-        "time",
-        ", ".join(filter(None, (duration_text(result.seconds),
-                                rate_text(result.samples, result.seconds)))),
-    )
+    rate = rate_text(result.samples, result.seconds)
+    facts.add_row("time", f"{duration_text(result.seconds)}{rate and f', {rate}'}")
     if result.non_finite:
         names = ", ".join(safe(key) for key in result.non_finite[:3])
         more = ", …" if len(result.non_finite) > 3 else ""

@@ -1,6 +1,5 @@
 """Names, shapes, sizes and times as short texts."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -67,7 +66,7 @@ def counts_text(kinds: Counter[Kind]) -> str:
 
 def duration_text(seconds: float) -> str:
     """`0.4 s`, `12 s`, `3:05`, `2:03:05`."""
-    if seconds < 60:
+    if seconds < 59.5:
         return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -80,9 +79,11 @@ def plural(count: int, one: str) -> str:
 
 
 def rate_text(count: int, seconds: float) -> str:
-    """`110 samples/s`; nothing where no time has passed."""
-    rate = count / seconds if seconds > 0 else math.inf
-    return f"{rate:,.1f} samples/s" if rate < 10 else f"{rate:,.0f} samples/s" if rate < 1e9 else ""
+    """`110 samples/s`; nothing where nothing has been done, or in no time."""
+    if not count or seconds <= 0:
+        return ""
+    rate = count / seconds
+    return f"{rate:,.{1 if rate < 10 else 0}f} samples/s"
 
 
 def _axis(dim: str | None, size: int | None) -> str:

@@ -19,16 +19,16 @@ from extractkit.tensors import Catalog, Kind, TensorRecord
 _SHOWN = (Kind.MODEL_INPUT, Kind.MODEL_OUTPUT, Kind.LAYER_OUTPUT, Kind.WEIGHT)
 
 
-def listing(
-    catalog: Catalog, matches: Mapping[str, Sequence[TensorRecord]]
-) -> RenderableType:
+def listing(catalog: Catalog, matches: Mapping[str, Sequence[TensorRecord]]) -> RenderableType:
     """The tree, and below it what was counted; `matches` are the records of each selector."""
     if not matches:
         shown = [record for record in catalog.records if record.kind in _SHOWN]
         # A format without layers has operations alone.
         return Group(
-            tensor_tree(catalog, shown or catalog.records, counted=catalog.records), "",
-            _totals(catalog), Text(_hint(catalog), style="dim"),
+            tensor_tree(catalog, shown or catalog.records, counted=catalog.records),
+            "",
+            _totals(catalog),
+            Text(_hint(catalog), style="dim"),
         )
     matched = {record.address for records in matches.values() for record in records}
     shown = [record for record in catalog.records if record.address in matched]

@@ -3,16 +3,20 @@
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
+from extractkit.engine.batches import read_batch
+from extractkit.engine.batching import BatchRules
 from extractkit.engine.listener import Listener, Summary
 from extractkit.engine.opening import Opened, open_job
 from extractkit.engine.stream import Stream, fetch
 from extractkit.engine.survey import Row, survey
 from extractkit.errors import UserError
 from extractkit.job import Job
+from extractkit.models.protocol import Program
 from extractkit.plan import (
     CONSTANTS_SHARD,
     Lengths,
@@ -20,7 +24,6 @@ from extractkit.plan import (
     Shard,
     bytes_per_sample,
     plan_shards,
-    without_padding,
 )
 from extractkit.runs import manifest as manifests
 from extractkit.runs.beginning import begin, take_back
@@ -92,10 +95,11 @@ class _Execution:
         opened = open_job(self.job)
         tensors = opened.measured()
         self.timings["load"] = time.perf_counter() - began
+        program = self._compiled(opened, tensors)
         self.manifest = self._described(opened, tensors)
         recorder = Recorder.start(self.directory, self.manifest, sinks)
         try:
-            self._extract(opened, tensors, recorder)
+            self._extract(opened, tensors, program, recorder)
         except UserError:
             recorder.fail()
             raise
@@ -108,8 +112,27 @@ class _Execution:
             recorder.fail(Status.FAILED, self.timings)
             raise
 
+    def _compiled(self, opened: Opened, tensors: Sequence[PlannedTensor]) -> Program | None:
+        """The program of all tensors that depend on the samples, tried on the first sample.
+
+        The trial compiles it, and a model that cannot run says so before anything is stored.
+        """
+        varying = [tensor for tensor in tensors if not tensor.constant]
+        if not varying:
+            return None
+        began = time.perf_counter()
+        program = opened.model.program([fetch(t) for t in varying], opened.compilation)
+        first = read_batch(opened.model, opened.source, [0])
+        program(first.features, first.lengths)
+        self.timings["compile"] = time.perf_counter() - began
+        return program
+
     def _extract(
-        self, opened: Opened, tensors: Sequence[PlannedTensor], recorder: Recorder
+        self,
+        opened: Opened,
+        tensors: Sequence[PlannedTensor],
+        program: Program | None,
+        recorder: Recorder,
     ) -> None:
         began = time.perf_counter()
 
@@ -123,7 +146,8 @@ class _Execution:
         self._notes(opened, lengths)
         began = time.perf_counter()
         self._commit_constants(opened, tensors, recorder)
-        self._commit_samples(opened, tensors, lengths, shards, recorder)
+        if program is not None:
+            self._commit_samples(opened, tensors, program, lengths, shards, recorder)
         seconds = time.perf_counter() - began
         self.timings["extract"] = seconds
         recorder.finish({"truncated": self.truncated}, self.timings)
@@ -193,25 +217,20 @@ class _Execution:
         self,
         opened: Opened,
         tensors: Sequence[PlannedTensor],
+        program: Program,
         lengths: Lengths,
         shards: Sequence[Shard],
         recorder: Recorder,
     ) -> None:
         varying = [tensor for tensor in tensors if not tensor.constant]
-        if not varying:
-            return
-        program = opened.model.program([fetch(t) for t in varying], opened.compilation)
-        rules = self.job.runtime.batch_rules(opened.model.masks_padding)
-        stream = Stream(
-            opened.model,
-            opened.source,
-            program,
-            varying,
-            lengths,
-            without_padding(rules, varying),
-        )
-        for one in stream.shards(shards):
-            self._commit(one.shard, one.values, recorder, {"compute": one.compute_seconds})
+        runtime = self.job.runtime
+        # A length that the model computes is only right where nothing is padded.
+        padded = opened.model.masks_padding and not any(t.computed_lengths for t in varying)
+        rules = BatchRules(runtime.batch_size, runtime.batch_tokens, padded)
+        stream = Stream(opened.model, opened.source, program, varying, lengths, rules)
+        with closing(stream.shards(shards)) as computed:
+            for one in computed:
+                self._commit(one.shard, one.values, recorder, {"compute": one.compute_seconds})
 
     def _commit(
         self,

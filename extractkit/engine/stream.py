@@ -1,23 +1,26 @@
-"""The stream of a job: read and encode ahead, run the program, assemble shards, commit.
+"""The stream of a job: read and encode, run the program, assemble shards.
 
-Reading and computing each have a thread that works ahead by a few batches; assembling and writing
-happen where the stream is used. So the slowest stage sets the pace, and memory holds a few batches
-and one shard, however many samples there are.
+Each of the three has a thread that works ahead of the next by a few batches or one shard, and
+committing happens where the stream is used. So the slowest stage sets the pace, and memory holds a
+few batches and a few shards, however many samples there are.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 from extractkit.engine.batches import Batch, read_batch
+from extractkit.engine.batching import BatchRules, plan_batches
 from extractkit.engine.stages import ahead
 from extractkit.inputs.protocol import Source
 from extractkit.models.protocol import Fetch, Model, Program
-from extractkit.plan import BatchRules, Lengths, PlannedTensor, Shard, plan_batches
+from extractkit.plan import Lengths, PlannedTensor, Shard
 from extractkit.values import Array, Assembly, Values
 
 _BATCHES_READ_AHEAD = 4
 _BATCHES_COMPUTED_AHEAD = 2
+_SHARDS_ASSEMBLED_AHEAD = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +35,7 @@ class ShardValues:
 @dataclass(frozen=True, eq=False)
 class _Work:
     shard: Shard
-    positions: tuple[int, ...]
+    positions: Sequence[int]
     batch: Batch
 
 
@@ -58,16 +61,11 @@ class Stream:
     lengths: Lengths
     rules: BatchRules
 
-    def shards(self, shards: Sequence[Shard]) -> Iterator[ShardValues]:
+    def shards(self, shards: Sequence[Shard]) -> Generator[ShardValues, None, None]:
         """The values of these shards, one after the other."""
-        computed = ahead(
-            self._compute(ahead(self._read(shards), _BATCHES_READ_AHEAD)), _BATCHES_COMPUTED_AHEAD
-        )
-        try:
-            for shard in shards:
-                yield self._assembled(shard, computed)
-        finally:
-            computed.close()
+        read = ahead(self._read(shards), _BATCHES_READ_AHEAD)
+        computed = ahead(self._compute(read), _BATCHES_COMPUTED_AHEAD)
+        return ahead(self._assemble(shards, computed), _SHARDS_ASSEMBLED_AHEAD)
 
     def _read(self, shards: Sequence[Shard]) -> Iterator[_Work]:
         for shard in shards:
@@ -75,14 +73,22 @@ class Stream:
                 at = [shard.start + position for position in positions]
                 yield _Work(shard, positions, read_batch(self.model, self.source, at))
 
-    def _batches(self, shard: Shard) -> tuple[tuple[int, ...], ...]:
+    def _batches(self, shard: Shard) -> list[list[int]]:
         return plan_batches(self.lengths.part(shard.start, shard.stop), self.rules)
 
-    def _compute(self, works: Iterator[_Work]) -> Iterator[_Computed]:
-        for work in works:
-            began = time.perf_counter()
-            values = self.program(work.batch.features, work.batch.lengths)
-            yield _Computed(work, values, time.perf_counter() - began)
+    def _compute(self, works: Generator[_Work, None, None]) -> Iterator[_Computed]:
+        with closing(works):
+            for work in works:
+                began = time.perf_counter()
+                values = self.program(work.batch.features, work.batch.lengths)
+                yield _Computed(work, values, time.perf_counter() - began)
+
+    def _assemble(
+        self, shards: Sequence[Shard], computed: Generator[_Computed, None, None]
+    ) -> Iterator[ShardValues]:
+        with closing(computed):
+            for shard in shards:
+                yield self._assembled(shard, computed)
 
     def _assembled(self, shard: Shard, computed: Iterator[_Computed]) -> ShardValues:
         lengths = self.lengths.part(shard.start, shard.stop)

@@ -24,20 +24,25 @@ def tensors_in_graph(
     """
     graph_def = trace.graph.as_graph_def()
     needed = _needed_nodes(graph_def, wanted)
-    nodes = [node for node in graph_def.node if node.name in needed]
-    pruned = tf.compat.v1.GraphDef(versions=graph_def.versions, library=graph_def.library)
-    pruned.node.extend(nodes)
-    graph = tf.compat.v1.get_default_graph()
     replaced = {trace.inputs[name].name: tensor for name, tensor in features.items()}
+    graph = tf.compat.v1.get_default_graph()
     for outside, inside in trace.graph.captures:
         if inside.op.name in needed:
             replaced[inside.name] = graph.capture(outside)
-    replaced = {name: t for name, t in replaced.items() if name.partition(":")[0] in needed}
-    return list(
-        tf.graph_util.import_graph_def(
-            pruned, input_map=replaced, return_elements=list(wanted), name=_PREFIX
-        )
+    # The placeholders themselves stay behind: XLA has no kernel for them.
+    needed -= {name.partition(":")[0] for name in replaced}
+    pruned = tf.compat.v1.GraphDef(versions=graph_def.versions, library=graph_def.library)
+    pruned.node.extend(node for node in graph_def.node if node.name in needed)
+    names = [name for name in dict.fromkeys(wanted) if name not in replaced]
+    used = {edge.partition(":")[0] for node in pruned.node for edge in node.input}
+    imported = tf.graph_util.import_graph_def(
+        pruned,
+        input_map={name: t for name, t in replaced.items() if name.partition(":")[0] in used},
+        return_elements=names,
+        name=_PREFIX,
     )
+    rebuilt = {**replaced, **dict(zip(names, imported, strict=True))}
+    return [rebuilt[name] for name in wanted]
 
 
 def _needed_nodes(graph_def: Any, wanted: Iterable[str]) -> set[str]:

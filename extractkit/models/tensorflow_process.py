@@ -35,6 +35,7 @@ def quiet_start() -> Iterator[None]:
         os.dup2(noise.fileno(), 2)
         try:
             yield
+            _look_for_devices()
         finally:
             sys.stderr.flush()
             os.dup2(kept, 2)
@@ -42,8 +43,13 @@ def quiet_start() -> Iterator[None]:
             noise.seek(0)
             for line in noise.read().decode(errors="replace").splitlines():
                 _log.debug("tensorflow: %s", line)
+
+
+def _look_for_devices() -> None:
+    """What TensorFlow says when it looks for accelerators is part of its start."""
     import tensorflow as tf
 
+    tf.config.list_physical_devices()
     # Its own handler would print to the terminal what the run's log is for.
     tf.get_logger().setLevel(logging.ERROR)
 

@@ -122,6 +122,7 @@ class Recorder:
         missing = [shard.key for shard in self.manifest.shards if shard not in self._entries]
         if missing:
             raise JobError(f"{len(missing)} shards were never committed, first {missing[0]!r}")
+        self._samples.publish()
         tensors = [tensor.stored for tensor in self.manifest.tensors]
         for name, sink in self._sinks.items():
             shards = [

@@ -24,8 +24,8 @@ class SamplesWriter:
 
     def __init__(self, path: Path) -> None:
         self._file = DurableFile(path)
-        self.publish = self._file.publish
         self.discard = self._file.discard
+        self.published = False
 
     def extend(self, rows: Iterable[Row]) -> None:
         """Add rows, in the samples' order.
@@ -35,6 +35,16 @@ class SamplesWriter:
         """
         for row in rows:
             self._file.write(f"{canonical(row)}\n".encode())
+
+    def publish(self) -> None:
+        """Give the file its name, once every row is written; again, this does nothing.
+
+        Raises:
+            JobError: it could not be written.
+        """
+        if not self.published:
+            self._file.publish()
+            self.published = True
 
 
 class Samples(Sequence[Row]):

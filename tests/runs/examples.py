@@ -92,7 +92,9 @@ class Example:
         values = self.samples[key]
         shape = np.max([value.shape for value in values], axis=0)
         fill = np.nan if values[0].dtype.kind == "f" else 0
-        widths = [[(0, most - own) for most, own in zip(shape, v.shape)] for v in values]
+        widths = [
+            [(0, most - own) for most, own in zip(shape, v.shape, strict=True)] for v in values
+        ]
         return np.stack(
             [np.pad(v, w, constant_values=fill) for v, w in zip(values, widths, strict=True)]
         )
@@ -116,9 +118,8 @@ def shard_values(samples: Mapping[str, list[np.ndarray]], shard: Shard) -> dict[
         if tensor.stored.constant:
             continue
         values = samples[tensor.key][shard.start : shard.stop]
-        assembly = Assembly(
-            tensor.stored.shape, tensor.stored.dtype, [value.shape for value in values]
-        )
+        shapes = [value.shape for value in values]
+        assembly = Assembly(tensor.stored.shape, tensor.stored.dtype, shapes, len(values))
         for position, value in enumerate(values):
             assembly.put([position], value[np.newaxis])
         stored[tensor.key] = assembly.finish()
@@ -136,6 +137,7 @@ def record(
         {"index": index, "id": f"text-{index}", "length": length}
         for index, length in enumerate(LENGTHS)
     )
+    recorder.revise(recorder.manifest)
     recorder.commit(CONSTANTS_SHARD, {KERNEL: Dense(kernel)})
     for shard in shards:
         recorder.commit(shard, shard_values(samples, shard), timings={"run": 0.5})

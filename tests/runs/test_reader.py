@@ -14,6 +14,8 @@ from extractkit.errors import ConfigError, MissingExtraError, RunDirectoryError,
 from extractkit.runs import labelled
 from extractkit.runs.manifest import Status
 from extractkit.runs.reader import Run, open_run
+from extractkit.runs.recorder import Recorder
+from extractkit.runs.schema import canonical
 from extractkit.sinks.hdf5 import Hdf5Sink
 from tests.runs.examples import (
     ATTENTION,
@@ -80,15 +82,9 @@ def test_an_address_stored_twice_must_be_asked_for_by_its_key(copied: Path) -> N
     twice = [
         run_tensor(f"{POOLED}@{name}", "float64", ("sample", None), (4,), "Dense") for name in "ab"
     ]
-    edit_manifest(copied, **json.loads(_manifest_text(twice)))
+    edit_manifest(copied, tensors=json.loads(canonical(twice)))
     with pytest.raises(KeyError, match="stored as 'pooler:output@a' and 'pooler:output@b'"):
         open_run(copied)[POOLED]
-
-
-def _manifest_text(tensors: list) -> str:
-    from extractkit.runs.schema import canonical
-
-    return canonical({"tensors": tensors})
 
 
 def test_selectors_work_on_a_run_as_in_configuration(run: Run) -> None:
@@ -158,13 +154,16 @@ def test_an_unfinished_run_reads_what_was_committed(run_path: Path) -> None:
             RunDirectoryError, match=r"sample 4 is not in .*interrupted\): 7 of its 8 samples"
         ):
             read()
-    with pytest.raises(RunDirectoryError, match=r"samples.jsonl is missing"):
-        run.samples[0]
+    assert run.samples[4]["id"] == "text-4"
 
 
 def test_a_run_that_has_just_started_opens(run_path: Path) -> None:
-    record(run_path, shards=())
-    assert len(open_run(run_path)[POOLED]) == 8
+    recorder = Recorder.start(run_path, manifest(), {"hdf5": Hdf5Sink()})
+    run = open_run(run_path)
+    assert len(run[POOLED]) == 8
+    with pytest.raises(RunDirectoryError, match=r"samples.jsonl is missing"):
+        run.samples[0]
+    recorder.fail()
 
 
 def test_a_run_cannot_make_the_reader_call_any_function(copied: Path) -> None:

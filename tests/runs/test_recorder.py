@@ -16,6 +16,7 @@ from extractkit.runs import journal
 from extractkit.runs import manifest as manifests
 from extractkit.runs.manifest import Status
 from extractkit.runs.recorder import Recorder
+from extractkit.runs.samples import Samples
 from extractkit.sinks.hdf5 import Hdf5Sink
 from extractkit.values import digest
 from tests.runs.examples import (
@@ -91,7 +92,22 @@ def test_a_failed_run_keeps_what_was_committed(run_path: Path) -> None:
     recorder.fail(Status.INTERRUPTED, {"total": 1.0})
     assert manifests.read(run_path).status is Status.INTERRUPTED
     assert len(journal.read(run_path / "journal.jsonl").entries) == 2
-    assert not list(run_path.glob("samples*"))
+    assert len(Samples(run_path / "samples.jsonl")) == len(LENGTHS)
+
+
+def test_a_run_that_fails_before_all_samples_are_known_has_none(run_path: Path) -> None:
+    recorder = Recorder.start(run_path, manifest(), {"hdf5": Hdf5Sink()})
+    recorder.add_samples([{"index": 0}])
+    recorder.fail()
+    assert {path.name for path in run_path.iterdir()} == {"manifest.json", "shards"}
+
+
+def test_the_plan_is_revised_once_the_samples_are_known(run_path: Path) -> None:
+    recorder = Recorder.start(run_path, manifest(plan=None), {"hdf5": Hdf5Sink()})
+    recorder.add_samples([{"index": 0}])
+    recorder.revise(manifest())
+    assert manifests.read(run_path).plan == manifest().plan
+    assert list(Samples(run_path / "samples.jsonl")) == [{"index": 0}]
 
 
 def test_a_shard_that_does_not_fit_on_the_disk_is_not_committed(
@@ -138,5 +154,6 @@ def test_statistics_may_hold_nan(run_path: Path) -> None:
     recorder, example = record(run_path, shards=())
     values = shard_values(example.samples, SHARDS[0])
     recorder.commit(SHARDS[0], values, stats={HIDDEN: {"min": np.float32("nan"), "nan": 3}})
+    recorder.fail()
     line = json.loads((run_path / "journal.jsonl").read_text().splitlines()[-1])
     assert line["stats"] == {HIDDEN: {"min": "nan", "nan": 3}}

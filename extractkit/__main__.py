@@ -1,0 +1,29 @@
+"""`python -m extractkit` and the console script: the only place that ends the process.
+
+Exit codes: 0 done; 1 the job failed; 2 a mistake in what the user wrote; 130 interrupted.
+"""
+
+import sys
+from io import TextIOWrapper
+
+from extractkit import cli
+
+
+def main() -> None:
+    """Run the program with the process's arguments, and exit."""
+    # A terminal that knows no "├" gets an escape in its place, not an exception.
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        code = cli.execute(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        cli.drop_output()
+        code = cli.DONE
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever it is, it is reported
+        code = cli.report(error)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""The overview of `extractkit plan`."""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+from extractkit.display.console import render
+from extractkit.display.plan import overview
+from extractkit.engine.preview import Preview
+from extractkit.plan import Shard
+from tests.display.examples import CATALOG, planned
+
+SKIPPED = CATALOG["attention:op/Count"]
+
+
+def preview() -> Preview:
+    tensors = planned(path="attention:op/Softmax", cast="float16")
+    return Preview(
+        model="reference",
+        tensors=tensors,
+        measured=(),
+        matches={"mine": 1},
+        skipped=(SKIPPED,),
+        samples=1500,
+        bytes=2_000_000,
+        bound="upper bound",
+        sizes={tensors[0].key: 2_000_000},
+        shards=(Shard(0, 1024), Shard(1024, 1500)),
+        directory=Path("/out/run"),
+        free_bytes=10**10,
+    )
+
+
+def shown(plan: Preview) -> list[str]:
+    return render(overview(plan), io.StringIO()).splitlines()
+
+
+def test_it_says_what_is_stored_and_whether_there_is_room() -> None:
+    lines = shown(preview())
+    assert lines[1].split("  ") == [
+        "attention:op/Softmax", "float16", "sample × token × token", "2.0 MB", "mine",
+    ]  # fmt: skip
+    assert lines[3:] == [
+        "selectors.mine matches 1 tensor",
+        "1 matching tensor cannot be extracted:",
+        f"  attention:op/Count: {SKIPPED.reason}",
+        "1,500 samples, 1 tensor: at most 2.0 MB in 2 shards; 10.0 GB are free for /out/run",
+    ]
+
+
+def test_what_only_the_model_can_tell_is_left_open() -> None:
+    key = preview().tensors[0].key
+    plan = replace(preview(), sizes={key: None}, bound="at least", measured=(key,))
+    lines = shown(plan)
+    assert "sample × token × token (measured)  ?" in lines[1]
+    assert ": at least 2.0 MB in " in lines[-1]
+
+
+def test_a_long_list_is_cut() -> None:
+    (tensor,) = preview().tensors
+    plan = replace(preview(), tensors=(tensor,) * 100)
+    assert "… and 40 more; --json lists them all" in shown(plan)

@@ -1,0 +1,126 @@
+"""Samples that are in memory already."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from extractkit.errors import InputError
+from extractkit.inputs.live import LiveArrays, LiveTexts
+from extractkit.inputs.protocol import Inputs, InputSpec, Signature
+from extractkit.testing.inputs import SourceContract, assert_same
+
+ONE = Signature("m", (InputSpec("x", "float32", (2,), (None,)),))
+IDS = InputSpec("ids", "int32", (None,), ("token",))
+MASK = InputSpec("mask", "bool", (None,), ("token",))
+TWO = Signature("bert", (IDS, MASK), takes_text=True)
+
+
+def refusal(inputs: Inputs, signature: Signature) -> str:
+    with pytest.raises(InputError) as caught:
+        inputs.bind(signature)
+    return str(caught.value)
+
+
+class TestLiveArrays(SourceContract):
+    def inputs(self, folder: Path) -> Inputs:
+        ids = np.arange(12).reshape(3, 4)
+        return LiveArrays({"mask": ids > 3, "ids": ids})
+
+    def signature(self) -> Signature:
+        return TWO
+
+
+class TestLiveTexts(SourceContract):
+    def inputs(self, folder: Path) -> Inputs:
+        return LiveTexts(["one", "", "two\nlines", "one"])
+
+    def signature(self) -> Signature:
+        return TWO
+
+
+class TestArrays:
+    @pytest.mark.parametrize(
+        "given",
+        [
+            np.array([[1.0, 2.0], [3.0, 4.0]]),
+            {"x": [[1.0, 2.0], [3.0, 4.0]]},
+            [np.array([[1.0, 2.0], [3.0, 4.0]])],
+            [[1.0, 2.0], [3.0, 4.0]],
+            [np.array([1.0, 2.0]), np.array([3.0, 4.0])],
+        ],
+        ids=["array", "mapping", "keras", "numbers", "samples"],
+    )
+    def test_one_input_may_be_given_in_any_of_these_ways(self, given: object) -> None:
+        source = LiveArrays(given).bind(ONE)  # type: ignore[arg-type]
+        expected = LiveArrays(np.array([[1, 2], [3, 4]], "float32")).bind(ONE)
+        assert_same(source.read(0, 2), expected.read(0, 2))
+        assert source.fingerprint == expected.fingerprint
+
+    def test_a_list_of_one_sample_is_one_sample(self) -> None:
+        assert len(LiveArrays([np.array([1.0, 2.0])]).bind(ONE)) == 1
+
+    def test_several_inputs_may_be_given_in_the_models_order(self) -> None:
+        ids = np.arange(12).reshape(3, 4)
+        in_order = LiveArrays([ids, ids > 3]).bind(TWO)
+        by_name = LiveArrays({"ids": ids, "mask": ids > 3}).bind(TWO)
+        assert_same(in_order.read(0, 3), by_name.read(0, 3))
+
+    def test_samples_are_named_by_their_numbers(self) -> None:
+        sample = LiveArrays(np.zeros((3, 2))).bind(ONE).read(2, 3)[0]
+        assert (sample.id, sample.source) == ("2", "memory")
+
+    @pytest.mark.parametrize(("given", "count"), [(np.zeros((3, 4)), 1), ([[1], [2], [3]], 3)])
+    def test_too_few_or_too_many_for_the_inputs_are_refused(
+        self, given: object, count: int
+    ) -> None:
+        assert refusal(LiveArrays(given), TWO) == (  # type: ignore[arg-type]
+            f"inputs: {count} given without names, model 'bert' takes ids: int32 (samples, token), "
+            f"mask: bool (samples, token). Give a mapping from their names to arrays"
+        )
+
+    def test_messages_name_the_argument_rather_than_a_key(self) -> None:
+        text = "inputs: 'x' has shape (3, 4); model 'm' takes it as (samples, 2)"
+        assert refusal(LiveArrays(np.zeros((3, 4))), ONE) == text
+
+    def test_wrong_names_are_refused(self) -> None:
+        message = refusal(LiveArrays({"y": np.zeros((3, 2))}), ONE)
+        assert message.startswith("inputs does not match model 'm': 'x' is missing")
+
+    def test_samples_of_different_lengths_are_refused(self) -> None:
+        one = Signature("m", (IDS,))
+        assert "inputs: 'ids' makes no array" in refusal(LiveArrays([[1], [2, 3]]), one)
+
+    def test_python_objects_are_refused(self) -> None:
+        given = np.array([[1, None]], object)
+        assert "inputs: 'x' holds Python objects" in refusal(LiveArrays(given), ONE)
+
+
+class TestTexts:
+    def test_samples_are_named_by_their_numbers(self) -> None:
+        sample = LiveTexts(["one", "two"]).bind(TWO).read(1, 2)[0]
+        assert (sample.id, sample.source, sample.data) == ("1", "memory", "two")
+
+    def test_where_one_text_ends_is_part_of_the_fingerprint(self) -> None:
+        prints = {LiveTexts(t).bind(TWO).fingerprint for t in (["ab", "c"], ["a", "bc"], ["abc"])}
+        assert len(prints) == 3
+
+    def test_a_model_of_numbers_is_refused(self) -> None:
+        assert refusal(LiveTexts(["one"]), ONE) == (
+            "model 'm' takes numbers (x: float32 (samples, 2)), inputs gives text. "
+            "Give arrays: inputs={NAME: array, …}"
+        )
+
+    def test_one_text_alone_is_refused(self) -> None:
+        text = "inputs: one text, 'hello'. Give a list: inputs=[text]"
+        assert refusal(LiveTexts("hello"), TWO) == text
+
+    def test_no_text_is_refused(self) -> None:
+        assert refusal(LiveTexts([]), TWO) == "inputs holds no sample. Give at least one text"
+
+    def test_what_is_no_text_is_named(self) -> None:
+        texts = ["one", 7]
+        assert refusal(LiveTexts(texts), TWO) == "inputs[1] is int, no text: 7"  # type: ignore[arg-type]
+
+    def test_half_a_surrogate_pair_is_refused(self) -> None:
+        assert r"inputs[0] holds '\ud800'" in refusal(LiveTexts(["a\ud800"]), TWO)
