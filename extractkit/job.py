@@ -29,8 +29,10 @@ class Component:
         Raises:
             ConfigError: no such callable, an unknown argument, or a missing one.
         """
-        function = self.function()
-        parameters = inspect.signature(function).parameters
+        try:
+            parameters = inspect.signature(self.function()).parameters
+        except ValueError:
+            return  # what is written in C may not tell
         named = [
             n for n, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
         ]
@@ -109,6 +111,10 @@ class Runtime:
             mode = str(values["compile"])
             raise ConfigError(
                 f"runtime.compile={mode!r} is no mode. {choices(mode, COMPILE_MODES)}"
+            )
+        if not isinstance(values.get("device"), str | None):
+            raise ConfigError(
+                f"runtime.device={values['device']!r} is not a text, such as '/CPU:0'"
             )
         if not isinstance(values.get("deterministic", True), bool):
             raise ConfigError(

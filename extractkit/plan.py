@@ -6,12 +6,15 @@ and `plan_shards` cuts the samples into shards.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from extractkit.errors import SelectionError
 from extractkit.selectors import Selector
-from extractkit.tensors import SAMPLE, UNKNOWN, Catalog, Kind, TensorRecord
+from extractkit.tensors import SAMPLE, TEXT, UNKNOWN, Catalog, Kind, TensorRecord
 from extractkit.transforms import AxisTransform, Dims, Shape, Transform
 
 SHARD_BYTES = 32 * 1024 * 1024
@@ -116,8 +119,37 @@ class PlannedTensor:
 
     @property
     def computed_lengths(self) -> bool:
-        """Whether some length is computed from a free axis by the model ("f(token)")."""
-        return any(dim is not None and dim.startswith("f(") for dim in self.dims or ())
+        """Whether some stored length is computed from a free axis by the model ("f(token)")."""
+        return _any_computed(self.dims)
+
+    @property
+    def bears_padding(self) -> bool:
+        """Whether samples of different lengths may share a batch.
+
+        They may not where the model computes a length: what is padding then cannot be told, even if
+        that axis is reduced and never stored.
+        """
+        return self.layout is not None and not _any_computed(self.layout.dims)
+
+    def check_lengths(self, lengths: Lengths) -> None:
+        """Make sure that every sample has the single elements that a slice takes.
+
+        Raises:
+            SelectionError: one is too short for it.
+        """
+        if self.layout is None or self.axes is None:
+            return
+        for dim, index in zip(self.layout.dims, self.axes.slices, strict=True):
+            if not isinstance(index, int) or dim is None or dim not in lengths.axes:
+                continue
+            own = lengths.axes[dim]
+            short = np.flatnonzero(own < (index + 1 if index >= 0 else -index))
+            if len(short):
+                raise SelectionError(
+                    f"{self.transform.at}.slice takes element {index} of {dim!r} in "
+                    f"{self.address!r}, but {len(short)} of {lengths.samples} samples are shorter, "
+                    f"first sample {short[0]} with {own[short[0]]}. Take a range, as in '0:4'"
+                )
 
     def sample_shapes(self, lengths: Lengths) -> list[tuple[int, ...]] | None:
         """The stored shape of each sample; None where only the model can compute it."""
@@ -128,12 +160,17 @@ class PlannedTensor:
             return [()] * lengths.samples
         return [tuple(map(int, row)) for row in np.stack(columns, axis=1)]
 
+    @property
+    def predictable(self) -> bool:
+        """Whether its size follows from the samples' lengths; texts tell theirs once they exist."""
+        return self.layout is not None and not self.computed_lengths and self.dtype != TEXT
+
     def bytes_per_sample(self, lengths: Lengths) -> npt.NDArray[np.int64] | None:
         """Stored bytes of each sample, int64 (samples,); None where only the model can tell."""
-        columns = self._stored_lengths(lengths)
+        columns = self._stored_lengths(lengths) if self.predictable else None
         if columns is None:
             return None
-        total = np.full(lengths.samples, np.dtype(self.dtype).itemsize, np.int64)
+        total = np.full(lengths.samples, numpy_dtype(self.dtype).itemsize, np.int64)
         for column in columns:
             total *= column
         return total
@@ -153,11 +190,15 @@ class PlannedTensor:
         return columns
 
     @property
-    def constant_bytes(self) -> int:
-        """Stored bytes of a tensor that does not depend on the inputs."""
-        return (
-            int(np.prod([size or 0 for size in self.sample_shape])) * np.dtype(self.dtype).itemsize
-        )
+    def constant_bytes(self) -> int | None:
+        """Stored bytes of a tensor that does not depend on the inputs; None where unknown."""
+        if not self.predictable:
+            return None
+        return prod(size or 0 for size in self.sample_shape) * numpy_dtype(self.dtype).itemsize
+
+
+def _any_computed(dims: Dims | None) -> bool:
+    return any(dim is not None and dim.startswith("f(") for dim in dims or ())
 
 
 @dataclass(frozen=True)
@@ -209,11 +250,11 @@ def _planned(
 ) -> PlannedTensor:
     layout = Layout.of(record)
     if layout is None:
-        dtype = transform.cast or record.dtype
+        dtype = transform.cast or storable(record.dtype)
         return PlannedTensor(
             key, record.address, record.kind, names, transform, None, None, dtype, None, None
         )
-    axes = transform.bind(record.address, layout.dims, layout.shape)
+    axes = transform.bind(record.address, layout.dims, layout.shape, record.dtype)
     dims, shape, dtype = axes.result(layout.dims, layout.shape, storable(record.dtype))
     return PlannedTensor(
         key, record.address, record.kind, names, transform, layout, axes, dtype, dims, shape
@@ -232,6 +273,11 @@ def measured(tensor: PlannedTensor, record: TensorRecord) -> PlannedTensor:
 def storable(dtype: str) -> str:
     """The dtype that values are stored in: bfloat16, which HDF5 and NumPy lack, as float32."""
     return "float32" if dtype == "bfloat16" else dtype
+
+
+def numpy_dtype(dtype: str) -> np.dtype[Any]:
+    """NumPy's type for stored values: texts, of any length, are objects."""
+    return np.dtype(object if dtype == TEXT else storable(dtype))
 
 
 def bytes_per_sample(tensors: Iterable[PlannedTensor], lengths: Lengths) -> npt.NDArray[np.int64]:

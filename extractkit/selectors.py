@@ -242,9 +242,9 @@ def _check_value(key: str, item: object, at: str) -> None:
     if not isinstance(item, str):
         raise ConfigError(f"{at}={item!r} is not a text; quote it: {at}='{item}'")
     if key == "kind" and item not in list(Kind):
-        raise ConfigError(f"{at}={item!r} is no kind of tensor. {choices(item, list(Kind))}")
+        raise ConfigError(f"{at}={item!r} is no kind of tensor. {choices(item, map(str, Kind))}")
     if key == "regex":
         try:
             re.compile(item)
-        except re.error as error:
+        except (re.error, OverflowError) as error:
             raise ConfigError(f"{at}={item!r} is no regular expression: {error}") from error

@@ -19,6 +19,9 @@ SAMPLE = "sample"
 UNKNOWN = "?"
 """A dim that only running the model can tell; it is measured on the first batch, never guessed."""
 
+TEXT = "string"
+"""TensorFlow's name of the dtype that NumPy does not have: texts, each of its own length."""
+
 _PORT_SEPARATOR = ":"
 # What would make a layer's name ambiguous inside an address (or inside an HDF5 path).
 _RESERVED = re.compile(r"[%:@/\x00-\x1f\x7f]")
@@ -56,7 +59,7 @@ class TensorRecord:
     Attributes:
         address: `path:port`, unique in the catalog.
         kind: what sort of tensor it is.
-        dtype: NumPy name of the element type ("float32").
+        dtype: NumPy name of the element type ("float32"); "string" for texts.
         shape: size of each axis, None where it varies; None as a whole where the rank is unknown.
         dims: for each axis the free axis it follows ("sample", "token", "sample*token", "f(token)"
             for a length computed from another), None for a fixed axis, "?" where only running
@@ -139,7 +142,8 @@ class Catalog(Mapping[str, TensorRecord]):
             raise ValueError(f"address {twice!r} stands twice in the catalog of {model!r}")
         by_name: dict[str, list[TensorRecord]] = {}
         for record in self.records:
-            by_name.setdefault(record.name, []).append(record)
+            if record.name:
+                by_name.setdefault(record.name, []).append(record)
         self._by_name = {name: found[0] for name, found in by_name.items() if len(found) == 1}
 
     def __getitem__(self, key: str) -> TensorRecord:
@@ -167,7 +171,8 @@ class Catalog(Mapping[str, TensorRecord]):
 def escape(name: str) -> str:
     """A layer's or weight's name as one component of an address, percent-escaped where needed."""
     if name in {"", ".", ".."}:
-        return "".join(f"%{ord(char):02X}" for char in name) or "%00"
+        # A lone percent sign, which no other name gives, stands for nothing at all.
+        return "".join(f"%{ord(char):02X}" for char in name) or "%"
     return _RESERVED.sub(lambda match: f"%{ord(match.group()):02X}", name)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from extractkit.errors import ConfigError, SelectionError, choices
+from extractkit.tensors import TEXT
 
 TRANSFORM_KEYS = ("slice", "reduce", "cast")
 REDUCTIONS = ("mean", "sum", "min", "max", "norm")
@@ -110,15 +111,21 @@ class Transform:
         """Whether both do the same, whichever selectors they stand in."""
         return replace(self, at="") == replace(other, at="")
 
-    def bind(self, address: str, dims: Dims, shape: Shape) -> AxisTransform:
+    def bind(self, address: str, dims: Dims, shape: Shape, dtype: str) -> AxisTransform:
         """The transform for one tensor whose first axis is the sample where it has one.
 
         Raises:
-            SelectionError: an axis that the tensor does not have, or a slice that does not fit.
+            SelectionError: an axis that the tensor does not have, a slice that does not fit, or
+                arithmetic with texts.
         """
+        if dtype == TEXT and (self.reduce or self.cast):
+            key = "reduce" if self.reduce else "cast"
+            raise SelectionError(f"{self.at}.{key} wants numbers, but {address!r} holds texts")
         slices: list[Index | None] = [None] * len(dims)
         for name, index in self.slice:
             for axis in self._axes(name, address, dims, "slice"):
+                if slices[axis] is not None:
+                    raise SelectionError(f"{self.at}.slice names an axis of {address!r} twice")
                 self._check_index(index, address, dims[axis], shape[axis])
                 slices[axis] = index
         reductions = []
@@ -167,7 +174,7 @@ def _axis_name(key: object, at: str) -> AxisName:
     if isinstance(key, int) and not isinstance(key, bool):
         return key
     text = str(key)
-    if text.isdigit():
+    if text.isdecimal():
         return int(text)
     if text and text != _EVERY_AXIS:
         return text

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from extractkit.plan import numpy_dtype
+
 Array = npt.NDArray[Any]
 
 VALUES, OFFSETS, SHAPES = "values", "offsets", "shapes"
@@ -102,7 +104,7 @@ class Assembly:
 
     Args:
         shape: of one sample; None where it varies.
-        dtype: of the values.
+        dtype: of the values, by name; "string" for texts.
         shapes: of every sample; None where they become known with the values.
         count: how many samples there are.
     """
@@ -115,12 +117,12 @@ class Assembly:
         count: int,
     ) -> None:
         self._shape = tuple(shape)
-        self._dtype = dtype
+        self._dtype = numpy_dtype(dtype)
         self._shapes = shapes
         self._single: list[Array | None] = []
         self._values: Array | None = None
         if not varies(shape):
-            self._values = np.empty((count, *(size or 0 for size in shape)), dtype)
+            self._values = np.empty((count, *(size or 0 for size in shape)), self._dtype)
         elif shapes is None:
             self._single = [None] * count
         else:

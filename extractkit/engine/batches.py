@@ -1,4 +1,4 @@
-"""From samples to what a program takes: encoded, padded to the longest of the batch. NumPy only."""
+"""From samples to what a program takes: encoded, and padded to one length. NumPy only."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,10 +23,12 @@ class Batch:
     lengths: Mapping[str, Array]
 
 
-def read_batch(model: Model, source: Source, positions: Sequence[int]) -> Batch:
-    """The samples at these positions of the source, in this order, as one batch."""
+def read_batch(
+    model: Model, source: Source, positions: Sequence[int], length_step: int = 1
+) -> Batch:
+    """The samples at these positions of the source, in this order, as one batch; see `collate`."""
     encoded = dict(zip(sorted(positions), _encoded(model, source, sorted(positions)), strict=True))
-    return collate(model.signature, [encoded[position] for position in positions])
+    return collate(model.signature, [encoded[position] for position in positions], length_step)
 
 
 def _encoded(model: Model, source: Source, ordered: Sequence[int]) -> Sequence[Encoded]:
@@ -40,13 +42,21 @@ def _encoded(model: Model, source: Source, ordered: Sequence[int]) -> Sequence[E
     return model.encode(samples)
 
 
-def collate(signature: Signature, encoded: Sequence[Encoded]) -> Batch:
-    """Stack encoded samples, each padded to the longest along every free axis."""
+def collate(signature: Signature, encoded: Sequence[Encoded], length_step: int = 1) -> Batch:
+    """Stack encoded samples, padded along every free axis.
+
+    They get the length of the longest among them, rounded up to a multiple of `length_step` as far
+    as the model takes it.
+    """
     lengths = {
         axis: np.array([one.sizes[axis] for one in encoded], dtype=np.int32)
         for axis in signature.free_axes
     }
-    longest = {axis: int(sizes.max()) for axis, sizes in lengths.items()}
+    limits = signature.longest or {}
+    longest = {}
+    for axis, sizes in lengths.items():
+        rounded = -(-int(sizes.max()) // length_step) * length_step
+        longest[axis] = min(rounded, limits.get(axis, rounded))
     features = {
         spec.name: _stacked(spec, [one.features[spec.name] for one in encoded], longest)
         for spec in signature.specs

@@ -1,4 +1,8 @@
-"""Which samples of a shard share a batch: a plan made from lengths alone, before anything is read."""
+"""Which samples of a shard share a batch: planned from lengths alone, before anything is read.
+
+Kernels are prepared, and kept, for every shape of batch that a process sees. So padded lengths are
+rounded up and batches come in a few sizes: many times fewer shapes for a little more padding.
+"""
 
 from dataclasses import dataclass
 
@@ -7,7 +11,13 @@ import numpy.typing as npt
 
 from extractkit.plan import Lengths
 
-_CALL_COST = 64
+_LENGTH_STEP = 8
+"""Padded lengths are multiples of this, up to the longest that the model takes."""
+
+_SIZE_STEP = 8
+"""Batches hold a multiple of this many samples, or a power of two below it."""
+
+_CALL_COST = 128
 """What one more call of the model costs, in elements of padding: small batches are not free."""
 
 
@@ -25,17 +35,23 @@ class BatchRules:
     batch_tokens: int | None
     padded: bool
 
+    @property
+    def length_step(self) -> int:
+        """What padded lengths are a multiple of."""
+        return _LENGTH_STEP if self.padded else 1
+
 
 def plan_batches(shard: Lengths, rules: BatchRules) -> list[list[int]]:
     """Positions in the shard, batch by batch.
 
-    Where lengths differ, samples are sorted by length (ties in order) and cut where that costs
-    least padding: by dynamic programming over the sorted samples, each call counted as well.
+    Where lengths differ, samples are sorted by padded length (ties in order) and cut where that
+    costs least padding: by dynamic programming over them, each call counted as well.
     """
     if not shard.axes:
         ends = range(0, shard.samples, rules.batch_size)
         return [list(range(a, min(a + rules.batch_size, shard.samples))) for a in ends]
-    lengths = np.stack(list(shard.axes.values()))
+    step = rules.length_step
+    lengths = -(-np.stack(list(shard.axes.values())) // step) * step
     order = np.lexsort(lengths[::-1])
     return [order[a:b].tolist() for a, b in _cuts(lengths[:, order], rules)]
 
@@ -66,7 +82,8 @@ def _cuts(lengths: npt.NDArray[np.int64], rules: BatchRules) -> list[tuple[int, 
 def _allowed(
     window: npt.NDArray[np.int64], padded: npt.NDArray[np.int64], rules: BatchRules
 ) -> npt.NDArray[np.bool_]:
-    allowed = np.ones(len(padded), bool)
+    sizes = np.arange(len(padded), 0, -1)
+    allowed = (sizes % _SIZE_STEP == 0) | ((sizes < _SIZE_STEP) & (sizes & (sizes - 1) == 0))
     if not rules.padded:
         allowed &= (window == window[:, :1]).all(axis=0)[::-1]
     if rules.batch_tokens is not None:

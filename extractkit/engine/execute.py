@@ -10,11 +10,12 @@ from typing import cast
 
 from extractkit.engine.batches import read_batch
 from extractkit.engine.batching import BatchRules
+from extractkit.engine.heap import return_large_buffers
 from extractkit.engine.listener import Listener, Summary
 from extractkit.engine.opening import Opened, open_job
 from extractkit.engine.stream import Stream, fetch
 from extractkit.engine.survey import Row, survey
-from extractkit.errors import UserError
+from extractkit.errors import JobError, UserError
 from extractkit.job import Job
 from extractkit.models.protocol import Program
 from extractkit.plan import (
@@ -68,12 +69,13 @@ def execute(
         versions=package_versions(),
         git=git_state(),
     )
-    begin(directory, started, hydra_files)
+    return_large_buffers()
+    made = begin(directory, started, hydra_files)
     try:
         with run_log(directory):
             _Execution(job, directory, started, listener).run()
     except UserError:
-        take_back(directory)
+        take_back(directory, made)
         raise
 
 
@@ -91,24 +93,25 @@ class _Execution:
         _log.info("job: %s", " ".join(self.job.given) or "(no overrides)")
         # Sinks come first: they are quick to build, and tell what they do not like.
         sinks = {name: cast(Sink, sink.build()) for name, sink in self.job.sinks.items()}
-        began = time.perf_counter()
-        opened = open_job(self.job)
-        tensors = opened.measured()
-        self.timings["load"] = time.perf_counter() - began
-        program = self._compiled(opened, tensors)
-        self.manifest = self._described(opened, tensors)
         recorder = Recorder.start(self.directory, self.manifest, sinks)
         try:
+            began = time.perf_counter()
+            opened = open_job(self.job)
+            tensors = opened.measured()
+            self.timings["load"] = time.perf_counter() - began
+            program = self._compiled(opened, tensors)
+            self.manifest = self._described(opened, tensors)
             self._extract(opened, tensors, program, recorder)
         except UserError:
             recorder.fail()
             raise
         except KeyboardInterrupt:
-            self._note("interrupted; committed shards stay readable")
+            _log.info("interrupted; committed shards stay readable")
             recorder.fail(Status.INTERRUPTED, self.timings)
             raise
         except BaseException as error:
-            _log.error("failed: %s", error)
+            # What nobody foresaw is told with its traceback.
+            _log.error("failed: %s", error, exc_info=not isinstance(error, JobError))
             recorder.fail(Status.FAILED, self.timings)
             raise
 
@@ -123,6 +126,8 @@ class _Execution:
         began = time.perf_counter()
         program = opened.model.program([fetch(t) for t in varying], opened.compilation)
         first = read_batch(opened.model, opened.source, [0])
+        for tensor in varying:
+            tensor.check_lengths(Lengths(1, first.lengths))
         program(first.features, first.lengths)
         self.timings["compile"] = time.perf_counter() - began
         return program
@@ -167,16 +172,17 @@ class _Execution:
     def _plan(
         self, tensors: Sequence[PlannedTensor], lengths: Lengths, recorder: Recorder
     ) -> tuple[Shard, ...]:
+        for tensor in tensors:
+            tensor.check_lengths(lengths)
         per_sample = bytes_per_sample(tensors, lengths)
-        constants = sum(tensor.constant_bytes for tensor in tensors if tensor.constant)
+        constants = sum(tensor.constant_bytes or 0 for tensor in tensors if tensor.constant)
         total = int(per_sample.sum()) + constants
         check_space(self.directory, total * len(self.job.sinks))
-        varying = any(not tensor.constant for tensor in tensors)
-        shards = plan_shards(per_sample, self.job.runtime.shard_size) if varying else ()
-        exact = not any(tensor.computed_lengths for tensor in tensors)
+        shards = plan_shards(per_sample, self.job.runtime.shard_size)
+        exact = all(tensor.predictable for tensor in tensors)
         plan = RunPlan(total, exact, tuple((shard.start, shard.stop) for shard in shards))
         recorder.revise(replace(self.manifest, plan=plan))
-        self.listener.planned(tensors, lengths.samples if varying else 0, total)
+        self.listener.planned(tensors, lengths.samples, total)
         _log.info(
             "plan: %d tensors, %d samples, %d shards, %s",
             *(len(tensors), lengths.samples, len(shards), human_bytes(total)),
@@ -224,13 +230,21 @@ class _Execution:
     ) -> None:
         varying = [tensor for tensor in tensors if not tensor.constant]
         runtime = self.job.runtime
-        # A length that the model computes is only right where nothing is padded.
-        padded = opened.model.masks_padding and not any(t.computed_lengths for t in varying)
+        padded = opened.model.masks_padding and all(tensor.bears_padding for tensor in varying)
         rules = BatchRules(runtime.batch_size, runtime.batch_tokens, padded)
-        stream = Stream(opened.model, opened.source, program, varying, lengths, rules)
+        stream = Stream(
+            opened.model,
+            opened.source,
+            program,
+            varying,
+            lengths,
+            rules,
+            on_batch=lambda samples: self.listener.advanced(samples, 0),
+        )
         with closing(stream.shards(shards)) as computed:
             for one in computed:
                 self._commit(one.shard, one.values, recorder, {"compute": one.compute_seconds})
+                del one  # before the next is taken, and the one after that begun
 
     def _commit(
         self,
@@ -246,7 +260,7 @@ class _Execution:
         before = recorder.bytes
         recorder.commit(shard, values, timings, stats)
         _log.info("committed %s in %.3f s", shard.key, time.perf_counter() - began)
-        self.listener.advanced(len(shard), recorder.bytes - before)
+        self.listener.advanced(0, recorder.bytes - before)
 
     def _described(self, opened: Opened, tensors: Sequence[PlannedTensor]) -> Manifest:
         """The manifest with everything that is known once the job has been opened."""
@@ -264,7 +278,9 @@ class _Execution:
         return replace(
             self.manifest,
             model={**opened.model.describe(), "weights": opened.model.weights_digest()},
-            inputs=RunInputs(source.fingerprint, len(source), source.notes),
+            inputs=RunInputs(source.fingerprint, len(source), source.notes)
+            if len(source)
+            else None,
             tensors=tuple(
                 RunTensor(_stored(tensor), catalog[tensor.address], tensor.selectors)
                 for tensor in tensors

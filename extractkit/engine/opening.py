@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import cast
 
 from extractkit.engine.measure import measure_axes
-from extractkit.errors import ConfigError
+from extractkit.errors import ConfigError, InputError
+from extractkit.inputs.nothing import NoSamples
 from extractkit.inputs.protocol import Inputs, Source
 from extractkit.job import Job
 from extractkit.models.protocol import Compilation, Model
@@ -27,7 +28,8 @@ class Opened:
     """A job with everything loaded that its plan needs.
 
     Attributes:
-        model, source: loaded and bound.
+        model: loaded.
+        source: the samples; none, and nothing is opened, where no tensor depends on them.
         settings: what may change the last bits of values.
         tensors: what will be stored, with axes still unknown where only running tells.
         matches: how many tensors each selector stores.
@@ -74,7 +76,11 @@ def open_job(job: Job) -> Opened:
     settings = model.configure(runtime.seed, runtime.deterministic)
     # Selecting needs no samples, so a misspelt selector is told before a large file is read.
     tensors = plan_tensors(model.catalog, job.selectors)
-    source = cast(Inputs, job.inputs.build()).bind(model.signature)
+    source: Source = NoSamples()
+    if not all(tensor.constant for tensor in tensors):
+        source = cast(Inputs, job.inputs.build()).bind(model.signature)
+        if not len(source):
+            raise InputError("inputs holds no sample. Give at least one")
     matched = _matches(model.catalog, job.selectors)
     skipped = {r.address: r for records in matched.values() for r in records if not r.extractable}
     return Opened(

@@ -10,6 +10,7 @@ from extractkit.job import Job
 from extractkit.plan import PlannedTensor, Shard, bytes_per_sample, plan_shards
 from extractkit.runs.disk import check_space, free_bytes
 from extractkit.tensors import TensorRecord
+from extractkit.values import varies
 
 EXACT, UPPER_BOUND, AT_LEAST = "exact", "upper bound", "at least"
 
@@ -93,12 +94,14 @@ def preview(job: Job, directory: Path, *, exact: bool = False) -> Preview:
     lengths = bounds or survey(opened.model, opened.source, lambda rows: None)
     sizes: dict[str, int | None] = {}
     for tensor in tensors:
+        if bounds is None:
+            tensor.check_lengths(lengths)
         if tensor.constant:
             sizes[tensor.key] = tensor.constant_bytes
         else:
             per_sample = tensor.bytes_per_sample(lengths)
             sizes[tensor.key] = None if per_sample is None else int(per_sample.sum())
-    bound = UPPER_BOUND if bounds is not None and bounds.axes else EXACT
+    bound = UPPER_BOUND if bounds is not None and any(_ragged(t) for t in tensors) else EXACT
     result = Preview(
         model=opened.model.name,
         tensors=tensors,
@@ -113,5 +116,9 @@ def preview(job: Job, directory: Path, *, exact: bool = False) -> Preview:
         directory=directory,
         free_bytes=free_bytes(directory),
     )
-    check_space(directory, result.bytes)
+    check_space(directory, result.bytes * len(job.sinks))
     return result
+
+
+def _ragged(tensor: PlannedTensor) -> bool:
+    return not tensor.constant and varies(tensor.sample_shape)

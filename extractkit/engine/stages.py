@@ -1,10 +1,9 @@
-"""One primitive for overlap: iterate ahead in a thread, with a bounded queue in between."""
+"""One primitive for overlap: iterate ahead in a thread, by a bounded number of items."""
 
-import queue
 import threading
 from collections.abc import Generator, Iterable
-from contextlib import suppress
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -23,27 +22,26 @@ def ahead(items: Iterable[Item], depth: int) -> Generator[Item, None, None]:
     """The same items, in order, made by a thread that is at most `depth` items ahead.
 
     An error in the thread is raised here in its turn. Leaving the iteration early, by an error or
-    by closing it, stops the thread before this returns.
+    by closing it, stops the thread and closes its iterator before this returns.
     """
-    ready: queue.Queue[Item | _Failed | type[_Ended]] = queue.Queue(depth)
+    made: SimpleQueue[Item | _Failed | type[_Ended]] = SimpleQueue()
+    # Room is taken before an item is begun, so that none waits beyond the `depth` allowed.
+    room = threading.Semaphore(depth)
     stopped = threading.Event()
-
-    def hand_over(item: Item | _Failed | type[_Ended]) -> bool:
-        while not stopped.is_set():
-            with suppress(queue.Full):
-                ready.put(item, timeout=0.1)
-                return True
-        return False
+    iterator = iter(items)
 
     def work() -> None:
-        iterator = iter(items)
         try:
+            room.acquire()
             for item in iterator:
-                if not hand_over(item):
+                made.put(item)
+                del item  # what is handed over is not held here
+                room.acquire()
+                if stopped.is_set():
                     break
-            hand_over(_Ended)
+            made.put(_Ended)
         except BaseException as error:  # noqa: BLE001 - raised again where the items are used
-            hand_over(_Failed(error))
+            made.put(_Failed(error))
         finally:
             if (close := getattr(iterator, "close", None)) is not None:
                 close()
@@ -51,10 +49,13 @@ def ahead(items: Iterable[Item], depth: int) -> Generator[Item, None, None]:
     thread = threading.Thread(target=work, name="extractkit-ahead", daemon=True)
     thread.start()
     try:
-        while (item := ready.get()) is not _Ended:
+        while (item := made.get()) is not _Ended:
             if isinstance(item, _Failed):
                 raise item.error
+            room.release()
             yield item  # type: ignore[misc]
+            del item
     finally:
         stopped.set()
+        room.release()
         thread.join()

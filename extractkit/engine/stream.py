@@ -6,7 +6,7 @@ few batches and a few shards, however many samples there are.
 """
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -51,7 +51,7 @@ class Stream:
     """Everything that decides the values of shards.
 
     A shard's values are a function of this and its range alone: which samples share a batch is
-    decided inside the shard.
+    decided inside the shard. `on_batch` is told how many samples each computed batch had.
     """
 
     model: Model
@@ -60,6 +60,7 @@ class Stream:
     tensors: Sequence[PlannedTensor]
     lengths: Lengths
     rules: BatchRules
+    on_batch: Callable[[int], None] = lambda samples: None
 
     def shards(self, shards: Sequence[Shard]) -> Generator[ShardValues, None, None]:
         """The values of these shards, one after the other."""
@@ -71,7 +72,8 @@ class Stream:
         for shard in shards:
             for positions in self._batches(shard):
                 at = [shard.start + position for position in positions]
-                yield _Work(shard, positions, read_batch(self.model, self.source, at))
+                batch = read_batch(self.model, self.source, at, self.rules.length_step)
+                yield _Work(shard, positions, batch)
 
     def _batches(self, shard: Shard) -> list[list[int]]:
         return plan_batches(self.lengths.part(shard.start, shard.stop), self.rules)
@@ -100,6 +102,7 @@ class Stream:
         for _ in self._batches(shard):
             one = next(computed)
             seconds += one.seconds
+            self.on_batch(len(one.work.positions))
             for assembly, value in zip(assemblies, one.values, strict=True):
                 assembly.put(one.work.positions, value)
         values = {

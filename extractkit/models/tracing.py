@@ -15,6 +15,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from extractkit.models.keras_repairs import repaired_keras
+from extractkit.models.nested import NestedGraph, nested_graphs
+
 
 @dataclass(eq=False)
 class LayerCall:
@@ -45,11 +48,13 @@ class Trace:
         function: the concrete function; its graph holds every operation.
         inputs: the graph's placeholder for each named input.
         calls: in the order in which they began; the first is the model itself.
+        nested: the graphs of loops, branches and nested functions in it.
     """
 
     function: Any
     inputs: Mapping[str, tf.Tensor]
     calls: tuple[LayerCall, ...]
+    nested: tuple[NestedGraph, ...]
 
     @property
     def graph(self) -> tf.Graph:
@@ -71,10 +76,18 @@ def trace(function: Callable[[Mapping[str, tf.Tensor]], Any], specs: list[tf.Ten
         return function(dict(zip(feature_names, tensors, strict=True)))
 
     traced = tf.function(called, autograph=False)
-    with _watched_calls() as calls:
+    with repaired_keras(), _watched_calls() as calls:
         concrete = traced.get_concrete_function(*arguments)
     inputs = dict(zip(feature_names, concrete.inputs, strict=False))
-    return Trace(concrete, inputs, tuple(calls))
+    # Only a function's graph has a name.
+    made = {getattr(call.graph, "name", ""): call.graph for call in calls}
+    nested = nested_graphs(concrete.graph, made)
+    # Calls in other graphs are Keras's own, to learn shapes, or those of a nested `tf.function`,
+    # which are made again or not depending on what was traced before.
+    graphs = {concrete.graph, *(inner.graph for inner in nested)}
+    return Trace(
+        concrete, inputs, tuple(call for call in calls if call.graph in graphs), tuple(nested)
+    )
 
 
 _watching = threading.Lock()

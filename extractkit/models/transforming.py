@@ -93,7 +93,8 @@ def _reduced(tensor: tf.Tensor, reduction: Reduction, own: Mapping[int, tf.Tenso
     if reduction.op in ("mean", "norm") and not tensor.dtype.is_floating:
         tensor = tf.cast(tensor, tf.float32)
     if tensor.dtype == tf.bool:
-        tensor = tf.cast(tensor, tf.int32)
+        counted = _reduced(tf.cast(tensor, tf.int32), reduction, own)
+        return counted if reduction.op == "sum" else tf.cast(counted, tf.bool)
     present = _present(tensor, [axis for axis in axes if axis in own], own)
     match reduction.op:
         case "sum":

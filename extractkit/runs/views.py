@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from extractkit.plan import numpy_dtype
 from extractkit.runs.committed import Committed, Positions
 from extractkit.runs.manifest import RunTensor
 from extractkit.tensors import TensorRecord
@@ -51,7 +52,7 @@ class TensorView:
     @property
     def dtype(self) -> np.dtype[Any]:
         """The type of its elements."""
-        return np.dtype(object if self._stored.dtype == "string" else self._stored.dtype)
+        return numpy_dtype(self._stored.dtype)
 
     @property
     def dims(self) -> tuple[str | None, ...]:

@@ -48,6 +48,6 @@ def stacked(values: Sequence[Array]) -> Array:
     """Samples of different shapes in one array, padded with zeros to the largest."""
     shape = tuple(max(sizes) for sizes in zip(*(value.shape for value in values), strict=True))
     whole = np.zeros((len(values), *shape), values[0].dtype)
-    for row, value in zip(whole, values, strict=True):
-        row[tuple(slice(size) for size in value.shape)] = value
+    for position, value in enumerate(values):
+        whole[(position, *map(slice, value.shape))] = value
     return whole

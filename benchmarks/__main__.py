@@ -1,0 +1,16 @@
+"""`python -m benchmarks [NAME …]`: run the benchmarks, or some of them, and print what they say."""
+
+import sys
+
+from benchmarks import first_layer, hidden_states, memory
+
+BENCHMARKS = {
+    "hidden_states": hidden_states.main,
+    "first_layer": first_layer.main,
+    "memory": memory.main,
+}
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or BENCHMARKS:
+        print(f"\n{name}")
+        BENCHMARKS[name]()

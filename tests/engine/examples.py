@@ -1,0 +1,63 @@
+"""Small jobs on the reference model, and what they should store."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from extractkit.engine.execute import execute
+from extractkit.engine.listener import Listener, Silent
+from extractkit.inputs.live import LiveTexts
+from extractkit.inputs.protocol import Source
+from extractkit.job import Component, Job, Runtime
+from extractkit.models.protocol import Model
+from extractkit.runs.reader import Run, open_run
+from extractkit.selectors import parse_selector
+from extractkit.testing.reference import ReferenceModel
+
+MODEL = ReferenceModel()
+TEXTS = tuple("abcdefghijklmnopqrstuvwxyz"[:n] * m for n, m in [(1, 1), (26, 2), (3, 1), (7, 3)] * 5)
+"""Twenty texts of 1, 52, 3 and 21 characters: as many tokens to the reference model."""
+
+SINKS = {"hdf5": "extractkit.sinks.hdf5.Hdf5Sink", "npz": "extractkit.sinks.npz.NpzSink"}
+EVERYTHING: Mapping[str, object] = {"path": "*"}
+
+
+def source(texts: Sequence[str] = TEXTS, model: Model = MODEL) -> Source:
+    return LiveTexts(texts).bind(model.signature)
+
+
+def tokens(text: str) -> np.ndarray:
+    """A text as the reference model reads it."""
+    return np.array([ord(char) % 50 for char in text[: MODEL.longest]], np.int32)
+
+
+def job(
+    *selectors: Mapping[str, object],
+    model: object = MODEL,
+    inputs: object = TEXTS,
+    sinks: Sequence[str] = ("npz",),
+    **runtime: object,
+) -> Job:
+    """A job with selectors `s0`, `s1` …; texts or a source may be given as inputs."""
+    live = inputs if hasattr(inputs, "bind") else LiveTexts(inputs)  # type: ignore[arg-type]
+    return Job(
+        model=Component("model", "extractkit.api.given", {"live": model}),
+        inputs=Component("inputs", "extractkit.api.given", {"live": live}),
+        selectors=tuple(parse_selector(f"s{i}", mapping) for i, mapping in enumerate(selectors)),
+        sinks={name: Component(f"sinks.{name}", SINKS[name]) for name in sinks},
+        runtime=Runtime.parse(runtime),
+        model_name="reference",
+        resolved={"sinks": {name: {"_target_": SINKS[name]} for name in sinks}},
+    )
+
+
+def executed(directory: Path, job: Job, listener: Listener | None = None) -> Run:
+    """Run the job and open what it left."""
+    execute(job, directory, hydra_files={}, listener=listener or Silent())
+    return open_run(directory)
+
+
+def shard_files(directory: Path) -> dict[str, bytes]:
+    """Content of every shard's file, by name."""
+    return {path.name: path.read_bytes() for path in sorted((directory / "shards").iterdir())}

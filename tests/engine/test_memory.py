@@ -1,0 +1,54 @@
+"""Memory does not grow with the number of samples: NumPy reports its arrays to tracemalloc."""
+
+import gc
+import time
+import tracemalloc
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from extractkit.engine.execute import execute
+from extractkit.engine.listener import Silent
+from extractkit.job import Component
+from extractkit.sinks.npz import NpzSink
+from extractkit.testing.reference import ReferenceModel
+from extractkit.values import Values
+from tests.engine.examples import job
+
+LENGTH, SHARD, FEW, TIMES = 200, 12, 48, 20
+
+
+class SlowSink(NpzSink):
+    """Slower than everything before it, so that all queues are full whatever the machine does."""
+
+    def serialize(self, values: Mapping[str, Values]) -> bytes:
+        image = super().serialize(values)
+        time.sleep(0.015)
+        return image
+
+
+def peak(directory: Path, samples: int) -> int:
+    """Most bytes held at once while a job runs that stores 160 kB a sample."""
+    wanted = job(
+        {"path": "attention:op/Softmax"},
+        model=ReferenceModel(longest=LENGTH),
+        inputs=["x" * LENGTH] * samples,
+        shard_size=SHARD,
+        batch_size=1,
+    )
+    slow = {"npz": Component("sinks.npz", "extractkit.api.given", {"live": SlowSink()})}
+    gc.collect()
+    tracemalloc.start()
+    try:
+        execute(replace(wanted, sinks=slow), directory, hydra_files={}, listener=Silent())
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_twenty_times_the_samples_need_no_more_memory(tmp_path: Path) -> None:
+    peak(tmp_path / "imports", FEW)
+    few, many = (peak(tmp_path / str(count), count) for count in (FEW, FEW * TIMES))
+    lengths = 8 * FEW * TIMES
+    print(few, many)
+    assert many < 1.05 * few + lengths

@@ -1,0 +1,132 @@
+"""Shards are a pure function of the job and their range, whatever the threads do."""
+
+import time
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from extractkit.engine.batching import BatchRules
+from extractkit.engine.measure import measure_axes
+from extractkit.engine.stream import Stream, fetch
+from extractkit.engine.survey import survey
+from extractkit.inputs.protocol import Sample
+from extractkit.models.protocol import Compilation, Model, Program
+from extractkit.plan import PlannedTensor, Shard, plan_tensors
+from extractkit.selectors import parse_selector
+from extractkit.values import Array, Values, digest
+from tests.engine.examples import MODEL, TEXTS, source, tokens
+
+RULES = BatchRules(batch_size=4, batch_tokens=None, padded=True)
+WHOLE = Shard(0, len(TEXTS))
+
+
+def planned(model: Model = MODEL, **selector: object) -> tuple[PlannedTensor, ...]:
+    chosen = parse_selector("mine", selector or {"not": {"kind": "weight"}})
+    return measure_axes(
+        model, source(), plan_tensors(model.catalog, [chosen]), Compilation()
+    )
+
+
+TENSORS = planned()
+
+
+def stream(
+    program: Program | None = None,
+    texts: object = None,
+    rules: BatchRules = RULES,
+    tensors: Sequence[PlannedTensor] = TENSORS,
+) -> Stream:
+    compiled = program or MODEL.program([fetch(tensor) for tensor in tensors], Compilation())
+    reading = texts or source()
+    lengths = survey(MODEL, source(), lambda rows: None)
+    return Stream(MODEL, reading, compiled, tensors, lengths, rules)  # type: ignore[arg-type]
+
+
+def values(stream: Stream, *shards: Shard) -> list[dict[str, Values]]:
+    return [one.values for one in stream.shards(shards)]
+
+
+def digests(stream: Stream, *shards: Shard) -> list[str]:
+    return [digest(one.items()) for one in values(stream, *shards)]
+
+
+@settings(max_examples=25)
+@given(st.integers(1, 25), st.integers(1, 9), st.none() | st.integers(1, 200), st.booleans())
+def test_every_sample_has_the_value_that_it_has_alone(
+    shard_size: int, batch_size: int, batch_tokens: int | None, padded: bool
+) -> None:
+    shards = [
+        Shard(at, min(at + shard_size, len(TEXTS))) for at in range(0, len(TEXTS), shard_size)
+    ]
+    rules = BatchRules(batch_size, batch_tokens, padded)
+    for shard, found in zip(shards, values(stream(rules=rules), *shards), strict=True):
+        assert list(found) == [tensor.key for tensor in TENSORS]
+        for position in range(len(shard)):
+            expected = MODEL.forward(tokens(TEXTS[shard.start + position]))
+            for key, stored in found.items():
+                np.testing.assert_array_equal(stored.sample(position), expected[key])
+
+
+def test_a_shard_does_not_depend_on_what_other_shards_there_are() -> None:
+    shards = [Shard(at, at + 5) for at in range(0, 20, 5)]
+    together = digests(stream(), *shards)
+    assert [digests(stream(), shard)[0] for shard in shards] == together
+    assert digests(stream(), *reversed(shards)) == together[::-1]
+
+
+class Slow:
+    """A source that takes its time now and then."""
+
+    def __init__(self, seconds: Sequence[float]) -> None:
+        self.texts, self.seconds, self.calls = source(), seconds, 0
+
+    def read(self, start: int, stop: int) -> Sequence[Sample]:
+        self.calls += 1
+        time.sleep(self.seconds[self.calls % len(self.seconds)])
+        return self.texts.read(start, stop)
+
+
+def slowed(seconds: float) -> Program:
+    program = MODEL.program([fetch(tensor) for tensor in TENSORS], Compilation())
+
+    def run(features: Mapping[str, Array], lengths: Mapping[str, Array]) -> Sequence[Array]:
+        time.sleep(seconds)
+        return program(features, lengths)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("reading", "computing", "storing"),
+    [((0.0, 0.01), 0.0, 0.0), ((0.0,), 0.01, 0.0), ((0.0,), 0.0, 0.03), ((0.01, 0.0), 0.005, 0.01)],
+)
+def test_which_stage_is_slowest_does_not_show(
+    reading: tuple[float, ...], computing: float, storing: float
+) -> None:
+    shards = [Shard(0, 7), Shard(7, 14), Shard(14, 20)]
+    found = []
+    for one in stream(slowed(computing), Slow(reading)).shards(shards):
+        time.sleep(storing)
+        found.append(digest(one.values.items()))
+    assert found == digests(stream(), *shards)
+
+
+def test_closing_early_stops_reading() -> None:
+    slow = Slow([0.0])
+    shards = stream(texts=slow).shards([Shard(at, at + 1) for at in range(20)])
+    next(shards)
+    shards.close()
+    calls = slow.calls
+    time.sleep(0.05)
+    assert slow.calls == calls < 20
+
+
+def test_an_error_of_the_model_is_raised_where_shards_are_used() -> None:
+    def broken(features: object, lengths: object) -> list[Array]:
+        raise OSError("the model broke")
+
+    with pytest.raises(OSError, match="the model broke"):
+        values(stream(broken), WHOLE)

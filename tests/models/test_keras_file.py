@@ -1,0 +1,180 @@
+"""Models saved by Keras: the values of the live model, or one clear message."""
+
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from extractkit.errors import ModelError
+from extractkit.models.keras_file import load
+from extractkit.tensors import Kind
+from tests.models.programs import values_of
+from tests.models.zoo import MODELS, drawn
+from tests.models.zoo_layers import Subclassed
+
+HAND_OVER = "Load the model in Python and hand it over: extractkit.extract(…, model=…)"
+
+
+def subclassed() -> keras.Model:
+    model = Subclassed()
+    model.build((None, 4))
+    return model
+
+
+def saved(model: keras.Model, file: Path) -> Path:
+    model.save(file)
+    return file
+
+
+def small(file: Path) -> Path:
+    return saved(keras.Sequential([keras.Input((4,)), layers.Dense(50)]), file)
+
+
+@pytest.mark.parametrize(
+    ("build", "name"),
+    [
+        (MODELS["sequential"], "m.keras"),
+        (MODELS["sequential"], "m.h5"),
+        (MODELS["sequential"], "m.hdf5"),
+        (MODELS["shared_and_nested"], "m.keras"),
+        (MODELS["shared_and_nested"], "m.h5"),
+        (MODELS["attention"], "m.keras"),
+        (subclassed, "m.keras"),
+    ],
+)
+def test_a_saved_model_gives_what_the_live_one_gives(
+    build: Callable[[], keras.Model], name: str, tmp_path: Path
+) -> None:
+    live = build()
+    file = saved(live, tmp_path / name)
+    model = load(str(file))
+    batch = drawn(model.signature, 3, 5)
+    outputs = [r.address for r in model.catalog.records if r.kind is Kind.MODEL_OUTPUT]
+    found = values_of(model, outputs, batch)
+    arrays = [*batch.values()]
+    wanted = live([tf.constant(a) for a in arrays] if len(arrays) > 1 else tf.constant(arrays[0]))
+    for value, expected in zip(found.values(), keras.tree.flatten(wanted), strict=True):
+        np.testing.assert_allclose(value, expected, atol=1e-6)
+    assert model.describe()["path"] == str(file)
+
+
+def message(file: Path) -> str:
+    with pytest.raises(ModelError) as caught:
+        load(str(file))
+    return str(caught.value)
+
+
+def test_a_missing_file_names_its_neighbours(tmp_path: Path) -> None:
+    for name in ("one.keras", "two.h5", "notes.txt"):
+        (tmp_path / name).touch()
+    file = tmp_path / "on.keras"
+    assert message(file) == (
+        f"model.path={str(file)!r} does not exist. Models in {str(tmp_path)!r}: "
+        f"Available: 'one.keras', 'two.h5'."
+    )
+
+
+def test_a_directory_is_refused(tmp_path: Path) -> None:
+    assert message(tmp_path) == (
+        f"model.path={str(tmp_path)!r} is a directory; model=keras takes one file"
+    )
+
+
+def test_another_ending_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "model.pb"
+    file.touch()
+    assert message(file) == (
+        f"model.path={str(file)!r} ends in '.pb'; model=keras reads .keras, .h5, .hdf5"
+    )
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.1, 0.5, 0.95])
+@pytest.mark.parametrize(
+    ("name", "what"), [("m.keras", "is no .keras file"), ("m.h5", "is no HDF5 file")]
+)
+def test_a_truncated_file_is_damaged(name: str, what: str, kept: float, tmp_path: Path) -> None:
+    file = small(tmp_path / name)
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * kept)])
+    assert message(file) == f"model.path={str(file)!r} {what}: damaged, or something else"
+
+
+def test_flipped_bits_in_a_keras_file_are_found(tmp_path: Path) -> None:
+    file = small(tmp_path / "m.keras")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    file.write_bytes(content)
+    assert message(file) == (
+        f"model.path={str(file)!r} cannot be loaded by Keras: BadZipFile: Bad CRC-32 for file "
+        f"'model.weights.h5'"
+    )
+
+
+def test_an_archive_of_something_else_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "m.keras"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("notes.txt", "hello")
+    assert message(file).startswith(f"model.path={str(file)!r} cannot be loaded by Keras: KeyError")
+
+
+@pytest.mark.parametrize("name", ["m.weights.h5", "m.h5"])
+def test_weights_without_an_architecture_are_refused(name: str, tmp_path: Path) -> None:
+    file = tmp_path / name
+    if name == "m.h5":
+        with h5py.File(file, "w") as opened:
+            opened["kernel"] = np.ones(3)
+    else:
+        keras.Sequential([keras.Input((4,)), layers.Dense(2)]).save_weights(file)
+    assert message(file) == (
+        f"model.path={str(file)!r} holds weights alone, without the architecture; model=keras "
+        f"takes a whole model, as model.save(…) writes it"
+    )
+
+
+@pytest.mark.parametrize("name", ["m.keras", "m.h5"])
+def test_a_lambda_is_refused_and_named(name: str, tmp_path: Path) -> None:
+    x = keras.Input((4,))
+    inner = keras.Sequential([keras.Input((4,)), layers.Lambda(lambda v: v * 2, name="twice")])
+    file = saved(keras.Model(x, inner(layers.Dense(4)(x))), tmp_path / name)
+    assert message(file) == (
+        f"model.path={str(file)!r} is refused: layer 'twice' holds Python code, which loading the "
+        f"file would run (Keras's safe mode). {HAND_OVER}"
+    )
+
+
+class Unregistered(layers.Layer):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return x * 2.0
+
+
+@pytest.mark.parametrize("name", ["m.keras", "m.h5"])
+def test_an_unknown_class_is_named(name: str, tmp_path: Path) -> None:
+    x = keras.Input((4,))
+    file = saved(keras.Model(x, Unregistered()(x)), tmp_path / name)
+    assert message(file) == (
+        f"model.path={str(file)!r} needs 'Unregistered', which Keras does not know by itself. "
+        f"{HAND_OVER}"
+    )
+
+
+def test_a_home_directory_may_be_abbreviated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    small(tmp_path / "m.keras")
+    assert load("~/m.keras").describe()["path"] == str(tmp_path / "m.keras")
+
+
+def test_a_file_may_be_moved_once_it_is_loaded(tmp_path: Path) -> None:
+    file = small(tmp_path / "m.keras")
+    model = load(str(file))
+    shutil.rmtree(tmp_path)
+    batch = drawn(model.signature, 2, 0)
+    assert values_of(model, ["dense:output"], batch)["dense:output"].shape == (2, 50)

@@ -1,0 +1,104 @@
+"""The main job on real weights, against a float64 NumPy forward pass written for the tests."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import extractkit
+from extractkit.models.bert import load
+from extractkit.runs.reader import Run
+from tests.corpus import stdlib_docstrings
+from tests.oracles.bert_float64 import BertFloat64, BertTrace
+from tests.oracles.wordpiece import WordPiece
+
+pytestmark = pytest.mark.real_model
+
+LAYERS = range(6)
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    """Very different lengths in one run: one letter to far beyond what the model takes."""
+    return ["a", *stdlib_docstrings(30), "every word " * 200, "Ünïcode straße, « naïve » — 北京"]
+
+
+@pytest.fixture(scope="module")
+def run(texts: list[str], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return extractkit.extract(
+        [
+            "model=bert",
+            "selectors=attention",
+            "+selectors.hidden.regex='^transformer_layer_.:output'",
+        ],
+        inputs=texts,
+        run_dir=tmp_path_factory.mktemp("bert") / "run",
+    )
+
+
+@pytest.fixture(scope="module")
+def oracle(texts: list[str], run: Run) -> list[BertTrace]:
+    directory = Path(str(run.manifest.model["path"]))
+    forward = BertFloat64(directory)
+    ids = WordPiece(directory).token_ids(texts, max_length=128)
+    return [forward.forward(one) for one in ids]
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_attention_agrees_to_1e_5(run: Run, oracle: list[BertTrace], layer: int) -> None:
+    view = run[f"transformer_layer_{layer}/self_attention_layer/softmax:op/Softmax"]
+    for index, trace in enumerate(oracle):
+        np.testing.assert_allclose(view.sample(index), trace.attention[layer], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_hidden_states_agree_to_1e_4(run: Run, oracle: list[BertTrace], layer: int) -> None:
+    view = run[f"transformer_layer_{layer}:output"]
+    for index, trace in enumerate(oracle):
+        expected = trace.hidden_states[layer + 1]
+        np.testing.assert_allclose(view.sample(index), expected, rtol=0, atol=1e-4)
+
+
+def test_a_text_beyond_the_models_length_is_cut_and_marked(run: Run, texts: list[str]) -> None:
+    rows = list(run.samples)
+    assert [row["truncated"] for row in rows].count(True) == run.manifest.actual["truncated"]  # type: ignore[index]
+    assert rows[-2]["truncated"]
+    assert rows[-2]["length"] == 128
+    assert rows[-2]["text"] == texts[-2]
+    assert not rows[0]["truncated"]
+    assert rows[0]["tokens"] == ["[CLS]", "a", "[SEP]"]
+
+
+def test_pooled_tokens_leave_padding_out(
+    texts: list[str], oracle: list[BertTrace], tmp_path: Path
+) -> None:
+    pooled = extractkit.extract(
+        [
+            "model=bert",
+            "+selectors.mean={path: 'transformer_layer_5:output', reduce: {token: mean}}",
+        ],
+        inputs=texts,
+        run_dir=tmp_path / "run",
+    )["transformer_layer_5:output"]
+    expected = np.stack([trace.hidden_states[6].mean(axis=0) for trace in oracle])
+    assert pooled.shape == (len(texts), 384)
+    np.testing.assert_allclose(np.asarray(pooled), expected, rtol=0, atol=1e-4)
+
+
+def test_weights_equal_the_file_they_were_read_from(tmp_path: Path) -> None:
+    from safetensors.numpy import load_file
+
+    run = extractkit.extract(["model=bert", "selectors=weights"], run_dir=tmp_path / "run")
+    stored = load_file(Path(str(run.manifest.model["path"])) / "model.safetensors")
+    for layer in LAYERS:
+        kernel = np.asarray(run[f"transformer_layer_{layer}/self_attention_layer/query:kernel"])
+        expected = stored[f"encoder.layer.{layer}.attention.self.query.weight"].T
+        np.testing.assert_array_equal(kernel.reshape(384, 384), expected)
+    parameters = sum(np.asarray(view).size for view in run.values())
+    assert parameters == run.manifest.model["parameters"]
+
+
+def test_two_loads_agree_on_addresses_and_weights() -> None:
+    one, two = load(), load()
+    assert list(one.catalog) == list(two.catalog)
+    assert one.weights_digest() == two.weights_digest()

@@ -1,0 +1,106 @@
+"""The description of a job refuses what does not exist or does not fit."""
+
+import pytest
+
+from extractkit.errors import ConfigError
+from extractkit.job import Component, Runtime
+
+def test_no_runtime_key_needs_to_be_given() -> None:
+    assert Runtime.parse({}) == Runtime()
+
+
+def test_an_automatic_shard_size_is_none() -> None:
+    assert Runtime.parse({"shard_size": "auto"}).shard_size is None
+    assert Runtime.parse({"shard_size": 7}).shard_size == 7
+
+
+def test_what_is_given_is_kept() -> None:
+    given = {
+        "batch_size": 1, "batch_tokens": 10, "shard_size": 1, "compile": "xla",
+        "device": "/CPU:0", "seed": 3, "deterministic": False,
+    }  # fmt: skip
+    assert vars(Runtime.parse(given)) == given
+
+
+MODES = "Available: 'graph', 'xla'."
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (
+            {"batchsize": 3},
+            "batchsize does not exist. Nearest: 'batch_size', 'batch_tokens', 'shard_size'.",
+        ),
+        ({"batch_size": 0}, "batch_size=0 is not a whole number of 1 or more"),
+        ({"batch_size": None}, "batch_size=None is not a whole number of 1 or more"),
+        ({"batch_size": True}, "batch_size=True is not a whole number of 1 or more"),
+        ({"batch_size": 2.0}, "batch_size=2.0 is not a whole number of 1 or more"),
+        ({"batch_size": [2]}, "batch_size=[2] is not a single value"),
+        ({"batch_tokens": "many"}, "batch_tokens='many' is not a whole number of 1 or more"),
+        ({"shard_size": "big"}, "shard_size='big' is not a whole number of 1 or more or 'auto'"),
+        ({"seed": -1}, "seed=-1 is not a whole number of 0 or more"),
+        ({"compile": "jit"}, f"compile='jit' is no mode. {MODES}"),
+        ({"device": 0}, "device=0 is not a text, such as '/CPU:0'"),
+        ({"deterministic": "yes"}, "deterministic='yes' is not true or false"),
+    ],
+)
+def test_a_runtime_that_does_not_fit(entries: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Runtime.parse(entries)
+    assert str(caught.value) == f"runtime.{message}"
+
+
+def callable_with(path: str, limit: int = 3) -> tuple[str, int]:
+    return path, limit
+
+
+def open_ended(**arguments: object) -> dict[str, object]:
+    return arguments
+
+
+def component(target: str, **arguments: object) -> Component:
+    """One of the callables above, or any by its dotted path."""
+    return Component("inputs", target if "." in target else f"{__name__}.{target}", arguments)
+
+
+def test_a_component_calls_its_target() -> None:
+    assert component("callable_with", path="x").build() == ("x", 3)
+    assert component("open_ended", anything=1).build() == {"anything": 1}
+
+
+def test_what_cannot_tell_its_arguments_is_called_all_the_same() -> None:
+    assert component("builtins.dict", a=1).build() == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("target", "arguments", "message"),
+    [
+        ("callable_with", {"pth": "x"}, "inputs.pth does not exist. Available: 'limit', 'path'."),
+        ("callable_with", {}, "inputs.path is missing. Give it: inputs.path=…"),
+        (
+            "no.such.module",
+            {},
+            "inputs._target_='no.such.module' cannot be imported: No module named 'no'. "
+            "Give the dotted path of a callable, as in package.module.function",
+        ),
+        (
+            "math.sine",
+            {},
+            "inputs._target_='math.sine' cannot be imported: module 'math' has no attribute "
+            "'sine'. Give the dotted path of a callable, as in package.module.function",
+        ),
+        ("math.pi", {}, "inputs._target_='math.pi' is not callable"),
+    ],
+)
+def test_a_component_that_cannot_be_called(
+    target: str, arguments: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        component(target, **arguments).check()
+    assert str(caught.value) == message
+
+
+def test_a_target_without_a_dot_names_no_module() -> None:
+    with pytest.raises(ConfigError, match=r"^model\._target_='build' cannot be imported: "):
+        Component("model", "build").check()

@@ -1,0 +1,245 @@
+"""What is stored of each tensor, how large it is, and how samples are cut into shards."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from extractkit import plan
+from extractkit.errors import SelectionError
+from extractkit.plan import (
+    CONSTANTS_SHARD,
+    Layout,
+    Lengths,
+    PlannedTensor,
+    Shard,
+    bytes_per_sample,
+    numpy_dtype,
+    plan_shards,
+    plan_tensors,
+)
+from extractkit.selectors import parse_selector
+from extractkit.tensors import Catalog, Kind, TensorRecord
+from extractkit.testing.numpy_transforms import transformed
+from extractkit.values import Assembly
+
+Dims = tuple[str | None, ...] | None
+Shape = tuple[int | None, ...] | None
+
+
+def record(dims: Dims, shape: Shape, dtype: str = "float32", address: str = "a:op/X") -> TensorRecord:
+    return TensorRecord(address, Kind.OP, dtype, shape, dims)
+
+
+def planned(record: TensorRecord, **selector: object) -> PlannedTensor:
+    chosen = parse_selector("mine", {"path": "*", **selector})
+    return plan_tensors(Catalog([record]), [chosen])[0]
+
+
+@pytest.mark.parametrize(
+    ("dims", "shape", "expected"),
+    [
+        # The sample axis first, wherever the model has it.
+        (("sample", "token", None), (None, None, 4), (0, False, ("sample", "token", None), (None, None, 4))),
+        ((None, "sample"), (4, None), (1, False, ("sample", None), (None, 4))),
+        (("token", "sample", None), (None, None, 4), (1, False, ("sample", "token", None), (None, None, 4))),
+        # A product of samples and something else, split where it stands.
+        (("sample*token", None), (None, 4), (0, True, ("sample", "token", None), (None, None, 4))),
+        (("sample*12", "token"), (None, None), (0, True, ("sample", None, "token"), (None, 12, None))),
+        ((None, "sample*token"), (3, None), (1, True, ("sample", None, "token"), (None, 3, None))),
+        (("sample*f(token)",), (None,), (0, True, ("sample", "f(token)"), (None, None))),
+        # Without a sample axis it is the same for all of them.
+        ((None, None), (3, 4), (None, False, (None, None), (3, 4))),
+        ((), (), (None, False, (), ())),
+        # To be measured first.
+        (("sample", "?"), (None, None), None),
+        (None, None, None),
+    ],
+)  # fmt: skip
+def test_the_stored_layout(dims: Dims, shape: Shape, expected: tuple[object, ...] | None) -> None:
+    found = Layout.of(record(dims, shape))
+    assert found == (None if expected is None else Layout(*expected))  # type: ignore[arg-type]
+
+
+def test_two_selectors_that_agree_store_a_tensor_once() -> None:
+    catalog = Catalog([record(("sample", None), (None, 4))])
+    selectors = [parse_selector(name, {"path": "*", "cast": "float16"}) for name in ("a", "b")]
+    (tensor,) = plan_tensors(catalog, selectors)
+    assert (tensor.key, tensor.selectors, tensor.dtype) == ("a:op/X", ("a", "b"), "float16")
+
+
+def test_two_selectors_that_differ_store_it_under_their_names() -> None:
+    catalog = Catalog([record(("sample", None), (None, 4))])
+    selectors = [
+        parse_selector("whole", {"path": "*"}),
+        parse_selector("mean", {"path": "*", "reduce": "mean"}),
+        parse_selector("also", {"kind": "op"}),
+    ]
+    first, second = plan_tensors(catalog, selectors)
+    assert (first.key, first.selectors, first.shape) == ("a:op/X@whole", ("whole", "also"), (None, 4))
+    assert (second.key, second.selectors, second.shape) == ("a:op/X@mean", ("mean",), (None,))
+
+
+def test_tensors_are_planned_in_the_models_order() -> None:
+    catalog = Catalog([record((), (), address=f"{name}:op/X") for name in "cab"])
+    selectors = [parse_selector("one", {"path": "b:*"}), parse_selector("two", {"path": "*"})]
+    assert [tensor.address[0] for tensor in plan_tensors(catalog, selectors)] == ["c", "a", "b"]
+
+
+def test_an_unmeasured_tensor_has_no_shape_yet() -> None:
+    tensor = planned(record(("?",), (None,), "bfloat16"))
+    assert (tensor.layout, tensor.shape, tensor.dtype) == (None, None, "float32")
+    assert not tensor.predictable
+    with pytest.raises(ValueError, match=r"^the axes of 'a:op/X' have not been measured$"):
+        _ = tensor.sample_shape
+
+
+def test_bfloat16_is_stored_as_float32_and_texts_as_objects() -> None:
+    assert planned(record(("sample",), (None,), "bfloat16")).dtype == "float32"
+    assert numpy_dtype("bfloat16") == np.float32
+    assert numpy_dtype("int8") == np.int8
+    assert numpy_dtype("string") == object
+
+
+def test_the_size_of_texts_is_not_known_in_advance() -> None:
+    varying, constant = (
+        planned(record(dims, shape, "string"))
+        for dims, shape in ((("sample", None), (None, 3)), ((None,), (2,)))
+    )
+    lengths = Lengths(2, {})
+    assert varying.bytes_per_sample(lengths) is None
+    assert varying.sample_shapes(lengths) == [(3,), (3,)]
+    assert constant.constant_bytes is None
+    assert bytes_per_sample([varying], lengths).tolist() == [0, 0]
+    assembly = Assembly(varying.sample_shape, varying.dtype, varying.sample_shapes(lengths), 2)
+    assembly.put([1, 0], np.array([[b"d", b"", b"f"], [b"a", b"bb", b"c"]], object))
+    assert assembly.finish().values.tolist() == [[b"a", b"bb", b"c"], [b"d", b"", b"f"]]
+
+
+RECORDS = (
+    record(("sample", "token", None), (None, None, 3)),
+    record(("sample", None, "token", "token"), (None, 2, None, None), "float64"),
+    record(("sample*token", None), (None, 3), "int16"),
+    record(("sample", "token", "picture"), (None, None, None), "bool"),
+    record(("sample", None), (None, 5), "bfloat16"),
+    record(("sample",), (None,), "int64"),
+)
+TRANSFORMS: tuple[Mapping[str, object], ...] = (
+    {},
+    {"slice": {1: "1:6:2"}},
+    {"slice": {1: 0}},
+    {"reduce": "sum"},
+    {"reduce": {1: "max"}, "cast": "float16"},
+)
+
+
+@given(
+    st.sampled_from(RECORDS),
+    st.sampled_from(TRANSFORMS),
+    st.lists(st.tuples(st.integers(1, 9), st.integers(1, 3)), min_size=1, max_size=5),
+)
+def test_predicted_bytes_and_shapes_are_those_of_the_arrays(
+    record: TensorRecord, transform: Mapping[str, object], sizes: list[tuple[int, int]]
+) -> None:
+    if len(record.dims or ()) == 1:
+        transform = {}
+    tensor = planned(record, **transform)
+    tokens, pictures = np.array(sizes, np.int64).T
+    lengths = Lengths(len(sizes), {"token": tokens, "picture": pictures})
+    assert tensor.layout is not None
+    assert tensor.axes is not None
+    inner = list(zip(tensor.layout.dims, tensor.layout.shape, strict=True))[1:]
+    values = []
+    for token, picture in sizes:
+        own = {"token": token, "picture": picture}
+        whole = np.ones([own[str(dim)] if size is None else size for dim, size in inner])
+        values.append(transformed(whole, tensor.axes).astype(tensor.dtype))
+    assert tensor.sample_shapes(lengths) == [value.shape for value in values]
+    assert bytes_per_sample([tensor], lengths).tolist() == [value.nbytes for value in values]
+
+
+def test_the_bytes_of_a_constant_are_those_of_its_array() -> None:
+    kernel = planned(record((None, None), (3, 4), "float16"), slice={1: "::3"})
+    assert kernel.constant
+    assert kernel.constant_bytes == np.ones((3, 2), "float16").nbytes
+    assert planned(record((), (), "int64")).constant_bytes == 8
+    assert bytes_per_sample([kernel], Lengths(2, {})).tolist() == [0, 0]
+
+
+def test_a_length_that_the_model_computes_is_not_predicted() -> None:
+    pooled = record(("sample", "f(token)", None), (None, None, 4))
+    lengths = Lengths(2, {"token": np.array([3, 4])})
+    stored = planned(pooled)
+    assert stored.computed_lengths
+    assert stored.sample_shapes(lengths) is None
+    assert stored.bytes_per_sample(lengths) is None
+    reduced = planned(pooled, reduce={1: "mean"})
+    assert not reduced.computed_lengths
+    assert bytes_per_sample([reduced], lengths).tolist() == [16, 16]
+    # Padding could not be told from values while reducing, so both want batches without it.
+    assert not stored.bears_padding
+    assert not reduced.bears_padding
+    assert planned(RECORDS[0]).bears_padding
+
+
+@pytest.mark.parametrize(
+    ("index", "lacking"),
+    [(0, None), (-1, None), (1, (1, 1, 1)), (2, (1, 1, 1)), (3, (2, 0, 3)), (-4, (2, 0, 3))],
+)
+def test_a_sample_too_short_for_the_element_taken_is_named(
+    index: int, lacking: tuple[int, int, int] | None
+) -> None:
+    lengths = Lengths(3, {"token": np.array([3, 1, 4])})
+    tensor = planned(RECORDS[0], slice={"token": index})
+    if lacking is None:
+        tensor.check_lengths(lengths)
+        return
+    with pytest.raises(SelectionError) as caught:
+        tensor.check_lengths(lengths)
+    count, first, length = lacking
+    assert str(caught.value) == (
+        f"selectors.mine.slice takes element {index} of 'token' in 'a:op/X', but {count} of 3 "
+        f"samples are shorter, first sample {first} with {length}. Take a range, as in '0:4'"
+    )
+
+
+def test_parts_of_lengths() -> None:
+    lengths = Lengths(4, {"token": np.array([5, 6, 7, 8])})
+    assert lengths.part(1, 3).axes["token"].tolist() == [6, 7]
+    assert lengths.take([3, 0]).axes["token"].tolist() == [8, 5]
+    assert (lengths.part(1, 3).samples, lengths.take([3, 0]).samples) == (2, 2)
+
+
+def test_the_keys_of_shards_sort_as_their_samples_do() -> None:
+    shards = [Shard(5, 10), Shard(0, 5), Shard(10, 12_000_000)]
+    assert [s.start for s in sorted(shards, key=lambda s: s.key)] == [0, 5, 10]
+    assert Shard(5, 10).key == "000000005-000000010"
+    assert CONSTANTS_SHARD.key == "constants"
+
+
+@given(
+    st.lists(st.integers(0, 12), max_size=40), st.integers(1, 30), st.none() | st.integers(1, 9)
+)
+def test_shards_cover_every_sample_once_within_their_limits(
+    per_sample: list[int], limit: int, shard_size: int | None
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, "SHARD_BYTES", limit)
+        patch.setattr(plan, "SHARD_SAMPLES", 7)
+        shards = plan_shards(np.array(per_sample, np.int64), shard_size)
+    covered = [position for shard in shards for position in range(shard.start, shard.stop)]
+    assert covered == list(range(len(per_sample)))
+    assert all(len(shard) for shard in shards)
+    if shard_size is not None:
+        assert all(len(shard) == shard_size for shard in shards[:-1])
+        assert all(len(shard) <= shard_size for shard in shards)
+        return
+    for shard in shards:
+        size = sum(per_sample[shard.start : shard.stop])
+        assert len(shard) == 1 or size <= limit
+        assert len(shard) <= 7
+        # As large as it may be: one more sample would be too much.
+        more = len(shard) + 1 > 7 or shard.stop == len(per_sample)
+        assert more or size + per_sample[shard.stop] > limit

@@ -1,0 +1,214 @@
+"""Selectors over the reference model's catalog: what each key matches, and what it refuses."""
+
+import re
+
+import pytest
+
+from extractkit.errors import ConfigError, SelectionError
+from extractkit.selectors import SELECTOR_KEYS, parse_selector
+from extractkit.tensors import Catalog, Kind, Scope, TensorRecord
+from extractkit.testing.reference import ReferenceModel
+
+MODEL = Scope("", "Functional", ("Model", "Layer"))
+BLOCK = Scope("encoder/block", "TransformerBlock", ("Layer",))
+QUERY = Scope("encoder/block/query", "EinsumDense", ("Dense", "Layer"))
+
+CATALOG = Catalog(
+    [
+        TensorRecord(":input.ids", Kind.MODEL_INPUT, "int32", (), (), (MODEL,)),
+        TensorRecord("encoder/block:output", Kind.LAYER_OUTPUT, "float32", (), (), (MODEL, BLOCK)),
+        TensorRecord(
+            "encoder/block:op/Softmax", Kind.OP, "float16", (), (), (MODEL, BLOCK), op_type="Softmax"
+        ),
+        TensorRecord(
+            "encoder/block/query:kernel", Kind.WEIGHT, "float32", (), (), (MODEL, BLOCK, QUERY),
+            name="encoder_1/block/query:kernel",
+        ),
+        TensorRecord("scope/MatMul:0", Kind.OP, "float64", (), (), op_type="MatMul"),
+    ],
+    "tiny",
+)  # fmt: skip
+IDS, OUTPUT, SOFTMAX, KERNEL, GRAPH = CATALOG
+
+
+def matched(**mapping: object) -> list[str]:
+    predicate = parse_selector("mine", mapping).predicate
+    return [record.address for record in CATALOG.records if predicate.matches(record)]
+
+
+@pytest.mark.parametrize(
+    ("mapping", "expected"),
+    [
+        # A glob over the whole address, or the layers' own names; `*` crosses `/`.
+        ({"path": "encoder/*:kernel"}, [KERNEL]),
+        ({"path": "encoder_1/*"}, [KERNEL]),
+        ({"path": "encoder/block"}, []),
+        ({"path": "*:op/Soft?ax"}, [SOFTMAX]),
+        # A regular expression is searched, not anchored.
+        ({"regex": "block:o"}, [OUTPUT, SOFTMAX]),
+        ({"regex": "^encoder_1"}, [KERNEL]),
+        # The record's own layer, by class or base, and any enclosing layer, by class, base or path.
+        ({"layer_type": "TransformerBlock"}, [OUTPUT, SOFTMAX]),
+        ({"layer_type": "Dense"}, [KERNEL]),
+        ({"layer_type": "*Model"}, [IDS]),
+        ({"inside": "Transformer*"}, [OUTPUT, SOFTMAX, KERNEL]),
+        ({"inside": "encoder/block"}, [OUTPUT, SOFTMAX, KERNEL]),
+        ({"inside": "*"}, [IDS, OUTPUT, SOFTMAX, KERNEL]),
+        ({"op_type": "[MS]*"}, [SOFTMAX, GRAPH]),
+        ({"kind": "op"}, [SOFTMAX, GRAPH]),
+        ({"port": "op/*"}, [SOFTMAX]),
+        ({"port": "0"}, [GRAPH]),
+        ({"dtype": "float*"}, [OUTPUT, SOFTMAX, KERNEL, GRAPH]),
+        ({"depth": 0}, [IDS]),
+        ({"depth": 3}, [KERNEL]),
+        # Of a list, one must hold; of several keys, all.
+        ({"kind": ["weight", "model_input"]}, [IDS, KERNEL]),
+        ({"depth": [0, 3]}, [IDS, KERNEL]),
+        ({"kind": "op", "dtype": "float64"}, [GRAPH]),
+        ({"any": [{"kind": "weight"}, {"port": "output"}]}, [OUTPUT, KERNEL]),
+        ({"all": [{"kind": "op"}, {"inside": "*"}]}, [SOFTMAX]),
+        ({"not": {"inside": "*"}}, [GRAPH]),
+        # Of a list under `not`, none may hold.
+        ({"not": [{"kind": "op"}, {"depth": 0}]}, [OUTPUT, KERNEL]),
+        ({"kind": "op", "any": [{"not": {"inside": "*"}}, {"all": [{"depth": 9}]}]}, [GRAPH]),
+        # What is null was not said.
+        ({"kind": "weight", "path": None}, [KERNEL]),
+    ],
+)  # fmt: skip
+def test_it_matches(mapping: dict[str, object], expected: list[str]) -> None:
+    assert matched(**mapping) == expected
+
+
+def test_predicates_combine_as_python_values() -> None:
+    op, inside = (parse_selector("mine", m).predicate for m in ({"kind": "op"}, {"inside": "*"}))
+    found = [
+        [record.address for record in CATALOG.records if predicate.matches(record)]
+        for predicate in (op & inside, op | inside, ~(op | inside))
+    ]
+    assert found == [[SOFTMAX], list(CATALOG), []]
+
+
+def test_transforms_are_kept_and_say_nothing_about_what_matches() -> None:
+    selector = parse_selector("mine", {"kind": "op", "cast": "float16", "reduce": "mean"})
+    assert selector.transform.cast == "float16"
+    assert [record.address for record in selector.select(CATALOG)] == [SOFTMAX, GRAPH]
+
+
+PREDICATES = "path, regex, layer_type, inside, op_type, kind, port, dtype, depth"
+
+
+@pytest.mark.parametrize(
+    ("mapping", "message"),
+    [
+        ({"pth": "*"}, "selectors.mine.pth does not exist. Nearest: 'path', 'depth', 'port'."),
+        (
+            {"any": [{"path": "*"}, {"knd": "op"}]},
+            "selectors.mine.any.knd does not exist. Nearest: 'kind', 'inside', 'any'.",
+        ),
+        (
+            {"all": [{"not": {"any": [{"dtpye": "x"}]}}]},
+            "selectors.mine.all.not.any.dtpye does not exist. Nearest: 'dtype', 'op_type', 'depth'.",
+        ),
+        (
+            {"any": [{"path": "*", "cast": "int8"}]},
+            "selectors.mine.any.cast does not exist. Nearest: 'path', 'all', 'any'.",
+        ),
+        (
+            "encoder/*",
+            "selectors.mine='encoder/*' is not a mapping of predicates. "
+            "Write for example selectors.mine.path='*:output'",
+        ),
+        (
+            {"any": ["encoder/*"]},
+            "selectors.mine.any='encoder/*' is not a mapping of predicates. "
+            "Write for example selectors.mine.any.path='*:output'",
+        ),
+        (
+            {"any": {"path": "*"}},
+            "selectors.mine.any={'path': '*'} is not a list of mappings of predicates",
+        ),
+        ({"any": []}, "selectors.mine.any is empty. Give a list of mappings of predicates"),
+        ({"not": []}, "selectors.mine.not is empty. Give a list of mappings of predicates"),
+        ({"path": []}, "selectors.mine.path is an empty list, which could match nothing"),
+        ({"path": 7}, "selectors.mine.path=7 is not a text; quote it: selectors.mine.path='7'"),
+        (
+            {"port": ["output", 0]},
+            "selectors.mine.port=0 is not a text; quote it: selectors.mine.port='0'",
+        ),
+        ({"depth": "2"}, "selectors.mine.depth='2' is not a number of layers (0, 1, 2, …)"),
+        ({"depth": True}, "selectors.mine.depth=True is not a number of layers (0, 1, 2, …)"),
+        ({"depth": -1}, "selectors.mine.depth=-1 is not a number of layers (0, 1, 2, …)"),
+        (
+            {"kind": "weights"},
+            "selectors.mine.kind='weights' is no kind of tensor. Available: 'layer_input', "
+            "'layer_output', 'model_input', 'model_output', 'op', 'weight'.",
+        ),
+        (
+            {"regex": "a("},
+            "selectors.mine.regex='a(' is no regular expression: "
+            "missing ), unterminated subpattern at position 1",
+        ),
+        (
+            {"regex": "a{99999999999}"},
+            "selectors.mine.regex='a{99999999999}' is no regular expression: "
+            "the repetition number is too large",
+        ),
+    ],
+)  # fmt: skip
+def test_it_refuses(mapping: object, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_selector("mine", mapping)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("mapping", [{}, {"path": None}, {"cast": "float16"}])
+def test_a_selector_without_a_predicate_says_how_to_match_everything(
+    mapping: dict[str, object],
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_selector("mine", mapping)
+    assert str(caught.value) == (
+        f"selectors.mine has no predicate. Give one of {PREDICATES}, any, all, not; "
+        f"selectors.mine.path='*' matches every tensor"
+    )
+
+
+def test_a_name_that_hydra_could_not_take_is_refused() -> None:
+    with pytest.raises(ConfigError, match=re.escape("selectors.my-own: a selector's name is")):
+        parse_selector("my-own", {"path": "*"})
+
+
+def test_every_key_that_the_design_promises_exists() -> None:
+    assert set(SELECTOR_KEYS) == {
+        *PREDICATES.split(", "), "any", "all", "not", "slice", "reduce", "cast",
+    }  # fmt: skip
+
+
+def test_matching_nothing_names_the_nearest_three() -> None:
+    selector = parse_selector("mine", {"path": "embeding:outptu"})
+    with pytest.raises(SelectionError) as caught:
+        selector.select(ReferenceModel().catalog)
+    assert str(caught.value) == (
+        "selectors.mine.path='embeding:outptu' matched 0 of 11 tensors of model 'reference'. "
+        "Nearest: 'embedding:output', 'attention:output', ':output'. "
+        "List them: extractkit tensors model=reference"
+    )
+
+
+def test_matching_only_what_cannot_be_extracted_lists_the_reasons() -> None:
+    selector = parse_selector("mine", {"path": "*Count"})
+    catalog = ReferenceModel().catalog
+    assert [record.address for record in selector.matching(catalog)] == ["attention:op/Count"]
+    with pytest.raises(SelectionError) as caught:
+        selector.select(catalog)
+    assert str(caught.value) == (
+        "selectors.mine.path='*Count' matched 1 tensors of model 'reference', none of which can "
+        "be extracted. attention:op/Count: no axis of it follows the samples: its value belongs "
+        "to a whole batch. List them: extractkit tensors model=reference"
+    )
+
+
+def test_what_cannot_be_extracted_is_left_out_beside_what_can() -> None:
+    catalog = ReferenceModel().catalog
+    chosen = parse_selector("mine", {"path": "attention:op/*"}).select(catalog)
+    assert [record.address for record in chosen] == ["attention:op/Softmax", "attention:op/MatMul"]

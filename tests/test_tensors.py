@@ -1,0 +1,140 @@
+"""Records, addresses and the catalog."""
+
+import json
+import re
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from extractkit.errors import UnknownTensorError
+from extractkit.tensors import Catalog, Kind, Scope, TensorRecord, escape, join
+
+MODEL = Scope("", "Functional", ("Model", "Layer"))
+DENSE = Scope("encoder/dense", "Dense", ("Layer",))
+
+
+def record(address: str, name: str = "", **changes: object) -> TensorRecord:
+    values = {"kind": Kind.LAYER_OUTPUT, "dtype": "float32", "shape": (None, 3), **changes}
+    return TensorRecord(address, dims=("sample", None), name=name, **values)  # type: ignore[arg-type]
+
+
+KERNEL = record("encoder/dense:kernel", "encoder/dense_7:kernel", scopes=(MODEL, DENSE))
+OUTPUT = record(":output", ":output", scopes=(MODEL,), kind=Kind.MODEL_OUTPUT)
+
+
+def test_a_record_knows_its_layer_port_type_and_depth() -> None:
+    assert (KERNEL.layer, KERNEL.port, KERNEL.depth) == ("encoder/dense", "kernel", 2)
+    assert KERNEL.layer_type == "Dense"
+    assert (OUTPUT.layer, OUTPUT.port, OUTPUT.depth) == ("", "output", 0)
+    assert record("scope/op:0").layer_type is None
+    assert record("layer:op/MatMul.1").port == "op/MatMul.1"
+
+
+def test_types_are_the_class_and_its_bases_nearest_first() -> None:
+    assert MODEL.types == ("Functional", "Model", "Layer")
+
+
+def test_a_record_with_a_reason_cannot_be_extracted() -> None:
+    assert KERNEL.extractable
+    assert not record("loop:output", reason="inside a loop").extractable
+
+
+def test_json_says_everything_in_plain_data() -> None:
+    document = KERNEL.to_json()
+    assert json.loads(json.dumps(document)) == document
+    assert document == {
+        "address": "encoder/dense:kernel",
+        "kind": "layer_output",
+        "port": "kernel",
+        "layer": "encoder/dense",
+        "layer_type": "Dense",
+        "op_type": None,
+        "dtype": "float32",
+        "shape": [None, 3],
+        "dims": ["sample", None],
+        "name": "encoder/dense_7:kernel",
+        "extractable": True,
+        "reason": None,
+    }
+
+
+def test_json_leaves_an_unknown_rank_unknown() -> None:
+    unknown = TensorRecord("a:output", Kind.LAYER_OUTPUT, "float32", None, None)
+    assert (unknown.to_json()["shape"], unknown.to_json()["dims"]) == (None, None)
+
+
+def test_a_catalog_is_a_mapping_in_the_models_order() -> None:
+    catalog = Catalog([KERNEL, OUTPUT], "bert")
+    assert list(catalog) == ["encoder/dense:kernel", ":output"]
+    assert list(catalog.values()) == [KERNEL, OUTPUT]
+    assert len(catalog) == 2
+    assert repr(catalog) == "<Catalog of 'bert': 2 tensors>"
+
+
+def test_a_lookup_takes_the_address_or_the_layers_own_name() -> None:
+    catalog = Catalog([KERNEL, OUTPUT])
+    assert catalog["encoder/dense:kernel"] is catalog["encoder/dense_7:kernel"] is KERNEL
+    assert "encoder/dense_7:kernel" in catalog
+    assert "dense" not in catalog
+
+
+def test_a_name_that_two_tensors_bear_names_neither() -> None:
+    catalog = Catalog([record("a:output", "x:output"), record("b:output", "x:output")])
+    assert "x:output" not in catalog
+
+
+def test_a_name_never_hides_an_address() -> None:
+    first, second = record("a:output", "b:output"), record("b:output", "a:output")
+    catalog = Catalog([first, second])
+    assert (catalog["a:output"], catalog["b:output"]) == (first, second)
+
+
+def test_a_record_without_a_name_is_not_found_under_an_empty_one() -> None:
+    assert "" not in Catalog([record("a:output")])
+
+
+def test_a_missing_tensor_is_answered_with_the_nearest() -> None:
+    addresses = ["encoder:output", "encoder:input", "decoder:output", *"abcd"]
+    catalog = Catalog(map(record, addresses), "bert")
+    with pytest.raises(UnknownTensorError) as caught:
+        catalog["encodr:output"]
+    assert str(caught.value) == (
+        "'encodr:output' is no tensor of model 'bert'. Nearest: 'encoder:output', "
+        "'decoder:output', 'encoder:input'. List them: extractkit tensors model=bert"
+    )
+
+
+def test_an_address_stands_once_in_a_catalog() -> None:
+    with pytest.raises(ValueError, match="^address 'a:output' stands twice in the catalog of 'm'$"):
+        Catalog([record("b:output"), record("a:output"), record("a:output")], "m")
+
+
+NAMES = st.text(st.sampled_from("ab%:@/.~\0\n\x7fé2F5") | st.characters(), max_size=5)
+
+
+@given(NAMES, NAMES)
+@example("", "\0")
+@example(".", "%2E")
+@example("", "%")
+def test_different_names_stay_different(one: str, other: str) -> None:
+    assert (escape(one) == escape(other)) == (one == other)
+
+
+@given(NAMES)
+def test_an_escaped_name_is_one_component_of_a_path(name: str) -> None:
+    escaped = escape(name)
+    assert escaped not in {"", ".", ".."}
+    assert not re.search(r"[:@/\x00-\x1f\x7f]", escaped)
+    assert all(re.match(r"%([0-9A-F]{2}|$)", escaped[m.start() :]) for m in re.finditer("%", escaped))
+
+
+@given(st.text("abcXYZ019_-. é", min_size=1).filter(lambda name: name.strip(".")))
+def test_an_ordinary_name_stays_as_it_is(name: str) -> None:
+    assert escape(name) == name
+
+
+@given(NAMES, st.sampled_from(["output", "op/MatMul.1"]))
+def test_layer_and_port_are_told_apart_again(name: str, port: str) -> None:
+    joined = record(join(escape(name), port))
+    assert (joined.layer, joined.port) == (escape(name), port)
