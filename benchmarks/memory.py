@@ -1,4 +1,4 @@
-"""Peak resident memory of a whole run with N samples and with 20 N, each in a process of its own."""
+"""Peak resident memory of a whole run with N samples and with 20 N, each in its own process."""
 
 import os
 import subprocess

@@ -5,6 +5,7 @@ import pytest
 from extractkit.errors import ConfigError
 from extractkit.job import Component, Runtime
 
+
 def test_no_runtime_key_needs_to_be_given() -> None:
     assert Runtime.parse({}) == Runtime()
 

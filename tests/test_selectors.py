@@ -18,7 +18,8 @@ CATALOG = Catalog(
         TensorRecord(":input.ids", Kind.MODEL_INPUT, "int32", (), (), (MODEL,)),
         TensorRecord("encoder/block:output", Kind.LAYER_OUTPUT, "float32", (), (), (MODEL, BLOCK)),
         TensorRecord(
-            "encoder/block:op/Softmax", Kind.OP, "float16", (), (), (MODEL, BLOCK), op_type="Softmax"
+            "encoder/block:op/Softmax", Kind.OP, "float16", (), (), (MODEL, BLOCK),
+            op_type="Softmax",
         ),
         TensorRecord(
             "encoder/block/query:kernel", Kind.WEIGHT, "float32", (), (), (MODEL, BLOCK, QUERY),
@@ -107,7 +108,8 @@ PREDICATES = "path, regex, layer_type, inside, op_type, kind, port, dtype, depth
         ),
         (
             {"all": [{"not": {"any": [{"dtpye": "x"}]}}]},
-            "selectors.mine.all.not.any.dtpye does not exist. Nearest: 'dtype', 'op_type', 'depth'.",
+            "selectors.mine.all.not.any.dtpye does not exist. "
+            "Nearest: 'dtype', 'op_type', 'depth'.",
         ),
         (
             {"any": [{"path": "*", "cast": "int8"}]},

@@ -106,8 +106,9 @@ def test_a_missing_tensor_is_answered_with_the_nearest() -> None:
 
 
 def test_an_address_stands_once_in_a_catalog() -> None:
-    with pytest.raises(ValueError, match="^address 'a:output' stands twice in the catalog of 'm'$"):
-        Catalog([record("b:output"), record("a:output"), record("a:output")], "m")
+    twice = [record("b:output"), record("a:output"), record("a:output")]
+    with pytest.raises(ValueError, match=r"^address 'a:output' stands twice in the catalog of 'm'"):
+        Catalog(twice, "m")
 
 
 NAMES = st.text(st.sampled_from("ab%:@/.~\0\n\x7fé2F5") | st.characters(), max_size=5)
@@ -126,7 +127,7 @@ def test_an_escaped_name_is_one_component_of_a_path(name: str) -> None:
     escaped = escape(name)
     assert escaped not in {"", ".", ".."}
     assert not re.search(r"[:@/\x00-\x1f\x7f]", escaped)
-    assert all(re.match(r"%([0-9A-F]{2}|$)", escaped[m.start() :]) for m in re.finditer("%", escaped))
+    assert "%" not in re.sub(r"%[0-9A-F]{2}|^%$", "", escaped)
 
 
 @given(st.text("abcXYZ019_-. é", min_size=1).filter(lambda name: name.strip(".")))

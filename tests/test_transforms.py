@@ -52,7 +52,10 @@ def test_two_selectors_may_ask_for_the_same() -> None:
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({"cast": "float31"}, "cast='float31' is no dtype. Nearest: 'float16', 'float32', 'float64'."),
+        (
+            {"cast": "float31"},
+            "cast='float31' is no dtype. Nearest: 'float16', 'float32', 'float64'.",
+        ),
         ({"cast": ["int8"]}, "cast=['int8'] is no dtype. Nearest: 'int8', 'uint8', 'int16'."),
         (
             {"reduce": "median"},
@@ -62,7 +65,10 @@ def test_two_selectors_may_ask_for_the_same() -> None:
             {"reduce": {"token": None}},
             "reduce=None is no reduction. Available: 'max', 'mean', 'min', 'norm', 'sum'.",
         ),
-        ({"reduce": {"": "mean"}}, "reduce: '' names no axis. Use a dim such as token, or a number"),
+        (
+            {"reduce": {"": "mean"}},
+            "reduce: '' names no axis. Use a dim such as token, or a number",
+        ),
         ({"slice": {"*": 0}}, "slice: '*' names no axis. Use a dim such as token, or a number"),
         ({"slice": "0:4"}, "slice='0:4' is not a mapping of axis to slice, as in {token: '0:4'}"),
         *(
@@ -84,9 +90,7 @@ def test_a_superscript_is_no_number_of_an_axis() -> None:
     assert parse(slice={"²": 0}).slice == (("²", 0),)
 
 
-SAMPLE_STAYS = (
-    "The sample axis cannot be sliced or reduced; inputs.limit takes the first samples"
-)
+SAMPLE_STAYS = "The sample axis cannot be sliced or reduced; inputs.limit takes the first samples"
 
 
 @pytest.mark.parametrize(
@@ -172,9 +176,10 @@ def bound_to_an_array(draw: st.DrawFn) -> tuple[AxisTransform, np.ndarray]:
     """A transform of a tensor with fixed axes (2 … 4 elements each), and one sample of it."""
     sizes = draw(st.lists(AXES, min_size=1, max_size=3))
     dtype = draw(st.sampled_from(["float32", "float16", "int32", "uint8", "bool"]))
-    slices = {axis: index for axis in range(1, len(sizes) + 1) if (index := draw(SLICES)) is not None}
+    axes = range(1, len(sizes) + 1)
+    slices = {axis: index for axis in axes if (index := draw(SLICES)) is not None}
     # NumPy has no least element of nothing.
-    free = [axis for axis in range(1, len(sizes) + 1) if slices.get(axis) != "5:"]
+    free = [axis for axis in axes if slices.get(axis) != "5:"]
     reduced = draw(st.sets(st.sampled_from(free))) if free else set()
     written = {
         "slice": slices,

@@ -83,6 +83,7 @@ def _allowed(
     window: npt.NDArray[np.int64], padded: npt.NDArray[np.int64], rules: BatchRules
 ) -> npt.NDArray[np.bool_]:
     sizes = np.arange(len(padded), 0, -1)
+    allowed: npt.NDArray[np.bool_]
     allowed = (sizes % _SIZE_STEP == 0) | ((sizes < _SIZE_STEP) & (sizes & (sizes - 1) == 0))
     if not rules.padded:
         allowed &= (window == window[:, :1]).all(axis=0)[::-1]

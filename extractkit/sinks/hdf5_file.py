@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,11 @@ def file_image(build: Callable[[Any], None]) -> bytes:
     h5py leaves out creation times and HDF5 clears what it does not use, so equal content gives
     equal bytes.
     """
-    with h5py.File("image.h5", "w", driver="core", backing_store=False) as file:
+    # HDF5's own in-memory driver would hold the file twice while it hands it out.
+    image = BytesIO()
+    with h5py.File(image, "w") as file:
         build(file)
-        file.flush()
-        image: bytes = file.id.get_file_image()
-    return image
+    return image.getvalue()
 
 
 @contextmanager

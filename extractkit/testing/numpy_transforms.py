@@ -49,5 +49,6 @@ def stacked(values: Sequence[Array]) -> Array:
     shape = tuple(max(sizes) for sizes in zip(*(value.shape for value in values), strict=True))
     whole = np.zeros((len(values), *shape), values[0].dtype)
     for position, value in enumerate(values):
-        whole[(position, *map(slice, value.shape))] = value
+        own: tuple[int | slice, ...] = (position, *map(slice, value.shape))
+        whole[own] = value
     return whole

@@ -16,7 +16,8 @@ from extractkit.selectors import parse_selector
 from extractkit.testing.reference import ReferenceModel
 
 MODEL = ReferenceModel()
-TEXTS = tuple("abcdefghijklmnopqrstuvwxyz"[:n] * m for n, m in [(1, 1), (26, 2), (3, 1), (7, 3)] * 5)
+ALPHABET = "abcdefghijklmnopqrstuvwxyz"
+TEXTS = tuple(ALPHABET[:n] * times for n, times in [(1, 1), (26, 2), (3, 1), (7, 3)] * 5)
 """Twenty texts of 1, 52, 3 and 21 characters: as many tokens to the reference model."""
 
 SINKS = {"hdf5": "extractkit.sinks.hdf5.Hdf5Sink", "npz": "extractkit.sinks.npz.NpzSink"}

@@ -1,6 +1,9 @@
 """From samples to padded arrays."""
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -44,6 +47,19 @@ def test_shorter_samples_are_filled_up_with_what_each_input_pads_with() -> None:
 def test_samples_of_one_length_are_not_padded() -> None:
     batch = collate(SIGNATURE, [encoded(2, 1)] * 3)
     assert batch.features["ids"].tolist() == [[0, 1]] * 3
+
+
+@pytest.mark.parametrize(("size", "padded"), [(1, 8), (8, 8), (9, 16), (60, 64), (64, 64)])
+def test_padded_lengths_come_in_steps_as_far_as_the_model_takes_them(
+    size: int, padded: int
+) -> None:
+    features = {"tokens": np.ones(size, "int32")}
+    batch = collate(MODEL.signature, [Encoded(features, {"token": size})], length_step=8)
+    assert batch.features["tokens"].shape == (1, padded)
+    assert (batch.features["tokens"].sum(), batch.lengths["token"].tolist()) == (size, [size])
+    limited = replace(MODEL.signature, longest={"token": size})
+    short = collate(limited, [Encoded(features, {"token": size})], length_step=8)
+    assert short.features["tokens"].shape == (1, size)
 
 
 class Remembering:

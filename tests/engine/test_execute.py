@@ -241,9 +241,7 @@ class Interrupted(Breaking):
 def test_what_was_committed_before_a_failure_stays_readable(
     tmp_path: Path, model: Breaking, status: Status
 ) -> None:
-    wanted = job(
-        {"path": "pool:output"}, model=model, inputs=["a", "b", "c", "x"], shard_size=1
-    )
+    wanted = job({"path": "pool:output"}, model=model, inputs=["a", "b", "c", "x"], shard_size=1)
     with pytest.raises(type(model.error)):
         execute(wanted, tmp_path / "run", hydra_files={}, listener=Silent())
     run = open_run(tmp_path / "run")
