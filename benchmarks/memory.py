@@ -1,6 +1,5 @@
 """Peak resident memory of a whole run with N samples and with 20 N, each in its own process."""
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -28,16 +27,13 @@ def _peak(folder: Path, count: int) -> int:
     texts = stdlib_docstrings(SAMPLES) * (count // SAMPLES)
     path = folder / f"{count}.txt"
     path.write_text("\n".join(texts), encoding="utf-8")
-    process = subprocess.Popen(
+    measured = subprocess.run(
         [
-            *(sys.executable, "-m", "extractkit", "model=bert"),
-            "+selectors.hidden.regex='^transformer_layer_[0-9]+:output'",
+            *(sys.executable, "-m", "benchmarks.peak", sys.executable, "-m", "extractkit"),
+            *("model=bert", "+selectors.hidden.regex='^transformer_layer_[0-9]+:output'"),
             *(f"inputs.path={path}", f"hydra.run.dir={folder / str(count)}"),
         ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        check=True,
     )
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise RuntimeError(f"the run with {count} samples failed")
-    return usage.ru_maxrss * 1024
+    return int(measured.stdout)
