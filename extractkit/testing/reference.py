@@ -138,9 +138,9 @@ class ReferenceModel:
         self, fetch: Fetch, computed: Sequence[Mapping[str, Array]], padded: int
     ) -> Array:
         values = [one[fetch.address] for one in computed]
-        if fetch.layout is not None and fetch.axes is not None:
-            return stacked([transformed(value, fetch.axes) for value in values])
-        if self.catalog[fetch.address].dims == ("sample*token", None):
+        if fetch.axes is not None:
+            values = [transformed(value, fetch.axes) for value in values]
+        if fetch.layout is None and self.catalog[fetch.address].dims == ("sample*token", None):
             # As a model makes it: padding stands between the samples.
             whole = np.zeros((len(values), padded, *values[0].shape[1:]), values[0].dtype)
             for row, value in zip(whole, values, strict=True):

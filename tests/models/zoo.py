@@ -112,8 +112,3 @@ def drawn(signature: Signature, samples: int, length: int, seed: int = 0) -> dic
         values: Any = draw.integers(1, 9, shape) if whole else draw.normal(size=shape)
         batch[spec.name] = values.astype(spec.dtype)
     return batch
-
-
-def lengths(signature: Signature, samples: int, length: int) -> dict[str, Array]:
-    """Every sample as long as the batch."""
-    return {axis: np.full(samples, length, np.int32) for axis in signature.free_axes}

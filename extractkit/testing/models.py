@@ -1,0 +1,128 @@
+"""What every model adapter must do.
+
+A test module of an adapter subclasses `ModelContract` and says what it is about:
+
+    class TestMyModel(ModelContract):
+        def model(self) -> Model:
+            return load("tiny.file")
+
+pytest then collects the tests below. Samples are drawn from the model's own signature.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from extractkit.engine.batches import Batch, collate
+from extractkit.inputs.random import Random
+from extractkit.models.protocol import Compilation, Fetch, Model
+from extractkit.plan import Layout, numpy_dtype, storable
+from extractkit.tensors import SAMPLE, UNKNOWN, TensorRecord
+from extractkit.values import Array
+
+_LENGTH = 8
+
+
+class ModelContract:
+    """Tests that hold for every model."""
+
+    def model(self) -> Model:
+        """The model under test, loaded anew."""
+        raise NotImplementedError
+
+    def test_two_loads_agree(self) -> None:
+        one, two = self.model(), self.model()
+        assert _nameless(one) == _nameless(two)
+        assert one.weights_digest() == two.weights_digest()
+        assert one.signature == two.signature
+
+    def test_what_cannot_be_extracted_says_why(self) -> None:
+        for record in self.model().catalog.records:
+            assert record.extractable or record.reason, record.address
+
+    def test_every_extractable_tensor_comes_back_as_recorded(self) -> None:
+        model = self.model()
+        records = _extractable(model, depends=True)
+        assert records
+        program = model.program([Fetch(record.address) for record in records], Compilation())
+        for samples in (2, 3):
+            batch = drawn(model, samples)
+            sizes = {SAMPLE: samples} | dict.fromkeys(model.signature.free_axes, _LENGTH)
+            for record, value in zip(records, _run(program, batch), strict=True):
+                assert_fits(record, value, sizes)
+
+    def test_every_constant_comes_back_as_recorded(self) -> None:
+        model = self.model()
+        records = _extractable(model, depends=False)
+        values = model.constants([Fetch(record.address) for record in records])
+        for record, value in zip(records, values, strict=True):
+            assert_fits(record, value, {})
+
+    def test_samples_come_first_in_what_is_stored(self) -> None:
+        model = self.model()
+        layouts = {
+            record.address: layout
+            for record in _extractable(model, depends=True)
+            if (layout := Layout.of(record)) is not None
+        }
+        fetches = [Fetch(address, layout) for address, layout in layouts.items()]
+        program = model.program(fetches, Compilation())
+        for value in _run(program, drawn(model, 3)):
+            assert value.shape[0] == 3
+
+    def test_a_tensor_is_the_same_whatever_else_is_fetched(self) -> None:
+        model = self.model()
+        records = _extractable(model, depends=True)
+        batch = drawn(model, 2)
+        fetches = [Fetch(record.address) for record in records]
+        together = _run(model.program(fetches, Compilation()), batch)
+        alone = _run(model.program(fetches[:1], Compilation()), batch)
+        np.testing.assert_allclose(alone[0], together[0], rtol=1e-4, atol=1e-5)
+
+    def test_encoded_samples_have_a_length_along_every_free_axis(self) -> None:
+        model = self.model()
+        source = Random(samples=2, length=_LENGTH).bind(model.signature)
+        for encoded in model.encode(source.read(0, 2)):
+            assert set(encoded.sizes) == set(model.signature.free_axes)
+            assert set(encoded.features) == {spec.name for spec in model.signature.specs}
+
+
+def drawn(model: Model, samples: int) -> Batch:
+    """A batch of random samples, all of one length."""
+    source = Random(samples=samples, length=_LENGTH).bind(model.signature)
+    return collate(model.signature, model.encode(source.read(0, samples)))
+
+
+def assert_fits(record: TensorRecord, value: Array, sizes: Mapping[str, int]) -> None:
+    """Fixed axes have the recorded size, and those that follow free axes the size that follows."""
+    assert value.dtype == numpy_dtype(storable(record.dtype)), record.address
+    if record.dims is None or record.shape is None:  # even the rank has to be measured
+        return
+    assert len(record.dims) == value.ndim, record.address
+    for dim, size, got in zip(record.dims, record.shape, value.shape, strict=True):
+        if dim is None:
+            assert size == got, record.address
+        elif dim != UNKNOWN and "f(" not in dim:
+            factors = [sizes[f] if f in sizes else int(f) for f in dim.split("*")]
+            assert math.prod(factors) == got, record.address
+
+
+def _nameless(model: Model) -> list[TensorRecord]:
+    """The records without the layers' own names, which may count what was built before."""
+    return [replace(record, name="") for record in model.catalog.records]
+
+
+def _extractable(model: Model, *, depends: bool) -> list[TensorRecord]:
+    return [
+        record
+        for record in model.catalog.records
+        if record.extractable and record.depends_on_inputs is depends
+    ]
+
+
+def _run(program: object, batch: Batch) -> Sequence[Array]:
+    assert callable(program)
+    values: Sequence[Array] = program(batch.features, batch.lengths)
+    return values

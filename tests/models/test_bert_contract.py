@@ -1,0 +1,13 @@
+"""The real BERT behind the contract of every adapter."""
+
+import pytest
+
+from extractkit.models.bert import load
+from extractkit.models.protocol import Model
+from extractkit.testing.models import ModelContract
+
+
+@pytest.mark.real_model
+class TestBert(ModelContract):
+    def model(self) -> Model:
+        return load()
