@@ -15,16 +15,20 @@ from extractkit.testing.reference import ReferenceModel
 from extractkit.values import Values
 from tests.engine.examples import job
 
-LENGTH, SHARD, FEW, TIMES = 160, 24, 72, 20
+LENGTH, SHARD, FEW, TIMES = 160, 12, 96, 20
 
 
-class SlowSink(NpzSink):
-    """Slower than everything before it, so that all queues are full whatever the machine does."""
+class LateSink(NpzSink):
+    """Lets every queue fill before its first shard, so that both runs see their peak there."""
+
+    def __init__(self) -> None:
+        self._began = False
 
     def serialize(self, values: Mapping[str, Values]) -> bytes:
-        image = super().serialize(values)
-        time.sleep(0.02)
-        return image
+        if not self._began:
+            time.sleep(2)
+        self._began = True
+        return super().serialize(values)
 
 
 def peak(directory: Path, samples: int) -> int:
@@ -36,11 +40,11 @@ def peak(directory: Path, samples: int) -> int:
         shard_size=SHARD,
         batch_size=1,
     )
-    slow = {"npz": Component("sinks.npz", "extractkit.api.given", {"live": SlowSink()})}
+    late = {"npz": Component("sinks.npz", "extractkit.api.given", {"live": LateSink()})}
     gc.collect()
     tracemalloc.start()
     try:
-        execute(replace(wanted, sinks=slow), directory, hydra_files={}, listener=Silent())
+        execute(replace(wanted, sinks=late), directory, hydra_files={}, listener=Silent())
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
