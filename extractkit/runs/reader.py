@@ -82,7 +82,8 @@ class Run(Mapping[str, TensorView]):
         return to_dataset(views, [str(row["id"]) for row in self.samples])
 
     def __getitem__(self, key: str) -> TensorView:
-        view = self._views.get(key) or self._others.get(key)
+        # Not by `or`: a view is a sequence, and an empty or scalar one has no truth.
+        view = self._views.get(key, self._others.get(key))
         if view is None:
             same = [k for k, v in self._views.items() if key in (v.record.address, v.record.name)]
             hint = f"It is stored as {' and '.join(map(repr, same))}." if same else None

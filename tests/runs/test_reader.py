@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 from extractkit.errors import ConfigError, MissingExtraError, RunDirectoryError, SelectionError
+from extractkit.plan import CONSTANTS_SHARD
 from extractkit.runs import labelled
-from extractkit.runs.manifest import Status
+from extractkit.runs.manifest import RunPlan, Status
 from extractkit.runs.reader import Run, open_run
 from extractkit.runs.recorder import Recorder
 from extractkit.runs.schema import canonical
 from extractkit.sinks.hdf5 import Hdf5Sink
+from extractkit.values import Dense
 from tests.runs.examples import (
     ATTENTION,
     HIDDEN,
@@ -224,3 +226,13 @@ def test_reading_a_run_imports_neither_tensorflow_nor_hydra(example: Example) ->
 def test_the_examples_lengths_are_those_of_the_samples(example: Example) -> None:
     assert tuple(len(value) for value in example.samples[STEPS]) == LENGTHS
     assert manifest().tensors == TENSORS
+
+
+def test_a_constant_that_is_one_number_can_be_looked_up(tmp_path: Path) -> None:
+    scalar = run_tensor("scale:op/Const", "float32", (), (), "Scale", constant=True)
+    planned = manifest(tensors=(scalar,), plan=RunPlan(4, True, ()), inputs=None)
+    recorder = Recorder.start(tmp_path, planned, {"hdf5": Hdf5Sink()})
+    recorder.revise(recorder.manifest)
+    recorder.commit(CONSTANTS_SHARD, {"scale:op/Const": Dense(np.array(2.5, "float32"))})
+    recorder.finish()
+    assert np.asarray(open_run(tmp_path)["scale:op/Const"]) == np.float32(2.5)
