@@ -141,7 +141,9 @@ def _extract(composed: "Composition") -> None:
     """Run one job; the last line on standard output is its directory."""
     from extractkit.display.progress import listening
     from extractkit.engine.execute import execute as extract
+    from extractkit.engine.heap import return_large_buffers
 
+    return_large_buffers()
     with redirect_stdout(sys.stderr), listening(sys.stderr) as listener:
         extract(
             composed.job, composed.directory, hydra_files=composed.hydra_files, listener=listener

@@ -9,6 +9,9 @@ from typing import Any
 from extractkit.errors import ConfigError, choices
 from extractkit.selectors import Selector
 
+# NumPy's generators take 32 bits.
+_LARGEST_SEED = 2**32 - 1
+
 COMPILE_MODES = ("graph", "xla")
 
 
@@ -107,6 +110,8 @@ class Runtime:
         for key in ("batch_size", "batch_tokens", "shard_size"):
             _check_whole(key, values.get(key, 1), least=1, optional=key != "batch_size")
         _check_whole("seed", values.get("seed", 0), least=0, optional=False)
+        if int(values.get("seed", 0)) > _LARGEST_SEED:
+            raise ConfigError(f"runtime.seed={values['seed']} is larger than {_LARGEST_SEED}")
         if values.get("compile", "graph") not in COMPILE_MODES:
             mode = str(values["compile"])
             raise ConfigError(

@@ -39,7 +39,9 @@ def _layer_type(record: TensorRecord, pattern: object) -> bool:
 
 
 def _inside(record: TensorRecord, pattern: object) -> bool:
-    return any(_matches_glob(pattern, scope.path, *scope.types) for scope in record.scopes)
+    return any(
+        _matches_glob(pattern, scope.path, scope.name, *scope.types) for scope in record.scopes
+    )
 
 
 _PREDICATES: Mapping[str, Callable[[TensorRecord, object], bool]] = {

@@ -40,11 +40,15 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """One enclosing layer call: its address path, its class, and the class's bases by name."""
+    """One enclosing layer call: its address path, its class, and the class's bases by name.
+
+    `name` is the path in the layers' own names, as `model.summary()` prints them.
+    """
 
     path: str
     type: str
     bases: tuple[str, ...] = ()
+    name: str = ""
 
     @property
     def types(self) -> tuple[str, ...]:

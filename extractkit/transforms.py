@@ -27,6 +27,17 @@ Index = int | tuple[int | None, int | None, int | None]
 _EVERY_AXIS = "*"
 
 
+def reduced_dtype(op: str, dtype: str) -> str:
+    """The dtype that a reduction is computed in and returned as: wide enough not to overflow."""
+    if op in ("mean", "norm"):
+        return dtype if dtype == "float64" else "float32"
+    if op == "sum" and dtype in ("float16", "bfloat16"):
+        return "float32"
+    if op == "sum" and "float" not in dtype:
+        return "uint64" if dtype == "uint64" else "int64"
+    return dtype
+
+
 @dataclass(frozen=True)
 class Reduction:
     """One reduction, over these axes together."""
@@ -47,11 +58,6 @@ class AxisTransform:
     reductions: tuple[Reduction, ...]
     cast: str | None
 
-    @property
-    def is_identity(self) -> bool:
-        """Whether values pass through unchanged."""
-        return not self.reductions and self.cast is None and set(self.slices) <= {None}
-
     def result(self, dims: Dims, shape: Shape, dtype: str) -> tuple[Dims, Shape, str]:
         """Dims, shape and dtype after the transform."""
         gone = {axis for reduction in self.reductions for axis in reduction.axes}
@@ -64,10 +70,8 @@ class AxisTransform:
                 size = len(range(*slice(*index).indices(size)))
             kept_dims.append(dim)
             kept_shape.append(size)
-        if any(r.op in ("mean", "norm") for r in self.reductions) and "float" not in dtype:
-            dtype = "float32"
-        if any(r.op == "sum" for r in self.reductions) and dtype == "bool":
-            dtype = "int32"
+        for reduction in self.reductions:
+            dtype = reduced_dtype(reduction.op, dtype)
         return tuple(kept_dims), tuple(kept_shape), self.cast or dtype
 
     def lengths(self, axis: int, sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -118,9 +122,12 @@ class Transform:
             SelectionError: an axis that the tensor does not have, a slice that does not fit, or
                 arithmetic with texts.
         """
-        if dtype == TEXT and (self.reduce or self.cast):
+        if (dtype == TEXT or dtype.startswith("complex")) and (self.reduce or self.cast):
             key = "reduce" if self.reduce else "cast"
-            raise SelectionError(f"{self.at}.{key} wants numbers, but {address!r} holds texts")
+            wanted, held = (
+                ("numbers", "texts") if dtype == TEXT else ("real numbers", "complex ones")
+            )
+            raise SelectionError(f"{self.at}.{key} wants {wanted}, but {address!r} holds {held}")
         slices: list[Index | None] = [None] * len(dims)
         for name, index in self.slice:
             for axis in self._axes(name, address, dims, "slice"):

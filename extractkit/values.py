@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from extractkit.errors import JobError
 from extractkit.plan import numpy_dtype
 
 Array = npt.NDArray[Any]
@@ -137,15 +138,29 @@ class Assembly:
         self._values = np.empty((int(self._offsets[-1]), *fixed), self._dtype)
 
     def put(self, positions: Sequence[int], batch: Array) -> None:
-        """Store a batch (samples, *padded) at these positions, without its padding."""
+        """Store a batch (samples, *padded) at these positions, without its padding.
+
+        Raises:
+            JobError: it has not the shape that was planned. NumPy would repeat or cut it silently.
+        """
         if not varies(self._shape) and self._values is not None:
+            self._check(batch.shape[1:], self._shape)
             self._values[list(positions)] = batch
         elif self._shapes is None:
             for row, position in zip(batch, positions, strict=True):
                 self._single[position] = row.copy()
         else:
             for row, position in zip(batch, positions, strict=True):
-                self._put_ragged(position, row[tuple(map(slice, self._shapes[position]))])
+                value = row[tuple(map(slice, self._shapes[position]))]
+                self._check(value.shape, self._shapes[position])
+                self._put_ragged(position, value)
+
+    def _check(self, given: tuple[int, ...], planned: Sequence[int | None]) -> None:
+        if given != tuple(planned):
+            raise JobError(
+                f"a sample has shape {list(given)} where {list(planned)} was planned: a length of "
+                f"it depends on the inputs in a way that their free axes do not tell"
+            )
 
     def _put_ragged(self, position: int, value: Array) -> None:
         assert self._values is not None

@@ -102,3 +102,34 @@ def test_two_loads_agree_on_addresses_and_weights() -> None:
     one, two = load(), load()
     assert list(one.catalog) == list(two.catalog)
     assert one.weights_digest() == two.weights_digest()
+
+
+def test_batching_changes_nothing_beyond_rounding(texts: list[str], tmp_path: Path) -> None:
+    ways = [
+        extractkit.extract(
+            ["model=bert", "selectors=layers", f"runtime.batch_size={size}"],
+            inputs=texts[:8],
+            run_dir=tmp_path / str(size),
+        )
+        for size in (1, 32)
+    ]
+    for key, alone in ways[0].items():
+        for index in range(8):
+            np.testing.assert_allclose(
+                alone.sample(index), ways[1][key].sample(index), rtol=0, atol=1e-4, err_msg=key
+            )
+
+
+def test_a_shard_is_bitwise_the_same_whatever_follows_it(texts: list[str], tmp_path: Path) -> None:
+    digests = [
+        [
+            entry.values
+            for entry in extractkit.extract(
+                ["model=bert", "selectors=attention", "runtime.shard_size=4"],
+                inputs=texts[:count],
+                run_dir=tmp_path / str(count),
+            ).journal.entries
+        ]
+        for count in (8, 16)
+    ]
+    assert digests[0] == digests[1][:2]

@@ -8,14 +8,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
+import numpy as np
+import numpy.typing as npt
+
 from extractkit.engine.batches import read_batch
 from extractkit.engine.batching import BatchRules
-from extractkit.engine.heap import return_large_buffers
 from extractkit.engine.listener import Listener, Summary
 from extractkit.engine.opening import Opened, open_job
-from extractkit.engine.stream import Stream, fetch
+from extractkit.engine.stream import Stream, assembly, fetch, put
 from extractkit.engine.survey import Row, survey
-from extractkit.errors import JobError, UserError
+from extractkit.errors import ExtractkitError, UserError
 from extractkit.job import Job
 from extractkit.models.protocol import Program
 from extractkit.plan import (
@@ -69,7 +71,6 @@ def execute(
         versions=package_versions(),
         git=git_state(),
     )
-    return_large_buffers()
     made = begin(directory, started, hydra_files)
     try:
         with run_log(directory):
@@ -86,15 +87,17 @@ class _Execution:
     manifest: Manifest
     listener: Listener
     timings: dict[str, float] = field(default_factory=dict)
+    trial: "_Trial" = field(default_factory=lambda: _Trial(Lengths(1, {}), 0))
     truncated: int = 0
     non_finite: set[str] = field(default_factory=set)
 
     def run(self) -> None:
         _log.info("job: %s", " ".join(self.job.given) or "(no overrides)")
-        # Sinks come first: they are quick to build, and tell what they do not like.
-        sinks = {name: cast(Sink, sink.build()) for name, sink in self.job.sinks.items()}
-        recorder = Recorder.start(self.directory, self.manifest, sinks)
+        recorder: Recorder | None = None
         try:
+            # Sinks come first: they are quick to build, and tell what they do not like.
+            sinks = {name: cast(Sink, sink.build()) for name, sink in self.job.sinks.items()}
+            recorder = Recorder.start(self.directory, self.manifest, sinks)
             began = time.perf_counter()
             opened = open_job(self.job)
             tensors = opened.measured()
@@ -102,17 +105,13 @@ class _Execution:
             program = self._compiled(opened, tensors)
             self.manifest = self._described(opened, tensors)
             self._extract(opened, tensors, program, recorder)
-        except UserError:
-            recorder.fail()
-            raise
-        except KeyboardInterrupt:
-            _log.info("interrupted; committed shards stay readable")
-            recorder.fail(Status.INTERRUPTED, self.timings)
-            raise
         except BaseException as error:
+            interrupted = isinstance(error, KeyboardInterrupt)
             # What nobody foresaw is told with its traceback.
-            _log.error("failed: %s", error, exc_info=not isinstance(error, JobError))
-            recorder.fail(Status.FAILED, self.timings)
+            foreseen = interrupted or isinstance(error, ExtractkitError)
+            _log.error("%s", "interrupted" if interrupted else error, exc_info=not foreseen)
+            if recorder is not None:
+                recorder.fail(Status.INTERRUPTED if interrupted else Status.FAILED, self.timings)
             raise
 
     def _compiled(self, opened: Opened, tensors: Sequence[PlannedTensor]) -> Program | None:
@@ -126,9 +125,15 @@ class _Execution:
         began = time.perf_counter()
         program = opened.model.program([fetch(t) for t in varying], opened.compilation)
         first = read_batch(opened.model, opened.source, [0])
+        lengths = Lengths(1, {axis: size.astype(np.int64) for axis, size in first.lengths.items()})
         for tensor in varying:
-            tensor.check_lengths(Lengths(1, first.lengths))
-        program(first.features, first.lengths)
+            tensor.check_lengths(lengths)
+        values = program(first.features, first.lengths)
+        self.trial = _Trial(
+            lengths,
+            sum(v.nbytes for t, v in zip(varying, values, strict=True) if not t.predictable),
+        )
+        put(varying, [assembly(tensor, lengths) for tensor in varying], [0], values)
         self.timings["compile"] = time.perf_counter() - began
         return program
 
@@ -174,7 +179,7 @@ class _Execution:
     ) -> tuple[Shard, ...]:
         for tensor in tensors:
             tensor.check_lengths(lengths)
-        per_sample = bytes_per_sample(tensors, lengths)
+        per_sample = bytes_per_sample(tensors, lengths) + self.trial.scaled(lengths)
         constants = sum(tensor.constant_bytes or 0 for tensor in tensors if tensor.constant)
         total = int(per_sample.sum()) + constants
         check_space(self.directory, total * len(self.job.sinks))
@@ -288,6 +293,21 @@ class _Execution:
             skipped=tuple(Skipped(r.address, r.reason or "") for r in opened.skipped),
             settings=settings,
         )
+
+
+@dataclass(frozen=True, eq=False)
+class _Trial:
+    """What the first sample took of tensors whose lengths the model computes: an estimate for all."""
+
+    lengths: Lengths
+    bytes: int
+
+    def scaled(self, lengths: Lengths) -> npt.NDArray[np.int64]:
+        """Bytes of each sample, in proportion to its own lengths: int64 (samples,)."""
+        ratio = np.ones(lengths.samples)
+        for axis, own in lengths.axes.items():
+            ratio *= own / max(1, int(self.lengths.axes[axis][0])) if self.bytes else 1
+        return np.ceil(ratio * self.bytes).astype(np.int64)
 
 
 def _stored(tensor: PlannedTensor) -> StoredTensor:

@@ -55,7 +55,7 @@ def list_tensors(job: Job) -> Listing:
     Raises:
         UserError: the model cannot be loaded, or a selector matches nothing.
     """
-    catalog = cast(Model, job.model.build()).catalog
+    catalog = _model(job).catalog
     return Listing(catalog, _matches(catalog, job.selectors))
 
 
@@ -71,9 +71,9 @@ def open_job(job: Job) -> Opened:
             f"extractkit model={job.model_name} selectors=attention, or '+selectors.mine.path=…'. "
             f"List what there is: extractkit tensors model={job.model_name}"
         )
-    model = cast(Model, job.model.build())
+    model = _model(job)
     runtime = job.runtime
-    settings = model.configure(runtime.seed, runtime.deterministic)
+    settings = model.configure(runtime.seed, runtime.deterministic, runtime.device)
     # Selecting needs no samples, so a misspelt selector is told before a large file is read.
     tensors = plan_tensors(model.catalog, job.selectors)
     source: Source = NoSamples()
@@ -94,6 +94,17 @@ def open_job(job: Job) -> Opened:
         },
         skipped=tuple(skipped.values()),
     )
+
+
+def _model(job: Job) -> Model:
+    model = job.model.build()
+    if lacking := [name for name in ("catalog", "program") if not hasattr(model, name)]:
+        raise ConfigError(
+            f"model._target_={job.model.target!r} returns a {type(model).__name__}, which has no "
+            f"{' and no '.join(lacking)}. Give a callable that returns an adapter: see "
+            f"extractkit/models/protocol.py"
+        )
+    return cast(Model, model)
 
 
 def _matches(

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from extractkit.engine.opening import open_job
+from extractkit.engine.opening import Opened, open_job
 from extractkit.engine.survey import longest, survey
 from extractkit.job import Job
-from extractkit.plan import PlannedTensor, Shard, bytes_per_sample, plan_shards
+from extractkit.plan import Lengths, PlannedTensor, Shard, bytes_per_sample, plan_shards
 from extractkit.runs.disk import check_space, free_bytes
 from extractkit.tensors import TensorRecord
 from extractkit.values import varies
@@ -91,6 +91,22 @@ def preview(job: Job, directory: Path, *, exact: bool = False) -> Preview:
     opened = open_job(job)
     tensors = opened.measured()
     bounds = None if exact else longest(opened.model, opened.source)
+    result = _planned(job, opened, tensors, directory, bounds)
+    needed = result.bytes * len(job.sinks)
+    if bounds is not None and needed > result.free_bytes:
+        # A bound is no reason to refuse: look at the samples themselves.
+        result = _planned(job, opened, tensors, directory, None)
+    check_space(directory, result.bytes * len(job.sinks))
+    return result
+
+
+def _planned(
+    job: Job,
+    opened: Opened,
+    tensors: tuple[PlannedTensor, ...],
+    directory: Path,
+    bounds: Lengths | None,
+) -> Preview:
     lengths = bounds or survey(opened.model, opened.source, lambda rows: None)
     sizes: dict[str, int | None] = {}
     for tensor in tensors:
@@ -102,7 +118,7 @@ def preview(job: Job, directory: Path, *, exact: bool = False) -> Preview:
             per_sample = tensor.bytes_per_sample(lengths)
             sizes[tensor.key] = None if per_sample is None else int(per_sample.sum())
     bound = UPPER_BOUND if bounds is not None and any(_ragged(t) for t in tensors) else EXACT
-    result = Preview(
+    return Preview(
         model=opened.model.name,
         tensors=tensors,
         measured=tuple(tensor.key for tensor in opened.tensors if tensor.layout is None),
@@ -116,8 +132,6 @@ def preview(job: Job, directory: Path, *, exact: bool = False) -> Preview:
         directory=directory,
         free_bytes=free_bytes(directory),
     )
-    check_space(directory, result.bytes * len(job.sinks))
-    return result
 
 
 def _ragged(tensor: PlannedTensor) -> bool:

@@ -18,12 +18,23 @@ class _Ended:
     """Marks the end of the items."""
 
 
-def ahead(items: Iterable[Item], depth: int) -> Generator[Item, None, None]:
+class _LeftError(Exception):
+    """Raised inside a stage's thread when what it works for has been left."""
+
+
+def ahead(
+    items: Iterable[Item], depth: int, left: threading.Event | None = None
+) -> Generator[Item, None, None]:
     """The same items, in order, made by a thread that is at most `depth` items ahead.
 
     An error in the thread is raised here in its turn. Leaving the iteration early, by an error or
     by closing it, stops the thread and closes its iterator before this returns.
+
+    Args:
+        left: shared by stages that feed each other. Whoever leaves the last one sets it first,
+            and each stops after its own item at hand, which may be much smaller than the last's.
     """
+    left = left or threading.Event()
     made: SimpleQueue[Item | _Failed | type[_Ended]] = SimpleQueue()
     # Room is taken before an item is begun, so that none waits beyond the `depth` allowed.
     room = threading.Semaphore(depth)
@@ -52,6 +63,8 @@ def ahead(items: Iterable[Item], depth: int) -> Generator[Item, None, None]:
         while (item := made.get()) is not _Ended:
             if isinstance(item, _Failed):
                 raise item.error
+            if left.is_set():
+                raise _LeftError
             room.release()
             yield item  # type: ignore[misc]
             del item

@@ -5,6 +5,7 @@ committing happens where the stream is used. So the slowest stage sets the pace,
 few batches and a few shards, however many samples there are.
 """
 
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from extractkit.engine.batches import Batch, read_batch
 from extractkit.engine.batching import BatchRules, plan_batches
 from extractkit.engine.stages import ahead
+from extractkit.errors import JobError
 from extractkit.inputs.protocol import Source
 from extractkit.models.protocol import Fetch, Model, Program
 from extractkit.plan import Lengths, PlannedTensor, Shard
@@ -64,9 +66,18 @@ class Stream:
 
     def shards(self, shards: Sequence[Shard]) -> Generator[ShardValues, None, None]:
         """The values of these shards, one after the other."""
-        read = ahead(self._read(shards), _BATCHES_READ_AHEAD)
-        computed = ahead(self._compute(read), _BATCHES_COMPUTED_AHEAD)
-        return ahead(self._assemble(shards, computed), _SHARDS_ASSEMBLED_AHEAD)
+        left = threading.Event()
+        read = ahead(self._read(shards), _BATCHES_READ_AHEAD, left)
+        computed = ahead(self._compute(read), _BATCHES_COMPUTED_AHEAD, left)
+        assembled = ahead(self._assemble(shards, computed), _SHARDS_ASSEMBLED_AHEAD, left)
+        with closing(assembled):
+            for one in assembled:
+                try:
+                    yield one
+                except GeneratorExit:
+                    left.set()  # an interrupt waits for the batch at hand, not for a shard
+                    raise
+                del one
 
     def _read(self, shards: Sequence[Shard]) -> Iterator[_Work]:
         for shard in shards:
@@ -94,22 +105,42 @@ class Stream:
 
     def _assembled(self, shard: Shard, computed: Iterator[_Computed]) -> ShardValues:
         lengths = self.lengths.part(shard.start, shard.stop)
-        assemblies = [
-            Assembly(tensor.sample_shape, tensor.dtype, tensor.sample_shapes(lengths), len(shard))
-            for tensor in self.tensors
-        ]
+        assemblies = [assembly(tensor, lengths) for tensor in self.tensors]
         seconds = 0.0
         for _ in self._batches(shard):
             one = next(computed)
             seconds += one.seconds
             self.on_batch(len(one.work.positions))
-            for assembly, value in zip(assemblies, one.values, strict=True):
-                assembly.put(one.work.positions, value)
+            put(self.tensors, assemblies, one.work.positions, one.values)
         values = {
-            tensor.key: assembly.finish()
-            for tensor, assembly in zip(self.tensors, assemblies, strict=True)
+            tensor.key: room.finish() for tensor, room in zip(self.tensors, assemblies, strict=True)
         }
         return ShardValues(shard, values, seconds)
+
+
+def assembly(tensor: PlannedTensor, lengths: Lengths) -> Assembly:
+    """Room for a tensor's values of the samples with these lengths."""
+    shapes = tensor.sample_shapes(lengths)
+    return Assembly(tensor.sample_shape, tensor.dtype, shapes, lengths.samples)
+
+
+def put(
+    tensors: Sequence[PlannedTensor],
+    assemblies: Sequence[Assembly],
+    positions: Sequence[int],
+    values: Sequence[Array],
+) -> None:
+    """Store what a program returned for a batch.
+
+    Raises:
+        JobError: a tensor has not the shape that was planned, named by its key.
+    """
+    for tensor, room, value in zip(tensors, assemblies, values, strict=True):
+        try:
+            room.put(positions, value)
+        except JobError as error:
+            dims = list(tensor.dims or ())
+            raise JobError(f"{tensor.key!r} with dims {dims} cannot be stored: {error}") from error
 
 
 def fetch(tensor: PlannedTensor) -> Fetch:

@@ -73,9 +73,14 @@ def _follow(sizes: Sizes, base: int, moved: Mapping[str, int]) -> str:
     return f"f({','.join(moved)})"
 
 
+def _factors(dim: str) -> list[str]:
+    """The free axes and numbers that a dim is made of."""
+    return dim.removeprefix("f(").removesuffix(")").replace("*", ",").split(",")
+
+
 def why_not_by_sample(dims: Sequence[str | None]) -> str | None:
     """Why a tensor with these known dims has no value per sample; None where it has one."""
-    of_samples = [dim for dim in dims if dim is not None and SAMPLE in dim]
+    of_samples = [dim for dim in dims if dim is not None and SAMPLE in _factors(dim)]
     if not of_samples:
         return "no axis of it follows the samples: its value belongs to a whole batch"
     if len(of_samples) > 1:

@@ -114,6 +114,11 @@ def _installed_weights() -> Path:
 
 
 def _local_or_preset(path: str) -> Path | str:
+    if path.startswith("hf://"):
+        raise ModelError(
+            f"model.path={path!r}: a model on a hub is not read from there, as its settings would "
+            f"go unseen. Download its directory first: model.path=DIR"
+        )
     local = Path(path).expanduser()
     if local.is_dir():
         return local

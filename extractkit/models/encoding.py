@@ -21,6 +21,11 @@ def encode_arrays(signature: Signature, sample: Sample) -> Encoded:
             f"{', '.join(f'{s.name} {s.dtype} {list(s.shape)}' for s in signature.specs)}. "
             f"Try inputs=random, or inputs=arrays inputs.path=FILE.npz"
         )
+    if missing := [spec.name for spec in signature.specs if spec.name not in sample.data]:
+        raise InputError(
+            f"sample {sample.id!r} lacks {', '.join(map(repr, missing))}; model "
+            f"{signature.model!r} takes {', '.join(repr(spec.name) for spec in signature.specs)}"
+        )
     sizes: dict[str, int] = {}
     features = {}
     for spec in signature.specs:

@@ -4,6 +4,7 @@ Both import the same GraphDef, so every tensor keeps its identity; only what the
 need is imported at all.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -79,14 +80,41 @@ def static_shape(tensor: tf.Tensor) -> RawShape:
 
 def dependent_operations(trace: Trace) -> set[str]:
     """Names of the operations that depend on the inputs."""
-    dependent: set[str] = set()
-    waiting = [tensor.op for tensor in trace.inputs.values()]
+    return _downstream([tensor.op for tensor in trace.inputs.values()], {})
+
+
+def impure_operations(trace: Trace) -> set[str]:
+    """Names of the operations whose values depend on random numbers, or on a variable assigned to.
+
+    The first would be the same in every batch or different in every run, the second would depend
+    on what was computed before; and the assignment would change the model.
+    """
+    sources = []
+    after: dict[str, list[Any]] = {}
+    for operation in trace.graph.get_operations():
+        if _IMPURE.search(operation.type):
+            sources.append(operation)
+        for before in operation.control_inputs:
+            after.setdefault(before.name, []).append(operation)
+    return _downstream(sources, after)
+
+
+_IMPURE = re.compile(
+    r"^Assign|^Rng|^Stateful(?!PartitionedCall)|Random|Multinomial|TruncatedNormal"
+)
+
+
+def _downstream(sources: Sequence[Any], after: Mapping[str, Sequence[Any]]) -> set[str]:
+    """Names of the sources and of all that consumes them, or has to run after them."""
+    found: set[str] = set()
+    waiting = list(sources)
     while waiting:
         operation = waiting.pop()
-        if operation.name not in dependent:
-            dependent.add(operation.name)
+        if operation.name not in found:
+            found.add(operation.name)
             waiting.extend(consumer for out in operation.outputs for consumer in out.consumers())
-    return dependent
+            waiting.extend(after.get(operation.name, ()))
+    return found
 
 
 # Tried in turn: a model may demand longer inputs than small sizes are (pooling), or refuse long

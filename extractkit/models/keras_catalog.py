@@ -73,14 +73,14 @@ def find_tensors(trace: Trace) -> list[Found]:
 def _places(trace: Trace, paths: Paths) -> dict[LayerCall, _Place]:
     model = trace.calls[0]
     reasons = {nested.graph: nested.reason for nested in trace.nested}
-    places = {model: _Place("", "", (_scope("", model.layer),), Ports(), None)}
+    places = {model: _Place("", "", (_scope("", "", model.layer),), Ports(), None)}
     for call in trace.calls[1:]:
         parent = call.parent or model
         above = places[parent]
         path = paths.call(parent, parent.layer, above.path, call.layer, *_names(call.layer))
         name = f"{above.name}/{call.layer.name}" if above.name else call.layer.name
         reason = above.reason or reasons.get(call.graph) or _probe(call)
-        scopes = (*above.scopes, _scope(path, call.layer))
+        scopes = (*above.scopes, _scope(path, name, call.layer))
         places[call] = _Place(path, name, scopes, Ports(), reason)
     return places
 
@@ -89,9 +89,9 @@ def _names(layer: keras.layers.Layer) -> tuple[str, str]:
     return type(layer).__name__, layer.name
 
 
-def _scope(path: str, layer: keras.layers.Layer) -> Scope:
+def _scope(path: str, name: str, layer: keras.layers.Layer) -> Scope:
     bases = [c.__name__ for c in type(layer).__mro__[1:] if issubclass(c, keras.layers.Layer)]
-    return Scope(path, type(layer).__name__, tuple(bases))
+    return Scope(path, type(layer).__name__, tuple(bases), name)
 
 
 def _probe(call: LayerCall) -> str | None:
@@ -201,6 +201,11 @@ def _found(place: _Place, port: str, kind: Kind, value: Any, op_type: str | None
     return Found(record, value)
 
 
+def _weight_port(name: str) -> str:
+    """A weight's name, escaped; "op" would be the scope of the operations beside it as well."""
+    return "%6Fp" if name == "op" else escape(name)
+
+
 def _weights(trace: Trace, paths: Paths, places: Mapping[LayerCall, _Place]) -> list[Found]:
     """Every layer's own variables, at its first call's path; shared ones where they are first."""
     found: list[Found] = []
@@ -213,7 +218,7 @@ def _weights(trace: Trace, paths: Paths, places: Mapping[LayerCall, _Place]) -> 
             seen.add(id(variable))
             # One that nobody named is `variable_7` by a counter of the process.
             given = base_name(type(variable).__name__, variable.name)
-            port = place.ports.unique(escape(given))
+            port = place.ports.unique(_weight_port(given))
             record = TensorRecord(
                 address=join(place.path, port),
                 kind=Kind.WEIGHT,
@@ -233,7 +238,7 @@ def _weights(trace: Trace, paths: Paths, places: Mapping[LayerCall, _Place]) -> 
             visited.add(id(child))
             path = paths.child(layer, place.path, child, *_names(child))
             name = f"{place.name}/{child.name}" if place.name else child.name
-            here = _Place(path, name, (*place.scopes, _scope(path, child)), Ports(), None)
+            here = _Place(path, name, (*place.scopes, _scope(path, name, child)), Ports(), None)
             own(child, here)
             uncalled(child, here)
 

@@ -18,6 +18,7 @@ from extractkit.models.foreign import told
 from extractkit.models.graphs import (
     candidate_sizes,
     dependent_operations,
+    impure_operations,
     shapes_at,
     static_shape,
     tensors_in_graph,
@@ -29,6 +30,8 @@ from extractkit.models.tracing import Trace, trace
 from extractkit.models.transforming import transformed
 from extractkit.tensors import SAMPLE, UNKNOWN, Catalog, Kind, TensorRecord
 from extractkit.values import Array
+
+_IMPURE = "a random or assigning operation comes before it: it is no function of the sample alone"
 
 Encoder = Callable[[Sequence[Sample]], Sequence[Encoded]]
 
@@ -60,9 +63,9 @@ class KerasModel:
         """Every tensor that the model offers."""
         return self._traced[1]
 
-    def configure(self, seed: int, deterministic: bool) -> Mapping[str, object]:
+    def configure(self, seed: int, deterministic: bool, device: str | None) -> Mapping[str, object]:
         """Seed Python, NumPy and TensorFlow; see `tensorflow_process.configure`."""
-        return configure(seed, deterministic)
+        return configure(seed, deterministic, device)
 
     def encode(self, samples: Sequence[Sample]) -> Sequence[Encoded]:
         """The samples as the model takes them, without padding."""
@@ -123,6 +126,19 @@ class KerasModel:
             return [transformed(tensors[fetch.address], fetch, None, {}) for fetch in fetches]
 
         return [_to_numpy(tensor) for tensor in tf.function(compute, autograph=False)()]
+
+    def free_axes_are_independent(self) -> bool:
+        """Whether each free axis can have a length of its own; told without running anything."""
+        the_trace = self._traced[0]
+        outputs = [t.name for t in the_trace.calls[0].outputs.values() if isinstance(t, tf.Tensor)]
+        for sizes in candidate_sizes(self.signature.free_axes, SAMPLE):
+            try:
+                for at in sizes.trials:
+                    shapes_at(the_trace, _specs_at(self.signature.specs, at), outputs)
+            except ValueError:  # too small or too large for the model, or lengths that must agree
+                continue
+            return True
+        return False
 
     def weights_digest(self) -> str:
         """SHA-256 over every weight's address, dtype, shape and content."""
@@ -186,7 +202,7 @@ def _with_dims(
     the_trace: Trace, found: Sequence[Found], specs: Sequence[InputSpec]
 ) -> list[TensorRecord]:
     """The records with their dims, the reason why some are out of reach, and what depends."""
-    dependent = dependent_operations(the_trace)
+    dependent, impure = dependent_operations(the_trace), impure_operations(the_trace)
     reachable = [
         one for one in found if isinstance(one.value, tf.Tensor) and one.record.reason is None
     ]
@@ -201,7 +217,9 @@ def _with_dims(
         depends = one.value.op.name in dependent
         reason = None
         unknown = dims is None or UNKNOWN in dims
-        if depends and dims is not None and not unknown:
+        if one.value.op.name in impure:
+            reason = _IMPURE
+        elif depends and dims is not None and not unknown:
             reason = why_not_by_sample(dims)
         elif not depends and unknown:
             reason = "its shape is not known before it is computed"

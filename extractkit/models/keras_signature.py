@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -14,7 +15,6 @@ INPUT = "input"
 """Name of an input that nobody named; a second one is `input.1`."""
 
 _MADE_UP = re.compile(r"keras_tensor(_\d+)?")
-_INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32")
 
 
 def input_specs(structure: Any) -> tuple[InputSpec, ...]:
@@ -96,16 +96,23 @@ def _names(structure: Any) -> list[str]:
 
 def _spec(name: str, tensor: Any, alone: bool) -> InputSpec:
     shape = tuple(tensor.shape[1:])
-    integer = tensor.dtype in _INTEGERS
+    # One row of whole numbers of any length is a text.
+    if alone and shape == (None,) and tensor.dtype.startswith(("int", "uint")):
+        return InputSpec(name, tensor.dtype, shape, ("token",))
+    # What stands for something else in a dim; of several inputs lengths may differ.
+    prefix = "" if alone else re.sub(r"[*,()?]", "_", name) + "."
     dims = tuple(
-        _free_axis(name, axis, integer, alone) if size is None else None
-        for axis, size in enumerate(shape)
+        f"{prefix}axis{axis + 1}" if size is None else None for axis, size in enumerate(shape)
     )
     return InputSpec(name, tensor.dtype, shape, dims)
 
 
-def _free_axis(name: str, axis: int, integer: bool, alone: bool) -> str:
-    """A free axis of token ids is "token"; others carry the input's name, as they may differ."""
-    if integer and axis == 0:
-        return "token"
-    return f"axis{axis + 1}" if alone else f"{name}.axis{axis + 1}"
+def tied(specs: tuple[InputSpec, ...]) -> tuple[InputSpec, ...]:
+    """The same inputs, free axes at the same place sharing one length, as a sum of them needs."""
+    return tuple(
+        replace(
+            spec,
+            dims=tuple(dim and f"axis{axis + 1}" for axis, dim in enumerate(spec.dims)),
+        )
+        for spec in specs
+    )

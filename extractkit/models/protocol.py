@@ -80,10 +80,13 @@ class Model(Protocol):
         """Whether values of real elements are untouched by padding along the free axes."""
         ...
 
-    def configure(self, seed: int, deterministic: bool) -> Mapping[str, object]:
+    def configure(self, seed: int, deterministic: bool, device: str | None) -> Mapping[str, object]:
         """Seed every generator and refuse operations that are not deterministic, if asked to.
 
         Returns what else may change the last bits of values: threads, instruction-set flags.
+
+        Raises:
+            ConfigError: there is no such device.
         """
         ...
 

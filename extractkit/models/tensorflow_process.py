@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from extractkit.errors import ConfigError
+from extractkit.errors import ConfigError, choices
 
 _log = logging.getLogger(__name__)
 
@@ -54,15 +54,20 @@ def _look_for_devices() -> None:
     tf.get_logger().setLevel(logging.ERROR)
 
 
-def configure(seed: int, deterministic: bool) -> Mapping[str, object]:
+def configure(seed: int, deterministic: bool, device: str | None) -> Mapping[str, object]:
     """Seed Python, NumPy and TensorFlow, and have only deterministic kernels run, if asked to.
 
     Returns the settings of the process that may change the last bits of values. Determinism holds
     for the rest of the process: TensorFlow has no way back.
+
+    Raises:
+        ConfigError: there is no such device.
     """
     import keras
     import tensorflow as tf
 
+    if device is not None:
+        _check_device(device, [found.name for found in tf.config.list_logical_devices()])
     keras.utils.set_random_seed(seed)
     if deterministic:
         tf.config.experimental.enable_op_determinism()
@@ -77,3 +82,20 @@ def configure(seed: int, deterministic: bool) -> Mapping[str, object]:
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "devices": [device.name for device in tf.config.list_logical_devices()],
     }
+
+
+def _check_device(device: str, names: list[str]) -> None:
+    """TensorFlow itself would put up with a device that is not there, and compute elsewhere."""
+    import tensorflow as tf
+
+    try:
+        wanted = tf.DeviceSpec.from_string(device)
+    except ValueError:
+        wanted = None
+    specs = [tf.DeviceSpec.from_string(name) for name in names]
+    if wanted is None or not any(
+        (wanted.device_type, wanted.device_index or 0) == (spec.device_type, spec.device_index)
+        for spec in specs
+    ):
+        offered = [f"/{spec.device_type}:{spec.device_index}" for spec in specs]
+        raise ConfigError(f"runtime.device={device!r} is no device. {choices(device, offered)}")

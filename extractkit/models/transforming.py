@@ -1,12 +1,13 @@
 """Layouts and transforms as TensorFlow operations, done inside the program before copying out."""
 
+import math
 from collections.abc import Mapping
 
 import tensorflow as tf
 
 from extractkit.models.protocol import Fetch
 from extractkit.plan import Layout
-from extractkit.transforms import AxisTransform, Reduction
+from extractkit.transforms import AxisTransform, Reduction, reduced_dtype
 
 
 def transformed(
@@ -88,13 +89,15 @@ def _slice_ragged(
 
 
 def _reduced(tensor: tf.Tensor, reduction: Reduction, own: Mapping[int, tf.Tensor]) -> tf.Tensor:
-    """One reduction that leaves padding out; reduced axes stay, with one element each."""
+    """One reduction that leaves padding out; reduced axes stay, with one element each.
+
+    Of no elements the mean, least and greatest are NaN; whole numbers have none, and give the
+    farthest number of their type.
+    """
     axes = list(reduction.axes)
-    if reduction.op in ("mean", "norm") and not tensor.dtype.is_floating:
-        tensor = tf.cast(tensor, tf.float32)
-    if tensor.dtype == tf.bool:
-        counted = _reduced(tf.cast(tensor, tf.int32), reduction, own)
-        return counted if reduction.op == "sum" else tf.cast(counted, tf.bool)
+    if tensor.dtype == tf.bool and reduction.op in ("min", "max"):
+        return tf.cast(_reduced(tf.cast(tensor, tf.int32), reduction, own), tf.bool)
+    tensor = tf.cast(tensor, reduced_dtype(reduction.op, tensor.dtype.name))
     present = _present(tensor, [axis for axis in axes if axis in own], own)
     match reduction.op:
         case "sum":
@@ -107,10 +110,28 @@ def _reduced(tensor: tf.Tensor, reduction: Reduction, own: Mapping[int, tf.Tenso
             squares = tf.square(_where(present, tensor, 0))
             return tf.sqrt(tf.reduce_sum(squares, axes, keepdims=True))
         case "max":
-            return tf.reduce_max(_where(present, tensor, tensor.dtype.min), axes, keepdims=True)
+            lowest = _where(present, tensor, _farthest(tensor.dtype, -1))
+            return _or_nan(tf.reduce_max(lowest, axes, keepdims=True), tensor, present, axes)
         case "min":
-            return tf.reduce_min(_where(present, tensor, tensor.dtype.max), axes, keepdims=True)
+            highest = _where(present, tensor, _farthest(tensor.dtype, 1))
+            return _or_nan(tf.reduce_min(highest, axes, keepdims=True), tensor, present, axes)
     raise ValueError(f"unknown reduction {reduction.op!r}")
+
+
+def _farthest(dtype: tf.DType, sign: int) -> float:
+    """What no element exceeds: an infinity, or the end of a type that has none."""
+    if dtype.is_floating:
+        return sign * math.inf
+    end: float = dtype.max if sign > 0 else dtype.min
+    return end
+
+
+def _or_nan(result: tf.Tensor, tensor: tf.Tensor, present: tf.Tensor, axes: list[int]) -> tf.Tensor:
+    """The result, or NaN where it is one of no elements."""
+    if not tensor.dtype.is_floating:
+        return result
+    there = tf.reduce_any(tf.broadcast_to(present, tf.shape(tensor)), axes, keepdims=True)
+    return _where(there, result, math.nan)
 
 
 def _where(present: tf.Tensor, tensor: tf.Tensor, otherwise: float) -> tf.Tensor:

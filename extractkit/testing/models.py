@@ -111,7 +111,10 @@ def assert_fits(record: TensorRecord, value: Array, sizes: Mapping[str, int]) ->
 
 def _nameless(model: Model) -> list[TensorRecord]:
     """The records without the layers' own names, which may count what was built before."""
-    return [replace(record, name="") for record in model.catalog.records]
+    return [
+        replace(record, name="", scopes=tuple(replace(scope, name="") for scope in record.scopes))
+        for record in model.catalog.records
+    ]
 
 
 def _extractable(model: Model, *, depends: bool) -> list[TensorRecord]:

@@ -1,11 +1,12 @@
 """Transforms in NumPy, on one sample without padding: what programs must agree with."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from extractkit.transforms import AxisTransform
+from extractkit.transforms import AxisTransform, reduced_dtype
 from extractkit.values import Array
 
 _REDUCTIONS: Mapping[str, Callable[..., Any]] = {
@@ -31,17 +32,26 @@ def transformed(value: Array, axes: AxisTransform, first: int = 1) -> Array:
     ]
     value = value[tuple(kept)]
     for reduction in axes.reductions:
-        if reduction.op in ("mean", "norm") and value.dtype.kind != "f":
-            value = value.astype(np.float32)
-        if reduction.op == "sum" and value.dtype == bool:
-            value = value.astype(np.int32)
         over = tuple(axis - first for axis in reduction.axes)
-        dtype = value.dtype
-        value = np.asarray(_REDUCTIONS[reduction.op](value, axis=over, keepdims=True), dtype)
+        value = _reduced(value, reduction.op, over)
     gone = {axis - first for reduction in axes.reductions for axis in reduction.axes}
     gone |= {position for position, index in enumerate(slices) if isinstance(index, int)}
     value = np.squeeze(value, axis=tuple(gone)) if gone else value
     return value if axes.cast is None else value.astype(axes.cast)
+
+
+def _reduced(value: Array, op: str, over: tuple[int, ...]) -> Array:
+    """In the widest type that NumPy has, so that it cannot overflow with what it checks."""
+    dtype = reduced_dtype(op, value.dtype.name)
+    if op in ("min", "max"):
+        if value.dtype.kind == "f" and 0 in (value.shape[axis] for axis in over):
+            value = np.full([max(size, 1) for size in value.shape], np.nan, value.dtype)
+        return np.asarray(_REDUCTIONS[op](value, axis=over, keepdims=True), dtype)
+    wide = np.float64 if op in ("mean", "norm") or value.dtype.kind == "f" else np.int64
+    with np.errstate(invalid="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # the mean of nothing is NaN
+        result = _REDUCTIONS[op](value.astype(wide), axis=over, keepdims=True)
+    return np.asarray(result, dtype)
 
 
 def stacked(values: Sequence[Array]) -> Array:

@@ -81,7 +81,7 @@ class ReferenceModel:
         ]
         return Catalog(records, self.name)
 
-    def configure(self, seed: int, deterministic: bool) -> Mapping[str, object]:
+    def configure(self, seed: int, deterministic: bool, device: str | None) -> Mapping[str, object]:
         """Nothing to seed: everything follows from the weights."""
         return {"numpy": np.__version__}
 

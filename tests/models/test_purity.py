@@ -1,0 +1,104 @@
+"""A stored value is a function of its sample; what is not is refused, never stored as if it were."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import extractkit
+from extractkit.errors import ConfigError, JobError
+from extractkit.models.live import live_model
+
+
+class Counting(keras.layers.Layer):
+    """Adds how often it has been called."""
+
+    def build(self, shape: tuple[int | None, ...]) -> None:
+        self.count = self.add_weight(shape=(), initializer="zeros", trainable=False, name="count")
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        self.count.assign(self.count + 1.0)
+        return x + self.count
+
+
+class Noisy(keras.layers.Layer):
+    """Adds noise, at inference too."""
+
+    def __init__(self, **settings: object) -> None:
+        super().__init__(**settings)
+        self.generator = keras.random.SeedGenerator(0)
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return x + keras.random.normal(tf.shape(x), seed=self.generator)
+
+
+class FirstFifty(keras.layers.Layer):
+    """At most fifty steps, whatever it is given."""
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return x[:, :50] * 2.0
+
+
+@pytest.mark.parametrize("layer", [Counting(name="odd"), Noisy(name="odd")], ids=["count", "noise"])
+def test_what_follows_randomness_or_an_assignment_is_listed_with_the_reason(
+    layer: keras.layers.Layer, tmp_path: Path
+) -> None:
+    x = keras.Input((3,))
+    before = keras.layers.Dense(3, name="before")(x)
+    model = keras.Model(x, keras.layers.Dense(2, name="after")(layer(before)))
+    catalog = live_model(model).catalog
+    for address in ("odd:output", "after:output", ":output"):
+        assert "random or assigning operation" in str(catalog[address].reason)
+    assert catalog["before:output"].extractable
+    weights = [weight.copy() for weight in model.get_weights()]
+    run = extractkit.extract(
+        ["selectors=layers", "runtime.batch_size=2"],
+        model=model,
+        inputs=np.ones((6, 3), "float32"),
+        run_dir=tmp_path / "run",
+    )
+    assert list(run) == ["before:output"]
+    assert len(set(map(bytes, np.asarray(run["before:output"])))) == 1
+    for old, new in zip(weights, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.parametrize("length", [1, 20])
+def test_a_length_that_the_free_axes_do_not_tell_is_an_error(length: int, tmp_path: Path) -> None:
+    x = keras.Input((None, 4))
+    model = keras.Model(x, FirstFifty(name="cut")(x))
+    with pytest.raises(JobError, match=r"'cut:output' with dims .* cannot be stored"):
+        extractkit.extract(
+            ["selectors=layers"],
+            model=model,
+            inputs=np.ones((6, length, 4), "float32"),
+            run_dir=tmp_path / "run",
+        )
+
+
+def test_inputs_that_must_be_equally_long_share_an_axis(tmp_path: Path) -> None:
+    a, b = keras.Input((None, 4), name="a"), keras.Input((None, 4), name="b")
+    model = keras.Model([a, b], keras.layers.Add(name="sum")([a, b]))
+    arrays = {name: np.full((3, 5, 4), value, "float32") for name, value in (("a", 1), ("b", 2))}
+    run = extractkit.extract(
+        ["selectors=outputs"], model=model, inputs=arrays, run_dir=tmp_path / "run"
+    )
+    assert run[":output"].dims == ("sample", "axis1", None)
+    np.testing.assert_array_equal(run[":output"], np.full((3, 5, 4), 3, "float32"))
+
+
+@pytest.mark.parametrize("device", ["nonsense", "/GPU:7"])
+def test_a_device_that_is_not_there_is_refused(device: str, tmp_path: Path) -> None:
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    with pytest.raises(
+        ConfigError, match=r"runtime\.device='.*' is no device\. Available: '/CPU:0'"
+    ):
+        extractkit.extract(
+            ["selectors=outputs", f"runtime.device={device}"],
+            model=model,
+            inputs=np.ones((2, 2), "float32"),
+            run_dir=tmp_path / "run",
+        )
+    assert not (tmp_path / "run").exists()
