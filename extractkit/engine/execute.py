@@ -297,7 +297,7 @@ class _Execution:
 
 @dataclass(frozen=True, eq=False)
 class _Trial:
-    """What the first sample took of tensors whose lengths the model computes: an estimate for all."""
+    """What the first sample took of tensors whose lengths the model computes: it stands for all."""
 
     lengths: Lengths
     bytes: int

@@ -1,4 +1,4 @@
-"""A stored value is a function of its sample; what is not is refused, never stored as if it were."""
+"""A stored value is a function of its sample; what is not is refused, not stored as if it were."""
 
 from pathlib import Path
 
