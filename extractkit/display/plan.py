@@ -1,50 +1,21 @@
 """`extractkit plan`: what a job would store, where, and whether there is room."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from extractkit.display.text import plural, safe, shape_text
-from extractkit.plan import PlannedTensor, Shard
+from extractkit.engine.preview import AT_LEAST, EXACT, UPPER_BOUND, Preview
 from extractkit.runs.disk import human_bytes
 from extractkit.tensors import TensorRecord
 
 _MOST_ROWS = 60
-_BOUNDS = {"exact": "", "upper bound": "at most ", "at least": "at least "}
+_BOUNDS = {EXACT: "", UPPER_BOUND: "at most ", AT_LEAST: "at least "}
 
 
-class Plan(Protocol):
-    """What is shown of the engine's preview."""
-
-    @property
-    def tensors(self) -> tuple[PlannedTensor, ...]: ...
-    @property
-    def matches(self) -> Mapping[str, int]: ...
-    @property
-    def skipped(self) -> tuple[TensorRecord, ...]: ...
-    @property
-    def samples(self) -> int: ...
-    @property
-    def measured(self) -> tuple[str, ...]: ...
-    @property
-    def bytes(self) -> int: ...
-    @property
-    def bound(self) -> str: ...
-    @property
-    def sizes(self) -> Mapping[str, int | None]: ...
-    @property
-    def shards(self) -> tuple[Shard, ...]: ...
-    @property
-    def directory(self) -> Path: ...
-    @property
-    def free_bytes(self) -> int: ...
-
-
-def overview(plan: Plan) -> RenderableType:
+def overview(plan: Preview) -> RenderableType:
     """Tensors, selectors, what is left out, and the totals."""
     parts: list[RenderableType] = [_tensors(plan), ""]
     for name, count in plan.matches.items():
@@ -54,7 +25,7 @@ def overview(plan: Plan) -> RenderableType:
     return Group(*parts)
 
 
-def _tensors(plan: Plan) -> Table:
+def _tensors(plan: Preview) -> Table:
     table = Table("tensor", "dtype", "stored shape", "bytes", "selectors", box=None, pad_edge=False)
     for tensor in plan.tensors[:_MOST_ROWS]:
         size = plan.sizes[tensor.key]
@@ -81,7 +52,7 @@ def _skipped(records: Sequence[TensorRecord]) -> list[Text]:
     return [Text(line, style="yellow") for line in lines]
 
 
-def _totals(plan: Plan) -> Text:
+def _totals(plan: Preview) -> Text:
     size = f"{_BOUNDS.get(plan.bound, '')}{human_bytes(plan.bytes)}"
     return Text(
         f"{plural(plan.samples, 'sample')}, {plural(len(plan.tensors), 'tensor')}: {size} in "
