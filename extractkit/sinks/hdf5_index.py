@@ -50,6 +50,8 @@ class _Pieces:
 
     def write(self, file: Any) -> Any:
         layout = h5py.VirtualLayout(self.shape, self.dtype)
+        # h5py leaves times out of every dataset but a virtual one: two runs would differ in them.
+        layout.dcpl.set_obj_track_times(False)
         for source, start, stop in self.parts:
             shape = (stop - start, *self.shape[1:]) if self.shape else ()
             origin = h5py.VirtualSource(_literal(source), _literal(self.name), shape, self.dtype)

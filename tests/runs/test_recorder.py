@@ -78,6 +78,17 @@ def test_two_runs_of_the_same_values_are_the_same_bytes(tmp_path: Path) -> None:
             )
 
 
+def test_the_index_holds_no_time_of_day(run_path: Path) -> None:
+    finished_run(run_path)
+    times: dict[str, int] = {}
+    with h5py.File(run_path / "tensors.h5") as file:
+        file.visititems(
+            lambda name, node: times.update({name: h5py.h5g.get_objinfo(node.id).mtime})
+        )
+    assert times
+    assert set(times.values()) == {0}
+
+
 def test_plain_h5py_reads_the_run_as_one_file(run_path: Path) -> None:
     example = finished_run(run_path)
     with h5py.File(run_path / "tensors.h5") as file:
