@@ -2,8 +2,11 @@
 
 import importlib
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from extractkit.errors import ConfigError, choices
@@ -12,6 +15,9 @@ from extractkit.selectors import Selector
 # NumPy's generators take 32 bits.
 _LARGEST_SEED = 2**32 - 1
 
+_TARGET = "_target_"
+_PARTIAL = "_partial_"
+
 COMPILE_MODES = ("graph", "xla")
 
 
@@ -19,12 +25,41 @@ COMPILE_MODES = ("graph", "xla")
 class Component:
     """A model, input source or sink named by its `_target_`, with the arguments to call it with.
 
-    `at` is the config key that it stands under ("model", "sinks.hdf5").
+    An argument may be such a mapping again (`model.factory`): it is a component of its own.
+
+    Attributes:
+        at: the config key that it stands under ("model", "sinks.hdf5", "model.factory").
+        target: dotted path of a callable.
+        arguments: by name; components inside mappings and lists too.
+        partial: whether the callable itself is meant, with these arguments bound, and not what it
+            returns (Hydra's `_partial_`).
     """
 
     at: str
     target: str
     arguments: Mapping[str, object] = field(default_factory=dict)
+    partial: bool = False
+
+    @classmethod
+    def parse(cls, at: str, entry: object) -> "Component":
+        """From configuration as plain data: a mapping with a `_target_`.
+
+        Raises:
+            ConfigError: it is none.
+        """
+        if not isinstance(entry, Mapping):
+            raise ConfigError(f"{at}={entry!r} is not a mapping with a {_TARGET}")
+        arguments = {str(key): _nested(f"{at}.{key}", value) for key, value in entry.items()}
+        target = arguments.pop(_TARGET, None)
+        if not isinstance(target, str):
+            given = "is missing" if target is None else f"={target!r} is not a text"
+            raise ConfigError(
+                f"{at}.{_TARGET} {given}. Give the dotted path of a callable: {at}.{_TARGET}=…"
+            )
+        partial = arguments.pop(_PARTIAL, False)
+        if not isinstance(partial, bool):
+            raise ConfigError(f"{at}.{_PARTIAL}={partial!r} is not true or false")
+        return cls(at, target, arguments, partial)
 
     def check(self) -> None:
         """Import the callable and hold the arguments against its signature.
@@ -43,14 +78,25 @@ class Component:
         for key in self.arguments:
             if key not in named and not open_ended:
                 raise ConfigError(f"{self.at}.{key} does not exist. {choices(key, named)}")
-        for name in named:
+        for name in named if not self.partial else ():
             if parameters[name].default is inspect.Parameter.empty and name not in self.arguments:
                 raise ConfigError(f"{self.at}.{name} is missing. Give it: {self.at}.{name}=…")
 
     def build(self) -> Any:
-        """Call the target with its arguments."""
+        """Call the target with its arguments; components among them are for it to instantiate."""
         self.check()
         return self.function()(**self.arguments)
+
+    def instantiate(self) -> Any:
+        """Call the target with its arguments, every component inside them instantiated first.
+
+        Raises:
+            ConfigError: a target that cannot be called with its arguments.
+        """
+        self.check()
+        arguments = {key: _instantiated(value) for key, value in self.arguments.items()}
+        function = self.function()
+        return partial(function, **arguments) if self.partial else function(**arguments)
 
     def function(self) -> Callable[..., Any]:
         """The callable that the target names.
@@ -59,6 +105,9 @@ class Component:
             ConfigError: there is none.
         """
         module_name, _, attribute = self.target.rpartition(".")
+        # As for `python -m`, so for the console script: the working directory is importable.
+        if (here := str(Path.cwd())) not in sys.path and "" not in sys.path:
+            sys.path.append(here)
         try:
             function = getattr(importlib.import_module(module_name), attribute)
         except (ImportError, AttributeError, ValueError) as error:
@@ -69,6 +118,26 @@ class Component:
         if not callable(function):
             raise ConfigError(f"{self.at}._target_={self.target!r} is not callable")
         return function  # type: ignore[no-any-return]
+
+
+def _nested(at: str, value: object) -> object:
+    if isinstance(value, Mapping):
+        if _TARGET in value:
+            return Component.parse(at, value)
+        return {str(key): _nested(f"{at}.{key}", entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_nested(f"{at}.{index}", entry) for index, entry in enumerate(value)]
+    return value
+
+
+def _instantiated(value: object) -> object:
+    if isinstance(value, Component):
+        return value.instantiate()
+    if isinstance(value, Mapping):
+        return {key: _instantiated(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_instantiated(entry) for entry in value]
+    return value
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ one must hold; `any`, `all` and `not` combine further mappings.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import translate
 from functools import lru_cache
@@ -55,6 +55,7 @@ _PREDICATES: Mapping[str, Callable[[TensorRecord, object], bool]] = {
     "dtype": lambda record, pattern: _matches_glob(pattern, record.dtype),
     "depth": lambda record, depth: record.depth == depth,
 }
+_OF_LAYERS = ("layer_type", "inside")
 _COMBINATORS = ("any", "all", "not")
 SELECTOR_KEYS = (*_PREDICATES, *_COMBINATORS, *TRANSFORM_KEYS)
 
@@ -135,10 +136,9 @@ class Selector:
         """
         matched = tuple(record for record in catalog.records if self.predicate.matches(record))
         if not matched:
-            wanted = self.given.rpartition("=")[2].strip("'\" ")
             raise SelectionError(
                 f"selectors.{self.given} matched 0 of {len(catalog)} tensors of model "
-                f"{catalog.model!r}. {choices(wanted, catalog)} {_listing(catalog)}"
+                f"{catalog.model!r}. {_why_nothing(self.predicate, catalog)} {_listing(catalog)}"
             )
         return matched
 
@@ -158,6 +158,46 @@ class Selector:
                 f"{_listing(catalog)}"
             )
         return chosen
+
+
+def _why_nothing(predicate: Predicate, catalog: Catalog) -> str:
+    """What exists, for the first test that holds for no tensor at all; else the addresses."""
+    tests = list(_tests(predicate))
+    for test in tests:
+        if any(test.matches(record) for record in catalog.records):
+            continue
+        if test.key in _OF_LAYERS and not any(record.scopes for record in catalog.records):
+            return (
+                f"{test.key} looks at layers, and this model has none: its format keeps "
+                f"operations alone. Select by path, regex or op_type."
+            )
+        return choices(str(test.values[0]), _existing(test.key, catalog))
+    return choices(str(tests[0].values[0]) if tests else "", catalog)
+
+
+def _tests(predicate: Predicate) -> Iterator[Where]:
+    """The single tests of a predicate, those that must not hold left out."""
+    if isinstance(predicate, Where):
+        yield predicate
+    elif isinstance(predicate, All | Any):
+        for part in predicate.parts:
+            yield from _tests(part)
+
+
+def _existing(key: str, catalog: Catalog) -> Iterator[str]:
+    """What the catalog has of the field that `key` looks at."""
+    for record in catalog.records:
+        match key:
+            case "path" | "regex":
+                yield record.address
+            case "layer_type":
+                yield from record.scopes[-1].types if record.scopes else ()
+            case "inside":
+                for scope in record.scopes:
+                    yield from (scope.path, *scope.types)
+            case _:
+                value = getattr(record, key)
+                yield from () if value is None else (str(value),)
 
 
 def _listing(catalog: Catalog) -> str:

@@ -36,6 +36,7 @@ class Kind(StrEnum):
     LAYER_OUTPUT = "layer_output"
     OP = "op"
     WEIGHT = "weight"
+    OPTIMIZER = "optimizer"
 
 
 @dataclass(frozen=True, slots=True)

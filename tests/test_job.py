@@ -1,5 +1,8 @@
 """The description of a job refuses what does not exist or does not fit."""
 
+import sys
+from pathlib import Path
+
 import pytest
 
 from extractkit.errors import ConfigError
@@ -68,6 +71,57 @@ def component(target: str, **arguments: object) -> Component:
 def test_a_component_calls_its_target() -> None:
     assert component("callable_with", path="x").build() == ("x", 3)
     assert component("open_ended", anything=1).build() == {"anything": 1}
+
+
+def test_a_component_inside_another_is_handed_over_unbuilt() -> None:
+    inner = {"_target_": f"{__name__}.open_ended", "a": 1}
+    outer = Component.parse("model", {"_target_": f"{__name__}.open_ended", "factory": inner})
+    assert outer.build() == {
+        "factory": Component("model.factory", f"{__name__}.open_ended", {"a": 1})
+    }
+
+
+def test_instantiating_a_component_instantiates_what_is_inside() -> None:
+    inner = {"_target_": f"{__name__}.open_ended", "a": 1}
+    entry = {"_target_": f"{__name__}.open_ended", "b": [inner], "c": {"d": inner}, "e": 2}
+    assert Component.parse("model", entry).instantiate() == {
+        "b": [{"a": 1}], "c": {"d": {"a": 1}}, "e": 2,
+    }  # fmt: skip
+
+
+def test_a_partial_component_is_the_callable_itself() -> None:
+    entry = {"_target_": f"{__name__}.callable_with", "_partial_": True, "limit": 5}
+    assert Component.parse("model.factory", entry).instantiate()("x") == ("x", 5)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (3, "model.factory=3 is not a mapping with a _target_"),
+        (
+            {"a": 1},
+            "model.factory._target_ is missing. "
+            "Give the dotted path of a callable: model.factory._target_=…",
+        ),
+        (
+            {"_target_": "builtins.dict", "_partial_": "yes"},
+            "model.factory._partial_='yes' is not true or false",
+        ),
+    ],
+)
+def test_what_is_no_component(entry: object, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Component.parse("model.factory", entry)
+    assert str(caught.value) == message
+
+
+def test_the_working_directory_is_importable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "only_here_17.py").write_text("def build():\n    return 17\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [entry for entry in sys.path if entry])
+    assert Component("model.factory", "only_here_17.build").instantiate() == 17
 
 
 def test_what_cannot_tell_its_arguments_is_called_all_the_same() -> None:

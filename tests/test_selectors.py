@@ -142,8 +142,8 @@ PREDICATES = "path, regex, layer_type, inside, op_type, kind, port, dtype, depth
         ({"depth": -1}, "selectors.mine.depth=-1 is not a number of layers (0, 1, 2, …)"),
         (
             {"kind": "weights"},
-            "selectors.mine.kind='weights' is no kind of tensor. Available: 'layer_input', "
-            "'layer_output', 'model_input', 'model_output', 'op', 'weight'.",
+            "selectors.mine.kind='weights' is no kind of tensor. "
+            "Nearest: 'weight', 'layer_input', 'model_input'.",
         ),
         (
             {"regex": "a("},
@@ -214,3 +214,31 @@ def test_what_cannot_be_extracted_is_left_out_beside_what_can() -> None:
     catalog = ReferenceModel().catalog
     chosen = parse_selector("mine", {"path": "attention:op/*"}).select(catalog)
     assert [record.address for record in chosen] == ["attention:op/Softmax", "attention:op/MatMul"]
+
+
+@pytest.mark.parametrize(
+    ("mapping", "exists"),
+    [
+        ({"op_type": "Sotfmax"}, "Available: 'Count', 'MatMul', 'Max', 'Softmax'."),
+        (
+            {"layer_type": "Embeding"},
+            "Available: 'Embedding', 'Layer', 'MeanPooling', 'ReferenceModel', 'SelfAttention'.",
+        ),
+        ({"inside": "atention", "op_type": "Softmax"}, "Nearest: 'attention', "),
+        ({"dtype": "float16"}, "Available: 'float32', 'int32'."),
+        ({"depth": 7}, "Available: '0', '1'."),
+        ({"path": "pool:*", "op_type": "Softmax"}, "Nearest: 'pool:op/Max', 'pool:output', "),
+    ],
+)
+def test_what_exists_is_told_for_the_field_at_fault(
+    mapping: dict[str, object], exists: str
+) -> None:
+    with pytest.raises(SelectionError, match=re.escape(exists)):
+        parse_selector("mine", mapping).matching(ReferenceModel().catalog)
+
+
+@pytest.mark.parametrize("key", ["layer_type", "inside"])
+def test_a_model_without_layers_says_so(key: str) -> None:
+    record = TensorRecord("conv/Relu:0", Kind.OP, "float32", (), (), op_type="Relu")
+    with pytest.raises(SelectionError, match=f"{key} looks at layers, and this model has none"):
+        parse_selector("mine", {key: "Dense"}).matching(Catalog([record], "frozen_graph"))

@@ -10,7 +10,6 @@ from extractkit.errors import ConfigError, choices
 from extractkit.job import Component, Job, Runtime
 from extractkit.selectors import parse_selector
 
-_TARGET = "_target_"
 # An experiment is spread over the other groups and leaves no key of its own.
 _KEYS = tuple(group for group in GROUPS if group != "experiment")
 
@@ -75,23 +74,10 @@ def _group(name: str, entries: Mapping[str, object]) -> dict[str, object]:
 def _component(name: str, entries: Mapping[str, object]) -> Component:
     if entries.get(name) is None:
         raise ConfigError(not_chosen(name))
-    return _target(name, entries[name])
+    return Component.parse(name, entries[name])
 
 
 def _sinks(entries: Mapping[str, object]) -> dict[str, Component]:
     if not entries:
         raise ConfigError(not_chosen("sinks"))
-    return {name: _target(f"sinks.{name}", entry) for name, entry in entries.items()}
-
-
-def _target(at: str, entry: object) -> Component:
-    if not isinstance(entry, Mapping):
-        raise ConfigError(f"{at}={entry!r} is not a mapping with a {_TARGET}")
-    arguments = {str(key): value for key, value in entry.items()}
-    target = arguments.pop(_TARGET, None)
-    if not isinstance(target, str):
-        given = "is missing" if target is None else f"={target!r} is not a text"
-        raise ConfigError(
-            f"{at}.{_TARGET} {given}. Give the dotted path of a callable: {at}.{_TARGET}=…"
-        )
-    return Component(at, target, arguments)
+    return {name: Component.parse(f"sinks.{name}", entry) for name, entry in entries.items()}

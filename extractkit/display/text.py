@@ -16,6 +16,7 @@ _PLURALS = {
     Kind.LAYER_OUTPUT: ("output", "outputs"),
     Kind.OP: ("op", "ops"),
     Kind.WEIGHT: ("weight", "weights"),
+    Kind.OPTIMIZER: ("optimizer variable", "optimizer variables"),
 }
 
 

@@ -16,7 +16,7 @@ from rich.tree import Tree
 from extractkit.display.text import counts_text, plural, safe, shape_text, size_text
 from extractkit.tensors import Catalog, Kind, TensorRecord
 
-_SHOWN = (Kind.MODEL_INPUT, Kind.MODEL_OUTPUT, Kind.LAYER_OUTPUT, Kind.WEIGHT)
+_SHOWN = (Kind.MODEL_INPUT, Kind.MODEL_OUTPUT, Kind.LAYER_OUTPUT, Kind.WEIGHT, Kind.OPTIMIZER)
 
 
 def listing(catalog: Catalog, matches: Mapping[str, Sequence[TensorRecord]]) -> RenderableType:

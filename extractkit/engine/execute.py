@@ -236,7 +236,8 @@ class _Execution:
         varying = [tensor for tensor in tensors if not tensor.constant]
         runtime = self.job.runtime
         padded = opened.model.masks_padding and all(tensor.bears_padding for tensor in varying)
-        rules = BatchRules(runtime.batch_size, runtime.batch_tokens, padded)
+        batch_size = min(runtime.batch_size, opened.model.signature.batch or runtime.batch_size)
+        rules = BatchRules(batch_size, runtime.batch_tokens, padded)
         stream = Stream(
             opened.model,
             opened.source,

@@ -50,4 +50,4 @@ def _row(sample: Sample, encoded: Encoded | None) -> dict[str, object]:
         row["tokens"] = None if encoded.tokens is None else list(encoded.tokens)
     if isinstance(sample.data, str):
         row["text"] = sample.data
-    return row
+    return {**sample.extra, **row}

@@ -1,7 +1,7 @@
 """What a source of samples is, and what a model says of the inputs that it takes. NumPy only."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from extractkit.values import Array
@@ -36,14 +36,18 @@ class Signature:
     Attributes:
         model: its name, for messages.
         specs: its inputs.
-        takes_text: whether it turns text into those inputs by itself (it has a tokenizer).
+        takes_text: whether it turns text into those inputs by itself (it has a tokenizer, or one
+            input that is a text).
         longest: the longest that each free axis may be, by name; absent: no limit.
+        batch: most samples that one call takes; 1 for a model whose sample axis has a fixed size,
+            so that each call stands for one sample. None: any number.
     """
 
     model: str
     specs: tuple[InputSpec, ...]
     takes_text: bool = False
     longest: Mapping[str, int] | None = None
+    batch: int | None = None
 
     @property
     def free_axes(self) -> tuple[str, ...]:
@@ -60,12 +64,14 @@ class Sample:
         id: stable name of the sample, unique in its source.
         source: where it comes from (a file's name, "random").
         data: a text, or an array for each of the model's inputs, without a sample axis.
+        extra: what else identifies it (its file, its label), for its row in samples.jsonl.
     """
 
     index: int
     id: str
     source: str
     data: str | Mapping[str, Array]
+    extra: Mapping[str, object] = field(default_factory=dict)
 
 
 class Source(Protocol):
