@@ -7,6 +7,7 @@ import numpy as np
 
 from extractkit.inputs.protocol import InputSpec, Sample, Signature, Source
 from extractkit.models.protocol import Encoded, Model
+from extractkit.plan import numpy_dtype
 from extractkit.values import Array
 
 
@@ -71,7 +72,7 @@ def _stacked(spec: InputSpec, arrays: Sequence[Array], longest: Mapping[str, int
     )
     if all(array.shape == shape for array in arrays):
         return np.stack(arrays)
-    stacked = np.full((len(arrays), *shape), spec.pad, dtype=spec.dtype)
+    stacked = np.full((len(arrays), *shape), spec.pad, dtype=numpy_dtype(spec.dtype))
     for row, array in zip(stacked, arrays, strict=True):
         row[tuple(slice(size) for size in array.shape)] = array
     return stacked

@@ -55,7 +55,7 @@ def _measured_records(
     records = {}
     for tensor, shapes in zip(unknown, zip(*trials, strict=True), strict=True):
         record = model.catalog[tensor.address]
-        dims = infer_dims(sizes, shapes)
+        dims = _dims(model.signature, sizes, shapes)
         reason = "its number of axes changes with the inputs" if dims is None else None
         reason = reason or why_not_by_sample(dims or ())
         if dims is None or reason is not None:
@@ -71,10 +71,22 @@ def _measured_records(
     return records
 
 
+def _dims(
+    signature: Signature, sizes: Sizes, shapes: Sequence[tuple[int, ...]]
+) -> tuple[str | None, ...] | None:
+    if signature.batch != 1:
+        return infer_dims(sizes, shapes)
+    # A call takes one sample, so the first axis, of one element, is the sample's.
+    dims = infer_dims(sizes, [shape[1:] for shape in shapes])
+    return None if dims is None else (SAMPLE, *dims)
+
+
 def _sizes(signature: Signature, first: Encoded) -> Sizes:
     # An empty sample would hide which axes follow it.
-    base = {SAMPLE: _SAMPLES, **{axis: max(1, size) for axis, size in first.sizes.items()}}
-    enlarged = {SAMPLE: _MORE_SAMPLES}
+    base = {axis: max(1, size) for axis, size in first.sizes.items()}
+    enlarged = {}
+    if signature.batch != 1:
+        base, enlarged = {SAMPLE: _SAMPLES, **base}, {SAMPLE: _MORE_SAMPLES}
     for axis in first.sizes:
         size = base[axis]
         limit = (signature.longest or {}).get(axis)
@@ -87,7 +99,7 @@ def _repeated(signature: Signature, encoded: Encoded, at: Mapping[str, int]) -> 
         spec.name: _resized(spec, encoded.features[spec.name], at) for spec in signature.specs
     }
     sizes = {axis: at[axis] for axis in encoded.sizes}
-    return collate(signature, [Encoded(features, sizes)] * at[SAMPLE])
+    return collate(signature, [Encoded(features, sizes)] * at.get(SAMPLE, 1))
 
 
 def _resized(spec: InputSpec, array: Array, at: Mapping[str, int]) -> Array:

@@ -18,6 +18,8 @@ class InputSpec:
         dims: for each axis of `shape` the name of its free axis, or None where it is fixed.
         pad: what fills a shorter sample up where samples of different lengths share a batch.
         low, high: whole numbers that make sense for it, `high` excluded; None for real numbers.
+        sample_axis: which axis of the model's own input counts the samples, which `shape` leaves
+            out; None where it has none, and a call takes one sample.
     """
 
     name: str
@@ -27,6 +29,7 @@ class InputSpec:
     pad: int | float = 0
     low: int | None = None
     high: int | None = None
+    sample_axis: int | None = 0
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import numpy as np
 from extractkit.errors import InputError
 from extractkit.inputs.protocol import Sample, Signature
 from extractkit.models.protocol import Encoded
+from extractkit.plan import numpy_dtype
 
 
 def encode_arrays(signature: Signature, sample: Sample) -> Encoded:
@@ -15,6 +16,8 @@ def encode_arrays(signature: Signature, sample: Sample) -> Encoded:
     Raises:
         InputError: it is a text, or an array does not fit the input of its name.
     """
+    if isinstance(sample.data, str) and signature.takes_text:
+        return Encoded({spec.name: np.array(sample.data, object) for spec in signature.specs}, {})
     if not isinstance(sample.data, Mapping):
         raise InputError(
             f"sample {sample.id!r} is a text, but model {signature.model!r} takes numbers: "
@@ -40,7 +43,7 @@ def encode_arrays(signature: Signature, sample: Sample) -> Encoded:
                 f"sample {sample.id!r}: input {spec.name!r} of model {signature.model!r} takes "
                 f"shape {list(spec.shape)}, given {list(array.shape)}"
             )
-        features[spec.name] = array.astype(spec.dtype, copy=False)
+        features[spec.name] = array.astype(numpy_dtype(spec.dtype), copy=False)
     for axis, longest in (signature.longest or {}).items():
         if sizes.get(axis, 0) > longest:
             raise InputError(

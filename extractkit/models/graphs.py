@@ -1,4 +1,4 @@
-"""Import a traced graph again: for its shapes at given sizes, and for the values of some tensors.
+"""Import a graph again: for its shapes at given sizes, and for the values of some tensors.
 
 Both import the same GraphDef, so every tensor keeps its identity; only what the wanted tensors
 need is imported at all.
@@ -6,28 +6,41 @@ need is imported at all.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import tensorflow as tf
 
 from extractkit.models.axes import RawShape, Sizes
-from extractkit.models.tracing import Trace
 
 _PREFIX = "extractkit"
 
 
+class SourceGraph(Protocol):
+    """A graph from which tensors are rebuilt."""
+
+    @property
+    def graph(self) -> tf.Graph:
+        """The graph of a function, with its captures."""
+        ...
+
+    @property
+    def inputs(self) -> Mapping[str, tf.Tensor]:
+        """The graph's placeholder for each named input."""
+        ...
+
+
 def tensors_in_graph(
-    trace: Trace, features: Mapping[str, tf.Tensor], wanted: Sequence[str]
+    source: SourceGraph, features: Mapping[str, tf.Tensor], wanted: Sequence[str]
 ) -> list[tf.Tensor]:
-    """The wanted tensors (`op:0`) of the trace, rebuilt in the graph that is being made.
+    """The wanted tensors (`op:0`) of the graph, rebuilt in the graph that is being made.
 
     Inputs are replaced by `features`; variables stay the model's own.
     """
-    graph_def = trace.graph.as_graph_def()
+    graph_def = source.graph.as_graph_def()
     needed = _needed_nodes(graph_def, wanted)
-    replaced = {trace.inputs[name].name: tensor for name, tensor in features.items()}
+    replaced = {source.inputs[name].name: tensor for name, tensor in features.items()}
     graph = tf.compat.v1.get_default_graph()
-    for outside, inside in trace.graph.captures:
+    for outside, inside in source.graph.captures:
         if inside.op.name in needed:
             replaced[inside.name] = graph.capture(outside)
     # The placeholders themselves stay behind: XLA has no kernel for them.
@@ -59,12 +72,12 @@ def _needed_nodes(graph_def: Any, wanted: Iterable[str]) -> set[str]:
 
 
 def shapes_at(
-    trace: Trace, specs: Mapping[str, tf.TensorSpec], wanted: Sequence[str]
+    source: SourceGraph, specs: Mapping[str, tf.TensorSpec], wanted: Sequence[str]
 ) -> list[RawShape]:
     """Static shapes of tensors when the inputs have the specs' shapes; nothing is executed."""
 
     def rebuild(*features: tf.Tensor) -> list[tf.Tensor]:
-        rebuilt = tensors_in_graph(trace, dict(zip(specs, features, strict=True)), wanted)
+        rebuilt = tensors_in_graph(source, dict(zip(specs, features, strict=True)), wanted)
         shapes.extend(static_shape(tensor) for tensor in rebuilt)
         return []
 
@@ -78,12 +91,12 @@ def static_shape(tensor: tf.Tensor) -> RawShape:
     return None if tensor.shape.rank is None else tuple(tensor.shape.as_list())
 
 
-def dependent_operations(trace: Trace) -> set[str]:
+def dependent_operations(source: SourceGraph) -> set[str]:
     """Names of the operations that depend on the inputs."""
-    return _downstream([tensor.op for tensor in trace.inputs.values()], {})
+    return _downstream([tensor.op for tensor in source.inputs.values()], {})
 
 
-def impure_operations(trace: Trace) -> set[str]:
+def impure_operations(source: SourceGraph) -> set[str]:
     """Names of the operations whose values depend on random numbers, or on a variable assigned to.
 
     The first would be the same in every batch or different in every run, the second would depend
@@ -91,7 +104,7 @@ def impure_operations(trace: Trace) -> set[str]:
     """
     sources = []
     after: dict[str, list[Any]] = {}
-    for operation in trace.graph.get_operations():
+    for operation in source.graph.get_operations():
         if _IMPURE.search(operation.type):
             sources.append(operation)
         for before in operation.control_inputs:
@@ -122,11 +135,17 @@ def _downstream(sources: Sequence[Any], after: Mapping[str, Sequence[Any]]) -> s
 _CANDIDATES = ((13, 17, 101, 211), (13, 17, 331, 457), (13, 17, 37, 53), (5, 7, 11, 19))
 
 
-def candidate_sizes(free_axes: Sequence[str], sample_axis: str) -> Iterable[Sizes]:
-    """Sizes to infer shapes at; the second and later free axes get sizes of their own."""
+def candidate_sizes(
+    free_axes: Sequence[str], sample_axis: str, *, vary: bool = True
+) -> Iterable[Sizes]:
+    """Sizes to infer shapes at; the second and later free axes get sizes of their own.
+
+    Args:
+        vary: whether the number of samples varies too; where a call takes one, it does not.
+    """
     for samples, more_samples, length, longer in _CANDIDATES:
-        base = {sample_axis: samples}
-        enlarged = {sample_axis: more_samples}
+        base = {sample_axis: samples} if vary else {}
+        enlarged = {sample_axis: more_samples} if vary else {}
         for position, axis in enumerate(free_axes):
             base[axis] = length + 2 * position
             enlarged[axis] = longer + 2 * position

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from extractkit.models.graph_records import Found
 from extractkit.models.graphs import static_shape
 from extractkit.models.keras_signature import INPUT
 from extractkit.models.naming import Paths, Ports, base_name
@@ -16,19 +17,6 @@ from extractkit.tensors import Kind, Scope, TensorRecord, escape, join
 
 # Values of these types are handles to something else and cannot be copied out.
 _HANDLES = (tf.resource, tf.variant)
-
-
-@dataclass(frozen=True, eq=False)
-class Found:
-    """A record whose dims are not known yet, and the tensor or variable that it stands for."""
-
-    record: TensorRecord
-    value: Any
-
-    @property
-    def in_trace(self) -> bool:
-        """Whether it is a tensor of the traced graph, as opposed to a variable."""
-        return isinstance(self.value, tf.Tensor)
 
 
 @dataclass(frozen=True, eq=False)

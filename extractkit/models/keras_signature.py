@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import keras
@@ -10,6 +9,7 @@ import tensorflow as tf
 
 from extractkit.errors import ModelError
 from extractkit.inputs.protocol import InputSpec
+from extractkit.models.graph_signature import input_spec
 
 INPUT = "input"
 """Name of an input that nobody named; a second one is `input.1`."""
@@ -21,7 +21,7 @@ def input_specs(structure: Any) -> tuple[InputSpec, ...]:
     """A named spec for each input, in the order in which Keras flattens them."""
     flat = keras.tree.flatten(structure)
     return tuple(
-        _spec(name, tensor, alone=len(flat) == 1)
+        input_spec(name, tensor.dtype, tensor.shape[1:], alone=len(flat) == 1)
         for name, tensor in zip(_names(structure), flat, strict=True)
     )
 
@@ -92,27 +92,3 @@ def _names(structure: Any) -> list[str]:
             unique = f"{name}.{count}"
         names.append(unique)
     return names
-
-
-def _spec(name: str, tensor: Any, alone: bool) -> InputSpec:
-    shape = tuple(tensor.shape[1:])
-    # One row of whole numbers of any length is a text.
-    if alone and shape == (None,) and tensor.dtype.startswith(("int", "uint")):
-        return InputSpec(name, tensor.dtype, shape, ("token",))
-    # What stands for something else in a dim; of several inputs lengths may differ.
-    prefix = "" if alone else re.sub(r"[*,()?]", "_", name) + "."
-    dims = tuple(
-        f"{prefix}axis{axis + 1}" if size is None else None for axis, size in enumerate(shape)
-    )
-    return InputSpec(name, tensor.dtype, shape, dims)
-
-
-def tied(specs: tuple[InputSpec, ...]) -> tuple[InputSpec, ...]:
-    """The same inputs, free axes at the same place sharing one length, as a sum of them needs."""
-    return tuple(
-        replace(
-            spec,
-            dims=tuple(dim and f"axis{axis + 1}" for axis, dim in enumerate(spec.dims)),
-        )
-        for spec in specs
-    )

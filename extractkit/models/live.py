@@ -1,14 +1,13 @@
 """A Keras model that is already in memory, as `extractkit.extract(model=…)` takes it."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import keras
 
 from extractkit.errors import ModelError
 from extractkit.inputs.protocol import Signature
 from extractkit.models.keras_model import KerasModel
-from extractkit.models.keras_signature import input_specs, input_structure, packer, tied
+from extractkit.models.keras_signature import input_specs, input_structure, packer
 
 
 def live_model(
@@ -32,13 +31,10 @@ def live_model(
             f"with extractkit's Model protocol"
         )
     structure = input_structure(model, example)
-    adapter = KerasModel(
+    return KerasModel(
         name=name,
         keras_model=model,
         signature=Signature(name, input_specs(structure)),
         pack=packer(structure),
         origin=origin or {},
-    )
-    if len(adapter.signature.free_axes) > 1 and not adapter.free_axes_are_independent():
-        return replace(adapter, signature=Signature(name, tied(adapter.signature.specs)))
-    return adapter
+    ).settled()

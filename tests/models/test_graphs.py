@@ -65,7 +65,7 @@ def test_weights_stay_variables(model: KerasModel) -> None:
 def test_no_weight_is_copied_into_the_graph() -> None:
     x = keras.Input((100,), name="x")
     model = live_model(keras.Model(x, layers.Dense(200, name="wide")(x)))
-    the_trace = model._trace()
+    the_trace = model.graph
 
     def rebuilt(features: tf.Tensor) -> list[tf.Tensor]:
         return tensors_in_graph(
@@ -81,7 +81,7 @@ def test_only_what_is_needed_is_imported() -> None:
     x = keras.Input((4,), name="x")
     exponential = layers.Activation("exponential", name="e")(x)
     model = live_model(keras.Model(x, layers.Activation("tanh")(exponential)))
-    the_trace = model._trace()
+    the_trace = model.graph
     wanted = next(call for call in the_trace.calls if call.layer.name == "e").outputs["output"].name
 
     def rebuilt(features: tf.Tensor) -> list[tf.Tensor]:
@@ -118,5 +118,5 @@ def test_what_depends_on_the_inputs_is_known() -> None:
     }
     assert {a: model.catalog[a].depends_on_inputs for a in by_hand} == by_hand
     assert not {"ReadVariableOp"} & {
-        name.rpartition("/")[2] for name in dependent_operations(model._trace())
+        name.rpartition("/")[2] for name in dependent_operations(model.graph)
     }

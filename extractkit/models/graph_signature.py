@@ -1,0 +1,155 @@
+"""From the inputs that a graph declares to the signature that sources are held against.
+
+Pure Python. Samples lie along an input's first axis, unless `model.inputs` says otherwise. Where
+no input leaves the size of that axis open, each call of the model stands for one sample.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from extractkit.errors import ConfigError, ModelError, choices
+from extractkit.inputs.protocol import InputSpec, Signature
+from extractkit.models.input_settings import AT, Dim, InputSetting
+from extractkit.tensors import SAMPLE, TEXT
+
+
+@dataclass(frozen=True)
+class Declared:
+    """An input as the graph declares it; `shape` is whole, None where even its rank is open."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...] | None
+
+
+def chosen(
+    declared: Sequence[Declared], settings: Mapping[str, InputSetting] | None
+) -> list[Declared]:
+    """The inputs that samples are read for: those that `model.inputs` names, else all.
+
+    Raises:
+        ConfigError: it names one that does not exist.
+    """
+    if settings is None:
+        return list(declared)
+    by_name = {one.name: one for one in declared}
+    for name in settings:
+        if name not in by_name:
+            raise ConfigError(f"{AT}: {name!r} is no input. {choices(name, by_name)}")
+    return [by_name[name] for name in settings]
+
+
+def signature_of(
+    model: str, inputs: Sequence[Declared], settings: Mapping[str, InputSetting] | None = None
+) -> Signature:
+    """What a model with these inputs takes.
+
+    Raises:
+        ConfigError: settings that do not fit what is declared.
+        ModelError: an input that needs settings and has none.
+    """
+    settings = settings or {}
+    alone = len(inputs) == 1
+    axes = {one.name: _axes(one, settings.get(one.name, InputSetting())) for one in inputs}
+    open_ended = [name for name, dims in axes.items() if _has_open_samples(dims)]
+    specs = []
+    for one in inputs:
+        dims = axes[one.name]
+        if open_ended and SAMPLE not in [dim for dim, _ in dims]:
+            raise ModelError(_no_sample_axis(model, one, open_ended[0]))
+        specs.append(_spec(one, dims, alone))
+    text = alone and specs[0].dtype == TEXT and not specs[0].shape
+    return Signature(
+        model, tuple(specs), takes_text=text, batch=None if open_ended or not specs else 1
+    )
+
+
+def input_spec(name: str, dtype: str, shape: Sequence[int | None], alone: bool) -> InputSpec:
+    """One input whose free axes nobody named.
+
+    Args:
+        shape: of one sample.
+        alone: whether the model has no other input.
+    """
+    # One row of whole numbers of any length is a text.
+    if alone and tuple(shape) == (None,) and dtype.startswith(("int", "uint")):
+        return InputSpec(name, dtype, (None,), ("token",))
+    # What stands for something else in a dim; of several inputs lengths may differ.
+    prefix = "" if alone else re.sub(r"[*,()?:]", "_", name) + "."
+    dims = tuple(
+        f"{prefix}axis{axis + 1}" if size is None else None for axis, size in enumerate(shape)
+    )
+    return InputSpec(name, dtype, tuple(shape), dims)
+
+
+def tied(specs: tuple[InputSpec, ...]) -> tuple[InputSpec, ...]:
+    """The same inputs, free axes at the same place sharing one length, as a sum of them needs."""
+    return tuple(
+        replace(
+            spec,
+            dims=tuple(dim and f"axis{axis + 1}" for axis, dim in enumerate(spec.dims)),
+        )
+        for spec in specs
+    )
+
+
+# An axis: its name ("sample", a free axis, "" for one that nobody named) and its size.
+_Axis = tuple[str | None, int | None]
+
+
+def _axes(one: Declared, setting: InputSetting) -> list[_Axis]:
+    if setting.dims is not None:
+        return _configured(one, setting.dims)
+    if one.shape is None:
+        raise ModelError(
+            f"input {one.name!r} does not declare its shape. Say what its axes are: "
+            f"'{AT}={{{one.name}: [sample, 4]}}', the samples, names of free axes, fixed sizes"
+        )
+    # Samples come first. A fixed size there is told apart once all inputs are known.
+    first: list[_Axis] = [(SAMPLE, one.shape[0])] if one.shape else []
+    return first + [("" if size is None else None, size) for size in one.shape[1:]]
+
+
+def _configured(one: Declared, dims: Sequence[Dim]) -> list[_Axis]:
+    at = f"{AT}.{one.name}={list(dims)!r}"
+    shape = one.shape if one.shape is not None else (None,) * len(dims)
+    if len(shape) != len(dims):
+        raise ConfigError(f"{at} has {len(dims)} axes, the input {len(shape)}: {list(shape)}")
+    axes: list[_Axis] = []
+    for dim, size in zip(dims, shape, strict=True):
+        if isinstance(dim, int):
+            if size not in (None, dim):
+                raise ConfigError(f"{at}: an axis of {dim} where the input has {size}")
+            axes.append((None, dim))
+        elif dim is None:
+            axes.append(("" if size is None else None, size))
+        elif size is not None and dim != SAMPLE:
+            raise ConfigError(f"{at}: {dim!r} is a free axis, where the input has {size}")
+        else:
+            axes.append((dim, size))
+    return axes
+
+
+def _has_open_samples(axes: Sequence[_Axis]) -> bool:
+    return any(dim == SAMPLE and size is None for dim, size in axes)
+
+
+def _spec(one: Declared, axes: list[_Axis], alone: bool) -> InputSpec:
+    place = next((i for i, (dim, _) in enumerate(axes) if dim == SAMPLE), None)
+    if place is not None and axes[place][1] not in (None, 1):
+        # Several rows in each call, whatever they are: together they are one sample.
+        axes = [*axes[:place], (None, axes[place][1]), *axes[place + 1 :]]
+        place = None
+    own = [axis for index, axis in enumerate(axes) if index != place]
+    spec = input_spec(one.name, one.dtype, [size for _, size in own], alone)
+    dims = tuple(given or made for (given, _), made in zip(own, spec.dims, strict=True))
+    return replace(spec, dims=dims, sample_axis=place)
+
+
+def _no_sample_axis(model: str, one: Declared, other: str) -> str:
+    shape = list(one.shape or ())
+    return (
+        f"input {one.name!r} of model {model!r} has shape {shape}, no axis for the samples that "
+        f"{other!r} takes. Give it a value for all of them: model.constants.{one.name}=…"
+    )
