@@ -96,7 +96,10 @@ class Component:
         self.check()
         arguments = {key: _instantiated(value) for key, value in self.arguments.items()}
         function = self.function()
-        return partial(function, **arguments) if self.partial else function(**arguments)
+        if not self.partial:
+            return function(**arguments)
+        # Wrapped, it would lose what it tells of itself beyond being callable.
+        return partial(function, **arguments) if arguments else function
 
     def function(self) -> Callable[..., Any]:
         """The callable that the target names.

@@ -168,8 +168,8 @@ def _why_nothing(predicate: Predicate, catalog: Catalog) -> str:
             continue
         if test.key in _OF_LAYERS and not any(record.scopes for record in catalog.records):
             return (
-                f"{test.key} looks at layers, and this model has none: its format keeps "
-                f"operations alone. Select by path, regex or op_type."
+                f"{test.key} looks at layers, of which this model's format tells nothing. "
+                f"Select by path, regex, kind or op_type."
             )
         return choices(str(test.values[0]), _existing(test.key, catalog))
     return choices(str(tests[0].values[0]) if tests else "", catalog)

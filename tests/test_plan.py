@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from extractkit import plan
 from extractkit.errors import SelectionError
+from extractkit.models.numpy_transforms import transformed
 from extractkit.plan import (
     CONSTANTS_SHARD,
     Layout,
@@ -22,7 +23,6 @@ from extractkit.plan import (
 )
 from extractkit.selectors import parse_selector
 from extractkit.tensors import Catalog, Kind, TensorRecord
-from extractkit.testing.numpy_transforms import transformed
 from extractkit.values import Assembly
 
 Dims = tuple[str | None, ...] | None

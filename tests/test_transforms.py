@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extractkit.errors import ConfigError, SelectionError
-from extractkit.testing.numpy_transforms import transformed
+from extractkit.models.numpy_transforms import transformed
 from extractkit.transforms import CASTS, REDUCTIONS, AxisTransform, Transform
 
 TOKENS = ("sample", "token", None)

@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from extractkit.config.compose import PROGRAM, VERSION_BASE, Composition, composition
 from extractkit.config.directory import ROOT, config_directory
 from extractkit.config.messages import translated
+from extractkit.config.nested import opened
 from extractkit.config.quoting import quoted
 from extractkit.errors import ExtractkitError, JobError
 
@@ -56,7 +57,7 @@ def launch(
     with tempfile.TemporaryDirectory(prefix=f"{PROGRAM}-") as scratch:
         application = _Application(function, report, dry, Path(scratch))
         main = hydra.main(str(config_directory()), ROOT, VERSION_BASE)(application)
-        with application.current(), _command_line(arguments), translated(arguments):
+        with application.current(), _command_line(opened(arguments)), translated(arguments):
             try:
                 main()
             except SystemExit as stop:

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from extractkit.config.convert import to_job
 from extractkit.config.directory import ROOT, config_directory
 from extractkit.config.messages import translated
+from extractkit.config.nested import opened
 from extractkit.job import Component, Job
 
 VERSION_BASE = "1.3"
@@ -50,7 +51,7 @@ def compose(overrides: Sequence[str], live: Mapping[str, Component] | None = Non
         with hydra.initialize_config_dir(
             str(config_directory()), job_name=PROGRAM, version_base=VERSION_BASE
         ):
-            cfg = hydra.compose(ROOT, [*overrides, *left_out], return_hydra_config=True)
+            cfg = hydra.compose(ROOT, [*opened(overrides), *left_out], return_hydra_config=True)
         HydraConfig.instance().set_config(cfg)
         directory = Path(cfg.hydra.run.dir).absolute()
         with open_dict(cfg):

@@ -99,8 +99,8 @@ class _Execution:
             sinks = {name: cast(Sink, sink.build()) for name, sink in self.job.sinks.items()}
             recorder = Recorder.start(self.directory, self.manifest, sinks)
             began = time.perf_counter()
-            opened = open_job(self.job)
-            tensors = opened.measured()
+            opened = open_job(self.job).measured()
+            tensors = opened.tensors
             self.timings["load"] = time.perf_counter() - began
             program = self._compiled(opened, tensors)
             self.manifest = self._described(opened, tensors)

@@ -1,7 +1,7 @@
 """What only running tells about a tensor's axes, measured on the first samples, never guessed."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,33 +18,69 @@ _SAMPLES, _MORE_SAMPLES = 3, 5
 _LOOKED_AT = 64
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What running told.
+
+    Attributes:
+        tensors: with every axis known, and every product of axes checked.
+        skipped: records of those that turned out to have no value per sample, with the reason.
+    """
+
+    tensors: tuple[PlannedTensor, ...]
+    skipped: tuple[TensorRecord, ...] = ()
+
+
 def measure_axes(
     model: Model, source: Source, tensors: Sequence[PlannedTensor], compilation: Compilation
-) -> tuple[PlannedTensor, ...]:
+) -> Measured:
     """The same tensors with every axis known, and every product of axes checked.
 
     The first sample, repeated and padded to several sizes, tells which axes follow what. Two
     samples in both orders tell whether samples vary slowest in a product such as "sample*token".
 
     Raises:
-        SelectionError: a tensor without a value per sample, named with the axes that it has.
+        SelectionError: nothing that a selector matches has a value per sample; one of its tensors
+            is named with the axes that it has.
     """
+    reasons: dict[str, str] = {}
     unknown = [tensor for tensor in tensors if tensor.layout is None]
     if unknown:
-        records = _measured_records(model, source, unknown, compilation)
+        records = _measured_records(model, source, unknown, compilation, reasons)
         tensors = [
-            measured(tensor, records[tensor.address]) if tensor.layout is None else tensor
+            measured(tensor, records[tensor.address]) if tensor.address in records else tensor
             for tensor in tensors
         ]
     split = [tensor for tensor in tensors if tensor.layout is not None and tensor.layout.split]
     if split and len(source) > 1:
-        _check_order(model, source, split, compilation)
-    return tuple(tensors)
+        _check_order(model, source, split, compilation, reasons)
+    _check_left(tensors, reasons)
+    return Measured(
+        tuple(tensor for tensor in tensors if tensor.address not in reasons),
+        tuple(replace(model.catalog[address], reason=why) for address, why in reasons.items()),
+    )
+
+
+def _check_left(tensors: Sequence[PlannedTensor], reasons: Mapping[str, str]) -> None:
+    """Refuse a selector of which nothing is left."""
+    left = {name for t in tensors if t.address not in reasons for name in t.selectors}
+    for tensor in tensors:
+        for name in tensor.selectors:
+            if name not in left:
+                raise SelectionError(
+                    f"selectors.{name} selects {tensor.address!r}, {reasons[tensor.address]}. "
+                    f"Leave it out with '+selectors.{name}.not.path=\"{tensor.address}\"'"
+                )
 
 
 def _measured_records(
-    model: Model, source: Source, unknown: Sequence[PlannedTensor], compilation: Compilation
+    model: Model,
+    source: Source,
+    unknown: Sequence[PlannedTensor],
+    compilation: Compilation,
+    reasons: dict[str, str],
 ) -> dict[str, TensorRecord]:
+    """The tensors' records with their dims; in `reasons` why others have no value per sample."""
     first = model.encode(source.read(0, 1))[0]
     sizes = _sizes(model.signature, first)
     program = model.program([Fetch(tensor.address) for tensor in unknown], compilation)
@@ -54,20 +90,16 @@ def _measured_records(
         trials.append([np.shape(value) for value in program(batch.features, batch.lengths)])
     records = {}
     for tensor, shapes in zip(unknown, zip(*trials, strict=True), strict=True):
-        record = model.catalog[tensor.address]
         dims = _dims(model.signature, sizes, shapes)
         reason = "its number of axes changes with the inputs" if dims is None else None
         reason = reason or why_not_by_sample(dims or ())
         if dims is None or reason is not None:
-            raise SelectionError(
-                f"selectors.{tensor.selectors[0]} selects {tensor.address!r}, measured as "
-                f"{list(shapes[0])}: {reason}. Leave it out with "
-                f"'+selectors.{tensor.selectors[0]}.not.path=\"{tensor.address}\"'"
-            )
+            reasons[tensor.address] = f"measured as {list(shapes[0])}: {reason}"
+            continue
         shape = tuple(
             size if dim is None else None for dim, size in zip(dims, shapes[0], strict=True)
         )
-        records[tensor.address] = replace(record, dims=dims, shape=shape)
+        records[tensor.address] = replace(model.catalog[tensor.address], dims=dims, shape=shape)
     return records
 
 
@@ -111,7 +143,11 @@ def _resized(spec: InputSpec, array: Array, at: Mapping[str, int]) -> Array:
 
 
 def _check_order(
-    model: Model, source: Source, split: Sequence[PlannedTensor], compilation: Compilation
+    model: Model,
+    source: Source,
+    split: Sequence[PlannedTensor],
+    compilation: Compilation,
+    reasons: dict[str, str],
 ) -> None:
     program = model.program([Fetch(tensor.address) for tensor in split], compilation)
     one, other = _two_different(model, source)
@@ -126,11 +162,10 @@ def _check_order(
         pairs = rows_swapped.reshape(half, 2, *rows.shape[1:])[:, ::-1].reshape(rows.shape)
         fastest = _same(rows, pairs)
         if half > 1 and (not slowest or fastest):
-            raise SelectionError(
-                f"selectors.{tensor.selectors[0]} selects {tensor.address!r} with dims "
-                f"{list(model.catalog[tensor.address].dims or ())}: in its flattened axis the "
-                f"samples do not vary slowest, or the first samples cannot tell. Leave it out with "
-                f"'+selectors.{tensor.selectors[0]}.not.path=\"{tensor.address}\"'"
+            dims = list(model.catalog[tensor.address].dims or ())
+            reasons[tensor.address] = (
+                f"with dims {dims}: in its flattened axis the samples do not vary slowest, or the "
+                f"first samples cannot tell"
             )
 
 

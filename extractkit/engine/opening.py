@@ -1,7 +1,8 @@
 """From a job to what it works on: the loaded model, the bound samples, the planned tensors."""
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 from extractkit.engine.measure import measure_axes
@@ -44,9 +45,21 @@ class Opened:
     matches: Mapping[str, int]
     skipped: tuple[TensorRecord, ...]
 
-    def measured(self) -> tuple[PlannedTensor, ...]:
-        """The tensors with all axes known, for which the model is run where it must be."""
-        return measure_axes(self.model, self.source, self.tensors, self.compilation)
+    def measured(self) -> "Opened":
+        """The same with all axes known, for which the model is run where it must be.
+
+        Raises:
+            SelectionError: nothing that a selector matches turns out to have a value per sample.
+        """
+        found = measure_axes(self.model, self.source, self.tensors, self.compilation)
+        gone = {record.address for record in found.skipped}
+        lost = Counter(n for t in self.tensors if t.address in gone for n in t.selectors)
+        return replace(
+            self,
+            tensors=found.tensors,
+            matches={name: count - lost[name] for name, count in self.matches.items()},
+            skipped=(*self.skipped, *found.skipped),
+        )
 
 
 def list_tensors(job: Job) -> Listing:

@@ -88,14 +88,15 @@ def preview(job: Job, directory: Path, *, exact: bool = False) -> Preview:
         UserError: the job cannot be planned.
         DiskSpaceError: the disk of `directory` cannot hold what is predicted.
     """
-    opened = open_job(job)
-    tensors = opened.measured()
+    unmeasured = open_job(job)
+    told_by_running = {tensor.key for tensor in unmeasured.tensors if tensor.layout is None}
+    opened = unmeasured.measured()
     bounds = None if exact else longest(opened.model, opened.source)
-    result = _planned(job, opened, tensors, directory, bounds)
+    result = _planned(job, opened, told_by_running, directory, bounds)
     needed = result.bytes * len(job.sinks)
     if bounds is not None and needed > result.free_bytes:
         # A bound is no reason to refuse: look at the samples themselves.
-        result = _planned(job, opened, tensors, directory, None)
+        result = _planned(job, opened, told_by_running, directory, None)
     check_space(directory, result.bytes * len(job.sinks))
     return result
 
@@ -103,13 +104,13 @@ def preview(job: Job, directory: Path, *, exact: bool = False) -> Preview:
 def _planned(
     job: Job,
     opened: Opened,
-    tensors: tuple[PlannedTensor, ...],
+    told_by_running: set[str],
     directory: Path,
     bounds: Lengths | None,
 ) -> Preview:
     lengths = bounds or survey(opened.model, opened.source, lambda rows: None)
     sizes: dict[str, int | None] = {}
-    for tensor in tensors:
+    for tensor in opened.tensors:
         if bounds is None:
             tensor.check_lengths(lengths)
         if tensor.constant:
@@ -117,18 +118,18 @@ def _planned(
         else:
             per_sample = tensor.bytes_per_sample(lengths)
             sizes[tensor.key] = None if per_sample is None else int(per_sample.sum())
-    bound = UPPER_BOUND if bounds is not None and any(_ragged(t) for t in tensors) else EXACT
+    bound = UPPER_BOUND if bounds is not None and any(_ragged(t) for t in opened.tensors) else EXACT
     return Preview(
         model=opened.model.name,
-        tensors=tensors,
-        measured=tuple(tensor.key for tensor in opened.tensors if tensor.layout is None),
+        tensors=opened.tensors,
+        measured=tuple(t.key for t in opened.tensors if t.key in told_by_running),
         matches=opened.matches,
         skipped=opened.skipped,
         samples=lengths.samples,
         bytes=sum(size or 0 for size in sizes.values()),
         bound=AT_LEAST if None in sizes.values() else bound,
         sizes=sizes,
-        shards=plan_shards(bytes_per_sample(tensors, lengths), job.runtime.shard_size),
+        shards=plan_shards(bytes_per_sample(opened.tensors, lengths), job.runtime.shard_size),
         directory=directory,
         free_bytes=free_bytes(directory),
     )

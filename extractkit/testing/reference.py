@@ -16,9 +16,9 @@ import numpy.typing as npt
 
 from extractkit.inputs.protocol import InputSpec, Sample, Signature
 from extractkit.models.encoding import encode_arrays
+from extractkit.models.numpy_transforms import stacked, transformed
 from extractkit.models.protocol import Compilation, Encoded, Fetch, Program
 from extractkit.tensors import UNKNOWN, Catalog, Kind, Scope, TensorRecord
-from extractkit.testing.numpy_transforms import stacked, transformed
 from extractkit.values import Array
 
 _VOCABULARY, _WIDTH = 50, 4

@@ -12,12 +12,12 @@ from extractkit.engine.listener import Silent, Summary
 from extractkit.engine.preview import preview
 from extractkit.errors import InputError, JobError, RunDirectoryError, SelectionError, UserError
 from extractkit.inputs.protocol import Sample
+from extractkit.models.numpy_transforms import transformed
 from extractkit.models.protocol import Compilation, Encoded, Fetch, Program
 from extractkit.plan import PlannedTensor
 from extractkit.runs.directory import LOG
 from extractkit.runs.manifest import Status, read
 from extractkit.runs.reader import Run, open_run
-from extractkit.testing.numpy_transforms import transformed
 from extractkit.testing.reference import ReferenceModel
 from extractkit.values import Array
 from tests.engine.examples import (

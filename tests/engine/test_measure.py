@@ -103,7 +103,7 @@ def measured(
     path: str, model: ReferenceModel = MODEL, texts: Sequence[str] = TEXTS
 ) -> PlannedTensor:
     planned = plan_tensors(model.catalog, [parse_selector("mine", {"path": path})])
-    return measure_axes(model, source(texts), planned, Compilation())[0]
+    return measure_axes(model, source(texts), planned, Compilation()).tensors[0]
 
 
 def test_unknown_axes_are_known_once_the_model_has_run() -> None:
@@ -137,7 +137,7 @@ def test_a_product_in_which_tokens_vary_slowest_is_refused() -> None:
     with pytest.raises(SelectionError) as caught:
         measured("attention:op/MatMul", TokensFirst())
     assert str(caught.value) == (
-        "selectors.mine selects 'attention:op/MatMul' with dims ['sample*token', None]: in its "
+        "selectors.mine selects 'attention:op/MatMul', with dims ['sample*token', None]: in its "
         "flattened axis the samples do not vary slowest, or the first samples cannot tell. "
         + LEAVE_OUT.format("attention:op/MatMul")
     )
@@ -179,3 +179,15 @@ def test_a_transform_is_bound_once_the_axes_are_known() -> None:
     planned = plan_tensors(MODEL.catalog, [chosen])
     with pytest.raises(SelectionError, match="takes element 7 of an axis of 'pool:op/Max'"):
         measure_axes(MODEL, source(), planned, Compilation())
+
+
+def test_what_has_no_value_per_sample_is_left_out_where_others_remain() -> None:
+    chosen = parse_selector("mine", {"inside": "pool"})
+    model = WholeBatch()
+    found = measure_axes(model, source(), plan_tensors(model.catalog, [chosen]), Compilation())
+    assert [tensor.address for tensor in found.tensors] == ["pool:output"]
+    (skipped,) = found.skipped
+    assert (skipped.address, skipped.reason) == (
+        "pool:op/Max",
+        "measured as [4]: no axis of it follows the samples: its value belongs to a whole batch",
+    )

@@ -9,11 +9,11 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from extractkit.models.numpy_transforms import transformed as in_numpy
 from extractkit.models.protocol import Fetch
 from extractkit.models.transforming import transformed
 from extractkit.plan import Layout
 from extractkit.tensors import Kind, TensorRecord
-from extractkit.testing.numpy_transforms import transformed as in_numpy
 from extractkit.transforms import Transform
 from extractkit.values import Array
 

@@ -1,0 +1,86 @@
+"""`model=tflite`: a `.tflite` file, run by LiteRT. TensorFlow is not needed."""
+
+import importlib.util
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from extractkit.errors import ConfigError, MissingExtraError, ModelError, choices
+
+if TYPE_CHECKING:
+    from extractkit.models.tflite_model import TFLiteModel
+
+_log = logging.getLogger(__name__)
+
+_ENDINGS = (".tflite", ".lite")
+_IDENTIFIER = b"TFL3"  # at byte 4
+
+
+def load(
+    path: str, signature: str | None = None, threads: int = 1, xnnpack: bool = True
+) -> "TFLiteModel":
+    """A TFLite model.
+
+    Args:
+        path: the file.
+        signature: which of its signatures is called; None: its first, or its first subgraph where
+            it has none.
+        threads: of the interpreter.
+        xnnpack: whether XNNPACK computes what it can, as LiteRT does by default; without it the
+            plain kernels do, slower and with other last bits.
+
+    Raises:
+        ModelError: no such file or signature, not a TFLite model, damaged, or one that needs
+            operations that LiteRT does not have.
+        ConfigError: a setting that is none.
+        MissingExtraError: LiteRT is not installed.
+    """
+    file = Path(path).expanduser()
+    _check(path, file)
+    _check_settings(threads, xnnpack)
+    if importlib.util.find_spec("ai_edge_litert") is None:
+        raise MissingExtraError(
+            "model=tflite needs LiteRT: python -m pip install 'extractkit[tflite]'"
+        )
+    from extractkit.models.tflite_entry import entry_of
+    from extractkit.models.tflite_graph import read_graph
+    from extractkit.models.tflite_interpreter import Settings
+    from extractkit.models.tflite_model import TFLiteModel
+    from extractkit.models.tflite_probe import probe
+
+    settings = Settings(threads, xnnpack)
+    probed = probe(file, signature, settings)
+    if probed.change:
+        _log.warning(
+            "model.path=%r: reading intermediates changes its outputs by up to %g; "
+            "model.xnnpack=false may avoid that",
+            path,
+            probed.change,
+        )
+    graph = read_graph(file)
+    return TFLiteModel("tflite", file, graph, entry_of(graph, signature), probed, settings)
+
+
+def _check_settings(threads: object, xnnpack: object) -> None:
+    if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
+        raise ConfigError(f"model.threads={threads!r} is not a whole number of 1 or more")
+    if not isinstance(xnnpack, bool):
+        raise ConfigError(f"model.xnnpack={xnnpack!r} is not true or false")
+
+
+def _check(path: str, file: Path) -> None:
+    if not file.exists():
+        siblings = [e.name for e in file.parent.glob("*") if e.suffix in _ENDINGS]
+        raise ModelError(
+            f"model.path={path!r} does not exist. Models in {str(file.parent)!r}: "
+            f"{choices(file.name, siblings)}"
+        )
+    if file.is_dir():
+        raise ModelError(f"model.path={path!r} is a directory; model=tflite takes one file")
+    try:
+        with file.open("rb") as opened:
+            begin = opened.read(8)
+    except OSError as error:
+        raise ModelError(f"model.path={path!r} cannot be read: {error.strerror}") from error
+    if begin[4:] != _IDENTIFIER:
+        raise ModelError(f"model.path={path!r} is no TFLite file: damaged, or something else")

@@ -1,0 +1,114 @@
+"""Lists an HDF5 file in a process of its own, which may die of it.
+
+    python -m extractkit.models.weight_files.hdf5_listing FILE
+
+prints one JSON object: `datasets` (type and shape by path) and `names` (attribute `name` of
+groups), or `damaged` or `refused` with the reason. It ends itself when it takes far more processor
+time or memory than a file of that size should.
+"""
+
+import json
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from extractkit.models.foreign import told
+from extractkit.tensors import TEXT
+
+_SECONDS = 10
+_BYTES_PER_SECOND = 20_000_000
+_MEMORY = 4 << 30
+_MEMORY_PER_BYTE = 8
+# What h5py makes of bfloat16, which HDF5 does not have: two bytes without a meaning.
+_OPAQUE = np.dtype("V2")
+
+
+class LeadsOutError(Exception):
+    """The file leads out of itself."""
+
+
+def listing(path: str) -> dict[str, Any]:
+    """Everything in the file; what is stored in pieces is read as well, to see that it can be."""
+    datasets: dict[str, tuple[str, list[int]]] = {}
+    names: dict[str, str] = {}
+    try:
+        with h5py.File(path, "r") as file:
+            _list(file, "", {_identity(file)}, datasets, names, Path(path).stat().st_size)
+    except LeadsOutError as reason:
+        return {"refused": str(reason)}
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
+        return {"damaged": told(error)}
+    return {"datasets": datasets, "names": names}
+
+
+def _list(
+    group: Any,
+    path: str,
+    seen: set[object],
+    datasets: dict[str, tuple[str, list[int]]],
+    names: dict[str, str],
+    size: int,
+) -> None:
+    if isinstance(name := group.attrs.get("name"), str):
+        names[path] = name
+    for key in group:
+        inside = f"{path}/{key}" if path else key
+        inside.encode()  # no name is anything but UTF-8, or the file is damaged
+        link = group.get(key, getlink=True)
+        if isinstance(link, h5py.ExternalLink):
+            raise LeadsOutError(f"{inside!r} is a link to the file {link.filename!r}")
+        if not isinstance(link, h5py.HardLink):
+            continue  # a second name of something that is listed under its first
+        node = group[key]
+        if _identity(node) in seen:
+            continue
+        seen.add(_identity(node))
+        if isinstance(node, h5py.Group):
+            _list(node, inside, seen, datasets, names, size)
+        elif isinstance(node, h5py.Dataset) and node.shape is not None:
+            _check(node, inside, size)
+            datasets[inside] = (_dtype(node), list(node.shape))
+
+
+def _identity(node: Any) -> object:
+    return h5py.h5o.get_info(node.id).addr
+
+
+def _check(dataset: Any, path: str, size: int) -> None:
+    if dataset.is_virtual or dataset.external:
+        raise LeadsOutError(f"the values of {path!r} are in another file")
+    if dataset.chunks is None and dataset.id.get_offset() is not None:
+        end = dataset.id.get_offset() + dataset.nbytes
+        if end > size:
+            raise ValueError(f"{path!r} goes on to byte {end} of {size}")
+    else:
+        dataset[()]
+
+
+def _dtype(dataset: Any) -> str:
+    if h5py.check_string_dtype(dataset.dtype) is not None:
+        return TEXT
+    if dataset.dtype == _OPAQUE:
+        return "bfloat16"
+    return str(dataset.dtype.newbyteorder("="))
+
+
+def main() -> None:
+    """The process."""
+    path = sys.argv[1]
+    size = Path(path).stat().st_size
+    # Processor time: a slow disk takes none of it, a loop without an end nothing else.
+    seconds = _SECONDS + size // _BYTES_PER_SECOND
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    memory = _MEMORY + _MEMORY_PER_BYTE * size
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    sys.stdout.write(json.dumps(listing(path)))
+
+
+if __name__ == "__main__":
+    main()

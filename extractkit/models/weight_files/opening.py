@@ -1,0 +1,135 @@
+"""From a path to an open file of weights: which format it is, and what in a directory is meant."""
+
+from pathlib import Path
+
+from extractkit.errors import ModelError, choices
+from extractkit.models.weight_files import tensorflow_checkpoint as checkpoints
+from extractkit.models.weight_files.keras_hdf5 import (
+    ARCHIVE_ENDING,
+    HDF5_ENDINGS,
+    open_archive,
+    open_hdf5,
+)
+from extractkit.models.weight_files.safetensors_file import (
+    INDEX_ENDING,
+    is_safetensors,
+    open_safetensors,
+    open_sharded,
+)
+from extractkit.models.weight_files.weight_file import WeightFile
+
+_SAFETENSORS = ".safetensors"
+_FILE_ENDINGS = (_SAFETENSORS, ARCHIVE_ENDING, *HDF5_ENDINGS)
+_HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+_ZIP_MAGIC = b"PK\x03\x04"
+_READ = (
+    "Weights are read from TensorFlow checkpoints (their prefix or directory), .h5, .hdf5, .keras "
+    "and .safetensors files"
+)
+
+
+def open_weights(path: str, key: str = "model.path") -> WeightFile:
+    """Open a file of weights of any format; nothing but its listing is read.
+
+    Args:
+        path: a `.safetensors`, `.h5`, `.hdf5` or `.keras` file, a `.safetensors.index.json`, the
+            prefix or any file of a TensorFlow checkpoint, or a directory with one of these (a
+            SavedModel's too).
+        key: the configuration key, for messages.
+
+    Raises:
+        ModelError: missing, damaged, of another format, without weights; or a directory that holds
+            none, or several.
+        MissingExtraError: a package that the format needs is not installed.
+    """
+    at = f"{key}={path!r}"
+    given = str(Path(path).expanduser()) + ("/" if path.endswith("/") else "")
+    if "\0" in given:
+        raise ModelError(f"{at} is no path")
+    try:
+        return _open(given, at)
+    except OSError as error:
+        raise ModelError(f"{at} cannot be read: {error.strerror or error}") from error
+
+
+def _open(given: str, at: str) -> WeightFile:
+    if (prefix := checkpoints.prefix_of(given)) is not None:
+        return checkpoints.open_checkpoint(prefix, at)
+    if Path(given + checkpoints.INDEX_ENDING).is_file() and not given.endswith("/"):
+        return checkpoints.open_checkpoint(given, at)
+    file = Path(given)
+    if file.is_dir():
+        chosen = _chosen(file, at)
+        return _open(chosen, at if chosen == given else f"{at} ({Path(chosen).name})")
+    if not file.exists():
+        raise _missing(file, at)
+    if file.name == checkpoints.STATE_FILE and (latest := checkpoints.latest(file.parent, at)):
+        return checkpoints.open_checkpoint(latest, at)
+    return _open_file(file, at)
+
+
+def _open_file(file: Path, at: str) -> WeightFile:
+    with file.open("rb") as opened:
+        head = opened.read(16)
+    if head.startswith(_HDF5_MAGIC):
+        return open_hdf5(file, at)
+    if file.suffix in HDF5_ENDINGS:
+        raise ModelError(f"{at} is no HDF5 file: damaged, or something else")
+    if file.suffix == ARCHIVE_ENDING or head.startswith(_ZIP_MAGIC):
+        return open_archive(file, at)
+    if file.name.endswith(INDEX_ENDING):
+        return open_sharded(file, at)
+    if file.suffix == _SAFETENSORS or is_safetensors(file):
+        return open_safetensors(file, at)
+    if checkpoints.is_old_checkpoint(file):
+        return checkpoints.open_checkpoint(str(file), at)
+    raise ModelError(f"{at} is no file of weights: damaged, or something else. {_READ}")
+
+
+def _chosen(folder: Path, at: str) -> str:
+    """The one set of weights in a directory."""
+    if prefix := checkpoints.latest(folder, at):
+        return prefix + checkpoints.INDEX_ENDING if _has_index(prefix) else prefix
+    found = _candidates(folder)
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        inside = sorted(entry.name for entry in folder.iterdir() if entry.name[0] != ".")
+        raise ModelError(f"{at} is a directory without weights. {choices('', inside)} {_READ}")
+    names = [Path(one).name.removesuffix(checkpoints.INDEX_ENDING) for one in found]
+    raise ModelError(
+        f"{at} is a directory with {len(found)} files of weights. {choices('', names)} "
+        f"Give one: {at.partition('=')[0]}={folder}/NAME"
+    )
+
+
+def _candidates(folder: Path) -> list[str]:
+    saved_model = folder / "variables" / f"variables{checkpoints.INDEX_ENDING}"
+    if saved_model.is_file():
+        return [str(saved_model)]
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
+    sharded = [name for name in names if name.endswith(INDEX_ENDING)]
+    endings = (checkpoints.INDEX_ENDING, *_FILE_ENDINGS)
+    whole = [name for name in names if name.endswith(endings)]
+    if sharded:  # the files that it names are parts
+        whole = [name for name in whole if not name.endswith(_SAFETENSORS)]
+    return [str(folder / name) for name in (*sharded, *whole)]
+
+
+def _has_index(prefix: str) -> bool:
+    return Path(prefix + checkpoints.INDEX_ENDING).is_file()
+
+
+def _missing(file: Path, at: str) -> ModelError:
+    siblings = []
+    if file.parent.is_dir():
+        names = [entry.name for entry in file.parent.iterdir()]
+        siblings = [name for name in names if name.endswith(_FILE_ENDINGS)]
+        siblings += [
+            name.removesuffix(checkpoints.INDEX_ENDING)
+            for name in names
+            if name.endswith(checkpoints.INDEX_ENDING)
+        ]
+    return ModelError(
+        f"{at} does not exist. Weights in {str(file.parent)!r}: {choices(file.name, siblings)}"
+    )

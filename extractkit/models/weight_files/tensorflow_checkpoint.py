@@ -1,0 +1,149 @@
+"""TensorFlow's own checkpoints: of TF1's Saver (both formats) and of TF2's objects.
+
+A checkpoint is named by its prefix: `model.ckpt-100` stands for `model.ckpt-100.index` and
+`model.ckpt-100.data-00000-of-00001`. The prefix may end in a slash, the files' own names then
+begin with the dot. The first format, of 2015, is one file of the prefix's own name.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from extractkit.errors import ModelError, choices
+from extractkit.models.foreign import told
+from extractkit.models.tensorflow_process import quiet_start
+from extractkit.models.weight_files.tensorflow_places import OBJECT_GRAPH, object_names, places
+from extractkit.models.weight_files.weight_file import Entry, WeightFile, damaged
+from extractkit.values import Array
+
+STATE_FILE = "checkpoint"
+INDEX_ENDING = ".index"
+
+_MEMBER = re.compile(r"(.*)\.(?:index|meta|data-\d{5}-of-\d{5})", re.DOTALL)
+_SHARD = re.compile(r"\.data-\d{5}-of-(\d{5})")
+_LATEST = re.compile(rb'^\s*model_checkpoint_path:\s*"((?:[^"\\]|\\.)*)"', re.MULTILINE)
+# The last eight bytes of an SSTable, which a checkpoint of the first format is.
+_TABLE_MAGIC = bytes.fromhex("57fb808b247547db")
+
+_FORMAT = "TensorFlow checkpoint"
+
+
+def prefix_of(member: str) -> str | None:
+    """The prefix that a file of a checkpoint belongs to, told by its name."""
+    found = _MEMBER.fullmatch(member)
+    return found[1] if found else None
+
+
+def is_old_checkpoint(file: Path) -> bool:
+    """Whether a file is a checkpoint of the first format."""
+    with file.open("rb") as opened:
+        size = opened.seek(0, 2)
+        opened.seek(max(0, size - len(_TABLE_MAGIC)))
+        return opened.read() == _TABLE_MAGIC
+
+
+def exists(prefix: str) -> bool:
+    """Whether there is a checkpoint of this prefix, of either format."""
+    return Path(prefix + INDEX_ENDING).is_file() or Path(prefix).is_file()
+
+
+def latest(folder: Path, at: str) -> str | None:
+    """The prefix that the folder's state file names as the latest; None without such a file.
+
+    Checkpoints are moved, their state files keep naming the place where they were written: what
+    stands beside the state file goes first.
+
+    Raises:
+        ModelError: it names no checkpoint, or one that is not there.
+    """
+    state = folder / STATE_FILE
+    if not state.is_file():
+        return None
+    named = _LATEST.search(state.read_bytes())
+    if named is None:
+        raise ModelError(f"{at}: {STATE_FILE!r} in it names no checkpoint")
+    try:
+        # The text format of protocol buffers writes what is not ASCII as its UTF-8 in octals.
+        recorded = named[1].decode("unicode_escape").encode("latin-1").decode("utf-8")
+    except UnicodeError as error:
+        raise ModelError(f"{at}: {STATE_FILE!r} in it is damaged: {told(error)}") from error
+    _, slash, name = recorded.rpartition("/")
+    for prefix in (f"{folder}/{name}", recorded if slash else None):
+        if prefix is not None and "\0" not in prefix and exists(prefix):
+            return prefix
+    present = [file.name.removesuffix(INDEX_ENDING) for file in folder.glob(f"*{INDEX_ENDING}")]
+    raise ModelError(
+        f"{at}: its file {STATE_FILE!r} names {recorded!r}, which is neither there nor in the "
+        f"directory. {choices(name, present)}"
+    )
+
+
+def open_checkpoint(prefix: str, at: str) -> WeightFile:
+    """The checkpoint of a prefix.
+
+    Args:
+        at: how messages name what the user gave.
+
+    Raises:
+        ModelError: a file of it is missing or damaged, or there is nothing in it.
+    """
+    files = _files(prefix, at)
+    with quiet_start():
+        import tensorflow as tf
+    try:
+        # `tf.train.load_checkpoint` takes a prefix that ends in a slash for a directory.
+        reader = tf.compat.v1.train.NewCheckpointReader(prefix)
+        shapes = reader.get_variable_to_shape_map()
+        dtypes = reader.get_variable_to_dtype_map()
+    except _raised() as error:
+        raise damaged(at, told(error)) from error
+    entries = {
+        key: Entry(dtypes[key].name, tuple(shape))
+        for key, shape in shapes.items()
+        if key != OBJECT_GRAPH
+    }
+    if not entries:
+        raise ModelError(f"{at} is a checkpoint without any variable in it")
+    load = _loader(reader, at)
+    names = object_names(load(OBJECT_GRAPH).item()) if OBJECT_GRAPH in shapes else {}
+    shapes_alone = {key: entry.shape for key, entry in entries.items()}
+    return WeightFile(prefix, _FORMAT, files, entries, places(shapes_alone, names), load)
+
+
+def _loader(reader: Any, at: str) -> Callable[[str], Array]:
+    def load(key: str) -> Array:
+        try:
+            value = reader.get_tensor(key)
+        except _raised() as error:
+            raise damaged(at, f"{key!r}: {told(error)}") from error
+        return np.asarray(value, object) if isinstance(value, bytes) else np.asarray(value)
+
+    return load
+
+
+def _raised() -> tuple[type[Exception], ...]:
+    """What TensorFlow's reader raises; some of its status codes come as Python's own errors."""
+    import tensorflow as tf
+
+    return (tf.errors.OpError, IndexError, ValueError, RuntimeError, KeyError, TypeError)
+
+
+def _files(prefix: str, at: str) -> tuple[Path, ...]:
+    """The files of a checkpoint, every one of them there."""
+    index = Path(prefix + INDEX_ENDING)
+    if not index.is_file():
+        if Path(prefix).is_file():
+            return (Path(prefix),)
+        raise ModelError(f"{at}: {index.name!r} is missing from the checkpoint in {index.parent}")
+    folder, start = index.parent, index.name.removesuffix(INDEX_ENDING)
+    endings = [file.name[len(start) :] for file in folder.iterdir() if file.name.startswith(start)]
+    counts = [int(found[1]) for ending in endings if (found := _SHARD.fullmatch(ending))]
+    count = max(counts, default=1)
+    shards = [folder / f"{start}.data-{number:05}-of-{count:05}" for number in range(count)]
+    for shard in shards:
+        if not shard.is_file():
+            raise ModelError(f"{at}: {shard.name!r} is missing from the checkpoint in {folder}")
+    return (index, *shards)

@@ -1,0 +1,166 @@
+"""What every format of weights is turned into: arrays by key. NumPy only."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from extractkit.errors import ModelError, UnknownTensorError, choices
+from extractkit.inputs.files import Stamp
+from extractkit.tensors import TEXT
+from extractkit.values import Array
+
+_NUMBERED = re.compile(r"([^0-9]*)([0-9]*)")
+
+
+class Entry(NamedTuple):
+    """One array as its file lists it.
+
+    Attributes:
+        dtype: NumPy's or ml_dtypes' name ("float32", "bfloat16"), "string" for texts; the file's
+            own name for what neither of them has.
+        shape: size of each axis.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in its model an array belongs, as far as its key tells.
+
+    Attributes:
+        layers: names of the enclosing layers, outermost first.
+        variable: what it is called there ("kernel"); a number where the format counts only.
+        slot: the optimizer's or moving average's name for what it keeps of that variable ("Adam").
+        training: whether training alone needs it: optimizer slots, counters, metrics.
+    """
+
+    layers: tuple[str, ...]
+    variable: str
+    slot: str | None = None
+    training: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class WeightFile:
+    """An open file of weights, or several files that belong together.
+
+    Reading one array takes the memory of that array alone. Nothing is kept open that would have
+    to be closed.
+
+    Attributes:
+        path: as it was given.
+        format: its name for people ("Keras HDF5").
+        files: every file that values come from.
+        entries: what there is, by key, in natural order (`layer_2` before `layer_10`).
+        places: by the same keys.
+        load: reads one array; called with keys of `entries` alone.
+    """
+
+    path: str
+    format: str
+    files: tuple[Path, ...]
+    entries: Mapping[str, Entry]
+    places: Mapping[str, Place]
+    load: Callable[[str], Array]
+    _stamps: Mapping[Path, Stamp] = field(init=False)
+
+    def __post_init__(self) -> None:
+        ordered = {key: self.entries[key] for key in sorted(self.entries, key=_natural)}
+        object.__setattr__(self, "entries", ordered)
+        object.__setattr__(self, "_stamps", {file: Stamp.of(file) for file in self.files})
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.entries
+
+    def keys(self) -> tuple[str, ...]:
+        """The file's own names of its arrays."""
+        return tuple(self.entries)
+
+    def entry(self, key: str) -> Entry:
+        """Type and shape of one array; nothing is read.
+
+        Raises:
+            UnknownTensorError: there is no such key (a KeyError as well).
+        """
+        self._check(key)
+        return self.entries[key]
+
+    def place(self, key: str) -> Place:
+        """Where in its model one array belongs.
+
+        Raises:
+            UnknownTensorError: there is no such key (a KeyError as well).
+        """
+        self._check(key)
+        return self.places[key]
+
+    def read(self, key: str) -> Array:
+        """One array in the type of its entry; texts are objects, `bytes` each.
+
+        Raises:
+            UnknownTensorError: there is no such key (a KeyError as well).
+            ModelError: the file is damaged there, or its type is none of NumPy's or ml_dtypes'.
+            JobError: the file is no longer the one that was opened.
+        """
+        entry = self.entry(key)
+        for file, stamp in self._stamps.items():
+            stamp.check(file)
+        if array_dtype(entry.dtype) is None:
+            raise ModelError(
+                f"{key!r} in {self.path!r} is of type {entry.dtype}, which NumPy does not have"
+            )
+        value = self.load(key)
+        if value.shape != entry.shape:
+            raise ModelError(
+                f"{self.path!r} is damaged: {key!r} is listed as {list(entry.shape)}, and read as "
+                f"{list(value.shape)}"
+            )
+        return value
+
+    def _check(self, key: str) -> None:
+        if key not in self.entries:
+            raise UnknownTensorError(
+                f"{self.path!r} holds no {key!r}. {choices(key, self.entries)}"
+            )
+
+
+def array_dtype(name: str) -> np.dtype[np.generic] | None:
+    """The type of the arrays of an entry's dtype; None where there is none."""
+    if name == TEXT:
+        return np.dtype(object)
+    if is_extended(name):
+        extended: np.dtype[np.generic] = np.dtype(getattr(ml_dtypes, name))
+        return extended
+    try:
+        dtype = np.dtype(name)
+    except TypeError:
+        return None
+    return dtype if dtype.kind in "biufc" else None
+
+
+def is_extended(name: str) -> bool:
+    """Whether it is one of the types that ml_dtypes adds to NumPy's: bfloat16, 8-bit floats."""
+    return name.startswith(("bfloat", "float", "int", "uint")) and hasattr(ml_dtypes, name)
+
+
+def damaged(at: str, what: str) -> ModelError:
+    """The error for a file that could not be read to its end."""
+    return ModelError(f"{at} is damaged, or not whole: {what}")
+
+
+def _natural(key: str) -> list[tuple[str, int, str]]:
+    """Sorts numbers inside texts by their value."""
+    return [(text, int(digits or 0), digits) for text, digits in _NUMBERED.findall(key)]

@@ -1,0 +1,42 @@
+"""`model.inputs`: what it may say, and what it refuses."""
+
+import pytest
+
+from extractkit.errors import ConfigError
+from extractkit.models.input_settings import InputSetting, parse_inputs
+
+
+@pytest.mark.parametrize(
+    ("value", "parsed"),
+    [
+        (None, None),
+        (["x", "y"], {"x": InputSetting(), "y": InputSetting()}),
+        ({"x": None}, {"x": InputSetting()}),
+        ({"x": ["time", "sample", 80]}, {"x": InputSetting(("time", "sample", 80))}),
+        ({"x": {"dims": ["sample", None]}}, {"x": InputSetting(("sample", None))}),
+        ({"x": {"dtype": "int32"}}, {"x": InputSetting(None, "int32")}),
+    ],
+)
+def test_it_reads(value: object, parsed: object) -> None:
+    assert parse_inputs(value) == parsed
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (3, "model.inputs=3 is neither a list of names nor a mapping of names to axes."),
+        ([1], "model.inputs=[1] is neither a list of names nor a mapping of names to axes."),
+        ({"x": 3}, "model.inputs.x=3 is no list of axes. Give for example [sample, token, 4]"),
+        ({"x": {"dim": []}}, "model.inputs.x.dim does not exist. Available: 'dims', 'dtype'."),
+        ({"x": {"dims": 3}}, "model.inputs.x.dims=3 is no list of axes"),
+        ({"x": {"dtype": 3}}, "model.inputs.x.dtype=3 is no name of a type, such as float32"),
+        ({"x": ["sample", 0]}, "model.inputs.x: 0 is no axis. Give 'sample', a name"),
+        ({"x": ["a*b"]}, "model.inputs.x: 'a*b' is no axis."),
+        ({"x": [True]}, "model.inputs.x: True is no axis."),
+        ({"x": ["sample", "sample"]}, "has more than one sample axis"),
+    ],
+)
+def test_it_refuses(value: object, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_inputs(value)
+    assert message in str(caught.value)
