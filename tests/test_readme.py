@@ -9,29 +9,29 @@ from pathlib import Path
 
 import pytest
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
 SNIPPET = re.compile(r"^```(bash|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # What sets the machine up has been done by whoever runs this test.
 SET_UP = re.compile(r"^(make|python -m pip) ", re.MULTILINE)
 
 
-def snippets() -> list[tuple[str, str]]:
-    return [found.groups() for found in SNIPPET.finditer(README.read_text(encoding="utf-8"))]  # type: ignore[misc]
+def snippets(page: Path) -> list[tuple[str, str]]:
+    return [found.groups() for found in SNIPPET.finditer(page.read_text(encoding="utf-8"))]  # type: ignore[misc]
 
 
-@pytest.mark.real_model
-def test_every_command_and_snippet_works(tmp_path: Path) -> None:
-    shutil.copy(README, tmp_path)
+def run_snippets(page: Path, folder: Path) -> int:
+    """Run everything on a page in a folder, in order; how many snippets there were."""
     scripts = Path(sys.executable).parent
     variables = {**os.environ, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
     ran = 0
-    for language, text in snippets():
+    for language, text in snippets(page):
         if SET_UP.search(text):
             continue
         program = ["bash", "-euo", "pipefail", "-c"] if language == "bash" else ["python", "-c"]
         done = subprocess.run(
             [*program, text],
-            cwd=tmp_path,
+            cwd=folder,
             env=variables,
             capture_output=True,
             text=True,
@@ -39,7 +39,20 @@ def test_every_command_and_snippet_works(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, f"{text}\n{done.stderr}"
         ran += 1
-    assert ran >= 5
+    return ran
+
+
+@pytest.mark.real_model
+def test_every_command_and_snippet_works(tmp_path: Path) -> None:
+    shutil.copy(README, tmp_path)
+    assert run_snippets(README, tmp_path) >= 5
+
+
+def test_the_three_questions_have_the_same_answers(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
+    page = ROOT / "experiments" / "three_questions" / "README.md"
+    # The last one ends with 1 where a run and the answer by hand differ.
+    assert run_snippets(page, tmp_path) == 5
 
 
 def test_the_main_command_is_the_one_that_the_demonstration_runs() -> None:

@@ -10,6 +10,8 @@ import numpy as np
 
 from extractkit.errors import InputError, choices
 from extractkit.inputs.protocol import InputSpec, Signature
+from extractkit.plan import numpy_dtype
+from extractkit.tensors import TEXT
 
 Shape = tuple[int, ...]
 DType = np.dtype[np.generic]
@@ -61,6 +63,22 @@ def check_takes_text(signature: Signature, at: str, remedy: str) -> None:
         )
 
 
+def check_text(text: object, at: str) -> bytes:
+    """A text as UTF-8.
+
+    Raises:
+        InputError: it is no text, or cannot be written down.
+    """
+    if not isinstance(text, str):
+        raise InputError(f"{at} is {type(text).__name__}, no text: {text!r:.60}")
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{at} holds {text[error.start]!r}, half a surrogate pair and no character"
+        ) from error
+
+
 def check_names(given: list[str], signature: Signature, at: str) -> None:
     """Refuse names that are not exactly those of the model's inputs.
 
@@ -84,33 +102,38 @@ def check_names(given: list[str], signature: Signature, at: str) -> None:
 def check_dtype(spec: InputSpec, dtype: DType, signature: Signature, at: str) -> None:
     """Refuse elements that cannot become the model's without losing their meaning.
 
-    Real numbers may lose digits, and whole numbers become real ones; whole numbers that do not
-    fit are found when the values are read (`check_held`).
+    Real numbers may lose digits, and whole numbers become real ones; what is wrong with single
+    values is found when they are read (`check_held`).
 
     Raises:
         InputError: Python objects, real numbers for whole ones, and the like.
     """
-    wanted = np.dtype(spec.dtype)
-    if dtype.hasobject:
+    if dtype.hasobject and spec.dtype != TEXT:
         raise InputError(
             f"{at}: {spec.name!r} holds Python objects, model {signature.model!r} takes "
-            f"{wanted.name}. Convert it first, with array.astype"
+            f"{spec.dtype}. Convert it first, with array.astype"
         )
-    both_whole = dtype.kind in "iu" and wanted.kind in "iu"
-    if not both_whole and not np.can_cast(dtype, wanted, casting="same_kind"):
+    if not _keeps_meaning(dtype, spec):
+        wanted = "str" if spec.dtype == TEXT else spec.dtype
         raise InputError(
-            f"{at}: {spec.name!r} is {dtype.name}, model {signature.model!r} takes {wanted.name}. "
-            f"Nothing is converted so unasked; if it is meant: array.astype({wanted.name!r})"
+            f"{at}: {spec.name!r} is {dtype.name}, model {signature.model!r} takes {spec.dtype}. "
+            f"Nothing is converted so unasked; if it is meant: array.astype({wanted!r})"
         )
 
 
 def check_held(spec: InputSpec, values: np.ndarray[Shape, DType], at: str) -> None:
-    """Refuse whole numbers that the model's narrower type would wrap around.
+    """Refuse single values that the model's type cannot hold.
 
     Raises:
-        InputError: a number is out of range; the message names it.
+        InputError: a whole number that a narrower type would wrap around, or an object among
+            texts that is none; the message names it.
     """
-    wanted = np.dtype(spec.dtype)
+    if spec.dtype == TEXT:
+        for text in values.flat:
+            if not isinstance(text, bytes):
+                check_text(text, f"{at}: {spec.name!r}")
+        return
+    wanted = numpy_dtype(spec.dtype)
     if values.dtype.kind not in "iu" or wanted.kind not in "iu" or not values.size:
         return
     for value in (int(values.min()), int(values.max())):
@@ -149,6 +172,14 @@ def describe(signature: Signature) -> str:
     if not signature.specs:
         return "no input"
     return ", ".join(f"{spec.name}: {spec.dtype} {_layout(spec)}" for spec in signature.specs)
+
+
+def _keeps_meaning(given: DType, spec: InputSpec) -> bool:
+    if spec.dtype == TEXT:
+        return given.kind in "OSU"
+    wanted = numpy_dtype(spec.dtype)
+    both_whole = given.kind in "iu" and wanted.kind in "iu"
+    return both_whole or np.can_cast(given, wanted, casting="same_kind")
 
 
 def _check_shape(spec: InputSpec, shape: Shape, signature: Signature, at: str) -> None:

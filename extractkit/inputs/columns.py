@@ -16,10 +16,13 @@ from extractkit.inputs.checks import (
     check_range,
     check_shapes,
 )
+from extractkit.inputs.fingerprints import contents
 from extractkit.inputs.protocol import Sample, Signature
+from extractkit.plan import numpy_dtype
 from extractkit.values import Array
 
 _CHUNK_BYTES = 1 << 23
+_TEXT_BYTES = 1 << 10
 
 
 class Column(Protocol):
@@ -67,7 +70,7 @@ class ColumnSource:
         """
         check_range(start, stop, len(self))
         inputs = {
-            name: np.array(column[start:stop], self.dtypes[name])
+            name: np.array(column[start:stop], numpy_dtype(self.dtypes[name]))
             for name, column in self.columns.items()
         }
         return [
@@ -122,17 +125,17 @@ def _fingerprint(columns: Mapping[str, Column], signature: Signature, count: int
     """Digest of the values as they will be read, checked on the way in bounded memory."""
     digest = hashlib.sha256()
     for spec in signature.specs:
-        column, dtype = columns[spec.name], np.dtype(spec.dtype)
+        column, dtype = columns[spec.name], numpy_dtype(spec.dtype)
         digest.update(f"{spec.name}\0{spec.dtype}\0{(count, *column.shape[1:])}\0".encode())
         for rows in _chunks(column, count):
             check_held(spec, rows, at)
-            # Strings become objects, whose bytes are addresses: those are digested as they are.
-            as_read = rows if dtype.hasobject else rows.astype(dtype, copy=False)
-            digest.update(as_read.tobytes())
+            digest.update(contents(rows.astype(dtype, copy=False)))
     return digest.hexdigest()
 
 
 def _chunks(column: Column, count: int) -> Iterator[Array]:
-    row_bytes = column.dtype.itemsize * int(np.prod(column.shape[1:], dtype=np.int64))
+    # Of a text, the array itself holds the address alone.
+    size = _TEXT_BYTES if column.dtype.hasobject else column.dtype.itemsize
+    row_bytes = size * int(np.prod(column.shape[1:], dtype=np.int64))
     step = max(1, _CHUNK_BYTES // max(1, row_bytes))
     return (column[start : min(start + step, count)] for start in range(0, count, step))

@@ -85,6 +85,32 @@ def find_files(given: PathLike | Sequence[PathLike], suffix: str) -> list[Path]:
     return list(found.values())
 
 
+def find_inside(folder: Path, suffixes: Sequence[str], at: str) -> tuple[list[Path], int]:
+    """The files below a folder with one of these endings, in any case, sorted; hidden ones are not.
+
+    Returns their paths from the folder on, and how many other files there are.
+
+    Raises:
+        InputError: there is none, or one may not be read.
+    """
+    # `Path.rglob` does not look into folders that are links.
+    below = map(Path, sorted(glob.glob("**", root_dir=folder, recursive=True)))  # noqa: PTH207
+    files = [path for path in below if (folder / path).is_file()]
+    found = [path for path in files if path.suffix.lower() in suffixes]
+    if not found:
+        raise InputError(
+            f"{at} holds no file that ends in {', '.join(suffixes)}. {choices('', _names(folder))}"
+        )
+    for path in found:
+        find_file(folder / path, path.suffix)
+    return found, len(files) - len(found)
+
+
+def printable(path: Path) -> str:
+    """The path as it can be written down: a file name may be no UTF-8 at all."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def short_names(paths: Sequence[Path]) -> list[str]:
     """The files' names, each with as many parent folders as it takes to tell them apart."""
     absolute = [_absolute(path) for path in paths]
@@ -94,18 +120,13 @@ def short_names(paths: Sequence[Path]) -> list[str]:
         tails = {path: path.parts[-length:] for path in absolute if path not in names}
         # Names already settled do not occur among these: they differ from them in a shorter tail.
         counts = Counter(tails.values())
-        names |= {path: _name(tail) for path, tail in tails.items() if counts[tail] == 1}
+        names |= {p: printable(Path(*tail)) for p, tail in tails.items() if counts[tail] == 1}
     return [names[path] for path in absolute]
 
 
 def _absolute(path: Path) -> Path:
     # `Path.resolve` would follow a link, and the sample's id would name a file not asked for.
     return Path(os.path.abspath(path))  # noqa: PTH100
-
-
-def _name(parts: Sequence[str]) -> str:
-    # A file name may be no UTF-8 at all, and ids are written as UTF-8.
-    return os.fsencode(Path(*parts)).decode("utf-8", "backslashreplace")
 
 
 def _expand(given: PathLike, suffix: str) -> list[Path]:

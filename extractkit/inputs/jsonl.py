@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from extractkit.errors import InputError, choices, nearest
+from extractkit.inputs.checks import check_text
 
 _KINDS = {type(None): "null", bool: "true or false", list: "a list", dict: "an object"}
 _WANTED = (
@@ -35,12 +36,7 @@ def text_of(line: str, column: str, path: Path, number: int) -> str:
         raise InputError(
             f"{at}: inputs.column={column!r} is {_kind(text)}, no text.{_try(column, record)}"
         )
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"{at}: {column!r} holds {text[error.start]!r}, half a surrogate pair and no character"
-        ) from error
+    check_text(text, f"{at}: {column!r}")
     return text
 
 

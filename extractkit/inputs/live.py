@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from extractkit.errors import InputError
-from extractkit.inputs.checks import check_range, check_takes_text, describe
+from extractkit.inputs.checks import check_range, check_takes_text, check_text, describe
 from extractkit.inputs.columns import ColumnSource, bind_columns
 from extractkit.inputs.protocol import Sample, Signature
 from extractkit.values import Array
@@ -76,7 +76,7 @@ class LiveTexts:
             raise InputError("inputs holds no sample. Give at least one text")
         digest = hashlib.sha256()
         for index, text in enumerate(texts):
-            encoded = _encoded(text, index)
+            encoded = check_text(text, f"inputs[{index}]")
             digest.update(f"{len(encoded)}\0".encode())
             digest.update(encoded)
         return LiveTextSource(texts, digest.hexdigest())
@@ -129,15 +129,4 @@ def _array(name: str, given: object) -> Array:
         raise InputError(
             f"inputs: {name!r} makes no array: {error}. "
             f"Pad samples of different lengths, or give them as files"
-        ) from error
-
-
-def _encoded(text: object, index: int) -> bytes:
-    if not isinstance(text, str):
-        raise InputError(f"inputs[{index}] is {type(text).__name__}, no text: {text!r:.60}")
-    try:
-        return text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"inputs[{index}] holds {text[error.start]!r}, half a surrogate pair and no character"
         ) from error

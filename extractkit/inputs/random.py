@@ -9,6 +9,7 @@ import numpy as np
 from extractkit.errors import InputError
 from extractkit.inputs.checks import check_limit, check_range, check_whole, describe
 from extractkit.inputs.protocol import InputSpec, Sample, Signature
+from extractkit.plan import numpy_dtype
 from extractkit.values import Array
 
 # Of whole numbers whose bounds the model does not tell, 0 and 1 alone are safe: they do for masks
@@ -142,4 +143,4 @@ def _bounds(spec: InputSpec) -> tuple[int, int]:
 
 def _kind(spec: InputSpec) -> str:
     """NumPy's letter: f, i, u or b for numbers; bfloat16, which is not NumPy's own, is an f."""
-    return "f" if spec.dtype == "bfloat16" else np.dtype(spec.dtype).kind
+    return numpy_dtype(spec.dtype).kind

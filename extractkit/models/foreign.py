@@ -1,9 +1,12 @@
 """What an exception of somebody else's library says, as part of one message of ours."""
 
 import re
+from typing import Any
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _LONGEST = 300
+# Where a graph failed, which it tells before what went wrong.
+_PLACE = re.compile(r"^Graph execution error|^Detected at node|^File |^Node: |^\d+ root error")
 
 
 def told(error: BaseException) -> str:
@@ -14,3 +17,10 @@ def told(error: BaseException) -> str:
         lines.pop(0)
     name = type(error).__name__
     return f"{name}: {lines[0][:_LONGEST]}" if lines else name
+
+
+def told_by_graph(error: Any) -> str:
+    """What TensorFlow says went wrong in a graph: the first line that does not tell where."""
+    lines = [line.strip() for line in str(error.message).splitlines() if line.strip()]
+    said = [line for line in lines if not _PLACE.search(line) and "stack traces" not in line]
+    return (said or lines or [type(error).__name__])[0][:_LONGEST]

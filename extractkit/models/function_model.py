@@ -1,74 +1,28 @@
 """The adapter of everything that is one TensorFlow function: its graph rebuilt for some tensors."""
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from math import prod
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from extractkit.errors import JobError
-from extractkit.inputs.protocol import InputSpec, Sample, Signature
-from extractkit.models.encoding import encode_arrays
-from extractkit.models.graph_records import Found, Records, complete, free_axes_are_independent
-from extractkit.models.graph_signature import tied
-from extractkit.models.graphs import SourceGraph, tensors_in_graph
-from extractkit.models.protocol import Compilation, Encoded, Fetch, Program
-from extractkit.models.tensorflow_process import configure
+from extractkit.inputs.protocol import InputSpec
+from extractkit.models.foreign import told_by_graph
+from extractkit.models.graph_model import GraphModel
+from extractkit.models.graphs import tensors_in_graph
+from extractkit.models.protocol import Compilation, Fetch, Program
 from extractkit.models.transforming import transformed
-from extractkit.tensors import Catalog, Kind
 from extractkit.values import Array
-
-Encoder = Callable[[Sequence[Sample]], Sequence[Encoded]]
 
 
 @dataclass(frozen=True, eq=False)
-class FunctionModel:
+class FunctionModel(GraphModel):
     """One function's graph, with variables captured, behind the `Model` protocol.
 
     A subclass says what graph that is.
-
-    Attributes:
-        name: for messages.
-        signature: what it takes.
-        masks_padding: whether it masks what is padded along the free axes.
-        encoder: turns texts into inputs; None: it takes none, or as they are.
-        origin: what the manifest records of where it comes from.
     """
-
-    name: str
-    signature: Signature
-    masks_padding: bool = field(default=False, kw_only=True)
-    encoder: Encoder | None = field(default=None, kw_only=True)
-    origin: Mapping[str, object] = field(default_factory=dict, kw_only=True)
-
-    @property
-    def graph(self) -> SourceGraph:
-        """The graph, with a placeholder for each input."""
-        raise NotImplementedError
-
-    @property
-    def found(self) -> Sequence[Found]:
-        """Every tensor and variable in it."""
-        raise NotImplementedError
-
-    @cached_property
-    def catalog(self) -> Catalog:
-        """Every tensor that the model offers."""
-        return Catalog(self._records.records, self.name)
-
-    def configure(self, seed: int, deterministic: bool, device: str | None) -> Mapping[str, object]:
-        """Seed Python, NumPy and TensorFlow; see `tensorflow_process.configure`."""
-        return configure(seed, deterministic, device)
-
-    def encode(self, samples: Sequence[Sample]) -> Sequence[Encoded]:
-        """The samples as the model takes them, without padding."""
-        if self.encoder is not None and all(isinstance(sample.data, str) for sample in samples):
-            return self.encoder(samples)
-        return [encode_arrays(self.signature, sample) for sample in samples]
 
     def program(self, fetches: Sequence[Fetch], compilation: Compilation) -> Program:
         """A compiled function of one batch that computes the fetches and what they need alone."""
@@ -105,7 +59,7 @@ class FunctionModel:
                     [tf.constant(lengths[axis]) for axis in axes],
                 )
             except tf.errors.OpError as error:
-                message = str(error.message).strip().splitlines()[0]
+                message = told_by_graph(error)
                 raise JobError(f"model {self.name!r} failed on a batch: {message}") from error
             return [to_numpy(tensor) for tensor in returned]
 
@@ -126,54 +80,9 @@ class FunctionModel:
 
         return [to_numpy(tensor) for tensor in tf.function(compute, autograph=False)()]
 
-    def weights_digest(self) -> str:
-        """SHA-256 over every weight's address, dtype, shape and content."""
-        sha = hashlib.sha256()
-        for record in self.catalog.records:
-            if record.kind is Kind.WEIGHT:
-                # One at a time: all at once would be a second copy of the model.
-                array = to_numpy(tf.convert_to_tensor(self._values[record.address]))
-                sha.update(f"{record.address}\0{record.dtype}\0{array.shape}\0".encode())
-                sha.update(np.ascontiguousarray(array).data)
-        return sha.hexdigest()
-
-    def describe(self) -> Mapping[str, object]:
-        """Number of parameters, and where the model comes from."""
-        weights = [record for record in self.catalog.records if record.kind is Kind.WEIGHT]
-        parameters = sum(prod(size or 0 for size in record.shape or ()) for record in weights)
-        return {"name": self.name, "parameters": parameters, **self.origin}
-
-    def settled(self) -> Self:
-        """The same model, its free axes sharing lengths where they cannot each have their own."""
-        if len(self.signature.free_axes) < 2:
-            return self
-        outputs = [
-            one.value.name
-            for one in self.found
-            if one.in_graph and one.record.kind is Kind.MODEL_OUTPUT
-        ]
-        if free_axes_are_independent(self.graph, outputs, self.signature):
-            return self
-        return replace(self, signature=replace(self.signature, specs=tied(self.signature.specs)))
-
-    def _transformed(
-        self,
-        tensor: tf.Tensor,
-        fetch: Fetch,
-        samples: tf.Tensor,
-        lengths: Mapping[str, tf.Tensor],
-    ) -> tf.Tensor:
-        if fetch.address in self._records.whole:
-            tensor = tf.expand_dims(tensor, 0)
-        return transformed(tensor, fetch, samples, lengths)
-
-    @cached_property
-    def _records(self) -> Records:
-        return complete(self.graph, self.found, self.signature)
-
-    @cached_property
-    def _values(self) -> dict[str, Any]:
-        return {one.record.address: one.value for one in self.found}
+    def read(self, variable: Any) -> Array:
+        """A variable's content."""
+        return to_numpy(tf.convert_to_tensor(variable))
 
 
 def as_the_model_takes_it(spec: InputSpec, feature: tf.Tensor) -> tf.Tensor:

@@ -1,6 +1,6 @@
 """What is known of a graph's tensors before it runs: dims, dependence, what is out of reach."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -48,9 +48,18 @@ class Records:
     whole: frozenset[str]
 
 
-def complete(source: SourceGraph, found: Sequence[Found], signature: Signature) -> Records:
-    """The records with their dims, the reason why some are out of reach, and what depends."""
-    dependent, impure = dependent_operations(source), impure_operations(source)
+def complete(
+    source: SourceGraph,
+    found: Sequence[Found],
+    signature: Signature,
+    inert: Container[str] = frozenset(),
+) -> Records:
+    """The records with their dims, the reason why some are out of reach, and what depends.
+
+    Args:
+        inert: names of operations through which no randomness passes.
+    """
+    dependent, impure = dependent_operations(source), impure_operations(source, inert)
     reachable = [one for one in found if one.in_graph and one.record.reason is None]
     inferred = _inferred(source, [one.value for one in reachable], signature)
     axes_of = {id(one): axes for one, axes in zip(reachable, inferred, strict=True)}
@@ -62,9 +71,9 @@ def complete(source: SourceGraph, found: Sequence[Found], signature: Signature) 
         axes = axes_of[id(one)]
         depends = one.value.op.name in dependent
         if depends and signature.batch == 1:
-            axes, added = _of_one_sample(axes)
+            axes, added = of_one_sample(axes)
             whole |= {one.record.address} if added else set()
-        reason = _IMPURE if one.value.op.name in impure else _why_not(axes, depends)
+        reason = _IMPURE if one.value.op.name in impure else why_not(axes, depends)
         records.append(
             replace(
                 one.record,
@@ -85,36 +94,39 @@ def free_axes_are_independent(
 
 
 @dataclass(frozen=True)
-class _Axes:
+class Axes:
+    """Dims and shape of a tensor, each None where even the rank is open."""
+
     dims: tuple[str | None, ...] | None
     shape: tuple[int | None, ...] | None
 
 
-def _why_not(axes: _Axes, depends: bool) -> str | None:
+def why_not(axes: Axes, depends: bool) -> str | None:
+    """Why a tensor with these axes cannot be extracted; None where it can."""
     unknown = axes.dims is None or UNKNOWN in axes.dims
     if depends:
         return None if unknown or axes.dims is None else why_not_by_sample(axes.dims)
     return "its shape is not known before it is computed" if unknown else None
 
 
-def _of_one_sample(axes: _Axes) -> tuple[_Axes, bool]:
+def of_one_sample(axes: Axes) -> tuple[Axes, bool]:
     """The axes where each call takes one sample: an axis of one element in front stands for it."""
     if axes.dims is None or axes.shape is None:
         return axes, True
     if axes.dims and axes.dims[0] is None and axes.shape[0] == 1:
-        return _Axes((SAMPLE, *axes.dims[1:]), (None, *axes.shape[1:])), False
-    return _Axes((SAMPLE, *axes.dims), (None, *axes.shape)), True
+        return Axes((SAMPLE, *axes.dims[1:]), (None, *axes.shape[1:])), False
+    return Axes((SAMPLE, *axes.dims), (None, *axes.shape)), True
 
 
 def _inferred(
     source: SourceGraph, tensors: Sequence[tf.Tensor], signature: Signature
-) -> list[_Axes]:
+) -> list[Axes]:
     """Dims and shape of every tensor, from the shapes that the graph has at several sizes."""
     trials = _trials(source, [tensor.name for tensor in tensors], signature)
     if trials is None:
         return [_undetermined(static_shape(tensor)) for tensor in tensors]
     sizes, shapes_of = trials
-    return [_axes(sizes, shapes) for shapes in zip(*shapes_of, strict=True)]
+    return [axes_at(sizes, shapes) for shapes in zip(*shapes_of, strict=True)]
 
 
 def _trials(
@@ -131,18 +143,19 @@ def _trials(
     return None
 
 
-def _axes(sizes: Sizes, shapes: Sequence[RawShape]) -> _Axes:
+def axes_at(sizes: Sizes, shapes: Sequence[RawShape]) -> Axes:
+    """The axes of a tensor that had these shapes at `sizes.trials`."""
     dims = infer_dims(sizes, shapes)
     if dims is None or shapes[0] is None:
-        return _Axes(None, None)
+        return Axes(None, None)
     sized = zip(dims, shapes[0], strict=True)
-    return _Axes(dims, tuple(size if dim is None else None for dim, size in sized))
+    return Axes(dims, tuple(size if dim is None else None for dim, size in sized))
 
 
-def _undetermined(shape: RawShape) -> _Axes:
+def _undetermined(shape: RawShape) -> Axes:
     if shape is None:
-        return _Axes(None, None)
-    return _Axes(tuple(UNKNOWN if size is None else None for size in shape), shape)
+        return Axes(None, None)
+    return Axes(tuple(UNKNOWN if size is None else None for size in shape), shape)
 
 
 def _specs_at(specs: Sequence[InputSpec], sizes: Mapping[str, int]) -> dict[str, tf.TensorSpec]:

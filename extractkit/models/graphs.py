@@ -5,7 +5,7 @@ need is imported at all.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import tensorflow as tf
@@ -40,7 +40,8 @@ def tensors_in_graph(
     needed = _needed_nodes(graph_def, wanted)
     replaced = {source.inputs[name].name: tensor for name, tensor in features.items()}
     graph = tf.compat.v1.get_default_graph()
-    for outside, inside in source.graph.captures:
+    # A function's graph alone captures; what it captures is handed on to the one being made.
+    for outside, inside in getattr(source.graph, "captures", ()):
         if inside.op.name in needed:
             replaced[inside.name] = graph.capture(outside)
     # The placeholders themselves stay behind: XLA has no kernel for them.
@@ -76,14 +77,13 @@ def shapes_at(
 ) -> list[RawShape]:
     """Static shapes of tensors when the inputs have the specs' shapes; nothing is executed."""
 
-    def rebuild(*features: tf.Tensor) -> list[tf.Tensor]:
-        rebuilt = tensors_in_graph(source, dict(zip(specs, features, strict=True)), wanted)
-        shapes.extend(static_shape(tensor) for tensor in rebuilt)
-        return []
-
-    shapes: list[RawShape] = []
-    tf.function(rebuild, autograph=False).get_concrete_function(*specs.values())
-    return shapes
+    # A graph of its own that can capture, but that nobody makes a function of: TensorFlow refuses
+    # functions with loops of TensorFlow 1 in them.
+    with tf.__internal__.FuncGraph("shapes").as_default():
+        features = {
+            name: tf.compat.v1.placeholder(spec.dtype, spec.shape) for name, spec in specs.items()
+        }
+        return [static_shape(tensor) for tensor in tensors_in_graph(source, features, wanted)]
 
 
 def static_shape(tensor: tf.Tensor) -> RawShape:
@@ -92,24 +92,23 @@ def static_shape(tensor: tf.Tensor) -> RawShape:
 
 
 def dependent_operations(source: SourceGraph) -> set[str]:
-    """Names of the operations that depend on the inputs."""
-    return _downstream([tensor.op for tensor in source.inputs.values()], {})
+    """Names of the operations that depend on the inputs, if only in that they run after them."""
+    inputs = [tensor.op for tensor in source.inputs.values()]
+    return _downstream(inputs, _run_after(source.graph))
 
 
-def impure_operations(source: SourceGraph) -> set[str]:
+def impure_operations(source: SourceGraph, inert: Container[str] = frozenset()) -> set[str]:
     """Names of the operations whose values depend on random numbers, or on a variable assigned to.
 
     The first would be the same in every batch or different in every run, the second would depend
     on what was computed before; and the assignment would change the model.
+
+    Args:
+        inert: names of operations that hand nothing of that on, whatever goes into them.
     """
-    sources = []
-    after: dict[str, list[Any]] = {}
-    for operation in source.graph.get_operations():
-        if _IMPURE.search(operation.type):
-            sources.append(operation)
-        for before in operation.control_inputs:
-            after.setdefault(before.name, []).append(operation)
-    return _downstream(sources, after)
+    operations = source.graph.get_operations()
+    sources = [operation for operation in operations if _IMPURE.search(operation.type)]
+    return _downstream(sources, _run_after(source.graph), inert)
 
 
 _IMPURE = re.compile(
@@ -117,13 +116,26 @@ _IMPURE = re.compile(
 )
 
 
-def _downstream(sources: Sequence[Any], after: Mapping[str, Sequence[Any]]) -> set[str]:
+def _run_after(graph: tf.Graph) -> dict[str, list[Any]]:
+    """For an operation's name those that have to run after it, without consuming anything."""
+    after: dict[str, list[Any]] = {}
+    for operation in graph.get_operations():
+        for before in operation.control_inputs:
+            after.setdefault(before.name, []).append(operation)
+    return after
+
+
+def _downstream(
+    sources: Sequence[Any],
+    after: Mapping[str, Sequence[Any]],
+    barriers: Container[str] = frozenset(),
+) -> set[str]:
     """Names of the sources and of all that consumes them, or has to run after them."""
     found: set[str] = set()
     waiting = list(sources)
     while waiting:
         operation = waiting.pop()
-        if operation.name not in found:
+        if operation.name not in found and operation.name not in barriers:
             found.add(operation.name)
             waiting.extend(consumer for out in operation.outputs for consumer in out.consumers())
             waiting.extend(after.get(operation.name, ()))

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from extractkit.models.graph_records import Found
 from extractkit.models.graphs import static_shape
+from extractkit.models.keras_dialects import Dialect
 from extractkit.models.keras_signature import INPUT
 from extractkit.models.naming import Paths, Ports, base_name
 from extractkit.models.tracing import LayerCall, Trace
@@ -61,31 +62,34 @@ def find_tensors(trace: Trace) -> list[Found]:
 def _places(trace: Trace, paths: Paths) -> dict[LayerCall, _Place]:
     model = trace.calls[0]
     reasons = {nested.graph: nested.reason for nested in trace.nested}
-    places = {model: _Place("", "", (_scope("", "", model.layer),), Ports(), None)}
+    scope = _scope("", "", model.layer, trace.dialect)
+    places = {model: _Place("", "", (scope,), Ports(), None)}
     for call in trace.calls[1:]:
         parent = call.parent or model
         above = places[parent]
         path = paths.call(parent, parent.layer, above.path, call.layer, *_names(call.layer))
         name = f"{above.name}/{call.layer.name}" if above.name else call.layer.name
-        reason = above.reason or reasons.get(call.graph) or _probe(call)
-        scopes = (*above.scopes, _scope(path, name, call.layer))
+        reason = above.reason or reasons.get(call.graph) or _probe(call, trace.dialect)
+        scopes = (*above.scopes, _scope(path, name, call.layer, trace.dialect))
         places[call] = _Place(path, name, scopes, Ports(), reason)
     return places
 
 
-def _names(layer: keras.layers.Layer) -> tuple[str, str]:
+def _names(layer: Any) -> tuple[str, str]:
     return type(layer).__name__, layer.name
 
 
-def _scope(path: str, name: str, layer: keras.layers.Layer) -> Scope:
-    bases = [c.__name__ for c in type(layer).__mro__[1:] if issubclass(c, keras.layers.Layer)]
+def _scope(path: str, name: str, layer: Any, dialect: Dialect) -> Scope:
+    layer_class = dialect.package.layers.Layer
+    bases = [c.__name__ for c in type(layer).__mro__[1:] if issubclass(c, layer_class)]
     return Scope(path, type(layer).__name__, tuple(bases), name)
 
 
-def _probe(call: LayerCall) -> str | None:
+def _probe(call: LayerCall, dialect: Dialect) -> str | None:
     """Keras calls an RNN's cell once outside the loop to learn the output's structure."""
     layer = call.parent.layer if call.parent else None
-    if isinstance(layer, keras.layers.RNN) and call.layer is layer.cell and not layer.unroll:
+    rnn = dialect.package.layers.RNN
+    if isinstance(layer, rnn) and call.layer is layer.cell and not layer.unroll:
         return "Keras's probing call of the cell outside its loop: it equals step 0 alone"
     return None
 
@@ -199,13 +203,14 @@ def _weights(trace: Trace, paths: Paths, places: Mapping[LayerCall, _Place]) -> 
     found: list[Found] = []
     seen: set[Hashable] = set()
 
-    def own(layer: keras.layers.Layer, place: _Place) -> None:
-        for variable in (*layer._trainable_variables, *layer._non_trainable_variables):
+    def own(layer: Any, place: _Place) -> None:
+        for variable in trace.dialect.own_variables(layer):
             if id(variable) in seen:
                 continue
             seen.add(id(variable))
             # One that nobody named is `variable_7` by a counter of the process.
-            given = base_name(type(variable).__name__, variable.name)
+            name = trace.dialect.variable_name(variable)
+            given = base_name(type(variable).__name__, name)
             port = place.ports.unique(_weight_port(given))
             record = TensorRecord(
                 address=join(place.path, port),
@@ -219,14 +224,15 @@ def _weights(trace: Trace, paths: Paths, places: Mapping[LayerCall, _Place]) -> 
             )
             found.append(Found(record, variable))
 
-    def uncalled(layer: keras.layers.Layer, place: _Place) -> None:
+    def uncalled(layer: Any, place: _Place) -> None:
         for child in layer._flatten_layers(include_self=False, recursive=False):
             if id(child) in visited:
                 continue
             visited.add(id(child))
             path = paths.child(layer, place.path, child, *_names(child))
             name = f"{place.name}/{child.name}" if place.name else child.name
-            here = _Place(path, name, (*place.scopes, _scope(path, name, child)), Ports(), None)
+            scopes = (*place.scopes, _scope(path, name, child, trace.dialect))
+            here = _Place(path, name, scopes, Ports(), None)
             own(child, here)
             uncalled(child, here)
 

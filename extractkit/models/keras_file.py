@@ -1,116 +1,109 @@
-"""`model=keras`: a model saved by Keras, `.keras` or `.h5`."""
+"""`model=keras`: a file saved by Keras, or an architecture from Python, with a checkpoint."""
 
-import json
-import re
-import zipfile
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import h5py
-
-from extractkit.errors import ModelError, choices
+from extractkit.errors import ConfigError, ModelError, UserError
+from extractkit.job import Component
 from extractkit.models.foreign import told
+from extractkit.models.input_settings import parse_inputs
+from extractkit.models.keras_objects import import_objects
+from extractkit.models.keras_saved import SavedKeras, open_saved
 from extractkit.models.tensorflow_process import quiet_start
+from extractkit.models.weight_files import open_weights
 
 if TYPE_CHECKING:
     from extractkit.models.keras_model import KerasModel
 
-_HDF5_ENDINGS = (".h5", ".hdf5")
-_ENDINGS = (".keras", *_HDF5_ENDINGS)
-
-_UNKNOWN = re.compile(r"(?:Could not locate (?:class|function)|Unknown [\w ]+:) '([^']+)'")
-_REFUSED = "arbitrary code execution"
-_HAND_OVER = "Load the model in Python and hand it over: extractkit.extract(…, model=…)"
+_FACTORY = "model.factory._target_=package.module.build"
 
 
-def load(path: str) -> "KerasModel":
-    """A saved Keras model, loaded without compiling it.
+def load(
+    path: str | None = None,
+    factory: object = None,
+    checkpoint: str | None = None,
+    custom_objects: Mapping[str, object] | None = None,
+    safe_mode: bool = True,
+    inputs: object = None,
+    seed: int = 0,
+) -> "KerasModel":
+    """A Keras model, loaded without compiling it.
 
     Args:
-        path: a `.keras`, `.h5` or `.hdf5` file that holds architecture and weights.
+        path: a `.keras`, `.h5` or `.hdf5` file that holds architecture and weights, of Keras 1 to
+            3; what Keras 3 refuses is loaded by tf-keras.
+        factory: in place of a file: builds the architecture.
+        checkpoint: weights to load into either; what `weight_files.open_weights` takes.
+        custom_objects: dotted paths of classes and functions by the names that the file has.
+        safe_mode: whether a file with Python code in it is refused.
+        inputs: axes and types of the inputs; see `input_settings`.
+        seed: of the initial weights that a factory draws.
 
     Raises:
-        ModelError: no such file, not a Keras model, damaged, or with code that would have to run.
+        ConfigError: neither a file nor a factory, or both, or a setting that does not fit.
+        ModelError: a file that is missing, damaged, or holds code that would have to run; a
+            factory that builds no Keras model; a checkpoint of another architecture.
+        MissingExtraError: a package that a format needs is not installed.
     """
-    file = Path(path).expanduser()
-    _check(path, file)
-    # Imported only now: TensorFlow takes seconds, checking the file none.
+    settings = parse_inputs(inputs)
+    architecture = _chosen(path, factory)
+    weights = None if checkpoint is None else open_weights(checkpoint, "model.checkpoint")
+    # Imported only now: TensorFlow takes seconds, checking the files none.
     with quiet_start():
-        import keras
-
+        from extractkit.models.keras_weights import load_weights
+        from extractkit.models.keras_whole import read_model
         from extractkit.models.live import live_model
 
+        objects = import_objects(custom_objects or {})
+        origin: dict[str, object]
+        if isinstance(architecture, Component):
+            origin = {"factory": architecture.target, "seed": seed}
+            model = _built(architecture, seed)
+        else:
+            origin = {"path": str(architecture.path.resolve())}
+            model = read_model(architecture, objects, safe_mode)
+    if weights is not None:
+        origin["checkpoint"] = [str(file.resolve()) for file in weights.files]
+    wrapped = live_model(model, name="keras", origin=origin, inputs=settings)
+    if isinstance(architecture, Component):
+        # A subclassed model has no weights before it is called, and draws them now, seeded.
+        _ = wrapped.graph
+    if weights is not None:
+        load_weights(model, weights)
+    return wrapped
+
+
+def _chosen(path: str | None, factory: object) -> SavedKeras | Component:
+    """The one that says what the architecture is: a file, or a factory that builds it."""
+    if (path is None) == (factory is None):
+        given = "neither a file nor a factory" if path is None else "both a file and a factory"
+        raise ConfigError(f"model=keras is given {given}. Give one: model.path=FILE, or {_FACTORY}")
+    if path is not None:
+        return open_saved(path)
+    if not isinstance(factory, Component):
+        raise ConfigError(f"model.factory={factory!r} is no callable. Give one: {_FACTORY}")
+    return factory
+
+
+def _built(factory: Component, seed: object) -> Any:
+    """The factory's model, its initial weights drawn from the seed."""
+    import keras
+
+    from extractkit.models.keras_dialects import dialect_of
+
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
+        raise ConfigError(f"model.seed={seed!r} is not a whole number from 0 to {2**32 - 1}")
+    at = f"{factory.at}._target_={factory.target!r}"
+    keras.utils.set_random_seed(seed)
     try:
-        model = keras.saving.load_model(file, compile=False, safe_mode=True)
-    except Exception as error:  # whatever the readers of three formats and user classes raise
-        raise ModelError(f"model.path={path!r} {_why_not(file, error)}") from error
-    return live_model(model, name="keras", origin={"path": str(file.resolve())})
-
-
-def _check(path: str, file: Path) -> None:
-    if not file.exists():
-        siblings = [e.name for e in file.parent.glob("*") if e.suffix in _ENDINGS]
+        model = factory.instantiate()
+    except UserError:
+        raise
+    except Exception as error:  # whatever somebody's own code raises
+        raise ModelError(f"{at} failed: {told(error)}") from error
+    if dialect_of(model) is None:
         raise ModelError(
-            f"model.path={path!r} does not exist. Models in {str(file.parent)!r}: "
-            f"{choices(file.name, siblings)}"
+            f"{at} returns a {type(model).__name__}, no keras.Model. A layer or function is one "
+            f"for model=module"
         )
-    if file.is_dir():
-        raise ModelError(f"model.path={path!r} is a directory; model=keras takes one file")
-    if file.suffix not in _ENDINGS:
-        raise ModelError(
-            f"model.path={path!r} ends in {file.suffix!r}; model=keras reads {', '.join(_ENDINGS)}"
-        )
-    if file.suffix in _HDF5_ENDINGS:
-        _check_hdf5(path, file)
-    elif not zipfile.is_zipfile(file):
-        raise ModelError(f"model.path={path!r} is no .keras file: damaged, or something else")
-
-
-def _check_hdf5(path: str, file: Path) -> None:
-    try:
-        with h5py.File(file, "r") as opened:
-            whole = "model_config" in opened.attrs
-    except OSError as error:
-        raise ModelError(
-            f"model.path={path!r} is no HDF5 file: damaged, or something else"
-        ) from error
-    if not whole:
-        raise ModelError(
-            f"model.path={path!r} holds weights alone, without the architecture; model=keras takes "
-            f"a whole model, as model.save(…) writes it"
-        )
-
-
-def _why_not(file: Path, error: Exception) -> str:
-    """Why Keras did not load a file: its own words, where they cannot be bettered."""
-    if _REFUSED in str(error):
-        stored = [
-            f"layer {node.get('config', {}).get('name')!r}"
-            for node in _objects(_architecture(file))
-            if node["class_name"] == "Lambda"
-        ]
-        return (
-            f"is refused: {', '.join(stored) or 'something in it'} holds Python code, which "
-            f"loading the file would run (Keras's safe mode). {_HAND_OVER}"
-        )
-    if unknown := _UNKNOWN.search(str(error)):
-        return f"needs {unknown[1]!r}, which Keras does not know by itself. {_HAND_OVER}"
-    return f"cannot be loaded by Keras: {told(error)}"
-
-
-def _architecture(file: Path) -> Any:
-    if file.suffix in _HDF5_ENDINGS:
-        with h5py.File(file, "r") as opened:
-            return json.loads(opened.attrs["model_config"])
-    with zipfile.ZipFile(file) as archive:
-        return json.loads(archive.read("config.json"))
-
-
-def _objects(config: Any) -> Iterator[dict[str, Any]]:
-    """Every serialized object in a configuration, however deep."""
-    if isinstance(config, dict) and "class_name" in config:
-        yield config
-    for part in config.values() if isinstance(config, dict) else config:
-        if isinstance(part, dict | list):
-            yield from _objects(part)
+    return model

@@ -1,18 +1,19 @@
-"""The adapter of Keras 3 models, wherever they come from: traced once, then any tensor of it."""
+"""The adapter of Keras models, wherever they come from: traced once, then any tensor of it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from extractkit.errors import ModelError
+from extractkit.inputs.protocol import InputSpec
 from extractkit.models.foreign import told
 from extractkit.models.function_model import FunctionModel
 from extractkit.models.graph_records import Found
 from extractkit.models.keras_catalog import find_tensors
+from extractkit.models.keras_dialects import KERAS_3, Dialect
 from extractkit.models.tracing import Trace, trace
 
 
@@ -23,18 +24,17 @@ class KerasModel(FunctionModel):
     Attributes:
         keras_model: the model.
         pack: from the inputs by name to the structure that the model is called with.
+        dialect: the Keras that it is made with.
     """
 
-    keras_model: keras.Model
+    keras_model: Any
     pack: Callable[[Mapping[str, tf.Tensor]], Any]
+    dialect: Dialect = field(default=KERAS_3, kw_only=True)
 
     @cached_property
     def graph(self) -> Trace:
         """The one trace of it, from which catalog and programs come."""
-        specs = [
-            tf.TensorSpec([None, *spec.shape], spec.dtype, name=spec.name)
-            for spec in self.signature.specs
-        ]
+        specs = [_whole(spec) for spec in self.signature.specs]
         model = self.keras_model
 
         def forward(features: Mapping[str, tf.Tensor]) -> Any:
@@ -43,9 +43,9 @@ class KerasModel(FunctionModel):
         try:
             if not all(layer.built for layer in model._flatten_layers()):
                 # Building calls layers symbolically; those calls must not end up in the catalog.
-                trace(forward, specs)
-            return trace(forward, specs)
-        except (ValueError, TypeError, tf.errors.OpError) as error:
+                trace(forward, specs, self.dialect)
+            return trace(forward, specs, self.dialect)
+        except Exception as error:  # whatever a layer of somebody's own raises
             raise ModelError(
                 f"model {self.name!r} ({type(model).__name__}) cannot be called with inputs "
                 f"{', '.join(map(str, specs))}: "
@@ -60,3 +60,11 @@ class KerasModel(FunctionModel):
     def describe(self) -> Mapping[str, object]:
         """Class, number of parameters, and where the model comes from."""
         return {"class": type(self.keras_model).__name__, **super().describe()}
+
+
+def _whole(spec: InputSpec) -> tf.TensorSpec:
+    """An input as the model itself takes it, samples included."""
+    shape = list(spec.shape)
+    if spec.sample_axis is not None:
+        shape.insert(spec.sample_axis, None)
+    return tf.TensorSpec(shape, spec.dtype, name=spec.name)

@@ -2,28 +2,52 @@
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from extractkit.errors import ModelError
-from extractkit.inputs.protocol import InputSpec
-from extractkit.models.graph_signature import input_spec
+from extractkit.errors import ConfigError, ModelError, choices
+from extractkit.inputs.protocol import InputSpec, Signature
+from extractkit.models.graph_signature import Declared, chosen, signature_of
+from extractkit.models.input_settings import AT, InputSetting
+from extractkit.models.keras_dialects import KERAS_3, dialect_of
+from extractkit.tensors import SAMPLE
 
 INPUT = "input"
 """Name of an input that nobody named; a second one is `input.1`."""
 
-_MADE_UP = re.compile(r"keras_tensor(_\d+)?")
+# Of a tensor, of a saved input layer, and what Keras 2 called one.
+_MADE_UP = re.compile(r"(keras_tensor|input_layer|input)(_\d+)?")
+
+Settings = Mapping[str, InputSetting]
+
+
+def signature(name: str, structure: Any, settings: Settings | None = None) -> Signature:
+    """What a model takes: a named spec for each input, in the order in which Keras flattens them.
+
+    Args:
+        name: the model's, for messages.
+        structure: its inputs as Keras tensors; see `input_structure`.
+        settings: what `model.inputs` says of them.
+
+    Raises:
+        ConfigError: it names an input that does not exist, or axes or a type that do not fit.
+    """
+    settings = settings or {}
+    flat = keras.tree.flatten(structure)
+    declared = [
+        Declared(name, tensor.dtype, tuple(tensor.shape))
+        for name, tensor in zip(_names(structure), flat, strict=True)
+    ]
+    chosen(declared, settings)
+    return signature_of(name, [_typed(one, settings.get(one.name)) for one in declared], settings)
 
 
 def input_specs(structure: Any) -> tuple[InputSpec, ...]:
     """A named spec for each input, in the order in which Keras flattens them."""
-    flat = keras.tree.flatten(structure)
-    return tuple(
-        input_spec(name, tensor.dtype, tensor.shape[1:], alone=len(flat) == 1)
-        for name, tensor in zip(_names(structure), flat, strict=True)
-    )
+    return signature("", structure).specs
 
 
 def packer(structure: Any) -> Callable[[Mapping[str, tf.Tensor]], Any]:
@@ -36,21 +60,27 @@ def packer(structure: Any) -> Callable[[Mapping[str, tf.Tensor]], Any]:
     return pack
 
 
-def input_structure(model: keras.Model, example: Any = None) -> Any:
-    """The model's inputs as Keras tensors, in whatever nesting it is called with.
+def input_structure(model: Any, example: Any = None, settings: Settings | None = None) -> Any:
+    """The model's inputs as tensors of Keras 3, in whatever nesting it is called with.
 
     Args:
+        model: of any Keras.
         example: arrays that it can be called with, for a model that does not know its inputs.
+        settings: what `model.inputs` says, likewise; several inputs make a dictionary.
 
     Raises:
-        ModelError: neither the model nor an example tells.
+        ModelError: none of them tells.
     """
     if getattr(model, "inputs", None):
         # A Sequential has an `input` only once it has been called.
-        structure = model.inputs if isinstance(model, keras.Sequential) else model.input
+        sequential = (dialect_of(model) or KERAS_3).package.Sequential
+        structure = model.inputs if isinstance(model, sequential) else model.input
         # Keras wraps a single input in a list; the model is called with the tensor itself.
         single = isinstance(structure, list) and len(structure) == 1
-        return structure[0] if single else structure
+        return keras.tree.map_structure(_declared, structure[0] if single else structure)
+    if settings and all(setting.dims is not None for setting in settings.values()):
+        tensors = {name: _configured(name, setting) for name, setting in settings.items()}
+        return tensors if len(tensors) > 1 else next(iter(tensors.values()))
     if example is not None:
         return keras.tree.map_structure(
             lambda array: keras.KerasTensor((None, *array.shape[1:]), array.dtype.name, name=INPUT),
@@ -60,10 +90,22 @@ def input_structure(model: keras.Model, example: Any = None) -> Any:
     if shapes is None:
         raise ModelError(
             f"{type(model).__name__} {model.name!r} does not tell what it takes: it is neither "
-            f"functional nor built from the shapes of its inputs. Give arrays with it "
-            f"(extractkit.extract(…, inputs=arrays)), or save it after model.build(shape)"
+            f"functional nor built from the shapes of its inputs. Say what its axes are: "
+            f"'{AT}={{x: {{dims: [{SAMPLE}, 64, 64, 3], dtype: float32}}}}'. Or give arrays with "
+            f"it (extractkit.extract(…, inputs=arrays)), or save it after model.build(shape)"
         )
     return _from_shapes(shapes)
+
+
+def _declared(tensor: Any) -> keras.KerasTensor:
+    """One input of a functional model; tf-keras has tensors of its own."""
+    dtype = keras.backend.standardize_dtype(tensor.dtype)
+    return keras.KerasTensor(tuple(tensor.shape), dtype, name=tensor.name)
+
+
+def _configured(name: str, setting: InputSetting) -> keras.KerasTensor:
+    shape = tuple(dim if isinstance(dim, int) else None for dim in setting.dims or ())
+    return keras.KerasTensor(shape, keras.config.floatx(), name=name)
 
 
 def _from_shapes(shapes: Any) -> Any:
@@ -73,10 +115,24 @@ def _from_shapes(shapes: Any) -> Any:
     if (
         isinstance(shapes, list | tuple)
         and shapes
-        and isinstance(shapes[0], list | tuple | Mapping)
+        and isinstance(shapes[0], list | tuple | Mapping | tf.TensorShape)
     ):
         return [_from_shapes(shape) for shape in shapes]
     return keras.KerasTensor((None, *shapes[1:]), keras.config.floatx(), name=INPUT)
+
+
+def _typed(one: Declared, setting: InputSetting | None) -> Declared:
+    """With the element type that was configured, if one was."""
+    if setting is None or setting.dtype is None:
+        return one
+    try:
+        dtype = tf.as_dtype(setting.dtype).name
+    except TypeError:
+        known = [t.name for t in vars(tf.dtypes).values() if isinstance(t, tf.DType)]
+        raise ConfigError(
+            f"{AT}.{one.name}.dtype={setting.dtype!r} is no type. {choices(setting.dtype, known)}"
+        ) from None
+    return replace(one, dtype=dtype)
 
 
 def _names(structure: Any) -> list[str]:

@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping
 
-import keras
-
 from extractkit.errors import ModelError
-from extractkit.inputs.protocol import Signature
+from extractkit.models.input_settings import InputSetting
+from extractkit.models.keras_dialects import dialect_of
 from extractkit.models.keras_model import KerasModel
-from extractkit.models.keras_signature import input_specs, input_structure, packer
+from extractkit.models.keras_signature import input_structure, packer, signature
 
 
 def live_model(
@@ -15,26 +14,31 @@ def live_model(
     name: str = "model",
     origin: Mapping[str, object] | None = None,
     example: object = None,
+    inputs: Mapping[str, InputSetting] | None = None,
 ) -> KerasModel:
-    """Wrap a Keras model of any kind.
+    """Wrap a model of Keras 3 or tf-keras, of any kind.
 
     Args:
         example: arrays that it can be called with, from which a subclassed model's inputs are
             told where the model itself does not know them.
+        inputs: what `model.inputs` says of them.
 
     Raises:
         ModelError: not a Keras model, or one whose inputs nobody knows.
+        ConfigError: inputs that do not fit the model.
     """
-    if not isinstance(model, keras.Model):
+    dialect = dialect_of(model)
+    if dialect is None:
         raise ModelError(
             f"model={type(model).__name__} is no Keras model; give a keras.Model, or an adapter "
             f"with extractkit's Model protocol"
         )
-    structure = input_structure(model, example)
+    structure = input_structure(model, example, inputs)
     return KerasModel(
         name=name,
         keras_model=model,
-        signature=Signature(name, input_specs(structure)),
+        dialect=dialect,
+        signature=signature(name, structure, inputs),
         pack=packer(structure),
         origin=origin or {},
     ).settled()

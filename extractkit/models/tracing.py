@@ -15,7 +15,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from extractkit.models.keras_repairs import repaired_keras
+from extractkit.models.keras_dialects import KERAS_3, Dialect
 from extractkit.models.nested import NestedGraph, nested_graphs
 
 
@@ -31,7 +31,7 @@ class LayerCall:
         inputs, outputs: tensors by port ("input", "input.mask", "output.1").
     """
 
-    layer: keras.layers.Layer
+    layer: Any
     parent: "LayerCall | None"
     graph: tf.Graph
     start: int
@@ -49,12 +49,14 @@ class Trace:
         inputs: the graph's placeholder for each named input.
         calls: in the order in which they began; the first is the model itself.
         nested: the graphs of loops, branches and nested functions in it.
+        dialect: the Keras whose layers were watched.
     """
 
     function: Any
     inputs: Mapping[str, tf.Tensor]
     calls: tuple[LayerCall, ...]
     nested: tuple[NestedGraph, ...]
+    dialect: Dialect = KERAS_3
 
     @property
     def graph(self) -> tf.Graph:
@@ -62,8 +64,16 @@ class Trace:
         return self.function.graph
 
 
-def trace(function: Callable[[Mapping[str, tf.Tensor]], Any], specs: list[tf.TensorSpec]) -> Trace:
-    """Trace `function`, called with a mapping of the specs' names to tensors."""
+def trace(
+    function: Callable[[Mapping[str, tf.Tensor]], Any],
+    specs: list[tf.TensorSpec],
+    dialect: Dialect = KERAS_3,
+) -> Trace:
+    """Trace `function`, called with a mapping of the specs' names to tensors.
+
+    Args:
+        dialect: the Keras whose layers are watched.
+    """
     by_name = {spec.name: spec for spec in specs}
     feature_names = list(by_name)
     # Names of arguments must be identifiers to tf.function; a position always is one.
@@ -76,8 +86,9 @@ def trace(function: Callable[[Mapping[str, tf.Tensor]], Any], specs: list[tf.Ten
         return function(dict(zip(feature_names, tensors, strict=True)))
 
     traced = tf.function(called, autograph=False)
-    with repaired_keras(), _watched_calls() as calls:
+    with dialect.repaired(), _watched_calls(dialect.package.layers.Layer) as calls:
         concrete = traced.get_concrete_function(*arguments)
+    _forget_places(concrete.graph)
     inputs = dict(zip(feature_names, concrete.inputs, strict=False))
     # Only a function's graph has a name.
     made = {getattr(call.graph, "name", ""): call.graph for call in calls}
@@ -85,23 +96,32 @@ def trace(function: Callable[[Mapping[str, tf.Tensor]], Any], specs: list[tf.Ten
     # Calls in other graphs are Keras's own, to learn shapes, or those of a nested `tf.function`,
     # which are made again or not depending on what was traced before.
     graphs = {concrete.graph, *(inner.graph for inner in nested)}
-    return Trace(
-        concrete, inputs, tuple(call for call in calls if call.graph in graphs), tuple(nested)
-    )
+    own = tuple(call for call in calls if call.graph in graphs)
+    return Trace(concrete, inputs, own, tuple(nested), dialect)
+
+
+def _forget_places(graph: tf.Graph) -> None:
+    """Leave out which operations are to share a device with a variable's handle.
+
+    Handles are captured anew where a part of the graph is rebuilt, and are not there by that name.
+    """
+    for operation in graph.get_operations():
+        if operation.colocation_groups() != [b"loc:@" + operation.name.encode()]:
+            operation._clear_attr("_class")
 
 
 _watching = threading.Lock()
 
 
 @contextmanager
-def _watched_calls() -> Iterator[list[LayerCall]]:
+def _watched_calls(layer_class: Any) -> Iterator[list[LayerCall]]:
     """Record layer calls of this thread; the wrapper is taken off whatever happens."""
     calls: list[LayerCall] = []
     stack: list[LayerCall] = []
     thread = threading.get_ident()
-    original = keras.layers.Layer.__call__
+    original = layer_class.__call__
 
-    def watched(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
+    def watched(layer: Any, *args: Any, **kwargs: Any) -> Any:
         if threading.get_ident() != thread:
             return original(layer, *args, **kwargs)
         graph = tf.compat.v1.get_default_graph()
@@ -119,11 +139,11 @@ def _watched_calls() -> Iterator[list[LayerCall]]:
         return output
 
     with _watching:
-        keras.layers.Layer.__call__ = watched
+        layer_class.__call__ = watched
         try:
             yield calls
         finally:
-            keras.layers.Layer.__call__ = original
+            layer_class.__call__ = original
 
 
 def ports(name: str, value: Any) -> dict[str, Any]:
@@ -134,13 +154,19 @@ def ports(name: str, value: Any) -> dict[str, Any]:
             continue
         # The first of a plain list has the bare name, so that it is the same as a single one.
         parts = [] if path == (0,) else [str(part) for part in path]
-        found[".".join([name, *parts])] = leaf
+        found[".".join([name, *parts])] = _in_graph(leaf)
     return found
 
 
-def _input_ports(
-    layer: keras.layers.Layer, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> dict[str, Any]:
+def _in_graph(tensor: Any) -> Any:
+    """A tensor that a layer made before the trace (its position ids) as the graph captures it."""
+    symbolic = not isinstance(tensor, tf.Tensor) or tf.is_symbolic_tensor(tensor)
+    if symbolic or not tf.inside_function():
+        return tensor
+    return tf.compat.v1.get_default_graph().capture(tensor)
+
+
+def _input_ports(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Tensors that the layer was called with: its first argument is `input`, others by name."""
     try:
         bound = dict(inspect.signature(layer.call).bind_partial(*args, **kwargs).arguments)

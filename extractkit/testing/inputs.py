@@ -19,7 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
+from extractkit.inputs.fingerprints import contents
 from extractkit.inputs.protocol import Inputs, Sample, Signature, Source
+from extractkit.plan import numpy_dtype
 
 
 class SourceContract:
@@ -119,7 +121,7 @@ def assert_fits(sample: Sample, signature: Signature) -> None:
     for spec in signature.specs:
         value = sample.data[spec.name]
         assert isinstance(value, np.ndarray)
-        assert value.dtype == np.dtype(spec.dtype)
+        assert value.dtype == numpy_dtype(spec.dtype)
         assert value.ndim == len(spec.shape)
         for dim, wanted, size in zip(spec.dims, spec.shape, value.shape, strict=True):
             assert size == (lengths.setdefault(str(dim), size) if wanted is None else wanted)
@@ -134,10 +136,10 @@ def assert_same(found: Sequence[Sample], expected: Sequence[Sample]) -> None:
 def _comparable(sample: Sample) -> tuple[object, ...]:
     data = sample.data if isinstance(sample.data, str) else ""
     arrays = {
-        name: (value.dtype.str, value.shape, value.tobytes())
+        name: (value.dtype.str, value.shape, contents(value))
         for name, value in _arrays(sample).items()
     }
-    return sample.index, sample.id, sample.source, data, arrays
+    return sample.index, sample.id, sample.source, dict(sample.extra), data, arrays
 
 
 def _arrays(sample: Sample) -> Mapping[str, "np.ndarray[tuple[int, ...], np.dtype[np.generic]]"]:

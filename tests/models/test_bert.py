@@ -154,25 +154,33 @@ def damaged(directory: Path, name: str) -> Path:
     file = directory / name
     if name == "config.json":
         file.write_text("{not json")
-    elif name == "model.safetensors":
-        file.write_bytes(file.read_bytes()[:-100])
     else:
-        file.unlink()
+        file.write_bytes(file.read_bytes()[:-100])
     return directory
 
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("config.json", "JSONDecodeError"), ("model.safetensors", "Safetensor"), ("vocab.txt", "")],
+    [("config.json", "JSONDecodeError"), ("model.safetensors", "Safetensor")],
 )
 def test_a_damaged_directory_is_one_clear_message(name: str, said: str, tmp_path: Path) -> None:
     directory = damaged(tiny_bert.hugging_face(tmp_path / "bert"), name)
     message = refused_with(directory)
     assert message.startswith(f"model.path={str(directory)!r} cannot be read by keras-hub: {said}")
     assert message.endswith(
-        "It takes a directory with config.json, model.safetensors and vocab.txt, or a preset"
+        "model=bert takes a directory with config.json and weights, in keras-hub's or Hugging "
+        "Face's layout, or the name of a preset"
     )
     assert "\n" not in message
+
+
+def test_a_directory_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
+    directory = tiny_bert.hugging_face(tmp_path / "bert")
+    (directory / "vocab.txt").unlink()
+    assert refused_with(directory) == (
+        f"model.path={str(directory)!r} has no tokenizer (tokenizer.json or vocab.txt), and "
+        f"model=bert takes texts. For token ids: model=keras_hub model.path={directory}"
+    )
 
 
 def refused_with(directory: Path) -> str:
@@ -195,7 +203,7 @@ def test_another_backbone_is_refused(tmp_path: Path) -> None:
     other.save_to_preset(str(tmp_path / "other"))
     assert refused(str(tmp_path / "other")) == (
         f"model.path={str(tmp_path / 'other')!r} holds a DistilBertBackbone, model=bert takes a "
-        f"BertBackbone"
+        f"BertBackbone; try model=keras_hub model.path={tmp_path / 'other'}"
     )
 
 

@@ -1,9 +1,13 @@
 """Models saved by Keras: the values of the live model, or one clear message."""
 
+import random
+import re
 import shutil
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import h5py
 import keras
@@ -13,13 +17,15 @@ import tensorflow as tf
 from keras import layers
 
 from extractkit.errors import ModelError
+from extractkit.job import Component
 from extractkit.models.keras_file import load
 from extractkit.tensors import Kind
+from tests.models.keras_factories import Unregistered
 from tests.models.programs import values_of
 from tests.models.zoo import MODELS, drawn
 from tests.models.zoo_layers import Subclassed
 
-HAND_OVER = "Load the model in Python and hand it over: extractkit.extract(…, model=…)"
+FACTORY = Component("model.factory", "tests.models.keras_factories.one_layer")
 
 
 def subclassed() -> keras.Model:
@@ -34,7 +40,7 @@ def saved(model: keras.Model, file: Path) -> Path:
 
 
 def small(file: Path) -> Path:
-    return saved(keras.Sequential([keras.Input((4,)), layers.Dense(50)]), file)
+    return saved(keras.Sequential([keras.Input((4,)), layers.Dense(50, name="dense")]), file)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +89,8 @@ def test_a_missing_file_names_its_neighbours(tmp_path: Path) -> None:
 
 def test_a_directory_is_refused(tmp_path: Path) -> None:
     assert message(tmp_path) == (
-        f"model.path={str(tmp_path)!r} is a directory; model=keras takes one file"
+        f"model.path={str(tmp_path)!r} is a directory; model=keras takes one file. A "
+        f"SavedModel is one for model=saved_model"
     )
 
 
@@ -96,14 +103,18 @@ def test_another_ending_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.1, 0.5, 0.95])
-@pytest.mark.parametrize(
-    ("name", "what"), [("m.keras", "is no .keras file"), ("m.h5", "is no HDF5 file")]
-)
-def test_a_truncated_file_is_damaged(name: str, what: str, kept: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["m.keras", "m.h5"])
+def test_a_truncated_file_is_damaged(name: str, kept: float, tmp_path: Path) -> None:
     file = small(tmp_path / name)
     content = file.read_bytes()
     file.write_bytes(content[: int(len(content) * kept)])
-    assert message(file) == f"model.path={str(file)!r} {what}: damaged, or something else"
+    text = message(file).removeprefix(f"model.path={str(file)!r} ")
+    if name == "m.keras":
+        assert text == "is no .keras file: damaged, or something else"
+    elif not kept:
+        assert text == "is no HDF5 file: damaged, or something else"
+    else:
+        assert text.startswith("is damaged, or not whole: OSError: ")
 
 
 def test_flipped_bits_in_a_keras_file_are_found(tmp_path: Path) -> None:
@@ -112,7 +123,7 @@ def test_flipped_bits_in_a_keras_file_are_found(tmp_path: Path) -> None:
     content[len(content) // 2] ^= 0xFF
     file.write_bytes(content)
     assert message(file) == (
-        f"model.path={str(file)!r} cannot be loaded by Keras: BadZipFile: Bad CRC-32 for file "
+        f"model.path={str(file)!r} is damaged, or not whole: BadZipFile: Bad CRC-32 for file "
         f"'model.weights.h5'"
     )
 
@@ -121,7 +132,40 @@ def test_an_archive_of_something_else_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "m.keras"
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("notes.txt", "hello")
-    assert message(file).startswith(f"model.path={str(file)!r} cannot be loaded by Keras: KeyError")
+    assert message(file) == (
+        f"model.path={str(file)!r} is a zip archive without config.json, no .keras file. "
+        f"Available: 'notes.txt'."
+    )
+
+
+def test_an_archive_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "m.keras"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("config.json", b" " * (64 << 20))
+    assert re.fullmatch(
+        r"model\.path='.*' is refused: 'config\.json' in it grows from \d+ to 67108864 bytes",
+        message(file),
+    )
+
+
+@pytest.mark.parametrize("name", ["m.keras", "m.h5"])
+def test_a_weight_larger_than_the_file_takes_no_memory(name: str, tmp_path: Path) -> None:
+    file = small(tmp_path / name)
+    if name == "m.h5":
+        with h5py.File(file, "a") as opened:
+            config = opened.attrs["model_config"]
+            opened.attrs["model_config"] = config.replace('"units": 50', '"units": 50000000000')
+    else:
+        with zipfile.ZipFile(file) as archive:
+            parts = {part: archive.read(part) for part in archive.namelist()}
+        parts["config.json"] = parts["config.json"].replace(b'"units": 50', b'"units": 50000000000')
+        with zipfile.ZipFile(file, "w") as archive:
+            for part, content in parts.items():
+                archive.writestr(part, content)
+    assert message(file) == (
+        f"model.path={str(file)!r} is damaged: layer 'dense' has a weight of shape "
+        f"(4, 50000000000), larger than all that the file holds"
+    )
 
 
 @pytest.mark.parametrize("name", ["m.weights.h5", "m.h5"])
@@ -133,8 +177,9 @@ def test_weights_without_an_architecture_are_refused(name: str, tmp_path: Path) 
     else:
         keras.Sequential([keras.Input((4,)), layers.Dense(2)]).save_weights(file)
     assert message(file) == (
-        f"model.path={str(file)!r} holds weights alone, without the architecture; model=keras "
-        f"takes a whole model, as model.save(…) writes it"
+        f"model.path={str(file)!r} holds weights alone, without the architecture. Give a "
+        f"callable that builds it: model.checkpoint={file} "
+        f"model.factory._target_=package.module.build"
     )
 
 
@@ -145,22 +190,17 @@ def test_a_lambda_is_refused_and_named(name: str, tmp_path: Path) -> None:
     file = saved(keras.Model(x, inner(layers.Dense(4)(x))), tmp_path / name)
     assert message(file) == (
         f"model.path={str(file)!r} is refused: layer 'twice' holds Python code, which loading the "
-        f"file would run (Keras's safe mode). {HAND_OVER}"
+        f"file would run. If you trust it: model.safe_mode=false"
     )
-
-
-class Unregistered(layers.Layer):
-    def call(self, x: tf.Tensor) -> tf.Tensor:
-        return x * 2.0
 
 
 @pytest.mark.parametrize("name", ["m.keras", "m.h5"])
 def test_an_unknown_class_is_named(name: str, tmp_path: Path) -> None:
     x = keras.Input((4,))
-    file = saved(keras.Model(x, Unregistered()(x)), tmp_path / name)
+    file = saved(keras.Model(x, Unregistered()(layers.Dense(2)(x))), tmp_path / name)
     assert message(file) == (
         f"model.path={str(file)!r} needs 'Unregistered', which Keras does not know by itself. "
-        f"{HAND_OVER}"
+        f"Say where it is: +model.custom_objects.Unregistered=package.module.Unregistered"
     )
 
 
@@ -178,3 +218,24 @@ def test_a_file_may_be_moved_once_it_is_loaded(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path)
     batch = drawn(model.signature, 2, 0)
     assert values_of(model, ["dense:output"], batch)["dense:output"].shape == (2, 50)
+
+
+@pytest.mark.parametrize("name", ["m.keras", "m.h5", "m.weights.h5"])
+@pytest.mark.parametrize("seed", range(14))
+def test_damage_of_any_kind_is_one_message_or_nothing(seed: int, name: str, tmp_path: Path) -> None:
+    """HDF5 has no checksums: a flipped bit of a value is a value."""
+    file = tmp_path / name
+    live = keras.Sequential([keras.Input((4,)), layers.Dense(5)])
+    live.save_weights(file) if name == "m.weights.h5" else live.save(file)
+    content, draw = bytearray(file.read_bytes()), random.Random(seed)
+    for _ in range(draw.choice([1, 4, 16])):
+        content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+    if draw.random() < 0.2:
+        del content[draw.randrange(len(content)) :]
+    file.write_bytes(content)
+    weights = name == "m.weights.h5"
+    arguments: Any = (
+        {"factory": FACTORY, "checkpoint": str(file)} if weights else {"path": str(file)}
+    )
+    with suppress(ModelError):
+        load(**arguments).weights_digest()

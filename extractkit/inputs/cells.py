@@ -1,0 +1,125 @@
+"""The cells of one column of an Arrow table as NumPy arrays and texts. pyarrow is an extra."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from extractkit.errors import InputError
+from extractkit.inputs.extras import require
+from extractkit.values import Array
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """One column.
+
+    Attributes:
+        column: Arrow's array of it.
+        name: its name, for messages.
+    """
+
+    column: Any
+    name: str
+
+    @classmethod
+    def of(cls, chunked: Any, name: str, at: str) -> "Cells":
+        """A column as it is read.
+
+        Raises:
+            InputError: it holds neither numbers nor texts, nor lists of them.
+        """
+        types = _arrow("pyarrow.types")
+        column = chunked.combine_chunks()
+        # A tensor of fixed shape, say: beneath it is a list.
+        while isinstance(column.type, _arrow("pyarrow").BaseExtensionType):
+            column = column.storage
+        if types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        leaf = column.type
+        while _is_list(leaf):
+            leaf = leaf.value_type
+        if not (_is_number(leaf) or _is_text(leaf)):
+            raise InputError(
+                f"{at}: column {name!r} is {column.type}; numbers, texts and lists of them are read"
+            )
+        return cls(column, name)
+
+    def text(self, row: int, at: str) -> str:
+        """The text in this row.
+
+        Raises:
+            InputError: there is none.
+        """
+        try:
+            value = self.column[row].as_py()
+            value = value.decode() if isinstance(value, bytes) else value
+        except UnicodeDecodeError as error:
+            raise InputError(f"{at}: column {self.name!r} is not UTF-8: {error}") from error
+        if not isinstance(value, str):
+            raise InputError(
+                f"{at}: column {self.name!r} is {self.column.type} and holds {value!r:.60}, no text"
+            )
+        return value
+
+    def values(self, row: int, at: str) -> Array:
+        """The number or text in this row, or the list: its nesting makes the axes.
+
+        Raises:
+            InputError: nothing is there, or lists in a list have different lengths.
+        """
+        if not _is_list(self.column.type):
+            values = self._array(self.column.slice(row, 1), at)
+            return values.reshape(())
+        values = self.column[row].values
+        if values is None:
+            raise self._nothing(at)
+        shape = [len(values)]
+        while _is_list(values.type):
+            if values.null_count:
+                raise self._nothing(at)
+            lengths = set(_arrow("pyarrow.compute").list_value_length(values).to_pylist())
+            if len(lengths) > 1:
+                raise InputError(
+                    f"{at}: column {self.name!r} has lists of different lengths in one cell: "
+                    f"{min(lengths)} and {max(lengths)}"
+                )
+            shape.append(lengths.pop() if lengths else 0)
+            values = values.flatten()
+        return self._array(values, at).reshape(shape)
+
+    def _array(self, values: Any, at: str) -> Array:
+        if values.null_count:
+            raise self._nothing(at)
+        return np.asarray(values.to_numpy(zero_copy_only=False))
+
+    def _nothing(self, at: str) -> InputError:
+        return InputError(
+            f"{at}: column {self.name!r} holds a null. Fill it in or leave the row out"
+        )
+
+
+def _arrow(module: str) -> Any:
+    return require(module, "parquet", "inputs=parquet")
+
+
+def _is_list(kind: Any) -> bool:
+    types = _arrow("pyarrow.types")
+    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
+
+
+def _is_number(kind: Any) -> bool:
+    types = _arrow("pyarrow.types")
+    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind))
+
+
+def _is_text(kind: Any) -> bool:
+    types = _arrow("pyarrow.types")
+    known = (
+        types.is_string,
+        types.is_large_string,
+        types.is_string_view,
+        types.is_binary,
+        types.is_large_binary,
+    )
+    return any(test(kind) for test in known)

@@ -1,0 +1,169 @@
+"""What the elements of somebody's dataset are to a model: a text or arrays, and what is left over.
+
+An element is a single value, a mapping, or a tuple, whose values have their positions as names
+("0", "1", …); of a tuple that begins with a mapping, as Keras takes features with a label, the
+mapping's values keep their names.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from extractkit.errors import InputError
+from extractkit.inputs.checks import describe
+from extractkit.inputs.fields import input_fields, reads_text, text_field
+from extractkit.inputs.protocol import InputSpec, Sample, Signature
+from extractkit.plan import numpy_dtype
+from extractkit.values import Array
+
+
+@dataclass(frozen=True)
+class Elements:
+    """How elements become samples.
+
+    Attributes:
+        signature: what the model takes.
+        columns: for each of its inputs the name of the value; None: the same names, or in a tuple
+            the positions, in the order of the inputs.
+        column: name of the text, for a model that takes text and without `columns`.
+        source: where the samples come from.
+    """
+
+    signature: Signature
+    columns: Mapping[str, str] | None
+    column: str
+    source: str
+
+    def sample(self, index: int, element: object, at: str) -> Sample:
+        """One element, not yet held against the model's types and shapes.
+
+        Raises:
+            InputError: it lacks a value.
+        """
+        text = reads_text(self.columns, self.column, self.signature)
+        named = _named(element, several=not text and len(self.signature.specs) > 1)
+        if named is None:
+            return self._single(index, element, text, at)
+        if text:
+            positions = isinstance(element, tuple) and self.column not in named
+            field = text_field("0" if positions else self.column, list(named), at)
+            used = {field}
+            data: str | dict[str, Array] = _text(named[field], f"{at}: {field!r}")
+        else:
+            fields = self._fields(element, named, at)
+            used = set(fields.values())
+            data = {
+                spec.name: _array(named[fields[spec.name]], spec, f"{at}: {fields[spec.name]!r}")
+                for spec in self.signature.specs
+            }
+        rest = {key: _plain(value) for key, value in named.items() if key not in used}
+        extra = {key: value for key, value in rest.items() if value is not None}
+        return Sample(index, str(index), self.source, data, extra)
+
+    def _fields(self, element: object, named: Mapping[str, object], at: str) -> dict[str, str]:
+        columns = self.columns
+        if columns is None and not isinstance(element, Mapping) and "0" in named:
+            names = [spec.name for spec in self.signature.specs]
+            columns = {name: str(position) for position, name in enumerate(names)}
+        return input_fields(columns, self.signature, list(named), at)
+
+    def _single(self, index: int, element: object, text: bool, at: str) -> Sample:
+        if text:
+            return Sample(index, str(index), self.source, _text(element, at))
+        if len(self.signature.specs) != 1:
+            raise InputError(
+                f"{at} is one value, {type(element).__name__}, and model "
+                f"{self.signature.model!r} takes {describe(self.signature)}. "
+                f"Give a mapping from their names, or a tuple in their order"
+            )
+        spec = self.signature.specs[0]
+        data = {spec.name: _array(element, spec, at)}
+        return Sample(index, str(index), self.source, data)
+
+
+class Rows:
+    """Values of many samples as a sequence of elements: a mapping or tuple of arrays, or an array.
+
+    Args:
+        values: the samples lie along their first axis.
+
+    Raises:
+        InputError: they differ in their number of samples, or have none.
+    """
+
+    def __init__(self, values: object, at: str) -> None:
+        named = _named(values, several=False)
+        self._positions = isinstance(values, tuple) and not isinstance(values[0], Mapping)
+        self._values = values if named is None else named
+        counts = {
+            name: len(value) if hasattr(value, "__len__") else None
+            for name, value in (named or {"": values}).items()
+        }
+        if len(set(counts.values())) != 1 or None in counts.values():
+            listed = ", ".join(
+                f"{name!r} has {'none' if count is None else count}"
+                for name, count in counts.items()
+            )
+            raise InputError(f"{at}: the values differ in their number of samples: {listed}")
+        self._count = next(iter(counts.values())) or 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, row: int) -> object:
+        if not isinstance(self._values, Mapping):
+            return self._values[row]  # type: ignore[index]
+        element = {name: value[row] for name, value in self._values.items()}
+        return tuple(element.values()) if self._positions else element
+
+    def __iter__(self) -> Iterator[object]:
+        return (self[row] for row in range(len(self)))
+
+
+def _named(element: object, several: bool) -> dict[str, object] | None:
+    """The values by name; None for a single one. A list is a tuple where `several` are wanted."""
+    if isinstance(element, Mapping):
+        return {str(name): value for name, value in element.items()}
+    if not isinstance(element, tuple) and not (several and isinstance(element, list)):
+        return None
+    named = {str(position): value for position, value in enumerate(element)}
+    if isinstance(first := named.get("0"), Mapping):
+        del named["0"]
+        return {str(name): value for name, value in first.items()} | named
+    return named
+
+
+def _array(value: object, spec: InputSpec, at: str) -> Array:
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{at} makes no array: {error}") from error
+    # NumPy takes an empty list for real numbers.
+    typed = array.size > 0 or hasattr(value, "dtype")
+    return array if typed else array.astype(numpy_dtype(spec.dtype))
+
+
+def _text(value: object, at: str) -> str:
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value.item()
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{at} is not UTF-8: {error}") from error
+    if not isinstance(value, str):
+        raise InputError(f"{at} is {type(value).__name__}, no text: {value!r:.60}")
+    return str(value)
+
+
+def _plain(value: object) -> str | int | float | bool | None:
+    """A single value as it can be written down; None for all others."""
+    if isinstance(value, np.generic) or getattr(value, "shape", None) == ():
+        value = np.asarray(value).item()
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "backslashreplace")
+    if isinstance(value, str):
+        # Half a surrogate pair cannot be written down.
+        return value.encode("utf-8", "backslashreplace").decode()
+    return value if isinstance(value, bool | int | float) else None

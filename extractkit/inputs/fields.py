@@ -1,0 +1,71 @@
+"""Which column of a table, or key of a record, each of the model's inputs is read from."""
+
+from collections.abc import Mapping, Sequence
+
+from extractkit.errors import InputError, choices
+from extractkit.inputs.checks import check_names, describe
+from extractkit.inputs.protocol import Signature
+
+TEXT_COLUMN = "text"
+"""Where a text is looked for unless `inputs.column` says otherwise."""
+
+
+def reads_text(columns: Mapping[str, str] | None, column: str, signature: Signature) -> bool:
+    """Whether samples are texts: for a model that takes them, unless `columns` names its inputs.
+
+    Raises:
+        InputError: `column` is given, and would mean nothing.
+    """
+    if columns is None and signature.takes_text:
+        return True
+    if column != TEXT_COLUMN:
+        first = signature.specs[0].name if signature.specs else "INPUT"
+        why = "inputs.columns is given" if signature.takes_text else "the model takes no text"
+        raise InputError(
+            f"inputs.column={column!r} means nothing, as {why}: {signature.model!r} takes "
+            f"{describe(signature)}. Try inputs.columns={{{first}:{column}}}"
+        )
+    return False
+
+
+def text_field(column: str, available: Sequence[str], at: str) -> str:
+    """The column that holds the text.
+
+    Raises:
+        InputError: there is none of this name.
+    """
+    if column not in available:
+        raise InputError(
+            f"{at} has no column {column!r}. {choices(column, available)} "
+            f"Give the one with the text, inputs.column=…, or one for each of the model's inputs, "
+            f"inputs.columns={{INPUT:COLUMN,…}}"
+        )
+    return column
+
+
+def input_fields(
+    columns: Mapping[str, str] | None, signature: Signature, available: Sequence[str], at: str
+) -> dict[str, str]:
+    """The column of each of the model's inputs, by the input's name.
+
+    Unless `columns` names them, they have the inputs' names; for a model with one input the only
+    column there is will do, whatever its name.
+
+    Raises:
+        InputError: an input has none, or there is none of that name.
+    """
+    names = [spec.name for spec in signature.specs]
+    if columns is not None:
+        check_names(list(columns), signature, "inputs.columns")
+        fields = {name: str(columns[name]) for name in names}
+    elif len(names) == len(available) == 1:
+        fields = {names[0]: available[0]}
+    else:
+        fields = {name: name for name in names}
+    for name, field in fields.items():
+        if field not in available:
+            raise InputError(
+                f"{at} has no column {field!r} for input {name!r} of model {signature.model!r}. "
+                f"{choices(field, available)} Name it: inputs.columns={{{name}:COLUMN}}"
+            )
+    return fields

@@ -1,0 +1,184 @@
+"""Numbers and texts from an HDF5 file."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from extractkit.errors import InputError, choices
+from extractkit.inputs.checks import DType, check_limit, describe
+from extractkit.inputs.columns import ColumnSource, bind_columns
+from extractkit.inputs.fields import input_fields
+from extractkit.inputs.files import PathLike, Stamp, find_file
+from extractkit.inputs.protocol import Signature
+from extractkit.values import Array
+
+_UNREADABLE = (
+    OSError,  # damaged chunks, a filter that is not installed
+    RuntimeError,
+    ValueError,
+    KeyError,
+)
+
+
+@dataclass(frozen=True)
+class Hdf5:
+    """Datasets of an HDF5 file, samples along their first axis; they stay in the file.
+
+    Links and datasets that lead out of the file are refused: HDF5 would follow them to any file
+    that the user may read.
+
+    Attributes:
+        path: the file.
+        columns: for each of the model's inputs the path of its dataset in the file; None: they
+            have the inputs' names, or there is one input and one dataset.
+        limit: the first so many samples; None: all.
+
+    Raises:
+        InputError: `limit` is no whole number of 1 or more.
+    """
+
+    path: PathLike | None
+    columns: Mapping[str, str] | None = None
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        check_limit(self.limit)
+
+    def bind(self, signature: Signature) -> ColumnSource:
+        """Open the file, read its datasets through once and hold them against the model.
+
+        Raises:
+            InputError: the file is missing or damaged, or a dataset is, or does not fit the model.
+        """
+        if self.path is None:
+            raise InputError(
+                f"inputs.path is missing. Model {signature.model!r} takes {describe(signature)}. "
+                f"Give an HDF5 file with a dataset for each: inputs.path=FILE.h5"
+            )
+        path = find_file(self.path, ".h5")
+        at = f"inputs.path={str(self.path)!r}"
+        stamp = Stamp.of(path)
+        try:
+            file = h5py.File(path, "r")
+            # A name that is given is looked up: it may be a link, which the list leaves out.
+            available = [*_datasets(file), *map(str, (self.columns or {}).values())]
+            columns = {
+                name: StoredDataset.find(file, field, path, stamp, at)
+                for name, field in input_fields(self.columns, signature, available, at).items()
+            }
+        except _UNREADABLE as error:
+            raise InputError(f"{at} cannot be read as HDF5: {error}") from error
+        return bind_columns(columns, signature, at=at, origin=path.name, limit=self.limit)
+
+
+@dataclass(frozen=True, eq=False)
+class StoredDataset:
+    """A dataset that stays in its file, read from any thread: h5py has one lock for all of HDF5.
+
+    Attributes:
+        dataset: h5py's, open; the file is closed with the last of them.
+        file: h5py's, kept open for it.
+        path: the file's.
+        stamp: the file as it was when it was opened.
+        at: how messages name it.
+    """
+
+    dataset: Any
+    file: Any
+    path: Path
+    stamp: Stamp
+    at: str
+
+    @classmethod
+    def find(cls, file: Any, name: str, path: Path, stamp: Stamp, at: str) -> "StoredDataset":
+        """The dataset of this name.
+
+        Raises:
+            InputError: there is none, it leads out of the file, or holds no numbers or texts.
+        """
+        node = _node(file, name, at)
+        at = f"{at}, dataset {name!r}"
+        if not isinstance(node, h5py.Dataset):
+            raise InputError(f"{at} is a group. {choices(name, _datasets(file))}")
+        if node.is_virtual or node.external:
+            raise InputError(
+                f"{at} keeps its values outside of itself, where they are not followed. "
+                f"Store them in it: file.create_dataset(NAME, data=values)"
+            )
+        text = h5py.check_string_dtype(node.dtype) is not None
+        if node.shape is None or node.dtype.kind == "V" or (node.dtype.hasobject and not text):
+            raise InputError(
+                f"{at} holds {_content(node)}; numbers, texts and true or false can be read. "
+                f"Store an array of one shape"
+            )
+        return cls(node, file, path, stamp, at)
+
+    @property
+    def dtype(self) -> DType:
+        """Of the values; object for texts of any length."""
+        dtype: DType = self.dataset.dtype
+        return dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(samples, *shape of one)."""
+        shape: tuple[int, ...] = self.dataset.shape
+        return shape
+
+    def __getitem__(self, rows: slice, /) -> Array:
+        """These rows; texts as bytes.
+
+        Raises:
+            InputError: they are damaged, or compressed in a way that is unknown here.
+            JobError: the file has changed.
+        """
+        self.stamp.check(self.path)
+        try:
+            values: Array = self.dataset[rows]
+        except _UNREADABLE as error:
+            raise InputError(f"{self.at} cannot be read: {error}") from error
+        return values
+
+
+def _node(file: Any, name: str, at: str) -> Any:
+    """What stands at this path, found link by link, so that none is followed out of the file."""
+    node = file
+    for part in filter(None, name.split("/")):
+        links: Any = node.id.links if isinstance(node, h5py.Group) else None
+        if links is None or not links.exists(part.encode()):
+            raise InputError(f"{at} has no dataset {name!r}. {choices(name, _datasets(file))}")
+        if links.get_info(part.encode()).type != h5py.h5l.TYPE_HARD:
+            raise InputError(
+                f"{at}, dataset {name!r}: {part!r} is a link to {_target(links, part)}, and links "
+                f"are not followed. Name the dataset itself"
+            )
+        node = node[part]
+    return node
+
+
+def _target(links: Any, part: str) -> str:
+    target = links.get_val(part.encode())
+    parts = target if isinstance(target, tuple) else (target,)
+    return " in ".join(repr(text.decode(errors="backslashreplace")) for text in reversed(parts))
+
+
+def _datasets(file: Any) -> list[str]:
+    found: list[str] = []
+
+    def visit(name: str, node: object) -> None:
+        if isinstance(node, h5py.Dataset):
+            found.append(name)
+
+    file.visititems(visit)
+    return found
+
+
+def _content(node: Any) -> str:
+    if node.shape is None:
+        return "nothing"
+    if h5py.check_vlen_dtype(node.dtype) is not None:
+        return "rows of different lengths"
+    return "records" if node.dtype.kind == "V" else "references to others"

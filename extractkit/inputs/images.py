@@ -1,0 +1,186 @@
+"""Pictures from files or a folder."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from extractkit.errors import InputError
+from extractkit.inputs.checks import check_limit, check_range, describe
+from extractkit.inputs.files import (
+    PathLike,
+    Stamp,
+    find_files,
+    find_inside,
+    printable,
+    short_names,
+)
+from extractkit.inputs.fingerprints import sample_digest
+from extractkit.inputs.pixels import RESIZES, SUFFIXES, Pixels, check_header, decoder
+from extractkit.inputs.protocol import Sample, Signature
+from extractkit.inputs.records import fitted
+
+
+@dataclass(frozen=True)
+class Images:
+    """Pictures, a sample a file: upright, without transparency, the first frame of several.
+
+    They stay in their files and are decoded when they are read.
+
+    Attributes:
+        path: a folder, looked through with all below it; or a file, a glob (sorted) or several.
+        limit: the first so many pictures; None: all.
+        size: height and width that they are resized to, whatever their proportions; None: those
+            that the model takes, or each picture's own where it takes any.
+        resize: bilinear, nearest, bicubic or lanczos, as Pillow does it: smoothed when it shrinks.
+        mode: "rgb" or "gray"; None: as the model's input has 3 channels or 1.
+        scale: None: values from 0 to 255; "unit": from 0 to 1; "signed": from -1 to 1.
+
+    Raises:
+        InputError: `limit` is no whole number of 1 or more.
+    """
+
+    path: PathLike | Sequence[PathLike] | None
+    limit: int | None = None
+    size: Sequence[int] | None = None
+    resize: str = RESIZES[0]
+    mode: str | None = None
+    scale: str | None = None
+
+    def __post_init__(self) -> None:
+        check_limit(self.limit)
+
+    def bind(self, signature: Signature) -> "ImageSource":
+        """Find the pictures, read every file once and look at its head.
+
+        A picture that is damaged further down is found when it is read.
+
+        Raises:
+            InputError: the model does not take one picture; or there is none, or one is broken.
+            MissingExtraError: Pillow is not installed.
+        """
+        if len(signature.specs) != 1:
+            raise InputError(
+                f"inputs=images gives one picture a sample, and model {signature.model!r} takes "
+                f"{describe(signature)}. Try inputs=arrays or inputs=dataset"
+            )
+        pixels = Pixels.of(
+            signature.specs[0],
+            signature,
+            size=self.size,
+            resize=self.resize,
+            mode=self.mode,
+            scale=self.scale,
+        )
+        files, notes = self._find()
+        digest = hashlib.sha256(f"{decoder()}\0{pixels}\0".encode())
+        for file in files:
+            data = file.read()
+            check_header(data, f"inputs.path={str(file.path)!r}")
+            digest.update(f"{file.id}\0".encode())
+            digest.update(hashlib.sha256(data).digest())
+        # Pillow's version does not tell those of the libraries that it was built with.
+        first = files[0].sample(0, signature, pixels)
+        digest.update(sample_digest(replace(first, extra={})))
+        return ImageSource(files, signature, pixels, digest.hexdigest(), notes)
+
+    def _find(self) -> tuple[tuple["ImageFile", ...], tuple[str, ...]]:
+        if self.path is None:
+            raise InputError("inputs.path is missing. Give a folder of pictures: inputs.path=DIR")
+        if isinstance(self.path, str | Path) and (folder := Path(self.path).expanduser()).is_dir():
+            found, others = find_inside(folder, SUFFIXES, f"inputs.path={str(self.path)!r}")
+            inside = found[: self.limit]
+            files = tuple(ImageFile.below(folder, path) for path in inside)
+            files_are = "file is" if others == 1 else "files are"
+            note = f"{others} other {files_are} in {str(self.path)!r}, no pictures by their names"
+            return files, (note,) if others else ()
+        paths = find_files(self.path, SUFFIXES[0])
+        names = short_names(paths)
+        pairs = list(zip(paths, names, strict=True))[: self.limit]
+        return tuple(ImageFile(path, name, Stamp.of(path)) for path, name in pairs), ()
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """A picture's file.
+
+    Attributes:
+        path: of the file.
+        id: of its sample.
+        stamp: the file as it was when it was found.
+        label: what its class is called; None where nothing tells.
+    """
+
+    path: Path
+    id: str
+    stamp: Stamp
+    label: str | None = None
+
+    @classmethod
+    def below(cls, folder: Path, path: Path) -> "ImageFile":
+        """A file of a folder, with the first part of its path, a class's folder, as its label."""
+        label = printable(Path(path.parts[0])) if len(path.parts) > 1 else None
+        return cls(folder / path, printable(path), Stamp.of(folder / path), label)
+
+    def read(self) -> bytes:
+        """The whole file.
+
+        Raises:
+            JobError: it has changed since it was found.
+        """
+        self.stamp.check(self.path)
+        return self.path.read_bytes()
+
+    def sample(self, index: int, signature: Signature, pixels: Pixels) -> Sample:
+        """The decoded picture as the model takes it.
+
+        Raises:
+            InputError: it is broken.
+            JobError: the file has changed since it was found.
+        """
+        at = f"inputs.path={str(self.path)!r}"
+        picture = pixels.decode(self.read(), at)
+        extra: dict[str, object] = {"file": printable(self.path)}
+        if self.label is not None:
+            extra["label"] = self.label
+        extra |= {"width": picture.width, "height": picture.height}
+        data = {signature.specs[0].name: picture.values}
+        sample = Sample(index, self.id, printable(Path(self.path.name)), data, extra)
+        return fitted(sample, index, signature, at)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSource:
+    """Pictures, decoded as they are read.
+
+    Attributes:
+        files: in order.
+        signature: what the model takes.
+        pixels: how they are decoded.
+        fingerprint: SHA-256 over the files' names and contents, the settings, the decoder and its
+            first result.
+        notes: for log and manifest.
+    """
+
+    files: tuple[ImageFile, ...]
+    signature: Signature
+    pixels: Pixels
+    fingerprint: str
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def read(self, start: int, stop: int) -> Sequence[Sample]:
+        """The samples start … stop-1; their ids are the paths below the folder that was given.
+
+        Raises:
+            InputError: a picture is broken.
+            JobError: a file has changed since it was bound.
+            IndexError: there are no such samples.
+        """
+        check_range(start, stop, len(self))
+        return [
+            self.files[index].sample(index, self.signature, self.pixels)
+            for index in range(start, stop)
+        ]

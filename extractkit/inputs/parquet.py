@@ -1,0 +1,190 @@
+"""Numbers and texts from the columns of Parquet files."""
+
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from extractkit.errors import InputError
+from extractkit.inputs.cells import Cells
+from extractkit.inputs.checks import check_limit, describe
+from extractkit.inputs.extras import require
+from extractkit.inputs.fields import TEXT_COLUMN, input_fields, reads_text, text_field
+from extractkit.inputs.files import PathLike, Stamp, find_files, printable, short_names
+from extractkit.inputs.protocol import Sample, Signature
+from extractkit.inputs.records import Chain, RecordSource, bind_records, shaped
+
+# The one that is read, and its neighbour, which a batch may reach into.
+_GROUPS_IN_MEMORY = 2
+
+# Besides Arrow's own: damaged names, lengths and offsets.
+_UNREADABLE = (OSError, ValueError, KeyError, IndexError, OverflowError)
+
+
+@dataclass(frozen=True)
+class Parquet:
+    """Rows of Parquet files: numbers, lists of them, and texts.
+
+    They stay in their files. A row group, the least that Parquet can read, is decoded at once, the
+    wanted columns alone, and two of them are kept in memory.
+
+    Attributes:
+        path: a file, a glob (sorted) or several of them.
+        columns: for each of the model's inputs the name of its column; None: they have the inputs'
+            names, or there is one input and one column.
+        column: the column with the text, for a model that takes text and without `columns`.
+        limit: the first so many rows; None: all.
+
+    Raises:
+        InputError: `limit` is no whole number of 1 or more.
+    """
+
+    path: PathLike | Sequence[PathLike] | None
+    columns: Mapping[str, str] | None = None
+    column: str = TEXT_COLUMN
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        check_limit(self.limit)
+
+    def bind(self, signature: Signature) -> RecordSource:
+        """Read the columns through once and hold every row against what the model takes.
+
+        Raises:
+            InputError: a file is missing or damaged, or a column is, or does not fit the model.
+            MissingExtraError: pyarrow is not installed.
+        """
+        if self.path is None:
+            raise InputError(
+                f"inputs.path is missing. Model {signature.model!r} takes {describe(signature)}. "
+                f"Give Parquet files: inputs.path=FILE.parquet"
+            )
+        _arrow("pyarrow.parquet")
+        groups = RowGroups()
+        paths = find_files(self.path, ".parquet")
+        tables = [
+            self._open(path, name, groups, signature)
+            for path, name in zip(paths, short_names(paths), strict=True)
+        ]
+        at = f"inputs.path={str(paths[0])!r}" if len(paths) == 1 else "inputs.path"
+        return bind_records(Chain(tables), signature, at=at, limit=self.limit)
+
+    def _open(self, path: Path, name: str, groups: "RowGroups", signature: Signature) -> "Table":
+        stamp = Stamp.of(path)
+        at = f"inputs.path={str(path)!r}"
+        with _opened(path, at) as file:
+            available = list(file.schema_arrow.names)
+            ends = accumulate(
+                file.metadata.row_group(group).num_rows
+                for group in range(file.metadata.num_row_groups)
+            )
+            fields: Mapping[str, str]
+            if text := reads_text(self.columns, self.column, signature):
+                fields = {"": text_field(self.column, available, at)}
+            else:
+                fields = input_fields(self.columns, signature, available, at)
+            shapes = {spec.name: spec.shape for spec in signature.specs}
+            return Table(path, name, stamp, tuple(ends), fields, text, shapes, groups)
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """The rows of one file.
+
+    Attributes:
+        path: the file's.
+        name: what its samples' ids begin with.
+        stamp: the file as it was when it was opened.
+        ends: for each row group how many rows there are up to its end.
+        fields: for each of the model's inputs its column; a text's has no name.
+        text: whether a row is a text.
+        shapes: what the model takes of each input.
+        groups: decoded ones, shared by all files.
+    """
+
+    path: Path
+    name: str
+    stamp: Stamp
+    ends: tuple[int, ...]
+    fields: Mapping[str, str]
+    text: bool
+    shapes: Mapping[str, tuple[int | None, ...]]
+    groups: "RowGroups"
+
+    def __len__(self) -> int:
+        return self.ends[-1] if self.ends else 0
+
+    def record(self, index: int) -> Sample:
+        """The row of this number, from 0; the id is FILE:ROW.
+
+        Raises:
+            InputError: it holds no value, or cannot be read.
+            JobError: the file has changed since it was opened.
+        """
+        self.stamp.check(self.path)
+        group = bisect_right(self.ends, index)
+        row = index - (self.ends[group - 1] if group else 0)
+        cells = self.groups.read(self.path, group, sorted(set(self.fields.values())))
+        at = f"inputs.path={str(self.path)!r}, row {index}"
+        name, source = f"{self.name}:{index}", printable(Path(self.path.name))
+        if self.text:
+            return Sample(index, name, source, cells[self.fields[""]].text(row, at))
+        data = {
+            one: shaped(cells[field].values(row, at), self.shapes[one])
+            for one, field in self.fields.items()
+        }
+        return Sample(index, name, source, data)
+
+
+class RowGroups:
+    """The row groups that were read last, decoded."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[Path, int], Mapping[str, Cells]] = OrderedDict()
+        self._lock = Lock()
+
+    def read(self, path: Path, group: int, columns: Sequence[str]) -> Mapping[str, Cells]:
+        """These columns of a row group, by name.
+
+        Raises:
+            InputError: it is damaged, or holds what is neither number nor text.
+        """
+        key = (path, group)
+        # Held while reading: another thread mostly wants the same group.
+        with self._lock:
+            if key not in self._kept:
+                # The oldest makes room before the new one is there, not after.
+                while len(self._kept) >= _GROUPS_IN_MEMORY:
+                    self._kept.popitem(last=False)
+                self._kept[key] = _decoded(path, group, columns)
+            self._kept.move_to_end(key)
+            return self._kept[key]
+
+
+def _arrow(module: str) -> Any:
+    return require(module, "parquet", "inputs=parquet")
+
+
+@contextmanager
+def _opened(path: Path, at: str) -> Iterator[Any]:
+    """A Parquet file; what is wrong with it is told as one message."""
+    arrow = _arrow("pyarrow")
+    try:
+        with _arrow("pyarrow.parquet").ParquetFile(path) as file:
+            yield file
+    except (arrow.ArrowException, *_UNREADABLE) as error:
+        raise InputError(f"{at} cannot be read as Parquet: {error}. Write it again") from error
+
+
+def _decoded(path: Path, group: int, columns: Sequence[str]) -> Mapping[str, Cells]:
+    at = f"inputs.path={str(path)!r}"
+    with _opened(path, f"{at}, row group {group},") as file:
+        table = file.read_row_group(group, columns=list(columns))
+        if table.num_rows != file.metadata.row_group(group).num_rows:
+            raise ValueError(f"it holds {table.num_rows} rows, which its head does not say")
+        return {name: Cells.of(table.column(name), name, at) for name in columns}

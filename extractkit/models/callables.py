@@ -1,0 +1,129 @@
+"""Python callables, `tf.function`s, `tf.Module`s and plain values as one concrete function each."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from extractkit.errors import ConfigError, ModelError, choices
+from extractkit.models.foreign import told
+from extractkit.models.input_settings import AT, InputSetting
+from extractkit.plan import numpy_dtype
+from extractkit.tensors import SAMPLE
+
+_VALUES = (tf.Tensor, tf.Variable, np.ndarray, np.generic, bool, int, float, complex, str, bytes)
+_METHOD = "__call__"
+_DTYPES = ("float32", "float16", "float64", "int32", "int64", "bool", "string")
+
+
+def is_value(built: object) -> bool:
+    """Whether it is tensors, variables, arrays or numbers, alone or in dictionaries and lists."""
+    leaves = tf.nest.flatten(built)
+    return bool(leaves) and all(isinstance(leaf, _VALUES) for leaf in leaves)
+
+
+def method_of(built: object, signature: str | None) -> Callable[..., Any]:
+    """What to call of an object: the method named by `model.signature`, or itself.
+
+    Raises:
+        ModelError: it cannot be called, or has no such method.
+    """
+    methods = [
+        name
+        for name in dir(built)
+        if not name.startswith("_") and callable(getattr(built, name, None))
+    ]
+    kind = type(built).__name__
+    if signature is not None and signature != _METHOD:
+        if not callable(getattr(built, signature, None)):
+            raise ModelError(
+                f"model.signature={signature!r}: the {kind} that model.factory gives has no such "
+                f"method. {choices(signature, methods)}"
+            )
+        method: Callable[..., Any] = getattr(built, signature)
+        return method
+    if not callable(built):
+        raise ModelError(
+            f"model.factory gives a {kind}, which can neither be called nor is a tensor. "
+            f"{choices(_METHOD, methods)} Choose a method: model.signature=NAME"
+        )
+    return built
+
+
+def specs_of(
+    function: Callable[..., Any], settings: Mapping[str, InputSetting] | None
+) -> dict[str, tf.TensorSpec]:
+    """What the function is to be called with, by the names of its arguments.
+
+    Raises:
+        ConfigError: settings for an argument that it does not have, or of an unknown type.
+        ModelError: it tells nothing of its arguments, and there are no settings.
+    """
+    required, accepted, open_ended = _arguments(function)
+    if settings is None and (told_by_itself := getattr(function, "input_signature", None)):
+        named = zip(accepted, told_by_itself, strict=False)
+        return {name: tf.TensorSpec(spec.shape, spec.dtype, name=name) for name, spec in named}
+    for name in settings or {}:
+        if name not in accepted and not open_ended:
+            raise ConfigError(f"{AT}: {name!r} is no argument. {choices(name, accepted)}")
+    if lacking := [name for name in required if name not in (settings or {})]:
+        example = ", ".join(f"{name}: {{dims: [sample, 4], dtype: float32}}" for name in lacking)
+        raise ModelError(
+            f"model.factory gives a function of {', '.join(map(repr, lacking))}, which does not "
+            f"tell their shapes. Say what it takes: '{AT}={{{example}}}'"
+        )
+    return {name: _spec(name, setting) for name, setting in (settings or {}).items()}
+
+
+def traced(function: Callable[..., Any], specs: Mapping[str, tf.TensorSpec]) -> Any:
+    """The function as one concrete function.
+
+    Raises:
+        ModelError: it cannot be traced with such arguments.
+    """
+    whole = function if hasattr(function, "get_concrete_function") else tf.function(function)
+    try:
+        return whole.get_concrete_function(**specs)
+    except Exception as error:  # whatever somebody else's code raises
+        given = ", ".join(f"{name} {spec}" for name, spec in specs.items())
+        raise ModelError(
+            f"the function that model.factory gives cannot be traced with ({given}): "
+            f"{told(error)}. If it needs values while it runs: model.eager=true"
+        ) from error
+
+
+def constant_function(value: object) -> Callable[[], Any]:
+    """A function of nothing that returns the value's tensors."""
+
+    def values() -> Any:
+        return tf.nest.map_structure(tf.convert_to_tensor, value)
+
+    return values
+
+
+def _arguments(function: Callable[..., Any]) -> tuple[list[str], list[str], bool]:
+    """Names that have to be given, names that may be given, whether any may."""
+    target: Any = getattr(function, "python_function", None) or getattr(function, "call", function)
+    parameters = inspect.signature(target).parameters.values()
+    named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    named = [p for p in named if p.name != "self"]
+    return (
+        [p.name for p in named if p.default is p.empty],
+        [p.name for p in named],
+        any(p.kind is p.VAR_KEYWORD for p in parameters),
+    )
+
+
+def _spec(name: str, setting: InputSetting) -> tf.TensorSpec:
+    dtype = setting.dtype or "float32"
+    try:
+        numpy_dtype(dtype)
+    except TypeError:
+        raise ConfigError(
+            f"{AT}.{name}.dtype={dtype!r} is no type. {choices(dtype, _DTYPES)}"
+        ) from None
+    dims = (SAMPLE,) if setting.dims is None else setting.dims
+    shape = [dim if isinstance(dim, int) else None for dim in dims]
+    return tf.TensorSpec(shape, dtype, name=name)

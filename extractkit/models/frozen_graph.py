@@ -1,0 +1,82 @@
+"""`model=frozen_graph`: a GraphDef that holds its weights as constants, `.pb` or `.pbtxt`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from extractkit.errors import ModelError, choices
+from extractkit.models.input_settings import parse_inputs
+from extractkit.models.tensorflow_process import quiet_start
+
+if TYPE_CHECKING:
+    from extractkit.models.session_model import SessionModel
+
+_NAME = "frozen_graph"
+_ENDINGS = (".pb", ".pbtxt")
+
+
+def load(
+    path: str,
+    inputs: object = None,
+    outputs: list[str] | None = None,
+    constants: Mapping[str, object] | None = None,
+) -> "SessionModel":
+    """A frozen graph of TensorFlow 1 or 2.
+
+    Args:
+        path: the file, binary or text.
+        inputs: see `input_settings`; None: every placeholder that has no constant.
+        outputs: names of the tensors that are the model's outputs; None: those that nothing else
+            in the graph consumes.
+        constants: values that are the same for every sample, by placeholder.
+
+    Raises:
+        ModelError: no such file, none of a GraphDef, a damaged one, or one without its weights.
+        ConfigError: inputs, outputs or constants that do not exist, or do not fit.
+    """
+    settings = parse_inputs(inputs)
+    file = Path(path).expanduser()
+    _check(path, file)
+    with quiet_start():
+        import tensorflow as tf
+
+        from extractkit.models.session_import import new_session, read_graph_def
+        from extractkit.models.session_model import outputs_named, session_model
+        from extractkit.models.session_variables import variables_of
+
+    graph_def = read_graph_def(path, file)
+    session = new_session(path, graph_def)
+    if variables := variables_of(session.graph):
+        raise ModelError(
+            f"model.path={path!r} is not frozen: {len(variables)} variables, such as "
+            f"{variables[0].name!r}, have no values in it. With a checkpoint beside it: "
+            f"model=meta_graph model.path=FILE.meta"
+        )
+    return session_model(
+        _NAME,
+        session,
+        outputs=outputs_named(session.graph, outputs),
+        settings=settings,
+        constants=constants,
+        graph_def=graph_def,
+        origin={
+            "path": str(file.resolve()),
+            "producer": graph_def.versions.producer,
+            "read_by": f"tensorflow {tf.__version__}",
+        },
+        frozen=True,
+    )
+
+
+def _check(path: str, file: Path) -> None:
+    if not file.exists():
+        siblings = [entry.name for entry in file.parent.glob("*") if entry.suffix in _ENDINGS]
+        raise ModelError(
+            f"model.path={path!r} does not exist. Graphs in {str(file.parent)!r}: "
+            f"{choices(file.name, siblings)}"
+        )
+    if file.is_dir():
+        raise ModelError(
+            f"model.path={path!r} is a directory; model=frozen_graph takes one file. A SavedModel: "
+            f"model=saved_model model.path={path}"
+        )

@@ -1,0 +1,192 @@
+"""What a file that Keras saved says of itself, told without TensorFlow and without running it."""
+
+import json
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from extractkit.errors import ModelError, choices
+from extractkit.models.foreign import told
+from extractkit.models.weight_files.keras_hdf5 import (
+    ARCHIVE_ENDING,
+    HDF5_ENDINGS,
+    open_archive,
+    open_hdf5,
+)
+from extractkit.models.weight_files.weight_file import WeightFile
+
+ENDINGS = (ARCHIVE_ENDING, *HDF5_ENDINGS)
+
+_METADATA = "metadata.json"
+_WRITTEN_BY = ("keras_version", "backend")
+
+# Deflate alone reaches a thousandfold; what Keras writes is stored as it is.
+_LARGEST_RATIO = 100
+_SMALL = 16 << 20
+
+# What reading JSON and attributes out of a damaged file raises.
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    OSError,
+    EOFError,
+    RuntimeError,
+    NotImplementedError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+    MemoryError,
+)
+
+
+@dataclass(frozen=True)
+class SavedKeras:
+    """A whole model in one file, architecture and weights.
+
+    Attributes:
+        path: the file.
+        at: how messages name it.
+        config: the serialized architecture.
+        version: of the Keras that wrote it ("2.2.4"), "" where the file does not tell.
+        backend: that it was written with, "" where the file does not tell.
+        elements: of all arrays in it together; no weight of the model has more.
+    """
+
+    path: Path
+    at: str
+    config: dict[str, Any]
+    version: str
+    backend: str
+    elements: int
+
+    @property
+    def is_hdf5(self) -> bool:
+        """Whether it is HDF5, as Keras 1 and 2 wrote it, and no archive."""
+        return self.path.suffix in HDF5_ENDINGS
+
+    @property
+    def major(self) -> int | None:
+        """The first number of the version; None where the file does not tell."""
+        number = self.version.partition(".")[0]
+        return int(number) if number.isdecimal() else None
+
+
+def open_saved(path: str) -> SavedKeras:
+    """Look into a `.keras`, `.h5` or `.hdf5` file.
+
+    Raises:
+        ModelError: there is none, or it is damaged, something else, or holds weights alone.
+    """
+    at = f"model.path={path!r}"
+    file = Path(path).expanduser()
+    _check(at, file)
+    if file.suffix in HDF5_ENDINGS:
+        return _hdf5(at, file)
+    return _archive(at, file)
+
+
+def serialized_objects(config: Any) -> Iterator[dict[str, Any]]:
+    """Every serialized object in a configuration, however deep."""
+    waiting = [config]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            if "class_name" in part:
+                yield part
+            waiting.extend(reversed(part.values()))
+        elif isinstance(part, list):
+            waiting.extend(reversed(part))
+
+
+def _check(at: str, file: Path) -> None:
+    if not file.exists():
+        siblings = [e.name for e in file.parent.glob("*") if e.suffix in ENDINGS]
+        raise ModelError(
+            f"{at} does not exist. Models in {str(file.parent)!r}: {choices(file.name, siblings)}"
+        )
+    if file.is_dir():
+        raise ModelError(
+            f"{at} is a directory; model=keras takes one file. A SavedModel is one for "
+            f"model=saved_model"
+        )
+    if file.suffix not in ENDINGS:
+        raise ModelError(f"{at} ends in {file.suffix!r}; model=keras reads {', '.join(ENDINGS)}")
+
+
+def _hdf5(at: str, file: Path) -> SavedKeras:
+    if not h5py.is_hdf5(file):
+        raise ModelError(f"{at} is no HDF5 file: damaged, or something else")
+    # In a process of its own first: a damaged file may end the process that reads it.
+    weights = open_hdf5(file, at)
+    try:
+        with h5py.File(file, "r") as opened:
+            attributes = {key: opened.attrs.get(key) for key in ("model_config", *_WRITTEN_BY)}
+    except _DAMAGE as error:
+        raise _damaged(at, error) from error
+    if attributes["model_config"] is None:
+        raise ModelError(
+            f"{at} holds weights alone, without the architecture. Give a callable that builds it: "
+            f"model.checkpoint={file} model.factory._target_=package.module.build"
+        )
+    version, backend = (_text(attributes[key] or "") for key in _WRITTEN_BY)
+    config = _parsed(at, _text(attributes["model_config"]))
+    return SavedKeras(file, at, config, version, backend, _elements(weights))
+
+
+def _archive(at: str, file: Path) -> SavedKeras:
+    if not zipfile.is_zipfile(file):
+        raise ModelError(f"{at} is no .keras file: damaged, or something else")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            _refuse_bomb(at, archive)
+            names = archive.namelist()
+            if "config.json" not in names:
+                raise ModelError(
+                    f"{at} is a zip archive without config.json, no .keras file. "
+                    f"{choices('config.json', names)}"
+                )
+            text = archive.read("config.json").decode()
+            metadata = _parsed(at, archive.read(_METADATA)) if _METADATA in names else {}
+    except _DAMAGE as error:
+        raise _damaged(at, error) from error
+    version = str(metadata.get("keras_version", ""))
+    return SavedKeras(file, at, _parsed(at, text), version, "", _elements(open_archive(file, at)))
+
+
+def _refuse_bomb(at: str, archive: zipfile.ZipFile) -> None:
+    for member in archive.infolist():
+        if member.file_size > _SMALL + _LARGEST_RATIO * member.compress_size:
+            raise ModelError(
+                f"{at} is refused: {member.filename!r} in it grows from {member.compress_size} "
+                f"to {member.file_size} bytes"
+            )
+
+
+def _elements(weights: WeightFile) -> int:
+    return sum(prod(entry.shape) for entry in weights.entries.values())
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _parsed(at: str, text: str | bytes) -> dict[str, Any]:
+    try:
+        parsed = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(at, error) from error
+    if not isinstance(parsed, dict):
+        raise ModelError(f"{at} is damaged: it describes no model but a {type(parsed).__name__}")
+    return parsed
+
+
+def _damaged(at: str, error: BaseException) -> ModelError:
+    return ModelError(f"{at} is damaged, or not whole: {told(error)}")

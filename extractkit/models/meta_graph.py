@@ -1,0 +1,162 @@
+"""`model=meta_graph`: what a Saver of TensorFlow 1 left: a `.meta` file and a checkpoint."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from extractkit.errors import ModelError, choices
+from extractkit.models.foreign import told
+from extractkit.models.input_settings import parse_inputs
+from extractkit.models.tensorflow_process import quiet_start
+
+if TYPE_CHECKING:
+    from extractkit.models.session_model import SessionModel
+
+_NAME = "meta_graph"
+_META = ".meta"
+_INDEX = ".index"
+# Collections of operations that have to run once before a graph can.
+_INITIALIZERS = ("table_initializer",)
+
+
+def load(
+    path: str,
+    checkpoint: str | None = None,
+    inputs: object = None,
+    outputs: list[str] | None = None,
+    constants: Mapping[str, object] | None = None,
+) -> "SessionModel":
+    """A graph of TensorFlow 1 with the weights of a checkpoint.
+
+    Args:
+        path: the .meta file, the prefix that it shares with the checkpoint, or their folder.
+        checkpoint: prefix or folder of other weights; None: those beside the .meta file.
+        inputs: see `input_settings`; None: every placeholder that has no constant.
+        outputs: names of the tensors that are the model's outputs; None: those that nothing else
+            in the graph consumes.
+        constants: values that are the same for every sample, by placeholder.
+
+    Raises:
+        ModelError: no such files, damaged ones, or weights of another architecture.
+        ConfigError: inputs, outputs or constants that do not exist, or do not fit.
+    """
+    settings = parse_inputs(inputs)
+    prefix = _meta_prefix(path)
+    weights = _checkpoint_prefix(prefix, checkpoint, path)
+    with quiet_start():
+        import tensorflow as tf
+
+        from extractkit.models.session_import import new_session, parsed
+        from extractkit.models.session_model import outputs_named, session_model
+        from extractkit.models.session_restore import restore
+
+    meta = parsed(path, Path(prefix + _META), tf.compat.v1.MetaGraphDef(), "MetaGraphDef")
+    if not meta.graph_def.node:
+        raise ModelError(f"model.path={path!r} holds no graph: empty, or something else")
+    session = new_session(path, meta.graph_def)
+    at = f"model.path={path!r}" if checkpoint is None else f"model.checkpoint={checkpoint!r}"
+    restore(at, session, meta.saver_def, weights)
+    _initialize(path, session, meta)
+    return session_model(
+        _NAME,
+        session,
+        outputs=outputs_named(session.graph, outputs),
+        settings=settings,
+        constants=constants,
+        graph_def=meta.graph_def,
+        origin={
+            "path": str(Path(prefix + _META).resolve()),
+            "checkpoint": weights,
+            "written_by": f"tensorflow {meta.meta_info_def.tensorflow_version}",
+            "read_by": f"tensorflow {tf.__version__}",
+        },
+    )
+
+
+def _meta_prefix(path: str) -> str:
+    """What comes before `.meta` in the file's name; it may be no more than the folder."""
+    expanded = str(Path(path).expanduser())
+    if Path(expanded).is_dir():
+        return _prefix_in(path, Path(expanded), _META)
+    for prefix in (expanded.removesuffix(_META), expanded):
+        if Path(prefix + _META).is_file():
+            return prefix
+    parent = Path(expanded).parent
+    raise ModelError(
+        f"model.path={path!r} does not exist, nor does {path + _META!r}. Graphs in "
+        f"{str(parent)!r}: {choices(Path(expanded).name, _names(parent, _META))}"
+    )
+
+
+def _checkpoint_prefix(prefix: str, checkpoint: str | None, path: str) -> str:
+    if checkpoint is None:
+        if _is_checkpoint(prefix):
+            return prefix
+        raise ModelError(
+            f"model.path={path!r} has no weights beside it: there is no {prefix + _INDEX!r}. Say "
+            f"where they are: model.checkpoint=PREFIX"
+        )
+    expanded = str(Path(checkpoint).expanduser())
+    if Path(expanded).is_dir():
+        return _prefix_in(checkpoint, Path(expanded), _INDEX, key="model.checkpoint")
+    for found in (expanded.removesuffix(_INDEX), expanded):
+        if _is_checkpoint(found):
+            return found
+    parent = Path(expanded).parent
+    raise ModelError(
+        f"model.checkpoint={checkpoint!r} does not exist. Checkpoints in {str(parent)!r}: "
+        f"{choices(Path(expanded).name, _names(parent, _INDEX))}"
+    )
+
+
+def _is_checkpoint(prefix: str) -> bool:
+    # The first format had no index: one file of just that name.
+    return Path(prefix + _INDEX).is_file() or (not prefix.endswith("/") and Path(prefix).is_file())
+
+
+def _names(folder: Path, ending: str) -> list[str]:
+    return [found.name for found in folder.glob(f"*{ending}")]
+
+
+def _prefix_in(given: str, folder: Path, ending: str, key: str = "model.path") -> str:
+    """The prefix that a folder's `checkpoint` file names, or the only one there is."""
+    names = sorted(name.removesuffix(ending) for name in _names(folder, ending))
+    latest = _latest(folder)
+    if latest in names:
+        return f"{folder}/{latest}"
+    if len(names) == 1:
+        return f"{folder}/{names[0]}"
+    if not names:
+        raise ModelError(f"{key}={given!r} is a folder without a {ending} file")
+    raise ModelError(
+        f"{key}={given!r} holds several. {choices(latest or '', names)} "
+        f"Choose one: {key}={folder}/{names[-1]}"
+    )
+
+
+def _latest(folder: Path) -> str | None:
+    """The name, without any folder, that `checkpoint` gives as the latest.
+
+    Its folder may be one of the machine that wrote it.
+    """
+    file = folder / "checkpoint"
+    if not file.is_file():
+        return None
+    for line in file.read_text("utf-8", errors="replace").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "model_checkpoint_path":
+            return value.strip().strip('"').replace("\\", "/").rpartition("/")[2]
+    return None
+
+
+def _initialize(path: str, session: Any, meta: Any) -> None:
+    """Fill tables, and whatever else has to run once."""
+    import tensorflow as tf
+
+    names = [name for key in _INITIALIZERS for name in meta.collection_def[key].node_list.value]
+    try:
+        session.run([session.graph.as_graph_element(name) for name in names])
+    except (tf.errors.OpError, KeyError, ValueError) as error:
+        raise ModelError(
+            f"model.path={path!r}: its tables cannot be filled: {told(error)}"
+        ) from error

@@ -1,0 +1,101 @@
+"""`model=module`: whatever a Python callable builds: a `tf.Module`, a `tf.function`, a Keras layer,
+a plain function of tensors, or values.
+"""
+
+from typing import Any
+
+from extractkit.errors import ConfigError, ModelError, UserError
+from extractkit.job import Component
+from extractkit.models.foreign import told
+from extractkit.models.input_settings import parse_inputs
+from extractkit.models.protocol import Model
+from extractkit.models.tensorflow_process import quiet_start
+
+_NAME = "module"
+
+
+def load(
+    factory: Component | None = None,
+    signature: str | None = None,
+    inputs: object = None,
+    eager: bool = False,
+    seed: int = 0,
+) -> Model:
+    """What a factory builds, behind the `Model` protocol.
+
+    Args:
+        factory: `_target_` of the callable that builds it, and its arguments; with
+            `_partial_: true` the callable is the model itself.
+        signature: the method to call; None: the object itself.
+        inputs: arguments that get samples, their axes and dtypes; see `input_settings`.
+        eager: whether to run it operation by operation, as Python does, instead of tracing it.
+        seed: of every random generator, set before the factory is called.
+
+    Raises:
+        ConfigError: a target that cannot be called so; inputs that do not exist or fit.
+        ModelError: what it builds cannot be called or traced.
+    """
+    if not isinstance(factory, Component):
+        raise ConfigError(
+            f"model.factory={factory!r} is no callable. Name one: "
+            f"model.factory._target_=package.module.function (with model.factory._partial_=true "
+            f"the function is the model itself)"
+        )
+    settings = parse_inputs(inputs)
+    with quiet_start():
+        import keras
+
+        keras.utils.set_random_seed(seed)
+        built = _built(factory)
+    origin = {"factory": factory.target, "seed": seed, "eager": eager, "class": _kind(built)}
+    if eager:
+        from extractkit.models.eager import eager_model
+
+        return eager_model(_NAME, built, signature, settings, origin)
+    if isinstance(built, keras.layers.Layer) and signature is None:
+        from extractkit.models.live import live_model
+
+        return live_model(built, name=_NAME, origin=origin, inputs=settings)
+    return _traced(built, signature, settings, origin)
+
+
+def _traced(built: Any, signature: str | None, settings: Any, origin: dict[str, object]) -> Model:
+    from extractkit.models.callables import (
+        constant_function,
+        is_value,
+        method_of,
+        specs_of,
+        traced,
+    )
+    from extractkit.models.concrete import inputs_of, outputs_of
+    from extractkit.models.graph_function import graph_function
+
+    method = constant_function(built) if is_value(built) else method_of(built, signature)
+    # A concrete function has been traced already, and knows its inputs.
+    concrete = method if hasattr(method, "structured_input_signature") else None
+    if concrete is None:
+        concrete = traced(method, specs_of(method, settings))
+    return graph_function(
+        _NAME,
+        concrete,
+        inputs_of(concrete),
+        outputs_of(concrete),
+        settings=settings,
+        origin=origin,
+        keep=(built, concrete),
+    )
+
+
+def _built(factory: Component) -> Any:
+    try:
+        return factory.instantiate()
+    except UserError:
+        raise
+    except Exception as error:  # whatever somebody else's code raises
+        raise ModelError(
+            f"model.factory._target_={factory.target!r} failed: {told(error)}"
+        ) from error
+
+
+def _kind(built: object) -> str:
+    return f"{type(built).__module__}.{type(built).__name__}"

@@ -1,0 +1,125 @@
+"""`model=saved_model`: a SavedModel of TensorFlow 2 or 1, any signature or function of it."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from extractkit.errors import ModelError, choices
+from extractkit.models.foreign import told
+from extractkit.models.input_settings import InputSetting, parse_inputs
+from extractkit.models.protocol import Model
+from extractkit.models.saved_model_file import SavedModelFile, open_saved_model
+from extractkit.models.tensorflow_process import quiet_start
+
+if TYPE_CHECKING:
+    from extractkit.models.graph_function import GraphFunction
+
+_NAME = "saved_model"
+_DEFAULT = "serving_default"
+
+
+def load(
+    path: str,
+    signature: str | None = None,
+    tags: list[str] | None = None,
+    inputs: object = None,
+    constants: Mapping[str, object] | None = None,
+) -> Model:
+    """One signature or function of a SavedModel.
+
+    Args:
+        path: the folder that holds saved_model.pb.
+        signature: name of a signature, or of a function that the saved object has
+            ("__call__"; "fn.1" is its second concrete function); None: serving_default, or the
+            only one there is.
+        tags: of the graph to take; None: the one that is for serving, or the only one.
+        inputs: see `input_settings`.
+        constants: values of inputs that are the same for every sample, by name.
+
+    Raises:
+        ModelError: no SavedModel, a damaged one, or no such signature.
+        ConfigError: inputs or constants that do not exist.
+    """
+    settings = parse_inputs(inputs)
+    with quiet_start():
+        import tensorflow as tf  # noqa: F401
+
+    file = open_saved_model(path, tags)
+    if file.object_based:
+        return _load_function(path, file, signature, settings, constants)
+    from extractkit.models.saved_model_session import load_in_session
+
+    chosen = _signature(path, file.signatures, signature)
+    return load_in_session(path, file, chosen, settings, constants, _origin(file, chosen))
+
+
+def _load_function(
+    path: str,
+    file: SavedModelFile,
+    signature: str | None,
+    settings: Mapping[str, InputSetting] | None,
+    constants: Mapping[str, object] | None,
+) -> "GraphFunction":
+    import tensorflow as tf
+
+    from extractkit.models.concrete import inputs_of, outputs_of
+    from extractkit.models.graph_function import graph_function
+
+    try:
+        loaded = tf.saved_model.load(str(file.folder), tags=list(file.tags))
+    except Exception as error:  # whatever the loader meets in a damaged file
+        raise ModelError(f"model.path={path!r} cannot be loaded: {told(error)}") from error
+    functions = _functions(loaded)
+    chosen = _signature(path, tuple(functions), signature)
+    function = functions[chosen]
+    return graph_function(
+        _NAME,
+        function,
+        inputs_of(function),
+        outputs_of(function),
+        settings=settings,
+        constants=constants,
+        origin=_origin(file, chosen),
+        # Variables live as long as the object that they were loaded with.
+        keep=loaded,
+    )
+
+
+def _origin(file: SavedModelFile, signature: str) -> dict[str, object]:
+    return {
+        "path": str(file.folder.resolve()),
+        "signature": signature,
+        "tags": list(file.tags),
+        "written_by": f"tensorflow {file.version}",
+    }
+
+
+def _functions(loaded: Any) -> dict[str, Any]:
+    """Concrete functions by name: the signatures, then what the object itself can be asked."""
+    functions = dict(loaded.signatures)
+    for name in sorted({"__call__", *dir(loaded)}):
+        concrete = getattr(getattr(loaded, name, None), "concrete_functions", None)
+        for index, function in enumerate(concrete or ()):
+            functions.setdefault(f"{name}.{index}" if index else name, function)
+    return functions
+
+
+def _signature(path: str, names: tuple[str, ...], given: str | None) -> str:
+    if given is not None:
+        if given not in names:
+            raise ModelError(
+                f"model.signature={given!r} does not exist in {path!r}. {choices(given, names)}"
+            )
+        return given
+    if _DEFAULT in names:
+        return _DEFAULT
+    if len(names) == 1:
+        return names[0]
+    if not names:
+        raise ModelError(
+            f"model.path={path!r} has neither a signature nor a function: weights alone. "
+            f"Read those: model=checkpoint model.path={path}"
+        )
+    raise ModelError(
+        f"model.path={path!r} has no signature {_DEFAULT!r}. {choices(_DEFAULT, names)} "
+        f"Choose one: model.signature={names[0]}"
+    )

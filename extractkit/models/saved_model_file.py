@@ -1,0 +1,127 @@
+"""A SavedModel on disk: whether it is one, which graphs it holds, and of which TensorFlow."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from extractkit.errors import ModelError, choices
+from extractkit.models.foreign import told
+
+_NAMES = ("saved_model.pb", "saved_model.pbtxt")
+_SERVE = "serve"
+# What TensorFlow itself adds to the signatures.
+_OWN = ("__saved_model_init_op", "__saved_model_train_op")
+
+
+@dataclass(frozen=True, eq=False)
+class SavedModelFile:
+    """One graph of a SavedModel.
+
+    Attributes:
+        folder: where it is.
+        tags: that tell the graph from others in the same SavedModel.
+        signatures: names of its signatures.
+        object_based: whether it was written by TensorFlow 2 from objects; False: a graph for a
+            session.
+        version: of the TensorFlow that wrote it.
+    """
+
+    folder: Path
+    tags: tuple[str, ...]
+    signatures: tuple[str, ...]
+    object_based: bool
+    version: str
+
+
+def open_saved_model(path: str, tags: Sequence[str] | None = None) -> SavedModelFile:
+    """Look into a SavedModel without loading it. TensorFlow has to be imported already.
+
+    Args:
+        path: the folder, or the saved_model.pb in it.
+        tags: of the graph to take; None: the one that is for serving, or the only one.
+
+    Raises:
+        ModelError: there is no SavedModel, it is damaged, or it has no such graph.
+    """
+    folder = _folder(path)
+    graphs = {tuple(sorted(graph.meta_info_def.tags)): graph for graph in _parsed(path, folder)}
+    if not graphs:
+        raise ModelError(f"model.path={path!r} holds no graph: an empty or damaged SavedModel")
+    wanted = _wanted(graphs, tags)
+    graph = graphs[wanted]
+    return SavedModelFile(
+        folder,
+        wanted,
+        tuple(name for name in sorted(graph.signature_def) if name not in _OWN),
+        bool(graph.object_graph_def.nodes),
+        graph.meta_info_def.tensorflow_version,
+    )
+
+
+def _folder(path: str) -> Path:
+    folder = Path(path).expanduser()
+    if folder.name in _NAMES and folder.is_file():
+        folder = folder.parent
+    if not folder.exists():
+        siblings = [entry.name for entry in folder.parent.glob("*") if entry.is_dir()]
+        raise ModelError(
+            f"model.path={path!r} does not exist. Folders in {str(folder.parent)!r}: "
+            f"{choices(folder.name, siblings)}"
+        )
+    if not folder.is_dir():
+        raise ModelError(
+            f"model.path={path!r} is a file; model=saved_model takes the folder with a "
+            f"{_NAMES[0]} in it. A GraphDef is for model=frozen_graph, a .keras or .h5 file for "
+            f"model=keras, a .tflite file for model=tflite"
+        )
+    if not any((folder / name).is_file() for name in _NAMES):
+        inside = sorted(str(found.parent.relative_to(folder)) for found in _below(folder))
+        there = (
+            f"SavedModels in it: {choices('', inside)}"
+            if inside
+            else f"It holds: {choices(_NAMES[0], sorted(e.name for e in folder.iterdir()))}"
+        )
+        raise ModelError(
+            f"model.path={path!r} is no SavedModel: there is no {_NAMES[0]} in it. {there}"
+        )
+    return folder
+
+
+def _below(folder: Path) -> list[Path]:
+    return [found for name in _NAMES for found in folder.glob(f"*/{name}")]
+
+
+def _parsed(path: str, folder: Path) -> Sequence[Any]:
+    from google.protobuf import text_format
+    from google.protobuf.message import DecodeError
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    parsed = saved_model_pb2.SavedModel()
+    binary, text = (folder / name for name in _NAMES)
+    try:
+        if binary.is_file():
+            parsed.ParseFromString(binary.read_bytes())
+        else:
+            text_format.Parse(text.read_text("utf-8"), parsed)
+    except (DecodeError, text_format.ParseError, UnicodeDecodeError) as error:
+        file = binary if binary.is_file() else text
+        raise ModelError(
+            f"model.path={path!r}: {file.name} is damaged, or something else: {told(error)}"
+        ) from error
+    graphs: Sequence[Any] = parsed.meta_graphs
+    return graphs
+
+
+def _wanted(graphs: Mapping[tuple[str, ...], Any], tags: Sequence[str] | None) -> tuple[str, ...]:
+    if tags is not None:
+        wanted = tuple(sorted(tags))
+        if wanted not in graphs:
+            there = "; ".join(",".join(found) or "(none)" for found in graphs)
+            raise ModelError(
+                f"model.tags={list(tags)!r}: no graph has just these tags. It has: {there}"
+            )
+        return wanted
+    if len(graphs) == 1 or (_SERVE,) not in graphs:
+        return next(iter(graphs))
+    return (_SERVE,)

@@ -1,0 +1,56 @@
+"""The graph of a SavedModel of TensorFlow 1, restored into a session."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from extractkit.errors import ModelError
+from extractkit.models.foreign import told
+from extractkit.models.input_settings import InputSetting
+from extractkit.models.saved_model_file import SavedModelFile
+from extractkit.models.session_model import SessionModel, session_model
+
+
+def load_in_session(
+    path: str,
+    file: SavedModelFile,
+    signature: str,
+    settings: Mapping[str, InputSetting] | None,
+    constants: Mapping[str, object] | None,
+    origin: Mapping[str, object],
+) -> SessionModel:
+    """One signature of a SavedModel of TensorFlow 1, tables filled and variables restored.
+
+    Raises:
+        ModelError: it cannot be loaded.
+        ConfigError: inputs or constants that do not exist, or that do not fit.
+    """
+    session = tf.compat.v1.Session(graph=tf.Graph())
+    try:
+        with session.graph.as_default():
+            meta_graph = tf.compat.v1.saved_model.load(session, list(file.tags), str(file.folder))
+        chosen = meta_graph.signature_def[signature]
+        inputs = _tensors(session.graph, chosen.inputs)
+        outputs = _tensors(session.graph, chosen.outputs)
+    except Exception as error:  # whatever the loader meets in a damaged file
+        session.close()
+        raise ModelError(f"model.path={path!r} cannot be loaded: {told(error)}") from error
+    return session_model(
+        "saved_model",
+        session,
+        inputs=inputs,
+        outputs=outputs,
+        settings=settings,
+        constants=constants,
+        origin=origin,
+    )
+
+
+def _tensors(graph: tf.Graph, infos: Mapping[str, Any]) -> dict[str, tf.Tensor]:
+    """A signature's tensors by name; one of several parts (sparse, ragged) is left to its parts."""
+    return {
+        name: graph.get_tensor_by_name(info.name)
+        for name, info in sorted(infos.items())
+        if info.name
+    }

@@ -1,0 +1,81 @@
+"""Variables of a graph of TensorFlow 1, found by their operations, and which hold a value."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+_REFERENCES = ("Variable", "VariableV2", "AutoReloadVariable")
+_HANDLE = "VarHandleOp"
+_TRAINING = re.compile(r"^(Resource)?(Sparse)?Apply")
+_STEP = "global_step"
+
+
+@dataclass(frozen=True, eq=False)
+class GraphVariable:
+    """A reference or resource variable.
+
+    Attributes:
+        name: of its operation, and `:0`.
+        dtype, shape: of its content.
+        value: the tensor that reads it.
+        initialized: a boolean tensor, whether it has a value.
+    """
+
+    name: str
+    dtype: tf.DType
+    shape: tf.TensorShape
+    value: tf.Tensor
+    initialized: tf.Tensor
+
+
+def variables_of(graph: tf.Graph) -> list[GraphVariable]:
+    """Every variable, in the order of the graph; operations that read them are added to it."""
+    found = []
+    with graph.as_default(), tf.control_dependencies(None):
+        for operation in graph.get_operations():
+            if operation.type in _REFERENCES:
+                value = operation.outputs[0]
+                initialized = tf.raw_ops.IsVariableInitialized(ref=value)
+            elif operation.type == _HANDLE:
+                handle, dtype = operation.outputs[0], operation.get_attr("dtype")
+                value = tf.raw_ops.ReadVariableOp(resource=handle, dtype=dtype)
+                initialized = tf.raw_ops.VarIsInitializedOp(resource=handle)
+            else:
+                continue
+            found.append(
+                GraphVariable(
+                    operation.outputs[0].name,
+                    operation.get_attr("dtype"),
+                    tf.TensorShape(operation.get_attr("shape")),
+                    value,
+                    initialized,
+                )
+            )
+    return found
+
+
+def optimizer_variables(graph: tf.Graph) -> set[str]:
+    """Names (`op:0`) of the variables that only training needs: slots, rates, the step counter.
+
+    What trains a variable takes it first, and behind it what belongs to the optimizer.
+    """
+    found: set[str] = set()
+    for operation in graph.get_operations():
+        if _TRAINING.search(operation.type):
+            found.update(_variables(operation.inputs[1:]))
+        elif operation.name.rpartition("/")[2] == _STEP and operation.outputs:
+            found.update(_variables(operation.outputs))
+    return found
+
+
+def _variables(tensors: Iterable[tf.Tensor]) -> Iterable[str]:
+    """The variables among tensors, or that these read."""
+    for tensor in tensors:
+        operation: Any = tensor.op
+        if operation.type in ("Identity", "ReadVariableOp"):
+            operation = operation.inputs[0].op
+        if operation.type in (*_REFERENCES, _HANDLE):
+            yield operation.outputs[0].name

@@ -1,0 +1,132 @@
+"""`model=frozen_graph`: binary and text, and whatever else may be given by mistake."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from extractkit.errors import ConfigError, ExtractkitError, ModelError
+from extractkit.models.frozen_graph import load
+from extractkit.models.protocol import Compilation, Fetch
+from extractkit.tensors import Kind
+from extractkit.testing.models import drawn
+from tests.models.session_graphs import by_hand, classifier, frozen, saved
+
+v1 = tf.compat.v1
+OFF = {"training": False}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return frozen(classifier, ["probs"], tmp_path / "graph.pb")
+
+
+def test_text_and_binary_are_one_model(path: Path, tmp_path: Path) -> None:
+    text = load(str(frozen(classifier, ["probs"], tmp_path / "graph.pbtxt")), constants=OFF)
+    binary = load(str(path), constants=OFF)
+    assert text.catalog.records == binary.catalog.records
+    assert text.weights_digest() == binary.weights_digest()
+
+
+def test_outputs_are_what_is_asked_for(path: Path) -> None:
+    model = load(str(path), outputs=["hidden/Relu", "drop/Merge:0"], constants=OFF)
+    outputs = [a for a, record in model.catalog.items() if record.kind is Kind.MODEL_OUTPUT]
+    assert outputs == ["hidden/Relu:0", "drop/Merge:0"]
+    with pytest.raises(ConfigError, match=r"model\.outputs: 'probz' is no tensor.*'probs'"):
+        load(str(path), outputs=["probz"], constants=OFF)
+
+
+def test_a_loops_result_is_measured_and_right(path: Path) -> None:
+    model = load(str(path), constants=OFF)
+    assert model.catalog["probs:0"].dims == ("?", None)
+    batch = drawn(model, 3)
+    (value,) = model.program([Fetch("probs:0")], Compilation())(batch.features, batch.lengths)
+    np.testing.assert_allclose(value, by_hand(batch.features["x"])["probs:0"], atol=1e-6)
+
+
+def test_devices_of_another_machine_do_not_matter(path: Path) -> None:
+    expected = load(str(path), constants=OFF).weights_digest()
+    graph_def = v1.GraphDef.FromString(path.read_bytes())
+    for node in graph_def.node:
+        node.device = "/job:worker/task:3/device:GPU:5"
+    path.write_bytes(graph_def.SerializeToString())
+    assert load(str(path), constants=OFF).weights_digest() == expected
+
+
+def test_no_such_file(path: Path) -> None:
+    with pytest.raises(ModelError) as caught:
+        load(str(path.with_name("grahp.pb")))
+    assert "does not exist" in str(caught.value)
+    assert "'graph.pb'" in str(caught.value)
+
+
+def test_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"model=saved_model model\.path="):
+        load(str(tmp_path))
+
+
+def test_a_saved_models_file(tmp_path: Path) -> None:
+    tf.saved_model.save(tf.Module(), str(tmp_path))
+    with pytest.raises(ModelError) as caught:
+        load(str(tmp_path / "saved_model.pb"))
+    assert f"model=saved_model model.path={tmp_path}" in str(caught.value)
+
+
+def test_a_meta_graph(tmp_path: Path) -> None:
+    prefix = saved(classifier, tmp_path / "model")
+    with pytest.raises(ModelError) as caught:
+        load(f"{prefix}.meta")
+    assert f"model=meta_graph model.path={prefix}.meta" in str(caught.value)
+
+
+def test_a_graph_that_was_not_frozen(tmp_path: Path) -> None:
+    with tf.Graph().as_default() as graph:
+        classifier()
+    tf.io.write_graph(graph.as_graph_def(), str(tmp_path), "graph.pb", as_text=False)
+    with pytest.raises(ModelError, match=r"is not frozen: 2 variables, such as 'hidden/kernel:0'"):
+        load(str(tmp_path / "graph.pb"))
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00\x01garbage", b"PK\x03\x04 something"])
+def test_something_else(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "graph.pb").write_bytes(content)
+    with pytest.raises(ModelError, match="something else"):
+        load(str(tmp_path / "graph.pb"))
+
+
+def test_an_operation_that_nobody_knows(path: Path) -> None:
+    graph_def = v1.GraphDef.FromString(path.read_bytes())
+    next(node for node in graph_def.node if node.op == "Relu").op = "MyOwnRelu"
+    path.write_bytes(graph_def.SerializeToString())
+    with pytest.raises(ModelError, match="needs the operation 'MyOwnRelu'"):
+        load(str(path))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_damage_is_told_or_does_no_harm(path: Path, seed: int) -> None:
+    path.write_bytes(damaged(path.read_bytes(), seed))
+    try:
+        model = load(str(path), constants=OFF)
+        model.weights_digest()
+        fetches = [
+            Fetch(record.address)
+            for record in model.catalog.records
+            if record.kind is Kind.MODEL_OUTPUT
+        ]
+        batch = drawn(model, 2)
+        model.program(fetches, Compilation())(batch.features, batch.lengths)
+    except ExtractkitError:
+        pass
+
+
+def damaged(content: bytes, seed: int) -> bytes:
+    """A file cut off, or with some bits changed."""
+    generator = random.Random(seed)
+    if seed % 4 == 0:
+        return content[: generator.randrange(len(content))]
+    changed = bytearray(content)
+    for _ in range(1 + seed % 4):
+        changed[generator.randrange(len(changed))] ^= 1 << generator.randrange(8)
+    return bytes(changed)

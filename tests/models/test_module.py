@@ -1,0 +1,226 @@
+"""`model=module`: everything that a Python callable may build, traced."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import extractkit
+from extractkit.errors import ConfigError, ModelError
+from extractkit.job import Component
+from extractkit.models.module import load
+from extractkit.models.protocol import Model
+from extractkit.tensors import Kind
+from extractkit.testing.models import ModelContract
+from extractkit.values import Array
+
+X = {"x": {"dims": ["sample", 4]}}
+
+
+class Affine(tf.Module):
+    """Two nested functions and a method of its own."""
+
+    def __init__(self, units: int = 3) -> None:
+        super().__init__(name="affine")
+        self.kernel = tf.Variable(tf.random.normal([4, units]), name="kernel")
+
+    @tf.function
+    def hidden(self, x: tf.Tensor) -> tf.Tensor:
+        return tf.nn.relu(x @ self.kernel)
+
+    def __call__(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        with tf.name_scope("head"):
+            hidden = self.hidden(x)
+            return {"hidden": hidden, "total": tf.reduce_sum(hidden, -1)}
+
+    def twice(self, x: tf.Tensor) -> tf.Tensor:
+        return self.hidden(self.hidden(x) @ tf.transpose(self.kernel))
+
+
+@tf.function(input_signature=[tf.TensorSpec([None, None], tf.float32, name="x")])
+def with_signature(x: tf.Tensor) -> tf.Tensor:
+    return tf.cumsum(x, axis=1)
+
+
+def plain(x: tf.Tensor, scale: float = 2.0) -> tuple[tf.Tensor, tf.Tensor]:
+    shifted = x + 1.0
+    return shifted * scale, tf.nn.softmax(shifted)
+
+
+def two_inputs(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    return tf.concat([a, tf.cast(b, tf.float32)], axis=1)
+
+
+def values() -> dict[str, object]:
+    return {
+        "scaled": tf.constant([[1.0, 2.0]]) * 3,
+        "bias": tf.Variable([0.5], name="bias"),
+        "n": 7,
+    }
+
+
+def layer() -> keras.layers.Layer:
+    return keras.layers.Dense(2, name="dense")
+
+
+def failing() -> None:
+    raise RuntimeError("no such file\nsecond line")
+
+
+def nothing() -> object:
+    return object()
+
+
+def numpy_inside(x: tf.Tensor) -> tf.Tensor:
+    return tf.constant(np.sort(x.numpy()))
+
+
+def model(name: str, **arguments: object) -> Model:
+    """`name` is one of the callables above; a leading `=` means the callable itself."""
+    itself = name.startswith("=")
+    factory_arguments = arguments.pop("factory_arguments", {})
+    assert isinstance(factory_arguments, dict)
+    factory = Component(
+        "model.factory", f"{__name__}.{name.lstrip('=')}", factory_arguments, partial=itself
+    )
+    return load(factory, **arguments)  # type: ignore[arg-type]
+
+
+class TestModule(ModelContract):
+    def model(self) -> Model:
+        return model("Affine", inputs=X)
+
+
+class TestFunctionWithSignature(ModelContract):
+    def model(self) -> Model:
+        return model("=with_signature")
+
+
+class TestPlainFunction(ModelContract):
+    def model(self) -> Model:
+        return model("=plain", inputs={"x": {"dims": ["sample", "time"]}})
+
+
+class TestTwoInputs(ModelContract):
+    def model(self) -> Model:
+        inputs = {"a": {"dims": ["sample", 2]}, "b": {"dims": ["sample", 3], "dtype": "int32"}}
+        return model("=two_inputs", inputs=inputs)
+
+
+class TestLayer(ModelContract):
+    def model(self) -> Model:
+        return model("layer", inputs=X)
+
+
+def extracted(name: str, x: Array | None, tmp_path: Path, *overrides: str) -> extractkit.Run:
+    given = [f"model.factory._target_={__name__}.{name}", "model=module", *overrides]
+    return extractkit.extract(given, inputs=x, run_dir=tmp_path / "run")
+
+
+def test_what_stands_in_nested_functions_is_there(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    run = extracted(
+        "Affine", x, tmp_path, "model.inputs={x: {dims: [sample, 4]}}", "+selectors.all.path=*"
+    )
+    kernel = np.asarray(run["kernel:0"])
+    np.testing.assert_allclose(
+        np.asarray(run["head/StatefulPartitionedCall/Relu:0"]), np.maximum(x @ kernel, 0), rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        np.asarray(run[":output.total"]), np.maximum(x @ kernel, 0).sum(-1), rtol=1e-5
+    )
+
+
+def test_the_arguments_of_the_factory_are_given_on_the_command_line(tmp_path: Path) -> None:
+    x = np.ones((2, 4), np.float32)
+    run = extracted(
+        "Affine", x, tmp_path, "model.factory.units=5", "model.inputs={x: [sample, 4]}",
+        "selectors=[weights]",
+    )  # fmt: skip
+    assert run["kernel:0"].shape == (4, 5)
+
+
+def test_a_method_is_chosen_by_its_name() -> None:
+    twice = model("Affine", signature="twice", inputs=X)
+    assert [r.address for r in twice.catalog.records if r.kind is Kind.MODEL_OUTPUT] == [":output"]
+
+
+def test_values_need_no_inputs(tmp_path: Path) -> None:
+    run = extracted("values", None, tmp_path, "selectors=[outputs,weights]", "inputs=random")
+    np.testing.assert_array_equal(np.asarray(run[":output.scaled"]), [[3.0, 6.0]])
+    assert np.asarray(run[":output.n"]) == 7
+    np.testing.assert_array_equal(np.asarray(run["bias:0"]), [0.5])
+    assert len(run.samples) == 0
+
+
+def test_a_seed_is_set_before_the_factory_is_called() -> None:
+    digests = [model("Affine", inputs=X, seed=seed).weights_digest() for seed in (1, 1, 2)]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_a_concrete_function_is_taken_as_it_is() -> None:
+    concrete = model("concrete")
+    assert [spec.name for spec in concrete.signature.specs] == ["x"]
+
+
+def concrete() -> object:
+    return with_signature.get_concrete_function()
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "error", "message"),
+    [
+        (
+            "=plain",
+            {},
+            ModelError,
+            "model.factory gives a function of 'x', which does not tell their shapes. Say what it "
+            "takes: 'model.inputs={x: {dims: [sample, 4], dtype: float32}}'",
+        ),
+        (
+            "=plain",
+            {"inputs": {"z": ["sample"]}},
+            ConfigError,
+            "model.inputs: 'z' is no argument. Available: 'scale', 'x'.",
+        ),
+        (
+            "=plain",
+            {"inputs": {"x": {"dims": ["sample"], "dtype": "flaot"}}},
+            ConfigError,
+            "model.inputs.x.dtype='flaot' is no type. Nearest: 'float16', 'float32', 'float64'.",
+        ),
+        (
+            "Affine",
+            {"signature": "twicee", "inputs": X},
+            ModelError,
+            "model.signature='twicee': the Affine that model.factory gives has no such method. "
+            "Available: 'hidden', 'twice', 'with_name_scope'.",
+        ),
+        ("failing", {}, ModelError, "failed: RuntimeError: no such file"),
+        ("nothing", {}, ModelError, "gives a object, which can neither be called nor is a tensor."),
+        (
+            "=numpy_inside",
+            {"inputs": X},
+            ModelError,
+            "cannot be traced with (x TensorSpec(shape=(None, 4), dtype=tf.float32, name='x')): ",
+        ),
+    ],
+)
+def test_it_refuses(
+    name: str, arguments: dict[str, object], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error) as caught:
+        model(name, **arguments)
+    assert message in str(caught.value)
+
+
+def test_what_cannot_be_traced_is_told_how_to_run_eagerly() -> None:
+    with pytest.raises(ModelError, match=r"model\.eager=true"):
+        model("=numpy_inside", inputs=X)
+
+
+def test_a_factory_has_to_be_given() -> None:
+    with pytest.raises(ConfigError, match=r"model\.factory=None is no callable\. Name one: "):
+        load()

@@ -1,0 +1,293 @@
+"""SavedModels of TensorFlow 2 and 1: signatures, functions, what stands inside them."""
+
+import shutil
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import extractkit
+from extractkit.errors import ConfigError, ModelError
+from extractkit.models.protocol import Compilation, Fetch, Model
+from extractkit.models.saved_model import load
+from extractkit.tensors import Kind
+from extractkit.testing.models import ModelContract
+
+
+class Nested(tf.Module):
+    """Functions in functions, a loop, a branch, a text table, two signatures."""
+
+    def __init__(self) -> None:
+        self.kernel = tf.Variable(
+            np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32), name="kernel"
+        )
+        words = tf.lookup.KeyValueTensorInitializer(["one", "two"], tf.constant([1, 2], tf.int64))
+        self.table = tf.lookup.StaticHashTable(words, -1)
+
+    @tf.function
+    def inner(self, x: tf.Tensor) -> tf.Tensor:
+        with tf.name_scope("inner"):
+            return tf.nn.relu(x @ self.kernel)
+
+    @tf.function
+    def middle(self, x: tf.Tensor) -> tf.Tensor:
+        return self.inner(x) + 1.0
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 4], tf.float32, name="x")])
+    def __call__(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        hidden = self.middle(x)
+        total = hidden
+        for _ in tf.range(3):
+            total = total * 2.0
+        return {"hidden": hidden, "total": total}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="word")])
+    def look_up(self, word: tf.Tensor) -> tf.Tensor:
+        return {"number": self.table.lookup(tf.strings.lower(word))}
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None, 4], tf.float32, name="x"),
+            tf.TensorSpec([], tf.float32, name="scale"),
+        ]
+    )
+    def scaled(self, x: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
+        return {"y": x * scale}
+
+
+@pytest.fixture(scope="session")
+def nested(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved") / "nested"
+    module = Nested()
+    signatures = {
+        "serving_default": module.__call__,
+        "look_up": module.look_up,
+        "scaled": module.scaled,
+    }
+    tf.saved_model.save(module, str(folder), signatures=signatures)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[keras.Model, Path]:
+    """A Keras model with a recurrent layer, as `model.export` writes it."""
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.LSTM(4, name="memory"), keras.layers.Dense(2, name="head")]
+    model = keras.Sequential([keras.Input((5, 3)), *layers])
+    folder = tmp_path_factory.mktemp("saved") / "exported"
+    model.export(str(folder), verbose=False)
+    return model, folder
+
+
+@pytest.fixture(scope="session")
+def version_one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SavedModel as TensorFlow 1 wrote them: a session's graph, with a table."""
+    folder = tmp_path_factory.mktemp("saved") / "version-one"
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        x = tf.compat.v1.placeholder(tf.float32, [None, 3], "x")
+        kernel = tf.compat.v1.get_variable(
+            "dense/kernel", initializer=np.arange(6, dtype=np.float32).reshape(3, 2),
+            use_resource=False,
+        )  # fmt: skip
+        hidden = tf.nn.relu(tf.matmul(x, kernel, name="dense/MatMul"), name="dense/Relu")
+        session.run(tf.compat.v1.global_variables_initializer())
+        tf.compat.v1.saved_model.simple_save(session, str(folder), {"x": x}, {"y": hidden})
+    return folder
+
+
+class TestNested(ModelContract):
+    @pytest.fixture(autouse=True)
+    def _path(self, nested: Path) -> None:
+        self.path = nested
+
+    def model(self) -> Model:
+        return load(str(self.path))
+
+
+class TestExported(ModelContract):
+    @pytest.fixture(autouse=True)
+    def _path(self, exported: tuple[keras.Model, Path]) -> None:
+        self.path = exported[1]
+
+    def model(self) -> Model:
+        return load(str(self.path))
+
+
+class TestVersionOne(ModelContract):
+    @pytest.fixture(autouse=True)
+    def _path(self, version_one: Path) -> None:
+        self.path = version_one
+
+    def model(self) -> Model:
+        return load(str(self.path))
+
+
+X = np.random.default_rng(1).normal(size=(6, 4)).astype(np.float32)
+
+
+def test_what_stands_in_nested_functions_agrees_with_numpy(nested: Path, tmp_path: Path) -> None:
+    run = extractkit.extract(
+        ["model=saved_model", f"model.path={nested}", "selectors=[outputs,weights]",
+         "+selectors.inner.op_type=[Relu,MatMul]"],
+        inputs=X,
+        run_dir=tmp_path / "run",
+    )  # fmt: skip
+    kernel = Nested().kernel.numpy()
+    np.testing.assert_array_equal(np.asarray(run["kernel:0"]), kernel)
+    product, rectified = np.asarray(run["inner/matmul:0"]), np.asarray(run["inner/Relu:0"])
+    np.testing.assert_allclose(product, X @ kernel, rtol=1e-5)
+    np.testing.assert_allclose(rectified, np.maximum(X @ kernel, 0), rtol=1e-5)
+    hidden = np.maximum(X @ kernel, 0) + 1
+    np.testing.assert_allclose(np.asarray(run[":output.hidden"]), hidden, rtol=1e-5)
+    np.testing.assert_allclose(np.asarray(run[":output.total"]), hidden * 8, rtol=1e-5)
+
+
+def test_what_stands_in_a_loop_is_listed_with_the_reason(nested: Path) -> None:
+    reasons = {record.reason for record in load(str(nested)).catalog.records}
+    assert "made inside a loop's own graph, once for each iteration" in reasons
+
+
+def test_texts_go_through_tables(nested: Path, tmp_path: Path) -> None:
+    run = extractkit.extract(
+        ["model=saved_model", f"model.path={nested}", "model.signature=look_up",
+         "selectors=outputs"],
+        inputs=["ONE", "two", "three"],
+        run_dir=tmp_path / "run",
+    )  # fmt: skip
+    np.testing.assert_array_equal(np.asarray(run[":output.number"]), [1, 2, -1])
+
+
+def test_an_input_can_be_given_a_value_for_all_samples(nested: Path, tmp_path: Path) -> None:
+    run = extractkit.extract(
+        ["model=saved_model", f"model.path={nested}", "model.signature=scaled",
+         "model.constants.scale=2.5", "selectors=outputs"],
+        inputs=X,
+        run_dir=tmp_path / "run",
+    )  # fmt: skip
+    np.testing.assert_array_equal(np.asarray(run[":output.y"]), X * np.float32(2.5))
+
+
+def test_a_function_that_is_no_signature_can_be_called(nested: Path) -> None:
+    model = load(str(nested), signature="__call__")
+    assert [spec.name for spec in model.signature.specs] == ["x"]
+
+
+def test_an_exported_keras_model_agrees_with_the_model(
+    exported: tuple[keras.Model, Path], tmp_path: Path
+) -> None:
+    model, folder = exported
+    x = np.random.default_rng(0).normal(size=(7, 5, 3)).astype(np.float32)
+    run = extractkit.extract(
+        ["model=saved_model", f"model.path={folder}", "selectors=[outputs,weights]"],
+        inputs=x,
+        run_dir=tmp_path / "run",
+    )  # fmt: skip
+    outputs = [view for address, view in run.items() if address.startswith(":output")]
+    np.testing.assert_allclose(np.asarray(outputs[0]), model.predict_on_batch(x), atol=1e-6)
+    stored = [np.asarray(run[a]).tobytes() for a in run if not a.startswith(":")]
+    assert sorted(stored) == sorted(weight.tobytes() for weight in model.get_weights())
+
+
+def test_a_graph_of_version_one_agrees_with_a_plain_session(
+    version_one: Path, tmp_path: Path
+) -> None:
+    x = X[:, :3]
+    run = extractkit.extract(
+        ["model=saved_model", f"model.path={version_one}", "+selectors.all.path=*"],
+        inputs=x,
+        run_dir=tmp_path / "run",
+    )  # fmt: skip
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        tf.compat.v1.saved_model.load(session, ["serve"], str(version_one))
+        names = ["dense/MatMul:0", "dense/Relu:0", "dense/kernel:0"]
+        expected = session.run(names, {"x:0": x})
+    for name, value in zip(names, expected, strict=True):
+        np.testing.assert_array_equal(np.asarray(run[name]), value)
+
+
+def test_only_what_is_needed_runs(tmp_path: Path) -> None:
+    """What comes later would fail, if it ran."""
+
+    class Failing(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None, 2], tf.float32, name="x")])
+        def __call__(self, x: tf.Tensor) -> tf.Tensor:
+            early = tf.nn.relu(x, name="early")
+            return tf.debugging.check_numerics(early / 0.0, "later")
+
+    tf.saved_model.save(Failing(), str(tmp_path / "failing"))
+    model = load(str(tmp_path / "failing"))
+    early = next(r.address for r in model.catalog.records if r.op_type == "Relu")
+    later = next(r.address for r in model.catalog.records if r.op_type == "CheckNumerics")
+    batch = {"x": np.ones((2, 2), np.float32)}
+    (value,) = model.program([Fetch(early)], Compilation())(batch, {})
+    np.testing.assert_array_equal(value, batch["x"])
+    with pytest.raises(Exception, match="later"):
+        model.program([Fetch(later)], Compilation())(batch, {})
+
+
+def refusal(path: Path, **arguments: object) -> str:
+    with pytest.raises((ModelError, ConfigError)) as caught:
+        load(str(path), **arguments)  # type: ignore[arg-type]
+    return str(caught.value)
+
+
+def test_a_signature_that_does_not_exist(nested: Path) -> None:
+    message = refusal(nested, signature="serving")
+    assert "model.signature='serving' does not exist in" in message
+    assert "'serving_default'" in message
+
+
+def test_tags_that_do_not_exist(nested: Path) -> None:
+    assert refusal(nested, tags=["train"]).endswith("no graph has just these tags. It has: serve")
+
+
+def test_a_folder_that_is_no_saved_model(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("")
+    assert refusal(tmp_path).endswith(
+        "is no SavedModel: there is no saved_model.pb in it. It holds: Available: 'notes.txt'."
+    )
+
+
+def test_a_folder_of_saved_models_names_them(nested: Path) -> None:
+    assert refusal(nested.parent).endswith("SavedModels in it: Available: 'nested'.")
+
+
+def test_a_missing_folder_names_its_neighbours(nested: Path) -> None:
+    assert "does not exist. Folders in" in refusal(nested.parent / "nestd")
+    assert "'nested'" in refusal(nested.parent / "nestd")
+
+
+def test_a_file_of_another_format(tmp_path: Path) -> None:
+    (tmp_path / "m.keras").write_text("")
+    assert "is a file; model=saved_model takes the folder" in refusal(tmp_path / "m.keras")
+
+
+@pytest.mark.parametrize("content", [b"", b"no protocol buffer", b"\x08\x01\x12\xff\xff"])
+def test_a_damaged_file(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "saved_model.pb").write_bytes(content)
+    assert "damaged" in refusal(tmp_path)
+
+
+def test_a_missing_variable_file(nested: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(nested, copy)
+    (copy / "variables" / "variables.index").unlink()
+    assert "cannot be loaded: " in refusal(copy)
+
+
+def test_constants_that_do_not_exist(nested: Path) -> None:
+    message = refusal(nested, signature="scaled", constants={"scal": 1.0})
+    assert message == "model.constants: 'scal' is no input. Available: 'scale', 'x'."
+
+
+def test_a_scalar_input_asks_for_a_value(nested: Path) -> None:
+    assert refusal(nested, signature="scaled").endswith("model.constants.scale=…")
+
+
+def test_kinds(nested: Path) -> None:
+    records = load(str(nested)).catalog.records
+    assert {record.kind for record in records} == {
+        Kind.MODEL_INPUT, Kind.MODEL_OUTPUT, Kind.OP, Kind.WEIGHT,
+    }  # fmt: skip
