@@ -100,5 +100,5 @@ def _needs(saved: SavedKeras, name: str) -> str:
     plain = name.rpartition(">")[2]
     return (
         f"{saved.at} needs {name!r}, which Keras does not know by itself. Say where it is: "
-        f"+{_AT}.{plain}=package.module.{plain}"
+        f"{_AT}.{plain}=package.module.{plain}"
     )

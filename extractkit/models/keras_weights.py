@@ -92,7 +92,7 @@ def _is_legacy(file: Path) -> bool:
 def _assigned(model: Any) -> Iterator[set[int]]:
     """Ids of those of the model's variables that are assigned to within it."""
     # Variables that were made in a graph are of a class of their own.
-    classes = {
+    classes: set[Any] = {
         next(c for c in type(_plain(variable)).__mro__ if "assign" in vars(c))
         for variable in model.weights
     }

@@ -12,7 +12,7 @@ def mhcnuggets(hidden: int = 64) -> keras.Model:
     return keras.Sequential(
         [
             keras.Input((15, 21)),
-            layers.Masking(-1.0),
+            layers.Masking(-4200000.0),
             layers.LSTM(hidden, name="lstm"),
             layers.Dense(hidden, activation="tanh", name="hidden"),
             layers.Dense(1, activation="sigmoid", name="affinity"),
