@@ -12,6 +12,7 @@ SHELL := /bin/bash
 VENV ?= .venv
 PYTHON ?=
 PYTEST_ARGS ?=
+FUZZ_ARGS ?=
 
 BIN := $(VENV)/bin
 LOCKS := requirements/build.txt requirements/lock.txt requirements/weights.txt
@@ -107,6 +108,12 @@ types: venv ## static types
 .PHONY: layers
 layers: venv ## which module may import which
 	$(BIN)/lint-imports
+
+# ---------------------------------------------------------------------------- the long checks
+
+.PHONY: fuzz
+fuzz: venv ## every loader against damaged files (an hour); FUZZ_ARGS="--cases 50 tflite"
+	$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
 
 # ---------------------------------------------------------------------------- upkeep
 

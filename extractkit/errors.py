@@ -78,10 +78,13 @@ def nearest(given: str, options: Iterable[str], count: int = 3) -> list[str]:
 
 
 def choices(given: str, options: Iterable[str], count: int = 3) -> str:
-    """`Nearest: 'a', 'b', 'c'`, or all of them where there are no more than a handful."""
+    """`Nearest: 'a', 'b', 'c'`, or all of them where there are no more than a handful.
+
+    Where nothing was given, nothing is near: a list of up to twenty is told as a whole.
+    """
     listed = list(dict.fromkeys(options))
     if not listed:
         return "There is none."
-    if len(listed) <= 2 * count:
+    if len(listed) <= (2 * count if given else 20):
         return "Available: " + ", ".join(repr(option) for option in sorted(listed)) + "."
     return "Nearest: " + ", ".join(repr(option) for option in nearest(given, listed, count)) + "."

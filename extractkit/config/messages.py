@@ -58,10 +58,15 @@ def translated(overrides: Sequence[str] = ()) -> Iterator[None]:
 def not_chosen(group: str, available: Sequence[str] = ()) -> str:
     """Message for a group of which an entry has to be chosen and none was."""
     offered = sorted(available) or options(group)
+    # What works as it stands is the better example.
+    example = _READY if _READY in offered else next(iter(offered), "…")
     return (
         f"{group} is not chosen. Available: {', '.join(map(repr, offered)) or 'none'}. "
-        f"Choose one: extractkit {group}={offered[0] if offered else '…'}"
+        f"Choose one: extractkit {group}={example}"
     )
+
+
+_READY = "bert"
 
 
 def _unreadable(error: OverrideParseException) -> str:

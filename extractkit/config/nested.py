@@ -8,7 +8,9 @@ Whether they exist is told when the model is loaded.
 import re
 from collections.abc import Sequence
 
-_INSIDE = re.compile(r"(model|inputs)\.[^.=]+\.[^=]+=")
+_INSIDE = re.compile(
+    r"(model\.(factory|inputs|constants|custom_objects)|inputs\.(dataset|columns|features))\.[^=]+="
+)
 
 
 def opened(arguments: Sequence[str]) -> list[str]:

@@ -6,12 +6,15 @@ from typing import Any
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _LONGEST = 300
 # Where a graph failed, which it tells before what went wrong.
-_PLACE = re.compile(r"^Graph execution error|^Detected at node|^File |^Node: |^\d+ root error")
+_PLACE = re.compile(
+    r"^Graph execution error|^Detected at node|^File |^Node: |^\d+ root error|^<stack traces"
+)
 
 
 def told(error: BaseException) -> str:
     """The type of the exception and the first line of it that says something."""
     lines = [line.strip() for line in _COLOUR.sub("", str(error)).splitlines() if line.strip()]
+    lines = [line for line in lines if not _PLACE.search(line)] or lines
     # Keras puts the layer first and what went wrong in it behind.
     if len(lines) > 1 and lines[0].startswith("Exception encountered when calling"):
         lines.pop(0)
@@ -22,5 +25,5 @@ def told(error: BaseException) -> str:
 def told_by_graph(error: Any) -> str:
     """What TensorFlow says went wrong in a graph: the first line that does not tell where."""
     lines = [line.strip() for line in str(error.message).splitlines() if line.strip()]
-    said = [line for line in lines if not _PLACE.search(line) and "stack traces" not in line]
+    said = [line for line in lines if not _PLACE.search(line)]
     return (said or lines or [type(error).__name__])[0][:_LONGEST]

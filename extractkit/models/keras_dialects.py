@@ -60,11 +60,11 @@ def keras_2(package: Any) -> Dialect:
 
 
 def dialect_of(model: object) -> Dialect | None:
-    """The Keras that a model is made with; None: it is no Keras model."""
-    if isinstance(model, keras.Model):
+    """The Keras that a model, or a layer, is made with; None: it is neither."""
+    if isinstance(model, keras.layers.Layer):
         return KERAS_3
     # Whoever made a model with it has imported it.
     package = sys.modules.get("tf_keras")
-    if package is not None and isinstance(model, package.Model):
+    if package is not None and isinstance(model, package.layers.Layer):
         return keras_2(package)
     return None

@@ -16,7 +16,7 @@ def live_model(
     example: object = None,
     inputs: Mapping[str, InputSetting] | None = None,
 ) -> KerasModel:
-    """Wrap a model of Keras 3 or tf-keras, of any kind.
+    """Wrap a model, or a layer, of Keras 3 or tf-keras, of any kind.
 
     Args:
         example: arrays that it can be called with, from which a subclassed model's inputs are

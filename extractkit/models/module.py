@@ -52,9 +52,10 @@ def load(
         from extractkit.models.eager import eager_model
 
         return eager_model(_NAME, built, signature, settings, origin)
-    if isinstance(built, keras.layers.Layer) and signature is None:
-        from extractkit.models.live import live_model
+    from extractkit.models.keras_dialects import dialect_of
+    from extractkit.models.live import live_model
 
+    if dialect_of(built) is not None and signature is None:
         return live_model(built, name=_NAME, origin=origin, inputs=settings)
     return _traced(built, signature, settings, origin)
 

@@ -9,6 +9,7 @@ from extractkit.errors import ModelError
 from extractkit.models.foreign import told
 from extractkit.models.input_settings import InputSetting
 from extractkit.models.saved_model_file import SavedModelFile
+from extractkit.models.session_import import session_config
 from extractkit.models.session_model import SessionModel, session_model
 
 
@@ -26,7 +27,7 @@ def load_in_session(
         ModelError: it cannot be loaded.
         ConfigError: inputs or constants that do not exist, or that do not fit.
     """
-    session = tf.compat.v1.Session(graph=tf.Graph())
+    session = tf.compat.v1.Session(graph=tf.Graph(), config=session_config())
     try:
         with session.graph.as_default():
             meta_graph = tf.compat.v1.saved_model.load(session, list(file.tags), str(file.folder))

@@ -125,7 +125,8 @@ class SessionModel(GraphModel):
             try:
                 returned = call(*own, count, *(lengths[axis] for axis in axes))
             except tf.errors.OpError as error:
-                raise JobError(f"model {self.name!r} failed on a batch: {told_by_graph(error)}") from error
+                message = told_by_graph(error)
+                raise JobError(f"model {self.name!r} failed on a batch: {message}") from error
             return returned
 
         return run

@@ -52,6 +52,8 @@ def _look_for_devices() -> None:
     tf.config.list_physical_devices()
     # Its own handler would print to the terminal what the run's log is for.
     tf.get_logger().setLevel(logging.ERROR)
+    # absl prints whole tracebacks of what TensorFlow goes on without.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 def configure(seed: int, deterministic: bool, device: str | None) -> Mapping[str, object]:

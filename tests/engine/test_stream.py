@@ -25,7 +25,8 @@ WHOLE = Shard(0, len(TEXTS))
 
 def planned(model: Model = MODEL, **selector: object) -> tuple[PlannedTensor, ...]:
     chosen = parse_selector("mine", selector or {"not": {"kind": "weight"}})
-    return measure_axes(model, source(), plan_tensors(model.catalog, [chosen]), Compilation()).tensors
+    wanted = plan_tensors(model.catalog, [chosen])
+    return measure_axes(model, source(), wanted, Compilation()).tensors
 
 
 TENSORS = planned()

