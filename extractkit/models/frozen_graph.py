@@ -9,7 +9,7 @@ from extractkit.models.input_settings import parse_inputs
 from extractkit.models.tensorflow_process import quiet_start
 
 if TYPE_CHECKING:
-    from extractkit.models.session_model import SessionModel
+    from extractkit.models.sessions.model import SessionModel
 
 _NAME = "frozen_graph"
 _ENDINGS = (".pb", ".pbtxt")
@@ -40,9 +40,9 @@ def load(
     with quiet_start():
         import tensorflow as tf
 
-        from extractkit.models.session_import import new_session, read_graph_def
-        from extractkit.models.session_model import outputs_named, session_model
-        from extractkit.models.session_variables import variables_of
+        from extractkit.models.sessions.importing import new_session, read_graph_def
+        from extractkit.models.sessions.model import outputs_named, session_model
+        from extractkit.models.sessions.variables import variables_of
 
     graph_def = read_graph_def(path, file)
     session = new_session(path, graph_def)

@@ -3,12 +3,12 @@
 from typing import TYPE_CHECKING
 
 from extractkit.errors import ConfigError
-from extractkit.models.hub_preset import find_preset, require_keras_hub
+from extractkit.models.hub_presets.preset import find_preset, require_keras_hub
 from extractkit.models.seeds import check_seed
 from extractkit.models.tensorflow_process import quiet_start
 
 if TYPE_CHECKING:
-    from extractkit.models.keras_model import KerasModel
+    from extractkit.models.keras_models.model import KerasModel
 
 NAME = "keras_hub"
 
@@ -47,9 +47,9 @@ def load(
     with quiet_start():
         import keras
 
-        from extractkit.models.hub_inputs import preset_signature, takes_images
-        from extractkit.models.hub_model import image_model, text_model
-        from extractkit.models.hub_reading import head_is_random, read_backbone, read_task
+        from extractkit.models.hub_presets.inputs import preset_signature, takes_images
+        from extractkit.models.hub_presets.model import image_model, text_model
+        from extractkit.models.hub_presets.reading import head_is_random, read_backbone, read_task
 
     keras.utils.set_random_seed(seed)
     model = read_backbone(preset) if task is None else read_task(preset, task)

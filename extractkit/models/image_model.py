@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from extractkit.inputs.protocol import Sample, Signature
-from extractkit.models.keras_model import KerasModel
+from extractkit.models.keras_models.model import KerasModel
 from extractkit.models.protocol import Encoded
 from extractkit.values import Array
 

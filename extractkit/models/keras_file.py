@@ -7,13 +7,14 @@ from extractkit.errors import ConfigError, ModelError, UserError
 from extractkit.job import Component
 from extractkit.models.foreign import told
 from extractkit.models.input_settings import parse_inputs
-from extractkit.models.keras_objects import import_objects
-from extractkit.models.keras_saved import SavedKeras, open_saved
+from extractkit.models.keras_models.objects import import_objects
+from extractkit.models.keras_models.saved import SavedKeras, open_saved
+from extractkit.models.seeds import check_seed
 from extractkit.models.tensorflow_process import quiet_start
 from extractkit.models.weight_files import open_weights
 
 if TYPE_CHECKING:
-    from extractkit.models.keras_model import KerasModel
+    from extractkit.models.keras_models.model import KerasModel
 
 _FACTORY = "model.factory._target_=package.module.build"
 
@@ -50,8 +51,8 @@ def load(
     weights = None if checkpoint is None else open_weights(checkpoint, "model.checkpoint")
     # Imported only now: TensorFlow takes seconds, checking the files none.
     with quiet_start():
-        from extractkit.models.keras_weights import load_weights
-        from extractkit.models.keras_whole import read_model
+        from extractkit.models.keras_models.weights import load_weights
+        from extractkit.models.keras_models.whole import read_model
         from extractkit.models.live import live_model
 
         objects = import_objects(custom_objects or {})
@@ -89,10 +90,9 @@ def _built(factory: Component, seed: object) -> Any:
     """The factory's model, its initial weights drawn from the seed."""
     import keras
 
-    from extractkit.models.keras_dialects import dialect_of
+    from extractkit.models.keras_models.dialects import dialect_of
 
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
-        raise ConfigError(f"model.seed={seed!r} is not a whole number from 0 to {2**32 - 1}")
+    check_seed(seed)
     at = f"{factory.at}._target_={factory.target!r}"
     keras.utils.set_random_seed(seed)
     try:
@@ -103,7 +103,7 @@ def _built(factory: Component, seed: object) -> Any:
         raise ModelError(f"{at} failed: {told(error)}") from error
     if dialect_of(model) is None:
         raise ModelError(
-            f"{at} returns a {type(model).__name__}, no keras.Model. A layer or function is one "
-            f"for model=module"
+            f"{at} returns a {type(model).__name__}, no Keras model or layer. Anything else is for "
+            f"model=module"
         )
     return model

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 from extractkit.errors import ModelError
 from extractkit.models.input_settings import InputSetting
-from extractkit.models.keras_dialects import dialect_of
-from extractkit.models.keras_model import KerasModel
-from extractkit.models.keras_signature import input_structure, packer, signature
+from extractkit.models.keras_models.dialects import dialect_of
+from extractkit.models.keras_models.model import KerasModel
+from extractkit.models.keras_models.signature import input_structure, packer, signature
 
 
 def live_model(

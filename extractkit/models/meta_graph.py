@@ -10,7 +10,7 @@ from extractkit.models.input_settings import parse_inputs
 from extractkit.models.tensorflow_process import quiet_start
 
 if TYPE_CHECKING:
-    from extractkit.models.session_model import SessionModel
+    from extractkit.models.sessions.model import SessionModel
 
 _NAME = "meta_graph"
 _META = ".meta"
@@ -46,9 +46,9 @@ def load(
     with quiet_start():
         import tensorflow as tf
 
-        from extractkit.models.session_import import new_session, parsed
-        from extractkit.models.session_model import outputs_named, session_model
-        from extractkit.models.session_restore import restore
+        from extractkit.models.sessions.importing import new_session, parsed
+        from extractkit.models.sessions.model import outputs_named, session_model
+        from extractkit.models.sessions.restore import restore
 
     meta = parsed(path, Path(prefix + _META), tf.compat.v1.MetaGraphDef(), "MetaGraphDef")
     if not meta.graph_def.node:

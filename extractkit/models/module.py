@@ -9,6 +9,7 @@ from extractkit.job import Component
 from extractkit.models.foreign import told
 from extractkit.models.input_settings import parse_inputs
 from extractkit.models.protocol import Model
+from extractkit.models.seeds import check_seed
 from extractkit.models.tensorflow_process import quiet_start
 
 _NAME = "module"
@@ -42,6 +43,7 @@ def load(
             f"the function is the model itself)"
         )
     settings = parse_inputs(inputs)
+    check_seed(seed)
     with quiet_start():
         import keras
 
@@ -49,10 +51,10 @@ def load(
         built = _built(factory)
     origin = {"factory": factory.target, "seed": seed, "eager": eager, "class": _kind(built)}
     if eager:
-        from extractkit.models.eager import eager_model
+        from extractkit.models.functions.eager import eager_model
 
         return eager_model(_NAME, built, signature, settings, origin)
-    from extractkit.models.keras_dialects import dialect_of
+    from extractkit.models.keras_models.dialects import dialect_of
     from extractkit.models.live import live_model
 
     if dialect_of(built) is not None and signature is None:
@@ -61,15 +63,15 @@ def load(
 
 
 def _traced(built: Any, signature: str | None, settings: Any, origin: dict[str, object]) -> Model:
-    from extractkit.models.callables import (
+    from extractkit.models.functions.callables import (
         constant_function,
         is_value,
         method_of,
         specs_of,
         traced,
     )
-    from extractkit.models.concrete import inputs_of, outputs_of
-    from extractkit.models.graph_function import graph_function
+    from extractkit.models.functions.concrete import inputs_of, outputs_of
+    from extractkit.models.functions.graph_function import graph_function
 
     method = constant_function(built) if is_value(built) else method_of(built, signature)
     # A concrete function has been traced already, and knows its inputs.

@@ -11,7 +11,7 @@ from extractkit.models.saved_model_file import SavedModelFile, open_saved_model
 from extractkit.models.tensorflow_process import quiet_start
 
 if TYPE_CHECKING:
-    from extractkit.models.graph_function import GraphFunction
+    from extractkit.models.functions.graph_function import GraphFunction
 
 _NAME = "saved_model"
 _DEFAULT = "serving_default"
@@ -61,8 +61,8 @@ def _load_function(
 ) -> "GraphFunction":
     import tensorflow as tf
 
-    from extractkit.models.concrete import inputs_of, outputs_of
-    from extractkit.models.graph_function import graph_function
+    from extractkit.models.functions.concrete import inputs_of, outputs_of
+    from extractkit.models.functions.graph_function import graph_function
 
     try:
         loaded = tf.saved_model.load(str(file.folder), tags=list(file.tags))

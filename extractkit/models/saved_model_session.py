@@ -9,8 +9,8 @@ from extractkit.errors import ModelError
 from extractkit.models.foreign import told
 from extractkit.models.input_settings import InputSetting
 from extractkit.models.saved_model_file import SavedModelFile
-from extractkit.models.session_import import session_config
-from extractkit.models.session_model import SessionModel, session_model
+from extractkit.models.sessions.importing import session_config
+from extractkit.models.sessions.model import SessionModel, session_model
 
 
 def load_in_session(

@@ -6,7 +6,7 @@ from extractkit.errors import ConfigError
 _LARGEST = 2**32 - 1
 
 
-def check_seed(seed: int) -> None:
+def check_seed(seed: object) -> None:
     """Refuse what is no seed.
 
     Raises:

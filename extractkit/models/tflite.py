@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from extractkit.errors import ConfigError, MissingExtraError, ModelError, choices
 
 if TYPE_CHECKING:
-    from extractkit.models.tflite_model import TFLiteModel
+    from extractkit.models.litert.model import TFLiteModel
 
 _log = logging.getLogger(__name__)
 
@@ -42,11 +42,11 @@ def load(
         raise MissingExtraError(
             "model=tflite needs LiteRT: python -m pip install 'extractkit[tflite]'"
         )
-    from extractkit.models.tflite_entry import entry_of
-    from extractkit.models.tflite_graph import read_graph
-    from extractkit.models.tflite_interpreter import Settings
-    from extractkit.models.tflite_model import TFLiteModel
-    from extractkit.models.tflite_probe import probe
+    from extractkit.models.litert.entry import entry_of
+    from extractkit.models.litert.graph import read_graph
+    from extractkit.models.litert.interpreter import Settings
+    from extractkit.models.litert.model import TFLiteModel
+    from extractkit.models.litert.probe import probe
 
     settings = Settings(threads, xnnpack)
     probed = probe(file, signature, settings)

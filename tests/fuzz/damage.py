@@ -1,4 +1,4 @@
-"""Files damaged by chance, the same chance every time: cut short, bits flipped, bytes overwritten."""
+"""Files damaged by chance, the same every time: cut short, bits flipped, bytes overwritten."""
 
 import random
 import shutil

@@ -58,8 +58,9 @@ class Unregistered(layers.Layer):
         return x * 2.0
 
 
-def layer() -> layers.Layer:
-    return layers.Dense(2)
+def nothing() -> object:
+    """Neither a model nor a layer."""
+    return object()
 
 
 def failing() -> keras.Model:

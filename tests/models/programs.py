@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from extractkit.models.keras_model import KerasModel
+from extractkit.models.keras_models.model import KerasModel
 from extractkit.models.protocol import Compilation, Fetch
 from extractkit.values import Array
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extractkit.models.axes import Sizes, infer_dims, why_not_by_sample
-from extractkit.models.graphs import candidate_sizes
+from extractkit.models.graphs.rebuilding import candidate_sizes
 
 FREE = ("token", "row")
 ALL_SIZES = tuple(candidate_sizes(FREE, "sample"))

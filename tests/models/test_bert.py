@@ -12,7 +12,7 @@ import pytest
 from extractkit.errors import ConfigError, MissingExtraError, ModelError
 from extractkit.inputs.protocol import Sample
 from extractkit.models.bert import load
-from extractkit.models.keras_model import KerasModel
+from extractkit.models.keras_models.model import KerasModel
 from tests.corpus import stdlib_docstrings
 from tests.models import tiny_bert
 from tests.models.programs import values_of

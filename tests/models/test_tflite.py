@@ -10,10 +10,10 @@ import pytest
 
 from extractkit.api import extract
 from extractkit.errors import ConfigError, JobError, MissingExtraError, ModelError
-from extractkit.models import tflite_probe
+from extractkit.models.litert import probe as tflite_probe
+from extractkit.models.litert.model import TFLiteModel
 from extractkit.models.protocol import Compilation, Fetch, Model
 from extractkit.models.tflite import load
-from extractkit.models.tflite_model import TFLiteModel
 from extractkit.tensors import Kind
 from extractkit.testing.models import ModelContract, drawn
 from extractkit.values import Array

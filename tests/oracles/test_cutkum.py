@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from extractkit.models.frozen_graph import load
 from extractkit.models.protocol import Compilation, Fetch
-from extractkit.models.session_model import SessionModel
+from extractkit.models.sessions.model import SessionModel
 from extractkit.plan import Layout
 from extractkit.tensors import Kind
 from tests.real_models import real_model

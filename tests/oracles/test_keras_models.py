@@ -9,20 +9,20 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
+from experiments.real_models import architectures
 from extractkit.job import Component
 from extractkit.models.keras_file import load
 from extractkit.tensors import Kind
 from extractkit.values import Array
 from tests.models.programs import values_of
 from tests.models.zoo import drawn
-from tests.oracles import keras_factories
 from tests.real_models import real_model
 
 pytestmark = pytest.mark.real_model
 
 
 def factory(name: str) -> Component:
-    return Component("model.factory", f"{keras_factories.__name__}.{name}")
+    return Component("model.factory", f"{architectures.__name__}.{name}")
 
 
 def test_deeplc_gives_what_keras_predicts() -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from extractkit.models.litert.model import TFLiteModel
 from extractkit.models.protocol import Compilation, Fetch
 from extractkit.models.tflite import load
-from extractkit.models.tflite_model import TFLiteModel
 from extractkit.tensors import Kind, TensorRecord
 from extractkit.values import Array
 from tests.real_models import real_model

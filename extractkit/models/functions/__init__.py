@@ -1,0 +1,1 @@
+"""Functions of TensorFlow 2: traced, inlined, or run eagerly."""

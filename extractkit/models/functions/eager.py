@@ -1,0 +1,277 @@
+"""`model=module model.eager=true`: a function run operation by operation, as Python runs it.
+
+What cannot be traced (values that Python looks at, NumPy in between) can still be watched. The
+order of operations must be the same for every batch: where Python takes another path, the job ends
+and says so.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from extractkit.errors import ConfigError, JobError, ModelError
+from extractkit.inputs.protocol import InputSpec, Sample, Signature
+from extractkit.models.axes import Sizes
+from extractkit.models.encoding import encode_arrays
+from extractkit.models.foreign import told
+from extractkit.models.functions.callables import constant_function, is_value, method_of, specs_of
+from extractkit.models.functions.concrete import declared
+from extractkit.models.functions.eager_calls import EagerCall, watched
+from extractkit.models.functions.model import as_the_model_takes_it, to_numpy
+from extractkit.models.graphs.rebuilding import candidate_sizes, static_shape
+from extractkit.models.graphs.records import Axes, Records, axes_at, of_one_sample, why_not
+from extractkit.models.graphs.signature import signature_of
+from extractkit.models.graphs.transforming import transformed
+from extractkit.models.input_settings import InputSetting
+from extractkit.models.keras_models.tracing import ports
+from extractkit.models.naming import Ports
+from extractkit.models.protocol import Compilation, Encoded, Fetch, Program
+from extractkit.models.tensorflow_process import configure
+from extractkit.plan import numpy_dtype
+from extractkit.tensors import SAMPLE, Catalog, Kind, TensorRecord, escape, join
+from extractkit.values import Array
+
+_ANOTHER_PATH = "Python takes another path where sizes differ: it is not always made"
+
+
+@dataclass(frozen=True, eq=False)
+class EagerModel:
+    """A Python function of tensors behind the `Model` protocol, never traced.
+
+    Attributes:
+        name: for messages.
+        signature: what it takes.
+        function: called with the inputs by name.
+        variables: its weights by address.
+        origin: what the manifest records of where it comes from.
+    """
+
+    name: str
+    signature: Signature
+    function: Callable[..., Any]
+    variables: Mapping[str, Any]
+    origin: Mapping[str, object]
+    masks_padding: bool = False
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """Inputs, every operation's results, outputs, weights: from calls with made-up values."""
+        weights = [_weight(address, variable) for address, variable in self.variables.items()]
+        return Catalog([*self._watched.records, *weights], self.name)
+
+    def configure(self, seed: int, deterministic: bool, device: str | None) -> Mapping[str, object]:
+        """Seed Python, NumPy and TensorFlow; see `tensorflow_process.configure`."""
+        return configure(seed, deterministic, device)
+
+    def encode(self, samples: Sequence[Sample]) -> list[Encoded]:
+        """The samples as the function takes them, without padding."""
+        return [encode_arrays(self.signature, sample) for sample in samples]
+
+    def program(self, fetches: Sequence[Fetch], compilation: Compilation) -> Program:
+        """The function itself, watched for what is wanted; all of it runs.
+
+        Raises:
+            ConfigError: `runtime.compile` asks for a compilation.
+        """
+        if compilation.compile != "graph":
+            raise ConfigError(
+                f"runtime.compile={compilation.compile}: model.eager=true runs operation by "
+                f"operation and compiles nothing. Leave one of them out"
+            )
+        keep = {record.port for fetch in fetches for record in [self.catalog[fetch.address]]}
+
+        def run(features: Mapping[str, Array], lengths: Mapping[str, Array]) -> list[Array]:
+            batch = {s.name: tf.constant(features[s.name], s.dtype) for s in self.signature.specs}
+            with tf.device(compilation.device):
+                found = self._values(self._called(batch, keep))
+                found |= {_input_address(name): feature for name, feature in batch.items()}
+                samples = tf.constant(len(next(iter(features.values()))))
+                own = {axis: tf.constant(length) for axis, length in lengths.items()}
+                return [
+                    to_numpy(transformed(self._wanted(found, fetch), fetch, samples, own))
+                    for fetch in fetches
+                ]
+
+        return run
+
+    def constants(self, fetches: Sequence[Fetch]) -> list[Array]:
+        """Values of weights, and of a function of nothing."""
+        computed = {f.address for f in fetches} - set(self.variables)
+        found = self._values(self._called({}, None)) if computed else {}
+        found |= {a: tf.convert_to_tensor(variable) for a, variable in self.variables.items()}
+        return [to_numpy(transformed(self._wanted(found, f), f, None, {})) for f in fetches]
+
+    def weights_digest(self) -> str:
+        """SHA-256 over every weight's address, dtype, shape and content."""
+        sha = hashlib.sha256()
+        for address, variable in self.variables.items():
+            array = to_numpy(tf.convert_to_tensor(variable))
+            sha.update(f"{address}\0{tf.as_dtype(variable.dtype).name}\0{array.shape}\0".encode())
+            sha.update(np.ascontiguousarray(array).data)
+        return sha.hexdigest()
+
+    def describe(self) -> Mapping[str, object]:
+        """Where it comes from."""
+        return {"name": self.name, **self.origin}
+
+    def _called(self, batch: Mapping[str, tf.Tensor], keep: set[str] | None) -> EagerCall:
+        arguments = {
+            spec.name: as_the_model_takes_it(spec, batch[spec.name])
+            for spec in self.signature.specs
+        }
+        try:
+            return watched(self.function, arguments, keep)
+        except Exception as error:  # whatever somebody else's code raises
+            raise JobError(f"model {self.name!r} failed on a batch: {told(error)}") from error
+
+    def _values(self, call: EagerCall) -> dict[str, tf.Tensor]:
+        """What a call made, by address."""
+        returned = tf.nest.map_structure(tf.convert_to_tensor, call.result)
+        return {
+            join("", port): tensor
+            for port, tensor in {**call.operations, **ports("output", returned)}.items()
+        }
+
+    def _wanted(self, found: Mapping[str, tf.Tensor], fetch: Fetch) -> tf.Tensor:
+        if fetch.address not in found:
+            raise JobError(
+                f"model {self.name!r} took another path on this batch: it ran no "
+                f"{fetch.address!r}. What depends on the values of a batch cannot be extracted"
+            )
+        tensor = found[fetch.address]
+        return tf.expand_dims(tensor, 0) if fetch.address in self._watched.whole else tensor
+
+    @cached_property
+    def _watched(self) -> Records:
+        sizes, calls = self._trials()
+        found = [self._values(call) for call in calls]
+        records, whole = [_input(spec) for spec in self.signature.specs], set()
+        for address, tensor in found[0].items():
+            same = [values[address] for values in found if address in values]
+            record, added = self._record(address, tensor, calls[0], sizes, same)
+            records.append(record)
+            whole |= {address} if added else set()
+        return Records(tuple(records), frozenset(whole))
+
+    def _record(
+        self,
+        address: str,
+        tensor: tf.Tensor,
+        call: EagerCall,
+        sizes: Sizes,
+        at_each: Sequence[tf.Tensor],
+    ) -> tuple[TensorRecord, bool]:
+        # What Python computes in between leaves no trace, so all of it may depend on the inputs.
+        depends = bool(self.signature.specs)
+        everywhere = len(at_each) == len(sizes.trials)
+        axes = (
+            axes_at(sizes, [static_shape(one) for one in at_each])
+            if everywhere
+            else Axes(None, None)
+        )
+        added = False
+        if depends and self.signature.batch == 1:
+            axes, added = of_one_sample(axes)
+        reason = why_not(axes, depends) if everywhere else _ANOTHER_PATH
+        op_type = call.types.get(address.removeprefix(":"))
+        record = TensorRecord(
+            address=address,
+            kind=Kind.MODEL_OUTPUT if op_type is None else Kind.OP,
+            dtype=tensor.dtype.name,
+            shape=axes.shape,
+            dims=axes.dims,
+            name=address,
+            op_type=op_type,
+            depends_on_inputs=depends,
+            reason=reason,
+        )
+        return record, added
+
+    def _trials(self) -> tuple[Sizes, list[EagerCall]]:
+        """Calls with made-up values at several sizes, which tell the axes of what is computed."""
+        error: Exception | None = None
+        open_ended = self.signature.batch is None and bool(self.signature.specs)
+        for sizes in candidate_sizes(self.signature.free_axes, SAMPLE, vary=open_ended):
+            try:
+                return sizes, [self._called(self._made_up(at), None) for at in sizes.trials]
+            except JobError as failed:  # too small or too large for the function
+                error = failed
+        raise ModelError(f"it cannot be called with made-up values: {error}") from error
+
+    def _made_up(self, at: Mapping[str, int]) -> dict[str, tf.Tensor]:
+        draw = np.random.default_rng(0)
+        batch = {}
+        for spec in self.signature.specs:
+            sizes = zip(spec.dims, spec.shape, strict=True)
+            shape = [at.get(SAMPLE, 1), *(size or 0 if d is None else at[d] for d, size in sizes)]
+            dtype = numpy_dtype(spec.dtype)
+            real = dtype.kind in "fc"
+            values = draw.standard_normal(shape) if real else draw.integers(0, 2, shape)
+            batch[spec.name] = tf.constant(values.astype(dtype if dtype.kind != "O" else str))
+        return batch
+
+
+def eager_model(
+    name: str,
+    built: object,
+    signature: str | None,
+    settings: Mapping[str, InputSetting] | None,
+    origin: Mapping[str, object],
+) -> EagerModel:
+    """What a factory built, to be run eagerly.
+
+    Raises:
+        ConfigError: settings for arguments that it does not have, or that do not fit.
+        ModelError: it cannot be called.
+    """
+    if is_value(built):
+        return EagerModel(name, Signature(name, ()), constant_function(built), {}, origin)
+    method = method_of(built, signature)
+    specs = specs_of(method, settings)
+    takes = [declared(name, spec) for name, spec in specs.items()]
+    return EagerModel(name, signature_of(name, takes, settings), method, _weights_of(built), origin)
+
+
+def _weights_of(built: object) -> dict[str, Any]:
+    """Variables of a module or layer by address: `dense:kernel`; a function tells of none."""
+    ports = Ports()
+    found = {}
+    for variable in getattr(built, "variables", ()):
+        name = getattr(variable, "path", variable.name).partition(":")[0]
+        path, _, port = name.rpartition("/")
+        address = join("/".join(escape(part) for part in path.split("/") if part), escape(port))
+        found[ports.unique(address)] = variable
+    return found
+
+
+def _weight(address: str, variable: Any) -> TensorRecord:
+    return TensorRecord(
+        address=address,
+        kind=Kind.WEIGHT,
+        dtype=tf.as_dtype(variable.dtype).name,
+        shape=tuple(variable.shape),
+        dims=(None,) * len(variable.shape),
+        name=address,
+        depends_on_inputs=False,
+    )
+
+
+def _input_address(name: str) -> str:
+    return join("", f"input.{escape(name)}")
+
+
+def _input(spec: InputSpec) -> TensorRecord:
+    address = _input_address(spec.name)
+    return TensorRecord(
+        address=address,
+        kind=Kind.MODEL_INPUT,
+        dtype=spec.dtype,
+        shape=(None, *spec.shape),
+        dims=(SAMPLE, *spec.dims),
+        name=address,
+    )

@@ -1,0 +1,89 @@
+"""A concrete function of any origin behind the `Model` protocol, by TensorFlow's own names."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import tensorflow as tf
+
+from extractkit.models.functions.concrete import declared
+from extractkit.models.functions.inlining import InlinedGraph, inlined, is_seam
+from extractkit.models.functions.model import FunctionModel
+from extractkit.models.graphs.catalog import find_operations
+from extractkit.models.graphs.records import Found
+from extractkit.models.graphs.signature import chosen, signature_of
+from extractkit.models.input_settings import InputSetting
+from extractkit.models.sessions.graph import checked_constants
+
+_WRAPPER = "StatefulPartitionedCall/"
+
+
+@dataclass(frozen=True, eq=False)
+class GraphFunction(FunctionModel):
+    """A function whose calls have been inlined.
+
+    Attributes:
+        source: its graph.
+        keep: what has to live as long as its variables are read.
+    """
+
+    source: InlinedGraph
+    keep: Any = field(default=None, kw_only=True)
+
+    @property
+    def graph(self) -> InlinedGraph:
+        """The graph, calls inlined."""
+        return self.source
+
+    @cached_property
+    def found(self) -> Sequence[Found]:
+        """Operations by TensorFlow's names, inputs and outputs by the signature's, variables."""
+        source = self.source
+        found = find_operations(
+            source.graph,
+            source.inputs,
+            source.outputs,
+            {variable.name: variable for variable in source.variables.values()},
+            drop_prefix=_WRAPPER,
+        )
+        return [one for one in found if not (one.in_graph and is_seam(one.value.op))]
+
+
+def graph_function(
+    name: str,
+    function: Any,
+    inputs: Mapping[str, tf.Tensor],
+    outputs: Mapping[str, tf.Tensor],
+    *,
+    settings: Mapping[str, InputSetting] | None = None,
+    constants: Mapping[str, object] | None = None,
+    origin: Mapping[str, object] | None = None,
+    keep: object = None,
+) -> GraphFunction:
+    """Inline a concrete function and put it behind the `Model` protocol.
+
+    Args:
+        name: for messages.
+        function: the concrete function.
+        inputs, outputs: tensors of its graph by name.
+        settings: what the configuration says of its inputs.
+        constants: values of inputs that are the same for every sample, by name.
+        origin: what the manifest records of where it comes from.
+        keep: what has to live as long as the function's variables are read.
+
+    Raises:
+        ConfigError: settings or constants for inputs that it does not have, or that do not fit.
+        ModelError: an input that needs settings and has none.
+    """
+    constant = checked_constants(constants, inputs, tuple(settings or ()))
+    open_ended = [declared(key, t) for key, t in inputs.items() if key not in constant]
+    takes = chosen(open_ended, settings)
+    fixed = {inputs[key].op.name: value for key, value in constant.items()}
+    return GraphFunction(
+        name,
+        signature_of(name, takes, settings),
+        inlined(function, {one.name: inputs[one.name] for one in takes}, outputs, fixed),
+        origin={**(origin or {}), **({"constants": dict(constants)} if constants else {})},
+        keep=keep,
+    ).settled()

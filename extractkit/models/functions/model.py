@@ -1,0 +1,104 @@
+"""The adapter of everything that is one TensorFlow function: its graph rebuilt for some tensors."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from extractkit.errors import JobError
+from extractkit.inputs.protocol import InputSpec
+from extractkit.models.foreign import told_by_graph
+from extractkit.models.graphs.model import GraphModel
+from extractkit.models.graphs.rebuilding import tensors_in_graph
+from extractkit.models.graphs.transforming import transformed
+from extractkit.models.protocol import Compilation, Fetch, Program
+from extractkit.values import Array
+
+
+@dataclass(frozen=True, eq=False)
+class FunctionModel(GraphModel):
+    """One function's graph, with variables captured, behind the `Model` protocol.
+
+    A subclass says what graph that is.
+    """
+
+    def program(self, fetches: Sequence[Fetch], compilation: Compilation) -> Program:
+        """A compiled function of one batch that computes the fetches and what they need alone."""
+        names = [self._values[fetch.address].name for fetch in fetches]
+        specs = self.signature.specs
+        axes = self.signature.free_axes
+
+        def compute(features: list[tf.Tensor], lengths: list[tf.Tensor]) -> list[tf.Tensor]:
+            with tf.device(compilation.device):
+                own = {
+                    spec.name: as_the_model_takes_it(spec, tensor)
+                    for spec, tensor in zip(specs, features, strict=True)
+                }
+                tensors = tensors_in_graph(self.graph, own, names)
+                samples = tf.shape(features[0])[0]
+                by_axis = dict(zip(axes, lengths, strict=True))
+                return [
+                    self._transformed(tensor, fetch, samples, by_axis)
+                    for tensor, fetch in zip(tensors, fetches, strict=True)
+                ]
+
+        compiled = tf.function(
+            compute, autograph=False, jit_compile=True if compilation.compile == "xla" else None
+        )
+        concrete = compiled.get_concrete_function(
+            [tf.TensorSpec([self.signature.batch, *spec.shape], spec.dtype) for spec in specs],
+            [tf.TensorSpec([None], tf.int32) for _ in axes],
+        )
+
+        def run(features: Mapping[str, Array], lengths: Mapping[str, Array]) -> list[Array]:
+            try:
+                returned = concrete(
+                    [tf.constant(features[spec.name], spec.dtype) for spec in specs],
+                    [tf.constant(lengths[axis]) for axis in axes],
+                )
+            except tf.errors.OpError as error:
+                message = told_by_graph(error)
+                raise JobError(f"model {self.name!r} failed on a batch: {message}") from error
+            return [to_numpy(tensor) for tensor in returned]
+
+        return run
+
+    def constants(self, fetches: Sequence[Fetch]) -> list[Array]:
+        """Values of weights, and of what is computed from weights and constants alone."""
+        values = self._values
+        traced = [f.address for f in fetches if isinstance(values[f.address], tf.Tensor)]
+
+        def compute() -> list[tf.Tensor]:
+            names = [values[address].name for address in traced]
+            tensors = dict(zip(traced, tensors_in_graph(self.graph, {}, names), strict=True))
+            for fetch in fetches:
+                if fetch.address not in tensors:
+                    tensors[fetch.address] = tf.convert_to_tensor(values[fetch.address])
+            return [transformed(tensors[fetch.address], fetch, None, {}) for fetch in fetches]
+
+        return [to_numpy(tensor) for tensor in tf.function(compute, autograph=False)()]
+
+    def read(self, variable: Any) -> Array:
+        """A variable's content."""
+        return to_numpy(tf.convert_to_tensor(variable))
+
+
+def as_the_model_takes_it(spec: InputSpec, feature: tf.Tensor) -> tf.Tensor:
+    """A feature (samples, *shape) with the sample axis where the model's own input has it."""
+    if spec.sample_axis is None:
+        return feature[0]
+    if spec.sample_axis == 0:
+        return feature
+    others = list(range(1, len(spec.shape) + 1))
+    others.insert(spec.sample_axis, 0)
+    return tf.transpose(feature, others)
+
+
+def to_numpy(tensor: tf.Tensor) -> Array:
+    """A tensor's values, without a copy where there need be none."""
+    if tensor.dtype in (tf.string, tf.bfloat16):
+        return np.asarray(tensor.numpy())
+    # Tensor.numpy() copies; the buffer itself is read-only and lives as long as the array does.
+    return np.asarray(memoryview(tensor))

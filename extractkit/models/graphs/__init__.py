@@ -1,0 +1,1 @@
+"""Any TensorFlow graph: its catalog, its axes, and tensors of it rebuilt."""

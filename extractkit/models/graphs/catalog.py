@@ -1,0 +1,273 @@
+"""From a TensorFlow graph to the catalog: its operations by TensorFlow's own names, and variables.
+
+`conv1/Relu:0` is output 0 of the operation `conv1/Relu`; a variable goes by its own name. Graphs of
+functions that an operation runs are named by it: `while/body/Add:0`, `call/Add:0`.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import tensorflow as tf
+
+from extractkit.models.graphs.control_flow import control_flow
+from extractkit.models.graphs.effects import unfit_operations
+from extractkit.models.graphs.nested import NestedGraph, nested_graphs
+from extractkit.models.graphs.rebuilding import static_shape
+from extractkit.models.graphs.records import Found
+from extractkit.models.naming import Ports
+from extractkit.tensors import Kind, TensorRecord, escape, join
+
+# Values of these types are handles to something else and cannot be copied out.
+_HANDLES = (tf.resource, tf.variant)
+
+
+@dataclass(frozen=True, eq=False)
+class GraphFacts:
+    """What a graph alone tells of its operations.
+
+    Attributes:
+        reasons: why a tensor cannot be extracted, by its name (`op:0`).
+        inert: names of operations through which no randomness passes: constants decide their
+            values, or they never run.
+    """
+
+    reasons: Mapping[str, str]
+    inert: frozenset[str]
+
+
+def facts_of(
+    graph: tf.Graph, inputs: Iterable[tf.Tensor], empty: Container[str] = frozenset()
+) -> GraphFacts:
+    """What cannot be extracted from a graph, and what randomness cannot reach.
+
+    Args:
+        graph: constants stand in it as such.
+        inputs: the tensors that are fed.
+        empty: names of the variables (`op:0`) that have no value.
+    """
+    fed = frozenset(tensor.name for tensor in inputs)
+    flow = control_flow(graph, fed)
+    unfit = unfit_operations(graph, fed, empty=empty, inert=flow.inert)
+    reasons = {
+        tensor.name: unfit[operation.name]
+        for operation in graph.get_operations()
+        if operation.name in unfit
+        for tensor in operation.outputs
+    }
+    return GraphFacts({**reasons, **flow.reasons}, flow.inert)
+
+
+def find_operations(
+    graph: tf.Graph,
+    inputs: Mapping[str, tf.Tensor],
+    outputs: Mapping[str, tf.Tensor],
+    variables: Mapping[str, Any],
+    *,
+    signature: bool = True,
+    frozen: bool = False,
+    optimizer: Container[str] = (),
+    drop_prefix: str = "",
+    facts: GraphFacts | None = None,
+) -> list[Found]:
+    """Everything that a graph offers: inputs, operations, outputs, weights.
+
+    Args:
+        graph: a function's, whose captures count as fed, or a plain one.
+        inputs, outputs: by the name that each goes by.
+        variables: by name (`conv/kernel:0`), whatever the model makes a value of.
+        signature: whether the names are those of a signature, so that `:input.NAME` and
+            `:output.NAME` are listed besides operations; otherwise operations themselves are.
+        frozen: whether weights stand in the graph as constants.
+        optimizer: names of variables that belong to an optimizer.
+        drop_prefix: what is left out at the beginning of operations' names, as often as it stands
+            there, where the rest is the name of no other.
+        facts: as `facts_of` tells them; None: they are looked for.
+    """
+    facts = facts or facts_of(graph, inputs.values())
+    kinds: dict[str, Kind] = {}
+    if not signature:
+        kinds |= {tensor.name: Kind.MODEL_OUTPUT for tensor in outputs.values()}
+        kinds |= {tensor.name: Kind.MODEL_INPUT for tensor in inputs.values()}
+    unlisted = {tensor.name for tensor in inputs.values()} if signature else set()
+    unlisted |= {_with_port(name) for name in variables}
+    paths = _short_paths((op.name for op in graph.get_operations()), drop_prefix)
+    ports = Ports()
+    found = _named("input", Kind.MODEL_INPUT, inputs) if signature else []
+    for operation in graph.get_operations():
+        for tensor in _readable(operation):
+            if tensor.name in unlisted:
+                continue
+            weight = frozen and _is_weight(tensor)
+            kind = kinds.get(tensor.name, Kind.WEIGHT if weight else Kind.OP)
+            address = ports.unique(join(paths[operation.name], str(tensor.value_index)))
+            found.append(_found(address, kind, tensor, facts.reasons.get(tensor.name)))
+    found += _below(graph, paths, ports)
+    found += _named("output", Kind.MODEL_OUTPUT, outputs) if signature else []
+    for name, variable in variables.items():
+        kind = Kind.OPTIMIZER if name in optimizer else Kind.WEIGHT
+        reason = facts.reasons.get(_with_port(name))
+        found.append(_variable(ports, name, variable, kind, reason))
+    return found
+
+
+def terminal_tensors(
+    graph: tf.Graph, inputs: Mapping[str, tf.Tensor], facts: GraphFacts | None = None
+) -> dict[str, tf.Tensor]:
+    """What a graph without a signature seems to be for, by name: results that nobody consumes.
+
+    They depend on the inputs and can be extracted. Where every result goes into a loss, or into
+    whatever else needs more than is fed, that does not count as consuming it.
+    """
+    facts = facts or facts_of(graph, inputs.values())
+    reached = {name for name in _reached(inputs.values()) if not _GRADIENTS.search(name)}
+    results = [
+        operation
+        for operation in graph.get_operations()
+        if operation.name in reached and not _ASIDE.search(operation.type)
+        for tensor in _readable(operation)[:1]
+        if tensor.name not in facts.reasons
+    ]
+    fed = frozenset(tensor.name for tensor in inputs.values())
+    unfit = unfit_operations(graph, fed, inert=facts.inert)
+    ends = [one for one in results if not _consumers(one, {})]
+    ends = ends or [one for one in results if not _consumers(one, unfit)]
+    return {one.outputs[0].name: one.outputs[0] for one in ends}
+
+
+# Where `tf.gradients` puts what trains a model.
+_GRADIENTS = re.compile(r"(^|/)gradients(_\d+)?/")
+_ASIDE = re.compile(r"Summary|^Print|^(Shape|ShapeN|Size|Rank)$|^Switch$|^RefSwitch$")
+
+
+def _reached(tensors: Iterable[tf.Tensor]) -> set[str]:
+    """Names of the operations that depend on the tensors."""
+    reached: set[str] = set()
+    waiting = [consumer for tensor in tensors for consumer in tensor.consumers()]
+    while waiting:
+        operation = waiting.pop()
+        if operation.name not in reached:
+            reached.add(operation.name)
+            waiting.extend(c for tensor in operation.outputs for c in tensor.consumers())
+    return reached
+
+
+def _consumers(operation: Any, ignored: Container[str]) -> bool:
+    """Whether anything but summaries, gradients and what is ignored consumes an operation."""
+    return any(
+        "Summary" not in consumer.type
+        and not _GRADIENTS.search(consumer.name)
+        and consumer.name not in ignored
+        for tensor in operation.outputs
+        for consumer in tensor.consumers()
+    )
+
+
+def _readable(operation: Any) -> list[tf.Tensor]:
+    return [tensor for tensor in operation.outputs if tensor.dtype.base_dtype not in _HANDLES]
+
+
+def _is_weight(tensor: tf.Tensor) -> bool:
+    dtype, shape = tensor.dtype, tensor.shape
+    real = dtype.is_floating or dtype.is_complex or dtype.is_quantized
+    return bool(tensor.op.type == "Const" and real and prod(shape.as_list()) > 1)
+
+
+def _found(
+    address: str, kind: Kind, tensor: tf.Tensor, reason: str | None, name: str | None = None
+) -> Found:
+    made = kind in (Kind.OP, Kind.MODEL_OUTPUT)
+    record = TensorRecord(
+        address=address,
+        kind=kind,
+        dtype=tensor.dtype.base_dtype.name,
+        shape=static_shape(tensor),
+        dims=None,
+        name=tensor.name if name is None else name,
+        op_type=tensor.op.type if made and name is None else None,
+        reason=reason,
+    )
+    return Found(record, tensor)
+
+
+def _named(role: str, kind: Kind, tensors: Mapping[str, tf.Tensor]) -> list[Found]:
+    """Inputs or outputs by their names in the signature; `output.1` is a port already."""
+    found = []
+    for name, tensor in tensors.items():
+        is_port = name == role or name.startswith(f"{role}.")
+        address = join("", escape(name) if is_port else f"{role}.{escape(name)}")
+        found.append(_found(address, kind, tensor, None, name=address))
+    return found
+
+
+def _variable(ports: Ports, name: str, variable: Any, kind: Kind, reason: str | None) -> Found:
+    path, _, port = _with_port(name).partition(":")
+    shape = static_shape(variable)
+    if shape is None or None in shape:
+        reason = reason or "its shape is not known"
+    record = TensorRecord(
+        address=ports.unique(join(_escaped(path), port)),
+        kind=kind,
+        dtype=variable.dtype.base_dtype.name,
+        shape=shape,
+        dims=None if shape is None else (None,) * len(shape),
+        name=_with_port(name),
+        depends_on_inputs=False,
+        reason=reason,
+    )
+    return Found(record, variable)
+
+
+def _with_port(name: str) -> str:
+    return name if ":" in name else f"{name}:0"
+
+
+def _escaped(path: str) -> str:
+    return "/".join(escape(part) for part in path.split("/"))
+
+
+def _short_paths(names: Iterable[str], prefix: str) -> dict[str, str]:
+    """For each operation's name the path in its address."""
+
+    def short(name: str) -> str:
+        while prefix and name.startswith(prefix) and name != prefix:
+            name = name.removeprefix(prefix)
+        return name
+
+    shortened = {name: short(name) for name in names}
+    counts = Counter(shortened.values())
+    return {name: _escaped(rest if counts[rest] == 1 else name) for name, rest in shortened.items()}
+
+
+def _below(graph: tf.Graph, paths: Mapping[str, str], ports: Ports) -> Iterator[Found]:
+    """Operations of functions that the graph's operations run."""
+    within: dict[tf.Graph, str] = {}
+    for nested in nested_graphs(graph, {}):
+        caller = nested.caller
+        outer = within.get(caller.graph)
+        path = paths[caller.name] if outer is None else f"{outer}/{_escaped(caller.name)}"
+        within[nested.graph] = path + _role(nested)
+        for operation in nested.graph.get_operations():
+            # Placeholders of a function's graph are its arguments.
+            if operation.type == "Placeholder":
+                continue
+            for tensor in _readable(operation):
+                path = f"{within[nested.graph]}/{_escaped(operation.name)}"
+                address = ports.unique(join(path, str(tensor.value_index)))
+                yield _found(address, Kind.OP, tensor, nested.reason)
+
+
+def _role(nested: NestedGraph) -> str:
+    """What an operation has a function for: `/body`, `/then_branch`; nothing for its only one."""
+    attributes = nested.caller.node_def.attr
+    name = getattr(nested.graph, "name", "")
+    for key in sorted(attributes):
+        if attributes[key].func.name == name:
+            return "" if key == "f" else f"/{key}"
+        for position, function in enumerate(attributes[key].list.func):
+            if function.name == name:
+                return f"/{key}.{position}"
+    return ""

@@ -1,0 +1,172 @@
+"""What is known of a graph's tensors before it runs: dims, dependence, what is out of reach."""
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import tensorflow as tf
+
+from extractkit.inputs.protocol import InputSpec, Signature
+from extractkit.models.axes import RawShape, Sizes, infer_dims, why_not_by_sample
+from extractkit.models.graphs.rebuilding import (
+    SourceGraph,
+    candidate_sizes,
+    dependent_operations,
+    impure_operations,
+    shapes_at,
+    static_shape,
+)
+from extractkit.tensors import SAMPLE, UNKNOWN, TensorRecord
+
+_IMPURE = "a random or assigning operation comes before it: it is no function of the sample alone"
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A record whose dims are not known yet, and the tensor or variable that it stands for."""
+
+    record: TensorRecord
+    value: Any
+
+    @property
+    def in_graph(self) -> bool:
+        """Whether it is a tensor of the graph, as opposed to a variable."""
+        return isinstance(self.value, tf.Tensor)
+
+
+@dataclass(frozen=True, eq=False)
+class Records:
+    """A graph's records, in order.
+
+    Attributes:
+        records: complete.
+        whole: addresses of tensors whose value as a whole is one sample's: where a call takes one
+            sample, a sample axis is put in front of them.
+    """
+
+    records: tuple[TensorRecord, ...]
+    whole: frozenset[str]
+
+
+def complete(
+    source: SourceGraph,
+    found: Sequence[Found],
+    signature: Signature,
+    inert: Container[str] = frozenset(),
+) -> Records:
+    """The records with their dims, the reason why some are out of reach, and what depends.
+
+    Args:
+        inert: names of operations through which no randomness passes.
+    """
+    dependent, impure = dependent_operations(source), impure_operations(source, inert)
+    reachable = [one for one in found if one.in_graph and one.record.reason is None]
+    inferred = _inferred(source, [one.value for one in reachable], signature)
+    axes_of = {id(one): axes for one, axes in zip(reachable, inferred, strict=True)}
+    records, whole = [], set()
+    for one in found:
+        if id(one) not in axes_of:
+            records.append(one.record)
+            continue
+        axes = axes_of[id(one)]
+        depends = one.value.op.name in dependent
+        if depends and signature.batch == 1:
+            axes, added = of_one_sample(axes)
+            whole |= {one.record.address} if added else set()
+        reason = _IMPURE if one.value.op.name in impure else why_not(axes, depends)
+        records.append(
+            replace(
+                one.record,
+                dims=axes.dims,
+                shape=axes.shape,
+                depends_on_inputs=depends,
+                reason=reason,
+            )
+        )
+    return Records(tuple(records), frozenset(whole))
+
+
+def free_axes_are_independent(
+    source: SourceGraph, outputs: Sequence[str], signature: Signature
+) -> bool:
+    """Whether each free axis can have a length of its own; told without running anything."""
+    return _trials(source, outputs, signature) is not None
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Dims and shape of a tensor, each None where even the rank is open."""
+
+    dims: tuple[str | None, ...] | None
+    shape: tuple[int | None, ...] | None
+
+
+def why_not(axes: Axes, depends: bool) -> str | None:
+    """Why a tensor with these axes cannot be extracted; None where it can."""
+    unknown = axes.dims is None or UNKNOWN in axes.dims
+    if depends:
+        return None if unknown or axes.dims is None else why_not_by_sample(axes.dims)
+    return "its shape is not known before it is computed" if unknown else None
+
+
+def of_one_sample(axes: Axes) -> tuple[Axes, bool]:
+    """The axes where each call takes one sample: an axis of one element in front stands for it."""
+    if axes.dims is None or axes.shape is None:
+        return axes, True
+    if axes.dims and axes.dims[0] is None and axes.shape[0] == 1:
+        return Axes((SAMPLE, *axes.dims[1:]), (None, *axes.shape[1:])), False
+    return Axes((SAMPLE, *axes.dims), (None, *axes.shape)), True
+
+
+def _inferred(
+    source: SourceGraph, tensors: Sequence[tf.Tensor], signature: Signature
+) -> list[Axes]:
+    """Dims and shape of every tensor, from the shapes that the graph has at several sizes."""
+    trials = _trials(source, [tensor.name for tensor in tensors], signature)
+    if trials is None:
+        return [_undetermined(static_shape(tensor)) for tensor in tensors]
+    sizes, shapes_of = trials
+    return [axes_at(sizes, shapes) for shapes in zip(*shapes_of, strict=True)]
+
+
+def _trials(
+    source: SourceGraph, names: Sequence[str], signature: Signature
+) -> tuple[Sizes, list[list[RawShape]]] | None:
+    """The tensors' shapes at the first sizes that the model takes; None: it takes none."""
+    for sizes in candidate_sizes(signature.free_axes, SAMPLE, vary=signature.batch is None):
+        try:
+            return sizes, [
+                shapes_at(source, _specs_at(signature.specs, at), names) for at in sizes.trials
+            ]
+        except ValueError:  # too small or too large for the model, or lengths that must agree
+            continue
+    return None
+
+
+def axes_at(sizes: Sizes, shapes: Sequence[RawShape]) -> Axes:
+    """The axes of a tensor that had these shapes at `sizes.trials`."""
+    dims = infer_dims(sizes, shapes)
+    if dims is None or shapes[0] is None:
+        return Axes(None, None)
+    sized = zip(dims, shapes[0], strict=True)
+    return Axes(dims, tuple(size if dim is None else None for dim, size in sized))
+
+
+def _undetermined(shape: RawShape) -> Axes:
+    if shape is None:
+        return Axes(None, None)
+    return Axes(tuple(UNKNOWN if size is None else None for size in shape), shape)
+
+
+def _specs_at(specs: Sequence[InputSpec], sizes: Mapping[str, int]) -> dict[str, tf.TensorSpec]:
+    """The model's own inputs, sample axis where the model has it, at these sizes."""
+    specs_at = {}
+    for spec in specs:
+        shape = [
+            size if dim is None else sizes[dim]
+            for dim, size in zip(spec.dims, spec.shape, strict=True)
+        ]
+        if spec.sample_axis is not None:
+            shape.insert(spec.sample_axis, sizes.get(SAMPLE, 1))
+        specs_at[spec.name] = tf.TensorSpec(shape, spec.dtype)
+    return specs_at

@@ -1,0 +1,1 @@
+"""Presets of keras-hub: backbones, tokenizers, preprocessing."""

@@ -1,0 +1,1 @@
+"""Keras models: files, architectures, weights, and the trace behind their catalog."""

@@ -1,0 +1,70 @@
+"""The two Kerases behind one catalog: Keras 3, and Keras 2 as the package tf-keras keeps it.
+
+Both name their classes alike; what differs is gathered here, so that trace and catalog ask the
+dialect. tf-keras is never imported for a model that is not made with it.
+"""
+
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from extractkit.models.keras_models.repairs import repaired_keras
+
+
+@dataclass(frozen=True, eq=False)
+class Dialect:
+    """One Keras.
+
+    Attributes:
+        name: for messages.
+        package: the package itself; `package.layers.Layer` is its layer, `package.Model` its model.
+        own_variables: a layer's variables, without those of the layers inside it.
+        variable_name: a variable's name within its layer.
+        repaired: within it, layers compute when traced what they compute when called.
+    """
+
+    name: str
+    package: Any
+    own_variables: Callable[[Any], tuple[Any, ...]]
+    variable_name: Callable[[Any], str]
+    repaired: Callable[[], AbstractContextManager[None]]
+
+
+KERAS_3 = Dialect(
+    name="Keras 3",
+    package=keras,
+    own_variables=lambda layer: (*layer._trainable_variables, *layer._non_trainable_variables),
+    variable_name=lambda variable: str(variable.name),
+    repaired=repaired_keras,
+)
+
+
+def keras_2(package: Any) -> Dialect:
+    """The dialect of tf-keras.
+
+    Args:
+        package: the imported module `tf_keras`.
+    """
+    return Dialect(
+        name="Keras 2",
+        package=package,
+        own_variables=lambda layer: (*layer._trainable_weights, *layer._non_trainable_weights),
+        # TensorFlow's own name, scopes and output number around it: `dense/kernel:0`.
+        variable_name=lambda variable: variable.name.rpartition("/")[2].partition(":")[0],
+        repaired=nullcontext,
+    )
+
+
+def dialect_of(model: object) -> Dialect | None:
+    """The Keras that a model, or a layer, is made with; None: it is neither."""
+    if isinstance(model, keras.layers.Layer):
+        return KERAS_3
+    # Whoever made a model with it has imported it.
+    package = sys.modules.get("tf_keras")
+    if package is not None and isinstance(model, package.layers.Layer):
+        return keras_2(package)
+    return None

@@ -1,0 +1,178 @@
+"""One trace of a Keras callable, with every layer call that happens in it, however deep.
+
+`keras.Model(inputs, layer.output)` reaches no layer inside another one, so the calls are watched
+instead: `Layer.__call__` is wrapped while one `tf.function` is traced. The graph's operations are
+in creation order, so those made between a call's entry and exit belong to it.
+"""
+
+import inspect
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from extractkit.models.graphs.nested import NestedGraph, nested_graphs
+from extractkit.models.keras_models.dialects import KERAS_3, Dialect
+
+
+@dataclass(eq=False)
+class LayerCall:
+    """One call of a layer during the trace.
+
+    Attributes:
+        layer: the layer.
+        parent: the call that it happened in; None for the outermost.
+        graph: the graph that was being built.
+        start, end: the graph's operations start … end-1 were made during the call.
+        inputs, outputs: tensors by port ("input", "input.mask", "output.1").
+    """
+
+    layer: Any
+    parent: "LayerCall | None"
+    graph: tf.Graph
+    start: int
+    end: int
+    inputs: dict[str, Any] = field(default_factory=dict)
+    outputs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """A traced function and the layer calls in it.
+
+    Attributes:
+        function: the concrete function; its graph holds every operation.
+        inputs: the graph's placeholder for each named input.
+        calls: in the order in which they began; the first is the model itself.
+        nested: the graphs of loops, branches and nested functions in it.
+        dialect: the Keras whose layers were watched.
+    """
+
+    function: Any
+    inputs: Mapping[str, tf.Tensor]
+    calls: tuple[LayerCall, ...]
+    nested: tuple[NestedGraph, ...]
+    dialect: Dialect = KERAS_3
+
+    @property
+    def graph(self) -> tf.Graph:
+        """The traced graph."""
+        return self.function.graph
+
+
+def trace(
+    function: Callable[[Mapping[str, tf.Tensor]], Any],
+    specs: list[tf.TensorSpec],
+    dialect: Dialect = KERAS_3,
+) -> Trace:
+    """Trace `function`, called with a mapping of the specs' names to tensors.
+
+    Args:
+        dialect: the Keras whose layers are watched.
+    """
+    by_name = {spec.name: spec for spec in specs}
+    feature_names = list(by_name)
+    # Names of arguments must be identifiers to tf.function; a position always is one.
+    arguments = [
+        tf.TensorSpec(spec.shape, spec.dtype, name=f"input_{index}")
+        for index, spec in enumerate(by_name.values())
+    ]
+
+    def called(*tensors: tf.Tensor) -> Any:
+        return function(dict(zip(feature_names, tensors, strict=True)))
+
+    traced = tf.function(called, autograph=False)
+    with dialect.repaired(), _watched_calls(dialect.package.layers.Layer) as calls:
+        concrete = traced.get_concrete_function(*arguments)
+    _forget_places(concrete.graph)
+    inputs = dict(zip(feature_names, concrete.inputs, strict=False))
+    # Only a function's graph has a name.
+    made = {getattr(call.graph, "name", ""): call.graph for call in calls}
+    nested = nested_graphs(concrete.graph, made)
+    # Calls in other graphs are Keras's own, to learn shapes, or those of a nested `tf.function`,
+    # which are made again or not depending on what was traced before.
+    graphs = {concrete.graph, *(inner.graph for inner in nested)}
+    own = tuple(call for call in calls if call.graph in graphs)
+    return Trace(concrete, inputs, own, tuple(nested), dialect)
+
+
+def _forget_places(graph: tf.Graph) -> None:
+    """Leave out which operations are to share a device with a variable's handle.
+
+    Handles are captured anew where a part of the graph is rebuilt, and are not there by that name.
+    """
+    for operation in graph.get_operations():
+        if operation.colocation_groups() != [b"loc:@" + operation.name.encode()]:
+            operation._clear_attr("_class")
+
+
+_watching = threading.Lock()
+
+
+@contextmanager
+def _watched_calls(layer_class: Any) -> Iterator[list[LayerCall]]:
+    """Record layer calls of this thread; the wrapper is taken off whatever happens."""
+    calls: list[LayerCall] = []
+    stack: list[LayerCall] = []
+    thread = threading.get_ident()
+    original = layer_class.__call__
+
+    def watched(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() != thread:
+            return original(layer, *args, **kwargs)
+        graph = tf.compat.v1.get_default_graph()
+        start = len(graph.get_operations())
+        call = LayerCall(layer, stack[-1] if stack else None, graph, start, end=start)
+        call.inputs = _input_ports(layer, args, kwargs)
+        calls.append(call)
+        stack.append(call)
+        try:
+            output = original(layer, *args, **kwargs)
+        finally:
+            stack.pop()
+        call.end = len(graph.get_operations())
+        call.outputs = ports("output", output)
+        return output
+
+    with _watching:
+        layer_class.__call__ = watched
+        try:
+            yield calls
+        finally:
+            layer_class.__call__ = original
+
+
+def ports(name: str, value: Any) -> dict[str, Any]:
+    """The tensors of a nested structure by port: `output`, `output.1`, `output.key`."""
+    found: dict[str, Any] = {}
+    for path, leaf in keras.tree.flatten_with_path(value):
+        if not isinstance(leaf, tf.Tensor | tf.RaggedTensor | tf.SparseTensor):
+            continue
+        # The first of a plain list has the bare name, so that it is the same as a single one.
+        parts = [] if path == (0,) else [str(part) for part in path]
+        found[".".join([name, *parts])] = _in_graph(leaf)
+    return found
+
+
+def _in_graph(tensor: Any) -> Any:
+    """A tensor that a layer made before the trace (its position ids) as the graph captures it."""
+    symbolic = not isinstance(tensor, tf.Tensor) or tf.is_symbolic_tensor(tensor)
+    if symbolic or not tf.inside_function():
+        return tensor
+    return tf.compat.v1.get_default_graph().capture(tensor)
+
+
+def _input_ports(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Tensors that the layer was called with: its first argument is `input`, others by name."""
+    try:
+        bound = dict(inspect.signature(layer.call).bind_partial(*args, **kwargs).arguments)
+    except TypeError:  # an argument that `call` does not name, taken by Layer.__call__ itself
+        bound = {str(position): value for position, value in enumerate(args)} | kwargs
+    found: dict[str, Any] = {}
+    for position, (name, value) in enumerate(bound.items()):
+        found |= ports("input" if position == 0 else f"input.{name}", value)
+    return found

@@ -1,0 +1,220 @@
+"""Weights from a checkpoint into a Keras model: every one of them, or an error that names one.
+
+What Keras wrote (`.weights.h5`, `.h5`, `.keras`) Keras reads; it leaves weights at their initial
+values in silence where the file holds none, so assignments are watched. Everything else goes by
+names, see `keras_weights_by_name`.
+"""
+
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from extractkit.errors import ModelError
+from extractkit.models.foreign import told
+from extractkit.models.keras_models.weights_by_name import assign_by_name
+from extractkit.models.weight_files import WeightFile, open_weights
+
+_log = logging.getLogger(__name__)
+
+_KEY = "model.checkpoint"
+_ARCHIVE = "Keras archive"
+_HDF5 = "Keras HDF5"
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def load_weights(model: Any, weights: WeightFile, key: str = _KEY) -> None:
+    """Load a checkpoint into a built model.
+
+    Args:
+        model: of Keras 3 or tf-keras.
+        key: the configuration key that names the weights, for messages.
+
+    Raises:
+        ModelError: it is damaged, or of another architecture; the first weight that does not fit
+            is named, with both shapes.
+    """
+    at = f"{key}={weights.path!r}"
+    if weights.format in (_ARCHIVE, _HDF5):
+        _load_by_keras(model, weights, at)
+    else:
+        assign_by_name(model, weights, at)
+
+
+def _load_by_keras(model: Any, weights: WeightFile, at: str) -> None:
+    stored = {
+        key: entry.shape for key, entry in weights.entries.items() if not _is_training(weights, key)
+    }
+    legacy = weights.format == _HDF5 and _is_legacy(weights.files[0])
+    with _named_for_keras(weights.files[0], weights.format, legacy) as file:
+        try:
+            with _assigned(model) as assigned, warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                model.load_weights(file)
+        except Exception as error:  # whatever the readers of two Kerases and layers raise
+            raise ModelError(_mismatch(model, weights, stored, legacy, at, told(error))) from error
+    for warning in caught:
+        _log.debug("%s: %s", at, warning.message)
+    left = [variable for variable in model.weights if id(_plain(variable)) not in assigned]
+    if left or len(stored) > len(assigned):
+        reason = f"{len(left)} of {len(model.weights)} weights stay as they were"
+        raise ModelError(_mismatch(model, weights, stored, legacy, at, reason))
+
+
+def _is_training(weights: WeightFile, key: str) -> bool:
+    """Optimizers, and what Keras 3 keeps of metrics when a model was compiled."""
+    return weights.place(key).training or key.partition("/")[0] in ("metrics", "compile_metrics")
+
+
+@contextmanager
+def _named_for_keras(file: Path, kind: str, legacy: bool) -> Iterator[str]:
+    """The file under a name whose ending tells Keras what is in it."""
+    ending = ".keras" if kind == _ARCHIVE else ".h5" if legacy else ".weights.h5"
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / f"checkpoint{ending}"
+        link.symlink_to(file.absolute())
+        yield str(link)
+
+
+def _is_legacy(file: Path) -> bool:
+    """Whether weights stand under their layers in order, as Keras 1 and 2 wrote them."""
+    with h5py.File(file, "r") as opened:
+        return "layer_names" in opened.attrs or "model_weights" in opened
+
+
+@contextmanager
+def _assigned(model: Any) -> Iterator[set[int]]:
+    """Ids of those of the model's variables that are assigned to within it."""
+    # Variables that were made in a graph are of a class of their own.
+    classes: set[Any] = {
+        next(c for c in type(_plain(variable)).__mro__ if "assign" in vars(c))
+        for variable in model.weights
+    }
+    originals = {variable_class: variable_class.assign for variable_class in classes}
+    own = {id(_plain(variable)) for variable in model.weights}
+    ids: set[int] = set()
+
+    def watched(original: Any) -> Any:
+        def assign(variable: Any, *args: Any, **kwargs: Any) -> Any:
+            ids.update({id(variable)} & own)
+            return original(variable, *args, **kwargs)
+
+        return assign
+
+    for variable_class, original in originals.items():
+        variable_class.assign = watched(original)
+    try:
+        yield ids
+    finally:
+        for variable_class, original in originals.items():
+            variable_class.assign = original
+
+
+def _plain(variable: Any) -> Any:
+    """TensorFlow's variable inside a variable of Keras 3 or of a mixed precision policy."""
+    inside = getattr(variable, "_value", None)
+    if inside is None:
+        inside = getattr(variable, "_variable", None)
+    return variable if inside is None else inside
+
+
+def _mismatch(
+    model: Any,
+    weights: WeightFile,
+    stored: Shapes,
+    legacy: bool,
+    at: str,
+    reason: str,
+) -> str:
+    first = (
+        _first_in_order(model, weights.files[0])
+        if legacy
+        else _first_by_key(_saved_keys(model), stored)
+    )
+    return f"{at} does not fit the model: {first or reason}"
+
+
+def _first_by_key(model: Shapes, file: Shapes) -> str | None:
+    """The first weight that differs, both sides saved in the same layout."""
+    for key, shape in model.items():
+        if key not in file:
+            return f"{key!r} {list(shape)} of the model is not in the file"
+        if file[key] != shape:
+            return f"{key!r} is {list(file[key])} in the file, {list(shape)} in the model"
+    for key, shape in file.items():
+        if key not in model:
+            return f"{key!r} {list(shape)} of the file is not in the model"
+    return None
+
+
+def _saved_keys(model: Any) -> dict[str, tuple[int, ...]]:
+    """The model's weights by the keys under which Keras would save them."""
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(action="ignore"):
+        file = Path(folder) / "model.weights.h5"
+        model.save_weights(str(file))
+        listed = open_weights(str(file), _KEY)
+    return {key: entry.shape for key, entry in listed.entries.items()}
+
+
+def _first_in_order(model: Any, file: Path) -> str | None:
+    """The first weight that differs, layer by layer in the order of both sides."""
+    ours = [
+        (layer.name, [(_short(variable), tuple(variable.shape)) for variable in layer.weights])
+        for layer in model.layers
+        if layer.weights
+    ]
+    theirs = _stored_layers(file)
+    for (layer, own), (stored_layer, stored) in zip(ours, theirs, strict=False):
+        if len(own) != len(stored):
+            return (
+                f"layer {layer!r} has {len(own)} weights, {stored_layer!r} in its place in the "
+                f"file {len(stored)}"
+            )
+        for (name, shape), (key, stored_shape) in zip(own, stored, strict=True):
+            if shape != stored_shape:
+                return (
+                    f"{key!r} is {list(stored_shape)} in the file, '{layer}/{name}' "
+                    f"{list(shape)} in the model"
+                )
+    if len(ours) != len(theirs):
+        longer, where = (ours, "model") if len(ours) > len(theirs) else (theirs, "file")
+        layer, variables = longer[min(len(ours), len(theirs))]
+        return (
+            f"layer {layer!r} of the {where} with {variables[0][0]!r} {list(variables[0][1])} is "
+            f"one more: {len(ours)} layers with weights in the model, {len(theirs)} in the file"
+        )
+    return None
+
+
+def _short(variable: Any) -> str:
+    return str(variable.name).partition(":")[0].rpartition("/")[2]
+
+
+def _stored_layers(file: Path) -> list[tuple[str, list[tuple[str, tuple[int, ...]]]]]:
+    """Layers with weights in an older file, in order, and the names and shapes of these."""
+    with h5py.File(file, "r") as opened:
+        group = opened if "layer_names" in opened.attrs else opened["model_weights"]
+        layers = []
+        for layer in _names(group, "layer_names"):
+            variables = [
+                (name, tuple(group[layer][name].shape))
+                for name in _names(group[layer], "weight_names")
+            ]
+            if variables:
+                layers.append((layer, variables))
+    return layers
+
+
+def _names(group: Any, attribute: str) -> list[str]:
+    """A list of names, which Keras spreads over several attributes where it is long."""
+    parts = [attribute] if attribute in group.attrs else []
+    while f"{attribute}{len(parts)}" in group.attrs:
+        parts.append(f"{attribute}{len(parts)}")
+    names = [name for part in parts for name in group.attrs[part]]
+    return [name.decode() if isinstance(name, bytes) else str(name) for name in names]

@@ -1,0 +1,143 @@
+"""Read a whole model with the Keras that understands the file: 3, then 2, which is tf-keras."""
+
+import importlib.util
+import logging
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from math import prod
+from typing import Any
+
+from extractkit.errors import MissingExtraError, ModelError, UserError
+from extractkit.models.foreign import told
+from extractkit.models.keras_models.dialects import KERAS_3, Dialect, keras_2
+from extractkit.models.keras_models.keras_1_files import in_words_of_keras_2, is_keras_1
+from extractkit.models.keras_models.objects import refuse_code, refuse_imports, why_not
+from extractkit.models.keras_models.saved import SavedKeras, serialized_objects
+
+_log = logging.getLogger(__name__)
+
+# Elements that some weight may have which is not stored.
+_SMALL = 1 << 20
+
+_CHANGED = "hard_sigmoid"
+_INSTALL = "python -m pip install 'extractkit[legacy]'"
+
+
+def read_model(saved: SavedKeras, custom_objects: Mapping[str, Any], safe_mode: bool) -> Any:
+    """The model in a file, not compiled, of the newest Keras that reads it.
+
+    Args:
+        custom_objects: classes and functions by the names that the file has for them.
+        safe_mode: whether a file with Python code in it is refused.
+
+    Raises:
+        ModelError: none reads it, or it holds code.
+        MissingExtraError: Keras 3 refuses it and tf-keras is not installed.
+    """
+    _refuse_theano(saved)
+    if safe_mode:
+        refuse_code(saved)
+    settings = {"custom_objects": dict(custom_objects), "compile": False, "safe_mode": safe_mode}
+    try:
+        if reason := _only_keras_2(saved):
+            return _read_by_keras_2(saved, reason, settings)
+        try:
+            return _read(saved, KERAS_3, saved.path, settings)
+        except UserError:
+            raise
+        except Exception as error:
+            if saved.major == 3:
+                raise
+            return _read_by_keras_2(saved, f"Keras 3 refuses it ({told(error)})", settings)
+    except UserError:
+        raise
+    except Exception as error:  # whatever the readers of three formats and user classes raise
+        raise ModelError(why_not(saved, error)) from error
+
+
+def _only_keras_2(saved: SavedKeras) -> str | None:
+    """Why Keras 3 is not to read a file, though it may; None: it is."""
+    if is_keras_1(saved):
+        return "Keras 1 wrote it"
+    # Keras 2: clip(0.2x + 0.5, 0, 1); Keras 3: clip(x / 6 + 0.5, 0, 1).
+    if saved.major != 3 and _CHANGED in _values(saved.config):
+        return f"{_CHANGED} of Keras 3 is another function than that of Keras 2, which wrote it"
+    return None
+
+
+def _values(config: Any) -> set[str]:
+    """Every text in the configurations of layers."""
+    return {
+        value
+        for node in serialized_objects(config)
+        for value in (node["class_name"], node.get("config"), *_entries(node.get("config")))
+        if isinstance(value, str)
+    }
+
+
+def _entries(config: Any) -> Iterable[Any]:
+    return config.values() if isinstance(config, dict) else ()
+
+
+def _read_by_keras_2(saved: SavedKeras, reason: str, settings: Mapping[str, Any]) -> Any:
+    _log.debug("%s: %s", saved.at, reason)
+    if importlib.util.find_spec("tf_keras") is None:
+        raise MissingExtraError(
+            f"{saved.at}: {reason}. It needs tf-keras, which is not installed. "
+            f"Install it: {_INSTALL}"
+        )
+    import tf_keras
+
+    if settings["safe_mode"]:
+        registered = tf_keras.saving.get_registered_object
+        refuse_imports(saved, settings["custom_objects"], registered)
+    if not is_keras_1(saved):
+        return _read(saved, keras_2(tf_keras), saved.path, settings)
+    with in_words_of_keras_2(saved) as file:
+        return _read(saved, keras_2(tf_keras), file, settings)
+
+
+def _read(saved: SavedKeras, dialect: Dialect, file: Any, settings: Mapping[str, Any]) -> Any:
+    with _no_larger_weights(saved, dialect), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = dialect.package.models.load_model(file, **settings)
+    for warning in caught:
+        _log.debug("%s: %s", dialect.name, warning.message)
+    return model
+
+
+def _refuse_theano(saved: SavedKeras) -> None:
+    """Theano turned convolution kernels round by 180 degrees; nothing would show that here."""
+    convolutions = (
+        node for node in serialized_objects(saved.config) if "Conv" in str(node["class_name"])
+    )
+    if saved.backend == "theano" and any(convolutions):
+        raise ModelError(
+            f"{saved.at} was written on Theano, whose convolutions turn their kernels round. "
+            f"Convert it with the Keras that wrote it: keras.utils.convert_all_kernels_in_model"
+        )
+
+
+@contextmanager
+def _no_larger_weights(saved: SavedKeras, dialect: Dialect) -> Iterator[None]:
+    """Refuse a weight larger than all in the file together, before memory is taken for it."""
+    layer_class = dialect.package.layers.Layer
+    original = layer_class.add_weight
+    most = max(saved.elements, _SMALL)
+
+    def checked(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        sizes = [value for value in (*args, *kwargs.values()) if isinstance(value, tuple | list)]
+        for shape in sizes:
+            if all(isinstance(size, int) for size in shape) and prod(shape) > most:
+                raise ModelError(
+                    f"{saved.at} is damaged: layer {layer.name!r} has a weight of shape "
+                    f"{tuple(shape)}, larger than all that the file holds"
+                )
+        return original(layer, *args, **kwargs)
+
+    layer_class.add_weight = checked
+    try:
+        yield
+    finally:
+        layer_class.add_weight = original

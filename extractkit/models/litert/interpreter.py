@@ -1,0 +1,155 @@
+"""LiteRT's interpreter, one sample a call. The only place that knows its Python interface.
+
+An interpreter always runs its whole subgraph: it has no way to stop at the tensors that are wanted.
+"""
+
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from extractkit.models.litert.graph import Subgraph
+from extractkit.models.litert.sparsity import densify
+from extractkit.values import Array
+
+FAILURES = (ValueError, RuntimeError, MemoryError)
+"""What LiteRT raises where a call fails."""
+
+_log = logging.getLogger(__name__)
+
+_HANDLE = "VAR_HANDLE"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an interpreter computes; each may change the last bits of values.
+
+    Attributes:
+        threads: of one interpreter.
+        xnnpack: whether the XNNPACK delegate computes what it can, as LiteRT does by default.
+    """
+
+    threads: int = 1
+    xnnpack: bool = True
+
+
+class Interpreter:
+    """One interpreter of a file, for calls of one subgraph of it.
+
+    Every call starts from the model's initial state, so that what it returns is a function of its
+    sample alone: variables are reset, and resources, which cannot be, come with a new interpreter.
+
+    Args:
+        path: the file, which `tflite_probe` has found to be sound.
+        subgraph: what is called.
+        settings: how it computes.
+        preserve: whether the tensors between inputs and outputs can be read after a call.
+    """
+
+    def __init__(self, path: Path, subgraph: Subgraph, settings: Settings, preserve: bool) -> None:
+        self._path = path
+        self._subgraph = subgraph
+        self._settings = settings
+        self._preserve = preserve
+        self._has_resources = any(one.type == _HANDLE for one in subgraph.operations)
+        self._has_variables = any(tensor.variable for tensor in subgraph.tensors)
+        self._allocated = False
+        self._wrapper = self._built()
+
+    @classmethod
+    def reference(cls, path: Path, subgraph: Subgraph, settings: Settings) -> "Interpreter":
+        """One without XNNPACK, which never computes the dequantised weights that it packs."""
+        return cls(path, subgraph, replace(settings, xnnpack=False), preserve=True)
+
+    def call(self, arrays: Mapping[int, Array]) -> None:
+        """Run the subgraph on the arrays given for its inputs by number.
+
+        Raises:
+            ValueError, RuntimeError, MemoryError: LiteRT cannot do it; its own words.
+        """
+        if self._allocated and self._has_resources:
+            self._wrapper = self._built()
+        self.allocate(arrays)
+        if self._has_variables:
+            self._wrapper.ResetVariableTensors()
+        for index, array in arrays.items():
+            self._wrapper.SetTensor(index, np.asarray(array, order="C"), self._subgraph.index)
+        self._wrapper.Invoke(self._subgraph.index)
+
+    def allocate(self, arrays: Mapping[int, Array]) -> None:
+        """Make room for a call with inputs of these shapes."""
+        for index, array in arrays.items():
+            shape = np.array(array.shape, np.int32)
+            self._wrapper.ResizeInputTensor(index, shape, False, self._subgraph.index)
+        if self._allocated:
+            self._wrapper.AllocateTensors(self._subgraph.index)
+        else:
+            with _quiet():
+                self._wrapper.AllocateTensors(self._subgraph.index)
+        self._allocated = True
+
+    def value(self, index: int, subgraph: int | None = None) -> Array:
+        """A copy of a tensor's value: of the last call, or held by the file (dense, if sparse).
+
+        Raises:
+            ValueError: there is none.
+        """
+        where = self._subgraph.index if subgraph is None else subgraph
+        shape = self._wrapper.TensorSize(index, where)
+        if 0 in shape:  # LiteRT takes no memory for nothing, and then finds no value
+            return np.zeros(shape, self._wrapper.TensorType(index, where))
+        value: Array = self._wrapper.GetTensor(index, where)
+        sparsity = self._wrapper.TensorSparsityParameters(index, where)
+        return densify(value, shape, sparsity) if sparsity else value
+
+    def overwrite(self, index: int, byte: int) -> None:
+        """Fill a tensor's memory, where it has any yet, with one byte, to see who writes to it."""
+        try:
+            view = self._wrapper.tensor(self._wrapper, index, self._subgraph.index)
+        except ValueError:  # its size is known only once it is computed, and written with it
+            return
+        view[...] = np.full(view.dtype.itemsize, byte, np.uint8).view(view.dtype)[0]
+
+    def _built(self) -> Any:
+        from ai_edge_litert.interpreter import Interpreter as LiteRT
+        from ai_edge_litert.interpreter import OpResolverType
+
+        kernels = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        if self._settings.xnnpack:
+            kernels = OpResolverType.BUILTIN
+        with _quiet(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # preserving tensors is meant "for debugging purposes"
+            interpreter = LiteRT(
+                model_path=str(self._path),
+                num_threads=self._settings.threads,
+                experimental_op_resolver_type=kernels,
+                experimental_preserve_all_tensors=self._preserve,
+            )
+        self._allocated = False
+        # Its public methods set and resize inputs of the first subgraph alone.
+        return interpreter._interpreter
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What LiteRT's native code says on standard error (of delegates it makes) goes to the log."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as noise:
+        os.dup2(noise.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            noise.seek(0)
+            for line in noise.read().decode(errors="replace").splitlines():
+                _log.debug("litert: %s", line)

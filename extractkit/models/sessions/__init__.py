@@ -1,0 +1,1 @@
+"""Graphs of TensorFlow 1, run in a session."""

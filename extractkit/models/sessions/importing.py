@@ -1,0 +1,124 @@
+"""Graphs of TensorFlow 1 from files, checked, into sessions."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+from google.protobuf import text_format
+from google.protobuf.message import DecodeError, Message
+
+from extractkit.errors import ModelError
+from extractkit.models.foreign import told
+from extractkit.models.sessions.graph import clean
+
+_TEXT = (".pbtxt", ".txt", ".prototxt")
+_UNKNOWN = re.compile(r"Op type not registered '([^']+)'")
+
+
+def read_graph_def(path: str, file: Path) -> Any:
+    """The GraphDef in a file.
+
+    Raises:
+        ModelError: something else is in it, or nothing.
+    """
+    # Imported from where it is: there is no public name for it.
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+    try:
+        graph_def = parsed(path, file, tf.compat.v1.GraphDef(), "GraphDef")
+        if not graph_def.node:
+            raise ModelError(f"model.path={path!r} holds no graph: empty, or something else")
+        if not all(node.name and node.op for node in graph_def.node):
+            raise ModelError(f"model.path={path!r} is no GraphDef: damaged, or something else")
+    except ModelError as error:
+        if _holds(file, SavedModel(), "meta_graphs"):
+            raise ModelError(
+                f"model.path={path!r} belongs to a SavedModel, whose weights are beside it: "
+                f"model=saved_model model.path={file.parent}"
+            ) from error
+        if _holds(file, tf.compat.v1.MetaGraphDef(), "graph_def"):
+            raise ModelError(
+                f"model.path={path!r} is a MetaGraphDef, whose weights are in a checkpoint beside "
+                f"it: model=meta_graph model.path={path}"
+            ) from error
+        raise
+    return graph_def
+
+
+def parsed(path: str, file: Path, message: Message, kind: str) -> Any:
+    """A message of a file, binary or text by its ending.
+
+    Raises:
+        ModelError: it cannot be read as one.
+    """
+    try:
+        if file.suffix in _TEXT:
+            text_format.Parse(file.read_text("utf-8"), message)
+        else:
+            message.ParseFromString(file.read_bytes())
+    except (DecodeError, text_format.ParseError, UnicodeDecodeError, OSError) as error:
+        raise ModelError(
+            f"model.path={path!r} is no {kind}: damaged, or something else: {told(error)}"
+        ) from error
+    return message
+
+
+def _holds(file: Path, message: Message, field: str) -> bool:
+    """Whether a file is another kind of message, of which this field is filled."""
+    try:
+        parsed("", file, message, "")
+    except ModelError:
+        return False
+    found = getattr(message, field)
+    return bool(found.node if isinstance(found, tf.compat.v1.GraphDef) else found)
+
+
+def new_session(path: str, graph_def: Any) -> tf.compat.v1.Session:
+    """A session of its own for a graph, with the process's settings of threads.
+
+    Raises:
+        ModelError: TensorFlow cannot import the graph.
+    """
+    clean(graph_def)
+    _seed(graph_def)
+    graph = tf.Graph()
+    try:
+        with graph.as_default():
+            tf.graph_util.import_graph_def(graph_def, name="")
+    except (ValueError, TypeError, KeyError, tf.errors.OpError) as error:
+        raise ModelError(f"model.path={path!r} {_why_not(error)}") from error
+    return tf.compat.v1.Session(graph=graph, config=session_config())
+
+
+def session_config() -> Any:
+    """Settings of a session as those of the process; what a device lacks runs on another."""
+    return tf.compat.v1.ConfigProto(
+        allow_soft_placement=True,
+        intra_op_parallelism_threads=tf.config.threading.get_intra_op_parallelism_threads(),
+        inter_op_parallelism_threads=tf.config.threading.get_inter_op_parallelism_threads(),
+    )
+
+
+def _seed(graph_def: Any) -> None:
+    """Give random operations a seed where they have none.
+
+    A run that has to be deterministic refuses to start those that have none, even if dropout that
+    is off makes nothing of their values. What depends on them is refused anyway.
+    """
+    functions = (function.node_def for function in graph_def.library.function)
+    for nodes in (graph_def.node, *functions):
+        for node in nodes:
+            if {"seed", "seed2"} <= set(node.attr) and not (
+                node.attr["seed"].i or node.attr["seed2"].i
+            ):
+                node.attr["seed"].i = 1
+
+
+def _why_not(error: Exception) -> str:
+    if unknown := _UNKNOWN.search(str(error)):
+        return (
+            f"needs the operation {unknown[1]!r}, which this TensorFlow does not have. Load the "
+            f"library that it comes from in Python (tf.load_op_library), then extractkit.extract(…)"
+        )
+    return f"cannot be imported by TensorFlow: {told(error)}"

@@ -1,0 +1,299 @@
+"""The adapter of graphs that run in a session of TensorFlow 1: frozen graphs, meta graphs."""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from extractkit.errors import ConfigError, JobError, choices
+from extractkit.inputs.protocol import InputSpec
+from extractkit.models.foreign import told_by_graph
+from extractkit.models.functions.concrete import declared
+from extractkit.models.graphs.catalog import GraphFacts, facts_of, find_operations, terminal_tensors
+from extractkit.models.graphs.model import GraphModel
+from extractkit.models.graphs.records import Found
+from extractkit.models.graphs.signature import chosen, signature_of
+from extractkit.models.graphs.transforming import transformed
+from extractkit.models.input_settings import InputSetting
+from extractkit.models.protocol import Compilation, Fetch, Program
+from extractkit.models.sessions.graph import (
+    PLACEHOLDERS,
+    SessionGraph,
+    checked_constants,
+    with_constants,
+)
+from extractkit.models.sessions.variables import GraphVariable, optimizer_variables, variables_of
+from extractkit.values import Array
+
+
+@dataclass(frozen=True, eq=False)
+class SessionModel(GraphModel):
+    """A graph and a session that holds its variables, behind the `Model` protocol.
+
+    Attributes:
+        session: runs programs; whatever it needs is restored and initialised already.
+        source: the graph as it was before programs were added, constants in their places.
+        outputs: the session's tensors by name.
+        constants_fed: values of placeholders that are the same for every sample, by tensor name.
+        variables: of the graph.
+        has_signature: whether inputs and outputs go by names of a signature.
+        frozen: whether weights stand in the graph as constants.
+    """
+
+    session: tf.compat.v1.Session
+    source: SessionGraph
+    outputs: Mapping[str, str]
+    constants_fed: Mapping[str, Array]
+    variables: Sequence[GraphVariable]
+    has_signature: bool
+    frozen: bool
+
+    @property
+    def graph(self) -> SessionGraph:
+        """The graph as analysis sees it."""
+        return self.source
+
+    @cached_property
+    def facts(self) -> GraphFacts:
+        """What the graph alone tells: loops, branches, what nothing is fed for."""
+        return facts_of(self.source.graph, self.source.inputs.values(), self._empty)
+
+    @property
+    def inert(self) -> frozenset[str]:
+        """Names of operations through which no randomness passes."""
+        return self.facts.inert
+
+    @cached_property
+    def found(self) -> Sequence[Found]:
+        """Operations by TensorFlow's names, and variables."""
+        graph = self.source.graph
+        outputs = {name: graph.get_tensor_by_name(tensor) for name, tensor in self.outputs.items()}
+        if not outputs:
+            outputs = terminal_tensors(graph, self.source.inputs, self.facts)
+        return find_operations(
+            graph,
+            self.source.inputs,
+            outputs,
+            {variable.name: variable for variable in self.variables},
+            signature=self.has_signature,
+            frozen=self.frozen,
+            optimizer=optimizer_variables(graph),
+            facts=self.facts,
+        )
+
+    def configure(self, seed: int, deterministic: bool, device: str | None) -> Mapping[str, object]:
+        """Seed generators; a session places operations itself, so the device must be its own."""
+        configured = super().configure(seed, deterministic, device)
+        gpus = tf.config.list_logical_devices("GPU")
+        own = "GPU" if gpus else "CPU"
+        if device is not None:
+            wanted = tf.DeviceSpec.from_string(device)
+            if (wanted.device_type, wanted.device_index or 0) != (own, 0):
+                raise ConfigError(
+                    f"runtime.device={device!r}: model {self.name!r} runs in a session of "
+                    f"TensorFlow 1, which places what it can on /{own}:0. Leave it out, or hide "
+                    f"other devices: CUDA_VISIBLE_DEVICES=…"
+                )
+        return configured
+
+    def program(self, fetches: Sequence[Fetch], compilation: Compilation) -> Program:
+        """A callable of the session that computes the fetches and what they need alone."""
+        if compilation.compile == "xla":
+            raise ConfigError(
+                f"runtime.compile=xla: model {self.name!r} runs in a session of TensorFlow 1, "
+                f"which has graphs alone. Leave it out: runtime.compile=graph"
+            )
+        specs, axes = self.signature.specs, self.signature.free_axes
+        with self._adding():
+            samples = tf.compat.v1.placeholder(tf.int32, [])
+            lengths = {axis: tf.compat.v1.placeholder(tf.int32, [None]) for axis in axes}
+            tensors = [
+                self._transformed(self._in_session(self._values[f.address]), f, samples, lengths)
+                for f in fetches
+            ]
+            inputs = [self._in_session(self.source.inputs[spec.name]) for spec in specs]
+            call = self._callable(tensors, [*inputs, samples, *lengths.values()])
+
+        def run(features: Mapping[str, Array], lengths: Mapping[str, Array]) -> list[Array]:
+            own = [as_the_graph_takes_it(spec, features[spec.name]) for spec in specs]
+            count = np.int32(len(features[specs[0].name]) if specs else 1)
+            try:
+                returned = call(*own, count, *(lengths[axis] for axis in axes))
+            except tf.errors.OpError as error:
+                message = told_by_graph(error)
+                raise JobError(f"model {self.name!r} failed on a batch: {message}") from error
+            return returned
+
+        return run
+
+    def constants(self, fetches: Sequence[Fetch]) -> list[Array]:
+        """Values of weights, and of what is computed from weights and constants alone."""
+        with self._adding():
+            tensors = [self._in_session(self._values[fetch.address]) for fetch in fetches]
+            call = self._callable(
+                [transformed(t, fetch, None, {}) for t, fetch in zip(tensors, fetches, strict=True)]
+            )
+        try:
+            return call()
+        except tf.errors.OpError as error:
+            raise JobError(
+                f"model {self.name!r} cannot compute its constants: {told_by_graph(error)}"
+            ) from error
+
+    def read(self, variable: Any) -> Array:
+        """The content of a variable, or of a constant in the graph."""
+        return np.asarray(self.session.run(self._in_session(variable)))
+
+    def _in_session(self, value: Any) -> tf.Tensor:
+        """The session's own tensor for one of the copied graph, or for a variable."""
+        if isinstance(value, GraphVariable):
+            return value.value
+        return self.session.graph.get_tensor_by_name(value.name)
+
+    @contextmanager
+    def _adding(self) -> Iterator[None]:
+        # One thread at a time: a graph that is added to has no lock of its own.
+        with self._lock, self.session.graph.as_default():
+            yield
+
+    @cached_property
+    def _lock(self) -> threading.Lock:
+        return threading.Lock()
+
+    def _callable(
+        self, tensors: Sequence[tf.Tensor], feeds: Sequence[tf.Tensor] = ()
+    ) -> Callable[..., list[Array]]:
+        """What computes the tensors when it is called with values of `feeds`."""
+        # What is fed cannot be fetched itself, and a variable's own tensor would change later.
+        fetched = [tf.identity(tensor) for tensor in tensors]
+        graph = self.session.graph
+        always = [graph.get_tensor_by_name(name) for name in self.constants_fed]
+        call = self.session.make_callable(fetched, [*feeds, *always])
+        values = tuple(self.constants_fed.values())
+        # A text alone comes back as Python's bytes.
+        dtypes = [object if tensor.dtype == tf.string else None for tensor in fetched]
+
+        def run(*given: Array) -> list[Array]:
+            returned = call(*given, *values)
+            return [np.asarray(one, dtype) for one, dtype in zip(returned, dtypes, strict=True)]
+
+        return run
+
+    @cached_property
+    def _empty(self) -> frozenset[str]:
+        """Names of the variables without a value."""
+        flags = self.session.run([variable.initialized for variable in self.variables])
+        return frozenset(v.name for v, has in zip(self.variables, flags, strict=True) if not has)
+
+
+def session_model(
+    name: str,
+    session: tf.compat.v1.Session,
+    *,
+    inputs: Mapping[str, tf.Tensor] | None = None,
+    outputs: Mapping[str, tf.Tensor] | None = None,
+    settings: Mapping[str, InputSetting] | None = None,
+    constants: Mapping[str, object] | None = None,
+    origin: Mapping[str, object] | None = None,
+    graph_def: Any = None,
+    frozen: bool = False,
+) -> SessionModel:
+    """Put a session, whose variables have their values and whose tables are filled, to work.
+
+    Args:
+        name: for messages.
+        session: belongs to the model from now on; programs are added to its graph.
+        inputs: tensors by their names in a signature; None: the graph has none, and its
+            placeholders go by their own names.
+        outputs: tensors by their names in the signature, or in the graph; None: results that
+            nothing else consumes.
+        settings: what the configuration says of inputs; without a signature any tensor can be one.
+        constants: values that are the same for every sample, by input or placeholder.
+        origin: what the manifest records of where the model comes from.
+        graph_def: the session's graph as it came, where operations have been added to it since.
+        frozen: whether weights stand in the graph as constants.
+
+    Raises:
+        ConfigError: settings or constants for inputs that do not exist, or that do not fit them.
+        ModelError: an input that needs settings and has none.
+    """
+    graph = session.graph
+    own = placeholders(graph)
+    named = dict(own if inputs is None else inputs)
+    # What a signature does not name may still need a value: whether it trains, how much it drops.
+    feedable = {**own, **named}
+    constant = checked_constants(constants, feedable, tuple(settings or ()))
+    if inputs is None:
+        named = {key: t for key, t in named.items() if t.op.type != "PlaceholderWithDefault"}
+        named |= _named_by(settings, graph)
+    takes = [declared(key, t) for key, t in named.items() if key not in constant]
+    takes = chosen(takes, settings)
+    signature = signature_of(name, takes, settings)
+    fed = {feedable[key].op.name: value for key, value in constant.items()}
+    copy = with_constants(graph_def or graph.as_graph_def(), fed)
+    return SessionModel(
+        name,
+        signature,
+        session=session,
+        source=SessionGraph(
+            copy, {one.name: copy.get_tensor_by_name(named[one.name].name) for one in takes}
+        ),
+        outputs={key: tensor.name for key, tensor in (outputs or {}).items()},
+        constants_fed={feedable[key].name: value for key, value in constant.items()},
+        variables=variables_of(graph),
+        has_signature=inputs is not None,
+        frozen=frozen,
+        origin={**(origin or {}), **({"constants": dict(constants)} if constants else {})},
+    ).settled()
+
+
+def placeholders(graph: tf.Graph) -> dict[str, tf.Tensor]:
+    """A graph's placeholders by the names of their operations."""
+    return {
+        operation.name: operation.outputs[0]
+        for operation in graph.get_operations()
+        if operation.type in PLACEHOLDERS
+    }
+
+
+def outputs_named(graph: tf.Graph, names: Sequence[str] | None) -> dict[str, tf.Tensor]:
+    """`model.outputs` as tensors by name.
+
+    Raises:
+        ConfigError: there is no such tensor.
+    """
+    outputs = {}
+    for name in names or ():
+        tensor = tensor_named(graph, name)
+        if tensor is None:
+            there = [operation.name for operation in graph.get_operations() if operation.outputs]
+            raise ConfigError(f"model.outputs: {name!r} is no tensor. {choices(name, there)}")
+        outputs[name] = tensor
+    return outputs
+
+
+def tensor_named(graph: tf.Graph, name: str) -> tf.Tensor | None:
+    """A tensor by its name (`op:1`), or an operation's first (`op`); None: there is none."""
+    try:
+        return graph.get_tensor_by_name(name if ":" in name else f"{name}:0")
+    except (KeyError, ValueError):
+        return None
+
+
+def _named_by(settings: Mapping[str, InputSetting] | None, graph: tf.Graph) -> dict[str, tf.Tensor]:
+    """Tensors in the midst of a graph that samples are to be read for."""
+    tensors = {name: tensor_named(graph, name) for name in settings or ()}
+    return {name: tensor for name, tensor in tensors.items() if tensor is not None}
+
+
+def as_the_graph_takes_it(spec: InputSpec, feature: Array) -> Array:
+    """A feature (samples, *shape) with the sample axis where the graph's own input has it."""
+    if spec.sample_axis is None:
+        value: Array = feature[0]
+        return value
+    return np.moveaxis(feature, 0, spec.sample_axis)

@@ -1,0 +1,145 @@
+"""A checkpoint's weights into a session, checked against its graph first."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from extractkit.errors import ModelError
+from extractkit.models.foreign import told
+from extractkit.models.sessions.variables import GraphVariable, variables_of
+
+_MOST = 3
+_SLICED = " "
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What a graph wants from a checkpoint: a key, and the shape that it is to have."""
+
+    key: str
+    shape: tuple[int, ...] | None
+
+
+def restore(at: str, session: tf.compat.v1.Session, saver: Any, prefix: str) -> None:
+    """Give variables the values of a checkpoint.
+
+    Args:
+        at: key and value of the configuration, for messages.
+        session: whose graph holds the variables.
+        saver: the SaverDef of the graph; an empty one where nobody saved it: variables are
+            then looked for by their names.
+        prefix: of the checkpoint.
+
+    Raises:
+        ModelError: it cannot be read, or belongs to another architecture.
+    """
+    graph = session.graph
+    reader = _reader(at, prefix)
+    by_saver = bool(saver.restore_op_name) and _has(graph, saver.restore_op_name)
+    variables = [] if by_saver else variables_of(graph)
+    wanted = (
+        list(_wanted_by_saver(graph.get_operation_by_name(saver.restore_op_name)))
+        if by_saver
+        else [_wanted_by_name(variable) for variable in variables]
+    )
+    _check(at, wanted, reader.get_variable_to_shape_map())
+    try:
+        if by_saver:
+            session.run(saver.restore_op_name, {saver.filename_tensor_name: prefix})
+        else:
+            _assign(session, variables, prefix)
+    except (tf.errors.OpError, ValueError) as error:
+        raise ModelError(f"{at} cannot be restored from {prefix!r}: {told(error)}") from error
+
+
+def _reader(at: str, prefix: str) -> Any:
+    try:
+        return tf.compat.v1.train.NewCheckpointReader(prefix)
+    except (tf.errors.OpError, RuntimeError, ValueError) as error:
+        raise ModelError(f"{at}: checkpoint {prefix!r} is damaged: {told(error)}") from error
+
+
+def _has(graph: tf.Graph, name: str) -> bool:
+    return any(operation.name == name for operation in graph.get_operations())
+
+
+def _wanted_by_name(variable: GraphVariable) -> _Wanted:
+    shape = variable.shape
+    fixed = tuple(shape.as_list()) if shape.is_fully_defined() else None
+    return _Wanted(variable.name.removesuffix(":0"), fixed)
+
+
+def _wanted_by_saver(restore: Any) -> Iterator[_Wanted]:
+    """What the operations read that run before `restore` does."""
+    seen, waiting = set(), [restore]
+    while waiting:
+        operation = waiting.pop()
+        if operation.name in seen:
+            continue
+        seen.add(operation.name)
+        waiting.extend(operation.control_inputs)
+        waiting.extend(tensor.op for tensor in operation.inputs)
+        if operation.type == "RestoreV2":
+            keys, slices = (tf.get_static_value(tensor) for tensor in operation.inputs[1:])
+            if keys is None or slices is None:
+                continue
+            for key, part, tensor in zip(keys, slices, operation.outputs, strict=True):
+                yield _Wanted(key.decode(), _shape(part.decode(), tensor))
+
+
+def _shape(part: str, tensor: tf.Tensor) -> tuple[int, ...] | None:
+    """The shape that a whole variable has in the graph.
+
+    Args:
+        part: of which only a part is read: its sizes, and the part: "10 4 0,5:-".
+        tensor: what is read.
+    """
+    if part:
+        return tuple(int(size) for size in part.split(_SLICED)[:-1])
+    for operation in tensor.consumers():
+        if operation.type == "Identity":
+            return _shape(part, operation.outputs[0])
+        if operation.type in ("Assign", "AssignVariableOp"):
+            variable = operation.inputs[0].op
+            if "shape" in variable.node_def.attr:
+                shape = tf.TensorShape(variable.get_attr("shape"))
+                return tuple(shape.as_list()) if shape.is_fully_defined() else None
+    return None
+
+
+def _check(at: str, wanted: list[_Wanted], stored: dict[str, list[int]]) -> None:
+    problems = []
+    for one in wanted:
+        if one.key not in stored:
+            problems.append(f"{one.key!r} is not in the checkpoint")
+        elif one.shape is not None and tuple(stored[one.key]) != one.shape:
+            problems.append(
+                f"{one.key!r} has shape {list(one.shape)} in the graph, {stored[one.key]} in the "
+                f"checkpoint"
+            )
+    if problems:
+        more = f", and {len(problems) - _MOST} more" if len(problems) > _MOST else ""
+        raise ModelError(
+            f"{at}: the checkpoint belongs to another model: {'; '.join(problems[:_MOST])}{more}"
+        )
+
+
+def _assign(session: tf.compat.v1.Session, variables: list[GraphVariable], prefix: str) -> None:
+    """One variable at a time: all at once would be a second copy of the model."""
+    for variable in variables:
+        operation = session.graph.get_operation_by_name(variable.name.removesuffix(":0"))
+        with session.graph.as_default():
+            (value,) = tf.raw_ops.RestoreV2(
+                prefix=prefix,
+                tensor_names=[operation.name],
+                shape_and_slices=[""],
+                dtypes=[variable.dtype],
+            )
+            handle: Any = operation.outputs[0]
+            if operation.type == "VarHandleOp":
+                assign: Any = tf.raw_ops.AssignVariableOp(resource=handle, value=value)
+            else:
+                assign = tf.raw_ops.Assign(ref=handle, value=value)
+        session.run(assign)

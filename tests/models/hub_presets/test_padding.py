@@ -1,0 +1,85 @@
+"""Which backbones of keras-hub leave the values of real tokens alone when padding follows them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from extractkit.engine.batches import collate
+from extractkit.inputs.random import Random
+from extractkit.models.hub import load
+from extractkit.models.hub_presets.inputs import _MASKS_PADDING
+from extractkit.models.keras_models.model import KerasModel
+from extractkit.models.protocol import Compilation, Fetch
+from extractkit.tensors import SAMPLE
+from tests.models import tiny_presets
+
+LONG, SHORT = 11, 6
+
+MASKING: dict[str, Callable[[], Any]] = {
+    "BertBackbone": tiny_presets.bert,
+    "DistilBertBackbone": tiny_presets.distil_bert,
+    "GPT2Backbone": tiny_presets.gpt2,
+    "LlamaBackbone": tiny_presets.llama,
+    "MistralBackbone": tiny_presets.mistral,
+    "RobertaBackbone": tiny_presets.roberta,
+}
+
+
+def drawn(model: KerasModel, length: int, samples: int) -> Any:
+    source = Random(samples=samples, length=length).bind(model.signature)
+    return model.encode(source.read(0, samples))
+
+
+def difference(model: KerasModel) -> float:
+    """The largest between a sample's values alone and beside a longer one, over every tensor."""
+    records = [
+        record
+        for record in model.catalog.records
+        if record.extractable and record.depends_on_inputs and "float" in record.dtype
+        and record.dims and record.dims[0] == SAMPLE and set(record.dims) <= {SAMPLE, "token", None}
+    ]  # fmt: skip
+    assert len(records) > 50
+    program = model.program([Fetch(record.address) for record in records], Compilation())
+    (short,), (long,) = drawn(model, SHORT, 1), drawn(model, LONG, 1)
+    alone = collate(model.signature, [short])
+    padded = collate(model.signature, [short, long])
+    largest = 0.0
+    for record, one, two in zip(
+        records,
+        program(alone.features, alone.lengths),
+        program(padded.features, padded.lengths),
+        strict=True,
+    ):
+        assert record.dims is not None
+        real = tuple(slice(SHORT) if dim == "token" else slice(None) for dim in record.dims[1:])
+        apart = np.abs(np.asarray(one[0], np.float64) - two[0][real])
+        # A mask is minus infinity, or the least number, on both sides.
+        largest = max(largest, float(np.nanmax(np.where(one[0] == two[0][real], 0, apart))))
+    return largest
+
+
+def test_every_backbone_that_is_said_to_is_tested() -> None:
+    assert set(MASKING) == _MASKS_PADDING
+
+
+@pytest.mark.parametrize("name", MASKING)
+def test_real_tokens_do_not_change_with_padding(name: str, tmp_path: Path) -> None:
+    model = load(str(tiny_presets.saved(MASKING[name], tmp_path / "preset")))
+    assert type(model.keras_model).__name__ == name
+    assert model.masks_padding
+    assert difference(model) < 1e-5
+
+
+def test_a_causal_task_masks_as_its_backbone_does(tmp_path: Path) -> None:
+    directory = tiny_presets.saved(tiny_presets.gpt2, tmp_path / "preset")
+    model = load(str(directory), task="CausalLM")
+    assert model.masks_padding
+    assert difference(model) < 1e-5
+
+
+def test_a_backbone_that_nobody_tested_does_not_count_as_masking(tmp_path: Path) -> None:
+    directory = tiny_presets.saved(tiny_presets.vit, tmp_path / "preset")
+    assert not load(str(directory)).masks_padding

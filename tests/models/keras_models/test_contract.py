@@ -1,0 +1,70 @@
+"""Every kind of Keras model behind the contract of every adapter, and what Keras adds to it."""
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from extractkit.models.keras_models.model import KerasModel
+from extractkit.models.live import live_model
+from extractkit.models.protocol import Fetch, Model
+from extractkit.tensors import Kind
+from extractkit.testing.models import ModelContract
+from tests.models.zoo import MODELS, drawn
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def model(request: pytest.FixtureRequest) -> KerasModel:
+    return wrapped(request.param)
+
+
+def wrapped(name: str) -> KerasModel:
+    keras.utils.set_random_seed(0)
+    return live_model(MODELS[name](), name=name)
+
+
+@pytest.mark.parametrize("name", MODELS)
+class TestKerasModel(ModelContract):
+    @pytest.fixture(autouse=True)
+    def _named(self, name: str) -> None:
+        self.name = name
+
+    def model(self) -> Model:
+        return wrapped(self.name)
+
+
+def test_scopes_lead_from_the_model_to_the_tensors_own_layer(model: KerasModel) -> None:
+    for record in model.catalog.records:
+        assert record.scopes[0].path == ""
+        assert record.scopes[-1].path == record.layer
+        assert len(record.scopes) == record.depth + 1
+        for outer, inner in zip(record.scopes[1:], record.scopes[2:], strict=False):
+            assert inner.path.startswith(outer.path + "/")
+
+
+def test_a_model_that_was_used_before_has_the_same_catalog(model: KerasModel) -> None:
+    """Nested functions are traced by then, layers built, counters moved on."""
+    batch = drawn(model.signature, 2, 5)
+    model.keras_model.predict_on_batch([*batch.values()] if len(batch) > 1 else batch.popitem()[1])
+    again = live_model(model.keras_model, name=model.name)
+    assert list(again.catalog) == list(model.catalog)
+
+
+def test_another_process_gives_the_same_addresses() -> None:
+    """In the reverse order, so that no counter of the process is the same."""
+    code = (
+        "from tests.models.keras_models.test_contract import MODELS, wrapped\n"
+        "for name in reversed(MODELS): print(name, *wrapped(name).catalog, sep='\\n')"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    here = [line for name in reversed(MODELS) for line in (name, *wrapped(name).catalog)]
+    assert run.stdout.splitlines() == here
+
+
+def test_weights_are_the_models_own(model: KerasModel) -> None:
+    records = [r for r in model.catalog.records if r.kind is Kind.WEIGHT]
+    values = model.constants([Fetch(record.address) for record in records])
+    expected = model.keras_model.get_weights()  # in another order: that of building
+    assert sorted(v.tobytes() for v in values) == sorted(np.asarray(w).tobytes() for w in expected)

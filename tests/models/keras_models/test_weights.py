@@ -1,0 +1,277 @@
+"""An architecture from Python and weights from a file: all of them, or an error that names one."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import keras
+import numpy as np
+import pytest
+import safetensors.numpy
+import tensorflow as tf
+
+from extractkit.errors import ConfigError, ModelError
+from extractkit.job import Component
+from extractkit.models.keras_file import load
+from extractkit.models.keras_models.model import KerasModel
+from extractkit.models.keras_models.weights_by_name import ranked
+from tests.models import keras_factories
+from tests.models.keras_factories import Unbuilt, flat, functional, keras_2
+
+UNBUILT_INPUTS = {"x": {"dims": ["sample", 4], "dtype": "float32"}}
+
+
+def factory(name: str, **arguments: object) -> Component:
+    return Component("model.factory", f"{keras_factories.__name__}.{name}", arguments)
+
+
+def drawn(model: Any) -> list[Any]:
+    """Give a model other weights than any initializer does."""
+    draw = np.random.default_rng(0)
+    model.set_weights([draw.uniform(0.1, 1.0, w.shape) for w in model.get_weights()])
+    return list(model.get_weights())
+
+
+def assert_loaded(loaded: KerasModel, expected: list[Any]) -> None:
+    for value, wanted in zip(loaded.keras_model.get_weights(), expected, strict=True):
+        np.testing.assert_array_equal(value, wanted)
+
+
+def by_path(model: keras.Model, file: Path) -> None:
+    arrays = {v.path: v.numpy() for v in model.weights}
+    safetensors.numpy.save_file(arrays, str(file))
+
+
+def by_tf1_names(model: keras.Model, file: Path) -> None:
+    arrays = {v.path: v.numpy() for v in model.weights}
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        for path, array in arrays.items():
+            tf.compat.v1.get_variable(path, initializer=array, use_resource=False)
+        tf.compat.v1.get_variable("global_step", initializer=np.int64(7))
+        session.run(tf.compat.v1.global_variables_initializer())
+        tf.compat.v1.train.Saver().save(session, str(file))
+
+
+WRITERS: dict[str, tuple[str, Callable[[Any, Path], object]]] = {
+    "weights.h5": ("w.weights.h5", lambda model, file: model.save_weights(file)),
+    "keras": ("w.keras", lambda model, file: model.save(file)),
+    "legacy h5": ("w.h5", lambda model, file: model.save(file)),
+    "tf2 root": ("ckpt", lambda model, file: tf.train.Checkpoint(model).write(str(file))),
+    "tf2 named": ("ckpt", lambda model, file: tf.train.Checkpoint(net=model).write(str(file))),
+    "safetensors": ("w.safetensors", by_path),
+    "tf1": ("w.ckpt", by_tf1_names),
+}
+
+
+@pytest.mark.parametrize("way", WRITERS)
+def test_every_weight_is_loaded(way: str, tmp_path: Path) -> None:
+    name, write = WRITERS[way]
+    model = functional()
+    expected = drawn(model)
+    write(model, tmp_path / name)
+    loaded = load(factory=factory("functional"), checkpoint=str(tmp_path / name))
+    assert_loaded(loaded, expected)
+
+
+@pytest.mark.parametrize("way", ["weights.h5", "keras", "safetensors"])
+def test_a_subclassed_model_is_built_before_weights_are_loaded(way: str, tmp_path: Path) -> None:
+    name, write = WRITERS[way]
+    model = Unbuilt()
+    model(tf.zeros((1, 4)))
+    expected = drawn(model)
+    write(model, tmp_path / name)
+    checkpoint = str(tmp_path / name)
+    loaded = load(factory=factory("Unbuilt"), checkpoint=checkpoint, inputs=UNBUILT_INPUTS)
+    assert_loaded(loaded, expected)
+    assert [spec.name for spec in loaded.signature.specs] == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("build", "name"),
+    [
+        ("keras_2", "w.h5"),
+        ("keras_2", "w.weights.h5"),  # of a layout that Keras 3 no longer has
+        ("keras_2", "ckpt"),
+        ("flat", "w.h5"),
+        ("flat", "ckpt"),
+    ],
+)
+def test_weights_of_keras_2_go_into_either_keras(build: str, name: str, tmp_path: Path) -> None:
+    model = keras_2()
+    expected = drawn(model)
+    if name == "w.h5":
+        model.save_weights(tmp_path / name, save_format="h5")
+    else:
+        model.save_weights(tmp_path / name)
+    assert_loaded(load(factory=factory(build), checkpoint=str(tmp_path / name)), expected)
+
+
+def test_old_weights_under_a_new_ending_are_known_by_their_content(tmp_path: Path) -> None:
+    model = flat()
+    expected = drawn(model)
+    model.save(tmp_path / "w.h5")
+    (tmp_path / "w.h5").rename(tmp_path / "w.weights.h5")
+    checkpoint = str(tmp_path / "w.weights.h5")
+    assert_loaded(load(factory=factory("flat"), checkpoint=checkpoint), expected)
+
+
+def test_a_checkpoint_replaces_the_weights_of_a_file(tmp_path: Path) -> None:
+    model = flat()
+    model.save(tmp_path / "m.keras")
+    expected = drawn(model)
+    model.save_weights(tmp_path / "other.weights.h5")
+    path, checkpoint = str(tmp_path / "m.keras"), str(tmp_path / "other.weights.h5")
+    loaded = load(path, checkpoint=checkpoint)
+    assert_loaded(loaded, expected)
+    assert loaded.describe()["checkpoint"] == [checkpoint]
+
+
+def message(checkpoint: Path, **arguments: object) -> str:
+    with pytest.raises(ModelError) as caught:
+        load(factory=factory("flat", **arguments), checkpoint=str(checkpoint))
+    start = f"model.checkpoint={str(checkpoint)!r} does not fit the model: "
+    assert str(caught.value).startswith(start)
+    return str(caught.value).removeprefix(start)
+
+
+OTHER_SHAPES = {
+    "weights.h5": "'layers/batch_normalization/vars/0' is [6] in the file, [4] in the model",
+    "keras": "'layers/batch_normalization/vars/0' is [6] in the file, [4] in the model",
+    "legacy h5": "'bidirectional/forward_lstm/lstm_cell/kernel' is [4, 12] in the file, "
+    "'bidirectional/kernel' [4, 8] in the model",
+    "tf2 root": "is [12] in the file",
+    "safetensors": "'batch_normalization/beta' is [6] in the file, 'batch_normalization/beta' [4] "
+    "in the model",
+    "tf1": "'batch_normalization/beta' is [6] in the file, 'batch_normalization/beta' [4] in the "
+    "model",
+}
+
+
+@pytest.mark.parametrize("way", OTHER_SHAPES)
+def test_another_architecture_is_told_by_the_first_weight_that_differs(
+    way: str, tmp_path: Path
+) -> None:
+    name, write = WRITERS[way]
+    keras.utils.clear_session()
+    write(flat(), tmp_path / name)
+    keras.utils.clear_session()
+    assert OTHER_SHAPES[way] in message(tmp_path / name, units=2)
+
+
+@pytest.mark.parametrize("way", WRITERS)
+@pytest.mark.parametrize("deeper", ["file", "model"])
+def test_nothing_stays_unloaded_on_either_side(way: str, deeper: str, tmp_path: Path) -> None:
+    name, write = WRITERS[way]
+    write(functional(deeper=deeper == "file"), tmp_path / name)
+    architecture = factory("functional", deeper=deeper == "model")
+    with pytest.raises(ModelError, match=r"does not fit the model: .*(is not in|is one more)"):
+        load(factory=architecture, checkpoint=str(tmp_path / name))
+
+
+def test_names_of_another_library_are_not_understood(tmp_path: Path) -> None:
+    file = tmp_path / "w.safetensors"
+    safetensors.numpy.save_file({"bert.encoder.weight": np.ones(3, np.float32)}, str(file))
+    assert "of the model is not in the file. Available: 'bert.encoder.weight'." in message(file)
+
+
+def test_two_models_in_one_checkpoint_are_not_mixed_up(tmp_path: Path) -> None:
+    tf.train.Checkpoint(generator=flat(), critic=flat()).write(str(tmp_path / "gan"))
+    with pytest.raises(ModelError, match=r"holds more than one model: both 'critic/.*'generator/"):
+        load(factory=factory("flat"), checkpoint=str(tmp_path / "gan"))
+
+
+def test_a_corrupted_array_is_told(tmp_path: Path) -> None:
+    model = flat()
+    model.save_weights(tmp_path / "w.weights.h5")
+    with h5py.File(tmp_path / "w.weights.h5", "a") as file:
+        del file["layers/dense/vars/0"]
+    assert message(tmp_path / "w.weights.h5") == (
+        "'layers/dense/vars/0' [6, 2] of the model is not in the file"
+    )
+
+
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        (["dense_4/kernel", "dense_7/kernel"], ["dense-0/kernel-0", "dense-1/kernel-0"]),
+        (["dense/kernel", "dense_1/kernel"], ["dense-0/kernel-0", "dense-1/kernel-0"]),
+        (["a_10/b_3", "a_9/b_7", "a_9/b_8"], ["a-1/b-0", "a-0/b-0", "a-0/b-1"]),
+    ],
+)
+def test_numbers_of_a_process_become_an_order(paths: list[str], expected: list[str]) -> None:
+    assert ranked(paths) == expected
+
+
+def test_initial_weights_are_drawn_from_the_seed() -> None:
+    digests = [
+        load(factory=factory(name), inputs=inputs, seed=seed).weights_digest()
+        for name, inputs in (("functional", None), ("Unbuilt", UNBUILT_INPUTS))
+        for seed in (0, 0, 1)
+    ]
+    assert digests[0] == digests[1] != digests[2]
+    assert digests[3] == digests[4] != digests[5]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        (
+            {"factory": factory("nothing")},
+            ModelError,
+            "model.factory._target_='tests.models.keras_factories.nothing' returns a object, no "
+            "Keras model or layer. Anything else is for model=module",
+        ),
+        (
+            {"factory": factory("failing")},
+            ModelError,
+            "model.factory._target_='tests.models.keras_factories.failing' failed: RuntimeError: "
+            "out of ideas",
+        ),
+        (
+            {"factory": factory("flat", unit=3)},
+            ConfigError,
+            "model.factory.unit does not exist. Available: 'units'.",
+        ),
+        (
+            {},
+            ConfigError,
+            "model=keras is given neither a file nor a factory. Give one: model.path=FILE, or "
+            "model.factory._target_=package.module.build",
+        ),
+        (
+            {"path": "m.keras", "factory": factory("flat")},
+            ConfigError,
+            "model=keras is given both a file and a factory. Give one: model.path=FILE, or "
+            "model.factory._target_=package.module.build",
+        ),
+        (
+            {"factory": "flat"},
+            ConfigError,
+            "model.factory='flat' is no callable. Give one: "
+            "model.factory._target_=package.module.build",
+        ),
+        (
+            {"factory": factory("flat"), "seed": -1},
+            ConfigError,
+            "model.seed=-1 is not a whole number from 0 to 4294967295",
+        ),
+        (
+            {
+                "factory": factory("Unbuilt"),
+                "inputs": {"x": {"dims": ["sample", 4], "dtype": "flot32"}},
+            },
+            ConfigError,
+            "model.inputs.x.dtype='flot32' is no type. Nearest: 'float32', 'float16', 'float64'.",
+        ),
+        (
+            {"factory": factory("flat"), "inputs": {"idz": None}},
+            ConfigError,
+            "model.inputs: 'idz' is no input. Available: 'ids'.",
+        ),
+    ],
+)
+def test_settings_that_do_not_fit(arguments: Any, error: type[Exception], text: str) -> None:
+    with pytest.raises(error) as caught:
+        load(**arguments)
+    assert str(caught.value) == text
