@@ -9,11 +9,12 @@ import pytest
 import tensorflow as tf
 
 import extractkit
-from extractkit.errors import ConfigError, ModelError
+from extractkit.errors import ConfigError, JobError, ModelError
 from extractkit.models.protocol import Compilation, Fetch, Model
 from extractkit.models.saved_model import load
 from extractkit.tensors import Kind
 from extractkit.testing.models import ModelContract
+from tests.fuzz.damage import damaged
 
 
 class Nested(tf.Module):
@@ -291,3 +292,15 @@ def test_kinds(nested: Path) -> None:
     assert {record.kind for record in records} == {
         Kind.MODEL_INPUT, Kind.MODEL_OUTPUT, Kind.OP, Kind.WEIGHT,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_damage_is_told_or_harmless(nested: Path, tmp_path: Path, seed: int) -> None:
+    what = damaged(nested, tmp_path / "damaged", seed)
+    try:
+        model = load(str(tmp_path / "damaged"))
+        model.weights_digest()
+    except (ModelError, JobError) as error:
+        assert "model.path=" in str(error) or "model 'saved_model'" in str(error), what
+    else:
+        assert model.catalog.records, what
