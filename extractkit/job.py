@@ -83,7 +83,13 @@ class Component:
                 raise ConfigError(f"{self.at}.{name} is missing. Give it: {self.at}.{name}=…")
 
     def build(self) -> Any:
-        """Call the target with its arguments; components among them are for it to instantiate."""
+        """Call the target with its arguments; components among them are for it to instantiate.
+
+        Raises:
+            ConfigError: it cannot be called so, or is meant as it is (`_partial_`).
+        """
+        if self.partial:
+            raise ConfigError(f"{self.at}.{_PARTIAL}=true: {self.at} is called. Leave it out")
         self.check()
         return self.function()(**self.arguments)
 

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from extractkit.config.convert import to_job
 from extractkit.config.directory import ROOT, config_directory
 from extractkit.config.messages import translated
-from extractkit.config.nested import opened
+from extractkit.config.nested import as_typed, opened
 from extractkit.job import Component, Job
 
 VERSION_BASE = "1.3"
@@ -74,7 +74,7 @@ def composition(
     # Unresolved: an override may itself hold an interpolation, and stays as it was typed.
     overrides = OmegaConf.to_container(whole.hydra.overrides.task, resolve=False)
     assert isinstance(overrides, list)
-    given = [str(override) for override in overrides]
+    given = [as_typed(str(override)) for override in overrides]
     typed = [override for override in given if override.removeprefix("~") not in (live or {})]
     model_name = str(whole.hydra.runtime.choices.get("model") or "model")
     return Composition(

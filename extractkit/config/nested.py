@@ -16,3 +16,9 @@ _INSIDE = re.compile(
 def opened(arguments: Sequence[str]) -> list[str]:
     """The same arguments, such overrides marked as adding a key where there is none."""
     return [f"++{one}" if _INSIDE.match(one) else one for one in arguments]
+
+
+def as_typed(override: str) -> str:
+    """An override as it was before `opened`; one that was typed with its plusses means the same."""
+    bare = override.removeprefix("++")
+    return bare if _INSIDE.match(bare) else override

@@ -10,6 +10,7 @@ import numpy as np
 
 from extractkit.errors import ConfigError, JobError
 from extractkit.inputs.protocol import Sample, Signature
+from extractkit.models.digests import update
 from extractkit.models.numpy_transforms import transformed
 from extractkit.models.protocol import Compilation, Encoded, Fetch, Program
 from extractkit.models.weight_files import Place, WeightFile, open_weights
@@ -93,9 +94,10 @@ class Checkpoint:
         sha = hashlib.sha256()
         for key in self.weights:
             dtype, shape = self.weights.entry(key)
-            sha.update(f"{key}\0{dtype}\0{shape}\0".encode("utf-8", "surrogateescape"))
             if array_dtype(dtype) is not None:
-                _digest(sha, self.weights.read(key))
+                update(sha, key, dtype, self.weights.read(key))
+            else:  # what cannot be read counts by what the file says of it
+                sha.update(f"{key}\0{dtype}\0{shape}\0".encode("utf-8", "surrogateescape"))
         return sha.hexdigest()
 
     def describe(self) -> Mapping[str, object]:
@@ -168,11 +170,3 @@ def _recorded(name: str) -> str | None:
     if name == "bfloat16" or not is_extended(name):
         return name
     return next((wide for wide in ("int8", "uint8", "float32") if np.can_cast(dtype, wide)), None)
-
-
-def _digest(sha: "hashlib._Hash", value: Array) -> None:
-    if value.dtype.hasobject:
-        for text in value.flat:
-            sha.update(len(text).to_bytes(8, "little") + bytes(text))
-    else:
-        sha.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)

@@ -46,6 +46,7 @@ def load(
             factory that builds no Keras model; a checkpoint of another architecture.
         MissingExtraError: a package that a format needs is not installed.
     """
+    check_seed(seed)
     settings = parse_inputs(inputs)
     architecture = _chosen(path, factory)
     weights = None if checkpoint is None else open_weights(checkpoint, "model.checkpoint")
@@ -55,14 +56,14 @@ def load(
         from extractkit.models.keras_models.whole import read_model
         from extractkit.models.live import live_model
 
-        objects = import_objects(custom_objects or {})
-        origin: dict[str, object]
-        if isinstance(architecture, Component):
-            origin = {"factory": architecture.target, "seed": seed}
-            model = _built(architecture, seed)
-        else:
-            origin = {"path": str(architecture.path.resolve())}
-            model = read_model(architecture, objects, safe_mode)
+    objects = import_objects(custom_objects or {})
+    origin: dict[str, object]
+    if isinstance(architecture, Component):
+        origin = {"factory": architecture.target, "seed": seed}
+        model = _built(architecture, seed)
+    else:
+        origin = {"path": str(architecture.path.resolve())}
+        model = read_model(architecture, objects, safe_mode)
     if weights is not None:
         origin["checkpoint"] = [str(file.resolve()) for file in weights.files]
     wrapped = live_model(model, name="keras", origin=origin, inputs=settings)
@@ -86,13 +87,12 @@ def _chosen(path: str | None, factory: object) -> SavedKeras | Component:
     return factory
 
 
-def _built(factory: Component, seed: object) -> Any:
+def _built(factory: Component, seed: int) -> Any:
     """The factory's model, its initial weights drawn from the seed."""
     import keras
 
     from extractkit.models.keras_models.dialects import dialect_of
 
-    check_seed(seed)
     at = f"{factory.at}._target_={factory.target!r}"
     keras.utils.set_random_seed(seed)
     try:

@@ -33,7 +33,8 @@ def load(
         seed: of every random generator, set before the factory is called.
 
     Raises:
-        ConfigError: a target that cannot be called so; inputs that do not exist or fit.
+        ConfigError: a target that cannot be called so; inputs that do not exist or fit; `eager`
+            that is neither true nor false.
         ModelError: what it builds cannot be called or traced.
     """
     if not isinstance(factory, Component):
@@ -42,13 +43,15 @@ def load(
             f"model.factory._target_=package.module.function (with model.factory._partial_=true "
             f"the function is the model itself)"
         )
+    if not isinstance(eager, bool):
+        raise ConfigError(f"model.eager={eager!r} is not true or false")
     settings = parse_inputs(inputs)
     check_seed(seed)
     with quiet_start():
         import keras
-
-        keras.utils.set_random_seed(seed)
-        built = _built(factory)
+    keras.utils.set_random_seed(seed)
+    # Outside: what somebody else's code prints is not TensorFlow's noise.
+    built = _built(factory)
     origin = {"factory": factory.target, "seed": seed, "eager": eager, "class": _kind(built)}
     if eager:
         from extractkit.models.functions.eager import eager_model
@@ -67,7 +70,6 @@ def _traced(built: Any, signature: str | None, settings: Any, origin: dict[str, 
         constant_function,
         is_value,
         method_of,
-        specs_of,
         traced,
     )
     from extractkit.models.functions.concrete import inputs_of, outputs_of
@@ -77,7 +79,7 @@ def _traced(built: Any, signature: str | None, settings: Any, origin: dict[str, 
     # A concrete function has been traced already, and knows its inputs.
     concrete = method if hasattr(method, "structured_input_signature") else None
     if concrete is None:
-        concrete = traced(method, specs_of(method, settings))
+        concrete = traced(method, settings)
     return graph_function(
         _NAME,
         concrete,

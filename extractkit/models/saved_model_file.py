@@ -45,7 +45,9 @@ def open_saved_model(path: str, tags: Sequence[str] | None = None) -> SavedModel
         ModelError: there is no SavedModel, it is damaged, or it has no such graph.
     """
     folder = _folder(path)
-    graphs = {tuple(sorted(graph.meta_info_def.tags)): graph for graph in _parsed(path, folder)}
+    graphs = {
+        tuple(sorted(graph.meta_info_def.tags)): graph for graph in parsed(path, folder).meta_graphs
+    }
     if not graphs:
         raise ModelError(f"model.path={path!r} holds no graph: an empty or damaged SavedModel")
     wanted = _wanted(graphs, tags)
@@ -92,25 +94,29 @@ def _below(folder: Path) -> list[Path]:
     return [found for name in _NAMES for found in folder.glob(f"*/{name}")]
 
 
-def _parsed(path: str, folder: Path) -> Sequence[Any]:
+def parsed(path: str, folder: Path) -> Any:
+    """The SavedModel message of a folder. TensorFlow has to be imported already.
+
+    Raises:
+        ModelError: it cannot be read as one.
+    """
     from google.protobuf import text_format
     from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf import saved_model_pb2
 
-    parsed = saved_model_pb2.SavedModel()
+    message = saved_model_pb2.SavedModel()
     binary, text = (folder / name for name in _NAMES)
     try:
         if binary.is_file():
-            parsed.ParseFromString(binary.read_bytes())
+            message.ParseFromString(binary.read_bytes())
         else:
-            text_format.Parse(text.read_text("utf-8"), parsed)
-    except (DecodeError, text_format.ParseError, UnicodeDecodeError) as error:
+            text_format.Parse(text.read_text("utf-8"), message)
+    except (DecodeError, text_format.ParseError, UnicodeDecodeError, OSError) as error:
         file = binary if binary.is_file() else text
         raise ModelError(
             f"model.path={path!r}: {file.name} is damaged, or something else: {told(error)}"
         ) from error
-    graphs: Sequence[Any] = parsed.meta_graphs
-    return graphs
+    return message
 
 
 def _wanted(graphs: Mapping[tuple[str, ...], Any], tags: Sequence[str] | None) -> tuple[str, ...]:

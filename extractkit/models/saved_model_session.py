@@ -1,15 +1,19 @@
 """The graph of a SavedModel of TensorFlow 1, restored into a session."""
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
-from extractkit.errors import ModelError
+from extractkit.errors import ModelError, UserError
 from extractkit.models.foreign import told
 from extractkit.models.input_settings import InputSetting
-from extractkit.models.saved_model_file import SavedModelFile
-from extractkit.models.sessions.importing import session_config
+from extractkit.models.saved_model_file import SavedModelFile, parsed
+from extractkit.models.sessions.graph import clean
+from extractkit.models.sessions.importing import seed_unseeded, session_config
 from extractkit.models.sessions.model import SessionModel, session_model
 
 
@@ -29,11 +33,14 @@ def load_in_session(
     """
     session = tf.compat.v1.Session(graph=tf.Graph(), config=session_config())
     try:
-        with session.graph.as_default():
-            meta_graph = tf.compat.v1.saved_model.load(session, list(file.tags), str(file.folder))
+        with session.graph.as_default(), _prepared(path, file) as folder:
+            meta_graph = tf.compat.v1.saved_model.load(session, list(file.tags), folder)
         chosen = meta_graph.signature_def[signature]
         inputs = _tensors(session.graph, chosen.inputs)
         outputs = _tensors(session.graph, chosen.outputs)
+    except UserError:
+        session.close()
+        raise
     except Exception as error:  # whatever the loader meets in a damaged file
         session.close()
         raise ModelError(f"model.path={path!r} cannot be loaded: {told(error)}") from error
@@ -46,6 +53,24 @@ def load_in_session(
         constants=constants,
         origin=origin,
     )
+
+
+@contextmanager
+def _prepared(path: str, file: SavedModelFile) -> Iterator[str]:
+    """A folder with the same SavedModel, its graph made ready for a session of this process.
+
+    The loader takes folders alone; variables and assets are linked, not copied.
+    """
+    message = parsed(path, file.folder)
+    for meta_graph in message.meta_graphs:
+        clean(meta_graph.graph_def)
+        seed_unseeded(meta_graph.graph_def)
+    with tempfile.TemporaryDirectory() as scratch:
+        (Path(scratch) / "saved_model.pb").write_bytes(message.SerializeToString())
+        for beside in file.folder.iterdir():
+            if beside.is_dir():
+                (Path(scratch) / beside.name).symlink_to(beside.absolute())
+        yield scratch
 
 
 def _tensors(graph: tf.Graph, infos: Mapping[str, Any]) -> dict[str, tf.Tensor]:

@@ -3,18 +3,18 @@
 import logging
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from extractkit.errors import ConfigError, choices
-
-_log = logging.getLogger(__name__)
+from extractkit.models.native_noise import noise_to_log
 
 
 @contextmanager
 def quiet_start() -> Iterator[None]:
     """Import TensorFlow and Keras inside: what their native code prints goes to the log instead.
+
+    Nothing but imports belongs inside: what a user's own code prints is the user's to read.
 
     Raises:
         ConfigError: Keras is told to use another backend than TensorFlow.
@@ -29,20 +29,9 @@ def quiet_start() -> Iterator[None]:
     if "tensorflow" in sys.modules:
         yield
         return
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as noise:
-        os.dup2(noise.fileno(), 2)
-        try:
-            yield
-            _look_for_devices()
-        finally:
-            sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
-            noise.seek(0)
-            for line in noise.read().decode(errors="replace").splitlines():
-                _log.debug("tensorflow: %s", line)
+    with noise_to_log("tensorflow"):
+        yield
+        _look_for_devices()
 
 
 def _look_for_devices() -> None:

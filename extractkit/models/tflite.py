@@ -23,8 +23,8 @@ def load(
 
     Args:
         path: the file.
-        signature: which of its signatures is called; None: its first, or its first subgraph where
-            it has none.
+        signature: which of its signatures is called; None: `serving_default`, else its first, or
+            its first subgraph where it has none.
         threads: of the interpreter.
         xnnpack: whether XNNPACK computes what it can, as LiteRT does by default; without it the
             plain kernels do, slower and with other last bits.

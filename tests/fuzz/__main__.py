@@ -25,7 +25,9 @@ def main() -> int:
     faults = 0
     with tempfile.TemporaryDirectory() as scratch:
         for name in given.formats or EXAMPLES:
-            example = EXAMPLES[name](Path(scratch))
+            folder = Path(scratch) / name
+            folder.mkdir()
+            example = EXAMPLES[name](folder)
             ended: Counter[Outcome] = Counter()
             for seed in range(given.first, given.first + given.cases):
                 target = Path(scratch) / "cases" / str(seed) / example.name

@@ -88,6 +88,44 @@ def model(name: str, **arguments: object) -> Model:
     return load(factory, **arguments)  # type: ignore[arg-type]
 
 
+@tf.function(input_signature=[tf.TensorSpec([None, 4])])
+def unnamed(x: tf.Tensor) -> tf.Tensor:
+    return tf.nn.relu(x)
+
+
+@tf.function(
+    input_signature=[{"a": tf.TensorSpec([None, 4]), "b": tf.TensorSpec([None, None], tf.int32)}]
+)
+def of_a_mapping(x: dict[str, tf.Tensor]) -> tf.Tensor:
+    return tf.reduce_sum(x["a"], -1) + tf.cast(tf.reduce_sum(x["b"], -1), tf.float32)
+
+
+class Declaring(tf.Module):
+    """Its `__call__` tells what it takes."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32)])
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        return x // 2
+
+
+def ragged(x: tf.Tensor) -> tf.RaggedTensor:
+    return tf.RaggedTensor.from_tensor(x, lengths=tf.cast(x[:, 0], tf.int32))
+
+
+def sparse(x: tf.Tensor) -> dict[str, object]:
+    return {"cells": tf.sparse.from_dense(x), "dense": x + 1.0}
+
+
+class TestUnnamedSpec(ModelContract):
+    def model(self) -> Model:
+        return model("=unnamed")
+
+
+class TestDeclaringModule(ModelContract):
+    def model(self) -> Model:
+        return model("Declaring", inputs={"x": {"dims": ["sample", 4]}})
+
+
 class TestModule(ModelContract):
     def model(self) -> Model:
         return model("Affine", inputs=X)
@@ -165,6 +203,52 @@ def test_a_concrete_function_is_taken_as_it_is() -> None:
     assert [spec.name for spec in concrete.signature.specs] == ["x"]
 
 
+@pytest.mark.parametrize("inputs", [None, ["x"], X])
+def test_settings_leave_the_declared_type(inputs: object) -> None:
+    (spec,) = model("Declaring", inputs=inputs).signature.specs
+    assert (spec.name, spec.dtype) == ("x", "int32")
+    assert spec.shape == ((4,) if inputs == X else (None,))
+
+
+def test_a_declared_mapping_is_taken_apart() -> None:
+    specs = model("=of_a_mapping").signature.specs
+    assert [(spec.name, spec.dtype, spec.shape) for spec in specs] == [
+        ("a", "float32", (4,)),
+        ("b", "int32", (None,)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "outputs"),
+    [
+        ("=ragged", [":output.values", ":output.row_splits"]),
+        (
+            "=sparse",
+            [
+                ":output.cells.indices",
+                ":output.cells.values",
+                ":output.cells.dense_shape",
+                ":output.dense",
+            ],
+        ),
+    ],
+)
+def test_results_that_are_no_tensor_are_listed_by_what_they_are_made_of(
+    name: str, outputs: list[str]
+) -> None:
+    catalog = model(name, inputs=X).catalog
+    assert [r.address for r in catalog.records if r.kind is Kind.MODEL_OUTPUT] == outputs
+
+
+def test_what_stands_beside_a_sparse_result_is_extracted(tmp_path: Path) -> None:
+    x = np.eye(4, dtype=np.float32)
+    run = extracted(
+        "sparse", x, tmp_path, "model.factory._partial_=true",
+        "model.inputs={x: [sample, 4]}", "selectors=[outputs]",
+    )  # fmt: skip
+    np.testing.assert_array_equal(np.asarray(run[":output.dense"]), x + 1)
+
+
 def concrete() -> object:
     return with_signature.get_concrete_function()
 
@@ -179,6 +263,15 @@ def concrete() -> object:
             "model.factory gives a function of 'x', which does not tell their shapes. Say what it "
             "takes: 'model.inputs={x: {dims: [sample, 4], dtype: float32}}'",
         ),
+        (
+            "=plain",
+            {"inputs": ["x"]},
+            ModelError,
+            "model.factory gives a function of 'x', which does not tell their shapes. Say what it "
+            "takes: 'model.inputs={x: {dims: [sample, 4], dtype: float32}}'",
+        ),
+        ("Declaring", {"inputs": ["y"]}, ConfigError, "model.inputs: 'y' is no input. Available: "),
+        ("=plain", {"eager": "yes"}, ConfigError, "model.eager='yes' is not true or false"),
         (
             "=plain",
             {"inputs": {"z": ["sample"]}},

@@ -11,7 +11,6 @@ from extractkit.errors import ConfigError, ModelError, choices
 from extractkit.models.foreign import told
 from extractkit.models.input_settings import AT, InputSetting
 from extractkit.plan import numpy_dtype
-from extractkit.tensors import SAMPLE
 
 _VALUES = (tf.Tensor, tf.Variable, np.ndarray, np.generic, bool, int, float, complex, str, bytes)
 _METHOD = "__call__"
@@ -57,18 +56,24 @@ def specs_of(
 ) -> dict[str, tf.TensorSpec]:
     """What the function is to be called with, by the names of its arguments.
 
+    What it declares itself is taken as it is; settings are held against that later, as against
+    what any graph declares (`graphs.signature`).
+
     Raises:
         ConfigError: settings for an argument that it does not have, or of an unknown type.
-        ModelError: it tells nothing of its arguments, and there are no settings.
+        ModelError: it tells nothing of its arguments, and settings neither; or it declares one
+            that is no tensor.
     """
     required, accepted, open_ended = _arguments(function)
-    if settings is None and (told_by_itself := getattr(function, "input_signature", None)):
-        named = zip(accepted, told_by_itself, strict=False)
-        return {name: tf.TensorSpec(spec.shape, spec.dtype, name=name) for name, spec in named}
+    if (declaring := declaring_function(function)) is not None:
+        return _declared(dict(zip(accepted, declaring.input_signature, strict=False)))
     for name in settings or {}:
         if name not in accepted and not open_ended:
             raise ConfigError(f"{AT}: {name!r} is no argument. {choices(name, accepted)}")
-    if lacking := [name for name in required if name not in (settings or {})]:
+    # A name alone would leave open even how many axes there are.
+    vague = [name for name, setting in (settings or {}).items() if setting.dims is None]
+    lacking = [name for name in required if name not in (settings or {})]
+    if lacking := [*lacking, *vague]:
         example = ", ".join(f"{name}: {{dims: [sample, 4], dtype: float32}}" for name in lacking)
         raise ModelError(
             f"model.factory gives a function of {', '.join(map(repr, lacking))}, which does not "
@@ -77,17 +82,31 @@ def specs_of(
     return {name: _spec(name, setting) for name, setting in (settings or {}).items()}
 
 
-def traced(function: Callable[..., Any], specs: Mapping[str, tf.TensorSpec]) -> Any:
-    """The function as one concrete function.
+def declaring_function(function: Callable[..., Any]) -> Any:
+    """The `tf.function` that declares an input signature: it, or its `__call__`; None: neither."""
+    for one in (function, getattr(function, _METHOD, None)):
+        if getattr(one, "input_signature", None) is not None:
+            return one
+    return None
+
+
+def traced(function: Callable[..., Any], settings: Mapping[str, InputSetting] | None = None) -> Any:
+    """The function as one concrete function, of what it declares itself, else of the settings.
 
     Raises:
-        ModelError: it cannot be traced with such arguments.
+        ConfigError: settings for an argument that it does not have, or of an unknown type.
+        ModelError: it tells nothing of its arguments, or cannot be traced with such.
     """
-    whole = function if hasattr(function, "get_concrete_function") else tf.function(function)
+    whole = declaring_function(function)
+    # Given nothing it is traced with what it declares, structures of tensors among it.
+    specs = {} if whole is not None else specs_of(function, settings)
+    if whole is None:
+        whole = function if hasattr(function, "get_concrete_function") else tf.function(function)
     try:
         return whole.get_concrete_function(**specs)
     except Exception as error:  # whatever somebody else's code raises
         given = ", ".join(f"{name} {spec}" for name, spec in specs.items())
+        given = given or ", ".join(map(str, getattr(whole, "input_signature", None) or ()))
         raise ModelError(
             f"the function that model.factory gives cannot be traced with ({given}): "
             f"{told(error)}. If it needs values while it runs: model.eager=true"
@@ -116,6 +135,17 @@ def _arguments(function: Callable[..., Any]) -> tuple[list[str], list[str], bool
     )
 
 
+def _declared(specs: Mapping[str, Any]) -> dict[str, tf.TensorSpec]:
+    for name, spec in specs.items():
+        if not isinstance(spec, tf.TensorSpec):
+            raise ModelError(
+                f"model.eager=true: the function that model.factory gives takes {name!r} as "
+                f"{spec}, which is no single tensor. Leave model.eager=false, where it is traced "
+                f"with the tensors in it"
+            )
+    return dict(specs)
+
+
 def _spec(name: str, setting: InputSetting) -> tf.TensorSpec:
     dtype = setting.dtype or "float32"
     try:
@@ -124,6 +154,5 @@ def _spec(name: str, setting: InputSetting) -> tf.TensorSpec:
         raise ConfigError(
             f"{AT}.{name}.dtype={dtype!r} is no type. {choices(dtype, _DTYPES)}"
         ) from None
-    dims = (SAMPLE,) if setting.dims is None else setting.dims
-    shape = [dim if isinstance(dim, int) else None for dim in dims]
+    shape = [dim if isinstance(dim, int) else None for dim in setting.dims or ()]
     return tf.TensorSpec(shape, dtype, name=name)

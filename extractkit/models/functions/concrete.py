@@ -1,16 +1,21 @@
 """A concrete function's inputs and outputs by name."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
 
 from extractkit.models.graphs.signature import Declared
-from extractkit.models.keras_models.tracing import ports
+from extractkit.models.structure import ports
 
 _UNNAMED = "input"
 # What stands before a key; a number alone is no name.
 _KEY = re.compile(r"^output\.(?!\d+$)")
+_COMPONENTS = (
+    (tf.RaggedTensor, ("values", "row_splits")),
+    (tf.SparseTensor, ("indices", "values", "dense_shape")),
+)
 
 
 def inputs_of(function: Any) -> dict[str, tf.Tensor]:
@@ -32,12 +37,32 @@ def inputs_of(function: Any) -> dict[str, tf.Tensor]:
 
 
 def outputs_of(function: Any) -> dict[str, tf.Tensor]:
-    """The function's results by name: their key in a dictionary, else `output`, `output.1`."""
+    """The function's results by name: their key in a dictionary, else `output`, `output.1`.
+
+    Ragged and sparse ones by the tensors that they are made of; see `components`.
+    """
     flat = tf.nest.flatten(function.structured_outputs, expand_composites=True)
     results = iter(function.graph.outputs)
     tensors = [None if one is None else next(results) for one in flat]
-    named = ports("output", tf.nest.pack_sequence_as(function.structured_outputs, tensors))
+    packed = tf.nest.pack_sequence_as(function.structured_outputs, tensors, expand_composites=True)
+    named = components(ports("output", packed))
     return {_KEY.sub("", port): tensor for port, tensor in named.items()}
+
+
+def components(named: Mapping[str, Any]) -> dict[str, tf.Tensor]:
+    """The same, with the tensors in place of each ragged and sparse one, which is no tensor itself.
+
+    Ragged: `output.values` and `output.row_splits`; sparse: `output.indices`, `output.values` and
+    `output.dense_shape`. Where rows are ragged again: `output.values.values`.
+    """
+    found: dict[str, tf.Tensor] = {}
+    for port, value in named.items():
+        parts = next((names for kind, names in _COMPONENTS if isinstance(value, kind)), None)
+        if parts is None:
+            found[port] = value
+        else:
+            found |= components({f"{port}.{part}": getattr(value, part) for part in parts})
+    return found
 
 
 def declared(name: str, placeholder: tf.Tensor | tf.TensorSpec) -> Declared:

@@ -6,8 +6,8 @@ and says so.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,26 +17,31 @@ import tensorflow as tf
 from extractkit.errors import ConfigError, JobError, ModelError
 from extractkit.inputs.protocol import InputSpec, Sample, Signature
 from extractkit.models.axes import Sizes
+from extractkit.models.digests import update
 from extractkit.models.encoding import encode_arrays
 from extractkit.models.foreign import told
 from extractkit.models.functions.callables import constant_function, is_value, method_of, specs_of
-from extractkit.models.functions.concrete import declared
-from extractkit.models.functions.eager_calls import EagerCall, watched
+from extractkit.models.functions.concrete import components, declared
+from extractkit.models.functions.eager_calls import EagerCall, restored, watched
 from extractkit.models.functions.model import as_the_model_takes_it, to_numpy
 from extractkit.models.graphs.rebuilding import candidate_sizes, static_shape
 from extractkit.models.graphs.records import Axes, Records, axes_at, of_one_sample, why_not
 from extractkit.models.graphs.signature import signature_of
 from extractkit.models.graphs.transforming import transformed
-from extractkit.models.input_settings import InputSetting
-from extractkit.models.keras_models.tracing import ports
+from extractkit.models.input_settings import AT, InputSetting
 from extractkit.models.naming import Ports
 from extractkit.models.protocol import Compilation, Encoded, Fetch, Program
+from extractkit.models.structure import ports
 from extractkit.models.tensorflow_process import configure
 from extractkit.plan import numpy_dtype
 from extractkit.tensors import SAMPLE, Catalog, Kind, TensorRecord, escape, join
 from extractkit.values import Array
 
 _ANOTHER_PATH = "Python takes another path where sizes differ: it is not always made"
+_IMPURE = (
+    "a random or assigning operation is run before it, and no data flow is known in eager mode: it "
+    "may be no function of the sample alone"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,31 +116,28 @@ class EagerModel:
         sha = hashlib.sha256()
         for address, variable in self.variables.items():
             array = to_numpy(tf.convert_to_tensor(variable))
-            sha.update(f"{address}\0{tf.as_dtype(variable.dtype).name}\0{array.shape}\0".encode())
-            sha.update(np.ascontiguousarray(array).data)
+            update(sha, address, tf.as_dtype(variable.dtype).name, array)
         return sha.hexdigest()
 
     def describe(self) -> Mapping[str, object]:
         """Where it comes from."""
         return {"name": self.name, **self.origin}
 
-    def _called(self, batch: Mapping[str, tf.Tensor], keep: set[str] | None) -> EagerCall:
+    def _called(self, batch: Mapping[str, tf.Tensor], keep: Container[str] | None) -> EagerCall:
         arguments = {
             spec.name: as_the_model_takes_it(spec, batch[spec.name])
             for spec in self.signature.specs
         }
         try:
-            return watched(self.function, arguments, keep)
+            with restored(self.variables.values()):
+                return watched(self.function, arguments, keep)
         except Exception as error:  # whatever somebody else's code raises
             raise JobError(f"model {self.name!r} failed on a batch: {told(error)}") from error
 
     def _values(self, call: EagerCall) -> dict[str, tf.Tensor]:
         """What a call made, by address."""
-        returned = tf.nest.map_structure(tf.convert_to_tensor, call.result)
-        return {
-            join("", port): tensor
-            for port, tensor in {**call.operations, **ports("output", returned)}.items()
-        }
+        returned = components(ports("output", tf.nest.map_structure(_as_tensor, call.result)))
+        return {join("", port): tensor for port, tensor in {**call.operations, **returned}.items()}
 
     def _wanted(self, found: Mapping[str, tf.Tensor], fetch: Fetch) -> tf.Tensor:
         if fetch.address not in found:
@@ -150,11 +152,13 @@ class EagerModel:
     def _watched(self) -> Records:
         sizes, calls = self._trials()
         found = [self._values(call) for call in calls]
+        pure = calls[0].pure
         records, whole = [_input(spec) for spec in self.signature.specs], set()
         for address, tensor in found[0].items():
             same = [values[address] for values in found if address in values]
             record, added = self._record(address, tensor, calls[0], sizes, same)
-            records.append(record)
+            impure = pure is not None and id(tensor) not in pure
+            records.append(replace(record, reason=_IMPURE) if impure else record)
             whole |= {address} if added else set()
         return Records(tuple(records), frozenset(whole))
 
@@ -194,14 +198,23 @@ class EagerModel:
 
     def _trials(self) -> tuple[Sizes, list[EagerCall]]:
         """Calls with made-up values at several sizes, which tell the axes of what is computed."""
-        error: Exception | None = None
+        errors: list[JobError] = []
+        tried: list[str] = []
         open_ended = self.signature.batch is None and bool(self.signature.specs)
         for sizes in candidate_sizes(self.signature.free_axes, SAMPLE, vary=open_ended):
             try:
+                # What makes its variables when it is first called does other things then.
+                self._called(self._made_up(sizes.base), frozenset())
                 return sizes, [self._called(self._made_up(at), None) for at in sizes.trials]
             except JobError as failed:  # too small or too large for the function
-                error = failed
-        raise ModelError(f"it cannot be called with made-up values: {error}") from error
+                errors.append(failed)
+                tried.append(_told_sizes(sizes.base))
+        first = errors[0]
+        raise ModelError(
+            f"what model.factory={self.origin.get('factory')} gives cannot be called with made-up "
+            f"values: {told(first.__cause__ or first)}. Sizes tried: {'; '.join(tried)}. Say what "
+            f"it takes: '{AT}={{NAME: {{dims: [{SAMPLE}, 4], dtype: float32}}}}'"
+        ) from first
 
     def _made_up(self, at: Mapping[str, int]) -> dict[str, tf.Tensor]:
         draw = np.random.default_rng(0)
@@ -235,6 +248,15 @@ def eager_model(
     specs = specs_of(method, settings)
     takes = [declared(name, spec) for name, spec in specs.items()]
     return EagerModel(name, signature_of(name, takes, settings), method, _weights_of(built), origin)
+
+
+def _as_tensor(value: Any) -> Any:
+    composite = isinstance(value, tf.RaggedTensor | tf.SparseTensor)
+    return value if composite else tf.convert_to_tensor(value)
+
+
+def _told_sizes(sizes: Mapping[str, int]) -> str:
+    return ", ".join(f"{axis}={size}" for axis, size in sizes.items()) or "those declared"
 
 
 def _weights_of(built: object) -> dict[str, Any]:

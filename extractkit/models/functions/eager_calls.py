@@ -3,19 +3,26 @@
 watched(function, arguments).operations  # {"op/MatMul": …, "op/AddV2": …, "op/MatMul.1": …}
 """
 
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
 
+# A function that was traced before is one operation; what is in it only its definition tells.
+from tensorflow.python.eager import context
+
 # What TensorFlow's own debugger builds on; there is no public way to see eager operations.
 from tensorflow.python.framework import op_callbacks
 
+from extractkit.models.graphs.purity import IMPURE
 from extractkit.models.naming import Ports
 
 _HANDLES = (tf.resource, tf.variant)
+# Whether functions run eagerly is a setting of the process, not of a thread.
+_one_at_a_time = threading.RLock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +32,24 @@ class EagerCall:
     Attributes:
         result: what it returned.
         operations: results of operations by port; `op/Split@1` is the second of one.
-        types: the operations' types, by the same ports.
+        types: the types of all operations by port, in their order; of those too that have no
+            result, or one that is not kept.
+        impure_from: how many results there were before the first that draws random numbers or
+            assigns, or that takes a variable assigned to later; None: there is none.
     """
 
     result: Any
     operations: Mapping[str, tf.Tensor]
     types: Mapping[str, str]
+    impure_from: int | None
+
+    @property
+    def pure(self) -> set[int] | None:
+        """Ids of the results that nothing random or assigned can have gone into; None: of all."""
+        if self.impure_from is None:
+            return None
+        before = list(self.types)[: self.impure_from]
+        return {id(self.operations[port]) for port in before if port in self.operations}
 
 
 def watched(
@@ -43,10 +62,16 @@ def watched(
     Args:
         arguments: by name.
         keep: ports whose results are wanted; None: all. Others are let go at once.
+
+    One call runs at a time in a process.
     """
     ports = Ports()
     operations: dict[str, tf.Tensor] = {}
     types: dict[str, str] = {}
+    # For each resource how many results there were before the first that took it; the handle is
+    # kept, so that no other gets its id.
+    first_taken: dict[int, tuple[int, Any]] = {}
+    impure_from: int | None = None
 
     def on_operation(
         op_type: str | bytes,
@@ -56,22 +81,43 @@ def watched(
         op_name: Any = None,
         graph: Any = None,
     ) -> None:
+        nonlocal impure_from
         if graph is not None:  # traced, not run
             return
         kind = op_type.decode() if isinstance(op_type, bytes) else op_type
-        port = ports.unique(f"op/{kind}")
+        port, position = ports.unique(f"op/{kind}"), len(types)
+        handles = [one for one in inputs if getattr(one, "dtype", None) == tf.resource]
+        for handle in handles:
+            first_taken.setdefault(id(handle), (position, handle))
+        if _is_impure(kind):
+            taken = [first_taken[id(handle)][0] for handle in handles]
+            impure_from = min([position, *taken, *([] if impure_from is None else [impure_from])])
+        types[port] = kind
         for index, output in enumerate(outputs):
             name = port if index == 0 else f"{port}@{index}"
+            types[name] = kind
             if output.dtype not in _HANDLES and (keep is None or name in keep):
-                operations[name], types[name] = output, kind
+                operations[name] = output
 
-    with _functions_eager():
+    with _one_at_a_time, _functions_eager():
         op_callbacks.add_op_callback(on_operation)
         try:
             result = function(**arguments)
         finally:
             op_callbacks.remove_op_callback(on_operation)
-    return EagerCall(result, operations, types)
+    return EagerCall(result, operations, types, impure_from)
+
+
+@contextmanager
+def restored(variables: Iterable[Any]) -> Iterator[None]:
+    """Leave the variables as they were, whatever is assigned to them inside."""
+    # Neither reading nor assigning copies; only what is assigned to in between is ever twice there.
+    before = [(variable, tf.convert_to_tensor(variable)) for variable in variables]
+    try:
+        yield
+    finally:
+        for variable, value in before:
+            variable.assign(value)
 
 
 @contextmanager
@@ -82,3 +128,22 @@ def _functions_eager() -> Iterator[None]:
         yield
     finally:
         tf.config.run_functions_eagerly(before)
+
+
+def _is_impure(kind: str) -> bool:
+    """Whether an operation, or any in the function that it stands for, is random or assigns."""
+    known = context.context()
+    waiting, seen = [kind], {kind}
+    while waiting:
+        name = waiting.pop()
+        if not known.has_function(name):
+            if IMPURE.search(name):
+                return True
+            continue
+        for node in known.get_function_def(name).node_def:
+            inside = {node.op}
+            for attribute in node.attr.values():
+                inside |= {one.name for one in (attribute.func, *attribute.list.func) if one.name}
+            waiting.extend(inside - seen)
+            seen |= inside
+    return False

@@ -11,10 +11,10 @@ from extractkit.models.functions.concrete import declared
 from extractkit.models.functions.inlining import InlinedGraph, inlined, is_seam
 from extractkit.models.functions.model import FunctionModel
 from extractkit.models.graphs.catalog import find_operations
+from extractkit.models.graphs.constants import checked_constants
 from extractkit.models.graphs.records import Found
 from extractkit.models.graphs.signature import chosen, signature_of
 from extractkit.models.input_settings import InputSetting
-from extractkit.models.sessions.graph import checked_constants
 
 _WRAPPER = "StatefulPartitionedCall/"
 
@@ -44,7 +44,7 @@ class GraphFunction(FunctionModel):
             source.graph,
             source.inputs,
             source.outputs,
-            {variable.name: variable for variable in source.variables.values()},
+            [(variable.name, variable) for variable in source.variables.values()],
             drop_prefix=_WRAPPER,
         )
         return [one for one in found if not (one.in_graph and is_seam(one.value.op))]

@@ -23,6 +23,7 @@ from extractkit.tensors import Kind, TensorRecord, escape, join
 
 # Values of these types are handles to something else and cannot be copied out.
 _HANDLES = (tf.resource, tf.variant)
+_REFERENCES = ("Variable", "VariableV2", "AutoReloadVariable")
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +66,7 @@ def find_operations(
     graph: tf.Graph,
     inputs: Mapping[str, tf.Tensor],
     outputs: Mapping[str, tf.Tensor],
-    variables: Mapping[str, Any],
+    variables: Iterable[tuple[str, Any]],
     *,
     signature: bool = True,
     frozen: bool = False,
@@ -78,7 +79,8 @@ def find_operations(
     Args:
         graph: a function's, whose captures count as fed, or a plain one.
         inputs, outputs: by the name that each goes by.
-        variables: by name (`conv/kernel:0`), whatever the model makes a value of.
+        variables: whatever the model makes a value of, each with its name (`conv/kernel:0`); of
+            TensorFlow 2 several may have one name.
         signature: whether the names are those of a signature, so that `:input.NAME` and
             `:output.NAME` are listed besides operations; otherwise operations themselves are.
         frozen: whether weights stand in the graph as constants.
@@ -93,13 +95,13 @@ def find_operations(
         kinds |= {tensor.name: Kind.MODEL_OUTPUT for tensor in outputs.values()}
         kinds |= {tensor.name: Kind.MODEL_INPUT for tensor in inputs.values()}
     unlisted = {tensor.name for tensor in inputs.values()} if signature else set()
-    unlisted |= {_with_port(name) for name in variables}
     paths = _short_paths((op.name for op in graph.get_operations()), drop_prefix)
     ports = Ports()
     found = _named("input", Kind.MODEL_INPUT, inputs) if signature else []
     for operation in graph.get_operations():
         for tensor in _readable(operation):
-            if tensor.name in unlisted:
+            # A reference variable is listed as the weight that it is.
+            if tensor.name in unlisted or operation.type in _REFERENCES:
                 continue
             weight = frozen and _is_weight(tensor)
             kind = kinds.get(tensor.name, Kind.WEIGHT if weight else Kind.OP)
@@ -107,7 +109,7 @@ def find_operations(
             found.append(_found(address, kind, tensor, facts.reasons.get(tensor.name)))
     found += _below(graph, paths, ports)
     found += _named("output", Kind.MODEL_OUTPUT, outputs) if signature else []
-    for name, variable in variables.items():
+    for name, variable in variables:
         kind = Kind.OPTIMIZER if name in optimizer else Kind.WEIGHT
         reason = facts.reasons.get(_with_port(name))
         found.append(_variable(ports, name, variable, kind, reason))

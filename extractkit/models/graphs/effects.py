@@ -1,10 +1,12 @@
 """Operations of a graph that are no functions of what is fed: files, queues, Python, training."""
 
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Container
 from typing import Any
 
 import tensorflow as tf
+
+from extractkit.models.graphs.purity import downstream, operation_types, run_after
 
 _EFFECT = (
     r"^(Assign|Save|MergeV2Checkpoints|Apply|SparseApply|ResourceApply"
@@ -12,6 +14,8 @@ _EFFECT = (
     r"|LookupTable(Insert|Import|Remove)|Write|Send$|_Send|Stage|Summary(Writer)?$|CountUpTo)"
 )
 _EFFECTS = re.compile(_EFFECT)
+# Placeholders of a function's graph are its arguments.
+_ARGUMENTS = ("Placeholder", "PlaceholderV2")
 _SOURCES = re.compile(
     r"^Placeholder(V2)?$|^(Restore|Queue|Iterator|Reader|Read(File)$|Recv$|_Recv|Unstage|Barrier)"
     r"|Queue(V2)?$|Reader(V2)?$|Dataset|Iterator|^(Stateless|Eager)?PyFunc"
@@ -51,55 +55,29 @@ def unfit_operations(
     """
     fed = fed | {inside.name for _, inside in getattr(graph, "captures", ())}
     reasons: dict[str, str] = {}
-    after = _control_consumers(graph)
+    after, types = run_after(graph), operation_types(graph)
     for operation in graph.get_operations():
-        stops: Container[str] = frozenset()
-        if _EFFECTS.search(operation.type):
-            reason: str | None = _EFFECT_REASON.format(name=operation.name, type=operation.type)
-            stops = inert
-        elif operation.outputs and operation.outputs[0].name in empty:
-            reason = _EMPTY_REASON.format(name=operation.name)
-        else:
-            reason = _source_reason(operation)
-        if reason is not None:
-            for name in _downstream(operation, fed, after, stops):
-                reasons.setdefault(name, reason)
+        for kind in sorted(types[operation.name]):
+            stops: Container[str] = frozenset()
+            if _EFFECTS.search(kind):
+                reason: str | None = _EFFECT_REASON.format(name=operation.name, type=kind)
+                stops = inert
+            elif operation.outputs and operation.outputs[0].name in empty:
+                reason = _EMPTY_REASON.format(name=operation.name)
+            else:
+                reason = _source_reason(operation, kind)
+            if reason is not None:
+                for name in downstream([operation], after, stops, fed):
+                    reasons.setdefault(name, reason)
     return reasons
 
 
-def _source_reason(operation: Any) -> str | None:
-    """Why nothing can run that needs an operation; None where it can."""
-    if not _SOURCES.search(operation.type):
+def _source_reason(operation: Any, kind: str) -> str | None:
+    """Why nothing can run that needs an operation of this kind, or runs one; None where it can."""
+    if not _SOURCES.search(kind) or (kind in _ARGUMENTS and kind != operation.type):
         return None
-    if operation.type.startswith("Placeholder"):
+    if kind.startswith("Placeholder"):
         reason = _PLACEHOLDER_REASON
     else:
-        reason = _PYTHON_REASON if "PyFunc" in operation.type else _SOURCE_REASON
-    return reason.format(name=operation.name, type=operation.type)
-
-
-def _control_consumers(graph: tf.Graph) -> Mapping[str, list[Any]]:
-    after: dict[str, list[Any]] = {}
-    for operation in graph.get_operations():
-        for before in operation.control_inputs:
-            after.setdefault(before.name, []).append(operation)
-    return after
-
-
-def _downstream(
-    source: Any, fed: frozenset[str], after: Mapping[str, list[Any]], stops: Container[str]
-) -> set[str]:
-    """The source and all that cannot run without it; nothing that is fed itself needs it."""
-    found: set[str] = set()
-    waiting = [source]
-    while waiting:
-        operation = waiting.pop()
-        outputs = [tensor for tensor in operation.outputs if tensor.name not in fed]
-        if operation.name in found or operation.name in stops:
-            continue
-        if operation.outputs and not outputs:
-            continue
-        found.add(operation.name)
-        waiting.extend(consumer for tensor in outputs for consumer in tensor.consumers())
-        waiting.extend(after.get(operation.name, ()))
-    return found
+        reason = _PYTHON_REASON if "PyFunc" in kind else _SOURCE_REASON
+    return reason.format(name=operation.name, type=kind)

@@ -7,10 +7,10 @@ from functools import cached_property
 from math import prod
 from typing import Any, Self
 
-import numpy as np
 import tensorflow as tf
 
 from extractkit.inputs.protocol import Sample, Signature
+from extractkit.models import digests
 from extractkit.models.encoding import encode_arrays
 from extractkit.models.graphs.rebuilding import SourceGraph
 from extractkit.models.graphs.records import Found, Records, complete, free_axes_are_independent
@@ -83,8 +83,7 @@ class GraphModel:
             if record.kind is Kind.WEIGHT and record.extractable:
                 # One at a time: all at once would be a second copy of the model.
                 array = self.read(self._values[record.address])
-                sha.update(f"{record.address}\0{record.dtype}\0{array.shape}\0".encode())
-                sha.update(np.ascontiguousarray(array).data)
+                digests.update(sha, record.address, record.dtype, array)
         return sha.hexdigest()
 
     def describe(self) -> Mapping[str, object]:

@@ -4,8 +4,7 @@ Both import the same GraphDef, so every tensor keeps its identity; only what the
 need is imported at all.
 """
 
-import re
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import tensorflow as tf
@@ -89,57 +88,6 @@ def shapes_at(
 def static_shape(tensor: tf.Tensor) -> RawShape:
     """A tensor's shape as far as its graph knows it."""
     return None if tensor.shape.rank is None else tuple(tensor.shape.as_list())
-
-
-def dependent_operations(source: SourceGraph) -> set[str]:
-    """Names of the operations that depend on the inputs, if only in that they run after them."""
-    inputs = [tensor.op for tensor in source.inputs.values()]
-    return _downstream(inputs, _run_after(source.graph))
-
-
-def impure_operations(source: SourceGraph, inert: Container[str] = frozenset()) -> set[str]:
-    """Names of the operations whose values depend on random numbers, or on a variable assigned to.
-
-    The first would be the same in every batch or different in every run, the second would depend
-    on what was computed before; and the assignment would change the model.
-
-    Args:
-        inert: names of operations that hand nothing of that on, whatever goes into them.
-    """
-    operations = source.graph.get_operations()
-    sources = [operation for operation in operations if _IMPURE.search(operation.type)]
-    return _downstream(sources, _run_after(source.graph), inert)
-
-
-_IMPURE = re.compile(
-    r"^Assign|^Rng|^Stateful(?!PartitionedCall)|Random|Multinomial|TruncatedNormal"
-)
-
-
-def _run_after(graph: tf.Graph) -> dict[str, list[Any]]:
-    """For an operation's name those that have to run after it, without consuming anything."""
-    after: dict[str, list[Any]] = {}
-    for operation in graph.get_operations():
-        for before in operation.control_inputs:
-            after.setdefault(before.name, []).append(operation)
-    return after
-
-
-def _downstream(
-    sources: Sequence[Any],
-    after: Mapping[str, Sequence[Any]],
-    barriers: Container[str] = frozenset(),
-) -> set[str]:
-    """Names of the sources and of all that consumes them, or has to run after them."""
-    found: set[str] = set()
-    waiting = list(sources)
-    while waiting:
-        operation = waiting.pop()
-        if operation.name not in found and operation.name not in barriers:
-            found.add(operation.name)
-            waiting.extend(consumer for out in operation.outputs for consumer in out.consumers())
-            waiting.extend(after.get(operation.name, ()))
-    return found
 
 
 # Tried in turn: a model may demand longer inputs than small sizes are (pooling), or refuse long

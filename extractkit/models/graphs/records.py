@@ -8,11 +8,10 @@ import tensorflow as tf
 
 from extractkit.inputs.protocol import InputSpec, Signature
 from extractkit.models.axes import RawShape, Sizes, infer_dims, why_not_by_sample
+from extractkit.models.graphs.purity import dependent_operations, impure_operations
 from extractkit.models.graphs.rebuilding import (
     SourceGraph,
     candidate_sizes,
-    dependent_operations,
-    impure_operations,
     shapes_at,
     static_shape,
 )

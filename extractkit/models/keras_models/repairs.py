@@ -1,11 +1,13 @@
 """Where Keras computes something else when it is traced with free axes than when it is called."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import keras
 import tensorflow as tf
+
+from extractkit.models.patching import patched
 
 
 @contextmanager
@@ -15,8 +17,11 @@ def repaired_keras() -> Iterator[None]:
     `TimeDistributed` of Keras 3.15, where the number of steps is unknown, makes as many steps as
     there are samples: it takes the shape before it swaps the two axes and uses it after.
     """
-    original = keras.layers.TimeDistributed.call
+    with patched(keras.layers.TimeDistributed, "call", _over_free_steps):
+        yield
 
+
+def _over_free_steps(original: Callable[..., Any]) -> Callable[..., Any]:
     def call(wrapper: Any, inputs: tf.Tensor, training: Any = None, mask: Any = None) -> Any:
         if inputs.shape[1] is not None:
             return original(wrapper, inputs, training=training, mask=mask)
@@ -31,11 +36,7 @@ def repaired_keras() -> Iterator[None]:
             wrapper.layer.call(_merged(inputs), **arguments),
         )
 
-    keras.layers.TimeDistributed.call = call
-    try:
-        yield
-    finally:
-        keras.layers.TimeDistributed.call = original
+    return call
 
 
 def _merged(tensor: tf.Tensor) -> tf.Tensor:

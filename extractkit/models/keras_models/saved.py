@@ -13,22 +13,15 @@ import h5py
 
 from extractkit.errors import ModelError, choices
 from extractkit.models.foreign import told
-from extractkit.models.weight_files.keras_hdf5 import (
-    ARCHIVE_ENDING,
-    HDF5_ENDINGS,
-    open_archive,
-    open_hdf5,
-)
+from extractkit.models.weight_files.keras_archive import ENDING as ARCHIVE_ENDING
+from extractkit.models.weight_files.keras_archive import open_archive, refuse_bomb
+from extractkit.models.weight_files.keras_hdf5 import HDF5_ENDINGS, open_hdf5
 from extractkit.models.weight_files.weight_file import WeightFile
 
 ENDINGS = (ARCHIVE_ENDING, *HDF5_ENDINGS)
 
 _METADATA = "metadata.json"
 _WRITTEN_BY = ("keras_version", "backend")
-
-# Deflate alone reaches a thousandfold; what Keras writes is stored as it is.
-_LARGEST_RATIO = 100
-_SMALL = 16 << 20
 
 # What reading JSON and attributes out of a damaged file raises.
 _DAMAGE = (
@@ -146,7 +139,7 @@ def _archive(at: str, file: Path) -> SavedKeras:
         raise ModelError(f"{at} is no .keras file: damaged, or something else")
     try:
         with zipfile.ZipFile(file) as archive:
-            _refuse_bomb(at, archive)
+            refuse_bomb(archive, at)
             names = archive.namelist()
             if "config.json" not in names:
                 raise ModelError(
@@ -159,15 +152,6 @@ def _archive(at: str, file: Path) -> SavedKeras:
         raise _damaged(at, error) from error
     version = str(metadata.get("keras_version", ""))
     return SavedKeras(file, at, _parsed(at, text), version, "", _elements(open_archive(file, at)))
-
-
-def _refuse_bomb(at: str, archive: zipfile.ZipFile) -> None:
-    for member in archive.infolist():
-        if member.file_size > _SMALL + _LARGEST_RATIO * member.compress_size:
-            raise ModelError(
-                f"{at} is refused: {member.filename!r} in it grows from {member.compress_size} "
-                f"to {member.file_size} bytes"
-            )
 
 
 def _elements(weights: WeightFile) -> int:

@@ -6,17 +6,17 @@ in creation order, so those made between a call's entry and exit belong to it.
 """
 
 import inspect
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from extractkit.models.graphs.nested import NestedGraph, nested_graphs
 from extractkit.models.keras_models.dialects import KERAS_3, Dialect
+from extractkit.models.patching import patched
+from extractkit.models.structure import ports
 
 
 @dataclass(eq=False)
@@ -110,60 +110,32 @@ def _forget_places(graph: tf.Graph) -> None:
             operation._clear_attr("_class")
 
 
-_watching = threading.Lock()
-
-
 @contextmanager
 def _watched_calls(layer_class: Any) -> Iterator[list[LayerCall]]:
     """Record layer calls of this thread; the wrapper is taken off whatever happens."""
     calls: list[LayerCall] = []
     stack: list[LayerCall] = []
-    thread = threading.get_ident()
-    original = layer_class.__call__
 
-    def watched(layer: Any, *args: Any, **kwargs: Any) -> Any:
-        if threading.get_ident() != thread:
-            return original(layer, *args, **kwargs)
-        graph = tf.compat.v1.get_default_graph()
-        start = len(graph.get_operations())
-        call = LayerCall(layer, stack[-1] if stack else None, graph, start, end=start)
-        call.inputs = _input_ports(layer, args, kwargs)
-        calls.append(call)
-        stack.append(call)
-        try:
-            output = original(layer, *args, **kwargs)
-        finally:
-            stack.pop()
-        call.end = len(graph.get_operations())
-        call.outputs = ports("output", output)
-        return output
+    def watching(original: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(layer: Any, *args: Any, **kwargs: Any) -> Any:
+            graph = tf.compat.v1.get_default_graph()
+            start = len(graph.get_operations())
+            call = LayerCall(layer, stack[-1] if stack else None, graph, start, end=start)
+            call.inputs = _input_ports(layer, args, kwargs)
+            calls.append(call)
+            stack.append(call)
+            try:
+                output = original(layer, *args, **kwargs)
+            finally:
+                stack.pop()
+            call.end = len(graph.get_operations())
+            call.outputs = ports("output", output)
+            return output
 
-    with _watching:
-        layer_class.__call__ = watched
-        try:
-            yield calls
-        finally:
-            layer_class.__call__ = original
+        return watched
 
-
-def ports(name: str, value: Any) -> dict[str, Any]:
-    """The tensors of a nested structure by port: `output`, `output.1`, `output.key`."""
-    found: dict[str, Any] = {}
-    for path, leaf in keras.tree.flatten_with_path(value):
-        if not isinstance(leaf, tf.Tensor | tf.RaggedTensor | tf.SparseTensor):
-            continue
-        # The first of a plain list has the bare name, so that it is the same as a single one.
-        parts = [] if path == (0,) else [str(part) for part in path]
-        found[".".join([name, *parts])] = _in_graph(leaf)
-    return found
-
-
-def _in_graph(tensor: Any) -> Any:
-    """A tensor that a layer made before the trace (its position ids) as the graph captures it."""
-    symbolic = not isinstance(tensor, tf.Tensor) or tf.is_symbolic_tensor(tensor)
-    if symbolic or not tf.inside_function():
-        return tensor
-    return tf.compat.v1.get_default_graph().capture(tensor)
+    with patched(layer_class, "__call__", watching):
+        yield calls
 
 
 def _input_ports(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -2,14 +2,14 @@
 
 What Keras wrote (`.weights.h5`, `.h5`, `.keras`) Keras reads; it leaves weights at their initial
 values in silence where the file holds none, so assignments are watched. Everything else goes by
-names, see `keras_weights_by_name`.
+names, see `weights_by_name`.
 """
 
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import h5py
 from extractkit.errors import ModelError
 from extractkit.models.foreign import told
 from extractkit.models.keras_models.weights_by_name import assign_by_name
+from extractkit.models.patching import patched
 from extractkit.models.weight_files import WeightFile, open_weights
 
 _log = logging.getLogger(__name__)
@@ -92,28 +93,24 @@ def _is_legacy(file: Path) -> bool:
 def _assigned(model: Any) -> Iterator[set[int]]:
     """Ids of those of the model's variables that are assigned to within it."""
     # Variables that were made in a graph are of a class of their own.
-    classes: set[Any] = {
+    classes: set[type] = {
         next(c for c in type(_plain(variable)).__mro__ if "assign" in vars(c))
         for variable in model.weights
     }
-    originals = {variable_class: variable_class.assign for variable_class in classes}
     own = {id(_plain(variable)) for variable in model.weights}
     ids: set[int] = set()
 
-    def watched(original: Any) -> Any:
+    def watching(original: Callable[..., Any]) -> Callable[..., Any]:
         def assign(variable: Any, *args: Any, **kwargs: Any) -> Any:
             ids.update({id(variable)} & own)
             return original(variable, *args, **kwargs)
 
         return assign
 
-    for variable_class, original in originals.items():
-        variable_class.assign = watched(original)
-    try:
+    with ExitStack() as stack:
+        for variable_class in classes:
+            stack.enter_context(patched(variable_class, "assign", watching))
         yield ids
-    finally:
-        for variable_class, original in originals.items():
-            variable_class.assign = original
 
 
 def _plain(variable: Any) -> Any:

@@ -3,7 +3,7 @@
 import importlib.util
 import logging
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from math import prod
 from typing import Any
@@ -14,6 +14,7 @@ from extractkit.models.keras_models.dialects import KERAS_3, Dialect, keras_2
 from extractkit.models.keras_models.keras_1_files import in_words_of_keras_2, is_keras_1
 from extractkit.models.keras_models.objects import refuse_code, refuse_imports, why_not
 from extractkit.models.keras_models.saved import SavedKeras, serialized_objects
+from extractkit.models.patching import patched
 
 _log = logging.getLogger(__name__)
 
@@ -122,22 +123,20 @@ def _refuse_theano(saved: SavedKeras) -> None:
 @contextmanager
 def _no_larger_weights(saved: SavedKeras, dialect: Dialect) -> Iterator[None]:
     """Refuse a weight larger than all in the file together, before memory is taken for it."""
-    layer_class = dialect.package.layers.Layer
-    original = layer_class.add_weight
     most = max(saved.elements, _SMALL)
 
-    def checked(layer: Any, *args: Any, **kwargs: Any) -> Any:
-        sizes = [value for value in (*args, *kwargs.values()) if isinstance(value, tuple | list)]
-        for shape in sizes:
-            if all(isinstance(size, int) for size in shape) and prod(shape) > most:
-                raise ModelError(
-                    f"{saved.at} is damaged: layer {layer.name!r} has a weight of shape "
-                    f"{tuple(shape)}, larger than all that the file holds"
-                )
-        return original(layer, *args, **kwargs)
+    def checking(original: Callable[..., Any]) -> Callable[..., Any]:
+        def checked(layer: Any, *args: Any, **kwargs: Any) -> Any:
+            given = (*args, *kwargs.values())
+            for shape in (value for value in given if isinstance(value, tuple | list)):
+                if all(isinstance(size, int) for size in shape) and prod(shape) > most:
+                    raise ModelError(
+                        f"{saved.at} is damaged: layer {layer.name!r} has a weight of shape "
+                        f"{tuple(shape)}, larger than all that the file holds"
+                    )
+            return original(layer, *args, **kwargs)
 
-    layer_class.add_weight = checked
-    try:
+        return checked
+
+    with patched(dialect.package.layers.Layer, "add_weight", checking):
         yield
-    finally:
-        layer_class.add_weight = original

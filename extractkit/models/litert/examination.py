@@ -1,4 +1,4 @@
-"""What a child process does with a TFLite file that nobody has opened yet; see `tflite_probe`."""
+"""What a child process does with a TFLite file that nobody has opened yet; see `probe`."""
 
 import json
 import math

@@ -1,7 +1,7 @@
 """What a `.tflite` file says by itself: subgraphs, tensors, operations, signatures. No interpreter.
 
 The file is a FlatBuffer; LiteRT ships the readers made from its schema. They check no offset, so a
-damaged file can make them raise anything: `tflite_probe` reads it in a child process first.
+damaged file can make them raise anything: `probe` reads it in a child process first.
 """
 
 import mmap
@@ -96,7 +96,7 @@ class Graph:
 
 
 def read_graph(path: Path) -> Graph:
-    """Read a file that `tflite_probe` has found to be sound; weights are not read."""
+    """Read a file that `probe` has found to be sound; weights are not read."""
     from ai_edge_litert import schema_py_generated as schema
 
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as buffer:

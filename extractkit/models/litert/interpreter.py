@@ -3,13 +3,9 @@
 An interpreter always runs its whole subgraph: it has no way to stop at the tensors that are wanted.
 """
 
-import logging
-import os
-import sys
-import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,14 +14,17 @@ import numpy as np
 
 from extractkit.models.litert.graph import Subgraph
 from extractkit.models.litert.sparsity import densify
+from extractkit.models.native_noise import noise_to_log
 from extractkit.values import Array
 
 FAILURES = (ValueError, RuntimeError, MemoryError)
 """What LiteRT raises where a call fails."""
 
-_log = logging.getLogger(__name__)
-
 _HANDLE = "VAR_HANDLE"
+
+# Whether with XNNPACK or without: what of it has been allocated in this process. LiteRT announces
+# on standard error, once, the delegates that it makes.
+_ANNOUNCED: set[bool] = set()
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Interpreter:
     sample alone: variables are reset, and resources, which cannot be, come with a new interpreter.
 
     Args:
-        path: the file, which `tflite_probe` has found to be sound.
+        path: the file, which `probe` has found to be sound.
         subgraph: what is called.
         settings: how it computes.
         preserve: whether the tensors between inputs and outputs can be read after a call.
@@ -89,12 +88,10 @@ class Interpreter:
         for index, array in arrays.items():
             shape = np.array(array.shape, np.int32)
             self._wrapper.ResizeInputTensor(index, shape, False, self._subgraph.index)
-        if self._allocated:
+        with self._first_quietly():
             self._wrapper.AllocateTensors(self._subgraph.index)
-        else:
-            with _quiet():
-                self._wrapper.AllocateTensors(self._subgraph.index)
         self._allocated = True
+        _ANNOUNCED.add(self._settings.xnnpack)
 
     def value(self, index: int, subgraph: int | None = None) -> Array:
         """A copy of a tensor's value: of the last call, or held by the file (dense, if sparse).
@@ -125,7 +122,7 @@ class Interpreter:
         kernels = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
         if self._settings.xnnpack:
             kernels = OpResolverType.BUILTIN
-        with _quiet(), warnings.catch_warnings():
+        with self._first_quietly(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # preserving tensors is meant "for debugging purposes"
             interpreter = LiteRT(
                 model_path=str(self._path),
@@ -137,19 +134,5 @@ class Interpreter:
         # Its public methods set and resize inputs of the first subgraph alone.
         return interpreter._interpreter
 
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """What LiteRT's native code says on standard error (of delegates it makes) goes to the log."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as noise:
-        os.dup2(noise.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            noise.seek(0)
-            for line in noise.read().decode(errors="replace").splitlines():
-                _log.debug("litert: %s", line)
+    def _first_quietly(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._settings.xnnpack in _ANNOUNCED else noise_to_log("litert")

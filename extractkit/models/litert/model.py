@@ -16,6 +16,7 @@ import numpy as np
 
 from extractkit.errors import ConfigError, JobError
 from extractkit.inputs.protocol import Sample, Signature
+from extractkit.models.digests import update
 from extractkit.models.encoding import encode_arrays
 from extractkit.models.foreign import told
 from extractkit.models.litert.catalog import Found, find_tensors
@@ -177,8 +178,7 @@ class TFLiteModel:
         interpreter = Interpreter.reference(self.path, self.entry.subgraph, self.settings)
         for one in self._weights():
             array = self._read(interpreter, one)
-            sha.update(f"{one.record.address}\0{array.dtype}\0{array.shape}\0".encode())
-            sha.update(np.ascontiguousarray(array).data)
+            update(sha, one.record.address, str(array.dtype), array)
         return sha.hexdigest()
 
     def describe(self) -> Mapping[str, object]:

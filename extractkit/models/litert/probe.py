@@ -1,23 +1,21 @@
 """Try a TFLite file in a child process before this one touches it.
 
 LiteRT trusts what it reads: one wrong bit can end the process, or make it ask for any amount of
-memory. So a child makes the calls that will be made later (`tflite_examination`).
+memory. So a child makes the calls that will be made later (`examination`).
 """
 
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from extractkit.errors import ModelError
 from extractkit.models.axes import RawShape, Sizes
+from extractkit.models.child import ask
 from extractkit.models.litert.entry import Reading
 from extractkit.models.litert.interpreter import Settings
 
-TIMEOUT = 120
-"""Seconds after which a child that still runs is taken to hang."""
+_CHILD = "extractkit.models.litert.examination"
 
 
 @dataclass(frozen=True)
@@ -56,21 +54,10 @@ def probe(path: Path, signature: str | None, settings: Settings) -> Probed:
     """
     at = f"model.path={str(path)!r}"
     asked = json.dumps({"path": str(path), "signature": signature, **asdict(settings)})
-    command = [sys.executable, "-m", "extractkit.models.litert.examination", asked]
-    try:
-        child = subprocess.run(command, capture_output=True, timeout=TIMEOUT, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise ModelError(f"{at} is damaged, or too slow: no answer after {TIMEOUT} s") from error
-    said = child.stderr.decode(errors="replace").strip().splitlines()
-    if any("bad_alloc" in line or "MemoryError" in line for line in said):
-        raise ModelError(f"{at} is damaged, or too large: it asks for more memory than there is")
-    if child.returncode < 0:
-        raise ModelError(
-            f"{at} is damaged: reading it ended the process (signal {-child.returncode})"
-        )
-    if child.returncode:
-        raise ModelError(f"{at} cannot be run by LiteRT: {said[-1] if said else 'it says nothing'}")
-    answer = json.loads(child.stdout.splitlines()[-1])
+    child = ask(_CHILD, asked, path, at)
+    if child.code:
+        raise ModelError(f"{at} cannot be run by LiteRT: {child.last_words or 'it says nothing'}")
+    answer = json.loads(child.output.splitlines()[-1])
     if "refused" in answer:
         raise ModelError(answer["refused"])
     return Probed(

@@ -81,7 +81,7 @@ def new_session(path: str, graph_def: Any) -> tf.compat.v1.Session:
         ModelError: TensorFlow cannot import the graph.
     """
     clean(graph_def)
-    _seed(graph_def)
+    seed_unseeded(graph_def)
     graph = tf.Graph()
     try:
         with graph.as_default():
@@ -100,7 +100,7 @@ def session_config() -> Any:
     )
 
 
-def _seed(graph_def: Any) -> None:
+def seed_unseeded(graph_def: Any) -> None:
     """Give random operations a seed where they have none.
 
     A run that has to be deterministic refuses to start those that have none, even if dropout that

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +15,7 @@ from extractkit.inputs.protocol import InputSpec
 from extractkit.models.foreign import told_by_graph
 from extractkit.models.functions.concrete import declared
 from extractkit.models.graphs.catalog import GraphFacts, facts_of, find_operations, terminal_tensors
+from extractkit.models.graphs.constants import checked_constants
 from extractkit.models.graphs.model import GraphModel
 from extractkit.models.graphs.records import Found
 from extractkit.models.graphs.signature import chosen, signature_of
@@ -24,7 +25,6 @@ from extractkit.models.protocol import Compilation, Fetch, Program
 from extractkit.models.sessions.graph import (
     PLACEHOLDERS,
     SessionGraph,
-    checked_constants,
     with_constants,
 )
 from extractkit.models.sessions.variables import GraphVariable, optimizer_variables, variables_of
@@ -52,6 +52,7 @@ class SessionModel(GraphModel):
     variables: Sequence[GraphVariable]
     has_signature: bool
     frozen: bool
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     @property
     def graph(self) -> SessionGraph:
@@ -79,7 +80,7 @@ class SessionModel(GraphModel):
             graph,
             self.source.inputs,
             outputs,
-            {variable.name: variable for variable in self.variables},
+            [(variable.name, variable) for variable in self.variables],
             signature=self.has_signature,
             frozen=self.frozen,
             optimizer=optimizer_variables(graph),
@@ -160,10 +161,6 @@ class SessionModel(GraphModel):
         # One thread at a time: a graph that is added to has no lock of its own.
         with self._lock, self.session.graph.as_default():
             yield
-
-    @cached_property
-    def _lock(self) -> threading.Lock:
-        return threading.Lock()
 
     def _callable(
         self, tensors: Sequence[tf.Tensor], feeds: Sequence[tf.Tensor] = ()

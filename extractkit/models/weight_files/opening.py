@@ -4,12 +4,9 @@ from pathlib import Path
 
 from extractkit.errors import ModelError, choices
 from extractkit.models.weight_files import tensorflow_checkpoint as checkpoints
-from extractkit.models.weight_files.keras_hdf5 import (
-    ARCHIVE_ENDING,
-    HDF5_ENDINGS,
-    open_archive,
-    open_hdf5,
-)
+from extractkit.models.weight_files.keras_archive import ENDING as ARCHIVE_ENDING
+from extractkit.models.weight_files.keras_archive import open_archive
+from extractkit.models.weight_files.keras_hdf5 import HDF5_ENDINGS, open_hdf5
 from extractkit.models.weight_files.safetensors_file import (
     INDEX_ENDING,
     is_safetensors,

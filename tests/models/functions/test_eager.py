@@ -1,5 +1,7 @@
 """`model.eager=true`: a function run as Python runs it."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import tensorflow as tf
 
 from extractkit.errors import ConfigError, JobError, ModelError
 from extractkit.job import Component
+from extractkit.models.functions.eager_calls import watched
 from extractkit.models.module import load
 from extractkit.models.protocol import Compilation, Fetch, Model
 from extractkit.tensors import Kind
@@ -35,7 +38,71 @@ def of_the_batch(x: tf.Tensor) -> tf.Tensor:
 
 
 def fails(x: tf.Tensor) -> tf.Tensor:
-    raise RuntimeError("out of luck")
+    if x.shape[0] == 13:
+        raise RuntimeError("out of luck")
+    raise RuntimeError("another time")
+
+
+class Counting(tf.Module):
+    """It assigns to its variable, and what reads that before depends on earlier calls too."""
+
+    def __init__(self) -> None:
+        self.count = tf.Variable(1.0, name="count")
+
+    def __call__(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        doubled = x * 2.0
+        scaled = tf.math.divide(x, self.count)
+        self.count.assign_add(1.0)
+        return {"doubled": doubled, "scaled": scaled, "later": tf.exp(x)}
+
+
+class TracedBefore(tf.Module):
+    """The assignment stands in a function that is one operation when it is called."""
+
+    def __init__(self) -> None:
+        self.count = tf.Variable(1.0, name="count")
+
+        @tf.function(input_signature=[tf.TensorSpec([None, 2])])
+        def counted(x: tf.Tensor) -> tf.Tensor:
+            self.count.assign_add(1.0)
+            return x + 1.0
+
+        self.counted = counted.get_concrete_function()
+
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        return tf.exp(self.counted(tf.abs(x)))
+
+
+def noisy(x: tf.Tensor) -> tf.Tensor:
+    return tf.nn.relu(tf.abs(x) + tf.random.normal([2]))
+
+
+class Lazy(tf.Module):
+    """It makes its variable, from random numbers, when it is first called."""
+
+    kernel = None
+
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        if self.kernel is None:
+            self.kernel = tf.Variable(tf.random.normal([2, 2]) * 3.0)
+        return x @ self.kernel
+
+
+def ragged(x: tf.Tensor) -> dict[str, object]:
+    return {
+        "rows": tf.RaggedTensor.from_row_lengths(tf.range(3), [1, 2]),
+        "sparse": tf.sparse.from_dense(x),
+    }
+
+
+@tf.function(input_signature=[[tf.TensorSpec([None, 2]), tf.TensorSpec([None, 2])]])
+def of_a_list(pair: list[tf.Tensor]) -> tf.Tensor:
+    return pair[0] + pair[1]
+
+
+@tf.function(input_signature=[tf.TensorSpec([None, 2], tf.int32)])
+def of_whole_numbers(x: tf.Tensor) -> tf.Tensor:
+    return x // 2
 
 
 def model(name: str, itself: bool = True, **arguments: object) -> Model:
@@ -117,5 +184,106 @@ def test_nothing_is_compiled() -> None:
 
 
 def test_what_fails_says_so() -> None:
-    with pytest.raises(ModelError, match=r"made-up values: .*RuntimeError: out of luck"):
+    with pytest.raises(ModelError) as caught:
         model("fails", inputs=X).catalog  # noqa: B018
+    assert str(caught.value) == (
+        f"what model.factory={__name__}.fails gives cannot be called with made-up values: "
+        "RuntimeError: out of luck. Sizes tried: sample=13, time=101; sample=13, time=331; "
+        "sample=13, time=37; sample=5, time=11. Say what it takes: "
+        "'model.inputs={NAME: {dims: [sample, 4], dtype: float32}}'"
+    )
+
+
+def out_of_reach(given: Model) -> list[str]:
+    catalog = given.catalog
+    return [
+        record.address
+        for record in catalog.records
+        if record.reason is not None and "a random or assigning operation" in record.reason
+    ]
+
+
+def test_what_comes_after_an_assignment_or_reads_what_is_assigned_to_is_refused() -> None:
+    given = model("Counting", itself=False, inputs=PAIR)
+    refused = out_of_reach(given)
+    assert {":op/RealDiv", ":op/Exp", ":output.scaled", ":output.later"} <= set(refused)
+    assert given.catalog[":op/Mul"].extractable
+    assert given.catalog[":output.doubled"].extractable
+
+
+@pytest.mark.parametrize("name", ["Counting", "TracedBefore"])
+def test_variables_are_left_as_they_were(name: str) -> None:
+    given = model(name, itself=False, inputs=PAIR)
+    (address,) = [r.address for r in given.catalog.records if r.kind is Kind.WEIGHT]
+    program = given.program([Fetch(":op/Mul" if name == "Counting" else ":op/Abs")], Compilation())
+    program({"x": np.ones((2, 2), np.float32)}, {})
+    (count,) = given.constants([Fetch(address)])
+    assert count == 1.0
+
+
+def test_an_assignment_in_a_function_traced_before_is_seen() -> None:
+    given = model("TracedBefore", itself=False, inputs=PAIR)
+    assert {":op/Exp", ":output"} <= set(out_of_reach(given))
+    assert given.catalog[":op/Abs"].extractable
+
+
+def test_random_numbers_and_what_comes_after_them_are_refused() -> None:
+    given = model("noisy", inputs=PAIR)
+    refused = {":op/RandomStandardNormal", ":op/AddV2", ":op/Relu", ":output"}
+    assert refused <= set(out_of_reach(given))
+    assert given.catalog[":op/Abs"].extractable
+
+
+def test_what_is_made_at_the_first_call_is_no_assignment() -> None:
+    given = model("Lazy", itself=False, inputs=PAIR)
+    assert out_of_reach(given) == []
+    assert ":op/Mul" not in given.catalog
+    assert given.catalog[":output"].extractable
+
+
+def test_ragged_and_sparse_results_are_listed_by_what_they_are_made_of() -> None:
+    outputs = [
+        record.address
+        for record in model("ragged", inputs=PAIR).catalog.records
+        if record.kind is Kind.MODEL_OUTPUT
+    ]
+    assert outputs == [
+        ":output.rows.values",
+        ":output.rows.row_splits",
+        ":output.sparse.indices",
+        ":output.sparse.values",
+        ":output.sparse.dense_shape",
+    ]
+
+
+def test_calls_in_two_threads_leave_functions_traced() -> None:
+    inside, go_on = threading.Event(), threading.Event()
+
+    def waits(x: tf.Tensor) -> tf.Tensor:
+        inside.set()
+        assert go_on.wait(60)
+        return x
+
+    def second(x: tf.Tensor) -> tf.Tensor:
+        assert go_on.is_set()
+        return x
+
+    x = tf.ones([1])
+    with ThreadPoolExecutor(2) as threads:
+        first_call = threads.submit(watched, waits, {"x": x})
+        assert inside.wait(60)
+        second_call = threads.submit(watched, second, {"x": x})
+        go_on.set()
+        first_call.result(), second_call.result()
+    assert not tf.config.functions_run_eagerly()
+
+
+def test_a_declared_type_is_kept() -> None:
+    given = model("of_whole_numbers", inputs=PAIR)
+    assert [spec.dtype for spec in given.signature.specs] == ["int32"]
+    assert given.catalog[":output"].extractable
+
+
+def test_an_argument_that_is_no_tensor_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"model\.eager=true: .* takes 'pair' as \["):
+        model("of_a_list")

@@ -27,7 +27,7 @@ def catalog(
         results = terminal_tensors(graph, fed)
     else:
         results = {name: graph.get_tensor_by_name(tensor) for name, tensor in outputs.items()}
-    return Catalog(one.record for one in find_operations(graph, fed, results, {}, **settings))
+    return Catalog(one.record for one in find_operations(graph, fed, results, [], **settings))
 
 
 def test_operations_go_by_their_names_and_ports(graph: tf.Graph) -> None:

@@ -9,7 +9,10 @@ import tensorflow as tf
 
 import extractkit
 from extractkit.errors import ConfigError, JobError
+from extractkit.job import Component
 from extractkit.models.live import live_model
+from extractkit.models.module import load
+from extractkit.tensors import Kind
 
 
 class Counting(keras.layers.Layer):
@@ -102,3 +105,51 @@ def test_a_device_that_is_not_there_is_refused(device: str, tmp_path: Path) -> N
             run_dir=tmp_path / "run",
         )
     assert not (tmp_path / "run").exists()
+
+
+@tf.function(input_signature=[tf.TensorSpec([None, 2], tf.float32, name="x")])
+def random_in_a_loop(x: tf.Tensor) -> tf.Tensor:
+    for _ in tf.range(2):
+        x = x + tf.random.normal([2])
+    return x
+
+
+_count = tf.Variable(0.0)
+
+
+@tf.function(input_signature=[tf.TensorSpec([None, 2], tf.float32, name="x")])
+def assigning_in_a_branch(x: tf.Tensor) -> tf.Tensor:
+    return tf.cond(tf.reduce_sum(x) > 0.0, lambda: x + _count.assign_add(1.0), lambda: x)
+
+
+@tf.function(input_signature=[tf.TensorSpec([None, 2], tf.float32, name="x")])
+def random_where_it_never_runs(x: tf.Tensor) -> tf.Tensor:
+    never = tf.constant(False)
+    return tf.raw_ops.If(
+        cond=never, input=[x], Tout=[tf.float32],
+        then_branch=_noisy.get_concrete_function(), else_branch=_plain.get_concrete_function(),
+    )[0]  # fmt: skip
+
+
+@tf.function(input_signature=[tf.TensorSpec([None, 2], tf.float32)])
+def _noisy(x: tf.Tensor) -> tf.Tensor:
+    return x + tf.random.normal([2])
+
+
+@tf.function(input_signature=[tf.TensorSpec([None, 2], tf.float32)])
+def _plain(x: tf.Tensor) -> tf.Tensor:
+    return x + 1.0
+
+
+@pytest.mark.parametrize("name", ["random_in_a_loop", "assigning_in_a_branch"])
+def test_what_loops_and_branches_do_inside_is_seen(name: str) -> None:
+    factory = Component("model.factory", f"{__name__}.{name}", partial=True)
+    (output,) = [r for r in load(factory).catalog.records if r.kind is Kind.MODEL_OUTPUT]
+    assert output.reason is not None
+    assert "random or assigning" in output.reason or "writes or trains" in output.reason
+
+
+def test_the_side_of_a_branch_that_never_runs_does_no_harm() -> None:
+    factory = Component("model.factory", f"{__name__}.random_where_it_never_runs", partial=True)
+    (output,) = [r for r in load(factory).catalog.records if r.kind is Kind.MODEL_OUTPUT]
+    assert output.extractable
