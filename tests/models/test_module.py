@@ -211,10 +211,11 @@ def test_settings_leave_the_declared_type(inputs: object) -> None:
 
 
 def test_a_declared_mapping_is_taken_apart() -> None:
+    # The names are TensorFlow's own.
     specs = model("=of_a_mapping").signature.specs
     assert [(spec.name, spec.dtype, spec.shape) for spec in specs] == [
-        ("a", "float32", (4,)),
-        ("b", "int32", (None,)),
+        ("x_a", "float32", (4,)),
+        ("x_b", "int32", (None,)),
     ]
 
 

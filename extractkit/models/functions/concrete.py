@@ -6,7 +6,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from extractkit.models.graphs.signature import Declared
 from extractkit.models.structure import ports
 
 _UNNAMED = "input"
@@ -63,10 +62,3 @@ def components(named: Mapping[str, Any]) -> dict[str, tf.Tensor]:
         else:
             found |= components({f"{port}.{part}": getattr(value, part) for part in parts})
     return found
-
-
-def declared(name: str, placeholder: tf.Tensor | tf.TensorSpec) -> Declared:
-    """What a placeholder, or its spec, says of an input."""
-    rank = placeholder.shape.rank
-    shape = None if rank is None else tuple(placeholder.shape.as_list())
-    return Declared(name, placeholder.dtype.name, shape)

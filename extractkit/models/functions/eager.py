@@ -21,12 +21,12 @@ from extractkit.models.digests import update
 from extractkit.models.encoding import encode_arrays
 from extractkit.models.foreign import told
 from extractkit.models.functions.callables import constant_function, is_value, method_of, specs_of
-from extractkit.models.functions.concrete import components, declared
+from extractkit.models.functions.concrete import components
 from extractkit.models.functions.eager_calls import EagerCall, restored, watched
 from extractkit.models.functions.model import as_the_model_takes_it, to_numpy
 from extractkit.models.graphs.rebuilding import candidate_sizes, static_shape
 from extractkit.models.graphs.records import Axes, Records, axes_at, of_one_sample, why_not
-from extractkit.models.graphs.signature import signature_of
+from extractkit.models.graphs.signature import declared, signature_of
 from extractkit.models.graphs.transforming import transformed
 from extractkit.models.input_settings import AT, InputSetting
 from extractkit.models.naming import Ports

@@ -69,7 +69,8 @@ def watched(
     operations: dict[str, tf.Tensor] = {}
     types: dict[str, str] = {}
     # For each resource how many results there were before the first that took it; the handle is
-    # kept, so that no other gets its id.
+    # kept, so that no other gets its id. `tensor * variable` reads without telling: there only
+    # `restored` keeps one call from the next.
     first_taken: dict[int, tuple[int, Any]] = {}
     impure_from: int | None = None
 

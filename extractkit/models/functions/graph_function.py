@@ -7,13 +7,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from extractkit.models.functions.concrete import declared
 from extractkit.models.functions.inlining import InlinedGraph, inlined, is_seam
 from extractkit.models.functions.model import FunctionModel
 from extractkit.models.graphs.catalog import find_operations
 from extractkit.models.graphs.constants import checked_constants
 from extractkit.models.graphs.records import Found
-from extractkit.models.graphs.signature import chosen, signature_of
+from extractkit.models.graphs.signature import chosen, declared, signature_of
 from extractkit.models.input_settings import InputSetting
 
 _WRAPPER = "StatefulPartitionedCall/"

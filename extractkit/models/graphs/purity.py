@@ -9,7 +9,11 @@ import tensorflow as tf
 from extractkit.models.graphs.nested import NestedGraph, nested_graphs
 from extractkit.models.graphs.rebuilding import SourceGraph
 
-IMPURE = re.compile(r"^Assign|^Rng|^Stateful(?!PartitionedCall)|Random|Multinomial|TruncatedNormal")
+IMPURE = re.compile(
+    r"^Assign|^Rng|^Stateful(?!PartitionedCall)|Random|Multinomial|TruncatedNormal"
+    r"|^Resource(Scatter|Apply|SparseApply)|^Scatter(Nd)?(Update|Add|Sub|Mul|Div|Min|Max)"
+    r"|^(Sparse)?Apply"
+)
 """Types of operations that draw random numbers or assign to a variable."""
 
 

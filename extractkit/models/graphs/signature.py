@@ -7,6 +7,7 @@ no input leaves the size of that axis open, each call of the model stands for on
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from extractkit.errors import ConfigError, ModelError, choices
 from extractkit.inputs.protocol import InputSpec, Signature
@@ -21,6 +22,13 @@ class Declared:
     name: str
     dtype: str
     shape: tuple[int | None, ...] | None
+
+
+def declared(name: str, placeholder: Any) -> Declared:
+    """What a placeholder, or its spec, says of an input."""
+    rank = placeholder.shape.rank
+    shape = None if rank is None else tuple(placeholder.shape.as_list())
+    return Declared(name, placeholder.dtype.name, shape)
 
 
 def chosen(

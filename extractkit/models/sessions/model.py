@@ -13,12 +13,11 @@ import tensorflow as tf
 from extractkit.errors import ConfigError, JobError, choices
 from extractkit.inputs.protocol import InputSpec
 from extractkit.models.foreign import told_by_graph
-from extractkit.models.functions.concrete import declared
 from extractkit.models.graphs.catalog import GraphFacts, facts_of, find_operations, terminal_tensors
 from extractkit.models.graphs.constants import checked_constants
 from extractkit.models.graphs.model import GraphModel
 from extractkit.models.graphs.records import Found
-from extractkit.models.graphs.signature import chosen, signature_of
+from extractkit.models.graphs.signature import chosen, declared, signature_of
 from extractkit.models.graphs.transforming import transformed
 from extractkit.models.input_settings import InputSetting
 from extractkit.models.protocol import Compilation, Fetch, Program

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from extractkit.errors import ConfigError, JobError, ModelError
 from extractkit.job import Component
-from extractkit.models.functions.eager_calls import watched
+from extractkit.models.functions.eager_calls import EagerCall, watched
 from extractkit.models.module import load
 from extractkit.models.protocol import Compilation, Fetch, Model
 from extractkit.tensors import Kind
@@ -256,25 +256,27 @@ def test_ragged_and_sparse_results_are_listed_by_what_they_are_made_of() -> None
     ]
 
 
-def test_calls_in_two_threads_leave_functions_traced() -> None:
-    inside, go_on = threading.Event(), threading.Event()
+def test_one_call_runs_at_a_time_and_functions_are_traced_again_after_all() -> None:
+    begin, alone = threading.Barrier(4), threading.Lock()
 
-    def waits(x: tf.Tensor) -> tf.Tensor:
-        inside.set()
-        assert go_on.wait(60)
-        return x
+    def function(x: tf.Tensor) -> tf.Tensor:
+        assert alone.acquire(blocking=False), "another call is running"
+        try:
+            for _ in range(50):
+                x = x + 1.0
+            assert tf.config.functions_run_eagerly()
+            return x
+        finally:
+            alone.release()
 
-    def second(x: tf.Tensor) -> tf.Tensor:
-        assert go_on.is_set()
-        return x
+    def call(_: int) -> EagerCall:
+        begin.wait(60)
+        return watched(function, {"x": tf.zeros([1])})
 
-    x = tf.ones([1])
-    with ThreadPoolExecutor(2) as threads:
-        first_call = threads.submit(watched, waits, {"x": x})
-        assert inside.wait(60)
-        second_call = threads.submit(watched, second, {"x": x})
-        go_on.set()
-        first_call.result(), second_call.result()
+    with ThreadPoolExecutor(4) as threads:
+        calls = list(threads.map(call, range(4)))
+    assert [float(one.result[0]) for one in calls] == [50.0] * 4
+    assert [len(one.operations) for one in calls] == [50] * 4
     assert not tf.config.functions_run_eagerly()
 
 
