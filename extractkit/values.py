@@ -143,6 +143,11 @@ class Assembly:
         Raises:
             JobError: it has not the shape that was planned. NumPy would repeat or cut it silently.
         """
+        if len(batch) != len(positions):
+            raise JobError(
+                f"{len(positions)} samples have {len(batch)} rows of it: their values decide how "
+                f"many, so none of them belongs to a sample"
+            )
         if not varies(self._shape) and self._values is not None:
             self._check(batch.shape[1:], self._shape)
             self._values[list(positions)] = batch

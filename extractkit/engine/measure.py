@@ -16,6 +16,7 @@ from extractkit.values import Array
 
 _SAMPLES, _MORE_SAMPLES = 3, 5
 _LOOKED_AT = 64
+_TOGETHER = 6
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,14 @@ def measure_axes(
             measured(tensor, records[tensor.address]) if tensor.address in records else tensor
             for tensor in tensors
         ]
-    split = [tensor for tensor in tensors if tensor.layout is not None and tensor.layout.split]
+        found = [tensor for tensor in tensors if tensor.address in records]
+        if found and len(source) > 1 and model.signature.batch != 1:
+            _check_alone(model, source, found, compilation, reasons)
+    split = [
+        tensor
+        for tensor in tensors
+        if tensor.layout is not None and tensor.layout.split and tensor.address not in reasons
+    ]
     if split and len(source) > 1:
         _check_order(model, source, split, compilation, reasons)
     _check_left(tensors, reasons)
@@ -142,6 +150,49 @@ def _resized(spec: InputSpec, array: Array, at: Mapping[str, int]) -> Array:
     return np.resize(array, shape) if shape != array.shape else array
 
 
+def _check_alone(
+    model: Model,
+    source: Source,
+    found: Sequence[PlannedTensor],
+    compilation: Compilation,
+    reasons: dict[str, str],
+) -> None:
+    """Leave out what several samples together give other rows of than each of them alone.
+
+    One sample repeated cannot tell: rows that the values decide (a mask, a search) are then as many
+    as there are samples by chance.
+    """
+    first, *others = model.encode(source.read(0, min(_TOGETHER, len(source))))
+    alike = [first, *(_alike(model.signature, other, first.sizes) for other in others)]
+    program = model.program([Fetch(tensor.address) for tensor in found], compilation)
+
+    def computed(samples: Sequence[Encoded]) -> Sequence[Array]:
+        batch = collate(model.signature, samples)
+        return program(batch.features, batch.lengths)
+
+    together = computed(alike)
+    alone = zip(*(computed([sample]) for sample in alike), strict=True)
+    for tensor, whole, parts in zip(found, together, alone, strict=True):
+        axis = 0 if tensor.layout is None else tensor.layout.axis or 0
+        ranks = {np.ndim(value) for value in (whole, *parts)}
+        rows = [np.moveaxis(value, axis, 0) for value in (whole, *parts)] if len(ranks) == 1 else []
+        # Each brings as many rows as every other: as many as samples by chance is not enough.
+        same = len({row.shape for row in rows[1:]}) == 1
+        if not same or not _same(rows[0], np.concatenate(rows[1:])):
+            reasons[tensor.address] = (
+                f"measured as {list(np.shape(whole))}: several samples together give other values "
+                f"of it than each alone, so none of them belongs to a sample"
+            )
+
+
+def _alike(signature: Signature, encoded: Encoded, sizes: Mapping[str, int]) -> Encoded:
+    """A sample brought to other lengths, so that none is padded."""
+    features = {
+        spec.name: _resized(spec, encoded.features[spec.name], sizes) for spec in signature.specs
+    }
+    return Encoded(features, sizes)
+
+
 def _check_order(
     model: Model,
     source: Source,
@@ -158,6 +209,11 @@ def _check_order(
         axis = 0 if tensor.layout is None else tensor.layout.axis or 0
         rows, rows_swapped = (np.moveaxis(v, axis, 0) for v in (value, reverse))
         half = len(rows) // 2
+        if len(rows) != len(rows_swapped) or len(rows) % 2:
+            reasons[tensor.address] = (
+                f"measured as {list(np.shape(value))}: two samples have no two equal halves of it"
+            )
+            continue
         slowest = _same(rows, np.concatenate([rows_swapped[half:], rows_swapped[:half]]))
         pairs = rows_swapped.reshape(half, 2, *rows.shape[1:])[:, ::-1].reshape(rows.shape)
         fastest = _same(rows, pairs)
@@ -170,6 +226,8 @@ def _check_order(
 
 
 def _same(one: Array, other: Array) -> bool:
+    if one.shape != other.shape:
+        return False
     if one.dtype.kind not in "fc":
         return np.array_equal(one, other)
     return bool(np.allclose(one, other, rtol=1e-3, atol=1e-5, equal_nan=True))

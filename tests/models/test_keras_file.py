@@ -4,8 +4,8 @@ import random
 import re
 import shutil
 import zipfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from extractkit.errors import ModelError
+from extractkit.errors import ConfigError, ModelError
 from extractkit.job import Component
+from extractkit.models import keras_file
 from extractkit.models.keras_file import load
 from extractkit.tensors import Kind
 from tests.models.keras_factories import Unregistered
@@ -85,6 +86,31 @@ def test_a_missing_file_names_its_neighbours(tmp_path: Path) -> None:
         f"model.path={str(file)!r} does not exist. Models in {str(tmp_path)!r}: "
         f"Available: 'one.keras', 'two.h5'."
     )
+
+
+def test_a_seed_that_is_none_is_refused_though_a_file_needs_none(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model\.seed='abc' is not a whole number"):
+        load(str(small(tmp_path / "m.keras")), seed="abc")  # type: ignore[arg-type]
+
+
+def test_what_a_factory_prints_is_not_kept_from_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    inside: list[bool] = []
+    quiet = [False]
+
+    @contextmanager
+    def quiet_start() -> Iterator[None]:
+        quiet[0] = True
+        yield
+        quiet[0] = False
+
+    def built(component: Component) -> keras.Model:
+        inside.append(quiet[0])
+        return keras.Sequential([keras.Input((4,)), layers.Dense(2)])
+
+    monkeypatch.setattr(keras_file, "quiet_start", quiet_start)
+    monkeypatch.setattr(Component, "instantiate", built)
+    load(factory=FACTORY)
+    assert inside == [False]
 
 
 def test_a_directory_is_refused(tmp_path: Path) -> None:

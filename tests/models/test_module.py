@@ -193,6 +193,22 @@ def test_values_need_no_inputs(tmp_path: Path) -> None:
     assert len(run.samples) == 0
 
 
+def masked(x: tf.Tensor) -> dict[str, tf.Tensor]:
+    return {"positive": tf.boolean_mask(x, x > 0), "doubled": x * 2.0}
+
+
+def test_rows_that_the_values_decide_are_left_out(tmp_path: Path) -> None:
+    """As many as there are samples, in all: 1, 2, 0 and 1."""
+    x = np.array([[1, -1], [2, 3], [-1, -1], [4, -1]], np.float32)
+    run = extracted(
+        "masked", x, tmp_path, "model.factory._partial_=true", "model.inputs={x: [sample, 2]}",
+        "selectors=outputs",
+    )  # fmt: skip
+    assert list(run) == [":output.doubled"]
+    (skipped,) = run.manifest.skipped
+    assert "several samples together give other values of it than each alone" in skipped.reason
+
+
 def test_a_seed_is_set_before_the_factory_is_called() -> None:
     digests = [model("Affine", inputs=X, seed=seed).weights_digest() for seed in (1, 1, 2)]
     assert digests[0] == digests[1] != digests[2]

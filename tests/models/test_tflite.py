@@ -10,7 +10,7 @@ import pytest
 
 from extractkit.api import extract
 from extractkit.errors import ConfigError, JobError, MissingExtraError, ModelError
-from extractkit.models.litert import probe as tflite_probe
+from extractkit.models import child
 from extractkit.models.litert.model import TFLiteModel
 from extractkit.models.protocol import Compilation, Fetch, Model
 from extractkit.models.tflite import load
@@ -311,7 +311,7 @@ def mutants(name: str, count: int) -> list[bytes]:
 def test_damage_is_told_or_does_no_harm(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tflite_probe, "TIMEOUT", 30)
+    monkeypatch.setattr(child, "SECONDS", 30)
     path = tmp_path / "damaged.tflite"
     sound = []
     for data in mutants(name, 15):

@@ -1,10 +1,13 @@
 """Tracing with free axes gives what calling the model gives."""
 
+import threading
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from extractkit.models.keras_models.repairs import repaired_keras
 from extractkit.models.live import live_model
 from tests.models.programs import values_of
 
@@ -23,6 +26,23 @@ def test_time_distributed_is_left_as_it_was() -> None:
     original = keras.layers.TimeDistributed.call
     x = keras.Input((None, 2))
     live_model(keras.Model(x, keras.layers.TimeDistributed(keras.layers.Dense(2))(x))).catalog  # noqa: B018
+    assert keras.layers.TimeDistributed.call is original
+
+
+def test_threads_that_trace_at_once_leave_it_as_it_was() -> None:
+    original = keras.layers.TimeDistributed.call
+    begun = threading.Event()
+
+    def other() -> None:
+        begun.set()
+        with repaired_keras():
+            pass
+
+    with repaired_keras():
+        thread = threading.Thread(target=other)
+        thread.start()
+        begun.wait()
+    thread.join()
     assert keras.layers.TimeDistributed.call is original
 
 
