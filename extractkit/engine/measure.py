@@ -162,8 +162,9 @@ def _check_alone(
     One sample repeated cannot tell: rows that the values decide (a mask, a search) are then as many
     as there are samples by chance.
     """
-    first, *others = model.encode(source.read(0, min(_TOGETHER, len(source))))
-    alike = [first, *(_alike(model.signature, other, first.sizes) for other in others)]
+    encoded = model.encode(source.read(0, min(_TOGETHER, len(source))))
+    sizes = {axis: max(one.sizes[axis] for one in encoded) for axis in encoded[0].sizes}
+    alike = [_alike(model.signature, one, sizes) for one in encoded]
     program = model.program([Fetch(tensor.address) for tensor in found], compilation)
 
     def computed(samples: Sequence[Encoded]) -> Sequence[Array]:

@@ -15,6 +15,9 @@ def told(error: BaseException) -> str:
     """The type of the exception and the first line of it that says something."""
     lines = [line.strip() for line in _COLOUR.sub("", str(error)).splitlines() if line.strip()]
     lines = [line for line in lines if not _PLACE.search(line)] or lines
+    # AutoGraph puts the whole way there first.
+    if lines and lines[0] == "in user code:":
+        lines = lines[-1:]
     # Keras puts the layer first and what went wrong in it behind.
     if len(lines) > 1 and lines[0].startswith("Exception encountered when calling"):
         lines.pop(0)

@@ -107,7 +107,8 @@ def _signature(path: str, names: tuple[str, ...], given: str | None) -> str:
     if given is not None:
         if given not in names:
             raise ModelError(
-                f"model.signature={given!r} does not exist in {path!r}. {choices(given, names)}"
+                f"model.signature={given!r} does not exist in {path!r}. "
+                f"{choices(str(given), names)}"
             )
         return given
     if _DEFAULT in names:

@@ -209,6 +209,26 @@ def test_rows_that_the_values_decide_are_left_out(tmp_path: Path) -> None:
     assert "several samples together give other values of it than each alone" in skipped.reason
 
 
+def quantised(x: tf.Tensor) -> dict[str, tf.Tensor]:
+    whole = tf.quantization.quantize(x, -1.0, 1.0, tf.qint8).output
+    return {"whole": whole, "doubled": x * 2.0}
+
+
+def test_types_that_numpy_lacks_are_listed_with_the_reason() -> None:
+    catalog = model("=quantised", inputs=X).catalog
+    assert catalog[":output.whole"].reason == "NumPy has no type for qint8"
+    assert catalog[":output.doubled"].extractable
+
+
+def wrong_shape(x: tf.Tensor) -> tf.Tensor:
+    return tf.matmul(x, tf.ones([3, 2]))
+
+
+def test_what_goes_wrong_in_a_trace_is_told() -> None:
+    with pytest.raises(ModelError, match="ValueError: Dimensions must be equal, but are 4 and 3"):
+        model("=wrong_shape", inputs=X)
+
+
 def test_a_seed_is_set_before_the_factory_is_called() -> None:
     digests = [model("Affine", inputs=X, seed=seed).weights_digest() for seed in (1, 1, 2)]
     assert digests[0] == digests[1] != digests[2]

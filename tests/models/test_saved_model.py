@@ -258,6 +258,10 @@ def test_a_signature_that_does_not_exist(nested: Path) -> None:
     assert "'serving_default'" in message
 
 
+def test_a_signature_that_is_no_text(nested: Path) -> None:
+    assert "model.signature=3 does not exist in" in refusal(nested, signature=3)
+
+
 def test_tags_that_do_not_exist(nested: Path) -> None:
     assert refusal(nested, tags=["train"]).endswith("no graph has just these tags. It has: serve")
 

@@ -182,6 +182,8 @@ def _found(
     address: str, kind: Kind, tensor: tf.Tensor, reason: str | None, name: str | None = None
 ) -> Found:
     made = kind in (Kind.OP, Kind.MODEL_OUTPUT)
+    if tensor.dtype.is_quantized:
+        reason = reason or f"NumPy has no type for {tensor.dtype.base_dtype.name}"
     record = TensorRecord(
         address=address,
         kind=kind,
