@@ -15,7 +15,7 @@ TOKEN = "token"
 _ROW = re.compile(r"(?:(\w+)_)?(token_ids|segment_ids|padding_mask)")
 
 # keras-hub's backbones in which the values of real tokens do not change when padding follows them.
-# Each is proved by tests/models/hub_presets/test_padding.py, which runs every tensor with and without.
+# Each is proved by tests/models/hub_presets/test_padding.py: every tensor, with and without it.
 _MASKS_PADDING = frozenset(
     {
         "BertBackbone",
