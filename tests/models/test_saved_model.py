@@ -305,8 +305,12 @@ def test_constants_that_do_not_exist(nested: Path) -> None:
     assert message == "model.constants: 'scal' is no input. Available: 'scale', 'x'."
 
 
-def test_a_scalar_input_asks_for_a_value(nested: Path) -> None:
-    assert refusal(nested, signature="scaled").endswith("model.constants.scale=…")
+def test_what_needs_a_scalar_input_asks_for_its_value(nested: Path) -> None:
+    reason = load(str(nested), signature="scaled").catalog[":output.y"].reason
+    assert reason == (
+        "it needs 'scale', which nothing is given for: name it in model.inputs, or give its value "
+        "in model.constants"
+    )
 
 
 def test_kinds(nested: Path) -> None:

@@ -97,7 +97,7 @@ def find_operations(
     unlisted = {tensor.name for tensor in inputs.values()} if signature else set()
     paths = _short_paths((op.name for op in graph.get_operations()), drop_prefix)
     ports = Ports()
-    found = _named("input", Kind.MODEL_INPUT, inputs) if signature else []
+    found = _named("input", Kind.MODEL_INPUT, inputs, {}) if signature else []
     for operation in graph.get_operations():
         for tensor in _readable(operation):
             # A reference variable is listed as the weight that it is.
@@ -108,7 +108,7 @@ def find_operations(
             address = ports.unique(join(paths[operation.name], str(tensor.value_index)))
             found.append(_found(address, kind, tensor, facts.reasons.get(tensor.name)))
     found += _below(graph, paths, ports)
-    found += _named("output", Kind.MODEL_OUTPUT, outputs) if signature else []
+    found += _named("output", Kind.MODEL_OUTPUT, outputs, facts.reasons) if signature else []
     for name, variable in variables:
         kind = Kind.OPTIMIZER if name in optimizer else Kind.WEIGHT
         reason = facts.reasons.get(_with_port(name))
@@ -197,13 +197,15 @@ def _found(
     return Found(record, tensor)
 
 
-def _named(role: str, kind: Kind, tensors: Mapping[str, tf.Tensor]) -> list[Found]:
+def _named(
+    role: str, kind: Kind, tensors: Mapping[str, tf.Tensor], reasons: Mapping[str, str]
+) -> list[Found]:
     """Inputs or outputs by their names in the signature; `output.1` is a port already."""
     found = []
     for name, tensor in tensors.items():
         is_port = name == role or name.startswith(f"{role}.")
         address = join("", escape(name) if is_port else f"{role}.{escape(name)}")
-        found.append(_found(address, kind, tensor, None, name=address))
+        found.append(_found(address, kind, tensor, reasons.get(tensor.name), name=address))
     return found
 
 

@@ -34,13 +34,18 @@ def declared(name: str, placeholder: Any) -> Declared:
 def chosen(
     declared: Sequence[Declared], settings: Mapping[str, InputSetting] | None
 ) -> list[Declared]:
-    """The inputs that samples are read for: those that `model.inputs` names, else all.
+    """The inputs that samples are read for: those that `model.inputs` names.
+
+    Without it, all that declare enough. Nothing is given for the others (a switch without an axis
+    for samples, a shape left open): the model can be listed, and what needs them says so.
 
     Raises:
         ConfigError: it names one that does not exist.
     """
     if settings is None:
-        return list(declared)
+        known = [one for one in declared if one.shape is not None]
+        open_ended = [one for one in known if one.shape and one.shape[0] is None]
+        return open_ended or known
     by_name = {one.name: one for one in declared}
     for name in settings:
         if name not in by_name:

@@ -71,6 +71,13 @@ def test_inputs_can_be_chosen() -> None:
         chosen([x, y], {"z": InputSetting()})
 
 
+def test_without_settings_what_declares_too_little_is_left_out() -> None:
+    x, switch = Declared("x", "float32", (None,)), Declared("switch", "bool", ())
+    unknown, fixed = Declared("u", "float32", None), Declared("state", "float32", (1, 4))
+    assert chosen([x, switch, unknown, fixed], None) == [x]
+    assert chosen([switch, unknown, fixed], None) == [switch, fixed]
+
+
 def test_a_scalar_beside_samples_is_a_constant() -> None:
     with pytest.raises(ModelError) as caught:
         signature(Declared("x", "float32", (None, 4)), Declared("keep_prob", "float32", ()))
