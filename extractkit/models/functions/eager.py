@@ -251,8 +251,15 @@ def eager_model(
 
 
 def _as_tensor(value: Any) -> Any:
-    composite = isinstance(value, tf.RaggedTensor | tf.SparseTensor)
-    return value if composite else tf.convert_to_tensor(value)
+    if value is None or isinstance(value, tf.RaggedTensor | tf.SparseTensor):
+        return value
+    try:
+        return tf.convert_to_tensor(value)
+    except (ValueError, TypeError) as error:
+        raise ModelError(
+            f"the function that model.factory gives returns a {type(value).__name__} among its "
+            f"results, which is no tensor. Let it return tensors alone"
+        ) from error
 
 
 def _told_sizes(sizes: Mapping[str, int]) -> str:

@@ -289,3 +289,21 @@ def test_a_declared_type_is_kept() -> None:
 def test_an_argument_that_is_no_tensor_is_refused() -> None:
     with pytest.raises(ModelError, match=r"model\.eager=true: .* takes 'pair' as \["):
         model("of_a_list")
+
+
+def with_nothing(x: tf.Tensor) -> dict[str, object]:
+    return {"doubled": x * 2.0, "nothing": None}
+
+
+def with_an_object(x: tf.Tensor) -> dict[str, object]:
+    return {"doubled": x * 2.0, "thing": object()}
+
+
+def test_nothing_among_the_results_is_passed_over() -> None:
+    outputs = [r for r in model("with_nothing", inputs=X).catalog if r.startswith(":output")]
+    assert outputs == [":output.doubled"]
+
+
+def test_an_object_among_the_results_is_named() -> None:
+    with pytest.raises(ModelError, match="returns a object among its results, which is no tensor"):
+        model("with_an_object", inputs=X).catalog  # noqa: B018
