@@ -215,8 +215,10 @@ def test_an_unexpected_failure_keeps_its_traceback(program: Program, place: Path
 def test_an_interruption_has_a_code_of_its_own(place: Path) -> None:
     arguments = command("model=slow", "selectors=layers")
     with subprocess.Popen(
-        arguments, cwd=place, env=variables(), stderr=subprocess.PIPE, text=True
-    ) as process:
+        arguments, cwd=place, env=variables(), stderr=subprocess.PIPE, text=True,
+        # What a shell runs in the background ignores interruptions, and hands that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:  # fmt: skip
         assert process.stderr is not None
         assert process.stderr.readline() == "loading\n"
         process.send_signal(signal.SIGINT)
