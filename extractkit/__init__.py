@@ -13,17 +13,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from extractkit.api import extract
+    from extractkit.api import extract, rerun, resume, verify
+    from extractkit.runs.diff import diff
     from extractkit.runs.reader import Run
     from extractkit.runs.reader import open_run as open  # noqa: A004
 
-__all__ = ["Run", "extract", "open"]
+__all__ = ["Run", "diff", "extract", "open", "rerun", "resume", "verify"]
 
 # Looked up on first use, so that `extractkit --help` pays for none of them.
 _LAZY = {
     "Run": ("extractkit.runs.reader", "Run"),
+    "diff": ("extractkit.runs.diff", "diff"),
     "extract": ("extractkit.api", "extract"),
     "open": ("extractkit.runs.reader", "open_run"),
+    "rerun": ("extractkit.api", "rerun"),
+    "resume": ("extractkit.api", "resume"),
+    "verify": ("extractkit.api", "verify"),
 }
 
 

@@ -3,10 +3,12 @@
 Exit codes: 0 done; 1 the job failed; 2 a mistake in what the user wrote; 130 interrupted.
 """
 
+import signal
 import sys
 from io import TextIOWrapper
 
 from extractkit import cli
+from extractkit.commands.output import drop_output
 
 
 def main() -> None:
@@ -14,11 +16,13 @@ def main() -> None:
     # A terminal that knows no "├" gets an escape in its place, not an exception.
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+    # What a batch system sends before it kills: a run then ends as if it were interrupted by hand.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = cli.execute(sys.argv[1:])
         sys.stdout.flush()
     except BrokenPipeError:
-        cli.drop_output()
+        drop_output()
         code = cli.DONE
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever it is, it is reported
         code = cli.report(error)

@@ -1,14 +1,21 @@
 """The library without the command line: one call from overrides, or live objects, to a run."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from extractkit.component import Component
 from extractkit.config.compose import compose
+from extractkit.config.directory import new_run_directory
+from extractkit.config.recorded import recorded_job
 from extractkit.engine.execute import execute
+from extractkit.engine.execute import resume as resume_run
 from extractkit.engine.listener import Listener, Silent
-from extractkit.job import Component
+from extractkit.engine.process import impose
+from extractkit.runs import manifest
+from extractkit.runs.beginning import hydra_files
 from extractkit.runs.reader import Run, open_run
 
 
@@ -38,20 +45,98 @@ def extract(
         UserError: a mistake in what was given; nothing is left on disk.
         JobError: the job failed; committed shards stay readable.
     """
-    live: dict[str, Component] = {}
-    if model is not None:
-        live["model"] = _live_model(model, inputs)
-    if inputs is not None:
-        live["inputs"] = _live_inputs(inputs)
-    composed = compose(overrides, live)
+    composed = compose(overrides, _live(model, inputs))
     directory = composed.directory if run_dir is None else Path(run_dir).absolute()
-    execute(
+    made = execute(
         composed.job,
         directory,
         hydra_files=composed.hydra_files,
         listener=listener or Silent(),
     )
+    return open_run(made)
+
+
+def resume(
+    run: str | Path,
+    *,
+    trust: Sequence[str] = (),
+    model: object = None,
+    inputs: object = None,
+    listener: Listener | None = None,
+) -> Run:
+    """Go on with a run that was interrupted or damaged; bitwise as if nothing had happened.
+
+    Args:
+        run: the run directory.
+        trust: modules whose callables the run's configuration may name.
+        model, inputs: what was given to `extract` as live objects, again.
+        listener: is told how the job goes; None: nobody is.
+
+    Raises:
+        RunDirectoryError: no run, one that another process works on, or one whose model, inputs or
+            libraries are not the recorded ones.
+        JobError: the job failed again.
+    """
+    directory = Path(run).absolute()
+    recorded = manifest.read(directory)
+    impose(recorded.environment)
+    job = recorded_job(recorded, trust, _live(model, inputs))
+    resume_run(job, directory, listener=listener or Silent())
     return open_run(directory)
+
+
+def rerun(
+    run: str | Path,
+    run_dir: str | Path | None = None,
+    *,
+    trust: Sequence[str] = (),
+    model: object = None,
+    inputs: object = None,
+    listener: Listener | None = None,
+) -> Run:
+    """Repeat a run from its manifest alone, into a new directory.
+
+    Libraries and machine may be others than those of the run; its weights, inputs and tensors may
+    not. The listener is told whether the values are the same to the bit.
+
+    Args:
+        run: the run directory.
+        run_dir: the new one; None: a new one under `outputs/`.
+        trust, model, inputs, listener: as of `resume`.
+
+    Raises:
+        RunDirectoryError: no run, or one of other weights or inputs than are found.
+        JobError: the job failed.
+    """
+    recorded = manifest.read(Path(run))
+    impose(recorded.environment)
+    job = recorded_job(recorded, trust, _live(model, inputs))
+    listener = listener or Silent()
+    directory = new_run_directory() if run_dir is None else Path(run_dir).absolute()
+    made = execute(
+        replace(job, runtime=replace(job.runtime, reuse_from=None)),
+        directory,
+        hydra_files=hydra_files(Path(run), recorded),
+        listener=listener,
+        repeats=recorded,
+    )
+    repeated, original = open_run(made), open_run(run)
+    same = repeated.journal.digests() == original.journal.digests()
+    listener.note(
+        f"the values are those of {run}, to the bit"
+        if same
+        else f"the values are not those of {run} to the bit: extractkit diff {run} {made}"
+    )
+    return repeated
+
+
+def _live(model: object, inputs: object) -> dict[str, Component]:
+    live: dict[str, Component] = {}
+    if model is not None:
+        live["model"] = _live_model(model, inputs)
+    if inputs is not None:
+        live["inputs"] = _live_inputs(inputs)
+    return live
 
 
 def _live_model(model: object, inputs: object) -> Component:

@@ -4,7 +4,7 @@ A `PlannedTensor` says what is stored of one tensor; `plan_tensors` makes them f
 and `plan_shards` cuts the samples into shards.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -137,19 +137,33 @@ class PlannedTensor:
         Raises:
             SelectionError: one is too short for it.
         """
+        for axis, index, short in self._short(lengths):
+            own = lengths.axes[axis]
+            raise SelectionError(
+                f"{self.transform.at}.slice takes element {index} of {axis!r} in "
+                f"{self.address!r}, but {len(short)} of {lengths.samples} samples are shorter, "
+                f"first sample {short[0]} with {own[short[0]]}. Take a range, as in '0:4'"
+            )
+
+    def too_short(self, lengths: Lengths) -> dict[int, str]:
+        """The samples that lack a single element that a slice takes: by position, which."""
+        return {
+            int(position): f"it has {lengths.axes[axis][position]} along {axis!r}, and "
+            f"{self.transform.at}.slice takes element {index} of that in {self.address!r}"
+            for axis, index, short in self._short(lengths)
+            for position in short
+        }
+
+    def _short(self, lengths: Lengths) -> Iterator[tuple[str, int, npt.NDArray[np.intp]]]:
+        """Free axes that are too short for an element: with it, and the samples' positions."""
         if self.layout is None or self.axes is None:
             return
         for dim, index in zip(self.layout.dims, self.axes.slices, strict=True):
             if not isinstance(index, int) or dim is None or dim not in lengths.axes:
                 continue
-            own = lengths.axes[dim]
-            short = np.flatnonzero(own < (index + 1 if index >= 0 else -index))
+            short = np.flatnonzero(lengths.axes[dim] < (index + 1 if index >= 0 else -index))
             if len(short):
-                raise SelectionError(
-                    f"{self.transform.at}.slice takes element {index} of {dim!r} in "
-                    f"{self.address!r}, but {len(short)} of {lengths.samples} samples are shorter, "
-                    f"first sample {short[0]} with {own[short[0]]}. Take a range, as in '0:4'"
-                )
+                yield dim, index, short
 
     def sample_shapes(self, lengths: Lengths) -> list[tuple[int, ...]] | None:
         """The stored shape of each sample; None where only the model can compute it."""

@@ -3,6 +3,8 @@
 These are the arrays that a shard holds. `parts` names them as they are stored: a dense tensor is
 one array, a ragged one is `values` and `offsets`, and `shapes` where more than its first axis
 varies.
+
+A sample that was skipped keeps its place, and is `absent`: `without` says what stands there.
 """
 
 import hashlib
@@ -24,9 +26,15 @@ VALUES, OFFSETS, SHAPES = "values", "offsets", "shapes"
 
 @dataclass(frozen=True, eq=False)
 class Dense:
-    """Values of one shape for every sample: (samples, *shape)."""
+    """Values of one shape for every sample.
+
+    Attributes:
+        values: (samples, *shape).
+        absent: positions of the samples that have no value, where a fill value stands.
+    """
 
     values: Array
+    absent: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.values)
@@ -49,11 +57,13 @@ class Ragged:
             otherwise one-dimensional, every sample flattened in C order.
         offsets: int64 (samples + 1), the row of `values` at which each sample begins.
         shapes: int64 (samples, rank) where more than the first axis varies, else None.
+        absent: positions of the samples that have no value, and so a length of 0.
     """
 
     values: Array
     offsets: npt.NDArray[np.int64]
     shapes: npt.NDArray[np.int64] | None = None
+    absent: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -84,6 +94,46 @@ def from_parts(parts: Mapping[str, Array]) -> Values:
         parts[OFFSETS].astype(np.int64, copy=False),
         None if shapes is None else shapes.astype(np.int64, copy=False),
     )
+
+
+def without(values: Values, absent: Sequence[int], shape: Sequence[int | None]) -> Values:
+    """A copy in which these samples have no value.
+
+    What stands in their place is NaN, 0 or an empty text where all samples have one shape; where
+    shapes vary, a value without elements.
+
+    Args:
+        absent: their positions; those that are absent already stay so.
+        shape: of one sample; None where it varies.
+    """
+    gone = tuple(sorted({*values.absent, *map(int, absent)}))
+    if gone == values.absent:
+        return values
+    rows = list(gone)
+    if isinstance(values, Dense):
+        filled = values.values.copy()
+        filled[rows] = _fill(values.values)
+        return Dense(filled, gone)
+    lengths = np.diff(values.offsets)
+    kept = np.ones(len(lengths), bool)
+    kept[rows] = False
+    left = values.values[np.repeat(kept, lengths)]
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths * kept)])
+    shapes = values.shapes
+    if shapes is not None:
+        shapes = shapes.copy()
+        shapes[rows] = [size or 0 for size in shape]
+    return Ragged(left, offsets, shapes, gone)
+
+
+def _fill(array: Array) -> object:
+    """What stands where a sample has no value."""
+    if array.dtype.kind in "fc":
+        return np.nan if array.dtype.kind == "f" else complex(np.nan, np.nan)
+    if array.dtype.kind != "O":
+        return array.dtype.type()
+    # An empty text of the kind that the others are: a file holds texts of one kind.
+    return next((type(text)() for text in array.flat if isinstance(text, str | bytes)), b"")
 
 
 def varies(shape: Sequence[int | None]) -> bool:
@@ -172,10 +222,14 @@ class Assembly:
         begin, end = self._offsets[position], self._offsets[position + 1]
         self._values[begin:end] = value if only_rows_vary(self._shape) else value.reshape(-1)
 
-    def finish(self) -> Values:
-        """The values, once every position has been put."""
+    def finish(self, absent: Sequence[int] = ()) -> Values:
+        """The values, once every position has been put but those of absent samples."""
+        return without(self._finished(), absent, self._shape)
+
+    def _finished(self) -> Values:
         if varies(self._shape) and self._shapes is None:
-            single = [value for value in self._single if value is not None]
+            nothing = np.empty([size or 0 for size in self._shape], self._dtype)
+            single = [nothing if value is None else value for value in self._single]
             self._shapes = [value.shape for value in single]
             self._lay_out(self._shapes)
             for position, value in enumerate(single):

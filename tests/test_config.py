@@ -11,11 +11,11 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
+from extractkit.component import Component
 from extractkit.config.compose import Composition, compose
 from extractkit.config.directory import GROUPS, config_directory, options
 from extractkit.config.quoting import as_list, as_text
 from extractkit.errors import ConfigError
-from extractkit.job import Component
 
 MODEL = ("model=keras", "model.path=m.keras")
 CHOICES = [

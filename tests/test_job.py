@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from extractkit.component import Component
 from extractkit.errors import ConfigError
-from extractkit.job import Component, Runtime
+from extractkit.job import Runtime
 
 
 def test_no_runtime_key_needs_to_be_given() -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extractkit.values import Assembly, Dense, Ragged, digest, from_parts
+from extractkit.values import Assembly, Dense, Ragged, digest, from_parts, without
 
 FORMS = {
     "dense": (2, 3),
@@ -93,3 +93,66 @@ def test_a_digest_of_texts_is_about_the_texts() -> None:
     assert digest([("a", Dense(np.array(["a", "bc"])))]) != digest(
         [("a", Dense(np.array(["ab", "c"])))]
     )
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["never put", "taken out"])
+@pytest.mark.parametrize("known", [True, False], ids=["shapes known", "shapes measured"])
+@pytest.mark.parametrize("shape", FORMS.values(), ids=FORMS)
+@given(data=st.data())
+def test_absent_samples_keep_their_place_and_the_others_their_values(
+    shape: tuple[int | None, ...], known: bool, later: bool, data: st.DataObject
+) -> None:
+    lengths = data.draw(st.lists(st.integers(0, 4), min_size=1, max_size=7))
+    random = np.random.default_rng(len(lengths))
+    expected = [
+        random.random([length if size is None else size for size in shape]).astype("float32")
+        for length in lengths
+    ]
+    absent = data.draw(st.lists(st.sampled_from(range(len(lengths))), unique=True))
+    shapes = [value.shape for value in expected] if known else None
+    assembly = Assembly(shape, "float32", shapes, len(expected))
+    for position, value in enumerate(expected):
+        if later or position not in absent:
+            assembly.put([position], value[np.newaxis])
+    found = without(assembly.finish(), absent, shape) if later else assembly.finish(absent)
+    assert found.absent == tuple(sorted(absent))
+    for position, other in enumerate(expected):
+        one = found.sample(position)
+        if position not in absent:
+            np.testing.assert_array_equal(one, other)
+        elif None in shape:
+            assert one.shape == tuple(size or 0 for size in shape)
+        else:
+            assert np.isnan(one).all()
+    if None in shape:
+        kept = [other.ravel() for at, other in enumerate(expected) if at not in absent]
+        np.testing.assert_array_equal(found.values.ravel(), np.concatenate([[], *kept]))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "fill"),
+    [("int32", 0), ("uint8", 0), ("bool", False), ("object", b""), ("<U3", ""), ("S3", b"")],
+)
+def test_what_has_no_nan_is_filled_with_zeros_or_empty_texts(dtype: str, fill: object) -> None:
+    texts = np.dtype(dtype).kind in "OSU"
+    given_values = np.array([b"a", b"b"] if texts else [1, 1]).astype(dtype)
+    found = without(Dense(given_values), [1], ())
+    assert found.values.tolist() == [given_values[0], fill]
+    assert given_values[1] != fill  # a copy
+
+
+def test_complex_numbers_have_a_nan_of_their_own() -> None:
+    found = without(Dense(np.ones(2, "complex64")), [0], ()).values
+    assert np.isnan(found[0].real)
+    assert np.isnan(found[0].imag)
+
+
+def test_an_empty_text_is_of_the_kind_that_the_others_are() -> None:
+    found = without(Dense(np.array([None, "b"], object)), [0], ())
+    assert found.values.tolist() == ["", "b"]
+
+
+def test_without_more_that_are_absent_nothing_is_copied() -> None:
+    values = without(Dense(np.zeros(3)), [1], ())
+    assert without(values, [1], ()) is values
+    assert without(values, [0], ()).absent == (0, 1)

@@ -24,19 +24,28 @@ from omegaconf import DictConfig, OmegaConf, read_write
 
 from extractkit.config.compose import PROGRAM, VERSION_BASE, Composition, composition
 from extractkit.config.directory import ROOT, config_directory
+from extractkit.config.guard import guarded
 from extractkit.config.messages import translated
 from extractkit.config.nested import opened
 from extractkit.config.quoting import quoted
-from extractkit.errors import ExtractkitError, JobError
+from extractkit.config.typed import trust_of
+from extractkit.errors import ConfigError, ExtractkitError, JobError
+from extractkit.trust import Trust
 
 JobFunction = Callable[[Composition], None]
 Report = Callable[[Exception], int]
 
 _SWEEP_RECORD = "multirun.yaml"
+_RERUN = "--experimental-rerun"
 
 
 def launch(
-    arguments: Sequence[str], function: JobFunction, report: Report, *, dry: bool
+    arguments: Sequence[str],
+    function: JobFunction,
+    report: Report,
+    *,
+    dry: bool,
+    trusted: Sequence[str] = (),
 ) -> list[int]:
     """Run a function for every job that the arguments describe, as a Hydra application.
 
@@ -46,16 +55,20 @@ def launch(
         report: called with each job's failure when it happens, and gives the exit code for it;
             the other jobs go on.
         dry: whether the jobs store nothing.
+        trusted: modules whose callables a file may name too.
 
     Returns:
         The failures' exit codes, those of jobs in other processes excepted.
 
     Raises:
-        ConfigError: the arguments do not compose to jobs.
+        ConfigError: the arguments do not compose to jobs, or a file names code that is not
+            trusted.
         ExtractkitError: the first failure of a job in another process.
     """
-    with tempfile.TemporaryDirectory(prefix=f"{PROGRAM}-") as scratch:
-        application = _Application(function, report, dry, Path(scratch))
+    _refuse_pickles(arguments)
+    trust = trust_of(arguments, trusted)
+    with tempfile.TemporaryDirectory(prefix=f"{PROGRAM}-") as scratch, guarded(trust):
+        application = _Application(function, report, dry, Path(scratch), trust)
         main = hydra.main(str(config_directory()), ROOT, VERSION_BASE)(application)
         with application.current(), _command_line(opened(arguments)), translated(arguments):
             try:
@@ -68,15 +81,29 @@ def launch(
         return application.failures
 
 
+def _refuse_pickles(arguments: Sequence[str]) -> None:
+    for argument in arguments:
+        option = argument.partition("=")[0]
+        # Hydra takes abbreviations.
+        if len(option) > 2 and _RERUN.startswith(option):
+            raise ConfigError(
+                f"{option} is refused: it would unpickle a file, which can run any code. "
+                f"To repeat a run: extractkit rerun RUN"
+            )
+
+
 class _Application:
     """What Hydra calls for each job, and what its callback asks before the first one."""
 
-    def __init__(self, function: JobFunction, report: Report, dry: bool, scratch: Path) -> None:
+    def __init__(
+        self, function: JobFunction, report: Report, dry: bool, scratch: Path, trust: Trust
+    ) -> None:
         self.failures: list[int] = []
         self._function = function
         self._report = report
         self._dry = dry
         self._scratch = scratch
+        self._trust = trust
         self._process = os.getpid()
         self._asked: Path | None = None
         self._absent: list[Path] = []
@@ -84,7 +111,7 @@ class _Application:
     def __call__(self, cfg: DictConfig) -> None:
         directory = self._directory()
         try:
-            self._function(composition(cfg, directory))
+            self._function(composition(cfg, directory, trust=self._trust))
         except SystemExit as stop:
             # Raised by a model's own code, say; it would end the whole sweep.
             self._failed(JobError(f"the job called sys.exit({stop.code!r})"), directory)

@@ -12,11 +12,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from extractkit.component import Component
 from extractkit.config.convert import to_job
 from extractkit.config.directory import ROOT, config_directory
+from extractkit.config.guard import guarded
 from extractkit.config.messages import translated
 from extractkit.config.nested import as_typed, opened
-from extractkit.job import Component, Job
+from extractkit.config.typed import trust_of
+from extractkit.job import Job
+from extractkit.trust import NOBODY, Trust
 
 VERSION_BASE = "1.3"
 PROGRAM = "extractkit"
@@ -37,17 +41,26 @@ class Composition:
     hydra_files: Mapping[str, str]
 
 
-def compose(overrides: Sequence[str], live: Mapping[str, Component] | None = None) -> Composition:
+def compose(
+    overrides: Sequence[str],
+    live: Mapping[str, Component] | None = None,
+    trusted: Sequence[str] = (),
+) -> Composition:
     """Compose a job as the command line would; Hydra's global state is left as it was.
 
-    `live` holds components that stand in for the groups of their names ("model", "inputs"), which
-    then are not to be chosen.
+    Args:
+        overrides: as on the command line; what they name themselves is trusted.
+        live: components that stand in for the groups of their names ("model", "inputs"), which
+            then are not to be chosen.
+        trusted: modules whose callables a file may name too.
 
     Raises:
-        ConfigError: the overrides do not compose, or not to a job.
+        ConfigError: the overrides do not compose, or not to a job, or a file names code that is
+            not trusted.
     """
     left_out = [f"~{group}" for group in live or {}]
-    with _own_hydra(), translated(overrides):
+    trust = trust_of(overrides, trusted)
+    with _own_hydra(), guarded(trust), translated(overrides):
         with hydra.initialize_config_dir(
             str(config_directory()), job_name=PROGRAM, version_base=VERSION_BASE
         ):
@@ -56,11 +69,14 @@ def compose(overrides: Sequence[str], live: Mapping[str, Component] | None = Non
         directory = Path(cfg.hydra.run.dir).absolute()
         with open_dict(cfg):
             del cfg["hydra"]
-        return composition(cfg, directory, live)
+        return composition(cfg, directory, live, trust)
 
 
 def composition(
-    cfg: DictConfig, directory: Path, live: Mapping[str, Component] | None = None
+    cfg: DictConfig,
+    directory: Path,
+    live: Mapping[str, Component] | None = None,
+    trust: Trust = NOBODY,
 ) -> Composition:
     """What a composed configuration asks for; its `hydra` node has been moved to HydraConfig.
 
@@ -78,7 +94,7 @@ def composition(
     typed = [override for override in given if override.removeprefix("~") not in (live or {})]
     model_name = str(whole.hydra.runtime.choices.get("model") or "model")
     return Composition(
-        job=to_job(cfg, typed, model_name, live),
+        job=to_job(cfg, typed, model_name, live, trust),
         directory=directory,
         hydra_files={
             "config.yaml": OmegaConf.to_yaml(cfg),

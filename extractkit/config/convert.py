@@ -1,14 +1,16 @@
-"""The composed configuration as a `Job`: the one place that refuses what does not exist."""
+"""A configuration as a `Job`: the one place that refuses what does not exist."""
 
 from collections.abc import Mapping, Sequence
 
 from omegaconf import DictConfig, OmegaConf
 
+from extractkit.component import Component
 from extractkit.config.directory import GROUPS, options
 from extractkit.config.messages import not_chosen, translated
 from extractkit.errors import ConfigError, choices
-from extractkit.job import Component, Job, Runtime
+from extractkit.job import Job, Runtime
 from extractkit.selectors import parse_selector
+from extractkit.trust import NOBODY, Trust
 
 # An experiment is spread over the other groups and leaves no key of its own.
 _KEYS = tuple(group for group in GROUPS if group != "experiment")
@@ -19,31 +21,51 @@ def to_job(
     given_overrides: Sequence[str],
     model_name: str,
     live: Mapping[str, Component] | None = None,
+    trust: Trust = NOBODY,
 ) -> Job:
     """The job that a composed configuration describes.
 
     Args:
         cfg: composed, without Hydra's own node.
+        given_overrides, model_name, live, trust: as of `job_of`.
+
+    Raises:
+        ConfigError: as `job_of`; a value that is missing, or an interpolation that leads nowhere.
+    """
+    return job_of(_plain(cfg), given_overrides, model_name, live, trust)
+
+
+def job_of(
+    entries: Mapping[str, object],
+    given_overrides: Sequence[str],
+    model_name: str,
+    live: Mapping[str, Component] | None = None,
+    trust: Trust = NOBODY,
+) -> Job:
+    """The job that a configuration in plain data describes, such as a manifest's.
+
+    Args:
+        entries: the whole configuration, by group.
         given_overrides: as they were typed.
         model_name: the chosen entry of the `model` group.
         live: components that stand in for the groups of their names, for objects in memory.
+        trust: what the user vouches for; nothing else is imported that a file names.
 
     Raises:
-        ConfigError: a key that does not exist, at any level; a value that is missing or does not
-            fit; a `_target_` that cannot be called with these arguments.
+        ConfigError: a key that does not exist, at any level; a value that does not fit; a
+            `_target_` that is not trusted, or cannot be called with these arguments.
     """
-    entries = _plain(cfg)
     live = live or {}
     for key in entries:
         if key not in _KEYS:
             raise ConfigError(f"{key} does not exist. {choices(key, _KEYS)}")
     job = Job(
-        model=live.get("model") or _component("model", entries),
-        inputs=live.get("inputs") or _component("inputs", entries),
+        model=live.get("model") or _component("model", entries, trust),
+        inputs=live.get("inputs") or _component("inputs", entries, trust),
         selectors=tuple(
             parse_selector(name, mapping) for name, mapping in _group("selectors", entries).items()
         ),
-        sinks=_sinks(_group("sinks", entries)),
+        sinks=_sinks(_group("sinks", entries), trust),
         runtime=Runtime.parse(_group("runtime", entries)),
         model_name=model_name,
         given=tuple(given_overrides),
@@ -71,13 +93,13 @@ def _group(name: str, entries: Mapping[str, object]) -> dict[str, object]:
     return {str(key): entry for key, entry in value.items()}
 
 
-def _component(name: str, entries: Mapping[str, object]) -> Component:
+def _component(name: str, entries: Mapping[str, object], trust: Trust) -> Component:
     if entries.get(name) is None:
         raise ConfigError(not_chosen(name))
-    return Component.parse(name, entries[name])
+    return Component.parse(name, entries[name], trust)
 
 
-def _sinks(entries: Mapping[str, object]) -> dict[str, Component]:
+def _sinks(entries: Mapping[str, object], trust: Trust) -> dict[str, Component]:
     if not entries:
         raise ConfigError(not_chosen("sinks"))
-    return {name: Component.parse(f"sinks.{name}", entry) for name, entry in entries.items()}
+    return {name: Component.parse(f"sinks.{name}", entry, trust) for name, entry in entries.items()}

@@ -1,5 +1,6 @@
 """Where the configuration files are, and what can be chosen there. Does not need Hydra."""
 
+from datetime import datetime
 from pathlib import Path
 
 from extractkit.errors import ConfigError
@@ -25,6 +26,11 @@ def config_directory() -> Path:
         f"the configuration files are missing: neither {package / 'conf'} nor "
         f"{package.parent / 'conf'} holds {ROOT}.yaml. Install extractkit again"
     )
+
+
+def new_run_directory() -> Path:
+    """A run directory named after the time, as config.yaml has it for a job."""
+    return Path("outputs", f"{datetime.now():%Y-%m-%d}", f"{datetime.now():%H-%M-%S}").absolute()
 
 
 def options(group: str) -> list[str]:

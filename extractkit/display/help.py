@@ -22,8 +22,9 @@ Keys (override with KEY=VALUE, add a selector of your own with '+selectors.NAME.
   All keys with their values: extractkit model=bert --cfg job
 
 Options
-  --json            tensors, plan, show: one JSON document on standard output
+  --json            tensors, plan, show, verify, diff: one JSON document on standard output
   --exact           plan: read every sample, for exact sizes
+  --trust MODULE    let files name callables of this module as `_target_`
   -m                one job for each combination of the values in KEY=A,B (Hydra's multirun)
   --config-dir DIR  YAML files of your own, in folders named like the groups
   --hydra-help      everything else that Hydra can do
@@ -35,6 +36,7 @@ Examples
   extractkit plan model=bert 'selectors=[attention,layers]' inputs.path=texts.txt
   extractkit model=bert '+selectors.mine.path="*/query:output"' hydra.run.dir=runs/query
   extractkit show runs/query
+  extractkit verify runs/query --recompute 2
 """
 
 _VERBS = {
@@ -74,6 +76,59 @@ _VERBS = {
         left on disk.
 
           extractkit plan model=bert selectors=layers inputs.path=texts.txt
+        """,
+    ),
+    "resume": (
+        "go on with a run that was interrupted, killed or damaged",
+        """\
+        Usage: extractkit resume RUN [--trust MODULE]
+
+        What is committed and whole is kept; everything else is computed as it would have been, so
+        that the run ends bitwise as if nothing had happened. Weights, inputs and library versions
+        must be the recorded ones. The last line on standard output is the run directory.
+
+          extractkit resume outputs/2026-11-22/10-15-00
+        """,
+    ),
+    "rerun": (
+        "repeat a run from its manifest, into a new directory",
+        """\
+        Usage: extractkit rerun RUN [hydra.run.dir=DIR] [--trust MODULE]
+
+        The same job on the same weights and inputs, here and now; libraries and machine may be
+        others. It tells whether the values are the same to the bit. The last line on standard
+        output is the new run directory.
+
+          extractkit rerun outputs/2026-11-22/10-15-00 hydra.run.dir=runs/again
+        """,
+    ),
+    "verify": (
+        "hold a run against what it recorded, and against its model",
+        """\
+        Usage: extractkit verify RUN [--recompute K] [--seed N] [--json] [--trust MODULE]
+
+        Every file, digest, count, shape and dtype of the run, and the files that its
+        configuration names. With --recompute, K of its shards, drawn at random, are computed again
+        and compared bitwise, and the model's outputs are compared with those of the model's own
+        call. Exit code 1 where anything is not as it was recorded.
+
+          extractkit verify outputs/2026-11-22/10-15-00
+          extractkit verify outputs/2026-11-22/10-15-00 --recompute 3
+        """,
+    ),
+    "diff": (
+        "compare two runs, tensor by tensor, sample by sample",
+        """\
+        Usage: extractkit diff A B [--rtol X] [--atol X] [--map FILE] [--only GLOB] [--json]
+
+        A is the reference. For each tensor: equal to the bit, within the tolerance
+        (|a − b| ≤ atol + rtol · max(|a|, |b|); 1e-6 and 1e-5), or beyond it, with errors, cosine,
+        correlation, the first and the worst sample. --map names a YAML file of lines
+        "ADDRESS IN A": "ADDRESS IN B" where addresses differ. Exit code 1 where anything is beyond
+        the tolerance, or in one run only.
+
+          extractkit diff runs/laptop runs/server
+          extractkit diff runs/keras runs/int8 --map layers.yaml --rtol 0.1
         """,
     ),
     "show": (

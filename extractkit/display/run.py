@@ -1,6 +1,5 @@
 """A run as it is told of: `extractkit show`, and the table that closes a run."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Group, RenderableType
@@ -72,10 +71,8 @@ def _tensors(tensors: tuple[RunTensor, ...]) -> Table:
 
 
 def _stored_bytes(manifest: Manifest) -> str | None:
-    actual: Mapping[str, object] = manifest.actual or {}
-    stored = actual.get("bytes")
-    if isinstance(stored, int):
-        return human_bytes(stored)
+    if manifest.actual is not None:
+        return human_bytes(manifest.actual.bytes)
     if manifest.plan is not None:
         return f"{human_bytes(manifest.plan.bytes)} planned"
     return None

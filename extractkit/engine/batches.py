@@ -23,6 +23,16 @@ class Batch:
     features: Mapping[str, Array]
     lengths: Mapping[str, Array]
 
+    def __len__(self) -> int:
+        return len(next(iter(self.features.values())))
+
+    def take(self, rows: Sequence[int]) -> "Batch":
+        """Some of its samples, padded as they are."""
+        return Batch(
+            {name: array[list(rows)] for name, array in self.features.items()},
+            {axis: sizes[list(rows)] for axis, sizes in self.lengths.items()},
+        )
+
 
 def read_batch(
     model: Model, source: Source, positions: Sequence[int], length_step: int = 1

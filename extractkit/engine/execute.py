@@ -1,4 +1,4 @@
-"""One job from start to end: begin the run, load, plan, stream, commit, finish."""
+"""A job from start to end, or from where it stopped: load, plan, stream, commit, finish."""
 
 import logging
 import time
@@ -8,76 +8,112 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
-import numpy as np
-import numpy.typing as npt
-
-from extractkit.engine.batches import read_batch
-from extractkit.engine.batching import BatchRules
+from extractkit.engine.described import check_repeats, check_same, described
 from extractkit.engine.listener import Listener, Summary
-from extractkit.engine.opening import Opened, open_job
-from extractkit.engine.stream import Stream, assembly, fetch, put
-from extractkit.engine.survey import Row, survey
-from extractkit.errors import ExtractkitError, UserError
+from extractkit.engine.prepare import Prepared, prepare
+from extractkit.engine.process import environment, impose
+from extractkit.engine.recorded import recorded_survey
+from extractkit.engine.stream import ShardValues
+from extractkit.engine.survey import Row, Survey, survey
+from extractkit.errors import ExtractkitError, RunDirectoryError
 from extractkit.job import Job
-from extractkit.models.protocol import Program
-from extractkit.plan import (
-    CONSTANTS_SHARD,
-    Lengths,
-    PlannedTensor,
-    Shard,
-    bytes_per_sample,
-    plan_shards,
-)
+from extractkit.plan import CONSTANTS_SHARD, bytes_per_sample, plan_shards
 from extractkit.runs import manifest as manifests
-from extractkit.runs.beginning import begin, take_back
+from extractkit.runs.beginning import Superfluous, begun
+from extractkit.runs.damage import damage
+from extractkit.runs.directory import SAMPLES
 from extractkit.runs.disk import check_space, human_bytes
 from extractkit.runs.environment import git_state, host, package_versions
+from extractkit.runs.lock import locked
 from extractkit.runs.log import run_log
-from extractkit.runs.manifest import (
-    Manifest,
-    RunInputs,
-    RunPlan,
-    RunTensor,
-    Skipped,
-    Status,
-    Volatile,
-)
+from extractkit.runs.manifest import Manifest, Resumed, RunPlan, Status, Volatile
 from extractkit.runs.recorder import Recorder
-from extractkit.sinks.protocol import Sink, StoredTensor
-from extractkit.values import Dense, Values, non_finite
+from extractkit.runs.reuse import find_finished
+from extractkit.runs.samples import Samples
+from extractkit.sinks.protocol import Sink
 
 _log = logging.getLogger(__name__)
 
 
 def execute(
-    job: Job, directory: Path, *, hydra_files: Mapping[str, str], listener: Listener
-) -> None:
+    job: Job,
+    directory: Path,
+    *,
+    hydra_files: Mapping[str, str],
+    listener: Listener,
+    repeats: Manifest | None = None,
+) -> Path:
     """Run a job; the run directory is complete when this returns.
 
     Args:
         directory: the run directory, which must not hold anything yet.
         hydra_files: what Hydra composed, by file name, for `.hydra/`.
         listener: is told how it goes.
+        repeats: the run that is repeated: its model and inputs must be the ones found.
+
+    Returns:
+        The run directory: `directory`, or that of a finished run of the same identity below
+        `runtime.reuse_from`; then `directory` is left as it was found.
 
     Raises:
         UserError: a mistake in the job; the directory is left as it was found.
         JobError: the job failed; shards that were committed stay readable.
     """
+    variables = environment(job.runtime.threads)
+    if job.runtime.threads is not None:
+        impose(variables)
     started = Manifest(
-        volatile=Volatile(started=manifests.now(), host=host()),
+        volatile=Volatile(started=manifests.now(), host=host(), working_directory=str(Path.cwd())),
         job_given=job.given,
         job_resolved=job.resolved,
+        model_name=job.model_name,
+        environment=variables,
         seeds={"runtime": job.runtime.seed},
         versions=package_versions(),
         git=git_state(),
     )
-    made = begin(directory, started, hydra_files)
     try:
+        with begun(directory, started, hydra_files) as begun_run, run_log(directory):
+            _Execution(job, directory, begun_run, listener, repeats).run()
+    except Superfluous as found:
+        listener.note(f"reused {found.run}: a finished run of the same identity")
+        return found.run
+    return directory
+
+
+def resume(job: Job, directory: Path, *, listener: Listener) -> None:
+    """Go on with a run; the run directory is complete when this returns.
+
+    What is committed and whole is kept, everything else is computed as it would have been. A
+    finished run of which nothing is damaged is left alone, and nothing is loaded.
+
+    Args:
+        job: the run's own, made from its manifest; `impose` its environment before the job's
+            callables are imported.
+        directory: of the run.
+        listener: is told how it goes.
+
+    Raises:
+        RunDirectoryError: another process works on it, or model, inputs or versions are not the
+            recorded ones.
+        JobError: the job failed again; shards that were committed stay readable.
+    """
+    with locked(directory):
+        recorded = manifests.read(directory)
+        if recorded.status is Status.FINISHED and not damage(directory, recorded):
+            listener.note(f"{directory} is finished, and nothing of it is damaged")
+            return
+        again = Resumed(manifests.now(), host())
+        volatile = replace(
+            recorded.volatile, finished=None, resumed=(*recorded.volatile.resumed, again)
+        )
+        if again.host.get("processor") != recorded.volatile.host.get("processor"):
+            listener.note(
+                "This machine has another processor than the one on which the run began: the last "
+                "bits of values may differ from there on"
+            )
         with run_log(directory):
-            _Execution(job, directory, started, listener).run()
-    except UserError:
-        take_back(directory, made)
-        raise
+            _Execution(job, directory, replace(recorded, volatile=volatile), listener).run()
 
 
 @dataclass
@@ -86,10 +122,8 @@ class _Execution:
     directory: Path
     manifest: Manifest
     listener: Listener
+    repeats: Manifest | None = None
     timings: dict[str, float] = field(default_factory=dict)
-    trial: "_Trial" = field(default_factory=lambda: _Trial(Lengths(1, {}), 0))
-    truncated: int = 0
-    non_finite: set[str] = field(default_factory=set)
 
     def run(self) -> None:
         _log.info("job: %s", " ".join(self.job.given) or "(no overrides)")
@@ -98,224 +132,140 @@ class _Execution:
             # Sinks come first: they are quick to build, and tell what they do not like.
             sinks = {name: cast(Sink, sink.build()) for name, sink in self.job.sinks.items()}
             recorder = Recorder.start(self.directory, self.manifest, sinks)
-            began = time.perf_counter()
-            opened = open_job(self.job).measured()
-            tensors = opened.tensors
-            self.timings["load"] = time.perf_counter() - began
-            program = self._compiled(opened, tensors)
-            self.manifest = self._described(opened, tensors)
-            self._extract(opened, tensors, program, recorder)
+            prepared = prepare(self.job)
+            self.timings.update(prepared.timings)
+            found = self._planned(prepared, recorder)
+            self._commit(prepared, found, recorder)
+            self._finish(prepared, recorder)
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt)
             # What nobody foresaw is told with its traceback.
-            foreseen = interrupted or isinstance(error, ExtractkitError)
+            foreseen = interrupted or isinstance(error, ExtractkitError | Superfluous)
             _log.error("%s", "interrupted" if interrupted else error, exc_info=not foreseen)
             if recorder is not None:
                 recorder.fail(Status.INTERRUPTED if interrupted else Status.FAILED, self.timings)
             raise
 
-    def _compiled(self, opened: Opened, tensors: Sequence[PlannedTensor]) -> Program | None:
-        """The program of all tensors that depend on the samples, tried on the first sample.
-
-        The trial compiles it, and a model that cannot run says so before anything is stored.
-        """
-        varying = [tensor for tensor in tensors if not tensor.constant]
-        if not varying:
-            return None
+    def _planned(self, prepared: Prepared, recorder: Recorder) -> Survey:
+        """The samples' lengths, with the plan frozen in the manifest."""
+        now = described(recorder.manifest, prepared)
+        if recorder.manifest.plan is not None:
+            check_same(recorder.manifest, now, str(self.directory))
+            return self._recorded(prepared, recorder.manifest)
+        if self.repeats is not None:
+            check_repeats(self.repeats, now)
+        self._look_for_finished(now)
         began = time.perf_counter()
-        program = opened.model.program([fetch(t) for t in varying], opened.compilation)
-        first = read_batch(opened.model, opened.source, [0])
-        lengths = Lengths(1, {axis: size.astype(np.int64) for axis, size in first.lengths.items()})
-        for tensor in varying:
-            tensor.check_lengths(lengths)
-        values = program(first.features, first.lengths)
-        self.trial = _Trial(
-            lengths,
-            sum(v.nbytes for t, v in zip(varying, values, strict=True) if not t.predictable),
-        )
-        put(varying, [assembly(tensor, lengths) for tensor in varying], [0], values)
-        self.timings["compile"] = time.perf_counter() - began
-        return program
-
-    def _extract(
-        self,
-        opened: Opened,
-        tensors: Sequence[PlannedTensor],
-        program: Program | None,
-        recorder: Recorder,
-    ) -> None:
-        began = time.perf_counter()
+        truncated = 0
 
         def record(rows: Sequence[Row]) -> None:
-            self.truncated += sum(bool(row.get("truncated")) for row in rows)
+            nonlocal truncated
+            truncated += sum(bool(row.get("truncated")) for row in rows)
             recorder.add_samples(rows)
 
-        lengths = survey(opened.model, opened.source, record)
+        opened = prepared.opened
+        policy = self.job.runtime.bad_samples
+        found = survey(opened.model, opened.source, record, policy, prepared.varying)
         self.timings["survey"] = time.perf_counter() - began
-        shards = self._plan(tensors, lengths, recorder)
-        self._notes(opened, lengths)
-        began = time.perf_counter()
-        self._commit_constants(opened, tensors, recorder)
-        if program is not None:
-            self._commit_samples(opened, tensors, program, lengths, shards, recorder)
-        seconds = time.perf_counter() - began
-        self.timings["extract"] = seconds
-        recorder.finish({"truncated": self.truncated}, self.timings)
-        summary = Summary(
-            directory=self.directory,
-            tensors=len(tensors),
-            samples=lengths.samples,
-            truncated=self.truncated,
-            shards=len(shards),
-            bytes=recorder.bytes,
-            seconds=seconds,
-            non_finite=tuple(t.key for t in tensors if t.key in self.non_finite),
-        )
-        _log.info("finished: %s", summary)
-        self.listener.finished(summary)
+        inputs = now.inputs and replace(now.inputs, truncated=truncated)
+        recorder.freeze(replace(now, inputs=inputs, plan=self._plan(prepared, found)))
+        return found
 
-    def _plan(
-        self, tensors: Sequence[PlannedTensor], lengths: Lengths, recorder: Recorder
-    ) -> tuple[Shard, ...]:
-        for tensor in tensors:
-            tensor.check_lengths(lengths)
-        per_sample = bytes_per_sample(tensors, lengths) + self.trial.scaled(lengths)
-        constants = sum(tensor.constant_bytes or 0 for tensor in tensors if tensor.constant)
+    def _recorded(self, prepared: Prepared, recorded: Manifest) -> Survey:
+        """What the survey found when the run began, from the samples' rows."""
+        for file in recorded.files:
+            if file.name == SAMPLES:
+                file.check(self.directory)
+                rows = Samples(self.directory / SAMPLES)
+                return recorded_survey(prepared.opened.model.signature, rows)
+        raise RunDirectoryError(f"{self.directory} has a plan but records no {SAMPLES}: damaged")
+
+    def _look_for_finished(self, now: Manifest) -> None:
+        root = self.job.runtime.reuse_from
+        if root is None:
+            return
+        if now.identity is None:
+            self._note("runtime.reuse_from: nobody can tell what this model computes; it is run")
+        elif (found := find_finished(Path(root), now.identity)) is not None:
+            raise Superfluous(found)
+
+    def _plan(self, prepared: Prepared, found: Survey) -> RunPlan:
+        lengths = found.lengths
+        per_sample = bytes_per_sample(prepared.tensors, lengths) + prepared.trial.scaled(lengths)
+        constants = sum(t.constant_bytes or 0 for t in prepared.tensors if t.constant)
         total = int(per_sample.sum()) + constants
         check_space(self.directory, total * len(self.job.sinks))
         shards = plan_shards(per_sample, self.job.runtime.shard_size)
-        exact = all(tensor.predictable for tensor in tensors)
-        plan = RunPlan(total, exact, tuple((shard.start, shard.stop) for shard in shards))
-        recorder.revise(replace(self.manifest, plan=plan))
-        self.listener.planned(tensors, lengths.samples, total)
-        _log.info(
-            "plan: %d tensors, %d samples, %d shards, %s",
-            *(len(tensors), lengths.samples, len(shards), human_bytes(total)),
-        )
-        return shards
+        exact = all(tensor.predictable for tensor in prepared.tensors)
+        return RunPlan(total, exact, tuple((shard.start, shard.stop) for shard in shards))
 
-    def _notes(self, opened: Opened, lengths: Lengths) -> None:
-        for note in opened.source.notes:
-            self._note(note)
-        if self.truncated:
+    def _commit(self, prepared: Prepared, found: Survey, recorder: Recorder) -> None:
+        """Store every planned shard that is not there yet."""
+        plan, samples = recorder.manifest.plan, recorder.manifest.samples
+        assert plan is not None
+        self.listener.planned(prepared.tensors, samples, plan.bytes)
+        size = human_bytes(plan.bytes)
+        shards = recorder.manifest.shards
+        tensors = len(prepared.tensors)
+        _log.info(
+            "plan: %d tensors, %d samples, %d shards, %s", tensors, samples, len(shards), size
+        )
+        self._notes(prepared, recorder.manifest)
+        missing = [shard for shard in shards if shard not in recorder.committed]
+        if len(missing) < len(shards):
             self._note(
-                f"{self.truncated} of {lengths.samples} samples were cut off to fit the model "
-                f"(marked in samples.jsonl)"
+                f"{len(shards) - len(missing)} of {len(shards)} shards are committed already"
             )
-        if opened.skipped:
+            self.listener.advanced(sum(map(len, recorder.committed)), recorder.bytes)
+        began = time.perf_counter()
+        if CONSTANTS_SHARD in missing:
+            self._commit_one(prepared.constants(), recorder)
+        ranges = [shard for shard in missing if len(shard)]
+        if ranges and prepared.program is not None:
+            stream = prepared.stream(found, lambda done: self.listener.advanced(done, 0))
+            with closing(stream.shards(ranges)) as computed:
+                for shard in computed:
+                    self._commit_one(shard, recorder)
+                    del shard  # before the next is taken, and the one after that begun
+        self.timings["extract"] = time.perf_counter() - began
+
+    def _commit_one(self, one: ShardValues, recorder: Recorder) -> None:
+        began = time.perf_counter()
+        before = recorder.bytes
+        timings = {"compute": one.compute_seconds}
+        recorder.commit(one.shard, one.values, timings, one.stats, one.skipped)
+        _log.info("committed %s in %.3f s", one.shard.key, time.perf_counter() - began)
+        self.listener.advanced(0, recorder.bytes - before)
+
+    def _finish(self, prepared: Prepared, recorder: Recorder) -> None:
+        ended = recorder.finish(self.timings)
+        assert ended.actual is not None
+        summary = Summary(
+            directory=self.directory,
+            tensors=len(prepared.tensors),
+            samples=ended.samples,
+            truncated=ended.inputs.truncated if ended.inputs else 0,
+            shards=sum(1 for shard in ended.shards if len(shard)),
+            bytes=ended.actual.bytes,
+            seconds=self.timings["extract"],
+            non_finite=tuple(k for k, stats in ended.actual.values.items() if stats.samples),
+        )
+        self.listener.finished(summary)
+
+    def _notes(self, prepared: Prepared, planned: Manifest) -> None:
+        for note in prepared.opened.source.notes:
+            self._note(note)
+        if planned.inputs is not None and planned.inputs.truncated:
             self._note(
-                f"{len(opened.skipped)} matched tensors cannot be extracted and are left out, "
-                f"first {opened.skipped[0].address}: {opened.skipped[0].reason}"
+                f"{planned.inputs.truncated} of {planned.samples} samples were cut off to fit the "
+                f"model (marked in samples.jsonl)"
+            )
+        if skipped := prepared.opened.skipped:
+            self._note(
+                f"{len(skipped)} matched tensors cannot be extracted and are left out, "
+                f"first {skipped[0].address}: {skipped[0].reason}"
             )
 
     def _note(self, message: str) -> None:
         _log.info("%s", message)
         self.listener.note(message)
-
-    def _commit_constants(
-        self, opened: Opened, tensors: Sequence[PlannedTensor], recorder: Recorder
-    ) -> None:
-        constants = [tensor for tensor in tensors if tensor.constant]
-        if not constants:
-            return
-        found = opened.model.constants([fetch(tensor) for tensor in constants])
-        values: dict[str, Values] = {
-            tensor.key: Dense(value) for tensor, value in zip(constants, found, strict=True)
-        }
-        self._commit(CONSTANTS_SHARD, values, recorder, {})
-
-    def _commit_samples(
-        self,
-        opened: Opened,
-        tensors: Sequence[PlannedTensor],
-        program: Program,
-        lengths: Lengths,
-        shards: Sequence[Shard],
-        recorder: Recorder,
-    ) -> None:
-        varying = [tensor for tensor in tensors if not tensor.constant]
-        runtime = self.job.runtime
-        padded = opened.model.masks_padding and all(tensor.bears_padding for tensor in varying)
-        batch_size = min(runtime.batch_size, opened.model.signature.batch or runtime.batch_size)
-        rules = BatchRules(batch_size, runtime.batch_tokens, padded)
-        stream = Stream(
-            opened.model,
-            opened.source,
-            program,
-            varying,
-            lengths,
-            rules,
-            on_batch=lambda samples: self.listener.advanced(samples, 0),
-        )
-        with closing(stream.shards(shards)) as computed:
-            for one in computed:
-                self._commit(one.shard, one.values, recorder, {"compute": one.compute_seconds})
-                del one  # before the next is taken, and the one after that begun
-
-    def _commit(
-        self,
-        shard: Shard,
-        values: Mapping[str, Values],
-        recorder: Recorder,
-        timings: dict[str, float],
-    ) -> None:
-        counts = {key: non_finite(value) for key, value in values.items()}
-        stats = {key: {"non_finite": count} for key, count in counts.items() if count}
-        self.non_finite.update(stats)
-        began = time.perf_counter()
-        before = recorder.bytes
-        recorder.commit(shard, values, timings, stats)
-        _log.info("committed %s in %.3f s", shard.key, time.perf_counter() - began)
-        self.listener.advanced(0, recorder.bytes - before)
-
-    def _described(self, opened: Opened, tensors: Sequence[PlannedTensor]) -> Manifest:
-        """The manifest with everything that is known once the job has been opened."""
-        catalog = opened.model.catalog
-        runtime = self.job.runtime
-        settings = {
-            **opened.settings,
-            "compile": runtime.compile,
-            "device": runtime.device,
-            "deterministic": runtime.deterministic,
-            "batch_size": runtime.batch_size,
-            "batch_tokens": runtime.batch_tokens,
-        }
-        source = opened.source
-        return replace(
-            self.manifest,
-            model={**opened.model.describe(), "weights": opened.model.weights_digest()},
-            inputs=RunInputs(source.fingerprint, len(source), source.notes)
-            if len(source)
-            else None,
-            tensors=tuple(
-                RunTensor(_stored(tensor), catalog[tensor.address], tensor.selectors)
-                for tensor in tensors
-            ),
-            skipped=tuple(Skipped(r.address, r.reason or "") for r in opened.skipped),
-            settings=settings,
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class _Trial:
-    """What the first sample took of tensors whose lengths the model computes: it stands for all."""
-
-    lengths: Lengths
-    bytes: int
-
-    def scaled(self, lengths: Lengths) -> npt.NDArray[np.int64]:
-        """Bytes of each sample, in proportion to its own lengths: int64 (samples,)."""
-        ratio = np.ones(lengths.samples)
-        for axis, own in lengths.axes.items():
-            ratio *= own / max(1, int(self.lengths.axes[axis][0])) if self.bytes else 1
-        return np.ceil(ratio * self.bytes).astype(np.int64)
-
-
-def _stored(tensor: PlannedTensor) -> StoredTensor:
-    return StoredTensor(
-        key=tensor.key,
-        dtype=tensor.dtype,
-        dims=tensor.dims or (),
-        shape=tensor.sample_shape,
-        constant=tensor.constant,
-    )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from extractkit.engine.measure import measure_axes
+from extractkit.engine.survey import usable
 from extractkit.errors import ConfigError, InputError
 from extractkit.inputs.nothing import NoSamples
 from extractkit.inputs.protocol import Inputs, Source
@@ -35,6 +36,7 @@ class Opened:
         tensors: what will be stored, with axes still unknown where only running tells.
         matches: how many tensors each selector stores.
         skipped: what selectors match but cannot be extracted.
+        bad_samples: what is done about samples that cannot be used: "fail", or "skip" them.
     """
 
     model: Model
@@ -44,6 +46,7 @@ class Opened:
     tensors: tuple[PlannedTensor, ...]
     matches: Mapping[str, int]
     skipped: tuple[TensorRecord, ...]
+    bad_samples: str = "fail"
 
     def measured(self) -> "Opened":
         """The same with all axes known, for which the model is run where it must be.
@@ -51,7 +54,8 @@ class Opened:
         Raises:
             SelectionError: nothing that a selector matches turns out to have a value per sample.
         """
-        found = measure_axes(self.model, self.source, self.tensors, self.compilation)
+        samples = usable(self.model, self.source, self.bad_samples)
+        found = measure_axes(self.model, samples, self.tensors, self.compilation)
         gone = {record.address for record in found.skipped}
         lost = Counter(n for t in self.tensors if t.address in gone for n in t.selectors)
         return replace(
@@ -106,6 +110,7 @@ def open_job(job: Job) -> Opened:
             name: sum(record.extractable for record in records) for name, records in matched.items()
         },
         skipped=tuple(skipped.values()),
+        bad_samples=runtime.bad_samples,
     )
 
 

@@ -108,11 +108,9 @@ def _planned(
     directory: Path,
     bounds: Lengths | None,
 ) -> Preview:
-    lengths = bounds or survey(opened.model, opened.source, lambda rows: None)
+    lengths = bounds or _lengths(opened)
     sizes: dict[str, int | None] = {}
     for tensor in opened.tensors:
-        if bounds is None:
-            tensor.check_lengths(lengths)
         if tensor.constant:
             sizes[tensor.key] = tensor.constant_bytes
         else:
@@ -133,6 +131,13 @@ def _planned(
         directory=directory,
         free_bytes=free_bytes(directory),
     )
+
+
+def _lengths(opened: Opened) -> Lengths:
+    """Every sample's own lengths, which takes reading them all."""
+    varying = [tensor for tensor in opened.tensors if not tensor.constant]
+    found = survey(opened.model, opened.source, lambda rows: None, opened.bad_samples, varying)
+    return found.lengths
 
 
 def _ragged(tensor: PlannedTensor) -> bool:

@@ -3,22 +3,27 @@
 Each of the three has a thread that works ahead of the next by a few batches or one shard, and
 committing happens where the stream is used. So the slowest stage sets the pace, and memory holds a
 few batches and a few shards, however many samples there are.
+
+Skipped samples keep their place in a shard and have no value there.
 """
 
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from extractkit.engine.batches import Batch, read_batch
 from extractkit.engine.batching import BatchRules, plan_batches
+from extractkit.engine.isolation import Outcome, run_isolated
+from extractkit.engine.non_finite import non_finite_reasons, refuse_non_finite
 from extractkit.engine.stages import ahead
-from extractkit.errors import JobError
+from extractkit.errors import InputError, JobError
 from extractkit.inputs.protocol import Source
 from extractkit.models.protocol import Fetch, Model, Program
 from extractkit.plan import Lengths, PlannedTensor, Shard
-from extractkit.values import Array, Assembly, Values
+from extractkit.value_checks import ValueStats, examine
+from extractkit.values import Array, Assembly, Values, without
 
 _BATCHES_READ_AHEAD = 4
 _BATCHES_COMPUTED_AHEAD = 2
@@ -27,10 +32,20 @@ _SHARDS_ASSEMBLED_AHEAD = 1
 
 @dataclass(frozen=True, eq=False)
 class ShardValues:
-    """A computed shard: the values of each tensor by key, and seconds in the model."""
+    """A computed shard.
+
+    Attributes:
+        shard: which.
+        values: of each tensor, by key.
+        stats: what was found out about them, by the same keys.
+        skipped: samples of the shard without values: by index, why.
+        compute_seconds: seconds in the model.
+    """
 
     shard: Shard
     values: dict[str, Values]
+    stats: dict[str, ValueStats]
+    skipped: dict[int, str]
     compute_seconds: float
 
 
@@ -44,7 +59,7 @@ class _Work:
 @dataclass(frozen=True, eq=False)
 class _Computed:
     work: _Work
-    values: Sequence[Array]
+    outcome: Outcome
     seconds: float
 
 
@@ -53,7 +68,13 @@ class Stream:
     """Everything that decides the values of shards.
 
     A shard's values are a function of this and its range alone: which samples share a batch is
-    decided inside the shard. `on_batch` is told how many samples each computed batch had.
+    decided inside the shard.
+
+    Attributes:
+        skipped: samples that are known to be of no use: by index, why.
+        bad_samples: where the model fails on a sample, "fail", or "skip" it.
+        non_finite: where values are NaN or infinite, "warn", "fail", or "skip" the sample.
+        on_batch: told how many samples more are done.
     """
 
     model: Model
@@ -63,6 +84,9 @@ class Stream:
     lengths: Lengths
     rules: BatchRules
     on_batch: Callable[[int], None] = lambda samples: None
+    skipped: Mapping[int, str] = field(default_factory=dict)
+    bad_samples: str = "fail"
+    non_finite: str = "warn"
 
     def shards(self, shards: Sequence[Shard]) -> Generator[ShardValues, None, None]:
         """The values of these shards, one after the other."""
@@ -83,18 +107,29 @@ class Stream:
         for shard in shards:
             for positions in self._batches(shard):
                 at = [shard.start + position for position in positions]
-                batch = read_batch(self.model, self.source, at, self.rules.length_step)
+                try:
+                    batch = read_batch(self.model, self.source, at, self.rules.length_step)
+                except InputError as error:
+                    # No mistake to be mended any more: it was all right when it was surveyed.
+                    raise JobError(f"a sample can no longer be read: {error}") from error
                 yield _Work(shard, positions, batch)
 
     def _batches(self, shard: Shard) -> list[list[int]]:
-        return plan_batches(self.lengths.part(shard.start, shard.stop), self.rules)
+        left = [at for at in range(len(shard)) if shard.start + at not in self.skipped]
+        lengths = self.lengths.part(shard.start, shard.stop).take(left)
+        return [[left[row] for row in batch] for batch in plan_batches(lengths, self.rules)]
 
     def _compute(self, works: Generator[_Work, None, None]) -> Iterator[_Computed]:
         with closing(works):
             for work in works:
                 began = time.perf_counter()
-                values = self.program(work.batch.features, work.batch.lengths)
-                yield _Computed(work, values, time.perf_counter() - began)
+                outcome = self._run(work.batch)
+                yield _Computed(work, outcome, time.perf_counter() - began)
+
+    def _run(self, batch: Batch) -> Outcome:
+        if self.bad_samples == "skip":
+            return run_isolated(self.program, batch)
+        return Outcome(range(len(batch)), self.program(batch.features, batch.lengths))
 
     def _assemble(
         self, shards: Sequence[Shard], computed: Generator[_Computed, None, None]
@@ -106,16 +141,51 @@ class Stream:
     def _assembled(self, shard: Shard, computed: Iterator[_Computed]) -> ShardValues:
         lengths = self.lengths.part(shard.start, shard.stop)
         assemblies = [assembly(tensor, lengths) for tensor in self.tensors]
+        every = range(shard.start, shard.stop)
+        skipped = {index: self.skipped[index] for index in every if index in self.skipped}
+        self.on_batch(len(skipped))
         seconds = 0.0
         for _ in self._batches(shard):
             one = next(computed)
             seconds += one.seconds
-            self.on_batch(len(one.work.positions))
-            put(self.tensors, assemblies, one.work.positions, one.values)
+            positions, outcome = one.work.positions, one.outcome
+            self.on_batch(len(positions))
+            if outcome.rows:
+                kept = [positions[row] for row in outcome.rows]
+                put(self.tensors, assemblies, kept, outcome.values)
+            failed = outcome.failed.items()
+            skipped |= {shard.start + positions[row]: reason for row, reason in failed}
+        absent = [index - shard.start for index in skipped]
         values = {
-            tensor.key: room.finish() for tensor, room in zip(self.tensors, assemblies, strict=True)
+            tensor.key: room.finish(absent)
+            for tensor, room in zip(self.tensors, assemblies, strict=True)
         }
-        return ShardValues(shard, values, seconds)
+        return self._checked(ShardValues(shard, values, {}, skipped, seconds))
+
+    def _checked(self, computed: ShardValues) -> ShardValues:
+        """The same with what was found out about its values, and what follows from that."""
+        start, values, skipped = computed.shard.start, computed.values, computed.skipped
+        stats = _examined(values, start)
+        if self.non_finite == "fail":
+            refuse_non_finite(stats, self._sample_name)
+        elif self.non_finite == "skip" and not all(one.finite for one in stats.values()):
+            reasons = non_finite_reasons(values)
+            values = {
+                tensor.key: without(values[tensor.key], list(reasons), tensor.sample_shape)
+                for tensor in self.tensors
+            }
+            stats = _examined(values, start)
+            skipped = skipped | {start + at: reason for at, reason in reasons.items()}
+        ordered = {index: skipped[index] for index in sorted(skipped)}
+        return ShardValues(computed.shard, values, stats, ordered, computed.compute_seconds)
+
+    def _sample_name(self, index: int) -> str:
+        (sample,) = self.source.read(index, index + 1)
+        return f"{sample.id!r} (number {index})"
+
+
+def _examined(values: Mapping[str, Values], start: int) -> dict[str, ValueStats]:
+    return {key: examine(value, start) for key, value in values.items()}
 
 
 def assembly(tensor: PlannedTensor, lengths: Lengths) -> Assembly:

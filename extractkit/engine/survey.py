@@ -2,34 +2,82 @@
 
 from array import array
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from extractkit.errors import InputError
 from extractkit.inputs.protocol import Sample, Source
 from extractkit.models.protocol import Encoded, Model
-from extractkit.plan import Lengths
+from extractkit.plan import Lengths, PlannedTensor
 
 _CHUNK = 256
 
 Row = Mapping[str, object]
 
 
-def survey(model: Model, source: Source, record: Callable[[Sequence[Row]], None]) -> Lengths:
-    """Every sample's length along each free axis; `record` is given the samples' rows in turn.
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """What is known of all samples before any value is computed.
+
+    Attributes:
+        lengths: of every sample along each free axis; 0 of those that are skipped.
+        skipped: the samples that cannot be used: by index, why.
+    """
+
+    lengths: Lengths
+    skipped: Mapping[int, str]
+
+
+@dataclass(frozen=True, eq=False)
+class _Looked:
+    """A sample as far as it could be read and encoded, and why it is no good."""
+
+    index: int
+    sample: Sample | None = None
+    encoded: Encoded | None = None
+    reason: str | None = None
+
+
+def survey(
+    model: Model,
+    source: Source,
+    record: Callable[[Sequence[Row]], None],
+    policy: str = "fail",
+    tensors: Sequence[PlannedTensor] = (),
+) -> Survey:
+    """Read every sample; `record` is given the samples' rows in turn.
 
     Memory grows by eight bytes a sample and axis, whatever the samples hold.
+
+    Args:
+        policy: what is done where a sample cannot be read or encoded, or is too short for what a
+            slice takes of it: "fail", or "skip" it.
+        tensors: whose slices the samples must be long enough for.
+
+    Raises:
+        InputError: a sample cannot be used; or none can, and they were to be skipped.
+        SelectionError: a sample is too short for a slice.
     """
+    skip = policy == "skip"
     axes = {axis: array("q") for axis in model.signature.free_axes}
+    skipped: dict[int, str] = {}
+    # Samples of fixed shape need not be encoded to know their length, but to know that they can be.
+    look = _Look(model, source, encode=bool(axes) or skip, skip=skip, tensors=tensors)
     for start in range(0, len(source), _CHUNK):
-        samples = source.read(start, min(start + _CHUNK, len(source)))
-        # Samples of fixed shape need not be read to know their length.
-        encoded: Sequence[Encoded | None] = model.encode(samples) if axes else [None] * len(samples)
-        record([_row(sample, one) for sample, one in zip(samples, encoded, strict=True)])
-        for axis, lengths in axes.items():
-            lengths.extend(one.sizes[axis] for one in encoded if one is not None)
-    return Lengths(
-        len(source), {axis: np.array(lengths, dtype=np.int64) for axis, lengths in axes.items()}
+        found = look.at(start, min(start + _CHUNK, len(source)))
+        record([_row(one, tuple(axes)) for one in found])
+        skipped |= {one.index: one.reason for one in found if one.reason is not None}
+        for axis, sizes in axes.items():
+            sizes.extend(_sizes(one, (axis,))[axis] for one in found)
+    lengths = Lengths(
+        len(source), {axis: np.array(sizes, dtype=np.int64) for axis, sizes in axes.items()}
     )
+    _check_left(skipped, len(source))
+    if not skip:
+        for tensor in tensors:
+            tensor.check_lengths(lengths)
+    return Survey(lengths, skipped)
 
 
 def longest(model: Model, source: Source) -> Lengths | None:
@@ -41,13 +89,129 @@ def longest(model: Model, source: Source) -> Lengths | None:
     return Lengths(len(source), {axis: np.full(len(source), limits[axis]) for axis in axes})
 
 
-def _row(sample: Sample, encoded: Encoded | None) -> dict[str, object]:
-    row: dict[str, object] = {"index": sample.index, "id": sample.id, "source": sample.source}
-    if encoded is not None:
-        sizes = list(encoded.sizes.values())
-        row["length"] = sizes[0] if len(sizes) == 1 else dict(encoded.sizes)
-        row["truncated"] = encoded.truncated
-        row["tokens"] = None if encoded.tokens is None else list(encoded.tokens)
+def usable(model: Model, source: Source, policy: str = "fail", most: int = 64) -> Source:
+    """The source to try a model on: with the policy "skip", its first samples that can be used.
+
+    Raises:
+        InputError: none can.
+    """
+    if policy != "skip":
+        return source
+    look = _Look(model, source, encode=True, skip=True)
+    good: list[Sample] = []
+    skipped: dict[int, str] = {}
+    for start in range(0, len(source), most):
+        for one in look.at(start, min(start + most, len(source))):
+            if one.reason is not None:
+                skipped[one.index] = one.reason
+            elif one.sample is not None:
+                good.append(one.sample)
+        if len(good) >= most:
+            break
+    _check_left(skipped, len(source))
+    return _FewSamples(source, tuple(good[:most]))
+
+
+@dataclass(frozen=True, eq=False)
+class _FewSamples:
+    """Samples of a source that are in memory."""
+
+    source: Source
+    samples: tuple[Sample, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        return self.source.fingerprint
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.source.notes
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def read(self, start: int, stop: int) -> Sequence[Sample]:
+        return self.samples[start:stop]
+
+
+@dataclass(frozen=True, eq=False)
+class _Look:
+    """How samples are looked at.
+
+    Attributes:
+        encode: whether they are encoded.
+        skip: whether one that is no good is told, instead of raised.
+        tensors: whose slices they must be long enough for.
+    """
+
+    model: Model
+    source: Source
+    encode: bool
+    skip: bool
+    tensors: Sequence[PlannedTensor] = ()
+
+    def at(self, start: int, stop: int) -> list[_Looked]:
+        """Samples start … stop-1. What fails together is looked at one by one."""
+        try:
+            samples = self.source.read(start, stop)
+            if not self.encode:
+                return [_Looked(sample.index, sample) for sample in samples]
+            pairs = zip(samples, self.model.encode(samples), strict=True)
+        except InputError:
+            if not self.skip:
+                raise
+            return [self._alone(index) for index in range(start, stop)]
+        return [self._long_enough(_Looked(one.index, one, encoded)) for one, encoded in pairs]
+
+    def _alone(self, index: int) -> _Looked:
+        sample = None
+        try:
+            (sample,) = self.source.read(index, index + 1)
+            (encoded,) = self.model.encode([sample])
+        except InputError as error:
+            return _Looked(index, sample, reason=str(error))
+        return self._long_enough(_Looked(index, sample, encoded))
+
+    def _long_enough(self, one: _Looked) -> _Looked:
+        if not self.skip or one.encoded is None:
+            return one
+        lengths = Lengths(1, {axis: np.array([n]) for axis, n in one.encoded.sizes.items()})
+        for tensor in self.tensors:
+            if short := tensor.too_short(lengths):
+                return replace(one, encoded=None, reason=short[0])
+        return one
+
+
+def _check_left(skipped: Mapping[int, str], count: int) -> None:
+    if count and len(skipped) == count:
+        raise InputError(
+            f"runtime.bad_samples=skip would leave nothing: none of {count} samples can be used. "
+            f"The first: {next(iter(skipped.values()))}"
+        )
+
+
+def _sizes(one: _Looked, axes: Sequence[str]) -> dict[str, int]:
+    return {axis: 0 if one.encoded is None else one.encoded.sizes[axis] for axis in axes}
+
+
+def _row(one: _Looked, axes: Sequence[str]) -> dict[str, object]:
+    sample, encoded = one.sample, one.encoded
+    row: dict[str, object] = {
+        "index": one.index,
+        # Mostly a sample that cannot be read has no name; its reason tells where it stands.
+        "id": str(one.index) if sample is None else sample.id,
+        "source": "" if sample is None else sample.source,
+    }
+    if axes:
+        sizes = _sizes(one, axes)
+        row["length"] = sizes[axes[0]] if len(axes) == 1 else sizes
+        row["truncated"] = encoded is not None and encoded.truncated
+        tokens = None if encoded is None else encoded.tokens
+        row["tokens"] = None if tokens is None else list(tokens)
+    if one.reason is not None:
+        row["skipped"] = one.reason
+    if sample is None:
+        return row
     if isinstance(sample.data, str):
         row["text"] = sample.data
     return {**sample.extra, **row}

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+from extractkit.errors import InputError
 from extractkit.inputs.checks import (
     DType,
     check_dtype,
@@ -16,8 +17,9 @@ from extractkit.inputs.checks import (
     check_range,
     check_shapes,
 )
+from extractkit.inputs.faults import FAULT, Faults
 from extractkit.inputs.fingerprints import contents
-from extractkit.inputs.protocol import Sample, Signature
+from extractkit.inputs.protocol import InputSpec, Sample, Signature
 from extractkit.plan import numpy_dtype
 from extractkit.values import Array
 
@@ -43,7 +45,8 @@ class ColumnSource:
 
     Attributes:
         columns: (samples, *shape) by the name of the model's input.
-        dtypes: the model's, by the same names.
+        specs: what the model takes, by the same names.
+        at: how messages name what the user gave.
         origin: where the arrays come from.
         count: how many samples are used.
         fingerprint: SHA-256 over the inputs' names, dtypes, shapes and contents as they are read;
@@ -52,7 +55,8 @@ class ColumnSource:
     """
 
     columns: Mapping[str, Column]
-    dtypes: Mapping[str, str]
+    specs: Mapping[str, InputSpec]
+    at: str
     origin: str
     count: int
     fingerprint: str
@@ -65,12 +69,16 @@ class ColumnSource:
         """The samples start … stop-1, in memory of their own; their ids are their numbers.
 
         Raises:
+            InputError: a value cannot be read, or the model's type cannot hold it.
             JobError: a file has changed since it was bound.
             IndexError: there are no such samples.
         """
         check_range(start, stop, len(self))
         inputs = {
-            name: np.array(column[start:stop], numpy_dtype(self.dtypes[name]))
+            name: np.array(
+                _held(column, self.specs[name], start, stop, self.at),
+                numpy_dtype(self.specs[name].dtype),
+            )
             for name, column in self.columns.items()
         }
         return [
@@ -94,7 +102,7 @@ def bind_columns(
     limit: int | None = None,
     notes: tuple[str, ...] = (),
 ) -> ColumnSource:
-    """Hold arrays against what a model takes.
+    """Hold arrays against what a model takes: their types and shapes, not each single value.
 
     Args:
         at: how messages name what the user gave.
@@ -102,7 +110,7 @@ def bind_columns(
         limit: the first so many samples; None: all.
 
     Raises:
-        InputError: they do not fit.
+        InputError: they do not fit, or no sample can be read.
     """
     check_limit(limit)
     check_names(list(columns), signature, at)
@@ -113,7 +121,8 @@ def bind_columns(
     ordered = {spec.name: columns[spec.name] for spec in signature.specs}
     return ColumnSource(
         ordered,
-        {spec.name: spec.dtype for spec in signature.specs},
+        {spec.name: spec for spec in signature.specs},
+        at,
         origin,
         count,
         _fingerprint(ordered, signature, count, at),
@@ -122,20 +131,46 @@ def bind_columns(
 
 
 def _fingerprint(columns: Mapping[str, Column], signature: Signature, count: int, at: str) -> str:
-    """Digest of the values as they will be read, checked on the way in bounded memory."""
+    """Digest of the values as they will be read, in bounded memory."""
     digest = hashlib.sha256()
     for spec in signature.specs:
-        column, dtype = columns[spec.name], numpy_dtype(spec.dtype)
+        column = columns[spec.name]
         digest.update(f"{spec.name}\0{spec.dtype}\0{(count, *column.shape[1:])}\0".encode())
-        for rows in _chunks(column, count):
-            check_held(spec, rows, at)
-            digest.update(contents(rows.astype(dtype, copy=False)))
+        faults = Faults()
+        for start, stop in _chunks(column, count):
+            for part in _contents(column, spec, start, stop, at, faults):
+                digest.update(part)
+        faults.check(count)
     return digest.hexdigest()
 
 
-def _chunks(column: Column, count: int) -> Iterator[Array]:
+def _contents(
+    column: Column, spec: InputSpec, start: int, stop: int, at: str, faults: Faults
+) -> Iterator[bytes]:
+    """What these rows hold, in parts; rows that are no good are found by halving."""
+    try:
+        values = _held(column, spec, start, stop, at)
+        yield contents(values.astype(numpy_dtype(spec.dtype), copy=False))
+    except InputError as error:
+        if stop - start == 1:
+            faults.add(error)
+            yield FAULT
+            return
+        middle = (start + stop) // 2
+        yield from _contents(column, spec, start, middle, at, faults)
+        yield from _contents(column, spec, middle, stop, at, faults)
+
+
+def _held(column: Column, spec: InputSpec, start: int, stop: int, at: str) -> Array:
+    """These rows, every value of which the model's type can hold."""
+    values = column[start:stop]
+    check_held(spec, values, at)
+    return values
+
+
+def _chunks(column: Column, count: int) -> Iterator[tuple[int, int]]:
     # Of a text, the array itself holds the address alone.
     size = _TEXT_BYTES if column.dtype.hasobject else column.dtype.itemsize
     row_bytes = size * int(np.prod(column.shape[1:], dtype=np.int64))
     step = max(1, _CHUNK_BYTES // max(1, row_bytes))
-    return (column[start : min(start + step, count)] for start in range(0, count, step))
+    return ((start, min(start + step, count)) for start in range(0, count, step))

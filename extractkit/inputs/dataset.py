@@ -6,6 +6,7 @@ from itertools import count, islice
 from threading import Lock
 from typing import Any
 
+from extractkit.component import Component
 from extractkit.errors import InputError, UserError
 from extractkit.inputs.checks import check_limit
 from extractkit.inputs.elements import Elements, Rows
@@ -13,7 +14,6 @@ from extractkit.inputs.fields import TEXT_COLUMN
 from extractkit.inputs.protocol import Sample, Signature
 from extractkit.inputs.records import RecordSource, bind_records, fitted
 from extractkit.inputs.spool import Spool
-from extractkit.job import Component
 
 # What `tf.data.Dataset.cardinality` says of a dataset without an end.
 _INFINITE = -1
@@ -57,7 +57,7 @@ class Dataset:
         """Call the callable, read every sample once and hold it against what the model takes.
 
         Raises:
-            InputError: the callable fails, returns something else, or its samples do not fit.
+            InputError: the callable fails, returns something else, or none of its samples fits.
             ConfigError: there is no such callable, or it cannot be called so.
             DiskSpaceError: the temporary file fills the disk.
         """
@@ -84,8 +84,11 @@ class Dataset:
         spool = Spool()
         given = _unbatched(iterable, at) if self.batched else iterable
         for index, element in enumerate(_guarded(islice(given, self.limit), at)):
-            sample = elements.sample(index, element, f"{at}, sample {index}")
-            spool.append(fitted(sample, index, elements.signature, at))
+            try:
+                sample = elements.sample(index, element, f"{at}, sample {index}")
+                spool.append(fitted(sample, index, elements.signature, at))
+            except InputError as error:
+                spool.append(error)
         return spool
 
 

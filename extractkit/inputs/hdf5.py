@@ -51,7 +51,8 @@ class Hdf5:
         """Open the file, read its datasets through once and hold them against the model.
 
         Raises:
-            InputError: the file is missing or damaged, or a dataset is, or does not fit the model.
+            InputError: the file is missing or damaged, or a dataset does not fit the model or holds
+                no row that can be read.
         """
         if self.path is None:
             raise InputError(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from extractkit.errors import InputError
 from extractkit.inputs.checks import check_limit, check_range, describe
+from extractkit.inputs.faults import Faults
 from extractkit.inputs.files import (
     PathLike,
     Stamp,
@@ -16,7 +17,7 @@ from extractkit.inputs.files import (
     short_names,
 )
 from extractkit.inputs.fingerprints import sample_digest
-from extractkit.inputs.pixels import RESIZES, SUFFIXES, Pixels, check_header, decoder
+from extractkit.inputs.pixels import RESIZES, SUFFIXES, Pixels, decoder
 from extractkit.inputs.protocol import Sample, Signature
 from extractkit.inputs.records import fitted
 
@@ -51,12 +52,10 @@ class Images:
         check_limit(self.limit)
 
     def bind(self, signature: Signature) -> "ImageSource":
-        """Find the pictures, read every file once and look at its head.
-
-        A picture that is damaged further down is found when it is read.
+        """Find the pictures, and read every file once; a broken one is found when it is decoded.
 
         Raises:
-            InputError: the model does not take one picture; or there is none, or one is broken.
+            InputError: the model does not take one picture; or there is none, or all are broken.
             MissingExtraError: Pillow is not installed.
         """
         if len(signature.specs) != 1:
@@ -75,12 +74,10 @@ class Images:
         files, notes = self._find()
         digest = hashlib.sha256(f"{decoder()}\0{pixels}\0".encode())
         for file in files:
-            data = file.read()
-            check_header(data, f"inputs.path={str(file.path)!r}")
             digest.update(f"{file.id}\0".encode())
-            digest.update(hashlib.sha256(data).digest())
+            digest.update(hashlib.sha256(file.read()).digest())
         # Pillow's version does not tell those of the libraries that it was built with.
-        first = files[0].sample(0, signature, pixels)
+        first = _first_decoded(files, signature, pixels)
         digest.update(sample_digest(replace(first, extra={})))
         return ImageSource(files, signature, pixels, digest.hexdigest(), notes)
 
@@ -184,3 +181,14 @@ class ImageSource:
             self.files[index].sample(index, self.signature, self.pixels)
             for index in range(start, stop)
         ]
+
+
+def _first_decoded(files: Sequence[ImageFile], signature: Signature, pixels: Pixels) -> Sample:
+    faults = Faults()
+    for index, file in enumerate(files):
+        try:
+            return file.sample(index, signature, pixels)
+        except InputError as error:
+            faults.add(error)
+    faults.check(len(files))
+    raise AssertionError("there is a file, or none would have been found")

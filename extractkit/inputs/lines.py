@@ -41,6 +41,7 @@ class Lines:
         """The lines start … stop-1, counted without blank ones, each with its number from 1.
 
         Raises:
+            InputError: one of them is not UTF-8.
             JobError: the file has changed.
         """
         self.stamp.check(self.path)
@@ -52,14 +53,14 @@ class Lines:
                 yield number, _text(file.readline(), self.path, number)
 
 
-def find_lines(path: Path, limit: int | None, visit: Callable[[int, str], None]) -> Lines:
+def find_lines(
+    path: Path, limit: int | None, visit: Callable[[int, str | InputError], None]
+) -> Lines:
     """Find the lines of a file, the first `limit` that are not blank (None: all).
 
     Args:
-        visit: called with number (from 1) and text of each line that is not blank.
-
-    Raises:
-        InputError: the file is not UTF-8.
+        visit: called for each line that is not blank with its number (from 1), and its text or,
+            where it is not UTF-8, the error that reading it raises.
     """
     stamp = Stamp.of(path)
     offsets, blanks = array("q"), array("q")
@@ -69,14 +70,21 @@ def find_lines(path: Path, limit: int | None, visit: Callable[[int, str], None])
         for number, line in enumerate(file, start=1):
             if len(offsets) == limit:
                 break
-            text = _text(line, path, number)
-            if not text or text.isspace():
+            text = _text_or_error(line, path, number)
+            if isinstance(text, str) and (not text or text.isspace()):
                 blanks.append(len(offsets))
             else:
                 visit(number, text)
                 offsets.append(position)
             position += len(line)
     return Lines(path, stamp, np.asarray(offsets, np.int64), np.asarray(blanks, np.int64))
+
+
+def _text_or_error(line: bytes, path: Path, number: int) -> str | InputError:
+    try:
+        return _text(line, path, number)
+    except InputError as error:
+        return error
 
 
 def _text(line: bytes, path: Path, number: int) -> str:

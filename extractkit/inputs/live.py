@@ -10,6 +10,7 @@ import numpy.typing as npt
 from extractkit.errors import InputError
 from extractkit.inputs.checks import check_range, check_takes_text, check_text, describe
 from extractkit.inputs.columns import ColumnSource, bind_columns
+from extractkit.inputs.faults import FAULT, Faults
 from extractkit.inputs.protocol import Sample, Signature
 from extractkit.values import Array
 
@@ -63,10 +64,10 @@ class LiveTexts:
     texts: Sequence[str]
 
     def bind(self, signature: Signature) -> "LiveTextSource":
-        """Check every text.
+        """Look at every text.
 
         Raises:
-            InputError: the model takes no text, there is none, or one of them is no text.
+            InputError: the model takes no text, there is none, or all of them are something else.
         """
         check_takes_text(signature, "inputs", "Give arrays: inputs={NAME: array, …}")
         if isinstance(self.texts, str):
@@ -75,10 +76,16 @@ class LiveTexts:
         if not texts:
             raise InputError("inputs holds no sample. Give at least one text")
         digest = hashlib.sha256()
+        faults = Faults()
         for index, text in enumerate(texts):
-            encoded = check_text(text, f"inputs[{index}]")
+            try:
+                encoded = check_text(text, f"inputs[{index}]")
+            except InputError as error:
+                faults.add(error)
+                encoded = FAULT
             digest.update(f"{len(encoded)}\0".encode())
             digest.update(encoded)
+        faults.check(len(texts))
         return LiveTextSource(texts, digest.hexdigest())
 
 
@@ -103,9 +110,12 @@ class LiveTextSource:
         """The samples start … stop-1; their ids are their numbers.
 
         Raises:
+            InputError: one is no text.
             IndexError: there are no such samples.
         """
         check_range(start, stop, len(self))
+        for index in range(start, stop):
+            check_text(self.texts[index], f"inputs[{index}]")
         return [
             Sample(index, str(index), ORIGIN, self.texts[index]) for index in range(start, stop)
         ]

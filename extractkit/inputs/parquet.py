@@ -56,7 +56,7 @@ class Parquet:
         """Read the columns through once and hold every row against what the model takes.
 
         Raises:
-            InputError: a file is missing or damaged, or a column is, or does not fit the model.
+            InputError: a file is missing or damaged, or no row can be read and fits the model.
             MissingExtraError: pyarrow is not installed.
         """
         if self.path is None:
@@ -145,7 +145,7 @@ class RowGroups:
     """The row groups that were read last, decoded."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[Path, int], Mapping[str, Cells]] = OrderedDict()
+        self._kept: OrderedDict[tuple[Path, int], Mapping[str, Cells] | InputError] = OrderedDict()
         self._lock = Lock()
 
     def read(self, path: Path, group: int, columns: Sequence[str]) -> Mapping[str, Cells]:
@@ -161,9 +161,12 @@ class RowGroups:
                 # The oldest makes room before the new one is there, not after.
                 while len(self._kept) >= _GROUPS_IN_MEMORY:
                     self._kept.popitem(last=False)
-                self._kept[key] = _decoded(path, group, columns)
+                self._kept[key] = _decoded_or_error(path, group, columns)
             self._kept.move_to_end(key)
-            return self._kept[key]
+            kept = self._kept[key]
+        if isinstance(kept, InputError):
+            raise InputError(str(kept)) from kept
+        return kept
 
 
 def _arrow(module: str) -> Any:
@@ -179,6 +182,16 @@ def _opened(path: Path, at: str) -> Iterator[Any]:
             yield file
     except (arrow.ArrowException, *_UNREADABLE) as error:
         raise InputError(f"{at} cannot be read as Parquet: {error}. Write it again") from error
+
+
+def _decoded_or_error(
+    path: Path, group: int, columns: Sequence[str]
+) -> Mapping[str, Cells] | InputError:
+    """What is wrong is kept as well: each of many rows asks for it."""
+    try:
+        return _decoded(path, group, columns)
+    except InputError as error:
+        return error
 
 
 def _decoded(path: Path, group: int, columns: Sequence[str]) -> Mapping[str, Cells]:

@@ -129,7 +129,10 @@ class Pixels:
         except InputError:
             raise
         except Exception as error:  # whatever the readers of six formats raise
-            raise InputError(f"{at} is no picture that can be decoded: {_told(error)}") from error
+            raise InputError(
+                f"{at} is no picture that can be decoded: {_told(error)}. "
+                f"Mend it, convert it to one of {', '.join(_FORMATS)}, or leave it out"
+            ) from error
         values = np.asarray(picture, numpy_dtype(self.dtype))
         if self.scale == "unit":
             values = values / values.dtype.type(255)
@@ -155,26 +158,6 @@ class Pixels:
         if values.ndim == 2:
             values = values[:, :, np.newaxis]
         return values if self.axes == "hwc" else values.transpose(2, 0, 1)
-
-
-def check_header(data: bytes, at: str) -> None:
-    """Look at the head of a picture's file alone.
-
-    Raises:
-        InputError: it is none, or of a kind that is not read.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(BytesIO(data), formats=_FORMATS) as opened:
-            _check_mode(opened, at)
-    except InputError:
-        raise
-    except Exception as error:  # whatever the readers of six formats raise
-        raise InputError(
-            f"{at} is no picture that can be read: {_told(error)}. "
-            f"Mend it, convert it to one of {', '.join(_FORMATS)}, or leave it out"
-        ) from error
 
 
 def decoder() -> str:

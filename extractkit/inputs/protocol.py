@@ -93,7 +93,12 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, start: int, stop: int) -> Sequence[Sample]:
-        """The samples start … stop-1; may be called in any order and from another thread."""
+        """The samples start … stop-1; may be called in any order and from another thread.
+
+        Raises:
+            InputError: one of them cannot be read. Read alone, the others can be.
+            JobError: what they are read from is no longer what it was.
+        """
         ...
 
 
@@ -102,6 +107,8 @@ class Inputs(Protocol):
 
     def bind(self, signature: Signature) -> Source:
         """Open the source for a model that takes this.
+
+        Single samples that are no good fail when they are read, so that a job may skip them.
 
         Raises:
             InputError: it is missing, empty or unreadable, or does not fit the signature.

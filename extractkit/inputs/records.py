@@ -20,6 +20,7 @@ from extractkit.inputs.checks import (
     check_takes_text,
     check_text,
 )
+from extractkit.inputs.faults import FAULT, Faults
 from extractkit.inputs.fingerprints import sample_digest
 from extractkit.inputs.protocol import Sample, Signature
 from extractkit.plan import numpy_dtype
@@ -95,7 +96,8 @@ class RecordSource:
         """The samples start … stop-1, in memory of their own.
 
         Raises:
-            InputError: a sample is not the same as when it was bound.
+            InputError: a sample cannot be read, does not fit, or is not the same as when it was
+                bound.
             JobError: a file has changed since it was bound.
             IndexError: there are no such samples.
         """
@@ -129,20 +131,30 @@ def bind_records(
         limit: the first so many; None: all.
 
     Raises:
-        InputError: there is none, or one does not fit.
+        InputError: there is none, or none can be read and fits.
     """
     count = len(records) if limit is None else min(limit, len(records))
     if not count:
         raise InputError(f"{at} holds no sample. Give at least one")
     digest = hashlib.sha256()
     marks = bytearray()
+    faults = Faults()
+    first_good: int | None = None
     for index in range(count):
-        one = sample_digest(fitted(records.record(index), index, signature, at))
+        try:
+            one = sample_digest(fitted(records.record(index), index, signature, at))
+        except InputError as error:
+            faults.add(error)
+            one = FAULT
+        else:
+            first_good = index if first_good is None else first_good
         digest.update(one)
         marks += one[:_MARK]
+    faults.check(count)
     source = RecordSource(records, signature, at, bytes(marks), digest.hexdigest(), notes)
     # What differs from reading to reading shows already in the first.
-    source.read(0, 1)
+    if first_good is not None:
+        source.read(first_good, first_good + 1)
     return source
 
 

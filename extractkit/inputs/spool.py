@@ -6,7 +6,7 @@ import tempfile
 import weakref
 from array import array
 
-from extractkit.errors import DiskSpaceError
+from extractkit.errors import DiskSpaceError, InputError
 from extractkit.inputs.protocol import Sample
 
 
@@ -23,8 +23,8 @@ class Spool:
         # Without a context, as it is open for as long as this object lives.
         weakref.finalize(self, self._file.close)
 
-    def append(self, sample: Sample) -> None:
-        """Add a sample behind the others.
+    def append(self, sample: Sample | InputError) -> None:
+        """Add a sample behind the others, or what is wrong with it.
 
         Raises:
             DiskSpaceError: the disk is full.
@@ -43,12 +43,18 @@ class Spool:
         return len(self._offsets) - 1
 
     def record(self, index: int) -> Sample:
-        """The sample of this number."""
+        """The sample of this number.
+
+        Raises:
+            InputError: it is no good.
+        """
         start, stop = self._offsets[index], self._offsets[index + 1]
         # Reading at an offset leaves the file's position alone: threads do not meet in it.
         parts = []
         while start < stop:
             parts.append(os.pread(self._file.fileno(), stop - start, start))
             start += len(parts[-1])
-        sample: Sample = pickle.loads(b"".join(parts))
+        sample: Sample | InputError = pickle.loads(b"".join(parts))
+        if isinstance(sample, InputError):
+            raise sample
         return sample

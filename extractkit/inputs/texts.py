@@ -7,6 +7,7 @@ from pathlib import Path
 
 from extractkit.errors import InputError
 from extractkit.inputs.checks import check_limit, check_range, check_takes_text
+from extractkit.inputs.faults import FAULT, Faults
 from extractkit.inputs.files import PathLike, find_files, short_names
 from extractkit.inputs.jsonl import text_of
 from extractkit.inputs.lines import Lines, find_lines
@@ -41,11 +42,11 @@ class Texts:
         check_limit(self.limit)
 
     def bind(self, signature: Signature) -> "TextSource":
-        """Find every line and check it.
+        """Find every line.
 
         Raises:
-            InputError: the model takes no text; or a file is missing or not UTF-8, a line of JSON
-                is not as it should be, or there is no text at all.
+            InputError: the model takes no text, a file is missing, or there is no text at all: all
+                lines are blank, not UTF-8, or JSON that is not as it should be.
         """
         remedy = "Try inputs=random, or inputs=arrays inputs.path=FILE.npz"
         check_takes_text(signature, "inputs=texts", remedy)
@@ -53,15 +54,17 @@ class Texts:
         self._check_column(paths)
         files: list[TextFile] = []
         digest = hashlib.sha256()
+        faults = Faults()
         found = 0
         for path, name in zip(paths, short_names(paths), strict=True):
             left = None if self.limit is None else self.limit - found
             if left == 0:
                 break
             column = self.column if _holds_json(path) else None
-            file = TextFile.find(path, name, column, left, digest.update)
+            file = TextFile.find(path, name, column, left, digest.update, faults)
             files.append(file)
             found += len(file)
+        faults.check(found)
         if not found:
             named = ", ".join(repr(str(path)) for path in paths)
             raise InputError(
@@ -101,11 +104,19 @@ class TextFile:
         column: str | None,
         limit: int | None,
         digest: Callable[[bytes], None],
+        faults: Faults,
     ) -> "TextFile":
-        """Find and check the texts of a file, and hand ids and texts to the digest."""
+        """Find the texts of a file, and hand ids and texts to the digest."""
 
-        def visit(number: int, line: str) -> None:
-            text = line if column is None else text_of(line, column, path, number)
+        def visit(number: int, line: str | InputError) -> None:
+            try:
+                if isinstance(line, InputError):
+                    raise line
+                text = line if column is None else text_of(line, column, path, number)
+            except InputError as error:
+                faults.add(error)
+                digest(f"{name}:{number}\0".encode() + FAULT)
+                return
             encoded = text.encode()
             digest(f"{name}:{number}\0{len(encoded)}\0".encode())
             digest(encoded)
@@ -116,7 +127,11 @@ class TextFile:
         return len(self.lines)
 
     def read(self, start: int, stop: int) -> Iterator[tuple[str, str]]:
-        """Id and text of samples start … stop-1 of this file."""
+        """Id and text of samples start … stop-1 of this file.
+
+        Raises:
+            InputError: one is not UTF-8, or no text of JSON lines.
+        """
         for number, line in self.lines.read(start, stop):
             column = self.column
             text = line if column is None else text_of(line, column, self.lines.path, number)
@@ -154,6 +169,7 @@ class TextSource:
         """The samples start … stop-1; their ids are FILE:LINE.
 
         Raises:
+            InputError: a line is not UTF-8, or JSON that is not as it should be.
             JobError: a file has changed since it was bound.
             IndexError: there are no such samples.
         """

@@ -46,7 +46,7 @@ class TFRecord:
         """Find every record, verify its checksums and hold its features against the model.
 
         Raises:
-            InputError: a file is missing, compressed or damaged, or a feature is, or does not fit.
+            InputError: a file is missing, compressed or damaged, or no record fits the model.
             MissingExtraError: a feature is a picture, and Pillow is not installed.
         """
         if self.path is None:

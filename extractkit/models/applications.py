@@ -86,12 +86,12 @@ def load(
         keras_model=model,
         signature=image_signature(signature(NAME, structure), pixels=preprocess),
         pack=packer(structure),
+        preprocessing={"function": f"{own.__name__}.preprocess_input"} if preprocess else {},
         prepare=_preparing(own.preprocess_input) if preprocess else None,
         origin={
             "architecture": architecture,
             "weights_from": weights if given is None else str(Path(given).expanduser().resolve()),
             **settings,
-            "preprocess": f"{own.__name__}.preprocess_input" if preprocess else None,
             "seed": seed,
         },
     ).settled()

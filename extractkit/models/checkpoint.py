@@ -10,7 +10,7 @@ import numpy as np
 
 from extractkit.errors import ConfigError, JobError
 from extractkit.inputs.protocol import Sample, Signature
-from extractkit.models.digests import update
+from extractkit.models.digests import of_plain_data, update
 from extractkit.models.numpy_transforms import transformed
 from extractkit.models.protocol import Compilation, Encoded, Fetch, Program
 from extractkit.models.weight_files import Place, WeightFile, open_weights
@@ -84,6 +84,12 @@ class Checkpoint:
         """
         raise JobError(f"model={self.name} holds weights alone, there is nothing to run")
 
+    def direct_outputs(
+        self, features: Mapping[str, Array], lengths: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """There are none."""
+        return {}
+
     def constants(self, fetches: Sequence[Fetch]) -> list[Array]:
         """The values, one array after the other: a sliced or reduced one is never kept whole."""
         keys = {record.address: key for key, record in self._records.items()}
@@ -99,6 +105,10 @@ class Checkpoint:
             else:  # what cannot be read counts by what the file says of it
                 sha.update(f"{key}\0{dtype}\0{shape}\0".encode("utf-8", "surrogateescape"))
         return sha.hexdigest()
+
+    def definition_digest(self) -> str:
+        """The same for every file: nothing is computed."""
+        return of_plain_data(_NAME)
 
     def describe(self) -> Mapping[str, object]:
         """Format, number of parameters (without optimizer slots), and where the weights are."""

@@ -1,5 +1,7 @@
-"""Digests of weights that are the same in every process."""
+"""Digests of weights and settings that are the same in every process."""
 
+import hashlib
+import json
 from typing import Protocol
 
 import numpy as np
@@ -26,3 +28,26 @@ def update(sha: Hash, name: str, dtype: str, array: Array) -> None:
     else:
         # As plain bytes: the buffer protocol has no word for bfloat16.
         sha.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)  # type: ignore[arg-type]
+
+
+def of_plain_data(value: object) -> str:
+    """SHA-256 of numbers, texts, lists and mappings, whatever the order of a mapping's keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def of_array(array: Array) -> str:
+    """SHA-256 of dtype, shape and content."""
+    sha = hashlib.sha256()
+    update(sha, "", str(array.dtype), array)
+    return sha.hexdigest()
+
+
+def of_table(keys: Array, values: Array) -> str:
+    """SHA-256 of a lookup table, which keeps no order.
+
+    Args:
+        keys, values: (n,), or (n, …) of arrays.
+    """
+    rows = keys.tolist()
+    order = sorted(range(len(rows)), key=rows.__getitem__)
+    return of_plain_data([of_array(keys[order]), of_array(values[order])])

@@ -41,7 +41,8 @@ def load(
         import tensorflow as tf
 
         from extractkit.models.sessions.importing import new_session, read_graph_def
-        from extractkit.models.sessions.model import outputs_named, session_model
+        from extractkit.models.sessions.model import session_model
+        from extractkit.models.sessions.naming import outputs_named
         from extractkit.models.sessions.variables import variables_of
 
     graph_def = read_graph_def(path, file)

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from extractkit.component import Component
 from extractkit.errors import ConfigError, ModelError, UserError
-from extractkit.job import Component
 from extractkit.models.foreign import told
 from extractkit.models.input_settings import parse_inputs
 from extractkit.models.keras_models.objects import import_objects

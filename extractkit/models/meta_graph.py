@@ -47,7 +47,8 @@ def load(
         import tensorflow as tf
 
         from extractkit.models.sessions.importing import new_session, parsed
-        from extractkit.models.sessions.model import outputs_named, session_model
+        from extractkit.models.sessions.model import session_model
+        from extractkit.models.sessions.naming import outputs_named
         from extractkit.models.sessions.restore import restore
 
     meta = parsed(path, Path(prefix + _META), tf.compat.v1.MetaGraphDef(), "MetaGraphDef")

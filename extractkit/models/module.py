@@ -4,8 +4,8 @@ a plain function of tensors, or values.
 
 from typing import Any
 
+from extractkit.component import Component
 from extractkit.errors import ConfigError, ModelError, UserError
-from extractkit.job import Component
 from extractkit.models.foreign import told
 from extractkit.models.input_settings import parse_inputs
 from extractkit.models.protocol import Model

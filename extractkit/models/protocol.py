@@ -106,10 +106,39 @@ class Model(Protocol):
         """Values of fetches that do not depend on the inputs."""
         ...
 
+    def direct_outputs(
+        self, features: Mapping[str, Array], lengths: Mapping[str, Array]
+    ) -> Mapping[str, Array]:
+        """The model's outputs for one batch by its own call, not by a program made of it.
+
+        Args:
+            features, lengths: as a program takes them.
+
+        Returns:
+            What a program returns for a `Fetch` of nothing but the address, by the addresses of
+            kind `MODEL_OUTPUT` that depend on the inputs and can be extracted. Empty where there
+            are none.
+
+        Raises:
+            JobError: the model fails on the batch.
+        """
+        ...
+
     def weights_digest(self) -> str:
         """SHA-256 over every weight's name, dtype, shape and content."""
         ...
 
+    def definition_digest(self) -> str | None:
+        """SHA-256 over what is computed, the weights' values apart.
+
+        That is the graph with its constants, the addresses in it, what is taken, and what prepares
+        samples. It is the same in every process and for every rebuild of the same model.
+
+        Returns:
+            The digest in hexadecimal; None where nobody can tell, as of Python code.
+        """
+        ...
+
     def describe(self) -> Mapping[str, object]:
-        """What the manifest records of the model: files, parameters, library versions."""
+        """What the manifest records of the model: class, parameters, preprocessing, files."""
         ...

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from extractkit.errors import ConfigError, choices
 from extractkit.models.native_noise import noise_to_log
+from extractkit.models.threads import inter_op_threads, intra_op_threads
 
 
 @contextmanager
@@ -62,12 +63,14 @@ def configure(seed: int, deterministic: bool, device: str | None) -> Mapping[str
     keras.utils.set_random_seed(seed)
     if deterministic:
         tf.config.experimental.enable_op_determinism()
+    threading = tf.config.threading
     return {
         "tensorflow": tf.__version__,
         "keras": keras.__version__,
         "floatx": keras.config.floatx(),
-        "intra_op_threads": tf.config.threading.get_intra_op_parallelism_threads(),
-        "inter_op_threads": tf.config.threading.get_inter_op_parallelism_threads(),
+        # 0 where nobody has set them in Python.
+        "intra_op_threads": threading.get_intra_op_parallelism_threads() or intra_op_threads(),
+        "inter_op_threads": threading.get_inter_op_parallelism_threads() or inter_op_threads(),
         "cpus": os.cpu_count(),
         "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "default"),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),

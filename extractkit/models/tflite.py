@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from extractkit.errors import ConfigError, MissingExtraError, ModelError, choices
+from extractkit.models.threads import intra_op_threads
 
 if TYPE_CHECKING:
     from extractkit.models.litert.model import TFLiteModel
@@ -17,7 +18,7 @@ _IDENTIFIER = b"TFL3"  # at byte 4
 
 
 def load(
-    path: str, signature: str | None = None, threads: int = 1, xnnpack: bool = True
+    path: str, signature: str | None = None, threads: int | None = None, xnnpack: bool = True
 ) -> "TFLiteModel":
     """A TFLite model.
 
@@ -25,7 +26,7 @@ def load(
         path: the file.
         signature: which of its signatures is called; None: `serving_default`, else its first, or
             its first subgraph where it has none.
-        threads: of the interpreter.
+        threads: of the interpreter; None: as many as one operation of TensorFlow would use.
         xnnpack: whether XNNPACK computes what it can, as LiteRT does by default; without it the
             plain kernels do, slower and with other last bits.
 
@@ -48,7 +49,7 @@ def load(
     from extractkit.models.litert.model import TFLiteModel
     from extractkit.models.litert.probe import probe
 
-    settings = Settings(threads, xnnpack)
+    settings = Settings(intra_op_threads() if threads is None else threads, xnnpack)
     probed = probe(file, signature, settings)
     if probed.change:
         _log.warning(
@@ -62,7 +63,7 @@ def load(
 
 
 def _check_settings(threads: object, xnnpack: object) -> None:
-    if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
+    if threads is not None and (type(threads) is not int or threads < 1):
         raise ConfigError(f"model.threads={threads!r} is not a whole number of 1 or more")
     if not isinstance(xnnpack, bool):
         raise ConfigError(f"model.xnnpack={xnnpack!r} is not true or false")

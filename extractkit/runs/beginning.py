@@ -1,55 +1,101 @@
 """How a run begins, before the model is loaded, and how it is taken back after a user's mistake."""
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
-from extractkit.errors import RunDirectoryError
+from extractkit.errors import RunDirectoryError, UserError
 from extractkit.runs import manifest
 from extractkit.runs.directory import HYDRA, JOURNAL, LOG, SAMPLES, SHARDS, check_unused
+from extractkit.runs.files import StoredFile
+from extractkit.runs.lock import locked
 from extractkit.runs.manifest import MANIFEST, Manifest
-from extractkit.runs.write import write_durably, writing
+from extractkit.runs.write import make_directory, write_durably
 
 
-def begin(directory: Path, started: Manifest, hydra_files: Mapping[str, str]) -> tuple[Path, ...]:
-    """Make the directory, with what Hydra composed and a manifest that says "started".
+class Superfluous(Exception):  # noqa: N818 - nothing went wrong
+    """Raised inside `begun` where a finished run, `run`, already holds what the job would store."""
 
-    Returns the directories that were not there before, the innermost first.
+    def __init__(self, run: Path) -> None:
+        super().__init__(f"{run} is a finished run of the same identity")
+        self.run = run
+
+
+@contextmanager
+def begun(directory: Path, started: Manifest, hydra_files: Mapping[str, str]) -> Iterator[Manifest]:
+    """A new run, this process's own while the context lasts.
+
+    What Hydra composed is written first, then a manifest that says "started": from there on there
+    is a run, which can be resumed. A user's mistake inside the context takes everything back.
 
     Raises:
-        RunDirectoryError: something is there already, or the directory cannot be made.
+        RunDirectoryError: something is there already, another process is at work there, or the
+            directory cannot be made.
         JobError: the disk refuses.
     """
     check_unused(directory)
-    made = tuple(path for path in (directory, *directory.parents) if not path.exists())
+    made = [path for path in (directory, *directory.parents) if not path.exists()]
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunDirectoryError(
-            f"hydra.run.dir={directory} cannot be made: {error.strerror}. "
-            f"Choose another directory: hydra.run.dir=…"
-        ) from error
-    manifest.write(directory, started)
-    if hydra_files:
-        with writing(directory):
-            (directory / HYDRA).mkdir(exist_ok=True)
-    for name, text in hydra_files.items():
-        write_durably(directory / HYDRA / name, text.encode())
-    return made
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunDirectoryError(
+                f"hydra.run.dir={directory} cannot be made: {error.strerror}. "
+                f"Choose another directory: hydra.run.dir=…"
+            ) from error
+        with locked(directory):
+            check_unused(directory)  # another process may have begun and ended meanwhile
+            try:
+                yield _begin(directory, started, hydra_files)
+            except (UserError, Superfluous):
+                _take_back(directory)
+                raise
+    except BaseException:
+        with suppress(OSError):  # what is not empty stays: a run does
+            for path in made:
+                path.rmdir()
+        raise
 
 
-def take_back(directory: Path, made: Iterable[Path]) -> None:
-    """Remove what `begin` and the plan wrote, and the directories that were `made` for it.
+def hydra_files(directory: Path, recorded: Manifest) -> dict[str, str]:
+    """The text of what Hydra composed for a run, by file name.
 
-    Nothing is removed once a shard has been committed.
+    Raises:
+        RunDirectoryError: a file is missing or damaged.
     """
+    found = {}
+    for file in recorded.files:
+        folder, _, name = file.name.rpartition("/")
+        if folder == HYDRA and "/" not in name:
+            file.check(directory)
+            found[name] = (directory / file.name).read_text(encoding="utf-8")
+    return found
+
+
+def _begin(directory: Path, started: Manifest, hydra_files: Mapping[str, str]) -> Manifest:
+    files = []
+    try:
+        if hydra_files:
+            make_directory(directory / HYDRA)
+        for name, text in hydra_files.items():
+            write_durably(directory / HYDRA / name, text.encode())
+            files.append(StoredFile.of(f"{HYDRA}/{name}", text.encode()))
+        started = replace(started, files=tuple(files))
+        manifest.write(directory, started)
+    except BaseException:
+        _take_back(directory)  # a directory that holds no run and yet is not empty is no use
+        raise
+    return started
+
+
+def _take_back(directory: Path) -> None:
+    """Remove what a run has written; nothing once a shard has been committed."""
     if (directory / JOURNAL).exists():
         return
-    for name in (HYDRA, SHARDS):
-        shutil.rmtree(directory / name, ignore_errors=True)
+    # While there is a manifest there is a whole run; what is left without may be begun anew.
+    shutil.rmtree(directory / SHARDS, ignore_errors=True)
     for name in (LOG, SAMPLES, MANIFEST):
         (directory / name).unlink(missing_ok=True)
-    for path in made:
-        if any(path.iterdir()):
-            break
-        path.rmdir()
+    shutil.rmtree(directory / HYDRA, ignore_errors=True)

@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -29,6 +29,8 @@ class Committed:
         samples: number of samples that the run has once it is finished.
         entries: by shard.
         sink_name, sink: through which values are read.
+        check: whether the digest of a shard's file is held against the journal before it is read
+            for the first time.
     """
 
     directory: Path
@@ -37,6 +39,8 @@ class Committed:
     entries: Mapping[Shard, Entry]
     sink_name: str
     sink: Sink
+    check: bool = True
+    _checked: set[Shard] = field(default_factory=set, init=False)
 
     @cached_property
     def shards(self) -> tuple[Shard, ...]:
@@ -44,17 +48,21 @@ class Committed:
         return tuple(sorted((s for s in self.entries if len(s)), key=lambda shard: shard.start))
 
     def path(self, shard: Shard) -> Path:
-        """The file of a shard.
+        """The file of a shard, to be read.
 
         Raises:
-            RunDirectoryError: it is not committed.
+            RunDirectoryError: it is not committed, missing or damaged.
         """
         entry = self.entries.get(shard)
         if entry is None or self.sink_name not in entry.files:
             raise RunDirectoryError(
                 f"{self.directory} has no shard {shard.key!r} (status: {self.status})"
             )
-        return self.directory / entry.files[self.sink_name].name
+        file = entry.files[self.sink_name]
+        if self.check and shard not in self._checked:
+            file.check(self.directory)
+            self._checked.add(shard)
+        return self.directory / file.name
 
     def constant(self, key: str) -> Array:
         """The value of a tensor that does not depend on the inputs."""

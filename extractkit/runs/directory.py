@@ -4,15 +4,23 @@ import os
 from pathlib import Path
 
 from extractkit.errors import RunDirectoryError
+from extractkit.plan import Shard
 from extractkit.runs import manifest as manifests
+from extractkit.runs.lock import LOCK
 from extractkit.runs.manifest import MANIFEST as MANIFEST  # one of the names below
 from extractkit.runs.manifest import Status
+from extractkit.runs.write import TEMPORARY
 
 JOURNAL = "journal.jsonl"
 SAMPLES = "samples.jsonl"
 SHARDS = "shards"
 LOG = "extractkit.log"
 HYDRA = ".hydra"
+
+
+def shard_file(shard: Shard, suffix: str) -> str:
+    """The one name that the file of a shard has, within the run directory."""
+    return f"{SHARDS}/{shard.key}{suffix}"
 
 
 def check_unused(path: Path) -> None:
@@ -29,13 +37,20 @@ def check_unused(path: Path) -> None:
         raise RunDirectoryError(
             f"hydra.run.dir={path} cannot be made: {parent} is no writable directory. {elsewhere}"
         )
-    if not path.exists() or not any(path.iterdir()):
+    if not path.exists() or never_begun(path):
         return
     if (path / MANIFEST).exists():
         raise RunDirectoryError(f"hydra.run.dir={path} {_described(path)}. {elsewhere}")
     names = sorted(entry.name for entry in path.iterdir())
     shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
     raise RunDirectoryError(f"hydra.run.dir={path} is not empty (it holds {shown}). {elsewhere}")
+
+
+def never_begun(path: Path) -> bool:
+    """Whether a directory is empty, or holds what a process left that died before its run began."""
+    names = {entry.name for entry in path.iterdir()}
+    rest = {name for name in names if name not in (LOCK, HYDRA) and not name.endswith(TEMPORARY)}
+    return not names or (LOCK in names and not rest)
 
 
 def existing_parent(path: Path) -> Path:
@@ -58,5 +73,5 @@ def _described(path: Path) -> str:
         )
     return (
         f"holds an unfinished run of {date} UTC (status: {found.status}; {size}). "
-        f"Delete it if you do not need it"
+        f"Go on with it: extractkit resume {path}. Delete it if you do not need it"
     )

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-PACKAGES = (
+VALUE_PACKAGES = (
     *("extractkit", "tensorflow", "keras", "keras-hub", "tf-keras", "ai-edge-litert"),
-    *("numpy", "h5py", "hydra-core", "omegaconf", "safetensors", "protobuf"),
+    *("numpy", "h5py", "tokenizers", "pillow"),
 )
 """Packages whose version may change what a run holds."""
+
+PACKAGES = (*VALUE_PACKAGES, "hydra-core", "omegaconf", "safetensors", "protobuf", "pyarrow")
+"""Packages whose version a run records."""
 
 _GIT_SECONDS = 10
 
@@ -67,13 +70,25 @@ def _git(*arguments: str, directory: Path | None) -> str | None:
 
 
 def host() -> dict[str, object]:
-    """The machine: name, system, architecture, processors that may be used, memory in bytes."""
+    """The machine: name, system, architecture, kind of processor and how many of them may be used,
+    memory in bytes."""
     return {
         "name": platform.node(),
         "system": platform.platform(),
         "machine": platform.machine(),
+        "processor": _processor(),
         "processors": len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
         "memory": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
     }
+
+
+def _processor() -> str:
+    """Its maker's name for it: kernels are chosen by what it can do."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

@@ -8,20 +8,13 @@ from pathlib import Path
 
 from extractkit.errors import RunDirectoryError
 from extractkit.plan import Shard
+from extractkit.runs.files import StoredFile
 from extractkit.runs.schema import canonical, decode, plain
 from extractkit.runs.write import append_line
+from extractkit.value_checks import ValueStats
 
 _CHECKSUM = "checksum"
 _CHECKSUM_LENGTH = 16
-
-
-@dataclass(frozen=True)
-class StoredFile:
-    """One file of a shard: its path within the run directory, SHA-256 and size."""
-
-    name: str
-    sha256: str
-    bytes: int
 
 
 @dataclass(frozen=True)
@@ -34,6 +27,7 @@ class Entry:
         files: what each sink wrote, by the sink's name.
         values: SHA-256 over the values, whatever the file format (`extractkit.values.digest`).
         stats: for each tensor what was found out about its values in passing.
+        skipped: samples of the range that have no values, by index, and why.
         timings: seconds spent in each stage.
     """
 
@@ -42,7 +36,8 @@ class Entry:
     stop: int
     files: Mapping[str, StoredFile]
     values: str
-    stats: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    stats: Mapping[str, ValueStats] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)
 
     def to_line(self) -> str:
@@ -68,6 +63,10 @@ class Journal:
     def by_shard(self) -> dict[Shard, Entry]:
         """The entries by shard; of a shard committed twice, the later one."""
         return {Shard(entry.start, entry.stop): entry for entry in self.entries}
+
+    def digests(self) -> dict[str, str]:
+        """The digest of each shard's values, by the shard's key."""
+        return {shard.key: entry.values for shard, entry in self.by_shard().items()}
 
 
 def append(path: Path, entry: Entry) -> None:
@@ -104,16 +103,18 @@ def read(path: Path) -> Journal:
 
 
 def _whole(line: bytes) -> dict[str, object] | None:
-    """The record of a line whose checksum holds, else None."""
+    """The record of a line that is, to the byte, one that `Entry.to_line` makes; else None."""
     try:
         record = json.loads(line)
-    except ValueError:
+        if not isinstance(record, dict):
+            return None
+        record.pop(_CHECKSUM, None)
+        expected = canonical({**record, _CHECKSUM: _checksum(record)})
+    except (ValueError, RecursionError):
         return None
-    if not line.endswith(b"\n") or not isinstance(record, dict):
-        return None
-    given = record.pop(_CHECKSUM, None)
-    return record if given == _checksum(record) else None
+    return record if line == f"{expected}\n".encode(errors="surrogatepass") else None
 
 
 def _checksum(record: object) -> str:
-    return hashlib.sha256(canonical(record).encode()).hexdigest()[:_CHECKSUM_LENGTH]
+    content = canonical(record).encode(errors="surrogatepass")
+    return hashlib.sha256(content).hexdigest()[:_CHECKSUM_LENGTH]

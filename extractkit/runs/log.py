@@ -1,20 +1,48 @@
 """The run's own log: everything that is logged while a job runs, whatever the terminal shows."""
 
 import logging
+import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 
 from extractkit.runs.directory import LOG
+from extractkit.runs.write import writing
 
 _FORMAT = "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s"
 
 
+class _RunHandler(logging.FileHandler):
+    """Writes on as long as the disk takes it; a log that cannot be written ends no job."""
+
+    _told = False
+
+    def _open(self) -> TextIOWrapper:
+        # A link is not followed: it may have been put there to lead out of the run.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(self.baseFilename, flags, 0o666)
+        return open(descriptor, "a", encoding=self.encoding)  # noqa: PTH123 - a descriptor
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's own name
+        if not self._told:
+            self._told = True
+            sys.stderr.write(
+                f"extractkit: {self.baseFilename} could not be written: {sys.exc_info()[1]}\n"
+            )
+
+
 @contextmanager
 def run_log(directory: Path) -> Iterator[None]:
-    """Append records of every logger, and Python's warnings, to the log of the run."""
-    handler = logging.FileHandler(directory / LOG, encoding="utf-8")
+    """Append records of every logger, and Python's warnings, to the log of the run.
+
+    Raises:
+        JobError: the file cannot be opened.
+    """
+    with writing(directory / LOG):
+        handler = _RunHandler(directory / LOG, encoding="utf-8")
     formatter = logging.Formatter(_FORMAT, datefmt="%Y-%m-%dT%H:%M:%S")
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)

@@ -4,6 +4,7 @@ Whatever may differ between two runs of the same job (times, machine) stands und
 rest identifies what was done.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,19 +13,23 @@ from enum import StrEnum
 from pathlib import Path
 
 from extractkit.errors import RunDirectoryError
-from extractkit.job import Component
 from extractkit.plan import CONSTANTS_SHARD, Shard
 from extractkit.runs.environment import GitState
-from extractkit.runs.schema import decode, document
+from extractkit.runs.files import StoredFile
+from extractkit.runs.origins import Origin
+from extractkit.runs.schema import canonical, decode, document, plain
 from extractkit.runs.write import write_durably
 from extractkit.sinks.protocol import StoredTensor
 from extractkit.tensors import TensorRecord
+from extractkit.value_checks import ValueStats
 
 MANIFEST = "manifest.json"
 """Name of the file in the run directory."""
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the manifest's fields; to be raised with every change of them."""
+
+_CHECKSUM = "checksum"
 
 
 class Status(StrEnum):
@@ -60,11 +65,19 @@ class Skipped:
 
 @dataclass(frozen=True)
 class RunInputs:
-    """Digest of the samples, their number, and what the user should know of them."""
+    """The samples of a run.
+
+    Attributes:
+        fingerprint: digest of the samples.
+        count: their number, those without values included.
+        notes: what the user should know of them.
+        truncated: how many were cut off to fit the model; known once all have been read.
+    """
 
     fingerprint: str
     count: int
     notes: tuple[str, ...] = ()
+    truncated: int = 0
 
 
 @dataclass(frozen=True)
@@ -77,13 +90,51 @@ class RunPlan:
 
 
 @dataclass(frozen=True)
+class Resumed:
+    """A later process that went on with a run: when it began, and on which machine."""
+
+    started: str
+    host: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Volatile:
-    """What differs from run to run of one job: times in UTC, ISO 8601, and timings in seconds."""
+    """What differs from run to run of one job.
+
+    Attributes:
+        started, finished: times in UTC, ISO 8601.
+        host: the machine.
+        working_directory: from where relative paths of the configuration are told.
+        timings: seconds spent in each stage, by the last process.
+        resumed: the processes that went on after the first one.
+        log: the run's own log as it was when the run ended; lines may have been added since.
+    """
 
     started: str
     finished: str | None = None
     host: Mapping[str, object] = field(default_factory=dict)
+    working_directory: str | None = None
     timings: Mapping[str, float] = field(default_factory=dict)
+    resumed: tuple[Resumed, ...] = ()
+    log: StoredFile | None = None
+
+
+@dataclass(frozen=True)
+class Actual:
+    """What a finished run really holds.
+
+    Attributes:
+        samples, shards: how many were committed.
+        bytes: size of the shards' files, over all sinks.
+        skipped: samples without values.
+        values: what the checks found in each tensor's values, by key.
+    """
+
+    samples: int
+    shards: int
+    bytes: int
+    skipped: int = 0
+    values: Mapping[str, ValueStats] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -95,13 +146,18 @@ class Manifest:
         status: how far the run has come.
         job_given: the overrides as they were typed.
         job_resolved: the whole configuration; its `sinks` tell how the shards are read.
-        model: what the model says of itself, and `weights` (SHA-256).
-        inputs, tensors, skipped, plan: see their types.
-        actual: what was really stored (`bytes`, `samples`, `shards`, …); None until finished.
-        settings: what could change bits (threads, flags, compile mode, batch rules), frozen.
+        model_name: the chosen entry of the `model` group.
+        model: what the model says of itself, `weights` (SHA-256) and `definition` (SHA-256 of what
+            it computes; null where nobody can tell).
+        inputs, tensors, skipped, plan, actual: see their types; `actual` is null until finished.
+        origins: the files that the configuration names.
+        files: those of the run directory that stand outside of the journal.
+        environment: variables of the process that may change bits, imposed on all that go on.
+        settings: what else could change bits (threads, flags, compile mode, batch rules), frozen.
         seeds: of the random generators.
         versions: of the packages involved.
-        git: of the working directory; None outside of a checkout.
+        identity: SHA-256 over everything that decides the values; null where nobody can tell.
+        git: of the working directory; null outside of a checkout.
     """
 
     volatile: Volatile
@@ -109,15 +165,20 @@ class Manifest:
     status: Status = Status.STARTED
     job_given: tuple[str, ...] = ()
     job_resolved: Mapping[str, object] = field(default_factory=dict)
+    model_name: str = "model"
     model: Mapping[str, object] = field(default_factory=dict)
     inputs: RunInputs | None = None
     tensors: tuple[RunTensor, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     plan: RunPlan | None = None
-    actual: Mapping[str, object] | None = None
+    actual: Actual | None = None
+    origins: tuple[Origin, ...] = ()
+    files: tuple[StoredFile, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, object] = field(default_factory=dict)
     seeds: Mapping[str, int] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    identity: str | None = None
     git: GitState | None = None
 
     @property
@@ -133,21 +194,16 @@ class Manifest:
         return (CONSTANTS_SHARD, *(shard for shard in ranges if len(shard)))[not constant :]
 
     @property
-    def sinks(self) -> dict[str, Component]:
-        """The sinks that wrote the run, by name; the first one is what is read.
+    def sinks(self) -> Mapping[str, object]:
+        """The configuration of the sinks that wrote the run, by name; the first one is read.
 
         Raises:
-            RunDirectoryError: the configuration names none.
+            RunDirectoryError: there is none.
         """
         configured = self.job_resolved.get("sinks")
-        sinks: dict[str, Component] = {}
-        for name, entry in configured.items() if isinstance(configured, Mapping) else ():
-            arguments = dict(entry) if isinstance(entry, Mapping) else {}
-            target = str(arguments.pop("_target_", ""))
-            sinks[str(name)] = Component(f"sinks.{name}", target, arguments)
-        if not sinks:
+        if not isinstance(configured, Mapping) or not configured:
             raise RunDirectoryError(f"{MANIFEST} names no sink under job_resolved.sinks")
-        return sinks
+        return configured
 
 
 def now() -> str:
@@ -161,7 +217,13 @@ def write(directory: Path, manifest: Manifest) -> None:
     Raises:
         JobError: it could not be written.
     """
-    write_durably(directory / MANIFEST, document(manifest))
+    write_durably(directory / MANIFEST, sealed(plain(manifest)))
+
+
+def sealed(data: Mapping[str, object]) -> bytes:
+    """The file that holds these fields: its last one is a checksum over the others."""
+    checksum = hashlib.sha256(canonical(data).encode(errors="surrogatepass")).hexdigest()
+    return document({**data, _CHECKSUM: checksum})
 
 
 def read(directory: Path) -> Manifest:
@@ -172,12 +234,15 @@ def read(directory: Path) -> Manifest:
     """
     path = directory / MANIFEST
     try:
-        data = json.loads(path.read_bytes())
+        content = path.read_bytes()
+        data = json.loads(content)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RunDirectoryError(
             f"{directory} is no run directory: it holds no {MANIFEST}"
         ) from error
-    except ValueError as error:
+    except OSError as error:
+        raise RunDirectoryError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
         raise RunDirectoryError(f"{path} is damaged: {error}") from error
     # The version decides what the other fields mean, so it is looked at before any of them.
     version = data.get("schema") if isinstance(data, dict) else None
@@ -187,5 +252,19 @@ def read(directory: Path) -> Manifest:
         raise RunDirectoryError(
             f"{path} has schema version {version}; this extractkit reads up to {SCHEMA}. "
             f"Update it: pip install -U extractkit"
+        )
+    if version < SCHEMA:
+        raise RunDirectoryError(
+            f"{path} has schema version {version}, from before extractkit's first release; this "
+            f"one reads version {SCHEMA}. Run the job again"
+        )
+    data.pop(_CHECKSUM, None)
+    try:
+        whole = content == sealed(data)
+    except RecursionError:
+        whole = False
+    if not whole:
+        raise RunDirectoryError(
+            f"{path} is damaged: its checksum does not hold. Restore it, or run the job again"
         )
     return decode(Manifest, data, str(path))

@@ -5,11 +5,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from extractkit.component import Component
 from extractkit.errors import RunDirectoryError, SelectionError, UnknownTensorError, choices
-from extractkit.job import Component
 from extractkit.runs import journal, manifest
 from extractkit.runs.committed import Committed
 from extractkit.runs.directory import JOURNAL, SAMPLES
+from extractkit.runs.intact import check_names
 from extractkit.runs.labelled import to_dataset
 from extractkit.runs.manifest import Manifest, Status
 from extractkit.runs.samples import Samples
@@ -47,6 +48,18 @@ class Run(Mapping[str, TensorView]):
     def status(self) -> Status:
         """How far the run has come; of an unfinished one only some samples can be read."""
         return self.manifest.status
+
+    @cached_property
+    def skipped(self) -> dict[int, str]:
+        """The samples without values: by index, why.
+
+        They keep their place. Where all samples have one shape NaN stands there, or zero or an
+        empty text in types without NaN; where shapes vary, nothing does.
+        """
+        found = {int(row["index"]): str(row["skipped"]) for row in self.samples if "skipped" in row}
+        for entry in self.journal.entries:
+            found |= {int(index): reason for index, reason in entry.skipped.items()}
+        return dict(sorted(found.items()))
 
     def select(self, **predicates: object) -> dict[str, TensorView]:
         """The tensors that hold for all predicates, as `selectors.NAME` takes them.
@@ -112,12 +125,14 @@ class Run(Mapping[str, TensorView]):
         return {alias: views[0] for alias, views in found.items() if len(views) == 1}
 
 
-def open_run(path: str | Path, sink: Sink | None = None) -> Run:
+def open_run(path: str | Path, sink: Sink | None = None, *, check: bool = True) -> Run:
     """Open a run directory; nothing but manifest and journal is read yet.
 
     Args:
         path: the run directory.
         sink: what reads the values; None: the first sink of the run's configuration.
+        check: whether the SHA-256 of each shard's file is held against the journal before it is
+            read for the first time, so that damaged values are an error.
 
     Raises:
         RunDirectoryError: it is no run, is damaged, or says finished while shards are missing.
@@ -132,20 +147,26 @@ def open_run(path: str | Path, sink: Sink | None = None) -> Run:
             f"{directory} says it is finished, but {JOURNAL} lacks {len(missing)} of "
             f"{len(found.shards)} shards, the first being {missing[0]!r}: it is damaged"
         )
-    name, component = next(iter(found.sinks.items()))
-    reader = _sink(component) if sink is None else sink
-    committed = Committed(directory, found.status, found.samples, entries, name, reader)
+    sinks = found.sinks
+    for entry in written.entries:
+        check_names(directory, entry, sinks)
+    name = next(iter(sinks))
+    reader = sink_of(found, name) if sink is None else sink
+    committed = Committed(directory, found.status, found.samples, entries, name, reader, check)
     return Run(directory, found, written, committed)
 
 
-def _sink(component: Component) -> Sink:
-    """The sink that a manifest names, if it is one.
+def sink_of(manifest: Manifest, name: str) -> Sink:
+    """One of the sinks that wrote a run, ready to read.
 
-    A run may come from anywhere, and a `_target_` could name any function; so nothing is called
-    unless it is a class that reads shards.
+    Raises:
+        ConfigError: the manifest names something that is not meant for that: a run may come from
+            anywhere, and a `_target_` could be any callable.
+        RunDirectoryError: what it names reads no shards.
     """
+    component = Component.parse(f"sinks.{name}", manifest.sinks[name])
     target = component.function()
-    if not isinstance(target, type) or not all(hasattr(target, name) for name in _READING):
+    if not isinstance(target, type) or not all(hasattr(target, part) for part in _READING):
         raise RunDirectoryError(
             f"{component.at}._target_={component.target!r} is not a sink. Give one that reads the "
             f"run: extractkit.open(path, sink=…)"

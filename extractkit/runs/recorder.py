@@ -1,20 +1,22 @@
 """The recorder: how a job leaves a run behind. The engine hands it values and knows no file."""
 
-import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from extractkit.errors import ConfigError, JobError, RunDirectoryError
+from extractkit.errors import ConfigError, JobError
 from extractkit.plan import Shard
 from extractkit.runs import journal, manifest
-from extractkit.runs.directory import JOURNAL, SAMPLES, SHARDS
-from extractkit.runs.journal import Entry, StoredFile
-from extractkit.runs.manifest import Manifest, Status
+from extractkit.runs.directory import JOURNAL, LOG, SAMPLES, SHARDS, shard_file
+from extractkit.runs.files import StoredFile
+from extractkit.runs.intact import intact_entries
+from extractkit.runs.journal import Entry
+from extractkit.runs.manifest import Actual, Manifest, Status
 from extractkit.runs.samples import Row, SamplesWriter
-from extractkit.runs.write import make_durable, write_durably, writing
+from extractkit.runs.write import make_directory, make_durable, write_durably
 from extractkit.sinks.protocol import Sink, StoredShard
+from extractkit.value_checks import ValueStats, merged
 from extractkit.values import Values, digest
 
 
@@ -26,26 +28,32 @@ class Recorder:
     Attributes:
         directory: of the run.
         manifest: as last written.
-        bytes: size of all shard files so far, over all sinks.
+        committed: every shard that is stored, and its entry.
     """
 
-    def __init__(self, directory: Path, manifest: Manifest, sinks: Mapping[str, Sink]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        manifest: Manifest,
+        sinks: Mapping[str, Sink],
+        committed: Mapping[Shard, Entry],
+    ) -> None:
         self.directory = directory
         self.manifest = manifest
-        self.bytes = 0
+        self.committed = dict(committed)
         self._sinks = dict(sinks)
-        self._entries: dict[Shard, Entry] = {}
-        self._samples = SamplesWriter(directory / SAMPLES)
+        self._samples: SamplesWriter | None = None
 
     @classmethod
-    def start(cls, directory: Path, plan: Manifest, sinks: Mapping[str, Sink]) -> "Recorder":
-        """Begin a run: write its manifest, with the plan in it, and make room for shards.
+    def start(cls, directory: Path, started: Manifest, sinks: Mapping[str, Sink]) -> "Recorder":
+        """Write a run, or go on with one, whose directory is this process's own.
 
-        The directory may hold a manifest and a log already, written before the model was loaded.
+        Of what the journal says is committed, shards whose files are damaged or missing are left
+        out, to be stored again; and so is a line that was being written when a process died.
 
         Raises:
             ConfigError: two sinks would write files of the same names.
-            RunDirectoryError: shards have been committed there.
+            RunDirectoryError: the journal is damaged.
         """
         by_suffix: dict[str, str] = {}
         for name, sink in sinks.items():
@@ -53,32 +61,40 @@ class Recorder:
                 raise ConfigError(
                     f"sinks.{other} and sinks.{name} both write *{sink.suffix}: choose one of them"
                 )
-        if (directory / JOURNAL).exists():
-            raise RunDirectoryError(
-                f"{directory} holds committed shards. Choose another directory: hydra.run.dir=…"
-            )
-        with writing(directory):
-            (directory / SHARDS).mkdir(parents=True, exist_ok=True)
-        started = replace(plan, status=Status.STARTED)
-        manifest.write(directory, started)
-        return cls(directory, started, sinks)
+        committed = intact_entries(directory, started, sinks)
+        make_directory(directory / SHARDS)
+        recorder = cls(directory, started, sinks, committed)
+        recorder._write(replace(started, status=Status.STARTED, actual=None))
+        return recorder
+
+    @property
+    def bytes(self) -> int:
+        """Size of all shard files so far, over all sinks."""
+        return sum(file.size for one in self.committed.values() for file in one.files.values())
 
     def add_samples(self, rows: Iterable[Row]) -> None:
         """Record the next samples' rows (`index`, `id`, `source`, …), in order."""
+        if self._samples is None:
+            self._samples = SamplesWriter(self.directory / SAMPLES)
         self._samples.extend(rows)
 
-    def revise(self, planned: Manifest) -> None:
-        """Once every sample has its row: publish the rows, and record the plan made from them."""
-        self._samples.publish()
-        manifest.write(self.directory, planned)
-        self.manifest = planned
+    def freeze(self, planned: Manifest) -> None:
+        """Once every sample has its row: publish the rows, and record the plan made from them.
+
+        What the manifest says from here on is not to change any more but for its end.
+        """
+        self.add_samples(())
+        assert self._samples is not None
+        samples, self._samples = self._samples.publish(), None
+        self._write(replace(planned, files=_with(planned.files, [samples])))
 
     def commit(
         self,
         shard: Shard,
         values: Mapping[str, Values],
         timings: Mapping[str, float] | None = None,
-        stats: Mapping[str, Mapping[str, object]] | None = None,
+        stats: Mapping[str, ValueStats] | None = None,
+        skipped: Mapping[int, str] | None = None,
     ) -> Entry:
         """Store a shard; once this returns, the shard survives a crash of the machine.
 
@@ -87,9 +103,8 @@ class Recorder:
         files = {}
         for name, sink in self._sinks.items():
             image = sink.serialize(values)
-            path = f"{SHARDS}/{shard.key}{sink.suffix}"
-            files[name] = StoredFile(path, hashlib.sha256(image).hexdigest(), len(image))
-            write_durably(self.directory / path, image)
+            files[name] = StoredFile.of(shard_file(shard, sink.suffix), image)
+            write_durably(self.directory / files[name].name, image)
             del image
         entry = Entry(
             shard.key,
@@ -98,47 +113,47 @@ class Recorder:
             files,
             digest(values.items()),
             stats or {},
+            {str(index): reason for index, reason in (skipped or {}).items()},
             timings or {},
         )
         journal.append(self.directory / JOURNAL, entry)
-        self._entries[shard] = entry
-        self.bytes += sum(file.bytes for file in files.values())
+        self.committed[shard] = entry
         return entry
 
-    def finish(
-        self,
-        actual: Mapping[str, object] | None = None,
-        timings: Mapping[str, float] | None = None,
-    ) -> Manifest:
-        """End the run: samples, the sinks' files over all shards, the manifest.
+    def finish(self, timings: Mapping[str, float] | None = None) -> Manifest:
+        """End the run: the sinks' files over all shards, the log as it is, the manifest.
 
         Args:
-            actual: what to record beside `samples`, `shards` and `bytes`.
             timings: seconds of each stage over the whole run.
 
         Raises:
             JobError: also where a planned shard was not committed.
         """
-        missing = [shard.key for shard in self.manifest.shards if shard not in self._entries]
+        missing = [shard.key for shard in self.manifest.shards if shard not in self.committed]
         if missing:
             raise JobError(f"{len(missing)} shards were never committed, first {missing[0]!r}")
-        self._samples.publish()
+        # In the plan's order, whatever the order in which they were committed.
+        entries = {shard: self.committed[shard] for shard in self.manifest.shards}
         tensors = [tensor.stored for tensor in self.manifest.tensors]
+        files = []
         for name, sink in self._sinks.items():
             shards = [
                 StoredShard(shard.start, shard.stop, self.directory / entry.files[name].name)
-                for shard, entry in self._entries.items()
+                for shard, entry in entries.items()
             ]
-            with writing(self.directory):
-                written = sink.finish(self.directory, tensors, shards)
-            for path in written:
-                make_durable(path)
-        counted = {
-            "samples": sum(len(shard) for shard in self._entries),
-            "shards": len(self._entries),
-            "bytes": self.bytes,
-        }
-        self._end(Status.FINISHED, timings, actual={**counted, **(actual or {})})
+            for file, content in sink.finish(self.directory, tensors, shards).items():
+                write_durably(self.directory / file, content)
+                files.append(StoredFile.of(file, content))
+        self._end(
+            replace(
+                self.manifest,
+                status=Status.FINISHED,
+                files=_with(self.manifest.files, files),
+                actual=_actual(list(entries.values())),
+            ),
+            timings,
+            self._log(),
+        )
         return self.manifest
 
     def fail(
@@ -146,26 +161,48 @@ class Recorder:
         status: Status = Status.FAILED,
         timings: Mapping[str, float] | None = None,
     ) -> None:
-        """End a run that cannot be finished; committed shards stay readable.
+        """End a run that cannot be finished now; committed shards stay readable.
 
         Something else has gone wrong already, so a disk that refuses is passed over: the manifest
         then goes on saying "started".
         """
-        self._samples.discard()
+        if self._samples is not None:
+            self._samples.discard()
         with suppress(JobError):
-            self._end(status, timings)
+            self._end(replace(self.manifest, status=status), timings, None)
 
     def _end(
-        self,
-        status: Status,
-        timings: Mapping[str, float] | None,
-        actual: Mapping[str, object] | None = None,
+        self, ended: Manifest, timings: Mapping[str, float] | None, log: StoredFile | None
     ) -> None:
-        volatile = replace(
-            self.manifest.volatile,
-            finished=manifest.now(),
-            timings={**self.manifest.volatile.timings, **(timings or {})},
-        )
-        ended = replace(self.manifest, status=status, actual=actual, volatile=volatile)
-        manifest.write(self.directory, ended)
-        self.manifest = ended
+        volatile = replace(ended.volatile, finished=manifest.now(), timings=timings or {}, log=log)
+        self._write(replace(ended, volatile=volatile))
+
+    def _log(self) -> StoredFile | None:
+        if not (self.directory / LOG).exists():
+            return None
+        make_durable(self.directory / LOG)
+        return StoredFile.on_disk(self.directory, LOG)
+
+    def _write(self, changed: Manifest) -> None:
+        manifest.write(self.directory, changed)
+        self.manifest = changed
+
+
+def _with(files: Sequence[StoredFile], more: Sequence[StoredFile]) -> tuple[StoredFile, ...]:
+    """These files, with others added or, where they have the same names, replaced."""
+    named = {file.name: file for file in (*files, *more)}
+    return tuple(named.values())
+
+
+def _actual(entries: Sequence[Entry]) -> Actual:
+    keys = list(dict.fromkeys(key for entry in entries for key in entry.stats))
+    return Actual(
+        samples=sum(entry.stop - entry.start for entry in entries),
+        shards=len(entries),
+        bytes=sum(file.size for entry in entries for file in entry.files.values()),
+        skipped=sum(len(entry.skipped) for entry in entries),
+        values={
+            key: merged([entry.stats[key] for entry in entries if key in entry.stats])
+            for key in keys
+        },
+    )

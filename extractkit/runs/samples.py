@@ -1,5 +1,6 @@
 """`samples.jsonl`: one row for each sample, in order; written as they come, read at random."""
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from extractkit.errors import RunDirectoryError
+from extractkit.runs.files import StoredFile
 from extractkit.runs.schema import canonical
 from extractkit.runs.write import DurableFile
 
@@ -24,8 +26,10 @@ class SamplesWriter:
 
     def __init__(self, path: Path) -> None:
         self._file = DurableFile(path)
+        self._name = path.name
+        self._sha = hashlib.sha256()
+        self._bytes = 0
         self.discard = self._file.discard
-        self.published = False
 
     def extend(self, rows: Iterable[Row]) -> None:
         """Add rows, in the samples' order.
@@ -34,17 +38,19 @@ class SamplesWriter:
             JobError: they could not be written.
         """
         for row in rows:
-            self._file.write(f"{canonical(row)}\n".encode())
+            line = f"{canonical(row)}\n".encode(errors="surrogatepass")
+            self._sha.update(line)
+            self._bytes += len(line)
+            self._file.write(line)
 
-    def publish(self) -> None:
-        """Give the file its name, once every row is written; again, this does nothing.
+    def publish(self) -> StoredFile:
+        """Give the file its name, once every row is written.
 
         Raises:
             JobError: it could not be written.
         """
-        if not self.published:
-            self._file.publish()
-            self.published = True
+        self._file.publish()
+        return StoredFile(self._name, self._sha.hexdigest(), self._bytes)
 
 
 class Samples(Sequence[Row]):

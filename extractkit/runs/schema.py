@@ -55,7 +55,9 @@ def canonical(value: object) -> str:
 
 def document(value: object) -> bytes:
     """JSON for people: indented, in the order of the fields, ending in a newline."""
-    return f"{json.dumps(plain(value), indent=1, ensure_ascii=False)}\n".encode()
+    text = json.dumps(plain(value), indent=1, ensure_ascii=False)
+    # A file's name need not be UTF-8: Python has it as text all the same.
+    return f"{text}\n".encode(errors="surrogatepass")
 
 
 def decode(expected: type[T], data: object, at: str) -> T:

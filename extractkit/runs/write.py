@@ -2,6 +2,9 @@
 
 A file is written under another name, forced out of the caches and then renamed, so that a name in a
 run directory never stands for half a file, whatever is killed or unplugged meanwhile.
+
+Every change goes through a function of `os` that is called here as `os.…`; the tests of what a run
+promises put their own in that place.
 """
 
 import contextlib
@@ -15,6 +18,11 @@ from extractkit.errors import JobError
 TEMPORARY = ".tmp"
 """Ending of a file that is still being written."""
 
+_BUFFER = 1 << 20
+
+# A link is not followed: it may have been put into a run's directory to lead out of it.
+_WRITE = os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+
 
 class DurableFile:
     """A file that has its name only once it is whole, and then survives a crash of the machine.
@@ -26,28 +34,47 @@ class DurableFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._temporary = path.with_name(path.name + TEMPORARY)
+        self._pending = bytearray()
         with writing(path):
-            self._file = self._temporary.open("wb")
+            self._descriptor: int | None = os.open(
+                self._temporary, _WRITE | os.O_CREAT | os.O_TRUNC, 0o666
+            )
 
     def write(self, data: bytes) -> None:
         """Add bytes at the end."""
-        with writing(self._path):
-            self._file.write(data)
+        self._pending += data
+        if len(self._pending) >= _BUFFER:
+            self._flush()
 
     def publish(self) -> None:
         """Give the file its name."""
+        self._flush()
+        assert self._descriptor is not None
         with writing(self._path):
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-            self._temporary.replace(self._path)
+            os.fsync(self._descriptor)
+            self._close()
+            os.replace(self._temporary, self._path)  # noqa: PTH105 - see the module's docstring
             _sync_directory(self._path.parent)
 
     def discard(self) -> None:
         """Remove what was written; for after a failure, so it never fails itself."""
-        for step in (self._file.close, self._temporary.unlink):
-            with contextlib.suppress(OSError):
-                step()
+        self._pending.clear()
+        with contextlib.suppress(OSError):
+            self._close()
+        with contextlib.suppress(OSError):
+            os.unlink(self._temporary)  # noqa: PTH108
+
+    def _flush(self) -> None:
+        assert self._descriptor is not None
+        with writing(self._path):
+            _write(self._descriptor, self._pending)
+        self._pending.clear()
+
+    def _close(self) -> None:
+        """Once only: the number may stand for another thread's file right afterwards."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def write_durably(path: Path, data: bytes) -> None:
@@ -72,26 +99,63 @@ def append_line(path: Path, line: str) -> None:
         JobError: the system refused; what was written of the line is taken back.
     """
     created = not path.exists()
-    with writing(path), path.open("ab") as file:
-        before = file.tell()
+    with writing(path):
+        descriptor = os.open(path, _WRITE | os.O_CREAT | os.O_APPEND, 0o666)
         try:
-            file.write(f"{line}\n".encode())
-            file.flush()
-            os.fsync(file.fileno())
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.ftruncate(file.fileno(), before)
-            raise
-    if created:
-        with writing(path):
+            before = os.lseek(descriptor, 0, os.SEEK_END)
+            try:
+                _write(descriptor, f"{line}\n".encode(errors="surrogatepass"))
+                os.fsync(descriptor)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(descriptor, before)
+                raise
+        finally:
+            os.close(descriptor)
+        if created:
             _sync_directory(path.parent)
 
 
-def make_durable(path: Path) -> None:
-    """Force a file that something else has written out of the caches."""
+def cut(path: Path, size: int) -> None:
+    """Take away what follows the first `size` bytes of a file, durably.
+
+    Raises:
+        JobError: the system refused.
+    """
     with writing(path):
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+        descriptor = os.open(path, _WRITE)
+        try:
+            os.ftruncate(descriptor, size)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def make_durable(path: Path) -> None:
+    """Force a file that something else has written out of the caches.
+
+    Raises:
+        JobError: the system refused.
+    """
+    with writing(path):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        _sync_directory(path.parent)
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory durably, unless it is there.
+
+    Raises:
+        JobError: the system refused.
+    """
+    if path.is_dir():
+        return
+    with writing(path):
+        os.mkdir(path)  # noqa: PTH102
         _sync_directory(path.parent)
 
 
@@ -108,15 +172,22 @@ def writing(path: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise JobError(
                 f"{path} could not be written: the disk, or your quota on it, is full. "
-                f"What was committed before is intact; free some space and run the job again"
+                f"What was committed before is intact; free some space and go on"
             ) from error
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise JobError(f"{path} could not be written: {reason}") from error
 
 
+def _write(descriptor: int, data: bytes | bytearray) -> None:
+    """All of `data`: a system call may write less than it was given."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
 def _sync_directory(path: Path) -> None:
     """A rename is durable once the directory that holds the name is."""
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:

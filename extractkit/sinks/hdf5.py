@@ -20,9 +20,11 @@ import numpy as np
 import numpy.typing as npt
 
 from extractkit.errors import ConfigError, JobError, choices
+from extractkit.sinks.hdf5_checks import check_chunks
 from extractkit.sinks.hdf5_file import PRESENT, file_image, opened, stored
 from extractkit.sinks.hdf5_index import INDEX, build_index
 from extractkit.sinks.protocol import StoredShard, StoredTensor, check_range
+from extractkit.sinks.ragged import check_ragged, damaged
 from extractkit.values import OFFSETS, SHAPES, VALUES, Array, Dense, Ragged, Values, ragged_shapes
 
 COMPRESSIONS = ("gzip", "lzf")
@@ -74,48 +76,39 @@ class Hdf5Sink:
     def read(self, path: Path, key: str, start: int, stop: int) -> Values:
         """Samples start … stop-1 of one tensor; no other sample's values are read."""
         with opened(path) as file:
-            node = stored(file, key)
-            if isinstance(node, h5py.Dataset):
-                check_range(path, key, start, stop, len(node))
-                return Dense(_rows(node, start, stop))
-            check_range(path, key, start, stop, len(node[OFFSETS]) - 1)
-            offsets = node[OFFSETS][start : stop + 1]
-            rows = _rows(node[VALUES], int(offsets[0]), int(offsets[-1]))
-            shapes = node[SHAPES][start:stop] if SHAPES in node else None
+            parts = stored(file, key)
+            if "" in parts:
+                check_range(path, key, start, stop, _samples(path, key, parts[""]))
+                return Dense(_rows(parts[""], key, start, stop))
+            offsets, shapes = _places(path, key, parts, start, stop)
+            rows = _rows(parts[VALUES], key, int(offsets[0]), int(offsets[-1]))
         return Ragged(rows, offsets - offsets[0], shapes)
 
     def read_shapes(self, path: Path, key: str, start: int, stop: int) -> npt.NDArray[np.int64]:
         """Shapes of samples start … stop-1, int64 (samples, rank)."""
         with opened(path) as file:
-            node = stored(file, key)
-            if isinstance(node, h5py.Dataset):
-                check_range(path, key, start, stop, len(node))
-                shape = np.asarray(node.shape[1:], np.int64)
+            parts = stored(file, key)
+            if "" in parts:
+                check_range(path, key, start, stop, _samples(path, key, parts[""]))
+                shape = np.asarray(parts[""].shape[1:], np.int64)
                 return np.broadcast_to(shape, (stop - start, len(shape)))
-            check_range(path, key, start, stop, len(node[OFFSETS]) - 1)
-            shapes = node[SHAPES][start:stop] if SHAPES in node else None
-            return ragged_shapes(node[OFFSETS][start : stop + 1], shapes, node[VALUES].shape[1:])
+            offsets, shapes = _places(path, key, parts, start, stop)
+            return ragged_shapes(offsets, shapes, parts[VALUES].shape[1:])
 
     def read_constant(self, path: Path, key: str) -> Array:
         """The value of one constant."""
         with opened(path) as file:
-            node = stored(file, key)
-            return _rows(node, 0, len(node)) if node.shape else np.asarray(node[()])
+            parts = stored(file, key)
+            if "" not in parts:
+                raise damaged(path, key, "it is no constant")
+            node = parts[""]
+            return _rows(node, key, 0, len(node)) if node.shape else np.asarray(node[()])
 
     def finish(
         self, directory: Path, tensors: Sequence[StoredTensor], shards: Sequence[StoredShard]
-    ) -> Sequence[Path]:
-        """Write `tensors.h5`; under another name first, so that it is never seen half written."""
-        image = file_image(lambda file: build_index(file, directory, tensors, shards))
-        path = directory / INDEX
-        temporary = path.with_name(f"{INDEX}.tmp")
-        try:
-            temporary.write_bytes(image)
-            temporary.replace(path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
-        return (path,)
+    ) -> Mapping[str, bytes]:
+        """`tensors.h5`, which shows all shards as one file."""
+        return {INDEX: file_image(lambda file: build_index(file, directory, tensors, shards))}
 
     def _add(self, file: Any, key: str, value: Values) -> None:
         for name, array in value.parts().items():
@@ -150,7 +143,28 @@ def _text_type(array: Array) -> Any:
     return h5py.string_dtype("utf-8" if isinstance(first, str) else "ascii")
 
 
-def _rows(dataset: Any, start: int, stop: int) -> Array:
+def _samples(path: Path, key: str, dataset: Any) -> int:
+    """How many samples stand along the first axis."""
+    if not dataset.shape:
+        raise damaged(path, key, "it has no axis of samples")
+    return len(dataset)
+
+
+def _places(
+    path: Path, key: str, parts: Mapping[str, Any], start: int, stop: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64] | None]:
+    """Offsets of these samples of a ragged tensor, and their shapes where those are stored."""
+    check_range(path, key, start, stop, len(parts[OFFSETS]) - 1)
+    offsets = _rows(parts[OFFSETS], key, start, stop + 1).astype(np.int64, copy=False)
+    shapes = None
+    if SHAPES in parts:
+        shapes = _rows(parts[SHAPES], key, start, stop).astype(np.int64, copy=False)
+    check_ragged(path, key, _samples(path, key, parts[VALUES]), offsets, shapes)
+    return offsets, shapes
+
+
+def _rows(dataset: Any, key: str, start: int, stop: int) -> Array:
+    check_chunks(dataset, key, start, stop)
     text = h5py.check_string_dtype(dataset.dtype)
     if text is not None and text.encoding == "utf-8":
         dataset = dataset.asstr()

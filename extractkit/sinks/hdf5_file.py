@@ -9,10 +9,15 @@ from typing import Any
 import h5py
 
 from extractkit.errors import RunDirectoryError, choices
-from extractkit.values import OFFSETS, VALUES
+from extractkit.sinks.hdf5_checks import check_dataset, member
+from extractkit.sinks.ragged import check_layout
+from extractkit.values import OFFSETS, SHAPES, VALUES
 
 PRESENT = ":present"
 """Ending of the dataset that says which rows of a tensor without NaN are really there."""
+
+# What h5py raises for files that HDF5 cannot make sense of.
+_UNREADABLE = (OSError, RuntimeError, KeyError, ValueError, TypeError)
 
 
 def file_image(build: Callable[[Any], None]) -> bytes:
@@ -33,37 +38,53 @@ def opened(path: Path) -> Iterator[Any]:
     """A shard file, open for reading.
 
     Raises:
-        RunDirectoryError: it is missing, or not an HDF5 file.
+        RunDirectoryError: it is missing, not an HDF5 file, or damaged where it is read.
     """
+    # A pipe would never end, and a device neither.
+    if not path.is_file():
+        raise RunDirectoryError(f"{path} is missing from its run")
     try:
-        file = h5py.File(path, "r")
-    except FileNotFoundError as error:
-        raise RunDirectoryError(f"{path} is missing from its run") from error
-    except OSError as error:
+        with h5py.File(path, "r") as file:
+            yield file
+    except _UNREADABLE as error:
         raise RunDirectoryError(f"{path} is damaged: {error}") from error
-    with file:
-        yield file
 
 
-def stored(file: Any, key: str) -> Any:
-    """The dataset of a dense tensor, or the group of a ragged one.
+def stored(file: Any, key: str) -> dict[str, Any]:
+    """The datasets of a tensor by the names of its parts; a dense one's has no name.
 
     Raises:
-        RunDirectoryError: there is none, or it leads out of the file. A shard is self-contained;
-            HDF5 would follow a link or external storage to any file of the user's.
+        RunDirectoryError: there is none, or one that no sink has written: HDF5 would follow a link
+            or external storage to any file of the user's.
     """
-    node = file.get(key)
-    datasets = list(node.values()) if isinstance(node, h5py.Group) else [node]
-    if node is None or (isinstance(node, h5py.Group) and not {VALUES, OFFSETS} <= set(node)):
+    node = member(file, key)
+    if isinstance(node, h5py.Group):
+        found = {part: member(node, part) for part in (VALUES, OFFSETS, SHAPES)}
+        parts = {part: dataset for part, dataset in found.items() if dataset is not None}
+    else:
+        parts = {} if node is None else {"": node}
+    if not parts or (VALUES in parts) != (OFFSETS in parts):
         raise RunDirectoryError(
             f"{file.filename} holds no tensor {key!r}. {choices(key, _keys(file))}"
         )
-    for dataset in datasets:
-        if isinstance(dataset, h5py.Dataset) and (
-            dataset.is_virtual or dataset.external or dataset.file.filename != file.filename
-        ):
-            raise RunDirectoryError(f"{file.filename}: {key!r} points outside of its shard file")
-    return node
+    for dataset in parts.values():
+        check_dataset(dataset, key)
+    if OFFSETS in parts:
+        layouts = {part: (dataset.dtype, dataset.shape) for part, dataset in parts.items()}
+        check_layout(Path(file.filename), key, layouts[OFFSETS], layouts.get(SHAPES))
+    return parts
+
+
+def presence(file: Any, key: str) -> Any:
+    """The dataset that says which rows of a tensor are there; None where it has NaN for that.
+
+    Raises:
+        RunDirectoryError: as `stored`.
+    """
+    dataset = member(file, key + PRESENT)
+    if dataset is not None:
+        check_dataset(dataset, key + PRESENT)
+    return dataset
 
 
 def _keys(file: Any) -> list[str]:
@@ -72,7 +93,7 @@ def _keys(file: Any) -> list[str]:
     def visit(name: str, node: object) -> None:
         if isinstance(node, h5py.Dataset) and not name.endswith(PRESENT):
             group, _, part = name.rpartition("/")
-            found.append(group if part in (VALUES, OFFSETS, "shapes") else name)
+            found.append(group if part in (VALUES, OFFSETS, SHAPES) else name)
 
     file.visititems(visit)
     return list(dict.fromkeys(found))

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from extractkit.sinks.hdf5_file import PRESENT, opened, stored
+from extractkit.sinks.hdf5_file import PRESENT, opened, presence, stored
 from extractkit.sinks.protocol import StoredShard, StoredTensor
 from extractkit.values import OFFSETS, SHAPES, VALUES
 
@@ -80,19 +80,19 @@ class _Tensor:
         return cls(tensor, _Pieces(tensor.key), _Pieces(tensor.key + PRESENT))
 
     def append(self, source: str, file: Any) -> None:
-        node = stored(file, self.stored.key)
-        if isinstance(node, h5py.Dataset):
-            self.values.append(source, node)
+        parts = stored(file, self.stored.key)
+        if "" in parts:
+            self.values.append(source, parts[""])
         else:
             self.values.name = f"{self.stored.key}/{VALUES}"
             before = self.values.shape[0] if self.values.shape else 0
-            offsets = node[OFFSETS][:]
+            offsets = parts[OFFSETS][:]
             self.offsets.append(offsets[1:] + before if self.offsets else offsets)
-            self.values.append(source, node[VALUES])
-            if SHAPES in node:
-                self.shapes.append(node[SHAPES][:])
-        if self.stored.key + PRESENT in file:
-            self.present.append(source, file[self.stored.key + PRESENT])
+            self.values.append(source, parts[VALUES])
+            if SHAPES in parts:
+                self.shapes.append(parts[SHAPES][:])
+        if (present := presence(file, self.stored.key)) is not None:
+            self.present.append(source, present)
 
     def write(self, file: Any) -> None:
         if not self.values.parts:

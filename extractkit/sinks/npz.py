@@ -91,9 +91,9 @@ class NpzSink:
 
     def finish(
         self, directory: Path, tensors: Sequence[StoredTensor], shards: Sequence[StoredShard]
-    ) -> Sequence[Path]:
+    ) -> Mapping[str, bytes]:
         """Nothing: NumPy has no file that spans others."""
-        return ()
+        return {}
 
 
 @contextmanager

@@ -69,10 +69,11 @@ class Sink(Protocol):
 
     def finish(
         self, directory: Path, tensors: Sequence[StoredTensor], shards: Sequence[StoredShard]
-    ) -> Sequence[Path]:
-        """Write what makes one logical file of all shards, if the format has such a thing.
+    ) -> Mapping[str, bytes]:
+        """What makes one logical file of all shards, if the format has such a thing.
 
-        Called once every shard is committed; returns the files written, and may be called again.
+        Called once every shard is committed; returns contents by file name. Nothing is written:
+        that is the recorder's part.
         """
         ...
 

@@ -111,6 +111,16 @@ class SourceContract:
         assert_same(first.read(0, len(first)), second.read(0, len(second)))
 
 
+def read_all(inputs: Inputs, signature: Signature) -> Sequence[Sample]:
+    """Every sample, bound and read as a job does.
+
+    Raises:
+        InputError: the source is no good, or one of its samples.
+    """
+    source = inputs.bind(signature)
+    return source.read(0, len(source))
+
+
 def assert_fits(sample: Sample, signature: Signature) -> None:
     """A text for a model that takes text, or an array for each of the model's inputs."""
     if isinstance(sample.data, str):

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from extractkit.inputs.protocol import InputSpec, Sample, Signature
+from extractkit.models.digests import of_plain_data
 from extractkit.models.encoding import encode_arrays
 from extractkit.models.numpy_transforms import stacked, transformed
 from extractkit.models.protocol import Compilation, Encoded, Fetch, Program
@@ -157,6 +158,14 @@ class ReferenceModel:
             for fetch in fetches
         ]
 
+    def direct_outputs(
+        self, features: Mapping[str, Array], lengths: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """What `forward` makes of each sample."""
+        rows = zip(features["tokens"], lengths[_TOKEN], strict=True)
+        computed = [self.forward(row[: int(size)]) for row, size in rows]
+        return {":output": stacked([one[":output"] for one in computed])}
+
     def weights_digest(self) -> str:
         """SHA-256 over the weights."""
         sha = hashlib.sha256()
@@ -164,14 +173,19 @@ class ReferenceModel:
             sha.update(address.encode() + array.tobytes())
         return sha.hexdigest()
 
+    def definition_digest(self) -> str:
+        """SHA-256 over what the class computes: the longest text, not the weights."""
+        return of_plain_data([type(self).__name__, self.longest])
+
     def describe(self) -> Mapping[str, object]:
-        """Its name, seed and size."""
+        """Its name, seed, size and preprocessing."""
         parameters = sum(array.size for array in self.weights.values())
         return {
             "name": self.name,
             "class": "ReferenceModel",
             "parameters": parameters,
             "seed": self.seed,
+            "preprocessing": {"token": "character", "max_length": self.longest},
         }
 
 

@@ -148,15 +148,16 @@ class SinkContract:
         ]:
             assert named in refusal(RunDirectoryError, self.sink().read, file, key, 0, 1)
 
-    def test_finish_may_be_called_again(self, tmp_path: Path) -> None:
+    def test_finish_gives_the_same_files_every_time_and_writes_none(self, tmp_path: Path) -> None:
         (tmp_path / "shards").mkdir()
         path = tmp_path / f"shards/000000000-000000005{self.sink().suffix}"
         path.write_bytes(self.sink().serialize({"a:op/X": example_values()["a:op/X"]}))
         tensors = [StoredTensor("a:op/X", "float64", ("sample", None, None), (2, 3), False)]
         shards = [StoredShard(0, 5, path)]
         first = self.sink().finish(tmp_path, tensors, shards)
-        assert all(file.is_file() for file in first)
-        assert list(self.sink().finish(tmp_path, tensors, shards)) == list(first)
+        assert all(Path(name).name == name for name in first)
+        assert self.sink().finish(tmp_path, tensors, shards) == first
+        assert {file.name for file in tmp_path.iterdir()} == {"shards"}
 
 
 def refusal(expected: type[Exception], call: Callable[..., object], *arguments: object) -> str:

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
+from extractkit.component import Component
 from extractkit.engine.execute import execute
 from extractkit.engine.listener import Listener, Silent
 from extractkit.inputs.live import LiveTexts
 from extractkit.inputs.protocol import Source
-from extractkit.job import Component, Job, Runtime
+from extractkit.job import Job, Runtime
 from extractkit.models.protocol import Model
 from extractkit.runs.reader import Run, open_run
 from extractkit.selectors import parse_selector

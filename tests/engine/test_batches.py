@@ -92,3 +92,12 @@ def test_samples_from_anywhere_come_in_the_order_asked_for(positions: list[int])
     read = [position for a, b in remembering.ranges for position in range(a, b)]
     assert read == sorted(positions)
     assert len(remembering.ranges) == sum(p - 1 not in positions for p in positions)
+
+
+def test_part_of_a_batch_stays_padded_as_it_is() -> None:
+    batch = collate(SIGNATURE, [encoded(3, 1), encoded(1, 2), encoded(2, 1)])
+    part = batch.take([2, 0])
+    assert (len(batch), len(part)) == (3, 2)
+    assert part.features["ids"].tolist() == [[0, 1, 7], [0, 1, 2]]
+    assert part.features["age"].tolist() == [200, 300]
+    assert part.lengths["token"].tolist() == [2, 3]

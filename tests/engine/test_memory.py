@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from extractkit.component import Component
 from extractkit.engine.execute import execute
 from extractkit.engine.listener import Silent
-from extractkit.job import Component
 from extractkit.sinks.npz import NpzSink
 from extractkit.testing.reference import ReferenceModel
 from extractkit.values import Values

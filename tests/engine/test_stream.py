@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from extractkit.engine.batching import BatchRules
 from extractkit.engine.measure import measure_axes
 from extractkit.engine.stream import Stream, fetch
 from extractkit.engine.survey import survey
+from extractkit.errors import InputError, JobError
 from extractkit.inputs.protocol import Sample
 from extractkit.models.protocol import Compilation, Model, Program
 from extractkit.plan import PlannedTensor, Shard, plan_tensors
@@ -40,7 +42,7 @@ def stream(
 ) -> Stream:
     compiled = program or MODEL.program([fetch(tensor) for tensor in tensors], Compilation())
     reading = texts or source()
-    lengths = survey(MODEL, source(), lambda rows: None)
+    lengths = survey(MODEL, source(), lambda rows: None).lengths
     return Stream(MODEL, reading, compiled, tensors, lengths, rules)  # type: ignore[arg-type]
 
 
@@ -129,3 +131,20 @@ def test_an_error_of_the_model_is_raised_where_shards_are_used() -> None:
 
     with pytest.raises(OSError, match="the model broke"):
         values(stream(broken), WHOLE)
+
+
+def test_a_sample_that_can_no_longer_be_read_is_no_mistake_of_the_user() -> None:
+    class Gone:
+        def read(self, start: int, stop: int) -> Sequence[Sample]:
+            raise InputError("it is gone")
+
+    with pytest.raises(JobError, match="a sample can no longer be read: it is gone"):
+        values(stream(texts=Gone()), WHOLE)
+
+
+def test_every_sample_is_counted_once() -> None:
+    counted: list[int] = []
+    counting = replace(stream(), on_batch=counted.append, skipped={3: "no good", 11: "no good"})
+    for _ in counting.shards([Shard(0, 7), Shard(7, 20)]):
+        pass
+    assert sum(counted) == len(TEXTS)

@@ -23,7 +23,7 @@ class Fixed(ReferenceModel):
 def test_every_sample_has_its_length_and_row() -> None:
     rows: list[Row] = []
     texts = ["ab", "", "x" * 70]
-    lengths = survey(MODEL, source(texts), rows.extend)
+    lengths = survey(MODEL, source(texts), rows.extend).lengths
     assert lengths.samples == 3
     assert lengths.axes["token"].tolist() == [2, 0, 64]
     assert lengths.axes["token"].dtype == np.int64
@@ -36,7 +36,7 @@ def test_every_sample_has_its_length_and_row() -> None:
 
 def test_many_samples_are_read_in_parts_and_none_twice() -> None:
     parts: list[Sequence[Row]] = []
-    lengths = survey(MODEL, source(["ab"] * 1000), parts.append)
+    lengths = survey(MODEL, source(["ab"] * 1000), parts.append).lengths
     assert [row["index"] for part in parts for row in part] == list(range(1000))
     assert max(map(len, parts)) < 1000
     assert (lengths.samples, set(lengths.axes["token"].tolist())) == (1000, {2})
@@ -46,7 +46,7 @@ def test_samples_of_fixed_shape_are_not_encoded() -> None:
     model = Fixed()
     arrays = LiveArrays(np.ones((4, 2), "float32")).bind(model.signature)
     rows: list[Row] = []
-    assert survey(model, arrays, rows.extend).axes == {}
+    assert survey(model, arrays, rows.extend).lengths.axes == {}
     assert [row["index"] for row in rows] == [0, 1, 2, 3]
     assert "length" not in rows[0]
 

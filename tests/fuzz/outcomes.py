@@ -1,8 +1,8 @@
-"""What becomes of a process that loads a file: it answers, refuses, raises, dies or hangs."""
+"""What becomes of a process that does something risky: it answers, refuses, raises, dies, hangs."""
 
 import os
+import select
 import signal
-import time
 from collections.abc import Callable
 from enum import StrEnum
 
@@ -53,12 +53,12 @@ def outcome(action: Callable[[], object], seconds: float = 60.0) -> tuple[Outcom
 
 def _ended(child: int, seconds: float) -> int | None:
     """The child's status; None where it had to be killed."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            return status
-        time.sleep(0.02)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return None
+    descriptor = os.pidfd_open(child)
+    try:
+        ended, _, _ = select.select([descriptor], [], [], seconds)
+    finally:
+        os.close(descriptor)
+    if not ended:
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    return status if ended else None

@@ -18,7 +18,7 @@ from extractkit.inputs.arrays import Arrays
 from extractkit.inputs.columns import ColumnSource
 from extractkit.inputs.live import LiveArrays
 from extractkit.inputs.protocol import Inputs, InputSpec, Signature
-from extractkit.testing.inputs import SourceContract
+from extractkit.testing.inputs import SourceContract, read_all
 from extractkit.values import Array
 
 X = InputSpec("x", "float32", (10,), (None,))
@@ -34,7 +34,7 @@ def whole(source: ColumnSource, name: str = "x") -> Array:
 
 def refusal(signature: Signature, path: object, **arguments: object) -> str:
     with pytest.raises(InputError) as caught:
-        Arrays(path, **arguments).bind(signature)  # type: ignore[arg-type]
+        read_all(Arrays(path, **arguments), signature)  # type: ignore[arg-type]
     return str(caught.value)
 
 

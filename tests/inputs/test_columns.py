@@ -10,6 +10,7 @@ from extractkit.inputs.arrays import Arrays
 from extractkit.inputs.live import LiveArrays
 from extractkit.inputs.protocol import InputSpec, Signature
 from extractkit.inputs.random import Random
+from extractkit.testing.inputs import read_all
 from extractkit.values import Array
 
 TEXT = Signature("m", (InputSpec("x", "string", (), ()),), takes_text=True)
@@ -57,7 +58,7 @@ def test_the_fingerprint_is_of_the_texts_not_of_the_width_they_are_stored_in(
 )  # fmt: skip
 def test_what_is_no_text_is_refused(given: Array, message: str) -> None:
     with pytest.raises(InputError) as caught:
-        LiveArrays(given).bind(TEXT)
+        read_all(LiveArrays(given), TEXT)
     assert str(caught.value) == message
 
 

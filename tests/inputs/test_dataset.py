@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
+from extractkit.component import Component
 from extractkit.errors import ConfigError, DiskSpaceError, InputError
 from extractkit.inputs.dataset import Dataset
 from extractkit.inputs.protocol import Inputs, InputSpec, Signature
 from extractkit.inputs.records import RecordSource
 from extractkit.inputs.spool import Spool
-from extractkit.job import Component
-from extractkit.testing.inputs import SourceContract
+from extractkit.testing.inputs import SourceContract, read_all
 from extractkit.values import Array
 from tests.inputs.made_datasets import IMAGES
 
@@ -37,7 +37,7 @@ def values(source: RecordSource, name: str = "x") -> list[Array]:
 
 def refusal(name: str, signature: Signature = ONE, **settings: object) -> str:
     with pytest.raises(InputError) as caught:
-        made(name, **settings).bind(signature)  # type: ignore[arg-type]
+        read_all(made(name, **settings), signature)  # type: ignore[arg-type]
     return str(caught.value).replace("tests.inputs.made_datasets.", "")
 
 

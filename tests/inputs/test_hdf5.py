@@ -14,7 +14,7 @@ from extractkit.inputs.columns import ColumnSource
 from extractkit.inputs.hdf5 import Hdf5
 from extractkit.inputs.live import LiveArrays
 from extractkit.inputs.protocol import Inputs, InputSpec, Signature
-from extractkit.testing.inputs import SourceContract
+from extractkit.testing.inputs import SourceContract, read_all
 from extractkit.values import Array
 
 ONE = Signature("m", (InputSpec("x", "float32", (10,), (None,)),))
@@ -33,7 +33,7 @@ def whole(source: ColumnSource, name: str = "x") -> Array:
 
 def refusal(signature: Signature, path: object = "x.h5", **arguments: object) -> str:
     with pytest.raises(InputError) as caught:
-        Hdf5(path, **arguments).bind(signature)  # type: ignore[arg-type]
+        read_all(Hdf5(path, **arguments), signature)  # type: ignore[arg-type]
     return str(caught.value)
 
 

@@ -12,7 +12,7 @@ from extractkit.errors import InputError, JobError, MissingExtraError
 from extractkit.inputs import extras
 from extractkit.inputs.images import Images
 from extractkit.inputs.protocol import Inputs, InputSpec, Sample, Signature
-from extractkit.testing.inputs import SourceContract
+from extractkit.testing.inputs import SourceContract, read_all
 from extractkit.values import Array
 
 
@@ -42,7 +42,7 @@ def first(signature: Signature, path: object, **settings: object) -> Array:
 
 def refusal(signature: Signature, path: object, **settings: object) -> str:
     with pytest.raises(InputError) as caught:
-        Images(path, **settings).bind(signature)  # type: ignore[arg-type]
+        read_all(Images(path, **settings), signature)  # type: ignore[arg-type]
     return str(caught.value)
 
 
@@ -251,8 +251,9 @@ class TestRefused:
     def test_what_is_no_picture(self, folder: Path) -> None:
         Path("a.png").write_bytes(b"hello")
         assert refusal(RGB, "a.png") == (
-            "inputs.path='a.png' is no picture that can be read: it is in no format that is known "
-            "here. Mend it, convert it to one of PNG, JPEG, BMP, GIF, WEBP, TIFF, or leave it out"
+            "inputs.path='a.png' is no picture that can be decoded: it is in no format that is "
+            "known here. Mend it, convert it to one of PNG, JPEG, BMP, GIF, WEBP, TIFF, or leave "
+            "it out"
         )
 
     def test_a_picture_cut_short_is_found_when_it_is_read(self, folder: Path) -> None:

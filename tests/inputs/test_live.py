@@ -8,7 +8,7 @@ import pytest
 from extractkit.errors import InputError
 from extractkit.inputs.live import LiveArrays, LiveTexts
 from extractkit.inputs.protocol import Inputs, InputSpec, Signature
-from extractkit.testing.inputs import SourceContract, assert_same
+from extractkit.testing.inputs import SourceContract, assert_same, read_all
 
 ONE = Signature("m", (InputSpec("x", "float32", (2,), (None,)),))
 IDS = InputSpec("ids", "int32", (None,), ("token",))
@@ -18,7 +18,7 @@ TWO = Signature("bert", (IDS, MASK), takes_text=True)
 
 def refusal(inputs: Inputs, signature: Signature) -> str:
     with pytest.raises(InputError) as caught:
-        inputs.bind(signature)
+        read_all(inputs, signature)
     return str(caught.value)
 
 

@@ -13,7 +13,7 @@ from extractkit.errors import InputError, JobError
 from extractkit.inputs.parquet import Parquet
 from extractkit.inputs.protocol import Inputs, InputSpec, Signature
 from extractkit.inputs.records import RecordSource
-from extractkit.testing.inputs import SourceContract
+from extractkit.testing.inputs import SourceContract, read_all
 from extractkit.values import Array
 
 IDS = InputSpec("ids", "int32", (None,), ("token",))
@@ -38,7 +38,7 @@ def values(source: RecordSource, name: str = "x") -> list[Array]:
 
 def refusal(signature: Signature, path: object = "x.parquet", **arguments: object) -> str:
     with pytest.raises(InputError) as caught:
-        Parquet(path, **arguments).bind(signature)  # type: ignore[arg-type]
+        read_all(Parquet(path, **arguments), signature)  # type: ignore[arg-type]
     return str(caught.value)
 
 

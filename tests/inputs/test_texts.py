@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from extractkit.errors import InputError, JobError
 from extractkit.inputs.protocol import Inputs, InputSpec, Signature
 from extractkit.inputs.texts import PACKAGED, Texts, TextSource
-from extractkit.testing.inputs import SourceContract, assert_same
+from extractkit.testing.inputs import SourceContract, assert_same, read_all
 
 TOKENS = InputSpec("token_ids", "int32", (None,), ("token",))
 READER = Signature("bert", (TOKENS,), takes_text=True)
@@ -33,7 +33,7 @@ def rows(source: TextSource) -> list[tuple[str, object]]:
 
 def refusal(path: object, **arguments: object) -> str:
     with pytest.raises(InputError) as caught:
-        bound(path, **arguments)
+        read_all(Texts(path, **arguments), READER)  # type: ignore[arg-type]
     return str(caught.value)
 
 

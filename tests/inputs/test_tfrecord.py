@@ -15,7 +15,7 @@ from extractkit.errors import InputError, JobError
 from extractkit.inputs.protocol import Inputs, InputSpec, Signature
 from extractkit.inputs.records import RecordSource
 from extractkit.inputs.tfrecord import TFRecord
-from extractkit.testing.inputs import SourceContract
+from extractkit.testing.inputs import SourceContract, read_all
 from extractkit.values import Array
 
 IDS = InputSpec("ids", "int32", (None,), ("token",))
@@ -53,7 +53,7 @@ def values(source: RecordSource, name: str = "x") -> list[Array]:
 
 def refusal(signature: Signature, path: object = "x.tfrecord", **arguments: object) -> str:
     with pytest.raises(InputError) as caught:
-        TFRecord(path, **arguments).bind(signature)  # type: ignore[arg-type]
+        read_all(TFRecord(path, **arguments), signature)  # type: ignore[arg-type]
     return str(caught.value)
 
 

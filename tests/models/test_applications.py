@@ -58,7 +58,8 @@ def test_pixels_are_prepared_as_the_architecture_was_trained() -> None:
     expected = image[..., ::-1] - np.array([103.939, 116.779, 123.68])
     np.testing.assert_allclose(encoded.features["input"], expected, atol=1e-4)
     np.testing.assert_array_equal(image, before)
-    assert model.describe()["preprocess"] == "keras.src.applications.vgg16.preprocess_input"
+    function = "keras.src.applications.vgg16.preprocess_input"
+    assert model.describe()["preprocessing"] == {"function": function}
     assert (model.signature.specs[0].low, model.signature.specs[0].high) == (0, 256)
 
 
@@ -66,7 +67,7 @@ def test_pixels_stay_as_they_are_if_asked_to() -> None:
     model = load("MobileNet", preprocess=False, **SMALL)  # type: ignore[arg-type]
     image = pixels(1)[0]
     np.testing.assert_array_equal(model.encode([sample(image)])[0].features["input"], image)
-    assert model.describe()["preprocess"] is None
+    assert model.describe()["preprocessing"] == {}
 
 
 def test_random_weights_follow_the_seed() -> None:

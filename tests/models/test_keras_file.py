@@ -16,8 +16,8 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+from extractkit.component import Component
 from extractkit.errors import ConfigError, ModelError
-from extractkit.job import Component
 from extractkit.models import keras_file
 from extractkit.models.keras_file import load
 from extractkit.tensors import Kind

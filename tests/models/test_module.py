@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 
 import extractkit
+from extractkit.component import Component
 from extractkit.errors import ConfigError, ModelError
-from extractkit.job import Component
 from extractkit.models.module import load
 from extractkit.models.protocol import Model
 from extractkit.tensors import Kind

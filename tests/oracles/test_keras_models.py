@@ -10,7 +10,7 @@ import tensorflow as tf
 import tf_keras
 
 from experiments.real_models import architectures
-from extractkit.job import Component
+from extractkit.component import Component
 from extractkit.models.keras_file import load
 from extractkit.tensors import Kind
 from extractkit.values import Array

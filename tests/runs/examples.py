@@ -132,12 +132,13 @@ def record(
     """A run with these shards committed, not yet finished."""
     samples = sample_values()
     kernel = np.arange(6, dtype="float32").reshape(2, 3)
+    path.mkdir(parents=True, exist_ok=True)
     recorder = Recorder.start(path, manifest(sinks), {name: SINKS[name] for name in sinks})
     recorder.add_samples(
         {"index": index, "id": f"text-{index}", "length": length}
         for index, length in enumerate(LENGTHS)
     )
-    recorder.revise(recorder.manifest)
+    recorder.freeze(recorder.manifest)
     recorder.commit(CONSTANTS_SHARD, {KERNEL: Dense(kernel)})
     for shard in shards:
         recorder.commit(shard, shard_values(samples, shard), timings={"run": 0.5})

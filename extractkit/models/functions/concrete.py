@@ -44,7 +44,23 @@ def outputs_of(function: Any) -> dict[str, tf.Tensor]:
     results = iter(function.graph.outputs)
     tensors = [None if one is None else next(results) for one in flat]
     packed = tf.nest.pack_sequence_as(function.structured_outputs, tensors, expand_composites=True)
-    named = components(ports("output", packed))
+    return _results(packed)
+
+
+def call(function: Any, given: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Its results, named as by `outputs_of`, for arguments named as by `inputs_of`."""
+    signature = function.structured_input_signature
+    tensors = iter([given[name] for name in inputs_of(function)])
+    flat = [
+        next(tensors) if isinstance(one, tf.TypeSpec) else one
+        for one in tf.nest.flatten(signature, expand_composites=True)
+    ]
+    arguments, by_name = tf.nest.pack_sequence_as(signature, flat, expand_composites=True)
+    return _results(function(*arguments, **by_name))
+
+
+def _results(structure: Any) -> dict[str, tf.Tensor]:
+    named = components(ports("output", structure))
     return {_KEY.sub("", port): tensor for port, tensor in named.items()}
 
 

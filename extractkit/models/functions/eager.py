@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from extractkit.errors import ConfigError, JobError, ModelError
-from extractkit.inputs.protocol import InputSpec, Sample, Signature
+from extractkit.inputs.protocol import Sample, Signature
 from extractkit.models.axes import Sizes
 from extractkit.models.digests import update
 from extractkit.models.encoding import encode_arrays
@@ -23,18 +23,23 @@ from extractkit.models.foreign import told
 from extractkit.models.functions.callables import constant_function, is_value, method_of, specs_of
 from extractkit.models.functions.concrete import components
 from extractkit.models.functions.eager_calls import EagerCall, restored, watched
+from extractkit.models.functions.eager_records import (
+    input_address,
+    input_record,
+    weight_record,
+    weights_of,
+)
 from extractkit.models.functions.model import as_the_model_takes_it, to_numpy
 from extractkit.models.graphs.rebuilding import candidate_sizes, static_shape
 from extractkit.models.graphs.records import Axes, Records, axes_at, of_one_sample, why_not
 from extractkit.models.graphs.signature import declared, signature_of
 from extractkit.models.graphs.transforming import transformed
 from extractkit.models.input_settings import AT, InputSetting
-from extractkit.models.naming import Ports
 from extractkit.models.protocol import Compilation, Encoded, Fetch, Program
 from extractkit.models.structure import ports
 from extractkit.models.tensorflow_process import configure
 from extractkit.plan import numpy_dtype
-from extractkit.tensors import SAMPLE, Catalog, Kind, TensorRecord, escape, join
+from extractkit.tensors import SAMPLE, Catalog, Kind, TensorRecord, join
 from extractkit.values import Array
 
 _ANOTHER_PATH = "Python takes another path where sizes differ: it is not always made"
@@ -66,7 +71,7 @@ class EagerModel:
     @cached_property
     def catalog(self) -> Catalog:
         """Inputs, every operation's results, outputs, weights: from calls with made-up values."""
-        weights = [_weight(address, variable) for address, variable in self.variables.items()]
+        weights = [weight_record(address, variable) for address, variable in self.variables.items()]
         return Catalog([*self._watched.records, *weights], self.name)
 
     def configure(self, seed: int, deterministic: bool, device: str | None) -> Mapping[str, object]:
@@ -94,7 +99,7 @@ class EagerModel:
             batch = {s.name: tf.constant(features[s.name], s.dtype) for s in self.signature.specs}
             with tf.device(compilation.device):
                 found = self._values(self._called(batch, keep))
-                found |= {_input_address(name): feature for name, feature in batch.items()}
+                found |= {input_address(name): feature for name, feature in batch.items()}
                 samples = tf.constant(len(next(iter(features.values()))))
                 own = {axis: tf.constant(length) for axis, length in lengths.items()}
                 return [
@@ -111,6 +116,25 @@ class EagerModel:
         found |= {a: tf.convert_to_tensor(variable) for a, variable in self.variables.items()}
         return [to_numpy(transformed(self._wanted(found, f), f, None, {})) for f in fetches]
 
+    def direct_outputs(
+        self, features: Mapping[str, Array], lengths: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """What the function returns when nobody watches it."""
+        batch = {s.name: tf.constant(features[s.name], s.dtype) for s in self.signature.specs}
+        addresses = [
+            record.address
+            for record in self.catalog.records
+            if record.kind is Kind.MODEL_OUTPUT and record.extractable and record.depends_on_inputs
+        ]
+        if not addresses:
+            return {}
+        try:
+            with restored(self.variables.values()):
+                found = self._returned(self.function(**self._arguments(batch)))
+        except Exception as error:  # whatever somebody else's code raises
+            raise JobError(f"model {self.name!r} failed on a batch: {told(error)}") from error
+        return {a: to_numpy(self._wanted(found, Fetch(a))) for a in addresses}
+
     def weights_digest(self) -> str:
         """SHA-256 over every weight's address, dtype, shape and content."""
         sha = hashlib.sha256()
@@ -119,25 +143,36 @@ class EagerModel:
             update(sha, address, tf.as_dtype(variable.dtype).name, array)
         return sha.hexdigest()
 
+    def definition_digest(self) -> None:
+        """None: nobody can tell what Python code does."""
+        return None
+
     def describe(self) -> Mapping[str, object]:
         """Where it comes from."""
         return {"name": self.name, **self.origin}
 
     def _called(self, batch: Mapping[str, tf.Tensor], keep: Container[str] | None) -> EagerCall:
-        arguments = {
-            spec.name: as_the_model_takes_it(spec, batch[spec.name])
-            for spec in self.signature.specs
-        }
         try:
             with restored(self.variables.values()):
-                return watched(self.function, arguments, keep)
+                return watched(self.function, self._arguments(batch), keep)
         except Exception as error:  # whatever somebody else's code raises
             raise JobError(f"model {self.name!r} failed on a batch: {told(error)}") from error
 
+    def _arguments(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        return {
+            spec.name: as_the_model_takes_it(spec, batch[spec.name])
+            for spec in self.signature.specs
+        }
+
     def _values(self, call: EagerCall) -> dict[str, tf.Tensor]:
         """What a call made, by address."""
-        returned = components(ports("output", tf.nest.map_structure(_as_tensor, call.result)))
-        return {join("", port): tensor for port, tensor in {**call.operations, **returned}.items()}
+        operations = {join("", port): tensor for port, tensor in call.operations.items()}
+        return {**operations, **self._returned(call.result)}
+
+    def _returned(self, result: Any) -> dict[str, tf.Tensor]:
+        """What a call returned, by address."""
+        named = components(ports("output", tf.nest.map_structure(_as_tensor, result)))
+        return {join("", port): tensor for port, tensor in named.items()}
 
     def _wanted(self, found: Mapping[str, tf.Tensor], fetch: Fetch) -> tf.Tensor:
         if fetch.address not in found:
@@ -153,7 +188,7 @@ class EagerModel:
         sizes, calls = self._trials()
         found = [self._values(call) for call in calls]
         pure = calls[0].pure
-        records, whole = [_input(spec) for spec in self.signature.specs], set()
+        records, whole = [input_record(spec) for spec in self.signature.specs], set()
         for address, tensor in found[0].items():
             same = [values[address] for values in found if address in values]
             record, added = self._record(address, tensor, calls[0], sizes, same)
@@ -247,7 +282,7 @@ def eager_model(
     method = method_of(built, signature)
     specs = specs_of(method, settings)
     takes = [declared(name, spec) for name, spec in specs.items()]
-    return EagerModel(name, signature_of(name, takes, settings), method, _weights_of(built), origin)
+    return EagerModel(name, signature_of(name, takes, settings), method, weights_of(built), origin)
 
 
 def _as_tensor(value: Any) -> Any:
@@ -264,43 +299,3 @@ def _as_tensor(value: Any) -> Any:
 
 def _told_sizes(sizes: Mapping[str, int]) -> str:
     return ", ".join(f"{axis}={size}" for axis, size in sizes.items()) or "those declared"
-
-
-def _weights_of(built: object) -> dict[str, Any]:
-    """Variables of a module or layer by address: `dense:kernel`; a function tells of none."""
-    ports = Ports()
-    found = {}
-    for variable in getattr(built, "variables", ()):
-        name = getattr(variable, "path", variable.name).partition(":")[0]
-        path, _, port = name.rpartition("/")
-        address = join("/".join(escape(part) for part in path.split("/") if part), escape(port))
-        found[ports.unique(address)] = variable
-    return found
-
-
-def _weight(address: str, variable: Any) -> TensorRecord:
-    return TensorRecord(
-        address=address,
-        kind=Kind.WEIGHT,
-        dtype=tf.as_dtype(variable.dtype).name,
-        shape=tuple(variable.shape),
-        dims=(None,) * len(variable.shape),
-        name=address,
-        depends_on_inputs=False,
-    )
-
-
-def _input_address(name: str) -> str:
-    return join("", f"input.{escape(name)}")
-
-
-def _input(spec: InputSpec) -> TensorRecord:
-    address = _input_address(spec.name)
-    return TensorRecord(
-        address=address,
-        kind=Kind.MODEL_INPUT,
-        dtype=spec.dtype,
-        shape=(None, *spec.shape),
-        dims=(SAMPLE, *spec.dims),
-        name=address,
-    )

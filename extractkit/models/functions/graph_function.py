@@ -1,19 +1,21 @@
 """A concrete function of any origin behind the `Model` protocol, by TensorFlow's own names."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import tensorflow as tf
 
+from extractkit.models.functions.concrete import call, inputs_of
 from extractkit.models.functions.inlining import InlinedGraph, inlined, is_seam
 from extractkit.models.functions.model import FunctionModel
-from extractkit.models.graphs.catalog import find_operations
+from extractkit.models.graphs.catalog import find_operations, signature_address
 from extractkit.models.graphs.constants import checked_constants
 from extractkit.models.graphs.records import Found
 from extractkit.models.graphs.signature import chosen, declared, signature_of
 from extractkit.models.input_settings import InputSetting
+from extractkit.values import Array
 
 _WRAPPER = "StatefulPartitionedCall/"
 
@@ -24,10 +26,14 @@ class GraphFunction(FunctionModel):
 
     Attributes:
         source: its graph.
+        function: the concrete function itself.
+        fixed: its inputs that are the same for every sample, by name.
         keep: what has to live as long as its variables are read.
     """
 
     source: InlinedGraph
+    function: Any
+    fixed: Mapping[str, Array]
     keep: Any = field(default=None, kw_only=True)
 
     @property
@@ -47,6 +53,20 @@ class GraphFunction(FunctionModel):
             drop_prefix=_WRAPPER,
         )
         return [one for one in found if not (one.in_graph and is_seam(one.value.op))]
+
+    @property
+    def variables(self) -> Iterable[Any]:
+        """Those that the graph reads or assigns to."""
+        return self.source.variables.values()
+
+    def called(self, arguments: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """What the concrete function returns, by address."""
+        fixed = {name: tf.constant(value) for name, value in self.fixed.items()}
+        given = {**fixed, **arguments}
+        if not set(given).issuperset(inputs_of(self.function)):
+            return {}
+        returned = call(self.function, given)
+        return {signature_address("output", name): one for name, one in returned.items()}
 
 
 def graph_function(
@@ -83,6 +103,8 @@ def graph_function(
         name,
         signature_of(name, takes, settings),
         inlined(function, {one.name: inputs[one.name] for one in takes}, outputs, fixed),
+        function,
+        constant,
         origin={**(origin or {}), **({"constants": dict(constants)} if constants else {})},
         keep=keep,
     ).settled()

@@ -1,6 +1,6 @@
 """The adapter of everything that is one TensorFlow function: its graph rebuilt for some tensors."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,9 @@ import tensorflow as tf
 
 from extractkit.errors import JobError
 from extractkit.inputs.protocol import InputSpec
-from extractkit.models.foreign import told_by_graph
+from extractkit.models.foreign import told, told_by_graph
+from extractkit.models.functions.captured import captured_contents
+from extractkit.models.functions.eager_calls import restored
 from extractkit.models.graphs.model import GraphModel
 from extractkit.models.graphs.rebuilding import tensors_in_graph
 from extractkit.models.graphs.transforming import transformed
@@ -21,8 +23,49 @@ from extractkit.values import Array
 class FunctionModel(GraphModel):
     """One function's graph, with variables captured, behind the `Model` protocol.
 
-    A subclass says what graph that is.
+    A subclass says what graph that is, and what the model's own call is.
     """
+
+    @property
+    def variables(self) -> Iterable[Any]:
+        """Every variable that a call of the model may assign to."""
+        raise NotImplementedError
+
+    def called(self, arguments: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
+        """The model's own outputs by address; empty where it lacks an input.
+
+        Args:
+            arguments: the inputs of the signature by name, as the model itself takes them.
+        """
+        raise NotImplementedError
+
+    @property
+    def contents(self) -> Mapping[str, str] | None:
+        """What the graph captures."""
+        weights = {id(v.handle): self._weight_content(record) for record, v in self._weights()}
+        return captured_contents(self.graph.graph, weights)
+
+    def direct_outputs(
+        self, features: Mapping[str, Array], lengths: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """The model's outputs by its own call; variables stay as they are."""
+        addresses = [record.address for record in self._outputs()]
+        if not addresses:
+            return {}
+        arguments = {
+            spec.name: as_the_model_takes_it(spec, tf.constant(features[spec.name], spec.dtype))
+            for spec in self.signature.specs
+        }
+        try:
+            with restored(self.variables):
+                outputs = self.called(arguments)
+        except Exception as error:  # whatever a layer of somebody's own raises
+            raise JobError(f"model {self.name!r} failed on a batch: {told(error)}") from error
+        return {
+            address: self._with_samples(address, to_numpy(outputs[address]))
+            for address in addresses
+            if address in outputs
+        }
 
     def program(self, fetches: Sequence[Fetch], compilation: Compilation) -> Program:
         """A compiled function of one batch that computes the fetches and what they need alone."""

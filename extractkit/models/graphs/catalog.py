@@ -116,6 +116,16 @@ def find_operations(
     return found
 
 
+def signature_address(role: str, name: str) -> str:
+    """Address of what a signature names: `:input.x`, `:output.y`; `output.1` is a port already.
+
+    Args:
+        role: "input" or "output".
+    """
+    is_port = name == role or name.startswith(f"{role}.")
+    return join("", escape(name) if is_port else f"{role}.{escape(name)}")
+
+
 def terminal_tensors(
     graph: tf.Graph, inputs: Mapping[str, tf.Tensor], facts: GraphFacts | None = None
 ) -> dict[str, tf.Tensor]:
@@ -200,11 +210,10 @@ def _found(
 def _named(
     role: str, kind: Kind, tensors: Mapping[str, tf.Tensor], reasons: Mapping[str, str]
 ) -> list[Found]:
-    """Inputs or outputs by their names in the signature; `output.1` is a port already."""
+    """Inputs or outputs by their names in the signature."""
     found = []
     for name, tensor in tensors.items():
-        is_port = name == role or name.startswith(f"{role}.")
-        address = join("", escape(name) if is_port else f"{role}.{escape(name)}")
+        address = signature_address(role, name)
         found.append(_found(address, kind, tensor, reasons.get(tensor.name), name=address))
     return found
 

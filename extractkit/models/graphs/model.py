@@ -1,8 +1,8 @@
 """What every model has in common that is one TensorFlow graph: catalog, samples, weights."""
 
 import hashlib
-from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from math import prod
 from typing import Any, Self
@@ -12,13 +12,14 @@ import tensorflow as tf
 from extractkit.inputs.protocol import Sample, Signature
 from extractkit.models import digests
 from extractkit.models.encoding import encode_arrays
+from extractkit.models.graphs.definition import graph_digest
 from extractkit.models.graphs.rebuilding import SourceGraph
 from extractkit.models.graphs.records import Found, Records, complete, free_axes_are_independent
 from extractkit.models.graphs.signature import tied
 from extractkit.models.graphs.transforming import transformed
 from extractkit.models.protocol import Encoded, Fetch
 from extractkit.models.tensorflow_process import configure
-from extractkit.tensors import Catalog, Kind
+from extractkit.tensors import Catalog, Kind, TensorRecord
 from extractkit.values import Array
 
 Encoder = Callable[[Sequence[Sample]], Sequence[Encoded]]
@@ -33,6 +34,8 @@ class GraphModel:
         signature: what it takes.
         masks_padding: whether it masks what is padded along the free axes.
         encoder: turns texts into inputs; None: it takes none, or as they are.
+        preprocessing: everything that decides what samples become before the model sees them, as
+            plain data; empty: they are taken as they are.
         origin: what the manifest records of where it comes from.
     """
 
@@ -40,6 +43,7 @@ class GraphModel:
     signature: Signature
     masks_padding: bool = field(default=False, kw_only=True)
     encoder: Encoder | None = field(default=None, kw_only=True)
+    preprocessing: Mapping[str, object] = field(default_factory=dict, kw_only=True)
     origin: Mapping[str, object] = field(default_factory=dict, kw_only=True)
 
     @property
@@ -56,6 +60,14 @@ class GraphModel:
     def inert(self) -> Container[str]:
         """Names of operations through which no randomness passes."""
         return frozenset()
+
+    @property
+    def contents(self) -> Mapping[str, str] | None:
+        """What stands behind nodes that do not tell it themselves, by their names; None: unknown.
+
+        A weight is told by its record, anything else by its content; see `graph_digest`.
+        """
+        raise NotImplementedError
 
     def read(self, variable: Any) -> Array:
         """A variable's content."""
@@ -77,20 +89,46 @@ class GraphModel:
         return [encode_arrays(self.signature, sample) for sample in samples]
 
     def weights_digest(self) -> str:
-        """SHA-256 over every weight's address, dtype, shape and content."""
+        """SHA-256 over every weight's address, dtype, shape and content, optimizer slots too."""
         sha = hashlib.sha256()
-        for record in self.catalog.records:
-            if record.kind is Kind.WEIGHT and record.extractable:
-                # One at a time: all at once would be a second copy of the model.
-                array = self.read(self._values[record.address])
-                digests.update(sha, record.address, record.dtype, array)
+        for record, value in self._weights():
+            # One at a time: all at once would be a second copy of the model.
+            digests.update(sha, record.address, record.dtype, self.read(value))
         return sha.hexdigest()
 
+    def definition_digest(self) -> str | None:
+        """SHA-256 over graph, addresses, signature and preprocessing; see `graph_digest`."""
+        contents = self.contents
+        if contents is None:
+            return None
+        graph_def = self.graph.graph.as_graph_def()
+        graph = graph_digest(graph_def, contents)
+        if graph is None:
+            return None
+        places = {node.name: place for place, node in enumerate(graph_def.node)}
+        told = {
+            "graph": graph,
+            "addresses": [
+                [one.record.address, places[one.value.op.name], one.value.value_index]
+                for one in self.found
+                if one.in_graph and one.value.graph is self.graph.graph
+            ],
+            "signature": asdict(replace(self.signature, model="")),
+            "masks_padding": self.masks_padding,
+            "preprocessing": self.preprocessing,
+        }
+        return digests.of_plain_data(told)
+
     def describe(self) -> Mapping[str, object]:
-        """Number of parameters, and where the model comes from."""
+        """Number of parameters, what prepares samples, and where the model comes from."""
         weights = [record for record in self.catalog.records if record.kind is Kind.WEIGHT]
         parameters = sum(prod(size or 0 for size in record.shape or ()) for record in weights)
-        return {"name": self.name, "parameters": parameters, **self.origin}
+        return {
+            "name": self.name,
+            "parameters": parameters,
+            "preprocessing": self.preprocessing,
+            **self.origin,
+        }
 
     def settled(self) -> Self:
         """The same model, its free axes sharing lengths where they cannot each have their own."""
@@ -104,6 +142,28 @@ class GraphModel:
         if free_axes_are_independent(self.graph, outputs, self.signature):
             return self
         return replace(self, signature=replace(self.signature, specs=tied(self.signature.specs)))
+
+    def _weights(self) -> Iterator[tuple[TensorRecord, Any]]:
+        """Every weight that has a value, optimizer slots too, with its variable or tensor."""
+        for record in self.catalog.records:
+            if record.kind in (Kind.WEIGHT, Kind.OPTIMIZER) and record.extractable:
+                yield record, self._values[record.address]
+
+    @staticmethod
+    def _weight_content(record: TensorRecord) -> str:
+        return f"weight {record.address} {record.dtype} {record.shape}"
+
+    def _outputs(self) -> list[TensorRecord]:
+        """The model's own outputs, as far as they depend on the inputs and can be extracted."""
+        return [
+            record
+            for record in self.catalog.records
+            if record.kind is Kind.MODEL_OUTPUT and record.extractable and record.depends_on_inputs
+        ]
+
+    def _with_samples(self, address: str, value: Array) -> Array:
+        """An output as a program returns it: with a sample axis where the call has none."""
+        return value[None] if address in self._records.whole else value
 
     def _transformed(
         self,

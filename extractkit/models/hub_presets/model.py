@@ -50,6 +50,13 @@ def text_model(
         if tokenizer is not None and tokenizer.max_length is not None:
             limit = tokenizer.max_length
         limits = {} if limit is None else {TOKEN: limit}
+    preprocessing: dict[str, object] = {}
+    if tokenizer is not None:
+        preprocessing = {
+            "tokenizer": tokenizer.library,
+            "sha256": tokenizer.sha256,
+            "max_length": tokenizer.max_length,
+        }
     return KerasModel(
         name=preset.model,
         keras_model=model,
@@ -57,11 +64,8 @@ def text_model(
         pack=packer(input_structure(model)),
         masks_padding=masks_padding(model, backbone),
         encoder=None if tokenizer is None else _encoder(tokenizer, [s.name for s in specs]),
-        origin={
-            **origin,
-            "max_length": limits.get(TOKEN),
-            "tokenizer": tokenizer and tokenizer.library,
-        },
+        preprocessing=preprocessing,
+        origin=origin,
     ).settled()
 
 
@@ -77,9 +81,11 @@ def image_model(
         ModelError: the preset's converter cannot be read.
     """
     converter = _image_converter(preset, _backbone(model)) if preprocess else None
-    prepared = converter and {
-        name: converter.get_config()[name] for name in ("image_size", "scale", "offset")
-    }
+    preprocessing = {}
+    if converter is not None:
+        config = converter.get_config()
+        preprocessing = {"converter": type(converter).__name__}
+        preprocessing |= {name: config[name] for name in ("image_size", "scale", "offset")}
     signature = preset_signature(preset.model, model, _backbone(model))
     return ImageModel(
         name=preset.model,
@@ -87,7 +93,8 @@ def image_model(
         signature=image_signature(signature, pixels=converter is not None),
         pack=packer(input_structure(model)),
         prepare=converter and _rescaling(converter),
-        origin={**origin, "preprocess": prepared},
+        preprocessing=preprocessing,
+        origin=origin,
     ).settled()
 
 

@@ -5,13 +5,17 @@ keras-hub's tokenizers differ in details: BERT's folds case where the original l
 splits words at control characters. They serve the presets that have nothing else.
 """
 
+import hashlib
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import keras_hub
 import numpy as np
 
+from extractkit.models.digests import of_plain_data
 from extractkit.models.hub_presets.classes import class_for
 from extractkit.models.hub_presets.preset import Preset
 
@@ -41,11 +45,13 @@ class Tokenizer:
     Attributes:
         tokenize: from texts to their pieces.
         library: where it comes from, for the manifest.
+        sha256: over everything that it makes tokens by: its files and settings.
         max_length: longest text in tokens, special ones included; None: no limit.
     """
 
     tokenize: Callable[[Sequence[str]], list[Pieces]]
     library: str
+    sha256: str
     max_length: int | None
 
 
@@ -76,7 +82,8 @@ def _is_of_hugging_face(preset: Preset) -> bool:
 def _hugging_face(preset: Preset, max_length: int | None) -> Tokenizer:
     import tokenizers
 
-    tokenizer = tokenizers.Tokenizer.from_file(f"{preset.directory}/tokenizer.json")
+    file = Path(f"{preset.directory}/tokenizer.json")
+    tokenizer = tokenizers.Tokenizer.from_file(str(file))
     tokenizer.no_padding()
     if max_length is None:
         tokenizer.no_truncation()
@@ -89,7 +96,8 @@ def _hugging_face(preset: Preset, max_length: int | None) -> Tokenizer:
             for encoding in tokenizer.encode_batch(list(texts))
         ]
 
-    return Tokenizer(tokenize, "tokenizers", max_length)
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    return Tokenizer(tokenize, "tokenizers", sha256, max_length)
 
 
 def _preprocessor(preset: Preset, backbone: Any) -> Any:
@@ -117,7 +125,31 @@ def _keras_hub(preprocessor: Any, max_length: int | None) -> Tokenizer:
             pieces.append(Pieces(ids, [tokenizer.id_to_token(i) for i in ids], whole > length))
         return pieces
 
-    return Tokenizer(tokenize, "keras_hub", length)
+    return Tokenizer(tokenize, "keras_hub", _sha256(preprocessor), length)
+
+
+def _sha256(preprocessor: Any) -> str:
+    """Of what keras-hub would save of a preprocessor: how it is configured, and its vocabulary."""
+    tokenizer = preprocessor.tokenizer
+    with tempfile.TemporaryDirectory() as scratch:
+        tokenizer.save_assets(scratch)
+        files = {
+            file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+            for file in Path(scratch).iterdir()
+        }
+    layers = [
+        [type(layer).__name__, _nameless(layer.get_config())] for layer in (preprocessor, tokenizer)
+    ]
+    return of_plain_data([layers, files])
+
+
+def _nameless(config: Any) -> Any:
+    """A configuration without the names that Keras makes up, and with texts for other objects."""
+    if isinstance(config, Mapping):
+        return {str(k): _nameless(v) for k, v in config.items() if k != "name"}
+    if isinstance(config, list | tuple):
+        return [_nameless(one) for one in config]
+    return config if config is None or isinstance(config, bool | int | float | str) else str(config)
 
 
 def _packed(preprocessor: Any, texts: Sequence[str]) -> Mapping[str, Any]:

@@ -1,6 +1,6 @@
 """The adapter of Keras models, wherever they come from: traced once, then any tensor of it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -15,6 +15,8 @@ from extractkit.models.graphs.records import Found
 from extractkit.models.keras_models.catalog import find_tensors
 from extractkit.models.keras_models.dialects import KERAS_3, Dialect
 from extractkit.models.keras_models.tracing import Trace, trace
+from extractkit.models.structure import ports
+from extractkit.tensors import Kind
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +58,19 @@ class KerasModel(FunctionModel):
     def found(self) -> Sequence[Found]:
         """Every layer call's tensors, the operations in it, and weights."""
         return find_tensors(self.graph)
+
+    @property
+    def variables(self) -> Iterable[Any]:
+        """The model's own, generators' states among them."""
+        return tuple(self.keras_model.variables)
+
+    def called(self, arguments: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """What calling the model returns, by address."""
+        addresses = [
+            one.record.address for one in self.found if one.record.kind is Kind.MODEL_OUTPUT
+        ]
+        returned = ports("output", self.keras_model(self.pack(arguments), training=False))
+        return dict(zip(addresses, returned.values(), strict=True))
 
     def describe(self) -> Mapping[str, object]:
         """Class, number of parameters, and where the model comes from."""

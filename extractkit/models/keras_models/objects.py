@@ -4,8 +4,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from extractkit.component import Component
 from extractkit.errors import ConfigError, ModelError
-from extractkit.job import Component
 from extractkit.models.foreign import told
 from extractkit.models.keras_models.saved import SavedKeras, serialized_objects
 

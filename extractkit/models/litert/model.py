@@ -16,7 +16,7 @@ import numpy as np
 
 from extractkit.errors import ConfigError, JobError
 from extractkit.inputs.protocol import Sample, Signature
-from extractkit.models.digests import update
+from extractkit.models.digests import of_plain_data, update
 from extractkit.models.encoding import encode_arrays
 from extractkit.models.foreign import told
 from extractkit.models.litert.catalog import Found, find_tensors
@@ -146,6 +146,20 @@ class TFLiteModel:
             raise JobError(f"{one.record.address!r} has no value: {told(error)}") from error
         return value if one.quantization is None else dequantized(value, one.quantization)
 
+    def direct_outputs(
+        self, features: Mapping[str, Array], lengths: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """The outputs by an interpreter of their own, which preserves no intermediates."""
+        addresses = [
+            record.address
+            for record in self.catalog.records
+            if record.kind is Kind.MODEL_OUTPUT and record.extractable and record.depends_on_inputs
+        ]
+        if not addresses:
+            return {}
+        program = self.program([Fetch(address) for address in addresses], Compilation())
+        return dict(zip(addresses, program(features, lengths), strict=True))
+
     def constants(self, fetches: Sequence[Fetch]) -> list[Array]:
         """Weights as the file holds them, and what is computed from them alone.
 
@@ -180,6 +194,14 @@ class TFLiteModel:
             array = self._read(interpreter, one)
             update(sha, one.record.address, str(array.dtype), array)
         return sha.hexdigest()
+
+    def definition_digest(self) -> str:
+        """SHA-256 over the file as it is, its weights too, and what of it is called."""
+        with self.path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        return of_plain_data(
+            [content, self.entry.signature, asdict(self.probed.reading), self.settings.xnnpack]
+        )
 
     def describe(self) -> Mapping[str, object]:
         """Size, signature, file, and whether reading intermediates leaves the outputs bitwise."""

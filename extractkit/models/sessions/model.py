@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from extractkit.errors import ConfigError, JobError, choices
+from extractkit.errors import ConfigError, JobError
 from extractkit.inputs.protocol import InputSpec
 from extractkit.models.foreign import told_by_graph
 from extractkit.models.graphs.catalog import GraphFacts, facts_of, find_operations, terminal_tensors
@@ -21,12 +21,11 @@ from extractkit.models.graphs.signature import chosen, declared, signature_of
 from extractkit.models.graphs.transforming import transformed
 from extractkit.models.input_settings import InputSetting
 from extractkit.models.protocol import Compilation, Fetch, Program
-from extractkit.models.sessions.graph import (
-    PLACEHOLDERS,
-    SessionGraph,
-    with_constants,
-)
+from extractkit.models.sessions.graph import SessionGraph, with_constants
+from extractkit.models.sessions.naming import placeholders, settings_named
+from extractkit.models.sessions.tables import table_contents
 from extractkit.models.sessions.variables import GraphVariable, optimizer_variables, variables_of
+from extractkit.tensors import TEXT
 from extractkit.values import Array
 
 
@@ -100,6 +99,42 @@ class SessionModel(GraphModel):
                     f"other devices: CUDA_VISIBLE_DEVICES=…"
                 )
         return configured
+
+    @property
+    def contents(self) -> Mapping[str, str] | None:
+        """Variables and frozen weights by their addresses, lookup tables by what they hold."""
+        with self._lock:
+            tables = table_contents(self.session, self.source.graph.as_graph_def())
+        if tables is None:
+            return None
+        return tables | {
+            value.name.partition(":")[0]: self._weight_content(record)
+            for record, value in self._weights()
+        }
+
+    def direct_outputs(
+        self, features: Mapping[str, Array], lengths: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """The graph's own tensors, fetched by their names."""
+        records = self._outputs()
+        fed = {
+            self.source.inputs[spec.name].name: as_the_graph_takes_it(spec, features[spec.name])
+            for spec in self.signature.specs
+        }
+        names = [self._values[record.address].name for record in records]
+        try:
+            values = self.session.run(names, {**fed, **self.constants_fed})
+        except tf.errors.OpError as error:
+            message = told_by_graph(error)
+            raise JobError(f"model {self.name!r} failed on a batch: {message}") from error
+        return {
+            record.address: self._with_samples(
+                # A text alone comes back as Python's bytes.
+                record.address,
+                np.asarray(value, object if record.dtype == TEXT else None),
+            )
+            for record, value in zip(records, values, strict=True)
+        }
 
     def program(self, fetches: Sequence[Fetch], compilation: Compilation) -> Program:
         """A callable of the session that computes the fetches and what they need alone."""
@@ -226,7 +261,7 @@ def session_model(
     constant = checked_constants(constants, feedable, tuple(settings or ()))
     if inputs is None:
         named = {key: t for key, t in named.items() if t.op.type != "PlaceholderWithDefault"}
-        named |= _named_by(settings, graph)
+        named |= settings_named(settings, graph)
     takes = [declared(key, t) for key, t in named.items() if key not in constant]
     takes = chosen(takes, settings)
     signature = signature_of(name, takes, settings)
@@ -246,45 +281,6 @@ def session_model(
         frozen=frozen,
         origin={**(origin or {}), **({"constants": dict(constants)} if constants else {})},
     ).settled()
-
-
-def placeholders(graph: tf.Graph) -> dict[str, tf.Tensor]:
-    """A graph's placeholders by the names of their operations."""
-    return {
-        operation.name: operation.outputs[0]
-        for operation in graph.get_operations()
-        if operation.type in PLACEHOLDERS
-    }
-
-
-def outputs_named(graph: tf.Graph, names: Sequence[str] | None) -> dict[str, tf.Tensor]:
-    """`model.outputs` as tensors by name.
-
-    Raises:
-        ConfigError: there is no such tensor.
-    """
-    outputs = {}
-    for name in names or ():
-        tensor = tensor_named(graph, name)
-        if tensor is None:
-            there = [operation.name for operation in graph.get_operations() if operation.outputs]
-            raise ConfigError(f"model.outputs: {name!r} is no tensor. {choices(name, there)}")
-        outputs[name] = tensor
-    return outputs
-
-
-def tensor_named(graph: tf.Graph, name: str) -> tf.Tensor | None:
-    """A tensor by its name (`op:1`), or an operation's first (`op`); None: there is none."""
-    try:
-        return graph.get_tensor_by_name(name if ":" in name else f"{name}:0")
-    except (KeyError, ValueError):
-        return None
-
-
-def _named_by(settings: Mapping[str, InputSetting] | None, graph: tf.Graph) -> dict[str, tf.Tensor]:
-    """Tensors in the midst of a graph that samples are to be read for."""
-    tensors = {name: tensor_named(graph, name) for name in settings or ()}
-    return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
 
 def as_the_graph_takes_it(spec: InputSpec, feature: Array) -> Array:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from extractkit.component import Component
 from extractkit.errors import ConfigError, JobError, ModelError
-from extractkit.job import Component
 from extractkit.models.functions.eager_calls import EagerCall, watched
 from extractkit.models.module import load
 from extractkit.models.protocol import Compilation, Fetch, Model

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from extractkit.job import Component
+from extractkit.component import Component
 from extractkit.models.module import load
 from extractkit.models.protocol import Fetch, Model
 from extractkit.tensors import Kind

@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 
 import extractkit
+from extractkit.component import Component
 from extractkit.errors import ConfigError, JobError
-from extractkit.job import Component
 from extractkit.models.live import live_model
 from extractkit.models.module import load
 from extractkit.tensors import Kind

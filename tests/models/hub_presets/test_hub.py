@@ -69,7 +69,7 @@ def test_a_text_that_is_cut_off_is_marked(gpt2: Path) -> None:
     assert (whole.truncated, cut.truncated) == (False, False)
     (cut,) = model.encode([text(TEXT + "cc")])
     assert (cut.truncated, cut.tokens) == (True, TOKENS)
-    assert model.describe()["max_length"] == 4
+    assert model.preprocessing["max_length"] == 4
 
 
 def test_a_token_that_is_the_same_as_padding_stays(gpt2: Path) -> None:
@@ -82,7 +82,7 @@ def test_without_a_tokenizer_it_takes_token_ids(tmp_path: Path) -> None:
     model = load(str(tiny_presets.saved(tiny_presets.llama, tmp_path / "llama")))
     assert not model.signature.takes_text
     assert model.signature.longest is None
-    assert model.describe()["tokenizer"] is None
+    assert model.describe()["preprocessing"] == {}
 
 
 def test_outputs_are_those_of_the_backbone(gpt2: Path) -> None:
@@ -157,7 +157,8 @@ def test_pixels_are_rescaled_as_the_preset_says(vit: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3))
     (encoded,) = model.encode([image(pixels)])
     np.testing.assert_allclose(encoded.features["images"], pixels / 127.5 - 1, atol=1e-6)
-    assert model.describe()["preprocess"] == {
+    assert model.describe()["preprocessing"] == {
+        "converter": "ViTImageConverter",
         "image_size": (32, 32),
         "scale": 1 / 127.5,
         "offset": -1,
@@ -171,7 +172,7 @@ def test_pixels_stay_as_they_are_where_nothing_rescales_them(vit: Path, tmp_path
     for model in (load(str(vit), preprocess=False), load(str(plain))):
         (encoded,) = model.encode([image(pixels)])
         np.testing.assert_array_equal(encoded.features["images"], pixels)
-        assert model.describe()["preprocess"] is None
+        assert model.describe()["preprocessing"] == {}
 
 
 def test_images_of_any_size_have_a_height_and_a_width(tmp_path: Path) -> None:

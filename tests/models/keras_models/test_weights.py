@@ -11,8 +11,8 @@ import pytest
 import safetensors.numpy
 import tensorflow as tf
 
+from extractkit.component import Component
 from extractkit.errors import ConfigError, ModelError
-from extractkit.job import Component
 from extractkit.models.keras_file import load
 from extractkit.models.keras_models.model import KerasModel
 from extractkit.models.keras_models.weights_by_name import ranked

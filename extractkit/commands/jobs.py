@@ -1,0 +1,195 @@
+"""Verbs on jobs: run, tensors, plan. Each is a Hydra application."""
+
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from extractkit.commands.output import write, write_json, write_rendered
+from extractkit.display import help as help_text
+from extractkit.errors import ConfigError, JobError, choices
+from extractkit.runs.manifest import MANIFEST
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from extractkit.config.compose import Composition
+
+_SWEEP = ("--multirun", "-m")
+# Options of Hydra's that are followed by a value.
+_VALUED = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn",
+           "--config-dir", "-cd", "--experimental-rerun")  # fmt: skip
+_INFO = ("--info", "-i")  # may be followed by one
+
+_Answer = tuple[object, "RenderableType"]
+"""What a dry verb has to say of a job: as JSON, and for a person."""
+
+Report = Callable[[Exception], int]
+
+
+def run(arguments: Sequence[str], report: Report, trusted: Sequence[str]) -> list[int]:
+    """Extract; the last line on standard output is the run directory.
+
+    Args:
+        arguments: Hydra's.
+        report: told of each job's failure when it happens, gives the exit code for it.
+        trusted: modules named by `--trust`.
+
+    Returns:
+        The exit codes of the jobs that failed.
+
+    Raises:
+        UserError: a mistake in the arguments.
+    """
+    return _launch(arguments, _extract, report, trusted, dry=False)
+
+
+def tensors(
+    arguments: Sequence[str], report: Report, trusted: Sequence[str], *, as_json: bool
+) -> list[int]:
+    """List what a model offers; as `run`."""
+    return _look(arguments, _tensors, report, trusted, as_json=as_json)
+
+
+def plan(
+    arguments: Sequence[str], report: Report, trusted: Sequence[str], *, as_json: bool, exact: bool
+) -> list[int]:
+    """Say what a job would store; as `run`."""
+    return _look(arguments, partial(_plan, exact=exact), report, trusted, as_json=as_json)
+
+
+def _overrides_first(arguments: Sequence[str]) -> list[str]:
+    """The same arguments with the overrides in front: Hydra wants them in one place.
+
+    Raises:
+        ConfigError: a word that is no override, perhaps a misspelt verb.
+    """
+    overrides: list[str] = []
+    flags: list[str] = []
+    before = ""
+    for argument in arguments:
+        is_value = before in _VALUED or (before in _INFO and "=" not in argument)
+        if argument.startswith("-") or is_value:
+            flags.append(argument)
+        elif "=" in argument or argument.startswith("~"):
+            overrides.append(argument)
+        else:
+            raise ConfigError(
+                f"{argument!r} is neither a verb (which comes first) nor an override. "
+                f"{choices(argument, help_text.VERBS)} An override is key=value, as in model=bert"
+            )
+        before = argument
+    return overrides + flags
+
+
+def _extract(composed: "Composition") -> None:
+    """Run one job."""
+    from extractkit.display.progress import listening
+    from extractkit.engine.execute import execute
+    from extractkit.engine.heap import return_large_buffers
+
+    return_large_buffers()
+    with (
+        redirect_stdout(sys.stderr),
+        resumable(composed.directory),
+        listening(sys.stderr) as listener,
+    ):
+        directory = execute(
+            composed.job, composed.directory, hydra_files=composed.hydra_files, listener=listener
+        )
+    write(f"{directory}\n")
+
+
+@contextmanager
+def resumable(directory: Path) -> Iterator[None]:
+    """Where what is done inside stops early, say how the run is gone on with."""
+    try:
+        yield
+    except (JobError, KeyboardInterrupt):
+        if (directory / MANIFEST).exists():
+            sys.stderr.write(
+                f"Go on with the run: extractkit resume {shlex.quote(str(directory))}\n"
+            )
+        raise
+
+
+def _look(
+    arguments: Sequence[str],
+    answer: Callable[["Composition"], _Answer],
+    report: Report,
+    trusted: Sequence[str],
+    *,
+    as_json: bool,
+) -> list[int]:
+    """Print what there is to say of each job; as JSON, all of a sweep's jobs in one array."""
+    documents: list[object] = []
+
+    def look(composed: "Composition") -> None:
+        # A model's own code may print; that is no part of the result.
+        with redirect_stdout(sys.stderr):
+            document, renderable = answer(composed)
+        documents.append(document)
+        if not as_json:
+            write_rendered(renderable)
+
+    def fail(error: Exception) -> int:
+        documents.append({"error": str(error)})  # jobs are told apart by their order
+        return report(error)
+
+    failures = _launch(arguments, look, fail, trusted, dry=True)
+    if as_json and (len(documents) > 1 or any(argument in _SWEEP for argument in arguments)):
+        write_json(documents)
+    elif as_json and documents and not failures:
+        write_json(documents[0])
+    return failures
+
+
+def _tensors(composed: "Composition") -> _Answer:
+    from extractkit.display.tree import listing
+    from extractkit.engine.opening import list_tensors
+
+    found = list_tensors(composed.job)
+    matched = {record.address for records in found.matches.values() for record in records}
+    shown = [
+        record.to_json()
+        for record in found.catalog.records
+        if not found.matches or record.address in matched
+    ]
+    return shown, listing(found.catalog, found.matches)
+
+
+def _plan(composed: "Composition", *, exact: bool) -> _Answer:
+    from extractkit.display.plan import overview
+    from extractkit.engine.preview import preview
+    from extractkit.runs.directory import check_unused
+
+    check_unused(composed.directory)
+    found = preview(composed.job, composed.directory, exact=exact)
+    return found.to_json(), overview(found)
+
+
+def _launch(
+    arguments: Sequence[str],
+    function: "Callable[[Composition], None]",
+    fail: Report,
+    trusted: Sequence[str],
+    *,
+    dry: bool,
+) -> list[int]:
+    """Do something for every job of the arguments."""
+    from extractkit.config.app import launch
+
+    rest = _overrides_first(arguments)
+    _complete_after_verb()
+    return launch(rest, function, fail, dry=dry, trusted=trusted)
+
+
+def _complete_after_verb() -> None:
+    """Show Hydra's shell completion a line that it understands, without our verb."""
+    program, *words = os.environ.get("COMP_LINE", "").split(" ")
+    if len(words) > 1 and words[0] in help_text.VERBS:
+        os.environ["COMP_LINE"] = " ".join([program, *words[1:]])

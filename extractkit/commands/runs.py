@@ -1,0 +1,138 @@
+"""Verbs on runs: show, resume, rerun, verify, diff. None of them is a Hydra application."""
+
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+
+from extractkit.commands.options import TRUST, RunOptions
+from extractkit.commands.output import write, write_json, write_rendered
+from extractkit.errors import ConfigError
+
+_RUN_DIR = "hydra.run.dir="
+
+
+def show(arguments: Sequence[str]) -> bool:
+    """Tell what a run directory holds.
+
+    Every verb here returns whether what was asked for holds.
+
+    Raises:
+        UserError: a mistake in the arguments, or no run.
+    """
+    from extractkit.display.run import overview
+    from extractkit.runs import manifest
+    from extractkit.runs.schema import plain
+
+    options = RunOptions("show", "run")
+    options.add_argument("--json", action="store_true")
+    given = options.parse_args(arguments)
+    found = manifest.read(Path(given.run))
+    if given.json:
+        write_json(plain(found))
+    else:
+        write_rendered(overview(Path(given.run), found))
+    return True
+
+
+def resume(arguments: Sequence[str]) -> bool:
+    """Go on with a run; the last line on standard output is its directory."""
+    from extractkit.api import resume
+    from extractkit.commands.jobs import resumable
+    from extractkit.display.progress import listening
+
+    options = RunOptions("resume", "run")
+    options.add_argument(TRUST, action="append", default=[], metavar="MODULE")
+    given = options.parse_args(arguments)
+    directory = Path(given.run).absolute()
+    with redirect_stdout(sys.stderr), resumable(directory), listening(sys.stderr) as listener:
+        resume(directory, trust=given.trust, listener=listener)
+    write(f"{directory}\n")
+    return True
+
+
+def rerun(arguments: Sequence[str]) -> bool:
+    """Repeat a run from its manifest; the last line on standard output is the new directory."""
+    from extractkit.api import rerun
+    from extractkit.display.progress import listening
+
+    options = RunOptions("rerun", "run")
+    options.add_argument("into", nargs="?", metavar="hydra.run.dir=DIR")
+    options.add_argument(TRUST, action="append", default=[], metavar="MODULE")
+    given = options.parse_args(arguments)
+    if given.into is not None and not given.into.startswith(_RUN_DIR):
+        raise ConfigError(
+            f"rerun: {given.into!r} is no run directory to write to. A run is repeated as it is; "
+            f"what may be given is {_RUN_DIR}DIR"
+        )
+    into = None if given.into is None else Path(given.into.removeprefix(_RUN_DIR)).absolute()
+    directory = Path(given.run).absolute()
+    with redirect_stdout(sys.stderr), listening(sys.stderr) as listener:
+        made = rerun(directory, into, trust=given.trust, listener=listener)
+    write(f"{made.path}\n")
+    return True
+
+
+def verify(arguments: Sequence[str]) -> bool:
+    """Hold a run against what it recorded of itself, and, if asked, against its model."""
+    from extractkit.display.verify import overview
+
+    options = RunOptions("verify", "run")
+    options.add_argument("--recompute", type=_count, default=0, metavar="K")
+    options.add_argument("--seed", type=_count, default=0, metavar="N")
+    options.add_argument("--json", action="store_true")
+    options.add_argument(TRUST, action="append", default=[], metavar="MODULE")
+    given = options.parse_args(arguments)
+    # A model's own code may print; that is no part of the result.
+    with redirect_stdout(sys.stderr):
+        if given.recompute:
+            from extractkit.api import verify
+
+            found = verify(given.run, recompute=given.recompute, seed=given.seed, trust=given.trust)
+        else:
+            from extractkit.runs.verify import verify as verify_files
+
+            found = verify_files(Path(given.run))
+    if given.json:
+        write_json(found.to_json())
+    else:
+        write_rendered(overview(found))
+    return not found.failed
+
+
+def diff(arguments: Sequence[str]) -> bool:
+    """Compare two runs tensor by tensor, sample by sample; A is the reference."""
+    from extractkit.config.mapping import read_mapping
+    from extractkit.display.diff import overview
+    from extractkit.runs.diff import diff
+    from extractkit.runs.reader import open_run
+
+    options = RunOptions("diff", "a", "b")
+    options.add_argument("--rtol", type=float, default=1e-5)
+    options.add_argument("--atol", type=float, default=1e-6)
+    options.add_argument("--map", metavar="FILE")
+    options.add_argument("--only", action="append", metavar="GLOB")
+    options.add_argument("--json", action="store_true")
+    given = options.parse_args(arguments)
+    mapping = None if given.map is None else read_mapping(given.map)
+    found = diff(
+        open_run(given.a),
+        open_run(given.b),
+        mapping=mapping,
+        rtol=given.rtol,
+        atol=given.atol,
+        only=given.only,
+    )
+    if given.json:
+        write_json(found.to_json())
+    else:
+        write_rendered(overview(found))
+    return not found.beyond
+
+
+def _count(text: str) -> int:
+    """A whole number of 0 or more."""
+    value = int(text)
+    if value < 0:
+        raise ValueError(text)
+    return value

@@ -1,0 +1,151 @@
+"""What under `hydra` runs code, and so may not be chosen by a file.
+
+Everything is looked at as it was written: an interpolation may turn into a mapping with a
+`_target_` later, so it is refused where that would be called.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from hydra.core.config_store import ConfigNode, ConfigStore
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from extractkit.component import import_from_here
+from extractkit.config.leaves import leaves, name
+from extractkit.errors import ConfigError
+from extractkit.trust import Trust
+
+_CALLBACKS = ("extractkit.config.app.KeepOff", "hydra.experimental.callbacks.LogJobReturnCallback")
+_LOGGING = (
+    "logging.Formatter",
+    "logging.NullHandler",
+    "logging.StreamHandler",
+    "colorlog.ColoredFormatter",  # of hydra-colorlog
+)
+_STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
+# Keys under which `logging.config` looks for callables.
+_CALLED = ("()", "class", "factory", "queue", "listener")
+_TARGET = "_target_"
+_INTERPOLATION = "${"
+
+_Place = tuple[str, ...]
+
+
+def check_hydra(node: DictConfig, trust: Trust) -> None:
+    """Refuse what would run foreign code when Hydra uses this configuration.
+
+    Args:
+        node: the composed `hydra` node.
+        trust: what the user typed there counts, and what he trusts.
+
+    Raises:
+        ConfigError: there is something.
+    """
+    written = OmegaConf.to_container(node, resolve=False, enum_to_str=True)
+    assert isinstance(written, dict)
+    for section in ("hydra_logging", "job_logging"):
+        if isinstance(written[section], Mapping) and written[section].get("root") is None:
+            del written[section]  # Hydra does not use it
+    for place, value in leaves(written):
+        rule = _RULES.get(place[0], _no_target)
+        if isinstance(value, str) and not rule(place, value):
+            _check_typed(".".join(("hydra", *place)), value, trust)
+
+
+def check_search_path(entries: object, trust: Trust) -> None:
+    """Refuse packages among the places that Hydra searches: it would import them.
+
+    Raises:
+        ConfigError: there is one that was not typed and is not trusted.
+    """
+    if not isinstance(entries, Sequence | ListConfig) or isinstance(entries, str):
+        return  # Hydra says what is wrong with it
+    for index, entry in enumerate(entries):
+        scheme, found, place = str(entry).partition("://")
+        if found and scheme != "file" and not trust.vouches(place.replace("/", ".")):
+            _check_typed(f"hydra.searchpath.{index}", str(entry), trust)
+
+
+def _check_typed(at: str, value: str, trust: Trust) -> None:
+    target = at.endswith(f".{_TARGET}")
+    if target and trust.vouches(value):
+        import_from_here()
+    elif f"{at}={value}" not in trust.settings and not trust.vouches(at):
+        module = value.rpartition(".")[0] or value
+        section = ".".join(at.split(".")[: 3 if at.startswith("hydra.job.") else 2])
+        raise ConfigError(
+            f"{at}={value!r} is refused: it stands in a file, not on the command line, and Hydra "
+            f"could run code of others by it. If you trust it, type it, or: "
+            f"--trust {module if target else section}"
+        )
+
+
+def _no_target(place: _Place, value: str) -> bool:
+    """Nothing else is called."""
+    return name(place) != _TARGET
+
+
+def _callback(place: _Place, value: str) -> bool:
+    """Hydra's own and ours, with arguments that stay what they are."""
+    return value in _CALLBACKS if name(place) == _TARGET else _INTERPOLATION not in value
+
+
+def _plugin(place: _Place, value: str) -> bool:
+    """What launchers and sweepers themselves offer.
+
+    Their other texts may be commands for a shell, or names of callables; except the overrides that
+    a sweeper gives to each job, which is composed from them and looked at then.
+    """
+    if place[:2] == ("sweeper", "params") and len(place) > 2:
+        return name(place) != _TARGET and _INTERPOLATION not in value
+    return (name(place), value) in set(_offered())
+
+
+def _logging(place: _Place, value: str) -> bool:
+    """Handlers and formatters that write nowhere but to the terminal."""
+    if "." in place or _INTERPOLATION in value:  # "." sets attributes
+        return False
+    if name(place) in _CALLED:
+        return value in _LOGGING
+    return value in _STREAMS or not value.startswith(("ext://", "cfg://"))
+
+
+def _job(place: _Place, value: str) -> bool:
+    """No variables for the environment but copies, and no name that leads to other directories."""
+    if place[1] == "env_set":
+        return os.environ.get(place[-1]) == value
+    return place[1] != "name" or _file_name(place, value)
+
+
+def _file_name(place: _Place, value: str) -> bool:
+    """A name of a file that Hydra writes, without a directory."""
+    return not any(part in value for part in ("/", "..", _INTERPOLATION))
+
+
+_RULES = {
+    "callbacks": _callback,
+    "hydra_logging": _logging,
+    "job_logging": _logging,
+    "launcher": _plugin,
+    "sweeper": _plugin,
+    "job": _job,
+    "output_subdir": _file_name,
+}
+
+
+def _offered() -> Iterator[tuple[str, str]]:
+    """Key and text of everything that Hydra and the installed plugins themselves offer."""
+
+    def nodes(repository: Mapping[str, Any]) -> Iterator[ConfigNode]:
+        for entry in repository.values():
+            if isinstance(entry, ConfigNode):
+                yield entry
+            else:
+                yield from nodes(entry)
+
+    for stored in nodes(ConfigStore.instance().repo.get("hydra", {})):
+        written = OmegaConf.to_container(stored.node, resolve=False, enum_to_str=True)
+        for place, value in leaves(written):
+            if isinstance(value, str):
+                yield name(place), value

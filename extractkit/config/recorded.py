@@ -1,0 +1,40 @@
+"""The job of a run, from its manifest alone."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from extractkit.component import Component
+from extractkit.config.convert import job_of
+from extractkit.errors import RunDirectoryError
+from extractkit.job import Job
+from extractkit.runs.manifest import Manifest
+from extractkit.runs.origins import relocated
+from extractkit.trust import Trust
+
+
+def recorded_job(
+    manifest: Manifest,
+    trusted: Sequence[str] = (),
+    live: Mapping[str, Component] | None = None,
+) -> Job:
+    """The job that a run was made by. A run may come from anywhere: its word is a file's.
+
+    Args:
+        trusted: modules named by `--trust`.
+        live: components in place of the groups of their names ("model", "inputs"): what was in
+            memory then has to be given again.
+
+    Raises:
+        ConfigError: the configuration names a callable that is not trusted, or does not fit.
+        RunDirectoryError: the model or the inputs were in memory, and are not given.
+    """
+    for group in ("model", "inputs"):
+        if group not in manifest.job_resolved and group not in (live or {}):
+            raise RunDirectoryError(
+                f"the run's {group} was an object in memory, which no manifest can hold. Give it "
+                f"again in Python, as in extractkit.resume(RUN, {group}=…)"
+            )
+    entries: Mapping[str, object] = manifest.job_resolved
+    if manifest.volatile.working_directory is not None:
+        entries = relocated(entries, Path(manifest.volatile.working_directory))
+    return job_of(entries, manifest.job_given, manifest.model_name, live, Trust(tuple(trusted)))

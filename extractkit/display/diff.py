@@ -1,0 +1,137 @@
+"""`extractkit diff`: how far two runs are apart."""
+
+from collections import Counter
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from extractkit.display.text import plural, safe
+from extractkit.runs.comparison.result import (
+    Comparison,
+    OneSided,
+    Place,
+    TensorComparison,
+    Verdict,
+)
+
+_MOST_ROWS = 60
+_MOST_NAMES = 3
+_MOST_CIRCUMSTANCES = 12
+_STYLES = {
+    Verdict.EQUAL: "green",
+    Verdict.WITHIN: "green",
+    Verdict.BEYOND: "red",
+    Verdict.INCOMPARABLE: "yellow",
+}
+
+
+def overview(found: Comparison) -> RenderableType:
+    """What differs around the runs, every tensor in the first run's order, and the verdict.
+
+    Of very many tensors those that are bitwise equal are only counted.
+    """
+    parts: list[RenderableType] = [_facts(found), ""]
+    if found.tensors:
+        parts += [_tensors(found.tensors), ""]
+    parts += _one_sided(found)
+    parts.append(_verdict(found))
+    return Group(*parts)
+
+
+def _facts(found: Comparison) -> Table:
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row("A", Text(safe(found.a)))
+    facts.add_row("B", Text(safe(found.b)))
+    samples = found.samples
+    skipped = f", {samples.skipped:,} left out as skipped" if samples.skipped else ""
+    facts.add_row("samples", f"{samples.compared:,} by {samples.aligned_by}{skipped}")
+    tolerance = found.tolerance
+    facts.add_row("tolerance", f"{tolerance.atol:g} + {tolerance.rtol:g} · max(|a|, |b|)")
+    for one in found.circumstances[:_MOST_CIRCUMSTANCES]:
+        facts.add_row(Text(safe(one.key)), Text(safe(f"{one.a} against {one.b}")))
+    more = len(found.circumstances) - _MOST_CIRCUMSTANCES
+    if more > 0:
+        facts.add_row("…", f"and {more:,} more that differ; --json lists them all")
+    return facts
+
+
+def _tensors(tensors: tuple[TensorComparison, ...]) -> Table:
+    table = Table(
+        "tensor", "verdict", "max abs", "mean abs", "max rel", "mean rel", "rel L2", "cosine",
+        "correlation", "beyond", "first beyond", "worst", box=None, pad_edge=False,
+    )  # fmt: skip
+    shown = tensors
+    if len(tensors) > _MOST_ROWS:
+        shown = tuple(one for one in tensors if one.verdict is not Verdict.EQUAL)
+    for one in shown[:_MOST_ROWS]:
+        table.add_row(_name(one), Text(one.verdict, style=_STYLES[one.verdict]), *_measured(one))
+    hidden = len(tensors) - len(shown[:_MOST_ROWS])
+    if hidden:
+        equal = len(tensors) - len(shown)
+        table.add_row(f"… and {hidden:,} more, {equal:,} of them equal; --json lists them all")
+    return table
+
+
+def _name(one: TensorComparison) -> Text:
+    name = one.a if one.a == one.b else f"{one.a} = {one.b}"
+    return Text(safe(name), overflow="fold")
+
+
+def _measured(one: TensorComparison) -> list[str | Text]:
+    if one.counts is None:
+        return [Text(safe(one.reason or ""), style="yellow")]
+    errors = one.errors
+    cells: list[str | Text] = ["–"] * 7
+    if errors is not None:
+        sizes = (errors.max_abs, errors.mean_abs, errors.max_rel, errors.mean_rel)
+        cells = [f"{size:.2g}" for size in sizes]
+        cells.append("–" if errors.relative_l2 is None else f"{errors.relative_l2:.2g}")
+        for likeness in (errors.cosine, errors.correlation):
+            cells.append("–" if likeness is None else f"{likeness:.6f}")
+    share = one.counts.beyond / one.counts.elements if one.counts.beyond else 0
+    cells.append(f"{share:.2%}" if share else "0")
+    return [*cells, _place(one.first_beyond), _place(one.worst)]
+
+
+def _place(place: Place | None) -> Text:
+    return Text("–" if place is None else safe(place.id))
+
+
+def _one_sided(found: Comparison) -> list[RenderableType]:
+    lines: list[RenderableType] = []
+    for run, keys in (("A", found.only_in_a), ("B", found.only_in_b)):
+        if keys:
+            verb = "not mapped" if found.mapped else f"only in {run}"
+            names = _few(keys[:_MOST_NAMES], len(keys))
+            lines.append(Text(f"{plural(len(keys), 'tensor')} of {run} {verb}: {names}"))
+    for run, samples in (("A", found.samples.only_in_a), ("B", found.samples.only_in_b)):
+        if samples.count:
+            lines.append(Text(_samples_of_one(run, samples), style="yellow"))
+    return lines
+
+
+def _samples_of_one(run: str, samples: OneSided) -> str:
+    return f"{plural(samples.count, 'sample')} only in {run}: {_few(samples.first, samples.count)}"
+
+
+def _few(names: tuple[str, ...], count: int) -> str:
+    return ", ".join(map(safe, names)) + (", …" if count > len(names) else "")
+
+
+def _verdict(found: Comparison) -> Text:
+    counts = Counter(one.verdict for one in found.tensors)
+    told = ", ".join(f"{counts[one]:,} {_WORDS[one]}" for one in Verdict if counts[one])
+    line = f"{plural(len(found.tensors), 'tensor')} compared: {told or 'none'}"
+    first = next((one for one in found.tensors if one.verdict is Verdict.BEYOND), None)
+    if first is not None:
+        line += f"; the first beyond: {safe(first.a)}"
+    return Text(line, style="red" if found.beyond else "green")
+
+
+_WORDS = {
+    Verdict.EQUAL: "bitwise equal",
+    Verdict.WITHIN: "within the tolerance",
+    Verdict.BEYOND: "beyond it",
+    Verdict.INCOMPARABLE: "not comparable",
+}

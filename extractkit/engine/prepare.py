@@ -1,0 +1,133 @@
+"""A job ready to run: everything loaded, every axis known, the program compiled and tried once."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from extractkit.engine.batches import read_batch
+from extractkit.engine.batching import BatchRules
+from extractkit.engine.non_finite import refuse_non_finite
+from extractkit.engine.opening import Opened, open_job
+from extractkit.engine.stream import ShardValues, Stream, assembly, fetch, put
+from extractkit.engine.survey import Survey, usable
+from extractkit.job import Job
+from extractkit.models.protocol import Program
+from extractkit.plan import CONSTANTS_SHARD, Lengths, PlannedTensor
+from extractkit.value_checks import examine
+from extractkit.values import Dense, Values
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """What the first sample took of tensors whose lengths the model computes: it stands for all."""
+
+    lengths: Lengths
+    bytes: int
+
+    def scaled(self, lengths: Lengths) -> npt.NDArray[np.int64]:
+        """Bytes of each sample, in proportion to its own lengths: int64 (samples,)."""
+        ratio = np.ones(lengths.samples)
+        for axis, own in lengths.axes.items():
+            ratio *= own / max(1, int(self.lengths.axes[axis][0])) if self.bytes else 1
+        return np.ceil(ratio * self.bytes).astype(np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A job that can compute any of its shards.
+
+    Attributes:
+        job: what was asked for.
+        opened: model, samples and tensors, all axes known.
+        program: of the tensors that depend on the samples; None where there are none.
+        trial: what the first sample took.
+        timings: seconds spent in each stage so far.
+    """
+
+    job: Job
+    opened: Opened
+    program: Program | None
+    trial: Trial
+    timings: Mapping[str, float]
+
+    @property
+    def tensors(self) -> tuple[PlannedTensor, ...]:
+        """Everything that the run stores, in the catalog's order."""
+        return self.opened.tensors
+
+    @cached_property
+    def varying(self) -> list[PlannedTensor]:
+        """The tensors that depend on the samples."""
+        return [tensor for tensor in self.tensors if not tensor.constant]
+
+    def constants(self) -> ShardValues:
+        """The tensors that do not depend on the samples, with the policy on what is not finite."""
+        began = time.perf_counter()
+        constant = [tensor for tensor in self.tensors if tensor.constant]
+        found = self.opened.model.constants([fetch(tensor) for tensor in constant])
+        values: dict[str, Values] = {
+            tensor.key: Dense(value) for tensor, value in zip(constant, found, strict=True)
+        }
+        stats = {key: examine(value, None) for key, value in values.items()}
+        if self.job.runtime.non_finite == "fail":
+            refuse_non_finite(stats, str)
+        seconds = time.perf_counter() - began
+        return ShardValues(CONSTANTS_SHARD, values, stats, {}, seconds)
+
+    def stream(self, found: Survey, on_batch: Callable[[int], None]) -> Stream:
+        """What computes shards of the samples, of which this is known."""
+        assert self.program is not None
+        model, runtime = self.opened.model, self.job.runtime
+        padded = model.masks_padding and all(tensor.bears_padding for tensor in self.varying)
+        batch_size = min(runtime.batch_size, model.signature.batch or runtime.batch_size)
+        rules = BatchRules(batch_size, runtime.batch_tokens, padded)
+        return Stream(
+            model,
+            self.opened.source,
+            self.program,
+            self.varying,
+            found.lengths,
+            rules,
+            skipped=found.skipped,
+            bad_samples=runtime.bad_samples,
+            non_finite=runtime.non_finite,
+            on_batch=on_batch,
+        )
+
+
+def prepare(job: Job) -> Prepared:
+    """Load, bind, select, measure, compile.
+
+    The trial compiles the program, and a model that cannot run says so before anything is stored.
+
+    Raises:
+        UserError: a mistake in the job.
+        JobError: the model fails on the first sample.
+    """
+    began = time.perf_counter()
+    opened = open_job(job).measured()
+    loaded = time.perf_counter()
+    varying = [tensor for tensor in opened.tensors if not tensor.constant]
+    if not varying:
+        return Prepared(job, opened, None, Trial(Lengths(1, {}), 0), {"load": loaded - began})
+    program = opened.model.program([fetch(tensor) for tensor in varying], opened.compilation)
+    trial = _tried(opened, varying, program, job.runtime.bad_samples)
+    timings = {"load": loaded - began, "compile": time.perf_counter() - loaded}
+    return Prepared(job, opened, program, trial, timings)
+
+
+def _tried(
+    opened: Opened, varying: Sequence[PlannedTensor], program: Program, policy: str
+) -> Trial:
+    first = read_batch(opened.model, usable(opened.model, opened.source, policy), [0])
+    lengths = Lengths(1, {axis: size.astype(np.int64) for axis, size in first.lengths.items()})
+    for tensor in varying:
+        tensor.check_lengths(lengths)
+    values = program(first.features, first.lengths)
+    put(varying, [assembly(tensor, lengths) for tensor in varying], [0], values)
+    unforeseen = (v.nbytes for t, v in zip(varying, values, strict=True) if not t.predictable)
+    return Trial(lengths, sum(unforeseen))

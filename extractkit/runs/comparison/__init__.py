@@ -1,0 +1,1 @@
+"""Two runs held against each other: joined by tensor and by sample, measured block by block."""

@@ -1,0 +1,83 @@
+"""Which of the shards that a journal lists are really there: what a resumed run need not redo."""
+
+import logging
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+from extractkit.errors import RunDirectoryError
+from extractkit.plan import Shard
+from extractkit.runs import journal
+from extractkit.runs.directory import JOURNAL, shard_file
+from extractkit.runs.journal import Entry
+from extractkit.runs.manifest import Manifest
+from extractkit.runs.write import cut
+
+_log = logging.getLogger(__name__)
+
+_SUFFIX = re.compile(r"(\.[A-Za-z0-9]+)+")
+
+
+def intact_entries(
+    directory: Path, manifest: Manifest, sinks: Collection[str]
+) -> dict[Shard, Entry]:
+    """The committed shards whose files are all there and hold what was written.
+
+    A line that was being written when its process died is cut off the journal.
+
+    Args:
+        sinks: names of those that wrote the run.
+
+    Raises:
+        RunDirectoryError: the journal is damaged.
+        JobError: the disk refuses.
+    """
+    path = directory / JOURNAL
+    found = journal.read(path)
+    if found.torn is not None:
+        _log.warning("%s: its last line was not finished; the shard is stored again", path)
+        cut(path, found.size)
+    planned = set(manifest.shards)
+    entries = {}
+    for shard, entry in found.by_shard().items():
+        try:
+            if shard not in planned:
+                raise RunDirectoryError(f"{path} lists shard {entry.shard!r}, which is not planned")
+            check_entry(directory, entry, sinks)
+        except RunDirectoryError as error:
+            _log.warning("%s; what is planned of it is stored again", error)
+        else:
+            entries[shard] = entry
+    return entries
+
+
+def check_entry(directory: Path, entry: Entry, sinks: Collection[str]) -> None:
+    """Hold one shard's files against its entry.
+
+    Raises:
+        RunDirectoryError: one is missing or damaged, or is not named as a shard's file is.
+    """
+    check_names(directory, entry, sinks)
+    for file in entry.files.values():
+        file.check(directory)
+
+
+def check_names(directory: Path, entry: Entry, sinks: Collection[str]) -> None:
+    """Make sure that an entry names the files that its shard has, and none elsewhere.
+
+    Raises:
+        RunDirectoryError: it does not.
+    """
+    shard = Shard(entry.start, entry.stop)
+    at = f"{directory / JOURNAL}, shard {entry.shard!r}"
+    if entry.shard != shard.key or set(entry.files) != set(sinks):
+        raise RunDirectoryError(
+            f"{at}: files of {', '.join(sorted(entry.files)) or 'no sink'} for samples "
+            f"{entry.start} … {entry.stop}; {', '.join(sorted(sinks))} wrote the run"
+        )
+    for file in entry.files.values():
+        suffix = file.name.removeprefix(shard_file(shard, ""))
+        if suffix == file.name or not _SUFFIX.fullmatch(suffix):
+            raise RunDirectoryError(
+                f"{at} names the file {file.name!r}, not {shard_file(shard, '.…')!r}"
+            )

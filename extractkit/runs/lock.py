@@ -1,0 +1,75 @@
+"""One process at a time works on a run.
+
+The lock is the kernel's (flock) on a file in the run directory. The kernel gives it back when its
+owner ends, however that happens, so a dead owner never stands in the way.
+"""
+
+import fcntl
+import json
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from extractkit.errors import RunDirectoryError
+
+LOCK = ".lock"
+"""Name of the file; it stays behind only where its owner was killed."""
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold the lock of a run directory, which must exist.
+
+    Raises:
+        RunDirectoryError: another process holds it, or the directory cannot be written.
+    """
+    path = directory / LOCK
+    descriptor = _acquired(path)
+    try:
+        with suppress(OSError):  # a full disk: then the message to others lacks the owner's name
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, json.dumps({"pid": os.getpid(), "host": platform.node()}).encode())
+        yield
+    finally:
+        with suppress(FileNotFoundError):
+            path.unlink()
+        os.close(descriptor)
+
+
+def _acquired(path: Path) -> int:
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        except OSError as error:
+            raise RunDirectoryError(
+                f"{path} cannot be written: {error.strerror}. A run is worked on by one process at "
+                f"a time, which says so there"
+            ) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = _owner(descriptor)
+            os.close(descriptor)
+            raise RunDirectoryError(
+                f"{path.parent} is being worked on by {owner}. Wait for it to end, or stop it"
+            ) from None
+        except OSError as error:
+            os.close(descriptor)
+            raise RunDirectoryError(
+                f"{path} cannot be locked: {error.strerror}. Put runs on a file system with locks"
+            ) from error
+        # A former owner may have removed the file between our opening and locking it.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), path.lstat()):
+                return descriptor
+        os.close(descriptor)
+
+
+def _owner(descriptor: int) -> str:
+    try:
+        said = json.loads(os.pread(descriptor, 1000, 0))
+        return f"process {int(said['pid'])} on {str(said['host'])!r}"
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return "another process"

@@ -1,0 +1,50 @@
+"""Finding a finished run by its identity."""
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from extractkit.errors import ConfigError, RunDirectoryError
+from extractkit.runs import manifest as manifests
+from extractkit.runs.damage import damage
+from extractkit.runs.manifest import MANIFEST, Status
+
+_log = logging.getLogger(__name__)
+
+
+def find_finished(root: Path, identity: str) -> Path | None:
+    """A finished run of this identity at or below `root`, nothing of which is damaged.
+
+    Where there are several, the one whose path comes first.
+
+    Raises:
+        ConfigError: `root` is no directory.
+    """
+    if not root.is_dir():
+        raise ConfigError(
+            f"runtime.reuse_from={str(root)!r} is no directory. Give one that holds runs, such as "
+            f"outputs, or null"
+        )
+    for directory in _runs(root.absolute()):
+        try:
+            found = manifests.read(directory)
+        except RunDirectoryError as error:
+            _log.info("not reused: %s", error)
+            continue
+        if found.identity != identity or found.status is not Status.FINISHED:
+            continue
+        if broken := next(iter(damage(directory, found)), None):
+            _log.warning("not reused: %s", broken)
+            continue
+        return directory
+    return None
+
+
+def _runs(root: Path) -> Iterator[Path]:
+    """The run directories at or below a directory; none is looked for inside another."""
+    for parent, directories, files in os.walk(root):
+        directories.sort()
+        if MANIFEST in files:
+            directories.clear()
+            yield Path(parent)

@@ -1,0 +1,3 @@
+"""The journal, line by line, and held against the plan."""
+
+

@@ -1,0 +1,277 @@
+"""Samples that cannot be read, encoded, sliced or computed, and what `runtime.bad_samples` says."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from extractkit.engine.batches import read_batch
+from extractkit.engine.batching import BatchRules
+from extractkit.engine.isolation import run_isolated
+from extractkit.engine.measure import measure_axes
+from extractkit.engine.stream import ShardValues, Stream, fetch
+from extractkit.engine.survey import Row, survey, usable
+from extractkit.errors import InputError, JobError, SelectionError
+from extractkit.inputs.live import LiveArrays
+from extractkit.inputs.protocol import InputSpec, Sample, Signature, Source
+from extractkit.models.protocol import Compilation, Encoded, Program
+from extractkit.plan import PlannedTensor, Shard, plan_tensors
+from extractkit.selectors import parse_selector
+from extractkit.testing.reference import ReferenceModel
+from extractkit.values import Array, Dense, Ragged, digest
+from tests.engine.examples import MODEL, TEXTS, source, tokens
+
+NO_TEXT, NO_CODE = 7, "é?"
+"""What a source cannot give, and what `Choosy` cannot encode."""
+
+BOMB = "zz"
+"""A text at which the model fails."""
+
+
+class Choosy(ReferenceModel):
+    """A model that refuses some texts, with all the others that it is given."""
+
+    def encode(self, samples: Sequence[Sample]) -> list[Encoded]:
+        for sample in samples:
+            if sample.data == NO_CODE:
+                raise InputError(f"sample {sample.id!r} has no code")
+        return super().encode(samples)
+
+
+CHOOSY = Choosy()
+
+
+def planned(**selector: object) -> tuple[PlannedTensor, ...]:
+    chosen = parse_selector("mine", selector or {"not": {"kind": "weight"}})
+    wanted = plan_tensors(MODEL.catalog, [chosen])
+    return measure_axes(MODEL, source(), wanted, Compilation()).tensors
+
+
+TENSORS = planned()
+
+
+def explosive(tensors: Sequence[PlannedTensor] = TENSORS) -> Program:
+    """A program that fails on a batch with BOMB in it."""
+    program = MODEL.program([fetch(tensor) for tensor in tensors], Compilation())
+    bomb = tokens(BOMB)
+
+    def run(features: Mapping[str, Array], lengths: Mapping[str, Array]) -> Sequence[Array]:
+        for row, size in zip(features["tokens"], lengths["token"], strict=True):
+            if np.array_equal(row[:size], bomb):
+                raise JobError("the model blew up")
+        return program(features, lengths)
+
+    return run
+
+
+def surveyed(
+    texts: Sequence[object], tensors: Sequence[PlannedTensor] = (), policy: str = "skip"
+) -> tuple[Mapping[int, str], list[Row], list[int]]:
+    rows: list[Row] = []
+    found = survey(CHOOSY, source(texts), rows.extend, policy, tensors)  # type: ignore[arg-type]
+    return found.skipped, rows, found.lengths.axes["token"].tolist()
+
+
+class TestSurvey:
+    TEXTS = ("ab", NO_TEXT, NO_CODE, "abc")
+
+    def test_what_fails_alone_is_told_with_its_reason_and_keeps_its_place(self) -> None:
+        skipped, rows, lengths = surveyed(self.TEXTS)
+        assert skipped == {1: "inputs[1] is int, no text: 7", 2: "sample '2' has no code"}
+        assert lengths == [2, 0, 0, 3]
+        assert rows[1] == {
+            "index": 1, "id": "1", "source": "", "length": 0, "truncated": False, "tokens": None,
+            "skipped": "inputs[1] is int, no text: 7",
+        }  # fmt: skip
+        assert rows[2] == {
+            "index": 2, "id": "2", "source": "memory", "length": 0, "truncated": False,
+            "tokens": None, "skipped": "sample '2' has no code", "text": NO_CODE,
+        }  # fmt: skip
+        assert [row["index"] for row in rows] == [0, 1, 2, 3]
+
+    @pytest.mark.parametrize("bad", [NO_TEXT, NO_CODE])
+    def test_the_same_samples_fail_a_job_that_does_not_skip(self, bad: object) -> None:
+        with pytest.raises(InputError, match=r"no text|no code"):
+            surveyed(["ab", bad, "abc"], policy="fail")
+
+    def test_where_nothing_is_left_the_first_reason_is_told(self) -> None:
+        with pytest.raises(InputError) as caught:
+            surveyed([NO_CODE, NO_CODE])
+        assert str(caught.value) == (
+            "runtime.bad_samples=skip would leave nothing: none of 2 samples can be used. "
+            "The first: sample '0' has no code"
+        )
+
+    def test_too_short_for_a_slice_is_skipped_as_well(self) -> None:
+        sliced = planned(path="attention:output", slice={"token": 2})
+        skipped, _, lengths = surveyed(["ab", "abcd", "abc"], sliced)
+        assert skipped == {
+            0: "it has 2 along 'token', and selectors.mine.slice takes element 2 of that in "
+            "'attention:output'"
+        }
+        assert lengths == [0, 4, 3]
+        with pytest.raises(SelectionError, match="but 1 of 3 samples are shorter, first sample 0"):
+            surveyed(["ab", "abcd", "abc"], sliced, policy="fail")
+
+    def test_samples_of_fixed_shape_are_encoded_only_to_be_skipped(self) -> None:
+        class Fixed(ReferenceModel):
+            signature = Signature("fixed", (InputSpec("x", "float32", (2,), (None,)),))  # type: ignore[assignment]
+
+            def encode(self, samples: Sequence[Sample]) -> list[Encoded]:
+                for sample in samples:
+                    if sample.data["x"][0] == 2:  # type: ignore[index]
+                        raise InputError("two")
+                return [Encoded({}, {}) for _ in samples]
+
+        arrays = LiveArrays(np.arange(8, dtype="float32").reshape(4, 2)).bind(Fixed().signature)
+        rows: list[Row] = []
+        assert survey(Fixed(), arrays, rows.extend, "skip").skipped == {1: "two"}
+        assert rows[1] == {"index": 1, "id": "1", "source": "memory", "skipped": "two"}
+        assert survey(Fixed(), arrays, rows.extend).skipped == {}
+
+    @given(st.lists(st.sampled_from(["a", "abc", NO_TEXT, NO_CODE]), max_size=600, min_size=1))
+    @settings(max_examples=20)
+    def test_each_sample_is_judged_alone(self, texts: list[object]) -> None:
+        bad = [at for at, text in enumerate(texts) if text in (NO_TEXT, NO_CODE)]
+        if len(bad) == len(texts):
+            return
+        skipped, rows, lengths = surveyed(texts)
+        assert list(skipped) == bad
+        assert [row["index"] for row in rows if "skipped" in row] == bad
+        assert [n > 0 for n in lengths] == [at not in bad for at in range(len(texts))]
+
+
+class TestUsable:
+    def test_a_model_is_tried_on_samples_that_can_be_used(self) -> None:
+        texts = source([NO_CODE, NO_TEXT, "ab", NO_CODE, "abc", "d"])  # type: ignore[list-item]
+        found = usable(CHOOSY, texts, "skip", most=2)
+        assert [sample.data for sample in found.read(0, len(found))] == ["ab", "abc"]
+        assert [sample.index for sample in found.read(1, 2)] == [4]
+        assert (found.fingerprint, found.notes) == (texts.fingerprint, texts.notes)
+        assert usable(CHOOSY, texts) is texts
+
+    def test_there_has_to_be_one(self) -> None:
+        with pytest.raises(InputError, match="none of 2 samples can be used"):
+            usable(CHOOSY, source([NO_CODE, NO_CODE]), "skip")
+
+
+def stream(
+    texts: Source,
+    rules: BatchRules,
+    program: Program | None = None,
+    bad_samples: str = "skip",
+) -> Stream:
+    found = survey(CHOOSY, texts, lambda rows: None, bad_samples)
+    return Stream(
+        CHOOSY, texts, program or explosive(), TENSORS, found.lengths, rules,
+        skipped=found.skipped, bad_samples=bad_samples,
+    )  # fmt: skip
+
+
+ANY_TEXT = st.sampled_from(["a", "abc", "b" * 9, "", BOMB, NO_TEXT, NO_CODE])
+ANY_RULES = st.builds(BatchRules, st.integers(1, 9), st.none() | st.integers(1, 200), st.booleans())
+
+
+class TestStream:
+    @settings(max_examples=60)
+    @given(st.lists(ANY_TEXT, min_size=1, max_size=20), ANY_RULES, st.integers(1, 20))
+    def test_a_shard_is_a_function_of_its_range_whatever_is_skipped(
+        self, texts: list[object], rules: BatchRules, size: int
+    ) -> None:
+        texts = ["a", *texts]
+        whole = stream(source(texts), rules)  # type: ignore[arg-type]
+        shards = [Shard(at, min(at + size, len(texts))) for at in range(0, len(texts), size)]
+        together = list(whole.shards(shards))
+        for one in together:
+            self.check(one, texts)
+        for shard, one in zip(reversed(shards), reversed(together), strict=True):
+            (alone,) = whole.shards([shard])
+            assert digest(alone.values.items()) == digest(one.values.items())
+            assert (alone.skipped, alone.stats) == (one.skipped, one.stats)
+
+    def check(self, one: ShardValues, texts: Sequence[object]) -> None:
+        bad = {at for at in range(one.shard.start, one.shard.stop) if self.bad(texts[at])}
+        assert list(one.skipped) == sorted(bad)
+        assert list(one.values) == list(one.stats) == [tensor.key for tensor in TENSORS]
+        for key, values in one.values.items():
+            assert values.absent == tuple(at - one.shard.start for at in sorted(bad))
+            assert one.stats[key].examined == len(one.shard) - len(bad)
+            for at in range(one.shard.start, one.shard.stop):
+                found = values.sample(at - one.shard.start)
+                if at not in bad:
+                    expected = MODEL.forward(tokens(str(texts[at])))[key]
+                    np.testing.assert_array_equal(found, expected)
+                elif isinstance(values, Dense):
+                    assert np.isnan(found).all()
+                else:
+                    assert found.size == 0
+
+    def bad(self, text: object) -> bool:
+        return text in (NO_TEXT, NO_CODE, BOMB)
+
+    def test_why_each_is_skipped_is_told(self) -> None:
+        texts = source(["a", BOMB, NO_TEXT, NO_CODE])  # type: ignore[list-item]
+        (one,) = stream(texts, BatchRules(4, None, True)).shards([Shard(0, 4)])
+        assert one.skipped == {
+            1: "the model blew up",
+            2: "inputs[2] is int, no text: 7",
+            3: "sample '3' has no code",
+        }
+
+    def test_a_model_that_fails_fails_the_job_that_does_not_skip(self) -> None:
+        failing = stream(source(["a", BOMB]), BatchRules(4, None, True), bad_samples="fail")
+        with pytest.raises(JobError, match="the model blew up"):
+            list(failing.shards([Shard(0, 2)]))
+
+    def test_a_shard_of_nothing_but_bad_samples_has_its_place(self) -> None:
+        whole = stream(source(["a", BOMB, BOMB]), BatchRules(1, None, True))
+        good, bad = whole.shards([Shard(0, 1), Shard(1, 3)])
+        assert (list(good.skipped), list(bad.skipped)) == ([], [1, 2])
+        assert isinstance(bad.values["attention:op/Softmax"], Ragged)
+        assert len(bad.values["attention:op/Softmax"]) == 2
+
+
+class TestIsolation:
+    BATCH = read_batch(MODEL, source(["a", BOMB, "abc", BOMB]), [0, 1, 2, 3])
+
+    def test_the_others_run_together_again(self) -> None:
+        sizes: list[int] = []
+        program = explosive()
+
+        def counting(features: Mapping[str, Array], lengths: Mapping[str, Array]) -> object:
+            sizes.append(len(features["tokens"]))
+            return program(features, lengths)
+
+        outcome = run_isolated(counting, self.BATCH)  # type: ignore[arg-type]
+        assert sizes == [4, 1, 1, 1, 1, 2]
+        assert outcome.rows == [0, 2]
+        assert outcome.failed == {1: "the model blew up", 3: "the model blew up"}
+        assert {len(value) for value in outcome.values} == {2}
+
+    def test_a_sample_alone_is_not_run_again(self) -> None:
+        outcome = run_isolated(explosive(), self.BATCH.take([1]))
+        assert (outcome.rows, outcome.values) == ((), ())
+        assert outcome.failed == {0: "the model blew up"}
+
+    def test_where_only_all_together_fail_none_is_to_blame(self) -> None:
+        def crowded(features: Mapping[str, Array], lengths: Mapping[str, Array]) -> list[Array]:
+            if len(features["tokens"]) > 1:
+                raise JobError("out of memory")
+            return []
+
+        with pytest.raises(JobError, match="out of memory"):
+            run_isolated(crowded, self.BATCH)
+
+    def test_other_errors_are_not_the_samples(self) -> None:
+        def broken(features: object, lengths: object) -> list[Array]:
+            raise OSError("the disk broke")
+
+        with pytest.raises(OSError, match="the disk broke"):
+            run_isolated(broken, self.BATCH)
+
+
+def test_texts_of_the_other_tests_are_all_good() -> None:
+    found = survey(CHOOSY, source(TEXTS), lambda rows: None, "skip")
+    assert found.skipped == {}

@@ -1,0 +1,85 @@
+"""The run that faults are brought upon, and what has to be true of it in the end."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from extractkit.engine.execute import execute, resume
+from extractkit.engine.listener import Listener, Silent
+from extractkit.errors import ExtractkitError
+from extractkit.job import Job
+from extractkit.runs import manifest
+from extractkit.runs.damage import damage
+from extractkit.runs.directory import JOURNAL, LOG, MANIFEST
+from extractkit.runs.manifest import Status
+from tests.engine.examples import EVERYTHING, job
+
+HYDRA_FILES: Mapping[str, str] = {
+    "config.yaml": "model: reference\n",
+    "overrides.yaml": "- model=reference\n",
+}
+_SHARD_BYTES = 22_000
+
+
+def several_shards() -> Job:
+    """Twenty texts in some shards, and constants, through both sinks."""
+    return job(EVERYTHING, sinks=("hdf5", "npz"), shard_size=_SHARD_BYTES)
+
+
+def begin(directory: Path, listener: Listener | None = None) -> None:
+    """Run the job."""
+    execute(several_shards(), directory, hydra_files=HYDRA_FILES, listener=listener or Silent())
+
+
+def go_on(directory: Path, listener: Listener | None = None) -> None:
+    """What a user does with an unfinished run: resume it, or, where none has begun, run it again."""
+    if (directory / MANIFEST).exists():
+        resume(several_shards(), directory, listener=listener or Silent())
+    else:
+        begin(directory, listener)
+
+
+def content(directory: Path) -> dict[str, object]:
+    """All that a run holds by its files' names, but for what differs from run to run of one job.
+
+    That is the log, the manifest's `volatile`, and the journal's timings and order.
+    """
+    found: dict[str, object] = {}
+    for path in sorted(directory.rglob("*")):
+        name = str(path.relative_to(directory))
+        if path.is_dir():
+            found[name] = "directory"
+        elif name == MANIFEST:
+            found[name] = _without(path.read_text("utf-8"), "volatile", "checksum")
+        elif name == JOURNAL:
+            lines = path.read_text("utf-8").splitlines()
+            entries = [_without(line, "timings", "checksum") for line in lines]
+            found[name] = sorted(entries, key=lambda entry: str(entry["shard"]))
+        elif name != LOG:
+            found[name] = path.read_bytes()
+    return found
+
+
+def wrong_with(directory: Path, undisturbed: Mapping[str, object]) -> list[str]:
+    """Everything in which a run that should be finished is not as an undisturbed one."""
+    found = content(directory) if directory.exists() else {}
+    wrong = [f"{name} is left over" for name in sorted(found.keys() - undisturbed.keys())]
+    for name, expected in undisturbed.items():
+        if name not in found:
+            wrong.append(f"{name} is missing")
+        elif found[name] != expected:
+            wrong.append(f"{name} is another")
+    if wrong:
+        return wrong
+    try:
+        ended = manifest.read(directory)
+    except ExtractkitError as error:
+        return [str(error)]
+    if ended.status is not Status.FINISHED:
+        wrong.append(f"its status is {ended.status}")
+    return wrong + damage(directory, ended)
+
+
+def _without(text: str, *names: str) -> dict[str, object]:
+    record: dict[str, object] = json.loads(text)
+    return {name: value for name, value in record.items() if name not in names}

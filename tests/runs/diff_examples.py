@@ -1,0 +1,104 @@
+"""Runs to compare: made of given values, without any model."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from extractkit.plan import CONSTANTS_SHARD, Shard
+from extractkit.runs.manifest import Manifest, RunInputs, RunPlan, RunTensor, Volatile
+from extractkit.runs.reader import Run, open_run
+from extractkit.runs.recorder import Recorder
+from extractkit.sinks.hdf5 import Hdf5Sink
+from extractkit.sinks.protocol import StoredTensor
+from extractkit.tensors import Kind, TensorRecord
+from extractkit.values import Array, Assembly, Dense, Values
+
+Samples = Sequence[Array]
+"""Each sample's own value of one tensor; a constant is one array."""
+
+
+def made_run(
+    path: Path,
+    tensors: Mapping[str, Samples | Array],
+    *,
+    ids: Sequence[str] | None = None,
+    shards: Sequence[int] = (),
+    skipped: Mapping[int, str] | None = None,
+    finish: bool = True,
+    **recorded: object,
+) -> Run:
+    """A run that holds these tensors.
+
+    Args:
+        ids: of the samples; None: "s0", "s1", …
+        shards: where one ends and the next begins.
+        skipped: samples without values, and why.
+        recorded: more fields of the manifest.
+    """
+    count = max((len(v) for v in tensors.values() if not isinstance(v, np.ndarray)), default=0)
+    names = [f"s{number}" for number in range(count)] if ids is None else ids
+    stored = {key: _stored(key, value) for key, value in tensors.items()}
+    bounds = [0, *shards, count]
+    ranges = [Shard(*pair) for pair in pairwise(bounds)] if count else []
+    planned = Manifest(
+        volatile=Volatile(started="2026-11-22T15:04:05+00:00"),
+        job_resolved={"sinks": {"hdf5": {"_target_": "extractkit.sinks.hdf5.Hdf5Sink"}}},
+        inputs=RunInputs("f00d", count) if count else None,
+        tensors=tuple(RunTensor(one, _record(one), ("mine",)) for one in stored.values()),
+        plan=RunPlan(1000, True, tuple((one.start, one.stop) for one in ranges)),
+        **recorded,  # type: ignore[arg-type]
+    )
+    path.mkdir()
+    recorder = Recorder.start(path, planned, {"hdf5": Hdf5Sink()})
+    recorder.add_samples({"index": n, "id": name} for n, name in enumerate(names))
+    recorder.freeze(recorder.manifest)
+    constants = {key: Dense(v) for key, v in tensors.items() if isinstance(v, np.ndarray)}
+    if constants:
+        recorder.commit(CONSTANTS_SHARD, constants)
+    for shard in ranges:
+        own = {n: why for n, why in (skipped or {}).items() if shard.start <= n < shard.stop}
+        recorder.commit(shard, _part(stored, tensors, shard), skipped=own)
+    if finish:
+        recorder.finish()
+    else:
+        recorder.fail()
+    return open_run(path)
+
+
+def _stored(key: str, value: Samples | Array) -> StoredTensor:
+    if isinstance(value, np.ndarray):
+        dtype = _dtype(value)
+        return StoredTensor(key, dtype, (None,) * value.ndim, value.shape, constant=True)
+    shapes = {one.shape for one in value}
+    first = value[0].shape
+    shape = tuple(
+        size if len({one[axis] for one in shapes}) == 1 else None for axis, size in enumerate(first)
+    )
+    dims = ("sample", *(None if size is not None else "token" for size in shape))
+    return StoredTensor(key, _dtype(value[0]), dims, shape, constant=False)
+
+
+def _dtype(value: Array) -> str:
+    return "string" if value.dtype.kind == "O" else value.dtype.name
+
+
+def _record(one: StoredTensor) -> TensorRecord:
+    shape = one.shape if one.constant else (None, *one.shape)
+    return TensorRecord(one.key, Kind.OP, one.dtype, shape, one.dims)
+
+
+def _part(
+    stored: Mapping[str, StoredTensor], tensors: Mapping[str, Samples | Array], shard: Shard
+) -> dict[str, Values]:
+    values: dict[str, Values] = {}
+    for key, one in stored.items():
+        if one.constant:
+            continue
+        own = list(tensors[key])[shard.start : shard.stop]
+        assembly = Assembly(one.shape, one.dtype, [value.shape for value in own], len(own))
+        for position, value in enumerate(own):
+            assembly.put([position], value[np.newaxis])
+        values[key] = assembly.finish()
+    return values

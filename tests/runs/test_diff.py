@@ -1,0 +1,368 @@
+"""Two runs, tensor by tensor and sample by sample, against NumPy over whole arrays."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from extractkit.errors import ConfigError, RunDirectoryError, SelectionError
+from extractkit.runs.comparison import blocks
+from extractkit.runs.comparison.result import Comparison, OneSided, Place, TensorComparison, Verdict
+from extractkit.runs.diff import diff
+from extractkit.runs.reader import Run
+from tests.runs.diff_examples import Samples, made_run
+
+F32, F16 = np.dtype("float32"), np.dtype("float16")
+
+Make = Callable[..., Run]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """Makes runs of given values."""
+    made: list[Run] = []
+
+    def one(tensors: dict[str, object], **settings: object) -> Run:
+        made.append(made_run(tmp_path / f"run{len(made)}", tensors, **settings))  # type: ignore[arg-type]
+        return made[-1]
+
+    return one
+
+
+def random_samples(count: int = 7, shape: tuple[int, ...] = (3, 2), seed: int = 0) -> list[object]:
+    draw = np.random.default_rng(seed)
+    return [draw.normal(size=shape).astype(F32) for _ in range(count)]
+
+
+def only(found: Comparison) -> TensorComparison:
+    (tensor,) = found.tensors
+    return tensor
+
+
+def pair(make: Make, one: Samples, other: Samples, **settings: float) -> TensorComparison:
+    return only(diff(make({"x": one}), make({"x": other}), **settings))
+
+
+def test_a_run_is_bitwise_equal_to_itself(make: Make) -> None:
+    values = random_samples()
+    run = make({"x": values, "w": np.float32([1, np.nan, np.inf])}, shards=[2, 3])
+    found = diff(run, run)
+    assert [one.verdict for one in found.tensors] == [Verdict.EQUAL, Verdict.EQUAL]
+    assert not found.beyond
+    errors = found.tensors[0].errors
+    assert errors is not None
+    assert (errors.max_abs, errors.mean_abs, errors.max_rel, errors.mean_rel) == (0, 0, 0, 0)
+    assert (errors.relative_l2, errors.cosine) == (0, 1)
+    assert errors.correlation == pytest.approx(1)
+    assert found.tensors[0].worst is None
+    assert found.circumstances == ()
+
+
+@pytest.mark.parametrize("elements", [1, 5, 6, 13, 1 << 18])
+def test_numbers_are_those_of_numpy_however_they_are_cut(
+    make: Make, elements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shards and blocks of any size; the mean is large beside the spread."""
+    monkeypatch.setattr(blocks, "ELEMENTS", elements)
+    draw = np.random.default_rng(1)
+    one = [(1e4 + draw.normal(size=(4, 3))).astype(F32) for _ in range(9)]
+    other = [value + draw.normal(scale=0.1, size=(4, 3)).astype(F32) for value in one]
+    found = only(
+        diff(make({"x": one}, shards=[4, 5]), make({"x": other}, shards=[1, 8]), atol=0.2, rtol=0)
+    )
+    a, b = np.stack(one).astype("float64"), np.stack(other).astype("float64")
+    error = np.abs(a - b)
+    assert found.counts is not None
+    assert found.errors is not None
+    assert found.counts.elements == a.size
+    assert found.counts.beyond == (error > 0.2).sum() > 0
+    assert found.counts.unequal == (a != b).sum()
+    assert found.errors.max_abs == error.max()
+    assert found.errors.mean_abs == pytest.approx(error.mean(), rel=1e-12)
+    relative = error / np.maximum(np.abs(a), np.abs(b))
+    assert found.errors.max_rel == pytest.approx(relative.max(), rel=1e-12)
+    assert found.errors.mean_rel == pytest.approx(relative.mean(), rel=1e-12)
+    norm = np.linalg.norm
+    assert found.errors.relative_l2 == pytest.approx(norm(a - b) / norm(a), rel=1e-12)
+    assert found.errors.cosine == pytest.approx(np.vdot(a, b) / (norm(a) * norm(b)), rel=1e-12)
+    correlation = np.corrcoef(a.ravel(), b.ravel())[0, 1]
+    assert found.errors.correlation == pytest.approx(correlation, rel=1e-12)
+    by_sample = error.reshape(9, -1).max(axis=1)
+    assert found.first_beyond is not None
+    assert found.first_beyond.a == np.flatnonzero(by_sample > 0.2)[0]
+    assert found.worst == Place(f"s{by_sample.argmax()}", by_sample.argmax(), by_sample.argmax())
+
+
+def test_the_tolerance_is_symmetric_and_bitwise_equality_is_told_apart(make: Make) -> None:
+    one, other = [np.float32([100, 0])], [np.float32([100.0005, 5e-7])]
+    assert pair(make, one, other).verdict is Verdict.WITHIN
+    assert pair(make, other, one).verdict is Verdict.WITHIN
+    assert pair(make, one, other, rtol=0).verdict is Verdict.BEYOND
+    assert pair(make, one, other, atol=0).verdict is Verdict.BEYOND
+    signs = pair(make, [np.float32([0.0])], [np.float32([-0.0])], rtol=0, atol=0)
+    assert signs.verdict is Verdict.WITHIN
+    assert signs.counts is not None
+    assert signs.counts.unequal == 1
+    assert signs.first_unequal == Place("s0", 0, 0)
+    assert signs.worst is None
+    for tolerance in ({"rtol": -1}, {"atol": float("nan")}, {"atol": "1"}, {"rtol": True}):
+        with pytest.raises(ConfigError, match=r"is not a finite number of 0 or more"):
+            pair(make, one, other, **tolerance)
+
+
+def test_nan_equals_nan_and_nothing_else(make: Make) -> None:
+    nan, inf = np.nan, np.inf
+    one = [np.float32([1, nan]), np.float32([inf, -inf]), np.float32([nan, 5]), np.float32([0, 9])]
+    other = [np.float32([1, nan]), np.float32([inf, inf]), np.float32([2, 5]), np.float32([0, 7])]
+    found = pair(make, one, other)
+    assert found.verdict is Verdict.BEYOND
+    assert found.counts is not None
+    assert (found.counts.nan, found.counts.lone, found.counts.beyond) == (1, 2, 3)
+    assert found.first_beyond == Place("s1", 1, 1)
+    assert found.worst == Place("s1", 1, 1)
+    assert found.errors is not None
+    assert found.errors.max_abs == 2  # over pairs of finite numbers: 1 1, 5 5, 0 0, 9 7
+    assert found.errors.mean_abs == 0.5
+    nothing = pair(make, [np.float32([nan])], [np.float32([nan])])
+    assert (nothing.verdict, nothing.errors) == (Verdict.EQUAL, None)
+
+
+def test_zero_and_constant_vectors_have_no_direction(make: Make) -> None:
+    found = pair(make, [np.zeros(3, F32)], [np.float32([1, 2, 3])]).errors
+    assert found is not None
+    assert (found.relative_l2, found.cosine, found.correlation) == (None, None, None)
+    assert (found.max_rel, found.mean_rel) == (1, 1)
+    flat = pair(make, [np.ones(3, F32)], [np.float32([1, 2, 3])]).errors
+    assert flat is not None
+    assert flat.correlation is None
+    assert flat.cosine == pytest.approx(6 / np.sqrt(3 * 14))
+
+
+def test_the_largest_numbers_do_not_overflow_in_silence(make: Make) -> None:
+    most = np.finfo("float64").max
+    found = pair(make, [np.array([most])], [np.array([-most])])
+    assert found.verdict is Verdict.BEYOND
+    assert found.errors is not None
+    assert found.errors.max_abs == np.inf
+    assert found.errors.max_rel == 2
+    assert found.errors.cosine is None
+
+
+def test_integers_are_exact_unless_an_absolute_tolerance_is_given(make: Make) -> None:
+    large = 2**62
+    one, other = [np.array([large, 7])], [np.array([large + 1, 7])]
+    found = pair(make, one, other)
+    assert found.verdict is Verdict.BEYOND
+    assert found.errors is not None
+    assert found.errors.max_abs == 1
+    assert pair(make, one, other, rtol=0.5).verdict is Verdict.BEYOND
+    assert pair(make, one, other, atol=1).verdict is Verdict.WITHIN
+    small = pair(make, [np.int8([-128, 3])], [np.int64([127, 3])])
+    assert small.errors is not None
+    assert small.errors.max_abs == 255
+    same = pair(make, [np.int8([1])], [np.int64([1])])
+    assert same.verdict is Verdict.WITHIN  # another type is never bitwise equal
+
+
+def test_booleans_and_texts_are_equal_or_not(make: Make) -> None:
+    found = pair(make, [np.array([True, False])], [np.array([True, True])], atol=5)
+    assert found.verdict is Verdict.BEYOND
+    texts = [np.array([b"one", b"two"], object), np.array([b"", b"x"], object)]
+    others = [texts[0], np.array([b"", b"y"], object)]
+    assert pair(make, texts, texts).verdict is Verdict.EQUAL
+    found = pair(make, texts, others)
+    assert found.verdict is Verdict.BEYOND
+    assert (found.errors, found.worst) == (None, None)
+    assert found.counts is not None
+    assert (found.counts.elements, found.counts.unequal, found.counts.beyond) == (4, 1, 1)
+    assert found.first_beyond == found.first_unequal == Place("s1", 1, 1)
+
+
+def test_complex_numbers_are_compared_by_their_distance(make: Make) -> None:
+    one, other = [np.array([3 + 4j, 1j])], [np.array([0j, 1j])]
+    found = pair(make, one, other).errors
+    assert found is not None
+    assert (found.max_abs, found.max_rel) == (5, 1)
+    a, b = np.float64([3, 4, 0, 1]), np.float64([0, 0, 0, 1])
+    assert found.cosine == pytest.approx(a @ b / np.sqrt((a @ a) * (b @ b)))
+
+
+def test_half_precision_is_compared_by_value(make: Make) -> None:
+    one = random_samples()
+    rounded = [np.asarray(value, F16) for value in one]  # type: ignore[arg-type]
+    found = pair(make, one, rounded, rtol=1e-3)  # type: ignore[arg-type]
+    assert found.verdict is Verdict.WITHIN
+    assert found.errors is not None
+    assert 0 < found.errors.max_rel <= 2**-11
+    exact = pair(make, [np.float16([0.5])], [np.float32([0.5])])
+    assert exact.verdict is Verdict.WITHIN
+    assert exact.counts is not None
+    assert exact.counts.unequal == 0
+
+
+def test_samples_of_any_length_are_compared_unpadded(make: Make) -> None:
+    draw = np.random.default_rng(2)
+    one = [draw.normal(size=(length, 2)).astype(F32) for length in (3, 0, 1, 1, 5)]
+    other = [value.copy() for value in one]
+    other[4][4, 1] += 1
+    found = only(diff(make({"x": one}, shards=[2]), make({"x": other}, shards=[3])))
+    assert found.verdict is Verdict.BEYOND
+    assert found.counts is not None
+    assert (found.counts.elements, found.counts.beyond) == (20, 1)
+    assert found.worst == Place("s4", 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "reason"),
+    [
+        ([np.zeros((2, 3), F32)], [np.zeros((3, 2), F32)], "'s0': shape [2, 3] against [3, 2]"),
+        ([np.zeros(1, F32)], [np.zeros(1, "int32")], "float32 against int32"),
+        ([np.zeros(1, F32)], np.zeros(1, F32), "has samples in A"),
+        (np.zeros(1, F32), np.zeros(2, F32), "shape [1] against [2]"),
+        ([np.zeros(1, bool)], [np.zeros(1, "int8")], "bool against int8"),
+    ],
+)
+def test_what_cannot_be_compared_says_why(
+    make: Make, one: object, other: object, reason: str
+) -> None:
+    found = diff(make({"x": one}), make({"x": other}))
+    assert only(found).verdict is Verdict.INCOMPARABLE
+    assert reason in str(only(found).reason)
+    assert found.beyond
+
+
+def test_samples_belong_together_by_their_ids(make: Make) -> None:
+    values = random_samples(5)
+    order = [3, 0, 4, 1]
+    a = make({"x": values}, ids=list("abcde"), shards=[2])
+    b = make({"x": [values[n] for n in order]}, ids=[*"dae", "new"], shards=[1, 3])
+    found = diff(a, b)
+    assert only(found).verdict is Verdict.EQUAL
+    assert found.samples.aligned_by == "id"
+    assert found.samples.compared == 3
+    assert found.samples.only_in_a == OneSided(2, ("b", "c"))
+    assert found.samples.only_in_b == OneSided(1, ("new",))
+    assert found.beyond
+    changed = [values[n] + 1 if n == 4 else values[n] for n in order]  # type: ignore[operator]
+    found = diff(a, make({"x": changed}, ids=[*"dae", "new"]))
+    assert only(found).first_beyond == Place("e", 4, 2)
+
+
+def test_ids_that_occur_twice_leave_the_numbers(make: Make) -> None:
+    values = random_samples(3)
+    found = diff(make({"x": values}, ids=list("aab")), make({"x": values[:2]}, ids=list("xy")))
+    assert found.samples.aligned_by == "number"
+    assert found.samples.compared == 2
+    assert found.samples.only_in_a == OneSided(1, ("b",))
+    assert only(found).verdict is Verdict.EQUAL
+
+
+def test_runs_without_a_common_sample_cannot_be_compared(make: Make) -> None:
+    values = random_samples(2)
+    found = diff(make({"x": values}, ids=list("ab")), make({"x": values}, ids=list("cd")))
+    assert "no sample in common" in str(only(found).reason)
+    assert found.beyond
+
+
+def test_skipped_samples_are_left_out_and_counted(make: Make) -> None:
+    values = random_samples(6)
+    other = [np.full((3, 2), np.nan, F32) if n == 4 else value for n, value in enumerate(values)]
+    found = diff(
+        make({"x": values}, shards=[3], skipped={1: "no picture"}),
+        make({"x": other}, shards=[2], skipped={4: "no picture"}),
+    )
+    assert found.samples.compared == 4
+    assert found.samples.skipped == 2
+    assert only(found).verdict is Verdict.EQUAL
+    assert not found.beyond
+
+
+def test_what_one_run_alone_has_is_told_and_counts(make: Make) -> None:
+    values = random_samples(2)
+    found = diff(make({"x": values, "y": values}), make({"x": values, "z": values}))
+    assert (found.only_in_a, found.only_in_b) == (("y",), ("z",))
+    assert only(found).verdict is Verdict.EQUAL
+    assert found.beyond
+    assert not diff(make({"x": values, "y": values}), make({"x": values}), only="x").beyond
+    with pytest.raises(SelectionError, match=r"only='q\*' fits no tensor of .*'x'"):
+        diff(make({"x": values}), make({"x": values}), only="q*")
+
+
+def test_a_run_of_constants_alone_needs_no_samples(make: Make) -> None:
+    found = diff(make({"w": np.float32([1, 2])}), make({"w": np.float32([1, 4])}))
+    assert only(found).verdict is Verdict.BEYOND
+    assert only(found).first_beyond is None
+    assert found.samples.compared == 0
+    large = np.arange(blocks.ELEMENTS + 3, dtype=F32)
+    changed = large.copy()
+    changed[-1] += 10
+    counts = only(diff(make({"w": large}), make({"w": changed}))).counts
+    assert counts is not None
+    assert (counts.elements, counts.unequal) == (large.size, 1)
+
+
+def test_an_unfinished_run_is_refused(make: Make) -> None:
+    done, failed = make({"x": random_samples(2)}), make({"x": random_samples(2)}, finish=False)
+    with pytest.raises(RunDirectoryError, match=r"not finished \(status: failed\).*resume"):
+        diff(done, failed)
+
+
+def test_what_may_explain_a_difference_is_told(make: Make) -> None:
+    values = random_samples(2)
+    a = make({"x": values}, versions={"tensorflow": "2.20", "numpy": "2.4"}, seeds={"numpy": 1})
+    b = make({"x": values}, versions={"tensorflow": "2.21", "numpy": "2.4"})
+    told = [(one.key, one.a, one.b) for one in diff(a, b).circumstances]
+    assert told == [("versions.tensorflow", "2.20", "2.21"), ("seeds.numpy", 1, None)]
+
+
+def test_the_document_is_closed_and_strict_json(make: Make) -> None:
+    most = np.finfo("float64").max
+    a, b = [np.array([most]), np.array([np.nan])], [np.array([-most]), np.array([1.0])]
+    found = diff(make({"x": a}), make({"x": b}))
+    document = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert list(document) == [
+        "schema", "beyond", "a", "b", "tolerance", "mapped", "samples", "tensors", "only_in_a",
+        "only_in_b", "circumstances",
+    ]  # fmt: skip
+    assert document["schema"] == 1
+    assert document["beyond"] is True
+    assert document["tensors"] == [
+        {
+            "a": "x",
+            "b": "x",
+            "verdict": "beyond",
+            "reason": None,
+            "counts": {"elements": 2, "unequal": 2, "beyond": 2, "nan": 0, "lone": 1},
+            "errors": {
+                "max_abs": "inf",
+                "mean_abs": "inf",
+                "max_rel": 2.0,
+                "mean_rel": 2.0,
+                "relative_l2": None,
+                "cosine": None,
+                "correlation": None,
+            },
+            "first_unequal": {"id": "s0", "a": 0, "b": 0},
+            "first_beyond": {"id": "s0", "a": 0, "b": 0},
+            "worst": {"id": "s0", "a": 0, "b": 0},
+        }
+    ]
+
+
+def test_comparing_imports_neither_tensorflow_nor_hydra(make: Make) -> None:
+    run = make({"x": random_samples(2)})
+    program = (
+        "import sys\n"
+        "from extractkit.runs.reader import open_run\n"
+        "from extractkit.runs.diff import diff\n"
+        f"run = open_run({str(run.path)!r})\n"
+        "assert not diff(run, run).beyond\n"
+        "heavy = {'tensorflow', 'keras', 'hydra', 'omegaconf'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else 0)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, env=dict(os.environ))
