@@ -30,6 +30,7 @@ class ValueStats:
         same: SHA-256 of a sample's value where every sample has the same one, to the bit; None
             otherwise.
         examined: how many samples were looked at; 0 of a tensor that does not depend on them.
+        elements: how many elements those have.
     """
 
     nan: int = 0
@@ -40,6 +41,7 @@ class ValueStats:
     maximum: float | None = None
     same: str | None = None
     examined: int = 0
+    elements: int = 0
 
     @property
     def finite(self) -> bool:
@@ -48,8 +50,8 @@ class ValueStats:
 
     @property
     def constant(self) -> bool:
-        """Whether every finite element is the same number."""
-        return self.minimum is not None and self.minimum == self.maximum
+        """Whether there are two elements or more, and all finite ones are the same number."""
+        return self.elements > 1 and self.minimum is not None and self.minimum == self.maximum
 
     @property
     def never_changes(self) -> bool:
@@ -64,14 +66,11 @@ def examine(values: Values, first_sample: int | None) -> ValueStats:
         values: of a shard, or the one value of a tensor that does not depend on the samples.
         first_sample: index of the shard's first sample; None where there are no samples.
     """
-    present = None if first_sample is None else _present(values)
-    array = values.values if present is None else _elements(values, present)
+    if first_sample is None:
+        return _examined_as_one(values.values)
+    present = _present(values)
+    array = _elements(values, present)
     finite, extremes = _extremes(array)
-    stats = ValueStats(minimum=extremes[0], maximum=extremes[1])
-    if first_sample is None or present is None:
-        if finite:
-            return stats
-        return ValueStats(int(np.isnan(array).sum()), int(np.isinf(array).sum()), 0, {}, *extremes)
     found = {} if finite else non_finite_samples(values)
     return ValueStats(
         nan=sum(nan for nan, _ in found.values()),
@@ -82,6 +81,7 @@ def examine(values: Values, first_sample: int | None) -> ValueStats:
         maximum=extremes[1],
         same=_same(values, present, array),
         examined=len(present),
+        elements=array.size,
     )
 
 
@@ -100,6 +100,7 @@ def merged(stats: Sequence[ValueStats]) -> ValueStats:
         maximum=max(highest, default=None),
         same=same.pop() if len(same) == 1 else None,
         examined=sum(one.examined for one in stats),
+        elements=sum(one.elements for one in stats),
     )
 
 
@@ -122,6 +123,17 @@ def non_finite_samples(values: Values) -> dict[int, tuple[int, int]]:
         for at in np.flatnonzero(counts[0] + counts[1])
         if int(at) not in absent
     }
+
+
+def _examined_as_one(array: Array) -> ValueStats:
+    finite, extremes = _extremes(array)
+    return ValueStats(
+        nan=0 if finite else int(np.count_nonzero(np.isnan(array))),
+        inf=0 if finite else int(np.count_nonzero(np.isinf(array))),
+        minimum=extremes[0],
+        maximum=extremes[1],
+        elements=array.size,
+    )
 
 
 def _present(values: Values) -> npt.NDArray[np.int64]:

@@ -278,11 +278,3 @@ def ragged_shapes(
     lengths = np.diff(offsets)[:, np.newaxis]
     rest = np.broadcast_to(np.asarray(fixed, np.int64), (len(lengths), len(fixed)))
     return np.concatenate([lengths, rest], axis=1)
-
-
-def non_finite(value: Values) -> int:
-    """How many elements are NaN or infinite; 0 for anything but floating-point numbers."""
-    array = value.values
-    if array.dtype.kind != "f":
-        return 0
-    return int(array.size - np.count_nonzero(np.isfinite(array)))

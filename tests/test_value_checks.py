@@ -78,6 +78,7 @@ def by_hand(found: Sequence[Array], absent: Sequence[int], start: int) -> ValueS
         maximum=max(numbers, default=None),
         same="any" if len(contents) == 1 else None,
         examined=len(present),
+        elements=sum(one.size for one in present),
     )
 
 
@@ -119,6 +120,7 @@ def test_an_element_is_constant_or_a_tensor_never_changes() -> None:
     every, again = examine(Dense(np.full((4, 2), 7.0)), 0), examine(Dense(np.stack([ramp] * 2)), 0)
     assert (every.constant, every.never_changes) == (True, True)
     assert (again.constant, again.never_changes) == (False, True)
+    assert not examine(Dense(np.array([7.0])), 0).constant
     alone = examine(Dense(ramp[np.newaxis]), 0)
     assert (alone.constant, alone.never_changes) == (False, False)
     assert merged([alone, alone]).never_changes
@@ -155,11 +157,11 @@ def test_samples_of_different_shapes_with_equal_elements_differ() -> None:
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        (np.array(2.5), ValueStats(minimum=2.5, maximum=2.5)),
-        (np.array([[1.0, np.nan], [-np.inf, 3.0]]), ValueStats(1, 1, 0, {}, 1.0, 3.0)),
-        (np.array(b"text", object), ValueStats()),
+        (np.array(2.5), ValueStats(minimum=2.5, maximum=2.5, elements=1)),
+        (np.array([[1.0, np.nan], [-np.inf, 3.0]]), ValueStats(1, 1, 0, {}, 1.0, 3.0, elements=4)),
+        (np.array(b"text", object), ValueStats(elements=1)),
         (np.zeros((0, 3)), ValueStats()),
-        (np.array([np.nan]), ValueStats(nan=1)),
+        (np.array([np.nan]), ValueStats(nan=1, elements=1)),
     ],
 )
 def test_what_does_not_depend_on_samples_belongs_to_none(

@@ -1,4 +1,4 @@
-"""A hundred photographs of faces: from the Labeled Faces in the Wild, as scikit-image ships them."""
+"""A hundred photographs of faces, of the Labeled Faces in the Wild, as scikit-image has them."""
 
 import hashlib
 import subprocess

@@ -1,4 +1,4 @@
-"""Hydra composes through one method, whoever asks: a job, a sweep, each job of it in whatever process.
+"""Hydra composes through one method: a job, a sweep, each job of a sweep in whatever process.
 
 There a configuration is looked at before Hydra acts on it, for Hydra would instantiate callbacks
 and set up loggers before the application is asked.

@@ -18,6 +18,7 @@ from extractkit.runs.comparison.result import (
 _MOST_ROWS = 60
 _MOST_NAMES = 3
 _MOST_CIRCUMSTANCES = 12
+_LONGEST, _DIGEST = 40, 12
 _STYLES = {
     Verdict.EQUAL: "green",
     Verdict.WITHIN: "green",
@@ -49,11 +50,17 @@ def _facts(found: Comparison) -> Table:
     tolerance = found.tolerance
     facts.add_row("tolerance", f"{tolerance.atol:g} + {tolerance.rtol:g} · max(|a|, |b|)")
     for one in found.circumstances[:_MOST_CIRCUMSTANCES]:
-        facts.add_row(Text(safe(one.key)), Text(safe(f"{one.a} against {one.b}")))
+        facts.add_row(Text(safe(one.key)), Text(f"{_short(one.a)} against {_short(one.b)}"))
     more = len(found.circumstances) - _MOST_CIRCUMSTANCES
     if more > 0:
         facts.add_row("…", f"and {more:,} more that differ; --json lists them all")
     return facts
+
+
+def _short(value: object) -> str:
+    """A value as text; of a digest the beginning tells it from others."""
+    text = safe("nothing" if value is None else str(value))
+    return text if len(text) <= _LONGEST else f"{text[:_DIGEST]}…"
 
 
 def _tensors(tensors: tuple[TensorComparison, ...]) -> Table:

@@ -15,7 +15,7 @@ from extractkit.engine.process import environment, impose
 from extractkit.engine.recorded import recorded_survey
 from extractkit.engine.stream import ShardValues
 from extractkit.engine.survey import Row, Survey, survey
-from extractkit.errors import ExtractkitError, RunDirectoryError
+from extractkit.errors import ExtractkitError, RunDirectoryError, UserError
 from extractkit.job import Job
 from extractkit.plan import CONSTANTS_SHARD, bytes_per_sample, plan_shards
 from extractkit.runs import manifest as manifests
@@ -113,7 +113,10 @@ def resume(job: Job, directory: Path, *, listener: Listener) -> None:
                 "bits of values may differ from there on"
             )
         with run_log(directory):
-            _Execution(job, directory, replace(recorded, volatile=volatile), listener).run()
+            goes_on = replace(recorded, volatile=volatile)
+            _Execution(job, directory, goes_on, listener, resumed=True).run()
+        for message in damage(directory, manifests.read(directory)):
+            listener.note(f"not to be restored: {message}")
 
 
 @dataclass
@@ -123,6 +126,7 @@ class _Execution:
     manifest: Manifest
     listener: Listener
     repeats: Manifest | None = None
+    resumed: bool = False
     timings: dict[str, float] = field(default_factory=dict)
 
     def run(self) -> None:
@@ -142,7 +146,9 @@ class _Execution:
             # What nobody foresaw is told with its traceback.
             foreseen = interrupted or isinstance(error, ExtractkitError | Superfluous)
             _log.error("%s", "interrupted" if interrupted else error, exc_info=not foreseen)
-            if recorder is not None:
+            # A run that is refused to be gone on with stays as it is.
+            refused = self.resumed and isinstance(error, UserError)
+            if recorder is not None and not refused:
                 recorder.fail(Status.INTERRUPTED if interrupted else Status.FAILED, self.timings)
             raise
 
@@ -151,10 +157,13 @@ class _Execution:
         now = described(recorder.manifest, prepared)
         if recorder.manifest.plan is not None:
             check_same(recorder.manifest, now, str(self.directory))
-            return self._recorded(prepared, recorder.manifest)
+            found = self._recorded(prepared, recorder.manifest)
+            recorder.reopen()
+            return found
         if self.repeats is not None:
             check_repeats(self.repeats, now)
-        self._look_for_finished(now)
+        if not self.resumed:
+            self._look_for_finished(now)
         began = time.perf_counter()
         truncated = 0
 

@@ -1,12 +1,18 @@
-"""Which samples make a model fail: found by running each of a batch by itself."""
+"""Samples that make a model fail: told from the others of a batch, and passed over in a trial."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from extractkit.engine.batches import Batch
+from extractkit.engine.survey import first_usable
 from extractkit.errors import JobError
-from extractkit.models.protocol import Program
+from extractkit.inputs.protocol import Source
+from extractkit.models.protocol import Model, Program
+from extractkit.plan import PlannedTensor
 from extractkit.values import Array
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +51,37 @@ def run_isolated(program: Program, batch: Batch) -> Outcome:
         return Outcome((), (), failed)
     rest = batch.take(rows)
     return Outcome(rows, program(rest.features, rest.lengths), failed)
+
+
+def try_out(
+    model: Model,
+    source: Source,
+    policy: str,
+    attempt: Callable[[Source], Result],
+    tensors: Sequence[PlannedTensor] = (),
+) -> Result:
+    """What an attempt on the first samples gives.
+
+    With the policy "skip" these are the first that can be used, and where the model fails on them
+    the attempt is made again on those behind the first of them.
+
+    Args:
+        policy, tensors: as `survey` takes them.
+
+    Raises:
+        InputError: no sample can be used.
+        JobError: the model fails on all that were tried.
+    """
+    if policy != "skip":
+        return attempt(source)
+    samples = first_usable(model, source, tensors)
+    while True:
+        try:
+            return attempt(samples)
+        except JobError:
+            if len(samples) == 1:
+                raise
+        samples = samples.behind_first()
 
 
 def _failing_alone(program: Program, batch: Batch) -> dict[int, str]:

@@ -89,15 +89,22 @@ def longest(model: Model, source: Source) -> Lengths | None:
     return Lengths(len(source), {axis: np.full(len(source), limits[axis]) for axis in axes})
 
 
-def usable(model: Model, source: Source, policy: str = "fail", most: int = 64) -> Source:
-    """The source to try a model on: with the policy "skip", its first samples that can be used.
+def first_usable(
+    model: Model,
+    source: Source,
+    tensors: Sequence[PlannedTensor] = (),
+    most: int = 64,
+) -> "FewSamples":
+    """The first samples of a source that can be used.
+
+    Args:
+        tensors: whose slices they must be long enough for.
+        most: how many are enough.
 
     Raises:
-        InputError: none can.
+        InputError: there is none.
     """
-    if policy != "skip":
-        return source
-    look = _Look(model, source, encode=True, skip=True)
+    look = _Look(model, source, encode=True, skip=True, tensors=tensors)
     good: list[Sample] = []
     skipped: dict[int, str] = {}
     for start in range(0, len(source), most):
@@ -109,29 +116,37 @@ def usable(model: Model, source: Source, policy: str = "fail", most: int = 64) -
         if len(good) >= most:
             break
     _check_left(skipped, len(source))
-    return _FewSamples(source, tuple(good[:most]))
+    return FewSamples(source.fingerprint, source.notes, tuple(good[:most]))
+
+
+def usable(model: Model, source: Source, policy: str) -> Source:
+    """The source to try a model on; with the policy "skip", its first samples that can be used."""
+    return first_usable(model, source) if policy == "skip" else source
 
 
 @dataclass(frozen=True, eq=False)
-class _FewSamples:
-    """Samples of a source that are in memory."""
+class FewSamples:
+    """Some samples of a source, in memory; they keep the indices that they have there.
 
-    source: Source
+    Attributes:
+        fingerprint, notes: of the whole source.
+        samples: in order.
+    """
+
+    fingerprint: str
+    notes: tuple[str, ...]
     samples: tuple[Sample, ...]
-
-    @property
-    def fingerprint(self) -> str:
-        return self.source.fingerprint
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        return self.source.notes
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def read(self, start: int, stop: int) -> Sequence[Sample]:
+        """The samples start … stop-1 of these."""
         return self.samples[start:stop]
+
+    def behind_first(self) -> "FewSamples":
+        """All but the first."""
+        return replace(self, samples=self.samples[1:])
 
 
 @dataclass(frozen=True, eq=False)

@@ -53,8 +53,8 @@ def begun(directory: Path, started: Manifest, hydra_files: Mapping[str, str]) ->
                 _take_back(directory)
                 raise
     except BaseException:
-        with suppress(OSError):  # what is not empty stays: a run does
-            for path in made:
+        for path in made:
+            with suppress(OSError):  # what is not empty stays: a run does
                 path.rmdir()
         raise
 

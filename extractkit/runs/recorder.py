@@ -63,9 +63,11 @@ class Recorder:
                 )
         committed = intact_entries(directory, started, sinks)
         make_directory(directory / SHARDS)
-        recorder = cls(directory, started, sinks, committed)
-        recorder._write(replace(started, status=Status.STARTED, actual=None))
-        return recorder
+        return cls(directory, started, sinks, committed)
+
+    def reopen(self) -> None:
+        """Say that a run that had ended is being gone on with."""
+        self._write(replace(self.manifest, status=Status.STARTED, actual=None))
 
     @property
     def bytes(self) -> int:
@@ -86,7 +88,8 @@ class Recorder:
         self.add_samples(())
         assert self._samples is not None
         samples, self._samples = self._samples.publish(), None
-        self._write(replace(planned, files=_with(planned.files, [samples])))
+        files = _with(planned.files, [samples])
+        self._write(replace(planned, status=Status.STARTED, files=files))
 
     def commit(
         self,
@@ -169,7 +172,7 @@ class Recorder:
         if self._samples is not None:
             self._samples.discard()
         with suppress(JobError):
-            self._end(replace(self.manifest, status=status), timings, None)
+            self._end(replace(self.manifest, status=status, actual=None), timings, None)
 
     def _end(
         self, ended: Manifest, timings: Mapping[str, float] | None, log: StoredFile | None

@@ -25,7 +25,7 @@ from extractkit.sinks.ragged import count, damaged
 _DEFLATED = 1100
 _LARGEST_CHUNK = 16 << 20
 _LZF = 32000
-_FILTERS = (
+_FILTERS: tuple[list[int], ...] = (
     [],
     [h5py.h5z.FILTER_DEFLATE],
     [_LZF],
@@ -47,9 +47,7 @@ def member(group: Any, name: str) -> Any:
         if not isinstance(node, h5py.Group) or not node.id.links.exists(part.encode()):
             return None
         if node.id.links.get_info(part.encode()).type != h5py.h5l.TYPE_HARD:
-            raise damaged(
-                Path(group.file.filename), name, "it points outside of itself, by a link"
-            )
+            raise damaged(Path(group.file.filename), name, "it points outside of itself, by a link")
         node = node[part]
     return node
 
@@ -96,7 +94,10 @@ def check_chunks(dataset: Any, key: str, start: int, stop: int) -> None:
         return
     size = math.prod(dataset.chunks) * dataset.dtype.itemsize
     rows = range(start - start % dataset.chunks[0], stop, dataset.chunks[0])
-    others = [range(0, *pair) for pair in zip(dataset.shape[1:], dataset.chunks[1:], strict=True)]
+    others = [
+        range(0, length, step)
+        for length, step in zip(dataset.shape[1:], dataset.chunks[1:], strict=True)
+    ]
     for place in itertools.product(rows, *others):
         skipped, content = dataset.id.read_direct_chunk(place)
         # A set bit tells a filter that was left out for this chunk; gzip comes after shuffling.

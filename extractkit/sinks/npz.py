@@ -8,6 +8,7 @@ key holds no plus sign.
 
 import io
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,9 +21,23 @@ import numpy.typing as npt
 
 from extractkit.errors import JobError, RunDirectoryError, choices
 from extractkit.sinks.protocol import StoredShard, StoredTensor, check_range
+from extractkit.sinks.ragged import check_layout, check_ragged, count, damaged
 from extractkit.values import OFFSETS, SHAPES, VALUES, Array, Dense, Ragged, Values, ragged_shapes
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip archive can tell
+_STORED = "biufcSU"
+# What zipfile and NumPy raise for files that they cannot make sense of.
+_UNREADABLE = (
+    zipfile.BadZipFile,
+    EOFError,
+    OSError,
+    NotImplementedError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    zlib.error,
+)
 
 
 def member(key: str, part: str = "") -> str:
@@ -65,24 +80,21 @@ class NpzSink:
         """Samples start … stop-1 of one tensor; no other sample's values are kept."""
         with _opened(path) as archive:
             if _dense(archive, key):
-                check_range(path, key, start, stop, _shape(archive, key)[0])
+                check_range(path, key, start, stop, _samples(archive, key))
                 return Dense(_read(archive, key, "", start, stop))
-            check_range(path, key, start, stop, _shape(archive, key, OFFSETS)[0] - 1)
-            offsets = _offsets(archive, key, start, stop)
+            offsets, shapes = _places(archive, key, start, stop)
             rows = _read(archive, key, VALUES, int(offsets[0]), int(offsets[-1]))
-            return Ragged(rows, offsets - offsets[0], _shapes(archive, key, start, stop))
+            return Ragged(rows, offsets - offsets[0], shapes)
 
     def read_shapes(self, path: Path, key: str, start: int, stop: int) -> npt.NDArray[np.int64]:
         """Shapes of samples start … stop-1, int64 (samples, rank)."""
         with _opened(path) as archive:
             if _dense(archive, key):
-                count, *fixed = _shape(archive, key)
-                check_range(path, key, start, stop, count)
+                check_range(path, key, start, stop, _samples(archive, key))
+                fixed = _layout(archive, key)[1][1:]
                 return np.broadcast_to(np.asarray(fixed, np.int64), (stop - start, len(fixed)))
-            check_range(path, key, start, stop, _shape(archive, key, OFFSETS)[0] - 1)
-            fixed = list(_shape(archive, key, VALUES)[1:])
-            shapes = _shapes(archive, key, start, stop)
-            return ragged_shapes(_offsets(archive, key, start, stop), shapes, fixed)
+            offsets, shapes = _places(archive, key, start, stop)
+            return ragged_shapes(offsets, shapes, _layout(archive, key, VALUES)[1][1:])
 
     def read_constant(self, path: Path, key: str) -> Array:
         """The value of one constant."""
@@ -98,29 +110,39 @@ class NpzSink:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    # A pipe would never end, and a device neither.
+    if not path.is_file():
+        raise RunDirectoryError(f"{path} is missing from its run")
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive
-    except FileNotFoundError as error:
-        raise RunDirectoryError(f"{path} is missing from its run") from error
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
+    except _UNREADABLE as error:
         raise RunDirectoryError(f"{path} is damaged: {error}") from error
 
 
 @contextmanager
-def _entered(archive: zipfile.ZipFile, key: str, part: str) -> Iterator[IO[bytes]]:
-    try:
-        file = archive.open(_entry(key, part))
-    except KeyError as error:
+def _entered(archive: zipfile.ZipFile, key: str, part: str) -> Iterator[tuple[IO[bytes], int]]:
+    """One array's file inside the archive, and its size."""
+    info = archive.NameToInfo.get(_entry(key, part))
+    if info is None:
         raise RunDirectoryError(
             f"{archive.filename} holds no tensor {key!r}. {choices(key, _keys(archive))}"
-        ) from error
-    with file:
-        yield file
+        )
+    path = _path(archive)
+    if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
+        raise damaged(path, key, "it is compressed, which no sink does")
+    if info.header_offset + info.file_size > path.stat().st_size:
+        raise damaged(path, key, "it is larger than its file")
+    with archive.open(info) as file:
+        yield file, info.file_size
 
 
 def _entry(key: str, part: str = "") -> str:
     return f"{member(key, part)}.npy"
+
+
+def _path(archive: zipfile.ZipFile) -> Path:
+    return Path(str(archive.filename))
 
 
 def _dense(archive: zipfile.ZipFile, key: str) -> bool:
@@ -132,29 +154,45 @@ def _keys(archive: zipfile.ZipFile) -> list[str]:
     return [unquote(name) for name in dict.fromkeys(names)]
 
 
-def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
-    """Shape and dtype of the array that follows in C order."""
+def _header(
+    archive: zipfile.ZipFile, key: str, file: IO[bytes], size: int
+) -> tuple[np.dtype[np.generic], tuple[int, ...]]:
+    """Dtype and shape of the array that follows in C order, and fills the rest of the file."""
+    path = _path(archive)
     if np.lib.format.read_magic(file) == (1, 0):
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
     else:
-        shape, _, dtype = np.lib.format.read_array_header_2_0(file)
-    return shape, dtype
+        shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
+    if dtype.kind not in _STORED:
+        raise damaged(path, key, f"no sink writes {dtype}")
+    if fortran or count(shape) * dtype.itemsize != size - file.tell():
+        raise damaged(path, key, f"{list(shape)} {dtype} is not what it holds")
+    return dtype, shape
 
 
-def _shape(archive: zipfile.ZipFile, key: str, part: str = "") -> tuple[int, ...]:
-    with _entered(archive, key, part) as file:
-        return _header(file)[0]
+def _layout(
+    archive: zipfile.ZipFile, key: str, part: str = ""
+) -> tuple[np.dtype[np.generic], tuple[int, ...]]:
+    with _entered(archive, key, part) as (file, size):
+        return _header(archive, key, file, size)
+
+
+def _samples(archive: zipfile.ZipFile, key: str, part: str = "") -> int:
+    """How many samples stand along the first axis."""
+    shape = _layout(archive, key, part)[1]
+    if not shape:
+        raise damaged(_path(archive), key, "it has no axis of samples")
+    return shape[0]
 
 
 def _read(
     archive: zipfile.ZipFile, key: str, part: str = "", start: int = 0, stop: int | None = None
 ) -> Array:
     """Rows start … stop-1 of one array, or all of it."""
-    with _entered(archive, key, part) as file:
-        shape, dtype = _header(file)
+    with _entered(archive, key, part) as (file, size):
+        dtype, shape = _header(archive, key, file, size)
         if stop is not None:
-            row = int(np.prod(shape[1:])) * dtype.itemsize
-            file.seek(start * row, io.SEEK_CUR)
+            file.seek(start * count(shape[1:]) * dtype.itemsize, io.SEEK_CUR)
             shape = (stop - start, *shape[1:])
         array = np.empty(shape, dtype)
         # As bytes: a buffer of half floats or texts is not one that files read into.
@@ -163,13 +201,17 @@ def _read(
         return array
 
 
-def _offsets(archive: zipfile.ZipFile, key: str, start: int, stop: int) -> npt.NDArray[np.int64]:
-    return _read(archive, key, OFFSETS, start, stop + 1).astype(np.int64, copy=False)
-
-
-def _shapes(
+def _places(
     archive: zipfile.ZipFile, key: str, start: int, stop: int
-) -> npt.NDArray[np.int64] | None:
-    if _entry(key, SHAPES) not in archive.NameToInfo:
-        return None
-    return _read(archive, key, SHAPES, start, stop).astype(np.int64, copy=False)
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64] | None]:
+    """Offsets of these samples of a ragged tensor, and their shapes where those are stored."""
+    path, offset_layout = _path(archive), _layout(archive, key, OFFSETS)
+    shaped = _entry(key, SHAPES) in archive.NameToInfo
+    check_layout(path, key, offset_layout, _layout(archive, key, SHAPES) if shaped else None)
+    check_range(path, key, start, stop, offset_layout[1][0] - 1)
+    offsets = _read(archive, key, OFFSETS, start, stop + 1).astype(np.int64, copy=False)
+    shapes = None
+    if shaped:
+        shapes = _read(archive, key, SHAPES, start, stop).astype(np.int64, copy=False)
+    check_ragged(path, key, _samples(archive, key, VALUES), offsets, shapes)
+    return offsets, shapes

@@ -15,16 +15,18 @@ from extractkit.values import OFFSETS, SHAPES
 _LARGEST_AXIS = 2**31
 
 
-def check_layout(
-    path: Path, key: str, offsets: tuple[Any, Sequence[int]], shapes: tuple[Any, Sequence[int]] | None
-) -> None:
+Layout = tuple[Any, Sequence[int]]
+"""Dtype and shape of an array."""
+
+
+def check_layout(path: Path, key: str, offsets: Layout, shapes: Layout | None) -> None:
     """Refuse offsets and shapes that are no lists of whole numbers, before they are read.
 
     Args:
         path: the shard's file.
         key: the tensor's.
-        offsets: dtype and shape of the stored offsets.
-        shapes: those of the stored shapes, if there are any.
+        offsets: of the stored offsets.
+        shapes: of the stored shapes, if there are any.
 
     Raises:
         RunDirectoryError: they have other types or numbers of axes, or none of them has offsets.

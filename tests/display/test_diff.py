@@ -94,6 +94,12 @@ def test_of_very_many_circumstances_the_first_are_shown() -> None:
     assert "and 8 more that differ" in text
 
 
+def test_a_digest_is_cut_and_what_is_not_there_is_nothing() -> None:
+    digest = Circumstance("weights", "a1" * 32, None)
+    text = shown(replace(FOUND, circumstances=(digest,)))
+    assert "weights    a1a1a1a1a1a1… against nothing\n" in text
+
+
 def test_names_cannot_control_the_terminal() -> None:
     evil = replace(
         FOUND,

@@ -1,27 +1,29 @@
 """Samples that cannot be read, encoded, sliced or computed, and what `runtime.bad_samples` says."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import extractkit
 from extractkit.engine.batches import read_batch
 from extractkit.engine.batching import BatchRules
-from extractkit.engine.isolation import run_isolated
+from extractkit.engine.isolation import run_isolated, try_out
 from extractkit.engine.measure import measure_axes
 from extractkit.engine.stream import ShardValues, Stream, fetch
-from extractkit.engine.survey import Row, survey, usable
+from extractkit.engine.survey import Row, first_usable, survey
 from extractkit.errors import InputError, JobError, SelectionError
 from extractkit.inputs.live import LiveArrays
 from extractkit.inputs.protocol import InputSpec, Sample, Signature, Source
-from extractkit.models.protocol import Compilation, Encoded, Program
+from extractkit.models.protocol import Compilation, Encoded, Fetch, Program
 from extractkit.plan import PlannedTensor, Shard, plan_tensors
 from extractkit.selectors import parse_selector
 from extractkit.testing.reference import ReferenceModel
 from extractkit.values import Array, Dense, Ragged, digest
-from tests.engine.examples import MODEL, TEXTS, source, tokens
+from tests.engine.examples import EVERYTHING, MODEL, TEXTS, executed, job, source, tokens
 
 NO_TEXT, NO_CODE = 7, "é?"
 """What a source cannot give, and what `Choosy` cannot encode."""
@@ -50,11 +52,11 @@ def planned(**selector: object) -> tuple[PlannedTensor, ...]:
 
 
 TENSORS = planned()
+PROGRAM = MODEL.program([fetch(tensor) for tensor in TENSORS], Compilation())
 
 
-def explosive(tensors: Sequence[PlannedTensor] = TENSORS) -> Program:
-    """A program that fails on a batch with BOMB in it."""
-    program = MODEL.program([fetch(tensor) for tensor in tensors], Compilation())
+def explosive(program: Program) -> Program:
+    """The program, failing on a batch with BOMB in it."""
     bomb = tokens(BOMB)
 
     def run(features: Mapping[str, Array], lengths: Mapping[str, Array]) -> Sequence[Array]:
@@ -146,15 +148,43 @@ class TestSurvey:
 class TestUsable:
     def test_a_model_is_tried_on_samples_that_can_be_used(self) -> None:
         texts = source([NO_CODE, NO_TEXT, "ab", NO_CODE, "abc", "d"])  # type: ignore[list-item]
-        found = usable(CHOOSY, texts, "skip", most=2)
+        found = first_usable(CHOOSY, texts, most=2)
         assert [sample.data for sample in found.read(0, len(found))] == ["ab", "abc"]
         assert [sample.index for sample in found.read(1, 2)] == [4]
         assert (found.fingerprint, found.notes) == (texts.fingerprint, texts.notes)
-        assert usable(CHOOSY, texts) is texts
+
+    def test_they_are_long_enough_for_every_slice(self) -> None:
+        sliced = planned(path="attention:output", slice={"token": 2})
+        found = first_usable(CHOOSY, source(["ab", "abcd"]), sliced)
+        assert [sample.data for sample in found.read(0, len(found))] == ["abcd"]
 
     def test_there_has_to_be_one(self) -> None:
         with pytest.raises(InputError, match="none of 2 samples can be used"):
-            usable(CHOOSY, source([NO_CODE, NO_CODE]), "skip")
+            first_usable(CHOOSY, source([NO_CODE, NO_CODE]))
+
+
+class TestTrial:
+    def run(self, texts: Sequence[str], policy: str) -> Sequence[object]:
+        def attempt(samples: Source) -> Sequence[object]:
+            batch = read_batch(CHOOSY, samples, range(min(2, len(samples))))
+            explosive(PROGRAM)(batch.features, batch.lengths)
+            return [sample.data for sample in samples.read(0, len(batch))]
+
+        return try_out(CHOOSY, source(texts), policy, attempt)
+
+    def test_it_passes_over_samples_at_which_the_model_fails(self) -> None:
+        texts = ["a", BOMB, NO_CODE, BOMB, "ab", NO_CODE, "abc"]
+        assert self.run(texts, "skip") == ["ab", "abc"]
+        assert self.run(["a", "b", BOMB], "fail") == ["a", "b"]
+
+    @pytest.mark.parametrize("policy", ["fail", "skip"])
+    def test_a_model_that_always_fails_says_so(self, policy: str) -> None:
+        with pytest.raises(JobError, match="the model blew up"):
+            self.run([BOMB, BOMB], policy)
+
+    def test_the_first_sample_has_to_do_where_none_is_skipped(self) -> None:
+        with pytest.raises(InputError, match="no code"):
+            self.run([NO_CODE, "ab"], "fail")
 
 
 def stream(
@@ -165,7 +195,7 @@ def stream(
 ) -> Stream:
     found = survey(CHOOSY, texts, lambda rows: None, bad_samples)
     return Stream(
-        CHOOSY, texts, program or explosive(), TENSORS, found.lengths, rules,
+        CHOOSY, texts, program or explosive(PROGRAM), TENSORS, found.lengths, rules,
         skipped=found.skipped, bad_samples=bad_samples,
     )  # fmt: skip
 
@@ -238,7 +268,7 @@ class TestIsolation:
 
     def test_the_others_run_together_again(self) -> None:
         sizes: list[int] = []
-        program = explosive()
+        program = explosive(PROGRAM)
 
         def counting(features: Mapping[str, Array], lengths: Mapping[str, Array]) -> object:
             sizes.append(len(features["tokens"]))
@@ -251,7 +281,7 @@ class TestIsolation:
         assert {len(value) for value in outcome.values} == {2}
 
     def test_a_sample_alone_is_not_run_again(self) -> None:
-        outcome = run_isolated(explosive(), self.BATCH.take([1]))
+        outcome = run_isolated(explosive(PROGRAM), self.BATCH.take([1]))
         assert (outcome.rows, outcome.values) == ((), ())
         assert outcome.failed == {0: "the model blew up"}
 
@@ -270,6 +300,78 @@ class TestIsolation:
 
         with pytest.raises(OSError, match="the disk broke"):
             run_isolated(broken, self.BATCH)
+
+
+class TestRun:
+    """Whole jobs: what they leave behind, and what a reader says of it."""
+
+    TEXTS = ("a", NO_TEXT, "abc", BOMB, "b" * 9, NO_CODE, "ab")
+    BAD = (1, 3, 5)
+
+    class Explosive(Choosy):
+        def program(self, fetches: Sequence[Fetch], compilation: Compilation) -> Program:
+            return explosive(super().program(fetches, compilation))
+
+    @pytest.mark.parametrize("sink", ["npz", "hdf5"])
+    def test_every_good_sample_has_its_value_and_every_other_its_reason(
+        self, tmp_path: Path, sink: str
+    ) -> None:
+        wanted = job(
+            {"not": {"kind": "weight"}}, model=self.Explosive(), inputs=self.TEXTS, sinks=[sink],
+            bad_samples="skip", shard_size=3, batch_size=2,
+        )  # fmt: skip
+        run = executed(tmp_path / "run", wanted)
+        assert run.skipped == {
+            1: "inputs[1] is int, no text: 7",
+            3: "the model blew up",
+            5: "sample '5' has no code",
+        }
+        assert [row["index"] for row in run.samples] == list(range(len(self.TEXTS)))
+        assert ["skipped" in row for row in run.samples] == [at in (1, 5) for at in range(7)]
+        for key in run:
+            for at, text in enumerate(self.TEXTS):
+                found = run[key].sample(at)
+                if at not in self.BAD:
+                    expected = MODEL.forward(tokens(str(text)))[key]
+                    np.testing.assert_array_equal(found, expected)
+                else:
+                    assert found.size == 0 or np.isnan(found).all()
+
+    @pytest.mark.parametrize("bad", [NO_TEXT, NO_CODE])
+    def test_without_skipping_a_bad_sample_leaves_nothing(
+        self, tmp_path: Path, bad: object
+    ) -> None:
+        with pytest.raises(InputError):
+            executed(tmp_path / "run", job(EVERYTHING, model=CHOOSY, inputs=["a", bad]))
+        assert not (tmp_path / "run").exists()
+
+    def test_shards_and_batches_do_not_show(self, tmp_path: Path) -> None:
+        found = []
+        for size in (1, 2, 7):
+            wanted = job(
+                {"not": {"kind": "weight"}}, model=self.Explosive(), inputs=self.TEXTS,
+                bad_samples="skip", shard_size=size, batch_size=size,
+            )  # fmt: skip
+            run = executed(tmp_path / str(size), wanted)
+            values = {k: [run[k].sample(at) for at in range(7)] for k in run}
+            found.append((run.skipped, values))
+        for skipped, values in found[1:]:
+            assert skipped == found[0][0]
+            np.testing.assert_equal(values, found[0][1])
+
+    def test_a_token_outside_of_a_keras_models_vocabulary_is_skipped(self, tmp_path: Path) -> None:
+        keras = pytest.importorskip("keras")
+        layers = [keras.Input((2,), dtype="int32"), keras.layers.Embedding(10, 4)]
+        model = keras.Sequential(layers)
+        ids = np.array([[1, 2], [3, 99], [4, 5], [88, 1]], "int32")
+        settings = ["selectors=layers", "runtime.bad_samples=skip", f"hydra.run.dir={tmp_path}/run"]
+        run = extractkit.extract(settings, model=model, inputs=ids)
+        assert list(run.skipped) == [1, 3]
+        assert "99 is not in [0, 10)" in run.skipped[1]
+        table = model.layers[0].get_weights()[0]
+        for at in (0, 2):
+            np.testing.assert_array_equal(run["embedding:output"].sample(at), table[ids[at]])
+        assert np.isnan(run["embedding:output"].sample(3)).all()
 
 
 def test_texts_of_the_other_tests_are_all_good() -> None:

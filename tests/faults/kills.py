@@ -1,77 +1,109 @@
-"""SIGKILL at every boundary of a system call of a run, and of a resume; then what is left is
-resumed, and has to end as if nothing had happened."""
+"""SIGKILL around every system call of a run, and of a resume; what is left is resumed, and has to
+end as if nothing had happened."""
 
 import random
 import shutil
-import threading
-from collections.abc import Callable, Mapping
+import signal
 from pathlib import Path
 
-from tests.faults.calls import Call, killed, noting, watch
+from tests.faults.calls import Call, killed
+from tests.faults.children import Action, recorded, watched
 from tests.faults.figures import Figures
-from tests.faults.runs import MANIFEST, begin, content, go_on, wrong_with
+from tests.faults.runs import Undisturbed, begin, go_on
 from tests.fuzz.outcomes import Outcome, outcome
 
-Instant = tuple[Call, str]
+_LATEST = 0.15
+"""Seconds after which a process is killed at the latest: about what a run takes."""
 
 
 def every_instant(scratch: Path, count: int | None, seed: int) -> Figures:
-    """A run killed at each instant there is, or at `count` of them drawn by chance; and a resume.
+    """A run, and the resume of one that was killed, each killed at every instant there is.
 
-    The resume that is killed is that of a run which was killed half-way.
+    Args:
+        count: of the instants of each, drawn by chance; None: all.
     """
     figures = Figures()
-    undisturbed, calls = observed(scratch / "undisturbed", begin)
-    run = drawn(instants(calls), count, seed)
-    for instant in run:
-        _killed(scratch / "killed", begin, instant, undisturbed, figures)
-    figures.counts["instants of a run"] = len(run)
-    half_way = instants(calls)[len(instants(calls)) * 2 // 3]
+    place = scratch / "place"
+    undisturbed = Undisturbed(scratch)
+    instants = _instants(undisturbed.calls)
     stopped = scratch / "stopped"
-    _die(stopped, begin, half_way)
-    _, calls = observed(Path(shutil.copytree(stopped, scratch / "resumed")), go_on)
-    again = drawn(instants(calls), count, seed)
-    for instant in again:
-        shutil.copytree(stopped, scratch / "killed")
-        _killed(scratch / "killed", go_on, instant, undisturbed, figures)
-    figures.counts["instants of a resume"] = len(again)
+    two_thirds = instants[2 * len(instants) // 3]
+    _kill(begin, two_thirds, place)
+    place.rename(stopped)
+    shutil.copytree(stopped, place)
+    calls = recorded(go_on, place / "run")
+    shutil.rmtree(place)
+    for what, action, found in (("run", begin, instants), ("resume", go_on, _instants(calls))):
+        for instant in _drawn(found, count, seed):
+            if action is go_on:
+                shutil.copytree(stopped, place)
+            _kill(action, instant, place)
+            how, words = outcome(lambda: go_on(place / "run"))
+            wrong = undisturbed.wrong_with(place / "run")
+            figures.counts[f"kills of a {what}"] += 1
+            figures.counts[f"{what}s finished bitwise equal"] += not wrong
+            if wrong or how is not Outcome.ANSWERED:
+                call, when = instant
+                figures.faults.append(f"{what}, {when} {call}: {how}: {words}: {wrong}")
+            shutil.rmtree(place)
     return figures
 
 
 def random_instants(scratch: Path, count: int | None, seed: int) -> Figures:
-    """A run and its resumes killed at random times, until one of them comes to its end."""
+    """Runs killed at random times, again and again until one of their processes comes to its end.
+
+    Args:
+        count: of runs.
+    """
     figures = Figures()
-    undisturbed, _ = observed(scratch / "undisturbed", begin)
+    place = scratch / "place"
+    undisturbed = Undisturbed(scratch)
     draw = random.Random(seed)
     for number in range(count or 20):
-        directory = scratch / "killed"
-        while True:
-            seconds = draw.uniform(0, 0.1)
-            how, words = outcome(lambda s=seconds: _with_a_timer(go_on, directory, s))
-            if how is not Outcome.DIED:
-                break
-            figures.counts["kills"] += 1
-        wrong = wrong_with(directory, undisturbed)
-        if how is not Outcome.ANSWERED or wrong:
-            figures.faults.append(f"run {number}: {how}: {words} {wrong}")
-        figures.counts["runs finished in the end"] += not wrong
-        shutil.rmtree(directory, ignore_errors=True)
+        place.mkdir()
+        how, words = Outcome.DIED, ""
+        while how is Outcome.DIED:
+            seconds = draw.uniform(0.001, _LATEST)
+            how, words = outcome(lambda seconds=seconds: _timed(place / "run", seconds))
+            figures.counts["kills"] += how is Outcome.DIED
+        wrong = undisturbed.wrong_with(place / "run")
+        figures.counts["runs finished bitwise equal"] += not wrong
+        if wrong or how is not Outcome.ANSWERED:
+            figures.faults.append(f"seed {seed}, run {number}: {how}: {words}: {wrong}")
+        shutil.rmtree(place)
     return figures
 
 
-def observed(
-    directory: Path, action: Callable[[Path], object]
-) -> tuple[Mapping[str, object], list[Call]]:
-    """Do it undisturbed, in this process's child; what it left, and the calls that it made."""
-    calls = calls_of(directory, action)
-    return content(directory), calls
-
-
-def instants(calls: list[Call]) -> list[Instant]:
-    """Before and after each call, and in the middle of each write."""
+def _instants(calls: list[Call]) -> list[tuple[Call, str]]:
+    """Before and after each call, and within each write."""
     return [
         (call, when)
         for call in calls
         for when in ("before", "within", "after")
         if when != "within" or call.name == "write"
     ]
+
+
+def _drawn(
+    instants: list[tuple[Call, str]], count: int | None, seed: int
+) -> list[tuple[Call, str]]:
+    if count is None or count >= len(instants):
+        return instants
+    chosen = random.Random(seed).sample(range(len(instants)), count)
+    return [instants[index] for index in sorted(chosen)]
+
+
+def _kill(action: Action, instant: tuple[Call, str], place: Path) -> None:
+    place.mkdir(exist_ok=True)
+    call, when = instant
+    how, words = watched(action, place / "run", killed(call.number, when))
+    if how is not Outcome.DIED:
+        raise RuntimeError(f"not killed {when} {call}: {how}: {words}")
+
+
+def _timed(directory: Path, seconds: float) -> None:
+    """Go on with a run until a timer ends this process."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    go_on(directory)
+    signal.setitimer(signal.ITIMER_REAL, 0)

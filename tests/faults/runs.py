@@ -11,19 +11,19 @@ from extractkit.job import Job
 from extractkit.runs import manifest
 from extractkit.runs.damage import damage
 from extractkit.runs.directory import JOURNAL, LOG, MANIFEST
-from extractkit.runs.manifest import Status
 from tests.engine.examples import EVERYTHING, job
+from tests.faults.children import recorded
 
 HYDRA_FILES: Mapping[str, str] = {
     "config.yaml": "model: reference\n",
     "overrides.yaml": "- model=reference\n",
 }
-_SHARD_BYTES = 22_000
+_SAMPLES_A_SHARD = 8
 
 
 def several_shards() -> Job:
-    """Twenty texts in some shards, and constants, through both sinks."""
-    return job(EVERYTHING, sinks=("hdf5", "npz"), shard_size=_SHARD_BYTES)
+    """Twenty texts in three shards, and constants, through both sinks."""
+    return job(EVERYTHING, sinks=("hdf5", "npz"), shard_size=_SAMPLES_A_SHARD)
 
 
 def begin(directory: Path, listener: Listener | None = None) -> None:
@@ -60,24 +60,35 @@ def content(directory: Path) -> dict[str, object]:
     return found
 
 
-def wrong_with(directory: Path, undisturbed: Mapping[str, object]) -> list[str]:
-    """Everything in which a run that should be finished is not as an undisturbed one."""
-    found = content(directory) if directory.exists() else {}
-    wrong = [f"{name} is left over" for name in sorted(found.keys() - undisturbed.keys())]
-    for name, expected in undisturbed.items():
-        if name not in found:
-            wrong.append(f"{name} is missing")
-        elif found[name] != expected:
-            wrong.append(f"{name} is another")
-    if wrong:
-        return wrong
-    try:
-        ended = manifest.read(directory)
-    except ExtractkitError as error:
-        return [str(error)]
-    if ended.status is not Status.FINISHED:
-        wrong.append(f"its status is {ended.status}")
-    return wrong + damage(directory, ended)
+class Undisturbed:
+    """An undisturbed run, which stays in `scratch`.
+
+    Attributes:
+        directory: of it.
+        calls: every change that it made to its directory and beside.
+    """
+
+    def __init__(self, scratch: Path) -> None:
+        begin(scratch / "warm" / "run")  # in this process: its children need import nothing
+        self.directory = scratch / "undisturbed" / "run"
+        self.directory.parent.mkdir()
+        self.calls = recorded(begin, self.directory)
+        self._content = content(self.directory)
+
+    def wrong_with(self, directory: Path) -> list[str]:
+        """Everything in which a run that should be finished is not as this one."""
+        found = content(directory) if directory.exists() else {}
+        wrong = [f"{name} is left over" for name in sorted(found.keys() - self._content.keys())]
+        for name, expected in self._content.items():
+            if name not in found:
+                wrong.append(f"{name} is missing")
+            elif found[name] != expected:
+                wrong.append(f"{name} is another")
+        try:
+            ended = manifest.read(directory)
+        except ExtractkitError as error:
+            return [*wrong, str(error)]
+        return wrong + damage(directory, ended)
 
 
 def _without(text: str, *names: str) -> dict[str, object]:

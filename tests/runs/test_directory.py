@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from extractkit.errors import RunDirectoryError
+from extractkit.plan import CONSTANTS_SHARD, Shard
 from extractkit.runs import manifest as manifests
-from extractkit.runs.directory import check_unused
+from extractkit.runs.directory import HYDRA, check_unused, shard_file
+from extractkit.runs.lock import LOCK
 from extractkit.runs.manifest import Status
 from tests.runs.examples import Example, manifest
 
@@ -31,8 +33,45 @@ def test_a_finished_run_is_kept(example: Example) -> None:
 @pytest.mark.parametrize("status", [Status.STARTED, Status.FAILED, Status.INTERRUPTED])
 def test_an_unfinished_run_is_kept(status: Status, tmp_path: Path) -> None:
     manifests.write(tmp_path, manifest(status=status))
-    with pytest.raises(RunDirectoryError, match=f"holds an unfinished run .*status: {status}"):
+    with pytest.raises(RunDirectoryError) as caught:
         check_unused(tmp_path)
+    assert str(caught.value) == (
+        f"hydra.run.dir={tmp_path} holds an unfinished run of 2026-11-22 15:04 UTC (status: "
+        f"{status}; 8 samples, 5 tensors). Go on with it: extractkit resume {tmp_path}. Delete it "
+        f"if you do not need it. Choose another directory: hydra.run.dir=…"
+    )
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        [LOCK],
+        [LOCK, HYDRA],
+        [LOCK, HYDRA, "manifest.json.tmp"],
+        [LOCK, "manifest.json.tmp"],
+    ],
+    ids=",".join,
+)
+def test_what_a_process_left_that_died_before_its_run_began_is_free(
+    left: list[str], tmp_path: Path
+) -> None:
+    for name in left:
+        (tmp_path / name).mkdir() if name == HYDRA else (tmp_path / name).touch()
+    check_unused(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == set(left)
+
+
+@pytest.mark.parametrize("left", [[HYDRA], [LOCK, "shards"], [LOCK, "a.txt"], ["a.tmp"]])
+def test_what_nobody_left_before_a_run_began_is_kept(left: list[str], tmp_path: Path) -> None:
+    for name in left:
+        (tmp_path / name).touch()
+    with pytest.raises(RunDirectoryError, match="is not empty"):
+        check_unused(tmp_path)
+
+
+def test_the_file_of_a_shard_has_one_name() -> None:
+    assert shard_file(Shard(5, 8), ".h5") == "shards/000000005-000000008.h5"
+    assert shard_file(CONSTANTS_SHARD, ".npz") == "shards/constants.npz"
 
 
 def test_a_run_that_cannot_be_read_is_kept(example: Example, tmp_path: Path) -> None:

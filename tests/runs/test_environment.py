@@ -1,12 +1,20 @@
 """What is recorded of the surroundings."""
 
+import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-from extractkit.runs.environment import GitState, git_state, host, package_versions
+from extractkit.runs.environment import (
+    PACKAGES,
+    VALUE_PACKAGES,
+    GitState,
+    git_state,
+    host,
+    package_versions,
+)
 
 
 def git(directory: Path, *arguments: str) -> str:
@@ -49,3 +57,23 @@ def test_the_host_has_processors_and_memory() -> None:
     assert found["processors"] >= 1
     assert isinstance(found["memory"], int)
     assert found["memory"] > 1e8
+    assert {"name", "system", "machine", "processor"} < set(found)
+
+
+def test_the_processor_is_the_kernels_name_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "processor\t: 0\nmodel name\t: Maker: Chip 9\n\nprocessor\t: 1\nmodel name\t: Other\n"
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: text)
+    assert host()["processor"] == "Maker: Chip 9"
+
+    def missing(*_: object, **__: object) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "read_text", missing)
+    monkeypatch.setattr(platform, "processor", lambda: "arm")
+    assert host()["processor"] == "arm"
+
+
+def test_packages_that_decide_values_are_recorded() -> None:
+    assert set(VALUE_PACKAGES) < set(PACKAGES)
+    assert set(package_versions()) <= {"python", *PACKAGES}
+    assert package_versions()["extractkit"] == metadata.version("extractkit")

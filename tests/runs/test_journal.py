@@ -1,6 +1,8 @@
 """The journal."""
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,24 @@ from hypothesis import strategies as st
 from extractkit.errors import RunDirectoryError
 from extractkit.plan import Shard
 from extractkit.runs import journal
-from extractkit.runs.journal import Entry, StoredFile
+from extractkit.runs.files import StoredFile
+from extractkit.runs.journal import Entry
+from extractkit.value_checks import ValueStats
 
 TEXTS = st.text(max_size=8)
+COUNTS = st.integers(0, 10**12)
+NUMBERS = st.none() | st.floats(allow_nan=False, allow_infinity=False)
+STATS = st.builds(
+    ValueStats,
+    COUNTS,
+    COUNTS,
+    COUNTS,
+    st.dictionaries(TEXTS, st.tuples(COUNTS, COUNTS), max_size=2),
+    NUMBERS,
+    NUMBERS,
+    st.none() | TEXTS,
+    COUNTS,
+)
 ENTRIES = st.builds(
     Entry,
     TEXTS,
@@ -20,7 +37,8 @@ ENTRIES = st.builds(
     st.integers(0, 10**12),
     st.dictionaries(TEXTS, st.builds(StoredFile, TEXTS, TEXTS, st.integers(0)), max_size=2),
     TEXTS,
-    st.dictionaries(TEXTS, st.dictionaries(TEXTS, st.integers() | TEXTS), max_size=2),
+    st.dictionaries(TEXTS, STATS, max_size=2),
+    st.dictionaries(TEXTS, TEXTS, max_size=2),
     st.dictionaries(TEXTS, st.floats(0, 1e9), max_size=2),
 )
 
@@ -28,9 +46,9 @@ ENTRIES = st.builds(
 def entry(start: int, stop: int) -> Entry:
     shard = Shard(start, stop)
     file = StoredFile(f"shards/{shard.key}.h5", "aa", 10)
-    return Entry(
-        shard.key, start, stop, {"hdf5": file}, "bb", {"a:output": {"nan": 0}}, {"run": 1.5}
-    )
+    stats = {"a:output": ValueStats(1, 0, 1, {str(start): (1, 0)}, -1.0, 2.5, None, 4)}
+    skipped = {str(start): "too long"}
+    return Entry(shard.key, start, stop, {"hdf5": file}, "bb", stats, skipped, {"run": 1.5})
 
 
 @pytest.fixture
@@ -96,3 +114,42 @@ def test_a_field_of_another_version_is_refused(path: Path) -> None:
         file.write(journal.canonical({**record, "checksum": journal._checksum(record)}) + "\n")
     with pytest.raises(RunDirectoryError, match=r"line 3 holds 'colour', which does not exist"):
         journal.read(path)
+
+
+def test_of_a_shard_committed_twice_the_later_entry_counts(path: Path) -> None:
+    again = replace(entry(0, 4), values="cc")
+    journal.append(path, again)
+    found = journal.read(path)
+    assert found.entries == (entry(0, 4), entry(4, 8), again)
+    assert found.by_shard() == {Shard(0, 4): again, Shard(4, 8): entry(4, 8)}
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        lambda line: line.replace(b",", b", ", 1),
+        lambda line: line.replace(b"a:output", b"\\u0061:output"),
+        lambda line: line.replace(b"{", b'{"values":"cc",', 1),
+    ],
+    ids=["space", "escape", "field given twice"],
+)
+def test_a_line_spelt_in_another_way_is_damaged(
+    path: Path, spelling: Callable[[bytes], bytes]
+) -> None:
+    first, second = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(spelling(first) + second)
+    with pytest.raises(RunDirectoryError, match="line 1 is damaged"):
+        journal.read(path)
+
+
+@pytest.mark.parametrize("line", [b'{"a":' * 900 + b"1" + b"}" * 900, b'{"a":"\\ud800"}', b"1"])
+def test_a_line_that_is_no_entry_is_damaged(path: Path, line: bytes) -> None:
+    path.write_bytes(line + b"\n" + path.read_bytes())
+    with pytest.raises(RunDirectoryError, match="line 1 is damaged"):
+        journal.read(path)
+
+
+def test_a_name_that_is_no_utf8_survives_its_line(tmp_path: Path) -> None:
+    one = replace(entry(0, 4), skipped={"0": "a\udcff.png cannot be read"})
+    journal.append(tmp_path / "journal.jsonl", one)
+    assert journal.read(tmp_path / "journal.jsonl").entries == (one,)

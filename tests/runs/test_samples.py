@@ -1,10 +1,12 @@
 """Rows of samples."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
 
 from extractkit.errors import RunDirectoryError
+from extractkit.runs.files import StoredFile
 from extractkit.runs.samples import Samples, SamplesWriter
 
 ROWS = [{"index": i, "id": f"é{i}", "text": "a\nb" * i} for i in range(50)]
@@ -46,3 +48,28 @@ def test_a_damaged_row_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "samples.jsonl").write_bytes(b"{\n")
     with pytest.raises(RunDirectoryError, match=r"samples.jsonl is damaged"):
         Samples(tmp_path / "samples.jsonl")[0]
+
+
+def test_the_record_is_that_of_the_file(tmp_path: Path) -> None:
+    writer = SamplesWriter(tmp_path / "samples.jsonl")
+    writer.extend(ROWS)
+    texts = [r"a\nb" * i for i in range(50)]
+    rows = [f'{{"id":"é{i}","index":{i},"text":"{text}"}}\n' for i, text in enumerate(texts)]
+    content = "".join(rows).encode()
+    digest = hashlib.sha256(content).hexdigest()
+    assert writer.publish() == StoredFile("samples.jsonl", digest, len(content))
+    assert (tmp_path / "samples.jsonl").read_bytes() == content
+
+
+def test_rows_given_up_leave_nothing(tmp_path: Path) -> None:
+    writer = SamplesWriter(tmp_path / "samples.jsonl")
+    writer.extend(ROWS)
+    writer.discard()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_that_is_no_utf8_comes_back(tmp_path: Path) -> None:
+    writer = SamplesWriter(tmp_path / "samples.jsonl")
+    writer.extend([{"id": "a\udcff.png"}])
+    writer.publish()
+    assert list(Samples(tmp_path / "samples.jsonl")) == [{"id": "a\udcff.png"}]

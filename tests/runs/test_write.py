@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from extractkit.errors import JobError
-from extractkit.runs.write import DurableFile, append_line, write_durably
+from extractkit.runs.write import (
+    DurableFile,
+    append_line,
+    cut,
+    make_directory,
+    make_durable,
+    write_durably,
+)
 
 
 def fail_with(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,17 +37,17 @@ def test_file_and_directory_are_forced_to_the_disk_in_this_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[str] = []
-    replace = Path.replace
+    replace = os.replace
 
     def fsync(descriptor: int) -> None:
         steps.append("sync " + Path(f"/proc/self/fd/{descriptor}").readlink().name)
 
-    def rename(self: Path, target: Path) -> Path:
-        steps.append(f"rename {self.name}")
-        return replace(self, target)
+    def rename(source: Path, target: Path) -> None:
+        steps.append(f"rename {source.name}")
+        replace(source, target)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    monkeypatch.setattr(Path, "replace", rename)
+    monkeypatch.setattr(os, "replace", rename)
     write_durably(tmp_path / "a", b"x")
     assert steps == ["sync a.tmp", "rename a.tmp", f"sync {tmp_path.name}"]
 
@@ -84,3 +91,84 @@ def test_a_file_given_up_leaves_nothing(tmp_path: Path) -> None:
     file.discard()
     file.discard()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_renamed_is_closed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[int] = []
+    close = os.close
+
+    def watched(descriptor: int) -> None:
+        closed.append(descriptor)
+        close(descriptor)
+
+    def refuse(source: Path, target: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "close", watched)
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(JobError, match="a could not be written: Input/output error"):
+        write_durably(tmp_path / "a", b"x")
+    assert len(closed) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_system_call_leaves_over_is_written_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:3]))
+    write_durably(tmp_path / "a", b"0123456789")
+    append_line(tmp_path / "b", "0123456789")
+    assert (tmp_path / "a").read_bytes() == b"0123456789"
+    assert (tmp_path / "b").read_bytes() == b"0123456789\n"
+
+
+def test_a_line_may_hold_a_name_that_is_no_utf8(tmp_path: Path) -> None:
+    append_line(tmp_path / "a", "\udcff")
+    assert (tmp_path / "a").read_bytes() == "\udcff\n".encode(errors="surrogatepass")
+
+
+def test_a_link_is_not_written_through(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"mine\n")
+    (tmp_path / "line").symlink_to(outside)
+    (tmp_path / "file.tmp").symlink_to(outside)
+    with pytest.raises(JobError, match="line could not be written"):
+        append_line(tmp_path / "line", "x")
+    with pytest.raises(JobError, match="line could not be written"):
+        cut(tmp_path / "line", 0)
+    with pytest.raises(JobError, match="file could not be written"):
+        write_durably(tmp_path / "file", b"x")
+    assert outside.read_bytes() == b"mine\n"
+
+
+def test_what_follows_a_size_is_cut_off_durably(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_bytes(b"kept\nlost")
+    cut(tmp_path / "a", 5)
+    assert (tmp_path / "a").read_bytes() == b"kept\n"
+    fail_with(errno.EIO, monkeypatch)
+    with pytest.raises(JobError, match="Input/output error"):
+        cut(tmp_path / "a", 0)
+
+
+def test_what_another_library_wrote_is_forced_to_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_bytes(b"x")
+    make_durable(tmp_path / "a")
+    fail_with(errno.ENOSPC, monkeypatch)
+    with pytest.raises(JobError, match="is full"):
+        make_durable(tmp_path / "a")
+
+
+def test_a_directory_is_made_once(tmp_path: Path) -> None:
+    make_directory(tmp_path / "a")
+    (tmp_path / "a" / "b").touch()
+    make_directory(tmp_path / "a")
+    assert (tmp_path / "a" / "b").exists()
+    with pytest.raises(JobError, match="c/d could not be written: No such file or directory"):
+        make_directory(tmp_path / "c" / "d")

@@ -43,6 +43,13 @@ def stored_shard(
     return StoredShard(start, stop, path)
 
 
+def write_index(
+    directory: Path, tensors: Sequence[StoredTensor], shards: Sequence[StoredShard]
+) -> None:
+    for name, content in Hdf5Sink().finish(directory, tensors, shards).items():
+        (directory / name).write_bytes(content)
+
+
 def described(key: str, value: Values, constant: bool = False) -> StoredTensor:
     array = value.values
     if constant:
@@ -69,7 +76,7 @@ def run(tmp_path: Path) -> tuple[Path, list[dict[str, Values]]]:
         stored_shard(directory, 0, 0, example_constants()),
         stored_shard(directory, 0, 5, shards[0]),
     ]
-    assert Hdf5Sink().finish(directory, tensors, stored) == (directory / "tensors.h5",)
+    write_index(directory, tensors, stored)
     return directory, shards
 
 
@@ -191,7 +198,7 @@ def test_texts_come_back_as_objects_and_show_in_the_index(
     assert isinstance(found, Dense)
     assert found.values.tolist() == texts.tolist()
     tensors = [StoredTensor("a:output", "object", ("sample", None), (2,), False)]
-    Hdf5Sink().finish(tmp_path, tensors, [shard])
+    write_index(tmp_path, tensors, [shard])
     with h5py.File(tmp_path / "tensors.h5") as file:
         shown = file["a:output"][:].ravel().tolist()
         assert shown == [t.encode() if isinstance(t, str) else t for t in texts.ravel().tolist()]

@@ -19,6 +19,7 @@ from extractkit.values import Array
 # Nodes that grappler puts where a call began and ended; they hand on what is there already.
 _SEAMS = "Func/"
 _CAPTURED = "captured"
+_INLINED = "_inlined"
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +67,7 @@ def inlined(
         node.input.extend(edges)
     bare = tf.compat.v1.GraphDef(versions=graph_def.versions, library=graph_def.library)
     bare.node.extend(kept)
+    _rename_functions(bare)
     used = {edge.lstrip("^").partition(":")[0] for node in kept for edge in node.input}
     prefix = _free_name({node.name for node in kept})
 
@@ -95,6 +97,31 @@ def _free_name(taken: set[str]) -> str:
     while any(name.startswith(prefix) for name in taken):
         prefix = f"{prefix}_"
     return prefix
+
+
+def _rename_functions(graph_def: Any) -> None:
+    """Give the functions names of their own.
+
+    The process knows them by their old names as they were before calls in them were inlined.
+    """
+    functions = graph_def.library.function
+    names = {
+        function.signature.name: f"{function.signature.name}{_INLINED}" for function in functions
+    }
+    for function in functions:
+        function.signature.name = names[function.signature.name]
+    for gradient in graph_def.library.gradient:
+        gradient.function_name = names.get(gradient.function_name, gradient.function_name)
+        gradient.gradient_func = names.get(gradient.gradient_func, gradient.gradient_func)
+    for nodes in (graph_def.node, *(function.node_def for function in functions)):
+        for node in nodes:
+            node.op = names.get(node.op, node.op)
+            for attribute in node.attr.values():
+                # To ask a list for its functions would make a list of whatever it is.
+                called = [attribute.func] if attribute.HasField("func") else []
+                called += attribute.list.func if attribute.HasField("list") else []
+                for one in called:
+                    one.name = names.get(one.name, one.name)
 
 
 def _is_argument(node: Any) -> bool:

@@ -1,3 +1,132 @@
-"""The journal, line by line, and held against the plan."""
+"""The journal line by line, and what it lists held against what was planned."""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+from extractkit.errors import RunDirectoryError
+from extractkit.plan import Shard
+from extractkit.runs.directory import JOURNAL, MANIFEST, SHARDS
+from extractkit.runs.journal import Entry
+from extractkit.runs.manifest import Actual, Manifest, Status
+from extractkit.runs.schema import decode
+from extractkit.runs.verification.result import Check, Finding
+from extractkit.runs.write import TEMPORARY
+from extractkit.value_checks import merged
+
+_FIELDS = frozenset(item.name for item in fields(Entry))
 
 
+def listed_shards(directory: Path, manifest: Manifest | None) -> tuple[Check, dict[Shard, Entry]]:
+    """What the journal lists, of a shard committed twice the later entry; damaged lines left out.
+
+    Args:
+        manifest: None where it cannot be read. Then lines are looked at, not what they should be.
+    """
+    path = directory / JOURNAL
+    entries, found, notes = _read(path, finished=manifest is None or _finished(manifest))
+    if manifest is not None:
+        found += _held_against_plan(directory, manifest, entries, damaged=bool(found))
+    return Check.of("journal", f"{len(entries)} shards", found, notes), entries
+
+
+def _read(path: Path, *, finished: bool) -> tuple[dict[Shard, Entry], list[Finding], list[str]]:
+    try:
+        data = path.read_bytes() if path.exists() else b""
+    except OSError as error:
+        return {}, [Finding(JOURNAL, f"{path} cannot be read: {error.strerror}")], []
+    entries: dict[Shard, Entry] = {}
+    found = []
+    notes = []
+    *lines, rest = data.split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        entry = _entry(line)
+        if entry is None:
+            message = f"{path}, line {number} is damaged: its checksum does not hold"
+            found.append(Finding(JOURNAL, message))
+        else:
+            entries[Shard(entry.start, entry.stop)] = entry
+    if rest and (finished or not _could_be_interrupted(rest)):
+        message = f"{path} is damaged: its last line, number {len(lines) + 1}, is not whole"
+        found.append(Finding(JOURNAL, message))
+    elif rest:
+        notes.append("its last line was being written when its process ended: it does not count")
+    return entries, found, notes
+
+
+def _entry(line: bytes) -> Entry | None:
+    """The entry of a line that is, to the byte, one that the journal writes."""
+    try:
+        record = json.loads(line)
+        known = {key: value for key, value in record.items() if key in _FIELDS}
+        entry = decode(Entry, known, JOURNAL)
+        same = entry.to_line().encode(errors="surrogatepass") == line
+    except (ValueError, RecursionError, AttributeError, RunDirectoryError):
+        return None
+    return entry if same else None
+
+
+def _could_be_interrupted(rest: bytes) -> bool:
+    """Whether bytes without a newline may be the beginning of a line."""
+    text = rest.decode(errors="replace")
+    try:
+        _, end = json.JSONDecoder().raw_decode(text)
+    except (ValueError, RecursionError):
+        return True
+    return end == len(text)  # whole but for its newline; what follows an object is no beginning
+
+
+def _held_against_plan(
+    directory: Path, manifest: Manifest, entries: dict[Shard, Entry], *, damaged: bool
+) -> list[Finding]:
+    path = directory / JOURNAL
+    planned, listed = manifest.shards, set(entries)
+    found = [
+        Finding(JOURNAL, f"{path} lists shard {shard.key!r}, which was not planned", shard.key)
+        for shard in sorted(listed - set(planned), key=lambda shard: (shard.start, shard.stop))
+    ]
+    missing = [shard for shard in planned if shard not in listed]
+    if not _finished(manifest):
+        # One may have been written when its process ended, before its line was.
+        missing = [shard for shard in missing if _has_file(directory, shard)]
+        missing = missing if len(missing) > 1 else []
+    found += [Finding(JOURNAL, f"{path} lacks shard {shard.key!r}", shard.key) for shard in missing]
+    if not damaged and not found:
+        found += _held_against_actual(
+            directory, manifest, [entries[s] for s in planned if s in listed]
+        )
+    return found
+
+
+def _held_against_actual(
+    directory: Path, manifest: Manifest, entries: list[Entry]
+) -> list[Finding]:
+    """Where the manifest's sums over all shards are not those of the journal."""
+    path = directory / MANIFEST
+    if (manifest.status is Status.FINISHED) != (manifest.actual is not None):
+        message = f"{path} says {manifest.status.value!r}, and its sums over all shards say else"
+        return [Finding(MANIFEST, message)]
+    if manifest.actual is None:
+        return []
+    keys = dict.fromkeys(key for entry in entries for key in entry.stats)
+    summed = Actual(
+        samples=sum(entry.stop - entry.start for entry in entries),
+        shards=len(entries),
+        bytes=sum(file.size for entry in entries for file in entry.files.values()),
+        skipped=sum(len(entry.skipped) for entry in entries),
+        values={k: merged([e.stats[k] for e in entries if k in e.stats]) for k in keys},
+    )
+    return [
+        Finding(MANIFEST, f"{path}: actual.{item.name} is not the sum over the shards")
+        for item in fields(Actual)
+        if getattr(manifest.actual, item.name) != getattr(summed, item.name)
+    ]
+
+
+def _finished(manifest: Manifest) -> bool:
+    return manifest.actual is not None
+
+
+def _has_file(directory: Path, shard: Shard) -> bool:
+    files = (directory / SHARDS).glob(f"{shard.key}.*")
+    return any(not file.name.endswith(TEMPORARY) for file in files)

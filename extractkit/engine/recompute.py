@@ -1,0 +1,267 @@
+"""`verify --recompute`: shards of a run computed again, and the model's own outputs beside them."""
+
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from extractkit.engine.batches import Batch, read_batch
+from extractkit.engine.batching import plan_batches
+from extractkit.engine.described import described, differences
+from extractkit.engine.prepare import Prepared, prepare
+from extractkit.engine.process import environment
+from extractkit.engine.recorded import recorded_survey
+from extractkit.engine.stream import ShardValues, Stream, fetch
+from extractkit.errors import ExtractkitError
+from extractkit.job import Job
+from extractkit.models.protocol import Fetch
+from extractkit.plan import CONSTANTS_SHARD, Layout, Shard
+from extractkit.runs.directory import SAMPLES
+from extractkit.runs.environment import host, package_versions
+from extractkit.runs.journal import Entry
+from extractkit.runs.manifest import Manifest
+from extractkit.runs.samples import Samples
+from extractkit.runs.verification.apart import TOLERATED, Apart, arrays_apart, values_apart
+from extractkit.runs.verification.contents import read_whole
+from extractkit.runs.verification.result import Check, Finding
+from extractkit.runs.verify import Sound
+from extractkit.tensors import TensorRecord
+from extractkit.values import Array, digest
+
+_SURROUNDINGS, _SHARDS, _OUTPUTS = "same job", "recomputed", "outputs"
+
+
+def recompute(job: Job, sound: Sound, shards: int, seed: int | None = None) -> tuple[Check, ...]:
+    """Compute some shards of a run again, and hold them against what is stored.
+
+    Bit for bit, where everything around is as it was when the run was made. Where only versions,
+    settings or the processor are others, to a tolerance, which is told. After that, on one batch,
+    the model's outputs beside everything that is extracted are held against its own.
+
+    Args:
+        job: the run's own, made from its manifest; `impose` its environment before the job's
+            callables are imported.
+        sound: what of the run is whole.
+        shards: how many are drawn at random, the constants counting as one; all where there are
+            fewer.
+        seed: of the drawing, which is told; None: one is drawn.
+    """
+    if sound.manifest.plan is None:
+        why = "the run has no plan yet"
+        return Check.left_out(_SURROUNDINGS, why), *_left_out(why)
+    now = replace(
+        sound.manifest, versions=package_versions(), environment=environment(job.runtime.threads)
+    )
+    try:
+        prepared = prepare(job)
+        now = described(now, prepared)
+    except ExtractkitError as error:
+        why = "the job cannot be prepared any more"
+        return Check.of(_SURROUNDINGS, why, [Finding(None, str(error))]), *_left_out(why)
+    return _Recomputation(sound, prepared, now).checks(shards, seed)
+
+
+@dataclass(frozen=True, eq=False)
+class _Recomputation:
+    sound: Sound
+    prepared: Prepared
+    now: Manifest
+
+    def checks(self, shards: int, seed: int | None) -> tuple[Check, ...]:
+        same = Check.of(
+            _SURROUNDINGS,
+            "model, inputs and tensors are the recorded ones",
+            [Finding(None, message) for message in self._other_job],
+            self._other_surroundings,
+        )
+        if self._other_job:
+            same = replace(same, detail="it is not the recorded job any more")
+            return same, *_left_out("another job has other values")
+        if self.prepared.program is not None and not self.sound.samples:
+            return same, *_left_out(f"{SAMPLES} is damaged or missing")
+        return same, self._recomputed(shards, seed), self._outputs()
+
+    @cached_property
+    def _other_job(self) -> list[str]:
+        """What must be the same for values to be so, and is not."""
+        recorded = self.sound.manifest
+        same = replace(
+            self.now,
+            versions=recorded.versions,
+            environment=recorded.environment,
+            settings=recorded.settings,
+        )
+        return differences(recorded, same)
+
+    @cached_property
+    def _other_surroundings(self) -> list[str]:
+        """What may move the last bits of values, and is not the same."""
+        recorded = self.sound.manifest
+        found = [
+            message for message in differences(recorded, self.now) if message not in self._other_job
+        ]
+        hosts = [recorded.volatile.host, *(one.host for one in recorded.volatile.resumed)]
+        here = host().get("processor")
+        others = dict.fromkeys(str(one.get("processor")) for one in hosts if one)
+        return [
+            *found,
+            *(
+                f"the processor: {one} was recorded, {here} is found"
+                for one in others
+                if one != here
+            ),
+        ]
+
+    @cached_property
+    def _stream(self) -> Stream:
+        rows = Samples(self.sound.directory / SAMPLES)
+        found = recorded_survey(self.prepared.opened.model.signature, rows)
+        return self.prepared.stream(found, lambda samples: None)
+
+    # ---- shards
+
+    def _recomputed(self, count: int, seed: int | None) -> Check:
+        entries = self.sound.entries
+        if not entries:
+            return Check.left_out(_SHARDS, "no shard is committed and whole")
+        seed = random.SystemRandom().randrange(1 << 32) if seed is None else seed
+        chosen = _drawn(entries, count, seed)
+        exactly = not self._other_surroundings
+        how = "bit for bit" if exactly else f"to {TOLERATED}, as other things differ"
+        detail = f"{len(chosen)} of {len(entries)} shards, {how}"
+        notes = []
+        if len(chosen) < len(entries):
+            notes.append(f"seed {seed} drew {', '.join(shard.key for shard in chosen)}")
+        found: list[Finding] = []
+        largest = 0.0
+        done: set[Shard] = set()
+        try:
+            for one in self._computed(chosen):
+                wrong, error = self._held(one, entries[one.shard], exactly)
+                found += wrong
+                largest = max(largest, error)
+                done.add(one.shard)
+                del one
+        except ExtractkitError as error_found:
+            left = ", ".join(shard.key for shard in chosen if shard not in done)
+            found.append(Finding(None, f"{left} cannot be computed: {error_found}"))
+        if not exactly:
+            notes.append(f"the largest difference is {largest:.2g}")
+        return Check.of(_SHARDS, detail, found, notes)
+
+    def _computed(self, chosen: Sequence[Shard]) -> Iterator[ShardValues]:
+        if CONSTANTS_SHARD in chosen:
+            yield self.prepared.constants()
+        ranges = [shard for shard in chosen if len(shard)]
+        if ranges:
+            with closing(self._stream.shards(ranges)) as computed:
+                yield from computed
+
+    def _held(self, one: ShardValues, entry: Entry, exactly: bool) -> tuple[list[Finding], float]:
+        """What of a shard is not as it is stored, and the largest difference in it."""
+        if digest(one.values.items()) == entry.values:
+            return self._skipped(one, entry), 0.0
+        found = self._skipped(one, entry)
+        largest = 0.0
+        name, file = next(iter(entry.files.items()))
+        path = self.sound.directory / file.name
+        for tensor in self.sound.manifest.tensors:
+            if tensor.key not in one.values:
+                continue
+            stored = read_whole(self.sound.sinks[name], path, one.shard, tensor.stored)
+            apart = values_apart(one.values[tensor.key], stored)
+            largest = max(largest, apart.error)
+            if apart.unequal if exactly else apart.beyond:
+                message = f"{path}, {tensor.key!r}: computed again it is another: {apart}"
+                found.append(Finding(file.name, message, entry.shard, tensor.key))
+        if exactly and not found:
+            found.append(Finding(file.name, f"{path}: computed again it is another", entry.shard))
+        return found, largest
+
+    def _skipped(self, one: ShardValues, entry: Entry) -> list[Finding]:
+        again = {str(index) for index in one.skipped}
+        return [
+            Finding(
+                None,
+                f"sample {index} was {'skipped' if index in entry.skipped else 'stored'}, and is "
+                f"{'skipped' if index in again else 'not skipped'} when computed again",
+                entry.shard,
+            )
+            for index in sorted(again ^ set(entry.skipped), key=int)
+        ]
+
+    # ---- outputs
+
+    def _outputs(self) -> Check:
+        """The outputs of a program that extracts everything, and the model's own, on one batch."""
+        model = self.prepared.opened.model
+        direct = getattr(model, "direct_outputs", None)
+        if direct is None:
+            return Check.left_out(_OUTPUTS, "this adapter cannot tell the model's own outputs")
+        try:
+            batch = None if self.prepared.program is None else self._batch()
+            if batch is None:
+                return Check.left_out(_OUTPUTS, "no committed tensor depends on the samples")
+            own: Mapping[str, Array] = direct(batch.features, batch.lengths)
+            if not own:
+                why = "the model has no output that depends on the samples"
+                return Check.left_out(_OUTPUTS, why)
+            fetches = [
+                *(fetch(tensor) for tensor in self.prepared.varying),
+                *(Fetch(address) for address in own),
+            ]
+            program = model.program(fetches, self.prepared.opened.compilation)
+            beside = program(batch.features, batch.lengths)[-len(own) :]
+        except ExtractkitError as error:
+            return Check.of(_OUTPUTS, "one batch", [Finding(None, str(error))])
+        found = []
+        largest = 0.0
+        for (address, expected), value in zip(own.items(), beside, strict=True):
+            apart = _outputs_apart(model.catalog[address], value, expected, batch)
+            largest = max(largest, apart.error)
+            if apart.beyond:
+                message = f"{address!r} is not the model's own output: {apart}"
+                found.append(Finding(None, message, tensor=address))
+        detail = f"{len(own)} outputs of {len(batch)} samples, to {TOLERATED}"
+        return Check.of(_OUTPUTS, detail, found, [f"the largest difference is {largest:.2g}"])
+
+    def _batch(self) -> Batch | None:
+        """The first batch that was computed: of samples that were not skipped."""
+        stream = self._stream
+        for shard, entry in self.sound.entries.items():
+            left = [i for i in range(shard.start, shard.stop) if str(i) not in entry.skipped]
+            if left:
+                (first, *_) = plan_batches(stream.lengths.take(left), stream.rules)
+                at = [left[position] for position in first]
+                return read_batch(stream.model, stream.source, at, stream.rules.length_step)
+        return None
+
+
+def _left_out(why: str) -> tuple[Check, Check]:
+    return Check.left_out(_SHARDS, why), Check.left_out(_OUTPUTS, why)
+
+
+def _drawn(entries: Iterable[Shard], count: int, seed: int) -> list[Shard]:
+    """So many shards at random, in order."""
+    shards = sorted(entries, key=lambda shard: (shard.start, shard.stop))
+    chosen = random.Random(seed).sample(shards, min(count, len(shards)))
+    return sorted(chosen, key=lambda shard: (shard.start, shard.stop))
+
+
+def _outputs_apart(record: TensorRecord, value: Array, own: Array, batch: Batch) -> Apart:
+    """Two outputs of a batch, without its padding where it can be told."""
+    layout = Layout.of(record)
+    if layout is None or layout.axis is None or layout.split or value.shape != own.shape:
+        return arrays_apart(value, own)
+    rows = zip(*(np.moveaxis(array, layout.axis, 0) for array in (value, own)), strict=True)
+    pairs = []
+    for row, (one, other) in enumerate(rows):
+        unpadded = tuple(
+            slice(int(batch.lengths[dim][row])) if dim and dim in batch.lengths else slice(None)
+            for dim in layout.dims[1:]
+        )
+        pairs.append((one[unpadded].reshape(-1), other[unpadded].reshape(-1)))
+    return arrays_apart(*(np.concatenate(side) for side in zip(*pairs, strict=True)))

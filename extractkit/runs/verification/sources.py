@@ -1,0 +1,32 @@
+"""The files that a job was given, held against what they held when the run began."""
+
+from extractkit.errors import InputError
+from extractkit.runs.manifest import Manifest
+from extractkit.runs.origins import Origin, origin
+from extractkit.runs.verification.result import Check, Finding
+
+
+def given_files(manifest: Manifest) -> Check:
+    """Weights, inputs, tokenizers: whatever the configuration names by a path."""
+    name = "given files"
+    if not manifest.origins:
+        why = "the configuration names none" if manifest.plan else "none are recorded yet"
+        return Check.left_out(name, why)
+    found = [one for recorded in manifest.origins for one in _wrong(recorded)]
+    return Check.of(name, f"{len(manifest.origins)} named by the configuration", found)
+
+
+def _wrong(recorded: Origin) -> list[Finding]:
+    at = f"{recorded.key}={recorded.path}"
+    try:
+        now = origin(recorded.key, recorded.path)
+    except InputError as error:
+        return [Finding(recorded.path, str(error))]
+    if now is None:
+        return [Finding(recorded.path, f"{at} is gone")]
+    if now.bytes != recorded.bytes:
+        message = f"{at} has changed: {now.bytes} bytes, {recorded.bytes} were recorded"
+        return [Finding(recorded.path, message)]
+    if now.sha256 != recorded.sha256:
+        return [Finding(recorded.path, f"{at} has changed: its SHA-256 is not the recorded one")]
+    return []

@@ -1,0 +1,159 @@
+"""A disk that refuses: injected at every system call, by a limit on file sizes, and really full."""
+
+import errno
+import os
+import random
+import resource
+import shutil
+import subprocess
+from pathlib import Path
+
+from extractkit.engine.listener import Silent
+from extractkit.errors import RunDirectoryError
+from extractkit.runs import journal
+from extractkit.runs.directory import JOURNAL
+from extractkit.runs.intact import check_entry
+from tests.faults.calls import Around, failing, full
+from tests.faults.children import watched
+from tests.faults.figures import Figures
+from tests.faults.runs import Undisturbed, begin, go_on
+from tests.fuzz.outcomes import Outcome, outcome
+
+ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+
+_SINKS = ("hdf5", "npz")
+
+
+def injected(scratch: Path, count: int | None, seed: int) -> Figures:
+    """Each call of a run fails once, and from each call on the disk stays full; then a resume.
+
+    Args:
+        count: of failures, drawn by chance; None: every one there is.
+    """
+    trial = _Trial(scratch)
+    failures: list[tuple[str, Around]] = []
+    for call in trial.undisturbed.calls:
+        for error in ERRORS:
+            name = errno.errorcode[error]
+            failures.append((f"{name} at {call}", failing(call.number, error)))
+            if call.takes_room:
+                failures.append((f"{name} from {call} on", full(call.number, error)))
+    if count is not None and count < len(failures):
+        chosen = random.Random(seed).sample(range(len(failures)), count)
+        failures = [failures[index] for index in sorted(chosen)]
+    for what, around in failures:
+        trial.place.mkdir()
+        ended = watched(begin, trial.place / "run", around)
+        trial.judge(what, *ended)
+        shutil.rmtree(trial.place)
+    return trial.figures
+
+
+def limited(scratch: Path, count: int | None, seed: int) -> Figures:
+    """Files may not become larger than so many bytes, from 0 to beyond the largest file.
+
+    Args:
+        count: of limits, evenly spaced; None: forty.
+    """
+    trial = _Trial(scratch)
+    sizes = [path.stat().st_size for path in trial.undisturbed.directory.rglob("*")]
+    for size in range(0, max(sizes) + 1, max(sizes) // (count or 40)):
+        trial.place.mkdir()
+        ended = outcome(lambda size=size: _begin_limited(trial.place / "run", size))
+        trial.judge(f"no file larger than {size} bytes", *ended)
+        shutil.rmtree(trial.place)
+    return trial.figures
+
+
+def really_full(scratch: Path, count: int | None, seed: int) -> Figures:
+    """A file system in memory that somebody else fills while the run is on it.
+
+    Where this process may not mount one, nothing is counted.
+
+    Args:
+        count: of amounts of room that are left, from none to enough, page by page; None: all.
+    """
+    trial = _Trial(scratch)
+    trial.place.mkdir()
+    mount = shutil.which("mount", path="/usr/bin:/bin:/usr/sbin:/sbin") or "mount"
+    try:
+        command = [mount, "-t", "tmpfs", "-o", "size=4m", "extractkit", str(trial.place)]
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        return trial.figures
+    try:
+        for pages in range(count or 120):
+            ended = outcome(lambda pages=pages: begin(trial.place / "run", _Filler(trial.place, pages)))
+            (trial.place / _Filler.NAME).unlink(missing_ok=True)
+            trial.judge(f"{pages} pages left", *ended)
+            shutil.rmtree(trial.place / "run")
+    finally:
+        umount = shutil.which("umount", path="/usr/bin:/bin:/usr/sbin:/sbin") or "umount"
+        subprocess.run([umount, str(trial.place)], check=True)
+    return trial.figures
+
+
+class _Filler(Silent):
+    """Fills the disk, but for some pages, when the plan is made."""
+
+    NAME = "somebody-else's"
+
+    def __init__(self, place: Path, pages: int) -> None:
+        self._place = place
+        self._pages = pages
+
+    def planned(self, *planned: object) -> None:
+        room = os.statvfs(self._place)
+        size = max(0, room.f_bavail - self._pages) * room.f_frsize
+        with (self._place / self.NAME).open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+
+
+class _Trial:
+    """Failed runs in `place`, judged one after another."""
+
+    def __init__(self, scratch: Path) -> None:
+        self.figures = Figures()
+        self.place = scratch / "place"
+        self.undisturbed = Undisturbed(scratch)
+
+    def judge(self, what: str, how: Outcome, words: str) -> None:
+        """Look at what a failure said and left; go on with the run and compare it."""
+        directory = self.place / "run"
+        wrong = []
+        self.figures.counts["failures injected"] += 1
+        if how is Outcome.REFUSED:
+            self.figures.counts["of them told in one line that names the file"] += 1
+            if "\n" in words or str(directory) not in words or "Errno" in words:
+                wrong.append("unclear")
+        elif how is Outcome.ANSWERED:
+            self.figures.counts["of them of no consequence"] += 1
+            wrong += self.undisturbed.wrong_with(directory)
+        else:
+            wrong.append("a traceback")
+        wrong += _broken(directory)
+        again, why = outcome(lambda: go_on(directory))
+        if again is not Outcome.ANSWERED:
+            wrong.append(f"going on: {again}: {why}")
+        elif different := self.undisturbed.wrong_with(directory):
+            wrong += different
+        else:
+            self.figures.counts["runs finished bitwise equal"] += 1
+        if wrong:
+            self.figures.faults.append(f"{what}: {how}: {words}: {wrong}")
+
+
+def _broken(directory: Path) -> list[str]:
+    """The shards that the journal lists and that are not whole."""
+    found = []
+    for entry in journal.read(directory / JOURNAL).entries:
+        try:
+            check_entry(directory, entry, _SINKS)
+        except RunDirectoryError as error:
+            found.append(str(error))
+    return found
+
+
+def _begin_limited(directory: Path, size: int) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    begin(directory)

@@ -1,0 +1,97 @@
+"""The record of a file, held against the disk."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from extractkit.errors import RunDirectoryError
+from extractkit.runs.files import StoredFile
+
+CONTENT = b"0123456789"
+FILE = StoredFile("a", hashlib.sha256(CONTENT).hexdigest(), 10)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """The file, whole."""
+    (tmp_path / "a").write_bytes(CONTENT)
+    return tmp_path / "a"
+
+
+def test_a_record_is_that_of_the_content(path: Path) -> None:
+    assert StoredFile.of("a", CONTENT) == FILE
+    assert StoredFile.on_disk(path.parent, "a") == FILE
+    FILE.check(path.parent)
+
+
+def test_a_large_file_is_read_in_blocks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("extractkit.runs.files._BLOCK", 3)
+    assert StoredFile.on_disk(path.parent, "a") == FILE
+    path.write_bytes(CONTENT + b"more")
+    FILE.check(path.parent, growing=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "a is damaged: it holds 0 bytes, 10 were written"),
+        (CONTENT[:-1], "a is damaged: it holds 9 bytes, 10 were written"),
+        (CONTENT + b"x", "a is damaged: it holds 11 bytes, 10 were written"),
+        (b"0123456788", "a is damaged: its SHA-256 is not the recorded one"),
+    ],
+    ids=["empty", "shorter", "longer", "changed"],
+)
+def test_another_content_is_damage(path: Path, content: bytes, message: str) -> None:
+    path.write_bytes(content)
+    with pytest.raises(RunDirectoryError, match=f"{message}$"):
+        FILE.check(path.parent)
+
+
+def test_a_growing_file_may_be_longer_but_keeps_its_beginning(path: Path) -> None:
+    FILE.check(path.parent, growing=True)
+    path.write_bytes(CONTENT + b"x")
+    FILE.check(path.parent, growing=True)
+    path.write_bytes(b"1" + CONTENT)
+    with pytest.raises(RunDirectoryError, match="SHA-256"):
+        FILE.check(path.parent, growing=True)
+    path.write_bytes(CONTENT[:9])
+    with pytest.raises(RunDirectoryError, match="holds 9 bytes"):
+        FILE.check(path.parent, growing=True)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunDirectoryError, match="a is missing from its run$"):
+        FILE.check(tmp_path)
+    with pytest.raises(RunDirectoryError, match="a cannot be read: No such file"):
+        StoredFile.on_disk(tmp_path, "a")
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\udcff\ud800", "x" * 300])
+def test_a_name_that_no_file_can_have_is_missing(name: str, tmp_path: Path) -> None:
+    with pytest.raises(RunDirectoryError, match="is missing from its run$"):
+        StoredFile(name, FILE.sha256, 10).check(tmp_path)
+
+
+def test_what_is_no_regular_file_is_not_read(path: Path) -> None:
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to(path.with_name("elsewhere"))
+    with pytest.raises(RunDirectoryError, match="a is no regular file: it may lead out"):
+        FILE.check(path.parent)
+    path.unlink()
+    os.mkfifo(path)  # reading it would wait for ever
+    with pytest.raises(RunDirectoryError, match="a is no regular file"):
+        FILE.check(path.parent)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(RunDirectoryError, match="a is no regular file"):
+        FILE.check(path.parent)
+
+
+def test_a_name_that_leads_out_of_the_run_is_refused(path: Path) -> None:
+    inside = path.parent / "run"
+    inside.mkdir()
+    for name in ("../a", str(path), "b/../../a"):
+        with pytest.raises(RunDirectoryError, match=r"run records the file '.*a', outside of it"):
+            StoredFile(name, FILE.sha256, 10).check(inside)

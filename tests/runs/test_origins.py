@@ -1,0 +1,133 @@
+"""The files that a configuration names."""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import pytest
+
+from extractkit.component import Component
+from extractkit.errors import InputError
+from extractkit.runs.origins import Origin, origin, origins
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def of_several(*files: tuple[str, bytes]) -> str:
+    """The digest of several files, as it is documented: names, sizes and contents."""
+    rows = (f"{name}\0{len(content)}\0{sha256(content)}\n" for name, content in files)
+    return sha256("".join(rows).encode())
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """A directory with two files, one of them in a directory of its own."""
+    (tmp_path / "d" / "deep").mkdir(parents=True)
+    (tmp_path / "d" / "b.txt").write_bytes(b"bb")
+    (tmp_path / "d" / "deep" / "a.txt").write_bytes(b"a")
+    return tmp_path / "d"
+
+
+def test_a_file_has_its_own_digest(files: Path) -> None:
+    found = origin("inputs.path", str(files / "b.txt"))
+    assert found == Origin("inputs.path", str(files / "b.txt"), sha256(b"bb"), 2)
+
+
+def test_a_path_is_made_absolute(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = origin("inputs.path", str(files / "b.txt"))
+    monkeypatch.chdir(files)
+    assert origin("inputs.path", "b.txt") == expected
+    monkeypatch.setenv("HOME", str(files))
+    assert origin("inputs.path", "~/b.txt") == expected
+
+
+def test_a_directory_is_its_files_names_and_contents(files: Path) -> None:
+    expected = of_several(("b.txt", b"bb"), ("deep/a.txt", b"a"))
+    assert origin("model.path", str(files)) == Origin("model.path", str(files), expected, 3)
+
+
+def test_a_directory_of_one_file_is_not_that_file(files: Path) -> None:
+    found = origin("model.path", str(files / "deep"))
+    assert found is not None
+    assert found.sha256 == of_several(("a.txt", b"a"))
+
+
+def test_a_pattern_is_the_files_that_it_matches(files: Path) -> None:
+    found = origin("inputs.path", str(files / "**" / "*.txt"))
+    expected = of_several(("b.txt", b"bb"), ("deep/a.txt", b"a"))
+    assert found == Origin("inputs.path", str(files / "**" / "*.txt"), expected, 3)
+
+
+def test_a_checkpoints_prefix_is_its_files(files: Path) -> None:
+    (files / "model-7.index").write_bytes(b"i")
+    (files / "model-7.data-00000-of-00001").write_bytes(b"data")
+    (files / "model-70.index").write_bytes(b"another")
+    found = origin("model.checkpoint", str(files / "model-7"))
+    expected = of_several(("model-7.data-00000-of-00001", b"data"), ("model-7.index", b"i"))
+    assert found == Origin("model.checkpoint", str(files / "model-7"), expected, 5)
+
+
+@pytest.mark.parametrize("text", ["b.txt", "", "*.txt", "**/*.txt", "b"])
+def test_the_same_files_elsewhere_have_the_same_digest(
+    text: str, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = tmp_path / "elsewhere [1]" / "deeper"
+    shutil.copytree(files, moved)
+    first = origin("model.path", str(files / text))
+    monkeypatch.chdir(moved)
+    # Relative, for a pattern in a directory whose name is one itself means something else.
+    second = origin("model.path", text or ".")
+    assert first is not None
+    assert second is not None
+    assert (first.sha256, first.bytes) == (second.sha256, second.bytes)
+
+
+def test_another_name_or_content_is_another_digest(files: Path) -> None:
+    before = origin("model.path", str(files))
+    (files / "b.txt").rename(files / "c.txt")
+    renamed = origin("model.path", str(files))
+    (files / "c.txt").write_bytes(b"cc")
+    changed = origin("model.path", str(files))
+    assert len({one.sha256 for one in (before, renamed, changed) if one}) == 3
+
+
+@pytest.mark.parametrize("text", ["", "imagenet", "a\0b", "x" * 5000, "hf://a/b", "[", "~nobody/x"])
+def test_a_text_that_names_no_file_has_no_origin(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert origin("model.weights", text) is None
+
+
+def test_arguments_that_name_files_are_found_wherever_they_stand(files: Path) -> None:
+    a, b = str(files / "deep" / "a.txt"), str(files / "b.txt")
+    nested = Component("model.factory", "a.b", {"weights": a, "name": b})
+    model = Component("model", "a.b", {"factory": nested, "checkpoint": b, "limit": 3})
+    inputs = Component("inputs", "a.b", {"path": [a, b]})
+    named = Component("inputs", "a.b", {"path": {"tokens": a}, "column": b})
+    found = origins([model, inputs, named])
+    assert [(one.key, one.path) for one in found] == [
+        ("model.factory.weights", a),
+        ("model.checkpoint", b),
+        ("inputs.path.0", a),
+        ("inputs.path.1", b),
+        ("inputs.path.tokens", a),
+    ]
+
+
+def test_a_file_that_cannot_be_read_is_named(
+    files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A test that runs as root could read anything.
+    def refuse(path: Path, mode: str) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    for name in ("b.txt", "deep"):
+        with pytest.raises(InputError) as caught:
+            origin("inputs.path", str(files / name))
+        assert str(caught.value) == (
+            f"inputs.path={str(files / name)!r} cannot be read: Permission denied"
+        )

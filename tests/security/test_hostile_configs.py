@@ -1,0 +1,231 @@
+"""A configuration from somebody else runs nothing but what is meant to be configured.
+
+Each one names a module that is importable and tells if it runs. It is composed as a single job and
+as a sweep, for storing and for looking, and by the library.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from extractkit.config.app import launch
+from extractkit.config.compose import Composition, compose
+from extractkit.errors import ConfigError
+from tests.security.canary import Canary
+
+_JOB = {
+    "model": "model: {_target_: CANARY.call}",
+    "factory": "model: {factory: {_target_: CANARY.call}}",
+    "partial": "model: {factory: {_target_: CANARY.call, _partial_: true}}",
+    "deep in a list": "model: {factory: {_target_: keras.Sequential, "
+    "layers: [{_target_: keras.layers.ReLU, a: [[{b: {_target_: CANARY.call}}]]}]}}",
+    "custom object": "model: {custom_objects: {Mine: CANARY.call}}",
+    "serialized object": "model: {factory: {_target_: tf_keras.layers.Dense, units: 1, "
+    "activation: {class_name: function, module: CANARY, config: call}}}",
+    "target from another key": "runtime: {device: CANARY.call}\n"
+    "model: {factory: {_target_: '${runtime.device}'}}",
+    "decoded": "model: {factory: \"${oc.decode:'{_target_: CANARY.call}'}\"}",
+    "module below our own name": "model: {_target_: extractkit.api.given, "
+    "live: {_target_: CANARY.call}}",
+    "sink": "sinks: {mine: {_target_: CANARY.Call}}",
+    "inputs": "inputs: {_target_: CANARY.call}",
+    "samples": "inputs: {dataset: {_target_: CANARY.call}}",
+}
+
+_HYDRA = {
+    "callback": "callbacks: {x: {_target_: CANARY.Call}}",
+    "callback's argument": "callbacks: {x: {_target_: extractkit.config.app.KeepOff, "
+    "a: [{_target_: CANARY.Call}]}}",
+    "our callback's argument": "callbacks: {directories: {_args_: [{_target_: CANARY.Call}]}}",
+    "decoded callback": "callbacks: {x: \"${oc.decode:'{_target_: CANARY.Call}'}\"}",
+    "callback by hydra": "callbacks: {x: {_target_: hydra.utils.get_method, path: CANARY.call}}",
+    "launcher": "launcher: {_target_: CANARY.Call}",
+    "launcher's argument": "launcher: {x: {_target_: CANARY.Call}}",
+    "decoded launcher": "launcher: {x: \"${oc.decode:'{_target_: CANARY.Call}'}\"}",
+    "command of a launcher": "launcher: {setup: ['python -c \"import CANARY\"']}",
+    "sweeper": "sweeper: {_target_: CANARY.Call}",
+    "sweeper's argument": "sweeper: {params: {x: {_target_: CANARY.Call}}}",
+    "decoded parameter": "sweeper: {params: {x: \"${oc.decode:'{_target_: CANARY.Call}'}\"}}",
+    "search space": "sweeper: {custom_search_space: CANARY.call}",
+    "handler": "hydra_logging: {handlers: {console: {class: CANARY.Call}}}",
+    "handler's factory": "hydra_logging: {handlers: {console: {'()': CANARY.Call}}}",
+    "formatter": "hydra_logging: {formatters: {simple: {'()': CANARY.Call}}}",
+    "filter": "hydra_logging: {filters: {x: {'()': CANARY.Call}}}",
+    "stream": "hydra_logging: {handlers: {console: {stream: 'ext://CANARY.call'}}}",
+    "decoded handler": 'hydra_logging: {handlers: "${oc.decode:'
+    "'{console: {class: CANARY.Call}}'}\"}",
+    "job's handler": "job_logging: {root: {handlers: []}, handlers: {console: "
+    "{class: CANARY.Call}}}",
+    "decoded log": "job_logging: \"${oc.decode:'{root: {}, handlers: {x: {class: CANARY.Call}}}'}\"",
+    "file for a log": "hydra_logging: {handlers: {console: {class: logging.FileHandler, "
+    "filename: CANARY.log}}}",
+    "environment": "job: {env_set: {PYTHONPATH: CANARY}}",
+    "name with a directory": "job: {name: ../CANARY}",
+    "directory above": "output_subdir: ../CANARY",
+    "target anywhere": "help: {_target_: CANARY.Call}",
+}
+
+HOSTILE = [
+    *(pytest.param(f"{text}\n", id=name) for name, text in _JOB.items()),
+    *(pytest.param(f"hydra: {{{text}}}\n", id=f"hydra: {name}") for name, text in _HYDRA.items()),
+]
+
+CHOSEN = ("model=module", "inputs=random", "experiment=hostile")
+
+
+@pytest.fixture
+def hostile(request: pytest.FixtureRequest, canary: Canary, tmp_path: Path, place: Path) -> Path:
+    """A configuration directory with an experiment that wants the canary to run."""
+    return experiment(tmp_path / "conf", canary.placed(request.param))
+
+
+def experiment(directory: Path, text: str, name: str = "hostile") -> Path:
+    path = directory / "experiment" / f"{name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"# @package _global_\n{text}", encoding="utf-8")
+    return directory
+
+
+def attempt(arguments: list[str], *, dry: bool, trusted: tuple[str, ...] = ()) -> list[Exception]:
+    """What a command reports, or stops with; jobs are composed, no more."""
+    failures: list[Exception] = []
+
+    def report(error: Exception) -> int:
+        failures.append(error)
+        return 2
+
+    def job(composed: Composition) -> None:
+        composed.job.inputs.build()
+
+    try:
+        launch(arguments, job, report, dry=dry, trusted=trusted)
+    except ConfigError as error:
+        failures.append(error)
+    return failures
+
+
+@pytest.mark.parametrize("hostile", HOSTILE, indirect=True)
+@pytest.mark.parametrize("options", [[], ["-m"]], ids=["job", "sweep"])
+@pytest.mark.parametrize("dry", [True, False], ids=["dry", "run"])
+def test_nothing_that_a_file_names_runs(
+    hostile: Path, options: list[str], dry: bool, canary: Canary, place: Path, tmp_path: Path
+) -> None:
+    before = {path.name for path in tmp_path.iterdir()}
+    failures = attempt([*CHOSEN, "--config-dir", str(hostile), *options], dry=dry)
+    assert not canary.sang
+    assert failures
+    assert all("is refused: " in str(error) for error in failures), failures
+    assert {path.name for path in tmp_path.iterdir()} == before
+    assert not [path for path in place.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("hostile", HOSTILE, indirect=True)
+def test_the_library_refuses_the_same(hostile: Path, canary: Canary) -> None:
+    with pytest.raises(ConfigError, match=" is refused: "):
+        compose([*CHOSEN, f"hydra.searchpath=[file://{hostile}]"])
+    assert not canary.sang
+
+
+@pytest.mark.parametrize("scheme", ["pkg", "structured"])
+def test_a_search_path_imports_no_package(
+    scheme: str, canary: Canary, tmp_path: Path, place: Path
+) -> None:
+    text = f"defaults: [config]\nhydra: {{searchpath: ['{scheme}://{canary.module}']}}\n"
+    (tmp_path / "primary.yaml").write_text(text)
+    arguments = ["--config-dir", str(tmp_path), "--config-name", "primary", "model=bert"]
+    (failure,) = attempt(arguments, dry=True)
+    assert str(failure).startswith(f"hydra.searchpath.0='{scheme}://{canary.module}' is refused: ")
+    assert not canary.sang
+
+
+def test_a_sweepers_parameters_count_as_a_files_word(
+    canary: Canary, tmp_path: Path, place: Path
+) -> None:
+    text = canary.placed("hydra: {sweeper: {params: {inputs._target_: CANARY.call}}}\n")
+    conf = experiment(tmp_path / "conf", text)
+    (failure,) = attempt(["-m", *CHOSEN, "--config-dir", str(conf)], dry=True)
+    assert str(failure).startswith(f"inputs._target_='{canary.module}.call' is refused: ")
+    assert not canary.sang
+
+
+def test_each_job_of_a_sweep_is_looked_at(canary: Canary, tmp_path: Path, place: Path) -> None:
+    conf = experiment(tmp_path / "conf", "runtime: {batch_size: 3}\n", "harmless")
+    experiment(conf, canary.placed("hydra: {job_logging: {root: {}, x: 'ext://CANARY.call'}}\n"))
+    arguments = ["-m", "model=bert", "experiment=harmless,hostile", "--config-dir", str(conf)]
+    (failure,) = attempt(arguments, dry=True)
+    assert "hydra.job_logging.x=" in str(failure)
+    assert not canary.sang
+
+
+def test_no_pickle_is_read_for_hydra(place: Path) -> None:
+    for option in ("--experimental-rerun", "--exp"):
+        (failure,) = attempt([option, "config.pickle"], dry=True)
+        assert str(failure).startswith(f"{option} is refused: it would unpickle a file")
+
+
+# ----------------------------------------------------------------------------- what the user trusts
+
+
+@pytest.mark.parametrize(
+    ("arguments", "trusted"),
+    [
+        (["inputs._target_=CANARY.Call"], ()),
+        (["-m", "inputs._target_=CANARY.Call,CANARY.call"], ()),
+        (["inputs={_target_: CANARY.Call}"], ()),
+        (["experiment=mine"], ("CANARY",)),
+        (["-m", "experiment=mine"], ("CANARY.call",)),
+    ],
+)
+def test_what_is_typed_or_trusted_runs(
+    arguments: list[str], trusted: tuple[str, ...], canary: Canary, tmp_path: Path, place: Path
+) -> None:
+    text = "defaults: [{override /inputs: null}]\ninputs: {_target_: CANARY.call}\n"
+    conf = experiment(tmp_path / "conf", canary.placed(text), "mine")
+    inputs = [] if trusted else ["inputs=random"]
+    typed = [canary.placed(argument) for argument in arguments]
+    named = tuple(map(canary.placed, trusted))
+    options = ["--config-dir", str(conf), "model=bert", *inputs, *typed]
+    attempt(options, dry=True, trusted=named)
+    assert canary.sang
+
+
+@pytest.mark.parametrize("typed", [True, False], ids=["typed", "trusted"])
+def test_a_callback_that_is_typed_or_trusted_runs(
+    typed: bool, canary: Canary, tmp_path: Path, place: Path
+) -> None:
+    text = canary.placed("hydra: {callbacks: {x: {_target_: CANARY.Call}}}\n")
+    conf = experiment(tmp_path / "conf", text)
+    option = canary.placed("+hydra.callbacks.x._target_=CANARY.Call")
+    arguments = ["model=bert", option] if typed else ["model=bert", "experiment=hostile"]
+    with pytest.warns(UserWarning, match="Callback Call"):  # it has no method of a callback
+        attempt(
+            [*arguments, "--config-dir", str(conf)],
+            dry=True,
+            trusted=() if typed else (canary.module,),
+        )
+    assert canary.sang
+
+
+def test_safe_mode_is_turned_off_by_the_user_alone(tmp_path: Path, place: Path) -> None:
+    text = "defaults: [{override /model: keras}]\nmodel: {path: m.keras, safe_mode: false}\n"
+    conf = experiment(tmp_path / "conf", text)
+    chosen = ["experiment=hostile", f"hydra.searchpath=[file://{conf}]"]
+    with pytest.raises(ConfigError) as caught:
+        compose(chosen)
+    assert str(caught.value) == (
+        "model.safe_mode=false is refused: it stands in a file, not on the command line, and lets "
+        "code of others run. If you trust it, type it, or: --trust model.safe_mode"
+    )
+    for typed, trusted in ((["model.safe_mode=false"], ()), ([], ("model.safe_mode",))):
+        assert compose([*chosen, *typed], trusted=trusted).job.model.arguments["safe_mode"] is False
+
+
+def test_a_file_may_change_what_runs_nothing(tmp_path: Path, place: Path) -> None:
+    text = (
+        "hydra: {launcher: {}, sweeper: {max_batch_size: 2, params: {runtime.seed: '1,2'}}, "
+        "run: {dir: elsewhere}, verbose: false, job: {name: mine, env_copy: [PATH]}}\n"
+    )
+    conf = experiment(tmp_path / "conf", text)
+    chosen = ["model=bert", "inputs=random", "experiment=hostile", "--config-dir", str(conf)]
+    assert attempt(chosen, dry=True) == []
+    assert attempt(["-m", *chosen], dry=True) == []
