@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,14 @@ from extractkit.engine.execute import execute
 from extractkit.engine.execute import resume as resume_run
 from extractkit.engine.listener import Listener, Silent
 from extractkit.engine.process import impose
+from extractkit.engine.recompute import recompute as recompute_shards
 from extractkit.runs import manifest
 from extractkit.runs.beginning import hydra_files
-from extractkit.runs.reader import Run, open_run
+from extractkit.runs.reader import Run, open_run, sink_of
+from extractkit.runs.verification.result import Check, Verification
+from extractkit.runs.verify import Sound
+from extractkit.runs.verify import verify as verify_run
+from extractkit.trust import Trust
 
 
 def extract(
@@ -128,6 +134,36 @@ def rerun(
         else f"the values are not those of {run} to the bit: extractkit diff {run} {made}"
     )
     return repeated
+
+
+def verify(
+    run: str | Path,
+    *,
+    recompute: int = 0,
+    seed: int | None = None,
+    trust: Sequence[str] = (),
+    model: object = None,
+    inputs: object = None,
+) -> Verification:
+    """Hold a run against what it recorded of itself, and against its model if asked to.
+
+    Args:
+        run: the run directory.
+        recompute: how many of its shards, drawn at random, are computed again.
+        seed: of the draw, which is told; None: one is drawn.
+        trust, model, inputs: as of `resume`; needed to compute.
+
+    Raises:
+        RunDirectoryError: no run.
+    """
+    reader = partial(sink_of, trust=Trust(tuple(trust)))
+
+    def again(sound: Sound) -> tuple[Check, ...]:
+        impose(sound.manifest.environment)
+        job = recorded_job(sound.manifest, trust, _live(model, inputs))
+        return recompute_shards(job, sound, recompute, seed)
+
+    return verify_run(Path(run), reader=reader, recompute=again if recompute else None)
 
 
 def _live(model: object, inputs: object) -> dict[str, Component]:

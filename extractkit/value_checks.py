@@ -13,7 +13,7 @@ import numpy.typing as npt
 from extractkit.values import Array, Dense, Values, digest, sample_shapes
 
 _FIRST = 5
-_BLOCK_BYTES = 1 << 20
+_BLOCK_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,11 @@ def modules_after(code: str) -> set[str]:
 
 
 def test_all_is_what_the_package_exposes() -> None:
-    assert extractkit.__all__ == ["Run", "extract", "open"] == dir(extractkit)
+    assert (
+        extractkit.__all__
+        == ["Run", "diff", "extract", "open", "rerun", "resume", "verify"]
+        == dir(extractkit)
+    )
     for name in extractkit.__all__:
         assert getattr(extractkit, name).__doc__
     with pytest.raises(AttributeError, match=r"^module 'extractkit' has no attribute 'extarct'$"):

@@ -39,6 +39,8 @@ def slow():
     time.sleep(60)
 """
 
+ON_RUNS = ("show", "resume", "rerun", "verify", "diff")
+
 Program = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -75,7 +77,8 @@ def program(place: Path) -> Program:
 
 def command(*arguments: str) -> list[str]:
     start = "from extractkit.__main__ import main; main()"
-    own = ["--config-dir", "my"] if any("=" in argument for argument in arguments) else []
+    job = any("=" in argument for argument in arguments) and arguments[0] not in ON_RUNS
+    own = ["--config-dir", "my", "--trust", "own"] if job else []
     return [sys.executable, "-P", "-c", start, *arguments, *own]
 
 
@@ -181,7 +184,7 @@ def test_a_finished_run_is_not_touched(program: Program, place: Path) -> None:
         (["model=reference", "selectors=layers", "--config-name=x"], "--config-name=x: no x.yaml"),
         (["model=reference", "selectors=layers", "--json"], "--json belongs to tensors and plan"),
         (["tensor", "model=reference"], "'tensor' is neither a verb (which comes first) nor"),
-        (["show"], "show takes one run directory, not nothing: extractkit show RUN"),
+        (["show"], "show: the following arguments are required: RUN. Usage: extractkit show [--json] RUN"),
         (["show", "nowhere"], "nowhere is no run directory: it holds no manifest.json"),
     ],
 )  # fmt: skip
@@ -198,7 +201,7 @@ def test_a_mistake_gets_one_message_and_leaves_nothing(
 
 def test_a_directory_of_configuration_that_is_missing_is_named(place: Path) -> None:
     done = subprocess.run(
-        [*command("model=bert")[:-1], "nowhere"], cwd=place, env=variables(), check=False,
+        [*command("model=bert"), "--config-dir", "nowhere"], cwd=place, env=variables(), check=False,
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == cli.MISTAKEN
@@ -222,7 +225,9 @@ def test_an_interruption_has_a_code_of_its_own(place: Path) -> None:
         assert process.stderr is not None
         assert process.stderr.readline() == "loading\n"
         process.send_signal(signal.SIGINT)
-        assert process.stderr.read() == "extractkit: interrupted\n"
+        hint, said = process.stderr.read().splitlines()
+        assert hint.startswith(f"Go on with the run: extractkit resume {place}/outputs/")
+        assert said == "extractkit: interrupted"
         assert process.wait(timeout=30) == cli.INTERRUPTED
 
 
@@ -378,3 +383,90 @@ def test_exit_codes_of_errors(capsys: pytest.CaptureFixture[str]) -> None:
         "",
         "extractkit: mend it\nextractkit: it broke\nextractkit: interrupted\n",
     )
+
+
+# --------------------------------------------------------------------------------------- runs
+
+
+@pytest.fixture
+def run(program: Program, place: Path) -> Path:
+    """A finished run of twelve shards of the reference model."""
+    arguments = ("model=reference", "selectors=layers", "inputs.limit=12", "runtime.shard_size=1")
+    assert program(*arguments, "hydra.run.dir=r").returncode == cli.DONE
+    return place / "r"
+
+
+def test_a_run_of_which_a_shard_is_lost_is_found_out_and_mended(
+    program: Program, run: Path
+) -> None:
+    shard = sorted((run / "shards").iterdir())[3]
+    before = shard.read_bytes()
+    shard.write_bytes(before[:-1])
+    found = program("verify", "r", "--json")
+    assert (found.returncode, found.stderr) == (cli.FAILED, "")
+    assert shard.name in json.dumps(json.loads(found.stdout))
+    mended = program("resume", "r")
+    assert (mended.returncode, mended.stdout) == (cli.DONE, f"{run}\n")
+    assert "11 of 12 shards are committed already" in mended.stderr
+    assert shard.read_bytes() == before
+    assert program("verify", "r").returncode == cli.DONE
+    assert program("verify", "r", "--recompute", "3").returncode == cli.DONE
+
+
+def test_a_whole_run_is_left_alone(program: Program, run: Path) -> None:
+    before = (run / "manifest.json").stat().st_mtime_ns
+    done = program("resume", "r")
+    assert (done.returncode, done.stdout) == (cli.DONE, f"{run}\n")
+    assert "is finished, and nothing of it is damaged" in done.stderr
+    assert (run / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_a_run_is_repeated_and_compared(program: Program, run: Path, place: Path) -> None:
+    done = program("rerun", "r", "hydra.run.dir=again")
+    assert (done.returncode, done.stdout) == (cli.DONE, f"{place}/again\n")
+    assert f"the values are those of {run}, to the bit" in done.stderr
+    assert program("diff", "r", "again").returncode == cli.DONE
+    other = ("model=reference", "model.seed=1", "selectors=layers", "inputs.limit=12")
+    assert program(*other, "hydra.run.dir=other").returncode == cli.DONE
+    found = program("diff", "r", "other", "--json")
+    assert (found.returncode, found.stderr) == (cli.FAILED, "")
+    assert json.loads(found.stdout)["beyond"] is True
+
+
+def test_a_finished_run_of_the_same_identity_is_taken(
+    program: Program, run: Path, place: Path
+) -> None:
+    same = ("model=reference", "selectors=layers", "inputs.limit=12", "runtime.shard_size=1")
+    done = program(*same, "runtime.reuse_from=.", "hydra.run.dir=new")
+    assert (done.returncode, done.stdout) == (cli.DONE, f"{run}\n")
+    assert f"reused {run}" in done.stderr
+    assert not (place / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["resume", "nowhere"], "nowhere is no run directory: it holds no manifest.json"),
+        (["resume"], "resume: the following arguments are required: RUN. Usage: extractkit resume"),
+        (
+            ["verify", "r", "--recompute", "x"],
+            "argument --recompute: 'x' is no whole number of 0 or more",
+        ),
+        (["rerun", "r", "elsewhere"], "'elsewhere' is no run directory to write to"),
+        (["rerun", "r", "hydra.run.dir=r"], "holds a finished run"),
+        (["diff", "r"], "diff: the following arguments are required: B. Usage: extractkit diff"),
+        (["diff", "r", "r", "--rtol", "-1"], "rtol=-1.0 is not a finite number of 0 or more"),
+        (["diff", "r", "r", "--only", "nothing*"], "nothing*"),
+        (["resume", "r", "--trust", "a b"], "--trust 'a b' names no module"),
+        (["show", "r", "more"], "show: unrecognized arguments: more"),
+    ],
+)
+def test_a_mistake_about_a_run_gets_one_message(
+    program: Program, run: Path, arguments: list[str], said: str
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    done = program(*arguments)
+    assert (done.returncode, done.stdout) == (cli.MISTAKEN, "")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before

@@ -13,9 +13,11 @@ from hydra.core.hydra_config import HydraConfig
 
 from extractkit.component import Component
 from extractkit.config.compose import Composition, compose
+from extractkit.config.convert import job_of
 from extractkit.config.directory import GROUPS, config_directory, options
 from extractkit.config.quoting import as_list, as_text
 from extractkit.errors import ConfigError
+from extractkit.trust import Trust
 
 MODEL = ("model=keras", "model.path=m.keras")
 CHOICES = [
@@ -355,3 +357,25 @@ def test_nothing_of_hydra_is_left_behind() -> None:
     composed()
     assert not GlobalHydra.instance().is_initialized()
     assert not HydraConfig.initialized()
+
+
+# ------------------------------------------------------------------------------- plain data
+
+
+def test_a_job_from_plain_data_is_the_composed_one() -> None:
+    job = composed("selectors=attention", "runtime.seed=3").job
+    assert job_of(job.resolved, job.given, job.model_name) == job
+
+
+def test_plain_data_is_refused_as_a_file_is() -> None:
+    entries = {**composed().job.resolved, "inputs": {"_target_": "mine.Samples"}}
+    with pytest.raises(ConfigError, match=r"^inputs._target_='mine.Samples' is refused: "):
+        job_of(entries, (), "keras")
+    with pytest.raises(ConfigError, match=r"^inputs._target_='mine.Samples' cannot be imported: "):
+        job_of(entries, (), "keras", trust=Trust(modules=("mine",)))
+
+
+def test_a_variable_to_copy_that_is_not_there_is_named() -> None:
+    assert message(*MODEL, "hydra.job.env_copy=[NOWHERE_17]") == (
+        "hydra.job.env_copy: 'NOWHERE_17' is not in the environment"
+    )

@@ -8,6 +8,7 @@ import pytest
 from extractkit.component import Component
 from extractkit.errors import ConfigError
 from extractkit.job import Runtime
+from extractkit.trust import Trust
 
 
 def test_no_runtime_key_needs_to_be_given() -> None:
@@ -22,11 +23,13 @@ def test_an_automatic_shard_size_is_none() -> None:
 def test_what_is_given_is_kept() -> None:
     given = {
         "batch_size": 1, "batch_tokens": 10, "shard_size": 1, "compile": "xla",
-        "device": "/CPU:0", "seed": 3, "deterministic": False,
+        "device": "/CPU:0", "seed": 3, "deterministic": False, "threads": 2,
+        "bad_samples": "skip", "non_finite": "fail", "reuse_from": "outputs",
     }  # fmt: skip
     assert vars(Runtime.parse(given)) == given
 
 
+OURS = Trust(modules=(__name__,))
 MODES = "Available: 'graph', 'xla'."
 
 
@@ -45,8 +48,14 @@ MODES = "Available: 'graph', 'xla'."
         ({"batch_tokens": "many"}, "batch_tokens='many' is not a whole number of 1 or more"),
         ({"shard_size": "big"}, "shard_size='big' is not a whole number of 1 or more or 'auto'"),
         ({"seed": -1}, "seed=-1 is not a whole number of 0 or more"),
-        ({"compile": "jit"}, f"compile='jit' is no mode. {MODES}"),
+        ({"compile": "jit"}, f"compile='jit' does not exist. {MODES}"),
         ({"device": 0}, "device=0 is not a text, such as '/CPU:0'"),
+        ({"reuse_from": 1}, "reuse_from=1 is not a text, such as 'outputs'"),
+        ({"threads": 0}, "threads=0 is not a whole number of 1 or more"),
+        (
+            {"non_finite": "drop"},
+            "non_finite='drop' does not exist. Available: 'fail', 'skip', 'warn'.",
+        ),
         ({"deterministic": "yes"}, "deterministic='yes' is not true or false"),
     ],
 )
@@ -76,7 +85,8 @@ def test_a_component_calls_its_target() -> None:
 
 def test_a_component_inside_another_is_handed_over_unbuilt() -> None:
     inner = {"_target_": f"{__name__}.open_ended", "a": 1}
-    outer = Component.parse("model", {"_target_": f"{__name__}.open_ended", "factory": inner})
+    entry = {"_target_": f"{__name__}.open_ended", "factory": inner}
+    outer = Component.parse("model", entry, OURS)
     assert outer.build() == {
         "factory": Component("model.factory", f"{__name__}.open_ended", {"a": 1})
     }
@@ -85,14 +95,15 @@ def test_a_component_inside_another_is_handed_over_unbuilt() -> None:
 def test_instantiating_a_component_instantiates_what_is_inside() -> None:
     inner = {"_target_": f"{__name__}.open_ended", "a": 1}
     entry = {"_target_": f"{__name__}.open_ended", "b": [inner], "c": {"d": inner}, "e": 2}
-    assert Component.parse("model", entry).instantiate() == {
+    assert Component.parse("model", entry, OURS).instantiate() == {
         "b": [{"a": 1}], "c": {"d": {"a": 1}}, "e": 2,
     }  # fmt: skip
 
 
 def test_a_partial_component_is_the_callable_itself() -> None:
     entry = {"_target_": f"{__name__}.callable_with", "_partial_": True, "limit": 5}
-    assert Component.parse("model.factory", entry).instantiate()("x") == ("x", 5)
+    component = Component.parse("model.factory", entry, OURS)
+    assert component.instantiate()("x") == ("x", 5)
 
 
 @pytest.mark.parametrize(

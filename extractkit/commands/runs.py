@@ -1,8 +1,10 @@
 """Verbs on runs: show, resume, rerun, verify, diff. None of them is a Hydra application."""
 
+import argparse
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 
 from extractkit.commands.options import TRUST, RunOptions
@@ -79,20 +81,25 @@ def verify(arguments: Sequence[str]) -> bool:
 
     options = RunOptions("verify", "run")
     options.add_argument("--recompute", type=_count, default=0, metavar="K")
-    options.add_argument("--seed", type=_count, default=0, metavar="N")
+    options.add_argument("--seed", type=_count, metavar="N")
     options.add_argument("--json", action="store_true")
     options.add_argument(TRUST, action="append", default=[], metavar="MODULE")
     given = options.parse_args(arguments)
     # A model's own code may print; that is no part of the result.
     with redirect_stdout(sys.stderr):
         if given.recompute:
-            from extractkit.api import verify
+            from extractkit import api
 
-            found = verify(given.run, recompute=given.recompute, seed=given.seed, trust=given.trust)
+            found = api.verify(
+                given.run, recompute=given.recompute, seed=given.seed, trust=given.trust
+            )
         else:
-            from extractkit.runs.verify import verify as verify_files
+            from extractkit.runs.reader import sink_of
+            from extractkit.runs.verify import verify
+            from extractkit.trust import Trust
 
-            found = verify_files(Path(given.run))
+            trust = Trust(tuple(given.trust))
+            found = verify(Path(given.run), reader=partial(sink_of, trust=trust))
     if given.json:
         write_json(found.to_json())
     else:
@@ -112,12 +119,13 @@ def diff(arguments: Sequence[str]) -> bool:
     options.add_argument("--atol", type=float, default=1e-6)
     options.add_argument("--map", metavar="FILE")
     options.add_argument("--only", action="append", metavar="GLOB")
+    options.add_argument(TRUST, action="append", default=[], metavar="MODULE")
     options.add_argument("--json", action="store_true")
     given = options.parse_args(arguments)
     mapping = None if given.map is None else read_mapping(given.map)
     found = diff(
-        open_run(given.a),
-        open_run(given.b),
+        open_run(given.a, trust=given.trust),
+        open_run(given.b, trust=given.trust),
         mapping=mapping,
         rtol=given.rtol,
         atol=given.atol,
@@ -132,7 +140,6 @@ def diff(arguments: Sequence[str]) -> bool:
 
 def _count(text: str) -> int:
     """A whole number of 0 or more."""
-    value = int(text)
-    if value < 0:
-        raise ValueError(text)
-    return value
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 0 or more")
+    return int(text)

@@ -18,11 +18,13 @@ from extractkit.trust import Trust
 
 _CALLBACKS = ("extractkit.config.app.KeepOff", "hydra.experimental.callbacks.LogJobReturnCallback")
 _LOGGING = (
+    "logging.FileHandler",
     "logging.Formatter",
     "logging.NullHandler",
     "logging.StreamHandler",
     "colorlog.ColoredFormatter",  # of hydra-colorlog
 )
+_LOG_FILE = "${hydra.runtime.output_dir}/${hydra.job.name}.log"
 _STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 # Keys under which `logging.config` looks for callables.
 _CALLED = ("()", "class", "factory", "queue", "listener")
@@ -103,7 +105,9 @@ def _plugin(place: _Place, value: str) -> bool:
 
 
 def _logging(place: _Place, value: str) -> bool:
-    """Handlers and formatters that write nowhere but to the terminal."""
+    """Handlers and formatters that write to the terminal, or where Hydra's own log goes."""
+    if name(place) == "filename":
+        return value == _LOG_FILE
     if "." in place or _INTERPOLATION in value:  # "." sets attributes
         return False
     if name(place) in _CALLED:

@@ -16,6 +16,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from extractkit.config.foreign import check_hydra, check_search_path
+from extractkit.errors import ConfigError
 from extractkit.trust import Trust
 
 _LOADER = "ConfigLoaderImpl"
@@ -49,7 +50,11 @@ class GuardedLoader(ConfigLoaderImpl):
         Raises:
             ConfigError: something under `hydra` would run foreign code.
         """
-        composed = super().load_configuration(*args, **kwargs)
+        try:
+            composed = super().load_configuration(*args, **kwargs)
+        except KeyError as error:
+            # Of OmegaConf's KeyErrors Hydra has made its own.
+            raise ConfigError(f"hydra.job.env_copy: {error} is not in the environment") from error
         check_hydra(composed.hydra, self._trust)
         return composed
 

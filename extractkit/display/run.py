@@ -1,5 +1,6 @@
 """A run as it is told of: `extractkit show`, and the table that closes a run."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Group, RenderableType
@@ -47,12 +48,23 @@ def summary(result: Summary) -> RenderableType:
     facts.add_row("stored", f"{human_bytes(result.bytes)} in {plural(result.shards, 'shard')}")
     rate = rate_text(result.samples, result.seconds)
     facts.add_row("time", f"{duration_text(result.seconds)}{rate and f', {rate}'}")
-    if result.non_finite:
-        names = ", ".join(safe(key) for key in result.non_finite[:3])
-        more = ", …" if len(result.non_finite) > 3 else ""
-        facts.add_row("not finite", Text(f"NaN or infinity in {names}{more}", style="yellow"))
+    if result.skipped:
+        told = f"{plural(result.skipped, 'sample')}, the reasons are in `run.skipped`"
+        facts.add_row("skipped", Text(told, style="yellow"))
+    for label, told, keys in (
+        ("not finite", "NaN or infinity in", result.non_finite),
+        ("constant", "one number throughout in", result.constant),
+        ("unchanging", "the same for every sample:", result.unchanging),
+    ):
+        if keys:
+            facts.add_row(label, Text(f"{told} {_first_of(keys)}", style="yellow"))
     facts.add_row("look at it", Text(f"extractkit show {safe(str(result.directory))}"))
     return facts
+
+
+def _first_of(keys: Sequence[str]) -> str:
+    more = ", …" if len(keys) > 3 else ""
+    return f"{', '.join(safe(key) for key in keys[:3])}{more}"
 
 
 def _tensors(tensors: tuple[RunTensor, ...]) -> Table:
@@ -71,8 +83,11 @@ def _tensors(tensors: tuple[RunTensor, ...]) -> Table:
 
 
 def _stored_bytes(manifest: Manifest) -> str | None:
-    if manifest.actual is not None:
-        return human_bytes(manifest.actual.bytes)
+    planned = None
     if manifest.plan is not None:
-        return f"{human_bytes(manifest.plan.bytes)} planned"
-    return None
+        most = "" if manifest.plan.exact else "at least "
+        planned = f"{most}{human_bytes(manifest.plan.bytes)} of values planned"
+    if manifest.actual is None:
+        return planned
+    stored = human_bytes(manifest.actual.bytes)
+    return stored if planned is None else f"{stored} ({planned})"

@@ -148,7 +148,9 @@ class _Execution:
             _log.error("%s", "interrupted" if interrupted else error, exc_info=not foreseen)
             # A run that is refused to be gone on with stays as it is.
             refused = self.resumed and isinstance(error, UserError)
-            if recorder is not None and not refused:
+            if recorder is not None and refused:
+                recorder.abandon()
+            elif recorder is not None:
                 recorder.fail(Status.INTERRUPTED if interrupted else Status.FAILED, self.timings)
             raise
 
@@ -215,10 +217,8 @@ class _Execution:
         self.listener.planned(prepared.tensors, samples, plan.bytes)
         size = human_bytes(plan.bytes)
         shards = recorder.manifest.shards
-        tensors = len(prepared.tensors)
-        _log.info(
-            "plan: %d tensors, %d samples, %d shards, %s", tensors, samples, len(shards), size
-        )
+        tensors, count = len(prepared.tensors), sum(1 for shard in shards if len(shard))
+        _log.info("plan: %d tensors, %d samples, %d shards, %s", tensors, samples, count, size)
         self._notes(prepared, recorder.manifest)
         missing = [shard for shard in shards if shard not in recorder.committed]
         if len(missing) < len(shards):
@@ -233,9 +233,9 @@ class _Execution:
         if ranges and prepared.program is not None:
             stream = prepared.stream(found, lambda done: self.listener.advanced(done, 0))
             with closing(stream.shards(ranges)) as computed:
-                for shard in computed:
-                    self._commit_one(shard, recorder)
-                    del shard  # before the next is taken, and the one after that begun
+                for one in computed:
+                    self._commit_one(one, recorder)
+                    del one  # before the next is taken, and the one after that begun
         self.timings["extract"] = time.perf_counter() - began
 
     def _commit_one(self, one: ShardValues, recorder: Recorder) -> None:
@@ -249,6 +249,7 @@ class _Execution:
     def _finish(self, prepared: Prepared, recorder: Recorder) -> None:
         ended = recorder.finish(self.timings)
         assert ended.actual is not None
+        found = ended.actual.values
         summary = Summary(
             directory=self.directory,
             tensors=len(prepared.tensors),
@@ -257,7 +258,10 @@ class _Execution:
             shards=sum(1 for shard in ended.shards if len(shard)),
             bytes=ended.actual.bytes,
             seconds=self.timings["extract"],
-            non_finite=tuple(k for k, stats in ended.actual.values.items() if stats.samples),
+            non_finite=tuple(k for k, one in found.items() if not one.finite),
+            skipped=ended.actual.skipped,
+            constant=tuple(k for k, one in found.items() if one.constant),
+            unchanging=tuple(k for k, one in found.items() if one.never_changes),
         )
         self.listener.finished(summary)
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import cast
 
+from extractkit.engine.isolation import try_out
 from extractkit.engine.measure import measure_axes
-from extractkit.engine.survey import usable
 from extractkit.errors import ConfigError, InputError
 from extractkit.inputs.nothing import NoSamples
 from extractkit.inputs.protocol import Inputs, Source
@@ -54,8 +54,12 @@ class Opened:
         Raises:
             SelectionError: nothing that a selector matches turns out to have a value per sample.
         """
-        samples = usable(self.model, self.source, self.bad_samples)
-        found = measure_axes(self.model, samples, self.tensors, self.compilation)
+        found = try_out(
+            self.model,
+            self.source,
+            self.bad_samples,
+            lambda samples: measure_axes(self.model, samples, self.tensors, self.compilation),
+        )
         gone = {record.address for record in found.skipped}
         lost = Counter(n for t in self.tensors if t.address in gone for n in t.selectors)
         return replace(

@@ -10,10 +10,12 @@ import numpy.typing as npt
 
 from extractkit.engine.batches import read_batch
 from extractkit.engine.batching import BatchRules
+from extractkit.engine.isolation import try_out
 from extractkit.engine.non_finite import refuse_non_finite
 from extractkit.engine.opening import Opened, open_job
 from extractkit.engine.stream import ShardValues, Stream, assembly, fetch, put
-from extractkit.engine.survey import Survey, usable
+from extractkit.engine.survey import Survey
+from extractkit.inputs.protocol import Source
 from extractkit.job import Job
 from extractkit.models.protocol import Program
 from extractkit.plan import CONSTANTS_SHARD, Lengths, PlannedTensor
@@ -123,11 +125,14 @@ def prepare(job: Job) -> Prepared:
 def _tried(
     opened: Opened, varying: Sequence[PlannedTensor], program: Program, policy: str
 ) -> Trial:
-    first = read_batch(opened.model, usable(opened.model, opened.source, policy), [0])
-    lengths = Lengths(1, {axis: size.astype(np.int64) for axis, size in first.lengths.items()})
-    for tensor in varying:
-        tensor.check_lengths(lengths)
-    values = program(first.features, first.lengths)
-    put(varying, [assembly(tensor, lengths) for tensor in varying], [0], values)
-    unforeseen = (v.nbytes for t, v in zip(varying, values, strict=True) if not t.predictable)
-    return Trial(lengths, sum(unforeseen))
+    def attempt(samples: Source) -> Trial:
+        first = read_batch(opened.model, samples, [0])
+        lengths = Lengths(1, {axis: size.astype(np.int64) for axis, size in first.lengths.items()})
+        for tensor in varying:
+            tensor.check_lengths(lengths)
+        values = program(first.features, first.lengths)
+        put(varying, [assembly(tensor, lengths) for tensor in varying], [0], values)
+        unforeseen = (v.nbytes for t, v in zip(varying, values, strict=True) if not t.predictable)
+        return Trial(lengths, sum(unforeseen))
+
+    return try_out(opened.model, opened.source, policy, attempt, varying)

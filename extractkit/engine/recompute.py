@@ -10,9 +10,8 @@ import numpy as np
 
 from extractkit.engine.batches import Batch, read_batch
 from extractkit.engine.batching import plan_batches
-from extractkit.engine.described import described, differences
+from extractkit.engine.described import described, job_differences, surrounding_differences
 from extractkit.engine.prepare import Prepared, prepare
-from extractkit.engine.process import environment
 from extractkit.engine.recorded import recorded_survey
 from extractkit.engine.stream import ShardValues, Stream, fetch
 from extractkit.errors import ExtractkitError
@@ -20,13 +19,13 @@ from extractkit.job import Job
 from extractkit.models.protocol import Fetch
 from extractkit.plan import CONSTANTS_SHARD, Layout, Shard
 from extractkit.runs.directory import SAMPLES
-from extractkit.runs.environment import host, package_versions
+from extractkit.runs.environment import host
 from extractkit.runs.journal import Entry
 from extractkit.runs.manifest import Manifest
 from extractkit.runs.samples import Samples
 from extractkit.runs.verification.apart import TOLERATED, Apart, arrays_apart, values_apart
 from extractkit.runs.verification.contents import read_whole
-from extractkit.runs.verification.result import Check, Finding
+from extractkit.runs.verification.result import Check, Finding, counted
 from extractkit.runs.verify import Sound
 from extractkit.tensors import TensorRecord
 from extractkit.values import Array, digest
@@ -52,12 +51,9 @@ def recompute(job: Job, sound: Sound, shards: int, seed: int | None = None) -> t
     if sound.manifest.plan is None:
         why = "the run has no plan yet"
         return Check.left_out(_SURROUNDINGS, why), *_left_out(why)
-    now = replace(
-        sound.manifest, versions=package_versions(), environment=environment(job.runtime.threads)
-    )
     try:
         prepared = prepare(job)
-        now = described(now, prepared)
+        now = described(sound.manifest, prepared)
     except ExtractkitError as error:
         why = "the job cannot be prepared any more"
         return Check.of(_SURROUNDINGS, why, [Finding(None, str(error))]), *_left_out(why)
@@ -88,32 +84,25 @@ class _Recomputation:
     def _other_job(self) -> list[str]:
         """What must be the same for values to be so, and is not."""
         recorded = self.sound.manifest
-        same = replace(
-            self.now,
-            versions=recorded.versions,
-            environment=recorded.environment,
-            settings=recorded.settings,
-        )
-        return differences(recorded, same)
+        found = job_differences(recorded, self.now)
+        # Other versions of libraries may build other graphs of the same meaning.
+        same_versions = recorded.versions == self.now.versions
+        if same_versions and recorded.model.get("definition") != self.now.model.get("definition"):
+            found.append("what the model computes is not what was recorded")
+        return found
 
     @cached_property
     def _other_surroundings(self) -> list[str]:
         """What may move the last bits of values, and is not the same."""
         recorded = self.sound.manifest
-        found = [
-            message for message in differences(recorded, self.now) if message not in self._other_job
-        ]
+        found = surrounding_differences(recorded, self.now)
         hosts = [recorded.volatile.host, *(one.host for one in recorded.volatile.resumed)]
         here = host().get("processor")
-        others = dict.fromkeys(str(one.get("processor")) for one in hosts if one)
-        return [
-            *found,
-            *(
-                f"the processor: {one} was recorded, {here} is found"
-                for one in others
-                if one != here
-            ),
+        others = dict.fromkeys(one.get("processor") for one in hosts if one)
+        found += [
+            f"the processor: {one} was recorded, {here} is found" for one in others if one != here
         ]
+        return found
 
     @cached_property
     def _stream(self) -> Stream:
@@ -131,7 +120,7 @@ class _Recomputation:
         chosen = _drawn(entries, count, seed)
         exactly = not self._other_surroundings
         how = "bit for bit" if exactly else f"to {TOLERATED}, as other things differ"
-        detail = f"{len(chosen)} of {len(entries)} shards, {how}"
+        detail = f"{len(chosen)} of {counted(len(entries), 'shard')}, {how}"
         notes = []
         if len(chosen) < len(entries):
             notes.append(f"seed {seed} drew {', '.join(shard.key for shard in chosen)}")
@@ -225,7 +214,9 @@ class _Recomputation:
             if apart.beyond:
                 message = f"{address!r} is not the model's own output: {apart}"
                 found.append(Finding(None, message, tensor=address))
-        detail = f"{len(own)} outputs of {len(batch)} samples, to {TOLERATED}"
+        detail = (
+            f"{counted(len(own), 'output')} for {counted(len(batch), 'sample')}, to {TOLERATED}"
+        )
         return Check.of(_OUTPUTS, detail, found, [f"the largest difference is {largest:.2g}"])
 
     def _batch(self) -> Batch | None:

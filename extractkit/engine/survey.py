@@ -119,11 +119,6 @@ def first_usable(
     return FewSamples(source.fingerprint, source.notes, tuple(good[:most]))
 
 
-def usable(model: Model, source: Source, policy: str) -> Source:
-    """The source to try a model on; with the policy "skip", its first samples that can be used."""
-    return first_usable(model, source) if policy == "skip" else source
-
-
 @dataclass(frozen=True, eq=False)
 class FewSamples:
     """Some samples of a source, in memory; they keep the indices that they have there.

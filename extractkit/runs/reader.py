@@ -1,6 +1,6 @@
 """Reading a run back: a mapping of addresses to lazy views. Needs no TensorFlow."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from extractkit.runs.samples import Samples
 from extractkit.runs.views import TensorView
 from extractkit.selectors import parse_selector
 from extractkit.sinks.protocol import Sink
+from extractkit.trust import NOBODY, Trust
 
 _READING = ("suffix", "read", "read_shapes", "read_constant")
 
@@ -125,7 +126,13 @@ class Run(Mapping[str, TensorView]):
         return {alias: views[0] for alias, views in found.items() if len(views) == 1}
 
 
-def open_run(path: str | Path, sink: Sink | None = None, *, check: bool = True) -> Run:
+def open_run(
+    path: str | Path,
+    sink: Sink | None = None,
+    *,
+    check: bool = True,
+    trust: Sequence[str] = (),
+) -> Run:
     """Open a run directory; nothing but manifest and journal is read yet.
 
     Args:
@@ -133,6 +140,8 @@ def open_run(path: str | Path, sink: Sink | None = None, *, check: bool = True) 
         sink: what reads the values; None: the first sink of the run's configuration.
         check: whether the SHA-256 of each shard's file is held against the journal before it is
             read for the first time, so that damaged values are an error.
+        trust: modules whose callables the run's configuration may name, for sinks that are neither
+            ours nor registered.
 
     Raises:
         RunDirectoryError: it is no run, is damaged, or says finished while shards are missing.
@@ -151,12 +160,12 @@ def open_run(path: str | Path, sink: Sink | None = None, *, check: bool = True) 
     for entry in written.entries:
         check_names(directory, entry, sinks)
     name = next(iter(sinks))
-    reader = sink_of(found, name) if sink is None else sink
+    reader = sink_of(found, name, Trust(tuple(trust))) if sink is None else sink
     committed = Committed(directory, found.status, found.samples, entries, name, reader, check)
     return Run(directory, found, written, committed)
 
 
-def sink_of(manifest: Manifest, name: str) -> Sink:
+def sink_of(manifest: Manifest, name: str, trust: Trust = NOBODY) -> Sink:
     """One of the sinks that wrote a run, ready to read.
 
     Raises:
@@ -164,7 +173,7 @@ def sink_of(manifest: Manifest, name: str) -> Sink:
             anywhere, and a `_target_` could be any callable.
         RunDirectoryError: what it names reads no shards.
     """
-    component = Component.parse(f"sinks.{name}", manifest.sinks[name])
+    component = Component.parse(f"sinks.{name}", manifest.sinks[name], trust)
     target = component.function()
     if not isinstance(target, type) or not all(hasattr(target, part) for part in _READING):
         raise RunDirectoryError(

@@ -169,10 +169,15 @@ class Recorder:
         Something else has gone wrong already, so a disk that refuses is passed over: the manifest
         then goes on saying "started".
         """
-        if self._samples is not None:
-            self._samples.discard()
+        self.abandon()
         with suppress(JobError):
             self._end(replace(self.manifest, status=status, actual=None), timings, None)
+
+    def abandon(self) -> None:
+        """Leave the run as it is recorded; rows of samples that were never published are lost."""
+        if self._samples is not None:
+            self._samples.discard()
+            self._samples = None
 
     def _end(
         self, ended: Manifest, timings: Mapping[str, float] | None, log: StoredFile | None

@@ -105,4 +105,6 @@ class Samples(Sequence[Row]):
             row: Row = json.loads(line)
         except ValueError as error:
             raise RunDirectoryError(f"{self._path} is damaged: {error}") from error
+        if not isinstance(row, dict) or "id" not in row or type(row.get("index")) is not int:
+            raise RunDirectoryError(f"{self._path} is damaged: a row lacks its id or its index")
         return row

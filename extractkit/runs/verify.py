@@ -17,7 +17,7 @@ from extractkit.runs.reader import sink_of
 from extractkit.runs.verification.contents import shard_contents
 from extractkit.runs.verification.files import other_files, recorded_files, shard_files
 from extractkit.runs.verification.listing import listed_shards
-from extractkit.runs.verification.result import Check, Finding, Outcome, Verification
+from extractkit.runs.verification.result import Check, Finding, Outcome, Verification, counted
 from extractkit.runs.verification.rows import sample_rows
 from extractkit.runs.verification.sources import given_files
 from extractkit.sinks.protocol import Sink
@@ -92,16 +92,23 @@ def verify(
 
 def _manifest(directory: Path) -> tuple[Manifest | None, Check]:
     name = "manifest"
+    path = directory / MANIFEST
     try:
         found = manifests.read(directory)
-        sinks = len(found.sinks)
+        sinks = " and ".join(found.sinks)
     except RunDirectoryError as error:
-        if not (directory / MANIFEST).exists() and not (directory / JOURNAL).exists():
+        if path.exists():
+            message = str(error)
+        elif (directory / JOURNAL).exists():
+            message = f"{path} is missing from its run"
+        else:
             raise
-        return None, Check.of(name, "unreadable", [Finding(MANIFEST, str(error))])
+        return None, Check.of(name, "unreadable", [Finding(MANIFEST, message)])
     notes = []
     if found.status is not Status.FINISHED:
         planned = f"of {len(found.shards)} planned shards" if found.plan else "before its plan"
         notes.append(f"the run is not finished (status: {found.status}), {planned}")
-    size = f"{len(found.tensors)} tensors, {found.samples} samples, {sinks} sinks"
+    size = (
+        f"{counted(len(found.tensors), 'tensor')}, {counted(found.samples, 'sample')}, by {sinks}"
+    )
     return found, Check.of(name, size, notes=notes)

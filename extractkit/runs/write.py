@@ -150,9 +150,9 @@ def make_directory(path: Path) -> None:
     """Make a directory durably, unless it is there.
 
     Raises:
-        JobError: the system refused.
+        JobError: the system refused; also where a link leads to one.
     """
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         return
     with writing(path):
         os.mkdir(path)  # noqa: PTH102

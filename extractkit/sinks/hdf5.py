@@ -5,9 +5,9 @@ one is the group KEY with `values`, `offsets` and, where more than its first axi
 A key holds a colon in its last step, so no tensor is a scope of another.
 
 A tensor whose type has no NaN (integers, booleans, texts) comes with a dataset KEY:present, bool
-(rows,), true for every row. In `tensors.h5`, where HDF5 reads the rows of a missing shard as a fill
-value, it tells them from real zeros. No key ends that way: an address has one colon, and the name
-of a selector none.
+(rows,), false where a sample was skipped. In `tensors.h5`, where HDF5 reads the rows of a missing
+shard as a fill value, it tells them from real zeros. No key ends that way: an address has one
+colon, and the name of a selector none.
 """
 
 from collections.abc import Mapping, Sequence
@@ -119,10 +119,8 @@ class Hdf5Sink:
                 dtype=stored_type,
                 **self._filters(array),
             )
-        content = value.values
-        if content.dtype.kind not in "fc":
-            rows = len(value) if content.ndim else ()
-            file.create_dataset(key + PRESENT, data=np.ones(rows, bool))
+        if value.values.dtype.kind not in "fc":
+            file.create_dataset(key + PRESENT, data=_present(value))
 
     def _filters(self, array: Array) -> dict[str, object]:
         # HDF5 compresses chunks, which scalars and empty arrays cannot have; texts lie elsewhere.
@@ -133,6 +131,14 @@ class Hdf5Sink:
         rows = min(max(_CHUNK_BYTES // row, 1), len(array))
         chunks = (rows, *array.shape[1:]) if row <= _CHUNK_BYTES else True
         return {"compression": self.compression, "shuffle": True, "chunks": chunks}
+
+
+def _present(value: Values) -> Array:
+    """For each row whether it is a sample's own value: bool (rows,); of a scalar, bool ()."""
+    present = np.ones(len(value) if value.values.ndim else (), bool)
+    if value.absent:
+        present[list(value.absent)] = False
+    return present
 
 
 def _text_type(array: Array) -> Any:

@@ -65,7 +65,7 @@ def check_dataset(dataset: Any, key: str) -> None:
     if dataset.is_virtual or dataset.external:
         raise damaged(path, key, "it points outside of its shard file")
     text = _is_text(dataset)
-    if dataset.shape is None or not (text or dataset.dtype.kind in "biufc"):
+    if dataset.shape is None or not (text or _is_number(dataset)):
         raise damaged(path, key, f"no sink writes {dataset.dtype}")
     itemsize = _DESCRIPTOR.itemsize if text else dataset.dtype.itemsize
     declared = count(dataset.shape) * itemsize
@@ -112,6 +112,14 @@ def _is_text(dataset: Any) -> bool:
     """Whether it holds texts of any length; those of one length are not written."""
     text = h5py.check_string_dtype(dataset.dtype)
     return text is not None and text.length is None
+
+
+def _is_number(dataset: Any) -> bool:
+    """Whether its type is one of NumPy's, bit by bit: on others HDF5 may crash."""
+    if dataset.dtype.kind not in "biufc":
+        return False
+    ordinary: bool = dataset.id.get_type() == h5py.h5t.py_create(dataset.dtype, logical=True)
+    return ordinary
 
 
 def _chunks_possible(dataset: Any, settings: Any, declared: int) -> bool:

@@ -1,5 +1,6 @@
 """HDF5 files of our own: made whole in memory, and opened with care."""
 
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -17,7 +18,7 @@ PRESENT = ":present"
 """Ending of the dataset that says which rows of a tensor without NaN are really there."""
 
 # What h5py raises for files that HDF5 cannot make sense of.
-_UNREADABLE = (OSError, RuntimeError, KeyError, ValueError, TypeError)
+_UNREADABLE = (OSError, RuntimeError, KeyError, ValueError, TypeError, zlib.error)
 
 
 def file_image(build: Callable[[Any], None]) -> bytes:

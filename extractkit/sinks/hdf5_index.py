@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from extractkit.sinks.hdf5_file import PRESENT, opened, presence, stored
 from extractkit.sinks.protocol import StoredShard, StoredTensor
+from extractkit.sinks.ragged import check_ragged
 from extractkit.values import OFFSETS, SHAPES, VALUES
 
 INDEX = "tensors.h5"
@@ -87,10 +88,12 @@ class _Tensor:
             self.values.name = f"{self.stored.key}/{VALUES}"
             before = self.values.shape[0] if self.values.shape else 0
             offsets = parts[OFFSETS][:]
+            shapes = parts[SHAPES][:] if SHAPES in parts else None
+            check_ragged(Path(file.filename), self.stored.key, len(parts[VALUES]), offsets, shapes)
             self.offsets.append(offsets[1:] + before if self.offsets else offsets)
             self.values.append(source, parts[VALUES])
-            if SHAPES in parts:
-                self.shapes.append(parts[SHAPES][:])
+            if shapes is not None:
+                self.shapes.append(shapes)
         if (present := presence(file, self.stored.key)) is not None:
             self.present.append(source, present)
 

@@ -7,6 +7,7 @@ key holds no plus sign.
 """
 
 import io
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,7 +34,9 @@ _UNREADABLE = (
     OSError,
     NotImplementedError,
     RuntimeError,
+    MemoryError,  # for a header that is nested too deep
     SyntaxError,
+    tokenize.TokenError,
     TypeError,
     ValueError,
     zlib.error,

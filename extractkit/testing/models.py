@@ -22,8 +22,6 @@ from extractkit.plan import Layout, numpy_dtype, storable
 from extractkit.tensors import SAMPLE, UNKNOWN, Kind, TensorRecord
 from extractkit.values import Array
 
-_LENGTH = 8
-
 
 class WeightsContract:
     """Tests that hold for every model, one of weights alone included."""
@@ -52,7 +50,13 @@ class WeightsContract:
 
 
 class ModelContract(WeightsContract):
-    """Tests that hold for every model that computes something."""
+    """Tests that hold for every model that computes something.
+
+    Attributes:
+        length: of samples along free axes; a model that needs longer ones has a larger one.
+    """
+
+    length = 8
 
     def test_every_extractable_tensor_comes_back_as_recorded(self) -> None:
         model = self.model()
@@ -60,8 +64,8 @@ class ModelContract(WeightsContract):
         assert records
         program = model.program([Fetch(record.address) for record in records], Compilation())
         for samples in (1,) if model.signature.batch == 1 else (2, 3):
-            batch = drawn(model, samples)
-            sizes = {SAMPLE: samples} | dict.fromkeys(model.signature.free_axes, _LENGTH)
+            batch = drawn(model, samples, self.length)
+            sizes = {SAMPLE: samples} | dict.fromkeys(model.signature.free_axes, self.length)
             for record, value in zip(records, _run(program, batch), strict=True):
                 assert_fits(record, value, sizes)
 
@@ -75,7 +79,7 @@ class ModelContract(WeightsContract):
         fetches = [Fetch(address, layout) for address, layout in layouts.items()]
         program = model.program(fetches, Compilation())
         samples = model.signature.batch or 3
-        for value in _run(program, drawn(model, samples)):
+        for value in _run(program, drawn(model, samples, self.length)):
             assert value.shape[0] == samples
 
     def test_a_program_gives_the_outputs_that_the_model_gives_by_itself(self) -> None:
@@ -85,7 +89,7 @@ class ModelContract(WeightsContract):
             for record in _extractable(model, depends=True)
             if record.kind is Kind.MODEL_OUTPUT
         ]
-        batch = drawn(model, model.signature.batch or 2)
+        batch = drawn(model, model.signature.batch or 2, self.length)
         expected = model.direct_outputs(batch.features, batch.lengths)
         assert set(expected) == {record.address for record in records}
         fetches = [Fetch(record.address) for record in records]
@@ -96,14 +100,14 @@ class ModelContract(WeightsContract):
     def test_calling_the_model_by_itself_leaves_its_weights(self) -> None:
         model = self.model()
         before = model.weights_digest()
-        batch = drawn(model, model.signature.batch or 2)
+        batch = drawn(model, model.signature.batch or 2, self.length)
         model.direct_outputs(batch.features, batch.lengths)
         assert model.weights_digest() == before
 
     def test_a_tensor_is_the_same_whatever_else_is_fetched(self) -> None:
         model = self.model()
         records = _extractable(model, depends=True)
-        batch = drawn(model, model.signature.batch or 2)
+        batch = drawn(model, model.signature.batch or 2, self.length)
         fetches = [Fetch(record.address) for record in records]
         together = _run(model.program(fetches, Compilation()), batch)
         alone = _run(model.program(fetches[:1], Compilation()), batch)
@@ -111,15 +115,15 @@ class ModelContract(WeightsContract):
 
     def test_encoded_samples_have_a_length_along_every_free_axis(self) -> None:
         model = self.model()
-        source = Random(samples=2, length=_LENGTH).bind(model.signature)
+        source = Random(samples=2, length=self.length).bind(model.signature)
         for encoded in model.encode(source.read(0, 2)):
             assert set(encoded.sizes) == set(model.signature.free_axes)
             assert set(encoded.features) == {spec.name for spec in model.signature.specs}
 
 
-def drawn(model: Model, samples: int) -> Batch:
+def drawn(model: Model, samples: int, length: int = ModelContract.length) -> Batch:
     """A batch of random samples, all of one length."""
-    source = Random(samples=samples, length=_LENGTH).bind(model.signature)
+    source = Random(samples=samples, length=length).bind(model.signature)
     return collate(model.signature, model.encode(source.read(0, samples)))
 
 

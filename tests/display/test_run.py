@@ -7,6 +7,7 @@ from pathlib import Path
 from extractkit.display.console import render
 from extractkit.display.run import overview
 from extractkit.runs.manifest import (
+    Actual,
     Manifest,
     RunInputs,
     RunPlan,
@@ -37,7 +38,7 @@ MANIFEST = Manifest(
     ),
     skipped=(Skipped("x", "because"),),
     plan=RunPlan(3000, True, ((0, 48),)),
-    actual={"bytes": 4000},
+    actual=Actual(samples=48, shards=2, bytes=4000),
 )
 
 
@@ -55,7 +56,7 @@ def test_it_tells_what_a_run_is_and_holds() -> None:
         "samples   48",
         "          1 empty line was left out",
         "shards    2",
-        "size      4.0 kB",
+        "size      4.0 kB (3.0 kB of values planned)",
         "left out  1 tensor, with their reasons in the manifest",
         "",
         "tensor            dtype    shape       bytes        selectors",
@@ -67,7 +68,7 @@ def test_it_tells_what_a_run_is_and_holds() -> None:
 def test_a_run_that_has_only_begun_can_be_shown() -> None:
     begun = Manifest(volatile=Volatile(started="now"), status=Status.STARTED)
     assert "status   started" in shown(begun)
-    assert "size     3.0 kB planned" in shown(replace(begun, plan=MANIFEST.plan))
+    assert "size     3.0 kB of values planned" in shown(replace(begun, plan=MANIFEST.plan))
 
 
 def test_what_a_file_says_cannot_control_the_terminal() -> None:

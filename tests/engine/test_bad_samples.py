@@ -377,3 +377,11 @@ class TestRun:
 def test_texts_of_the_other_tests_are_all_good() -> None:
     found = survey(CHOOSY, source(TEXTS), lambda rows: None, "skip")
     assert found.skipped == {}
+
+
+@pytest.mark.parametrize("first", [BOMB, NO_TEXT, NO_CODE])
+def test_a_bad_first_sample_is_no_reason_to_fail(tmp_path: Path, first: object) -> None:
+    wanted = job(
+        {"path": "pool:*"}, model=TestRun.Explosive(), inputs=[first, "a"], bad_samples="skip"
+    )
+    assert list(executed(tmp_path / "run", wanted).skipped) == [0]

@@ -10,7 +10,13 @@ import pytest
 from extractkit.engine.execute import execute
 from extractkit.engine.listener import Silent, Summary
 from extractkit.engine.preview import preview
-from extractkit.errors import InputError, JobError, RunDirectoryError, SelectionError, UserError
+from extractkit.errors import (
+    InputError,
+    JobError,
+    RunDirectoryError,
+    SelectionError,
+    UserError,
+)
 from extractkit.inputs.protocol import Sample
 from extractkit.models.numpy_transforms import transformed
 from extractkit.models.protocol import Compilation, Encoded, Fetch, Program
@@ -194,7 +200,8 @@ def test_notes_reach_listener_and_log(tmp_path: Path) -> None:
     assert all(note in log for note in told.notes)
     assert "plan: 10 tensors, 2 samples, 1 shards" in log
     assert "committed 000000000-000000002" in log
-    assert (run.manifest.actual or {})["truncated"] == told.summaries[0].truncated == 1
+    assert run.manifest.inputs is not None
+    assert run.manifest.inputs.truncated == told.summaries[0].truncated == 1
 
 
 class Infinite(ReferenceModel):
@@ -212,8 +219,15 @@ def test_what_is_not_finite_is_counted(tmp_path: Path) -> None:
     wanted = job({"path": "pool:*"}, model=Infinite(), inputs=["a", "x", "b"], shard_size=1)
     run = executed(tmp_path / "run", wanted, told)
     assert told.summaries[0].non_finite == ("pool:output",)
-    stats = [entry.stats for entry in run.journal.by_shard().values()]
-    assert stats == [{}, {"pool:output": {"non_finite": 2}}, {}]
+    stats = [entry.stats["pool:output"] for entry in run.journal.by_shard().values()]
+    assert [(one.nan, one.inf, one.first) for one in stats] == [
+        (0, 0, {}),
+        (1, 1, {"1": (1, 1)}),
+        (0, 0, {}),
+    ]
+    assert run.manifest.actual is not None
+    whole = run.manifest.actual.values["pool:output"]
+    assert (whole.nan, whole.inf, whole.samples, whole.examined) == (1, 1, 1, 3)
 
 
 class Breaking(ReferenceModel):

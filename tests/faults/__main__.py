@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tests.faults import full_disk, kills
+from tests.faults import bits, full_disk, kills, power
 from tests.faults.figures import Figures
 
 Campaign = Callable[[Path, int | None, int], Figures]
@@ -20,6 +20,8 @@ Campaign = Callable[[Path, int | None, int], Figures]
 CAMPAIGNS: Mapping[str, Campaign] = {
     "kills": kills.every_instant,
     "random-kills": kills.random_instants,
+    "power": power.every_call,
+    "bits": bits.flipped,
     "full-disk": full_disk.injected,
     "file-sizes": full_disk.limited,
     "tmpfs": full_disk.really_full,

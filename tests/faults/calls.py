@@ -26,7 +26,7 @@ class Call:
         name: the function of `os`.
         path: of the file or directory, relative to the watched one.
         value: the new path of a `replace`, the data of a `write`, the size of an `ftruncate`, the
-            flags of an `open`.
+            flags of an `open`; of an `fsync`, what the file holds, None being a directory.
     """
 
     number: int
@@ -157,7 +157,10 @@ class _Watching:
             value = arguments[0] if arguments else None
             if name == "write":
                 value = bytes(value)
-            if name == "close":
+            elif name == "fsync":
+                path = self._root / inside
+                value = path.read_bytes() if path.is_file() else None
+            elif name == "close":
                 del self._paths[descriptor]
 
             def make(other: object = value) -> Any:

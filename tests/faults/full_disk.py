@@ -16,12 +16,10 @@ from extractkit.runs.intact import check_entry
 from tests.faults.calls import Around, failing, full
 from tests.faults.children import watched
 from tests.faults.figures import Figures
-from tests.faults.runs import Undisturbed, begin, go_on
+from tests.faults.runs import SINKS, Undisturbed, begin, go_on
 from tests.fuzz.outcomes import Outcome, outcome
 
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
-
-_SINKS = ("hdf5", "npz")
 
 
 def injected(scratch: Path, count: int | None, seed: int) -> Figures:
@@ -83,7 +81,9 @@ def really_full(scratch: Path, count: int | None, seed: int) -> Figures:
         return trial.figures
     try:
         for pages in range(count or 120):
-            ended = outcome(lambda pages=pages: begin(trial.place / "run", _Filler(trial.place, pages)))
+            ended = outcome(
+                lambda pages=pages: begin(trial.place / "run", _Filler(trial.place, pages))
+            )
             (trial.place / _Filler.NAME).unlink(missing_ok=True)
             trial.judge(f"{pages} pages left", *ended)
             shutil.rmtree(trial.place / "run")
@@ -148,7 +148,7 @@ def _broken(directory: Path) -> list[str]:
     found = []
     for entry in journal.read(directory / JOURNAL).entries:
         try:
-            check_entry(directory, entry, _SINKS)
+            check_entry(directory, entry, SINKS)
         except RunDirectoryError as error:
             found.append(str(error))
     return found

@@ -18,12 +18,13 @@ HYDRA_FILES: Mapping[str, str] = {
     "config.yaml": "model: reference\n",
     "overrides.yaml": "- model=reference\n",
 }
+SINKS = ("hdf5", "npz")
 _SAMPLES_A_SHARD = 8
 
 
 def several_shards() -> Job:
     """Twenty texts in three shards, and constants, through both sinks."""
-    return job(EVERYTHING, sinks=("hdf5", "npz"), shard_size=_SAMPLES_A_SHARD)
+    return job(EVERYTHING, sinks=SINKS, shard_size=_SAMPLES_A_SHARD)
 
 
 def begin(directory: Path, listener: Listener | None = None) -> None:

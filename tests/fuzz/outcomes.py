@@ -25,14 +25,15 @@ class Outcome(StrEnum):
 
 
 def outcome(action: Callable[[], object], seconds: float = 60.0) -> tuple[Outcome, str]:
-    """Run the action in a forked child; the outcome and the last words."""
+    """Run the action in a forked child; the outcome and the last words, or what it returned."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reading)
         words, code = "", 0
         try:
-            action()
+            answer = action()
+            words = answer if isinstance(answer, str) else ""
         except ExtractkitError as error:
             words, code = str(error), 2
         except BaseException as error:  # noqa: BLE001 - that nothing else escapes is the question

@@ -1,6 +1,8 @@
 """SavedModels of TensorFlow 2 and 1: signatures, functions, what stands inside them."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import keras
@@ -331,3 +333,21 @@ def test_damage_is_told_or_harmless(nested: Path, tmp_path: Path, seed: int) -> 
     else:
         told = "" if model.catalog.records else "it has nothing"
     assert not told or "model.path=" in told or "model 'saved_model'" in told, what
+
+
+def test_another_process_gives_the_same_definition(nested: Path) -> None:
+    """Whatever names TensorFlow gives its functions there."""
+    code = (
+        "import sys\nfrom extractkit.models.saved_model import load\n"
+        "for name in sys.argv[2:]: print(load(sys.argv[1], name).definition_digest())"
+    )
+    names = ["scaled", "look_up", "serving_default"]
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(nested), *names],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    here = [load(str(nested), name).definition_digest() for name in reversed(names)]
+    assert None not in here
+    assert run.stdout.splitlines()[-3:] == here[::-1]

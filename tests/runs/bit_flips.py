@@ -18,10 +18,9 @@ class Flip:
 
     @classmethod
     def drawn(cls, run: Path, random: Random) -> "Flip":
-        """Any bit of all files, each as likely as any other."""
-        files = sorted(path for path in run.rglob("*") if path.is_file())
-        sizes = [path.stat().st_size for path in files]
-        (path,) = random.choices(files, sizes)
+        """Any bit of any file: small files, such as the journal, come as often as shards."""
+        files = [path for path in run.rglob("*") if path.is_file() and path.stat().st_size]
+        path = random.choice(sorted(files))
         bit = random.randrange(path.stat().st_size * 8)
         return cls(path.relative_to(run).as_posix(), bit)
 

@@ -45,30 +45,45 @@ def test_a_run_begins_with_what_was_composed_and_a_manifest(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("error", [ConfigError("no"), Superfluous(Path("other"))])
 def test_a_mistake_takes_everything_back(error: Exception, tmp_path: Path) -> None:
-    with pytest.raises(type(error)), begun(tmp_path / "a" / "run", STARTED, COMPOSED) as written:
-        (tmp_path / "a" / "run" / LOG).touch()
-        recorder = Recorder.start(tmp_path / "a" / "run", written, {"npz": NpzSink()})
-        recorder.add_samples([{"index": 0}])
-        recorder.freeze(manifest())
-        raise error
+    run = tmp_path / "a" / "run"
+
+    def mistaken() -> None:
+        with begun(run, STARTED, COMPOSED) as written:
+            (run / LOG).touch()
+            recorder = Recorder.start(run, written, {"npz": NpzSink()})
+            recorder.add_samples([{"index": 0}])
+            recorder.freeze(manifest())
+            raise error
+
+    with pytest.raises(type(error)):
+        mistaken()
     assert names(tmp_path) == set()
 
 
 def test_a_directory_that_was_there_and_other_files_stay(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "mine").touch()
-    with pytest.raises(ConfigError), begun(tmp_path / "a" / "b" / "run", STARTED, COMPOSED):
-        (tmp_path / "a" / "b" / "yours").touch()
-        raise ConfigError("no")
+
+    def mistaken() -> None:
+        with begun(tmp_path / "a" / "b" / "run", STARTED, COMPOSED):
+            (tmp_path / "a" / "b" / "yours").touch()
+            raise ConfigError("no")
+
+    with pytest.raises(ConfigError):
+        mistaken()
     assert names(tmp_path) == {"a", "a/mine", "a/b", "a/b/yours"}
 
 
 def test_a_mistake_after_a_shard_was_committed_takes_nothing_back(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError), begun(tmp_path / "run", STARTED, {}) as written:
-        recorder = Recorder.start(tmp_path / "run", written, {"npz": NpzSink()})
-        recorder.freeze(manifest())
-        recorder.commit(CONSTANTS_SHARD, {"a": Dense(np.zeros(1))})
-        raise ConfigError("no")
+    def mistaken() -> None:
+        with begun(tmp_path / "run", STARTED, {}) as written:
+            recorder = Recorder.start(tmp_path / "run", written, {"npz": NpzSink()})
+            recorder.freeze(manifest())
+            recorder.commit(CONSTANTS_SHARD, {"a": Dense(np.zeros(1))})
+            raise ConfigError("no")
+
+    with pytest.raises(ConfigError):
+        mistaken()
     assert {MANIFEST, SAMPLES, SHARDS} < names(tmp_path / "run")
 
 

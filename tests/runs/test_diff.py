@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -310,6 +311,27 @@ def test_an_unfinished_run_is_refused(make: Make) -> None:
     done, failed = make({"x": random_samples(2)}), make({"x": random_samples(2)}, finish=False)
     with pytest.raises(RunDirectoryError, match=r"not finished \(status: failed\).*resume"):
         diff(done, failed)
+
+
+def test_a_list_of_samples_that_is_not_the_runs_is_refused(make: Make) -> None:
+    run = make({"x": random_samples(3)})
+    rows = (run.path / "samples.jsonl").read_text().splitlines(keepends=True)
+    (run.path / "samples.jsonl").write_text("".join(rows[:2]))
+    with pytest.raises(RunDirectoryError, match=r"samples.jsonl is damaged"):
+        diff(run, run)
+
+
+def test_memory_is_that_of_a_shard_and_not_of_a_tensor(make: Make) -> None:
+    values = [np.full(1 << 18, n, F32) for n in range(24)]
+    one, other = (make({"x": values}, shards=range(1, 24)) for _ in "ab")
+    tracemalloc.start()
+    try:
+        diff(one, other)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert sum(value.nbytes for value in values) > 24e6
+    assert peak < 16e6  # two shards of a megabyte, and a block of each with what is made of it
 
 
 def test_what_may_explain_a_difference_is_told(make: Make) -> None:

@@ -62,7 +62,7 @@ def test_a_growing_file_may_be_longer_but_keeps_its_beginning(path: Path) -> Non
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RunDirectoryError, match="a is missing from its run$"):
+    with pytest.raises(RunDirectoryError, match=r"a is missing from its run$"):
         FILE.check(tmp_path)
     with pytest.raises(RunDirectoryError, match="a cannot be read: No such file"):
         StoredFile.on_disk(tmp_path, "a")
@@ -70,7 +70,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a\0b", "a\udcff\ud800", "x" * 300])
 def test_a_name_that_no_file_can_have_is_missing(name: str, tmp_path: Path) -> None:
-    with pytest.raises(RunDirectoryError, match="is missing from its run$"):
+    with pytest.raises(RunDirectoryError, match=r"is missing from its run$"):
         StoredFile(name, FILE.sha256, 10).check(tmp_path)
 
 

@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections.abc import Callable
+from dataclasses import fields, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -11,14 +13,23 @@ from extractkit.errors import RunDirectoryError
 from extractkit.plan import CONSTANTS_SHARD
 from extractkit.runs import manifest as manifests
 from extractkit.runs.environment import GitState
-from extractkit.runs.manifest import Manifest, Skipped, Status, Volatile
+from extractkit.runs.files import StoredFile
+from extractkit.runs.manifest import Actual, Manifest, Skipped, Status, Volatile
+from extractkit.runs.origins import Origin
+from extractkit.value_checks import ValueStats
 from tests.runs.examples import SHARDS, TENSORS, manifest
 
 FULL = manifest(
     status=Status.FINISHED,
     model={"weights": "aa", "parameters": 12},
     skipped=(Skipped("rnn/cell:op/MatMul", "made inside a loop"),),
-    actual={"bytes": 10},
+    actual=Actual(
+        8, 4, 10, 1, {"pooler:output": ValueStats(nan=1, samples=1, first={"3": (1, 0)})}
+    ),
+    origins=(Origin("model.path", "/a.keras", "bb", 3),),
+    files=(StoredFile("samples.jsonl", "cc", 4),),
+    environment={"XLA_FLAGS": ""},
+    identity="dd",
     settings={"threads": 2},
     seeds={"runtime": 0},
     versions={"numpy": "2.4"},
@@ -26,9 +37,12 @@ FULL = manifest(
 )
 
 
-def edit(directory: Path, **changes: object) -> None:
+def edit(directory: Path, *without: str, **changes: object) -> None:
+    """Change fields, and seal the file anew as somebody would who knows how."""
     path = directory / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    data = {**json.loads(path.read_text()), **changes}
+    kept = {key: data[key] for key in data if key not in (*without, "checksum")}
+    path.write_bytes(manifests.sealed(kept))
 
 
 @pytest.mark.parametrize(
@@ -56,16 +70,30 @@ def test_a_record_keeps_its_scopes_so_that_selectors_work_on_a_run(tmp_path: Pat
 def test_times_machine_and_timings_stand_under_volatile_alone(tmp_path: Path) -> None:
     manifests.write(tmp_path, FULL)
     data = json.loads((tmp_path / "manifest.json").read_text())
-    assert set(data["volatile"]) == {"started", "finished", "host", "timings"}
+    assert set(data["volatile"]) == {item.name for item in fields(Volatile)}
     del data["volatile"]
     assert "2026-11-22" not in json.dumps(data)
 
 
 def test_the_version_is_looked_at_before_the_fields(tmp_path: Path) -> None:
     manifests.write(tmp_path, FULL)
-    edit(tmp_path, schema=2, colour="red")
-    with pytest.raises(RunDirectoryError, match=r"has schema version 2; .* up to 1. Update it"):
+    edit(tmp_path, schema=3, colour="red")
+    with pytest.raises(RunDirectoryError) as caught:
         manifests.read(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path / 'manifest.json'} has schema version 3; this extractkit reads up to 2. "
+        f"Update it: pip install -U extractkit"
+    )
+
+
+def test_the_version_from_before_the_first_release_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"schema": 1, "status": "finished"}')
+    with pytest.raises(RunDirectoryError) as caught:
+        manifests.read(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path / 'manifest.json'} has schema version 1, from before extractkit's first "
+        f"release; this one reads version 2. Run the job again"
+    )
 
 
 @pytest.mark.parametrize("version", [None, True, 0, "1"])
@@ -85,6 +113,46 @@ def test_an_unknown_field_is_refused(tmp_path: Path) -> None:
         manifests.read(tmp_path)
 
 
+@pytest.mark.parametrize("field", ["status", "volatile", "git", "identity"])
+def test_a_missing_field_is_refused(field: str, tmp_path: Path) -> None:
+    manifests.write(tmp_path, FULL)
+    edit(tmp_path, field)
+    with pytest.raises(RunDirectoryError, match=rf"manifest\.json lacks '{field}'$"):
+        manifests.read(tmp_path)
+
+
+def test_any_byte_changed_is_damage(tmp_path: Path) -> None:
+    manifests.write(tmp_path, FULL)
+    path = tmp_path / "manifest.json"
+    whole = path.read_bytes()
+    assert whole.startswith(b"{")
+    for position in range(0, len(whole), 61):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
+        with pytest.raises(RunDirectoryError, match=r"manifest\.json"):
+            manifests.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [lambda whole: whole + b"\n", lambda whole: whole.replace(b"\n ", b"\n  ", 1)],
+    ids=["newline", "indent"],
+)
+def test_another_spelling_of_the_same_is_damage(
+    spelling: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    manifests.write(tmp_path, FULL)
+    path = tmp_path / "manifest.json"
+    path.write_bytes(spelling(path.read_bytes()))
+    with pytest.raises(RunDirectoryError, match=r"its checksum does not hold\. Restore"):
+        manifests.read(tmp_path)
+
+
+def test_a_name_that_is_no_utf8_comes_back(tmp_path: Path) -> None:
+    given = replace(FULL, job_given=("inputs.path=\udcff.txt",))
+    manifests.write(tmp_path, given)
+    assert manifests.read(tmp_path) == given
+
+
 def test_an_unknown_status_is_refused(tmp_path: Path) -> None:
     manifests.write(tmp_path, FULL)
     edit(tmp_path, status="finnished")
@@ -92,7 +160,10 @@ def test_an_unknown_status_is_refused(tmp_path: Path) -> None:
         manifests.read(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\xfa", b"[1]"])
+DEEP = b'{"schema":2,"a":' + b"[" * 900 + b"]" * 900 + b"}"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\xfa", b"[1]", DEEP, b"[" * 99999])
 def test_a_damaged_file_is_named(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_bytes(content)
     with pytest.raises(RunDirectoryError, match=re.escape(str(tmp_path / "manifest.json"))):
@@ -112,10 +183,10 @@ def test_the_shards_of_a_run_include_its_constants() -> None:
 def test_sinks_come_from_the_configuration_in_its_order() -> None:
     assert list(manifest(sinks=("npz", "hdf5")).sinks) == ["npz", "hdf5"]
     resolved = {"sinks": {"hdf5": {"_target_": "a.b", "compression": "lzf"}}}
-    (sink,) = manifest(job_resolved=resolved).sinks.values()
-    assert (sink.at, sink.target, sink.arguments) == ("sinks.hdf5", "a.b", {"compression": "lzf"})
-    with pytest.raises(RunDirectoryError, match="names no sink"):
-        _ = manifest(job_resolved={}).sinks
+    assert manifest(job_resolved=resolved).sinks == resolved["sinks"]
+    for none in ({}, {"sinks": {}}, {"sinks": "hdf5"}):
+        with pytest.raises(RunDirectoryError, match="names no sink"):
+            _ = manifest(job_resolved=none).sinks
 
 
 def test_now_is_utc() -> None:

@@ -117,9 +117,7 @@ def test_arguments_that_name_files_are_found_wherever_they_stand(files: Path) ->
     ]
 
 
-def test_a_file_that_cannot_be_read_is_named(
-    files: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_cannot_be_read_is_named(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A test that runs as root could read anything.
     def refuse(path: Path, mode: str) -> None:
         raise PermissionError(13, "Permission denied")

@@ -13,6 +13,7 @@ import pytest
 from extractkit.errors import ConfigError, MissingExtraError, RunDirectoryError, SelectionError
 from extractkit.plan import CONSTANTS_SHARD
 from extractkit.runs import labelled
+from extractkit.runs import manifest as manifests
 from extractkit.runs.manifest import RunPlan, Status
 from extractkit.runs.reader import Run, open_run
 from extractkit.runs.recorder import Recorder
@@ -50,7 +51,9 @@ def copied(example: Example, tmp_path: Path) -> Path:
 
 def edit_manifest(path: Path, **changes: object) -> None:
     file = path / "manifest.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    data = json.loads(file.read_text())
+    del data["checksum"]
+    file.write_bytes(manifests.sealed({**data, **changes}))
 
 
 def test_a_run_is_a_mapping_in_the_manifests_order(run: Run) -> None:
@@ -160,6 +163,8 @@ def test_an_unfinished_run_reads_what_was_committed(run_path: Path) -> None:
 
 
 def test_a_run_that_has_just_started_opens(run_path: Path) -> None:
+    run_path.mkdir()
+    manifests.write(run_path, manifest())
     recorder = Recorder.start(run_path, manifest(), {"hdf5": Hdf5Sink()})
     run = open_run(run_path)
     assert len(run[POOLED]) == 8
@@ -173,7 +178,7 @@ def test_a_run_cannot_make_the_reader_call_any_function(copied: Path) -> None:
     for target in ("os.mkdir", "pathlib.Path"):
         sinks = {"sinks": {"hdf5": {"_target_": target, "path": str(trap)}}}
         edit_manifest(copied, job_resolved=sinks)
-        with pytest.raises(RunDirectoryError, match=r"is not a sink.*sink=…"):
+        with pytest.raises(ConfigError, match="is refused: it stands in a file"):
             open_run(copied)
     assert not trap.exists()
     assert open_run(copied, sink=Hdf5Sink())[POOLED].shape == (8, 4)
@@ -232,7 +237,7 @@ def test_a_constant_that_is_one_number_can_be_looked_up(tmp_path: Path) -> None:
     scalar = run_tensor("scale:op/Const", "float32", (), (), "Scale", constant=True)
     planned = manifest(tensors=(scalar,), plan=RunPlan(4, True, ()), inputs=None)
     recorder = Recorder.start(tmp_path, planned, {"hdf5": Hdf5Sink()})
-    recorder.revise(recorder.manifest)
+    recorder.freeze(recorder.manifest)
     recorder.commit(CONSTANTS_SHARD, {"scale:op/Const": Dense(np.array(2.5, "float32"))})
     recorder.finish()
     assert np.asarray(open_run(tmp_path)["scale:op/Const"]) == np.float32(2.5)

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -14,10 +15,13 @@ from extractkit.errors import ConfigError, JobError, RunDirectoryError
 from extractkit.plan import CONSTANTS_SHARD
 from extractkit.runs import journal
 from extractkit.runs import manifest as manifests
-from extractkit.runs.manifest import Status
+from extractkit.runs.damage import damage
+from extractkit.runs.files import StoredFile
+from extractkit.runs.manifest import Actual, Manifest, Status
 from extractkit.runs.recorder import Recorder
 from extractkit.runs.samples import Samples
 from extractkit.sinks.hdf5 import Hdf5Sink
+from extractkit.value_checks import ValueStats
 from extractkit.values import digest
 from tests.runs.examples import (
     HIDDEN,
@@ -49,7 +53,7 @@ def test_the_journal_holds_digests_of_files_and_of_values(run_path: Path) -> Non
         file = entry.files["hdf5"]
         content = (run_path / file.name).read_bytes()
         assert file.sha256 == hashlib.sha256(content).hexdigest()
-        assert file.bytes == len(content)
+        assert file.size == len(content)
         assert entry.values == digest(shard_values(example.samples, shard).items())
         assert entry.timings == {"run": 0.5}
 
@@ -57,11 +61,11 @@ def test_the_journal_holds_digests_of_files_and_of_values(run_path: Path) -> Non
 def test_the_manifest_tells_plan_and_outcome(run_path: Path) -> None:
     recorder, _ = record(run_path)
     assert manifests.read(run_path).status is Status.STARTED
-    recorder.finish({"truncated": 2}, {"total": 1.5})
+    recorder.finish({"total": 1.5})
     found = manifests.read(run_path)
     size = sum(path.stat().st_size for path in (run_path / "shards").iterdir())
     assert found.status is Status.FINISHED
-    assert found.actual == {"samples": 8, "shards": 4, "bytes": size, "truncated": 2}
+    assert found.actual == Actual(samples=8, shards=4, bytes=size)
     assert found.volatile.finished is not None
     assert found.volatile.timings == {"total": 1.5}
     assert found == recorder.manifest
@@ -107,18 +111,33 @@ def test_a_failed_run_keeps_what_was_committed(run_path: Path) -> None:
 
 
 def test_a_run_that_fails_before_all_samples_are_known_has_none(run_path: Path) -> None:
-    recorder = Recorder.start(run_path, manifest(), {"hdf5": Hdf5Sink()})
+    recorder = started(run_path, manifest())
     recorder.add_samples([{"index": 0}])
     recorder.fail()
     assert {path.name for path in run_path.iterdir()} == {"manifest.json", "shards"}
 
 
-def test_the_plan_is_revised_once_the_samples_are_known(run_path: Path) -> None:
-    recorder = Recorder.start(run_path, manifest(plan=None), {"hdf5": Hdf5Sink()})
-    recorder.add_samples([{"index": 0}])
-    recorder.revise(manifest())
-    assert manifests.read(run_path).plan == manifest().plan
-    assert list(Samples(run_path / "samples.jsonl")) == [{"index": 0}]
+def started(path: Path, given: Manifest) -> Recorder:
+    """A recorder of a run about which nothing is recorded yet."""
+    path.mkdir(parents=True)
+    return Recorder.start(path, given, {"hdf5": Hdf5Sink()})
+
+
+def test_the_plan_is_frozen_once_the_samples_are_known(run_path: Path) -> None:
+    recorder = started(run_path, manifest(plan=None))
+    recorder.add_samples([{"index": 0, "id": "a"}])
+    recorder.freeze(manifest())
+    found = manifests.read(run_path)
+    assert found.plan == manifest().plan
+    assert found.status is Status.STARTED
+    assert found.files == (StoredFile.of("samples.jsonl", b'{"id":"a","index":0}\n'),)
+    assert list(Samples(run_path / "samples.jsonl")) == [{"index": 0, "id": "a"}]
+
+
+def test_a_run_without_samples_has_an_empty_file_of_them(run_path: Path) -> None:
+    started(run_path, manifest()).freeze(manifest())
+    assert (run_path / "samples.jsonl").read_bytes() == b""
+    assert manifests.read(run_path).files == (StoredFile.of("samples.jsonl", b""),)
 
 
 def test_a_shard_that_does_not_fit_on_the_disk_is_not_committed(
@@ -146,12 +165,82 @@ def test_a_run_with_a_shard_missing_is_not_finished(run_path: Path) -> None:
         recorder.finish()
 
 
-def test_a_directory_with_committed_shards_is_not_started_again(run_path: Path) -> None:
+def resumed(path: Path) -> Recorder:
+    """A recorder that goes on with a run."""
+    return Recorder.start(path, manifests.read(path), {"hdf5": Hdf5Sink()})
+
+
+def test_going_on_changes_nothing_before_it_is_said(run_path: Path) -> None:
     finished_run(run_path)
     before = (run_path / "manifest.json").read_bytes()
-    with pytest.raises(RunDirectoryError, match="holds committed shards"):
-        Recorder.start(run_path, manifest(), {"hdf5": Hdf5Sink()})
+    recorder = resumed(run_path)
+    assert set(recorder.committed) == {CONSTANTS_SHARD, *SHARDS}
     assert (run_path / "manifest.json").read_bytes() == before
+    recorder.reopen()
+    found = manifests.read(run_path)
+    assert (found.status, found.actual) == (Status.STARTED, None)
+
+
+def test_a_run_gone_on_with_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    finished_run(tmp_path / "whole")
+    first, example = record(tmp_path / "run", shards=SHARDS[:1])
+    first.fail(Status.INTERRUPTED)
+    recorder = resumed(tmp_path / "run")
+    assert set(recorder.committed) == {CONSTANTS_SHARD, SHARDS[0]}
+    for shard in reversed(SHARDS[1:]):
+        recorder.commit(shard, shard_values(example.samples, shard))
+    recorder.finish()
+    paths = [path for path in (tmp_path / "whole").rglob("*") if path.is_file()]
+    for path in paths:
+        if path.name not in ("manifest.json", "journal.jsonl"):
+            own = tmp_path / "run" / path.relative_to(tmp_path / "whole")
+            assert own.read_bytes() == path.read_bytes()
+    one, other = (manifests.read(tmp_path / name) for name in ("whole", "run"))
+    assert replace(one, volatile=other.volatile) == other
+
+
+@pytest.mark.parametrize("harm", ["missing", "shorter", "changed", "link"])
+def test_a_shard_that_is_damaged_is_to_be_stored_again(
+    harm: str, run_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    example = finished_run(run_path)
+    path = run_path / "shards" / f"{SHARDS[1].key}.h5"
+    whole = path.read_bytes()
+    if harm == "link":
+        path.rename(path.with_name("moved"))
+        path.symlink_to("moved")
+    elif harm == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(whole[:-1] + (b"" if harm == "shorter" else bytes([whole[-1] ^ 1])))
+    recorder = resumed(run_path)
+    assert set(recorder.committed) == {CONSTANTS_SHARD, SHARDS[0], SHARDS[2]}
+    assert "what is planned of it is stored again" in caplog.text
+    recorder.commit(SHARDS[1], shard_values(example.samples, SHARDS[1]))
+    recorder.finish()
+    assert path.read_bytes() == whole
+    assert not path.is_symlink()
+    assert damage(run_path, manifests.read(run_path)) == []
+
+
+def test_a_line_that_was_being_written_is_cut_off(run_path: Path) -> None:
+    finished_run(run_path)
+    path = run_path / "journal.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-9])
+    recorder = resumed(run_path)
+    assert set(recorder.committed) == {CONSTANTS_SHARD, *SHARDS[:-1]}
+    assert path.read_bytes() == b"".join(whole.splitlines(keepends=True)[:-1])
+
+
+def test_a_damaged_journal_is_an_error_and_stays(run_path: Path) -> None:
+    finished_run(run_path)
+    path = run_path / "journal.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"stop":4', b'"stop":3'))
+    before = {p: p.read_bytes() for p in run_path.rglob("*") if p.is_file()}
+    with pytest.raises(RunDirectoryError, match="line 2 is damaged"):
+        resumed(run_path)
+    assert {p: p.read_bytes() for p in run_path.rglob("*") if p.is_file()} == before
 
 
 def test_sinks_that_would_overwrite_each_other_are_refused(run_path: Path) -> None:
@@ -161,10 +250,51 @@ def test_sinks_that_would_overwrite_each_other_are_refused(run_path: Path) -> No
     assert not run_path.exists()
 
 
-def test_statistics_may_hold_nan(run_path: Path) -> None:
+def test_what_was_found_in_values_is_kept_and_told_of_the_whole_run(run_path: Path) -> None:
     recorder, example = record(run_path, shards=())
-    values = shard_values(example.samples, SHARDS[0])
-    recorder.commit(SHARDS[0], values, stats={HIDDEN: {"min": np.float32("nan"), "nan": 3}})
-    recorder.fail()
-    line = json.loads((run_path / "journal.jsonl").read_text().splitlines()[-1])
-    assert line["stats"] == {HIDDEN: {"min": "nan", "nan": 3}}
+    found = [
+        ValueStats(nan=1, samples=1, first={"3": (1, 0)}, minimum=0.5, maximum=1.0, examined=4),
+        ValueStats(examined=1),
+        ValueStats(inf=2, samples=1, first={"5": (0, 2)}, minimum=-2.0, maximum=0.0, examined=3),
+    ]
+    # Out of order: what is told of the run does not depend on it.
+    for shard, stats in reversed(list(zip(SHARDS, found, strict=True))):
+        skipped = {4: "no good"} if shard == SHARDS[1] else {}
+        values = shard_values(example.samples, shard)
+        recorder.commit(shard, values, stats={HIDDEN: stats}, skipped=skipped)
+    recorder.finish()
+    line = json.loads((run_path / "journal.jsonl").read_text().splitlines()[-2])
+    assert line["skipped"] == {"4": "no good"}
+    actual = manifests.read(run_path).actual
+    assert actual is not None
+    assert actual.skipped == 1
+    assert actual.values == {
+        HIDDEN: ValueStats(1, 2, 2, {"3": (1, 0), "5": (0, 2)}, -2.0, 1.0, None, 8)
+    }
+
+
+def test_the_log_is_recorded_as_it_was_at_the_end(run_path: Path) -> None:
+    recorder, _ = record(run_path)
+    (run_path / "extractkit.log").write_bytes(b"one\n")
+    recorder.finish()
+    found = manifests.read(run_path)
+    assert found.volatile.log == StoredFile.of("extractkit.log", b"one\n")
+    (run_path / "extractkit.log").write_bytes(b"one\ntwo\n")
+    assert damage(run_path, found) == []
+
+
+def test_shards_are_not_written_through_a_link(run_path: Path, tmp_path: Path) -> None:
+    run_path.mkdir()
+    (tmp_path / "outside").mkdir()
+    (run_path / "shards").symlink_to(tmp_path / "outside")
+    with pytest.raises(JobError, match="shards could not be written: File exists"):
+        Recorder.start(run_path, manifest(), {"hdf5": Hdf5Sink()})
+    assert not any((tmp_path / "outside").iterdir())
+
+
+def test_rows_that_were_never_published_are_given_up(run_path: Path) -> None:
+    recorder = started(run_path, manifest())
+    recorder.add_samples([{"index": 0}])
+    recorder.abandon()
+    recorder.abandon()
+    assert [path.name for path in run_path.iterdir()] == ["shards"]

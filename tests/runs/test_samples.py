@@ -44,8 +44,11 @@ def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
         len(Samples(tmp_path / "samples.jsonl"))
 
 
-def test_a_damaged_row_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "samples.jsonl").write_bytes(b"{\n")
+@pytest.mark.parametrize(
+    "row", [b"{", b"[]", b'{"id":"a"}', b'{"index":0}', b'{"id":"a","index":true}']
+)
+def test_a_damaged_row_is_an_error(row: bytes, tmp_path: Path) -> None:
+    (tmp_path / "samples.jsonl").write_bytes(row + b"\n")
     with pytest.raises(RunDirectoryError, match=r"samples.jsonl is damaged"):
         Samples(tmp_path / "samples.jsonl")[0]
 
@@ -70,6 +73,6 @@ def test_rows_given_up_leave_nothing(tmp_path: Path) -> None:
 
 def test_a_name_that_is_no_utf8_comes_back(tmp_path: Path) -> None:
     writer = SamplesWriter(tmp_path / "samples.jsonl")
-    writer.extend([{"id": "a\udcff.png"}])
+    writer.extend([{"id": "a\udcff.png", "index": 0}])
     writer.publish()
-    assert list(Samples(tmp_path / "samples.jsonl")) == [{"id": "a\udcff.png"}]
+    assert list(Samples(tmp_path / "samples.jsonl")) == [{"id": "a\udcff.png", "index": 0}]

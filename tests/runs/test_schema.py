@@ -77,3 +77,7 @@ def test_an_object_without_a_form_is_refused() -> None:
 def test_canonical_text_does_not_depend_on_the_order_but_a_document_keeps_it() -> None:
     assert canonical({"b": 1, "a": "é"}) == canonical({"a": "é", "b": 1}) == '{"a":"é","b":1}'
     assert document({"b": 1, "a": 2}) == b'{\n "b": 1,\n "a": 2\n}\n'
+
+
+def test_a_name_that_is_no_utf8_has_a_document() -> None:
+    assert document({"a": "\udcff"}) == '{\n "a": "\udcff"\n}\n'.encode(errors="surrogatepass")

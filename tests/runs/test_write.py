@@ -172,3 +172,10 @@ def test_a_directory_is_made_once(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "b").exists()
     with pytest.raises(JobError, match="c/d could not be written: No such file or directory"):
         make_directory(tmp_path / "c" / "d")
+
+
+def test_a_link_is_no_directory_to_write_into(tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "outside")
+    with pytest.raises(JobError, match="link could not be written: File exists"):
+        make_directory(tmp_path / "link")

@@ -4,13 +4,18 @@ Each one names a module that is importable and tells if it runs. It is composed 
 as a sweep, for storing and for looking, and by the library.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hydra._internal.core_plugins import basic_launcher, basic_sweeper
+from hydra.core.config_store import ConfigStore
 
+from extractkit.config import guard
 from extractkit.config.app import launch
 from extractkit.config.compose import Composition, compose
-from extractkit.errors import ConfigError
+from extractkit.errors import ConfigError, ExtractkitError
+from extractkit.trust import Trust
 from tests.security.canary import Canary
 
 _JOB = {
@@ -40,13 +45,9 @@ _HYDRA = {
     "decoded callback": "callbacks: {x: \"${oc.decode:'{_target_: CANARY.Call}'}\"}",
     "callback by hydra": "callbacks: {x: {_target_: hydra.utils.get_method, path: CANARY.call}}",
     "launcher": "launcher: {_target_: CANARY.Call}",
-    "launcher's argument": "launcher: {x: {_target_: CANARY.Call}}",
-    "decoded launcher": "launcher: {x: \"${oc.decode:'{_target_: CANARY.Call}'}\"}",
-    "command of a launcher": "launcher: {setup: ['python -c \"import CANARY\"']}",
     "sweeper": "sweeper: {_target_: CANARY.Call}",
     "sweeper's argument": "sweeper: {params: {x: {_target_: CANARY.Call}}}",
     "decoded parameter": "sweeper: {params: {x: \"${oc.decode:'{_target_: CANARY.Call}'}\"}}",
-    "search space": "sweeper: {custom_search_space: CANARY.call}",
     "handler": "hydra_logging: {handlers: {console: {class: CANARY.Call}}}",
     "handler's factory": "hydra_logging: {handlers: {console: {'()': CANARY.Call}}}",
     "formatter": "hydra_logging: {formatters: {simple: {'()': CANARY.Call}}}",
@@ -56,19 +57,28 @@ _HYDRA = {
     "'{console: {class: CANARY.Call}}'}\"}",
     "job's handler": "job_logging: {root: {handlers: []}, handlers: {console: "
     "{class: CANARY.Call}}}",
-    "decoded log": "job_logging: \"${oc.decode:'{root: {}, handlers: {x: {class: CANARY.Call}}}'}\"",
+    "decoded log": 'job_logging: "${oc.decode:'
+    "'{root: {}, handlers: {x: {class: CANARY.Call}}}'}\"",
     "file for a log": "hydra_logging: {handlers: {console: {class: logging.FileHandler, "
     "filename: CANARY.log}}}",
     "environment": "job: {env_set: {PYTHONPATH: CANARY}}",
     "name with a directory": "job: {name: ../CANARY}",
     "directory above": "output_subdir: ../CANARY",
-    "target anywhere": "help: {_target_: CANARY.Call}",
 }
 
 HOSTILE = [
     *(pytest.param(f"{text}\n", id=name) for name, text in _JOB.items()),
     *(pytest.param(f"hydra: {{{text}}}\n", id=f"hydra: {name}") for name, text in _HYDRA.items()),
 ]
+
+# Those that run by themselves, once nothing refuses them; the others would need a plugin's help.
+_SINGING = (
+    *("model", "factory", "deep in a list", "target from another key", "decoded", "sink", "inputs"),
+    *("callback", "callback's argument", "our callback's argument", "decoded callback"),
+    *("handler", "handler's factory", "formatter", "filter", "stream", "decoded handler"),
+    "job's handler",
+)
+SINGING = [case for case in HOSTILE if str(case.id).removeprefix("hydra: ") in _SINGING]
 
 CHOSEN = ("model=module", "inputs=random", "experiment=hostile")
 
@@ -87,7 +97,7 @@ def experiment(directory: Path, text: str, name: str = "hostile") -> Path:
 
 
 def attempt(arguments: list[str], *, dry: bool, trusted: tuple[str, ...] = ()) -> list[Exception]:
-    """What a command reports, or stops with; jobs are composed, no more."""
+    """What a command reports, or stops with; of a job only the components are built."""
     failures: list[Exception] = []
 
     def report(error: Exception) -> int:
@@ -96,10 +106,14 @@ def attempt(arguments: list[str], *, dry: bool, trusted: tuple[str, ...] = ()) -
 
     def job(composed: Composition) -> None:
         composed.job.inputs.build()
+        for sink in composed.job.sinks.values():
+            sink.build()
+        if composed.job.model_name == "module":  # a real model takes its time
+            composed.job.model.build()
 
     try:
         launch(arguments, job, report, dry=dry, trusted=trusted)
-    except ConfigError as error:
+    except ExtractkitError as error:
         failures.append(error)
     return failures
 
@@ -119,11 +133,64 @@ def test_nothing_that_a_file_names_runs(
     assert not [path for path in place.rglob("*") if path.is_file()]
 
 
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")  # a canary is no callback
+@pytest.mark.parametrize("hostile", SINGING, indirect=True)
+def test_each_of_them_runs_where_nobody_looks(
+    hostile: Path, canary: Canary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the tests above would be passed by what is harmless anyway."""
+    monkeypatch.setattr(guard, "check_hydra", lambda *_: None)
+    monkeypatch.setattr(Trust, "check", lambda *_: None)
+    attempt([*CHOSEN, "--config-dir", str(hostile)], dry=False)
+    assert canary.sang
+
+
 @pytest.mark.parametrize("hostile", HOSTILE, indirect=True)
 def test_the_library_refuses_the_same(hostile: Path, canary: Canary) -> None:
     with pytest.raises(ConfigError, match=" is refused: "):
         compose([*CHOSEN, f"hydra.searchpath=[file://{hostile}]"])
     assert not canary.sang
+
+
+@pytest.fixture
+def plugin() -> Iterator[None]:
+    """A launcher and a sweeper that take arguments of any kind, as installed plugins offer them."""
+    store = ConfigStore.instance()
+    plugins = {"launcher": basic_launcher.BasicLauncher, "sweeper": basic_sweeper.BasicSweeper}
+    for group, plugin in plugins.items():
+        target = f"{plugin.__module__}.{plugin.__qualname__}"
+        node = {"_target_": target, "setup": None, "name": "${hydra.job.name}", "count": 1}
+        store.store(group=f"hydra/{group}", name="open", node=node)
+    yield
+    for group in plugins:
+        del store.repo["hydra"][group]["open.yaml"]
+
+
+@pytest.mark.usefixtures("plugin")
+@pytest.mark.parametrize("group", ["launcher", "sweeper"])
+@pytest.mark.parametrize(
+    ("argument", "allowed"),
+    [
+        ("count: 4", True),
+        ("name: '${hydra.job.name}'", True),
+        ("setup: [module load CANARY]", False),
+        ("setup: {_target_: CANARY.Call}", False),
+        ("setup: '${oc.decode:CANARY}'", False),
+        ("name: CANARY", False),
+    ],
+)
+def test_a_plugins_texts_are_typed_or_its_own(
+    group: str, argument: str, allowed: bool, tmp_path: Path, place: Path
+) -> None:
+    text = f"defaults: [{{override /hydra/{group}: open}}]\nhydra: {{{group}: {{{argument}}}}}\n"
+    conf = experiment(tmp_path / "conf", text)
+    chosen = [*CHOSEN, f"hydra.searchpath=[file://{conf}]"]
+    if allowed:
+        assert compose(chosen).job
+        return
+    with pytest.raises(ConfigError) as caught:
+        compose(chosen)
+    assert str(caught.value).endswith(("--trust hydra." + group, "--trust CANARY"))
 
 
 @pytest.mark.parametrize("scheme", ["pkg", "structured"])
@@ -184,8 +251,8 @@ def test_what_is_typed_or_trusted_runs(
     inputs = [] if trusted else ["inputs=random"]
     typed = [canary.placed(argument) for argument in arguments]
     named = tuple(map(canary.placed, trusted))
-    options = ["--config-dir", str(conf), "model=bert", *inputs, *typed]
-    attempt(options, dry=True, trusted=named)
+    options = ["model=bert", *inputs, *typed, "--config-dir", str(conf)]
+    attempt(sorted(options, key="-m".__eq__), dry=True, trusted=named)
     assert canary.sang
 
 

@@ -1,6 +1,6 @@
 """What a function's graph captures: weights by their records, anything else by its content."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -44,7 +44,7 @@ def _content(outside: Any, inside: tf.Tensor) -> str | None:
 
 def _table(handle: tf.Tensor, inside: tf.Tensor) -> str | None:
     """Of a lookup table; None: it is something else, or only functions inside functions use it."""
-    for operation in inside.consumers():
+    for operation in _consumers(inside):
         if operation.type == _LOOK_UP:
             keys, values = tf.raw_ops.LookupTableExportV2(
                 table_handle=handle,
@@ -53,3 +53,12 @@ def _table(handle: tf.Tensor, inside: tf.Tensor) -> str | None:
             )
             return f"table {digests.of_table(keys.numpy(), values.numpy())}"
     return None
+
+
+def _consumers(tensor: tf.Tensor) -> Iterator[Any]:
+    """Operations that take the tensor, or what hands it on unchanged where a call was inlined."""
+    for operation in tensor.consumers():
+        if operation.type == "Identity":
+            yield from _consumers(operation.outputs[0])
+        else:
+            yield operation

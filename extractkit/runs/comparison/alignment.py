@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from extractkit.errors import RunDirectoryError
 from extractkit.runs.comparison.result import OneSided, Place, SampleComparison
+from extractkit.runs.directory import SAMPLES
 from extractkit.runs.reader import Run
 
 BY_ID, BY_NUMBER = "id", "number"
@@ -69,8 +71,13 @@ def align(a: Run, b: Run) -> Alignment:
 
 
 def _ids(run: Run) -> list[str]:
-    # A run of weights alone has no samples, and no list of them.
-    return [str(row["id"]) for row in run.samples] if run.manifest.samples else []
+    ids = [str(row["id"]) for row in run.samples]
+    if len(ids) != run.manifest.samples:
+        raise RunDirectoryError(
+            f"{run.path / SAMPLES} is damaged: it lists {len(ids)} samples, the run has "
+            f"{run.manifest.samples}"
+        )
+    return ids
 
 
 def _one_sided(

@@ -7,6 +7,7 @@ import numpy as np
 
 from extractkit.runs.comparison.elements import compare, family
 from extractkit.runs.comparison.result import Tolerance
+from extractkit.runs.verification.result import counted
 from extractkit.values import Array, Values
 
 _RTOL, _ATOL = 1e-4, 1e-5
@@ -35,7 +36,7 @@ class Apart:
     def __str__(self) -> str:
         if self.form is not None:
             return self.form
-        return f"{self.unequal} elements differ, by {self.error:.2g} at most"
+        return f"{counted(self.unequal, 'element')} apart, by {self.error:.2g} at most"
 
 
 def values_apart(value: Values, stored: Values) -> Apart:

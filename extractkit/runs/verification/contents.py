@@ -13,7 +13,7 @@ from extractkit.plan import Shard, numpy_dtype
 from extractkit.runs.directory import JOURNAL
 from extractkit.runs.journal import Entry
 from extractkit.runs.manifest import Manifest, RunTensor
-from extractkit.runs.verification.result import Check, Finding
+from extractkit.runs.verification.result import Check, Finding, counted
 from extractkit.runs.verification.rows import Told
 from extractkit.sinks.protocol import Sink, StoredTensor
 from extractkit.value_checks import examine
@@ -58,7 +58,9 @@ def shard_contents(
             )
             content.check(tensors)
             read += len(tensors)
-    return Check.of("values", f"{read} tensors in {len(entries)} shards", found)
+    return Check.of(
+        "values", f"{counted(read, 'tensor')} in {counted(len(entries), 'shard')}", found
+    )
 
 
 def read_whole(sink: Sink, path: Path, shard: Shard, tensor: StoredTensor) -> Values:

@@ -13,7 +13,7 @@ from extractkit.runs.intact import check_names
 from extractkit.runs.journal import Entry
 from extractkit.runs.lock import LOCK
 from extractkit.runs.manifest import Manifest
-from extractkit.runs.verification.result import Check, Finding
+from extractkit.runs.verification.result import Check, Finding, counted
 from extractkit.runs.write import TEMPORARY
 
 Entries = Mapping[Shard, Entry]
@@ -34,7 +34,7 @@ def recorded_files(directory: Path, manifest: Manifest) -> Check:
         count += 1
     elif (directory / LOG).exists():
         notes.append(f"{LOG} has no digest before the run is finished")
-    return Check.of("files", f"{count} files", found, notes)
+    return Check.of("files", counted(count, "file"), found, notes)
 
 
 def shard_files(
@@ -62,7 +62,7 @@ def shard_files(
                 kept[sink] = file
         if kept:
             whole[shard] = replace(entry, files=kept)
-    return Check.of("shards", f"{count} files", found), whole
+    return Check.of("shards", counted(count, "file"), found), whole
 
 
 def other_files(directory: Path, manifest: Manifest, entries: Entries) -> Check:

@@ -10,7 +10,7 @@ from extractkit.runs.directory import JOURNAL, MANIFEST, SHARDS
 from extractkit.runs.journal import Entry
 from extractkit.runs.manifest import Actual, Manifest, Status
 from extractkit.runs.schema import decode
-from extractkit.runs.verification.result import Check, Finding
+from extractkit.runs.verification.result import Check, Finding, counted
 from extractkit.runs.write import TEMPORARY
 from extractkit.value_checks import merged
 
@@ -27,7 +27,7 @@ def listed_shards(directory: Path, manifest: Manifest | None) -> tuple[Check, di
     entries, found, notes = _read(path, finished=manifest is None or _finished(manifest))
     if manifest is not None:
         found += _held_against_plan(directory, manifest, entries, damaged=bool(found))
-    return Check.of("journal", f"{len(entries)} shards", found, notes), entries
+    return Check.of("journal", counted(len(entries), "shard"), found, notes), entries
 
 
 def _read(path: Path, *, finished: bool) -> tuple[dict[Shard, Entry], list[Finding], list[str]]:

@@ -96,3 +96,8 @@ class Verification:
         """The document that `extractkit verify --json` prints."""
         document: dict[str, object] = plain(self)
         return {"schema": SCHEMA, "failed": self.failed, **document}
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 file`, `2 files`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

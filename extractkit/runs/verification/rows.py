@@ -13,7 +13,7 @@ from extractkit.errors import RunDirectoryError
 from extractkit.runs.directory import SAMPLES
 from extractkit.runs.manifest import Manifest
 from extractkit.runs.samples import Samples
-from extractkit.runs.verification.result import Check, Finding, Outcome
+from extractkit.runs.verification.result import Check, Finding, Outcome, counted
 
 _ONLY = ""
 """Stands for the free axis of a model that has one: rows then tell a length without a name."""
@@ -57,11 +57,11 @@ def sample_rows(directory: Path, manifest: Manifest, files: Check) -> tuple[Chec
     try:
         reading.take(Samples(directory / SAMPLES))
     except RunDirectoryError as error:
-        return Check.of(name, f"{reading.count} rows", [Finding(SAMPLES, str(error))]), Told()
+        return Check.of(name, counted(reading.count, "row"), [Finding(SAMPLES, str(error))]), Told()
     messages = reading.wrong(manifest)
     check = Check.of(
         name,
-        f"{reading.count} rows",
+        counted(reading.count, "row"),
         [Finding(SAMPLES, f"{directory / SAMPLES}: {message}") for message in messages],
     )
     return check, reading.told() if check.outcome is Outcome.OK else Told()

@@ -3,17 +3,16 @@
 from extractkit.errors import InputError
 from extractkit.runs.manifest import Manifest
 from extractkit.runs.origins import Origin, origin
-from extractkit.runs.verification.result import Check, Finding
+from extractkit.runs.verification.result import Check, Finding, counted
 
 
 def given_files(manifest: Manifest) -> Check:
     """Weights, inputs, tokenizers: whatever the configuration names by a path."""
     name = "given files"
-    if not manifest.origins:
-        why = "the configuration names none" if manifest.plan else "none are recorded yet"
-        return Check.left_out(name, why)
+    if manifest.plan is None:
+        return Check.left_out(name, "they are not recorded before the plan")
     found = [one for recorded in manifest.origins for one in _wrong(recorded)]
-    return Check.of(name, f"{len(manifest.origins)} named by the configuration", found)
+    return Check.of(name, counted(len(manifest.origins), "path"), found)
 
 
 def _wrong(recorded: Origin) -> list[Finding]:

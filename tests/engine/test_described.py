@@ -1,0 +1,156 @@
+"""A run's manifest from what has been loaded, and what of it a later process finds changed."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from extractkit.component import Component
+from extractkit.engine.described import check_repeats, check_same, described, differences
+from extractkit.engine.prepare import prepare
+from extractkit.errors import RunDirectoryError
+from extractkit.runs.environment import package_versions
+from extractkit.runs.manifest import Manifest, RunInputs, Skipped, Volatile
+from tests.engine.examples import EVERYTHING, MODEL, TEXTS, job, source
+
+STARTED = Manifest(volatile=Volatile("now"), job_given=("model=mine", "seed=1"), seeds={"a": 1})
+
+
+@pytest.fixture(scope="module")
+def known() -> Manifest:
+    """A job as it is known before its samples are read."""
+    return described(STARTED, prepare(job(EVERYTHING, batch_size=3, device="/CPU:0")))
+
+
+def test_what_is_loaded_is_told(known: Manifest) -> None:
+    assert known.model == {
+        **MODEL.describe(),
+        "weights": MODEL.weights_digest(),
+        "definition": MODEL.definition_digest(),
+    }
+    assert known.inputs == RunInputs(source().fingerprint, len(TEXTS))
+    assert {tensor.key for tensor in known.tensors} == {
+        record.address for record in MODEL.catalog.records if record.extractable
+    }
+    for tensor in known.tensors:
+        assert tensor.record == MODEL.catalog[tensor.key]
+        assert tensor.selectors == ("s0",)
+        assert tensor.stored.constant == (tensor.key in MODEL.weights)
+    reason = MODEL.catalog["attention:op/Count"].reason
+    assert known.skipped == (Skipped("attention:op/Count", reason or ""),)
+    assert known.settings["batch_size"] == 3
+    assert known.settings["device"] == "/CPU:0"
+
+
+def test_what_was_known_before_stays(known: Manifest) -> None:
+    assert (known.volatile, known.job_given) == (STARTED.volatile, STARTED.job_given)
+    assert known.seeds == STARTED.seeds
+
+
+def test_versions_and_variables_are_those_of_this_process(known: Manifest) -> None:
+    assert known.versions == package_versions()
+    assert known.environment["TF_NUM_INTRAOP_THREADS"]
+
+
+def test_axes_that_running_tells_are_in_the_record_of_what_is_stored(known: Manifest) -> None:
+    (pooled,) = [tensor for tensor in known.tensors if tensor.key == "pool:op/Max"]
+    assert pooled.stored.dims == ("sample", None)
+    assert pooled.stored.shape == (4,)
+
+
+def test_weights_alone_have_no_inputs() -> None:
+    only = described(STARTED, prepare(job({"kind": "weight"})))
+    assert only.inputs is None
+
+
+def test_files_that_the_job_names_are_told(tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("a\nb\n")
+    arguments = {"path": str(tmp_path / "texts.txt")}
+    texts = Component("inputs", "extractkit.inputs.texts.Texts", arguments)
+    found = described(STARTED, prepare(replace(job({"path": "pool:output"}), inputs=texts)))
+    assert [(one.key, one.path, one.bytes) for one in found.origins] == [
+        ("inputs.path", str(tmp_path / "texts.txt"), 4)
+    ]
+
+
+def test_a_model_of_its_own_may_lack_a_definition(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(type(MODEL), "definition_digest")
+    found = described(STARTED, prepare(job({"path": "pool:output"})))
+    assert (found.model["definition"], found.identity) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, []),
+        ({"volatile": Volatile("later"), "job_given": ()}, []),
+        ({"model": {"weights": "a"}}, ["the model's weights", "what the model computes"]),
+        ({"inputs": None}, ["the inputs"]),
+        ({"inputs": RunInputs("f", 2)}, ["the inputs"]),
+        ({"inputs": RunInputs(source().fingerprint, 20, ("note",), 3)}, []),
+        ({"tensors": ()}, ["the tensors", "the tensors' records"]),
+        ({"environment": {}}, ["the variable TF_NUM_INTEROP_THREADS", "the variable TF_NUM_INTRA"]),
+        ({"settings": {}}, ["the setting 'batch_size'", "the setting 'batch_tokens'"]),
+    ],
+)
+def test_differences_name_what_is_not_as_recorded(
+    known: Manifest, changes: Mapping[str, object], expected: list[str]
+) -> None:
+    found = differences(known, replace(known, **changes))  # type: ignore[arg-type]
+    if "settings" in changes:
+        assert all(entry.startswith("the setting ") for entry in found)
+        return
+    assert len(found) == len(expected)
+    for entry, beginning in zip(found, expected, strict=True):
+        assert entry.startswith(beginning)
+        assert " was recorded, " in entry
+        assert entry.endswith(" is found")
+
+
+def test_how_many_processors_there_are_is_no_difference(known: Manifest) -> None:
+    more = replace(known, settings={**known.settings, "cpus": 99})
+    assert differences(known, more) == []
+
+
+def test_versions_of_packages_that_change_no_values_are_no_difference(known: Manifest) -> None:
+    def with_version(name: str) -> Manifest:
+        return replace(known, versions={**known.versions, name: "0.1"})
+
+    assert differences(known, with_version("hydra-core")) == []
+    before = known.versions["numpy"]
+    assert differences(known, with_version("numpy")) == [
+        f"the version of numpy: {before} was recorded, 0.1 is found"
+    ]
+
+
+def test_long_values_are_cut(known: Manifest) -> None:
+    other = replace(known, environment={**known.environment, "XLA_FLAGS": "x" * 500})
+    (entry,) = differences(known, other)
+    assert entry == f"the variable XLA_FLAGS: None was recorded, {'x' * 57}… is found"
+
+
+def test_one_message_tells_all_that_differs(known: Manifest) -> None:
+    check_same(known, known, "run")
+    other = replace(known, versions={**known.versions, "numpy": "0.1", "keras": "0.2"})
+    with pytest.raises(RunDirectoryError) as caught:
+        check_same(known, other, "run")
+    numpy, keras = known.versions["numpy"], known.versions.get("keras")
+    assert str(caught.value) == (
+        f"run cannot be gone on with: its values would not be those of one job. "
+        f"the version of keras: {keras} was recorded, 0.2 is found; "
+        f"the version of numpy: {numpy} was recorded, 0.1 is found. "
+        f"Put back what was there, or run the job anew"
+    )
+
+
+def test_a_run_may_be_repeated_with_other_libraries_but_no_other_weights(known: Manifest) -> None:
+    check_repeats(known, replace(known, versions={}, environment={}, settings={}))
+    other = replace(known, model={**known.model, "weights": "aa"})
+    with pytest.raises(RunDirectoryError) as caught:
+        check_repeats(known, other)
+    weights = MODEL.weights_digest()[:57]
+    assert str(caught.value) == (
+        f"the run cannot be repeated: the model's weights: {weights}… was recorded, aa is found. "
+        f"Put back what was there, or run the job anew: extractkit model=mine seed=1"
+    )

@@ -1,0 +1,108 @@
+"""A job ready to run."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pytest
+
+from extractkit.engine.prepare import Trial, prepare
+from extractkit.engine.survey import survey
+from extractkit.errors import JobError, SelectionError
+from extractkit.models.protocol import Compilation, Fetch, Program
+from extractkit.plan import CONSTANTS_SHARD, Lengths, Shard
+from extractkit.testing.reference import ReferenceModel
+from extractkit.values import Array
+from tests.engine.examples import EVERYTHING, MODEL, TEXTS, job, tokens
+
+
+def lengths(*sizes: int) -> Lengths:
+    return Lengths(len(sizes), {"token": np.array(sizes, np.int64)})
+
+
+def test_everything_is_known_and_compiled_once() -> None:
+    compiled: list[list[str]] = []
+
+    class Watched(ReferenceModel):
+        def program(self, fetches: Sequence[Fetch], compilation: Compilation) -> Program:
+            compiled.append([fetch.address for fetch in fetches])
+            return super().program(fetches, compilation)
+
+    prepared = prepare(job({"path": "embedding:output"}, model=Watched()))
+    assert compiled[-1] == ["embedding:output"]
+    assert set(prepared.timings) == {"load", "compile"}
+    assert [tensor.key for tensor in prepared.tensors] == ["embedding:output"]
+    assert prepared.program is not None
+
+
+def test_weights_alone_need_neither_program_nor_samples() -> None:
+    prepared = prepare(job({"kind": "weight"}, inputs=["never read"]))
+    assert prepared.program is None
+    assert prepared.varying == []
+    shard = prepared.constants()
+    assert shard.shard == CONSTANTS_SHARD
+    for key, weight in MODEL.weights.items():
+        np.testing.assert_array_equal(shard.values[key].values, weight)
+        assert shard.stats[key].minimum == weight.min()
+        assert shard.stats[key].maximum == weight.max()
+
+
+class Infinite(ReferenceModel):
+    """One of its weights is infinite."""
+
+    @property
+    def weights(self) -> Mapping[str, Array]:  # type: ignore[override]
+        kernel = np.array([[np.inf] * 4] * 4, np.float32)
+        return {**MODEL.weights, "attention:kernel": kernel}
+
+
+def test_weights_that_are_not_finite_follow_the_policy() -> None:
+    wanted = {"kind": "weight"}
+    counted = prepare(job(wanted, model=Infinite())).constants()
+    assert counted.stats["attention:kernel"].inf == 16
+    failing = prepare(job(wanted, model=Infinite(), non_finite="fail"))
+    with pytest.raises(JobError, match="'attention:kernel' holds 16 infinite values"):
+        failing.constants()
+
+
+def test_any_shard_can_be_computed_and_is_what_the_model_gives() -> None:
+    prepared = prepare(job(EVERYTHING))
+    found = survey(prepared.opened.model, prepared.opened.source, lambda rows: None)
+    done: list[int] = []
+    stream = prepared.stream(found, done.append)
+    (shard,) = stream.shards([Shard(5, 7)])
+    assert shard.shard == Shard(5, 7)
+    assert set(shard.values) == set(MODEL.forward(tokens("a")))
+    for position, text in enumerate(TEXTS[5:7]):
+        expected = MODEL.forward(tokens(text))["pool:output"]
+        np.testing.assert_array_equal(shard.values["pool:output"].values[position], expected)
+    assert sum(done) == 2
+
+
+def test_a_model_that_cannot_run_says_so() -> None:
+    class Broken(ReferenceModel):
+        def forward(self, tokens: Array) -> dict[str, Array]:
+            raise JobError("the model broke")
+
+    with pytest.raises(JobError, match="the model broke"):
+        prepare(job({"path": "embedding:output"}, model=Broken()))
+
+
+def test_a_slice_for_which_the_first_sample_is_too_short_is_told() -> None:
+    with pytest.raises(SelectionError):
+        prepare(job({"path": "embedding:output", "slice": {"token": 2}}))
+
+
+@pytest.mark.parametrize(
+    ("trial", "expected"),
+    [
+        (Trial(lengths(4), 10), [10, 5, 0, 20]),
+        (Trial(lengths(4), 0), [0, 0, 0, 0]),
+        (Trial(lengths(0), 3), [12, 6, 0, 24]),
+        (Trial(lengths(3), 10), [14, 7, 0, 27]),
+    ],
+    ids=["in proportion", "nothing unforeseen", "an empty first sample", "rounded up"],
+)
+def test_bytes_of_the_trial_stand_for_all_samples(trial: Trial, expected: list[int]) -> None:
+    scaled = trial.scaled(lengths(4, 2, 0, 8))
+    assert scaled.dtype == np.int64
+    assert scaled.tolist() == expected

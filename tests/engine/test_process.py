@@ -1,0 +1,66 @@
+"""Variables of the process that may change bits."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from extractkit.engine.process import environment, impose
+
+INTRA, INTER = "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"
+FLAGS = ("TF_ENABLE_ONEDNN_OPTS", "XLA_FLAGS", "TF_XLA_FLAGS", "TF_DETERMINISTIC_OPS")
+
+
+@pytest.fixture(autouse=True)
+def nothing_set() -> Iterator[None]:
+    """None of the variables is set; afterwards they are as they were, whatever was imposed."""
+    before = dict(os.environ)
+    for name in (INTRA, INTER, *FLAGS):
+        os.environ.pop(name, None)
+    yield
+    for name in (INTRA, INTER, *FLAGS):
+        os.environ.pop(name, None)
+        if name in before:
+            os.environ[name] = before[name]
+
+
+def test_a_new_job_has_as_many_threads_as_it_asks_for() -> None:
+    assert environment(3) == {INTRA: "3", INTER: "3"}
+
+
+def test_or_as_are_set_or_as_there_are_processors() -> None:
+    processors = str(len(os.sched_getaffinity(0)))
+    assert environment(None) == {INTRA: processors, INTER: processors}
+    os.environ[INTRA] = "7"
+    assert environment(None) == {INTRA: "7", INTER: processors}
+    assert environment(1) == {INTRA: "1", INTER: "1"}
+    os.environ[INTRA] = ""
+    assert environment(None)[INTRA] == processors
+
+
+def test_without_affinity_all_processors_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert environment(None) == {INTRA: "6", INTER: "6"}
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+def test_flags_are_recorded_as_they_are_set(flag: str) -> None:
+    os.environ[flag] = "0"
+    assert environment(2) == {flag: "0", INTRA: "2", INTER: "2"}
+
+
+def test_what_was_recorded_is_imposed_and_others_of_its_kind_are_unset() -> None:
+    os.environ["XLA_FLAGS"] = "--fast"
+    os.environ["HOME"] = before = os.environ.get("HOME", "/")
+    recorded = {"TF_ENABLE_ONEDNN_OPTS": "0", INTRA: "2", INTER: "4"}
+    impose(recorded)
+    assert environment(None) == recorded
+    assert "XLA_FLAGS" not in os.environ
+    assert os.environ["HOME"] == before
+
+
+def test_of_a_hostile_record_nothing_else_is_imposed() -> None:
+    impose({"LD_PRELOAD": "/tmp/evil.so", "PATH": "/tmp", INTRA: "1"})
+    assert "evil" not in os.environ.get("LD_PRELOAD", "")
+    assert os.environ["PATH"] != "/tmp"

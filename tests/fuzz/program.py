@@ -1,0 +1,127 @@
+"""The program called in a forked child, which notes whatever it does to files outside its place."""
+
+import json
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from extractkit.__main__ import main
+from tests.fuzz.outcomes import Outcome, outcome
+
+_SECONDS = 60.0
+_MESSAGE = re.compile(r"^extractkit: ", re.MULTILINE)
+_CHANGING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+_CHANGES = (
+    *("os.mkdir", "os.remove", "os.rmdir", "os.rename", "os.link", "os.symlink", "os.truncate"),
+    *("os.chmod", "os.chown", "shutil.rmtree", "shutil.move", "shutil.copyfile"),
+)
+_PROGRAMS = ("git", "uname")  # for the manifest: the code's revision, the machine
+_ESCAPES = ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "socket.connect")
+
+_Files = dict[str, tuple[int, int, int]]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a call of the program ended.
+
+    Attributes:
+        code: its exit code; -1 where it has none.
+        printed: all that it printed.
+        wrong: everything that must not be.
+    """
+
+    code: int
+    printed: str
+    wrong: tuple[str, ...]
+
+
+def call(arguments: Sequence[str], place: Path, allowed: Sequence[Path]) -> Ended:
+    """Call the program with `place` as its working directory, home and place of temporary files.
+
+    Args:
+        allowed: paths at and below which it may leave something, if it ends with 0 or 1.
+    """
+    printed = place.with_name(f"{place.name}.printed")
+    before = _files(place)
+    how, words = outcome(lambda: _called(arguments, place, printed), _SECONDS)
+    told = printed.read_text("utf-8", errors="replace")
+    if how is not Outcome.ANSWERED:
+        return Ended(-1, told, (f"{how}: {words}",))
+    code, wrong = json.loads(words)
+    if "Traceback (most recent" in told:
+        wrong.append("a traceback")
+    if code not in (0, 1, 2):
+        wrong.append(f"exit code {code}")
+    if code == 2 and len(_MESSAGE.findall(told)) != 1:
+        wrong.append("not one message")
+    may = allowed if code in (0, 1) else ()
+    changed = {path for path, _ in _files(place).items() ^ before.items()}
+    wrong += [
+        f"left {path} changed"
+        for path in sorted(changed)
+        if not any(Path(path).is_relative_to(root) for root in may)
+    ]
+    return Ended(code, told, tuple(wrong))
+
+
+def _called(arguments: Sequence[str], place: Path, printed: Path) -> str:
+    """In the child: exit code, and what was done outside of `place`, as JSON."""
+    descriptor = os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for standard in (1, 2):
+        os.dup2(descriptor, standard)
+    os.chdir(place)
+    sys.dont_write_bytecode = True
+    os.environ |= {"HOME": str(place), "TMPDIR": str(place / "tmp")}
+    tempfile.tempdir = None
+    outside = _noted_outside(place)
+    sys.argv = ["extractkit", *arguments]
+    code: object = 0
+    try:
+        main()
+    except SystemExit as stop:
+        code = stop.code or 0
+    sys.stdout.flush()
+    return json.dumps([code, outside[:5]])
+
+
+def _noted_outside(place: Path) -> list[str]:
+    """From now on, every change outside of `place`, every program started and connection made."""
+    noted: list[str] = []
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event in _ESCAPES:
+            if str(arguments[0]) not in _PROGRAMS:
+                noted.append(f"{event} {arguments!r:.200}")
+        elif event == "open":
+            path, _, flags = arguments
+            if isinstance(flags, int) and flags & _CHANGING:
+                _note(event, path)
+        elif event in _CHANGES:
+            _note(event, arguments[0])
+
+    def _note(event: str, path: object) -> None:
+        if not isinstance(path, str | bytes | os.PathLike) or os.fspath(path) == os.devnull:
+            return
+        whole = os.path.realpath(os.fsdecode(path))
+        if not Path(whole).is_relative_to(place) and "/" in os.fsdecode(path):
+            noted.append(f"{event} {whole}")
+
+    sys.addaudithook(hook)
+    return noted
+
+
+def _files(place: Path) -> _Files:
+    """Everything below a directory: mode, and of files size and time of change."""
+    found = {}
+    for path in place.rglob("*"):
+        status = path.lstat()
+        file = path.is_file()
+        size, time = (status.st_size, status.st_mtime_ns) if file else (0, 0)
+        found[str(path)] = (status.st_mode, size, time)
+    return found

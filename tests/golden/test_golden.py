@@ -1,0 +1,129 @@
+"""Files of each version of the schema, as they will be found on disks: read and written for ever.
+
+The files were written by hand from the schema, not by extractkit. A change of the fields that
+breaks these tests needs a new version, and new files beside these.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from extractkit.plan import Shard
+from extractkit.runs import journal
+from extractkit.runs import manifest as manifests
+from extractkit.runs.environment import GitState
+from extractkit.runs.files import StoredFile
+from extractkit.runs.journal import Entry
+from extractkit.runs.manifest import (
+    MANIFEST,
+    SCHEMA,
+    Actual,
+    Manifest,
+    Resumed,
+    RunInputs,
+    RunPlan,
+    RunTensor,
+    Skipped,
+    Status,
+    Volatile,
+)
+from extractkit.runs.origins import Origin
+from extractkit.sinks.protocol import StoredTensor
+from extractkit.tensors import Kind, Scope, TensorRecord
+from extractkit.value_checks import ValueStats
+
+GOLDEN = Path(__file__).parent
+
+STATS = ValueStats(1, 2, 1, {"1": (1, 2)}, -1.5, 2.0, same=None, examined=2, elements=6)
+
+EXPECTED = Manifest(
+    volatile=Volatile(
+        started="2026-11-22T15:04:05+00:00",
+        finished="2026-11-22T15:05:00+00:00",
+        host={"name": "a", "processors": 2},
+        working_directory="/home/é",
+        timings={"load": 0.5, "extract": 2.0},
+        resumed=(Resumed("2026-11-22T15:04:30+00:00", {"name": "b"}),),
+        log=StoredFile("extractkit.log", "1" * 64, 120),
+    ),
+    schema=2,
+    status=Status.FINISHED,
+    job_given=("model=mine", "+selectors.mine.path=é"),
+    job_resolved={"sinks": {"npz": {"_target_": "extractkit.sinks.npz.NpzSink"}}},
+    model_name="mine",
+    model={"name": "mine", "weights": "2" * 64, "definition": None},
+    inputs=RunInputs("3" * 64, 3, ("a note",), truncated=1),
+    tensors=(
+        RunTensor(
+            StoredTensor("a:output", "float32", ("sample", "token", None), (None, 4), False),
+            TensorRecord(
+                "a:output",
+                Kind.LAYER_OUTPUT,
+                "float32",
+                (None, None, 4),
+                ("sample", "token", None),
+                (Scope("", "Functional", ("Model",)),),
+                name="my_a:output",
+            ),
+            ("mine",),
+        ),
+    ),
+    skipped=(Skipped("b:op/MatMul", "made inside a loop"),),
+    plan=RunPlan(96, True, ((0, 2), (2, 3))),
+    actual=Actual(samples=3, shards=2, bytes=800, skipped=1, values={"a:output": STATS}),
+    origins=(Origin("model.path", "/models/mine.keras", "4" * 64, 1000),),
+    files=(StoredFile("samples.jsonl", "5" * 64, 90),),
+    environment={"TF_NUM_INTRAOP_THREADS": "2"},
+    settings={"batch_size": 32, "device": None, "deterministic": True},
+    seeds={"runtime": 0},
+    versions={"python": "3.11.7", "numpy": "2.4.0"},
+    identity="6" * 64,
+    git=GitState("c0ffee", dirty=True),
+)
+
+
+def entry(shard: Shard, values: str, **more: object) -> Entry:
+    """An entry of the golden journal."""
+    file = StoredFile(f"shards/{shard.key}.npz", "7" * 64, 400)
+    common = (shard.key, shard.start, shard.stop, {"npz": file}, values * 64)
+    return Entry(*common, timings={"compute": 0.25}, **more)  # type: ignore[arg-type]
+
+
+ENTRIES = (
+    entry(Shard(0, 0), "a"),
+    entry(Shard(0, 2), "b", stats={"a:output": STATS}, skipped={"0": "é is too long"}),
+    entry(Shard(2, 3), "c"),
+)
+
+
+def test_every_version_has_its_files() -> None:
+    assert (GOLDEN / f"manifest-{SCHEMA}.json").exists()
+    assert (GOLDEN / f"journal-{SCHEMA}.jsonl").exists()
+
+
+def test_the_manifest_is_read_as_this(tmp_path: Path) -> None:
+    (tmp_path / MANIFEST).write_bytes((GOLDEN / "manifest-2.json").read_bytes())
+    assert manifests.read(tmp_path) == EXPECTED
+
+
+def test_this_is_written_as_the_manifest(tmp_path: Path) -> None:
+    manifests.write(tmp_path, EXPECTED)
+    assert (tmp_path / MANIFEST).read_bytes() == (GOLDEN / "manifest-2.json").read_bytes()
+
+
+def test_the_journal_is_read_as_this() -> None:
+    found = journal.read(GOLDEN / "journal-2.jsonl")
+    assert found.entries == ENTRIES
+    assert found.torn is None
+
+
+def test_this_is_written_as_the_journal(tmp_path: Path) -> None:
+    for one in ENTRIES:
+        journal.append(tmp_path / "journal.jsonl", one)
+    expected = (GOLDEN / "journal-2.jsonl").read_bytes()
+    assert (tmp_path / "journal.jsonl").read_bytes() == expected
+
+
+@pytest.mark.parametrize("name", ["manifest-2.json", "journal-2.jsonl"])
+def test_lines_end_as_on_every_system(name: str) -> None:
+    assert b"\r" not in (GOLDEN / name).read_bytes()

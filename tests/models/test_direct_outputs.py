@@ -1,0 +1,163 @@
+"""A model's outputs by its own call, against NumPy: what no program of ours has a part in."""
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from extractkit.component import Component
+from extractkit.engine.batches import Batch
+from extractkit.errors import JobError
+from extractkit.models import checkpoint, module, saved_model
+from extractkit.models.live import live_model
+from extractkit.models.protocol import Model
+from extractkit.tensors import Kind
+from extractkit.testing.models import drawn
+from extractkit.testing.reference import ReferenceModel
+
+X = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+
+
+def direct(model: Model, **features: Any) -> dict[str, Any]:
+    return dict(model.direct_outputs(features, {}))
+
+
+class Counting(keras.layers.Layer):  # type: ignore[misc]
+    """Doubles, and counts how often."""
+
+    def build(self, shape: Any) -> None:
+        self.calls = self.add_weight(shape=(), initializer="zeros", trainable=False, name="calls")
+
+    def call(self, x: Any) -> Any:
+        self.calls.assign_add(1.0)
+        return 2 * x
+
+
+def test_of_keras_by_calling_the_model() -> None:
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((4,), name="x")
+    first, second = keras.layers.Dense(2, name="first"), keras.layers.Dense(3, activation="relu")
+    own = keras.Model(inputs, {"a": first(inputs), "b": second(inputs)})
+    found = direct(live_model(own), x=X)
+    kernels = [np.asarray(layer.kernel) for layer in (first, second)]
+    np.testing.assert_allclose(found[":output.a"], X @ kernels[0], atol=1e-6)
+    np.testing.assert_allclose(found[":output.b"], np.maximum(X @ kernels[1], 0), atol=1e-6)
+
+
+def test_what_the_call_assigns_is_put_back() -> None:
+    own = keras.Sequential([keras.Input((4,), name="x"), Counting(name="counting")])
+    model = live_model(own)
+    calls = own.layers[0].calls
+    before = float(calls)
+    np.testing.assert_array_equal(direct(model, x=X)[":output"], 2 * X)
+    assert float(calls) == before
+
+
+class Affine(tf.Module):
+    """y = x·scale, and a sum with a shift."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = tf.Variable(3.0, name="shift")
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None, 4], tf.float32, name="x"),
+            tf.TensorSpec([], tf.float32, name="scale"),
+        ]
+    )
+    def __call__(self, x: tf.Tensor, scale: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"y": x * scale, "sum": x + self.shift}
+
+
+@pytest.fixture(scope="module")
+def affine(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("saved") / "affine"
+    tf.saved_model.save(Affine(), str(folder))
+    return str(folder)
+
+
+@pytest.mark.parametrize("signature", ["serving_default", "__call__"])
+def test_of_a_saved_model_by_its_function(signature: str, tmp_path: Path) -> None:
+    folder = str(tmp_path / "affine")
+    tf.saved_model.save(own := Affine(), folder, signatures=own.__call__)
+    model = saved_model.load(folder, signature=signature, constants={"scale": 2.5})
+    found = direct(model, x=X)
+    np.testing.assert_allclose(found[":output.y"], X * 2.5, rtol=1e-6)
+    np.testing.assert_allclose(found[":output.sum"], X + 3, rtol=1e-6)
+
+
+def test_a_function_that_lacks_an_input_is_not_called(affine: str) -> None:
+    """What needs no `scale` could still be extracted."""
+    model = saved_model.load(affine, signature="__call__")
+    assert [spec.name for spec in model.signature.specs] == ["x"]
+    assert direct(model, x=X) == {}
+
+
+def one_row() -> Any:
+    """Takes one sample a call, without an axis for it."""
+
+    @tf.function(input_signature=[tf.TensorSpec([4], tf.float32, name="x")])
+    def halved(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"half": x / 2}
+
+    return halved
+
+
+def ragged() -> Any:
+    @tf.function(input_signature=[tf.TensorSpec([None, 4], tf.float32, name="x")])
+    def rows(x: tf.Tensor) -> tuple[tf.Tensor, tf.RaggedTensor]:
+        return x + 1, tf.RaggedTensor.from_row_lengths(x, tf.ones([3], tf.int64))
+
+    return rows
+
+
+def built(name: str, **settings: Any) -> Model:
+    return module.load(Component("model.factory", f"{__name__}.{name}"), **settings)
+
+
+@pytest.mark.parametrize("eager", [False, True], ids=["traced", "eager"])
+def test_of_one_sample_a_call_they_have_a_sample_axis(eager: bool) -> None:
+    found = direct(built("one_row", eager=eager), x=X[:1])
+    assert len(found) == 1
+    np.testing.assert_array_equal(next(iter(found.values())), X[:1] / 2)
+
+
+def test_the_parts_of_ragged_ones_have_addresses_too() -> None:
+    model = built("ragged")
+    outputs = {r.address for r in model.catalog.records if r.kind is Kind.MODEL_OUTPUT}
+    found = direct(model, x=X)
+    assert set(found) <= outputs
+    np.testing.assert_array_equal(found[":output"], X + 1)
+
+
+class Refusing(keras.layers.Layer):  # type: ignore[misc]
+    """Takes no negative numbers."""
+
+    def call(self, x: Any) -> Any:
+        tf.debugging.assert_non_negative(x, message="no negative numbers")
+        return x
+
+
+def test_a_model_that_fails_says_why() -> None:
+    model = live_model(keras.Sequential([keras.Input((4,), name="x"), Refusing()]), name="mine")
+    with pytest.raises(JobError, match=r"model 'mine' failed on a batch: .*no negative numbers"):
+        direct(model, x=-np.abs(X))
+
+
+def test_weights_alone_have_none(tmp_path: Path) -> None:
+    own = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    own.save_weights(tmp_path / "w.weights.h5")
+    model = checkpoint.load(str(tmp_path / "w.weights.h5"))
+    assert model.direct_outputs({}, {}) == {}
+
+
+def test_of_the_reference_model_sample_by_sample() -> None:
+    model = ReferenceModel()
+    batch: Batch = drawn(model, 2)
+    found = model.direct_outputs(batch.features, batch.lengths)[":output"]
+    for row, value in zip(batch.features["tokens"], found, strict=True):
+        np.testing.assert_array_equal(value, model.forward(row)[":output"])

@@ -1,0 +1,284 @@
+"""Files that are what was written, and values in them that are not what a run should hold."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from extractkit.plan import CONSTANTS_SHARD, Shard
+from extractkit.runs import journal
+from extractkit.runs import manifest as manifests
+from extractkit.runs.directory import JOURNAL
+from extractkit.runs.journal import Entry
+from extractkit.runs.recorder import Recorder
+from extractkit.runs.verification.result import Finding, Verification
+from extractkit.runs.verify import verify
+from extractkit.value_checks import ValueStats, examine
+from extractkit.values import Dense, Ragged, Values, without
+from tests.runs.examples import (
+    ATTENTION,
+    HIDDEN,
+    KERNEL,
+    LENGTHS,
+    POOLED,
+    SHARDS,
+    SINKS,
+    STEPS,
+    TENSORS,
+    manifest,
+    sample_values,
+    shard_values,
+)
+
+FIRST = SHARDS[0]
+
+Change = Callable[[dict[str, Any]], object]
+
+
+def nothing(values: dict[str, Any]) -> None:
+    """Values as they should be."""
+
+
+def stats_of(values: Mapping[str, Values], shard: Shard) -> dict[str, ValueStats]:
+    return {key: examine(value, shard.start) for key, value in values.items()}
+
+
+def written(
+    path: Path,
+    change: Change = nothing,
+    *,
+    sinks: Sequence[str] = ("hdf5", "npz"),
+    skipped: Mapping[int, str] | None = None,
+    rows: Mapping[int, Mapping[str, object]] | None = None,
+    **recorded: object,
+) -> Path:
+    """A finished run in whose first shard the values are changed before they are stored."""
+    path.mkdir()
+    recorder = Recorder.start(path, manifest(sinks, **recorded), {n: SINKS[n] for n in sinks})
+    recorder.add_samples(
+        {"index": at, "id": str(at), "length": length} | dict((rows or {}).get(at, {}))
+        for at, length in enumerate(LENGTHS)
+    )
+    recorder.freeze(recorder.manifest)
+    recorder.commit(CONSTANTS_SHARD, {KERNEL: Dense(np.arange(6, dtype="float32").reshape(2, 3))})
+    samples = sample_values()
+    for shard in SHARDS:
+        values: dict[str, Any] = shard_values(samples, shard)
+        own = {at: why for at, why in (skipped or {}).items() if shard.start <= at < shard.stop}
+        if shard == FIRST:
+            change(values)
+        recorder.commit(shard, values, stats=stats_of(values, shard), skipped=own)
+    recorder.finish()
+    return path
+
+
+def rewritten(path: Path, **fields: object) -> None:
+    """The first shard's entry with other fields; the line is whole, and so are the sums."""
+    entries = journal.read(path / JOURNAL).entries
+    changed = [
+        replace(entry, **fields) if entry.shard == FIRST.key else entry  # type: ignore[arg-type]
+        for entry in entries
+    ]
+    lines = [entry.to_line() for entry in changed]
+    (path / JOURNAL).write_text("".join(f"{line}\n" for line in lines))
+
+
+def first_entry(path: Path) -> Entry:
+    return journal.read(path / JOURNAL).by_shard()[FIRST]
+
+
+def of_values(verification: Verification) -> list[Finding]:
+    (check,) = (check for check in verification.checks if check.name == "values")
+    return list(check.findings)
+
+
+def only(verification: Verification, tensor: str | None, told: str) -> None:
+    """Both files of the shard, and nothing else, are told of."""
+    findings = of_values(verification)
+    assert [finding.file for finding in findings] == [
+        f"shards/{FIRST.key}.h5",
+        f"shards/{FIRST.key}.npz",
+    ]
+    for finding in findings:
+        assert finding.shard == FIRST.key
+        assert finding.tensor == tensor
+        assert finding.message.startswith(f"{verification.run}/{finding.file}")
+        assert told in finding.message
+        assert tensor is None or repr(tensor) in finding.message
+
+
+def test_true_values_are_found_to_be_so(tmp_path: Path) -> None:
+    assert not verify(written(tmp_path / "run")).failed
+
+
+def test_values_of_another_digest_are_told(tmp_path: Path) -> None:
+    path = written(tmp_path / "run")
+    rewritten(path, values="0" * 64)
+    only(verify(path), None, "the digest of its values is not the recorded one")
+
+
+def test_other_statistics_are_told(tmp_path: Path) -> None:
+    path = written(tmp_path / "run")
+    stats = dict(first_entry(path).stats)
+    stats[POOLED] = replace(stats[POOLED], nan=1)
+    rewritten(path, stats=stats)
+    only(verify(path), POOLED, "records other statistics of it")
+
+
+def test_statistics_of_other_tensors_are_told(tmp_path: Path) -> None:
+    path = written(tmp_path / "run")
+    stats = dict(first_entry(path).stats)
+    stats["other:output"] = stats.pop(POOLED)
+    rewritten(path, stats=stats)
+    only(verify(path), None, f"statistics of other tensors: other:output, {POOLED}")
+
+
+def lose(values: dict[str, Any]) -> None:
+    del values[HIDDEN]
+
+
+def retype(values: dict[str, Any]) -> None:
+    values[HIDDEN] = replace(values[HIDDEN], values=values[HIDDEN].values.astype("float64"))
+
+
+def widen(values: dict[str, Any]) -> None:
+    values[POOLED] = Dense(np.zeros((len(FIRST), 5)))
+
+
+def thin(values: dict[str, Any]) -> None:
+    values[HIDDEN] = replace(values[HIDDEN], values=values[HIDDEN].values[:, :2].copy())
+
+
+def pad(values: dict[str, Any]) -> None:
+    values[STEPS] = Dense(np.zeros((len(FIRST), 3), np.int64))
+
+
+def flatten(values: dict[str, Any]) -> None:
+    values[POOLED] = Ragged(values[POOLED].values.reshape(-1), np.arange(0, 17, 4))
+
+
+def drop_a_sample(values: dict[str, Any]) -> None:
+    values[POOLED] = Dense(values[POOLED].values[:-1])
+
+
+def move_a_token(values: dict[str, Any]) -> None:
+    """The second sample gets a token of the first; all counts stay."""
+    offsets = values[STEPS].offsets.copy()
+    offsets[1] -= 1
+    values[STEPS] = replace(values[STEPS], offsets=offsets)
+
+
+def reshape_attention(values: dict[str, Any]) -> None:
+    shapes = values[ATTENTION].shapes.copy()
+    shapes[0] = [2, 9, 1]
+    values[ATTENTION] = replace(values[ATTENTION], shapes=shapes)
+
+
+@pytest.mark.parametrize(
+    ("change", "tensor", "told"),
+    [
+        (retype, HIDDEN, "its type is float64, not float32"),
+        (widen, POOLED, "sample 0 has shape [5]: its axis 0 is not as long as recorded"),
+        (thin, HIDDEN, "sample 0 has shape [3, 2]: its axis 1 is not as long as recorded"),
+        (pad, STEPS, "it is stored padded"),
+        (flatten, POOLED, "it is stored ragged"),
+        (move_a_token, STEPS, "sample 0 has shape [2]: its axis 0 is not as long as recorded"),
+    ],
+)
+def test_values_of_another_form_are_told(
+    tmp_path: Path, change: Change, tensor: str, told: str
+) -> None:
+    only(verify(written(tmp_path / "run", change, sinks=("npz", "hdf5")[::-1])), tensor, told)
+
+
+def test_a_shape_that_no_length_explains_is_told(tmp_path: Path) -> None:
+    path = written(tmp_path / "run", reshape_attention, sinks=("npz",))
+    first, second = of_values(verify(path))
+    assert "sample 0 has shape [2, 9, 1]: its axis 1" in first.message
+    assert "sample 0 has shape [2, 9, 1]: its axis 2" in second.message
+
+
+@pytest.mark.parametrize(
+    ("change", "tensor", "told"),
+    [
+        (lose, HIDDEN, f"holds no tensor {HIDDEN!r}"),
+        (drop_a_sample, POOLED, "it cannot be read: samples 0 … 4"),
+    ],
+)
+def test_tensors_that_cannot_be_read_are_told_and_the_others_read(
+    tmp_path: Path, change: Change, tensor: str, told: str
+) -> None:
+    path = written(tmp_path / "run", change, sinks=("npz",))
+    stats = {tensor: ValueStats()} | dict(first_entry(path).stats)
+    stats[STEPS] = ValueStats()
+    rewritten(path, stats=stats)
+    findings = of_values(verify(path))
+    assert [finding.tensor for finding in findings] == [tensor, STEPS]
+    assert told in findings[0].message
+
+
+def test_slices_are_no_longer_than_what_they_are_of(tmp_path: Path) -> None:
+    def cut(values: dict[str, Any]) -> None:
+        lengths = np.minimum(np.diff(values[STEPS].offsets), 2)
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        values[STEPS] = Ragged(values[STEPS].values[: offsets[-1]], offsets)
+
+    sinks = manifest(("npz",)).job_resolved["sinks"]
+    sliced = {"sinks": sinks, "selectors": {"mine": {"slice": {"token": "0:2"}}}}
+    path = written(tmp_path / "sliced", cut, sinks=("npz",), job_resolved=sliced)
+    assert of_values(verify(path)) == []
+    path = written(tmp_path / "whole", cut, sinks=("npz",))
+    assert [finding.tensor for finding in of_values(verify(path))] == [STEPS]
+
+
+# ---- samples without values
+
+
+def skip_the_third(values: dict[str, Any]) -> None:
+    for tensor in TENSORS:
+        if not tensor.stored.constant:
+            values[tensor.key] = without(values[tensor.key], [2], tensor.stored.shape)
+
+
+WHY = {2: "it is no good"}
+
+
+def test_skipped_samples_have_no_values(tmp_path: Path) -> None:
+    assert not verify(written(tmp_path / "run", skip_the_third, skipped=WHY)).failed
+
+
+def test_a_skipped_sample_that_has_a_value_is_told(tmp_path: Path) -> None:
+    path = written(tmp_path / "run", sinks=("npz",), skipped=WHY)
+    told = {f.tensor: f.message for f in of_values(verify(path)) if "has a value" in f.message}
+    assert set(told) == {POOLED}  # of the others the third has no elements anyway
+
+
+def test_a_sample_that_was_skipped_from_the_start_is_skipped_in_its_shard(tmp_path: Path) -> None:
+    rows = {2: {"length": 0, "skipped": "it is no good"}}
+    path = written(tmp_path / "run", skip_the_third, skipped=WHY, rows=rows)
+    assert not verify(path).failed
+    path = written(tmp_path / "other", rows=rows)
+    only(verify(path), None, "lacks skipped samples, first 2")
+
+
+@pytest.mark.parametrize("index", ["7", "-1", "x", ""])
+def test_a_shard_skips_no_samples_of_others(tmp_path: Path, index: str) -> None:
+    path = written(tmp_path / "run")
+    rewritten(path, skipped={index: "because"})
+    only(verify(path), None, "says that samples were skipped which are not in it")
+
+
+def test_constants_are_held_against_the_manifest_too(tmp_path: Path) -> None:
+    path = written(tmp_path / "run", sinks=("hdf5",))
+    *others, kernel = manifests.read(path).tensors
+    wider = replace(kernel, stored=replace(kernel.stored, shape=(2, 4), dtype="float64"))
+    manifests.write(path, replace(manifests.read(path), tensors=(*others, wider)))
+    messages = [finding.message for finding in of_values(verify(path))]
+    at = f"{path}/shards/constants.h5, {KERNEL!r}"
+    assert messages == [
+        f"{at}: its type is float32, not float64",
+        f"{at}: its shape is [2, 3], not [2, 4]",
+    ]
