@@ -184,7 +184,7 @@ def test_a_finished_run_is_not_touched(program: Program, place: Path) -> None:
         (["model=reference", "selectors=layers", "--config-name=x"], "--config-name=x: no x.yaml"),
         (["model=reference", "selectors=layers", "--json"], "--json belongs to tensors and plan"),
         (["tensor", "model=reference"], "'tensor' is neither a verb (which comes first) nor"),
-        (["show"], "show: the following arguments are required: RUN. Usage: extractkit show [--json] RUN"),
+        (["show"], "show: the following arguments are required: RUN. Usage: extractkit show"),
         (["show", "nowhere"], "nowhere is no run directory: it holds no manifest.json"),
     ],
 )  # fmt: skip
@@ -201,8 +201,8 @@ def test_a_mistake_gets_one_message_and_leaves_nothing(
 
 def test_a_directory_of_configuration_that_is_missing_is_named(place: Path) -> None:
     done = subprocess.run(
-        [*command("model=bert"), "--config-dir", "nowhere"], cwd=place, env=variables(), check=False,
-        capture_output=True, text=True,
+        [*command("model=bert"), "--config-dir", "nowhere"], cwd=place, env=variables(),
+        check=False, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == cli.MISTAKEN
     assert f"--config-dir: Additional config directory '{place}/nowhere' not found" in done.stderr

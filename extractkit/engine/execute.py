@@ -188,7 +188,8 @@ class _Execution:
             if file.name == SAMPLES:
                 file.check(self.directory)
                 rows = Samples(self.directory / SAMPLES)
-                return recorded_survey(prepared.opened.model.signature, rows)
+                signature = prepared.opened.model.signature
+                return recorded_survey(signature, rows, recorded.samples)
         raise RunDirectoryError(f"{self.directory} has a plan but records no {SAMPLES}: damaged")
 
     def _look_for_finished(self, now: Manifest) -> None:
@@ -222,9 +223,8 @@ class _Execution:
         self._notes(prepared, recorder.manifest)
         missing = [shard for shard in shards if shard not in recorder.committed]
         if len(missing) < len(shards):
-            self._note(
-                f"{len(shards) - len(missing)} of {len(shards)} shards are committed already"
-            )
+            done = len(shards) - len(missing)
+            self._note(f"{done} of {len(shards)} shards are committed already")
             self.listener.advanced(sum(map(len, recorder.committed)), recorder.bytes)
         began = time.perf_counter()
         if CONSTANTS_SHARD in missing:

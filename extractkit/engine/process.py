@@ -7,8 +7,11 @@ here imports it.
 import os
 from collections.abc import Mapping
 
+from extractkit.errors import RunDirectoryError
+
 _THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
-_FLAGS = ("TF_ENABLE_ONEDNN_OPTS", "XLA_FLAGS", "TF_XLA_FLAGS", "TF_DETERMINISTIC_OPS")
+_SWITCHES = ("TF_ENABLE_ONEDNN_OPTS", "TF_DETERMINISTIC_OPS")
+_XLA = ("XLA_FLAGS", "TF_XLA_FLAGS")
 
 
 def environment(threads: int | None) -> dict[str, str]:
@@ -17,19 +20,31 @@ def environment(threads: int | None) -> dict[str, str]:
     Args:
         threads: as the job asks; None: as many as there are processors, unless they are set.
     """
-    found = {name: os.environ[name] for name in _FLAGS if name in os.environ}
+    found = {name: os.environ[name] for name in (*_SWITCHES, *_XLA) if name in os.environ}
     for name in _THREADS:
         found[name] = str(threads) if threads else os.environ.get(name) or str(_processors())
     return found
 
 
 def impose(variables: Mapping[str, str]) -> None:
-    """Have the process run as one with these variables; others of their kind are unset."""
-    for name in (*_THREADS, *_FLAGS):
-        if name in variables:
-            os.environ[name] = variables[name]
-        else:
+    """Have the process run as one with these threads and switches; other switches are unset.
+
+    XLA's flags are left as they are: they can name files to write, and variables may come from a
+    run of somebody else's. That they differ is told when the run is gone on with.
+
+    Raises:
+        RunDirectoryError: a value that is no number of threads, or neither on nor off.
+    """
+    for name in (*_THREADS, *_SWITCHES):
+        value = variables.get(name)
+        if value is None:
             os.environ.pop(name, None)
+        elif value.isdecimal() and value.isascii():
+            os.environ[name] = value
+        elif name in _SWITCHES and value.lower() in ("true", "false"):
+            os.environ[name] = value
+        else:
+            raise RunDirectoryError(f"the run records {name}={value!r}, which is no setting of it")
 
 
 def _processors() -> int:

@@ -10,9 +10,9 @@ from extractkit.errors import RunDirectoryError, UserError
 from extractkit.runs import manifest
 from extractkit.runs.directory import HYDRA, JOURNAL, LOG, SAMPLES, SHARDS, check_unused
 from extractkit.runs.files import StoredFile
-from extractkit.runs.lock import locked
+from extractkit.runs.lock import LOCK, locked
 from extractkit.runs.manifest import MANIFEST, Manifest
-from extractkit.runs.write import make_directory, write_durably
+from extractkit.runs.write import make_directory, make_durable, write_durably
 
 
 class Superfluous(Exception):  # noqa: N818 - nothing went wrong
@@ -45,6 +45,8 @@ def begun(directory: Path, started: Manifest, hydra_files: Mapping[str, str]) ->
                 f"hydra.run.dir={directory} cannot be made: {error.strerror}. "
                 f"Choose another directory: hydra.run.dir=…"
             ) from error
+        for path in reversed(made):
+            make_durable(path)  # their names too: a power failure must not take the run with them
         with locked(directory):
             check_unused(directory)  # another process may have begun and ended meanwhile
             try:
@@ -75,6 +77,8 @@ def hydra_files(directory: Path, recorded: Manifest) -> dict[str, str]:
 
 
 def _begin(directory: Path, started: Manifest, hydra_files: Mapping[str, str]) -> Manifest:
+    # After a power failure it tells what we have left from somebody else's files.
+    make_durable(directory / LOCK)
     files = []
     try:
         if hydra_files:

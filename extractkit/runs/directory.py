@@ -6,7 +6,7 @@ from pathlib import Path
 from extractkit.errors import RunDirectoryError
 from extractkit.plan import Shard
 from extractkit.runs import manifest as manifests
-from extractkit.runs.lock import LOCK
+from extractkit.runs.lock import LOCK, owner
 from extractkit.runs.manifest import MANIFEST as MANIFEST  # one of the names below
 from extractkit.runs.manifest import Status
 from extractkit.runs.write import TEMPORARY
@@ -71,6 +71,8 @@ def _described(path: Path) -> str:
             f"holds a finished run of {date} UTC ({size}). Look at it: extractkit show {path}. "
             f"Delete it if you do not need it"
         )
+    if (at_work := owner(path)) is not None:
+        return f"is being worked on by {at_work}. Wait for it to end"
     return (
         f"holds an unfinished run of {date} UTC (status: {found.status}; {size}). "
         f"Go on with it: extractkit resume {path}. Delete it if you do not need it"

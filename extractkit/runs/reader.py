@@ -42,7 +42,8 @@ class Run(Mapping[str, TensorView]):
         self.path = path
         self.manifest = manifest
         self.journal = journal
-        self.samples = Samples(path / SAMPLES)
+        recorded = {file.name: file for file in manifest.files} if committed.check else {}
+        self.samples = Samples(path / SAMPLES, recorded.get(SAMPLES))
         self._views = {t.key: TensorView(t, committed) for t in manifest.tensors}
 
     @property

@@ -56,8 +56,10 @@ class SamplesWriter:
 class Samples(Sequence[Row]):
     """The rows of `samples.jsonl`, as a list that reads a row when it is asked for."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, recorded: StoredFile | None = None) -> None:
+        """Read `path`, whose content is held against what was `recorded` of it when first read."""
         self._path = path
+        self._recorded = recorded
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -86,6 +88,8 @@ class Samples(Sequence[Row]):
     @cached_property
     def _ends(self) -> npt.NDArray[np.int64]:
         """Where each row ends in the file: eight bytes a row are all that stays in memory."""
+        if self._recorded is not None:
+            self._recorded.check(self._path.parent)
         ends = [np.zeros(0, np.int64)]
         before = 0
         try:

@@ -58,7 +58,7 @@ class DurableFile:
 
     def discard(self) -> None:
         """Remove what was written; for after a failure, so it never fails itself."""
-        self._pending.clear()
+        self._pending = bytearray()  # not cleared: a failed write may still hold a view of it
         with contextlib.suppress(OSError):
             self._close()
         with contextlib.suppress(OSError):
@@ -132,7 +132,7 @@ def cut(path: Path, size: int) -> None:
 
 
 def make_durable(path: Path) -> None:
-    """Force a file that something else has written out of the caches.
+    """Force a file, or a directory, that something else has made out of the caches.
 
     Raises:
         JobError: the system refused.

@@ -22,7 +22,8 @@ CAMPAIGNS: Mapping[str, Campaign] = {
     "random-kills": kills.random_instants,
     "power": power.every_call,
     "bits": bits.flipped,
-    "full-disk": full_disk.injected,
+    "full-disk": full_disk.filling_up,
+    "refusals": full_disk.refusing,
     "file-sizes": full_disk.limited,
     "tmpfs": full_disk.really_full,
 }

@@ -71,7 +71,7 @@ def noting(calls: list[Call]) -> Around:
 
 
 def killed(number: int, when: str) -> Around:
-    """Die "before" or "after" the call of this number, or "within" it: half of a `write` is done."""
+    """Die "before" or "after" the call of this number, or "within": half of a `write` is done."""
 
     def around(call: Call, make: Callable[..., Any]) -> Any:
         if call.number != number:
@@ -181,5 +181,5 @@ class _Watching:
             return str(Path(self._paths[descriptor]) / os.fsdecode(path))
         if isinstance(path, int) or descriptor is not None:
             return None
-        whole = Path(os.path.abspath(os.fsdecode(path)))
+        whole = Path.cwd() / os.fsdecode(path)
         return str(whole.relative_to(self._root)) if whole.is_relative_to(self._root) else None

@@ -6,6 +6,7 @@ import random
 import resource
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 from extractkit.engine.listener import Silent
@@ -13,7 +14,7 @@ from extractkit.errors import RunDirectoryError
 from extractkit.runs import journal
 from extractkit.runs.directory import JOURNAL
 from extractkit.runs.intact import check_entry
-from tests.faults.calls import Around, failing, full
+from tests.faults.calls import Around, Call, failing, full
 from tests.faults.children import watched
 from tests.faults.figures import Figures
 from tests.faults.runs import SINKS, Undisturbed, begin, go_on
@@ -22,29 +23,26 @@ from tests.fuzz.outcomes import Outcome, outcome
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
-def injected(scratch: Path, count: int | None, seed: int) -> Figures:
-    """Each call of a run fails once, and from each call on the disk stays full; then a resume.
+def filling_up(scratch: Path, count: int | None, seed: int) -> Figures:
+    """The disk is full from some call of a run on, until somebody makes room and goes on.
 
     Args:
-        count: of failures, drawn by chance; None: every one there is.
+        count: of the calls that take room, drawn by chance; None: all.
     """
     trial = _Trial(scratch)
-    failures: list[tuple[str, Around]] = []
-    for call in trial.undisturbed.calls:
-        for error in ERRORS:
-            name = errno.errorcode[error]
-            failures.append((f"{name} at {call}", failing(call.number, error)))
-            if call.takes_room:
-                failures.append((f"{name} from {call} on", full(call.number, error)))
-    if count is not None and count < len(failures):
-        chosen = random.Random(seed).sample(range(len(failures)), count)
-        failures = [failures[index] for index in sorted(chosen)]
-    for what, around in failures:
-        trial.place.mkdir()
-        ended = watched(begin, trial.place / "run", around)
-        trial.judge(what, *ended)
-        shutil.rmtree(trial.place)
-    return trial.figures
+    takers = [call for call in trial.undisturbed.calls if call.takes_room]
+    return trial.of([(call, errno.ENOSPC) for call in takers], full, count, seed)
+
+
+def refusing(scratch: Path, count: int | None, seed: int) -> Figures:
+    """One call of a run fails, with each of several errors.
+
+    Args:
+        count: of failures, drawn by chance; None: each call with each error.
+    """
+    trial = _Trial(scratch)
+    failures = [(call, error) for call in trial.undisturbed.calls for error in ERRORS]
+    return trial.of(failures, failing, count, seed)
 
 
 def limited(scratch: Path, count: int | None, seed: int) -> Figures:
@@ -116,6 +114,23 @@ class _Trial:
         self.figures = Figures()
         self.place = scratch / "place"
         self.undisturbed = Undisturbed(scratch)
+
+    def of(
+        self,
+        failures: list[tuple[Call, int]],
+        around: Callable[[int, int], Around],
+        count: int | None,
+        seed: int,
+    ) -> Figures:
+        """Have each of these calls, or so many of them, fail with its error."""
+        if count is not None and count < len(failures):
+            failures = random.Random(seed).sample(failures, count)
+        for call, error in failures:
+            self.place.mkdir()
+            ended = watched(begin, self.place / "run", around(call.number, error))
+            self.judge(f"{errno.errorcode[error]} at {call}", *ended)
+            shutil.rmtree(self.place)
+        return self.figures
 
     def judge(self, what: str, how: Outcome, words: str) -> None:
         """Look at what a failure said and left; go on with the run and compare it."""

@@ -33,7 +33,7 @@ def begin(directory: Path, listener: Listener | None = None) -> None:
 
 
 def go_on(directory: Path, listener: Listener | None = None) -> None:
-    """What a user does with an unfinished run: resume it, or, where none has begun, run it again."""
+    """What a user does with an unfinished run: resume it or, where none has begun, run again."""
     if (directory / MANIFEST).exists():
         resume(several_shards(), directory, listener=listener or Silent())
     else:

@@ -4,12 +4,13 @@ the run directory is touched."""
 import random
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
 
 from tests.fuzz.mutation import HOSTILE, mutated_document, mutated_text
-from tests.fuzz.program import Ended, call
+from tests.fuzz.program import Case, call
 
 _FILES: Mapping[str, str] = {
     "my/model/mine.yaml": """\
@@ -26,7 +27,7 @@ column: body
     "my/selectors/mine.yaml": """\
 hidden: {path: "attention:output", slice: {token: "0:3"}, cast: float16}
 pooled: {path: "attention:output", reduce: {token: mean}}
-rest: {all: [{kind: layer_output}, {not: {inside: pool}}], any: [{layer_type: "Self*"}, {regex: ".*"}]}
+rest: {kind: layer_output, not: {inside: pool}, any: [{layer_type: "Self*"}, {regex: ".*"}]}
 """,
     "my/sinks/mine.yaml": """\
 mine:
@@ -98,14 +99,20 @@ def mutated(place: Path, seed: int) -> list[str]:
     return [draw.choice(_VERBS), *overrides, "hydra.run.dir=out/run", "--config-dir", "my"]
 
 
-def run(place: Path, seed: int) -> tuple[list[str], Ended]:
-    """One case, in a place of its own: what was called, and how it ended."""
-    prepare(place)
-    arguments = mutated(place, seed)
-    out = [place / "out"] if arguments[0] == "run" else []
-    ended = call(arguments, place, out)
-    shutil.rmtree(place)
-    return arguments, ended
+def cases(scratch: Path) -> Case:
+    """Each case in a place of its own below `scratch`."""
+
+    def case(seed: int) -> tuple[str, str | None]:
+        place = scratch / "case"
+        prepare(place)
+        arguments = mutated(place, seed)
+        ended = call(arguments, place, [place / "out"] if arguments[0] == "run" else [])
+        if ended.code == 2 and (place / "out").exists():
+            ended = replace(ended, wrong=(*ended.wrong, "a mistake left something"))
+        shutil.rmtree(place)
+        return f"exit code {ended.code}", ended.fault(arguments)
+
+    return case
 
 
 def _mutated_yaml(text: str, draw: random.Random) -> str:

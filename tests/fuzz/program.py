@@ -5,7 +5,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ _CHANGES = (
 )
 _PROGRAMS = ("git", "uname")  # for the manifest: the code's revision, the machine
 _ESCAPES = ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "socket.connect")
+
+Case = Callable[[int], tuple[str, str | None]]
+"""A case by its number: how it ended, and what was wrong with that (None: nothing)."""
 
 _Files = dict[str, tuple[int, int, int]]
 
@@ -40,12 +43,18 @@ class Ended:
     printed: str
     wrong: tuple[str, ...]
 
+    def fault(self, called: Sequence[str]) -> str | None:
+        """What was wrong with the call, for a person; None: nothing."""
+        if not self.wrong:
+            return None
+        return f"{' '.join(called)!r}: {'; '.join(self.wrong)}: {self.printed[-400:]}"
+
 
 def call(arguments: Sequence[str], place: Path, allowed: Sequence[Path]) -> Ended:
     """Call the program with `place` as its working directory, home and place of temporary files.
 
     Args:
-        allowed: paths at and below which it may leave something, if it ends with 0 or 1.
+        allowed: paths at and below which it may leave something.
     """
     printed = place.with_name(f"{place.name}.printed")
     before = _files(place)
@@ -60,12 +69,11 @@ def call(arguments: Sequence[str], place: Path, allowed: Sequence[Path]) -> Ende
         wrong.append(f"exit code {code}")
     if code == 2 and len(_MESSAGE.findall(told)) != 1:
         wrong.append("not one message")
-    may = allowed if code in (0, 1) else ()
     changed = {path for path, _ in _files(place).items() ^ before.items()}
     wrong += [
         f"left {path} changed"
         for path in sorted(changed)
-        if not any(Path(path).is_relative_to(root) for root in may)
+        if not any(Path(path).is_relative_to(root) for root in allowed)
     ]
     return Ended(code, told, tuple(wrong))
 

@@ -16,7 +16,7 @@ from extractkit.runs.schema import canonical
 from tests.fuzz import configs
 from tests.fuzz.mutation import HOSTILE, mutated_document
 from tests.fuzz.outcomes import outcome
-from tests.fuzz.program import Ended, call
+from tests.fuzz.program import Case, Ended, call
 
 _RUN, _OTHER, _AGAIN = "out/run", "out/other", "out/again"
 _CALLS: tuple[tuple[str, ...], ...] = (
@@ -49,22 +49,35 @@ def prepare(place: Path) -> None:
             raise RuntimeError(f"{ended}")
 
 
-def run(template: Path, place: Path, seed: int) -> tuple[list[str], Ended]:
-    """One case, in a copy of what was prepared: what was called, and how it ended."""
+def cases(scratch: Path) -> Case:
+    """Each case in a copy of one place that is prepared first."""
+    template, place = scratch / "template", scratch / "case"
+    prepare(template)
+
+    def case(seed: int) -> tuple[str, str | None]:
+        shutil.copytree(template, place)
+        arguments = mutated(place / _RUN, seed)
+        if arguments[0] == "open":
+            ended = _opened(place / _RUN)
+        else:
+            may = {"resume": [place / _RUN], "rerun": [place / _AGAIN]}
+            ended = call(arguments, place, may.get(arguments[0], []))
+        shutil.rmtree(place)
+        return f"{arguments[0]}: exit code {ended.code}", ended.fault(arguments)
+
+    return case
+
+
+def mutated(directory: Path, seed: int) -> list[str]:
+    """Mutate a run; what to call on it."""
     draw = random.Random(f"runs {seed}")
-    shutil.copytree(template, place)
-    directory = place / _RUN
     if draw.random() < 0.3:
         _stop(directory, draw)
     if draw.random() < 0.6:
         _mutate_manifest(directory, draw)
     else:
         _mutate_journal(directory, draw)
-    arguments = list(draw.choice(_CALLS))
-    may = {"resume": [directory], "rerun": [place / _AGAIN]}.get(arguments[0], [])
-    ended = _opened(directory) if arguments[0] == "open" else call(arguments, place, may)
-    shutil.rmtree(place)
-    return arguments, ended
+    return list(draw.choice(_CALLS))
 
 
 def _stop(directory: Path, draw: random.Random) -> None:

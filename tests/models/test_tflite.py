@@ -14,6 +14,7 @@ from extractkit.models import child
 from extractkit.models.litert.model import TFLiteModel
 from extractkit.models.protocol import Compilation, Fetch, Model
 from extractkit.models.tflite import load
+from extractkit.models.threads import intra_op_threads
 from extractkit.tensors import Kind
 from extractkit.testing.models import ModelContract, drawn
 from extractkit.values import Array
@@ -213,7 +214,7 @@ def test_a_device_or_compiler_of_tensorflow_s_is_refused(folder: Path) -> None:
     model = load(str(written("float32", folder)))
     with pytest.raises(ConfigError, match=r"runtime\.device='/GPU:0'.*CPU alone"):
         model.configure(0, True, "/GPU:0")
-    assert model.configure(0, True, None)["threads"] == 1
+    assert model.configure(0, True, None)["threads"] == intra_op_threads()
     with pytest.raises(ConfigError, match=r"runtime\.compile='xla'.*compiles nothing"):
         model.program([Fetch(":output.y")], Compilation("xla"))
 

@@ -47,11 +47,6 @@ def _linked_part(file: Any, secret: Path) -> None:
     file[f"{KEY}/values"] = h5py.ExternalLink(str(secret), KEY)
 
 
-def _behind_a_link(file: Any, secret: Path) -> None:
-    file["real/b:output"] = np.arange(3.0)
-    file["a"] = h5py.SoftLink("/real")
-
-
 def _references(file: Any, secret: Path) -> None:
     file["x"] = np.arange(3)
     file.create_dataset(KEY, data=[file["x"].ref], dtype=h5py.ref_dtype)

@@ -4,16 +4,20 @@ Each one names a module that is importable and tells if it runs. It is composed 
 as a sweep, for storing and for looking, and by the library.
 """
 
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hydra._internal.core_plugins import basic_launcher, basic_sweeper
+from hydra._internal.utils import create_config_search_path
 from hydra.core.config_store import ConfigStore
+from hydra.types import RunMode
 
 from extractkit.config import guard
 from extractkit.config.app import launch
 from extractkit.config.compose import Composition, compose
+from extractkit.config.directory import ROOT, config_directory
 from extractkit.errors import ConfigError, ExtractkitError
 from extractkit.trust import Trust
 from tests.security.canary import Canary
@@ -296,3 +300,14 @@ def test_a_file_may_change_what_runs_nothing(tmp_path: Path, place: Path) -> Non
     chosen = ["model=bert", "inputs=random", "experiment=hostile", "--config-dir", str(conf)]
     assert attempt(chosen, dry=True) == []
     assert attempt(["-m", *chosen], dry=True) == []
+
+
+def test_the_guard_goes_along_to_other_processes(
+    canary: Canary, tmp_path: Path, place: Path
+) -> None:
+    conf = experiment(tmp_path, canary.placed("hydra: {callbacks: {x: {_target_: CANARY.Call}}}\n"))
+    search_path = create_config_search_path(str(config_directory()))
+    sent = pickle.loads(pickle.dumps(guard.GuardedLoader(search_path, Trust())))
+    overrides = ["model=bert", "experiment=hostile", f"hydra.searchpath=[file://{conf}]"]
+    with pytest.raises(ConfigError, match=r"^hydra\.callbacks\.x\._target_='canary_\d+\.Call' is"):
+        sent.load_configuration(ROOT, overrides, RunMode.RUN)

@@ -97,7 +97,7 @@ def test_a_bit_that_flips_is_refused_or_changes_values_alone(sink: Sink, tmp_pat
     content = sink.serialize(values)
     random = np.random.default_rng(0)
     path = tmp_path / f"shard{sink.suffix}"
-    for _ in range(300):
+    for _ in range(100):
         damaged = bytearray(content)
         damaged[random.integers(len(content))] ^= 1 << int(random.integers(8))
         path.write_bytes(damaged)

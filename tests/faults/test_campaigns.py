@@ -1,0 +1,54 @@
+"""Short forms of the campaigns, each in a process that has imported no TensorFlow."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_CHECKOUT = Path(__file__).parents[2]
+
+CAMPAIGNS = {
+    "kills": None,
+    "random-kills": 3,
+    "power": 120,
+    "bits": 200,
+    "full-disk": None,
+    "refusals": 40,
+    "file-sizes": 10,
+    "tmpfs": 30,
+}
+"""How many faults of each; None: all that there are."""
+
+
+@pytest.mark.parametrize("name", CAMPAIGNS)
+def test_no_fault_does_harm(name: str) -> None:
+    figures = campaign(name, CAMPAIGNS[name])
+    assert figures.pop("campaign") == name
+    if name == "kills":
+        assert figures["kills of a run"] == figures["runs finished bitwise equal"] >= 50
+        assert figures["kills of a resume"] == figures["resumes finished bitwise equal"] >= 50
+    elif name == "full-disk":
+        assert figures["failures injected"] == figures["runs finished bitwise equal"] >= 50
+    if not figures and name == "tmpfs":
+        pytest.skip("this process may mount no file system")
+    assert figures
+
+
+def campaign(name: str, count: int | None) -> dict[str, object]:
+    """The figures of one campaign, which found no fault."""
+    counted = [] if count is None else ["--count", str(count)]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.faults", name, "--json", *counted],
+        cwd=_CHECKOUT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr
+    figures: dict[str, object] = json.loads(done.stdout)
+    return figures

