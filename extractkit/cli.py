@@ -13,7 +13,7 @@ from extractkit.commands.options import TRUST, taken
 from extractkit.commands.output import write
 from extractkit.config.directory import GROUPS, options
 from extractkit.display import help as help_text
-from extractkit.display.text import safe
+from extractkit.display.console import printable
 from extractkit.errors import ConfigError, ExtractkitError, UserError
 
 DONE, FAILED, MISTAKEN, INTERRUPTED = 0, 1, 2, 130
@@ -69,10 +69,9 @@ def report(error: BaseException) -> int:
         sys.stderr.write("extractkit: interrupted\n")
         return INTERRUPTED
     if isinstance(error, ExtractkitError):
-        lines = "\n".join(map(safe, str(error).split("\n")))
-        sys.stderr.write(f"extractkit: {lines}\n")
+        sys.stderr.write(printable(f"extractkit: {error}\n"))
     else:
-        traceback.print_exception(error)
+        sys.stderr.write(printable("".join(traceback.format_exception(error))))
     return MISTAKEN if isinstance(error, UserError) else FAILED
 
 

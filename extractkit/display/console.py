@@ -38,7 +38,7 @@ def render(renderable: RenderableType, stream: TextIO) -> str:
         emoji=False,
     )
     with console.capture() as capture:
-        console.print(_Printable(renderable))
+        console.print(Printable(renderable))
     return "".join(f"{line.rstrip()}\n" for line in capture.get().split("\n")[:-1])
 
 
@@ -51,7 +51,7 @@ def printable(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class _Printable:
+class Printable:
     """A renderable whose own texts hold no control sequences."""
 
     renderable: RenderableType

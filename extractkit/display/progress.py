@@ -19,7 +19,7 @@ from rich.progress import (
 from rich.text import Text
 
 from extractkit.display import run
-from extractkit.display.console import render
+from extractkit.display.console import Printable, render
 from extractkit.display.text import duration_text, plural, rate_text, safe
 from extractkit.engine.listener import Listener, Summary
 from extractkit.plan import PlannedTensor
@@ -117,7 +117,7 @@ class Bar:
         self, tensors: Sequence[PlannedTensor], samples: int, total_bytes_estimate: int
     ) -> None:
         """Say what is about to be done, and show the bar."""
-        self._console.print(Text(_announcement(tensors, samples, total_bytes_estimate)))
+        self._console.print(Printable(Text(_announcement(tensors, samples, total_bytes_estimate))))
         self._bar.update(self._task, total=samples)
         self._bar.start_task(self._task)
         self._bar.start()
@@ -130,12 +130,12 @@ class Bar:
 
     def note(self, message: str) -> None:
         """Print a message above the bar."""
-        self._console.print(Text(safe(message)))
+        self._console.print(Printable(Text(message)))
 
     def finished(self, summary: Summary) -> None:
         """Replace the bar by a table."""
         self.stop()
-        self._console.print(run.summary(summary))
+        self._console.print(Printable(run.summary(summary)))
 
     def stop(self) -> None:
         """Take the bar away."""

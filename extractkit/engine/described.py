@@ -26,7 +26,7 @@ def described(manifest: Manifest, prepared: Prepared) -> Manifest:
         model={
             **model.describe(),
             "weights": model.weights_digest(),
-            "definition": getattr(model, "definition_digest", lambda: None)(),
+            "definition": model.definition_digest(),
         },
         inputs=RunInputs(source.fingerprint, len(source), source.notes) if len(source) else None,
         tensors=tuple(

@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 
 from extractkit.errors import RunDirectoryError
+from extractkit.models.threads import inter_op_threads, intra_op_threads
 
 _THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
 _SWITCHES = ("TF_ENABLE_ONEDNN_OPTS", "TF_DETERMINISTIC_OPS")
@@ -21,8 +22,8 @@ def environment(threads: int | None) -> dict[str, str]:
         threads: as the job asks; None: as many as there are processors, unless they are set.
     """
     found = {name: os.environ[name] for name in (*_SWITCHES, *_XLA) if name in os.environ}
-    for name in _THREADS:
-        found[name] = str(threads) if threads else os.environ.get(name) or str(_processors())
+    for name, count in zip(_THREADS, (intra_op_threads(), inter_op_threads()), strict=True):
+        found[name] = str(threads or count)
     return found
 
 
@@ -39,15 +40,9 @@ def impose(variables: Mapping[str, str]) -> None:
         value = variables.get(name)
         if value is None:
             os.environ.pop(name, None)
-        elif value.isdecimal() and value.isascii():
-            os.environ[name] = value
-        elif name in _SWITCHES and value.lower() in ("true", "false"):
+        elif (value.isdecimal() and value.isascii()) or (
+            name in _SWITCHES and value.lower() in ("true", "false")
+        ):
             os.environ[name] = value
         else:
             raise RunDirectoryError(f"the run records {name}={value!r}, which is no setting of it")
-
-
-def _processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

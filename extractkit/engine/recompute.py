@@ -107,7 +107,8 @@ class _Recomputation:
     @cached_property
     def _stream(self) -> Stream:
         rows = Samples(self.sound.directory / SAMPLES)
-        found = recorded_survey(self.prepared.opened.model.signature, rows)
+        signature = self.prepared.opened.model.signature
+        found = recorded_survey(signature, rows, self.sound.manifest.samples)
         return self.prepared.stream(found, lambda samples: None)
 
     # ---- shards

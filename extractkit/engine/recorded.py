@@ -11,7 +11,6 @@ from extractkit.inputs.protocol import Signature
 from extractkit.plan import Lengths
 from extractkit.runs.samples import Row
 
-
 _LONGEST = 2**40
 
 

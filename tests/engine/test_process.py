@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from extractkit.engine.process import environment, impose
+from extractkit.errors import RunDirectoryError
 
 INTRA, INTER = "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"
 FLAGS = ("TF_ENABLE_ONEDNN_OPTS", "XLA_FLAGS", "TF_XLA_FLAGS", "TF_DETERMINISTIC_OPS")
@@ -51,13 +52,26 @@ def test_flags_are_recorded_as_they_are_set(flag: str) -> None:
 
 
 def test_what_was_recorded_is_imposed_and_others_of_its_kind_are_unset() -> None:
-    os.environ["XLA_FLAGS"] = "--fast"
+    os.environ["TF_DETERMINISTIC_OPS"] = "1"
     os.environ["HOME"] = before = os.environ.get("HOME", "/")
     recorded = {"TF_ENABLE_ONEDNN_OPTS": "0", INTRA: "2", INTER: "4"}
     impose(recorded)
     assert environment(None) == recorded
-    assert "XLA_FLAGS" not in os.environ
+    assert "TF_DETERMINISTIC_OPS" not in os.environ
     assert os.environ["HOME"] == before
+
+
+def test_of_a_hostile_record_no_flag_is_imposed_that_could_name_a_file() -> None:
+    os.environ["XLA_FLAGS"] = "--fast"
+    impose({"XLA_FLAGS": "--xla_dump_to=/tmp/evil", "TF_XLA_FLAGS": "--dump", INTRA: "1"})
+    assert os.environ["XLA_FLAGS"] == "--fast"
+    assert "TF_XLA_FLAGS" not in os.environ
+
+
+@pytest.mark.parametrize("value", ["", "two", "-1", "1; ls", "²"])
+def test_a_record_that_is_no_setting_is_refused(value: str) -> None:
+    with pytest.raises(RunDirectoryError, match=f"^the run records {INTRA}="):
+        impose({INTRA: value})
 
 
 def test_of_a_hostile_record_nothing_else_is_imposed() -> None:

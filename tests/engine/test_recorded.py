@@ -1,7 +1,5 @@
 """A survey, read back from the rows that it left."""
 
-from collections.abc import Mapping
-
 import numpy as np
 import pytest
 
@@ -18,7 +16,7 @@ FIXED = Signature("fixed", (InputSpec("x", "float32", (2,), (None,)),))
 def test_lengths_are_those_of_the_survey() -> None:
     rows: list[Row] = []
     found = survey(MODEL, source(), rows.extend)
-    again = recorded_survey(MODEL.signature, iter(rows))
+    again = recorded_survey(MODEL.signature, iter(rows), len(TEXTS))
     assert again.lengths.samples == len(TEXTS)
     assert set(again.lengths.axes) == {"token"}
     np.testing.assert_array_equal(again.lengths.axes["token"], found.lengths.axes["token"])
@@ -28,14 +26,14 @@ def test_lengths_are_those_of_the_survey() -> None:
 
 def test_skipped_samples_are_told_with_their_reasons() -> None:
     rows = [{"length": 2}, {"length": 0, "skipped": "no good"}, {"length": 1}]
-    found = recorded_survey(MODEL.signature, rows)
+    found = recorded_survey(MODEL.signature, rows, 3)
     assert found.skipped == {1: "no good"}
     assert found.lengths.axes["token"].tolist() == [2, 0, 1]
 
 
 def test_of_several_axes_each_has_its_lengths() -> None:
     rows = [{"length": {"token": 1, "time": 2}}, {"length": {"token": 3, "time": 4}}]
-    found = recorded_survey(TWO_AXES, rows)
+    found = recorded_survey(TWO_AXES, rows, 2)
     assert {axis: sizes.tolist() for axis, sizes in found.lengths.axes.items()} == {
         "token": [1, 3],
         "time": [2, 4],
@@ -43,11 +41,17 @@ def test_of_several_axes_each_has_its_lengths() -> None:
 
 
 def test_samples_of_one_shape_are_counted() -> None:
-    assert recorded_survey(FIXED, [{}, {}]).lengths.samples == 2
-    assert recorded_survey(FIXED, []).lengths.samples == 0
+    assert recorded_survey(FIXED, [{}, {}], 2).lengths.samples == 2
+    assert recorded_survey(FIXED, [], 0).lengths.samples == 0
 
 
-@pytest.mark.parametrize("row", [{}, {"length": None}, {"length": "3"}, {"length": {"time": 3}}])
-def test_a_row_without_a_length_is_named(row: Mapping[str, object]) -> None:
+def test_rows_that_are_missing_are_told() -> None:
+    with pytest.raises(RunDirectoryError, match=r"^2 samples have a row, 3 were recorded$"):
+        recorded_survey(FIXED, [{}, {}], 3)
+
+
+@pytest.mark.parametrize("length", [None, "3", -1, True, 2**62, 1.0, {"time": 3}], ids=repr)
+def test_a_row_without_a_length_is_named(length: object) -> None:
+    row = {"length": length}
     with pytest.raises(RunDirectoryError, match=r"^sample 1 has no length along 'token'$"):
-        recorded_survey(MODEL.signature, [{"length": 1}, row])
+        recorded_survey(MODEL.signature, [{"length": 1}, row], 2)

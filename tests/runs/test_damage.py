@@ -66,9 +66,12 @@ def torn(lines: list[bytes]) -> list[bytes]:
     ("change", "expected"),
     [
         (without_line, [f"lacks shard {SHARDS[1].key!r}"]),
-        (torn, ["its last line is not whole", f"lacks shard {SHARDS[2].key!r}"]),
+        (torn, ["its last line, number 4, is not whole", f"lacks shard {SHARDS[2].key!r}"]),
         (lambda lines: [], ["lacks shard 'constants'", *(f"{s.key!r}" for s in SHARDS)]),
-        (lambda lines: [lines[0][:-3] + b"\n", *lines[1:]], ["line 1 is damaged"]),
+        (
+            lambda lines: [lines[0][:-3] + b"\n", *lines[1:]],
+            ["line 1 is damaged", "lacks shard 'constants'"],
+        ),
     ],
 )
 def test_a_journal_that_does_not_list_what_was_planned_is_told(
@@ -103,8 +106,9 @@ def test_a_shard_that_was_not_planned_is_told(run_path: Path) -> None:
 
 def test_a_run_that_names_no_sink_is_told_and_raises_nothing(run_path: Path) -> None:
     finished_run(run_path)
-    (message,) = damage(run_path, replace(manifests.read(run_path), job_resolved={}))
-    assert "names no sink" in message
+    messages = damage(run_path, replace(manifests.read(run_path), job_resolved={}))
+    assert len(messages) == 1 + len(SHARDS)
+    assert all("names no sink" in message for message in messages)
 
 
 def test_other_files_of_a_shard_than_its_own_are_not_read(run_path: Path) -> None:

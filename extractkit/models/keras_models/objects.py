@@ -22,16 +22,18 @@ def import_objects(custom_objects: Mapping[str, object]) -> dict[str, Any]:
         ConfigError: one that cannot be imported.
     """
     imported = {}
-    for name, target in custom_objects.items():
-        if not isinstance(target, str):
+    for name, given in custom_objects.items():
+        # From a configuration they come as components, which know whether a file names them.
+        named = Component(_AT, given) if isinstance(given, str) else given
+        if not isinstance(named, Component):
             raise ConfigError(
-                f"{_AT}.{name}={target!r} is no dotted path, as in package.module.{name}"
+                f"{_AT}.{name}={given!r} is no dotted path, as in package.module.{name}"
             )
         try:
-            imported[name] = Component(_AT, target).function()
+            imported[name] = named.function()
         except ConfigError as error:
             raise ConfigError(
-                f"{_AT}.{name}={target!r} cannot be imported: {error.__cause__ or error}. "
+                f"{_AT}.{name}={named.target!r} cannot be imported: {error.__cause__ or error}. "
                 f"Give the dotted path of a class or function, as in package.module.{name}"
             ) from error
     return imported
