@@ -3,14 +3,23 @@
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from extractkit.errors import ConfigError, choices
-from extractkit.trust import CUSTOM_OBJECTS, NOBODY, Trust, check_kind, of_keras
+from extractkit.trust import (
+    CUSTOM_OBJECTS,
+    NOBODY,
+    SAFE_MODE,
+    Trust,
+    check_kind,
+    meant_for_files,
+    module_of,
+    of_keras,
+)
 
 _TARGET = "_target_"
 _PARTIAL = "_partial_"
@@ -92,7 +101,7 @@ class Component:
         if self.partial:
             raise ConfigError(f"{self.at}.{_PARTIAL}=true: {self.at} is called. Leave it out")
         self.check()
-        return self.function()(**self.arguments)
+        return self._called(self.function(), self.arguments)
 
     def instantiate(self) -> Any:
         """Call the target with its arguments, every component inside them instantiated first.
@@ -104,9 +113,30 @@ class Component:
         arguments = {key: _instantiated(value) for key, value in self.arguments.items()}
         function = self.function()
         if not self.partial:
-            return function(**arguments)
+            return self._called(function, arguments)
         # Wrapped, it would lose what it tells of itself beyond being callable.
         return partial(function, **arguments) if arguments else function
+
+    def _called(self, function: Callable[..., Any], arguments: Mapping[str, object]) -> Any:
+        try:
+            return function(**arguments)
+        except (TypeError, ValueError) as error:
+            # Keras checks its own arguments; in anybody else's code it may be a fault of the code.
+            if not of_keras(self.target):
+                raise
+            raise ConfigError(
+                f"{self.at}.{_TARGET}={self.target!r} refuses its arguments: {error}"
+            ) from error
+
+    def trust_needed(self) -> Iterator[str]:
+        """What `--trust` has to name so that a file may hold this component, at any depth."""
+        if not meant_for_files(self.target):
+            yield module_of(self.target)
+        if self.arguments.get(SAFE_MODE, True) is not True:
+            yield f"{self.at}.{SAFE_MODE}"
+        for value in self.arguments.values():
+            for component in _components(value):
+                yield from component.trust_needed()
 
     def function(self) -> Callable[..., Any]:
         """The callable that the target names.
@@ -155,6 +185,15 @@ def _named(at: str, value: object, trust: Trust) -> object:
         return value
     trust.check(at, value)
     return Component(at, value, partial=True, vouched=trust.vouches(value))
+
+
+def _components(value: object) -> Iterator[Component]:
+    """The components at or inside a value."""
+    if isinstance(value, Component):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for entry in value.values() if isinstance(value, Mapping) else value:
+            yield from _components(entry)
 
 
 def _instantiated(value: object) -> object:

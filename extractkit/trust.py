@@ -54,7 +54,7 @@ LOADERS = frozenset({"keras.models.load_model", "keras.saving.load_model"})
 
 _KERAS = frozenset({"keras", "keras_hub", "tf_keras"})
 _APPLICATIONS = "applications"
-_SAFE_MODE = "safe_mode"
+SAFE_MODE = "safe_mode"
 _SERIALIZED = "class_name"
 
 
@@ -94,13 +94,12 @@ class Trust:
         Raises:
             ConfigError: nobody vouches for it.
         """
-        if self.vouches(target) or target in OWN or of_keras(target) or target in _registered():
+        if self.vouches(target) or meant_for_files(target):
             return
-        module = target.rpartition(".")[0] or target
         raise ConfigError(
             f"{at}={target!r} is refused: it stands in a file, not on the command line, and "
             f"would run code that is neither extractkit's nor Keras's. "
-            f"If you trust it: --trust {module}"
+            f"If you trust it: --trust {module_of(target)}"
         )
 
     def check_arguments(self, at: str, target: str, arguments: Mapping[str, object]) -> None:
@@ -115,8 +114,8 @@ class Trust:
             ConfigError: safe mode is off, or a serialized Keras object names code to import, and
                 nobody vouches for that.
         """
-        if arguments.get(_SAFE_MODE, True) is not True:
-            self.check_setting(f"{at}.{_SAFE_MODE}", arguments[_SAFE_MODE])
+        if arguments.get(SAFE_MODE, True) is not True:
+            self.check_setting(f"{at}.{SAFE_MODE}", arguments[SAFE_MODE])
         if self.vouches(target) or not of_keras(target):
             return
         for key, name in _serialized(at, arguments):
@@ -147,6 +146,16 @@ class Trust:
 
 NOBODY = Trust()
 """What counts where nothing was typed and no module is trusted."""
+
+
+def meant_for_files(target: str) -> bool:
+    """Whether any file may name this callable."""
+    return target in OWN or of_keras(target) or target in _registered()
+
+
+def module_of(target: str) -> str:
+    """The module that `--trust` has to name for a callable."""
+    return target.rpartition(".")[0] or target
 
 
 def of_keras(target: str) -> bool:

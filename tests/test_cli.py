@@ -227,6 +227,7 @@ def test_an_interruption_has_a_code_of_its_own(place: Path) -> None:
         process.send_signal(signal.SIGINT)
         hint, said = process.stderr.read().splitlines()
         assert hint.startswith(f"Go on with the run: extractkit resume {place}/outputs/")
+        assert hint.endswith(" --trust own")
         assert said == "extractkit: interrupted"
         assert process.wait(timeout=30) == cli.INTERRUPTED
 

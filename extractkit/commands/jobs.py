@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from extractkit.commands.options import TRUST
 from extractkit.commands.output import write, write_json, write_rendered
 from extractkit.display import help as help_text
 from extractkit.errors import ConfigError, JobError, choices
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from extractkit.config.compose import Composition
+    from extractkit.job import Job
 
 _SWEEP = ("--multirun", "-m")
 # Options of Hydra's that are followed by a value.
@@ -95,7 +97,7 @@ def _extract(composed: "Composition") -> None:
     return_large_buffers()
     with (
         redirect_stdout(sys.stderr),
-        resumable(composed.directory),
+        resumable(composed.directory, _trust_needed(composed.job)),
         listening(sys.stderr) as listener,
     ):
         directory = execute(
@@ -105,16 +107,24 @@ def _extract(composed: "Composition") -> None:
 
 
 @contextmanager
-def resumable(directory: Path) -> Iterator[None]:
-    """Where what is done inside stops early, say how the run is gone on with."""
+def resumable(directory: Path, trusted: Sequence[str]) -> Iterator[None]:
+    """Where what is done inside stops early, say how the run is gone on with.
+
+    Args:
+        trusted: what `--trust` then has to name: the run's own word is a file's.
+    """
     try:
         yield
     except (JobError, KeyboardInterrupt):
         if (directory / MANIFEST).exists():
-            sys.stderr.write(
-                f"Go on with the run: extractkit resume {shlex.quote(str(directory))}\n"
-            )
+            words = [str(directory), *(word for one in trusted for word in (TRUST, one))]
+            sys.stderr.write(f"Go on with the run: extractkit resume {shlex.join(words)}\n")
         raise
+
+
+def _trust_needed(job: "Job") -> list[str]:
+    components = (job.model, job.inputs, *job.sinks.values())
+    return list(dict.fromkeys(name for one in components for name in one.trust_needed()))
 
 
 def _look(

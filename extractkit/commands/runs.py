@@ -47,7 +47,11 @@ def resume(arguments: Sequence[str]) -> bool:
     options.add_argument(TRUST, action="append", default=[], metavar="MODULE")
     given = options.parse_args(arguments)
     directory = Path(given.run).absolute()
-    with redirect_stdout(sys.stderr), resumable(directory), listening(sys.stderr) as listener:
+    with (
+        redirect_stdout(sys.stderr),
+        resumable(directory, given.trust),
+        listening(sys.stderr) as listener,
+    ):
         resume(directory, trust=given.trust, listener=listener)
     write(f"{directory}\n")
     return True

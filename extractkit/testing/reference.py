@@ -14,6 +14,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from extractkit.errors import ConfigError
 from extractkit.inputs.protocol import InputSpec, Sample, Signature
 from extractkit.models.digests import of_plain_data
 from extractkit.models.encoding import encode_arrays
@@ -42,6 +43,12 @@ class ReferenceModel:
     longest: int = 64
     name: str = "reference"
     masks_padding: bool = field(default=True, init=False)
+
+    def __post_init__(self) -> None:
+        for key in ("seed", "longest"):
+            value = getattr(self, key)
+            if type(value) is not int or value < 0:
+                raise ConfigError(f"model.{key}={value!r} is not a whole number of 0 or more")
 
     @property
     def signature(self) -> Signature:

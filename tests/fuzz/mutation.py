@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from typing import Any
 
 ODD = (
@@ -58,7 +59,7 @@ def _places(node: Any) -> Any:
 def _change_node(container: Any, key: Any, draw: random.Random) -> None:
     match draw.choice(("value", "value", "near", "near", "remove", "rename", "double")):
         case "value":
-            container[key] = draw.choice((*_VALUES, *ODD))
+            container[key] = deepcopy(draw.choice((*_VALUES, *ODD)))
         case "near":
             container[key] = _near(container[key], draw)
         case "remove":
@@ -66,9 +67,9 @@ def _change_node(container: Any, key: Any, draw: random.Random) -> None:
         case "rename" if isinstance(container, dict):
             container[mutated_text(str(key), draw)] = container.pop(key)
         case "double" if isinstance(container, list):
-            container.insert(key, container[key])
+            container.insert(key, deepcopy(container[key]))
         case _ if isinstance(container, dict):
-            container[draw.choice(ODD)] = container[key]
+            container[draw.choice(ODD)] = deepcopy(container[key])
 
 
 def _near(value: Any, draw: random.Random) -> Any:
