@@ -13,6 +13,7 @@ VENV ?= .venv
 PYTHON ?=
 PYTEST_ARGS ?=
 FUZZ_ARGS ?=
+FAULTS_ARGS ?=
 
 BIN := $(VENV)/bin
 LOCKS := requirements/build.txt requirements/lock.txt requirements/weights.txt
@@ -111,9 +112,18 @@ layers: venv ## which module may import which
 
 # ---------------------------------------------------------------------------- the long checks
 
+.PHONY: faults
+faults: venv ## runs against kills, full disks, power failures, changed bits; FAULTS_ARGS="kills"
+	$(BIN)/python -m tests.faults $(FAULTS_ARGS)
+
 .PHONY: fuzz
 fuzz: venv ## every loader against damaged files (an hour); FUZZ_ARGS="--cases 50 tflite"
 	$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
+
+.PHONY: fuzz-runs
+fuzz-runs: venv ## 10,000 changed configurations, 1,000 changed runs (an hour)
+	$(BIN)/python -m tests.fuzz configs --cases 10000
+	$(BIN)/python -m tests.fuzz runs --cases 1000
 
 # ---------------------------------------------------------------------------- upkeep
 

@@ -1,8 +1,10 @@
 """Hydra's, OmegaConf's and YAML's errors in our words: what is wrong, what exists, what to type."""
 
 import re
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from hydra.errors import (
     ConfigCompositionException,
@@ -50,9 +52,22 @@ def translated(overrides: Sequence[str] = ()) -> Iterator[None]:
         raise ConfigError(_no_yaml(error)) from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"a configuration file is not UTF-8 text: {error}") from error
+    except AssertionError as error:
+        if not _raised_by_hydra(error):
+            raise
+        raise ConfigError(
+            "the defaults list of a configuration file does not compose: an entry names no group. "
+            "Look at the files that the overrides choose"
+        ) from error
     except (HydraException, YAMLError, ValueError) as error:
         # Hydra raises bare ValueErrors too (`inputs=null`, a malformed @package line).
         raise ConfigError(_lines(error)) from error
+
+
+def _raised_by_hydra(error: AssertionError) -> bool:
+    """Whether one of Hydra's own checks failed, and not one of ours or of a model's."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return "hydra" in Path(last.filename).parts
 
 
 def not_chosen(group: str, available: Sequence[str] = ()) -> str:

@@ -56,6 +56,25 @@ class StoredFile:
             raise RunDirectoryError(f"{path} is damaged: its SHA-256 is not the recorded one")
 
 
+def content_of(path: Path) -> bytes:
+    """All bytes of a file of a run.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        RunDirectoryError: it is no regular file, whose reading might never end; or cannot be read.
+    """
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise RunDirectoryError(f"{path} is no regular file: it may lead out of its run")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except NotADirectoryError as error:
+        raise FileNotFoundError(path) from error
+    except OSError as error:
+        raise RunDirectoryError(f"{path} cannot be read: {error.strerror}") from error
+
+
 def _digest(path: Path, size: int | None) -> tuple[str, int]:
     """SHA-256 of the first `size` bytes (None: of all), and how many those were."""
     sha = hashlib.sha256()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from extractkit.errors import RunDirectoryError
 from extractkit.plan import Shard
-from extractkit.runs.files import StoredFile
+from extractkit.runs.files import StoredFile, content_of
 from extractkit.runs.schema import canonical, decode, plain
 from extractkit.runs.write import append_line
 from extractkit.value_checks import ValueStats
@@ -85,7 +85,10 @@ def read(path: Path) -> Journal:
         RunDirectoryError: a line other than the last one is damaged, or a line that is whole does
             not have the fields of an entry.
     """
-    data = path.read_bytes() if path.exists() else b""
+    try:
+        data = content_of(path)
+    except FileNotFoundError:
+        data = b""
     entries: list[Entry] = []
     size = 0
     for number, line in enumerate(data.splitlines(keepends=True), start=1):

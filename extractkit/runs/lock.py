@@ -18,6 +18,9 @@ LOCK = ".lock"
 """Name of the file; it stays behind only where its owner was killed."""
 
 
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
     """Hold the lock of a run directory, which must exist.
@@ -43,7 +46,7 @@ def locked(directory: Path) -> Iterator[None]:
 def owner(directory: Path) -> str | None:
     """Who works on a run now, as a message names it; None: nobody."""
     try:
-        descriptor = os.open(directory / LOCK, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = os.open(directory / LOCK, _READ)
     except OSError:
         return None
     try:

@@ -23,6 +23,7 @@ class _RunHandler(logging.FileHandler):
     def _open(self) -> TextIOWrapper:
         # A link is not followed: it may have been put there to lead out of the run.
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        flags |= os.O_NONBLOCK  # a pipe in the log's place would hold the job up for ever
         descriptor = os.open(self.baseFilename, flags, 0o666)
         return open(descriptor, "a", encoding=self.encoding)  # noqa: PTH123 - a descriptor
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from extractkit.errors import RunDirectoryError
 from extractkit.plan import CONSTANTS_SHARD, Shard
 from extractkit.runs.environment import GitState
-from extractkit.runs.files import StoredFile
+from extractkit.runs.files import StoredFile, content_of
 from extractkit.runs.origins import Origin
 from extractkit.runs.schema import canonical, decode, document, plain
 from extractkit.runs.write import write_durably
@@ -234,14 +234,12 @@ def read(directory: Path) -> Manifest:
     """
     path = directory / MANIFEST
     try:
-        content = path.read_bytes()
+        content = content_of(path)
         data = json.loads(content)
-    except (FileNotFoundError, NotADirectoryError) as error:
+    except FileNotFoundError as error:
         raise RunDirectoryError(
             f"{directory} is no run directory: it holds no {MANIFEST}"
         ) from error
-    except OSError as error:
-        raise RunDirectoryError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise RunDirectoryError(f"{path} is damaged: {error}") from error
     # The version decides what the other fields mean, so it is looked at before any of them.

@@ -21,7 +21,7 @@ def find_finished(root: Path, identity: str) -> Path | None:
     Raises:
         ConfigError: `root` is no directory.
     """
-    if not root.is_dir():
+    if not os.path.isdir(root):  # noqa: PTH112 - a name that is too long is none, too
         raise ConfigError(
             f"runtime.reuse_from={str(root)!r} is no directory. Give one that holds runs, such as "
             f"outputs, or null"

@@ -20,8 +20,9 @@ TEMPORARY = ".tmp"
 
 _BUFFER = 1 << 20
 
-# A link is not followed: it may have been put into a run's directory to lead out of it.
-_WRITE = os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+# A link is not followed: it may have been put into a run's directory to lead out of it. A pipe in a
+# file's place is an error, where it would hold the job up for ever.
+_WRITE = os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class DurableFile:

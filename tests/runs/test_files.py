@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from extractkit.errors import RunDirectoryError
+from extractkit.errors import JobError, RunDirectoryError
+from extractkit.runs import manifest as manifests
 from extractkit.runs.files import StoredFile
+from extractkit.runs.reader import open_run
+from tests.runs.examples import finished_run
 
 CONTENT = b"0123456789"
 FILE = StoredFile("a", hashlib.sha256(CONTENT).hexdigest(), 10)
@@ -95,3 +98,19 @@ def test_a_name_that_leads_out_of_the_run_is_refused(path: Path) -> None:
     for name in ("../a", str(path), "b/../../a"):
         with pytest.raises(RunDirectoryError, match=r"run records the file '.*a', outside of it"):
             StoredFile(name, FILE.sha256, 10).check(inside)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "journal.jsonl"])
+def test_a_pipe_in_the_place_of_a_file_is_no_run(name: str, run_path: Path) -> None:
+    finished_run(run_path)
+    (run_path / name).unlink()
+    os.mkfifo(run_path / name)
+    with pytest.raises(RunDirectoryError, match=rf"{name} is no regular file"):
+        open_run(run_path)
+
+
+def test_a_pipe_in_the_place_of_a_temporary_file_holds_nobody_up(run_path: Path) -> None:
+    finished_run(run_path)
+    os.mkfifo(run_path / "manifest.json.tmp")
+    with pytest.raises(JobError, match=r"manifest.json could not be written"):
+        manifests.write(run_path, manifests.read(run_path))

@@ -7,6 +7,7 @@ from pathlib import Path
 from extractkit.errors import RunDirectoryError
 from extractkit.plan import Shard
 from extractkit.runs.directory import JOURNAL, MANIFEST, SHARDS
+from extractkit.runs.files import content_of
 from extractkit.runs.journal import Entry
 from extractkit.runs.manifest import Actual, Manifest, Status
 from extractkit.runs.schema import decode
@@ -32,9 +33,11 @@ def listed_shards(directory: Path, manifest: Manifest | None) -> tuple[Check, di
 
 def _read(path: Path, *, finished: bool) -> tuple[dict[Shard, Entry], list[Finding], list[str]]:
     try:
-        data = path.read_bytes() if path.exists() else b""
-    except OSError as error:
-        return {}, [Finding(JOURNAL, f"{path} cannot be read: {error.strerror}")], []
+        data = content_of(path)
+    except FileNotFoundError:
+        data = b""
+    except RunDirectoryError as error:
+        return {}, [Finding(JOURNAL, str(error))], []
     entries: dict[Shard, Entry] = {}
     found = []
     notes = []
