@@ -11,13 +11,16 @@ from extractkit.component import Component
 from extractkit.config.compose import compose
 from extractkit.config.directory import new_run_directory
 from extractkit.config.recorded import recorded_job
-from extractkit.engine.execute import execute
+from extractkit.engine.execute import execute, is_whole
 from extractkit.engine.execute import resume as resume_run
 from extractkit.engine.listener import Listener, Silent
 from extractkit.engine.process import impose
 from extractkit.engine.recompute import recompute as recompute_shards
 from extractkit.runs import manifest
 from extractkit.runs.beginning import hydra_files
+from extractkit.runs.directory import JOURNAL
+from extractkit.runs.journal import Journal
+from extractkit.runs.journal import read as read_journal
 from extractkit.runs.reader import Run, open_run, sink_of
 from extractkit.runs.verification.result import Check, Verification
 from extractkit.runs.verify import Sound
@@ -31,6 +34,7 @@ def extract(
     model: object = None,
     inputs: object = None,
     run_dir: str | Path | None = None,
+    trust: Sequence[str] = (),
     listener: Listener | None = None,
 ) -> Run:
     """Run a job in this process and open what it left.
@@ -42,6 +46,7 @@ def extract(
         inputs: live samples in place of the `inputs` group: a list of texts; an array (samples, …)
             or a mapping of the model's inputs to arrays; or a source with the `Inputs` protocol.
         run_dir: the run directory; None: `hydra.run.dir` as composed, a new one under `outputs/`.
+        trust: modules whose callables files of the configuration may name.
         listener: is told how the job goes; None: nobody is.
 
     The job's seed is set for the whole process, and TensorFlow refuses operations that are not
@@ -51,7 +56,7 @@ def extract(
         UserError: a mistake in what was given; nothing is left on disk.
         JobError: the job failed; committed shards stay readable.
     """
-    composed = compose(overrides, _live(model, inputs))
+    composed = compose(overrides, _live(model, inputs), trust)
     directory = composed.directory if run_dir is None else Path(run_dir).absolute()
     made = execute(
         composed.job,
@@ -59,7 +64,8 @@ def extract(
         hydra_files=composed.hydra_files,
         listener=listener or Silent(),
     )
-    return open_run(made)
+    sinks = composed.job.sinks.values()
+    return open_run(made, trust=[name for sink in sinks for name in sink.trust_needed()])
 
 
 def resume(
@@ -85,10 +91,13 @@ def resume(
     """
     directory = Path(run).absolute()
     recorded = manifest.read(directory)
-    impose(recorded.environment)
-    job = recorded_job(recorded, trust, _live(model, inputs))
-    resume_run(job, directory, listener=listener or Silent())
-    return open_run(directory)
+    if not is_whole(directory, recorded):
+        impose(recorded.environment)
+        job = recorded_job(recorded, trust, _live(model, inputs))
+        resume_run(job, directory, listener=listener or Silent())
+    elif listener is not None:
+        listener.note(f"{directory} is finished, and nothing of it is damaged")
+    return open_run(directory, trust=trust)
 
 
 def rerun(
@@ -126,14 +135,23 @@ def rerun(
         listener=listener,
         repeats=recorded,
     )
-    repeated, original = open_run(made), open_run(run)
-    same = repeated.journal.digests() == original.journal.digests()
-    listener.note(
-        f"the values are those of {run}, to the bit"
-        if same
-        else f"the values are not those of {run} to the bit: extractkit diff {run} {made}"
-    )
+    repeated = open_run(made, trust=trust)
+    listener.note(_likeness(Path(run), made, repeated.journal))
     return repeated
+
+
+def _likeness(run: Path, made: Path, repeated: Journal) -> str:
+    """Whether the shards that a run holds have the same values in the one that repeats it."""
+    original, digests = read_journal(run / JOURNAL).digests(), repeated.digests()
+    unequal = [key for key, digest in original.items() if digests.get(key) != digest]
+    if unequal:
+        return (
+            f"{len(unequal)} of {len(original)} shards do not have the values of {run} to the bit: "
+            f"extractkit diff {run} {made}"
+        )
+    if len(original) < len(digests):
+        return f"the values of its {len(original)} shards are those of {run}, to the bit"
+    return f"the values are those of {run}, to the bit"
 
 
 def verify(

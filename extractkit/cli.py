@@ -65,7 +65,7 @@ def execute(arguments: Sequence[str]) -> int:
 
 def report(error: BaseException) -> int:
     """Say on standard error what went wrong; returns the exit code for it."""
-    if isinstance(error, KeyboardInterrupt):
+    if _interrupted(error):
         sys.stderr.write("extractkit: interrupted\n")
         return INTERRUPTED
     if isinstance(error, ExtractkitError):
@@ -73,6 +73,13 @@ def report(error: BaseException) -> int:
     else:
         sys.stderr.write(printable("".join(traceback.format_exception(error))))
     return MISTAKEN if isinstance(error, UserError) else FAILED
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether an interruption is at the bottom of it: one during an import may come wrapped."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__
+    return error is not None
 
 
 def _version() -> str:

@@ -82,6 +82,8 @@ class Runtime:
                 raise ConfigError(
                     f"runtime.{key}={values[key]!r} is not a text, such as {example!r}"
                 )
+        if values.get("reuse_from") == "":
+            raise ConfigError("runtime.reuse_from is empty. Give a directory of runs, or null")
         if not isinstance(values.get("deterministic", True), bool):
             raise ConfigError(
                 f"runtime.deterministic={values['deterministic']!r} is not true or false"

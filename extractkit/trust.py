@@ -130,12 +130,21 @@ class Trust:
         Raises:
             ConfigError: it was neither typed nor is it trusted.
         """
-        if at not in self.modules and f"{at}={value}" not in self.settings:
+        if not self.names_key(at) and f"{at}={value}" not in self.settings:
             given = str(value).lower() if isinstance(value, bool | None) else repr(value)
             raise ConfigError(
                 f"{at}={given} is refused: it stands in a file, not on the command line, and lets "
                 f"code of others run. If you trust it, type it, or: --trust {at}"
             )
+
+    def names_key(self, at: str) -> bool:
+        """Whether `--trust` names this config key, or one above it (`hydra.launcher`).
+
+        A whole group is no key: `--trust hydra` means the package.
+        """
+        return any(
+            "." in named and (at == named or at.startswith(f"{named}.")) for named in self.modules
+        )
 
     def vouches(self, target: str) -> bool:
         """Whether the user named this callable, or a module that it is in, himself."""

@@ -61,7 +61,7 @@ def test_hidden_states_agree_to_1e_4(run: Run, oracle: list[BertTrace], layer: i
 
 def test_a_text_beyond_the_models_length_is_cut_and_marked(run: Run, texts: list[str]) -> None:
     rows = list(run.samples)
-    assert [row["truncated"] for row in rows].count(True) == run.manifest.actual["truncated"]  # type: ignore[index]
+    assert [row["truncated"] for row in rows].count(True) == run.manifest.inputs.truncated  # type: ignore[union-attr]
     assert rows[-2]["truncated"]
     assert rows[-2]["length"] == 128
     assert rows[-2]["text"] == texts[-2]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from extractkit.commands.options import TRUST
 from extractkit.commands.output import write, write_json, write_rendered
 from extractkit.display import help as help_text
-from extractkit.errors import ConfigError, JobError, choices
+from extractkit.errors import ConfigError, UserError, choices
 from extractkit.runs.manifest import MANIFEST
 
 if TYPE_CHECKING:
@@ -115,8 +115,8 @@ def resumable(directory: Path, trusted: Sequence[str]) -> Iterator[None]:
     """
     try:
         yield
-    except (JobError, KeyboardInterrupt):
-        if (directory / MANIFEST).exists():
+    except BaseException as error:
+        if not isinstance(error, UserError) and (directory / MANIFEST).exists():
             words = [str(directory), *(word for one in trusted for word in (TRUST, one))]
             sys.stderr.write(f"Go on with the run: extractkit resume {shlex.join(words)}\n")
         raise

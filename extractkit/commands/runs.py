@@ -1,6 +1,7 @@
 """Verbs on runs: show, resume, rerun, verify, diff. None of them is a Hydra application."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -23,7 +24,8 @@ def show(arguments: Sequence[str]) -> bool:
         UserError: a mistake in the arguments, or no run.
     """
     from extractkit.display.run import overview
-    from extractkit.runs import manifest
+    from extractkit.runs import journal, manifest
+    from extractkit.runs.directory import JOURNAL
     from extractkit.runs.schema import plain
 
     options = RunOptions("show", "run")
@@ -33,7 +35,9 @@ def show(arguments: Sequence[str]) -> bool:
     if given.json:
         write_json(plain(found))
     else:
-        write_rendered(overview(Path(given.run), found))
+        unfinished = found.status is not manifest.Status.FINISHED
+        committed = len(journal.read(Path(given.run) / JOURNAL).by_shard()) if unfinished else None
+        write_rendered(overview(Path(given.run), found, committed))
     return True
 
 
@@ -46,7 +50,7 @@ def resume(arguments: Sequence[str]) -> bool:
     options = RunOptions("resume", "run")
     options.add_argument(TRUST, action="append", default=[], metavar="MODULE")
     given = options.parse_args(arguments)
-    directory = Path(given.run).absolute()
+    directory = _directory(given.run)
     with (
         redirect_stdout(sys.stderr),
         resumable(directory, given.trust),
@@ -60,6 +64,8 @@ def resume(arguments: Sequence[str]) -> bool:
 def rerun(arguments: Sequence[str]) -> bool:
     """Repeat a run from its manifest; the last line on standard output is the new directory."""
     from extractkit.api import rerun
+    from extractkit.commands.jobs import resumable
+    from extractkit.config.directory import new_run_directory
     from extractkit.display.progress import listening
 
     options = RunOptions("rerun", "run")
@@ -71,9 +77,15 @@ def rerun(arguments: Sequence[str]) -> bool:
             f"rerun: {given.into!r} is no run directory to write to. A run is repeated as it is; "
             f"what may be given is {_RUN_DIR}DIR"
         )
-    into = None if given.into is None else Path(given.into.removeprefix(_RUN_DIR)).absolute()
-    directory = Path(given.run).absolute()
-    with redirect_stdout(sys.stderr), listening(sys.stderr) as listener:
+    into = new_run_directory()
+    if given.into is not None:
+        into = _directory(given.into.removeprefix(_RUN_DIR))
+    directory = _directory(given.run)
+    with (
+        redirect_stdout(sys.stderr),
+        resumable(into, given.trust),
+        listening(sys.stderr) as listener,
+    ):
         made = rerun(directory, into, trust=given.trust, listener=listener)
     write(f"{made.path}\n")
     return True
@@ -140,6 +152,11 @@ def diff(arguments: Sequence[str]) -> bool:
     else:
         write_rendered(overview(found))
     return not found.beyond
+
+
+def _directory(text: str) -> Path:
+    """A run directory as it is told, absolute and without detours."""
+    return Path(os.path.abspath(text))  # noqa: PTH100 - links stay as they are
 
 
 def _count(text: str) -> int:

@@ -67,7 +67,7 @@ def launch(
     """
     _refuse_pickles(arguments)
     trust = trust_of(arguments, trusted)
-    with tempfile.TemporaryDirectory(prefix=f"{PROGRAM}-") as scratch, guarded(trust):
+    with _scratch() as scratch, guarded(trust):
         application = _Application(function, report, dry, Path(scratch), trust)
         main = hydra.main(str(config_directory()), ROOT, VERSION_BASE)(application)
         with application.current(), _command_line(opened(arguments)), translated(arguments):
@@ -90,6 +90,23 @@ def _refuse_pickles(arguments: Sequence[str]) -> None:
                 f"{option} is refused: it would unpickle a file, which can run any code. "
                 f"To repeat a run: extractkit rerun RUN"
             )
+
+
+@contextmanager
+def _scratch() -> Iterator[str]:
+    """A directory for what Hydra wants to make.
+
+    Raises:
+        JobError: the system has no room for one.
+    """
+    try:
+        made = tempfile.TemporaryDirectory(prefix=f"{PROGRAM}-")
+    except OSError as error:
+        raise JobError(
+            f"no temporary directory can be made: {error.strerror}. Name one with room: TMPDIR=DIR"
+        ) from error
+    with made as scratch:
+        yield scratch
 
 
 class _Application:

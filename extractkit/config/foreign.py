@@ -73,7 +73,7 @@ def _check_typed(at: str, value: str, trust: Trust) -> None:
     target = at.endswith(f".{_TARGET}")
     if target and trust.vouches(value):
         import_from_here()
-    elif f"{at}={value}" not in trust.settings and not trust.vouches(at):
+    elif f"{at}={value}" not in trust.settings and not trust.names_key(at):
         module = value.rpartition(".")[0] or value
         section = ".".join(at.split(".")[: 3 if at.startswith("hydra.job.") else 2])
         raise ConfigError(

@@ -28,12 +28,17 @@ def recorded_job(
         ConfigError: the configuration names a callable that is not trusted, or does not fit.
         RunDirectoryError: the model or the inputs were in memory, and are not given.
     """
-    for group in ("model", "inputs"):
-        if group not in manifest.job_resolved and group not in (live or {}):
-            raise RunDirectoryError(
-                f"the run's {group} was an object in memory, which no manifest can hold. Give it "
-                f"again in Python, as in extractkit.resume(RUN, {group}=…)"
-            )
+    lost = [
+        group
+        for group in ("model", "inputs")
+        if group not in manifest.job_resolved and group not in (live or {})
+    ]
+    if lost:
+        arguments = ", ".join(f"{group}=…" for group in lost)
+        raise RunDirectoryError(
+            f"{' and '.join(lost)} of the run stood in memory, and no manifest can hold them. Give "
+            f"them again in Python: extractkit.resume, rerun and verify take {arguments}"
+        )
     entries: Mapping[str, object] = manifest.job_resolved
     if manifest.volatile.working_directory is not None:
         entries = relocated(entries, Path(manifest.volatile.working_directory))

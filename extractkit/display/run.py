@@ -15,8 +15,12 @@ from extractkit.runs.manifest import Manifest, RunTensor, Status
 _STYLES = {Status.FINISHED: "green", Status.FAILED: "red"}
 
 
-def overview(directory: Path, manifest: Manifest) -> RenderableType:
-    """A run's manifest in brief, and its tensors."""
+def overview(directory: Path, manifest: Manifest, committed: int | None = None) -> RenderableType:
+    """A run's manifest in brief, and its tensors.
+
+    Args:
+        committed: how many shards of an unfinished run are stored.
+    """
     facts = Table.grid(padding=(0, 2))
     facts.add_row("run", Text(safe(str(directory))))
     facts.add_row("status", Text(manifest.status, style=_STYLES.get(manifest.status, "yellow")))
@@ -28,9 +32,12 @@ def overview(directory: Path, manifest: Manifest) -> RenderableType:
         facts.add_row("samples", f"{manifest.samples:,}")
         for note in manifest.inputs.notes:
             facts.add_row("", Text(safe(note)))
-    facts.add_row("shards", f"{len(manifest.shards):,}")
+    planned = f"{len(manifest.shards):,}"
+    facts.add_row("shards", planned if committed is None else f"{committed:,} of {planned}")
     if (size := _stored_bytes(manifest)) is not None:
         facts.add_row("size", size)
+    if committed is not None:
+        facts.add_row("go on", Text(f"extractkit resume {safe(str(directory))}"))
     if manifest.skipped:
         facts.add_row(
             "left out",
@@ -46,7 +53,8 @@ def summary(result: Summary) -> RenderableType:
     facts.add_row("samples", f"{result.samples:,}{cut}")
     facts.add_row("tensors", f"{result.tensors:,}")
     facts.add_row("stored", f"{human_bytes(result.bytes)} in {plural(result.shards, 'shard')}")
-    rate = rate_text(result.samples, result.seconds)
+    done = result.samples if result.computed is None else result.computed
+    rate = rate_text(done, result.seconds)
     facts.add_row("time", f"{duration_text(result.seconds)}{rate and f', {rate}'}")
     if result.skipped:
         told = f"{plural(result.skipped, 'sample')}, the reasons are in `run.skipped`"

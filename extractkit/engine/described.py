@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from extractkit.engine.identity import MACHINE_SETTINGS, identity
+from extractkit.engine.identity import MACHINE_SETTINGS, identity, tensors_key
 from extractkit.engine.prepare import Prepared
 from extractkit.engine.process import environment
 from extractkit.errors import RunDirectoryError
@@ -72,7 +72,10 @@ def surrounding_differences(recorded: Manifest, now: Manifest) -> list[str]:
     """What else may change the last bits of values, or what a model of these weights computes."""
     pairs: dict[str, tuple[Any, Any]] = {
         "what the model computes": (recorded.model.get("definition"), now.model.get("definition")),
-        "the tensors' records": (_digest(recorded.tensors), _digest(now.tensors)),
+        "the tensors' records": (
+            _digest(tensors_key(recorded.tensors)),
+            _digest(tensors_key(now.tensors)),
+        ),
     }
     for name in sorted({*recorded.environment, *now.environment}):
         pairs[f"the variable {name}"] = (

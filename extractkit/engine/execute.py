@@ -15,14 +15,14 @@ from extractkit.engine.process import environment, impose
 from extractkit.engine.recorded import recorded_survey
 from extractkit.engine.stream import ShardValues
 from extractkit.engine.survey import Row, Survey, survey
-from extractkit.errors import ExtractkitError, RunDirectoryError, UserError
+from extractkit.errors import ExtractkitError, JobError, RunDirectoryError, UserError
 from extractkit.job import Job
 from extractkit.plan import CONSTANTS_SHARD, bytes_per_sample, plan_shards
 from extractkit.runs import manifest as manifests
 from extractkit.runs.beginning import Superfluous, begun
-from extractkit.runs.damage import damage
+from extractkit.runs.damage import damage, lasting_damage
 from extractkit.runs.directory import SAMPLES
-from extractkit.runs.disk import check_space, human_bytes
+from extractkit.runs.disk import check_space, file_overhead, human_bytes
 from extractkit.runs.environment import git_state, host, package_versions
 from extractkit.runs.lock import locked
 from extractkit.runs.log import run_log
@@ -96,11 +96,12 @@ def resume(job: Job, directory: Path, *, listener: Listener) -> None:
     Raises:
         RunDirectoryError: another process works on it, or model, inputs or versions are not the
             recorded ones.
-        JobError: the job failed again; shards that were committed stay readable.
+        JobError: the job failed again, shards that were committed stay readable; or the run is
+            complete but for damaged files that hold none of its values.
     """
     with locked(directory):
         recorded = manifests.read(directory)
-        if recorded.status is Status.FINISHED and not damage(directory, recorded):
+        if is_whole(directory, recorded):
             listener.note(f"{directory} is finished, and nothing of it is damaged")
             return
         again = Resumed(manifests.now(), host())
@@ -115,8 +116,16 @@ def resume(job: Job, directory: Path, *, listener: Listener) -> None:
         with run_log(directory):
             goes_on = replace(recorded, volatile=volatile)
             _Execution(job, directory, goes_on, listener, resumed=True).run()
-        for message in damage(directory, manifests.read(directory)):
-            listener.note(f"not to be restored: {message}")
+        if lasting := lasting_damage(directory, recorded):
+            raise JobError(
+                f"the values of {directory} are whole, but some of its files cannot be made again: "
+                f"{'; '.join(lasting)}"
+            )
+
+
+def is_whole(directory: Path, recorded: Manifest) -> bool:
+    """Whether a run is finished, and none of its files is damaged."""
+    return recorded.status is Status.FINISHED and not damage(directory, recorded)
 
 
 @dataclass
@@ -128,6 +137,7 @@ class _Execution:
     repeats: Manifest | None = None
     resumed: bool = False
     timings: dict[str, float] = field(default_factory=dict)
+    computed: int = 0
 
     def run(self) -> None:
         _log.info("job: %s", " ".join(self.job.given) or "(no overrides)")
@@ -141,10 +151,12 @@ class _Execution:
             found = self._planned(prepared, recorder)
             self._commit(prepared, found, recorder)
             self._finish(prepared, recorder)
+        except Superfluous:
+            raise  # nothing has gone wrong, and all of it is taken back
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt)
             # What nobody foresaw is told with its traceback.
-            foreseen = interrupted or isinstance(error, ExtractkitError | Superfluous)
+            foreseen = interrupted or isinstance(error, ExtractkitError)
             _log.error("%s", "interrupted" if interrupted else error, exc_info=not foreseen)
             # A run that is refused to be gone on with stays as it is.
             refused = self.resumed and isinstance(error, UserError)
@@ -159,13 +171,20 @@ class _Execution:
         now = described(recorder.manifest, prepared)
         if recorder.manifest.plan is not None:
             check_same(recorder.manifest, now, str(self.directory))
-            found = self._recorded(prepared, recorder.manifest)
+            found = self._recorded(prepared, recorder)
             recorder.reopen()
             return found
         if self.repeats is not None:
             check_repeats(self.repeats, now)
         if not self.resumed:
             self._look_for_finished(now)
+        found, truncated = self._surveyed(prepared, recorder)
+        inputs = now.inputs and replace(now.inputs, truncated=truncated)
+        recorder.freeze(replace(now, inputs=inputs, plan=self._plan(prepared, found, recorder)))
+        return found
+
+    def _surveyed(self, prepared: Prepared, recorder: Recorder) -> tuple[Survey, int]:
+        """All samples read, their rows recorded; and how many were cut off."""
         began = time.perf_counter()
         truncated = 0
 
@@ -174,23 +193,29 @@ class _Execution:
             truncated += sum(bool(row.get("truncated")) for row in rows)
             recorder.add_samples(rows)
 
-        opened = prepared.opened
-        policy = self.job.runtime.bad_samples
+        opened, policy = prepared.opened, self.job.runtime.bad_samples
         found = survey(opened.model, opened.source, record, policy, prepared.varying)
         self.timings["survey"] = time.perf_counter() - began
-        inputs = now.inputs and replace(now.inputs, truncated=truncated)
-        recorder.freeze(replace(now, inputs=inputs, plan=self._plan(prepared, found)))
-        return found
+        return found, truncated
 
-    def _recorded(self, prepared: Prepared, recorded: Manifest) -> Survey:
+    def _recorded(self, prepared: Prepared, recorder: Recorder) -> Survey:
         """What the survey found when the run began, from the samples' rows."""
-        for file in recorded.files:
-            if file.name == SAMPLES:
-                file.check(self.directory)
-                rows = Samples(self.directory / SAMPLES)
-                signature = prepared.opened.model.signature
-                return recorded_survey(signature, rows, recorded.samples)
-        raise RunDirectoryError(f"{self.directory} has a plan but records no {SAMPLES}: damaged")
+        recorded = recorder.manifest
+        file = next((file for file in recorded.files if file.name == SAMPLES), None)
+        if file is None:
+            raise RunDirectoryError(
+                f"{self.directory} has a plan but records no {SAMPLES}: damaged"
+            )
+        try:
+            file.check(self.directory)
+        except RunDirectoryError as error:
+            self._note(f"{error}; it is written again")
+            found, _ = self._surveyed(prepared, recorder)
+            recorder.restore_samples(file)
+            return found
+        signature = prepared.opened.model.signature
+        rows = Samples(self.directory / SAMPLES)
+        return recorded_survey(signature, rows, recorded.samples)
 
     def _look_for_finished(self, now: Manifest) -> None:
         root = self.job.runtime.reuse_from
@@ -198,16 +223,17 @@ class _Execution:
             return
         if now.identity is None:
             self._note("runtime.reuse_from: nobody can tell what this model computes; it is run")
-        elif (found := find_finished(Path(root), now.identity)) is not None:
+        elif (found := find_finished(Path(root), now.identity, self._note)) is not None:
             raise Superfluous(found)
 
-    def _plan(self, prepared: Prepared, found: Survey) -> RunPlan:
+    def _plan(self, prepared: Prepared, found: Survey, recorder: Recorder) -> RunPlan:
         lengths = found.lengths
         per_sample = bytes_per_sample(prepared.tensors, lengths) + prepared.trial.scaled(lengths)
         constants = sum(t.constant_bytes or 0 for t in prepared.tensors if t.constant)
         total = int(per_sample.sum()) + constants
-        check_space(self.directory, total * len(self.job.sinks))
         shards = plan_shards(per_sample, self.job.runtime.shard_size)
+        files = (total + file_overhead(len(prepared.tensors), len(shards))) * len(self.job.sinks)
+        check_space(self.directory, files + recorder.sample_bytes)
         exact = all(tensor.predictable for tensor in prepared.tensors)
         return RunPlan(total, exact, tuple((shard.start, shard.stop) for shard in shards))
 
@@ -230,6 +256,7 @@ class _Execution:
         if CONSTANTS_SHARD in missing:
             self._commit_one(prepared.constants(), recorder)
         ranges = [shard for shard in missing if len(shard)]
+        self.computed = sum(map(len, ranges))
         if ranges and prepared.program is not None:
             stream = prepared.stream(found, lambda done: self.listener.advanced(done, 0))
             with closing(stream.shards(ranges)) as computed:
@@ -258,6 +285,7 @@ class _Execution:
             shards=sum(1 for shard in ended.shards if len(shard)),
             bytes=ended.actual.bytes,
             seconds=self.timings["extract"],
+            computed=self.computed,
             non_finite=tuple(k for k, one in found.items() if not one.finite),
             skipped=ended.actual.skipped,
             constant=tuple(k for k, one in found.items() if one.constant),

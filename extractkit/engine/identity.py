@@ -4,14 +4,15 @@ Two jobs of one identity store the same bytes, so a finished run of the one is a
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from extractkit.component import Component
 from extractkit.engine.prepare import Prepared
 from extractkit.job import Job
 from extractkit.runs.environment import VALUE_PACKAGES
-from extractkit.runs.manifest import Manifest
+from extractkit.runs.manifest import Manifest, RunTensor
 from extractkit.runs.origins import Origin
 from extractkit.runs.schema import canonical, plain
 
@@ -41,7 +42,11 @@ def identity(prepared: Prepared, described: Manifest) -> str | None:
         "model": {name: described.model[name] for name in ("weights", "definition")},
         "inputs": described.inputs and [described.inputs.fingerprint, described.inputs.count],
         "components": _components(prepared.job, described.origins),
-        "tensors": plain(described.tensors),
+        "tensors": tensors_key(described.tensors),
+        "transforms": [
+            plain((tensor.key, tensor.transform.cast, tensor.axes, tensor.layout))
+            for tensor in prepared.tensors
+        ],
         "runtime": {name: getattr(prepared.job.runtime, name) for name in _RUNTIME},
         "settings": {
             name: plain(value)
@@ -49,11 +54,33 @@ def identity(prepared: Prepared, described: Manifest) -> str | None:
             if name not in MACHINE_SETTINGS
         },
         "environment": dict(described.environment),
+        "processor": described.volatile.host.get("processor"),
         "versions": {
             name: version for name, version in described.versions.items() if name in VALUE_PACKAGES
         },
     }
     return hashlib.sha256(canonical(key).encode(errors="surrogatepass")).hexdigest()
+
+
+def tensors_key(tensors: Iterable[RunTensor]) -> list[Any]:
+    """What decides how tensors are stored, as plain data.
+
+    The layers' own names are left out: Keras makes them up by what was built before in the process.
+    Addresses name the same layers in every process.
+    """
+    return [
+        plain(
+            replace(
+                tensor,
+                record=replace(
+                    tensor.record,
+                    name="",
+                    scopes=tuple(replace(scope, name="") for scope in tensor.record.scopes),
+                ),
+            )
+        )
+        for tensor in tensors
+    ]
 
 
 def _components(job: Job, origins: tuple[Origin, ...]) -> list[Any]:

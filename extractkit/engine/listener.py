@@ -24,6 +24,7 @@ class Summary:
         skipped: how many samples have no values.
         constant: keys of tensors whose elements are all the same number.
         unchanging: keys of tensors that have the same value for every sample.
+        computed: how many samples were computed now, the rest having been stored before; None: all.
     """
 
     directory: Path
@@ -37,6 +38,7 @@ class Summary:
     skipped: int = 0
     constant: tuple[str, ...] = ()
     unchanging: tuple[str, ...] = ()
+    computed: int | None = None
 
 
 class Listener(Protocol):

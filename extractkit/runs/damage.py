@@ -2,9 +2,17 @@
 
 from pathlib import Path
 
+from extractkit.runs.directory import HYDRA, LOG
 from extractkit.runs.manifest import Manifest
 from extractkit.runs.verification.files import recorded_files, shard_files
 from extractkit.runs.verification.listing import listed_shards
+
+
+def lasting_damage(directory: Path, manifest: Manifest) -> list[str]:
+    """What of the damage no computing can mend: what Hydra composed, and the log."""
+    found = recorded_files(directory, manifest).findings
+    own = (f"{HYDRA}/", LOG)
+    return [one.message for one in found if one.file is not None and one.file.startswith(own)]
 
 
 def damage(directory: Path, manifest: Manifest) -> list[str]:

@@ -6,6 +6,9 @@ from pathlib import Path
 from extractkit.errors import DiskSpaceError
 from extractkit.runs.directory import existing_parent
 
+_BYTES_PER_TENSOR = 2_000
+_BYTES_PER_SHARD = 4_000
+
 
 def free_bytes(path: Path) -> int:
     """Room on the disk of the directory `path`, or of its nearest parent."""
@@ -25,6 +28,11 @@ def check_space(path: Path, needed_bytes: int) -> None:
             f"free. Take fewer samples (inputs.limit=…), store less of each tensor "
             f"(selectors.NAME.reduce, .slice or .cast), or choose another disk (hydra.run.dir=…)"
         )
+
+
+def file_overhead(tensors: int, shards: int) -> int:
+    """About what files take beyond their values: HDF5's structures, journal, manifest, index."""
+    return _BYTES_PER_TENSOR * tensors * (shards + 1) + _BYTES_PER_SHARD * (shards + 1)
 
 
 def human_bytes(count: int) -> str:

@@ -11,7 +11,7 @@ from extractkit.runs import journal
 from extractkit.runs.directory import JOURNAL, shard_file
 from extractkit.runs.journal import Entry
 from extractkit.runs.manifest import Manifest
-from extractkit.runs.write import cut
+from extractkit.runs.write import cut, make_durable, write_durably
 
 _log = logging.getLogger(__name__)
 
@@ -23,18 +23,25 @@ def intact_entries(
 ) -> dict[Shard, Entry]:
     """The committed shards whose files are all there and hold what was written.
 
-    A line that was being written when its process died is cut off the journal.
+    A line that was being written when its process died is cut off the journal, and damaged lines
+    are taken out of it: their shards are stored again.
 
     Args:
         sinks: names of those that wrote the run.
 
     Raises:
-        RunDirectoryError: the journal is damaged.
+        RunDirectoryError: the journal is no file, or of another version.
         JobError: the disk refuses.
     """
     path = directory / JOURNAL
-    found = journal.read(path)
-    if found.torn is not None:
+    if path.exists():
+        # A process that died may have written a line that has not been forced out yet.
+        make_durable(path)
+    found = journal.read(path, salvage=True)
+    if found.damaged:
+        _log.warning("%s: damaged lines %s are taken out", path, found.damaged)
+        write_durably(path, b"".join(f"{one.to_line()}\n".encode() for one in found.entries))
+    elif found.torn is not None:
         _log.warning("%s: its last line was not finished; the shard is stored again", path)
         cut(path, found.size)
     planned = set(manifest.shards)

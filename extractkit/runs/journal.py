@@ -53,12 +53,14 @@ class Journal:
         entries: in the order in which the shards were committed.
         torn: what remains of a line that was being written when the job died; None mostly. Its
             shard was not committed.
-        size: length in bytes of the lines that count.
+        size: length in bytes of the lines before that.
+        damaged: numbers of the lines that were passed over; their shards count as not committed.
     """
 
     entries: tuple[Entry, ...] = ()
     torn: str | None = None
     size: int = 0
+    damaged: tuple[int, ...] = ()
 
     def by_shard(self) -> dict[Shard, Entry]:
         """The entries by shard; of a shard committed twice, the later one."""
@@ -78,8 +80,11 @@ def append(path: Path, entry: Entry) -> None:
     append_line(path, entry.to_line())
 
 
-def read(path: Path) -> Journal:
+def read(path: Path, *, salvage: bool = False) -> Journal:
     """All committed shards; none where the file does not exist.
+
+    Args:
+        salvage: whether a damaged line is passed over, instead of refused.
 
     Raises:
         RunDirectoryError: a line other than the last one is damaged, or a line that is whole does
@@ -90,19 +95,25 @@ def read(path: Path) -> Journal:
     except FileNotFoundError:
         data = b""
     entries: list[Entry] = []
+    damaged: list[int] = []
     size = 0
     for number, line in enumerate(data.splitlines(keepends=True), start=1):
         record = _whole(line)
         if record is None:
             if size + len(line) == len(data):
-                return Journal(tuple(entries), line.decode(errors="replace").rstrip("\n"), size)
-            raise RunDirectoryError(
-                f"{path}, line {number} is damaged (its checksum does not hold). More lines follow "
-                f"it, so this is no interrupted write: restore the file, or run the job again"
-            )
-        entries.append(decode(Entry, record, f"{path}, line {number}"))
+                torn = line.decode(errors="replace").rstrip("\n")
+                return Journal(tuple(entries), torn, size, tuple(damaged))
+            if not salvage:
+                raise RunDirectoryError(
+                    f"{path}, line {number} is damaged (its checksum does not hold). More lines "
+                    f"follow it, so this is no interrupted write. Have its shard stored again: "
+                    f"extractkit resume {path.parent}"
+                )
+            damaged.append(number)
+        else:
+            entries.append(decode(Entry, record, f"{path}, line {number}"))
         size += len(line)
-    return Journal(tuple(entries), None, size)
+    return Journal(tuple(entries), None, size, tuple(damaged))
 
 
 def _whole(line: bytes) -> dict[str, object] | None:

@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import platform
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ LOCK = ".lock"
 """Name of the file; it stays behind only where its owner was killed."""
 
 
+_LOOKS, _BETWEEN_LOOKS = 3, 0.02
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
@@ -61,6 +63,7 @@ def owner(directory: Path) -> str | None:
 
 
 def _acquired(path: Path) -> int:
+    looks = _LOOKS
     while True:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
@@ -72,10 +75,13 @@ def _acquired(path: Path) -> int:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            owner = _owner(descriptor)
+            at_work = _owner(descriptor)
             os.close(descriptor)
+            if looks := looks - 1:
+                time.sleep(_BETWEEN_LOOKS)  # whoever asks for the owner holds it for an instant
+                continue
             raise RunDirectoryError(
-                f"{path.parent} is being worked on by {owner}. Wait for it to end, or stop it"
+                f"{path.parent} is being worked on by {at_work}. Wait for it to end, or stop it"
             ) from None
         except OSError as error:
             os.close(descriptor)

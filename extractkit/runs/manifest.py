@@ -241,7 +241,9 @@ def read(directory: Path) -> Manifest:
             f"{directory} is no run directory: it holds no {MANIFEST}"
         ) from error
     except (ValueError, RecursionError) as error:
-        raise RunDirectoryError(f"{path} is damaged: {error}") from error
+        raise RunDirectoryError(
+            f"{path} is damaged: {error}. Restore it, or run the job again"
+        ) from error
     # The version decides what the other fields mean, so it is looked at before any of them.
     version = data.get("schema") if isinstance(data, dict) else None
     if type(version) is not int or version < 1:

@@ -70,6 +70,11 @@ def origin(key: str, text: str) -> Origin | None:
     return Origin(key, path, sha.hexdigest(), total)
 
 
+def is_there(text: str) -> bool:
+    """Whether a text names any file."""
+    return bool(_files(text)[0])
+
+
 def relocated(entries: Mapping[str, Any], directory: Path) -> dict[str, Any]:
     """A configuration as plain data whose relative paths are told from a directory.
 

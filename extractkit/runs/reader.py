@@ -59,7 +59,7 @@ class Run(Mapping[str, TensorView]):
         empty text in types without NaN; where shapes vary, nothing does.
         """
         found = {int(row["index"]): str(row["skipped"]) for row in self.samples if "skipped" in row}
-        for entry in self.journal.entries:
+        for entry in self.journal.by_shard().values():
             found |= {int(index): reason for index, reason in entry.skipped.items()}
         return dict(sorted(found.items()))
 

@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from extractkit.errors import ConfigError, JobError
+from extractkit.errors import ConfigError, JobError, RunDirectoryError
 from extractkit.plan import Shard
 from extractkit.runs import journal, manifest
 from extractkit.runs.directory import JOURNAL, LOG, SAMPLES, SHARDS, shard_file
@@ -90,6 +90,27 @@ class Recorder:
         samples, self._samples = self._samples.publish(), None
         files = _with(planned.files, [samples])
         self._write(replace(planned, status=Status.STARTED, files=files))
+
+    @property
+    def sample_bytes(self) -> int:
+        """Size of the rows that have been added and not yet published."""
+        return 0 if self._samples is None else self._samples.bytes
+
+    def restore_samples(self, recorded: StoredFile) -> None:
+        """Publish rows that have been added again in place of a damaged file.
+
+        Raises:
+            RunDirectoryError: they are not the recorded ones.
+        """
+        self.add_samples(())
+        assert self._samples is not None
+        if self._samples.content != recorded:
+            raise RunDirectoryError(
+                f"{self.directory / SAMPLES} is damaged, and the rows made now are not those "
+                f"recorded. Repeat the run: extractkit rerun {self.directory}"
+            )
+        samples, self._samples = self._samples, None
+        samples.publish()
 
     def commit(
         self,
@@ -188,6 +209,12 @@ class Recorder:
     def _log(self) -> StoredFile | None:
         if not (self.directory / LOG).exists():
             return None
+        before = self.manifest.volatile.log
+        if before is not None:
+            try:
+                before.check(self.directory, growing=True)
+            except RunDirectoryError:
+                return before  # damage is not to become what is recorded
         make_durable(self.directory / LOG)
         return StoredFile.on_disk(self.directory, LOG)
 

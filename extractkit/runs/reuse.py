@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from extractkit.errors import ConfigError, RunDirectoryError
@@ -13,10 +13,13 @@ from extractkit.runs.manifest import MANIFEST, Status
 _log = logging.getLogger(__name__)
 
 
-def find_finished(root: Path, identity: str) -> Path | None:
+def find_finished(root: Path, identity: str, note: Callable[[str], None]) -> Path | None:
     """A finished run of this identity at or below `root`, nothing of which is damaged.
 
     Where there are several, the one whose path comes first.
+
+    Args:
+        note: told of a run of this identity that is damaged.
 
     Raises:
         ConfigError: `root` is no directory.
@@ -35,7 +38,7 @@ def find_finished(root: Path, identity: str) -> Path | None:
         if found.identity != identity or found.status is not Status.FINISHED:
             continue
         if broken := next(iter(damage(directory, found)), None):
-            _log.warning("not reused: %s", broken)
+            note(f"not reused: {broken}")
             continue
         return directory
     return None

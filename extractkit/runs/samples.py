@@ -28,7 +28,7 @@ class SamplesWriter:
         self._file = DurableFile(path)
         self._name = path.name
         self._sha = hashlib.sha256()
-        self._bytes = 0
+        self.bytes = 0
         self.discard = self._file.discard
 
     def extend(self, rows: Iterable[Row]) -> None:
@@ -40,7 +40,7 @@ class SamplesWriter:
         for row in rows:
             line = f"{canonical(row)}\n".encode(errors="surrogatepass")
             self._sha.update(line)
-            self._bytes += len(line)
+            self.bytes += len(line)
             self._file.write(line)
 
     def publish(self) -> StoredFile:
@@ -50,7 +50,12 @@ class SamplesWriter:
             JobError: it could not be written.
         """
         self._file.publish()
-        return StoredFile(self._name, self._sha.hexdigest(), self._bytes)
+        return self.content
+
+    @property
+    def content(self) -> StoredFile:
+        """The record of the file as it will be with these rows."""
+        return StoredFile(self._name, self._sha.hexdigest(), self.bytes)
 
 
 class Samples(Sequence[Row]):

@@ -12,6 +12,7 @@ from extractkit.plan import Shard
 from extractkit.runs import manifest as manifests
 from extractkit.runs.directory import JOURNAL, MANIFEST
 from extractkit.runs.journal import Entry
+from extractkit.runs.lock import owner
 from extractkit.runs.manifest import Manifest, Status
 from extractkit.runs.reader import sink_of
 from extractkit.runs.verification.contents import shard_contents
@@ -63,9 +64,15 @@ def verify(
         recompute: called last, unless the manifest cannot be read.
 
     Raises:
-        RunDirectoryError: it holds neither manifest nor journal: it is no run.
+        RunDirectoryError: it holds neither manifest nor journal: it is no run; or a process is at
+            work on it, and what it says and what there is differ from moment to moment.
         ConfigError: the manifest names a sink that is not trusted, or is none.
     """
+    if (at_work := owner(directory)) is not None:
+        raise RunDirectoryError(
+            f"{directory} is being worked on by {at_work}. Wait for it to end: "
+            f"extractkit verify {directory}"
+        )
     manifest, first = _manifest(directory)
     sinks = {} if manifest is None else {name: reader(manifest, name) for name in manifest.sinks}
     journal, entries = listed_shards(directory, manifest)

@@ -37,8 +37,11 @@ class DurableFile:
         self._temporary = path.with_name(path.name + TEMPORARY)
         self._pending = bytearray()
         with writing(path):
+            # Made anew: another name of the same file may lie outside of the run.
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._temporary)  # noqa: PTH108
             self._descriptor: int | None = os.open(
-                self._temporary, _WRITE | os.O_CREAT | os.O_TRUNC, 0o666
+                self._temporary, _WRITE | os.O_CREAT | os.O_EXCL, 0o666
             )
 
     def write(self, data: bytes) -> None:

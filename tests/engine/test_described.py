@@ -74,8 +74,8 @@ def test_files_that_the_job_names_are_told(tmp_path: Path) -> None:
     ]
 
 
-def test_a_model_of_its_own_may_lack_a_definition(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(type(MODEL), "definition_digest")
+def test_of_what_nobody_can_tell_there_is_no_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(MODEL), "definition_digest", lambda self: None)
     found = described(STARTED, prepare(job({"path": "pool:output"})))
     assert (found.model["definition"], found.identity) == (None, None)
 

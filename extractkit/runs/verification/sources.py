@@ -1,8 +1,10 @@
 """The files that a job was given, held against what they held when the run began."""
 
+from pathlib import Path
+
 from extractkit.errors import InputError
 from extractkit.runs.manifest import Manifest
-from extractkit.runs.origins import Origin, origin
+from extractkit.runs.origins import Origin, is_there, origin
 from extractkit.runs.verification.result import Check, Finding, counted
 
 
@@ -11,18 +13,37 @@ def given_files(manifest: Manifest) -> Check:
     name = "given files"
     if manifest.plan is None:
         return Check.left_out(name, "they are not recorded before the plan")
-    found = [one for recorded in manifest.origins for one in _wrong(recorded)]
-    return Check.of(name, counted(len(manifest.origins), "path"), found)
+    found: list[Finding] = []
+    notes: list[str] = []
+    for recorded in manifest.origins:
+        path = _place(recorded, manifest.volatile.working_directory)
+        if path is None:
+            notes.append(f"{recorded.key}={recorded.path} is gone, and was not looked at")
+            continue
+        if path != recorded.path:
+            notes.append(f"{recorded.key}={recorded.path} has moved to {path}")
+        found += _wrong(recorded, path)
+    return Check.of(name, counted(len(manifest.origins), "path"), found, notes)
 
 
-def _wrong(recorded: Origin) -> list[Finding]:
-    at = f"{recorded.key}={recorded.path}"
+def _place(recorded: Origin, working_directory: str | None) -> str | None:
+    """Where the files of an origin are: there, or at the same place below the working directory."""
+    if is_there(recorded.path):
+        return recorded.path
+    if working_directory and Path(recorded.path).is_relative_to(working_directory):
+        here = str(Path.cwd() / Path(recorded.path).relative_to(working_directory))
+        return here if is_there(here) else None
+    return None
+
+
+def _wrong(recorded: Origin, path: str) -> list[Finding]:
+    at = f"{recorded.key}={path}"
     try:
-        now = origin(recorded.key, recorded.path)
+        now = origin(recorded.key, path)
     except InputError as error:
-        return [Finding(recorded.path, str(error))]
+        return [Finding(path, str(error))]
     if now is None:
-        return [Finding(recorded.path, f"{at} is gone")]
+        return [Finding(path, f"{at} is gone")]
     if now.bytes != recorded.bytes:
         message = f"{at} has changed: {now.bytes} bytes, {recorded.bytes} were recorded"
         return [Finding(recorded.path, message)]
