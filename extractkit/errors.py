@@ -11,6 +11,7 @@ ExtractkitError
 │   ├── RunDirectoryError   a run directory that is taken, missing or damaged
 │   └── DiskSpaceError      the disk cannot hold what the plan predicts
 └── JobError                the job itself failed: exit code 1
+    └── SampleError         a model failed because of what a sample holds
 
 A message names the config key, what was given, what exists (the nearest three) and the command to
 try; `nearest` picks those three.
@@ -65,6 +66,13 @@ class DiskSpaceError(UserError):
 
 class JobError(ExtractkitError):
     """The job failed while it ran, through no mistake in its configuration."""
+
+
+class SampleError(JobError):
+    """A model failed as the values of a sample can cause it: others may do.
+
+    `runtime.bad_samples=skip` passes such samples over. Whatever else fails ends the job.
+    """
 
 
 def nearest(given: str, options: Iterable[str], count: int = 3) -> list[str]:

@@ -26,7 +26,8 @@ class ValueStats:
         nan, inf: elements that are NaN, and infinite.
         samples: how many samples have any of them.
         first: the first few of those samples: by index, their elements that are NaN and infinite.
-        minimum, maximum: of the finite elements; None where there are none, or no numbers.
+        minimum, maximum: of the finite elements, whole numbers exactly; None where there are none,
+            or no numbers.
         same: SHA-256 of a sample's value where every sample has the same one, to the bit; None
             otherwise.
         examined: how many samples were looked at; 0 of a tensor that does not depend on them.
@@ -37,8 +38,8 @@ class ValueStats:
     inf: int = 0
     samples: int = 0
     first: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    minimum: float | None = None
-    maximum: float | None = None
+    minimum: int | float | None = None
+    maximum: int | float | None = None
     same: str | None = None
     examined: int = 0
     elements: int = 0

@@ -101,9 +101,13 @@ def resume(job: Job, directory: Path, *, listener: Listener) -> None:
     """
     with locked(directory):
         recorded = manifests.read(directory)
-        if is_whole(directory, recorded):
+        broken = damage(directory, recorded)
+        if recorded.status is Status.FINISHED and not broken:
             listener.note(f"{directory} is finished, and nothing of it is damaged")
             return
+        lasting = lasting_damage(directory, recorded)
+        if recorded.status is Status.FINISHED and set(broken) <= set(lasting):
+            raise _incomplete(directory, lasting)
         again = Resumed(manifests.now(), host())
         volatile = replace(
             recorded.volatile, finished=None, resumed=(*recorded.volatile.resumed, again)
@@ -116,11 +120,15 @@ def resume(job: Job, directory: Path, *, listener: Listener) -> None:
         with run_log(directory):
             goes_on = replace(recorded, volatile=volatile)
             _Execution(job, directory, goes_on, listener, resumed=True).run()
-        if lasting := lasting_damage(directory, recorded):
-            raise JobError(
-                f"the values of {directory} are whole, but some of its files cannot be made again: "
-                f"{'; '.join(lasting)}"
-            )
+        if lasting:
+            raise _incomplete(directory, lasting)
+
+
+def _incomplete(directory: Path, lasting: Sequence[str]) -> JobError:
+    return JobError(
+        f"the values of {directory} are whole, but some of its files cannot be made again: "
+        f"{'; '.join(lasting)}"
+    )
 
 
 def is_whole(directory: Path, recorded: Manifest) -> bool:

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from extractkit.engine.batches import Batch
 from extractkit.engine.survey import first_usable
-from extractkit.errors import JobError
+from extractkit.errors import SampleError
 from extractkit.inputs.protocol import Source
 from extractkit.models.protocol import Model, Program
 from extractkit.plan import PlannedTensor
@@ -37,12 +37,14 @@ def run_isolated(program: Program, batch: Batch) -> Outcome:
     one: values may depend on how many share a batch.
 
     Raises:
-        JobError: the model fails on samples together that it can do alone. None is to blame then.
+        SampleError: the model fails on samples together that it can do alone. None is to blame
+            then.
+        JobError: it fails in a way that values cannot cause, and would fail on any sample.
     """
     every = range(len(batch))
     try:
         return Outcome(every, program(batch.features, batch.lengths))
-    except JobError as error:
+    except SampleError as error:
         failed = {0: str(error)} if len(batch) == 1 else _failing_alone(program, batch)
         if not failed:
             raise
@@ -70,7 +72,8 @@ def try_out(
 
     Raises:
         InputError: no sample can be used.
-        JobError: the model fails on all that were tried.
+        SampleError: the model fails on all that were tried.
+        JobError: it fails in a way that values cannot cause.
     """
     if policy != "skip":
         return attempt(source)
@@ -78,7 +81,7 @@ def try_out(
     while True:
         try:
             return attempt(samples)
-        except JobError:
+        except SampleError:
             if len(samples) == 1:
                 raise
         samples = samples.behind_first()
@@ -90,6 +93,6 @@ def _failing_alone(program: Program, batch: Batch) -> dict[int, str]:
         alone = batch.take([row])
         try:
             program(alone.features, alone.lengths)
-        except JobError as error:
+        except SampleError as error:
             failed[row] = str(error)
     return failed

@@ -120,7 +120,8 @@ class Model(Protocol):
             are none.
 
         Raises:
-            JobError: the model fails on the batch.
+            SampleError: the model fails on the batch, as the values of a sample can cause it.
+            JobError: it fails in another way.
         """
         ...
 

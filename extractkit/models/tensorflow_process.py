@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from extractkit.errors import ConfigError, choices
+from extractkit.models.in_force import check, in_force, remember
 from extractkit.models.native_noise import noise_to_log
-from extractkit.models.threads import inter_op_threads, intra_op_threads
+from extractkit.models.threads import INTER_OP, INTRA_OP
 
 
 @contextmanager
@@ -53,28 +54,32 @@ def configure(seed: int, deterministic: bool, device: str | None) -> Mapping[str
     for the rest of the process: TensorFlow has no way back.
 
     Raises:
-        ConfigError: there is no such device.
+        ConfigError: there is no such device; or threads or switches are wanted with which
+            TensorFlow, as it runs in this process already, does not compute.
     """
     import keras
     import tensorflow as tf
 
+    devices = [found.name for found in tf.config.list_logical_devices()]
+    # It has started, by this very call if by nothing else.
+    remember()
+    check()
     if device is not None:
-        _check_device(device, [found.name for found in tf.config.list_logical_devices()])
+        _check_device(device, devices)
     keras.utils.set_random_seed(seed)
     if deterministic:
         tf.config.experimental.enable_op_determinism()
-    threading = tf.config.threading
+    variables = in_force()
     return {
         "tensorflow": tf.__version__,
         "keras": keras.__version__,
         "floatx": keras.config.floatx(),
-        # 0 where nobody has set them in Python.
-        "intra_op_threads": threading.get_intra_op_parallelism_threads() or intra_op_threads(),
-        "inter_op_threads": threading.get_inter_op_parallelism_threads() or inter_op_threads(),
+        "intra_op_threads": int(variables[INTRA_OP]),
+        "inter_op_threads": int(variables[INTER_OP]),
         "cpus": os.cpu_count(),
-        "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "default"),
+        "onednn": variables.get("TF_ENABLE_ONEDNN_OPTS", "default"),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "devices": [device.name for device in tf.config.list_logical_devices()],
+        "devices": devices,
     }
 
 

@@ -6,24 +6,27 @@ sessions. LiteRT has to be told.
 
 import os
 
-_INTRA_OP = "TF_NUM_INTRAOP_THREADS"
-_INTER_OP = "TF_NUM_INTEROP_THREADS"
+INTRA_OP = "TF_NUM_INTRAOP_THREADS"
+INTER_OP = "TF_NUM_INTEROP_THREADS"
 
 
 def intra_op_threads() -> int:
     """Threads that one operation may use."""
-    return _number(_INTRA_OP)
+    return given(INTRA_OP) or _processors()
 
 
 def inter_op_threads() -> int:
     """Operations that may run at once."""
-    return _number(_INTER_OP)
+    return given(INTER_OP) or _processors()
 
 
-def _number(variable: str) -> int:
-    given = os.environ.get(variable, "").strip()
-    # Nothing, 0, and what is no number leave TensorFlow every processor.
-    return int(given) if given.isdecimal() and int(given) else _processors()
+def given(variable: str) -> int | None:
+    """The number that one of these variables gives.
+
+    None for nothing, 0, and what is no number: they leave TensorFlow every processor.
+    """
+    text = os.environ.get(variable, "").strip()
+    return (int(text) or None) if text.isdecimal() else None
 
 
 def _processors() -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 VALUE_PACKAGES = (
     *("extractkit", "tensorflow", "keras", "keras-hub", "tf-keras", "ai-edge-litert"),
-    *("numpy", "h5py", "tokenizers", "pillow"),
+    *("numpy", "h5py", "tokenizers", "tensorflow-text", "sentencepiece", "pillow"),
 )
 """Packages whose version may change what a run holds."""
 

@@ -40,7 +40,10 @@ class Recorder:
     ) -> None:
         self.directory = directory
         self.manifest = manifest
-        self.committed = dict(committed)
+        self.committed: dict[Shard, Entry] = {}
+        self._found: dict[str, ValueStats] = {}
+        for shard, entry in committed.items():
+            self._remember(shard, entry)
         self._sinks = dict(sinks)
         self._samples: SamplesWriter | None = None
 
@@ -141,8 +144,15 @@ class Recorder:
             timings or {},
         )
         journal.append(self.directory / JOURNAL, entry)
-        self.committed[shard] = entry
+        self._remember(shard, entry)
         return entry
+
+    def _remember(self, shard: Shard, entry: Entry) -> None:
+        """Keep of an entry what the end of the run needs: the rest of many shards would add up."""
+        for key, stats in entry.stats.items():
+            before = self._found.get(key)
+            self._found[key] = stats if before is None else merged([before, stats])
+        self.committed[shard] = replace(entry, stats={}, timings={})
 
     def finish(self, timings: Mapping[str, float] | None = None) -> Manifest:
         """End the run: the sinks' files over all shards, the log as it is, the manifest.
@@ -173,7 +183,7 @@ class Recorder:
                 self.manifest,
                 status=Status.FINISHED,
                 files=_with(self.manifest.files, files),
-                actual=_actual(list(entries.values())),
+                actual=self._actual(list(entries.values())),
             ),
             timings,
             self._log(),
@@ -199,6 +209,16 @@ class Recorder:
         if self._samples is not None:
             self._samples.discard()
             self._samples = None
+
+    def _actual(self, entries: Sequence[Entry]) -> Actual:
+        keys = [tensor.key for tensor in self.manifest.tensors]
+        return Actual(
+            samples=sum(entry.stop - entry.start for entry in entries),
+            shards=len(entries),
+            bytes=sum(file.size for entry in entries for file in entry.files.values()),
+            skipped=sum(len(entry.skipped) for entry in entries),
+            values={key: self._found[key] for key in keys if key in self._found},
+        )
 
     def _end(
         self, ended: Manifest, timings: Mapping[str, float] | None, log: StoredFile | None
@@ -227,17 +247,3 @@ def _with(files: Sequence[StoredFile], more: Sequence[StoredFile]) -> tuple[Stor
     """These files, with others added or, where they have the same names, replaced."""
     named = {file.name: file for file in (*files, *more)}
     return tuple(named.values())
-
-
-def _actual(entries: Sequence[Entry]) -> Actual:
-    keys = list(dict.fromkeys(key for entry in entries for key in entry.stats))
-    return Actual(
-        samples=sum(entry.stop - entry.start for entry in entries),
-        shards=len(entries),
-        bytes=sum(file.size for entry in entries for file in entry.files.values()),
-        skipped=sum(len(entry.skipped) for entry in entries),
-        values={
-            key: merged([entry.stats[key] for entry in entries if key in entry.stats])
-            for key in keys
-        },
-    )

@@ -231,10 +231,13 @@ def test_a_finished_run_that_is_whole_loads_nothing_and_stays_as_it_is(path: Pat
     assert {file: file.stat().st_mtime_ns for file in path.rglob("*")} == before
 
 
-def test_what_cannot_be_restored_is_told(path: Path) -> None:
-    flip(path / ".hydra" / "config.yaml")
-    (note,) = [note for note in resumed(path).notes if note.startswith("not to be restored")]
-    assert ".hydra/config.yaml is damaged: its SHA-256" in note
+@pytest.mark.parametrize("name", [".hydra/config.yaml", "extractkit.log"])
+def test_what_cannot_be_made_again_is_told_every_time(name: str, path: Path) -> None:
+    flip(path / name)
+    for _ in range(2):
+        with pytest.raises(JobError, match=rf"are whole, but .*{name} is damaged: its SHA-256"):
+            resumed(path)
+    assert manifests.read(path).status is Status.FINISHED
 
 
 def test_a_run_on_which_a_process_works_is_left_to_it(path: Path) -> None:
@@ -315,11 +318,12 @@ def test_everything_that_differs_is_named_in_one_message(
     assert "the setting 'batch_size': 32 was recorded, 7 is found" in text
 
 
-def test_damaged_rows_of_samples_are_refused(unfinished: Path) -> None:
+def test_damaged_rows_of_samples_are_written_again(unfinished: Path) -> None:
+    before = (unfinished / "samples.jsonl").read_bytes()
     flip(unfinished / "samples.jsonl")
-    assert refused(unfinished) == (
-        f"{unfinished / 'samples.jsonl'} is damaged: its SHA-256 is not the recorded one"
-    )
+    (note,) = [note for note in resumed(unfinished).notes if "samples.jsonl" in note]
+    assert note.endswith("its SHA-256 is not the recorded one; it is written again")
+    assert (unfinished / "samples.jsonl").read_bytes() == before
 
 
 def test_other_versions_are_recorded_where_nothing_was_computed_yet(

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from extractkit.errors import ConfigError, JobError, ModelError
+from extractkit.errors import ConfigError, JobError, ModelError, SampleError
 from extractkit.inputs.protocol import Sample, Signature
 from extractkit.models.axes import Sizes
 from extractkit.models.digests import update
 from extractkit.models.encoding import encode_arrays
+from extractkit.models.failures import failed_on_batch
 from extractkit.models.foreign import told
 from extractkit.models.functions.callables import constant_function, is_value, method_of, specs_of
 from extractkit.models.functions.concrete import components
@@ -132,7 +133,7 @@ class EagerModel:
             with restored(self.variables.values()):
                 found = self._returned(self.function(**self._arguments(batch)))
         except Exception as error:  # whatever somebody else's code raises
-            raise JobError(f"model {self.name!r} failed on a batch: {told(error)}") from error
+            raise failed_on_batch(self.name, error) from error
         return {a: to_numpy(self._wanted(found, Fetch(a))) for a in addresses}
 
     def weights_digest(self) -> str:
@@ -156,7 +157,7 @@ class EagerModel:
             with restored(self.variables.values()):
                 return watched(self.function, self._arguments(batch), keep)
         except Exception as error:  # whatever somebody else's code raises
-            raise JobError(f"model {self.name!r} failed on a batch: {told(error)}") from error
+            raise failed_on_batch(self.name, error) from error
 
     def _arguments(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return {
@@ -176,7 +177,7 @@ class EagerModel:
 
     def _wanted(self, found: Mapping[str, tf.Tensor], fetch: Fetch) -> tf.Tensor:
         if fetch.address not in found:
-            raise JobError(
+            raise SampleError(
                 f"model {self.name!r} took another path on this batch: it ran no "
                 f"{fetch.address!r}. What depends on the values of a batch cannot be extracted"
             )

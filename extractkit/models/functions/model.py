@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from extractkit.errors import JobError
 from extractkit.inputs.protocol import InputSpec
-from extractkit.models.foreign import told, told_by_graph
+from extractkit.models.failures import failed_on_batch
 from extractkit.models.functions.captured import captured_contents
 from extractkit.models.functions.eager_calls import restored
 from extractkit.models.graphs.model import GraphModel
@@ -60,7 +59,7 @@ class FunctionModel(GraphModel):
             with restored(self.variables):
                 outputs = self.called(arguments)
         except Exception as error:  # whatever a layer of somebody's own raises
-            raise JobError(f"model {self.name!r} failed on a batch: {told(error)}") from error
+            raise failed_on_batch(self.name, error) from error
         return {
             address: self._with_samples(address, to_numpy(outputs[address]))
             for address in addresses
@@ -102,8 +101,7 @@ class FunctionModel(GraphModel):
                     [tf.constant(lengths[axis]) for axis in axes],
                 )
             except tf.errors.OpError as error:
-                message = told_by_graph(error)
-                raise JobError(f"model {self.name!r} failed on a batch: {message}") from error
+                raise failed_on_batch(self.name, error) from error
             return [to_numpy(tensor) for tensor in returned]
 
         return run

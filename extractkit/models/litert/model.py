@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from extractkit.errors import ConfigError, JobError
+from extractkit.errors import ConfigError, SampleError
 from extractkit.inputs.protocol import Sample, Signature
 from extractkit.models.digests import of_plain_data, update
 from extractkit.models.encoding import encode_arrays
@@ -129,7 +129,7 @@ class TFLiteModel:
         try:
             interpreter.call(call_arrays(self.entry, self.signature, sample))
         except FAILURES as error:
-            raise JobError(f"model {self.name!r} failed on a sample: {told(error)}") from error
+            raise SampleError(f"model {self.name!r} failed on a sample: {told(error)}") from error
 
     def _value(self, interpreter: Interpreter, one: Found, fetch: Fetch) -> Array:
         """The value of the last call, without sample axis, transformed."""
@@ -143,7 +143,7 @@ class TFLiteModel:
         try:
             value = interpreter.value(one.index, one.subgraph)
         except FAILURES as error:
-            raise JobError(f"{one.record.address!r} has no value: {told(error)}") from error
+            raise SampleError(f"{one.record.address!r} has no value: {told(error)}") from error
         return value if one.quantization is None else dequantized(value, one.quantization)
 
     def direct_outputs(

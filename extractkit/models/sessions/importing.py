@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError, Message
 
 from extractkit.errors import ModelError
 from extractkit.models.foreign import told
+from extractkit.models.in_force import remember
 from extractkit.models.sessions.graph import clean
 
 _TEXT = (".pbtxt", ".txt", ".prototxt")
@@ -93,6 +94,7 @@ def new_session(path: str, graph_def: Any) -> tf.compat.v1.Session:
 
 def session_config() -> Any:
     """Settings of a session as those of the process; what a device lacks runs on another."""
+    remember()  # the first session starts TensorFlow's threads
     return tf.compat.v1.ConfigProto(
         allow_soft_placement=True,
         intra_op_parallelism_threads=tf.config.threading.get_intra_op_parallelism_threads(),

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from extractkit.errors import ConfigError, JobError
 from extractkit.inputs.protocol import InputSpec
+from extractkit.models.failures import failed_on_batch
 from extractkit.models.foreign import told_by_graph
 from extractkit.models.graphs.catalog import GraphFacts, facts_of, find_operations, terminal_tensors
 from extractkit.models.graphs.constants import checked_constants
@@ -125,8 +126,7 @@ class SessionModel(GraphModel):
         try:
             values = self.session.run(names, {**fed, **self.constants_fed})
         except tf.errors.OpError as error:
-            message = told_by_graph(error)
-            raise JobError(f"model {self.name!r} failed on a batch: {message}") from error
+            raise failed_on_batch(self.name, error) from error
         return {
             record.address: self._with_samples(
                 # A text alone comes back as Python's bytes.
@@ -160,8 +160,7 @@ class SessionModel(GraphModel):
             try:
                 returned = call(*own, count, *(lengths[axis] for axis in axes))
             except tf.errors.OpError as error:
-                message = told_by_graph(error)
-                raise JobError(f"model {self.name!r} failed on a batch: {message}") from error
+                raise failed_on_batch(self.name, error) from error
             return returned
 
         return run
