@@ -148,7 +148,7 @@ def _elements(values: Values, present: npt.NDArray[np.int64]) -> Array:
     return values.values[present] if partly else values.values
 
 
-def _extremes(array: Array) -> tuple[bool, tuple[float | None, float | None]]:
+def _extremes(array: Array) -> tuple[bool, tuple[int | float | None, int | float | None]]:
     """Whether all elements are finite; and the extremes of those that are."""
     kind = array.dtype.kind
     if kind == "c":
@@ -158,7 +158,9 @@ def _extremes(array: Array) -> tuple[bool, tuple[float | None, float | None]]:
     # Either is NaN if any element is, so that these two passes answer for all.
     with np.errstate(invalid="ignore"):
         low, high = array.min(), array.max()
-    if kind != "f" or (np.isfinite(low) and np.isfinite(high)):
+    if kind != "f":  # whole numbers that no float tells apart are not equal
+        return True, (int(low), int(high))
+    if np.isfinite(low) and np.isfinite(high):
         return True, (float(low), float(high))
     finite = array[np.isfinite(array)]
     if not finite.size:

@@ -1,21 +1,24 @@
 """The file of `extractkit diff --map`."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from extractkit.config.mapping import read_mapping
 from extractkit.errors import ConfigError
+from extractkit.runs.comparison.joining import WrittenMapping
 
 
-def mapping(folder: Path, text: str) -> dict[str, str]:
+def read_mapping_of(folder: Path, text: str) -> WrittenMapping:
     file = folder / "map.yaml"
     file.write_text(text, encoding="utf-8")
     return read_mapping(file)
 
 
 def test_entries_are_texts_in_the_files_order(tmp_path: Path) -> None:
-    found = mapping(
+    found = read_mapping_of(
         tmp_path, '"b:output": "net/b:0" # the last\n":output": "${oc.env:HOME}"\na: b\n'
     )
     assert list(found.items()) == [
@@ -36,13 +39,42 @@ def test_entries_are_texts_in_the_files_order(tmp_path: Path) -> None:
         ("a: 1", "'a': 1 is no entry"),
         ("1: a", "1: 'a' is no entry"),
         ("a: b\na: c", "duplicate key a"),
-        ("a: [", "no valid YAML"),
+        ("a: [", r"map.yaml, line \d: no valid YAML"),
+        ("5", r"map.yaml holds no mapping"),
         ('a: "${"', "a: "),
     ],
 )
 def test_anything_else_is_one_message(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        mapping(tmp_path, text)
+        read_mapping_of(tmp_path, text)
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "map.yaml").write_bytes("ä: b".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"map.yaml is not UTF-8 text: .* byte 0xe4"):
+        read_mapping(tmp_path / "map.yaml")
+
+
+def test_each_entry_has_its_line(tmp_path: Path) -> None:
+    found = read_mapping_of(tmp_path, "# of both\na: b\n\n? 'c:output'\n: d\n")
+    assert found.path == str(tmp_path / "map.yaml")
+    assert found.lines == {"a": 2, "c:output": 4}
+
+
+def test_what_yaml_merges_has_no_line_of_its_own(tmp_path: Path) -> None:
+    found = read_mapping_of(tmp_path, "<<: {x: y}\na: b\n")
+    assert found == {"x": "y", "a": "b"}
+    assert found.lines["a"] == 2
+    assert "x" not in found.lines
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_read_once(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor() as threads:
+        threads.submit(pipe.write_text, "a: b\n", "utf-8")
+        assert read_mapping(pipe) == {"a": "b"}
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What is found out about values in passing, against plain loops over every element."""
 
+import json
 import math
 from collections.abc import Sequence
 from itertools import pairwise
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from extractkit.runs.schema import canonical, decode
 from extractkit.value_checks import ValueStats, examine, merged, non_finite_samples
 from extractkit.values import Array, Assembly, Dense, Ragged, Values, without
 
@@ -129,6 +131,21 @@ def test_an_element_is_constant_or_a_tensor_never_changes() -> None:
     assert (with_nan.constant, with_nan.never_changes, with_nan.finite) == (True, False, False)
     assert not ValueStats().constant
     assert not ValueStats().never_changes
+
+
+def test_whole_numbers_that_no_float_tells_apart_differ() -> None:
+    near = np.array([[2**53], [2**53 + 1]])
+    both, (one, other) = (
+        examine(Dense(near), 0),
+        (examine(Dense(near[at : at + 1]), at) for at in range(2)),
+    )
+    assert (both.minimum, both.maximum) == (2**53, 2**53 + 1)
+    assert not both.constant
+    assert merged([one, other]) == both
+    line = canonical(both)
+    assert decode(ValueStats, json.loads(line), "stats") == both
+    assert canonical(decode(ValueStats, json.loads(line), "stats")) == line
+    assert examine(Dense(np.array([[True], [False]])), 0).maximum == 1
 
 
 def test_equal_bits_are_the_same_and_equal_numbers_are_not() -> None:

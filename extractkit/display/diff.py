@@ -9,6 +9,7 @@ from rich.text import Text
 from extractkit.display.text import plural, safe
 from extractkit.runs.comparison.result import (
     Comparison,
+    Counts,
     OneSided,
     Place,
     TensorComparison,
@@ -19,6 +20,7 @@ _MOST_ROWS = 60
 _MOST_NAMES = 3
 _MOST_CIRCUMSTANCES = 12
 _LONGEST, _DIGEST = 40, 12
+_SMALLEST = 1e-4
 _STYLES = {
     Verdict.EQUAL: "green",
     Verdict.WITHIN: "green",
@@ -34,7 +36,7 @@ def overview(found: Comparison) -> RenderableType:
     """
     parts: list[RenderableType] = [_facts(found), ""]
     if found.tensors:
-        parts += [_tensors(found.tensors), ""]
+        parts += [_tensors(found.tensors), *_lone(found.tensors), ""]
     parts += _one_sided(found)
     parts.append(_verdict(found))
     return Group(*parts)
@@ -45,7 +47,7 @@ def _facts(found: Comparison) -> Table:
     facts.add_row("A", Text(safe(found.a)))
     facts.add_row("B", Text(safe(found.b)))
     samples = found.samples
-    skipped = f", {samples.skipped:,} left out as skipped" if samples.skipped else ""
+    skipped = f", {samples.skipped:,} left out, skipped in both" if samples.skipped else ""
     facts.add_row("samples", f"{samples.compared:,} by {samples.aligned_by}{skipped}")
     tolerance = found.tolerance
     facts.add_row("tolerance", f"{tolerance.atol:g} + {tolerance.rtol:g} · max(|a|, |b|)")
@@ -96,9 +98,29 @@ def _measured(one: TensorComparison) -> list[str | Text]:
         cells.append("–" if errors.relative_l2 is None else f"{errors.relative_l2:.2g}")
         for likeness in (errors.cosine, errors.correlation):
             cells.append("–" if likeness is None else f"{likeness:.6f}")
-    share = one.counts.beyond / one.counts.elements if one.counts.beyond else 0
-    cells.append(f"{share:.2%}" if share else "0")
+    cells.append(_share(one.counts))
     return [*cells, _place(one.first_beyond), _place(one.worst)]
+
+
+def _share(counts: Counts) -> str:
+    """How much is beyond; never 0 where anything is."""
+    if not counts.beyond:
+        return "0"
+    share = counts.beyond / counts.elements
+    return f"{share:.2%}" if share >= _SMALLEST else f"<{_SMALLEST:.2%}"
+
+
+def _lone(tensors: tuple[TensorComparison, ...]) -> list[RenderableType]:
+    """Differences that no error tells of: errors are those of finite numbers."""
+    found = [(one, one.counts.lone) for one in tensors if one.counts and one.counts.lone]
+    lines: list[RenderableType] = []
+    for one, lone in found[:_MOST_ROWS]:
+        are = "value is" if lone == 1 else "values are"
+        told = f"{lone:,} {are} NaN or infinite in one run alone, or infinite with opposite signs"
+        lines.append(Text.assemble(_name(one), f": {told}"))
+    if len(found) > _MOST_ROWS:
+        lines.append(Text(f"… and so in {plural(len(found) - _MOST_ROWS, 'more tensor')}"))
+    return lines
 
 
 def _place(place: Place | None) -> Text:
@@ -112,14 +134,20 @@ def _one_sided(found: Comparison) -> list[RenderableType]:
             verb = "not mapped" if found.mapped else f"only in {run}"
             names = _few(keys[:_MOST_NAMES], len(keys))
             lines.append(Text(f"{plural(len(keys), 'tensor')} of {run} {verb}: {names}"))
-    for run, samples in (("A", found.samples.only_in_a), ("B", found.samples.only_in_b)):
-        if samples.count:
-            lines.append(Text(_samples_of_one(run, samples), style="yellow"))
+    samples = found.samples
+    for where, alone in (
+        ("only in A", samples.only_in_a),
+        ("only in B", samples.only_in_b),
+        ("skipped in A alone", samples.skipped_in_a),
+        ("skipped in B alone", samples.skipped_in_b),
+    ):
+        if alone.count:
+            lines.append(Text(_samples(where, alone), style="yellow"))
     return lines
 
 
-def _samples_of_one(run: str, samples: OneSided) -> str:
-    return f"{plural(samples.count, 'sample')} only in {run}: {_few(samples.first, samples.count)}"
+def _samples(where: str, alone: OneSided) -> str:
+    return f"{plural(alone.count, 'sample')} {where}: {_few(alone.first, alone.count)}"
 
 
 def _few(names: tuple[str, ...], count: int) -> str:

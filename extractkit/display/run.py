@@ -1,6 +1,6 @@
 """A run as it is told of: `extractkit show`, and the table that closes a run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Group, RenderableType
@@ -11,8 +11,10 @@ from extractkit.display.text import duration_text, plural, rate_text, safe, shap
 from extractkit.engine.listener import Summary
 from extractkit.runs.disk import human_bytes
 from extractkit.runs.manifest import Manifest, RunTensor, Status
+from extractkit.value_checks import ValueStats
 
 _STYLES = {Status.FINISHED: "green", Status.FAILED: "red"}
+_FEW = 3
 
 
 def overview(directory: Path, manifest: Manifest, committed: int | None = None) -> RenderableType:
@@ -29,13 +31,15 @@ def overview(directory: Path, manifest: Manifest, committed: int | None = None) 
         facts.add_row("finished", Text(safe(manifest.volatile.finished)))
     facts.add_row("job", Text(safe(" ".join(manifest.job_given)) or "–"))
     if manifest.inputs is not None:
-        facts.add_row("samples", f"{manifest.samples:,}")
+        facts.add_row("samples", _samples(manifest.samples, manifest.inputs.truncated))
         for note in manifest.inputs.notes:
             facts.add_row("", Text(safe(note)))
     planned = f"{len(manifest.shards):,}"
     facts.add_row("shards", planned if committed is None else f"{committed:,} of {planned}")
     if (size := _stored_bytes(manifest)) is not None:
         facts.add_row("size", size)
+    if manifest.actual is not None:
+        _add_findings(facts, manifest.actual.skipped, *_told_of(manifest.actual.values))
     if committed is not None:
         facts.add_row("go on", Text(f"extractkit resume {safe(str(directory))}"))
     if manifest.skipped:
@@ -49,30 +53,65 @@ def overview(directory: Path, manifest: Manifest, committed: int | None = None) 
 def summary(result: Summary) -> RenderableType:
     """What closes a run."""
     facts = Table.grid(padding=(0, 2))
-    cut = f", {result.truncated:,} of them cut off" if result.truncated else ""
-    facts.add_row("samples", f"{result.samples:,}{cut}")
+    facts.add_row("samples", _samples(result.samples, result.truncated))
     facts.add_row("tensors", f"{result.tensors:,}")
     facts.add_row("stored", f"{human_bytes(result.bytes)} in {plural(result.shards, 'shard')}")
     done = result.samples if result.computed is None else result.computed
     rate = rate_text(done, result.seconds)
     facts.add_row("time", f"{duration_text(result.seconds)}{rate and f', {rate}'}")
-    if result.skipped:
-        told = f"{plural(result.skipped, 'sample')}, the reasons are in `run.skipped`"
-        facts.add_row("skipped", Text(told, style="yellow"))
-    for label, told, keys in (
-        ("not finite", "NaN or infinity in", result.non_finite),
-        ("constant", "one number throughout in", result.constant),
-        ("unchanging", "the same for every sample:", result.unchanging),
-    ):
-        if keys:
-            facts.add_row(label, Text(f"{told} {_first_of(keys)}", style="yellow"))
+    _add_findings(facts, result.skipped, result.non_finite, result.constant, result.unchanging)
     facts.add_row("look at it", Text(f"extractkit show {safe(str(result.directory))}"))
     return facts
 
 
-def _first_of(keys: Sequence[str]) -> str:
-    more = ", …" if len(keys) > 3 else ""
-    return f"{', '.join(safe(key) for key in keys[:3])}{more}"
+def _samples(count: int, truncated: int) -> str:
+    return f"{count:,}{f', {truncated:,} of them cut off' if truncated else ''}"
+
+
+def _add_findings(
+    facts: Table,
+    skipped: int,
+    non_finite: Sequence[str],
+    constant: Sequence[str],
+    unchanging: Sequence[str],
+) -> None:
+    """A row for each sort of samples and values that may be a mistake; tensors are texts."""
+    if skipped:
+        told = f"{plural(skipped, 'sample')}, the reasons are in `run.skipped`"
+        facts.add_row("skipped", Text(told, style="yellow"))
+    for label, told, tensors in (
+        ("not finite", "NaN or infinity in", non_finite),
+        ("constant", "one number throughout in", constant),
+        ("unchanging", "the same for every sample:", unchanging),
+    ):
+        if tensors:
+            facts.add_row(label, Text(f"{told} {_first_of(tensors)}", style="yellow"))
+
+
+def _told_of(values: Mapping[str, ValueStats]) -> tuple[list[str], list[str], list[str]]:
+    """Tensors not finite, constant, unchanging; with what was found where they are few."""
+    non_finite = {key: _counted(one) for key, one in values.items() if not one.finite}
+    constant = {key: f"{one.minimum:g}" for key, one in values.items() if one.constant}
+    unchanging = [key for key, one in values.items() if one.never_changes]
+    return _explained(non_finite), _explained(constant), unchanging
+
+
+def _explained(found: Mapping[str, str]) -> list[str]:
+    if len(found) > _FEW:
+        return list(found)
+    return [f"{key} ({told})" for key, told in found.items()]
+
+
+def _counted(found: ValueStats) -> str:
+    """`2 NaN, 1 infinite in 3 samples`."""
+    sorts = ((found.nan, "NaN"), (found.inf, "infinite"))
+    told = ", ".join(f"{count:,} {sort}" for count, sort in sorts if count)
+    return f"{told} in {plural(found.samples, 'sample')}" if found.samples else told
+
+
+def _first_of(tensors: Sequence[str]) -> str:
+    more = ", …" if len(tensors) > _FEW else ""
+    return f"{', '.join(map(safe, tensors[:_FEW]))}{more}"
 
 
 def _tensors(tensors: tuple[RunTensor, ...]) -> Table:

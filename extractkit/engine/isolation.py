@@ -1,13 +1,14 @@
 """Samples that make a model fail: told from the others of a batch, and passed over in a trial."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from extractkit.engine.batches import Batch
-from extractkit.engine.survey import first_usable
-from extractkit.errors import SampleError
-from extractkit.inputs.protocol import Source
+from extractkit.engine.skipping import WAY_OUT, named
+from extractkit.engine.survey import check_first, first_usable
+from extractkit.errors import InputError, SampleError
+from extractkit.inputs.protocol import Source, identity
 from extractkit.models.protocol import Model, Program
 from extractkit.plan import PlannedTensor
 from extractkit.values import Array
@@ -45,7 +46,7 @@ def run_isolated(program: Program, batch: Batch) -> Outcome:
     try:
         return Outcome(every, program(batch.features, batch.lengths))
     except SampleError as error:
-        failed = {0: str(error)} if len(batch) == 1 else _failing_alone(program, batch)
+        failed = dict(failing_alone(program, batch, error))
         if not failed:
             raise
     rows = [row for row in every if row not in failed]
@@ -53,6 +54,23 @@ def run_isolated(program: Program, batch: Batch) -> Outcome:
         return Outcome((), (), failed)
     rest = batch.take(rows)
     return Outcome(rows, program(rest.features, rest.lengths), failed)
+
+
+def failing_alone(program: Program, batch: Batch, error: SampleError) -> Iterator[tuple[int, str]]:
+    """The rows of a batch on which a model fails alone, and what it says of each.
+
+    Args:
+        error: what it says of all of them together.
+    """
+    if len(batch) == 1:
+        yield 0, str(error)
+        return
+    for row in range(len(batch)):
+        alone = batch.take([row])
+        try:
+            program(alone.features, alone.lengths)
+        except SampleError as own:
+            yield row, str(own)
 
 
 def try_out(
@@ -76,7 +94,7 @@ def try_out(
         JobError: it fails in a way that values cannot cause.
     """
     if policy != "skip":
-        return attempt(source)
+        return _tried_once(model, source, attempt)
     samples = first_usable(model, source, tensors)
     while True:
         try:
@@ -87,12 +105,15 @@ def try_out(
         samples = samples.behind_first()
 
 
-def _failing_alone(program: Program, batch: Batch) -> dict[int, str]:
-    failed = {}
-    for row in range(len(batch)):
-        alone = batch.take([row])
-        try:
-            program(alone.features, alone.lengths)
-        except SampleError as error:
-            failed[row] = str(error)
-    return failed
+def _tried_once(model: Model, source: Source, attempt: Callable[[Source], Result]) -> Result:
+    try:
+        return attempt(source)
+    except InputError:
+        check_first(model, source)
+        raise
+    except SampleError as error:
+        first = named(identity(source, 0).id, 0)
+        said = str(error).removesuffix(".")
+        raise SampleError(
+            f"{said}. It was tried on the first samples, from {first} on. {WAY_OUT}"
+        ) from error

@@ -20,15 +20,16 @@ def refuse_non_finite(stats: Mapping[str, ValueStats], name: Callable[[int], str
     for key, found in stats.items():
         if found.finite:
             continue
-        counts, where = (found.nan, found.inf), ""
+        counts, where, skip = (found.nan, found.inf), "", ""
         if found.first:
             index, counts = next(iter(found.first.items()))
             where = f" for sample {name(int(index))}"
+            # What does not depend on the samples, a weight say, is not mended by leaving some out.
+            skip = ". To leave out samples that have some: runtime.non_finite=skip"
         if found.samples > 1:
             where += f", and {found.samples - 1} more of its shard have some"
         raise JobError(
-            f"{key!r} holds {_told(*counts)}{where}. To store them: runtime.non_finite=warn. "
-            f"To leave out samples that have some: runtime.non_finite=skip"
+            f"{key!r} holds {_told(*counts)}{where}. To store them: runtime.non_finite=warn{skip}"
         )
 
 

@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 
 from extractkit.engine.batches import Batch, read_batch
 from extractkit.engine.batching import BatchRules, plan_batches
-from extractkit.engine.isolation import Outcome, run_isolated
+from extractkit.engine.isolation import Outcome, failing_alone, run_isolated
 from extractkit.engine.non_finite import non_finite_reasons, refuse_non_finite
+from extractkit.engine.skipping import blamed, named
 from extractkit.engine.stages import ahead
-from extractkit.errors import InputError, JobError
+from extractkit.errors import InputError, JobError, SampleError
 from extractkit.inputs.protocol import Source
 from extractkit.models.protocol import Fetch, Model, Program
 from extractkit.plan import Lengths, PlannedTensor, Shard
@@ -123,13 +124,20 @@ class Stream:
         with closing(works):
             for work in works:
                 began = time.perf_counter()
-                outcome = self._run(work.batch)
+                outcome = self._run(work)
                 yield _Computed(work, outcome, time.perf_counter() - began)
 
-    def _run(self, batch: Batch) -> Outcome:
+    def _run(self, work: _Work) -> Outcome:
+        batch = work.batch
         if self.bad_samples == "skip":
             return run_isolated(self.program, batch)
-        return Outcome(range(len(batch)), self.program(batch.features, batch.lengths))
+        try:
+            return Outcome(range(len(batch)), self.program(batch.features, batch.lengths))
+        except SampleError as error:
+            for row, reason in failing_alone(self.program, batch, error):
+                index = work.shard.start + work.positions[row]
+                raise SampleError(blamed(self._id(index), index, reason)) from error
+            raise
 
     def _assemble(
         self, shards: Sequence[Shard], computed: Generator[_Computed, None, None]
@@ -167,7 +175,7 @@ class Stream:
         start, values, skipped = computed.shard.start, computed.values, computed.skipped
         stats = _examined(values, start)
         if self.non_finite == "fail":
-            refuse_non_finite(stats, self._sample_name)
+            refuse_non_finite(stats, lambda index: named(self._id(index), index))
         elif self.non_finite == "skip" and not all(one.finite for one in stats.values()):
             reasons = non_finite_reasons(values)
             values = {
@@ -179,9 +187,9 @@ class Stream:
         ordered = {index: skipped[index] for index in sorted(skipped)}
         return ShardValues(computed.shard, values, stats, ordered, computed.compute_seconds)
 
-    def _sample_name(self, index: int) -> str:
+    def _id(self, index: int) -> str:
         (sample,) = self.source.read(index, index + 1)
-        return f"{sample.id!r} (number {index})"
+        return sample.id
 
 
 def _examined(values: Mapping[str, Values], start: int) -> dict[str, ValueStats]:

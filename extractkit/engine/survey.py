@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from extractkit.engine.skipping import blamed
 from extractkit.errors import InputError
-from extractkit.inputs.protocol import Sample, Source
+from extractkit.inputs.protocol import Identity, Sample, Source, identity
 from extractkit.models.protocol import Encoded, Model
 from extractkit.plan import Lengths, PlannedTensor
 
@@ -34,6 +35,7 @@ class _Looked:
     """A sample as far as it could be read and encoded, and why it is no good."""
 
     index: int
+    identity: Identity
     sample: Sample | None = None
     encoded: Encoded | None = None
     reason: str | None = None
@@ -56,7 +58,7 @@ def survey(
         tensors: whose slices the samples must be long enough for.
 
     Raises:
-        InputError: a sample cannot be used; or none can, and they were to be skipped.
+        InputError: a sample cannot be used, it is named; or none can, and they were to be skipped.
         SelectionError: a sample is too short for a slice.
     """
     skip = policy == "skip"
@@ -78,6 +80,15 @@ def survey(
         for tensor in tensors:
             tensor.check_lengths(lengths)
     return Survey(lengths, skipped)
+
+
+def check_first(model: Model, source: Source) -> None:
+    """Look at the first samples.
+
+    Raises:
+        InputError: one of them cannot be used; it is named.
+    """
+    _Look(model, source, encode=True, skip=False).at(0, min(_CHUNK, len(source)))
 
 
 def longest(model: Model, source: Source) -> Lengths | None:
@@ -165,13 +176,14 @@ class _Look:
         try:
             samples = self.source.read(start, stop)
             if not self.encode:
-                return [_Looked(sample.index, sample) for sample in samples]
+                return [_looked(sample) for sample in samples]
             pairs = zip(samples, self.model.encode(samples), strict=True)
-        except InputError:
+        except InputError as error:
+            found = [self._alone(index) for index in range(start, stop)]
             if not self.skip:
-                raise
-            return [self._alone(index) for index in range(start, stop)]
-        return [self._long_enough(_Looked(one.index, one, encoded)) for one, encoded in pairs]
+                raise _refusal(found, error) from error
+            return found
+        return [self._long_enough(_looked(one, encoded)) for one, encoded in pairs]
 
     def _alone(self, index: int) -> _Looked:
         sample = None
@@ -179,8 +191,9 @@ class _Look:
             (sample,) = self.source.read(index, index + 1)
             (encoded,) = self.model.encode([sample])
         except InputError as error:
-            return _Looked(index, sample, reason=str(error))
-        return self._long_enough(_Looked(index, sample, encoded))
+            own = identity(self.source, index) if sample is None else _identity(sample)
+            return _Looked(index, own, sample, reason=str(error))
+        return self._long_enough(_looked(sample, encoded))
 
     def _long_enough(self, one: _Looked) -> _Looked:
         if not self.skip or one.encoded is None:
@@ -190,6 +203,25 @@ class _Look:
             if short := tensor.too_short(lengths):
                 return replace(one, encoded=None, reason=short[0])
         return one
+
+
+def _looked(sample: Sample, encoded: Encoded | None = None) -> _Looked:
+    return _Looked(sample.index, _identity(sample), sample, encoded)
+
+
+def _identity(sample: Sample) -> Identity:
+    return Identity(sample.id, sample.source, sample.extra)
+
+
+def _refusal(found: Sequence[_Looked], error: InputError) -> InputError:
+    """What to raise where samples failed together, and were looked at one by one.
+
+    Where all of them are no good, or none is alone, it is not one sample's fault.
+    """
+    bad = [one for one in found if one.reason is not None]
+    if not bad or len(bad) == len(found):
+        return error
+    return InputError(blamed(bad[0].identity.id, bad[0].index, bad[0].reason or ""))
 
 
 def _check_left(skipped: Mapping[int, str], count: int) -> None:
@@ -205,13 +237,8 @@ def _sizes(one: _Looked, axes: Sequence[str]) -> dict[str, int]:
 
 
 def _row(one: _Looked, axes: Sequence[str]) -> dict[str, object]:
-    sample, encoded = one.sample, one.encoded
-    row: dict[str, object] = {
-        "index": one.index,
-        # Mostly a sample that cannot be read has no name; its reason tells where it stands.
-        "id": str(one.index) if sample is None else sample.id,
-        "source": "" if sample is None else sample.source,
-    }
+    own, encoded = one.identity, one.encoded
+    row: dict[str, object] = {"index": one.index, "id": own.id, "source": own.source}
     if axes:
         sizes = _sizes(one, axes)
         row["length"] = sizes[axes[0]] if len(axes) == 1 else sizes
@@ -220,8 +247,6 @@ def _row(one: _Looked, axes: Sequence[str]) -> dict[str, object]:
         row["tokens"] = None if tokens is None else list(tokens)
     if one.reason is not None:
         row["skipped"] = one.reason
-    if sample is None:
-        return row
-    if isinstance(sample.data, str):
-        row["text"] = sample.data
-    return {**sample.extra, **row}
+    if one.sample is not None and isinstance(one.sample.data, str):
+        row["text"] = one.sample.data
+    return {**own.extra, **row}

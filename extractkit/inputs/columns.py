@@ -19,7 +19,7 @@ from extractkit.inputs.checks import (
 )
 from extractkit.inputs.faults import FAULT, Faults
 from extractkit.inputs.fingerprints import contents
-from extractkit.inputs.protocol import InputSpec, Sample, Signature
+from extractkit.inputs.protocol import Identity, InputSpec, Sample, Signature
 from extractkit.plan import numpy_dtype
 from extractkit.values import Array
 
@@ -91,6 +91,10 @@ class ColumnSource:
             )
             for row in range(stop - start)
         ]
+
+    def identify(self, index: int) -> Identity:
+        """Who the sample of this number is."""
+        return Identity(str(index), self.origin)
 
 
 def bind_columns(

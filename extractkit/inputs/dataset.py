@@ -11,7 +11,7 @@ from extractkit.errors import InputError, UserError
 from extractkit.inputs.checks import check_limit
 from extractkit.inputs.elements import Elements, Rows
 from extractkit.inputs.fields import TEXT_COLUMN
-from extractkit.inputs.protocol import Sample, Signature
+from extractkit.inputs.protocol import Identity, Sample, Signature
 from extractkit.inputs.records import RecordSource, bind_records, fitted
 from extractkit.inputs.spool import Spool
 
@@ -81,7 +81,7 @@ class Dataset:
         return bind_records(spool, signature, at=at, notes=(note,))
 
     def _spooled(self, iterable: Iterable[object], elements: Elements, at: str) -> Spool:
-        spool = Spool()
+        spool = Spool(elements.source)
         given = _unbatched(iterable, at) if self.batched else iterable
         for index, element in enumerate(_guarded(islice(given, self.limit), at)):
             try:
@@ -125,6 +125,10 @@ class Sequential:
         except Exception as error:  # the user's own code
             raise InputError(f"{at} cannot be read: {_told(error)}") from error
         return self._elements.sample(index, element, at)
+
+    def identify(self, index: int) -> Identity:
+        """Who the sample of this number is: nothing but the number tells."""
+        return Identity(str(index), self._elements.source)
 
 
 def _called(component: Component, at: str) -> object:

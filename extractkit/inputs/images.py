@@ -18,7 +18,7 @@ from extractkit.inputs.files import (
 )
 from extractkit.inputs.fingerprints import sample_digest
 from extractkit.inputs.pixels import RESIZES, SUFFIXES, Pixels, decoder
-from extractkit.inputs.protocol import Sample, Signature
+from extractkit.inputs.protocol import Identity, Sample, Signature
 from extractkit.inputs.records import fitted
 
 
@@ -128,6 +128,14 @@ class ImageFile:
         self.stamp.check(self.path)
         return self.path.read_bytes()
 
+    @property
+    def identity(self) -> Identity:
+        """Who its sample is."""
+        extra: dict[str, object] = {"file": printable(self.path)}
+        if self.label is not None:
+            extra["label"] = self.label
+        return Identity(self.id, printable(Path(self.path.name)), extra)
+
     def sample(self, index: int, signature: Signature, pixels: Pixels) -> Sample:
         """The decoded picture as the model takes it.
 
@@ -137,12 +145,10 @@ class ImageFile:
         """
         at = f"inputs.path={str(self.path)!r}"
         picture = pixels.decode(self.read(), at)
-        extra: dict[str, object] = {"file": printable(self.path)}
-        if self.label is not None:
-            extra["label"] = self.label
-        extra |= {"width": picture.width, "height": picture.height}
+        own = self.identity
+        extra = {**own.extra, "width": picture.width, "height": picture.height}
         data = {signature.specs[0].name: picture.values}
-        sample = Sample(index, self.id, printable(Path(self.path.name)), data, extra)
+        sample = Sample(index, own.id, own.source, data, extra)
         return fitted(sample, index, signature, at)
 
 
@@ -181,6 +187,10 @@ class ImageSource:
             self.files[index].sample(index, self.signature, self.pixels)
             for index in range(start, stop)
         ]
+
+    def identify(self, index: int) -> Identity:
+        """Who the sample of this number is."""
+        return self.files[index].identity
 
 
 def _first_decoded(files: Sequence[ImageFile], signature: Signature, pixels: Pixels) -> Sample:

@@ -37,6 +37,10 @@ class Lines:
     def __len__(self) -> int:
         return len(self.offsets)
 
+    def number(self, index: int) -> int:
+        """The number, from 1, of the line that is this one when blank ones are not counted."""
+        return index + 1 + int(np.searchsorted(self.blanks, index, side="right"))
+
     def read(self, start: int, stop: int) -> Iterator[tuple[int, str]]:
         """The lines start … stop-1, counted without blank ones, each with its number from 1.
 

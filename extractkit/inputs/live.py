@@ -11,7 +11,7 @@ from extractkit.errors import InputError
 from extractkit.inputs.checks import check_range, check_takes_text, check_text, describe
 from extractkit.inputs.columns import ColumnSource, bind_columns
 from extractkit.inputs.faults import FAULT, Faults
-from extractkit.inputs.protocol import Sample, Signature
+from extractkit.inputs.protocol import Identity, Sample, Signature
 from extractkit.values import Array
 
 ORIGIN = "memory"
@@ -119,6 +119,10 @@ class LiveTextSource:
         return [
             Sample(index, str(index), ORIGIN, self.texts[index]) for index in range(start, stop)
         ]
+
+    def identify(self, index: int) -> Identity:
+        """Who the sample of this number is."""
+        return Identity(str(index), ORIGIN)
 
 
 def _unwrapped(given: object, rank: int) -> object:

@@ -16,7 +16,7 @@ from extractkit.inputs.checks import check_limit, describe
 from extractkit.inputs.extras import require
 from extractkit.inputs.fields import TEXT_COLUMN, input_fields, reads_text, text_field
 from extractkit.inputs.files import PathLike, Stamp, find_files, printable, short_names
-from extractkit.inputs.protocol import Sample, Signature
+from extractkit.inputs.protocol import Identity, Sample, Signature
 from extractkit.inputs.records import Chain, RecordSource, bind_records, shaped
 
 # The one that is read, and its neighbour, which a batch may reach into.
@@ -131,14 +131,18 @@ class Table:
         row = index - (self.ends[group - 1] if group else 0)
         cells = self.groups.read(self.path, group, sorted(set(self.fields.values())))
         at = f"inputs.path={str(self.path)!r}, row {index}"
-        name, source = f"{self.name}:{index}", printable(Path(self.path.name))
+        own = self.identify(index)
         if self.text:
-            return Sample(index, name, source, cells[self.fields[""]].text(row, at))
+            return Sample(index, own.id, own.source, cells[self.fields[""]].text(row, at))
         data = {
             one: shaped(cells[field].values(row, at), self.shapes[one])
             for one, field in self.fields.items()
         }
-        return Sample(index, name, source, data)
+        return Sample(index, own.id, own.source, data)
+
+    def identify(self, index: int) -> Identity:
+        """Who the sample of this row is."""
+        return Identity(f"{self.name}:{index}", printable(Path(self.path.name)))
 
 
 class RowGroups:

@@ -77,6 +77,19 @@ class Sample:
     extra: Mapping[str, object] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Identity:
+    """Who a sample is, as far as that is known without reading it.
+
+    Attributes:
+        id, source, extra: as the sample has them; of `extra`, what takes no reading.
+    """
+
+    id: str
+    source: str = ""
+    extra: Mapping[str, object] = field(default_factory=dict)
+
+
 class Source(Protocol):
     """A random-access source of samples, ready to be read."""
 
@@ -100,6 +113,23 @@ class Source(Protocol):
             JobError: what they are read from is no longer what it was.
         """
         ...
+
+    # A source may also have `identify`, see `Identifying`.
+
+
+class Identifying(Protocol):
+    """What a source may have besides: samples that cannot be read then keep their names."""
+
+    def identify(self, index: int) -> Identity:
+        """Who the sample of this number is, whether it can be read or not."""
+        ...
+
+
+def identity(source: Source, index: int) -> Identity:
+    """Who a sample is, without reading it; its number where the source cannot tell."""
+    identify = getattr(source, "identify", None)
+    found: Identity = Identity(str(index)) if identify is None else identify(index)
+    return found
 
 
 class Inputs(Protocol):

@@ -8,7 +8,7 @@ import numpy as np
 
 from extractkit.errors import InputError
 from extractkit.inputs.checks import check_limit, check_range, check_whole, describe
-from extractkit.inputs.protocol import InputSpec, Sample, Signature
+from extractkit.inputs.protocol import Identity, InputSpec, Sample, Signature
 from extractkit.plan import numpy_dtype
 from extractkit.values import Array
 
@@ -118,6 +118,10 @@ class RandomSource:
         return [
             Sample(index, str(index), "random", self._draw(index)) for index in range(start, stop)
         ]
+
+    def identify(self, index: int) -> Identity:
+        """Who the sample of this number is."""
+        return Identity(str(index), "random")
 
     def _draw(self, index: int) -> dict[str, Array]:
         key = np.array([self.seed, index], np.uint64)

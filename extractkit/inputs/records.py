@@ -22,7 +22,7 @@ from extractkit.inputs.checks import (
 )
 from extractkit.inputs.faults import FAULT, Faults
 from extractkit.inputs.fingerprints import sample_digest
-from extractkit.inputs.protocol import Sample, Signature
+from extractkit.inputs.protocol import Identity, Sample, Signature
 from extractkit.plan import numpy_dtype
 from extractkit.values import Array
 
@@ -37,6 +37,10 @@ class Records(Protocol):
 
     def record(self, index: int) -> Sample:
         """One record as it is stored; may be called from any thread."""
+        ...
+
+    def identify(self, index: int) -> Identity:
+        """Who the sample of this record is, without reading it."""
         ...
 
 
@@ -65,8 +69,17 @@ class Chain:
 
     def record(self, index: int) -> Sample:
         """The record of this number, counted through all of them."""
+        part, inside = self._find(index)
+        return part.record(inside)
+
+    def identify(self, index: int) -> Identity:
+        """Who that record's sample is."""
+        part, inside = self._find(index)
+        return part.identify(inside)
+
+    def _find(self, index: int) -> tuple[Records, int]:
         part = bisect_right(self._ends, index)
-        return self._parts[part].record(index - (self._ends[part - 1] if part else 0))
+        return self._parts[part], index - (self._ends[part - 1] if part else 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +116,10 @@ class RecordSource:
         """
         check_range(start, stop, len(self))
         return [self._sample(index) for index in range(start, stop)]
+
+    def identify(self, index: int) -> Identity:
+        """Who the sample of this number is."""
+        return self.records.identify(index)
 
     def _sample(self, index: int) -> Sample:
         sample = fitted(self.records.record(index), index, self.signature, self.at)

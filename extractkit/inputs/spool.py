@@ -7,7 +7,7 @@ import weakref
 from array import array
 
 from extractkit.errors import DiskSpaceError, InputError
-from extractkit.inputs.protocol import Sample
+from extractkit.inputs.protocol import Identity, Sample
 
 
 class Spool:
@@ -15,9 +15,13 @@ class Spool:
 
     The file has no name: nobody else can write to it, which is why it may be unpickled, and it is
     gone with this object or with the process, however that ends.
+
+    Args:
+        source: where the samples come from.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, source: str) -> None:
+        self._source = source
         self._file = tempfile.TemporaryFile()  # noqa: SIM115
         self._offsets = array("q", [0])
         # Without a context, as it is open for as long as this object lives.
@@ -41,6 +45,10 @@ class Spool:
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
+
+    def identify(self, index: int) -> Identity:
+        """Who the sample of this number is: nothing but the number tells."""
+        return Identity(str(index), self._source)
 
     def record(self, index: int) -> Sample:
         """The sample of this number.

@@ -11,7 +11,7 @@ from extractkit.inputs.faults import FAULT, Faults
 from extractkit.inputs.files import PathLike, find_files, short_names
 from extractkit.inputs.jsonl import text_of
 from extractkit.inputs.lines import Lines, find_lines
-from extractkit.inputs.protocol import Sample, Signature
+from extractkit.inputs.protocol import Identity, Sample, Signature
 
 PACKAGED = Path(__file__).with_name("sample.txt")
 JSON_LINES = (".jsonl", ".ndjson", ".json")
@@ -126,6 +126,10 @@ class TextFile:
     def __len__(self) -> int:
         return len(self.lines)
 
+    def identify(self, index: int) -> Identity:
+        """Who sample `index` of this file is."""
+        return Identity(f"{self.name}:{self.lines.number(index)}", self.lines.path.name)
+
     def read(self, start: int, stop: int) -> Iterator[tuple[str, str]]:
         """Id and text of samples start … stop-1 of this file.
 
@@ -185,6 +189,18 @@ class TextSource:
                 ]
             before += len(file)
         return samples
+
+    def identify(self, index: int) -> Identity:
+        """Who the sample of this number is.
+
+        Raises:
+            IndexError: there is no such sample.
+        """
+        for file in self.files:
+            if index < len(file):
+                return file.identify(index)
+            index -= len(file)
+        raise IndexError("there are not so many samples")
 
 
 def _holds_json(path: Path) -> bool:

@@ -10,7 +10,7 @@ from extractkit.errors import InputError
 from extractkit.inputs.checks import check_limit, describe
 from extractkit.inputs.features import Feature, parse_features
 from extractkit.inputs.files import PathLike, Stamp, find_files, printable, short_names
-from extractkit.inputs.protocol import Sample, Signature
+from extractkit.inputs.protocol import Identity, Sample, Signature
 from extractkit.inputs.records import Chain, RecordSource, bind_records
 
 # What stands around the data of a record: its length and that length's checksum before it, the
@@ -130,8 +130,12 @@ class RecordFile:
         at = f"inputs.path={str(self.path)!r}, record {index}"
         held = _example(data, at).features.feature
         values = {feature.input: feature.values(held, at) for feature in self.features}
-        source = printable(Path(self.path.name))
-        return Sample(index, f"{self.name}:{index}", source, values)
+        own = self.identify(index)
+        return Sample(index, own.id, own.source, values)
+
+    def identify(self, index: int) -> Identity:
+        """Who the sample of this record is."""
+        return Identity(f"{self.name}:{index}", printable(Path(self.path.name)))
 
 
 def _why_not(path: Path, told: str) -> str:

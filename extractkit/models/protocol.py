@@ -86,7 +86,7 @@ class Model(Protocol):
         Returns what else may change the last bits of values: threads, instruction-set flags.
 
         Raises:
-            ConfigError: there is no such device.
+            ConfigError: there is no such device, or the process cannot compute as is wanted.
         """
         ...
 

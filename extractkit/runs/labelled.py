@@ -1,7 +1,7 @@
 """Tensors of a run as an xarray Dataset, with named axes and the samples' ids."""
 
 import importlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,19 @@ from extractkit.errors import MissingExtraError
 from extractkit.runs.views import TensorView
 from extractkit.tensors import SAMPLE
 
+SKIPPED = "skipped"
+"""The coordinate that tells samples without values from others, of which NaN is the value."""
 
-def to_dataset(views: Iterable[TensorView], ids: Sequence[str]) -> Any:
+
+def to_dataset(
+    views: Iterable[TensorView], ids: Sequence[str], skipped: Collection[int] = ()
+) -> Any:
     """An `xarray.Dataset` with one variable, read whole and padded, for each view.
+
+    Args:
+        ids: of all samples: the coordinate `sample`.
+        skipped: numbers of those without values: the coordinate `skipped`, bool (sample,), true for
+            them. Where there are none, there is no such coordinate.
 
     Raises:
         MissingExtraError: xarray is not installed.
@@ -29,7 +39,13 @@ def to_dataset(views: Iterable[TensorView], ids: Sequence[str]) -> Any:
         dims = unique_dims(view.dims, view.shape, sizes)
         attributes = {"address": view.record.address, "name": view.record.name}
         variables[view.key] = (dims, np.asarray(view), attributes)
-    return xarray.Dataset(variables, coords={SAMPLE: list(ids)} if SAMPLE in sizes else {})
+    coordinates: dict[str, Any] = {}
+    if SAMPLE in sizes:
+        coordinates[SAMPLE] = list(ids)
+        if skipped:
+            marks = [number in skipped for number in range(len(ids))]
+            coordinates[SKIPPED] = (SAMPLE, np.array(marks, bool))
+    return xarray.Dataset(variables, coords=coordinates)
 
 
 def unique_dims(

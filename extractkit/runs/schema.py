@@ -78,8 +78,10 @@ def _decode(expected: Any, data: Any, at: str) -> Any:
         options = get_args(expected)
         if data is None and type(None) in options:
             return None
-        (only,) = [option for option in options if option is not type(None)]
-        return _decode(only, data, at)
+        # Of `int | float` a whole number stays one.
+        others = [option for option in options if option is not type(None)]
+        exact = [option for option in others if type(data) is option]
+        return _decode((exact or others)[-1], data, at)
     if is_dataclass(expected):
         return _decode_fields(expected, _checked(dict, data, at), at)
     if origin is tuple:

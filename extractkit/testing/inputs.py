@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from extractkit.inputs.fingerprints import contents
-from extractkit.inputs.protocol import Inputs, Sample, Signature, Source
+from extractkit.inputs.protocol import Inputs, Sample, Signature, Source, identity
 from extractkit.plan import numpy_dtype
 
 
@@ -52,6 +52,15 @@ class SourceContract:
         assert all(ids)
         assert len(set(ids)) == len(ids)
         assert all(text.encode("utf-8") for s in samples for text in (s.id, s.source))
+
+    def test_who_a_sample_is_can_be_told_without_reading_it(self, tmp_path: Path) -> None:
+        source = self.source(tmp_path)
+        if not hasattr(source, "identify"):  # then those that cannot be read lose their names
+            return
+        for sample in source.read(0, len(source)):
+            told = identity(source, sample.index)
+            assert (told.id, told.source) == (sample.id, sample.source)
+            assert told.extra.items() <= sample.extra.items()
 
     def test_the_data_is_what_the_model_takes(self, tmp_path: Path) -> None:
         source = self.source(tmp_path)

@@ -3,6 +3,8 @@
 import io
 from dataclasses import replace
 
+import pytest
+
 from extractkit.display.console import render
 from extractkit.display.diff import overview
 from extractkit.runs.comparison.result import (
@@ -34,7 +36,7 @@ FOUND = Comparison(
     b="runs/b",
     tolerance=Tolerance(),
     mapped=False,
-    samples=SampleComparison("id", 8, 2, OneSided(5, ("s8", "s9"))),
+    samples=SampleComparison("id", 8, 2, only_in_a=OneSided(5, ("s8", "s9"))),
     tensors=(EQUAL, BEYOND, APART),
     only_in_a=("y:output",),
     circumstances=(Circumstance("versions.tensorflow", "2.20", "2.21"),),
@@ -50,7 +52,7 @@ def test_it_tells_what_differs_and_where() -> None:
     assert lines == [
         "A runs/a",
         "B runs/b",
-        "samples 8 by id, 2 left out as skipped",
+        "samples 8 by id, 2 left out, skipped in both",
         "tolerance 1e-06 + 1e-05 · max(|a|, |b|)",
         "versions.tensorflow 2.20 against 2.21",
         "",
@@ -66,6 +68,34 @@ def test_it_tells_what_differs_and_where() -> None:
         "3 tensors compared: 1 bitwise equal, 1 beyond it, 1 not comparable; the first beyond: "
         "last:output",
     ]
+
+
+def test_samples_that_one_run_alone_skipped_are_told() -> None:
+    samples = SampleComparison("id", 3, 0, OneSided(1, ("s4",)), OneSided(5, ("s1", "s2", "s3")))
+    text = shown(replace(FOUND, samples=samples))
+    assert "1 sample skipped in A alone: s4\n" in text
+    assert "5 samples skipped in B alone: s1, s2, s3, …\n" in text
+    assert "left out" not in text
+
+
+def test_a_difference_by_nan_alone_has_its_line() -> None:
+    nan = replace(BEYOND, counts=Counts(80, 2, 2, 0, 2), errors=Errors(0, 0, 0, 0, 0, 1.0, None))
+    one = replace(nan, a="x", b="x", counts=Counts(80, 2, 2, 0, 1))
+    text = shown(replace(FOUND, tensors=(nan, one)))
+    told = "NaN or infinite in one run alone, or infinite with opposite signs\n"
+    assert f"last:output = net/last:0: 2 values are {told}" in text
+    assert f"\nx: 1 value is {told}" in text
+    many = tuple(replace(one, a=f"t{n}") for n in range(61))
+    assert "… and so in 1 more tensor\n" in shown(replace(FOUND, tensors=many))
+    assert "NaN or infinite" not in shown(FOUND)
+
+
+@pytest.mark.parametrize(
+    ("beyond", "share"), [(0, " 0 "), (1, " <0.01% "), (100, " 0.01% "), (10**6, " 100.00% ")]
+)
+def test_a_small_share_is_never_none(beyond: int, share: str) -> None:
+    counts = Counts(10**6, beyond, beyond, 0, 0)
+    assert share in shown(replace(FOUND, tensors=(replace(BEYOND, counts=counts),)))
 
 
 def test_what_a_mapping_leaves_out_is_told_as_that() -> None:

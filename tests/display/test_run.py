@@ -5,7 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from extractkit.display.console import render
-from extractkit.display.run import overview
+from extractkit.display.run import overview, summary
+from extractkit.engine.listener import Summary
 from extractkit.runs.manifest import (
     Actual,
     Manifest,
@@ -17,6 +18,7 @@ from extractkit.runs.manifest import (
     Volatile,
 )
 from extractkit.sinks.protocol import StoredTensor
+from extractkit.value_checks import ValueStats
 from tests.display.examples import CATALOG, EVIL, SHOWN_EVIL
 
 MANIFEST = Manifest(
@@ -65,6 +67,51 @@ def test_it_tells_what_a_run_is_and_holds() -> None:
     ]
 
 
+FOUND = {
+    "a:output": ValueStats(nan=2, inf=1, samples=2, minimum=0, maximum=1, examined=5, elements=20),
+    "w": ValueStats(inf=4, minimum=0, maximum=1, elements=9),
+    "b:output": ValueStats(minimum=0.5, maximum=0.5, same="f00", examined=5, elements=20),
+    "c:output": ValueStats(minimum=0, maximum=1, same="f00", examined=5, elements=20),
+    "d:output": ValueStats(minimum=0, maximum=1, examined=5, elements=20),
+}
+
+
+def finding_rows(text: str) -> list[list[str]]:
+    labels = ("samples", "skipped", "not finite", "constant", "unchanging")
+    return [line.split() for line in text.splitlines() if line.startswith(labels)]
+
+
+def test_what_may_be_a_mistake_is_told_with_its_counts() -> None:
+    actual = Actual(samples=48, shards=2, bytes=4000, skipped=1, values=FOUND)
+    inputs = RunInputs("f00", 48, truncated=3)
+    assert finding_rows(shown(replace(MANIFEST, actual=actual, inputs=inputs))) == [
+        line.split()
+        for line in (
+            "samples 48, 3 of them cut off",
+            "skipped 1 sample, the reasons are in `run.skipped`",
+            "not finite NaN or infinity in a:output (2 NaN, 1 infinite in 2 samples), "
+            "w (4 infinite)",
+            "constant one number throughout in b:output (0.5)",
+            "unchanging the same for every sample: b:output, c:output",
+        )
+    ]
+
+
+def test_show_and_the_summary_of_a_run_tell_the_same_of_many_tensors() -> None:
+    many = {
+        f"{key}{n}": one for key, one in FOUND.items() if key in ("w", "b:output") for n in range(4)
+    }
+    actual = Actual(samples=48, shards=2, bytes=4000, skipped=7, values=many)
+    text = shown(replace(MANIFEST, actual=actual))
+    constant = tuple(key for key in many if key.startswith("b"))
+    closing = Summary(
+        Path("out/run"), 9, 48, 0, 2, 4000, 1.0, tuple(key for key in many if key[0] == "w"), 7,
+        constant, constant,
+    )  # fmt: skip
+    assert finding_rows(text) == finding_rows(render(summary(closing), io.StringIO()))
+    assert "NaN or infinity in w0, w1, w2, …\n" in text
+
+
 def test_a_run_that_has_only_begun_can_be_shown() -> None:
     begun = Manifest(volatile=Volatile(started="now"), status=Status.STARTED)
     assert "status   started" in shown(begun)
@@ -72,5 +119,8 @@ def test_a_run_that_has_only_begun_can_be_shown() -> None:
 
 
 def test_what_a_file_says_cannot_control_the_terminal() -> None:
-    text = shown(replace(MANIFEST, job_given=(EVIL,)))
+    found = {EVIL: ValueStats(nan=1, samples=1, examined=5, elements=5)}
+    actual = Actual(samples=48, shards=2, bytes=4000, values=found)
+    text = shown(replace(MANIFEST, job_given=(EVIL,), actual=actual))
+    assert f"infinity in {SHOWN_EVIL} (1 NaN in 1 sample)\n" in text
     assert f"job       {SHOWN_EVIL}\n" in text

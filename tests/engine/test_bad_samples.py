@@ -13,11 +13,13 @@ from extractkit.engine.batches import read_batch
 from extractkit.engine.batching import BatchRules
 from extractkit.engine.isolation import run_isolated, try_out
 from extractkit.engine.measure import measure_axes
+from extractkit.engine.skipping import WAY_OUT
 from extractkit.engine.stream import ShardValues, Stream, fetch
 from extractkit.engine.survey import Row, first_usable, survey
-from extractkit.errors import InputError, JobError, SelectionError
+from extractkit.errors import InputError, JobError, SampleError, SelectionError
 from extractkit.inputs.live import LiveArrays
 from extractkit.inputs.protocol import InputSpec, Sample, Signature, Source
+from extractkit.inputs.texts import Texts
 from extractkit.models.protocol import Compilation, Encoded, Fetch, Program
 from extractkit.plan import PlannedTensor, Shard, plan_tensors
 from extractkit.selectors import parse_selector
@@ -62,7 +64,7 @@ def explosive(program: Program) -> Program:
     def run(features: Mapping[str, Array], lengths: Mapping[str, Array]) -> Sequence[Array]:
         for row, size in zip(features["tokens"], lengths["token"], strict=True):
             if np.array_equal(row[:size], bomb):
-                raise JobError("the model blew up")
+                raise SampleError("the model blew up")
         return program(features, lengths)
 
     return run
@@ -84,8 +86,8 @@ class TestSurvey:
         assert skipped == {1: "inputs[1] is int, no text: 7", 2: "sample '2' has no code"}
         assert lengths == [2, 0, 0, 3]
         assert rows[1] == {
-            "index": 1, "id": "1", "source": "", "length": 0, "truncated": False, "tokens": None,
-            "skipped": "inputs[1] is int, no text: 7",
+            "index": 1, "id": "1", "source": "memory", "length": 0, "truncated": False,
+            "tokens": None, "skipped": "inputs[1] is int, no text: 7",
         }  # fmt: skip
         assert rows[2] == {
             "index": 2, "id": "2", "source": "memory", "length": 0, "truncated": False,
@@ -97,6 +99,50 @@ class TestSurvey:
     def test_the_same_samples_fail_a_job_that_does_not_skip(self, bad: object) -> None:
         with pytest.raises(InputError, match=r"no text|no code"):
             surveyed(["ab", bad, "abc"], policy="fail")
+
+    @pytest.mark.parametrize(
+        ("bad", "reason"),
+        [(NO_TEXT, "inputs[1] is int, no text: 7"), (NO_CODE, "sample '1' has no code")],
+    )
+    def test_the_first_of_them_is_named_with_the_way_out(self, bad: object, reason: str) -> None:
+        with pytest.raises(InputError) as caught:
+            surveyed(["ab", bad, "abc", NO_CODE], policy="fail")
+        assert str(caught.value) == (
+            f"sample '1' (number 1): {reason}. To leave such samples out: runtime.bad_samples=skip"
+        )
+
+    def test_what_is_wrong_with_all_of_them_is_no_fault_of_one(self) -> None:
+        with pytest.raises(InputError) as caught:
+            surveyed([NO_CODE, NO_CODE], policy="fail")
+        assert str(caught.value) == "sample '0' has no code"
+
+    def test_what_fails_only_together_is_no_fault_of_one(self) -> None:
+        class Crowded(ReferenceModel):
+            def encode(self, samples: Sequence[Sample]) -> list[Encoded]:
+                if len(samples) > 1:
+                    raise InputError("too many")
+                return super().encode(samples)
+
+        with pytest.raises(InputError, match=r"^too many$"):
+            survey(Crowded(), source(), lambda rows: None)
+
+    def test_a_line_that_cannot_be_read_keeps_its_name(self, tmp_path: Path) -> None:
+        path = tmp_path / "t.jsonl"
+        path.write_text('{"text": "a"}\n\n{\n{"text": "b"}\n')
+        texts = Texts(path).bind(CHOOSY.signature)
+        rows: list[Row] = []
+        survey(CHOOSY, texts, rows.extend, "skip")
+        names = [(row["id"], row["source"], "skipped" in row) for row in rows]
+        assert names == [
+            ("t.jsonl:1", "t.jsonl", False),
+            ("t.jsonl:3", "t.jsonl", True),
+            ("t.jsonl:4", "t.jsonl", False),
+        ]
+        with pytest.raises(InputError) as caught:
+            survey(CHOOSY, texts, lambda rows: None)
+        told = str(caught.value)
+        assert told.startswith(f"sample 't.jsonl:3' (number 1): inputs.path={str(path)!r}, line 3 ")
+        assert told.endswith(" wants another ending. " + WAY_OUT)
 
     def test_where_nothing_is_left_the_first_reason_is_told(self) -> None:
         with pytest.raises(InputError) as caught:
@@ -182,6 +228,19 @@ class TestTrial:
         with pytest.raises(JobError, match="the model blew up"):
             self.run([BOMB, BOMB], policy)
 
+    def test_a_model_that_fails_on_the_first_tells_on_which(self) -> None:
+        with pytest.raises(SampleError) as caught:
+            self.run([BOMB, "a"], "fail")
+        assert str(caught.value) == (
+            f"the model blew up. It was tried on the first samples, from '0' (number 0) on. "
+            f"{WAY_OUT}"
+        )
+
+    def test_a_first_sample_that_is_no_good_is_named(self) -> None:
+        with pytest.raises(InputError) as caught:
+            self.run([NO_CODE, "ab"], "fail")
+        assert str(caught.value) == f"sample '0' (number 0): sample '0' has no code. {WAY_OUT}"
+
     def test_the_first_sample_has_to_do_where_none_is_skipped(self) -> None:
         with pytest.raises(InputError, match="no code"):
             self.run([NO_CODE, "ab"], "fail")
@@ -255,6 +314,36 @@ class TestStream:
         with pytest.raises(JobError, match="the model blew up"):
             list(failing.shards([Shard(0, 2)]))
 
+    @pytest.mark.parametrize("batch_size", [1, 2, 4, 9])
+    @pytest.mark.parametrize("by_length", [True, False])
+    def test_the_first_sample_of_a_batch_that_fails_is_named(
+        self, batch_size: int, by_length: bool
+    ) -> None:
+        texts = source(["b" * 9, "a", "abc", "d", BOMB, "ab"])
+        rules = BatchRules(batch_size, None, by_length)
+        with pytest.raises(SampleError) as caught:
+            list(stream(texts, rules, bad_samples="fail").shards([Shard(2, 6)]))
+        assert str(caught.value) == f"sample '4' (number 4): the model blew up. {WAY_OUT}"
+
+    def test_where_only_all_together_fail_none_is_named(self) -> None:
+        def crowded(features: Mapping[str, Array], lengths: Mapping[str, Array]) -> object:
+            if len(features["tokens"]) > 1:
+                raise SampleError("too many at once")
+            return PROGRAM(features, lengths)
+
+        rules = BatchRules(4, None, True)
+        failing = stream(source(["a", "b"]), rules, crowded, "fail")  # type: ignore[arg-type]
+        with pytest.raises(SampleError, match=r"^too many at once$"):
+            list(failing.shards([Shard(0, 2)]))
+
+    def test_what_no_sample_can_cause_is_told_as_it_is(self) -> None:
+        def lost(features: object, lengths: object) -> list[Array]:
+            raise JobError("the device is lost")
+
+        failing = stream(source(["a", "b"]), BatchRules(4, None, True), lost, "fail")
+        with pytest.raises(JobError, match=r"^the device is lost$"):
+            list(failing.shards([Shard(0, 2)]))
+
     def test_a_shard_of_nothing_but_bad_samples_has_its_place(self) -> None:
         whole = stream(source(["a", BOMB, BOMB]), BatchRules(1, None, True))
         good, bad = whole.shards([Shard(0, 1), Shard(1, 3)])
@@ -288,18 +377,23 @@ class TestIsolation:
     def test_where_only_all_together_fail_none_is_to_blame(self) -> None:
         def crowded(features: Mapping[str, Array], lengths: Mapping[str, Array]) -> list[Array]:
             if len(features["tokens"]) > 1:
-                raise JobError("out of memory")
+                raise SampleError("too many")
             return []
 
-        with pytest.raises(JobError, match="out of memory"):
+        with pytest.raises(SampleError, match="too many"):
             run_isolated(crowded, self.BATCH)
 
-    def test_other_errors_are_not_the_samples(self) -> None:
-        def broken(features: object, lengths: object) -> list[Array]:
-            raise OSError("the disk broke")
+    @pytest.mark.parametrize("error", [OSError, MemoryError, JobError])
+    def test_other_errors_are_not_the_samples(self, error: type[Exception]) -> None:
+        sizes = []
 
-        with pytest.raises(OSError, match="the disk broke"):
+        def broken(features: Mapping[str, Array], lengths: object) -> list[Array]:
+            sizes.append(len(features["tokens"]))
+            raise error("the machine broke")
+
+        with pytest.raises(error, match="the machine broke"):
             run_isolated(broken, self.BATCH)
+        assert sizes == [4]
 
 
 class TestRun:
@@ -377,6 +471,23 @@ class TestRun:
 def test_texts_of_the_other_tests_are_all_good() -> None:
     found = survey(CHOOSY, source(TEXTS), lambda rows: None, "skip")
     assert found.skipped == {}
+
+
+def test_a_machine_that_fails_is_no_reason_to_skip(tmp_path: Path) -> None:
+    """Whatever it is at: the trial, or a later batch."""
+
+    class Exhausted(ReferenceModel):
+        def forward(self, tokens: Array) -> dict[str, Array]:
+            if len(tokens) == 2:
+                raise JobError("no memory is left")
+            return super().forward(tokens)
+
+    for number, texts in enumerate((["ab", "c"], ["c", "ab"])):
+        wanted = job(
+            {"path": "pool:*"}, model=Exhausted(), inputs=texts, bad_samples="skip", batch_size=1
+        )
+        with pytest.raises(JobError, match="no memory is left"):
+            executed(tmp_path / str(number), wanted)
 
 
 @pytest.mark.parametrize("first", [BOMB, NO_TEXT, NO_CODE])

@@ -7,19 +7,27 @@ import pytest
 
 from extractkit.engine.process import environment, impose
 from extractkit.errors import RunDirectoryError
+from extractkit.models import in_force
 
 INTRA, INTER = "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"
 FLAGS = ("TF_ENABLE_ONEDNN_OPTS", "XLA_FLAGS", "TF_XLA_FLAGS", "TF_DETERMINISTIC_OPS")
+LIMITS = (
+    *("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE"),
+    "NVIDIA_TF32_OVERRIDE",
+)
 
 
 @pytest.fixture(autouse=True)
-def nothing_set() -> Iterator[None]:
+def nothing_set(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """None of the variables is set; afterwards they are as they were, whatever was imposed."""
+    # Other tests of this process may have had TensorFlow start.
+    monkeypatch.setattr(in_force, "_READ", {})
+    monkeypatch.setattr(in_force, "_started", lambda: False)
     before = dict(os.environ)
-    for name in (INTRA, INTER, *FLAGS):
+    for name in (INTRA, INTER, *FLAGS, *LIMITS):
         os.environ.pop(name, None)
     yield
-    for name in (INTRA, INTER, *FLAGS):
+    for name in (INTRA, INTER, *FLAGS, *LIMITS):
         os.environ.pop(name, None)
         if name in before:
             os.environ[name] = before[name]
@@ -45,7 +53,7 @@ def test_without_affinity_all_processors_count(monkeypatch: pytest.MonkeyPatch) 
     assert environment(None) == {INTRA: "6", INTER: "6"}
 
 
-@pytest.mark.parametrize("flag", FLAGS)
+@pytest.mark.parametrize("flag", [*FLAGS, *LIMITS])
 def test_flags_are_recorded_as_they_are_set(flag: str) -> None:
     os.environ[flag] = "0"
     assert environment(2) == {flag: "0", INTRA: "2", INTER: "2"}
@@ -72,6 +80,20 @@ def test_of_a_hostile_record_no_flag_is_imposed_that_could_name_a_file() -> None
 def test_a_record_that_is_no_setting_is_refused(value: str) -> None:
     with pytest.raises(RunDirectoryError, match=f"^the run records {INTRA}="):
         impose({INTRA: value})
+
+
+def test_limits_of_kernels_are_not_imposed() -> None:
+    os.environ["DNNL_MAX_CPU_ISA"] = "AVX2"
+    impose({"ONEDNN_MAX_CPU_ISA": "SSE41", INTRA: "1"})
+    assert environment(1) == {"DNNL_MAX_CPU_ISA": "AVX2", INTRA: "1", INTER: "1"}
+
+
+def test_what_tensorflow_runs_with_is_recorded_where_nothing_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(in_force, "_READ", {INTRA: "9", INTER: "8"})
+    assert environment(None) == {INTRA: "9", INTER: "8"}
+    assert environment(5) == {INTRA: "5", INTER: "5"}
 
 
 def test_of_a_hostile_record_nothing_else_is_imposed() -> None:

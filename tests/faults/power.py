@@ -31,12 +31,14 @@ def every_call(scratch: Path, count: int | None, seed: int) -> Figures:
     figures = Figures()
     place = scratch / "place"
     undisturbed = Undisturbed(scratch)
-    stop = 2 * len(undisturbed.calls) // 3
-    place.mkdir()
-    watched(begin, place / "run", killed(stop, "before"))
-    resumed = [*undisturbed.calls[:stop], *recorded(go_on, place / "run")]
-    shutil.rmtree(place)
-    for what, calls, first in (("run", undisturbed.calls, 0), ("resume", resumed, stop)):
+    campaigns = [("run", undisturbed.calls, 0)]
+    for stop in _stops(undisturbed.calls):
+        place.mkdir()
+        watched(begin, place / "run", killed(stop, "before"))
+        made = [call for call in undisturbed.calls if call.number < stop]
+        campaigns.append(("resume", [*made, *recorded(go_on, place / "run")], len(made)))
+        shutil.rmtree(place)
+    for what, calls, first in campaigns:
         failures = list(_failures(calls, first, seed))
         figures.counts[f"power failures in a {what}"] += len(failures)
         different = list({_digest(tree): (told, tree, n) for told, tree, n in failures}.values())
@@ -60,18 +62,29 @@ def every_call(scratch: Path, count: int | None, seed: int) -> Figures:
     return figures
 
 
+def _stops(calls: list[Call]) -> list[int]:
+    """Where a process is killed that is resumed later: in the middle of things, and around the call
+    by which the last shard is committed."""
+    synced = [c.number for c in calls if (c.name, c.path) == ("fsync", f"run/{JOURNAL}")]
+    return [calls[2 * len(calls) // 3].number, synced[-1], synced[-1] + 1]
+
+
 def _failures(calls: list[Call], first: int, seed: int) -> Iterator[tuple[str, Tree, int]]:
     """After each call from `first` on, in some ways: the way in words, what is left, and how many
     shards had been committed."""
     disk = Disk()
     draw = random.Random(seed)
-    promised = lines = 0
+    promised = synced = lines = 0
     for done, call in enumerate(calls):
         disk.make(call)
         if call.path not in (f"run/{JOURNAL}", "run"):
-            promised = lines  # whatever commits a line has returned
+            promised = synced  # whatever commits a line has returned
         elif call.name == "write":
             lines += call.value.count(b"\n")
+        elif call.name == "fsync" and call.path != "run":
+            synced = lines
+        if done == len(calls) - 1:
+            promised = lines  # whoever is told that the run is finished may rely on all of it
         if done < first:
             continue
         for way, (names, data) in _WAYS.items():

@@ -19,7 +19,7 @@ from extractkit.inputs.hdf5 import Hdf5
 from extractkit.inputs.images import Images
 from extractkit.inputs.live import LiveArrays, LiveTexts
 from extractkit.inputs.parquet import Parquet
-from extractkit.inputs.protocol import Inputs, InputSpec, Sample, Signature
+from extractkit.inputs.protocol import Inputs, InputSpec, Sample, Signature, identity
 from extractkit.inputs.texts import Texts
 from extractkit.inputs.tfrecord import TFRecord
 from extractkit.testing.inputs import assert_same
@@ -193,6 +193,55 @@ def test_each_fails_alone_and_the_others_are_what_they_were(
         assert_same(kept, same)
     with pytest.raises(InputError):
         inputs.bind(signature).read(0, len(good))
+
+
+@every_source
+def test_each_is_who_it_would_be_if_it_could_be_read(made: Made, signature: Signature) -> None:
+    good = [True, False, False, True, False]
+    expected = made([True] * len(good)).bind(signature).read(0, len(good))
+    inputs = made(good)
+    source = inputs.bind(signature)
+    told = [identity(source, index) for index in range(len(good))]
+    if made is texts:  # a blank line stands behind the good ones alone
+        assert [one.id for one in told] == [f"x.txt:{line}" for line in (1, 3, 4, 5, 7)]
+    else:
+        assert [one.id for one in told] == [sample.id for sample in expected]
+    assert [one.source for one in told] == [sample.source for sample in expected]
+    for one, sample in zip(told, expected, strict=True):
+        assert one.extra.items() <= sample.extra.items()
+
+
+def test_a_broken_picture_keeps_its_file_and_its_class() -> None:
+    Path("in/cat").mkdir(parents=True)
+    Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save("in/a.png")
+    Path("in/cat/1.png").write_bytes(b"no picture")
+    told = identity(Images("in").bind(PICTURE), 1)
+    assert (told.id, told.source) == ("cat/1.png", "1.png")
+    assert told.extra == {"file": "in/cat/1.png", "label": "cat"}
+
+
+def test_they_are_told_apart_across_files() -> None:
+    Path("a.jsonl").write_text('{"text": "a"}\n\n{\n')
+    Path("b.jsonl").write_text('\n{"text": "b"}\n[]\n')
+    source = Texts(["a.jsonl", "b.jsonl"]).bind(TEXT)
+    ids = [identity(source, index).id for index in range(len(source))]
+    assert ids == ["a.jsonl:1", "a.jsonl:3", "b.jsonl:2", "b.jsonl:3"]
+    sources = [identity(source, index).source for index in range(len(source))]
+    assert sources == ["a.jsonl", "a.jsonl", "b.jsonl", "b.jsonl"]
+
+
+def test_a_source_that_cannot_tell_names_them_by_their_numbers() -> None:
+    class Plain:
+        fingerprint, notes = "", ()
+
+        def __len__(self) -> int:
+            return 8
+
+        def read(self, start: int, stop: int) -> list[Sample]:
+            raise InputError("no good")
+
+    told = identity(Plain(), 7)
+    assert (told.id, told.source, told.extra) == ("7", "", {})
 
 
 @every_source

@@ -72,6 +72,16 @@ def test_a_saved_model_gives_what_the_live_one_gives(
     assert model.describe()["path"] == str(file)
 
 
+@pytest.mark.parametrize("name", ["m.keras", "m.h5"])
+def test_a_model_without_weights_is_a_model(name: str, tmp_path: Path) -> None:
+    live = keras.Sequential([keras.Input((3,)), layers.Reshape((3, 1), name="column")])
+    model = load(str(saved(live, tmp_path / name)))
+    assert not [r for r in model.catalog.records if r.kind is Kind.WEIGHT]
+    batch = drawn(model.signature, 2)
+    (value,) = values_of(model, ["column:output"], batch).values()
+    np.testing.assert_array_equal(value, next(iter(batch.values()))[..., np.newaxis])
+
+
 def message(file: Path) -> str:
     with pytest.raises(ModelError) as caught:
         load(str(file))
@@ -206,6 +216,23 @@ def test_weights_without_an_architecture_are_refused(name: str, tmp_path: Path) 
         f"model.path={str(file)!r} holds weights alone, without the architecture. Give a "
         f"callable that builds it: model.checkpoint={file} "
         f"model.factory._target_=package.module.build"
+    )
+
+
+def test_a_file_with_nothing_in_it_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "m.h5"
+    h5py.File(file, "w").close()
+    assert message(file) == (
+        f"model.path={str(file)!r} is an HDF5 file with neither an architecture nor weights in it"
+    )
+
+
+@pytest.mark.parametrize("name", ["m.keras", "m.h5"])
+def test_a_lambda_without_weights_is_refused_and_named(name: str, tmp_path: Path) -> None:
+    lone = keras.Sequential([keras.Input((4,)), layers.Lambda(lambda v: v * 2, name="twice")])
+    assert message(saved(lone, tmp_path / name)).endswith(
+        "is refused: layer 'twice' holds Python code, which loading the file would run. If you "
+        "trust it: model.safe_mode=false"
     )
 
 

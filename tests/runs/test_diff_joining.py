@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from extractkit.errors import ConfigError, SelectionError
-from extractkit.runs.comparison.joining import join
+from extractkit.runs.comparison.joining import WrittenMapping, join
 from extractkit.runs.diff import diff
 from extractkit.runs.reader import Run
 from tests.runs.diff_examples import made_run
@@ -103,6 +103,16 @@ def test_what_names_no_tensor_is_one_error_that_names_the_nearest(
     assert str(caught.value).startswith(f"mapping {left!r}: {right!r}: ")
 
 
+def test_an_entry_of_a_file_is_told_with_its_line(runs: tuple[Run, Run]) -> None:
+    entries = {":output": "net/out:0", "block_9:output": "net/out:0", "x_*": "net/*"}
+    mapping = WrittenMapping(entries, "map.yaml", {":output": 1, "block_9:output": 3})
+    with pytest.raises(SelectionError, match=r"^map.yaml, line 3: 'block_9:output': 'net/out:0': "):
+        join(*runs, mapping)
+    del mapping["block_9:output"]
+    with pytest.raises(SelectionError, match=r"^map.yaml: 'x_\*': 'net/\*': 'x_\*' fits no tensor"):
+        join(*runs, mapping)
+
+
 def test_stars_have_to_be_as_many_on_both_sides(runs: tuple[Run, Run]) -> None:
     with pytest.raises(ConfigError, match=r"1 and 0 times '\*'"):
         join(*runs, {"block_*:output": "net/out:0"})
@@ -112,3 +122,12 @@ def test_globs_leave_out_what_is_not_asked_for(runs: tuple[Run, Run]) -> None:
     found = join(runs[0], runs[0], only=["block_[12]*", ":out*"])
     assert [pair[0] for pair in found.pairs] == ["block_1:output", "block_2:output", ":output"]
     assert found.only_in_a == ()
+
+
+def test_every_glob_has_to_fit_a_tensor_of_either_run(runs: tuple[Run, Run]) -> None:
+    found = join(*runs, only=["block_1*", "net/out*"])
+    assert (found.only_in_a, found.only_in_b) == (("block_1:output",), ("net/out:0",))
+    with pytest.raises(
+        SelectionError, match=r"^only='blok_\*' fits no tensor of .*'block_1:output'"
+    ):
+        join(*runs, only=["block_1*", "blok_*"])

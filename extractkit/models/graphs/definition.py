@@ -1,8 +1,8 @@
 """What a GraphDef computes, as a digest that is the same in every process and rebuild.
 
 Names count what was built before, so they do not enter: a node is told by its operation, its
-attributes, and the places in the order of nodes that its inputs come from; a function by what is
-in it.
+attributes, its device where it has one, and the places in the order of nodes that its inputs come
+from; a function by what is in it, and by whether XLA has to compile it.
 """
 
 import hashlib
@@ -18,6 +18,8 @@ _PYTHON = re.compile(r"^(Stateless|Eager)?PyFunc")
 # Texts that say no more than which nodes share something.
 _SHARED = ("shared_name", "frame_name", "tensor_array_name", "stack_name")
 _NAMES = ("container", "debug_name")
+# Of the notes that TensorFlow makes for itself, the one that changes what is computed.
+_XLA = "_XlaMustCompile"
 
 
 def graph_digest(graph_def: Any, contents: Mapping[str, str]) -> str | None:
@@ -79,6 +81,8 @@ class _Digests:
         control = sorted(_edge(one, places) for one in node.input if one.startswith("^"))
         operation = self._function(node.op) if node.op in self._library else node.op
         told = [content] if content is not None else self._attributes(node.attr, shared)
+        placed = ["device", _device(node.device)] if node.device else []
+        told += [*placed, *_compilation(node.attr)]
         return _digest([operation, "inputs", *data, *control, "attributes", *told])
 
     def _attributes(
@@ -106,7 +110,8 @@ class _Digests:
         return bytes(value.SerializeToString(deterministic=True))
 
     def _called(self, function: Any) -> bytes:
-        return _digest([self._function(function.name), *self._attributes(function.attr, {})])
+        told = self._attributes(function.attr, {})
+        return _digest([self._function(function.name), *told, *_compilation(function.attr)])
 
     def _function(self, name: str) -> bytes:
         if name not in self._library:
@@ -115,7 +120,7 @@ class _Digests:
             # While it is being made: a function that calls itself.
             self._made[name] = b"recursion"
             function = self._library[name]
-            self._made[name] = self.body(
+            body = self.body(
                 function.node_def,
                 [argument.name for argument in function.signature.input_arg],
                 [
@@ -123,6 +128,8 @@ class _Digests:
                     *(f"^{one}" for one in sorted(function.control_ret.values())),
                 ],
             )
+            compiled = _compilation(function.attr)
+            self._made[name] = _digest([body, *compiled]) if compiled else body
         return self._made[name]
 
 
@@ -131,6 +138,20 @@ def _edge(text: str, places: Mapping[str, int]) -> str:
     control = "^" if text.startswith("^") else ""
     name, _, output = text.lstrip("^").partition(":")
     return f"{control}{places[name]}:{output or '0'}"
+
+
+def _compilation(attributes: Mapping[str, Any]) -> list[str]:
+    # Looking a key up would add it.
+    return [_XLA] if _XLA in attributes and attributes[_XLA].b else []
+
+
+def _device(name: str) -> str:
+    """Kind and number alone: the rest of the name says which process it is in."""
+    try:
+        device = tf.DeviceSpec.from_string(name)
+    except ValueError:  # TensorFlow will refuse it, if it ever asks
+        return name
+    return f"{device.device_type}:{device.device_index}"
 
 
 def _tensor(tensor: Any) -> bytes:

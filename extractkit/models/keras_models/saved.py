@@ -118,12 +118,14 @@ def _hdf5(at: str, file: Path) -> SavedKeras:
     if not h5py.is_hdf5(file):
         raise ModelError(f"{at} is no HDF5 file: damaged, or something else")
     # In a process of its own first: a damaged file may end the process that reads it.
-    weights = open_hdf5(file, at)
+    weights = open_hdf5(file, at, whole=True)
     try:
         with h5py.File(file, "r") as opened:
             attributes = {key: opened.attrs.get(key) for key in ("model_config", *_WRITTEN_BY)}
     except _DAMAGE as error:
         raise _damaged(at, error) from error
+    if attributes["model_config"] is None and not len(weights):
+        raise ModelError(f"{at} is an HDF5 file with neither an architecture nor weights in it")
     if attributes["model_config"] is None:
         raise ModelError(
             f"{at} holds weights alone, without the architecture. Give a callable that builds it: "
@@ -151,7 +153,8 @@ def _archive(at: str, file: Path) -> SavedKeras:
     except _DAMAGE as error:
         raise _damaged(at, error) from error
     version = str(metadata.get("keras_version", ""))
-    return SavedKeras(file, at, _parsed(at, text), version, "", _elements(open_archive(file, at)))
+    weights = open_archive(file, at, whole=True)
+    return SavedKeras(file, at, _parsed(at, text), version, "", _elements(weights))
 
 
 def _elements(weights: WeightFile) -> int:

@@ -50,7 +50,7 @@ def examine(path: Path, signature: str | None, settings: Settings) -> Probed:
     for reading, takes, sizes in _attempts(entry):
         try:
             return _Examination(path, graph, entry, settings, takes, sizes).made(reading)
-        except FAILURES as error:
+        except (*FAILURES, MemoryError) as error:
             first_failure = first_failure or error
     raise first_failure or ValueError("it has no inputs that could be given")
 
@@ -130,7 +130,7 @@ class _Examination:
             try:
                 readable = tensor.type in DTYPES
                 found.append(interpreter.value(tensor.index).shape if readable else None)
-            except FAILURES:
+            except (*FAILURES, MemoryError):
                 found.append(None)
         return tuple(found)
 

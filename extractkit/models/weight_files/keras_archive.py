@@ -27,15 +27,16 @@ _SMALL = 16 << 20
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def open_archive(file: Path, at: str) -> WeightFile:
+def open_archive(file: Path, at: str, *, whole: bool = False) -> WeightFile:
     """The weights inside a `.keras` archive, unpacked to a temporary file for as long as needed.
 
     Args:
         at: how messages name what the user gave.
+        whole: whether the whole model is asked for, which may have no weights at all.
 
     Raises:
-        ModelError: it is damaged, holds no weights, or they are no HDF5; it grows out of all
-            proportion, or there is no room for it.
+        ModelError: it is damaged, holds no weights where they alone are asked for, or they are no
+            HDF5; it grows out of all proportion, or there is no room for it.
     """
     try:
         handle, name = tempfile.mkstemp(suffix=".h5")
@@ -46,7 +47,10 @@ def open_archive(file: Path, at: str) -> WeightFile:
     try:
         _unpack(file, unpacked, at)
         opened = replace(
-            open_hdf5(unpacked, at), path=str(file), format="Keras archive", files=(file,)
+            open_hdf5(unpacked, at, whole=whole),
+            path=str(file),
+            format="Keras archive",
+            files=(file,),
         )
     except BaseException:
         unpacked.unlink()

@@ -27,20 +27,22 @@ HDF5_ENDINGS = (".h5", ".hdf5")
 _CHILD = "extractkit.models.weight_files.hdf5_listing"
 
 
-def open_hdf5(file: Path, at: str) -> WeightFile:
+def open_hdf5(file: Path, at: str, *, whole: bool = False) -> WeightFile:
     """Every array in an HDF5 file.
 
     Args:
         at: how messages name what the user gave.
+        whole: whether it belongs to a whole model, which may have no weights at all.
 
     Raises:
-        ModelError: it is damaged, something else, holds no array, or leads out of itself.
+        ModelError: it is damaged, something else, holds no array where weights are all that it is
+            for, or leads out of itself.
     """
     listing = _listed(file, at)
     entries = {
         key: Entry(dtype, tuple(shape)) for key, (dtype, shape) in listing["datasets"].items()
     }
-    if not entries:
+    if not entries and not whole:
         raise ModelError(f"{at} is an HDF5 file without any weight in it")
 
     def load(key: str) -> Array:

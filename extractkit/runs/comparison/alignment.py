@@ -45,7 +45,7 @@ class Alignment:
 def align(a: Run, b: Run) -> Alignment:
     """Pair the samples by their ids, or by their numbers where ids of a run are not unique.
 
-    Samples that one of the runs skipped have no values and are left out.
+    Samples that a run skipped have no values there and make no pair.
 
     Raises:
         RunDirectoryError: the list of samples is missing or damaged.
@@ -56,15 +56,19 @@ def align(a: Run, b: Run) -> Alignment:
     names_b: Sequence[object] = ids_b if unique else range(len(ids_b))
     numbers_b = {name: number for number, name in enumerate(names_b)}
     both = [(n, numbers_b[name]) for n, name in enumerate(names_a) if name in numbers_b]
-    skipped_a, skipped_b = a.skipped, b.skipped
-    pairs = [pair for pair in both if pair[0] not in skipped_a and pair[1] not in skipped_b]
+    skipped_a = {n for n, _ in both if n in a.skipped}
+    skipped_b = {n for n, other in both if other in b.skipped}
+    without = skipped_a | skipped_b
+    pairs = [pair for pair in both if pair[0] not in without]
     numbers_a = {name: number for number, name in enumerate(names_a)}
     found = SampleComparison(
         aligned_by=BY_ID if unique else BY_NUMBER,
         compared=len(pairs),
-        skipped=len(both) - len(pairs),
-        only_in_a=_one_sided(names_a, numbers_b, ids_a),
-        only_in_b=_one_sided(names_b, numbers_a, ids_b),
+        skipped=len(skipped_a & skipped_b),
+        skipped_in_a=_one_sided(sorted(skipped_a - skipped_b), ids_a),
+        skipped_in_b=_one_sided(sorted(skipped_b - skipped_a), ids_a),
+        only_in_a=_one_sided(_missing(names_a, numbers_b), ids_a),
+        only_in_b=_one_sided(_missing(names_b, numbers_a), ids_b),
     )
     columns = np.array(pairs, np.int64).reshape(-1, 2)
     return Alignment(ids_a, columns[:, 0], columns[:, 1], found)
@@ -80,8 +84,9 @@ def _ids(run: Run) -> list[str]:
     return ids
 
 
-def _one_sided(
-    names: Sequence[object], others: Mapping[object, int], ids: Sequence[str]
-) -> OneSided:
-    alone = [number for number, name in enumerate(names) if name not in others]
-    return OneSided(len(alone), tuple(ids[number] for number in alone[:_FEW]))
+def _missing(names: Sequence[object], others: Mapping[object, int]) -> list[int]:
+    return [number for number, name in enumerate(names) if name not in others]
+
+
+def _one_sided(numbers: Sequence[int], ids: Sequence[str]) -> OneSided:
+    return OneSided(len(numbers), tuple(ids[number] for number in numbers[:_FEW]))

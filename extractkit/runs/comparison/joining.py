@@ -12,6 +12,21 @@ ANY = "*"
 """In a mapping's address: any text, the same on both sides, the first for the first and so on."""
 
 
+class WrittenMapping(dict[str, str]):
+    """A mapping that was read from a file; what is said of an entry tells where it stands.
+
+    Attributes:
+        path: the file.
+        lines: by address of the first run, the number of the line, from 1; not of every address,
+            since YAML can merge mappings.
+    """
+
+    def __init__(self, entries: Mapping[str, str], path: str, lines: Mapping[str, int]) -> None:
+        super().__init__(entries)
+        self.path = path
+        self.lines = lines
+
+
 @dataclass(frozen=True)
 class Join:
     """Keys of tensors that belong together, in the first run's order, and of all others."""
@@ -38,14 +53,11 @@ def join(
 
     Raises:
         ConfigError: an entry of the mapping has more of `*` on one side.
-        SelectionError: an entry of the mapping, or `only`, fits no tensor.
+        SelectionError: an entry of the mapping, or a glob of `only`, fits no tensor.
     """
     found = {key: key for key in {*a} & {*b}} if mapping is None else _mapped(a, b, mapping)
-    wanted_a, wanted_b = _wanted(a, only), _wanted(b, only)
-    if not wanted_a | wanted_b:
-        raise SelectionError(
-            f"only={only!r} fits no tensor of {a.path} or {b.path}. {choices(str(only), a)}"
-        )
+    wanted_a, wanted_b = (_wanted(run, only) for run in (a, b))
+    _check(only, a, b)
     pairs = tuple((key, found[key]) for key in a if key in found and key in wanted_a)
     joined = set(found.values())
     return Join(
@@ -63,31 +75,43 @@ def _wanted(run: Run, only: str | Sequence[str] | None) -> set[str]:
     return {key for key, view in run.items() if predicate.matches(view.record)}
 
 
+def _check(only: str | Sequence[str] | None, a: Run, b: Run) -> None:
+    """Refuse a glob that fits no tensor of either run: a misspelt one would be left out unseen."""
+    globs = [only] if isinstance(only, str) else only or ()
+    for glob in globs:
+        if not _wanted(a, glob) and not _wanted(b, glob):
+            raise SelectionError(
+                f"only={glob!r} fits no tensor of {a.path} or {b.path}. "
+                f"{choices(glob, dict.fromkeys((*a, *b)))}"
+            )
+
+
 def _mapped(a: Run, b: Run, mapping: Mapping[str, str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for left, right in mapping.items():
         if ANY not in left or left in a:
-            key, counterpart = _key(a, left, left, right), _key(b, right, left, right)
+            at = _entry(mapping, left)
+            key, counterpart = _key(a, left, at), _key(b, right, at)
             found.setdefault(key, counterpart)
     for left, right in mapping.items():
         if ANY in left and left not in a:
-            for key, counterpart in _fitting(a, b, left, right):
+            for key, counterpart in _fitting(a, b, left, right, _entry(mapping, left)):
                 found.setdefault(key, counterpart)
     return found
 
 
-def _key(run: Run, address: str, left: str, right: str) -> str:
+def _key(run: Run, address: str, at: str) -> str:
     try:
         return run[address].key
     except UnknownTensorError as error:
-        raise SelectionError(f"{_entry(left, right)}: {error}") from error
+        raise SelectionError(f"{at}: {error}") from error
 
 
-def _fitting(a: Run, b: Run, left: str, right: str) -> Iterator[tuple[str, str]]:
+def _fitting(a: Run, b: Run, left: str, right: str, at: str) -> Iterator[tuple[str, str]]:
     """The tensors of both runs that an entry with `*` joins; there is at least one."""
     if left.count(ANY) != right.count(ANY):
         raise ConfigError(
-            f"{_entry(left, right)}: {left.count(ANY)} and {right.count(ANY)} times {ANY!r}; each "
+            f"{at}: {left.count(ANY)} and {right.count(ANY)} times {ANY!r}; each "
             f"stands for the same text on both sides, so write as many on the right"
         )
     pattern = re.compile("(.*)".join(map(re.escape, left.split(ANY))), re.DOTALL)
@@ -98,14 +122,12 @@ def _fitting(a: Run, b: Run, left: str, right: str) -> Iterator[tuple[str, str]]
         if (fit := pattern.fullmatch(name))
     ]
     if not images:
-        raise SelectionError(
-            f"{_entry(left, right)}: {left!r} fits no tensor of {a.path}. {choices(left, names_a)}"
-        )
+        raise SelectionError(f"{at}: {left!r} fits no tensor of {a.path}. {choices(left, names_a)}")
     found = [(key, names_b[image]) for key, image in images if image in names_b]
     if not found:
         key, image = images[0]
         raise SelectionError(
-            f"{_entry(left, right)}: the counterpart of {key!r} would be {image!r}, which is no "
+            f"{at}: the counterpart of {key!r} would be {image!r}, which is no "
             f"tensor of {b.path}. {choices(image, names_b)}"
         )
     yield from found
@@ -129,5 +151,10 @@ def _alternate(texts: Sequence[str], between: Sequence[str]) -> Iterator[str]:
         yield text
 
 
-def _entry(left: str, right: str) -> str:
-    return f"mapping {left!r}: {right!r}"
+def _entry(mapping: Mapping[str, str], left: str) -> str:
+    """One entry, and where it stands."""
+    place = "mapping"
+    if isinstance(mapping, WrittenMapping):
+        line = mapping.lines.get(left)
+        place = f"{mapping.path}{'' if line is None else f', line {line}'}:"
+    return f"{place} {left!r}: {mapping[left]!r}"

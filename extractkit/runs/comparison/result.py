@@ -128,7 +128,7 @@ class TensorComparison:
 
 @dataclass(frozen=True)
 class OneSided:
-    """Samples that one run alone has: how many, and the ids of the first few."""
+    """Samples of which something holds in one run alone: how many, and the first few ids."""
 
     count: int = 0
     first: tuple[str, ...] = ()
@@ -140,16 +140,25 @@ class SampleComparison:
 
     Attributes:
         aligned_by: "id" where the ids of both runs are unique, else "number".
-        compared: how many stand in both runs and have values.
-        skipped: how many stand in both but were skipped by one; they are left out.
+        compared: how many stand in both runs and have values in both.
+        skipped: how many both runs skipped; they are left out.
+        skipped_in_a, skipped_in_b: those that stand in both and were skipped by one run alone.
         only_in_a, only_in_b: those of one run alone.
     """
 
     aligned_by: str
     compared: int
     skipped: int = 0
+    skipped_in_a: OneSided = OneSided()
+    skipped_in_b: OneSided = OneSided()
     only_in_a: OneSided = OneSided()
     only_in_b: OneSided = OneSided()
+
+    @property
+    def one_sided(self) -> int:
+        """How many have values in one run alone, or stand there alone."""
+        sides = (self.skipped_in_a, self.skipped_in_b, self.only_in_a, self.only_in_b)
+        return sum(side.count for side in sides)
 
 
 @dataclass(frozen=True)
@@ -190,12 +199,13 @@ class Comparison:
         """Whether the runs are not the same within the tolerance: exit code 1.
 
         So it is where a tensor is beyond the tolerance or cannot be compared, where samples stand
-        in one run alone, and where tensors do; but a mapping names all tensors that are wanted.
+        in one run alone or were skipped by one alone, and where tensors stand in one alone; but a
+        mapping names all tensors that are wanted.
         """
         apart = (Verdict.BEYOND, Verdict.INCOMPARABLE)
         one_sided = not self.mapped and (self.only_in_a or self.only_in_b)
-        samples = self.samples.only_in_a.count or self.samples.only_in_b.count
-        return bool(one_sided or samples or any(t.verdict in apart for t in self.tensors))
+        tensors = any(one.verdict in apart for one in self.tensors)
+        return bool(one_sided or self.samples.one_sided or tensors)
 
     def to_json(self) -> dict[str, object]:
         """The document that `extractkit diff --json` prints."""

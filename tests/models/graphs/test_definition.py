@@ -222,8 +222,45 @@ def test_names_and_notes_do_not_count() -> None:
 
     noted = graph_def(other)
     noted.node[0].attr["_uid"].s = b"17"
-    noted.node[0].device = "/device:CPU:0"
     assert graph_digest(graph_def(one), {}) == graph_digest(noted, {})
+
+
+def test_devices_count_whatever_process_they_are_in() -> None:
+    def placed(device: str) -> Any:
+        graph = graph_def(lambda: tf.constant(1.0))
+        graph.node[0].device = device
+        return graph_digest(graph, {})
+
+    here = placed("/device:CPU:0")
+    assert here == placed("/job:localhost/replica:0/task:0/device:CPU:0") == placed("/CPU:0")
+    assert len({here, placed(""), placed("/GPU:0"), placed("/GPU:1"), placed("nowhere")}) == 5
+
+
+def compiled(by_xla: bool, factor: float = 2.0) -> Any:
+    """One function in another, which XLA compiles or not."""
+    inner = tf.function(lambda x: x * factor, jit_compile=by_xla or None)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 2], tf.float32, name="x")])
+    def outer(x: tf.Tensor) -> tf.Tensor:
+        return inner(x) + 1.0
+
+    return outer
+
+
+def test_what_xla_has_to_compile_counts() -> None:
+    found = [function_digest(compiled, by_xla=by_xla) for by_xla in (True, True, False)]
+    assert found[0] == found[1] != found[2]
+    graphs = [compiled(by_xla).get_concrete_function().graph for by_xla in (True, False)]
+    by_xla, plain = (graph.as_graph_def() for graph in graphs)
+    assert graph_digest(by_xla, {}) != graph_digest(plain, {})
+    # Said of the function alone, or of its call alone.
+    for of in (by_xla.library.function[0], *[n for n in by_xla.node if "Call" in n.op]):
+        del of.attr["_XlaMustCompile"]
+    assert graph_digest(by_xla, {}) == graph_digest(plain, {})
+    plain.library.function[0].attr["_XlaMustCompile"].b = True
+    assert graph_digest(by_xla, {}) != graph_digest(plain, {})
+    plain.library.function[0].attr["_XlaMustCompile"].b = False
+    assert graph_digest(by_xla, {}) == graph_digest(plain, {})
 
 
 @pytest.mark.parametrize("shared", [("a", "a"), ("a", "")], ids=str)

@@ -94,6 +94,12 @@ def test_hdf5_without_weights(tmp_path: Path) -> None:
     assert message(tmp_path / "m.h5") == " is an HDF5 file without any weight in it"
 
 
+@pytest.mark.parametrize("name", ["m.h5", "m.keras"])
+def test_a_whole_model_without_weights_has_none_to_list(name: str, tmp_path: Path) -> None:
+    keras.Sequential([keras.Input((3,)), keras.layers.Flatten()]).save(tmp_path / name)
+    assert message(tmp_path / name) == " is an HDF5 file without any weight in it"
+
+
 def test_an_archive_without_weights(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "m.keras", "w") as archive:
         archive.writestr("config.json", "{}")

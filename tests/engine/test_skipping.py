@@ -1,0 +1,36 @@
+"""What is said of samples that are skipped, and a run of which nothing would be left."""
+
+import pytest
+
+from extractkit.engine.skipping import blamed, check_some_left
+from extractkit.errors import JobError
+from extractkit.runs.journal import Entry
+
+
+def entry(start: int, stop: int, *skipped: int) -> Entry:
+    reasons = {str(index): f"{index} holds 1 NaN value." for index in skipped}
+    return Entry(f"{start}-{stop}", start, stop, {}, "", {}, reasons, {})
+
+
+def test_a_sample_is_blamed_by_its_name_with_the_way_out() -> None:
+    told = blamed("cat/1.png", 3, "inputs.path='1.png' is broken. Copy it again.")
+    assert told == (
+        "sample 'cat/1.png' (number 3): inputs.path='1.png' is broken. Copy it again. "
+        "To leave such samples out: runtime.bad_samples=skip"
+    )
+
+
+def test_a_run_without_any_sample_left_has_failed() -> None:
+    with pytest.raises(JobError) as caught:
+        check_some_left([entry(0, 0), entry(0, 2, 0, 1), entry(2, 3, 2)], 3)
+    assert str(caught.value) == (
+        "nothing is left: all samples, 3 of them, were skipped. The first: 0 holds 1 NaN value. "
+        "To store values that are not finite: runtime.non_finite=warn. "
+        "To see where a model fails: runtime.bad_samples=fail"
+    )
+
+
+def test_one_sample_is_enough_and_constants_need_none() -> None:
+    check_some_left([entry(0, 2, 0, 1), entry(2, 4, 3)], 4)
+    check_some_left([entry(0, 0)], 0)
+    check_some_left([], 0)
