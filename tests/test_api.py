@@ -3,18 +3,86 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 import extractkit
-from extractkit.errors import ConfigError, RunDirectoryError, SelectionError
+from extractkit import cli
+from extractkit.engine.listener import Silent
+from extractkit.errors import ConfigError, JobError, RunDirectoryError, SelectionError
 from extractkit.runs.directory import HYDRA
 from extractkit.runs.manifest import Status
 from extractkit.testing.reference import ReferenceModel
+from extractkit.values import Array
 
 MODEL = ReferenceModel()
 HIDDEN = "+selectors.mine.path=embedding:output"
+
+
+TEXTS = ["abc", "z", "de", "fgh"]
+
+
+class Unsteady(ReferenceModel):
+    """Fails at the third text, while it is ill."""
+
+    ill: ClassVar[bool] = False
+
+    def forward(self, tokens: Array) -> dict[str, Array]:
+        if self.ill and tokens[0] == ord("d") % 50:
+            raise JobError("the power has gone")
+        return super().forward(tokens)
+
+
+class Told(Silent):
+    """Keeps notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+@pytest.fixture
+def unfinished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run of a live model that stopped after two of four shards; the model is well again."""
+    monkeypatch.setattr(Unsteady, "ill", True)
+    path = tmp_path / "unfinished"
+    shards = ["runtime.shard_size=1", "runtime.batch_size=1"]
+    with pytest.raises(JobError, match="the power has gone"):
+        extractkit.extract([HIDDEN, *shards], model=Unsteady(), inputs=TEXTS, run_dir=path)
+    monkeypatch.setattr(Unsteady, "ill", False)
+    return path
+
+
+@pytest.fixture
+def sink(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A sink of somebody else, in a module on the path: its dotted path."""
+    source = (
+        "from extractkit.sinks.npz import NpzSink\n\n"
+        "class Sink(NpzSink):\n"
+        "    suffix = '.theirs.npz'\n"
+    )
+    (tmp_path / "their_sinks.py").write_text(source, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "their_sinks", raising=False)
+    return "their_sinks.Sink"
+
+
+def hidden(run: extractkit.Run) -> list[Array]:
+    return list(run["embedding:output"])
+
+
+def expected(texts: list[str]) -> list[Array]:
+    table = MODEL.weights["embedding:embeddings"]
+    return [table[[ord(char) % 50 for char in text]] for text in texts]
+
+
+def assert_equal(found: list[Array], wanted: list[Array]) -> None:
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def modules_after(code: str) -> set[str]:
@@ -121,3 +189,92 @@ def test_a_mistake_is_told_as_on_the_command_line_and_leaves_nothing(
 def test_a_model_that_is_not_given_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="model"):
         extractkit.extract([HIDDEN], run_dir=tmp_path / "run")
+
+
+# ------------------------------------------------------------------- resume, rerun and verify
+
+
+def test_live_objects_are_given_again_to_go_on(unfinished: Path) -> None:
+    run = extractkit.resume(unfinished, model=Unsteady(), inputs=TEXTS)
+    assert run.status is Status.FINISHED
+    assert_equal(hidden(run), expected(TEXTS))
+    told = Told()
+    assert_equal(hidden(extractkit.resume(unfinished, listener=told)), expected(TEXTS))
+    assert told.notes == [f"{unfinished} is finished, and nothing of it is damaged"]
+
+
+def test_other_live_objects_are_refused(unfinished: Path) -> None:
+    with pytest.raises(RunDirectoryError, match="inputs"):
+        extractkit.resume(unfinished, model=Unsteady(), inputs=["abc", "z", "de", "fgX"])
+    with pytest.raises(RunDirectoryError, match="weights"):
+        extractkit.resume(unfinished, model=Unsteady(seed=1), inputs=TEXTS)
+    with pytest.raises(RunDirectoryError, match="model and inputs of the run stood in memory"):
+        extractkit.resume(unfinished)
+    assert extractkit.open(unfinished).status is Status.FAILED
+
+
+def test_a_live_run_is_repeated_and_verified(tmp_path: Path) -> None:
+    first, again = tmp_path / "run", tmp_path / "again"
+    extractkit.extract([HIDDEN], model=MODEL, inputs=TEXTS, run_dir=first)
+    told = Told()
+    run = extractkit.rerun(first, again, model=MODEL, inputs=TEXTS, listener=told)
+    assert (run.path, run.status) == (again, Status.FINISHED)
+    assert_equal(hidden(run), expected(TEXTS))
+    assert f"the values are those of {first}, to the bit" in told.notes
+    assert not extractkit.diff(extractkit.open(first), run).beyond
+    assert not extractkit.verify(first).failed
+    found = extractkit.verify(again, recompute=1, model=MODEL, inputs=TEXTS)
+    assert not found.failed
+    with pytest.raises(RunDirectoryError, match="weights"):
+        extractkit.rerun(first, tmp_path / "third", model=ReferenceModel(seed=1), inputs=TEXTS)
+    assert not (tmp_path / "third").exists()
+
+
+def test_an_unfinished_run_is_repeated_and_what_it_holds_is_compared(
+    unfinished: Path, tmp_path: Path
+) -> None:
+    told, into = Told(), tmp_path / "again"
+    run = extractkit.rerun(unfinished, into, model=Unsteady(), inputs=TEXTS, listener=told)
+    assert run.status is Status.FINISHED
+    assert_equal(hidden(run), expected(TEXTS))
+    assert f"the values of its 2 shards are those of {unfinished}, to the bit" in told.notes
+    assert extractkit.open(unfinished).status is Status.FAILED
+
+
+def test_a_sink_of_somebody_else_has_to_be_trusted_wherever_the_run_is_opened(
+    sink: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "run"
+    job = [HIDDEN, "sinks=[]", f"+sinks.mine._target_={sink}"]
+    run = extractkit.extract(job, model=MODEL, inputs=TEXTS, run_dir=path)
+    assert_equal(hidden(run), expected(TEXTS))
+    assert list((path / "shards").glob("*.theirs.npz"))
+    live = {"model": MODEL, "inputs": TEXTS}
+    trusted = {"trust": ["their_sinks"]}
+    for again in (
+        lambda **given: extractkit.open(path, **given),
+        lambda **given: extractkit.resume(path, **live, **given),
+        lambda **given: extractkit.rerun(path, tmp_path / "again", **live, **given),
+        lambda **given: extractkit.verify(path, recompute=1, **live, **given),
+    ):
+        with pytest.raises(ConfigError, match=r"sinks\.mine.*--trust their_sinks$"):
+            again()
+        found = again(**trusted)
+        if isinstance(found, extractkit.Run):
+            assert_equal(hidden(found), expected(TEXTS))
+        else:
+            assert not found.failed
+
+
+def test_what_hydra_composed_cannot_be_made_again(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    extractkit.extract([HIDDEN], model=MODEL, inputs=TEXTS, run_dir=run)
+    (run / HYDRA / "config.yaml").write_text("damaged: true\n", encoding="utf-8")
+    with pytest.raises(JobError) as caught:
+        extractkit.resume(run, model=MODEL, inputs=TEXTS)
+    assert str(caught.value).startswith(
+        f"the values of {run} are whole, but some of its files cannot be made again: "
+    )
+    assert f"{HYDRA}/config.yaml" in str(caught.value)
+    assert cli.report(caught.value) == cli.FAILED == 1
+    assert_equal(hidden(extractkit.open(run)), expected(TEXTS))

@@ -17,6 +17,9 @@ from extractkit.values import Array
 _LOW, _SPAN = 0, 2
 
 
+_MOST = 1 << 40  # a length that every part of Python can hold
+
+
 @dataclass(frozen=True)
 class Random:
     """Random numbers: standard normal where real ones are taken, else uniform.
@@ -40,7 +43,7 @@ class Random:
     limit: int | None = None
 
     def __post_init__(self) -> None:
-        check_whole("samples", self.samples)
+        check_whole("samples", self.samples, below=_MOST)
         check_whole("seed", self.seed, least=0, below=1 << 64)
         check_whole("length", self.length)
         check_limit(self.limit)

@@ -95,7 +95,10 @@ def relocated(entries: Mapping[str, Any], directory: Path) -> dict[str, Any]:
         there = str(directory / value)
         return there if _files(there)[0] else value
 
-    return {key: told(key, entry) for key, entry in entries.items()}
+    # A selector's path is a glob over addresses, whatever files there are.
+    return {
+        key: entry if key == "selectors" else told(key, entry) for key, entry in entries.items()
+    }
 
 
 def _texts(at: str, value: object) -> Iterator[tuple[str, str]]:

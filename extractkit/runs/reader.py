@@ -87,14 +87,15 @@ class Run(Mapping[str, TensorView]):
     def to_xarray(self, *keys: str) -> Any:
         """Some tensors, or all, as an `xarray.Dataset`: read whole, padded, axes named.
 
-        The coordinate `sample` holds the samples' ids.
+        The coordinate `sample` holds the samples' ids; where samples were skipped, `skipped` (bool) is
+        true for those.
 
         Raises:
             MissingExtraError: xarray is not installed.
             UnknownTensorError: there is no such tensor.
         """
         views = [self[key] for key in keys] if keys else list(self.values())
-        return to_dataset(views, [str(row["id"]) for row in self.samples])
+        return to_dataset(views, [str(row["id"]) for row in self.samples], self.skipped)
 
     def __getitem__(self, key: str) -> TensorView:
         # Not by `or`: a view is a sequence, and an empty or scalar one has no truth.

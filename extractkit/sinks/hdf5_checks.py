@@ -90,7 +90,12 @@ def check_chunks(dataset: Any, key: str, start: int, stop: int) -> None:
     Raises:
         RunDirectoryError: there are some.
     """
-    if dataset.compression != "gzip" or start >= stop:
+    try:
+        compression = dataset.compression
+    except IndexError as error:  # h5py on a filter whose settings are damaged
+        path = Path(dataset.file.filename)
+        raise damaged(path, key, "its compression is described wrongly") from error
+    if compression != "gzip" or start >= stop:
         return
     size = math.prod(dataset.chunks) * dataset.dtype.itemsize
     rows = range(start - start % dataset.chunks[0], stop, dataset.chunks[0])

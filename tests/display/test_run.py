@@ -123,4 +123,4 @@ def test_what_a_file_says_cannot_control_the_terminal() -> None:
     actual = Actual(samples=48, shards=2, bytes=4000, values=found)
     text = shown(replace(MANIFEST, job_given=(EVIL,), actual=actual))
     assert f"infinity in {SHOWN_EVIL} (1 NaN in 1 sample)\n" in text
-    assert f"job       {SHOWN_EVIL}\n" in text
+    assert f"job         {SHOWN_EVIL}\n" in text

@@ -77,7 +77,7 @@ def test_a_model_without_weights_is_a_model(name: str, tmp_path: Path) -> None:
     live = keras.Sequential([keras.Input((3,)), layers.Reshape((3, 1), name="column")])
     model = load(str(saved(live, tmp_path / name)))
     assert not [r for r in model.catalog.records if r.kind is Kind.WEIGHT]
-    batch = drawn(model.signature, 2)
+    batch = drawn(model.signature, 2, 3)
     (value,) = values_of(model, ["column:output"], batch).values()
     np.testing.assert_array_equal(value, next(iter(batch.values()))[..., np.newaxis])
 

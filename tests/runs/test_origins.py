@@ -8,7 +8,7 @@ import pytest
 
 from extractkit.component import Component
 from extractkit.errors import InputError
-from extractkit.runs.origins import Origin, origin, origins
+from extractkit.runs.origins import Origin, origin, origins, relocated
 
 
 def sha256(content: bytes) -> str:
@@ -129,3 +129,12 @@ def test_a_file_that_cannot_be_read_is_named(files: Path, monkeypatch: pytest.Mo
         assert str(caught.value) == (
             f"inputs.path={str(files / name)!r} cannot be read: Permission denied"
         )
+
+
+def test_the_path_of_a_selector_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "weights.h5").touch()
+    entries = {"selectors": {"all": {"path": "*"}}, "model": {"path": "weights.h5"}}
+    assert relocated(entries, tmp_path) == {
+        "selectors": {"all": {"path": "*"}},
+        "model": {"path": str(tmp_path / "weights.h5")},
+    }
