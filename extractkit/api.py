@@ -89,6 +89,7 @@ def resume(
             libraries are not the recorded ones.
         JobError: the job failed again.
     """
+    Trust(tuple(trust))  # what is no module is told, whether it is needed or not
     directory = Path(run).absolute()
     recorded = manifest.read(directory)
     if not is_whole(directory, recorded):

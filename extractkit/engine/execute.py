@@ -13,6 +13,7 @@ from extractkit.engine.listener import Listener, Summary
 from extractkit.engine.prepare import Prepared, prepare
 from extractkit.engine.process import environment, impose
 from extractkit.engine.recorded import recorded_survey
+from extractkit.engine.skipping import check_some_left
 from extractkit.engine.stream import ShardValues
 from extractkit.engine.survey import Row, Survey, survey
 from extractkit.errors import ExtractkitError, JobError, RunDirectoryError, UserError
@@ -282,6 +283,7 @@ class _Execution:
         self.listener.advanced(0, recorder.bytes - before)
 
     def _finish(self, prepared: Prepared, recorder: Recorder) -> None:
+        check_some_left(recorder.committed.values(), recorder.manifest.samples)
         ended = recorder.finish(self.timings)
         assert ended.actual is not None
         found = ended.actual.values

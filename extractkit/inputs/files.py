@@ -73,9 +73,14 @@ def find_files(given: PathLike | Sequence[PathLike], suffix: str) -> list[Path]:
     A file named more than once is read once.
 
     Raises:
-        InputError: a file that `find_file` refuses, or a glob that matches no file.
+        InputError: something that is no name, a file that `find_file` refuses, or a glob that
+            matches no file.
     """
-    entries = [given] if isinstance(given, str | os.PathLike) else list(given)
+    entries = [given] if isinstance(given, str | os.PathLike) else given
+    if not isinstance(entries, list | tuple) or not all(
+        isinstance(entry, str | os.PathLike) for entry in entries
+    ):
+        raise InputError(f"inputs.path={given!r} names no files. Give a name, a glob, or a list")
     if not entries:
         raise InputError("inputs.path=[] names no file. Give one: inputs.path=FILE")
     found: dict[Path, Path] = {}

@@ -40,6 +40,8 @@ class Texts:
 
     def __post_init__(self) -> None:
         check_limit(self.limit)
+        if not isinstance(self.column, str):
+            raise InputError(f"inputs.column={self.column!r} is not the name of a column")
 
     def bind(self, signature: Signature) -> "TextSource":
         """Find every line.

@@ -87,8 +87,8 @@ class Run(Mapping[str, TensorView]):
     def to_xarray(self, *keys: str) -> Any:
         """Some tensors, or all, as an `xarray.Dataset`: read whole, padded, axes named.
 
-        The coordinate `sample` holds the samples' ids; where samples were skipped, `skipped` (bool) is
-        true for those.
+        The coordinate `sample` holds the samples' ids; where samples were skipped, `skipped` (bool)
+        is true for those.
 
         Raises:
             MissingExtraError: xarray is not installed.

@@ -131,12 +131,12 @@ def test_what_is_no_number_is_refused(dtype: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"samples": 0}, "inputs.samples=0 is not a whole number of 1 or more"),
+        ({"samples": 0}, "inputs.samples=0 is not a whole number of 1 to 1099511627775"),
         ({"length": 0}, "inputs.length=0 is not a whole number of 1 or more"),
         ({"limit": 0}, "inputs.limit=0 is not a whole number of 1 or more"),
         ({"seed": -1}, f"inputs.seed=-1 is not a whole number of 0 to {2**64 - 1}"),
         ({"seed": 2**64}, f"inputs.seed={2**64} is not a whole number of 0 to {2**64 - 1}"),
-        ({"samples": 2.5}, "inputs.samples=2.5 is not a whole number of 1 or more"),
+        ({"samples": 2.5}, "inputs.samples=2.5 is not a whole number of 1 to 1099511627775"),
     ],
 )
 def test_settings_out_of_range_are_refused(arguments: dict[str, int], message: str) -> None:

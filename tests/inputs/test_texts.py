@@ -17,6 +17,7 @@ from extractkit.errors import InputError, JobError
 from extractkit.inputs.protocol import Inputs, InputSpec, Signature
 from extractkit.inputs.texts import PACKAGED, Texts, TextSource
 from extractkit.testing.inputs import SourceContract, assert_same, read_all
+from extractkit.testing.reference import ReferenceModel
 
 TOKENS = InputSpec("token_ids", "int32", (None,), ("token",))
 READER = Signature("bert", (TOKENS,), takes_text=True)
@@ -400,3 +401,17 @@ def test_the_ready_configuration_holds_every_argument_with_its_default() -> None
     entries = OmegaConf.load(Path(__file__).parents[2] / "conf/inputs/texts.yaml")
     defaults = {name: p.default for name, p in inspect.signature(Texts).parameters.items()}
     assert entries == {"_target_": "extractkit.inputs.texts.Texts", **defaults}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"column": {"a": 1}}, "inputs.column={'a': 1} is not the name of a column"),
+        ({"path": {"a": 1}}, "inputs.path={'a': 1} names no files. Give a name, a glob, or a list"),
+        ({"path": [{}]}, "inputs.path=[{}] names no files. Give a name, a glob, or a list"),
+    ],
+)
+def test_what_is_no_name_is_told(arguments: dict[str, object], said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Texts(**arguments).bind(ReferenceModel().signature)  # type: ignore[arg-type]
+    assert str(caught.value) == said

@@ -107,7 +107,7 @@ def test_a_bit_that_flips_is_refused_or_told_by_the_digest(sink: Sink, tmp_path:
         for key, value in values.items():
             try:
                 found = sink.read(path, key, 0, len(value))
-            except (RunDirectoryError, IndexError):
+            except RunDirectoryError:
                 continue
             assert len(found) == len(sample_shapes(found)) == len(value), key
             same = digest([(key, found)]) == digest([(key, value)])
