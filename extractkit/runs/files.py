@@ -40,6 +40,8 @@ class StoredFile:
                 that leads out of the directory, or its content is another.
         """
         path = directory / self.name
+        if self.size < 0:
+            raise RunDirectoryError(f"{directory} records {self.size} bytes of {self.name!r}")
         if Path(self.name).is_absolute() or ".." in Path(self.name).parts:
             raise RunDirectoryError(f"{directory} records the file {self.name!r}, outside of it")
         try:

@@ -116,3 +116,9 @@ def test_a_pipe_in_the_place_of_a_temporary_file_holds_nobody_up(run_path: Path)
     manifests.write(run_path, before)
     assert manifests.read(run_path) == before
     assert not (run_path / "manifest.json.tmp").exists()
+
+
+@pytest.mark.parametrize("growing", [False, True])
+def test_a_size_below_nothing_is_no_record(growing: bool, path: Path) -> None:
+    with pytest.raises(RunDirectoryError, match=r"records -5 bytes of 'a'$"):
+        StoredFile("a", FILE.sha256, -5).check(path.parent, growing=growing)
