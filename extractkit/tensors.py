@@ -151,6 +151,15 @@ class Catalog(Mapping[str, TensorRecord]):
                 by_name.setdefault(record.name, []).append(record)
         self._by_name = {name: found[0] for name, found in by_name.items() if len(found) == 1}
 
+    @property
+    def outputs(self) -> list[TensorRecord]:
+        """The model's own outputs, as far as they depend on the inputs and can be extracted."""
+        return [
+            record
+            for record in self.records
+            if record.kind is Kind.MODEL_OUTPUT and record.extractable and record.depends_on_inputs
+        ]
+
     def __getitem__(self, key: str) -> TensorRecord:
         record = self._by_address.get(key) or self._by_name.get(key)
         if record is None:

@@ -10,12 +10,12 @@ import pytest
 
 import extractkit
 from extractkit import cli
-from extractkit.engine.listener import Silent
 from extractkit.errors import ConfigError, JobError, RunDirectoryError, SelectionError
 from extractkit.runs.directory import HYDRA
 from extractkit.runs.manifest import Status
 from extractkit.testing.reference import ReferenceModel
 from extractkit.values import Array
+from tests.engine.examples import Told
 
 MODEL = ReferenceModel()
 HIDDEN = "+selectors.mine.path=embedding:output"
@@ -33,16 +33,6 @@ class Unsteady(ReferenceModel):
         if self.ill and tokens[0] == ord("d") % 50:
             raise JobError("the power has gone")
         return super().forward(tokens)
-
-
-class Told(Silent):
-    """Keeps notes."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """A run's manifest, from what has been loaded; and whether a later process still finds the same."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -13,7 +12,7 @@ from extractkit.plan import PlannedTensor
 from extractkit.runs.environment import VALUE_PACKAGES, package_versions
 from extractkit.runs.manifest import Manifest, RunInputs, RunTensor, Skipped
 from extractkit.runs.origins import origins
-from extractkit.runs.schema import canonical, plain
+from extractkit.runs.schema import digest, plain
 from extractkit.sinks.protocol import StoredTensor
 
 
@@ -73,8 +72,8 @@ def surrounding_differences(recorded: Manifest, now: Manifest) -> list[str]:
     pairs: dict[str, tuple[Any, Any]] = {
         "what the model computes": (recorded.model.get("definition"), now.model.get("definition")),
         "the tensors' records": (
-            _digest(tensors_key(recorded.tensors)),
-            _digest(tensors_key(now.tensors)),
+            digest(tensors_key(recorded.tensors)),
+            digest(tensors_key(now.tensors)),
         ),
     }
     for name in sorted({*recorded.environment, *now.environment}):
@@ -129,11 +128,7 @@ def _unequal(pairs: Mapping[str, tuple[Any, Any]]) -> list[str]:
 
 def _stored_keys(manifest: Manifest) -> str:
     keys = [tensor.key for tensor in manifest.tensors]
-    return f"{len(keys)} tensors {_digest(keys)[:12]}"
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(canonical(value).encode(errors="surrogatepass")).hexdigest()
+    return f"{len(keys)} tensors {digest(keys)[:12]}"
 
 
 def _samples(manifest: Manifest) -> str:

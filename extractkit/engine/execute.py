@@ -102,13 +102,15 @@ def resume(job: Job, directory: Path, *, listener: Listener) -> None:
     """
     with locked(directory):
         recorded = manifests.read(directory)
-        broken = damage(directory, recorded)
-        if recorded.status is Status.FINISHED and not broken:
-            listener.note(f"{directory} is finished, and nothing of it is damaged")
-            return
         lasting = lasting_damage(directory, recorded)
-        if recorded.status is Status.FINISHED and set(broken) <= set(lasting):
-            raise _incomplete(directory, lasting)
+        # A run that goes on in any case has its shards hashed once, when the recorder starts.
+        if recorded.status is Status.FINISHED:
+            broken = damage(directory, recorded)
+            if not broken:
+                listener.note(f"{directory} is finished, and nothing of it is damaged")
+                return
+            if set(broken) <= set(lasting):
+                raise _incomplete(directory, lasting)
         again = Resumed(manifests.now(), host())
         volatile = replace(
             recorded.volatile, finished=None, resumed=(*recorded.volatile.resumed, again)

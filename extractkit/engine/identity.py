@@ -3,7 +3,6 @@
 Two jobs of one identity store the same bytes, so a finished run of the one is a run of the other.
 """
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -14,7 +13,7 @@ from extractkit.job import Job
 from extractkit.runs.environment import VALUE_PACKAGES
 from extractkit.runs.manifest import Manifest, RunTensor
 from extractkit.runs.origins import Origin
-from extractkit.runs.schema import canonical, plain
+from extractkit.runs.schema import digest, plain
 
 _RUNTIME = (
     *("batch_size", "batch_tokens", "shard_size", "compile", "device", "seed", "deterministic"),
@@ -59,7 +58,7 @@ def identity(prepared: Prepared, described: Manifest) -> str | None:
             name: version for name, version in described.versions.items() if name in VALUE_PACKAGES
         },
     }
-    return hashlib.sha256(canonical(key).encode(errors="surrogatepass")).hexdigest()
+    return digest(key)
 
 
 def tensors_key(tensors: Iterable[RunTensor]) -> list[Any]:

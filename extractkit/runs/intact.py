@@ -11,7 +11,7 @@ from extractkit.runs import journal
 from extractkit.runs.directory import JOURNAL, shard_file
 from extractkit.runs.journal import Entry
 from extractkit.runs.manifest import Manifest
-from extractkit.runs.write import cut, make_durable, write_durably
+from extractkit.runs.write import cut, make_durable
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def intact_entries(
     found = journal.read(path, salvage=True)
     if found.damaged:
         _log.warning("%s: damaged lines %s are taken out", path, found.damaged)
-        write_durably(path, b"".join(f"{one.to_line()}\n".encode() for one in found.entries))
+        journal.rewrite(path, found.entries)
     elif found.torn is not None:
         _log.warning("%s: its last line was not finished; the shard is stored again", path)
         cut(path, found.size)

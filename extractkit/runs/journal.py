@@ -1,16 +1,15 @@
 """The journal: one checksummed line a shard. A shard is committed once its line stands here."""
 
-import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from extractkit.errors import RunDirectoryError
 from extractkit.plan import Shard
 from extractkit.runs.files import StoredFile, content_of
-from extractkit.runs.schema import canonical, decode, plain
-from extractkit.runs.write import append_line
+from extractkit.runs.schema import canonical, decode, digest, plain
+from extractkit.runs.write import append_line, write_durably
 from extractkit.value_checks import ValueStats
 
 _CHECKSUM = "checksum"
@@ -80,6 +79,29 @@ def append(path: Path, entry: Entry) -> None:
     append_line(path, entry.to_line())
 
 
+def rewrite(path: Path, entries: Iterable[Entry]) -> None:
+    """Let a journal hold these entries and nothing else.
+
+    Raises:
+        JobError: it could not be written.
+    """
+    lines = "".join(f"{entry.to_line()}\n" for entry in entries)
+    write_durably(path, lines.encode(errors="surrogatepass"))
+
+
+def entry_of(line: bytes, at: str) -> Entry | None:
+    """The entry of a line without its newline; None where the line is damaged.
+
+    Args:
+        at: names the line in messages.
+
+    Raises:
+        RunDirectoryError: the line is whole, but has not the fields of an entry.
+    """
+    record = _whole(line)
+    return None if record is None else decode(Entry, record, at)
+
+
 def read(path: Path, *, salvage: bool = False) -> Journal:
     """All committed shards; none where the file does not exist.
 
@@ -98,8 +120,8 @@ def read(path: Path, *, salvage: bool = False) -> Journal:
     damaged: list[int] = []
     size = 0
     for number, line in enumerate(data.splitlines(keepends=True), start=1):
-        record = _whole(line)
-        if record is None:
+        entry = entry_of(line[:-1], f"{path}, line {number}") if line.endswith(b"\n") else None
+        if entry is None:
             if size + len(line) == len(data):
                 torn = line.decode(errors="replace").rstrip("\n")
                 return Journal(tuple(entries), torn, size, tuple(damaged))
@@ -111,13 +133,13 @@ def read(path: Path, *, salvage: bool = False) -> Journal:
                 )
             damaged.append(number)
         else:
-            entries.append(decode(Entry, record, f"{path}, line {number}"))
+            entries.append(entry)
         size += len(line)
     return Journal(tuple(entries), None, size, tuple(damaged))
 
 
 def _whole(line: bytes) -> dict[str, object] | None:
-    """The record of a line that is, to the byte, one that `Entry.to_line` makes; else None."""
+    """The record of a line that is, to the byte, as `Entry.to_line` writes records; else None."""
     try:
         record = json.loads(line)
         if not isinstance(record, dict):
@@ -126,9 +148,8 @@ def _whole(line: bytes) -> dict[str, object] | None:
         expected = canonical({**record, _CHECKSUM: _checksum(record)})
     except (ValueError, RecursionError):
         return None
-    return record if line == f"{expected}\n".encode(errors="surrogatepass") else None
+    return record if line == expected.encode(errors="surrogatepass") else None
 
 
 def _checksum(record: object) -> str:
-    content = canonical(record).encode(errors="surrogatepass")
-    return hashlib.sha256(content).hexdigest()[:_CHECKSUM_LENGTH]
+    return digest(record)[:_CHECKSUM_LENGTH]

@@ -4,9 +4,8 @@ Whatever may differ between two runs of the same job (times, machine) stands und
 rest identifies what was done.
 """
 
-import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -16,8 +15,9 @@ from extractkit.errors import RunDirectoryError
 from extractkit.plan import CONSTANTS_SHARD, Shard
 from extractkit.runs.environment import GitState
 from extractkit.runs.files import StoredFile, content_of
+from extractkit.runs.journal import Entry
 from extractkit.runs.origins import Origin
-from extractkit.runs.schema import canonical, decode, document, plain
+from extractkit.runs.schema import decode, digest, document, plain
 from extractkit.runs.write import write_durably
 from extractkit.sinks.protocol import StoredTensor
 from extractkit.tensors import TensorRecord
@@ -136,6 +136,21 @@ class Actual:
     skipped: int = 0
     values: Mapping[str, ValueStats] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, entries: Collection[Entry], values: Mapping[str, ValueStats]) -> "Actual":
+        """The sums over the entries of all shards.
+
+        Args:
+            values: of each tensor, by key, over all shards.
+        """
+        return cls(
+            samples=sum(entry.stop - entry.start for entry in entries),
+            shards=len(entries),
+            bytes=sum(file.size for entry in entries for file in entry.files.values()),
+            skipped=sum(len(entry.skipped) for entry in entries),
+            values=values,
+        )
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -222,8 +237,7 @@ def write(directory: Path, manifest: Manifest) -> None:
 
 def sealed(data: Mapping[str, object]) -> bytes:
     """The file that holds these fields: its last one is a checksum over the others."""
-    checksum = hashlib.sha256(canonical(data).encode(errors="surrogatepass")).hexdigest()
-    return document({**data, _CHECKSUM: checksum})
+    return document({**data, _CHECKSUM: digest(data)})
 
 
 def read(directory: Path) -> Manifest:

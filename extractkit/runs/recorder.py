@@ -183,7 +183,7 @@ class Recorder:
                 self.manifest,
                 status=Status.FINISHED,
                 files=_with(self.manifest.files, files),
-                actual=self._actual(list(entries.values())),
+                actual=Actual.of(entries.values(), self._values()),
             ),
             timings,
             self._log(),
@@ -210,15 +210,10 @@ class Recorder:
             self._samples.discard()
             self._samples = None
 
-    def _actual(self, entries: Sequence[Entry]) -> Actual:
+    def _values(self) -> dict[str, ValueStats]:
+        """What was found in each tensor's values, in the manifest's order."""
         keys = [tensor.key for tensor in self.manifest.tensors]
-        return Actual(
-            samples=sum(entry.stop - entry.start for entry in entries),
-            shards=len(entries),
-            bytes=sum(file.size for entry in entries for file in entry.files.values()),
-            skipped=sum(len(entry.skipped) for entry in entries),
-            values={key: self._found[key] for key in keys if key in self._found},
-        )
+        return {key: self._found[key] for key in keys if key in self._found}
 
     def _end(
         self, ended: Manifest, timings: Mapping[str, float] | None, log: StoredFile | None

@@ -4,6 +4,7 @@ Reading refuses a field that is unknown, missing or of another type, and names i
 this version does not fully understand must not be half believed.
 """
 
+import hashlib
 import json
 import math
 import types
@@ -51,6 +52,11 @@ def plain(value: object) -> Any:
 def canonical(value: object) -> str:
     """One line of JSON that is the same for equal values."""
     return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def digest(value: object) -> str:
+    """SHA-256 of that line, in hexadecimal."""
+    return hashlib.sha256(canonical(value).encode(errors="surrogatepass")).hexdigest()
 
 
 def document(value: object) -> bytes:

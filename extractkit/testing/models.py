@@ -19,7 +19,7 @@ from extractkit.engine.batches import Batch, collate
 from extractkit.inputs.random import Random
 from extractkit.models.protocol import Compilation, Fetch, Model
 from extractkit.plan import Layout, numpy_dtype, storable
-from extractkit.tensors import SAMPLE, UNKNOWN, Kind, TensorRecord
+from extractkit.tensors import SAMPLE, UNKNOWN, TensorRecord
 from extractkit.values import Array
 
 
@@ -84,11 +84,7 @@ class ModelContract(WeightsContract):
 
     def test_a_program_gives_the_outputs_that_the_model_gives_by_itself(self) -> None:
         model = self.model()
-        records = [
-            record
-            for record in _extractable(model, depends=True)
-            if record.kind is Kind.MODEL_OUTPUT
-        ]
+        records = model.catalog.outputs
         batch = drawn(model, model.signature.batch or 2, self.length)
         expected = model.direct_outputs(batch.features, batch.lengths)
         assert set(expected) == {record.address for record in records}

@@ -7,11 +7,12 @@ import numpy as np
 
 from extractkit.component import Component
 from extractkit.engine.execute import execute
-from extractkit.engine.listener import Listener, Silent
+from extractkit.engine.listener import Listener, Silent, Summary
 from extractkit.inputs.live import LiveTexts
 from extractkit.inputs.protocol import Source
 from extractkit.job import Job, Runtime
 from extractkit.models.protocol import Model
+from extractkit.plan import PlannedTensor
 from extractkit.runs.reader import Run, open_run
 from extractkit.selectors import parse_selector
 from extractkit.testing.reference import ReferenceModel
@@ -23,6 +24,28 @@ TEXTS = tuple(ALPHABET[:n] * times for n, times in [(1, 1), (26, 2), (3, 1), (7,
 
 SINKS = {"hdf5": "extractkit.sinks.hdf5.Hdf5Sink", "npz": "extractkit.sinks.npz.NpzSink"}
 EVERYTHING: Mapping[str, object] = {"path": "*"}
+
+
+class Told(Silent):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.samples = self.bytes = self.expected = 0
+        self.notes: list[str] = []
+        self.summaries: list[Summary] = []
+
+    def planned(self, tensors: Sequence[PlannedTensor], samples: int, total: int) -> None:
+        self.expected = samples
+
+    def advanced(self, samples: int, stored: int) -> None:
+        self.samples += samples
+        self.bytes += stored
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+    def finished(self, summary: Summary) -> None:
+        self.summaries.append(summary)
 
 
 def source(texts: Sequence[str] = TEXTS, model: Model = MODEL) -> Source:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from extractkit.engine.execute import execute
-from extractkit.engine.listener import Silent, Summary
+from extractkit.engine.listener import Silent
 from extractkit.engine.preview import preview
 from extractkit.errors import (
     InputError,
@@ -30,6 +30,7 @@ from tests.engine.examples import (
     EVERYTHING,
     MODEL,
     TEXTS,
+    Told,
     executed,
     job,
     shard_files,
@@ -154,28 +155,6 @@ def test_samples_of_different_lengths_stay_apart_where_the_model_computes_length
         run = executed(tmp_path / str(len(transform)), job(selector, model=Watched()))
         assert len(run["embedding:output"]) == len(TEXTS)
     assert all(len(lengths) == 1 for lengths in batches)
-
-
-class Told(Silent):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.samples = self.bytes = self.expected = 0
-        self.notes: list[str] = []
-        self.summaries: list[Summary] = []
-
-    def planned(self, tensors: Sequence[PlannedTensor], samples: int, total: int) -> None:
-        self.expected = samples
-
-    def advanced(self, samples: int, stored: int) -> None:
-        self.samples += samples
-        self.bytes += stored
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
-
-    def finished(self, summary: Summary) -> None:
-        self.summaries.append(summary)
 
 
 def test_the_listener_is_told_of_every_sample_and_byte_once(tmp_path: Path) -> None:

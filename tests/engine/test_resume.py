@@ -23,7 +23,7 @@ from extractkit.runs.lock import locked
 from extractkit.runs.manifest import MANIFEST, Manifest, Status
 from extractkit.testing.reference import ReferenceModel
 from extractkit.values import Array
-from tests.engine.examples import EVERYTHING, job
+from tests.engine.examples import EVERYTHING, Told, job
 
 TEXTS = ("ab", "c", "", "defg", "hi", "x", "jk", "l", "mno")
 THIRD = "shards/000000004-000000006"
@@ -44,16 +44,6 @@ class Fragile(ReferenceModel):
         if self.computing and len(tokens) == 1 and tokens[0] == ord("x") % 50:
             raise self.computing.pop()
         return super().forward(tokens)
-
-
-class Told(Silent):
-    """Keeps notes."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
 
 
 def wanted(model: ReferenceModel | None = None, **changes: object) -> Job:

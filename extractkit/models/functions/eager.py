@@ -122,11 +122,7 @@ class EagerModel:
     ) -> dict[str, Array]:
         """What the function returns when nobody watches it."""
         batch = {s.name: tf.constant(features[s.name], s.dtype) for s in self.signature.specs}
-        addresses = [
-            record.address
-            for record in self.catalog.records
-            if record.kind is Kind.MODEL_OUTPUT and record.extractable and record.depends_on_inputs
-        ]
+        addresses = [record.address for record in self.catalog.outputs]
         if not addresses:
             return {}
         try:

@@ -48,7 +48,7 @@ class FunctionModel(GraphModel):
         self, features: Mapping[str, Array], lengths: Mapping[str, Array]
     ) -> dict[str, Array]:
         """The model's outputs by its own call; variables stay as they are."""
-        addresses = [record.address for record in self._outputs()]
+        addresses = [record.address for record in self.catalog.outputs]
         if not addresses:
             return {}
         arguments = {

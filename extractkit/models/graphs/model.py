@@ -153,14 +153,6 @@ class GraphModel:
     def _weight_content(record: TensorRecord) -> str:
         return f"weight {record.address} {record.dtype} {record.shape}"
 
-    def _outputs(self) -> list[TensorRecord]:
-        """The model's own outputs, as far as they depend on the inputs and can be extracted."""
-        return [
-            record
-            for record in self.catalog.records
-            if record.kind is Kind.MODEL_OUTPUT and record.extractable and record.depends_on_inputs
-        ]
-
     def _with_samples(self, address: str, value: Array) -> Array:
         """An output as a program returns it: with a sample axis where the call has none."""
         return value[None] if address in self._records.whole else value

@@ -150,11 +150,7 @@ class TFLiteModel:
         self, features: Mapping[str, Array], lengths: Mapping[str, Array]
     ) -> dict[str, Array]:
         """The outputs by an interpreter of their own, which preserves no intermediates."""
-        addresses = [
-            record.address
-            for record in self.catalog.records
-            if record.kind is Kind.MODEL_OUTPUT and record.extractable and record.depends_on_inputs
-        ]
+        addresses = [record.address for record in self.catalog.outputs]
         if not addresses:
             return {}
         program = self.program([Fetch(address) for address in addresses], Compilation())

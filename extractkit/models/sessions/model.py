@@ -117,7 +117,7 @@ class SessionModel(GraphModel):
         self, features: Mapping[str, Array], lengths: Mapping[str, Array]
     ) -> dict[str, Array]:
         """The graph's own tensors, fetched by their names."""
-        records = self._outputs()
+        records = self.catalog.outputs
         fed = {
             self.source.inputs[spec.name].name: as_the_graph_takes_it(spec, features[spec.name])
             for spec in self.signature.specs

@@ -8,14 +8,11 @@ from extractkit.errors import RunDirectoryError
 from extractkit.plan import Shard
 from extractkit.runs.directory import JOURNAL, MANIFEST, SHARDS
 from extractkit.runs.files import content_of
-from extractkit.runs.journal import Entry
+from extractkit.runs.journal import Entry, entry_of
 from extractkit.runs.manifest import Actual, Manifest, Status
-from extractkit.runs.schema import decode
 from extractkit.runs.verification.result import Check, Finding, counted
 from extractkit.runs.write import TEMPORARY
 from extractkit.value_checks import merged
-
-_FIELDS = frozenset(item.name for item in fields(Entry))
 
 
 def listed_shards(directory: Path, manifest: Manifest | None) -> tuple[Check, dict[Shard, Entry]]:
@@ -58,14 +55,13 @@ def _read(path: Path, *, finished: bool) -> tuple[dict[Shard, Entry], list[Findi
 
 
 def _entry(line: bytes) -> Entry | None:
-    """The entry of a line that is, to the byte, one that the journal writes."""
+    """The entry of a line that is, to the byte, the one that the journal writes for it."""
     try:
-        record = json.loads(line)
-        known = {key: value for key, value in record.items() if key in _FIELDS}
-        entry = decode(Entry, known, JOURNAL)
-        same = entry.to_line().encode(errors="surrogatepass") == line
-    except (ValueError, RecursionError, AttributeError, RunDirectoryError):
+        entry = entry_of(line, JOURNAL)
+    except RunDirectoryError:
         return None
+    # Numbers can be written in several ways: the entry's own is the one that counts.
+    same = entry is not None and entry.to_line().encode(errors="surrogatepass") == line
     return entry if same else None
 
 
@@ -112,13 +108,8 @@ def _held_against_actual(
     if manifest.actual is None:
         return []
     keys = dict.fromkeys(key for entry in entries for key in entry.stats)
-    summed = Actual(
-        samples=sum(entry.stop - entry.start for entry in entries),
-        shards=len(entries),
-        bytes=sum(file.size for entry in entries for file in entry.files.values()),
-        skipped=sum(len(entry.skipped) for entry in entries),
-        values={k: merged([e.stats[k] for e in entries if k in e.stats]) for k in keys},
-    )
+    values = {k: merged([e.stats[k] for e in entries if k in e.stats]) for k in keys}
+    summed = Actual.of(entries, values)
     return [
         Finding(MANIFEST, f"{path}: actual.{item.name} is not the sum over the shards")
         for item in fields(Actual)
