@@ -13,6 +13,9 @@ _LARGEST_SEED = 2**32 - 1
 
 COMPILE_MODES = ("graph", "xla")
 
+BAD_CHECKPOINTS = ("fail", "skip")
+"""What may be done where a checkpoint is damaged, or of another architecture."""
+
 BAD_SAMPLES = ("fail", "skip")
 """What may be done where a sample cannot be read, does not fit the model, or makes it fail."""
 
@@ -35,6 +38,7 @@ class Runtime:
         threads: most threads that one operation, and that independent operations, run on; None:
             as many as there are processors.
         bad_samples: "fail", or "skip" what cannot be read, encoded or computed.
+        bad_checkpoints: "fail", or "skip" what is damaged or of another architecture.
         non_finite: "warn" of NaN and infinite values, "fail", or "skip" samples that have some.
         reuse_from: a directory that is searched for a finished run of the same identity; None:
             everything is computed.
@@ -49,6 +53,7 @@ class Runtime:
     deterministic: bool = True
     threads: int | None = None
     bad_samples: str = "fail"
+    bad_checkpoints: str = "fail"
     non_finite: str = "warn"
     reuse_from: str | None = None
 
@@ -91,7 +96,12 @@ class Runtime:
         return cls(**values)
 
 
-_CHOICES = {"compile": COMPILE_MODES, "bad_samples": BAD_SAMPLES, "non_finite": NON_FINITE}
+_CHOICES = {
+    "compile": COMPILE_MODES,
+    "bad_samples": BAD_SAMPLES,
+    "bad_checkpoints": BAD_CHECKPOINTS,
+    "non_finite": NON_FINITE,
+}
 
 
 def _plain(key: str, value: object) -> Any:

@@ -217,15 +217,33 @@ def _any_computed(dims: Dims | None) -> bool:
 
 @dataclass(frozen=True)
 class Shard:
-    """A contiguous range of samples, the unit of commit; or the constants, a range of none."""
+    """A contiguous range of samples, the unit of commit; or the constants, a range of none.
+
+    Attributes:
+        start, stop: the range.
+        checkpoint: with which weights, by their place on the axis of checkpoints; None where a run
+            has no such axis.
+    """
 
     start: int
     stop: int
+    checkpoint: int | None = None
+
+    @property
+    def constant(self) -> bool:
+        """Whether it holds what does not depend on the samples."""
+        return self.start == self.stop
 
     @property
     def key(self) -> str:
         """`constants`, or the range in figures of one width, so that names sort in order."""
-        return CONSTANTS if self.start == self.stop else f"{self.start:09d}-{self.stop:09d}"
+        part = CONSTANTS if self.constant else f"{self.start:09d}-{self.stop:09d}"
+        return part if self.checkpoint is None else f"checkpoint-{self.checkpoint:06d}-{part}"
+
+    @property
+    def place(self) -> tuple[int, int, int]:
+        """Where it stands in the order of a run: by checkpoint, the constants first."""
+        return (self.checkpoint or 0, self.start, self.stop)
 
     def __len__(self) -> int:
         return self.stop - self.start

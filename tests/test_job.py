@@ -24,7 +24,8 @@ def test_what_is_given_is_kept() -> None:
     given = {
         "batch_size": 1, "batch_tokens": 10, "shard_size": 1, "compile": "xla",
         "device": "/CPU:0", "seed": 3, "deterministic": False, "threads": 2,
-        "bad_samples": "skip", "non_finite": "fail", "reuse_from": "outputs",
+        "bad_samples": "skip", "bad_checkpoints": "skip",
+        "non_finite": "fail", "reuse_from": "outputs",
     }  # fmt: skip
     assert vars(Runtime.parse(given)) == given
 

@@ -6,6 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from extractkit.checkpoints import SkippedCheckpoint
 from extractkit.display.text import plural, safe, shape_text
 from extractkit.engine.preview import AT_LEAST, EXACT, UPPER_BOUND, Preview
 from extractkit.runs.disk import human_bytes
@@ -21,6 +22,7 @@ def overview(plan: Preview) -> RenderableType:
     for name, count in plan.matches.items():
         parts.append(Text(f"selectors.{safe(name)} matches {plural(count, 'tensor')}"))
     parts.extend(_skipped(plan.skipped))
+    parts.extend(_skipped_checkpoints(plan.skipped_checkpoints))
     parts.append(_totals(plan))
     return Group(*parts)
 
@@ -52,10 +54,23 @@ def _skipped(records: Sequence[TensorRecord]) -> list[Text]:
     return [Text(line, style="yellow") for line in lines]
 
 
+def _skipped_checkpoints(left_out: Sequence[SkippedCheckpoint]) -> list[Text]:
+    if not left_out:
+        return []
+    lines = [f"{plural(len(left_out), 'checkpoint')} cannot be used:"]
+    lines += [f"  {safe(one.label)}: {safe(one.reason)}" for one in left_out[:3]]
+    if len(left_out) > 3:
+        lines.append(f"  … and {len(left_out) - 3:,} more; --json lists them all")
+    return [Text(line, style="yellow") for line in lines]
+
+
 def _totals(plan: Preview) -> Text:
     size = f"{_BOUNDS.get(plan.bound, '')}{human_bytes(plan.bytes)}"
+    count = len(plan.checkpoints)
+    times = f"{plural(count, 'checkpoint')} of " if count else ""
+    shards = len(plan.shards) * max(1, count)
     return Text(
-        f"{plural(plan.samples, 'sample')}, {plural(len(plan.tensors), 'tensor')}: {size} in "
-        f"{plural(len(plan.shards), 'shard')}; {human_bytes(plan.free_bytes)} are free for "
+        f"{times}{plural(plan.samples, 'sample')}, {plural(len(plan.tensors), 'tensor')}: {size} "
+        f"in {plural(shards, 'shard')}; {human_bytes(plan.free_bytes)} are free for "
         f"{safe(str(plan.directory))}"
     )

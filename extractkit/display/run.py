@@ -34,6 +34,14 @@ def overview(directory: Path, manifest: Manifest, committed: int | None = None) 
         facts.add_row("samples", _samples(manifest.samples, manifest.inputs.truncated))
         for note in manifest.inputs.notes:
             facts.add_row("", Text(safe(note)))
+    if manifest.checkpoints:
+        facts.add_row("checkpoints", _checkpoints(manifest))
+    for left_out in manifest.skipped_checkpoints[:_FEW]:
+        told = f"{left_out.label}: {left_out.reason}"
+        facts.add_row("left out", Text(safe(told), style="yellow"))
+    if len(manifest.skipped_checkpoints) > _FEW:
+        rest = len(manifest.skipped_checkpoints) - _FEW
+        facts.add_row("", f"and {plural(rest, 'checkpoint')} more, see the manifest")
     planned = f"{len(manifest.shards):,}"
     facts.add_row("shards", planned if committed is None else f"{committed:,} of {planned}")
     if (size := _stored_bytes(manifest)) is not None:
@@ -53,6 +61,8 @@ def overview(directory: Path, manifest: Manifest, committed: int | None = None) 
 def summary(result: Summary) -> RenderableType:
     """What closes a run."""
     facts = Table.grid(padding=(0, 2))
+    if result.checkpoints:
+        facts.add_row("checkpoints", f"{result.checkpoints:,}")
     facts.add_row("samples", _samples(result.samples, result.truncated))
     facts.add_row("tensors", f"{result.tensors:,}")
     facts.add_row("stored", f"{human_bytes(result.bytes)} in {plural(result.shards, 'shard')}")
@@ -62,6 +72,12 @@ def summary(result: Summary) -> RenderableType:
     _add_findings(facts, result.skipped, result.non_finite, result.constant, result.unchanging)
     facts.add_row("look at it", Text(f"extractkit show {safe(str(result.directory))}"))
     return facts
+
+
+def _checkpoints(manifest: Manifest) -> str:
+    labels = [safe(one.label) for one in manifest.checkpoints]
+    shown = labels if len(labels) <= _FEW else [labels[0], labels[1], "…", labels[-1]]
+    return f"{len(labels):,}: {', '.join(shown)}"
 
 
 def _samples(count: int, truncated: int) -> str:

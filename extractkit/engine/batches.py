@@ -26,6 +26,11 @@ class Batch:
     def __len__(self) -> int:
         return len(next(iter(self.features.values())))
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its arrays; of texts, those of the references."""
+        return sum(array.nbytes for array in (*self.features.values(), *self.lengths.values()))
+
     def take(self, rows: Sequence[int]) -> "Batch":
         """Some of its samples, padded as they are."""
         return Batch(

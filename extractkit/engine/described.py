@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from extractkit.engine.identity import MACHINE_SETTINGS, identity, tensors_key
+from extractkit.engine.identity import MACHINE_SETTINGS, identity, tensors_key, weights_of
 from extractkit.engine.prepare import Prepared
 from extractkit.engine.process import environment
 from extractkit.errors import RunDirectoryError
@@ -15,18 +15,23 @@ from extractkit.runs.origins import origins
 from extractkit.runs.schema import digest, plain
 from extractkit.sinks.protocol import StoredTensor
 
+_FEW = 3
+
 
 def described(manifest: Manifest, prepared: Prepared) -> Manifest:
     """The manifest with everything that is known before samples are read."""
     job, opened = prepared.job, prepared.opened
     model, source, runtime = opened.model, opened.source, job.runtime
+    checkpoints = tuple(opened.axis.checkpoints) if opened.axis is not None else ()
     known = replace(
         manifest,
         model={
             **model.describe(),
-            "weights": model.weights_digest(),
+            "weights": weights_of(checkpoints) if checkpoints else model.weights_digest(),
             "definition": model.definition_digest(),
         },
+        checkpoints=checkpoints,
+        skipped_checkpoints=tuple(opened.axis.skipped) if opened.axis is not None else (),
         inputs=RunInputs(source.fingerprint, len(source), source.notes) if len(source) else None,
         tensors=tuple(
             RunTensor(_stored(tensor), model.catalog[tensor.address], tensor.selectors)
@@ -60,6 +65,7 @@ def job_differences(recorded: Manifest, now: Manifest) -> list[str]:
     """What of a run's weights, inputs and tensors is not as it was recorded."""
     return _unequal(
         {
+            **_checkpoints(recorded, now),
             "the model's weights": (recorded.model.get("weights"), now.model.get("weights")),
             "the inputs": (_samples(recorded), _samples(now)),
             "the tensors": (_stored_keys(recorded), _stored_keys(now)),
@@ -124,6 +130,16 @@ def _unequal(pairs: Mapping[str, tuple[Any, Any]]) -> list[str]:
         for what, (before, after) in pairs.items()
         if before != after
     ]
+
+
+def _checkpoints(recorded: Manifest, now: Manifest) -> dict[str, tuple[object, object]]:
+    """The checkpoints that are not the recorded ones, by label, the first few of them."""
+    before, after = ({one.label: one.sha256 for one in m.checkpoints} for m in (recorded, now))
+    other = [label for label in {**before, **after} if before.get(label) != after.get(label)]
+    return {
+        f"checkpoint {label!r}": (before.get(label, "none"), after.get(label, "none"))
+        for label in other[:_FEW]
+    }
 
 
 def _stored_keys(manifest: Manifest) -> str:

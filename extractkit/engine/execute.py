@@ -18,7 +18,7 @@ from extractkit.engine.stream import ShardValues
 from extractkit.engine.survey import Row, Survey, survey
 from extractkit.errors import ExtractkitError, JobError, RunDirectoryError, UserError
 from extractkit.job import Job
-from extractkit.plan import CONSTANTS_SHARD, bytes_per_sample, plan_shards
+from extractkit.plan import bytes_per_sample, plan_shards
 from extractkit.runs import manifest as manifests
 from extractkit.runs.beginning import Superfluous, begun
 from extractkit.runs.damage import damage, lasting_damage
@@ -241,9 +241,11 @@ class _Execution:
         lengths = found.lengths
         per_sample = bytes_per_sample(prepared.tensors, lengths) + prepared.trial.scaled(lengths)
         constants = sum(t.constant_bytes or 0 for t in prepared.tensors if t.constant)
-        total = int(per_sample.sum()) + constants
+        times = prepared.opened.sets_of_weights
+        total = (int(per_sample.sum()) + constants) * times
         shards = plan_shards(per_sample, self.job.runtime.shard_size)
-        files = (total + file_overhead(len(prepared.tensors), len(shards))) * len(self.job.sinks)
+        overhead = file_overhead(len(prepared.tensors), len(shards) * times)
+        files = (total + overhead) * len(self.job.sinks)
         check_space(self.directory, files + recorder.sample_bytes)
         exact = all(tensor.predictable for tensor in prepared.tensors)
         return RunPlan(total, exact, tuple((shard.start, shard.stop) for shard in shards))
@@ -252,10 +254,11 @@ class _Execution:
         """Store every planned shard that is not there yet."""
         plan, samples = recorder.manifest.plan, recorder.manifest.samples
         assert plan is not None
-        self.listener.planned(prepared.tensors, samples, plan.bytes)
+        times = prepared.opened.sets_of_weights
+        self.listener.planned(prepared.tensors, samples * times, plan.bytes)
         size = human_bytes(plan.bytes)
         shards = recorder.manifest.shards
-        tensors, count = len(prepared.tensors), sum(1 for shard in shards if len(shard))
+        tensors, count = len(prepared.tensors), sum(1 for shard in shards if not shard.constant)
         _log.info("plan: %d tensors, %d samples, %d shards, %s", tensors, samples, count, size)
         self._notes(prepared, recorder.manifest)
         missing = [shard for shard in shards if shard not in recorder.committed]
@@ -264,16 +267,12 @@ class _Execution:
             self._note(f"{done} of {len(shards)} shards are committed already")
             self.listener.advanced(sum(map(len, recorder.committed)), recorder.bytes)
         began = time.perf_counter()
-        if CONSTANTS_SHARD in missing:
-            self._commit_one(prepared.constants(), recorder)
-        ranges = [shard for shard in missing if len(shard)]
-        self.computed = sum(map(len, ranges))
-        if ranges and prepared.program is not None:
-            stream = prepared.stream(found, lambda done: self.listener.advanced(done, 0))
-            with closing(stream.shards(ranges)) as computed:
-                for one in computed:
-                    self._commit_one(one, recorder)
-                    del one  # before the next is taken, and the one after that begun
+        self.computed = sum(map(len, missing))
+        stream = prepared.stream(found, lambda done: self.listener.advanced(done, 0))
+        with closing(stream.shards(prepared.ordered(missing, found))) as computed:
+            for one in computed:
+                self._commit_one(one, recorder)
+                del one  # before the next is taken, and the one after that begun
         self.timings["extract"] = time.perf_counter() - began
 
     def _commit_one(self, one: ShardValues, recorder: Recorder) -> None:
@@ -293,6 +292,7 @@ class _Execution:
             directory=self.directory,
             tensors=len(prepared.tensors),
             samples=ended.samples,
+            checkpoints=len(ended.checkpoints),
             truncated=ended.inputs.truncated if ended.inputs else 0,
             shards=sum(1 for shard in ended.shards if len(shard)),
             bytes=ended.actual.bytes,
@@ -308,6 +308,8 @@ class _Execution:
     def _notes(self, prepared: Prepared, planned: Manifest) -> None:
         for note in prepared.opened.source.notes:
             self._note(note)
+        for left_out in planned.skipped_checkpoints:
+            self._note(f"checkpoint {left_out.label!r} is left out: {left_out.reason}")
         if planned.inputs is not None and planned.inputs.truncated:
             self._note(
                 f"{planned.inputs.truncated} of {planned.samples} samples were cut off to fit the "

@@ -3,16 +3,17 @@
 Two jobs of one identity store the same bytes, so a finished run of the one is a run of the other.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from extractkit.checkpoints import KEY as CHECKPOINTS
+from extractkit.checkpoints import Checkpoint
 from extractkit.component import Component
 from extractkit.engine.prepare import Prepared
 from extractkit.job import Job
 from extractkit.runs.environment import VALUE_PACKAGES
 from extractkit.runs.manifest import Manifest, RunTensor
-from extractkit.runs.origins import Origin
 from extractkit.runs.schema import digest, plain
 
 _RUNTIME = (
@@ -40,7 +41,7 @@ def identity(prepared: Prepared, described: Manifest) -> str | None:
     key = {
         "model": {name: described.model[name] for name in ("weights", "definition")},
         "inputs": described.inputs and [described.inputs.fingerprint, described.inputs.count],
-        "components": _components(prepared.job, described.origins),
+        "components": _components(prepared.job, described),
         "tensors": tensors_key(described.tensors),
         "transforms": [
             plain((tensor.key, tensor.transform.cast, tensor.axes, tensor.layout))
@@ -59,6 +60,11 @@ def identity(prepared: Prepared, described: Manifest) -> str | None:
         },
     }
     return digest(key)
+
+
+def weights_of(checkpoints: Sequence[Checkpoint]) -> str:
+    """SHA-256 over what checkpoints hold and what they are called, in order."""
+    return digest([[one.label, one.step, one.sha256] for one in checkpoints])
 
 
 def tensors_key(tensors: Iterable[RunTensor]) -> list[Any]:
@@ -82,9 +88,11 @@ def tensors_key(tensors: Iterable[RunTensor]) -> list[Any]:
     ]
 
 
-def _components(job: Job, origins: tuple[Origin, ...]) -> list[Any]:
+def _components(job: Job, described: Manifest) -> list[Any]:
     """How model and inputs are built and values stored; files stand there by their content."""
-    contents = {origin.key: origin.sha256 for origin in origins}
+    contents = {origin.key: origin.sha256 for origin in described.origins}
+    if described.checkpoints:
+        contents[CHECKPOINTS] = weights_of(described.checkpoints)
     # Sinks in their order: the first is what is read.
     components = (job.model, job.inputs, *job.sinks.values())
     return [[component.at, _plain(component.at, component, contents)] for component in components]

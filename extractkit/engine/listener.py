@@ -24,7 +24,9 @@ class Summary:
         skipped: how many samples have no values.
         constant: keys of tensors whose elements are all the same number.
         unchanging: keys of tensors that have the same value for every sample.
-        computed: how many samples were computed now, the rest having been stored before; None: all.
+        computed: how many samples were computed now, the rest having been stored before; with
+            checkpoints, samples count for each of them. None: all.
+        checkpoints: with how many sets of weights; 0 where there is no axis of checkpoints.
     """
 
     directory: Path
@@ -39,6 +41,7 @@ class Summary:
     constant: tuple[str, ...] = ()
     unchanging: tuple[str, ...] = ()
     computed: int | None = None
+    checkpoints: int = 0
 
 
 class Listener(Protocol):

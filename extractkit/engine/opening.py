@@ -11,7 +11,7 @@ from extractkit.errors import ConfigError, InputError
 from extractkit.inputs.nothing import NoSamples
 from extractkit.inputs.protocol import Inputs, Source
 from extractkit.job import Job
-from extractkit.models.protocol import Compilation, Model
+from extractkit.models.protocol import CheckpointAxis, Compilation, Model
 from extractkit.plan import PlannedTensor, plan_tensors
 from extractkit.selectors import Selector
 from extractkit.tensors import Catalog, TensorRecord
@@ -37,6 +37,7 @@ class Opened:
         matches: how many tensors each selector stores.
         skipped: what selectors match but cannot be extracted.
         bad_samples: what is done about samples that cannot be used: "fail", or "skip" them.
+        axis: the checkpoints, where the model is given several; its weights are those of the first.
     """
 
     model: Model
@@ -47,6 +48,12 @@ class Opened:
     matches: Mapping[str, int]
     skipped: tuple[TensorRecord, ...]
     bad_samples: str = "fail"
+    axis: CheckpointAxis | None = None
+
+    @property
+    def sets_of_weights(self) -> int:
+        """How many times everything is computed."""
+        return 1 if self.axis is None else len(self.axis.checkpoints)
 
     def measured(self) -> "Opened":
         """The same with all axes known, for which the model is run where it must be.
@@ -76,8 +83,8 @@ def list_tensors(job: Job) -> Listing:
     Raises:
         UserError: the model cannot be loaded, or a selector matches nothing.
     """
-    catalog = _model(job).catalog
-    return Listing(catalog, _matches(catalog, job.selectors))
+    model, _ = _loaded(job)
+    return Listing(model.catalog, _matches(model.catalog, job.selectors))
 
 
 def open_job(job: Job) -> Opened:
@@ -92,7 +99,7 @@ def open_job(job: Job) -> Opened:
             f"extractkit model={job.model_name} selectors=attention, or '+selectors.mine.path=…'. "
             f"List what there is: extractkit tensors model={job.model_name}"
         )
-    model = _model(job)
+    model, axis = _loaded(job)
     runtime = job.runtime
     settings = model.configure(runtime.seed, runtime.deterministic, runtime.device)
     # Selecting needs no samples, so a misspelt selector is told before a large file is read.
@@ -115,7 +122,17 @@ def open_job(job: Job) -> Opened:
         },
         skipped=tuple(skipped.values()),
         bad_samples=runtime.bad_samples,
+        axis=axis,
     )
+
+
+def _loaded(job: Job) -> tuple[Model, CheckpointAxis | None]:
+    """The model, with the first of its checkpoints if it is given several."""
+    model = _model(job)
+    axis: CheckpointAxis | None = getattr(model, "checkpoints", None)
+    if axis is not None:
+        axis.choose(job.runtime.bad_checkpoints)
+    return model, axis
 
 
 def _model(job: Job) -> Model:

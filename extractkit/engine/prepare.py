@@ -13,12 +13,13 @@ from extractkit.engine.batching import BatchRules
 from extractkit.engine.isolation import try_out
 from extractkit.engine.non_finite import refuse_non_finite
 from extractkit.engine.opening import Opened, open_job
+from extractkit.engine.reading_once import encoded_bytes, in_blocks
 from extractkit.engine.stream import ShardValues, Stream, assembly, fetch, put
 from extractkit.engine.survey import Survey
 from extractkit.inputs.protocol import Source
 from extractkit.job import Job
 from extractkit.models.protocol import Program
-from extractkit.plan import CONSTANTS_SHARD, Lengths, PlannedTensor
+from extractkit.plan import CONSTANTS_SHARD, Lengths, PlannedTensor, Shard
 from extractkit.value_checks import examine
 from extractkit.values import Dense, Values
 
@@ -66,7 +67,7 @@ class Prepared:
         """The tensors that depend on the samples."""
         return [tensor for tensor in self.tensors if not tensor.constant]
 
-    def constants(self) -> ShardValues:
+    def constants(self, shard: Shard = CONSTANTS_SHARD) -> ShardValues:
         """The tensors that do not depend on the samples, with the policy on what is not finite."""
         began = time.perf_counter()
         constant = [tensor for tensor in self.tensors if tensor.constant]
@@ -78,11 +79,17 @@ class Prepared:
         if self.job.runtime.non_finite == "fail":
             refuse_non_finite(stats, str)
         seconds = time.perf_counter() - began
-        return ShardValues(CONSTANTS_SHARD, values, stats, {}, seconds)
+        return ShardValues(shard, values, stats, {}, seconds)
+
+    def ordered(self, shards: Sequence[Shard], found: Survey) -> list[Shard]:
+        """The same shards in the order in which they are best computed."""
+        if self.opened.axis is None:
+            return list(shards)
+        size = encoded_bytes(self.opened.model.signature, found.lengths)
+        return list(in_blocks(shards, size))
 
     def stream(self, found: Survey, on_batch: Callable[[int], None]) -> Stream:
-        """What computes shards of the samples, of which this is known."""
-        assert self.program is not None
+        """What computes shards, given what is known of the samples."""
         model, runtime = self.opened.model, self.job.runtime
         padded = model.masks_padding and all(tensor.bears_padding for tensor in self.varying)
         batch_size = min(runtime.batch_size, model.signature.batch or runtime.batch_size)
@@ -94,6 +101,8 @@ class Prepared:
             self.varying,
             found.lengths,
             rules,
+            constants=self.constants,
+            axis=self.opened.axis,
             skipped=found.skipped,
             bad_samples=runtime.bad_samples,
             non_finite=runtime.non_finite,

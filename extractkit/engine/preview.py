@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from extractkit.checkpoints import Checkpoint, SkippedCheckpoint
 from extractkit.engine.opening import Opened, open_job
 from extractkit.engine.survey import longest, survey
 from extractkit.job import Job
@@ -26,10 +27,12 @@ class Preview:
         matches: how many tensors each selector stores.
         skipped: what selectors match but cannot be extracted.
         samples: how many there are.
+        checkpoints, skipped_checkpoints: with which weights; those that cannot be used.
         bytes: predicted size of the values; `bound` says "exact", "upper bound" (texts may be
             shorter than the longest allowed) or "at least" (some lengths only the model computes).
-        sizes: predicted bytes of each tensor by key; None where only the model can tell.
-        shards: ranges of samples.
+        sizes: predicted bytes of each tensor by key, over all checkpoints; None where only the
+            model can tell.
+        shards: ranges of samples, each of which is stored for every checkpoint.
         directory: where the run would go; free_bytes: what its disk has room for.
     """
 
@@ -39,6 +42,8 @@ class Preview:
     matches: Mapping[str, int]
     skipped: tuple[TensorRecord, ...]
     samples: int
+    checkpoints: tuple[Checkpoint, ...]
+    skipped_checkpoints: tuple[SkippedCheckpoint, ...]
     bytes: int
     bound: str
     sizes: Mapping[str, int | None]
@@ -51,6 +56,13 @@ class Preview:
         return {
             "model": self.model,
             "samples": self.samples,
+            "checkpoints": [
+                {"label": one.label, "step": one.step, "path": one.path} for one in self.checkpoints
+            ],
+            "skipped_checkpoints": [
+                {"label": one.label, "path": one.path, "reason": one.reason}
+                for one in self.skipped_checkpoints
+            ],
             "bytes": self.bytes,
             "bound": self.bound,
             "directory": str(self.directory),
@@ -110,12 +122,14 @@ def _planned(
 ) -> Preview:
     lengths = bounds or _lengths(opened)
     sizes: dict[str, int | None] = {}
+    times = opened.sets_of_weights
     for tensor in opened.tensors:
         if tensor.constant:
-            sizes[tensor.key] = tensor.constant_bytes
+            size = tensor.constant_bytes
         else:
             per_sample = tensor.bytes_per_sample(lengths)
-            sizes[tensor.key] = None if per_sample is None else int(per_sample.sum())
+            size = None if per_sample is None else int(per_sample.sum())
+        sizes[tensor.key] = None if size is None else size * times
     bound = UPPER_BOUND if bounds is not None and any(_ragged(t) for t in opened.tensors) else EXACT
     return Preview(
         model=opened.model.name,
@@ -124,6 +138,8 @@ def _planned(
         matches=opened.matches,
         skipped=opened.skipped,
         samples=lengths.samples,
+        checkpoints=tuple(opened.axis.checkpoints) if opened.axis is not None else (),
+        skipped_checkpoints=tuple(opened.axis.skipped) if opened.axis is not None else (),
         bytes=sum(size or 0 for size in sizes.values()),
         bound=AT_LEAST if None in sizes.values() else bound,
         sizes=sizes,

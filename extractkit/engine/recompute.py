@@ -14,10 +14,11 @@ from extractkit.engine.described import described, job_differences, surrounding_
 from extractkit.engine.prepare import Prepared, prepare
 from extractkit.engine.recorded import recorded_survey
 from extractkit.engine.stream import ShardValues, Stream, fetch
+from extractkit.engine.survey import Survey
 from extractkit.errors import ExtractkitError
 from extractkit.job import Job
 from extractkit.models.protocol import Fetch
-from extractkit.plan import CONSTANTS_SHARD, Layout, Shard
+from extractkit.plan import Layout, Lengths, Shard
 from extractkit.runs.directory import SAMPLES
 from extractkit.runs.environment import host
 from extractkit.runs.journal import Entry
@@ -106,6 +107,8 @@ class _Recomputation:
 
     @cached_property
     def _stream(self) -> Stream:
+        if self.prepared.program is None:
+            return self.prepared.stream(Survey(Lengths(0, {}), {}), lambda samples: None)
         rows = Samples(self.sound.directory / SAMPLES)
         signature = self.prepared.opened.model.signature
         found = recorded_survey(signature, rows, self.sound.manifest.samples)
@@ -143,12 +146,8 @@ class _Recomputation:
         return Check.of(_SHARDS, detail, found, notes)
 
     def _computed(self, chosen: Sequence[Shard]) -> Iterator[ShardValues]:
-        if CONSTANTS_SHARD in chosen:
-            yield self.prepared.constants()
-        ranges = [shard for shard in chosen if len(shard)]
-        if ranges:
-            with closing(self._stream.shards(ranges)) as computed:
-                yield from computed
+        with closing(self._stream.shards(chosen)) as computed:
+            yield from computed
 
     def _held(self, one: ShardValues, entry: Entry, exactly: bool) -> tuple[list[Finding], float]:
         """What of a shard is not as it is stored, and the largest difference in it."""
@@ -238,9 +237,9 @@ def _left_out(why: str) -> tuple[Check, Check]:
 
 def _drawn(entries: Iterable[Shard], count: int, seed: int) -> list[Shard]:
     """So many shards at random, in order."""
-    shards = sorted(entries, key=lambda shard: (shard.start, shard.stop))
+    shards = sorted(entries, key=lambda shard: shard.place)
     chosen = random.Random(seed).sample(shards, min(count, len(shards)))
-    return sorted(chosen, key=lambda shard: (shard.start, shard.stop))
+    return sorted(chosen, key=lambda shard: shard.place)
 
 
 def _outputs_apart(record: TensorRecord, value: Array, own: Array, batch: Batch) -> Apart:

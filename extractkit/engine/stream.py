@@ -4,24 +4,26 @@ Each of the three has a thread that works ahead of the next by a few batches or 
 committing happens where the stream is used. So the slowest stage sets the pace, and memory holds a
 few batches and a few shards, however many samples there are.
 
-Skipped samples keep their place in a shard and have no value there.
+Skipped samples keep their place in a shard and have no value there. Where a model has several
+checkpoints the program stays, and its weights are replaced between shards.
 """
 
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from extractkit.engine.batches import Batch, read_batch
 from extractkit.engine.batching import BatchRules, plan_batches
 from extractkit.engine.isolation import Outcome, failing_alone, run_isolated
 from extractkit.engine.non_finite import non_finite_reasons, refuse_non_finite
+from extractkit.engine.reading_once import ReadAlready
 from extractkit.engine.skipping import blamed, named
 from extractkit.engine.stages import ahead
 from extractkit.errors import InputError, JobError, SampleError
 from extractkit.inputs.protocol import Source
-from extractkit.models.protocol import Fetch, Model, Program
+from extractkit.models.protocol import CheckpointAxis, Fetch, Model, Program
 from extractkit.plan import Lengths, PlannedTensor, Shard
 from extractkit.value_checks import ValueStats, examine
 from extractkit.values import Array, Assembly, Values, without
@@ -52,9 +54,12 @@ class ShardValues:
 
 @dataclass(frozen=True, eq=False)
 class _Work:
+    """One batch of a shard; none where there is nothing to run for it, as for the constants."""
+
     shard: Shard
     positions: Sequence[int]
-    batch: Batch
+    batch: Batch | None
+    last: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,16 +67,21 @@ class _Computed:
     work: _Work
     outcome: Outcome
     seconds: float
+    constants: ShardValues | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Stream:
     """Everything that decides the values of shards.
 
-    A shard's values are a function of this and its range alone: which samples share a batch is
-    decided inside the shard.
+    A shard's values are a function of this, its checkpoint and its range alone: which samples share
+    a batch is decided inside the shard.
 
     Attributes:
+        program: of `tensors`; None where there are none.
+        tensors: those that depend on the samples.
+        constants: computes the shard of those that do not.
+        axis: the model's checkpoints, if it has several.
         skipped: samples that are known to be of no use: by index, why.
         bad_samples: where the model fails on a sample, "fail", or "skip" it.
         non_finite: where values are NaN or infinite, "warn", "fail", or "skip" the sample.
@@ -80,21 +90,24 @@ class Stream:
 
     model: Model
     source: Source
-    program: Program
+    program: Program | None
     tensors: Sequence[PlannedTensor]
     lengths: Lengths
     rules: BatchRules
+    constants: Callable[[Shard], ShardValues] | None = None
+    axis: CheckpointAxis | None = None
     on_batch: Callable[[int], None] = lambda samples: None
     skipped: Mapping[int, str] = field(default_factory=dict)
     bad_samples: str = "fail"
     non_finite: str = "warn"
+    _read_already: ReadAlready[list[_Work]] = field(default_factory=ReadAlready)
 
-    def shards(self, shards: Sequence[Shard]) -> Generator[ShardValues, None, None]:
-        """The values of these shards, one after the other."""
+    def shards(self, shards: Iterable[Shard]) -> Generator[ShardValues, None, None]:
+        """The values of these shards, one after the other; they are taken a few ahead."""
         left = threading.Event()
         read = ahead(self._read(shards), _BATCHES_READ_AHEAD, left)
         computed = ahead(self._compute(read), _BATCHES_COMPUTED_AHEAD, left)
-        assembled = ahead(self._assemble(shards, computed), _SHARDS_ASSEMBLED_AHEAD, left)
+        assembled = ahead(self._assemble(computed), _SHARDS_ASSEMBLED_AHEAD, left)
         with closing(assembled):
             for one in assembled:
                 try:
@@ -104,16 +117,37 @@ class Stream:
                     raise
                 del one
 
-    def _read(self, shards: Sequence[Shard]) -> Iterator[_Work]:
+    def _read(self, shards: Iterable[Shard]) -> Iterator[_Work]:
         for shard in shards:
-            for positions in self._batches(shard):
-                at = [shard.start + position for position in positions]
-                try:
-                    batch = read_batch(self.model, self.source, at, self.rules.length_step)
-                except InputError as error:
-                    # No mistake to be mended any more: it was all right when it was surveyed.
-                    raise JobError(f"a sample can no longer be read: {error}") from error
-                yield _Work(shard, positions, batch)
+            works = self._works(shard)
+            # With one set of weights nothing is read twice, and what was read is let go.
+            yield from works if self.axis is None else self._once(shard, works)
+
+    def _once(self, shard: Shard, works: Iterator[_Work]) -> Iterator[_Work]:
+        """The works of a shard, from memory where its samples were read for other weights."""
+        place = (shard.start, shard.stop)
+        known = self._read_already.get(place)
+        if known is not None:
+            yield from (replace(work, shard=shard) for work in known)
+            return
+        read = []
+        for work in works:
+            read.append(work)
+            yield work
+        self._read_already.keep(place, read, sum(work.batch.nbytes for work in read if work.batch))
+
+    def _works(self, shard: Shard) -> Iterator[_Work]:
+        batches = [] if shard.constant else self._batches(shard)
+        if not batches:
+            yield _Work(shard, (), None)
+        for number, positions in enumerate(batches, start=1):
+            at = [shard.start + position for position in positions]
+            try:
+                batch = read_batch(self.model, self.source, at, self.rules.length_step)
+            except InputError as error:
+                # No mistake to be mended any more: it was all right when it was surveyed.
+                raise JobError(f"a sample can no longer be read: {error}") from error
+            yield _Work(shard, positions, batch, number == len(batches))
 
     def _batches(self, shard: Shard) -> list[list[int]]:
         left = [at for at in range(len(shard)) if shard.start + at not in self.skipped]
@@ -124,11 +158,18 @@ class Stream:
         with closing(works):
             for work in works:
                 began = time.perf_counter()
-                outcome = self._run(work)
-                yield _Computed(work, outcome, time.perf_counter() - began)
+                if self.axis is not None and work.shard.checkpoint is not None:
+                    self.axis.use(work.shard.checkpoint)
+                constants, outcome = None, Outcome(range(0), [])
+                if work.shard.constant:
+                    assert self.constants is not None
+                    constants = self.constants(work.shard)
+                elif work.batch is not None:
+                    outcome = self._run(work, work.batch)
+                yield _Computed(work, outcome, time.perf_counter() - began, constants)
 
-    def _run(self, work: _Work) -> Outcome:
-        batch = work.batch
+    def _run(self, work: _Work, batch: Batch) -> Outcome:
+        assert self.program is not None
         if self.bad_samples == "skip":
             return run_isolated(self.program, batch)
         try:
@@ -139,22 +180,21 @@ class Stream:
                 raise SampleError(blamed(self._id(index), index, reason)) from error
             raise
 
-    def _assemble(
-        self, shards: Sequence[Shard], computed: Generator[_Computed, None, None]
-    ) -> Iterator[ShardValues]:
+    def _assemble(self, computed: Generator[_Computed, None, None]) -> Iterator[ShardValues]:
         with closing(computed):
-            for shard in shards:
-                yield self._assembled(shard, computed)
+            for one in computed:
+                yield one.constants or self._assembled(one, computed)
 
-    def _assembled(self, shard: Shard, computed: Iterator[_Computed]) -> ShardValues:
+    def _assembled(self, one: _Computed, computed: Iterator[_Computed]) -> ShardValues:
+        """A shard of samples, from its first batch on."""
+        shard = one.work.shard
         lengths = self.lengths.part(shard.start, shard.stop)
         assemblies = [assembly(tensor, lengths) for tensor in self.tensors]
         every = range(shard.start, shard.stop)
         skipped = {index: self.skipped[index] for index in every if index in self.skipped}
         self.on_batch(len(skipped))
         seconds = 0.0
-        for _ in self._batches(shard):
-            one = next(computed)
+        while True:
             seconds += one.seconds
             positions, outcome = one.work.positions, one.outcome
             self.on_batch(len(positions))
@@ -163,6 +203,9 @@ class Stream:
                 put(self.tensors, assemblies, kept, outcome.values)
             failed = outcome.failed.items()
             skipped |= {shard.start + positions[row]: reason for row, reason in failed}
+            if one.work.last:
+                break
+            one = next(computed)
         absent = [index - shard.start for index in skipped]
         values = {
             tensor.key: room.finish(absent)

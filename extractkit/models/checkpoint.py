@@ -8,11 +8,13 @@ from math import prod
 
 import numpy as np
 
+from extractkit.checkpoints import KEY as CHECKPOINTS
 from extractkit.errors import ConfigError, JobError
 from extractkit.inputs.protocol import Sample, Signature
+from extractkit.models.checkpoint_axis import checkpoint_axis
 from extractkit.models.digests import of_plain_data, update
 from extractkit.models.numpy_transforms import transformed
-from extractkit.models.protocol import Compilation, Encoded, Fetch, Program
+from extractkit.models.protocol import CheckpointAxis, Compilation, Encoded, Fetch, Program
 from extractkit.models.weight_files import Place, WeightFile, open_weights
 from extractkit.models.weight_files.weight_file import array_dtype, is_extended
 from extractkit.plan import storable
@@ -22,32 +24,61 @@ from extractkit.values import Array
 _NAME = "checkpoint"
 
 
-def load(path: str) -> "Checkpoint":
+def load(
+    path: str | None = None, checkpoints: object = None, checkpoint_step: object = None
+) -> "Checkpoint":
     """The weights in a file, in several that belong together, or in a directory.
 
     Args:
         path: what `weight_files.open_weights` takes.
+        checkpoints, checkpoint_step: in place of it many of them, one after the other; see
+            `checkpoint_axis`.
 
     Raises:
+        ConfigError: neither, or both.
         ModelError: missing, damaged, of another format, or without weights.
         MissingExtraError: a package that the format needs is not installed.
     """
-    return Checkpoint(open_weights(path))
+    axis = checkpoint_axis(
+        checkpoints,
+        checkpoint_step,
+        lambda found: model.become(found),
+        alike=True,
+        instead_of={"model.path": path},
+    )
+    if path is None and axis is None:
+        raise ConfigError(
+            f"model=checkpoint is given no weights. Give some: model.path=FILE, or {CHECKPOINTS}=…"
+        )
+    model = Checkpoint(None if path is None else open_weights(path), axis)
+    return model
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Checkpoint:
     """A file of weights behind the `Model` protocol: no layers, no inputs, nothing to compute.
 
     Attributes:
-        weights: the file; arrays are read one by one, as they are asked for.
+        file: with the weights; None before the first of several has been chosen.
+        checkpoints: the files, where there are several; all have the same arrays.
         name: for messages.
         masks_padding: no meaning without inputs.
     """
 
-    weights: WeightFile
+    file: WeightFile | None
+    checkpoints: CheckpointAxis | None = None
     name: str = field(default=_NAME, init=False)
     masks_padding: bool = field(default=False, init=False)
+
+    @property
+    def weights(self) -> WeightFile:
+        """The file; arrays are read one by one, as they are asked for."""
+        assert self.file is not None, "a checkpoint has to be chosen first"
+        return self.file
+
+    def become(self, file: WeightFile) -> None:
+        """Hold the weights of another file that has the same arrays."""
+        self.file = file
 
     @property
     def signature(self) -> Signature:

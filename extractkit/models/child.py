@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,13 +49,7 @@ def ask(module: str, argument: str, file: Path, at: str) -> Answer:
     """
     seconds = SECONDS + file.stat().st_size // BYTES_PER_SECOND
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", module, argument],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            capture_output=True,
-            timeout=seconds,
-            check=False,
-        )
+        done = _run(module, [argument], seconds)
     except subprocess.TimeoutExpired as error:
         raise ModelError(f"{at} took longer than {seconds} s to look at") from error
     said = done.stderr.decode(errors="replace").strip().splitlines()
@@ -68,3 +63,29 @@ def ask(module: str, argument: str, file: Path, at: str) -> Answer:
             f"(signal {-done.returncode})"
         )
     return Answer(done.returncode, done.stdout, said[-1] if said else "")
+
+
+def ask_about_all(module: str, arguments: Sequence[str], size: int) -> bytes:
+    """What a child writes to standard output that is asked about several files at once.
+
+    However it ends: what it had not come to has to be asked about again.
+
+    Args:
+        size: bytes of all the files, which decide how long it may take.
+    """
+    try:
+        return _run(module, arguments, SECONDS + size // BYTES_PER_SECOND).stdout
+    except subprocess.TimeoutExpired as stopped:
+        return stopped.stdout or b""
+
+
+def _run(
+    module: str, arguments: Sequence[str], seconds: int
+) -> "subprocess.CompletedProcess[bytes]":
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        timeout=seconds,
+        check=False,
+    )

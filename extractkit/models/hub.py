@@ -2,10 +2,13 @@
 
 from typing import TYPE_CHECKING
 
+from extractkit.checkpoints import KEY as CHECKPOINTS
 from extractkit.errors import ConfigError
+from extractkit.models.checkpoint_axis import checkpoint_axis
 from extractkit.models.hub_presets.preset import find_preset, require_keras_hub
 from extractkit.models.seeds import check_seed
 from extractkit.models.tensorflow_process import quiet_start
+from extractkit.models.weight_files import open_weights
 
 if TYPE_CHECKING:
     from extractkit.models.keras_models.model import KerasModel
@@ -19,6 +22,9 @@ def load(
     max_length: int | None = None,
     preprocess: bool = True,
     seed: int = 0,
+    checkpoint: str | None = None,
+    checkpoints: object = None,
+    checkpoint_step: object = None,
 ) -> "KerasModel":
     """A model out of a preset, ready for what its preset prepares: texts or images.
 
@@ -32,6 +38,8 @@ def load(
         preprocess: images are pixels 0 … 255, rescaled as the preset says; false: the model takes
             them as they are.
         seed: of the random weights of a head that the preset holds none for.
+        checkpoint: weights of the whole model to load in place of the preset's.
+        checkpoints, checkpoint_step: many of them, one after the other; see `checkpoint_axis`.
 
     Raises:
         MissingExtraError: keras-hub, or what it reads Hugging Face's layout with, is not installed.
@@ -43,6 +51,13 @@ def load(
         raise ConfigError(f"model.preprocess={preprocess!r} is not true or false")
     require_keras_hub(NAME, "keras-hub")
     preset = find_preset(NAME, path)
+    weights = None if checkpoint is None else open_weights(checkpoint, "model.checkpoint")
+    axis = checkpoint_axis(
+        checkpoints,
+        checkpoint_step,
+        lambda found: load_weights(model, found, CHECKPOINTS),
+        instead_of={"model.checkpoint": checkpoint},
+    )
     # Imported only now: TensorFlow and keras-hub take seconds, checking arguments none.
     with quiet_start():
         import keras
@@ -50,12 +65,16 @@ def load(
         from extractkit.models.hub_presets.inputs import preset_signature, takes_images
         from extractkit.models.hub_presets.model import image_model, text_model
         from extractkit.models.hub_presets.reading import head_is_random, read_backbone, read_task
+        from extractkit.models.keras_models.weights import load_weights
 
     keras.utils.set_random_seed(seed)
     model = read_backbone(preset) if task is None else read_task(preset, task)
     origin: dict[str, object] = {"path": preset.name, "task": task}
     if task is not None:
         origin |= {"head_is_random": head_is_random(preset, model), "seed": seed}
+    if weights is not None:
+        load_weights(model, weights)
+        origin["checkpoint"] = [str(file.resolve()) for file in weights.files]
     backbone = model if task is None else model.backbone
     if takes_images(preset_signature(NAME, model, backbone).specs):
         if max_length is not None:
@@ -63,5 +82,5 @@ def load(
                 f"model.max_length={max_length!r} is for texts; model.path={preset.name!r} takes "
                 f"images"
             )
-        return image_model(preset, model, preprocess, origin)
-    return text_model(preset, model, max_length, origin)
+        return image_model(preset, model, preprocess, origin, axis)
+    return text_model(preset, model, max_length, origin, axis)

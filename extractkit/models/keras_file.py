@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from extractkit.checkpoints import KEY as CHECKPOINTS
 from extractkit.component import Component
 from extractkit.errors import ConfigError, ModelError, UserError
+from extractkit.models.checkpoint_axis import checkpoint_axis
 from extractkit.models.foreign import told
 from extractkit.models.input_settings import parse_inputs
 from extractkit.models.keras_models.objects import import_objects
@@ -23,6 +25,8 @@ def load(
     path: str | None = None,
     factory: object = None,
     checkpoint: str | None = None,
+    checkpoints: object = None,
+    checkpoint_step: object = None,
     custom_objects: Mapping[str, object] | None = None,
     safe_mode: bool = True,
     inputs: object = None,
@@ -35,6 +39,7 @@ def load(
             3; what Keras 3 refuses is loaded by tf-keras.
         factory: in place of a file: builds the architecture.
         checkpoint: weights to load into either; what `weight_files.open_weights` takes.
+        checkpoints, checkpoint_step: many of them, one after the other; see `checkpoint_axis`.
         custom_objects: dotted paths of classes and functions by the names that the file has.
         safe_mode: whether a file with Python code in it is refused.
         inputs: axes and types of the inputs; see `input_settings`.
@@ -50,6 +55,12 @@ def load(
     settings = parse_inputs(inputs)
     architecture = _chosen(path, factory)
     weights = None if checkpoint is None else open_weights(checkpoint, "model.checkpoint")
+    axis = checkpoint_axis(
+        checkpoints,
+        checkpoint_step,
+        lambda found: load_weights(model, found, CHECKPOINTS),
+        instead_of={"model.checkpoint": checkpoint},
+    )
     # Imported only now: TensorFlow takes seconds, checking the files none.
     with quiet_start():
         from extractkit.models.keras_models.weights import load_weights
@@ -66,7 +77,7 @@ def load(
         model = read_model(architecture, objects, safe_mode)
     if weights is not None:
         origin["checkpoint"] = [str(file.resolve()) for file in weights.files]
-    wrapped = live_model(model, name="keras", origin=origin, inputs=settings)
+    wrapped = live_model(model, name="keras", origin=origin, inputs=settings, checkpoints=axis)
     if isinstance(architecture, Component):
         # A subclassed model has no weights before it is called, and draws them now, seeded.
         _ = wrapped.graph

@@ -7,6 +7,7 @@ from extractkit.models.input_settings import InputSetting
 from extractkit.models.keras_models.dialects import dialect_of
 from extractkit.models.keras_models.model import KerasModel
 from extractkit.models.keras_models.signature import input_structure, packer, signature
+from extractkit.models.protocol import CheckpointAxis
 
 
 def live_model(
@@ -15,6 +16,7 @@ def live_model(
     origin: Mapping[str, object] | None = None,
     example: object = None,
     inputs: Mapping[str, InputSetting] | None = None,
+    checkpoints: CheckpointAxis | None = None,
 ) -> KerasModel:
     """Wrap a model, or a layer, of Keras 3 or tf-keras, of any kind.
 
@@ -22,6 +24,7 @@ def live_model(
         example: arrays that it can be called with, from which a subclassed model's inputs are
             told where the model itself does not know them.
         inputs: what `model.inputs` says of them.
+        checkpoints: the weights that it is to be given one after the other.
 
     Raises:
         ModelError: not a Keras model, or one whose inputs nobody knows.
@@ -41,4 +44,5 @@ def live_model(
         signature=signature(name, structure, inputs),
         pack=packer(structure),
         origin=origin or {},
+        checkpoints=checkpoints,
     ).settled()

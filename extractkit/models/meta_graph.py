@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from extractkit.checkpoints import KEY as CHECKPOINTS
 from extractkit.errors import ModelError, choices
+from extractkit.models.checkpoint_axis import checkpoint_axis
 from extractkit.models.foreign import told
 from extractkit.models.input_settings import parse_inputs
 from extractkit.models.tensorflow_process import quiet_start
@@ -22,6 +24,8 @@ _INITIALIZERS = ("table_initializer",)
 def load(
     path: str,
     checkpoint: str | None = None,
+    checkpoints: object = None,
+    checkpoint_step: object = None,
     inputs: object = None,
     outputs: list[str] | None = None,
     constants: Mapping[str, object] | None = None,
@@ -31,6 +35,7 @@ def load(
     Args:
         path: the .meta file, the prefix that it shares with the checkpoint, or their folder.
         checkpoint: prefix or folder of other weights; None: those beside the .meta file.
+        checkpoints, checkpoint_step: many of them, one after the other; see `checkpoint_axis`.
         inputs: see `input_settings`; None: every placeholder that has no constant.
         outputs: names of the tensors that are the model's outputs; None: those that nothing else
             in the graph consumes.
@@ -42,7 +47,13 @@ def load(
     """
     settings = parse_inputs(inputs)
     prefix = _meta_prefix(path)
-    weights = _checkpoint_prefix(prefix, checkpoint, path)
+    axis = checkpoint_axis(
+        checkpoints,
+        checkpoint_step,
+        lambda found: restore(f"{CHECKPOINTS}={found.path!r}", session, meta.saver_def, found.path),
+        instead_of={"model.checkpoint": checkpoint},
+    )
+    weights = None if axis is not None else _checkpoint_prefix(prefix, checkpoint, path)
     with quiet_start():
         import tensorflow as tf
 
@@ -56,7 +67,8 @@ def load(
         raise ModelError(f"model.path={path!r} holds no graph: empty, or something else")
     session = new_session(path, meta.graph_def)
     at = f"model.path={path!r}" if checkpoint is None else f"model.checkpoint={checkpoint!r}"
-    restore(at, session, meta.saver_def, weights)
+    if weights is not None:
+        restore(at, session, meta.saver_def, weights)
     _initialize(path, session, meta)
     return session_model(
         _NAME,
@@ -71,6 +83,7 @@ def load(
             "written_by": f"tensorflow {meta.meta_info_def.tensorflow_version}",
             "read_by": f"tensorflow {tf.__version__}",
         },
+        checkpoints=axis,
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from extractkit.checkpoints import Checkpoint, SkippedCheckpoint
 from extractkit.inputs.protocol import Sample, Signature
 from extractkit.plan import Layout
 from extractkit.tensors import Catalog
@@ -57,8 +58,48 @@ class Compilation:
     device: str | None = None
 
 
+class CheckpointAxis(Protocol):
+    """The weights that a model can be given one after the other, in place.
+
+    Graph, catalog and programs stay; what is computed next uses the new weights.
+    """
+
+    @property
+    def checkpoints(self) -> Sequence[Checkpoint]:
+        """Those that can be used, in order; known once `choose` has been called."""
+        ...
+
+    @property
+    def skipped(self) -> Sequence[SkippedCheckpoint]:
+        """Those that cannot, and are left out."""
+        ...
+
+    def choose(self, policy: str) -> None:
+        """Look at all of them, and compute with the first that can be used.
+
+        Args:
+            policy: "fail" where one cannot be used, or "skip" it.
+
+        Raises:
+            ModelError: one, or none, can be used: damaged, or of another architecture.
+        """
+        ...
+
+    def use(self, position: int) -> None:
+        """Compute with the weights of `checkpoints[position]` from now on.
+
+        Raises:
+            JobError: they can no longer be loaded.
+        """
+        ...
+
+
 class Model(Protocol):
-    """A loaded model."""
+    """A loaded model.
+
+    It may have `checkpoints` besides, a `CheckpointAxis`; None, or no such attribute: it has one
+    set of weights.
+    """
 
     @property
     def name(self) -> str:

@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from extractkit.errors import RunDirectoryError
-from extractkit.plan import CONSTANTS_SHARD, Shard
+from extractkit.plan import Shard
 from extractkit.runs.journal import Entry
 from extractkit.runs.manifest import Status
 from extractkit.sinks.protocol import Sink
@@ -31,6 +31,8 @@ class Committed:
         sink_name, sink: through which values are read.
         check: whether the digest of a shard's file is held against the journal before it is read
             for the first time.
+        checkpoint: whose values are read, by their place on the axis of checkpoints; None where the
+            run has no such axis.
     """
 
     directory: Path
@@ -40,12 +42,18 @@ class Committed:
     sink_name: str
     sink: Sink
     check: bool = True
-    _checked: set[Shard] = field(default_factory=set, init=False)
+    checkpoint: int | None = None
+    _checked: set[Shard] = field(default_factory=set)
+
+    def at(self, checkpoint: int) -> "Committed":
+        """The shards of one checkpoint."""
+        own = {s: entry for s, entry in self.entries.items() if s.checkpoint == checkpoint}
+        return replace(self, entries=own, checkpoint=checkpoint)
 
     @cached_property
     def shards(self) -> tuple[Shard, ...]:
         """The committed ranges of samples, in order; the constants are not among them."""
-        return tuple(sorted((s for s in self.entries if len(s)), key=lambda shard: shard.start))
+        return tuple(sorted((s for s in self.entries if not s.constant), key=lambda s: s.start))
 
     def path(self, shard: Shard) -> Path:
         """The file of a shard, to be read.
@@ -66,7 +74,7 @@ class Committed:
 
     def constant(self, key: str) -> Array:
         """The value of a tensor that does not depend on the inputs."""
-        return self.sink.read_constant(self.path(CONSTANTS_SHARD), key)
+        return self.sink.read_constant(self.path(Shard(0, 0, self.checkpoint)), key)
 
     def read(self, key: str, rows: Positions) -> Iterator[tuple[slice, Positions, Values]]:
         """The values of some samples (ascending), one shard at a time.

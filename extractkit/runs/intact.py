@@ -75,7 +75,7 @@ def check_names(directory: Path, entry: Entry, sinks: Collection[str]) -> None:
     Raises:
         RunDirectoryError: it does not.
     """
-    shard = Shard(entry.start, entry.stop)
+    shard = entry.covers
     at = f"{directory / JOURNAL}, shard {entry.shard!r}"
     if entry.shard != shard.key or set(entry.files) != set(sinks):
         raise RunDirectoryError(

@@ -23,6 +23,7 @@ class Entry:
     Attributes:
         shard: its key: the range of samples in figures, or "constants".
         start, stop: the range (0, 0 for the constants).
+        checkpoint: its checkpoint's place on their axis; None where there is no such axis.
         files: what each sink wrote, by the sink's name.
         values: SHA-256 over the values, whatever the file format (`extractkit.values.digest`).
         stats: for each tensor what was found out about its values in passing.
@@ -38,6 +39,12 @@ class Entry:
     stats: Mapping[str, ValueStats] = field(default_factory=dict)
     skipped: Mapping[str, str] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)
+    checkpoint: int | None = None
+
+    @property
+    def covers(self) -> Shard:
+        """The shard that it commits."""
+        return Shard(self.start, self.stop, self.checkpoint)
 
     def to_line(self) -> str:
         """The entry as a line of the journal, without its newline."""
@@ -63,7 +70,7 @@ class Journal:
 
     def by_shard(self) -> dict[Shard, Entry]:
         """The entries by shard; of a shard committed twice, the later one."""
-        return {Shard(entry.start, entry.stop): entry for entry in self.entries}
+        return {entry.covers: entry for entry in self.entries}
 
     def digests(self) -> dict[str, str]:
         """The digest of each shard's values, by the shard's key."""

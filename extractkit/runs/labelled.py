@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from extractkit.checkpoints import AXIS, Checkpoint
 from extractkit.errors import MissingExtraError
 from extractkit.runs.views import TensorView
 from extractkit.tensors import SAMPLE
@@ -15,7 +16,10 @@ SKIPPED = "skipped"
 
 
 def to_dataset(
-    views: Iterable[TensorView], ids: Sequence[str], skipped: Collection[int] = ()
+    views: Iterable[TensorView],
+    ids: Sequence[str],
+    skipped: Collection[int] = (),
+    checkpoints: Sequence[Checkpoint] = (),
 ) -> Any:
     """An `xarray.Dataset` with one variable, read whole and padded, for each view.
 
@@ -23,6 +27,7 @@ def to_dataset(
         ids: of all samples: the coordinate `sample`.
         skipped: numbers of those without values: the coordinate `skipped`, bool (sample,), true for
             them. Where there are none, there is no such coordinate.
+        checkpoints: their steps, or labels where they have none: the coordinate `checkpoint`.
 
     Raises:
         MissingExtraError: xarray is not installed.
@@ -45,6 +50,9 @@ def to_dataset(
         if skipped:
             marks = [number in skipped for number in range(len(ids))]
             coordinates[SKIPPED] = (SAMPLE, np.array(marks, bool))
+    if AXIS in sizes:
+        steps = [one.step for one in checkpoints]
+        coordinates[AXIS] = [one.label for one in checkpoints] if None in steps else steps
     return xarray.Dataset(variables, coords=coordinates)
 
 

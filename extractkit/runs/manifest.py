@@ -6,11 +6,12 @@ rest identifies what was done.
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
+from extractkit.checkpoints import Checkpoint, SkippedCheckpoint
 from extractkit.errors import RunDirectoryError
 from extractkit.plan import CONSTANTS_SHARD, Shard
 from extractkit.runs.environment import GitState
@@ -26,7 +27,7 @@ from extractkit.value_checks import ValueStats
 MANIFEST = "manifest.json"
 """Name of the file in the run directory."""
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the manifest's fields; to be raised with every change of them."""
 
 _CHECKSUM = "checksum"
@@ -124,7 +125,7 @@ class Actual:
     """What a finished run really holds.
 
     Attributes:
-        samples, shards: how many were committed.
+        samples, shards: how many were committed; with checkpoints, samples count for each of them.
         bytes: size of the shards' files, over all sinks.
         skipped: samples without values.
         values: what the checks found in each tensor's values, by key.
@@ -165,7 +166,10 @@ class Manifest:
         model: what the model says of itself, `weights` (SHA-256) and `definition` (SHA-256 of what
             it computes; null where nobody can tell).
         inputs, tensors, skipped, plan, actual: see their types; `actual` is null until finished.
-        origins: the files that the configuration names.
+        checkpoints: the weights that the model was given one after the other: the axis of every
+            tensor; empty where a run has no such axis.
+        skipped_checkpoints: those that could not be used.
+        origins: the files that the configuration names, the checkpoints apart.
         files: those of the run directory that stand outside of the journal.
         environment: variables of the process that may change bits, imposed on all that go on.
         settings: what else could change bits (threads, flags, compile mode, batch rules), frozen.
@@ -187,6 +191,8 @@ class Manifest:
     skipped: tuple[Skipped, ...] = ()
     plan: RunPlan | None = None
     actual: Actual | None = None
+    checkpoints: tuple[Checkpoint, ...] = ()
+    skipped_checkpoints: tuple[SkippedCheckpoint, ...] = ()
     origins: tuple[Origin, ...] = ()
     files: tuple[StoredFile, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -203,10 +209,14 @@ class Manifest:
 
     @property
     def shards(self) -> tuple[Shard, ...]:
-        """Every shard that a finished run has, the constants first where there are any."""
-        ranges = tuple(Shard(start, stop) for start, stop in self.plan.shards) if self.plan else ()
+        """Every shard that a finished run has: by checkpoint, the constants before the ranges."""
+        ranges = [Shard(start, stop) for start, stop in self.plan.shards] if self.plan else []
         constant = any(tensor.stored.constant for tensor in self.tensors)
-        return (CONSTANTS_SHARD, *(shard for shard in ranges if len(shard)))[not constant :]
+        one = [CONSTANTS_SHARD] * constant + [shard for shard in ranges if len(shard)]
+        if not self.checkpoints:
+            return tuple(one)
+        axis = range(len(self.checkpoints))
+        return tuple(replace(shard, checkpoint=at) for at in axis for shard in one)
 
     @property
     def sinks(self) -> Mapping[str, object]:

@@ -14,6 +14,9 @@ from extractkit.errors import InputError
 _NAMES = frozenset({"path", "checkpoint", "filepath", "weights"})
 """Arguments that name files, as a text, a list or a mapping: no other text is looked for."""
 
+_RELOCATED = _NAMES | {"checkpoints"}
+"""Those, and the ones whose files a manifest records one by one."""
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -88,7 +91,7 @@ def relocated(entries: Mapping[str, Any], directory: Path) -> dict[str, Any]:
             return [told(name, entry) for entry in value]
         if (
             not isinstance(value, str)
-            or name not in _NAMES
+            or name not in _RELOCATED
             or Path(value).expanduser().is_absolute()
         ):
             return value

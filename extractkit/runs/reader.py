@@ -14,6 +14,7 @@ from extractkit.runs.intact import check_names
 from extractkit.runs.labelled import to_dataset
 from extractkit.runs.manifest import Manifest, Status
 from extractkit.runs.samples import Samples
+from extractkit.runs.trajectory import TrajectoryView, place_of
 from extractkit.runs.views import TensorView
 from extractkit.selectors import parse_selector
 from extractkit.sinks.protocol import Sink
@@ -42,14 +43,40 @@ class Run(Mapping[str, TensorView]):
         self.path = path
         self.manifest = manifest
         self.journal = journal
+        self._committed = committed
         recorded = {file.name: file for file in manifest.files} if committed.check else {}
         self.samples = Samples(path / SAMPLES, recorded.get(SAMPLES))
-        self._views = {t.key: TensorView(t, committed) for t in manifest.tensors}
+        self._views: dict[str, TensorView]
+        if manifest.checkpoints and committed.checkpoint is None:
+            each = [committed.at(place) for place in range(len(manifest.checkpoints))]
+            self._views = {
+                tensor.key: TrajectoryView(tensor, each, manifest.checkpoints)
+                for tensor in manifest.tensors
+            }
+        else:
+            self._views = {t.key: TensorView(t, committed) for t in manifest.tensors}
 
     @property
     def status(self) -> Status:
         """How far the run has come; of an unfinished one only some samples can be read."""
         return self.manifest.status
+
+    @property
+    def checkpoints(self) -> tuple[str, ...]:
+        """The labels along the axis of checkpoints, the first one of every tensor; mostly none."""
+        return tuple(one.label for one in self.manifest.checkpoints)
+
+    def at(self, checkpoint: str | int) -> "Run":
+        """The run of one checkpoint alone: its tensors have no axis of checkpoints.
+
+        Args:
+            checkpoint: its label or its step.
+
+        Raises:
+            UnknownTensorError: there is none of that label or step.
+        """
+        place = place_of(checkpoint, self.manifest.checkpoints, str(self.path))
+        return Run(self.path, self.manifest, self.journal, self._committed.at(place))
 
     @cached_property
     def skipped(self) -> dict[int, str]:
@@ -59,7 +86,7 @@ class Run(Mapping[str, TensorView]):
         empty text in types without NaN; where shapes vary, nothing does.
         """
         found = {int(row["index"]): str(row["skipped"]) for row in self.samples if "skipped" in row}
-        for entry in self.journal.by_shard().values():
+        for entry in self._committed.entries.values():
             found |= {int(index): reason for index, reason in entry.skipped.items()}
         return dict(sorted(found.items()))
 
@@ -88,14 +115,16 @@ class Run(Mapping[str, TensorView]):
         """Some tensors, or all, as an `xarray.Dataset`: read whole, padded, axes named.
 
         The coordinate `sample` holds the samples' ids; where samples were skipped, `skipped` (bool)
-        is true for those.
+        is true for those. `checkpoint` holds the checkpoints' steps, or labels where they have no
+        steps.
 
         Raises:
             MissingExtraError: xarray is not installed.
             UnknownTensorError: there is no such tensor.
         """
         views = [self[key] for key in keys] if keys else list(self.values())
-        return to_dataset(views, [str(row["id"]) for row in self.samples], self.skipped)
+        ids = [str(row["id"]) for row in self.samples]
+        return to_dataset(views, ids, self.skipped, self.manifest.checkpoints)
 
     def __getitem__(self, key: str) -> TensorView:
         # Not by `or`: a view is a sequence, and an empty or scalar one has no truth.
@@ -116,6 +145,10 @@ class Run(Mapping[str, TensorView]):
 
     def __repr__(self) -> str:
         size = f"{len(self)} tensors, {self.manifest.samples} samples"
+        if self._committed.checkpoint is not None:
+            size += f", checkpoint {self.checkpoints[self._committed.checkpoint]!r}"
+        elif self.checkpoints:
+            size += f", {len(self.checkpoints)} checkpoints"
         return f"<Run {self.path}: {self.status}, {size}>"
 
     @cached_property

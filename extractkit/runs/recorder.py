@@ -142,6 +142,7 @@ class Recorder:
             stats or {},
             {str(index): reason for index, reason in (skipped or {}).items()},
             timings or {},
+            shard.checkpoint,
         )
         journal.append(self.directory / JOURNAL, entry)
         self._remember(shard, entry)
@@ -172,7 +173,7 @@ class Recorder:
         files = []
         for name, sink in self._sinks.items():
             shards = [
-                StoredShard(shard.start, shard.stop, self.directory / entry.files[name].name)
+                StoredShard(shard, self.directory / entry.files[name].name)
                 for shard, entry in entries.items()
             ]
             for file, content in sink.finish(self.directory, tensors, shards).items():

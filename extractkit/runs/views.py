@@ -147,6 +147,13 @@ class TensorView:
         shown = ", ".join(dim or str(size) for dim, size in axes)
         return f"<TensorView {self.key!r}: {self.dtype} ({shown})>"
 
+    @property
+    def blank(self) -> object:
+        """What stands beyond a sample's end, and where a sample has no value."""
+        if self.dtype.kind in "fc":
+            return np.nan
+        return b"" if self.dtype.kind == "O" else np.zeros((), self.dtype)[()]
+
     @cached_property
     def _value(self) -> Array:
         return self._committed.constant(self.key)
@@ -166,7 +173,7 @@ class TensorView:
     def _rows(self, rows: Positions, fill: object = None) -> Array:
         """Some samples (ascending, each once), padded."""
         shape = (len(rows), *self.shape[1:])
-        result = np.full(shape, _fill(self.dtype) if fill is None else fill, self.dtype)
+        result = np.full(shape, self.blank if fill is None else fill, self.dtype)
         for part, positions, values in self._committed.read(self.key, rows):
             if isinstance(values, Dense):
                 result[part] = values.values[positions]
@@ -176,9 +183,3 @@ class TensorView:
                 own: tuple[int | slice, ...] = (row, *map(slice, value.shape))
                 result[own] = value
         return result
-
-
-def _fill(dtype: np.dtype[Any]) -> object:
-    if dtype.kind in "fc":
-        return np.nan
-    return b"" if dtype.kind == "O" else np.zeros((), dtype)[()]

@@ -2,10 +2,11 @@
 
 Datasets are virtual: they point at `shards/`, by names relative to the file itself, so that a run
 can be moved and read from any working directory. Offsets and shapes of ragged tensors are real,
-and count through the whole run.
+and count through the whole run. In a run with checkpoints these are the first axis of every dataset
+but a ragged tensor's values, whose rows follow each other: offsets are (checkpoints, samples + 1).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from extractkit.checkpoints import AXIS
 from extractkit.sinks.hdf5_file import PRESENT, opened, presence, stored
 from extractkit.sinks.protocol import StoredShard, StoredTensor
 from extractkit.sinks.ragged import check_ragged
@@ -33,7 +35,6 @@ _ABOUT = (
 class _Pieces:
     """What the shards hold of one dataset, laid end to end along the first axis."""
 
-    name: str
     shape: tuple[int, ...] = ()
     dtype: Any = None
     parts: list[tuple[str, int, int]] = field(default_factory=list)
@@ -49,15 +50,41 @@ class _Pieces:
         else:
             self.parts.append((source, 0, 0))
 
+
+@dataclass
+class _Virtual:
+    """One dataset over all shards: its pieces, for each checkpoint where a run has several.
+
+    Attributes:
+        name: of the dataset, in the shards and here.
+        stacked: whether the checkpoints are an axis of their own, in front of the others.
+    """
+
+    name: str
+    stacked: bool
+    pieces: dict[int, _Pieces] = field(default_factory=dict)
+
+    def append(self, source: str, dataset: Any, checkpoint: int) -> None:
+        self.pieces.setdefault(checkpoint, _Pieces()).append(source, dataset)
+
+    @property
+    def rows(self) -> int:
+        """Rows of a dataset whose checkpoints are not stacked."""
+        return sum(one.shape[0] if one.shape else 0 for one in self.pieces.values())
+
     def write(self, file: Any) -> Any:
-        layout = h5py.VirtualLayout(self.shape, self.dtype)
+        pieces = [self.pieces[at] for at in sorted(self.pieces)]
+        own, dtype = pieces[0].shape, pieces[0].dtype
+        layout = h5py.VirtualLayout((len(pieces), *own) if self.stacked else own, dtype)
         # h5py leaves times out of every dataset but a virtual one: two runs would differ in them.
         layout.dcpl.set_obj_track_times(False)
-        for source, start, stop in self.parts:
-            shape = (stop - start, *self.shape[1:]) if self.shape else ()
-            origin = h5py.VirtualSource(_literal(source), _literal(self.name), shape, self.dtype)
-            layout[slice(start, stop) if shape else ()] = origin
-        fill = self.dtype.type(np.nan) if self.dtype.kind in "fc" else None
+        for at, one in enumerate(pieces):
+            for source, start, stop in one.parts:
+                shape = (stop - start, *own[1:]) if own else ()
+                origin = h5py.VirtualSource(_literal(source), _literal(self.name), shape, dtype)
+                place = (at,) if self.stacked else ()
+                layout[(*place, slice(start, stop)) if shape else place] = origin
+        fill = dtype.type(np.nan) if dtype.kind in "fc" else None
         return file.create_virtual_dataset(self.name, layout, fillvalue=fill)
 
 
@@ -71,63 +98,78 @@ class _Tensor:
     """One tensor over all shards."""
 
     stored: StoredTensor
-    values: _Pieces
-    present: _Pieces
-    offsets: list[npt.NDArray[np.int64]] = field(default_factory=list)
-    shapes: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    stacked: bool
+    values: _Virtual
+    present: _Virtual
+    offsets: dict[int, list[npt.NDArray[np.int64]]] = field(default_factory=dict)
+    shapes: dict[int, list[npt.NDArray[np.int64]]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, tensor: StoredTensor) -> "_Tensor":
-        return cls(tensor, _Pieces(tensor.key), _Pieces(tensor.key + PRESENT))
+    def of(cls, tensor: StoredTensor, stacked: bool) -> "_Tensor":
+        present = _Virtual(tensor.key + PRESENT, stacked)
+        return cls(tensor, stacked, _Virtual(tensor.key, stacked), present)
 
-    def append(self, source: str, file: Any) -> None:
+    def append(self, source: str, file: Any, checkpoint: int) -> None:
         parts = stored(file, self.stored.key)
         if "" in parts:
-            self.values.append(source, parts[""])
+            self.values.append(source, parts[""], checkpoint)
         else:
-            self.values.name = f"{self.stored.key}/{VALUES}"
-            before = self.values.shape[0] if self.values.shape else 0
-            offsets = parts[OFFSETS][:]
-            shapes = parts[SHAPES][:] if SHAPES in parts else None
-            check_ragged(Path(file.filename), self.stored.key, len(parts[VALUES]), offsets, shapes)
-            self.offsets.append(offsets[1:] + before if self.offsets else offsets)
-            self.values.append(source, parts[VALUES])
-            if shapes is not None:
-                self.shapes.append(shapes)
+            self._append_ragged(source, file, parts, checkpoint)
         if (present := presence(file, self.stored.key)) is not None:
-            self.present.append(source, present)
+            self.present.append(source, present, checkpoint)
+
+    def _append_ragged(
+        self, source: str, file: Any, parts: Mapping[str, Any], checkpoint: int
+    ) -> None:
+        if not self.offsets:
+            # Lengths may differ between checkpoints, so their rows follow each other.
+            self.values = _Virtual(f"{self.stored.key}/{VALUES}", stacked=False)
+        offsets = parts[OFFSETS][:]
+        shapes = parts[SHAPES][:] if SHAPES in parts else None
+        check_ragged(Path(file.filename), self.stored.key, len(parts[VALUES]), offsets, shapes)
+        known = self.offsets.setdefault(checkpoint, [])
+        before = self.values.rows
+        known.append((offsets[1:] if known else offsets) + before)
+        self.values.append(source, parts[VALUES], 0)
+        if shapes is not None:
+            self.shapes.setdefault(checkpoint, []).append(shapes)
 
     def write(self, file: Any) -> None:
-        if not self.values.parts:
+        if not self.values.pieces:
             return
         node = self.values.write(file)
-        labels = [dim or "" for dim in self.stored.dims]
+        labels = [AXIS] * self.stacked + [dim or "" for dim in self.stored.dims]
         if self.offsets:
             node = file[self.stored.key]
-            node[OFFSETS] = np.concatenate(self.offsets)
+            node[OFFSETS] = self._laid(self.offsets)
             if self.shapes:
-                node[SHAPES] = np.concatenate(self.shapes)
+                node[SHAPES] = self._laid(self.shapes)
         else:
             for axis, label in enumerate(labels[: len(node.shape)]):
                 node.dims[axis].label = label
         node.attrs["dims"] = np.array(labels, h5py.string_dtype())
-        if self.present.parts:
+        if self.present.pieces:
             self.present.write(file)
+
+    def _laid(self, arrays: Mapping[int, Sequence[npt.NDArray[np.int64]]]) -> Any:
+        whole = [np.concatenate(arrays[at]) for at in sorted(arrays)]
+        return np.stack(whole) if self.stacked else whole[0]
 
 
 def build_index(
     file: Any, directory: Path, tensors: Iterable[StoredTensor], shards: Sequence[StoredShard]
 ) -> None:
     """Fill `file` with one dataset, or group, for each tensor."""
-    ranges = sorted((s for s in shards if s.start < s.stop), key=lambda shard: shard.start)
-    constants = [shard for shard in shards if shard.start == shard.stop]
-    series = [_Tensor.of(tensor) for tensor in tensors]
-    for shard in [*ranges, *constants]:
-        source = shard.path.relative_to(directory).as_posix()
-        with opened(shard.path) as shard_file:
+    # The constants come last, so that a tensor is laid out in the order of its samples.
+    ordered = sorted(shards, key=lambda one: (one.shard.constant, one.shard.place))
+    stacked = any(one.shard.checkpoint is not None for one in shards)
+    series = [_Tensor.of(tensor, stacked) for tensor in tensors]
+    for one in ordered:
+        source = one.path.relative_to(directory).as_posix()
+        with opened(one.path) as shard_file:
             for tensor in series:
-                if tensor.stored.constant == (shard.start == shard.stop):
-                    tensor.append(source, shard_file)
+                if tensor.stored.constant == one.shard.constant:
+                    tensor.append(source, shard_file, one.shard.checkpoint or 0)
     for tensor in series:
         tensor.write(file)
     file.attrs["about"] = _ABOUT

@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from extractkit.plan import Shard
 from extractkit.values import Array, Values
 
 
@@ -32,10 +33,9 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class StoredShard:
-    """A committed shard: the range of samples it holds (empty: the constants) and its file."""
+    """A committed shard and its file."""
 
-    start: int
-    stop: int
+    shard: Shard
     path: Path
 
 

@@ -10,16 +10,20 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from extractkit.errors import ConfigError
+from extractkit.checkpoints import KEY
+from extractkit.errors import ConfigError, ModelError
 from extractkit.inputs.protocol import InputSpec, Sample, Signature
+from extractkit.models.checkpoint_axis import checkpoint_axis
 from extractkit.models.digests import of_plain_data
 from extractkit.models.encoding import encode_arrays
 from extractkit.models.numpy_transforms import stacked, transformed
 from extractkit.models.protocol import Compilation, Encoded, Fetch, Program
+from extractkit.models.weight_files import WeightFile
 from extractkit.tensors import UNKNOWN, Catalog, Kind, Scope, TensorRecord
 from extractkit.values import Array
 
@@ -37,14 +41,20 @@ Weights = Mapping[str, npt.NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class ReferenceModel:
-    """The model; `seed` draws its weights, `longest` cuts texts off."""
+    """The model; `seed` draws its weights, `longest` cuts texts off.
+
+    `checkpoints` are files of weights: afterwards it is their axis, or None.
+    """
 
     seed: int = 0
     longest: int = 64
     name: str = "reference"
+    checkpoints: Any = None
     masks_padding: bool = field(default=True, init=False)
 
     def __post_init__(self) -> None:
+        axis = checkpoint_axis(self.checkpoints, None, self._become)
+        object.__setattr__(self, "checkpoints", axis)
         for key in ("seed", "longest"):
             value = getattr(self, key)
             if type(value) is not int or value < 0:
@@ -55,6 +65,17 @@ class ReferenceModel:
         """One input, `tokens`: whole numbers of any length."""
         spec = InputSpec("tokens", "int32", (None,), (_TOKEN,), pad=0, low=0, high=_VOCABULARY)
         return Signature(self.name, (spec,), takes_text=True, longest={_TOKEN: self.longest})
+
+    def _become(self, file: WeightFile) -> None:
+        """Take over the weights of a file that holds `embeddings` and `kernel`."""
+        shapes = {key: file.entry(key).shape for key in file}
+        if shapes != {"embeddings": (_VOCABULARY, _WIDTH), "kernel": (_WIDTH, _WIDTH)}:
+            raise ModelError(f"{KEY}={file.path!r} does not fit the model: {shapes}")
+        # The cached weights are the ones that everything is computed with.
+        vars(self)["weights"] = {
+            "embedding:embeddings": file.read("embeddings").astype(np.float32),
+            "attention:kernel": file.read("kernel").astype(np.float32),
+        }
 
     @cached_property
     def weights(self) -> Weights:

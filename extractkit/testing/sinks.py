@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from extractkit.errors import RunDirectoryError
+from extractkit.plan import Shard
 from extractkit.sinks.protocol import Sink, StoredShard, StoredTensor
 from extractkit.values import Array, Dense, Ragged, Values, digest, sample_shapes
 
@@ -153,7 +154,7 @@ class SinkContract:
         path = tmp_path / f"shards/000000000-000000005{self.sink().suffix}"
         path.write_bytes(self.sink().serialize({"a:op/X": example_values()["a:op/X"]}))
         tensors = [StoredTensor("a:op/X", "float64", ("sample", None, None), (2, 3), False)]
-        shards = [StoredShard(0, 5, path)]
+        shards = [StoredShard(Shard(0, 5), path)]
         first = self.sink().finish(tmp_path, tensors, shards)
         assert all(Path(name).name == name for name in first)
         assert self.sink().finish(tmp_path, tensors, shards) == first

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from extractkit.checkpoints import Checkpoint, SkippedCheckpoint
 from extractkit.plan import Shard
 from extractkit.runs import journal
 from extractkit.runs import manifest as manifests
@@ -46,7 +47,7 @@ EXPECTED = Manifest(
         resumed=(Resumed("2026-11-22T15:04:30+00:00", {"name": "b"}),),
         log=StoredFile("extractkit.log", "1" * 64, 120),
     ),
-    schema=2,
+    schema=3,
     status=Status.FINISHED,
     job_given=("model=mine", "+selectors.mine.path=é"),
     job_resolved={"sinks": {"npz": {"_target_": "extractkit.sinks.npz.NpzSink"}}},
@@ -71,6 +72,11 @@ EXPECTED = Manifest(
     skipped=(Skipped("b:op/MatMul", "made inside a loop"),),
     plan=RunPlan(96, True, ((0, 2), (2, 3))),
     actual=Actual(samples=3, shards=2, bytes=800, skipped=1, values={"a:output": STATS}),
+    checkpoints=(
+        Checkpoint("epoch_1", 1, "/models/epoch_1.h5", "8" * 64, 500),
+        Checkpoint("last", None, "/models/last.h5", "9" * 64, 501),
+    ),
+    skipped_checkpoints=(SkippedCheckpoint("epoch_2", "/models/epoch_2.h5", "damaged"),),
     origins=(Origin("model.path", "/models/mine.keras", "4" * 64, 1000),),
     files=(StoredFile("samples.jsonl", "5" * 64, 90),),
     environment={"TF_NUM_INTRAOP_THREADS": "2"},
@@ -86,13 +92,14 @@ def entry(shard: Shard, values: str, **more: object) -> Entry:
     """An entry of the golden journal."""
     file = StoredFile(f"shards/{shard.key}.npz", "7" * 64, 400)
     common = (shard.key, shard.start, shard.stop, {"npz": file}, values * 64)
-    return Entry(*common, timings={"compute": 0.25}, **more)  # type: ignore[arg-type]
+    timings = {"compute": 0.25}
+    return Entry(*common, timings=timings, checkpoint=shard.checkpoint, **more)  # type: ignore[arg-type]
 
 
 ENTRIES = (
     entry(Shard(0, 0), "a"),
     entry(Shard(0, 2), "b", stats={"a:output": STATS}, skipped={"0": "é is too long"}),
-    entry(Shard(2, 3), "c"),
+    entry(Shard(2, 3, checkpoint=1), "c"),
 )
 
 
@@ -102,17 +109,17 @@ def test_every_version_has_its_files() -> None:
 
 
 def test_the_manifest_is_read_as_this(tmp_path: Path) -> None:
-    (tmp_path / MANIFEST).write_bytes((GOLDEN / "manifest-2.json").read_bytes())
+    (tmp_path / MANIFEST).write_bytes((GOLDEN / "manifest-3.json").read_bytes())
     assert manifests.read(tmp_path) == EXPECTED
 
 
 def test_this_is_written_as_the_manifest(tmp_path: Path) -> None:
     manifests.write(tmp_path, EXPECTED)
-    assert (tmp_path / MANIFEST).read_bytes() == (GOLDEN / "manifest-2.json").read_bytes()
+    assert (tmp_path / MANIFEST).read_bytes() == (GOLDEN / "manifest-3.json").read_bytes()
 
 
 def test_the_journal_is_read_as_this() -> None:
-    found = journal.read(GOLDEN / "journal-2.jsonl")
+    found = journal.read(GOLDEN / "journal-3.jsonl")
     assert found.entries == ENTRIES
     assert found.torn is None
 
@@ -120,10 +127,10 @@ def test_the_journal_is_read_as_this() -> None:
 def test_this_is_written_as_the_journal(tmp_path: Path) -> None:
     for one in ENTRIES:
         journal.append(tmp_path / "journal.jsonl", one)
-    expected = (GOLDEN / "journal-2.jsonl").read_bytes()
+    expected = (GOLDEN / "journal-3.jsonl").read_bytes()
     assert (tmp_path / "journal.jsonl").read_bytes() == expected
 
 
-@pytest.mark.parametrize("name", ["manifest-2.json", "journal-2.jsonl"])
+@pytest.mark.parametrize("name", ["manifest-3.json", "journal-3.jsonl"])
 def test_lines_end_as_on_every_system(name: str) -> None:
     assert b"\r" not in (GOLDEN / name).read_bytes()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from extractkit.errors import RunDirectoryError
+from extractkit.plan import Shard
 from extractkit.sinks.hdf5 import Hdf5Sink
 from extractkit.sinks.npz import NpzSink
 from extractkit.sinks.protocol import Sink, StoredShard, StoredTensor
@@ -64,7 +65,7 @@ def test_no_index_is_made_of_them(name: str, tmp_path: Path, secret: Path) -> No
     HDF5[name](path, secret)
     tensor = StoredTensor(KEY, "float64", ("sample",), (), False)
     with pytest.raises(RunDirectoryError, match="'a:output'"):
-        Hdf5Sink().finish(tmp_path, [tensor], [StoredShard(0, 3, path)])
+        Hdf5Sink().finish(tmp_path, [tensor], [StoredShard(Shard(0, 3), path)])
 
 
 def test_a_link_on_the_way_to_a_tensor_is_refused(tmp_path: Path) -> None:

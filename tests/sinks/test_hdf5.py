@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from extractkit.errors import ConfigError, JobError, RunDirectoryError
+from extractkit.plan import Shard
 from extractkit.sinks.hdf5 import Hdf5Sink
 from extractkit.sinks.protocol import Sink, StoredShard, StoredTensor
 from extractkit.testing.sinks import SinkContract, example_constants, example_values
@@ -40,7 +41,7 @@ def stored_shard(
     path = directory / "shards" / f"{name}.h5"
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(Hdf5Sink().serialize(values))
-    return StoredShard(start, stop, path)
+    return StoredShard(Shard(start, stop), path)
 
 
 def write_index(

@@ -17,7 +17,7 @@ from extractkit.models.graphs.rebuilding import SourceGraph
 from extractkit.models.graphs.records import Found, Records, complete, free_axes_are_independent
 from extractkit.models.graphs.signature import tied
 from extractkit.models.graphs.transforming import transformed
-from extractkit.models.protocol import Encoded, Fetch
+from extractkit.models.protocol import CheckpointAxis, Encoded, Fetch
 from extractkit.models.tensorflow_process import configure
 from extractkit.tensors import Catalog, Kind, TensorRecord
 from extractkit.values import Array
@@ -37,6 +37,7 @@ class GraphModel:
         preprocessing: everything that decides what samples become before the model sees them, as
             plain data; empty: they are taken as they are.
         origin: what the manifest records of where it comes from.
+        checkpoints: the weights that it can be given; None: it has its own alone.
     """
 
     name: str
@@ -45,6 +46,7 @@ class GraphModel:
     encoder: Encoder | None = field(default=None, kw_only=True)
     preprocessing: Mapping[str, object] = field(default_factory=dict, kw_only=True)
     origin: Mapping[str, object] = field(default_factory=dict, kw_only=True)
+    checkpoints: CheckpointAxis | None = field(default=None, kw_only=True)
 
     @property
     def graph(self) -> SourceGraph:

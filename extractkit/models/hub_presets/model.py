@@ -22,7 +22,7 @@ from extractkit.models.hub_presets.tokenizer import Tokenizer, load_tokenizer
 from extractkit.models.image_model import ImageModel, image_signature
 from extractkit.models.keras_models.model import KerasModel
 from extractkit.models.keras_models.signature import input_structure, packer
-from extractkit.models.protocol import Encoded
+from extractkit.models.protocol import CheckpointAxis, Encoded
 from extractkit.values import Array
 
 # [CLS] and [SEP], say, or one token to begin with and one of the text.
@@ -30,7 +30,11 @@ _SHORTEST = 2
 
 
 def text_model(
-    preset: Preset, model: Any, max_length: int | None, origin: Mapping[str, object]
+    preset: Preset,
+    model: Any,
+    max_length: int | None,
+    origin: Mapping[str, object],
+    checkpoints: CheckpointAxis | None = None,
 ) -> KerasModel:
     """A backbone or task that takes tokens, and texts where the preset brings a tokenizer.
 
@@ -66,11 +70,16 @@ def text_model(
         encoder=None if tokenizer is None else _encoder(tokenizer, [s.name for s in specs]),
         preprocessing=preprocessing,
         origin=origin,
+        checkpoints=checkpoints,
     ).settled()
 
 
 def image_model(
-    preset: Preset, model: Any, preprocess: bool, origin: Mapping[str, object]
+    preset: Preset,
+    model: Any,
+    preprocess: bool,
+    origin: Mapping[str, object],
+    checkpoints: CheckpointAxis | None = None,
 ) -> ImageModel:
     """A backbone or task that takes images, rescaled as the preset says if `preprocess`.
 
@@ -95,6 +104,7 @@ def image_model(
         prepare=converter and _rescaling(converter),
         preprocessing=preprocessing,
         origin=origin,
+        checkpoints=checkpoints,
     ).settled()
 
 

@@ -21,7 +21,7 @@ from extractkit.models.graphs.records import Found
 from extractkit.models.graphs.signature import chosen, declared, signature_of
 from extractkit.models.graphs.transforming import transformed
 from extractkit.models.input_settings import InputSetting
-from extractkit.models.protocol import Compilation, Fetch, Program
+from extractkit.models.protocol import CheckpointAxis, Compilation, Fetch, Program
 from extractkit.models.sessions.graph import SessionGraph, with_constants
 from extractkit.models.sessions.naming import placeholders, settings_named
 from extractkit.models.sessions.tables import table_contents
@@ -232,6 +232,7 @@ def session_model(
     origin: Mapping[str, object] | None = None,
     graph_def: Any = None,
     frozen: bool = False,
+    checkpoints: CheckpointAxis | None = None,
 ) -> SessionModel:
     """Put a session, whose variables have their values and whose tables are filled, to work.
 
@@ -247,6 +248,7 @@ def session_model(
         origin: what the manifest records of where the model comes from.
         graph_def: the session's graph as it came, where operations have been added to it since.
         frozen: whether weights stand in the graph as constants.
+        checkpoints: the weights that the session is to be given one after the other.
 
     Raises:
         ConfigError: settings or constants for inputs that do not exist, or that do not fit them.
@@ -279,6 +281,7 @@ def session_model(
         has_signature=inputs is not None,
         frozen=frozen,
         origin={**(origin or {}), **({"constants": dict(constants)} if constants else {})},
+        checkpoints=checkpoints,
     ).settled()
 
 

@@ -8,7 +8,7 @@
 `open_weights` tells the format by the content. Only TensorFlow's own checkpoints import TensorFlow.
 """
 
-from extractkit.models.weight_files.opening import open_weights
+from extractkit.models.weight_files.opening import open_each, open_weights
 from extractkit.models.weight_files.weight_file import Entry, Place, WeightFile
 
-__all__ = ["Entry", "Place", "WeightFile", "open_weights"]
+__all__ = ["Entry", "Place", "WeightFile", "open_each", "open_weights"]

@@ -1,10 +1,10 @@
 """Lists an HDF5 file in a process of its own, which may die of it.
 
-    python -m extractkit.models.weight_files.hdf5_listing FILE
+    python -m extractkit.models.weight_files.hdf5_listing FILE [FILE ...]
 
-prints one JSON object: `datasets` (type and shape by path) and `names` (attribute `name` of
-groups), or `damaged` or `refused` with the reason. It ends itself when it takes far more processor
-time or memory than a file of that size should.
+prints one JSON object a line for each of them: `datasets` (type and shape by path) and `names`
+(attribute `name` of groups), or `damaged` or `refused` with the reason. It ends itself when it
+takes far more processor time or memory than files of that size should.
 """
 
 import json
@@ -99,15 +99,17 @@ def _dtype(dataset: Any) -> str:
 
 def main() -> None:
     """The process."""
-    path = sys.argv[1]
-    size = Path(path).stat().st_size
+    paths = sys.argv[1:]
+    sizes = [Path(path).stat().st_size for path in paths]
     # Processor time: a slow disk takes none of it, a loop without an end nothing else.
-    seconds = _SECONDS + size // _BYTES_PER_SECOND
+    seconds = _SECONDS + sum(sizes) // _BYTES_PER_SECOND
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-    memory = _MEMORY + _MEMORY_PER_BYTE * size
+    memory = _MEMORY + _MEMORY_PER_BYTE * max(sizes)
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    sys.stdout.write(json.dumps(listing(path)))
+    for path in paths:
+        sys.stdout.write(f"{json.dumps(listing(path))}\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """From a path to an open file of weights: which format it is, and what in a directory is meant."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from extractkit.errors import ModelError, choices
 from extractkit.models.weight_files import tensorflow_checkpoint as checkpoints
 from extractkit.models.weight_files.keras_archive import ENDING as ARCHIVE_ENDING
 from extractkit.models.weight_files.keras_archive import open_archive
-from extractkit.models.weight_files.keras_hdf5 import HDF5_ENDINGS, open_hdf5
+from extractkit.models.weight_files.keras_hdf5 import HDF5_ENDINGS, list_together, open_hdf5
 from extractkit.models.weight_files.safetensors_file import (
     INDEX_ENDING,
     is_safetensors,
@@ -49,6 +50,37 @@ def open_weights(path: str, key: str = "model.path") -> WeightFile:
         raise ModelError(f"{at} cannot be read: {error.strerror or error}") from error
 
 
+def open_each(paths: Sequence[str], key: str) -> Iterator[WeightFile | ModelError]:
+    """Open many files of weights; what is wrong with one stands in its place.
+
+    Raises:
+        MissingExtraError: as `open_weights`.
+    """
+    listings = list_together([Path(path) for path in paths if _is_hdf5(Path(path))])
+    for path in paths:
+        at = f"{key}={path!r}"
+        try:
+            listing = listings.get(Path(path))
+            if listing is not None:
+                yield open_hdf5(Path(path), at, listing=listing)
+            else:
+                yield open_weights(path, key)
+        except ModelError as error:
+            yield error
+
+
+def _is_hdf5(file: Path) -> bool:
+    try:
+        return file.is_file() and _head(file).startswith(_HDF5_MAGIC)
+    except OSError:
+        return False  # opened alone, it is told why it cannot be read
+
+
+def _head(file: Path) -> bytes:
+    with file.open("rb") as opened:
+        return opened.read(16)
+
+
 def _open(given: str, at: str) -> WeightFile:
     if (prefix := checkpoints.prefix_of(given)) is not None:
         return checkpoints.open_checkpoint(prefix, at)
@@ -66,8 +98,7 @@ def _open(given: str, at: str) -> WeightFile:
 
 
 def _open_file(file: Path, at: str) -> WeightFile:
-    with file.open("rb") as opened:
-        head = opened.read(16)
+    head = _head(file)
     if head.startswith(_HDF5_MAGIC):
         return open_hdf5(file, at)
     if file.suffix in HDF5_ENDINGS:

@@ -1,6 +1,5 @@
 """What every format of weights is turned into: arrays by key. NumPy only."""
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +10,9 @@ import numpy as np
 
 from extractkit.errors import ModelError, UnknownTensorError, choices
 from extractkit.inputs.files import Stamp
+from extractkit.natural_order import natural
 from extractkit.tensors import TEXT
 from extractkit.values import Array
-
-_NUMBERED = re.compile(r"([^0-9]*)([0-9]*)")
 
 
 class Entry(NamedTuple):
@@ -72,7 +70,7 @@ class WeightFile:
     _stamps: Mapping[Path, Stamp] = field(init=False)
 
     def __post_init__(self) -> None:
-        ordered = {key: self.entries[key] for key in sorted(self.entries, key=_natural)}
+        ordered = {key: self.entries[key] for key in sorted(self.entries, key=natural)}
         object.__setattr__(self, "entries", ordered)
         object.__setattr__(self, "_stamps", {file: Stamp.of(file) for file in self.files})
 
@@ -116,8 +114,7 @@ class WeightFile:
             JobError: the file is no longer the one that was opened.
         """
         entry = self.entry(key)
-        for file, stamp in self._stamps.items():
-            stamp.check(file)
+        self.check_unchanged()
         if array_dtype(entry.dtype) is None:
             raise ModelError(
                 f"{key!r} in {self.path!r} is of type {entry.dtype}, which NumPy does not have"
@@ -129,6 +126,15 @@ class WeightFile:
                 f"{list(value.shape)}"
             )
         return value
+
+    def check_unchanged(self) -> None:
+        """Make sure that the files are those that were opened.
+
+        Raises:
+            JobError: one has another size or time, or is gone.
+        """
+        for file, stamp in self._stamps.items():
+            stamp.check(file)
 
     def _check(self, key: str) -> None:
         if key not in self.entries:
@@ -159,8 +165,3 @@ def is_extended(name: str) -> bool:
 def damaged(at: str, what: str) -> ModelError:
     """The error for a file that could not be read to its end."""
     return ModelError(f"{at} is damaged, or not whole: {what}")
-
-
-def _natural(key: str) -> list[tuple[str, int, str]]:
-    """Sorts numbers inside texts by their value."""
-    return [(text, int(digits or 0), digits) for text, digits in _NUMBERED.findall(key)]

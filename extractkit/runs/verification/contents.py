@@ -50,7 +50,7 @@ def shard_contents(
     found: list[Finding] = []
     read = 0
     for shard, entry in entries.items():
-        tensors = [t for t in manifest.tensors if t.stored.constant == (len(shard) == 0)]
+        tensors = [t for t in manifest.tensors if t.stored.constant == shard.constant]
         for name, file in entry.files.items():
             path = directory / file.name
             content = _Content(

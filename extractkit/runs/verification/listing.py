@@ -45,7 +45,7 @@ def _read(path: Path, *, finished: bool) -> tuple[dict[Shard, Entry], list[Findi
             message = f"{path}, line {number} is damaged: its checksum does not hold"
             found.append(Finding(JOURNAL, message))
         else:
-            entries[Shard(entry.start, entry.stop)] = entry
+            entries[entry.covers] = entry
     if rest and (finished or not _could_be_interrupted(rest)):
         message = f"{path} is damaged: its last line, number {len(lines) + 1}, is not whole"
         found.append(Finding(JOURNAL, message))
@@ -82,7 +82,7 @@ def _held_against_plan(
     planned, listed = manifest.shards, set(entries)
     found = [
         Finding(JOURNAL, f"{path} lists shard {shard.key!r}, which was not planned", shard.key)
-        for shard in sorted(listed - set(planned), key=lambda shard: (shard.start, shard.stop))
+        for shard in sorted(listed - set(planned), key=lambda shard: shard.place)
     ]
     missing = [shard for shard in planned if shard not in listed]
     if not _finished(manifest):

@@ -1,0 +1,175 @@
+"""`model.checkpoints`: many sets of weights for one model, looked at first, then loaded in turn."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+from extractkit.checkpoints import KEY, Checkpoint, Named, SkippedCheckpoint, find_checkpoints
+from extractkit.errors import ConfigError, JobError, ModelError
+from extractkit.models.weight_files import WeightFile, open_each
+from extractkit.models.weight_files.weight_file import Entry
+from extractkit.runs.origins import origin
+
+_log = logging.getLogger(__name__)
+
+_Structure = tuple[str, tuple[tuple[str, Entry], ...]]
+
+
+def checkpoint_axis(
+    checkpoints: object,
+    step: object,
+    load: Callable[[WeightFile], None],
+    *,
+    alike: bool = False,
+    instead_of: Mapping[str, object] | None = None,
+) -> "WeightFiles | None":
+    """The axis that a configuration asks for; None where it asks for none.
+
+    Args:
+        checkpoints, step: `model.checkpoints` and `model.checkpoint_step`; see `find_checkpoints`.
+        load: gives the model these weights; raises ModelError where they do not fit it.
+        alike: whether nothing tells an architecture but the files, which have to be like each
+            other.
+        instead_of: keys whose values stand for a single set of weights, and are not to be given as
+            well.
+
+    Raises:
+        ConfigError, ModelError: as `find_checkpoints`; or two ways to give weights.
+    """
+    if checkpoints is None:
+        if step is not None:
+            raise ConfigError(
+                f"model.checkpoint_step={step!r} is for the files of {KEY}, which is not given"
+            )
+        return None
+    for key, value in (instead_of or {}).items():
+        if value is not None:
+            raise ConfigError(f"{key} and {KEY} are both given. Give one of them")
+    return WeightFiles(find_checkpoints(checkpoints, step), load, alike)
+
+
+class WeightFiles:
+    """An axis of checkpoints that are files of weights; see `models.protocol.CheckpointAxis`.
+
+    Attributes:
+        checkpoints, skipped: those that can be used, and the others.
+    """
+
+    def __init__(
+        self, named: Sequence[Named], load: Callable[[WeightFile], None], alike: bool
+    ) -> None:
+        self.checkpoints: tuple[Checkpoint, ...] = ()
+        self.skipped: tuple[SkippedCheckpoint, ...] = ()
+        self._named = named
+        self._load = load
+        self._alike = alike
+        self._weights: list[WeightFile] = []
+        self._current: int | None = None
+
+    def choose(self, policy: str) -> None:
+        """Look at all of them, and load the first that can be used.
+
+        Every file is listed, and of all that are built alike one is loaded.
+
+        Raises:
+            ModelError: none can be used, or one cannot and the policy is "fail".
+        """
+        opened = list(open_each([one.path for one in self._named], KEY))
+        wrong = {at: str(one) for at, one in enumerate(opened) if isinstance(one, ModelError)}
+        usable = {at: one for at, one in enumerate(opened) if isinstance(one, WeightFile)}
+        wrong |= self._misfits(usable)
+        left = [at for at in usable if at not in wrong]
+        if wrong and (policy == "fail" or not left):
+            raise ModelError(self._told(dict(sorted(wrong.items())), bool(left)))
+        self.skipped = tuple(
+            SkippedCheckpoint(self._named[at].label, self._named[at].path, wrong[at])
+            for at in sorted(wrong)
+        )
+        self.checkpoints = tuple(_with_content(self._named[at]) for at in left)
+        self._weights = [usable[at] for at in left]
+        self._current = None
+        self.use(0)
+
+    def use(self, position: int) -> None:
+        """Load the weights of `checkpoints[position]`, unless they are the model's already.
+
+        Raises:
+            JobError: they can no longer be loaded.
+        """
+        if position == self._current:
+            return
+        self._current = None  # where loading fails midway, the weights are nobody's
+        weights = self._weights[position]
+        try:
+            weights.check_unchanged()
+            self._load(weights)
+        except ModelError as error:
+            label = self.checkpoints[position].label
+            raise JobError(f"checkpoint {label!r} can no longer be loaded: {error}") from error
+        self._current = position
+
+    def _misfits(self, usable: Mapping[int, WeightFile]) -> dict[int, str]:
+        """Those that are of another architecture, and how that shows."""
+        groups: dict[_Structure, list[int]] = {}
+        for at, weights in usable.items():
+            groups.setdefault(_structure(weights), []).append(at)
+        if self._alike:
+            return self._unlike(groups, usable)
+        wrong: dict[int, str] = {}
+        for members in groups.values():
+            try:
+                self._load(usable[members[0]])
+            except ModelError as error:
+                wrong |= {at: self._of(at, members[0], str(error)) for at in members}
+        return wrong
+
+    def _unlike(
+        self, groups: Mapping[_Structure, Sequence[int]], usable: Mapping[int, WeightFile]
+    ) -> dict[int, str]:
+        """Those that are not like most of them."""
+        if not groups:
+            return {}
+        most = max(groups.values(), key=len)
+        return {
+            at: f"{KEY}={usable[at].path!r} is not built like {usable[most[0]].path!r}: "
+            f"{_difference(usable[at], usable[most[0]])}"
+            for members in groups.values()
+            if members is not most
+            for at in members
+        }
+
+    def _of(self, at: int, tried: int, reason: str) -> str:
+        if at == tried:
+            return reason
+        return f"{KEY}={self._named[at].path!r} is built like another that does not fit: {reason}"
+
+    def _told(self, wrong: Mapping[int, str], others: bool) -> str:
+        first, reason = next(iter(wrong.items()))
+        count = f"{len(wrong)} of {len(self._named)} checkpoints cannot be used"
+        hint = " Leave them out: runtime.bad_checkpoints=skip" if others else ""
+        return f"{KEY}: {count}, first {self._named[first].label!r}: {reason.rstrip('.')}.{hint}"
+
+
+def _with_content(named: Named) -> Checkpoint:
+    found = origin(KEY, named.path)
+    if found is None:
+        raise ModelError(f"{KEY}={named.path!r} does not exist any more")
+    return Checkpoint(named.label, named.step, found.path, found.sha256, found.bytes)
+
+
+def _structure(weights: WeightFile) -> _Structure:
+    return weights.format, tuple(weights.entries.items())
+
+
+def _difference(one: WeightFile, other: WeightFile) -> str:
+    """The first array in which two files differ."""
+    if one.format != other.format:
+        return f"it is {one.format}, not {other.format}"
+    for key in dict.fromkeys((*other, *one)):
+        if key not in one:
+            return f"it lacks {key!r} {list(other.entry(key).shape)}"
+        if key not in other:
+            return f"it has {key!r} {list(one.entry(key).shape)} besides"
+        if one.entry(key) != other.entry(key):
+            (dtype, shape), (own, sizes) = other.entry(key), one.entry(key)
+            return f"{key!r} is {own} {list(sizes)}, not {dtype} {list(shape)}"
+    raise AssertionError("the files do not differ")

@@ -1,0 +1,146 @@
+"""Lazy views of tensors over checkpoints: the axis of checkpoints stands in front of all others."""
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from extractkit.checkpoints import AXIS, Checkpoint
+from extractkit.errors import UnknownTensorError, choices
+from extractkit.runs.committed import Committed, Positions
+from extractkit.runs.manifest import RunTensor
+from extractkit.runs.views import TensorView
+from extractkit.values import Array
+
+
+class TrajectoryView(TensorView):
+    """One tensor over all checkpoints: (checkpoints, samples, *shape), or (checkpoints, *shape).
+
+    Axes whose length differs from sample to sample, or between checkpoints, are padded to the
+    longest of all, as in a `TensorView`. `at(label)` is the tensor of one checkpoint, without this
+    axis; so are the elements of `each`, in order.
+
+    Indexing is NumPy's. The index on the first axis decides which checkpoints are read, the next
+    one which samples of them.
+    """
+
+    def __init__(
+        self,
+        tensor: RunTensor,
+        committed: Sequence[Committed],
+        checkpoints: Sequence[Checkpoint],
+    ) -> None:
+        super().__init__(tensor, committed[0])
+        self.each = tuple(TensorView(tensor, one) for one in committed)
+        self.checkpoints = tuple(checkpoints)
+
+    def at(self, checkpoint: str | int) -> TensorView:
+        """The tensor of one checkpoint.
+
+        Args:
+            checkpoint: its label or its step.
+
+        Raises:
+            UnknownTensorError: there is none of that label or step.
+        """
+        return self.each[place_of(checkpoint, self.checkpoints, repr(self.key))]
+
+    @property
+    def dims(self) -> tuple[str | None, ...]:
+        """The name of each axis, None where it has none; the first is "checkpoint"."""
+        return (AXIS, *self._stored.dims)
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Size of each axis, of varying ones the longest."""
+        inner = [view.shape for view in self.each]
+        return (len(inner), *(max(sizes) for sizes in zip(*inner, strict=True)))
+
+    @cached_property
+    def lengths(self) -> Positions:
+        """Along the varying axes: int64 (checkpoints, samples, varying axes)."""
+        return np.stack([view.lengths for view in self.each])
+
+    def sample(self, index: int) -> Array:
+        """One sample at all checkpoints, (checkpoints, *shape), padded where lengths differ.
+
+        Raises:
+            IndexError: there is no such sample, or the tensor is constant.
+        """
+        values = [view.sample(index) for view in self.each]
+        return _stacked(values, self.dtype, self.blank)
+
+    def padded(self, fill: object = None) -> Array:
+        """All of it as one array, what is beyond a sample's end being `fill`."""
+        return self._of(range(len(self.each)), None, fill)
+
+    def __len__(self) -> int:
+        return len(self.each)
+
+    def __iter__(self) -> Iterator[Array]:
+        """Every checkpoint in turn, padded as the whole is; one is in memory at a time."""
+        for place in range(len(self.each)):
+            yield np.asarray(self._of([place], None)[0])
+
+    def __getitem__(self, index: Any) -> Array:
+        first, *rest = index if isinstance(index, tuple) and index else (index,)
+        if isinstance(first, int | np.integer | slice):
+            chosen = range(len(self.each))[first]
+            if isinstance(chosen, int):
+                return np.asarray(self._of([chosen], rest)[0])
+            return self._of(chosen, rest)
+        return np.asarray(self.padded()[index])
+
+    def _of(self, places: Sequence[int], rest: Sequence[Any] | None, fill: object = None) -> Array:
+        """Some checkpoints, or what `rest` indexes of each of them."""
+        wide = self.shape[1:]
+        blank = self.blank if fill is None else fill
+        result = []
+        for place in places:
+            view = self.each[place]
+            if not rest:
+                value = view.padded(fill)
+            elif view.shape == wide:
+                result.append(np.asarray(view[tuple(rest)]))
+                continue
+            else:
+                value = view.padded(fill)
+            value = _widened(value, wide, blank)
+            result.append(value[tuple(rest)] if rest else value)
+        if not result:
+            empty = np.empty((0, *wide), self.dtype)
+            return empty[(slice(None), *rest)] if rest else empty
+        return np.stack(result)
+
+
+def place_of(checkpoint: str | int, checkpoints: Sequence[Checkpoint], of: str) -> int:
+    """Where a checkpoint stands on the axis.
+
+    Args:
+        checkpoint: its label or its step.
+        of: what has the axis, for the message.
+
+    Raises:
+        UnknownTensorError: there is none of that label or step.
+    """
+    for place, one in enumerate(checkpoints):
+        if checkpoint in (one.label, one.step):
+            return place
+    labels = [one.label for one in checkpoints]
+    raise UnknownTensorError(
+        f"{checkpoint!r} is no checkpoint of {of}. {choices(str(checkpoint), labels)}"
+    )
+
+
+def _widened(value: Array, shape: tuple[int, ...], fill: object) -> Array:
+    if value.shape == shape:
+        return value
+    wide = np.full(shape, fill, value.dtype)
+    wide[tuple(map(slice, value.shape))] = value
+    return wide
+
+
+def _stacked(values: Sequence[Array], dtype: np.dtype[Any], fill: object) -> Array:
+    shape = tuple(max(sizes) for sizes in zip(*(value.shape for value in values), strict=True))
+    return np.stack([_widened(value.astype(dtype, copy=False), shape, fill) for value in values])
