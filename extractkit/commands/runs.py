@@ -7,10 +7,15 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from extractkit.commands.options import TRUST, RunOptions
 from extractkit.commands.output import write, write_json, write_rendered
-from extractkit.errors import ConfigError
+from extractkit.errors import ConfigError, RunDirectoryError
+
+if TYPE_CHECKING:
+    from extractkit.runs.drift import Drift
+    from extractkit.runs.manifest import Manifest
 
 _RUN_DIR = "hydra.run.dir="
 
@@ -26,19 +31,37 @@ def show(arguments: Sequence[str]) -> bool:
     from extractkit.display.run import overview
     from extractkit.runs import journal, manifest
     from extractkit.runs.directory import JOURNAL
+    from extractkit.runs.drift import read_drift
     from extractkit.runs.schema import plain
 
     options = RunOptions("show", "run")
     options.add_argument("--json", action="store_true")
+    options.add_argument("--figure", type=Path, metavar="FILE")
     given = options.parse_args(arguments)
-    found = manifest.read(Path(given.run))
+    directory = Path(given.run)
+    found = manifest.read(directory)
+    drift = read_drift(directory, found.files)
+    if given.figure is not None:
+        _draw(found, drift, directory, given.figure)
     if given.json:
-        write_json(plain(found))
+        write_json({**plain(found), "drift": plain(drift)})
     else:
         unfinished = found.status is not manifest.Status.FINISHED
-        committed = len(journal.read(Path(given.run) / JOURNAL).by_shard()) if unfinished else None
-        write_rendered(overview(Path(given.run), found, committed))
+        committed = len(journal.read(directory / JOURNAL).by_shard()) if unfinished else None
+        write_rendered(overview(directory, found, committed, drift))
     return True
+
+
+def _draw(found: "Manifest", drift: "Drift | None", directory: Path, figure: Path) -> None:
+    from extractkit.display.figure import draw
+
+    if drift is None:
+        what = "is not finished" if found.checkpoints else "has no checkpoints"
+        raise RunDirectoryError(
+            f"{directory} {what}, so there is nothing to draw. A figure shows how tensors move "
+            f"over checkpoints: extractkit … model.checkpoints='…/*.h5'"
+        )
+    draw(drift, figure, tuple(one.step for one in found.checkpoints))
 
 
 def resume(arguments: Sequence[str]) -> bool:

@@ -84,6 +84,8 @@ def _tensors(tensors: tuple[TensorComparison, ...]) -> Table:
 
 def _name(one: TensorComparison) -> Text:
     name = one.a if one.a == one.b else f"{one.a} = {one.b}"
+    if one.checkpoint is not None:
+        name = f"{one.checkpoint}: {name}"
     return Text(safe(name), overflow="fold")
 
 
@@ -134,6 +136,11 @@ def _one_sided(found: Comparison) -> list[RenderableType]:
             verb = "not mapped" if found.mapped else f"only in {run}"
             names = _few(keys[:_MOST_NAMES], len(keys))
             lines.append(Text(f"{plural(len(keys), 'tensor')} of {run} {verb}: {names}"))
+    for run, labels in (("A", found.checkpoints_only_in_a), ("B", found.checkpoints_only_in_b)):
+        if labels:
+            names = _few(labels[:_MOST_NAMES], len(labels))
+            told = f"{plural(len(labels), 'checkpoint')} only in {run}: {names}"
+            lines.append(Text(told, style="yellow"))
     samples = found.samples
     for where, alone in (
         ("only in A", samples.only_in_a),

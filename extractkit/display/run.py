@@ -7,9 +7,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from extractkit.display.drift import overview as moves
 from extractkit.display.text import duration_text, plural, rate_text, safe, shape_text, size_text
 from extractkit.engine.listener import Summary
 from extractkit.runs.disk import human_bytes
+from extractkit.runs.drift import Drift
 from extractkit.runs.manifest import Manifest, RunTensor, Status
 from extractkit.value_checks import ValueStats
 
@@ -17,11 +19,14 @@ _STYLES = {Status.FINISHED: "green", Status.FAILED: "red"}
 _FEW = 3
 
 
-def overview(directory: Path, manifest: Manifest, committed: int | None = None) -> RenderableType:
+def overview(
+    directory: Path, manifest: Manifest, committed: int | None = None, drift: Drift | None = None
+) -> RenderableType:
     """A run's manifest in brief, and its tensors.
 
     Args:
         committed: how many shards of an unfinished run are stored.
+        drift: how the tensors moved over its checkpoints, if it has any.
     """
     facts = Table.grid(padding=(0, 2))
     facts.add_row("run", Text(safe(str(directory))))
@@ -55,7 +60,10 @@ def overview(directory: Path, manifest: Manifest, committed: int | None = None) 
             "left out",
             f"{plural(len(manifest.skipped), 'tensor')}, with their reasons in the manifest",
         )
-    return Group(facts, "", _tensors(manifest.tensors))
+    parts: list[RenderableType] = [facts, "", _tensors(manifest.tensors)]
+    if drift is not None:
+        parts += ["", moves(drift)]
+    return Group(*parts)
 
 
 def summary(result: Summary) -> RenderableType:

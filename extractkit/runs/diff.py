@@ -1,10 +1,12 @@
 """`extractkit diff`: two runs, tensor by tensor and sample by sample. Needs no TensorFlow."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from extractkit.errors import RunDirectoryError
 from extractkit.runs.comparison.alignment import Alignment, align
 from extractkit.runs.comparison.blocks import IncomparableError, blocks
+from extractkit.runs.comparison.checkpoints import pair
 from extractkit.runs.comparison.circumstances import circumstances
 from extractkit.runs.comparison.elements import compare, family
 from extractkit.runs.comparison.joining import join
@@ -27,7 +29,8 @@ def diff(
     """Compare two finished runs; `a` is the reference.
 
     Tensors are streamed, a shard of each run in memory at a time. Samples belong together by their
-    ids where those are unique in both runs, else by their numbers.
+    ids where those are unique in both runs, else by their numbers. Runs with checkpoints are
+    compared checkpoint by checkpoint, those of one label with each other.
 
     Args:
         mapping: addresses of `a` to addresses of `b`, `*` standing for any text, the same on both
@@ -39,7 +42,7 @@ def diff(
     Raises:
         ConfigError: a tolerance that is none, or a malformed mapping.
         SelectionError: the mapping names a tensor that a run does not have, or `only` fits none.
-        RunDirectoryError: a run is unfinished or damaged.
+        RunDirectoryError: a run is unfinished or damaged, or only one of them has checkpoints.
     """
     tolerance = Tolerance(rtol, atol)
     for run in (a, b):
@@ -50,6 +53,7 @@ def diff(
             )
     joined = join(a, b, mapping, only)
     aligned = align(a, b)
+    pairs = pair(a, b)
     return Comparison(
         a=str(a.path),
         b=str(b.path),
@@ -57,10 +61,14 @@ def diff(
         mapped=mapping is not None,
         samples=aligned.found,
         tensors=tuple(
-            _compared(a[one], b[other], aligned, tolerance) for one, other in joined.pairs
+            replace(_compared(first[one], second[other], aligned, tolerance), checkpoint=checkpoint)
+            for checkpoint, first, second in pairs.both
+            for one, other in joined.pairs
         ),
         only_in_a=joined.only_in_a,
         only_in_b=joined.only_in_b,
+        checkpoints_only_in_a=pairs.only_in_a,
+        checkpoints_only_in_b=pairs.only_in_b,
         circumstances=circumstances(a.manifest, b.manifest),
     )
 

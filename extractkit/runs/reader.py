@@ -10,11 +10,12 @@ from extractkit.errors import RunDirectoryError, SelectionError, UnknownTensorEr
 from extractkit.runs import journal, manifest
 from extractkit.runs.committed import Committed
 from extractkit.runs.directory import JOURNAL, SAMPLES
+from extractkit.runs.drift import Drift, read_drift
 from extractkit.runs.intact import check_names
 from extractkit.runs.labelled import to_dataset
 from extractkit.runs.manifest import Manifest, Status
 from extractkit.runs.samples import Samples
-from extractkit.runs.trajectory import TrajectoryView, place_of
+from extractkit.runs.trajectory import place_of, trajectories
 from extractkit.runs.views import TensorView
 from extractkit.selectors import parse_selector
 from extractkit.sinks.protocol import Sink
@@ -48,11 +49,7 @@ class Run(Mapping[str, TensorView]):
         self.samples = Samples(path / SAMPLES, recorded.get(SAMPLES))
         self._views: dict[str, TensorView]
         if manifest.checkpoints and committed.checkpoint is None:
-            each = [committed.at(place) for place in range(len(manifest.checkpoints))]
-            self._views = {
-                tensor.key: TrajectoryView(tensor, each, manifest.checkpoints)
-                for tensor in manifest.tensors
-            }
+            self._views = dict(trajectories(manifest, committed))
         else:
             self._views = {t.key: TensorView(t, committed) for t in manifest.tensors}
 
@@ -77,6 +74,15 @@ class Run(Mapping[str, TensorView]):
         """
         place = place_of(checkpoint, self.manifest.checkpoints, str(self.path))
         return Run(self.path, self.manifest, self.journal, self._committed.at(place))
+
+    @cached_property
+    def drift(self) -> Drift | None:
+        """How each tensor moves over the checkpoints; None of a run that has none, or not yet.
+
+        Raises:
+            RunDirectoryError: what the run recorded of it is damaged.
+        """
+        return read_drift(self.path, self.manifest.files)
 
     @cached_property
     def skipped(self) -> dict[int, str]:

@@ -8,12 +8,15 @@ from pathlib import Path
 from extractkit.errors import ConfigError, JobError, RunDirectoryError
 from extractkit.plan import Shard
 from extractkit.runs import journal, manifest
+from extractkit.runs.committed import Committed
 from extractkit.runs.directory import JOURNAL, LOG, SAMPLES, SHARDS, shard_file
+from extractkit.runs.drift import DRIFT, Drift, drift_of, to_bytes
 from extractkit.runs.files import StoredFile
 from extractkit.runs.intact import intact_entries
 from extractkit.runs.journal import Entry
 from extractkit.runs.manifest import Actual, Manifest, Status
 from extractkit.runs.samples import Row, SamplesWriter
+from extractkit.runs.trajectory import trajectories
 from extractkit.runs.write import make_directory, make_durable, write_durably
 from extractkit.sinks.protocol import Sink, StoredShard
 from extractkit.value_checks import ValueStats, merged
@@ -179,6 +182,10 @@ class Recorder:
             for file, content in sink.finish(self.directory, tensors, shards).items():
                 write_durably(self.directory / file, content)
                 files.append(StoredFile.of(file, content))
+        if self.manifest.checkpoints:
+            content = to_bytes(self._drift(entries))
+            write_durably(self.directory / DRIFT, content)
+            files.append(StoredFile.of(DRIFT, content))
         self._end(
             replace(
                 self.manifest,
@@ -190,6 +197,18 @@ class Recorder:
             self._log(),
         )
         return self.manifest
+
+    def _drift(self, entries: Mapping[Shard, Entry]) -> Drift:
+        """How the tensors move over the checkpoints, read back from what has been committed."""
+        name, sink = next(iter(self._sinks.items()))
+        manifest = self.manifest
+        # Each file has just been written, or was held against its digest when the run went on.
+        committed = Committed(
+            self.directory, manifest.status, manifest.samples, entries, name, sink, check=False
+        )
+        views = trajectories(manifest, committed)
+        skipped = {int(index) for entry in entries.values() for index in entry.skipped}
+        return drift_of(views, skipped)
 
     def fail(
         self,

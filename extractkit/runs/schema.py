@@ -76,6 +76,19 @@ def decode(expected: type[T], data: object, at: str) -> T:
     return result
 
 
+def parse(expected: type[T], content: bytes, at: str) -> T:
+    """A file of JSON as an instance of a dataclass; `at` names it in messages.
+
+    Raises:
+        RunDirectoryError: it is no JSON, or as of `decode`.
+    """
+    try:
+        data = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise RunDirectoryError(f"{at} is damaged: {error}") from error
+    return decode(expected, data, at)
+
+
 def _decode(expected: Any, data: Any, at: str) -> Any:
     origin = get_origin(expected)
     if expected is object:

@@ -9,7 +9,7 @@ import numpy as np
 from extractkit.checkpoints import AXIS, Checkpoint
 from extractkit.errors import UnknownTensorError, choices
 from extractkit.runs.committed import Committed, Positions
-from extractkit.runs.manifest import RunTensor
+from extractkit.runs.manifest import Manifest, RunTensor
 from extractkit.runs.views import TensorView
 from extractkit.values import Array
 
@@ -112,6 +112,12 @@ class TrajectoryView(TensorView):
             empty = np.empty((0, *wide), self.dtype)
             return empty[(slice(None), *rest)] if rest else empty
         return np.stack(result)
+
+
+def trajectories(manifest: Manifest, committed: Committed) -> dict[str, TrajectoryView]:
+    """The tensors of a run with checkpoints, by key."""
+    each = [committed.at(place) for place in range(len(manifest.checkpoints))]
+    return {t.key: TrajectoryView(t, each, manifest.checkpoints) for t in manifest.tensors}
 
 
 def place_of(checkpoint: str | int, checkpoints: Sequence[Checkpoint], of: str) -> int:

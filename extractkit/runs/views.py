@@ -12,7 +12,7 @@ from extractkit.plan import numpy_dtype
 from extractkit.runs.committed import Committed, Positions
 from extractkit.runs.manifest import RunTensor
 from extractkit.tensors import TensorRecord
-from extractkit.values import Array, Dense, varies
+from extractkit.values import Array, Dense, Values, varies
 
 
 class TensorView:
@@ -99,6 +99,18 @@ class TensorView:
         row = np.array([range(len(self))[index]])
         ((_, _, values),) = self._committed.read(self.key, row)
         return values.sample(0)
+
+    def by_shard(self) -> Iterator[tuple[int, Values]]:
+        """The values as they are stored, one shard in memory at a time: its first sample, values.
+
+        Raises:
+            IndexError: the tensor is constant.
+        """
+        if self.constant:
+            raise IndexError(f"{self.key!r} is constant: it has no samples, use np.asarray(view)")
+        self._committed.require_all()
+        for part, _, values in self._committed.read(self.key, np.arange(len(self))):
+            yield part.start, values
 
     def padded(self, fill: object = None) -> Array:
         """All of it as one array, what is beyond a sample's end being `fill`."""

@@ -7,7 +7,7 @@ from enum import StrEnum
 from extractkit.errors import ConfigError
 from extractkit.runs.schema import plain
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the document's fields; to be raised with every change of them."""
 
 
@@ -113,6 +113,7 @@ class TensorComparison:
             element; None where there is none, and for constants, which have no samples.
         worst: the sample with the largest |a − b|, a lone NaN or infinity being larger than all
             else; None where all are equal, and for constants and texts.
+        checkpoint: its label; None where the runs have none.
     """
 
     a: str
@@ -124,6 +125,7 @@ class TensorComparison:
     first_unequal: Place | None = None
     first_beyond: Place | None = None
     worst: Place | None = None
+    checkpoint: str | None = None
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,7 @@ class Comparison:
         samples: which samples were compared.
         tensors: those of both runs, in the first run's order.
         only_in_a, only_in_b: keys that were not compared, since they have no counterpart.
+        checkpoints_only_in_a, checkpoints_only_in_b: labels of those in one run alone.
         circumstances: what differs between the runs besides their values.
     """
 
@@ -192,18 +195,21 @@ class Comparison:
     tensors: tuple[TensorComparison, ...]
     only_in_a: tuple[str, ...] = ()
     only_in_b: tuple[str, ...] = ()
+    checkpoints_only_in_a: tuple[str, ...] = ()
+    checkpoints_only_in_b: tuple[str, ...] = ()
     circumstances: tuple[Circumstance, ...] = ()
 
     @property
     def beyond(self) -> bool:
         """Whether the runs are not the same within the tolerance: exit code 1.
 
-        So it is where a tensor is beyond the tolerance or cannot be compared, where samples stand
-        in one run alone or were skipped by one alone, and where tensors stand in one alone; but a
-        mapping names all tensors that are wanted.
+        So it is where a tensor is beyond the tolerance or cannot be compared, where samples or
+        checkpoints stand in one run alone, where samples were skipped by one alone, and where
+        tensors stand in one alone; but a mapping names all tensors that are wanted.
         """
         apart = (Verdict.BEYOND, Verdict.INCOMPARABLE)
         one_sided = not self.mapped and (self.only_in_a or self.only_in_b)
+        one_sided = one_sided or self.checkpoints_only_in_a or self.checkpoints_only_in_b
         tensors = any(one.verdict in apart for one in self.tensors)
         return bool(one_sided or self.samples.one_sided or tensors)
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from extractkit.checkpoints import KEY
 from extractkit.errors import InputError
 from extractkit.runs.manifest import Manifest
 from extractkit.runs.origins import Origin, is_there, origin
@@ -15,7 +16,9 @@ def given_files(manifest: Manifest) -> Check:
         return Check.left_out(name, "they are not recorded before the plan")
     found: list[Finding] = []
     notes: list[str] = []
-    for recorded in manifest.origins:
+    weights = [Origin(KEY, one.path, one.sha256, one.bytes) for one in manifest.checkpoints]
+    given = (*manifest.origins, *weights)
+    for recorded in given:
         path = _place(recorded, manifest.volatile.working_directory)
         if path is None:
             notes.append(f"{recorded.key}={recorded.path} is gone, and was not looked at")
@@ -23,7 +26,7 @@ def given_files(manifest: Manifest) -> Check:
         if path != recorded.path:
             notes.append(f"{recorded.key}={recorded.path} has moved to {path}")
         found += _wrong(recorded, path)
-    return Check.of(name, counted(len(manifest.origins), "path"), found, notes)
+    return Check.of(name, counted(len(given), "path"), found, notes)
 
 
 def _place(recorded: Origin, working_directory: str | None) -> str | None:

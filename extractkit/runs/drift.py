@@ -1,0 +1,182 @@
+"""How a run's tensors move over its checkpoints: from the first one, and from the one before."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from extractkit.errors import RunDirectoryError
+from extractkit.runs.files import StoredFile, content_of
+from extractkit.runs.schema import canonical, parse
+from extractkit.runs.similarity import Block, Likeness, Matrix, Own, likeness
+from extractkit.runs.trajectory import TrajectoryView
+from extractkit.runs.views import TensorView
+from extractkit.values import Dense, Values
+
+DRIFT = "drift.json"
+"""Name of the file in the run directory."""
+
+_HELD_BYTES = 128 * 1024 * 1024
+_NUMBERS = "biuf"  # kinds of NumPy's types
+
+Series = tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Moved:
+    """One tensor at every checkpoint against a reference; null where that has no meaning.
+
+    Attributes:
+        relative_norm, cosine, cka: see `Likeness`. Examples are samples; for tensors whose first
+            axis varies from sample to sample its elements (tokens); for weights all axes but the
+            last.
+    """
+
+    relative_norm: Series
+    cosine: Series
+    cka: Series
+
+
+@dataclass(frozen=True)
+class TensorDrift:
+    """One tensor: against the first checkpoint, and against the one before."""
+
+    from_first: Moved
+    from_previous: Moved
+
+
+@dataclass(frozen=True)
+class Drift:
+    """All tensors of numbers, by key; every series has an entry for each checkpoint."""
+
+    checkpoints: tuple[str, ...]
+    tensors: Mapping[str, TensorDrift]
+
+
+def drift_of(views: Mapping[str, TrajectoryView], skipped: Collection[int]) -> Drift:
+    """Read the tensors and measure them, one after the other.
+
+    Args:
+        skipped: samples that have no value at some checkpoint, and are left out at all.
+    """
+    labels: tuple[str, ...] = ()
+    tensors = {}
+    for key, view in views.items():
+        labels = tuple(one.label for one in view.checkpoints)
+        if view.dtype.kind in _NUMBERS:
+            tensors[key] = _measured(view, frozenset(skipped))
+    return Drift(labels, tensors)
+
+
+def to_bytes(drift: Drift) -> bytes:
+    """The content of the file."""
+    return f"{canonical(drift)}\n".encode()
+
+
+def read_drift(directory: Path, recorded: Sequence[StoredFile]) -> Drift | None:
+    """What the file says; None where a run has none.
+
+    Args:
+        recorded: the files that the manifest records.
+
+    Raises:
+        RunDirectoryError: the file is missing or damaged.
+    """
+    file = next((one for one in recorded if one.name == DRIFT), None)
+    if file is None:
+        return None
+    file.check(directory)
+    try:
+        content = content_of(directory / DRIFT)
+    except FileNotFoundError as error:
+        raise RunDirectoryError(f"{directory / DRIFT} is missing from its run") from error
+    return parse(Drift, content, str(directory / DRIFT))
+
+
+def _measured(view: TrajectoryView, skipped: frozenset[int]) -> TensorDrift:
+    found: list[tuple[Likeness, Likeness]] = []
+    first: _Values | None = None
+    before: _Values | None = None
+    for own in view.each:
+        values = _Values(own, skipped, None if first is None else first.own.shift)
+        first = first or values
+        before = before or values
+        if found and values.same_as(before):
+            # What does not change (a frozen layer, say) need not be measured again.
+            found.append((found[-1][0], before.to_itself))
+            continue
+        found.append((_likeness(first, values), _likeness(before, values)))
+        before = values
+    from_first, from_previous = zip(*found, strict=True)
+    return TensorDrift(_moved(from_first), _moved(from_previous))
+
+
+def _moved(found: Sequence[Likeness]) -> Moved:
+    return Moved(
+        tuple(one.relative_norm for one in found),
+        tuple(one.cosine for one in found),
+        tuple(one.cka for one in found),
+    )
+
+
+def _likeness(reference: "_Values", other: "_Values") -> Likeness:
+    return likeness(reference, other, (reference.own, other.own))
+
+
+class _Values:
+    """A tensor at one checkpoint, shard by shard; kept in memory where it is small."""
+
+    def __init__(self, view: TensorView, skipped: frozenset[int], shift: Matrix | None) -> None:
+        self._view = view
+        self._skipped = skipped
+        self._shift = shift
+        self._kept: list[Block] | None = None
+
+    @cached_property
+    def own(self) -> Own:
+        """The sums over it."""
+        return Own.of(self, self._shift)
+
+    @cached_property
+    def to_itself(self) -> Likeness:
+        """How like itself it is: entirely, where that has a meaning."""
+        return likeness(self, self, (self.own, self.own))
+
+    def same_as(self, other: "_Values") -> bool:
+        """Whether the values are equal, number for number."""
+        return all(
+            np.array_equal(one.values, two.values) for one, two in zip(self, other, strict=True)
+        )
+
+    def __iter__(self) -> Iterator[Block]:
+        if self._kept is not None:
+            yield from self._kept
+            return
+        kept: list[Block] | None = []
+        size = 0
+        for block in self._read():
+            size += block.values.nbytes
+            if kept is not None:
+                kept = [*kept, block] if size <= _HELD_BYTES else None
+            yield block
+        self._kept = kept
+
+    def _read(self) -> Iterator[Block]:
+        if self._view.constant:
+            value = np.asarray(self._view)
+            yield Block(value.reshape(-1, *value.shape[-1:]), value.ndim > 1)
+            return
+        for start, values in self._view.by_shard():
+            yield self._block(start, values)
+
+    def _block(self, start: int, values: Values) -> Block:
+        gone = [at for at in range(len(values)) if start + at in self._skipped]
+        if isinstance(values, Dense):
+            return Block(np.delete(values.values, gone, axis=0) if gone else values.values, True)
+        kept = np.ones(len(values), bool)
+        kept[gone] = False
+        rows = values.values[np.repeat(kept, np.diff(values.offsets))] if gone else values.values
+        # Where several axes vary each sample is flattened, and its numbers are no examples.
+        return Block(rows, values.shapes is None)

@@ -1,0 +1,170 @@
+"""How far a tensor's values are from others of it: relative norm, cosine, linear CKA. NumPy only.
+
+Everything is summed up in float64, block by block, so that no tensor has to be in memory whole.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+import numpy.typing as npt
+
+from extractkit.values import Array
+
+WIDEST = 2048
+"""Most features of which linear CKA is computed: it needs squares of that size."""
+
+Matrix = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Some of a tensor's values.
+
+    Attributes:
+        values: numbers of any type.
+        examples: whether its first axis counts examples, the others their features.
+    """
+
+    values: Array
+    examples: bool
+
+    def rows(self, shift: Matrix | float = 0.0) -> Matrix:
+        """The examples, float64 (examples, features), less what is to be subtracted from each."""
+        return np.asarray(self.values, np.float64).reshape(len(self.values), -1) - shift
+
+    @property
+    def aligns(self) -> bool:
+        """Whether linear CKA can be computed of it."""
+        return self.examples and self.values[:1].size <= WIDEST
+
+
+@dataclass(frozen=True, eq=False)
+class Own:
+    """Sums over the values of one side.
+
+    Attributes:
+        norm: ‖x‖².
+        count, total, square: of the examples their number, their sum, and XᵀX; no square where
+            there is no CKA. Both are of examples less `shift`.
+    """
+
+    norm: float
+    count: int
+    total: Matrix
+    square: Matrix | None
+    shift: Matrix
+
+    @classmethod
+    def of(cls, blocks: Iterable[Block], shift: Matrix | None = None) -> "Own":
+        """The sums over blocks.
+
+        Args:
+            shift: float64 (features,), near the examples' mean, so that sums do not cancel each
+                other; None: the mean of the first block.
+        """
+        norm, count = 0.0, 0
+        total: Matrix | None = None
+        square: Matrix | None = None
+        aligns = True
+        for block in blocks:
+            plain = np.asarray(block.values, np.float64)
+            norm += _dot(plain, plain)
+            aligns = aligns and block.aligns
+            if not aligns or not len(plain):
+                continue
+            if shift is None:
+                shift = block.rows().mean(axis=0)
+            rows = block.rows(shift)
+            count += len(rows)
+            total = rows.sum(axis=0) + (0.0 if total is None else total)
+            square = rows.T @ rows + (0.0 if square is None else square)
+        empty = np.zeros(0)
+        return cls(
+            norm,
+            count,
+            empty if total is None else total,
+            square if aligns else None,
+            empty if shift is None else shift,
+        )
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How like a reference something is; None for what has no meaning.
+
+    Attributes:
+        relative_norm: ‖x − reference‖ / ‖reference‖; None where the reference is zero.
+        cosine: of the angle between the two as vectors; None where one of them is zero.
+        cka: linear centred kernel alignment over the examples, from 0 to 1; None where there are
+            no examples, more than `WIDEST` features, or nothing in which examples differ.
+            Source: Kornblith et al., Similarity of Neural Network Representations Revisited, 2019.
+
+    All are None where NaN or an infinity is in the values.
+    """
+
+    relative_norm: float | None
+    cosine: float | None
+    cka: float | None
+
+
+UNLIKE = Likeness(None, None, None)
+"""Of two things of different shapes."""
+
+
+def likeness(reference: Iterable[Block], other: Iterable[Block], own: tuple[Own, Own]) -> Likeness:
+    """How like the reference something is.
+
+    Args:
+        reference, other: blocks of equal sizes, in the same order; where they have other shapes,
+            the two are unlike.
+        own: the sums over each of them, made with one shift.
+    """
+    a, b = own
+    difference = product = 0.0
+    crossed: Matrix | None = None
+    for one, two in zip(reference, other, strict=True):
+        if one.values.shape != two.values.shape:
+            return UNLIKE
+        x, y = (np.asarray(side.values, np.float64) for side in (one, two))
+        difference += _dot(y - x, y - x)
+        product += _dot(x, y)
+        if a.square is not None and len(x):
+            crossed = one.rows(a.shift).T @ two.rows(b.shift) + (
+                0.0 if crossed is None else crossed
+            )
+    return Likeness(
+        _ratio(sqrt(difference), sqrt(a.norm)),
+        _bounded(_ratio(product, sqrt(a.norm) * sqrt(b.norm)), -1.0),
+        _bounded(_cka(a, b, crossed), 0.0),
+    )
+
+
+def _cka(a: Own, b: Own, crossed: Matrix | None) -> float | None:
+    """‖YᵀX‖² / (‖XᵀX‖ ‖YᵀY‖), columns centred."""
+    if a.square is None or b.square is None or crossed is None or a.count < 2:
+        return None
+
+    def norm(square: Matrix, left: Own, right: Own) -> float:
+        centred = square - np.outer(left.total, right.total) / a.count
+        return float(np.linalg.norm(centred))
+
+    both = norm(crossed, a, b)
+    return _ratio(both * both, norm(a.square, a, a) * norm(b.square, b, b))
+
+
+def _dot(a: Matrix, b: Matrix) -> float:
+    # Not by BLAS, whose threads take longer to start than such a sum does.
+    return float(np.einsum("i,i->", a.reshape(-1), b.reshape(-1)))
+
+
+def _ratio(above: float, below: float) -> float | None:
+    if not np.isfinite(above) or not np.isfinite(below) or below <= 0.0:
+        return None
+    return above / below
+
+
+def _bounded(value: float | None, least: float) -> float | None:
+    """Without what rounding adds beyond the bounds."""
+    return None if value is None else min(1.0, max(least, value))
