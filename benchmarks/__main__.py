@@ -2,12 +2,13 @@
 
 import sys
 
-from benchmarks import first_layer, hidden_states, memory
+from benchmarks import checkpoints, first_layer, hidden_states, memory
 
 BENCHMARKS = {
     "hidden_states": hidden_states.main,
     "first_layer": first_layer.main,
     "memory": memory.main,
+    "checkpoints": checkpoints.main,
 }
 
 if __name__ == "__main__":
