@@ -1,5 +1,5 @@
 # `make help` lists the targets. Settings: PYTHON=… (interpreter to build from), VENV=… (where the
-# virtual environment goes), PYTEST_ARGS=… (more for pytest).
+# virtual environment goes), PYTEST_ARGS=… (more for pytest), PROCESSES=… (that run the tests).
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -12,6 +12,7 @@ SHELL := /bin/bash
 VENV ?= .venv
 PYTHON ?=
 PYTEST_ARGS ?=
+PROCESSES ?= 2
 FUZZ_ARGS ?=
 FAULTS_ARGS ?=
 
@@ -95,7 +96,7 @@ benchmark: venv ## measure speed and memory
 
 .PHONY: test
 test: venv lint types layers ## the gate: lint, types, layers and all tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: venv ## rules and format of the code

@@ -8,6 +8,19 @@ import pytest
 REQUIRE = "EXTRACTKIT_REQUIRE_REAL_MODELS"
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_terminal() -> Generator[None]:
+    """Output is folded where a width is told, and none is to be told by chance.
+
+    pytest imports readline, which leaves COLUMNS and LINES to every process started from then on:
+    that is where xdist's have theirs from.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("COLUMNS", "LINES"):
+            patch.delenv(name, raising=False)
+        yield
+
+
 def _refuse(report: pytest.TestReport | pytest.CollectReport) -> None:
     """Turn a skip into a failure that says why."""
     reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr

@@ -40,7 +40,8 @@ def test_kills_and_interruptions_leave_no_trace(tmp_path: Path) -> None:
     shards = TEXTS // SAMPLES_A_SHARD
     for number, how in enumerate(SIGNALS):
         process = start(tmp_path, *(("resume", "run") if number else JOB))
-        kept = wait_for_commit(process, run, shards * number // len(SIGNALS))
+        # Half of the run stays, so that the signal is there before the end on a busy machine too.
+        kept = wait_for_commit(process, run, shards * number // len(SIGNALS) // 2)
         assert kept < shards
         process.send_signal(how)
         _, told = process.communicate(timeout=300)
