@@ -17,15 +17,18 @@ if TYPE_CHECKING:
     from extractkit.runs.diff import diff
     from extractkit.runs.reader import Run
     from extractkit.runs.reader import open_run as open  # noqa: A004
+    from extractkit.runs.sweeps.reader import Sweep, open_sweep
 
-__all__ = ["Run", "diff", "extract", "open", "rerun", "resume", "verify"]
+__all__ = ["Run", "Sweep", "diff", "extract", "open", "open_sweep", "rerun", "resume", "verify"]
 
 # Looked up on first use, so that `extractkit --help` pays for none of them.
 _LAZY = {
     "Run": ("extractkit.runs.reader", "Run"),
+    "Sweep": ("extractkit.runs.sweeps.reader", "Sweep"),
     "diff": ("extractkit.runs.diff", "diff"),
     "extract": ("extractkit.api", "extract"),
     "open": ("extractkit.runs.reader", "open_run"),
+    "open_sweep": ("extractkit.runs.sweeps.reader", "open_sweep"),
     "rerun": ("extractkit.api", "rerun"),
     "resume": ("extractkit.api", "resume"),
     "verify": ("extractkit.api", "verify"),

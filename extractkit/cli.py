@@ -19,13 +19,12 @@ from extractkit.errors import ConfigError, ExtractkitError, UserError
 DONE, FAILED, MISTAKEN, INTERRUPTED = 0, 1, 2, 130
 """Exit codes: done; the job or a check failed; a mistake in what the user wrote; interrupted."""
 
-_JSON, _EXACT = "--json", "--exact"
+_JSON, _EXACT, _FAIL_FAST = "--json", "--exact", "--fail-fast"
 # Our own flags, and the verbs on jobs that know them; verbs on runs know theirs themselves.
-_FLAGS = {_JSON: ("tensors", "plan"), _EXACT: ("plan",)}
+_FLAGS = {_JSON: ("tensors", "plan"), _EXACT: ("plan",), _FAIL_FAST: ("run",)}
 _HELP = ("--help", "-h")
 _ON_RUNS = {
     "show": runs.show,
-    "resume": runs.resume,
     "rerun": runs.rerun,
     "verify": runs.verify,
     "diff": runs.diff,
@@ -50,11 +49,13 @@ def execute(arguments: Sequence[str]) -> int:
         return DONE
     if verb in _ON_RUNS:
         return DONE if _ON_RUNS[verb](rest) else FAILED
+    if verb == "resume":
+        return max(runs.resume(rest, report), default=DONE)
     trusted, rest = taken(rest, TRUST)
     flags = _flags(verb, rest)
     rest = [argument for argument in rest if argument not in flags]
     if verb == "run":
-        failures = jobs.run(rest, report, trusted)
+        failures = jobs.run(rest, report, trusted, fail_fast=_FAIL_FAST in flags)
     elif verb == "tensors":
         failures = jobs.tensors(rest, report, trusted, as_json=_JSON in flags)
     else:

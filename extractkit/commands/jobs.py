@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from extractkit.commands.options import TRUST
-from extractkit.commands.output import write, write_json, write_rendered
+from extractkit.commands.output import write_json, write_rendered
 from extractkit.display import help as help_text
 from extractkit.errors import ConfigError, UserError, choices
 from extractkit.runs.manifest import MANIFEST
@@ -33,13 +33,16 @@ _Answer = tuple[object, "RenderableType"]
 Report = Callable[[Exception], int]
 
 
-def run(arguments: Sequence[str], report: Report, trusted: Sequence[str]) -> list[int]:
-    """Extract; the last line on standard output is the run directory.
+def run(
+    arguments: Sequence[str], report: Report, trusted: Sequence[str], *, fail_fast: bool = False
+) -> list[int]:
+    """Extract; the last line on standard output is the run directory, or that of the sweep.
 
     Args:
         arguments: Hydra's.
         report: told of each job's failure when it happens, gives the exit code for it.
         trusted: modules named by `--trust`.
+        fail_fast: whether no job of a sweep is to begin once one has failed.
 
     Returns:
         The exit codes of the jobs that failed.
@@ -47,7 +50,19 @@ def run(arguments: Sequence[str], report: Report, trusted: Sequence[str]) -> lis
     Raises:
         UserError: a mistake in the arguments.
     """
-    return _launch(arguments, _extract, report, trusted, dry=False)
+    from extractkit.commands.sweeps import ended, write_run
+    from extractkit.config.app import launch
+
+    rest = _overrides_first(arguments)
+    _complete_after_verb()
+    return launch(
+        *(rest, extract, report),
+        dry=False,
+        trusted=trusted,
+        ran=write_run,
+        swept=ended,
+        fail_fast=fail_fast,
+    )
 
 
 def tensors(
@@ -88,8 +103,8 @@ def _overrides_first(arguments: Sequence[str]) -> list[str]:
     return overrides + flags
 
 
-def _extract(composed: "Composition") -> None:
-    """Run one job."""
+def extract(composed: "Composition") -> Path:
+    """Run one job; returns the run directory."""
     from extractkit.display.progress import listening
     from extractkit.engine.execute import execute
     from extractkit.engine.heap import return_large_buffers
@@ -100,10 +115,9 @@ def _extract(composed: "Composition") -> None:
         resumable(composed.directory, _trust_needed(composed.job)),
         listening(sys.stderr) as listener,
     ):
-        directory = execute(
+        return execute(
             composed.job, composed.directory, hydra_files=composed.hydra_files, listener=listener
         )
-    write(f"{directory}\n")
 
 
 @contextmanager
@@ -136,6 +150,8 @@ def _look(
     as_json: bool,
 ) -> list[int]:
     """Print what there is to say of each job; as JSON, all of a sweep's jobs in one array."""
+    from extractkit.config.app import launch
+
     documents: list[object] = []
 
     def look(composed: "Composition") -> None:
@@ -150,7 +166,9 @@ def _look(
         documents.append({"error": str(error)})  # jobs are told apart by their order
         return report(error)
 
-    failures = _launch(arguments, look, fail, trusted, dry=True)
+    rest = _overrides_first(arguments)
+    _complete_after_verb()
+    failures = launch(rest, look, fail, dry=True, trusted=trusted)
     if as_json and (len(documents) > 1 or any(argument in _SWEEP for argument in arguments)):
         write_json(documents)
     elif as_json and documents and not failures:
@@ -180,22 +198,6 @@ def _plan(composed: "Composition", *, exact: bool) -> _Answer:
     check_unused(composed.directory)
     found = preview(composed.job, composed.directory, exact=exact)
     return found.to_json(), overview(found)
-
-
-def _launch(
-    arguments: Sequence[str],
-    function: "Callable[[Composition], None]",
-    fail: Report,
-    trusted: Sequence[str],
-    *,
-    dry: bool,
-) -> list[int]:
-    """Do something for every job of the arguments."""
-    from extractkit.config.app import launch
-
-    rest = _overrides_first(arguments)
-    _complete_after_verb()
-    return launch(rest, function, fail, dry=dry, trusted=trusted)
 
 
 def _complete_after_verb() -> None:

@@ -3,12 +3,13 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from extractkit.commands import sweeps
 from extractkit.commands.options import TRUST, RunOptions
 from extractkit.commands.output import write, write_json, write_rendered
 from extractkit.errors import ConfigError, RunDirectoryError
@@ -17,13 +18,15 @@ if TYPE_CHECKING:
     from extractkit.runs.drift import Drift
     from extractkit.runs.manifest import Manifest
 
+Report = Callable[[Exception], int]
+
 _RUN_DIR = "hydra.run.dir="
 
 
 def show(arguments: Sequence[str]) -> bool:
-    """Tell what a run directory holds.
+    """Tell what a run directory, or that of a sweep, holds.
 
-    Every verb here returns whether what was asked for holds.
+    Every verb here but `resume` returns whether what was asked for holds.
 
     Raises:
         UserError: a mistake in the arguments, or no run.
@@ -33,12 +36,16 @@ def show(arguments: Sequence[str]) -> bool:
     from extractkit.runs.directory import JOURNAL
     from extractkit.runs.drift import read_drift
     from extractkit.runs.schema import plain
+    from extractkit.runs.sweeps.record import is_sweep
 
     options = RunOptions("show", "run")
     options.add_argument("--json", action="store_true")
     options.add_argument("--figure", type=Path, metavar="FILE")
     given = options.parse_args(arguments)
     directory = Path(given.run)
+    if is_sweep(directory) and given.figure is None:
+        sweeps.show(directory, as_json=given.json)
+        return True
     found = manifest.read(directory)
     drift = read_drift(directory, found.files)
     if given.figure is not None:
@@ -64,16 +71,26 @@ def _draw(found: "Manifest", drift: "Drift | None", directory: Path, figure: Pat
     draw(drift, figure, tuple(one.step for one in found.checkpoints))
 
 
-def resume(arguments: Sequence[str]) -> bool:
-    """Go on with a run; the last line on standard output is its directory."""
+def resume(arguments: Sequence[str], report: Report) -> list[int]:
+    """Go on with a run, or a sweep; the last line on standard output is its directory.
+
+    Args:
+        report: told of the failure of each job of a sweep, gives the exit code for it.
+
+    Returns:
+        The exit codes of the jobs of a sweep that failed.
+    """
     from extractkit.api import resume
     from extractkit.commands.jobs import resumable
     from extractkit.display.progress import listening
+    from extractkit.runs.sweeps.record import is_sweep
 
     options = RunOptions("resume", "run")
     options.add_argument(TRUST, action="append", default=[], metavar="MODULE")
     given = options.parse_args(arguments)
     directory = _directory(given.run)
+    if is_sweep(directory):
+        return sweeps.resume(directory, given.trust, report)
     with (
         redirect_stdout(sys.stderr),
         resumable(directory, given.trust),
@@ -81,7 +98,7 @@ def resume(arguments: Sequence[str]) -> bool:
     ):
         resume(directory, trust=given.trust, listener=listener)
     write(f"{directory}\n")
-    return True
+    return []
 
 
 def rerun(arguments: Sequence[str]) -> bool:

@@ -10,32 +10,36 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from extractkit.config.compose import PROGRAM, VERSION_BASE, Composition, composition
+from extractkit.config.application import Application, JobFunction, Ran, Report
+from extractkit.config.compose import PROGRAM, VERSION_BASE
 from extractkit.config.directory import ROOT, config_directory
 from extractkit.config.guard import guarded
 from extractkit.config.messages import translated
 from extractkit.config.nested import opened
 from extractkit.config.quoting import quoted
 from extractkit.config.typed import trust_of
+from extractkit.engine.loaded import forget
 from extractkit.errors import ConfigError, ExtractkitError, JobError
+from extractkit.runs.manifest import now
+from extractkit.runs.sweeps.record import JobStatus, SweepRecord, is_sweep
+from extractkit.runs.sweeps.writing import begun, end, gone_on
 from extractkit.trust import Trust
 
-JobFunction = Callable[[Composition], None]
-Report = Callable[[Exception], int]
+Swept = Callable[[Path, SweepRecord, Trust], None]
+"""Told of a sweep that has ended, however: its directory, its index, what the user vouched for."""
 
-_SWEEP_RECORD = "multirun.yaml"
 _RERUN = "--experimental-rerun"
 
 
@@ -46,39 +50,68 @@ def launch(
     *,
     dry: bool,
     trusted: Sequence[str] = (),
+    ran: Ran | None = None,
+    swept: Swept | None = None,
+    fail_fast: bool = False,
+    resumed: Path | None = None,
 ) -> list[int]:
     """Run a function for every job that the arguments describe, as a Hydra application.
 
     Args:
         arguments: of the command line, Hydra's own options included.
-        function: called with each job; picklable unless `dry`, for launchers may send it away.
+        function: called with each job, gives its run directory; it and what follows have to be
+            picklable unless `dry`, for launchers may send them away.
         report: called with each job's failure when it happens, and gives the exit code for it;
             the other jobs go on.
         dry: whether the jobs store nothing.
         trusted: modules whose callables a file may name too.
+        ran: told of each run directory, in this process alone: of jobs in others once all are done.
+        swept: told of the index of a sweep that stored something, once it is written.
+        fail_fast: whether no job of a sweep is to begin once one has failed.
+        resumed: the directory of the sweep that the arguments come from, to be gone on with: they
+            are a file's word then, and not the user's.
 
     Returns:
-        The failures' exit codes, those of jobs in other processes excepted.
+        The failures' exit codes, those of jobs in other processes included.
 
     Raises:
         ConfigError: the arguments do not compose to jobs, or a file names code that is not
             trusted.
-        ExtractkitError: the first failure of a job in another process.
+        RunDirectoryError: the directory of a new sweep is taken, or that of the resumed one is
+            being worked on or damaged.
     """
     _refuse_pickles(arguments)
-    trust = trust_of(arguments, trusted)
+    trust = trust_of(arguments if resumed is None else (), trusted)
     with _scratch() as scratch, guarded(trust):
-        application = _Application(function, report, dry, Path(scratch), trust)
+        application = Application(function, report, ran or _unheard, trust, Path(scratch))
+        launching = _Launching(application, arguments, dry, fail_fast)
         main = hydra.main(str(config_directory()), ROOT, VERSION_BASE)(application)
-        with application.current(), _command_line(opened(arguments)), translated(arguments):
+        with launching.current(), _command_line(opened(arguments)), translated(arguments):
             try:
-                main()
+                with launching.sweep(resumed):
+                    main()
+            except _Refused as refused:
+                raise refused.error from refused.error.__cause__
             except SystemExit as stop:
                 # Hydra has shown its help, or has explained a mistake.
                 raise SystemExit(2 if stop.code else 0) from None
             finally:
-                application.tidy()
+                forget()
+                launching.tidy()
+                launching.tell(swept)
         return application.failures
+
+
+def _unheard(_: Path) -> None:
+    """Nobody wants to know."""
+
+
+class _Refused(BaseException):
+    """Ends Hydra from inside a callback, whose ordinary exceptions it turns into warnings."""
+
+    def __init__(self, error: ExtractkitError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 def _refuse_pickles(arguments: Sequence[str]) -> None:
@@ -109,101 +142,120 @@ def _scratch() -> Iterator[str]:
         yield scratch
 
 
-class _Application:
-    """What Hydra calls for each job, and what its callback asks before the first one."""
+class _Launching:
+    """What Hydra's callback asks before the first job, and what is left to do after the last."""
 
     def __init__(
-        self, function: JobFunction, report: Report, dry: bool, scratch: Path, trust: Trust
+        self, application: Application, arguments: Sequence[str], dry: bool, fail_fast: bool
     ) -> None:
-        self.failures: list[int] = []
-        self._function = function
-        self._report = report
+        self._application = application
+        self._arguments = arguments
         self._dry = dry
-        self._scratch = scratch
-        self._trust = trust
-        self._process = os.getpid()
-        self._asked: Path | None = None
+        self._fail_fast = fail_fast
         self._absent: list[Path] = []
-
-    def __call__(self, cfg: DictConfig) -> None:
-        directory = self._directory()
-        try:
-            self._function(composition(cfg, directory, trust=self._trust))
-        except SystemExit as stop:
-            # Raised by a model's own code, say; it would end the whole sweep.
-            self._failed(JobError(f"the job called sys.exit({stop.code!r})"), directory)
-        except Exception as error:  # noqa: BLE001 - reported whatever it is; other jobs go on
-            self._failed(error, directory)
+        self._index: SweepRecord | None = None
+        self._open = ExitStack()
 
     def run_starts(self, config: DictConfig) -> None:
         """Let Hydra make the scratch directory in place of the single job's."""
-        self._asked = _resolved(config, "hydra.run.dir")
-        self._will_make(self._asked)
+        asked = _resolved(config, "hydra.run.dir")
+        self._will_make(asked)
+        self._application.asked = asked
         with read_write(config.hydra):
-            config.hydra.run.dir = str(self._scratch)
+            config.hydra.run.dir = str(self._application.scratch)
 
     def sweep_starts(self, config: DictConfig) -> None:
-        """Do the same for a dry sweep, which also stays on this machine."""
+        """Begin a sweep; let Hydra make the scratch directory of a dry one, on this machine."""
         asked = _resolved(config, "hydra.sweep.dir")
-        self._will_make(asked)
-        if not self._dry:
-            return
-        self._asked = asked
+        made = asked
+        if self._dry:
+            self._will_make(asked)
+            self._application.asked = asked
+            made = self._application.scratch
+        elif self._application.place is None:
+            try:
+                begins = begun(asked, self._started())
+                self._application.place = self._open.enter_context(begins)
+            except ExtractkitError as error:
+                raise _Refused(error) from error
         with read_write(config.hydra):
-            config.hydra.sweep.dir = str(self._scratch)
-            config.hydra.launcher = ConfigStore.instance().load("hydra/launcher/basic.yaml").node
-            # Jobs are composed anew, from the overrides.
-            config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(str(self._scratch))}")
+            config.hydra.sweep.dir = str(made)
+            if self._dry:
+                config.hydra.launcher = (
+                    ConfigStore.instance().load("hydra/launcher/basic.yaml").node
+                )
+            # Jobs are composed anew, from the overrides, and may work in another directory.
+            config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(str(made))}")
+
+    @contextmanager
+    def sweep(self, resumed: Path | None) -> Iterator[None]:
+        """Inside, jobs run; a sweep that has begun has its index when the context is left."""
+        if resumed is not None:
+            self._application.place = self._open.enter_context(gone_on(resumed))
+        with self._open:
+            try:
+                yield
+            except BaseException as error:
+                # Jobs that a launcher sent away may go on.
+                with suppress(ExtractkitError):
+                    self._end(isinstance(error, KeyboardInterrupt), all_ended=False)
+                raise
+            self._end(interrupted=False, all_ended=True)
+
+    def _end(self, interrupted: bool, *, all_ended: bool) -> None:
+        place, application = self._application.place, self._application
+        if place is None:
+            return
+        self._index = end(place.directory, interrupted=interrupted, all_ended=all_ended)
+        for job in self._index.jobs:
+            if job.number in application.seen or job.attempt != place.attempt:
+                continue
+            if job.status is JobStatus.FINISHED:
+                application.ran(job.directory(place.directory))
+            elif job.exit_code is not None:
+                application.failures.append(job.exit_code)
+
+    def tell(self, swept: Swept | None) -> None:
+        """Say what became of the sweep, if anything of it stays."""
+        place = self._application.place
+        if swept and place and self._index and is_sweep(place.directory):
+            swept(place.directory, self._index, self._application.trust)
 
     def tidy(self) -> None:
-        """Remove the directories made for a run, or for a sweep of which no job left anything."""
-        if not self._absent:
-            return
-        with suppress(OSError):  # what is not empty stays
-            if [path.name for path in self._absent[0].iterdir()] == [_SWEEP_RECORD]:
-                (self._absent[0] / _SWEEP_RECORD).unlink()
+        """Remove the directories made for a run that left nothing."""
         for directory in self._absent:
             with suppress(OSError):
                 directory.rmdir()
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """Be the application that the callback speaks to."""
+        """Be what the callback speaks to."""
         token = _current.set(self)
         try:
             yield
         finally:
             _current.reset(token)
 
+    def _started(self) -> SweepRecord:
+        """The record of a sweep that is about to begin."""
+        given = get_args_parser().parse_args(list(self._arguments))
+        return SweepRecord(
+            started=now(),
+            overrides=tuple(given.overrides),
+            config_dir=given.config_dir and os.path.abspath(given.config_dir),  # noqa: PTH100
+            config_path=given.config_path,
+            config_name=given.config_name,
+            fail_fast=self._fail_fast,
+            working_directory=str(Path.cwd()),
+        )
+
     def _will_make(self, directory: Path) -> None:
         """Remember what is not there yet, deepest first."""
         if not self._dry:
             self._absent = [path for path in (directory, *directory.parents) if not path.exists()]
 
-    def _directory(self) -> Path:
-        """The directory that the user asked for, for the job that Hydra is running."""
-        config = cast(DictConfig, HydraConfig.get())  # declared as the dataclass of its schema
-        output = Path(config.runtime.output_dir)
-        if self._asked is None:
-            return output
-        with read_write(config):
-            (config.run if config.mode == RunMode.RUN else config.sweep).dir = str(self._asked)
-        return Path(os.path.normpath(self._asked / os.path.relpath(output, self._scratch)))
 
-    def _failed(self, error: Exception, directory: Path) -> None:
-        code = self._report(error)
-        if self._asked is None:
-            with suppress(OSError):  # Hydra made it; what is not empty stays
-                directory.rmdir()
-        if os.getpid() == self._process:
-            self.failures.append(code)
-        elif isinstance(error, ExtractkitError):
-            raise error
-        else:
-            raise JobError(f"{type(error).__name__}: {error}")
-
-
-_current: ContextVar[_Application] = ContextVar("application")
+_current: ContextVar[_Launching] = ContextVar("launching")
 
 
 class KeepOff(Callback):
@@ -211,13 +263,13 @@ class KeepOff(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """A single job is about to start."""
-        if application := _current.get(None):
-            application.run_starts(config)
+        if launching := _current.get(None):
+            launching.run_starts(config)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """A sweep is about to start."""
-        if application := _current.get(None):
-            application.sweep_starts(config)
+        if launching := _current.get(None):
+            launching.sweep_starts(config)
 
 
 def _resolved(config: DictConfig, key: str) -> Path:

@@ -1,9 +1,11 @@
-"""The job of a run, from its manifest alone."""
+"""The job of a run, from its manifest alone; and a job told from elsewhere."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from extractkit.component import Component
+from extractkit.config.compose import Composition
 from extractkit.config.convert import job_of
 from extractkit.errors import RunDirectoryError
 from extractkit.job import Job
@@ -43,3 +45,20 @@ def recorded_job(
     if manifest.volatile.working_directory is not None:
         entries = relocated(entries, Path(manifest.volatile.working_directory))
     return job_of(entries, manifest.job_given, manifest.model_name, live, Trust(tuple(trusted)))
+
+
+def told_from(directory: str | None, composed: Composition, trust: Trust) -> Composition:
+    """A job that was composed in another working directory than it was first given in.
+
+    Args:
+        directory: that one; None: nobody knows.
+        trust: what the user vouches for.
+
+    Raises:
+        ConfigError: as `convert.job_of`.
+    """
+    if directory is None or Path(directory) == Path.cwd():
+        return composed
+    job = composed.job
+    entries = relocated(job.resolved, Path(directory))
+    return replace(composed, job=job_of(entries, job.given, job.model_name, trust=trust))

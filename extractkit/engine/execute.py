@@ -10,6 +10,7 @@ from typing import cast
 
 from extractkit.engine.described import check_repeats, check_same, described
 from extractkit.engine.listener import Listener, Summary
+from extractkit.engine.loaded import forget
 from extractkit.engine.prepare import Prepared, prepare
 from extractkit.engine.process import environment, impose
 from extractkit.engine.recorded import recorded_survey
@@ -165,6 +166,8 @@ class _Execution:
         except Superfluous:
             raise  # nothing has gone wrong, and all of it is taken back
         except BaseException as error:
+            if not isinstance(error, UserError):
+                forget()  # whatever state the model is in now
             interrupted = isinstance(error, KeyboardInterrupt)
             # What nobody foresaw is told with its traceback.
             foreseen = interrupted or isinstance(error, ExtractkitError)
@@ -180,6 +183,8 @@ class _Execution:
     def _planned(self, prepared: Prepared, recorder: Recorder) -> Survey:
         """The samples' lengths, with the plan frozen in the manifest."""
         now = described(recorder.manifest, prepared)
+        if now.model["definition"] is None:
+            forget()  # Python code, say, that may remember its calls
         if recorder.manifest.plan is not None:
             check_same(recorder.manifest, now, str(self.directory))
             found = self._recorded(prepared, recorder)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from extractkit.engine.isolation import try_out
+from extractkit.engine.loaded import model_of
 from extractkit.engine.measure import measure_axes
 from extractkit.errors import ConfigError, InputError
 from extractkit.inputs.nothing import NoSamples
@@ -136,7 +137,7 @@ def _loaded(job: Job) -> tuple[Model, CheckpointAxis | None]:
 
 
 def _model(job: Job) -> Model:
-    model = job.model.build()
+    model = model_of(job.model, job.runtime)
     if lacking := [name for name in ("catalog", "program") if not hasattr(model, name)]:
         raise ConfigError(
             f"model._target_={job.model.target!r} returns a {type(model).__name__}, which has no "

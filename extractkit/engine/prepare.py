@@ -11,6 +11,7 @@ import numpy.typing as npt
 from extractkit.engine.batches import read_batch
 from extractkit.engine.batching import BatchRules
 from extractkit.engine.isolation import try_out
+from extractkit.engine.loaded import program_of
 from extractkit.engine.non_finite import refuse_non_finite
 from extractkit.engine.opening import Opened, open_job
 from extractkit.engine.reading_once import encoded_bytes, in_blocks
@@ -125,7 +126,8 @@ def prepare(job: Job) -> Prepared:
     varying = [tensor for tensor in opened.tensors if not tensor.constant]
     if not varying:
         return Prepared(job, opened, None, Trial(Lengths(1, {}), 0), {"load": loaded - began})
-    program = opened.model.program([fetch(tensor) for tensor in varying], opened.compilation)
+    fetches = [fetch(tensor) for tensor in varying]
+    program = program_of(opened.model, fetches, opened.compilation)
     trial = _tried(opened, varying, program, job.runtime.bad_samples)
     timings = {"load": loaded - began, "compile": time.perf_counter() - loaded}
     return Prepared(job, opened, program, trial, timings)

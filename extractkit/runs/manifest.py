@@ -4,7 +4,6 @@ Whatever may differ between two runs of the same job (times, machine) stands und
 rest identifies what was done.
 """
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -15,11 +14,11 @@ from extractkit.checkpoints import Checkpoint, SkippedCheckpoint
 from extractkit.errors import RunDirectoryError
 from extractkit.plan import CONSTANTS_SHARD, Shard
 from extractkit.runs.environment import GitState
-from extractkit.runs.files import StoredFile, content_of
+from extractkit.runs.files import StoredFile
 from extractkit.runs.journal import Entry
 from extractkit.runs.origins import Origin
-from extractkit.runs.schema import decode, digest, document, plain
-from extractkit.runs.write import write_durably
+from extractkit.runs.sealed import SealedRecord
+from extractkit.runs.sealed import sealed as sealed  # a manifest's content, for whoever edits one
 from extractkit.sinks.protocol import StoredTensor
 from extractkit.tensors import TensorRecord
 from extractkit.value_checks import ValueStats
@@ -27,10 +26,11 @@ from extractkit.value_checks import ValueStats
 MANIFEST = "manifest.json"
 """Name of the file in the run directory."""
 
+SWEEP = "sweep.json"
+"""Name of the file that a directory of several jobs' runs holds instead."""
+
 SCHEMA = 3
 """Version of the manifest's fields; to be raised with every change of them."""
-
-_CHECKSUM = "checksum"
 
 
 class Status(StrEnum):
@@ -242,12 +242,7 @@ def write(directory: Path, manifest: Manifest) -> None:
     Raises:
         JobError: it could not be written.
     """
-    write_durably(directory / MANIFEST, sealed(plain(manifest)))
-
-
-def sealed(data: Mapping[str, object]) -> bytes:
-    """The file that holds these fields: its last one is a checksum over the others."""
-    return document({**data, _CHECKSUM: digest(data)})
+    _RECORD.write(directory / MANIFEST, manifest)
 
 
 def read(directory: Path) -> Manifest:
@@ -256,39 +251,17 @@ def read(directory: Path) -> Manifest:
     Raises:
         RunDirectoryError: there is none, it is damaged, or a newer extractkit wrote it.
     """
-    path = directory / MANIFEST
     try:
-        content = content_of(path)
-        data = json.loads(content)
+        return _RECORD.read(directory / MANIFEST)
     except FileNotFoundError as error:
+        if (directory / SWEEP).exists():
+            raise RunDirectoryError(
+                f"{directory} is a sweep, not one run. Give one of its runs; those are listed by: "
+                f"extractkit show {directory}"
+            ) from error
         raise RunDirectoryError(
             f"{directory} is no run directory: it holds no {MANIFEST}"
         ) from error
-    except (ValueError, RecursionError) as error:
-        raise RunDirectoryError(
-            f"{path} is damaged: {error}. Restore it, or run the job again"
-        ) from error
-    # The version decides what the other fields mean, so it is looked at before any of them.
-    version = data.get("schema") if isinstance(data, dict) else None
-    if type(version) is not int or version < 1:
-        raise RunDirectoryError(f"{path} is no manifest: it has no schema version")
-    if version > SCHEMA:
-        raise RunDirectoryError(
-            f"{path} has schema version {version}; this extractkit reads up to {SCHEMA}. "
-            f"Update it: pip install -U extractkit"
-        )
-    if version < SCHEMA:
-        raise RunDirectoryError(
-            f"{path} has schema version {version}, from before extractkit's first release; this "
-            f"one reads version {SCHEMA}. Run the job again"
-        )
-    data.pop(_CHECKSUM, None)
-    try:
-        whole = content == sealed(data)
-    except RecursionError:
-        whole = False
-    if not whole:
-        raise RunDirectoryError(
-            f"{path} is damaged: its checksum does not hold. Restore it, or run the job again"
-        )
-    return decode(Manifest, data, str(path))
+
+
+_RECORD = SealedRecord(Manifest, "manifest", SCHEMA, "run the job again")

@@ -49,6 +49,12 @@ def origins(components: Iterable[Component]) -> tuple[Origin, ...]:
     return tuple(found)
 
 
+def files_of(component: Component) -> Iterator[Path]:
+    """The files that arguments of a component name."""
+    for _, text in _texts(component.at, component.arguments):
+        yield from _files(text)[0]
+
+
 def origin(key: str, text: str) -> Origin | None:
     """What the files that a text names hold now; None where there are none.
 

@@ -1,0 +1,179 @@
+"""What run, show and resume do of a sweep."""
+
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stdout
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from extractkit.commands.options import TRUST
+from extractkit.commands.output import write, write_json, write_rendered
+from extractkit.errors import RunDirectoryError
+
+if TYPE_CHECKING:
+    from extractkit.config.compose import Composition
+    from extractkit.runs.manifest import Manifest
+    from extractkit.runs.sweeps.record import SweepRecord
+    from extractkit.trust import Trust
+
+_OPTIONS = ("config_dir", "config_path", "config_name")
+# Hydra would write through links in a directory that may be somebody else's.
+_KEPT_OFF = ("hydra.output_subdir=null", "hydra.job_logging.root=null")
+
+
+def show(directory: Path, *, as_json: bool) -> None:
+    """Tell what a sweep holds.
+
+    Raises:
+        RunDirectoryError: it is damaged.
+    """
+    from extractkit.display.sweep import overview
+    from extractkit.runs.schema import plain
+    from extractkit.runs.sweeps.record import read
+
+    found = read(directory)
+    if as_json:
+        write_json(plain(found))
+    else:
+        write_rendered(overview(directory, found))
+
+
+def resume(
+    directory: Path, trusted: Sequence[str], report: Callable[[Exception], int]
+) -> list[int]:
+    """Go on with a sweep: jobs whose runs are whole are left alone, all others are done.
+
+    Returns:
+        The exit codes of the jobs that failed.
+
+    Raises:
+        RunDirectoryError: it is damaged, or another process works on it.
+        ConfigError: it does not compose any more, or names code that is not trusted.
+    """
+    from extractkit.config.app import launch
+    from extractkit.runs.sweeps.record import read
+
+    found = read(directory)
+    if _is_whole(directory, found):
+        sys.stderr.write(f"{directory} is finished, and nothing of it is damaged\n")
+        write(f"{directory}\n")
+        return []
+    return launch(
+        list(_arguments(directory, found)),
+        partial(_gone_on, trusted=tuple(trusted), working_directory=found.working_directory),
+        report,
+        dry=False,
+        trusted=trusted,
+        ran=write_run,
+        swept=ended,
+        resumed=directory,
+    )
+
+
+def write_run(directory: Path) -> None:
+    """Tell where a run is."""
+    write(f"{directory}\n")
+
+
+def ended(directory: Path, record: "SweepRecord", trust: "Trust") -> None:
+    """Say what became of a sweep; the last line on standard output is its directory."""
+    from extractkit.display.console import printable
+    from extractkit.display.sweep import summary
+    from extractkit.runs.manifest import Status
+
+    sys.stderr.write(printable(summary(directory, record)))
+    if record.status is not Status.FINISHED:
+        words = [str(directory), *(word for one in _needed(trust) for word in (TRUST, one))]
+        sys.stderr.write(f"Go on with the sweep: extractkit resume {shlex.join(words)}\n")
+    if record.status is not Status.INTERRUPTED:
+        write(f"{directory}\n")
+
+
+def _is_whole(directory: Path, found: "SweepRecord") -> bool:
+    from extractkit.engine.execute import is_whole
+    from extractkit.runs import manifest
+
+    if found.status is not manifest.Status.FINISHED:
+        return False
+    for job in found.jobs:
+        run = job.directory(directory)
+        try:
+            if not is_whole(run, manifest.read(run)):
+                return False
+        except RunDirectoryError:
+            return False
+    return True
+
+
+def _arguments(directory: Path, found: "SweepRecord") -> Iterator[str]:
+    """The arguments of the sweep, to be launched into its own directory.
+
+    Raises:
+        RunDirectoryError: one is an option, which nobody can have typed among the overrides.
+    """
+    from extractkit.config.quoting import quoted
+
+    for override in found.overrides:
+        if override.startswith("-"):
+            raise RunDirectoryError(f"{directory} records the option {override!r} as an override")
+        yield override
+    yield f"hydra.sweep.dir={quoted(str(directory))}"
+    yield from _KEPT_OFF
+    yield "--multirun"
+    for name in _OPTIONS:
+        if (value := getattr(found, name)) is not None:
+            yield f"--{name.replace('_', '-')}={value}"
+
+
+def _gone_on(
+    composed: "Composition", *, trusted: tuple[str, ...], working_directory: str | None
+) -> Path:
+    """Do what is left of one job; returns its run directory."""
+    from extractkit.api import resume
+    from extractkit.commands.jobs import extract, resumable
+    from extractkit.config.recorded import told_from
+    from extractkit.display.progress import listening
+    from extractkit.runs import manifest
+    from extractkit.runs.manifest import MANIFEST
+    from extractkit.trust import Trust
+
+    directory = composed.directory
+    if not (directory / MANIFEST).exists():
+        return extract(told_from(working_directory, composed, Trust(trusted)))
+    _check_same(directory, manifest.read(directory), composed)
+    with (
+        redirect_stdout(sys.stderr),
+        resumable(directory, trusted),
+        listening(sys.stderr) as listener,
+    ):
+        resume(directory, trust=trusted, listener=listener)
+    return directory
+
+
+def _check_same(directory: Path, recorded: "Manifest", composed: "Composition") -> None:
+    """Make sure that a run is that of the job.
+
+    Raises:
+        RunDirectoryError: it is another's.
+    """
+    if recorded.job_given != composed.job.given:
+        raise RunDirectoryError(
+            f"{directory} holds the run of another job: {shlex.join(recorded.job_given)}. Move it "
+            f"away, and resume the sweep again"
+        )
+
+
+def _needed(trust: "Trust") -> list[str]:
+    """What `--trust` has to name when the sweep is gone on with: its own word is a file's."""
+    from extractkit.trust import SAFE_MODE, meant_for_files, module_of
+
+    named = [*trust.modules, *(module_of(t) for t in trust.targets if not meant_for_files(t))]
+    for setting in sorted(trust.settings):
+        key = setting.partition("=")[0]
+        if key.startswith(("hydra.launcher.", "hydra/launcher")):
+            named.append("hydra.launcher")
+        elif key.rpartition(".")[2] == SAFE_MODE:
+            named.append(key)
+    return list(dict.fromkeys(named))

@@ -1,0 +1,210 @@
+"""What Hydra calls for each job, in this process or wherever a launcher sends it."""
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import cast
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, read_write
+
+from extractkit.config.compose import Composition, composition
+from extractkit.config.nested import as_typed
+from extractkit.config.values import values_of
+from extractkit.engine.loaded import kept
+from extractkit.errors import ConfigError, ExtractkitError, JobError
+from extractkit.runs import manifest as manifests
+from extractkit.runs.manifest import now
+from extractkit.runs.sweeps.record import JobStatus, SweepJob, leads_out
+from extractkit.runs.sweeps.writing import SweepPlace
+from extractkit.trust import Trust
+
+JobFunction = Callable[[Composition], Path | None]
+"""Does a job; returns its run directory, or None where it leaves none."""
+
+Report = Callable[[Exception], int]
+"""Told of a failure when it happens; gives the exit code for it."""
+
+Ran = Callable[[Path], None]
+"""Told of each run directory, in the process that launched the jobs."""
+
+
+@dataclass
+class Application:
+    """Launchers pickle it, so all that it holds can be.
+
+    Attributes:
+        function, report, ran, trust: see `launch`.
+        scratch: the directory that Hydra makes its own in; see `config.app`.
+        asked: the directory that the user asked for in place of it; None: Hydra has that.
+        place: the sweep that jobs leave their records in; None where there is none.
+        failures: exit codes of jobs in this process.
+        seen: the numbers of its jobs.
+        process: the one that launches the jobs: its machine and number.
+    """
+
+    function: JobFunction
+    report: Report
+    ran: Ran
+    trust: Trust
+    scratch: Path
+    asked: Path | None = None
+    place: SweepPlace | None = None
+    failures: list[int] = field(default_factory=list)
+    seen: set[int] = field(default_factory=set)
+    process: tuple[str, int] = field(default_factory=lambda: (platform.node(), os.getpid()))
+
+    def __call__(self, cfg: DictConfig) -> None:
+        """Do the job of a composed configuration; what goes wrong is reported, and not raised."""
+        config = _hydra()
+        directory = self._directory(config)
+        swept = config.mode == RunMode.MULTIRUN
+        with kept() if swept else nullcontext():
+            if swept and self.place is not None:
+                self._swept(cfg, self._begun(config, directory), directory, self.place)
+                return
+            try:
+                made = self._done(cfg, directory)
+            except Exception as error:  # noqa: BLE001 - whatever it is; other jobs go on
+                self._failed(error, directory)
+            else:
+                self._told(made)
+
+    @property
+    def _at_home(self) -> bool:
+        return self.process == (platform.node(), os.getpid())
+
+    def _done(self, cfg: DictConfig, directory: Path) -> Path | None:
+        try:
+            return self.function(composition(cfg, directory, trust=self.trust))
+        except SystemExit as stop:
+            # Raised by a model's own code, say; it would end the whole sweep.
+            raise JobError(f"the job called sys.exit({stop.code!r})") from stop
+
+    def _begun(self, config: DictConfig, directory: Path) -> SweepJob:
+        """The record of a job that is about to begin."""
+        assert self.place is not None
+        # Unresolved: an override may itself hold an interpolation, and stays as it was typed.
+        written = OmegaConf.to_container(config.overrides.task, resolve=False)
+        assert isinstance(written, list)
+        overrides = tuple(as_typed(str(override)) for override in written)
+        number = int(config.job.num)
+        run = Path(os.path.relpath(directory, self.place.directory)).as_posix()
+        return SweepJob(
+            number=number,
+            overrides=overrides,
+            values=values_of(overrides),
+            # Where it leads out there will be no run, and so it has any name.
+            run=str(number) if leads_out(run) else run,
+            attempt=self.place.attempt,
+            status=JobStatus.STARTED,
+            started=now(),
+        )
+
+    def _swept(self, cfg: DictConfig, job: SweepJob, directory: Path, place: SweepPlace) -> None:
+        if self._at_home:
+            self.seen.add(job.number)
+        began = time.perf_counter()
+
+        def ended(**changes: object) -> SweepJob:
+            seconds = time.perf_counter() - began
+            return replace(job, finished=now(), seconds=seconds, **changes)  # type: ignore[arg-type]
+
+        try:
+            before = place.recorded(job.number)
+            if (failed := place.in_the_way()) is not None:
+                if before is None or before.status is not JobStatus.FINISHED:
+                    told = f"not begun, since job {failed.number} has failed"
+                    place.write(replace(job, status=JobStatus.SKIPPED, error=told))
+                self._remove(directory)
+                return
+            place.write(job)
+            self._check_inside(directory, place)
+            made = self._done(cfg, directory)
+            place.write(_finished(ended(), before, made, place))
+        except Exception as error:  # noqa: BLE001 - whatever it is; other jobs go on
+            code = self._failed(error, directory)
+            told = str(error) if isinstance(error, ExtractkitError) else _sort_of(error)
+            with suppress(JobError):  # the disk refuses, which is told already
+                place.write(ended(status=JobStatus.FAILED, exit_code=code, error=told))
+        except BaseException:
+            with suppress(JobError):
+                place.write(ended(status=JobStatus.INTERRUPTED))
+            raise
+        else:
+            self._told(made)
+
+    def _check_inside(self, directory: Path, place: SweepPlace) -> None:
+        """Make sure that a run lies within its sweep, and no link leads out of one gone on with.
+
+        Raises:
+            ConfigError: it does not.
+        """
+        run = Path(os.path.relpath(directory, place.directory)).as_posix()
+        if leads_out(run) or run == ".":
+            raise ConfigError(
+                f"hydra.sweep.subdir leads to {directory}, which is not inside of "
+                f"hydra.sweep.dir={place.directory}. Choose another: hydra.sweep.subdir=…"
+            )
+        there = place.directory.resolve()
+        if place.resumes and not directory.resolve().is_relative_to(there):
+            raise ConfigError(
+                f"{directory} is a link that leads out of the sweep, to {directory.resolve()}. "
+                f"Move that run into its place"
+            )
+
+    def _directory(self, config: DictConfig) -> Path:
+        """The directory that the user asked for, for the job that Hydra is running."""
+        output = Path(config.runtime.output_dir)
+        if self.asked is None:
+            return output
+        with read_write(config):
+            (config.run if config.mode == RunMode.RUN else config.sweep).dir = str(self.asked)
+        return Path(os.path.normpath(self.asked / os.path.relpath(output, self.scratch)))
+
+    def _told(self, made: Path | None) -> None:
+        # Elsewhere nobody reads it, or it would come late: whoever launched the job tells.
+        if made is not None and self._at_home:
+            self.ran(made)
+
+    def _failed(self, error: Exception, directory: Path) -> int:
+        code = self.report(error)
+        self._remove(directory)
+        if self._at_home:
+            self.failures.append(code)
+        return code
+
+    def _remove(self, directory: Path) -> None:
+        if self.asked is None:
+            with suppress(OSError):  # Hydra made it; what is not empty stays
+                directory.rmdir()
+
+
+def _finished(
+    job: SweepJob, before: SweepJob | None, made: Path | None, place: SweepPlace
+) -> SweepJob:
+    """A job that has ended well."""
+    if made is None:
+        return replace(job, status=JobStatus.FINISHED)
+    run = manifests.read(made)
+    if made != place.directory / job.run:
+        job = replace(job, reused=str(made))
+    ended = job.holding(run)
+    if before is None or before.status is not JobStatus.FINISHED:
+        return ended
+    # A run that was whole is left alone, and so is what was told of it.
+    untouched = before.timings == ended.timings and before.overrides == ended.overrides
+    return replace(before, attempt=job.attempt) if untouched else ended
+
+
+def _sort_of(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _hydra() -> DictConfig:
+    return cast(DictConfig, HydraConfig.get())  # declared as the dataclass of its schema

@@ -1,0 +1,131 @@
+"""The model that this process loaded last, for the next job of a sweep that has the same one.
+
+What is computed does not change by it: a program's values are a function of its batch, for which it
+makes no difference whether an earlier batch belonged to the same job. A model is loaded anew where
+anything differs that could make another of it: its component's target and arguments, the files that
+these name (size and time), the working directory, the environment, and what the process is set to
+(seed, determinism, device). So is one of which nobody can tell what it computes.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from extractkit.component import Component
+from extractkit.inputs.files import Stamp
+from extractkit.job import Runtime
+from extractkit.models.protocol import Compilation, Fetch, Model, Program
+from extractkit.runs.origins import files_of
+from extractkit.runs.schema import canonical
+
+
+@dataclass(frozen=True)
+class _Key:
+    component: str
+    settings: tuple[int, bool, str | None]
+    files: Mapping[str, Stamp]
+    directory: str
+    environment: Mapping[str, str]
+
+
+@dataclass
+class _Loaded:
+    key: _Key
+    model: Any
+    fetches: tuple[Fetch, ...] = ()
+    compilation: Compilation | None = None
+    program: Program | None = None
+
+
+@dataclass
+class _Process:
+    """One entry: two models at once may be more than the memory holds."""
+
+    last: _Loaded | None = field(default=None)
+
+
+_PROCESS = _Process()
+_KEEPING: ContextVar[bool] = ContextVar("keeping", default=False)
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """Inside, a model is taken over from the job before, and left for the next one."""
+    token = _KEEPING.set(True)
+    try:
+        yield
+    finally:
+        _KEEPING.reset(token)
+
+
+def forget() -> None:
+    """Let the model go: call it before its weights or anything else of it are changed."""
+    _PROCESS.last = None
+
+
+def model_of(component: Component, runtime: Runtime) -> Any:
+    """What a component builds: the model, or whatever else it may turn out to be.
+
+    Raises:
+        UserError: it cannot be built.
+    """
+    if not _KEEPING.get():
+        return component.build()
+    before = _key(component, runtime)
+    if _PROCESS.last is not None and before is not None and _PROCESS.last.key == before:
+        return _PROCESS.last.model
+    forget()  # before the next one takes its memory
+    model = component.build()
+    # Loading sets variables of the environment; and a file may have changed meanwhile.
+    after = _key(component, runtime)
+    if before is not None and after is not None and before.files == after.files:
+        _PROCESS.last = _Loaded(after, model)
+    return model
+
+
+def program_of(model: Model, fetches: Sequence[Fetch], compilation: Compilation) -> Program:
+    """The model's program for these fetches, or the last one where it is that."""
+    loaded = _PROCESS.last
+    if loaded is None or loaded.model is not model:
+        return model.program(fetches, compilation)
+    same = (loaded.fetches, loaded.compilation) == (tuple(fetches), compilation)
+    if loaded.program is None or not same:
+        loaded.program = None
+        loaded.program = model.program(fetches, compilation)
+        loaded.fetches, loaded.compilation = tuple(fetches), compilation
+    return loaded.program
+
+
+def _key(component: Component, runtime: Runtime) -> _Key | None:
+    """What decides which model it is; None where that cannot be told."""
+    try:
+        written = canonical(component)
+        files = {str(path.absolute()): Stamp.of(path) for path in _files(component)}
+    except (TypeError, OSError):
+        return None  # something in memory; or a file that has gone
+    settings = (runtime.seed, runtime.deterministic, runtime.device)
+    return _Key(written, settings, files, str(Path.cwd()), dict(os.environ))
+
+
+def _files(component: Component) -> set[Path]:
+    """The files that arguments name: some by a pattern, any by its own name."""
+    found = set(files_of(component))
+    for text in _texts(component.arguments):
+        with suppress(OSError, ValueError):  # no name that a file could have
+            if (path := Path(text).expanduser()).is_file():
+                found.add(path)
+    return found
+
+
+def _texts(value: object) -> Iterable[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Component):
+        yield from _texts(value.arguments)
+    elif isinstance(value, Mapping | list | tuple):
+        for entry in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(entry)

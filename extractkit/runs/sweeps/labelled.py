@@ -1,0 +1,178 @@
+"""One tensor of all runs of a sweep, as one array over the swept keys."""
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from extractkit.errors import MissingExtraError, RunDirectoryError
+from extractkit.runs.labelled import SKIPPED, unique_dims
+from extractkit.runs.reader import Run
+from extractkit.runs.sweeps.record import SweepJob, as_typed
+from extractkit.runs.views import TensorView
+from extractkit.tensors import SAMPLE
+
+Place = tuple[int, ...]
+"""Where a job stands: the number of its value along each swept key."""
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """A swept key and its values, in the order in which the jobs have them."""
+
+    key: str
+    labels: tuple[object, ...]
+
+
+def labelled(
+    path: Path,
+    jobs: Sequence[SweepJob],
+    keys: Sequence[str],
+    runs: Mapping[int, Run],
+    address: str,
+    fill: object,
+) -> Any:
+    """See `Sweep.to_xarray`.
+
+    Args:
+        path: of the sweep, for messages.
+        runs: the finished ones, by job.
+    """
+    try:
+        xarray = importlib.import_module("xarray")
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            "to_xarray needs xarray. Install it: pip install 'extractkit[xarray]'"
+        ) from error
+    if not runs:
+        raise RunDirectoryError(
+            f"no run of {path} is finished. Go on with the sweep: extractkit resume {path}"
+        )
+    axes = [_axis(key, jobs) for key in keys]
+    places = _places(path, jobs, axes)
+    views = {number: runs[number][address] for number in runs}
+    _check_alike(path, views)
+    ids = _ids(path, runs, views)
+    first = next(iter(views.values()))
+    value = first.blank if fill is None else fill
+    sizes = tuple(max(lengths) for lengths in zip(*(v.shape for v in views.values()), strict=True))
+    swept = tuple(len(axis.labels) for axis in axes)
+    if fill is None and first.dtype.kind not in "fc" and len(views) < int(np.prod(swept)):
+        missing = next(place for place in np.ndindex(swept) if place not in _of(views, places))
+        told = ", ".join(f"{a.key}={a.labels[n]}" for a, n in zip(axes, missing, strict=True))
+        raise RunDirectoryError(
+            f"{path} has no finished run of {told}, and {first.dtype} has no NaN to stand for its "
+            f"values. Go on with the sweep: extractkit resume {path}; or give one: "
+            f"to_xarray({address!r}, fill=0)"
+        )
+    array = np.full((*swept, *sizes), value, first.dtype)
+    for number, view in views.items():
+        place: tuple[int | slice, ...] = (*places[number], *map(slice, view.shape))
+        array[place] = view.padded(value)
+    coordinates: dict[str, Any] = {axis.key: _coordinate(axis) for axis in axes}
+    dims = (*keys, *unique_dims(first.dims, sizes, {}))
+    if ids is not None:
+        coordinates[SAMPLE] = ids
+        marks = _skipped({n: runs[n] for n in views}, places, swept, len(ids))
+        if marks.any():
+            coordinates[SKIPPED] = ((*keys, SAMPLE), marks)
+    attributes = {"address": first.record.address, "name": first.record.name}
+    return xarray.DataArray(array, coordinates, dims, name=first.key, attrs=attributes)
+
+
+def _axis(key: str, jobs: Sequence[SweepJob]) -> _Axis:
+    labels = {repr(job.values.get(key)): job.values.get(key) for job in jobs}
+    return _Axis(key, tuple(labels.values()))
+
+
+def _coordinate(axis: _Axis) -> tuple[str, Any]:
+    """Values that xarray can look up: of one type as they are, others as texts."""
+    kinds = {type(label) for label in axis.labels}
+    if kinds in ({int}, {float}, {bool}, {int, float}):
+        return axis.key, np.array(axis.labels)
+    return axis.key, np.array([as_typed(label) for label in axis.labels], dtype=object)
+
+
+def _places(path: Path, jobs: Sequence[SweepJob], axes: Sequence[_Axis]) -> dict[int, Place]:
+    """Each job's place.
+
+    Raises:
+        RunDirectoryError: two jobs have the same one.
+    """
+    found: dict[Place, int] = {}
+    for job in jobs:
+        place = tuple(
+            list(map(repr, axis.labels)).index(repr(job.values.get(axis.key))) for axis in axes
+        )
+        if place in found:
+            raise RunDirectoryError(
+                f"jobs {found[place]} and {job.number} of {path} have the same values, so they "
+                f"have no place of their own in one array. Take them one by one: sweep.runs[NUMBER]"
+            )
+        found[place] = job.number
+    return {number: place for place, number in found.items()}
+
+
+def _of(views: Mapping[int, TensorView], places: Mapping[int, Place]) -> set[Place]:
+    return {places[number] for number in views}
+
+
+def _check_alike(path: Path, views: Mapping[int, TensorView]) -> None:
+    """Make sure that the tensor is of one kind in all runs.
+
+    Raises:
+        RunDirectoryError: in two it is not.
+    """
+    (first, one), *rest = views.items()
+    for number, other in rest:
+        for what, a, b in (
+            ("dims", one.dims, other.dims),
+            ("type", one.dtype, other.dtype),
+            ("fixed sizes", _fixed(one), _fixed(other)),
+        ):
+            if a != b:
+                raise RunDirectoryError(
+                    f"{one.key!r} of {path} is not one array: its {what} are {a} in job "
+                    f"{first} and {b} in job {number}. Take them one by one: "
+                    f"sweep.runs[NUMBER]"
+                )
+
+
+def _fixed(view: TensorView) -> tuple[int, ...]:
+    """Sizes of the axes that no sample has its own length along."""
+    pairs = zip(view.dims, view.shape, strict=True)
+    return tuple(size for dim, size in pairs if dim is None)
+
+
+def _ids(path: Path, runs: Mapping[int, Run], views: Mapping[int, TensorView]) -> list[str] | None:
+    """The samples' ids, the same in all runs; None where the tensor has no axis for them.
+
+    Raises:
+        RunDirectoryError: two runs are of other samples.
+    """
+    (first, one), *rest = views.items()
+    if SAMPLE not in one.dims:
+        return None
+    ids = [str(row["id"]) for row in runs[first].samples]
+    for number, _ in rest:
+        others = [str(row["id"]) for row in runs[number].samples]
+        if ids != others:
+            raise RunDirectoryError(
+                f"{one.key!r} of {path} is not one array: job {first} has {len(ids)} samples, job "
+                f"{number} has {len(others)}{'' if len(ids) != len(others) else ' others'}. Take "
+                f"them one by one: sweep.runs[NUMBER]"
+            )
+    return ids
+
+
+def _skipped(
+    runs: Mapping[int, Run], places: Mapping[int, Place], swept: Place, samples: int
+) -> Any:
+    marks = np.zeros((*swept, samples), bool)
+    for number, run in runs.items():
+        for index in run.skipped:
+            marks[(*places[number], index)] = True
+    return marks

@@ -1,0 +1,179 @@
+"""Reading a sweep back: one table, its runs, one labelled array. Needs no TensorFlow."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from extractkit.errors import RunDirectoryError, SelectionError, choices
+from extractkit.runs.reader import Run, open_run
+from extractkit.runs.sweeps.labelled import labelled
+from extractkit.runs.sweeps.record import JobStatus, SweepJob, SweepRecord, as_typed, read
+
+
+class Sweep:
+    """Several jobs' runs, by what they were varied over.
+
+    Attributes:
+        path: the directory of the sweep.
+        record: what the sweep says of itself.
+        runs: the finished runs by their jobs' numbers, each opened when asked for.
+    """
+
+    def __init__(self, path: Path, record: SweepRecord, trust: Sequence[str] = ()) -> None:
+        self.path = path
+        self.record = record
+        self.runs = _Runs(path, record.jobs, trust)
+
+    @property
+    def jobs(self) -> tuple[SweepJob, ...]:
+        """The jobs that have begun, by number, those that failed included."""
+        return self.record.jobs
+
+    @cached_property
+    def keys(self) -> tuple[str, ...]:
+        """The swept keys: those of more than one value, in the order of the overrides."""
+        return self.record.keys
+
+    @property
+    def table(self) -> list[dict[str, object]]:
+        """A row for each job, for `pandas.DataFrame(sweep.table)`.
+
+        `job`, a column for each swept key, then `status`, `run` (its directory), `samples`,
+        `tensors`, `bytes`, `seconds` (all of it), `load`, `compile`, `survey`, `extract` (seconds
+        of each stage) and `error`. None stands where there is nothing to tell.
+        """
+        return [self._row(job) for job in self.jobs]
+
+    def run(self, values: Mapping[str, object] | None = None, /, **more: object) -> Run:
+        """The one run of these values: `sweep.run({"model.checkpoint": "a"}, model="b")`.
+
+        Raises:
+            SelectionError: no finished run has them, or several have.
+        """
+        wanted = {**(values or {}), **more}
+        for key in wanted:
+            if key not in self.keys:
+                raise SelectionError(
+                    f"{key} is not swept in {self.path}. {choices(key, self.keys)}"
+                )
+        told = ", ".join(f"{key}={as_typed(value)}" for key, value in wanted.items()) or "no values"
+        found = [
+            job
+            for job in self.jobs
+            if all(_same(job.values.get(key), value) for key, value in wanted.items())
+        ]
+        if not found:
+            *_, key = wanted
+            offered = [as_typed(job.values.get(key)) for job in self.jobs]
+            raise SelectionError(
+                f"no job of {self.path} has {told}. Of {key}: "
+                f"{choices(as_typed(wanted[key]), offered)}"
+            )
+        if len(found) > 1:
+            left = [key for key in self.keys if key not in wanted]
+            numbers = ", ".join(str(job.number) for job in found[:3])
+            more_of_them = ", …" if len(found) > 3 else ""
+            hint = f"Give also: {', '.join(left)}" if left else "Choose one: sweep.runs[NUMBER]"
+            raise SelectionError(
+                f"{told} is {len(found)} jobs of {self.path}: {numbers}{more_of_them}. {hint}"
+            )
+        return self.runs[found[0].number]
+
+    def to_xarray(self, address: str, fill: object = None) -> Any:
+        """One tensor of all runs as an `xarray.DataArray`: read whole, a dim for each swept key.
+
+        Its dims are the swept keys, with their values as coordinates (lists as texts), then the
+        tensor's own. Samples keep their ids as coordinate; where one was skipped in any run,
+        `skipped` (bool, swept keys and sample) is true for it. Named axes other than the samples'
+        are padded to the longest of all runs.
+
+        Args:
+            address: the tensor's name in the runs.
+            fill: what stands where there is no value: beyond a sample's end, and where a job has no
+                finished run. None: NaN (numbers without NaN: 0, and a job may not be missing).
+
+        Raises:
+            MissingExtraError: xarray is not installed.
+            UnknownTensorError: a run has no such tensor.
+            RunDirectoryError: no run is finished; the runs' tensors differ in samples, dims, fixed
+                sizes or type; two jobs have the same values; or a job is missing.
+        """
+        return labelled(self.path, self.jobs, self.keys, self.runs, address, fill)
+
+    def __len__(self) -> int:
+        return len(self.jobs)
+
+    def __repr__(self) -> str:
+        swept = ", ".join(self.keys) or "nothing"
+        size = f"{len(self.runs)} of {len(self)} runs finished"
+        return f"<Sweep {self.path}: {self.record.status}, {size}, over {swept}>"
+
+    def _row(self, job: SweepJob) -> dict[str, object]:
+        stages = ("load", "compile", "survey", "extract")
+        return {
+            "job": job.number,
+            **{key: job.values.get(key) for key in self.keys},
+            "status": str(job.status),
+            "run": str(job.directory(self.path)),
+            "samples": job.samples,
+            "tensors": job.tensors,
+            "bytes": job.bytes,
+            "seconds": job.seconds,
+            **{stage: job.timings.get(stage) for stage in stages},
+            "error": job.error,
+        }
+
+
+class _Runs(Mapping[int, Run]):
+    """The finished runs of a sweep by job, each opened when it is asked for and then kept."""
+
+    def __init__(self, path: Path, jobs: Sequence[SweepJob], trust: Sequence[str]) -> None:
+        self._path = path
+        self._trust = trust
+        self._jobs = {job.number: job for job in jobs}
+        self._opened: dict[int, Run] = {}
+
+    def __getitem__(self, number: int) -> Run:
+        job = self._jobs.get(number)
+        if job is None:
+            # A Mapping says so itself, and is asked whether it has a key.
+            raise KeyError(number)
+        if job.status is not JobStatus.FINISHED:
+            told = f": {job.error}" if job.error else ""
+            raise RunDirectoryError(
+                f"job {number} of {self._path} has no finished run (status: {job.status}){told}. "
+                f"Go on with the sweep: extractkit resume {self._path}"
+            )
+        if number not in self._opened:
+            self._opened[number] = open_run(job.directory(self._path), trust=self._trust)
+        return self._opened[number]
+
+    def __contains__(self, number: object) -> bool:
+        return number in list(self)
+
+    def __iter__(self) -> Iterator[int]:
+        finished = JobStatus.FINISHED
+        return (number for number, job in self._jobs.items() if job.status is finished)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def open_sweep(path: str | Path, *, trust: Sequence[str] = ()) -> Sweep:
+    """Open the directory of a sweep; the index is read, and runs when they are asked for.
+
+    Args:
+        path: the directory of the sweep.
+        trust: as of `extractkit.open`, for every run.
+
+    Raises:
+        RunDirectoryError: it is no sweep, or is damaged.
+    """
+    directory = Path(path)
+    return Sweep(directory, read(directory), trust)
+
+
+def _same(recorded: object, wanted: object) -> bool:
+    """Whether a value is meant: as it is, or as it is typed (`[a,b]`)."""
+    return recorded == wanted or (isinstance(wanted, str) and as_typed(recorded) == wanted)

@@ -1,0 +1,241 @@
+"""What is recorded of a sweep: `sweep.json`, and a file for each job that only this job writes.
+
+Jobs may run in other processes and on other machines, so none of them writes the index. Whoever
+launched the sweep puts it together at the end; until then, and where something failed, a reader
+looks at the jobs' own records and at their runs.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path, PurePosixPath
+
+from extractkit.errors import RunDirectoryError
+from extractkit.runs import manifest as manifests
+from extractkit.runs.manifest import SWEEP, Manifest, Status
+from extractkit.runs.sealed import SealedRecord
+
+JOBS = "jobs"
+"""Folder of the jobs' own records in the directory of a sweep."""
+
+SCHEMA = 1
+"""Version of the fields of a sweep and its jobs; to be raised with every change of them."""
+
+
+class JobStatus(StrEnum):
+    """How far a job of a sweep has come."""
+
+    STARTED = "started"
+    FINISHED = "finished"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+    SKIPPED = "skipped"
+
+
+_OF_RUN = {
+    Status.FINISHED: JobStatus.FINISHED,
+    Status.FAILED: JobStatus.FAILED,
+    Status.INTERRUPTED: JobStatus.INTERRUPTED,
+}
+
+
+@dataclass(frozen=True)
+class SweepJob:
+    """One job of a sweep.
+
+    Attributes:
+        number: its place in the sweep, from 0 on.
+        overrides: the job's own, as they were typed.
+        values: the same as plain data, by key; None stands for a key that was deleted.
+        run: its run directory, told from the sweep's.
+        attempt: which launch of the sweep worked on it last, from 1 on.
+        status: how far it has come; "skipped" is not begun, since another job had failed.
+        started, finished: times in UTC, ISO 8601.
+        reused: directory of the finished run elsewhere that stands in its place
+            (`runtime.reuse_from`).
+        exit_code, error: of one that failed.
+        samples, tensors, bytes: what its run holds.
+        seconds: from its beginning to its end, the loading of the model included.
+        timings: seconds spent in each stage, as its run tells.
+    """
+
+    number: int
+    overrides: tuple[str, ...]
+    values: Mapping[str, object]
+    run: str
+    attempt: int
+    status: JobStatus
+    started: str
+    finished: str | None = None
+    reused: str | None = None
+    exit_code: int | None = None
+    error: str | None = None
+    samples: int | None = None
+    tensors: int | None = None
+    bytes: int | None = None
+    seconds: float | None = None
+    timings: Mapping[str, float] = field(default_factory=dict)
+
+    def directory(self, sweep: Path) -> Path:
+        """Where its run is, or that which stands in its place."""
+        return sweep / self.run if self.reused is None else Path(self.reused)
+
+    def holding(self, run: Manifest) -> "SweepJob":
+        """The same, with what its finished run holds."""
+        return replace(
+            self,
+            status=JobStatus.FINISHED,
+            finished=self.finished or run.volatile.finished,
+            exit_code=None,
+            error=None,
+            samples=run.samples,
+            tensors=len(run.tensors),
+            bytes=run.actual.bytes if run.actual else None,
+            timings=run.volatile.timings,
+        )
+
+
+@dataclass(frozen=True)
+class SweepRecord:
+    """A sweep: what was asked for, and what became of it.
+
+    Attributes:
+        started, finished: times in UTC, ISO 8601; the latter of the last launch.
+        overrides: as they were typed, those of Hydra's own keys included.
+        config_dir, config_path, config_name: Hydra's options of these names.
+        fail_fast: whether no job begins once one has failed.
+        working_directory: from where relative paths are told.
+        attempt: how many times the sweep has been launched.
+        status: how far it has come; finished are all jobs, or else it has failed.
+        jobs: those that have begun, by number.
+        schema: version of these fields.
+    """
+
+    started: str
+    overrides: tuple[str, ...]
+    config_dir: str | None = None
+    config_path: str | None = None
+    config_name: str | None = None
+    fail_fast: bool = False
+    working_directory: str | None = None
+    attempt: int = 1
+    status: Status = Status.STARTED
+    finished: str | None = None
+    jobs: tuple[SweepJob, ...] = ()
+    schema: int = SCHEMA
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The swept keys: those of more than one value, in the order of the overrides."""
+        found: dict[str, set[str]] = {}
+        for job in self.jobs:
+            for key, value in job.values.items():
+                found.setdefault(key, set()).add(repr(value))
+        everywhere = len(self.jobs)
+        return tuple(
+            key
+            for key, values in found.items()
+            if len(values) > 1 or sum(key in job.values for job in self.jobs) < everywhere
+        )
+
+    @property
+    def failures(self) -> tuple[SweepJob, ...]:
+        """The jobs that have failed."""
+        return tuple(job for job in self.jobs if job.status is JobStatus.FAILED)
+
+
+@dataclass(frozen=True)
+class JobFile:
+    """A job's own record, as it lies on the disk."""
+
+    job: SweepJob
+    schema: int = SCHEMA
+
+
+SWEEP_FILE = SealedRecord(SweepRecord, "index of a sweep", SCHEMA, "run the sweep again")
+JOB_FILE = SealedRecord(JobFile, "record of a job", SCHEMA, "delete it, and resume the sweep")
+
+
+def is_sweep(directory: Path) -> bool:
+    """Whether a directory holds a sweep, damaged or not."""
+    return (directory / SWEEP).exists()
+
+
+def read(directory: Path) -> SweepRecord:
+    """A sweep as it is now.
+
+    Raises:
+        RunDirectoryError: there is none, a record is damaged or of another version, or it names a
+            run outside of the sweep.
+    """
+    try:
+        recorded = SWEEP_FILE.read(directory / SWEEP)
+    except FileNotFoundError as error:
+        hint = f"holds no {SWEEP}"
+        if (directory / manifests.MANIFEST).exists():
+            hint = f"is a single run. Open it by extractkit.open({str(directory)!r})"
+        raise RunDirectoryError(f"{directory} is no sweep: it {hint}") from error
+    _check(recorded.jobs, str(directory / SWEEP))
+    if recorded.status is Status.FINISHED:
+        return recorded
+    return replace(recorded, jobs=tuple(refreshed(directory, job) for job in jobs(directory)))
+
+
+def jobs(directory: Path) -> tuple[SweepJob, ...]:
+    """The jobs of a sweep by their own records, in the order of their numbers.
+
+    Raises:
+        RunDirectoryError: a record is damaged, or names a run outside of the sweep.
+    """
+    found = []
+    for path in (directory / JOBS).glob("*.json"):
+        job = JOB_FILE.read(path).job
+        if path.name != f"{job.number}.json":
+            raise RunDirectoryError(f"{path} is the record of job {job.number}. Put it back there")
+        found.append(job)
+    _check(found, str(directory / JOBS))
+    return tuple(sorted(found, key=lambda job: job.number))
+
+
+def refreshed(directory: Path, job: SweepJob) -> SweepJob:
+    """A job as its run tells: it may have been killed, or gone on with by itself, since."""
+    if job.status is JobStatus.FINISHED:
+        return job
+    try:
+        run = manifests.read(job.directory(directory))
+    except RunDirectoryError:
+        return job
+    if run.job_given != job.overrides:
+        return job
+    if run.status is Status.FINISHED:
+        return job.holding(run)
+    # What a job that failed said of it is kept.
+    started = job.status is JobStatus.STARTED
+    return replace(job, status=_OF_RUN.get(run.status, job.status)) if started else job
+
+
+def as_typed(value: object) -> str:
+    """A value as an override has it: `[a,b]`, `null`, `true`."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, list):
+        return f"[{','.join(map(as_typed, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{key}:{as_typed(entry)}' for key, entry in value.items())}}}"
+    return str(value)
+
+
+def leads_out(run: str) -> bool:
+    """Whether a run directory, told from its sweep's, would lie outside of it."""
+    path = PurePosixPath(run)
+    return path.is_absolute() or ".." in path.parts or not path.parts
+
+
+def _check(found: Iterable[SweepJob], at: str) -> None:
+    numbers: set[int] = set()
+    for job in found:
+        if leads_out(job.run):
+            raise RunDirectoryError(f"{at} records the run {job.run!r}, outside of the sweep")
+        if job.number < 0 or job.number in numbers:
+            raise RunDirectoryError(f"{at} records job {job.number} twice, or a job below 0")
+        numbers.add(job.number)
