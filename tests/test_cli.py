@@ -239,17 +239,18 @@ def test_a_failing_job_does_not_end_a_sweep(program: Program, place: Path) -> No
     done = program(
         "-m", "model=broken,leaving,reference", "selectors=layers,none", "hydra.sweep.dir=s"
     )
-    assert done.stdout == f"{place}/s/4\n"
+    assert done.stdout == f"{place}/s/4\n{place}/s\n"
     assert done.returncode == cli.MISTAKEN  # the worst of 1, 1 and 2
     for said in ("boom", "the job called sys.exit(3)", "selectors is empty"):
         assert said in done.stderr
     # Jobs that failed keep their logs; of the mistaken ones nothing stays.
-    assert {path.name for path in (place / "s").iterdir()} == {"0", "2", "4", "multirun.yaml"}
+    left = {path.name for path in (place / "s").iterdir()}
+    assert left == {"0", "2", "4", "jobs", "multirun.yaml", "sweep.json"}
 
 
 def test_jobs_of_a_sweep_are_numbered(program: Program, place: Path) -> None:
     done = program("model=reference", "-m", "selectors=layers,outputs", "hydra.sweep.dir=s")
-    assert (done.returncode, done.stdout) == (cli.DONE, f"{place}/s/0\n{place}/s/1\n")
+    assert (done.returncode, done.stdout) == (cli.DONE, f"{place}/s/0\n{place}/s/1\n{place}/s\n")
 
 
 # ------------------------------------------------------------------------------ tensors and plan

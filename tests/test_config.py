@@ -147,7 +147,7 @@ def test_a_missing_model_names_the_models_and_the_command() -> None:
         ("model=brt", "model=brt does not exist. Nearest: 'bert', 'keras', 'tflite'."),
         ("sinks=[hdf]", "sinks=hdf does not exist. Available: 'hdf5', 'npz'."),
         ("experiment=x", "experiment=x does not exist. Available: 'attention_first_layer'."),
-        ("hydra/launcher=x", "hydra/launcher=x does not exist. Available: 'basic'."),
+        ("hydra/sweeper=x", "hydra/sweeper=x does not exist. Available: 'basic'."),
     ],
 )
 def test_a_misspelt_option_names_what_exists(override: str, text: str) -> None:

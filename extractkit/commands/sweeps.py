@@ -167,13 +167,12 @@ def _check_same(directory: Path, recorded: "Manifest", composed: "Composition") 
 
 def _needed(trust: "Trust") -> list[str]:
     """What `--trust` has to name when the sweep is gone on with: its own word is a file's."""
+    from extractkit.config.foreign import launcher_needs_trust
     from extractkit.trust import SAFE_MODE, meant_for_files, module_of
 
     named = [*trust.modules, *(module_of(t) for t in trust.targets if not meant_for_files(t))]
-    for setting in sorted(trust.settings):
-        key = setting.partition("=")[0]
-        if key.startswith(("hydra.launcher.", "hydra/launcher")):
-            named.append("hydra.launcher")
-        elif key.rpartition(".")[2] == SAFE_MODE:
-            named.append(key)
+    keys = sorted(setting.partition("=")[0] for setting in trust.settings)
+    named += [key for key in keys if key.rpartition(".")[2] == SAFE_MODE]
+    if launcher_needs_trust(trust):
+        named.append("hydra.launcher")
     return list(dict.fromkeys(named))

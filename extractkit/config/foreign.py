@@ -5,6 +5,7 @@ Everything is looked at as it was written: an interpolation may turn into a mapp
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -28,6 +29,15 @@ _LOG_FILE = "${hydra.runtime.output_dir}/${hydra.job.name}.log"
 _STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 # Keys under which `logging.config` looks for callables.
 _CALLED = ("()", "class", "factory", "queue", "listener")
+# Launchers that send no job to other machines, with what that may cost or reach there.
+_LAUNCHERS = (
+    "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
+    "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
+    "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher",
+    "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher",
+)
+_LAUNCHER = "hydra.launcher"
+_CHOICE = "hydra/launcher"
 _TARGET = "_target_"
 _INTERPOLATION = "${"
 
@@ -53,6 +63,8 @@ def check_hydra(node: DictConfig, trust: Trust) -> None:
         rule = _RULES.get(place[0], _no_target)
         if isinstance(value, str) and not rule(place, value):
             _check_typed(".".join(("hydra", *place)), value, trust)
+    for place, value in _odd_keys(written["launcher"], "launcher"):
+        _check_typed(".".join(("hydra", *place)), str(value), trust)
 
 
 def check_search_path(entries: object, trust: Trust) -> None:
@@ -69,11 +81,43 @@ def check_search_path(entries: object, trust: Trust) -> None:
             _check_typed(f"hydra.searchpath.{index}", str(entry), trust)
 
 
+def launcher_needs_trust(trust: Trust) -> bool:
+    """Whether a file may not choose what the user typed of launchers."""
+    for setting in trust.settings:
+        key, _, value = setting.partition("=")
+        if key == _CHOICE and not set(_targets(value)) <= set(_LAUNCHERS):
+            return True
+        if key.startswith(f"{_LAUNCHER}.") and not _NUMBER.fullmatch(value):
+            return True
+    return False
+
+
+_NUMBER = re.compile(r"[-+0-9.e]+|True|False|None")
+
+
+def _targets(launcher: str) -> Iterator[str]:
+    """What the installed launcher of this name is, if there is one."""
+    node = ConfigStore.instance().repo.get("hydra", {}).get("launcher", {}).get(f"{launcher}.yaml")
+    if isinstance(node, ConfigNode):
+        yield str(node.node.get(_TARGET))
+
+
+def _chosen(at: str, value: str, trust: Trust) -> bool:
+    """Whether it is the launcher that the user chose by name."""
+    typed = (setting.partition("=") for setting in trust.settings)
+    names = [name for key, _, name in typed if key == _CHOICE]
+    return at == f"{_LAUNCHER}.{_TARGET}" and any(value in _targets(name) for name in names)
+
+
 def _check_typed(at: str, value: str, trust: Trust) -> None:
     target = at.endswith(f".{_TARGET}")
     if target and trust.vouches(value):
         import_from_here()
-    elif f"{at}={value}" not in trust.settings and not trust.names_key(at):
+    elif not (
+        f"{at}={value}" in trust.settings or trust.names_key(at) or _chosen(at, value, trust)
+    ):
+        # What is installed is trusted as code, if not with what a launcher may cost.
+        target = target and (_TARGET, value) not in set(_offered())
         module = value.rpartition(".")[0] or value
         section = ".".join(at.split(".")[: 3 if at.startswith("hydra.job.") else 2])
         raise ConfigError(
@@ -81,6 +125,18 @@ def _check_typed(at: str, value: str, trust: Trust) -> None:
             f"could run code of others by it. If you trust it, type it, or: "
             f"--trust {module if target else section}"
         )
+
+
+def _odd_keys(value: object, *place: str) -> Iterator[tuple[_Place, object]]:
+    """Keys that would be more than a name in the script of a queue, each with its value."""
+    if isinstance(value, Mapping):
+        for key, entry in value.items():
+            if not re.fullmatch(r"[\w-]+", str(key)):
+                yield (*place, str(key)), entry
+            yield from _odd_keys(entry, *place, str(key))
+    elif isinstance(value, list):
+        for index, entry in enumerate(value):
+            yield from _odd_keys(entry, *place, str(index))
 
 
 def _no_target(place: _Place, value: str) -> bool:
@@ -101,6 +157,8 @@ def _plugin(place: _Place, value: str) -> bool:
     """
     if place[:2] == ("sweeper", "params") and len(place) > 2:
         return name(place) != _TARGET and _INTERPOLATION not in value
+    if place == ("launcher", _TARGET):
+        return value in _LAUNCHERS
     return (name(place), value) in set(_offered())
 
 
