@@ -9,6 +9,7 @@ stores something: launchers on other machines need its real directory.
 import os
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
@@ -19,8 +20,10 @@ import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf.errors import OmegaConfBaseException
 
 from extractkit.config.application import Application, JobFunction, Ran, Report
 from extractkit.config.compose import PROGRAM, VERSION_BASE
@@ -199,6 +202,8 @@ class _Launching:
                 # Jobs that a launcher sent away may go on.
                 with suppress(ExtractkitError):
                     self._end(isinstance(error, KeyboardInterrupt), all_ended=False)
+                if isinstance(error, Exception) and _by_launcher(error):
+                    raise JobError(_launcher_failed(error)) from error
                 raise
             self._end(interrupted=False, all_ended=True)
 
@@ -270,6 +275,22 @@ class KeepOff(Callback):
         """A sweep is about to start."""
         if launching := _current.get(None):
             launching.sweep_starts(config)
+
+
+def _by_launcher(error: Exception) -> bool:
+    """Whether a launcher itself has failed, a job's process having died say."""
+    foreseen = (ExtractkitError, HydraException, OmegaConfBaseException)
+    frames = traceback.extract_tb(error.__traceback__)
+    inside = any("hydra_plugins" in Path(frame.filename).parts for frame in frames)
+    return inside and not isinstance(error, foreseen)
+
+
+def _launcher_failed(error: Exception) -> str:
+    told = " ".join(str(error).split())
+    return (
+        f"hydra/launcher: {type(error).__name__}: {told}. Jobs that have ended are whole; others "
+        f"may have died, or still run"
+    )
 
 
 def _resolved(config: DictConfig, key: str) -> Path:

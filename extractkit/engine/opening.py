@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from extractkit.engine.isolation import try_out
-from extractkit.engine.loaded import model_of
+from extractkit.engine.loaded import forget, model_of
 from extractkit.engine.measure import measure_axes
 from extractkit.errors import ConfigError, InputError
 from extractkit.inputs.nothing import NoSamples
@@ -132,6 +132,7 @@ def _loaded(job: Job) -> tuple[Model, CheckpointAxis | None]:
     model = _model(job)
     axis: CheckpointAxis | None = getattr(model, "checkpoints", None)
     if axis is not None:
+        forget()  # its weights change in place
         axis.choose(job.runtime.bad_checkpoints)
     return model, axis
 

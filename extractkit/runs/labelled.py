@@ -51,9 +51,14 @@ def to_dataset(
             marks = [number in skipped for number in range(len(ids))]
             coordinates[SKIPPED] = (SAMPLE, np.array(marks, bool))
     if AXIS in sizes:
-        steps = [one.step for one in checkpoints]
-        coordinates[AXIS] = [one.label for one in checkpoints] if None in steps else steps
+        coordinates[AXIS] = steps_or_labels(checkpoints)
     return xarray.Dataset(variables, coords=coordinates)
+
+
+def steps_or_labels(checkpoints: Sequence[Checkpoint]) -> list[int] | list[str]:
+    """What stands along the axis of checkpoints: their steps, if all of them have one."""
+    steps = [one.step for one in checkpoints if one.step is not None]
+    return steps if len(steps) == len(checkpoints) else [one.label for one in checkpoints]
 
 
 def unique_dims(

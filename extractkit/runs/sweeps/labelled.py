@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from extractkit.checkpoints import AXIS
 from extractkit.errors import MissingExtraError, RunDirectoryError
-from extractkit.runs.labelled import SKIPPED, unique_dims
+from extractkit.runs.labelled import SKIPPED, steps_or_labels, unique_dims
 from extractkit.runs.reader import Run
 from extractkit.runs.sweeps.record import SweepJob, as_typed
 from extractkit.runs.views import TensorView
@@ -54,14 +56,14 @@ def labelled(
     axes = [_axis(key, jobs) for key in keys]
     places = _places(path, jobs, axes)
     views = {number: runs[number][address] for number in runs}
-    _check_alike(path, views)
-    ids = _ids(path, runs, views)
+    _check_alike(path, views, runs)
     first = next(iter(views.values()))
     value = first.blank if fill is None else fill
     sizes = tuple(max(lengths) for lengths in zip(*(v.shape for v in views.values()), strict=True))
     swept = tuple(len(axis.labels) for axis in axes)
+    taken = {places[number] for number in views}
     if fill is None and first.dtype.kind not in "fc" and len(views) < int(np.prod(swept)):
-        missing = next(place for place in np.ndindex(swept) if place not in _of(views, places))
+        missing = next(place for place in np.ndindex(swept) if place not in taken)
         told = ", ".join(f"{a.key}={a.labels[n]}" for a, n in zip(axes, missing, strict=True))
         raise RunDirectoryError(
             f"{path} has no finished run of {told}, and {first.dtype} has no NaN to stand for its "
@@ -74,9 +76,12 @@ def labelled(
         array[place] = view.padded(value)
     coordinates: dict[str, Any] = {axis.key: _coordinate(axis) for axis in axes}
     dims = (*keys, *unique_dims(first.dims, sizes, {}))
-    if ids is not None:
-        coordinates[SAMPLE] = ids
-        marks = _skipped({n: runs[n] for n in views}, places, swept, len(ids))
+    some = runs[next(iter(views))]
+    if AXIS in dims:
+        coordinates[AXIS] = steps_or_labels(some.manifest.checkpoints)
+    if SAMPLE in dims:
+        coordinates[SAMPLE] = _ids(some)
+        marks = _skipped(runs, places, swept, len(coordinates[SAMPLE]))
         if marks.any():
             coordinates[SKIPPED] = ((*keys, SAMPLE), marks)
     attributes = {"address": first.record.address, "name": first.record.name}
@@ -116,61 +121,50 @@ def _places(path: Path, jobs: Sequence[SweepJob], axes: Sequence[_Axis]) -> dict
     return {number: place for place, number in found.items()}
 
 
-def _of(views: Mapping[int, TensorView], places: Mapping[int, Place]) -> set[Place]:
-    return {places[number] for number in views}
-
-
-def _check_alike(path: Path, views: Mapping[int, TensorView]) -> None:
-    """Make sure that the tensor is of one kind in all runs.
+def _check_alike(path: Path, views: Mapping[int, TensorView], runs: Mapping[int, Run]) -> None:
+    """Make sure that the tensor is of one kind in all runs, for the same samples.
 
     Raises:
         RunDirectoryError: in two it is not.
     """
     (first, one), *rest = views.items()
+    told = _told_of(one, runs[first])
     for number, other in rest:
-        for what, a, b in (
-            ("dims", one.dims, other.dims),
-            ("type", one.dtype, other.dtype),
-            ("fixed sizes", _fixed(one), _fixed(other)),
-        ):
-            if a != b:
-                raise RunDirectoryError(
-                    f"{one.key!r} of {path} is not one array: its {what} are {a} in job "
-                    f"{first} and {b} in job {number}. Take them one by one: "
-                    f"sweep.runs[NUMBER]"
-                )
-
-
-def _fixed(view: TensorView) -> tuple[int, ...]:
-    """Sizes of the axes that no sample has its own length along."""
-    pairs = zip(view.dims, view.shape, strict=True)
-    return tuple(size for dim, size in pairs if dim is None)
-
-
-def _ids(path: Path, runs: Mapping[int, Run], views: Mapping[int, TensorView]) -> list[str] | None:
-    """The samples' ids, the same in all runs; None where the tensor has no axis for them.
-
-    Raises:
-        RunDirectoryError: two runs are of other samples.
-    """
-    (first, one), *rest = views.items()
-    if SAMPLE not in one.dims:
-        return None
-    ids = [str(row["id"]) for row in runs[first].samples]
-    for number, _ in rest:
-        others = [str(row["id"]) for row in runs[number].samples]
-        if ids != others:
+        for (what, a), b in zip(told.items(), _told_of(other, runs[number]).values(), strict=True):
+            if a == b:
+                continue
+            differ = f"its {what} are {_short(a)} in job {first} and {_short(b)} in job {number}"
             raise RunDirectoryError(
-                f"{one.key!r} of {path} is not one array: job {first} has {len(ids)} samples, job "
-                f"{number} has {len(others)}{'' if len(ids) != len(others) else ' others'}. Take "
-                f"them one by one: sweep.runs[NUMBER]"
+                f"{one.key!r} of {path} is not one array: {differ}. Take the runs one by one: "
+                f"sweep.runs[NUMBER]"
             )
-    return ids
+
+
+def _told_of(view: TensorView, run: Run) -> dict[str, list[object]]:
+    """What has to be the same in all runs."""
+    axes = zip(view.dims, view.shape, strict=True)
+    return {
+        "dims": list(view.dims),
+        "types": [str(view.dtype)],
+        # No sample has its own length along these.
+        "fixed sizes": [size for dim, size in axes if dim is None],
+        "samples": _ids(run) if SAMPLE in view.dims else [],
+        "checkpoints": list(steps_or_labels(run.manifest.checkpoints)),
+    }
+
+
+def _ids(run: Run) -> list[object]:
+    return [str(row["id"]) for row in run.samples]
+
+
+def _short(values: list[object]) -> str:
+    """All of a few, the number of many."""
+    return str(values) if len(values) <= 6 else f"{len(values)} ({values[0]!r}, …)"
 
 
 def _skipped(
     runs: Mapping[int, Run], places: Mapping[int, Place], swept: Place, samples: int
-) -> Any:
+) -> npt.NDArray[np.bool]:
     marks = np.zeros((*swept, samples), bool)
     for number, run in runs.items():
         for index in run.skipped:

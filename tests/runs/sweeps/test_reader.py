@@ -1,0 +1,248 @@
+"""A sweep read back: its table, its runs, one labelled array."""
+
+import os
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import extractkit
+from extractkit.errors import RunDirectoryError, SelectionError
+from extractkit.runs.manifest import Status
+from extractkit.runs.sweeps import record
+from extractkit.runs.sweeps.record import JobStatus
+from tests.sweep_examples import placed, swept
+
+HIDDEN = "attention:output"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four jobs over two keys, of which one fails."""
+    place = placed(tmp_path_factory.mktemp("made"))
+    before = Path.cwd()
+    os.chdir(place)
+    try:
+        failures = swept("selectors=layers", "model.seed=1,2", "model.longest=4,-1")
+    finally:
+        os.chdir(before)
+    assert len(failures) == 2
+    return place / "s"
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(placed(tmp_path))
+    return tmp_path
+
+
+def test_the_swept_keys_stand_in_the_order_of_the_overrides(made: Path) -> None:
+    sweep = extractkit.open_sweep(made)
+    assert sweep.keys == ("model.seed", "model.longest")
+    assert repr(sweep) == (
+        f"<Sweep {made}: failed, 2 of 4 runs finished, over model.seed, model.longest>"
+    )
+
+
+def test_a_row_for_each_job(made: Path) -> None:
+    table = extractkit.open_sweep(made).table
+    assert [(row["job"], row["model.seed"], row["model.longest"]) for row in table] == [
+        (0, 1, 4),
+        (1, 1, -1),
+        (2, 2, 4),
+        (3, 2, -1),
+    ]
+    first, failed = table[:2]
+    assert (first["status"], first["samples"], first["tensors"]) == ("finished", 3, 3)
+    assert first["run"] == str(made / "0")
+    run = extractkit.open(first["run"])
+    assert run.manifest.actual is not None
+    assert first["bytes"] == run.manifest.actual.bytes
+    assert first["extract"] == run.manifest.volatile.timings["extract"]
+    assert isinstance(first["seconds"], float)
+    assert first["seconds"] > first["extract"]
+    assert (failed["status"], failed["samples"]) == ("failed", None)
+    assert str(failed["error"]).startswith("model.longest=-1 is not a whole number")
+
+
+def test_the_table_is_a_data_frame(made: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(extractkit.open_sweep(made).table)
+    assert list(frame[frame.status == "finished"]["model.seed"]) == [1, 2]
+
+
+def test_runs_by_number_are_the_finished_ones(made: Path) -> None:
+    runs = extractkit.open_sweep(made).runs
+    assert list(runs) == [0, 2]
+    assert len(runs) == 2
+    assert 1 not in runs
+    assert runs[2].path == made / "2"
+    with pytest.raises(KeyError):
+        _ = runs[4]
+    with pytest.raises(RunDirectoryError, match=r"job 1 of .*s has no finished run \(status: fail"):
+        _ = runs[1]
+
+
+def test_a_run_by_its_values(made: Path) -> None:
+    sweep = extractkit.open_sweep(made)
+    assert sweep.run({"model.seed": 2, "model.longest": 4}).path == made / "2"
+    assert sweep.run(**{"model.seed": "2", "model.longest": "4"}).path == made / "2"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"model.sed": 1},
+            "model.sed is not swept in {}. Available: 'model.longest', 'model.seed'.",
+        ),
+        ({"model.seed": 3}, "no job of {} has model.seed=3. Of model.seed: Available: '1', '2'."),
+        ({"model.seed": 1}, "model.seed=1 is 2 jobs of {}: 0, 1. Give also: model.longest"),
+    ],
+)
+def test_values_of_no_run_or_several(made: Path, values: dict[str, int], message: str) -> None:
+    with pytest.raises(SelectionError) as caught:
+        extractkit.open_sweep(made).run(values)
+    assert str(caught.value) == message.format(made)
+
+
+def test_one_array_over_the_swept_keys(made: Path) -> None:
+    pytest.importorskip("xarray")
+    sweep = extractkit.open_sweep(made)
+    array = sweep.to_xarray(HIDDEN)
+    assert array.dims == ("model.seed", "model.longest", "sample", "token", "axis")
+    assert array.shape == (2, 2, 3, 4, 4)
+    assert list(array.coords["model.seed"].values) == [1, 2]
+    assert list(array.coords["sample"].values) == [row["id"] for row in sweep.runs[0].samples]
+    found = array.sel({"model.seed": 2, "model.longest": 4}).values
+    np.testing.assert_array_equal(found, np.asarray(sweep.runs[2][HIDDEN]))
+    assert np.isnan(array.sel({"model.longest": -1}).values).all()
+    assert "skipped" not in array.coords
+
+
+def test_what_is_missing_has_the_value_that_is_asked_for(made: Path) -> None:
+    pytest.importorskip("xarray")
+    array = extractkit.open_sweep(made).to_xarray(HIDDEN, fill=-1)
+    assert (array.sel({"model.longest": -1}).values == -1).all()
+    assert (array.sel({"model.longest": 4}, drop=True).values[:, 0, 3] == -1).all()  # "one"
+
+
+def test_ragged_tensors_are_padded_to_the_longest_of_all_runs(place: Path) -> None:
+    pytest.importorskip("xarray")
+    assert not swept("selectors=layers", "model.longest=4,6")
+    sweep = extractkit.open_sweep(place / "s")
+    array = sweep.to_xarray(HIDDEN)
+    assert array.sizes["token"] == 6
+    for label, run in ((4, sweep.runs[0]), (6, sweep.runs[1])):
+        longest = run[HIDDEN].shape[1]
+        own = array.sel({"model.longest": label}).values
+        np.testing.assert_array_equal(own[:, :longest], np.asarray(run[HIDDEN]))
+        assert np.isnan(own[:, longest:]).all()
+
+
+def test_whole_numbers_have_nothing_to_stand_for_a_missing_run(place: Path) -> None:
+    pytest.importorskip("xarray")
+    swept('+selectors.mine.path=":input.tokens"', "model.longest=4,-1")
+    sweep = extractkit.open_sweep(place / "s")
+    with pytest.raises(RunDirectoryError) as caught:
+        sweep.to_xarray(":input.tokens")
+    assert str(caught.value) == (
+        f"{place / 's'} has no finished run of model.longest=-1, and int32 has no NaN to stand for "
+        f"its values. Go on with the sweep: extractkit resume {place / 's'}; or give one: "
+        f"to_xarray(':input.tokens', fill=0)"
+    )
+    assert (sweep.to_xarray(":input.tokens", fill=-7).values[1] == -7).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["inputs.limit=2,3"], r"its samples are \[.*\] in job 0 and \[.*\] in job 1"),
+        (
+            ["+selectors.mine.slice={token: 0},{token: '0:2'}"],
+            r"its dims are \['sample', None\] in job 0 and \['sample', 'token', None\] in job 1",
+        ),
+        (
+            ["+selectors.mine.cast=float16,float64"],
+            r"its types are \['float16'\] in job 0 and \['float64'\] in job 1",
+        ),
+    ],
+)
+def test_runs_of_different_kinds_are_no_array(place: Path, arguments: list[str], told: str) -> None:
+    pytest.importorskip("xarray")
+    assert not swept(f"+selectors.mine.path={HIDDEN!r}", *arguments)
+    with pytest.raises(RunDirectoryError, match=f"is not one array: {told}. Take the runs one by"):
+        extractkit.open_sweep(place / "s").to_xarray(HIDDEN)
+
+
+def test_skipped_samples_are_marked_in_the_runs_that_skip_them(place: Path) -> None:
+    pytest.importorskip("xarray")
+    lines = '{"text": "one"}\n{"text": 5}\n{"text": "three"}\n'
+    Path("texts.jsonl").write_text(lines, encoding="utf-8")
+    given = ("inputs.path=texts.jsonl", "inputs.column=text", "runtime.bad_samples=skip")
+    assert not swept("selectors=layers", *given, "model.seed=1,2")
+    marks = extractkit.open_sweep(place / "s").to_xarray("pool:output").coords["skipped"]
+    assert marks.dims == ("model.seed", "sample")
+    assert marks.values.tolist() == [[False, True, False]] * 2
+
+
+def test_lists_are_labels_as_they_are_typed(place: Path) -> None:
+    pytest.importorskip("xarray")
+    assert not swept("selectors=[layers],[layers,outputs]")
+    sweep = extractkit.open_sweep(place / "s")
+    assert [row["selectors"] for row in sweep.table] == [["layers"], ["layers", "outputs"]]
+    array = sweep.to_xarray(HIDDEN)
+    assert list(array.coords["selectors"].values) == ["[layers]", "[layers,outputs]"]
+    assert sweep.run(selectors="[layers,outputs]").path == place / "s" / "1"
+
+
+def test_weights_have_no_samples(place: Path) -> None:
+    pytest.importorskip("xarray")
+    assert not swept("selectors=weights", "model.seed=1,2")
+    array = extractkit.open_sweep(place / "s").to_xarray("attention:kernel")
+    assert array.dims == ("model.seed", "axis", "axis_1")
+    assert set(array.coords) == {"model.seed"}
+
+
+def test_jobs_of_the_same_values_are_no_array(place: Path) -> None:
+    pytest.importorskip("xarray")
+    assert not swept("selectors=layers", "model.seed=1,1")
+    sweep = extractkit.open_sweep(place / "s")
+    assert sweep.keys == ()
+    with pytest.raises(RunDirectoryError, match=r"^jobs 0 and 1 of .*s have the same values"):
+        sweep.to_xarray(HIDDEN)
+    with pytest.raises(SelectionError, match=r"^no values is 2 jobs .*: 0, 1. Choose one: sweep"):
+        sweep.run()
+
+
+def test_a_moved_sweep_is_read_where_it_is(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made, tmp_path / "moved")
+    sweep = extractkit.open_sweep(tmp_path / "moved")
+    assert sweep.runs[0].path == tmp_path / "moved" / "0"
+    assert sweep.runs[0].status == "finished"
+
+
+def test_a_run_that_was_gone_on_with_by_itself_counts(place: Path) -> None:
+    """Its job's record still says that it failed."""
+    assert not swept("selectors=layers", "model.seed=1,2")
+    index = place / "s" / "sweep.json"
+    whole = record.read(place / "s")
+    failed = replace(whole.jobs[1], status=JobStatus.FAILED, error="disk full")
+    record.SWEEP_FILE.write(
+        index, replace(whole, status=Status.FAILED, jobs=(whole.jobs[0], failed))
+    )
+    record.JOB_FILE.write(place / "s" / "jobs" / "1.json", record.JobFile(failed))
+    assert list(extractkit.open_sweep(place / "s").runs) == [0, 1]
+
+
+def test_what_is_no_sweep(made: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunDirectoryError, match=r"is no sweep: it holds no sweep\.json$"):
+        extractkit.open_sweep(tmp_path)
+    hint = re.escape(f"is a single run. Open it by extractkit.open({str(made / '0')!r})")
+    with pytest.raises(RunDirectoryError, match=hint):
+        extractkit.open_sweep(made / "0")
+    with pytest.raises(RunDirectoryError, match=r"is a sweep, not one run\. Give one of"):
+        extractkit.open(made)
