@@ -118,7 +118,7 @@ def test_a_sweep_leaves_an_index_and_tells_where(program: Program, place: Path) 
     done = program(*sweep("model=reference", "model.seed=1,2", "selectors=layers"))
     assert done.returncode == cli.DONE
     assert done.stdout.splitlines() == [f"{place}/s/0", f"{place}/s/1", f"{place}/s"]
-    assert f"sweep: 2 jobs: 2 finished. Look at it: extractkit show {place}/s" in done.stderr
+    assert f"sweep of 2 jobs: 2 finished. Look at it: extractkit show {place}/s" in done.stderr
     found = record.read(place / "s")
     assert found.status == "finished"
     assert found.overrides[:2] == ("model=reference", "model.seed=1,2")

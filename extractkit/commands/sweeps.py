@@ -111,7 +111,8 @@ def _arguments(directory: Path, found: "SweepRecord") -> Iterator[str]:
     """The arguments of the sweep, to be launched into its own directory.
 
     Raises:
-        RunDirectoryError: one is an option, which nobody can have typed among the overrides.
+        RunDirectoryError: one is an option, which nobody can have typed among the overrides; or
+            the configuration is that of a package.
     """
     from extractkit.config.quoting import quoted
 
@@ -119,6 +120,12 @@ def _arguments(directory: Path, found: "SweepRecord") -> Iterator[str]:
         if override.startswith("-"):
             raise RunDirectoryError(f"{directory} records the option {override!r} as an override")
         yield override
+    if found.config_path is not None and not Path(found.config_path).is_absolute():
+        # Hydra would take it for a package, and import that.
+        raise RunDirectoryError(
+            f"{directory} records --config-path={found.config_path}, which is no absolute path. "
+            f"Run the sweep again"
+        )
     yield f"hydra.sweep.dir={quoted(str(directory))}"
     yield from _KEPT_OFF
     yield "--multirun"

@@ -24,6 +24,7 @@ Keys (override with KEY=VALUE, add a selector of your own with '+selectors.NAME.
 Options
   --json            tensors, plan, show, verify, diff: one JSON document on standard output
   --exact           plan: read every sample, for exact sizes
+  --fail-fast       run: once a job of a sweep has failed, begin no other
   --trust MODULE    let files name callables of this module as `_target_`
   -m                one job for each combination of the values in KEY=A,B (Hydra's multirun)
   --config-dir DIR  YAML files of your own, in folders named like the groups
@@ -47,6 +48,12 @@ _VERBS = {
 
         Compute the selected tensors for every sample and store them. The last line on standard
         output is the run directory (hydra.run.dir); progress goes to standard error.
+
+        With -m, a sweep: one run for each combination of the values in KEY=A,B below one
+        directory (hydra.sweep.dir), with an index over them; that directory is then the last line.
+        A job that fails does not stop the others, unless --fail-fast is given. Jobs run here, or
+        where Hydra's launcher sends them (hydra/launcher=joblib, submitit_local, submitit_slurm,
+        ray; each is a package of its own).
 
           extractkit model=bert selectors=attention inputs.path=texts.txt
           extractkit -m model=bert selectors=attention,layers     one run for each
@@ -79,15 +86,18 @@ _VERBS = {
         """,
     ),
     "resume": (
-        "go on with a run that was interrupted, killed or damaged",
+        "go on with a run or a sweep that was interrupted, killed or damaged",
         """\
-        Usage: extractkit resume RUN [--trust MODULE]
+        Usage: extractkit resume RUN|SWEEP [--trust MODULE]
 
         What is committed and whole is kept; everything else is computed as it would have been, so
         that the run ends bitwise as if nothing had happened. Weights, inputs and library versions
-        must be the recorded ones. The last line on standard output is the run directory.
+        must be the recorded ones. The last line on standard output is the run directory. Of a
+        sweep, jobs whose runs are whole are left alone, and all others are done, by the same
+        launcher.
 
           extractkit resume outputs/2026-11-22/10-15-00
+          extractkit resume multirun/2026-11-22/10-15-00
         """,
     ),
     "rerun": (
@@ -132,13 +142,15 @@ _VERBS = {
         """,
     ),
     "show": (
-        "what a run directory holds",
+        "what a run directory, or that of a sweep, holds",
         """\
-        Usage: extractkit show RUN [--json]
+        Usage: extractkit show RUN|SWEEP [--json]
 
-        Status, job, samples, size and tensors of a run; --json prints its whole manifest.
+        Status, job, samples, size and tensors of a run; --json prints its whole manifest. Of a
+        sweep, a row for each job: what it was varied over, its run, status, sizes and time.
 
           extractkit show outputs/2026-11-22/10-15-00
+          extractkit show multirun/2026-11-22/10-15-00
         """,
     ),
 }

@@ -32,7 +32,7 @@ def overview(directory: Path, record: SweepRecord) -> RenderableType:
 
 def summary(directory: Path, record: SweepRecord) -> str:
     """What closes a sweep, as lines: how its jobs ended, and why some did not end well."""
-    lines = [f"sweep: {_counts(record)}. Look at it: extractkit show {directory}"]
+    lines = [f"sweep of {_counts(record)}. Look at it: extractkit show {directory}"]
     lines += [
         f"  job {job.number} ({' '.join(job.overrides)}): {_first_line(job.error)}"
         for job in record.failures
@@ -68,9 +68,7 @@ def _counts(record: SweepRecord) -> str:
     """`2 jobs finished, 1 failed`."""
     counted = Counter(job.status for job in record.jobs)
     told = [f"{counted[status]:,} {status}" for status in JobStatus if counted[status]]
-    if not told:
-        return "none has begun"
-    return f"{plural(len(record.jobs), 'job')}: {', '.join(told)}"
+    return ": ".join(filter(None, (plural(len(record.jobs), "job"), ", ".join(told))))
 
 
 def _first_line(error: str | None) -> str:
