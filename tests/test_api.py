@@ -85,7 +85,7 @@ def modules_after(code: str) -> set[str]:
 def test_all_is_what_the_package_exposes() -> None:
     assert (
         extractkit.__all__
-        == ["Run", "diff", "extract", "open", "rerun", "resume", "verify"]
+        == ["Run", "Sweep", "diff", "extract", "open", "open_sweep", "rerun", "resume", "verify"]
         == dir(extractkit)
     )
     for name in extractkit.__all__:

@@ -9,8 +9,15 @@ import pytest
 
 from extractkit.component import Component
 from extractkit.engine import loaded
+from extractkit.engine.execute import execute
+from extractkit.engine.listener import Silent
+from extractkit.engine.opening import list_tensors
+from extractkit.errors import JobError, SelectionError
 from extractkit.job import Runtime
 from extractkit.models.protocol import Compilation, Fetch
+from extractkit.testing.reference import ReferenceModel
+from extractkit.values import Array
+from tests.engine.examples import job
 from tests.sweep_examples import TARGET
 
 MODEL = Component("model", TARGET, {"seed": 1})
@@ -128,3 +135,59 @@ def test_a_model_that_is_not_held_has_no_program_to_take_over() -> None:
     fetches = [Fetch(":output")]
     program = loaded.program_of(model, fetches, Compilation())
     assert loaded.program_of(model, fetches, Compilation()) is not program
+
+
+class Opaque(ReferenceModel):
+    """Nobody can tell what it computes."""
+
+    def definition_digest(self) -> None:  # type: ignore[override]
+        return None
+
+
+class Swapped(ReferenceModel):
+    """Its weights change in place."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "checkpoints", Swap())
+
+
+class Swap:
+    def choose(self, policy: str) -> None:
+        """There is one set of weights."""
+
+
+def test_a_finished_job_leaves_its_model_for_the_next(tmp_path: Path) -> None:
+    for cls, kept in ((ReferenceModel, True), (Opaque, False)):
+        model = Component("model", f"{cls.__module__}.{cls.__name__}", vouched=True)
+        done = replace(job({"path": ":output"}), model=model)
+        execute(done, tmp_path / cls.__name__, hydra_files={}, listener=Silent())
+        assert (loaded._PROCESS.last is not None) is kept
+
+
+class Failing(ReferenceModel):
+    """It loads, and computes nothing."""
+
+    def forward(self, tokens: Array) -> dict[str, Array]:
+        raise JobError("out of memory")
+
+
+def test_a_job_that_fails_while_it_computes_leaves_none(tmp_path: Path) -> None:
+    model = Component("model", f"{__name__}.Failing", vouched=True)
+    failing = replace(job({"path": ":output"}), model=model)
+    with pytest.raises(JobError, match=r"^out of memory$"):
+        execute(failing, tmp_path / "r", hydra_files={}, listener=Silent())
+    assert loaded._PROCESS.last is None
+
+
+def test_a_mistake_in_a_selector_keeps_the_model(tmp_path: Path) -> None:
+    model = Component("model", "extractkit.testing.reference.ReferenceModel")
+    mistaken = replace(job({"path": "nope"}), model=model)
+    with pytest.raises(SelectionError):
+        execute(mistaken, tmp_path / "r", hydra_files={}, listener=Silent())
+    assert loaded._PROCESS.last is not None
+
+
+def test_weights_that_change_in_place_are_nobody_elses() -> None:
+    model = Component("model", f"{__name__}.Swapped", vouched=True)
+    list_tensors(replace(job({"path": ":output"}), model=model))
+    assert loaded._PROCESS.last is None
