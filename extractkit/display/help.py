@@ -53,7 +53,7 @@ _VERBS = {
         directory (hydra.sweep.dir), with an index over them; that directory is then the last line.
         A job that fails does not stop the others, unless --fail-fast is given. Jobs run here, or
         where Hydra's launcher sends them (hydra/launcher=joblib, submitit_local, submitit_slurm,
-        ray; each is a package of its own).
+        ray; extra `launchers`).
 
           extractkit model=bert selectors=attention inputs.path=texts.txt
           extractkit -m model=bert selectors=attention,layers     one run for each
