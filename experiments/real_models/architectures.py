@@ -8,16 +8,25 @@ from keras import layers
 
 
 def mhcnuggets(hidden: int = 64) -> keras.Model:
-    """Source: `mhcnuggets_lstm` of mhcnuggets/src/models.py."""
+    """Source: `mhcnuggets_lstm` of mhcnuggets/src/models.py.
+
+    Its weights were trained in Keras 2.2, whose LSTM has hard sigmoids as gates by default, and
+    whose hard sigmoid is steeper than that of Keras 3.
+    """
     return keras.Sequential(
         [
             keras.Input((15, 21)),
             layers.Masking(-4200000.0),
-            layers.LSTM(hidden, name="lstm"),
+            layers.LSTM(hidden, recurrent_activation=hard_sigmoid, name="lstm"),
             layers.Dense(hidden, activation="tanh", name="hidden"),
             layers.Dense(1, activation="sigmoid", name="affinity"),
         ]
     )
+
+
+def hard_sigmoid(x: Any) -> Any:
+    """That of Keras 1 and 2."""
+    return keras.ops.clip(0.2 * x + 0.5, 0.0, 1.0)
 
 
 class HED(keras.Model):

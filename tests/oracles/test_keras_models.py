@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
+from experiments.alleles.peptides import encoded
 from experiments.real_models import architectures
 from extractkit.component import Component
 from extractkit.models.keras_file import load
@@ -62,6 +63,23 @@ def _sigmoid(x: Array) -> Array:
     return (1 + np.tanh(x / 2)) / 2  # which does not overflow at masked steps
 
 
+def _hard_sigmoid(x: Array) -> Array:
+    return np.clip(0.2 * x + 0.5, 0, 1)
+
+
+def test_mhcnuggets_gives_what_its_authors_publish() -> None:
+    """Their test: a model, peptides, and the binding affinities (nM) that it predicts."""
+    model = load(
+        factory=factory("mhcnuggets"),
+        checkpoint=str(real_model("mhcnuggets", "mhcnuggets/saves/test/HLA-A01:01_test_model.h5")),
+    )
+    published = real_model("mhcnuggets", "mhcnuggets/saves/test/HLA-A01:01_test_model.predictions")
+    _, *rows = published.read_text("utf-8").split()
+    peptides, affinities = zip(*(row.split(",") for row in rows), strict=True)
+    found = values_of(model, ["affinity:output"], {"input": encoded(peptides)})["affinity:output"]
+    np.testing.assert_allclose(50000 ** (1 - found[:, 0]), np.float64(affinities), atol=0.005)
+
+
 def test_mhcnuggets_gives_what_numpy_computes() -> None:
     """The LSTM step by step in float64; masked steps hand the state on."""
     file = real_model("mhcnuggets", "mhcnuggets/saves/production/HLA-A02:01_BA.h5")
@@ -82,9 +100,9 @@ def test_mhcnuggets_gives_what_numpy_computes() -> None:
     for step in range(15):
         gates = x[:, step] @ arrays["lstm_1/kernel"] + state @ arrays["lstm_1/recurrent_kernel"]
         i, f, c, o = np.split(gates + arrays["lstm_1/bias"], 4, axis=1)
-        new = _sigmoid(f) * memory + _sigmoid(i) * np.tanh(c)
+        new = _hard_sigmoid(f) * memory + _hard_sigmoid(i) * np.tanh(c)
         real = np.array(lengths)[:, None] > step
-        state = np.where(real, _sigmoid(o) * np.tanh(new), state)
+        state = np.where(real, _hard_sigmoid(o) * np.tanh(new), state)
         memory = np.where(real, new, memory)
     hidden = np.tanh(state @ arrays["dense_1/kernel"] + arrays["dense_1/bias"])
     affinity = _sigmoid(hidden @ arrays["dense_2/kernel"] + arrays["dense_2/bias"])
