@@ -88,6 +88,10 @@ demo: venv ## extract every attention map of a real BERT into a new folder under
 	    "    run = extractkit.open(\"$$run\")" \
 	    "    for address, view in run.items(): print(address, view.dims, view.sample(0).shape)"
 
+.PHONY: experiments
+experiments: venv ## compute every experiment of conf/experiment anew; its result goes to experiments/NAME
+	$(BIN)/python -m experiments.reproduce
+
 .PHONY: benchmark
 benchmark: venv ## measure speed and memory
 	$(BIN)/python -m benchmarks

