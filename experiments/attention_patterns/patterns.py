@@ -16,7 +16,7 @@ MEASURES: Mapping[str, str] = {
 """All are means over the tokens of a text, [CLS] and [SEP] apart, that look.
 
 The first five are shares of attention, and no two count the same. `distance` is how many tokens
-away attention lies that goes neither to [CLS] nor to [SEP]; `entropy` is that of all attention. Both
+away attention lies that goes neither to [CLS] nor to [SEP]; `entropy` is that of all of it. Both
 are relative to even attention, of which they are 1.
 """
 
