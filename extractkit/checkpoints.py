@@ -113,7 +113,9 @@ def _matches(text: str) -> Iterator[str]:
     if Path(path).exists() or _GLOB_SIGNS.isdisjoint(text):
         yield path
         return
-    found = sorted(_whole(glob.glob(path, recursive=True)), key=natural)  # noqa: PTH207 - absolute
+    # Relative where the text is: the name of the working directory is no glob.
+    matched = glob.glob(str(Path(text).expanduser()), recursive=True)  # noqa: PTH207 - any root
+    found = sorted(_whole(str(Path(one).absolute()) for one in matched), key=natural)
     if not found:
         raise ModelError(f"{KEY}={text!r} matches nothing. {_near(path)}")
     yield from found

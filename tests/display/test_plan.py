@@ -4,11 +4,12 @@ import io
 from dataclasses import replace
 from pathlib import Path
 
+from extractkit.checkpoints import Checkpoint, SkippedCheckpoint
 from extractkit.display.console import render
 from extractkit.display.plan import overview
 from extractkit.engine.preview import Preview
 from extractkit.plan import Shard
-from tests.display.examples import CATALOG, planned
+from tests.display.examples import CATALOG, EVIL, SHOWN_EVIL, planned
 
 SKIPPED = CATALOG["attention:op/Count"]
 
@@ -22,6 +23,8 @@ def preview() -> Preview:
         matches={"mine": 1},
         skipped=(SKIPPED,),
         samples=1500,
+        checkpoints=(),
+        skipped_checkpoints=(),
         bytes=2_000_000,
         bound="upper bound",
         sizes={tensors[0].key: 2_000_000},
@@ -60,3 +63,36 @@ def test_a_long_list_is_cut() -> None:
     (tensor,) = preview().tensors
     plan = replace(preview(), tensors=(tensor,) * 100)
     assert "… and 40 more; --json lists them all" in shown(plan)
+
+
+AXIS = tuple(Checkpoint(f"epoch_{at}", at, f"/c/epoch_{at}.h5", "f00", 10) for at in (1, 2, 3))
+
+
+def test_a_plan_over_checkpoints_counts_shards_for_each_of_them() -> None:
+    lines = shown(replace(preview(), checkpoints=AXIS))
+    assert lines[-1] == (
+        "3 checkpoints of 1,500 samples, 1 tensor: at most 2.0 MB in 6 shards; 10.0 GB are free "
+        "for /out/run"
+    )
+
+
+def test_checkpoints_that_cannot_be_used_are_named_with_their_reasons() -> None:
+    wrong = tuple(
+        SkippedCheckpoint(f"{EVIL}{at}", f"/c/{at}.h5", f"{EVIL} is damaged") for at in range(5)
+    )
+    lines = shown(replace(preview(), checkpoints=AXIS, skipped_checkpoints=wrong))
+    assert lines[-6:-1] == [
+        "5 checkpoints cannot be used:",
+        *(f"  {SHOWN_EVIL}{at}: {SHOWN_EVIL} is damaged" for at in range(3)),
+        "  … and 2 more; --json lists them all",
+    ]
+
+
+def test_the_document_tells_of_checkpoints() -> None:
+    wrong = (SkippedCheckpoint("bad", "/c/bad.h5", "damaged"),)
+    document = replace(preview(), checkpoints=AXIS[:1], skipped_checkpoints=wrong).to_json()
+    assert document["checkpoints"] == [{"label": "epoch_1", "step": 1, "path": "/c/epoch_1.h5"}]
+    assert document["skipped_checkpoints"] == [
+        {"label": "bad", "path": "/c/bad.h5", "reason": "damaged"}
+    ]
+    assert document["shards"] == [{"start": 0, "stop": 1024}, {"start": 1024, "stop": 1500}]

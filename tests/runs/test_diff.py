@@ -370,9 +370,9 @@ def test_the_document_is_closed_and_strict_json(make: Make) -> None:
     document = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert list(document) == [
         "schema", "beyond", "a", "b", "tolerance", "mapped", "samples", "tensors", "only_in_a",
-        "only_in_b", "circumstances",
+        "only_in_b", "checkpoints_only_in_a", "checkpoints_only_in_b", "circumstances",
     ]  # fmt: skip
-    assert document["schema"] == 1
+    assert document["schema"] == 2
     assert document["beyond"] is True
     assert document["tensors"] == [
         {
@@ -393,6 +393,7 @@ def test_the_document_is_closed_and_strict_json(make: Make) -> None:
             "first_unequal": {"id": "s0", "a": 0, "b": 0},
             "first_beyond": {"id": "s0", "a": 0, "b": 0},
             "worst": {"id": "s0", "a": 0, "b": 0},
+            "checkpoint": None,
         }
     ]
 
