@@ -21,7 +21,7 @@ from extractkit.natural_order import natural
     ],
 )
 def test_numbers_count_by_their_value(expected: list[str]) -> None:
-    assert sorted(reversed(expected), key=natural) == expected
+    assert sorted(set(expected), key=natural) == expected
 
 
 @given(st.lists(st.integers(0, 10**30)))

@@ -289,7 +289,8 @@ class _Execution:
         self.listener.advanced(0, recorder.bytes - before)
 
     def _finish(self, prepared: Prepared, recorder: Recorder) -> None:
-        check_some_left(recorder.committed.values(), recorder.manifest.samples)
+        times = prepared.opened.sets_of_weights
+        check_some_left(recorder.committed.values(), recorder.manifest.samples * times)
         ended = recorder.finish(self.timings)
         assert ended.actual is not None
         found = ended.actual.values

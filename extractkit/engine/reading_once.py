@@ -59,12 +59,13 @@ def in_blocks(
         size: bytes of a range's encoded samples, about.
     """
     block: dict[Shard, int] = {}
-    number, room = 0, memory
+    number = used = 0
     for place in dict.fromkeys(Shard(shard.start, shard.stop) for shard in shards):
-        room -= size(place)
-        if room < 0:
-            number, room = number + 1, memory - size(place)
+        own = size(place)
+        if used and used + own > memory:
+            number, used = number + 1, 0
         block[place] = number
+        used += own
     yield from sorted(
         shards, key=lambda shard: (block[Shard(shard.start, shard.stop)], *shard.place)
     )

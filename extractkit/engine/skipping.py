@@ -23,7 +23,8 @@ def check_some_left(entries: Iterable[Entry], samples: int) -> None:
 
     Args:
         entries: of all shards.
-        samples: how many the run has; 0: it is of constants alone, and all is well.
+        samples: how many the run has, counted for each checkpoint where it has several; 0: it is
+            of constants alone, and all is well.
 
     Raises:
         JobError: all of them were skipped.
