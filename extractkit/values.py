@@ -41,7 +41,7 @@ class Dense:
 
     def sample(self, index: int) -> Array:
         """The value for one sample: (*shape)."""
-        return np.asarray(self.values[index])
+        return np.asarray(self.values[index, ...])  # of a text alone, too, an array of objects
 
     def parts(self) -> dict[str, Array]:
         """The arrays to store, by name; a dense tensor has one, without a name."""

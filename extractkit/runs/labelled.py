@@ -50,7 +50,7 @@ def to_dataset(
         if skipped:
             marks = [number in skipped for number in range(len(ids))]
             coordinates[SKIPPED] = (SAMPLE, np.array(marks, bool))
-    if AXIS in sizes:
+    if checkpoints and AXIS in sizes:
         coordinates[AXIS] = steps_or_labels(checkpoints)
     return xarray.Dataset(variables, coords=coordinates)
 

@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from extractkit.checkpoints import Checkpoint
 from extractkit.component import Component
 from extractkit.errors import RunDirectoryError, SelectionError, UnknownTensorError, choices
 from extractkit.runs import journal, manifest
@@ -61,7 +62,7 @@ class Run(Mapping[str, TensorView]):
     @property
     def checkpoints(self) -> tuple[str, ...]:
         """The labels along the axis of checkpoints, the first one of every tensor; mostly none."""
-        return tuple(one.label for one in self.manifest.checkpoints)
+        return tuple(one.label for one in self._axis)
 
     def at(self, checkpoint: str | int) -> "Run":
         """The run of one checkpoint alone: its tensors have no axis of checkpoints.
@@ -72,7 +73,7 @@ class Run(Mapping[str, TensorView]):
         Raises:
             UnknownTensorError: there is none of that label or step.
         """
-        place = place_of(checkpoint, self.manifest.checkpoints, str(self.path))
+        place = place_of(checkpoint, self._axis, str(self.path))
         return Run(self.path, self.manifest, self.journal, self._committed.at(place))
 
     @cached_property
@@ -130,7 +131,7 @@ class Run(Mapping[str, TensorView]):
         """
         views = [self[key] for key in keys] if keys else list(self.values())
         ids = [str(row["id"]) for row in self.samples]
-        return to_dataset(views, ids, self.skipped, self.manifest.checkpoints)
+        return to_dataset(views, ids, self.skipped, self._axis)
 
     def __getitem__(self, key: str) -> TensorView:
         # Not by `or`: a view is a sequence, and an empty or scalar one has no truth.
@@ -152,10 +153,16 @@ class Run(Mapping[str, TensorView]):
     def __repr__(self) -> str:
         size = f"{len(self)} tensors, {self.manifest.samples} samples"
         if self._committed.checkpoint is not None:
-            size += f", checkpoint {self.checkpoints[self._committed.checkpoint]!r}"
+            label = self.manifest.checkpoints[self._committed.checkpoint].label
+            size += f", checkpoint {label!r}"
         elif self.checkpoints:
             size += f", {len(self.checkpoints)} checkpoints"
         return f"<Run {self.path}: {self.status}, {size}>"
+
+    @property
+    def _axis(self) -> tuple[Checkpoint, ...]:
+        """The checkpoints; none where it is the run of one of them."""
+        return self.manifest.checkpoints if self._committed.checkpoint is None else ()
 
     @cached_property
     def _others(self) -> dict[str, TensorView]:

@@ -1,8 +1,9 @@
 """Lazy views of tensors over checkpoints: the axis of checkpoints stands in front of all others."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from types import EllipsisType
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from extractkit.checkpoints import AXIS, Checkpoint
 from extractkit.errors import UnknownTensorError, choices
 from extractkit.runs.committed import Committed, Positions
 from extractkit.runs.manifest import Manifest, RunTensor
-from extractkit.runs.views import TensorView
+from extractkit.runs.views import TensorView, within
 from extractkit.values import Array
 
 
@@ -21,8 +22,8 @@ class TrajectoryView(TensorView):
     longest of all, as in a `TensorView`. `at(label)` is the tensor of one checkpoint, without this
     axis; so are the elements of `each`, in order.
 
-    Indexing is NumPy's. The index on the first axis decides which checkpoints are read, the next
-    one which samples of them.
+    Indexing is NumPy's. The index on the first axis decides which checkpoints are read; where no
+    axis is indexed by an array, the next one decides which samples of them.
     """
 
     def __init__(
@@ -62,6 +63,14 @@ class TrajectoryView(TensorView):
         """Along the varying axes: int64 (checkpoints, samples, varying axes)."""
         return np.stack([view.lengths for view in self.each])
 
+    def by_shard(self) -> NoReturn:
+        """There is none: shards are those of one checkpoint.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(f"{self.key!r} has checkpoints: use view.at(checkpoint).by_shard()")
+
     def sample(self, index: int) -> Array:
         """One sample at all checkpoints, (checkpoints, *shape), padded where lengths differ.
 
@@ -81,18 +90,20 @@ class TrajectoryView(TensorView):
     def __iter__(self) -> Iterator[Array]:
         """Every checkpoint in turn, padded as the whole is; one is in memory at a time."""
         for place in range(len(self.each)):
-            yield np.asarray(self._of([place], None)[0])
+            yield np.asarray(self._of([place], None)[0], self.dtype)
 
     def __getitem__(self, index: Any) -> Array:
         first, *rest = index if isinstance(index, tuple) and index else (index,)
-        if isinstance(first, int | np.integer | slice):
-            chosen = range(len(self.each))[first]
-            if isinstance(chosen, int):
-                return np.asarray(self._of([chosen], rest)[0])
-            return self._of(chosen, rest)
-        return np.asarray(self.padded()[index])
+        chosen = self._wanted(first)
+        if chosen is None:
+            return np.asarray(self.padded()[index], self.dtype)
+        places, own = within(first, chosen)
+        if any(_is_array(one) for one in rest):
+            # Where the axes of arrays end up in the result, NumPy tells by all indices together.
+            return np.asarray(self._of(places, None)[(own, *rest)], self.dtype)
+        return np.asarray(self._of(places, rest)[own], self.dtype)
 
-    def _of(self, places: Sequence[int], rest: Sequence[Any] | None, fill: object = None) -> Array:
+    def _of(self, places: Iterable[int], rest: Sequence[Any] | None, fill: object = None) -> Array:
         """Some checkpoints, or what `rest` indexes of each of them."""
         wide = self.shape[1:]
         blank = self.blank if fill is None else fill
@@ -102,12 +113,12 @@ class TrajectoryView(TensorView):
             if not rest:
                 value = view.padded(fill)
             elif view.shape == wide:
-                result.append(np.asarray(view[tuple(rest)]))
+                result.append(view[tuple(rest)])
                 continue
             else:
                 value = view.padded(fill)
             value = _widened(value, wide, blank)
-            result.append(value[tuple(rest)] if rest else value)
+            result.append(np.asarray(value[tuple(rest)], self.dtype) if rest else value)
         if not result:
             empty = np.empty((0, *wide), self.dtype)
             return empty[(slice(None), *rest)] if rest else empty
@@ -131,12 +142,17 @@ def place_of(checkpoint: str | int, checkpoints: Sequence[Checkpoint], of: str) 
         UnknownTensorError: there is none of that label or step.
     """
     for place, one in enumerate(checkpoints):
-        if checkpoint in (one.label, one.step):
+        if checkpoint == one.label or (one.step is not None and checkpoint == one.step):
             return place
     labels = [one.label for one in checkpoints]
     raise UnknownTensorError(
         f"{checkpoint!r} is no checkpoint of {of}. {choices(str(checkpoint), labels)}"
     )
+
+
+def _is_array(index: Any) -> bool:
+    plain = isinstance(index, int | np.integer | slice | EllipsisType | None)
+    return isinstance(index, bool) or not plain
 
 
 def _widened(value: Array, shape: tuple[int, ...], fill: object) -> Array:

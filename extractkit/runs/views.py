@@ -135,16 +135,9 @@ class TensorView:
         first, *rest = index if isinstance(index, tuple) and index else (index,)
         rows = None if self.constant else self._wanted(first)
         if rows is None:
-            return np.asarray(self.padded()[index])
-        unique, inverse = np.unique(rows, return_inverse=True)
-        # In the block that is read, a sample stands where its number stands among the sorted ones.
-        # The kind of the index (number, slice, array) stays, since it decides the result's axes.
-        own: Any = inverse.reshape(rows.shape)
-        if isinstance(first, slice):
-            own = slice(None) if (first.step or 1) > 0 else slice(None, None, -1)
-        elif rows.ndim == 0:
-            own = 0
-        return np.asarray(self._rows(unique)[(own, *rest)])
+            return np.asarray(self.padded()[index], self.dtype)
+        unique, own = within(first, rows)
+        return np.asarray(self._rows(unique)[(own, *rest)], self.dtype)
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
         if copy is False:
@@ -153,11 +146,10 @@ class TensorView:
         return array if dtype is None else array.astype(dtype, copy=False)
 
     def __repr__(self) -> str:
-        axes = zip(
-            self.dims, ((None,) if not self.constant else ()) + self._stored.shape, strict=True
-        )
-        shown = ", ".join(dim or str(size) for dim, size in axes)
-        return f"<TensorView {self.key!r}: {self.dtype} ({shown})>"
+        # What stands in front of the stored axes has a name.
+        sizes = (None,) * (len(self.dims) - len(self._stored.shape)) + self._stored.shape
+        shown = ", ".join(dim or str(size) for dim, size in zip(self.dims, sizes, strict=True))
+        return f"<{type(self).__name__} {self.key!r}: {self.dtype} ({shown})>"
 
     @property
     def blank(self) -> object:
@@ -171,7 +163,7 @@ class TensorView:
         return self._committed.constant(self.key)
 
     def _wanted(self, first: Any) -> npt.NDArray[np.intp] | None:
-        """The samples that an index on the first axis names; None where it covers more axes."""
+        """What an index on the first axis names there; None where it covers more axes."""
         if first is None or isinstance(first, EllipsisType | bool | np.bool):
             return None
         numbers = np.arange(len(self))
@@ -195,3 +187,17 @@ class TensorView:
                 own: tuple[int | slice, ...] = (row, *map(slice, value.shape))
                 result[own] = value
         return result
+
+
+def within(first: Any, rows: npt.NDArray[np.intp]) -> tuple[Positions, Any]:
+    """What has to be read for an index on the first axis, and the index into what was read.
+
+    Its kind (number, slice, array) stays, since it decides the axes of a result.
+
+    Args:
+        rows: what the index names, in the axis.
+    """
+    unique, inverse = np.unique(rows, return_inverse=True)
+    if isinstance(first, slice):
+        return unique, slice(None) if (first.step or 1) > 0 else slice(None, None, -1)
+    return unique, inverse.reshape(rows.shape) if rows.ndim else 0

@@ -48,7 +48,16 @@ SHAPES: Mapping[str, tuple[int | None, ...]] = {
     "rate": (),
 }
 CONSTANT = ("kernel", "rate")
-DTYPES = {"count:out": "int64", "flag:out": "bool", "word:out": "string", "ids:out": "int32"}
+DTYPES = {
+    "count:out": "int64",
+    "flag:out": "bool",
+    "word:out": "string",
+    "map:out": "float16",
+    "ids:out": "int32",
+    "found:out": "float64",
+    "rate": "float64",
+}
+"""All others are float32."""
 
 Series = list[list[Array]]
 """By checkpoint, by sample."""
