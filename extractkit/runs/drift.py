@@ -10,7 +10,7 @@ import numpy as np
 from extractkit.errors import RunDirectoryError
 from extractkit.runs.files import StoredFile, content_of
 from extractkit.runs.schema import canonical, parse
-from extractkit.runs.similarity import Block, Likeness, Matrix, Own, likeness
+from extractkit.runs.similarity import Block, Likeness, Own, likeness
 from extractkit.runs.trajectory import TrajectoryView
 from extractkit.runs.views import TensorView
 from extractkit.values import Dense, Values
@@ -100,7 +100,7 @@ def _measured(view: TrajectoryView, skipped: frozenset[int]) -> TensorDrift:
     first: _Values | None = None
     before: _Values | None = None
     for own in view.each:
-        values = _Values(own, skipped, None if first is None else first.own.shift)
+        values = _Values(own, skipped)
         first = first or values
         before = before or values
         if found and values.same_as(before):
@@ -128,16 +128,15 @@ def _likeness(reference: "_Values", other: "_Values") -> Likeness:
 class _Values:
     """A tensor at one checkpoint, shard by shard; kept in memory where it is small."""
 
-    def __init__(self, view: TensorView, skipped: frozenset[int], shift: Matrix | None) -> None:
+    def __init__(self, view: TensorView, skipped: frozenset[int]) -> None:
         self._view = view
         self._skipped = skipped
-        self._shift = shift
         self._kept: list[Block] | None = None
 
     @cached_property
     def own(self) -> Own:
         """The sums over it."""
-        return Own.of(self, self._shift)
+        return Own.of(self)
 
     @cached_property
     def to_itself(self) -> Likeness:

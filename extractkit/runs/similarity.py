@@ -17,6 +17,12 @@ WIDEST = 2048
 
 Matrix = npt.NDArray[np.float64]
 
+_ROUNDING = (8 * np.finfo(np.float64).eps) ** 2
+"""What of ‖x‖² rounding may leave of examples that do not differ at all."""
+
+_UNTOLD = np.errstate(over="ignore", invalid="ignore")
+"""Infinities and NaN are no news here: what they lead to has no meaning, and is None."""
+
 
 @dataclass(frozen=True, eq=False)
 class Block:
@@ -47,7 +53,8 @@ class Own:
     Attributes:
         norm: ‖x‖².
         count, total, square: of the examples their number, their sum, and XᵀX; no square where
-            there is no CKA. Both are of examples less `shift`.
+            there is no CKA. Both are of examples less `shift`, the mean of the first block, which
+            is near their own mean: otherwise sums would cancel each other.
     """
 
     norm: float
@@ -57,14 +64,11 @@ class Own:
     shift: Matrix
 
     @classmethod
-    def of(cls, blocks: Iterable[Block], shift: Matrix | None = None) -> "Own":
-        """The sums over blocks.
-
-        Args:
-            shift: float64 (features,), near the examples' mean, so that sums do not cancel each
-                other; None: the mean of the first block.
-        """
+    @_UNTOLD
+    def of(cls, blocks: Iterable[Block]) -> "Own":
+        """The sums over blocks."""
         norm, count = 0.0, 0
+        shift: Matrix | None = None
         total: Matrix | None = None
         square: Matrix | None = None
         aligns = True
@@ -113,13 +117,14 @@ UNLIKE = Likeness(None, None, None)
 """Of two things of different shapes."""
 
 
+@_UNTOLD
 def likeness(reference: Iterable[Block], other: Iterable[Block], own: tuple[Own, Own]) -> Likeness:
     """How like the reference something is.
 
     Args:
         reference, other: blocks of equal sizes, in the same order; where they have other shapes,
             the two are unlike.
-        own: the sums over each of them, made with one shift.
+        own: the sums over each of them.
     """
     a, b = own
     difference = product = 0.0
@@ -150,8 +155,11 @@ def _cka(a: Own, b: Own, crossed: Matrix | None) -> float | None:
         centred = square - np.outer(left.total, right.total) / a.count
         return float(np.linalg.norm(centred))
 
+    own = [norm(square, one, one) for square, one in ((a.square, a), (b.square, b))]
+    if own[0] <= _ROUNDING * a.norm or own[1] <= _ROUNDING * b.norm:
+        return None
     both = norm(crossed, a, b)
-    return _ratio(both * both, norm(a.square, a, a) * norm(b.square, b, b))
+    return _ratio(both * both, own[0] * own[1])
 
 
 def _dot(a: Matrix, b: Matrix) -> float:

@@ -1,0 +1,202 @@
+"""Relative norm, cosine and linear CKA, against NumPy and the definition by Gram matrices."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from extractkit.runs.similarity import UNLIKE, WIDEST, Block, Likeness, Own, likeness
+
+Array = np.ndarray
+
+
+def blocks(values: Array, ends: Sequence[int] = (), examples: bool = True) -> list[Block]:
+    return [Block(part, examples) for part in np.split(values, sorted(ends))]
+
+
+def measured(one: Array, other: Array, ends: Sequence[int] = (), examples: bool = True) -> Likeness:
+    a, b = blocks(one, ends, examples), blocks(other, ends, examples)
+    return likeness(a, b, (Own.of(a), Own.of(b)))
+
+
+def by_gram(x: Array, y: Array) -> float:
+    """Linear CKA: HSIC(K, L) / √(HSIC(K, K) HSIC(L, L)) with K = XXᵀ, L = YYᵀ.
+
+    Source: Kornblith et al. 2019, equations 3 and 4.
+    """
+    n = len(x)
+    centre = np.eye(n) - np.full((n, n), 1 / n)
+    flat = [side.reshape(n, -1).astype(np.float64) for side in (x, y)]
+    # No matter in exact numbers, but not to lose the difference of numbers far from zero.
+    k, m = (side @ side.T for side in (side - side.mean(axis=0) for side in flat))
+
+    def hsic(p: Array, q: Array) -> float:
+        return float(np.trace(p @ centre @ q @ centre)) / (n - 1) ** 2
+
+    return hsic(k, m) / np.sqrt(hsic(k, k) * hsic(m, m))
+
+
+def drawn(seed: int, rows: int, wide: int = 5) -> Array:
+    return np.random.default_rng(seed).normal(size=(rows, wide))
+
+
+@pytest.mark.parametrize("shape", [(7, 3), (40, 12), (5, 30), (9, 2, 4), (6,)])
+def test_all_three_are_those_of_their_definitions(shape: tuple[int, ...]) -> None:
+    draw = np.random.default_rng(len(shape))
+    x = draw.normal(1.0, 2.0, size=shape)
+    y = x + draw.normal(size=shape)
+    found = measured(x, y)
+    assert found.relative_norm == pytest.approx(
+        np.linalg.norm((y - x).ravel()) / np.linalg.norm(x.ravel()), rel=1e-12
+    )
+    cosine = np.vdot(x, y) / (np.linalg.norm(x.ravel()) * np.linalg.norm(y.ravel()))
+    assert found.cosine == pytest.approx(cosine, rel=1e-12)
+    assert found.cka == pytest.approx(by_gram(x, y), rel=1e-9)
+
+
+@given(st.integers(0, 1000), st.integers(2, 30), st.integers(1, 8), st.integers(1, 8))
+def test_cka_is_that_of_gram_matrices(seed: int, rows: int, wide: int, extra: int) -> None:
+    """A mean far from zero and two scales are no matter."""
+    draw = np.random.default_rng(seed)
+    x = draw.normal(50, 1, (rows, wide))
+    y = x @ draw.normal(size=(wide, wide)) + extra * draw.normal(size=(rows, wide)) - 300
+    assert measured(x, y).cka == pytest.approx(by_gram(x, y), abs=1e-9)
+
+
+@given(st.integers(0, 1000), st.floats(1e-3, 1e3), st.floats(-100, 100))
+def test_cka_knows_no_rotation_no_scale_and_no_shift(seed: int, scale: float, shift: float) -> None:
+    draw = np.random.default_rng(seed)
+    x, y = draw.normal(size=(20, 4)), draw.normal(size=(20, 4))
+    turn, _ = np.linalg.qr(draw.normal(size=(4, 4)))
+    before = measured(x, y).cka
+    assert before is not None
+    assert measured(x, scale * (y @ turn) + shift).cka == pytest.approx(before, abs=1e-8)
+    assert measured(x, scale * (x @ turn) + shift).cka == pytest.approx(1, abs=1e-8)
+    assert measured(y, x).cka == pytest.approx(before, abs=1e-12)
+
+
+@given(st.integers(0, 1000), st.lists(st.integers(0, 12), max_size=5))
+def test_where_a_block_ends_does_not_matter(seed: int, ends: list[int]) -> None:
+    x, y = drawn(seed, 12), drawn(seed + 1, 12)
+    whole, parts = measured(x, y), measured(x, y, ends)
+    for name in ("relative_norm", "cosine", "cka"):
+        assert getattr(parts, name) == pytest.approx(getattr(whole, name), rel=1e-9), name
+
+
+def test_a_thing_is_entirely_like_itself_and_its_opposite_is_its_opposite() -> None:
+    x = drawn(0, 9)
+    itself = measured(x, x)
+    assert itself.relative_norm == 0
+    assert (itself.cosine, itself.cka) == (pytest.approx(1, abs=1e-12), pytest.approx(1, abs=1e-12))
+    opposite = measured(x, -x)
+    assert (opposite.relative_norm, opposite.cosine, opposite.cka) == (
+        pytest.approx(2), pytest.approx(-1), pytest.approx(1),
+    )  # fmt: skip
+
+
+@given(st.integers(0, 10**6))
+def test_rounding_leads_out_of_no_bounds(seed: int) -> None:
+    x = drawn(seed, 6, 3)
+    found = measured(x, x * (1 + 1e-16))
+    assert found.cosine is not None
+    assert found.cosine <= 1
+    assert found.cka is not None
+    assert 0 <= found.cka <= 1
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "int8", "int64", "uint8", "bool"])
+def test_numbers_of_any_type_are_summed_in_float64(dtype: str) -> None:
+    draw = np.random.default_rng(3)
+    x, y = (draw.integers(0, 2 if dtype == "bool" else 100, (50, 3)).astype(dtype) for _ in "ab")
+    assert measured(x, y) == measured(x.astype(np.float64), y.astype(np.float64))
+
+
+def test_large_sums_of_small_types_do_not_overflow() -> None:
+    x = np.full((2000, 4), 60000, np.float16)
+    assert measured(x, x).relative_norm == 0
+    assert measured(x, -x).relative_norm == pytest.approx(2)
+
+
+# ---- what has no meaning
+
+
+def test_a_reference_that_is_zero_has_no_norm_to_compare_with() -> None:
+    zero, x = np.zeros((4, 2)), drawn(0, 4, 2)
+    assert measured(zero, x) == Likeness(None, None, None)
+    assert measured(zero, zero) == Likeness(None, None, None)
+    assert measured(x, zero) == Likeness(1.0, None, None)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("side", [0, 1])
+def test_what_is_not_finite_has_no_likeness(value: float, side: int) -> None:
+    pair = [drawn(0, 4), drawn(1, 4)]
+    pair[side][2, 1] = value
+    assert measured(*pair) == UNLIKE
+    assert measured(pair[side], pair[side]) == UNLIKE
+
+
+def test_what_is_too_large_for_float64_has_none() -> None:
+    x = np.full((4, 2), 1e200)
+    x[0] = -1e200
+    assert measured(x, x) == UNLIKE
+
+
+@pytest.mark.parametrize("value", [0.1, 1 / 3, 1e6 + 0.7, 1e-9, -7.3])
+@pytest.mark.parametrize("rows", [3, 10, 1000, 4097])
+def test_where_examples_do_not_differ_there_is_no_cka(value: float, rows: int) -> None:
+    """What rounding leaves of a mean is no difference: a dead layer is like nothing."""
+    same, x = np.full((rows, 3), value), drawn(0, rows, 3)
+    same[:, 1] *= 3
+    for one, other in ((same, same), (same, x), (x, same), (same, 2 * same)):
+        assert measured(one, other).cka is None
+        assert measured(one, other, (1, rows // 2)).cka is None
+
+
+@given(st.integers(0, 1000), st.sampled_from([1e-3, 1e-5, 1e-6]))
+def test_small_differences_of_float32_are_differences(seed: int, size: float) -> None:
+    x = (1 + size * drawn(seed, 20, 3)).astype(np.float32)
+    y = (1 + size * drawn(seed + 1, 20, 3)).astype(np.float32)
+    if np.ptp(x) and np.ptp(y):
+        centred = [side.astype(np.float64) - side.astype(np.float64).mean(0) for side in (x, y)]
+        assert measured(x, y).cka == pytest.approx(by_gram(*centred), abs=1e-6)
+
+
+def test_one_example_or_none_has_no_cka() -> None:
+    x = drawn(0, 1)
+    assert measured(x, x).cka is None
+    assert measured(x, x).cosine == pytest.approx(1)
+    empty = np.zeros((0, 5))
+    assert measured(empty, empty) == UNLIKE
+    assert measured(np.zeros((3, 0)), np.zeros((3, 0))) == UNLIKE
+
+
+def test_where_its_first_axis_counts_no_examples_there_is_no_cka() -> None:
+    x = drawn(0, 9)
+    found = measured(x, x + 1, examples=False)
+    assert found.cka is None
+    assert found.relative_norm == measured(x, x + 1).relative_norm
+
+
+@pytest.mark.parametrize(("wide", "has"), [(WIDEST, True), (WIDEST + 1, False)])
+def test_beyond_the_widest_there_is_no_cka(wide: int, has: bool) -> None:
+    x = drawn(0, 3, wide).astype(np.float32)
+    found = measured(x, x)
+    assert (found.cka is not None) == has
+    assert found.cosine == pytest.approx(1)
+
+
+def test_things_of_different_shapes_are_unlike() -> None:
+    assert measured(drawn(0, 4, 3), drawn(0, 4, 2)) == UNLIKE
+    assert measured(drawn(0, 4), drawn(0, 5)) == UNLIKE
+
+
+@settings(deadline=None)
+@given(st.integers(0, 50))
+def test_a_side_may_move_far_from_where_it_was(seed: int) -> None:
+    """As far as float64 allows: its mean is ten million times what its examples differ by."""
+    x, y = drawn(seed, 30, 3), drawn(seed + 1, 30, 3)
+    far = measured(x, y + 1e7).cka
+    assert far == pytest.approx(by_gram(x, (y + 1e7) - 1e7), abs=1e-6)
