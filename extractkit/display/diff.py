@@ -167,7 +167,8 @@ def _verdict(found: Comparison) -> Text:
     line = f"{plural(len(found.tensors), 'tensor')} compared: {told or 'none'}"
     first = next((one for one in found.tensors if one.verdict is Verdict.BEYOND), None)
     if first is not None:
-        line += f"; the first beyond: {safe(first.a)}"
+        where = "" if first.checkpoint is None else f"{first.checkpoint}: "
+        line += f"; the first beyond: {safe(where + first.a)}"
     return Text(line, style="red" if found.beyond else "green")
 
 

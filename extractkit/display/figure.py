@@ -85,13 +85,17 @@ def _most_moved(drift: Drift) -> dict[str, TensorDrift]:
 def _line(panel: Any, at: list[int], series: Series, key: str) -> None:
     values = [float("nan") if value is None else value for value in series]
     mark = "." if len(values) < 60 else None
-    # A leading underscore would keep it out of the legend, a dollar sign begin a formula.
-    label = safe(key).replace("$", r"\$")
-    panel.plot(at, values, marker=mark, linewidth=1, label=f" {label}")
+    # A leading underscore would keep it out of the legend.
+    panel.plot(at, values, marker=mark, linewidth=1, label=f" {_plain(key)}")
 
 
 def _label(panel: Any, labels: tuple[str, ...]) -> None:
     every = -(-len(labels) // _MOST_TICKS)
     places = range(0, len(labels), every)
-    panel.set_xticks(list(places), [safe(labels[place]) for place in places])
+    panel.set_xticks(list(places), [_plain(labels[place]) for place in places])
     panel.tick_params(axis="x", labelrotation=45, labelsize="small")
+
+
+def _plain(text: str) -> str:
+    # A dollar sign would begin a formula.
+    return safe(text).replace("$", r"\$")

@@ -139,13 +139,18 @@ def _loaded(job: Job) -> tuple[Model, CheckpointAxis | None]:
 
 def _model(job: Job) -> Model:
     model = model_of(job.model, job.runtime)
-    if lacking := [name for name in ("catalog", "program") if not hasattr(model, name)]:
+    if lacking := [name for name in ("catalog", "program") if not _has(model, name)]:
         raise ConfigError(
             f"model._target_={job.model.target!r} returns a {type(model).__name__}, which has no "
             f"{' and no '.join(lacking)}. Give a callable that returns an adapter: see "
             f"extractkit/models/protocol.py"
         )
     return cast(Model, model)
+
+
+def _has(model: object, name: str) -> bool:
+    # Asked of the class first: a property may need a checkpoint, which is chosen later.
+    return hasattr(type(model), name) or hasattr(model, name)
 
 
 def _matches(

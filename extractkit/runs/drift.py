@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -165,7 +166,8 @@ class _Values:
     def _read(self) -> Iterator[Block]:
         if self._view.constant:
             value = np.asarray(self._view)
-            yield Block(value.reshape(-1, *value.shape[-1:]), value.ndim > 1)
+            rows = prod(value.shape[:-1])
+            yield Block(value.reshape(rows, *value.shape[-1:]), value.ndim > 1)
             return
         for start, values in self._view.by_shard():
             yield self._block(start, values)

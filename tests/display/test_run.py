@@ -4,6 +4,7 @@ import io
 from dataclasses import replace
 from pathlib import Path
 
+from extractkit.checkpoints import Checkpoint, SkippedCheckpoint
 from extractkit.display.console import render
 from extractkit.display.run import overview, summary
 from extractkit.engine.listener import Summary
@@ -124,3 +125,31 @@ def test_what_a_file_says_cannot_control_the_terminal() -> None:
     text = shown(replace(MANIFEST, job_given=(EVIL,), actual=actual))
     assert f"infinity in {SHOWN_EVIL} (1 NaN in 1 sample)\n" in text
     assert f"job         {SHOWN_EVIL}\n" in text
+
+
+def axis(count: int) -> tuple[Checkpoint, ...]:
+    return tuple(Checkpoint(f"epoch_{at}", at, f"/c/{at}.h5", "f00", 10) for at in range(count))
+
+
+def test_checkpoints_are_counted_and_the_first_and_last_named() -> None:
+    few, many = (replace(MANIFEST, checkpoints=axis(count)) for count in (3, 284))
+    assert "checkpoints  3: epoch_0, epoch_1, epoch_2\n" in shown(few)
+    assert "checkpoints  284: epoch_0, epoch_1, …, epoch_283\n" in shown(many)
+    assert "shards       6\n" in shown(few)
+
+
+def test_checkpoints_that_were_left_out_are_told_with_their_reasons() -> None:
+    wrong = tuple(SkippedCheckpoint(f"{EVIL}{at}", "/c", "is damaged") for at in range(5))
+    text = shown(replace(MANIFEST, checkpoints=axis(1), skipped_checkpoints=wrong))
+    for at in range(3):
+        assert f"left out     {SHOWN_EVIL}{at}: is damaged\n" in text
+    assert "             and 2 checkpoints more, see the manifest\n" in text
+
+
+def test_the_summary_counts_checkpoints_and_all_that_was_computed() -> None:
+    closing = Summary(
+        Path("out/run"), 9, 48, 0, 6, 4000, 2.0, computed=144, checkpoints=3
+    )  # fmt: skip
+    lines = render(summary(closing), io.StringIO()).splitlines()
+    assert lines[0].split() == ["checkpoints", "3"]
+    assert "72 samples/s" in next(line for line in lines if line.startswith("time"))

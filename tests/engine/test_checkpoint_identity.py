@@ -28,7 +28,11 @@ def named(checkpoints: object) -> Job:
     return replace(job(POOLED), model=Component("model", target, arguments))
 
 
-BOTH = pytest.mark.parametrize("of", [named, lambda paths: over(paths, POOLED)], ids=["configured", "live"])  # fmt: skip
+def live(checkpoints: list[str]) -> Job:
+    return over(checkpoints, POOLED)
+
+
+BOTH = pytest.mark.parametrize("of", [named, live])
 Maker = Callable[[list[str]], Job]
 
 
