@@ -5,6 +5,7 @@ Everything is summed up in float64, block by block, so that no tensor has to be 
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from math import sqrt
 
 import numpy as np
@@ -93,6 +94,12 @@ class Own:
             empty if shift is None else shift,
         )
 
+    @cached_property
+    def spread(self) -> float:
+        """‖XᵀX‖ of centred columns: 0, but for rounding, where examples do not differ."""
+        assert self.square is not None
+        return _norm(self.square - np.outer(self.total, self.total) / self.count)
+
 
 @dataclass(frozen=True)
 class Likeness:
@@ -151,15 +158,14 @@ def _cka(a: Own, b: Own, crossed: Matrix | None) -> float | None:
     if a.square is None or b.square is None or crossed is None or a.count < 2:
         return None
 
-    def norm(square: Matrix, left: Own, right: Own) -> float:
-        centred = square - np.outer(left.total, right.total) / a.count
-        return float(np.linalg.norm(centred))
-
-    own = [norm(square, one, one) for square, one in ((a.square, a), (b.square, b))]
-    if own[0] <= _ROUNDING * a.norm or own[1] <= _ROUNDING * b.norm:
+    if a.spread <= _ROUNDING * a.norm or b.spread <= _ROUNDING * b.norm:
         return None
-    both = norm(crossed, a, b)
-    return _ratio(both * both, own[0] * own[1])
+    both = _norm(crossed - np.outer(a.total, b.total) / a.count)
+    return _ratio(both * both, a.spread * b.spread)
+
+
+def _norm(matrix: Matrix) -> float:
+    return sqrt(_dot(matrix, matrix))
 
 
 def _dot(a: Matrix, b: Matrix) -> float:

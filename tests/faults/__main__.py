@@ -19,6 +19,7 @@ Campaign = Callable[[Path, int | None, int], Figures]
 
 CAMPAIGNS: Mapping[str, Campaign] = {
     "kills": kills.every_instant,
+    "checkpoint-kills": kills.every_instant_over_checkpoints,
     "random-kills": kills.random_instants,
     "power": power.every_call,
     "bits": bits.flipped,

@@ -9,22 +9,35 @@ from pathlib import Path
 from tests.faults.calls import Call, killed
 from tests.faults.children import Action, recorded, watched
 from tests.faults.figures import Figures
-from tests.faults.runs import Undisturbed, begin, go_on
+from tests.faults.runs import (
+    Undisturbed,
+    begin,
+    begin_over_checkpoints,
+    go_on,
+    go_on_over_checkpoints,
+)
 from tests.fuzz.outcomes import Outcome, outcome
 
 _LATEST = 0.15
 """Seconds after which a process is killed at the latest: about what a run takes."""
 
 
-def every_instant(scratch: Path, count: int | None, seed: int) -> Figures:
+def every_instant(
+    scratch: Path,
+    count: int | None,
+    seed: int,
+    begin: Action = begin,
+    go_on: Action = go_on,
+) -> Figures:
     """A run, and the resume of one that was killed, each killed at every instant there is.
 
     Args:
         count: of the instants of each, drawn by chance; None: all.
+        begin, go_on: run a job, and go on with what is left of it.
     """
     figures = Figures()
     place = scratch / "place"
-    undisturbed = Undisturbed(scratch)
+    undisturbed = Undisturbed(scratch, begin)
     instants = _instants(undisturbed.calls)
     stopped = scratch / "stopped"
     two_thirds = instants[2 * len(instants) // 3]
@@ -47,6 +60,11 @@ def every_instant(scratch: Path, count: int | None, seed: int) -> Figures:
                 figures.faults.append(f"{what}, {when} {call}: {how}: {words}: {wrong}")
             shutil.rmtree(place)
     return figures
+
+
+def every_instant_over_checkpoints(scratch: Path, count: int | None, seed: int) -> Figures:
+    """The same of a run over several checkpoints."""
+    return every_instant(scratch, count, seed, begin_over_checkpoints, go_on_over_checkpoints)
 
 
 def random_instants(scratch: Path, count: int | None, seed: int) -> Figures:

@@ -11,8 +11,9 @@ from extractkit.job import Job
 from extractkit.runs import manifest
 from extractkit.runs.damage import damage
 from extractkit.runs.directory import JOURNAL, LOG, MANIFEST
-from tests.engine.examples import EVERYTHING, job
-from tests.faults.children import recorded
+from tests.engine.checkpoint_examples import files, over
+from tests.engine.examples import EVERYTHING, TEXTS, job
+from tests.faults.children import Action, recorded
 
 HYDRA_FILES: Mapping[str, str] = {
     "config.yaml": "model: reference\n",
@@ -38,6 +39,31 @@ def go_on(directory: Path, listener: Listener | None = None) -> None:
         resume(several_shards(), directory, listener=listener or Silent())
     else:
         begin(directory, listener)
+
+
+def several_checkpoints(directory: Path) -> Job:
+    """Twelve texts in two shards, and constants, with each of two checkpoints.
+
+    Args:
+        directory: of the run, above which two folders up the checkpoints lie.
+    """
+    weights = directory.parents[1] / "weights"
+    paths = [str(path) for path in sorted(weights.glob("*"))] or files(weights, range(2))
+    return over(paths, EVERYTHING, inputs=TEXTS[:12], sinks=SINKS, shard_size=_SAMPLES_A_SHARD)
+
+
+def begin_over_checkpoints(directory: Path) -> None:
+    """Run that job."""
+    of = several_checkpoints(directory)
+    execute(of, directory, hydra_files=HYDRA_FILES, listener=Silent())
+
+
+def go_on_over_checkpoints(directory: Path) -> None:
+    """Go on with it, or run it again."""
+    if (directory / MANIFEST).exists():
+        resume(several_checkpoints(directory), directory, listener=Silent())
+    else:
+        begin_over_checkpoints(directory)
 
 
 def content(directory: Path) -> dict[str, object]:
@@ -69,11 +95,11 @@ class Undisturbed:
         calls: every change that it made to its directory and beside.
     """
 
-    def __init__(self, scratch: Path) -> None:
-        begin(scratch / "warm" / "run")  # in this process: its children need import nothing
+    def __init__(self, scratch: Path, action: Action = begin) -> None:
+        action(scratch / "warm" / "run")  # in this process: its children need import nothing
         self.directory = scratch / "undisturbed" / "run"
         self.directory.parent.mkdir()
-        self.calls = recorded(begin, self.directory)
+        self.calls = recorded(action, self.directory)
         self._content = content(self.directory)
 
     def wrong_with(self, directory: Path) -> list[str]:

@@ -12,6 +12,7 @@ _CHECKOUT = Path(__file__).parents[2]
 
 CAMPAIGNS = {
     "kills": None,
+    "checkpoint-kills": 12,
     "random-kills": 3,
     "power": 120,
     "bits": 200,
@@ -30,6 +31,9 @@ def test_no_fault_does_harm(name: str) -> None:
     if name == "kills":
         assert figures["kills of a run"] == figures["runs finished bitwise equal"] >= 50
         assert figures["kills of a resume"] == figures["resumes finished bitwise equal"] >= 50
+    elif name == "checkpoint-kills":
+        assert figures["kills of a run"] == figures["runs finished bitwise equal"] == 12
+        assert figures["kills of a resume"] == figures["resumes finished bitwise equal"] == 12
     elif name == "full-disk":
         assert figures["failures injected"] == figures["runs finished bitwise equal"] >= 50
     if not figures and name == "tmpfs":
