@@ -50,12 +50,10 @@ def save(figure: Figure, path: Path) -> None:
 
 def _origin(run: extractkit.Run) -> dict[str, object]:
     found = run.manifest
-    git = found.git
     return {
         "identity": found.identity,
+        "weights": found.model.get("weights"),
         "inputs": found.inputs.fingerprint if found.inputs else None,
-        "git": f"{git.revision}{'-dirty' if git.dirty else ''}" if git else None,
-        "started": found.volatile.started,
         "samples": found.samples,
         "checkpoints": len(found.checkpoints),
     }

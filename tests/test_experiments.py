@@ -23,7 +23,7 @@ from extractkit.config.compose import compose
 from tests.real_models import FOLDER, real_model
 from tests.test_readme import ROOT, run_snippets
 
-TRUSTED = ("experiments.real_models.architectures",)
+TRUSTED = ("experiments.real_models.architectures", "experiments.training_dynamics.model")
 
 PRODUCTION = "outputs/models/mhcnuggets-2.4.1/mhcnuggets/saves/production"
 LESS: Mapping[str, Mapping[str, str]] = {

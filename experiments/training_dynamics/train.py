@@ -2,9 +2,8 @@
 
     python -m experiments.training_dynamics.train MODELS FOLDER TRAININGS
 
-writes into FOLDER `model.keras`, the architecture; for each training `seed_0/`, `seed_1/`, … with
-the weights after so many steps (`step_00016.weights.h5`); and `images.npy` and `labels.npy`, which
-were not trained on.
+writes into FOLDER, for each training, `seed_0/`, `seed_1/`, … with the weights after so many steps
+(`step_00016.weights.h5`); and `images.npy` and `labels.npy`, which were not trained on.
 """
 
 import sys
@@ -12,9 +11,9 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from keras import layers
 
 from experiments.training_dynamics.digits import TRAINING, digits
+from experiments.training_dynamics.model import network
 
 STEPS = (
     *(0, 1, 2, 4, 8, 11, 16, 23, 32, 38, 45, 54, 64, 76, 91, 108, 128, 152, 181, 215, 256),
@@ -22,21 +21,14 @@ STEPS = (
 )
 """When weights are kept: most things happen early."""
 
-_WIDTHS = {"hidden_1": 64, "hidden_2": 64, "hidden_3": 64, "hidden_4": 64}
-_CLASSES = 10
 _BATCH = 32
 _RATE = 0.1
 
 
-def network(seed: int) -> keras.Model:
-    """Four hidden layers, then one number for each digit (logits)."""
-    keras.utils.set_random_seed(seed)
-    hidden = [layers.Dense(width, "relu", name=name) for name, width in _WIDTHS.items()]
-    return keras.Sequential([keras.Input((64,)), *hidden, layers.Dense(_CLASSES, name="logits")])
-
-
-def train(model: keras.Model, images: np.ndarray, labels: np.ndarray, seed: int, to: Path) -> None:
+def train(images: np.ndarray, labels: np.ndarray, seed: int, to: Path) -> None:
     """Plain gradient descent on random batches; weights go to `to` after each of `STEPS`."""
+    keras.utils.set_random_seed(seed)
+    model = network()
     model.compile(
         keras.optimizers.SGD(_RATE), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     )
@@ -55,6 +47,5 @@ if __name__ == "__main__":
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "images.npy", pictures[TRAINING:])
     np.save(folder / "labels.npy", answers[TRAINING:])
-    network(0).save(folder / "model.keras")
     for seed in range(int(sys.argv[3])):
-        train(network(seed), pictures[:TRAINING], answers[:TRAINING], seed, folder / f"seed_{seed}")
+        train(pictures[:TRAINING], answers[:TRAINING], seed, folder / f"seed_{seed}")
