@@ -1,11 +1,14 @@
 """The typed, frozen description of a job. Pure Python: nothing here knows YAML or Hydra."""
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from extractkit.component import Component
 from extractkit.errors import ConfigError, choices
+from extractkit.plan import Part
 from extractkit.selectors import Selector
 
 # NumPy's generators take 32 bits.
@@ -21,6 +24,9 @@ BAD_SAMPLES = ("fail", "skip")
 
 NON_FINITE = ("warn", "fail", "skip")
 """What may be done where a NaN or an infinity would be stored."""
+
+ENGINES = ("local", "processes", "ray")
+"""Where shards are computed: in this process, in others on this machine, or on a Ray cluster."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,12 @@ class Runtime:
         non_finite: "warn" of NaN and infinite values, "fail", or "skip" samples that have some.
         reuse_from: a directory that is searched for a finished run of the same identity; None:
             everything is computed.
+        engine: where shards are computed: "local", "processes" or "ray".
+        workers: how many compute at once; None: two, where the engine has workers.
+        shard_timeout: seconds that a worker may take over a shard; None: as long as it takes.
+        ray_address: "auto" or host:port of a cluster; None: one is started on this machine.
+        worker_cpus, worker_gpus: what a worker reserves in a Ray cluster; None: 1, and 0.
+        shards: which part of the job is run, as in "2/4"; None: all of it.
     """
 
     batch_size: int = 32
@@ -56,6 +68,18 @@ class Runtime:
     bad_checkpoints: str = "fail"
     non_finite: str = "warn"
     reuse_from: str | None = None
+    engine: str = "local"
+    workers: int | None = None
+    shard_timeout: float | None = None
+    ray_address: str | None = None
+    worker_cpus: float | None = None
+    worker_gpus: float | None = None
+    shards: str | None = None
+
+    @property
+    def part(self) -> Part | None:
+        """Which part of the job is run; None: all of it."""
+        return None if self.shards is None else Part.parse(self.shards)
 
     @classmethod
     def parse(cls, entries: Mapping[str, object]) -> "Runtime":
@@ -71,7 +95,7 @@ class Runtime:
         values = {key: _plain(key, value) for key, value in entries.items()}
         if values.get("shard_size") == "auto":
             values["shard_size"] = None
-        for key in ("batch_size", "batch_tokens", "shard_size", "threads"):
+        for key in ("batch_size", "batch_tokens", "shard_size", "threads", "workers"):
             _check_whole(key, values.get(key, 1), least=1, optional=key != "batch_size")
         _check_whole("seed", values.get("seed", 0), least=0, optional=False)
         if int(values.get("seed", 0)) > _LARGEST_SEED:
@@ -82,7 +106,7 @@ class Runtime:
                 raise ConfigError(
                     f"runtime.{key}={given!r} does not exist. {choices(given, options)}"
                 )
-        for key, example in (("device", "/CPU:0"), ("reuse_from", "outputs")):
+        for key, example in _TEXTS.items():
             if not isinstance(values.get(key), str | None):
                 raise ConfigError(
                     f"runtime.{key}={values[key]!r} is not a text, such as {example!r}"
@@ -93,7 +117,44 @@ class Runtime:
             raise ConfigError(
                 f"runtime.deterministic={values['deterministic']!r} is not true or false"
             )
-        return cls(**values)
+        for key in ("shard_timeout", "worker_cpus", "worker_gpus"):
+            _check_number(key, values.get(key))
+        runtime = cls(**values)
+        runtime._check_engine()
+        runtime._check_part()
+        return runtime
+
+    def _check_engine(self) -> None:
+        """Refuse what the chosen engine has no use for."""
+        for key, engines in _NEEDS.items():
+            value = getattr(self, key)
+            if value is not None and self.engine not in engines:
+                raise ConfigError(
+                    f"runtime.{key}={value} is of no use to runtime.engine={self.engine}. Add "
+                    f"{' or '.join(f'runtime.engine={engine}' for engine in engines)}, or leave "
+                    f"it out"
+                )
+        if self.shard_timeout == 0:
+            raise ConfigError("runtime.shard_timeout=0 leaves no time. Give seconds, or null")
+        if self.ray_address is not None and not _ADDRESS.fullmatch(self.ray_address):
+            raise ConfigError(
+                f"runtime.ray_address={self.ray_address!r} is no address of a Ray cluster. Give "
+                f"that of its head, as in 10.0.0.1:6379, or auto, or null to start one here"
+            )
+
+    def _check_part(self) -> None:
+        if self.shards is None:
+            return
+        if self.part is None:
+            raise ConfigError(
+                f"runtime.shards={self.shards!r} is no part of a job. Give i/n, i from 1 to n: the "
+                f"parts of four are 1/4, 2/4, 3/4 and 4/4"
+            )
+        if self.reuse_from is not None:
+            raise ConfigError(
+                f"runtime.shards={self.shards} and runtime.reuse_from={self.reuse_from} do not go "
+                f"together: what is reused is a whole run. Leave one of them out"
+            )
 
 
 _CHOICES = {
@@ -101,7 +162,27 @@ _CHOICES = {
     "bad_samples": BAD_SAMPLES,
     "bad_checkpoints": BAD_CHECKPOINTS,
     "non_finite": NON_FINITE,
+    "engine": ENGINES,
 }
+
+_TEXTS = {
+    "device": "/CPU:0",
+    "reuse_from": "outputs",
+    "ray_address": "10.0.0.1:6379",
+    "shards": "1/4",
+}
+"""Keys that take a text or nothing, each with an example."""
+
+_NEEDS = {
+    "workers": ("processes", "ray"),
+    "shard_timeout": ("processes", "ray"),
+    "ray_address": ("ray",),
+    "worker_cpus": ("ray",),
+    "worker_gpus": ("ray",),
+}
+"""Keys that some engines alone know what to do with."""
+
+_ADDRESS = re.compile(r"auto|[^\s:/]+:[0-9]{1,5}|\[[0-9A-Fa-f:]+\]:[0-9]{1,5}")
 
 
 def _plain(key: str, value: object) -> Any:
@@ -116,6 +197,14 @@ def _check_whole(key: str, value: object, least: int, optional: bool) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         also = " or 'auto'" if key == "shard_size" else ""
         raise ConfigError(f"runtime.{key}={value!r} is not a whole number of {least} or more{also}")
+
+
+def _check_number(key: str, value: object) -> None:
+    if value is None:
+        return
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 <= float(str(value)) < math.inf:
+        raise ConfigError(f"runtime.{key}={value!r} is not a number of 0 or more")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ A `PlannedTensor` says what is stored of one tensor; `plan_tensors` makes them f
 and `plan_shards` cuts the samples into shards.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -250,6 +251,42 @@ class Shard:
 
 
 CONSTANTS_SHARD = Shard(0, 0)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of several parts of a job, each a contiguous range of its shards.
+
+    Attributes:
+        number: from 1 on.
+        count: of the parts.
+    """
+
+    number: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Part | None":
+        """The part that "2/4" names; None where there is none of that name."""
+        found = _PART.fullmatch(text)
+        part = None if found is None else cls(int(found[1]), int(found[2]))
+        return part if part is not None and 1 <= part.number <= part.count else None
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+    @property
+    def siblings(self) -> "tuple[Part, ...]":
+        """All parts of the job, in order."""
+        return tuple(Part(number, self.count) for number in range(1, self.count + 1))
+
+    def of(self, shards: Sequence[Shard]) -> tuple[Shard, ...]:
+        """Those of a job's shards that belong to it: none where there are more parts than shards."""
+        first = len(shards) * (self.number - 1) // self.count
+        return tuple(shards[first : len(shards) * self.number // self.count])
+
+
+_PART = re.compile(r"([1-9][0-9]{0,5})/([1-9][0-9]{0,5})")
 
 
 def plan_tensors(catalog: Catalog, selectors: Sequence[Selector]) -> tuple[PlannedTensor, ...]:

@@ -9,18 +9,19 @@ from extractkit.errors import ConfigError, JobError, RunDirectoryError
 from extractkit.plan import Shard
 from extractkit.runs import journal, manifest
 from extractkit.runs.committed import Committed
-from extractkit.runs.directory import JOURNAL, LOG, SAMPLES, SHARDS, shard_file
+from extractkit.runs.directory import JOURNAL, LOG, SAMPLES, SHARDS
 from extractkit.runs.drift import DRIFT, Drift, drift_of, to_bytes
 from extractkit.runs.files import StoredFile
 from extractkit.runs.intact import intact_entries
 from extractkit.runs.journal import Entry
 from extractkit.runs.manifest import Actual, Manifest, Status
 from extractkit.runs.samples import Row, SamplesWriter
+from extractkit.runs.storing import Storing, sweep, take_over
 from extractkit.runs.trajectory import trajectories
 from extractkit.runs.write import make_directory, make_durable, write_durably
 from extractkit.sinks.protocol import Sink, StoredShard
 from extractkit.value_checks import ValueStats, merged
-from extractkit.values import Values, digest
+from extractkit.values import Values
 
 
 class Recorder:
@@ -47,7 +48,7 @@ class Recorder:
         self._found: dict[str, ValueStats] = {}
         for shard, entry in committed.items():
             self._remember(shard, entry)
-        self._sinks = dict(sinks)
+        self._storing = Storing(directory, dict(sinks))
         self._samples: SamplesWriter | None = None
 
     @classmethod
@@ -130,26 +131,22 @@ class Recorder:
 
         One sink's file is in memory at a time.
         """
-        files = {}
-        for name, sink in self._sinks.items():
-            image = sink.serialize(values)
-            files[name] = StoredFile.of(shard_file(shard, sink.suffix), image)
-            write_durably(self.directory / files[name].name, image)
-            del image
-        entry = Entry(
-            shard.key,
-            shard.start,
-            shard.stop,
-            files,
-            digest(values.items()),
-            stats or {},
-            {str(index): reason for index, reason in (skipped or {}).items()},
-            timings or {},
-            shard.checkpoint,
-        )
+        entry = self._storing.store(shard, values, timings, stats, skipped)
+        self._accept(shard, entry)
+        return entry
+
+    def accept(self, shard: Shard, entry: Entry, writer: str) -> None:
+        """Commit a shard that a worker has stored, once `check_stored` has found its files good.
+
+        Args:
+            writer: the worker's name, as of `Storing`.
+        """
+        take_over(self.directory, entry, writer)
+        self._accept(shard, entry)
+
+    def _accept(self, shard: Shard, entry: Entry) -> None:
         journal.append(self.directory / JOURNAL, entry)
         self._remember(shard, entry)
-        return entry
 
     def _remember(self, shard: Shard, entry: Entry) -> None:
         """Keep of an entry what the end of the run needs: the rest of many shards would add up."""
@@ -170,11 +167,12 @@ class Recorder:
         missing = [shard.key for shard in self.manifest.shards if shard not in self.committed]
         if missing:
             raise JobError(f"{len(missing)} shards were never committed, first {missing[0]!r}")
+        sweep(self.directory)
         # In the plan's order, whatever the order in which they were committed.
         entries = {shard: self.committed[shard] for shard in self.manifest.shards}
         tensors = [tensor.stored for tensor in self.manifest.tensors]
         files = []
-        for name, sink in self._sinks.items():
+        for name, sink in self._storing.sinks.items():
             shards = [
                 StoredShard(shard, self.directory / entry.files[name].name)
                 for shard, entry in entries.items()

@@ -32,9 +32,10 @@ class DurableFile:
     is until `publish` replaces it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, temporary: Path | None = None) -> None:
+        """Begin to write `path`, under the name `temporary` (None: its own with an ending)."""
         self._path = path
-        self._temporary = path.with_name(path.name + TEMPORARY)
+        self._temporary = temporary or path.with_name(path.name + TEMPORARY)
         self._pending = bytearray()
         with writing(path):
             # Made anew: another name of the same file may lie outside of the run.
@@ -50,15 +51,18 @@ class DurableFile:
         if len(self._pending) >= _BUFFER:
             self._flush()
 
-    def publish(self) -> None:
-        """Give the file its name."""
+    def seal(self) -> None:
+        """Force the file out of the caches under its temporary name."""
         self._flush()
         assert self._descriptor is not None
         with writing(self._path):
             os.fsync(self._descriptor)
             self._close()
-            os.replace(self._temporary, self._path)  # noqa: PTH105 - see the module's docstring
-            _sync_directory(self._path.parent)
+
+    def publish(self) -> None:
+        """Give the file its name."""
+        self.seal()
+        publish(self._temporary, self._path)
 
     def discard(self) -> None:
         """Remove what was written; for after a failure, so it never fails itself."""
@@ -94,6 +98,50 @@ def write_durably(path: Path, data: bytes) -> None:
     except BaseException:
         file.discard()
         raise
+
+
+def temporary_of(path: Path, writer: str) -> Path:
+    """The name under which one of several writers holds a file that it may not name itself."""
+    return path.with_name(f"{path.name}.{writer}{TEMPORARY}")
+
+
+def write_apart(path: Path, data: bytes, writer: str) -> None:
+    """Write a whole file durably, for somebody else to `publish` under its name.
+
+    Args:
+        path: what it will be called; until then it is `temporary_of(path, writer)`.
+
+    Raises:
+        JobError: the system refused; nothing is left behind.
+    """
+    file = DurableFile(path, temporary_of(path, writer))
+    try:
+        file.write(data)
+        file.seal()
+    except BaseException:
+        file.discard()
+        raise
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Give a file that has been forced out its name, durably.
+
+    Raises:
+        JobError: the system refused; also where there is no such file.
+    """
+    with writing(path):
+        os.replace(temporary, path)  # noqa: PTH105 - see the module's docstring
+        _sync_directory(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Take a file away that may be there. That need not survive a crash of the machine.
+
+    Raises:
+        JobError: the system refused.
+    """
+    with writing(path), contextlib.suppress(FileNotFoundError):
+        os.unlink(path)  # noqa: PTH108
 
 
 def append_line(path: Path, line: str) -> None:
