@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import cast
 
 from extractkit.engine.described import check_repeats, check_same, described
+from extractkit.engine.distributed.running import Hired, hired
 from extractkit.engine.listener import Listener, Summary
 from extractkit.engine.loaded import forget
 from extractkit.engine.prepare import Prepared, prepare
@@ -19,13 +20,14 @@ from extractkit.engine.stream import ShardValues
 from extractkit.engine.survey import Row, Survey, survey
 from extractkit.errors import ExtractkitError, JobError, RunDirectoryError, UserError
 from extractkit.job import Job
-from extractkit.plan import bytes_per_sample, plan_shards
+from extractkit.plan import Shard, bytes_per_sample, plan_shards
 from extractkit.runs import manifest as manifests
 from extractkit.runs.beginning import Superfluous, begun
 from extractkit.runs.damage import damage, lasting_damage
 from extractkit.runs.directory import SAMPLES
 from extractkit.runs.disk import check_space, file_overhead, human_bytes
 from extractkit.runs.environment import git_state, host, package_versions
+from extractkit.runs.journal import Entry
 from extractkit.runs.lock import locked
 from extractkit.runs.log import run_log
 from extractkit.runs.manifest import Manifest, Resumed, RunPlan, Status, Volatile
@@ -158,10 +160,11 @@ class _Execution:
             # Sinks come first: they are quick to build, and tell what they do not like.
             sinks = {name: cast(Sink, sink.build()) for name, sink in self.job.sinks.items()}
             recorder = Recorder.start(self.directory, self.manifest, sinks)
-            prepared = prepare(self.job)
-            self.timings.update(prepared.timings)
-            found = self._planned(prepared, recorder)
-            self._commit(prepared, found, recorder)
+            with hired(self.job) as workers:
+                prepared = prepare(self.job)
+                self.timings.update(prepared.timings)
+                found = self._planned(prepared, recorder)
+                self._commit(prepared, found, recorder, workers)
             self._finish(prepared, recorder)
         except Superfluous:
             raise  # nothing has gone wrong, and all of it is taken back
@@ -255,7 +258,9 @@ class _Execution:
         exact = all(tensor.predictable for tensor in prepared.tensors)
         return RunPlan(total, exact, tuple((shard.start, shard.stop) for shard in shards))
 
-    def _commit(self, prepared: Prepared, found: Survey, recorder: Recorder) -> None:
+    def _commit(
+        self, prepared: Prepared, found: Survey, recorder: Recorder, workers: Hired | None
+    ) -> None:
         """Store every planned shard that is not there yet."""
         plan, samples = recorder.manifest.plan, recorder.manifest.samples
         assert plan is not None
@@ -273,11 +278,15 @@ class _Execution:
             self.listener.advanced(sum(map(len, recorder.committed)), recorder.bytes)
         began = time.perf_counter()
         self.computed = sum(map(len, missing))
-        stream = prepared.stream(found, lambda done: self.listener.advanced(done, 0))
-        with closing(stream.shards(prepared.ordered(missing, found))) as computed:
-            for one in computed:
-                self._commit_one(one, recorder)
-                del one  # before the next is taken, and the one after that begun
+        ordered = prepared.ordered(missing, found)
+        if workers is None:
+            stream = prepared.stream(found, lambda done: self.listener.advanced(done, 0))
+            with closing(stream.shards(ordered)) as computed:
+                for one in computed:
+                    self._commit_one(one, recorder)
+                    del one  # before the next is taken, and the one after that begun
+        else:
+            workers.compute(ordered, recorder, self._stored, self._note)
         self.timings["extract"] = time.perf_counter() - began
 
     def _commit_one(self, one: ShardValues, recorder: Recorder) -> None:
@@ -287,6 +296,11 @@ class _Execution:
         recorder.commit(one.shard, one.values, timings, one.stats, one.skipped)
         _log.info("committed %s in %.3f s", one.shard.key, time.perf_counter() - began)
         self.listener.advanced(0, recorder.bytes - before)
+
+    def _stored(self, shard: Shard, entry: Entry) -> None:
+        """A worker's shard is committed."""
+        _log.info("committed %s", shard.key)
+        self.listener.advanced(len(shard), sum(file.size for file in entry.files.values()))
 
     def _finish(self, prepared: Prepared, recorder: Recorder) -> None:
         times = prepared.opened.sets_of_weights

@@ -31,6 +31,20 @@ def environment(threads: int | None) -> dict[str, str]:
     return found
 
 
+def machine_variables() -> dict[str, str]:
+    """What is set here of the variables that `impose` leaves as they are."""
+    return {name: os.environ[name] for name in (*_XLA, *_KERNELS) if name in os.environ}
+
+
+def take_machine_variables(variables: Mapping[str, str]) -> None:
+    """Have a worker run with the ones of its driver, which has been started by the same user."""
+    for name in (*_XLA, *_KERNELS):
+        if name in variables:
+            os.environ[name] = variables[name]
+        else:
+            os.environ.pop(name, None)
+
+
 def impose(variables: Mapping[str, str]) -> None:
     """Have the process run as one with these threads and switches; other switches are unset.
 

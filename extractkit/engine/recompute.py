@@ -97,7 +97,8 @@ class _Recomputation:
         """What may move the last bits of values, and is not the same."""
         recorded = self.sound.manifest
         found = surrounding_differences(recorded, self.now)
-        hosts = [recorded.volatile.host, *(one.host for one in recorded.volatile.resumed)]
+        volatile = recorded.volatile
+        hosts = [volatile.host, *(one.host for one in volatile.resumed), *volatile.workers]
         here = host().get("processor")
         others = dict.fromkeys(one.get("processor") for one in hosts if one)
         found += [

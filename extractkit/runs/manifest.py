@@ -12,7 +12,7 @@ from pathlib import Path
 
 from extractkit.checkpoints import Checkpoint, SkippedCheckpoint
 from extractkit.errors import RunDirectoryError
-from extractkit.plan import CONSTANTS_SHARD, Shard
+from extractkit.plan import CONSTANTS_SHARD, Part, Shard
 from extractkit.runs.environment import GitState
 from extractkit.runs.files import StoredFile
 from extractkit.runs.journal import Entry
@@ -109,6 +109,7 @@ class Volatile:
         timings: seconds spent in each stage, by the last process.
         resumed: the processes that went on after the first one.
         log: the run's own log as it was when the run ended; lines may have been added since.
+        workers: the machines on which workers computed shards, each once.
     """
 
     started: str
@@ -118,6 +119,7 @@ class Volatile:
     timings: Mapping[str, float] = field(default_factory=dict)
     resumed: tuple[Resumed, ...] = ()
     log: StoredFile | None = None
+    workers: tuple[Mapping[str, object], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,7 @@ class Manifest:
         versions: of the packages involved.
         identity: SHA-256 over everything that decides the values; null where nobody can tell.
         git: of the working directory; null outside of a checkout.
+        part: which part of a job it is, as in "2/4"; null: all of it.
     """
 
     volatile: Volatile
@@ -201,6 +204,7 @@ class Manifest:
     versions: Mapping[str, str] = field(default_factory=dict)
     identity: str | None = None
     git: GitState | None = None
+    part: str | None = None
 
     @property
     def samples(self) -> int:
@@ -209,7 +213,23 @@ class Manifest:
 
     @property
     def shards(self) -> tuple[Shard, ...]:
-        """Every shard that a finished run has: by checkpoint, the constants before the ranges."""
+        """Every shard that a finished run has: by checkpoint, the constants before the ranges.
+
+        Raises:
+            RunDirectoryError: it says to be a part that there cannot be.
+        """
+        if self.part is None:
+            return self.planned_shards
+        part = Part.parse(self.part)
+        if part is None:
+            raise RunDirectoryError(
+                f"{MANIFEST} says part={self.part!r}, and there is no such part"
+            )
+        return part.of(self.planned_shards)
+
+    @property
+    def planned_shards(self) -> tuple[Shard, ...]:
+        """The shards of all parts of the job together."""
         ranges = [Shard(start, stop) for start, stop in self.plan.shards] if self.plan else []
         constant = any(tensor.stored.constant for tensor in self.tensors)
         one = [CONSTANTS_SHARD] * constant + [shard for shard in ranges if len(shard)]

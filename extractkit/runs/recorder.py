@@ -76,6 +76,13 @@ class Recorder:
         """Say that a run that had ended is being gone on with."""
         self._write(replace(self.manifest, status=Status.STARTED, actual=None))
 
+    def met(self, host: Mapping[str, object]) -> None:
+        """Remember the machine of a worker; it is recorded with the run's end."""
+        volatile = self.manifest.volatile
+        if host not in volatile.workers:
+            volatile = replace(volatile, workers=(*volatile.workers, host))
+            self.manifest = replace(self.manifest, volatile=volatile)
+
     @property
     def bytes(self) -> int:
         """Size of all shard files so far, over all sinks."""

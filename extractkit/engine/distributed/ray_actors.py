@@ -1,0 +1,237 @@
+"""Workers that are actors of a Ray cluster. Ray is an extra, and is imported here alone.
+
+An actor's threads: one is the worker, the others answer calls. The driver has one call out to each,
+which returns with the next message.
+"""
+
+import logging
+import os
+import pickle
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from queue import SimpleQueue
+from typing import Any
+
+from extractkit.engine.distributed.crew import Begun, Ended, Event, Said
+from extractkit.engine.distributed.inbox import Inbox
+from extractkit.engine.distributed.messages import Task
+from extractkit.errors import ConfigError, MissingExtraError
+from extractkit.job import Runtime
+
+_REACHED_SECONDS = 5.0
+_SECONDS_TO_END = 20.0
+_STORE_BYTES = 80 << 20
+"""Of a cluster started here: nothing but tasks and messages goes through its object store."""
+
+_LOST_SECONDS = 60.0
+
+
+class Actor:
+    """A worker in a process of Ray's."""
+
+    def __init__(self) -> None:
+        self._inbox: Inbox[str] = Inbox()
+        self._outbox: SimpleQueue[bytes | None] = SimpleQueue()
+
+    def begin(self, pickled: bytes) -> int:
+        """Begin to work; the id of the process."""
+        # Imported when nothing of the environment has been read yet: it is set by the task.
+        from extractkit.engine.distributed.worker import work
+
+        def run() -> None:
+            try:
+                work(pickle.loads(pickled), self._inbox, self._outbox.put)
+            finally:
+                self._outbox.put(None)
+
+        threading.Thread(target=run, daemon=True).start()
+        return os.getpid()
+
+    def give(self, key: str) -> None:
+        """Take a shard."""
+        self._inbox.put(key)
+
+    def next(self) -> bytes | None:
+        """The next message, when there is one; None: there will be no other."""
+        return self._outbox.get()
+
+
+class Actors:
+    """A crew of actors."""
+
+    def __init__(self, ray: Any, runtime: Runtime) -> None:
+        self.events: SimpleQueue[Event] = SimpleQueue()
+        self._ray = ray
+        self._workers: list[_Actor] = []
+        self._kind = ray.remote(Actor).options(
+            num_cpus=1 if runtime.worker_cpus is None else runtime.worker_cpus,
+            num_gpus=runtime.worker_gpus or 0,
+            max_restarts=0,
+            max_task_retries=0,
+            max_concurrency=4,
+            # Ray would have it be 1, and sums may depend on it.
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": _openmp_threads()}},
+        )
+
+    def start(self, number: int, task: Task) -> "_Actor":
+        """Ask for an actor."""
+        worker = _Actor(self._ray, self._kind.remote(), number, task, self.events)
+        self._workers.append(worker)
+        return worker
+
+    def close(self) -> None:
+        """Kill them."""
+        for worker in self._workers:
+            worker.kill()
+        for worker in self._workers:
+            worker.join()
+
+
+class _Actor:
+    def __init__(
+        self, ray: Any, handle: Any, number: int, task: Task, events: SimpleQueue[Event]
+    ) -> None:
+        self._ray = ray
+        self._handle = handle
+        self._number = number
+        self._events = events
+        self._process: int | None = None
+        self._host = ""
+        self._listening = threading.Thread(target=self._listen, args=(task,), daemon=True)
+        self._listening.start()
+
+    def give(self, key: str) -> None:
+        self._handle.give.remote(key)
+
+    def kill(self) -> None:
+        self._ray.kill(self._handle)
+
+    def join(self) -> None:
+        self._listening.join(_SECONDS_TO_END)
+
+    def _listen(self, task: Task) -> None:
+        how = "ended"
+        try:
+            self._ray.get(self._handle.begin.remote(pickle.dumps(task)))
+            self._events.put(Begun(self._number))
+            while (data := self._ray.get(self._handle.next.remote())) is not None:
+                self._events.put(Said(self._number, data))
+        except self._ray.exceptions.RayError as error:
+            how = f"died: {_first_line(error)}"
+        self._events.put(Ended(self._number, how))
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _openmp_threads() -> str:
+    if hasattr(os, "sched_getaffinity"):
+        return os.environ.get("OMP_NUM_THREADS") or str(len(os.sched_getaffinity(0)))
+    return os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count() or 1)
+
+
+@contextmanager
+def connected(runtime: Runtime, workers: int) -> Iterator[Actors]:
+    """Workers of the cluster that a job names, or of one on this machine for as long as it runs.
+
+    A cluster to which this process is connected already is taken, and stays connected.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        ConfigError: there is no cluster at the address; or no machine of it has what a worker
+            needs.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise MissingExtraError(
+            "runtime.engine=ray needs Ray. Install it: pip install 'extractkit[ray]'"
+        ) from error
+    own = not ray.is_initialized()
+    if own:
+        _connect(ray, runtime, workers)
+    try:
+        _check_room(ray, runtime)
+        crew = Actors(ray, runtime)
+        try:
+            yield crew
+        finally:
+            crew.close()
+    finally:
+        if own:
+            ray.shutdown()
+
+
+def _connect(ray: Any, runtime: Runtime, workers: int) -> None:
+    address = runtime.ray_address
+    settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    if address is None:
+        cpus = 1 if runtime.worker_cpus is None else runtime.worker_cpus
+        settings |= {
+            # As many as the workers ask for: they are to run at once, on however many there are.
+            "num_cpus": max(1, -int(-cpus * workers // 1)),
+            "include_dashboard": False,
+            "object_store_memory": _STORE_BYTES,
+        }
+    else:
+        if address != "auto":
+            _reach(address)
+        settings["address"] = address
+    at = "a Ray cluster on this machine" if address is None else f"runtime.ray_address={address}"
+    with _own_signals():
+        try:
+            ray.init(**settings)
+        except Exception as error:
+            raise ConfigError(f"{at} cannot be used: {_first_line(error)}. {_HINT}") from error
+
+
+_HINT = (
+    "Start one with: ray start --head, and name it by runtime.ray_address=HOST:6379; or give "
+    "runtime.ray_address=null to have one started here"
+)
+
+
+def _reach(address: str) -> None:
+    """Make sure that somebody answers: Ray itself would try for five minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _REACHED_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigError(
+            f"runtime.ray_address={address}: no Ray cluster answers there ({error}). {_HINT}"
+        ) from error
+
+
+def _check_room(ray: Any, runtime: Runtime) -> None:
+    needs = {
+        "CPU": ("worker_cpus", 1 if runtime.worker_cpus is None else runtime.worker_cpus),
+        "GPU": ("worker_gpus", runtime.worker_gpus or 0),
+    }
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    for resource, (key, wanted) in needs.items():
+        most = max((machine.get(resource, 0) for machine in machines), default=0)
+        if wanted > most:
+            raise ConfigError(
+                f"runtime.{key}={wanted:g}: no machine of the Ray cluster has so many, {most:g} is "
+                f"the most"
+            )
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep what this process does about signals: Ray would have SIGTERM end it on the spot."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            with suppress(TypeError):  # one that was not set by Python
+                signal.signal(number, handler)

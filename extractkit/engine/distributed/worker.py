@@ -1,0 +1,162 @@
+"""What a worker does: it becomes like the driver, loads the model, and stores shard after shard.
+
+It never writes the journal, nor under the name of a file that counts.
+"""
+
+import os
+import pickle
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import cast
+
+from extractkit.engine.described import described, differences
+from extractkit.engine.distributed.inbox import Inbox
+from extractkit.engine.distributed.messages import (
+    Crashed,
+    Failed,
+    Message,
+    Ready,
+    Stored,
+    Task,
+    encoded,
+)
+from extractkit.engine.heap import return_large_buffers
+from extractkit.engine.prepare import prepare
+from extractkit.engine.process import impose, take_machine_variables
+from extractkit.engine.recorded import recorded_survey
+from extractkit.errors import ConfigError, ExtractkitError, RunDirectoryError
+from extractkit.job import Job
+from extractkit.plan import Shard
+from extractkit.runs import manifest as manifests
+from extractkit.runs.directory import SAMPLES
+from extractkit.runs.environment import host
+from extractkit.runs.manifest import Manifest
+from extractkit.runs.samples import Samples
+from extractkit.runs.storing import Storing
+from extractkit.sinks.protocol import Sink
+
+_LAST_WORDS = 4000
+
+
+def work(task: Task, inbox: Inbox[str], send: Callable[[bytes], None]) -> None:
+    """Be a worker until the inbox is closed or something goes wrong, which is sent too.
+
+    Args:
+        inbox: the keys of shards.
+        send: takes messages for the driver.
+    """
+
+    def tell(message: Message) -> None:
+        send(encoded(message))
+
+    try:
+        _work(task, inbox, tell)
+    except ExtractkitError as error:
+        tell(Failed(type(error).__name__, str(error)))
+    except Exception:  # noqa: BLE001 - whatever it is, the driver is told, and gives up on us
+        tell(Crashed(traceback.format_exc()[-_LAST_WORDS:]))
+    finally:
+        inbox.close()
+
+
+def _work(task: Task, inbox: Inbox[str], tell: Callable[[Message], None]) -> None:
+    directory = Path(task.directory)
+    recorded = _recorded(directory, task)
+    take_machine_variables(task.variables)
+    impose(recorded.environment)
+    return_large_buffers()
+    job = _job(task.job)
+    sinks = {name: cast(Sink, sink.build()) for name, sink in job.sinks.items()}
+    prepared = prepare(job)
+    _check_same(recorded, described(recorded, prepared))
+    shards = _Shards(inbox, {shard.key: shard for shard in recorded.shards})
+    storing = Storing(directory, sinks, task.writer)
+    found = recorded_survey(
+        prepared.opened.model.signature, _rows(directory, recorded), recorded.samples
+    )
+    # One stream as long as the worker lives, so that it reads ahead beyond a shard's end.
+    with closing(prepared.stream(found, lambda samples: None).shards(shards)) as computed:
+        tell(Ready(host(), os.getpid()))
+        try:
+            for one in computed:
+                timings = {"compute": one.compute_seconds}
+                entry = storing.store(one.shard, one.values, timings, one.stats, one.skipped)
+                del one  # before the next is taken, and the one after that begun
+                tell(Stored(entry.to_line()))
+        finally:
+            inbox.close()  # the stream's threads may be waiting there
+
+
+def _recorded(directory: Path, task: Task) -> Manifest:
+    """The run, as this machine sees it.
+
+    Raises:
+        RunDirectoryError: it does not.
+    """
+    name = host()["name"]
+    try:
+        os.chdir(task.working_directory)
+    except OSError as error:
+        raise RunDirectoryError(
+            f"a worker on {name!r} has no working directory {task.working_directory}: "
+            f"{error.strerror}. Workers need the file system of the driver"
+        ) from error
+    known = set(sys.path)
+    sys.path += [path for path in task.search_path if path not in known]
+    try:
+        return manifests.read(directory)
+    except RunDirectoryError as error:
+        raise RunDirectoryError(
+            f"a worker on {name!r} cannot work on the run: {error}. The run directory has to be on "
+            f"a file system that all workers share: hydra.run.dir=…"
+        ) from error
+
+
+def _check_same(recorded: Manifest, now: Manifest) -> None:
+    """Make sure that the values of the run would come out here.
+
+    Raises:
+        RunDirectoryError: something differs from what the driver found; all of it is named.
+    """
+    if found := differences(recorded, now):
+        raise RunDirectoryError(
+            f"a worker on {host()['name']!r} would not compute the values of this run, as it does "
+            f"not find what the driver has found. {'; '.join(found)}. Give all workers the same "
+            f"files, libraries and settings"
+        )
+
+
+def _job(pickled: bytes) -> Job:
+    """The job.
+
+    Raises:
+        ConfigError: what it holds in memory cannot be made again here.
+    """
+    try:
+        job = pickle.loads(pickled)
+    except Exception as error:
+        raise ConfigError(
+            f"a worker cannot make again what was given in memory: {type(error).__name__}: {error}. "
+            f"Put its class or function into a module that can be imported, or name it in the "
+            f"configuration (model.factory._target_=…)"
+        ) from error
+    return cast(Job, job)
+
+
+class _Shards:
+    """The shards whose keys are in the inbox; to be iterated as often as one likes."""
+
+    def __init__(self, inbox: Inbox[str], by_key: Mapping[str, Shard]) -> None:
+        self._inbox = inbox
+        self._by_key = by_key
+
+    def __iter__(self) -> Iterator[Shard]:
+        return map(self._by_key.__getitem__, self._inbox)
+
+
+def _rows(directory: Path, recorded: Manifest) -> Samples:
+    file = next((file for file in recorded.files if file.name == SAMPLES), None)
+    return Samples(directory / SAMPLES, file)
