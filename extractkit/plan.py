@@ -281,7 +281,7 @@ class Part:
         return tuple(Part(number, self.count) for number in range(1, self.count + 1))
 
     def of(self, shards: Sequence[Shard]) -> tuple[Shard, ...]:
-        """Those of a job's shards that belong to it: none where there are more parts than shards."""
+        """Those of a job's shards that it has: none, perhaps, of fewer shards than parts."""
         first = len(shards) * (self.number - 1) // self.count
         return tuple(shards[first : len(shards) * self.number // self.count])
 

@@ -139,8 +139,8 @@ def _job(pickled: bytes) -> Job:
         job = pickle.loads(pickled)
     except Exception as error:
         raise ConfigError(
-            f"a worker cannot make again what was given in memory: {type(error).__name__}: {error}. "
-            f"Put its class or function into a module that can be imported, or name it in the "
+            f"a worker cannot make again what was given in memory: {type(error).__name__}: "
+            f"{error}. Put its class or function into a module that can be imported, or name it in the "
             f"configuration (model.factory._target_=…)"
         ) from error
     return cast(Job, job)
