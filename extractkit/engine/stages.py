@@ -1,7 +1,7 @@
 """One primitive for overlap: iterate ahead in a thread, by a bounded number of items."""
 
 import threading
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TypeVar
@@ -22,8 +22,15 @@ class _LeftError(Exception):
     """Raised inside a stage's thread when what it works for has been left."""
 
 
+def nobody() -> None:
+    """There is nobody to wake."""
+
+
 def ahead(
-    items: Iterable[Item], depth: int, left: threading.Event | None = None
+    items: Iterable[Item],
+    depth: int,
+    left: threading.Event | None = None,
+    wake: Callable[[], None] = nobody,
 ) -> Generator[Item, None, None]:
     """The same items, in order, made by a thread that is at most `depth` items ahead.
 
@@ -33,6 +40,8 @@ def ahead(
     Args:
         left: shared by stages that feed each other. Whoever leaves the last one sets it first,
             and each stops after its own item at hand, which may be much smaller than the last's.
+        wake: called once the iteration is left. Where items may be long in coming, it is to end
+            that: the thread is waited for.
     """
     left = left or threading.Event()
     made: SimpleQueue[Item | _Failed | type[_Ended]] = SimpleQueue()
@@ -71,4 +80,5 @@ def ahead(
     finally:
         stopped.set()
         room.release()
+        wake()
         thread.join()

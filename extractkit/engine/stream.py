@@ -20,7 +20,7 @@ from extractkit.engine.isolation import Outcome, failing_alone, run_isolated
 from extractkit.engine.non_finite import non_finite_reasons, refuse_non_finite
 from extractkit.engine.reading_once import ReadAlready
 from extractkit.engine.skipping import blamed, named
-from extractkit.engine.stages import ahead
+from extractkit.engine.stages import ahead, nobody
 from extractkit.errors import InputError, JobError, SampleError
 from extractkit.inputs.protocol import Source
 from extractkit.models.protocol import CheckpointAxis, Fetch, Model, Program
@@ -102,12 +102,18 @@ class Stream:
     non_finite: str = "warn"
     _read_already: ReadAlready[list[_Work]] = field(default_factory=ReadAlready)
 
-    def shards(self, shards: Iterable[Shard]) -> Generator[ShardValues, None, None]:
-        """The values of these shards, one after the other; they are taken a few ahead."""
+    def shards(
+        self, shards: Iterable[Shard], wake: Callable[[], None] = nobody
+    ) -> Generator[ShardValues, None, None]:
+        """The values of these shards, one after the other; they are taken a few ahead.
+
+        Args:
+            wake: where shards are long in coming, ends that: called when nobody wants them more.
+        """
         left = threading.Event()
-        read = ahead(self._read(shards), _BATCHES_READ_AHEAD, left)
-        computed = ahead(self._compute(read), _BATCHES_COMPUTED_AHEAD, left)
-        assembled = ahead(self._assemble(computed), _SHARDS_ASSEMBLED_AHEAD, left)
+        read = ahead(self._read(shards), _BATCHES_READ_AHEAD, left, wake)
+        computed = ahead(self._compute(read), _BATCHES_COMPUTED_AHEAD, left, wake)
+        assembled = ahead(self._assemble(computed), _SHARDS_ASSEMBLED_AHEAD, left, wake)
         with closing(assembled):
             for one in assembled:
                 try:

@@ -24,7 +24,7 @@ class Said:
 
 @dataclass(frozen=True)
 class Ended:
-    """A worker is no more; how it ended, and what it printed last."""
+    """A worker is no more; how it ended, and what else there is to know of it."""
 
     worker: int
     how: str

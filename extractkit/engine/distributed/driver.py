@@ -1,8 +1,8 @@
 """Who computes which shard, and what is done about workers that die, hang or return garbage.
 
 Each worker holds a shard more than it is at work on, so that it is never without. Whatever a worker
-held that is no more goes to another; a shard at which workers have failed is given to one alone,
-with nothing before and nothing after it, so that none but the right one is blamed.
+held that is no more goes to another, each shard alone, with nothing before and nothing after it: so
+that, if one of them is what workers fail at, it is the one that is blamed.
 """
 
 import logging
@@ -88,6 +88,7 @@ class Driver:
         self._orders = orders
         self._members: dict[int, _Member] = {}
         self._pending: deque[Shard] = deque()
+        self._suspects: set[Shard] = set()
         self._failures: Counter[Shard] = Counter()
         self._started = 0
         self._failed_starts = 0
@@ -147,9 +148,9 @@ class Driver:
                     member.worker.give(shard.key)
 
     def _shard_for(self, member: _Member) -> Shard | None:
-        if any(self._failures[shard] for shard in member.held):
+        if not self._suspects.isdisjoint(member.held):
             return None
-        fits = (shard for shard in self._pending if not (member.held and self._failures[shard]))
+        fits = (s for s in self._pending if not (member.held and s in self._suspects))
         return next(fits, None)
 
     # ---- events
@@ -195,7 +196,7 @@ class Driver:
 
     def _ended(self, member: _Member, event: Ended) -> None:
         if event.last_words:
-            _log.error("worker %d printed last:\n%s", member.number, event.last_words)
+            _log.error("worker %d left these words:\n%s", member.number, event.last_words)
         self._lose(member, event.how)
 
     def _give_up_late(self) -> None:
@@ -217,6 +218,7 @@ class Driver:
         del self._members[member.number]
         told = f"worker {member.number} {why}"
         self._pending.extendleft(reversed(member.held))
+        self._suspects.update(member.held)
         if not member.ready:
             self._failed_starts += 1
             self._last_failure = told

@@ -1,44 +1,30 @@
 """What is still coming, as something to iterate over."""
 
-import threading
 from collections.abc import Iterator
+from queue import SimpleQueue
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
 
 class Inbox(Generic[Item]):
-    """Items that arrive one by one from another thread.
-
-    Every iteration begins with the first item and waits for the next one, until the inbox is
-    closed: the stages of a stream each walk along all shards, in threads of their own.
-    """
+    """Items that arrive one by one from another thread; the iteration ends with `close`."""
 
     def __init__(self) -> None:
-        self._items: list[Item] = []
-        self._closed = False
-        self._changed = threading.Condition()
+        self._arrived: SimpleQueue[Item | type[_Closed]] = SimpleQueue()
 
     def put(self, item: Item) -> None:
         """Add an item at the end."""
-        with self._changed:
-            self._items.append(item)
-            self._changed.notify_all()
+        self._arrived.put(item)
 
     def close(self) -> None:
-        """Nothing more will come."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+        """Nothing more will come; may be said more than once."""
+        self._arrived.put(_Closed)
 
     def __iter__(self) -> Iterator[Item]:
-        position = 0
-        while True:
-            with self._changed:
-                while position == len(self._items) and not self._closed:
-                    self._changed.wait()
-                if position == len(self._items):
-                    return
-                item = self._items[position]
-            position += 1
-            yield item
+        while (item := self._arrived.get()) is not _Closed:
+            yield item  # type: ignore[misc]
+
+
+class _Closed:
+    """Marks the end of the items."""

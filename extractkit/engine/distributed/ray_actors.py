@@ -9,9 +9,11 @@ import os
 import pickle
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import takewhile
 from queue import SimpleQueue
 from typing import Any
 
@@ -26,8 +28,6 @@ _SECONDS_TO_END = 20.0
 _STORE_BYTES = 80 << 20
 """Of a cluster started here: nothing but tasks and messages goes through its object store."""
 
-_LOST_SECONDS = 60.0
-
 
 class Actor:
     """A worker in a process of Ray's."""
@@ -35,9 +35,12 @@ class Actor:
     def __init__(self) -> None:
         self._inbox: Inbox[str] = Inbox()
         self._outbox: SimpleQueue[bytes | None] = SimpleQueue()
+        self._taking = threading.Lock()
+        self._given: dict[int, str] = {}
+        self._taken = 0
 
-    def begin(self, pickled: bytes) -> int:
-        """Begin to work; the id of the process."""
+    def begin(self, pickled: bytes) -> None:
+        """Begin to work."""
         # Imported when nothing of the environment has been read yet: it is set by the task.
         from extractkit.engine.distributed.worker import work
 
@@ -48,11 +51,14 @@ class Actor:
                 self._outbox.put(None)
 
         threading.Thread(target=run, daemon=True).start()
-        return os.getpid()
 
-    def give(self, key: str) -> None:
-        """Take a shard."""
-        self._inbox.put(key)
+    def give(self, number: int, key: str) -> None:
+        """Take a shard, the first one being number 0; Ray may let calls overtake one another."""
+        with self._taking:
+            self._given[number] = key
+            while (first := self._given.pop(self._taken, None)) is not None:
+                self._inbox.put(first)
+                self._taken += 1
 
     def next(self) -> bytes | None:
         """The next message, when there is one; None: there will be no other."""
@@ -72,8 +78,7 @@ class Actors:
             max_restarts=0,
             max_task_retries=0,
             max_concurrency=4,
-            # Ray would have it be 1, and sums may depend on it.
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": _openmp_threads()}},
+            runtime_env={"env_vars": _variables()},
         )
 
     def start(self, number: int, task: Task) -> "_Actor":
@@ -98,13 +103,13 @@ class _Actor:
         self._handle = handle
         self._number = number
         self._events = events
-        self._process: int | None = None
-        self._host = ""
+        self._given = 0
         self._listening = threading.Thread(target=self._listen, args=(task,), daemon=True)
         self._listening.start()
 
     def give(self, key: str) -> None:
-        self._handle.give.remote(key)
+        self._handle.give.remote(self._given, key)
+        self._given += 1
 
     def kill(self) -> None:
         self._ray.kill(self._handle)
@@ -113,25 +118,33 @@ class _Actor:
         self._listening.join(_SECONDS_TO_END)
 
     def _listen(self, task: Task) -> None:
-        how = "ended"
+        how, words = "ended", ""
         try:
             self._ray.get(self._handle.begin.remote(pickle.dumps(task)))
             self._events.put(Begun(self._number))
             while (data := self._ray.get(self._handle.next.remote())) is not None:
                 self._events.put(Said(self._number, data))
         except self._ray.exceptions.RayError as error:
-            how = f"died: {_first_line(error)}"
-        self._events.put(Ended(self._number, how))
+            how, words = f"died: {_first_line(error)}", str(error)
+        self._events.put(Ended(self._number, how, words))
 
 
 def _first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-def _openmp_threads() -> str:
-    if hasattr(os, "sched_getaffinity"):
-        return os.environ.get("OMP_NUM_THREADS") or str(len(os.sched_getaffinity(0)))
-    return os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count() or 1)
+def _variables() -> dict[str, str]:
+    """What has to be known before a worker's process starts."""
+    # Ray would have this be 1, and sums may depend on it.
+    threads = os.environ.get("OMP_NUM_THREADS") or str(len(os.sched_getaffinity(0)))
+    # What comes before the standard library is neither installed nor known to the workers: modules
+    # of the user's, perhaps extractkit itself.
+    first = [os.path.abspath(path) for path in takewhile(_not_installed, sys.path)]  # noqa: PTH100
+    return {"OMP_NUM_THREADS": threads, "PYTHONPATH": os.pathsep.join(first)}
+
+
+def _not_installed(path: str) -> bool:
+    return not path.startswith(sys.base_prefix)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import os
 import pickle
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import cast
@@ -29,7 +29,6 @@ from extractkit.engine.process import impose, take_machine_variables
 from extractkit.engine.recorded import recorded_survey
 from extractkit.errors import ConfigError, ExtractkitError, RunDirectoryError
 from extractkit.job import Job
-from extractkit.plan import Shard
 from extractkit.runs import manifest as manifests
 from extractkit.runs.directory import SAMPLES
 from extractkit.runs.environment import host
@@ -58,8 +57,6 @@ def work(task: Task, inbox: Inbox[str], send: Callable[[bytes], None]) -> None:
         tell(Failed(type(error).__name__, str(error)))
     except Exception:  # noqa: BLE001 - whatever it is, the driver is told, and gives up on us
         tell(Crashed(traceback.format_exc()[-_LAST_WORDS:]))
-    finally:
-        inbox.close()
 
 
 def _work(task: Task, inbox: Inbox[str], tell: Callable[[Message], None]) -> None:
@@ -72,22 +69,19 @@ def _work(task: Task, inbox: Inbox[str], tell: Callable[[Message], None]) -> Non
     sinks = {name: cast(Sink, sink.build()) for name, sink in job.sinks.items()}
     prepared = prepare(job)
     _check_same(recorded, described(recorded, prepared))
-    shards = _Shards(inbox, {shard.key: shard for shard in recorded.shards})
+    by_key = {shard.key: shard for shard in recorded.shards}
     storing = Storing(directory, sinks, task.writer)
-    found = recorded_survey(
-        prepared.opened.model.signature, _rows(directory, recorded), recorded.samples
-    )
+    rows = _rows(directory, recorded)
+    found = recorded_survey(prepared.opened.model.signature, rows, recorded.samples)
     # One stream as long as the worker lives, so that it reads ahead beyond a shard's end.
-    with closing(prepared.stream(found, lambda samples: None).shards(shards)) as computed:
+    stream = prepared.stream(found, lambda samples: None)
+    with closing(stream.shards((by_key[key] for key in inbox), wake=inbox.close)) as computed:
         tell(Ready(host(), os.getpid()))
-        try:
-            for one in computed:
-                timings = {"compute": one.compute_seconds}
-                entry = storing.store(one.shard, one.values, timings, one.stats, one.skipped)
-                del one  # before the next is taken, and the one after that begun
-                tell(Stored(entry.to_line()))
-        finally:
-            inbox.close()  # the stream's threads may be waiting there
+        for one in computed:
+            timings = {"compute": one.compute_seconds}
+            entry = storing.store(one.shard, one.values, timings, one.stats, one.skipped)
+            del one  # before the next is taken, and the one after that begun
+            tell(Stored(entry.to_line()))
 
 
 def _recorded(directory: Path, task: Task) -> Manifest:
@@ -140,21 +134,10 @@ def _job(pickled: bytes) -> Job:
     except Exception as error:
         raise ConfigError(
             f"a worker cannot make again what was given in memory: {type(error).__name__}: "
-            f"{error}. Put its class or function into a module that can be imported, or name it in the "
-            f"configuration (model.factory._target_=…)"
+            f"{error}. Put its class or function into a module that can be imported, or name it "
+            f"in the configuration (model.factory._target_=…)"
         ) from error
     return cast(Job, job)
-
-
-class _Shards:
-    """The shards whose keys are in the inbox; to be iterated as often as one likes."""
-
-    def __init__(self, inbox: Inbox[str], by_key: Mapping[str, Shard]) -> None:
-        self._inbox = inbox
-        self._by_key = by_key
-
-    def __iter__(self) -> Iterator[Shard]:
-        return map(self._by_key.__getitem__, self._inbox)
 
 
 def _rows(directory: Path, recorded: Manifest) -> Samples:

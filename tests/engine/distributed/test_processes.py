@@ -1,0 +1,249 @@
+"""One job on several processes: the same run as in one, whatever becomes of a worker."""
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from extractkit.engine.distributed import driver
+from extractkit.engine.execute import resume
+from extractkit.errors import ConfigError, ExtractkitError, JobError, SampleError
+from extractkit.runs import manifest
+from extractkit.runs.damage import damage
+from extractkit.runs.directory import JOURNAL, LOG
+from extractkit.runs.journal import read as read_journal
+from extractkit.runs.manifest import Status
+from extractkit.runs.reader import sink_of
+from extractkit.runs.storing import Storing, sweep
+from extractkit.testing.reference import ReferenceModel
+from extractkit.values import Dense
+from tests.engine.distributed.troubled import SHARD, wanted
+from tests.engine.examples import EVERYTHING, executed, job
+from tests.engine.test_resume import Told
+from tests.faults.runs import content
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """What the run holds that was made in this process."""
+    return content(executed(tmp_path_factory.mktemp("local") / "run", wanted()).path)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """A run that has ended leaves no process behind."""
+    yield
+    _, left = psutil.wait_procs(psutil.Process().children(recursive=True), timeout=10)
+    assert not left
+
+
+def test_two_processes_make_the_same_run(tmp_path: Path, local: dict[str, object]) -> None:
+    run = executed(tmp_path / "run", wanted(engine="processes"))
+    assert content(run.path) == local
+    assert not damage(run.path, run.manifest)
+    (machine,) = run.manifest.volatile.workers
+    assert machine == run.manifest.volatile.host
+
+
+@pytest.mark.parametrize(
+    ("trouble", "told"),
+    [
+        ("die", "was killed by SIGKILL; shard "),
+        ("stop", "took more than 2 s over its shard; shard "),
+        ("sleep", "took more than 2 s over its shard; shard "),
+        ("crash", "crashed: RuntimeError: out of order; shard "),
+        ("start", "was killed by SIGKILL, before it was ready"),
+        ("digest", "is damaged: its SHA-256 is not the recorded one; shard "),
+        ("shard", "returned garbage: it was given "),
+        ("files", "names the file 'shards/mine.npz', not "),
+        ("tensors", "returned garbage: it tells of other tensors than those planned; shard "),
+        ("samples", "returned garbage: it tells of samples that are not of its shard; shard "),
+        ("truncated", " were written; shard "),
+        ("missing", "is missing from its run; shard "),
+        ("entry", "returned garbage: the checksum of its entry does not hold; shard "),
+        ("message", "returned garbage: it is no message: b'\\x80 what?'; shard "),
+        ("unknown", "which is no error of a job; shard "),
+    ],
+)
+def test_what_a_worker_in_trouble_held_is_computed_by_another(
+    tmp_path: Path, local: dict[str, object], trouble: str, told: str
+) -> None:
+    listener = Told()
+    wait = {"shard_timeout": 2} if trouble in ("stop", "sleep") else {}
+    job = wanted(tmp_path, trouble, engine="processes", workers=2, **wait)
+    run = executed(tmp_path / "run", job, listener)
+    notes = [note for note in listener.notes if re.match(r"worker \d+ ", note)]
+    assert len(notes) == 1
+    assert told in notes[0]
+    assert trouble == "start" or notes[0].endswith(" is computed again")
+    assert content(run.path) == local
+    assert notes[0] in (run.path / LOG).read_text("utf-8")
+
+
+@pytest.mark.parametrize("trouble", ["die", "crash", "truncated"])
+def test_a_shard_that_fails_three_workers_ends_the_job_and_is_named(
+    tmp_path: Path, local: dict[str, object], trouble: str
+) -> None:
+    told = Told()
+    with pytest.raises(
+        JobError, match=rf"shard {SHARD} has failed on 3 workers\. The last time, "
+    ) as e:
+        executed(tmp_path / "run", wanted(tmp_path, trouble, 99, engine="processes"), told)
+    assert "What was committed before is intact" in str(e.value)
+    recorded = manifest.read(tmp_path / "run")
+    assert recorded.status is Status.FAILED
+    assert not damage(tmp_path / "run", recorded)
+    resume(wanted(engine="processes"), tmp_path / "run", listener=told)
+    assert content(tmp_path / "run") == local
+
+
+@pytest.mark.parametrize(
+    ("trouble", "kind", "told"),
+    [
+        ("job", JobError, "the disk is gone"),
+        ("sample", SampleError, "sample '5' (number 5): no good. "),
+        ("config", ConfigError, "no such thing"),
+    ],
+)
+def test_what_fails_anywhere_ends_the_job_at_once(
+    tmp_path: Path, trouble: str, kind: type[ExtractkitError], told: str
+) -> None:
+    notes = Told()
+    with pytest.raises(kind) as caught:
+        executed(tmp_path / "run", wanted(tmp_path, trouble, 99, engine="processes"), notes)
+    assert type(caught.value) is kind
+    assert told in str(caught.value)
+    assert not [note for note in notes.notes if note.startswith("worker ")]
+
+
+def test_workers_that_never_start_end_the_job(tmp_path: Path) -> None:
+    with pytest.raises(JobError) as caught:
+        executed(tmp_path / "run", wanted(tmp_path, "start", 99, engine="processes"))
+    assert str(caught.value).startswith("no worker could be started, ")
+    assert str(caught.value).endswith(" was killed by SIGKILL")
+
+
+def test_a_worker_that_takes_too_long_to_start_is_replaced(
+    tmp_path: Path, local: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "START_SECONDS", 3.0)
+    told = Told()
+    run = executed(tmp_path / "run", wanted(tmp_path, "late", engine="processes", workers=1), told)
+    assert "worker 1 took more than 3 s to start, before it was ready" in told.notes
+    assert content(run.path) == local
+
+
+def test_a_sample_that_a_model_fails_on_is_skipped_as_in_one_process(tmp_path: Path) -> None:
+    kept = []
+    for engine in ("local", "processes"):
+        job = wanted(tmp_path, "sample", 99, engine=engine, bad_samples="skip")
+        kept.append(content(executed(tmp_path / engine, job).path))
+    assert kept[0] != kept[1]
+
+
+def test_what_is_in_memory_and_cannot_be_sent_is_refused(tmp_path: Path) -> None:
+    class Local(ReferenceModel):
+        pass
+
+    with pytest.raises(ConfigError) as caught:
+        executed(tmp_path / "run", job(EVERYTHING, model=Local(), engine="processes"))
+    assert str(caught.value).startswith(
+        "model stands in memory and cannot be sent to workers (runtime.engine=processes): "
+    )
+    assert not (tmp_path / "run").exists()
+
+
+UNSENDABLE = """
+import sys
+from pathlib import Path
+from tests.engine.examples import EVERYTHING, executed, job
+from extractkit.testing.reference import ReferenceModel
+from extractkit.values import Dense
+
+class Mine(ReferenceModel):
+    pass
+
+executed(Path(sys.argv[1]), job(EVERYTHING, model=Mine(), engine="processes"))
+"""
+
+
+def test_a_class_of_a_script_cannot_be_made_again_and_that_is_told(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", UNSENDABLE, tmp_path / "run"],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=100,
+    )  # fmt: skip
+    last = done.stderr.strip().splitlines()[-1]
+    assert (
+        "ConfigError: a worker cannot make again what was given in memory: AttributeError" in last
+    )
+    assert "Put its class or function into a module that can be imported" in last
+    assert not (tmp_path / "run").exists()
+
+
+SLOW = """
+import signal, sys
+from pathlib import Path
+from extractkit.engine.execute import execute
+from extractkit.engine.listener import Silent
+from tests.engine.distributed.troubled import wanted
+
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+job = wanted(Path(sys.argv[2]), "sleep", 1, engine="processes", workers=2)
+execute(job, Path(sys.argv[1]), hydra_files={}, listener=Silent())
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_workers_end_with_their_driver_and_the_run_is_gone_on_with(
+    tmp_path: Path, local: dict[str, object], how: signal.Signals
+) -> None:
+    run = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW, run, tmp_path],
+        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    wait_until(lambda: (tmp_path / "0").exists() and len(read_journal(run / JOURNAL).entries) > 0)
+    workers = psutil.Process(process.pid).children()
+    assert len(workers) == 2
+    process.send_signal(how)
+    _, left = psutil.wait_procs(workers, timeout=10)
+    assert not left
+    _, words = process.communicate(timeout=20)
+    if how is not signal.SIGKILL:
+        assert words.strip().endswith("KeyboardInterrupt")
+        assert manifest.read(run).status is Status.INTERRUPTED
+    resume(wanted(engine="processes"), run, listener=Told())
+    assert content(run) == local
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Wait until something holds."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_worker_whose_driver_is_gone_changes_no_file_of_the_run(tmp_path: Path) -> None:
+    """What it forces out has a name of its own, and is swept away by whoever goes on."""
+    run = executed(tmp_path / "run", wanted())
+    before = content(run.path)
+    shard = run.manifest.shards[1]
+    entry = read_journal(run.path / JOURNAL).by_shard()[shard]
+    sinks = {"npz": sink_of(run.manifest, "npz")}
+    late = Storing(run.path, sinks, writer="late")
+    late.store(shard, {t.key: Dense(np.zeros((2, 1))) for t in run.manifest.tensors})
+    assert not damage(run.path, run.manifest)
+    (left,) = (run.path / "shards").glob("*.tmp")
+    assert left.name == f"{Path(entry.files['npz'].name).name}.late.tmp"
+    sweep(run.path)
+    assert content(run.path) == before

@@ -1,0 +1,136 @@
+"""One job on Ray: the same run as in one process, whatever becomes of a worker."""
+
+import importlib.util
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from extractkit.errors import ConfigError, JobError, MissingExtraError
+from extractkit.runs.damage import damage
+from extractkit.runs.directory import LOG
+from tests.engine.distributed.troubled import SHARD, wanted
+from tests.engine.examples import executed
+from tests.engine.test_resume import Told
+from tests.faults.runs import content
+
+if importlib.util.find_spec("ray") is None:
+    pytest.skip("Ray is not installed", allow_module_level=True)
+
+ROOT = Path(__file__).parents[3]
+# What Ray leaves open or deprecated is not ours to mend.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:ray"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """What the run holds that was made in this process."""
+    return content(executed(tmp_path_factory.mktemp("local") / "run", wanted()).path)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A cluster to which this process is connected; runs take it, and leave it as it is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        import ray
+
+        ray.init(
+            num_cpus=4,
+            num_gpus=0,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.CRITICAL,
+            object_store_memory=80 << 20,
+        )
+        yield ray
+        ray.shutdown()
+
+
+def test_a_cluster_is_started_for_a_run_and_stopped_after_it(
+    tmp_path: Path, local: dict[str, object]
+) -> None:
+    import ray
+
+    run = executed(tmp_path / "run", wanted(engine="ray", workers=3, worker_cpus=0.5))
+    assert content(run.path) == local
+    assert not damage(run.path, run.manifest)
+    assert not ray.is_initialized()
+
+
+def test_two_workers_make_the_same_run(
+    tmp_path: Path, local: dict[str, object], cluster: Any
+) -> None:
+    run = executed(tmp_path / "run", wanted(engine="ray"))
+    assert content(run.path) == local
+    assert cluster.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("trouble", "told"),
+    [
+        ("die", " died: The actor died unexpectedly before finishing this task.; shard "),
+        ("stop", " took more than 3 s over its shard; shard "),
+        ("crash", " crashed: RuntimeError: out of order; shard "),
+        ("start", " died: The actor died unexpectedly before finishing this task., before it was"),
+        ("truncated", " returned garbage: "),
+    ],
+)
+def test_what_a_worker_in_trouble_held_is_computed_by_another(
+    tmp_path: Path, local: dict[str, object], cluster: Any, trouble: str, told: str
+) -> None:
+    listener = Told()
+    wait = {"shard_timeout": 3} if trouble == "stop" else {}
+    job = wanted(tmp_path, trouble, engine="ray", workers=2, **wait)
+    run = executed(tmp_path / "run", job, listener)
+    (note,) = [note for note in listener.notes if note.startswith("worker ")]
+    assert told in note
+    assert content(run.path) == local
+    assert note in (run.path / LOG).read_text("utf-8")
+
+
+def test_a_shard_that_fails_three_workers_ends_the_job_and_is_named(
+    tmp_path: Path, cluster: Any
+) -> None:
+    with pytest.raises(JobError, match=rf"shard {SHARD} has failed on 3 workers\. The last time, "):
+        executed(tmp_path / "run", wanted(tmp_path, "crash", 99, engine="ray", workers=1))
+
+
+def test_no_machine_has_what_a_worker_needs(tmp_path: Path, cluster: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        executed(tmp_path / "run", wanted(engine="ray", worker_gpus=1))
+    assert str(caught.value) == (
+        "runtime.worker_gpus=1: no machine of the Ray cluster has so many, 0 is the most"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "auto"])
+def test_no_cluster_answers(tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    import ray
+
+    ray.shutdown()
+    with pytest.raises(ConfigError) as caught:
+        executed(tmp_path / "run", wanted(engine="ray", ray_address=address))
+    assert str(caught.value).startswith(f"runtime.ray_address={address}")
+    assert "ray start --head" in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_ray_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtraError) as caught:
+        executed(tmp_path / "run", wanted(engine="ray"))
+    assert str(caught.value) == (
+        "runtime.engine=ray needs Ray. Install it: pip install 'extractkit[ray]'"
+    )
+    assert not (tmp_path / "run").exists()
