@@ -3,8 +3,7 @@
 Two jobs of one identity store the same bytes, so a finished run of the one is a run of the other.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from extractkit.checkpoints import KEY as CHECKPOINTS
@@ -12,8 +11,9 @@ from extractkit.checkpoints import Checkpoint
 from extractkit.component import Component
 from extractkit.engine.prepare import Prepared
 from extractkit.job import Job
+from extractkit.runs.agreement import MACHINE_SETTINGS, tensors_key
 from extractkit.runs.environment import VALUE_PACKAGES
-from extractkit.runs.manifest import Manifest, RunTensor
+from extractkit.runs.manifest import Manifest
 from extractkit.runs.schema import digest, plain
 
 _RUNTIME = (
@@ -21,10 +21,6 @@ _RUNTIME = (
     *("bad_samples", "non_finite"),
 )
 """Settings of the runtime that decide values; where a run is looked for, say, is none."""
-
-
-MACHINE_SETTINGS = frozenset({"cpus"})
-"""Settings that are the machine's own, and change no bits where threads are imposed."""
 
 
 def identity(prepared: Prepared, described: Manifest) -> str | None:
@@ -65,27 +61,6 @@ def identity(prepared: Prepared, described: Manifest) -> str | None:
 def weights_of(checkpoints: Sequence[Checkpoint]) -> str:
     """SHA-256 over what checkpoints hold and what they are called, in order."""
     return digest([[one.label, one.step, one.sha256] for one in checkpoints])
-
-
-def tensors_key(tensors: Iterable[RunTensor]) -> list[Any]:
-    """What decides how tensors are stored, as plain data.
-
-    The layers' own names are left out: Keras makes them up by what was built before in the process.
-    Addresses name the same layers in every process.
-    """
-    return [
-        plain(
-            replace(
-                tensor,
-                record=replace(
-                    tensor.record,
-                    name="",
-                    scopes=tuple(replace(scope, name="") for scope in tensor.record.scopes),
-                ),
-            )
-        )
-        for tensor in tensors
-    ]
 
 
 def _components(job: Job, described: Manifest) -> list[Any]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from extractkit.engine.batches import Batch, read_batch
 from extractkit.engine.batching import plan_batches
-from extractkit.engine.described import described, job_differences, surrounding_differences
+from extractkit.engine.described import described
 from extractkit.engine.prepare import Prepared, prepare
 from extractkit.engine.recorded import recorded_survey
 from extractkit.engine.stream import ShardValues, Stream, fetch
@@ -19,6 +19,7 @@ from extractkit.errors import ExtractkitError
 from extractkit.job import Job
 from extractkit.models.protocol import Fetch
 from extractkit.plan import Layout, Lengths, Shard
+from extractkit.runs.agreement import job_differences, surrounding_differences
 from extractkit.runs.directory import SAMPLES
 from extractkit.runs.environment import host
 from extractkit.runs.journal import Entry

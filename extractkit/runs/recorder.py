@@ -177,6 +177,22 @@ class Recorder:
         sweep(self.directory)
         # In the plan's order, whatever the order in which they were committed.
         entries = {shard: self.committed[shard] for shard in self.manifest.shards}
+        # A part has none of the files over all shards: they are made when the parts are joined.
+        files = self._over_all(entries) if self.manifest.part is None else []
+        self._end(
+            replace(
+                self.manifest,
+                status=Status.FINISHED,
+                files=_with(self.manifest.files, files),
+                actual=Actual.of(entries.values(), self._values()),
+            ),
+            timings,
+            self._log(),
+        )
+        return self.manifest
+
+    def _over_all(self, entries: Mapping[Shard, Entry]) -> list[StoredFile]:
+        """Write the files that stand for all shards together."""
         tensors = [tensor.stored for tensor in self.manifest.tensors]
         files = []
         for name, sink in self._storing.sinks.items():
@@ -191,21 +207,11 @@ class Recorder:
             content = to_bytes(self._drift(entries))
             write_durably(self.directory / DRIFT, content)
             files.append(StoredFile.of(DRIFT, content))
-        self._end(
-            replace(
-                self.manifest,
-                status=Status.FINISHED,
-                files=_with(self.manifest.files, files),
-                actual=Actual.of(entries.values(), self._values()),
-            ),
-            timings,
-            self._log(),
-        )
-        return self.manifest
+        return files
 
     def _drift(self, entries: Mapping[Shard, Entry]) -> Drift:
         """How the tensors move over the checkpoints, read back from what has been committed."""
-        name, sink = next(iter(self._sinks.items()))
+        name, sink = next(iter(self._storing.sinks.items()))
         manifest = self.manifest
         # Each file has just been written, or was held against its digest when the run went on.
         committed = Committed(

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from extractkit.component import Component
-from extractkit.engine.described import check_repeats, check_same, described, differences
+from extractkit.engine.described import check_repeats, check_same, described
 from extractkit.engine.prepare import prepare
 from extractkit.errors import RunDirectoryError
+from extractkit.runs.agreement import differences
 from extractkit.runs.environment import package_versions
 from extractkit.runs.manifest import Manifest, RunInputs, Skipped, Volatile
 from tests.engine.examples import EVERYTHING, MODEL, TEXTS, job, source

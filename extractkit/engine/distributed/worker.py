@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import cast
 
-from extractkit.engine.described import described, differences
+from extractkit.engine.described import described
 from extractkit.engine.distributed.inbox import Inbox
 from extractkit.engine.distributed.messages import (
     Crashed,
@@ -30,6 +30,7 @@ from extractkit.engine.recorded import recorded_survey
 from extractkit.errors import ConfigError, ExtractkitError, RunDirectoryError
 from extractkit.job import Job
 from extractkit.runs import manifest as manifests
+from extractkit.runs.agreement import differences
 from extractkit.runs.directory import SAMPLES
 from extractkit.runs.environment import host
 from extractkit.runs.manifest import Manifest

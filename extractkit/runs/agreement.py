@@ -1,0 +1,111 @@
+"""Whether two manifests tell of one job, whose values are the same to the bit; and what differs."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from extractkit.runs.environment import VALUE_PACKAGES
+from extractkit.runs.manifest import Manifest, RunTensor
+from extractkit.runs.schema import digest, plain
+
+_FEW = 3
+
+MACHINE_SETTINGS = frozenset({"cpus"})
+"""Settings that are the machine's own, and change no bits where threads are imposed."""
+
+
+def differences(recorded: Manifest, now: Manifest) -> list[str]:
+    """What of a run's job and of its surroundings is not as it was recorded.
+
+    Each entry names one thing, what was recorded and what is found now.
+    """
+    return [*job_differences(recorded, now), *surrounding_differences(recorded, now)]
+
+
+def job_differences(recorded: Manifest, now: Manifest) -> list[str]:
+    """What of a run's weights, inputs and tensors is not as it was recorded."""
+    return _unequal(
+        {
+            **_checkpoints(recorded, now),
+            "the model's weights": (recorded.model.get("weights"), now.model.get("weights")),
+            "the inputs": (_samples(recorded), _samples(now)),
+            "the tensors": (_stored_keys(recorded), _stored_keys(now)),
+        }
+    )
+
+
+def surrounding_differences(recorded: Manifest, now: Manifest) -> list[str]:
+    """What else may change the last bits of values, or what a model of these weights computes."""
+    pairs: dict[str, tuple[Any, Any]] = {
+        "what the model computes": (recorded.model.get("definition"), now.model.get("definition")),
+        "the tensors' records": (
+            digest(tensors_key(recorded.tensors)),
+            digest(tensors_key(now.tensors)),
+        ),
+    }
+    for name in sorted({*recorded.environment, *now.environment}):
+        pairs[f"the variable {name}"] = (
+            recorded.environment.get(name),
+            now.environment.get(name),
+        )
+    for name in sorted({*recorded.settings, *now.settings} - MACHINE_SETTINGS):
+        recorded_value = plain(recorded.settings.get(name))
+        pairs[f"the setting {name!r}"] = (recorded_value, plain(now.settings.get(name)))
+    for name in VALUE_PACKAGES:
+        pairs[f"the version of {name}"] = (recorded.versions.get(name), now.versions.get(name))
+    return _unequal(pairs)
+
+
+def tensors_key(tensors: Iterable[RunTensor]) -> list[Any]:
+    """What decides how tensors are stored, as plain data.
+
+    The layers' own names are left out: Keras makes them up by what was built before in the process.
+    Addresses name the same layers in every process.
+    """
+    return [
+        plain(
+            replace(
+                tensor,
+                record=replace(
+                    tensor.record,
+                    name="",
+                    scopes=tuple(replace(scope, name="") for scope in tensor.record.scopes),
+                ),
+            )
+        )
+        for tensor in tensors
+    ]
+
+
+def _unequal(pairs: Mapping[str, tuple[Any, Any]]) -> list[str]:
+    return [
+        f"{what}: {_short(before)} was recorded, {_short(after)} is found"
+        for what, (before, after) in pairs.items()
+        if before != after
+    ]
+
+
+def _checkpoints(recorded: Manifest, now: Manifest) -> dict[str, tuple[object, object]]:
+    """The checkpoints that are not the recorded ones, by label, the first few of them."""
+    before, after = ({one.label: one.sha256 for one in m.checkpoints} for m in (recorded, now))
+    other = [label for label in {**before, **after} if before.get(label) != after.get(label)]
+    return {
+        f"checkpoint {label!r}": (before.get(label, "none"), after.get(label, "none"))
+        for label in other[:_FEW]
+    }
+
+
+def _stored_keys(manifest: Manifest) -> str:
+    keys = [tensor.key for tensor in manifest.tensors]
+    return f"{len(keys)} tensors {digest(keys)[:12]}"
+
+
+def _samples(manifest: Manifest) -> str:
+    if manifest.inputs is None:
+        return "none"
+    return f"{manifest.inputs.count} samples {manifest.inputs.fingerprint}"
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
