@@ -13,13 +13,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from extractkit.api import extract, rerun, resume, verify
+    from extractkit.api import extract, finalize, rerun, resume, verify
     from extractkit.runs.diff import diff
     from extractkit.runs.reader import Run
     from extractkit.runs.reader import open_run as open  # noqa: A004
     from extractkit.runs.sweeps.reader import Sweep, open_sweep
 
-__all__ = ["Run", "Sweep", "diff", "extract", "open", "open_sweep", "rerun", "resume", "verify"]
+__all__ = [
+    "Run",
+    "Sweep",
+    "diff",
+    "extract",
+    "finalize",
+    "open",
+    "open_sweep",
+    "rerun",
+    "resume",
+    "verify",
+]
 
 # Looked up on first use, so that `extractkit --help` pays for none of them.
 _LAZY = {
@@ -27,6 +38,7 @@ _LAZY = {
     "Sweep": ("extractkit.runs.sweeps.reader", "Sweep"),
     "diff": ("extractkit.runs.diff", "diff"),
     "extract": ("extractkit.api", "extract"),
+    "finalize": ("extractkit.api", "finalize"),
     "open": ("extractkit.runs.reader", "open_run"),
     "open_sweep": ("extractkit.runs.sweeps.reader", "open_sweep"),
     "rerun": ("extractkit.api", "rerun"),

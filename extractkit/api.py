@@ -19,6 +19,7 @@ from extractkit.engine.recompute import recompute as recompute_shards
 from extractkit.runs import manifest
 from extractkit.runs.beginning import hydra_files
 from extractkit.runs.directory import JOURNAL
+from extractkit.runs.finalize import finalize as join_parts
 from extractkit.runs.journal import Journal
 from extractkit.runs.journal import read as read_journal
 from extractkit.runs.reader import Run, open_run, sink_of
@@ -98,6 +99,28 @@ def resume(
         resume_run(job, directory, listener=listener or Silent())
     elif listener is not None:
         listener.note(f"{directory} is finished, and nothing of it is damaged")
+    return open_run(directory, trust=trust)
+
+
+def finalize(
+    run: str | Path, *, trust: Sequence[str] = (), listener: Listener | None = None
+) -> Run:
+    """Join the parts of a job, each made with `runtime.shards=i/n`, to one run.
+
+    Bitwise the run of a single process. No model is loaded.
+
+    Args:
+        run: the run directory, in which the parts stand.
+        trust: modules whose callables the parts' configuration may name.
+        listener: is told what should be known; None: nobody is.
+
+    Raises:
+        RunDirectoryError: parts are missing, unfinished, damaged or not of one job; all are named.
+        JobError: the disk refuses.
+    """
+    directory = Path(run).absolute()
+    reader = partial(sink_of, trust=Trust(tuple(trust)))
+    join_parts(directory, reader=reader, note=(listener or Silent()).note)
     return open_run(directory, trust=trust)
 
 

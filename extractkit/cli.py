@@ -25,6 +25,7 @@ _FLAGS = {_JSON: ("tensors", "plan"), _EXACT: ("plan",), _FAIL_FAST: ("run",)}
 _HELP = ("--help", "-h")
 _ON_RUNS = {
     "show": runs.show,
+    "finalize": runs.finalize,
     "rerun": runs.rerun,
     "verify": runs.verify,
     "diff": runs.diff,

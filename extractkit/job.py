@@ -182,6 +182,9 @@ _NEEDS = {
 }
 """Keys that some engines alone know what to do with."""
 
+WHERE_IT_RUNS = ("engine", *_NEEDS, "shards")
+"""Keys that say by whom a job is run, and change no byte of it."""
+
 _ADDRESS = re.compile(r"auto|[^\s:/]+:[0-9]{1,5}|\[[0-9A-Fa-f:]+\]:[0-9]{1,5}")
 
 

@@ -39,7 +39,7 @@ def slow():
     time.sleep(60)
 """
 
-ON_RUNS = ("show", "resume", "rerun", "verify", "diff")
+ON_RUNS = ("show", "resume", "finalize", "rerun", "verify", "diff")
 
 Program = Callable[..., subprocess.CompletedProcess[str]]
 

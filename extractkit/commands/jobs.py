@@ -108,11 +108,13 @@ def extract(composed: "Composition") -> Path:
     from extractkit.display.progress import listening
     from extractkit.engine.execute import execute
     from extractkit.engine.heap import return_large_buffers
+    from extractkit.runs.parts import place
 
     return_large_buffers()
+    made_in = place(composed.directory, composed.job.runtime.part)
     with (
         redirect_stdout(sys.stderr),
-        resumable(composed.directory, _trust_needed(composed.job)),
+        resumable(made_in, _trust_needed(composed.job)),
         listening(sys.stderr) as listener,
     ):
         return execute(

@@ -1,4 +1,4 @@
-"""Verbs on runs: show, resume, rerun, verify, diff. None of them is a Hydra application."""
+"""Verbs on runs: show, resume, finalize, rerun, verify, diff. None is a Hydra application."""
 
 import argparse
 import os
@@ -99,6 +99,26 @@ def resume(arguments: Sequence[str], report: Report) -> list[int]:
         resume(directory, trust=given.trust, listener=listener)
     write(f"{directory}\n")
     return []
+
+
+def finalize(arguments: Sequence[str]) -> bool:
+    """Join the parts of a job to one run; the last line on standard output is its directory."""
+    from extractkit.display.console import printable
+    from extractkit.runs.finalize import finalize
+    from extractkit.runs.reader import sink_of
+    from extractkit.trust import Trust
+
+    options = RunOptions("finalize", "run")
+    options.add_argument(TRUST, action="append", default=[], metavar="MODULE")
+    given = options.parse_args(arguments)
+    directory = _directory(given.run)
+
+    def note(message: str) -> None:
+        sys.stderr.write(printable(f"{message}\n"))
+
+    finalize(directory, reader=partial(sink_of, trust=Trust(tuple(given.trust))), note=note)
+    write(f"{directory}\n")
+    return True
 
 
 def rerun(arguments: Sequence[str]) -> bool:

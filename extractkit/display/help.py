@@ -100,6 +100,21 @@ _VERBS = {
           extractkit resume multirun/2026-11-22/10-15-00
         """,
     ),
+    "finalize": (
+        "join the parts of a job (runtime.shards=i/n) to one run",
+        """\
+        Usage: extractkit finalize RUN [--trust MODULE]
+
+        Each of n machines has run a part of the job: runtime.shards=1/n hydra.run.dir=RUN, and so
+        on to n/n. Of these one run is made, bitwise that of a single process. Parts that are
+        missing, unfinished or not of one job are named. No model is loaded. The last line on
+        standard output is the run directory.
+
+          extractkit model=bert selectors=attention runtime.shards=1/2 hydra.run.dir=runs/big
+          extractkit model=bert selectors=attention runtime.shards=2/2 hydra.run.dir=runs/big
+          extractkit finalize runs/big
+        """,
+    ),
     "rerun": (
         "repeat a run from its manifest, into a new directory",
         """\

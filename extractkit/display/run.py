@@ -35,6 +35,9 @@ def overview(
     if manifest.volatile.finished is not None:
         facts.add_row("finished", Text(safe(manifest.volatile.finished)))
     facts.add_row("job", Text(safe(" ".join(manifest.job_given)) or "–"))
+    if manifest.part is not None:
+        facts.add_row("part", Text(safe(manifest.part)))
+        facts.add_row("join", Text(f"extractkit finalize {safe(str(directory.parent.parent))}"))
     if manifest.inputs is not None:
         facts.add_row("samples", _samples(manifest.samples, manifest.inputs.truncated))
         for note in manifest.inputs.notes:

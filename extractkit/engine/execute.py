@@ -1,6 +1,7 @@
 """A job from start to end, or from where it stopped: load, plan, stream, commit, finish."""
 
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -15,7 +16,6 @@ from extractkit.engine.loaded import forget
 from extractkit.engine.prepare import Prepared, prepare
 from extractkit.engine.process import environment, impose
 from extractkit.engine.recorded import recorded_survey
-from extractkit.engine.skipping import check_some_left
 from extractkit.engine.stream import ShardValues
 from extractkit.engine.survey import Row, Survey, survey
 from extractkit.errors import ExtractkitError, JobError, RunDirectoryError, UserError
@@ -31,9 +31,11 @@ from extractkit.runs.journal import Entry
 from extractkit.runs.lock import locked
 from extractkit.runs.log import run_log
 from extractkit.runs.manifest import Manifest, Resumed, RunPlan, Status, Volatile
+from extractkit.runs.parts import check_place, place
 from extractkit.runs.recorder import Recorder
 from extractkit.runs.reuse import find_finished
 from extractkit.runs.samples import Samples
+from extractkit.runs.some_left import check_some_left
 from extractkit.sinks.protocol import Sink
 
 _log = logging.getLogger(__name__)
@@ -50,14 +52,15 @@ def execute(
     """Run a job; the run directory is complete when this returns.
 
     Args:
-        directory: the run directory, which must not hold anything yet.
+        directory: the run directory, which must not hold anything yet. A part of the job
+            (`runtime.shards`) is a run of its own, in a folder of it: see `runs/parts.py`.
         hydra_files: what Hydra composed, by file name, for `.hydra/`.
         listener: is told how it goes.
         repeats: the run that is repeated: its model and inputs must be the ones found.
 
     Returns:
-        The run directory: `directory`, or that of a finished run of the same identity below
-        `runtime.reuse_from`; then `directory` is left as it was found.
+        The run directory: `directory`, the part's folder in it, or that of a finished run of the
+        same identity below `runtime.reuse_from`; then `directory` is left as it was found.
 
     Raises:
         UserError: a mistake in the job; the directory is left as it was found.
@@ -75,7 +78,11 @@ def execute(
         seeds={"runtime": job.runtime.seed},
         versions=package_versions(),
         git=git_state(),
+        part=job.runtime.shards,
     )
+    if (part := job.runtime.part) is not None:
+        check_place(directory, part)
+        directory = place(directory, part)
     try:
         with begun(directory, started, hydra_files) as begun_run, run_log(directory):
             _Execution(job, directory, begun_run, listener, repeats).run()
@@ -254,6 +261,8 @@ class _Execution:
         shards = plan_shards(per_sample, self.job.runtime.shard_size)
         overhead = file_overhead(len(prepared.tensors), len(shards) * times)
         files = (total + overhead) * len(self.job.sinks)
+        if (part := self.job.runtime.part) is not None:
+            files = math.ceil(files / part.count)  # about
         check_space(self.directory, files + recorder.sample_bytes)
         exact = all(tensor.predictable for tensor in prepared.tensors)
         return RunPlan(total, exact, tuple((shard.start, shard.stop) for shard in shards))
@@ -262,12 +271,12 @@ class _Execution:
         self, prepared: Prepared, found: Survey, recorder: Recorder, workers: Hired | None
     ) -> None:
         """Store every planned shard that is not there yet."""
-        plan, samples = recorder.manifest.plan, recorder.manifest.samples
+        plan, shards = recorder.manifest.plan, recorder.manifest.shards
         assert plan is not None
-        times = prepared.opened.sets_of_weights
-        self.listener.planned(prepared.tensors, samples * times, plan.bytes)
-        size = human_bytes(plan.bytes)
-        shards = recorder.manifest.shards
+        samples = sum(map(len, shards))
+        share = plan.bytes * len(shards) // max(1, len(recorder.manifest.planned_shards))
+        self.listener.planned(prepared.tensors, samples, share)
+        size = human_bytes(share)
         tensors, count = len(prepared.tensors), sum(1 for shard in shards if not shard.constant)
         _log.info("plan: %d tensors, %d samples, %d shards, %s", tensors, samples, count, size)
         self._notes(prepared, recorder.manifest)
@@ -303,16 +312,17 @@ class _Execution:
         self.listener.advanced(len(shard), sum(file.size for file in entry.files.values()))
 
     def _finish(self, prepared: Prepared, recorder: Recorder) -> None:
-        times = prepared.opened.sets_of_weights
-        check_some_left(recorder.committed.values(), recorder.manifest.samples * times)
+        every = sum(map(len, recorder.manifest.planned_shards))
+        check_some_left(recorder.committed.values(), every)
         ended = recorder.finish(self.timings)
         assert ended.actual is not None
+        whole = ended.part is None
         found = ended.actual.values
         summary = Summary(
             directory=self.directory,
             tensors=len(prepared.tensors),
-            samples=ended.samples,
-            checkpoints=len(ended.checkpoints),
+            samples=ended.samples if whole else ended.actual.samples,
+            checkpoints=len(ended.checkpoints) if whole else 0,
             truncated=ended.inputs.truncated if ended.inputs else 0,
             shards=sum(1 for shard in ended.shards if len(shard)),
             bytes=ended.actual.bytes,

@@ -1,9 +1,4 @@
-"""Samples that are skipped, or could be: how a message names one, and that some have to be left."""
-
-from collections.abc import Iterable
-
-from extractkit.errors import JobError
-from extractkit.runs.journal import Entry
+"""Samples that are skipped, or could be: how a message names one."""
 
 WAY_OUT = "To leave such samples out: runtime.bad_samples=skip"
 
@@ -16,26 +11,3 @@ def named(sample_id: str, index: int) -> str:
 def blamed(sample_id: str, index: int, reason: str) -> str:
     """Why a job fails for one sample, which it could have left out."""
     return f"sample {named(sample_id, index)}: {reason.removesuffix('.')}. {WAY_OUT}"
-
-
-def check_some_left(entries: Iterable[Entry], samples: int) -> None:
-    """Refuse to call a run finished in which no sample has a value.
-
-    Args:
-        entries: of all shards.
-        samples: how many the run has, counted for each checkpoint where it has several; 0: it is
-            of constants alone, and all is well.
-
-    Raises:
-        JobError: all of them were skipped.
-    """
-    count, first = 0, ""
-    for entry in entries:
-        count += len(entry.skipped)
-        first = first or next(iter(entry.skipped.values()), "")
-    if samples and count == samples:
-        raise JobError(
-            f"nothing is left: all samples, {samples} of them, were skipped. "
-            f"The first: {first.removesuffix('.')}. To store values that are not finite: "
-            f"runtime.non_finite=warn. To see where a model fails: runtime.bad_samples=fail"
-        )

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from extractkit.job import WHERE_IT_RUNS
+from extractkit.runs.directory import SAMPLES
 from extractkit.runs.environment import VALUE_PACKAGES
 from extractkit.runs.manifest import Manifest, RunTensor
 from extractkit.runs.schema import digest, plain
@@ -54,6 +56,37 @@ def surrounding_differences(recorded: Manifest, now: Manifest) -> list[str]:
     for name in VALUE_PACKAGES:
         pairs[f"the version of {name}"] = (recorded.versions.get(name), now.versions.get(name))
     return _unequal(pairs)
+
+
+def part_differences(one: Manifest, other: Manifest) -> list[str]:
+    """What two parts do not have in common that parts of one job have: whatever decides a byte."""
+    pairs: dict[str, tuple[Any, Any]] = {
+        f"the configuration of {group}": (
+            digest(_configured(one, group)),
+            digest(_configured(other, group)),
+        )
+        for group in ("selectors", "sinks", "runtime")
+    }
+    pairs["the plan"] = (digest(one.plan), digest(other.plan))
+    pairs["the seeds"] = (digest(one.seeds), digest(other.seeds))
+    pairs[SAMPLES] = (_file(one, SAMPLES), _file(other, SAMPLES))
+    pairs["the processor"] = (
+        one.volatile.host.get("processor"),
+        other.volatile.host.get("processor"),
+    )
+    pairs["the identity"] = (one.identity, other.identity)
+    return [*differences(one, other), *_unequal(pairs)]
+
+
+def _configured(manifest: Manifest, group: str) -> Any:
+    entries = manifest.job_resolved.get(group)
+    if group != "runtime" or not isinstance(entries, Mapping):
+        return entries
+    return {key: value for key, value in entries.items() if key not in WHERE_IT_RUNS}
+
+
+def _file(manifest: Manifest, name: str) -> str | None:
+    return next((file.sha256 for file in manifest.files if file.name == name), None)
 
 
 def tensors_key(tensors: Iterable[RunTensor]) -> list[Any]:

@@ -8,7 +8,7 @@ from extractkit.plan import Shard
 from extractkit.runs import manifest as manifests
 from extractkit.runs.lock import LOCK, owner
 from extractkit.runs.manifest import MANIFEST as MANIFEST  # one of the names below
-from extractkit.runs.manifest import Status
+from extractkit.runs.manifest import PARTS, Status
 from extractkit.runs.write import TEMPORARY
 
 JOURNAL = "journal.jsonl"
@@ -41,6 +41,11 @@ def check_unused(path: Path) -> None:
         return
     if (path / MANIFEST).exists():
         raise RunDirectoryError(f"hydra.run.dir={path} {_described(path)}. {elsewhere}")
+    if (path / PARTS).is_dir():
+        raise RunDirectoryError(
+            f"hydra.run.dir={path} holds parts of a run. Join them: extractkit finalize {path}. "
+            f"{elsewhere}"
+        )
     names = sorted(entry.name for entry in path.iterdir())
     shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
     raise RunDirectoryError(f"hydra.run.dir={path} is not empty (it holds {shown}). {elsewhere}")

@@ -29,6 +29,9 @@ MANIFEST = "manifest.json"
 SWEEP = "sweep.json"
 """Name of the file that a directory of several jobs' runs holds instead."""
 
+PARTS = "parts"
+"""Name of the folder in which the parts of a job stand until they are joined to a run."""
+
 SCHEMA = 3
 """Version of the manifest's fields; to be raised with every change of them."""
 
@@ -278,6 +281,11 @@ def read(directory: Path) -> Manifest:
             raise RunDirectoryError(
                 f"{directory} is a sweep, not one run. Give one of its runs; those are listed by: "
                 f"extractkit show {directory}"
+            ) from error
+        if (directory / PARTS).is_dir():
+            raise RunDirectoryError(
+                f"{directory} is no run yet: it holds parts of one. Join them: "
+                f"extractkit finalize {directory}"
             ) from error
         raise RunDirectoryError(
             f"{directory} is no run directory: it holds no {MANIFEST}"

@@ -35,7 +35,8 @@ def find_finished(root: Path, identity: str, note: Callable[[str], None]) -> Pat
         except RunDirectoryError as error:
             _log.info("not reused: %s", error)
             continue
-        if found.identity != identity or found.status is not Status.FINISHED:
+        whole = found.status is Status.FINISHED and found.part is None
+        if found.identity != identity or not whole:
             continue
         if broken := next(iter(damage(directory, found)), None):
             note(f"not reused: {broken}")

@@ -134,6 +134,16 @@ def publish(temporary: Path, path: Path) -> None:
         _sync_directory(path.parent)
 
 
+def move(source: Path, target: Path) -> None:
+    """Bring a file to another directory; durable once `make_durable` was called for that.
+
+    Raises:
+        JobError: the system refused.
+    """
+    with writing(target):
+        os.replace(source, target)  # noqa: PTH105
+
+
 def remove(path: Path) -> None:
     """Take a file away that may be there. That need not survive a crash of the machine.
 

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tests.faults import bits, full_disk, kills, power
+from tests.faults import bits, full_disk, kills, parts, power, workers
 from tests.faults.figures import Figures
 
 Campaign = Callable[[Path, int | None, int], Figures]
@@ -21,6 +21,8 @@ CAMPAIGNS: Mapping[str, Campaign] = {
     "kills": kills.every_instant,
     "checkpoint-kills": kills.every_instant_over_checkpoints,
     "random-kills": kills.random_instants,
+    "parts": parts.every_instant,
+    "workers": workers.killed_at_random,
     "power": power.every_call,
     "bits": bits.flipped,
     "full-disk": full_disk.filling_up,

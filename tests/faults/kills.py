@@ -38,16 +38,16 @@ def every_instant(
     figures = Figures()
     place = scratch / "place"
     undisturbed = Undisturbed(scratch, begin)
-    instants = _instants(undisturbed.calls)
+    every = instants(undisturbed.calls)
     stopped = scratch / "stopped"
-    two_thirds = instants[2 * len(instants) // 3]
+    two_thirds = every[2 * len(every) // 3]
     _kill(begin, two_thirds, place)
     place.rename(stopped)
     shutil.copytree(stopped, place)
     calls = recorded(go_on, place / "run")
     shutil.rmtree(place)
-    for what, action, found in (("run", begin, instants), ("resume", go_on, _instants(calls))):
-        for instant in _drawn(found, count, seed):
+    for what, action, found in (("run", begin, every), ("resume", go_on, instants(calls))):
+        for instant in drawn(found, count, seed):
             if action is go_on:
                 shutil.copytree(stopped, place)
             _kill(action, instant, place)
@@ -92,7 +92,7 @@ def random_instants(scratch: Path, count: int | None, seed: int) -> Figures:
     return figures
 
 
-def _instants(calls: list[Call]) -> list[tuple[Call, str]]:
+def instants(calls: list[Call]) -> list[tuple[Call, str]]:
     """Before and after each call, and within each write."""
     return [
         (call, when)
@@ -102,9 +102,8 @@ def _instants(calls: list[Call]) -> list[tuple[Call, str]]:
     ]
 
 
-def _drawn(
-    instants: list[tuple[Call, str]], count: int | None, seed: int
-) -> list[tuple[Call, str]]:
+def drawn(instants: list[tuple[Call, str]], count: int | None, seed: int) -> list[tuple[Call, str]]:
+    """So many of the instants, in their order, by chance; None: all."""
     if count is None or count >= len(instants):
         return instants
     chosen = random.Random(seed).sample(range(len(instants)), count)

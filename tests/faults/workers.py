@@ -1,0 +1,99 @@
+"""Workers killed at random times, one in each run; each run has to end as an undisturbed one."""
+
+import os
+import random
+import shutil
+import threading
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+
+from extractkit.component import Component
+from extractkit.engine.execute import execute
+from extractkit.engine.listener import Silent
+from extractkit.job import Job
+from extractkit.runs.directory import JOURNAL
+from extractkit.testing.reference import ReferenceModel
+from extractkit.values import Array
+from tests.engine.test_resume import Told
+from tests.faults.figures import Figures
+from tests.faults.runs import HYDRA_FILES, Undisturbed, several_shards
+from tests.fuzz.outcomes import Outcome, outcome
+
+_SAMPLE_SECONDS = 0.05
+
+_LATEST = 0.6
+"""Seconds after which a worker is killed at the latest: about what computing takes."""
+
+
+class Unhurried(ReferenceModel):
+    """Takes its time over each sample, so that a kill may come in the middle of one."""
+
+    def forward(self, tokens: Array) -> dict[str, Array]:
+        time.sleep(_SAMPLE_SECONDS)
+        return super().forward(tokens)
+
+
+def killed_at_random(scratch: Path, count: int | None, seed: int) -> Figures:
+    """A run on two processes, one of which is killed.
+
+    Args:
+        count: of runs; None: twenty.
+    """
+    figures = Figures()
+    undisturbed = Undisturbed(scratch, _in_this_process)
+    draw = random.Random(seed)
+    directory = scratch / "place" / "run"
+    for number in range(count or 20):
+        # Every other one from when a shard is committed: to start takes longer than to compute.
+        after = directory / JOURNAL if number % 2 else directory
+        seconds = draw.uniform(0.0, _LATEST)
+        directory.parent.mkdir()
+        how, words = outcome(
+            lambda after=after, seconds=seconds: _run_and_kill(directory, after, seconds)
+        )
+        wrong = undisturbed.wrong_with(directory)
+        figures.counts["runs"] += 1
+        figures.counts["workers killed before they were ready"] += "before it was ready" in words
+        figures.counts["workers killed at a shard, which another computed"] += "again" in words
+        figures.counts["runs finished bitwise equal"] += not wrong
+        if wrong or how is not Outcome.ANSWERED:
+            figures.faults.append(
+                f"run {number} of seed {seed}, after {seconds:.3f} s: {how}: {words}: {wrong}"
+            )
+        shutil.rmtree(directory.parent)
+    return figures
+
+
+def _job(engine: str) -> Job:
+    """The job of all campaigns, on a model that takes longer."""
+    job = several_shards()
+    model = Component("model", "extractkit.api.given", {"live": Unhurried()})
+    return replace(job, model=model, runtime=replace(job.runtime, engine=engine))
+
+
+def _in_this_process(directory: Path) -> None:
+    execute(_job("local"), directory, hydra_files=HYDRA_FILES, listener=Silent())
+
+
+def _run_and_kill(directory: Path, after: Path, seconds: float) -> str:
+    """Run the job and kill one of its workers so long after there is a file; what was told."""
+    told = Told()
+    killer = threading.Thread(target=_kill_one, args=(after, seconds), daemon=True)
+    killer.start()
+    execute(_job("processes"), directory, hydra_files=HYDRA_FILES, listener=told)
+    return "; ".join(note for note in told.notes if note.startswith("worker "))
+
+
+def _kill_one(after: Path, seconds: float) -> None:
+    own = psutil.Process(os.getpid())
+    while not (own.children() and after.exists()):
+        time.sleep(0.005)
+    time.sleep(seconds)
+    with suppress(psutil.NoSuchProcess):  # the run has ended
+        for worker in own.children():
+            worker.kill()
+            return

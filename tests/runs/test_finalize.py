@@ -1,0 +1,332 @@
+"""Parts of a job joined to one run: the same as from one process; and what is refused."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from extractkit.engine.execute import execute, resume
+from extractkit.engine.listener import Silent
+from extractkit.errors import ConfigError, JobError, RunDirectoryError, SampleError
+from extractkit.job import Job
+from extractkit.plan import Part
+from extractkit.runs import journal, manifest
+from extractkit.runs.directory import JOURNAL, LOG, MANIFEST
+from extractkit.runs.finalize import finalize
+from extractkit.runs.journal import Entry
+from extractkit.runs.lock import locked
+from extractkit.runs.manifest import Status
+from extractkit.runs.parts import place
+from extractkit.runs.reader import open_run
+from extractkit.runs.verify import verify
+from extractkit.testing.reference import ReferenceModel
+from extractkit.values import Array
+from tests.engine.examples import EVERYTHING, TEXTS, job
+from tests.engine.test_resume import Told
+from tests.faults.runs import content
+
+HYDRA = {"config.yaml": "model: reference\n"}
+
+
+def wanted(part: str | None = None, **changes: Any) -> Job:
+    """Twenty texts in five shards, and constants."""
+    given = {"inputs": TEXTS, "sinks": ("hdf5", "npz"), "shard_size": 4, "shards": part, **changes}
+    whole = job(EVERYTHING, **given)
+    overrides = ("model=reference", *([f"runtime.shards={part}"] if part else []))
+    runtime = {"runtime": {"shards": part, "engine": changes.get("engine", "local")}}
+    return replace(whole, given=overrides, resolved={**whole.resolved, **runtime})
+
+
+def make(directory: Path, part: str | None = None, **changes: Any) -> Path:
+    return execute(wanted(part, **changes), directory, hydra_files=HYDRA, listener=Silent())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """What the run of one process holds."""
+    return content(make(tmp_path_factory.mktemp("whole") / "run"))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three parts."""
+    run = tmp_path_factory.mktemp("made") / "run"
+    for number in (3, 1, 2):
+        assert make(run, f"{number}/3") == place(run, Part(number, 3))
+    return run
+
+
+@pytest.fixture
+def run(made: Path, tmp_path: Path) -> Path:
+    """The parts, to be joined or harmed."""
+    return Path(shutil.copytree(made, tmp_path / "run"))
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 9])
+def test_parts_become_the_run_of_one_process(
+    tmp_path: Path, whole: dict[str, object], count: int
+) -> None:
+    """Also where there are more parts than shards, so that some have none."""
+    for number in range(count, 0, -1):
+        make(tmp_path / "run", f"{number}/{count}")
+    finalize(tmp_path / "run")
+    assert content(tmp_path / "run") == whole
+    found = manifest.read(tmp_path / "run")
+    assert found.status is Status.FINISHED
+    assert found.volatile.host in found.volatile.workers
+    assert not verify(tmp_path / "run").failed
+    log = (tmp_path / "run" / LOG).read_text("utf-8")
+    assert [line for line in log.splitlines() if line.startswith("part ")] == [
+        f"part {number}/{count}" for number in range(1, count + 1)
+    ]
+
+
+def test_a_part_is_a_run_of_its_own(made: Path) -> None:
+    part = open_run(place(made, Part(2, 3)))
+    assert part.manifest.part == "2/3"
+    assert [shard.key for shard in part.manifest.shards] == [
+        "000000004-000000008",
+        "000000008-000000012",
+    ]
+    assert part[":output"][4:12].shape == (8, 4)
+    assert not verify(part.path).failed
+    assert not list(part.path.glob("*.h5"))
+    with pytest.raises(RunDirectoryError, match="sample 0 is not in "):
+        part[":output"][0]
+
+
+def test_parts_computed_by_workers_are_the_same(tmp_path: Path, whole: dict[str, object]) -> None:
+    for number in (1, 2):
+        make(tmp_path / "run", f"{number}/2", engine="processes")
+    finalize(tmp_path / "run")
+    found = content(tmp_path / "run")
+    assert {k: v for k, v in found.items() if k != MANIFEST} == {
+        k: v for k, v in whole.items() if k != MANIFEST
+    }
+
+
+def test_a_part_is_resumed_like_a_run(run: Path, whole: dict[str, object]) -> None:
+    part = place(run, Part(2, 3))
+    next((part / "shards").glob("*.npz")).write_bytes(b"")
+    with pytest.raises(RunDirectoryError) as caught:
+        finalize(run)
+    assert str(caught.value).startswith(
+        f"part 2/3 is damaged: {part}/shards/000000004-000000008.npz"
+    )
+    assert str(caught.value).endswith(f"Mend it: extractkit resume {part}")
+    resume(wanted("2/3"), part, listener=Silent())
+    finalize(run)
+    assert content(run) == whole
+
+
+def test_a_joined_run_is_left_alone(run: Path, whole: dict[str, object]) -> None:
+    told = Told()
+    finalize(run)
+    finalize(run, note=told.note)
+    assert told.notes == [f"{run} is finished"]
+    assert content(run) == whole
+
+
+def test_what_is_no_part_stays(run: Path, whole: dict[str, object]) -> None:
+    (run / "parts" / "notes.txt").write_text("mine")
+    (place(run, Part(1, 3)) / "mine").mkdir()
+    told = Told()
+    finalize(run, note=told.note)
+    assert told.notes == [
+        f"{run}/parts holds something that is no part of the run: it is left as it is"
+    ]
+    assert (place(run, Part(1, 3)) / "mine").is_dir()
+    assert not verify(run).failed
+
+
+def test_a_link_is_not_followed(run: Path, tmp_path: Path) -> None:
+    shards = place(run, Part(1, 3)) / "shards"
+    shards.rename(tmp_path / "elsewhere")
+    shards.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RunDirectoryError, match="is a link, or holds one"):
+        finalize(run)
+    assert list((tmp_path / "elsewhere").iterdir())
+
+
+def _without_manifest(run: Path) -> None:
+    shutil.rmtree(place(run, Part(2, 3)))
+    shutil.rmtree(place(run, Part(3, 3)))
+
+
+def _unfinished(run: Path) -> None:
+    at = place(run, Part(3, 3))
+    manifest.write(at, replace(manifest.read(at), status=Status.INTERRUPTED, actual=None))
+
+
+def _of_four(run: Path) -> None:
+    shutil.copytree(place(run, Part(1, 3)), place(run, Part(1, 4)))
+
+
+def _renamed(run: Path) -> None:
+    shutil.rmtree(place(run, Part(1, 3)))
+    shutil.copytree(place(run, Part(2, 3)), place(run, Part(1, 3)))
+
+
+def _journal(run: Path) -> None:
+    (place(run, Part(1, 3)) / JOURNAL).write_text("")
+
+
+def _none(run: Path) -> None:
+    shutil.rmtree(run / "parts")
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        (
+            _without_manifest,
+            "2 of the 3 parts of {run} are missing or not finished: 2/3 is missing: extractkit "
+            "model=reference runtime.shards=2/3 hydra.run.dir={run}; 3/3 is missing: extractkit "
+            "model=reference runtime.shards=3/3 hydra.run.dir={run}",
+        ),
+        (
+            _unfinished,
+            "1 of the 3 parts of {run} are missing or not finished: 3/3 is unfinished "
+            "(interrupted): extractkit resume {run}/parts/3-of-3",
+        ),
+        (
+            _of_four,
+            "{run}/parts holds parts of 3 and of 4, which cannot be of one job. Remove those that "
+            "are not wanted",
+        ),
+        (_renamed, "{run}/parts/1-of-3 says that it is part 2/3, not 1/3"),
+        (
+            _journal,
+            "{run}/parts/1-of-3/journal.jsonl does not list the shards of its part. Have them "
+            "stored again: extractkit resume {run}/parts/1-of-3",
+        ),
+        (
+            _none,
+            "{run} holds no parts of a run. Make them, in any order and anywhere: extractkit … "
+            "runtime.shards=1/4 hydra.run.dir={run}, and so on to 4/4",
+        ),
+    ],
+)
+def test_what_cannot_be_joined(run: Path, harm: Callable[[Path], None], told: str) -> None:
+    harm(run)
+    with pytest.raises(RunDirectoryError) as caught:
+        finalize(run)
+    assert str(caught.value) == told.format(run=run)
+    assert not (run / MANIFEST).exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"model": ReferenceModel(seed=1)}, "the model's weights: "),
+        ({"model": ReferenceModel(longest=50)}, "what the model computes: "),
+        ({"inputs": TEXTS[:-1]}, "the inputs: "),
+        ({"shard_size": 5}, "the plan: "),
+        ({"sinks": ("npz",)}, "the configuration of sinks: "),
+        ({"batch_size": 3}, "the setting 'batch_size': "),
+        ({"non_finite": "fail"}, "the identity: "),
+    ],
+)
+def test_parts_of_different_jobs_are_refused(run: Path, changes: dict[str, Any], told: str) -> None:
+    shutil.rmtree(place(run, Part(2, 3)))
+    make(run, "2/3", **changes)
+    with pytest.raises(RunDirectoryError) as caught:
+        finalize(run)
+    message = str(caught.value)
+    assert message.startswith(
+        "part 2/3 is not of the same job as part 1/3, or was made under other "
+    )
+    assert told in message
+    assert f"{run}/parts/1-of-3 and {run}/parts/2-of-3, and make it again" in message
+
+
+def test_parts_from_other_processors_are_refused(run: Path) -> None:
+    at = place(run, Part(3, 3))
+    found = manifest.read(at)
+    host = {**found.volatile.host, "processor": "Z80"}
+    manifest.write(at, replace(found, volatile=replace(found.volatile, host=host)))
+    with pytest.raises(RunDirectoryError, match=r"the processor: .* was recorded, Z80 is found"):
+        finalize(run)
+
+
+def test_a_part_at_work_is_waited_for(run: Path) -> None:
+    with locked(place(run, Part(1, 3))), pytest.raises(RunDirectoryError) as caught:
+        finalize(run)
+    assert "1/3 is being worked on by process " in str(caught.value)
+
+
+def test_a_part_is_no_run_to_be_joined_and_a_run_has_no_parts(run: Path, tmp_path: Path) -> None:
+    part = place(run, Part(1, 3))
+    with pytest.raises(RunDirectoryError) as caught:
+        finalize(part)
+    assert (
+        str(caught.value)
+        == f"{part} is part 1/3 of a run. Join all of them: extractkit finalize {run}"
+    )
+    with pytest.raises(RunDirectoryError, match="is no directory, and holds no parts of a run"):
+        finalize(tmp_path / "nowhere")
+    whole = make(tmp_path / "whole")
+    at = manifest.read(whole)
+    manifest.write(whole, replace(at, status=Status.FAILED, actual=None))
+    with pytest.raises(RunDirectoryError, match="is a run that was not made in parts"):
+        finalize(whole)
+
+
+def test_a_run_and_its_parts_do_not_get_into_each_others_way(run: Path) -> None:
+    with pytest.raises(RunDirectoryError) as caught:
+        manifest.read(run)
+    assert str(caught.value) == (
+        f"{run} is no run yet: it holds parts of one. Join them: extractkit finalize {run}"
+    )
+    with pytest.raises(RunDirectoryError, match=r"holds parts of a run\. Join them"):
+        make(run)
+    with pytest.raises(RunDirectoryError, match=r"runtime.shards=1/4: hydra.run.dir=.* parts of 3"):
+        make(run, "1/4")
+    with pytest.raises(RunDirectoryError, match="holds a finished run of"):
+        make(run, "1/3")
+    finalize(run)
+    with pytest.raises(
+        RunDirectoryError, match="holds a run already, of which no part can be made"
+    ):
+        make(run, "1/3")
+
+
+def test_a_part_is_never_reused_in_place_of_the_whole(made: Path, tmp_path: Path) -> None:
+    again = make(tmp_path / "whole", reuse_from=str(made))
+    assert again == tmp_path / "whole"
+    with pytest.raises(ConfigError, match="what is reused is a whole run"):
+        wanted("1/3", reuse_from=str(made))
+
+
+class Picky(ReferenceModel):
+    """Fails on the text "xxx"."""
+
+    def forward(self, tokens: Array) -> dict[str, Array]:
+        if tokens.tolist() == [ord("x") % 50] * 3:
+            raise SampleError("no good")
+        return super().forward(tokens)
+
+
+def test_a_part_may_skip_all_of_its_samples_but_not_all_parts(tmp_path: Path) -> None:
+    texts = (*TEXTS[:8], *("xxx",) * 8)
+    picky: dict[str, Any] = {"model": Picky(), "inputs": texts, "bad_samples": "skip"}
+    for number in (1, 2):
+        make(tmp_path / "run", f"{number}/2", **picky)
+    finalize(tmp_path / "run")
+    assert len(open_run(tmp_path / "run").skipped) == 8
+    for number in (1, 2):
+        make(tmp_path / "none", f"{number}/2", **picky)
+    for part in (tmp_path / "none" / "parts").iterdir():
+        path = part / JOURNAL
+        entries = [_all_skipped(entry) for entry in journal.read(path).entries]
+        journal.rewrite(path, entries)
+    with pytest.raises(JobError, match="nothing is left: all samples, 16 of them, were skipped"):
+        finalize(tmp_path / "none")
+    assert not (tmp_path / "none" / MANIFEST).exists()
+
+
+def _all_skipped(entry: Entry) -> Entry:
+    return replace(entry, skipped={str(index): "no" for index in range(entry.start, entry.stop)})
