@@ -2,12 +2,13 @@
 
 import sys
 
-from benchmarks import checkpoints, first_layer, hidden_states, memory
+from benchmarks import checkpoints, first_layer, hidden_states, memory, workers
 
 BENCHMARKS = {
     "hidden_states": hidden_states.main,
     "first_layer": first_layer.main,
     "memory": memory.main,
+    "workers": workers.main,
     "checkpoints": checkpoints.main,
 }
 

@@ -60,6 +60,37 @@ MODES = "Available: 'graph', 'xla'."
             "non_finite='drop' does not exist. Available: 'fail', 'skip', 'warn'.",
         ),
         ({"deterministic": "yes"}, "deterministic='yes' is not true or false"),
+        ({"workers": 0, "engine": "ray"}, "workers=0 is not a whole number of 1 or more"),
+        ({"worker_cpus": "all"}, "worker_cpus='all' is not a number of 0 or more"),
+        ({"worker_gpus": -1}, "worker_gpus=-1 is not a number of 0 or more"),
+        (
+            {"shard_timeout": 0, "engine": "processes"},
+            "shard_timeout=0 leaves no time. Give seconds, or null",
+        ),
+        (
+            {"worker_gpus": 1, "engine": "processes"},
+            "worker_gpus=1 is of no use to runtime.engine=processes. Add runtime.engine=ray, or "
+            "leave it out",
+        ),
+        (
+            {"ray_address": "ray://head:10001", "engine": "ray"},
+            "ray_address='ray://head:10001' is no address of a Ray cluster. Give that of its head, "
+            "as in 10.0.0.1:6379, or auto, or null to start one here",
+        ),
+        ({"shards": 2}, "shards=2 is not a text, such as '1/4'"),
+        *(
+            (
+                {"shards": part},
+                f"shards='{part}' is no part of a job. Give i/n, i from 1 to n: the parts of four "
+                "are 1/4, 2/4, 3/4 and 4/4",
+            )
+            for part in ("0/4", "5/4", "1/0", "2-4", "x/4", "1/4/2", "")
+        ),
+        (
+            {"shards": "1/2", "reuse_from": "outputs"},
+            "shards=1/2 and runtime.reuse_from=outputs do not go together: what is reused is a "
+            "whole run. Leave one of them out",
+        ),
     ],
 )
 def test_a_runtime_that_does_not_fit(entries: dict[str, object], message: str) -> None:

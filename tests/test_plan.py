@@ -14,6 +14,7 @@ from extractkit.plan import (
     CONSTANTS_SHARD,
     Layout,
     Lengths,
+    Part,
     PlannedTensor,
     Shard,
     bytes_per_sample,
@@ -245,3 +246,14 @@ def test_shards_cover_every_sample_once_within_their_limits(
         # As large as it may be: one more sample would be too much.
         more = len(shard) + 1 > 7 or shard.stop == len(per_sample)
         assert more or size + per_sample[shard.stop] > limit
+
+
+@given(st.integers(0, 60), st.integers(1, 20))
+def test_parts_hold_every_shard_once_and_in_order(shards: int, count: int) -> None:
+    every = [Shard(at, at + 1) for at in range(shards)]
+    parts = [part.of(every) for part in Part(1, count).siblings]
+    assert [shard for part in parts for shard in part] == every
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    assert [Part.parse(str(part)) for part in Part(1, count).siblings] == list(
+        Part(1, count).siblings
+    )

@@ -196,8 +196,9 @@ def _plan(composed: "Composition", *, exact: bool) -> _Answer:
     from extractkit.display.plan import overview
     from extractkit.engine.preview import preview
     from extractkit.runs.directory import check_unused
+    from extractkit.runs.parts import place
 
-    check_unused(composed.directory)
+    check_unused(place(composed.directory, composed.job.runtime.part))
     found = preview(composed.job, composed.directory, exact=exact)
     return found.to_json(), overview(found)
 

@@ -81,7 +81,14 @@ class Application:
 
     def _done(self, cfg: DictConfig, directory: Path) -> Path | None:
         try:
-            return self.function(composition(cfg, directory, trust=self.trust))
+            composed = composition(cfg, directory, trust=self.trust)
+            if self.place is not None and (part := composed.job.runtime.shards) is not None:
+                raise ConfigError(
+                    f"runtime.shards={part} in a sweep: each job has a directory of its own, so "
+                    f"that its parts would never meet. Run the parts as jobs of their own, with "
+                    f"one hydra.run.dir"
+                )
+            return self.function(composed)
         except SystemExit as stop:
             # Raised by a model's own code, say; it would end the whole sweep.
             raise JobError(f"the job called sys.exit({stop.code!r})") from stop

@@ -14,6 +14,8 @@ CAMPAIGNS = {
     "kills": None,
     "checkpoint-kills": 12,
     "random-kills": 3,
+    "parts": 60,
+    "workers": 4,
     "power": 120,
     "bits": 200,
     "full-disk": None,
@@ -34,6 +36,10 @@ def test_no_fault_does_harm(name: str) -> None:
     elif name == "checkpoint-kills":
         assert figures["kills of a run"] == figures["runs finished bitwise equal"] == 12
         assert figures["kills of a resume"] == figures["resumes finished bitwise equal"] == 12
+    elif name == "parts":
+        assert figures["kills"] + 1 == figures["joined bitwise equal to an undisturbed run"]
+    elif name == "workers":
+        assert figures["runs"] == figures["runs finished bitwise equal"] == 4
     elif name == "full-disk":
         assert figures["failures injected"] == figures["runs finished bitwise equal"] >= 50
     if not figures and name == "tmpfs":
