@@ -2,7 +2,7 @@
 
 import sys
 
-from benchmarks import checkpoints, first_layer, hidden_states, memory, workers
+from benchmarks import checkpoints, first_layer, hidden_states, memory, scale, workers
 
 BENCHMARKS = {
     "hidden_states": hidden_states.main,
@@ -10,6 +10,7 @@ BENCHMARKS = {
     "memory": memory.main,
     "workers": workers.main,
     "checkpoints": checkpoints.main,
+    "scale": scale.main,
 }
 
 if __name__ == "__main__":

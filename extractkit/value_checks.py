@@ -16,7 +16,7 @@ _FIRST = 5
 _BLOCK_BYTES = 1 << 16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ValueStats:
     """What was found in one tensor's stored values, of one shard or of a whole run.
 

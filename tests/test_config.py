@@ -182,7 +182,7 @@ def test_a_group_without_a_choice_is_refused(override: str) -> None:
         ("foo=1", "foo=1: 'foo' does not exist. Nearest: "),
         ("+runtime.bach=1", "runtime.bach does not exist. Nearest: 'batch_size', "),
         ("runtime.bach=1", "runtime.bach does not exist. Nearest: 'batch_size', "),
-        ("+sinks.hdf5.x=1", "sinks.hdf5.x does not exist. Available: 'compression'."),
+        ("+sinks.hdf5.x=1", "sinks.hdf5.x does not exist. Available: 'compression', 'index'."),
         ("hydra.run.dri=x", "hydra.run.dri does not exist. Available: 'dir'."),
         ("model.path.x=1", "model.path.x does not exist: model.path is a single value"),
         ("+selectors.mine.regx=x", "selectors.mine.regx does not exist. Nearest: 'regex', "),

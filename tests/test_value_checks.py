@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -86,7 +87,7 @@ def by_hand(found: Sequence[Array], absent: Sequence[int], start: int) -> ValueS
 
 def unnamed(stats: ValueStats) -> ValueStats:
     """With the digest of a value that stays replaced by whether there is one."""
-    return ValueStats(**{**vars(stats), "same": stats.same and "any"})
+    return replace(stats, same=stats.same and "any")
 
 
 @given(data=st.data(), dtype=st.sampled_from(list(FEW)), ragged=st.booleans())

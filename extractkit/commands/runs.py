@@ -54,7 +54,9 @@ def show(arguments: Sequence[str]) -> bool:
         write_json({**plain(found), "drift": plain(drift)})
     else:
         unfinished = found.status is not manifest.Status.FINISHED
-        committed = len(journal.read(directory / JOURNAL).by_shard()) if unfinished else None
+        committed = (
+            len(journal.read(directory / JOURNAL, brief=True).by_shard()) if unfinished else None
+        )
         write_rendered(overview(directory, found, committed, drift))
     return True
 

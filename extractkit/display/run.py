@@ -13,10 +13,13 @@ from extractkit.engine.listener import Summary
 from extractkit.runs.disk import human_bytes
 from extractkit.runs.drift import Drift
 from extractkit.runs.manifest import Manifest, RunTensor, Status
+from extractkit.sinks.hdf5 import AUTO, Hdf5Sink
+from extractkit.sinks.hdf5_index import INDEX
 from extractkit.value_checks import ValueStats
 
 _STYLES = {Status.FINISHED: "green", Status.FAILED: "red"}
 _FEW = 3
+_HDF5 = f"{Hdf5Sink.__module__}.{Hdf5Sink.__qualname__}"
 
 
 def overview(
@@ -54,6 +57,8 @@ def overview(
     facts.add_row("shards", planned if committed is None else f"{committed:,} of {planned}")
     if (size := _stored_bytes(manifest)) is not None:
         facts.add_row("size", size)
+    if (left_out_index := _left_out_index(manifest)) is not None:
+        facts.add_row(INDEX, left_out_index)
     if manifest.actual is not None:
         _add_findings(facts, manifest.actual.skipped, *_told_of(manifest.actual.values))
     if committed is not None:
@@ -154,6 +159,20 @@ def _tensors(tensors: tuple[RunTensor, ...]) -> Table:
             Text(safe(", ".join(tensor.selectors))),
         )
     return table
+
+
+def _left_out_index(manifest: Manifest) -> str | None:
+    """Why a finished run of the HDF5 sink has no file over all shards; None where it has."""
+    if manifest.status is not Status.FINISHED or any(f.name == INDEX for f in manifest.files):
+        return None
+    sinks = manifest.job_resolved.get("sinks")
+    for name, sink in sinks.items() if isinstance(sinks, Mapping) else ():
+        if isinstance(sink, Mapping) and sink.get("_target_") == _HDF5:
+            key = f"sinks.{safe(name)}.index"
+            if sink.get("index", AUTO) == AUTO:
+                return f"left out for so many shards; to have it: {key}=true"
+            return f"left out: {key}=false"
+    return None
 
 
 def _stored_bytes(manifest: Manifest) -> str | None:

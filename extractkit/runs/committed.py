@@ -47,8 +47,15 @@ class Committed:
 
     def at(self, checkpoint: int) -> "Committed":
         """The shards of one checkpoint."""
-        own = {s: entry for s, entry in self.entries.items() if s.checkpoint == checkpoint}
+        own = self._by_checkpoint.get(checkpoint, {})
         return replace(self, entries=own, checkpoint=checkpoint)
+
+    @cached_property
+    def _by_checkpoint(self) -> dict[int | None, dict[Shard, Entry]]:
+        found: dict[int | None, dict[Shard, Entry]] = {}
+        for shard, entry in self.entries.items():
+            found.setdefault(shard.checkpoint, {})[shard] = entry
+        return found
 
     @cached_property
     def shards(self) -> tuple[Shard, ...]:

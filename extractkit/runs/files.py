@@ -2,15 +2,18 @@
 
 import hashlib
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from extractkit.errors import RunDirectoryError
 
 _BLOCK = 1 << 20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StoredFile:
     """One file: its path within the run directory, SHA-256 and size in bytes."""
 
@@ -65,10 +68,27 @@ def content_of(path: Path) -> bytes:
         FileNotFoundError: it is not there.
         RunDirectoryError: it is no regular file, whose reading might never end; or cannot be read.
     """
+    with _opened(path) as file:
+        return file.read()
+
+
+def lines_of(path: Path) -> Iterator[bytes]:
+    """The lines of a file of a run, with their newlines, one in memory at a time.
+
+    Raises:
+        FileNotFoundError, RunDirectoryError: as of `content_of`.
+    """
+    with _opened(path) as file:
+        yield from file
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
     try:
         if not stat.S_ISREG(path.lstat().st_mode):
             raise RunDirectoryError(f"{path} is no regular file: it may lead out of its run")
-        return path.read_bytes()
+        with path.open("rb") as file:
+            yield file
     except FileNotFoundError:
         raise
     except NotADirectoryError as error:

@@ -29,6 +29,9 @@ def intact_entries(
     Args:
         sinks: names of those that wrote the run.
 
+    Returns:
+        The entries without statistics and timings, so that those of many shards stay small.
+
     Raises:
         RunDirectoryError: the journal is no file, or of another version.
         JobError: the disk refuses.
@@ -37,10 +40,10 @@ def intact_entries(
     if path.exists():
         # A process that died may have written a line that has not been forced out yet.
         make_durable(path)
-    found = journal.read(path, salvage=True)
+    found = journal.read(path, salvage=True, brief=True)
     if found.damaged:
         _log.warning("%s: damaged lines %s are taken out", path, found.damaged)
-        journal.rewrite(path, found.entries)
+        journal.rewrite(path, journal.read(path, salvage=True).entries)
     elif found.torn is not None:
         _log.warning("%s: its last line was not finished; the shard is stored again", path)
         cut(path, found.size)

@@ -1,22 +1,23 @@
 """The journal: one checksummed line a shard. A shard is committed once its line stands here."""
 
+import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from extractkit.errors import RunDirectoryError
 from extractkit.plan import Shard
-from extractkit.runs.files import StoredFile, content_of
-from extractkit.runs.schema import canonical, decode, digest, plain
+from extractkit.runs.files import StoredFile, lines_of
+from extractkit.runs.schema import canonical_json, decode, plain
 from extractkit.runs.write import append_line, write_durably
-from extractkit.value_checks import ValueStats
+from extractkit.value_checks import ValueStats, merged
 
 _CHECKSUM = "checksum"
 _CHECKSUM_LENGTH = 16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One committed shard.
 
@@ -48,7 +49,7 @@ class Entry:
 
     def to_line(self) -> str:
         """The entry as a line of the journal, without its newline."""
-        return canonical({**plain(self), _CHECKSUM: _checksum(plain(self))})
+        return _line(plain(self))
 
 
 @dataclass(frozen=True)
@@ -96,53 +97,91 @@ def rewrite(path: Path, entries: Iterable[Entry]) -> None:
     write_durably(path, lines.encode(errors="surrogatepass"))
 
 
-def entry_of(line: bytes, at: str) -> Entry | None:
+def entry_of(line: bytes, at: str, *, brief: bool = False) -> Entry | None:
     """The entry of a line without its newline; None where the line is damaged.
 
     Args:
         at: names the line in messages.
+        brief: whether statistics and timings are left out: they grow with the number of tensors.
 
     Raises:
         RunDirectoryError: the line is whole, but has not the fields of an entry.
     """
     record = _whole(line)
-    return None if record is None else decode(Entry, record, at)
+    if record is None:
+        return None
+    if brief:
+        record |= {name: {} for name in ("stats", "timings") if name in record}
+    return decode(Entry, record, at)
 
 
-def read(path: Path, *, salvage: bool = False) -> Journal:
+def read(path: Path, *, salvage: bool = False, brief: bool = False) -> Journal:
     """All committed shards; none where the file does not exist.
 
     Args:
         salvage: whether a damaged line is passed over, instead of refused.
+        brief: as of `entry_of`.
 
     Raises:
         RunDirectoryError: a line other than the last one is damaged, or a line that is whole does
             not have the fields of an entry.
     """
-    try:
-        data = content_of(path)
-    except FileNotFoundError:
-        data = b""
     entries: list[Entry] = []
     damaged: list[int] = []
     size = 0
-    for number, line in enumerate(data.splitlines(keepends=True), start=1):
-        entry = entry_of(line[:-1], f"{path}, line {number}") if line.endswith(b"\n") else None
-        if entry is None:
-            if size + len(line) == len(data):
-                torn = line.decode(errors="replace").rstrip("\n")
-                return Journal(tuple(entries), torn, size, tuple(damaged))
+    unread = b""  # a damaged line, until it is known whether another one follows it
+    for number, line in enumerate(_lines(path), start=1):
+        if unread:
             if not salvage:
                 raise RunDirectoryError(
-                    f"{path}, line {number} is damaged (its checksum does not hold). More lines "
-                    f"follow it, so this is no interrupted write. Have its shard stored again: "
-                    f"extractkit resume {path.parent}"
+                    f"{path}, line {number - 1} is damaged (its checksum does not hold). More "
+                    f"lines follow it, so this is no interrupted write. Have its shard stored "
+                    f"again: extractkit resume {path.parent}"
                 )
-            damaged.append(number)
+            damaged.append(number - 1)
+            size += len(unread)
+            unread = b""
+        whole = line.endswith(b"\n")
+        entry = entry_of(line[:-1], f"{path}, line {number}", brief=brief) if whole else None
+        if entry is None:
+            unread = line
         else:
             entries.append(entry)
-        size += len(line)
-    return Journal(tuple(entries), None, size, tuple(damaged))
+            size += len(line)
+    torn = unread.decode(errors="replace").rstrip("\n") if unread else None
+    return Journal(tuple(entries), torn, size, tuple(damaged))
+
+
+def found_in(path: Path, committed: Mapping[Shard, Entry]) -> dict[str, ValueStats]:
+    """What was found in each tensor's values, over all shards of a journal that are committed.
+
+    One line is in memory at a time.
+
+    Args:
+        committed: with what `read` says of them; of a shard stored twice, one entry counts.
+
+    Raises:
+        RunDirectoryError: as of `entry_of`.
+    """
+    found: dict[str, ValueStats] = {}
+    left = dict(committed)
+    for number, line in enumerate(_lines(path), start=1):
+        entry = entry_of(line.removesuffix(b"\n"), f"{path}, line {number}")
+        if entry is None or (kept := left.get(entry.covers)) is None:
+            continue
+        # Of two lines of a shard that say the same of its values, either will do.
+        if (entry.values, entry.skipped) == (kept.values, kept.skipped):
+            del left[entry.covers]
+            for key, stats in entry.stats.items():
+                found[key] = merged([found[key], stats]) if key in found else stats
+    return found
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    try:
+        yield from lines_of(path)
+    except FileNotFoundError:
+        return
 
 
 def _whole(line: bytes) -> dict[str, object] | None:
@@ -152,11 +191,17 @@ def _whole(line: bytes) -> dict[str, object] | None:
         if not isinstance(record, dict):
             return None
         record.pop(_CHECKSUM, None)
-        expected = canonical({**record, _CHECKSUM: _checksum(record)})
+        expected = _line(record)
     except (ValueError, RecursionError):
         return None
     return record if line == expected.encode(errors="surrogatepass") else None
 
 
-def _checksum(record: object) -> str:
-    return digest(record)[:_CHECKSUM_LENGTH]
+def _line(record: Mapping[str, object]) -> str:
+    """A record of plain data with its checksum."""
+    return canonical_json({**record, _CHECKSUM: _checksum(record)})
+
+
+def _checksum(record: Mapping[str, object]) -> str:
+    content = canonical_json(record).encode(errors="surrogatepass")
+    return hashlib.sha256(content).hexdigest()[:_CHECKSUM_LENGTH]

@@ -13,6 +13,7 @@ from extractkit.runs.committed import Committed
 from extractkit.runs.directory import JOURNAL, SAMPLES
 from extractkit.runs.drift import Drift, read_drift
 from extractkit.runs.intact import check_names
+from extractkit.runs.journal import Journal
 from extractkit.runs.labelled import to_dataset
 from extractkit.runs.manifest import Manifest, Status
 from extractkit.runs.samples import Samples
@@ -35,16 +36,12 @@ class Run(Mapping[str, TensorView]):
     Attributes:
         path: the run directory.
         manifest: what the run says of itself.
-        journal: the shards that were committed.
         samples: one row (a dict) for each sample, read when asked for.
     """
 
-    def __init__(
-        self, path: Path, manifest: Manifest, journal: journal.Journal, committed: Committed
-    ) -> None:
+    def __init__(self, path: Path, manifest: Manifest, committed: Committed) -> None:
         self.path = path
         self.manifest = manifest
-        self.journal = journal
         self._committed = committed
         recorded = {file.name: file for file in manifest.files} if committed.check else {}
         self.samples = Samples(path / SAMPLES, recorded.get(SAMPLES))
@@ -74,7 +71,7 @@ class Run(Mapping[str, TensorView]):
             UnknownTensorError: there is none of that label or step.
         """
         place = place_of(checkpoint, self._axis, str(self.path))
-        return Run(self.path, self.manifest, self.journal, self._committed.at(place))
+        return Run(self.path, self.manifest, self._committed.at(place))
 
     @cached_property
     def drift(self) -> Drift | None:
@@ -84,6 +81,15 @@ class Run(Mapping[str, TensorView]):
             RunDirectoryError: what the run recorded of it is damaged.
         """
         return read_drift(self.path, self.manifest.files)
+
+    @cached_property
+    def journal(self) -> Journal:
+        """The shards that were committed, with what was found in their values; read when asked for.
+
+        Raises:
+            RunDirectoryError: it has been damaged since the run was opened.
+        """
+        return journal.read(self.path / JOURNAL)
 
     @cached_property
     def skipped(self) -> dict[int, str]:
@@ -196,7 +202,7 @@ def open_run(
     """
     directory = Path(path)
     found = manifest.read(directory)
-    written = journal.read(directory / JOURNAL)
+    written = journal.read(directory / JOURNAL, brief=True)
     entries = written.by_shard()
     missing = [shard.key for shard in found.shards if shard not in entries]
     if found.status is Status.FINISHED and missing:
@@ -210,7 +216,7 @@ def open_run(
     name = next(iter(sinks))
     reader = sink_of(found, name, Trust(tuple(trust))) if sink is None else sink
     committed = Committed(directory, found.status, found.samples, entries, name, reader, check)
-    return Run(directory, found, written, committed)
+    return Run(directory, found, committed)
 
 
 def sink_of(manifest: Manifest, name: str, trust: Trust = NOBODY) -> Sink:

@@ -33,6 +33,7 @@ class Recorder:
         directory: of the run.
         manifest: as last written.
         committed: every shard that is stored, and its entry.
+        bytes: size of all shard files so far, over all sinks.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Recorder:
         self.directory = directory
         self.manifest = manifest
         self.committed: dict[Shard, Entry] = {}
+        self.bytes = 0
         self._found: dict[str, ValueStats] = {}
         for shard, entry in committed.items():
             self._remember(shard, entry)
@@ -70,7 +72,9 @@ class Recorder:
                 )
         committed = intact_entries(directory, started, sinks)
         make_directory(directory / SHARDS)
-        return cls(directory, started, sinks, committed)
+        recorder = cls(directory, started, sinks, committed)
+        recorder._found = journal.found_in(directory / JOURNAL, committed)
+        return recorder
 
     def reopen(self) -> None:
         """Say that a run that had ended is being gone on with."""
@@ -82,11 +86,6 @@ class Recorder:
         if host not in volatile.workers:
             volatile = replace(volatile, workers=(*volatile.workers, host))
             self.manifest = replace(self.manifest, volatile=volatile)
-
-    @property
-    def bytes(self) -> int:
-        """Size of all shard files so far, over all sinks."""
-        return sum(file.size for one in self.committed.values() for file in one.files.values())
 
     def add_samples(self, rows: Iterable[Row]) -> None:
         """Record the next samples' rows (`index`, `id`, `source`, …), in order."""
@@ -160,6 +159,7 @@ class Recorder:
         for key, stats in entry.stats.items():
             before = self._found.get(key)
             self._found[key] = stats if before is None else merged([before, stats])
+        self.bytes += sum(file.size for file in entry.files.values())
         self.committed[shard] = replace(entry, stats={}, timings={})
 
     def finish(self, timings: Mapping[str, float] | None = None) -> Manifest:

@@ -51,7 +51,18 @@ def plain(value: object) -> Any:
 
 def canonical(value: object) -> str:
     """One line of JSON that is the same for equal values."""
-    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return canonical_json(plain(value))
+
+
+def canonical_json(data: object) -> str:
+    """The same of what is plain data already.
+
+    Raises:
+        ValueError: it holds NaN or an infinity, which plain data does not.
+    """
+    return json.dumps(
+        data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
 
 
 def digest(value: object) -> str:

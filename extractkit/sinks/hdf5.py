@@ -10,6 +10,7 @@ shard as a fill value, it tells them from real zeros. No key ends that way: an a
 colon, and the name of a selector none.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,17 @@ from extractkit.values import OFFSETS, SHAPES, VALUES, Array, Dense, Ragged, Val
 
 COMPRESSIONS = ("gzip", "lzf")
 
+AUTO = "auto"
+"""Of `index`: where there are no more than `INDEXED_SHARDS`."""
+
+INDEXED_SHARDS = 800
+"""Most shards that "auto" makes `tensors.h5` for. HDF5 opens all shards that one read touches, and
+those that the system does not let it open read as missing, without a word. A process may have 1,024
+files open where nobody has raised that, and its reader needs some for itself."""
+
 _CHUNK_BYTES = 1 << 20
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,14 +49,22 @@ class Hdf5Sink:
 
     Attributes:
         compression: None, "gzip" (smaller) or "lzf" (faster; readable by h5py alone).
+        index: whether `tensors.h5` is made; "auto": where a reader can be expected to open so many
+            shards at once.
 
     Raises:
-        ConfigError: another compression.
+        ConfigError: another compression, or another word for the index.
     """
 
     compression: str | None = None
+    index: bool | str = AUTO
 
     def __post_init__(self) -> None:
+        if not isinstance(self.index, bool) and self.index != AUTO:
+            raise ConfigError(
+                f"sinks.hdf5.index={self.index!r} does not exist. Available: 'auto', true, false. "
+                f"By the number of shards: sinks.hdf5.index=auto"
+            )
         if self.compression is not None and self.compression not in COMPRESSIONS:
             raise ConfigError(
                 f"sinks.hdf5.compression={self.compression!r} does not exist. "
@@ -107,7 +126,17 @@ class Hdf5Sink:
     def finish(
         self, directory: Path, tensors: Sequence[StoredTensor], shards: Sequence[StoredShard]
     ) -> Mapping[str, bytes]:
-        """`tensors.h5`, which shows all shards as one file."""
+        """`tensors.h5`, which shows all shards as one file, unless it is left out."""
+        if self.index == AUTO and len(shards) > INDEXED_SHARDS:
+            _log.info(
+                "%s is left out: few programs may open %d shards at once, and those that they "
+                "cannot open would read as missing. To have it: sinks.hdf5.index=true",
+                INDEX,
+                len(shards),
+            )
+            return {}
+        if not self.index:
+            return {}
         return {INDEX: file_image(lambda file: build_index(file, directory, tensors, shards))}
 
     def _add(self, file: Any, key: str, value: Values) -> None:

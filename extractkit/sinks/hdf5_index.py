@@ -27,7 +27,8 @@ INDEX = "tensors.h5"
 _ABOUT = (
     "Virtual datasets over the files in shards/, which must stay beside this file. Rows of a "
     "missing shard read as NaN; a tensor whose type has no NaN has a dataset ADDRESS:present, "
-    "which is false there."
+    "which is false there. So do rows of shards beyond the number of files that a process may have "
+    "open (ulimit -n)."
 )
 
 

@@ -4,10 +4,13 @@ import io
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from extractkit.checkpoints import Checkpoint, SkippedCheckpoint
 from extractkit.display.console import render
 from extractkit.display.run import overview, summary
 from extractkit.engine.listener import Summary
+from extractkit.runs.files import StoredFile
 from extractkit.runs.manifest import (
     Actual,
     Manifest,
@@ -80,6 +83,29 @@ FOUND = {
 def finding_rows(text: str) -> list[list[str]]:
     labels = ("samples", "skipped", "not finite", "constant", "unchanging")
     return [line.split() for line in text.splitlines() if line.startswith(labels)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "files", "told"),
+    [
+        (
+            {"index": "auto"},
+            (),
+            "left out for so many shards; to have it: sinks.mine.index=true",
+        ),
+        ({}, (), "left out for so many shards; to have it: sinks.mine.index=true"),
+        ({"index": False}, (), "left out: sinks.mine.index=false"),
+        ({"index": "auto"}, (StoredFile("tensors.h5", "aa", 1),), None),
+    ],
+)
+def test_a_run_without_a_file_over_all_shards_tells_why(
+    settings: dict[str, object], files: tuple[StoredFile, ...], told: str | None
+) -> None:
+    sink = {"_target_": "extractkit.sinks.hdf5.Hdf5Sink", **settings}
+    run = replace(MANIFEST, files=files, job_resolved={"sinks": {"mine": sink}})
+    (line,) = [line for line in shown(run).splitlines() if line.startswith("tensors.h5")] or [None]
+    assert line == (told and f"tensors.h5  {told}")
+    assert "tensors.h5" not in shown(replace(run, status=Status.STARTED, actual=None))
 
 
 def test_what_may_be_a_mistake_is_told_with_its_counts() -> None:

@@ -111,7 +111,7 @@ def test_a_field_of_another_version_is_refused(path: Path) -> None:
     record = json.loads(entry(8, 9).to_line()) | {"colour": "red"}
     del record["checksum"]
     with path.open("a") as file:
-        file.write(journal.canonical({**record, "checksum": journal._checksum(record)}) + "\n")
+        file.write(journal._line(record) + "\n")
     with pytest.raises(RunDirectoryError, match=r"line 3 holds 'colour', which does not exist"):
         journal.read(path)
 
@@ -153,3 +153,25 @@ def test_a_name_that_is_no_utf8_survives_its_line(tmp_path: Path) -> None:
     one = replace(entry(0, 4), skipped={"0": "a\udcff.png cannot be read"})
     journal.append(tmp_path / "journal.jsonl", one)
     assert journal.read(tmp_path / "journal.jsonl").entries == (one,)
+
+
+def test_a_brief_entry_lacks_what_grows_with_the_number_of_tensors(path: Path) -> None:
+    found = journal.read(path, brief=True)
+    assert found.entries == tuple(
+        replace(one, stats={}, timings={}) for one in (entry(0, 4), entry(4, 8))
+    )
+
+
+def test_what_was_found_is_told_over_the_committed_shards_alone(path: Path) -> None:
+    replaced = replace(entry(0, 4), values="cc", stats={"a:output": ValueStats(nan=7)})
+    path.write_bytes(
+        f"{replaced.to_line()}\n".encode() + b"damaged\n" + path.read_bytes() + b'{"torn'
+    )
+    journal.append(path.with_name("other"), entry(4, 8))
+    path.write_bytes(path.read_bytes()[: -len(b'{"torn')] + path.with_name("other").read_bytes())
+    committed = journal.read(path, salvage=True, brief=True).by_shard()
+    both = {"a:output": ValueStats(2, 0, 2, {"0": (1, 0), "4": (1, 0)}, -1.0, 2.5, None, 8)}
+    assert journal.found_in(path, committed) == both
+    first = {Shard(0, 4): committed[Shard(0, 4)]}
+    assert journal.found_in(path, first) == dict(entry(0, 4).stats)
+    assert journal.found_in(path.with_name("none"), {}) == {}

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
+import extractkit
 from extractkit.errors import ConfigError, JobError, RunDirectoryError
 from extractkit.plan import CONSTANTS_SHARD
 from extractkit.runs import journal
@@ -20,6 +21,7 @@ from extractkit.runs.files import StoredFile
 from extractkit.runs.manifest import Actual, Manifest, Status
 from extractkit.runs.recorder import Recorder
 from extractkit.runs.samples import Samples
+from extractkit.runs.verify import verify
 from extractkit.sinks.hdf5 import Hdf5Sink
 from extractkit.value_checks import ValueStats
 from extractkit.values import digest
@@ -28,6 +30,7 @@ from tests.runs.examples import (
     KERNEL,
     LENGTHS,
     SHARDS,
+    TARGETS,
     finished_run,
     manifest,
     record,
@@ -80,6 +83,21 @@ def test_two_runs_of_the_same_values_are_the_same_bytes(tmp_path: Path) -> None:
                 path.read_bytes()
                 == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
             )
+
+
+def test_a_run_without_a_file_over_all_shards_is_whole(run_path: Path) -> None:
+    undisturbed, _ = record(run_path)
+    settings = {"_target_": TARGETS["hdf5"], "index": False}
+    recorded = replace(undisturbed.manifest, job_resolved={"sinks": {"hdf5": settings}})
+    recorder = Recorder.start(run_path, recorded, {"hdf5": Hdf5Sink(index=False)})
+    ended = recorder.finish()
+    assert not (run_path / "tensors.h5").exists()
+    assert ended.status is Status.FINISHED
+    assert damage(run_path, ended) == []
+    assert not verify(run_path).failed
+    np.testing.assert_array_equal(
+        np.asarray(extractkit.open(run_path)[KERNEL]), np.arange(6.0).reshape(2, 3)
+    )
 
 
 def test_the_index_holds_no_time_of_day(run_path: Path) -> None:

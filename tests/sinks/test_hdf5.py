@@ -13,6 +13,7 @@ import pytest
 
 from extractkit.errors import ConfigError, JobError, RunDirectoryError
 from extractkit.plan import Shard
+from extractkit.sinks import hdf5
 from extractkit.sinks.hdf5 import Hdf5Sink
 from extractkit.sinks.protocol import Sink, StoredShard, StoredTensor
 from extractkit.testing.sinks import SinkContract, example_constants, example_values
@@ -214,6 +215,72 @@ def test_a_text_that_hdf5_would_cut_short_is_refused() -> None:
 def test_an_unknown_compression_is_named_with_those_that_exist() -> None:
     with pytest.raises(ConfigError, match=r"sinks.hdf5.compression='zip' .*'gzip', 'lzf'"):
         Hdf5Sink(compression="zip")
+
+
+@pytest.mark.parametrize("given", ["yes", "Auto", 1.5, None])
+def test_an_index_that_is_neither_made_nor_left_out_is_refused(given: object) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        Hdf5Sink(index=given)  # type: ignore[arg-type]
+    assert str(refusal.value) == (
+        f"sinks.hdf5.index={given!r} does not exist. Available: 'auto', true, false. By the number "
+        f"of shards: sinks.hdf5.index=auto"
+    )
+
+
+def test_the_index_is_left_out_where_few_programs_could_open_all_shards(
+    run: tuple[Path, list[dict[str, Values]]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tensors = [described(key, value) for key, value in run[1][0].items()]
+    stored = [
+        StoredShard(Shard(a, b), run[0] / f"shards/{Shard(a, b).key}.h5")
+        for a, b in [(0, 5), (5, 8)]
+    ]
+    made = {}
+    for most in (2, 1):
+        monkeypatch.setattr(hdf5, "INDEXED_SHARDS", most)
+        for index in ("auto", True, False):
+            with caplog.at_level("INFO"):
+                made[most, index] = set(Hdf5Sink(index=index).finish(run[0], tensors, stored))
+            told = "tensors.h5 is left out: few programs may open 2 shards at once"
+            assert (told in caplog.text) == ((most, index) == (1, "auto"))
+            caplog.clear()
+    assert made == {
+        (2, "auto"): {"tensors.h5"}, (2, True): {"tensors.h5"}, (2, False): set(),
+        (1, "auto"): set(), (1, True): {"tensors.h5"}, (1, False): set(),
+    }  # fmt: skip
+
+
+def test_more_shards_than_a_process_may_open_read_as_missing(tmp_path: Path) -> None:
+    """Why there is a limit: HDF5 opens all of them for one read, and says nothing."""
+    shards = [
+        stored_shard(tmp_path, at, at + 1, {"a:output": Dense(np.full((1, 2), float(at)))})
+        for at in range(100)
+    ]
+    tensors = [StoredTensor("a:output", "float64", ("sample", None), (2,), False)]
+    write_index(tmp_path, tensors, shards)
+    program = (
+        "import h5py, numpy, resource, sys\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[2]),) * 2)\n"
+        "with h5py.File(sys.argv[1]) as file:\n"
+        "    print(int(numpy.isnan(file['a:output'][:]).any(axis=1).sum()))\n"
+    )
+    missing = [
+        int(
+            subprocess.run(
+                [sys.executable, "-c", program, str(tmp_path / "tensors.h5"), files],
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+        )
+        for files in ("50", "150")
+    ]
+    assert missing[0] > 50
+    assert missing[1] == 0
+    with h5py.File(tmp_path / "tensors.h5") as file:
+        assert "ulimit -n" in file.attrs["about"]
 
 
 def test_compression_makes_repetitive_values_smaller() -> None:

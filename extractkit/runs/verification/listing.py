@@ -7,7 +7,7 @@ from pathlib import Path
 from extractkit.errors import RunDirectoryError
 from extractkit.plan import Shard
 from extractkit.runs.directory import JOURNAL, MANIFEST, SHARDS
-from extractkit.runs.files import content_of
+from extractkit.runs.files import lines_of
 from extractkit.runs.journal import Entry, entry_of
 from extractkit.runs.manifest import Actual, Manifest, Status
 from extractkit.runs.verification.result import Check, Finding, counted
@@ -29,25 +29,25 @@ def listed_shards(directory: Path, manifest: Manifest | None) -> tuple[Check, di
 
 
 def _read(path: Path, *, finished: bool) -> tuple[dict[Shard, Entry], list[Finding], list[str]]:
-    try:
-        data = content_of(path)
-    except FileNotFoundError:
-        data = b""
-    except RunDirectoryError as error:
-        return {}, [Finding(JOURNAL, str(error))], []
     entries: dict[Shard, Entry] = {}
     found = []
     notes = []
-    *lines, rest = data.split(b"\n")
-    for number, line in enumerate(lines, start=1):
-        entry = _entry(line)
-        if entry is None:
-            message = f"{path}, line {number} is damaged: its checksum does not hold"
-            found.append(Finding(JOURNAL, message))
-        else:
-            entries[entry.covers] = entry
+    number, rest = 0, b""
+    try:
+        for number, line in enumerate(lines_of(path), start=1):
+            if not line.endswith(b"\n"):
+                rest = line
+            elif (entry := _entry(line[:-1])) is not None:
+                entries[entry.covers] = entry
+            else:
+                message = f"{path}, line {number} is damaged: its checksum does not hold"
+                found.append(Finding(JOURNAL, message))
+    except FileNotFoundError:
+        pass  # no shard was ever committed
+    except RunDirectoryError as error:
+        return {}, [Finding(JOURNAL, str(error))], []
     if rest and (finished or not _could_be_interrupted(rest)):
-        message = f"{path} is damaged: its last line, number {len(lines) + 1}, is not whole"
+        message = f"{path} is damaged: its last line, number {number}, is not whole"
         found.append(Finding(JOURNAL, message))
     elif rest:
         notes.append("its last line was being written when its process ended: it does not count")
@@ -87,7 +87,8 @@ def _held_against_plan(
     missing = [shard for shard in planned if shard not in listed]
     if not _finished(manifest):
         # One may have been written when its process ended, before its line was.
-        missing = [shard for shard in missing if _has_file(directory, shard)]
+        stored = _stored(directory)
+        missing = [shard for shard in missing if shard.key in stored]
         missing = missing if len(missing) > 1 else []
     found += [Finding(JOURNAL, f"{path} lacks shard {shard.key!r}", shard.key) for shard in missing]
     if not damaged and not found:
@@ -121,6 +122,10 @@ def _finished(manifest: Manifest) -> bool:
     return manifest.actual is not None
 
 
-def _has_file(directory: Path, shard: Shard) -> bool:
-    files = (directory / SHARDS).glob(f"{shard.key}.*")
-    return any(not file.name.endswith(TEMPORARY) for file in files)
+def _stored(directory: Path) -> set[str]:
+    """The keys of all shards that have a file, by one look at their directory."""
+    shards = directory / SHARDS
+    if not shards.is_dir():
+        return set()
+    names = (file.name for file in shards.iterdir())
+    return {name.partition(".")[0] for name in names if not name.endswith(TEMPORARY)}
