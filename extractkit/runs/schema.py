@@ -110,8 +110,9 @@ def _decode(expected: Any, data: Any, at: str) -> Any:
             return None
         # Of `int | float` a whole number stays one.
         others = [option for option in options if option is not type(None)]
-        exact = [option for option in others if type(data) is option]
-        return _decode((exact or others)[-1], data, at)
+        if type(data) in others:
+            return data
+        return _decode(others[-1], data, at)
     if is_dataclass(expected):
         return _decode_fields(expected, _checked(dict, data, at), at)
     if origin is tuple:
@@ -139,7 +140,13 @@ def _decode_fields(expected: Any, data: dict[str, Any], at: str) -> Any:
     for key in hints:
         if key not in data:
             raise RunDirectoryError(f"{at} lacks {key!r}")
-    return expected(**{key: _decode(hints[key], data[key], f"{at}.{key}") for key in hints})
+    # Most fields are of a plain type and as they should be: no place in a message is made up then.
+    return expected(
+        **{
+            key: value if type(value := data[key]) is hint else _decode(hint, value, f"{at}.{key}")
+            for key, hint in hints.items()
+        }
+    )
 
 
 def _decode_tuple(entries: tuple[Any, ...], data: list[Any], at: str) -> tuple[Any, ...]:
