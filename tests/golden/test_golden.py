@@ -46,6 +46,7 @@ EXPECTED = Manifest(
         timings={"load": 0.5, "extract": 2.0},
         resumed=(Resumed("2026-11-22T15:04:30+00:00", {"name": "b"}),),
         log=StoredFile("extractkit.log", "1" * 64, 120),
+        workers=({"name": "c"},),
     ),
     schema=3,
     status=Status.FINISHED,
@@ -85,6 +86,7 @@ EXPECTED = Manifest(
     versions={"python": "3.11.7", "numpy": "2.4.0"},
     identity="6" * 64,
     git=GitState("c0ffee", dirty=True),
+    part="2/4",
 )
 
 
