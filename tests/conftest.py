@@ -3,9 +3,14 @@
 import os
 from collections.abc import Generator
 
+import hypothesis
 import pytest
 
 REQUIRE = "EXTRACTKIT_REQUIRE_REAL_MODELS"
+
+# No test fails for taking its time: machines that run the gate have other work, too.
+hypothesis.settings.register_profile("gate", deadline=None)
+hypothesis.settings.load_profile("gate")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -83,11 +83,8 @@ def modules_after(code: str) -> set[str]:
 
 
 def test_all_is_what_the_package_exposes() -> None:
-    assert (
-        extractkit.__all__
-        == ["Run", "Sweep", "diff", "extract", "open", "open_sweep", "rerun", "resume", "verify"]
-        == dir(extractkit)
-    )
+    names = "Run Sweep diff extract finalize open open_sweep rerun resume verify".split()
+    assert extractkit.__all__ == names == dir(extractkit)
     for name in extractkit.__all__:
         assert getattr(extractkit, name).__doc__
     with pytest.raises(AttributeError, match=r"^module 'extractkit' has no attribute 'extarct'$"):
