@@ -83,7 +83,10 @@ def modules_after(code: str) -> set[str]:
 
 
 def test_all_is_what_the_package_exposes() -> None:
-    names = "Run Sweep diff extract finalize open open_sweep rerun resume verify".split()
+    names = [
+        "Run", "Sweep", "diff", "extract", "finalize", "open", "open_sweep", "rerun", "resume",
+        "verify",
+    ]  # fmt: skip
     assert extractkit.__all__ == names == dir(extractkit)
     for name in extractkit.__all__:
         assert getattr(extractkit, name).__doc__
