@@ -200,7 +200,10 @@ def _connect(ray: Any, runtime: Runtime, workers: int) -> None:
         try:
             ray.init(**settings)
         except Exception as error:
-            raise ConfigError(f"{at} cannot be used: {_first_line(error)}. {_HINT}") from error
+            raise ConfigError(
+                f"{at} cannot be used: {_first_line(error)}. {_HINT}. A cluster with "
+                f"authentication wants its token in RAY_AUTH_TOKEN"
+            ) from error
 
 
 _HINT = (

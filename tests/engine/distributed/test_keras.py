@@ -1,6 +1,8 @@
 """A model of Keras on workers: bits that depend on threads are those of one process."""
 
 import json
+import os
+import secrets
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +39,8 @@ def run(place: Path, name: str, *more: str) -> Path:
     done = subprocess.run(
         [sys.executable, "-m", "extractkit", *JOB, *more, f"hydra.run.dir={name}"],
         cwd=place,
+        # Ray has a token of this test's, and looks for nobody else's.
+        env={**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)},
         capture_output=True,
         text=True,
         check=False,

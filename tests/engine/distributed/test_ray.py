@@ -2,16 +2,23 @@
 
 import importlib.util
 import logging
+import secrets
+import socket
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from extractkit.errors import ConfigError, JobError, MissingExtraError
 from extractkit.runs.damage import damage
 from extractkit.runs.directory import LOG
+from tests.engine.distributed.test_processes import wait_until
 from tests.engine.distributed.troubled import SHARD, wanted
 from tests.engine.examples import executed
 from tests.engine.test_resume import Told
@@ -28,6 +35,16 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning:ray"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_token() -> Iterator[None]:
+    """Clusters of these tests have a token of these tests', and nobody else's is looked for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(16))
+        patch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +128,45 @@ def test_no_machine_has_what_a_worker_needs(tmp_path: Path, cluster: Any) -> Non
         "runtime.worker_gpus=1: no machine of the Ray cluster has so many, 0 is the most"
     )
     assert not (tmp_path / "run").exists()
+
+
+def test_a_cluster_is_named_by_its_address(tmp_path: Path, local: dict[str, object]) -> None:
+    import ray
+
+    ray.shutdown()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory(prefix="ray-") as short:  # of sockets' names, which are so
+        head = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+                *(f"--port={port}", "--num-cpus=2", "--num-gpus=0", "--disable-usage-stats"),
+                *("--include-dashboard=false", "--object-store-memory=80000000"),
+                f"--temp-dir={short}",
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            wait_until(lambda: answers(port), seconds=60)
+            job = wanted(engine="ray", ray_address=f"127.0.0.1:{port}")
+            run = executed(tmp_path / "run", job)
+            assert content(run.path) == local
+            assert not ray.is_initialized()
+            assert answers(port)
+        finally:
+            started = psutil.Process(head.pid).children(recursive=True)
+            head.terminate()
+            head.wait(30)
+            for process in psutil.wait_procs(started, timeout=20)[1]:
+                process.kill()
+
+
+def answers(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "auto"])
