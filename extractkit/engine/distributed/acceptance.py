@@ -7,7 +7,7 @@ from extractkit.errors import RunDirectoryError
 from extractkit.plan import Shard
 from extractkit.runs import journal
 from extractkit.runs.intact import check_names
-from extractkit.runs.journal import Entry, Journal
+from extractkit.runs.journal import Entry
 from extractkit.runs.manifest import Manifest
 from extractkit.runs.storing import check_stored
 
@@ -28,7 +28,7 @@ def accepted(line: str, shard: Shard, directory: Path, manifest: Manifest, write
         entry = journal.entry_of(line.encode(errors="surrogatepass"), "its entry")
         if entry is None:
             raise GarbledError("the checksum of its entry does not hold")
-        if Journal((entry,)).by_shard() != {shard: entry} or entry.shard != shard.key:
+        if entry.covers != shard or entry.shard != shard.key:
             raise GarbledError(f"it was given {shard.key}, and stored {entry.shard!r}")
         check_names(directory, entry, manifest.sinks)
         check_stored(directory, entry, writer)
