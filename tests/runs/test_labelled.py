@@ -1,6 +1,7 @@
 """Runs as xarray Datasets: which samples have no values."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,3 +29,22 @@ def test_without_skipped_samples_there_is_no_such_coordinate(tmp_path: Path) -> 
     pytest.importorskip("xarray")
     run = made_run(tmp_path / "run", {"x": [np.float32([1])]})
     assert list(to_dataset(run.values(), ["s0"], run.skipped).coords) == ["sample"]
+
+
+class View:
+    """An array of a model that calls an axis of its own "checkpoint"."""
+
+    key = "x"
+    dims = ("sample", "checkpoint")
+    shape = (2, 3)
+    record = SimpleNamespace(address="x", name="x")
+
+    def __array__(self, dtype: object = None, copy: object = None) -> np.ndarray:
+        return np.zeros(self.shape)
+
+
+def test_an_axis_of_that_name_alone_makes_no_run_over_checkpoints() -> None:
+    pytest.importorskip("xarray")
+    found = to_dataset([View()], ["a", "b"])  # type: ignore[list-item]
+    assert set(found.coords) == {"sample"}
+    assert found["x"].dims == ("sample", "checkpoint")
