@@ -1,6 +1,7 @@
 """The typed, frozen description of a job. Pure Python: nothing here knows YAML or Hydra."""
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -13,6 +14,9 @@ from extractkit.selectors import Selector
 
 # NumPy's generators take 32 bits.
 _LARGEST_SEED = 2**32 - 1
+
+MOST_THREADS = max(1024, os.cpu_count() or 1)
+"""TensorFlow starts all of them at once, and does not come back from starting many more."""
 
 COMPILE_MODES = ("graph", "xla")
 
@@ -97,6 +101,10 @@ class Runtime:
             values["shard_size"] = None
         for key in ("batch_size", "batch_tokens", "shard_size", "threads", "workers"):
             _check_whole(key, values.get(key, 1), least=1, optional=key != "batch_size")
+        if int(values.get("threads") or 0) > MOST_THREADS:
+            raise ConfigError(
+                f"runtime.threads={values['threads']} is too many: {MOST_THREADS:,} at most"
+            )
         _check_whole("seed", values.get("seed", 0), least=0, optional=False)
         if int(values.get("seed", 0)) > _LARGEST_SEED:
             raise ConfigError(f"runtime.seed={values['seed']} is larger than {_LARGEST_SEED}")

@@ -7,7 +7,7 @@ import pytest
 
 from extractkit.component import Component
 from extractkit.errors import ConfigError
-from extractkit.job import Runtime
+from extractkit.job import MOST_THREADS, Runtime
 from extractkit.trust import Trust
 
 
@@ -55,6 +55,7 @@ MODES = "Available: 'graph', 'xla'."
         ({"device": 0}, "device=0 is not a text, such as '/CPU:0'"),
         ({"reuse_from": 1}, "reuse_from=1 is not a text, such as 'outputs'"),
         ({"threads": 0}, "threads=0 is not a whole number of 1 or more"),
+        ({"threads": 10**8}, f"threads=100000000 is too many: {MOST_THREADS:,} at most"),
         (
             {"non_finite": "drop"},
             "non_finite='drop' does not exist. Available: 'fail', 'skip', 'warn'.",

@@ -36,6 +36,7 @@ def described(manifest: Manifest, prepared: Prepared) -> Manifest:
         skipped=tuple(Skipped(r.address, r.reason or "") for r in opened.skipped),
         origins=origins([job.model, job.inputs]),
         environment=environment(runtime.threads),
+        seeds={"runtime": runtime.seed},
         versions=package_versions(),
         settings={
             **opened.settings,

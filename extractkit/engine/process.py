@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 
 from extractkit.errors import RunDirectoryError
+from extractkit.job import MOST_THREADS
 from extractkit.models.in_force import SWITCHES, THREADS, in_force, remember_if_started
 from extractkit.models.threads import given, inter_op_threads, intra_op_threads
 
@@ -53,16 +54,28 @@ def impose(variables: Mapping[str, str]) -> None:
     the run is gone on with.
 
     Raises:
-        RunDirectoryError: a value that is no number of threads, or neither on nor off.
+        RunDirectoryError: a value that is no number of threads, or of more than there may be; or
+            that is neither on nor off.
     """
     remember_if_started()
     for name in (*THREADS, *SWITCHES):
         value = variables.get(name)
         if value is None:
             os.environ.pop(name, None)
-        elif (value.isdecimal() and value.isascii()) or (
-            name in SWITCHES and value.lower() in ("true", "false")
-        ):
+        elif name in THREADS and _is_number(value) and not _small(value):
+            raise RunDirectoryError(
+                f"the run records {name}={value}: that is too many, {MOST_THREADS:,} at most"
+            )
+        elif _is_number(value) or (name in SWITCHES and value.lower() in ("true", "false")):
             os.environ[name] = value
         else:
             raise RunDirectoryError(f"the run records {name}={value!r}, which is no setting of it")
+
+
+def _is_number(value: str) -> bool:
+    return value.isdecimal() and value.isascii()
+
+
+def _small(value: str) -> bool:
+    digits = value.lstrip("0")
+    return len(digits) <= len(str(MOST_THREADS)) and int(digits or 0) <= MOST_THREADS

@@ -32,6 +32,7 @@ def job_differences(recorded: Manifest, now: Manifest) -> list[str]:
             "the model's weights": (recorded.model.get("weights"), now.model.get("weights")),
             "the inputs": (_samples(recorded), _samples(now)),
             "the tensors": (_stored_keys(recorded), _stored_keys(now)),
+            "the seed": (plain(recorded.seeds), plain(now.seeds)),
         }
     )
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from extractkit.errors import RunDirectoryError
 from extractkit.plan import Shard
 from extractkit.runs import journal
-from extractkit.runs.directory import JOURNAL, shard_file
+from extractkit.runs.directory import JOURNAL, SHARDS, shard_file
 from extractkit.runs.journal import Entry
 from extractkit.runs.manifest import Manifest
+from extractkit.runs.opened import check_directory
 from extractkit.runs.write import cut, make_durable
 
 _log = logging.getLogger(__name__)
@@ -33,9 +34,11 @@ def intact_entries(
         The entries without statistics and timings, so that those of many shards stay small.
 
     Raises:
-        RunDirectoryError: the journal is no file, or of another version.
+        RunDirectoryError: the journal is no file, or of another version; or the shards' directory
+            is none of the run's own.
         JobError: the disk refuses.
     """
+    check_directory(directory / SHARDS)
     path = directory / JOURNAL
     if path.exists():
         # A process that died may have written a line that has not been forced out yet.

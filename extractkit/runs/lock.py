@@ -14,21 +14,25 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from extractkit.errors import RunDirectoryError
+from extractkit.runs.opened import opened
 
 LOCK = ".lock"
 """Name of the file; it stays behind only where its owner was killed."""
 
 
 _LOOKS, _BETWEEN_LOOKS = 3, 0.02
-_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
     """Hold the lock of a run directory, which must exist.
 
+    A file of that name that has other names is nobody's lock (a copy by hard links, say): another
+    one takes its place, and what it holds stays as it is.
+
     Raises:
-        RunDirectoryError: another process holds it, or the directory cannot be written.
+        RunDirectoryError: another process holds it, the directory cannot be written, or something
+            else has the lock's name.
     """
     path = directory / LOCK
     descriptor = _acquired(path)
@@ -48,8 +52,8 @@ def locked(directory: Path) -> Iterator[None]:
 def owner(directory: Path) -> str | None:
     """Who works on a run now, as a message names it; None: nobody."""
     try:
-        descriptor = os.open(directory / LOCK, _READ)
-    except OSError:
+        descriptor = opened(directory / LOCK)
+    except (OSError, RunDirectoryError):
         return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -66,7 +70,7 @@ def _acquired(path: Path) -> int:
     looks = _LOOKS
     while True:
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+            descriptor = opened(path, os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise RunDirectoryError(
                 f"{path} cannot be written: {error.strerror}. A run is worked on by one process at "
@@ -90,8 +94,11 @@ def _acquired(path: Path) -> int:
             ) from error
         # A former owner may have removed the file between our opening and locking it.
         with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(descriptor), path.lstat()):
-                return descriptor
+            found = os.fstat(descriptor)
+            if os.path.samestat(found, path.lstat()):
+                if found.st_nlink == 1:
+                    return descriptor
+                path.unlink()
         os.close(descriptor)
 
 

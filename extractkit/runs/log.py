@@ -1,7 +1,6 @@
 """The run's own log: everything that is logged while a job runs, whatever the terminal shows."""
 
 import logging
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from io import TextIOWrapper
 from pathlib import Path
 
 from extractkit.runs.directory import LOG
-from extractkit.runs.write import writing
+from extractkit.runs.write import opened_to_append, writing
 
 _FORMAT = "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s"
 
@@ -21,10 +20,7 @@ class _RunHandler(logging.FileHandler):
     _told = False
 
     def _open(self) -> TextIOWrapper:
-        # A link is not followed: it may have been put there to lead out of the run.
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-        flags |= os.O_NONBLOCK  # a pipe in the log's place would hold the job up for ever
-        descriptor = os.open(self.baseFilename, flags, 0o666)
+        descriptor = opened_to_append(Path(self.baseFilename))
         return open(descriptor, "a", encoding=self.encoding)  # noqa: PTH123 - a descriptor
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's own name
@@ -41,6 +37,7 @@ def run_log(directory: Path) -> Iterator[None]:
 
     Raises:
         JobError: the file cannot be opened.
+        RunDirectoryError: something else has its name.
     """
     with writing(directory / LOG):
         handler = _RunHandler(directory / LOG, encoding="utf-8")

@@ -35,6 +35,9 @@ PARTS = "parts"
 SCHEMA = 3
 """Version of the manifest's fields; to be raised with every change of them."""
 
+MOST_SAMPLES = 1 << 40
+"""More than a run can hold; numbers beyond would not fit into memory, however they were meant."""
+
 
 class Status(StrEnum):
     """How far a run has come."""
@@ -272,10 +275,11 @@ def read(directory: Path) -> Manifest:
     """The manifest of a run.
 
     Raises:
-        RunDirectoryError: there is none, it is damaged, or a newer extractkit wrote it.
+        RunDirectoryError: there is none, it is damaged, a newer extractkit wrote it, or its plan
+            is none for its samples.
     """
     try:
-        return _RECORD.read(directory / MANIFEST)
+        found = _RECORD.read(directory / MANIFEST)
     except FileNotFoundError as error:
         if (directory / SWEEP).exists():
             raise RunDirectoryError(
@@ -290,6 +294,27 @@ def read(directory: Path) -> Manifest:
         raise RunDirectoryError(
             f"{directory} is no run directory: it holds no {MANIFEST}"
         ) from error
+    _check_plan(found, directory / MANIFEST)
+    return found
+
+
+def _check_plan(manifest: Manifest, path: Path) -> None:
+    """Make sure that the planned ranges are what shards are made of: all samples, each once."""
+    count = manifest.samples
+    if not 0 <= count <= MOST_SAMPLES:
+        raise RunDirectoryError(f"{path} records {count} samples, and no run has so many")
+    if manifest.plan is None:
+        return
+    end = 0
+    for number, (start, stop) in enumerate(manifest.plan.shards):
+        if start != end or not start < stop <= count:
+            raise RunDirectoryError(
+                f"{path}: plan.shards[{number}] is [{start}, {stop}]. It has to begin at {end}, "
+                f"hold a sample at least and end at {count} at most"
+            )
+        end = stop
+    if end != count:
+        raise RunDirectoryError(f"{path}: plan.shards ends at {end} of {count} samples")
 
 
 _RECORD = SealedRecord(Manifest, "manifest", SCHEMA, "run the job again")

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from extractkit.errors import RunDirectoryError
-from extractkit.runs.files import StoredFile
+from extractkit.runs.files import LONGEST_LINE, StoredFile, lines_of, reading
 from extractkit.runs.schema import canonical
 from extractkit.runs.write import DurableFile
 
@@ -78,14 +78,13 @@ class Samples(Sequence[Row]):
             return [self[position] for position in range(*index.indices(len(self)))]
         position = range(len(self))[index]
         start = int(self._ends[position - 1]) if position else 0
-        with self._path.open("rb") as file:
+        with reading(self._path) as file:
             file.seek(start)
-            return self._parse(file.readline())
+            return self._parse(file.readline(LONGEST_LINE))
 
     def __iter__(self) -> Iterator[Row]:
         if len(self):
-            with self._path.open("rb") as file:
-                yield from map(self._parse, file)
+            yield from map(self._parse, lines_of(self._path))
 
     def __repr__(self) -> str:
         return f"<{len(self)} samples of {self._path}>"
@@ -98,7 +97,7 @@ class Samples(Sequence[Row]):
         ends = [np.zeros(0, np.int64)]
         before = 0
         try:
-            with self._path.open("rb") as file:
+            with reading(self._path) as file:
                 while block := file.read(_BLOCK):
                     found = np.flatnonzero(np.frombuffer(block, np.uint8) == _NEWLINE)
                     ends.append(found + before + 1)

@@ -3,8 +3,8 @@
 A file is written under another name, forced out of the caches and then renamed, so that a name in a
 run directory never stands for half a file, whatever is killed or unplugged meanwhile.
 
-Every change goes through a function of `os` that is called here as `os.…`; the tests of what a run
-promises put their own in that place.
+Every change goes through a function of `os` that is called as `os.…`, here or in `opened.py`; the
+tests of what a run promises put their own in that place.
 """
 
 import contextlib
@@ -14,15 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from extractkit.errors import JobError
+from extractkit.runs.opened import opened
 
 TEMPORARY = ".tmp"
 """Ending of a file that is still being written."""
 
 _BUFFER = 1 << 20
-
-# A link is not followed: it may have been put into a run's directory to lead out of it. A pipe in a
-# file's place is an error, where it would hold the job up for ever.
-_WRITE = os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class DurableFile:
@@ -41,8 +38,8 @@ class DurableFile:
             # Made anew: another name of the same file may lie outside of the run.
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._temporary)  # noqa: PTH108
-            self._descriptor: int | None = os.open(
-                self._temporary, _WRITE | os.O_CREAT | os.O_EXCL, 0o666
+            self._descriptor: int | None = opened(
+                self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL
             )
 
     def write(self, data: bytes) -> None:
@@ -159,10 +156,11 @@ def append_line(path: Path, line: str) -> None:
 
     Raises:
         JobError: the system refused; what was written of the line is taken back.
+        RunDirectoryError: something else has the file's name.
     """
     created = not path.exists()
     with writing(path):
-        descriptor = os.open(path, _WRITE | os.O_CREAT | os.O_APPEND, 0o666)
+        descriptor = opened_to_append(path)
         try:
             before = os.lseek(descriptor, 0, os.SEEK_END)
             try:
@@ -178,14 +176,25 @@ def append_line(path: Path, line: str) -> None:
             _sync_directory(path.parent)
 
 
+def opened_to_append(path: Path) -> int:
+    """A descriptor that adds at the end of a file, which is made where there is none.
+
+    Raises:
+        OSError, JobError: the system refused.
+        RunDirectoryError: something else has the file's name.
+    """
+    return _opened_alone(path, os.O_CREAT | os.O_APPEND)
+
+
 def cut(path: Path, size: int) -> None:
     """Take away what follows the first `size` bytes of a file, durably.
 
     Raises:
         JobError: the system refused.
+        RunDirectoryError: something else has the file's name.
     """
     with writing(path):
-        descriptor = os.open(path, _WRITE)
+        descriptor = _opened_alone(path, 0)
         try:
             os.ftruncate(descriptor, size)
             os.fsync(descriptor)
@@ -198,9 +207,10 @@ def make_durable(path: Path) -> None:
 
     Raises:
         JobError: the system refused.
+        RunDirectoryError: it is neither.
     """
     with writing(path):
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = opened(path, or_directory=True)
         try:
             os.fsync(descriptor)
         finally:
@@ -240,6 +250,39 @@ def writing(path: Path) -> Iterator[None]:
         raise JobError(f"{path} could not be written: {reason}") from error
 
 
+def _opened_alone(path: Path, flags: int) -> int:
+    """A descriptor by which a file is changed in place.
+
+    Where it has other names, from a copy by hard links say, it is written anew under this one
+    first: what the others name may lie outside of the run, and stays as it is.
+    """
+    while True:
+        descriptor = opened(path, os.O_RDWR | flags)
+        try:
+            names = os.fstat(descriptor).st_nlink
+            if names > 1:
+                _write_anew(path, descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        if names == 1:
+            return descriptor
+        os.close(descriptor)
+
+
+def _write_anew(path: Path, descriptor: int) -> None:
+    file = DurableFile(path)
+    try:
+        done = 0
+        while block := os.pread(descriptor, _BUFFER, done):
+            file.write(block)
+            done += len(block)
+        file.publish()
+    except BaseException:
+        file.discard()
+        raise
+
+
 def _write(descriptor: int, data: bytes | bytearray) -> None:
     """All of `data`: a system call may write less than it was given."""
     rest = memoryview(data)
@@ -249,7 +292,7 @@ def _write(descriptor: int, data: bytes | bytearray) -> None:
 
 def _sync_directory(path: Path) -> None:
     """A rename is durable once the directory that holds the name is."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
     finally:

@@ -82,6 +82,19 @@ def test_a_record_that_is_no_setting_is_refused(value: str) -> None:
         impose({INTRA: value})
 
 
+@pytest.mark.parametrize("value", ["99999999", "9" * 5000, "1025"])
+def test_more_threads_than_there_may_be_are_refused(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("extractkit.engine.process.MOST_THREADS", 1024)
+    with pytest.raises(RunDirectoryError) as caught:
+        impose({INTRA: "1", INTER: value})
+    assert str(caught.value) == (
+        f"the run records {INTER}={value}: that is too many, 1,024 at most"
+    )
+    impose({INTRA: "001024", INTER: "0"})
+
+
 def test_limits_of_kernels_are_not_imposed() -> None:
     os.environ["DNNL_MAX_CPU_ISA"] = "AVX2"
     impose({"ONEDNN_MAX_CPU_ISA": "SSE41", INTRA: "1"})

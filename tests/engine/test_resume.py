@@ -279,6 +279,14 @@ def test_other_inputs_are_refused(unfinished: Path) -> None:
     assert text.count("was recorded") == 1
 
 
+def test_another_seed_is_refused(unfinished: Path) -> None:
+    recorded = replace(manifests.read(unfinished), seeds={"runtime": 5})
+    manifests.write(unfinished, recorded)
+    assert refused(unfinished) == message(
+        unfinished, "the seed: {'runtime': 5} was recorded, {'runtime': 0} is found"
+    )
+
+
 def test_another_model_is_refused(unfinished: Path) -> None:
     assert "what the model computes: " in refused(unfinished, wanted(Fragile(longest=60)))
 

@@ -1,5 +1,6 @@
 """Which committed shards are really there: the names that an entry may give."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,3 +84,35 @@ def test_of_a_shard_stored_twice_the_later_entry_is_held_against_the_disk(run_pa
     journal.append(run_path / "journal.jsonl", first)
     found = intact_entries(run_path, manifest(), ["hdf5"])[SHARDS[0]]
     assert found == replace(first, stats={}, timings={})
+
+
+def test_a_pipe_in_the_place_of_the_journal_holds_nobody_up(run_path: Path) -> None:
+    finished_run(run_path)
+    (run_path / "journal.jsonl").unlink()
+    os.mkfifo(run_path / "journal.jsonl")
+    with pytest.raises(RunDirectoryError, match=r"journal\.jsonl is no regular file"):
+        intact_entries(run_path, manifest(), {"hdf5"})
+
+
+@pytest.mark.parametrize("line", [b'{"torn', b"damaged\n{}\n"], ids=["torn", "damaged"])
+def test_another_name_of_the_journal_keeps_what_it_holds(line: bytes, run_path: Path) -> None:
+    finished_run(run_path)
+    path = run_path / "journal.jsonl"
+    path.write_bytes(path.read_bytes() + line)
+    (run_path.parent / "copy").hardlink_to(path)
+    before = path.read_bytes()
+    assert len(intact_entries(run_path, manifest(), {"hdf5"})) == 1 + len(SHARDS)
+    assert path.read_bytes() != before
+    assert (run_path.parent / "copy").read_bytes() == before
+
+
+def test_a_link_in_the_place_of_the_shards_is_refused(run_path: Path) -> None:
+    finished_run(run_path)
+    (run_path / "shards").rename(run_path.parent / "elsewhere")
+    (run_path / "shards").symlink_to(run_path.parent / "elsewhere")
+    with pytest.raises(RunDirectoryError) as caught:
+        intact_entries(run_path, manifest(), {"hdf5"})
+    assert str(caught.value) == (
+        f"{run_path / 'shards'} is no directory but a link: it may lead out of its run. Put the "
+        f"directory itself in its place"
+    )

@@ -175,3 +175,15 @@ def test_what_was_found_is_told_over_the_committed_shards_alone(path: Path) -> N
     first = {Shard(0, 4): committed[Shard(0, 4)]}
     assert journal.found_in(path, first) == dict(entry(0, 4).stats)
     assert journal.found_in(path.with_name("none"), {}) == {}
+
+
+@pytest.mark.parametrize("salvage", [False, True])
+def test_a_line_longer_than_any_is_not_read(
+    salvage: bool, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("extractkit.runs.files.LONGEST_LINE", 1 << 20)
+    with path.open("r+b") as file:
+        file.truncate(50 << 30)
+    with pytest.raises(RunDirectoryError) as caught:
+        journal.read(path, salvage=salvage)
+    assert str(caught.value) == f"{path} is damaged: its line 3 holds more than 1,048,576 bytes"

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from extractkit.errors import RunDirectoryError
-from extractkit.runs.lock import LOCK, locked
+from extractkit.runs.lock import LOCK, locked, owner
 
 OWNER = """
 import sys
@@ -113,9 +113,28 @@ def test_an_owner_that_does_not_name_itself_is_another_process(
 def test_a_link_in_its_place_is_not_written(tmp_path: Path) -> None:
     (tmp_path / "outside").write_text("mine")
     (tmp_path / LOCK).symlink_to(tmp_path / "outside")
-    with pytest.raises(RunDirectoryError, match=r"\.lock cannot be written"), locked(tmp_path):
+    with pytest.raises(RunDirectoryError, match=r"\.lock is no regular file"), locked(tmp_path):
         pass
     assert (tmp_path / "outside").read_text() == "mine"
+
+
+def test_a_file_with_another_name_is_nobodys_lock_and_keeps_what_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "outside").write_text("mine")
+    (tmp_path / "run" / LOCK).hardlink_to(tmp_path / "outside")
+    with locked(tmp_path / "run"):
+        assert json.loads((tmp_path / "run" / LOCK).read_bytes())["pid"] == os.getpid()
+        with pytest.raises(RunDirectoryError, match="is being worked on"):
+            locked(tmp_path / "run").__enter__()
+    assert (tmp_path / "outside").read_text() == "mine"
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_pipe_in_its_place_holds_nobody_up(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / LOCK)
+    assert owner(tmp_path) is None
+    with pytest.raises(RunDirectoryError, match=r"\.lock is no regular file"), locked(tmp_path):
+        pass
 
 
 def test_a_file_system_without_locks_is_named(

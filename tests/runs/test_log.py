@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from extractkit.errors import JobError
+from extractkit.errors import JobError, RunDirectoryError
 from extractkit.runs.directory import LOG
 from extractkit.runs.log import run_log
 
@@ -52,9 +52,21 @@ def test_a_log_that_cannot_be_opened_is_a_job_error(tmp_path: Path) -> None:
 def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "outside").write_text("mine")
     (tmp_path / LOG).symlink_to(tmp_path / "outside")
-    with pytest.raises(JobError, match=r"extractkit\.log could not be written"):
+    with pytest.raises(RunDirectoryError, match=r"extractkit\.log is no regular file"):
         run_log(tmp_path).__enter__()
     assert (tmp_path / "outside").read_text() == "mine"
+
+
+def test_another_name_of_it_keeps_what_it_holds(tmp_path: Path) -> None:
+    with run_log(tmp_path):
+        logging.getLogger("extractkit").info("first")
+    (tmp_path / "copy").hardlink_to(tmp_path / LOG)
+    before = (tmp_path / "copy").read_text()
+    with run_log(tmp_path):
+        logging.getLogger("extractkit").info("second")
+    assert (tmp_path / "copy").read_text() == before
+    assert (tmp_path / LOG).read_text().startswith(before)
+    assert "second" in (tmp_path / LOG).read_text()
 
 
 def test_a_full_disk_ends_no_job_and_is_told_once(

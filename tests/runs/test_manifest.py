@@ -191,3 +191,49 @@ def test_sinks_come_from_the_configuration_in_its_order() -> None:
 
 def test_now_is_utc() -> None:
     assert str(datetime.fromisoformat(manifests.now()).utcoffset()) == "0:00:00"
+
+
+@pytest.mark.parametrize(
+    ("shards", "message"),
+    [
+        ([], r"plan\.shards ends at 0 of 8 samples"),
+        ([[0, 4]], r"plan\.shards ends at 4 of 8 samples"),
+        ([[0, 4], [4, 8], [8, 9]], r"plan\.shards\[2\] is \[8, 9\]\. It has to begin at 8, hold a"),
+        ([[0, 4], [3, 8]], r"plan\.shards\[1\] is \[3, 8\]\. It has to begin at 4"),
+        ([[0, 4], [5, 8]], r"plan\.shards\[1\] is \[5, 8\]"),
+        ([[0, 4], [4, 4], [4, 8]], r"plan\.shards\[1\] is \[4, 4\]"),
+        ([[4, 8], [0, 4]], r"plan\.shards\[0\] is \[4, 8\]"),
+        ([[0, 10**18]], r"plan\.shards\[0\] is \[0, 1000000000000000000\].* end at 8 at most"),
+        ([[-4, 0], [0, 8]], r"plan\.shards\[0\] is \[-4, 0\]"),
+    ],
+)
+def test_a_plan_holds_every_sample_once(
+    shards: list[list[int]], message: str, tmp_path: Path
+) -> None:
+    manifests.write(tmp_path, FULL)
+    edit(tmp_path, plan={"bytes": 1, "exact": True, "shards": shards})
+    with pytest.raises(RunDirectoryError, match=rf"manifest\.json: {message}"):
+        manifests.read(tmp_path)
+
+
+@pytest.mark.parametrize("count", [-1, 10**18])
+def test_a_number_of_samples_that_cannot_be_is_refused(count: int, tmp_path: Path) -> None:
+    manifests.write(tmp_path, FULL)
+    inputs = {"fingerprint": "f00d", "count": count, "notes": [], "truncated": 0}
+    edit(tmp_path, inputs=inputs, plan={"bytes": 1, "exact": True, "shards": [[0, count]]})
+    with pytest.raises(
+        RunDirectoryError, match=rf"records {count} samples, and no run has so many"
+    ):
+        manifests.read(tmp_path)
+
+
+def test_a_manifest_larger_than_any_is_not_read(tmp_path: Path) -> None:
+    manifests.write(tmp_path, FULL)
+    with (tmp_path / "manifest.json").open("r+b") as file:
+        file.truncate(50 << 30)
+    with pytest.raises(RunDirectoryError) as caught:
+        manifests.read(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path / 'manifest.json'} is damaged: it holds 53,687,091,200 bytes, and none of its "
+        f"kind more than 1,073,741,824"
+    )

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import pytest
 
 from extractkit.errors import ConfigError, RunDirectoryError
@@ -20,11 +21,12 @@ from extractkit.runs.files import StoredFile
 from extractkit.runs.lock import LOCK
 from extractkit.runs.manifest import Manifest
 from extractkit.runs.origins import origin
+from extractkit.runs.reader import open_run
 from extractkit.runs.schema import canonical
 from extractkit.runs.verification.result import Check, Outcome, Verification
 from extractkit.runs.verify import Sound, verify
 from tests.runs.bit_flips import Flip, found
-from tests.runs.examples import SHARDS, finished_run, record
+from tests.runs.examples import POOLED, SHARDS, finished_run, record
 
 FLIPS = 300
 
@@ -167,6 +169,31 @@ def test_a_shard_behind_a_link_is_not_read(run: Path) -> None:
     assert check(verification, "values").detail == "22 tensors in 4 shards"
 
 
+def test_shards_in_a_linked_directory_are_not_read(run: Path) -> None:
+    (run / "shards").rename(run.with_name("elsewhere"))
+    (run / "shards").symlink_to(run.with_name("elsewhere"))
+    verification = verify(run)
+    assert named(verification) == {"shards"}
+    assert messages(verification) == (
+        f"{run / 'shards'} is no directory but a link: it may lead out of its run. Put the "
+        f"directory itself in its place"
+    )
+    assert check(verification, "values").detail == "0 tensors in 0 shards"
+    with pytest.raises(RunDirectoryError, match="shards is no directory but a link"):
+        np.asarray(open_run(run)[POOLED])
+
+
+def test_a_journal_with_a_line_longer_than_any_is_a_finding(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("extractkit.runs.files.LONGEST_LINE", 1 << 20)
+    with (run / JOURNAL).open("r+b") as file:
+        file.truncate(50 << 30)
+    verification = verify(run)
+    assert "its line 5 holds more than 1,048,576 bytes" in messages(verification)
+    assert named(verification) == {JOURNAL}
+
+
 def test_everything_is_named_at_once(run: Path) -> None:
     damaged = [name for name in files(run) if name != MANIFEST]
     for name in damaged:
@@ -252,9 +279,14 @@ def test_a_line_of_the_journal_that_is_gone_is_told(run: Path) -> None:
 def test_a_shard_that_was_not_planned_is_told(run: Path) -> None:
     plan = manifests.read(run).plan
     assert plan is not None
-    change(run, plan=replace(plan, shards=plan.shards[:-1]))
-    told = f"{run / JOURNAL} lists shard {SHARDS[2].key!r}, which was not planned"
-    assert messages(verify(run)) == told
+    change(run, plan=replace(plan, shards=((0, 4), (4, 8))))
+    assert messages(verify(run)).splitlines() == [
+        *(
+            f"{run / JOURNAL} lists shard {shard.key!r}, which was not planned"
+            for shard in SHARDS[1:]
+        ),
+        f"{run / JOURNAL} lacks shard '000000004-000000008'",
+    ]
 
 
 def test_a_shard_that_was_stored_twice_counts_once(run: Path) -> None:

@@ -2,11 +2,12 @@
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from extractkit.errors import JobError
+from extractkit.errors import JobError, RunDirectoryError
 from extractkit.runs.write import (
     DurableFile,
     append_line,
@@ -135,9 +136,9 @@ def test_a_link_is_not_written_through(tmp_path: Path) -> None:
     outside.write_bytes(b"mine\n")
     (tmp_path / "line").symlink_to(outside)
     (tmp_path / "file.tmp").symlink_to(outside)
-    with pytest.raises(JobError, match="line could not be written"):
+    with pytest.raises(RunDirectoryError, match="line is no regular file"):
         append_line(tmp_path / "line", "x")
-    with pytest.raises(JobError, match="line could not be written"):
+    with pytest.raises(RunDirectoryError, match="line is no regular file"):
         cut(tmp_path / "line", 0)
     (tmp_path / "other.tmp").hardlink_to(outside)
     for name in ("file", "other"):
@@ -145,6 +146,50 @@ def test_a_link_is_not_written_through(tmp_path: Path) -> None:
         assert (tmp_path / name).read_bytes() == b"x"
         assert not (tmp_path / name).is_symlink()
     assert outside.read_bytes() == b"mine\n"
+
+
+def append(path: Path) -> None:
+    append_line(path, "added")
+
+
+def shorten(path: Path) -> None:
+    cut(path, 6)
+
+
+@pytest.mark.parametrize(("change", "kept"), [(append, b"first\nadded\n"), (shorten, b"first\n")])
+def test_other_names_of_a_file_that_is_changed_keep_what_they_hold(
+    change: Callable[[Path], None], kept: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("extractkit.runs.write._BUFFER", 4)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "outside").write_bytes(b"first\n")
+    (tmp_path / "run" / "a").hardlink_to(tmp_path / "outside")
+    change(tmp_path / "run" / "a")
+    assert (tmp_path / "outside").read_bytes() == b"first\n"
+    assert (tmp_path / "run" / "a").read_bytes() == kept
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["a"]
+
+
+def test_a_file_with_other_names_that_cannot_be_written_anew_stays_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_bytes(b"first\n")
+    (tmp_path / "b").hardlink_to(tmp_path / "a")
+    fail_with(errno.ENOSPC, monkeypatch)
+    with pytest.raises(JobError, match="a could not be written: the disk"):
+        append_line(tmp_path / "a", "lost")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+    assert (tmp_path / "a").samefile(tmp_path / "b")
+    assert (tmp_path / "a").read_bytes() == b"first\n"
+
+
+@pytest.mark.parametrize("change", [append, shorten, make_durable])
+def test_a_pipe_in_the_place_of_a_file_holds_nobody_up(
+    change: Callable[[Path], None], tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "a")
+    with pytest.raises(RunDirectoryError, match="a is no regular file"):
+        change(tmp_path / "a")
 
 
 def test_what_follows_a_size_is_cut_off_durably(

@@ -7,12 +7,13 @@ from pathlib import Path, PurePosixPath
 
 from extractkit.errors import RunDirectoryError
 from extractkit.plan import Shard
-from extractkit.runs.directory import JOURNAL, LOG, MANIFEST
+from extractkit.runs.directory import JOURNAL, LOG, MANIFEST, SHARDS
 from extractkit.runs.files import StoredFile
 from extractkit.runs.intact import check_names
 from extractkit.runs.journal import Entry
 from extractkit.runs.lock import LOCK
 from extractkit.runs.manifest import Manifest
+from extractkit.runs.opened import check_directory
 from extractkit.runs.verification.result import Check, Finding, counted
 from extractkit.runs.write import TEMPORARY
 
@@ -44,6 +45,10 @@ def shard_files(
 
     Only what is whole may be read: HDF5 is not made for files that somebody has changed.
     """
+    try:
+        check_directory(directory / SHARDS)
+    except RunDirectoryError as error:
+        return Check.of("shards", "none looked at", [Finding(SHARDS, str(error))]), {}
     found: list[Finding] = []
     whole = {}
     count = 0
