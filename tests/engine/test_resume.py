@@ -1,6 +1,7 @@
 """Going on with a run: what it ends as, what it keeps, and what it refuses."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from extractkit.runs import journal
 from extractkit.runs import manifest as manifests
 from extractkit.runs.damage import damage
 from extractkit.runs.directory import JOURNAL, LOG
-from extractkit.runs.lock import locked
+from extractkit.runs.lock import LOCK, locked
 from extractkit.runs.manifest import MANIFEST, Manifest, Status
 from extractkit.testing.reference import ReferenceModel
 from extractkit.values import Array
@@ -219,6 +220,17 @@ def test_a_finished_run_that_is_whole_loads_nothing_and_stays_as_it_is(path: Pat
     told = resumed(path, replace(wanted(), model=nothing))
     assert told.notes == [f"{path} is finished, and nothing of it is damaged"]
     assert {file: file.stat().st_mtime_ns for file in path.rglob("*")} == before
+
+
+def test_a_backup_by_hard_links_keeps_what_it_holds(tmp_path: Path, whole: Path) -> None:
+    path = stopped(tmp_path / "run", computing=KeyboardInterrupt())
+    (path / LOCK).write_text("mine")
+    backup = tmp_path / "backup"
+    shutil.copytree(path, backup, copy_function=os.link)
+    before = {file: file.read_bytes() for file in backup.rglob("*") if file.is_file()}
+    resumed(path)
+    assert {file: file.read_bytes() for file in backup.rglob("*") if file.is_file()} == before
+    assert_same(path, whole)
 
 
 @pytest.mark.parametrize("name", [".hydra/config.yaml", "extractkit.log"])
