@@ -3,25 +3,82 @@
 Exit codes: 0 done; 1 a job or a check failed; 2 a mistake in what the user wrote; 130 interrupted.
 """
 
+import atexit
+import os
 import signal
 import sys
+import time
+from contextlib import suppress
 from io import TextIOWrapper
+
+_INTERRUPTED = 130
+_SECONDS_TO_TIDY = 5.0
 
 
 def main() -> None:
     """Run the program with the process's arguments, and exit."""
-    # What a batch system sends before it kills: a run then ends as if it were interrupted by hand.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    interruption = _Interruption()
     # A terminal that knows no "├" gets an escape in its place, not an exception.
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = _ended()
+        interruption.too_late()
     except KeyboardInterrupt:
         # So early, or so late, that nothing else has said so.
-        sys.stderr.write("extractkit: interrupted\n")
-        code = 130
+        code = _INTERRUPTED
+        with suppress(OSError):
+            sys.stderr.write("extractkit: interrupted\n")
+    except OSError:
+        # Standard error leads nowhere any more: its terminal is closed, and has said so.
+        code = _INTERRUPTED if interruption.happened else 1
+    finally:
+        interruption.too_late()
     sys.exit(code)
+
+
+class _Interruption:
+    """What Ctrl-C begins, and what a batch system sends before it kills, or a terminal that closes.
+
+    The first signal interrupts. Those that follow do not disturb what ends in order: whoever is
+    impatient sends several. After some seconds one more ends the process at once, which a run
+    survives as it survives everything.
+    """
+
+    _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        self._process = os.getpid()
+        self._since: float | None = None
+        self.happened = False
+        self._caught = [
+            # What is ignored from the start stays so: `nohup` asks for it.
+            number
+            for number in self._SIGNALS
+            if signal.getsignal(number) is not signal.SIG_IGN
+        ]
+        for number in self._caught:
+            signal.signal(number, self._signalled)
+        # Python gives signals back to the system before it has taken itself down.
+        atexit.register(self._ignore)
+
+    def too_late(self) -> None:
+        """From here on the process ends anyway."""
+        if self._since is None:
+            self._since = time.monotonic()
+
+    def _signalled(self, number: int, frame: object) -> None:
+        forked = os.getpid() != self._process
+        if self._since is None or forked:
+            self._since = time.monotonic()
+            self.happened = True
+            raise KeyboardInterrupt
+        if time.monotonic() - self._since > _SECONDS_TO_TIDY:
+            os._exit(_INTERRUPTED)
+
+    def _ignore(self) -> None:
+        for number in self._caught:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _ended() -> int:

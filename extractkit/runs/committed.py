@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from extractkit.errors import RunDirectoryError
 from extractkit.plan import Shard
+from extractkit.runs.files import reading
 from extractkit.runs.journal import Entry
 from extractkit.runs.manifest import Status
 from extractkit.sinks.protocol import Sink
@@ -74,8 +76,12 @@ class Committed:
                 f"{self.directory} has no shard {shard.key!r} (status: {self.status})"
             )
         file = entry.files[self.sink_name]
-        if self.check and shard not in self._checked:
-            file.check(self.directory)
+        if shard not in self._checked:
+            if self.check:
+                file.check(self.directory)
+            else:
+                with suppress(FileNotFoundError), reading(self.directory / file.name):
+                    pass  # no pipe, say, which would hold its reader up
             self._checked.add(shard)
         return self.directory / file.name
 

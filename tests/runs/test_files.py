@@ -4,13 +4,14 @@ import hashlib
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from extractkit.errors import RunDirectoryError
 from extractkit.runs import manifest as manifests
 from extractkit.runs.files import StoredFile
 from extractkit.runs.reader import open_run
-from tests.runs.examples import finished_run
+from tests.runs.examples import KERNEL, finished_run
 
 CONTENT = b"0123456789"
 FILE = StoredFile("a", hashlib.sha256(CONTENT).hexdigest(), 10)
@@ -107,6 +108,15 @@ def test_a_pipe_in_the_place_of_a_file_is_no_run(name: str, run_path: Path) -> N
     os.mkfifo(run_path / name)
     with pytest.raises(RunDirectoryError, match=rf"{name} is no regular file"):
         open_run(run_path)
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_a_pipe_in_the_place_of_a_shard_holds_nobody_up(check: bool, run_path: Path) -> None:
+    finished_run(run_path)
+    (run_path / "shards" / "constants.h5").unlink()
+    os.mkfifo(run_path / "shards" / "constants.h5")
+    with pytest.raises(RunDirectoryError, match=r"constants\.h5 is no regular file"):
+        np.asarray(open_run(run_path, check=check)[KERNEL])
 
 
 def test_a_pipe_in_the_place_of_a_temporary_file_holds_nobody_up(run_path: Path) -> None:
