@@ -249,12 +249,15 @@ def _outputs_apart(record: TensorRecord, value: Array, own: Array, batch: Batch)
     layout = Layout.of(record)
     if layout is None or layout.axis is None or layout.split or value.shape != own.shape:
         return arrays_apart(value, own)
-    rows = zip(*(np.moveaxis(array, layout.axis, 0) for array in (value, own)), strict=True)
+    by_sample = [np.moveaxis(array, layout.axis, 0) for array in (value, own)]
     pairs = []
-    for row, (one, other) in enumerate(rows):
+    for row in range(len(by_sample[0])):
         unpadded = tuple(
             slice(int(batch.lengths[dim][row])) if dim and dim in batch.lengths else slice(None)
             for dim in layout.dims[1:]
         )
-        pairs.append((one[unpadded].reshape(-1), other[unpadded].reshape(-1)))
+        # A slice of one sample: a text alone would be no array.
+        pairs.append(
+            tuple(array[(slice(row, row + 1), *unpadded)].reshape(-1) for array in by_sample)
+        )
     return arrays_apart(*(np.concatenate(side) for side in zip(*pairs, strict=True)))

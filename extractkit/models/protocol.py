@@ -152,6 +152,9 @@ class Model(Protocol):
     ) -> Mapping[str, Array]:
         """The model's outputs for one batch by its own call, not by a program made of it.
 
+        That is the call that people make: in a graph that computes nothing else, where a model is
+        run as a graph (as Keras's `predict` does); operation by operation, where it is run so.
+
         Args:
             features, lengths: as a program takes them.
 

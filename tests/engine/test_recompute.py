@@ -268,6 +268,14 @@ def test_outputs_that_extraction_moves_are_told(finished: Path) -> None:
     assert finding.message.endswith("1 element apart, by 0.01 at most")
 
 
+@pytest.mark.parametrize("by", [np.nan, np.inf])
+def test_a_nan_in_one_of_them_alone_is_told_as_such(by: float, finished: Path) -> None:
+    (finding,) = again(finished, whole_job(model=Moved(by=by)))[OUTPUTS].findings
+    assert finding.message == (
+        "':output' is not the model's own output: 1 element is NaN or infinite in one of them alone"
+    )
+
+
 def test_last_bits_of_outputs_may_move(finished: Path) -> None:
     checks = again(finished, whole_job(model=Moved(by=1e-6)))
     assert outcomes(checks) == [Outcome.OK] * 3

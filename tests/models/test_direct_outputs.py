@@ -47,6 +47,18 @@ def test_of_keras_by_calling_the_model() -> None:
     np.testing.assert_allclose(found[":output.b"], np.maximum(X @ kernels[1], 0), atol=1e-6)
 
 
+def test_of_keras_they_come_from_a_graph_as_those_of_predict_do() -> None:
+    """Operation by operation a NaN comes out; TensorFlow's fused kernels make 0 of it."""
+    keras.utils.set_random_seed(0)
+    own = keras.Sequential([keras.Input((4,), name="x"), keras.layers.Dense(3, "relu")])
+    x = X.copy()
+    x[1, 2] = np.nan
+    found = direct(live_model(own), x=x)[":output"]
+    predicted = own.predict(x, verbose=0)
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(predicted))
+    np.testing.assert_allclose(found, predicted, rtol=1e-6)
+
+
 def test_what_the_call_assigns_is_put_back() -> None:
     own = keras.Sequential([keras.Input((4,), name="x"), Counting(name="counting")])
     model = live_model(own)

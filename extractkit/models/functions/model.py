@@ -31,7 +31,7 @@ class FunctionModel(GraphModel):
         raise NotImplementedError
 
     def called(self, arguments: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
-        """The model's own outputs by address; empty where it lacks an input.
+        """The model's own outputs by address, from a graph; empty where it lacks an input.
 
         Args:
             arguments: the inputs of the signature by name, as the model itself takes them.
@@ -47,7 +47,7 @@ class FunctionModel(GraphModel):
     def direct_outputs(
         self, features: Mapping[str, Array], lengths: Mapping[str, Array]
     ) -> dict[str, Array]:
-        """The model's outputs by its own call; variables stay as they are."""
+        """The model's outputs by its own call in a graph; variables stay as they are."""
         addresses = [record.address for record in self.catalog.outputs]
         if not addresses:
             return {}

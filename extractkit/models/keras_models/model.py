@@ -65,12 +65,21 @@ class KerasModel(FunctionModel):
         return tuple(self.keras_model.variables)
 
     def called(self, arguments: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """What calling the model returns, by address."""
+        """What calling the model returns, by address: in a graph, as `predict` calls it.
+
+        Nothing but the outputs is asked of that graph. Run operation by operation a model may give
+        something else: TensorFlow's fused kernels are for graphs alone, and turn a NaN into 0.
+        """
         addresses = [
             one.record.address for one in self.found if one.record.kind is Kind.MODEL_OUTPUT
         ]
-        returned = ports("output", self.keras_model(self.pack(arguments), training=False))
-        return dict(zip(addresses, returned.values(), strict=True))
+
+        def call(given: Mapping[str, tf.Tensor]) -> list[tf.Tensor]:
+            return [*ports("output", self.keras_model(self.pack(given), training=False)).values()]
+
+        with self.dialect.repaired():
+            returned = tf.function(call, autograph=False)(dict(arguments))
+        return dict(zip(addresses, returned, strict=True))
 
     def describe(self) -> Mapping[str, object]:
         """Class, number of parameters, and where the model comes from."""

@@ -25,6 +25,7 @@ class Apart:
     Attributes:
         unequal, beyond: how many elements differ in any bit, and by more than is tolerated.
         error: the largest difference of two finite elements.
+        lone: elements that are NaN or infinite in one alone, or infinities of opposite signs.
         form: how their types or shapes differ; then no element is compared.
     """
 
@@ -32,11 +33,20 @@ class Apart:
     beyond: int = 0
     error: float = 0.0
     form: str | None = None
+    lone: int = 0
 
     def __str__(self) -> str:
         if self.form is not None:
             return self.form
-        return f"{counted(self.unequal, 'element')} apart, by {self.error:.2g} at most"
+        told = []
+        if self.lone:
+            are = "is" if self.lone == 1 else "are"
+            told.append(
+                f"{counted(self.lone, 'element')} {are} NaN or infinite in one of them alone"
+            )
+        if (rest := self.unequal - self.lone) > 0:
+            told.append(f"{counted(rest, 'element')} apart, by {self.error:.2g} at most")
+        return ", ".join(told)
 
 
 def values_apart(value: Values, stored: Values) -> Apart:
@@ -55,8 +65,10 @@ def arrays_apart(value: Array, stored: Array) -> Apart:
     if value.dtype != stored.dtype and not texts:
         return Apart(1, 1, form=f"type {value.dtype}, not {stored.dtype}")
     found = compare(np.atleast_1d(value), np.atleast_1d(stored), _tolerance(stored))
-    error = 0.0 if found.numbers is None else float(found.numbers.error.max(initial=0))
-    return Apart(int(found.unequal.sum()), int(found.beyond.sum()), error)
+    error, lone = 0.0, 0
+    if found.numbers is not None:
+        error, lone = float(found.numbers.error.max(initial=0)), int(found.numbers.lone.sum())
+    return Apart(int(found.unequal.sum()), int(found.beyond.sum()), error, lone=lone)
 
 
 def _tolerance(stored: Array) -> Tolerance:
@@ -76,4 +88,5 @@ def _summed(parts: Iterable[Apart]) -> Apart:
         sum(one.beyond for one in every),
         max(one.error for one in every),
         next((one.form for one in every if one.form is not None), None),
+        sum(one.lone for one in every),
     )
