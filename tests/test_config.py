@@ -265,6 +265,21 @@ def test_broken_yaml_is_told_by_file_and_line(
     )
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["x: &a\n  any: [*a]\n", "&a {x: *a}\n", f"x: {'[' * 3000}{']' * 3000}\n"],
+    ids=["below", "whole", "deep"],
+)
+@pytest.mark.parametrize("group", ["selectors", "model", "experiment"])
+def test_yaml_that_holds_itself_is_one_message(group: str, text: str, write: Write) -> None:
+    search = write(f"{group}/mine", text)
+    given = message(search, *(MODEL if group != "model" else ()), f"{group}=mine")
+    assert given == (
+        "a configuration file is nested too deeply, or holds itself: an alias (*name) within what "
+        "its anchor (&name) stands for. Write out what is meant"
+    )
+
+
 def test_a_file_that_overrides_an_unknown_group_is_named(write: Write) -> None:
     search = write("experiment/mine", "# @package _global_\ndefaults:\n  - override /modle: x\n")
     assert message(*MODEL, "experiment=mine", search).startswith(

@@ -42,6 +42,9 @@ def test_entries_are_texts_in_the_files_order(tmp_path: Path) -> None:
         ("a: [", r"map.yaml, line \d: no valid YAML"),
         ("5", r"map.yaml holds no mapping"),
         ('a: "${"', "a: "),
+        ("&a [*a]", r"map.yaml holds no mapping"),
+        ('"a": &x {b: *x}', r"map.yaml holds no mapping"),
+        (f"a: {'[' * 3000}{']' * 3000}", r"map.yaml holds no mapping"),
     ],
 )
 def test_anything_else_is_one_message(tmp_path: Path, text: str, message: str) -> None:

@@ -27,7 +27,7 @@ def read_mapping(path: str | Path) -> WrittenMapping:
         named.name = str(path)  # as YAML's errors tell it
         try:
             loaded = OmegaConf.load(named)
-        except OSError as error:  # what OmegaConf says of a lone number
+        except (OSError, RecursionError) as error:  # a lone number; what holds itself
             raise ConfigError(f"{path} {_NOTHING}") from error
         content = OmegaConf.to_container(loaded, resolve=False)
     if not isinstance(content, dict) or not content:

@@ -52,6 +52,11 @@ def translated(overrides: Sequence[str] = ()) -> Iterator[None]:
         raise ConfigError(_no_yaml(error)) from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"a configuration file is not UTF-8 text: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(
+            "a configuration file is nested too deeply, or holds itself: an alias (*name) within "
+            "what its anchor (&name) stands for. Write out what is meant"
+        ) from error
     except AssertionError as error:
         if not _raised_by_hydra(error):
             raise
