@@ -1,8 +1,9 @@
 """The library without the command line: one call from overrides, or live objects, to a run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +11,18 @@ import numpy as np
 from extractkit.component import Component
 from extractkit.config.compose import compose
 from extractkit.config.directory import new_run_directory
-from extractkit.config.recorded import recorded_job
+from extractkit.config.recorded import in_memory, recorded_job
 from extractkit.engine.execute import execute, is_whole
 from extractkit.engine.execute import resume as resume_run
 from extractkit.engine.listener import Listener, Silent
 from extractkit.engine.process import impose
+from extractkit.engine.recompute import not_recomputed
 from extractkit.engine.recompute import recompute as recompute_shards
+from extractkit.errors import ConfigError, RunDirectoryError
 from extractkit.runs import manifest
 from extractkit.runs.beginning import hydra_files
 from extractkit.runs.directory import JOURNAL
 from extractkit.runs.finalize import finalize as join_parts
-from extractkit.runs.journal import Journal
 from extractkit.runs.journal import read as read_journal
 from extractkit.runs.reader import Run, open_run, sink_of
 from extractkit.runs.verification.result import Check, Verification
@@ -148,25 +150,38 @@ def rerun(
         JobError: the job failed.
     """
     recorded = manifest.read(Path(run))
+    listener = listener or Silent()
+    original = _digests(Path(run), listener.note)
     impose(recorded.environment)
     job = recorded_job(recorded, trust, _live(model, inputs))
-    listener = listener or Silent()
     directory = new_run_directory() if run_dir is None else Path(run_dir).absolute()
     made = execute(
         replace(job, runtime=replace(job.runtime, reuse_from=None)),
         directory,
-        hydra_files=hydra_files(Path(run), recorded),
+        hydra_files=hydra_files(Path(run), recorded, listener.note),
         listener=listener,
         repeats=recorded,
     )
     repeated = open_run(made, trust=trust)
-    listener.note(_likeness(Path(run), made, repeated.journal))
+    listener.note(_likeness(Path(run), original, made, repeated.journal.digests()))
     return repeated
 
 
-def _likeness(run: Path, made: Path, repeated: Journal) -> str:
+def _digests(run: Path, note: Callable[[str], None]) -> dict[str, str]:
+    """The digests of a run's shards that its journal still tells."""
+    try:
+        return read_journal(run / JOURNAL, salvage=True).digests()
+    except RunDirectoryError as error:
+        note(str(error))
+        return {}
+
+
+def _likeness(
+    run: Path, original: Mapping[str, str], made: Path, digests: Mapping[str, str]
+) -> str:
     """Whether the shards that a run holds have the same values in the one that repeats it."""
-    original, digests = read_journal(run / JOURNAL).digests(), repeated.digests()
+    if not original:
+        return f"{run} tells of no shard, so its values cannot be held against those of {made}"
     unequal = [key for key, digest in original.items() if digests.get(key) != digest]
     if unequal:
         return (
@@ -193,19 +208,36 @@ def verify(
         run: the run directory.
         recompute: how many of its shards, drawn at random, are computed again.
         seed: of the draw, which is told; None: one is drawn.
-        trust, model, inputs: as of `resume`; needed to compute.
+        trust, model, inputs: as of `resume`; needed to compute. What stood in memory and is not
+            given is not computed again, and the result says so.
 
     Raises:
+        ConfigError: `recompute` or `seed` is no whole number of 0 or more.
         RunDirectoryError: no run.
     """
+    _check_whole("recompute", recompute)
+    if seed is not None:
+        _check_whole("seed", seed)
     reader = partial(sink_of, trust=Trust(tuple(trust)))
 
     def again(sound: Sound) -> tuple[Check, ...]:
+        live = _live(model, inputs)
+        if lost := in_memory(sound.manifest, live):
+            arguments = ", ".join(f"{group}=…" for group in lost)
+            return not_recomputed(
+                f"{' and '.join(lost)} stood in memory. In Python: "
+                f"extractkit.verify(…, recompute={recompute}, {arguments})"
+            )
         impose(sound.manifest.environment)
-        job = recorded_job(sound.manifest, trust, _live(model, inputs))
+        job = recorded_job(sound.manifest, trust, live)
         return recompute_shards(job, sound, recompute, seed)
 
     return verify_run(Path(run), reader=reader, recompute=again if recompute else None)
+
+
+def _check_whole(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
+        raise ConfigError(f"{name}={value!r} is not a whole number of 0 or more")
 
 
 def _live(model: object, inputs: object) -> dict[str, Component]:

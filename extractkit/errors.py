@@ -11,7 +11,8 @@ ExtractkitError
 │   ├── RunDirectoryError   a run directory that is taken, missing or damaged
 │   └── DiskSpaceError      the disk cannot hold what the plan predicts
 └── JobError                the job itself failed: exit code 1
-    └── SampleError         a model failed because of what a sample holds
+    ├── SampleError         a model failed because of what a sample holds
+    └── FinalError          going on with the run cannot mend it
 
 A message names the config key, what was given, what exists (the nearest three) and the command to
 try; `nearest` picks those three.
@@ -73,6 +74,10 @@ class SampleError(JobError):
 
     `runtime.bad_samples=skip` passes such samples over. Whatever else fails ends the job.
     """
+
+
+class FinalError(JobError):
+    """The job failed, and going on with its run would end the same; the message says what helps."""
 
 
 def nearest(given: str, options: Iterable[str], count: int = 3) -> list[str]:

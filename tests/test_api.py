@@ -3,16 +3,17 @@
 import subprocess
 import sys
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 import extractkit
 from extractkit import cli
-from extractkit.errors import ConfigError, JobError, RunDirectoryError, SelectionError
+from extractkit.errors import ConfigError, FinalError, JobError, RunDirectoryError, SelectionError
 from extractkit.runs.directory import HYDRA
 from extractkit.runs.manifest import Status
+from extractkit.runs.verification.result import Outcome
 from extractkit.testing.reference import ReferenceModel
 from extractkit.values import Array
 from tests.engine.examples import Told
@@ -212,12 +213,73 @@ def test_a_live_run_is_repeated_and_verified(tmp_path: Path) -> None:
     assert_equal(hidden(run), expected(TEXTS))
     assert f"the values are those of {first}, to the bit" in told.notes
     assert not extractkit.diff(extractkit.open(first), run).beyond
+    for a, b in ((str(first), again), (first, run)):
+        assert not extractkit.diff(a, b, rtol=np.float32(0.5), atol=np.int64(0)).beyond
     assert not extractkit.verify(first).failed
     found = extractkit.verify(again, recompute=1, model=MODEL, inputs=TEXTS)
     assert not found.failed
     with pytest.raises(RunDirectoryError, match="weights"):
         extractkit.rerun(first, tmp_path / "third", model=ReferenceModel(seed=1), inputs=TEXTS)
     assert not (tmp_path / "third").exists()
+
+
+def test_what_stood_in_memory_is_not_computed_again_and_the_rest_is_checked(
+    tmp_path: Path,
+) -> None:
+    run = tmp_path / "run"
+    extractkit.extract([HIDDEN], model=MODEL, inputs=TEXTS, run_dir=run)
+    found = extractkit.verify(run, recompute=2, inputs=TEXTS)
+    assert not found.failed
+    assert {check.detail for check in found.checks if check.outcome is Outcome.NOT_CHECKED} == {
+        "model stood in memory. In Python: extractkit.verify(…, recompute=2, model=…)"
+    }
+    assert [check.name for check in found.checks[-3:]] == ["same job", "recomputed", "outputs"]
+    (run / "samples.jsonl").unlink()
+    assert extractkit.verify(run, recompute=2).failed
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"recompute": -1},
+        {"recompute": 1.5},
+        {"recompute": True},
+        {"recompute": 1, "seed": -1},
+        {"recompute": 1, "seed": "a"},
+    ],
+)
+def test_what_is_no_number_of_shards_or_no_seed_is_refused(given: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        extractkit.verify(tmp_path, **given)
+    name = list(given)[-1]
+    assert str(caught.value) == f"{name}={given[name]!r} is not a whole number of 0 or more"
+
+
+def test_a_run_is_repeated_from_its_manifest_alone(tmp_path: Path) -> None:
+    first, told = tmp_path / "run", Told()
+    extractkit.extract([HIDDEN], model=MODEL, inputs=TEXTS, run_dir=first)
+    for name in ("config.yaml", "hydra.yaml"):
+        (first / HYDRA / name).unlink()
+    (first / HYDRA / "overrides.yaml").write_text("damaged", encoding="utf-8")
+    (first / "journal.jsonl").unlink()
+    again = tmp_path / "again"
+    run = extractkit.rerun(first, again, model=MODEL, inputs=TEXTS, listener=told)
+    assert_equal(hidden(run), expected(TEXTS))
+    assert not extractkit.verify(again).failed
+    left_out = [note for note in told.notes if note.startswith("left out, as nothing needs it: ")]
+    assert len(left_out) == 3
+    assert told.notes[-1] == (
+        f"{first} tells of no shard, so its values cannot be held against those of {again}"
+    )
+
+
+def test_a_journal_that_cannot_be_read_keeps_nothing_from_being_repeated(tmp_path: Path) -> None:
+    first, told = tmp_path / "run", Told()
+    extractkit.extract([HIDDEN], model=MODEL, inputs=TEXTS, run_dir=first)
+    (first / "journal.jsonl").unlink()
+    (first / "journal.jsonl").mkdir()
+    extractkit.rerun(first, tmp_path / "again", model=MODEL, inputs=TEXTS, listener=told)
+    assert f"{first}/journal.jsonl is no regular file: it may lead out of its run" in told.notes
 
 
 def test_an_unfinished_run_is_repeated_and_what_it_holds_is_compared(
@@ -262,9 +324,12 @@ def test_what_hydra_composed_cannot_be_made_again(tmp_path: Path) -> None:
     (run / HYDRA / "config.yaml").write_text("damaged: true\n", encoding="utf-8")
     with pytest.raises(JobError) as caught:
         extractkit.resume(run, model=MODEL, inputs=TEXTS)
+    assert isinstance(caught.value, FinalError)
     assert str(caught.value).startswith(
-        f"the values of {run} are whole, but some of its files cannot be made again: "
+        f"the values of {run} are whole and can be used, but some of its files cannot be made "
+        f"again: "
     )
+    assert str(caught.value).endswith(f". For a run that lacks nothing: extractkit rerun {run}")
     assert f"{HYDRA}/config.yaml" in str(caught.value)
     assert cli.report(caught.value) == cli.FAILED == 1
     assert_equal(hidden(extractkit.open(run)), expected(TEXTS))

@@ -41,6 +41,11 @@ def slow():
     print("loading", file=sys.stderr, flush=True)
     time.sleep(60)
 
+class Sick(ReferenceModel):
+    def forward(self, tokens):
+        found = super().forward(tokens)
+        return {key: value * float("nan") for key, value in found.items()}
+
 def last(write=os.write, sleep=time.sleep):
     write(2, b"late\\n")
     sleep(1)
@@ -71,7 +76,7 @@ def place(tmp_path: Path) -> Path:
     models.mkdir(parents=True)
     target = "_target_: extractkit.testing.reference.ReferenceModel\nseed: 0\n"
     (models / "reference.yaml").write_text(target, encoding="utf-8")
-    for name in ("chatty", "broken", "leaving", "slow", "ending_late", "taken_down_late"):
+    for name in ("chatty", "broken", "leaving", "slow", "ending_late", "taken_down_late", "Sick"):
         (models / f"{name}.yaml").write_text(f"_target_: own.{name}\n", encoding="utf-8")
     (tmp_path / "own.py").write_text(SLOW_MODEL, encoding="utf-8")
     return tmp_path
@@ -500,6 +505,30 @@ def test_a_run_of_which_a_shard_is_lost_is_found_out_and_mended(
     assert shard.read_bytes() == before
     assert program("verify", "r").returncode == cli.DONE
     assert program("verify", "r", "--recompute", "3").returncode == cli.DONE
+
+
+def test_where_going_on_cannot_help_it_is_not_advised(
+    program: Program, run: Path, place: Path
+) -> None:
+    done = program(
+        "model=Sick", "selectors=layers", "runtime.non_finite=fail", "hydra.run.dir=sick"
+    )
+    assert done.returncode == cli.FAILED
+    assert "runtime.non_finite=skip. That takes a new run" in done.stderr
+    assert "Go on with" not in done.stderr
+    (run / ".hydra" / "config.yaml").unlink()
+    done = program("resume", str(run))
+    assert done.returncode == cli.FAILED
+    assert done.stderr.endswith(f"For a run that lacks nothing: extractkit rerun {run}\n")
+    assert "Go on with" not in done.stderr
+    (run / "shards").rename(place / "elsewhere")
+    (run / "shards").symlink_to(place / "elsewhere")
+    done = program("resume", str(run))
+    assert (done.returncode, done.stderr) == (
+        cli.MISTAKEN,
+        f"extractkit: {run}/shards is no directory but a link: it may lead out of its run. Put the "
+        f"directory itself in its place\n",
+    )
 
 
 def test_a_whole_run_is_left_alone(program: Program, run: Path) -> None:

@@ -4,7 +4,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from extractkit.commands.options import TRUST
 from extractkit.commands.output import write_json, write_rendered
 from extractkit.display import help as help_text
-from extractkit.errors import ConfigError, UserError, choices
+from extractkit.errors import ConfigError, FinalError, UserError, choices
 from extractkit.runs.manifest import MANIFEST
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def extract(composed: "Composition") -> Path:
 
 @contextmanager
 def resumable(directory: Path, trusted: Sequence[str]) -> Iterator[None]:
-    """Where what is done inside stops early, say how the run is gone on with.
+    """Where what is done inside stops early, say how the run is gone on with, if that can help.
 
     Args:
         trusted: what `--trust` then has to name: the run's own word is a file's.
@@ -132,9 +132,10 @@ def resumable(directory: Path, trusted: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if not isinstance(error, UserError) and (directory / MANIFEST).exists():
+        if not isinstance(error, UserError | FinalError) and (directory / MANIFEST).exists():
             words = [str(directory), *(word for one in trusted for word in (TRUST, one))]
-            sys.stderr.write(f"Go on with the run: extractkit resume {shlex.join(words)}\n")
+            with suppress(OSError):  # a terminal that has closed
+                sys.stderr.write(f"Go on with the run: extractkit resume {shlex.join(words)}\n")
         raise
 
 

@@ -190,7 +190,6 @@ def diff(arguments: Sequence[str]) -> bool:
     from extractkit.config.mapping import read_mapping
     from extractkit.display.diff import overview
     from extractkit.runs.diff import diff
-    from extractkit.runs.reader import open_run
 
     options = RunOptions("diff", "a", "b")
     options.add_argument("--rtol", type=float, default=1e-5)
@@ -202,8 +201,9 @@ def diff(arguments: Sequence[str]) -> bool:
     given = options.parse_args(arguments)
     mapping = None if given.map is None else read_mapping(given.map)
     found = diff(
-        open_run(given.a, trust=given.trust),
-        open_run(given.b, trust=given.trust),
+        given.a,
+        given.b,
+        trust=given.trust,
         mapping=mapping,
         rtol=given.rtol,
         atol=given.atol,

@@ -14,6 +14,12 @@ from extractkit.runs.origins import relocated
 from extractkit.trust import Trust
 
 
+def in_memory(manifest: Manifest, live: Mapping[str, Component]) -> list[str]:
+    """What of "model" and "inputs" was given to a run as live objects, and is not given now."""
+    groups = ("model", "inputs")
+    return [one for one in groups if one not in manifest.job_resolved and one not in live]
+
+
 def recorded_job(
     manifest: Manifest,
     trusted: Sequence[str] = (),
@@ -30,12 +36,7 @@ def recorded_job(
         ConfigError: the configuration names a callable that is not trusted, or does not fit.
         RunDirectoryError: the model or the inputs were in memory, and are not given.
     """
-    lost = [
-        group
-        for group in ("model", "inputs")
-        if group not in manifest.job_resolved and group not in (live or {})
-    ]
-    if lost:
+    if lost := in_memory(manifest, live or {}):
         arguments = ", ".join(f"{group}=…" for group in lost)
         raise RunDirectoryError(
             f"{' and '.join(lost)} of the run stood in memory, and no manifest can hold them. Give "

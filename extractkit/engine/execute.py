@@ -18,7 +18,7 @@ from extractkit.engine.process import environment, impose
 from extractkit.engine.recorded import recorded_survey
 from extractkit.engine.stream import ShardValues
 from extractkit.engine.survey import Row, Survey, survey
-from extractkit.errors import ExtractkitError, JobError, RunDirectoryError, UserError
+from extractkit.errors import ExtractkitError, FinalError, RunDirectoryError, UserError
 from extractkit.job import Job
 from extractkit.plan import Shard, bytes_per_sample, plan_shards
 from extractkit.runs import manifest as manifests
@@ -107,8 +107,8 @@ def resume(job: Job, directory: Path, *, listener: Listener) -> None:
     Raises:
         RunDirectoryError: another process works on it, or model, inputs or versions are not the
             recorded ones.
-        JobError: the job failed again, shards that were committed stay readable; or the run is
-            complete but for damaged files that hold none of its values.
+        JobError: the job failed again, shards that were committed stay readable.
+        FinalError: the run is complete but for damaged files that hold none of its values.
     """
     with locked(directory):
         recorded = manifests.read(directory)
@@ -137,10 +137,11 @@ def resume(job: Job, directory: Path, *, listener: Listener) -> None:
             raise _incomplete(directory, lasting)
 
 
-def _incomplete(directory: Path, lasting: Sequence[str]) -> JobError:
-    return JobError(
-        f"the values of {directory} are whole, but some of its files cannot be made again: "
-        f"{'; '.join(lasting)}"
+def _incomplete(directory: Path, lasting: Sequence[str]) -> FinalError:
+    return FinalError(
+        f"the values of {directory} are whole and can be used, but some of its files cannot be "
+        f"made again: {'; '.join(lasting)}. For a run that lacks nothing: "
+        f"extractkit rerun {directory}"
     )
 
 

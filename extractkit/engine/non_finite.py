@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from extractkit.errors import JobError
+from extractkit.errors import FinalError
 from extractkit.value_checks import ValueStats, non_finite_samples
 from extractkit.values import Values
 
@@ -15,7 +15,7 @@ def refuse_non_finite(stats: Mapping[str, ValueStats], name: Callable[[int], str
         name: how a message names the sample of this index.
 
     Raises:
-        JobError: a tensor has such values; it is named, with the first sample that has some.
+        FinalError: a tensor has such values; it is named, with the first sample that has some.
     """
     for key, found in stats.items():
         if found.finite:
@@ -28,8 +28,9 @@ def refuse_non_finite(stats: Mapping[str, ValueStats], name: Callable[[int], str
             skip = ". To leave out samples that have some: runtime.non_finite=skip"
         if found.samples > 1:
             where += f", and {found.samples - 1} more of its shard have some"
-        raise JobError(
-            f"{key!r} holds {_told(*counts)}{where}. To store them: runtime.non_finite=warn{skip}"
+        raise FinalError(
+            f"{key!r} holds {_told(*counts)}{where}. To store them: runtime.non_finite=warn{skip}. "
+            f"That takes a new run, as this one keeps its settings"
         )
 
 

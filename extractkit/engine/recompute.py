@@ -51,8 +51,7 @@ def recompute(job: Job, sound: Sound, shards: int, seed: int | None = None) -> t
         seed: of the drawing, which is told; None: one is drawn.
     """
     if sound.manifest.plan is None:
-        why = "the run has no plan yet"
-        return Check.left_out(_SURROUNDINGS, why), *_left_out(why)
+        return not_recomputed("the run has no plan yet")
     try:
         prepared = prepare(job)
         now = described(sound.manifest, prepared)
@@ -60,6 +59,11 @@ def recompute(job: Job, sound: Sound, shards: int, seed: int | None = None) -> t
         why = "the job cannot be prepared any more"
         return Check.of(_SURROUNDINGS, why, [Finding(None, str(error))]), *_left_out(why)
     return _Recomputation(sound, prepared, now).checks(shards, seed)
+
+
+def not_recomputed(why: str) -> tuple[Check, ...]:
+    """The same checks, none of which could be made."""
+    return Check.left_out(_SURROUNDINGS, why), *_left_out(why)
 
 
 @dataclass(frozen=True, eq=False)

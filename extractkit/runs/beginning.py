@@ -1,7 +1,7 @@
 """How a run begins, before the model is loaded, and how it is taken back after a user's mistake."""
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +9,7 @@ from pathlib import Path
 from extractkit.errors import RunDirectoryError, UserError
 from extractkit.runs import manifest
 from extractkit.runs.directory import HYDRA, JOURNAL, LOG, SAMPLES, SHARDS, check_unused
-from extractkit.runs.files import StoredFile
+from extractkit.runs.files import StoredFile, content_of
 from extractkit.runs.lock import LOCK, locked
 from extractkit.runs.manifest import MANIFEST, Manifest
 from extractkit.runs.write import make_directory, make_durable, write_durably
@@ -61,18 +61,24 @@ def begun(directory: Path, started: Manifest, hydra_files: Mapping[str, str]) ->
         raise
 
 
-def hydra_files(directory: Path, recorded: Manifest) -> dict[str, str]:
-    """The text of what Hydra composed for a run, by file name.
+def hydra_files(directory: Path, recorded: Manifest, note: Callable[[str], None]) -> dict[str, str]:
+    """The text of what Hydra composed for a run, by file name, as far as it is there.
 
-    Raises:
-        RunDirectoryError: a file is missing or damaged.
+    Nothing needs these files: what they say stands in the manifest, resolved.
+
+    Args:
+        note: told of each file that is missing or damaged.
     """
     found = {}
     for file in recorded.files:
         folder, _, name = file.name.rpartition("/")
-        if folder == HYDRA and "/" not in name:
+        if folder != HYDRA or "/" in name:
+            continue
+        try:
             file.check(directory)
-            found[name] = (directory / file.name).read_text(encoding="utf-8")
+            found[name] = content_of(directory / file.name).decode("utf-8")
+        except (RunDirectoryError, FileNotFoundError, UnicodeDecodeError) as error:
+            note(f"left out, as nothing needs it: {error}")
     return found
 
 

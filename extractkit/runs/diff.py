@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from extractkit.errors import RunDirectoryError
 from extractkit.runs.comparison.alignment import Alignment, align
@@ -13,18 +14,19 @@ from extractkit.runs.comparison.joining import join
 from extractkit.runs.comparison.result import Comparison, TensorComparison, Tolerance, Verdict
 from extractkit.runs.comparison.tally import Tally
 from extractkit.runs.manifest import Status
-from extractkit.runs.reader import Run
+from extractkit.runs.reader import Run, open_run
 from extractkit.runs.views import TensorView
 
 
 def diff(
-    a: Run,
-    b: Run,
+    a: Run | str | Path,
+    b: Run | str | Path,
     *,
     mapping: Mapping[str, str] | None = None,
     rtol: float = 1e-5,
     atol: float = 1e-6,
     only: str | Sequence[str] | None = None,
+    trust: Sequence[str] = (),
 ) -> Comparison:
     """Compare two finished runs; `a` is the reference.
 
@@ -33,11 +35,13 @@ def diff(
     compared checkpoint by checkpoint, those of one label with each other.
 
     Args:
+        a, b: runs, or their directories.
         mapping: addresses of `a` to addresses of `b`, `*` standing for any text, the same on both
             sides; only what it names is compared. None: equal keys belong together.
         rtol, atol: numbers are within the tolerance where
             |a − b| ≤ atol + rtol · max(|a|, |b|); more in `Tolerance`.
         only: globs over addresses; nothing else is compared.
+        trust: modules whose callables the configurations of runs given by directory may name.
 
     Raises:
         ConfigError: a tolerance that is none, or a malformed mapping.
@@ -45,6 +49,7 @@ def diff(
         RunDirectoryError: a run is unfinished or damaged, or only one of them has checkpoints.
     """
     tolerance = Tolerance(rtol, atol)
+    a, b = (one if isinstance(one, Run) else open_run(one, trust=trust) for one in (a, b))
     for run in (a, b):
         if run.status is not Status.FINISHED:
             raise RunDirectoryError(

@@ -237,7 +237,7 @@ def test_a_backup_by_hard_links_keeps_what_it_holds(tmp_path: Path, whole: Path)
 def test_what_cannot_be_made_again_is_told_every_time(name: str, path: Path) -> None:
     flip(path / name)
     for _ in range(2):
-        with pytest.raises(JobError, match=rf"are whole, but .*{name} is damaged: its SHA-256"):
+        with pytest.raises(JobError, match=rf"are whole and .*{name} is damaged: its SHA-256"):
             resumed(path)
     assert manifests.read(path).status is Status.FINISHED
 

@@ -27,7 +27,8 @@ def test_a_run_without_any_sample_left_has_failed() -> None:
     assert str(caught.value) == (
         "nothing is left: all samples, 3 of them, were skipped. The first: 0 holds 1 NaN value. "
         "To store values that are not finite: runtime.non_finite=warn. "
-        "To see where a model fails: runtime.bad_samples=fail"
+        "To see where a model fails: runtime.bad_samples=fail. "
+        "That takes a new run, as this one keeps its settings"
     )
 
 

@@ -13,7 +13,7 @@ from extractkit.engine.measure import measure_axes
 from extractkit.engine.non_finite import refuse_non_finite
 from extractkit.engine.stream import ShardValues, Stream, fetch
 from extractkit.engine.survey import survey
-from extractkit.errors import JobError
+from extractkit.errors import FinalError, JobError
 from extractkit.models.protocol import Compilation, Program
 from extractkit.plan import Shard, plan_tensors
 from extractkit.selectors import parse_selector
@@ -80,7 +80,8 @@ def test_with_fail_tensor_and_sample_are_named_with_the_way_out() -> None:
     assert str(caught.value) == (
         "'embedding:output' holds 1 NaN value for sample '2' (number 2), and 1 more of its shard "
         "have some. To store them: runtime.non_finite=warn. "
-        "To leave out samples that have some: runtime.non_finite=skip"
+        "To leave out samples that have some: runtime.non_finite=skip. "
+        "That takes a new run, as this one keeps its settings"
     )
     assert len(shards(stream(TEXTS, "fail"), 7)) == 3
 
@@ -132,9 +133,10 @@ def test_samples_skipped_before_are_not_taken_for_sick() -> None:
 
 def test_a_weight_is_no_sample() -> None:
     stats = {"kernel": examine(Dense(np.array([1, np.nan, np.inf])), None)}
-    with pytest.raises(JobError) as caught:
+    with pytest.raises(FinalError) as caught:
         refuse_non_finite(stats, str)
     assert str(caught.value) == (
-        "'kernel' holds 1 NaN and 1 infinite values. To store them: runtime.non_finite=warn"
+        "'kernel' holds 1 NaN and 1 infinite values. To store them: runtime.non_finite=warn. "
+        "That takes a new run, as this one keeps its settings"
     )
     refuse_non_finite({"kernel": ValueStats()}, str)

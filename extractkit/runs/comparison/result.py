@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from numbers import Real
 
 from extractkit.errors import ConfigError
 from extractkit.runs.schema import plain
@@ -41,9 +42,11 @@ class Tolerance:
     def __post_init__(self) -> None:
         for name in ("rtol", "atol"):
             value = getattr(self, name)
-            number = isinstance(value, int | float) and not isinstance(value, bool)
+            number = isinstance(value, Real) and not isinstance(value, bool)
             if not number or not math.isfinite(value) or value < 0:
                 raise ConfigError(f"{name}={value!r} is not a finite number of 0 or more")
+            if not isinstance(value, int | float):  # NumPy's, say
+                object.__setattr__(self, name, float(value))
 
 
 @dataclass(frozen=True)
