@@ -551,6 +551,18 @@ def test_a_run_is_repeated_and_compared(program: Program, run: Path, place: Path
     assert json.loads(found.stdout)["beyond"] is True
 
 
+@pytest.mark.parametrize("verb", ["verify", "show", "resume"])
+def test_a_run_that_looks_like_an_option_is_pointed_out(
+    verb: str, program: Program, run: Path, place: Path
+) -> None:
+    run.rename(place / "-lead")
+    done = program(verb, "-lead")
+    assert done.returncode == cli.MISTAKEN
+    assert "required: RUN. For the run '-lead' write ./-lead. Usage: " in done.stderr
+    assert program(verb, "./-lead").returncode == cli.DONE
+    assert "./" not in program(verb, "-lea" + "d" * 300).stderr
+
+
 def test_a_finished_run_of_the_same_identity_is_taken(
     program: Program, run: Path, place: Path
 ) -> None:

@@ -1,6 +1,7 @@
 """Options on the command line that are ours and not Hydra's."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -36,9 +37,18 @@ class RunOptions(argparse.ArgumentParser):
     def __init__(self, verb: str, *runs: str) -> None:
         super().__init__(prog=f"extractkit {verb}", add_help=False, allow_abbrev=False)
         self._verb = verb
-        self._runs = runs
+        self._given: Sequence[str] = ()
         for run in runs:
             self.add_argument(run, metavar=run.upper())
+
+    def read(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """The arguments by name.
+
+        Raises:
+            ConfigError: they do not fit.
+        """
+        self._given = arguments
+        return self.parse_args(arguments)
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong with the arguments.
@@ -47,4 +57,8 @@ class RunOptions(argparse.ArgumentParser):
             ConfigError: always.
         """
         usage = self.format_usage().removeprefix("usage: ").strip()
-        raise ConfigError(f"{self._verb}: {message}. Usage: {' '.join(usage.split())}")
+        # What begins with a dash is taken for an option.
+        dashed = [one for one in self._given if one.startswith("-")]
+        meant = next((one for one in dashed if os.path.exists(one)), None)  # noqa: PTH110 - any text
+        hint = f". For the run {meant!r} write ./{meant}" if meant is not None else ""
+        raise ConfigError(f"{self._verb}: {message}{hint}. Usage: {' '.join(usage.split())}")

@@ -41,7 +41,7 @@ def show(arguments: Sequence[str]) -> bool:
     options = RunOptions("show", "run")
     options.add_argument("--json", action="store_true")
     options.add_argument("--figure", type=Path, metavar="FILE")
-    given = options.parse_args(arguments)
+    given = options.read(arguments)
     directory = Path(given.run)
     if is_sweep(directory) and given.figure is None:
         sweeps.show(directory, as_json=given.json)
@@ -89,7 +89,7 @@ def resume(arguments: Sequence[str], report: Report) -> list[int]:
 
     options = RunOptions("resume", "run")
     options.add_argument(TRUST, action="append", default=[], metavar="MODULE")
-    given = options.parse_args(arguments)
+    given = options.read(arguments)
     directory = _directory(given.run)
     if is_sweep(directory):
         return sweeps.resume(directory, given.trust, report)
@@ -133,7 +133,7 @@ def rerun(arguments: Sequence[str]) -> bool:
     options = RunOptions("rerun", "run")
     options.add_argument("into", nargs="?", metavar="hydra.run.dir=DIR")
     options.add_argument(TRUST, action="append", default=[], metavar="MODULE")
-    given = options.parse_args(arguments)
+    given = options.read(arguments)
     if given.into is not None and not given.into.startswith(_RUN_DIR):
         raise ConfigError(
             f"rerun: {given.into!r} is no run directory to write to. A run is repeated as it is; "
@@ -162,7 +162,7 @@ def verify(arguments: Sequence[str]) -> bool:
     options.add_argument("--seed", type=_count, metavar="N")
     options.add_argument("--json", action="store_true")
     options.add_argument(TRUST, action="append", default=[], metavar="MODULE")
-    given = options.parse_args(arguments)
+    given = options.read(arguments)
     # A model's own code may print; that is no part of the result.
     with redirect_stdout(sys.stderr):
         if given.recompute:
@@ -198,7 +198,7 @@ def diff(arguments: Sequence[str]) -> bool:
     options.add_argument("--only", action="append", metavar="GLOB")
     options.add_argument(TRUST, action="append", default=[], metavar="MODULE")
     options.add_argument("--json", action="store_true")
-    given = options.parse_args(arguments)
+    given = options.read(arguments)
     mapping = None if given.map is None else read_mapping(given.map)
     found = diff(
         given.a,

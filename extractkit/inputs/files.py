@@ -56,8 +56,9 @@ def find_file(given: PathLike, suffix: str, key: str = "inputs.path") -> Path:
     path = Path(given).expanduser()
     at = f"{key}={str(given)!r}"
     if path.is_dir():
-        inside = choices("", [name for name in _names(path) if name.endswith(suffix)])
-        raise InputError(f"{at} is a directory. {inside} Give a file: {key}={path}/FILE{suffix}")
+        names = [name for name in _names(path) if name.endswith(suffix)]
+        inside = f" {choices('', names)}" if names else ""
+        raise InputError(f"{at} is a directory.{inside} Give a file: {key}={path}/FILE{suffix}")
     if not path.exists():
         raise _missing(at, path)
     if not path.is_file():

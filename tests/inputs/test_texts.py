@@ -279,6 +279,9 @@ class TestMistakes:
 
     def test_a_directory_is_refused_with_what_it_holds(self, folder: Path) -> None:
         Path("data").mkdir()
+        assert refusal("data") == (
+            "inputs.path='data' is a directory. Give a file: inputs.path=data/FILE.txt"
+        )
         Path("data/a.txt").touch()
         assert refusal("data") == (
             "inputs.path='data' is a directory. Available: 'a.txt'. "

@@ -1,6 +1,7 @@
 """Whatever is changed in a run is found and named, and everything else is still looked at."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -431,6 +432,21 @@ def test_given_files_are_held_against_what_they_held(run: Path, tmp_path: Path) 
     assert check(verification, "given files").notes == (
         f"inputs.path={tmp_path / 'texts'} is gone, and was not looked at",
     )
+
+
+def test_something_else_in_the_place_of_a_given_file_is_a_change(run: Path, tmp_path: Path) -> None:
+    given = {"model.path": tmp_path / "model", "inputs.path": tmp_path / "texts"}
+    for path in given.values():
+        path.write_text("a")
+    change(run, origins=tuple(origin(key, str(path)) for key, path in given.items()))
+    for path in given.values():
+        path.unlink()
+    (tmp_path / "model").mkdir()
+    os.mkfifo(tmp_path / "texts")
+    assert messages(verify(run)).splitlines() == [
+        f"model.path={tmp_path / 'model'} has changed: it is a directory without files now",
+        f"inputs.path={tmp_path / 'texts'} has changed: it is no file now",
+    ]
 
 
 # ---- computing again

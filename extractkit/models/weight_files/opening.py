@@ -123,7 +123,8 @@ def _chosen(folder: Path, at: str) -> str:
         return found[0]
     if not found:
         inside = sorted(entry.name for entry in folder.iterdir() if entry.name[0] != ".")
-        raise ModelError(f"{at} is a directory without weights. {choices('', inside)} {_READ}")
+        listed = f" {choices('', inside)}" if inside else ""
+        raise ModelError(f"{at} is a directory without weights.{listed} {_READ}")
     names = [Path(one).name.removesuffix(checkpoints.INDEX_ENDING) for one in found]
     raise ModelError(
         f"{at} is a directory with {len(found)} files of weights. {choices('', names)} "

@@ -1,5 +1,6 @@
 """The files that a job was given, held against what they held when the run began."""
 
+import os
 from pathlib import Path
 
 from extractkit.checkpoints import KEY
@@ -20,6 +21,11 @@ def given_files(manifest: Manifest) -> Check:
     given = (*manifest.origins, *weights)
     for recorded in given:
         path = _place(recorded, manifest.volatile.working_directory)
+        if path is None and os.path.exists(recorded.path):  # noqa: PTH110 - any text
+            kind = "a directory without files" if Path(recorded.path).is_dir() else "no file"
+            message = f"{recorded.key}={recorded.path} has changed: it is {kind} now"
+            found.append(Finding(recorded.path, message))
+            continue
         if path is None:
             notes.append(f"{recorded.key}={recorded.path} is gone, and was not looked at")
             continue
