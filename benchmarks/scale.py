@@ -14,14 +14,14 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from benchmarks.scale_stages import STAGES
+from benchmarks.scale_stages import PREPARING, STAGES
 
 SIZES = (1_000, 10_000, 100_000)
 PLOT = Path(__file__).with_name("scale.png")
 FORCED = "commit, first half"
 ON_A_FIGURE = (
     *("plan", "commit, second half", "resume, of half", "open", "10 samples", "a whole ragged one"),
-    *("verify", "tensors.h5"),
+    *("verify", "finalize, of 2 parts", "tensors.h5"),
 )
 
 
@@ -42,7 +42,10 @@ def main(sizes: Sequence[int] = SIZES) -> None:
             run = Path(name) / str(shards)
             table[shards] = {}
             for stage in STAGES:
-                table[shards][stage] = one = _measured(stage, run, shards)
+                one = _measured(stage, run, shards)
+                if stage == PREPARING:
+                    continue
+                table[shards][stage] = one
                 print(
                     f"  {shards:>7,}  {stage:<20} {one.seconds:9.3f} s  computing {one.busy:9.3f} s"
                     f"  {one.peak / 1e6:7.0f} MB",
@@ -68,7 +71,7 @@ def draw(table: Mapping[int, Mapping[str, Measured]], path: Path) -> None:
     left, right = figure.subplots(1, 2)
     sizes = list(table)
     for number, stage in enumerate(ON_A_FIGURE):
-        style = {"marker": "osv^DPX*"[number], "markersize": 5, "linewidth": 1.2}
+        style = {"marker": "osv^DPX*<"[number], "markersize": 5, "linewidth": 1.2}
         left.plot(sizes, [table[n][stage].busy for n in sizes], label=stage, **style)
         right.plot(sizes, [table[n][stage].peak / 1e6 for n in sizes], label=stage, **style)
     left.set_ylabel("seconds of computing")

@@ -9,16 +9,21 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter, process_time
 
 import numpy as np
 
 import extractkit
-from extractkit.plan import Shard, plan_shards
+from extractkit.plan import Part, Shard, plan_shards
+from extractkit.runs import journal
 from extractkit.runs import manifest as manifests
 from extractkit.runs.damage import damage
+from extractkit.runs.directory import JOURNAL, SAMPLES, SHARDS
+from extractkit.runs.finalize import finalize
 from extractkit.runs.manifest import Manifest, RunInputs, RunPlan, Volatile
+from extractkit.runs.parts import place
 from extractkit.runs.recorder import Recorder
 from extractkit.runs.verify import verify
 from extractkit.sinks.hdf5 import Hdf5Sink
@@ -181,6 +186,34 @@ def index(directory: Path, shards: int, clock: Clock) -> None:
     assert name == "tensors.h5"
 
 
+def split(directory: Path, shards: int, clock: Clock) -> None:
+    """Make two parts of a finished run, as two jobs would have made them."""
+    whole = manifests.read(directory)
+    entries = journal.read(directory / JOURNAL).by_shard()
+    for part in Part(1, 2).siblings:
+        at = place(joined(directory), part)
+        (at / SHARDS).mkdir(parents=True)
+        of_part = replace(whole, part=str(part))
+        own = [entries[shard] for shard in of_part.shards]
+        for file in [file for entry in own for file in entry.files.values()]:
+            os.link(directory / file.name, at / file.name)
+        os.link(directory / SAMPLES, at / SAMPLES)
+        journal.rewrite(at / JOURNAL, own)
+        manifests.write(at, of_part)
+
+
+def join(directory: Path, shards: int, clock: Clock) -> None:
+    with clock.running():
+        finalize(joined(directory))
+    assert len(manifests.read(joined(directory)).shards) == shards
+
+
+def joined(directory: Path) -> Path:
+    """Where the parts of a run stand that is split."""
+    return directory.with_name(f"{directory.name}-joined")
+
+
+PREPARING = "split"
 STAGES: dict[str, Callable[[Path, int, Clock], None]] = {
     "plan": plan,
     "commit, first half": commit_half,
@@ -196,6 +229,8 @@ STAGES: dict[str, Callable[[Path, int, Clock], None]] = {
     "damage": look,
     "verify": check,
     "tensors.h5": index,
+    PREPARING: split,
+    "finalize, of 2 parts": join,
 }
 
 
