@@ -112,7 +112,7 @@ def finalize(arguments: Sequence[str]) -> bool:
 
     options = RunOptions("finalize", "run")
     options.add_argument(TRUST, action="append", default=[], metavar="MODULE")
-    given = options.parse_args(arguments)
+    given = options.read(arguments)
     directory = _directory(given.run)
 
     def note(message: str) -> None:

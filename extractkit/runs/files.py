@@ -19,6 +19,7 @@ LONGEST_LINE = 1 << 28
 """Most bytes of one line of the journal, or of the samples' rows."""
 
 _BLOCK = 1 << 20
+_MEND = "Restore it, or run the job again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ def content_of(path: Path) -> bytes:
         if (size := os.fstat(file.fileno()).st_size) > LARGEST:
             raise RunDirectoryError(
                 f"{path} is damaged: it holds {size:,} bytes, and none of its kind more than "
-                f"{LARGEST:,}"
+                f"{LARGEST:,}. {_MEND}"
             )
         return file.read()
 
@@ -108,7 +109,8 @@ def lines_of(path: Path) -> Iterator[bytes]:
             number += 1
             if len(line) > LONGEST_LINE:
                 raise RunDirectoryError(
-                    f"{path} is damaged: its line {number} holds more than {LONGEST_LINE:,} bytes"
+                    f"{path} is damaged: its line {number} holds more than {LONGEST_LINE:,} "
+                    f"bytes. {_MEND}"
                 )
             yield line
 

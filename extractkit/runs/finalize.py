@@ -15,7 +15,7 @@ from extractkit.errors import RunDirectoryError
 from extractkit.runs import journal
 from extractkit.runs import manifest as manifests
 from extractkit.runs.directory import HYDRA, JOURNAL, LOG, SAMPLES, SHARDS
-from extractkit.runs.files import StoredFile
+from extractkit.runs.files import StoredFile, reading
 from extractkit.runs.intact import check_names
 from extractkit.runs.lock import LOCK, locked
 from extractkit.runs.manifest import MANIFEST, PARTS, Manifest, Status, Volatile
@@ -146,8 +146,8 @@ def _hydra(manifest: Manifest) -> list[StoredFile]:
 
 def _log(piece: Piece) -> bytes:
     """What was logged while a part was made, under a line that says so."""
-    with suppress(FileNotFoundError):
-        return f"part {piece.part}\n".encode() + (piece.directory / LOG).read_bytes()
+    with suppress(FileNotFoundError), reading(piece.directory / LOG) as file:
+        return f"part {piece.part}\n".encode() + file.read()
     return b""
 
 

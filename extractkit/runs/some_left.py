@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from extractkit.errors import JobError
+from extractkit.errors import FinalError
 from extractkit.runs.journal import Entry
 
 
@@ -15,15 +15,16 @@ def check_some_left(entries: Iterable[Entry], samples: int) -> None:
             constants alone, and all is well.
 
     Raises:
-        JobError: all of them were skipped.
+        FinalError: all of them were skipped.
     """
     count, first = 0, ""
     for entry in entries:
         count += len(entry.skipped)
         first = first or next(iter(entry.skipped.values()), "")
     if samples and count == samples:
-        raise JobError(
+        raise FinalError(
             f"nothing is left: all samples, {samples} of them, were skipped. "
             f"The first: {first.removesuffix('.')}. To store values that are not finite: "
-            f"runtime.non_finite=warn. To see where a model fails: runtime.bad_samples=fail"
+            f"runtime.non_finite=warn. To see where a model fails: runtime.bad_samples=fail. "
+            f"That takes a new run, as this one keeps its settings"
         )

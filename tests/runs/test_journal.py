@@ -186,4 +186,7 @@ def test_a_line_longer_than_any_is_not_read(
         file.truncate(50 << 30)
     with pytest.raises(RunDirectoryError) as caught:
         journal.read(path, salvage=salvage)
-    assert str(caught.value) == f"{path} is damaged: its line 3 holds more than 1,048,576 bytes"
+    assert str(caught.value) == (
+        f"{path} is damaged: its line 3 holds more than 1,048,576 bytes. Restore it, or run the "
+        f"job again"
+    )

@@ -235,5 +235,5 @@ def test_a_manifest_larger_than_any_is_not_read(tmp_path: Path) -> None:
         manifests.read(tmp_path)
     assert str(caught.value) == (
         f"{tmp_path / 'manifest.json'} is damaged: it holds 53,687,091,200 bytes, and none of its "
-        f"kind more than 1,073,741,824"
+        f"kind more than 1,073,741,824. Restore it, or run the job again"
     )

@@ -45,7 +45,7 @@ def _read(path: Path, *, finished: bool) -> tuple[dict[Shard, Entry], list[Findi
     except FileNotFoundError:
         pass  # no shard was ever committed
     except RunDirectoryError as error:
-        return {}, [Finding(JOURNAL, str(error))], []
+        found.append(Finding(JOURNAL, str(error)))
     if rest and (finished or not _could_be_interrupted(rest)):
         message = f"{path} is damaged: its last line, number {number}, is not whole"
         found.append(Finding(JOURNAL, message))
