@@ -1,5 +1,6 @@
 """Composing: every YAML file, every mistake and its message, and Hydra's state left alone."""
 
+import re
 import shlex
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
+from extractkit.commands.options import TRUST, taken
 from extractkit.component import Component
 from extractkit.config.compose import Composition, compose
 from extractkit.config.convert import job_of
@@ -66,8 +68,10 @@ def test_every_option_of_every_group_composes(group: str, option: str) -> None:
 @pytest.mark.parametrize("experiment", options("experiment"))
 def test_every_experiment_composes_as_its_head_says(experiment: str) -> None:
     text = (config_directory() / "experiment" / f"{experiment}.yaml").read_text("utf-8")
-    assert f"#   python -m extractkit experiment={experiment}" in text
-    assert compose([f"experiment={experiment}"]).job.selectors
+    (command,) = re.findall(r"^#   python -m extractkit (.*)$", text, re.MULTILINE)
+    trusted, overrides = taken(command.removeprefix("-m ").split(), TRUST)
+    assert overrides[0] == f"experiment={experiment}"
+    assert compose(overrides, trusted=trusted).job.selectors
 
 
 def test_the_defaults() -> None:
@@ -146,7 +150,11 @@ def test_a_missing_model_names_the_models_and_the_command() -> None:
     [
         ("model=brt", "model=brt does not exist. Nearest: 'bert', 'keras', 'tflite'."),
         ("sinks=[hdf]", "sinks=hdf does not exist. Available: 'hdf5', 'npz'."),
-        ("experiment=x", "experiment=x does not exist. Available: 'attention_first_layer'."),
+        (
+            "experiment=x",
+            "experiment=x does not exist. Available: "
+            "'alleles', 'attention_first_layer', 'attention_patterns', 'training_dynamics'.",
+        ),
         ("hydra/sweeper=x", "hydra/sweeper=x does not exist. Available: 'basic'."),
     ],
 )

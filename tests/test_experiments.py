@@ -19,11 +19,8 @@ from experiments.reproduce import names
 from experiments.result import FIGURE, RESULT
 from experiments.similarity import cka, distances, planar, rank_correlation
 from experiments.training_dynamics.digits import digits
-from extractkit.config.compose import compose
 from tests.real_models import FOLDER, real_model
 from tests.test_readme import ROOT, run_snippets
-
-TRUSTED = ("experiments.real_models.architectures", "experiments.training_dynamics.model")
 
 PRODUCTION = "outputs/models/mhcnuggets-2.4.1/mhcnuggets/saves/production"
 LESS: Mapping[str, Mapping[str, str]] = {
@@ -84,11 +81,6 @@ def check(name: str, result: Path) -> dict[str, object]:
     assert (result / FIGURE).read_bytes()[1:4] == b"PNG"
     assert isinstance(found, dict)
     return found
-
-
-@pytest.mark.parametrize("name", names())
-def test_every_experiment_composes(name: str) -> None:
-    assert compose([f"experiment={name}"], trusted=TRUSTED).job.selectors
 
 
 def test_every_experiment_has_a_page_that_tells_its_command_and_its_runs() -> None:
