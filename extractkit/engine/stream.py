@@ -136,11 +136,16 @@ class Stream:
         if known is not None:
             yield from (replace(work, shard=shard) for work in known)
             return
-        read = []
+        read: list[_Work] = []
+        size = 0
         for work in works:
-            read.append(work)
+            size += work.batch.nbytes if work.batch is not None else 0
+            if size <= self._read_already.memory:
+                read.append(work)
+            else:
+                read.clear()  # more than is kept: it is read again
             yield work
-        self._read_already.keep(place, read, sum(work.batch.nbytes for work in read if work.batch))
+        self._read_already.keep(place, read, size)
 
     def _works(self, shard: Shard) -> Iterator[_Work]:
         batches = [] if shard.constant else self._batches(shard)

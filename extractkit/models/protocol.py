@@ -144,7 +144,10 @@ class Model(Protocol):
         ...
 
     def constants(self, fetches: Sequence[Fetch]) -> Sequence[Array]:
-        """Values of fetches that do not depend on the inputs."""
+        """Values of fetches that do not depend on the inputs.
+
+        They stay what they are when the model is given other weights.
+        """
         ...
 
     def direct_outputs(

@@ -154,14 +154,16 @@ class _Values:
         if self._kept is not None:
             yield from self._kept
             return
-        kept: list[Block] | None = []
+        kept: list[Block] = []
         size = 0
         for block in self._read():
             size += block.values.nbytes
-            if kept is not None:
-                kept = [*kept, block] if size <= _HELD_BYTES else None
+            if size <= _HELD_BYTES:
+                kept.append(block)
+            else:
+                kept.clear()
             yield block
-        self._kept = kept
+        self._kept = kept if size <= _HELD_BYTES else None
 
     def _read(self) -> Iterator[Block]:
         if self._view.constant:

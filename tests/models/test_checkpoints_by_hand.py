@@ -1,5 +1,6 @@
 """Jobs over checkpoints of other formats, held against a loop that loads one after the other."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -9,6 +10,7 @@ import tensorflow as tf
 
 from extractkit.inputs.live import LiveArrays, LiveTexts
 from extractkit.models import bert, hub, keras_file, meta_graph
+from extractkit.models.protocol import Fetch
 from tests.engine.examples import executed, job
 from tests.models import tiny_bert
 from tests.models.session_graphs import classifier
@@ -44,6 +46,64 @@ def test_a_graph_of_tensorflow_1_with_what_a_saver_kept_of_its_training(tmp_path
     assert [one.step for one in run.manifest.checkpoints] == [9, 10]
     np.testing.assert_allclose(np.asarray(run["probs:0"]), expected, atol=1e-6)
     np.testing.assert_array_equal(np.asarray(run["top/kernel:0"]), kernels, strict=True)
+
+
+@pytest.mark.parametrize("resource", [False, True], ids=["reference variables", "resources"])
+def test_weights_that_were_read_stay_when_others_are_loaded(tmp_path: Path, resource: bool) -> None:
+    with tf.Graph().as_default() as graph, v1.Session(graph=graph) as session:
+        classifier(resource=resource)
+        session.run(v1.global_variables_initializer())
+        saver = v1.train.Saver()
+        for step in range(3):
+            for variable in v1.global_variables():
+                session.run(v1.assign(variable, np.full(variable.shape, step, np.float32)))
+            saver.save(session, str(tmp_path / "model.ckpt"), global_step=step)
+    model = meta_graph.load(
+        str(tmp_path / "model.ckpt-0.meta"),
+        checkpoints=f"{tmp_path}/model.ckpt-*",
+        constants={"training": False},
+    )
+    assert model.checkpoints is not None
+    model.checkpoints.choose("fail")
+    read = []
+    operations = []
+    for place in range(3):
+        model.checkpoints.use(place)
+        read.append(model.constants([Fetch("top/kernel:0")])[0])
+        operations.append(len(model.session.graph.get_operations()))
+    assert [set(value.ravel()) for value in read] == [{0.0}, {1.0}, {2.0}]
+    assert len(set(operations)) == 1  # compiled for the first one, nothing is added after that
+
+
+def test_weights_of_a_traced_model_are_compiled_once(tmp_path: Path) -> None:
+    live = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="only")])
+    live.save(tmp_path / "model.keras")
+    kernels = []
+    for step in range(3):
+        kernels.append(np.full((3, 2), step, np.float32))
+        live.layers[0].kernel.assign(kernels[-1])
+        live.save_weights(tmp_path / f"step_{step}.weights.h5")
+    model = keras_file.load(
+        str(tmp_path / "model.keras"), checkpoints=f"{tmp_path}/step_*.weights.h5"
+    )
+    assert model.checkpoints is not None
+    model.checkpoints.choose("fail")
+    assert "only:kernel" in model.catalog  # traced for that, before anybody counts
+    traced: list[None] = []
+    original = tf.function
+
+    def watching(function: Callable[..., object], **settings: object) -> object:
+        traced.append(None)
+        return original(function, **settings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tf, "function", watching)
+        read = []
+        for place in range(3):
+            model.checkpoints.use(place)
+            read.append(model.constants([Fetch("only:kernel")])[0])
+    np.testing.assert_array_equal(read, kernels)
+    assert len(traced) == 1
 
 
 IDS = [[2, 5, 6, 8, 7, 9, 3], [2, 5, 6, 3], [2, 9, 3]]

@@ -1,13 +1,15 @@
 """The adapter of everything that is one TensorFlow function: its graph rebuilt for some tensors."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from extractkit.inputs.protocol import InputSpec
+from extractkit.models.compiled_once import CompiledOnce
 from extractkit.models.failures import failed_on_batch
 from extractkit.models.functions.captured import captured_contents
 from extractkit.models.functions.eager_calls import restored
@@ -119,7 +121,15 @@ class FunctionModel(GraphModel):
                     tensors[fetch.address] = tf.convert_to_tensor(values[fetch.address])
             return [transformed(tensors[fetch.address], fetch, None, {}) for fetch in fetches]
 
-        return [to_numpy(tensor) for tensor in tf.function(compute, autograph=False)()]
+        def compiled() -> Callable[[], list[Array]]:
+            function = tf.function(compute, autograph=False)
+            return lambda: [to_numpy(tensor) for tensor in function()]
+
+        return list(self._constants.of(fetches, compiled)())
+
+    @cached_property
+    def _constants(self) -> CompiledOnce:
+        return CompiledOnce()
 
     def read(self, variable: Any) -> Array:
         """A variable's content."""

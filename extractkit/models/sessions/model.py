@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from extractkit.errors import ConfigError, JobError
 from extractkit.inputs.protocol import InputSpec
+from extractkit.models.compiled_once import CompiledOnce
 from extractkit.models.failures import failed_on_batch
 from extractkit.models.foreign import told_by_graph
 from extractkit.models.graphs.catalog import GraphFacts, facts_of, find_operations, terminal_tensors
@@ -167,13 +168,17 @@ class SessionModel(GraphModel):
 
     def constants(self, fetches: Sequence[Fetch]) -> list[Array]:
         """Values of weights, and of what is computed from weights and constants alone."""
-        with self._adding():
-            tensors = [self._in_session(self._values[fetch.address]) for fetch in fetches]
-            call = self._callable(
-                [transformed(t, fetch, None, {}) for t, fetch in zip(tensors, fetches, strict=True)]
-            )
+
+        def compiled() -> Callable[[], list[Array]]:
+            with self._adding():
+                tensors = [self._in_session(self._values[fetch.address]) for fetch in fetches]
+                pairs = zip(tensors, fetches, strict=True)
+                return self._callable([transformed(t, fetch, None, {}) for t, fetch in pairs])
+
+        call = self._constants.of(fetches, compiled)
         try:
-            return call()
+            # A session lends its buffers: the next checkpoint overwrites those of variables.
+            return [np.array(value, copy=True) for value in call()]
         except tf.errors.OpError as error:
             raise JobError(
                 f"model {self.name!r} cannot compute its constants: {told_by_graph(error)}"
@@ -213,6 +218,10 @@ class SessionModel(GraphModel):
             return [np.asarray(one, dtype) for one, dtype in zip(returned, dtypes, strict=True)]
 
         return run
+
+    @cached_property
+    def _constants(self) -> CompiledOnce:
+        return CompiledOnce()
 
     @cached_property
     def _empty(self) -> frozenset[str]:
