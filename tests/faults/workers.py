@@ -2,16 +2,19 @@
 
 import os
 import random
+import secrets
 import shutil
 import threading
 import time
 from contextlib import suppress
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
 
 from extractkit.component import Component
+from extractkit.engine.distributed import processes
 from extractkit.engine.execute import execute
 from extractkit.engine.listener import Silent
 from extractkit.job import Job
@@ -25,6 +28,9 @@ from tests.fuzz.outcomes import Outcome, outcome
 
 _SAMPLE_SECONDS = 0.05
 
+_HANGING = 240.0
+"""Seconds after which a run hangs."""
+
 _LATEST = 0.6
 """Seconds after which a worker is killed at the latest: about what computing takes."""
 
@@ -37,23 +43,44 @@ class Unhurried(ReferenceModel):
         return super().forward(tokens)
 
 
-def killed_at_random(scratch: Path, count: int | None, seed: int) -> Figures:
+def killed_processes(scratch: Path, count: int | None, seed: int) -> Figures:
     """A run on two processes, one of which is killed.
 
     Args:
         count: of runs; None: twenty.
     """
+    return _killed_at_random("processes", scratch, count or 20, seed)
+
+
+def killed_actors(scratch: Path, count: int | None, seed: int) -> Figures:
+    """A run on two actors of a Ray cluster, started for it, one of which is killed.
+
+    Nothing is counted where Ray is not installed.
+
+    Args:
+        count: of runs; None: twenty.
+    """
+    if find_spec("ray") is None:
+        return Figures()
+    # The clusters have a token of their own, and nobody else's is looked for.
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
+    os.environ["PATH"] = os.defpath  # Ray starts programs of the system's
+    return _killed_at_random("ray", scratch, count or 20, seed)
+
+
+def _killed_at_random(engine: str, scratch: Path, count: int, seed: int) -> Figures:
     figures = Figures()
     undisturbed = Undisturbed(scratch, _in_this_process)
     draw = random.Random(seed)
     directory = scratch / "place" / "run"
-    for number in range(count or 20):
+    for number in range(count):
         # Every other one from when a shard is committed: to start takes longer than to compute.
         after = directory / JOURNAL if number % 2 else directory
         seconds = draw.uniform(0.0, _LATEST)
         directory.parent.mkdir()
         how, words = outcome(
-            lambda after=after, seconds=seconds: _run_and_kill(directory, after, seconds)
+            lambda after=after, seconds=seconds: _run_and_kill(engine, directory, after, seconds),
+            _HANGING,
         )
         wrong = undisturbed.wrong_with(directory)
         figures.counts["runs"] += 1
@@ -79,21 +106,31 @@ def _in_this_process(directory: Path) -> None:
     execute(_job("local"), directory, hydra_files=HYDRA_FILES, listener=Silent())
 
 
-def _run_and_kill(directory: Path, after: Path, seconds: float) -> str:
+def _run_and_kill(engine: str, directory: Path, after: Path, seconds: float) -> str:
     """Run the job and kill one of its workers so long after there is a file; what was told."""
     told = Told()
     killer = threading.Thread(target=_kill_one, args=(after, seconds), daemon=True)
     killer.start()
-    execute(_job("processes"), directory, hydra_files=HYDRA_FILES, listener=told)
+    execute(_job(engine), directory, hydra_files=HYDRA_FILES, listener=told)
     return "; ".join(note for note in told.notes if note.startswith("worker "))
 
 
 def _kill_one(after: Path, seconds: float) -> None:
-    own = psutil.Process(os.getpid())
-    while not (own.children() and after.exists()):
+    while not (_workers() and after.exists()):
         time.sleep(0.005)
     time.sleep(seconds)
     with suppress(psutil.NoSuchProcess):  # the run has ended
-        for worker in own.children():
+        for worker in _workers():
             worker.kill()
             return
+
+
+def _workers() -> list[psutil.Process]:
+    """The processes that compute shards for this one."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            words = " ".join(process.cmdline())
+            if words.startswith("ray::Actor") or f"from {processes.__name__} import" in words:
+                found.append(process)
+    return found
