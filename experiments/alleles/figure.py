@@ -2,19 +2,17 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
+from experiments.alleles.differences import Alleles
 from experiments.alleles.groups import Grouping
 from experiments.alleles.loci import OTHER
 from experiments.alleles.peptides import CLASSES
 from experiments.result import save
-
-if TYPE_CHECKING:
-    from experiments.alleles.analyse import Alleles
 
 _COLOURS = {"mhcI": "#1f6f8b", "mhcII": "#d1603d"}
 _TITLES = {"mhcI": "class I", "mhcII": "class II"}
@@ -25,7 +23,7 @@ _MATRICES = {
 }
 
 
-def draw(found: "Alleles", groups: Mapping[str, Mapping[str, Grouping]], path: Path) -> None:
+def draw(found: Alleles, groups: Mapping[str, Mapping[str, Grouping]], path: Path) -> None:
     """Distances as matrices above; below what they tell."""
     figure = Figure(figsize=(13, 8.6), layout="constrained")
     axes = figure.subplots(2, 3, height_ratios=(1.15, 1))
@@ -39,7 +37,7 @@ def draw(found: "Alleles", groups: Mapping[str, Mapping[str, Grouping]], path: P
     save(figure, path)
 
 
-def _matrix(figure: Figure, axis: Any, found: "Alleles", far: np.ndarray, title: str) -> None:
+def _matrix(figure: Figure, axis: Any, found: Alleles, far: np.ndarray, title: str) -> None:
     top = np.quantile(far, 0.995)
     # Few colours: noise of many would be a large file.
     colours = colormaps["magma_r"].resampled(12)
@@ -58,7 +56,7 @@ def _matrix(figure: Figure, axis: Any, found: "Alleles", far: np.ndarray, title:
     axis.tick_params(axis="y", labelsize="x-small", length=0)
 
 
-def _blocks(found: "Alleles") -> Iterator[tuple[int, int, str]]:
+def _blocks(found: Alleles) -> Iterator[tuple[int, int, str]]:
     """Where each locus begins and ends."""
     keys = list(zip(found.kind, found.locus, strict=True))
     starts = [0, *(at for at in range(1, len(keys)) if keys[at] != keys[at - 1])]
@@ -66,7 +64,7 @@ def _blocks(found: "Alleles") -> Iterator[tuple[int, int, str]]:
         yield start, stop, str(keys[start][1])
 
 
-def _moved(axis: Any, found: "Alleles") -> None:
+def _moved(axis: Any, found: Alleles) -> None:
     for kind in CLASSES:
         for tuned, face in ((False, _COLOURS[kind]), (True, "none")):
             own = (found.kind == kind) & (found.moved > 0) & (found.tuned == tuned)
