@@ -1,4 +1,4 @@
-"""How far the models of any two alleles are from each other, in weights and in what they compute."""
+"""How far the models of two alleles are from each other, in weights and in what they compute."""
 
 from dataclasses import dataclass
 from pathlib import Path
