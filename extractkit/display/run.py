@@ -8,7 +8,15 @@ from rich.table import Table
 from rich.text import Text
 
 from extractkit.display.drift import overview as moves
-from extractkit.display.text import duration_text, plural, rate_text, safe, shape_text, size_text
+from extractkit.display.text import (
+    duration_text,
+    plural,
+    quoted,
+    rate_text,
+    safe,
+    shape_text,
+    size_text,
+)
 from extractkit.engine.listener import Summary
 from extractkit.runs.disk import human_bytes
 from extractkit.runs.drift import Drift
@@ -62,7 +70,7 @@ def overview(
     if manifest.actual is not None:
         _add_findings(facts, manifest.actual.skipped, *_told_of(manifest.actual.values))
     if committed is not None:
-        facts.add_row("go on", Text(f"extractkit resume {safe(str(directory))}"))
+        facts.add_row("go on", Text(f"extractkit resume {quoted(directory)}"))
     if manifest.skipped:
         facts.add_row(
             "left out",
@@ -86,7 +94,7 @@ def summary(result: Summary) -> RenderableType:
     rate = rate_text(done, result.seconds)
     facts.add_row("time", f"{duration_text(result.seconds)}{rate and f', {rate}'}")
     _add_findings(facts, result.skipped, result.non_finite, result.constant, result.unchanging)
-    facts.add_row("look at it", Text(f"extractkit show {safe(str(result.directory))}"))
+    facts.add_row("look at it", Text(f"extractkit show {quoted(result.directory)}"))
     return facts
 
 

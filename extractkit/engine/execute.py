@@ -315,6 +315,11 @@ class _Execution:
     def _finish(self, prepared: Prepared, recorder: Recorder) -> None:
         every = sum(map(len, recorder.manifest.planned_shards))
         check_some_left(recorder.committed.values(), every)
+        if recorder.manifest.checkpoints and recorder.manifest.part is None:
+            count = len(recorder.manifest.checkpoints)
+            self.listener.note(
+                f"all is stored; measuring how tensors move over {count} checkpoints"
+            )
         ended = recorder.finish(self.timings)
         assert ended.actual is not None
         whole = ended.part is None

@@ -11,7 +11,7 @@ import numpy as np
 from extractkit.errors import RunDirectoryError
 from extractkit.runs.files import StoredFile, content_of
 from extractkit.runs.schema import canonical, parse
-from extractkit.runs.similarity import Block, Likeness, Own, likeness
+from extractkit.runs.similarity import Block, Likeness, Own, joined, likeness
 from extractkit.runs.trajectory import TrajectoryView
 from extractkit.runs.views import TensorView
 from extractkit.values import Dense, Values
@@ -20,6 +20,7 @@ DRIFT = "drift.json"
 """Name of the file in the run directory."""
 
 _HELD_BYTES = 128 * 1024 * 1024
+_TOGETHER_BYTES = 16 * 1024 * 1024
 _NUMBERS = "biuf"  # kinds of NumPy's types
 
 Series = tuple[float | None, ...]
@@ -100,8 +101,9 @@ def _measured(view: TrajectoryView, skipped: frozenset[int]) -> TensorDrift:
     found: list[tuple[Likeness, Likeness]] = []
     first: _Values | None = None
     before: _Values | None = None
+    together = _samples_together(view.each[0])
     for own in view.each:
-        values = _Values(own, skipped)
+        values = _Values(own, skipped, together)
         first = first or values
         before = before or values
         if found and values.same_as(before):
@@ -112,6 +114,16 @@ def _measured(view: TrajectoryView, skipped: frozenset[int]) -> TensorDrift:
         before = values
     from_first, from_previous = zip(*found, strict=True)
     return TensorDrift(_moved(from_first), _moved(from_previous))
+
+
+def _samples_together(view: TensorView) -> int:
+    """How many samples of small shards are measured in one go, the same at every checkpoint."""
+    if view.constant:
+        return 1
+    for _, values in view.by_shard():
+        if len(values):
+            return max(1, _TOGETHER_BYTES * len(values) // max(1, values.values.nbytes))
+    return 1
 
 
 def _moved(found: Sequence[Likeness]) -> Moved:
@@ -129,9 +141,10 @@ def _likeness(reference: "_Values", other: "_Values") -> Likeness:
 class _Values:
     """A tensor at one checkpoint, shard by shard; kept in memory where it is small."""
 
-    def __init__(self, view: TensorView, skipped: frozenset[int]) -> None:
+    def __init__(self, view: TensorView, skipped: frozenset[int], together: int) -> None:
         self._view = view
         self._skipped = skipped
+        self._together = together
         self._kept: list[Block] | None = None
 
     @cached_property
@@ -171,8 +184,16 @@ class _Values:
             rows = prod(value.shape[:-1])
             yield Block(value.reshape(rows, *value.shape[-1:]), value.ndim > 1)
             return
+        gathered: list[Block] = []
+        samples = 0
         for start, values in self._view.by_shard():
-            yield self._block(start, values)
+            gathered.append(self._block(start, values))
+            samples += len(values)
+            if samples >= self._together:
+                yield joined(gathered)
+                gathered, samples = [], 0
+        if gathered:
+            yield joined(gathered)
 
     def _block(self, start: int, values: Values) -> Block:
         gone = [at for at in range(len(values)) if start + at in self._skipped]

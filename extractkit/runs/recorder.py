@@ -1,5 +1,7 @@
 """The recorder: how a job leaves a run behind. The engine hands it values and knows no file."""
 
+import logging
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -22,6 +24,8 @@ from extractkit.runs.write import make_directory, make_durable, write_durably
 from extractkit.sinks.protocol import Sink, StoredShard
 from extractkit.value_checks import ValueStats, merged
 from extractkit.values import Values
+
+_log = logging.getLogger(__name__)
 
 
 class Recorder:
@@ -178,7 +182,9 @@ class Recorder:
         # In the plan's order, whatever the order in which they were committed.
         entries = {shard: self.committed[shard] for shard in self.manifest.shards}
         # A part has none of the files over all shards: they are made when the parts are joined.
+        began = time.perf_counter()
         files = self._over_all(entries) if self.manifest.part is None else []
+        spent = {**(timings or {}), "finish": time.perf_counter() - began}
         self._end(
             replace(
                 self.manifest,
@@ -186,7 +192,7 @@ class Recorder:
                 files=_with(self.manifest.files, files),
                 actual=Actual.of(entries.values(), self._values()),
             ),
-            timings,
+            spent,
             self._log(),
         )
         return self.manifest
@@ -204,6 +210,7 @@ class Recorder:
                 write_durably(self.directory / file, content)
                 files.append(StoredFile.of(file, content))
         if self.manifest.checkpoints:
+            _log.info("measuring drift over %d checkpoints", len(self.manifest.checkpoints))
             content = to_bytes(self._drift(entries))
             write_durably(self.directory / DRIFT, content)
             files.append(StoredFile.of(DRIFT, content))

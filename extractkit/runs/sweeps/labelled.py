@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from extractkit.checkpoints import AXIS
-from extractkit.errors import MissingExtraError, RunDirectoryError
+from extractkit.errors import MissingExtraError, RunDirectoryError, UnknownTensorError, choices
 from extractkit.runs.labelled import SKIPPED, steps_or_labels, unique_dims
 from extractkit.runs.reader import Run
 from extractkit.runs.sweeps.record import SweepJob, as_typed
@@ -41,7 +41,7 @@ def labelled(
 
     Args:
         path: of the sweep, for messages.
-        runs: the finished ones, by job.
+        runs: the finished ones, by job; those without the tensor count as missing.
     """
     try:
         xarray = importlib.import_module("xarray")
@@ -55,7 +55,12 @@ def labelled(
         )
     axes = [_axis(key, jobs) for key in keys]
     places = _places(path, jobs, axes)
-    views = {number: runs[number][address] for number in runs}
+    views = {number: run[address] for number, run in runs.items() if address in run}
+    if not views:
+        offered = dict.fromkeys(key for run in runs.values() for key in run)
+        raise UnknownTensorError(
+            f"{address!r} is no tensor of any run of {path}. {choices(address, offered)}"
+        )
     _check_alike(path, views, runs)
     first = next(iter(views.values()))
     value = first.blank if fill is None else fill
