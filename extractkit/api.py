@@ -19,6 +19,7 @@ from extractkit.engine.process import impose
 from extractkit.engine.recompute import not_recomputed
 from extractkit.engine.recompute import recompute as recompute_shards
 from extractkit.errors import ConfigError, RunDirectoryError
+from extractkit.job import IN_THIS_PROCESS
 from extractkit.runs import manifest
 from extractkit.runs.beginning import hydra_files
 from extractkit.runs.directory import JOURNAL
@@ -229,7 +230,7 @@ def verify(
                 f"extractkit.verify(…, recompute={recompute}, {arguments})"
             )
         impose(sound.manifest.environment)
-        job = recorded_job(sound.manifest, trust, live)
+        job = recorded_job(sound.manifest, trust, live, IN_THIS_PROCESS)
         return recompute_shards(job, sound, recompute, seed)
 
     return verify_run(Path(run), reader=reader, recompute=again if recompute else None)

@@ -193,6 +193,9 @@ _NEEDS = {
 WHERE_IT_RUNS = ("engine", *_NEEDS, "shards")
 """Keys that say by whom a job is run, and change no byte of it."""
 
+IN_THIS_PROCESS: Mapping[str, object] = {"engine": "local", **dict.fromkeys(_NEEDS)}
+"""Settings of a job that needs nobody else."""
+
 _ADDRESS = re.compile(r"auto|[^\s:/]+:[0-9]{1,5}|\[[0-9A-Fa-f:]+\]:[0-9]{1,5}")
 
 

@@ -55,6 +55,9 @@ LOADERS = frozenset({"keras.models.load_model", "keras.saving.load_model"})
 _KERAS = frozenset({"keras", "keras_hub", "tf_keras"})
 _APPLICATIONS = "applications"
 SAFE_MODE = "safe_mode"
+RAY_ADDRESS = "runtime.ray_address"
+"""The setting that says which Ray cluster gets the job, and sends what the driver unpickles."""
+
 _SERIALIZED = "class_name"
 
 

@@ -140,8 +140,13 @@ def resumable(directory: Path, trusted: Sequence[str]) -> Iterator[None]:
 
 
 def _trust_needed(job: "Job") -> list[str]:
+    from extractkit.trust import RAY_ADDRESS
+
     components = (job.model, job.inputs, *job.sinks.values())
-    return list(dict.fromkeys(name for one in components for name in one.trust_needed()))
+    named = [name for one in components for name in one.trust_needed()]
+    if job.runtime.ray_address is not None:
+        named.append(RAY_ADDRESS)
+    return list(dict.fromkeys(named))
 
 
 def _look(

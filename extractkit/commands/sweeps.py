@@ -175,11 +175,11 @@ def _check_same(directory: Path, recorded: "Manifest", composed: "Composition") 
 def _needed(trust: "Trust") -> list[str]:
     """What `--trust` has to name when the sweep is gone on with: its own word is a file's."""
     from extractkit.config.foreign import launcher_needs_trust
-    from extractkit.trust import SAFE_MODE, meant_for_files, module_of
+    from extractkit.trust import RAY_ADDRESS, SAFE_MODE, meant_for_files, module_of
 
     named = [*trust.modules, *(module_of(t) for t in trust.targets if not meant_for_files(t))]
     keys = sorted(setting.partition("=")[0] for setting in trust.settings)
-    named += [key for key in keys if key.rpartition(".")[2] == SAFE_MODE]
+    named += [key for key in keys if key == RAY_ADDRESS or key.rpartition(".")[2] == SAFE_MODE]
     if launcher_needs_trust(trust):
         named.append("hydra.launcher")
     return list(dict.fromkeys(named))

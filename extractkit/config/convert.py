@@ -10,7 +10,7 @@ from extractkit.config.messages import not_chosen, translated
 from extractkit.errors import ConfigError, choices
 from extractkit.job import Job, Runtime
 from extractkit.selectors import parse_selector
-from extractkit.trust import NOBODY, Trust
+from extractkit.trust import NOBODY, RAY_ADDRESS, Trust
 
 # An experiment is spread over the other groups and leaves no key of its own.
 _KEYS = tuple(group for group in GROUPS if group != "experiment")
@@ -53,12 +53,16 @@ def job_of(
 
     Raises:
         ConfigError: a key that does not exist, at any level; a value that does not fit; a
-            `_target_` that is not trusted, or cannot be called with these arguments.
+            `_target_` or a Ray cluster that is not trusted; a `_target_` that cannot be called with
+            these arguments.
     """
     live = live or {}
     for key in entries:
         if key not in _KEYS:
             raise ConfigError(f"{key} does not exist. {choices(key, _KEYS)}")
+    runtime = Runtime.parse(_group("runtime", entries))
+    if runtime.ray_address is not None:
+        trust.check_setting(RAY_ADDRESS, runtime.ray_address)
     job = Job(
         model=live.get("model") or _component("model", entries, trust),
         inputs=live.get("inputs") or _component("inputs", entries, trust),
@@ -66,7 +70,7 @@ def job_of(
             parse_selector(name, mapping) for name, mapping in _group("selectors", entries).items()
         ),
         sinks=_sinks(_group("sinks", entries), trust),
-        runtime=Runtime.parse(_group("runtime", entries)),
+        runtime=runtime,
         model_name=model_name,
         given=tuple(given_overrides),
         resolved=entries,

@@ -24,6 +24,7 @@ def recorded_job(
     manifest: Manifest,
     trusted: Sequence[str] = (),
     live: Mapping[str, Component] | None = None,
+    where: Mapping[str, object] | None = None,
 ) -> Job:
     """The job that a run was made by. A run may come from anywhere: its word is a file's.
 
@@ -31,6 +32,8 @@ def recorded_job(
         trusted: modules named by `--trust`.
         live: components in place of the groups of their names ("model", "inputs"): what was in
             memory then has to be given again.
+        where: settings of `runtime` (`job.WHERE_IT_RUNS`) in place of the recorded ones; the user's
+            own word. What is recorded of the job stays as it is.
 
     Raises:
         ConfigError: the configuration names a callable that is not trusted, or does not fit.
@@ -45,7 +48,15 @@ def recorded_job(
     entries: Mapping[str, object] = manifest.job_resolved
     if manifest.volatile.working_directory is not None:
         entries = relocated(entries, Path(manifest.volatile.working_directory))
-    return job_of(entries, manifest.job_given, manifest.model_name, live, Trust(tuple(trusted)))
+    if not where:
+        return job_of(entries, manifest.job_given, manifest.model_name, live, Trust(tuple(trusted)))
+    runtime = entries.get("runtime")
+    settled = {**(runtime if isinstance(runtime, Mapping) else {}), **where}
+    typed = frozenset(f"runtime.{key}={value}" for key, value in where.items())
+    trust = Trust(tuple(trusted), settings=typed)
+    now = {**entries, "runtime": settled}
+    job = job_of(now, manifest.job_given, manifest.model_name, live, trust)
+    return replace(job, resolved=entries)
 
 
 def told_from(directory: str | None, composed: Composition, trust: Trust) -> Composition:

@@ -14,10 +14,12 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.config_store import ConfigStore
 from hydra.types import RunMode
 
+from extractkit.commands import jobs, sweeps
 from extractkit.config import guard
 from extractkit.config.app import launch
 from extractkit.config.compose import Composition, compose
 from extractkit.config.directory import ROOT, config_directory
+from extractkit.config.typed import trust_of
 from extractkit.errors import ConfigError, ExtractkitError
 from extractkit.trust import Trust
 from tests.security.canary import Canary
@@ -289,6 +291,32 @@ def test_safe_mode_is_turned_off_by_the_user_alone(tmp_path: Path, place: Path) 
     )
     for typed, trusted in ((["model.safe_mode=false"], ()), ([], ("model.safe_mode",))):
         assert compose([*chosen, *typed], trusted=trusted).job.model.arguments["safe_mode"] is False
+
+
+@pytest.mark.parametrize("address", ["203.0.113.1:6379", "auto"])
+def test_a_ray_cluster_is_named_by_the_user_alone(
+    address: str, tmp_path: Path, place: Path
+) -> None:
+    text = f"runtime: {{engine: ray, ray_address: '{address}'}}\n"
+    conf = experiment(tmp_path / "conf", text)
+    chosen = ["model=bert", "inputs=random", "experiment=hostile"]
+    chosen.append(f"hydra.searchpath=[file://{conf}]")
+    with pytest.raises(ConfigError) as caught:
+        compose(chosen)
+    assert str(caught.value) == (
+        f"runtime.ray_address='{address}' is refused: it stands in a file, not on the command "
+        f"line, and lets code of others run. If you trust it, type it, or: "
+        f"--trust runtime.ray_address"
+    )
+    for typed, trusted in (
+        ([f"runtime.ray_address={address}"], ()),
+        ([], ("runtime.ray_address",)),
+    ):
+        job = compose([*chosen, *typed], trusted=trusted).job
+        assert job.runtime.ray_address == address
+        assert jobs._trust_needed(job) == ["runtime.ray_address"]  # to go on with its run
+        assert not typed or sweeps._needed(trust_of(typed)) == ["runtime.ray_address"]
+    assert compose([*chosen, "runtime.ray_address=null"]).job.runtime.ray_address is None
 
 
 def test_a_file_may_change_what_runs_nothing(tmp_path: Path, place: Path) -> None:

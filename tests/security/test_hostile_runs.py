@@ -2,15 +2,20 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 import numpy as np
 import pytest
 
 import extractkit
-from extractkit.errors import ExtractkitError
+from extractkit.engine import execute
+from extractkit.errors import ConfigError, ExtractkitError, JobError
+from extractkit.job import Job
+from extractkit.runs import manifest
 from extractkit.testing.reference import ReferenceModel
 
 LIVE = {"model": ReferenceModel(), "inputs": ["abc", "z", "de", "fgh", "ij"]}
@@ -113,3 +118,35 @@ def test_a_folder_that_is_a_link_is_named_and_nothing_in_it_changes(name: str, r
     for said in (verified, resumed):
         assert f"{run / name} is no directory but a link" in said
     assert {path: path.read_bytes() for path in outside.iterdir()} == before
+
+
+def test_a_run_sends_nobody_to_a_ray_cluster(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = manifest.read(run)
+    runtime = {**as_mapping(found.job_resolved["runtime"]), "engine": "ray", "ray_address": "h:1"}
+    resolved = {**found.job_resolved, "runtime": runtime}
+    manifest.write(run, replace(found, job_resolved=resolved))
+    again = run.with_name("again")
+    uses: list[Callable[..., object]] = [
+        lambda **given: extractkit.resume(run, **LIVE, **given),
+        lambda **given: extractkit.rerun(run, again, **LIVE, **given),
+    ]
+    reached: list[str | None] = []
+
+    def hired(job: Job) -> NoReturn:
+        reached.append(job.runtime.ray_address)
+        raise JobError("reached")
+
+    monkeypatch.setattr(execute, "hired", hired)
+    for use in uses:
+        with pytest.raises(ConfigError) as caught:
+            use()
+        assert str(caught.value).startswith("runtime.ray_address='h:1' is refused: it stands in a ")
+        with pytest.raises(JobError, match="reached"):
+            use(trust=["runtime.ray_address"])
+    assert reached == ["h:1", "h:1"]
+    assert any("is missing" in message for message in findings(run))  # computed in this process
+
+
+def as_mapping(value: object) -> Mapping[str, object]:
+    assert isinstance(value, Mapping)
+    return value

@@ -35,6 +35,7 @@ HOSTILE = {
     "handler": "+hydra.hydra_logging.handlers.x={class: CANARY.Call}",
     "search path": "hydra.searchpath=[pkg://CANARY]",
     "environment": "+hydra.job.env_set.PYTHONPATH=CANARY",
+    "ray": "runtime={engine: ray, ray_address: CANARY:1}",
     "directory above": "hydra.sweep.subdir=../outside",
     "directory elsewhere": "hydra.sweep.subdir=/tmp/CANARY_outside",
 }
