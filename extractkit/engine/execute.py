@@ -168,7 +168,7 @@ class _Execution:
             # Sinks come first: they are quick to build, and tell what they do not like.
             sinks = {name: cast(Sink, sink.build()) for name, sink in self.job.sinks.items()}
             recorder = Recorder.start(self.directory, self.manifest, sinks)
-            with hired(self.job) as workers:
+            with hired(self.job, self.listener.note) as workers:
                 prepared = prepare(self.job)
                 self.timings.update(prepared.timings)
                 found = self._planned(prepared, recorder)

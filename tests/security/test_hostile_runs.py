@@ -132,7 +132,7 @@ def test_a_run_sends_nobody_to_a_ray_cluster(run: Path, monkeypatch: pytest.Monk
     ]
     reached: list[str | None] = []
 
-    def hired(job: Job) -> NoReturn:
+    def hired(job: Job, note: object) -> NoReturn:
         reached.append(job.runtime.ray_address)
         raise JobError("reached")
 

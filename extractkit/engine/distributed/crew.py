@@ -51,9 +51,11 @@ class Crew(Protocol):
 
     Attributes:
         events: what happens to them; the last of each is `Ended`.
+        awaits: what a worker needs before it can begin.
     """
 
     events: SimpleQueue[Event]
+    awaits: str
 
     def start(self, number: int, task: Task) -> Worker:
         """Have another worker, which begins as soon as it can."""

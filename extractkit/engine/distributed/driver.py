@@ -40,12 +40,17 @@ START_SECONDS = 600.0
 """How long a worker may load its model."""
 
 
+WAITING_SECONDS = 60.0
+"""How long a worker may wait for a place on a machine before that is told."""
+
+
 @dataclass(eq=False)
 class _Member:
     """A worker and what it holds.
 
     Attributes:
         writer: under which name it stores files.
+        asked: when it was asked for.
         since: when it began what it is at: to load the model, or the first shard that it holds;
             None while it waits for a place on a machine, or for work.
     """
@@ -55,6 +60,7 @@ class _Member:
     worker: Worker
     ready: bool = False
     held: deque[Shard] = field(default_factory=deque)
+    asked: float = field(default_factory=time.monotonic)
     since: float | None = None
 
 
@@ -93,6 +99,7 @@ class Driver:
         self._started = 0
         self._failed_starts = 0
         self._last_failure = ""
+        self._told_waiting = False
 
     def run(self, shards: Sequence[Shard]) -> None:
         """Have every shard computed and committed, in whatever order.
@@ -108,9 +115,12 @@ class Driver:
             if (event := self._next_event()) is not None:
                 self._take(event)
             self._give_up_late()
+            self._tell_waiting()
 
     def _next_event(self) -> Event | None:
         deadlines = [one for m in self._members.values() if (one := self._deadline(m)) is not None]
+        if not self._told_waiting:
+            deadlines += [m.asked + WAITING_SECONDS for m in self._waiting()]
         seconds = min(deadlines) - time.monotonic() if deadlines else None
         try:
             return self._crew.events.get(timeout=None if seconds is None else max(0.0, seconds))
@@ -205,8 +215,23 @@ class Driver:
             deadline = self._deadline(member)
             if deadline is not None and deadline <= now:
                 seconds = self._orders.timeout if member.ready else START_SECONDS
-                at = "over its shard" if member.ready else "to start"
+                at = "to start (to load libraries and the model)"
+                if member.ready:
+                    at = "over its shard (runtime.shard_timeout)"
                 self._lose(member, f"took more than {seconds:g} s {at}")
+
+    def _waiting(self) -> list[_Member]:
+        """Those that have not begun."""
+        return [m for m in self._members.values() if not m.ready and m.since is None]
+
+    def _tell_waiting(self) -> None:
+        """Say once what workers wait for, where it takes long."""
+        latest = time.monotonic() - WAITING_SECONDS
+        late = [member.number for member in self._waiting() if member.asked <= latest]
+        if late and not self._told_waiting:
+            self._told_waiting = True
+            who = f"worker {late[0]} waits" if len(late) == 1 else f"{len(late)} workers wait"
+            self._note(f"{who} for {self._crew.awaits}")
 
     def _deadline(self, member: _Member) -> float | None:
         seconds = self._orders.timeout if member.ready else START_SECONDS

@@ -37,6 +37,7 @@ class Processes:
 
     def __init__(self) -> None:
         self.events: SimpleQueue[Event] = SimpleQueue()
+        self.awaits = "its process"
         self._workers: list[_Process] = []
 
     def start(self, number: int, task: Task) -> "_Process":
@@ -98,6 +99,18 @@ class _Process:
                 self._printed = (self._printed + printed)[-_LAST_WORDS:]
 
     def _listen(self, task: Task) -> None:
+        how, words = "went unheard", ""
+        try:  # whatever happens, the driver waits for the last event
+            how, words = self._heard(task)
+        except Exception as error:  # noqa: BLE001
+            how = f"cannot be heard: {type(error).__name__}: {error}"
+        finally:
+            self._process.kill()
+            self._process.wait()
+            self._events.put(Ended(self._number, how, words))
+
+    def _heard(self, task: Task) -> tuple[str, str]:
+        """Pass on what it says until it has ended; how it did, and what it printed last."""
         with self._pipe, suppress(OSError, EOFError):
             self._pipe.send_bytes(pickle.dumps(task))
             self._events.put(Begun(self._number))
@@ -107,8 +120,7 @@ class _Process:
         self._process.kill()
         code = self._process.wait()
         self._reading.join(_SECONDS_TO_END)
-        words = self._printed.decode(errors="replace").strip()
-        self._events.put(Ended(self._number, _how(code), words))
+        return _how(code), self._printed.decode(errors="replace").strip()
 
 
 def _how(code: int) -> str:

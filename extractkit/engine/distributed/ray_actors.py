@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import takewhile
 from queue import SimpleQueue
@@ -70,11 +70,13 @@ class Actors:
 
     def __init__(self, ray: Any, runtime: Runtime) -> None:
         self.events: SimpleQueue[Event] = SimpleQueue()
+        cpus, gpus = _needs(runtime)
+        self.awaits = f"{cpus:g} CPU{f' and {gpus:g} GPU' if gpus else ''} of the Ray cluster"
         self._ray = ray
         self._workers: list[_Actor] = []
         self._kind = ray.remote(Actor).options(
-            num_cpus=1 if runtime.worker_cpus is None else runtime.worker_cpus,
-            num_gpus=runtime.worker_gpus or 0,
+            num_cpus=cpus,
+            num_gpus=gpus,
             max_restarts=0,
             max_task_retries=0,
             max_concurrency=4,
@@ -119,14 +121,17 @@ class _Actor:
 
     def _listen(self, task: Task) -> None:
         how, words = "ended", ""
-        try:
+        try:  # whatever happens, the driver waits for the last event
             self._ray.get(self._handle.begin.remote(pickle.dumps(task)))
             self._events.put(Begun(self._number))
             while (data := self._ray.get(self._handle.next.remote())) is not None:
                 self._events.put(Said(self._number, data))
         except self._ray.exceptions.RayError as error:
             how, words = f"died: {_first_line(error)}", str(error)
-        self._events.put(Ended(self._number, how, words))
+        except Exception as error:  # noqa: BLE001
+            how = f"cannot be heard: {type(error).__name__}: {_first_line(error)}"
+        finally:
+            self._events.put(Ended(self._number, how, words))
 
 
 def _first_line(error: BaseException) -> str:
@@ -148,10 +153,13 @@ def _not_installed(path: str) -> bool:
 
 
 @contextmanager
-def connected(runtime: Runtime, workers: int) -> Iterator[Actors]:
+def connected(
+    runtime: Runtime, workers: int, note: Callable[[str], None] = lambda message: None
+) -> Iterator[Actors]:
     """Workers of the cluster that a job names, or of one on this machine for as long as it runs.
 
-    A cluster to which this process is connected already is taken, and stays connected.
+    A cluster to which this process is connected already is taken, and stays connected; where it is
+    another than the job names, that is noted.
 
     Raises:
         MissingExtraError: Ray is not installed.
@@ -168,6 +176,8 @@ def connected(runtime: Runtime, workers: int) -> Iterator[Actors]:
     own = not ray.is_initialized()
     if own:
         _connect(ray, runtime, workers)
+    else:
+        _tell_other(ray, runtime, note)
     try:
         _check_room(ray, runtime)
         crew = Actors(ray, runtime)
@@ -184,8 +194,10 @@ def _connect(ray: Any, runtime: Runtime, workers: int) -> None:
     address = runtime.ray_address
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if address is None:
-        cpus = 1 if runtime.worker_cpus is None else runtime.worker_cpus
+        cpus, _ = _needs(runtime)
         settings |= {
+            # Without this, Ray would look for RAY_ADDRESS and for clusters of this machine.
+            "address": "local",
             # As many as the workers ask for: they are to run at once, on however many there are.
             "num_cpus": max(1, -int(-cpus * workers // 1)),
             "include_dashboard": False,
@@ -206,6 +218,15 @@ def _connect(ray: Any, runtime: Runtime, workers: int) -> None:
             ) from error
 
 
+def _tell_other(ray: Any, runtime: Runtime, note: Callable[[str], None]) -> None:
+    at, given = ray.get_runtime_context().gcs_address, runtime.ray_address
+    if given not in ("auto", at):
+        note(
+            f"runtime.ray_address={'null' if given is None else given} is not heeded: this process "
+            f"is connected to the Ray cluster at {at} already, and workers run there"
+        )
+
+
 _HINT = (
     "Start one with: ray start --head, and name it by runtime.ray_address=HOST:6379; or give "
     "runtime.ray_address=null to have one started here"
@@ -223,11 +244,14 @@ def _reach(address: str) -> None:
         ) from error
 
 
+def _needs(runtime: Runtime) -> tuple[float, float]:
+    """Processors and accelerators that a worker reserves."""
+    return 1 if runtime.worker_cpus is None else runtime.worker_cpus, runtime.worker_gpus or 0
+
+
 def _check_room(ray: Any, runtime: Runtime) -> None:
-    needs = {
-        "CPU": ("worker_cpus", 1 if runtime.worker_cpus is None else runtime.worker_cpus),
-        "GPU": ("worker_gpus", runtime.worker_gpus or 0),
-    }
+    cpus, gpus = _needs(runtime)
+    needs = {"CPU": ("worker_cpus", cpus), "GPU": ("worker_gpus", gpus)}
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     for resource, (key, wanted) in needs.items():
         most = max((machine.get(resource, 0) for machine in machines), default=0)

@@ -78,10 +78,13 @@ class Hired:
 
 
 @contextmanager
-def hired(job: Job) -> Iterator[Hired | None]:
+def hired(job: Job, note: Callable[[str], None]) -> Iterator[Hired | None]:
     """The workers that a job asks for; None where it runs in this process alone.
 
     Whatever of them is at work when the context ends is ended.
+
+    Args:
+        note: told what the user should know.
 
     Raises:
         ConfigError: something of the job is in memory and cannot be sent to workers; or there is
@@ -100,7 +103,7 @@ def hired(job: Job) -> Iterator[Hired | None]:
         finally:
             crew.close()
         return
-    with connected(runtime, runtime.workers or _USUAL_WORKERS) as actors:
+    with connected(runtime, runtime.workers or _USUAL_WORKERS, note) as actors:
         yield Hired(job, pickled, actors)
 
 

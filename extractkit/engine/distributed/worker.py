@@ -12,6 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import cast
 
+from extractkit import errors
 from extractkit.engine.described import described
 from extractkit.engine.distributed.inbox import Inbox
 from extractkit.engine.distributed.messages import (
@@ -55,9 +56,15 @@ def work(task: Task, inbox: Inbox[str], send: Callable[[bytes], None]) -> None:
     try:
         _work(task, inbox, tell)
     except ExtractkitError as error:
-        tell(Failed(type(error).__name__, str(error)))
+        tell(Failed(_known(error), str(error)))
     except Exception:  # noqa: BLE001 - whatever it is, the driver is told, and gives up on us
         tell(Crashed(traceback.format_exc()[-_LAST_WORDS:]))
+
+
+def _known(error: ExtractkitError) -> str:
+    """The first class of an error that the driver knows: a plugin's own is one of ours too."""
+    names = (kind.__name__ for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
+    return next(names)
 
 
 def _work(task: Task, inbox: Inbox[str], tell: Callable[[Message], None]) -> None:

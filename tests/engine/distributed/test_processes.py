@@ -58,8 +58,8 @@ def test_two_processes_make_the_same_run(tmp_path: Path, local: dict[str, object
     ("trouble", "told"),
     [
         ("die", "was killed by SIGKILL; shard "),
-        ("stop", "took more than 2 s over its shard; shard "),
-        ("sleep", "took more than 2 s over its shard; shard "),
+        ("stop", "took more than 2 s over its shard (runtime.shard_timeout); shard "),
+        ("sleep", "took more than 2 s over its shard (runtime.shard_timeout); shard "),
         ("crash", "crashed: RuntimeError: out of order; shard "),
         ("start", "was killed by SIGKILL, before it was ready"),
         ("digest", "is damaged: its SHA-256 is not the recorded one; shard "),
@@ -112,6 +112,7 @@ def test_a_shard_that_fails_three_workers_ends_the_job_and_is_named(
         ("job", JobError, "the disk is gone"),
         ("sample", SampleError, "sample '5' (number 5): no good. "),
         ("config", ConfigError, "no such thing"),
+        ("plugin", ConfigError, "of a plugin"),
     ],
 )
 def test_what_fails_anywhere_ends_the_job_at_once(
@@ -138,7 +139,8 @@ def test_a_worker_that_takes_too_long_to_start_is_replaced(
     monkeypatch.setattr(driver, "START_SECONDS", 3.0)
     told = Told()
     run = executed(tmp_path / "run", wanted(tmp_path, "late", engine="processes", workers=1), told)
-    assert "worker 1 took more than 3 s to start, before it was ready" in told.notes
+    late = "worker 1 took more than 3 s to start (to load libraries and the model)"
+    assert f"{late}, before it was ready" in told.notes
     assert content(run.path) == local
 
 

@@ -73,10 +73,11 @@ def cluster() -> Iterator[Any]:
 
 
 def test_a_cluster_is_started_for_a_run_and_stopped_after_it(
-    tmp_path: Path, local: dict[str, object]
+    tmp_path: Path, local: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import ray
 
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # where it would run, were it asked to
     run = executed(tmp_path / "run", wanted(engine="ray", workers=3, worker_cpus=0.5))
     assert content(run.path) == local
     assert not damage(run.path, run.manifest)
@@ -86,16 +87,22 @@ def test_a_cluster_is_started_for_a_run_and_stopped_after_it(
 def test_two_workers_make_the_same_run(
     tmp_path: Path, local: dict[str, object], cluster: Any
 ) -> None:
-    run = executed(tmp_path / "run", wanted(engine="ray"))
+    listener = Told()
+    run = executed(tmp_path / "run", wanted(engine="ray"), listener)
     assert content(run.path) == local
     assert cluster.is_initialized()
+    at = cluster.get_runtime_context().gcs_address
+    assert (
+        f"runtime.ray_address=null is not heeded: this process is connected to the Ray cluster at "
+        f"{at} already, and workers run there"
+    ) in listener.notes
 
 
 @pytest.mark.parametrize(
     ("trouble", "told"),
     [
         ("die", " died: The actor died unexpectedly before finishing this task.; shard "),
-        ("stop", " took more than 3 s over its shard; shard "),
+        ("stop", " took more than 3 s over its shard (runtime.shard_timeout); shard "),
         ("crash", " crashed: RuntimeError: out of order; shard "),
         ("start", " died: The actor died unexpectedly before finishing this task., before it was"),
         ("truncated", " returned garbage: "),

@@ -166,7 +166,12 @@ def _no_message() -> None:
 
 
 def _unknown_error() -> None:
-    raise type("SystemExitError", (JobError,), {})("of no known class")
+    worker._known = lambda error: "SystemExitError"
+    raise JobError("of no known class")
+
+
+def _plugins_error() -> None:
+    raise type("TheirError", (ConfigError,), {})("of a plugin")
 
 
 _TROUBLES = {
@@ -189,4 +194,5 @@ _TROUBLES = {
     "entry": _no_entry,
     "message": _no_message,
     "unknown": _unknown_error,
+    "plugin": _plugins_error,
 }

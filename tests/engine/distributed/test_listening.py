@@ -1,0 +1,104 @@
+"""Whatever becomes of a worker, its driver is told: no thread that listens ends in silence."""
+
+from collections import deque
+from queue import SimpleQueue
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from extractkit.engine.distributed import driver, ray_actors
+from extractkit.engine.distributed.crew import Ended, Event
+from extractkit.engine.distributed.driver import Driver, Orders
+from extractkit.engine.distributed.messages import Task
+from extractkit.engine.distributed.processes import Processes
+from extractkit.job import Runtime
+from extractkit.plan import Shard
+
+
+def task(job: Any = b"") -> Task:
+    return Task(job, "run", ".", (), {}, "0-1")
+
+
+def ended(events: SimpleQueue[Event]) -> Ended:
+    event = events.get(timeout=20)
+    assert isinstance(event, Ended)
+    return event
+
+
+def test_a_process_that_cannot_be_told_its_task_has_ended() -> None:
+    crew = Processes()
+    try:
+        crew.start(1, task(lambda: None))
+        how = ended(crew.events).how
+    finally:
+        crew.close()
+    assert how.startswith("cannot be heard: ")
+    assert "pickle" in how
+
+
+def test_an_actor_that_nothing_can_be_had_of_has_ended() -> None:
+    def get(reference: object) -> None:
+        raise ValueError("no reference\nat all")
+
+    remote = SimpleNamespace(remote=lambda *given: None)
+    ray = SimpleNamespace(get=get, exceptions=SimpleNamespace(RayError=OSError))
+    events: SimpleQueue[Event] = SimpleQueue()
+    ray_actors._Actor(ray, SimpleNamespace(begin=remote), 7, task(), events)
+    assert ended(events) == Ended(7, "cannot be heard: ValueError: no reference")
+
+
+class Full:
+    """A crew whose workers get no place, and then end."""
+
+    awaits = "1 CPU of the Ray cluster"
+
+    def __init__(self) -> None:
+        self.events: SimpleQueue[Event] = SimpleQueue()
+        self.started: deque[int] = deque()
+
+    def start(self, number: int, task: Task) -> "Full":
+        self.started.append(number)
+        return self
+
+    def give(self, key: str) -> None: ...
+
+    def kill(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("workers", "told"), [(1, "worker 1 waits for "), (3, "3 workers wait for ")]
+)
+def test_workers_that_wait_for_a_place_say_so_once(
+    workers: int, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "WAITING_SECONDS", 0.2)
+    crew, notes = Full(), []
+
+    def note(message: str) -> None:
+        notes.append(message)
+        for number in crew.started:
+            crew.events.put(Ended(number, "gave up"))
+
+    monkeypatch.setattr(driver, "MOST_FAILURES", workers)
+    given: Any = (lambda writer: task(), None, None, note)
+    shards = [Shard(start, start + 1) for start in range(4)]
+    with pytest.raises(driver.JobError, match="no worker could be started"):
+        Driver(crew, Orders(workers, None, *given)).run(shards)
+    assert notes[0] == f"{told}{crew.awaits}"
+    assert not [note for note in notes[1:] if " wait" in note]
+
+
+@pytest.mark.parametrize(
+    ("settings", "awaits"),
+    [
+        ({}, "1 CPU of the Ray cluster"),
+        ({"worker_cpus": 0.5, "worker_gpus": 2}, "0.5 CPU and 2 GPU of the Ray cluster"),
+    ],
+)
+def test_what_an_actor_waits_for(settings: dict[str, object], awaits: str) -> None:
+    kind = SimpleNamespace(options=lambda **given: None)
+    ray = SimpleNamespace(remote=lambda actor: kind)
+    assert ray_actors.Actors(ray, Runtime.parse({"engine": "ray", **settings})).awaits == awaits
