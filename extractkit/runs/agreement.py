@@ -61,12 +61,15 @@ def surrounding_differences(recorded: Manifest, now: Manifest) -> list[str]:
 
 def part_differences(one: Manifest, other: Manifest) -> list[str]:
     """What two parts do not have in common that parts of one job have: whatever decides a byte."""
+    groups = ["selectors", "sinks", "runtime"]
+    if one.identity is None or other.identity is None:  # nobody can tell what the model computes
+        groups += ["model", "inputs"]
     pairs: dict[str, tuple[Any, Any]] = {
         f"the configuration of {group}": (
             digest(_configured(one, group)),
             digest(_configured(other, group)),
         )
-        for group in ("selectors", "sinks", "runtime")
+        for group in groups
     }
     pairs["the plan"] = (digest(one.plan), digest(other.plan))
     pairs["the seeds"] = (digest(one.seeds), digest(other.seeds))

@@ -2,7 +2,7 @@
 
 Files are moved, not copied, and the run has no manifest until everything is in its place: whenever
 the process is killed, each file stands either in its part or in the run, and joining goes on from
-there. Only then the parts are removed.
+there. Only then the parts are removed. From their being read until then all of them are locked.
 """
 
 import os
@@ -12,12 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from extractkit.errors import RunDirectoryError
+from extractkit.plan import Part
 from extractkit.runs import journal
 from extractkit.runs import manifest as manifests
 from extractkit.runs.directory import HYDRA, JOURNAL, LOG, SAMPLES, SHARDS
 from extractkit.runs.files import StoredFile, reading
 from extractkit.runs.intact import check_names
-from extractkit.runs.lock import LOCK, locked
+from extractkit.runs.lock import LOCK, locked, owner
 from extractkit.runs.manifest import MANIFEST, PARTS, Manifest, Status, Volatile
 from extractkit.runs.parts import Piece, finished_parts, found_parts, place, without_part
 from extractkit.runs.reader import sink_of
@@ -50,13 +51,28 @@ def finalize(
     """
     if not directory.is_dir():
         raise RunDirectoryError(f"{directory} is no directory, and holds no parts of a run")
-    with locked(directory):
+    with locked(directory), ExitStack() as locks:
+        busy = _locked_parts(directory, locks)
         if (directory / MANIFEST).exists():
             _check_joined(directory)
             note(f"{directory} is finished")
         else:
-            _join(directory, reader)
-        _remove_parts(directory, note)
+            _join(directory, reader, busy)
+        _remove_parts(directory, note, busy)
+
+
+def _locked_parts(directory: Path, locks: ExitStack) -> dict[Part, str]:
+    """Lock the parts; those that somebody works on, and who does, are returned."""
+    busy = {}
+    for part in found_parts(directory):
+        at = place(directory, part)
+        if _leads_elsewhere(at) or not at.is_dir():
+            continue
+        if (at_work := owner(at)) is not None:
+            busy[part] = at_work
+        else:
+            locks.enter_context(locked(at))
+    return busy
 
 
 def _check_joined(directory: Path) -> None:
@@ -73,35 +89,34 @@ def _check_joined(directory: Path) -> None:
         )
 
 
-def _join(directory: Path, reader: Callable[[Manifest, str], Sink]) -> None:
-    pieces = finished_parts(directory)
+def _join(
+    directory: Path, reader: Callable[[Manifest, str], Sink], busy: Mapping[Part, str]
+) -> None:
+    for part in found_parts(directory):
+        if _leads_elsewhere(at := place(directory, part)):
+            raise RunDirectoryError(
+                f"{at} is a link, or holds one in place of a folder: it may lead out of its run"
+            )
+    pieces = finished_parts(directory, busy)
     first = pieces[0].manifest
     sinks = {name: reader(first, name) for name in first.sinks}
-    with ExitStack() as locks:
-        for piece in pieces:
-            locks.enter_context(locked(piece.directory))
-        for piece in pieces:
-            if _leads_elsewhere(piece.directory):
-                raise RunDirectoryError(
-                    f"{piece.directory} is a link, or holds one in place of a folder: it may lead "
-                    f"out of its run"
-                )
-            for entry in piece.entries.values():
-                check_names(piece.directory, entry, first.sinks)
-        entries = {s: e for piece in pieces for s, e in piece.entries.items()}
-        in_order = {shard: entries[shard] for shard in first.planned_shards}
-        check_some_left(in_order.values(), sum(map(len, in_order)))
-        moves = [move for piece in pieces for move in _moves(directory, piece)]
-        for name in (SHARDS, *([HYDRA] if _hydra(first) else [])):
-            make_directory(directory / name)
-        for source, target in moves:
-            move(source, target)
-        for folder in sorted({target.parent for _, target in moves}):
-            make_durable(folder)
-        write_durably(directory / LOG, b"".join(_log(piece) for piece in pieces))
-        journal.rewrite(directory / JOURNAL, in_order.values())
-        recorder = Recorder(directory, _joined(pieces), sinks, in_order)
-        recorder.finish(_summed(piece.manifest.volatile.timings for piece in pieces))
+    for piece in pieces:
+        for entry in piece.entries.values():
+            check_names(piece.directory, entry, first.sinks)
+    entries = {s: e for piece in pieces for s, e in piece.entries.items()}
+    in_order = {shard: entries[shard] for shard in first.planned_shards}
+    check_some_left(in_order.values(), sum(map(len, in_order)))
+    moves = [move for piece in pieces for move in _moves(directory, piece)]
+    for name in (SHARDS, *([HYDRA] if _hydra(first) else [])):
+        make_directory(directory / name)
+    for source, target in moves:
+        move(source, target)
+    for folder in sorted({target.parent for _, target in moves}):
+        make_durable(folder)
+    write_durably(directory / LOG, b"".join(_log(piece) for piece in pieces))
+    journal.rewrite(directory / JOURNAL, in_order.values())
+    recorder = Recorder(directory, _joined(pieces), sinks, in_order)
+    recorder.finish(_summed(piece.manifest.volatile.timings for piece in pieces))
 
 
 def _moves(directory: Path, piece: Piece) -> list[tuple[Path, Path]]:
@@ -185,24 +200,51 @@ def _summed(timings: Iterable[Mapping[str, float]]) -> dict[str, float]:
     return summed
 
 
-def _remove_parts(directory: Path, note: Callable[[str], None]) -> None:
+def _remove_parts(directory: Path, note: Callable[[str], None], busy: Mapping[Part, str]) -> None:
     """Take away what the parts have left, and nothing else: no link is followed, no folder emptied
-    of what a part does not have."""
-    for part in found_parts(directory):
+    of what a part does not have, and no part touched that holds what the run does not."""
+    found = found_parts(directory)
+    joined = journal.read(directory / JOURNAL, brief=True).digests() if found else {}
+    for part in found:
         at = place(directory, part)
-        if _leads_elsewhere(at):
+        if _leads_elsewhere(at) or not at.is_dir():
             continue
-        left = [*(at / name for name in (JOURNAL, SAMPLES, LOG, LOCK)), *_hydra_left(at)]
-        for path in (*left, at / MANIFEST):  # while that is there, it tells what else is
-            remove(path)
-        for folder in (at / SHARDS, at / HYDRA, at):
-            with suppress(OSError):
-                os.rmdir(folder)  # noqa: PTH106 - see runs/write.py
+        if part in busy:
+            note(f"{at} is being worked on by {busy[part]}: it is left as it is")
+        elif (lacking := _lacking(at, joined)) is not None:
+            note(f"{at} is left as it is: {lacking}")
+        else:
+            _remove_part(at)
     parts = directory / PARTS
-    with suppress(OSError):
-        os.rmdir(parts)  # noqa: PTH106
+    _remove_folder(parts)
     if parts.exists():
         note(f"{parts} holds something that is no part of the run: it is left as it is")
+
+
+def _lacking(at: Path, joined: Mapping[str, str]) -> str | None:
+    """What a part has, or may have, that the joined run has not; None: nothing."""
+    try:
+        own = journal.read(at / JOURNAL, brief=True).digests()
+    except RunDirectoryError as error:
+        return str(error)
+    other = [key for key, digest in own.items() if joined.get(key) != digest]
+    return f"the run does not hold its shard {other[0]}" if other else None
+
+
+def _remove_part(at: Path) -> None:
+    """Take away a part of which nothing is needed any more; it is locked."""
+    for path in (*(at / name for name in (JOURNAL, SAMPLES, LOG)), *_hydra_left(at)):
+        remove(path)
+    remove(at / MANIFEST)  # while that is there, it tells what else is
+    for folder in (at / SHARDS, at / HYDRA):
+        _remove_folder(folder)
+    remove(at / LOCK)
+    _remove_folder(at)
+
+
+def _remove_folder(path: Path) -> None:
+    with suppress(OSError):
+        os.rmdir(path)  # noqa: PTH106 - see runs/write.py
 
 
 def _hydra_left(at: Path) -> list[Path]:

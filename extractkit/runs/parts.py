@@ -12,7 +12,6 @@ from extractkit.runs import manifest as manifests
 from extractkit.runs.agreement import part_differences
 from extractkit.runs.directory import JOURNAL
 from extractkit.runs.journal import Entry
-from extractkit.runs.lock import owner
 from extractkit.runs.manifest import MANIFEST, PARTS, Manifest, Status
 
 _NAME = re.compile(r"([0-9]+)-of-([0-9]+)")
@@ -62,8 +61,11 @@ def found_parts(directory: Path) -> list[Part]:
     return sorted((part for part in found if part), key=lambda one: (one.count, one.number))
 
 
-def finished_parts(directory: Path) -> list[Piece]:
+def finished_parts(directory: Path, busy: Mapping[Part, str]) -> list[Piece]:
     """All parts of a run, in order, each finished, and of one job.
+
+    Args:
+        busy: the parts that somebody works on, and who does; the others are locked by the caller.
 
     Raises:
         RunDirectoryError: there are none, some are missing or not finished (all of them are named,
@@ -85,15 +87,16 @@ def finished_parts(directory: Path) -> list[Piece]:
     lacking: list[tuple[Part, str | None]] = []
     for part in found[0].siblings:
         at = place(directory, part)
+        if part in busy:
+            lacking.append((part, f"is being worked on by {busy[part]}"))
+            continue
         if not (at / MANIFEST).exists():
             lacking.append((part, None))
             continue
         manifest = manifests.read(at)
         if manifest.part != str(part):
             raise RunDirectoryError(f"{at} says that it is part {manifest.part}, not {part}")
-        if (at_work := owner(at)) is not None:
-            lacking.append((part, f"is being worked on by {at_work}"))
-        elif manifest.status is not Status.FINISHED:
+        if manifest.status is not Status.FINISHED:
             lacking.append((part, f"is unfinished ({manifest.status}): extractkit resume {at}"))
         else:
             pieces.append(Piece(part, at, manifest, _entries(at, manifest)))

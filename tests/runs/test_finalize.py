@@ -1,7 +1,7 @@
 """Parts of a job joined to one run: the same as from one process; and what is refused."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,17 @@ from extractkit.engine.listener import Silent
 from extractkit.errors import ConfigError, JobError, RunDirectoryError, SampleError
 from extractkit.job import Job
 from extractkit.plan import Part
+from extractkit.runs import finalize as finalizing
 from extractkit.runs import journal, manifest
 from extractkit.runs.directory import JOURNAL, LOG, MANIFEST
 from extractkit.runs.finalize import finalize
 from extractkit.runs.journal import Entry
-from extractkit.runs.lock import locked
+from extractkit.runs.lock import locked, owner
 from extractkit.runs.manifest import Status
-from extractkit.runs.parts import place
+from extractkit.runs.parts import Piece, finished_parts, place
 from extractkit.runs.reader import open_run
 from extractkit.runs.verify import verify
+from extractkit.runs.write import remove
 from extractkit.testing.reference import ReferenceModel
 from extractkit.values import Array
 from tests.engine.examples import EVERYTHING, TEXTS, job
@@ -243,6 +245,28 @@ def test_parts_of_different_jobs_are_refused(run: Path, changes: dict[str, Any],
     assert f"{run}/parts/1-of-3 and {run}/parts/2-of-3, and make it again" in message
 
 
+def test_parts_of_models_that_nobody_can_tell_apart_are_told_by_their_configuration(
+    run: Path,
+) -> None:
+    for number in (1, 2, 3):
+        at = place(run, Part(number, 3))
+        found = manifest.read(at)
+        configured = {"_target_": "theirs.build", "depth": 3 if number < 3 else 4}
+        manifest.write(
+            at,
+            replace(
+                found,
+                identity=None,
+                model={**found.model, "definition": None},
+                job_resolved={**found.job_resolved, "model": configured},
+            ),
+        )
+    with pytest.raises(RunDirectoryError) as caught:
+        finalize(run)
+    assert "part 3/3 is not of the same job as part 1/3" in str(caught.value)
+    assert "the configuration of model: " in str(caught.value)
+
+
 def test_parts_from_other_processors_are_refused(run: Path) -> None:
     at = place(run, Part(3, 3))
     found = manifest.read(at)
@@ -256,6 +280,56 @@ def test_a_part_at_work_is_waited_for(run: Path) -> None:
     with locked(place(run, Part(1, 3))), pytest.raises(RunDirectoryError) as caught:
         finalize(run)
     assert "1/3 is being worked on by process " in str(caught.value)
+
+
+def test_parts_are_locked_from_before_they_are_read_until_they_are_gone(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = [place(run, Part(number, 3)) for number in (1, 2, 3)]
+    at_work: list[list[bool]] = []
+
+    def watched(path: Path) -> None:
+        if path.name == MANIFEST and path.parent in parts:
+            at_work.append([owner(part) is not None for part in parts if part.exists()])
+        remove(path)
+
+    def read(directory: Path, busy: Mapping[Part, str]) -> list[Piece]:
+        at_work.append([owner(part) is not None for part in parts])
+        return finished_parts(directory, busy)
+
+    monkeypatch.setattr(finalizing, "remove", watched)
+    monkeypatch.setattr(finalizing, "finished_parts", read)
+    finalize(run)
+    assert at_work == [[True] * 3, [True] * 3, [True] * 2, [True]]
+    assert not (run / "parts").exists()
+
+
+def test_a_part_that_holds_what_the_joined_run_lacks_stays(made: Path, run: Path) -> None:
+    finalize(run)
+    other = place(run, Part(2, 3))
+    shutil.copytree(place(made, Part(2, 3)), other)
+    entries = list(journal.read(other / JOURNAL).entries)
+    journal.rewrite(other / JOURNAL, [replace(entries[0], values="0" * 64), *entries[1:]])
+    damaged = place(run, Part(3, 3))
+    shutil.copytree(place(made, Part(3, 3)), damaged)
+    (damaged / JOURNAL).write_text("{}\n{}\n")
+    at_work = Path(shutil.copytree(place(made, Part(1, 3)), place(run, Part(1, 3))))
+    before = [content(part) for part in (at_work, other)]
+    told = Told()
+    with locked(at_work):
+        finalize(run, note=told.note)
+    assert [content(part) for part in (at_work, other)] == before
+    assert (damaged / MANIFEST).exists()
+    _, first, second, third, _ = told.notes
+    assert first.startswith(f"{at_work} is being worked on by process ")
+    assert first.endswith(": it is left as it is")
+    assert second == f"{other} is left as it is: the run does not hold its shard {entries[0].shard}"
+    assert third.startswith(f"{damaged} is left as it is: {damaged}/journal.jsonl, line 1 is dam")
+    shutil.rmtree(other)
+    shutil.rmtree(damaged)
+    finalize(run)  # a part of which all is joined has been left there by one who was killed
+    assert (at_work / "shards").exists()
+    assert not (at_work / MANIFEST).exists()
 
 
 def test_a_part_is_no_run_to_be_joined_and_a_run_has_no_parts(run: Path, tmp_path: Path) -> None:
