@@ -12,6 +12,7 @@ from extractkit.component import Component
 from extractkit.config.compose import compose
 from extractkit.config.directory import new_run_directory
 from extractkit.config.recorded import in_memory, recorded_job
+from extractkit.config.where import where_it_runs
 from extractkit.engine.execute import execute, is_whole
 from extractkit.engine.execute import resume as resume_run
 from extractkit.engine.listener import Listener, Silent
@@ -19,7 +20,6 @@ from extractkit.engine.process import impose
 from extractkit.engine.recompute import not_recomputed
 from extractkit.engine.recompute import recompute as recompute_shards
 from extractkit.errors import ConfigError, RunDirectoryError
-from extractkit.job import IN_THIS_PROCESS
 from extractkit.runs import manifest
 from extractkit.runs.beginning import hydra_files
 from extractkit.runs.directory import JOURNAL
@@ -75,6 +75,7 @@ def extract(
 def resume(
     run: str | Path,
     *,
+    overrides: Sequence[str] = (),
     trust: Sequence[str] = (),
     model: object = None,
     inputs: object = None,
@@ -84,21 +85,25 @@ def resume(
 
     Args:
         run: the run directory.
+        overrides: of where it runs, this time: `runtime.engine`, `workers`, `shard_timeout`,
+            `ray_address`, `worker_cpus`, `worker_gpus`. The manifest keeps its own.
         trust: modules whose callables the run's configuration may name.
         model, inputs: what was given to `extract` as live objects, again.
         listener: is told how the job goes; None: nobody is.
 
     Raises:
+        ConfigError: an override of something else.
         RunDirectoryError: no run, one that another process works on, or one whose model, inputs or
             libraries are not the recorded ones.
         JobError: the job failed again.
     """
     Trust(tuple(trust))  # what is no module is told, whether it is needed or not
+    where = where_it_runs("resume", overrides)
     directory = Path(run).absolute()
     recorded = manifest.read(directory)
     if not is_whole(directory, recorded):
         impose(recorded.environment)
-        job = recorded_job(recorded, trust, _live(model, inputs))
+        job = recorded_job(recorded, trust, _live(model, inputs), where)
         resume_run(job, directory, listener=listener or Silent())
     elif listener is not None:
         listener.note(f"{directory} is finished, and nothing of it is damaged")
@@ -131,6 +136,7 @@ def rerun(
     run: str | Path,
     run_dir: str | Path | None = None,
     *,
+    overrides: Sequence[str] = (),
     trust: Sequence[str] = (),
     model: object = None,
     inputs: object = None,
@@ -144,17 +150,18 @@ def rerun(
     Args:
         run: the run directory.
         run_dir: the new one; None: a new one under `outputs/`.
-        trust, model, inputs, listener: as of `resume`.
+        overrides, trust, model, inputs, listener: as of `resume`.
 
     Raises:
         RunDirectoryError: no run, or one of other weights or inputs than are found.
         JobError: the job failed.
     """
+    where = where_it_runs("rerun", overrides)
     recorded = manifest.read(Path(run))
     listener = listener or Silent()
     original = _digests(Path(run), listener.note)
     impose(recorded.environment)
-    job = recorded_job(recorded, trust, _live(model, inputs))
+    job = recorded_job(recorded, trust, _live(model, inputs), where)
     directory = new_run_directory() if run_dir is None else Path(run_dir).absolute()
     made = execute(
         replace(job, runtime=replace(job.runtime, reuse_from=None)),
@@ -230,7 +237,7 @@ def verify(
                 f"extractkit.verify(…, recompute={recompute}, {arguments})"
             )
         impose(sound.manifest.environment)
-        job = recorded_job(sound.manifest, trust, live, IN_THIS_PROCESS)
+        job = recorded_job(sound.manifest, trust, live, {"engine": "local"})
         return recompute_shards(job, sound, recompute, seed)
 
     return verify_run(Path(run), reader=reader, recompute=again if recompute else None)

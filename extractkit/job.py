@@ -193,10 +193,17 @@ _NEEDS = {
 WHERE_IT_RUNS = ("engine", *_NEEDS, "shards")
 """Keys that say by whom a job is run, and change no byte of it."""
 
-IN_THIS_PROCESS: Mapping[str, object] = {"engine": "local", **dict.fromkeys(_NEEDS)}
-"""Settings of a job that needs nobody else."""
-
 _ADDRESS = re.compile(r"auto|[^\s:/]+:[0-9]{1,5}|\[[0-9A-Fa-f:]+\]:[0-9]{1,5}")
+
+
+def moved(recorded: Mapping[str, object], where: Mapping[str, object]) -> dict[str, object]:
+    """Settings of `runtime` with others of where it runs.
+
+    What the engine there has no use for is left out, where it is not given.
+    """
+    engine = where.get("engine", recorded.get("engine", "local"))
+    useless = [key for key, engines in _NEEDS.items() if engine not in engines]
+    return {**recorded, **dict.fromkeys(useless), **where}
 
 
 def _plain(key: str, value: object) -> Any:

@@ -584,6 +584,15 @@ def test_a_finished_run_of_the_same_identity_is_taken(
             "argument --recompute: 'x' is no whole number of 0 or more",
         ),
         (["rerun", "r", "elsewhere"], "'elsewhere' is no run directory to write to"),
+        (
+            ["rerun", "r", "runtime.seed=1"],
+            "rerun: 'runtime.seed=1' cannot be given: the run keeps its settings. What may be "
+            "given is where it runs: runtime.engine, runtime.workers, runtime.shard_timeout, "
+            "runtime.ray_address, runtime.worker_cpus, runtime.worker_gpus\n",
+        ),
+        (["resume", "r", "runtime.shards=1/2"], "resume: 'runtime.shards=1/2' cannot be given: "),
+        (["resume", "r", "runtime.workers=1,2"], "gives several values. Give one\n"),
+        (["rerun", "r", "runtime.workers=2"], "is of no use to runtime.engine=local"),
         (["rerun", "r", "hydra.run.dir=r"], "holds a finished run"),
         (["diff", "r"], "diff: the following arguments are required: B. Usage: extractkit diff"),
         (["diff", "r", "r", "--rtol", "-1"], "rtol=-1.0 is not a finite number of 0 or more"),
@@ -620,6 +629,23 @@ def test_a_job_on_two_processes_makes_the_same_run(
     assert stored(place / "two") == stored(run)
     assert program("diff", "r", "two").returncode == cli.DONE
     assert program("verify", "two").returncode == cli.DONE
+
+
+def test_a_run_is_gone_on_with_and_repeated_elsewhere(
+    program: Program, run: Path, place: Path
+) -> None:
+    kept, shards = stored(run), sorted((run / "shards").iterdir())
+    configured = json.loads((run / "manifest.json").read_text())["job_resolved"]
+    shards[0].unlink()
+    words = ("runtime.engine=processes", "runtime.workers=1")
+    assert program("resume", "r", "--trust", "own", *words).returncode == cli.DONE
+    assert stored(run) == kept
+    assert program("rerun", "r", "hydra.run.dir=n", *words, "--trust", "own").returncode == cli.DONE
+    assert stored(place / "n") == kept
+    for one in (run, place / "n"):
+        found = json.loads((one / "manifest.json").read_text())
+        assert found["job_resolved"] == configured
+        assert found["volatile"]["workers"]
 
 
 def test_parts_of_a_job_are_joined_to_the_same_run(

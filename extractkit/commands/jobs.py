@@ -123,17 +123,24 @@ def extract(composed: "Composition") -> Path:
 
 
 @contextmanager
-def resumable(directory: Path, trusted: Sequence[str]) -> Iterator[None]:
+def resumable(
+    directory: Path, trusted: Sequence[str], overrides: Sequence[str] = ()
+) -> Iterator[None]:
     """Where what is done inside stops early, say how the run is gone on with, if that can help.
 
     Args:
         trusted: what `--trust` then has to name: the run's own word is a file's.
+        overrides: of where it runs.
     """
     try:
         yield
     except BaseException as error:
         if not isinstance(error, UserError | FinalError) and (directory / MANIFEST).exists():
-            words = [str(directory), *(word for one in trusted for word in (TRUST, one))]
+            words = [
+                str(directory),
+                *overrides,
+                *(word for one in trusted for word in (TRUST, one)),
+            ]
             with suppress(OSError):  # a terminal that has closed
                 sys.stderr.write(f"Go on with the run: extractkit resume {shlex.join(words)}\n")
         raise

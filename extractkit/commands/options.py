@@ -48,7 +48,7 @@ class RunOptions(argparse.ArgumentParser):
             ConfigError: they do not fit.
         """
         self._given = arguments
-        return self.parse_args(arguments)
+        return self.parse_intermixed_args(arguments)
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong with the arguments.

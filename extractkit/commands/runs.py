@@ -88,17 +88,23 @@ def resume(arguments: Sequence[str], report: Report) -> list[int]:
     from extractkit.runs.sweeps.record import is_sweep
 
     options = RunOptions("resume", "run")
+    options.add_argument("overrides", nargs="*", default=[], metavar="OVERRIDE")
     options.add_argument(TRUST, action="append", default=[], metavar="MODULE")
     given = options.read(arguments)
     directory = _directory(given.run)
     if is_sweep(directory):
+        if given.overrides:
+            raise ConfigError(
+                f"resume: {given.overrides[0]!r} cannot be given for a sweep. Give it for one of "
+                f"its runs"
+            )
         return sweeps.resume(directory, given.trust, report)
     with (
         redirect_stdout(sys.stderr),
-        resumable(directory, given.trust),
+        resumable(directory, given.trust, given.overrides),
         listening(sys.stderr) as listener,
     ):
-        resume(directory, trust=given.trust, listener=listener)
+        resume(directory, overrides=given.overrides, trust=given.trust, listener=listener)
     write(f"{directory}\n")
     return []
 
@@ -131,24 +137,28 @@ def rerun(arguments: Sequence[str]) -> bool:
     from extractkit.display.progress import listening
 
     options = RunOptions("rerun", "run")
-    options.add_argument("into", nargs="?", metavar="hydra.run.dir=DIR")
+    options.add_argument("overrides", nargs="*", default=[], metavar="OVERRIDE")
     options.add_argument(TRUST, action="append", default=[], metavar="MODULE")
     given = options.read(arguments)
-    if given.into is not None and not given.into.startswith(_RUN_DIR):
-        raise ConfigError(
-            f"rerun: {given.into!r} is no run directory to write to. A run is repeated as it is; "
-            f"what may be given is {_RUN_DIR}DIR"
-        )
     into = new_run_directory()
-    if given.into is not None:
-        into = _directory(given.into.removeprefix(_RUN_DIR))
+    overrides = []
+    for one in given.overrides:
+        if one.startswith(_RUN_DIR):
+            into = _directory(one.removeprefix(_RUN_DIR))
+        elif "=" in one:
+            overrides.append(one)
+        else:
+            raise ConfigError(
+                f"rerun: {one!r} is no run directory to write to. A run is repeated as it is; "
+                f"what may be given is {_RUN_DIR}DIR, and where it runs: runtime.engine=…"
+            )
     directory = _directory(given.run)
     with (
         redirect_stdout(sys.stderr),
-        resumable(into, given.trust),
+        resumable(into, given.trust, overrides),
         listening(sys.stderr) as listener,
     ):
-        made = rerun(directory, into, trust=given.trust, listener=listener)
+        made = rerun(directory, into, overrides=overrides, trust=given.trust, listener=listener)
     write(f"{made.path}\n")
     return True
 

@@ -8,7 +8,7 @@ from extractkit.component import Component
 from extractkit.config.compose import Composition
 from extractkit.config.convert import job_of
 from extractkit.errors import RunDirectoryError
-from extractkit.job import Job
+from extractkit.job import Job, moved
 from extractkit.runs.manifest import Manifest
 from extractkit.runs.origins import relocated
 from extractkit.trust import Trust
@@ -51,7 +51,7 @@ def recorded_job(
     if not where:
         return job_of(entries, manifest.job_given, manifest.model_name, live, Trust(tuple(trusted)))
     runtime = entries.get("runtime")
-    settled = {**(runtime if isinstance(runtime, Mapping) else {}), **where}
+    settled = moved(runtime if isinstance(runtime, Mapping) else {}, where)
     typed = frozenset(f"runtime.{key}={value}" for key, value in where.items())
     trust = Trust(tuple(trusted), settings=typed)
     now = {**entries, "runtime": settled}

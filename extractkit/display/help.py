@@ -88,13 +88,14 @@ _VERBS = {
     "resume": (
         "go on with a run or a sweep that was interrupted, killed or damaged",
         """\
-        Usage: extractkit resume RUN|SWEEP [--trust MODULE]
+        Usage: extractkit resume RUN|SWEEP [runtime.engine=…] [--trust MODULE]
 
         What is committed and whole is kept; everything else is computed as it would have been, so
         that the run ends bitwise as if nothing had happened. Weights, inputs and library versions
         must be the recorded ones. The last line on standard output is the run directory. Of a
         sweep, jobs whose runs are whole are left alone, and all others are done, by the same
-        launcher.
+        launcher. A run may go on elsewhere: runtime.engine, workers, shard_timeout, ray_address,
+        worker_cpus and worker_gpus can be given.
 
           extractkit resume outputs/2026-11-22/10-15-00
           extractkit resume multirun/2026-11-22/10-15-00
@@ -118,11 +119,11 @@ _VERBS = {
     "rerun": (
         "repeat a run from its manifest, into a new directory",
         """\
-        Usage: extractkit rerun RUN [hydra.run.dir=DIR] [--trust MODULE]
+        Usage: extractkit rerun RUN [hydra.run.dir=DIR] [runtime.engine=…] [--trust MODULE]
 
         The same job on the same weights and inputs, here and now; libraries and machine may be
         others. It tells whether the values are the same to the bit. The last line on standard
-        output is the new run directory.
+        output is the new run directory. Where it runs can be given, as with resume.
 
           extractkit rerun outputs/2026-11-22/10-15-00 hydra.run.dir=runs/again
         """,
