@@ -158,6 +158,7 @@ class _Execution:
     listener: Listener
     repeats: Manifest | None = None
     resumed: bool = False
+    reopened: bool = False
     timings: dict[str, float] = field(default_factory=dict)
     computed: int = 0
 
@@ -183,8 +184,8 @@ class _Execution:
             # What nobody foresaw is told with its traceback.
             foreseen = interrupted or isinstance(error, ExtractkitError)
             _log.error("%s", "interrupted" if interrupted else error, exc_info=not foreseen)
-            # A run that is refused to be gone on with stays as it is.
-            refused = self.resumed and isinstance(error, UserError)
+            # A run that is refused to be gone on with stays as it is, unless a worker refuses.
+            refused = self.resumed and not self.reopened and isinstance(error, UserError)
             if recorder is not None and refused:
                 recorder.abandon()
             elif recorder is not None:
@@ -200,6 +201,7 @@ class _Execution:
             check_same(recorder.manifest, now, str(self.directory))
             found = self._recorded(prepared, recorder)
             recorder.reopen()
+            self.reopened = True
             return found
         if self.repeats is not None:
             check_repeats(self.repeats, now)

@@ -1,10 +1,9 @@
 """A model of Keras on workers: bits that depend on threads are those of one process."""
 
 import json
-import os
-import secrets
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import keras
@@ -39,8 +38,6 @@ def run(place: Path, name: str, *more: str) -> Path:
     done = subprocess.run(
         [sys.executable, "-m", "extractkit", *JOB, *more, f"hydra.run.dir={name}"],
         cwd=place,
-        # Ray has a token of this test's, and looks for nobody else's.
-        env={**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)},
         capture_output=True,
         text=True,
         check=False,
@@ -62,8 +59,8 @@ def values(directory: Path) -> dict[str, object]:
 
 @pytest.mark.parametrize("engine", ["processes", "ray"])
 def test_two_workers_have_the_bits_of_one_process(place: Path, engine: str) -> None:
-    if engine == "ray":
-        pytest.importorskip("ray")
+    if engine == "ray" and find_spec("ray") is None:
+        pytest.skip("Ray is not installed")
     two = run(place, engine, f"runtime.engine={engine}", "runtime.workers=2")
     assert values(two) == values(place / "local")
     manifest = json.loads((two / "manifest.json").read_text("utf-8"))

@@ -126,6 +126,15 @@ def test_what_fails_anywhere_ends_the_job_at_once(
     assert not [note for note in notes.notes if note.startswith("worker ")]
 
 
+def test_a_run_that_a_worker_refuses_to_go_on_with_is_not_left_as_started(tmp_path: Path) -> None:
+    with pytest.raises(JobError):
+        executed(tmp_path / "run", wanted(tmp_path, "job", 1, engine="processes"))
+    (tmp_path / "0").unlink()
+    with pytest.raises(ConfigError):
+        resume(wanted(tmp_path, "config", 1, engine="processes"), tmp_path / "run", listener=Told())
+    assert manifest.read(tmp_path / "run").status is Status.FAILED
+
+
 def test_workers_that_never_start_end_the_job(tmp_path: Path) -> None:
     with pytest.raises(JobError) as caught:
         executed(tmp_path / "run", wanted(tmp_path, "start", 99, engine="processes"))

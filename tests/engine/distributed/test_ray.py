@@ -2,7 +2,6 @@
 
 import importlib.util
 import logging
-import secrets
 import socket
 import subprocess
 import sys
@@ -37,16 +36,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def own_token() -> Iterator[None]:
-    """Clusters of these tests have a token of these tests', and nobody else's is looked for."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "token")
-        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(16))
-        patch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
-        yield
-
-
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     """What the run holds that was made in this process."""
@@ -56,20 +45,18 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """A cluster to which this process is connected; runs take it, and leave it as it is."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        import ray
+    import ray
 
-        ray.init(
-            num_cpus=4,
-            num_gpus=0,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.CRITICAL,
-            object_store_memory=80 << 20,
-        )
-        yield ray
-        ray.shutdown()
+    ray.init(
+        num_cpus=4,
+        num_gpus=0,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.CRITICAL,
+        object_store_memory=80 << 20,
+    )
+    yield ray
+    ray.shutdown()
 
 
 def test_a_cluster_is_started_for_a_run_and_stopped_after_it(
