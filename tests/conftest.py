@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import signal
 from collections.abc import Generator
 
 import hypothesis
@@ -30,6 +31,16 @@ def _no_terminal() -> Generator[None]:
         for name in ("COLUMNS", "LINES"):
             patch.delenv(name, raising=False)
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _interruptible() -> Generator[None]:
+    """Signals do what they do at a terminal, also where the gate runs in the background."""
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def _refuse(report: pytest.TestReport | pytest.CollectReport) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from extractkit.errors import ModelError
+from extractkit.models.foreign import told
 from extractkit.models.functions.concrete import call, inputs_of
 from extractkit.models.functions.inlining import InlinedGraph, inlined, is_seam
 from extractkit.models.functions.model import FunctionModel
@@ -93,16 +95,20 @@ def graph_function(
 
     Raises:
         ConfigError: settings or constants for inputs that it does not have, or that do not fit.
-        ModelError: an input that needs settings and has none.
+        ModelError: an input that needs settings and has none; a graph that is damaged.
     """
     constant = checked_constants(constants, inputs, tuple(settings or ()))
     open_ended = [declared(key, t) for key, t in inputs.items() if key not in constant]
     takes = chosen(open_ended, settings)
     fixed = {inputs[key].op.name: value for key, value in constant.items()}
+    try:
+        graph = inlined(function, {one.name: inputs[one.name] for one in takes}, outputs, fixed)
+    except tf.errors.OpError as error:  # what TensorFlow's optimizer meets in a damaged graph
+        raise ModelError(f"model {name!r} is damaged, or not whole: {told(error)}") from error
     return GraphFunction(
         name,
         signature_of(name, takes, settings),
-        inlined(function, {one.name: inputs[one.name] for one in takes}, outputs, fixed),
+        graph,
         function,
         constant,
         origin={**(origin or {}), **({"constants": dict(constants)} if constants else {})},

@@ -41,8 +41,10 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
     """A run that has ended leaves no process behind."""
+    before = set(psutil.Process().children(recursive=True))
     yield
-    _, left = psutil.wait_procs(psutil.Process().children(recursive=True), timeout=10)
+    begun = set(psutil.Process().children(recursive=True)) - before
+    _, left = psutil.wait_procs(begun, timeout=10)
     assert not left
 
 
