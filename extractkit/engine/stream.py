@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 from extractkit.engine.batches import Batch, read_batch
 from extractkit.engine.batching import BatchRules, plan_batches
@@ -123,19 +124,23 @@ class Stream:
                     raise
                 del one
 
-    def _read(self, shards: Iterable[Shard]) -> Iterator[_Work]:
+    def _read(self, shards: Iterable[Shard]) -> Iterator[Sequence[_Work]]:
+        """Works as they are read; those of a shard together where they are in memory already.
+
+        Handing each of those to the next thread would take as long as a small model does.
+        """
         for shard in shards:
             works = self._works(shard)
             # With one set of weights nothing is read twice, and what was read is let go.
-            yield from works if self.axis is None else self._once(shard, works)
+            if self.axis is None:
+                yield from ([work] for work in works)
+            elif (known := self._read_already.get((shard.start, shard.stop))) is not None:
+                yield [replace(work, shard=shard) for work in known]
+            else:
+                yield from ([work] for work in self._kept(shard, works))
 
-    def _once(self, shard: Shard, works: Iterator[_Work]) -> Iterator[_Work]:
-        """The works of a shard, from memory where its samples were read for other weights."""
-        place = (shard.start, shard.stop)
-        known = self._read_already.get(place)
-        if known is not None:
-            yield from (replace(work, shard=shard) for work in known)
-            return
+    def _kept(self, shard: Shard, works: Iterator[_Work]) -> Iterator[_Work]:
+        """The works of a shard, which are kept for other weights where memory allows."""
         read: list[_Work] = []
         size = 0
         for work in works:
@@ -145,7 +150,7 @@ class Stream:
             else:
                 read.clear()  # more than is kept: it is read again
             yield work
-        self._read_already.keep(place, read, size)
+        self._read_already.keep((shard.start, shard.stop), read, size)
 
     def _works(self, shard: Shard) -> Iterator[_Work]:
         batches = [] if shard.constant else self._batches(shard)
@@ -165,9 +170,9 @@ class Stream:
         lengths = self.lengths.part(shard.start, shard.stop).take(left)
         return [[left[row] for row in batch] for batch in plan_batches(lengths, self.rules)]
 
-    def _compute(self, works: Generator[_Work, None, None]) -> Iterator[_Computed]:
-        with closing(works):
-            for work in works:
+    def _compute(self, read: Generator[Sequence[_Work], None, None]) -> Iterator[_Computed]:
+        with closing(read):
+            for work in chain.from_iterable(read):
                 began = time.perf_counter()
                 if self.axis is not None and work.shard.checkpoint is not None:
                     self.axis.use(work.shard.checkpoint)

@@ -11,7 +11,7 @@ import numpy as np
 from extractkit.errors import RunDirectoryError
 from extractkit.runs.files import StoredFile, content_of
 from extractkit.runs.schema import canonical, parse
-from extractkit.runs.similarity import Block, Likeness, Own, joined, likeness
+from extractkit.runs.similarity import Block, Likeness, Own, joined, likeness, to_itself
 from extractkit.runs.trajectory import TrajectoryView
 from extractkit.runs.views import TensorView
 from extractkit.values import Dense, Values
@@ -99,14 +99,12 @@ def read_drift(directory: Path, recorded: Sequence[StoredFile]) -> Drift | None:
 
 def _measured(view: TrajectoryView, skipped: frozenset[int]) -> TensorDrift:
     found: list[tuple[Likeness, Likeness]] = []
-    first: _Values | None = None
-    before: _Values | None = None
     together = _samples_together(view.each[0])
-    for own in view.each:
+    first = before = _Values(view.each[0], skipped, together)
+    found.append((first.to_itself, first.to_itself))
+    for own in view.each[1:]:
         values = _Values(own, skipped, together)
-        first = first or values
-        before = before or values
-        if found and values.same_as(before):
+        if values.same_as(before):
             # What does not change (a frozen layer, say) need not be measured again.
             found.append((found[-1][0], before.to_itself))
             continue
@@ -154,12 +152,12 @@ class _Values:
 
     @cached_property
     def to_itself(self) -> Likeness:
-        """How like itself it is: entirely, where that has a meaning."""
-        return likeness(self, self, (self.own, self.own))
+        """How like itself it is."""
+        return to_itself(self.own)
 
     def same_as(self, other: "_Values") -> bool:
         """Whether the values are equal, number for number."""
-        return all(
+        return self.own.norm == other.own.norm and all(
             np.array_equal(one.values, two.values) for one, two in zip(self, other, strict=True)
         )
 
@@ -170,7 +168,7 @@ class _Values:
         kept: list[Block] = []
         size = 0
         for block in self._read():
-            size += block.values.nbytes
+            size += block.most_bytes
             if size <= _HELD_BYTES:
                 kept.append(block)
             else:

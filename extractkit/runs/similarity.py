@@ -6,7 +6,7 @@ Everything is summed up in float64, block by block, so that no tensor has to be 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import sqrt
+from math import prod, sqrt
 
 import numpy as np
 import numpy.typing as npt
@@ -25,9 +25,9 @@ _UNTOLD = np.errstate(over="ignore", invalid="ignore")
 """Infinities and NaN are no news here: what they lead to has no meaning, and is None."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Block:
-    """Some of a tensor's values.
+    """Some of a tensor's values; what was made of them once is kept.
 
     Attributes:
         values: numbers of any type.
@@ -36,10 +36,24 @@ class Block:
 
     values: Array
     examples: bool
+    _centred: Matrix | None = None
 
-    def rows(self, shift: Matrix | float = 0.0) -> Matrix:
-        """The examples, float64 (examples, features), less what is to be subtracted from each."""
-        return np.asarray(self.values, np.float64).reshape(len(self.values), -1) - shift
+    @cached_property
+    def numbers(self) -> Matrix:
+        """The values, float64 (examples, features); where there are no examples, (values, 1)."""
+        examples, *features = self.values.shape or (1,)
+        return np.asarray(self.values, np.float64).reshape(examples, prod(features))
+
+    @property
+    def most_bytes(self) -> int:
+        """Size in memory once all has been made of it that can be."""
+        return self.values.nbytes + 2 * self.values.size * np.dtype(np.float64).itemsize
+
+    def centred(self, shift: Matrix) -> Matrix:
+        """The numbers less what is to be subtracted from each example, which is always the same."""
+        if self._centred is None:
+            self._centred = self.numbers - shift
+        return self._centred
 
     @property
     def aligns(self) -> bool:
@@ -81,14 +95,14 @@ class Own:
         square: Matrix | None = None
         aligns = True
         for block in blocks:
-            plain = np.asarray(block.values, np.float64)
-            norm += _dot(plain, plain)
+            numbers = block.numbers
+            norm += _dot(numbers, numbers)
             aligns = aligns and block.aligns
-            if not aligns or not len(plain):
+            if not aligns or not len(numbers):
                 continue
             if shift is None:
-                shift = block.rows().mean(axis=0)
-            rows = block.rows(shift)
+                shift = numbers.mean(axis=0)
+            rows = block.centred(shift)
             count += len(rows)
             total = rows.sum(axis=0) + (0.0 if total is None else total)
             square = rows.T @ rows + (0.0 if square is None else square)
@@ -146,17 +160,26 @@ def likeness(reference: Iterable[Block], other: Iterable[Block], own: tuple[Own,
     for one, two in zip(reference, other, strict=True):
         if one.values.shape != two.values.shape:
             return UNLIKE
-        x, y = (np.asarray(side.values, np.float64) for side in (one, two))
-        difference += _dot(y - x, y - x)
+        x, y = one.numbers, two.numbers
+        moved = y - x
+        difference += _dot(moved, moved)
         product += _dot(x, y)
-        if a.square is not None and len(x):
-            crossed = one.rows(a.shift).T @ two.rows(b.shift) + (
-                0.0 if crossed is None else crossed
-            )
+        if a.square is not None and b.square is not None and len(x):
+            here = one.centred(a.shift).T @ two.centred(b.shift)
+            crossed = here if crossed is None else crossed + here
+    if difference == 0.0:
+        return to_itself(a)  # without what rounding would leave
     return Likeness(
         _ratio(sqrt(difference), sqrt(a.norm)),
         _bounded(_ratio(product, sqrt(a.norm) * sqrt(b.norm)), -1.0),
         _bounded(_cka(a, b, crossed), 0.0),
+    )
+
+
+def to_itself(own: Own) -> Likeness:
+    """How like itself something is: entirely, where that has a meaning."""
+    return Likeness(
+        _ratio(0.0, sqrt(own.norm)), _ratio(own.norm, own.norm), _cka(own, own, own.square)
     )
 
 

@@ -77,6 +77,9 @@ def _is_training(weights: WeightFile, key: str) -> bool:
 def _named_for_keras(file: Path, kind: str, legacy: bool) -> Iterator[str]:
     """The file under a name whose ending tells Keras what is in it."""
     ending = ".keras" if kind == _ARCHIVE else ".h5" if legacy else ".weights.h5"
+    if file.name.endswith(ending) and file.name.endswith(".weights.h5") != legacy:
+        yield str(file)
+        return
     with tempfile.TemporaryDirectory() as folder:
         link = Path(folder) / f"checkpoint{ending}"
         link.symlink_to(file.absolute())
