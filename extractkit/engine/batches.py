@@ -1,7 +1,8 @@
 """From samples to what a program takes: encoded, and padded to one length. NumPy only."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -18,13 +19,20 @@ class Batch:
     Attributes:
         features: (samples, *padded) for each input.
         lengths: int32 (samples,) for each free axis, the samples' own lengths.
+        placed: both as the model's programs take them at the least cost; None: as they are.
     """
 
     features: Mapping[str, Array]
     lengths: Mapping[str, Array]
+    placed: tuple[Mapping[str, Any], Mapping[str, Any]] | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.features.values())))
+
+    @property
+    def arguments(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """What a program is called with."""
+        return self.placed or (self.features, self.lengths)
 
     @property
     def nbytes(self) -> int:
@@ -45,6 +53,12 @@ def read_batch(
     """The samples at these positions of the source, in this order, as one batch; see `collate`."""
     encoded = dict(zip(sorted(positions), _encoded(model, source, sorted(positions)), strict=True))
     return collate(model.signature, [encoded[position] for position in positions], length_step)
+
+
+def placed(model: Model, batch: Batch) -> Batch:
+    """The batch as it costs a program of the model least to be called with it again and again."""
+    place = getattr(model, "place", None)
+    return batch if place is None else replace(batch, placed=place(batch.features, batch.lengths))
 
 
 def _encoded(model: Model, source: Source, ordered: Sequence[int]) -> Sequence[Encoded]:

@@ -298,7 +298,7 @@ class _Execution:
                     self._commit_one(one, recorder)
                     del one  # before the next is taken, and the one after that begun
         else:
-            workers.compute(ordered, recorder, self._stored, self._note)
+            workers.compute(ordered, recorder, prepared.timings["load"], self._stored, self._note)
         self.timings["extract"] = time.perf_counter() - began
 
     def _commit_one(self, one: ShardValues, recorder: Recorder) -> None:

@@ -44,7 +44,7 @@ def run_isolated(program: Program, batch: Batch) -> Outcome:
     """
     every = range(len(batch))
     try:
-        return Outcome(every, program(batch.features, batch.lengths))
+        return Outcome(every, program(*batch.arguments))
     except SampleError as error:
         failed = dict(failing_alone(program, batch, error))
         if not failed:

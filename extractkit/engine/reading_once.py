@@ -15,7 +15,7 @@ from extractkit.inputs.protocol import InputSpec, Signature
 from extractkit.plan import Lengths, Shard, numpy_dtype
 
 MEMORY = 256 * 1024 * 1024
-"""Bytes of encoded samples that are kept."""
+"""Bytes of encoded samples that are kept; where they are placed, too, that takes as much again."""
 
 Place = tuple[int, int]
 """The range of a shard, whatever its checkpoint."""

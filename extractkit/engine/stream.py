@@ -15,7 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
-from extractkit.engine.batches import Batch, read_batch
+from extractkit.engine.batches import Batch, placed, read_batch
 from extractkit.engine.batching import BatchRules, plan_batches
 from extractkit.engine.isolation import Outcome, failing_alone, run_isolated
 from extractkit.engine.non_finite import non_finite_reasons, refuse_non_finite
@@ -144,7 +144,9 @@ class Stream:
         read: list[_Work] = []
         size = 0
         for work in works:
-            size += work.batch.nbytes if work.batch is not None else 0
+            if (batch := work.batch) is not None:
+                work = replace(work, batch=placed(self.model, batch))
+                size += batch.nbytes
             if size <= self._read_already.memory:
                 read.append(work)
             else:
@@ -189,7 +191,7 @@ class Stream:
         if self.bad_samples == "skip":
             return run_isolated(self.program, batch)
         try:
-            return Outcome(range(len(batch)), self.program(batch.features, batch.lengths))
+            return Outcome(range(len(batch)), self.program(*batch.arguments))
         except SampleError as error:
             for row, reason in failing_alone(self.program, batch, error):
                 index = work.shard.start + work.positions[row]

@@ -7,12 +7,10 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from extractkit.checkpoints import KEY as CHECKPOINTS
 from extractkit.errors import MissingExtraError, ModelError
-from extractkit.models.checkpoint_axis import checkpoint_axis
+from extractkit.models.given_weights import given_weights
 from extractkit.models.hub_presets.preset import find_preset, require_keras_hub
 from extractkit.models.tensorflow_process import quiet_start
-from extractkit.models.weight_files import open_weights
 
 if TYPE_CHECKING:
     from extractkit.models.keras_models.model import KerasModel
@@ -35,7 +33,7 @@ def load(
             preset; None: the weights package.
         max_length: longest text in tokens, [CLS] and [SEP] included; the rest is cut off.
         checkpoint: weights of the backbone to load in place of its own.
-        checkpoints, checkpoint_step: many of them, one after the other; see `checkpoint_axis`.
+        checkpoints, checkpoint_step: many of them, one after the other; see `given_weights`.
 
     Raises:
         MissingExtraError: keras-hub, safetensors, tokenizers or the weights are not installed.
@@ -45,12 +43,11 @@ def load(
     directory = str(_installed_weights()) if path is None else path
     require_keras_hub("bert", "bert")
     preset = find_preset("bert", directory)
-    weights = None if checkpoint is None else open_weights(checkpoint, "model.checkpoint")
-    axis = checkpoint_axis(
+    weights = given_weights(
+        checkpoint,
         checkpoints,
         checkpoint_step,
-        lambda found: load_weights(backbone, found, CHECKPOINTS),
-        instead_of={"model.checkpoint": checkpoint},
+        lambda found, key: load_weights(backbone, found, key),
     )
     # Imported only now: TensorFlow and keras-hub take seconds, checking arguments none.
     with quiet_start():
@@ -70,11 +67,10 @@ def load(
     origin: dict[str, object] = {
         "path": preset.name,
         "hidden_activation": hidden_activation(preset),
+        **weights.origin,
     }
-    if weights is not None:
-        load_weights(backbone, weights)
-        origin["checkpoint"] = [str(file.resolve()) for file in weights.files]
-    model = text_model(preset, backbone, max_length, origin, axis)
+    weights.load()
+    model = text_model(preset, backbone, max_length, origin, weights.axis)
     if not model.signature.takes_text:
         raise ModelError(
             f"model.path={preset.name!r} has no tokenizer (tokenizer.json or vocab.txt), and "

@@ -63,7 +63,7 @@ class WeightFiles:
         self._load = load
         self._alike = alike
         self._weights: list[WeightFile] = []
-        self._current: int | None = None
+        self._loaded: WeightFile | None = None
 
     def choose(self, policy: str) -> None:
         """Look at all of them, and load the first that can be used.
@@ -86,7 +86,6 @@ class WeightFiles:
         )
         self.checkpoints = tuple(_with_content(self._named[at]) for at in left)
         self._weights = [usable[at] for at in left]
-        self._current = None
         self.use(0)
 
     def use(self, position: int) -> None:
@@ -95,17 +94,20 @@ class WeightFiles:
         Raises:
             JobError: they can no longer be loaded.
         """
-        if position == self._current:
-            return
-        self._current = None  # where loading fails midway, the weights are nobody's
         weights = self._weights[position]
         try:
-            weights.check_unchanged()
-            self._load(weights)
+            self._give(weights)
         except ModelError as error:
             label = self.checkpoints[position].label
             raise JobError(f"checkpoint {label!r} can no longer be loaded: {error}") from error
-        self._current = position
+
+    def _give(self, weights: WeightFile) -> None:
+        if weights is self._loaded:
+            return
+        self._loaded = None  # where loading fails midway, the weights are nobody's
+        weights.check_unchanged()
+        self._load(weights)
+        self._loaded = weights
 
     def _misfits(self, usable: Mapping[int, WeightFile]) -> dict[int, str]:
         """Those that are of another architecture, and how that shows."""
@@ -117,7 +119,7 @@ class WeightFiles:
         wrong: dict[int, str] = {}
         for members in groups.values():
             try:
-                self._load(usable[members[0]])
+                self._give(usable[members[0]])
             except ModelError as error:
                 wrong |= {at: self._of(at, members[0], str(error)) for at in members}
         return wrong

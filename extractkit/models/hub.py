@@ -2,13 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-from extractkit.checkpoints import KEY as CHECKPOINTS
 from extractkit.errors import ConfigError
-from extractkit.models.checkpoint_axis import checkpoint_axis
+from extractkit.models.given_weights import given_weights
 from extractkit.models.hub_presets.preset import find_preset, require_keras_hub
 from extractkit.models.seeds import check_seed
 from extractkit.models.tensorflow_process import quiet_start
-from extractkit.models.weight_files import open_weights
 
 if TYPE_CHECKING:
     from extractkit.models.keras_models.model import KerasModel
@@ -39,7 +37,7 @@ def load(
             them as they are.
         seed: of the random weights of a head that the preset holds none for.
         checkpoint: weights of the whole model to load in place of the preset's.
-        checkpoints, checkpoint_step: many of them, one after the other; see `checkpoint_axis`.
+        checkpoints, checkpoint_step: many of them, one after the other; see `given_weights`.
 
     Raises:
         MissingExtraError: keras-hub, or what it reads Hugging Face's layout with, is not installed.
@@ -51,12 +49,11 @@ def load(
         raise ConfigError(f"model.preprocess={preprocess!r} is not true or false")
     require_keras_hub(NAME, "keras-hub")
     preset = find_preset(NAME, path)
-    weights = None if checkpoint is None else open_weights(checkpoint, "model.checkpoint")
-    axis = checkpoint_axis(
+    weights = given_weights(
+        checkpoint,
         checkpoints,
         checkpoint_step,
-        lambda found: load_weights(model, found, CHECKPOINTS),
-        instead_of={"model.checkpoint": checkpoint},
+        lambda found, key: load_weights(model, found, key),
     )
     # Imported only now: TensorFlow and keras-hub take seconds, checking arguments none.
     with quiet_start():
@@ -69,12 +66,10 @@ def load(
 
     keras.utils.set_random_seed(seed)
     model = read_backbone(preset) if task is None else read_task(preset, task)
-    origin: dict[str, object] = {"path": preset.name, "task": task}
+    origin: dict[str, object] = {"path": preset.name, "task": task, **weights.origin}
     if task is not None:
         origin |= {"head_is_random": head_is_random(preset, model), "seed": seed}
-    if weights is not None:
-        load_weights(model, weights)
-        origin["checkpoint"] = [str(file.resolve()) for file in weights.files]
+    weights.load()
     backbone = model if task is None else model.backbone
     if takes_images(preset_signature(NAME, model, backbone).specs):
         if max_length is not None:
@@ -82,5 +77,5 @@ def load(
                 f"model.max_length={max_length!r} is for texts; model.path={preset.name!r} takes "
                 f"images"
             )
-        return image_model(preset, model, preprocess, origin, axis)
-    return text_model(preset, model, max_length, origin, axis)
+        return image_model(preset, model, preprocess, origin, weights.axis)
+    return text_model(preset, model, max_length, origin, weights.axis)

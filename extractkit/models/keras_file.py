@@ -3,17 +3,15 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from extractkit.checkpoints import KEY as CHECKPOINTS
 from extractkit.component import Component
 from extractkit.errors import ConfigError, ModelError, UserError
-from extractkit.models.checkpoint_axis import checkpoint_axis
 from extractkit.models.foreign import told
+from extractkit.models.given_weights import given_weights
 from extractkit.models.input_settings import parse_inputs
 from extractkit.models.keras_models.objects import import_objects
 from extractkit.models.keras_models.saved import SavedKeras, open_saved
 from extractkit.models.seeds import check_seed
 from extractkit.models.tensorflow_process import quiet_start
-from extractkit.models.weight_files import open_weights
 
 if TYPE_CHECKING:
     from extractkit.models.keras_models.model import KerasModel
@@ -39,7 +37,7 @@ def load(
             3; what Keras 3 refuses is loaded by tf-keras.
         factory: in place of a file: builds the architecture.
         checkpoint: weights to load into either; what `weight_files.open_weights` takes.
-        checkpoints, checkpoint_step: many of them, one after the other; see `checkpoint_axis`.
+        checkpoints, checkpoint_step: many of them, one after the other; see `given_weights`.
         custom_objects: dotted paths of classes and functions by the names that the file has.
         safe_mode: whether a file with Python code in it is refused.
         inputs: axes and types of the inputs; see `input_settings`.
@@ -54,12 +52,11 @@ def load(
     check_seed(seed)
     settings = parse_inputs(inputs)
     architecture = _chosen(path, factory)
-    weights = None if checkpoint is None else open_weights(checkpoint, "model.checkpoint")
-    axis = checkpoint_axis(
+    weights = given_weights(
+        checkpoint,
         checkpoints,
         checkpoint_step,
-        lambda found: load_weights(model, found, CHECKPOINTS),
-        instead_of={"model.checkpoint": checkpoint},
+        lambda found, key: load_weights(model, found, key),
     )
     # Imported only now: TensorFlow takes seconds, checking the files none.
     with quiet_start():
@@ -70,19 +67,18 @@ def load(
     objects = import_objects(custom_objects or {})
     origin: dict[str, object]
     if isinstance(architecture, Component):
-        origin = {"factory": architecture.target, "seed": seed}
+        origin = {"factory": architecture.target, "seed": seed, **weights.origin}
         model = _built(architecture, seed)
     else:
-        origin = {"path": str(architecture.path.resolve())}
+        origin = {"path": str(architecture.path.resolve()), **weights.origin}
         model = read_model(architecture, objects, safe_mode)
-    if weights is not None:
-        origin["checkpoint"] = [str(file.resolve()) for file in weights.files]
-    wrapped = live_model(model, name="keras", origin=origin, inputs=settings, checkpoints=axis)
+    wrapped = live_model(
+        model, name="keras", origin=origin, inputs=settings, checkpoints=weights.axis
+    )
     if isinstance(architecture, Component):
         # A subclassed model has no weights before it is called, and draws them now, seeded.
         _ = wrapped.graph
-    if weights is not None:
-        load_weights(model, weights)
+    weights.load()
     return wrapped
 
 

@@ -97,8 +97,11 @@ class CheckpointAxis(Protocol):
 class Model(Protocol):
     """A loaded model.
 
-    It may have `checkpoints` besides, a `CheckpointAxis`; None, or no such attribute: it has one
-    set of weights.
+    It may have besides:
+
+    - `checkpoints`, a `CheckpointAxis`; None, or no such attribute: it has one set of weights.
+    - `place(features, lengths)`, which makes of a program's arguments what its programs take as
+      well, at less cost where they take the same again and again.
     """
 
     @property

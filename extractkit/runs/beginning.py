@@ -2,15 +2,24 @@
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from extractkit.errors import RunDirectoryError, UserError
 from extractkit.runs import manifest
-from extractkit.runs.directory import HYDRA, JOURNAL, LOG, SAMPLES, SHARDS, check_unused
+from extractkit.runs.directory import (
+    HYDRA,
+    JOURNAL,
+    LOG,
+    RUN_KEY,
+    SAMPLES,
+    SHARDS,
+    check_unused,
+    fresh,
+)
 from extractkit.runs.files import StoredFile, content_of
-from extractkit.runs.lock import LOCK, locked
+from extractkit.runs.lock import LOCK
 from extractkit.runs.manifest import MANIFEST, Manifest
 from extractkit.runs.write import make_directory, make_durable, write_durably
 
@@ -35,30 +44,12 @@ def begun(directory: Path, started: Manifest, hydra_files: Mapping[str, str]) ->
             directory cannot be made.
         JobError: the disk refuses.
     """
-    check_unused(directory)
-    made = [path for path in (directory, *directory.parents) if not path.exists()]
-    try:
+    with fresh(directory, RUN_KEY, check_unused):
         try:
-            directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunDirectoryError(
-                f"hydra.run.dir={directory} cannot be made: {error.strerror}. "
-                f"Choose another directory: hydra.run.dir=…"
-            ) from error
-        for path in reversed(made):
-            make_durable(path)  # their names too: a power failure must not take the run with them
-        with locked(directory):
-            check_unused(directory)  # another process may have begun and ended meanwhile
-            try:
-                yield _begin(directory, started, hydra_files)
-            except (UserError, Superfluous):
-                _take_back(directory)
-                raise
-    except BaseException:
-        for path in made:
-            with suppress(OSError):  # what is not empty stays: a run does
-                path.rmdir()
-        raise
+            yield _begin(directory, started, hydra_files)
+        except (UserError, Superfluous):
+            _take_back(directory)
+            raise
 
 
 def hydra_files(directory: Path, recorded: Manifest, note: Callable[[str], None]) -> dict[str, str]:

@@ -1,15 +1,17 @@
 """The run directory: what its files are called, and whether a directory may become one."""
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from extractkit.errors import RunDirectoryError
 from extractkit.plan import Shard
 from extractkit.runs import manifest as manifests
-from extractkit.runs.lock import LOCK, owner
+from extractkit.runs.lock import LOCK, locked, owner
 from extractkit.runs.manifest import MANIFEST as MANIFEST  # one of the names below
 from extractkit.runs.manifest import PARTS, Status
-from extractkit.runs.write import TEMPORARY
+from extractkit.runs.write import TEMPORARY, make_durable
 
 JOURNAL = "journal.jsonl"
 SAMPLES = "samples.jsonl"
@@ -17,10 +19,68 @@ SHARDS = "shards"
 LOG = "extractkit.log"
 HYDRA = ".hydra"
 
+RUN_KEY = "hydra.run.dir"
+"""The configuration key that names the directory."""
+
 
 def shard_file(shard: Shard, suffix: str) -> str:
     """The one name that the file of a shard has, within the run directory."""
     return f"{SHARDS}/{shard.key}{suffix}"
+
+
+@contextmanager
+def fresh(directory: Path, key: str, check: Callable[[Path], None]) -> Iterator[None]:
+    """A directory for something new, this process's own while the context lasts.
+
+    What was made for it goes away again where nothing stays in it.
+
+    Args:
+        key: the configuration key that names it, for messages.
+        check: refuses one that is in use.
+
+    Raises:
+        RunDirectoryError: what `check` refuses; another process is at work there, or the directory
+            cannot be made.
+        JobError: the disk refuses.
+    """
+    check(directory)
+    made = [path for path in (directory, *directory.parents) if not path.exists()]
+    try:
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunDirectoryError(
+                f"{key}={directory} cannot be made: {error.strerror}. {elsewhere(key)}"
+            ) from error
+        for path in reversed(made):
+            make_durable(path)  # their names too: a power failure must not take the run with them
+        with locked(directory):
+            check(directory)  # another process may have begun and ended meanwhile
+            yield
+    finally:
+        for path in made:
+            with suppress(OSError):  # what is not empty stays: a run does
+                path.rmdir()
+
+
+def elsewhere(key: str) -> str:
+    """What to do about a directory that cannot be used."""
+    return f"Choose another directory: {key}=…"
+
+
+def check_writable(path: Path, key: str) -> None:
+    """Make sure that a directory may be made at `path`, or is there; touches nothing.
+
+    Raises:
+        RunDirectoryError: it is a file or is not writable.
+    """
+    if path.exists() and not path.is_dir():
+        raise RunDirectoryError(f"{key}={path} is a file. {elsewhere(key)}")
+    parent = existing_parent(path)
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise RunDirectoryError(
+            f"{key}={path} cannot be made: {parent} is no writable directory. {elsewhere(key)}"
+        )
 
 
 def check_unused(path: Path) -> None:
@@ -29,26 +89,19 @@ def check_unused(path: Path) -> None:
     Raises:
         RunDirectoryError: it holds a run or anything else, is no directory or is not writable.
     """
-    elsewhere = "Choose another directory: hydra.run.dir=…"
-    if path.exists() and not path.is_dir():
-        raise RunDirectoryError(f"hydra.run.dir={path} is a file. {elsewhere}")
-    parent = existing_parent(path)
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise RunDirectoryError(
-            f"hydra.run.dir={path} cannot be made: {parent} is no writable directory. {elsewhere}"
-        )
+    check_writable(path, RUN_KEY)
     if not path.exists() or never_begun(path):
         return
+    at, other = f"{RUN_KEY}={path}", elsewhere(RUN_KEY)
     if (path / MANIFEST).exists():
-        raise RunDirectoryError(f"hydra.run.dir={path} {_described(path)}. {elsewhere}")
+        raise RunDirectoryError(f"{at} {_described(path)}. {other}")
     if (path / PARTS).is_dir():
         raise RunDirectoryError(
-            f"hydra.run.dir={path} holds parts of a run. Join them: extractkit finalize {path}. "
-            f"{elsewhere}"
+            f"{at} holds parts of a run. Join them: extractkit finalize {path}. {other}"
         )
     names = sorted(entry.name for entry in path.iterdir())
     shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-    raise RunDirectoryError(f"hydra.run.dir={path} is not empty (it holds {shown}). {elsewhere}")
+    raise RunDirectoryError(f"{at} is not empty (it holds {shown}). {other}")
 
 
 def never_begun(path: Path) -> bool:

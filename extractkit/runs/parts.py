@@ -1,6 +1,7 @@
 """The parts of a job: each is a run of its own, in a folder of the run that they will be."""
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,7 +108,7 @@ def finished_parts(directory: Path, busy: Mapping[Part, str]) -> list[Piece]:
             f"{len(lacking)} of the {found[0].count} parts of {directory} are missing or not "
             f"finished: {'; '.join(told)}"
         )
-    _check_agreement(pieces)
+    _check_agreement(directory, pieces)
     return pieces
 
 
@@ -117,8 +118,14 @@ def without_part(overrides: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _missing(directory: Path, part: Part, given: tuple[str, ...]) -> str:
-    words = " ".join(without_part(given)) or "…"
-    return f"is missing: extractkit {words} runtime.shards={part} hydra.run.dir={directory}"
+    return f"is missing: {_command(directory, part, given)}"
+
+
+def _command(directory: Path, part: Part, given: tuple[str, ...]) -> str:
+    """The line that makes a part, as a shell takes it."""
+    words = shlex.join(without_part(given)) or "…"
+    where = shlex.quote(f"hydra.run.dir={directory}")
+    return f"extractkit {words} runtime.shards={part} {where}"
 
 
 def _entries(directory: Path, manifest: Manifest) -> dict[Shard, Entry]:
@@ -131,13 +138,15 @@ def _entries(directory: Path, manifest: Manifest) -> dict[Shard, Entry]:
     return entries
 
 
-def _check_agreement(pieces: list[Piece]) -> None:
+def _check_agreement(directory: Path, pieces: list[Piece]) -> None:
     first, *others = pieces
     for other in others:
         if found := part_differences(first.manifest, other.manifest):
             raise RunDirectoryError(
                 f"part {other.part} is not of the same job as part {first.part}, or was made under "
                 f"other circumstances. What the one recorded, and the other found: "
-                f"{'; '.join(found)}. Remove what is not wanted of {first.directory} and "
-                f"{other.directory}, and make it again"
+                f"{'; '.join(found)}. Remove {first.directory} or {other.directory} and make it "
+                f"again as the other one was made: "
+                f"{_command(directory, first.part, other.manifest.job_given)} (or "
+                f"{_command(directory, other.part, first.manifest.job_given)})"
             )

@@ -144,10 +144,20 @@ def place_of(checkpoint: str | int, checkpoints: Sequence[Checkpoint], of: str) 
     for place, one in enumerate(checkpoints):
         if checkpoint == one.label or (one.step is not None and checkpoint == one.step):
             return place
+    if isinstance(checkpoint, int) and (steps := _steps(checkpoints)):
+        raise UnknownTensorError(
+            f"{checkpoint!r} is no step of a checkpoint of {of}. Steps: {steps}"
+        )
     labels = [one.label for one in checkpoints]
     raise UnknownTensorError(
         f"{checkpoint!r} is no checkpoint of {of}. {choices(str(checkpoint), labels)}"
     )
+
+
+def _steps(checkpoints: Sequence[Checkpoint]) -> str:
+    """The steps that there are, the first ones and the last where they are many."""
+    steps = [str(one.step) for one in checkpoints if one.step is not None]
+    return ", ".join(steps if len(steps) <= 6 else [*steps[:4], "…", steps[-1]])
 
 
 def _is_array(index: Any) -> bool:

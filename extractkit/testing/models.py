@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from extractkit.engine.batches import Batch, collate
+from extractkit.engine.batches import Batch, collate, placed
 from extractkit.inputs.random import Random
 from extractkit.models.protocol import Compilation, Fetch, Model
 from extractkit.plan import Layout, numpy_dtype, storable
@@ -108,6 +108,17 @@ class ModelContract(WeightsContract):
         together = _run(model.program(fetches, Compilation()), batch)
         alone = _run(model.program(fetches[:1], Compilation()), batch)
         assert_close(alone[0], together[0])
+
+    def test_a_batch_that_was_placed_gives_the_same_again_and_again(self) -> None:
+        model = self.model()
+        fetches = [Fetch(record.address) for record in _extractable(model, depends=True)]
+        program = model.program(fetches, Compilation())
+        batch = drawn(model, model.signature.batch or 2, self.length)
+        expected = _run(program, batch)
+        again = placed(model, batch)
+        for _ in range(2):
+            for value, other in zip(program(*again.arguments), expected, strict=True):
+                np.testing.assert_array_equal(value, other)
 
     def test_encoded_samples_have_a_length_along_every_free_axis(self) -> None:
         model = self.model()

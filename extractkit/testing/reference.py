@@ -43,17 +43,19 @@ Weights = Mapping[str, npt.NDArray[np.float32]]
 class ReferenceModel:
     """The model; `seed` draws its weights, `longest` cuts texts off.
 
-    `checkpoints` are files of weights: afterwards it is their axis, or None.
+    `checkpoints` are files of weights: afterwards it is their axis, or None. `checkpoint_step`
+    finds their steps.
     """
 
     seed: int = 0
     longest: int = 64
     name: str = "reference"
     checkpoints: Any = None
+    checkpoint_step: str | None = None
     masks_padding: bool = field(default=True, init=False)
 
     def __post_init__(self) -> None:
-        axis = checkpoint_axis(self.checkpoints, None, self._become)
+        axis = checkpoint_axis(self.checkpoints, self.checkpoint_step, self._become)
         object.__setattr__(self, "checkpoints", axis)
         for key in ("seed", "longest"):
             value = getattr(self, key)

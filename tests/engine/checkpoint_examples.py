@@ -1,6 +1,6 @@
 """Files of weights for the reference model, and jobs over several of them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import h5py
@@ -55,7 +55,7 @@ def holding(weights: Weights, model: type[ReferenceModel] = ReferenceModel) -> R
 def over(
     checkpoints: Sequence[str],
     *selectors: Mapping[str, object],
-    model: type[ReferenceModel] = ReferenceModel,
+    model: Callable[..., ReferenceModel] = ReferenceModel,
     inputs: object = TEXTS,
     **settings: object,
 ) -> Job:

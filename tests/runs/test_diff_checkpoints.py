@@ -1,6 +1,7 @@
-"""Runs over checkpoints compared: checkpoint by checkpoint, those of one label with each other."""
+"""Runs over checkpoints compared: those of one label, or of one step, with each other."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,19 +13,21 @@ from extractkit.errors import RunDirectoryError
 from extractkit.runs.comparison.result import Comparison, Verdict
 from extractkit.runs.diff import diff
 from extractkit.runs.reader import Run
+from extractkit.testing.reference import ReferenceModel
 from tests.engine.checkpoint_examples import drawn, files, holding, over, written
 from tests.engine.examples import EVERYTHING, TEXTS, executed, job
 
 POOLED = {"path": ["pool:output", "attention:kernel"]}
 
 
-def made(tmp_path: Path, seeds: dict[str, int], name: str) -> Run:
+def made(tmp_path: Path, seeds: dict[str, int], name: str, step: str | None = None) -> Run:
     """A run with a checkpoint of each label, with the weights of that seed."""
     paths = [
         written(tmp_path / name / "w" / f"{label}.safetensors", drawn(seed))
         for label, seed in seeds.items()
     ]
-    return executed(tmp_path / name / "run", over(paths, POOLED, shard_size=8))
+    model = partial(ReferenceModel, checkpoint_step=step)
+    return executed(tmp_path / name / "run", over(paths, POOLED, model=model, shard_size=8))
 
 
 def verdicts(found: Comparison) -> dict[tuple[str | None, str], Verdict]:
@@ -69,13 +72,27 @@ def test_labels_decide_what_belongs_together_and_not_places(tmp_path: Path) -> N
     assert document["tensors"][0]["checkpoint"] == "s1"
 
 
+def test_checkpoints_of_other_labels_belong_together_by_their_steps(tmp_path: Path) -> None:
+    step = r"_([0-9]+)\."
+    one = made(tmp_path, {"x_5": 5, "x_10": 10, "both_7": 7}, "a", step)
+    other = made(tmp_path, {"y_10": 10, "both_7": 7, "y_20": 20, "y_5": 6}, "b", step)
+    found = diff(one, other)
+    equal = {label for (label, _), one in verdicts(found).items() if one is Verdict.EQUAL}
+    assert equal == {"x_10", "both_7"}
+    assert {label for label, _ in verdicts(found)} == {"x_5", "both_7", "x_10"}
+    assert (found.checkpoints_only_in_a, found.checkpoints_only_in_b) == ((), ("y_20",))
+
+
 def test_runs_without_a_label_in_common_are_refused(tmp_path: Path) -> None:
     one, other = made(tmp_path, {"a": 0, "b": 1}, "a"), made(tmp_path, {"c": 0}, "b")
     with pytest.raises(RunDirectoryError) as caught:
         diff(one, other)
     assert str(caught.value) == (
-        f"{one.path} and {other.path} have no checkpoint in common: the first ones are 'a' and 'c'"
+        f"{one.path} and {other.path} have no checkpoint in common, neither a label nor a step: "
+        f"the first ones are 'a' and 'c'. Compare two of them in Python: "
+        f"extractkit.diff(a.at('a'), b.at('c'))"
     )
+    assert not diff(one.at("a"), other.at("c")).beyond
 
 
 @pytest.mark.parametrize("swapped", [False, True])

@@ -1,5 +1,6 @@
 """Parts of a job joined to one run: the same as from one process; and what is refused."""
 
+import shlex
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -242,7 +243,29 @@ def test_parts_of_different_jobs_are_refused(run: Path, changes: dict[str, Any],
         "part 2/3 is not of the same job as part 1/3, or was made under other "
     )
     assert told in message
-    assert f"{run}/parts/1-of-3 and {run}/parts/2-of-3, and make it again" in message
+    assert message.endswith(
+        f"Remove {run}/parts/1-of-3 or {run}/parts/2-of-3 and make it again as the other one was "
+        f"made: extractkit model=reference runtime.shards=1/3 hydra.run.dir={run} (or extractkit "
+        f"model=reference runtime.shards=2/3 hydra.run.dir={run})"
+    )
+
+
+def test_commands_can_be_typed_as_they_are_told(run: Path) -> None:
+    (place(run, Part(1, 3)) / MANIFEST).unlink()
+    for number in (2, 3):
+        at = place(run, Part(number, 3))
+        given = ("model.checkpoints=w/*_BA.h5", "selectors=[a,b]", f"runtime.shards={number}/3")
+        manifest.write(at, replace(manifest.read(at), job_given=given))
+    with pytest.raises(RunDirectoryError) as caught:
+        finalize(run)
+    _, _, command = str(caught.value).partition("1/3 is missing: extractkit ")
+    assert shlex.split(command) == [
+        "model.checkpoints=w/*_BA.h5",
+        "selectors=[a,b]",
+        "runtime.shards=1/3",
+        f"hydra.run.dir={run}",
+    ]
+    assert "'model.checkpoints=w/*_BA.h5'" in command
 
 
 def test_parts_of_models_that_nobody_can_tell_apart_are_told_by_their_configuration(

@@ -221,6 +221,13 @@ def test_a_step_is_as_good_as_a_label(tmp_path: Path) -> None:
         same(np.asarray(view_of(run, key).at(20)), np.asarray(run[key])[2])
 
 
+def test_a_step_that_does_not_exist_is_told_with_those_that_do(tmp_path: Path) -> None:
+    run = made(tmp_path / "run", steps=True).open()
+    with pytest.raises(UnknownTensorError) as caught:
+        run.at(15)
+    assert str(caught.value) == (f"15 is no step of a checkpoint of {run.path}. Steps: 0, 10, 20")
+
+
 @pytest.mark.parametrize("wrong", ["strat", 0, 7, None])
 def test_one_that_does_not_exist_is_named_with_those_that_do(wrong: object, run: Run) -> None:
     for ask, of in ((run.at, str(run.path)), (view_of(run, "kernel").at, "'kernel'")):

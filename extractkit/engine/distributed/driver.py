@@ -36,10 +36,6 @@ DEPTH = 2
 MOST_FAILURES = 3
 """So many workers may fail at one shard, or in a row before they are ready."""
 
-START_SECONDS = 600.0
-"""How long a worker may load its model."""
-
-
 WAITING_SECONDS = 60.0
 """How long a worker may wait for a place on a machine before that is told."""
 
@@ -70,6 +66,7 @@ class Orders:
 
     Attributes:
         workers: how many there are to be.
+        start_timeout: seconds that a worker may take to load libraries and the model.
         timeout: seconds that a worker may take over a shard; None: as long as it takes.
         task: makes a worker's task, from the name under which it stores files.
         commit: takes what a worker says to have stored (a journal's line), for which shard, and
@@ -79,6 +76,7 @@ class Orders:
     """
 
     workers: int
+    start_timeout: float
     timeout: float | None
     task: Callable[[str], Task]
     commit: Callable[[str, Shard, str], None]
@@ -214,7 +212,7 @@ class Driver:
         for member in list(self._members.values()):
             deadline = self._deadline(member)
             if deadline is not None and deadline <= now:
-                seconds = self._orders.timeout if member.ready else START_SECONDS
+                seconds = self._timeout(member)
                 at = "to start (to load libraries and the model)"
                 if member.ready:
                     at = "over its shard (runtime.shard_timeout)"
@@ -234,8 +232,11 @@ class Driver:
             self._note(f"{who} for {self._crew.awaits}")
 
     def _deadline(self, member: _Member) -> float | None:
-        seconds = self._orders.timeout if member.ready else START_SECONDS
+        seconds = self._timeout(member)
         return None if member.since is None or seconds is None else member.since + seconds
+
+    def _timeout(self, member: _Member) -> float | None:
+        return self._orders.timeout if member.ready else self._orders.start_timeout
 
     def _lose(self, member: _Member, why: str) -> None:
         """Do without a worker; what it held goes to others."""

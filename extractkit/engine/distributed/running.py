@@ -22,6 +22,12 @@ from extractkit.runs.recorder import Recorder
 
 _USUAL_WORKERS = 2
 
+START_SECONDS = 600.0
+"""So long every worker may take to load libraries and the model."""
+
+_START_TIMES = 20
+"""And so many times as long as this process took: all workers read the same disk at once."""
+
 
 @dataclass(frozen=True, eq=False)
 class Hired:
@@ -35,6 +41,7 @@ class Hired:
         self,
         shards: Sequence[Shard],
         recorder: Recorder,
+        loaded: float,
         committed: Callable[[Shard, Entry], None],
         note: Callable[[str], None],
     ) -> None:
@@ -42,6 +49,7 @@ class Hired:
 
         Args:
             recorder: of the run, whose plan is frozen.
+            loaded: seconds in which this process has loaded what a worker has to load.
             committed: told of each shard.
             note: told of workers that failed.
 
@@ -68,6 +76,7 @@ class Hired:
         runtime = self.job.runtime
         orders = Orders(
             runtime.workers or _USUAL_WORKERS,
+            max(START_SECONDS, _START_TIMES * loaded),
             runtime.shard_timeout,
             task,
             commit,

@@ -97,16 +97,28 @@ class FunctionModel(GraphModel):
         )
 
         def run(features: Mapping[str, Array], lengths: Mapping[str, Array]) -> list[Array]:
+            tensors, sizes = self.place(features, lengths)
             try:
                 returned = concrete(
-                    [tf.constant(features[spec.name], spec.dtype) for spec in specs],
-                    [tf.constant(lengths[axis]) for axis in axes],
+                    [tensors[spec.name] for spec in specs], [sizes[axis] for axis in axes]
                 )
             except tf.errors.OpError as error:
                 raise failed_on_batch(self.name, error) from error
             return [to_numpy(tensor) for tensor in returned]
 
         return run
+
+    def place(
+        self, features: Mapping[str, Array], lengths: Mapping[str, Array]
+    ) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
+        """A program's arguments as tensors; those that are tensors already stay."""
+        return (
+            {
+                spec.name: tf.convert_to_tensor(features[spec.name], spec.dtype)
+                for spec in self.signature.specs
+            },
+            {axis: tf.convert_to_tensor(lengths[axis]) for axis in self.signature.free_axes},
+        )
 
     def constants(self, fetches: Sequence[Fetch]) -> list[Array]:
         """Values of weights, and of what is computed from weights and constants alone."""

@@ -1,6 +1,6 @@
-"""Which checkpoint of one run belongs to which of the other: those of one label."""
+"""Which checkpoint of one run belongs to which of the other: by its label, or else its step."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from extractkit.errors import RunDirectoryError
@@ -9,11 +9,11 @@ from extractkit.runs.reader import Run
 
 @dataclass(frozen=True, eq=False)
 class PairedCheckpoints:
-    """Labels in both runs, in the first run's order, and those in one of them alone."""
+    """The second run's label by the first's, in the first's order; and labels in one run alone."""
 
     a: Run
     b: Run
-    labels: tuple[str, ...]
+    labels: Mapping[str, str]
     only_in_a: tuple[str, ...] = ()
     only_in_b: tuple[str, ...] = ()
 
@@ -22,8 +22,8 @@ class PairedCheckpoints:
         """The runs checkpoint by checkpoint; once, without a label, where they have none."""
         if not self.a.checkpoints:
             yield None, self.a, self.b
-        for label in self.labels:
-            yield label, self.a.at(label), self.b.at(label)
+        for label, other in self.labels.items():
+            yield label, self.a.at(label), self.b.at(other)
 
 
 def pair(a: Run, b: Run) -> PairedCheckpoints:
@@ -38,16 +38,33 @@ def pair(a: Run, b: Run) -> PairedCheckpoints:
             f"{several.path} has {len(several.checkpoints)} checkpoints, {other.path} has none. "
             f"Compare one of them in Python: extractkit.diff(a.at({several.checkpoints[0]!r}), b)"
         )
-    common = tuple(label for label in a.checkpoints if label in b.checkpoints)
+    common = _paired(a, b) if a.checkpoints else {}
     if a.checkpoints and not common:
+        first, other_first = a.checkpoints[0], b.checkpoints[0]
         raise RunDirectoryError(
-            f"{a.path} and {b.path} have no checkpoint in common: the first ones are "
-            f"{a.checkpoints[0]!r} and {b.checkpoints[0]!r}"
+            f"{a.path} and {b.path} have no checkpoint in common, neither a label nor a step: the "
+            f"first ones are {first!r} and {other_first!r}. Compare two of them in Python: "
+            f"extractkit.diff(a.at({first!r}), b.at({other_first!r}))"
         )
     return PairedCheckpoints(
         a,
         b,
         common,
         tuple(label for label in a.checkpoints if label not in common),
-        tuple(label for label in b.checkpoints if label not in common),
+        tuple(label for label in b.checkpoints if label not in common.values()),
     )
+
+
+def _paired(a: Run, b: Run) -> dict[str, str]:
+    by_label = set(a.checkpoints) & set(b.checkpoints)
+    by_step: dict[int | None, str] = {
+        one.step: one.label
+        for one in b.manifest.checkpoints
+        if one.step is not None and one.label not in by_label
+    }
+    paired = {}
+    for one in a.manifest.checkpoints:
+        other = one.label if one.label in by_label else by_step.get(one.step)
+        if other is not None:
+            paired[one.label] = other
+    return paired

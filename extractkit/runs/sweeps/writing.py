@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from extractkit.errors import RunDirectoryError
-from extractkit.runs.directory import existing_parent
+from extractkit.runs.directory import check_writable, elsewhere, fresh
 from extractkit.runs.lock import LOCK, locked, owner
 from extractkit.runs.manifest import MANIFEST, SWEEP, Status, now
 from extractkit.runs.sweeps.record import (
@@ -24,10 +24,13 @@ from extractkit.runs.sweeps.record import (
     read,
     refreshed,
 )
-from extractkit.runs.write import make_directory, make_durable, writing
+from extractkit.runs.write import make_directory, writing
 
 HYDRA_RECORD = "multirun.yaml"
 """What Hydra writes into the directory of a sweep: the configuration that it composed for it."""
+
+SWEEP_KEY = "hydra.sweep.dir"
+"""The configuration key that names the directory."""
 
 _QUEUE = ".submitit"
 """Folder in which Hydra's launcher of that name talks to its jobs, by pickles."""
@@ -80,25 +83,19 @@ def check_unused(directory: Path) -> None:
     Raises:
         RunDirectoryError: it holds a sweep or a run, is no directory or is not writable.
     """
-    at, elsewhere = f"hydra.sweep.dir={directory}", "Choose another directory: hydra.sweep.dir=…"
-    if directory.exists() and not directory.is_dir():
-        raise RunDirectoryError(f"{at} is a file. {elsewhere}")
-    parent = existing_parent(directory)
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise RunDirectoryError(
-            f"{at} cannot be made: {parent} is no writable directory. {elsewhere}"
-        )
+    check_writable(directory, SWEEP_KEY)
+    at, other = f"{SWEEP_KEY}={directory}", elsewhere(SWEEP_KEY)
     if is_sweep(directory):
         at_work = owner(directory)
-        go_on = f"Go on with it: extractkit resume {directory}. {elsewhere}"
+        go_on = f"Go on with it: extractkit resume {directory}. {other}"
         raise RunDirectoryError(
             f"{at} holds a sweep. {go_on}"
             if at_work is None
-            else f"{at} is being worked on by {at_work}. Wait for it to end. {elsewhere}"
+            else f"{at} is being worked on by {at_work}. Wait for it to end. {other}"
         )
     for name, what in ((MANIFEST, "a run"), (JOBS, f"{JOBS}/, but no {SWEEP}")):
         if (directory / name).exists():
-            raise RunDirectoryError(f"{at} holds {what}. {elsewhere}")
+            raise RunDirectoryError(f"{at} holds {what}. {other}")
 
 
 @contextmanager
@@ -111,34 +108,17 @@ def begun(directory: Path, started: SweepRecord) -> Iterator[SweepPlace]:
         RunDirectoryError: something is there already, or the directory cannot be made.
         JobError: the disk refuses.
     """
-    check_unused(directory)
-    made = [path for path in (directory, *directory.parents) if not path.exists()]
-    try:
+    with fresh(directory, SWEEP_KEY, check_unused):
         try:
-            directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunDirectoryError(
-                f"hydra.sweep.dir={directory} cannot be made: {error.strerror}. "
-                f"Choose another directory: hydra.sweep.dir=…"
-            ) from error
-        for path in reversed(made):
-            make_durable(path)
-        with locked(directory):
-            check_unused(directory)  # another process may have been quicker
-            try:
-                SWEEP_FILE.write(directory / SWEEP, started)
-                make_directory(directory / JOBS)
-                yield SweepPlace(
-                    directory,
-                    fail_fast=started.fail_fast,
-                    working_directory=started.working_directory,
-                )
-            finally:
-                _take_back(directory)
-    finally:
-        for path in made:
-            with suppress(OSError):  # what is not empty stays: a sweep does
-                path.rmdir()
+            SWEEP_FILE.write(directory / SWEEP, started)
+            make_directory(directory / JOBS)
+            yield SweepPlace(
+                directory,
+                fail_fast=started.fail_fast,
+                working_directory=started.working_directory,
+            )
+        finally:
+            _take_back(directory)
 
 
 @contextmanager

@@ -86,7 +86,7 @@ def test_workers_that_wait_for_a_place_say_so_once(
     given: Any = (lambda writer: task(), None, None, note)
     shards = [Shard(start, start + 1) for start in range(4)]
     with pytest.raises(driver.JobError, match="no worker could be started"):
-        Driver(crew, Orders(workers, None, *given)).run(shards)
+        Driver(crew, Orders(workers, 600.0, None, *given)).run(shards)
     assert notes[0] == f"{told}{crew.awaits}"
     assert not [note for note in notes[1:] if " wait" in note]
 

@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
-from extractkit.engine.distributed import driver
+from extractkit.engine.distributed import running
 from extractkit.engine.execute import resume
 from extractkit.errors import ConfigError, ExtractkitError, JobError, SampleError
 from extractkit.runs import manifest
@@ -147,7 +147,8 @@ def test_workers_that_never_start_end_the_job(tmp_path: Path) -> None:
 def test_a_worker_that_takes_too_long_to_start_is_replaced(
     tmp_path: Path, local: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(driver, "START_SECONDS", 3.0)
+    monkeypatch.setattr(running, "START_SECONDS", 3.0)
+    monkeypatch.setattr(running, "_START_TIMES", 0)
     told = Told()
     run = executed(tmp_path / "run", wanted(tmp_path, "late", engine="processes", workers=1), told)
     late = "worker 1 took more than 3 s to start (to load libraries and the model)"

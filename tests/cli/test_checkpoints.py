@@ -10,10 +10,8 @@ from safetensors.numpy import save_file
 import extractkit
 from extractkit import cli
 from extractkit.testing.reference import ReferenceModel
+from tests.cli.called import Program, left_in
 from tests.engine.checkpoint_examples import drawn, files
-from tests.test_cli import Program, left_in, place, program
-
-__all__ = ["place", "program"]
 
 REFERENCE, AXIS = "model=reference", "model.checkpoints=my/w"
 SKIP = "runtime.bad_checkpoints=skip"

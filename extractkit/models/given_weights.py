@@ -1,0 +1,63 @@
+"""`model.checkpoint` and `model.checkpoints`: weights for a model in place of its own."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from extractkit.checkpoints import KEY as SEVERAL
+from extractkit.models.checkpoint_axis import WeightFiles, checkpoint_axis
+from extractkit.models.weight_files import WeightFile, open_weights
+
+_ONE = "model.checkpoint"
+
+
+@dataclass(frozen=True, eq=False)
+class GivenWeights:
+    """One set of weights, or several, or none.
+
+    Attributes:
+        axis: the several.
+    """
+
+    axis: WeightFiles | None
+    _one: WeightFile | None
+    _load: Callable[[WeightFile, str], None]
+
+    @property
+    def origin(self) -> Mapping[str, object]:
+        """What is to be recorded of the one set."""
+        if self._one is None:
+            return {}
+        return {"checkpoint": [str(file.resolve()) for file in self._one.files]}
+
+    def load(self) -> None:
+        """Give the model the one set, if there is one.
+
+        Raises:
+            ModelError: it does not fit.
+        """
+        if self._one is not None:
+            self._load(self._one, _ONE)
+
+
+def given_weights(
+    checkpoint: str | None,
+    checkpoints: object,
+    step: object,
+    load: Callable[[WeightFile, str], None],
+) -> GivenWeights:
+    """What a configuration gives; the model need not be there yet.
+
+    Args:
+        checkpoint: one set, what `open_weights` takes.
+        checkpoints, step: many of them, one after the other; see `checkpoint_axis`.
+        load: gives the model these weights, which the key names; raises ModelError where they do
+            not fit it.
+
+    Raises:
+        ConfigError, ModelError, MissingExtraError: as these two.
+    """
+    one = None if checkpoint is None else open_weights(checkpoint, _ONE)
+    axis = checkpoint_axis(
+        checkpoints, step, lambda found: load(found, SEVERAL), instead_of={_ONE: checkpoint}
+    )
+    return GivenWeights(axis, one, load)
