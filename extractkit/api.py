@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from extractkit.advice import command
 from extractkit.component import Component
 from extractkit.config.compose import compose
 from extractkit.config.directory import new_run_directory
@@ -194,7 +195,7 @@ def _likeness(
     if unequal:
         return (
             f"{len(unequal)} of {len(original)} shards do not have the values of {run} to the bit: "
-            f"extractkit diff {run} {made}"
+            f"{command('diff', run, made)}"
         )
     if len(original) < len(digests):
         return f"the values of its {len(original)} shards are those of {run}, to the bit"

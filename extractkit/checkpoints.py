@@ -7,11 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from extractkit.advice import override
 from extractkit.errors import ConfigError, ModelError, choices
 from extractkit.natural_order import natural
 
 KEY = "model.checkpoints"
 STEP_KEY = "model.checkpoint_step"
+_STEP_EXAMPLE = override(STEP_KEY, r"step_(\d+)")
 
 AXIS = "checkpoint"
 """The name of the axis."""
@@ -168,7 +170,7 @@ def _pattern(step: object) -> re.Pattern[str]:
     if not isinstance(step, str) or not step:
         raise ConfigError(
             f"{STEP_KEY}={step!r} is no regular expression. Give one with the number in a group: "
-            f"{STEP_KEY}='step_(\\d+)'"
+            f"{_STEP_EXAMPLE}"
         )
     try:
         return re.compile(step)
@@ -187,6 +189,6 @@ def _step(pattern: re.Pattern[str], path: str) -> int:
     if text is None or not (text.isascii() and text.isdecimal()):
         raise ConfigError(
             f"{STEP_KEY}={pattern.pattern!r} finds {text!r} in {path!r}, which is no whole number. "
-            f"Put the number in a group: {STEP_KEY}='step_(\\d+)'"
+            f"Put the number in a group: {_STEP_EXAMPLE}"
         )
     return int(text)

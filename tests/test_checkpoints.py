@@ -167,7 +167,7 @@ def test_a_state_file_alone_is_no_checkpoint(tmp_path: Path) -> None:
 def test_a_step_that_is_no_text_is_refused(step: object) -> None:
     assert refused(ConfigError, "/a", step) == (
         f"model.checkpoint_step={step!r} is no regular expression. Give one with the number in a "
-        f"group: model.checkpoint_step='step_(\\d+)'"
+        f"group: 'model.checkpoint_step=\"step_(\\d+)\"'"
     )
 
 
@@ -192,7 +192,7 @@ def test_a_step_that_is_no_number_is_refused(step: str, found: str) -> None:
     path = "/r/s" if found == "''" else "/r/sx"
     assert refused(ConfigError, path, step) == (
         f"model.checkpoint_step={step!r} finds {found} in {path!r}, which is no whole number. Put "
-        f"the number in a group: model.checkpoint_step='step_(\\d+)'"
+        f"the number in a group: 'model.checkpoint_step=\"step_(\\d+)\"'"
     )
 
 

@@ -94,13 +94,15 @@ def ended(directory: Path, record: "SweepRecord", trust: "Trust") -> None:
 def _is_whole(directory: Path, found: "SweepRecord") -> bool:
     from extractkit.engine.execute import is_whole
     from extractkit.runs import manifest
+    from extractkit.runs.sweeps.record import is_of
 
     if found.status is not manifest.Status.FINISHED:
         return False
     for job in found.jobs:
         run = job.directory(directory)
         try:
-            if not is_whole(run, manifest.read(run)):
+            recorded = manifest.read(run)
+            if not is_of(recorded, job) or not is_whole(run, recorded):
                 return False
         except RunDirectoryError:
             return False
@@ -114,7 +116,7 @@ def _arguments(directory: Path, found: "SweepRecord") -> Iterator[str]:
         RunDirectoryError: one is an option, which nobody can have typed among the overrides; or
             the configuration is that of a package.
     """
-    from extractkit.config.quoting import quoted
+    from extractkit.advice import hydra_quoted
 
     for override in found.overrides:
         if override.startswith("-"):
@@ -126,7 +128,7 @@ def _arguments(directory: Path, found: "SweepRecord") -> Iterator[str]:
             f"{directory} records --config-path={found.config_path}, which is no absolute path. "
             f"Run the sweep again"
         )
-    yield f"hydra.sweep.dir={quoted(str(directory))}"
+    yield f"hydra.sweep.dir={hydra_quoted(str(directory))}"
     yield from _KEPT_OFF
     yield "--multirun"
     for name in _OPTIONS:

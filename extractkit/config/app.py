@@ -25,13 +25,13 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from extractkit.advice import hydra_quoted
 from extractkit.config.application import Application, JobFunction, Ran, Report
 from extractkit.config.compose import PROGRAM, VERSION_BASE
 from extractkit.config.directory import ROOT, config_directory
 from extractkit.config.guard import guarded
 from extractkit.config.messages import translated
 from extractkit.config.nested import opened
-from extractkit.config.quoting import quoted
 from extractkit.config.typed import trust_of
 from extractkit.engine.loaded import forget
 from extractkit.errors import ConfigError, ExtractkitError, JobError
@@ -188,7 +188,7 @@ class _Launching:
                     ConfigStore.instance().load("hydra/launcher/basic.yaml").node
                 )
             # Jobs are composed anew, from the overrides, and may work in another directory.
-            config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(str(made))}")
+            config.hydra.overrides.hydra.append(f"hydra.sweep.dir={hydra_quoted(str(made))}")
 
     @contextmanager
     def sweep(self, resumed: Path | None) -> Iterator[None]:

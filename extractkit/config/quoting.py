@@ -1,16 +1,11 @@
 """Hydra's override grammar: how to write a value that it does not take as it stands."""
 
-import re
 import shlex
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-
-def quoted(value: str) -> str:
-    """The value as a quoted text of the grammar, where only `"` and `\\` before it are special."""
-    escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)
-    return '"' + re.sub(r"(\\+)$", r"\1\1", escaped) + '"'
+from extractkit.advice import hydra_quoted
 
 
 def as_given(override: str) -> str:
@@ -24,7 +19,7 @@ def as_text(override: str) -> str | None:
     None where no quoting of the value helps, because the key is at fault.
     """
     key, equals, value = override.partition("=")
-    return _typed(f"{key}={quoted(value)}", value) if equals else None
+    return _typed(f"{key}={hydra_quoted(value)}", value) if equals else None
 
 
 def as_list(override: str) -> str | None:
@@ -33,7 +28,7 @@ def as_list(override: str) -> str | None:
     if not (value.startswith("[") and value.endswith("]")):
         return None
     items = [item.strip() for item in value[1:-1].split(",")]
-    return _typed(f"{key}=[{','.join(quoted(item) for item in items)}]", items)
+    return _typed(f"{key}=[{','.join(hydra_quoted(item) for item in items)}]", items)
 
 
 def _typed(override: str, meaning: object) -> str | None:

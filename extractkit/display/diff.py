@@ -83,10 +83,14 @@ def _tensors(tensors: tuple[TensorComparison, ...]) -> Table:
 
 
 def _name(one: TensorComparison) -> Text:
-    name = one.a if one.a == one.b else f"{one.a} = {one.b}"
+    name = _both(one.a, one.b)
     if one.checkpoint is not None:
-        name = f"{one.checkpoint}: {name}"
+        name = f"{_both(one.checkpoint, one.checkpoint_b)}: {name}"
     return Text(safe(name), overflow="fold")
+
+
+def _both(a: str, b: str | None) -> str:
+    return a if a == b else f"{a} = {b}"
 
 
 def _measured(one: TensorComparison) -> list[str | Text]:

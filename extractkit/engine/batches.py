@@ -36,8 +36,8 @@ class Batch:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its arrays; of texts, those of the references."""
-        return sum(array.nbytes for array in (*self.features.values(), *self.lengths.values()))
+        """Bytes of its arrays, with their texts."""
+        return sum(map(_bytes, (*self.features.values(), *self.lengths.values())))
 
     def take(self, rows: Sequence[int]) -> "Batch":
         """Some of its samples, padded as they are."""
@@ -53,6 +53,10 @@ def read_batch(
     """The samples at these positions of the source, in this order, as one batch; see `collate`."""
     encoded = dict(zip(sorted(positions), _encoded(model, source, sorted(positions)), strict=True))
     return collate(model.signature, [encoded[position] for position in positions], length_step)
+
+
+def _bytes(array: Array) -> int:
+    return array.nbytes + (sum(map(len, array.flat)) if array.dtype.hasobject else 0)
 
 
 def placed(model: Model, batch: Batch) -> Batch:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
+from extractkit.advice import command
 from extractkit.engine.described import check_repeats, check_same, described
 from extractkit.engine.distributed.running import Hired, hired
 from extractkit.engine.listener import Listener, Summary
@@ -141,7 +142,7 @@ def _incomplete(directory: Path, lasting: Sequence[str]) -> FinalError:
     return FinalError(
         f"the values of {directory} are whole and can be used, but some of its files cannot be "
         f"made again: {'; '.join(lasting)}. For a run that lacks nothing: "
-        f"extractkit rerun {directory}"
+        f"{command('rerun', directory)}"
     )
 
 
@@ -298,7 +299,9 @@ class _Execution:
                     self._commit_one(one, recorder)
                     del one  # before the next is taken, and the one after that begun
         else:
-            workers.compute(ordered, recorder, prepared.timings["load"], self._stored, self._note)
+            workers.compute(
+                ordered, recorder, sum(prepared.timings.values()), self._stored, self._note
+            )
         self.timings["extract"] = time.perf_counter() - began
 
     def _commit_one(self, one: ShardValues, recorder: Recorder) -> None:

@@ -86,6 +86,8 @@ class WeightFiles:
         )
         self.checkpoints = tuple(_with_content(self._named[at]) for at in left)
         self._weights = [usable[at] for at in left]
+        for weights in self._weights:
+            weights.check_unchanged()  # what is recorded of them is what is, or has been, loaded
         self.use(0)
 
     def use(self, position: int) -> None:
@@ -147,7 +149,9 @@ class WeightFiles:
     def _told(self, wrong: Mapping[int, str], others: bool) -> str:
         first, reason = next(iter(wrong.items()))
         count = f"{len(wrong)} of {len(self._named)} checkpoints cannot be used"
-        hint = " Leave them out: runtime.bad_checkpoints=skip" if others else ""
+        # A run that is gone on with keeps its settings, so that is no help to it.
+        hint = " Put them right, or begin anew without: runtime.bad_checkpoints=skip"
+        hint = hint if others else ""
         return f"{KEY}: {count}, first {self._named[first].label!r}: {reason.rstrip('.')}.{hint}"
 
 

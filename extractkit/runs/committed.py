@@ -131,8 +131,9 @@ class Committed:
         index = bisect_right(self._starts, sample) - 1
         if index < 0 or sample >= self.shards[index].stop:
             present = sum(len(shard) for shard in self.shards)
+            of = "" if self.checkpoint is None else f" of checkpoint {self.checkpoint + 1}"
             raise RunDirectoryError(
-                f"sample {sample} is not in {self.directory} (status: {self.status}): "
+                f"sample {sample}{of} is not in {self.directory} (status: {self.status}): "
                 f"{present} of its {self.samples} samples were committed"
             )
         return self.shards[index]

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from extractkit.advice import command
 from extractkit.errors import RunDirectoryError
 from extractkit.runs.comparison.alignment import Alignment, align
 from extractkit.runs.comparison.blocks import IncomparableError, blocks
@@ -32,7 +33,7 @@ def diff(
 
     Tensors are streamed, a shard of each run in memory at a time. Samples belong together by their
     ids where those are unique in both runs, else by their numbers. Runs with checkpoints are
-    compared checkpoint by checkpoint, those of one label with each other.
+    compared checkpoint by checkpoint, those of one label, or else of one step, with each other.
 
     Args:
         a, b: runs, or their directories.
@@ -54,7 +55,7 @@ def diff(
         if run.status is not Status.FINISHED:
             raise RunDirectoryError(
                 f"{run.path} is not finished (status: {run.status}), so it cannot be compared. "
-                f"Finish it: extractkit resume {run.path}"
+                f"Finish it: {command('resume', run.path)}"
             )
     joined = join(a, b, mapping, only)
     aligned = align(a, b)
@@ -66,8 +67,12 @@ def diff(
         mapped=mapping is not None,
         samples=aligned.found,
         tensors=tuple(
-            replace(_compared(first[one], second[other], aligned, tolerance), checkpoint=checkpoint)
-            for checkpoint, first, second in pairs.both
+            replace(
+                _compared(first[one], second[other], aligned, tolerance),
+                checkpoint=label,
+                checkpoint_b=other_label,
+            )
+            for label, other_label, first, second in pairs.both
             for one, other in joined.pairs
         ),
         only_in_a=joined.only_in_a,

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from extractkit.advice import command
 from extractkit.errors import RunDirectoryError
 from extractkit.plan import Shard
 from extractkit.runs import manifest as manifests
@@ -97,7 +98,7 @@ def check_unused(path: Path) -> None:
         raise RunDirectoryError(f"{at} {_described(path)}. {other}")
     if (path / PARTS).is_dir():
         raise RunDirectoryError(
-            f"{at} holds parts of a run. Join them: extractkit finalize {path}. {other}"
+            f"{at} holds parts of a run. Join them: {command('finalize', path)}. {other}"
         )
     names = sorted(entry.name for entry in path.iterdir())
     shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
@@ -126,12 +127,12 @@ def _described(path: Path) -> str:
     size = f"{found.samples} samples, {len(found.tensors)} tensors"
     if found.status is Status.FINISHED:
         return (
-            f"holds a finished run of {date} UTC ({size}). Look at it: extractkit show {path}. "
+            f"holds a finished run of {date} UTC ({size}). Look at it: {command('show', path)}. "
             f"Delete it if you do not need it"
         )
     if (at_work := owner(path)) is not None:
         return f"is being worked on by {at_work}. Wait for it to end"
     return (
         f"holds an unfinished run of {date} UTC (status: {found.status}; {size}). "
-        f"Go on with it: extractkit resume {path}. Delete it if you do not need it"
+        f"Go on with it: {command('resume', path)}. Delete it if you do not need it"
     )

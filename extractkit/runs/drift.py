@@ -166,9 +166,11 @@ class _Values:
             yield from self._kept
             return
         kept: list[Block] = []
-        size = 0
+        size = made = 0
         for block in self._read():
-            size += block.most_bytes
+            size += block.values.nbytes
+            made += block.made_bytes
+            block.keeps = size <= _HELD_BYTES and made <= _HELD_BYTES
             if size <= _HELD_BYTES:
                 kept.append(block)
             else:

@@ -11,6 +11,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
+from extractkit.advice import command
 from extractkit.errors import RunDirectoryError
 from extractkit.plan import Part
 from extractkit.runs import journal
@@ -80,12 +81,12 @@ def _check_joined(directory: Path) -> None:
     if recorded.part is not None:
         raise RunDirectoryError(
             f"{directory} is part {recorded.part} of a run. Join all of them: "
-            f"extractkit finalize {directory.parent.parent}"
+            f"{command('finalize', directory.parent.parent)}"
         )
     if recorded.status is not Status.FINISHED:
         raise RunDirectoryError(
             f"{directory} is a run that was not made in parts (status: {recorded.status}). Go on "
-            f"with it: extractkit resume {directory}"
+            f"with it: {command('resume', directory)}"
         )
 
 
@@ -141,7 +142,7 @@ def _moves(directory: Path, piece: Piece) -> list[tuple[Path, Path]]:
         except RunDirectoryError as error:
             raise RunDirectoryError(
                 f"part {piece.part} is damaged: {error}. Mend it: "
-                f"extractkit resume {piece.directory}"
+                f"{command('resume', piece.directory)}"
             ) from error
         moves.append((source, target))
     return moves

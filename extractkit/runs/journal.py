@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from extractkit.advice import command
 from extractkit.errors import RunDirectoryError
 from extractkit.plan import Shard
 from extractkit.runs.files import StoredFile, lines_of
@@ -136,7 +137,7 @@ def read(path: Path, *, salvage: bool = False, brief: bool = False) -> Journal:
                 raise RunDirectoryError(
                     f"{path}, line {number - 1} is damaged (its checksum does not hold). More "
                     f"lines follow it, so this is no interrupted write. Have its shard stored "
-                    f"again: extractkit resume {path.parent}"
+                    f"again: {command('resume', path.parent)}"
                 )
             damaged.append(number - 1)
             size += len(unread)

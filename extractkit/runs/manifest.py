@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
+from extractkit.advice import command
 from extractkit.checkpoints import Checkpoint, SkippedCheckpoint
 from extractkit.errors import RunDirectoryError
 from extractkit.plan import CONSTANTS_SHARD, Part, Shard
@@ -284,12 +285,12 @@ def read(directory: Path) -> Manifest:
         if (directory / SWEEP).exists():
             raise RunDirectoryError(
                 f"{directory} is a sweep, not one run. Give one of its runs; those are listed by: "
-                f"extractkit show {directory}"
+                f"{command('show', directory)}"
             ) from error
         if (directory / PARTS).is_dir():
             raise RunDirectoryError(
                 f"{directory} is no run yet: it holds parts of one. Join them: "
-                f"extractkit finalize {directory}"
+                f"{command('finalize', directory)}"
             ) from error
         raise RunDirectoryError(
             f"{directory} is no run directory: it holds no {MANIFEST}"

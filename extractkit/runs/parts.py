@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from extractkit.advice import command, override
 from extractkit.errors import RunDirectoryError
 from extractkit.plan import Part, Shard
 from extractkit.runs import journal
 from extractkit.runs import manifest as manifests
 from extractkit.runs.agreement import part_differences
-from extractkit.runs.directory import JOURNAL
+from extractkit.runs.directory import JOURNAL, RUN_KEY, elsewhere
 from extractkit.runs.journal import Entry
 from extractkit.runs.manifest import MANIFEST, PARTS, Manifest, Status
 
@@ -43,14 +44,14 @@ def check_place(directory: Path, part: Part) -> None:
     """
     if (directory / MANIFEST).exists():
         raise RunDirectoryError(
-            f"hydra.run.dir={directory} holds a run already, of which no part can be made. Look at "
-            f"it: extractkit show {directory}. Choose another directory: hydra.run.dir=…"
+            f"{RUN_KEY}={directory} holds a run already, of which no part can be made. Look at "
+            f"it: {command('show', directory)}. {elsewhere(RUN_KEY)}"
         )
     others = sorted({found.count for found in found_parts(directory)} - {part.count})
     if others:
         raise RunDirectoryError(
-            f"runtime.shards={part}: hydra.run.dir={directory} holds parts of {others[0]}. Choose "
-            f"another directory: hydra.run.dir=…"
+            f"runtime.shards={part}: {RUN_KEY}={directory} holds parts of {others[0]}. "
+            f"{elsewhere(RUN_KEY)}"
         )
 
 
@@ -76,7 +77,7 @@ def finished_parts(directory: Path, busy: Mapping[Part, str]) -> list[Piece]:
     if not found:
         raise RunDirectoryError(
             f"{directory} holds no parts of a run. Make them, in any order and anywhere: "
-            f"extractkit … runtime.shards=1/4 hydra.run.dir={directory}, and so on to 4/4"
+            f"extractkit … runtime.shards=1/4 {override(RUN_KEY, directory)}, and so on to 4/4"
         )
     counts = sorted({part.count for part in found})
     if len(counts) > 1:
@@ -98,7 +99,7 @@ def finished_parts(directory: Path, busy: Mapping[Part, str]) -> list[Piece]:
         if manifest.part != str(part):
             raise RunDirectoryError(f"{at} says that it is part {manifest.part}, not {part}")
         if manifest.status is not Status.FINISHED:
-            lacking.append((part, f"is unfinished ({manifest.status}): extractkit resume {at}"))
+            lacking.append((part, f"is unfinished ({manifest.status}): {command('resume', at)}"))
         else:
             pieces.append(Piece(part, at, manifest, _entries(at, manifest)))
     if lacking:
@@ -124,8 +125,7 @@ def _missing(directory: Path, part: Part, given: tuple[str, ...]) -> str:
 def _command(directory: Path, part: Part, given: tuple[str, ...]) -> str:
     """The line that makes a part, as a shell takes it."""
     words = shlex.join(without_part(given)) or "…"
-    where = shlex.quote(f"hydra.run.dir={directory}")
-    return f"extractkit {words} runtime.shards={part} {where}"
+    return f"extractkit {words} runtime.shards={part} {override(RUN_KEY, directory)}"
 
 
 def _entries(directory: Path, manifest: Manifest) -> dict[Shard, Entry]:
@@ -133,20 +133,28 @@ def _entries(directory: Path, manifest: Manifest) -> dict[Shard, Entry]:
     if entries.keys() != set(manifest.shards):
         raise RunDirectoryError(
             f"{directory / JOURNAL} does not list the shards of its part. Have them stored again: "
-            f"extractkit resume {directory}"
+            f"{command('resume', directory)}"
         )
     return entries
 
 
 def _check_agreement(directory: Path, pieces: list[Piece]) -> None:
-    first, *others = pieces
-    for other in others:
-        if found := part_differences(first.manifest, other.manifest):
-            raise RunDirectoryError(
-                f"part {other.part} is not of the same job as part {first.part}, or was made under "
-                f"other circumstances. What the one recorded, and the other found: "
-                f"{'; '.join(found)}. Remove {first.directory} or {other.directory} and make it "
-                f"again as the other one was made: "
-                f"{_command(directory, first.part, other.manifest.job_given)} (or "
-                f"{_command(directory, other.part, first.manifest.job_given)})"
-            )
+    """Refuse parts of which one is not like the most, or like the first where those are half."""
+    first = pieces[0]
+    other = [one for one in pieces if part_differences(first.manifest, one.manifest)]
+    if not other:
+        return
+    alike = len(pieces) - len(other)
+    reference, odd = (other[0], first) if len(other) > alike else (first, other[0])
+    remedies = [(odd, reference)] if len(other) != alike else [(odd, reference), (reference, odd)]
+    advice = " Or: ".join(
+        f"remove {one.directory} and make it again as part {like.part} was made: "
+        f"{_command(directory, one.part, like.manifest.job_given)}."
+        for one, like in remedies
+    )
+    found = part_differences(reference.manifest, odd.manifest)
+    raise RunDirectoryError(
+        f"part {odd.part} is not of the same job as part {reference.part}, or was made under other "
+        f"circumstances. What the one recorded, and the other found: {'; '.join(found)}. "
+        f"{advice[0].upper()}{advice[1:].rstrip('.')}"
+    )

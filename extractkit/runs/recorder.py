@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from extractkit.advice import command
 from extractkit.errors import ConfigError, JobError, RunDirectoryError
 from extractkit.plan import Shard
 from extractkit.runs import journal, manifest
@@ -124,7 +125,7 @@ class Recorder:
         if self._samples.content != recorded:
             raise RunDirectoryError(
                 f"{self.directory / SAMPLES} is damaged, and the rows made now are not those "
-                f"recorded. Repeat the run: extractkit rerun {self.directory}"
+                f"recorded. Repeat the run: {command('rerun', self.directory)}"
             )
         samples, self._samples = self._samples, None
         samples.publish()

@@ -27,33 +27,42 @@ _UNTOLD = np.errstate(over="ignore", invalid="ignore")
 
 @dataclass(eq=False)
 class Block:
-    """Some of a tensor's values; what was made of them once is kept.
+    """Some of a tensor's values.
 
     Attributes:
         values: numbers of any type.
         examples: whether its first axis counts examples, the others their features.
+        keeps: whether what was made of them once is kept, for the next time.
     """
 
     values: Array
     examples: bool
+    keeps: bool = False
+    _numbers: Matrix | None = None
     _centred: Matrix | None = None
 
-    @cached_property
+    @property
     def numbers(self) -> Matrix:
-        """The values, float64 (examples, features); where there are no examples, (values, 1)."""
+        """The values, float64 (examples, features); of a single number (1, 1)."""
+        if self._numbers is not None:
+            return self._numbers
         examples, *features = self.values.shape or (1,)
-        return np.asarray(self.values, np.float64).reshape(examples, prod(features))
+        made = np.asarray(self.values, np.float64).reshape(examples, prod(features))
+        self._numbers = made if self.keeps else None
+        return made
 
     @property
-    def most_bytes(self) -> int:
-        """Size in memory once all has been made of it that can be."""
-        return self.values.nbytes + 2 * self.values.size * np.dtype(np.float64).itemsize
+    def made_bytes(self) -> int:
+        """Size in memory of what is made of them."""
+        return 2 * self.values.size * np.dtype(np.float64).itemsize
 
     def centred(self, shift: Matrix) -> Matrix:
         """The numbers less what is to be subtracted from each example, which is always the same."""
-        if self._centred is None:
-            self._centred = self.numbers - shift
-        return self._centred
+        if self._centred is not None:
+            return self._centred
+        made = self.numbers - shift
+        self._centred = made if self.keeps else None
+        return made
 
     @property
     def aligns(self) -> bool:
@@ -176,6 +185,7 @@ def likeness(reference: Iterable[Block], other: Iterable[Block], own: tuple[Own,
     )
 
 
+@_UNTOLD
 def to_itself(own: Own) -> Likeness:
     """How like itself something is: entirely, where that has a meaning."""
     return Likeness(

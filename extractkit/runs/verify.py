@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from extractkit.advice import command
 from extractkit.errors import RunDirectoryError
 from extractkit.plan import Shard
 from extractkit.runs import manifest as manifests
@@ -71,7 +72,7 @@ def verify(
     if (at_work := owner(directory)) is not None:
         raise RunDirectoryError(
             f"{directory} is being worked on by {at_work}. Wait for it to end: "
-            f"extractkit verify {directory}"
+            f"{command('verify', directory)}"
         )
     manifest, first = _manifest(directory)
     sinks = {} if manifest is None else {name: reader(manifest, name) for name in manifest.sinks}

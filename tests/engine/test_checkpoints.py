@@ -155,7 +155,7 @@ def test_with_little_memory_blocks_give_the_same_bytes(
     assert shard_files(small.path) == shard_files(run.path)
     for name in ("tensors.h5", "drift.json"):
         assert (small.path / name).read_bytes() == (run.path / name).read_bytes()
-    # Ranges of 8, 8 and 4 samples take 1664, 1664 and 832 bytes. One load more tells that all fit.
+    # Ranges of 8, 8 and 4 samples take 1664, 1664 and 832 bytes.
     assert len(Counting.loaded) == loads
 
 
@@ -330,7 +330,9 @@ def test_a_checkpoint_that_cannot_be_used_ends_the_job_or_is_left_out(
     assert str(caught.value).startswith(
         "model.checkpoints: 1 of 3 checkpoints cannot be used, first 'step_1': model.checkpoints="
     )
-    assert str(caught.value).endswith(" Leave them out: runtime.bad_checkpoints=skip")
+    assert str(caught.value).endswith(
+        " Put them right, or begin anew without: runtime.bad_checkpoints=skip"
+    )
     assert not (tmp_path / "run").exists()
     told = Told()
     run = executed(tmp_path / "run", over(paths, bad_checkpoints="skip"), told)

@@ -1,5 +1,6 @@
 """An axis of checkpoints: which of its files can be used, what is told of the others, loading."""
 
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -121,7 +122,7 @@ def test_all_that_are_built_alike_are_tried_by_loading_one(tmp_path: Path) -> No
     found.choose("fail")
     assert labels(found) == ["0", "1", "2", "3", "4"]
     assert found.skipped == ()
-    assert model.loaded == ["0.safetensors"] * 2  # to see whether it fits, and to compute with it
+    assert model.loaded == ["0.safetensors"]  # which tells that all fit, and is computed with first
     assert {one.bytes for one in found.checkpoints} == {Path(paths[0]).stat().st_size}
 
 
@@ -192,7 +193,8 @@ def test_the_policy_skips_and_names_what_cannot_be_used(tmp_path: Path) -> None:
     text = refused(axis(paths))
     assert text == (
         f"model.checkpoints: 4 of 6 checkpoints cannot be used, first 'torn': "
-        f"{reasons['torn'].rstrip('.')}. Leave them out: runtime.bad_checkpoints=skip"
+        f"{reasons['torn'].rstrip('.')}. Put them right, or begin anew without: "
+        f"runtime.bad_checkpoints=skip"
     )
 
 
@@ -320,7 +322,21 @@ def test_where_loading_fails_the_weights_are_nobodys(tmp_path: Path) -> None:
         found.use(1)
     assert str(caught.value) == "checkpoint '1' can no longer be loaded: no room"
     found.use(0)  # it was the first's before, and half of it may be the second's now
-    assert loaded == ["0", "0", "1", "0"]
+    assert loaded == ["0", "1", "0"]
+
+
+def test_a_file_that_changes_once_it_was_loaded_is_refused(tmp_path: Path) -> None:
+    """What is recorded of it would be of weights with which nothing is computed."""
+    first = tmp_path / "last.safetensors"
+
+    def load(file: WeightFile) -> None:
+        tensors(first, others(bias=np.ones(3, np.float32)))
+        os.utime(first, ns=(0, 0))
+
+    found = checkpoint_axis([tensors(first)], None, load)
+    assert found is not None
+    with pytest.raises(JobError, match="changed while the job ran"):
+        found.choose("fail")
 
 
 def test_a_file_that_goes_while_they_are_looked_at_is_named(

@@ -1,5 +1,6 @@
 """Runs over checkpoints compared: those of one label, or of one step, with each other."""
 
+import io
 import json
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 
 import extractkit
 from extractkit import cli
+from extractkit.display.console import render
+from extractkit.display.diff import overview
 from extractkit.errors import RunDirectoryError
 from extractkit.runs.comparison.result import Comparison, Verdict
 from extractkit.runs.diff import diff
@@ -81,6 +84,11 @@ def test_checkpoints_of_other_labels_belong_together_by_their_steps(tmp_path: Pa
     assert equal == {"x_10", "both_7"}
     assert {label for label, _ in verdicts(found)} == {"x_5", "both_7", "x_10"}
     assert (found.checkpoints_only_in_a, found.checkpoints_only_in_b) == ((), ("y_20",))
+    pairs = {(one.checkpoint, one.checkpoint_b) for one in found.tensors}
+    assert pairs == {("x_5", "y_5"), ("both_7", "both_7"), ("x_10", "y_10")}
+    shown = render(overview(found), io.StringIO())
+    assert "x_10 = y_10: pool:output" in shown
+    assert "both_7: pool:output" in shown
 
 
 def test_runs_without_a_label_in_common_are_refused(tmp_path: Path) -> None:

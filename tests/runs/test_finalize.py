@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from extractkit.advice import override
 from extractkit.engine.execute import execute, resume
 from extractkit.engine.listener import Silent
 from extractkit.errors import ConfigError, JobError, RunDirectoryError, SampleError
@@ -244,13 +246,25 @@ def test_parts_of_different_jobs_are_refused(run: Path, changes: dict[str, Any],
     )
     assert told in message
     assert message.endswith(
-        f"Remove {run}/parts/1-of-3 or {run}/parts/2-of-3 and make it again as the other one was "
-        f"made: extractkit model=reference runtime.shards=1/3 hydra.run.dir={run} (or extractkit "
-        f"model=reference runtime.shards=2/3 hydra.run.dir={run})"
+        f"Remove {run}/parts/2-of-3 and make it again as part 1/3 was made: extractkit "
+        f"model=reference runtime.shards=2/3 {override('hydra.run.dir', run)}"
     )
 
 
+def test_the_part_that_is_not_like_the_others_is_the_one_to_go(run: Path) -> None:
+    shutil.rmtree(place(run, Part(1, 3)))
+    make(run, "1/3", inputs=TEXTS[:-1])
+    with pytest.raises(RunDirectoryError) as caught:
+        finalize(run)
+    assert str(caught.value).startswith("part 1/3 is not of the same job as part 2/3, or was made ")
+    assert f". Remove {run}/parts/1-of-3 and make it again as part 2/3 was " in str(caught.value)
+    shutil.rmtree(place(run, Part(1, 3)))
+    make(run, "1/3")
+    finalize(run)
+
+
 def test_commands_can_be_typed_as_they_are_told(run: Path) -> None:
+    run = run.rename(run.with_name("a, (1)=b"))
     (place(run, Part(1, 3)) / MANIFEST).unlink()
     for number in (2, 3):
         at = place(run, Part(number, 3))
@@ -263,9 +277,11 @@ def test_commands_can_be_typed_as_they_are_told(run: Path) -> None:
         "model.checkpoints=w/*_BA.h5",
         "selectors=[a,b]",
         "runtime.shards=1/3",
-        f"hydra.run.dir={run}",
+        f'hydra.run.dir="{run}"',
     ]
     assert "'model.checkpoints=w/*_BA.h5'" in command
+    parsed = OverridesParser.create().parse_override(shlex.split(command)[-1])
+    assert parsed.value() == str(run)
 
 
 def test_parts_of_models_that_nobody_can_tell_apart_are_told_by_their_configuration(

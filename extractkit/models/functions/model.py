@@ -111,14 +111,21 @@ class FunctionModel(GraphModel):
     def place(
         self, features: Mapping[str, Array], lengths: Mapping[str, Array]
     ) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
-        """A program's arguments as tensors; those that are tensors already stay."""
-        return (
-            {
-                spec.name: tf.convert_to_tensor(features[spec.name], spec.dtype)
-                for spec in self.signature.specs
-            },
-            {axis: tf.convert_to_tensor(lengths[axis]) for axis in self.signature.free_axes},
-        )
+        """A program's arguments as tensors in the host's memory; those that are tensors stay."""
+        try:
+            with tf.device("/CPU:0"):
+                return (
+                    {
+                        spec.name: tf.convert_to_tensor(features[spec.name], spec.dtype)
+                        for spec in self.signature.specs
+                    },
+                    {
+                        axis: tf.convert_to_tensor(lengths[axis])
+                        for axis in self.signature.free_axes
+                    },
+                )
+        except tf.errors.OpError as error:
+            raise failed_on_batch(self.name, error) from error
 
     def constants(self, fetches: Sequence[Fetch]) -> list[Array]:
         """Values of weights, and of what is computed from weights and constants alone."""

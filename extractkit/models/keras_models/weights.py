@@ -77,7 +77,7 @@ def _is_training(weights: WeightFile, key: str) -> bool:
 def _named_for_keras(file: Path, kind: str, legacy: bool) -> Iterator[str]:
     """The file under a name whose ending tells Keras what is in it."""
     ending = ".keras" if kind == _ARCHIVE else ".h5" if legacy else ".weights.h5"
-    if file.name.endswith(ending) and file.name.endswith(".weights.h5") != legacy:
+    if file.name.endswith(ending) and not (legacy and file.name.endswith(".weights.h5")):
         yield str(file)
         return
     with tempfile.TemporaryDirectory() as folder:

@@ -18,12 +18,12 @@ class PairedCheckpoints:
     only_in_b: tuple[str, ...] = ()
 
     @property
-    def both(self) -> Iterator[tuple[str | None, Run, Run]]:
-        """The runs checkpoint by checkpoint; once, without a label, where they have none."""
+    def both(self) -> Iterator[tuple[str | None, str | None, Run, Run]]:
+        """Both labels and both runs, checkpoint by checkpoint; once, where they have none."""
         if not self.a.checkpoints:
-            yield None, self.a, self.b
+            yield None, None, self.a, self.b
         for label, other in self.labels.items():
-            yield label, self.a.at(label), self.b.at(other)
+            yield label, other, self.a.at(label), self.b.at(other)
 
 
 def pair(a: Run, b: Run) -> PairedCheckpoints:

@@ -8,7 +8,7 @@ from numbers import Real
 from extractkit.errors import ConfigError
 from extractkit.runs.schema import plain
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the document's fields; to be raised with every change of them."""
 
 
@@ -116,7 +116,8 @@ class TensorComparison:
             element; None where there is none, and for constants, which have no samples.
         worst: the sample with the largest |a − b|, a lone NaN or infinity being larger than all
             else; None where all are equal, and for constants and texts.
-        checkpoint: its label; None where the runs have none.
+        checkpoint, checkpoint_b: its label in the first run and in the other; None where the runs
+            have none.
     """
 
     a: str
@@ -129,6 +130,7 @@ class TensorComparison:
     first_beyond: Place | None = None
     worst: Place | None = None
     checkpoint: str | None = None
+    checkpoint_b: str | None = None
 
 
 @dataclass(frozen=True)

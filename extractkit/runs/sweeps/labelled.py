@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from extractkit.advice import command
 from extractkit.checkpoints import AXIS
 from extractkit.errors import MissingExtraError, RunDirectoryError, UnknownTensorError, choices
 from extractkit.runs.labelled import SKIPPED, steps_or_labels, unique_dims
@@ -51,7 +52,7 @@ def labelled(
         ) from error
     if not runs:
         raise RunDirectoryError(
-            f"no run of {path} is finished. Go on with the sweep: extractkit resume {path}"
+            f"no run of {path} is finished. Go on with the sweep: {command('resume', path)}"
         )
     axes = [_axis(key, jobs) for key in keys]
     places = _places(path, jobs, axes)
@@ -72,7 +73,7 @@ def labelled(
         told = ", ".join(f"{a.key}={a.labels[n]}" for a, n in zip(axes, missing, strict=True))
         raise RunDirectoryError(
             f"{path} has no finished run of {told}, and {first.dtype} has no NaN to stand for its "
-            f"values. Go on with the sweep: extractkit resume {path}; or give one: "
+            f"values. Go on with the sweep: {command('resume', path)}; or give one: "
             f"to_xarray({address!r}, fill=0)"
         )
     array = np.full((*swept, *sizes), value, first.dtype)

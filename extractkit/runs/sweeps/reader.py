@@ -1,14 +1,24 @@
 """Reading a sweep back: one table, its runs, one labelled array. Needs no TensorFlow."""
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from extractkit.advice import command
 from extractkit.errors import RunDirectoryError, SelectionError, choices
+from extractkit.runs.manifest import MANIFEST
 from extractkit.runs.reader import Run, open_run
 from extractkit.runs.sweeps.labelled import labelled
-from extractkit.runs.sweeps.record import JobStatus, SweepJob, SweepRecord, as_typed, read
+from extractkit.runs.sweeps.record import (
+    JobStatus,
+    SweepJob,
+    SweepRecord,
+    as_typed,
+    is_of,
+    read,
+)
 
 
 class Sweep:
@@ -143,21 +153,41 @@ class _Runs(Mapping[int, Run]):
             told = f": {job.error}" if job.error else ""
             raise RunDirectoryError(
                 f"job {number} of {self._path} has no finished run (status: {job.status}){told}. "
-                f"Go on with the sweep: extractkit resume {self._path}"
+                f"Go on with the sweep: {command('resume', self._path)}"
             )
         if number not in self._opened:
-            self._opened[number] = open_run(job.directory(self._path), trust=self._trust)
+            self._opened[number] = self._open(job)
         return self._opened[number]
+
+    def _open(self, job: SweepJob) -> Run:
+        directory = job.directory(self._path)
+        if not _is_there(directory):
+            raise RunDirectoryError(
+                f"job {job.number} of {self._path} has lost its run: {directory} is gone. Have it "
+                f"made again: {command('resume', self._path)}"
+            )
+        run = open_run(directory, trust=self._trust)
+        if not is_of(run.manifest, job):
+            raise RunDirectoryError(
+                f"{directory} holds the run of another job ({shlex.join(run.manifest.job_given)}) "
+                f"than job {job.number} of {self._path} ({shlex.join(job.overrides)}). Move it "
+                f"away, and have it made again: {command('resume', self._path)}"
+            )
+        return run
 
     def __contains__(self, number: object) -> bool:
         return number in list(self)
 
     def __iter__(self) -> Iterator[int]:
-        finished = JobStatus.FINISHED
-        return (number for number, job in self._jobs.items() if job.status is finished)
+        finished = (job for job in self._jobs.values() if job.status is JobStatus.FINISHED)
+        return (job.number for job in finished if _is_there(job.directory(self._path)))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
+
+
+def _is_there(run: Path) -> bool:
+    return (run / MANIFEST).exists()
 
 
 def open_sweep(path: str | Path, *, trust: Sequence[str] = ()) -> Sweep:

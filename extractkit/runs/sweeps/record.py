@@ -152,7 +152,9 @@ class JobFile:
     schema: int = SCHEMA
 
 
-SWEEP_FILE = SealedRecord(SweepRecord, "index of a sweep", SCHEMA, "run the sweep again")
+SWEEP_FILE = SealedRecord(
+    SweepRecord, "index of a sweep", SCHEMA, "run the sweep again elsewhere: hydra.sweep.dir=…"
+)
 JOB_FILE = SealedRecord(JobFile, "record of a job", SCHEMA, "delete it, and resume the sweep")
 
 
@@ -205,13 +207,18 @@ def refreshed(directory: Path, job: SweepJob) -> SweepJob:
         run = manifests.read(job.directory(directory))
     except RunDirectoryError:
         return job
-    if run.job_given != job.overrides:
+    if not is_of(run, job):
         return job
     if run.status is Status.FINISHED:
         return job.holding(run)
     # What a job that failed said of it is kept.
     started = job.status is JobStatus.STARTED
     return replace(job, status=_OF_RUN.get(run.status, job.status)) if started else job
+
+
+def is_of(run: Manifest, job: SweepJob) -> bool:
+    """Whether a run is that of the job, or may stand in its place."""
+    return job.reused is not None or run.job_given == job.overrides
 
 
 def as_typed(value: object) -> str:

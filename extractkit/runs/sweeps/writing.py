@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from extractkit.advice import command
 from extractkit.errors import RunDirectoryError
 from extractkit.runs.directory import check_writable, elsewhere, fresh
 from extractkit.runs.lock import LOCK, locked, owner
@@ -87,7 +88,7 @@ def check_unused(directory: Path) -> None:
     at, other = f"{SWEEP_KEY}={directory}", elsewhere(SWEEP_KEY)
     if is_sweep(directory):
         at_work = owner(directory)
-        go_on = f"Go on with it: extractkit resume {directory}. {other}"
+        go_on = f"Go on with it: {command('resume', directory)}. {other}"
         raise RunDirectoryError(
             f"{at} holds a sweep. {go_on}"
             if at_work is None

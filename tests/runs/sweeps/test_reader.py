@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import extractkit
+from extractkit.commands.sweeps import resume
 from extractkit.errors import RunDirectoryError, SelectionError
 from extractkit.runs.manifest import Status
 from extractkit.runs.sweeps import record
@@ -216,6 +217,44 @@ def test_jobs_of_the_same_values_are_no_array(place: Path) -> None:
         sweep.to_xarray(HIDDEN)
     with pytest.raises(SelectionError, match=r"^no values is 2 jobs .*: 0, 1. Choose one: sweep"):
         sweep.run()
+
+
+def test_runs_that_were_exchanged_are_no_values_of_each_other(place: Path) -> None:
+    assert not swept("selectors=layers", "model.seed=1,2")
+    sweep = place / "s"
+    (sweep / "0").rename(place / "kept")
+    (sweep / "1").rename(sweep / "0")
+    (place / "kept").rename(sweep / "1")
+    with pytest.raises(RunDirectoryError) as caught:
+        extractkit.open_sweep(sweep).to_xarray(HIDDEN)
+    assert str(caught.value) == (
+        f"{sweep / '0'} holds the run of another job (model=reference inputs.path=texts.txt "
+        f"selectors=layers model.seed=2) than job 0 of {sweep} (model=reference "
+        f"inputs.path=texts.txt selectors=layers model.seed=1). Move it away, and have it made "
+        f"again: extractkit resume {sweep}"
+    )
+    told: list[Exception] = []
+    resume(sweep, [], lambda error: told.append(error) or 2)  # type: ignore[func-returns-value]
+    assert len(told) == 2
+    assert all("holds the run of another job: model=reference" in str(error) for error in told)
+
+
+def test_a_run_that_is_gone_is_missing(place: Path) -> None:
+    assert not swept("selectors=layers", "model.seed=1,2")
+    sweep = place / "s"
+    whole = extractkit.open_sweep(sweep).to_xarray(HIDDEN)
+    shutil.rmtree(sweep / "0")
+    found = extractkit.open_sweep(sweep)
+    assert (list(found.runs), 0 in found.runs) == ([1], False)
+    with pytest.raises(RunDirectoryError) as caught:
+        found.run({"model.seed": 1})
+    assert str(caught.value) == (
+        f"job 0 of {sweep} has lost its run: {sweep / '0'} is gone. Have it made again: "
+        f"extractkit resume {sweep}"
+    )
+    left = found.to_xarray(HIDDEN)
+    assert np.isnan(left[0]).all()
+    np.testing.assert_array_equal(left[1], whole[1])
 
 
 def test_a_moved_sweep_is_read_where_it_is(made: Path, tmp_path: Path) -> None:

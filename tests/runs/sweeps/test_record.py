@@ -88,8 +88,9 @@ def test_any_byte_changed_is_damage(name: str, tmp_path: Path) -> None:
 
 def test_damage_tells_what_is_left_to_do(tmp_path: Path) -> None:
     written(tmp_path)
+    elsewhere = "run the sweep again elsewhere: hydra.sweep.dir=…"
     for name, again in (("jobs/1.json", "delete it, and resume the sweep"),
-                        ("sweep.json", "run the sweep again")):  # fmt: skip
+                        ("sweep.json", elsewhere)):  # fmt: skip
         (tmp_path / name).write_text("{", encoding="utf-8")
         with pytest.raises(RunDirectoryError, match=rf"is damaged: .*\. Restore it, or {again}$"):
             _ = record.jobs(tmp_path), record.read(tmp_path)

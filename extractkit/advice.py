@@ -1,0 +1,23 @@
+"""Commands in messages, as they can be typed into a shell."""
+
+import re
+import shlex
+
+_PLAIN = re.compile(r"[A-Za-z0-9_./-]*", re.ASCII)
+
+
+def command(verb: str, *arguments: object) -> str:
+    """A command line of extractkit's."""
+    return shlex.join(["extractkit", verb, *map(str, arguments)])
+
+
+def override(key: str, value: object) -> str:
+    """`KEY=VALUE` of one text, as Hydra takes it; quoted for a shell, too."""
+    text = str(value)
+    return shlex.quote(f"{key}={text if _PLAIN.fullmatch(text) else hydra_quoted(text)}")
+
+
+def hydra_quoted(value: str) -> str:
+    """The value as a quoted text of Hydra's grammar: only `"` and `\\` before it are special."""
+    escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)
+    return '"' + re.sub(r"(\\+)$", r"\1\1", escaped) + '"'
