@@ -4,8 +4,8 @@ By hand: `model.load_weights(path)`, then the forward pass by a compiled functio
 for every checkpoint in turn; nothing is stored. extractkit: one job that stores the same layers'
 outputs, every checkpoint's files looked at first, drift and index included. Loading TensorFlow,
 building the model and tracing are left out on both sides: for a job, that is what one with a single
-checkpoint spends on it. Separate processes: one job for each checkpoint, from a shell; a few are
-run, and the rest is reckoned from their mean.
+checkpoint spends before its first shard, listing that checkpoint included. Separate processes: one
+job for each checkpoint, from a shell; a few are run, and the rest is reckoned from their mean.
 """
 
 import subprocess

@@ -14,6 +14,7 @@ import tensorflow as tf
 from extractkit.component import Component
 from extractkit.errors import ConfigError, ModelError
 from extractkit.models.keras_file import load
+from extractkit.models.keras_models import weights
 from extractkit.models.keras_models.model import KerasModel
 from extractkit.models.keras_models.weights_by_name import ranked
 from tests.models import keras_factories
@@ -114,6 +115,29 @@ def test_old_weights_under_a_new_ending_are_known_by_their_content(tmp_path: Pat
     (tmp_path / "w.h5").rename(tmp_path / "w.weights.h5")
     checkpoint = str(tmp_path / "w.weights.h5")
     assert_loaded(load(factory=factory("flat"), checkpoint=checkpoint), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "legacy", "as_it_is"),
+    [
+        ("m.keras", "Keras archive", False, True),
+        ("m.zip", "Keras archive", False, False),
+        ("w.weights.h5", "Keras HDF5", False, True),
+        ("w.h5", "Keras HDF5", False, False),
+        ("w.h5", "Keras HDF5", True, True),
+        ("w.weights.h5", "Keras HDF5", True, False),
+        ("w.hdf5", "Keras HDF5", True, False),
+    ],
+)
+def test_keras_is_given_a_file_under_a_name_that_tells_what_it_is(
+    name: str, kind: str, legacy: bool, as_it_is: bool, tmp_path: Path
+) -> None:
+    file = tmp_path / name
+    file.touch()
+    with weights._named_for_keras(file, kind, legacy) as given:
+        assert (given == str(file)) is as_it_is
+        assert Path(given).samefile(file)
+        assert given.endswith(".weights.h5") is (kind == "Keras HDF5" and not legacy)
 
 
 def test_a_checkpoint_replaces_the_weights_of_a_file(tmp_path: Path) -> None:
