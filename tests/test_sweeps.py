@@ -298,9 +298,13 @@ def test_a_sweep_that_is_stopped_can_be_gone_on_with(
         assert f"Go on with the sweep: extractkit resume {place}/s --trust own" in said
         assert process.returncode == cli.INTERRUPTED
         assert record.read(place / "s").status == "interrupted"
-        assert statuses(place / "s") == ["finished", "interrupted"]
+        assert statuses(place / "s") == ["finished", "interrupted", "skipped"]
     else:
-        assert statuses(place / "s") == ["finished", "started"]
+        assert statuses(place / "s") == ["finished", "started", "skipped"]
+    stopped = extractkit.open_sweep(place / "s")
+    assert [row["model"] for row in stopped.table] == ["reference", "sleeping", "counted"]
+    assert (stopped.table[2]["error"], stopped.keys) == ("not begun", ("model",))
+    assert np.isnan(stopped.to_xarray("attention:output").sel(model="counted")).all()
     (place / "mended").touch()
     done = program("resume", "s", "--trust", "own")
     assert done.returncode == cli.DONE, done.stderr

@@ -32,6 +32,7 @@ from extractkit.config.directory import ROOT, config_directory
 from extractkit.config.guard import guarded
 from extractkit.config.messages import translated
 from extractkit.config.nested import opened
+from extractkit.config.planned import planned_jobs
 from extractkit.config.typed import trust_of
 from extractkit.engine.loaded import forget
 from extractkit.errors import ConfigError, ExtractkitError, JobError
@@ -178,7 +179,9 @@ class _Launching:
         elif self._application.place is None:
             try:
                 begins = begun(asked, self._started())
-                self._application.place = self._open.enter_context(begins)
+                self._application.place = place = self._open.enter_context(begins)
+                for job in planned_jobs(config):
+                    place.write(job)
             except ExtractkitError as error:
                 raise _Refused(error) from error
         with read_write(config.hydra):

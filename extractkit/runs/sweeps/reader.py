@@ -37,7 +37,7 @@ class Sweep:
 
     @property
     def jobs(self) -> tuple[SweepJob, ...]:
-        """The jobs that have begun, by number, those that failed included."""
+        """The jobs by number, those that failed or have not begun included."""
         return self.record.jobs
 
     @cached_property

@@ -49,7 +49,7 @@ class SweepJob:
         values: the same as plain data, by key; None stands for a key that was deleted.
         run: its run directory, told from the sweep's.
         attempt: which launch of the sweep worked on it last, from 1 on.
-        status: how far it has come; "skipped" is not begun, since another job had failed.
+        status: how far it has come; "skipped" is not begun, and `error` says why.
         started, finished: times in UTC, ISO 8601.
         reused: directory of the finished run elsewhere that stands in its place
             (`runtime.reuse_from`).
@@ -107,7 +107,7 @@ class SweepRecord:
         working_directory: from where relative paths are told.
         attempt: how many times the sweep has been launched.
         status: how far it has come; finished are all jobs, or else it has failed.
-        jobs: those that have begun, by number.
+        jobs: by number; of those that have not begun, what the sweep knew before the first.
         schema: version of these fields.
     """
 
