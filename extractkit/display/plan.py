@@ -68,7 +68,8 @@ def _totals(plan: Preview) -> Text:
     size = f"{_BOUNDS.get(plan.bound, '')}{human_bytes(plan.bytes)}"
     count = len(plan.checkpoints)
     times = f"{plural(count, 'checkpoint')} of " if count else ""
-    shards = len(plan.shards) * max(1, count)
+    constants = any(tensor.constant for tensor in plan.tensors)  # they have a shard of their own
+    shards = (len(plan.shards) + constants) * max(1, count)
     return Text(
         f"{times}{plural(plan.samples, 'sample')}, {plural(len(plan.tensors), 'tensor')}: {size} "
         f"in {plural(shards, 'shard')}; {human_bytes(plan.free_bytes)} are free for "

@@ -280,9 +280,8 @@ class _Execution:
         samples = sum(map(len, shards))
         share = plan.bytes * len(shards) // max(1, len(recorder.manifest.planned_shards))
         self.listener.planned(prepared.tensors, samples, share)
-        size = human_bytes(share)
-        tensors, count = len(prepared.tensors), sum(1 for shard in shards if not shard.constant)
-        _log.info("plan: %d tensors, %d samples, %d shards, %s", tensors, samples, count, size)
+        counts = (len(prepared.tensors), samples, len(shards))
+        _log.info("plan: %d tensors, %d samples, %d shards, %s", *counts, human_bytes(share))
         self._notes(prepared, recorder.manifest)
         missing = [shard for shard in shards if shard not in recorder.committed]
         if len(missing) < len(shards):
@@ -335,7 +334,7 @@ class _Execution:
             samples=ended.samples if whole else ended.actual.samples,
             checkpoints=len(ended.checkpoints) if whole else 0,
             truncated=ended.inputs.truncated if ended.inputs else 0,
-            shards=sum(1 for shard in ended.shards if len(shard)),
+            shards=len(ended.shards),
             bytes=ended.actual.bytes,
             seconds=self.timings["extract"],
             computed=self.computed,

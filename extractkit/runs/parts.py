@@ -14,7 +14,7 @@ from extractkit.runs import manifest as manifests
 from extractkit.runs.agreement import part_differences
 from extractkit.runs.directory import JOURNAL, RUN_KEY, elsewhere
 from extractkit.runs.journal import Entry
-from extractkit.runs.manifest import MANIFEST, PARTS, Manifest, Status
+from extractkit.runs.manifest import MANIFEST, PARTS, SWEEP, Manifest, Status
 
 _NAME = re.compile(r"([0-9]+)-of-([0-9]+)")
 
@@ -75,6 +75,8 @@ def finished_parts(directory: Path, busy: Mapping[Part, str]) -> list[Piece]:
     """
     found = found_parts(directory)
     if not found:
+        if (directory / SWEEP).exists():
+            manifests.read(directory)  # which tells what it is
         raise RunDirectoryError(
             f"{directory} holds no parts of a run. Make them, in any order and anywhere: "
             f"extractkit … runtime.shards=1/4 {override(RUN_KEY, directory)}, and so on to 4/4"

@@ -163,7 +163,7 @@ def test_the_listener_is_told_of_every_sample_and_byte_once(tmp_path: Path) -> N
     stored = sum(map(len, shard_files(tmp_path / "run").values()))
     assert (told.samples, told.expected, told.bytes) == (20, 20, stored)
     (summary,) = told.summaries
-    assert (summary.samples, summary.shards, summary.bytes, summary.tensors) == (20, 3, stored, 10)
+    assert (summary.samples, summary.shards, summary.bytes, summary.tensors) == (20, 4, stored, 10)
     assert (summary.truncated, summary.non_finite) == (0, ())
 
 
@@ -177,7 +177,7 @@ def test_notes_reach_listener_and_log(tmp_path: Path) -> None:
     ]
     log = (tmp_path / "run" / LOG).read_text(encoding="utf-8")
     assert all(note in log for note in told.notes)
-    assert "plan: 10 tensors, 2 samples, 1 shards" in log
+    assert "plan: 10 tensors, 2 samples, 2 shards" in log
     assert "committed 000000000-000000002" in log
     assert run.manifest.inputs is not None
     assert run.manifest.inputs.truncated == told.summaries[0].truncated == 1

@@ -183,6 +183,11 @@ def _none(run: Path) -> None:
     shutil.rmtree(run / "parts")
 
 
+def _sweep(run: Path) -> None:
+    shutil.rmtree(run / "parts")
+    (run / "sweep.json").touch()
+
+
 @pytest.mark.parametrize(
     ("harm", "told"),
     [
@@ -212,6 +217,11 @@ def _none(run: Path) -> None:
             _none,
             "{run} holds no parts of a run. Make them, in any order and anywhere: extractkit … "
             "runtime.shards=1/4 hydra.run.dir={run}, and so on to 4/4",
+        ),
+        (
+            _sweep,
+            "{run} is a sweep, not one run. Give one of its runs; those are listed by: extractkit "
+            "show {run}",
         ),
     ],
 )
