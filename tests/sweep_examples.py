@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from extractkit.commands.jobs import run
+from extractkit.commands.sweeps import resume
 
 TARGET = "extractkit.testing.reference.ReferenceModel"
 REFERENCE = f"_target_: {TARGET}\nseed: 0\nlongest: 64\n"
@@ -19,14 +20,24 @@ def placed(directory: Path, **models: str) -> Path:
     return directory
 
 
-def swept(*arguments: str, fail_fast: bool = False) -> list[Exception]:
-    """Run a sweep into `s` below the working directory; what failed in it."""
-    failures: list[Exception] = []
+class Failures(list[Exception]):
+    """What failed in a sweep, each told as a mistake."""
 
-    def report(error: Exception) -> int:
-        failures.append(error)
+    def report(self, error: Exception) -> int:
+        self.append(error)
         return 2
 
+
+def swept(*arguments: str, fail_fast: bool = False) -> list[Exception]:
+    """Run a sweep into `s` below the working directory; what failed in it."""
+    failures = Failures()
     given = ["model=reference", "inputs.path=texts.txt", "hydra.sweep.dir=s", *arguments]
-    run([*given, "-m", "--config-dir", "my"], report, [], fail_fast=fail_fast)
+    run([*given, "-m", "--config-dir", "my"], failures.report, [], fail_fast=fail_fast)
+    return failures
+
+
+def resumed(directory: Path) -> list[Exception]:
+    """Go on with a sweep; what failed in it."""
+    failures = Failures()
+    resume(directory, [], failures.report)
     return failures

@@ -1,7 +1,6 @@
 """Verbs on jobs: run, tensors, plan. Each is a Hydra application."""
 
 import os
-import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
@@ -9,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from extractkit.advice import command
 from extractkit.commands.options import TRUST
 from extractkit.commands.output import write_json, write_rendered
 from extractkit.display import help as help_text
@@ -142,7 +142,7 @@ def resumable(
                 *(word for one in trusted for word in (TRUST, one)),
             ]
             with suppress(OSError):  # a terminal that has closed
-                sys.stderr.write(f"Go on with the run: extractkit resume {shlex.join(words)}\n")
+                sys.stderr.write(f"Go on with the run: {command('resume', *words)}\n")
         raise
 
 

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from extractkit.advice import command
 from extractkit.commands.options import TRUST
 from extractkit.commands.output import write, write_json, write_rendered
 from extractkit.errors import RunDirectoryError
@@ -86,7 +87,7 @@ def ended(directory: Path, record: "SweepRecord", trust: "Trust") -> None:
     sys.stderr.write(printable(summary(directory, record)))
     if record.status is not Status.FINISHED:
         words = [str(directory), *(word for one in _needed(trust) for word in (TRUST, one))]
-        sys.stderr.write(f"Go on with the sweep: extractkit resume {shlex.join(words)}\n")
+        sys.stderr.write(f"Go on with the sweep: {command('resume', *words)}\n")
     if record.status is not Status.INTERRUPTED:
         write(f"{directory}\n")
 

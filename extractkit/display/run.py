@@ -7,11 +7,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from extractkit.advice import command
 from extractkit.display.drift import overview as moves
 from extractkit.display.text import (
     duration_text,
     plural,
-    quoted,
     rate_text,
     safe,
     shape_text,
@@ -48,7 +48,7 @@ def overview(
     facts.add_row("job", Text(safe(" ".join(manifest.job_given)) or "–"))
     if manifest.part is not None:
         facts.add_row("part", Text(safe(manifest.part)))
-        facts.add_row("join", Text(f"extractkit finalize {safe(str(directory.parent.parent))}"))
+        facts.add_row("join", Text(command("finalize", safe(str(directory.parent.parent)))))
     if manifest.inputs is not None:
         facts.add_row("samples", _samples(manifest.samples, manifest.inputs.truncated))
         for note in manifest.inputs.notes:
@@ -70,7 +70,7 @@ def overview(
     if manifest.actual is not None:
         _add_findings(facts, manifest.actual.skipped, *_told_of(manifest.actual.values))
     if committed is not None:
-        facts.add_row("go on", Text(f"extractkit resume {quoted(directory)}"))
+        facts.add_row("go on", Text(command("resume", safe(str(directory)))))
     if manifest.skipped:
         facts.add_row(
             "left out",
@@ -94,7 +94,7 @@ def summary(result: Summary) -> RenderableType:
     rate = rate_text(done, result.seconds)
     facts.add_row("time", f"{duration_text(result.seconds)}{rate and f', {rate}'}")
     _add_findings(facts, result.skipped, result.non_finite, result.constant, result.unchanging)
-    facts.add_row("look at it", Text(f"extractkit show {quoted(result.directory)}"))
+    facts.add_row("look at it", Text(command("show", safe(str(result.directory)))))
     return facts
 
 

@@ -7,7 +7,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from extractkit.display.text import duration_text, plural, quoted, safe
+from extractkit.advice import command
+from extractkit.display.text import duration_text, plural, safe
 from extractkit.runs.disk import human_bytes
 from extractkit.runs.manifest import Status
 from extractkit.runs.sweeps.record import JobStatus, SweepRecord, as_typed
@@ -26,13 +27,14 @@ def overview(directory: Path, record: SweepRecord) -> RenderableType:
     facts.add_row("given", Text(safe(" ".join(record.overrides)) or "–"))
     facts.add_row("jobs", _counts(record))
     if record.status is not Status.FINISHED:
-        facts.add_row("go on", Text(f"extractkit resume {quoted(directory)}"))
+        facts.add_row("go on", Text(command("resume", safe(str(directory)))))
     return Group(facts, "", _table(record), *_reasons(record))
 
 
 def summary(directory: Path, record: SweepRecord) -> str:
     """What closes a sweep, as lines: how its jobs ended, and why some did not end well."""
-    lines = [f"sweep of {_counts(record)}. Look at it: extractkit show {quoted(directory)}"]
+    look = command("show", safe(str(directory)))
+    lines = [f"sweep of {_counts(record)}. Look at it: {look}"]
     lines += [
         f"  job {job.number} ({' '.join(job.overrides)}): {_first_line(job.error)}"
         for job in record.failures

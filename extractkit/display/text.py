@@ -1,9 +1,7 @@
 """Names, shapes, sizes and times as short texts."""
 
-import shlex
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -97,8 +95,3 @@ def _axis(dim: str | None, size: int | None) -> str:
 
 def _power(dim: str, count: int) -> str:
     return safe(dim) if count == 1 else f"{safe(dim)}^{count}"
-
-
-def quoted(path: Path) -> str:
-    """A path as it is typed in a command, harmless on a terminal."""
-    return shlex.quote(safe(str(path)))

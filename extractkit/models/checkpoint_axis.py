@@ -150,8 +150,8 @@ class WeightFiles:
         first, reason = next(iter(wrong.items()))
         count = f"{len(wrong)} of {len(self._named)} checkpoints cannot be used"
         # A run that is gone on with keeps its settings, so that is no help to it.
-        hint = " Put them right, or begin anew without: runtime.bad_checkpoints=skip"
-        hint = hint if others else ""
+        remedy = " Put them right, or begin anew without: runtime.bad_checkpoints=skip"
+        hint = remedy if others else ""
         return f"{KEY}: {count}, first {self._named[first].label!r}: {reason.rstrip('.')}.{hint}"
 
 

@@ -102,7 +102,7 @@ class _Process:
         how, words = "went unheard", ""
         try:  # whatever happens, the driver waits for the last event
             how, words = self._heard(task)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001 - see above
             how = f"cannot be heard: {type(error).__name__}: {error}"
         finally:
             self._process.kill()

@@ -128,7 +128,7 @@ class _Actor:
                 self._events.put(Said(self._number, data))
         except self._ray.exceptions.RayError as error:
             how, words = f"died: {_first_line(error)}", str(error)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001 - see above
             how = f"cannot be heard: {type(error).__name__}: {_first_line(error)}"
         finally:
             self._events.put(Ended(self._number, how, words))

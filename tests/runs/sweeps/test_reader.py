@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 
 import extractkit
-from extractkit.commands.sweeps import resume
 from extractkit.errors import RunDirectoryError, SelectionError
 from extractkit.runs.manifest import Status
 from extractkit.runs.sweeps import record
 from extractkit.runs.sweeps.record import JobStatus
-from tests.sweep_examples import placed, swept
+from tests.sweep_examples import placed, resumed, swept
 
 HIDDEN = "attention:output"
 
@@ -233,8 +232,7 @@ def test_runs_that_were_exchanged_are_no_values_of_each_other(place: Path) -> No
         f"inputs.path=texts.txt selectors=layers model.seed=1). Move it away, and have it made "
         f"again: extractkit resume {sweep}"
     )
-    told: list[Exception] = []
-    resume(sweep, [], lambda error: told.append(error) or 2)  # type: ignore[func-returns-value]
+    told = resumed(sweep)
     assert len(told) == 2
     assert all("holds the run of another job: model=reference" in str(error) for error in told)
 
