@@ -1,26 +1,28 @@
 """Python callables, `tf.function`s, `tf.Module`s and plain values as one concrete function each."""
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from extractkit.errors import ConfigError, ModelError, choices
 from extractkit.models.foreign import told
 from extractkit.models.input_settings import AT, InputSetting
+from extractkit.models.structure import VALUES, plain
 from extractkit.plan import numpy_dtype
 
-_VALUES = (tf.Tensor, tf.Variable, np.ndarray, np.generic, bool, int, float, complex, str, bytes)
 _METHOD = "__call__"
 _DTYPES = ("float32", "float16", "float64", "int32", "int64", "bool", "string")
 
 
 def is_value(built: object) -> bool:
-    """Whether it is tensors, variables, arrays or numbers, alone or in dictionaries and lists."""
-    leaves = tf.nest.flatten(built)
-    return bool(leaves) and all(isinstance(leaf, _VALUES) for leaf in leaves)
+    """Whether it is tensors, variables, arrays or numbers, alone or in any structure of them."""
+    if callable(built):
+        return False
+    leaves = tf.nest.flatten(plain(built))
+    return bool(leaves) and all(isinstance(leaf, (tf.Tensor, *VALUES)) for leaf in leaves)
 
 
 def method_of(built: object, signature: str | None) -> Callable[..., Any]:
@@ -101,7 +103,8 @@ def traced(function: Callable[..., Any], settings: Mapping[str, InputSetting] | 
     # Given nothing it is traced with what it declares, structures of tensors among it.
     specs = {} if whole is not None else specs_of(function, settings)
     if whole is None:
-        whole = function if hasattr(function, "get_concrete_function") else tf.function(function)
+        traces = hasattr(function, "get_concrete_function")
+        whole = function if traces else tf.function(_taken_apart(function))
     try:
         return whole.get_concrete_function(**specs)
     except Exception as error:  # whatever somebody else's code raises
@@ -117,9 +120,20 @@ def constant_function(value: object) -> Callable[[], Any]:
     """A function of nothing that returns the value's tensors."""
 
     def values() -> Any:
-        return tf.nest.map_structure(tf.convert_to_tensor, value)
+        return tf.nest.map_structure(tf.convert_to_tensor, plain(value))
 
     return values
+
+
+def _taken_apart(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with its results as TensorFlow takes them from a traced function."""
+
+    # Its attributes stay its own: it may be an object with a `__call__`.
+    @functools.wraps(function, updated=())
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return plain(function(*args, **kwargs))
+
+    return call
 
 
 def _arguments(function: Callable[..., Any]) -> tuple[list[str], list[str], bool]:

@@ -6,15 +6,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from extractkit.models.structure import ports
+from extractkit.models.structure import components, ports
 
 _UNNAMED = "input"
 # What stands before a key; a number alone is no name.
 _KEY = re.compile(r"^output\.(?!\d+$)")
-_COMPONENTS = (
-    (tf.RaggedTensor, ("values", "row_splits")),
-    (tf.SparseTensor, ("indices", "values", "dense_shape")),
-)
 
 
 def inputs_of(function: Any) -> dict[str, tf.Tensor]:
@@ -38,7 +34,7 @@ def inputs_of(function: Any) -> dict[str, tf.Tensor]:
 def outputs_of(function: Any) -> dict[str, tf.Tensor]:
     """The function's results by name: their key in a dictionary, else `output`, `output.1`.
 
-    Ragged and sparse ones by the tensors that they are made of; see `components`.
+    Ragged and sparse ones by the tensors that they are made of; see `structure.components`.
     """
     flat = tf.nest.flatten(function.structured_outputs, expand_composites=True)
     results = iter(function.graph.outputs)
@@ -62,19 +58,3 @@ def call(function: Any, given: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
 def _results(structure: Any) -> dict[str, tf.Tensor]:
     named = components(ports("output", structure))
     return {_KEY.sub("", port): tensor for port, tensor in named.items()}
-
-
-def components(named: Mapping[str, Any]) -> dict[str, tf.Tensor]:
-    """The same, with the tensors in place of each ragged and sparse one, which is no tensor itself.
-
-    Ragged: `output.values` and `output.row_splits`; sparse: `output.indices`, `output.values` and
-    `output.dense_shape`. Where rows are ragged again: `output.values.values`.
-    """
-    found: dict[str, tf.Tensor] = {}
-    for port, value in named.items():
-        parts = next((names for kind, names in _COMPONENTS if isinstance(value, kind)), None)
-        if parts is None:
-            found[port] = value
-        else:
-            found |= components({f"{port}.{part}": getattr(value, part) for part in parts})
-    return found

@@ -22,7 +22,6 @@ from extractkit.models.encoding import encode_arrays
 from extractkit.models.failures import failed_on_batch
 from extractkit.models.foreign import told
 from extractkit.models.functions.callables import constant_function, is_value, method_of, specs_of
-from extractkit.models.functions.concrete import components
 from extractkit.models.functions.eager_calls import EagerCall, restored, watched
 from extractkit.models.functions.eager_records import (
     input_address,
@@ -37,7 +36,7 @@ from extractkit.models.graphs.signature import declared, signature_of
 from extractkit.models.graphs.transforming import transformed
 from extractkit.models.input_settings import AT, InputSetting
 from extractkit.models.protocol import Compilation, Encoded, Fetch, Program
-from extractkit.models.structure import ports
+from extractkit.models.structure import components, plain, ports
 from extractkit.models.tensorflow_process import configure
 from extractkit.plan import numpy_dtype
 from extractkit.tensors import SAMPLE, Catalog, Kind, TensorRecord, join
@@ -168,7 +167,7 @@ class EagerModel:
 
     def _returned(self, result: Any) -> dict[str, tf.Tensor]:
         """What a call returned, by address."""
-        named = components(ports("output", tf.nest.map_structure(_as_tensor, result)))
+        named = components(ports("output", tf.nest.map_structure(_as_tensor, plain(result))))
         return {join("", port): tensor for port, tensor in named.items()}
 
     def _wanted(self, found: Mapping[str, tf.Tensor], fetch: Fetch) -> tf.Tensor:
@@ -290,7 +289,7 @@ def _as_tensor(value: Any) -> Any:
     except (ValueError, TypeError) as error:
         raise ModelError(
             f"the function that model.factory gives returns a {type(value).__name__} among its "
-            f"results, which is no tensor. Let it return tensors alone"
+            f"results, which TensorFlow cannot make a tensor of: {told(error)}"
         ) from error
 
 

@@ -16,7 +16,7 @@ import tensorflow as tf
 from extractkit.models.graphs.nested import NestedGraph, nested_graphs
 from extractkit.models.keras_models.dialects import KERAS_3, Dialect
 from extractkit.models.patching import patched
-from extractkit.models.structure import ports
+from extractkit.models.structure import plain, ports
 
 
 @dataclass(eq=False)
@@ -83,7 +83,7 @@ def trace(
     ]
 
     def called(*tensors: tf.Tensor) -> Any:
-        return function(dict(zip(feature_names, tensors, strict=True)))
+        return plain(function(dict(zip(feature_names, tensors, strict=True))))
 
     traced = tf.function(called, autograph=False)
     with dialect.repaired(), _watched_calls(dialect.package.layers.Layer) as calls:

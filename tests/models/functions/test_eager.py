@@ -304,6 +304,15 @@ def test_nothing_among_the_results_is_passed_over() -> None:
     assert outputs == [":output.doubled"]
 
 
-def test_an_object_among_the_results_is_named() -> None:
-    with pytest.raises(ModelError, match="returns a object among its results, which is no tensor"):
-        model("with_an_object", inputs=X).catalog  # noqa: B018
+def test_an_object_among_the_results_is_left_out() -> None:
+    outputs = [r for r in model("with_an_object", inputs=X).catalog if r.startswith(":output")]
+    assert outputs == [":output.doubled"]
+
+
+def with_odd_array(x: tf.Tensor) -> dict[str, object]:
+    return {"doubled": x * 2.0, "odd": np.array([object()])}
+
+
+def test_an_array_that_cannot_be_a_tensor_is_named() -> None:
+    with pytest.raises(ModelError, match="returns a ndarray among its results, which TensorFlow"):
+        model("with_odd_array", inputs=X).catalog  # noqa: B018
