@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from extractkit.commands import jobs, runs
+from extractkit.commands.arguments import split_verb
 from extractkit.commands.options import TRUST, taken
 from extractkit.commands.output import write
 from extractkit.config.directory import GROUPS, options
@@ -38,9 +39,8 @@ def execute(arguments: Sequence[str]) -> int:
     Raises:
         UserError: a mistake in the arguments. Those of single jobs are reported as they happen.
     """
-    named = bool(arguments) and arguments[0] in help_text.VERBS
-    verb = arguments[0] if named else "run"
-    rest = list(arguments[named:])
+    named, rest = split_verb(arguments)
+    verb = named or "run"
     if any(argument in _HELP for argument in rest):
         groups = {group: options(group) for group in GROUPS}
         write(help_text.of_verb(verb) if named else help_text.overview(groups))

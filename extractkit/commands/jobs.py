@@ -1,6 +1,5 @@
 """Verbs on jobs: run, tensors, plan. Each is a Hydra application."""
 
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
@@ -9,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from extractkit.advice import command
+from extractkit.commands.arguments import complete_without_verb, overrides_first
 from extractkit.commands.options import TRUST
 from extractkit.commands.output import write_json, write_rendered
-from extractkit.display import help as help_text
-from extractkit.errors import ConfigError, FinalError, UserError, choices
+from extractkit.errors import FinalError, UserError
 from extractkit.runs.manifest import MANIFEST
 
 if TYPE_CHECKING:
@@ -22,10 +21,6 @@ if TYPE_CHECKING:
     from extractkit.job import Job
 
 _SWEEP = ("--multirun", "-m")
-# Options of Hydra's that are followed by a value.
-_VALUED = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn",
-           "--config-dir", "-cd", "--experimental-rerun")  # fmt: skip
-_INFO = ("--info", "-i")  # may be followed by one
 
 _Answer = tuple[object, "RenderableType"]
 """What a dry verb has to say of a job: as JSON, and for a person."""
@@ -53,8 +48,8 @@ def run(
     from extractkit.commands.sweeps import ended, write_run
     from extractkit.config.app import launch
 
-    rest = _overrides_first(arguments)
-    _complete_after_verb()
+    rest = overrides_first(arguments)
+    complete_without_verb()
     return launch(
         *(rest, extract, report),
         dry=False,
@@ -77,30 +72,6 @@ def plan(
 ) -> list[int]:
     """Say what a job would store; as `run`."""
     return _look(arguments, partial(_plan, exact=exact), report, trusted, as_json=as_json)
-
-
-def _overrides_first(arguments: Sequence[str]) -> list[str]:
-    """The same arguments with the overrides in front: Hydra wants them in one place.
-
-    Raises:
-        ConfigError: a word that is no override, perhaps a misspelt verb.
-    """
-    overrides: list[str] = []
-    flags: list[str] = []
-    before = ""
-    for argument in arguments:
-        is_value = before in _VALUED or (before in _INFO and "=" not in argument)
-        if argument.startswith("-") or is_value:
-            flags.append(argument)
-        elif "=" in argument or argument.startswith("~"):
-            overrides.append(argument)
-        else:
-            raise ConfigError(
-                f"{argument!r} is neither a verb (which comes first) nor an override. "
-                f"{choices(argument, help_text.VERBS)} An override is key=value, as in model=bert"
-            )
-        before = argument
-    return overrides + flags
 
 
 def extract(composed: "Composition") -> Path:
@@ -166,12 +137,13 @@ def _look(
 ) -> list[int]:
     """Print what there is to say of each job; as JSON, all of a sweep's jobs in one array."""
     from extractkit.config.app import launch
+    from extractkit.display.waiting import waiting
 
     documents: list[object] = []
 
     def look(composed: "Composition") -> None:
         # A model's own code may print; that is no part of the result.
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(sys.stderr), waiting(sys.stderr, "loading the model"):
             document, renderable = answer(composed)
         documents.append(document)
         if not as_json:
@@ -181,8 +153,8 @@ def _look(
         documents.append({"error": str(error)})  # jobs are told apart by their order
         return report(error)
 
-    rest = _overrides_first(arguments)
-    _complete_after_verb()
+    rest = overrides_first(arguments)
+    complete_without_verb()
     failures = launch(rest, look, fail, dry=True, trusted=trusted)
     if as_json and (len(documents) > 1 or any(argument in _SWEEP for argument in arguments)):
         write_json(documents)
@@ -214,10 +186,3 @@ def _plan(composed: "Composition", *, exact: bool) -> _Answer:
     check_unused(place(composed.directory, composed.job.runtime.part))
     found = preview(composed.job, composed.directory, exact=exact)
     return found.to_json(), overview(found)
-
-
-def _complete_after_verb() -> None:
-    """Show Hydra's shell completion a line that it understands, without our verb."""
-    program, *words = os.environ.get("COMP_LINE", "").split(" ")
-    if len(words) > 1 and words[0] in help_text.VERBS:
-        os.environ["COMP_LINE"] = " ".join([program, *words[1:]])

@@ -112,6 +112,7 @@ def resume(arguments: Sequence[str], report: Report) -> list[int]:
 def finalize(arguments: Sequence[str]) -> bool:
     """Join the parts of a job to one run; the last line on standard output is its directory."""
     from extractkit.display.console import printable
+    from extractkit.display.waiting import waiting
     from extractkit.runs.finalize import finalize
     from extractkit.runs.reader import sink_of
     from extractkit.trust import Trust
@@ -124,7 +125,9 @@ def finalize(arguments: Sequence[str]) -> bool:
     def note(message: str) -> None:
         sys.stderr.write(printable(f"{message}\n"))
 
-    finalize(directory, reader=partial(sink_of, trust=Trust(tuple(given.trust))), note=note)
+    reader = partial(sink_of, trust=Trust(tuple(given.trust)))
+    with waiting(sys.stderr, "joining the parts"):
+        finalize(directory, reader=reader, note=note)
     write(f"{directory}\n")
     return True
 
@@ -166,6 +169,7 @@ def rerun(arguments: Sequence[str]) -> bool:
 def verify(arguments: Sequence[str]) -> bool:
     """Hold a run against what it recorded of itself, and, if asked, against its model."""
     from extractkit.display.verify import overview
+    from extractkit.display.waiting import waiting
 
     options = RunOptions("verify", "run")
     options.add_argument("--recompute", type=_count, default=0, metavar="K")
@@ -174,7 +178,7 @@ def verify(arguments: Sequence[str]) -> bool:
     options.add_argument(TRUST, action="append", default=[], metavar="MODULE")
     given = options.read(arguments)
     # A model's own code may print; that is no part of the result.
-    with redirect_stdout(sys.stderr):
+    with redirect_stdout(sys.stderr), waiting(sys.stderr, f"checking {given.run}"):
         if given.recompute:
             from extractkit import api
 
@@ -199,6 +203,7 @@ def diff(arguments: Sequence[str]) -> bool:
     """Compare two runs tensor by tensor, sample by sample; A is the reference."""
     from extractkit.config.mapping import read_mapping
     from extractkit.display.diff import overview
+    from extractkit.display.waiting import waiting
     from extractkit.runs.diff import diff
 
     options = RunOptions("diff", "a", "b")
@@ -210,15 +215,16 @@ def diff(arguments: Sequence[str]) -> bool:
     options.add_argument("--json", action="store_true")
     given = options.read(arguments)
     mapping = None if given.map is None else read_mapping(given.map)
-    found = diff(
-        given.a,
-        given.b,
-        trust=given.trust,
-        mapping=mapping,
-        rtol=given.rtol,
-        atol=given.atol,
-        only=given.only,
-    )
+    with waiting(sys.stderr, f"comparing {given.a} and {given.b}"):
+        found = diff(
+            given.a,
+            given.b,
+            trust=given.trust,
+            mapping=mapping,
+            rtol=given.rtol,
+            atol=given.atol,
+            only=given.only,
+        )
     if given.json:
         write_json(found.to_json())
     else:

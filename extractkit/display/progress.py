@@ -21,6 +21,7 @@ from rich.text import Text
 from extractkit.display import run
 from extractkit.display.console import Printable, render
 from extractkit.display.text import duration_text, plural, rate_text, safe
+from extractkit.display.waiting import Waiting
 from extractkit.engine.listener import Listener, Summary
 from extractkit.plan import PlannedTensor
 from extractkit.runs.disk import human_bytes
@@ -31,14 +32,11 @@ _INTERVAL_S = 5.0
 @contextmanager
 def listening(stream: TextIO) -> Iterator[Listener]:
     """The listener that suits the stream; the terminal is left as it was, whatever happens."""
-    if not stream.isatty():
-        yield Lines(stream)
-        return
-    bar = Bar(stream)
+    shown = Bar(stream) if stream.isatty() else Lines(stream)
     try:
-        yield bar
+        yield shown
     finally:
-        bar.stop()
+        shown.stop()
 
 
 class Lines:
@@ -50,11 +48,17 @@ class Lines:
         self._lock = Lock()
         self._samples = self._done = self._stored = 0
         self._began = self._spoke = clock()
+        self._waiting = Waiting(stream)
+
+    def stage(self, name: str) -> None:
+        """Show the stage if it takes long."""
+        self._waiting.begin(name)
 
     def planned(
         self, tensors: Sequence[PlannedTensor], samples: int, total_bytes_estimate: int
     ) -> None:
         """Say what is about to be done."""
+        self._waiting.end()
         self._samples = samples
         self._began = self._spoke = self._clock()
         self._write(_announcement(tensors, samples, total_bytes_estimate))
@@ -76,7 +80,12 @@ class Lines:
 
     def finished(self, summary: Summary) -> None:
         """Close with a table."""
+        self.stop()
         self._write(render(run.summary(summary), self._stream).rstrip("\n"))
+
+    def stop(self) -> None:
+        """Show no further signs of life."""
+        self._waiting.end()
 
     def _status(self, seconds: float) -> str:
         left = max(self._samples - self._done, 0)
@@ -112,11 +121,18 @@ class Bar:
         self._task = self._bar.add_task("samples", total=None, start=False, stored=0)
         self._stored = 0
         self._lock = Lock()
+        self._waiting = Waiting(stream)
+
+    def stage(self, name: str) -> None:
+        """Take the bar away; show a spinner if the stage takes long."""
+        self._bar.stop()
+        self._waiting.begin(name)
 
     def planned(
         self, tensors: Sequence[PlannedTensor], samples: int, total_bytes_estimate: int
     ) -> None:
         """Say what is about to be done, and show the bar."""
+        self._waiting.end()
         self._console.print(Printable(Text(_announcement(tensors, samples, total_bytes_estimate))))
         self._bar.update(self._task, total=samples)
         self._bar.start_task(self._task)
@@ -130,7 +146,8 @@ class Bar:
 
     def note(self, message: str) -> None:
         """Print a message above the bar."""
-        self._console.print(Printable(Text(message)))
+        with self._waiting.paused():
+            self._console.print(Printable(Text(message)))
 
     def finished(self, summary: Summary) -> None:
         """Replace the bar by a table."""
@@ -138,7 +155,8 @@ class Bar:
         self._console.print(Printable(run.summary(summary)))
 
     def stop(self) -> None:
-        """Take the bar away."""
+        """Take bar and spinner away."""
+        self._waiting.end()
         self._bar.stop()
 
 

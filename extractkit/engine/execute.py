@@ -112,6 +112,7 @@ def resume(job: Job, directory: Path, *, listener: Listener) -> None:
         FinalError: the run is complete but for damaged files that hold none of its values.
     """
     with locked(directory):
+        listener.stage("checking what is stored")
         recorded = manifests.read(directory)
         lasting = lasting_damage(directory, recorded)
         # A run that goes on in any case has its shards hashed once, when the recorder starts.
@@ -170,6 +171,7 @@ class _Execution:
             # Sinks come first: they are quick to build, and tell what they do not like.
             sinks = {name: cast(Sink, sink.build()) for name, sink in self.job.sinks.items()}
             recorder = Recorder.start(self.directory, self.manifest, sinks)
+            self.listener.stage("loading the model")
             with hired(self.job, self.listener.note) as workers:
                 prepared = prepare(self.job)
                 self.timings.update(prepared.timings)
@@ -215,6 +217,7 @@ class _Execution:
 
     def _surveyed(self, prepared: Prepared, recorder: Recorder) -> tuple[Survey, int]:
         """All samples read, their rows recorded; and how many were cut off."""
+        self.listener.stage("reading the samples")
         began = time.perf_counter()
         truncated = 0
 
@@ -324,6 +327,7 @@ class _Execution:
             self.listener.note(
                 f"all is stored; measuring how tensors move over {count} checkpoints"
             )
+        self.listener.stage("finishing the run: checks and index")
         ended = recorder.finish(self.timings)
         assert ended.actual is not None
         whole = ended.part is None

@@ -47,6 +47,13 @@ class Summary:
 class Listener(Protocol):
     """Told how a job goes; every call returns at once, and may come from another thread."""
 
+    def stage(self, name: str) -> None:
+        """A stage without samples to count has begun, such as loading the model.
+
+        It lasts until the next call of `stage`, `planned` or `finished`.
+        """
+        ...
+
     def planned(
         self, tensors: Sequence[PlannedTensor], samples: int, total_bytes_estimate: int
     ) -> None:
@@ -68,6 +75,9 @@ class Listener(Protocol):
 
 class Silent:
     """A listener that says nothing."""
+
+    def stage(self, name: str) -> None:
+        """Nothing."""
 
     def planned(
         self, tensors: Sequence[PlannedTensor], samples: int, total_bytes_estimate: int

@@ -109,7 +109,7 @@ def test_a_finished_run_is_not_touched(program: Program, place: Path) -> None:
         (["-m", "model=reference,brt", "selectors=layers"], "model=brt does not exist."),
         (["model=reference", "selectors=layers", "--config-name=x"], "--config-name=x: no x.yaml"),
         (["model=reference", "selectors=layers", "--json"], "--json belongs to tensors and plan"),
-        (["tensor", "model=reference"], "'tensor' is neither a verb (which comes first) nor"),
+        (["tensor", "model=reference"], "'tensor' is neither a verb nor"),
         (["show"], "show: the following arguments are required: RUN. Usage: extractkit show"),
         (["show", "nowhere"], "nowhere is no run directory: it holds no manifest.json"),
     ],

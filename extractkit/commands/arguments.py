@@ -1,0 +1,62 @@
+"""The words of a command line, in the order in which people type them and in that of Hydra."""
+
+import os
+from collections.abc import Iterator, Sequence
+
+from extractkit.display import help as help_text
+from extractkit.errors import ConfigError, choices
+
+# Options that are followed by a value: Hydra's, and `--trust`.
+_VALUED = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn",
+           "--config-dir", "-cd", "--experimental-rerun", "--trust")  # fmt: skip
+# May be followed by one of these.
+_INFO = ("--info", "-i")
+_TOPICS = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+
+
+def split_verb(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Return the verb, wherever it was typed, and the other arguments in their order.
+
+    The verb is the first word that is one and is not the value of an option. None: there is none.
+    """
+    for index, (argument, is_value) in enumerate(_with_values(arguments)):
+        if argument in help_text.VERBS and not is_value:
+            return argument, [*arguments[:index], *arguments[index + 1 :]]
+    return None, list(arguments)
+
+
+def overrides_first(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with the overrides in front, as Hydra wants them.
+
+    Raises:
+        ConfigError: A word is neither an override nor an option.
+    """
+    overrides: list[str] = []
+    flags: list[str] = []
+    for argument, is_value in _with_values(arguments):
+        if argument.startswith("-") or is_value:
+            flags.append(argument)
+        elif "=" in argument or argument.startswith("~"):
+            overrides.append(argument)
+        else:
+            raise ConfigError(
+                f"{argument!r} is neither a verb nor an override. "
+                f"{choices(argument, help_text.VERBS)} An override is key=value, as in model=bert"
+            )
+    return overrides + flags
+
+
+def complete_without_verb() -> None:
+    """Show Hydra's shell completion a line that it understands, without our verb."""
+    program, *words = os.environ.get("COMP_LINE", "").split(" ")
+    verb, rest = split_verb(words)
+    if verb is not None and rest:
+        os.environ["COMP_LINE"] = " ".join([program, *rest])
+
+
+def _with_values(arguments: Sequence[str]) -> Iterator[tuple[str, bool]]:
+    """Each argument, and whether it is the value of the option before it."""
+    before = ""
+    for argument in arguments:
+        yield argument, before in _VALUED or (before in _INFO and argument in _TOPICS)
+        before = argument

@@ -1,0 +1,51 @@
+"""Where a verb may stand, and which words are its overrides."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from extractkit.commands.arguments import overrides_first, split_verb
+from extractkit.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("arguments", "verb", "rest"),
+    [
+        (["plan", "model=bert"], "plan", ["model=bert"]),
+        (["model=bert", "plan"], "plan", ["model=bert"]),
+        (["--config-dir", "my", "plan", "model=own"], "plan", ["--config-dir", "my", "model=own"]),
+        (["--config-dir=my", "-m", "plan"], "plan", ["--config-dir=my", "-m"]),
+        (["--json", "show", "runs/a"], "show", ["--json", "runs/a"]),
+        (["--trust", "mine", "resume", "runs/a"], "resume", ["--trust", "mine", "runs/a"]),
+        # A folder, a module or a run may have the name of a verb.
+        (["--config-dir", "plan", "tensors"], "tensors", ["--config-dir", "plan"]),
+        (["--trust", "show", "model=bert"], None, ["--trust", "show", "model=bert"]),
+        (["show", "diff"], "show", ["diff"]),
+        (["model=bert"], None, ["model=bert"]),
+        ([], None, []),
+    ],
+)
+def test_a_verb_may_stand_anywhere(arguments: list[str], verb: str | None, rest: list[str]) -> None:
+    assert split_verb(arguments) == (verb, rest)
+
+
+_OVERRIDES = st.lists(st.sampled_from(["model=bert", "~selectors", "+a.b=1", "a=b=c"]))
+_OPTIONS = st.sampled_from(
+    [["-m"], ["--json"], ["--cfg", "job"], ["--info"], ["-i", "config"], ["-cd=x"]]
+)
+
+
+@given(st.lists(st.tuples(_OVERRIDES, _OPTIONS), max_size=4))
+def test_overrides_come_first_and_each_kind_keeps_its_order(
+    groups: list[tuple[list[str], list[str]]],
+) -> None:
+    typed = [word for overrides, option in groups for word in (*option, *overrides)]
+    overrides = [word for some, _ in groups for word in some]
+    options = [word for _, option in groups for word in option]
+    assert overrides_first(typed) == overrides + options
+
+
+def test_any_other_word_is_refused_with_the_verbs_that_there_are() -> None:
+    with pytest.raises(ConfigError) as refused:
+        overrides_first(["tensor", "model=bert"])
+    assert str(refused.value).startswith("'tensor' is neither a verb nor an override. Nearest: 'te")
