@@ -102,6 +102,29 @@ def test_such_lengths_are_stored_as_each_sample_has_them(folder: Path, tmp_path:
         assert view.sample(position).tolist() == positive.tolist()
 
 
+@pytest.mark.parametrize("xnnpack", [True, False])
+def test_tensors_without_axes_and_without_elements(folder: Path, xnnpack: bool) -> None:
+    model = load(str(written("scalars", folder)), xnnpack=xnnpack)
+    reasons = {record.reason for record in model.catalog.records} - {None}
+    assert all("inside a loop or branch" in reason for reason in reasons)
+    draw = np.random.default_rng(0)
+    for x in (draw.normal(size=5) + 1, draw.normal(size=7) - 1):
+        given = x.astype(np.float32)
+        mean = np.abs(given).mean()
+        expected = {
+            "scaled": np.maximum(given, 0) / (mean + 1),
+            "first": given * given[0],
+            "by_length": given / len(given),
+            "empty": np.zeros(0, np.float32),
+            "branch": given * 2 if given.sum() > 0 else given - 3,
+            "mean": mean,
+        }
+        for name, right in expected.items():
+            (value,) = run(model, [f":output.{name}"], {"x": given})
+            np.testing.assert_allclose(value[0], right, rtol=1e-5, atol=1e-6, err_msg=name)
+            assert value[0].shape == right.shape
+
+
 def test_every_sample_starts_from_the_initial_state(folder: Path) -> None:
     model = load(str(written("total", folder)))
     ones = {"x": np.ones(3, np.float32)}

@@ -44,6 +44,22 @@ class _Attention(tf.Module):
         }
 
 
+class _Scalars(tf.Module):
+    """Tensors without axes between operations, empty ones, and sizes as numbers."""
+
+    @tf.function(input_signature=[_spec([1, None])])
+    def __call__(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        mean = tf.reduce_mean(tf.abs(x), name="mean")
+        return {
+            "scaled": tf.nn.relu(x) / (mean + 1.0),
+            "first": x * x[0, 0],
+            "by_length": x / tf.cast(tf.shape(x)[1], tf.float32),
+            "empty": tf.gather(x[0], tf.reshape(tf.where(x[0] > 1e6), [-1])),
+            "branch": tf.cond(tf.reduce_sum(x) > 0, lambda: x * 2.0, lambda: x - 3.0),
+            "mean": mean,
+        }
+
+
 class _Total(tf.Module):
     """A state: what was given so far, added up."""
 
@@ -169,6 +185,7 @@ _Made = tuple[Callable[[], tf.Module], tuple[str, ...], Callable[[Any], None]]
 _CONVERTED: Mapping[str, _Made] = {
     "two": (_Two, ("arithmetic", "dense"), _as_it_is),
     "attention": (_Attention, ("__call__",), _as_it_is),
+    "scalars": (_Scalars, ("__call__",), _as_it_is),
     "total": (_Total, ("__call__",), _resources),
     "loop": (_Loop, ("__call__",), _as_it_is),
     "noise": (_Noise, ("__call__",), _as_it_is),

@@ -103,17 +103,20 @@ class Interpreter:
         shape = self._wrapper.TensorSize(index, where)
         if 0 in shape:  # LiteRT takes no memory for nothing, and then finds no value
             return np.zeros(shape, self._wrapper.TensorType(index, where))
-        value: Array = self._wrapper.GetTensor(index, where)
+        value = np.asarray(self._wrapper.GetTensor(index, where))  # a scalar comes as no array
         sparsity = self._wrapper.TensorSparsityParameters(index, where)
         return densify(value, shape, sparsity) if sparsity else value
 
     def overwrite(self, index: int, byte: int) -> None:
         """Fill a tensor's memory, where it has any yet, with one byte, to see who writes to it."""
+        where = self._subgraph.index
+        dtype = np.dtype(self._wrapper.TensorType(index, where))
+        filled = np.full(dtype.itemsize, byte, np.uint8).view(dtype)[0]
+        array = np.full(self._wrapper.TensorSize(index, where), filled)
         try:
-            view = self._wrapper.tensor(self._wrapper, index, self._subgraph.index)
+            self._wrapper.SetTensor(index, array, where)
         except ValueError:  # its size is known only once it is computed, and written with it
             return
-        view[...] = np.full(view.dtype.itemsize, byte, np.uint8).view(view.dtype)[0]
 
     def _built(self) -> Any:
         from ai_edge_litert.interpreter import Interpreter as LiteRT
