@@ -1,4 +1,4 @@
-"""What an exception of somebody else's library says, as part of one message of ours."""
+"""Objects and exceptions of other people's libraries: attributes that may raise, messages."""
 
 import re
 from typing import Any
@@ -10,6 +10,17 @@ _PLACE = re.compile(
     r"^Graph execution error|^Detected at node|^File |^Node: |^\d+ root error|^<stack traces"
     r"|^Exception encountered when calling"
 )
+
+
+def attribute(value: object, name: str) -> Any:
+    """Return an attribute; None where there is none, or where computing it raises.
+
+    Properties of a TensorFlow function raise an AssertionError where its variables are gone.
+    """
+    try:
+        return getattr(value, name, None)
+    except Exception:  # noqa: BLE001 - whatever a property of somebody else's class raises
+        return None
 
 
 def told(error: BaseException) -> str:

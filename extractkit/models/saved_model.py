@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from extractkit.errors import ModelError, choices
-from extractkit.models.foreign import told
+from extractkit.models.foreign import attribute, told
 from extractkit.models.input_settings import InputSetting, parse_inputs
 from extractkit.models.protocol import Model
 from extractkit.models.saved_model_file import SavedModelFile, open_saved_model
@@ -97,7 +97,7 @@ def _functions(loaded: Any) -> dict[str, Any]:
     """Concrete functions by name: the signatures, then what the object itself can be asked."""
     functions = dict(loaded.signatures)
     for name in sorted({"__call__", *dir(loaded)}):
-        concrete = getattr(getattr(loaded, name, None), "concrete_functions", None)
+        concrete = attribute(attribute(loaded, name), "concrete_functions")
         for index, function in enumerate(concrete or ()):
             functions.setdefault(f"{name}.{index}" if index else name, function)
     return functions

@@ -8,12 +8,13 @@ from typing import Any
 import tensorflow as tf
 
 from extractkit.errors import ConfigError, ModelError, choices
-from extractkit.models.foreign import told
+from extractkit.models.foreign import attribute, told
 from extractkit.models.input_settings import AT, InputSetting
 from extractkit.models.structure import VALUES, plain
 from extractkit.plan import numpy_dtype
 
 _METHOD = "__call__"
+_VARIABLES_GONE = "variables which have been deleted"
 _DTYPES = ("float32", "float16", "float64", "int32", "int64", "bool", "string")
 
 
@@ -32,13 +33,11 @@ def method_of(built: object, signature: str | None) -> Callable[..., Any]:
         ModelError: it cannot be called, or has no such method.
     """
     methods = [
-        name
-        for name in dir(built)
-        if not name.startswith("_") and callable(getattr(built, name, None))
+        name for name in dir(built) if not name.startswith("_") and callable(attribute(built, name))
     ]
     kind = type(built).__name__
     if signature is not None and signature != _METHOD:
-        if not callable(getattr(built, signature, None)):
+        if not callable(attribute(built, signature)):
             raise ModelError(
                 f"model.signature={signature!r}: the {kind} that model.factory gives has no such "
                 f"method. {choices(signature, methods)}"
@@ -87,7 +86,7 @@ def specs_of(
 def declaring_function(function: Callable[..., Any]) -> Any:
     """The `tf.function` that declares an input signature: it, or its `__call__`; None: neither."""
     for one in (function, getattr(function, _METHOD, None)):
-        if getattr(one, "input_signature", None) is not None:
+        if attribute(one, "input_signature") is not None:
             return one
     return None
 
@@ -110,6 +109,12 @@ def traced(function: Callable[..., Any], settings: Mapping[str, InputSetting] | 
     except Exception as error:  # whatever somebody else's code raises
         given = ", ".join(f"{name} {spec}" for name, spec in specs.items())
         given = given or ", ".join(map(str, getattr(whole, "input_signature", None) or ()))
+        if _VARIABLES_GONE in str(error):
+            raise ModelError(
+                "model.factory gives a function whose variables are gone: the object that they "
+                "belong to was not kept. Return that object instead, and name the method: "
+                "model.signature=NAME"
+            ) from error
         raise ModelError(
             f"the function that model.factory gives cannot be traced with ({given}): "
             f"{told(error)}. If it needs values while it runs: model.eager=true"

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from extractkit.models import digests
+from extractkit.models.functions.variables import captured_variables
 
 _LOOK_UP = "LookupTableFindV2"
 
@@ -21,7 +22,7 @@ def captured_contents(graph: Any, weights: Mapping[int, str]) -> dict[str, str] 
     Returns:
         None where nobody can tell what a captured object does.
     """
-    variables = {id(variable.handle): variable for variable in graph.variables}
+    variables = captured_variables(graph)
     contents = {}
     for outside, inside in graph.captures:
         content = weights.get(id(outside))

@@ -14,6 +14,7 @@ import tensorflow as tf
 # There is no public way to have grappler inline a function while its variables stay variables.
 from tensorflow.python.framework.convert_to_constants import _run_inline_graph_optimization
 
+from extractkit.models.functions.variables import captured_variables
 from extractkit.values import Array
 
 # Nodes that grappler puts where a call began and ended; they hand on what is there already.
@@ -56,12 +57,15 @@ def inlined(
         function, lower_control_flow=False, aggressive_inlining=True
     )
     captured = {inside.op.name: outside for outside, inside in function.graph.captures}
-    kept = [n for n in graph_def.node if n.name not in captured and n.name not in constants]
-    waits = {f"^{node.name}" for node in graph_def.node if _is_argument(node)}
+    gone = {*captured, *constants}
+    kept = [node for node in graph_def.node if node.name not in gone]
+    waits = {f"^{name}" for name in gone}
+    waits |= {f"^{node.name}" for node in kept if _is_argument(node)}
     for node in kept:
         # Being placed beside a node that does not come along would be an error.
         node.attr.pop("_class", None)
-        # A call waits for all its arguments; what was in it need not.
+        # A call waits for all its arguments, among them constants made outside of it, which do not
+        # come along; what was in the call need not wait.
         edges = [edge for edge in node.input if edge not in waits]
         del node.input[:]
         node.input.extend(edges)
@@ -87,7 +91,7 @@ def inlined(
         graph,
         {name: graph.get_tensor_by_name(tensor.name) for name, tensor in inputs.items()},
         {name: graph.get_tensor_by_name(tensor.name) for name, tensor in outputs.items()},
-        _variables(graph, function.graph.variables),
+        _variables(graph, captured_variables(function.graph)),
     )
 
 
@@ -135,8 +139,7 @@ def is_seam(operation: tf.Operation) -> bool:
     return bool(operation.name.startswith(_SEAMS))
 
 
-def _variables(graph: Any, variables: tuple[Any, ...]) -> dict[str, Any]:
-    by_handle = {id(variable.handle): variable for variable in variables}
+def _variables(graph: Any, by_handle: Mapping[int, Any]) -> dict[str, Any]:
     return {
         inside.op.name: by_handle[id(outside)]
         for outside, inside in graph.captures
