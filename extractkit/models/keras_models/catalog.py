@@ -69,7 +69,7 @@ def _places(trace: Trace, paths: Paths) -> dict[LayerCall, _Place]:
         above = places[parent]
         path = paths.call(parent, parent.layer, above.path, call.layer, *_names(call.layer))
         name = f"{above.name}/{call.layer.name}" if above.name else call.layer.name
-        reason = above.reason or reasons.get(call.graph) or _probe(call, trace.dialect)
+        reason = above.reason or reasons.get(call.graph)
         scopes = (*above.scopes, _scope(path, name, call.layer, trace.dialect))
         places[call] = _Place(path, name, scopes, Ports(), reason)
     return places
@@ -85,19 +85,11 @@ def _scope(path: str, name: str, layer: Any, dialect: Dialect) -> Scope:
     return Scope(path, type(layer).__name__, tuple(bases), name)
 
 
-def _probe(call: LayerCall, dialect: Dialect) -> str | None:
-    """Keras calls an RNN's cell once outside the loop to learn the output's structure."""
-    layer = call.parent.layer if call.parent else None
-    rnn = dialect.package.layers.RNN
-    if isinstance(layer, rnn) and call.layer is layer.cell and not layer.unroll:
-        return "Keras's probing call of the cell outside its loop: it equals step 0 alone"
-    return None
-
-
 def _owners(trace: Trace) -> dict[Any, LayerCall]:
     """The innermost call in which each operation was made, in creation order graph by graph.
 
-    What was made outside the model's own call (the function's return values) belongs to none.
+    What was made outside the model's own call (the function's return values) belongs to none, and
+    so does what Keras computes to learn shapes.
     """
     owners: dict[Any, LayerCall] = {}
     for graph, caller in [(trace.graph, None), *((n.graph, n.caller) for n in trace.nested)]:
@@ -107,6 +99,8 @@ def _owners(trace: Trace) -> dict[Any, LayerCall]:
             # A call begins after those around it, so the innermost stands last.
             if call.graph is graph:
                 spans[call.start : call.end] = [call] * (call.end - call.start)
+        for position in trace.probes.operations(graph):
+            spans[position] = None
         owners |= {o: span for o, span in zip(operations, spans, strict=True) if span is not None}
     return owners
 
@@ -127,13 +121,8 @@ def _events(trace: Trace, owners: Mapping[Any, LayerCall]) -> list[tuple[LayerCa
         children.setdefault(call.parent, []).append(call)
 
     def began(call: LayerCall) -> int:
-        operations = call.graph.get_operations()
-        after_all = len(positions)
-        return (
-            positions.get(operations[call.start], after_all)
-            if call.start < len(operations)
-            else after_all
-        )
+        operations = call.graph.get_operations()[call.start :]
+        return next((positions[o] for o in operations if o in positions), len(positions))
 
     def visit(call: LayerCall) -> None:
         events.append((call, "inputs"))

@@ -8,9 +8,11 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import keras
+from keras.src import backend
 
 from extractkit.models.keras_models.repairs import repaired_keras
 
@@ -25,6 +27,8 @@ class Dialect:
         own_variables: a layer's variables, without those of the layers inside it.
         variable_name: a variable's name within its layer.
         repaired: within it, layers compute when traced what they compute when called.
+        loops: modules whose function `rnn` runs a step over time.
+        mask_makers: classes, and their methods that make the dropout masks of an RNN's cells.
     """
 
     name: str
@@ -32,6 +36,8 @@ class Dialect:
     own_variables: Callable[[Any], tuple[Any, ...]]
     variable_name: Callable[[Any], str]
     repaired: Callable[[], AbstractContextManager[None]]
+    loops: tuple[ModuleType, ...]
+    mask_makers: tuple[tuple[type, str], ...] = ()
 
 
 KERAS_3 = Dialect(
@@ -40,6 +46,8 @@ KERAS_3 = Dialect(
     own_variables=lambda layer: (*layer._trainable_variables, *layer._non_trainable_variables),
     variable_name=lambda variable: str(variable.name),
     repaired=repaired_keras,
+    loops=(backend,),
+    mask_makers=((keras.layers.RNN, "_maybe_config_dropout_masks"),),
 )
 
 
@@ -56,6 +64,8 @@ def keras_2(package: Any) -> Dialect:
         # TensorFlow's own name, scopes and output number around it: `dense/kernel:0`.
         variable_name=lambda variable: variable.name.rpartition("/")[2].partition(":")[0],
         repaired=nullcontext,
+        # That of users' code, and that of its own layers.
+        loops=(package.backend, package.src.backend),
     )
 
 

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from extractkit.models.graphs.nested import NestedGraph, nested_graphs
 from extractkit.models.keras_models.dialects import KERAS_3, Dialect
+from extractkit.models.keras_models.probing import Probes, watched_probes
 from extractkit.models.patching import patched
 from extractkit.models.structure import plain, ports
 
@@ -50,6 +51,7 @@ class Trace:
         calls: in the order in which they began; the first is the model itself.
         nested: the graphs of loops, branches and nested functions in it.
         dialect: the Keras whose layers were watched.
+        probes: calls that Keras made to learn shapes; they are not among `calls`.
     """
 
     function: Any
@@ -57,6 +59,7 @@ class Trace:
     calls: tuple[LayerCall, ...]
     nested: tuple[NestedGraph, ...]
     dialect: Dialect = KERAS_3
+    probes: Probes = field(default_factory=Probes)
 
     @property
     def graph(self) -> tf.Graph:
@@ -86,7 +89,11 @@ def trace(
         return plain(function(dict(zip(feature_names, tensors, strict=True))))
 
     traced = tf.function(called, autograph=False)
-    with dialect.repaired(), _watched_calls(dialect.package.layers.Layer) as calls:
+    with (
+        dialect.repaired(),
+        watched_probes(dialect) as probes,
+        _watched_calls(dialect.package.layers.Layer, probes) as calls,
+    ):
         concrete = traced.get_concrete_function(*arguments)
     _forget_places(concrete.graph)
     inputs = dict(zip(feature_names, concrete.inputs, strict=False))
@@ -97,7 +104,7 @@ def trace(
     # which are made again or not depending on what was traced before.
     graphs = {concrete.graph, *(inner.graph for inner in nested)}
     own = tuple(call for call in calls if call.graph in graphs)
-    return Trace(concrete, inputs, own, tuple(nested), dialect)
+    return Trace(concrete, inputs, own, tuple(nested), dialect, probes)
 
 
 def _forget_places(graph: tf.Graph) -> None:
@@ -111,13 +118,19 @@ def _forget_places(graph: tf.Graph) -> None:
 
 
 @contextmanager
-def _watched_calls(layer_class: Any) -> Iterator[list[LayerCall]]:
-    """Record layer calls of this thread; the wrapper is taken off whatever happens."""
+def _watched_calls(layer_class: Any, probes: Probes) -> Iterator[list[LayerCall]]:
+    """Record layer calls of this thread; the wrapper is taken off whatever happens.
+
+    Args:
+        probes: calls that are not recorded.
+    """
     calls: list[LayerCall] = []
     stack: list[LayerCall] = []
 
     def watching(original: Callable[..., Any]) -> Callable[..., Any]:
         def watched(layer: Any, *args: Any, **kwargs: Any) -> Any:
+            if probes.depth:
+                return original(layer, *args, **kwargs)
             graph = tf.compat.v1.get_default_graph()
             start = len(graph.get_operations())
             call = LayerCall(layer, stack[-1] if stack else None, graph, start, end=start)
