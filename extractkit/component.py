@@ -144,16 +144,16 @@ class Component:
         Raises:
             ConfigError: there is none.
         """
-        module_name, _, attribute = self.target.rpartition(".")
         # Not for what a file alone names: it might lie beside the file, instead of being installed.
         if self.vouched:
             import_from_here()
         try:
-            function = getattr(importlib.import_module(module_name), attribute)
+            function = _imported(self.target)
         except (ImportError, AttributeError, ValueError) as error:
             raise ConfigError(
                 f"{self.at}._target_={self.target!r} cannot be imported: {error}. "
-                f"Give the dotted path of a callable, as in package.module.function"
+                f"Give the dotted path of a callable, as in package.module.function or "
+                f"package.module.Class.method"
             ) from error
         if not callable(function):
             raise ConfigError(f"{self.at}._target_={self.target!r} is not callable")
@@ -166,6 +166,48 @@ def import_from_here() -> None:
     """Let the working directory be importable for the console script, as it is for `python -m`."""
     if (here := str(Path.cwd())) not in sys.path and "" not in sys.path:
         sys.path.append(here)
+
+
+def _imported(target: str) -> Any:
+    """Return what a dotted path leads to: an attribute of a module, or a method of a class in one.
+
+    Raises:
+        ImportError, AttributeError, ValueError: There is none.
+    """
+    place, _, name = target.rpartition(".")
+    try:
+        return getattr(importlib.import_module(place), name)
+    except ModuleNotFoundError as error:
+        # One that the module itself imports is missing, or there is nothing a class could be in.
+        if error.name != place or "." not in place:
+            raise
+        module_name, _, class_name = place.rpartition(".")
+        owner = getattr(importlib.import_module(module_name), class_name, None)
+        if not isinstance(owner, type):
+            raise
+    return _method_of_class(owner, name)
+
+
+def _method_of_class(owner: type, name: str) -> Any:
+    """Return a public class method or static method, and nothing else that a class leads to.
+
+    Raises:
+        AttributeError: The class defines none of this name.
+    """
+    # As it is written: asking the class would run properties and reach what is `type`'s.
+    found = inspect.getattr_static(owner, name, None)
+    if not isinstance(found, classmethod | staticmethod) or name.startswith("_"):
+        methods = [
+            other
+            for base in owner.__mro__
+            for other, value in vars(base).items()
+            if isinstance(value, classmethod | staticmethod) and not other.startswith("_")
+        ]
+        raise AttributeError(
+            f"{name!r} is not a class method or static method of {owner.__name__}. "
+            f"{choices(name, methods)}"
+        )
+    return found.__get__(None, owner)
 
 
 def _nested(at: str, value: object, trust: Trust) -> object:

@@ -184,13 +184,15 @@ def test_what_cannot_tell_its_arguments_is_called_all_the_same() -> None:
             "no.such.module",
             {},
             "inputs._target_='no.such.module' cannot be imported: No module named 'no'. "
-            "Give the dotted path of a callable, as in package.module.function",
+            "Give the dotted path of a callable, as in package.module.function or "
+            "package.module.Class.method",
         ),
         (
             "math.sine",
             {},
             "inputs._target_='math.sine' cannot be imported: module 'math' has no attribute "
-            "'sine'. Give the dotted path of a callable, as in package.module.function",
+            "'sine'. Give the dotted path of a callable, as in package.module.function or "
+            "package.module.Class.method",
         ),
         ("math.pi", {}, "inputs._target_='math.pi' is not callable"),
     ],

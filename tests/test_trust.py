@@ -101,6 +101,9 @@ def test_models_layers_and_loaders_of_keras_may_be_named(target: str) -> None:
         "keras.applications.resnet.preprocess_input",
         "tf_keras.models.load_model",
         "keras_hub.upload_preset",
+        "keras.Model.from_config",
+        "keras_hub.models.Backbone.from_preset",
+        "tf_keras.layers.Dense.from_config",
     ],
 )
 def test_nothing_else_of_keras_may_be_named(target: str) -> None:
@@ -109,6 +112,116 @@ def test_nothing_else_of_keras_may_be_named(target: str) -> None:
     assert said.endswith(f"is no class of layers or models. If you trust it: --trust {target}")
     trust = Trust(modules=(target,))
     assert Component.parse("model.factory", {"_target_": target}, trust).function()
+
+
+class Model:
+    """As of a library whose classes read their own files."""
+
+    weights: object = None
+    instance: "Model"
+
+    class Inner:
+        @classmethod
+        def load(cls) -> str:
+            raise AssertionError("reached")
+
+    @classmethod
+    def load(cls, path: str) -> tuple[str, str]:
+        return cls.__name__, path
+
+    @staticmethod
+    def build(path: str) -> str:
+        return path
+
+    @classmethod
+    def _load(cls) -> str:
+        raise AssertionError("reached")
+
+    @property
+    def size(self) -> int:
+        raise AssertionError("reached")
+
+    def save(self) -> None:
+        raise AssertionError("reached")
+
+    def __class_getitem__(cls, item: object) -> object:
+        raise AssertionError("reached")
+
+
+class Derived(Model):
+    pass
+
+
+Model.instance = Model()
+MODEL = Model()
+
+
+def test_a_class_method_is_a_target() -> None:
+    typed = Trust(modules=(__name__,))
+    for target, given in (
+        ("Model.load", ("Model", "x")),
+        ("Derived.load", ("Derived", "x")),
+        ("Derived.build", "x"),
+    ):
+        entry = {"_target_": f"{__name__}.{target}", "path": "x"}
+        assert Component.parse("model.factory", entry, typed).instantiate() == given
+    wrong = {"_target_": f"{__name__}.Model.load", "pth": "x"}
+    with pytest.raises(
+        ConfigError, match=r"model\.factory\.pth does not exist\. Available: 'path'"
+    ):
+        Component.parse("model.factory", wrong, typed).check()
+
+
+def test_a_class_method_of_a_file_is_refused_as_a_function_would_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    target = f"{__name__}.Model.load"
+    for trust in (Trust(), Trust(modules=(f"{__name__}.Model.loads", "os"))):
+        with monkeypatch.context() as patch:
+            patch.setattr(importlib, "import_module", lambda name: pytest.fail(name))
+            said = refusal({"_target_": target}, trust)
+        assert said.endswith(f"If you trust it: --trust {__name__}.Model")
+    trusted = Trust(modules=(f"{__name__}.Model",))
+    assert Component.parse("model.factory", {"_target_": target}, trusted).function()
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("Model.lod", "'lod' is not a class method or static method of Model. Available: "),
+        ("Model.size", "'size' is not a class method"),
+        ("Model.save", "'save' is not a class method"),
+        ("Model._load", "'_load' is not a class method"),
+        ("Model.mro", "'mro' is not a class method"),
+        ("Model.__subclasses__", "'__subclasses__' is not a class method"),
+        ("Model.__class_getitem__", "'__class_getitem__' is not a class method"),
+        ("Model.__init_subclass__", "'__init_subclass__' is not a class method"),
+        ("Model.__new__", "'__new__' is not a class method"),
+        ("Model.Inner", "'Inner' is not a class method"),
+        ("Model.instance", "'instance' is not a class method"),
+        ("Model.Inner.load", "No module named"),
+        ("Model.instance.save", "No module named"),
+        ("Model.load.__func__", "No module named"),
+        ("MODEL.load", "No module named"),
+        ("MODEL.save", "No module named"),
+        ("importlib.import_module.__globals__", "No module named"),
+    ],
+)
+def test_nothing_else_behind_a_class_is_a_target(path: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be imported: ") as caught:
+        Component("model.factory", f"{__name__}.{path}").function()
+    assert reason in str(caught.value)
+
+
+def test_a_module_that_is_missing_inside_a_module_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lacks_17").mkdir()
+    (tmp_path / "lacks_17" / "__init__.py").write_text("Model = object\n")
+    (tmp_path / "lacks_17" / "part.py").write_text("import no_such_thing\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match="No module named 'no_such_thing'"):
+        Component("model.factory", "lacks_17.part.build").function()
 
 
 def test_a_serialized_object_cannot_name_what_a_target_may_not() -> None:

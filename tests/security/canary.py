@@ -16,6 +16,7 @@ def call(*positional, **named):
         file.write("called\\n")
 
 Call = type("Call", (), {{"__init__": call, "write": call, "flush": call}})
+Call.make = classmethod(call)
 call()
 """
 

@@ -27,6 +27,10 @@ from tests.security.canary import Canary
 _JOB = {
     "model": "model: {_target_: CANARY.call}",
     "factory": "model: {factory: {_target_: CANARY.call}}",
+    "class method": "model: {factory: {_target_: CANARY.Call.make}}",
+    "class method of the model": "model: {_target_: CANARY.Call.make}",
+    "class method of Keras": "model: {factory: {_target_: keras.Model.from_config, "
+    "config: {layers: [{_target_: CANARY.call}]}}}",
     "partial": "model: {factory: {_target_: CANARY.call, _partial_: true}}",
     "deep in a list": "model: {factory: {_target_: keras.Sequential, "
     "layers: [{_target_: keras.layers.ReLU, a: [[{b: {_target_: CANARY.call}}]]}]}}",
@@ -79,7 +83,17 @@ HOSTILE = [
 
 # Those that run by themselves, once nothing refuses them; the others would need a plugin's help.
 _SINGING = (
-    *("model", "factory", "deep in a list", "target from another key", "decoded", "sink", "inputs"),
+    *(
+        "model",
+        "class method of the model",
+        "factory",
+        "class method",
+        "deep in a list",
+        "target from another key",
+        "decoded",
+        "sink",
+        "inputs",
+    ),
     *("callback", "callback's argument", "our callback's argument", "decoded callback"),
     *("handler", "handler's factory", "formatter", "filter", "stream", "decoded handler"),
     "job's handler",
