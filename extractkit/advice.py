@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections.abc import Mapping
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./-]*", re.ASCII)
 
@@ -21,3 +22,19 @@ def hydra_quoted(value: str) -> str:
     """The value as a quoted text of Hydra's grammar: only `"` and `\\` before it are special."""
     escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)
     return '"' + re.sub(r"(\\+)$", r"\1\1", escaped) + '"'
+
+
+def nested_override(key: str, entries: Mapping[str, str]) -> str:
+    """`KEY={NAME: VALUE, …}`, names as Hydra takes them; quoted for a shell, too.
+
+    Args:
+        key: of the mapping.
+        entries: values as Hydra's grammar has them: `[sample, 4]`, `1.0`.
+    """
+    inside = ", ".join(f"{hydra_key(name)}: {value}" for name, value in entries.items())
+    return shlex.quote(f"{key}={{{inside}}}")
+
+
+def hydra_key(name: str) -> str:
+    """A name as a key in a mapping of Hydra's grammar, which knows no quotes there."""
+    return re.sub(r"([\\()\[\]{}:=, \t])", r"\\\1", name)

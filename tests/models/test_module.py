@@ -307,7 +307,7 @@ def concrete() -> object:
             "model.factory gives a function of 'x', which does not tell their shapes. Say what it "
             "takes: 'model.inputs={x: {dims: [sample, 4], dtype: float32}}'",
         ),
-        ("Declaring", {"inputs": ["y"]}, ConfigError, "model.inputs: 'y' is no input. Available: "),
+        ("Declaring", {"inputs": ["y"]}, ConfigError, "model.inputs: 'y' is neither an input nor"),
         ("=plain", {"eager": "yes"}, ConfigError, "model.eager='yes' is not true or false"),
         (
             "=plain",

@@ -100,7 +100,7 @@ def traced(function: Callable[..., Any], settings: Mapping[str, InputSetting] | 
     """
     whole = declaring_function(function)
     # Given nothing it is traced with what it declares, structures of tensors among it.
-    specs = {} if whole is not None else specs_of(function, settings)
+    specs = {} if whole is not None else specs_of(function, _own(function, settings))
     if whole is None:
         traces = hasattr(function, "get_concrete_function")
         whole = function if traces else tf.function(_taken_apart(function))
@@ -139,6 +139,16 @@ def _taken_apart(function: Callable[..., Any]) -> Callable[..., Any]:
         return plain(function(*args, **kwargs))
 
     return call
+
+
+def _own(
+    function: Callable[..., Any], settings: Mapping[str, InputSetting] | None
+) -> Mapping[str, InputSetting] | None:
+    """The settings of arguments; others may name tensors of the graph that is yet to be traced."""
+    required, accepted, open_ended = _arguments(function)
+    if settings is None or open_ended or not set(required) <= set(settings):
+        return settings
+    return {name: setting for name, setting in settings.items() if name in accepted}
 
 
 def _arguments(function: Callable[..., Any]) -> tuple[list[str], list[str], bool]:

@@ -1,7 +1,7 @@
 """A concrete function of any origin behind the `Model` protocol, by TensorFlow's own names."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,7 @@ from extractkit.models.functions.inlining import InlinedGraph, inlined, is_seam
 from extractkit.models.functions.model import FunctionModel
 from extractkit.models.graphs.catalog import find_operations, signature_address
 from extractkit.models.graphs.constants import checked_constants
+from extractkit.models.graphs.feeding import inner_tensors
 from extractkit.models.graphs.records import Found
 from extractkit.models.graphs.signature import chosen, declared, signature_of
 from extractkit.models.input_settings import InputSetting
@@ -30,12 +31,14 @@ class GraphFunction(FunctionModel):
         source: its graph.
         function: the concrete function itself.
         fixed: its inputs that are the same for every sample, by name.
+        inner: names of inputs that are tensors in the midst of the graph.
         keep: what has to live as long as its variables are read.
     """
 
     source: InlinedGraph
     function: Any
     fixed: Mapping[str, Array]
+    inner: frozenset[str] = frozenset()
     keep: Any = field(default=None, kw_only=True)
 
     @property
@@ -53,6 +56,7 @@ class GraphFunction(FunctionModel):
             source.outputs,
             [(variable.name, variable) for variable in source.variables.values()],
             drop_prefix=_WRAPPER,
+            inner=self.inner,
         )
         return [one for one in found if not (one.in_graph and is_seam(one.value.op))]
 
@@ -65,7 +69,7 @@ class GraphFunction(FunctionModel):
         """What the concrete function returns, by address."""
         fixed = {name: tf.constant(value) for name, value in self.fixed.items()}
         given = {**fixed, **arguments}
-        if not set(given).issuperset(inputs_of(self.function)):
+        if self.inner or not set(given).issuperset(inputs_of(self.function)):
             return {}
         returned = call(self.function, given)
         return {signature_address("output", name): one for name, one in returned.items()}
@@ -88,7 +92,7 @@ def graph_function(
         name: for messages.
         function: the concrete function.
         inputs, outputs: tensors of its graph by name.
-        settings: what the configuration says of its inputs.
+        settings: what the configuration says of its inputs; any tensor of the graph can be one.
         constants: values of inputs that are the same for every sample, by name.
         origin: what the manifest records of where it comes from.
         keep: what has to live as long as the function's variables are read.
@@ -98,19 +102,22 @@ def graph_function(
         ModelError: an input that needs settings and has none; a graph that is damaged.
     """
     constant = checked_constants(constants, inputs, tuple(settings or ()))
-    open_ended = [declared(key, t) for key, t in inputs.items() if key not in constant]
-    takes = chosen(open_ended, settings)
+    own = {key: tensor for key, tensor in inputs.items() if key not in constant}
     fixed = {inputs[key].op.name: value for key, value in constant.items()}
     try:
-        graph = inlined(function, {one.name: inputs[one.name] for one in takes}, outputs, fixed)
+        graph = inlined(function, own, outputs, fixed)
     except tf.errors.OpError as error:  # what TensorFlow's optimizer meets in a damaged graph
         raise ModelError(f"model {name!r} is damaged, or not whole: {told(error)}") from error
+    inner = inner_tensors(graph.graph, settings or (), graph.inputs, _WRAPPER)
+    feedable = {**graph.inputs, **inner}
+    takes = chosen([declared(key, tensor) for key, tensor in feedable.items()], settings)
     return GraphFunction(
         name,
         signature_of(name, takes, settings),
-        graph,
+        replace(graph, inputs={one.name: feedable[one.name] for one in takes}),
         function,
         constant,
+        frozenset(inner),
         origin={**(origin or {}), **({"constants": dict(constants)} if constants else {})},
         keep=keep,
     ).settled()

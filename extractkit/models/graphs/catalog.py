@@ -5,7 +5,6 @@ functions that an operation runs are named by it: `while/body/Add:0`, `call/Add:
 """
 
 import re
-from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -13,6 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from extractkit.models.graphs.addresses import escaped, readable, short_paths
 from extractkit.models.graphs.control_flow import control_flow
 from extractkit.models.graphs.effects import unfit_operations
 from extractkit.models.graphs.nested import NestedGraph, nested_graphs
@@ -21,8 +21,6 @@ from extractkit.models.graphs.records import Found
 from extractkit.models.naming import Ports
 from extractkit.tensors import Kind, TensorRecord, escape, join
 
-# Values of these types are handles to something else and cannot be copied out.
-_HANDLES = (tf.resource, tf.variant)
 _REFERENCES = ("Variable", "VariableV2", "AutoReloadVariable")
 
 
@@ -73,6 +71,7 @@ def find_operations(
     optimizer: Container[str] = (),
     drop_prefix: str = "",
     facts: GraphFacts | None = None,
+    inner: Container[str] = (),
 ) -> list[Found]:
     """Everything that a graph offers: inputs, operations, outputs, weights.
 
@@ -88,18 +87,22 @@ def find_operations(
         drop_prefix: what is left out at the beginning of operations' names, as often as it stands
             there, where the rest is the name of no other.
         facts: as `facts_of` tells them; None: they are looked for.
+        inner: names of inputs that are none of the signature's: tensors in the midst of the graph,
+            which keep their own addresses.
     """
     facts = facts or facts_of(graph, inputs.values())
     kinds: dict[str, Kind] = {}
     if not signature:
         kinds |= {tensor.name: Kind.MODEL_OUTPUT for tensor in outputs.values()}
-        kinds |= {tensor.name: Kind.MODEL_INPUT for tensor in inputs.values()}
-    unlisted = {tensor.name for tensor in inputs.values()} if signature else set()
-    paths = _short_paths((op.name for op in graph.get_operations()), drop_prefix)
+    named = {name: t for name, t in inputs.items() if signature and name not in inner}
+    unnamed = [tensor for name, tensor in inputs.items() if name not in named]
+    kinds |= {tensor.name: Kind.MODEL_INPUT for tensor in unnamed}
+    unlisted = {tensor.name for tensor in named.values()}
+    paths = short_paths((op.name for op in graph.get_operations()), drop_prefix)
     ports = Ports()
-    found = _named("input", Kind.MODEL_INPUT, inputs, {}) if signature else []
+    found = _named("input", Kind.MODEL_INPUT, named, {})
     for operation in graph.get_operations():
-        for tensor in _readable(operation):
+        for tensor in readable(operation):
             # A reference variable is listed as the weight that it is.
             if tensor.name in unlisted or operation.type in _REFERENCES:
                 continue
@@ -140,7 +143,7 @@ def terminal_tensors(
         operation
         for operation in graph.get_operations()
         if operation.name in reached and not _ASIDE.search(operation.type)
-        for tensor in _readable(operation)[:1]
+        for tensor in readable(operation)[:1]
         if tensor.name not in facts.reasons
     ]
     fed = frozenset(tensor.name for tensor in inputs.values())
@@ -176,10 +179,6 @@ def _consumers(operation: Any, ignored: Container[str]) -> bool:
         for tensor in operation.outputs
         for consumer in tensor.consumers()
     )
-
-
-def _readable(operation: Any) -> list[tf.Tensor]:
-    return [tensor for tensor in operation.outputs if tensor.dtype.base_dtype not in _HANDLES]
 
 
 def _is_weight(tensor: tf.Tensor) -> bool:
@@ -224,7 +223,7 @@ def _variable(ports: Ports, name: str, variable: Any, kind: Kind, reason: str | 
     if shape is None or None in shape:
         reason = reason or "its shape is not known"
     record = TensorRecord(
-        address=ports.unique(join(_escaped(path), port)),
+        address=ports.unique(join(escaped(path), port)),
         kind=kind,
         dtype=variable.dtype.base_dtype.name,
         shape=shape,
@@ -240,37 +239,20 @@ def _with_port(name: str) -> str:
     return name if ":" in name else f"{name}:0"
 
 
-def _escaped(path: str) -> str:
-    return "/".join(escape(part) for part in path.split("/"))
-
-
-def _short_paths(names: Iterable[str], prefix: str) -> dict[str, str]:
-    """For each operation's name the path in its address."""
-
-    def short(name: str) -> str:
-        while prefix and name.startswith(prefix) and name != prefix:
-            name = name.removeprefix(prefix)
-        return name
-
-    shortened = {name: short(name) for name in names}
-    counts = Counter(shortened.values())
-    return {name: _escaped(rest if counts[rest] == 1 else name) for name, rest in shortened.items()}
-
-
 def _below(graph: tf.Graph, paths: Mapping[str, str], ports: Ports) -> Iterator[Found]:
     """Operations of functions that the graph's operations run."""
     within: dict[tf.Graph, str] = {}
     for nested in nested_graphs(graph, {}):
         caller = nested.caller
         outer = within.get(caller.graph)
-        path = paths[caller.name] if outer is None else f"{outer}/{_escaped(caller.name)}"
+        path = paths[caller.name] if outer is None else f"{outer}/{escaped(caller.name)}"
         within[nested.graph] = path + _role(nested)
         for operation in nested.graph.get_operations():
             # Placeholders of a function's graph are its arguments.
             if operation.type == "Placeholder":
                 continue
-            for tensor in _readable(operation):
-                path = f"{within[nested.graph]}/{_escaped(operation.name)}"
+            for tensor in readable(operation):
+                path = f"{within[nested.graph]}/{escaped(operation.name)}"
                 address = ports.unique(join(path, str(tensor.value_index)))
                 yield _found(address, Kind.OP, tensor, nested.reason)
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from extractkit.models.graphs.addresses import readable
+from extractkit.models.graphs.feeding import advised_inputs, reading_operations
 from extractkit.models.graphs.purity import downstream, operation_types, run_after
 
 _EFFECT = (
@@ -29,8 +31,9 @@ _PLACEHOLDER_REASON = (
     "model.constants"
 )
 _SOURCE_REASON = (
-    "it needs what {name!r} ({type}) reads outside the graph: name that tensor in model.inputs"
+    "it needs what {name!r} ({type}) reads outside the graph. Give samples for that: {advice}"
 )
+_SOURCELESS_REASON = "it runs after {name!r} ({type}), which reads outside the graph"
 _EMPTY_REASON = (
     "it needs the variable {name!r}, which nothing has given a value: no checkpoint holds it"
 )
@@ -53,31 +56,52 @@ def unfit_operations(
         empty: names of the variables (`op:0`) that have no value.
         inert: names of operations that have no effect: those that never run.
     """
-    fed = fed | {inside.name for _, inside in getattr(graph, "captures", ())}
+    fed |= {inside.name for _, inside in getattr(graph, "captures", ())}
     reasons: dict[str, str] = {}
-    after, types = run_after(graph), operation_types(graph)
+    after, types = run_after(graph, fed), operation_types(graph)
+
+    def refuse(operation: Any, reason: str, stops: Container[str] = frozenset()) -> None:
+        for name in downstream([operation], after, stops, fed):
+            reasons.setdefault(name, reason)
+
     for operation in graph.get_operations():
         for kind in sorted(types[operation.name]):
-            stops: Container[str] = frozenset()
             if _EFFECTS.search(kind):
-                reason: str | None = _EFFECT_REASON.format(name=operation.name, type=kind)
-                stops = inert
+                refuse(operation, _EFFECT_REASON.format(name=operation.name, type=kind), inert)
             elif operation.outputs and operation.outputs[0].name in empty:
-                reason = _EMPTY_REASON.format(name=operation.name)
-            else:
-                reason = _source_reason(operation, kind)
-            if reason is not None:
-                for name in downstream([operation], after, stops, fed):
-                    reasons.setdefault(name, reason)
+                refuse(operation, _EMPTY_REASON.format(name=operation.name))
+            elif (reason := _source_reason(operation, kind, fed)) is not None:
+                refuse(operation, reason)
+            elif _reads_outside(operation, kind):
+                # Its handles have no values to give. What is read through them has.
+                for reader in reading_operations(operation):
+                    refuse(reader, _read_reason(reader, fed))
     return reasons
 
 
-def _source_reason(operation: Any, kind: str) -> str | None:
+def _reads_outside(operation: Any, kind: str) -> bool:
+    arguments = kind in _ARGUMENTS and kind != operation.type
+    return bool(_SOURCES.search(kind)) and not arguments
+
+
+def _read_reason(operation: Any, fed: Container[str]) -> str:
+    """Why nothing can run that needs what an operation reads outside the graph."""
+    lacking = [tensor for tensor in readable(operation) if tensor.name not in fed]
+    used = [tensor for tensor in lacking if tensor.consumers()]
+    return _SOURCE_REASON.format(
+        name=operation.name, type=operation.type, advice=advised_inputs(used or lacking)
+    )
+
+
+def _source_reason(operation: Any, kind: str, fed: Container[str]) -> str | None:
     """Why nothing can run that needs an operation of this kind, or runs one; None where it can."""
-    if not _SOURCES.search(kind) or (kind in _ARGUMENTS and kind != operation.type):
+    if not _reads_outside(operation, kind):
         return None
     if kind.startswith("Placeholder"):
-        reason = _PLACEHOLDER_REASON
-    else:
-        reason = _PYTHON_REASON if "PyFunc" in kind else _SOURCE_REASON
-    return reason.format(name=operation.name, type=kind)
+        return _PLACEHOLDER_REASON.format(name=operation.name)
+    if "PyFunc" in kind:
+        return _PYTHON_REASON.format(name=operation.name, type=kind)
+    # Of an operation that gives handles, or nothing, what reads through them is named instead.
+    if readable(operation):
+        return _read_reason(operation, fed)
+    return None if operation.outputs else _SOURCELESS_REASON.format(name=operation.name, type=kind)

@@ -18,16 +18,23 @@ IMPURE = re.compile(
 
 
 def dependent_operations(source: SourceGraph) -> set[str]:
-    """Names of the operations that depend on the inputs, if only in that they run after them."""
-    inputs = [tensor.op for tensor in source.inputs.values()]
-    return downstream(inputs, run_after(source.graph))
+    """Names of the operations that depend on the inputs, if only in that they run after them.
+
+    An operation of which a tensor is an input counts only where something before it is one, too.
+    """
+    after = run_after(source.graph)
+    inputs = list(source.inputs.values())
+    consumers = [consumer for tensor in inputs for consumer in tensor.consumers()]
+    later = [operation for tensor in inputs for operation in after.get(tensor.op.name, ())]
+    return downstream([*consumers, *later], after)
 
 
 def impure_operations(source: SourceGraph, inert: Container[str] = frozenset()) -> set[str]:
     """Names of the operations whose values depend on random numbers, or on a variable assigned to.
 
     The first would be the same in every batch or different in every run, the second would depend
-    on what was computed before; and the assignment would change the model.
+    on what was computed before; and the assignment would change the model. Both end at an input,
+    wherever it stands in the graph.
 
     Args:
         inert: names of operations that hand nothing of that on, whatever goes into them.
@@ -38,7 +45,8 @@ def impure_operations(source: SourceGraph, inert: Container[str] = frozenset()) 
         for operation in source.graph.get_operations()
         if any(IMPURE.search(kind) for kind in types[operation.name])
     ]
-    return downstream(sources, run_after(source.graph), inert)
+    fed = frozenset(tensor.name for tensor in source.inputs.values())
+    return downstream(sources, run_after(source.graph, fed), inert, fed)
 
 
 def operation_types(graph: tf.Graph) -> dict[str, set[str]]:
@@ -70,12 +78,22 @@ def _never_runs(nested: NestedGraph) -> bool:
     return bool(nested.caller.node_def.attr[taken].func.name != getattr(nested.graph, "name", ""))
 
 
-def run_after(graph: tf.Graph) -> dict[str, list[Any]]:
-    """For an operation's name those that have to run after it, without consuming anything."""
+def run_after(graph: tf.Graph, fed: Container[str] = frozenset()) -> dict[str, list[Any]]:
+    """For an operation's name those that have to run after it, without consuming anything.
+
+    Args:
+        fed: names of tensors that are given values. Nothing waits for an operation of which they
+            are all: a function is rebuilt without it. A session leaves out placeholders alone.
+    """
+    in_session = not hasattr(graph, "captures")
     after: dict[str, list[Any]] = {}
     for operation in graph.get_operations():
         for before in operation.control_inputs:
-            after.setdefault(before.name, []).append(operation)
+            left_out = _is_fed(before, fed) and (
+                not in_session or before.type.startswith("Placeholder")
+            )
+            if not left_out:
+                after.setdefault(before.name, []).append(operation)
     return after
 
 
@@ -93,14 +111,25 @@ def downstream(
         fed: names of tensors that are given values, and so need nothing themselves.
     """
     found: set[str] = set()
+    seen: set[str] = set()
     waiting = list(sources)
     while waiting:
         operation = waiting.pop()
-        outputs = [tensor for tensor in operation.outputs if tensor.name not in fed]
-        replaced = operation.outputs and not outputs
-        if operation.name in found or operation.name in barriers or replaced:
+        if operation.name in seen or operation.name in barriers:
             continue
-        found.add(operation.name)
-        waiting.extend(consumer for tensor in outputs for consumer in tensor.consumers())
+        seen.add(operation.name)
+        if not _is_fed(operation, fed):
+            found.add(operation.name)
+        waiting.extend(
+            consumer
+            for tensor in operation.outputs
+            if tensor.name not in fed
+            for consumer in tensor.consumers()
+        )
         waiting.extend(after.get(operation.name, ()))
     return found
+
+
+def _is_fed(operation: Any, fed: Container[str]) -> bool:
+    """Whether each of an operation's results is given a value."""
+    return bool(operation.outputs) and all(tensor.name in fed for tensor in operation.outputs)

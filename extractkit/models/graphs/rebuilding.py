@@ -4,7 +4,7 @@ Both import the same GraphDef, so every tensor keeps its identity; only what the
 need is imported at all.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import tensorflow as tf
@@ -33,25 +33,28 @@ def tensors_in_graph(
 ) -> list[tf.Tensor]:
     """The wanted tensors (`op:0`) of the graph, rebuilt in the graph that is being made.
 
-    Inputs are replaced by `features`; variables stay the model's own.
+    Inputs are replaced by `features`, wherever they stand in the graph; what only they need does
+    not come along. Variables stay the model's own.
     """
     graph_def = source.graph.as_graph_def()
-    needed = _needed_nodes(graph_def, wanted)
     replaced = {source.inputs[name].name: tensor for name, tensor in features.items()}
+    needed = _needed_nodes(graph_def, wanted, replaced)
     graph = tf.compat.v1.get_default_graph()
     # A function's graph alone captures; what it captures is handed on to the one being made.
     for outside, inside in getattr(source.graph, "captures", ()):
         if inside.op.name in needed:
             replaced[inside.name] = graph.capture(outside)
-    # The placeholders themselves stay behind: XLA has no kernel for them.
-    needed -= {name.partition(":")[0] for name in replaced}
+            # The placeholders themselves stay behind: XLA has no kernel for them.
+            needed.remove(inside.op.name)
     pruned = tf.compat.v1.GraphDef(versions=graph_def.versions, library=graph_def.library)
     pruned.node.extend(node for node in graph_def.node if node.name in needed)
+    for node in pruned.node:
+        _forget_waiting(node, needed)
     names = [name for name in dict.fromkeys(wanted) if name not in replaced]
-    used = {edge.partition(":")[0] for node in pruned.node for edge in node.input}
+    used = {_tensor_name(edge) for node in pruned.node for edge in node.input}
     imported = tf.graph_util.import_graph_def(
         pruned,
-        input_map={name: t for name, t in replaced.items() if name.partition(":")[0] in used},
+        input_map={name: tensor for name, tensor in replaced.items() if name in used},
         return_elements=names,
         name=_PREFIX,
     )
@@ -59,16 +62,38 @@ def tensors_in_graph(
     return [rebuilt[name] for name in wanted]
 
 
-def _needed_nodes(graph_def: Any, wanted: Iterable[str]) -> set[str]:
+def _needed_nodes(graph_def: Any, wanted: Iterable[str], replaced: Collection[str]) -> set[str]:
+    """Names of the nodes that the wanted tensors need, up to those that are replaced.
+
+    Nothing waits for a node of which a tensor is replaced, unless it consumes another of its
+    tensors: whatever comes before the replaced tensor does not run.
+    """
     inputs = {node.name: node.input for node in graph_def.node}
+    given = {name.partition(":")[0] for name in replaced}
     needed: set[str] = set()
-    waiting = [name.partition(":")[0] for name in wanted]
+    waiting = [name for name in wanted if name not in replaced]
     while waiting:
-        name = waiting.pop()
+        name = waiting.pop().lstrip("^").partition(":")[0]
         if name not in needed:
             needed.add(name)
-            waiting.extend(edge.lstrip("^").partition(":")[0] for edge in inputs[name])
+            waiting.extend(
+                edge
+                for edge in inputs[name]
+                if (edge[1:] not in given if edge[0] == "^" else _tensor_name(edge) not in replaced)
+            )
     return needed
+
+
+def _forget_waiting(node: Any, needed: Container[str]) -> None:
+    """Have a node wait for nothing that does not come along."""
+    edges = [edge for edge in node.input if edge[0] != "^" or edge[1:] in needed]
+    del node.input[:]
+    node.input.extend(edges)
+
+
+def _tensor_name(edge: str) -> str:
+    """The name of the tensor that an input of a node stands for; `op` is short for `op:0`."""
+    return edge if ":" in edge or edge[0] == "^" else f"{edge}:0"
 
 
 def shapes_at(

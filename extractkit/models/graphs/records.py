@@ -59,6 +59,7 @@ def complete(
         inert: names of operations through which no randomness passes.
     """
     dependent, impure = dependent_operations(source), impure_operations(source, inert)
+    fed = {tensor.name for tensor in source.inputs.values()}
     reachable = [one for one in found if one.in_graph and one.record.reason is None]
     inferred = _inferred(source, [one.value for one in reachable], signature)
     axes_of = {id(one): axes for one, axes in zip(reachable, inferred, strict=True)}
@@ -68,11 +69,13 @@ def complete(
             records.append(one.record)
             continue
         axes = axes_of[id(one)]
-        depends = one.value.op.name in dependent
+        given = one.value.name in fed
+        depends = given or one.value.op.name in dependent
         if depends and signature.batch == 1:
             axes, added = of_one_sample(axes)
             whole |= {one.record.address} if added else set()
-        reason = _IMPURE if one.value.op.name in impure else why_not(axes, depends)
+        drawn = not given and one.value.op.name in impure
+        reason = _IMPURE if drawn else why_not(axes, depends)
         records.append(
             replace(
                 one.record,

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from extractkit.advice import nested_override
 from extractkit.errors import ConfigError, ModelError, choices
 from extractkit.inputs.protocol import InputSpec, Signature
 from extractkit.models.input_settings import AT, Dim, InputSetting
@@ -117,7 +118,8 @@ def _axes(one: Declared, setting: InputSetting) -> list[_Axis]:
     if one.shape is None:
         raise ModelError(
             f"input {one.name!r} does not declare its shape. Say what its axes are: "
-            f"'{AT}={{{one.name}: [sample, 4]}}', the samples, names of free axes, fixed sizes"
+            f"{nested_override(AT, {one.name: '[sample, 4]'})}, the samples, names of free axes, "
+            f"fixed sizes"
         )
     # Samples come first. A fixed size there is told apart once all inputs are known.
     first: list[_Axis] = [(SAMPLE, one.shape[0])] if one.shape else []
@@ -164,5 +166,6 @@ def _no_sample_axis(model: str, one: Declared, other: str) -> str:
     shape = list(one.shape or ())
     return (
         f"input {one.name!r} of model {model!r} has shape {shape}, no axis for the samples that "
-        f"{other!r} takes. Give it a value for all of them: model.constants.{one.name}=…"
+        f"{other!r} takes. Give it a value for all of them: "
+        f"{nested_override('model.constants', {one.name: 'VALUE'})}"
     )

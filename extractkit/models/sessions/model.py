@@ -17,6 +17,7 @@ from extractkit.models.failures import failed_on_batch
 from extractkit.models.foreign import told_by_graph
 from extractkit.models.graphs.catalog import GraphFacts, facts_of, find_operations, terminal_tensors
 from extractkit.models.graphs.constants import checked_constants
+from extractkit.models.graphs.feeding import inner_tensors
 from extractkit.models.graphs.model import GraphModel
 from extractkit.models.graphs.records import Found
 from extractkit.models.graphs.signature import chosen, declared, signature_of
@@ -24,7 +25,7 @@ from extractkit.models.graphs.transforming import transformed
 from extractkit.models.input_settings import InputSetting
 from extractkit.models.protocol import CheckpointAxis, Compilation, Fetch, Program
 from extractkit.models.sessions.graph import SessionGraph, with_constants
-from extractkit.models.sessions.naming import placeholders, settings_named
+from extractkit.models.sessions.naming import placeholders
 from extractkit.models.sessions.tables import table_contents
 from extractkit.models.sessions.variables import GraphVariable, optimizer_variables, variables_of
 from extractkit.tensors import TEXT
@@ -42,6 +43,7 @@ class SessionModel(GraphModel):
         constants_fed: values of placeholders that are the same for every sample, by tensor name.
         variables: of the graph.
         has_signature: whether inputs and outputs go by names of a signature.
+        inner: names of inputs that are tensors in the midst of the graph.
         frozen: whether weights stand in the graph as constants.
     """
 
@@ -51,6 +53,7 @@ class SessionModel(GraphModel):
     constants_fed: Mapping[str, Array]
     variables: Sequence[GraphVariable]
     has_signature: bool
+    inner: frozenset[str]
     frozen: bool
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
@@ -85,6 +88,7 @@ class SessionModel(GraphModel):
             frozen=self.frozen,
             optimizer=optimizer_variables(graph),
             facts=self.facts,
+            inner=self.inner,
         )
 
     def configure(self, seed: int, deterministic: bool, device: str | None) -> Mapping[str, object]:
@@ -252,7 +256,7 @@ def session_model(
             placeholders go by their own names.
         outputs: tensors by their names in the signature, or in the graph; None: results that
             nothing else consumes.
-        settings: what the configuration says of inputs; without a signature any tensor can be one.
+        settings: what the configuration says of inputs; any tensor of the graph can be one.
         constants: values that are the same for every sample, by input or placeholder.
         origin: what the manifest records of where the model comes from.
         graph_def: the session's graph as it came, where operations have been added to it since.
@@ -271,7 +275,8 @@ def session_model(
     constant = checked_constants(constants, feedable, tuple(settings or ()))
     if inputs is None:
         named = {key: t for key, t in named.items() if t.op.type != "PlaceholderWithDefault"}
-        named |= settings_named(settings, graph)
+    inner = inner_tensors(graph, settings or (), named)
+    named |= inner
     takes = [declared(key, t) for key, t in named.items() if key not in constant]
     takes = chosen(takes, settings)
     signature = signature_of(name, takes, settings)
@@ -288,6 +293,7 @@ def session_model(
         constants_fed={feedable[key].name: value for key, value in constant.items()},
         variables=variables_of(graph),
         has_signature=inputs is not None,
+        inner=frozenset(inner),
         frozen=frozen,
         origin={**(origin or {}), **({"constants": dict(constants)} if constants else {})},
         checkpoints=checkpoints,

@@ -1,11 +1,11 @@
 """Tensors of a session's graph by the names that a configuration has for them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import tensorflow as tf
 
 from extractkit.errors import ConfigError, choices
-from extractkit.models.input_settings import InputSetting
+from extractkit.models.graphs.feeding import tensor_named
 from extractkit.models.sessions.graph import PLACEHOLDERS
 
 
@@ -32,19 +32,3 @@ def outputs_named(graph: tf.Graph, names: Sequence[str] | None) -> dict[str, tf.
             raise ConfigError(f"model.outputs: {name!r} is no tensor. {choices(name, there)}")
         outputs[name] = tensor
     return outputs
-
-
-def tensor_named(graph: tf.Graph, name: str) -> tf.Tensor | None:
-    """A tensor by its name (`op:1`), or an operation's first (`op`); None: there is none."""
-    try:
-        return graph.get_tensor_by_name(name if ":" in name else f"{name}:0")
-    except (KeyError, ValueError):
-        return None
-
-
-def settings_named(
-    settings: Mapping[str, InputSetting] | None, graph: tf.Graph
-) -> dict[str, tf.Tensor]:
-    """Tensors in the midst of a graph that samples are to be read for."""
-    tensors = {name: tensor_named(graph, name) for name in settings or ()}
-    return {name: tensor for name, tensor in tensors.items() if tensor is not None}

@@ -83,7 +83,7 @@ def test_a_scalar_beside_samples_is_a_constant() -> None:
         signature(Declared("x", "float32", (None, 4)), Declared("keep_prob", "float32", ()))
     assert str(caught.value) == (
         "input 'keep_prob' of model 'm' has shape [], no axis for the samples that 'x' takes. "
-        "Give it a value for all of them: model.constants.keep_prob=…"
+        "Give it a value for all of them: 'model.constants={keep_prob: VALUE}'"
     )
 
 

@@ -217,7 +217,10 @@ def test_a_tensor_in_the_midst_can_be_an_input() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"inputs": ["z"]}, "model.inputs: 'z' is no input"),
+        (
+            {"inputs": ["z"]},
+            "model.inputs: 'z' is neither an input nor a tensor of the graph. Available: 'keep'",
+        ),
         ({"constants": {"z": 1}}, "model.constants: 'z' is no input. Available: 'keep', 'x'."),
         ({"constants": {"keep": "much"}}, "model.constants.keep='much' is no float32"),
         ({"constants": {"keep": [1.0, 2.0]}}, "has shape [2], this input takes []"),
