@@ -31,7 +31,15 @@ class Outcome:
     failed: Mapping[int, str] = field(default_factory=dict)
 
 
-def run_isolated(program: Program, batch: Batch) -> Outcome:
+Explain = Callable[[Batch], str | None]
+"""What is wrong with a sample alone, beyond what the model says; None: that is all."""
+
+
+def nothing_to_add(batch: Batch) -> None:
+    """Explain nothing."""
+
+
+def run_isolated(program: Program, batch: Batch, explain: Explain = nothing_to_add) -> Outcome:
     """Run a batch; if the model fails on it, without the samples on which it fails alone.
 
     What comes of a batch follows from it alone, as the others are run together again, not one by
@@ -46,7 +54,7 @@ def run_isolated(program: Program, batch: Batch) -> Outcome:
     try:
         return Outcome(every, program(*batch.arguments))
     except SampleError as error:
-        failed = dict(failing_alone(program, batch, error))
+        failed = dict(failing_alone(program, batch, error, explain))
         if not failed:
             raise
     rows = [row for row in every if row not in failed]
@@ -56,21 +64,28 @@ def run_isolated(program: Program, batch: Batch) -> Outcome:
     return Outcome(rows, program(rest.features, rest.lengths), failed)
 
 
-def failing_alone(program: Program, batch: Batch, error: SampleError) -> Iterator[tuple[int, str]]:
+def failing_alone(
+    program: Program, batch: Batch, error: SampleError, explain: Explain = nothing_to_add
+) -> Iterator[tuple[int, str]]:
     """The rows of a batch on which a model fails alone, and what it says of each.
 
     Args:
         error: what it says of all of them together.
     """
     if len(batch) == 1:
-        yield 0, str(error)
+        yield 0, explained(str(error), explain(batch))
         return
     for row in range(len(batch)):
         alone = batch.take([row])
         try:
             program(alone.features, alone.lengths)
         except SampleError as own:
-            yield row, str(own)
+            yield row, explained(str(own), explain(alone))
+
+
+def explained(said: str, fault: str | None) -> str:
+    """Return what a model says, with what is wrong with the sample's sizes in front."""
+    return said if fault is None else f"{fault}: {said}"
 
 
 def try_out(

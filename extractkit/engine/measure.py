@@ -1,20 +1,24 @@
 """What only running tells about a tensor's axes, measured on the first samples, never guessed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
-from extractkit.engine.batches import Batch, collate
-from extractkit.errors import SelectionError
-from extractkit.inputs.protocol import InputSpec, Signature, Source
+from extractkit.engine.batches import collate
+from extractkit.engine.isolation import explained
+from extractkit.engine.sizes import repeated, resized, size_fault
+from extractkit.errors import SampleError, SelectionError
+from extractkit.inputs.protocol import Signature, Source
 from extractkit.models.axes import Sizes, infer_dims, why_not_by_sample
-from extractkit.models.protocol import Compilation, Encoded, Fetch, Model
+from extractkit.models.protocol import Compilation, Encoded, Fetch, Model, Program
 from extractkit.plan import PlannedTensor, measured
 from extractkit.tensors import SAMPLE, TensorRecord
 from extractkit.values import Array
 
 _SAMPLES, _MORE_SAMPLES = 3, 5
+_STEPS = (1, 2, 4, 5, 6, 7, 8, 9, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128)
 _LOOKED_AT = 64
 _TOGETHER = 6
 
@@ -89,13 +93,9 @@ def _measured_records(
     reasons: dict[str, str],
 ) -> dict[str, TensorRecord]:
     """The tensors' records with their dims; in `reasons` why others have no value per sample."""
-    first = model.encode(source.read(0, 1))[0]
-    sizes = _sizes(model.signature, first)
-    program = model.program([Fetch(tensor.address) for tensor in unknown], compilation)
-    trials = []
-    for at in sizes.trials:
-        batch = _repeated(model.signature, first, at)
-        trials.append([np.shape(value) for value in program(batch.features, batch.lengths)])
+    addresses = [tensor.address for tensor in unknown]
+    program = model.program([Fetch(address) for address in addresses], compilation)
+    sizes, trials = _tried(model, source, addresses, program)
     records = {}
     for tensor, shapes in zip(unknown, zip(*trials, strict=True), strict=True):
         dims = _dims(model.signature, sizes, shapes)
@@ -121,33 +121,98 @@ def _dims(
     return None if dims is None else (SAMPLE, *dims)
 
 
-def _sizes(signature: Signature, first: Encoded) -> Sizes:
+def _tried(
+    model: Model, source: Source, addresses: Sequence[str], program: Program
+) -> tuple[Sizes, list[list[tuple[int, ...]]]]:
+    """The shapes of a program's values at sizes that the model takes, found by trying.
+
+    The first sample alone, at the sizes that it has, comes first: a failure there is its own. Then
+    each free axis is enlarged alone to the first size that works. An axis for which none does has
+    one size in all samples that the model takes, so it is left out: nothing follows it.
+
+    Raises:
+        SampleError: the model fails on the first sample.
+    """
+    signature = model.signature
+    (first,) = model.encode(source.read(0, 1))
+
+    def shapes_at(at: Mapping[str, int]) -> list[tuple[int, ...]]:
+        batch = repeated(signature, first.features, at, at.get(SAMPLE, 1))
+        return [np.shape(value) for value in program(batch.features, batch.lengths)]
+
     # An empty sample would hide which axes follow it.
-    base = {axis: max(1, size) for axis, size in first.sizes.items()}
-    enlarged = {}
+    own = {axis: max(1, size) for axis, size in first.sizes.items()}
+    try:
+        shapes_at(own)
+    except SampleError as error:
+        alone = repeated(signature, first.features, own)
+        fault = size_fault(model, addresses, program, alone)
+        raise SampleError(explained(str(error), fault)) from error
+    base, enlarged = dict(own), {}
     if signature.batch != 1:
-        base, enlarged = {SAMPLE: _SAMPLES, **base}, {SAMPLE: _MORE_SAMPLES}
-    for axis in first.sizes:
-        size = base[axis]
-        limit = (signature.longest or {}).get(axis)
-        enlarged[axis] = size + 3 if limit is None or size + 3 <= limit else max(1, size - 3)
-    return Sizes(base, enlarged)
+        base[SAMPLE], enlarged[SAMPLE] = _SAMPLES, _MORE_SAMPLES
+    trials = [shapes_at(base)]
+    if signature.batch != 1:
+        trials.append(shapes_at({**base, SAMPLE: _MORE_SAMPLES}))
+    others = _Others(model, source)
+    for axis, size in own.items():
+        for other in _outwards(axis, size, others, (signature.longest or {}).get(axis)):
+            try:
+                trials.append(shapes_at({**base, axis: other}))
+            except SampleError:
+                continue  # a size that we have made up: no sample is to blame
+            enlarged[axis] = other
+            break
+    left = {axis: size for axis, size in own.items() if axis not in enlarged}
+    for sizes in _jointly(left, others) if len(left) > 1 else ():
+        try:
+            trials.append(shapes_at({**base, **sizes}))
+        except SampleError:
+            continue
+        # No length is told apart from another then: whatever moves follows all of them.
+        joint = ",".join(left)
+        base[joint], enlarged[joint] = 0, 1
+        break
+    return Sizes({axis: base[axis] for axis in enlarged}, enlarged), trials
 
 
-def _repeated(signature: Signature, encoded: Encoded, at: Mapping[str, int]) -> Batch:
-    features = {
-        spec.name: _resized(spec, encoded.features[spec.name], at) for spec in signature.specs
-    }
-    sizes = {axis: at[axis] for axis in encoded.sizes}
-    return collate(signature, [Encoded(features, sizes)] * at.get(SAMPLE, 1))
+@dataclass(frozen=True, eq=False)
+class _Others:
+    """Sizes of the first samples, which are read only where they are asked for."""
+
+    model: Model
+    source: Source
+
+    @cached_property
+    def sizes(self) -> list[Mapping[str, int]]:
+        encoded = self.model.encode(self.source.read(0, min(_LOOKED_AT, len(self.source))))
+        return [{axis: max(1, size) for axis, size in one.sizes.items()} for one in encoded]
 
 
-def _resized(spec: InputSpec, array: Array, at: Mapping[str, int]) -> Array:
-    shape = tuple(
-        size if dim is None else at[dim] for dim, size in zip(spec.dims, array.shape, strict=True)
-    )
-    # Repeating real elements keeps what a model may check of them (a vocabulary's range, say).
-    return np.resize(array, shape) if shape != array.shape else array
+def _outwards(axis: str, size: int, others: _Others, longest: int | None) -> Iterator[int]:
+    """Other sizes to try for an axis: some more, then those in the data, then ever farther away."""
+    # An axis of one element is repeated to fit any other, and seems to follow nothing then.
+    least = 1 if longest is not None and longest <= 2 else 2
+    tried = {size}
+
+    def steps() -> Iterator[int]:
+        yield from (3, -3)
+        yield from (one[axis] - size for one in others.sizes)
+        yield from (signed for step in _STEPS for signed in (step, -step))
+
+    for other in (size + step for step in steps()):
+        if other >= least and (longest is None or other <= longest) and other not in tried:
+            tried.add(other)
+            yield other
+
+
+def _jointly(own: Mapping[str, int], others: _Others) -> Iterator[Mapping[str, int]]:
+    """Other sizes to try for axes that do not change alone: those of samples, then more of each."""
+    for sizes in others.sizes:
+        if any(sizes[axis] != size for axis, size in own.items()):
+            yield {axis: sizes[axis] for axis in own}
+    for step in (3, *_STEPS):
+        yield {axis: size + step for axis, size in own.items()}
 
 
 def _check_alone(
@@ -163,7 +228,8 @@ def _check_alone(
     as there are samples by chance.
     """
     encoded = model.encode(source.read(0, min(_TOGETHER, len(source))))
-    sizes = {axis: max(one.sizes[axis] for one in encoded) for axis in encoded[0].sizes}
+    # Sizes that the model is known to take.
+    sizes = {axis: max(1, size) for axis, size in encoded[0].sizes.items()}
     alike = [_alike(model.signature, one, sizes) for one in encoded]
     program = model.program([Fetch(tensor.address) for tensor in found], compilation)
 
@@ -189,7 +255,7 @@ def _check_alone(
 def _alike(signature: Signature, encoded: Encoded, sizes: Mapping[str, int]) -> Encoded:
     """A sample brought to other lengths, so that none is padded."""
     features = {
-        spec.name: _resized(spec, encoded.features[spec.name], sizes) for spec in signature.specs
+        spec.name: resized(spec, encoded.features[spec.name], sizes) for spec in signature.specs
     }
     return Encoded(features, sizes)
 

@@ -10,13 +10,15 @@ import numpy.typing as npt
 
 from extractkit.engine.batches import read_batch
 from extractkit.engine.batching import BatchRules
-from extractkit.engine.isolation import try_out
+from extractkit.engine.isolation import explained, try_out
 from extractkit.engine.loaded import program_of
 from extractkit.engine.non_finite import refuse_non_finite
 from extractkit.engine.opening import Opened, open_job
 from extractkit.engine.reading_once import encoded_bytes, in_blocks
+from extractkit.engine.sizes import size_fault
 from extractkit.engine.stream import ShardValues, Stream, assembly, fetch, put
 from extractkit.engine.survey import Survey
+from extractkit.errors import SampleError
 from extractkit.inputs.protocol import Source
 from extractkit.job import Job
 from extractkit.models.protocol import Program
@@ -141,7 +143,12 @@ def _tried(
         lengths = Lengths(1, {axis: size.astype(np.int64) for axis, size in first.lengths.items()})
         for tensor in varying:
             tensor.check_lengths(lengths)
-        values = program(first.features, first.lengths)
+        try:
+            values = program(first.features, first.lengths)
+        except SampleError as error:
+            addresses = [tensor.address for tensor in varying]
+            fault = size_fault(opened.model, addresses, program, first)
+            raise SampleError(explained(str(error), fault)) from error
         put(varying, [assembly(tensor, lengths) for tensor in varying], [0], values)
         unforeseen = (v.nbytes for t, v in zip(varying, values, strict=True) if not t.predictable)
         return Trial(lengths, sum(unforeseen))

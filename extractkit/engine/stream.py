@@ -20,6 +20,7 @@ from extractkit.engine.batching import BatchRules, plan_batches
 from extractkit.engine.isolation import Outcome, failing_alone, run_isolated
 from extractkit.engine.non_finite import non_finite_reasons, refuse_non_finite
 from extractkit.engine.reading_once import ReadAlready
+from extractkit.engine.sizes import size_fault
 from extractkit.engine.skipping import blamed, named
 from extractkit.engine.stages import ahead, nobody
 from extractkit.errors import InputError, JobError, SampleError
@@ -189,14 +190,19 @@ class Stream:
     def _run(self, work: _Work, batch: Batch) -> Outcome:
         assert self.program is not None
         if self.bad_samples == "skip":
-            return run_isolated(self.program, batch)
+            return run_isolated(self.program, batch, self._size_fault)
         try:
             return Outcome(range(len(batch)), self.program(*batch.arguments))
         except SampleError as error:
-            for row, reason in failing_alone(self.program, batch, error):
+            for row, reason in failing_alone(self.program, batch, error, self._size_fault):
                 index = work.shard.start + work.positions[row]
                 raise SampleError(blamed(self._id(index), index, reason)) from error
             raise
+
+    def _size_fault(self, batch: Batch) -> str | None:
+        assert self.program is not None
+        addresses = [tensor.address for tensor in self.tensors]
+        return size_fault(self.model, addresses, self.program, batch)
 
     def _assemble(self, computed: Generator[_Computed, None, None]) -> Iterator[ShardValues]:
         with closing(computed):

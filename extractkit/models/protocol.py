@@ -102,6 +102,8 @@ class Model(Protocol):
     - `checkpoints`, a `CheckpointAxis`; None, or no such attribute: it has one set of weights.
     - `place(features, lengths)`, which makes of a program's arguments what its programs take as
       well, at less cost where they take the same again and again.
+    - `takes(addresses, sizes)`, which returns False where these tensors cannot be computed at these
+      sizes of the free axes, as far as that is known without running the model.
     """
 
     @property

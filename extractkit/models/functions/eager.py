@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from extractkit.models.functions.eager_records import (
     weights_of,
 )
 from extractkit.models.functions.model import as_the_model_takes_it, to_numpy
-from extractkit.models.graphs.rebuilding import candidate_sizes, static_shape
+from extractkit.models.graphs.rebuilding import candidate_sizes, static_shape, stepped_sizes
 from extractkit.models.graphs.records import Axes, Records, axes_at, of_one_sample, why_not
 from extractkit.models.graphs.signature import declared, signature_of
 from extractkit.models.graphs.transforming import transformed
@@ -41,6 +42,9 @@ from extractkit.models.tensorflow_process import configure
 from extractkit.plan import numpy_dtype
 from extractkit.tensors import SAMPLE, Catalog, Kind, TensorRecord, join
 from extractkit.values import Array
+
+_STEPPED = 8
+"""How many of the stepped sizes are tried: they grow, and a function is run at them."""
 
 _ANOTHER_PATH = "Python takes another path where sizes differ: it is not always made"
 _IMPURE = (
@@ -232,7 +236,10 @@ class EagerModel:
         errors: list[JobError] = []
         tried: list[str] = []
         open_ended = self.signature.batch is None and bool(self.signature.specs)
-        for sizes in candidate_sizes(self.signature.free_axes, SAMPLE, vary=open_ended):
+        axes = self.signature.free_axes
+        # The later sizes are large, and what is called here is run.
+        stepped = islice(stepped_sizes(axes, SAMPLE, vary=open_ended), _STEPPED)
+        for sizes in chain(candidate_sizes(axes, SAMPLE, vary=open_ended), stepped):
             try:
                 # What makes its variables when it is first called does other things then.
                 self._called(self._made_up(sizes.base), frozenset())

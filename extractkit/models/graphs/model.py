@@ -14,7 +14,13 @@ from extractkit.models import digests
 from extractkit.models.encoding import encode_arrays
 from extractkit.models.graphs.definition import graph_digest
 from extractkit.models.graphs.rebuilding import SourceGraph
-from extractkit.models.graphs.records import Found, Records, complete, free_axes_are_independent
+from extractkit.models.graphs.records import (
+    Found,
+    Records,
+    complete,
+    free_axes_are_independent,
+    takes,
+)
 from extractkit.models.graphs.signature import tied
 from extractkit.models.graphs.transforming import transformed
 from extractkit.models.protocol import CheckpointAxis, Encoded, Fetch
@@ -141,9 +147,18 @@ class GraphModel:
             for one in self.found
             if one.in_graph and one.record.kind is Kind.MODEL_OUTPUT
         ]
-        if free_axes_are_independent(self.graph, outputs, self.signature):
+        shared = replace(self.signature, specs=tied(self.signature.specs))
+        if free_axes_are_independent(self.graph, outputs, self.signature, shared):
             return self
-        return replace(self, signature=replace(self.signature, specs=tied(self.signature.specs)))
+        return replace(self, signature=shared)
+
+    def takes(self, addresses: Sequence[str], sizes: Mapping[str, int]) -> bool:
+        """Return False where tensors cannot be computed at these sizes, by the graph's shapes.
+
+        True does not promise that they can: some shapes are known to the running graph alone.
+        """
+        names = [self._values[address].name for address in addresses]
+        return takes(self.graph, names, self.signature, sizes)
 
     def _weights(self) -> Iterator[tuple[TensorRecord, Any]]:
         """Every weight that has a value, optimizer slots too, with its variable or tensor."""

@@ -117,7 +117,25 @@ def static_shape(tensor: tf.Tensor) -> RawShape:
 
 # Tried in turn: a model may demand longer inputs than small sizes are (pooling), or refuse long
 # ones (a table of positions).
-_CANDIDATES = ((13, 17, 101, 211), (13, 17, 331, 457), (13, 17, 37, 53), (5, 7, 11, 19))
+_CANDIDATES = (
+    *((13, 17, 101, 211), (13, 17, 331, 457), (13, 17, 37, 53)),
+    *((5, 7, 11, 19), (13, 17, 7, 9)),
+)
+
+# What lengths are a multiple of in networks that join an axis with itself, pooled and enlarged
+# again. Powers of two come first, as most strides are 2.
+_STEPS = (2, 4, 8, 16, 32, 64, *(3, 5, 6, 7, 9, 10, 12, 20, 24, 40, 48, 96, 128))
+
+# Lengths beside a multiple: one more for "valid" strides, anything where borders are cut off.
+_REMAINDERS = (
+    *((step, 1) for step in (2, 4, 8, 16, 32)),
+    *((step, step - 1) for step in (4, 8, 16, 32)),
+    *((step, rest) for step in (4, 8, 16) for rest in range(2, step - 1)),
+)
+
+# Multipliers of a step, small and large, for the first free axis, the second, and so on.
+_SHORT, _SHORT_ENLARGED = (3, 5, 7, 11), (13, 17, 19, 23)
+_LONG, _LONG_ENLARGED = (23, 29, 31, 37), (41, 43, 47, 53)
 
 
 def candidate_sizes(
@@ -129,9 +147,39 @@ def candidate_sizes(
         vary: whether the number of samples varies too; where a call takes one, it does not.
     """
     for samples, more_samples, length, longer in _CANDIDATES:
-        base = {sample_axis: samples} if vary else {}
-        enlarged = {sample_axis: more_samples} if vary else {}
-        for position, axis in enumerate(free_axes):
-            base[axis] = length + 2 * position
-            enlarged[axis] = longer + 2 * position
-        yield Sizes(base, enlarged)
+        lengths = [(length + 2 * at, longer + 2 * at) for at in range(len(free_axes))]
+        yield _sizes(free_axes, sample_axis, lengths, (samples, more_samples) if vary else None)
+
+
+def stepped_sizes(
+    free_axes: Sequence[str], sample_axis: str, *, vary: bool = True
+) -> Iterable[Sizes]:
+    """Sizes for models that take only some lengths, such as multiples of 16.
+
+    Try them where a model takes none of `candidate_sizes`. Every one of them is a length with a
+    certain remainder, so that a model without free axes has none.
+    """
+    if not free_axes:
+        return
+    samples = (13, 17) if vary else None
+    for step, rest in (*((step, 0) for step in _STEPS), *_REMAINDERS):
+        for base, enlarged in ((_LONG, _LONG_ENLARGED), (_SHORT, _SHORT_ENLARGED)):
+            lengths = [
+                (step * base[at % 4] + rest, step * enlarged[at % 4] + rest)
+                for at in range(len(free_axes))
+            ]
+            yield _sizes(free_axes, sample_axis, lengths, samples)
+
+
+def _sizes(
+    free_axes: Sequence[str],
+    sample_axis: str,
+    lengths: Sequence[tuple[int, int]],
+    samples: tuple[int, int] | None,
+) -> Sizes:
+    counted = {} if samples is None else {sample_axis: samples}
+    pairs = {**counted, **dict(zip(free_axes, lengths, strict=True))}
+    return Sizes(
+        {axis: base for axis, (base, _) in pairs.items()},
+        {axis: enlarged for axis, (_, enlarged) in pairs.items()},
+    )

@@ -1,6 +1,6 @@
 """What is known of a graph's tensors before it runs: dims, dependence, what is out of reach."""
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from extractkit.models.graphs.rebuilding import (
     candidate_sizes,
     shapes_at,
     static_shape,
+    stepped_sizes,
 )
 from extractkit.tensors import SAMPLE, UNKNOWN, TensorRecord
 
@@ -89,10 +90,36 @@ def complete(
 
 
 def free_axes_are_independent(
-    source: SourceGraph, outputs: Sequence[str], signature: Signature
+    source: SourceGraph, outputs: Sequence[str], separate: Signature, tied: Signature
 ) -> bool:
-    """Whether each free axis can have a length of its own; told without running anything."""
-    return _trials(source, outputs, signature) is not None
+    """Return whether each free axis can have a length of its own; nothing is executed.
+
+    Args:
+        outputs: names of the tensors that decide.
+        separate, tied: the signature with axes of their own for each input, and with shared ones.
+    """
+    # Where shared lengths will do, the long search is not for separate ones.
+    for candidates in (candidate_sizes, stepped_sizes):
+        for signature in (separate, tied):
+            if _trials(source, outputs, signature, candidates) is not None:
+                return signature is separate
+    return False
+
+
+def takes(
+    source: SourceGraph, wanted: Sequence[str], signature: Signature, at: Mapping[str, int]
+) -> bool:
+    """Return False where a graph cannot have inputs of these sizes, by its static shapes.
+
+    Args:
+        wanted: names of the tensors that are computed.
+        at: size of each free axis.
+    """
+    try:
+        shapes_at(source, _specs_at(signature.specs, at), wanted)
+    except ValueError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -124,7 +151,9 @@ def _inferred(
     source: SourceGraph, tensors: Sequence[tf.Tensor], signature: Signature
 ) -> list[Axes]:
     """Dims and shape of every tensor, from the shapes that the graph has at several sizes."""
-    trials = _trials(source, [tensor.name for tensor in tensors], signature)
+    names = [tensor.name for tensor in tensors]
+    trials = _trials(source, names, signature, candidate_sizes)
+    trials = trials or _trials(source, names, signature, stepped_sizes)
     if trials is None:
         return [_undetermined(static_shape(tensor)) for tensor in tensors]
     sizes, shapes_of = trials
@@ -132,10 +161,13 @@ def _inferred(
 
 
 def _trials(
-    source: SourceGraph, names: Sequence[str], signature: Signature
+    source: SourceGraph,
+    names: Sequence[str],
+    signature: Signature,
+    candidates: Callable[..., Iterable[Sizes]],
 ) -> tuple[Sizes, list[list[RawShape]]] | None:
     """The tensors' shapes at the first sizes that the model takes; None: it takes none."""
-    for sizes in candidate_sizes(signature.free_axes, SAMPLE, vary=signature.batch is None):
+    for sizes in candidates(signature.free_axes, SAMPLE, vary=signature.batch is None):
         try:
             return sizes, [
                 shapes_at(source, _specs_at(signature.specs, at), names) for at in sizes.trials

@@ -1,0 +1,144 @@
+"""Sizes along free axes that a model does not take: found by trying others, and put into words."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+
+from extractkit.engine.batches import Batch, collate
+from extractkit.errors import SampleError
+from extractkit.inputs.protocol import InputSpec, Signature
+from extractkit.models.protocol import Encoded, Model, Program
+from extractkit.values import Array
+
+Sizes = Mapping[str, int]
+
+_STATIC_REACH, _RUN_REACH = 64, 16
+"""How far from a sample's size others are tried: by static shapes, and where each is a run."""
+
+_STEPS = (2, 4, 8, 16, 32, 64, 3, 5, 6, 7, 9, 10, 12, 128)
+
+
+def resized(spec: InputSpec, array: Array, at: Sizes) -> Array:
+    """Return a sample's input at other sizes of its free axes.
+
+    Its own elements are repeated, which keeps what a model may check of them (the range of a
+    vocabulary, say).
+    """
+    shape = tuple(
+        size if dim is None else at[dim] for dim, size in zip(spec.dims, array.shape, strict=True)
+    )
+    return np.resize(array, shape) if shape != array.shape else array
+
+
+def repeated(
+    signature: Signature, features: Mapping[str, Array], at: Sizes, samples: int = 1
+) -> Batch:
+    """Return a batch of one sample, several times, at these sizes of its free axes."""
+    inputs = {spec.name: resized(spec, features[spec.name], at) for spec in signature.specs}
+    sizes = {axis: at[axis] for axis in signature.free_axes}
+    return collate(signature, [Encoded(inputs, sizes)] * samples)
+
+
+def size_fault(
+    model: Model, addresses: Sequence[str], program: Program, batch: Batch
+) -> str | None:
+    """Return what is wrong with the sizes of a sample on which a model failed; None: nothing.
+
+    Args:
+        addresses: of the tensors that the program computes.
+        batch: holds the sample alone.
+    """
+    own = {axis: int(sizes[0]) for axis, sizes in batch.lengths.items()}
+    if not own:
+        return None
+    by_graph = getattr(model, "takes", None)
+
+    # Without the sample's own values, which may be what the model fails on.
+    blank = {
+        name: np.full_like(array[0], "" if array.dtype.hasobject else 0)
+        for name, array in batch.features.items()
+    }
+
+    def runs(at: Sizes) -> bool:
+        other = repeated(model.signature, blank, at)
+        try:
+            program(other.features, other.lengths)
+        except SampleError:
+            return False
+        return True
+
+    if by_graph is not None and not by_graph(addresses, own):
+        search = _Search(lambda at: bool(by_graph(addresses, at)), own, _STATIC_REACH)
+    elif runs(own):
+        return None
+    else:
+        search = _Search(runs, own, _RUN_REACH)
+    found = search.faults()
+    return f"{'; '.join(found)} (model {model.name!r})" if found else None
+
+
+class _Search:
+    """A search for sizes that a model takes, from a sample's own outwards.
+
+    Args:
+        takes: whether a model takes a size of each free axis.
+        own: the sizes of the sample, which it does not take.
+        reach: how far away others are tried.
+    """
+
+    def __init__(self, takes: Callable[[Sizes], bool], own: Sizes, reach: int) -> None:
+        self._takes = takes
+        self._own = own
+        self._reach = reach
+        self._known: dict[tuple[int, ...], bool] = {}
+
+    def faults(self) -> list[str]:
+        """Return what is wrong along each axis; nothing where no sizes near by are any better."""
+        near = next(filter(self._good, self._joint()), None)
+        if near is None:
+            return []
+        found = []
+        for axis, size in self._own.items():
+            along = self._along(axis, size, near)
+            if along is not None:
+                found.append(f"it has {size} along {axis!r}, where {along} would do")
+        return found
+
+    def _good(self, at: Sizes) -> bool:
+        key = tuple(at.values())
+        if key not in self._known:
+            self._known[key] = min(key) >= 1 and self._takes(at)
+        return self._known[key]
+
+    def _joint(self) -> Iterable[Sizes]:
+        """Sizes of all axes at once: up and down to multiples, then one by one."""
+        for step in _STEPS:
+            yield {axis: -(-size // step) * step for axis, size in self._own.items()}
+            yield {axis: size // step * step for axis, size in self._own.items()}
+        for step in range(1, self._reach + 1):
+            yield {axis: size + step for axis, size in self._own.items()}
+            yield {axis: max(1, size - step) for axis, size in self._own.items()}
+
+    def _along(self, axis: str, size: int, near: Sizes) -> str | None:
+        """Return which sizes an axis may have, the others being good; None: the one it has."""
+
+        def good(one: int) -> bool:
+            return self._good({**near, axis: one})
+
+        if good(size):
+            return None
+        below = next(filter(good, range(size - 1, max(0, size - 1 - self._reach), -1)), None)
+        above = next(filter(good, range(size + 1, size + 1 + self._reach)), None)
+        if below is None and above is None:
+            return f"{near[axis]}"
+        if above is None:
+            return f"at most {below}" if good((below or 1) - 1) else f"{below}"
+        further = next(filter(good, range(above + 1, above + 1 + self._reach)), above)
+        step = further - above
+        if below is None:
+            if step == 1:
+                return f"{above} or more"
+            return f"{above}, {further}, …" if step else f"{above}"
+        if step > 1 and above - below == step and above % step == 0:
+            return f"{below}, {above} or another multiple of {step}"
+        return f"{below} or {above}" + (f" (steps of {step})" if step > 1 else "")
