@@ -2,7 +2,8 @@
 
 A BERT has a thousand operations and a hundred layers. Without a selector the tree shows what most
 people come for, the outputs and weights of the layers and of the model, and only counts the rest
-at its layer. With selectors it shows exactly what they match, operations included.
+at its layer; of a format without layers, at its name scope. With selectors it shows exactly what
+they match, operations included.
 """
 
 from collections import Counter
@@ -15,6 +16,8 @@ from rich.tree import Tree
 
 from extractkit.display.text import counts_text, plural, safe, shape_text, size_text
 from extractkit.tensors import Catalog, Kind, TensorRecord
+
+_MOST_SCOPES = 500
 
 _SHOWN = (Kind.MODEL_INPUT, Kind.MODEL_OUTPUT, Kind.LAYER_OUTPUT, Kind.WEIGHT, Kind.OPTIMIZER)
 
@@ -39,21 +42,38 @@ def tensor_tree(
     catalog: Catalog, shown: Iterable[TensorRecord], counted: Iterable[TensorRecord] = ()
 ) -> Tree:
     """The layers of `shown` with their tensors; what is in `counted` alone is counted there."""
-    shown = tuple(shown)
-    hidden: dict[str, Counter[Kind]] = {}
     visible = {record.address for record in shown}
-    for record in counted:
-        if record.address not in visible:
-            hidden.setdefault(record.layer, Counter())[record.kind] += 1
+    places = _counting_places([record for record in counted if record.address not in visible])
+    hidden: dict[str, Counter[Kind]] = {}
     types = {scope.path: scope.type for record in catalog.records for scope in record.scopes}
+    for record in catalog.records:
+        if record.address in places:
+            hidden.setdefault(places[record.address], Counter())[record.kind] += 1
     root = Tree(_label(catalog.model, types.get(""), hidden.get("")), guide_style="dim")
     layers = {"": root}
     for record in catalog.records:
         if record.address in visible:
             _layer(record.layer, layers, types, hidden).add(_leaf(record))
-        elif record.layer in hidden:
-            _layer(record.layer, layers, types, hidden)
+        elif record.address in places:
+            _layer(places[record.address], layers, types, hidden)
     return root
+
+
+def _counting_places(records: Sequence[TensorRecord]) -> dict[str, str]:
+    """For each record's address the path at which it is counted: its layer.
+
+    In a graph, where every operation would be a layer, it is the name scope around the operation,
+    or one around that if there are very many.
+    """
+    places = {record.address: record.layer for record in records if record.scopes}
+    scopes = {r.address: r.layer.split("/")[:-1] for r in records if not r.scopes}
+    deepest = max(map(len, scopes.values()), default=0)
+    kept = next(
+        depth
+        for depth in range(deepest, -1, -1)
+        if depth == 0 or len({tuple(scope[:depth]) for scope in scopes.values()}) <= _MOST_SCOPES
+    )
+    return places | {address: "/".join(scope[:kept]) for address, scope in scopes.items()}
 
 
 def _layer(

@@ -5,7 +5,7 @@ import io
 from extractkit.display.console import render
 from extractkit.display.tree import listing
 from extractkit.selectors import parse_selector
-from extractkit.tensors import Catalog, TensorRecord
+from extractkit.tensors import Catalog, Kind, TensorRecord
 from tests.display.examples import CATALOG, SHOWN_EVIL, evil_catalog
 
 
@@ -42,6 +42,42 @@ def test_every_layer_stands_under_the_one_that_calls_it() -> None:
     layers = [line for line in text.splitlines() if line.startswith(("├── ", "└── "))]
     assert [line.split()[1] for line in layers][-1] == ":output"
     assert {"embedding", "attention", "pool"} < {line.split()[1] for line in layers}
+
+
+def graph(*scopes: str) -> Catalog:
+    """A graph, which has no layers, with two operations in each of these name scopes."""
+    return Catalog(
+        TensorRecord(f"{scope}/{op}:0", Kind.OP, "float32", (2,), (None,), op_type=op)
+        for scope in scopes
+        for op in ("MatMul", "Relu")
+    )
+
+
+def tree_of(catalog: Catalog) -> list[str]:
+    extra = TensorRecord(":input.x", Kind.MODEL_INPUT, "float32", (2,), (None,))
+    text = shown(Catalog([extra, *catalog.records]))
+    return text[: text.index("\n\n")].splitlines()
+
+
+def test_operations_of_a_graph_are_counted_at_their_name_scopes() -> None:
+    assert tree_of(graph("a", "a/b", "c")) == [
+        "model",
+        "├── :input.x  float32  2  8 B",
+        "├── a  + 2 ops",
+        "│   └── b  + 2 ops",
+        "└── c  + 2 ops",
+    ]
+
+
+def test_where_there_are_very_many_name_scopes_the_inner_ones_are_not_shown() -> None:
+    scopes = [f"block_{block}/layer_{layer}" for block in range(20) for layer in range(60)]
+    lines = tree_of(graph(*scopes))
+    assert lines[2:] == [
+        *(f"├── block_{block}  + 120 ops" for block in range(19)),
+        "└── block_19  + 120 ops",
+    ]
+    flat = tree_of(graph(*(f"scope_{number}" for number in range(600))))
+    assert flat == ["model  + 1,200 ops", "└── :input.x  float32  2  8 B"]
 
 
 def test_names_are_shown_harmless() -> None:
