@@ -17,7 +17,8 @@ import h5py
 
 from extractkit.errors import ModelError
 from extractkit.models.foreign import told
-from extractkit.models.keras_models.weights_by_name import assign_by_name
+from extractkit.models.keras_models.pytorch_names import is_of_transformers
+from extractkit.models.keras_models.weights_by_name import assign_by_name, assign_by_scope
 from extractkit.models.patching import patched
 from extractkit.models.weight_files import WeightFile, open_weights
 
@@ -26,6 +27,7 @@ _log = logging.getLogger(__name__)
 _KEY = "model.checkpoint"
 _ARCHIVE = "Keras archive"
 _HDF5 = "Keras HDF5"
+_MODEL_WEIGHTS = "model_weights/"
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -42,17 +44,37 @@ def load_weights(model: Any, weights: WeightFile, key: str = _KEY) -> None:
             is named, with both shapes.
     """
     at = f"{key}={weights.path!r}"
-    if weights.format in (_ARCHIVE, _HDF5):
-        _load_by_keras(model, weights, at)
-    else:
+    if weights.format not in (_ARCHIVE, _HDF5):
         assign_by_name(model, weights, at)
+        return
+    legacy = weights.format == _HDF5 and _is_legacy(weights.files[0])
+    names = _named_by_keras_2(weights) if legacy else {}
+    # The variables of transformers have names of their own, which do not count layers.
+    if is_of_transformers(model) and assign_by_scope(model, weights, names, at):
+        return
+    try:
+        _load_by_keras(model, weights, legacy, at)
+    except ModelError as unfit:
+        try:
+            if assign_by_scope(model, weights, names, at):
+                return
+        except ModelError:
+            _log.debug("%s: no scope of it fits either", at, exc_info=True)
+        raise unfit from unfit.__cause__
 
 
-def _load_by_keras(model: Any, weights: WeightFile, at: str) -> None:
+def _named_by_keras_2(weights: WeightFile) -> dict[str, str]:
+    """Whole names of variables by key: `dense/model/dense/kernel:0` is layer and variable."""
+    keys = [key for key in weights if not _is_training(weights, key)]
+    return {
+        key: key.removeprefix(_MODEL_WEIGHTS).partition("/")[2].partition(":")[0] for key in keys
+    }
+
+
+def _load_by_keras(model: Any, weights: WeightFile, legacy: bool, at: str) -> None:
     stored = {
         key: entry.shape for key, entry in weights.entries.items() if not _is_training(weights, key)
     }
-    legacy = weights.format == _HDF5 and _is_legacy(weights.files[0])
     with _named_for_keras(weights.files[0], weights.format, legacy) as file:
         try:
             with _assigned(model) as assigned, warnings.catch_warnings(record=True) as caught:

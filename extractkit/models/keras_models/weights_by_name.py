@@ -2,22 +2,40 @@
 
 Understood are the paths of Keras's variables (`encoder/dense/kernel`, TF1's names among them) and
 the objects of TF2 checkpoints (`layer_with_weights-0/kernel`, `model/dense/kernel`). Numbers that
-Keras counts up over a process (`dense_7`) stand for the order of layers so named.
+Keras counts up over a process (`dense_7`) stand for the order of layers so named. Where the file
+has the model's weights under another scope, beside those of a head say, that scope is found.
 """
 
+import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from extractkit.errors import ModelError, choices
+from extractkit.models.foreign import told
+from extractkit.models.keras_models.pytorch_names import (
+    are_pytorch_names,
+    by_pytorch_names,
+    is_of_transformers,
+    may_be_left,
+    may_be_missing,
+)
+from extractkit.models.keras_models.weight_scopes import find_scope
 from extractkit.models.weight_files import WeightFile
+from extractkit.values import Array
+
+_log = logging.getLogger(__name__)
 
 _OBJECT = "/.ATTRIBUTES/VARIABLE_VALUE"
 _TRAINING = re.compile(r"(^|/)(_?optimizer|save_counter|keras_api|_CHECKPOINTABLE\w+)(/|$)")
 _NTH = re.compile(r"layer(_with_weights)?-(\d+)")
 _COUNTED = re.compile(r"(.*?)(?:_(\d+))?")
+
+
+Arrange = Callable[[Array], Array]
 
 
 def assign_by_name(model: Any, weights: WeightFile, at: str) -> None:
@@ -33,23 +51,116 @@ def assign_by_name(model: Any, weights: WeightFile, at: str) -> None:
     ]
     if any(key.endswith(_OBJECT) for key in keys):
         variables = _by_object(model, keys, at)
+    elif is_of_transformers(model) and are_pytorch_names(keys):
+        _assign_pytorch(model, weights, keys, at)
+        return
     else:
         variables = _by_path(model, keys)
     own = {id(variable): path for path, variable in _paths(model)}
     given = {id(variable) for variable in variables.values()}
     missing = [path for identity, path in own.items() if identity not in given]
     extra = [key for key in keys if key not in variables]
+    if not (missing or extra):
+        _assign(variables, own, weights, at)
+    elif not assign_by_scope(model, weights, {key: key.partition(":")[0] for key in keys}, at):
+        raise ModelError(f"{at} does not fit the model: {_unpaired(missing, extra, keys)}")
+
+
+def assign_by_scope(model: Any, weights: WeightFile, names: Mapping[str, str], at: str) -> bool:
+    """Assign every weight of a model whose weights are under another scope in the file.
+
+    What the file holds besides that scope is left and logged.
+
+    Args:
+        names: path of each weight in the file, by its key.
+
+    Returns:
+        Whether there is such a scope; if not, nothing is assigned.
+
+    Raises:
+        ModelError: there are several, or a weight has another shape.
+    """
+    paths = dict(_paths(model))
+    transformers = is_of_transformers(model)
+
+    def left(key: str) -> bool:
+        return transformers and may_be_left(model, key, weights.entry(key).dtype)
+
+    scope = find_scope(list(paths), names, at, left)
+    if scope is None and transformers:
+        needed = {path: v for path, v in paths.items() if not may_be_missing(model, path)}
+        if len(needed) < len(paths):
+            paths, scope = needed, find_scope(list(needed), names, at, left)
+    if scope is None:
+        return False
+    own = {id(variable): path for path, variable in paths.items()}
+    _assign(dict(zip(scope.keys, paths.values(), strict=True)), own, weights, at)
+    _log_left(scope.outside, at)
+    return True
+
+
+def _assign_pytorch(model: Any, weights: WeightFile, keys: Sequence[str], at: str) -> None:
+    """Assign the weights of a model of transformers from those of its twin in PyTorch.
+
+    Raises:
+        ModelError: a weight without a counterpart on the other side, or of another shape.
+    """
+    arranged = by_pytorch_names(model, keys)
+    given = {id(variable) for variable, _ in arranged.values()}
+    missing = [
+        path
+        for path, variable in _paths(model)
+        if id(variable) not in given and not may_be_missing(model, path)
+    ]
+    left = [key for key in keys if key not in arranged]
+    # A part that the model has nothing of is a head; one that it has is to be read as a whole.
+    parts = {key.partition(".")[0] for key in arranged}
+    extra = [
+        key
+        for key in left
+        if not may_be_left(model, key, weights.entry(key).dtype)
+        and (len(parts) > 1 or key.partition(".")[0] in parts)
+    ]
     if missing or extra:
         raise ModelError(f"{at} does not fit the model: {_unpaired(missing, extra, keys)}")
+    own = {id(variable): path for path, variable in _paths(model)}
+    variables = {key: variable for key, (variable, _) in arranged.items()}
+    _assign(variables, own, weights, at, {key: arrange for key, (_, arrange) in arranged.items()})
+    _log_left(left, at)
+
+
+def _assign(
+    variables: Mapping[str, Any],
+    own: Mapping[int, str],
+    weights: WeightFile,
+    at: str,
+    arrange: Mapping[str, Arrange] | None = None,
+) -> None:
+    """Assign arrays by key to variables of the same shape, or of one they are arranged to.
+
+    Raises:
+        ModelError: one has another shape.
+    """
     for key, variable in variables.items():
         stored, shape = weights.entry(key).shape, tuple(variable.shape)
-        if stored != shape:
+        if stored != shape if arrange is None else prod(stored) != prod(shape):
             raise ModelError(
                 f"{at} does not fit the model: {key!r} is {list(stored)} in the file, "
                 f"{own.get(id(variable), key)!r} {list(shape)} in the model"
             )
     for key, variable in variables.items():
-        variable.assign(np.asarray(weights.read(key)))
+        array = np.asarray(weights.read(key))
+        if arrange is not None:
+            try:
+                array = arrange[key](array)
+            except ValueError as error:  # as NumPy says that axes are other ones
+                raise ModelError(f"{at} does not fit the model: {key!r}: {told(error)}") from error
+        variable.assign(array)
+
+
+def _log_left(left: Sequence[str], at: str) -> None:
+    if left:
+        _log.info("%s: the model has no place for %s", at, ", ".join(left))
 
 
 def _paths(model: Any) -> list[tuple[str, Any]]:

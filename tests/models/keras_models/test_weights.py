@@ -16,7 +16,9 @@ from extractkit.errors import ConfigError, ModelError
 from extractkit.models.keras_file import load
 from extractkit.models.keras_models import weights
 from extractkit.models.keras_models.model import KerasModel
+from extractkit.models.keras_models.weight_scopes import find_scope
 from extractkit.models.keras_models.weights_by_name import ranked
+from extractkit.models.weight_files import open_weights
 from tests.models import keras_factories
 from tests.models.keras_factories import Unbuilt, flat, functional, keras_2
 
@@ -299,3 +301,101 @@ def test_settings_that_do_not_fit(arguments: Any, error: type[Exception], text: 
     with pytest.raises(error) as caught:
         load(**arguments)
     assert str(caught.value) == text
+
+
+def headed(prefix: str, head: bool, units: int = 3) -> Any:
+    """A Keras 2 model whose weights' paths begin with its own name, as those of transformers do."""
+    tf_keras = pytest.importorskip("tf_keras")
+
+    class Body(tf_keras.layers.Layer):  # type: ignore[misc]
+        def __init__(self, **settings: Any) -> None:
+            super().__init__(**settings)
+            self.first = tf_keras.layers.Dense(units, name="first")
+            self.second = tf_keras.layers.Dense(2, name="second")
+
+        def call(self, x: Any) -> Any:
+            return self.second(self.first(x))
+
+    class Headed(tf_keras.Model):  # type: ignore[misc]
+        def __init__(self, **settings: Any) -> None:
+            super().__init__(**settings)
+            self.body = Body(name="body")
+            self.head = tf_keras.layers.Dense(5, name="head") if head else None
+
+        def call(self, x: Any) -> Any:
+            return self.head(self.body(x)) if self.head else self.body(x)
+
+    model = Headed(name=prefix)
+    model(tf.zeros([1, 4]))
+    draw = np.random.default_rng(len(prefix))
+    model.set_weights([draw.uniform(0.1, 1.0, w.shape) for w in model.get_weights()])
+    return model
+
+
+def as_h5(model: Any, file: Path) -> None:
+    model.save_weights(str(file))
+
+
+def as_safetensors(model: Any, file: Path) -> None:
+    """The model's own name is left out, as transformers does."""
+    arrays = {v.name.partition("/")[2]: v.numpy() for v in model.weights}
+    safetensors.numpy.save_file(arrays, str(file))
+
+
+@pytest.mark.parametrize(("write", "name"), [(as_h5, "w.h5"), (as_safetensors, "w.safetensors")])
+def test_weights_of_another_head_are_found_by_their_scope(
+    write: Callable[[Any, Path], None], name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    saved, plain = headed("with_head", head=True), headed("plain", head=False)
+    write(saved, tmp_path / name)
+    with caplog.at_level("INFO"):
+        weights.load_weights(plain, open_weights(str(tmp_path / name), "model.checkpoint"))
+    for value, wanted in zip(plain.get_weights(), saved.body.get_weights(), strict=True):
+        np.testing.assert_array_equal(value, wanted)
+    assert "the model has no place for" in caplog.text
+    assert caplog.text.count("head/kernel:0") == 1
+
+
+@pytest.mark.parametrize(("write", "name"), [(as_h5, "w.h5"), (as_safetensors, "w.safetensors")])
+@pytest.mark.parametrize("wrong", ["no head", "another width"])
+def test_no_scope_is_taken_that_does_not_hold_all(
+    write: Callable[[Any, Path], None], name: str, wrong: str, tmp_path: Path
+) -> None:
+    write(headed("with_head", head=wrong != "no head"), tmp_path / name)
+    model = headed("other", head=wrong == "no head", units=3 if wrong == "no head" else 7)
+    before = model.get_weights()
+    with pytest.raises(ModelError, match="does not fit the model: "):
+        weights.load_weights(model, open_weights(str(tmp_path / name), "model.checkpoint"))
+    for value, wanted in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(value, wanted)
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (["m/a/k", "m/a/b"], (["m/a/k", "m/a/b"], [])),
+        (["a/k", "a/b"], (["a/k", "a/b"], [])),
+        (["n/a/k", "n/a/b", "n/head/k"], (["n/a/k", "n/a/b"], ["n/head/k"])),
+        (["x/n/a/k", "x/n/a/b", "y/c"], (["x/n/a/k", "x/n/a/b"], ["y/c"])),
+        # Something more in the scope is another architecture.
+        (["n/a/k", "n/a/b", "n/a/c"], None),
+        (["n/a/k"], None),
+        (["na/k", "na/b"], None),
+        ([], None),
+    ],
+)
+def test_a_scope_holds_all_weights_and_nothing_else(
+    names: list[str], found: tuple[list[str], list[str]] | None
+) -> None:
+    scope = find_scope(["m/a/k", "m/a/b"], {name: name for name in names}, "model.checkpoint='x'")
+    assert (scope and (list(scope.keys), list(scope.outside))) == found
+
+
+def test_two_scopes_that_fit_are_not_mixed_up() -> None:
+    names = ["teacher/a/k", "student/a/k"]
+    with pytest.raises(ModelError) as caught:
+        find_scope(["m/a/k"], {name: name for name in names}, "model.checkpoint='x'")
+    assert str(caught.value) == (
+        "model.checkpoint='x' holds the weights of the model more than once: under 'teacher/a/' "
+        "and 'student/a/'. Give a file with one of them"
+    )
