@@ -44,13 +44,15 @@ def load(
             "model=tflite needs LiteRT: python -m pip install 'extractkit[tflite]'"
         )
     from extractkit.models.litert.entry import entry_of
+    from extractkit.models.litert.file import TFLiteFile
     from extractkit.models.litert.graph import read_graph
     from extractkit.models.litert.interpreter import Settings
     from extractkit.models.litert.model import TFLiteModel
     from extractkit.models.litert.probe import probe
 
     settings = Settings(intra_op_threads() if threads is None else threads, xnnpack)
-    probed = probe(file, signature, settings)
+    chosen = TFLiteFile(file)
+    probed = probe(chosen, signature, settings)
     if probed.change:
         _log.warning(
             "model.path=%r: reading intermediates changes its outputs by up to %g; "
@@ -58,8 +60,9 @@ def load(
             path,
             probed.change,
         )
-    graph = read_graph(file)
-    return TFLiteModel("tflite", file, graph, entry_of(graph, signature), probed, settings)
+    with chosen.opened() as content:
+        graph = read_graph(content)
+    return TFLiteModel("tflite", chosen, graph, entry_of(graph, signature), probed, settings)
 
 
 def _check_settings(threads: object, xnnpack: object) -> None:

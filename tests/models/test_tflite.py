@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,8 +22,10 @@ from extractkit.values import Array
 from tests.models.tflite_zoo import (
     KERNEL,
     MODELS,
+    changed,
     content,
     images,
+    lacking_weights,
     recurrent_weights,
     written,
 )
@@ -231,6 +234,109 @@ def test_without_xnnpack_plain_kernels_compute_the_same(folder: Path) -> None:
     ):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
     assert not plain.probed.unwritten
+
+
+def reasons(model: TFLiteModel) -> dict[str, str]:
+    """Why tensors of the called subgraph cannot be extracted, by address."""
+    return {r.address: r.reason for r in model.catalog.records if r.reason is not None}
+
+
+def test_what_an_operation_that_litert_lacks_does_not_need_is_had(folder: Path) -> None:
+    model = load(str(written("flex", folder)))
+    x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    weights = lacking_weights()
+    hidden, beside = run(model, [":output.hidden", ":output.beside"], *({"x": row} for row in x))
+    np.testing.assert_allclose(hidden, np.maximum(x @ weights, 0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(beside, hidden + np.arange(1, 4), rtol=1e-6)
+    kernels = [r.address for r in model.catalog.records if r.kind is Kind.WEIGHT and r.shape]
+    stored = model.constants([Fetch(address) for address in kernels])
+    assert any(np.array_equal(value.reshape(3, 4), weights.T) for value in stored if value.size > 3)
+    assert ":output.after" in reasons(model)
+    assert set(reasons(model).values()) == {
+        "it needs FlexErf (operation 1), TensorFlow's own operation Erf: LiteRT's Python package "
+        "runs none of those (SELECT_TF_OPS, Flex). Extract from the model that was converted, such "
+        "as a SavedModel"
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (
+            b"edgetpu-custom-op",
+            "a program for an Edge TPU. Extract from the file that the Edge TPU",
+        ),
+        (b"TransformLandmarks", "MediaPipe's own operation, which only MediaPipe has"),
+        (b"Blur", "a custom operation, which LiteRT does not have"),
+    ],
+)
+def test_custom_operations_are_named(tmp_path: Path, name: bytes, words: str) -> None:
+    def rename(file: Any) -> None:
+        (code,) = [one for one in file.operatorCodes if one.customCode == b"FlexErf"]
+        code.customCode = name
+
+    path = tmp_path / "custom.tflite"
+    path.write_bytes(changed("flex", rename))
+    model = load(str(path))
+    assert f"it needs {name.decode()} (operation 1), {words}" in reasons(model)[":output.after"]
+    assert model.catalog[":output.beside"].extractable
+
+
+def test_an_operation_that_is_lacking_in_a_loop_is_named(folder: Path) -> None:
+    model = load(str(written("flex_loop", folder)))
+    assert "WHILE (operation" in reasons(model)[":output.y"]
+    assert "which runs FlexErf, TensorFlow's own operation Erf" in reasons(model)[":output.y"]
+    x = np.array([1.0, -2, 3], np.float32)
+    assert run(model, [":output.twice"], {"x": x})[0].tolist() == [[2, -4, 6]]
+
+
+def newer(file: Any) -> None:
+    """Make fully connected layers of a version that no LiteRT has yet."""
+    for code in file.operatorCodes:
+        if code.builtinCode == 9:
+            code.version = 99
+
+
+def test_a_version_that_litert_lacks_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "newer.tflite"
+    path.write_bytes(changed("two", newer))
+    model = load(str(path), signature="dense")
+    assert reasons(model)[":output.y"] == (
+        "it needs FULLY_CONNECTED (operation 0), of which LiteRT has no version 99"
+    )
+    # The other signature does not call it.
+    other = load(str(path), signature="arithmetic")
+    given = {"a": np.array([2, 3], np.float32), "b": np.array(4, np.float32)}
+    assert run(other, [":output.sum"], given)[0].tolist() == [[6, 7]]
+
+
+def test_what_comes_after_a_state_that_is_not_written_is_refused(tmp_path: Path) -> None:
+    """The state would be read as it was before."""
+
+    def rename(file: Any) -> None:
+        for code in file.operatorCodes:
+            if code.builtinCode == 0:  # the sum that is written
+                code.version = 99
+
+    path = tmp_path / "total.tflite"
+    path.write_bytes(changed("total", rename))
+    model = load(str(path))
+    assert "it needs ADD" in reasons(model)[":output.total"]
+    assert model.catalog[":output.double"].extractable
+
+
+def test_a_file_that_litert_cannot_run_at_all_is_listed(tmp_path: Path) -> None:
+    """Its weights need no run."""
+
+    def misfit(file: Any) -> None:
+        file.subgraphs[0].tensors[0].type = 1  # float16, which no plain kernel multiplies
+
+    path = tmp_path / "misfit.tflite"
+    path.write_bytes(changed("float32", misfit))
+    model = load(str(path))
+    assert "which LiteRT cannot run: RuntimeError" in reasons(model)[":output.y"]
+    exact = load(str(written("float32", tmp_path)))
+    assert model.weights_digest() == exact.weights_digest()
 
 
 def test_a_device_or_compiler_of_tensorflow_s_is_refused(folder: Path) -> None:

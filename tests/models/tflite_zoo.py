@@ -60,6 +60,32 @@ class _Scalars(tf.Module):
         }
 
 
+def lacking_weights() -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Float32 (4, 3), of the model "flex"."""
+    return np.random.default_rng(4).normal(size=(4, 3)).astype(np.float32)
+
+
+class _Lacking(tf.Module):
+    """An operation that LiteRT lacks (FlexErf), what comes before, beside and after it."""
+
+    @tf.function(input_signature=[_spec([1, 4])])
+    def __call__(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        hidden = tf.nn.relu(x @ tf.constant(lacking_weights()), name="hidden")
+        after = tf.math.erf(hidden) * 2.0
+        return {"after": after, "beside": hidden + tf.constant([1.0, 2, 3]), "hidden": hidden}
+
+
+class _LackingInLoop(tf.Module):
+    """The same in the body of a loop."""
+
+    @tf.function(input_signature=[_spec([1, 3])])
+    def __call__(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        (y,) = tf.while_loop(
+            lambda y: tf.reduce_sum(y) < 100.0, lambda y: (tf.math.erf(y) + y,), [tf.abs(x) + 1]
+        )
+        return {"y": y, "twice": x * 2}
+
+
 class _Total(tf.Module):
     """A state: what was given so far, added up."""
 
@@ -176,6 +202,11 @@ def _resources(converter: Any) -> None:
     converter.experimental_enable_resource_variables = True
 
 
+def _flex(converter: Any) -> None:
+    sets = tf.lite.OpsSet
+    converter.target_spec.supported_ops = [sets.TFLITE_BUILTINS, sets.SELECT_TF_OPS]
+
+
 def _as_it_is(converter: Any) -> None:
     pass
 
@@ -186,6 +217,8 @@ _CONVERTED: Mapping[str, _Made] = {
     "two": (_Two, ("arithmetic", "dense"), _as_it_is),
     "attention": (_Attention, ("__call__",), _as_it_is),
     "scalars": (_Scalars, ("__call__",), _as_it_is),
+    "flex": (_Lacking, ("__call__",), _flex),
+    "flex_loop": (_LackingInLoop, ("__call__",), _flex),
     "total": (_Total, ("__call__",), _resources),
     "loop": (_Loop, ("__call__",), _as_it_is),
     "noise": (_Noise, ("__call__",), _as_it_is),
@@ -194,7 +227,7 @@ _CONVERTED: Mapping[str, _Made] = {
     "int8": (_Convolution, ("__call__",), _int8),
 }
 
-MODELS = (*_CONVERTED, "recurrent")
+MODELS = (*(name for name in _CONVERTED if name != "flex_loop"), "recurrent")
 
 
 @cache
@@ -214,6 +247,15 @@ def content(name: str) -> bytes:
         configure(converter)
         converted: bytes = converter.convert()
     return converted
+
+
+def changed(name: str, change: Callable[[Any], None]) -> bytes:
+    """One of the MODELS after a change to the unpacked file."""
+    model = schema.ModelT.InitFromPackedBuf(content(name), 0)
+    change(model)
+    builder = flatbuffers.Builder()
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
 
 
 def written(name: str, folder: Path) -> Path:

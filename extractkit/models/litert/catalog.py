@@ -1,21 +1,19 @@
 """Which tensors a TFLite model offers, their addresses, and where their values come from."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from extractkit.inputs.protocol import Signature
 from extractkit.models.axes import infer_dims
 from extractkit.models.litert.entry import DTYPES, Entry, tensor_paths
+from extractkit.models.litert.flow import Flow
 from extractkit.models.litert.graph import RESOURCES, Graph, GraphTensor, Quantization, Subgraph
 from extractkit.models.litert.probe import Probed
-from extractkit.tensors import SAMPLE, Kind, TensorRecord, escape, join
+from extractkit.tensors import SAMPLE, UNKNOWN, Kind, TensorRecord, escape, join
 
 DEQUANTIZED = "dequantized"
 
 _DATA_DEPENDENT = "f(values)"
-_IMPURE_OPERATION = re.compile("RANDOM|MULTINOMIAL|RNG_BIT")
-_READ_STATE = "READ_VARIABLE"
 
 _IMPURE = "a random operation comes before it: it is no function of the sample alone"
 _UNWRITTEN = "XNNPACK leaves it out of its computation; model.xnnpack=false has it computed"
@@ -44,9 +42,10 @@ class Found:
     quantization: Quantization | None = None
 
 
-def find_tensors(graph: Graph, entry: Entry, signature: Signature, probed: Probed) -> list[Found]:
+def find_tensors(graph: Graph, flow: Flow, signature: Signature, probed: Probed) -> list[Found]:
     """Every tensor of the called subgraph, then those of the bodies of its loops and branches."""
-    found = [*_Called(entry, signature, probed).tensors()]
+    entry = flow.entry
+    found = [*_Called(flow, signature, probed).tensors()]
     called = {entry.subgraph.index, *(one.subgraph for one in graph.signatures)}
     scopes = {one.record.address.partition("/")[0] for one in found}
     for subgraph in graph.subgraphs:
@@ -64,23 +63,18 @@ def find_tensors(graph: Graph, entry: Entry, signature: Signature, probed: Probe
 class _Called:
     """The subgraph that is called."""
 
-    def __init__(self, entry: Entry, signature: Signature, probed: Probed) -> None:
-        self._entry = entry
-        self._subgraph = entry.subgraph
+    def __init__(self, flow: Flow, signature: Signature, probed: Probed) -> None:
+        self._flow = flow
+        self._entry: Entry = flow.entry
+        self._subgraph = flow.subgraph
         self._specs = {spec.name: spec for spec in signature.specs}
         self._probed = probed
         operations = self._subgraph.operations
-        self._made_by = {index: one.type for one in operations for index in one.outputs}
+        self._made_by = {index: operations[number].type for index, number in flow.made_by.items()}
         states = {tensor.index for tensor in self._subgraph.tensors if tensor.variable}
         self._kept_by = {
             index: one.type for one in operations for index in one.inputs if index in states
         }
-        reads = {i for one in operations if one.type == _READ_STATE for i in one.outputs}
-        self._dependent = _downstream(self._subgraph, {*entry.inputs.values()} | states | reads)
-        random = {
-            i for one in operations if _IMPURE_OPERATION.search(one.type) for i in one.outputs
-        }
-        self._impure = _downstream(self._subgraph, random)
 
     def tensors(self) -> Iterator[Found]:
         """The signature's inputs, every tensor by its own name, the signature's outputs."""
@@ -111,7 +105,7 @@ class _Called:
         tensor = self._subgraph.tensors[index]
         if tensor.type in RESOURCES:
             return
-        depends = index in self._dependent
+        depends = index in self._flow.dependent
         dims, shape, bare = self._axes(tensor, depends)
         record = TensorRecord(
             address=join(path, port),
@@ -138,6 +132,8 @@ class _Called:
                 spec = self._specs[name]
                 bare = spec.sample_axis is not None
                 return (SAMPLE, *spec.dims), (None, *spec.shape), bare
+        if self._flow.why_blocked(tensor.index) is not None:
+            return (*_declared(tensor, depends), False)
         trials = [shapes[tensor.index] for shapes in self._probed.shapes]
         if not depends:
             known = trials[0]
@@ -162,11 +158,25 @@ class _Called:
         given = tensor.constant or tensor.variable or index in self._entry.inputs.values()
         if not given and index not in self._made_by:
             return _NEVER_MADE
-        if index in self._impure:
+        if index in self._flow.impure:
             return _IMPURE
+        if (reason := self._flow.why_blocked(index)) is not None:
+            return reason
         if depends and index in self._probed.unwritten:
             return _UNWRITTEN
         return None
+
+
+def _declared(
+    tensor: GraphTensor, depends: bool
+) -> tuple[Dims | None, tuple[int | None, ...] | None]:
+    """Dims and shape that the file states of a tensor that cannot be computed."""
+    if not tensor.shape:  # a scalar, or the file does not say
+        return None, None
+    if not depends:
+        return tuple(UNKNOWN if size is None else None for size in tensor.shape), tensor.shape
+    own = tensor.shape[1:] if tensor.shape[0] in (1, None) else tensor.shape
+    return (SAMPLE, *(UNKNOWN if size is None else None for size in own)), (None, *own)
 
 
 def _inner(subgraph: Subgraph, body: str) -> Iterator[Found]:
@@ -217,12 +227,3 @@ def _twins(raw: Found, tensor: GraphTensor) -> Iterator[Found]:
         dtype="float32",
     )
     yield replace(raw, record=record, quantization=tensor.quantization)
-
-
-def _downstream(subgraph: Subgraph, sources: set[int]) -> set[int]:
-    """The sources and everything computed from them; operations stand in the order of running."""
-    reached = set(sources)
-    for operation in subgraph.operations:
-        if not reached.isdisjoint(operation.inputs):
-            reached.update(operation.outputs)
-    return reached

@@ -5,7 +5,7 @@ import math
 import os
 import resource
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from extractkit.inputs.protocol import Signature
 from extractkit.inputs.random import RandomSource
 from extractkit.models.axes import RawShape, Sizes
 from extractkit.models.foreign import told
+from extractkit.models.litert.cutting import constants_of, runnable_of
 from extractkit.models.litert.entry import (
     DTYPES,
     READINGS,
@@ -25,10 +26,22 @@ from extractkit.models.litert.entry import (
     entry_of,
     signature_of,
 )
-from extractkit.models.litert.graph import Graph, read_graph
-from extractkit.models.litert.interpreter import FAILURES, Interpreter, Settings
+from extractkit.models.litert.file import TFLiteFile
+from extractkit.models.litert.flow import Flow
+from extractkit.models.litert.graph import Graph, Subgraph, read_graph
+from extractkit.models.litert.interpreter import (
+    FAILURES,
+    Interpreter,
+    Runnable,
+    Settings,
+    without_xnnpack,
+)
+from extractkit.models.litert.lacking import all_failing, failing, missing
 from extractkit.models.litert.probe import Probed
+from extractkit.models.litert.stored import stored_value
 from extractkit.values import Array
+
+_Shapes = tuple[RawShape, ...]
 
 # Sizes of free axes: a base, and an enlarged one. A model may refuse short ones, or long ones.
 _CANDIDATES = ((37, 53), (101, 211), (11, 19), (331, 457), (16381, 20011))
@@ -38,31 +51,69 @@ _MARKS = (0xA5, 0x5A)
 _MARKED = ("FLOAT16", "FLOAT32", "INT8", "UINT8", "INT16")
 
 
-def examine(path: Path, signature: str | None, settings: Settings) -> Probed:
+def examine(file: TFLiteFile, signature: str | None, settings: Settings) -> Probed:
     """Read the file and run it at several sizes, in this process.
+
+    What LiteRT cannot run is found by trying, and cut off.
 
     Raises:
         ModelError: it is damaged, no such signature, or an input that is not of numbers.
         Exception: whatever else a damaged file leads to, if the process survives.
     """
-    graph, entry = _read(path, signature)
-    first_failure: Exception | None = None
-    for reading, takes, sizes in _attempts(entry):
+    graph, entry = _read(file, signature)
+    lacking: Mapping[int, str] = {}
+    cut_off = False
+    while True:
+        flow = Flow(entry, lacking)
+        probed = _tried(file, graph, flow, settings, cut_off)
+        if isinstance(probed, Probed):
+            return probed
+        named = missing(probed, graph, entry.subgraph, settings)
+        found = failing(probed, entry.subgraph, _given(flow, cut_off)) if named is None else named
+        # What LiteRT lacks may not be called at all: then cutting alone helps.
+        only_cut = named is not None and not cut_off
+        if not only_cut and not found.keys() - lacking.keys():
+            found = all_failing(probed, entry.subgraph)
+            if not found.keys() - lacking.keys():
+                raise probed
+        lacking = {**found, **lacking}
+        cut_off = True
+
+
+def _given(flow: Flow, cut_off: bool) -> Sequence[int]:
+    """Numbers of the operations that LiteRT was given."""
+    return flow.runnable_for_inputs()[0] if cut_off else range(len(flow.subgraph.operations))
+
+
+def _tried(
+    file: TFLiteFile, graph: Graph, flow: Flow, settings: Settings, cut_off: bool
+) -> Probed | Exception:
+    """What running the file tells at the first sizes that it takes, or the first failure."""
+    runnable = runnable_of(file, graph, flow, cut_off)
+    failure: Exception | None = None
+    for reading, takes, sizes in _attempts(flow.entry):
+        examination = _Examination(file, graph, flow, runnable, settings, takes, sizes)
         try:
-            return _Examination(path, graph, entry, settings, takes, sizes).made(reading)
+            return examination.made(reading, cut_off)
         except (*FAILURES, MemoryError) as error:
-            first_failure = first_failure or error
-    raise first_failure or ValueError("it has no inputs that could be given")
+            failure = failure or error
+            if missing(error, graph, flow.subgraph, settings) is not None:
+                return error  # whatever the sizes are
+    return failure or ValueError("it has no inputs that could be given")
 
 
-def _read(path: Path, signature: str | None) -> tuple[Graph, Entry]:
+def _read(file: TFLiteFile, signature: str | None) -> tuple[Graph, Entry]:
     try:
-        graph = read_graph(path)
+        with file.opened() as content:
+            graph = read_graph(content)
+            for tensor in (one for subgraph in graph.subgraphs for one in subgraph.tensors):
+                if tensor.constant and tensor.type in DTYPES:
+                    stored_value(content, tensor)
         return graph, entry_of(graph, signature)
     except ModelError:
         raise
     except Exception as error:  # offsets that lead nowhere: struct.error, IndexError, TypeError …
-        raise ModelError(f"model.path={str(path)!r} is damaged: {told(error)}") from error
+        raise ModelError(f"{file.at} is damaged: {told(error)}") from error
 
 
 def _attempts(entry: Entry) -> Iterator[tuple[Reading, Signature, Sizes]]:
@@ -86,25 +137,30 @@ def _attempts(entry: Entry) -> Iterator[tuple[Reading, Signature, Sizes]]:
 
 @dataclass(frozen=True)
 class _Examination:
-    path: Path
+    file: TFLiteFile
     graph: Graph
-    entry: Entry
+    flow: Flow
+    runnable: Runnable
     settings: Settings
     takes: Signature
     sizes: Sizes
 
-    def made(self, reading: Reading) -> Probed:
+    @property
+    def subgraph(self) -> Subgraph:
+        return self.flow.subgraph
+
+    def made(self, reading: Reading, cut_off: bool) -> Probed:
         zeros = {
             index: np.zeros_like(array) for index, array in self._drawn(self.sizes.base).items()
         }
         preserving = self._interpreter(preserve=True)
         preserving.call(zeros)
-        other_shapes = self._shapes(preserving)
+        fixed = self._fixed()
+        other_shapes = self._shapes(preserving, fixed)
         shapes = []
         for at in self.sizes.trials[::-1]:  # the base comes last, and stays to be compared
             preserving.call(self._drawn(at))
-            shapes.append(self._shapes(preserving))
-        self._read_constants(zeros)
+            shapes.append(self._shapes(preserving, fixed))
         return Probed(
             tied=reading.tied,
             leading=reading.leading,
@@ -113,35 +169,48 @@ class _Examination:
             other_shapes=other_shapes,
             unwritten=frozenset(self._unwritten()),
             change=self._change(preserving),
+            cut=cut_off,
+            lacking=self.flow.lacking,
         )
 
     def _interpreter(self, *, preserve: bool) -> Interpreter:
-        return Interpreter(self.path, self.entry.subgraph, self.settings, preserve)
+        return Interpreter(self.runnable, self.settings, preserve)
 
     def _drawn(self, at: Mapping[str, int]) -> dict[int, Array]:
         source = RandomSource(self.takes.specs, at, seed=0, count=1)
         features = source.read(0, 1)[0].data
         assert isinstance(features, Mapping)
-        return call_arrays(self.entry, self.takes, features)
+        return call_arrays(self.flow.entry, self.takes, features)
 
-    def _shapes(self, interpreter: Interpreter) -> tuple[RawShape, ...]:
+    def _shapes(self, interpreter: Interpreter, fixed: Mapping[int, RawShape]) -> _Shapes:
+        given = {*self.flow.entry.inputs.values()}
         found: list[RawShape] = []
-        for tensor in self.entry.subgraph.tensors:
-            try:
-                readable = tensor.type in DTYPES
-                found.append(interpreter.value(tensor.index).shape if readable else None)
-            except (*FAILURES, MemoryError):
+        for tensor in self.subgraph.tensors:
+            index = tensor.index
+            if tensor.constant:
+                found.append(tensor.shape)
+            elif index in fixed:
+                found.append(fixed[index])
+            elif tensor.type in DTYPES and (self._made(index) or index in given or tensor.variable):
+                found.append(_shape(interpreter, index))
+            else:
                 found.append(None)
         return tuple(found)
 
-    def _read_constants(self, zeros: Mapping[int, Array]) -> None:
-        reference = Interpreter.reference(self.path, self.entry.subgraph, self.settings)
-        reference.call(zeros)
-        self._shapes(reference)
-        for subgraph in self.graph.subgraphs:
-            for tensor in subgraph.tensors:
-                if tensor.constant and tensor.type in DTYPES:
-                    reference.value(tensor.index, subgraph.index)
+    def _made(self, index: int) -> bool:
+        number = self.flow.made_by.get(index)
+        return number is not None and number not in self.flow.blocked
+
+    def _fixed(self) -> Mapping[int, RawShape]:
+        """Shapes of what is computed from constants alone, by what computes them later."""
+        tensors = self.subgraph.tensors
+        fixed = [index for index in self.flow.fixed if tensors[index].type in DTYPES]
+        if not fixed:
+            return {}
+        runnable = constants_of(self.file, self.graph, self.flow, fixed)
+        interpreter = Interpreter(runnable, without_xnnpack(self.settings), preserve=True)
+        interpreter.call({})
+        return {index: _shape(interpreter, index) for index in fixed}
 
     def _change(self, preserving: Interpreter) -> float:
         """How far outputs at the base are from those of an interpreter that preserves nothing."""
@@ -161,20 +230,19 @@ class _Examination:
         )
 
     def _outputs(self, interpreter: Interpreter) -> dict[int, Array]:
-        tensors = self.entry.subgraph.tensors
+        tensors = self.subgraph.tensors
         return {
             index: interpreter.value(index)
-            for index in self.entry.outputs.values()
-            if tensors[index].type in DTYPES
+            for index in self.flow.entry.outputs.values()
+            if tensors[index].type in DTYPES and self._made(index)
         }
 
     def _unwritten(self) -> set[int]:
         """Tensors that still hold a mark put there before the call, whichever mark it is."""
         if not self.settings.xnnpack:
             return set()
-        subgraph = self.entry.subgraph
-        made = {index for operation in subgraph.operations for index in operation.outputs}
-        marked = {index for index in made if subgraph.tensors[index].type in _MARKED}
+        made = {i for operation in self.runnable.subgraph.operations for i in operation.outputs}
+        marked = {index for index in made if self.subgraph.tensors[index].type in _MARKED}
         arrays = self._drawn(self.sizes.base)
         for mark in _MARKS:
             interpreter = self._interpreter(preserve=True)
@@ -184,6 +252,13 @@ class _Examination:
             interpreter.call(arrays)
             marked = {index for index in marked if _holds(interpreter.value(index), mark)}
         return marked
+
+
+def _shape(interpreter: Interpreter, index: int) -> RawShape:
+    try:
+        return tuple(interpreter.value(index).shape)
+    except (*FAILURES, MemoryError):
+        return None
 
 
 def _holds(value: Array, mark: int) -> bool:
@@ -215,9 +290,9 @@ def main(asked: str) -> None:
     """The child: examine what is asked for, and write what was found to standard output."""
     _limit_memory()
     request = json.loads(asked)
-    path, signature = Path(request.pop("path")), request.pop("signature")
+    file, signature = TFLiteFile(Path(request.pop("path"))), request.pop("signature")
     try:
-        found = asdict(examine(path, signature, Settings(**request)))
+        found = asdict(examine(file, signature, Settings(**request)))
         answer = {**found, "unwritten": sorted(found["unwritten"])}
     except ModelError as error:
         answer = {"refused": str(error)}

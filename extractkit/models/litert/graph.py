@@ -4,17 +4,25 @@ The file is a FlatBuffer; LiteRT ships the readers made from its schema. They ch
 damaged file can make them raise anything: `probe` reads it in a child process first.
 """
 
-import mmap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from extractkit.models.litert.file import Content
+
 RESOURCES = ("RESOURCE", "VARIANT")
 """Types without a value: reading such a tensor ends the process."""
+
+_CALLING = ("IF", "WHILE", "CALL", "CALL_ONCE")
+_STABLEHLO = "STABLEHLO_"
+# Ends the names of the options that hold the number of a subgraph.
+_CALLED = ("subgraphindex", "subgraph")
+
+_DATA = 4  # where the schema's table `Buffer` has its field `data`
+_DENSE = 0  # the schema's `DimensionType.DENSE`
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,27 +49,43 @@ class GraphTensor:
         name: as the file has it; names of fused operations are joined by ";".
         type: name of its TFLite type ("FLOAT32").
         shape: as stored; None where it may be resized.
-        constant: whether the file holds its value.
         variable: whether it is a state that the interpreter keeps from call to call.
         quantization: None where its numbers are what they are.
+        place: Offset and number of bytes of its value in the file; None if the file holds none.
+        sparsity: How a sparse value is stored, as `sparsity.densify` takes it; None if dense.
     """
 
     index: int
     name: str
     type: str
     shape: tuple[int | None, ...]
-    constant: bool
     variable: bool
     quantization: Quantization | None
+    place: tuple[int, int] | None = None
+    sparsity: Mapping[str, Any] | None = None
+
+    @property
+    def constant(self) -> bool:
+        """Whether the file holds its value."""
+        return self.place is not None
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation: its type ("CONV_2D"), and what it takes and makes, by number."""
+    """One operation of a subgraph.
+
+    Attributes:
+        type: "CONV_2D", or the name of a custom operation.
+        inputs, outputs: What it takes and makes, by number; -1 for an input left out.
+        version: Of a builtin operation.
+        calls: Numbers of the subgraphs that it runs, if it is a loop, branch or call.
+    """
 
     type: str
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    version: int = 1
+    calls: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,29 +119,66 @@ class Graph:
     signatures: tuple[GraphSignature, ...]
 
 
-def read_graph(path: Path) -> Graph:
-    """Read a file that `probe` has found to be sound; weights are not read."""
+def called_subgraphs(graph: Graph, operations: Iterable[Operation]) -> set[int]:
+    """Return the numbers of the subgraphs that operations run, however deep."""
+    found: set[int] = set()
+    unseen = {number for operation in operations for number in operation.calls}
+    while unseen:
+        found |= unseen
+        inner = [one for number in unseen for one in graph.subgraphs[number].operations]
+        unseen = {number for operation in inner for number in operation.calls} - found
+    return found
+
+
+def read_graph(content: Content) -> Graph:
+    """Read the structure of a file. Weights are not read, but have their place.
+
+    Raises:
+        ValueError: Numbers in the file lead outside of what it has.
+        Exception: Anything else that a damaged file makes the readers raise.
+    """
     from ai_edge_litert import schema_py_generated as schema
 
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
-        model = schema.Model.GetRootAs(buffer, 0)
-        operations = _names(schema.BuiltinOperator)
-        types = [
-            _operation_type(model.OperatorCodes(i), operations)
-            for i in range(model.OperatorCodesLength())
-        ]
-        graph = Graph(
-            description=_text(model.Description()),
-            subgraphs=tuple(
-                _subgraph(model, i, types, _names(schema.TensorType))
-                for i in range(model.SubgraphsLength())
-            ),
-            signatures=tuple(
-                _signature(model.SignatureDefs(i)) for i in range(model.SignatureDefsLength())
-            ),
-        )
-        del model  # it refers to the buffer, which is closed now
+    model = schema.Model.GetRootAs(content, 0)
+    names = _names(schema.BuiltinOperator)
+    codes = [model.OperatorCodes(i) for i in range(model.OperatorCodesLength())]
+    types = [(_operation_type(code, names), int(code.Version())) for code in codes]
+    graph = Graph(
+        description=_text(model.Description()),
+        subgraphs=tuple(
+            _subgraph(model, i, types, _names(schema.TensorType), schema)
+            for i in range(model.SubgraphsLength())
+        ),
+        signatures=tuple(
+            _signature(model.SignatureDefs(i)) for i in range(model.SignatureDefsLength())
+        ),
+    )
+    _check(graph, len(content))
     return graph
+
+
+def _check(graph: Graph, size: int) -> None:
+    """Raise ValueError unless every number leads to something."""
+    for subgraph in graph.subgraphs:
+        tensors = range(len(subgraph.tensors))
+        _check_among(tensors, "tensor", (*subgraph.inputs, *subgraph.outputs))
+        for operation in subgraph.operations:
+            _check_among(tensors, "tensor", operation.outputs)
+            _check_among(tensors, "tensor", (i for i in operation.inputs if i != -1))
+            _check_among(range(len(graph.subgraphs)), "subgraph", operation.calls)
+        for tensor in subgraph.tensors:
+            if tensor.place is not None and sum(tensor.place) > size:
+                raise ValueError(f"the value of tensor {tensor.name!r} is cut off")
+    for signature in graph.signatures:
+        _check_among(range(len(graph.subgraphs)), "subgraph", [signature.subgraph])
+        tensors = range(len(graph.subgraphs[signature.subgraph].tensors))
+        _check_among(tensors, "tensor", (*signature.inputs.values(), *signature.outputs.values()))
+
+
+def _check_among(numbers: range, what: str, given: Iterable[int]) -> None:
+    for number in given:
+        if number not in numbers:
+            raise ValueError(f"{what} {number} does not exist, there are {len(numbers)}")
 
 
 def _names(enumeration: type) -> dict[int, str]:
@@ -130,42 +191,92 @@ def _operation_type(code: Any, names: Mapping[int, str]) -> str:
     return _text(code.CustomCode()) or names.get(number, f"OPERATION_{number}")
 
 
-def _subgraph(model: Any, index: int, types: list[str], type_names: Mapping[int, str]) -> Subgraph:
+def _subgraph(
+    model: Any, index: int, types: list[tuple[str, int]], type_names: Mapping[int, str], schema: Any
+) -> Subgraph:
     subgraph = model.Subgraphs(index)
     return Subgraph(
         index=index,
         name=_text(subgraph.Name()),
         tensors=tuple(
-            _tensor(model, subgraph.Tensors(i), i, type_names)
+            _tensor(model, subgraph.Tensors(i), i, type_names, schema)
             for i in range(subgraph.TensorsLength())
         ),
         inputs=_numbers(subgraph.InputsAsNumpy()),
         outputs=_numbers(subgraph.OutputsAsNumpy()),
         operations=tuple(
-            Operation(
-                types[operator.OpcodeIndex()],
-                _numbers(operator.InputsAsNumpy()),
-                _numbers(operator.OutputsAsNumpy()),
-            )
+            _operation(operator, types[operator.OpcodeIndex()], schema)
             for operator in map(subgraph.Operators, range(subgraph.OperatorsLength()))
         ),
     )
 
 
-def _tensor(model: Any, tensor: Any, index: int, type_names: Mapping[int, str]) -> GraphTensor:
+def _operation(operator: Any, code: tuple[str, int], schema: Any) -> Operation:
+    type_name, version = code
+    inputs, outputs = _numbers(operator.InputsAsNumpy()), _numbers(operator.OutputsAsNumpy())
+    calls: tuple[int, ...] = ()
+    if type_name in _CALLING or type_name.startswith(_STABLEHLO):
+        unpacked = schema.OperatorT.InitFromObj(operator)
+        options = {**_fields(unpacked.builtinOptions), **_fields(unpacked.builtinOptions2)}
+        calls = tuple(
+            int(number) for key, number in options.items() if key.lower().endswith(_CALLED)
+        )
+    return Operation(type_name, inputs, outputs, version, calls)
+
+
+def _fields(options: object) -> dict[str, Any]:
+    return {} if options is None else vars(options)
+
+
+def _tensor(
+    model: Any, tensor: Any, index: int, type_names: Mapping[int, str], schema: Any
+) -> GraphTensor:
     shape = _numbers(tensor.ShapeAsNumpy())
-    resizable = _numbers(tensor.ShapeSignatureAsNumpy()) or shape
-    buffer = model.Buffers(tensor.Buffer())
+    place = _place(model.Buffers(tensor.Buffer()))
+    # The value in the file has the sizes of the file, whatever may be resized.
+    resizable = shape if place else _numbers(tensor.ShapeSignatureAsNumpy()) or shape
     return GraphTensor(
         index=index,
         name=_text(tensor.Name()),
         type=type_names.get(tensor.Type(), f"TYPE_{tensor.Type()}"),
         shape=tuple(None if size < 0 else size for size in resizable),
-        # Weights beyond two gigabytes stand behind the FlatBuffer, at an offset.
-        constant=buffer is not None and (buffer.DataLength() > 0 or buffer.Offset() > 1),
         variable=bool(tensor.IsVariable()),
         quantization=_quantization(tensor.Quantization()),
+        place=place,
+        sparsity=_sparsity(tensor.Sparsity(), schema),
     )
+
+
+def _place(buffer: Any) -> tuple[int, int] | None:
+    if buffer is None:
+        return None
+    if length := int(buffer.DataLength()):
+        table = buffer._tab  # the generated readers copy vectors, but do not say where they are
+        return int(table.Vector(table.Offset(_DATA))), length
+    # Weights beyond two gigabytes are behind the FlatBuffer, at an offset.
+    return (int(buffer.Offset()), int(buffer.Size())) if buffer.Offset() > 1 else None
+
+
+def _sparsity(parameters: Any, schema: Any) -> Mapping[str, Any] | None:
+    if parameters is None:
+        return None
+    unpacked = schema.SparsityParametersT.InitFromObj(parameters)
+    storage = [
+        {"format": _DENSE, "dense_size": int(level.denseSize)}
+        if level.format == _DENSE
+        else {
+            "format": int(level.format),
+            "array_segments": _numbers(np.asarray(level.arraySegments.values)),
+            "array_indices": _numbers(np.asarray(level.arrayIndices.values)),
+        }
+        for level in unpacked.dimMetadata
+    ]
+    blocks = unpacked.blockMap
+    return {
+        "traversal_order": _numbers(unpacked.traversalOrder),
+        "dim_metadata": storage,
+        **({} if blocks is None else {"block_map": _numbers(blocks)}),
+    }
 
 
 def _quantization(parameters: Any) -> Quantization | None:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from extractkit.models.litert.graph import Subgraph
-from extractkit.models.litert.sparsity import densify
 from extractkit.models.native_noise import noise_to_log
 from extractkit.values import Array
 
@@ -40,33 +39,45 @@ class Settings:
     xnnpack: bool = True
 
 
+def without_xnnpack(settings: Settings) -> Settings:
+    """Return the settings for weights that XNNPACK packs without ever computing them."""
+    return replace(settings, xnnpack=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Runnable:
+    """A model that LiteRT can be given, and what of it is called.
+
+    Attributes:
+        model: The path of a file, or the content of one.
+        subgraph: Its subgraph that is called.
+    """
+
+    model: Path | bytes
+    subgraph: Subgraph
+
+
 class Interpreter:
-    """One interpreter of a file, for calls of one subgraph of it.
+    """One interpreter of a model, for calls of one subgraph of it.
 
     Every call starts from the model's initial state, so that what it returns is a function of its
     sample alone: variables are reset, and resources, which cannot be, come with a new interpreter.
 
     Args:
-        path: the file, which `probe` has found to be sound.
-        subgraph: what is called.
+        runnable: the model, which `probe` has found to be sound.
         settings: how it computes.
         preserve: whether the tensors between inputs and outputs can be read after a call.
     """
 
-    def __init__(self, path: Path, subgraph: Subgraph, settings: Settings, preserve: bool) -> None:
-        self._path = path
-        self._subgraph = subgraph
+    def __init__(self, runnable: Runnable, settings: Settings, preserve: bool) -> None:
+        self._model = runnable.model
+        self._subgraph = subgraph = runnable.subgraph
         self._settings = settings
         self._preserve = preserve
         self._has_resources = any(one.type == _HANDLE for one in subgraph.operations)
         self._has_variables = any(tensor.variable for tensor in subgraph.tensors)
         self._allocated = False
         self._wrapper = self._built()
-
-    @classmethod
-    def reference(cls, path: Path, subgraph: Subgraph, settings: Settings) -> "Interpreter":
-        """One without XNNPACK, which never computes the dequantised weights that it packs."""
-        return cls(path, subgraph, replace(settings, xnnpack=False), preserve=True)
 
     def call(self, arrays: Mapping[int, Array]) -> None:
         """Run the subgraph on the arrays given for its inputs by number.
@@ -93,19 +104,17 @@ class Interpreter:
         self._allocated = True
         _ANNOUNCED.add(self._settings.xnnpack)
 
-    def value(self, index: int, subgraph: int | None = None) -> Array:
-        """A copy of a tensor's value: of the last call, or held by the file (dense, if sparse).
+    def value(self, index: int) -> Array:
+        """A copy of a tensor's value of the last call.
 
         Raises:
             ValueError: there is none.
         """
-        where = self._subgraph.index if subgraph is None else subgraph
+        where = self._subgraph.index
         shape = self._wrapper.TensorSize(index, where)
         if 0 in shape:  # LiteRT takes no memory for nothing, and then finds no value
             return np.zeros(shape, self._wrapper.TensorType(index, where))
-        value = np.asarray(self._wrapper.GetTensor(index, where))  # a scalar comes as no array
-        sparsity = self._wrapper.TensorSparsityParameters(index, where)
-        return densify(value, shape, sparsity) if sparsity else value
+        return np.asarray(self._wrapper.GetTensor(index, where))  # a scalar comes as no array
 
     def overwrite(self, index: int, byte: int) -> None:
         """Fill a tensor's memory, where it has any yet, with one byte, to see who writes to it."""
@@ -125,10 +134,11 @@ class Interpreter:
         kernels = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
         if self._settings.xnnpack:
             kernels = OpResolverType.BUILTIN
+        given = "model_path" if isinstance(self._model, Path) else "model_content"
         with self._first_quietly(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # preserving tensors is meant "for debugging purposes"
             interpreter = LiteRT(
-                model_path=str(self._path),
+                **{given: str(self._model) if isinstance(self._model, Path) else self._model},
                 num_threads=self._settings.threads,
                 experimental_op_resolver_type=kernels,
                 experimental_preserve_all_tensors=self._preserve,

@@ -1,7 +1,7 @@
 """The adapter of TFLite models: LiteRT's interpreter, called once for each sample.
 
-The interpreter runs the whole graph whatever is fetched, which nothing in LiteRT can change; only
-weights are read without running it. Transforms follow in NumPy, sample by sample.
+The interpreter runs its whole graph whatever is fetched. Weights are read without running it, and
+what LiteRT cannot run is cut off first. Transforms follow in NumPy, sample by sample.
 """
 
 import hashlib
@@ -10,21 +10,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 
-from extractkit.errors import ConfigError, SampleError
+from extractkit.errors import ConfigError, JobError, SampleError
 from extractkit.inputs.protocol import Sample, Signature
 from extractkit.models.digests import of_plain_data, update
 from extractkit.models.encoding import encode_arrays
 from extractkit.models.foreign import told
 from extractkit.models.litert.catalog import Found, find_tensors
+from extractkit.models.litert.cutting import constants_of, runnable_of
 from extractkit.models.litert.entry import Entry, call_arrays, signature_of
+from extractkit.models.litert.file import TFLiteFile
+from extractkit.models.litert.flow import Flow
 from extractkit.models.litert.graph import Graph
-from extractkit.models.litert.interpreter import FAILURES, Interpreter, Settings
+from extractkit.models.litert.interpreter import (
+    FAILURES,
+    Interpreter,
+    Runnable,
+    Settings,
+    without_xnnpack,
+)
 from extractkit.models.litert.probe import Probed
 from extractkit.models.litert.quantization import dequantized
+from extractkit.models.litert.stored import stored_value
 from extractkit.models.numpy_transforms import stacked, transformed
 from extractkit.models.protocol import Compilation, Encoded, Fetch, Program
 from extractkit.tensors import Catalog, Kind
@@ -37,7 +46,7 @@ class TFLiteModel:
 
     Attributes:
         name: for messages.
-        path: the file, which has been probed.
+        file: the file, which has been probed.
         graph: what it says.
         entry: what of it is called.
         probed: what running it told.
@@ -45,7 +54,7 @@ class TFLiteModel:
     """
 
     name: str
-    path: Path
+    file: TFLiteFile
     graph: Graph
     entry: Entry
     probed: Probed
@@ -64,8 +73,16 @@ class TFLiteModel:
 
     @cached_property
     def _found(self) -> Mapping[str, Found]:
-        found = find_tensors(self.graph, self.entry, self.signature, self.probed)
+        found = find_tensors(self.graph, self._flow, self.signature, self.probed)
         return {one.record.address: one for one in found}
+
+    @cached_property
+    def _flow(self) -> Flow:
+        return Flow(self.entry, self.probed.lacking)
+
+    @cached_property
+    def _runnable(self) -> Runnable:
+        return runnable_of(self.file, self.graph, self._flow, self.probed.cut)
 
     def configure(self, seed: int, deterministic: bool, device: str | None) -> Mapping[str, object]:
         """Nothing to seed, and LiteRT's kernels are deterministic for a number of threads.
@@ -101,7 +118,7 @@ class TFLiteModel:
         wanted = [self._found[fetch.address] for fetch in fetches]
         kept = {*self.entry.inputs.values(), *self.entry.outputs.values()}
         preserve = any(one.index not in kept for one in wanted)
-        interpreter = Interpreter(self.path, self.entry.subgraph, self.settings, preserve)
+        interpreter = Interpreter(self._runnable, self.settings, preserve)
 
         def run(features: Mapping[str, Array], lengths: Mapping[str, Array]) -> list[Array]:
             samples: list[list[Array]] = []
@@ -126,25 +143,26 @@ class TFLiteModel:
         }
 
     def _call(self, interpreter: Interpreter, sample: Mapping[str, Array]) -> None:
+        self._run(interpreter, call_arrays(self.entry, self.signature, sample))
+
+    def _run(self, interpreter: Interpreter, arrays: Mapping[int, Array]) -> None:
         try:
-            interpreter.call(call_arrays(self.entry, self.signature, sample))
+            interpreter.call(arrays)
         except FAILURES as error:
             raise SampleError(f"model {self.name!r} failed on a sample: {told(error)}") from error
 
     def _value(self, interpreter: Interpreter, one: Found, fetch: Fetch) -> Array:
         """The value of the last call, without sample axis, transformed."""
         value = self._read(interpreter, one)
-        if one.record.depends_on_inputs:
-            value = value[0] if one.bare else value
-            return value if fetch.axes is None else transformed(value, fetch.axes)
-        return value if fetch.axes is None else transformed(value, fetch.axes, first=0)
+        value = value[0] if one.bare else value
+        return value if fetch.axes is None else transformed(value, fetch.axes)
 
     def _read(self, interpreter: Interpreter, one: Found) -> Array:
         try:
-            value = interpreter.value(one.index, one.subgraph)
+            value = interpreter.value(one.index)
         except FAILURES as error:
             raise SampleError(f"{one.record.address!r} has no value: {told(error)}") from error
-        return value if one.quantization is None else dequantized(value, one.quantization)
+        return _real(value, one)
 
     def direct_outputs(
         self, features: Mapping[str, Array], lengths: Mapping[str, Array]
@@ -159,42 +177,51 @@ class TFLiteModel:
     def constants(self, fetches: Sequence[Fetch]) -> list[Array]:
         """Weights as the file holds them, and what is computed from them alone.
 
-        The latter needs a call; its inputs are zeros.
+        The latter takes an interpreter of its own, which computes nothing else. It has no XNNPACK,
+        which never computes the dequantised weights that it packs.
+
+        Raises:
+            JobError: The file can no longer be read.
         """
         wanted = [self._found[fetch.address] for fetch in fetches]
-        interpreter = Interpreter.reference(self.path, self.entry.subgraph, self.settings)
-        if not all(one.stored for one in wanted):
-            self._call(interpreter, self._zeros())
+        values = self._stored([one for one in wanted if one.stored])
+        if computed := [one for one in wanted if not one.stored]:
+            indices = [*dict.fromkeys(one.index for one in computed)]
+            runnable = constants_of(self.file, self.graph, self._flow, indices)
+            interpreter = Interpreter(runnable, without_xnnpack(self.settings), preserve=True)
+            self._run(interpreter, {})
+            values |= {one.record.address: self._read(interpreter, one) for one in computed}
         return [
-            self._value(interpreter, one, fetch) for one, fetch in zip(wanted, fetches, strict=True)
+            value if fetch.axes is None else transformed(value, fetch.axes, first=0)
+            for fetch in fetches
+            for value in (values[fetch.address],)
         ]
 
-    def _zeros(self) -> dict[str, Array]:
-        base = self.probed.sizes.base
-        return {
-            spec.name: np.zeros(
-                [
-                    base[str(dim)] if size is None else size
-                    for size, dim in zip(spec.shape, spec.dims, strict=True)
-                ],
-                spec.dtype,
-            )
-            for spec in self.signature.specs
-        }
+    def _stored(self, wanted: Sequence[Found]) -> dict[str, Array]:
+        """Values of weights by address, read from the file."""
+        found: dict[str, Array] = {}
+        try:
+            with self.file.opened() as content:
+                for one in wanted:
+                    tensor = self.graph.subgraphs[one.subgraph].tensors[one.index]
+                    found[one.record.address] = _real(stored_value(content, tensor), one)
+        except (OSError, ValueError) as error:
+            raise JobError(f"{self.file.at} can no longer be read: {told(error)}") from error
+        return found
 
     def weights_digest(self) -> str:
         """SHA-256 over every weight's address, dtype, shape and content, and what it stands for."""
         sha = hashlib.sha256()
-        interpreter = Interpreter.reference(self.path, self.entry.subgraph, self.settings)
         for one in self._weights():
-            array = self._read(interpreter, one)
-            update(sha, one.record.address, str(array.dtype), array)
+            address = one.record.address
+            array = self._stored([one])[address]
+            update(sha, address, str(array.dtype), array)
         return sha.hexdigest()
 
     def definition_digest(self) -> str:
         """SHA-256 over the file as it is, its weights too, and what of it is called."""
-        with self.path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
+        with self.file.opened() as opened:
+            content = hashlib.sha256(opened).hexdigest()
         return of_plain_data(
             [content, self.entry.signature, asdict(self.probed.reading), self.settings.xnnpack]
         )
@@ -210,7 +237,8 @@ class TFLiteModel:
             "operations": len(self.entry.subgraph.operations),
             "parameters": sum(int(np.prod([size or 0 for size in shape])) for shape in sizes),
             "preserving_intermediates_changes_outputs_by": self.probed.change,
-            "path": str(self.path.resolve()),
+            "lacking": sorted({*self.probed.lacking.values()}),
+            "path": str(self.file.path.resolve()),
         }
 
     def _weights(self) -> list[Found]:
@@ -219,3 +247,8 @@ class TFLiteModel:
             for one in self._found.values()
             if one.record.kind is Kind.WEIGHT and one.record.extractable
         ]
+
+
+def _real(value: Array, one: Found) -> Array:
+    """The value as it is listed: as it is, or made real."""
+    return value if one.quantization is None else dequantized(value, one.quantization)

@@ -5,14 +5,14 @@ memory. So a child makes the calls that will be made later (`examination`).
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from extractkit.errors import ModelError
 from extractkit.models.axes import RawShape, Sizes
 from extractkit.models.child import ask
 from extractkit.models.litert.entry import Reading
+from extractkit.models.litert.file import TFLiteFile
 from extractkit.models.litert.interpreter import Settings
 
 _CHILD = "extractkit.models.litert.examination"
@@ -30,6 +30,8 @@ class Probed:
         other_shapes: at the base again, with other values in the same inputs.
         unwritten: numbers of the tensors that XNNPACK leaves out of its computation.
         change: largest difference that preserving intermediates makes to an output; 0 is bitwise.
+        cut: Whether the file as a whole cannot be run, so that a part of it is.
+        lacking: Reasons by the numbers of the called subgraph's operations that cannot be run.
     """
 
     tied: bool
@@ -39,6 +41,8 @@ class Probed:
     other_shapes: tuple[RawShape, ...]
     unwritten: frozenset[int]
     change: float
+    cut: bool
+    lacking: Mapping[int, str]
 
     @property
     def reading(self) -> Reading:
@@ -46,17 +50,18 @@ class Probed:
         return Reading(self.tied, self.leading)
 
 
-def probe(path: Path, signature: str | None, settings: Settings) -> Probed:
+def probe(file: TFLiteFile, signature: str | None, settings: Settings) -> Probed:
     """Examine the file in a child process.
 
     Raises:
-        ModelError: it cannot be read or run, whatever happened to the child.
+        ModelError: it cannot be read, or whatever ended the child.
     """
-    at = f"model.path={str(path)!r}"
-    asked = json.dumps({"path": str(path), "signature": signature, **asdict(settings)})
-    child = ask(_CHILD, asked, path, at)
+    asked = json.dumps({**file.to_json(), "signature": signature, **asdict(settings)})
+    child = ask(_CHILD, asked, file.path, file.at)
     if child.code:
-        raise ModelError(f"{at} cannot be run by LiteRT: {child.last_words or 'it says nothing'}")
+        raise ModelError(
+            f"{file.at} cannot be run by LiteRT: {child.last_words or 'it says nothing'}"
+        )
     answer = json.loads(child.output.splitlines()[-1])
     if "refused" in answer:
         raise ModelError(answer["refused"])
@@ -68,6 +73,8 @@ def probe(path: Path, signature: str | None, settings: Settings) -> Probed:
         other_shapes=_shapes(answer["other_shapes"]),
         unwritten=frozenset(answer["unwritten"]),
         change=answer["change"],
+        cut=answer["cut"],
+        lacking={int(number): reason for number, reason in answer["lacking"].items()},
     )
 
 

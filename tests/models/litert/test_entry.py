@@ -32,7 +32,8 @@ def tensor(
         if scale is None
         else Quantization(np.array([scale], np.float32), np.zeros(1, np.int64), 0)
     )
-    return GraphTensor(0, name, type, shape, constant, False, quantization)
+    place = (0, 0) if constant else None
+    return GraphTensor(0, name, type, shape, False, quantization, place)
 
 
 def paths(*names: str, constants: tuple[str, ...] = ()) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from extractkit.errors import ModelError
+from extractkit.models.litert.file import TFLiteFile
 from extractkit.models.litert.interpreter import Settings
 from extractkit.models.litert.probe import probe
 
@@ -32,7 +33,7 @@ def outcome(
 
     monkeypatch.setattr(subprocess, "run", ended)
     with pytest.raises(ModelError) as caught:
-        probe(file, None, Settings())
+        probe(TFLiteFile(file), None, Settings())
     return str(caught.value).replace(str(file), file.name)
 
 
