@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from extractkit.errors import ModelError, choices
 from extractkit.models.input_settings import parse_inputs
+from extractkit.models.recognition import refuse_others, refuse_remote
 from extractkit.models.tensorflow_process import quiet_start
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def load(
 
 
 def _check(path: str, file: Path) -> None:
+    refuse_remote(path)
     if not file.exists():
         siblings = [entry.name for entry in file.parent.glob("*") if entry.suffix in _ENDINGS]
         raise ModelError(
@@ -77,7 +79,5 @@ def _check(path: str, file: Path) -> None:
             f"{choices(file.name, siblings)}"
         )
     if file.is_dir():
-        raise ModelError(
-            f"model.path={path!r} is a directory; model=frozen_graph takes one file. A SavedModel: "
-            f"model=saved_model model.path={path}"
-        )
+        refuse_others(path)
+        raise ModelError(f"model.path={path!r} is a directory; model=frozen_graph takes one file")

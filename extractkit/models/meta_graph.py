@@ -4,12 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from extractkit.advice import override
 from extractkit.checkpoints import KEY as CHECKPOINTS
 from extractkit.errors import ModelError, choices
 from extractkit.models.checkpoint_axis import checkpoint_axis
 from extractkit.models.foreign import told
 from extractkit.models.input_settings import parse_inputs
+from extractkit.models.recognition import refuse_others, refuse_remote
 from extractkit.models.tensorflow_process import quiet_start
+from extractkit.models.weight_files.checkpoint_files import prefix_of
 
 if TYPE_CHECKING:
     from extractkit.models.sessions.model import SessionModel
@@ -62,9 +65,13 @@ def load(
         from extractkit.models.sessions.naming import outputs_named
         from extractkit.models.sessions.restore import restore
 
-    meta = parsed(path, Path(prefix + _META), tf.compat.v1.MetaGraphDef(), "MetaGraphDef")
+    try:
+        meta = parsed(path, Path(prefix + _META), tf.compat.v1.MetaGraphDef(), "MetaGraphDef")
+    except ModelError:
+        refuse_others(prefix + _META, _NAME)
+        raise
     if not meta.graph_def.node:
-        raise ModelError(f"model.path={path!r} holds no graph: empty, or something else")
+        raise ModelError(f"model.path={path!r} holds no graph: it has no operations")
     session = new_session(path, meta.graph_def)
     at = f"model.path={path!r}" if checkpoint is None else f"model.checkpoint={checkpoint!r}"
     if weights is not None:
@@ -89,17 +96,24 @@ def load(
 
 def _meta_prefix(path: str) -> str:
     """What comes before `.meta` in the file's name; it may be no more than the folder."""
+    refuse_remote(path)
     expanded = str(Path(path).expanduser())
     if Path(expanded).is_dir():
         return _prefix_in(path, Path(expanded), _META)
-    for prefix in (expanded.removesuffix(_META), expanded):
-        if Path(prefix + _META).is_file():
-            return prefix
+    # Any file of the checkpoint stands for all of them.
+    prefix = prefix_of(expanded) or expanded
+    for one in (prefix, expanded):
+        if Path(one + _META).is_file():
+            return one
     parent = Path(expanded).parent
-    raise ModelError(
-        f"model.path={path!r} does not exist, nor does {path + _META!r}. Graphs in "
-        f"{str(parent)!r}: {choices(Path(expanded).name, _names(parent, _META))}"
-    )
+    graphs = f"Graphs in {str(parent)!r}: {choices(Path(prefix).name, _names(parent, _META))}"
+    if _is_checkpoint(prefix) or Path(expanded).exists():
+        refuse_others(path, _NAME, "checkpoint")
+        raise ModelError(
+            f"model.path={path!r} has no graph beside it: there is no {prefix + _META!r}. {graphs} "
+            f"The weights alone: model=checkpoint {override('model.path', path)}"
+        )
+    raise ModelError(f"model.path={path!r} does not exist, nor does {prefix + _META!r}. {graphs}")
 
 
 def _checkpoint_prefix(prefix: str, checkpoint: str | None, path: str) -> str:
@@ -107,15 +121,19 @@ def _checkpoint_prefix(prefix: str, checkpoint: str | None, path: str) -> str:
         if _is_checkpoint(prefix):
             return prefix
         raise ModelError(
-            f"model.path={path!r} has no weights beside it: there is no {prefix + _INDEX!r}. Say "
-            f"where they are: model.checkpoint=PREFIX"
+            f"model.path={path!r} has no weights beside it: there is no {prefix + _INDEX!r}. Copy "
+            f"it and its {Path(prefix).name}.data-… there, or say where they are: "
+            f"model.checkpoint=PREFIX"
         )
+    refuse_remote(checkpoint, "model.checkpoint")
     expanded = str(Path(checkpoint).expanduser())
     if Path(expanded).is_dir():
         return _prefix_in(checkpoint, Path(expanded), _INDEX, key="model.checkpoint")
-    for found in (expanded.removesuffix(_INDEX), expanded):
+    for found in (prefix_of(expanded) or expanded, expanded):
         if _is_checkpoint(found):
             return found
+    if Path(expanded).exists():
+        refuse_others(checkpoint, "checkpoint", key="model.checkpoint")
     parent = Path(expanded).parent
     raise ModelError(
         f"model.checkpoint={checkpoint!r} does not exist. Checkpoints in {str(parent)!r}: "

@@ -7,9 +7,13 @@ from typing import Any
 
 from extractkit.errors import ModelError, choices
 from extractkit.models.foreign import told
+from extractkit.models.recognition import refuse_others, refuse_remote
+from extractkit.models.weight_files.checkpoint_files import missing_file
 
 _NAMES = ("saved_model.pb", "saved_model.pbtxt")
+_MODEL = "saved_model"
 _SERVE = "serve"
+_VARIABLES = {"Variable", "VariableV2", "AutoReloadVariable", "VarHandleOp"}
 # What TensorFlow itself adds to the signatures.
 _OWN = ("__saved_model_init_op", "__saved_model_train_op")
 
@@ -52,6 +56,7 @@ def open_saved_model(path: str, tags: Sequence[str] | None = None) -> SavedModel
         raise ModelError(f"model.path={path!r} holds no graph: an empty or damaged SavedModel")
     wanted = _wanted(graphs, tags)
     graph = graphs[wanted]
+    _check_variables(path, folder, graph)
     return SavedModelFile(
         folder,
         wanted,
@@ -62,6 +67,7 @@ def open_saved_model(path: str, tags: Sequence[str] | None = None) -> SavedModel
 
 
 def _folder(path: str) -> Path:
+    refuse_remote(path)
     folder = Path(path).expanduser()
     if folder.name in _NAMES and folder.is_file():
         folder = folder.parent
@@ -72,6 +78,7 @@ def _folder(path: str) -> Path:
             f"{choices(folder.name, siblings)}"
         )
     if not folder.is_dir():
+        refuse_others(path, _MODEL)
         raise ModelError(
             f"model.path={path!r} is a file; model=saved_model takes the folder with a "
             f"{_NAMES[0]} in it. A GraphDef is for model=frozen_graph, a .keras or .h5 file for "
@@ -79,6 +86,8 @@ def _folder(path: str) -> Path:
         )
     if not any((folder / name).is_file() for name in _NAMES):
         inside = sorted(str(found.parent.relative_to(folder)) for found in _below(folder))
+        if not inside:
+            refuse_others(path)
         there = (
             f"SavedModels in it: {choices('', inside)}"
             if inside
@@ -88,6 +97,24 @@ def _folder(path: str) -> Path:
             f"model.path={path!r} is no SavedModel: there is no {_NAMES[0]} in it. {there}"
         )
     return folder
+
+
+def _check_variables(path: str, folder: Path, graph: Any) -> None:
+    """Refuse a SavedModel whose variables were not copied with it.
+
+    Raises:
+        ModelError: a file of them is missing.
+    """
+    prefix = folder / "variables" / "variables"
+    operations = {node.op for node in graph.graph_def.node}
+    if not (graph.object_graph_def.nodes or operations & _VARIABLES):
+        return
+    missing = missing_file(str(prefix))
+    if missing is not None:
+        raise ModelError(
+            f"model.path={path!r} is a SavedModel without its variables: {str(missing)!r} is "
+            f"missing. Copy the whole folder variables of the SavedModel to {str(prefix.parent)!r}"
+        )
 
 
 def _below(folder: Path) -> list[Path]:

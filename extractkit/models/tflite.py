@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from extractkit.errors import ConfigError, MissingExtraError, ModelError, choices
+from extractkit.models.recognition import refuse_others, refuse_remote
 from extractkit.models.threads import intra_op_threads
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def load(
         ConfigError: a setting that is none.
         MissingExtraError: LiteRT is not installed.
     """
+    refuse_remote(path)
     file = Path(path).expanduser()
     _check(path, file)
     _check_settings(threads, xnnpack)
@@ -87,4 +89,5 @@ def _check(path: str, file: Path) -> None:
     except OSError as error:
         raise ModelError(f"model.path={path!r} cannot be read: {error.strerror}") from error
     if begin[4:] != _IDENTIFIER:
+        refuse_others(path, "tflite")
         raise ModelError(f"model.path={path!r} is no TFLite file: damaged, or something else")

@@ -63,7 +63,10 @@ def test_no_such_file(path: Path) -> None:
 
 
 def test_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"model=saved_model model\.path="):
+    with pytest.raises(ModelError, match="is a directory; model=frozen_graph takes one file"):
+        load(str(tmp_path))
+    tf.saved_model.save(tf.Module(), str(tmp_path))
+    with pytest.raises(ModelError, match=r"is a SavedModel. That is for model=saved_model"):
         load(str(tmp_path))
 
 
@@ -89,10 +92,17 @@ def test_a_graph_that_was_not_frozen(tmp_path: Path) -> None:
         load(str(tmp_path / "graph.pb"))
 
 
-@pytest.mark.parametrize("content", [b"", b"\x00\x01garbage", b"PK\x03\x04 something"])
-def test_something_else(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"", "is an empty file"),
+        (b"\x00\x01garbage", "something else"),
+        (b"PK\x03\x04 something", "is a zip archive that is cut off or damaged"),
+    ],
+)
+def test_something_else(tmp_path: Path, content: bytes, what: str) -> None:
     (tmp_path / "graph.pb").write_bytes(content)
-    with pytest.raises(ModelError, match="something else"):
+    with pytest.raises(ModelError, match=what):
         load(str(tmp_path / "graph.pb"))
 
 

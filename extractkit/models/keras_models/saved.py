@@ -13,6 +13,7 @@ import h5py
 
 from extractkit.errors import ModelError, choices
 from extractkit.models.foreign import told
+from extractkit.models.recognition import refuse_others, refuse_remote
 from extractkit.models.weight_files.keras_archive import ENDING as ARCHIVE_ENDING
 from extractkit.models.weight_files.keras_archive import open_archive, refuse_bomb
 from extractkit.models.weight_files.keras_hdf5 import HDF5_ENDINGS, open_hdf5
@@ -79,6 +80,7 @@ def open_saved(path: str) -> SavedKeras:
         ModelError: there is none, or it is damaged, something else, or holds weights alone.
     """
     at = f"model.path={path!r}"
+    refuse_remote(path)
     file = Path(path).expanduser()
     _check(at, file)
     if file.suffix in HDF5_ENDINGS:
@@ -106,16 +108,19 @@ def _check(at: str, file: Path) -> None:
             f"{at} does not exist. Models in {str(file.parent)!r}: {choices(file.name, siblings)}"
         )
     if file.is_dir():
+        refuse_others(str(file), "keras")
         raise ModelError(
             f"{at} is a directory; model=keras takes one file. A SavedModel is one for "
             f"model=saved_model"
         )
     if file.suffix not in ENDINGS:
+        refuse_others(str(file), "keras")
         raise ModelError(f"{at} ends in {file.suffix!r}; model=keras reads {', '.join(ENDINGS)}")
 
 
 def _hdf5(at: str, file: Path) -> SavedKeras:
     if not h5py.is_hdf5(file):
+        refuse_others(str(file), "keras")
         raise ModelError(f"{at} is no HDF5 file: damaged, or something else")
     # In a process of its own first: a damaged file may end the process that reads it.
     weights = open_hdf5(file, at, whole=True)
@@ -138,6 +143,7 @@ def _hdf5(at: str, file: Path) -> SavedKeras:
 
 def _archive(at: str, file: Path) -> SavedKeras:
     if not zipfile.is_zipfile(file):
+        refuse_others(str(file), "keras")
         raise ModelError(f"{at} is no .keras file: damaged, or something else")
     try:
         with zipfile.ZipFile(file) as archive:

@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError, Message
 from extractkit.errors import ModelError
 from extractkit.models.foreign import told
 from extractkit.models.in_force import remember
+from extractkit.models.recognition import refuse_others
 from extractkit.models.sessions.graph import clean
 
 _TEXT = (".pbtxt", ".txt", ".prototxt")
@@ -23,26 +24,14 @@ def read_graph_def(path: str, file: Path) -> Any:
     Raises:
         ModelError: something else is in it, or nothing.
     """
-    # Imported from where it is: there is no public name for it.
-    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
-
     try:
         graph_def = parsed(path, file, tf.compat.v1.GraphDef(), "GraphDef")
         if not graph_def.node:
-            raise ModelError(f"model.path={path!r} holds no graph: empty, or something else")
+            raise ModelError(f"model.path={path!r} holds no graph: it has no operations")
         if not all(node.name and node.op for node in graph_def.node):
             raise ModelError(f"model.path={path!r} is no GraphDef: damaged, or something else")
-    except ModelError as error:
-        if _holds(file, SavedModel(), "meta_graphs"):
-            raise ModelError(
-                f"model.path={path!r} belongs to a SavedModel, whose weights are beside it: "
-                f"model=saved_model model.path={file.parent}"
-            ) from error
-        if _holds(file, tf.compat.v1.MetaGraphDef(), "graph_def"):
-            raise ModelError(
-                f"model.path={path!r} is a MetaGraphDef, whose weights are in a checkpoint beside "
-                f"it: model=meta_graph model.path={path}"
-            ) from error
+    except ModelError:
+        refuse_others(path, "frozen_graph")
         raise
     return graph_def
 
@@ -63,16 +52,6 @@ def parsed(path: str, file: Path, message: Message, kind: str) -> Any:
             f"model.path={path!r} is no {kind}: damaged, or something else: {told(error)}"
         ) from error
     return message
-
-
-def _holds(file: Path, message: Message, field: str) -> bool:
-    """Whether a file is another kind of message, of which this field is filled."""
-    try:
-        parsed("", file, message, "")
-    except ModelError:
-        return False
-    found = getattr(message, field)
-    return bool(found.node if isinstance(found, tf.compat.v1.GraphDef) else found)
 
 
 def new_session(path: str, graph_def: Any) -> tf.compat.v1.Session:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
@@ -9,6 +10,7 @@ import tensorflow as tf
 from extractkit.errors import ModelError
 from extractkit.models.foreign import told
 from extractkit.models.sessions.variables import GraphVariable, variables_of
+from extractkit.models.weight_files.checkpoint_files import missing_file
 
 _MOST = 3
 _SLICED = " "
@@ -36,6 +38,12 @@ def restore(at: str, session: tf.compat.v1.Session, saver: Any, prefix: str) -> 
         ModelError: it cannot be read, or belongs to another architecture.
     """
     graph = session.graph
+    missing = missing_file(prefix)
+    if missing is not None and not Path(prefix).is_file():
+        raise ModelError(
+            f"{at}: {missing.name!r} is missing from the checkpoint in {str(missing.parent)!r}. "
+            f"Copy it there, too"
+        )
     reader = _reader(at, prefix)
     by_saver = bool(saver.restore_op_name) and _has(graph, saver.restore_op_name)
     variables = [] if by_saver else variables_of(graph)

@@ -4,7 +4,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from extractkit.errors import ModelError, choices
+from extractkit.models.recognition import refuse_others, refuse_remote
 from extractkit.models.weight_files import tensorflow_checkpoint as checkpoints
+from extractkit.models.weight_files.checkpoint_files import INDEX_ENDING as CHECKPOINT_ENDING
+from extractkit.models.weight_files.checkpoint_files import prefix_of
 from extractkit.models.weight_files.keras_archive import ENDING as ARCHIVE_ENDING
 from extractkit.models.weight_files.keras_archive import open_archive
 from extractkit.models.weight_files.keras_hdf5 import HDF5_ENDINGS, list_together, open_hdf5
@@ -18,6 +21,8 @@ from extractkit.models.weight_files.weight_file import WeightFile
 
 _SAFETENSORS = ".safetensors"
 _FILE_ENDINGS = (_SAFETENSORS, ARCHIVE_ENDING, *HDF5_ENDINGS)
+# Formats that weights are read from, whatever else is in them.
+_HOLD_WEIGHTS = ("checkpoint", "keras", "saved_model", "meta_graph")
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _ZIP_MAGIC = b"PK\x03\x04"
 _READ = (
@@ -41,6 +46,7 @@ def open_weights(path: str, key: str = "model.path") -> WeightFile:
         MissingExtraError: a package that the format needs is not installed.
     """
     at = f"{key}={path!r}"
+    refuse_remote(path, key)
     given = str(Path(path).expanduser()) + ("/" if path.endswith("/") else "")
     if "\0" in given:
         raise ModelError(f"{at} is no path")
@@ -82,15 +88,16 @@ def _head(file: Path) -> bytes:
 
 
 def _open(given: str, at: str) -> WeightFile:
-    if (prefix := checkpoints.prefix_of(given)) is not None:
+    if (prefix := prefix_of(given)) is not None:
         return checkpoints.open_checkpoint(prefix, at)
-    if Path(given + checkpoints.INDEX_ENDING).is_file() and not given.endswith("/"):
+    if Path(given + CHECKPOINT_ENDING).is_file() and not given.endswith("/"):
         return checkpoints.open_checkpoint(given, at)
     file = Path(given)
     if file.is_dir():
         chosen = _chosen(file, at)
         return _open(chosen, at if chosen == given else f"{at} ({Path(chosen).name})")
     if not file.exists():
+        refuse_others(given, "checkpoint", key=at.partition("=")[0])
         raise _missing(file, at)
     if file.name == checkpoints.STATE_FILE and (latest := checkpoints.latest(file.parent, at)):
         return checkpoints.open_checkpoint(latest, at)
@@ -102,7 +109,10 @@ def _open_file(file: Path, at: str) -> WeightFile:
     if head.startswith(_HDF5_MAGIC):
         return open_hdf5(file, at)
     if file.suffix in HDF5_ENDINGS:
+        refuse_others(str(file), *_HOLD_WEIGHTS, key=at.partition("=")[0])
         raise ModelError(f"{at} is no HDF5 file: damaged, or something else")
+    if not head.startswith(_ZIP_MAGIC):
+        refuse_others(str(file), *_HOLD_WEIGHTS, key=at.partition("=")[0])
     if file.suffix == ARCHIVE_ENDING or head.startswith(_ZIP_MAGIC):
         return open_archive(file, at)
     if file.name.endswith(INDEX_ENDING):
@@ -117,15 +127,16 @@ def _open_file(file: Path, at: str) -> WeightFile:
 def _chosen(folder: Path, at: str) -> str:
     """The one set of weights in a directory."""
     if prefix := checkpoints.latest(folder, at):
-        return prefix + checkpoints.INDEX_ENDING if _has_index(prefix) else prefix
+        return prefix + CHECKPOINT_ENDING if _has_index(prefix) else prefix
     found = _candidates(folder)
     if len(found) == 1:
         return found[0]
     if not found:
+        refuse_others(str(folder), "checkpoint", key=at.partition("=")[0])
         inside = sorted(entry.name for entry in folder.iterdir() if entry.name[0] != ".")
         listed = f" {choices('', inside)}" if inside else ""
         raise ModelError(f"{at} is a directory without weights.{listed} {_READ}")
-    names = [Path(one).name.removesuffix(checkpoints.INDEX_ENDING) for one in found]
+    names = [Path(one).name.removesuffix(CHECKPOINT_ENDING) for one in found]
     raise ModelError(
         f"{at} is a directory with {len(found)} files of weights. {choices('', names)} "
         f"Give one: {at.partition('=')[0]}={folder}/NAME"
@@ -133,12 +144,12 @@ def _chosen(folder: Path, at: str) -> str:
 
 
 def _candidates(folder: Path) -> list[str]:
-    saved_model = folder / "variables" / f"variables{checkpoints.INDEX_ENDING}"
+    saved_model = folder / "variables" / f"variables{CHECKPOINT_ENDING}"
     if saved_model.is_file():
         return [str(saved_model)]
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
     sharded = [name for name in names if name.endswith(INDEX_ENDING)]
-    endings = (checkpoints.INDEX_ENDING, *_FILE_ENDINGS)
+    endings = (CHECKPOINT_ENDING, *_FILE_ENDINGS)
     whole = [name for name in names if name.endswith(endings)]
     if sharded:  # the files that it names are parts
         whole = [name for name in whole if not name.endswith(_SAFETENSORS)]
@@ -146,7 +157,7 @@ def _candidates(folder: Path) -> list[str]:
 
 
 def _has_index(prefix: str) -> bool:
-    return Path(prefix + checkpoints.INDEX_ENDING).is_file()
+    return Path(prefix + CHECKPOINT_ENDING).is_file()
 
 
 def _missing(file: Path, at: str) -> ModelError:
@@ -155,9 +166,9 @@ def _missing(file: Path, at: str) -> ModelError:
         names = [entry.name for entry in file.parent.iterdir()]
         siblings = [name for name in names if name.endswith(_FILE_ENDINGS)]
         siblings += [
-            name.removesuffix(checkpoints.INDEX_ENDING)
+            name.removesuffix(CHECKPOINT_ENDING)
             for name in names
-            if name.endswith(checkpoints.INDEX_ENDING)
+            if name.endswith(CHECKPOINT_ENDING)
         ]
     return ModelError(
         f"{at} does not exist. Weights in {str(file.parent)!r}: {choices(file.name, siblings)}"

@@ -15,26 +15,18 @@ import numpy as np
 from extractkit.errors import ModelError, choices
 from extractkit.models.foreign import told
 from extractkit.models.tensorflow_process import quiet_start
+from extractkit.models.weight_files.checkpoint_files import INDEX_ENDING, checkpoint_files
 from extractkit.models.weight_files.tensorflow_places import OBJECT_GRAPH, object_names, places
 from extractkit.models.weight_files.weight_file import Entry, WeightFile, damaged
 from extractkit.values import Array
 
 STATE_FILE = "checkpoint"
-INDEX_ENDING = ".index"
 
-_MEMBER = re.compile(r"(.*)\.(?:index|meta|data-\d{5}-of-\d{5})", re.DOTALL)
-_SHARD = re.compile(r"\.data-\d{5}-of-(\d{5})")
 _LATEST = re.compile(rb'^\s*model_checkpoint_path:\s*"((?:[^"\\]|\\.)*)"', re.MULTILINE)
 # The last eight bytes of an SSTable, which a checkpoint of the first format is.
 _TABLE_MAGIC = bytes.fromhex("57fb808b247547db")
 
 _FORMAT = "TensorFlow checkpoint"
-
-
-def prefix_of(member: str) -> str | None:
-    """The prefix that a file of a checkpoint belongs to, told by its name."""
-    found = _MEMBER.fullmatch(member)
-    return found[1] if found else None
 
 
 def is_old_checkpoint(file: Path) -> bool:
@@ -133,17 +125,16 @@ def _raised() -> tuple[type[Exception], ...]:
 
 def _files(prefix: str, at: str) -> tuple[Path, ...]:
     """The files of a checkpoint, every one of them there."""
-    index = Path(prefix + INDEX_ENDING)
-    if not index.is_file():
-        if Path(prefix).is_file():
-            return (Path(prefix),)
-        raise ModelError(f"{at}: {index.name!r} is missing from the checkpoint in {index.parent}")
-    folder, start = index.parent, index.name.removesuffix(INDEX_ENDING)
-    endings = [file.name[len(start) :] for file in folder.iterdir() if file.name.startswith(start)]
-    counts = [int(found[1]) for ending in endings if (found := _SHARD.fullmatch(ending))]
-    count = max(counts, default=1)
-    shards = [folder / f"{start}.data-{number:05}-of-{count:05}" for number in range(count)]
-    for shard in shards:
-        if not shard.is_file():
-            raise ModelError(f"{at}: {shard.name!r} is missing from the checkpoint in {folder}")
-    return (index, *shards)
+    files = checkpoint_files(prefix)
+    if not files[0].is_file() and Path(prefix).is_file():
+        return (Path(prefix),)
+    lacking = [file.name for file in files if not file.is_file()]
+    if len(lacking) == len(files):
+        raise ModelError(f"{at}: there is no checkpoint {prefix!r}: none of its files exists")
+    if lacking:
+        there = [file.name for file in files if file.is_file()]
+        raise ModelError(
+            f"{at}: {lacking[0]!r} is missing from the checkpoint in {str(files[0].parent)!r}, "
+            f"which holds {there[0]!r}. Copy it there, too"
+        )
+    return files

@@ -61,9 +61,8 @@ def test_a_directory_with_several_files_names_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"hello, this is text\n", bytes(100)])
 def test_something_else(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    assert message(tmp_path / name) == (
-        f" is no file of weights: damaged, or something else. {READ}"
-    )
+    unknown = f" is no file of weights: damaged, or something else. {READ}"
+    assert message(tmp_path / name) == (unknown if content else " is an empty file. Copy it again")
 
 
 @pytest.mark.parametrize(

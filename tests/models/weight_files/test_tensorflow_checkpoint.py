@@ -118,19 +118,17 @@ def test_a_state_file_that_leads_nowhere(folder: Path) -> None:
 
 def test_a_missing_shard_is_named(folder: Path) -> None:
     (folder / f"{PREFIX}.data-00000-of-00001").unlink()
-    assert message(folder / PREFIX) == (
-        f": '{PREFIX}.data-00000-of-00001' is missing from the checkpoint in {folder}"
-    )
+    there = f"the checkpoint in '{folder}', which holds '{PREFIX}.index'. Copy it there, too"
+    assert message(folder / PREFIX) == (f": '{PREFIX}.data-00000-of-00001' is missing from {there}")
     (folder / f"{PREFIX}.data-00001-of-00003").touch()
-    assert message(folder / PREFIX) == (
-        f": '{PREFIX}.data-00000-of-00003' is missing from the checkpoint in {folder}"
-    )
+    assert message(folder / PREFIX) == (f": '{PREFIX}.data-00000-of-00003' is missing from {there}")
 
 
 def test_a_missing_index_is_named(folder: Path) -> None:
     (folder / f"{PREFIX}.index").unlink()
     assert message(folder / f"{PREFIX}.meta") == (
-        f": '{PREFIX}.index' is missing from the checkpoint in {folder}"
+        f": '{PREFIX}.index' is missing from the checkpoint in '{folder}', which holds "
+        f"'{PREFIX}.data-00000-of-00001'. Copy it there, too"
     )
 
 

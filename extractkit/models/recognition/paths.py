@@ -1,0 +1,139 @@
+"""A path recognized: a place elsewhere, a folder, the prefix of a checkpoint, or a file."""
+
+import json
+import re
+from pathlib import Path
+
+from extractkit.models.recognition.content import EMPTY, SPLIT, recognize_file
+from extractkit.models.recognition.recognized import Recognized
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
+_FETCH = {
+    "gs": "gcloud storage cp -r {path} .",
+    "s3": "aws s3 cp --recursive {path} NAME",
+    "hf": "hf download {rest} --local-dir NAME",
+    "http": "curl -LO {path}",
+    "https": "curl -LO {path}",
+}
+_SAVED_MODELS = ("saved_model.pb", "saved_model.pbtxt")
+
+
+def recognize(path: str) -> Recognized | None:
+    """Return what a path holds; None where nothing is there, or nothing that is known.
+
+    Nothing is loaded, and TensorFlow is not imported.
+
+    Args:
+        path: as it was typed: a file, a folder, the prefix of a checkpoint, a URL.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if (elsewhere := remote(path)) is not None:
+        return elsewhere
+    if "\0" in path:
+        return None
+    given = Path(path).expanduser()
+    if given.is_dir():
+        return _folder(given)
+    if given.is_file():
+        return recognize_file(given)
+    return _prefix(given)
+
+
+def remote(path: str) -> Recognized | None:
+    """Return what to do about a path that is not on this machine; None where it is."""
+    found = _SCHEME.fullmatch(path)
+    if found is None:
+        return None
+    if found[1].lower() == "file":
+        return Recognized("a URL of a local file", advice=f"Give its path: {found[2]}")
+    fetch = _FETCH.get(found[1].lower())
+    how = f": {fetch.format(path=path, rest=found[2])}" if fetch else ""
+    return Recognized(
+        "not on this machine",
+        advice=f"Copy it here first{how}, then give the path of the copy",
+    )
+
+
+def _folder(folder: Path) -> Recognized | None:
+    inside = {entry.name for entry in folder.iterdir()}
+    path = str(folder)
+    if inside & set(_SAVED_MODELS):
+        return Recognized("a SavedModel", "saved_model", path)
+    if "saved_model.cpb" in inside:
+        return Recognized("a SavedModel in TensorFlow's split format", advice=SPLIT)
+    if "bert_config.json" in inside:
+        return Recognized("a BERT as Google released it", "bert", path)
+    if "config.json" in inside:
+        return _configured(folder)
+    if "model.json" in inside and (found := recognize_file(folder / "model.json")) is not None:
+        return found
+    if "variables.index" in inside or "variables" in inside:
+        return _variables(folder)
+    return _of_files(folder, inside)
+
+
+def _configured(folder: Path) -> Recognized | None:
+    """A folder with a `config.json`: of Hugging Face, or of keras-hub."""
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+    except (ValueError, OSError):
+        return None
+    if not isinstance(config, dict):
+        return None
+    if "model_type" in config:
+        return Recognized("a model of Hugging Face", "hugging_face", str(folder))
+    if (folder / "metadata.json").is_file():
+        return Recognized("a preset of keras-hub", "keras_hub", str(folder))
+    return None
+
+
+def _variables(folder: Path) -> Recognized | None:
+    """The variables of a SavedModel, whose graph is missing."""
+    for place in (folder, folder / "variables"):
+        if (place / "variables.index").is_file():
+            found = recognize_file(place / "variables.index")
+            whole = place.parent
+            if any((whole / name).is_file() for name in _SAVED_MODELS):
+                return Recognized("the variables of a SavedModel", "saved_model", str(whole))
+            if found is not None and found.model is not None:
+                return Recognized(
+                    "the variables of a SavedModel without its saved_model.pb",
+                    "checkpoint",
+                    found.path,
+                    advice="Copy saved_model.pb beside the folder variables for the whole model",
+                )
+            return found
+    return None
+
+
+def _of_files(folder: Path, inside: set[str]) -> Recognized | None:
+    """A folder with the files of a checkpoint, or with one file that is known."""
+    metas = [name for name in inside if name.endswith(".meta")]
+    indices = [name for name in inside if name.endswith(".index")]
+    if metas:
+        return Recognized("graphs and checkpoints of TensorFlow 1", "meta_graph", str(folder))
+    if indices:
+        return Recognized("TensorFlow checkpoints", "checkpoint", str(folder))
+    files = [folder / name for name in sorted(inside) if (folder / name).is_file()]
+    found = [one for one in map(recognize_file, files) if one is not None and one is not EMPTY]
+    readable = [one for one in found if one.model is not None]
+    if len(readable) == 1:
+        return readable[0]
+    return found[0] if len(found) == 1 and not readable else None
+
+
+def _prefix(given: Path) -> Recognized | None:
+    """The prefix of a checkpoint, no file's own name."""
+    if not given.parent.is_dir() or not given.name:
+        return None
+    for ending in (".meta", ".index"):
+        if (file := given.with_name(given.name + ending)).is_file():
+            return recognize_file(file)
+    shards = [
+        entry
+        for entry in given.parent.iterdir()
+        if entry.name.startswith(f"{given.name}.data-") and entry.is_file()
+    ]
+    return recognize_file(min(shards)) if shards else None

@@ -1,0 +1,35 @@
+"""Which files a checkpoint of TensorFlow is made of, told by their names."""
+
+import re
+from pathlib import Path
+
+INDEX_ENDING = ".index"
+
+_MEMBER = re.compile(r"(.*)\.(?:index|meta|data-\d{5}-of-\d{5})", re.DOTALL)
+_SHARD = re.compile(r"\.data-\d{5}-of-(\d{5})")
+
+
+def prefix_of(member: str) -> str | None:
+    """Return the prefix that a file of a checkpoint belongs to, told by its name."""
+    found = _MEMBER.fullmatch(member)
+    return found[1] if found else None
+
+
+def checkpoint_files(prefix: str) -> tuple[Path, ...]:
+    """Return the index and the shards that belong to a prefix, whether or not they exist.
+
+    How many shards there are is told by the names of those that exist; one where none does.
+    """
+    index = Path(prefix + INDEX_ENDING)
+    folder, start = index.parent, index.name.removesuffix(INDEX_ENDING)
+    names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
+    endings = [name[len(start) :] for name in names if name.startswith(start)]
+    counts = [int(found[1]) for ending in endings if (found := _SHARD.fullmatch(ending))]
+    count = max(counts, default=1)
+    shards = (folder / f"{start}.data-{number:05}-of-{count:05}" for number in range(count))
+    return (index, *shards)
+
+
+def missing_file(prefix: str) -> Path | None:
+    """Return the first file that a checkpoint lacks; None where it is complete."""
+    return next((file for file in checkpoint_files(prefix) if not file.is_file()), None)
