@@ -37,6 +37,11 @@ class Kind(StrEnum):
     OP = "op"
     WEIGHT = "weight"
     OPTIMIZER = "optimizer"
+    MOVING_AVERAGE = "moving_average"
+
+
+VARIABLES = (Kind.WEIGHT, Kind.OPTIMIZER, Kind.MOVING_AVERAGE)
+"""Kinds of what a model keeps, whatever the inputs."""
 
 
 @dataclass(frozen=True, slots=True)

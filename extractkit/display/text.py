@@ -17,6 +17,7 @@ _PLURALS = {
     Kind.OP: ("op", "ops"),
     Kind.WEIGHT: ("weight", "weights"),
     Kind.OPTIMIZER: ("optimizer variable", "optimizer variables"),
+    Kind.MOVING_AVERAGE: ("moving average", "moving averages"),
 }
 
 

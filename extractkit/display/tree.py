@@ -15,11 +15,11 @@ from rich.text import Text
 from rich.tree import Tree
 
 from extractkit.display.text import counts_text, plural, safe, shape_text, size_text
-from extractkit.tensors import Catalog, Kind, TensorRecord
+from extractkit.tensors import VARIABLES, Catalog, Kind, TensorRecord
 
 _MOST_SCOPES = 500
 
-_SHOWN = (Kind.MODEL_INPUT, Kind.MODEL_OUTPUT, Kind.LAYER_OUTPUT, Kind.WEIGHT, Kind.OPTIMIZER)
+_SHOWN = (Kind.MODEL_INPUT, Kind.MODEL_OUTPUT, Kind.LAYER_OUTPUT, *VARIABLES)
 
 
 def listing(catalog: Catalog, matches: Mapping[str, Sequence[TensorRecord]]) -> RenderableType:

@@ -142,7 +142,7 @@ class Checkpoint:
         return of_plain_data(_NAME)
 
     def describe(self) -> Mapping[str, object]:
-        """Format, number of parameters (without optimizer slots), and where the weights are."""
+        """Format, number of parameters (without what training keeps), and where the weights are."""
         return {
             "name": self.name,
             "format": self.weights.format,
@@ -182,7 +182,7 @@ class Checkpoint:
         dtype = _recorded(entry.dtype)
         return TensorRecord(
             address=address,
-            kind=Kind.OPTIMIZER if self.weights.place(key).training else Kind.WEIGHT,
+            kind=_kind(self.weights.place(key)),
             dtype=dtype or entry.dtype,
             shape=entry.shape,
             dims=(None,) * len(entry.shape),
@@ -190,6 +190,12 @@ class Checkpoint:
             depends_on_inputs=False,
             reason=None if dtype else f"NumPy has no type for its elements ({entry.dtype})",
         )
+
+
+def _kind(place: Place) -> Kind:
+    if place.average:
+        return Kind.MOVING_AVERAGE
+    return Kind.OPTIMIZER if place.training else Kind.WEIGHT
 
 
 def _address(place: Place) -> str:

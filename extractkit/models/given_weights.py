@@ -23,6 +23,11 @@ class GivenWeights:
     _load: Callable[[WeightFile, str], None]
 
     @property
+    def given(self) -> bool:
+        """Whether there are any."""
+        return self._one is not None or self.axis is not None
+
+    @property
     def origin(self) -> Mapping[str, object]:
         """What is to be recorded of the one set."""
         if self._one is None:

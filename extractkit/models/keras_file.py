@@ -10,8 +10,10 @@ from extractkit.models.given_weights import given_weights
 from extractkit.models.input_settings import parse_inputs
 from extractkit.models.keras_models.objects import import_objects
 from extractkit.models.keras_models.saved import SavedKeras, open_saved
+from extractkit.models.moving_averages import MovingAverages
 from extractkit.models.seeds import check_seed
 from extractkit.models.tensorflow_process import quiet_start
+from extractkit.models.weight_files import open_weights
 
 if TYPE_CHECKING:
     from extractkit.models.keras_models.model import KerasModel
@@ -29,6 +31,7 @@ def load(
     safe_mode: bool = True,
     inputs: object = None,
     seed: int = 0,
+    moving_averages: object = None,
 ) -> "KerasModel":
     """A Keras model, loaded without compiling it.
 
@@ -42,6 +45,8 @@ def load(
         safe_mode: whether a file with Python code in it is refused.
         inputs: axes and types of the inputs; see `input_settings`.
         seed: of the initial weights that a factory draws.
+        moving_averages: whether averages take the places of weights, or the averages' name; see
+            `MovingAverages`.
 
     Raises:
         ConfigError: neither a file nor a factory, or both, or a setting that does not fit.
@@ -51,15 +56,18 @@ def load(
     """
     check_seed(seed)
     settings = parse_inputs(inputs)
+    averages = MovingAverages(moving_averages)
     architecture = _chosen(path, factory)
     weights = given_weights(
         checkpoint,
         checkpoints,
         checkpoint_step,
-        lambda found, key: load_weights(model, found, key),
+        lambda found, key: load_weights(model, found, key, averages, saved),
     )
+    saved = architecture if isinstance(architecture, SavedKeras) else None
     # Imported only now: TensorFlow takes seconds, checking the files none.
     with quiet_start():
+        from extractkit.models.keras_models.averages import keeps_averages, use_optimizer_averages
         from extractkit.models.keras_models.weights import load_weights
         from extractkit.models.keras_models.whole import read_model
         from extractkit.models.live import live_model
@@ -72,6 +80,9 @@ def load(
     else:
         origin = {"path": str(architecture.path.resolve()), **weights.origin}
         model = read_model(architecture, objects, safe_mode)
+        if not weights.given and (averages.used or keeps_averages(architecture)):
+            file = open_weights(str(architecture.path))
+            use_optimizer_averages(model, file, architecture, architecture.at, averages)
     wrapped = live_model(
         model, name="keras", origin=origin, inputs=settings, checkpoints=weights.axis
     )
@@ -79,6 +90,8 @@ def load(
         # A subclassed model has no weights before it is called, and draws them now, seeded.
         _ = wrapped.graph
     weights.load()
+    if averages.record:
+        origin["moving_averages"] = averages.record
     return wrapped
 
 

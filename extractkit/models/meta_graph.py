@@ -10,6 +10,7 @@ from extractkit.errors import ModelError, choices
 from extractkit.models.checkpoint_axis import checkpoint_axis
 from extractkit.models.foreign import told
 from extractkit.models.input_settings import parse_inputs
+from extractkit.models.moving_averages import MovingAverages
 from extractkit.models.recognition import refuse_others, refuse_remote
 from extractkit.models.tensorflow_process import quiet_start
 from extractkit.models.weight_files.checkpoint_files import prefix_of
@@ -32,6 +33,7 @@ def load(
     inputs: object = None,
     outputs: list[str] | None = None,
     constants: Mapping[str, object] | None = None,
+    moving_averages: object = None,
 ) -> "SessionModel":
     """A graph of TensorFlow 1 with the weights of a checkpoint.
 
@@ -43,27 +45,36 @@ def load(
         outputs: names of the tensors that are the model's outputs; None: those that nothing else
             in the graph consumes.
         constants: values that are the same for every sample, by placeholder.
+        moving_averages: whether averages take the places of variables, or the averages' name; see
+            `MovingAverages`.
 
     Raises:
-        ModelError: no such files, damaged ones, or weights of another architecture.
+        ModelError: no such files, damaged ones, weights of another architecture, or without the
+            averages that are wanted.
         ConfigError: inputs, outputs or constants that do not exist, or do not fit.
     """
     settings = parse_inputs(inputs)
+    averages = MovingAverages(moving_averages)
     prefix = _meta_prefix(path)
     axis = checkpoint_axis(
         checkpoints,
         checkpoint_step,
-        lambda found: restore(f"{CHECKPOINTS}={found.path!r}", session, meta.saver_def, found.path),
+        lambda found: restored(f"{CHECKPOINTS}={found.path!r}", found.path),
         instead_of={"model.checkpoint": checkpoint},
     )
     weights = None if axis is not None else _checkpoint_prefix(prefix, checkpoint, path)
+
+    def restored(at: str, prefix: str) -> None:
+        restore(at, session, meta.saver_def, prefix)
+        restore_averages(at, session, meta.saver_def, prefix, averages)
+
     with quiet_start():
         import tensorflow as tf
 
         from extractkit.models.sessions.importing import new_session, parsed
         from extractkit.models.sessions.model import session_model
         from extractkit.models.sessions.naming import outputs_named
-        from extractkit.models.sessions.restore import restore
+        from extractkit.models.sessions.restore import restore, restore_averages
 
     try:
         meta = parsed(path, Path(prefix + _META), tf.compat.v1.MetaGraphDef(), "MetaGraphDef")
@@ -75,7 +86,7 @@ def load(
     session = new_session(path, meta.graph_def)
     at = f"model.path={path!r}" if checkpoint is None else f"model.checkpoint={checkpoint!r}"
     if weights is not None:
-        restore(at, session, meta.saver_def, weights)
+        restored(at, weights)
     _initialize(path, session, meta)
     return session_model(
         _NAME,
@@ -89,8 +100,10 @@ def load(
             "checkpoint": weights,
             "written_by": f"tensorflow {meta.meta_info_def.tensorflow_version}",
             "read_by": f"tensorflow {tf.__version__}",
+            **({"moving_averages": averages.record} if averages.record else {}),
         },
         checkpoints=axis,
+        averages=averages.name,
     )
 
 

@@ -167,7 +167,11 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     listed = program("tensors", *model, "--json", place=tmp_path)
     assert listed.returncode == 0, listed.stderr
     assert {record["name"] for record in json.loads(listed.stdout)} == set(held)
-    arguments = ("selectors=weights", "+selectors.slots.kind=optimizer", "hydra.run.dir=r")
+    arguments = (
+        "selectors=weights",
+        "+selectors.slots.kind=[optimizer,moving_average]",
+        "hydra.run.dir=r",
+    )
     done = program(*model, *arguments, place=tmp_path)
     assert done.returncode == 0, done.stderr
     run = extractkit.open(tmp_path / "r")

@@ -68,7 +68,7 @@ def find_operations(
     *,
     signature: bool = True,
     frozen: bool = False,
-    optimizer: Container[str] = (),
+    kept: Mapping[str, Kind] | None = None,
     drop_prefix: str = "",
     facts: GraphFacts | None = None,
     inner: Container[str] = (),
@@ -83,7 +83,7 @@ def find_operations(
         signature: whether the names are those of a signature, so that `:input.NAME` and
             `:output.NAME` are listed besides operations; otherwise operations themselves are.
         frozen: whether weights stand in the graph as constants.
-        optimizer: names of variables that belong to an optimizer.
+        kept: kinds of the variables that are not weights, by their names.
         drop_prefix: what is left out at the beginning of operations' names, as often as it stands
             there, where the rest is the name of no other.
         facts: as `facts_of` tells them; None: they are looked for.
@@ -113,7 +113,7 @@ def find_operations(
     found += _below(graph, paths, ports)
     found += _named("output", Kind.MODEL_OUTPUT, outputs, facts.reasons) if signature else []
     for name, variable in variables:
-        kind = Kind.OPTIMIZER if name in optimizer else Kind.WEIGHT
+        kind = (kept or {}).get(name, Kind.WEIGHT)
         reason = facts.reasons.get(_with_port(name))
         found.append(_variable(ports, name, variable, kind, reason))
     return found

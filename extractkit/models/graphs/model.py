@@ -25,7 +25,7 @@ from extractkit.models.graphs.signature import tied
 from extractkit.models.graphs.transforming import transformed
 from extractkit.models.protocol import CheckpointAxis, Encoded, Fetch
 from extractkit.models.tensorflow_process import configure
-from extractkit.tensors import Catalog, Kind, TensorRecord
+from extractkit.tensors import VARIABLES, Catalog, Kind, TensorRecord
 from extractkit.values import Array
 
 Encoder = Callable[[Sequence[Sample]], Sequence[Encoded]]
@@ -163,7 +163,7 @@ class GraphModel:
     def _weights(self) -> Iterator[tuple[TensorRecord, Any]]:
         """Every weight that has a value, optimizer slots too, with its variable or tensor."""
         for record in self.catalog.records:
-            if record.kind in (Kind.WEIGHT, Kind.OPTIMIZER) and record.extractable:
+            if record.kind in VARIABLES and record.extractable:
                 yield record, self._values[record.address]
 
     @staticmethod

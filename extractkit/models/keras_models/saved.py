@@ -4,7 +4,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ ENDINGS = (ARCHIVE_ENDING, *HDF5_ENDINGS)
 
 _METADATA = "metadata.json"
 _WRITTEN_BY = ("keras_version", "backend")
+_TRAINING = "training_config"
 
 # What reading JSON and attributes out of a damaged file raises.
 _DAMAGE = (
@@ -52,6 +53,7 @@ class SavedKeras:
         version: of the Keras that wrote it ("2.2.4"), "" where the file does not tell.
         backend: that it was written with, "" where the file does not tell.
         elements: of all arrays in it together; no weight of the model has more.
+        optimizer: the serialized optimizer that the model was compiled with; empty: it was not.
     """
 
     path: Path
@@ -60,6 +62,7 @@ class SavedKeras:
     version: str
     backend: str
     elements: int
+    optimizer: dict[str, Any] = field(default_factory=dict)
 
     @property
     def is_hdf5(self) -> bool:
@@ -126,7 +129,8 @@ def _hdf5(at: str, file: Path) -> SavedKeras:
     weights = open_hdf5(file, at, whole=True)
     try:
         with h5py.File(file, "r") as opened:
-            attributes = {key: opened.attrs.get(key) for key in ("model_config", *_WRITTEN_BY)}
+            wanted = ("model_config", _TRAINING, *_WRITTEN_BY)
+            attributes = {key: opened.attrs.get(key) for key in wanted}
     except _DAMAGE as error:
         raise _damaged(at, error) from error
     if attributes["model_config"] is None and not len(weights):
@@ -138,7 +142,9 @@ def _hdf5(at: str, file: Path) -> SavedKeras:
         )
     version, backend = (_text(attributes[key] or "") for key in _WRITTEN_BY)
     config = _parsed(at, _text(attributes["model_config"]))
-    return SavedKeras(file, at, config, version, backend, _elements(weights))
+    training = attributes[_TRAINING]
+    optimizer = _optimizer(_parsed(at, _text(training)) if training else {}, "optimizer_config")
+    return SavedKeras(file, at, config, version, backend, _elements(weights), optimizer)
 
 
 def _archive(at: str, file: Path) -> SavedKeras:
@@ -160,7 +166,14 @@ def _archive(at: str, file: Path) -> SavedKeras:
         raise _damaged(at, error) from error
     version = str(metadata.get("keras_version", ""))
     weights = open_archive(file, at, whole=True)
-    return SavedKeras(file, at, _parsed(at, text), version, "", _elements(weights))
+    config = _parsed(at, text)
+    optimizer = _optimizer(config.get("compile_config"), "optimizer")
+    return SavedKeras(file, at, config, version, "", _elements(weights), optimizer)
+
+
+def _optimizer(training: Any, key: str) -> dict[str, Any]:
+    optimizer = training.get(key) if isinstance(training, dict) else None
+    return optimizer if isinstance(optimizer, dict) else {}
 
 
 def _elements(weights: WeightFile) -> int:

@@ -17,8 +17,11 @@ import h5py
 
 from extractkit.errors import ModelError
 from extractkit.models.foreign import told
+from extractkit.models.keras_models.averages import use_optimizer_averages, with_named_averages
 from extractkit.models.keras_models.pytorch_names import is_of_transformers
+from extractkit.models.keras_models.saved import SavedKeras, open_saved
 from extractkit.models.keras_models.weights_by_name import assign_by_name, assign_by_scope
+from extractkit.models.moving_averages import MovingAverages
 from extractkit.models.patching import patched
 from extractkit.models.weight_files import WeightFile, open_weights
 
@@ -32,21 +35,38 @@ _MODEL_WEIGHTS = "model_weights/"
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def load_weights(model: Any, weights: WeightFile, key: str = _KEY) -> None:
+def load_weights(
+    model: Any,
+    weights: WeightFile,
+    key: str = _KEY,
+    averages: MovingAverages | None = None,
+    saved: SavedKeras | None = None,
+) -> None:
     """Load a checkpoint into a built model.
 
     Args:
         model: of Keras 3 or tf-keras.
         key: the configuration key that names the weights, for messages.
+        averages: what the configuration says of moving averages in it; None: it is not asked.
+        saved: the whole model whose optimizer it keeps the variables of, where that is known.
 
     Raises:
         ModelError: it is damaged, or of another architecture; the first weight that does not fit
-            is named, with both shapes.
+            is named, with both shapes. Or averages are wanted, and it has none.
     """
     at = f"{key}={weights.path!r}"
-    if weights.format not in (_ARCHIVE, _HDF5):
-        assign_by_name(model, weights, at)
-        return
+    by_keras = weights.format in (_ARCHIVE, _HDF5)
+    if by_keras:
+        _load_by_keras_or_scope(model, weights, at)
+    else:
+        named = with_named_averages(weights, at, averages) if averages else weights
+        assign_by_name(model, named, at)
+    if averages and (by_keras or weights.averages):
+        saved = open_saved(str(weights.files[0])) if weights.format == _ARCHIVE else saved
+        use_optimizer_averages(model, weights, saved, at, averages)
+
+
+def _load_by_keras_or_scope(model: Any, weights: WeightFile, at: str) -> None:
     legacy = weights.format == _HDF5 and _is_legacy(weights.files[0])
     names = _named_by_keras_2(weights) if legacy else {}
     # The variables of transformers have names of their own, which do not count layers.

@@ -23,11 +23,12 @@ from extractkit.models.graphs.records import Found
 from extractkit.models.graphs.signature import chosen, declared, signature_of
 from extractkit.models.graphs.transforming import transformed
 from extractkit.models.input_settings import InputSetting
+from extractkit.models.moving_averages import DEFAULT as AVERAGES
 from extractkit.models.protocol import CheckpointAxis, Compilation, Fetch, Program
 from extractkit.models.sessions.graph import SessionGraph, with_constants
 from extractkit.models.sessions.naming import placeholders
 from extractkit.models.sessions.tables import table_contents
-from extractkit.models.sessions.variables import GraphVariable, optimizer_variables, variables_of
+from extractkit.models.sessions.variables import GraphVariable, kinds_of_variables, variables_of
 from extractkit.tensors import TEXT
 from extractkit.values import Array
 
@@ -45,6 +46,7 @@ class SessionModel(GraphModel):
         has_signature: whether inputs and outputs go by names of a signature.
         inner: names of inputs that are tensors in the midst of the graph.
         frozen: whether weights stand in the graph as constants.
+        averages: the name of moving averages: `VARIABLE/averages` is one of `VARIABLE`.
     """
 
     session: tf.compat.v1.Session
@@ -55,6 +57,7 @@ class SessionModel(GraphModel):
     has_signature: bool
     inner: frozenset[str]
     frozen: bool
+    averages: str = field(default=AVERAGES, kw_only=True)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     @property
@@ -86,7 +89,7 @@ class SessionModel(GraphModel):
             [(variable.name, variable) for variable in self.variables],
             signature=self.has_signature,
             frozen=self.frozen,
-            optimizer=optimizer_variables(graph),
+            kept=kinds_of_variables(graph, self.averages),
             facts=self.facts,
             inner=self.inner,
         )
@@ -246,6 +249,7 @@ def session_model(
     graph_def: Any = None,
     frozen: bool = False,
     checkpoints: CheckpointAxis | None = None,
+    averages: str = AVERAGES,
 ) -> SessionModel:
     """Put a session, whose variables have their values and whose tables are filled, to work.
 
@@ -262,6 +266,7 @@ def session_model(
         graph_def: the session's graph as it came, where operations have been added to it since.
         frozen: whether weights stand in the graph as constants.
         checkpoints: the weights that the session is to be given one after the other.
+        averages: the name of moving averages of variables.
 
     Raises:
         ConfigError: settings or constants for inputs that do not exist, or that do not fit them.
@@ -297,6 +302,7 @@ def session_model(
         frozen=frozen,
         origin={**(origin or {}), **({"constants": dict(constants)} if constants else {})},
         checkpoints=checkpoints,
+        averages=averages,
     ).settled()
 
 

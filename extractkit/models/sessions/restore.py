@@ -1,6 +1,6 @@
 """A checkpoint's weights into a session, checked against its graph first."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from extractkit.errors import ModelError
 from extractkit.models.foreign import told
-from extractkit.models.sessions.variables import GraphVariable, variables_of
+from extractkit.models.moving_averages import MovingAverages, named_averages
+from extractkit.models.sessions.variables import VARIABLE_TYPES, GraphVariable, variables_of
 from extractkit.models.weight_files.checkpoint_files import missing_file
 
 _MOST = 3
@@ -60,6 +61,73 @@ def restore(at: str, session: tf.compat.v1.Session, saver: Any, prefix: str) -> 
             _assign(session, variables, prefix)
     except (tf.errors.OpError, ValueError) as error:
         raise ModelError(f"{at} cannot be restored from {prefix!r}: {told(error)}") from error
+
+
+def restore_averages(
+    at: str,
+    session: tf.compat.v1.Session,
+    saver: Any,
+    prefix: str,
+    averages: MovingAverages,
+) -> None:
+    """Put the moving averages of a checkpoint in the places of variables, where they are wanted.
+
+    A graph for evaluation may have a Saver that does so itself (`ema.variables_to_restore()`):
+    then the variables are put in their places where averages are not wanted.
+
+    Args:
+        at, session, saver, prefix: as of `restore`, which comes first.
+        averages: what the configuration says of them.
+
+    Raises:
+        ModelError: the checkpoint has no averages, or not the variables, that are wanted.
+    """
+    graph = session.graph
+    reader = _reader(at, prefix)
+    stored = reader.get_variable_to_shape_map()
+    variables = {one.name: one for one in graph.get_operations() if one.type in VARIABLE_TYPES}
+    kept = {key for key in stored if key.rpartition("/")[0] in variables}
+    found = named_averages(stored, variables, averages.name)
+    if _has(graph, saver.restore_op_name) and found:
+        restoring = graph.get_operation_by_name(saver.restore_op_name)
+        by_saver = {one.key for one in _wanted_by_saver(restoring)} - set(variables)
+        if by_saver.issuperset(found.values()):
+            averages.record["restored_by"] = "the graph's own Saver"
+            if averages.setting is False:
+                _check(at, [_Wanted(name, None) for name in found], stored)
+                _feed(at, session, reader, {variables[name]: name for name in found})
+            return
+    own = [name for name in variables if name in stored and name not in set(found.values())]
+    others = (key.rpartition("/")[2] for key in kept)
+    chosen = averages.chosen(at, found, [n for n in own if not _is_kept(n, variables)], others)
+    _feed(at, session, reader, {variables[name]: key for name, key in chosen.items()})
+
+
+def _is_kept(name: str, variables: Collection[str]) -> bool:
+    """Whether a variable is kept for another, as an optimizer's slots are."""
+    return name.rpartition("/")[0] in variables
+
+
+def _feed(at: str, session: Any, reader: Any, keys: Mapping[Any, str]) -> None:
+    """Give variables the values of these keys, by the assignments that the graph has anyway."""
+    for variable, key in keys.items():
+        value = reader.get_tensor(key)
+        assign = next(
+            (
+                one
+                for one in variable.outputs[0].consumers()
+                if one.type in ("Assign", "AssignVariableOp") and one.inputs[0].op is variable
+            ),
+            None,
+        )
+        if assign is None:
+            raise ModelError(f"{at}: nothing in the graph assigns to {variable.name!r}")
+        try:
+            session.run(assign, {assign.inputs[1]: value})
+        except (tf.errors.OpError, ValueError) as error:
+            raise ModelError(
+                f"{at}: {key!r} {list(value.shape)} does not fit {variable.name!r}: {told(error)}"
+            ) from error
 
 
 def _reader(at: str, prefix: str) -> Any:

@@ -7,8 +7,12 @@ from typing import Any
 
 import tensorflow as tf
 
+from extractkit.models.moving_averages import named_averages
+from extractkit.tensors import Kind
+
 _REFERENCES = ("Variable", "VariableV2", "AutoReloadVariable")
 _HANDLE = "VarHandleOp"
+VARIABLE_TYPES = (*_REFERENCES, _HANDLE)
 _TRAINING = re.compile(r"^(Resource)?(Sparse)?Apply")
 _STEP = "global_step"
 
@@ -57,7 +61,22 @@ def variables_of(graph: tf.Graph) -> list[GraphVariable]:
     return found
 
 
-def optimizer_variables(graph: tf.Graph) -> set[str]:
+def kinds_of_variables(graph: tf.Graph, averages: str) -> dict[str, Kind]:
+    """Kinds of the variables that are not weights, by name (`op:0`).
+
+    Args:
+        averages: the name of moving averages: `VARIABLE/averages` is one of `VARIABLE`.
+    """
+    names = {
+        operation.name for operation in graph.get_operations() if operation.type in VARIABLE_TYPES
+    }
+    kinds = dict.fromkeys(_optimizer_variables(graph), Kind.OPTIMIZER)
+    for average in named_averages(names, names, averages).values():
+        kinds[f"{average}:0"] = Kind.MOVING_AVERAGE
+    return kinds
+
+
+def _optimizer_variables(graph: tf.Graph) -> set[str]:
     """Names (`op:0`) of the variables that only training needs: slots, rates, the step counter.
 
     What trains a variable takes it first, and behind it what belongs to the optimizer.
@@ -77,5 +96,5 @@ def _variables(tensors: Iterable[tf.Tensor]) -> Iterable[str]:
         operation: Any = tensor.op
         if operation.type in ("Identity", "ReadVariableOp"):
             operation = operation.inputs[0].op
-        if operation.type in (*_REFERENCES, _HANDLE):
+        if operation.type in VARIABLE_TYPES:
             yield operation.outputs[0].name

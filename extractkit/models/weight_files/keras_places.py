@@ -41,7 +41,8 @@ def _named(key: str) -> Place:
     training = key.startswith(f"{_OPTIMIZER_WEIGHTS}/")
     if layers[:1] and layers[0] in layers[1:]:
         del layers[: layers.index(layers[0], 1)]
-    return Place(tuple(layers), variable, training=training)
+    average = training and (variable.endswith("average") or "average" in layers[2:3])
+    return Place(tuple(layers), variable, training=training, average=average)
 
 
 def _numbered(key: str, layer_names: Mapping[str, str]) -> Place:

@@ -16,7 +16,12 @@ from extractkit.errors import ModelError, choices
 from extractkit.models.foreign import told
 from extractkit.models.tensorflow_process import quiet_start
 from extractkit.models.weight_files.checkpoint_files import INDEX_ENDING, checkpoint_files
-from extractkit.models.weight_files.tensorflow_places import OBJECT_GRAPH, object_names, places
+from extractkit.models.weight_files.tensorflow_places import (
+    OBJECT_GRAPH,
+    object_averages,
+    object_names,
+    places,
+)
 from extractkit.models.weight_files.weight_file import Entry, WeightFile, damaged
 from extractkit.values import Array
 
@@ -100,9 +105,15 @@ def open_checkpoint(prefix: str, at: str) -> WeightFile:
     if not entries:
         raise ModelError(f"{at} is a checkpoint without any variable in it")
     load = _loader(reader, at)
-    names = object_names(load(OBJECT_GRAPH).item()) if OBJECT_GRAPH in shapes else {}
+    names: dict[str, str] = {}
+    averages: tuple[str, ...] = ()
+    if OBJECT_GRAPH in shapes:
+        graph = load(OBJECT_GRAPH).item()
+        names = object_names(graph)
+        averages = tuple(key for key in object_averages(graph) if key in entries)
     shapes_alone = {key: entry.shape for key, entry in entries.items()}
-    return WeightFile(prefix, _FORMAT, files, entries, places(shapes_alone, names), load)
+    located = places(shapes_alone, names, averages)
+    return WeightFile(prefix, _FORMAT, files, entries, located, load, averages)
 
 
 def _loader(reader: Any, at: str) -> Callable[[str], Array]:

@@ -7,8 +7,11 @@ TF1's Saver writes a variable's name, `conv/kernel`, and an optimizer's slots be
 
 import re
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 
+from extractkit.models.moving_averages import DEFAULT as AVERAGE
+from extractkit.models.moving_averages import SLOTS
 from extractkit.models.weight_files.weight_file import Place
 
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
@@ -25,19 +28,22 @@ _COUNTERS = re.compile(r"(?:.*/)?(?:global_step|save_counter|beta[12]_power(?:_\
 _SLOT_NAMES = re.compile(
     r"(?:Adam|AdaMax|Adagrad|Adadelta|Ftrl|LARSOptimizer|LAMB|Momentum|RMSProp)(?:_\d+)?"
 )
-_AVERAGE = "ExponentialMovingAverage"
+_KEPT_BY_KERAS = "_model_variables_moving_average"
 _ITERATIONS = ("_iterations", "iterations", "iter")
 _METRICS = "keras_api/metrics/"
 
 Shape = tuple[int, ...]
 
 
-def places(shapes: Mapping[str, Shape], names: Mapping[str, str]) -> dict[str, Place]:
+def places(
+    shapes: Mapping[str, Shape], names: Mapping[str, str], averages: Collection[str] = ()
+) -> dict[str, Place]:
     """The place of every variable.
 
     Args:
         shapes: of all variables, by key.
         names: better names than their keys for some, as `object_names` gives them.
+        averages: keys of moving averages, as `object_averages` gives them.
     """
     paths = {key: names.get(key, key).partition(_ATTRIBUTES)[0] for key in shapes}
     optimizers = _optimizers(paths.values())
@@ -51,7 +57,40 @@ def places(shapes: Mapping[str, Shape], names: Mapping[str, str]) -> dict[str, P
             found[key] = _object(path, attribute, optimizers)
         else:
             found[key] = _graph_variable(key, shapes, optimizers)
-    return found
+    return {
+        key: replace(place, average=key in averages or _last(place.slot) in SLOTS)
+        for key, place in found.items()
+    }
+
+
+def _last(slot: str | None) -> str | None:
+    return slot and slot.rpartition("/")[2]
+
+
+def object_averages(graph: bytes) -> list[str]:
+    """Keys of the averages that an optimizer of Keras keeps, in the order of the weights.
+
+    Args:
+        graph: what the checkpoint holds under `OBJECT_GRAPH`.
+    """
+    from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
+
+    nodes = TrackableObjectGraph.FromString(graph).nodes
+    lists = {
+        child.node_id
+        for node in nodes
+        for child in node.children
+        if child.local_name == _KEPT_BY_KERAS
+    }
+    if len(lists) != 1:  # of two optimizers nobody knows whose weights are meant
+        return []
+    items = nodes[lists.pop()].children
+    in_order = sorted(
+        (int(item.local_name), item.node_id) for item in items if item.local_name.isdecimal()
+    )
+    return [
+        attribute.checkpoint_key for _, number in in_order for attribute in nodes[number].attributes
+    ]
 
 
 def object_names(graph: bytes) -> dict[str, str]:
@@ -125,7 +164,7 @@ def _graph_variable(key: str, shapes: Mapping[str, Shape], optimizers: set[str])
     parent, _, slot = key.rpartition("/")
     if _is_slot(parent, slot, shapes[key], shapes):
         *layers, variable = parent.split("/")
-        return Place(tuple(layers), variable, slot, training=slot != _AVERAGE)
+        return Place(tuple(layers), variable, slot, training=slot != AVERAGE)
     *layers, variable = key.split("/")
     training = _within(key, optimizers) or _COUNTERS.fullmatch(key) is not None
     return Place(tuple(layers), variable, training=training)

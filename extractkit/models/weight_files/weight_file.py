@@ -37,12 +37,14 @@ class Place:
         variable: what it is called there ("kernel"); a number where the format counts only.
         slot: the optimizer's or moving average's name for what it keeps of that variable ("Adam").
         training: whether training alone needs it: optimizer slots, counters, metrics.
+        average: whether it is the moving average of a variable.
     """
 
     layers: tuple[str, ...]
     variable: str
     slot: str | None = None
     training: bool = False
+    average: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +61,8 @@ class WeightFile:
         entries: what there is, by key, in natural order (`layer_2` before `layer_10`).
         places: by the same keys.
         load: reads one array; called with keys of `entries` alone.
+        averages: keys of the moving averages that an optimizer keeps, in the order of the model's
+            trainable weights, where the file says so.
     """
 
     path: str
@@ -67,6 +71,7 @@ class WeightFile:
     entries: Mapping[str, Entry]
     places: Mapping[str, Place]
     load: Callable[[str], Array]
+    averages: tuple[str, ...] = ()
     _stamps: Mapping[Path, Stamp] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -59,7 +59,9 @@ def test_slots_of_a_savers_checkpoint(saved: tuple[Path, dict[str, np.ndarray]])
         "conv/bias": Place(("conv",), "bias"),
         "conv/bias/Adam": Place(("conv",), "bias", "Adam", training=True),
         "conv/bias/Adam_1": Place(("conv",), "bias", "Adam_1", training=True),
-        "conv/bias/ExponentialMovingAverage": Place(("conv",), "bias", "ExponentialMovingAverage"),
+        "conv/bias/ExponentialMovingAverage": Place(
+            ("conv",), "bias", "ExponentialMovingAverage", average=True
+        ),
         "conv/kernel": Place(("conv",), "kernel"),
         "conv/kernel/Adam": Place(("conv",), "kernel", "Adam", training=True),
         "conv/kernel/Adam_1": Place(("conv",), "kernel", "Adam_1", training=True),

@@ -1,0 +1,149 @@
+"""Moving averages that an optimizer of Keras keeps, in the places of the model's weights.
+
+Keras 2 and 3 (`use_ema=True`) and tensorflow-addons keep one average for each trainable weight, in
+the model's order. Where a file numbers an optimizer's variables, only the optimizer's settings tell
+which of them are averages.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from extractkit.errors import ModelError
+from extractkit.models.keras_models.saved import SavedKeras
+from extractkit.models.moving_averages import KEY, MovingAverages, named_averages
+from extractkit.models.weight_files import WeightFile
+
+_NUMBERED = "optimizer/vars/"
+_NAMED = "optimizer_weights/"
+
+
+def with_named_averages(weights: WeightFile, at: str, averages: MovingAverages) -> WeightFile:
+    """The same file, its weights read from the averages that stand below them, where wanted.
+
+    Raises:
+        ModelError: averages are wanted, and there are none.
+    """
+    own = {key: weights.place(key) for key in weights if weights.place(key).slot is None}
+    found = named_averages(weights, own, averages.name)
+    if not isinstance(averages.setting, str):
+        by_place = {(place.layers, place.variable): key for key, place in own.items()}
+        for key in weights:
+            place = weights.place(key)
+            if place.average and place.slot and (place.layers, place.variable) in by_place:
+                found[by_place[place.layers, place.variable]] = key
+    found = {key: one for key, one in found.items() if weights.entry(one) == weights.entry(key)}
+    if not found and weights.averages:
+        return weights
+    variables = [key for key, place in own.items() if not place.training]
+    slots = (weights.place(key).slot for key in weights)
+    chosen = averages.chosen(at, found, variables, (slot for slot in slots if slot))
+    return replace(weights, load=lambda key: weights.load(chosen.get(key, key)))
+
+
+def keeps_averages(saved: SavedKeras) -> bool:
+    """Whether the optimizer that a model was compiled with keeps averages."""
+    name = str(saved.optimizer.get("class_name"))
+    return "Average" in name or _has_averages(saved.optimizer.get("config"))
+
+
+def use_optimizer_averages(
+    model: Any, weights: WeightFile, saved: SavedKeras | None, at: str, averages: MovingAverages
+) -> None:
+    """Put an optimizer's averages in the places of trainable weights, where they are wanted.
+
+    Args:
+        model: whose weights are loaded already.
+        weights: the file that they come from.
+        saved: the whole model whose optimizer it was; None: nobody knows it.
+        at: how messages name the file.
+
+    Raises:
+        ModelError: averages are wanted, and the file has none, or not those of this model.
+    """
+    variables = {_path(variable): variable for variable in model.trainable_variables}
+    keys = _keys(weights, saved, list(variables), at, averages)
+    if averages.setting is None and _in_place(variables, keys, weights):
+        return
+    own = [_path(variable) for variable in model.weights]
+    chosen = averages.chosen(at, keys, own)
+    shapes = {path: tuple(variable.shape) for path, variable in variables.items()}
+    stored = {path: weights.entry(key).shape for path, key in chosen.items() if key in weights}
+    if chosen and stored != shapes:
+        raise ModelError(
+            f"{KEY}: the averages in {at} are not those of the model's {len(variables)} trainable "
+            f"weights, of which they are {len(stored)}"
+        )
+    for path, key in chosen.items():
+        variables[path].assign(np.asarray(weights.read(key)))
+
+
+def _in_place(variables: Mapping[str, Any], keys: Mapping[str, str], weights: WeightFile) -> bool:
+    """Whether the weights are the averages already, as Keras leaves them at the end of `fit`."""
+    return all(
+        path in variables
+        and key in weights
+        and np.array_equal(np.asarray(variables[path]), weights.read(key))
+        for path, key in keys.items()
+    )
+
+
+def _path(variable: Any) -> str:
+    return str(getattr(variable, "path", variable.name)).partition(":")[0]
+
+
+def _keys(
+    weights: WeightFile,
+    saved: SavedKeras | None,
+    paths: Sequence[str],
+    at: str,
+    averages: MovingAverages,
+) -> Mapping[str, str]:
+    """The averages' keys by the paths of weights; empty where there are none."""
+    if weights.averages:
+        return dict(zip(paths, weights.averages, strict=False))
+    if any(key.startswith(_NAMED) for key in weights):
+        return _named(weights, paths)
+    if f"{_NUMBERED}0" not in weights:
+        return {}
+    optimizer = saved.optimizer if saved else {}
+    config = optimizer.get("config") or {}
+    if config.get("use_ema"):
+        # Before them: the counter of iterations and, in Keras 3, the rate unless a schedule
+        # gives it.
+        has_rate = saved is not None and saved.major == 3
+        first = 2 if has_rate and not isinstance(config.get("learning_rate"), dict) else 1
+        return {path: f"{_NUMBERED}{first + at}" for at, path in enumerate(paths)}
+    if not averages.used:
+        if _has_averages(config):
+            averages.warn(at)
+        return {}
+    if not optimizer or _has_averages(config):
+        raise ModelError(
+            f"{KEY}: {at} numbers what its optimizer keeps, and does not tell which numbers are "
+            f"averages. Save a copy with them in place: "
+            f"optimizer.finalize_variable_values(model.trainable_variables)"
+        )
+    return {}
+
+
+def _has_averages(config: Any) -> bool:
+    """Whether an optimizer, or one inside it, keeps averages."""
+    return isinstance(config, dict) and bool(
+        config.get("use_ema") or any(_has_averages(value) for value in config.values())
+    )
+
+
+def _named(weights: WeightFile, paths: Sequence[str]) -> dict[str, str]:
+    """Keys of averages by the names that whole HDF5 files have for them."""
+    found = {}
+    for key in weights:
+        # `Adam/average/dense/kernel`, `adam/dense_kernel_average`, `SGD/dense/kernel/average`
+        name = key.removeprefix(_NAMED).removesuffix(":0").partition("/")[2]
+        if key.startswith(_NAMED) and weights.place(key).average:
+            name = re.sub(r"^average/|/average$|_average$", "", name)
+            found[next((p for p in paths if name in (p, p.replace("/", "_"))), name)] = key
+    return found

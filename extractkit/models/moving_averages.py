@@ -1,0 +1,121 @@
+"""`model.moving_averages`: averages of weights that a checkpoint holds beside the weights.
+
+TensorFlow 1 keeps the average of a variable as `VARIABLE/ExponentialMovingAverage`, where the last
+part is the name that its `ExponentialMovingAverage` was given; optimizers keep it in a slot.
+"""
+
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from extractkit.errors import ConfigError, ModelError, choices
+
+KEY = "model.moving_averages"
+DEFAULT = "ExponentialMovingAverage"
+"""The name that TensorFlow gives averages where nobody chose another."""
+
+SLOTS = (DEFAULT, "average")
+"""Names of what is kept of a variable and is its average: TensorFlow's, and the optimizers'."""
+
+_MOST = 3
+_log = logging.getLogger(__name__)
+
+
+class MovingAverages:
+    """What a configuration wants of averages, and what was done with them.
+
+    Attributes:
+        setting: True: they take the places of the weights; a text: those of that name do; False:
+            they do not; None: they do not, and if there are any, a warning says so.
+        name: of the averages that are looked for.
+        record: what the manifest says of it; filled as weights are loaded. `used`: whether, or
+            which; `found`: how many averages; `without_average`: variables that keep their values.
+    """
+
+    def __init__(self, setting: object) -> None:
+        if (setting is not None and not isinstance(setting, bool | str)) or setting == "":
+            raise ConfigError(
+                f"{KEY}={setting!r} is neither true, false nor the name of averages. Give true "
+                f"for {DEFAULT!r}, or the name that the checkpoint has"
+            )
+        self.setting = setting
+        self.name = setting if isinstance(setting, str) else DEFAULT
+        self.record: dict[str, object] = {"used": setting} if self.used else {}
+        self._warned = False
+
+    @property
+    def used(self) -> bool:
+        """Whether averages take the places of weights."""
+        return self.setting is not None and self.setting is not False
+
+    def chosen(
+        self,
+        at: str,
+        averages: Mapping[str, str],
+        variables: Sequence[str],
+        others: Iterable[str] = (),
+    ) -> Mapping[str, str]:
+        """The averages to load, by the variable whose place they take; empty: none.
+
+        Args:
+            at: key and value of the configuration that name the checkpoint.
+            averages: keys of those that it holds, by variable.
+            variables: all of them.
+            others: names of what else the checkpoint keeps of variables, for the message.
+
+        Raises:
+            ModelError: averages are wanted, and it holds none.
+        """
+        if not self.used:
+            if self.setting is None and averages:
+                self.warn(at, len(averages))
+                self.record |= {"used": False, "found": len(averages)}
+            return {}
+        if not averages:
+            raise ModelError(
+                f"{KEY}={self._given}: {at} holds no averages named {self.name!r}. "
+                f"{choices(self.name, sorted(set(others)))} Leave {KEY} out to use the weights "
+                f"themselves"
+            )
+        without = [one for one in variables if one not in averages]
+        self.record |= {"found": len(averages), "without_average": without}
+        _log.info("%s: %d of %d variables are averages", at, len(averages), len(variables))
+        if without:
+            more = f" and {len(without) - _MOST} more" if len(without) > _MOST else ""
+            _log.info("%s: no average of %s%s", at, ", ".join(map(repr, without[:_MOST])), more)
+        return averages
+
+    def warn(self, at: str, count: int | None = None) -> None:
+        """Say once that there are averages, and how to use them."""
+        if not self._warned:
+            _log.warning(
+                "%s holds moving averages%s beside its weights. The weights themselves are used. "
+                "To use the averages: %s=true; to hide this warning: %s=false",
+                at,
+                "" if count is None else f" of {count} variables",
+                KEY,
+                KEY,
+            )
+        self._warned = True
+
+    @property
+    def _given(self) -> str:
+        return str(self.setting).lower() if isinstance(self.setting, bool) else repr(self.setting)
+
+
+def named_averages(
+    keys: Iterable[str], variables: Collection[str], name: str = DEFAULT
+) -> dict[str, str]:
+    """Keys `VARIABLE/NAME` by variable.
+
+    Averages made inside a variable scope have its name before the variable's.
+    """
+    found: dict[str, str] = {}
+    for key in sorted(keys, key=len):
+        variable, _, last = key.rpartition("/")
+        if last != name:
+            continue
+        while variable and variable not in variables:
+            variable = variable.partition("/")[2]
+        if variable:
+            found.setdefault(variable, key)
+    return found
