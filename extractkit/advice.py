@@ -14,8 +14,13 @@ def command(verb: str, *arguments: object) -> str:
 
 def override(key: str, value: object) -> str:
     """`KEY=VALUE` of one text, as Hydra takes it; quoted for a shell, too."""
+    return shlex.quote(hydra_override(key, value))
+
+
+def hydra_override(key: str, value: object) -> str:
+    """Return `KEY=VALUE` of one text in Hydra's grammar."""
     text = str(value)
-    return shlex.quote(f"{key}={text if _PLAIN.fullmatch(text) else hydra_quoted(text)}")
+    return f"{key}={text if _PLAIN.fullmatch(text) else hydra_quoted(text)}"
 
 
 def hydra_quoted(value: str) -> str:

@@ -12,6 +12,7 @@ from extractkit.advice import command
 from extractkit.component import Component
 from extractkit.config.compose import compose
 from extractkit.config.directory import new_run_directory
+from extractkit.config.model_files import spell_out
 from extractkit.config.recorded import in_memory, recorded_job
 from extractkit.config.where import where_it_runs
 from extractkit.engine.execute import execute, is_whole
@@ -45,7 +46,8 @@ def extract(
     """Run a job in this process and open what it left.
 
     Args:
-        overrides: as on the command line: `["model=bert", "selectors=attention"]`.
+        overrides: as on the command line: `["model=bert", "selectors=attention"]`, or
+            `["model=net.keras", …]`.
         model: a live model in place of the `model` group: a `keras.Model`, or an adapter with
             extractkit's `Model` protocol.
         inputs: live samples in place of the `inputs` group: a list of texts; an array (samples, …)
@@ -61,7 +63,7 @@ def extract(
         UserError: a mistake in what was given; nothing is left on disk.
         JobError: the job failed; committed shards stay readable.
     """
-    composed = compose(overrides, _live(model, inputs), trust)
+    composed = compose(spell_out(overrides), _live(model, inputs), trust)
     directory = composed.directory if run_dir is None else Path(run_dir).absolute()
     made = execute(
         composed.job,

@@ -3,12 +3,17 @@
 import os
 from collections.abc import Iterator, Sequence
 
+from extractkit.config.model_files import MODEL, file_of, model_file
 from extractkit.display import help as help_text
 from extractkit.errors import ConfigError, choices
+
+SWEEP = ("--multirun", "-m")
+"""Hydra's option for one job for each combination of values."""
 
 # Options that are followed by a value: Hydra's, and `--trust`.
 _VALUED = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn",
            "--config-dir", "-cd", "--experimental-rerun", "--trust")  # fmt: skip
+_CONFIG_DIR = ("--config-dir", "-cd")
 # May be followed by one of these.
 _INFO = ("--info", "-i")
 _TOPICS = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
@@ -23,6 +28,36 @@ def split_verb(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
         if argument in help_text.VERBS and not is_value:
             return argument, [*arguments[:index], *arguments[index + 1 :]]
     return None, list(arguments)
+
+
+def spell_out(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the arguments with a model's file replaced by its format and path, and what it is.
+
+    The file is given as `model=FILE` or as a word alone. Beside `model=FORMAT` a word alone gives
+    the path only.
+
+    Raises:
+        ConfigError: No format is known for the file, or several files are given.
+    """
+    folders = _config_folders(arguments)
+    swept = any(argument in SWEEP for argument in arguments)
+    chosen = [one for one in arguments if one.startswith(MODEL)]
+    found: list[str] = []
+    notes: list[str] = []
+    for argument, is_value in _with_values(arguments):
+        alone = not is_value and not argument.startswith(("-", "~", "+")) and "=" not in argument
+        if alone:
+            file = model_file(argument, swept=swept)
+        else:
+            file = None if is_value else file_of(argument, folders, swept=swept)
+        if file is None:
+            found.append(argument)
+            continue
+        if notes:
+            raise ConfigError(f"{argument!r} is a second model: {notes[0]}. Give one")
+        found += [file.path] if alone and chosen else [file.model, file.path]
+        notes.append(file.what)
+    return found, notes
 
 
 def overrides_first(arguments: Sequence[str]) -> list[str]:
@@ -44,6 +79,20 @@ def overrides_first(arguments: Sequence[str]) -> list[str]:
                 f"{choices(argument, help_text.VERBS)} An override is key=value, as in model=bert"
             )
     return overrides + flags
+
+
+def _config_folders(arguments: Sequence[str]) -> list[str]:
+    """The folders that `--config-dir` names."""
+    folders = []
+    before = ""
+    for argument in arguments:
+        option, equals, value = argument.partition("=")
+        if option in _CONFIG_DIR and equals:
+            folders.append(value)
+        elif before in _CONFIG_DIR:
+            folders.append(argument)
+        before = argument
+    return folders
 
 
 def complete_without_verb() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from extractkit.advice import command
-from extractkit.commands.arguments import complete_without_verb, overrides_first
+from extractkit.commands.arguments import SWEEP, complete_without_verb, overrides_first
 from extractkit.commands.options import TRUST
 from extractkit.commands.output import write_json, write_rendered
 from extractkit.errors import FinalError, UserError
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from extractkit.config.compose import Composition
     from extractkit.job import Job
 
-_SWEEP = ("--multirun", "-m")
 
 _Answer = tuple[object, "RenderableType"]
 """What a dry verb has to say of a job: as JSON, and for a person."""
@@ -156,7 +155,7 @@ def _look(
     rest = overrides_first(arguments)
     complete_without_verb()
     failures = launch(rest, look, fail, dry=True, trusted=trusted)
-    if as_json and (len(documents) > 1 or any(argument in _SWEEP for argument in arguments)):
+    if as_json and (len(documents) > 1 or any(argument in SWEEP for argument in arguments)):
         write_json(documents)
     elif as_json and documents and not failures:
         write_json(documents[0])

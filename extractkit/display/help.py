@@ -14,6 +14,7 @@ Verbs
 
 Groups (choose with GROUP=NAME, several at once with GROUP=[NAME,NAME])
 {groups}
+  A model's file may stand for model=NAME model.path=FILE: extractkit tensors net.keras
 
 Keys (override with KEY=VALUE, add a selector of your own with '+selectors.NAME.KEY=VALUE')
   selectors.NAME.…  path (glob), regex, layer_type, inside, op_type, kind, port, dtype, depth;
