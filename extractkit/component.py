@@ -21,6 +21,10 @@ from extractkit.trust import (
     of_keras,
 )
 
+IMPORTS = "imports"
+"""The argument of a model that names modules to import before it is loaded."""
+
+_MODEL = "model"
 _TARGET = "_target_"
 _PARTIAL = "_partial_"
 
@@ -39,6 +43,7 @@ class Component:
             returns (Hydra's `_partial_`).
         vouched: whether the user, or our own code, has named the target, and not merely a file.
             Then it may be of any kind, and lie in the working directory.
+        imports: Modules to import before the target is called; of a model alone.
     """
 
     at: str
@@ -46,6 +51,7 @@ class Component:
     arguments: Mapping[str, object] = field(default_factory=dict)
     partial: bool = False
     vouched: bool = field(default=True, compare=False)
+    imports: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, at: str, entry: object, trust: Trust = NOBODY) -> "Component":
@@ -66,10 +72,11 @@ class Component:
         partial = arguments.pop(_PARTIAL, False)
         if not isinstance(partial, bool):
             raise ConfigError(f"{at}.{_PARTIAL}={partial!r} is not true or false")
+        imports = _imports(at, arguments.pop(IMPORTS, None), trust) if at == _MODEL else ()
         trust.check(f"{at}.{_TARGET}", target)
         trust.check_arguments(at, target, arguments)
         nested = {key: _nested(f"{at}.{key}", value, trust) for key, value in arguments.items()}
-        return cls(at, target, nested, partial, trust.vouches(target))
+        return cls(at, target, nested, partial, trust.vouches(target), imports)
 
     def check(self) -> None:
         """Import the callable and hold the arguments against its signature.
@@ -134,6 +141,7 @@ class Component:
             yield module_of(self.target)
         if self.arguments.get(SAFE_MODE, True) is not True:
             yield f"{self.at}.{SAFE_MODE}"
+        yield from self.imports
         for value in self.arguments.values():
             for component in _components(value):
                 yield from component.trust_needed()
@@ -208,6 +216,23 @@ def _method_of_class(owner: type, name: str) -> Any:
             f"{choices(name, methods)}"
         )
     return found.__get__(None, owner)
+
+
+def _imports(at: str, value: object, trust: Trust) -> tuple[str, ...]:
+    """The modules that an entry names, each of which must be trusted."""
+    listed = [value] if isinstance(value, str) else value or []
+    if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
+        raise ConfigError(
+            f"{at}.{IMPORTS}={value!r} is not a list of modules: {at}.{IMPORTS}=[package.module]"
+        )
+    for name in listed:
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise ConfigError(
+                f"{at}.{IMPORTS}={name!r} is not the dotted path of a module. Give the name that "
+                f"is written after `import`: {at}.{IMPORTS}=[package.module]"
+            )
+        trust.check_import(f"{at}.{IMPORTS}", name)
+    return tuple(dict.fromkeys(listed))
 
 
 def _nested(at: str, value: object, trust: Trust) -> object:

@@ -68,7 +68,8 @@ class Trust:
     Attributes:
         modules: named by `--trust`: everything in them and below them may be called. The key of a
             setting (`model.safe_mode`) lets a file choose that setting.
-        targets: dotted paths that were typed as a `_target_` on the command line.
+        targets: dotted paths that were typed on the command line as a `_target_`, or as a module
+            to import.
         settings: everything that was typed there, as `KEY=VALUE`.
 
     Raises:
@@ -104,6 +105,18 @@ class Trust:
             f"would run code that is neither extractkit's nor Keras's. "
             f"If you trust it: --trust {module_of(target)}"
         )
+
+    def check_import(self, at: str, module: str) -> None:
+        """Refuse a module to import that only a file names: importing it runs its code.
+
+        Raises:
+            ConfigError: nobody vouches for it.
+        """
+        if not self.vouches(module):
+            raise ConfigError(
+                f"{at}={module!r} is refused: a file names it, and not the command line, and "
+                f"importing it runs its code. If you trust it: --trust {module}"
+            )
 
     def check_arguments(self, at: str, target: str, arguments: Mapping[str, object]) -> None:
         """Refuse what would run foreign code though the callable itself may be named.

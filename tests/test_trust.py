@@ -313,6 +313,8 @@ def test_a_trusted_module_is_a_dotted_name(module: str) -> None:
         ("model.factory._target_=choice(mine.a,mine.b)", {"mine.a", "mine.b"}),
         ("model.custom_objects.Mine=mine.Mine", {"mine.Mine"}),
         ("model.custom_objects={Mine: mine.Mine}", {"mine.Mine"}),
+        ("model.imports=[mine.layers,other]", {"mine.layers", "other"}),
+        ("model.imports=mine", {"mine"}),
         ("model.path=mine.build", set()),
         ("~model.factory._target_=mine.build", set()),
         ("model.factory._target_=glob(*)", set()),

@@ -6,11 +6,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
+from extractkit.component import IMPORTS
 from extractkit.config.leaves import leaves
 from extractkit.config.nested import opened
 from extractkit.trust import CUSTOM_OBJECTS, Trust
 
 _TARGET = "_target_"
+_IMPORTS = f"model.{IMPORTS}"
 
 
 def trust_of(arguments: Sequence[str], trusted: Sequence[str] = ()) -> Trust:
@@ -60,4 +62,4 @@ def _swept(override: Override) -> list[object]:
 
 def _names_target(key: str) -> bool:
     *above, last = key.split(".")
-    return last == _TARGET or CUSTOM_OBJECTS in above[-1:]
+    return last == _TARGET or CUSTOM_OBJECTS in above[-1:] or key.startswith(_IMPORTS)

@@ -8,7 +8,7 @@ from extractkit.engine.process import environment
 from extractkit.errors import RunDirectoryError
 from extractkit.plan import PlannedTensor
 from extractkit.runs.agreement import differences, job_differences
-from extractkit.runs.environment import package_versions
+from extractkit.runs.environment import module_versions, package_versions
 from extractkit.runs.manifest import Manifest, RunInputs, RunTensor, Skipped
 from extractkit.runs.origins import origins
 from extractkit.sinks.protocol import StoredTensor
@@ -19,6 +19,7 @@ def described(manifest: Manifest, prepared: Prepared) -> Manifest:
     job, opened = prepared.job, prepared.opened
     model, source, runtime = opened.model, opened.source, job.runtime
     checkpoints = tuple(opened.axis.checkpoints) if opened.axis is not None else ()
+    imported = module_versions(job.model.imports)
     known = replace(
         manifest,
         model={
@@ -37,9 +38,11 @@ def described(manifest: Manifest, prepared: Prepared) -> Manifest:
         origins=origins([job.model, job.inputs]),
         environment=environment(runtime.threads),
         seeds={"runtime": runtime.seed},
-        versions=package_versions(),
+        versions={**package_versions(), **imported},
         settings={
             **opened.settings,
+            # Their operations decide values, as TensorFlow's do.
+            **({"imports": [*job.model.imports, imported]} if job.model.imports else {}),
             "compile": runtime.compile,
             "device": runtime.device,
             "deterministic": runtime.deterministic,

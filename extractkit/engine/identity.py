@@ -78,7 +78,8 @@ def _plain(at: str, value: object, contents: Mapping[str, str]) -> Any:
         return contents[at]
     if isinstance(value, Component):
         arguments = _plain(at, value.arguments, contents)
-        return {"target": value.target, "partial": value.partial, "arguments": arguments}
+        imports = {"imports": list(value.imports)} if value.imports else {}
+        return {"target": value.target, "partial": value.partial, "arguments": arguments, **imports}
     if isinstance(value, Mapping):
         return {str(key): _plain(f"{at}.{key}", entry, contents) for key, entry in value.items()}
     if isinstance(value, list | tuple):

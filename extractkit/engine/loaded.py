@@ -18,6 +18,7 @@ from typing import Any
 from extractkit.component import Component
 from extractkit.inputs.files import Stamp
 from extractkit.job import Runtime
+from extractkit.models.imports import import_modules
 from extractkit.models.protocol import Compilation, Fetch, Model, Program
 from extractkit.runs.origins import files_of
 from extractkit.runs.schema import canonical
@@ -74,17 +75,22 @@ def model_of(component: Component, runtime: Runtime) -> Any:
         UserError: it cannot be built.
     """
     if not _KEEPING.get():
-        return component.build()
+        return _built(component)
     before = _key(component, runtime)
     if _PROCESS.last is not None and before is not None and _PROCESS.last.key == before:
         return _PROCESS.last.model
     forget()  # before the next one takes its memory
-    model = component.build()
+    model = _built(component)
     # Loading sets variables of the environment; and a file may have changed meanwhile.
     after = _key(component, runtime)
     if before is not None and after is not None and before.files == after.files:
         _PROCESS.last = _Loaded(after, model)
     return model
+
+
+def _built(component: Component) -> Any:
+    import_modules(component.imports)
+    return component.build()
 
 
 def program_of(model: Model, fetches: Sequence[Fetch], compilation: Compilation) -> Program:

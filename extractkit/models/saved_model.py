@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from extractkit.errors import ModelError, choices
-from extractkit.models.foreign import attribute, told
+from extractkit.models.foreign import attribute
 from extractkit.models.input_settings import InputSetting, parse_inputs
+from extractkit.models.operation_libraries import why_not_loaded
 from extractkit.models.protocol import Model
 from extractkit.models.saved_model_file import SavedModelFile, open_saved_model
 from extractkit.models.tensorflow_process import quiet_start
@@ -67,7 +68,7 @@ def _load_function(
     try:
         loaded = tf.saved_model.load(str(file.folder), tags=list(file.tags))
     except Exception as error:  # whatever the loader meets in a damaged file
-        raise ModelError(f"model.path={path!r} cannot be loaded: {told(error)}") from error
+        raise ModelError(f"model.path={path!r} {why_not_loaded(error)}") from error
     functions = _functions(loaded)
     chosen = _signature(path, tuple(functions), signature)
     function = functions[chosen]

@@ -9,8 +9,8 @@ from typing import Any
 import tensorflow as tf
 
 from extractkit.errors import ModelError, UserError
-from extractkit.models.foreign import told
 from extractkit.models.input_settings import InputSetting
+from extractkit.models.operation_libraries import why_not_loaded
 from extractkit.models.saved_model_file import SavedModelFile, parsed
 from extractkit.models.sessions.graph import clean
 from extractkit.models.sessions.importing import seed_unseeded, session_config
@@ -43,7 +43,7 @@ def load_in_session(
         raise
     except Exception as error:  # whatever the loader meets in a damaged file
         session.close()
-        raise ModelError(f"model.path={path!r} cannot be loaded: {told(error)}") from error
+        raise ModelError(f"model.path={path!r} {why_not_loaded(error)}") from error
     return session_model(
         "saved_model",
         session,

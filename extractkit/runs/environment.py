@@ -30,13 +30,28 @@ class GitState:
 
 def package_versions(names: Iterable[str] = PACKAGES) -> dict[str, str]:
     """Version of Python and of each of these packages that is installed."""
-    versions = {"python": platform.python_version()}
+    return {"python": platform.python_version(), **_installed(names)}
+
+
+def _installed(names: Iterable[str]) -> dict[str, str]:
+    versions = {}
     for name in names:
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
     return versions
+
+
+def module_versions(modules: Iterable[str]) -> dict[str, str]:
+    """Version of each installed package that has one of these modules."""
+    wanted = [name.partition(".")[0] for name in modules]
+    if not wanted:
+        return {}
+    packages = metadata.packages_distributions()
+    return _installed(
+        dict.fromkeys(package for name in wanted for package in packages.get(name, ()))
+    )
 
 
 def git_state(directory: Path | None = None) -> GitState | None:

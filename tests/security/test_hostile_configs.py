@@ -35,6 +35,7 @@ _JOB = {
     "deep in a list": "model: {factory: {_target_: keras.Sequential, "
     "layers: [{_target_: keras.layers.ReLU, a: [[{b: {_target_: CANARY.call}}]]}]}}",
     "custom object": "model: {custom_objects: {Mine: CANARY.call}}",
+    "module to import": "model: {imports: [CANARY]}",
     "serialized object": "model: {factory: {_target_: tf_keras.layers.Dense, units: 1, "
     "activation: {class_name: function, module: CANARY, config: call}}}",
     "target from another key": "runtime: {device: CANARY.call}\n"

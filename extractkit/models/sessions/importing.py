@@ -1,6 +1,5 @@
 """Graphs of TensorFlow 1 from files, checked, into sessions."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,11 @@ from google.protobuf.message import DecodeError, Message
 from extractkit.errors import ModelError
 from extractkit.models.foreign import told
 from extractkit.models.in_force import remember
+from extractkit.models.operation_libraries import why_not_loaded
 from extractkit.models.recognition import refuse_others
 from extractkit.models.sessions.graph import clean
 
 _TEXT = (".pbtxt", ".txt", ".prototxt")
-_UNKNOWN = re.compile(r"Op type not registered '([^']+)'")
 
 
 def read_graph_def(path: str, file: Path) -> Any:
@@ -67,7 +66,7 @@ def new_session(path: str, graph_def: Any) -> tf.compat.v1.Session:
         with graph.as_default():
             tf.graph_util.import_graph_def(graph_def, name="")
     except (ValueError, TypeError, KeyError, tf.errors.OpError) as error:
-        raise ModelError(f"model.path={path!r} {_why_not(error)}") from error
+        raise ModelError(f"model.path={path!r} {why_not_loaded(error)}") from error
     return tf.compat.v1.Session(graph=graph, config=session_config())
 
 
@@ -94,12 +93,3 @@ def seed_unseeded(graph_def: Any) -> None:
                 node.attr["seed"].i or node.attr["seed2"].i
             ):
                 node.attr["seed"].i = 1
-
-
-def _why_not(error: Exception) -> str:
-    if unknown := _UNKNOWN.search(str(error)):
-        return (
-            f"needs the operation {unknown[1]!r}, which this TensorFlow does not have. Load the "
-            f"library that it comes from in Python (tf.load_op_library), then extractkit.extract(…)"
-        )
-    return f"cannot be imported by TensorFlow: {told(error)}"
