@@ -24,6 +24,58 @@ Array = npt.NDArray[Any]
 VALUES, OFFSETS, SHAPES = "values", "offsets", "shapes"
 
 
+def as_array(values: object) -> Array:
+    """Return values as an array, strings as objects of any length.
+
+    NumPy's own types for strings have a fixed width, and drop the zeros at the end of a value. An
+    array that has such a type already keeps it: what it has dropped is gone.
+
+    Raises:
+        ValueError: nested lists of different lengths, or values that NumPy cannot convert.
+    """
+    array = np.asarray(values)
+    if array.dtype.kind not in "SU" or hasattr(values, "dtype"):
+        return array
+    return np.array(values, object)
+
+
+def as_bytes(rows: Array) -> Array:
+    """Return bytes objects of rows of uint8, as HDF5 gives what it stores in variable length.
+
+    Args:
+        rows: objects, each a one-dimensional array of uint8.
+    """
+    strings = np.empty(rows.shape, object)
+    for place in np.ndindex(rows.shape):
+        strings[place] = rows[place].tobytes()
+    return strings
+
+
+def as_rows(strings: Array) -> Array:
+    """Return the bytes of each string as an array of uint8; the inverse of `as_bytes`.
+
+    Raises:
+        TypeError: an object that is neither text nor bytes.
+    """
+    rows = np.empty(strings.shape, object)
+    for place in np.ndindex(strings.shape):
+        rows[place] = np.frombuffer(encoded(strings[place]), np.uint8)
+    return rows
+
+
+def encoded(string: object) -> bytes:
+    """Return a text in UTF-8, and bytes as they are.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if isinstance(string, str):
+        return string.encode()
+    if isinstance(string, bytes):
+        return string
+    raise TypeError(f"{string!r:.60} is {type(string).__name__}, neither text nor bytes")
+
+
 @dataclass(frozen=True, eq=False)
 class Dense:
     """Values of one shape for every sample.
@@ -257,7 +309,7 @@ def digest(values: Iterable[tuple[str, Values]]) -> str:
 
 def _text_bytes(array: Array) -> bytes:
     """Texts end to end, each after its length: an array of objects holds addresses in memory."""
-    texts = [item.encode() if isinstance(item, str) else bytes(item) for item in array.flat]
+    texts = list(map(encoded, array.flat))
     return b"".join(len(text).to_bytes(8, "little") + text for text in texts)
 
 

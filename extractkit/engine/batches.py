@@ -9,6 +9,7 @@ import numpy as np
 from extractkit.inputs.protocol import InputSpec, Sample, Signature, Source
 from extractkit.models.protocol import Encoded, Model
 from extractkit.plan import numpy_dtype
+from extractkit.tensors import TEXT
 from extractkit.values import Array
 
 
@@ -105,7 +106,8 @@ def _stacked(spec: InputSpec, arrays: Sequence[Array], longest: Mapping[str, int
     )
     if all(array.shape == shape for array in arrays):
         return np.stack(arrays)
-    stacked = np.full((len(arrays), *shape), spec.pad, dtype=numpy_dtype(spec.dtype))
+    fill = b"" if spec.dtype == TEXT else spec.pad
+    stacked = np.full((len(arrays), *shape), fill, dtype=numpy_dtype(spec.dtype))
     for row, array in zip(stacked, arrays, strict=True):
         row[tuple(slice(size) for size in array.shape)] = array
     return stacked

@@ -45,18 +45,17 @@ class Cells:
             )
         return cls(column, name)
 
-    def text(self, row: int, at: str) -> str:
-        """The text in this row.
+    def string(self, row: int, at: str) -> str | bytes:
+        """The text in this row, or its bytes where they are not UTF-8.
 
         Raises:
             InputError: there is none.
         """
         try:
             value = self.column[row].as_py()
-            value = value.decode() if isinstance(value, bytes) else value
         except UnicodeDecodeError as error:
             raise InputError(f"{at}: column {self.name!r} is not UTF-8: {error}") from error
-        if not isinstance(value, str):
+        if not isinstance(value, str | bytes):
             raise InputError(
                 f"{at}: column {self.name!r} is {self.column.type} and holds {value!r:.60}, no text"
             )
@@ -121,5 +120,7 @@ def _is_text(kind: Any) -> bool:
         types.is_string_view,
         types.is_binary,
         types.is_large_binary,
+        types.is_binary_view,
+        types.is_fixed_size_binary,
     )
     return any(test(kind) for test in known)

@@ -10,6 +10,7 @@ import numpy as np
 
 from extractkit.errors import InputError, choices
 from extractkit.inputs.protocol import InputSpec, Signature
+from extractkit.inputs.strings import check_string, check_strings, is_string
 from extractkit.plan import numpy_dtype
 from extractkit.tensors import TEXT
 
@@ -69,14 +70,10 @@ def check_text(text: object, at: str) -> bytes:
     Raises:
         InputError: it is no text, or cannot be written down.
     """
-    if not isinstance(text, str):
-        raise InputError(f"{at} is {type(text).__name__}, no text: {text!r:.60}")
-    try:
-        return text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"{at} holds {text[error.start]!r}, half a surrogate pair and no character"
-        ) from error
+    if isinstance(text, bytes):
+        raise InputError(f"{at} is bytes, no text: {text!r:.60}")
+    check_string(text, at)
+    return str(text).encode("utf-8")
 
 
 def check_names(given: list[str], signature: Signature, at: str) -> None:
@@ -110,8 +107,9 @@ def check_dtype(spec: InputSpec, dtype: DType, signature: Signature, at: str) ->
     """
     if dtype.hasobject and spec.dtype != TEXT:
         raise InputError(
-            f"{at}: {spec.name!r} holds Python objects, model {signature.model!r} takes "
-            f"{spec.dtype}. Convert it first, with array.astype"
+            f"{at}: {spec.name!r} holds Python objects (texts, None or a mixture), model "
+            f"{signature.model!r} takes {spec.dtype}. Fill in what is missing and convert it: "
+            f"array.astype({spec.dtype!r})"
         )
     if not _keeps_meaning(dtype, spec):
         wanted = "str" if spec.dtype == TEXT else spec.dtype
@@ -125,13 +123,11 @@ def check_held(spec: InputSpec, values: np.ndarray[Shape, DType], at: str) -> No
     """Refuse single values that the model's type cannot hold.
 
     Raises:
-        InputError: a whole number that a narrower type would wrap around, or an object among
-            texts that is none; the message names it.
+        InputError: a whole number that a narrower type would wrap around, an object among strings
+            that is none, or bytes that a fixed-width type may have cut; the message names it.
     """
     if spec.dtype == TEXT:
-        for text in values.flat:
-            if not isinstance(text, bytes):
-                check_text(text, f"{at}: {spec.name!r}")
+        check_strings(values, f"{at}: {spec.name!r}")
         return
     wanted = numpy_dtype(spec.dtype)
     if values.dtype.kind not in "iu" or wanted.kind not in "iu" or not values.size:
@@ -176,7 +172,7 @@ def describe(signature: Signature) -> str:
 
 def _keeps_meaning(given: DType, spec: InputSpec) -> bool:
     if spec.dtype == TEXT:
-        return given.kind in "OSU"
+        return is_string(given)
     wanted = numpy_dtype(spec.dtype)
     both_whole = given.kind in "iu" and wanted.kind in "iu"
     return both_whole or np.can_cast(given, wanted, casting="same_kind")

@@ -17,10 +17,10 @@ from extractkit.inputs.checks import (
     check_range,
     check_shapes,
 )
+from extractkit.inputs.conversion import as_taken, converted
 from extractkit.inputs.faults import FAULT, Faults
 from extractkit.inputs.fingerprints import contents
 from extractkit.inputs.protocol import Identity, InputSpec, Sample, Signature
-from extractkit.plan import numpy_dtype
 from extractkit.values import Array
 
 _CHUNK_BYTES = 1 << 23
@@ -75,10 +75,7 @@ class ColumnSource:
         """
         check_range(start, stop, len(self))
         inputs = {
-            name: np.array(
-                _held(column, self.specs[name], start, stop, self.at),
-                numpy_dtype(self.specs[name].dtype),
-            )
+            name: converted(_held(column, self.specs[name], start, stop, self.at), self.specs[name])
             for name, column in self.columns.items()
         }
         return [
@@ -120,9 +117,9 @@ def bind_columns(
     check_names(list(columns), signature, at)
     for spec in signature.specs:
         check_dtype(spec, columns[spec.name].dtype, signature, at)
-    found = check_shapes({name: columns[name].shape for name in columns}, signature, at)
+    ordered = {spec.name: _as_taken(columns[spec.name], spec) for spec in signature.specs}
+    found = check_shapes({name: ordered[name].shape for name in ordered}, signature, at)
     count = found if limit is None else min(limit, found)
-    ordered = {spec.name: columns[spec.name] for spec in signature.specs}
     return ColumnSource(
         ordered,
         {spec.name: spec for spec in signature.specs},
@@ -130,8 +127,42 @@ def bind_columns(
         origin,
         count,
         _fingerprint(ordered, signature, count, at),
-        notes,
+        (*notes, *_cut_strings(ordered, signature)),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Reshaped:
+    """A column whose samples have another shape."""
+
+    column: Column
+    shape: tuple[int, ...]
+
+    @property
+    def dtype(self) -> DType:
+        return self.column.dtype
+
+    def __getitem__(self, rows: slice, /) -> Array:
+        values = self.column[rows]
+        return values.reshape(len(values), *self.shape[1:])
+
+
+def _as_taken(column: Column, spec: InputSpec) -> Column:
+    if not column.shape:
+        return column
+    samples, *own = column.shape
+    shape = (samples, *as_taken(tuple(own), spec.shape))
+    return column if shape == column.shape else _Reshaped(column, shape)
+
+
+def _cut_strings(columns: Mapping[str, Column], signature: Signature) -> list[str]:
+    """A note on every column that cannot tell zeros at the end of a string from padding."""
+    return [
+        f"{spec.name}: values of NumPy's fixed-width type {columns[spec.name].dtype.str!r} end "
+        f"before their last zero bytes; bytes that may end in zeros need an array of objects"
+        for spec in signature.specs
+        if columns[spec.name].dtype.kind == "S"
+    ]
 
 
 def _fingerprint(columns: Mapping[str, Column], signature: Signature, count: int, at: str) -> str:
@@ -154,7 +185,7 @@ def _contents(
     """What these rows hold, in parts; rows that are no good are found by halving."""
     try:
         values = _held(column, spec, start, stop, at)
-        yield contents(values.astype(numpy_dtype(spec.dtype), copy=False))
+        yield contents(converted(values, spec, copy=False))
     except InputError as error:
         if stop - start == 1:
             faults.add(error)

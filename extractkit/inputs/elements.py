@@ -14,8 +14,10 @@ from extractkit.errors import InputError
 from extractkit.inputs.checks import describe
 from extractkit.inputs.fields import input_fields, reads_text, text_field
 from extractkit.inputs.protocol import InputSpec, Sample, Signature
+from extractkit.inputs.strings import string_data
 from extractkit.plan import numpy_dtype
-from extractkit.values import Array
+from extractkit.tensors import TEXT
+from extractkit.values import Array, as_array
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,12 @@ class Elements:
             return self._single(index, element, text, at)
         if text:
             positions = isinstance(element, tuple) and self.column not in named
-            field = text_field("0" if positions else self.column, list(named), at)
+            column = "0" if positions else self.column
+            field = text_field(column, list(named), self.signature, at)
             used = {field}
-            data: str | dict[str, Array] = _text(named[field], f"{at}: {field!r}")
+            data: str | dict[str, Array] = string_data(
+                named[field], self.signature, f"{at}: {field!r}"
+            )
         else:
             fields = self._fields(element, named, at)
             used = set(fields.values())
@@ -70,7 +75,8 @@ class Elements:
 
     def _single(self, index: int, element: object, text: bool, at: str) -> Sample:
         if text:
-            return Sample(index, str(index), self.source, _text(element, at))
+            data = string_data(element, self.signature, at)
+            return Sample(index, str(index), self.source, data)
         if len(self.signature.specs) != 1:
             raise InputError(
                 f"{at} is one value, {type(element).__name__}, and model "
@@ -78,8 +84,7 @@ class Elements:
                 f"Give a mapping from their names, or a tuple in their order"
             )
         spec = self.signature.specs[0]
-        data = {spec.name: _array(element, spec, at)}
-        return Sample(index, str(index), self.source, data)
+        return Sample(index, str(index), self.source, {spec.name: _array(element, spec, at)})
 
 
 class Rows:
@@ -135,8 +140,12 @@ def _named(element: object, several: bool) -> dict[str, object] | None:
 
 
 def _array(value: object, spec: InputSpec, at: str) -> Array:
+    if value is None:
+        raise InputError(f"{at} is missing (None). Fill it in, or leave the sample out")
+    if spec.dtype == TEXT and isinstance(value, bytearray | memoryview):
+        value = bytes(value)
     try:
-        array = np.asarray(value)
+        array = as_array(value) if spec.dtype == TEXT else np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{at} makes no array: {error}") from error
     # NumPy takes an empty list for real numbers.
@@ -144,23 +153,10 @@ def _array(value: object, spec: InputSpec, at: str) -> Array:
     return array if typed else array.astype(numpy_dtype(spec.dtype))
 
 
-def _text(value: object, at: str) -> str:
-    if isinstance(value, np.ndarray) and value.ndim == 0:
-        value = value.item()
-    if isinstance(value, bytes):
-        try:
-            return value.decode()
-        except UnicodeDecodeError as error:
-            raise InputError(f"{at} is not UTF-8: {error}") from error
-    if not isinstance(value, str):
-        raise InputError(f"{at} is {type(value).__name__}, no text: {value!r:.60}")
-    return str(value)
-
-
 def _plain(value: object) -> str | int | float | bool | None:
     """A single value as it can be written down; None for all others."""
     if isinstance(value, np.generic) or getattr(value, "shape", None) == ():
-        value = np.asarray(value).item()
+        value = as_array(value).item()
     if isinstance(value, bytes):
         value = value.decode("utf-8", "backslashreplace")
     if isinstance(value, str):

@@ -28,13 +28,20 @@ def reads_text(columns: Mapping[str, str] | None, column: str, signature: Signat
     return False
 
 
-def text_field(column: str, available: Sequence[str], at: str) -> str:
-    """The column that holds the text.
+def text_field(column: str, available: Sequence[str], signature: Signature, at: str) -> str:
+    """The column that holds the text, or the bytes of a model's one string input.
+
+    The input's own name and the only column there is will do where no other is asked for.
 
     Raises:
         InputError: there is none of this name.
     """
     if column not in available:
+        if column == TEXT_COLUMN and signature.string is not None:
+            if signature.string.name in available:
+                return signature.string.name
+            if len(available) == 1:
+                return available[0]
         raise InputError(
             f"{at} has no column {column!r}. {choices(column, available)} "
             f"Give the one with the text, inputs.column=…, or one for each of the model's inputs, "

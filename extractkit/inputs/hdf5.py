@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 
 from extractkit.errors import InputError, choices
 from extractkit.inputs.checks import DType, check_limit, describe
@@ -13,7 +14,9 @@ from extractkit.inputs.columns import ColumnSource, bind_columns
 from extractkit.inputs.fields import input_fields
 from extractkit.inputs.files import PathLike, Stamp, find_file
 from extractkit.inputs.protocol import Signature
-from extractkit.values import Array
+from extractkit.inputs.strings import is_string
+from extractkit.tensors import TEXT
+from extractkit.values import Array, as_bytes
 
 _UNREADABLE = (
     OSError,  # damaged chunks, a filter that is not installed
@@ -66,8 +69,9 @@ class Hdf5:
             file = h5py.File(path, "r")
             # A name that is given is looked up: it may be a link, which the list leaves out.
             available = [*_datasets(file), *map(str, (self.columns or {}).values())]
+            strings = {spec.name for spec in signature.specs if spec.dtype == TEXT}
             columns = {
-                name: StoredDataset.find(file, field, path, stamp, at)
+                name: StoredDataset.find(file, field, path, stamp, at, strings=name in strings)
                 for name, field in input_fields(self.columns, signature, available, at).items()
             }
         except _UNREADABLE as error:
@@ -94,8 +98,14 @@ class StoredDataset:
     at: str
 
     @classmethod
-    def find(cls, file: Any, name: str, path: Path, stamp: Stamp, at: str) -> "StoredDataset":
+    def find(
+        cls, file: Any, name: str, path: Path, stamp: Stamp, at: str, strings: bool
+    ) -> "StoredDataset":
         """The dataset of this name.
+
+        Args:
+            strings: whether it is for an input that takes them: bytes can be opaque, or rows of
+                uint8 of any length, where zeros at their end are kept.
 
         Raises:
             InputError: there is none, it leads out of the file, or holds no numbers or texts.
@@ -109,8 +119,10 @@ class StoredDataset:
                 f"{at} keeps its values outside of itself, where they are not followed. "
                 f"Store them in it: file.create_dataset(NAME, data=values)"
             )
-        text = h5py.check_string_dtype(node.dtype) is not None
-        if node.shape is None or node.dtype.kind == "V" or (node.dtype.hasobject and not text):
+        readable = node.dtype.kind in "biufcS" or h5py.check_string_dtype(node.dtype) is not None
+        if strings and not readable:
+            readable = is_string(node.dtype) if node.dtype.kind == "V" else _holds_bytes(node)
+        if node.shape is None or not readable:
             raise InputError(
                 f"{at} holds {_content(node)}; numbers, texts and true or false can be read. "
                 f"Store an array of one shape"
@@ -139,9 +151,13 @@ class StoredDataset:
         self.stamp.check(self.path)
         try:
             values: Array = self.dataset[rows]
+            return as_bytes(values) if _holds_bytes(self.dataset) else values
         except _UNREADABLE as error:
             raise InputError(f"{self.at} cannot be read: {error}") from error
-        return values
+
+
+def _holds_bytes(node: Any) -> bool:
+    return bool(h5py.check_vlen_dtype(node.dtype) == np.uint8)
 
 
 def _node(file: Any, name: str, at: str) -> Any:

@@ -12,7 +12,8 @@ from extractkit.inputs.checks import check_range, check_takes_text, check_text, 
 from extractkit.inputs.columns import ColumnSource, bind_columns
 from extractkit.inputs.faults import FAULT, Faults
 from extractkit.inputs.protocol import Identity, Sample, Signature
-from extractkit.values import Array
+from extractkit.tensors import TEXT
+from extractkit.values import Array, as_array
 
 ORIGIN = "memory"
 
@@ -34,7 +35,11 @@ class LiveArrays:
         Raises:
             InputError: they do not fit.
         """
-        columns = {name: _array(name, given) for name, given in self._named(signature).items()}
+        strings = {spec.name for spec in signature.specs if spec.dtype == TEXT}
+        columns = {
+            name: _array(name, given, name in strings)
+            for name, given in self._named(signature).items()
+        }
         return bind_columns(columns, signature, at="inputs", origin=ORIGIN)
 
     def _named(self, signature: Signature) -> Mapping[str, object]:
@@ -136,9 +141,9 @@ def _axes(given: object) -> int | None:
     return getattr(given, "ndim", None)
 
 
-def _array(name: str, given: object) -> Array:
+def _array(name: str, given: object, strings: bool) -> Array:
     try:
-        return np.asarray(given)
+        return as_array(given) if strings else np.asarray(given)
     except ValueError as error:
         raise InputError(
             f"inputs: {name!r} makes no array: {error}. "

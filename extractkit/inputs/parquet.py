@@ -18,6 +18,7 @@ from extractkit.inputs.fields import TEXT_COLUMN, input_fields, reads_text, text
 from extractkit.inputs.files import PathLike, Stamp, find_files, printable, short_names
 from extractkit.inputs.protocol import Identity, Sample, Signature
 from extractkit.inputs.records import Chain, RecordSource, bind_records, shaped
+from extractkit.inputs.strings import string_data
 
 # The one that is read, and its neighbour, which a batch may reach into.
 _GROUPS_IN_MEMORY = 2
@@ -85,11 +86,10 @@ class Parquet:
             )
             fields: Mapping[str, str]
             if text := reads_text(self.columns, self.column, signature):
-                fields = {"": text_field(self.column, available, at)}
+                fields = {"": text_field(self.column, available, signature, at)}
             else:
                 fields = input_fields(self.columns, signature, available, at)
-            shapes = {spec.name: spec.shape for spec in signature.specs}
-            return Table(path, name, stamp, tuple(ends), fields, text, shapes, groups)
+            return Table(path, name, stamp, tuple(ends), fields, text, signature, groups)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +103,7 @@ class Table:
         ends: for each row group how many rows there are up to its end.
         fields: for each of the model's inputs its column; a text's has no name.
         text: whether a row is a text.
-        shapes: what the model takes of each input.
+        signature: what the model takes.
         groups: decoded ones, shared by all files.
     """
 
@@ -113,7 +113,7 @@ class Table:
     ends: tuple[int, ...]
     fields: Mapping[str, str]
     text: bool
-    shapes: Mapping[str, tuple[int | None, ...]]
+    signature: Signature
     groups: "RowGroups"
 
     def __len__(self) -> int:
@@ -133,10 +133,14 @@ class Table:
         at = f"inputs.path={str(self.path)!r}, row {index}"
         own = self.identify(index)
         if self.text:
-            return Sample(index, own.id, own.source, cells[self.fields[""]].text(row, at))
+            field = self.fields[""]
+            found = string_data(
+                cells[field].string(row, at), self.signature, f"{at}: column {field!r}"
+            )
+            return Sample(index, own.id, own.source, found)
         data = {
-            one: shaped(cells[field].values(row, at), self.shapes[one])
-            for one, field in self.fields.items()
+            spec.name: shaped(cells[self.fields[spec.name]].values(row, at), spec.shape)
+            for spec in self.signature.specs
         }
         return Sample(index, own.id, own.source, data)
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from extractkit.tensors import TEXT
 from extractkit.values import Array
 
 
@@ -51,6 +52,13 @@ class Signature:
     takes_text: bool = False
     longest: Mapping[str, int] | None = None
     batch: int | None = None
+
+    @property
+    def string(self) -> InputSpec | None:
+        """The only input, where it is a single string: a text, or bytes of any kind."""
+        alone = self.specs[0] if len(self.specs) == 1 else None
+        single = alone is not None and alone.dtype == TEXT and alone.shape in ((), (1,))
+        return alone if single else None
 
     @property
     def free_axes(self) -> tuple[str, ...]:

@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Protocol
 
-import numpy as np
-
 from extractkit.errors import InputError
 from extractkit.inputs.checks import (
     check_dtype,
@@ -20,10 +18,10 @@ from extractkit.inputs.checks import (
     check_takes_text,
     check_text,
 )
+from extractkit.inputs.conversion import as_taken, converted
 from extractkit.inputs.faults import FAULT, Faults
 from extractkit.inputs.fingerprints import sample_digest
 from extractkit.inputs.protocol import Identity, Sample, Signature
-from extractkit.plan import numpy_dtype
 from extractkit.values import Array
 
 # Of each sample's digest so many bytes stay in memory: enough to notice that it has changed.
@@ -191,8 +189,11 @@ def fitted(sample: Sample, index: int, signature: Signature, at: str) -> Sample:
     for spec in signature.specs:
         check_dtype(spec, given[spec.name].dtype, signature, where)
         check_held(spec, given[spec.name], where)
-    check_shapes({name: (1, *value.shape) for name, value in given.items()}, signature, where)
     data = {
-        spec.name: np.array(given[spec.name], numpy_dtype(spec.dtype)) for spec in signature.specs
+        spec.name: converted(
+            given[spec.name].reshape(as_taken(given[spec.name].shape, spec.shape)), spec
+        )
+        for spec in signature.specs
     }
+    check_shapes({name: (1, *value.shape) for name, value in data.items()}, signature, where)
     return replace(sample, index=index, data=data)

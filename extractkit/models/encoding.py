@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from extractkit.errors import InputError
 from extractkit.inputs.protocol import Sample, Signature
 from extractkit.models.protocol import Encoded
 from extractkit.plan import numpy_dtype
+from extractkit.values import as_array
 
 
 def encode_arrays(signature: Signature, sample: Sample) -> Encoded:
@@ -17,7 +16,10 @@ def encode_arrays(signature: Signature, sample: Sample) -> Encoded:
         InputError: it is a text, or an array does not fit the input of its name.
     """
     if isinstance(sample.data, str) and signature.takes_text:
-        return Encoded({spec.name: np.array(sample.data, object) for spec in signature.specs}, {})
+        text = as_array(sample.data)
+        return Encoded(
+            {spec.name: text.reshape((1,) * len(spec.shape)) for spec in signature.specs}, {}
+        )
     if not isinstance(sample.data, Mapping):
         raise InputError(
             f"sample {sample.id!r} is a text, but model {signature.model!r} takes numbers: "
@@ -32,7 +34,7 @@ def encode_arrays(signature: Signature, sample: Sample) -> Encoded:
     sizes: dict[str, int] = {}
     features = {}
     for spec in signature.specs:
-        array = np.asarray(sample.data[spec.name])
+        array = as_array(sample.data[spec.name])
         fits = array.ndim == len(spec.shape) and all(
             wanted in (None, size) for wanted, size in zip(spec.shape, array.shape, strict=True)
         )

@@ -4,6 +4,10 @@ In a shard, as in `tensors.h5`, a tensor with one shape for all samples is the d
 one is the group KEY with `values`, `offsets` and, where more than its first axis varies, `shapes`.
 A key holds a colon in its last step, so no tensor is a scope of another.
 
+Strings are HDF5's of variable length. Those end at their first zero byte, so where a value in a
+shard holds one, each value of the tensor is a row of uint8 of variable length instead, and is read
+back as bytes.
+
 A tensor whose type has no NaN (integers, booleans, texts) comes with a dataset KEY:present, bool
 (rows,), false where a sample was skipped. In `tensors.h5`, where HDF5 reads the rows of a missing
 shard as a fill value, it tells them from real zeros. No key ends that way: an address has one
@@ -16,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
@@ -24,9 +27,19 @@ from extractkit.errors import ConfigError, JobError, choices
 from extractkit.sinks.hdf5_checks import check_chunks
 from extractkit.sinks.hdf5_file import PRESENT, file_image, opened, stored
 from extractkit.sinks.hdf5_index import INDEX, build_index
+from extractkit.sinks.hdf5_strings import add_strings, read_strings
 from extractkit.sinks.protocol import StoredShard, StoredTensor, check_range
 from extractkit.sinks.ragged import check_ragged, damaged
-from extractkit.values import OFFSETS, SHAPES, VALUES, Array, Dense, Ragged, Values, ragged_shapes
+from extractkit.values import (
+    OFFSETS,
+    SHAPES,
+    VALUES,
+    Array,
+    Dense,
+    Ragged,
+    Values,
+    ragged_shapes,
+)
 
 COMPRESSIONS = ("gzip", "lzf")
 
@@ -80,7 +93,7 @@ class Hdf5Sink:
         """A shard, or the constants, as the bytes of an HDF5 file.
 
         Raises:
-            JobError: HDF5 cannot hold a tensor (its type, or a text with a zero byte).
+            JobError: HDF5 cannot hold a tensor: its type, or objects that are no strings.
         """
 
         def build(file: Any) -> None:
@@ -121,7 +134,7 @@ class Hdf5Sink:
             if "" not in parts:
                 raise damaged(path, key, "it is no constant")
             node = parts[""]
-            return _rows(node, key, 0, len(node)) if node.shape else np.asarray(node[()])
+            return _rows(node, key, 0, len(node)) if node.shape else _taken(node, ())
 
     def finish(
         self, directory: Path, tensors: Sequence[StoredTensor], shards: Sequence[StoredShard]
@@ -141,19 +154,17 @@ class Hdf5Sink:
 
     def _add(self, file: Any, key: str, value: Values) -> None:
         for name, array in value.parts().items():
-            stored_type = _text_type(array)
-            file.create_dataset(
-                f"{key}/{name}" if name else key,
-                data=array if stored_type is None else array.astype(object),
-                dtype=stored_type,
-                **self._filters(array),
-            )
+            path = f"{key}/{name}" if name else key
+            if array.dtype.kind in "OSU":
+                add_strings(file, path, array)
+            else:
+                file.create_dataset(path, data=array, **self._filters(array))
         if value.values.dtype.kind not in "fc":
             file.create_dataset(key + PRESENT, data=_present(value))
 
     def _filters(self, array: Array) -> dict[str, object]:
-        # HDF5 compresses chunks, which scalars and empty arrays cannot have; texts lie elsewhere.
-        chunked = array.ndim > 0 and array.size > 0 and array.dtype.kind not in "OSU"
+        # HDF5 compresses chunks, which scalars and empty arrays cannot have.
+        chunked = array.ndim > 0 and array.size > 0
         if self.compression is None or not chunked:
             return {}
         row = array.nbytes // len(array)
@@ -168,14 +179,6 @@ def _present(value: Values) -> Array:
     if value.absent:
         present[list(value.absent)] = False
     return present
-
-
-def _text_type(array: Array) -> Any:
-    """HDF5's type for texts (str as UTF-8, bytes as they are); None for numbers."""
-    if array.dtype.kind not in "OSU":
-        return None
-    first = next(iter(array.flat), b"") if array.dtype.kind == "O" else array.dtype.type()
-    return h5py.string_dtype("utf-8" if isinstance(first, str) else "ascii")
 
 
 def _samples(path: Path, key: str, dataset: Any) -> int:
@@ -200,7 +203,11 @@ def _places(
 
 def _rows(dataset: Any, key: str, start: int, stop: int) -> Array:
     check_chunks(dataset, key, start, stop)
-    text = h5py.check_string_dtype(dataset.dtype)
-    if text is not None and text.encoding == "utf-8":
-        dataset = dataset.asstr()
-    return np.asarray(dataset[start:stop])
+    return _taken(dataset, slice(start, stop))
+
+
+def _taken(dataset: Any, where: slice | tuple[()]) -> Array:
+    """Some rows, or a single value; strings as objects."""
+    if dataset.dtype.hasobject:
+        return read_strings(dataset, where)
+    return np.asarray(dataset[where])

@@ -8,7 +8,7 @@ contiguous    exactly the declared bytes, within the file
 compressed    every chunk is there, none larger than what sinks write; together they are at most
               `_DEFLATED` times smaller than declared, which is the most that gzip can do; a chunk
               is inflated up to its declared size before HDF5 gets it, which knows no limit
-texts         the lengths in their descriptors sum up to no more than the file
+strings       the lengths in their descriptors sum up to no more than the file
 """
 
 import itertools
@@ -20,6 +20,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from extractkit.sinks.hdf5_strings import holds_bytes
 from extractkit.sinks.ragged import count, damaged
 
 _DEFLATED = 1100
@@ -64,7 +65,7 @@ def check_dataset(dataset: Any, key: str) -> None:
         raise damaged(path, key, "it is no array")
     if dataset.is_virtual or dataset.external:
         raise damaged(path, key, "it points outside of its shard file")
-    text = _is_text(dataset)
+    text = _is_text(dataset) or holds_bytes(dataset)
     if dataset.shape is None or not (text or _is_number(dataset)):
         raise damaged(path, key, f"no sink writes {dataset.dtype}")
     itemsize = _DESCRIPTOR.itemsize if text else dataset.dtype.itemsize

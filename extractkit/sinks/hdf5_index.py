@@ -4,6 +4,9 @@ Datasets are virtual: they point at `shards/`, by names relative to the file its
 can be moved and read from any working directory. Offsets and shapes of ragged tensors are real,
 and count through the whole run. In a run with checkpoints these are the first axis of every dataset
 but a ragged tensor's values, whose rows follow each other: offsets are (checkpoints, samples + 1).
+
+HDF5 does not convert strings to rows of uint8. Where some shards hold a tensor as the one and some
+as the other, its values are copied as rows of uint8.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +20,7 @@ import numpy.typing as npt
 
 from extractkit.checkpoints import AXIS
 from extractkit.sinks.hdf5_file import PRESENT, opened, presence, stored
+from extractkit.sinks.hdf5_strings import add_bytes, holds_bytes, read_strings
 from extractkit.sinks.protocol import StoredShard, StoredTensor
 from extractkit.sinks.ragged import check_ragged
 from extractkit.values import OFFSETS, SHAPES, VALUES
@@ -34,15 +38,23 @@ _ABOUT = (
 
 @dataclass
 class _Pieces:
-    """What the shards hold of one dataset, laid end to end along the first axis."""
+    """What the shards hold of one dataset, laid end to end along the first axis.
+
+    Attributes:
+        shape, dtype: of all of it.
+        forms: whether its shards hold rows of uint8; of strings there may be both.
+        parts: the shards' files, each with its first row and its end.
+    """
 
     shape: tuple[int, ...] = ()
     dtype: Any = None
+    forms: set[bool] = field(default_factory=set)
     parts: list[tuple[str, int, int]] = field(default_factory=list)
 
     def append(self, source: str, dataset: Any) -> None:
         start = self.shape[0] if self.shape else 0
         self.dtype = dataset.dtype
+        self.forms.add(holds_bytes(dataset))
         self.shape = dataset.shape
         if dataset.shape:
             stop = start + len(dataset)
@@ -73,20 +85,40 @@ class _Virtual:
         """Rows of a dataset whose checkpoints are not stacked."""
         return sum(one.shape[0] if one.shape else 0 for one in self.pieces.values())
 
-    def write(self, file: Any) -> Any:
+    def write(self, file: Any, directory: Path) -> Any:
         pieces = [self.pieces[at] for at in sorted(self.pieces)]
         own, dtype = pieces[0].shape, pieces[0].dtype
-        layout = h5py.VirtualLayout((len(pieces), *own) if self.stacked else own, dtype)
+        shape = (len(pieces), *own) if self.stacked else own
+        if len(set.union(*(one.forms for one in pieces))) > 1:
+            return self._copied(file, directory, pieces, shape)
+        layout = h5py.VirtualLayout(shape, dtype)
         # h5py leaves times out of every dataset but a virtual one: two runs would differ in them.
         layout.dcpl.set_obj_track_times(False)
         for at, one in enumerate(pieces):
             for source, start, stop in one.parts:
-                shape = (stop - start, *own[1:]) if own else ()
-                origin = h5py.VirtualSource(_literal(source), _literal(self.name), shape, dtype)
-                place = (at,) if self.stacked else ()
-                layout[(*place, slice(start, stop)) if shape else place] = origin
+                rows = (stop - start, *own[1:]) if own else ()
+                origin = h5py.VirtualSource(_literal(source), _literal(self.name), rows, dtype)
+                layout[self._place(at, start, stop, own)] = origin
         fill = dtype.type(np.nan) if dtype.kind in "fc" else None
         return file.create_virtual_dataset(self.name, layout, fillvalue=fill)
+
+    def _place(
+        self, at: int, start: int, stop: int, own: tuple[int, ...]
+    ) -> tuple[int | slice, ...]:
+        """Where rows of one checkpoint are; a single value has none."""
+        place = (at,) if self.stacked else ()
+        return (*place, slice(start, stop)) if own else place
+
+    def _copied(
+        self, file: Any, directory: Path, pieces: Sequence[_Pieces], shape: tuple[int, ...]
+    ) -> Any:
+        strings = np.empty(shape, object)
+        for at, one in enumerate(pieces):
+            for source, start, stop in one.parts:
+                with opened(directory / source) as shard_file:
+                    place = self._place(at, start, stop, one.shape)
+                    strings[place] = read_strings(shard_file[self.name])
+        return add_bytes(file, self.name, strings)
 
 
 def _literal(name: str) -> str:
@@ -135,10 +167,10 @@ class _Tensor:
         if shapes is not None:
             self.shapes.setdefault(checkpoint, []).append(shapes)
 
-    def write(self, file: Any) -> None:
+    def write(self, file: Any, directory: Path) -> None:
         if not self.values.pieces:
             return
-        node = self.values.write(file)
+        node = self.values.write(file, directory)
         labels = [AXIS] * self.stacked + [dim or "" for dim in self.stored.dims]
         if self.offsets:
             node = file[self.stored.key]
@@ -150,7 +182,7 @@ class _Tensor:
                 node.dims[axis].label = label
         node.attrs["dims"] = np.array(labels, h5py.string_dtype())
         if self.present.pieces:
-            self.present.write(file)
+            self.present.write(file, directory)
 
     def _laid(self, arrays: Mapping[int, Sequence[npt.NDArray[np.int64]]]) -> Any:
         whole = [np.concatenate(arrays[at]) for at in sorted(arrays)]
@@ -172,5 +204,5 @@ def build_index(
                 if tensor.stored.constant == one.shard.constant:
                     tensor.append(source, shard_file, one.shard.checkpoint or 0)
     for tensor in series:
-        tensor.write(file)
+        tensor.write(file, directory)
     file.attrs["about"] = _ABOUT

@@ -4,6 +4,10 @@ A key is percent-escaped (all but letters, digits and `_.-~`), since what unpack
 take its slashes for folders and may not allow colons. A dense tensor is the member KEY; a ragged
 one is KEY+values, KEY+offsets and, where more than its first axis varies, KEY+shapes. An escaped
 key holds no plus sign.
+
+Strings are bytes of any length, which NumPy has no type for. They are two arrays in place of one:
+NAME+bytes, uint8, end to end in C order (texts in UTF-8), and NAME+ends, int64, in the shape of the
+strings: where each ends in NAME+bytes.
 """
 
 import io
@@ -13,6 +17,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import IO
 from urllib.parse import quote, unquote
@@ -23,7 +28,20 @@ import numpy.typing as npt
 from extractkit.errors import JobError, RunDirectoryError, choices
 from extractkit.sinks.protocol import StoredShard, StoredTensor, check_range
 from extractkit.sinks.ragged import check_layout, check_ragged, count, damaged
-from extractkit.values import OFFSETS, SHAPES, VALUES, Array, Dense, Ragged, Values, ragged_shapes
+from extractkit.values import (
+    OFFSETS,
+    SHAPES,
+    VALUES,
+    Array,
+    Dense,
+    Ragged,
+    Values,
+    encoded,
+    ragged_shapes,
+)
+
+BYTES, ENDS = "bytes", "ends"
+"""Names of the two arrays that strings are stored as."""
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip archive can tell
 _STORED = "biufcSU"
@@ -61,17 +79,12 @@ class NpzSink:
         """A shard, or the constants, as the bytes of an `.npz` file.
 
         Raises:
-            JobError: an array of Python objects, which NumPy could only store as a pickle.
+            JobError: objects that are no strings, which NumPy could only store as a pickle.
         """
         image = io.BytesIO()
         with zipfile.ZipFile(image, "w", zipfile.ZIP_STORED) as archive:
             for key, value in values.items():
-                for part, array in value.parts().items():
-                    if array.dtype.hasobject:
-                        raise JobError(
-                            f"sinks.npz cannot store {key!r}: its values are Python objects. "
-                            f"The hdf5 sink stores texts: sinks=hdf5"
-                        )
+                for part, array in _arrays(key, value).items():
                     info = zipfile.ZipInfo(f"{member(key, part)}.npy", _EPOCH)
                     info.external_attr = 0o644 << 16  # else it unpacks as a file that none may read
                     with archive.open(info, "w", force_zip64=True) as file:
@@ -109,6 +122,27 @@ class NpzSink:
     ) -> Mapping[str, bytes]:
         """Nothing: NumPy has no file that spans others."""
         return {}
+
+
+def _arrays(key: str, value: Values) -> dict[str, Array]:
+    """The arrays to store, by name; strings are two."""
+    arrays: dict[str, Array] = {}
+    for part, array in value.parts().items():
+        if array.dtype.kind not in "OSU":
+            arrays[part] = array
+            continue
+        try:
+            strings = list(map(encoded, array.flat))
+        except TypeError as error:
+            raise JobError(f"sinks.npz cannot store {key!r}: {error}") from error
+        ends = np.cumsum([len(string) for string in strings], dtype=np.int64)
+        arrays[_joined(part, BYTES)] = np.frombuffer(b"".join(strings), np.uint8)
+        arrays[_joined(part, ENDS)] = ends.reshape(array.shape)
+    return arrays
+
+
+def _joined(part: str, name: str) -> str:
+    return f"{part}+{name}" if part else name
 
 
 @contextmanager
@@ -149,7 +183,11 @@ def _path(archive: zipfile.ZipFile) -> Path:
 
 
 def _dense(archive: zipfile.ZipFile, key: str) -> bool:
-    return _entry(key) in archive.NameToInfo
+    return _entry(key) in archive.NameToInfo or _strings(archive, key, "")
+
+
+def _strings(archive: zipfile.ZipFile, key: str, part: str) -> bool:
+    return _entry(key, _joined(part, ENDS)) in archive.NameToInfo
 
 
 def _keys(archive: zipfile.ZipFile) -> list[str]:
@@ -176,6 +214,8 @@ def _header(
 def _layout(
     archive: zipfile.ZipFile, key: str, part: str = ""
 ) -> tuple[np.dtype[np.generic], tuple[int, ...]]:
+    if _strings(archive, key, part):
+        return np.dtype(object), _layout(archive, key, _joined(part, ENDS))[1]
     with _entered(archive, key, part) as (file, size):
         return _header(archive, key, file, size)
 
@@ -192,6 +232,8 @@ def _read(
     archive: zipfile.ZipFile, key: str, part: str = "", start: int = 0, stop: int | None = None
 ) -> Array:
     """Rows start … stop-1 of one array, or all of it."""
+    if _strings(archive, key, part):
+        return _read_strings(archive, key, part, start, stop)
     with _entered(archive, key, part) as (file, size):
         dtype, shape = _header(archive, key, file, size)
         if stop is not None:
@@ -202,6 +244,31 @@ def _read(
         if array.nbytes and file.readinto(array.reshape(-1).view(np.uint8)) != array.nbytes:  # type: ignore[attr-defined]
             raise EOFError(f"{key!r} ends early")
         return array
+
+
+def _read_strings(
+    archive: zipfile.ZipFile, key: str, part: str, start: int, stop: int | None
+) -> Array:
+    path, data, name = _path(archive), _joined(part, BYTES), _joined(part, ENDS)
+    size = _samples(archive, key, data)
+    kinds = [_layout(archive, key, one)[0] for one in (name, data)]
+    if kinds != [np.int64, np.uint8]:
+        raise damaged(path, key, f"its {BYTES} and {ENDS} have other types")
+    # A string begins where the one before it ends.
+    known = _read(archive, key, name, max(start - 1, 0), stop)
+    ends = known[1:] if start else known
+    first = known[0].reshape(-1)[-1:] if start else np.zeros(1, np.int64)
+    bounds = np.concatenate([first, ends.reshape(-1)])
+    strings = np.empty(ends.shape, object)
+    if not strings.size:
+        return strings
+    if bounds[0] < 0 or bounds[-1] > size or (np.diff(bounds) < 0).any():
+        raise damaged(path, key, f"its {ENDS} do not lie in order within its {size} bytes")
+    content = _read(archive, key, data, int(bounds[0]), int(bounds[-1])).tobytes()
+    bounds -= bounds[0]
+    for place, (begin, end) in zip(np.ndindex(strings.shape), pairwise(bounds), strict=True):
+        strings[place] = content[begin:end]
+    return strings
 
 
 def _places(

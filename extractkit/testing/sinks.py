@@ -23,7 +23,10 @@ DTYPES = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
     *("float16", "float32", "float64", "complex64"),
 )
-"""Every dtype that a sink must store."""
+"""Every dtype of numbers that a sink must store."""
+
+AWKWARD = (b"", b"\0", b"a\0\0", b"\0a", b"\xff\xfe\0", b"plain", "é".encode(), b"\n")
+"""Strings that a sink must store: bytes of any kind, zeros at their end among them."""
 
 
 def example_values(samples: int = 5, seed: int = 0) -> dict[str, Values]:
@@ -37,6 +40,13 @@ def example_values(samples: int = 5, seed: int = 0) -> dict[str, Values]:
         f"dtypes/{dtype}:output": Dense(random.integers(0, 2, (samples, 3)).astype(dtype))
         for dtype in DTYPES
     }
+    strings = np.array([AWKWARD[place % len(AWKWARD)] for place in range(6 * samples)], object)
+    values |= {
+        "text:output": Dense(np.array([f"é{place}".encode() for place in range(samples)], object)),
+        "bytes:output": Dense(strings[: 2 * samples].reshape(samples, 2, 1)),
+        "bytes:op/X": Ragged(strings[: offsets[-1]], offsets),
+        "bytes:op/Y": Ragged(np.resize(strings, areas[-1]), areas, shapes),
+    }
     return values | {
         "a:op/X": Dense(random.random((samples, 2, 3))),
         "a:op/X.1": Dense(random.random(samples)),
@@ -48,8 +58,11 @@ def example_values(samples: int = 5, seed: int = 0) -> dict[str, Values]:
 
 
 def example_constants() -> dict[str, Values]:
-    """A constants shard: a matrix, a vector of integers and a number."""
+    """A constants shard: a matrix, a vector of integers, a number, and strings."""
     return {
+        "a:name": Dense(np.array(b"single\0", object)),
+        "a:text": Dense(np.array(b"text", object)),
+        "a:names": Dense(np.array([AWKWARD, AWKWARD], object)),
         "a:kernel": Dense(np.arange(6.0, dtype="float32").reshape(2, 3)),
         "a:steps": Dense(np.arange(4)),
         "a:epsilon": Dense(np.array(1e-6)),

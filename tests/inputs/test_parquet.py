@@ -207,8 +207,9 @@ class TestRefused:
              "them are read"),
             ([[1.0, 2.0]], takes(3), ", sample 'x.parquet:0': 'x' has shape (1, 2); model 'm' "
              "takes it as (samples, 3)"),
-            (["a"], takes(), ", sample 'x.parquet:0': 'x' holds Python objects, model 'm' takes "
-             "float32. Convert it first, with array.astype"),
+            (["a"], takes(), ", sample 'x.parquet:0': 'x' holds Python objects (texts, None or a "
+             "mixture), model 'm' takes float32. Fill in what is missing and convert it: "
+             "array.astype('float32')"),
             ([300], takes(dtype="uint8"), ", sample 'x.parquet:0': 'x' holds 300, which uint8, the "
              "type that the model takes, cannot hold"),
         ],

@@ -26,19 +26,24 @@ KEYS = st.from_regex(r"[a-zé0-9 @%./+]{0,6}[a-z]:(output|op/X|op/X\.1)", fullma
 @st.composite
 def tensors(draw: st.DrawFn) -> Values:
     """Values of 0 … 4 samples: dense, ragged by rows, or ragged along several axes."""
-    dtype = np.dtype(draw(st.sampled_from(DTYPES)))
+    dtype = np.dtype(draw(st.sampled_from((*DTYPES, "O"))))
+
+    def arrays(dtype: np.dtype[np.generic], shape: int | tuple[int, ...]) -> object:
+        strings = st.binary(max_size=4) if dtype.kind == "O" else None
+        return hnp.arrays(dtype, shape, elements=strings)
+
     count = draw(st.integers(0, 4))
     fixed = draw(hnp.array_shapes(min_dims=0, max_dims=2, min_side=0, max_side=3))
     form = draw(st.sampled_from(["dense", "rows", "shapes"]))
     if form == "dense":
-        return Dense(draw(hnp.arrays(dtype, (count, *fixed))))
+        return Dense(draw(arrays(dtype, (count, *fixed))))
     if form == "rows":
         sizes = draw(st.lists(st.integers(0, 3), min_size=count, max_size=count))
         offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-        return Ragged(draw(hnp.arrays(dtype, (int(offsets[-1]), *fixed))), offsets)
+        return Ragged(draw(arrays(dtype, (int(offsets[-1]), *fixed))), offsets)
     shapes = draw(hnp.arrays(np.int64, (count, 2), elements=st.integers(0, 3)))
     offsets = np.concatenate([[0], np.cumsum(shapes.prod(axis=1))]).astype(np.int64)
-    return Ragged(draw(hnp.arrays(dtype, int(offsets[-1]))), offsets, shapes)
+    return Ragged(draw(arrays(dtype, int(offsets[-1]))), offsets, shapes)
 
 
 @pytest.mark.parametrize("sink", SINKS, ids=repr)

@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from extractkit.models import digests
 from extractkit.models.functions.variables import captured_variables
+from extractkit.values import as_array
 
 _LOOK_UP = "LookupTableFindV2"
 
@@ -40,7 +40,7 @@ def _content(outside: Any, inside: tf.Tensor) -> str | None:
         return _table(outside, inside)
     if outside.dtype == tf.variant:
         return None
-    return f"constant {digests.of_array(np.asarray(tf.convert_to_tensor(outside).numpy()))}"
+    return f"constant {digests.of_array(as_array(tf.convert_to_tensor(outside).numpy()))}"
 
 
 def _table(handle: tf.Tensor, inside: tf.Tensor) -> str | None:

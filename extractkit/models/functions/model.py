@@ -17,7 +17,7 @@ from extractkit.models.graphs.model import GraphModel
 from extractkit.models.graphs.rebuilding import tensors_in_graph
 from extractkit.models.graphs.transforming import transformed
 from extractkit.models.protocol import Compilation, Fetch, Program
-from extractkit.values import Array
+from extractkit.values import Array, as_array
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,6 +169,6 @@ def as_the_model_takes_it(spec: InputSpec, feature: tf.Tensor) -> tf.Tensor:
 def to_numpy(tensor: tf.Tensor) -> Array:
     """A tensor's values, without a copy where there need be none."""
     if tensor.dtype in (tf.string, tf.bfloat16):
-        return np.asarray(tensor.numpy())
+        return as_array(tensor.numpy())  # of a single string: Python's bytes
     # Tensor.numpy() copies; the buffer itself is read-only and lives as long as the array does.
     return np.asarray(memoryview(tensor))

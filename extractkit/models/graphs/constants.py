@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from extractkit.errors import ConfigError, choices
-from extractkit.values import Array
+from extractkit.values import Array, as_array
 
 AT = "model.constants"
 
@@ -37,14 +37,14 @@ def checked_constants(
 def _checked(name: str, value: object, tensor: tf.Tensor) -> Array:
     dtype = tensor.dtype.base_dtype
     try:
-        given = np.asarray(value)
+        given = as_array(value)
     except ValueError:  # lists of different lengths
         raise ConfigError(f"{AT}.{name}={value!r} is no array: its rows differ in length") from None
     fits = {
         "b": dtype.is_bool,
         "i": dtype.is_integer or dtype.is_floating or dtype.is_complex,
         "f": dtype.is_floating or dtype.is_complex,
-        "U": dtype == tf.string,
+        "O": dtype == tf.string and all(isinstance(one, str | bytes) for one in given.flat),
     }
     if not fits.get(given.dtype.kind, False):
         raise ConfigError(f"{AT}.{name}={value!r} is no {dtype.name}, which this input takes")

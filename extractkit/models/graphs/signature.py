@@ -13,7 +13,7 @@ from extractkit.advice import nested_override
 from extractkit.errors import ConfigError, ModelError, choices
 from extractkit.inputs.protocol import InputSpec, Signature
 from extractkit.models.input_settings import AT, Dim, InputSetting
-from extractkit.tensors import SAMPLE, TEXT
+from extractkit.tensors import SAMPLE
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,8 @@ def signature_of(
         if open_ended and SAMPLE not in [dim for dim, _ in dims]:
             raise ModelError(_no_sample_axis(model, one, open_ended[0]))
         specs.append(_spec(one, dims, alone))
-    text = alone and specs[0].dtype == TEXT and not specs[0].shape
-    return Signature(
-        model, tuple(specs), takes_text=text, batch=None if open_ended or not specs else 1
-    )
+    signature = Signature(model, tuple(specs), batch=None if open_ended or not specs else 1)
+    return replace(signature, takes_text=signature.string is not None)
 
 
 def input_spec(name: str, dtype: str, shape: Sequence[int | None], alone: bool) -> InputSpec:

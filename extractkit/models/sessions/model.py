@@ -29,8 +29,7 @@ from extractkit.models.sessions.graph import SessionGraph, with_constants
 from extractkit.models.sessions.naming import placeholders
 from extractkit.models.sessions.tables import table_contents
 from extractkit.models.sessions.variables import GraphVariable, kinds_of_variables, variables_of
-from extractkit.tensors import TEXT
-from extractkit.values import Array
+from extractkit.values import Array, as_array
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,9 +136,9 @@ class SessionModel(GraphModel):
             raise failed_on_batch(self.name, error) from error
         return {
             record.address: self._with_samples(
-                # A text alone comes back as Python's bytes.
+                # A string alone comes back as Python's bytes.
                 record.address,
-                np.asarray(value, object if record.dtype == TEXT else None),
+                as_array(value),
             )
             for record, value in zip(records, values, strict=True)
         }
@@ -193,7 +192,7 @@ class SessionModel(GraphModel):
 
     def read(self, variable: Any) -> Array:
         """The content of a variable, or of a constant in the graph."""
-        return np.asarray(self.session.run(self._in_session(variable)))
+        return as_array(self.session.run(self._in_session(variable)))
 
     def _in_session(self, value: Any) -> tf.Tensor:
         """The session's own tensor for one of the copied graph, or for a variable."""
@@ -217,12 +216,10 @@ class SessionModel(GraphModel):
         always = [graph.get_tensor_by_name(name) for name in self.constants_fed]
         call = self.session.make_callable(fetched, [*feeds, *always])
         values = tuple(self.constants_fed.values())
-        # A text alone comes back as Python's bytes.
-        dtypes = [object if tensor.dtype == tf.string else None for tensor in fetched]
 
         def run(*given: Array) -> list[Array]:
-            returned = call(*given, *values)
-            return [np.asarray(one, dtype) for one, dtype in zip(returned, dtypes, strict=True)]
+            # A string alone comes back as Python's bytes.
+            return [as_array(one) for one in call(*given, *values)]
 
         return run
 

@@ -10,8 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from extractkit.errors import ModelError, choices
 from extractkit.models.foreign import told
 from extractkit.models.tensorflow_process import quiet_start
@@ -23,7 +21,7 @@ from extractkit.models.weight_files.tensorflow_places import (
     places,
 )
 from extractkit.models.weight_files.weight_file import Entry, WeightFile, damaged
-from extractkit.values import Array
+from extractkit.values import Array, as_array
 
 STATE_FILE = "checkpoint"
 
@@ -122,7 +120,7 @@ def _loader(reader: Any, at: str) -> Callable[[str], Array]:
             value = reader.get_tensor(key)
         except _raised() as error:
             raise damaged(at, f"{key!r}: {told(error)}") from error
-        return np.asarray(value, object) if isinstance(value, bytes) else np.asarray(value)
+        return as_array(value)
 
     return load
 
