@@ -36,6 +36,7 @@ OWN = frozenset(
         "extractkit.models.checkpoint.load",
         "extractkit.models.frozen_graph.load",
         "extractkit.models.hub.load",
+        "extractkit.models.hugging_face.load",
         "extractkit.models.keras_file.load",
         "extractkit.models.meta_graph.load",
         "extractkit.models.module.load",

@@ -18,7 +18,7 @@ from extractkit.inputs.files import (
 )
 from extractkit.inputs.fingerprints import sample_digest
 from extractkit.inputs.pixels import RESIZES, SUFFIXES, Pixels, decoder
-from extractkit.inputs.protocol import Identity, Sample, Signature
+from extractkit.inputs.protocol import PICTURE, Identity, Sample, Signature
 from extractkit.inputs.records import fitted
 
 
@@ -63,14 +63,7 @@ class Images:
                 f"inputs=images gives one picture a sample, and model {signature.model!r} takes "
                 f"{describe(signature)}. Try inputs=arrays or inputs=dataset"
             )
-        pixels = Pixels.of(
-            signature.specs[0],
-            signature,
-            size=self.size,
-            resize=self.resize,
-            mode=self.mode,
-            scale=self.scale,
-        )
+        pixels = self._pixels(signature)
         files, notes = self._find()
         digest = hashlib.sha256(f"{decoder()}\0{pixels}\0".encode())
         for file in files:
@@ -80,6 +73,25 @@ class Images:
         first = _first_decoded(files, signature, pixels)
         digest.update(sample_digest(replace(first, extra={})))
         return ImageSource(files, signature, pixels, digest.hexdigest(), notes)
+
+    def _pixels(self, signature: Signature) -> Pixels:
+        if signature.takes_pictures:
+            return Pixels.prepared_later(signature, self.size, self.resize, self.mode, self.scale)
+        if signature.takes_pictures is False and self.scale is None:
+            raise InputError(
+                f"model {signature.model!r} has no image processor (preprocessor_config.json), so "
+                f"nothing tells how pictures are scaled for it. Copy it from where the model comes "
+                f"from into its directory; or, if you know the scale: inputs.scale=signed (-1 to "
+                f"1) or inputs.scale=unit (0 to 1); or give arrays: inputs=arrays"
+            )
+        return Pixels.of(
+            signature.specs[0],
+            signature,
+            size=self.size,
+            resize=self.resize,
+            mode=self.mode,
+            scale=self.scale,
+        )
 
     def _find(self) -> tuple[tuple["ImageFile", ...], tuple[str, ...]]:
         if self.path is None:
@@ -147,6 +159,8 @@ class ImageFile:
         picture = pixels.decode(self.read(), at)
         own = self.identity
         extra = {**own.extra, "width": picture.width, "height": picture.height}
+        if signature.takes_pictures:
+            return Sample(index, own.id, own.source, {PICTURE: picture.values}, extra)
         data = {signature.specs[0].name: picture.values}
         sample = Sample(index, own.id, own.source, data, extra)
         return fitted(sample, index, signature, at)

@@ -109,6 +109,31 @@ class Pixels:
         height, width = _size(size, lengths, spec, signature)
         return cls(height, width, channels, axes, spec.dtype, resize, scale)
 
+    @classmethod
+    def prepared_later(
+        cls,
+        signature: Signature,
+        size: Sequence[int] | None,
+        resize: str,
+        mode: str | None,
+        scale: str | None,
+    ) -> "Pixels":
+        """Return how a picture is decoded for a model that scales and resizes it by itself.
+
+        Raises:
+            InputError: A setting is none, or is the model's own to choose.
+        """
+        require("PIL.Image", "images", "reading pictures")
+        _check_choice("resize", resize, RESIZES)
+        for key, given in (("mode", mode if mode != "rgb" else None), ("scale", scale)):
+            if given is not None:
+                raise InputError(
+                    f"inputs.{key}={given}: model {signature.model!r} prepares pictures by its own "
+                    f"image processor. Leave inputs.{key} out"
+                )
+        height, width = _size(size, {"h": None, "w": None}, signature.specs[0], signature)
+        return cls(height, width, _CHANNELS["rgb"], "hwc", _BYTE.name, resize)
+
     def decode(self, data: bytes, at: str) -> Picture:
         """Decode the first frame of a file, upright, its transparency left out.
 

@@ -7,6 +7,10 @@ from typing import Protocol
 from extractkit.tensors import TEXT
 from extractkit.values import Array
 
+PICTURE = "picture"
+"""The name under which a sample holds a picture that the model prepares by itself: whole numbers
+0 … 255 of shape (height, width, 3)."""
+
 
 @dataclass(frozen=True)
 class InputSpec:
@@ -42,6 +46,8 @@ class Signature:
         specs: its inputs.
         takes_text: whether it turns text into those inputs by itself (it has a tokenizer, or one
             input that is a text).
+        takes_pictures: whether it turns pictures of any size into its input by itself (it has an
+            image processor); False: it needs one and has none; None: it takes them as arrays.
         longest: the longest that each free axis may be, by name; absent: no limit.
         batch: most samples that one call takes; 1 for a model whose sample axis has a fixed size,
             so that each call stands for one sample. None: any number.
@@ -52,6 +58,7 @@ class Signature:
     takes_text: bool = False
     longest: Mapping[str, int] | None = None
     batch: int | None = None
+    takes_pictures: bool | None = None
 
     @property
     def string(self) -> InputSpec | None:

@@ -114,6 +114,8 @@ class GraphModel:
         if graph is None:
             return None
         places = {node.name: place for place, node in enumerate(graph_def.node)}
+        signature = asdict(replace(self.signature, model=""))
+        del signature["takes_pictures"]  # `preprocessing` says what becomes of them
         told = {
             "graph": graph,
             "addresses": [
@@ -121,7 +123,7 @@ class GraphModel:
                 for one in self.found
                 if one.in_graph and one.value.graph is self.graph.graph
             ],
-            "signature": asdict(replace(self.signature, model="")),
+            "signature": signature,
             "masks_padding": self.masks_padding,
             "preprocessing": self.preprocessing,
         }

@@ -20,7 +20,11 @@ from extractkit.models.foreign import told
 from extractkit.models.keras_models.averages import use_optimizer_averages, with_named_averages
 from extractkit.models.keras_models.pytorch_names import is_of_transformers
 from extractkit.models.keras_models.saved import SavedKeras, open_saved
-from extractkit.models.keras_models.weights_by_name import assign_by_name, assign_by_scope
+from extractkit.models.keras_models.weights_by_name import (
+    assign_by_name,
+    assign_by_scope,
+    without_first,
+)
 from extractkit.models.moving_averages import MovingAverages
 from extractkit.models.patching import patched
 from extractkit.models.weight_files import WeightFile, open_weights
@@ -69,9 +73,11 @@ def load_weights(
 def _load_by_keras_or_scope(model: Any, weights: WeightFile, at: str) -> None:
     legacy = weights.format == _HDF5 and _is_legacy(weights.files[0])
     names = _named_by_keras_2(weights) if legacy else {}
-    # The variables of transformers have names of their own, which do not count layers.
-    if is_of_transformers(model) and assign_by_scope(model, weights, names, at):
-        return
+    if is_of_transformers(model):
+        # Their variables have names of their own, which do not count layers.
+        names = {key: without_first(name) for key, name in names.items()}
+        if assign_by_scope(model, weights, names, at):
+            return
     try:
         _load_by_keras(model, weights, legacy, at)
     except ModelError as unfit:

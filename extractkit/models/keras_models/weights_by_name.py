@@ -55,7 +55,7 @@ def assign_by_name(model: Any, weights: WeightFile, at: str) -> None:
         _assign_pytorch(model, weights, keys, at)
         return
     else:
-        variables = _by_path(model, keys)
+        variables = {} if is_of_transformers(model) else _by_path(model, keys)
     own = {id(variable): path for path, variable in _paths(model)}
     given = {id(variable) for variable in variables.values()}
     missing = [path for identity, path in own.items() if identity not in given]
@@ -72,7 +72,8 @@ def assign_by_scope(model: Any, weights: WeightFile, names: Mapping[str, str], a
     What the file holds besides that scope is left and logged.
 
     Args:
-        names: path of each weight in the file, by its key.
+        names: path of each weight in the file, by its key; for a model of transformers without
+            the model's own name.
 
     Returns:
         Whether there is such a scope; if not, nothing is assigned.
@@ -81,7 +82,9 @@ def assign_by_scope(model: Any, weights: WeightFile, names: Mapping[str, str], a
         ModelError: there are several, or a weight has another shape.
     """
     paths = dict(_paths(model))
-    transformers = is_of_transformers(model)
+    if transformers := is_of_transformers(model):
+        # The model's own name, which the files of its library leave out.
+        paths = {without_first(path): variable for path, variable in paths.items()}
 
     def left(key: str) -> bool:
         return transformers and may_be_left(model, key, weights.entry(key).dtype)
@@ -97,6 +100,11 @@ def assign_by_scope(model: Any, weights: WeightFile, names: Mapping[str, str], a
     _assign(dict(zip(scope.keys, paths.values(), strict=True)), own, weights, at)
     _log_left(scope.outside, at)
     return True
+
+
+def without_first(path: str) -> str:
+    """Return a path without its first part."""
+    return path.partition("/")[2]
 
 
 def _assign_pytorch(model: Any, weights: WeightFile, keys: Sequence[str], at: str) -> None:

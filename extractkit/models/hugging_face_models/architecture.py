@@ -1,0 +1,134 @@
+"""From the settings of a model to its TensorFlow class, built but without its weights."""
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+import transformers
+from transformers.models.auto import modeling_tf_auto
+
+from extractkit.errors import ConfigError, ModelError, choices
+from extractkit.models.foreign import told
+from extractkit.models.hugging_face_models.directory import ModelDirectory
+
+_AT = "model.architecture"
+_PREFIX = "TF"
+_MAPPINGS = "MAPPING_NAMES"
+
+
+def model_class(directory: ModelDirectory, asked: str | None) -> Any:
+    """Return the TensorFlow class of a directory's model.
+
+    Args:
+        asked: Its name, with or without "TF"; None: as `config.json` says.
+
+    Raises:
+        ConfigError: `model.architecture` names none, or one of another kind of model.
+        ModelError: transformers has no TensorFlow class for what `config.json` says.
+    """
+    if asked is not None:
+        found = _class(asked)
+        if found is None:
+            raise ConfigError(
+                f"{_AT}={asked!r} is not a TensorFlow class of transformers "
+                f"{transformers.__version__}. {choices(asked, _known(directory.model_type))}"
+            )
+        _check_kind(directory, found, f"{_AT}={asked!r}", ConfigError)
+        return found
+    for name in directory.architectures:
+        if (found := _class(name)) is not None:
+            _check_kind(directory, found, f"{directory.at}: 'architectures'", ModelError)
+            return found
+    known = _known(directory.model_type)
+    if not directory.architectures:
+        base = modeling_tf_auto.TF_MODEL_MAPPING_NAMES.get(directory.model_type)
+        name = base[0] if isinstance(base, tuple | list) else base
+        if name is not None and (found := _class(name)) is not None:
+            return found
+    named = ", ".join(directory.architectures) or f"model_type {directory.model_type!r}"
+    instead = (
+        f"{choices('', known)} Choose one whose weights are there: {_AT}=NAME"
+        if known
+        else f"It has none for the model_type {directory.model_type!r}"
+    )
+    raise ModelError(
+        f"{directory.at} is a model of {named}, for which transformers "
+        f"{transformers.__version__} has no TensorFlow class. {instead}"
+    )
+
+
+def build_model(directory: ModelDirectory, kind: Any) -> Any:
+    """Return the model with its variables, which hold initial values.
+
+    Raises:
+        ModelError: `config.json` does not say how it is made.
+    """
+    try:
+        # From settings alone, so that code that they may name is never looked for.
+        config = kind.config_class.from_dict(dict(directory.config))
+        config.return_dict = True
+        model = kind(config)
+        model.build_in_name_scope()
+    except Exception as error:  # whatever classes raise that are given other settings
+        raise ModelError(
+            f"{directory.at}: config.json does not make a {kind.__name__}: {told(error)}"
+        ) from error
+    return model
+
+
+def call_parameters(model: Any) -> list[str]:
+    """Return the names of what a model can be called with."""
+    return [name for name in inspect.signature(model.call).parameters if name != "self"]
+
+
+def input_signature(directory: ModelDirectory, model: Any) -> dict[str, tf.TensorSpec]:
+    """Return what a model says that it takes, by name.
+
+    Raises:
+        ModelError: It does not say.
+    """
+    try:
+        return dict(model.input_signature)
+    except Exception as error:  # whatever a property of hundreds of classes raises
+        raise ModelError(
+            f"{directory.at}: {type(model).__name__} does not say what it takes ({told(error)}). "
+            f"Say it: 'model.inputs={{NAME: {{dims: [sample, token], dtype: int32}}}}' with names "
+            f"of {', '.join(call_parameters(model))}"
+        ) from error
+
+
+def _class(name: str) -> Any:
+    """Return the TensorFlow class of a name; None: transformers has none."""
+    name = name if name.startswith(_PREFIX) else _PREFIX + name
+    try:
+        found = getattr(transformers, name, None)
+    except ImportError:  # it is there, and needs a package that is not
+        return None
+    usable = isinstance(found, type) and issubclass(found, transformers.TFPreTrainedModel)
+    return found if usable and getattr(found, "config_class", None) is not None else None
+
+
+def _check_kind(
+    directory: ModelDirectory, found: Any, at: str, error: type[ConfigError | ModelError]
+) -> None:
+    kind = found.config_class.model_type
+    if directory.model_type and kind != directory.model_type:
+        raise error(
+            f"{at} is a class for the model_type {kind!r}; config.json in "
+            f"{str(directory.path)!r} says {directory.model_type!r}. "
+            f"{choices(found.__name__, _known(directory.model_type))}"
+        )
+
+
+def _known(model_type: str) -> list[str]:
+    """Return the names of the TensorFlow classes for a kind of model, without "TF"."""
+    return sorted(set(_mapped(model_type)))
+
+
+def _mapped(model_type: str) -> Iterator[str]:
+    for name, mapping in vars(modeling_tf_auto).items():
+        if name.endswith(_MAPPINGS) and model_type in mapping:
+            found = mapping[model_type]
+            for one in found if isinstance(found, tuple | list) else (found,):
+                yield one.removeprefix(_PREFIX)
