@@ -52,6 +52,7 @@ class WeightFiles:
 
     Attributes:
         checkpoints, skipped: those that can be used, and the others.
+        loads: how many times weights have been loaded, successfully or not.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class WeightFiles:
         self._alike = alike
         self._weights: list[WeightFile] = []
         self._loaded: WeightFile | None = None
+        self.loads = 0
 
     def choose(self, policy: str) -> None:
         """Look at all of them, and load the first that can be used.
@@ -108,6 +110,7 @@ class WeightFiles:
             return
         self._loaded = None  # where loading fails midway, the weights are nobody's
         weights.check_unchanged()
+        self.loads += 1
         self._load(weights)
         self._loaded = weights
 

@@ -84,12 +84,13 @@ def load(
             file = open_weights(str(architecture.path))
             use_optimizer_averages(model, file, architecture, architecture.at, averages)
     wrapped = live_model(
-        model, name="keras", origin=origin, inputs=settings, checkpoints=weights.axis
+        model,
+        name="keras",
+        origin=origin,
+        inputs=settings,
+        checkpoints=weights.axis,
+        load=weights.load,
     )
-    if isinstance(architecture, Component):
-        # A subclassed model has no weights before it is called, and draws them now, seeded.
-        _ = wrapped.graph
-    weights.load()
     if averages.record:
         origin["moving_averages"] = averages.record
     return wrapped

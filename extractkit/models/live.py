@@ -1,6 +1,6 @@
 """A Keras model that is already in memory, as `extractkit.extract(model=…)` takes it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from extractkit.errors import ModelError
 from extractkit.models.input_settings import InputSetting
@@ -17,6 +17,7 @@ def live_model(
     example: object = None,
     inputs: Mapping[str, InputSetting] | None = None,
     checkpoints: CheckpointAxis | None = None,
+    load: Callable[[], None] | None = None,
 ) -> KerasModel:
     """Wrap a model, or a layer, of Keras 3 or tf-keras, of any kind.
 
@@ -25,6 +26,7 @@ def live_model(
             told where the model itself does not know them.
         inputs: what `model.inputs` says of them.
         checkpoints: the weights that it is to be given one after the other.
+        load: gives the model other weights than its own, once it has any.
 
     Raises:
         ModelError: not a Keras model, or one whose inputs nobody knows.
@@ -37,7 +39,7 @@ def live_model(
             f"with extractkit's Model protocol"
         )
     structure = input_structure(model, example, inputs)
-    return KerasModel(
+    wrapped = KerasModel(
         name=name,
         keras_model=model,
         dialect=dialect,
@@ -45,4 +47,9 @@ def live_model(
         pack=packer(structure),
         origin=origin or {},
         checkpoints=checkpoints,
-    ).settled()
+    )
+    if load is not None:
+        # A subclassed model has no weights before it is called. The trace that counts comes after.
+        wrapped.build()
+        load()
+    return wrapped.settled()

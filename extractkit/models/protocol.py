@@ -61,7 +61,7 @@ class Compilation:
 class CheckpointAxis(Protocol):
     """The weights that a model can be given one after the other, in place.
 
-    Graph, catalog and programs stay; what is computed next uses the new weights.
+    Catalog and programs stay; what is computed next uses the new weights.
     """
 
     @property
@@ -72,6 +72,11 @@ class CheckpointAxis(Protocol):
     @property
     def skipped(self) -> Sequence[SkippedCheckpoint]:
         """Those that cannot, and are left out."""
+        ...
+
+    @property
+    def loads(self) -> int:
+        """How many times weights have been loaded, successfully or not."""
         ...
 
     def choose(self, policy: str) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from extractkit.errors import ModelError
+from extractkit.models.keras_models.deriving import derive_state
+from extractkit.models.keras_models.dialects import variables_of
 from extractkit.models.keras_models.saved import SavedKeras
 from extractkit.models.moving_averages import KEY, MovingAverages, named_averages
 from extractkit.models.weight_files import WeightFile
@@ -68,7 +70,7 @@ def use_optimizer_averages(
     keys = _keys(weights, saved, list(variables), at, averages)
     if averages.setting is None and _in_place(variables, keys, weights):
         return
-    own = [_path(variable) for variable in model.weights]
+    own = [_path(variable) for variable in variables_of(model)]
     chosen = averages.chosen(at, keys, own)
     shapes = {path: tuple(variable.shape) for path, variable in variables.items()}
     stored = {path: weights.entry(key).shape for path, key in chosen.items() if key in weights}
@@ -79,6 +81,8 @@ def use_optimizer_averages(
         )
     for path, key in chosen.items():
         variables[path].assign(np.asarray(weights.read(key)))
+    if chosen:
+        derive_state(model, at)
 
 
 def _in_place(variables: Mapping[str, Any], keys: Mapping[str, str], weights: WeightFile) -> bool:

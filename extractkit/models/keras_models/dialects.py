@@ -5,13 +5,14 @@ dialect. tf-keras is never imported for a model that is not made with it.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras.src import backend
 
 from extractkit.models.keras_models.repairs import repaired_keras
@@ -24,7 +25,8 @@ class Dialect:
     Attributes:
         name: for messages.
         package: the package itself; `package.layers.Layer` is its layer, `package.Model` its model.
-        own_variables: a layer's variables, without those of the layers inside it.
+        variable_class: of its variables.
+        own_weights: what a layer lists as its weights, without those of the layers inside it.
         variable_name: a variable's name within its layer.
         repaired: within it, layers compute when traced what they compute when called.
         loops: modules whose function `rnn` runs a step over time.
@@ -33,17 +35,31 @@ class Dialect:
 
     name: str
     package: Any
-    own_variables: Callable[[Any], tuple[Any, ...]]
+    variable_class: type
+    own_weights: Callable[[Any], tuple[Any, ...]]
     variable_name: Callable[[Any], str]
     repaired: Callable[[], AbstractContextManager[None]]
     loops: tuple[ModuleType, ...]
     mask_makers: tuple[tuple[type, str], ...] = ()
 
+    def variables(self, weights: Iterable[Any]) -> tuple[Any, ...]:
+        """Return those weights that are variables.
+
+        Keras 2 lists the vocabulary of a lookup layer as a weight, and layers of somebody's own
+        may list anything.
+        """
+        return tuple(one for one in weights if isinstance(one, self.variable_class))
+
+    def own_variables(self, layer: Any) -> tuple[Any, ...]:
+        """Return a layer's variables, without those of the layers inside it."""
+        return self.variables(self.own_weights(layer))
+
 
 KERAS_3 = Dialect(
     name="Keras 3",
     package=keras,
-    own_variables=lambda layer: (*layer._trainable_variables, *layer._non_trainable_variables),
+    variable_class=keras.Variable,
+    own_weights=lambda layer: (*layer._trainable_variables, *layer._non_trainable_variables),
     variable_name=lambda variable: str(variable.name),
     repaired=repaired_keras,
     loops=(backend,),
@@ -60,7 +76,8 @@ def keras_2(package: Any) -> Dialect:
     return Dialect(
         name="Keras 2",
         package=package,
-        own_variables=lambda layer: (*layer._trainable_weights, *layer._non_trainable_weights),
+        variable_class=tf.Variable,
+        own_weights=lambda layer: (*layer._trainable_weights, *layer._non_trainable_weights),
         # TensorFlow's own name, scopes and output number around it: `dense/kernel:0`.
         variable_name=lambda variable: variable.name.rpartition("/")[2].partition(":")[0],
         repaired=nullcontext,
@@ -78,3 +95,8 @@ def dialect_of(model: object) -> Dialect | None:
     if package is not None and isinstance(model, package.layers.Layer):
         return keras_2(package)
     return None
+
+
+def variables_of(model: Any) -> tuple[Any, ...]:
+    """Return the variables of a model of either Keras, in its order of weights."""
+    return (dialect_of(model) or KERAS_3).variables(model.weights)

@@ -1,9 +1,9 @@
 """The adapter of Keras models, wherever they come from: traced once, then any tensor of it."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import tensorflow as tf
 
@@ -14,9 +14,13 @@ from extractkit.models.functions.model import FunctionModel
 from extractkit.models.graphs.records import Found
 from extractkit.models.keras_models.catalog import find_tensors
 from extractkit.models.keras_models.dialects import KERAS_3, Dialect
+from extractkit.models.keras_models.layer_state import LayerState
+from extractkit.models.keras_models.retracing import Retracing, Traced
 from extractkit.models.keras_models.tracing import Trace, trace
+from extractkit.models.protocol import Compilation, Fetch, Program
 from extractkit.models.structure import ports
 from extractkit.tensors import Kind
+from extractkit.values import Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,9 +37,32 @@ class KerasModel(FunctionModel):
     pack: Callable[[Mapping[str, tf.Tensor]], Any]
     dialect: Dialect = field(default=KERAS_3, kw_only=True)
 
-    @cached_property
+    @property
     def graph(self) -> Trace:
-        """The one trace of it, from which catalog and programs come."""
+        """The one trace of it, from which catalog and programs come.
+
+        It holds what layers have derived from their weights: load these before.
+        """
+        return self.traced.trace
+
+    @cached_property
+    def traced(self) -> Traced:
+        """The trace; where weights change, with the state of the layers when it was made."""
+        self.build()
+        made = self._trace()
+        if self.checkpoints is None:
+            return Traced(made, 0, LayerState(()))
+        return Traced(made, self.checkpoints.loads, LayerState.of(self.keras_model))
+
+    def build(self) -> None:
+        """Call the model once if it needs that to have all of its weights.
+
+        Building calls layers symbolically; those calls must not end up in the catalog.
+        """
+        if not all(layer.built for layer in self.keras_model._flatten_layers()):
+            self._trace()
+
+    def _trace(self) -> Trace:
         specs = [_whole(spec) for spec in self.signature.specs]
         model = self.keras_model
 
@@ -43,9 +70,6 @@ class KerasModel(FunctionModel):
             return model(self.pack(features), training=False)
 
         try:
-            if not all(layer.built for layer in model._flatten_layers()):
-                # Building calls layers symbolically; those calls must not end up in the catalog.
-                trace(forward, specs, self.dialect)
             return trace(forward, specs, self.dialect)
         except Exception as error:  # whatever a layer of somebody's own raises
             raise ModelError(
@@ -62,7 +86,7 @@ class KerasModel(FunctionModel):
     @property
     def variables(self) -> Iterable[Any]:
         """The model's own, generators' states among them."""
-        return tuple(self.keras_model.variables)
+        return self.dialect.variables(self.keras_model.variables)
 
     def called(self, arguments: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """What calling the model returns, by address: in a graph, as `predict` calls it.
@@ -81,9 +105,55 @@ class KerasModel(FunctionModel):
             returned = tf.function(call, autograph=False)(dict(arguments))
         return dict(zip(addresses, returned, strict=True))
 
+    def settled(self) -> Self:
+        """See `GraphModel`; without a trace where other weights are yet to be loaded."""
+        settled = super().settled()
+        return settled if self.checkpoints is None else replace(settled)
+
+    def program(self, fetches: Sequence[Fetch], compilation: Compilation) -> Program:
+        """See `FunctionModel`; with several sets of weights it fits those that are loaded."""
+        if self.checkpoints is None:
+            return super().program(fetches, compilation)
+        return _Following(self._retracing, fetches, compilation)
+
+    def constants(self, fetches: Sequence[Fetch]) -> list[Array]:
+        """See `FunctionModel`."""
+        if self.checkpoints is None:
+            return super().constants(fetches)
+        return FunctionModel.constants(self._retracing.current(), fetches)
+
+    @cached_property
+    def _retracing(self) -> Retracing:
+        assert self.checkpoints is not None
+        return Retracing(self, self.checkpoints, lambda: replace(self))
+
     def describe(self) -> Mapping[str, object]:
         """Class, number of parameters, and where the model comes from."""
         return {"class": type(self.keras_model).__name__, **super().describe()}
+
+
+class _Following:
+    """A program that is compiled anew where loading weights asks for another trace."""
+
+    def __init__(
+        self, retracing: Retracing, fetches: Sequence[Fetch], compilation: Compilation
+    ) -> None:
+        self._retracing = retracing
+        self._fetches = fetches
+        self._compilation = compilation
+        self._compile(retracing.current())
+
+    def __call__(
+        self, features: Mapping[str, Array], lengths: Mapping[str, Array]
+    ) -> Sequence[Array]:
+        current = self._retracing.current()
+        if current is not self._model:
+            self._compile(current)
+        return self._program(features, lengths)
+
+    def _compile(self, model: KerasModel) -> None:
+        self._model = model
+        self._program = FunctionModel.program(model, self._fetches, self._compilation)
 
 
 def _whole(spec: InputSpec) -> tf.TensorSpec:

@@ -13,6 +13,9 @@ from typing import Any
 
 import tensorflow as tf
 
+# All ways to read a variable end in one method of this class; there is no public way to see them.
+from tensorflow.python.ops.resource_variable_ops import BaseResourceVariable
+
 from extractkit.models.graphs.nested import NestedGraph, nested_graphs
 from extractkit.models.keras_models.dialects import KERAS_3, Dialect
 from extractkit.models.keras_models.probing import Probes, watched_probes
@@ -52,6 +55,8 @@ class Trace:
         nested: the graphs of loops, branches and nested functions in it.
         dialect: the Keras whose layers were watched.
         probes: calls that Keras made to learn shapes; they are not among `calls`.
+        reads_weights: whether the value of a variable was read while it was traced, which may have
+            become a constant.
     """
 
     function: Any
@@ -60,6 +65,7 @@ class Trace:
     nested: tuple[NestedGraph, ...]
     dialect: Dialect = KERAS_3
     probes: Probes = field(default_factory=Probes)
+    reads_weights: bool = False
 
     @property
     def graph(self) -> tf.Graph:
@@ -92,6 +98,7 @@ def trace(
     with (
         dialect.repaired(),
         watched_probes(dialect) as probes,
+        _watched_reads() as reads,
         _watched_calls(dialect.package.layers.Layer, probes) as calls,
     ):
         concrete = traced.get_concrete_function(*arguments)
@@ -104,7 +111,7 @@ def trace(
     # which are made again or not depending on what was traced before.
     graphs = {concrete.graph, *(inner.graph for inner in nested)}
     own = tuple(call for call in calls if call.graph in graphs)
-    return Trace(concrete, inputs, own, tuple(nested), dialect, probes)
+    return Trace(concrete, inputs, own, tuple(nested), dialect, probes, bool(reads))
 
 
 def _forget_places(graph: tf.Graph) -> None:
@@ -149,6 +156,23 @@ def _watched_calls(layer_class: Any, probes: Probes) -> Iterator[list[LayerCall]
 
     with patched(layer_class, "__call__", watching):
         yield calls
+
+
+@contextmanager
+def _watched_reads() -> Iterator[list[str]]:
+    """Record the names of variables whose values are read outside of the graph being traced."""
+    names: list[str] = []
+
+    def watching(original: Callable[..., Any]) -> Callable[..., Any]:
+        def read(variable: Any, *args: Any, **kwargs: Any) -> Any:
+            if tf.executing_eagerly():
+                names.append(variable.name)
+            return original(variable, *args, **kwargs)
+
+        return read
+
+    with patched(BaseResourceVariable, "_read_variable_op", watching):
+        yield names
 
 
 def _input_ports(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ names, see `weights_by_name`.
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import h5py
 from extractkit.errors import ModelError
 from extractkit.models.foreign import told
 from extractkit.models.keras_models.averages import use_optimizer_averages, with_named_averages
+from extractkit.models.keras_models.dialects import variables_of
 from extractkit.models.keras_models.pytorch_names import is_of_transformers
 from extractkit.models.keras_models.saved import SavedKeras, open_saved
 from extractkit.models.keras_models.weights_by_name import (
@@ -101,18 +102,20 @@ def _load_by_keras(model: Any, weights: WeightFile, legacy: bool, at: str) -> No
     stored = {
         key: entry.shape for key, entry in weights.entries.items() if not _is_training(weights, key)
     }
+    variables = variables_of(model)
     with _named_for_keras(weights.files[0], weights.format, legacy) as file:
         try:
-            with _assigned(model) as assigned, warnings.catch_warnings(record=True) as caught:
+            with _assigned(variables) as assigned, warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 model.load_weights(file)
         except Exception as error:  # whatever the readers of two Kerases and layers raise
             raise ModelError(_mismatch(model, weights, stored, legacy, at, told(error))) from error
     for warning in caught:
         _log.debug("%s: %s", at, warning.message)
-    left = [variable for variable in model.weights if id(_plain(variable)) not in assigned]
-    if left or len(stored) > len(assigned):
-        reason = f"{len(left)} of {len(model.weights)} weights stay as they were"
+    left = [variable for variable in variables if id(_plain(variable)) not in assigned]
+    # Layers may save more than their variables (weights of terms, say) and read it again.
+    if left or (len(stored) > len(assigned) and _first(model, weights, stored, legacy)):
+        reason = f"{len(left)} of {len(variables)} weights stay as they were"
         raise ModelError(_mismatch(model, weights, stored, legacy, at, reason))
 
 
@@ -141,14 +144,14 @@ def _is_legacy(file: Path) -> bool:
 
 
 @contextmanager
-def _assigned(model: Any) -> Iterator[set[int]]:
-    """Ids of those of the model's variables that are assigned to within it."""
+def _assigned(variables: Sequence[Any]) -> Iterator[set[int]]:
+    """Ids of those of a model's variables that are assigned to within it."""
     # Variables that were made in a graph are of a class of their own.
     classes: set[type] = {
         next(c for c in type(_plain(variable)).__mro__ if "assign" in vars(c))
-        for variable in model.weights
+        for variable in variables
     }
-    own = {id(_plain(variable)) for variable in model.weights}
+    own = {id(_plain(variable)) for variable in variables}
     ids: set[int] = set()
 
     def watching(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -180,12 +183,14 @@ def _mismatch(
     at: str,
     reason: str,
 ) -> str:
-    first = (
-        _first_in_order(model, weights.files[0])
-        if legacy
-        else _first_by_key(_saved_keys(model), stored)
-    )
-    return f"{at} does not fit the model: {first or reason}"
+    return f"{at} does not fit the model: {_first(model, weights, stored, legacy) or reason}"
+
+
+def _first(model: Any, weights: WeightFile, stored: Shapes, legacy: bool) -> str | None:
+    """The first weight that differs; None where there is none."""
+    if legacy:
+        return _first_in_order(model, weights.files[0])
+    return _first_by_key(_saved_keys(model), stored)
 
 
 def _first_by_key(model: Shapes, file: Shapes) -> str | None:
@@ -212,10 +217,11 @@ def _saved_keys(model: Any) -> dict[str, tuple[int, ...]]:
 
 def _first_in_order(model: Any, file: Path) -> str | None:
     """The first weight that differs, layer by layer in the order of both sides."""
+    by_layer = [(layer.name, variables_of(layer)) for layer in model.layers]
     ours = [
-        (layer.name, [(_short(variable), tuple(variable.shape)) for variable in layer.weights])
-        for layer in model.layers
-        if layer.weights
+        (layer, [(_short(variable), tuple(variable.shape)) for variable in variables])
+        for layer, variables in by_layer
+        if variables
     ]
     theirs = _stored_layers(file)
     for (layer, own), (stored_layer, stored) in zip(ours, theirs, strict=False):

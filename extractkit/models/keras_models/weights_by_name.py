@@ -13,9 +13,12 @@ from math import prod
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from extractkit.errors import ModelError, choices
 from extractkit.models.foreign import told
+from extractkit.models.keras_models.deriving import derive_state
+from extractkit.models.keras_models.dialects import variables_of
 from extractkit.models.keras_models.pytorch_names import (
     are_pytorch_names,
     by_pytorch_names,
@@ -61,7 +64,7 @@ def assign_by_name(model: Any, weights: WeightFile, at: str) -> None:
     missing = [path for identity, path in own.items() if identity not in given]
     extra = [key for key in keys if key not in variables]
     if not (missing or extra):
-        _assign(variables, own, weights, at)
+        _assign(model, variables, own, weights, at)
     elif not assign_by_scope(model, weights, {key: key.partition(":")[0] for key in keys}, at):
         raise ModelError(f"{at} does not fit the model: {_unpaired(missing, extra, keys)}")
 
@@ -97,7 +100,7 @@ def assign_by_scope(model: Any, weights: WeightFile, names: Mapping[str, str], a
     if scope is None:
         return False
     own = {id(variable): path for path, variable in paths.items()}
-    _assign(dict(zip(scope.keys, paths.values(), strict=True)), own, weights, at)
+    _assign(model, dict(zip(scope.keys, paths.values(), strict=True)), own, weights, at)
     _log_left(scope.outside, at)
     return True
 
@@ -133,11 +136,21 @@ def _assign_pytorch(model: Any, weights: WeightFile, keys: Sequence[str], at: st
         raise ModelError(f"{at} does not fit the model: {_unpaired(missing, extra, keys)}")
     own = {id(variable): path for path, variable in _paths(model)}
     variables = {key: variable for key, (variable, _) in arranged.items()}
-    _assign(variables, own, weights, at, {key: arrange for key, (_, arrange) in arranged.items()})
+    _assign(
+        model, variables, own, weights, at, {key: arrange for key, (_, arrange) in arranged.items()}
+    )
     _log_left(left, at)
 
 
+def _fits(stored: Sequence[int], shape: Sequence[int | None]) -> bool:
+    """Return whether a variable takes an array; it may leave sizes open (bins, terms)."""
+    return len(stored) == len(shape) and all(
+        size in (own, None) for own, size in zip(stored, shape, strict=True)
+    )
+
+
 def _assign(
+    model: Any,
     variables: Mapping[str, Any],
     own: Mapping[int, str],
     weights: WeightFile,
@@ -151,7 +164,7 @@ def _assign(
     """
     for key, variable in variables.items():
         stored, shape = weights.entry(key).shape, tuple(variable.shape)
-        if stored != shape if arrange is None else prod(stored) != prod(shape):
+        if not _fits(stored, shape) if arrange is None else prod(stored) != prod(shape):
             raise ModelError(
                 f"{at} does not fit the model: {key!r} is {list(stored)} in the file, "
                 f"{own.get(id(variable), key)!r} {list(shape)} in the model"
@@ -164,6 +177,7 @@ def _assign(
             except ValueError as error:  # as NumPy says that axes are other ones
                 raise ModelError(f"{at} does not fit the model: {key!r}: {told(error)}") from error
         variable.assign(array)
+    derive_state(model, at)
 
 
 def _log_left(left: Sequence[str], at: str) -> None:
@@ -175,7 +189,7 @@ def _paths(model: Any) -> list[tuple[str, Any]]:
     """The model's variables by Keras's path for them."""
     return [
         (getattr(variable, "path", variable.name).partition(":")[0], variable)
-        for variable in model.weights
+        for variable in variables_of(model)
     ]
 
 
@@ -223,13 +237,14 @@ def _by_object(model: Any, keys: Sequence[str], at: str) -> dict[str, Any]:
 
     The model may be the checkpoint's root, or stand under a name (`tf.train.Checkpoint(model=…)`).
     """
+    owned = {id(variable): variable for variable in variables_of(model)}
     found: dict[str, Any] = {}
     holders: dict[int, str] = {}
     for key in keys:
         steps = key.removesuffix(_OBJECT).split("/")
-        variable = _follow(model, steps)
-        if variable is None:
-            variable = _follow(model, steps[1:])
+        variable = _follow(model, owned, steps)
+        if variable is None and steps[1:]:
+            variable = _follow(model, owned, steps[1:])
         if variable is None:
             continue
         if id(variable) in holders:
@@ -242,24 +257,39 @@ def _by_object(model: Any, keys: Sequence[str], at: str) -> dict[str, Any]:
     return found
 
 
-def _follow(model: Any, steps: Sequence[str]) -> Any:
-    """The variable at the end of a chain of attributes; None: it leads to none of the model's."""
-    owned = {id(variable): variable for variable in model.weights}
+def _follow(model: Any, own: Mapping[int, Any], steps: Sequence[str]) -> Any:
+    """The variable at the end of a chain of attributes; None: it leads to none of the model's.
+
+    Args:
+        own: the model's variables by identity. A layer may keep others, which Keras does not list.
+    """
     place = model
-    for step in steps:
-        try:
-            if nth := _NTH.fullmatch(step):
-                layers = [layer for layer in place.layers if layer.weights or not nth[1]]
-                place = layers[int(nth[2])]
-            elif isinstance(place, Mapping):
-                place = place[step]
-            elif step.isdecimal():
-                place = place[int(step)]
-            else:
-                place = getattr(place, step)
-        except (AttributeError, KeyError, IndexError, TypeError, ValueError):
-            return None
-    return owned.get(id(place))
+    for step in steps[:-1]:
+        place = _step(place, step)
+    end = _step(place, steps[-1])
+    if id(end) in own or isinstance(end, tf.Variable):
+        return end
+    # Keras 2 calls a variable by its name, which the layer may have for something else.
+    listed = getattr(place, "weights", None) or ()
+    named = [one for one in listed if id(one) in own and _base_name(one) == steps[-1]]
+    return named[0] if len(named) == 1 else None
+
+
+def _step(place: Any, step: str) -> Any:
+    """What stands under a name, a key or a number; None: nothing does."""
+    try:
+        if nth := _NTH.fullmatch(step):
+            layers = [layer for layer in place.layers if layer.weights or not nth[1]]
+            return layers[int(nth[2])]
+        if isinstance(place, Mapping):
+            return place[step]
+        return place[int(step)] if step.isdecimal() else getattr(place, step)
+    except Exception:  # noqa: BLE001 - attributes of layers of somebody's own raise anything
+        return None
+
+
+def _base_name(variable: Any) -> str:
+    return str(variable.name).rpartition("/")[2].partition(":")[0]
 
 
 def _unpaired(missing: Sequence[str], extra: Sequence[str], keys: Sequence[str]) -> str:
