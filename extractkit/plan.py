@@ -55,12 +55,15 @@ class Layout:
         split: whether that axis is a product ("sample*token") to be split into samples and the
             rest. That samples vary slowest in it is checked on real data before anything is stored.
         dims, shape: of the stored tensor; the sample axis is ("sample", None).
+        whole: whether the tensor has no sample axis, and gets one in front: a call of the model on
+            one sample makes the value of that sample.
     """
 
     axis: int | None
     split: bool
     dims: Dims
     shape: Shape
+    whole: bool = False
 
     @classmethod
     def of(cls, record: TensorRecord) -> "Layout | None":
@@ -77,6 +80,8 @@ class Layout:
                 rest.insert(axis, (None, int(other)) if other.isdigit() else (other, None))
             stored = [(SAMPLE, None), *rest]
             return cls(axis, bool(split), tuple(d for d, _ in stored), tuple(s for _, s in stored))
+        if record.depends_on_inputs:
+            return cls(0, False, (SAMPLE, *record.dims), (None, *record.shape), whole=True)
         return cls(None, False, record.dims, record.shape)
 
 

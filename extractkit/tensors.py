@@ -19,6 +19,9 @@ SAMPLE = "sample"
 UNKNOWN = "?"
 """A dim that only running the model can tell; it is measured on the first batch, never guessed."""
 
+BY_VALUES = "f(values)"
+"""A dim whose length the model computes from the values of a sample, not from its lengths."""
+
 TEXT = "string"
 """TensorFlow's name of the dtype that NumPy does not have: texts, each of its own length."""
 

@@ -1,6 +1,7 @@
 """What is stored of each tensor, how large it is, and how samples are cut into shards."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -54,9 +55,9 @@ def planned(record: TensorRecord, **selector: object) -> PlannedTensor:
         (("sample*12", None), (None, 4), (0, True, ("sample", None, None), (None, 12, 4))),
         ((None, "sample*token"), (3, None), (1, True, ("sample", None, "token"), (None, 3, None))),
         (("sample*f(token)",), (None,), (0, True, ("sample", "f(token)"), (None, None))),
-        # Without a sample axis it is the same for all of them.
-        ((None, None), (3, 4), (None, False, (None, None), (3, 4))),
-        ((), (), (None, False, (), ())),
+        # Without a sample axis it is, as a whole, the value of the one sample of a call.
+        ((None, "token"), (3, None), (0, False, ("sample", None, "token"), (None, 3, None), True)),
+        ((), (), (0, False, ("sample",), (None,), True)),
         # To be measured first.
         (("sample", "?"), (None, None), None),
         (None, None, None),
@@ -65,6 +66,12 @@ def planned(record: TensorRecord, **selector: object) -> PlannedTensor:
 def test_the_stored_layout(dims: Dims, shape: Shape, expected: tuple[object, ...] | None) -> None:
     found = Layout.of(record(dims, shape))
     assert found == (None if expected is None else Layout(*expected))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("dims", "shape"), [((None, None), (3, 4)), ((), ())])
+def test_what_does_not_depend_on_samples_has_no_axis_of_them(dims: Dims, shape: Shape) -> None:
+    constant = replace(record(dims, shape), depends_on_inputs=False)
+    assert Layout.of(constant) == Layout(None, False, dims, shape)
 
 
 def test_two_selectors_that_agree_store_a_tensor_once() -> None:
@@ -166,10 +173,12 @@ def test_predicted_bytes_and_shapes_are_those_of_the_arrays(
 
 
 def test_the_bytes_of_a_constant_are_those_of_its_array() -> None:
-    kernel = planned(record((None, None), (3, 4), "float16"), slice={1: "::3"})
+    weight = replace(record((None, None), (3, 4), "float16"), depends_on_inputs=False)
+    kernel = planned(weight, slice={1: "::3"})
     assert kernel.constant
     assert kernel.constant_bytes == np.ones((3, 2), "float16").nbytes
-    assert planned(record((), (), "int64")).constant_bytes == 8
+    counter = replace(record((), (), "int64"), depends_on_inputs=False)
+    assert planned(counter).constant_bytes == 8
     assert bytes_per_sample([kernel], Lengths(2, {})).tolist() == [0, 0]
 
 

@@ -23,6 +23,9 @@ def overview(plan: Preview) -> RenderableType:
         parts.append(Text(f"selectors.{safe(name)} matches {plural(count, 'tensor')}"))
     parts.extend(_skipped(plan.skipped))
     parts.extend(_skipped_checkpoints(plan.skipped_checkpoints))
+    if plan.shared is not None:
+        because = f": {safe(plan.shared.reason)}" if plan.shared.reason else ""
+        parts.append(Text(f"a call of the model takes {plan.shared.sharing}{because}"))
     parts.append(_totals(plan))
     return Group(*parts)
 

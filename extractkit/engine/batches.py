@@ -49,11 +49,24 @@ class Batch:
 
 
 def read_batch(
-    model: Model, source: Source, positions: Sequence[int], length_step: int = 1
+    model: Model,
+    source: Source,
+    positions: Sequence[int],
+    length_step: int = 1,
+    limits: Mapping[str, int] | None = None,
 ) -> Batch:
     """The samples at these positions of the source, in this order, as one batch; see `collate`."""
     encoded = dict(zip(sorted(positions), _encoded(model, source, sorted(positions)), strict=True))
-    return collate(model.signature, [encoded[position] for position in positions], length_step)
+    ordered = [encoded[position] for position in positions]
+    return collate(model.signature, ordered, length_step, limits)
+
+
+def elements(encoded: Encoded) -> int:
+    """Return how much a sample holds, characters of texts included."""
+    arrays = encoded.features.values()
+    return sum(
+        array.size + (sum(map(len, array.flat)) if array.dtype.hasobject else 0) for array in arrays
+    )
 
 
 def _bytes(array: Array) -> int:
@@ -77,21 +90,32 @@ def _encoded(model: Model, source: Source, ordered: Sequence[int]) -> Sequence[E
     return model.encode(samples)
 
 
-def collate(signature: Signature, encoded: Sequence[Encoded], length_step: int = 1) -> Batch:
+def collate(
+    signature: Signature,
+    encoded: Sequence[Encoded],
+    length_step: int = 1,
+    limits: Mapping[str, int] | None = None,
+    longest: Mapping[str, int] | None = None,
+) -> Batch:
     """Stack encoded samples, padded along every free axis.
 
     They get the length of the longest among them, rounded up to a multiple of `length_step` as far
     as the model takes it.
+
+    Args:
+        limits: the most that an axis is rounded up to; None: what the model says.
+        longest: the length that each axis gets; None: as above.
     """
     lengths = {
         axis: np.array([one.sizes[axis] for one in encoded], dtype=np.int32)
         for axis in signature.free_axes
     }
-    limits = signature.longest or {}
-    longest = {}
-    for axis, sizes in lengths.items():
-        rounded = -(-int(sizes.max()) // length_step) * length_step
-        longest[axis] = min(rounded, limits.get(axis, rounded))
+    if longest is None:
+        limits = limits if limits is not None else signature.longest or {}
+        longest = {}
+        for axis, sizes in lengths.items():
+            rounded = -(-int(sizes.max()) // length_step) * length_step
+            longest[axis] = min(rounded, limits.get(axis, rounded))
     features = {
         spec.name: _stacked(spec, [one.features[spec.name] for one in encoded], longest)
         for spec in signature.specs

@@ -5,6 +5,7 @@ from dataclasses import replace
 from extractkit.engine.identity import identity, weights_of
 from extractkit.engine.prepare import Prepared
 from extractkit.engine.process import environment
+from extractkit.engine.sharing import KEY as SHARING
 from extractkit.errors import RunDirectoryError
 from extractkit.plan import PlannedTensor
 from extractkit.runs.agreement import differences, job_differences
@@ -48,6 +49,7 @@ def described(manifest: Manifest, prepared: Prepared) -> Manifest:
             "deterministic": runtime.deterministic,
             "batch_size": runtime.batch_size,
             "batch_tokens": runtime.batch_tokens,
+            SHARING: str(prepared.shared.sharing),
         },
     )
     return replace(known, identity=identity(prepared, known))

@@ -173,7 +173,8 @@ class _Execution:
             recorder = Recorder.start(self.directory, self.manifest, sinks)
             self.listener.stage("loading the model")
             with hired(self.job, self.listener.note) as workers:
-                prepared = prepare(self.job)
+                planned = self.manifest.plan is not None
+                prepared = prepare(self.job, self.manifest.settings if planned else None)
                 self.timings.update(prepared.timings)
                 found = self._planned(prepared, recorder)
                 self._commit(prepared, found, recorder, workers)
@@ -352,6 +353,8 @@ class _Execution:
     def _notes(self, prepared: Prepared, planned: Manifest) -> None:
         for note in prepared.opened.source.notes:
             self._note(note)
+        if prepared.shared.note is not None:
+            self._note(prepared.shared.note)
         for left_out in planned.skipped_checkpoints:
             self._note(f"checkpoint {left_out.label!r} is left out: {left_out.reason}")
         if planned.inputs is not None and planned.inputs.truncated:

@@ -6,15 +6,15 @@ from functools import cached_property
 
 import numpy as np
 
-from extractkit.engine.batches import collate
+from extractkit.engine.batches import collate, elements
 from extractkit.engine.isolation import explained
-from extractkit.engine.sizes import repeated, resized, size_fault
+from extractkit.engine.sizes import repeated, size_fault
 from extractkit.errors import SampleError, SelectionError
 from extractkit.inputs.protocol import Signature, Source
 from extractkit.models.axes import Sizes, infer_dims, why_not_by_sample
 from extractkit.models.protocol import Compilation, Encoded, Fetch, Model, Program
 from extractkit.plan import PlannedTensor, measured
-from extractkit.tensors import SAMPLE, TensorRecord
+from extractkit.tensors import BY_VALUES, SAMPLE, TEXT, TensorRecord
 from extractkit.values import Array
 
 _SAMPLES, _MORE_SAMPLES = 3, 5
@@ -25,64 +25,110 @@ _TOGETHER = 6
 
 @dataclass(frozen=True)
 class Measured:
-    """What running told.
+    """What running the model shows.
 
     Attributes:
         tensors: with every axis known, and every product of axes checked.
         skipped: records of those that turned out to have no value per sample, with the reason.
+        alone: why each call must take one sample; None: nothing that was measured demands it.
     """
 
     tensors: tuple[PlannedTensor, ...]
     skipped: tuple[TensorRecord, ...] = ()
+    alone: str | None = None
 
 
 def measure_axes(
-    model: Model, source: Source, tensors: Sequence[PlannedTensor], compilation: Compilation
+    model: Model,
+    source: Source,
+    tensors: Sequence[PlannedTensor],
+    compilation: Compilation,
+    *,
+    alone: bool = False,
 ) -> Measured:
-    """The same tensors with every axis known, and every product of axes checked.
+    """Return the same tensors with every axis known, and every product of axes checked.
 
-    The first sample, repeated and padded to several sizes, tells which axes follow what. Two
-    samples in both orders tell whether samples vary slowest in a product such as "sample*token".
+    The first sample, repeated and padded to several sizes, tells which axes follow what; others
+    tell which lengths follow the values. Two samples in both orders tell whether samples vary
+    slowest in a product such as "sample*token".
+
+    What has no value per sample in a batch has one in a call on a single sample. That is used
+    where calls take one sample in any case, and where a selector would store nothing otherwise.
+
+    Args:
+        alone: whether each call takes one sample in any case.
 
     Raises:
         SelectionError: nothing that a selector matches has a value per sample; one of its tensors
             is named with the axes that it has.
     """
-    reasons: dict[str, str] = {}
+    found = _Found({}, {}, {})
     unknown = [tensor for tensor in tensors if tensor.layout is None]
     if unknown:
-        records = _measured_records(model, source, unknown, compilation, reasons)
-        tensors = [
-            measured(tensor, records[tensor.address]) if tensor.address in records else tensor
-            for tensor in tensors
-        ]
-        found = [tensor for tensor in tensors if tensor.address in records]
-        if found and len(source) > 1 and model.signature.batch != 1:
-            _check_alone(model, source, found, compilation, reasons)
+        found = _measured_records(model, source, unknown, compilation)
+        tensors = [_completed(tensor, found.by_sample) for tensor in tensors]
     split = [
         tensor
         for tensor in tensors
-        if tensor.layout is not None and tensor.layout.split and tensor.address not in reasons
+        if tensor.layout is not None and tensor.layout.split and not alone
     ]
     if split and len(source) > 1:
-        _check_order(model, source, split, compilation, reasons)
-    _check_left(tensors, reasons)
+        _check_order(model, source, split, compilation, found)
+    why = None
+    lost = _nothing_left(tensors, found.reasons)
+    if found.reasons and (alone or lost):
+        if lost is not None:
+            why = f"{lost.address!r} has no value per sample in a batch"
+        tensors = [_completed(tensor, found.by_call) for tensor in tensors]
+        for address in found.by_call:
+            found.reasons.pop(address, None)
+    _check_left(tensors, found.reasons)
     return Measured(
-        tuple(tensor for tensor in tensors if tensor.address not in reasons),
-        tuple(replace(model.catalog[address], reason=why) for address, why in reasons.items()),
+        tuple(tensor for tensor in tensors if tensor.address not in found.reasons),
+        tuple(replace(model.catalog[a], reason=reason) for a, reason in found.reasons.items()),
+        why,
     )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Records with their dims, by address.
+
+    Attributes:
+        by_sample: of tensors with a value for each sample of a batch.
+        by_call: of others, where a call takes one sample.
+        reasons: why those have no value per sample in a batch.
+    """
+
+    by_sample: dict[str, TensorRecord]
+    by_call: dict[str, TensorRecord]
+    reasons: dict[str, str]
+
+
+def _completed(tensor: PlannedTensor, records: Mapping[str, TensorRecord]) -> PlannedTensor:
+    record = records.get(tensor.address)
+    return tensor if record is None else measured(tensor, record)
+
+
+def _nothing_left(
+    tensors: Sequence[PlannedTensor], reasons: Mapping[str, str]
+) -> PlannedTensor | None:
+    """The first tensor of a selector of which nothing is left."""
+    left = {name for t in tensors if t.address not in reasons for name in t.selectors}
+    return next((t for t in tensors if not left.issuperset(t.selectors)), None)
 
 
 def _check_left(tensors: Sequence[PlannedTensor], reasons: Mapping[str, str]) -> None:
     """Refuse a selector of which nothing is left."""
+    tensor = _nothing_left(tensors, reasons)
+    if tensor is None:
+        return
     left = {name for t in tensors if t.address not in reasons for name in t.selectors}
-    for tensor in tensors:
-        for name in tensor.selectors:
-            if name not in left:
-                raise SelectionError(
-                    f"selectors.{name} selects {tensor.address!r}, {reasons[tensor.address]}. "
-                    f"Leave it out with '+selectors.{name}.not.path=\"{tensor.address}\"'"
-                )
+    name = next(name for name in tensor.selectors if name not in left)
+    raise SelectionError(
+        f"selectors.{name} selects {tensor.address!r}, {reasons[tensor.address]}. "
+        f"Leave it out with '+selectors.{name}.not.path=\"{tensor.address}\"'"
+    )
 
 
 def _measured_records(
@@ -90,25 +136,52 @@ def _measured_records(
     source: Source,
     unknown: Sequence[PlannedTensor],
     compilation: Compilation,
-    reasons: dict[str, str],
-) -> dict[str, TensorRecord]:
-    """The tensors' records with their dims; in `reasons` why others have no value per sample."""
+) -> _Found:
     addresses = [tensor.address for tensor in unknown]
     program = model.program([Fetch(address) for address in addresses], compilation)
-    sizes, trials = _tried(model, source, addresses, program)
-    records = {}
-    for tensor, shapes in zip(unknown, zip(*trials, strict=True), strict=True):
-        dims = _dims(model.signature, sizes, shapes)
+    trials = _tried(model, source, addresses, program)
+    found = _Found({}, {}, {})
+    for at, tensor in enumerate(unknown):
+        record = model.catalog[tensor.address]
+        together = [shapes[at] for shapes in trials.together]
+        alone = [shapes[at] for shapes in trials.alone]
+        dims = _dims(model.signature, trials.sizes, together)
         reason = "its number of axes changes with the inputs" if dims is None else None
         reason = reason or why_not_by_sample(dims or ())
-        if dims is None or reason is not None:
-            reasons[tensor.address] = f"measured as {list(shapes[0])}: {reason}"
+        if reason is None and dims is not None and not _brings_its_rows(dims, alone):
+            reason = "the values of a sample decide how many rows of it belong to the sample"
+        if dims is not None and reason is None:
+            found.by_sample[tensor.address] = _record(record, dims, together[0], alone)
             continue
-        shape = tuple(
-            size if dim is None else None for dim, size in zip(dims, shapes[0], strict=True)
-        )
-        records[tensor.address] = replace(model.catalog[tensor.address], dims=dims, shape=shape)
-    return records
+        found.reasons[tensor.address] = f"measured as {list(together[0])}: {reason}"
+        dims = infer_dims(trials.sizes_alone, [shapes[at] for shapes in trials.alone_at])
+        if dims is not None and len({len(shape) for shape in alone}) == 1:
+            found.by_call[tensor.address] = _record(record, dims, alone[0], alone)
+    return found
+
+
+def _record(
+    record: TensorRecord,
+    dims: tuple[str | None, ...],
+    shape: tuple[int, ...],
+    alone: Sequence[tuple[int, ...]],
+) -> TensorRecord:
+    """The record with these dims, but for lengths in which samples of one size differ."""
+    differ = [len(set(sizes)) > 1 for sizes in zip(*alone, strict=True)]
+    dims = tuple(BY_VALUES if own else dim for dim, own in zip(dims, differ, strict=True))
+    sizes = (size if dim is None else None for dim, size in zip(dims, shape, strict=True))
+    return replace(record, dims=dims, shape=tuple(sizes), reason=None)
+
+
+def _brings_its_rows(dims: Sequence[str | None], alone: Sequence[tuple[int, ...]]) -> bool:
+    """Whether samples of one size bring as many rows each: as many as samples by chance is not it.
+
+    Args:
+        alone: shapes of the first sample, and of others brought to its size, each alone.
+    """
+    axis = next(at for at, dim in enumerate(dims) if dim and dim.partition("*")[0] == SAMPLE)
+    rows = {shape[axis] if axis < len(shape) else None for shape in alone}
+    return rows == {1} if dims[axis] == SAMPLE else len(rows) == 1
 
 
 def _dims(
@@ -121,9 +194,28 @@ def _dims(
     return None if dims is None else (SAMPLE, *dims)
 
 
-def _tried(
-    model: Model, source: Source, addresses: Sequence[str], program: Program
-) -> tuple[Sizes, list[list[tuple[int, ...]]]]:
+_Shapes = list[tuple[int, ...]]
+
+
+@dataclass(frozen=True, eq=False)
+class _Trials:
+    """Shapes of a program's values, one for each of its tensors, in several calls.
+
+    Attributes:
+        sizes: at which `together` was tried.
+        together: of the first sample, repeated, at the sizes' trials.
+        alone: of the first sample, and of others brought to its sizes, each in a call of its own.
+        sizes_alone, alone_at: the same as the first two of the first sample in a call of its own.
+    """
+
+    sizes: Sizes
+    together: list[_Shapes]
+    alone: list[_Shapes]
+    sizes_alone: Sizes
+    alone_at: list[_Shapes]
+
+
+def _tried(model: Model, source: Source, addresses: Sequence[str], program: Program) -> _Trials:
     """The shapes of a program's values at sizes that the model takes, found by trying.
 
     The first sample alone, at the sizes that it has, comes first: a failure there is its own. Then
@@ -136,44 +228,58 @@ def _tried(
     signature = model.signature
     (first,) = model.encode(source.read(0, 1))
 
-    def shapes_at(at: Mapping[str, int]) -> list[tuple[int, ...]]:
-        batch = repeated(signature, first.features, at, at.get(SAMPLE, 1))
+    def shapes(sample: Encoded, at: Mapping[str, int], samples: int = 1) -> _Shapes:
+        batch = repeated(signature, sample.features, at, samples)
         return [np.shape(value) for value in program(batch.features, batch.lengths)]
 
     # An empty sample would hide which axes follow it.
     own = {axis: max(1, size) for axis, size in first.sizes.items()}
     try:
-        shapes_at(own)
+        alone = [shapes(first, own)]
     except SampleError as error:
-        alone = repeated(signature, first.features, own)
-        fault = size_fault(model, addresses, program, alone)
+        fault = size_fault(model, addresses, program, repeated(signature, first.features, own))
         raise SampleError(explained(str(error), fault)) from error
-    base, enlarged = dict(own), {}
-    if signature.batch != 1:
-        base[SAMPLE], enlarged[SAMPLE] = _SAMPLES, _MORE_SAMPLES
-    trials = [shapes_at(base)]
-    if signature.batch != 1:
-        trials.append(shapes_at({**base, SAMPLE: _MORE_SAMPLES}))
     others = _Others(model, source)
+    moved: dict[str, Mapping[str, int]] = {}
+    alone_at = list(alone)
     for axis, size in own.items():
-        for other in _outwards(axis, size, others, (signature.longest or {}).get(axis)):
+        limit = (signature.longest or {}).get(axis)
+        for other in _outwards(axis, size, others, limit):
             try:
-                trials.append(shapes_at({**base, axis: other}))
+                alone_at.append(shapes(first, {**own, axis: other}))
             except SampleError:
                 continue  # a size that we have made up: no sample is to blame
-            enlarged[axis] = other
+            moved[axis] = {**own, axis: other}
             break
-    left = {axis: size for axis, size in own.items() if axis not in enlarged}
+    left = {axis: size for axis, size in own.items() if axis not in moved}
+    base, enlarged = dict(own), {axis: at[axis] for axis, at in moved.items()}
     for sizes in _jointly(left, others) if len(left) > 1 else ():
         try:
-            trials.append(shapes_at({**base, **sizes}))
+            alone_at.append(shapes(first, {**own, **sizes}))
         except SampleError:
             continue
         # No length is told apart from another then: whatever moves follows all of them.
         joint = ",".join(left)
-        base[joint], enlarged[joint] = 0, 1
+        base[joint], enlarged[joint], moved[joint] = 0, 1, {**own, **sizes}
         break
-    return Sizes({axis: base[axis] for axis in enlarged}, enlarged), trials
+    sizes_alone = Sizes({axis: base[axis] for axis in enlarged}, enlarged)
+    for one in others.few:
+        try:
+            alone.append(shapes(one, own))
+        except SampleError:
+            continue  # blamed when its turn comes
+    if signature.batch == 1:
+        return _Trials(sizes_alone, alone_at, alone, sizes_alone, alone_at)
+    counts = Sizes(
+        {SAMPLE: _SAMPLES, **sizes_alone.base}, {SAMPLE: _MORE_SAMPLES, **sizes_alone.enlarged}
+    )
+    try:
+        together = [shapes(first, own, _SAMPLES), shapes(first, own, _MORE_SAMPLES)]
+        together += [shapes(first, at, _SAMPLES) for at in moved.values()]
+    except SampleError:
+        # It takes one sample a call: whatever it makes of several is no value per sample.
+        together = [[()] * len(addresses) for _ in counts.trials]
+    return _Trials(counts, together, alone, sizes_alone, alone_at)
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,9 +290,21 @@ class _Others:
     source: Source
 
     @cached_property
+    def encoded(self) -> Sequence[Encoded]:
+        return self.model.encode(self.source.read(0, min(_LOOKED_AT, len(self.source))))
+
+    @property
+    def few(self) -> Sequence[Encoded]:
+        """The next samples, the smallest and the largest of all that are read."""
+        count = min(_TOGETHER, len(self.source))
+        if all(spec.dtype != TEXT for spec in self.model.signature.specs):
+            return self.model.encode(self.source.read(1, count)) if count > 1 else ()
+        by_size = sorted(self.encoded[1:], key=elements)
+        return [*by_size[:1], *by_size[-1:], *self.encoded[1:count]]
+
+    @property
     def sizes(self) -> list[Mapping[str, int]]:
-        encoded = self.model.encode(self.source.read(0, min(_LOOKED_AT, len(self.source))))
-        return [{axis: max(1, size) for axis, size in one.sizes.items()} for one in encoded]
+        return [{axis: max(1, size) for axis, size in one.sizes.items()} for one in self.encoded]
 
 
 def _outwards(axis: str, size: int, others: _Others, longest: int | None) -> Iterator[int]:
@@ -215,59 +333,18 @@ def _jointly(own: Mapping[str, int], others: _Others) -> Iterator[Mapping[str, i
         yield {axis: size + step for axis, size in own.items()}
 
 
-def _check_alone(
-    model: Model,
-    source: Source,
-    found: Sequence[PlannedTensor],
-    compilation: Compilation,
-    reasons: dict[str, str],
-) -> None:
-    """Leave out what several samples together give other rows of than each of them alone.
-
-    One sample repeated cannot tell: rows that the values decide (a mask, a search) are then as many
-    as there are samples by chance.
-    """
-    encoded = model.encode(source.read(0, min(_TOGETHER, len(source))))
-    # Sizes that the model is known to take.
-    sizes = {axis: max(1, size) for axis, size in encoded[0].sizes.items()}
-    alike = [_alike(model.signature, one, sizes) for one in encoded]
-    program = model.program([Fetch(tensor.address) for tensor in found], compilation)
-
-    def computed(samples: Sequence[Encoded]) -> Sequence[Array]:
-        batch = collate(model.signature, samples)
-        return program(batch.features, batch.lengths)
-
-    together = computed(alike)
-    alone = zip(*(computed([sample]) for sample in alike), strict=True)
-    for tensor, whole, parts in zip(found, together, alone, strict=True):
-        axis = 0 if tensor.layout is None else tensor.layout.axis or 0
-        ranks = {np.ndim(value) for value in (whole, *parts)}
-        rows = [np.moveaxis(value, axis, 0) for value in (whole, *parts)] if len(ranks) == 1 else []
-        # Each brings as many rows as every other: as many as samples by chance is not enough.
-        same = len({row.shape for row in rows[1:]}) == 1
-        if not same or not _same(rows[0], np.concatenate(rows[1:])):
-            reasons[tensor.address] = (
-                f"measured as {list(np.shape(whole))}: several samples together give other values "
-                f"of it than each alone, so none of them belongs to a sample"
-            )
-
-
-def _alike(signature: Signature, encoded: Encoded, sizes: Mapping[str, int]) -> Encoded:
-    """A sample brought to other lengths, so that none is padded."""
-    features = {
-        spec.name: resized(spec, encoded.features[spec.name], sizes) for spec in signature.specs
-    }
-    return Encoded(features, sizes)
-
-
 def _check_order(
     model: Model,
     source: Source,
     split: Sequence[PlannedTensor],
     compilation: Compilation,
-    reasons: dict[str, str],
+    found: _Found,
 ) -> None:
+    reasons = found.reasons
     program = model.program([Fetch(tensor.address) for tensor in split], compilation)
+    # Of one sample alone there is no order.
+    records = {t.address: found.by_sample.get(t.address, model.catalog[t.address]) for t in split}
+    found.by_call.update(records)
     one, other = _two_different(model, source)
     forward, backward = (collate(model.signature, pair) for pair in ([one, other], [other, one]))
     values = program(forward.features, forward.lengths)

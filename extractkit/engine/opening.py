@@ -8,10 +8,11 @@ from typing import cast
 from extractkit.engine.isolation import try_out
 from extractkit.engine.loaded import forget, model_of
 from extractkit.engine.measure import measure_axes
-from extractkit.errors import ConfigError, InputError
+from extractkit.errors import ConfigError, InputError, SelectionError
 from extractkit.inputs.nothing import NoSamples
 from extractkit.inputs.protocol import Inputs, Source
 from extractkit.job import Job
+from extractkit.models.axes import of_single_calls
 from extractkit.models.protocol import CheckpointAxis, Compilation, Model
 from extractkit.plan import PlannedTensor, plan_tensors
 from extractkit.selectors import Selector
@@ -39,6 +40,8 @@ class Opened:
         skipped: what selectors match but cannot be extracted.
         bad_samples: what is done about samples that cannot be used: "fail", or "skip" them.
         axis: the checkpoints, where the model is given several; its weights are those of the first.
+        alone: whether each call of the model takes one sample in any case.
+        why_alone: the reason, where the job itself does not say so.
     """
 
     model: Model
@@ -50,6 +53,8 @@ class Opened:
     skipped: tuple[TensorRecord, ...]
     bad_samples: str = "fail"
     axis: CheckpointAxis | None = None
+    alone: bool = False
+    why_alone: str | None = None
 
     @property
     def sets_of_weights(self) -> int:
@@ -66,7 +71,9 @@ class Opened:
             self.model,
             self.source,
             self.bad_samples,
-            lambda samples: measure_axes(self.model, samples, self.tensors, self.compilation),
+            lambda samples: measure_axes(
+                self.model, samples, self.tensors, self.compilation, alone=self.alone
+            ),
         )
         gone = {record.address for record in found.skipped}
         lost = Counter(n for t in self.tensors if t.address in gone for n in t.selectors)
@@ -75,6 +82,8 @@ class Opened:
             tensors=found.tensors,
             matches={name: count - lost[name] for name, count in self.matches.items()},
             skipped=(*self.skipped, *found.skipped),
+            alone=self.alone or found.alone is not None,
+            why_alone=self.why_alone or found.alone,
         )
 
 
@@ -104,13 +113,14 @@ def open_job(job: Job) -> Opened:
     runtime = job.runtime
     settings = model.configure(runtime.seed, runtime.deterministic, runtime.device)
     # Selecting needs no samples, so a misspelt selector is told before a large file is read.
-    tensors = plan_tensors(model.catalog, job.selectors)
+    chosen = _chosen(model, job)
+    tensors = chosen.tensors
     source: Source = NoSamples()
     if not all(tensor.constant for tensor in tensors):
         source = cast(Inputs, job.inputs.build()).bind(model.signature)
         if not len(source):
             raise InputError("inputs holds no sample. Give at least one")
-    matched = _matches(model.catalog, job.selectors)
+    matched = _matches(chosen.catalog, job.selectors)
     skipped = {r.address: r for records in matched.values() for r in records if not r.extractable}
     return Opened(
         model=model,
@@ -124,7 +134,45 @@ def open_job(job: Job) -> Opened:
         skipped=tuple(skipped.values()),
         bad_samples=runtime.bad_samples,
         axis=axis,
+        alone=chosen.alone,
+        why_alone=chosen.why_alone,
     )
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """What selectors choose of a catalog, as it is for batches or for single samples."""
+
+    catalog: Catalog
+    tensors: tuple[PlannedTensor, ...]
+    alone: bool = False
+    why_alone: str | None = None
+
+
+def _chosen(model: Model, job: Job) -> _Chosen:
+    """Plan the tensors: of single calls where the job asks for such, or nothing else would do.
+
+    Raises:
+        SelectionError: a selector matches nothing, or asks for what its tensors do not have.
+    """
+    catalog, selectors = model.catalog, job.selectors
+    if model.signature.batch == 1:
+        return _Chosen(catalog, plan_tensors(catalog, selectors), alone=True)
+    single = of_single_calls(catalog)
+    if job.runtime.batch_size == 1:
+        return _Chosen(single, plan_tensors(single, selectors), alone=True)
+    try:
+        return _Chosen(catalog, plan_tensors(catalog, selectors))
+    except SelectionError:
+        try:
+            tensors = plan_tensors(single, selectors)
+        except SelectionError:
+            tensors = ()
+        first = next((t.address for t in tensors if not catalog[t.address].extractable), None)
+        if first is None:
+            raise
+    why = f"{first!r} has no value per sample in a batch: {catalog[first].reason}"
+    return _Chosen(single, tensors, alone=True, why_alone=why)
 
 
 def _loaded(job: Job) -> tuple[Model, CheckpointAxis | None]:

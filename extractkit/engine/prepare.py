@@ -2,8 +2,8 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,8 @@ from extractkit.engine.loaded import program_of
 from extractkit.engine.non_finite import refuse_non_finite
 from extractkit.engine.opening import Opened, open_job
 from extractkit.engine.reading_once import encoded_bytes, in_blocks
+from extractkit.engine.sharing import KEY as SHARING
+from extractkit.engine.sharing import Shared, Sharing, measure_sharing
 from extractkit.engine.sizes import size_fault
 from extractkit.engine.stream import ShardValues, Stream, assembly, fetch, put
 from extractkit.engine.survey import Survey
@@ -51,6 +53,7 @@ class Prepared:
         opened: model, samples and tensors, all axes known.
         program: of the tensors that depend on the samples; None where there are none.
         trial: what the first sample took.
+        shared: who may share a batch.
         timings: seconds spent in each stage so far.
     """
 
@@ -58,6 +61,7 @@ class Prepared:
     opened: Opened
     program: Program | None
     trial: Trial
+    shared: Shared
     timings: Mapping[str, float]
 
     @property
@@ -94,9 +98,9 @@ class Prepared:
     def stream(self, found: Survey, on_batch: Callable[[int], None]) -> Stream:
         """What computes shards, given what is known of the samples."""
         model, runtime = self.opened.model, self.job.runtime
-        padded = model.masks_padding and all(tensor.bears_padding for tensor in self.varying)
-        batch_size = min(runtime.batch_size, model.signature.batch or runtime.batch_size)
-        rules = BatchRules(batch_size, runtime.batch_tokens, padded)
+        sharing = self.shared.sharing
+        batch_size = 1 if sharing is Sharing.ALONE else runtime.batch_size
+        rules = BatchRules(batch_size, runtime.batch_tokens, sharing is Sharing.PADDED)
         return Stream(
             model,
             self.opened.source,
@@ -113,10 +117,14 @@ class Prepared:
         )
 
 
-def prepare(job: Job) -> Prepared:
+def prepare(job: Job, settings: Mapping[str, object] | None = None) -> Prepared:
     """Load, bind, select, measure, compile.
 
     The trial compiles the program, and a model that cannot run says so before anything is stored.
+
+    Args:
+        settings: those of the run that the job is part of; who shares a batch is taken from them,
+            so that every process decides alike. None: there is none yet, and it is measured.
 
     Raises:
         UserError: a mistake in the job.
@@ -127,12 +135,55 @@ def prepare(job: Job) -> Prepared:
     loaded = time.perf_counter()
     varying = [tensor for tensor in opened.tensors if not tensor.constant]
     if not varying:
-        return Prepared(job, opened, None, Trial(Lengths(1, {}), 0), {"load": loaded - began})
-    fetches = [fetch(tensor) for tensor in varying]
-    program = program_of(opened.model, fetches, opened.compilation)
+        timings = {"load": loaded - began}
+        nothing = Trial(Lengths(1, {}), 0)
+        return Prepared(job, opened, None, nothing, Shared(Sharing.PADDED), timings)
+    program = program_of(opened.model, [fetch(tensor) for tensor in varying], opened.compilation)
     trial = _tried(opened, varying, program, job.runtime.bad_samples)
+    shared = sharing_of(opened, program, settings)
     timings = {"load": loaded - began, "compile": time.perf_counter() - loaded}
-    return Prepared(job, opened, program, trial, timings)
+    return Prepared(job, opened, program, trial, shared, timings)
+
+
+def sharing_of(
+    opened: Opened,
+    program: Program | None = None,
+    settings: Mapping[str, object] | None = None,
+) -> Shared:
+    """Return who may share a batch in a job whose axes are known.
+
+    Args:
+        program: of the tensors that depend on the samples; None: it is made where it is needed.
+        settings: as `prepare` takes them.
+
+    Raises:
+        SampleError: the model fails on the first sample.
+    """
+    varying = [tensor for tensor in opened.tensors if not tensor.constant]
+    recorded = (settings or {}).get(SHARING)
+    if recorded in list(Sharing):
+        return Shared(Sharing(str(recorded)))
+    if opened.alone or len(opened.source) < 2:
+        return Shared(Sharing.ALONE, opened.why_alone)
+    if program is None or opened.compilation.compile != "graph":
+        # XLA would compile anew for each of the sizes that are tried.
+        compilation = replace(opened.compilation, compile="graph")
+        program = opened.model.program([fetch(tensor) for tensor in varying], compilation)
+    measured = partial(measure_sharing, opened.model, program=program, tensors=varying)
+
+    def attempt(samples: Source) -> Shared:
+        if len(samples) < 2:
+            return Shared(Sharing.ALONE)
+        if (axis := opened.axis) is None:
+            return measured(samples)
+        # Weights of an early checkpoint, zero for example, can hide what later ones show.
+        axis.use(len(axis.checkpoints) - 1)
+        try:
+            return measured(samples)
+        finally:
+            axis.use(0)
+
+    return try_out(opened.model, opened.source, opened.bad_samples, attempt, varying)
 
 
 def _tried(

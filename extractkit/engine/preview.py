@@ -6,6 +6,8 @@ from pathlib import Path
 
 from extractkit.checkpoints import Checkpoint, SkippedCheckpoint
 from extractkit.engine.opening import Opened, open_job
+from extractkit.engine.prepare import sharing_of
+from extractkit.engine.sharing import Shared
 from extractkit.engine.survey import longest, survey
 from extractkit.job import Job
 from extractkit.plan import Lengths, PlannedTensor, Shard, bytes_per_sample, plan_shards
@@ -34,6 +36,7 @@ class Preview:
             model can tell.
         shards: ranges of samples, each of which is stored for every checkpoint.
         directory: where the run would go; free_bytes: what its disk has room for.
+        shared: who may share a batch, and why not more; None where nothing depends on samples.
     """
 
     model: str
@@ -50,6 +53,7 @@ class Preview:
     shards: tuple[Shard, ...]
     directory: Path
     free_bytes: int
+    shared: Shared | None = None
 
     def to_json(self) -> dict[str, object]:
         """The plan as `extractkit plan --json` prints it."""
@@ -85,6 +89,8 @@ class Preview:
             "skipped": [
                 {"address": record.address, "reason": record.reason} for record in self.skipped
             ],
+            "sharing": self.shared and str(self.shared.sharing),
+            "sharing_reason": self.shared and self.shared.reason,
             "shards": [{"start": shard.start, "stop": shard.stop} for shard in self.shards],
         }
 
@@ -103,12 +109,14 @@ def preview(job: Job, directory: Path, *, exact: bool = False) -> Preview:
     unmeasured = open_job(job)
     told_by_running = {tensor.key for tensor in unmeasured.tensors if tensor.layout is None}
     opened = unmeasured.measured()
+    varying = any(not tensor.constant for tensor in opened.tensors)
+    shared = sharing_of(opened) if varying else None
     bounds = None if exact else longest(opened.model, opened.source)
-    result = _planned(job, opened, told_by_running, directory, bounds)
+    result = _planned(job, opened, told_by_running, directory, bounds, shared)
     needed = result.bytes * len(job.sinks)
     if bounds is not None and needed > result.free_bytes:
         # A bound is no reason to refuse: look at the samples themselves.
-        result = _planned(job, opened, told_by_running, directory, None)
+        result = _planned(job, opened, told_by_running, directory, None, shared)
     check_space(directory, result.bytes * len(job.sinks))
     return result
 
@@ -119,6 +127,7 @@ def _planned(
     told_by_running: set[str],
     directory: Path,
     bounds: Lengths | None,
+    shared: Shared | None,
 ) -> Preview:
     lengths = bounds or _lengths(opened)
     sizes: dict[str, int | None] = {}
@@ -143,6 +152,7 @@ def _planned(
         bytes=sum(size or 0 for size in sizes.values()),
         bound=AT_LEAST if None in sizes.values() else bound,
         sizes=sizes,
+        shared=shared,
         shards=plan_shards(bytes_per_sample(opened.tensors, lengths), job.runtime.shard_size),
         directory=directory,
         free_bytes=free_bytes(directory),

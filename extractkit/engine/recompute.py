@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from extractkit.engine.batches import Batch, read_batch
+from extractkit.engine.batches import Batch
 from extractkit.engine.batching import plan_batches
 from extractkit.engine.described import described
 from extractkit.engine.prepare import Prepared, prepare
@@ -53,7 +53,7 @@ def recompute(job: Job, sound: Sound, shards: int, seed: int | None = None) -> t
     if sound.manifest.plan is None:
         return not_recomputed("the run has no plan yet")
     try:
-        prepared = prepare(job)
+        prepared = prepare(job, sound.manifest.settings)
         now = described(sound.manifest, prepared)
     except ExtractkitError as error:
         why = "the job cannot be prepared any more"
@@ -233,7 +233,7 @@ class _Recomputation:
             if left:
                 (first, *_) = plan_batches(stream.lengths.take(left), stream.rules)
                 at = [left[position] for position in first]
-                return read_batch(stream.model, stream.source, at, stream.rules.length_step)
+                return stream.read(at)
         return None
 
 

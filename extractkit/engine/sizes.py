@@ -55,7 +55,7 @@ def size_fault(
 
     # Without the sample's own values, which may be what the model fails on.
     blank = {
-        name: np.full_like(array[0], "" if array.dtype.hasobject else 0)
+        name: np.full(array.shape[1:], "" if array.dtype.hasobject else 0, array.dtype)
         for name, array in batch.features.items()
     }
 

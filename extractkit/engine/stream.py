@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import chain
 
 from extractkit.engine.batches import Batch, placed, read_batch
@@ -162,11 +163,29 @@ class Stream:
         for number, positions in enumerate(batches, start=1):
             at = [shard.start + position for position in positions]
             try:
-                batch = read_batch(self.model, self.source, at, self.rules.length_step)
+                batch = self.read(at)
             except InputError as error:
                 # No mistake to be mended any more: it was all right when it was surveyed.
                 raise JobError(f"a sample can no longer be read: {error}") from error
             yield _Work(shard, positions, batch, number == len(batches))
+
+    def read(self, indices: Sequence[int]) -> Batch:
+        """Return these samples as one batch, padded as the run pads them.
+
+        Raises:
+            InputError: one of them cannot be read.
+        """
+        step = self.rules.length_step
+        return read_batch(self.model, self.source, indices, step, self._limits)
+
+    @cached_property
+    def _limits(self) -> dict[str, int]:
+        """The most that each axis is padded to: what the model says, or what some sample has."""
+        longest = self.model.signature.longest or {}
+        return {
+            axis: longest.get(axis, int(lengths.max(initial=0)))
+            for axis, lengths in self.lengths.axes.items()
+        }
 
     def _batches(self, shard: Shard) -> list[list[int]]:
         left = [at for at in range(len(shard)) if shard.start + at not in self.skipped]

@@ -6,9 +6,9 @@ of them follows it; what a shape leaves unknown stays unknown.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from extractkit.tensors import SAMPLE, UNKNOWN
+from extractkit.tensors import BY_VALUES, SAMPLE, UNKNOWN, Catalog, TensorRecord
 
 RawShape = tuple[int | None, ...] | None
 
@@ -88,3 +88,35 @@ def why_not_by_sample(dims: Sequence[str | None]) -> str | None:
     if of_samples[0].startswith("f("):
         return f"its axis {of_samples[0]} mixes samples in a way that cannot be taken apart"
     return None
+
+
+def of_single_calls(catalog: Catalog) -> Catalog:
+    """Return the catalog of a model that is run on one sample a call.
+
+    What has a value for a whole batch has one for the sample then, whatever its axes are: they no
+    longer name the samples.
+    """
+    return Catalog([_of_single_call(record) for record in catalog.records], catalog.model)
+
+
+def _of_single_call(record: TensorRecord) -> TensorRecord:
+    if record.reason is None or record.dims is None or record.shape is None:
+        return record
+    if UNKNOWN in record.dims or record.reason != why_not_by_sample(record.dims):
+        return record
+    axes = [_axis_of_one(*axis) for axis in zip(record.dims, record.shape, strict=True)]
+    dims, shape = tuple(dim for dim, _ in axes), tuple(size for _, size in axes)
+    return replace(record, dims=dims, shape=shape, reason=None)
+
+
+def _axis_of_one(dim: str | None, size: int | None) -> tuple[str | None, int | None]:
+    """An axis without the samples in it, of which there is one."""
+    if dim is None or SAMPLE not in _factors(dim):
+        return dim, size
+    if dim == SAMPLE:
+        return None, 1
+    head, _, rest = dim.partition("*")
+    if head == SAMPLE:
+        return (None, int(rest)) if rest.isdigit() else (rest, None)
+    others = [factor for factor in _factors(dim) if factor != SAMPLE]
+    return (f"f({','.join(others)})" if others else BY_VALUES), None

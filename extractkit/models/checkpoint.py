@@ -62,13 +62,11 @@ class Checkpoint:
         file: with the weights; None before the first of several has been chosen.
         checkpoints: the files, where there are several; all have the same arrays.
         name: for messages.
-        masks_padding: no meaning without inputs.
     """
 
     file: WeightFile | None
     checkpoints: CheckpointAxis | None = None
     name: str = field(default=_NAME, init=False)
-    masks_padding: bool = field(default=False, init=False)
 
     @property
     def weights(self) -> WeightFile:

@@ -126,11 +126,6 @@ class Model(Protocol):
         """What it takes."""
         ...
 
-    @property
-    def masks_padding(self) -> bool:
-        """Whether values of real elements are untouched by padding along the free axes."""
-        ...
-
     def configure(self, seed: int, deterministic: bool, device: str | None) -> Mapping[str, object]:
         """Seed every generator and refuse operations that are not deterministic, if asked to.
 

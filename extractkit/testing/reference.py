@@ -8,7 +8,7 @@ padding, so values do not depend on batches at all.
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -52,7 +52,6 @@ class ReferenceModel:
     name: str = "reference"
     checkpoints: Any = None
     checkpoint_step: str | None = None
-    masks_padding: bool = field(default=True, init=False)
 
     def __post_init__(self) -> None:
         axis = checkpoint_axis(self.checkpoints, self.checkpoint_step, self._become)
@@ -159,6 +158,7 @@ class ReferenceModel:
             "embedding:output": embedded,
             "attention:op/Softmax": weights,
             "attention:op/MatMul": projected,
+            "attention:op/Count": np.asarray(len(tokens), np.int32),
             "attention:output": mixed,
             "pool:op/Max": mixed.max(axis=0, initial=-1.0),
             "pool:output": pooled,

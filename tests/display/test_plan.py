@@ -8,6 +8,7 @@ from extractkit.checkpoints import Checkpoint, SkippedCheckpoint
 from extractkit.display.console import render
 from extractkit.display.plan import overview
 from extractkit.engine.preview import Preview
+from extractkit.engine.sharing import Shared, Sharing
 from extractkit.plan import Shard
 from tests.display.examples import CATALOG, EVIL, SHOWN_EVIL, planned
 
@@ -96,3 +97,11 @@ def test_the_document_tells_of_checkpoints() -> None:
         {"label": "bad", "path": "/c/bad.h5", "reason": "damaged"}
     ]
     assert document["shards"] == [{"start": 0, "stop": 1024}, {"start": 1024, "stop": 1500}]
+
+
+def test_who_may_share_a_batch_is_told_with_the_reason() -> None:
+    alone = Shared(Sharing.ALONE, "several samples together give other values")
+    lines = shown(replace(preview(), shared=alone))
+    assert lines[-2] == (
+        "a call of the model takes one sample: several samples together give other values"
+    )

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 import pytest
 
-from extractkit.engine.measure import measure_axes
+from extractkit.engine.measure import Measured, measure_axes
 from extractkit.errors import SelectionError
 from extractkit.models.protocol import Compilation, Fetch, Program
 from extractkit.plan import PlannedTensor, plan_tensors
@@ -130,22 +130,21 @@ def test_a_product_in_which_samples_vary_slowest_is_taken_apart() -> None:
     assert (tensor.dims, tensor.shape) == (("sample", "token", None), (None, None, 4))
 
 
-LEAVE_OUT = "Leave it out with '+selectors.mine.not.path=\"{}\"'"
+def alone(path: str, model: ReferenceModel, texts: Sequence[str] = TEXTS) -> Measured:
+    """What is measured where no value belongs to a sample of a batch."""
+    planned = plan_tensors(model.catalog, [parse_selector("mine", {"path": path})])
+    found = measure_axes(model, source(texts), planned, Compilation())
+    assert found.alone == f"{path!r} has no value per sample in a batch"
+    return found
 
 
-def test_a_product_in_which_tokens_vary_slowest_is_refused() -> None:
-    with pytest.raises(SelectionError) as caught:
-        measured("attention:op/MatMul", TokensFirst())
-    assert str(caught.value) == (
-        "selectors.mine selects 'attention:op/MatMul', with dims ['sample*token', None]: in its "
-        "flattened axis the samples do not vary slowest, or the first samples cannot tell. "
-        + LEAVE_OUT.format("attention:op/MatMul")
-    )
+def test_a_product_in_which_tokens_vary_slowest_takes_calls_on_one_sample() -> None:
+    (tensor,) = alone("attention:op/MatMul", TokensFirst()).tensors
+    assert (tensor.dims, tensor.shape) == (("sample", "token", None), (None, None, 4))
 
 
-def test_so_is_one_of_which_equal_samples_cannot_tell() -> None:
-    with pytest.raises(SelectionError, match="the first samples cannot tell"):
-        measured("attention:op/MatMul", texts=["aa"] * 3)
+def test_so_does_one_of_which_equal_samples_cannot_tell() -> None:
+    assert alone("attention:op/MatMul", MODEL, ["aa"] * 3).tensors[0].layout is not None
 
 
 def test_different_samples_are_looked_for_beyond_the_first_two() -> None:
@@ -156,22 +155,16 @@ def test_a_single_sample_needs_no_order() -> None:
     assert measured("attention:op/MatMul", texts=["ab"]).layout is not None
 
 
-def test_a_value_that_belongs_to_a_whole_batch_is_refused() -> None:
-    with pytest.raises(SelectionError) as caught:
-        measured("pool:op/Max", WholeBatch())
-    assert str(caught.value) == (
-        "selectors.mine selects 'pool:op/Max', measured as [4]: no axis of it follows the samples: "
-        "its value belongs to a whole batch. " + LEAVE_OUT.format("pool:op/Max")
-    )
+def test_a_value_that_belongs_to_a_whole_batch_is_that_of_its_only_sample() -> None:
+    (tensor,) = alone("pool:op/Max", WholeBatch()).tensors
+    assert (tensor.dims, tensor.shape) == (("sample", None), (None, 4))
+    assert tensor.layout is not None
+    assert tensor.layout.whole
 
 
-def test_a_rank_that_changes_is_refused() -> None:
-    with pytest.raises(SelectionError) as caught:
-        measured("pool:op/Max", Restless())
-    assert str(caught.value) == (
-        "selectors.mine selects 'pool:op/Max', measured as [1, 1, 1]: its number of axes changes "
-        "with the inputs. " + LEAVE_OUT.format("pool:op/Max")
-    )
+def test_so_is_one_whose_rank_changes() -> None:
+    (tensor,) = alone("pool:op/Max", Restless()).tensors
+    assert (tensor.dims, tensor.shape) == (("sample", None), (None, 1))
 
 
 def test_a_transform_is_bound_once_the_axes_are_known() -> None:
@@ -193,15 +186,31 @@ def test_what_has_no_value_per_sample_is_left_out_where_others_remain() -> None:
     )
 
 
-class Sorted(Altered):
-    """As many rows as samples, but in the order of their values."""
+class Masked(Altered):
+    """Rows of all samples' tokens, of which the values decide some to be lost."""
 
-    altered = "pool:output"
+    altered, dims = "attention:op/MatMul", ("?", None)
 
     def alter(self, value: Array, samples: int) -> Array:
-        return np.sort(value, axis=0)
+        rows = value.reshape(-1, value.shape[-1])
+        return rows[rows[:, 0] > 0]
 
 
-def test_rows_that_are_not_the_samples_are_refused() -> None:
-    with pytest.raises(SelectionError, match="together give other values of it than each alone"):
-        measured("pool:output", Sorted())
+def test_rows_that_the_values_decide_belong_to_the_only_sample() -> None:
+    (tensor,) = alone("attention:op/MatMul", Masked(), ["abcdefgh", "aaaaaaaa"]).tensors
+    assert (tensor.dims, tensor.shape) == (("sample", "f(values)", None), (None, None, 4))
+
+
+class Early(Altered):
+    """As long as its values decide, padded to the longest in the batch."""
+
+    altered, dims = "embedding:output", ("?", "?", "?")
+
+    def alter(self, value: Array, samples: int) -> Array:
+        longest = max(len(np.unique(row, axis=0)) for row in value)
+        return value[:, :longest]
+
+
+def test_lengths_that_the_values_decide_are_measured_on_several_samples() -> None:
+    tensor = measured("embedding:output", Early(), ["abcdefgh", "aaaabbbb"])
+    assert (tensor.dims, tensor.shape) == (("sample", "f(values)", None), (None, None, 4))

@@ -71,7 +71,7 @@ def test_any_shard_can_be_computed_and_is_what_the_model_gives() -> None:
     stream = prepared.stream(found, done.append)
     (shard,) = stream.shards([Shard(5, 7)])
     assert shard.shard == Shard(5, 7)
-    assert set(shard.values) == set(MODEL.forward(tokens("a")))
+    assert set(shard.values) == set(MODEL.forward(tokens("a"))) - {"attention:op/Count"}
     for position, text in enumerate(TEXTS[5:7]):
         expected = MODEL.forward(tokens(text))["pool:output"]
         np.testing.assert_array_equal(shard.values["pool:output"].values[position], expected)

@@ -186,7 +186,7 @@ def test_another_job_is_told_and_not_run(
 def test_a_job_that_cannot_be_prepared_is_told(
     finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def gone(job: Job) -> None:
+    def gone(job: Job, settings: object) -> None:
         raise ModelError("model.path='weights.h5' does not exist")
 
     monkeypatch.setattr(recomputing, "prepare", gone)

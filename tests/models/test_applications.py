@@ -81,7 +81,6 @@ def test_any_size_without_the_classifier() -> None:
     model = load("MobileNet", include_top=False)
     assert model.signature.free_axes == ("height", "width")
     assert model.signature.specs[0].shape == (None, None, 3)
-    assert not model.masks_padding
 
 
 def saved(directory: Path, name: str, classes: int = 4, seed: int = 5) -> Path:

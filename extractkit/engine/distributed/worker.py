@@ -75,7 +75,7 @@ def _work(task: Task, inbox: Inbox[str], tell: Callable[[Message], None]) -> Non
     return_large_buffers()
     job = _job(task.job)
     sinks = {name: cast(Sink, sink.build()) for name, sink in job.sinks.items()}
-    prepared = prepare(job)
+    prepared = prepare(job, recorded.settings)
     _check_same(recorded, described(recorded, prepared))
     by_key = {shard.key: shard for shard in recorded.shards}
     storing = Storing(directory, sinks, task.writer)

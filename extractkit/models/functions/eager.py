@@ -70,7 +70,6 @@ class EagerModel:
     function: Callable[..., Any]
     variables: Mapping[str, Any]
     origin: Mapping[str, object]
-    masks_padding: bool = False
 
     @cached_property
     def catalog(self) -> Catalog:

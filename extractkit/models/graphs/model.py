@@ -38,7 +38,6 @@ class GraphModel:
     Attributes:
         name: for messages.
         signature: what it takes.
-        masks_padding: whether it masks what is padded along the free axes.
         encoder: turns texts into inputs; None: it takes none, or as they are.
         preprocessing: everything that decides what samples become before the model sees them, as
             plain data; empty: they are taken as they are.
@@ -48,7 +47,6 @@ class GraphModel:
 
     name: str
     signature: Signature
-    masks_padding: bool = field(default=False, kw_only=True)
     encoder: Encoder | None = field(default=None, kw_only=True)
     preprocessing: Mapping[str, object] = field(default_factory=dict, kw_only=True)
     origin: Mapping[str, object] = field(default_factory=dict, kw_only=True)
@@ -124,7 +122,6 @@ class GraphModel:
                 if one.in_graph and one.value.graph is self.graph.graph
             ],
             "signature": signature,
-            "masks_padding": self.masks_padding,
             "preprocessing": self.preprocessing,
         }
         return digests.of_plain_data(told)
@@ -187,7 +184,7 @@ class GraphModel:
             tensor = tf.expand_dims(tensor, 0)
         if tensor.shape.rank is None and fetch.layout is not None:
             # The graph does not tell; running it has.
-            rank = len(fetch.layout.dims) - bool(fetch.layout.split)
+            rank = len(fetch.layout.dims) - (fetch.layout.split or fetch.layout.whole)
             tensor = tf.ensure_shape(tensor, [None] * rank)
         return transformed(tensor, fetch, samples, lengths)
 

@@ -32,6 +32,8 @@ def _arranged(tensor: tf.Tensor, layout: Layout, samples: tf.Tensor | None) -> t
     """The sample axis first, and a product of it with something else taken apart."""
     if layout.axis is None:
         return tensor
+    if layout.whole:
+        return tf.expand_dims(tensor, 0)
     axis = layout.axis
     if layout.split:
         shape = tf.shape(tensor)

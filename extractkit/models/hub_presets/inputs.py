@@ -14,19 +14,6 @@ TOKEN = "token"
 # Names that keras-hub's backbones have in common; the first part in those with two rows of tokens.
 _ROW = re.compile(r"(?:(\w+)_)?(token_ids|segment_ids|padding_mask)")
 
-# keras-hub's backbones in which the values of real tokens do not change when padding follows them.
-# Each is proved by tests/models/hub_presets/test_padding.py: every tensor, with and without it.
-_MASKS_PADDING = frozenset(
-    {
-        "BertBackbone",
-        "DistilBertBackbone",
-        "GPT2Backbone",
-        "LlamaBackbone",
-        "MistralBackbone",
-        "RobertaBackbone",
-    }
-)
-
 
 def preset_signature(name: str, model: Any, backbone: Any) -> Signature:
     """What a backbone or task takes, rows of tokens sharing one length.
@@ -54,14 +41,6 @@ def takes_one_row(specs: Sequence[InputSpec]) -> bool:
 def takes_images(specs: Sequence[InputSpec]) -> bool:
     """Whether the only input is an image (height, width, channels)."""
     return [len(spec.shape) for spec in specs] == [3]
-
-
-def masks_padding(model: Any, backbone: Any) -> bool:
-    """Whether padding is proved to leave real tokens alone; heads may pool over all tokens."""
-    import keras_hub
-
-    per_token = model is backbone or isinstance(model, keras_hub.models.CausalLM)
-    return per_token and type(backbone).__name__ in _MASKS_PADDING
 
 
 def _is_row(spec: InputSpec) -> bool:

@@ -13,7 +13,6 @@ from extractkit.models.hub_presets.classes import class_for
 from extractkit.models.hub_presets.inputs import (
     TOKEN,
     longest,
-    masks_padding,
     preset_signature,
     takes_one_row,
 )
@@ -66,7 +65,6 @@ def text_model(
         keras_model=model,
         signature=replace(signature, takes_text=tokenizer is not None, longest=limits or None),
         pack=packer(input_structure(model)),
-        masks_padding=masks_padding(model, backbone),
         encoder=None if tokenizer is None else _encoder(tokenizer, [s.name for s in specs]),
         preprocessing=preprocessing,
         origin=origin,

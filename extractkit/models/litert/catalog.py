@@ -9,11 +9,9 @@ from extractkit.models.litert.entry import DTYPES, Entry, tensor_paths
 from extractkit.models.litert.flow import Flow
 from extractkit.models.litert.graph import RESOURCES, Graph, GraphTensor, Quantization, Subgraph
 from extractkit.models.litert.probe import Probed
-from extractkit.tensors import SAMPLE, UNKNOWN, Kind, TensorRecord, escape, join
+from extractkit.tensors import BY_VALUES, SAMPLE, UNKNOWN, Kind, TensorRecord, escape, join
 
 DEQUANTIZED = "dequantized"
-
-_DATA_DEPENDENT = "f(values)"
 
 _IMPURE = "a random operation comes before it: it is no function of the sample alone"
 _UNWRITTEN = "XNNPACK leaves it out of its computation; model.xnnpack=false has it computed"
@@ -143,7 +141,7 @@ class _Called:
         if dims is None or base is None or other is None or len(base) != len(other):
             return None, None, False
         dims = tuple(
-            dim if one == another else _DATA_DEPENDENT
+            dim if one == another else BY_VALUES
             for dim, one, another in zip(dims, base, other, strict=True)
         )
         shape = tuple(size if dim is None else None for dim, size in zip(dims, base, strict=True))

@@ -59,7 +59,6 @@ class TFLiteModel:
     entry: Entry
     probed: Probed
     settings: Settings
-    masks_padding = False
 
     @cached_property
     def signature(self) -> Signature:

@@ -179,7 +179,6 @@ def test_images_of_any_size_have_a_height_and_a_width(tmp_path: Path) -> None:
     model = load(str(tiny_presets.saved(tiny_presets.resnet, tmp_path / "resnet")))
     assert model.signature.free_axes == ("height", "width")
     assert model.catalog[":output"].dims == ("sample", "f(height)", "f(width)", None)
-    assert not model.masks_padding
 
 
 def test_the_catalog_is_the_same_in_every_load(gpt2: Path) -> None:

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 
 from extractkit.engine.batches import collate
+from extractkit.engine.sharing import Sharing, measure_sharing
+from extractkit.engine.stream import fetch
 from extractkit.inputs.random import Random
 from extractkit.models.hub import load
-from extractkit.models.hub_presets.inputs import _MASKS_PADDING
 from extractkit.models.keras_models.model import KerasModel
 from extractkit.models.protocol import Compilation, Fetch
+from extractkit.plan import plan_tensors
+from extractkit.selectors import parse_selector
 from extractkit.tensors import SAMPLE
 from tests.models import tiny_presets
 
@@ -61,25 +64,25 @@ def difference(model: KerasModel) -> float:
     return largest
 
 
-def test_every_backbone_that_is_said_to_is_tested() -> None:
-    assert set(MASKING) == _MASKS_PADDING
+def sharing(model: KerasModel, path: str) -> Sharing:
+    """Who may share a batch where these tensors are wanted."""
+    source = Random(samples=8, length=LONG).bind(model.signature)
+    planned = plan_tensors(model.catalog, [parse_selector("mine", {"path": path})])
+    tensors = [tensor for tensor in planned if tensor.layout is not None]
+    program = model.program([fetch(tensor) for tensor in tensors], Compilation())
+    return measure_sharing(model, source, program, tensors).sharing
 
 
 @pytest.mark.parametrize("name", MASKING)
 def test_real_tokens_do_not_change_with_padding(name: str, tmp_path: Path) -> None:
     model = load(str(tiny_presets.saved(MASKING[name], tmp_path / "preset")))
     assert type(model.keras_model).__name__ == name
-    assert model.masks_padding
+    assert sharing(model, ":output*") is Sharing.PADDED
     assert difference(model) < 1e-5
 
 
 def test_a_causal_task_masks_as_its_backbone_does(tmp_path: Path) -> None:
     directory = tiny_presets.saved(tiny_presets.gpt2, tmp_path / "preset")
     model = load(str(directory), task="CausalLM")
-    assert model.masks_padding
+    assert sharing(model, ":output*") is Sharing.PADDED
     assert difference(model) < 1e-5
-
-
-def test_a_backbone_that_nobody_tested_does_not_count_as_masking(tmp_path: Path) -> None:
-    directory = tiny_presets.saved(tiny_presets.vit, tmp_path / "preset")
-    assert not load(str(directory)).masks_padding

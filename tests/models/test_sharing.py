@@ -1,0 +1,235 @@
+"""Who may share a batch is measured: by padding, by equal lengths, or nobody.
+
+The oracles are the models' own calls, sample by sample.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import extractkit
+from extractkit.config.compose import compose
+from extractkit.engine.preview import preview
+from extractkit.engine.sharing import Sharing
+from extractkit.values import Array
+from tests.engine.examples import Told
+from tests.models.test_sizes import dataset
+
+PADDED, EQUAL, ALONE = map(str, (Sharing.PADDED, Sharing.EQUAL, Sharing.ALONE))
+LENGTHS = (5, 3, 9, 5, 1, 2, 7, 9)
+
+
+def rows(*lengths: int) -> list[Array]:
+    draw = np.random.default_rng(0)
+    return [draw.integers(1, 20, n).astype(np.int32) for n in lengths or LENGTHS]
+
+
+def tokens(then: Callable[[Any], Any], mask: bool = False, **embedding: Any) -> Any:
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((None,), dtype="int32", name="ids")
+    x = keras.layers.Embedding(20, 6, mask_zero=mask, name="words", **embedding)(inputs)
+    return keras.Model(inputs, then(x))
+
+
+def attended(x: Any) -> Any:
+    return keras.layers.MultiHeadAttention(2, 3, name="attention")(x, x)
+
+
+def weakly_masked(inputs: Any) -> Any:
+    """Attention in which padding counts for e^-9 of a token."""
+    x, ids = inputs
+    scores = keras.ops.matmul(x, keras.ops.transpose(x, (0, 2, 1)))
+    scores += -9.0 * keras.ops.cast(keras.ops.equal(ids, 0), "float32")[:, None, :]
+    return keras.ops.matmul(tf.nn.softmax(scores), x)
+
+
+def weak() -> Any:
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((None,), dtype="int32", name="ids")
+    x = keras.layers.Embedding(20, 6, embeddings_initializer="normal", name="words")(inputs)
+    mixed = keras.layers.Lambda(weakly_masked, output_shape=(None, 6), name="mixed")([x, inputs])
+    return keras.Model(inputs, mixed)
+
+
+L = keras.layers
+MODELS: dict[str, tuple[Callable[[], Any], str]] = {
+    "looked up": (lambda: tokens(lambda x: L.Dense(3)(x)), PADDED),
+    "masked attention": (lambda: tokens(attended, mask=True), PADDED),
+    "masked pooling": (lambda: tokens(L.GlobalAveragePooling1D(), mask=True), PADDED),
+    "masked LSTM": (lambda: tokens(L.LSTM(3), mask=True), PADDED),
+    "one direction": (lambda: tokens(L.LSTM(3, return_sequences=True)), PADDED),
+    "attention": (lambda: tokens(attended), EQUAL),
+    "mean": (lambda: tokens(L.GlobalAveragePooling1D()), EQUAL),
+    "greatest": (lambda: tokens(L.GlobalMaxPooling1D()), EQUAL),
+    "both directions": (lambda: tokens(L.Bidirectional(L.LSTM(3, return_sequences=True))), EQUAL),
+    "convolution": (lambda: tokens(L.Conv1D(4, 3, padding="same")), EQUAL),
+    "weak mask": (weak, EQUAL),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_padding_is_used_where_it_changes_nothing(name: str, tmp_path: Path) -> None:
+    build, expected = MODELS[name]
+    model, samples = build(), rows()
+    run = extractkit.extract(
+        ["selectors=outputs"], model=model, inputs=dataset(samples), run_dir=tmp_path / "r"
+    )
+    assert run.manifest.settings["sharing"] == expected
+    for index, sample in enumerate(samples):
+        want = np.asarray(model(sample[None]))[0]
+        np.testing.assert_allclose(run[":output"].sample(index), want, atol=2e-6)
+
+
+def test_what_is_wanted_decides(tmp_path: Path) -> None:
+    """The pooled output sees padding; the tokens' own values do not."""
+    model = tokens(L.GlobalAveragePooling1D())
+    run = extractkit.extract(
+        ["+selectors.s.path='words:output'"], model=model, inputs=dataset(rows()), run_dir=tmp_path
+    )
+    assert run.manifest.settings["sharing"] == PADDED
+
+
+def test_samples_that_are_all_alike_hide_nothing(tmp_path: Path) -> None:
+    """Silence: zeros beside zeros, which a convolution would be given by padding anyway."""
+    inputs = keras.Input((None, 2), name="sound")
+    keras.utils.set_random_seed(0)
+    x = L.Conv1D(3, 3, padding="same", bias_initializer="ones")(inputs)
+    model = keras.Model(inputs, L.Conv1D(3, 3, padding="same")(x))
+    samples = [np.zeros((n, 2), np.float32) for n in (4, 6, 4, 6)]
+    run = extractkit.extract(
+        ["selectors=outputs"], model=model, inputs=dataset(samples), run_dir=tmp_path / "r"
+    )
+    assert run.manifest.settings["sharing"] == EQUAL
+
+
+class Centred(keras.layers.Layer):
+    """Takes the mean of the batch away."""
+
+    def call(self, x: Any) -> Any:
+        return x - keras.ops.mean(x, axis=0)
+
+
+class Counted(keras.layers.Layer):
+    """A value for the batch as a whole."""
+
+    def call(self, x: Any) -> Any:
+        return keras.ops.sum(x)
+
+    def compute_output_shape(self, shape: Any) -> Any:
+        return ()
+
+
+def of_numbers(layer: Any) -> Any:
+    inputs = keras.Input((4,), name="x")
+    return keras.Model(inputs, layer(inputs))
+
+
+@pytest.mark.parametrize("layer", [Centred, Counted])
+@pytest.mark.parametrize("alike", [False, True])
+def test_what_depends_on_a_batch_is_run_sample_by_sample(
+    layer: Any, alike: bool, tmp_path: Path
+) -> None:
+    x = np.random.default_rng(0).normal(size=(7, 4)).astype(np.float32)
+    x = np.repeat(x[:1], 7, axis=0) if alike else x
+    model, told = of_numbers(layer(name="odd")), Told()
+    run = extractkit.extract(
+        ["selectors=outputs"], model=model, inputs=x, run_dir=tmp_path / "r", listener=told
+    )
+    assert run.manifest.settings["sharing"] == ALONE
+    assert any("so the model is run on one sample a call" in note for note in told.notes)
+    want = np.zeros((7, 4), np.float32) if layer is Centred else x.sum(axis=1)
+    np.testing.assert_allclose(np.asarray(run[":output"]), want, atol=1e-6)
+    asked = extractkit.extract(
+        ["selectors=outputs", "runtime.batch_size=1"], model=model, inputs=x, run_dir=tmp_path / "1"
+    )
+    np.testing.assert_array_equal(np.asarray(asked[":output"]), np.asarray(run[":output"]))
+
+
+def test_where_other_tensors_remain_a_batchs_value_is_left_out(tmp_path: Path) -> None:
+    inputs = keras.Input((4,), name="x")
+    model = keras.Model(inputs, [L.Dense(2, name="d")(inputs), Counted(name="odd")(inputs)])
+    x = np.ones((3, 4), np.float32)
+    run = extractkit.extract(["selectors=layers"], model=model, inputs=x, run_dir=tmp_path / "r")
+    assert list(run) == ["d:output"]
+    assert run.manifest.settings["sharing"] != ALONE
+    single = ["selectors=layers", "runtime.batch_size=1"]
+    run = extractkit.extract(single, model=model, inputs=x, run_dir=tmp_path / "1")
+    assert set(run) == {"d:output", "odd:output"}
+    np.testing.assert_array_equal(np.asarray(run["odd:output"]), [4, 4, 4])
+
+
+TEXTS = ("the cat sat on the mat", "the dog ran", "cat", "a dog sat on the cat")
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of texts, padded to the longest of a batch, as a file and exported; and the texts."""
+    folder = tmp_path_factory.mktemp("texts")
+    keras.utils.set_random_seed(0)
+    words = ["the", "cat", "sat", "on", "mat", "dog", "ran"]
+    inputs = keras.Input((), dtype="string", name="text")
+    x = L.TextVectorization(vocabulary=words, name="vectorize")(inputs)
+    x = L.GlobalAveragePooling1D(name="pool")(L.Embedding(12, 4, name="embedding")(x))
+    model = keras.Model(inputs, L.Dense(2, name="logits")(x))
+    model.save(folder / "m.keras")
+    model.export(folder / "m", verbose=False)
+    (folder / "in.txt").write_text("\n".join(TEXTS) + "\n")
+    alone = [np.asarray(model(tf.constant([text])))[0] for text in TEXTS]
+    np.save(folder / "alone.npy", np.stack(alone))
+    return folder
+
+
+def test_texts_that_are_padded_to_the_longest_of_a_batch(texts: Path, tmp_path: Path) -> None:
+    overrides = [
+        *("model=saved_model", f"model.path={texts / 'm'}", f"inputs.path={texts / 'in.txt'}"),
+        *("selectors=outputs", "+selectors.e.path='*embedding*/GatherV2:0'"),
+    ]
+    run = extractkit.extract(overrides, run_dir=tmp_path / "r")
+    assert run.manifest.settings["sharing"] == ALONE
+    np.testing.assert_allclose(
+        np.asarray(run[":output.output_0"]), np.load(texts / "alone.npy"), atol=1e-6
+    )
+    (key,) = (key for key in run if "Gather" in key)
+    assert run[key].dims == ("sample", "f(values)", None)
+    assert [run[key].sample(i).shape for i in range(4)] == [(len(t.split()), 4) for t in TEXTS]
+
+
+def test_the_plan_says_so_and_workers_and_verify_take_it_over(texts: Path, tmp_path: Path) -> None:
+    given = [
+        *("model=keras", f"model.path={texts / 'm.keras'}", f"inputs.path={texts / 'in.txt'}"),
+        *("selectors=outputs", "runtime.shard_size=2"),
+    ]
+    planned = preview(compose(given).job, tmp_path / "p").to_json()
+    assert planned["sharing"] == ALONE
+    assert planned["sharing_reason"] == (
+        "several samples together give other values of ':output' than each alone"
+    )
+    run = extractkit.extract(given, run_dir=tmp_path / "r")
+    spread = ["runtime.engine=processes", "runtime.workers=2"]
+    other = extractkit.extract([*given, *spread], run_dir=tmp_path / "w")
+    assert run.journal.digests() == other.journal.digests()
+    assert run.manifest.identity == other.manifest.identity
+    checked = extractkit.verify(tmp_path / "r", recompute=2)
+    assert not [check for check in checked.checks if check.findings]
+
+
+def test_the_decision_of_a_run_is_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from extractkit.engine import prepare
+
+    model, samples = tokens(L.GlobalAveragePooling1D()), dataset(rows())
+    given: Sequence[str] = ["selectors=outputs", "runtime.shard_size=3"]
+    extractkit.extract(given, model=model, inputs=samples, run_dir=tmp_path / "r")
+
+    def again(*_: object, **__: object) -> None:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(prepare, "measure_sharing", again)
+    checked = extractkit.verify(tmp_path / "r", recompute=3, model=model, inputs=samples)
+    assert not [check for check in checked.checks if check.findings]
