@@ -42,12 +42,6 @@ _AXES: Mapping[str, tuple[str, ...]] = {
 _MASKS = (MASK, DECODER_MASK)
 _ONE, _TWO = 1, 2
 
-# Kinds of models in which padding that is masked leaves the values of real tokens alone. Each is
-# proved by tests/optional/hugging_face: every tensor, with and without it. In others only samples
-# of equal length share a batch.
-_MASKS_PADDING = frozenset({"bert", "distilbert", "electra", "gpt2", "roberta", "t5"})
-# Classes whose values belong to a token each; others may pool over all of them.
-_PER_TOKEN = ("Model", "ForMaskedLM", "ForTokenClassification", "LMHeadModel", "EncoderModel")
 # Positions begin behind that of padding.
 _SHIFTED_POSITIONS = frozenset({"camembert", "roberta", "xlm-roberta", "roberta-prelayernorm"})
 
@@ -95,14 +89,6 @@ def longest(config: Any) -> int | None:
     if config.model_type in _SHIFTED_POSITIONS:
         positions -= int(getattr(text, "pad_token_id", None) or 0) + 1
     return positions
-
-
-def masks_padding(model: Any, specs: Sequence[InputSpec]) -> bool:
-    """Return whether padding is proved to leave real tokens alone."""
-    names = {spec.name for spec in specs}
-    masked = MASK in names and (DECODER_IDS not in names or DECODER_MASK in names)
-    per_token = type(model).__name__.endswith(_PER_TOKEN)
-    return masked and per_token and model.config.model_type in _MASKS_PADDING
 
 
 def takes_one_row(specs: Sequence[InputSpec]) -> bool:

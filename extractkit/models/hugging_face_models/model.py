@@ -10,7 +10,6 @@ from extractkit.models.hugging_face_models.directory import ModelDirectory
 from extractkit.models.hugging_face_models.inputs import (
     TOKEN,
     longest,
-    masks_padding,
     takes_image,
     takes_one_row,
     transformers_signature,
@@ -82,7 +81,6 @@ def transformers_model(
         dialect=keras_2(tf_keras),
         signature=replace(signature, takes_text=texts is not None),
         pack=dict,
-        masks_padding=masks_padding(model, specs),
         encoder=_encode(texts),
         image_encoder=_encode(images),
         preprocessing={key: value for one in found for key, value in one.settings.items()},
