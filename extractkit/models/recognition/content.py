@@ -17,6 +17,7 @@ _PICKLES = (".pkl", ".pickle", ".joblib", ".pt", ".pth", ".ckpt")
 # A configuration of Keras lies in an attribute of the file's root, written near either end.
 _NEAR = 16 << 20
 _LARGEST_JSON = 64 << 20
+_JS_SHARD = re.compile(r"group\d+-shard\d+of\d+(\.bin)?")
 _SHARD = re.compile(r"(.+)\.data-\d{5}-of-\d{5}", re.DOTALL)
 
 _NEVER = "Reading a pickle runs code that it holds, so none is ever opened here"
@@ -216,6 +217,11 @@ def _by_name(file: Path) -> Recognized | None:
         )
     if file.name == "keras_metadata.pb":
         return Recognized("what Keras notes in a SavedModel", "saved_model", str(file.parent))
+    if _JS_SHARD.fullmatch(file.name):
+        what = "a shard of the weights of a TensorFlow.js model"
+        if (file.parent / "model.json").is_file():
+            return Recognized(what, "tensorflow_js", str(file.parent))
+        return Recognized(what, advice="Copy model.json beside it, which says what is in it")
     if file.name == "saved_model.cpb":
         return Recognized("a SavedModel in TensorFlow's split format", advice=SPLIT)
     return None

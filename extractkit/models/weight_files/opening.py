@@ -17,9 +17,12 @@ from extractkit.models.weight_files.safetensors_file import (
     open_safetensors,
     open_sharded,
 )
+from extractkit.models.weight_files.tensorflow_js import FILE as TENSORFLOW_JS
+from extractkit.models.weight_files.tensorflow_js import open_tensorflow_js
 from extractkit.models.weight_files.weight_file import WeightFile
 
 _SAFETENSORS = ".safetensors"
+_JSON = ".json"
 _FILE_ENDINGS = (_SAFETENSORS, ARCHIVE_ENDING, *HDF5_ENDINGS)
 # Formats that weights are read from, whatever else is in them.
 _HOLD_WEIGHTS = ("checkpoint", "keras", "saved_model", "meta_graph")
@@ -111,6 +114,9 @@ def _open_file(file: Path, at: str) -> WeightFile:
     if file.suffix in HDF5_ENDINGS:
         refuse_others(str(file), *_HOLD_WEIGHTS, key=at.partition("=")[0])
         raise ModelError(f"{at} is no HDF5 file: damaged, or something else")
+    if file.suffix == _JSON and not file.name.endswith(INDEX_ENDING):
+        refuse_others(str(file), "tensorflow_js", key=at.partition("=")[0])
+        return open_tensorflow_js(file, at)
     if not head.startswith(_ZIP_MAGIC):
         refuse_others(str(file), *_HOLD_WEIGHTS, key=at.partition("=")[0])
     if file.suffix == ARCHIVE_ENDING or head.startswith(_ZIP_MAGIC):
@@ -153,7 +159,8 @@ def _candidates(folder: Path) -> list[str]:
     whole = [name for name in names if name.endswith(endings)]
     if sharded:  # the files that it names are parts
         whole = [name for name in whole if not name.endswith(_SAFETENSORS)]
-    return [str(folder / name) for name in (*sharded, *whole)]
+    found = [*sharded, *whole] or [name for name in names if name == TENSORFLOW_JS]
+    return [str(folder / name) for name in found]
 
 
 def _has_index(prefix: str) -> bool:

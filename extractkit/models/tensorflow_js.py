@@ -1,0 +1,123 @@
+"""`model=tensorflow_js`: a `model.json` with its shards, a graph model or a layers model."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from extractkit.errors import ConfigError, ModelError
+from extractkit.models.input_settings import parse_inputs
+from extractkit.models.protocol import Model
+from extractkit.models.recognition import refuse_others, refuse_remote
+from extractkit.models.tensorflow_process import quiet_start
+from extractkit.models.weight_files import WeightFile
+from extractkit.models.weight_files.tensorflow_js import FILE, open_tensorflow_js, read_json
+
+_NAME = "tensorflow_js"
+
+
+def load(
+    path: str,
+    inputs: object = None,
+    outputs: list[str] | None = None,
+    constants: Mapping[str, object] | None = None,
+) -> Model:
+    """A model of TensorFlow.js.
+
+    Args:
+        path: the folder with a `model.json`, or that file.
+        inputs: see `input_settings`.
+        outputs: of a graph model: names of the tensors that are its outputs; None: those of its
+            signature, or those that nothing else in the graph consumes.
+        constants: of a graph model: values that are the same for every sample, by input.
+
+    Raises:
+        ModelError: no such file, none of TensorFlow.js, or a shard that is missing or cut off.
+        ConfigError: inputs, outputs or constants that do not exist, or do not fit.
+        MissingExtraError: a layers model of Keras 2 needs tf-keras, which is not installed.
+    """
+    at = f"model.path={path!r}"
+    settings = parse_inputs(inputs)
+    file = _file(path, at)
+    content = read_json(file, at)
+    topology = content.get("modelTopology")
+    if not isinstance(topology, dict):
+        raise ModelError(
+            f"{at} holds weights alone, no modelTopology. Read those: model=checkpoint "
+            f"model.path={file}"
+        )
+    weights = open_tensorflow_js(file, at)
+    origin = {
+        "path": str(file.resolve()),
+        "format": str(content.get("format") or ""),
+        "written_by": str(content.get("convertedBy") or content.get("generatedBy") or ""),
+    }
+    if "node" in topology:
+        return _graph_model(path, at, content, weights, settings, outputs, constants, origin)
+    for key, given in (("model.outputs", outputs), ("model.constants", constants)):
+        if given is not None:
+            raise ConfigError(f"{key}: {at} is a layers model, which takes none. Leave it out")
+    with quiet_start():
+        from extractkit.models.live import live_model
+        from extractkit.models.tfjs.layers import keras_model_of
+
+    model = keras_model_of(file, topology, weights, at)
+    return live_model(model, name=_NAME, origin=origin, inputs=settings)
+
+
+def _graph_model(
+    path: str,
+    at: str,
+    content: Mapping[str, Any],
+    weights: WeightFile,
+    settings: Any,
+    outputs: list[str] | None,
+    constants: Mapping[str, object] | None,
+    origin: Mapping[str, object],
+) -> Model:
+    with quiet_start():
+        from extractkit.models.sessions.importing import new_session
+        from extractkit.models.sessions.model import session_model
+        from extractkit.models.sessions.naming import outputs_named
+        from extractkit.models.tfjs.graph import graph_def_of, tensors_of
+
+    graph_def = graph_def_of(content["modelTopology"], weights, at)
+    session = new_session(path, graph_def)
+    signature = content.get("signature") or _user_defined(content)
+    signature = signature if isinstance(signature, dict) else {}
+    named = tensors_of(session.graph, signature.get("inputs"), at)
+    results = tensors_of(session.graph, signature.get("outputs"), at)
+    if outputs is not None:
+        results = outputs_named(session.graph, outputs)
+    return session_model(
+        _NAME,
+        session,
+        inputs=named,
+        outputs=results,
+        settings=settings,
+        constants=constants,
+        graph_def=graph_def,
+        origin=origin,
+        frozen=True,
+    )
+
+
+def _user_defined(content: Mapping[str, Any]) -> Any:
+    """Where older converters wrote the signature."""
+    metadata = content.get("userDefinedMetadata")
+    return metadata.get("signature") if isinstance(metadata, dict) else None
+
+
+def _file(path: str, at: str) -> Path:
+    refuse_remote(path)
+    file = Path(path).expanduser()
+    if file.is_dir():
+        if (file / FILE).is_file():
+            return file / FILE
+        refuse_others(path, _NAME)
+        there = sorted(one.name for one in file.glob("*.json"))
+        listed = f" It has: {', '.join(map(repr, there))}" if there else ""
+        raise ModelError(f"{at} is a folder without a {FILE}.{listed}")
+    if not file.is_file():
+        raise ModelError(f"{at} does not exist. Give the folder with a {FILE}, or that file")
+    refuse_others(path, _NAME)
+    return file

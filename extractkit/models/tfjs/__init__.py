@@ -1,0 +1,1 @@
+"""Models of TensorFlow.js: graphs with their weights as constants, and Keras layers."""
