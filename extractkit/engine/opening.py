@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import cast
 
+from extractkit.engine.heap import without_collections
 from extractkit.engine.isolation import try_out
 from extractkit.engine.loaded import forget, model_of
 from extractkit.engine.measure import measure_axes
@@ -93,8 +94,9 @@ def list_tensors(job: Job) -> Listing:
     Raises:
         UserError: the model cannot be loaded, or a selector matches nothing.
     """
-    model, _ = _loaded(job)
-    return Listing(model.catalog, _matches(model.catalog, job.selectors))
+    with without_collections():
+        model, _ = _loaded(job)
+        return Listing(model.catalog, _matches(model.catalog, job.selectors))
 
 
 def open_job(job: Job) -> Opened:
@@ -109,11 +111,13 @@ def open_job(job: Job) -> Opened:
             f"extractkit model={job.model_name} selectors=attention, or '+selectors.mine.path=…'. "
             f"List what there is: extractkit tensors model={job.model_name}"
         )
-    model, axis = _loaded(job)
     runtime = job.runtime
-    settings = model.configure(runtime.seed, runtime.deterministic, runtime.device)
-    # Selecting needs no samples, so a misspelt selector is told before a large file is read.
-    chosen = _chosen(model, job)
+    with without_collections():
+        model, axis = _loaded(job)
+        # Before the catalog: what is traced may draw seeds.
+        settings = model.configure(runtime.seed, runtime.deterministic, runtime.device)
+        # Selecting needs no samples, so a misspelt selector is told before a large file is read.
+        chosen = _chosen(model, job)
     tensors = chosen.tensors
     source: Source = NoSamples()
     if not all(tensor.constant for tensor in tensors):

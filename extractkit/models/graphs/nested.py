@@ -44,6 +44,8 @@ def nested_graphs(graph: tf.Graph, made: Mapping[str, tf.Graph]) -> list[NestedG
         made: graphs made during the trace, by name; loops and branches keep it in the library.
     """
     library = {f.signature.name: f for f in graph.as_graph_def().library.function}
+    if not library:
+        return []
     found: dict[str, NestedGraph] = {}
 
     def visit(caller_graph: tf.Graph, made: Mapping[str, tf.Graph], outer: str | None) -> None:

@@ -5,13 +5,15 @@ need is imported at all.
 """
 
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import tensorflow as tf
 
 from extractkit.models.axes import RawShape, Sizes
 
-_PREFIX = "extractkit"
+PREFIX = "extractkit"
+"""Name scope of what is imported."""
 
 
 class SourceGraph(Protocol):
@@ -28,6 +30,25 @@ class SourceGraph(Protocol):
         ...
 
 
+@dataclass(frozen=True, eq=False)
+class Part:
+    """The part of a graph that some tensors need, ready to be imported.
+
+    Attributes:
+        graph_def: the nodes of it.
+        replaced: tensors of the graph that is being made, by the names of those that they replace.
+    """
+
+    graph_def: Any
+    replaced: Mapping[str, tf.Tensor]
+
+    @property
+    def input_map(self) -> dict[str, tf.Tensor]:
+        """The replaced tensors that the nodes consume."""
+        used = {_tensor_name(edge) for node in self.graph_def.node for edge in node.input}
+        return {name: tensor for name, tensor in self.replaced.items() if name in used}
+
+
 def tensors_in_graph(
     source: SourceGraph, features: Mapping[str, tf.Tensor], wanted: Sequence[str]
 ) -> list[tf.Tensor]:
@@ -36,6 +57,19 @@ def tensors_in_graph(
     Inputs are replaced by `features`, wherever they stand in the graph; what only they need does
     not come along. Variables stay the model's own.
     """
+    part = needed_part(source, features, wanted)
+    names = [name for name in dict.fromkeys(wanted) if name not in part.replaced]
+    imported = tf.graph_util.import_graph_def(
+        part.graph_def, input_map=part.input_map, return_elements=names, name=PREFIX
+    )
+    rebuilt = {**part.replaced, **dict(zip(names, imported, strict=True))}
+    return [rebuilt[name] for name in wanted]
+
+
+def needed_part(
+    source: SourceGraph, features: Mapping[str, tf.Tensor], wanted: Sequence[str]
+) -> Part:
+    """Return what has to be imported for the wanted tensors; see `tensors_in_graph`."""
     graph_def = source.graph.as_graph_def()
     replaced = {source.inputs[name].name: tensor for name, tensor in features.items()}
     needed = _needed_nodes(graph_def, wanted, replaced)
@@ -50,16 +84,7 @@ def tensors_in_graph(
     pruned.node.extend(node for node in graph_def.node if node.name in needed)
     for node in pruned.node:
         _forget_waiting(node, needed)
-    names = [name for name in dict.fromkeys(wanted) if name not in replaced]
-    used = {_tensor_name(edge) for node in pruned.node for edge in node.input}
-    imported = tf.graph_util.import_graph_def(
-        pruned,
-        input_map={name: tensor for name, tensor in replaced.items() if name in used},
-        return_elements=names,
-        name=_PREFIX,
-    )
-    rebuilt = {**replaced, **dict(zip(names, imported, strict=True))}
-    return [rebuilt[name] for name in wanted]
+    return Part(pruned, replaced)
 
 
 def _needed_nodes(graph_def: Any, wanted: Iterable[str], replaced: Collection[str]) -> set[str]:
@@ -86,6 +111,8 @@ def _needed_nodes(graph_def: Any, wanted: Iterable[str], replaced: Collection[st
 
 def _forget_waiting(node: Any, needed: Container[str]) -> None:
     """Have a node wait for nothing that does not come along."""
+    if not any(edge[0] == "^" for edge in node.input):
+        return
     edges = [edge for edge in node.input if edge[0] != "^" or edge[1:] in needed]
     del node.input[:]
     node.input.extend(edges)
@@ -94,20 +121,6 @@ def _forget_waiting(node: Any, needed: Container[str]) -> None:
 def _tensor_name(edge: str) -> str:
     """The name of the tensor that an input of a node stands for; `op` is short for `op:0`."""
     return edge if ":" in edge or edge[0] == "^" else f"{edge}:0"
-
-
-def shapes_at(
-    source: SourceGraph, specs: Mapping[str, tf.TensorSpec], wanted: Sequence[str]
-) -> list[RawShape]:
-    """Static shapes of tensors when the inputs have the specs' shapes; nothing is executed."""
-
-    # A graph of its own that can capture, but that nobody makes a function of: TensorFlow refuses
-    # functions with loops of TensorFlow 1 in them.
-    with tf.__internal__.FuncGraph("shapes").as_default():
-        features = {
-            name: tf.compat.v1.placeholder(spec.dtype, spec.shape) for name, spec in specs.items()
-        }
-        return [static_shape(tensor) for tensor in tensors_in_graph(source, features, wanted)]
 
 
 def static_shape(tensor: tf.Tensor) -> RawShape:

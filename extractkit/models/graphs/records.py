@@ -12,10 +12,10 @@ from extractkit.models.graphs.purity import dependent_operations, impure_operati
 from extractkit.models.graphs.rebuilding import (
     SourceGraph,
     candidate_sizes,
-    shapes_at,
     static_shape,
     stepped_sizes,
 )
+from extractkit.models.graphs.shape_inference import shapes_at
 from extractkit.tensors import SAMPLE, UNKNOWN, TensorRecord
 
 _IMPURE = "a random or assigning operation comes before it: it is no function of the sample alone"
