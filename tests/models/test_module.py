@@ -214,10 +214,16 @@ def quantised(x: tf.Tensor) -> dict[str, tf.Tensor]:
     return {"whole": whole, "doubled": x * 2.0}
 
 
-def test_types_that_numpy_lacks_are_listed_with_the_reason() -> None:
-    catalog = model("=quantised", inputs=X).catalog
-    assert catalog[":output.whole"].reason == "NumPy has no type for qint8"
-    assert catalog[":output.doubled"].extractable
+def test_quantised_values_are_the_raw_integers(tmp_path: Path) -> None:
+    x = np.array([[-1, -0.5, 0.1, 1]], np.float32)
+    run = extracted(
+        "quantised", x, tmp_path, "model.factory._partial_=true", "model.inputs={x: [sample, 4]}",
+        "selectors=outputs",
+    )  # fmt: skip
+    whole = np.asarray(run[":output.whole"])
+    assert whole.dtype == np.int8
+    # 255 steps from -1 to 1, the first of which is -128.
+    np.testing.assert_array_equal(whole, np.round((x + 1) * 255 / 2) - 128)
 
 
 def wrong_shape(x: tf.Tensor) -> tf.Tensor:

@@ -31,6 +31,7 @@ from extractkit.models.functions.eager_records import (
     weights_of,
 )
 from extractkit.models.functions.model import as_the_model_takes_it, to_numpy
+from extractkit.models.graphs.quantized import raw_dtype
 from extractkit.models.graphs.rebuilding import candidate_sizes, static_shape, stepped_sizes
 from extractkit.models.graphs.records import Axes, Records, axes_at, of_one_sample, why_not
 from extractkit.models.graphs.signature import declared, signature_of
@@ -220,7 +221,7 @@ class EagerModel:
         record = TensorRecord(
             address=address,
             kind=Kind.MODEL_OUTPUT if op_type is None else Kind.OP,
-            dtype=tensor.dtype.name,
+            dtype=raw_dtype(tensor.dtype).name,
             shape=axes.shape,
             dims=axes.dims,
             name=address,

@@ -14,6 +14,7 @@ from extractkit.models.failures import failed_on_batch
 from extractkit.models.functions.captured import captured_contents
 from extractkit.models.functions.eager_calls import restored
 from extractkit.models.graphs.model import GraphModel
+from extractkit.models.graphs.quantized import raw
 from extractkit.models.graphs.rebuilding import tensors_in_graph
 from extractkit.models.graphs.transforming import transformed
 from extractkit.models.protocol import Compilation, Fetch, Program
@@ -168,6 +169,7 @@ def as_the_model_takes_it(spec: InputSpec, feature: tf.Tensor) -> tf.Tensor:
 
 def to_numpy(tensor: tf.Tensor) -> Array:
     """A tensor's values, without a copy where there need be none."""
+    tensor = raw(tensor)
     if tensor.dtype in (tf.string, tf.bfloat16):
         return as_array(tensor.numpy())  # of a single string: Python's bytes
     # Tensor.numpy() copies; the buffer itself is read-only and lives as long as the array does.

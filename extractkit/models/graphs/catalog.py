@@ -16,6 +16,7 @@ from extractkit.models.graphs.addresses import escaped, readable, short_paths
 from extractkit.models.graphs.control_flow import control_flow
 from extractkit.models.graphs.effects import unfit_operations
 from extractkit.models.graphs.nested import NestedGraph, nested_graphs
+from extractkit.models.graphs.quantized import raw_dtype
 from extractkit.models.graphs.rebuilding import static_shape
 from extractkit.models.graphs.records import Found
 from extractkit.models.naming import Ports
@@ -191,12 +192,10 @@ def _found(
     address: str, kind: Kind, tensor: tf.Tensor, reason: str | None, name: str | None = None
 ) -> Found:
     made = kind in (Kind.OP, Kind.MODEL_OUTPUT)
-    if tensor.dtype.is_quantized:
-        reason = reason or f"NumPy has no type for {tensor.dtype.base_dtype.name}"
     record = TensorRecord(
         address=address,
         kind=kind,
-        dtype=tensor.dtype.base_dtype.name,
+        dtype=raw_dtype(tensor.dtype).name,
         shape=static_shape(tensor),
         dims=None,
         name=tensor.name if name is None else name,

@@ -13,6 +13,7 @@ from extractkit.inputs.protocol import Sample, Signature
 from extractkit.models import digests
 from extractkit.models.encoding import encode_arrays
 from extractkit.models.graphs.definition import graph_digest
+from extractkit.models.graphs.quantized import scales_of
 from extractkit.models.graphs.rebuilding import SourceGraph
 from extractkit.models.graphs.records import (
     Found,
@@ -134,8 +135,19 @@ class GraphModel:
             "name": self.name,
             "parameters": parameters,
             "preprocessing": self.preprocessing,
+            **self._quantized(),
             **self.origin,
         }
+
+    def _quantized(self) -> Mapping[str, object]:
+        """What raw integers of quantised types stand for, by address."""
+        scales = scales_of(self.graph.graph)
+        found = {
+            record.address: scales[value.name]
+            for record in self.catalog.records
+            if (value := self._values.get(record.address)) is not None and value.name in scales
+        }
+        return {"quantized": found} if found else {}
 
     def settled(self) -> Self:
         """The same model, its free axes sharing lengths where they cannot each have their own."""

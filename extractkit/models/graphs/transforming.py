@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
+from extractkit.models.graphs.quantized import raw
 from extractkit.models.protocol import Fetch
 from extractkit.plan import Layout
 from extractkit.transforms import AxisTransform, Reduction, reduced_dtype
@@ -20,6 +21,7 @@ def transformed(
         samples: how many samples the batch has; None for a constant.
         lengths: int32 (samples,), each sample's length along each free axis.
     """
+    tensor = raw(tensor)
     if fetch.layout is not None:
         tensor = _arranged(tensor, fetch.layout, samples)
     if fetch.axes is not None and fetch.layout is not None:

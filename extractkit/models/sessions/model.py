@@ -19,6 +19,7 @@ from extractkit.models.graphs.catalog import GraphFacts, facts_of, find_operatio
 from extractkit.models.graphs.constants import checked_constants
 from extractkit.models.graphs.feeding import inner_tensors
 from extractkit.models.graphs.model import GraphModel
+from extractkit.models.graphs.quantized import raw_array
 from extractkit.models.graphs.records import Found
 from extractkit.models.graphs.signature import chosen, declared, signature_of
 from extractkit.models.graphs.transforming import transformed
@@ -138,7 +139,7 @@ class SessionModel(GraphModel):
             record.address: self._with_samples(
                 # A string alone comes back as Python's bytes.
                 record.address,
-                as_array(value),
+                raw_array(as_array(value)),
             )
             for record, value in zip(records, values, strict=True)
         }
@@ -192,7 +193,7 @@ class SessionModel(GraphModel):
 
     def read(self, variable: Any) -> Array:
         """The content of a variable, or of a constant in the graph."""
-        return as_array(self.session.run(self._in_session(variable)))
+        return raw_array(as_array(self.session.run(self._in_session(variable))))
 
     def _in_session(self, value: Any) -> tf.Tensor:
         """The session's own tensor for one of the copied graph, or for a variable."""
