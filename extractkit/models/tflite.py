@@ -10,11 +10,13 @@ from extractkit.models.recognition import refuse_others, refuse_remote
 from extractkit.models.threads import intra_op_threads
 
 if TYPE_CHECKING:
+    from extractkit.models.litert.file import TFLiteFile
     from extractkit.models.litert.model import TFLiteModel
 
 _log = logging.getLogger(__name__)
 
-_ENDINGS = (".tflite", ".lite")
+_BUNDLE = ".task"
+_ENDINGS = (".tflite", ".lite", _BUNDLE)
 _IDENTIFIER = b"TFL3"  # at byte 4
 
 
@@ -24,7 +26,8 @@ def load(
     """A TFLite model.
 
     Args:
-        path: the file.
+        path: the file. `FILE.task/INNER.tflite` is a model in an archive; an archive of one model
+            may be named alone.
         signature: which of its signatures is called; None: `serving_default`, else its first, or
             its first subgraph where it has none.
         threads: of the interpreter; None: as many as one operation of TensorFlow would use.
@@ -38,22 +41,19 @@ def load(
         MissingExtraError: LiteRT is not installed.
     """
     refuse_remote(path)
-    file = Path(path).expanduser()
-    _check(path, file)
+    chosen = _found(path)
     _check_settings(threads, xnnpack)
     if importlib.util.find_spec("ai_edge_litert") is None:
         raise MissingExtraError(
             "model=tflite needs LiteRT: python -m pip install 'extractkit[tflite]'"
         )
     from extractkit.models.litert.entry import entry_of
-    from extractkit.models.litert.file import TFLiteFile
     from extractkit.models.litert.graph import read_graph
     from extractkit.models.litert.interpreter import Settings
     from extractkit.models.litert.model import TFLiteModel
     from extractkit.models.litert.probe import probe
 
     settings = Settings(intra_op_threads() if threads is None else threads, xnnpack)
-    chosen = TFLiteFile(file)
     probed = probe(chosen, signature, settings)
     if probed.change:
         _log.warning(
@@ -74,20 +74,42 @@ def _check_settings(threads: object, xnnpack: object) -> None:
         raise ConfigError(f"model.xnnpack={xnnpack!r} is not true or false")
 
 
-def _check(path: str, file: Path) -> None:
+def _found(path: str) -> "TFLiteFile":
+    """The file, or the model in an archive, that a path names."""
+    from extractkit.models.litert.bundle import holds_models, is_archive, member_of
+    from extractkit.models.litert.file import TFLiteFile
+
+    file = Path(path).expanduser()
+    at = f"model.path={path!r}"
     if not file.exists():
+        archive = next((one for one in file.parents if one.is_file()), None)
+        if archive is not None and is_archive(archive):
+            inside = file.relative_to(archive).as_posix()
+            return _checked(path, TFLiteFile(archive, member_of(archive, inside, at)))
         siblings = [e.name for e in file.parent.glob("*") if e.suffix in _ENDINGS]
         raise ModelError(
-            f"model.path={path!r} does not exist. Models in {str(file.parent)!r}: "
-            f"{choices(file.name, siblings)}"
+            f"{at} does not exist. Models in {str(file.parent)!r}: {choices(file.name, siblings)}"
         )
     if file.is_dir():
-        raise ModelError(f"model.path={path!r} is a directory; model=tflite takes one file")
+        raise ModelError(f"{at} is a directory; model=tflite takes one file")
     try:
         with file.open("rb") as opened:
             begin = opened.read(8)
     except OSError as error:
-        raise ModelError(f"model.path={path!r} cannot be read: {error.strerror}") from error
-    if begin[4:] != _IDENTIFIER:
-        refuse_others(path, "tflite")
-        raise ModelError(f"model.path={path!r} is no TFLite file: damaged, or something else")
+        raise ModelError(f"{at} cannot be read: {error.strerror}") from error
+    if begin[4:] == _IDENTIFIER:
+        return TFLiteFile(file)  # a file may have an archive of labels behind its model
+    if is_archive(file) and (file.suffix == _BUNDLE or holds_models(file, at)):
+        return _checked(path, TFLiteFile(file, member_of(file, None, at)))
+    refuse_others(path, "tflite")
+    raise ModelError(f"{at} is no TFLite file: damaged, or something else")
+
+
+def _checked(path: str, file: "TFLiteFile") -> "TFLiteFile":
+    with file.opened() as content:
+        if content[4:8] != _IDENTIFIER:
+            raise ModelError(
+                f"model.path={path!r}: {file.member!r} in it is no TFLite file: damaged, or "
+                f"something else"
+            )
+    return file

@@ -130,6 +130,9 @@ def _files(text: str) -> tuple[list[Path], Path]:
         path = Path(text).expanduser()
         if not text or path.is_file():
             return [path] if text else [], path.parent
+        # A model inside an archive: `FILE.task/INNER.tflite`.
+        if (archive := next((one for one in path.parents if one.is_file()), None)) is not None:
+            return [archive], archive.parent
         if path.is_dir():
             return sorted(p for p in path.rglob("*") if p.is_file()), path
         # A pattern; or a checkpoint's prefix, which is no file itself.

