@@ -9,6 +9,13 @@ from typing import TYPE_CHECKING
 
 from extractkit.errors import MissingExtraError, ModelError
 from extractkit.models.given_weights import given_weights
+from extractkit.models.hub_presets.google_release import (
+    GoogleRelease,
+    assign_release,
+    has_release_names,
+    is_release,
+    release_backbone,
+)
 from extractkit.models.hub_presets.preset import find_preset, require_keras_hub
 from extractkit.models.tensorflow_process import quiet_start
 
@@ -29,8 +36,8 @@ def load(
     """A BERT model ready for text.
 
     Args:
-        path: a directory in Hugging Face's or keras-hub's layout, or the name of a keras-hub
-            preset; None: the weights package.
+        path: a directory in Hugging Face's or keras-hub's layout or as Google released BERT
+            (`bert_config.json`), or the name of a keras-hub preset; None: the weights package.
         max_length: longest text in tokens, [CLS] and [SEP] included; the rest is cut off.
         checkpoint: weights of the backbone to load in place of its own.
         checkpoints, checkpoint_step: many of them, one after the other; see `given_weights`.
@@ -42,12 +49,18 @@ def load(
     """
     directory = str(_installed_weights()) if path is None else path
     require_keras_hub("bert", "bert")
-    preset = find_preset("bert", directory)
+    folder = Path(directory).expanduser()
+    release = GoogleRelease("bert", str(folder), folder) if is_release(folder) else None
+    preset = find_preset("bert", directory) if release is None else release
     weights = given_weights(
         checkpoint,
         checkpoints,
         checkpoint_step,
-        lambda found, key: load_weights(backbone, found, key),
+        lambda found, key: (
+            load_weights(backbone, found, key)
+            if release is None or not has_release_names(found)
+            else assign_release(backbone, found, f"{key}={found.path!r}")
+        ),
     )
     # Imported only now: TensorFlow and keras-hub take seconds, checking arguments none.
     with quiet_start():
@@ -58,7 +71,7 @@ def load(
         from extractkit.models.hub_presets.reading import read_backbone
         from extractkit.models.keras_models.weights import load_weights
 
-    backbone = read_backbone(preset)
+    backbone = read_backbone(preset) if release is None else release_backbone(release)
     if not isinstance(backbone, keras_hub.models.BertBackbone):
         raise ModelError(
             f"model.path={preset.name!r} holds a {type(backbone).__name__}, model=bert takes a "

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from extractkit.advice import override
 from extractkit.errors import MissingExtraError, ModelError, UserError, choices
 from extractkit.models.foreign import told
 
@@ -78,6 +79,11 @@ def find_preset(model: str, path: str) -> Preset:
     local = Path(path).expanduser()
     if local.is_dir():
         if not (local / _CONFIG).is_file():
+            if (local / "bert_config.json").is_file():
+                raise ModelError(
+                    f"model.path={path!r} is a BERT as Google released it. That is for model=bert "
+                    f"{override('model.path', path)}"
+                )
             raise ModelError(f"model.path={path!r} has no {_CONFIG}. {_takes(model)}")
         return Preset(model, str(local), local)
     if local.exists():

@@ -17,6 +17,7 @@ import numpy as np
 
 from extractkit.models.digests import of_plain_data
 from extractkit.models.hub_presets.classes import class_for
+from extractkit.models.hub_presets.google_release import GoogleRelease
 from extractkit.models.hub_presets.preset import Preset
 
 _FILES = (
@@ -64,6 +65,8 @@ def load_tokenizer(preset: Preset, backbone: Any, max_length: int | None) -> Tok
     Raises:
         ModelError: it cannot be read.
     """
+    if isinstance(preset, GoogleRelease):
+        return _by_tokenizers(preset.tokenizer(), preset.tokenizer_digest(), max_length)
     if not preset.has(*_FILES):
         return None
     with preset.reading():
@@ -83,7 +86,11 @@ def _hugging_face(preset: Preset, max_length: int | None) -> Tokenizer:
     import tokenizers
 
     file = Path(f"{preset.directory}/tokenizer.json")
-    tokenizer = tokenizers.Tokenizer.from_file(str(file))
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    return _by_tokenizers(tokenizers.Tokenizer.from_file(str(file)), sha256, max_length)
+
+
+def _by_tokenizers(tokenizer: Any, sha256: str, max_length: int | None) -> Tokenizer:
     tokenizer.no_padding()
     if max_length is None:
         tokenizer.no_truncation()
@@ -96,7 +103,6 @@ def _hugging_face(preset: Preset, max_length: int | None) -> Tokenizer:
             for encoding in tokenizer.encode_batch(list(texts))
         ]
 
-    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
     return Tokenizer(tokenize, "tokenizers", sha256, max_length)
 
 

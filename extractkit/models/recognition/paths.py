@@ -128,12 +128,14 @@ def _prefix(given: Path) -> Recognized | None:
     """The prefix of a checkpoint, no file's own name."""
     if not given.parent.is_dir() or not given.name:
         return None
-    for ending in (".meta", ".index"):
-        if (file := given.with_name(given.name + ending)).is_file():
-            return recognize_file(file)
+    if (index := given.with_name(f"{given.name}.index")).is_file():
+        return recognize_file(index)
     shards = [
         entry
         for entry in given.parent.iterdir()
         if entry.name.startswith(f"{given.name}.data-") and entry.is_file()
     ]
-    return recognize_file(min(shards)) if shards else None
+    if shards:
+        return recognize_file(min(shards))
+    meta = given.with_name(f"{given.name}.meta")
+    return recognize_file(meta) if meta.is_file() else None

@@ -38,5 +38,5 @@ def refuse_others(path: str, *models: str, key: str = "model.path") -> None:
         raise ModelError(f"{key}={path!r} is {found.what}. {found.advice}")
     raise ModelError(
         f"{key}={path!r} is {found.what}. That is for model={found.model} "
-        f"{override('model.path', found.path)}"
+        f"{override('model.path', found.path)}{f'. {found.advice}' if found.advice else ''}"
     )
