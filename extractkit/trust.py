@@ -31,6 +31,7 @@ OWN = frozenset(
         "extractkit.inputs.random.Random",
         "extractkit.inputs.texts.Texts",
         "extractkit.inputs.tfrecord.TFRecord",
+        "extractkit.inputs.whole_files.Files",
         "extractkit.models.applications.load",
         "extractkit.models.bert.load",
         "extractkit.models.checkpoint.load",

@@ -139,6 +139,21 @@ class TestConstants:
         )
 
 
+def test_an_input_that_is_parsed_is_known_by_its_operations() -> None:
+    features = {"v": tf.io.FixedLenFeature([2], tf.float32)}
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 1], tf.string, name="examples")])
+    def parse(examples: tf.Tensor) -> tf.Tensor:
+        return tf.io.parse_example(tf.reshape(examples, [-1]), features)["v"]
+
+    FUNCTIONS["parse"] = parse
+    parsed = [
+        [spec.parsed for spec in adapted("function", name=name).signature.specs]
+        for name in ("parse", "echo")
+    ]
+    assert parsed == [[True], [False]]
+
+
 def test_zeros_of_a_captured_string_are_part_of_the_definition() -> None:
     def digest(suffix: bytes) -> str | None:
         return adapted("joined", suffix=suffix).definition_digest()

@@ -15,6 +15,7 @@ from extractkit.tensors import TEXT
 from extractkit.values import Array
 
 _LISTS = {"float_list": np.float32, "int64_list": np.int64, "bytes_list": object}
+_WHOLE = ". Or give the model each record whole: inputs.whole=true"
 _SETTINGS = ("input", "dtype", "shape", "encoded")
 
 
@@ -53,6 +54,7 @@ class Feature:
             raise InputError(
                 f"{at} has no feature {self.name!r} for input {self.input!r}. "
                 f"{choices(self.name, held)} Name it: inputs.features.NAME.input={self.input}"
+                f"{_WHOLE if self.spec.dtype == TEXT else ''}"
             )
         stored = getattr(held[self.name], kind).value
         at = f"{at}, feature {self.name!r}"

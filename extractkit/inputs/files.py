@@ -94,6 +94,8 @@ def find_files(given: PathLike | Sequence[PathLike], suffix: str) -> list[Path]:
 def find_inside(folder: Path, suffixes: Sequence[str], at: str) -> tuple[list[Path], int]:
     """The files below a folder with one of these endings, in any case, sorted; hidden ones are not.
 
+    Without endings these are all files.
+
     Returns their paths from the folder on, and how many other files there are.
 
     Raises:
@@ -102,11 +104,10 @@ def find_inside(folder: Path, suffixes: Sequence[str], at: str) -> tuple[list[Pa
     # `Path.rglob` does not look into folders that are links.
     below = map(Path, sorted(glob.glob("**", root_dir=folder, recursive=True)))  # noqa: PTH207
     files = [path for path in below if (folder / path).is_file()]
-    found = [path for path in files if path.suffix.lower() in suffixes]
+    found = [path for path in files if not suffixes or path.suffix.lower() in suffixes]
     if not found:
-        raise InputError(
-            f"{at} holds no file that ends in {', '.join(suffixes)}. {choices('', _names(folder))}"
-        )
+        ending = f" that ends in {', '.join(suffixes)}" if suffixes else ""
+        raise InputError(f"{at} holds no file{ending}. {choices('', _names(folder))}")
     for path in found:
         find_file(folder / path, path.suffix)
     return found, len(files) - len(found)

@@ -3,23 +3,16 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from extractkit.errors import InputError
 from extractkit.inputs.checks import check_limit, check_range, describe
 from extractkit.inputs.faults import Faults
-from extractkit.inputs.files import (
-    PathLike,
-    Stamp,
-    find_files,
-    find_inside,
-    printable,
-    short_names,
-)
+from extractkit.inputs.files import PathLike
 from extractkit.inputs.fingerprints import sample_digest
 from extractkit.inputs.pixels import RESIZES, SUFFIXES, Pixels, decoder
 from extractkit.inputs.protocol import PICTURE, Identity, Sample, Signature
 from extractkit.inputs.records import fitted
+from extractkit.inputs.sample_files import SampleFile, find_sample_files
 
 
 @dataclass(frozen=True)
@@ -58,6 +51,12 @@ class Images:
             InputError: the model does not take one picture; or there is none, or all are broken.
             MissingExtraError: Pillow is not installed.
         """
+        if signature.string is not None:
+            raise InputError(
+                f"inputs=images decodes pictures, and input {signature.string.name!r} of model "
+                f"{signature.model!r} is a string: it takes a picture's file as it is. "
+                f"Use inputs=files inputs.path={self.path if isinstance(self.path, str) else 'DIR'}"
+            )
         if len(signature.specs) != 1:
             raise InputError(
                 f"inputs=images gives one picture a sample, and model {signature.model!r} takes "
@@ -93,77 +92,30 @@ class Images:
             scale=self.scale,
         )
 
-    def _find(self) -> tuple[tuple["ImageFile", ...], tuple[str, ...]]:
+    def _find(self) -> tuple[tuple[SampleFile, ...], tuple[str, ...]]:
         if self.path is None:
             raise InputError("inputs.path is missing. Give a folder of pictures: inputs.path=DIR")
-        if isinstance(self.path, str | Path) and (folder := Path(self.path).expanduser()).is_dir():
-            found, others = find_inside(folder, SUFFIXES, f"inputs.path={str(self.path)!r}")
-            inside = found[: self.limit]
-            files = tuple(ImageFile.below(folder, path) for path in inside)
-            files_are = "file is" if others == 1 else "files are"
-            note = f"{others} other {files_are} in {str(self.path)!r}, no pictures by their names"
-            return files, (note,) if others else ()
-        paths = find_files(self.path, SUFFIXES[0])
-        names = short_names(paths)
-        pairs = list(zip(paths, names, strict=True))[: self.limit]
-        return tuple(ImageFile(path, name, Stamp.of(path)) for path, name in pairs), ()
+        files, others = find_sample_files(self.path, SUFFIXES, self.limit)
+        files_are = "file is" if others == 1 else "files are"
+        note = f"{others} other {files_are} in {str(self.path)!r}, no pictures by their names"
+        return files, (note,) if others else ()
 
 
-@dataclass(frozen=True)
-class ImageFile:
-    """A picture's file.
+def _sample(file: SampleFile, index: int, signature: Signature, pixels: Pixels) -> Sample:
+    """The decoded picture as the model takes it.
 
-    Attributes:
-        path: of the file.
-        id: of its sample.
-        stamp: the file as it was when it was found.
-        label: what its class is called; None where nothing tells.
+    Raises:
+        InputError: it is broken.
+        JobError: the file has changed since it was found.
     """
-
-    path: Path
-    id: str
-    stamp: Stamp
-    label: str | None = None
-
-    @classmethod
-    def below(cls, folder: Path, path: Path) -> "ImageFile":
-        """A file of a folder, with the first part of its path, a class's folder, as its label."""
-        label = printable(Path(path.parts[0])) if len(path.parts) > 1 else None
-        return cls(folder / path, printable(path), Stamp.of(folder / path), label)
-
-    def read(self) -> bytes:
-        """The whole file.
-
-        Raises:
-            JobError: it has changed since it was found.
-        """
-        self.stamp.check(self.path)
-        return self.path.read_bytes()
-
-    @property
-    def identity(self) -> Identity:
-        """Who its sample is."""
-        extra: dict[str, object] = {"file": printable(self.path)}
-        if self.label is not None:
-            extra["label"] = self.label
-        return Identity(self.id, printable(Path(self.path.name)), extra)
-
-    def sample(self, index: int, signature: Signature, pixels: Pixels) -> Sample:
-        """The decoded picture as the model takes it.
-
-        Raises:
-            InputError: it is broken.
-            JobError: the file has changed since it was found.
-        """
-        at = f"inputs.path={str(self.path)!r}"
-        picture = pixels.decode(self.read(), at)
-        own = self.identity
-        extra = {**own.extra, "width": picture.width, "height": picture.height}
-        if signature.takes_pictures:
-            return Sample(index, own.id, own.source, {PICTURE: picture.values}, extra)
-        data = {signature.specs[0].name: picture.values}
-        sample = Sample(index, own.id, own.source, data, extra)
-        return fitted(sample, index, signature, at)
+    picture = pixels.decode(file.read(), file.at)
+    own = file.identity
+    extra = {**own.extra, "width": picture.width, "height": picture.height}
+    if signature.takes_pictures:
+        return Sample(index, own.id, own.source, {PICTURE: picture.values}, extra)
+    data = {signature.specs[0].name: picture.values}
+    sample = Sample(index, own.id, own.source, data, extra)
+    return fitted(sample, index, signature, file.at)
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +131,7 @@ class ImageSource:
         notes: for log and manifest.
     """
 
-    files: tuple[ImageFile, ...]
+    files: tuple[SampleFile, ...]
     signature: Signature
     pixels: Pixels
     fingerprint: str
@@ -198,7 +150,7 @@ class ImageSource:
         """
         check_range(start, stop, len(self))
         return [
-            self.files[index].sample(index, self.signature, self.pixels)
+            _sample(self.files[index], index, self.signature, self.pixels)
             for index in range(start, stop)
         ]
 
@@ -207,11 +159,11 @@ class ImageSource:
         return self.files[index].identity
 
 
-def _first_decoded(files: Sequence[ImageFile], signature: Signature, pixels: Pixels) -> Sample:
+def _first_decoded(files: Sequence[SampleFile], signature: Signature, pixels: Pixels) -> Sample:
     faults = Faults()
     for index, file in enumerate(files):
         try:
-            return file.sample(index, signature, pixels)
+            return _sample(file, index, signature, pixels)
         except InputError as error:
             faults.add(error)
     faults.check(len(files))

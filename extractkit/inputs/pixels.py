@@ -193,7 +193,12 @@ def decoder() -> str:
 def _axes(spec: InputSpec, signature: Signature) -> str:
     if spec.dtype != TEXT and len(spec.shape) == 2:
         return "hw"
-    if spec.dtype == TEXT or len(spec.shape) != 3:
+    if spec.dtype == TEXT:
+        raise InputError(
+            f"input {spec.name!r} of model {signature.model!r} is a string: it takes a picture's "
+            f"file as it is. Leave out encoded=true"
+        )
+    if len(spec.shape) != 3:
         raise InputError(
             f"input {spec.name!r} of model {signature.model!r} takes no picture "
             f"(it takes {describe(signature)}); that has height, width and channels. "

@@ -25,6 +25,7 @@ class InputSpec:
         low, high: whole numbers that make sense for it, `high` excluded; None for real numbers.
         sample_axis: which axis of the model's own input counts the samples, which `shape` leaves
             out; None where it has none, and a call takes one sample.
+        parsed: whether the model parses it as a serialized `tf.train.Example`.
     """
 
     name: str
@@ -35,6 +36,8 @@ class InputSpec:
     low: int | None = None
     high: int | None = None
     sample_axis: int | None = 0
+    # Fingerprints hold the others as they are printed.
+    parsed: bool = field(default=False, repr=False)
 
 
 @dataclass(frozen=True)

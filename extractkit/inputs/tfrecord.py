@@ -1,8 +1,8 @@
-"""Features of TFRecord files. The one source that asks TensorFlow to read its format."""
+"""Features of TFRecord files, or whole records. The one source that TensorFlow reads."""
 
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from extractkit.inputs.features import Feature, parse_features
 from extractkit.inputs.files import PathLike, Stamp, find_files, printable, short_names
 from extractkit.inputs.protocol import Identity, Sample, Signature
 from extractkit.inputs.records import Chain, RecordSource, bind_records
+from extractkit.inputs.strings import bytes_data
 
 # What stands around the data of a record: its length and that length's checksum before it, the
 # data's own checksum behind it.
@@ -23,24 +24,34 @@ _READ_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class TFRecord:
-    """Records of TFRecord files, each a `tf.train.Example`. They stay in their files.
+    """Records of TFRecord files: examples, or bytes for a model that takes a string.
+
+    They stay in their files.
 
     Attributes:
         path: a file, a glob (sorted) or several of them; not compressed.
         features: by the name of the feature how it becomes one of the model's inputs, see
             `features.Feature`; None: a feature for each input, by the input's name.
+        whole: whether a record is given whole, as its bytes, to the model's one string input; None:
+            without `features`, where the first record is no example, or the model parses examples
+            and the first has no feature of the input's name.
         limit: the first so many records; None: all.
 
     Raises:
-        InputError: `limit` is no whole number of 1 or more.
+        InputError: `limit` is no whole number of 1 or more, `whole` not true, false or null.
     """
 
     path: PathLike | Sequence[PathLike] | None
     features: Mapping[str, Mapping[str, object] | None] | None = None
     limit: int | None = None
+    whole: bool | None = None
 
     def __post_init__(self) -> None:
         check_limit(self.limit)
+        if not isinstance(self.whole, bool | None):
+            raise InputError(f"inputs.whole={self.whole!r} is not true, false or null")
+        if self.whole and self.features is not None:
+            raise InputError("inputs.whole=true takes no features. Leave inputs.features out")
 
     def bind(self, signature: Signature) -> RecordSource:
         """Find every record, verify its checksums and hold its features against the model.
@@ -54,6 +65,11 @@ class TFRecord:
                 f"inputs.path is missing. Model {signature.model!r} takes {describe(signature)}. "
                 f"Give TFRecord files: inputs.path=FILE.tfrecord"
             )
+        if self.whole and signature.string is None:
+            raise InputError(
+                f"inputs.whole=true gives each record's bytes to one string input, and model "
+                f"{signature.model!r} takes {describe(signature)}. Leave it out: inputs.whole=null"
+            )
         features = parse_features(self.features, signature)
         paths = find_files(self.path, ".tfrecord")
         files: list[RecordFile] = []
@@ -64,7 +80,20 @@ class TFRecord:
             files.append(RecordFile.find(path, name, features, left))
             left = None if left is None else left - len(files[-1])
         at = f"inputs.path={str(paths[0])!r}" if len(paths) == 1 else "inputs.path"
-        return bind_records(Chain(files), signature, at=at)
+        notes: tuple[str, ...] = ()
+        if self._whole(files, signature):
+            files = [replace(file, whole=signature) for file in files]
+            notes = ("each record is one sample, given whole; its features: inputs.whole=false",)
+        return bind_records(Chain(files), signature, at=at, notes=notes)
+
+    def _whole(self, files: Sequence["RecordFile"], signature: Signature) -> bool:
+        if self.whole is not None or self.features is not None or signature.string is None:
+            return bool(self.whole)
+        first = next((file for file in files if len(file)), None)
+        found = None if first is None else first.features_of(0)
+        if found is None:
+            return first is not None
+        return signature.string.parsed and signature.string.name not in found
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +106,7 @@ class RecordFile:
         stamp: the file as it was when its records were found.
         features: how they are read.
         offsets: int64 (records + 1), the byte at which each begins, and the end of the last.
+        whole: what the model takes, where it is given the bytes of each record; None: features.
     """
 
     path: Path
@@ -84,6 +114,7 @@ class RecordFile:
     stamp: Stamp
     features: tuple[Feature, ...]
     offsets: "array[int]"
+    whole: Signature | None = None
 
     @classmethod
     def find(
@@ -123,15 +154,26 @@ class RecordFile:
             InputError: it is no `tf.train.Example`, or lacks a feature.
             JobError: the file has changed since it was opened.
         """
-        self.stamp.check(self.path)
-        with self.path.open("rb") as file:
-            file.seek(self.offsets[index] + _BEFORE)
-            data = file.read(self.offsets[index + 1] - self.offsets[index] - _AROUND)
+        own, data = self.identify(index), self._data(index)
+        if self.whole is not None:
+            return Sample(index, own.id, own.source, bytes_data(data, self.whole))
         at = f"inputs.path={str(self.path)!r}, record {index}"
         held = _example(data, at).features.feature
         values = {feature.input: feature.values(held, at) for feature in self.features}
-        own = self.identify(index)
         return Sample(index, own.id, own.source, values)
+
+    def features_of(self, index: int) -> list[str] | None:
+        """The names of a record's features; None where it is no `tf.train.Example`."""
+        try:
+            return list(_example(self._data(index), "").features.feature)
+        except InputError:
+            return None
+
+    def _data(self, index: int) -> bytes:
+        self.stamp.check(self.path)
+        with self.path.open("rb") as file:
+            file.seek(self.offsets[index] + _BEFORE)
+            return file.read(self.offsets[index + 1] - self.offsets[index] - _AROUND)
 
     def identify(self, index: int) -> Identity:
         """Who the sample of this record is."""

@@ -158,6 +158,67 @@ class TestReading:
             source.read(0, 1)
 
 
+class TestWhole:
+    """Records as bytes, for a model whose one input is a string."""
+
+    def signature(self, parsed: bool = False, *shape: int) -> Signature:
+        spec = InputSpec("x", "string", shape, (None,) * len(shape), parsed=parsed)
+        return Signature("m", (spec,), takes_text=True)
+
+    def records(self) -> list[bytes]:
+        return [bytes(one) for one in tf.data.TFRecordDataset("x.tfrecord").as_numpy_iterator()]
+
+    def test_a_model_that_parses_examples_is_given_them(self) -> None:
+        write("x.tfrecord", {"v": [3.0, 0.0]}, {"v": [1.0, 2.0], "w": b"\x00"})
+        for shape in ((), (1,)):
+            source = TFRecord("x.tfrecord").bind(self.signature(True, *shape))
+            found = values(source)
+            assert [value.item() for value in found] == self.records()
+            assert {value.shape for value in found} == {shape}
+        assert source.notes == (
+            "each record is one sample, given whole; its features: inputs.whole=false",
+        )
+
+    def test_records_that_are_no_examples_are_bytes(self) -> None:
+        written = [b"\xff\xff\x00", b"", b"\x00\x00"]
+        with tf.io.TFRecordWriter("x.tfrecord") as writer:
+            for record in written:
+                writer.write(record)
+        source = TFRecord("x.tfrecord").bind(self.signature())
+        assert [value.item() for value in values(source)] == written
+
+    def test_a_feature_of_the_inputs_name_comes_first(self) -> None:
+        write("x.tfrecord", {"x": b"a\x00", "y": 1.0})
+        for parsed in (False, True):
+            source = TFRecord("x.tfrecord").bind(self.signature(parsed))
+            assert [value.item() for value in values(source)] == [b"a\x00"]
+        source = TFRecord("x.tfrecord", whole=True).bind(self.signature())
+        assert [value.item() for value in values(source)] == self.records()
+
+    def test_what_the_model_does_with_bytes_is_never_guessed(self) -> None:
+        write("x.tfrecord", {"text": b"good", "label": 1})
+        assert refusal(self.signature()) == (
+            "inputs.path='x.tfrecord', record 0 has no feature 'x' for input 'x'. "
+            "Available: 'label', 'text'. Name it: inputs.features.NAME.input=x. "
+            "Or give the model each record whole: inputs.whole=true"
+        )
+        named = TFRecord("x.tfrecord", {"text": {"input": "x"}}).bind(self.signature())
+        assert values(named)[0].item() == b"good"
+
+    def test_settings_that_do_not_fit(self) -> None:
+        write("x.tfrecord", {"x": 1.0})
+        assert refusal(takes(), whole=True) == (
+            "inputs.whole=true gives each record's bytes to one string input, and model 'm' takes "
+            "x: float32 (samples). Leave it out: inputs.whole=null"
+        )
+        assert refusal(takes(), whole=True, features={"x": None}) == (
+            "inputs.whole=true takes no features. Leave inputs.features out"
+        )
+        assert refusal(takes(), whole="yes") == "inputs.whole='yes' is not true, false or null"
+        told = refusal(self.signature(), features={"x": {"encoded": True}})
+        assert told.endswith("it takes a picture's file as it is. Leave out encoded=true")
+
+
 class TestRefused:
     def test_no_path(self) -> None:
         assert refusal(takes(), None) == (
@@ -251,5 +312,5 @@ def test_the_ready_configuration_holds_every_argument() -> None:
     entries = OmegaConf.load(Path(__file__).parents[2] / "conf/inputs/tfrecord.yaml")
     assert entries == {
         "_target_": "extractkit.inputs.tfrecord.TFRecord", "path": None, "features": None,
-        "limit": None,
+        "limit": None, "whole": None,
     }  # fmt: skip

@@ -15,21 +15,41 @@ from extractkit.inputs.protocol import InputSpec, Signature
 from extractkit.models.input_settings import AT, Dim, InputSetting
 from extractkit.tensors import SAMPLE
 
+_PARSES = re.compile(r"Parse(Single)?(Sequence)?Example(V2)?")
+_HANDS_ON = ("Identity", "Reshape", "ExpandDims", "Squeeze")
+
 
 @dataclass(frozen=True)
 class Declared:
-    """An input as the graph declares it; `shape` is whole, None where even its rank is open."""
+    """An input as the graph declares it.
+
+    Attributes:
+        name, dtype: of the input.
+        shape: whole; None where even its rank is open.
+        parsed: whether the graph parses it as a serialized `tf.train.Example`.
+    """
 
     name: str
     dtype: str
     shape: tuple[int | None, ...] | None
+    parsed: bool = False
 
 
 def declared(name: str, placeholder: Any) -> Declared:
     """What a placeholder, or its spec, says of an input."""
     rank = placeholder.shape.rank
     shape = None if rank is None else tuple(placeholder.shape.as_list())
-    return Declared(name, placeholder.dtype.name, shape)
+    return Declared(name, placeholder.dtype.name, shape, _is_parsed(placeholder))
+
+
+def _is_parsed(tensor: Any) -> bool:
+    """Whether an operation that parses examples takes a tensor; a spec has no operations."""
+    operations = tensor.consumers() if hasattr(tensor, "consumers") else ()
+    return any(
+        _PARSES.fullmatch(one.type) is not None
+        or (one.type in _HANDS_ON and any(map(_is_parsed, one.outputs)))
+        for one in operations
+    )
 
 
 def chosen(
@@ -157,7 +177,7 @@ def _spec(one: Declared, axes: list[_Axis], alone: bool) -> InputSpec:
     own = [axis for index, axis in enumerate(axes) if index != place]
     spec = input_spec(one.name, one.dtype, [size for _, size in own], alone)
     dims = tuple(given or made for (given, _), made in zip(own, spec.dims, strict=True))
-    return replace(spec, dims=dims, sample_axis=place)
+    return replace(spec, dims=dims, sample_axis=place, parsed=one.parsed)
 
 
 def _no_sample_axis(model: str, one: Declared, other: str) -> str:
