@@ -8,6 +8,7 @@ pooled output sees padding may still have hidden states that do not.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 
@@ -249,7 +250,8 @@ class _Trial:
         return self.program(batch.features, batch.lengths)
 
     def _alone(self, sample: Encoded) -> list[Array]:
-        return [value[0] if len(value) == 1 else value for value in self._run([sample])]
+        # The ellipsis keeps a single string an array.
+        return [value[0, ...] if len(value) == 1 else value for value in self._run([sample])]
 
     def _runnable(self, samples: Sequence[Encoded]) -> list[tuple[Encoded, list[Array]]]:
         """The samples that the model takes, each with its values alone."""
@@ -264,7 +266,7 @@ class _Trial:
     def _noise(self, copies: Sequence[Array], alone: Sequence[Array]) -> list[float]:
         """For each tensor what the size of a batch does to its values, relative to them."""
         return [
-            _difference(rows[0], one) if len(rows) else 0.0
+            _difference(rows[0, ...], one) if len(rows) else 0.0
             for rows, one in zip(copies, alone, strict=True)
         ]
 
@@ -279,8 +281,8 @@ class _Trial:
             most = _threshold(rows, noise[at])
             if len(rows) != len(alone):
                 return why.format(tensor.address)
-            for row, (sample, values) in zip(rows, alone, strict=True):
-                if _difference(_own(tensor, row, sample), values[at]) > most:
+            for place, (sample, values) in enumerate(alone):
+                if _difference(_own(tensor, rows[place, ...], sample), values[at]) > most:
                     return why.format(tensor.address)
         return None
 
@@ -288,7 +290,10 @@ class _Trial:
 def _own(tensor: PlannedTensor, row: Array, sample: Encoded) -> Array:
     """A row without padding, as far as the sample's lengths tell."""
     shapes = tensor.sample_shapes(_lengths(sample))
-    return row if shapes is None else row[tuple(map(slice, shapes[0]))]
+    if shapes is None:
+        return row
+    own: tuple[Any, ...] = (*map(slice, shapes[0]), ...)
+    return np.asarray(row[own])
 
 
 def _lengths(sample: Encoded) -> Lengths:
