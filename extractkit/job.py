@@ -50,6 +50,7 @@ class Runtime:
         bad_samples: "fail", or "skip" what cannot be read, encoded or computed.
         bad_checkpoints: "fail", or "skip" what is damaged or of another architecture.
         non_finite: "warn" of NaN and infinite values, "fail", or "skip" samples that have some.
+        self_check: whether the model's outputs for the first batch are held against its own call.
         reuse_from: a directory that is searched for a finished run of the same identity; None:
             everything is computed.
         engine: where shards are computed: "local", "processes" or "ray".
@@ -71,6 +72,7 @@ class Runtime:
     bad_samples: str = "fail"
     bad_checkpoints: str = "fail"
     non_finite: str = "warn"
+    self_check: bool = True
     reuse_from: str | None = None
     engine: str = "local"
     workers: int | None = None
@@ -121,10 +123,9 @@ class Runtime:
                 )
         if values.get("reuse_from") == "":
             raise ConfigError("runtime.reuse_from is empty. Give a directory of runs, or null")
-        if not isinstance(values.get("deterministic", True), bool):
-            raise ConfigError(
-                f"runtime.deterministic={values['deterministic']!r} is not true or false"
-            )
+        for key in ("deterministic", "self_check"):
+            if not isinstance(values.get(key, True), bool):
+                raise ConfigError(f"runtime.{key}={values[key]!r} is not true or false")
         for key in ("shard_timeout", "worker_cpus", "worker_gpus"):
             _check_number(key, values.get(key))
         runtime = cls(**values)
@@ -190,8 +191,8 @@ _NEEDS = {
 }
 """Keys that some engines alone know what to do with."""
 
-WHERE_IT_RUNS = ("engine", *_NEEDS, "shards")
-"""Keys that say by whom a job is run, and change no byte of it."""
+WHERE_IT_RUNS = ("engine", *_NEEDS, "shards", "self_check")
+"""Keys that say by whom a job is run and whether it is checked, and change no byte of it."""
 
 _ADDRESS = re.compile(r"auto|[^\s:/]+:[0-9]{1,5}|\[[0-9A-Fa-f:]+\]:[0-9]{1,5}")
 

@@ -21,6 +21,7 @@ from extractkit.engine.listener import Summary
 from extractkit.runs.disk import human_bytes
 from extractkit.runs.drift import Drift
 from extractkit.runs.manifest import Manifest, RunTensor, Status
+from extractkit.runs.self_check import SelfCheck
 from extractkit.sinks.hdf5 import AUTO, Hdf5Sink
 from extractkit.sinks.hdf5_index import INDEX
 from extractkit.value_checks import ValueStats
@@ -67,6 +68,8 @@ def overview(
         facts.add_row("size", size)
     if (left_out_index := _left_out_index(manifest)) is not None:
         facts.add_row(INDEX, left_out_index)
+    if manifest.volatile.self_check:
+        facts.add_row("self-check", Text(safe(_self_check(manifest.volatile.self_check))))
     if manifest.actual is not None:
         _add_findings(facts, manifest.actual.skipped, *_told_of(manifest.actual.values))
     if committed is not None:
@@ -102,6 +105,20 @@ def _checkpoints(manifest: Manifest) -> str:
     labels = [safe(one.label) for one in manifest.checkpoints]
     shown = labels if len(labels) <= _FEW else [labels[0], labels[1], "…", labels[-1]]
     return f"{len(labels):,}: {', '.join(shown)}"
+
+
+def _self_check(checks: Sequence[SelfCheck]) -> str:
+    """What was compared, for the sets of weights together: they have the same outputs."""
+    compared = [one for one in checks if one.not_applicable is None]
+    if not compared:
+        return f"not applicable: {checks[0].not_applicable}"
+    first, labels = compared[0], [str(one.checkpoint) for one in compared if one.checkpoint]
+    at = f", checkpoints {', '.join(labels)}" if labels else ""
+    largest = max(one.largest_difference for one in compared)
+    return (
+        f"{plural(len(first.outputs), 'output')} of {plural(first.samples, 'sample')} as from "
+        f"{first.loaded_by}{at}; largest difference {largest:.2g}"
+    )
 
 
 def _samples(count: int, truncated: int) -> str:

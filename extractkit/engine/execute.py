@@ -17,6 +17,7 @@ from extractkit.engine.loaded import forget
 from extractkit.engine.prepare import Prepared, prepare
 from extractkit.engine.process import environment, impose
 from extractkit.engine.recorded import recorded_survey
+from extractkit.engine.self_check import refuse_differences, self_check
 from extractkit.engine.stream import ShardValues
 from extractkit.engine.survey import Row, Survey, survey
 from extractkit.errors import ExtractkitError, FinalError, RunDirectoryError, UserError
@@ -177,6 +178,7 @@ class _Execution:
                 prepared = prepare(self.job, self.manifest.settings if planned else None)
                 self.timings.update(prepared.timings)
                 found = self._planned(prepared, recorder)
+                self._check(prepared, found, recorder)
                 self._commit(prepared, found, recorder, workers)
             self._finish(prepared, recorder)
         except Superfluous:
@@ -274,6 +276,23 @@ class _Execution:
         check_space(self.directory, files + recorder.sample_bytes)
         exact = all(tensor.predictable for tensor in prepared.tensors)
         return RunPlan(total, exact, tuple((shard.start, shard.stop) for shard in shards))
+
+    def _check(self, prepared: Prepared, found: Survey, recorder: Recorder) -> None:
+        """Hold the model's outputs against its own call, unless that has been done already."""
+        if not self.job.runtime.self_check or recorder.manifest.volatile.self_check:
+            return
+        began = time.perf_counter()
+        stream = prepared.stream(found, lambda done: None)
+        shards = [shard for shard in recorder.manifest.shards if not shard.constant]
+        checked = self_check(prepared, stream, shards)
+        self.timings["self_check"] = time.perf_counter() - began
+        for note in checked.notes:
+            self._note(note)
+        refuse_differences(checked)
+        for one in checked.records:
+            equal = f"outputs as from {one.loaded_by}, to {one.largest_difference:.2g}"
+            _log.info("self-check: %s", one.not_applicable or equal)
+        recorder.record_self_check(checked.records)
 
     def _commit(
         self, prepared: Prepared, found: Survey, recorder: Recorder, workers: Hired | None

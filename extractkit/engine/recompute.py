@@ -1,36 +1,31 @@
 """`verify --recompute`: shards of a run computed again, and the model's own outputs beside them."""
 
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import numpy as np
-
-from extractkit.engine.batches import Batch
-from extractkit.engine.batching import plan_batches
 from extractkit.engine.described import described
 from extractkit.engine.prepare import Prepared, prepare
 from extractkit.engine.recorded import recorded_survey
-from extractkit.engine.stream import ShardValues, Stream, fetch
+from extractkit.engine.self_check import self_check
+from extractkit.engine.stream import ShardValues, Stream
 from extractkit.engine.survey import Survey
 from extractkit.errors import ExtractkitError
 from extractkit.job import Job
-from extractkit.models.protocol import Fetch
-from extractkit.plan import Layout, Lengths, Shard
+from extractkit.plan import Lengths, Shard
 from extractkit.runs.agreement import job_differences, surrounding_differences
 from extractkit.runs.directory import SAMPLES
 from extractkit.runs.environment import host
 from extractkit.runs.journal import Entry
 from extractkit.runs.manifest import Manifest
 from extractkit.runs.samples import Samples
-from extractkit.runs.verification.apart import TOLERATED, Apart, arrays_apart, values_apart
+from extractkit.runs.verification.apart import TOLERATED, values_apart
 from extractkit.runs.verification.contents import read_whole
 from extractkit.runs.verification.result import Check, Finding, counted
 from extractkit.runs.verify import Sound
-from extractkit.tensors import TensorRecord
-from extractkit.values import Array, digest
+from extractkit.values import digest
 
 _SURROUNDINGS, _SHARDS, _OUTPUTS = "same job", "recomputed", "outputs"
 
@@ -192,49 +187,34 @@ class _Recomputation:
 
     def _outputs(self) -> Check:
         """The outputs of a program that extracts everything, and the model's own, on one batch."""
-        model = self.prepared.opened.model
-        direct = getattr(model, "direct_outputs", None)
-        if direct is None:
-            return Check.left_out(_OUTPUTS, "this adapter cannot tell the model's own outputs")
         try:
-            batch = None if self.prepared.program is None else self._batch()
-            if batch is None:
-                return Check.left_out(_OUTPUTS, "no committed tensor depends on the samples")
-            own: Mapping[str, Array] = direct(batch.features, batch.lengths)
-            if not own:
-                why = "the model has no output that depends on the samples"
-                return Check.left_out(_OUTPUTS, why)
-            fetches = [
-                *(fetch(tensor) for tensor in self.prepared.varying),
-                *(Fetch(address) for address in own),
-            ]
-            program = model.program(fetches, self.prepared.opened.compilation)
-            beside = program(batch.features, batch.lengths)[-len(own) :]
+            checked = self_check(self.prepared, self._committed_stream, list(self.sound.entries))
         except ExtractkitError as error:
             return Check.of(_OUTPUTS, "one batch", [Finding(None, str(error))])
-        found = []
-        largest = 0.0
-        for (address, expected), value in zip(own.items(), beside, strict=True):
-            apart = _outputs_apart(model.catalog[address], value, expected, batch)
-            largest = max(largest, apart.error)
-            if apart.beyond:
-                message = f"{address!r} is not the model's own output: {apart}"
-                found.append(Finding(None, message, tensor=address))
+        compared = [one for one in checked.records if one.not_applicable is None]
+        if not compared:
+            return Check.left_out(_OUTPUTS, str(checked.records[0].not_applicable))
+        first = compared[0]
+        findings = [Finding(None, str(one), tensor=one.address) for one in checked.differences]
         detail = (
-            f"{counted(len(own), 'output')} for {counted(len(batch), 'sample')}, to {TOLERATED}"
+            f"{counted(len(first.outputs), 'output')} for {counted(first.samples, 'sample')} "
+            f"against {first.loaded_by}, to {first.tolerance}"
         )
-        return Check.of(_OUTPUTS, detail, found, [f"the largest difference is {largest:.2g}"])
+        largest = max(one.largest_difference for one in compared)
+        notes = [*checked.notes, f"the largest difference is {largest:.2g}"]
+        return Check.of(_OUTPUTS, detail, findings, notes)
 
-    def _batch(self) -> Batch | None:
-        """The first batch that was computed: of samples that were not skipped."""
-        stream = self._stream
-        for shard, entry in self.sound.entries.items():
-            left = [i for i in range(shard.start, shard.stop) if str(i) not in entry.skipped]
-            if left:
-                (first, *_) = plan_batches(stream.lengths.take(left), stream.rules)
-                at = [left[position] for position in first]
-                return stream.read(at)
-        return None
+    @cached_property
+    def _committed_stream(self) -> Stream:
+        """The stream without the samples that were skipped when the run was made."""
+        if self.prepared.program is None:
+            return self._stream
+        skipped = {
+            int(index): reason
+            for entry in self.sound.entries.values()
+            for index, reason in entry.skipped.items()
+        }
+        return replace(self._stream, skipped=skipped)
 
 
 def _left_out(why: str) -> tuple[Check, Check]:
@@ -246,22 +226,3 @@ def _drawn(entries: Iterable[Shard], count: int, seed: int) -> list[Shard]:
     shards = sorted(entries, key=lambda shard: shard.place)
     chosen = random.Random(seed).sample(shards, min(count, len(shards)))
     return sorted(chosen, key=lambda shard: shard.place)
-
-
-def _outputs_apart(record: TensorRecord, value: Array, own: Array, batch: Batch) -> Apart:
-    """Two outputs of a batch, without its padding where it can be told."""
-    layout = Layout.of(record)
-    if layout is None or layout.axis is None or layout.split or value.shape != own.shape:
-        return arrays_apart(value, own)
-    by_sample = [np.moveaxis(array, layout.axis, 0) for array in (value, own)]
-    pairs = []
-    for row in range(len(by_sample[0])):
-        unpadded = tuple(
-            slice(int(batch.lengths[dim][row])) if dim and dim in batch.lengths else slice(None)
-            for dim in layout.dims[1:]
-        )
-        # A slice of one sample: a text alone would be no array.
-        pairs.append(
-            tuple(array[(slice(row, row + 1), *unpadded)].reshape(-1) for array in by_sample)
-        )
-    return arrays_apart(*(np.concatenate(side) for side in zip(*pairs, strict=True)))

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 
 from extractkit.engine.batches import Batch, placed, read_batch
@@ -125,6 +125,16 @@ class Stream:
                     left.set()  # an interrupt waits for the batch at hand, not for a shard
                     raise
                 del one
+
+    def batches(self, shards: Iterable[Shard]) -> Iterator[tuple[Batch, Callable[[], Outcome]]]:
+        """Return each batch of these shards, and what computes it in this thread.
+
+        The model keeps the weights that it has. The call raises what the stream of shards would.
+        """
+        for shard in shards:
+            for work in self._works(shard):
+                if work.batch is not None:
+                    yield work.batch, partial(self._run, work, work.batch)
 
     def _read(self, shards: Iterable[Shard]) -> Iterator[Sequence[_Work]]:
         """Works as they are read; those of a shard together where they are in memory already.

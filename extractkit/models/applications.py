@@ -3,6 +3,7 @@
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,8 +63,9 @@ def load(
         import keras
 
         from extractkit.models.image_model import ImageModel, image_signature
+        from extractkit.models.keras_models.again import LoadedAgain
         from extractkit.models.keras_models.signature import input_structure, packer, signature
-        from extractkit.models.keras_models.weights import load_weights
+        from extractkit.models.keras_models.weights import load_plainly, load_weights
         from extractkit.models.weight_files import open_weights
 
     build = _architecture(architecture)
@@ -76,9 +78,22 @@ def load(
         "classes": 1000 if classes is None else classes,
         "pooling": pooling,
     }
-    model = _built(build, architecture, IMAGENET if weights == IMAGENET else None, settings)
+    kept = IMAGENET if weights == IMAGENET else None
+    model = _built(build, architecture, kept, settings)
     if file is not None:
         load_weights(model, file, _WEIGHTS)
+
+    def again(checkpoint: int | None) -> LoadedAgain:
+        keras.utils.set_random_seed(seed)
+        own, made_by = (
+            _built(build, architecture, kept, settings),
+            f"keras.applications.{architecture}",
+        )
+        if file is None:
+            return LoadedAgain(own, made_by)
+        load = partial(load_plainly, own, file, _WEIGHTS)
+        return LoadedAgain(own, f"{made_by} and load_weights", load)
+
     structure = input_structure(model)
     own = sys.modules[build.__module__]
     return ImageModel(
@@ -94,6 +109,7 @@ def load(
             **settings,
             "seed": seed,
         },
+        again=again,
     ).settled()
 
 

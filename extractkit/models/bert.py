@@ -69,6 +69,7 @@ def load(
         from extractkit.models.hub_presets.bert_settings import hidden_activation
         from extractkit.models.hub_presets.model import text_model
         from extractkit.models.hub_presets.reading import read_backbone
+        from extractkit.models.keras_models.again import LoadedAgain, loaded_again
         from extractkit.models.keras_models.weights import load_weights
 
     backbone = read_backbone(preset) if release is None else release_backbone(release)
@@ -83,7 +84,12 @@ def load(
         **weights.origin,
     }
     weights.load()
-    model = text_model(preset, backbone, max_length, origin, weights.axis)
+
+    def again(checkpoint: int | None) -> LoadedAgain:
+        made_by = "keras_hub.models.Backbone.from_preset"
+        return loaded_again(read_backbone(preset), made_by, weights, checkpoint)
+
+    model = text_model(preset, backbone, max_length, origin, weights.axis, again)
     if not model.signature.takes_text:
         raise ModelError(
             f"model.path={preset.name!r} has no tokenizer (tokenizer.json or vocab.txt), and "

@@ -113,12 +113,6 @@ class Checkpoint:
         """
         raise JobError(f"model={self.name} holds weights alone, there is nothing to run")
 
-    def direct_outputs(
-        self, features: Mapping[str, Array], lengths: Mapping[str, Array]
-    ) -> dict[str, Array]:
-        """There are none."""
-        return {}
-
     def constants(self, fetches: Sequence[Fetch]) -> list[Array]:
         """The values, one array after the other: a sliced or reduced one is never kept whole."""
         keys = {record.address: key for key, record in self._records.items()}

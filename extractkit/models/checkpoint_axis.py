@@ -92,6 +92,10 @@ class WeightFiles:
             weights.check_unchanged()  # what is recorded of them is what is, or has been, loaded
         self.use(0)
 
+    def file(self, position: int) -> WeightFile:
+        """The file of `checkpoints[position]`."""
+        return self._weights[position]
+
     def use(self, position: int) -> None:
         """Load the weights of `checkpoints[position]`, unless they are the model's already.
 

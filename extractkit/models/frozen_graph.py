@@ -41,8 +41,12 @@ def load(
     with quiet_start():
         import tensorflow as tf
 
-        from extractkit.models.sessions.importing import new_session, read_graph_def
-        from extractkit.models.sessions.model import session_model
+        from extractkit.models.sessions.importing import (
+            new_session,
+            plain_session,
+            read_graph_def,
+        )
+        from extractkit.models.sessions.model import SessionAgain, session_model
         from extractkit.models.sessions.naming import outputs_named
         from extractkit.models.sessions.variables import variables_of
 
@@ -54,6 +58,11 @@ def load(
             f"{variables[0].name!r}, have no values in it. With a checkpoint beside it: "
             f"model=meta_graph model.path=FILE.meta"
         )
+
+    def again(checkpoint: int | None) -> SessionAgain:
+        plain = plain_session(read_graph_def(path, file))
+        return SessionAgain(plain, "tf.compat.v1.import_graph_def")
+
     return session_model(
         _NAME,
         session,
@@ -67,6 +76,7 @@ def load(
             "read_by": f"tensorflow {tf.__version__}",
         },
         frozen=True,
+        again=again,
     )
 
 

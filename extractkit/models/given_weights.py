@@ -43,6 +43,12 @@ class GivenWeights:
         if self._one is not None:
             self._load(self._one, _ONE)
 
+    def file(self, checkpoint: int | None) -> WeightFile | None:
+        """The one set, or that of a place on the axis; None: there is neither."""
+        if self.axis is None or checkpoint is None:
+            return self._one
+        return self.axis.file(checkpoint)
+
 
 def given_weights(
     checkpoint: str | None,

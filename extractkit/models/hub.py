@@ -1,6 +1,6 @@
 """`model=keras_hub`: any preset of keras-hub, or a local directory that keras-hub reads."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from extractkit.errors import ConfigError
 from extractkit.models.given_weights import given_weights
@@ -62,10 +62,18 @@ def load(
         from extractkit.models.hub_presets.inputs import preset_signature, takes_images
         from extractkit.models.hub_presets.model import image_model, text_model
         from extractkit.models.hub_presets.reading import head_is_random, read_backbone, read_task
+        from extractkit.models.keras_models.again import LoadedAgain, loaded_again
         from extractkit.models.keras_models.weights import load_weights
 
-    keras.utils.set_random_seed(seed)
-    model = read_backbone(preset) if task is None else read_task(preset, task)
+    def read() -> Any:
+        keras.utils.set_random_seed(seed)
+        return read_backbone(preset) if task is None else read_task(preset, task)
+
+    def again(checkpoint: int | None) -> LoadedAgain:
+        made_by = f"keras_hub.models.{task or 'Backbone'}.from_preset"
+        return loaded_again(read(), made_by, weights, checkpoint)
+
+    model = read()
     origin: dict[str, object] = {"path": preset.name, "task": task, **weights.origin}
     if task is not None:
         origin |= {"head_is_random": head_is_random(preset, model), "seed": seed}
@@ -77,5 +85,5 @@ def load(
                 f"model.max_length={max_length!r} is for texts; model.path={preset.name!r} takes "
                 f"images"
             )
-        return image_model(preset, model, preprocess, origin, weights.axis)
-    return text_model(preset, model, max_length, origin, weights.axis)
+        return image_model(preset, model, preprocess, origin, weights.axis, again)
+    return text_model(preset, model, max_length, origin, weights.axis, again)

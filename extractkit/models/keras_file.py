@@ -13,7 +13,7 @@ from extractkit.models.keras_models.saved import SavedKeras, open_saved
 from extractkit.models.moving_averages import MovingAverages
 from extractkit.models.seeds import check_seed
 from extractkit.models.tensorflow_process import quiet_start
-from extractkit.models.weight_files import open_weights
+from extractkit.models.weight_files import WeightFile, open_weights
 
 if TYPE_CHECKING:
     from extractkit.models.keras_models.model import KerasModel
@@ -67,9 +67,10 @@ def load(
     saved = architecture if isinstance(architecture, SavedKeras) else None
     # Imported only now: TensorFlow takes seconds, checking the files none.
     with quiet_start():
+        from extractkit.models.keras_models.again import LoadedAgain, loaded_again
         from extractkit.models.keras_models.averages import keeps_averages, use_optimizer_averages
-        from extractkit.models.keras_models.weights import load_weights
-        from extractkit.models.keras_models.whole import read_model
+        from extractkit.models.keras_models.weights import load_plainly, load_weights
+        from extractkit.models.keras_models.whole import read_again, read_model
         from extractkit.models.live import live_model
 
     objects = import_objects(custom_objects or {})
@@ -83,6 +84,26 @@ def load(
         if not weights.given and (averages.used or keeps_averages(architecture)):
             file = open_weights(str(architecture.path))
             use_optimizer_averages(model, file, architecture, architecture.at, averages)
+
+    def load_again(own: Any, found: WeightFile, key: str) -> None:
+        if averages.used:  # for which Keras has no function
+            load_weights(own, found, key, averages, saved)
+        else:
+            load_plainly(own, found, key)
+
+    def again(checkpoint: int | None) -> LoadedAgain:
+        if isinstance(architecture, Component):
+            own, made_by = _built(architecture, seed), architecture.target
+        else:
+            own = read_again(architecture, objects, safe_mode, model)
+            made_by = f"{type(own).__module__.partition('.')[0]}.models.load_model"
+            if averages.used and not weights.given:
+                file = open_weights(str(architecture.path))
+                use_optimizer_averages(own, file, architecture, architecture.at, averages)
+        return loaded_again(own, made_by, weights, checkpoint, load_again)
+
+    # What a factory builds without weights of its own exists in memory alone.
+    in_memory = isinstance(architecture, Component) and not weights.given
     wrapped = live_model(
         model,
         name="keras",
@@ -90,6 +111,7 @@ def load(
         inputs=settings,
         checkpoints=weights.axis,
         load=weights.load,
+        again=None if in_memory else again,
     )
     if averages.record:
         origin["moving_averages"] = averages.record

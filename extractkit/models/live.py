@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 from extractkit.errors import ModelError
 from extractkit.models.input_settings import InputSetting
+from extractkit.models.keras_models.again import Again
 from extractkit.models.keras_models.dialects import dialect_of
 from extractkit.models.keras_models.model import KerasModel
 from extractkit.models.keras_models.signature import input_structure, packer, signature
@@ -18,6 +19,7 @@ def live_model(
     inputs: Mapping[str, InputSetting] | None = None,
     checkpoints: CheckpointAxis | None = None,
     load: Callable[[], None] | None = None,
+    again: Again | None = None,
 ) -> KerasModel:
     """Wrap a model, or a layer, of Keras 3 or tf-keras, of any kind.
 
@@ -27,6 +29,7 @@ def live_model(
         inputs: what `model.inputs` says of them.
         checkpoints: the weights that it is to be given one after the other.
         load: gives the model other weights than its own, once it has any.
+        again: as of `KerasModel`.
 
     Raises:
         ModelError: not a Keras model, or one whose inputs nobody knows.
@@ -47,6 +50,7 @@ def live_model(
         pack=packer(structure),
         origin=origin or {},
         checkpoints=checkpoints,
+        again=again,
     )
     if load is not None:
         # A subclassed model has no weights before it is called. The trace that counts comes after.

@@ -16,7 +16,7 @@ from extractkit.models.tensorflow_process import quiet_start
 from extractkit.models.weight_files.checkpoint_files import prefix_of
 
 if TYPE_CHECKING:
-    from extractkit.models.sessions.model import SessionModel
+    from extractkit.models.sessions.model import SessionAgain, SessionModel
 
 _NAME = "meta_graph"
 _META = ".meta"
@@ -88,6 +88,15 @@ def load(
     if weights is not None:
         restored(at, weights)
     _initialize(path, session, meta)
+
+    def again(checkpoint: int | None) -> "SessionAgain":
+        own = parsed(path, Path(prefix + _META), tf.compat.v1.MetaGraphDef(), "MetaGraphDef")
+        file = weights if axis is None or checkpoint is None else axis.file(checkpoint).path
+        plain = _plainly(own, str(file))
+        if averages.setting is not None:  # for which a Saver has no setting
+            restore_averages(at, plain.session, own.saver_def, str(file), averages)
+        return plain
+
     return session_model(
         _NAME,
         session,
@@ -104,7 +113,33 @@ def load(
         },
         checkpoints=axis,
         averages=averages.name,
+        again=again,
     )
+
+
+def _plainly(meta: Any, checkpoint: str) -> "SessionAgain":
+    """The graph and its weights as TensorFlow's own functions load them.
+
+    Raises:
+        ModelError: they cannot.
+    """
+    import tensorflow as tf
+
+    from extractkit.models.sessions.importing import seed_unseeded, session_config
+    from extractkit.models.sessions.model import SessionAgain
+
+    seed_unseeded(meta.graph_def)
+    session = tf.compat.v1.Session(graph=tf.Graph(), config=session_config())
+    try:
+        with session.graph.as_default():
+            saver = tf.compat.v1.train.import_meta_graph(meta, clear_devices=True)
+            saver = saver or tf.compat.v1.train.Saver()
+            saver.restore(session, checkpoint)
+            for key in _INITIALIZERS:
+                session.run(tf.compat.v1.get_collection(key))
+    except Exception as error:  # whatever the two meet in a graph of another version
+        raise ModelError(f"tf.compat.v1.train.import_meta_graph: {told(error)}") from error
+    return SessionAgain(session, "tf.compat.v1.train.import_meta_graph and Saver.restore")
 
 
 def _meta_prefix(path: str) -> str:

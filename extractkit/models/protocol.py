@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from extractkit.checkpoints import Checkpoint, SkippedCheckpoint
 from extractkit.inputs.protocol import Sample, Signature
@@ -99,11 +99,59 @@ class CheckpointAxis(Protocol):
         ...
 
 
+SAME_OBJECT = "same object"
+"""What `OwnCall.loaded_by` is for a model that nothing but this process holds."""
+
+
+@dataclass(frozen=True, eq=False)
+class OwnCall:
+    """A model's own call: what people get who use the model without extractkit.
+
+    A model that comes from a file is loaded a second time, by its format's own means. It takes
+    memory until this object is released.
+
+    Attributes:
+        loaded_by: what has loaded it ("keras.models.load_model"), or `SAME_OBJECT`.
+        outputs: Takes one batch as a program does and returns, by address, what a program returns
+            for a `Fetch` of nothing but the address: the outputs (`MODEL_OUTPUT`) that depend on
+            the inputs and can be extracted. Empty where there are none. It raises SampleError
+            where the model fails on the batch, as the values of a sample can cause it, and
+            JobError where it fails in another way.
+    """
+
+    loaded_by: str
+    outputs: Callable[[Mapping[str, Array], Mapping[str, Array]], Mapping[str, Array]]
+
+
+@runtime_checkable
+class HasOwnCall(Protocol):
+    """The ability to be held against the model's own call; a `Model` may have it.
+
+    Every job uses it to check itself (`runtime.self_check`), `verify --recompute` as well.
+    """
+
+    def own_call(self, checkpoint: int | None = None) -> OwnCall:
+        """Load the model again, independently of this adapter's trace and weights.
+
+        Leaves this model as it is. Where the object itself is all there is, it is called in a graph
+        that computes nothing else, or operation by operation where it is run so.
+
+        Args:
+            checkpoint: place of the weights to load on the model's `CheckpointAxis`; None: the
+                model has no axis. This model computes with the same weights already.
+
+        Raises:
+            ModelError: the format's own means cannot load the model.
+        """
+        ...
+
+
 class Model(Protocol):
     """A loaded model.
 
     It may have besides:
 
+    - `own_call`, see `HasOwnCall`.
     - `checkpoints`, a `CheckpointAxis`; None, or no such attribute: it has one set of weights.
     - `place(features, lengths)`, which makes of a program's arguments what its programs take as
       well, at less cost where they take the same again and again.
@@ -152,28 +200,6 @@ class Model(Protocol):
         """Values of fetches that do not depend on the inputs.
 
         They stay what they are when the model is given other weights.
-        """
-        ...
-
-    def direct_outputs(
-        self, features: Mapping[str, Array], lengths: Mapping[str, Array]
-    ) -> Mapping[str, Array]:
-        """The model's outputs for one batch by its own call, not by a program made of it.
-
-        That is the call that people make: in a graph that computes nothing else, where a model is
-        run as a graph (as Keras's `predict` does); operation by operation, where it is run so.
-
-        Args:
-            features, lengths: as a program takes them.
-
-        Returns:
-            What a program returns for a `Fetch` of nothing but the address, by the addresses of
-            kind `MODEL_OUTPUT` that depend on the inputs and can be extracted. Empty where there
-            are none.
-
-        Raises:
-            SampleError: the model fails on the batch, as the values of a sample can cause it.
-            JobError: it fails in another way.
         """
         ...
 

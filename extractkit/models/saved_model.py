@@ -60,18 +60,18 @@ def _load_function(
     settings: Mapping[str, InputSetting] | None,
     constants: Mapping[str, object] | None,
 ) -> "GraphFunction":
-    import tensorflow as tf
-
     from extractkit.models.functions.concrete import inputs_of, outputs_of
-    from extractkit.models.functions.graph_function import graph_function
+    from extractkit.models.functions.graph_function import FunctionAgain, graph_function
 
-    try:
-        loaded = tf.saved_model.load(str(file.folder), tags=list(file.tags))
-    except Exception as error:  # whatever the loader meets in a damaged file
-        raise ModelError(f"model.path={path!r} {why_not_loaded(error)}") from error
+    loaded = _loaded(path, file)
     functions = _functions(loaded)
     chosen = _signature(path, tuple(functions), signature)
     function = functions[chosen]
+
+    def again() -> FunctionAgain:
+        keep = _loaded(path, file)
+        return FunctionAgain(_functions(keep)[chosen], "tf.saved_model.load", keep)
+
     return graph_function(
         _NAME,
         function,
@@ -82,7 +82,17 @@ def _load_function(
         origin=_origin(file, chosen),
         # Variables live as long as the object that they were loaded with.
         keep=loaded,
+        again=again,
     )
+
+
+def _loaded(path: str, file: SavedModelFile) -> Any:
+    import tensorflow as tf
+
+    try:
+        return tf.saved_model.load(str(file.folder), tags=list(file.tags))
+    except Exception as error:  # whatever the loader meets in a damaged file
+        raise ModelError(f"model.path={path!r} {why_not_loaded(error)}") from error
 
 
 def _origin(file: SavedModelFile, signature: str) -> dict[str, object]:

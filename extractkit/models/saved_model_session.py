@@ -1,7 +1,7 @@
 """The graph of a SavedModel of TensorFlow 1, restored into a session."""
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from extractkit.models.operation_libraries import why_not_loaded
 from extractkit.models.saved_model_file import SavedModelFile, parsed
 from extractkit.models.sessions.graph import clean
 from extractkit.models.sessions.importing import seed_unseeded, session_config
-from extractkit.models.sessions.model import SessionModel, session_model
+from extractkit.models.sessions.model import SessionAgain, SessionModel, session_model
 
 
 def load_in_session(
@@ -33,8 +33,7 @@ def load_in_session(
     """
     session = tf.compat.v1.Session(graph=tf.Graph(), config=session_config())
     try:
-        with session.graph.as_default(), _prepared(path, file) as folder:
-            meta_graph = tf.compat.v1.saved_model.load(session, list(file.tags), folder)
+        meta_graph = _restored(path, file, session, _prepared)
         chosen = meta_graph.signature_def[signature]
         inputs = _tensors(session.graph, chosen.inputs)
         outputs = _tensors(session.graph, chosen.outputs)
@@ -44,6 +43,15 @@ def load_in_session(
     except Exception as error:  # whatever the loader meets in a damaged file
         session.close()
         raise ModelError(f"model.path={path!r} {why_not_loaded(error)}") from error
+
+    def again(checkpoint: int | None) -> SessionAgain:
+        plain = tf.compat.v1.Session(graph=tf.Graph(), config=session_config())
+        try:
+            _restored(path, file, plain, seed_unseeded)
+        except Exception as error:  # as above
+            raise ModelError(f"model.path={path!r} {why_not_loaded(error)}") from error
+        return SessionAgain(plain, "tf.compat.v1.saved_model.load")
+
     return session_model(
         "saved_model",
         session,
@@ -52,19 +60,40 @@ def load_in_session(
         settings=settings,
         constants=constants,
         origin=origin,
+        again=again,
     )
 
 
+def _restored(
+    path: str,
+    file: SavedModelFile,
+    session: tf.compat.v1.Session,
+    prepare: Callable[[Any], None],
+) -> Any:
+    """Load the SavedModel into a session and return its meta graph.
+
+    Args:
+        prepare: changes each GraphDef before it is loaded.
+    """
+    with session.graph.as_default(), _changed(path, file, prepare) as folder:
+        return tf.compat.v1.saved_model.load(session, list(file.tags), folder)
+
+
+def _prepared(graph_def: Any) -> None:
+    """Make a graph ready for a session of this process."""
+    clean(graph_def)
+    seed_unseeded(graph_def)
+
+
 @contextmanager
-def _prepared(path: str, file: SavedModelFile) -> Iterator[str]:
-    """A folder with the same SavedModel, its graph made ready for a session of this process.
+def _changed(path: str, file: SavedModelFile, change: Callable[[Any], None]) -> Iterator[str]:
+    """A folder with the same SavedModel, its GraphDefs changed.
 
     The loader takes folders alone; variables and assets are linked, not copied.
     """
     message = parsed(path, file.folder)
     for meta_graph in message.meta_graphs:
-        clean(meta_graph.graph_def)
-        seed_unseeded(meta_graph.graph_def)
+        change(meta_graph.graph_def)
     with tempfile.TemporaryDirectory() as scratch:
         (Path(scratch) / "saved_model.pb").write_bytes(message.SerializeToString())
         for beside in file.folder.iterdir():

@@ -24,6 +24,7 @@ from extractkit.runs.manifest import MANIFEST, PARTS, Manifest, Status, Volatile
 from extractkit.runs.parts import Piece, finished_parts, found_parts, place, without_part
 from extractkit.runs.reader import sink_of
 from extractkit.runs.recorder import Recorder
+from extractkit.runs.self_check import joined
 from extractkit.runs.some_left import check_some_left
 from extractkit.runs.write import make_directory, make_durable, move, remove, write_durably
 from extractkit.sinks.protocol import Sink
@@ -188,6 +189,7 @@ def _joined(pieces: Sequence[Piece]) -> Manifest:
             working_directory=first.volatile.working_directory,
             resumed=tuple(resumed for one in every for resumed in one.resumed),
             workers=tuple(m for at, m in enumerate(machines) if m not in machines[:at]),
+            self_check=joined(one.self_check for one in every),
         ),
     )
 

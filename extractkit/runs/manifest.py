@@ -20,6 +20,8 @@ from extractkit.runs.journal import Entry
 from extractkit.runs.origins import Origin
 from extractkit.runs.sealed import SealedRecord
 from extractkit.runs.sealed import sealed as sealed  # a manifest's content, for whoever edits one
+from extractkit.runs.self_check import SelfCheck
+from extractkit.runs.upgrades import MANIFEST_UPGRADES
 from extractkit.sinks.protocol import StoredTensor
 from extractkit.tensors import TensorRecord
 from extractkit.value_checks import ValueStats
@@ -33,7 +35,7 @@ SWEEP = "sweep.json"
 PARTS = "parts"
 """Name of the folder in which the parts of a job stand until they are joined to a run."""
 
-SCHEMA = 3
+SCHEMA = 4
 """Version of the manifest's fields; to be raised with every change of them."""
 
 MOST_SAMPLES = 1 << 40
@@ -117,6 +119,8 @@ class Volatile:
         resumed: the processes that went on after the first one.
         log: the run's own log as it was when the run ended; lines may have been added since.
         workers: the machines on which workers computed shards, each once.
+        self_check: what came of holding the model's outputs against its own call, for each set of
+            weights that this was done for; empty: it was left out, or has not been done yet.
     """
 
     started: str
@@ -127,6 +131,7 @@ class Volatile:
     resumed: tuple[Resumed, ...] = ()
     log: StoredFile | None = None
     workers: tuple[Mapping[str, object], ...] = ()
+    self_check: tuple[SelfCheck, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -318,4 +323,4 @@ def _check_plan(manifest: Manifest, path: Path) -> None:
         raise RunDirectoryError(f"{path}: plan.shards ends at {end} of {count} samples")
 
 
-_RECORD = SealedRecord(Manifest, "manifest", SCHEMA, "run the job again")
+_RECORD = SealedRecord(Manifest, "manifest", SCHEMA, "run the job again", MANIFEST_UPGRADES)

@@ -19,6 +19,7 @@ from extractkit.runs.intact import intact_entries
 from extractkit.runs.journal import Entry
 from extractkit.runs.manifest import Actual, Manifest, Status
 from extractkit.runs.samples import Row, SamplesWriter
+from extractkit.runs.self_check import SelfCheck
 from extractkit.runs.storing import Storing, sweep, take_over
 from extractkit.runs.trajectory import trajectories
 from extractkit.runs.write import make_directory, make_durable, write_durably
@@ -108,6 +109,11 @@ class Recorder:
         samples, self._samples = self._samples.publish(), None
         files = _with(planned.files, [samples])
         self._write(replace(planned, status=Status.STARTED, files=files))
+
+    def record_self_check(self, checks: tuple[SelfCheck, ...]) -> None:
+        """Record that the job has checked itself."""
+        volatile = replace(self.manifest.volatile, self_check=checks)
+        self._write(replace(self.manifest, volatile=volatile))
 
     @property
     def sample_bytes(self) -> int:

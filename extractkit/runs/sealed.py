@@ -1,10 +1,10 @@
 """Records as JSON files whose last field is a checksum over the others, behind a schema version."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from extractkit.errors import RunDirectoryError
 from extractkit.runs.files import content_of
@@ -12,6 +12,9 @@ from extractkit.runs.schema import decode, digest, document, plain
 from extractkit.runs.write import write_durably
 
 T = TypeVar("T")
+
+Upgrade = Callable[[Mapping[str, Any]], dict[str, Any]]
+"""Makes of the fields of one version of a schema those of the next."""
 
 _CHECKSUM = "checksum"
 
@@ -23,14 +26,16 @@ class SealedRecord(Generic[T]):
     Attributes:
         kind: the frozen dataclass; it has a field `schema`, the version of its fields.
         noun: what messages call it ("manifest").
-        schema: the version that is written and read.
+        schema: the version that is written.
         again: what is left to do where the file is lost ("run the job again").
+        upgrades: for each older version that is read, what makes the next of it.
     """
 
     kind: type[T]
     noun: str
     schema: int
     again: str
+    upgrades: Mapping[int, Upgrade] = field(default_factory=dict)
 
     def write(self, path: Path, record: T) -> None:
         """Write, or replace, the file.
@@ -45,7 +50,7 @@ class SealedRecord(Generic[T]):
 
         Raises:
             FileNotFoundError: there is none.
-            RunDirectoryError: it is damaged, or of another version of the schema.
+            RunDirectoryError: it is damaged, or of a version of the schema that is not read.
         """
         try:
             content = content_of(path)
@@ -64,6 +69,12 @@ class SealedRecord(Generic[T]):
             whole = False
         if not whole:
             raise self._damaged(path, "its checksum does not hold")
+        # Only now: the checksum is over the fields as they were written.
+        for older in range(version, self.schema):
+            try:
+                data = {**self.upgrades[older](data), "schema": older + 1}
+            except RunDirectoryError as error:
+                raise self._damaged(path, error) from error
         return decode(self.kind, data, str(path))
 
     def _check_version(self, path: Path, version: int) -> None:
@@ -72,7 +83,7 @@ class SealedRecord(Generic[T]):
                 f"{path} has schema version {version}; this extractkit reads up to {self.schema}. "
                 f"Update it: pip install -U extractkit"
             )
-        if version < self.schema:
+        if not all(older in self.upgrades for older in range(version, self.schema)):
             raise RunDirectoryError(
                 f"{path} has schema version {version}, from before extractkit's first release; "
                 f"this one reads version {self.schema}. {_sentence(self.again)}"

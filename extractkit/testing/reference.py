@@ -8,7 +8,7 @@ padding, so values do not depend on batches at all.
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -22,8 +22,8 @@ from extractkit.models.checkpoint_axis import checkpoint_axis
 from extractkit.models.digests import of_plain_data
 from extractkit.models.encoding import encode_arrays
 from extractkit.models.numpy_transforms import stacked, transformed
-from extractkit.models.protocol import Compilation, Encoded, Fetch, Program
-from extractkit.models.weight_files import WeightFile
+from extractkit.models.protocol import SAME_OBJECT, Compilation, Encoded, Fetch, OwnCall, Program
+from extractkit.models.weight_files import WeightFile, open_weights
 from extractkit.tensors import UNKNOWN, Catalog, Kind, Scope, TensorRecord
 from extractkit.values import Array
 
@@ -188,10 +188,17 @@ class ReferenceModel:
             for fetch in fetches
         ]
 
-    def direct_outputs(
+    def own_call(self, checkpoint: int | None = None) -> OwnCall:
+        """What `forward` makes of each sample; with checkpoints, that of a model made anew."""
+        if checkpoint is None:
+            return OwnCall(SAME_OBJECT, self._outputs)
+        anew = replace(self, checkpoints=None, checkpoint_step=None)
+        anew._become(open_weights(self.checkpoints.checkpoints[checkpoint].path, KEY))
+        return OwnCall("a ReferenceModel made anew", anew._outputs)
+
+    def _outputs(
         self, features: Mapping[str, Array], lengths: Mapping[str, Array]
     ) -> dict[str, Array]:
-        """What `forward` makes of each sample."""
         rows = zip(features["tokens"], lengths[_TOKEN], strict=True)
         computed = [self.forward(row[: int(size)]) for row, size in rows]
         return {":output": stacked([one[":output"] for one in computed])}

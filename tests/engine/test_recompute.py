@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from extractkit.engine.listener import Silent
 from extractkit.engine.recompute import recompute
 from extractkit.errors import JobError, ModelError
 from extractkit.job import Job
-from extractkit.models.protocol import Compilation, Fetch
+from extractkit.models.protocol import Compilation, Fetch, OwnCall
 from extractkit.plan import CONSTANTS_SHARD, Shard
 from extractkit.runs import journal
 from extractkit.runs import manifest as manifests
@@ -24,6 +25,7 @@ from extractkit.runs.manifest import Manifest
 from extractkit.runs.verification.result import Check, Outcome
 from extractkit.runs.verify import verify
 from extractkit.sinks.npz import NpzSink
+from extractkit.tensors import Catalog, Kind
 from extractkit.testing.reference import ReferenceModel
 from extractkit.values import Array, Dense, Values, digest
 from tests.engine.examples import EVERYTHING, MODEL, TEXTS, job
@@ -111,7 +113,9 @@ def test_every_shard_comes_out_bit_for_bit(finished: Path) -> None:
     assert checks[SAME].notes == ()
     assert checks[AGAIN].detail == "5 of 5 shards, bit for bit"
     assert checks[AGAIN].notes == ()
-    assert checks[OUTPUTS].detail.startswith("1 output for 4 samples, to 1e-05 + 0.0001 of")
+    assert checks[OUTPUTS].detail.startswith(
+        "1 output for 4 samples against same object, to 1e-05 + 0.0001 of"
+    )
     assert checks[OUTPUTS].notes == ("the largest difference is 0",)
 
 
@@ -160,7 +164,7 @@ def test_weights_alone_need_no_samples(tmp_path: Path) -> None:
     of = job({"kind": "weight"})
     checks = again(made(tmp_path / "run", of), of)
     assert outcomes(checks) == [Outcome.OK, Outcome.OK, Outcome.NOT_CHECKED]
-    assert checks[OUTPUTS].detail == "no committed tensor depends on the samples"
+    assert checks[OUTPUTS].detail == "no extracted tensor depends on the samples"
 
 
 # ---- something has
@@ -292,13 +296,13 @@ def test_padding_is_no_part_of_an_output(tmp_path: Path) -> None:
 def test_an_adapter_need_not_know_the_models_own_outputs(finished: Path) -> None:
     checks = again(finished, whole_job(model=Plain()))
     assert checks[OUTPUTS].outcome is Outcome.NOT_CHECKED
-    assert checks[OUTPUTS].detail == "this adapter cannot tell the model's own outputs"
+    assert checks[OUTPUTS].detail == "model 'reference' has no call of its own"
 
 
-def test_a_model_may_have_no_outputs(finished: Path) -> None:
+def test_a_models_own_call_may_take_other_inputs(finished: Path) -> None:
     checks = again(finished, whole_job(model=Silenced()))
     assert checks[OUTPUTS].outcome is Outcome.NOT_CHECKED
-    assert checks[OUTPUTS].detail == "the model has no output that depends on the samples"
+    assert checks[OUTPUTS].detail == "the model's own call takes other inputs"
 
 
 # ---- models
@@ -330,24 +334,43 @@ class Failing(Same):
         return super().forward(tokens)
 
 
+class Otherwise(Same):
+    """Its own call gives something else than its programs do."""
+
+    def own_call(self, checkpoint: int | None = None) -> OwnCall:
+        return replace(super().own_call(checkpoint), outputs=self.otherwise)
+
+    def otherwise(
+        self, features: Mapping[str, Array], lengths: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        return dict(super().own_call().outputs(features, lengths))
+
+
 @dataclass(frozen=True)
-class Moved(Same):
+class Moved(Otherwise):
     """Calls itself otherwise than its programs do."""
 
     by: float = 0.0
 
-    def direct_outputs(
+    def otherwise(
         self, features: Mapping[str, Array], lengths: Mapping[str, Array]
     ) -> dict[str, Array]:
-        own = super().direct_outputs(features, lengths)
+        own = super().otherwise(features, lengths)
         own[":output"][0, 0] += np.float32(self.by)
         return own
 
 
-class Padded(Same):
-    """Says that a tensor with padding in it is an output, and fills the padding otherwise."""
+class Padded(Otherwise):
+    """Fills the padding of an output otherwise than its programs do."""
 
-    def direct_outputs(
+    @cached_property
+    def catalog(self) -> Catalog:
+        records = list(super().catalog.records)
+        at = next(n for n, one in enumerate(records) if one.address == "attention:output")
+        records[at] = replace(records[at], kind=Kind.MODEL_OUTPUT)
+        return Catalog(records, self.name)
+
+    def otherwise(
         self, features: Mapping[str, Array], lengths: Mapping[str, Array]
     ) -> dict[str, Array]:
         address = "attention:output"
@@ -360,15 +383,15 @@ class Padded(Same):
 
 
 class Plain(Same):
-    """An adapter from before `direct_outputs`."""
+    """An adapter that has no call of its own."""
 
-    direct_outputs = None  # type: ignore[assignment]
+    own_call = None  # type: ignore[assignment]
 
 
-class Silenced(Same):
-    """Has no outputs."""
+class Silenced(Otherwise):
+    """Its own call cannot be made with what its programs take."""
 
-    def direct_outputs(
+    def otherwise(
         self, features: Mapping[str, Array], lengths: Mapping[str, Array]
     ) -> dict[str, Array]:
         return {}

@@ -4,11 +4,14 @@ The files were written by hand from the schema, not by extractkit. A change of t
 breaks these tests needs a new version, and new files beside these.
 """
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from extractkit.checkpoints import Checkpoint, SkippedCheckpoint
+from extractkit.errors import RunDirectoryError
 from extractkit.plan import Shard
 from extractkit.runs import journal
 from extractkit.runs import manifest as manifests
@@ -29,6 +32,7 @@ from extractkit.runs.manifest import (
     Volatile,
 )
 from extractkit.runs.origins import Origin
+from extractkit.runs.self_check import SelfCheck
 from extractkit.sinks.protocol import StoredTensor
 from extractkit.tensors import Kind, Scope, TensorRecord
 from extractkit.value_checks import ValueStats
@@ -47,8 +51,12 @@ EXPECTED = Manifest(
         resumed=(Resumed("2026-11-22T15:04:30+00:00", {"name": "b"}),),
         log=StoredFile("extractkit.log", "1" * 64, 120),
         workers=({"name": "c"},),
+        self_check=(
+            SelfCheck("epoch_1", "keras", (":output",), 2, 1e-07, 5e-08, "1e-05"),
+            SelfCheck("last", not_applicable="the model's own call fails: é"),
+        ),
     ),
-    schema=3,
+    schema=4,
     status=Status.FINISHED,
     job_given=("model=mine", "+selectors.mine.path=é"),
     job_resolved={"sinks": {"npz": {"_target_": "extractkit.sinks.npz.NpzSink"}}},
@@ -89,6 +97,9 @@ EXPECTED = Manifest(
     part="2/4",
 )
 
+EARLIER = {3: replace(EXPECTED, volatile=replace(EXPECTED.volatile, self_check=()))}
+"""What older manifests are read as: fields that they lack have the value that was right then."""
+
 
 def entry(shard: Shard, values: str, **more: object) -> Entry:
     """An entry of the golden journal."""
@@ -110,18 +121,40 @@ def test_every_version_has_its_files() -> None:
     assert (GOLDEN / f"journal-{SCHEMA}.jsonl").exists()
 
 
-def test_the_manifest_is_read_as_this(tmp_path: Path) -> None:
-    (tmp_path / MANIFEST).write_bytes((GOLDEN / "manifest-3.json").read_bytes())
-    assert manifests.read(tmp_path) == EXPECTED
+@pytest.mark.parametrize("version", [*EARLIER, SCHEMA])
+def test_manifests_of_every_version_are_read_as_these(version: int, tmp_path: Path) -> None:
+    (tmp_path / MANIFEST).write_bytes((GOLDEN / f"manifest-{version}.json").read_bytes())
+    assert manifests.read(tmp_path) == EARLIER.get(version, EXPECTED)
+
+
+def test_the_checksum_of_an_older_manifest_is_verified_before_it_is_upgraded(
+    tmp_path: Path,
+) -> None:
+    content = (GOLDEN / "manifest-3.json").read_bytes()
+    (tmp_path / MANIFEST).write_bytes(content.replace(b"c0ffee", b"c0ffef"))
+    with pytest.raises(RunDirectoryError, match="is damaged: its checksum does not hold"):
+        manifests.read(tmp_path)
+
+
+def test_a_field_of_a_newer_version_is_refused_in_an_older_manifest(tmp_path: Path) -> None:
+    """It would be overwritten by what the upgrade says of it."""
+    fields = json.loads((GOLDEN / "manifest-4.json").read_bytes())
+    del fields["checksum"]
+    (tmp_path / MANIFEST).write_bytes(manifests.sealed({**fields, "schema": 3}))
+    with pytest.raises(
+        RunDirectoryError, match="it holds 'self_check', which schema version 3 has not"
+    ):
+        manifests.read(tmp_path)
 
 
 def test_this_is_written_as_the_manifest(tmp_path: Path) -> None:
     manifests.write(tmp_path, EXPECTED)
-    assert (tmp_path / MANIFEST).read_bytes() == (GOLDEN / "manifest-3.json").read_bytes()
+    assert (tmp_path / MANIFEST).read_bytes() == (GOLDEN / f"manifest-{SCHEMA}.json").read_bytes()
 
 
-def test_the_journal_is_read_as_this() -> None:
-    found = journal.read(GOLDEN / "journal-3.jsonl")
+@pytest.mark.parametrize("version", [3, 4])
+def test_the_journal_is_read_as_this(version: int) -> None:
+    found = journal.read(GOLDEN / f"journal-{version}.jsonl")
     assert found.entries == ENTRIES
     assert found.torn is None
 
@@ -129,10 +162,10 @@ def test_the_journal_is_read_as_this() -> None:
 def test_this_is_written_as_the_journal(tmp_path: Path) -> None:
     for one in ENTRIES:
         journal.append(tmp_path / "journal.jsonl", one)
-    expected = (GOLDEN / "journal-3.jsonl").read_bytes()
+    expected = (GOLDEN / f"journal-{SCHEMA}.jsonl").read_bytes()
     assert (tmp_path / "journal.jsonl").read_bytes() == expected
 
 
-@pytest.mark.parametrize("name", ["manifest-3.json", "journal-3.jsonl"])
-def test_lines_end_as_on_every_system(name: str) -> None:
-    assert b"\r" not in (GOLDEN / name).read_bytes()
+def test_lines_end_as_on_every_system() -> None:
+    for path in (*GOLDEN.glob("*.json"), *GOLDEN.glob("*.jsonl")):
+        assert b"\r" not in path.read_bytes(), path

@@ -54,8 +54,9 @@ def check(run: Run, *, step: int = 0, samples: tuple[int, ...] = (0, 1, 2, 3, 4)
         np.testing.assert_array_equal(run["hidden:output"].sample(number), expected.sum(axis=0))
 
 
-def test_every_schema_has_its_runs() -> None:
-    assert list(range(3, SCHEMA + 1)) == VERSIONS
+def test_every_older_schema_has_its_runs() -> None:
+    """Those of the current one are made when it is raised, as the last thing that its code does."""
+    assert set(range(3, SCHEMA)) <= set(VERSIONS)
 
 
 def test_a_finished_run(stored: Path) -> None:

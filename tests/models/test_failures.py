@@ -77,7 +77,7 @@ def test_an_index_that_is_none_is_the_samples_fault(build: Any, tmp_path: Path) 
     with pytest.raises(SampleError, match=r"failed on a batch: .*is not in \[0, 3\)"):
         program({"at": BAD}, {})
     with pytest.raises(SampleError, match=r"is not in \[0, 3\)"):
-        model.direct_outputs({"at": BAD}, {})
+        model.own_call().outputs({"at": BAD}, {})
     assert skipped(model, BAD, tmp_path / "run") == [2]
 
 

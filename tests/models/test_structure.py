@@ -185,7 +185,7 @@ def test_outputs_of_a_keras_model_are_extracted_by_name() -> None:
     outputs = [r.address for r in model.catalog.records if r.kind is Kind.MODEL_OUTPUT]
     assert outputs == [":output.last", ":output.hidden.0", ":output.hidden.1.first"]
     assert "nested:output.hidden.1.first" in model.catalog
-    direct = model.direct_outputs({"input": x}, {})
+    direct = model.own_call().outputs({"input": x}, {})
     np.testing.assert_array_equal(direct[":output.last"], x + 1)
     np.testing.assert_array_equal(direct[":output.hidden.0"], x * 2)
     np.testing.assert_array_equal(direct[":output.hidden.1.first"], x * 3)
@@ -200,7 +200,7 @@ def test_outputs_of_a_function_are_extracted_by_name(eager: bool) -> None:
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
     factory = Component("model.factory", f"{__name__}.structured", partial=True)
     model = load(factory, inputs={"x": ["sample", 3]}, eager=eager)
-    direct = model.direct_outputs({"x": x}, {})
+    direct = model.own_call().outputs({"x": x}, {})
     named = {address.removeprefix(":").removeprefix("output."): v for address, v in direct.items()}
     assert {name: value.tolist() for name, value in named.items()} == {
         "3.first": (x + 1).tolist(),

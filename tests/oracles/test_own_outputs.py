@@ -10,7 +10,7 @@ from extractkit.engine.batches import Batch, collate
 from extractkit.inputs.protocol import Sample
 from extractkit.models import bert, frozen_graph, keras_file, meta_graph, saved_model, tflite
 from extractkit.models.protocol import Compilation, Fetch, Model
-from extractkit.testing.models import assert_close, drawn
+from extractkit.testing.models import assert_close, drawn, own_call
 from tests.oracles import test_cutkum, test_musicnn
 from tests.real_models import real_model
 
@@ -70,7 +70,7 @@ def check_outputs(model: Model) -> None:
     program = model.program([Fetch(record.address) for record in records], Compilation())
     values = program(batch.features, batch.lengths)
     found = {record.address: value for record, value in zip(records, values, strict=True)}
-    own = model.direct_outputs(batch.features, batch.lengths)
+    own = own_call(model).outputs(batch.features, batch.lengths)
     assert own
     for address, value in own.items():
         assert_close(found[address], value)

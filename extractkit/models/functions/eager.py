@@ -37,7 +37,7 @@ from extractkit.models.graphs.records import Axes, Records, axes_at, of_one_samp
 from extractkit.models.graphs.signature import declared, signature_of
 from extractkit.models.graphs.transforming import transformed
 from extractkit.models.input_settings import AT, InputSetting
-from extractkit.models.protocol import Compilation, Encoded, Fetch, Program
+from extractkit.models.protocol import SAME_OBJECT, Compilation, Encoded, Fetch, OwnCall, Program
 from extractkit.models.structure import components, plain, ports
 from extractkit.models.tensorflow_process import configure
 from extractkit.plan import numpy_dtype
@@ -120,10 +120,13 @@ class EagerModel:
         found |= {a: tf.convert_to_tensor(variable) for a, variable in self.variables.items()}
         return [to_numpy(transformed(self._wanted(found, f), f, None, {})) for f in fetches]
 
-    def direct_outputs(
+    def own_call(self, checkpoint: int | None = None) -> OwnCall:
+        """The function itself, which nobody watches."""
+        return OwnCall(SAME_OBJECT, self._outputs)
+
+    def _outputs(
         self, features: Mapping[str, Array], lengths: Mapping[str, Array]
     ) -> dict[str, Array]:
-        """What the function returns when nobody watches it."""
         batch = {s.name: tf.constant(features[s.name], s.dtype) for s in self.signature.specs}
         addresses = [record.address for record in self.catalog.outputs]
         if not addresses:

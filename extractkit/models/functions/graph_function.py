@@ -1,6 +1,6 @@
 """A concrete function of any origin behind the `Model` protocol, by TensorFlow's own names."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -18,9 +18,25 @@ from extractkit.models.graphs.feeding import inner_tensors
 from extractkit.models.graphs.records import Found
 from extractkit.models.graphs.signature import chosen, declared, signature_of
 from extractkit.models.input_settings import InputSetting
+from extractkit.models.protocol import OwnCall
 from extractkit.values import Array
 
 _WRAPPER = "StatefulPartitionedCall/"
+
+
+@dataclass(frozen=True, eq=False)
+class FunctionAgain:
+    """A function that has been loaded a second time, for `OwnCall`.
+
+    Attributes:
+        function: the concrete function.
+        loaded_by: what has loaded it, for records and messages.
+        keep: what has to live as long as the function is called.
+    """
+
+    function: Any
+    loaded_by: str
+    keep: Any
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +49,7 @@ class GraphFunction(FunctionModel):
         fixed: its inputs that are the same for every sample, by name.
         inner: names of inputs that are tensors in the midst of the graph.
         keep: what has to live as long as its variables are read.
+        again: Loads the same function a second time; None: it exists in memory alone.
     """
 
     source: InlinedGraph
@@ -40,6 +57,7 @@ class GraphFunction(FunctionModel):
     fixed: Mapping[str, Array]
     inner: frozenset[str] = frozenset()
     keep: Any = field(default=None, kw_only=True)
+    again: Callable[[], FunctionAgain] | None = field(default=None, kw_only=True)
 
     @property
     def graph(self) -> InlinedGraph:
@@ -67,11 +85,24 @@ class GraphFunction(FunctionModel):
 
     def called(self, arguments: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """What the concrete function returns, by address."""
+        return self._called(self.function, arguments)
+
+    def own_call(self, checkpoint: int | None = None) -> OwnCall:
+        """The call of a function that has been loaded again, or of the function itself."""
+        if self.again is None:
+            return super().own_call(checkpoint)
+        again = self.again()
+        return OwnCall(
+            again.loaded_by,
+            self.outputs_by(lambda arguments: self._called(again.function, arguments)),
+        )
+
+    def _called(self, function: Any, arguments: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         fixed = {name: tf.constant(value) for name, value in self.fixed.items()}
         given = {**fixed, **arguments}
-        if self.inner or not set(given).issuperset(inputs_of(self.function)):
+        if self.inner or not set(given).issuperset(inputs_of(function)):
             return {}
-        returned = call(self.function, given)
+        returned = call(function, given)
         return {signature_address("output", name): one for name, one in returned.items()}
 
 
@@ -85,6 +116,7 @@ def graph_function(
     constants: Mapping[str, object] | None = None,
     origin: Mapping[str, object] | None = None,
     keep: object = None,
+    again: Callable[[], FunctionAgain] | None = None,
 ) -> GraphFunction:
     """Inline a concrete function and put it behind the `Model` protocol.
 
@@ -96,6 +128,7 @@ def graph_function(
         constants: values of inputs that are the same for every sample, by name.
         origin: what the manifest records of where it comes from.
         keep: what has to live as long as the function's variables are read.
+        again: as of `GraphFunction`.
 
     Raises:
         ConfigError: settings or constants for inputs that it does not have, or that do not fit.
@@ -120,4 +153,5 @@ def graph_function(
         frozenset(inner),
         origin={**(origin or {}), **({"constants": dict(constants)} if constants else {})},
         keep=keep,
+        again=again,
     ).settled()

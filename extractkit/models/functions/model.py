@@ -17,7 +17,7 @@ from extractkit.models.graphs.model import GraphModel
 from extractkit.models.graphs.quantized import raw
 from extractkit.models.graphs.rebuilding import tensors_in_graph
 from extractkit.models.graphs.transforming import transformed
-from extractkit.models.protocol import Compilation, Fetch, Program
+from extractkit.models.protocol import SAME_OBJECT, Compilation, Fetch, OwnCall, Program
 from extractkit.values import Array, as_array
 
 
@@ -47,27 +47,44 @@ class FunctionModel(GraphModel):
         weights = {id(v.handle): self._weight_content(record) for record, v in self._weights()}
         return captured_contents(self.graph.graph, weights)
 
-    def direct_outputs(
-        self, features: Mapping[str, Array], lengths: Mapping[str, Array]
-    ) -> dict[str, Array]:
-        """The model's outputs by its own call in a graph; variables stay as they are."""
+    def own_call(self, checkpoint: int | None = None) -> OwnCall:
+        """The model's own call in a graph; variables stay as they are."""
+        return OwnCall(SAME_OBJECT, self.outputs_by(self.called, self.variables))
+
+    def outputs_by(
+        self,
+        called: Callable[[Mapping[str, tf.Tensor]], Mapping[str, tf.Tensor]],
+        variables: Iterable[Any] = (),
+    ) -> Callable[[Mapping[str, Array], Mapping[str, Array]], dict[str, Array]]:
+        """What gives the outputs of a batch by a call of the model; see `OwnCall.outputs`.
+
+        Args:
+            called: as the method of this name.
+            variables: those that keep their values whatever the call assigns to them.
+        """
         addresses = [record.address for record in self.catalog.outputs]
-        if not addresses:
-            return {}
-        arguments = {
-            spec.name: as_the_model_takes_it(spec, tf.constant(features[spec.name], spec.dtype))
-            for spec in self.signature.specs
-        }
-        try:
-            with restored(self.variables):
-                outputs = self.called(arguments)
-        except Exception as error:  # whatever a layer of somebody's own raises
-            raise failed_on_batch(self.name, error) from error
-        return {
-            address: self._with_samples(address, to_numpy(outputs[address]))
-            for address in addresses
-            if address in outputs
-        }
+
+        def outputs(
+            features: Mapping[str, Array], lengths: Mapping[str, Array]
+        ) -> dict[str, Array]:
+            if not addresses:
+                return {}
+            arguments = {
+                spec.name: as_the_model_takes_it(spec, tf.constant(features[spec.name], spec.dtype))
+                for spec in self.signature.specs
+            }
+            try:
+                with restored(variables):
+                    found = called(arguments)
+            except Exception as error:  # whatever a layer of somebody's own raises
+                raise failed_on_batch(self.name, error) from error
+            return {
+                address: self._with_samples(address, to_numpy(found[address]))
+                for address in addresses
+                if address in found
+            }
+
+        return outputs
 
     def program(self, fetches: Sequence[Fetch], compilation: Compilation) -> Program:
         """A compiled function of one batch that computes the fetches and what they need alone."""

@@ -19,6 +19,7 @@ from extractkit.models.hub_presets.inputs import (
 from extractkit.models.hub_presets.preset import Preset
 from extractkit.models.hub_presets.tokenizer import Tokenizer, load_tokenizer
 from extractkit.models.image_model import ImageModel, image_signature
+from extractkit.models.keras_models.again import Again
 from extractkit.models.keras_models.model import KerasModel
 from extractkit.models.keras_models.signature import input_structure, packer
 from extractkit.models.protocol import CheckpointAxis, Encoded
@@ -34,6 +35,7 @@ def text_model(
     max_length: int | None,
     origin: Mapping[str, object],
     checkpoints: CheckpointAxis | None = None,
+    again: Again | None = None,
 ) -> KerasModel:
     """A backbone or task that takes tokens, and texts where the preset brings a tokenizer.
 
@@ -69,6 +71,7 @@ def text_model(
         preprocessing=preprocessing,
         origin=origin,
         checkpoints=checkpoints,
+        again=again,
     ).settled()
 
 
@@ -78,6 +81,7 @@ def image_model(
     preprocess: bool,
     origin: Mapping[str, object],
     checkpoints: CheckpointAxis | None = None,
+    again: Again | None = None,
 ) -> ImageModel:
     """A backbone or task that takes images, rescaled as the preset says if `preprocess`.
 
@@ -103,6 +107,7 @@ def image_model(
         preprocessing=preprocessing,
         origin=origin,
         checkpoints=checkpoints,
+        again=again,
     ).settled()
 
 

@@ -12,12 +12,13 @@ from extractkit.inputs.protocol import InputSpec
 from extractkit.models.foreign import told
 from extractkit.models.functions.model import FunctionModel
 from extractkit.models.graphs.records import Found
+from extractkit.models.keras_models.again import Again
 from extractkit.models.keras_models.catalog import find_tensors
-from extractkit.models.keras_models.dialects import KERAS_3, Dialect
+from extractkit.models.keras_models.dialects import KERAS_3, Dialect, dialect_of
 from extractkit.models.keras_models.layer_state import LayerState
 from extractkit.models.keras_models.retracing import Retracing, Traced
 from extractkit.models.keras_models.tracing import Trace, trace
-from extractkit.models.protocol import Compilation, Fetch, Program
+from extractkit.models.protocol import Compilation, Fetch, OwnCall, Program
 from extractkit.models.structure import ports
 from extractkit.tensors import Kind
 from extractkit.values import Array
@@ -31,11 +32,13 @@ class KerasModel(FunctionModel):
         keras_model: the model.
         pack: from the inputs by name to the structure that the model is called with.
         dialect: the Keras that it is made with.
+        again: Loads the same model a second time; see `again.py`. None: it exists in memory alone.
     """
 
     keras_model: Any
     pack: Callable[[Mapping[str, tf.Tensor]], Any]
     dialect: Dialect = field(default=KERAS_3, kw_only=True)
+    again: Again | None = field(default=None, kw_only=True)
 
     @property
     def graph(self) -> Trace:
@@ -89,7 +92,28 @@ class KerasModel(FunctionModel):
         return self.dialect.variables(self.keras_model.variables)
 
     def called(self, arguments: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """What calling the model returns, by address: in a graph, as `predict` calls it.
+        """What calling the model returns, by address; see `_called_in_graph`."""
+        return self._called_in_graph(self.keras_model, self.dialect, arguments)
+
+    def own_call(self, checkpoint: int | None = None) -> OwnCall:
+        """The call of a model that Keras has loaded again, or of the model itself."""
+        if self.again is None:
+            return super().own_call(checkpoint)
+        again = self.again(checkpoint)
+        dialect = dialect_of(again.model)
+        if dialect is None:
+            raise TypeError(f"{again.loaded_by} gives a {type(again.model).__name__}")
+
+        def called(arguments: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            again.complete(self.pack(arguments))
+            return self._called_in_graph(again.model, dialect, arguments)
+
+        return OwnCall(again.loaded_by, self.outputs_by(called))
+
+    def _called_in_graph(
+        self, model: Any, dialect: Dialect, arguments: Mapping[str, tf.Tensor]
+    ) -> dict[str, tf.Tensor]:
+        """What calling a model of this architecture returns, by address: as `predict` calls it.
 
         Nothing but the outputs is asked of that graph. Run operation by operation a model may give
         something else: TensorFlow's fused kernels are for graphs alone, and turn a NaN into 0.
@@ -99,9 +123,9 @@ class KerasModel(FunctionModel):
         ]
 
         def call(given: Mapping[str, tf.Tensor]) -> list[tf.Tensor]:
-            return [*ports("output", self.keras_model(self.pack(given), training=False)).values()]
+            return [*ports("output", model(self.pack(given), training=False)).values()]
 
-        with self.dialect.repaired():
+        with dialect.repaired():
             returned = tf.function(call, autograph=False)(dict(arguments))
         return dict(zip(addresses, returned, strict=True))
 

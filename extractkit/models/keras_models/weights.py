@@ -90,6 +90,27 @@ def _load_by_keras_or_scope(model: Any, weights: WeightFile, at: str) -> None:
         raise unfit from unfit.__cause__
 
 
+def load_plainly(model: Any, weights: WeightFile, key: str) -> None:
+    """Load a checkpoint as the model's users do: `model.load_weights`, and nothing else.
+
+    What Keras cannot read so is loaded as by `load_weights`.
+
+    Args:
+        key: as of `load_weights`.
+
+    Raises:
+        ModelError: it does not fit.
+    """
+    if weights.format in (_ARCHIVE, _HDF5) and not is_of_transformers(model):
+        legacy = weights.format == _HDF5 and _is_legacy(weights.files[0])
+        try:
+            _load_by_keras(model, weights, legacy, f"{key}={weights.path!r}")
+            return
+        except ModelError as error:
+            _log.debug("not by Keras alone: %s", error)
+    load_weights(model, weights, key)
+
+
 def _named_by_keras_2(weights: WeightFile) -> dict[str, str]:
     """Whole names of variables by key: `dense/model/dense/kernel:0` is layer and variable."""
     keys = [key for key in weights if not _is_training(weights, key)]

@@ -11,7 +11,7 @@ from typing import Any
 
 from extractkit.errors import MissingExtraError, ModelError, UserError
 from extractkit.models.foreign import told
-from extractkit.models.keras_models.dialects import KERAS_3, Dialect, keras_2
+from extractkit.models.keras_models.dialects import KERAS_3, Dialect, dialect_of, keras_2
 from extractkit.models.keras_models.keras_1_files import in_words_of_keras_2, is_keras_1
 from extractkit.models.keras_models.objects import refuse_code, refuse_imports, why_not
 from extractkit.models.keras_models.saved import SavedKeras, serialized_objects
@@ -86,6 +86,32 @@ def build_architecture(saved: SavedKeras) -> Any:
     except UserError:
         raise
     except Exception as error:  # whatever the configurations of layers raise
+        raise ModelError(why_not(saved, error)) from error
+
+
+def read_again(
+    saved: SavedKeras, custom_objects: Mapping[str, Any], safe_mode: bool, used: Any
+) -> Any:
+    """The model in a file, by the Keras that wrote it if that is installed.
+
+    Args:
+        custom_objects, safe_mode: as of `read_model`, which has let the file pass.
+        used: the model that `read_model` gave: its Keras reads what tells nothing of its writer.
+
+    Raises:
+        ModelError: that Keras cannot read it.
+    """
+    settings = {"custom_objects": dict(custom_objects), "compile": False, "safe_mode": safe_mode}
+    by_keras_2 = saved.major != 3 and importlib.util.find_spec("tf_keras") is not None
+    if saved.major is None or is_keras_1(saved):
+        by_keras_2 = dialect_of(used) is not KERAS_3
+    try:
+        if by_keras_2:
+            return _read_by_keras_2(saved, "loaded again", settings)
+        return _read(saved, KERAS_3, saved.path, settings)
+    except UserError:
+        raise
+    except Exception as error:  # whatever the readers of three formats and user classes raise
         raise ModelError(why_not(saved, error)) from error
 
 

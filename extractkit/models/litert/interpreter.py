@@ -149,3 +149,55 @@ class Interpreter:
 
     def _first_quietly(self) -> AbstractContextManager[None]:
         return nullcontext() if self._settings.xnnpack in _ANNOUNCED else noise_to_log("litert")
+
+
+@dataclass(frozen=True)
+class Plain:
+    """Calls as LiteRT's own documentation makes them, each from the model's initial state.
+
+    Attributes:
+        model: The path of a file, or the content of one.
+        signature: What is called; None: the first subgraph.
+        inputs: Numbers of the tensors that a call is given, by name.
+        settings: How it computes.
+    """
+
+    model: Path | bytes
+    signature: str | None
+    inputs: Mapping[str, int]
+    settings: Settings
+
+    def call(self, arrays: Mapping[int, Array], outputs: Mapping[str, int]) -> dict[int, Array]:
+        """Return outputs by number.
+
+        Args:
+            arrays: For the inputs, by number.
+            outputs: Numbers of those that are wanted, by name.
+
+        Raises:
+            ValueError, RuntimeError, MemoryError: LiteRT cannot do it; its own words.
+        """
+        from ai_edge_litert.interpreter import Interpreter as LiteRT
+        from ai_edge_litert.interpreter import OpResolverType
+
+        kernels = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        if self.settings.xnnpack:
+            kernels = OpResolverType.BUILTIN
+        by_path = isinstance(self.model, Path)
+        interpreter = LiteRT(
+            model_path=str(self.model) if by_path else None,
+            model_content=None if by_path else self.model,
+            num_threads=self.settings.threads,
+            experimental_op_resolver_type=kernels,
+        )
+        given = {name: np.asarray(arrays[at], order="C") for name, at in self.inputs.items()}
+        if self.signature is not None:
+            returned = interpreter.get_signature_runner(self.signature)(**given)
+            return {index: returned[name] for name, index in outputs.items()}
+        for name, index in self.inputs.items():
+            interpreter.resize_tensor_input(index, given[name].shape)
+        interpreter.allocate_tensors()
+        for name, index in self.inputs.items():
+            interpreter.set_tensor(index, given[name])
+        interpreter.invoke()
+        return {index: interpreter.get_tensor(index) for index in outputs.values()}

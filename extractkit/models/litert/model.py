@@ -13,7 +13,7 @@ from importlib.metadata import version
 
 import numpy as np
 
-from extractkit.errors import ConfigError, JobError, SampleError
+from extractkit.errors import ConfigError, JobError, ModelError, SampleError
 from extractkit.inputs.protocol import Sample, Signature
 from extractkit.models.digests import of_plain_data, update
 from extractkit.models.encoding import encode_arrays
@@ -27,6 +27,7 @@ from extractkit.models.litert.graph import Graph
 from extractkit.models.litert.interpreter import (
     FAILURES,
     Interpreter,
+    Plain,
     Runnable,
     Settings,
     without_xnnpack,
@@ -35,7 +36,7 @@ from extractkit.models.litert.probe import Probed
 from extractkit.models.litert.quantization import dequantized
 from extractkit.models.litert.stored import stored_value
 from extractkit.models.numpy_transforms import stacked, transformed
-from extractkit.models.protocol import Compilation, Encoded, Fetch, Program
+from extractkit.models.protocol import Compilation, Encoded, Fetch, OwnCall, Program
 from extractkit.tensors import Catalog, Kind
 from extractkit.values import Array
 
@@ -163,15 +164,47 @@ class TFLiteModel:
             raise SampleError(f"{one.record.address!r} has no value: {told(error)}") from error
         return _real(value, one)
 
-    def direct_outputs(
-        self, features: Mapping[str, Array], lengths: Mapping[str, Array]
-    ) -> dict[str, Array]:
-        """The outputs by an interpreter of their own, which preserves no intermediates."""
-        addresses = [record.address for record in self.catalog.outputs]
-        if not addresses:
-            return {}
-        program = self.program([Fetch(address) for address in addresses], Compilation())
-        return dict(zip(addresses, program(features, lengths), strict=True))
+    def own_call(self, checkpoint: int | None = None) -> OwnCall:
+        """The outputs by a plain interpreter of LiteRT, which preserves no intermediates.
+
+        Raises:
+            ModelError: LiteRT cannot run the file, and what is left of it has no signature to call.
+        """
+        if not self.probed.cut:
+            plain = Plain(self.file.model(), self.entry.signature, self.entry.inputs, self.settings)
+        elif self.entry.subgraph.index == 0:
+            plain = Plain(self._runnable.model, None, self.entry.inputs, self.settings)
+        else:
+            raise ModelError(f"{self.file.at} has operations that LiteRT cannot run")
+        wanted = [self._found[record.address] for record in self.catalog.outputs]
+
+        def outputs(
+            features: Mapping[str, Array], lengths: Mapping[str, Array]
+        ) -> dict[str, Array]:
+            samples: list[list[Array]] = []
+            for position in range(len(next(iter(features.values()))) if wanted else 0):
+                sizes = {axis: int(length[position]) for axis, length in lengths.items()}
+                sample = self._sample(features, position, sizes)
+                samples.append(self._plain_outputs(plain, sample, wanted))
+            addresses = [one.record.address for one in wanted]
+            return dict(zip(addresses, map(stacked, zip(*samples, strict=True)), strict=True))
+
+        return OwnCall("ai_edge_litert.Interpreter", outputs)
+
+    def _plain_outputs(
+        self, plain: Plain, sample: Mapping[str, Array], wanted: Sequence[Found]
+    ) -> list[Array]:
+        outputs = {
+            name: index
+            for name, index in self.entry.outputs.items()
+            if index in {one.index for one in wanted}
+        }
+        try:
+            values = plain.call(call_arrays(self.entry, self.signature, sample), outputs)
+        except FAILURES as error:
+            raise SampleError(f"model {self.name!r} failed on a sample: {told(error)}") from error
+        real = [(one.bare, _real(values[one.index], one)) for one in wanted]
+        return [value[0] if bare else value for bare, value in real]
 
     def constants(self, fetches: Sequence[Fetch]) -> list[Array]:
         """Weights as the file holds them, and what is computed from them alone.

@@ -70,6 +70,22 @@ def new_session(path: str, graph_def: Any) -> tf.compat.v1.Session:
     return tf.compat.v1.Session(graph=graph, config=session_config())
 
 
+def plain_session(graph_def: Any) -> tf.compat.v1.Session:
+    """A session for a graph as it is, but for the seeds of its random operations.
+
+    Raises:
+        ModelError: TensorFlow cannot import the graph so.
+    """
+    seed_unseeded(graph_def)
+    graph = tf.Graph()
+    try:
+        with graph.as_default():
+            tf.compat.v1.import_graph_def(graph_def, name="")
+    except (ValueError, TypeError, KeyError, tf.errors.OpError) as error:
+        raise ModelError(f"tf.compat.v1.import_graph_def: {told(error)}") from error
+    return tf.compat.v1.Session(graph=graph, config=session_config())
+
+
 def session_config() -> Any:
     """Settings of a session as those of the process; what a device lacks runs on another."""
     remember()  # the first session starts TensorFlow's threads

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -25,12 +25,27 @@ from extractkit.models.graphs.signature import chosen, declared, signature_of
 from extractkit.models.graphs.transforming import transformed
 from extractkit.models.input_settings import InputSetting
 from extractkit.models.moving_averages import DEFAULT as AVERAGES
-from extractkit.models.protocol import CheckpointAxis, Compilation, Fetch, Program
+from extractkit.models.protocol import (
+    SAME_OBJECT,
+    CheckpointAxis,
+    Compilation,
+    Fetch,
+    OwnCall,
+    Program,
+)
 from extractkit.models.sessions.graph import SessionGraph, with_constants
 from extractkit.models.sessions.naming import placeholders
 from extractkit.models.sessions.tables import table_contents
 from extractkit.models.sessions.variables import GraphVariable, kinds_of_variables, variables_of
 from extractkit.values import Array, as_array
+
+
+@dataclass(frozen=True, eq=False)
+class SessionAgain:
+    """A graph that TensorFlow has loaded into another session, for `OwnCall`."""
+
+    session: tf.compat.v1.Session
+    loaded_by: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +62,7 @@ class SessionModel(GraphModel):
         inner: names of inputs that are tensors in the midst of the graph.
         frozen: whether weights stand in the graph as constants.
         averages: the name of moving averages: `VARIABLE/averages` is one of `VARIABLE`.
+        again: Loads the same graph a second time; see `SessionAgain`.
     """
 
     session: tf.compat.v1.Session
@@ -58,6 +74,7 @@ class SessionModel(GraphModel):
     inner: frozenset[str]
     frozen: bool
     averages: str = field(default=AVERAGES, kw_only=True)
+    again: Callable[[int | None], SessionAgain] | None = field(default=None, kw_only=True)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     @property
@@ -121,10 +138,19 @@ class SessionModel(GraphModel):
             for record, value in self._weights()
         }
 
-    def direct_outputs(
-        self, features: Mapping[str, Array], lengths: Mapping[str, Array]
+    def own_call(self, checkpoint: int | None = None) -> OwnCall:
+        """The graph's own tensors, fetched by their names from a session of their own."""
+        if self.again is None:
+            return OwnCall(SAME_OBJECT, partial(self._outputs, self.session))
+        again = self.again(checkpoint)
+        return OwnCall(again.loaded_by, partial(self._outputs, again.session))
+
+    def _outputs(
+        self,
+        session: tf.compat.v1.Session,
+        features: Mapping[str, Array],
+        lengths: Mapping[str, Array],
     ) -> dict[str, Array]:
-        """The graph's own tensors, fetched by their names."""
         records = self.catalog.outputs
         fed = {
             self.source.inputs[spec.name].name: as_the_graph_takes_it(spec, features[spec.name])
@@ -132,7 +158,7 @@ class SessionModel(GraphModel):
         }
         names = [self._values[record.address].name for record in records]
         try:
-            values = self.session.run(names, {**fed, **self.constants_fed})
+            values = session.run(names, {**fed, **self.constants_fed})
         except tf.errors.OpError as error:
             raise failed_on_batch(self.name, error) from error
         return {
@@ -248,6 +274,7 @@ def session_model(
     frozen: bool = False,
     checkpoints: CheckpointAxis | None = None,
     averages: str = AVERAGES,
+    again: Callable[[int | None], SessionAgain] | None = None,
 ) -> SessionModel:
     """Put a session, whose variables have their values and whose tables are filled, to work.
 
@@ -265,6 +292,7 @@ def session_model(
         frozen: whether weights stand in the graph as constants.
         checkpoints: the weights that the session is to be given one after the other.
         averages: the name of moving averages of variables.
+        again: as of `SessionModel`.
 
     Raises:
         ConfigError: settings or constants for inputs that do not exist, or that do not fit them.
@@ -301,6 +329,7 @@ def session_model(
         origin={**(origin or {}), **({"constants": dict(constants)} if constants else {})},
         checkpoints=checkpoints,
         averages=averages,
+        again=again,
     ).settled()
 
 

@@ -86,7 +86,7 @@ def check_outer(found: Model) -> None:
         expected() - 1,
         rtol=1e-5,
     )
-    own = found.direct_outputs({"x": X}, {})
+    own = found.own_call().outputs({"x": X}, {})
     np.testing.assert_allclose(own[":output.y"], expected(), rtol=1e-5)
     assert found.definition_digest() is not None
 

@@ -119,7 +119,7 @@ def test_a_latent_of_ones_own(folder: Path) -> None:
         np.testing.assert_array_equal(given, Z, err_msg=name)
         assert "x" in (model.catalog["statistics:0"].reason or ""), name
         # The model's own call would take x, and draw another latent.
-        for address, own in model.direct_outputs({"z": Z}, {}).items():
+        for address, own in model.own_call().outputs({"z": Z}, {}).items():
             assert own.shape[-1] in (3, 4), (name, address)
 
 
@@ -137,7 +137,7 @@ def test_an_input_of_the_model_and_a_tensor_behind_it(folder: Path) -> None:
         np.testing.assert_allclose(values["statistics:0"], loc, rtol=1e-4, atol=1e-6, err_msg=name)
         np.testing.assert_allclose(values["rec:0"], Z @ DECODER, rtol=1e-4, err_msg=name)
         # A call of the model itself would not use the latent that is given.
-        own = model.direct_outputs({"x": X, "z:0": Z}, {})
+        own = model.own_call().outputs({"x": X, "z:0": Z}, {})
         for address, value in own.items():
             if address.endswith(("rec:0", "output.rec")):
                 np.testing.assert_allclose(value, Z @ DECODER, rtol=1e-4, err_msg=name)

@@ -1,4 +1,4 @@
-"""A model's outputs by its own call, against NumPy: what no program of ours has a part in."""
+"""A model's own call against NumPy: what no program of ours has a part in."""
 
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,16 @@ from extractkit.engine.batches import Batch
 from extractkit.errors import JobError
 from extractkit.models import checkpoint, module, saved_model
 from extractkit.models.live import live_model
-from extractkit.models.protocol import Model
+from extractkit.models.protocol import HasOwnCall, Model
 from extractkit.tensors import Kind
-from extractkit.testing.models import drawn
+from extractkit.testing.models import drawn, own_call
 from extractkit.testing.reference import ReferenceModel
 
 X = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
 
 
 def direct(model: Model, **features: Any) -> dict[str, Any]:
-    return dict(model.direct_outputs(features, {}))
+    return dict(own_call(model).outputs(features, {}))
 
 
 class Counting(keras.layers.Layer):  # type: ignore[misc]
@@ -160,16 +160,16 @@ def test_a_model_that_fails_says_why() -> None:
         direct(model, x=-np.abs(X))
 
 
-def test_weights_alone_have_none(tmp_path: Path) -> None:
+def test_weights_alone_have_none_of_their_own(tmp_path: Path) -> None:
     own = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     own.save_weights(tmp_path / "w.weights.h5")
     model = checkpoint.load(str(tmp_path / "w.weights.h5"))
-    assert model.direct_outputs({}, {}) == {}
+    assert not isinstance(model, HasOwnCall)
 
 
 def test_of_the_reference_model_sample_by_sample() -> None:
     model = ReferenceModel()
     batch: Batch = drawn(model, 2)
-    found = model.direct_outputs(batch.features, batch.lengths)[":output"]
+    found = own_call(model).outputs(batch.features, batch.lengths)[":output"]
     for row, value in zip(batch.features["tokens"], found, strict=True):
         np.testing.assert_array_equal(value, model.forward(row)[":output"])

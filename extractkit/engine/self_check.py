@@ -1,0 +1,291 @@
+"""Every job checks itself: its model's outputs are held against the model's own call.
+
+Addresses, trace and weights of everything that is extracted come from one loaded model. Where that
+model is wrong (it holds what a layer derived from other weights, say), so is every value. So the
+outputs of the first batch are compared with those of the same artefact, loaded a second time by its
+format's own means.
+"""
+
+import gc
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from extractkit.engine.batches import Batch
+from extractkit.engine.isolation import run_isolated
+from extractkit.engine.prepare import Prepared
+from extractkit.engine.stream import Stream, fetch
+from extractkit.errors import ExtractkitError, JobError, ModelError
+from extractkit.models.protocol import Fetch, HasOwnCall, Program
+from extractkit.plan import Layout, Shard
+from extractkit.runs.self_check import SelfCheck
+from extractkit.runs.verification.apart import TOLERATED, TOLERATED_16, Apart, arrays_apart
+from extractkit.runs.verification.result import counted
+from extractkit.tensors import TensorRecord
+from extractkit.values import Array
+
+_HALF = ("float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """An output that is not the model's own.
+
+    Attributes:
+        check: the comparison that found it.
+        address: of the output.
+        apart: how far it is off.
+    """
+
+    check: SelfCheck
+    address: str
+    apart: Apart
+
+    def __str__(self) -> str:
+        weights = "" if self.check.checkpoint is None else f" at checkpoint {self.check.checkpoint}"
+        return f"{self.address!r} is not the model's own output{weights}: {self.apart}"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The result of a check.
+
+    Attributes:
+        records: one for each set of weights that was looked at.
+        differences: every output that is not the model's own.
+        notes: what the user should know: why a comparison that was tried could not be made.
+    """
+
+    records: tuple[SelfCheck, ...]
+    differences: tuple[Difference, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def self_check(prepared: Prepared, stream: Stream, shards: Sequence[Shard]) -> Checked:
+    """Compare the outputs of the first batch with the model's own.
+
+    Of a model with checkpoints for the first, second and last one.
+
+    Args:
+        stream: of the job.
+        shards: of the job; the first batch of them that can be computed is compared.
+
+    Raises:
+        SampleError: the model fails on a sample, as it does where the job computes it.
+        JobError: the model fails in another way.
+    """
+    positions = _positions(prepared)
+    why = _not_applicable(prepared)
+    if why is not None:
+        return Checked(
+            tuple(SelfCheck(_label(prepared, at), not_applicable=why) for at in positions)
+        )
+    comparison = _Comparison(prepared, stream, shards)
+    with _generators_unchanged():
+        found = [comparison.at(position) for position in positions]
+    return Checked(
+        tuple(record for one in found for record in one.records),
+        tuple(difference for one in found for difference in one.differences),
+        tuple(dict.fromkeys(note for one in found for note in one.notes)),
+    )
+
+
+def refuse_differences(checked: Checked) -> None:
+    """End the job where an output is not the model's own.
+
+    Raises:
+        JobError: names the first such output, how far it is off, and what to do.
+    """
+    if not checked.differences:
+        return
+    first = checked.differences[0]
+    more = len(checked.differences) - 1
+    others = f" ({counted(more, 'other difference')} besides)" if more else ""
+    raise JobError(
+        f"runtime.self_check: {first}{others}. It was compared for "
+        f"{counted(first.check.samples, 'sample')} with {first.check.loaded_by}, to "
+        f"{first.check.tolerance}. Nothing is stored. Either extractkit computes this model "
+        f"wrongly, which is worth a report, or the model is not the same each time that it is "
+        f"loaded and called. To extract all the same: runtime.self_check=false"
+    )
+
+
+def outputs_apart(
+    record: TensorRecord, value: Array, own: Array, batch: Batch, *, coarse: bool = False
+) -> Apart:
+    """Two outputs of a batch, without its padding where it can be told.
+
+    Args:
+        coarse: as of `arrays_apart`.
+    """
+    if own.dtype.kind == "V":  # bfloat16, of which a program gives the numbers
+        own = own.astype(value.dtype)
+    layout = Layout.of(record)
+    if layout is None or layout.axis is None or layout.split or value.shape != own.shape:
+        return arrays_apart(value, own, coarse=coarse)
+    by_sample = [np.moveaxis(array, layout.axis, 0) for array in (value, own)]
+    pairs = []
+    for row in range(len(by_sample[0])):
+        unpadded = tuple(
+            slice(int(batch.lengths[dim][row])) if dim and dim in batch.lengths else slice(None)
+            for dim in layout.dims[1:]
+        )
+        # A slice of one sample: a text alone would be no array.
+        pairs.append(
+            tuple(array[(slice(row, row + 1), *unpadded)].reshape(-1) for array in by_sample)
+        )
+    first, second = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    return arrays_apart(first, second, coarse=coarse)
+
+
+class _NotComparableError(Exception):
+    """Raised where the outputs cannot be computed, by the model's own call or beside the job's."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Comparison:
+    prepared: Prepared
+    stream: Stream
+    shards: Sequence[Shard]
+
+    def at(self, position: int | None) -> Checked:
+        """The comparison for one set of weights."""
+        axis = self.prepared.opened.axis
+        if axis is not None and position is not None:
+            axis.use(position)
+        record = SelfCheck(_label(self.prepared, position))
+        try:
+            return self._compared(position, record)
+        except _NotComparableError as error:
+            note = f"the job could not check itself: {error}"
+            return Checked((replace(record, not_applicable=str(error)),), notes=(note,))
+
+    def _compared(self, position: int | None, record: SelfCheck) -> Checked:
+        batch = self._batch
+        # Before the second copy of the model takes memory.
+        values = dict(zip(self._addresses, self._outputs(batch), strict=True))
+        loaded_by, own = self._own(position, batch)
+        gc.collect()  # a Keras model is a cycle: its memory is wanted back now
+        catalog = self.prepared.opened.model.catalog
+        apart = {
+            address: outputs_apart(
+                catalog[address], values[address], value, batch, coarse=self._coarse
+            )
+            for address, value in own.items()
+        }
+        record = replace(
+            record,
+            loaded_by=loaded_by,
+            outputs=tuple(own),
+            samples=len(batch),
+            largest_difference=_finite(max(one.error for one in apart.values())),
+            relative_difference=_finite(max(one.relative for one in apart.values())),
+            tolerance=TOLERATED_16 if self._coarse else TOLERATED,
+        )
+        wrong = {address: one for address, one in apart.items() if one.beyond}
+        return Checked((record,), tuple(Difference(record, *item) for item in wrong.items()))
+
+    def _own(self, position: int | None, batch: Batch) -> tuple[str, dict[str, Array]]:
+        """What has loaded the model again, and its outputs; the copy is let go."""
+        model = self.prepared.opened.model
+        assert isinstance(model, HasOwnCall)
+        try:
+            own_call = model.own_call(position)
+        except ModelError as error:
+            raise _NotComparableError(f"the model cannot be loaded again: {error}") from error
+        try:
+            outputs = dict(own_call.outputs(batch.features, batch.lengths))
+        except ExtractkitError as error:
+            raise _NotComparableError(f"the model's own call fails: {error}") from error
+        if not outputs:
+            raise _NotComparableError("the model's own call takes other inputs")
+        return own_call.loaded_by, outputs
+
+    # ---- what the job computes
+
+    @cached_property
+    def _addresses(self) -> tuple[str, ...]:
+        return tuple(record.address for record in self.prepared.opened.model.catalog.outputs)
+
+    @cached_property
+    def _beside(self) -> Program:
+        """The outputs beside everything that is extracted, which must not change them."""
+        opened = self.prepared.opened
+        fetches = [fetch(tensor) for tensor in self.prepared.varying]
+        fetches += [Fetch(address) for address in self._addresses]
+        return opened.model.program(fetches, opened.compilation)
+
+    def _outputs(self, batch: Batch) -> Sequence[Array]:
+        return self._beside(*batch.arguments)[-len(self._addresses) :]
+
+    @cached_property
+    def _batch(self) -> Batch:
+        """The first batch for which the outputs can be computed, without samples that fail."""
+        for batch, extracted in self.stream.batches(self.shards):
+            try:
+                outcome = run_isolated(self._beside, batch)
+            except JobError as error:
+                extracted()  # where what is extracted fails as well, it is the job that fails
+                raise _NotComparableError(f"the outputs cannot be computed: {error}") from error
+            if not outcome.failed:
+                return batch
+            others = extracted()
+            if outcome.rows:
+                return batch.take(outcome.rows)
+            if others.rows:
+                reason = next(iter(outcome.failed.values()))
+                raise _NotComparableError(f"the outputs cannot be computed: {reason}")
+        raise _NotComparableError("no sample can be computed")
+
+    @cached_property
+    def _coarse(self) -> bool:
+        """Whether numbers of so few bits take part that kernels differ by far more than usual."""
+        opened = self.prepared.opened
+        devices = str(opened.settings.get("devices", ""))
+        half = any(r.dtype in _HALF and r.depends_on_inputs for r in opened.model.catalog.records)
+        # GPUs multiply matrices in TF32, which has the 10 bits of a float16.
+        return half or "GPU" in devices
+
+
+def _positions(prepared: Prepared) -> list[int | None]:
+    """The first, second and last set of weights."""
+    if prepared.opened.axis is None:
+        return [None]
+    last = prepared.opened.sets_of_weights - 1
+    return [*sorted({0, min(1, last), last})]
+
+
+def _label(prepared: Prepared, position: int | None) -> str | None:
+    axis = prepared.opened.axis
+    return None if axis is None or position is None else axis.checkpoints[position].label
+
+
+def _not_applicable(prepared: Prepared) -> str | None:
+    model = prepared.opened.model
+    if not isinstance(model, HasOwnCall):
+        return f"model {model.name!r} has no call of its own"
+    if prepared.program is None:
+        return "no extracted tensor depends on the samples"
+    if not model.catalog.outputs:
+        return "the model has no output that depends on the samples"
+    return None
+
+
+@contextmanager
+def _generators_unchanged() -> Iterator[None]:
+    """Leave the generators of Python and NumPy as they are: loading a model draws and seeds."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+def _finite(difference: float) -> float:
+    return min(float(difference), sys.float_info.max)
