@@ -128,7 +128,7 @@ def _known(model_type: str) -> list[str]:
 
 def _mapped(model_type: str) -> Iterator[str]:
     for name, mapping in vars(modeling_tf_auto).items():
-        if name.endswith(_MAPPINGS) and model_type in mapping:
+        if name.startswith(f"{_PREFIX}_") and name.endswith(_MAPPINGS) and model_type in mapping:
             found = mapping[model_type]
             for one in found if isinstance(found, tuple | list) else (found,):
                 yield one.removeprefix(_PREFIX)

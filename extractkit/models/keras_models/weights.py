@@ -24,6 +24,7 @@ from extractkit.models.keras_models.saved import SavedKeras, open_saved
 from extractkit.models.keras_models.weights_by_name import (
     assign_by_name,
     assign_by_scope,
+    assign_of_transformers,
     without_first,
 )
 from extractkit.models.moving_averages import MovingAverages
@@ -74,11 +75,11 @@ def load_weights(
 def _load_by_keras_or_scope(model: Any, weights: WeightFile, at: str) -> None:
     legacy = weights.format == _HDF5 and _is_legacy(weights.files[0])
     names = _named_by_keras_2(weights) if legacy else {}
-    if is_of_transformers(model):
+    if legacy and is_of_transformers(model):
         # Their variables have names of their own, which do not count layers.
         names = {key: without_first(name) for key, name in names.items()}
-        if assign_by_scope(model, weights, names, at):
-            return
+        assign_of_transformers(model, weights, names, at)
+        return
     try:
         _load_by_keras(model, weights, legacy, at)
     except ModelError as unfit:

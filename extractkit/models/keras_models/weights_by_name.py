@@ -54,11 +54,15 @@ def assign_by_name(model: Any, weights: WeightFile, at: str) -> None:
     ]
     if any(key.endswith(_OBJECT) for key in keys):
         variables = _by_object(model, keys, at)
-    elif is_of_transformers(model) and are_pytorch_names(keys):
-        _assign_pytorch(model, weights, keys, at)
+    elif is_of_transformers(model):
+        if are_pytorch_names(keys):
+            _assign_pytorch(model, weights, keys, at)
+        else:
+            names = {key: key.partition(":")[0] for key in keys}
+            assign_of_transformers(model, weights, names, at)
         return
     else:
-        variables = {} if is_of_transformers(model) else _by_path(model, keys)
+        variables = _by_path(model, keys)
     own = {id(variable): path for path, variable in _paths(model)}
     given = {id(variable) for variable in variables.values()}
     missing = [path for identity, path in own.items() if identity not in given]
@@ -103,6 +107,27 @@ def assign_by_scope(model: Any, weights: WeightFile, names: Mapping[str, str], a
     _assign(model, dict(zip(scope.keys, paths.values(), strict=True)), own, weights, at)
     _log_left(scope.outside, at)
     return True
+
+
+def assign_of_transformers(
+    model: Any, weights: WeightFile, names: Mapping[str, str], at: str
+) -> None:
+    """Assign the weights of a model of transformers from a file that it, or another head, saved.
+
+    Args:
+        names: path of each weight in the file, without the model's own name, by its key.
+
+    Raises:
+        ModelError: a weight without a counterpart on the other side, or of another shape.
+    """
+    if assign_by_scope(model, weights, names, at):
+        return
+    own = [without_first(path) for path, _ in _paths(model)]
+    stored = set(names.values())
+    missing = [path for path in own if path not in stored and not may_be_missing(model, path)]
+    extra = [key for key, name in names.items() if name not in own]
+    reason = _unpaired(missing, extra, list(stored)) if missing or extra else "names differ"
+    raise ModelError(f"{at} does not fit the model: {reason}")
 
 
 def without_first(path: str) -> str:
