@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from extractkit.advice import override
 from extractkit.checkpoints import KEY as CHECKPOINTS
-from extractkit.errors import ModelError, choices
+from extractkit.errors import ConfigError, ModelError, choices
 from extractkit.models.checkpoint_axis import checkpoint_axis
 from extractkit.models.foreign import told
 from extractkit.models.input_settings import parse_inputs
@@ -23,6 +23,7 @@ _META = ".meta"
 _INDEX = ".index"
 # Collections of operations that have to run once before a graph can.
 _INITIALIZERS = ("table_initializer",)
+_SWITCH_OFF = "The graph has dropout, made for training. Switch it off: model.dropout=false"
 
 
 def load(
@@ -34,6 +35,7 @@ def load(
     outputs: list[str] | None = None,
     constants: Mapping[str, object] | None = None,
     moving_averages: object = None,
+    dropout: bool | None = None,
 ) -> "SessionModel":
     """A graph of TensorFlow 1 with the weights of a checkpoint.
 
@@ -47,6 +49,8 @@ def load(
         constants: values that are the same for every sample, by placeholder.
         moving_averages: whether averages take the places of variables, or the averages' name; see
             `MovingAverages`.
+        dropout: False takes dropout out of a graph that was made for training; None and True leave
+            it, and what comes behind it is random.
 
     Raises:
         ModelError: no such files, damaged ones, weights of another architecture, or without the
@@ -54,6 +58,8 @@ def load(
         ConfigError: inputs, outputs or constants that do not exist, or do not fit.
     """
     settings = parse_inputs(inputs)
+    if not isinstance(dropout, bool | None):
+        raise ConfigError(f"model.dropout={dropout!r} is not true, false or null")
     averages = MovingAverages(moving_averages)
     prefix = _meta_prefix(path)
     axis = checkpoint_axis(
@@ -71,6 +77,7 @@ def load(
     with quiet_start():
         import tensorflow as tf
 
+        from extractkit.models.sessions.dropout import dropouts, without_dropout
         from extractkit.models.sessions.importing import new_session, parsed
         from extractkit.models.sessions.model import session_model
         from extractkit.models.sessions.naming import outputs_named
@@ -84,6 +91,16 @@ def load(
     if not meta.graph_def.node:
         raise ModelError(f"model.path={path!r} holds no graph: it has no operations")
     session = new_session(path, meta.graph_def)
+    dropping = dropouts(session.graph)
+    if dropout is False:
+        if not dropping:
+            raise ConfigError(
+                f"model.dropout=false: the graph of model.path={path!r} has no dropout that could "
+                f"be recognized. Leave it out"
+            )
+        session.close()
+        without_dropout(meta.graph_def, dropping)
+        session = new_session(path, meta.graph_def)
     at = f"model.path={path!r}" if checkpoint is None else f"model.checkpoint={checkpoint!r}"
     if weights is not None:
         restored(at, weights)
@@ -91,6 +108,8 @@ def load(
 
     def again(checkpoint: int | None) -> "SessionAgain":
         own = parsed(path, Path(prefix + _META), tf.compat.v1.MetaGraphDef(), "MetaGraphDef")
+        if dropout is False:  # TensorFlow's own functions have no setting for that
+            without_dropout(own.graph_def, dropping)
         file = weights if axis is None or checkpoint is None else axis.file(checkpoint).path
         plain = _plainly(own, str(file))
         if averages.setting is not None:  # for which a Saver has no setting
@@ -109,11 +128,13 @@ def load(
             "checkpoint": weights,
             "written_by": f"tensorflow {meta.meta_info_def.tensorflow_version}",
             "read_by": f"tensorflow {tf.__version__}",
+            **({"dropout_switched_off": sorted(dropping)} if dropout is False else {}),
             **({"moving_averages": averages.record} if averages.record else {}),
         },
         checkpoints=axis,
         averages=averages.name,
         again=again,
+        impure_advice=_SWITCH_OFF if dropping and dropout is not False else "",
     )
 
 

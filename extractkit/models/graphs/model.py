@@ -44,6 +44,7 @@ class GraphModel:
             plain data; empty: they are taken as they are.
         origin: what the manifest records of where it comes from.
         checkpoints: the weights that it can be given; None: it has its own alone.
+        impure_advice: what to do about tensors that depend on random numbers, as a sentence.
     """
 
     name: str
@@ -52,6 +53,7 @@ class GraphModel:
     preprocessing: Mapping[str, object] = field(default_factory=dict, kw_only=True)
     origin: Mapping[str, object] = field(default_factory=dict, kw_only=True)
     checkpoints: CheckpointAxis | None = field(default=None, kw_only=True)
+    impure_advice: str = field(default="", kw_only=True)
 
     @property
     def graph(self) -> SourceGraph:
@@ -202,7 +204,7 @@ class GraphModel:
 
     @cached_property
     def _records(self) -> Records:
-        return complete(self.graph, self.found, self.signature, self.inert)
+        return complete(self.graph, self.found, self.signature, self.inert, self.impure_advice)
 
     @cached_property
     def _values(self) -> dict[str, Any]:

@@ -53,12 +53,15 @@ def complete(
     found: Sequence[Found],
     signature: Signature,
     inert: Container[str] = frozenset(),
+    impure_advice: str = "",
 ) -> Records:
     """The records with their dims, the reason why some are out of reach, and what depends.
 
     Args:
         inert: names of operations through which no randomness passes.
+        impure_advice: what to do about what is random.
     """
+    random = f"{_IMPURE}. {impure_advice}" if impure_advice else _IMPURE
     dependent, impure = dependent_operations(source), impure_operations(source, inert)
     fed = {tensor.name for tensor in source.inputs.values()}
     reachable = [one for one in found if one.in_graph and one.record.reason is None]
@@ -76,7 +79,7 @@ def complete(
             axes, added = of_one_sample(axes)
             whole |= {one.record.address} if added else set()
         drawn = not given and one.value.op.name in impure
-        reason = _IMPURE if drawn else why_not(axes, depends)
+        reason = random if drawn else why_not(axes, depends)
         records.append(
             replace(
                 one.record,

@@ -275,6 +275,7 @@ def session_model(
     checkpoints: CheckpointAxis | None = None,
     averages: str = AVERAGES,
     again: Callable[[int | None], SessionAgain] | None = None,
+    impure_advice: str = "",
 ) -> SessionModel:
     """Put a session, whose variables have their values and whose tables are filled, to work.
 
@@ -291,6 +292,7 @@ def session_model(
         graph_def: the session's graph as it came, where operations have been added to it since.
         frozen: whether weights stand in the graph as constants.
         checkpoints: the weights that the session is to be given one after the other.
+        impure_advice: what to do about tensors that depend on random numbers.
         averages: the name of moving averages of variables.
         again: as of `SessionModel`.
 
@@ -328,6 +330,7 @@ def session_model(
         frozen=frozen,
         origin={**(origin or {}), **({"constants": dict(constants)} if constants else {})},
         checkpoints=checkpoints,
+        impure_advice=impure_advice,
         averages=averages,
         again=again,
     ).settled()
