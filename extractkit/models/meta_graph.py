@@ -146,10 +146,10 @@ def _plainly(meta: Any, checkpoint: str) -> "SessionAgain":
     """
     import tensorflow as tf
 
-    from extractkit.models.sessions.importing import seed_unseeded, session_config
+    from extractkit.models.sessions.importing import make_importable, session_config
     from extractkit.models.sessions.model import SessionAgain
 
-    seed_unseeded(meta.graph_def)
+    make_importable(meta.graph_def)
     session = tf.compat.v1.Session(graph=tf.Graph(), config=session_config())
     try:
         with session.graph.as_default():

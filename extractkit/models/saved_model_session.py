@@ -13,7 +13,7 @@ from extractkit.models.input_settings import InputSetting
 from extractkit.models.operation_libraries import why_not_loaded
 from extractkit.models.saved_model_file import SavedModelFile, parsed
 from extractkit.models.sessions.graph import clean
-from extractkit.models.sessions.importing import seed_unseeded, session_config
+from extractkit.models.sessions.importing import make_importable, session_config
 from extractkit.models.sessions.model import SessionAgain, SessionModel, session_model
 
 
@@ -47,7 +47,7 @@ def load_in_session(
     def again(checkpoint: int | None) -> SessionAgain:
         plain = tf.compat.v1.Session(graph=tf.Graph(), config=session_config())
         try:
-            _restored(path, file, plain, seed_unseeded)
+            _restored(path, file, plain, make_importable)
         except Exception as error:  # as above
             raise ModelError(f"model.path={path!r} {why_not_loaded(error)}") from error
         return SessionAgain(plain, "tf.compat.v1.saved_model.load")
@@ -82,7 +82,7 @@ def _restored(
 def _prepared(graph_def: Any) -> None:
     """Make a graph ready for a session of this process."""
     clean(graph_def)
-    seed_unseeded(graph_def)
+    make_importable(graph_def)
 
 
 @contextmanager

@@ -9,6 +9,8 @@ import tensorflow as tf
 from extractkit.models.graphs.addresses import readable
 from extractkit.models.graphs.feeding import advised_inputs, reading_operations
 from extractkit.models.graphs.purity import downstream, operation_types, run_after
+from extractkit.models.graphs.stand_ins import lacked_operation
+from extractkit.models.operation_libraries import why_unknown
 
 _EFFECT = (
     r"^(Assign|Save|MergeV2Checkpoints|Apply|SparseApply|ResourceApply"
@@ -97,6 +99,8 @@ def _source_reason(operation: Any, kind: str, fed: Container[str]) -> str | None
     """Why nothing can run that needs an operation of this kind, or runs one; None where it can."""
     if not _reads_outside(operation, kind):
         return None
+    if (lacked := lacked_operation(operation)) is not None:
+        return f"it needs {operation.name!r} ({lacked}), {why_unknown(lacked)}"
     if kind.startswith("Placeholder"):
         return _PLACEHOLDER_REASON.format(name=operation.name)
     if "PyFunc" in kind:

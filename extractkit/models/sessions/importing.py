@@ -9,6 +9,7 @@ from google.protobuf.message import DecodeError, Message
 
 from extractkit.errors import ModelError
 from extractkit.models.foreign import told
+from extractkit.models.graphs.stand_ins import put_stand_ins
 from extractkit.models.in_force import remember
 from extractkit.models.operation_libraries import why_not_loaded
 from extractkit.models.recognition import refuse_others
@@ -60,7 +61,7 @@ def new_session(path: str, graph_def: Any) -> tf.compat.v1.Session:
         ModelError: TensorFlow cannot import the graph.
     """
     clean(graph_def)
-    seed_unseeded(graph_def)
+    make_importable(graph_def)
     graph = tf.Graph()
     try:
         with graph.as_default():
@@ -76,7 +77,7 @@ def plain_session(graph_def: Any) -> tf.compat.v1.Session:
     Raises:
         ModelError: TensorFlow cannot import the graph so.
     """
-    seed_unseeded(graph_def)
+    make_importable(graph_def)
     graph = tf.Graph()
     try:
         with graph.as_default():
@@ -94,6 +95,12 @@ def session_config() -> Any:
         intra_op_parallelism_threads=tf.config.threading.get_intra_op_parallelism_threads(),
         inter_op_parallelism_threads=tf.config.threading.get_inter_op_parallelism_threads(),
     )
+
+
+def make_importable(graph_def: Any) -> None:
+    """Put stand-ins for unknown operations and seeds where they are missing, in place."""
+    put_stand_ins(graph_def)
+    seed_unseeded(graph_def)
 
 
 def seed_unseeded(graph_def: Any) -> None:

@@ -6,15 +6,16 @@ import tensorflow as tf
 
 from extractkit.errors import ConfigError, choices
 from extractkit.models.graphs.feeding import tensor_named
+from extractkit.models.graphs.stand_ins import lacked_operation
 from extractkit.models.sessions.graph import PLACEHOLDERS
 
 
 def placeholders(graph: tf.Graph) -> dict[str, tf.Tensor]:
-    """A graph's placeholders by the names of their operations."""
+    """A graph's own placeholders by the names of their operations."""
     return {
         operation.name: operation.outputs[0]
         for operation in graph.get_operations()
-        if operation.type in PLACEHOLDERS
+        if operation.type in PLACEHOLDERS and lacked_operation(operation) is None
     }
 
 

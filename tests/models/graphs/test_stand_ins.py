@@ -1,0 +1,113 @@
+"""Graphs with an operation that TensorFlow does not know: what does not need it is extracted."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import extractkit
+from extractkit.models.frozen_graph import load
+from extractkit.models.protocol import Compilation, Fetch
+from extractkit.models.saved_model import load as load_saved_model
+from extractkit.testing.models import drawn
+
+v1 = tf.compat.v1
+
+_WEIGHTS = np.arange(12, dtype=np.float32).reshape(4, 3)
+_REASON = (
+    "it needs 'lacked' (MyOwnOp), which this TensorFlow does not have. If a library has it, "
+    "import that: model.imports=[MODULE]"
+)
+
+
+def build() -> dict[str, tf.Tensor]:
+    """A graph whose operation `lacked` is renamed afterwards: it has two outputs, and two users."""
+    x = v1.placeholder(tf.float32, [None, 4], name="x")
+    hidden = tf.nn.relu(tf.matmul(x, tf.constant(_WEIGHTS, name="weights")), name="hidden")
+    values, places = tf.raw_ops.TopKV2(input=hidden, k=2, name="lacked")
+    after = tf.multiply(values, 2.0, name="after")
+    tf.add(places, 1, name="places")
+    return {"x": x, "after": after, "beside": tf.add(hidden, 1.0, name="beside")}
+
+
+def renamed(graph_def: Any) -> Any:
+    """The same with an operation of a library that is not there."""
+    (node,) = [node for node in graph_def.node if node.name == "lacked"]
+    node.op = "MyOwnOp"
+    node.attr["own"].s = b"whatever"
+    return graph_def
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with tf.Graph().as_default() as graph:
+        build()
+    path = tmp_path_factory.mktemp("lacking") / "graph.pb"
+    path.write_bytes(renamed(graph.as_graph_def()).SerializeToString())
+    return path
+
+
+def test_a_frozen_graph_is_listed_and_extracted_up_to_it(file: Path) -> None:
+    model = load(str(file))
+    assert [spec.name for spec in model.signature.specs] == ["x"]
+    batch = drawn(model, 3)
+    fetches = [Fetch("hidden:0"), Fetch("beside:0")]
+    hidden, beside = model.program(fetches, Compilation())(batch.features, batch.lengths)
+    expected = np.maximum(batch.features["x"] @ _WEIGHTS, 0)
+    np.testing.assert_allclose(hidden, expected, rtol=1e-5)
+    np.testing.assert_allclose(beside, expected + 1, rtol=1e-5)
+    np.testing.assert_array_equal(model.constants([Fetch("weights:0")])[0], _WEIGHTS)
+    refused = {r.address: r.reason for r in model.catalog.records if r.reason is not None}
+    assert refused["after:0"] == _REASON
+    assert refused["lacked:0"] == _REASON
+    assert "MyOwnOp" in refused["places:0"]
+    assert model.catalog["places:0"].dtype == "int32"
+
+
+def test_a_whole_job_on_it(file: Path, tmp_path: Path) -> None:
+    x = np.ones((2, 4), np.float32)
+    given = ["model=frozen_graph", f"model.path={file}", "selectors=[ops,outputs]"]
+    run = extractkit.extract(given, inputs={"x": x}, run_dir=tmp_path / "run")
+    np.testing.assert_allclose(np.asarray(run["beside:0"]), x @ _WEIGHTS + 1)
+    assert "after:0" in {one.address for one in run.manifest.skipped}
+
+
+def test_a_saved_model_of_tensorflow_1(tmp_path: Path) -> None:
+    folder = tmp_path / "saved"
+    with tf.Graph().as_default(), v1.Session() as session:
+        tensors = build()
+        outputs = {name: tensors[name] for name in ("after", "beside")}
+        v1.saved_model.simple_save(session, str(folder), {"x": tensors["x"]}, outputs)
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+    message = SavedModel.FromString((folder / "saved_model.pb").read_bytes())
+    renamed(message.meta_graphs[0].graph_def)
+    (folder / "saved_model.pb").write_bytes(message.SerializeToString())
+    model = load_saved_model(str(folder))
+    assert model.catalog[":output.after"].reason == _REASON
+    batch = drawn(model, 2)
+    (beside,) = model.program([Fetch(":output.beside")], Compilation())(
+        batch.features, batch.lengths
+    )
+    expected = np.maximum(batch.features["x"] @ _WEIGHTS, 0) + 1
+    np.testing.assert_allclose(beside, expected, rtol=1e-5)
+
+
+def test_a_meta_graph(tmp_path: Path) -> None:
+    with tf.Graph().as_default(), v1.Session() as session:
+        tensors = build()
+        kernel = v1.get_variable("kernel", initializer=_WEIGHTS)
+        tf.matmul(tensors["x"], kernel, name="product")
+        session.run(kernel.initializer)
+        v1.train.Saver().save(session, str(tmp_path / "model"))
+    meta = v1.MetaGraphDef.FromString((tmp_path / "model.meta").read_bytes())
+    renamed(meta.graph_def)
+    (tmp_path / "model.meta").write_bytes(meta.SerializeToString())
+    x = np.ones((2, 4), np.float32)
+    given = ["model=meta_graph", f"model.path={tmp_path / 'model.meta'}", "selectors=[ops,outputs]"]
+    run = extractkit.extract(given, inputs={"x": x}, run_dir=tmp_path / "run")
+    np.testing.assert_allclose(np.asarray(run["product:0"]), x @ _WEIGHTS)
+    reasons = {one.address: one.reason for one in run.manifest.skipped}
+    assert reasons["after:0"] == _REASON
