@@ -59,12 +59,14 @@ def by_hand() -> np.ndarray:
 @pytest.mark.parametrize("drop", [newer, older, middle])
 def test_dropout_is_taken_out(drop: Dropping, tmp_path: Path) -> None:
     prefix = saved(network(drop), tmp_path / "model")
-    training = load(str(prefix))
+    training = load(str(prefix), outputs=["y"])
     reason = training.catalog["y:0"].reason or ""
     assert reason.endswith("Switch it off: model.dropout=false")
-    model = load(str(prefix), dropout=False)
+    model = load(str(prefix), outputs=["y"], dropout=False)
     value = values_of(model, ["y:0"], {"x": X})["y:0"]  # type: ignore[arg-type]
     np.testing.assert_allclose(value, by_hand(), rtol=1e-5)
+    own = model.own_call().outputs({"x": X}, {})
+    np.testing.assert_allclose(own["y:0"], by_hand(), rtol=1e-5)
     assert len(model.describe()["dropout_switched_off"]) == 2  # type: ignore[arg-type]
     assert "dropout_switched_off" not in training.describe()
     assert model.definition_digest() != training.definition_digest()
