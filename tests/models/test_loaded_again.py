@@ -1,0 +1,223 @@
+"""Models of every format, loaded again by the format's own means; and faults that this finds."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+
+import extractkit
+from extractkit.errors import JobError
+from extractkit.models import keras_file
+from extractkit.models.checkpoint_axis import WeightFiles
+from extractkit.models.protocol import SAME_OBJECT
+from extractkit.models.weight_files import WeightFile
+from extractkit.runs.journal import read
+from extractkit.runs.self_check import SelfCheck
+
+X = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+KERNEL = np.random.default_rng(1).normal(size=(4, 3)).astype(np.float32)
+MEAN, VARIANCE = np.float32([1, 2, 3, 4]), np.float32([4, 9, 16, 25])
+STATISTICS = {"mean": MEAN, "variance": VARIANCE}
+
+
+def expected(scale: float = 1.0) -> np.ndarray:
+    """What every model here computes, in float64."""
+    normal = (X.astype(np.float64) - MEAN * scale) / np.sqrt(VARIANCE.astype(np.float64))
+    return normal @ (KERNEL.astype(np.float64) * scale)
+
+
+def architecture(package: Any = keras) -> Any:
+    """Normalization, whose statistics Keras turns into constants, and a kernel."""
+    x = package.Input((4,), name="x")
+    normal = package.layers.Normalization(name="norm")
+    return package.Model(x, package.layers.Dense(3, use_bias=False, name="head")(normal(x)))
+
+
+def filled(package: Any = keras, scale: float = 1.0) -> Any:
+    made = architecture(package)
+    normal = made.get_layer("norm")
+    values = [MEAN * scale, VARIANCE, np.int64(0)]
+    normal.set_weights(values[: len(normal.get_weights())])
+    normal.finalize_state()
+    made.get_layer("head").set_weights([KERNEL * scale])
+    return made
+
+
+class Saved(tf.Module):
+    def __init__(self) -> None:
+        self.kernel = tf.Variable(KERNEL, name="kernel")
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 4], tf.float32, name="x")])
+    def __call__(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"y": ((x - MEAN) / np.sqrt(VARIANCE)) @ self.kernel}
+
+
+def module() -> tf.Module:
+    return Saved()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model in every format."""
+    folder = tmp_path_factory.mktemp("again")
+    np.save(folder / "x.npy", X)
+    whole = filled()
+    whole.save(folder / "model.keras")
+    for scale in (1, 2, 3, 4):
+        filled(scale=scale).save_weights(folder / f"step_{scale}.weights.h5")
+    tf.saved_model.save(Saved(), str(folder / "saved"))
+    with warnings.catch_warnings(action="ignore"):  # of what is not the newest format
+        filled(tf_keras).save(folder / "old.h5")
+        converter = tf.lite.TFLiteConverter.from_keras_model(whole)
+        (folder / "model.tflite").write_bytes(converter.convert())
+        _save_graphs(folder)
+    return folder
+
+
+def _save_graphs(folder: Path) -> None:
+    """The formats of TensorFlow 1."""
+    with tf.Graph().as_default() as graph, tf.compat.v1.Session(graph=graph) as session:
+        x = tf.compat.v1.placeholder(tf.float32, [None, 4], "x")
+        kernel = tf.compat.v1.get_variable("kernel", initializer=KERNEL, use_resource=False)
+        y = tf.matmul((x - MEAN) / np.sqrt(VARIANCE), kernel, name="y")
+        session.run(tf.compat.v1.global_variables_initializer())
+        tf.compat.v1.train.Saver().save(session, str(folder / "meta" / "model"))
+        tf.compat.v1.saved_model.simple_save(session, str(folder / "old"), {"x": x}, {"y": y})
+        frozen = tf.compat.v1.graph_util.convert_variables_to_constants(
+            session, graph.as_graph_def(), ["y"]
+        )
+        (folder / "frozen.pb").write_bytes(frozen.SerializeToString())
+
+
+FACTORY = f"model.factory._target_={__name__}.architecture"
+FORMATS = {
+    "keras": (["model=keras", "model.path={}/model.keras"], "keras.models.load_model"),
+    "keras 2": (["model=keras", "model.path={}/old.h5"], "tf_keras.models.load_model"),
+    "factory and weights": (
+        ["model=keras", FACTORY, "model.checkpoint={}/step_1.weights.h5"],
+        f"{__name__}.architecture and load_weights",
+    ),
+    "saved model": (["model=saved_model", "model.path={}/saved"], "tf.saved_model.load"),
+    "saved model of TensorFlow 1": (
+        ["model=saved_model", "model.path={}/old"],
+        "tf.compat.v1.saved_model.load",
+    ),
+    "frozen graph": (
+        ["model=frozen_graph", "model.path={}/frozen.pb"],
+        "tf.compat.v1.import_graph_def",
+    ),
+    "meta graph": (
+        ["model=meta_graph", "model.path={}/meta"],
+        "tf.compat.v1.train.import_meta_graph and Saver.restore",
+    ),
+    "tflite": (["model=tflite", "model.path={}/model.tflite"], "ai_edge_litert.Interpreter"),
+    "module": (["model=module", f"model.factory._target_={__name__}.module"], SAME_OBJECT),
+}
+
+
+def job(files: Path, arguments: Sequence[str]) -> list[str]:
+    given = [argument.format(files) for argument in arguments]
+    return [*given, "selectors=outputs", "inputs=arrays", f"inputs.path={files / 'x.npy'}"]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_is_loaded_again_by_its_own_means(
+    files: Path, tmp_path: Path, name: str
+) -> None:
+    arguments, loaded_by = FORMATS[name]
+    run = extractkit.extract(job(files, arguments), run_dir=tmp_path / "run")
+    (view,) = run.values()
+    np.testing.assert_allclose(np.asarray(view), expected(), rtol=1e-4, atol=1e-5)
+    (check,) = run.manifest.volatile.self_check
+    assert check.loaded_by == loaded_by
+    assert check.outputs == (view.record.address,)
+    assert check.samples == (1 if name == "tflite" else 6)
+    assert check.relative_difference < 1e-5
+
+
+def failed(directory: Path, overrides: Sequence[str], **live: Any) -> str:
+    with pytest.raises(JobError) as error:
+        extractkit.extract(overrides, run_dir=directory, **live)
+    assert read(directory / "journal.jsonl").entries == ()
+    return str(error.value)
+
+
+def test_a_constant_of_a_layer_that_is_stale_in_the_trace(files: Path, tmp_path: Path) -> None:
+    """As if the trace were made before the weights are loaded."""
+    model = keras_file.load(path=str(files / "model.keras"))
+    normal = model.keras_model.get_layer("norm")
+    vars(model).pop("traced", None)
+    right, normal.mean = normal.mean, tf.zeros_like(normal.mean)
+    assert model.traced
+    normal.mean = right
+    message = failed(
+        tmp_path / "run",
+        ["+selectors.x.path='head:kernel'", "selectors=outputs"],
+        model=model,
+        inputs=X,
+    )
+    assert message.startswith(
+        "runtime.self_check: ':output' is not the model's own output: 18 elements apart, by "
+    )
+    assert "compared for 6 samples with keras.models.load_model, to 1e-05 + 0.0001 of" in message
+
+
+def test_a_weight_that_is_not_the_files(files: Path, tmp_path: Path) -> None:
+    model = keras_file.load(path=str(files / "model.keras"))
+    head = model.keras_model.get_layer("head")
+    head.kernel.assign(KERNEL + np.float32(1e-2))
+    message = failed(tmp_path / "run", ["selectors=outputs"], model=model, inputs=X)
+    assert "':output' is not the model's own output" in message
+
+
+CHECKPOINTS = ["model=keras", FACTORY, "model.checkpoints='{}/step_*.weights.h5'"]
+
+
+def test_checkpoints_are_loaded_again_one_by_one(files: Path, tmp_path: Path) -> None:
+    run = extractkit.extract(job(files, CHECKPOINTS), run_dir=tmp_path / "run")
+    for scale in (1, 2, 3, 4):
+        found = np.asarray(run.at(f"step_{scale}")[":output"])
+        np.testing.assert_allclose(found, expected(scale), rtol=1e-4, atol=1e-4)
+    checks = run.manifest.volatile.self_check
+    assert [one.checkpoint for one in checks] == ["step_1", "step_2", "step_4"]
+    assert {one.loaded_by for one in checks} == {f"{__name__}.architecture and load_weights"}
+
+
+@pytest.fixture
+def forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second checkpoint is never loaded."""
+    give = WeightFiles._give
+
+    def instead(axis: WeightFiles, weights: WeightFile) -> None:
+        if "step_2" not in weights.path:
+            give(axis, weights)
+
+    monkeypatch.setattr(WeightFiles, "_give", instead)
+
+
+@pytest.mark.usefixtures("forgotten")
+def test_a_second_checkpoint_that_is_not_loaded(files: Path, tmp_path: Path) -> None:
+    message = failed(tmp_path / "run", job(files, CHECKPOINTS))
+    assert "':output' is not the model's own output at checkpoint step_2: " in message
+
+
+def made(half: bool) -> Iterator[keras.Model]:
+    x = keras.Input((4,), name="x")
+    dtype = "mixed_bfloat16" if half else "float32"
+    yield keras.Model(x, keras.layers.Dense(3, dtype=dtype)(x))
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_numbers_of_16_bits_have_a_tolerance_of_their_own(half: bool, tmp_path: Path) -> None:
+    (model,) = made(half)
+    run = extractkit.extract(["selectors=outputs"], model=model, inputs=X, run_dir=tmp_path / "run")
+    (check,) = run.manifest.volatile.self_check
+    assert isinstance(check, SelfCheck)
+    first = "0.001 + 0.01" if half else "1e-05 + 0.0001"
+    assert check.tolerance == f"{first} of a tensor's largest value"
