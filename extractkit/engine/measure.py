@@ -19,6 +19,7 @@ from extractkit.values import Array
 
 _SAMPLES, _MORE_SAMPLES = 3, 5
 _STEPS = (1, 2, 4, 5, 6, 7, 8, 9, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128)
+_ADVICE = "; with runtime.batch_size=1 it is that of a sample"
 _LOOKED_AT = 64
 _TOGETHER = 6
 
@@ -85,7 +86,10 @@ def measure_axes(
     _check_left(tensors, found.reasons)
     return Measured(
         tuple(tensor for tensor in tensors if tensor.address not in found.reasons),
-        tuple(replace(model.catalog[a], reason=reason) for a, reason in found.reasons.items()),
+        tuple(
+            replace(model.catalog[address], reason=reason + _ADVICE * (address in found.by_call))
+            for address, reason in found.reasons.items()
+        ),
         why,
     )
 

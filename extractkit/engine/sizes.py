@@ -27,7 +27,11 @@ def resized(spec: InputSpec, array: Array, at: Sizes) -> Array:
     shape = tuple(
         size if dim is None else at[dim] for dim, size in zip(spec.dims, array.shape, strict=True)
     )
-    return np.resize(array, shape) if shape != array.shape else array
+    if shape == array.shape:
+        return array
+    if array.size == 0 and array.dtype.hasobject:
+        return np.full(shape, b"", object)  # NumPy repeats nothing as the number 0
+    return np.resize(array, shape)
 
 
 def repeated(

@@ -26,6 +26,9 @@ class InputSpec:
         sample_axis: which axis of the model's own input counts the samples, which `shape` leaves
             out; None where it has none, and a call takes one sample.
         parsed: whether the model parses it as a serialized `tf.train.Example`.
+        composite: "ragged" or "sparse" where the model takes such a tensor, of which each sample
+            is a row of any length; None: an array.
+        parts: names of the tensors that a composite input is made of.
     """
 
     name: str
@@ -38,6 +41,8 @@ class InputSpec:
     sample_axis: int | None = 0
     # Fingerprints hold the others as they are printed.
     parsed: bool = field(default=False, repr=False)
+    composite: str | None = field(default=None, repr=False)
+    parts: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)

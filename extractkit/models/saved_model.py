@@ -1,6 +1,6 @@
 """`model=saved_model`: a SavedModel of TensorFlow 2 or 1, any signature or function of it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from extractkit.errors import ModelError, choices
@@ -83,6 +83,7 @@ def _load_function(
         # Variables live as long as the object that they were loaded with.
         keep=loaded,
         again=again,
+        composites=_composites(function, functions.values()),
     )
 
 
@@ -93,6 +94,26 @@ def _loaded(path: str, file: SavedModelFile) -> Any:
         return tf.saved_model.load(str(file.folder), tags=list(file.tags))
     except Exception as error:  # whatever the loader meets in a damaged file
         raise ModelError(f"model.path={path!r} {why_not_loaded(error)}") from error
+
+
+def _composites(function: Any, others: Iterable[Any]) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """The ragged and sparse inputs of a function.
+
+    A signature knows of their parts alone; the function that it was made of has the same parts, and
+    knows what they make.
+    """
+    from extractkit.models.functions.concrete import composites_of, inputs_of
+
+    def parts(of: Any) -> dict[str, Any]:
+        return {name: tensor.dtype for name, tensor in inputs_of(of).items()}
+
+    own = composites_of(function)
+    for other in others:
+        if own:
+            break
+        if parts(other) == parts(function):
+            own = composites_of(other)
+    return own
 
 
 def _origin(file: SavedModelFile, signature: str) -> dict[str, object]:

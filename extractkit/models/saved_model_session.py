@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from extractkit.errors import ModelError, UserError
+from extractkit.models.composites import PARTS, SPARSE, Composite
 from extractkit.models.input_settings import InputSetting
 from extractkit.models.operation_libraries import why_not_loaded
 from extractkit.models.saved_model_file import SavedModelFile, parsed
@@ -37,6 +38,9 @@ def load_in_session(
         chosen = meta_graph.signature_def[signature]
         inputs = _tensors(session.graph, chosen.inputs)
         outputs = _tensors(session.graph, chosen.outputs)
+        composites = _sparse(session.graph, chosen.inputs)
+        for name, composite in _sparse(session.graph, chosen.outputs).items():
+            outputs |= composite.named(name)
     except UserError:
         session.close()
         raise
@@ -61,6 +65,7 @@ def load_in_session(
         constants=constants,
         origin=origin,
         again=again,
+        composites=composites,
     )
 
 
@@ -103,9 +108,23 @@ def _changed(path: str, file: SavedModelFile, change: Callable[[Any], None]) -> 
 
 
 def _tensors(graph: tf.Graph, infos: Mapping[str, Any]) -> dict[str, tf.Tensor]:
-    """A signature's tensors by name; one of several parts (sparse, ragged) is left to its parts."""
+    """A signature's tensors by name, but for those of several parts."""
     return {
         name: graph.get_tensor_by_name(info.name)
         for name, info in sorted(infos.items())
         if info.name
     }
+
+
+def _sparse(graph: tf.Graph, infos: Mapping[str, Any]) -> dict[str, Composite]:
+    """A signature's sparse tensors of two axes by name."""
+    found = {}
+    for name, info in sorted(infos.items()):
+        if info.WhichOneof("encoding") == "coo_sparse" and len(info.tensor_shape.dim) in (0, 2):
+            parts = info.coo_sparse
+            names = (parts.indices_tensor_name, parts.values_tensor_name)
+            tensors = [
+                graph.get_tensor_by_name(one) for one in (*names, parts.dense_shape_tensor_name)
+            ]
+            found[name] = Composite(SPARSE, dict(zip(PARTS[SPARSE], tensors, strict=True)))
+    return found

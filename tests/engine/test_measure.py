@@ -182,7 +182,8 @@ def test_what_has_no_value_per_sample_is_left_out_where_others_remain() -> None:
     (skipped,) = found.skipped
     assert (skipped.address, skipped.reason) == (
         "pool:op/Max",
-        "measured as [4]: no axis of it follows the samples: its value belongs to a whole batch",
+        "measured as [4]: no axis of it follows the samples: its value belongs to a whole batch; "
+        "with runtime.batch_size=1 it is that of a sample",
     )
 
 

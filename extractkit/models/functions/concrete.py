@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 import tensorflow as tf
 
+from extractkit.models.composites import PARTS, RAGGED, SPARSE
 from extractkit.models.structure import components, ports
 
 _UNNAMED = "input"
@@ -29,6 +31,26 @@ def inputs_of(function: Any) -> dict[str, tf.Tensor]:
             unique = f"{name}.{count}"
         named[unique] = placeholder
     return named
+
+
+def composites_of(function: Any) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Return the function's ragged and sparse arguments of a sample axis and one more.
+
+    Returns:
+        By its name the kind of each, and the names of its parts, as `inputs_of` gives them.
+    """
+    names = iter(inputs_of(function))
+    found = {}
+    for spec in tf.nest.flatten(function.structured_input_signature):
+        if not isinstance(spec, tf.TypeSpec):
+            continue
+        parts = tuple(islice(names, len(tf.nest.flatten(spec, expand_composites=True))))
+        rank = spec.shape.rank if isinstance(spec, tf.RaggedTensorSpec | tf.SparseTensorSpec) else 0
+        if rank == 2:
+            kind = RAGGED if isinstance(spec, tf.RaggedTensorSpec) else SPARSE
+            if len(parts) == len(PARTS[kind]):
+                found[parts[0]] = (kind, parts)
+    return found
 
 
 def outputs_of(function: Any) -> dict[str, tf.Tensor]:

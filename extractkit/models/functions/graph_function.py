@@ -8,8 +8,9 @@ from typing import Any
 import tensorflow as tf
 
 from extractkit.errors import ModelError
+from extractkit.models.composites import PARTS, Composite, given_names, with_composites
 from extractkit.models.foreign import told
-from extractkit.models.functions.concrete import call, inputs_of
+from extractkit.models.functions.concrete import call, composites_of, inputs_of
 from extractkit.models.functions.inlining import InlinedGraph, inlined, is_seam
 from extractkit.models.functions.model import FunctionModel
 from extractkit.models.graphs.catalog import find_operations, signature_address
@@ -48,6 +49,7 @@ class GraphFunction(FunctionModel):
         function: the concrete function itself.
         fixed: its inputs that are the same for every sample, by name.
         inner: names of inputs that are tensors in the midst of the graph.
+        parts: the function's own names of what composite inputs are made of, by those in the graph.
         keep: what has to live as long as its variables are read.
         again: Loads the same function a second time; None: it exists in memory alone.
     """
@@ -56,6 +58,7 @@ class GraphFunction(FunctionModel):
     function: Any
     fixed: Mapping[str, Array]
     inner: frozenset[str] = frozenset()
+    parts: Mapping[str, str] = field(default_factory=dict)
     keep: Any = field(default=None, kw_only=True)
     again: Callable[[], FunctionAgain] | None = field(default=None, kw_only=True)
 
@@ -99,7 +102,7 @@ class GraphFunction(FunctionModel):
 
     def _called(self, function: Any, arguments: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         fixed = {name: tf.constant(value) for name, value in self.fixed.items()}
-        given = {**fixed, **arguments}
+        given = {**fixed, **{self.parts.get(name, name): one for name, one in arguments.items()}}
         if self.inner or not set(given).issuperset(inputs_of(function)):
             return {}
         returned = call(function, given)
@@ -117,6 +120,7 @@ def graph_function(
     origin: Mapping[str, object] | None = None,
     keep: object = None,
     again: Callable[[], FunctionAgain] | None = None,
+    composites: Mapping[str, tuple[str, tuple[str, ...]]] | None = None,
 ) -> GraphFunction:
     """Inline a concrete function and put it behind the `Model` protocol.
 
@@ -129,11 +133,26 @@ def graph_function(
         origin: what the manifest records of where it comes from.
         keep: what has to live as long as the function's variables are read.
         again: as of `GraphFunction`.
+        composites: ragged and sparse inputs, as `concrete.composites_of` gives them; None: the
+            function tells.
 
     Raises:
         ConfigError: settings or constants for inputs that it does not have, or that do not fit.
         ModelError: an input that needs settings and has none; a graph that is damaged.
     """
+    known = composites_of(function) if composites is None else composites
+    made_of = {
+        key: Composite(kind, {p: inputs[n] for p, n in zip(PARTS[kind], names, strict=True)})
+        for key, (kind, names) in known.items()
+    }
+    own_names = {
+        part: name
+        for key, (_, names) in known.items()
+        for part, name in zip(made_of[key].named(key), names, strict=True)
+    }
+    parts = {part: inputs[name] for part, name in own_names.items()}
+    gone = set(own_names.values())
+    inputs = {**{key: one for key, one in inputs.items() if key not in gone}, **parts}
     constant = checked_constants(constants, inputs, tuple(settings or ()))
     own = {key: tensor for key, tensor in inputs.items() if key not in constant}
     fixed = {inputs[key].op.name: value for key, value in constant.items()}
@@ -143,14 +162,18 @@ def graph_function(
         raise ModelError(f"model {name!r} is damaged, or not whole: {told(error)}") from error
     inner = inner_tensors(graph.graph, settings or (), graph.inputs, _WRAPPER)
     feedable = {**graph.inputs, **inner}
-    takes = chosen([declared(key, tensor) for key, tensor in feedable.items()], settings)
+    takes = [declared(key, tensor) for key, tensor in feedable.items() if key not in parts]
+    takes += [one.declared(key) for key, one in made_of.items()]
+    signature = signature_of(name, chosen(takes, settings), settings)
+    signature = with_composites(signature, made_of)
     return GraphFunction(
         name,
-        signature_of(name, takes, settings),
-        replace(graph, inputs={one.name: feedable[one.name] for one in takes}),
+        signature,
+        replace(graph, inputs={key: feedable[key] for key in given_names(signature.specs)}),
         function,
         constant,
         frozenset(inner),
+        own_names,
         origin={**(origin or {}), **({"constants": dict(constants)} if constants else {})},
         keep=keep,
         again=again,

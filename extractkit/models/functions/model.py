@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from extractkit.inputs.protocol import InputSpec
 from extractkit.models.compiled_once import CompiledOnce
+from extractkit.models.composites import given, given_names, part_specs
 from extractkit.models.failures import failed_on_batch
 from extractkit.models.functions.captured import captured_contents
 from extractkit.models.functions.eager_calls import restored
@@ -69,10 +70,7 @@ class FunctionModel(GraphModel):
         ) -> dict[str, Array]:
             if not addresses:
                 return {}
-            arguments = {
-                spec.name: as_the_model_takes_it(spec, tf.constant(features[spec.name], spec.dtype))
-                for spec in self.signature.specs
-            }
+            arguments = self._taken(self.place(features, lengths)[0])
             try:
                 with restored(variables):
                     found = called(arguments)
@@ -91,15 +89,15 @@ class FunctionModel(GraphModel):
         names = [self._values[fetch.address].name for fetch in fetches]
         specs = self.signature.specs
         axes = self.signature.free_axes
+        inputs = given_names(specs)
 
         def compute(features: list[tf.Tensor], lengths: list[tf.Tensor]) -> list[tf.Tensor]:
             with tf.device(compilation.device):
-                own = {
-                    spec.name: as_the_model_takes_it(spec, tensor)
-                    for spec, tensor in zip(specs, features, strict=True)
-                }
+                own = self._taken(dict(zip(inputs, features, strict=True)))
                 tensors = tensors_in_graph(self.graph, own, names)
-                samples = tf.shape(features[0])[0]
+                # Parts of a composite input tell no number of samples; it has a free axis.
+                counted = lengths[0] if specs[0].parts else features[0]
+                samples = tf.shape(counted)[0]
                 by_axis = dict(zip(axes, lengths, strict=True))
                 return [
                     self._transformed(tensor, fetch, samples, by_axis)
@@ -109,16 +107,19 @@ class FunctionModel(GraphModel):
         compiled = tf.function(
             compute, autograph=False, jit_compile=True if compilation.compile == "xla" else None
         )
+        given_specs: dict[str, tf.TensorSpec] = {}
+        for spec in specs:
+            dense = tf.TensorSpec([self.signature.batch, *spec.shape], spec.dtype)
+            given_specs |= part_specs(spec, None) if spec.parts else {spec.name: dense}
         concrete = compiled.get_concrete_function(
-            [tf.TensorSpec([self.signature.batch, *spec.shape], spec.dtype) for spec in specs],
-            [tf.TensorSpec([None], tf.int32) for _ in axes],
+            list(given_specs.values()), [tf.TensorSpec([None], tf.int32) for _ in axes]
         )
 
         def run(features: Mapping[str, Array], lengths: Mapping[str, Array]) -> list[Array]:
             tensors, sizes = self.place(features, lengths)
             try:
                 returned = concrete(
-                    [tensors[spec.name] for spec in specs], [sizes[axis] for axis in axes]
+                    [tensors[name] for name in inputs], [sizes[axis] for axis in axes]
                 )
             except tf.errors.OpError as error:
                 raise failed_on_batch(self.name, error) from error
@@ -126,16 +127,28 @@ class FunctionModel(GraphModel):
 
         return run
 
+    def _taken(self, features: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """What the graph's inputs take, sample axes where the model's own inputs have them."""
+        taken = dict(features)
+        for spec in self.signature.specs:
+            if not spec.parts:
+                taken[spec.name] = as_the_model_takes_it(spec, features[spec.name])
+        return taken
+
     def place(
         self, features: Mapping[str, Array], lengths: Mapping[str, Array]
     ) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
         """A program's arguments as tensors in the host's memory; those that are tensors stay."""
+        dtypes = {spec.name: spec.dtype for spec in self.signature.specs}
+        values = given(self.signature.specs, features, lengths)
         try:
             with tf.device("/CPU:0"):
                 return (
                     {
-                        spec.name: tf.convert_to_tensor(features[spec.name], spec.dtype)
-                        for spec in self.signature.specs
+                        name: tf.convert_to_tensor(
+                            value, dtypes.get(name) or self.graph.inputs[name].dtype
+                        )
+                        for name, value in values.items()
                     },
                     {
                         axis: tf.convert_to_tensor(lengths[axis])

@@ -117,6 +117,9 @@ class GraphModel:
         places = {node.name: place for place, node in enumerate(graph_def.node)}
         signature = asdict(replace(self.signature, model=""))
         del signature["takes_pictures"]  # `preprocessing` says what becomes of them
+        for spec in signature["specs"]:
+            if spec["composite"] is None:
+                del spec["composite"], spec["parts"]
         told = {
             "graph": graph,
             "addresses": [

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from extractkit.inputs.protocol import InputSpec, Signature
 from extractkit.models.axes import RawShape, Sizes, infer_dims, why_not_by_sample
+from extractkit.models.composites import part_specs
 from extractkit.models.graphs.purity import dependent_operations, impure_operations
 from extractkit.models.graphs.rebuilding import (
     SourceGraph,
@@ -197,8 +198,11 @@ def _undetermined(shape: RawShape) -> Axes:
 
 def _specs_at(specs: Sequence[InputSpec], sizes: Mapping[str, int]) -> dict[str, tf.TensorSpec]:
     """The model's own inputs, sample axis where the model has it, at these sizes."""
-    specs_at = {}
+    specs_at: dict[str, tf.TensorSpec] = {}
     for spec in specs:
+        if spec.parts:
+            specs_at |= part_specs(spec, sizes.get(SAMPLE, 1))
+            continue
         shape = [
             size if dim is None else sizes[dim]
             for dim, size in zip(spec.dims, spec.shape, strict=True)

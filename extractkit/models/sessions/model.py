@@ -13,6 +13,7 @@ import tensorflow as tf
 from extractkit.errors import ConfigError, JobError
 from extractkit.inputs.protocol import InputSpec
 from extractkit.models.compiled_once import CompiledOnce
+from extractkit.models.composites import Composite, given, given_names, with_composites
 from extractkit.models.failures import failed_on_batch
 from extractkit.models.foreign import told_by_graph
 from extractkit.models.graphs.catalog import GraphFacts, facts_of, find_operations, terminal_tensors
@@ -153,8 +154,8 @@ class SessionModel(GraphModel):
     ) -> dict[str, Array]:
         records = self.catalog.outputs
         fed = {
-            self.source.inputs[spec.name].name: as_the_graph_takes_it(spec, features[spec.name])
-            for spec in self.signature.specs
+            self.source.inputs[name].name: value
+            for name, value in _fed(self.signature.specs, features, lengths).items()
         }
         names = [self._values[record.address].name for record in records]
         try:
@@ -185,14 +186,17 @@ class SessionModel(GraphModel):
                 self._transformed(self._in_session(self._values[f.address]), f, samples, lengths)
                 for f in fetches
             ]
-            inputs = [self._in_session(self.source.inputs[spec.name]) for spec in specs]
+            names = given_names(specs)
+            inputs = [self._in_session(self.source.inputs[name]) for name in names]
             call = self._callable(tensors, [*inputs, samples, *lengths.values()])
 
         def run(features: Mapping[str, Array], lengths: Mapping[str, Array]) -> list[Array]:
-            own = [as_the_graph_takes_it(spec, features[spec.name]) for spec in specs]
+            own = _fed(specs, features, lengths)
             count = np.int32(len(features[specs[0].name]) if specs else 1)
             try:
-                returned = call(*own, count, *(lengths[axis] for axis in axes))
+                returned = call(
+                    *(own[name] for name in names), count, *(lengths[axis] for axis in axes)
+                )
             except tf.errors.OpError as error:
                 raise failed_on_batch(self.name, error) from error
             return returned
@@ -276,6 +280,7 @@ def session_model(
     averages: str = AVERAGES,
     again: Callable[[int | None], SessionAgain] | None = None,
     impure_advice: str = "",
+    composites: Mapping[str, Composite] | None = None,
 ) -> SessionModel:
     """Put a session, whose variables have their values and whose tables are filled, to work.
 
@@ -295,6 +300,7 @@ def session_model(
         impure_advice: what to do about tensors that depend on random numbers.
         averages: the name of moving averages of variables.
         again: as of `SessionModel`.
+        composites: sparse inputs by their names in the signature.
 
     Raises:
         ConfigError: settings or constants for inputs that do not exist, or that do not fit them.
@@ -311,8 +317,12 @@ def session_model(
     inner = inner_tensors(graph, settings or (), named)
     named |= inner
     takes = [declared(key, t) for key, t in named.items() if key not in constant]
-    takes = chosen(takes, settings)
-    signature = signature_of(name, takes, settings)
+    made_of = dict(composites or {})
+    takes += [one.declared(key) for key, one in made_of.items()]
+    signature = signature_of(name, chosen(takes, settings), settings)
+    signature = with_composites(signature, made_of)
+    for key, one in made_of.items():
+        named |= one.named(key)
     fed = {feedable[key].op.name: value for key, value in constant.items()}
     copy = with_constants(graph_def or graph.as_graph_def(), fed)
     return SessionModel(
@@ -320,7 +330,8 @@ def session_model(
         signature,
         session=session,
         source=SessionGraph(
-            copy, {one.name: copy.get_tensor_by_name(named[one.name].name) for one in takes}
+            copy,
+            {key: copy.get_tensor_by_name(named[key].name) for key in given_names(signature.specs)},
         ),
         outputs={key: tensor.name for key, tensor in (outputs or {}).items()},
         constants_fed={feedable[key].name: value for key, value in constant.items()},
@@ -334,6 +345,17 @@ def session_model(
         averages=averages,
         again=again,
     ).settled()
+
+
+def _fed(
+    specs: Sequence[InputSpec], features: Mapping[str, Array], lengths: Mapping[str, Array]
+) -> dict[str, Array]:
+    """What the graph's inputs are fed, by name."""
+    fed = given(specs, features, lengths)
+    for spec in specs:
+        if not spec.parts:
+            fed[spec.name] = as_the_graph_takes_it(spec, features[spec.name])
+    return fed
 
 
 def as_the_graph_takes_it(spec: InputSpec, feature: Array) -> Array:
