@@ -47,6 +47,9 @@ from extractkit.values import Array
 _STEPPED = 8
 """How many of the stepped sizes are tried: they grow, and a function is run at them."""
 
+_TOLD = 3
+"""How many of the sizes that were tried a message lists."""
+
 _ANOTHER_PATH = "Python takes another path where sizes differ: it is not always made"
 _IMPURE = (
     "a random or assigning operation is run before it, and no data flow is known in eager mode: it "
@@ -251,6 +254,8 @@ class EagerModel:
                 errors.append(failed)
                 tried.append(_told_sizes(sizes.base))
         first = errors[0]
+        if len(tried) > _TOLD:
+            tried = [*tried[:_TOLD], f"and {len(tried) - _TOLD} more"]
         raise ModelError(
             f"what model.factory={self.origin.get('factory')} gives cannot be called with made-up "
             f"values: {told(first.__cause__ or first)}. Sizes tried: {'; '.join(tried)}. Say what "

@@ -189,7 +189,7 @@ def test_what_fails_says_so() -> None:
     assert str(caught.value) == (
         f"what model.factory={__name__}.fails gives cannot be called with made-up values: "
         "RuntimeError: out of luck. Sizes tried: sample=13, time=101; sample=13, time=331; "
-        "sample=13, time=37; sample=5, time=11. Say what it takes: "
+        "sample=13, time=37; and 10 more. Say what it takes: "
         "'model.inputs={NAME: {dims: [sample, 4], dtype: float32}}'"
     )
 
