@@ -10,6 +10,7 @@ from extractkit.models.given_weights import given_weights
 from extractkit.models.input_settings import parse_inputs
 from extractkit.models.keras_models.objects import import_objects
 from extractkit.models.keras_models.saved import SavedKeras, open_saved
+from extractkit.models.keras_models.stateful import check_state
 from extractkit.models.moving_averages import MovingAverages
 from extractkit.models.seeds import check_seed
 from extractkit.models.tensorflow_process import quiet_start
@@ -32,6 +33,7 @@ def load(
     inputs: object = None,
     seed: int = 0,
     moving_averages: object = None,
+    state: object = None,
 ) -> "KerasModel":
     """A Keras model, loaded without compiling it.
 
@@ -47,6 +49,8 @@ def load(
         seed: of the initial weights that a factory draws.
         moving_averages: whether averages take the places of weights, or the averages' name; see
             `MovingAverages`.
+        state: "reset": each call of stateful layers starts from the initial state; None: likewise,
+            and a warning says so.
 
     Raises:
         ConfigError: neither a file nor a factory, or both, or a setting that does not fit.
@@ -57,6 +61,7 @@ def load(
     check_seed(seed)
     settings = parse_inputs(inputs)
     averages = MovingAverages(moving_averages)
+    policy = check_state(state)
     architecture = _chosen(path, factory)
     weights = given_weights(
         checkpoint,
@@ -112,6 +117,7 @@ def load(
         checkpoints=weights.axis,
         load=weights.load,
         again=None if in_memory else again,
+        state=policy,
     )
     if averages.record:
         origin["moving_averages"] = averages.record

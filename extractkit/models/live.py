@@ -7,7 +7,13 @@ from extractkit.models.input_settings import InputSetting
 from extractkit.models.keras_models.again import Again
 from extractkit.models.keras_models.dialects import dialect_of
 from extractkit.models.keras_models.model import KerasModel
-from extractkit.models.keras_models.signature import input_structure, packer, signature
+from extractkit.models.keras_models.signature import (
+    input_structure,
+    packer,
+    signature,
+    with_free_rows,
+)
+from extractkit.models.keras_models.stateful import stateful_layers, warn
 from extractkit.models.protocol import CheckpointAxis
 
 
@@ -20,6 +26,7 @@ def live_model(
     checkpoints: CheckpointAxis | None = None,
     load: Callable[[], None] | None = None,
     again: Again | None = None,
+    state: str | None = None,
 ) -> KerasModel:
     """Wrap a model, or a layer, of Keras 3 or tf-keras, of any kind.
 
@@ -30,6 +37,8 @@ def live_model(
         checkpoints: the weights that it is to be given one after the other.
         load: gives the model other weights than its own, once it has any.
         again: as of `KerasModel`.
+        state: where each call of stateful layers starts from: "reset"; None: likewise, and a
+            warning says so.
 
     Raises:
         ModelError: not a Keras model, or one whose inputs nobody knows.
@@ -41,7 +50,11 @@ def live_model(
             f"model={type(model).__name__} is no Keras model; give a keras.Model, or an adapter "
             f"with extractkit's Model protocol"
         )
+    layers = stateful_layers(model, dialect)
+    if layers and state is None:
+        warn(layers)
     structure = input_structure(model, example, inputs)
+    structure = with_free_rows(structure, inputs or {}, bool(layers))
     wrapped = KerasModel(
         name=name,
         keras_model=model,
@@ -51,6 +64,7 @@ def live_model(
         origin=origin or {},
         checkpoints=checkpoints,
         again=again,
+        stateful=tuple(layers),
     )
     if load is not None:
         # A subclassed model has no weights before it is called. The trace that counts comes after.

@@ -17,6 +17,12 @@ from extractkit.models.keras_models.catalog import find_tensors
 from extractkit.models.keras_models.dialects import KERAS_3, Dialect, dialect_of
 from extractkit.models.keras_models.layer_state import LayerState
 from extractkit.models.keras_models.retracing import Retracing, Traced
+from extractkit.models.keras_models.stateful import (
+    RESET,
+    check_calls,
+    from_initial_state,
+    stateful_layers,
+)
 from extractkit.models.keras_models.tracing import Trace, trace
 from extractkit.models.protocol import Compilation, Fetch, OwnCall, Program
 from extractkit.models.structure import ports
@@ -33,12 +39,14 @@ class KerasModel(FunctionModel):
         pack: from the inputs by name to the structure that the model is called with.
         dialect: the Keras that it is made with.
         again: Loads the same model a second time; see `again.py`. None: it exists in memory alone.
+        stateful: its layers that keep a state; each call starts from the initial one.
     """
 
     keras_model: Any
     pack: Callable[[Mapping[str, tf.Tensor]], Any]
     dialect: Dialect = field(default=KERAS_3, kw_only=True)
     again: Again | None = field(default=None, kw_only=True)
+    stateful: Sequence[Any] = field(default=(), kw_only=True)
 
     @property
     def graph(self) -> Trace:
@@ -53,6 +61,7 @@ class KerasModel(FunctionModel):
         """The trace; where weights change, with the state of the layers when it was made."""
         self.build()
         made = self._trace()
+        check_calls(self.keras_model, self.stateful, made)
         if self.checkpoints is None:
             return Traced(made, 0, LayerState(()))
         return Traced(made, self.checkpoints.loads, LayerState.of(self.keras_model))
@@ -73,7 +82,8 @@ class KerasModel(FunctionModel):
             return model(self.pack(features), training=False)
 
         try:
-            return trace(forward, specs, self.dialect)
+            with from_initial_state(self.stateful):
+                return trace(forward, specs, self.dialect)
         except Exception as error:  # whatever a layer of somebody's own raises
             raise ModelError(
                 f"model {self.name!r} ({type(model).__name__}) cannot be called with inputs "
@@ -125,8 +135,14 @@ class KerasModel(FunctionModel):
         def call(given: Mapping[str, tf.Tensor]) -> list[tf.Tensor]:
             return [*ports("output", model(self.pack(given), training=False)).values()]
 
-        with dialect.repaired():
-            returned = tf.function(call, autograph=False)(dict(arguments))
+        layers = stateful_layers(model, dialect)
+        # A stateful layer of Keras 2 refuses batches that are known to be of another size.
+        taken = None
+        if layers:
+            specs = {spec.name: _whole(spec) for spec in self.signature.specs}
+            taken = [{name: tf.TensorSpec(one.shape, one.dtype) for name, one in specs.items()}]
+        with dialect.repaired(), from_initial_state(layers):
+            returned = tf.function(call, autograph=False, input_signature=taken)(dict(arguments))
         return dict(zip(addresses, returned, strict=True))
 
     def settled(self) -> Self:
@@ -153,7 +169,12 @@ class KerasModel(FunctionModel):
 
     def describe(self) -> Mapping[str, object]:
         """Class, number of parameters, and where the model comes from."""
-        return {"class": type(self.keras_model).__name__, **super().describe()}
+        stateful = [layer.name for layer in self.stateful]
+        return {
+            "class": type(self.keras_model).__name__,
+            **({"state": RESET, "stateful_layers": stateful} if stateful else {}),
+            **super().describe(),
+        }
 
 
 class _Following:

@@ -97,6 +97,23 @@ def input_structure(model: Any, example: Any = None, settings: Settings | None =
     return _from_shapes(shapes)
 
 
+def with_free_rows(structure: Any, settings: Settings, stateful: bool) -> Any:
+    """The same inputs, where all declare one size of their batches, with batches of any size.
+
+    The rows of a batch are samples. Left as they are: inputs whose configured axes name no
+    samples, and batches of one row that no layer keeps a state of.
+    """
+    flat = keras.tree.flatten(structure)
+    sizes = {tensor.shape[0] if tensor.shape else None for tensor in flat}
+    (size,) = sizes if len(sizes) == 1 else (None,)
+    named = [setting.dims for setting in settings.values() if setting.dims is not None]
+    if size is None or (size == 1 and not stateful) or any(SAMPLE not in dims for dims in named):
+        return structure
+    return keras.tree.map_structure(
+        lambda one: keras.KerasTensor((None, *one.shape[1:]), one.dtype, name=one.name), structure
+    )
+
+
 def _declared(tensor: Any) -> keras.KerasTensor:
     """One input of a functional model; tf-keras has tensors of its own."""
     dtype = keras.backend.standardize_dtype(tensor.dtype)

@@ -1,0 +1,93 @@
+"""Layers of Keras that keep a state (`stateful=True`), each call from the initial one."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from extractkit.errors import ConfigError, ModelError, choices
+
+if TYPE_CHECKING:
+    from extractkit.models.keras_models.dialects import Dialect
+    from extractkit.models.keras_models.tracing import Trace
+
+KEY = "model.state"
+RESET = "reset"
+_CARRY = "carry"
+
+_log = logging.getLogger(__name__)
+
+
+def check_state(state: object) -> str | None:
+    """The setting, checked.
+
+    Raises:
+        ConfigError: it is neither null nor "reset".
+    """
+    if state == _CARRY:
+        raise ConfigError(
+            f"{KEY}={state!r} is not offered: each call of the model starts from the initial "
+            f"state ({KEY}={RESET}). Where the model takes any number of steps, join the batches "
+            f"that continue each other along their steps, so that one sample is a whole sequence"
+        )
+    if state not in (None, RESET):
+        raise ConfigError(f"{KEY}={state!r} is not a policy. {choices(str(state), [RESET])}")
+    return None if state is None else RESET
+
+
+def stateful_layers(model: Any, dialect: "Dialect") -> list[Any]:
+    """The recurrent layers of a model that keep a state, and their wrappers that say so."""
+    kinds = (dialect.package.layers.RNN, dialect.package.layers.Bidirectional)
+    return [
+        layer for layer in model._flatten_layers() if isinstance(layer, kinds) and layer.stateful
+    ]
+
+
+@contextmanager
+def from_initial_state(layers: Sequence[Any]) -> Iterator[None]:
+    """Within it each call of these layers starts from the initial state, and leaves none."""
+    for layer in layers:
+        layer.stateful = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.stateful = True
+
+
+def check_calls(model: Any, layers: Sequence[Any], trace: "Trace") -> None:
+    """Check that one call of a model calls no stateful layer twice.
+
+    The second call would go on from the state of the first.
+
+    Raises:
+        ModelError: it does.
+    """
+    package = trace.dialect.package
+    within = {
+        id(inside)
+        for layer in model._flatten_layers()
+        if isinstance(layer, package.layers.TimeDistributed)
+        for inside in layer._flatten_layers()
+    }
+    for layer in layers:
+        calls = [call for call in trace.calls if call.layer is layer]
+        looped = any(call.graph is not trace.graph for call in calls)
+        if len(calls) > 1 or looped or id(layer) in within:
+            raise ModelError(
+                f"stateful layer {layer.name!r} is called more than once in one call of the model, "
+                f"each time from the state that the call before it left. Such values are not "
+                f"offered: set stateful=False, or call it once"
+            )
+
+
+def warn(layers: Sequence[Any]) -> None:
+    """Say what becomes of the states."""
+    names = ", ".join(repr(layer.name) for layer in layers)
+    _log.warning(
+        "Stateful layers (%s): each call starts from the initial state (%s=%s), and each row of a "
+        "batch is a sample of its own. Keras's predict() carries the state from batch to batch",
+        names,
+        KEY,
+        RESET,
+    )
