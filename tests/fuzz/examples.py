@@ -70,7 +70,7 @@ def _flex(folder: Path) -> Path:
 
 def _bundle(folder: Path) -> Path:
     with zipfile.ZipFile(folder / "bundle.task", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("model.tflite", content("int8"))
+        archive.writestr("model.tflite", content("attention"))
     return folder / "bundle.task"
 
 
