@@ -13,6 +13,25 @@ _WANTED = (
 )
 
 
+def object_of(line: str, path: Path, number: int) -> dict[str, object]:
+    """The object that a line holds.
+
+    Args:
+        path, number: where the line is, for messages.
+
+    Raises:
+        InputError: it is no JSON object.
+    """
+    at = f"inputs.path={str(path)!r}, line {number}"
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{at} is no JSON: {error}. {_WANTED}") from error
+    if not isinstance(record, dict):
+        raise InputError(f"{at} is JSON, but {_kind(record)}, no object. {_WANTED}")
+    return record
+
+
 def text_of(line: str, column: str, path: Path, number: int) -> str:
     """The text in this column of the object that the line holds.
 
@@ -23,12 +42,7 @@ def text_of(line: str, column: str, path: Path, number: int) -> str:
         InputError: the line is no JSON object, or the column is absent or no text.
     """
     at = f"inputs.path={str(path)!r}, line {number}"
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{at} is no JSON: {error}. {_WANTED}") from error
-    if not isinstance(record, dict):
-        raise InputError(f"{at} is JSON, but {_kind(record)}, no object. {_WANTED}")
+    record = object_of(line, path, number)
     if column not in record:
         raise InputError(f"{at} has no {column!r}. {choices(column, record)}{_try(column, record)}")
     text = record[column]

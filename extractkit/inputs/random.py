@@ -17,6 +17,8 @@ from extractkit.values import Array
 _LOW, _SPAN = 0, 2
 
 
+_ROWS = "JSON lines (inputs=texts inputs.path=FILE.jsonl)"
+
 _MOST = 1 << 40  # a length that every part of Python can hold
 
 
@@ -59,7 +61,7 @@ class Random:
                 raise InputError(
                     f"inputs=random makes numbers, and input {spec.name!r} of model "
                     f"{signature.model!r} is {spec.dtype} (it takes {describe(signature)}). "
-                    f"Try inputs=texts or inputs=arrays"
+                    f"Try {'inputs=texts' if signature.takes_text else _ROWS} or inputs=arrays"
                 )
         longest = signature.longest or {}
         sizes = {

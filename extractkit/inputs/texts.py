@@ -1,17 +1,21 @@
-"""Texts from files: one sample a line, or one column of JSON lines."""
+"""Texts from files: one sample a line, or columns of JSON lines, which may hold numbers too."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from extractkit.errors import InputError
 from extractkit.inputs.checks import check_limit, check_range, check_takes_text
 from extractkit.inputs.faults import FAULT, Faults
+from extractkit.inputs.fields import reads_text
 from extractkit.inputs.files import PathLike, find_files, short_names
+from extractkit.inputs.json_rows import bind_json_rows
 from extractkit.inputs.jsonl import text_of
 from extractkit.inputs.lines import Lines, find_lines
 from extractkit.inputs.protocol import Identity, Sample, Signature
+from extractkit.inputs.records import RecordSource
+from extractkit.tensors import TEXT
 
 PACKAGED = Path(__file__).with_name("sample.txt")
 JSON_LINES = (".jsonl", ".ndjson", ".json")
@@ -29,6 +33,8 @@ class Texts:
         path: a file, a glob (sorted) or several of them; None: the texts that extractkit brings.
         limit: the first so many samples; None: all. What follows them is not looked at.
         column: where the text stands in JSON lines (files named .jsonl, .ndjson or .json).
+        columns: for each of the model's inputs the name of its value in JSON lines; None: a text
+            for a model that takes one, else a value for each input, by the input's name.
 
     Raises:
         InputError: `limit` is no whole number of 1 or more.
@@ -37,22 +43,29 @@ class Texts:
     path: PathLike | Sequence[PathLike] | None = None
     limit: int | None = None
     column: str = _ANY_COLUMN
+    columns: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         check_limit(self.limit)
         if not isinstance(self.column, str):
             raise InputError(f"inputs.column={self.column!r} is not the name of a column")
 
-    def bind(self, signature: Signature) -> "TextSource":
+    def bind(self, signature: Signature) -> "TextSource | RecordSource":
         """Find every line.
 
         Raises:
             InputError: the model takes no text, a file is missing, or there is no text at all: all
                 lines are blank, not UTF-8, or JSON that is not as it should be.
         """
-        remedy = "Try inputs=random, or inputs=arrays inputs.path=FILE.npz"
-        check_takes_text(signature, "inputs=texts", remedy)
         paths = find_files(PACKAGED if self.path is None else self.path, ".txt")
+        reads_text(self.columns, self.column, signature)
+        if self._reads_rows(signature, paths):
+            return bind_json_rows(paths, self.columns, signature, self.limit)
+        # Random numbers are no strings.
+        strings = any(spec.dtype == TEXT for spec in signature.specs)
+        other = "JSON lines: inputs.path=FILE.jsonl" if strings else "inputs=random"
+        remedy = f"Try {other}, or inputs=arrays inputs.path=FILE.npz"
+        check_takes_text(signature, "inputs=texts", remedy)
         self._check_column(paths)
         files: list[TextFile] = []
         digest = hashlib.sha256()
@@ -74,6 +87,22 @@ class Texts:
                 f"Give a file with one sample a line"
             )
         return TextSource(tuple(files), digest.hexdigest())
+
+    def _reads_rows(self, signature: Signature, paths: Sequence[Path]) -> bool:
+        """Whether a sample is a row of JSON with a value for each of the model's inputs.
+
+        Raises:
+            InputError: columns of plain text are asked for.
+        """
+        if signature.takes_text and self.columns is None:
+            return False
+        plain = [path for path in paths if not _holds_json(path)]
+        if plain and self.columns is not None:
+            raise InputError(
+                f"inputs.columns means nothing in {str(plain[0])!r}, which is read as plain text, "
+                f"one sample a line. Columns are for {', '.join(JSON_LINES)}"
+            )
+        return not plain
 
     def _check_column(self, paths: Sequence[Path]) -> None:
         """A column that nothing would look at is a mistake: a table read as lines, say."""

@@ -124,7 +124,8 @@ def test_what_is_no_number_is_refused(dtype: str) -> None:
         Random().bind(signature)
     assert str(caught.value) == (
         f"inputs=random makes numbers, and input 'x' of model 'm' is {dtype} (it takes "
-        f"x: {dtype} (samples)). Try inputs=texts or inputs=arrays"
+        f"x: {dtype} (samples)). Try JSON lines (inputs=texts inputs.path=FILE.jsonl) or "
+        f"inputs=arrays"
     )
 
 

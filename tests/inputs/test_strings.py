@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import h5py
 import numpy as np
@@ -21,6 +22,8 @@ from extractkit.inputs.hdf5 import Hdf5
 from extractkit.inputs.live import LiveArrays, LiveTexts
 from extractkit.inputs.parquet import Parquet
 from extractkit.inputs.protocol import Inputs, InputSpec, Signature
+from extractkit.inputs.random import Random
+from extractkit.inputs.texts import Texts
 from extractkit.models.encoding import encode_arrays
 from extractkit.testing.inputs import read_all
 
@@ -291,3 +294,73 @@ def test_a_label_in_bytes_keeps_its_zeros() -> None:
     rows = [{NAME: b"x", "label": np.array(b"a\x00", object)}]
     (sample,) = read_all(dataset(rows), takes())
     assert json.dumps(sample.extra) == json.dumps({"label": "a\x00"})
+
+
+class TestJsonRows:
+    """JSON lines hold a value for each input of a model that does not take one text."""
+
+    SIGNATURE = Signature(
+        "m",
+        (
+            InputSpec("age", "float32", (1,), (None,)),
+            InputSpec("city", "string", (1,), (None,)),
+            InputSpec("code", "int64", (), ()),
+            InputSpec("path", "float32", (2, 2), (None, None)),
+        ),
+    )
+    ROW: ClassVar = {"age": 12.5, "city": "rome\x00", "code": 7, "path": [[1, 2], [3, 4]], "y": 1}
+
+    def write(self, *rows: object, name: str = "x.jsonl") -> None:
+        Path(name).write_text("".join(f"{json.dumps(row)}\n\n" for row in rows))
+
+    def refusal(self, *rows: object, **arguments: object) -> str:
+        self.write(*rows)
+        with pytest.raises(InputError) as caught:
+            read_all(Texts("x.jsonl", **arguments), self.SIGNATURE)  # type: ignore[arg-type]
+        return str(caught.value)
+
+    def test_each_row_is_a_sample(self) -> None:
+        self.write(self.ROW, {**self.ROW, "age": 40, "code": -1})
+        first, second = read_all(Texts("x.jsonl"), self.SIGNATURE)
+        assert (first.id, second.id, first.extra) == ("x.jsonl:1", "x.jsonl:3", {"y": 1})
+        assert not isinstance(first.data, str)
+        assert not isinstance(second.data, str)
+        assert first.data["age"].tolist() == [12.5]
+        assert first.data["city"].tolist() == ["rome\x00"]
+        assert first.data["code"].item() == 7
+        assert first.data["path"].tolist() == [[1, 2], [3, 4]]
+        assert second.data["age"].tolist() == [40.0]
+        assert second.data["code"].item() == -1
+        assert len(read_all(Texts("x.jsonl", limit=1), self.SIGNATURE)) == 1
+
+    def test_columns_are_named(self) -> None:
+        self.write({**self.ROW, "town": "oslo"})
+        columns = {"age": "age", "city": "town", "code": "y", "path": "path"}
+        (sample,) = read_all(Texts("x.jsonl", columns=columns), self.SIGNATURE)
+        assert not isinstance(sample.data, str)
+        assert sample.data["city"].tolist() == ["oslo"]
+        assert sample.data["code"].item() == 1
+
+    def test_rows_that_do_not_fit_are_named(self) -> None:
+        at = "inputs.path='x.jsonl', line 1"
+        assert self.refusal({**self.ROW, "age": None}) == (
+            f"{at}: 'age' is missing (None). Fill it in, or leave the sample out"
+        )
+        del (short := dict(self.ROW))["city"]
+        assert self.refusal(short).startswith(
+            f"{at} has no column 'city' for input 'city' of model 'm'. Available: "
+        )
+        assert self.refusal([1]).startswith(f"{at} is JSON, but a list, no object. ")
+        assert "'age' is str" in self.refusal({**self.ROW, "age": [1, "x"]})
+        assert "makes no array" in self.refusal({**self.ROW, "path": [[1], [2, 3]]})
+        assert "'code' is float64" in self.refusal({**self.ROW, "code": 1.5})
+        assert "'age' is str" in self.refusal({**self.ROW, "age": "old"})
+
+    def test_advice_leads_on(self) -> None:
+        Path("x.txt").write_text("one\n")
+        with pytest.raises(InputError, match=r"Try JSON lines: inputs.path=FILE.jsonl, or"):
+            read_all(Texts("x.txt"), self.SIGNATURE)
+        with pytest.raises(InputError, match=r"Try JSON lines \(inputs=texts inputs.path=FILE"):
+            read_all(Random(), self.SIGNATURE)
+        with pytest.raises(InputError, match=r"inputs.columns means nothing in 'x.txt', which"):
+            read_all(Texts("x.txt", columns={NAME: "x"}), takes())
