@@ -140,6 +140,7 @@ def parsed(path: str, folder: Path) -> Any:
             text_format.Parse(text.read_text("utf-8"), message)
     except (DecodeError, text_format.ParseError, UnicodeDecodeError, OSError) as error:
         file = binary if binary.is_file() else text
+        refuse_others(str(file), _MODEL)
         raise ModelError(
             f"model.path={path!r}: {file.name} is damaged, or something else: {told(error)}"
         ) from error

@@ -167,3 +167,22 @@ def test_a_pickle_is_named_and_never_opened(name: str, tmp_path: Path) -> None:
         message = refused(load, file)
         assert "is a pickle. Reading a pickle runs code" in message, (load, message)
     assert not opened.exists()
+
+
+def test_a_pointer_of_git_lfs_in_place_of_a_file(copy: Callable[..., Path], whole: Path) -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    path = copy("tf2")
+    (path / "saved_model.pb").write_bytes(pointer)
+    assert "a pointer of Git LFS" in refused(saved_model.load, path)
+    (path / "m.ckpt").write_bytes(pointer)
+    for load, more in (
+        (checkpoint.load, {}),
+        (frozen_graph.load, {}),
+        (tflite.load, {}),
+        (keras_file.load, {}),
+    ):
+        message = refused(load, path / "m.ckpt", **more)
+        assert "Fetch the file itself: git lfs pull" in message, (load, message)
+    message = refused(meta_graph.load, f"{whole}/ck", checkpoint=str(path / "m.ckpt"))
+    assert message.startswith("model.checkpoint=")
+    assert "a pointer of Git LFS" in message

@@ -10,6 +10,7 @@ import tensorflow as tf
 from extractkit.errors import ModelError
 from extractkit.models.foreign import told
 from extractkit.models.moving_averages import MovingAverages, named_averages
+from extractkit.models.recognition import refuse_others
 from extractkit.models.sessions.variables import VARIABLE_TYPES, GraphVariable, variables_of
 from extractkit.models.weight_files.checkpoint_files import missing_file
 
@@ -134,6 +135,7 @@ def _reader(at: str, prefix: str) -> Any:
     try:
         return tf.compat.v1.train.NewCheckpointReader(prefix)
     except (tf.errors.OpError, RuntimeError, ValueError) as error:
+        refuse_others(prefix, "checkpoint", "meta_graph", key=at.partition("=")[0])
         raise ModelError(f"{at}: checkpoint {prefix!r} is damaged: {told(error)}") from error
 
 
