@@ -166,9 +166,8 @@ class _Comparison:
             return Checked((replace(record, not_applicable=str(error)),), notes=(note,))
 
     def _compared(self, position: int | None, record: SelfCheck) -> Checked:
-        batch = self._batch
         # Before the second copy of the model takes memory.
-        values = dict(zip(self._addresses, self._outputs(batch), strict=True))
+        batch, values = self._computed()
         loaded_by, own = self._own(position, batch)
         gc.collect()  # a Keras model is a cycle: its memory is wanted back now
         catalog = self.prepared.opened.model.catalog
@@ -220,24 +219,20 @@ class _Comparison:
         fetches += [Fetch(address) for address in self._addresses]
         return opened.model.program(fetches, opened.compilation)
 
-    def _outputs(self, batch: Batch) -> Sequence[Array]:
-        return self._beside(*batch.arguments)[-len(self._addresses) :]
-
-    @cached_property
-    def _batch(self) -> Batch:
-        """The first batch for which the outputs can be computed, without samples that fail."""
+    def _computed(self) -> tuple[Batch, dict[str, Array]]:
+        """The first batch whose outputs can be computed, without samples that fail, and these."""
         for batch, extracted in self.stream.batches(self.shards):
             try:
                 outcome = run_isolated(self._beside, batch)
             except JobError as error:
                 extracted()  # where what is extracted fails as well, it is the job that fails
                 raise _NotComparableError(f"the outputs cannot be computed: {error}") from error
-            if not outcome.failed:
-                return batch
-            others = extracted()
+            others = extracted() if outcome.failed else None
             if outcome.rows:
-                return batch.take(outcome.rows)
-            if others.rows:
+                own = outcome.values[-len(self._addresses) :]
+                used = batch.take(outcome.rows) if outcome.failed else batch
+                return used, dict(zip(self._addresses, own, strict=True))
+            if others is not None and others.rows:
                 reason = next(iter(outcome.failed.values()))
                 raise _NotComparableError(f"the outputs cannot be computed: {reason}")
         raise _NotComparableError("no sample can be computed")
