@@ -9,7 +9,7 @@ import numpy as np
 from extractkit.engine.batches import collate, elements
 from extractkit.engine.isolation import explained
 from extractkit.engine.sizes import repeated, size_fault
-from extractkit.errors import SampleError, SelectionError
+from extractkit.errors import JobError, SampleError, SelectionError
 from extractkit.inputs.protocol import Signature, Source
 from extractkit.models.axes import Sizes, infer_dims, why_not_by_sample
 from extractkit.models.protocol import Compilation, Encoded, Fetch, Model, Program
@@ -251,7 +251,7 @@ def _tried(model: Model, source: Source, addresses: Sequence[str], program: Prog
         for other in _outwards(axis, size, others, limit):
             try:
                 alone_at.append(shapes(first, {**own, axis: other}))
-            except SampleError:
+            except JobError:
                 continue  # a size that we have made up: no sample is to blame
             moved[axis] = {**own, axis: other}
             break
@@ -260,7 +260,7 @@ def _tried(model: Model, source: Source, addresses: Sequence[str], program: Prog
     for sizes in _jointly(left, others) if len(left) > 1 else ():
         try:
             alone_at.append(shapes(first, {**own, **sizes}))
-        except SampleError:
+        except JobError:
             continue
         # No length is told apart from another then: whatever moves follows all of them.
         joint = ",".join(left)
@@ -270,7 +270,7 @@ def _tried(model: Model, source: Source, addresses: Sequence[str], program: Prog
     for one in others.few:
         try:
             alone.append(shapes(one, own))
-        except SampleError:
+        except JobError:
             continue  # blamed when its turn comes
     if signature.batch == 1:
         return _Trials(sizes_alone, alone_at, alone, sizes_alone, alone_at)
@@ -280,7 +280,7 @@ def _tried(model: Model, source: Source, addresses: Sequence[str], program: Prog
     try:
         together = [shapes(first, own, _SAMPLES), shapes(first, own, _MORE_SAMPLES)]
         together += [shapes(first, at, _SAMPLES) for at in moved.values()]
-    except SampleError:
+    except JobError:
         # It takes one sample a call: whatever it makes of several is no value per sample.
         together = [[()] * len(addresses) for _ in counts.trials]
     return _Trials(counts, together, alone, sizes_alone, alone_at)

@@ -14,7 +14,7 @@ import numpy as np
 
 from extractkit.engine.batches import collate, elements
 from extractkit.engine.sizes import resized
-from extractkit.errors import SampleError
+from extractkit.errors import JobError
 from extractkit.inputs.protocol import InputSpec, Signature, Source
 from extractkit.models.protocol import Encoded, Model, Program
 from extractkit.plan import Lengths, PlannedTensor
@@ -99,7 +99,7 @@ def measure_sharing(
     if short:
         # The beginning of a long text tells as much, at a fraction of the cost.
         cut = [_cut(signature, one, _LONGEST) for one in encoded]
-        encoded = cut if all(map(trial.fits, cut)) else encoded
+        encoded = cut if trial.takes(cut) else encoded
     first = _not_empty(signature, encoded[0])
     reason = trial.apart_together(first, encoded[1:])
     if reason is not None:
@@ -190,6 +190,11 @@ class _Trial:
         lengths = _lengths(sample)
         return not any(tensor.too_short(lengths) for tensor in self.tensors)
 
+    def takes(self, samples: Sequence[Encoded]) -> bool:
+        """Return whether the model takes each of the samples alone."""
+        filled = [_not_empty(self.signature, sample) for sample in samples]
+        return len(self._runnable(filled)) == len(samples)
+
     def apart_together(self, first: Encoded, others: Sequence[Encoded]) -> str | None:
         """Return why samples of one size cannot share a batch; None: they can.
 
@@ -202,7 +207,7 @@ class _Trial:
         try:
             copies = self._run([first] * len(alone))
             together = self._run([one for one, _ in alone])
-        except SampleError:
+        except JobError:
             return "the model fails on several samples together that it takes alone"
         noise = self._noise(copies, alone[0][1])
         return self._apart(
@@ -235,7 +240,7 @@ class _Trial:
                 to = {axis: min(-(-n // _STEP) * _STEP, to[axis]) for axis, n in most.items()}
             try:
                 padded = self._run([one for one, _ in alone], to)
-            except SampleError:
+            except JobError:
                 if more:
                     continue  # longer than the model takes, which no batch of the run will be
                 return "the model does not take samples that are padded"
@@ -259,7 +264,7 @@ class _Trial:
         for sample in filter(self.fits, samples):
             try:
                 found.append((sample, self._alone(sample)))
-            except SampleError:
+            except JobError:
                 continue  # made up, or one that is blamed when its turn comes
         return found
 

@@ -107,6 +107,21 @@ def test_samples_that_are_all_alike_hide_nothing(tmp_path: Path) -> None:
     assert run.manifest.settings["sharing"] == EQUAL
 
 
+def test_rows_that_cannot_be_cut_are_tried_as_they_are(tmp_path: Path) -> None:
+    """Sound in frames of 64 values; a shorter beginning of it is nothing that the model takes."""
+    inputs = keras.Input((None,), name="sound")
+    frames = L.Reshape((-1, 64), name="frames")(inputs)
+    model = keras.Model(inputs, L.GlobalAveragePooling1D(name="mean")(frames))
+    samples = [row.astype(np.float32) for row in np.split(np.arange(512.0), [128, 320])]
+    run = extractkit.extract(
+        ["selectors=outputs"], model=model, inputs=dataset(samples), run_dir=tmp_path / "r"
+    )
+    assert run.manifest.settings["sharing"] == EQUAL
+    for index, sample in enumerate(samples):
+        want = sample.reshape(-1, 64).mean(axis=0)
+        np.testing.assert_allclose(run[":output"].sample(index), want, rtol=1e-6)
+
+
 class Centred(keras.layers.Layer):
     """Takes the mean of the batch away."""
 
