@@ -7,7 +7,8 @@ from extractkit.checkpoints import KEY as SEVERAL
 from extractkit.models.checkpoint_axis import WeightFiles, checkpoint_axis
 from extractkit.models.weight_files import WeightFile, open_weights
 
-_ONE = "model.checkpoint"
+ONE = "model.checkpoint"
+"""The key of one set of weights."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +42,7 @@ class GivenWeights:
             ModelError: it does not fit.
         """
         if self._one is not None:
-            self._load(self._one, _ONE)
+            self._load(self._one, ONE)
 
     def file(self, checkpoint: int | None) -> WeightFile | None:
         """The one set, or that of a place on the axis; None: there is neither."""
@@ -67,8 +68,8 @@ def given_weights(
     Raises:
         ConfigError, ModelError, MissingExtraError: as these two.
     """
-    one = None if checkpoint is None else open_weights(checkpoint, _ONE)
+    one = None if checkpoint is None else open_weights(checkpoint, ONE)
     axis = checkpoint_axis(
-        checkpoints, step, lambda found: load(found, SEVERAL), instead_of={_ONE: checkpoint}
+        checkpoints, step, lambda found: load(found, SEVERAL), instead_of={ONE: checkpoint}
     )
     return GivenWeights(axis, one, load)

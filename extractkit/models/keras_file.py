@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from extractkit.component import Component
 from extractkit.errors import ConfigError, ModelError, UserError
 from extractkit.models.foreign import told
-from extractkit.models.given_weights import given_weights
+from extractkit.models.given_weights import ONE, given_weights
 from extractkit.models.input_settings import parse_inputs
 from extractkit.models.keras_models.objects import import_objects
 from extractkit.models.keras_models.saved import SavedKeras, open_saved
@@ -63,17 +63,20 @@ def load(
     averages = MovingAverages(moving_averages)
     policy = check_state(state)
     architecture = _chosen(path, factory)
-    weights = given_weights(
-        checkpoint,
-        checkpoints,
-        checkpoint_step,
-        lambda found, key: load_weights(model, found, key, averages, saved),
-    )
+
+    def load_into(found: WeightFile, key: str) -> None:
+        if key != ONE:
+            derived.before()
+        load_weights(model, found, key, averages, saved)
+        derived.check(f"{key}={found.path!r}")
+
+    weights = given_weights(checkpoint, checkpoints, checkpoint_step, load_into)
     saved = architecture if isinstance(architecture, SavedKeras) else None
     # Imported only now: TensorFlow takes seconds, checking the files none.
     with quiet_start():
         from extractkit.models.keras_models.again import LoadedAgain, loaded_again
         from extractkit.models.keras_models.averages import keeps_averages, use_optimizer_averages
+        from extractkit.models.keras_models.loaded_state import LoadedState
         from extractkit.models.keras_models.weights import load_plainly, load_weights
         from extractkit.models.keras_models.whole import read_again, read_model
         from extractkit.models.live import live_model
@@ -109,6 +112,9 @@ def load(
 
     # What a factory builds without weights of its own exists in memory alone.
     in_memory = isinstance(architecture, Component) and not weights.given
+    derived = LoadedState(model)
+    if not weights.given:
+        derived.check(_FACTORY if saved is None else saved.at)
     wrapped = live_model(
         model,
         name="keras",
@@ -119,6 +125,8 @@ def load(
         again=None if in_memory else again,
         state=policy,
     )
+    # Of an axis, what is to be said shows only when the first checkpoint is loaded.
+    origin["derived_state"] = derived.record
     if averages.record:
         origin["moving_averages"] = averages.record
     return wrapped

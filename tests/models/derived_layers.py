@@ -65,7 +65,7 @@ class Odd3(keras.layers.Layer):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.nameless = object()
-        self.itself = [self]
+        self.__dict__["itself"] = [self]  # untracked
         self.of_texts = {1: {"a", "b"}, "x": np.array(["a", None], object)}
         self.ragged = tf.ragged.constant([[1], [2, 3]])
         self.plain = tf.Variable(3.0)

@@ -109,8 +109,10 @@ def _copied(attributes: Mapping[str, Any]) -> dict[str, Any]:
 def _is_empty_table(value: Any) -> bool:
     if not isinstance(value, tf.lookup.StaticHashTable):
         return False
-    try:
-        value.size()
+    if value.size() > 0:
+        return False
+    try:  # nothing else tells an empty table from one that was never filled
+        value.lookup(tf.zeros([1], value.key_dtype))
     except tf.errors.FailedPreconditionError:
         return True
     return False

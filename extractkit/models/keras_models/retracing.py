@@ -1,5 +1,6 @@
 """A trace for each set of weights, where loading weights changes more than variables."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,6 +12,8 @@ from extractkit.models.protocol import CheckpointAxis
 
 if TYPE_CHECKING:
     from extractkit.models.keras_models.model import KerasModel
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +70,7 @@ class Retracing:
         return self._current
 
     def _retraced(self) -> "KerasModel":
+        _log.info("layers have derived other state from these weights: the model is traced anew")
         again = self._untraced()
         if again.catalog.records != self._first.catalog.records:
             raise JobError(

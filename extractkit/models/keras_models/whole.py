@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from math import prod
 from typing import Any
 
+import keras
+
 from extractkit.errors import MissingExtraError, ModelError, UserError
 from extractkit.models.foreign import told
 from extractkit.models.keras_models.dialects import KERAS_3, Dialect, dialect_of, keras_2
@@ -27,7 +29,7 @@ _INSTALL = "python -m pip install 'extractkit[legacy]'"
 
 
 def read_model(saved: SavedKeras, custom_objects: Mapping[str, Any], safe_mode: bool) -> Any:
-    """The model in a file, not compiled, of the newest Keras that reads it.
+    """The model in a file, not compiled, of the Keras that wrote it if that is installed.
 
     Args:
         custom_objects: classes and functions by the names that the file has for them.
@@ -44,6 +46,8 @@ def read_model(saved: SavedKeras, custom_objects: Mapping[str, Any], safe_mode: 
     try:
         if reason := _only_keras_2(saved):
             return _read_by_keras_2(saved, reason, settings)
+        if saved.major == 2 and not _of_keras_3(custom_objects):
+            return _read_by_writer(saved, settings)
         try:
             return _read(saved, KERAS_3, saved.path, settings)
         except UserError:
@@ -92,27 +96,70 @@ def build_architecture(saved: SavedKeras) -> Any:
 def read_again(
     saved: SavedKeras, custom_objects: Mapping[str, Any], safe_mode: bool, used: Any
 ) -> Any:
-    """The model in a file, by the Keras that wrote it if that is installed.
+    """The model in a file, by the Keras that has read it before.
 
     Args:
         custom_objects, safe_mode: as of `read_model`, which has let the file pass.
-        used: the model that `read_model` gave: its Keras reads what tells nothing of its writer.
+        used: the model that `read_model` gave.
 
     Raises:
         ModelError: that Keras cannot read it.
     """
     settings = {"custom_objects": dict(custom_objects), "compile": False, "safe_mode": safe_mode}
-    by_keras_2 = saved.major != 3 and importlib.util.find_spec("tf_keras") is not None
-    if saved.major is None or is_keras_1(saved):
-        by_keras_2 = dialect_of(used) is not KERAS_3
     try:
-        if by_keras_2:
+        if saved.major != 3 and dialect_of(used) is not KERAS_3:
             return _read_by_keras_2(saved, "loaded again", settings)
         return _read(saved, KERAS_3, saved.path, settings)
     except UserError:
         raise
     except Exception as error:  # whatever the readers of three formats and user classes raise
         raise ModelError(why_not(saved, error)) from error
+
+
+def _of_keras_3(custom_objects: Mapping[str, Any]) -> bool:
+    """Return whether classes that are given for a file are layers of Keras 3."""
+    given = custom_objects.values()
+    return any(isinstance(one, type) and issubclass(one, keras.layers.Layer) for one in given)
+
+
+def _read_by_writer(saved: SavedKeras, settings: Mapping[str, Any]) -> Any:
+    """Read a file of Keras 2 by tf-keras: Keras 3 may read it, and give other values.
+
+    Raises:
+        Exception: whatever tf-keras raises, where Keras 3 does not read it either.
+    """
+    wrote = f"Keras {saved.version} wrote it"
+    if importlib.util.find_spec("tf_keras") is None:
+        try:
+            model = _read(saved, KERAS_3, saved.path, settings)
+        except UserError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever the reader and user classes raise
+            return _read_by_keras_2(saved, f"Keras 3 refuses it ({told(error)})", settings)
+        _log.warning(
+            "%s: %s, and Keras 3 reads it, which may compute something else. To read it by the "
+            "Keras that wrote it: %s",
+            saved.at,
+            wrote,
+            _INSTALL,
+        )
+        return model
+    try:
+        return _read_by_keras_2(saved, wrote, settings)
+    except Exception as error:  # noqa: BLE001 - a class that Keras 3 alone has, say
+        try:
+            model = _read(saved, KERAS_3, saved.path, settings)
+        except Exception:  # noqa: BLE001 - as above; the first error is the one that is raised
+            _log.debug("%s: Keras 3 refuses it, too", saved.at, exc_info=True)
+            raise error from None
+        _log.warning(
+            "%s: %s, but tf-keras refuses it (%s). Keras 3 reads it, which may compute something "
+            "else",
+            saved.at,
+            wrote,
+            told(error),
+        )
+        return model
 
 
 def _only_keras_2(saved: SavedKeras) -> str | None:

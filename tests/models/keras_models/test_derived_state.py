@@ -8,11 +8,15 @@ import pytest
 import tensorflow as tf
 
 from extractkit.component import Component
+from extractkit.errors import ModelError
 from extractkit.models.keras_file import load
+from extractkit.models.keras_models.layer_state import LayerState
 from extractkit.models.keras_models.model import KerasModel
+from extractkit.models.live import live_model
+from extractkit.tensors import Kind
 from extractkit.values import Array
 from tests.models import derived_layers
-from tests.models.derived_layers import KERASES, KINDS, build, inputs, trained
+from tests.models.derived_layers import KERASES, KINDS, NUMBERS, build, inputs, trained
 from tests.models.programs import values_of
 
 # SpectralNormalization of tf-keras 2.21 cannot be built: it takes InputSpec from Keras 3.
@@ -78,3 +82,68 @@ def test_values_are_those_of_keras_wherever_the_weights_come_from(
     tf.train.Checkpoint(model).write(str(tmp_path / "ckpt"))
     loaded = load(factory=architecture, checkpoint=str(tmp_path / "ckpt"))
     np.testing.assert_allclose(output(loaded, kind), trained_itself, rtol=1e-5)
+
+
+def test_one_trace_serves_where_layers_derive_nothing(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        trained("keras", "rescaling", seed).save_weights(tmp_path / f"step_{seed}.weights.h5")
+    axis = load(factory=factory("keras", "rescaling"), checkpoints=f"{tmp_path}/step_*.weights.h5")
+    assert axis.checkpoints is not None
+    axis.checkpoints.choose("fail")
+    graphs = []
+    for position in (0, 1):
+        axis.checkpoints.use(position)
+        output(axis, "rescaling")
+        graphs.append(axis._retracing.current().graph)
+    assert graphs[0] is graphs[1]
+
+
+@pytest.mark.parametrize("which", KERASES)
+def test_what_is_no_variable_is_no_weight(which: str) -> None:
+    k = KERASES[which]
+    layer = derived_layers.Odd3() if which == "keras" else derived_layers.Odd2()
+    x = k.Input((4,))
+    model = live_model(k.Model(x, k.layers.Dense(2)(layer(x))))
+    weights = [one.address for one in model.catalog.records if one.kind is Kind.WEIGHT]
+    assert weights == ["dense:kernel", "dense:bias"]
+    assert LayerState.of(model.keras_model).changed(LayerState.of(model.keras_model)) == []
+
+
+def test_a_file_is_read_by_the_keras_that_wrote_it(tmp_path: Path) -> None:
+    model = trained("tf_keras", "nested", 1)
+    expected = np.asarray(model.predict(NUMBERS, verbose=0))
+    with pytest.warns(UserWarning, match="legacy"):
+        model.save(tmp_path / "whole.h5")
+    read = load(str(tmp_path / "whole.h5"))
+    assert read.dialect.name == "Keras 2"
+    np.testing.assert_allclose(output(read, "nested"), expected, rtol=1e-6)
+
+
+def test_state_that_keras_loses_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trained("keras", "nested", 1).save(tmp_path / "whole.h5")
+    plainly = keras.models.load_model(tmp_path / "whole.h5", compile=False)
+    read = load(str(tmp_path / "whole.h5"))
+    np.testing.assert_allclose(
+        output(read, "nested"), plainly.predict(NUMBERS, verbose=0), rtol=1e-6
+    )
+    (said,) = [one.getMessage() for one in caplog.records if one.name.endswith("loaded_state")]
+    assert "Keras 3 does not derive the state of layer 'inner/norm'" in said
+    assert read.describe()["derived_state"] == {"stale_layers": ["inner/norm"]}
+
+
+def test_checkpoints_whose_state_would_be_that_of_others_are_refused(tmp_path: Path) -> None:
+    trained("keras", "nested", 1).save_weights(tmp_path / "step_1.weights.h5")
+    trained("keras", "nested", 2).save(tmp_path / "step_2.h5")
+    axis = load(factory=factory("keras", "nested"), checkpoints=f"{tmp_path}/step_*.h5")
+    assert axis.checkpoints is not None
+    with pytest.raises(ModelError, match="leaves layer 'inner/norm' in the state of the weights"):
+        axis.checkpoints.choose("fail")
+
+
+def test_a_lookup_layer_without_a_vocabulary_is_named(tmp_path: Path) -> None:
+    x = keras.Input((1,), dtype="string")
+    words = keras.layers.TextVectorization(name="words")
+    words.adapt(["a good film", "bad film"])
+    keras.Model(x, keras.layers.Embedding(10, 2)(words(x))).save(tmp_path / "text.h5")
+    with pytest.raises(ModelError, match=r"layer 'words/string_lookup.*' has no vocabulary.*keras"):
+        load(str(tmp_path / "text.h5"))
