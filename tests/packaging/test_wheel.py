@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path, PurePosixPath
 
@@ -121,9 +122,20 @@ def test_lock_pins_files_by_hash_and_names_no_place(lock: Path) -> None:
 
 
 def test_locks_bring_in_no_second_framework() -> None:
-    pinned = {pin.split("==")[0] for lock in LOCKS for pin in pins(lock)}
-    assert not pinned & {"torch", "jax", "sentence-transformers", "transformers"}
+    for lock in LOCKS:
+        pinned = {pin.split("==")[0] for pin in pins(lock)}
+        assert not pinned & {"torch", "jax", "sentence-transformers"}
+        assert ("transformers" in pinned) == (lock.name == "hugging-face.txt")
 
 
-def test_build_tools_are_pinned_alike_in_both_locks() -> None:
-    assert pins(ROOT / "requirements/build.txt") <= pins(ROOT / "requirements/lock.txt")
+@pytest.mark.parametrize("lock", ["lock.txt", "hugging-face.txt"])
+def test_build_tools_are_pinned_alike_in_all_locks(lock: str) -> None:
+    assert pins(ROOT / "requirements/build.txt") <= pins(ROOT / "requirements" / lock)
+
+
+def test_every_extra_but_that_of_older_packages_is_among_all() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    optional = extras["optional-dependencies"]
+    (everything,) = optional["all"]
+    listed = set(everything.partition("[")[2].removesuffix("]").split(","))
+    assert set(optional) - listed == {"all", "hugging-face"}
