@@ -285,7 +285,7 @@ def test_a_missing_folder_names_its_neighbours(nested: Path) -> None:
 
 
 def test_a_file_of_another_format(tmp_path: Path) -> None:
-    (tmp_path / "m.keras").write_text("")
+    (tmp_path / "m.keras").write_text("?")
     assert "is a file; model=saved_model takes the folder" in refusal(tmp_path / "m.keras")
 
 
@@ -299,7 +299,7 @@ def test_a_missing_variable_file(nested: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(nested, copy)
     (copy / "variables" / "variables.index").unlink()
-    assert "cannot be loaded: " in refusal(copy)
+    assert "is a SavedModel without its variables: " in refusal(copy)
 
 
 def test_constants_that_do_not_exist(nested: Path) -> None:
