@@ -21,6 +21,7 @@ from extractkit.inputs.conversion import as_taken, converted
 from extractkit.inputs.faults import FAULT, Faults
 from extractkit.inputs.fingerprints import contents
 from extractkit.inputs.protocol import Identity, InputSpec, Sample, Signature
+from extractkit.inputs.strings import CutStringsError
 from extractkit.values import Array
 
 _CHUNK_BYTES = 1 << 23
@@ -186,6 +187,8 @@ def _contents(
     try:
         values = _held(column, spec, start, stop, at)
         yield contents(converted(values, spec, copy=False))
+    except CutStringsError:
+        raise  # leaving out the rows that show it would let others pass
     except InputError as error:
         if stop - start == 1:
             faults.add(error)

@@ -14,7 +14,7 @@ from extractkit.errors import InputError
 from extractkit.inputs.checks import describe
 from extractkit.inputs.fields import input_fields, reads_text, text_field
 from extractkit.inputs.protocol import InputSpec, Sample, Signature
-from extractkit.inputs.strings import string_data
+from extractkit.inputs.strings import check_width, string_data
 from extractkit.plan import numpy_dtype
 from extractkit.tensors import TEXT
 from extractkit.values import Array, as_array
@@ -94,7 +94,8 @@ class Rows:
         values: the samples lie along their first axis.
 
     Raises:
-        InputError: they differ in their number of samples, or have none.
+        InputError: they differ in their number of samples, or have none; or bytes of a fixed-width
+            type may have been cut.
     """
 
     def __init__(self, values: object, at: str) -> None:
@@ -112,6 +113,10 @@ class Rows:
             )
             raise InputError(f"{at}: the values differ in their number of samples: {listed}")
         self._count = next(iter(counts.values())) or 0
+        # A single row no longer tells how wide its type was.
+        for name, value in (named or {"": values}).items():
+            if isinstance(value, np.ndarray):
+                check_width(value, f"{at}: {name!r}" if name else at)
 
     def __len__(self) -> int:
         return self._count

@@ -15,6 +15,11 @@ _EXACT = (
     "dataset; in Python an array of objects: np.array(values, object)"
 )
 
+
+class CutStringsError(InputError):
+    """Values of a fixed-width type may have lost zeros: not only the one that shows it."""
+
+
 # Texts hold none of these. Tabs, line feeds and their like are texts.
 _CONTROLS = frozenset(map(chr, (*range(9), *range(14, 32))))
 
@@ -29,17 +34,28 @@ def check_strings(values: Array, at: str) -> None:
     """Refuse what is no string, and strings that may have lost zeros at their end.
 
     Raises:
-        InputError: an object that is neither text nor bytes, a text with half a surrogate pair, or
-            bytes that are shorter than their fixed-width type and no text.
+        InputError: an object that is neither text nor bytes, or a text with half a surrogate pair.
+        CutStringsError: bytes that are shorter than their fixed-width type and no text.
     """
     if values.dtype.kind == "V":
         return
-    fixed = values.dtype.kind in "SU"
-    width = values.dtype.itemsize // (4 if values.dtype.kind == "U" else 1)
+    check_width(values, at)
     for value in values.flat:
         check_string(value, at)
-        if fixed and len(value) < width and _is_binary(value):
-            raise InputError(
+
+
+def check_width(values: Array, at: str) -> None:
+    """Refuse bytes that are no text, and shorter than their fixed-width type.
+
+    Raises:
+        CutStringsError: there are some.
+    """
+    if values.dtype.kind not in "SU":
+        return
+    width = values.dtype.itemsize // (4 if values.dtype.kind == "U" else 1)
+    for value in values.flat:
+        if len(value) < width and _is_binary(value):
+            raise CutStringsError(
                 f"{at} holds {value!r:.60}, shorter than its type {values.dtype.str!r}. NumPy's "
                 f"fixed-width types drop zeros at the end, so it may have been cut. {_EXACT}"
             )
@@ -82,8 +98,12 @@ def string_data(value: object, signature: Signature, at: str) -> str | dict[str,
     """
     if isinstance(value, bytearray | memoryview):
         value = bytes(value)
-    elif getattr(value, "shape", None) == ():
-        value = as_array(value).item()
+    elif signature.string is not None and isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    elif getattr(value, "shape", None) in ((), (1,)):
+        array = as_array(value)
+        check_width(array, at)
+        value = array.item()
     check_string(value, at)
     if isinstance(value, str):
         return str(value)
