@@ -357,7 +357,7 @@ def test_a_sample_that_litert_cannot_compute_fails_the_job(folder: Path) -> None
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "is no TFLite file"),
+        (b"", "is an empty file"),
         (b"some text, nothing else", "is no TFLite file"),
         (b"\0\0\0\0TFL3", "is damaged"),
         (b"\x1c\0\0\0TFL3" + bytes(1000), "is damaged|cannot be run"),
