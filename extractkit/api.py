@@ -89,7 +89,8 @@ def resume(
     Args:
         run: the run directory.
         overrides: of where it runs, this time: `runtime.engine`, `workers`, `shard_timeout`,
-            `ray_address`, `worker_cpus`, `worker_gpus`. The manifest keeps its own.
+            `ray_address`, `worker_cpus`, `worker_gpus`; or `runtime.self_check`. The manifest
+            keeps its own.
         trust: modules whose callables the run's configuration may name.
         model, inputs: what was given to `extract` as live objects, again.
         listener: is told how the job goes; None: nobody is.

@@ -27,7 +27,7 @@ def test_what_may_not(text: str) -> None:
     assert str(caught.value) == (
         f"rerun: {text!r} cannot be given: the run keeps its settings. What may be given is where "
         f"it runs: runtime.engine, runtime.workers, runtime.shard_timeout, runtime.ray_address, "
-        f"runtime.worker_cpus, runtime.worker_gpus"
+        f"runtime.worker_cpus, runtime.worker_gpus, runtime.self_check"
     )
 
 

@@ -96,7 +96,7 @@ _VERBS = {
         must be the recorded ones. The last line on standard output is the run directory. Of a
         sweep, jobs whose runs are whole are left alone, and all others are done, by the same
         launcher. A run may go on elsewhere: runtime.engine, workers, shard_timeout, ray_address,
-        worker_cpus and worker_gpus can be given.
+        worker_cpus, worker_gpus, and runtime.self_check can be given.
 
           extractkit resume outputs/2026-11-22/10-15-00
           extractkit resume multirun/2026-11-22/10-15-00

@@ -106,7 +106,7 @@ def test_a_finished_run_of_the_same_identity_is_taken(
             ["rerun", "r", "runtime.seed=1"],
             "rerun: 'runtime.seed=1' cannot be given: the run keeps its settings. What may be "
             "given is where it runs: runtime.engine, runtime.workers, runtime.shard_timeout, "
-            "runtime.ray_address, runtime.worker_cpus, runtime.worker_gpus\n",
+            "runtime.ray_address, runtime.worker_cpus, runtime.worker_gpus, runtime.self_check\n",
         ),
         (["resume", "r", "runtime.shards=1/2"], "resume: 'runtime.shards=1/2' cannot be given: "),
         (["resume", "r", "runtime.workers=1,2"], "gives several values. Give one\n"),
