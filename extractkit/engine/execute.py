@@ -86,7 +86,7 @@ def execute(
         check_place(directory, part)
         directory = place(directory, part)
     try:
-        with begun(directory, started, hydra_files) as begun_run, run_log(directory):
+        with begun(directory, started, hydra_files) as begun_run, run_log(directory, listener.note):
             _Execution(job, directory, begun_run, listener, repeats).run()
     except Superfluous as found:
         listener.note(f"reused {found.run}: a finished run of the same identity")
@@ -133,7 +133,7 @@ def resume(job: Job, directory: Path, *, listener: Listener) -> None:
                 "This machine has another processor than the one on which the run began: the last "
                 "bits of values may differ from there on"
             )
-        with run_log(directory):
+        with run_log(directory, listener.note):
             goes_on = replace(recorded, volatile=volatile)
             _Execution(job, directory, goes_on, listener, resumed=True).run()
         if lasting:

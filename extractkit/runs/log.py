@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
@@ -31,9 +31,25 @@ class _RunHandler(logging.FileHandler):
             )
 
 
+class _WarningHandler(logging.Handler):
+    """Passes our own warnings on, which would otherwise be in the log alone."""
+
+    def __init__(self, warn: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._warn = warn
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # Errors end the job, and are reported as such.
+        if record.levelno == logging.WARNING:
+            self._warn(record.getMessage())
+
+
 @contextmanager
-def run_log(directory: Path) -> Iterator[None]:
+def run_log(directory: Path, warn: Callable[[str], None]) -> Iterator[None]:
     """Append records of every logger, and Python's warnings, to the log of the run.
+
+    Args:
+        warn: Receives each warning of extractkit's own loggers as well.
 
     Raises:
         JobError: the file cannot be opened.
@@ -48,11 +64,14 @@ def run_log(directory: Path) -> Iterator[None]:
     level = own.level
     own.setLevel(logging.DEBUG)
     root.addHandler(handler)
+    warnings = _WarningHandler(warn)
+    own.addHandler(warnings)
     logging.captureWarnings(True)
     try:
         yield
     finally:
         logging.captureWarnings(False)
+        own.removeHandler(warnings)
         root.removeHandler(handler)
         own.setLevel(level)
         handler.close()

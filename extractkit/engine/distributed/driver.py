@@ -262,7 +262,7 @@ class Driver:
             self._note(told)
 
     def _note(self, message: str) -> None:
-        _log.warning("%s", message)
+        _log.info("%s", message)
         self._orders.note(message)
 
 
