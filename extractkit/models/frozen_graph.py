@@ -42,7 +42,7 @@ def load(
         import tensorflow as tf
 
         from extractkit.models.sessions.importing import (
-            new_session,
+            later_session,
             plain_session,
             read_graph_def,
         )
@@ -51,7 +51,7 @@ def load(
         from extractkit.models.sessions.variables import variables_of
 
     graph_def = read_graph_def(path, file)
-    session = new_session(path, graph_def)
+    session = later_session(path, graph_def)
     if variables := variables_of(session.graph):
         raise ModelError(
             f"model.path={path!r} is not frozen: {len(variables)} variables, such as "

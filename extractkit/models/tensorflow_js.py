@@ -75,13 +75,13 @@ def _graph_model(
     origin: Mapping[str, object],
 ) -> Model:
     with quiet_start():
-        from extractkit.models.sessions.importing import new_session
+        from extractkit.models.sessions.importing import later_session
         from extractkit.models.sessions.model import session_model
         from extractkit.models.sessions.naming import outputs_named
         from extractkit.models.tfjs.graph import graph_def_of, tensors_of
 
     graph_def = graph_def_of(content["modelTopology"], weights, at)
-    session = new_session(path, graph_def)
+    session = later_session(path, graph_def)
     signature = content.get("signature") or _user_defined(content)
     signature = signature if isinstance(signature, dict) else {}
     named = tensors_of(session.graph, signature.get("inputs"), at)

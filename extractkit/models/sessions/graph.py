@@ -1,6 +1,6 @@
 """A session's graph as analysis sees it: a copy in which what is fed constants is a constant."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,19 @@ class SessionGraph:
 
     graph: tf.Graph
     inputs: Mapping[str, tf.Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class LaterSession:
+    """A graph to which nothing is added, and how to open a session for its like.
+
+    Attributes:
+        graph: the graph.
+        open: opens a session with the same operations and without variables to restore.
+    """
+
+    graph: tf.Graph
+    open: Callable[[], tf.compat.v1.Session]
 
 
 def clean(graph_def: Any) -> None:

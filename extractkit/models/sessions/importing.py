@@ -1,5 +1,6 @@
 """Graphs of TensorFlow 1 from files, checked, into sessions."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from extractkit.models.graphs.stand_ins import put_stand_ins
 from extractkit.models.in_force import remember
 from extractkit.models.operation_libraries import why_not_loaded
 from extractkit.models.recognition import refuse_others
-from extractkit.models.sessions.graph import clean
+from extractkit.models.sessions.graph import LaterSession, clean
 
 _TEXT = (".pbtxt", ".txt", ".prototxt")
 
@@ -60,6 +61,21 @@ def new_session(path: str, graph_def: Any) -> tf.compat.v1.Session:
     Raises:
         ModelError: TensorFlow cannot import the graph.
     """
+    return tf.compat.v1.Session(graph=_imported(path, graph_def), config=session_config())
+
+
+def later_session(path: str, graph_def: Any) -> LaterSession:
+    """Return a graph whose session is opened, for a second import of it, when something is run.
+
+    A graph of 30,000 operations takes seconds to import, so listing imports it once.
+
+    Raises:
+        ModelError: TensorFlow cannot import the graph.
+    """
+    return LaterSession(_imported(path, graph_def), partial(new_session, path, graph_def))
+
+
+def _imported(path: str, graph_def: Any) -> tf.Graph:
     clean(graph_def)
     make_importable(graph_def)
     graph = tf.Graph()
@@ -68,7 +84,7 @@ def new_session(path: str, graph_def: Any) -> tf.compat.v1.Session:
             tf.graph_util.import_graph_def(graph_def, name="")
     except (ValueError, TypeError, KeyError, tf.errors.OpError) as error:
         raise ModelError(f"model.path={path!r} {why_not_loaded(error)}") from error
-    return tf.compat.v1.Session(graph=graph, config=session_config())
+    return graph
 
 
 def plain_session(graph_def: Any) -> tf.compat.v1.Session:

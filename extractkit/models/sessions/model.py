@@ -34,7 +34,7 @@ from extractkit.models.protocol import (
     OwnCall,
     Program,
 )
-from extractkit.models.sessions.graph import SessionGraph, with_constants
+from extractkit.models.sessions.graph import LaterSession, SessionGraph, with_constants
 from extractkit.models.sessions.naming import placeholders
 from extractkit.models.sessions.tables import table_contents
 from extractkit.models.sessions.variables import GraphVariable, kinds_of_variables, variables_of
@@ -54,7 +54,8 @@ class SessionModel(GraphModel):
     """A graph and a session that holds its variables, behind the `Model` protocol.
 
     Attributes:
-        session: runs programs; whatever it needs is restored and initialised already.
+        open_session: gives the session that runs programs; whatever it needs is restored and
+            initialised already.
         source: the graph as it was before programs were added, constants in their places.
         outputs: the session's tensors by name.
         constants_fed: values of placeholders that are the same for every sample, by tensor name.
@@ -66,7 +67,7 @@ class SessionModel(GraphModel):
         again: Loads the same graph a second time; see `SessionAgain`.
     """
 
-    session: tf.compat.v1.Session
+    open_session: Callable[[], tf.compat.v1.Session]
     source: SessionGraph
     outputs: Mapping[str, str]
     constants_fed: Mapping[str, Array]
@@ -77,6 +78,11 @@ class SessionModel(GraphModel):
     averages: str = field(default=AVERAGES, kw_only=True)
     again: Callable[[int | None], SessionAgain] | None = field(default=None, kw_only=True)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+
+    @cached_property
+    def session(self) -> tf.compat.v1.Session:
+        """The session that runs programs; they are added to its graph."""
+        return self.open_session()
 
     @property
     def graph(self) -> SessionGraph:
@@ -261,13 +267,15 @@ class SessionModel(GraphModel):
     @cached_property
     def _empty(self) -> frozenset[str]:
         """Names of the variables without a value."""
+        if not self.variables:
+            return frozenset()
         flags = self.session.run([variable.initialized for variable in self.variables])
         return frozenset(v.name for v, has in zip(self.variables, flags, strict=True) if not has)
 
 
 def session_model(
     name: str,
-    session: tf.compat.v1.Session,
+    session: tf.compat.v1.Session | LaterSession,
     *,
     inputs: Mapping[str, tf.Tensor] | None = None,
     outputs: Mapping[str, tf.Tensor] | None = None,
@@ -324,11 +332,13 @@ def session_model(
     for key, one in made_of.items():
         named |= one.named(key)
     fed = {feedable[key].op.name: value for key, value in constant.items()}
-    copy = with_constants(graph_def or graph.as_graph_def(), fed)
+    later = isinstance(session, LaterSession)
+    untouched = later and not fed
+    copy = graph if untouched else with_constants(graph_def or graph.as_graph_def(), fed)
     return SessionModel(
         name,
         signature,
-        session=session,
+        open_session=session.open if later else lambda: session,
         source=SessionGraph(
             copy,
             {key: copy.get_tensor_by_name(named[key].name) for key in given_names(signature.specs)},
