@@ -39,7 +39,7 @@ def load(
 
     Args:
         path: a `.keras`, `.h5` or `.hdf5` file that holds architecture and weights, of Keras 1 to
-            3; what Keras 3 refuses is loaded by tf-keras.
+            3, or a folder that Keras 2 saved; what Keras 3 refuses is loaded by tf-keras.
         factory: in place of a file: builds the architecture.
         checkpoint: weights to load into either; what `weight_files.open_weights` takes.
         checkpoints, checkpoint_step: many of them, one after the other; see `given_weights`.
@@ -81,6 +81,11 @@ def load(
         from extractkit.models.keras_models.whole import read_again, read_model
         from extractkit.models.live import live_model
 
+    if saved is not None and saved.is_folder and averages.used and not weights.given:
+        raise ModelError(
+            f"{saved.at} is a SavedModel: averages of an optimizer are read from .keras and .h5 "
+            f"files alone. Leave model.moving_averages out"
+        )
     objects = import_objects(custom_objects or {})
     origin: dict[str, object]
     if isinstance(architecture, Component):

@@ -125,8 +125,8 @@ def test_what_a_factory_prints_is_not_kept_from_the_user(monkeypatch: pytest.Mon
 
 def test_a_directory_is_refused(tmp_path: Path) -> None:
     assert message(tmp_path) == (
-        f"model.path={str(tmp_path)!r} is a directory; model=keras takes one file. A "
-        f"SavedModel is one for model=saved_model"
+        f"model.path={str(tmp_path)!r} is a directory; model=keras takes a file, or a folder that "
+        f"Keras 2 saved, with saved_model.pb and keras_metadata.pb in it"
     )
 
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from extractkit.advice import override
 from extractkit.component import Component
 from extractkit.errors import ConfigError, ModelError
 from extractkit.models.foreign import told
@@ -68,7 +69,7 @@ def refuse_imports(
         known = any(name in custom_objects or registered(name) for name in names)
         module = str(node.get("module") or _MODULES[0])
         if not known and module.split(".")[0] not in _MODULES:
-            raise ModelError(_needs(saved, names[0]))
+            raise ModelError(needs(saved, names[0]))
 
 
 def why_not(saved: SavedKeras, error: Exception) -> str:
@@ -76,8 +77,27 @@ def why_not(saved: SavedKeras, error: Exception) -> str:
     if _REFUSED.search(str(error)):
         return _holds_code(saved, _lambdas(saved) or ["something in it"])
     if unknown := _UNKNOWN.search(str(error)):
-        return _needs(saved, unknown[1])
-    return f"{saved.at} cannot be loaded by Keras: {told(error)}"
+        return needs(saved, unknown[1])
+    return f"{saved.at} cannot be loaded by Keras: {told(error)}{or_graph(saved)}"
+
+
+def needs(saved: SavedKeras, name: str) -> str:
+    """Say that a file needs a class that Keras does not know."""
+    plain = name.rpartition(">")[2]
+    return (
+        f"{saved.at} needs {name!r}, which Keras does not know by itself. Say where it is: "
+        f"{_AT}.{plain}=package.module.{plain}{or_graph(saved)}"
+    )
+
+
+def or_graph(saved: SavedKeras) -> str:
+    """Say how a folder is read without Keras; empty for a file."""
+    if not saved.is_folder:
+        return ""
+    return (
+        f". Or read its graph, which needs no Python: model=saved_model "
+        f"{override('model.path', str(saved.path))}"
+    )
 
 
 def _lambdas(saved: SavedKeras) -> list[str]:
@@ -94,13 +114,5 @@ def _lambdas(saved: SavedKeras) -> list[str]:
 def _holds_code(saved: SavedKeras, held: list[str]) -> str:
     return (
         f"{saved.at} is refused: {', '.join(held)} holds Python code, which loading the file would "
-        f"run. If you trust it: model.safe_mode=false"
-    )
-
-
-def _needs(saved: SavedKeras, name: str) -> str:
-    plain = name.rpartition(">")[2]
-    return (
-        f"{saved.at} needs {name!r}, which Keras does not know by itself. Say where it is: "
-        f"{_AT}.{plain}=package.module.{plain}"
+        f"run. If you trust it: model.safe_mode=false{or_graph(saved)}"
     )

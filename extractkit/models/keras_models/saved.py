@@ -11,9 +11,13 @@ from typing import Any
 
 import h5py
 
+from extractkit.advice import override
 from extractkit.errors import ModelError, choices
 from extractkit.models.foreign import told
 from extractkit.models.recognition import refuse_others, refuse_remote
+from extractkit.models.recognition.paths import KERAS_METADATA, SAVED_MODELS
+from extractkit.models.recognition.protobuf import embedded
+from extractkit.models.weight_files.checkpoint_files import missing_file
 from extractkit.models.weight_files.keras_archive import ENDING as ARCHIVE_ENDING
 from extractkit.models.weight_files.keras_archive import open_archive, refuse_bomb
 from extractkit.models.weight_files.keras_hdf5 import HDF5_ENDINGS, open_hdf5
@@ -44,10 +48,10 @@ _DAMAGE = (
 
 @dataclass(frozen=True)
 class SavedKeras:
-    """A whole model in one file, architecture and weights.
+    """A whole model, architecture and weights, in one file or in a folder of Keras 2.
 
     Attributes:
-        path: the file.
+        path: the file or folder.
         at: how messages name it.
         config: the serialized architecture.
         version: of the Keras that wrote it ("2.2.4"), "" where the file does not tell.
@@ -67,7 +71,12 @@ class SavedKeras:
     @property
     def is_hdf5(self) -> bool:
         """Whether it is HDF5, as Keras 1 and 2 wrote it, and no archive."""
-        return self.path.suffix in HDF5_ENDINGS
+        return self.path.suffix in HDF5_ENDINGS and not self.is_folder
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is a SavedModel in which Keras 2 describes its layers."""
+        return self.path.is_dir()
 
     @property
     def major(self) -> int | None:
@@ -77,7 +86,7 @@ class SavedKeras:
 
 
 def open_saved(path: str) -> SavedKeras:
-    """Look into a `.keras`, `.h5` or `.hdf5` file.
+    """Look into a `.keras`, `.h5` or `.hdf5` file, or a folder that Keras 2 saved.
 
     Raises:
         ModelError: there is none, or it is damaged, something else, or holds weights alone.
@@ -86,6 +95,8 @@ def open_saved(path: str) -> SavedKeras:
     refuse_remote(path)
     file = Path(path).expanduser()
     _check(at, file)
+    if file.is_dir():
+        return _folder(at, file)
     if file.suffix in HDF5_ENDINGS:
         return _hdf5(at, file)
     return _archive(at, file)
@@ -111,14 +122,49 @@ def _check(at: str, file: Path) -> None:
             f"{at} does not exist. Models in {str(file.parent)!r}: {choices(file.name, siblings)}"
         )
     if file.is_dir():
-        refuse_others(str(file), "keras")
-        raise ModelError(
-            f"{at} is a directory; model=keras takes one file. A SavedModel is one for "
-            f"model=saved_model"
-        )
+        _check_folder(at, file)
+        return
     if file.suffix not in ENDINGS:
         refuse_others(str(file), "keras")
         raise ModelError(f"{at} ends in {file.suffix!r}; model=keras reads {', '.join(ENDINGS)}")
+
+
+def _check_folder(at: str, folder: Path) -> None:
+    has_graph = any((folder / name).is_file() for name in SAVED_MODELS)
+    if has_graph and (folder / KERAS_METADATA).is_file():
+        return
+    if has_graph:
+        raise ModelError(
+            f"{at} is a SavedModel without {KERAS_METADATA}, in which Keras 2 describes the layers "
+            f"of a model: tf.saved_model.save or the export of Keras 3 wrote it. Read its graph: "
+            f"model=saved_model {override('model.path', str(folder))}"
+        )
+    refuse_others(str(folder), "keras")
+    raise ModelError(
+        f"{at} is a directory; model=keras takes a file, or a folder that Keras 2 saved, with "
+        f"{SAVED_MODELS[0]} and {KERAS_METADATA} in it"
+    )
+
+
+def _folder(at: str, folder: Path) -> SavedKeras:
+    try:
+        content = (folder / KERAS_METADATA).read_bytes()
+    except OSError as error:
+        raise _damaged(at, error) from error
+    nodes = [text for node in embedded(content, 1) for text in embedded(node, 5)]
+    if not nodes:
+        raise ModelError(f"{at} is damaged: {KERAS_METADATA} describes no layers")
+    config = {"nodes": [_parsed(at, text) for text in nodes]}
+    variables = folder / "variables"
+    missing = missing_file(str(variables / "variables"))
+    if missing is not None:
+        raise ModelError(
+            f"{at} is a SavedModel without its variables: {str(missing)!r} is missing. Copy the "
+            f"whole folder variables of the SavedModel to {str(variables)!r}"
+        )
+    # No element takes less than a byte.
+    elements = sum(file.stat().st_size for file in variables.iterdir())
+    return SavedKeras(folder, at, config, "2", "", elements)
 
 
 def _hdf5(at: str, file: Path) -> SavedKeras:

@@ -15,7 +15,8 @@ from extractkit.errors import MissingExtraError, ModelError, UserError
 from extractkit.models.foreign import told
 from extractkit.models.keras_models.dialects import KERAS_3, Dialect, dialect_of, keras_2
 from extractkit.models.keras_models.keras_1_files import in_words_of_keras_2, is_keras_1
-from extractkit.models.keras_models.objects import refuse_code, refuse_imports, why_not
+from extractkit.models.keras_models.keras_2_folders import check_revived
+from extractkit.models.keras_models.objects import or_graph, refuse_code, refuse_imports, why_not
 from extractkit.models.keras_models.saved import SavedKeras, serialized_objects
 from extractkit.models.patching import patched
 
@@ -29,7 +30,7 @@ _INSTALL = "python -m pip install 'extractkit[legacy]'"
 
 
 def read_model(saved: SavedKeras, custom_objects: Mapping[str, Any], safe_mode: bool) -> Any:
-    """The model in a file, not compiled, of the Keras that wrote it if that is installed.
+    """The model in a file or folder, not compiled, of the Keras that wrote it if installed.
 
     Args:
         custom_objects: classes and functions by the names that the file has for them.
@@ -44,6 +45,8 @@ def read_model(saved: SavedKeras, custom_objects: Mapping[str, Any], safe_mode: 
         refuse_code(saved)
     settings = {"custom_objects": dict(custom_objects), "compile": False, "safe_mode": safe_mode}
     try:
+        if saved.is_folder:
+            return _read_by_keras_2(saved, "Keras 2 wrote it", settings)
         if reason := _only_keras_2(saved):
             return _read_by_keras_2(saved, reason, settings)
         if saved.major == 2 and not _of_keras_3(custom_objects):
@@ -191,13 +194,17 @@ def _read_by_keras_2(saved: SavedKeras, reason: str, settings: Mapping[str, Any]
     if importlib.util.find_spec("tf_keras") is None:
         raise MissingExtraError(
             f"{saved.at}: {reason}. It needs tf-keras, which is not installed. "
-            f"Install it: {_INSTALL}"
+            f"Install it: {_INSTALL}{or_graph(saved)}"
         )
     import tf_keras
 
     if settings["safe_mode"]:
         registered = tf_keras.saving.get_registered_object
         refuse_imports(saved, settings["custom_objects"], registered)
+    if saved.is_folder:
+        model = _read(saved, keras_2(tf_keras), str(saved.path), settings)
+        check_revived(model, saved, settings["custom_objects"])
+        return model
     if not is_keras_1(saved):
         return _read(saved, keras_2(tf_keras), saved.path, settings)
     with in_words_of_keras_2(saved) as file:

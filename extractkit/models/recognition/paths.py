@@ -1,5 +1,6 @@
 """A path recognized: a place elsewhere, a folder, the prefix of a checkpoint, or a file."""
 
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -15,7 +16,9 @@ _FETCH = {
     "http": "curl -LO {path}",
     "https": "curl -LO {path}",
 }
-_SAVED_MODELS = ("saved_model.pb", "saved_model.pbtxt")
+SAVED_MODELS = ("saved_model.pb", "saved_model.pbtxt")
+KERAS_METADATA = "keras_metadata.pb"
+"""What Keras 2 writes beside the graph of a SavedModel: the configurations of its layers."""
 
 
 def recognize(path: str) -> Recognized | None:
@@ -59,7 +62,10 @@ def remote(path: str) -> Recognized | None:
 def _folder(folder: Path) -> Recognized | None:
     inside = {entry.name for entry in folder.iterdir()}
     path = str(folder)
-    if inside & set(_SAVED_MODELS):
+    if inside & set(SAVED_MODELS):
+        # With tf-keras it has layers; its graph can be read without.
+        if KERAS_METADATA in inside and importlib.util.find_spec("tf_keras") is not None:
+            return Recognized("a SavedModel of Keras 2", "keras", path)
         return Recognized("a SavedModel", "saved_model", path)
     if "saved_model.cpb" in inside:
         return Recognized("a SavedModel in TensorFlow's split format", advice=SPLIT)
@@ -95,7 +101,7 @@ def _variables(folder: Path) -> Recognized | None:
         if (place / "variables.index").is_file():
             found = recognize_file(place / "variables.index")
             whole = place.parent
-            if any((whole / name).is_file() for name in _SAVED_MODELS):
+            if any((whole / name).is_file() for name in SAVED_MODELS):
                 return Recognized("the variables of a SavedModel", "saved_model", str(whole))
             if found is not None and found.model is not None:
                 return Recognized(

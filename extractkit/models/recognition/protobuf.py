@@ -43,6 +43,12 @@ def message_kind(file: Path) -> str | None:
     return "MetaGraphDef" if _graph_after(fields, 2, meta=True) else None
 
 
+def embedded(content: bytes, number: int) -> list[bytes]:
+    """Return the contents of all texts and messages in the field of this number, in order."""
+    fields = _begin(content, len(content))
+    return [field.content for field in fields if (field.number, field.kind) == (number, _BYTES)]
+
+
 def _graph_after(fields: list[_Field], number: int, *, meta: bool = False) -> bool:
     """Whether the field of this number begins as a MetaGraphDef, or as a GraphDef, does."""
     content = next((f.content for f in fields if f.number == number and f.kind == _BYTES), None)
@@ -68,11 +74,11 @@ def _is_name(content: bytes) -> bool:
     return bool(content) and all(32 < byte < 127 for byte in content)
 
 
-def _begin(content: bytes) -> list[_Field]:
+def _begin(content: bytes, most: int = _MOST_FIELDS) -> list[_Field]:
     """Return the fields of a message of which only the start may be there."""
     found: list[_Field] = []
     position = 0
-    while position < len(content) and len(found) < _MOST_FIELDS:
+    while position < len(content) and len(found) < most:
         try:
             tag, position = _varint(content, position)
             number, kind = tag >> 3, tag & 7
