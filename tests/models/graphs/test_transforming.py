@@ -173,7 +173,9 @@ def test_the_largest_and_smallest_truth_are_truths(op: str, expected: bool) -> N
 
 def test_a_constant_is_transformed_without_samples() -> None:
     kernel = np.arange(6, dtype=np.float32).reshape(2, 3)
-    record = TensorRecord("d:kernel", Kind.WEIGHT, "float32", (2, 3), (None, None))
+    record = TensorRecord(
+        "d:kernel", Kind.WEIGHT, "float32", (2, 3), (None, None), depends_on_inputs=False
+    )
     layout = Layout.of(record)
     assert layout is not None
     axes = Transform.parse({"slice": {0: 1}, "reduce": {1: "sum"}}, "s").bind(
