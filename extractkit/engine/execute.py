@@ -284,6 +284,7 @@ class _Execution:
         began = time.perf_counter()
         stream = prepared.stream(found, lambda done: None)
         shards = [shard for shard in recorder.manifest.shards if not shard.constant]
+        self.listener.stage("checking the outputs against the model's own call")
         checked = self_check(prepared, stream, shards)
         self.timings["self_check"] = time.perf_counter() - began
         for note in checked.notes:

@@ -94,7 +94,7 @@ def measure_sharing(
     trial = _Trial(signature, program, tensors)
     encoded = [one for one in model.encode(source.read(0, count)) if trial.fits(one)]
     if not encoded:
-        return Shared(Sharing.EQUAL)  # too short for what is wanted, which is told elsewhere
+        return Shared(Sharing.ALONE, "the first samples are too short to measure it")
     encoded = _different(encoded)
     if short:
         # The beginning of a long text tells as much, at a fraction of the cost.

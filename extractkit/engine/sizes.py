@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from extractkit.engine.batches import Batch, collate
-from extractkit.errors import SampleError
+from extractkit.errors import JobError
 from extractkit.inputs.protocol import InputSpec, Signature
 from extractkit.models.protocol import Encoded, Model, Program
 from extractkit.values import Array
@@ -67,7 +67,7 @@ def size_fault(
         other = repeated(model.signature, blank, at)
         try:
             program(other.features, other.lengths)
-        except SampleError:
+        except JobError:  # memory, too, may run out at a size that we chose
             return False
         return True
 

@@ -11,6 +11,7 @@ from pathlib import Path
 VALUE_PACKAGES = (
     *("extractkit", "tensorflow", "keras", "keras-hub", "tf-keras", "ai-edge-litert"),
     *("numpy", "h5py", "tokenizers", "tensorflow-text", "sentencepiece", "pillow"),
+    "transformers",
 )
 """Packages whose version may change what a run holds."""
 

@@ -29,10 +29,12 @@ def find_scope(
     names: Mapping[str, str],
     at: str,
     may_be_left: Callable[[str], bool] = lambda key: False,
+    *,
+    droppable: int,
 ) -> Scope | None:
     """Return the one scope of a file that holds all of a model's weights; None if there is none.
 
-    The paths may lose what they all begin with, and gain what all names in the scope begin with.
+    The paths may lose the model's own name, and gain what all names in the scope begin with.
     Nothing in the scope may be left over.
 
     Args:
@@ -40,13 +42,15 @@ def find_scope(
         names: Path of each weight in the file, by its key.
         at: How messages name the file.
         may_be_left: Whether a key may be left over all the same.
+        droppable: How many of the parts that all paths begin with are names of the model. Names of
+            layers stay: without them the weights could be those of another layer.
 
     Raises:
         ModelError: Several scopes hold them, so that any of them might be meant.
     """
     keys = {name: key for key, name in reversed(tuple(names.items()))}
     shared = _shared(paths)
-    for depth in range(len(shared) + 1):
+    for depth in range(min(len(shared), droppable) + 1):
         rests = ["/".join(path.split("/")[depth:]) for path in paths]
         if not any("/" in rest for rest in rests):
             break  # `kernel` and `bias` alone are those of any layer
@@ -54,7 +58,7 @@ def find_scope(
         prefixes = [name.removesuffix(rests[0]) for name in ending]
         inside = "".join(f"{part}/" for part in shared[depth:])
         found = [
-            scope
+            (prefix, scope)
             for prefix in prefixes
             if (scope := _scope(prefix, rests, keys, names)) is not None
             and not any(
@@ -63,13 +67,13 @@ def find_scope(
             )
         ]
         if len(found) > 1:
-            several = " and ".join(repr(f"{prefix}{inside}") for prefix in prefixes[:2])
+            several = " and ".join(repr(f"{prefix}{inside}") for prefix, _ in found[:2])
             raise ModelError(
                 f"{at} holds the weights of the model more than once: under {several}. "
                 f"Give a file with one of them"
             )
         if found:
-            return found[0]
+            return found[0][1]
     return None
 
 

@@ -96,15 +96,22 @@ def assign_by_scope(model: Any, weights: WeightFile, names: Mapping[str, str], a
     def left(key: str) -> bool:
         return transformers and may_be_left(model, key, weights.entry(key).dtype)
 
-    scope = find_scope(list(paths), names, at, left)
+    # Files of transformers may leave out the name of the base model (`bert/`) as well.
+    own_name = str(getattr(model, "name", ""))
+    named_first = all(path.startswith(f"{own_name}/") for path in paths)
+    droppable = len(paths) if transformers else int(named_first)
+    scope = find_scope(list(paths), names, at, left, droppable=droppable)
     if scope is None and transformers:
         needed = {path: v for path, v in paths.items() if not may_be_missing(model, path)}
         if len(needed) < len(paths):
-            paths, scope = needed, find_scope(list(needed), names, at, left)
+            paths = needed
+            scope = find_scope(list(needed), names, at, left, droppable=droppable)
     if scope is None:
         return False
     own = {id(variable): path for path, variable in paths.items()}
     _assign(model, dict(zip(scope.keys, paths.values(), strict=True)), own, weights, at)
+    if not transformers:
+        _log.warning("%s: %r of the model is %r of the file", at, next(iter(paths)), scope.keys[0])
     _log_left(scope.outside, at)
     return True
 

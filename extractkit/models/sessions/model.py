@@ -78,10 +78,16 @@ class SessionModel(GraphModel):
     averages: str = field(default=AVERAGES, kw_only=True)
     again: Callable[[int | None], SessionAgain] | None = field(default=None, kw_only=True)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+    _opening: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
-    @cached_property
+    @property
     def session(self) -> tf.compat.v1.Session:
         """The session that runs programs; they are added to its graph."""
+        with self._opening:
+            return self._opened
+
+    @cached_property
+    def _opened(self) -> tf.compat.v1.Session:
         return self.open_session()
 
     @property

@@ -387,14 +387,23 @@ def test_no_scope_is_taken_that_does_not_hold_all(
 def test_a_scope_holds_all_weights_and_nothing_else(
     names: list[str], found: tuple[list[str], list[str]] | None
 ) -> None:
-    scope = find_scope(["m/a/k", "m/a/b"], {name: name for name in names}, "model.checkpoint='x'")
+    own = ["m/a/k", "m/a/b"]
+    scope = find_scope(own, {name: name for name in names}, "model.checkpoint='x'", droppable=1)
     assert (scope and (list(scope.keys), list(scope.outside))) == found
+
+
+def test_the_name_of_a_layer_is_not_left_out() -> None:
+    file = ["decoder/dense/k", "decoder/dense/b", "norm/g"]
+    own = ["encoder/dense/k", "encoder/dense/b"]
+    names = {name: name for name in file}
+    assert find_scope(own, names, "model.checkpoint='x'", droppable=0) is None
+    assert find_scope(own, names, "model.checkpoint='x'", droppable=1) is not None
 
 
 def test_two_scopes_that_fit_are_not_mixed_up() -> None:
     names = ["teacher/a/k", "student/a/k"]
     with pytest.raises(ModelError) as caught:
-        find_scope(["m/a/k"], {name: name for name in names}, "model.checkpoint='x'")
+        find_scope(["m/a/k"], {n: n for n in names}, "model.checkpoint='x'", droppable=1)
     assert str(caught.value) == (
         "model.checkpoint='x' holds the weights of the model more than once: under 'teacher/a/' "
         "and 'student/a/'. Give a file with one of them"
