@@ -68,7 +68,9 @@ def pytest_make_collect_report(
 ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     """The same for a module that skips itself while it is imported, before any mark can be read."""
     report = yield
-    skipped = report.skipped and isinstance(collector, pytest.Module)
+    # What is optional has an environment of its own.
+    optional = "optional" in collector.path.parts
+    skipped = report.skipped and isinstance(collector, pytest.Module) and not optional
     if skipped and os.environ.get(REQUIRE) and "real_model" in collector.path.read_text("utf-8"):
         _refuse(report)
     return report

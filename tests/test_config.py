@@ -185,7 +185,7 @@ def test_a_group_without_a_choice_is_refused(override: str) -> None:
     [
         ("model.pth=x", "model.pth does not exist. Nearest: 'path', "),
         ("+model.pth=x", "model.pth does not exist. Nearest: 'path', "),
-        ("+inputs.pth=x", "inputs.pth does not exist. Available: 'column', 'limit', 'path'."),
+        ("+inputs.pth=x", "inputs.pth does not exist. Available: 'column', 'columns', 'limit', "),
         ("+foo=1", "foo does not exist. Available: 'inputs', 'model', 'runtime', "),
         ("foo=1", "foo=1: 'foo' does not exist. Nearest: "),
         ("+runtime.bach=1", "runtime.bach does not exist. Nearest: 'batch_size', "),

@@ -77,12 +77,12 @@ def test_times_machine_and_timings_stand_under_volatile_alone(tmp_path: Path) ->
 
 def test_the_version_is_looked_at_before_the_fields(tmp_path: Path) -> None:
     manifests.write(tmp_path, FULL)
-    edit(tmp_path, schema=4, colour="red")
+    edit(tmp_path, schema=manifests.SCHEMA + 1, colour="red")
     with pytest.raises(RunDirectoryError) as caught:
         manifests.read(tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path / 'manifest.json'} has schema version 4; this extractkit reads up to 3. "
-        f"Update it: pip install -U extractkit"
+        f"{tmp_path / 'manifest.json'} has schema version {manifests.SCHEMA + 1}; this "
+        f"extractkit reads up to {manifests.SCHEMA}. Update it: pip install -U extractkit"
     )
 
 
@@ -92,7 +92,7 @@ def test_the_version_from_before_the_first_release_is_refused(tmp_path: Path) ->
         manifests.read(tmp_path)
     assert str(caught.value) == (
         f"{tmp_path / 'manifest.json'} has schema version 1, from before extractkit's first "
-        f"release; this one reads version 3. Run the job again"
+        f"release; this one reads version {manifests.SCHEMA}. Run the job again"
     )
 
 

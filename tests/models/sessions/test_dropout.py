@@ -40,6 +40,7 @@ def middle(x: tf.Tensor, name: str) -> tf.Tensor:
 
 def network(drop: Dropping) -> Callable[[], None]:
     def build() -> None:
+        v1.set_random_seed(1)  # a test before this one may have made TensorFlow deterministic
         x = v1.placeholder(tf.float32, [None, 6], "x")
         hidden = drop(tf.nn.relu(tf.matmul(x, weight("w", [6, 5]))), "drop")
         y = tf.matmul(drop(hidden, "again"), weight("v", [5, 2]), name="y")
@@ -77,6 +78,7 @@ def test_other_noise_stays(tmp_path: Path) -> None:
     """Multiplied by a mask without the scale, or with another: that is no dropout."""
 
     def build() -> None:
+        v1.set_random_seed(1)  # a test before this one may have made TensorFlow deterministic
         x = v1.placeholder(tf.float32, [None, 6], "x")
         mask = tf.cast(v1.random_uniform(tf.shape(x)) >= 0.4, tf.float32)
         tf.multiply(x, mask, name="unscaled")
