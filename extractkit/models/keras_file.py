@@ -77,6 +77,7 @@ def load(
         from extractkit.models.keras_models.again import LoadedAgain, loaded_again
         from extractkit.models.keras_models.averages import keeps_averages, use_optimizer_averages
         from extractkit.models.keras_models.loaded_state import LoadedState
+        from extractkit.models.keras_models.pruning import pruned_layers
         from extractkit.models.keras_models.weights import load_plainly, load_weights
         from extractkit.models.keras_models.whole import read_again, read_model
         from extractkit.models.live import live_model
@@ -94,6 +95,8 @@ def load(
     else:
         origin = {"path": str(architecture.path.resolve()), **weights.origin}
         model = read_model(architecture, objects, safe_mode)
+        if pruned := pruned_layers(architecture, objects):
+            origin["pruning_wrappers_stripped"] = pruned
         if not weights.given and (averages.used or keeps_averages(architecture)):
             file = open_weights(str(architecture.path))
             use_optimizer_averages(model, file, architecture, architecture.at, averages)

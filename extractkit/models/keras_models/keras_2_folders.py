@@ -1,7 +1,7 @@
 """Checks of a model that tf-keras revives from a SavedModel.
 
-Where tf-keras does not know a class, it makes one whose call runs the stored graph. That class has
-no layers inside, and its graph was traced for other inputs than those of a run.
+Where tf-keras does not know a class, it makes one whose call runs the stored graph. Whoever
+asks for layers is better told which class is missing than given a call without anything inside.
 """
 
 from collections.abc import Mapping

@@ -5,7 +5,7 @@ import json
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from math import prod
 from typing import Any
 
@@ -17,6 +17,13 @@ from extractkit.models.keras_models.dialects import KERAS_3, Dialect, dialect_of
 from extractkit.models.keras_models.keras_1_files import in_words_of_keras_2, is_keras_1
 from extractkit.models.keras_models.keras_2_folders import check_revived
 from extractkit.models.keras_models.objects import or_graph, refuse_code, refuse_imports, why_not
+from extractkit.models.keras_models.pruning import (
+    WRAPPER,
+    pruned_layers,
+    stand_in,
+    stripped,
+    without_masks,
+)
 from extractkit.models.keras_models.saved import SavedKeras, serialized_objects
 from extractkit.models.patching import patched
 
@@ -198,17 +205,28 @@ def _read_by_keras_2(saved: SavedKeras, reason: str, settings: Mapping[str, Any]
         )
     import tf_keras
 
+    given = settings["custom_objects"]
+    wrapper = None
+    if pruned_layers(saved, given):
+        wrapper = stand_in(tf_keras)
+        settings = {**settings, "custom_objects": {**given, WRAPPER: wrapper}}
     if settings["safe_mode"]:
         registered = tf_keras.saving.get_registered_object
         refuse_imports(saved, settings["custom_objects"], registered)
+    with _source(saved, wrapper is not None) as source:
+        model = _read(saved, keras_2(tf_keras), source, settings)
     if saved.is_folder:
-        model = _read(saved, keras_2(tf_keras), str(saved.path), settings)
         check_revived(model, saved, settings["custom_objects"])
-        return model
-    if not is_keras_1(saved):
-        return _read(saved, keras_2(tf_keras), saved.path, settings)
-    with in_words_of_keras_2(saved) as file:
-        return _read(saved, keras_2(tf_keras), file, settings)
+    return model if wrapper is None else stripped(model, tf_keras, wrapper, saved.at)
+
+
+def _source(saved: SavedKeras, pruned: bool) -> AbstractContextManager[Any]:
+    """Return what tf-keras is to read."""
+    if pruned and saved.is_hdf5:
+        return without_masks(saved)
+    if is_keras_1(saved):
+        return in_words_of_keras_2(saved)
+    return nullcontext(str(saved.path))
 
 
 def _read(saved: SavedKeras, dialect: Dialect, file: Any, settings: Mapping[str, Any]) -> Any:
