@@ -21,7 +21,7 @@ from extractkit.engine.isolation import run_isolated
 from extractkit.engine.prepare import Prepared
 from extractkit.engine.stream import Stream, fetch
 from extractkit.errors import ExtractkitError, JobError, ModelError
-from extractkit.models.protocol import Fetch, HasOwnCall, Program
+from extractkit.models.protocol import Fetch, HasOwnCall, OtherOutputsError, OwnCall, Program
 from extractkit.plan import Layout, Shard
 from extractkit.runs.self_check import SelfCheck
 from extractkit.runs.verification.apart import TOLERATED, TOLERATED_16, Apart, arrays_apart
@@ -168,7 +168,19 @@ class _Comparison:
     def _compared(self, position: int | None, record: SelfCheck) -> Checked:
         # Before the second copy of the model takes memory.
         batch, values = self._computed()
-        loaded_by, own = self._own(position, batch)
+        own_call = self._own_call(position)
+        record = replace(
+            record,
+            loaded_by=own_call.loaded_by,
+            samples=len(batch),
+            tolerance=TOLERATED_16 if self._coarse else TOLERATED,
+        )
+        try:
+            own = self._own_outputs(own_call, batch)
+        except OtherOutputsError as error:
+            form = Apart(1, 1, form=str(error))
+            return Checked((record,), (Difference(record, self._addresses[0], form),))
+        del own_call
         gc.collect()  # a Keras model is a cycle: its memory is wanted back now
         catalog = self.prepared.opened.model.catalog
         apart = {
@@ -179,31 +191,32 @@ class _Comparison:
         }
         record = replace(
             record,
-            loaded_by=loaded_by,
             outputs=tuple(own),
-            samples=len(batch),
             largest_difference=_finite(max(one.error for one in apart.values())),
             relative_difference=_finite(max(one.relative for one in apart.values())),
-            tolerance=TOLERATED_16 if self._coarse else TOLERATED,
         )
         wrong = {address: one for address, one in apart.items() if one.beyond}
         return Checked((record,), tuple(Difference(record, *item) for item in wrong.items()))
 
-    def _own(self, position: int | None, batch: Batch) -> tuple[str, dict[str, Array]]:
-        """What has loaded the model again, and its outputs; the copy is let go."""
+    def _own_call(self, position: int | None) -> OwnCall:
+        """Load the model again; the copy takes memory until the call is released."""
         model = self.prepared.opened.model
         assert isinstance(model, HasOwnCall)
         try:
-            own_call = model.own_call(position)
+            return model.own_call(position)
         except ModelError as error:
             raise _NotComparableError(f"the model cannot be loaded again: {error}") from error
+
+    def _own_outputs(self, own_call: OwnCall, batch: Batch) -> dict[str, Array]:
         try:
             outputs = dict(own_call.outputs(batch.features, batch.lengths))
+        except OtherOutputsError:
+            raise
         except ExtractkitError as error:
             raise _NotComparableError(f"the model's own call fails: {error}") from error
         if not outputs:
             raise _NotComparableError("the model's own call takes other inputs")
-        return own_call.loaded_by, outputs
+        return outputs
 
     # ---- what the job computes
 

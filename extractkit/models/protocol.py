@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from extractkit.checkpoints import Checkpoint, SkippedCheckpoint
+from extractkit.errors import JobError
 from extractkit.inputs.protocol import Sample, Signature
 from extractkit.plan import Layout
 from extractkit.tensors import Catalog
@@ -99,6 +100,10 @@ class CheckpointAxis(Protocol):
         ...
 
 
+class OtherOutputsError(JobError):
+    """The model's own call returns another number of outputs than the model that was traced."""
+
+
 SAME_OBJECT = "same object"
 """What `OwnCall.loaded_by` is for a model that nothing but this process holds."""
 
@@ -116,7 +121,8 @@ class OwnCall:
             for a `Fetch` of nothing but the address: the outputs (`MODEL_OUTPUT`) that depend on
             the inputs and can be extracted. Empty where there are none. It raises SampleError
             where the model fails on the batch, as the values of a sample can cause it, and
-            JobError where it fails in another way.
+            OtherOutputsError where their number is not the model's, and JobError where it fails in
+            another way.
     """
 
     loaded_by: str

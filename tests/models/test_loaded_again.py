@@ -15,6 +15,7 @@ import extractkit
 from extractkit.errors import JobError
 from extractkit.models import keras_file
 from extractkit.models.checkpoint_axis import WeightFiles
+from extractkit.models.keras_models.again import LoadedAgain
 from extractkit.models.protocol import SAME_OBJECT
 from extractkit.models.weight_files import WeightFile
 from extractkit.runs.journal import read
@@ -174,6 +175,18 @@ def test_a_weight_that_is_not_the_files(files: Path, tmp_path: Path) -> None:
     head.kernel.assign(KERNEL + np.float32(1e-2))
     message = failed(tmp_path / "run", ["selectors=outputs"], model=model, inputs=X)
     assert "':output' is not the model's own output" in message
+
+
+def test_another_number_of_outputs_is_a_difference(files: Path, tmp_path: Path) -> None:
+    model = keras_file.load(path=str(files / "model.keras"))
+    x = keras.Input((4,), name="x")
+    other = keras.Model(x, [keras.layers.Dense(3)(x), keras.layers.Dense(3)(x)])
+    vars(model)["again"] = lambda checkpoint: LoadedAgain(other, "another loader")
+    message = failed(tmp_path / "run", ["selectors=outputs"], model=model, inputs=X)
+    assert message.startswith(
+        "runtime.self_check: ':output' is not the model's own output: the model's own call returns "
+        "2 outputs, not 1. It was compared for 6 samples with another loader, to "
+    )
 
 
 CHECKPOINTS = ["model=keras", FACTORY, "model.checkpoints='{}/step_*.weights.h5'"]

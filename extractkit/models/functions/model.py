@@ -18,7 +18,14 @@ from extractkit.models.graphs.model import GraphModel
 from extractkit.models.graphs.quantized import raw
 from extractkit.models.graphs.rebuilding import tensors_in_graph
 from extractkit.models.graphs.transforming import transformed
-from extractkit.models.protocol import SAME_OBJECT, Compilation, Fetch, OwnCall, Program
+from extractkit.models.protocol import (
+    SAME_OBJECT,
+    Compilation,
+    Fetch,
+    OtherOutputsError,
+    OwnCall,
+    Program,
+)
 from extractkit.values import Array, as_array
 
 
@@ -74,6 +81,8 @@ class FunctionModel(GraphModel):
             try:
                 with restored(variables):
                     found = called(arguments)
+            except OtherOutputsError:
+                raise
             except Exception as error:  # whatever a layer of somebody's own raises
                 raise failed_on_batch(self.name, error) from error
             return {

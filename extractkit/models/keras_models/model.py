@@ -24,7 +24,7 @@ from extractkit.models.keras_models.stateful import (
     stateful_layers,
 )
 from extractkit.models.keras_models.tracing import Trace, trace
-from extractkit.models.protocol import Compilation, Fetch, OwnCall, Program
+from extractkit.models.protocol import Compilation, Fetch, OtherOutputsError, OwnCall, Program
 from extractkit.models.structure import ports
 from extractkit.tensors import Kind
 from extractkit.values import Array
@@ -143,6 +143,10 @@ class KerasModel(FunctionModel):
             taken = [{name: tf.TensorSpec(one.shape, one.dtype) for name, one in specs.items()}]
         with dialect.repaired(), from_initial_state(layers):
             returned = tf.function(call, autograph=False, input_signature=taken)(dict(arguments))
+        if len(returned) != len(addresses):
+            raise OtherOutputsError(
+                f"the model's own call returns {len(returned)} outputs, not {len(addresses)}"
+            )
         return dict(zip(addresses, returned, strict=True))
 
     def settled(self) -> Self:
