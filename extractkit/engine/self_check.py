@@ -86,7 +86,7 @@ def self_check(prepared: Prepared, stream: Stream, shards: Sequence[Shard]) -> C
             tuple(SelfCheck(_label(prepared, at), not_applicable=why) for at in positions)
         )
     comparison = _Comparison(prepared, stream, shards)
-    with _generators_unchanged():
+    with _generators_unchanged(prepared):
         found = [comparison.at(position) for position in positions]
     return Checked(
         tuple(record for one in found for record in one.records),
@@ -285,12 +285,17 @@ def _not_applicable(prepared: Prepared) -> str | None:
 
 
 @contextmanager
-def _generators_unchanged() -> Iterator[None]:
-    """Leave the generators of Python and NumPy as they are: loading a model draws and seeds."""
+def _generators_unchanged(prepared: Prepared) -> Iterator[None]:
+    """Leave generators as they are: loading a model draws and seeds.
+
+    Those of the model's library cannot be read, so they get the job's seed again.
+    """
+    runtime = prepared.job.runtime
     python, numpy = random.getstate(), np.random.get_state()
     try:
         yield
     finally:
+        prepared.opened.model.configure(runtime.seed, runtime.deterministic, runtime.device)
         random.setstate(python)
         np.random.set_state(numpy)
 

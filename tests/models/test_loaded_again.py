@@ -12,6 +12,7 @@ import tensorflow as tf
 import tf_keras
 
 import extractkit
+from extractkit.engine.listener import Silent
 from extractkit.errors import JobError
 from extractkit.models import keras_file
 from extractkit.models.checkpoint_axis import WeightFiles
@@ -187,6 +188,21 @@ def test_another_number_of_outputs_is_a_difference(files: Path, tmp_path: Path) 
         "runtime.self_check: ':output' is not the model's own output: the model's own call returns "
         "2 outputs, not 1. It was compared for 6 samples with another loader, to "
     )
+
+
+@pytest.mark.parametrize("checked", [True, False])
+def test_a_job_computes_with_its_own_seed_after_the_check(
+    checked: bool, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A factory with weights is built again with the seed of the model."""
+    seeds: list[int] = []
+    monkeypatch.setattr(
+        Silent, "advanced", lambda *_: seeds.append(tf.compat.v1.random.get_seed(None)[0])
+    )
+    arguments, _ = FORMATS["factory and weights"]
+    overrides = [*job(files, arguments), "model.seed=5", "runtime.seed=7"]
+    extractkit.extract([*overrides, f"runtime.self_check={checked}"], run_dir=tmp_path / "run")
+    assert set(seeds) == {7}
 
 
 CHECKPOINTS = ["model=keras", FACTORY, "model.checkpoints='{}/step_*.weights.h5'"]
