@@ -289,7 +289,7 @@ class _Execution:
         self.timings["self_check"] = time.perf_counter() - began
         for note in checked.notes:
             self._note(note)
-        refuse_differences(checked)
+        refuse_differences(checked, len(recorder.committed))
         for one in checked.records:
             equal = f"outputs as from {one.loaded_by}, to {one.largest_difference:.2g}"
             _log.info("self-check: %s", one.not_applicable or equal)

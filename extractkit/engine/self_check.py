@@ -95,8 +95,11 @@ def self_check(prepared: Prepared, stream: Stream, shards: Sequence[Shard]) -> C
     )
 
 
-def refuse_differences(checked: Checked) -> None:
+def refuse_differences(checked: Checked, committed: int) -> None:
     """End the job where an output is not the model's own.
+
+    Args:
+        committed: number of shards that an earlier process has stored, without this check.
 
     Raises:
         JobError: names the first such output, how far it is off, and what to do.
@@ -105,11 +108,15 @@ def refuse_differences(checked: Checked) -> None:
         return
     first = checked.differences[0]
     more = len(checked.differences) - 1
+    stored = "Nothing is stored"
+    if committed:
+        are = "is" if committed == 1 else "are"
+        stored = f"{counted(committed, 'shard')} {are} committed already and may hold wrong values"
     others = f" ({counted(more, 'other difference')} besides)" if more else ""
     raise JobError(
         f"runtime.self_check: {first}{others}. It was compared for "
         f"{counted(first.check.samples, 'sample')} with {first.check.loaded_by}, to "
-        f"{first.check.tolerance}. Nothing is stored. Either extractkit computes this model "
+        f"{first.check.tolerance}. {stored}. Either extractkit computes this model "
         f"wrongly, which is worth a report, or the model is not the same each time that it is "
         f"loaded and called. To extract all the same: runtime.self_check=false"
     )

@@ -306,6 +306,16 @@ def test_a_run_that_failed_its_check_is_checked_again(tmp_path: Path) -> None:
     assert manifest.read(tmp_path / "run").status is Status.FINISHED
 
 
+def test_shards_that_were_committed_without_a_check_are_named(tmp_path: Path) -> None:
+    wanted = job(HIDDEN, model=Off(), shard_size=6, self_check=False)
+    with pytest.raises(KeyboardInterrupt):
+        execute(wanted, tmp_path / "run", hydra_files={}, listener=Stopping())
+    with pytest.raises(JobError) as error:
+        resume(job(HIDDEN, model=Off(), shard_size=6), tmp_path / "run", listener=Silent())
+    assert "1 shard is committed already and may hold wrong values. Either" in str(error.value)
+    assert "Nothing is stored" not in str(error.value)
+
+
 def test_every_part_checks_itself_and_the_whole_has_the_worst(tmp_path: Path) -> None:
     for part in ("1/2", "2/2"):
         execute(
