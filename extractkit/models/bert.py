@@ -5,7 +5,7 @@ Without a path it is the real MiniLM (all-MiniLM-L6-v2) from the installed weigh
 
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from extractkit.errors import MissingExtraError, ModelError
 from extractkit.models.given_weights import given_weights
@@ -18,6 +18,7 @@ from extractkit.models.hub_presets.google_release import (
 )
 from extractkit.models.hub_presets.preset import find_preset, require_keras_hub
 from extractkit.models.tensorflow_process import quiet_start
+from extractkit.models.weight_files import WeightFile
 
 if TYPE_CHECKING:
     from extractkit.models.keras_models.model import KerasModel
@@ -70,7 +71,7 @@ def load(
         from extractkit.models.hub_presets.model import text_model
         from extractkit.models.hub_presets.reading import read_backbone
         from extractkit.models.keras_models.again import LoadedAgain, loaded_again
-        from extractkit.models.keras_models.weights import load_weights
+        from extractkit.models.keras_models.weights import load_plainly, load_weights
 
     backbone = read_backbone(preset) if release is None else release_backbone(release)
     if not isinstance(backbone, keras_hub.models.BertBackbone):
@@ -85,9 +86,18 @@ def load(
     }
     weights.load()
 
+    def load_again(own: Any, found: WeightFile, key: str) -> None:
+        if release is None or not has_release_names(found):
+            load_plainly(own, found, key)
+        else:
+            assign_release(own, found, f"{key}={found.path!r}")
+
     def again(checkpoint: int | None) -> LoadedAgain:
-        made_by = "keras_hub.models.Backbone.from_preset"
-        return loaded_again(read_backbone(preset), made_by, weights, checkpoint)
+        if release is None:
+            own, made_by = read_backbone(preset), "keras_hub.models.Backbone.from_preset"
+        else:  # for which keras-hub has no function
+            own, made_by = release_backbone(release), "extractkit's own reading of the release"
+        return loaded_again(own, made_by, weights, checkpoint, load_again)
 
     model = text_model(preset, backbone, max_length, origin, weights.axis, again)
     if not model.signature.takes_text:

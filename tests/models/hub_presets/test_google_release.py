@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import extractkit
 from extractkit.errors import ModelError
 from extractkit.inputs.protocol import Sample
 from extractkit.models import hub
@@ -144,6 +145,18 @@ def test_the_vocabulary_tells_whether_it_lowercases(folder: Path, tmp_path: Path
 def test_its_own_checkpoint_given_as_another(folder: Path) -> None:
     given = load(str(folder), 12, checkpoint=str(folder / "bert_model.ckpt"))
     assert given.weights_digest() == load(str(folder), 12).weights_digest()
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_job_checks_itself(given: bool, folder: Path, tmp_path: Path) -> None:
+    overrides = ["model=bert", f"model.path={folder}", "model.max_length=12", "selectors=outputs"]
+    if given:
+        overrides.append(f"model.checkpoint={folder / 'bert_model.ckpt'}")
+    run = extractkit.extract(overrides, inputs=["the house of cards"], run_dir=tmp_path / "run")
+    (check,) = run.manifest.volatile.self_check
+    assert check.not_applicable is None
+    assert len(check.outputs) == 2
+    assert str(check.loaded_by).startswith("extractkit's own reading of the release")
 
 
 def test_what_is_missing_or_does_not_fit(folder: Path, tmp_path: Path) -> None:
