@@ -104,8 +104,8 @@ class OtherOutputsError(JobError):
     """The model's own call returns another number of outputs than the model that was traced."""
 
 
-SAME_OBJECT = "same object"
-"""What `OwnCall.loaded_by` is for a model that nothing but this process holds."""
+SAME_OBJECT = "the same object (its weights are not checked)"
+"""What `OwnCall.loaded_by` is for a model that is not loaded a second time."""
 
 
 @dataclass(frozen=True, eq=False)

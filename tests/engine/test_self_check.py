@@ -83,8 +83,9 @@ def test_a_program_that_is_off_ends_the_job_though_its_output_is_not_selected(
 ) -> None:
     assert failed(tmp_path / "run", job(HIDDEN, model=Off(), batch_size=4)) == (
         "runtime.self_check: ':output' is not the model's own output: 16 elements apart, by 0.01 "
-        "at most. It was compared for 4 samples with same object, to 1e-05 + 0.0001 of a tensor's "
-        "largest value. Nothing is stored. Either extractkit computes this model wrongly, which is "
+        "at most. It was compared for 4 samples with the same object (its weights "
+        "are not checked), to 1e-05 + 0.0001 of a tensor's largest value. "
+        "Nothing is stored. Either extractkit computes this model wrongly, which is "
         "worth a report, or the model is not the same each time that it is loaded and called. To "
         "extract all the same: runtime.self_check=false"
     )
