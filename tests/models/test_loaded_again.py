@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -16,7 +17,7 @@ from extractkit.engine.listener import Silent
 from extractkit.errors import JobError
 from extractkit.models import keras_file
 from extractkit.models.checkpoint_axis import WeightFiles
-from extractkit.models.keras_models.again import LoadedAgain
+from extractkit.models.keras_models.again import LoadedAgain, loaded_again
 from extractkit.models.protocol import SAME_OBJECT
 from extractkit.models.weight_files import WeightFile
 from extractkit.runs.journal import read
@@ -203,6 +204,13 @@ def test_a_job_computes_with_its_own_seed_after_the_check(
     overrides = [*job(files, arguments), "model.seed=5", "runtime.seed=7"]
     extractkit.extract([*overrides, f"runtime.self_check={checked}"], run_dir=tmp_path / "run")
     assert set(seeds) == {7}
+
+
+def test_weights_that_keras_does_not_read_are_recorded_as_matched_by_name() -> None:
+    file: Any = SimpleNamespace(format="safetensors")
+    weights: Any = SimpleNamespace(file=lambda checkpoint: file)
+    again = loaded_again(architecture(), "a factory", weights, None)
+    assert again.loaded_by == "a factory and extractkit's own matching by name"
 
 
 CHECKPOINTS = ["model=keras", FACTORY, "model.checkpoints='{}/step_*.weights.h5'"]

@@ -6,7 +6,7 @@ from typing import Any
 
 from extractkit.checkpoints import KEY
 from extractkit.models.given_weights import GivenWeights
-from extractkit.models.keras_models.weights import load_plainly
+from extractkit.models.keras_models.weights import load_plainly, read_by_keras
 from extractkit.models.weight_files import WeightFile
 
 
@@ -61,8 +61,9 @@ def loaded_again(
     file = weights.file(checkpoint)
     if file is None:
         return LoadedAgain(model, made_by)
+    by = "load_weights" if read_by_keras(model, file) else "extractkit's own matching by name"
     return LoadedAgain(
         model,
-        f"{made_by} and load_weights",
+        f"{made_by} and {by}",
         lambda: load(model, file, "model.checkpoint" if checkpoint is None else KEY),
     )

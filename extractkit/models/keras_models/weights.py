@@ -91,6 +91,11 @@ def _load_by_keras_or_scope(model: Any, weights: WeightFile, at: str) -> None:
         raise unfit from unfit.__cause__
 
 
+def read_by_keras(model: Any, weights: WeightFile) -> bool:
+    """Whether `model.load_weights` is what reads a file of this format."""
+    return weights.format in (_ARCHIVE, _HDF5) and not is_of_transformers(model)
+
+
 def load_plainly(model: Any, weights: WeightFile, key: str) -> None:
     """Load a checkpoint as the model's users do: `model.load_weights`, and nothing else.
 
@@ -102,7 +107,7 @@ def load_plainly(model: Any, weights: WeightFile, key: str) -> None:
     Raises:
         ModelError: it does not fit.
     """
-    if weights.format in (_ARCHIVE, _HDF5) and not is_of_transformers(model):
+    if read_by_keras(model, weights):
         legacy = weights.format == _HDF5 and _is_legacy(weights.files[0])
         try:
             _load_by_keras(model, weights, legacy, f"{key}={weights.path!r}")
