@@ -148,9 +148,9 @@ class GraphModel:
         """What raw integers of quantised types stand for, by address."""
         scales = scales_of(self.graph.graph)
         found = {
-            record.address: scales[value.name]
-            for record in self.catalog.records
-            if (value := self._values.get(record.address)) is not None and value.name in scales
+            one.record.address: scales[one.value.name]
+            for one in self.found
+            if one.in_graph and one.value.name in scales
         }
         return {"quantized": found} if found else {}
 

@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 
 from extractkit.models.frozen_graph import load
+from extractkit.models.live import live_model
 from extractkit.models.protocol import Compilation, Fetch
 from extractkit.models.sessions.model import SessionModel
 from extractkit.testing.models import drawn
@@ -105,3 +107,20 @@ def test_scale_and_zero_point_say_what_the_integers_stand_for(
             (expected,) = by_session(file, [f"{one['by']}:0"], np.zeros((1, 4), np.float32))
             real = (raw.astype(np.float64) - one["zero_point"]) * one["scale"]
             np.testing.assert_allclose(real, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_with_ragged_tensors_inside_is_described() -> None:
+    class Rows(tf_keras.layers.Layer):  # type: ignore[misc]
+        def call(self, x: tf.Tensor) -> tf.RaggedTensor:
+            return tf.RaggedTensor.from_tensor(x)
+
+    class Mean(tf_keras.layers.Layer):  # type: ignore[misc]
+        def call(self, x: tf.RaggedTensor) -> tf.Tensor:
+            return tf.reduce_mean(x, 1)
+
+    inputs = tf_keras.Input((3,))
+    model = live_model(tf_keras.Model(inputs, Mean()(Rows(name="rows")(inputs))))
+    assert "RaggedTensor" in (model.catalog["rows:output"].reason or "")
+    described = model.describe()
+    assert described["parameters"] == 0
+    assert "quantized" not in described
