@@ -41,6 +41,7 @@ def load(
     with quiet_start():
         import tensorflow as tf
 
+        from extractkit.models.sessions.graph import WITHOUT_SHAPES, drop_stored_shapes
         from extractkit.models.sessions.importing import (
             later_session,
             plain_session,
@@ -60,8 +61,9 @@ def load(
         )
 
     def again(checkpoint: int | None) -> SessionAgain:
-        plain = plain_session(read_graph_def(path, file))
-        return SessionAgain(plain, "tf.compat.v1.import_graph_def")
+        own = read_graph_def(path, file)
+        without = WITHOUT_SHAPES if drop_stored_shapes(own) else ""
+        return SessionAgain(plain_session(own), f"tf.compat.v1.import_graph_def{without}")
 
     return session_model(
         _NAME,

@@ -141,14 +141,18 @@ def load(
 def _plainly(meta: Any, checkpoint: str) -> "SessionAgain":
     """The graph and its weights as TensorFlow's own functions load them.
 
+    They refuse a graph whose stored shapes are not those that they infer, so these are left out.
+
     Raises:
         ModelError: they cannot.
     """
     import tensorflow as tf
 
+    from extractkit.models.sessions.graph import WITHOUT_SHAPES, drop_stored_shapes
     from extractkit.models.sessions.importing import make_importable, session_config
     from extractkit.models.sessions.model import SessionAgain
 
+    without = WITHOUT_SHAPES if drop_stored_shapes(meta.graph_def) else ""
     make_importable(meta.graph_def)
     session = tf.compat.v1.Session(graph=tf.Graph(), config=session_config())
     try:
@@ -160,7 +164,8 @@ def _plainly(meta: Any, checkpoint: str) -> "SessionAgain":
                 session.run(tf.compat.v1.get_collection(key))
     except Exception as error:  # whatever the two meet in a graph of another version
         raise ModelError(f"tf.compat.v1.train.import_meta_graph: {told(error)}") from error
-    return SessionAgain(session, "tf.compat.v1.train.import_meta_graph and Saver.restore")
+    used = "tf.compat.v1.train.import_meta_graph and Saver.restore"
+    return SessionAgain(session, f"{used}{without}")
 
 
 def _meta_prefix(path: str) -> str:

@@ -13,7 +13,7 @@ from extractkit.models.composites import PARTS, SPARSE, Composite
 from extractkit.models.input_settings import InputSetting
 from extractkit.models.operation_libraries import why_not_loaded
 from extractkit.models.saved_model_file import SavedModelFile, parsed
-from extractkit.models.sessions.graph import clean
+from extractkit.models.sessions.graph import WITHOUT_SHAPES, clean, drop_stored_shapes
 from extractkit.models.sessions.importing import make_importable, session_config
 from extractkit.models.sessions.model import SessionAgain, SessionModel, session_model
 
@@ -50,11 +50,18 @@ def load_in_session(
 
     def again(checkpoint: int | None) -> SessionAgain:
         plain = tf.compat.v1.Session(graph=tf.Graph(), config=session_config())
+        stored: list[bool] = []
+
+        def prepare(graph_def: Any) -> None:
+            stored.append(drop_stored_shapes(graph_def))
+            make_importable(graph_def)
+
         try:
-            _restored(path, file, plain, make_importable)
+            _restored(path, file, plain, prepare)
         except Exception as error:  # as above
             raise ModelError(f"model.path={path!r} {why_not_loaded(error)}") from error
-        return SessionAgain(plain, "tf.compat.v1.saved_model.load")
+        without = WITHOUT_SHAPES if any(stored) else ""
+        return SessionAgain(plain, f"tf.compat.v1.saved_model.load{without}")
 
     return session_model(
         "saved_model",

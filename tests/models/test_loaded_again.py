@@ -109,7 +109,7 @@ FORMATS = {
     "saved model": (["model=saved_model", "model.path={}/saved"], "tf.saved_model.load"),
     "saved model of TensorFlow 1": (
         ["model=saved_model", "model.path={}/old"],
-        "tf.compat.v1.saved_model.load",
+        "tf.compat.v1.saved_model.load, without stored shapes",
     ),
     "frozen graph": (
         ["model=frozen_graph", "model.path={}/frozen.pb"],
@@ -117,7 +117,7 @@ FORMATS = {
     ),
     "meta graph": (
         ["model=meta_graph", "model.path={}/meta"],
-        "tf.compat.v1.train.import_meta_graph and Saver.restore",
+        "tf.compat.v1.train.import_meta_graph and Saver.restore, without stored shapes",
     ),
     "tflite": (["model=tflite", "model.path={}/model.tflite"], "ai_edge_litert.Interpreter"),
     "module": (["model=module", f"model.factory._target_={__name__}.module"], SAME_OBJECT),

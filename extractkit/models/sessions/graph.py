@@ -43,10 +43,25 @@ def clean(graph_def: Any) -> None:
     Stored shapes may be those of another TensorFlow; places beside other nodes mean nothing where
     those are left out.
     """
+    drop_stored_shapes(graph_def)
     for node in graph_def.node:
         node.device = ""
-        for attribute in ("_output_shapes", "_class"):
-            node.attr.pop(attribute, None)
+        node.attr.pop("_class", None)
+
+
+WITHOUT_SHAPES = ", without stored shapes"
+"""Follows the name of what has loaded a graph from which `drop_stored_shapes` took some."""
+
+
+def drop_stored_shapes(graph_def: Any) -> bool:
+    """Take the stored shapes off a graph, in place, and return whether there were any.
+
+    TensorFlow refuses those that it infers otherwise, as it does of graphs of other versions.
+    """
+    stored = [node for node in graph_def.node if "_output_shapes" in node.attr]
+    for node in stored:
+        del node.attr["_output_shapes"]
+    return bool(stored)
 
 
 def with_constants(graph_def: Any, constants: Mapping[str, Array]) -> tf.Graph:

@@ -88,7 +88,7 @@ def _imported(path: str, graph_def: Any) -> tf.Graph:
 
 
 def plain_session(graph_def: Any) -> tf.compat.v1.Session:
-    """A session for a graph as it is, but for the seeds of its random operations.
+    """A session for a graph as it is, but for what `make_importable` changes.
 
     Raises:
         ModelError: TensorFlow cannot import the graph so.
