@@ -47,6 +47,20 @@ class Batch:
             {axis: sizes[list(rows)] for axis, sizes in self.lengths.items()},
         )
 
+    def trimmed(self, signature: Signature) -> "Batch":
+        """Return the batch padded to the longest of its own samples and no further."""
+        longest = {axis: int(sizes.max()) for axis, sizes in self.lengths.items()}
+        parts = {
+            spec.name: [slice(None if dim is None else longest[dim]) for dim in spec.dims]
+            for spec in signature.specs
+        }
+        features = {
+            name: array[(slice(None), *parts[name])] for name, array in self.features.items()
+        }
+        if all(array.shape == self.features[name].shape for name, array in features.items()):
+            return self
+        return Batch(features, self.lengths)
+
 
 def read_batch(
     model: Model,

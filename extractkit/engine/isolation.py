@@ -8,7 +8,7 @@ from extractkit.engine.batches import Batch
 from extractkit.engine.skipping import WAY_OUT, named
 from extractkit.engine.survey import check_first, first_usable
 from extractkit.errors import InputError, SampleError
-from extractkit.inputs.protocol import Source, identity
+from extractkit.inputs.protocol import Signature, Source, identity
 from extractkit.models.protocol import Model, Program
 from extractkit.plan import PlannedTensor
 from extractkit.values import Array
@@ -24,11 +24,13 @@ class Outcome:
         rows: those of the batch that have values.
         values: of these, an array for each fetch; none where no row has any.
         failed: the other rows, and what the model says of each.
+        batch: what was run in the end: those rows, padded as they were then; None: nothing was.
     """
 
     rows: Sequence[int]
     values: Sequence[Array]
     failed: Mapping[int, str] = field(default_factory=dict)
+    batch: Batch | None = None
 
 
 Explain = Callable[[Batch], str | None]
@@ -39,7 +41,27 @@ def nothing_to_add(batch: Batch) -> None:
     """Explain nothing."""
 
 
-def run_isolated(program: Program, batch: Batch, explain: Explain = nothing_to_add) -> Outcome:
+def run(program: Program, batch: Batch, signature: Signature) -> Outcome:
+    """Run a batch; if the model fails on it and it is padded further than its samples need, less.
+
+    Padding may reach a length that the model does not take: that of a sample which was in the
+    batch before, or a rounded one.
+
+    Raises:
+        SampleError: the model fails on both.
+    """
+    try:
+        return Outcome(range(len(batch)), program(*batch.arguments), batch=batch)
+    except SampleError:
+        less = batch.trimmed(signature)
+        if less is batch:
+            raise
+    return Outcome(range(len(less)), program(*less.arguments), batch=less)
+
+
+def run_isolated(
+    program: Program, batch: Batch, signature: Signature, explain: Explain = nothing_to_add
+) -> Outcome:
     """Run a batch; if the model fails on it, without the samples on which it fails alone.
 
     What comes of a batch follows from it alone, as the others are run together again, not one by
@@ -50,22 +72,25 @@ def run_isolated(program: Program, batch: Batch, explain: Explain = nothing_to_a
             then.
         JobError: it fails in a way that values cannot cause, and would fail on any sample.
     """
-    every = range(len(batch))
     try:
-        return Outcome(every, program(*batch.arguments))
+        return run(program, batch, signature)
     except SampleError as error:
-        failed = dict(failing_alone(program, batch, error, explain))
+        failed = dict(failing_alone(program, batch, signature, error, explain))
         if not failed:
             raise
-    rows = [row for row in every if row not in failed]
+    rows = [row for row in range(len(batch)) if row not in failed]
     if not rows:
         return Outcome((), (), failed)
-    rest = batch.take(rows)
-    return Outcome(rows, program(rest.features, rest.lengths), failed)
+    rest = run(program, batch.take(rows), signature)
+    return Outcome(rows, rest.values, failed, rest.batch)
 
 
 def failing_alone(
-    program: Program, batch: Batch, error: SampleError, explain: Explain = nothing_to_add
+    program: Program,
+    batch: Batch,
+    signature: Signature,
+    error: SampleError,
+    explain: Explain = nothing_to_add,
 ) -> Iterator[tuple[int, str]]:
     """The rows of a batch on which a model fails alone, and what it says of each.
 
@@ -78,7 +103,7 @@ def failing_alone(
     for row in range(len(batch)):
         alone = batch.take([row])
         try:
-            program(alone.features, alone.lengths)
+            run(program, alone, signature)
         except SampleError as own:
             yield row, explained(str(own), explain(alone))
 

@@ -241,17 +241,17 @@ class _Comparison:
 
     def _computed(self) -> tuple[Batch, dict[str, Array]]:
         """The first batch whose outputs can be computed, without samples that fail, and these."""
+        opened = self.prepared.opened
         for batch, extracted in self.stream.batches(self.shards):
             try:
-                outcome = run_isolated(self._beside, batch)
+                outcome = run_isolated(self._beside, batch, opened.model.signature)
             except JobError as error:
                 extracted()  # where what is extracted fails as well, it is the job that fails
                 raise _NotComparableError(f"the outputs cannot be computed: {error}") from error
             others = extracted() if outcome.failed else None
-            if outcome.rows:
+            if outcome.batch is not None:
                 own = outcome.values[-len(self._addresses) :]
-                used = batch.take(outcome.rows) if outcome.failed else batch
-                return used, dict(zip(self._addresses, own, strict=True))
+                return outcome.batch, dict(zip(self._addresses, own, strict=True))
             if others is not None and others.rows:
                 reason = next(iter(outcome.failed.values()))
                 raise _NotComparableError(f"the outputs cannot be computed: {reason}")

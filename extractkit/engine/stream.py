@@ -18,7 +18,7 @@ from itertools import chain
 
 from extractkit.engine.batches import Batch, placed, read_batch
 from extractkit.engine.batching import BatchRules, plan_batches
-from extractkit.engine.isolation import Outcome, failing_alone, run_isolated
+from extractkit.engine.isolation import Outcome, failing_alone, run, run_isolated
 from extractkit.engine.non_finite import non_finite_reasons, refuse_non_finite
 from extractkit.engine.reading_once import ReadAlready
 from extractkit.engine.sizes import size_fault
@@ -218,12 +218,13 @@ class Stream:
 
     def _run(self, work: _Work, batch: Batch) -> Outcome:
         assert self.program is not None
+        program, signature = self.program, self.model.signature
         if self.bad_samples == "skip":
-            return run_isolated(self.program, batch, self._size_fault)
+            return run_isolated(program, batch, signature, self._size_fault)
         try:
-            return Outcome(range(len(batch)), self.program(*batch.arguments))
+            return run(program, batch, signature)
         except SampleError as error:
-            for row, reason in failing_alone(self.program, batch, error, self._size_fault):
+            for row, reason in failing_alone(program, batch, signature, error, self._size_fault):
                 index = work.shard.start + work.positions[row]
                 raise SampleError(blamed(self._id(index), index, reason)) from error
             raise

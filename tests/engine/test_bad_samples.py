@@ -363,14 +363,17 @@ class TestIsolation:
             sizes.append(len(features["tokens"]))
             return program(features, lengths)
 
-        outcome = run_isolated(counting, self.BATCH)  # type: ignore[arg-type]
-        assert sizes == [4, 1, 1, 1, 1, 2]
+        outcome = run_isolated(counting, self.BATCH, MODEL.signature)  # type: ignore[arg-type]
+        # The bad ones, which are shorter than a batch, are run without its padding as well.
+        assert sizes == [4, 1, 1, 1, 1, 1, 1, 2]
         assert outcome.rows == [0, 2]
         assert outcome.failed == {1: "the model blew up", 3: "the model blew up"}
         assert {len(value) for value in outcome.values} == {2}
 
     def test_a_sample_alone_is_not_run_again(self) -> None:
-        outcome = run_isolated(explosive(PROGRAM), self.BATCH.take([1]))
+        outcome = run_isolated(
+            explosive(PROGRAM), self.BATCH.take([1]).trimmed(MODEL.signature), MODEL.signature
+        )
         assert (outcome.rows, outcome.values) == ((), ())
         assert outcome.failed == {0: "the model blew up"}
 
@@ -381,7 +384,7 @@ class TestIsolation:
             return []
 
         with pytest.raises(SampleError, match="too many"):
-            run_isolated(crowded, self.BATCH)
+            run_isolated(crowded, self.BATCH, MODEL.signature)
 
     @pytest.mark.parametrize("error", [OSError, MemoryError, JobError])
     def test_other_errors_are_not_the_samples(self, error: type[Exception]) -> None:
@@ -392,7 +395,7 @@ class TestIsolation:
             raise error("the machine broke")
 
         with pytest.raises(error, match="the machine broke"):
-            run_isolated(broken, self.BATCH)
+            run_isolated(broken, self.BATCH, MODEL.signature)
         assert sizes == [4]
 
 

@@ -188,6 +188,12 @@ def test_a_longest_length(tmp_path: Path) -> None:
     samples.append(np.ones(33, np.int32))
     with pytest.raises(JobError, match=r"sample '4'.*it has 33 along 'token', where at most 30"):
         extractkit.extract([LAYERS], model=model, inputs=dataset(samples), run_dir=tmp_path / "s")
+    overrides = [LAYERS, "runtime.bad_samples=skip"]
+    run = extractkit.extract(
+        overrides, model=model, inputs=dataset(samples), run_dir=tmp_path / "t"
+    )
+    assert list(run.skipped) == [4]  # not those that were padded to its length
+    checked(run, model, samples[:4], keras)
 
 
 class Hidden(keras.layers.Layer):
