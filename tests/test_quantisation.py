@@ -86,7 +86,7 @@ def test_every_layer_is_joined_and_each_precision_is_further_away(runs: Path) ->
 
 def test_a_difference_is_that_of_a_plain_interpreter_and_numpy(runs: Path) -> None:
     """Nothing of extractkit but the Keras run is on this side."""
-    layer, address = "activation_3:output", "model_1_1/activation_3_1/Relu:dequantized"
+    layer, address = "activation_3:output", "model_1/activation_3/Relu:dequantized"
     keras, int8 = (extractkit.open(runs / name) for name in ("keras", "int8"))
     (found,) = extractkit.diff(keras, int8, mapping={layer: address}, rtol=0, atol=0.1).tensors
     samples = np.load(runs.parent / "faces.npy")[:FACES]

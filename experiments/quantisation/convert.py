@@ -11,9 +11,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import keras
 import numpy as np
 import tensorflow as tf
+import tf_keras
 
 from experiments.quantisation.faces import faces
 from experiments.real_models.fetch import unpacked
@@ -30,8 +30,9 @@ def inputs(pictures: np.ndarray) -> np.ndarray:
 def convert(keras_file: Path, calibration: np.ndarray, folder: Path) -> None:
     """Write the model as a SavedModel and as three TensorFlow Lite files."""
     saved = folder / "saved_model"
-    model = keras.models.load_model(keras_file, compile=False)
-    model.export(saved, format="tf_saved_model", verbose=False)
+    # Keras 2 wrote the file; Keras 3 rounds its normalisations otherwise.
+    model = tf_keras.models.load_model(keras_file, compile=False)
+    model.export(saved)
 
     def samples() -> Iterator[list[np.ndarray]]:
         return ([sample[np.newaxis]] for sample in calibration)

@@ -28,11 +28,11 @@ def parts(folder: Path, number: int) -> dict[str, float]:
         extractkit.open(folder / name) for name in ("keras", "saved_model", "int8")
     )
     given = INPUTS[number - 1]
-    operation = "Relu" if given.startswith("activation") else "Add"
+    operation = "Relu" if given.startswith("activation") else "add"
     inputs = np.asarray(keras[f"{given}:output"])
-    inputs_int8 = np.asarray(int8[f"model_1_1/{given}_1/{operation}:dequantized"])
+    inputs_int8 = np.asarray(int8[f"model_1/{given}/{operation}:dequantized"])
     weights = np.asarray(keras[f"separable_conv2d_{number}:depthwise_kernel"])
-    address = f"model_1_1/separable_conv2d_{number}_1/separable_conv2d/depthwise"
+    address = f"model_1/separable_conv2d_{number}/separable_conv2d/depthwise"
     weights_int8 = np.asarray(int8[f"{address}:dequantized"])[0, ..., np.newaxis]
     original = np.asarray(saved_model[f"{address}:0"])
     outputs_int8 = np.asarray(int8[f"{address}1:dequantized"])
