@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from extractkit.config.compose import Composition
+    from extractkit.engine.opening import Listing
     from extractkit.job import Job
 
 
-_Answer = tuple[object, "RenderableType"]
-"""What a dry verb has to say of a job: as JSON, and for a person."""
+_Answer = tuple[Callable[[], object], Callable[[], "RenderableType"]]
+"""What a dry verb has to say of a job: make it as JSON, or for a person."""
 
 Report = Callable[[Exception], int]
 
@@ -143,10 +144,12 @@ def _look(
     def look(composed: "Composition") -> None:
         # A model's own code may print; that is no part of the result.
         with redirect_stdout(sys.stderr), waiting(sys.stderr, "loading the model"):
-            document, renderable = answer(composed)
-        documents.append(document)
-        if not as_json:
-            write_rendered(renderable)
+            document, rendered = answer(composed)
+            if as_json:
+                documents.append(document())
+                return
+            text = rendered()
+        write_rendered(text)
 
     def fail(error: Exception) -> int:
         documents.append({"error": str(error)})  # jobs are told apart by their order
@@ -167,13 +170,17 @@ def _tensors(composed: "Composition") -> _Answer:
     from extractkit.engine.opening import list_tensors
 
     found = list_tensors(composed.job)
+    return partial(_shown, found), partial(listing, found.catalog, found.matches)
+
+
+def _shown(found: "Listing") -> list[object]:
+    """Return what selectors match, or everything without one, as JSON has it."""
     matched = {record.address for records in found.matches.values() for record in records}
-    shown = [
+    return [
         record.to_json()
         for record in found.catalog.records
         if not found.matches or record.address in matched
     ]
-    return shown, listing(found.catalog, found.matches)
 
 
 def _plan(composed: "Composition", *, exact: bool) -> _Answer:
@@ -184,4 +191,4 @@ def _plan(composed: "Composition", *, exact: bool) -> _Answer:
 
     check_unused(place(composed.directory, composed.job.runtime.part))
     found = preview(composed.job, composed.directory, exact=exact)
-    return found.to_json(), overview(found)
+    return found.to_json, partial(overview, found)

@@ -1,0 +1,60 @@
+"""The heap of Python while a model is loaded."""
+
+import gc
+from collections.abc import Iterator
+
+import pytest
+
+from extractkit.engine.heap import without_collections
+
+
+class _Made:
+    """An object that the collector tracks, and that can be told from others."""
+
+
+def _oldest(one: object) -> bool:
+    return any(one is other for other in gc.get_objects(generation=2))
+
+
+@pytest.fixture
+def collector() -> Iterator[None]:
+    """The collector on, and nothing frozen after the test."""
+    gc.enable()
+    yield
+    gc.unfreeze()
+    gc.enable()
+
+
+@pytest.mark.usefixtures("collector")
+def test_what_a_model_makes_counts_as_old_after_it_is_loaded() -> None:
+    with without_collections():
+        assert not gc.isenabled()
+        made = _Made()
+        assert not _oldest(made)
+
+    assert gc.isenabled()
+    assert _oldest(made)
+
+
+@pytest.mark.usefixtures("collector")
+def test_the_collector_still_finds_what_a_model_made() -> None:
+    with without_collections():
+        made: list[object] = [_Made()]
+        made.append(made)
+        size = sum(isinstance(one, _Made) for one in gc.get_objects())
+        del made
+
+    gc.collect()
+    assert sum(isinstance(one, _Made) for one in gc.get_objects()) == size - 1
+
+
+@pytest.mark.usefixtures("collector")
+def test_what_the_caller_froze_stays_frozen() -> None:
+    gc.freeze()
+    count = gc.get_freeze_count()
+
+    with without_collections():
+        made = _Made()
+
+    assert gc.get_freeze_count() >= count - 10
+    assert not _oldest(made)
