@@ -5,8 +5,8 @@ dialect. tf-keras is never imported for a model that is not made with it.
 """
 
 import sys
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -14,6 +14,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 from keras.src import backend
+
+# Whether AutoGraph converts is decided by a context that has no public constructor.
+from tensorflow.python.autograph.core import ag_ctx
 
 from extractkit.models.keras_models.repairs import repaired_keras
 
@@ -29,6 +32,7 @@ class Dialect:
         own_weights: what a layer lists as its weights, without those of the layers inside it.
         variable_name: a variable's name within its layer.
         repaired: within it, layers compute when traced what they compute when called.
+        converting: Entered in a traced function, converts the control flow of users' layers.
         loops: modules whose function `rnn` runs a step over time.
         mask_makers: classes, and their methods that make the dropout masks of an RNN's cells.
     """
@@ -40,6 +44,7 @@ class Dialect:
     variable_name: Callable[[Any], str]
     repaired: Callable[[], AbstractContextManager[None]]
     loops: tuple[ModuleType, ...]
+    converting: Callable[[], AbstractContextManager[None]] = nullcontext
     mask_makers: tuple[tuple[type, str], ...] = ()
 
     def variables(self, weights: Iterable[Any]) -> tuple[Any, ...]:
@@ -67,6 +72,17 @@ KERAS_3 = Dialect(
 )
 
 
+@contextmanager
+def control_flow_converted() -> Iterator[None]:
+    """Let AutoGraph convert what Keras 2 has it convert inside `predict`.
+
+    That is `call` of users' layers, where an `if` or a loop may depend on tensors. Entered inside
+    a function traced with `autograph=False`, so that nothing else is converted.
+    """
+    with ag_ctx.ControlStatusCtx(ag_ctx.Status.ENABLED):
+        yield
+
+
 def keras_2(package: Any) -> Dialect:
     """The dialect of tf-keras.
 
@@ -81,6 +97,7 @@ def keras_2(package: Any) -> Dialect:
         # TensorFlow's own name, scopes and output number around it: `dense/kernel:0`.
         variable_name=lambda variable: variable.name.rpartition("/")[2].partition(":")[0],
         repaired=nullcontext,
+        converting=control_flow_converted,
         # That of users' code, and that of its own layers.
         loops=(package.backend, package.src.backend),
     )

@@ -133,7 +133,8 @@ class KerasModel(FunctionModel):
         ]
 
         def call(given: Mapping[str, tf.Tensor]) -> list[tf.Tensor]:
-            return [*ports("output", model(self.pack(given), training=False)).values()]
+            with dialect.converting():
+                return [*ports("output", model(self.pack(given), training=False)).values()]
 
         layers = stateful_layers(model, dialect)
         # A stateful layer of Keras 2 refuses batches that are known to be of another size.

@@ -92,7 +92,8 @@ def trace(
     ]
 
     def called(*tensors: tf.Tensor) -> Any:
-        return plain(function(dict(zip(feature_names, tensors, strict=True))))
+        with dialect.converting():
+            return plain(function(dict(zip(feature_names, tensors, strict=True))))
 
     traced = tf.function(called, autograph=False)
     with (

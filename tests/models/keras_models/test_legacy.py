@@ -209,6 +209,42 @@ class Doubling(layers.Layer):
         return x * 2.0
 
 
+class Recurrence(layers.Layer):
+    """At most four steps of a recurrence, by an `if` and a loop that depend on tensors."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.dense = layers.Dense(3, name="dense")
+
+    def call(self, x: Any) -> Any:
+        if tf.shape(x)[1] > 4:
+            x = x[:, :4]
+        steps = self.dense(x)
+        state = tf.zeros_like(steps[:, 0])
+        for step in tf.range(tf.shape(steps)[1]):
+            state = 0.5 * state + steps[:, step]
+        return state
+
+
+def test_control_flow_of_own_layers_may_depend_on_tensors(tmp_path: Path) -> None:
+    x = tf_keras.Input((None, 2), name="x")
+    model = tf_keras.Model(x, layers.Dense(2, name="out")(Recurrence(name="recurrence")(x)))
+    given = np.random.default_rng(0).normal(size=(3, 6, 2)).astype("float32")
+    run = extractkit.extract(
+        ["selectors=[layers,outputs]"], model=model, inputs=given, run_dir=tmp_path / "run"
+    )
+    kernel, bias = (np.asarray(w, "float64") for w in model.layers[1].dense.get_weights())
+    state = np.zeros((3, 3))
+    for step in range(4):
+        state = 0.5 * state + given[:, step] @ kernel + bias
+    np.testing.assert_allclose(np.asarray(run["recurrence:output"]), state, atol=1e-6)
+    np.testing.assert_allclose(
+        np.asarray(run[":output"]), model.predict(given, verbose=0), atol=1e-6
+    )
+    [check] = run.manifest.volatile.self_check
+    assert check.outputs == (":output",)
+
+
 def test_kernels_turned_round_by_theano_are_refused(tmp_path: Path) -> None:
     x = tf_keras.Input((8, 8, 1))
     file = saved(tf_keras.Model(x, layers.Conv2D(2, 3)(x)), tmp_path / "m.h5")

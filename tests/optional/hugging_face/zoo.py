@@ -69,6 +69,20 @@ MODELS: dict[str, Callable[[], tuple[Any, Any]]] = {
         ),
     ),
     "whisper": lambda: (t.TFWhisperModel, t.WhisperConfig(**_WHISPER)),
+    # Their code has an `if` on lengths, which are tensors where the trace leaves them open.
+    "bart": lambda: (
+        t.TFBartModel,
+        t.BartConfig(
+            vocab_size=VOCABULARY, d_model=16, encoder_layers=2, decoder_layers=2,
+            encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=32,
+            decoder_ffn_dim=32, max_position_embeddings=24,
+        ),
+    ),
+    "opt": lambda: (
+        t.TFOPTModel,
+        t.OPTConfig(**_SMALL, vocab_size=VOCABULARY, ffn_dim=32, max_position_embeddings=24,
+                    word_embed_proj_dim=16),
+    ),
 }  # fmt: skip
 
 
@@ -98,11 +112,13 @@ def arrays(name: str) -> dict[str, np.ndarray[Any, Any]]:
     sound = {"input_features": draw.normal(size=(5, 8, 32)).astype("float32")}
     segments = {"token_type_ids": draw.integers(0, 2, (5, 9)).astype("int32")}
     return {
+        "bart": {**rows, **decoder},
         "t5": {**rows, **decoder},
         "vit": pixels,
         "clip": {**rows, **pixels},
         "whisper": {**sound, **decoder},
         "gpt2": rows,
+        "opt": rows,
         "distilbert": rows,
         "roberta": {**rows, "token_type_ids": np.zeros((5, 9), "int32")},
     }.get(name, {**rows, **segments})
