@@ -48,10 +48,13 @@ def extract(
     Args:
         overrides: as on the command line: `["model=bert", "selectors=attention"]`, or
             `["model=net.keras", …]`.
-        model: a live model in place of the `model` group: a `keras.Model`, or an adapter with
+        model: a live model in place of the `model` group: a `keras.Model`; a `tf.function` or
+            `tf.Module` that declares its inputs (`input_signature`); or an adapter with
             extractkit's `Model` protocol.
         inputs: live samples in place of the `inputs` group: a list of texts; an array (samples, …)
-            or a mapping of the model's inputs to arrays; or a source with the `Inputs` protocol.
+            or a mapping of the model's inputs to arrays; a list with an array, or a mapping of the
+            model's inputs to values, for each sample, which may differ in their lengths; or a
+            source with the `Inputs` protocol.
         run_dir: the run directory; None: `hydra.run.dir` as composed, a new one under `outputs/`.
         trust: modules whose callables files of the configuration may name.
         listener: is told how the job goes; None: nobody is.
@@ -267,14 +270,18 @@ def _live_model(model: object, inputs: object) -> Component:
     arguments: dict[str, object] = {"model": model}
     if isinstance(inputs, np.ndarray | Mapping):
         arguments["example"] = inputs
-    return Component("model", "extractkit.models.live.live_model", arguments)
+    return Component("model", "extractkit.models.in_memory.in_memory_model", arguments)
 
 
 def _live_inputs(inputs: object) -> Component:
     if hasattr(inputs, "bind"):
         return Component("inputs", f"{__name__}.given", {"live": inputs})
-    texts = isinstance(inputs, Sequence) and all(isinstance(text, str) for text in inputs)
-    name, argument = ("LiveTexts", "texts") if texts else ("LiveArrays", "arrays")
+    name, argument = "LiveArrays", "arrays"
+    if isinstance(inputs, Sequence):
+        if all(isinstance(text, str) for text in inputs):
+            name, argument = "LiveTexts", "texts"
+        elif all(isinstance(row, Mapping) for row in inputs):
+            name, argument = "LiveRows", "rows"
     return Component("inputs", f"extractkit.inputs.live.{name}", {argument: inputs})
 
 

@@ -3,15 +3,14 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count, islice
-from threading import Lock
 from typing import Any
 
 from extractkit.component import Component
 from extractkit.errors import InputError, UserError
 from extractkit.inputs.checks import check_limit
-from extractkit.inputs.elements import Elements, Rows
+from extractkit.inputs.elements import Elements, Rows, Sequential, told
 from extractkit.inputs.fields import TEXT_COLUMN
-from extractkit.inputs.protocol import Identity, Sample, Signature
+from extractkit.inputs.protocol import Signature
 from extractkit.inputs.records import RecordSource, bind_records, fitted
 from extractkit.inputs.spool import Spool
 
@@ -92,52 +91,13 @@ class Dataset:
         return spool
 
 
-class Sequential:
-    """The elements of a sequence, asked for one at a time: it may not be made for threads.
-
-    Args:
-        sequence: with `__len__` and `__getitem__`.
-        elements: how its elements become samples.
-        at: how messages name it.
-    """
-
-    def __init__(self, sequence: Any, elements: Elements, at: str) -> None:
-        self._sequence = sequence
-        self._elements = elements
-        self._at = at
-        self._lock = Lock()
-
-    def __len__(self) -> int:
-        return len(self._sequence)
-
-    def record(self, index: int) -> Sample:
-        """The element of this number as a sample.
-
-        Raises:
-            InputError: it cannot be read, or lacks a value.
-        """
-        at = f"{self._at}, sample {index}"
-        try:
-            with self._lock:
-                element = self._sequence[index]
-        except UserError:
-            raise
-        except Exception as error:  # the user's own code
-            raise InputError(f"{at} cannot be read: {_told(error)}") from error
-        return self._elements.sample(index, element, at)
-
-    def identify(self, index: int) -> Identity:
-        """Who the sample of this number is: nothing but the number tells."""
-        return Identity(str(index), self._elements.source)
-
-
 def _called(component: Component, at: str) -> object:
     try:
         return component.instantiate()
     except UserError:
         raise
     except Exception as error:  # the user's own code
-        raise InputError(f"{at} failed: {_told(error)}") from error
+        raise InputError(f"{at} failed: {told(error)}") from error
 
 
 def _sequence(returned: object, at: str) -> Any:
@@ -189,9 +149,5 @@ def _guarded(elements: Iterable[object], at: str) -> Iterator[object]:
         except UserError:
             raise
         except Exception as error:  # the user's own code
-            raise InputError(f"{at}, sample {index} cannot be read: {_told(error)}") from error
+            raise InputError(f"{at}, sample {index} cannot be read: {told(error)}") from error
         yield element
-
-
-def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"

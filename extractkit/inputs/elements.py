@@ -7,13 +7,15 @@ mapping's values keep their names.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from threading import Lock
+from typing import Any
 
 import numpy as np
 
-from extractkit.errors import InputError
+from extractkit.errors import InputError, UserError
 from extractkit.inputs.checks import describe
 from extractkit.inputs.fields import input_fields, reads_text, text_field
-from extractkit.inputs.protocol import InputSpec, Sample, Signature
+from extractkit.inputs.protocol import Identity, InputSpec, Sample, Signature
 from extractkit.inputs.strings import check_width, string_data
 from extractkit.plan import numpy_dtype
 from extractkit.tensors import TEXT
@@ -87,6 +89,45 @@ class Elements:
         return Sample(index, str(index), self.source, {spec.name: _array(element, spec, at)})
 
 
+class Sequential:
+    """The elements of a sequence, asked for one at a time: it may not be made for threads.
+
+    Args:
+        sequence: with `__len__` and `__getitem__`.
+        elements: how its elements become samples.
+        at: how messages name it.
+    """
+
+    def __init__(self, sequence: Any, elements: Elements, at: str) -> None:
+        self._sequence = sequence
+        self._elements = elements
+        self._at = at
+        self._lock = Lock()
+
+    def __len__(self) -> int:
+        return len(self._sequence)
+
+    def record(self, index: int) -> Sample:
+        """The element of this number as a sample.
+
+        Raises:
+            InputError: it cannot be read, or lacks a value.
+        """
+        at = f"{self._at}, sample {index}"
+        try:
+            with self._lock:
+                element = self._sequence[index]
+        except UserError:
+            raise
+        except Exception as error:  # the user's own code
+            raise InputError(f"{at} cannot be read: {told(error)}") from error
+        return self._elements.sample(index, element, at)
+
+    def identify(self, index: int) -> Identity:
+        """Who the sample of this number is: nothing but the number tells."""
+        return Identity(str(index), self._elements.source)
+
+
 class Rows:
     """Values of many samples as a sequence of elements: a mapping or tuple of arrays, or an array.
 
@@ -129,6 +170,11 @@ class Rows:
 
     def __iter__(self) -> Iterator[object]:
         return (self[row] for row in range(len(self)))
+
+
+def told(error: Exception) -> str:
+    """Return the type and the first line of an error that other people's code raised."""
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
 
 
 def _named(element: object, several: bool) -> dict[str, object] | None:

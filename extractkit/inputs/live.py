@@ -9,9 +9,12 @@ import numpy.typing as npt
 
 from extractkit.errors import InputError
 from extractkit.inputs.checks import check_range, check_takes_text, check_text, describe
-from extractkit.inputs.columns import ColumnSource, bind_columns
+from extractkit.inputs.columns import bind_columns
+from extractkit.inputs.elements import Elements, Sequential
 from extractkit.inputs.faults import FAULT, Faults
-from extractkit.inputs.protocol import Identity, Sample, Signature
+from extractkit.inputs.fields import TEXT_COLUMN
+from extractkit.inputs.protocol import Identity, Sample, Signature, Source
+from extractkit.inputs.records import RecordSource, bind_records
 from extractkit.tensors import TEXT
 from extractkit.values import Array, as_array
 
@@ -29,12 +32,14 @@ class LiveArrays:
 
     arrays: npt.ArrayLike | Mapping[str, npt.ArrayLike] | Sequence[npt.ArrayLike]
 
-    def bind(self, signature: Signature) -> ColumnSource:
+    def bind(self, signature: Signature) -> Source:
         """Hold the arrays against what the model takes.
 
         Raises:
             InputError: they do not fit.
         """
+        if len(signature.specs) == 1 and _differ_in_shape(self.arrays):
+            return LiveRows(self.arrays).bind(signature)  # type: ignore[arg-type]
         strings = {spec.name for spec in signature.specs if spec.dtype == TEXT}
         columns = {
             name: _array(name, given, name in strings)
@@ -56,6 +61,32 @@ class LiveArrays:
             f"model {signature.model!r} takes {describe(signature)}. "
             f"Give a mapping from their names to arrays"
         )
+
+
+@dataclass(frozen=True, eq=False)
+class LiveRows:
+    """Samples in memory, one by one, so that each may have lengths of its own.
+
+    Attributes:
+        rows: for each sample a mapping with a value for each of the model's inputs, or a tuple in
+            their order; for a model with one input its array alone.
+    """
+
+    rows: Sequence[object]
+
+    def bind(self, signature: Signature) -> RecordSource:
+        """Hold each sample against what the model takes.
+
+        Raises:
+            InputError: none of them fits.
+        """
+        names = [spec.name for spec in signature.specs]
+        first = self.rows[0]
+        # A model with a tokenizer would otherwise be given texts alone.
+        named = isinstance(first, Mapping) and all(name in first for name in names)
+        columns = {name: name for name in names} if named else None
+        elements = Elements(signature, columns, TEXT_COLUMN, ORIGIN)
+        return bind_records(Sequential(self.rows, elements, "inputs"), signature, at="inputs")
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +168,15 @@ def _unwrapped(given: object, rank: int) -> object:
     return given
 
 
+def _differ_in_shape(given: object) -> bool:
+    if not isinstance(given, list | tuple):
+        return False
+    try:
+        return len({np.shape(one) for one in given}) > 1
+    except ValueError:  # one of them is no array, which reading it reports
+        return False
+
+
 def _axes(given: object) -> int | None:
     return getattr(given, "ndim", None)
 
@@ -147,5 +187,5 @@ def _array(name: str, given: object, strings: bool) -> Array:
     except ValueError as error:
         raise InputError(
             f"inputs: {name!r} makes no array: {error}. "
-            f"Pad samples of different lengths, or give them as files"
+            f"Give samples of different lengths one by one: inputs=[{{{name!r}: array}}, …]"
         ) from error

@@ -62,10 +62,25 @@ def load(
 
     if dialect_of(built) is not None and signature is None:
         return live_model(built, name=_NAME, origin=origin, inputs=settings)
-    return _traced(built, signature, settings, origin)
+    return traced_model(_NAME, built, signature, settings, origin)
 
 
-def _traced(built: Any, signature: str | None, settings: Any, origin: dict[str, object]) -> Model:
+def traced_model(
+    name: str, built: Any, signature: str | None, settings: Any, origin: dict[str, object]
+) -> Model:
+    """Trace a callable, or one of its methods, and wrap the graph.
+
+    Args:
+        name: Of the model.
+        built: A callable, or values.
+        signature: The method to call. If None, the object itself.
+        settings: `model.inputs`, parsed.
+        origin: What the manifest records of where the model comes from.
+
+    Raises:
+        ConfigError: If inputs do not exist or fit.
+        ModelError: If it cannot be called or traced.
+    """
     from extractkit.models.functions.callables import (
         constant_function,
         is_value,
@@ -81,7 +96,7 @@ def _traced(built: Any, signature: str | None, settings: Any, origin: dict[str, 
     if concrete is None:
         concrete = traced(method, settings)
     return graph_function(
-        _NAME,
+        name,
         concrete,
         inputs_of(concrete),
         outputs_of(concrete),

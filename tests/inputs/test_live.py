@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from extractkit.errors import InputError
-from extractkit.inputs.live import LiveArrays, LiveTexts
+from extractkit.inputs.live import LiveArrays, LiveRows, LiveTexts
 from extractkit.inputs.protocol import Inputs, InputSpec, Signature
 from extractkit.testing.inputs import SourceContract, assert_same, read_all
 
@@ -37,6 +37,35 @@ class TestLiveTexts(SourceContract):
 
     def signature(self) -> Signature:
         return TWO
+
+
+class TestLiveRows(SourceContract):
+    def inputs(self, folder: Path) -> Inputs:
+        rows = [np.arange(length) for length in (3, 1, 2)]
+        return LiveRows([{"ids": row, "mask": row > 0, "label": 7} for row in rows])
+
+    def signature(self) -> Signature:
+        return TWO
+
+
+class TestSamplesOfDifferentLengths:
+    ONE_OPEN = Signature("m", (IDS,))
+
+    @pytest.mark.parametrize("kind", [list, tuple])
+    def test_arrays_of_one_input_are_read_one_by_one(self, kind: type) -> None:
+        given = [np.array([1, 2, 3]), np.array([4])]
+        samples = read_all(LiveArrays(kind(given)), self.ONE_OPEN)
+        for sample, wanted in zip(samples, given, strict=True):
+            np.testing.assert_array_equal(sample.data["ids"], wanted)
+
+    def test_what_else_is_in_a_row_is_kept(self) -> None:
+        assert read_all(LiveRows([{"ids": [1], "label": 3}]), self.ONE_OPEN)[0].extra == {
+            "label": 3
+        }
+
+    def test_a_row_that_does_not_fit_is_named(self) -> None:
+        rows = LiveRows([{"ids": [1]}, {"ids": [[1, 2]]}])
+        assert "inputs, sample '1': 'ids' has shape (1, 1, 2)" in refusal(rows, self.ONE_OPEN)
 
 
 class TestArrays:
@@ -89,7 +118,7 @@ class TestArrays:
 
     def test_samples_of_different_lengths_are_refused(self) -> None:
         one = Signature("m", (IDS,))
-        assert "inputs: 'ids' makes no array" in refusal(LiveArrays([[1], [2, 3]]), one)
+        assert "inputs: 'ids' makes no array" in refusal(LiveArrays({"ids": [[1], [2, 3]]}), one)
 
     def test_python_objects_are_refused(self) -> None:
         given = np.array([[1, None]], object)
