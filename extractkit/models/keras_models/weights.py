@@ -25,7 +25,7 @@ from extractkit.models.keras_models.weights_by_name import (
     assign_by_name,
     assign_by_scope,
     assign_of_transformers,
-    without_first,
+    stored_name,
 )
 from extractkit.models.moving_averages import MovingAverages
 from extractkit.models.patching import patched
@@ -77,7 +77,7 @@ def _load_by_keras_or_scope(model: Any, weights: WeightFile, at: str) -> None:
     names = _named_by_keras_2(weights) if legacy else {}
     if legacy and is_of_transformers(model):
         # Their variables have names of their own, which do not count layers.
-        names = {key: without_first(name) for key, name in names.items()}
+        names = {key: stored_name(name) for key, name in names.items()}
         assign_of_transformers(model, weights, names, at)
         return
     try:

@@ -91,7 +91,7 @@ def assign_by_scope(model: Any, weights: WeightFile, names: Mapping[str, str], a
     paths = dict(_paths(model))
     if transformers := is_of_transformers(model):
         # The model's own name, which the files of its library leave out.
-        paths = {without_first(path): variable for path, variable in paths.items()}
+        paths = {stored_name(path): variable for path, variable in paths.items()}
 
     def left(key: str) -> bool:
         return transformers and may_be_left(model, key, weights.entry(key).dtype)
@@ -129,7 +129,7 @@ def assign_of_transformers(
     """
     if assign_by_scope(model, weights, names, at):
         return
-    own = [without_first(path) for path, _ in _paths(model)]
+    own = [stored_name(path) for path, _ in _paths(model)]
     stored = set(names.values())
     missing = [path for path in own if path not in stored and not may_be_missing(model, path)]
     extra = [key for key, name in names.items() if name not in own]
@@ -137,9 +137,13 @@ def assign_of_transformers(
     raise ModelError(f"{at} does not fit the model: {reason}")
 
 
-def without_first(path: str) -> str:
-    """Return a path without its first part."""
-    return path.partition("/")[2]
+def stored_name(path: str) -> str:
+    """Return the name that files of transformers give a weight, by its name in the model.
+
+    The model's own name is left out; a weight that several parts of the model share, as BART's
+    `model.shared/model.shared/embeddings`, is outside of it.
+    """
+    return path if "model." in path else path.partition("/")[2]
 
 
 def _assign_pytorch(model: Any, weights: WeightFile, keys: Sequence[str], at: str) -> None:

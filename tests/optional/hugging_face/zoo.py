@@ -69,7 +69,7 @@ MODELS: dict[str, Callable[[], tuple[Any, Any]]] = {
         ),
     ),
     "whisper": lambda: (t.TFWhisperModel, t.WhisperConfig(**_WHISPER)),
-    # Their code has an `if` on lengths, which are tensors where the trace leaves them open.
+    # Its code has an `if` on a length, which is a tensor where the trace leaves it open.
     "bart": lambda: (
         t.TFBartModel,
         t.BartConfig(
@@ -77,11 +77,6 @@ MODELS: dict[str, Callable[[], tuple[Any, Any]]] = {
             encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=32,
             decoder_ffn_dim=32, max_position_embeddings=24,
         ),
-    ),
-    "opt": lambda: (
-        t.TFOPTModel,
-        t.OPTConfig(**_SMALL, vocab_size=VOCABULARY, ffn_dim=32, max_position_embeddings=24,
-                    word_embed_proj_dim=16),
     ),
 }  # fmt: skip
 
@@ -118,7 +113,6 @@ def arrays(name: str) -> dict[str, np.ndarray[Any, Any]]:
         "clip": {**rows, **pixels},
         "whisper": {**sound, **decoder},
         "gpt2": rows,
-        "opt": rows,
         "distilbert": rows,
         "roberta": {**rows, "token_type_ids": np.zeros((5, 9), "int32")},
     }.get(name, {**rows, **segments})
