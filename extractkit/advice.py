@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./-]*", re.ASCII)
 
@@ -19,14 +19,24 @@ def override(key: str, value: object) -> str:
 
 def hydra_override(key: str, value: object) -> str:
     """Return `KEY=VALUE` of one text in Hydra's grammar."""
+    return f"{key}={hydra_text(value)}"
+
+
+def hydra_text(value: object) -> str:
+    """Return one text in Hydra's grammar, quoted where it has to be."""
     text = str(value)
-    return f"{key}={text if _PLAIN.fullmatch(text) else hydra_quoted(text)}"
+    return text if _PLAIN.fullmatch(text) else hydra_quoted(text)
 
 
 def hydra_quoted(value: str) -> str:
     """The value as a quoted text of Hydra's grammar: only `"` and `\\` before it are special."""
     escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)
     return '"' + re.sub(r"(\\+)$", r"\1\1", escaped) + '"'
+
+
+def names_override(key: str, names: Iterable[str]) -> str:
+    """`KEY=[NAME, …]`, names as Hydra takes them; quoted for a shell, too."""
+    return shlex.quote(f"{key}=[{', '.join(map(hydra_text, names))}]")
 
 
 def nested_override(key: str, entries: Mapping[str, str]) -> str:

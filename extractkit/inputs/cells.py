@@ -7,6 +7,8 @@ import numpy as np
 
 from extractkit.errors import InputError
 from extractkit.inputs.extras import require
+from extractkit.inputs.protocol import InputSpec
+from extractkit.inputs.sparse import INDICES, VALUES, positions_of, row_of
 from extractkit.values import Array
 
 
@@ -39,9 +41,12 @@ class Cells:
         leaf = column.type
         while _is_list(leaf):
             leaf = leaf.value_type
+        if types.is_struct(column.type) and {INDICES, VALUES} <= {field.name for field in leaf}:
+            return cls(column, name)
         if not (_is_number(leaf) or _is_text(leaf)):
             raise InputError(
-                f"{at}: column {name!r} is {column.type}; numbers, texts and lists of them are read"
+                f"{at}: column {name!r} is {column.type}; numbers, texts, lists of them and "
+                f"structs of {INDICES} and {VALUES} are read"
             )
         return cls(column, name)
 
@@ -60,6 +65,23 @@ class Cells:
                 f"{at}: column {self.name!r} is {self.column.type} and holds {value!r:.60}, no text"
             )
         return value
+
+    def row(self, row: int, spec: InputSpec, at: str) -> Array:
+        """Return what an input takes in this row; a sparse one's positions and values as a row.
+
+        Raises:
+            InputError: nothing is there, or it makes no row.
+        """
+        if not _arrow("pyarrow.types").is_struct(self.column.type):
+            return self.values(row, at)
+        own = f"{at}: column {self.name!r}"
+        value = self.column[row].as_py()
+        if value is None:
+            raise self._nothing(at)
+        given = positions_of({key: part for key, part in value.items() if part is not None})
+        if given is None or len(spec.shape) != 1:
+            raise InputError(f"{own} holds {value!r:.60}, which makes no row of {spec.name!r}")
+        return row_of(given, spec, own)
 
     def values(self, row: int, at: str) -> Array:
         """The number or text in this row, or the list: its nesting makes the axes.

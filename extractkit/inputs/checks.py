@@ -4,10 +4,11 @@
 call was handed live samples.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from extractkit.advice import names_override
 from extractkit.errors import InputError, choices
 from extractkit.inputs.protocol import InputSpec, Signature
 from extractkit.inputs.strings import check_string, check_strings, is_string
@@ -92,8 +93,20 @@ def check_names(given: list[str], signature: Signature, at: str) -> None:
     if faults:
         raise InputError(
             f"{at} does not match model {signature.model!r}: {'; '.join(faults)}. "
-            f"It takes {describe(signature)}"
+            f"It takes {describe(signature)}{without(signature, given)}"
         )
+
+
+def without(signature: Signature, given: Iterable[str]) -> str:
+    """Return the advice to leave inputs out of the model for which nothing is given, if it helps.
+
+    Args:
+        given: names of what there is.
+    """
+    rest = [spec.name for spec in signature.specs if spec.name in given]
+    if not signature.selectable or not rest or len(rest) == len(signature.specs):
+        return ""
+    return f". For what does not need the others: {names_override('model.inputs', rest)}"
 
 
 def check_dtype(spec: InputSpec, dtype: DType, signature: Signature, at: str) -> None:

@@ -16,6 +16,7 @@ from extractkit.errors import InputError, UserError
 from extractkit.inputs.checks import describe
 from extractkit.inputs.fields import input_fields, reads_text, text_field
 from extractkit.inputs.protocol import Identity, InputSpec, Sample, Signature
+from extractkit.inputs.sparse import positions_of, row_of
 from extractkit.inputs.strings import check_width, string_data
 from extractkit.plan import numpy_dtype
 from extractkit.tensors import TEXT
@@ -193,6 +194,8 @@ def _named(element: object, several: bool) -> dict[str, object] | None:
 def _array(value: object, spec: InputSpec, at: str) -> Array:
     if value is None:
         raise InputError(f"{at} is missing (None). Fill it in, or leave the sample out")
+    if len(spec.shape) == 1 and (given := positions_of(value)) is not None:
+        return row_of(given, spec, at)
     if spec.dtype == TEXT and isinstance(value, bytearray | memoryview):
         value = bytes(value)
     try:

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
+from extractkit.advice import hydra_text, nested_override
 from extractkit.errors import InputError, choices
-from extractkit.inputs.checks import check_names, describe
+from extractkit.inputs.checks import check_names, describe, without
 from extractkit.inputs.protocol import Signature
 
 TEXT_COLUMN = "text"
@@ -19,11 +20,15 @@ def reads_text(columns: Mapping[str, str] | None, column: str, signature: Signat
     if columns is None and signature.takes_text:
         return True
     if column != TEXT_COLUMN:
-        first = signature.specs[0].name if signature.specs else "INPUT"
+        names = [spec.name for spec in signature.specs] or ["INPUT"]
+        every = nested_override(
+            "inputs.columns",
+            {name: hydra_text(name) for name in names} | {names[0]: hydra_text(column)},
+        )
         why = "inputs.columns is given" if signature.takes_text else "the model takes no text"
         raise InputError(
             f"inputs.column={column!r} means nothing, as {why}: {signature.model!r} takes "
-            f"{describe(signature)}. Try inputs.columns={{{first}:{column}}}"
+            f"{describe(signature)}. Try {every}"
         )
     return False
 
@@ -73,6 +78,13 @@ def input_fields(
         if field not in available:
             raise InputError(
                 f"{at} has no column {field!r} for input {name!r} of model {signature.model!r}. "
-                f"{choices(field, available)} Name it: inputs.columns={{{name}:COLUMN}}"
+                f"{choices(field, available)} Name it: {_columns(fields, name)}"
+                f"{without(signature, [one for one in names if fields[one] in available])}"
             )
     return fields
+
+
+def _columns(fields: Mapping[str, str], lacking: str) -> str:
+    """The columns of all inputs, as they are to be given where one is not found."""
+    others = {name: hydra_text(field) for name, field in fields.items() if name != lacking}
+    return nested_override("inputs.columns", {**others, lacking: "COLUMN"})

@@ -10,11 +10,12 @@ import numpy.typing as npt
 from extractkit.errors import InputError
 from extractkit.inputs.checks import check_range, check_takes_text, check_text, describe
 from extractkit.inputs.columns import bind_columns
-from extractkit.inputs.elements import Elements, Sequential
+from extractkit.inputs.elements import Elements, Rows, Sequential
 from extractkit.inputs.faults import FAULT, Faults
 from extractkit.inputs.fields import TEXT_COLUMN
-from extractkit.inputs.protocol import Identity, Sample, Signature, Source
+from extractkit.inputs.protocol import Identity, InputSpec, Sample, Signature, Source
 from extractkit.inputs.records import RecordSource, bind_records
+from extractkit.inputs.sparse import is_matrix, positions_of, rows_of
 from extractkit.tensors import TEXT
 from extractkit.values import Array, as_array
 
@@ -38,12 +39,16 @@ class LiveArrays:
         Raises:
             InputError: they do not fit.
         """
-        if len(signature.specs) == 1 and _differ_in_shape(self.arrays):
-            return LiveRows(self.arrays).bind(signature)  # type: ignore[arg-type]
-        strings = {spec.name for spec in signature.specs if spec.dtype == TEXT}
-        columns = {
-            name: _array(name, given, name in strings)
+        specs = {spec.name: spec for spec in signature.specs}
+        named = {
+            name: _by_sample(given, specs[name]) if name in specs else given
             for name, given in self._named(signature).items()
+        }
+        if any(name in specs and _uneven(named[name], specs[name]) for name in named):
+            return LiveRows(list(Rows(named, "inputs"))).bind(signature)
+        columns = {
+            name: _array(name, given, name in specs and specs[name].dtype == TEXT)
+            for name, given in named.items()
         }
         return bind_columns(columns, signature, at="inputs", origin=ORIGIN)
 
@@ -161,20 +166,34 @@ class LiveTextSource:
         return Identity(str(index), ORIGIN)
 
 
+def _by_sample(given: object, spec: InputSpec) -> object:
+    """Ragged and sparse tensors, and sparse matrices of SciPy, as lists of samples."""
+    if is_matrix(given):
+        return list(rows_of(given))
+    rows = getattr(given, "to_list", None)
+    return rows() if rows is not None and hasattr(given, "row_splits") else given
+
+
+def _uneven(given: object, spec: InputSpec) -> bool:
+    """Whether samples are given one by one whose lengths differ along a free axis."""
+    if not isinstance(given, list | tuple) or not given:
+        return False
+    if any(positions_of(sample) is not None for sample in given):
+        return True
+    if None not in spec.shape:
+        return False
+    try:
+        array = np.array(given, object)
+    except ValueError:  # lists of arrays that agree in their first axes alone
+        return True
+    return array.ndim < len(spec.shape) + 1
+
+
 def _unwrapped(given: object, rank: int) -> object:
     """Keras also takes a list of the one input; its axes tell it from a list of one sample."""
     if isinstance(given, list | tuple) and len(given) == 1 and _axes(given[0]) == rank + 1:
         return given[0]
     return given
-
-
-def _differ_in_shape(given: object) -> bool:
-    if not isinstance(given, list | tuple):
-        return False
-    try:
-        return len({np.shape(one) for one in given}) > 1
-    except ValueError:  # one of them is no array, which reading it reports
-        return False
 
 
 def _axes(given: object) -> int | None:
@@ -186,6 +205,5 @@ def _array(name: str, given: object, strings: bool) -> Array:
         return as_array(given) if strings else np.asarray(given)
     except ValueError as error:
         raise InputError(
-            f"inputs: {name!r} makes no array: {error}. "
-            f"Give samples of different lengths one by one: inputs=[{{{name!r}: array}}, …]"
+            f"inputs: {name!r} makes no array: {error}. Give samples of one shape"
         ) from error

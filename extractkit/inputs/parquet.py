@@ -139,7 +139,7 @@ class Table:
             )
             return Sample(index, own.id, own.source, found)
         data = {
-            spec.name: shaped(cells[self.fields[spec.name]].values(row, at), spec.shape)
+            spec.name: shaped(cells[self.fields[spec.name]].row(row, spec, at), spec.shape)
             for spec in self.signature.specs
         }
         return Sample(index, own.id, own.source, data)

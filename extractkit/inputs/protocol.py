@@ -11,6 +11,9 @@ PICTURE = "picture"
 """The name under which a sample holds a picture that the model prepares by itself: whole numbers
 0 … 255 of shape (height, width, 3)."""
 
+RAGGED, SPARSE = "ragged", "sparse"
+"""The kinds of inputs that are no arrays: see `InputSpec.composite`."""
+
 
 @dataclass(frozen=True)
 class InputSpec:
@@ -26,9 +29,10 @@ class InputSpec:
         sample_axis: which axis of the model's own input counts the samples, which `shape` leaves
             out; None where it has none, and a call takes one sample.
         parsed: whether the model parses it as a serialized `tf.train.Example`.
-        composite: "ragged" or "sparse" where the model takes such a tensor, of which each sample
-            is a row of any length; None: an array.
+        composite: `RAGGED` or `SPARSE` where the model takes such a tensor, of which each sample
+            is a row; None: an array.
         parts: names of the tensors that a composite input is made of.
+        index_dtype: type of those parts that say where its values are.
     """
 
     name: str
@@ -43,6 +47,7 @@ class InputSpec:
     parsed: bool = field(default=False, repr=False)
     composite: str | None = field(default=None, repr=False)
     parts: tuple[str, ...] = field(default=(), repr=False)
+    index_dtype: str = field(default="int64", repr=False)
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,8 @@ class Signature:
         takes_pictures: whether it turns pictures of any size into its input by itself (it has an
             image processor); False: it needs one and has none; None: it takes them as arrays.
         longest: the longest that each free axis may be, by name; absent: no limit.
+        selectable: whether `model.inputs` may name fewer inputs: what needs the others is then left
+            out.
         batch: most samples that one call takes; 1 for a model whose sample axis has a fixed size,
             so that each call stands for one sample. None: any number.
     """
@@ -67,6 +74,7 @@ class Signature:
     longest: Mapping[str, int] | None = None
     batch: int | None = None
     takes_pictures: bool | None = None
+    selectable: bool = False
 
     @property
     def string(self) -> InputSpec | None:

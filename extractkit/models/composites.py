@@ -1,21 +1,24 @@
-"""Ragged and sparse inputs: read as a row of any length for each sample, given as their parts.
+"""Ragged and sparse inputs: read as one row for each sample, given as their parts.
 
-A sample is a list of values; each of them is an element of the ragged or sparse tensor, whatever it
-is. What fills up shorter samples of a batch never reaches the model.
+Of a row of any length each value is an element of the ragged or sparse tensor, whatever it is. Of a
+sparse tensor with rows of a fixed size the row is dense, and its zeros (or empty texts) are no
+elements, as in `tf.sparse.from_dense`. What fills up shorter samples of a batch never reaches the
+model.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import tensorflow as tf
 
-from extractkit.inputs.protocol import InputSpec, Signature
+from extractkit.advice import nested_override
+from extractkit.inputs.protocol import RAGGED, SPARSE, InputSpec, Signature
 from extractkit.models.graphs.signature import Declared
+from extractkit.models.input_settings import AT
+from extractkit.tensors import TEXT
 from extractkit.values import Array
-
-RAGGED, SPARSE = "ragged", "sparse"
 
 PARTS = {
     RAGGED: ("values", "row_splits"),
@@ -25,20 +28,78 @@ PARTS = {
 
 
 @dataclass(frozen=True)
+class Argument:
+    """A ragged or sparse argument of a function.
+
+    Attributes:
+        kind: `RAGGED` or `SPARSE`.
+        parts: names of the function's inputs that it is made of, in TensorFlow's order.
+        shape: of one sample; None where a sample is more than one row of arrays of one shape.
+    """
+
+    kind: str
+    parts: tuple[str, ...]
+    shape: tuple[int | None, ...] | None
+
+    @classmethod
+    def of(cls, spec: tf.RaggedTensorSpec | tf.SparseTensorSpec, parts: tuple[str, ...]) -> Self:
+        """Return the argument that a spec declares."""
+        kind = RAGGED if isinstance(spec, tf.RaggedTensorSpec) else SPARSE
+        shape = None if spec.shape.rank is None else tuple(spec.shape.as_list()[1:])
+        return cls(kind, parts, shape if len(parts) == len(PARTS[kind]) else None).checked()
+
+    def renamed(self, names: Mapping[str, str]) -> Self:
+        """Return the same argument of a function that has other names for these inputs."""
+        return replace(self, parts=tuple(names[part] for part in self.parts))
+
+    def checked(self) -> Self:
+        """Return the same, without a shape where a sample is more than one row."""
+        shape = self.shape or ()
+        uniform = self.kind == RAGGED and None not in shape[1:]
+        return self if len(shape) == 1 or (shape and uniform) else replace(self, shape=None)
+
+    def why_not_read(self, name: str, inputs: Mapping[str, Any]) -> str:
+        """Return why no sample is read for an argument of this name that has no shape.
+
+        Args:
+            inputs: the function's, by name.
+        """
+        axes = {}
+        for number, part in enumerate(self.parts):
+            free = "value" if self.kind == SPARSE or not number else f"split{number}"
+            sizes = inputs[part].shape.as_list()
+            named = [free, *(f"axis{at}" for at in range(1, len(sizes)))]
+            dims = [str(size or dim) for size, dim in zip(sizes, named, strict=True)]
+            axes[part] = f"[{', '.join(dims)}]"
+        return (
+            f"it needs the {self.kind} tensor {name!r}, of which a sample is more than one row. "
+            f"Give its parts, one sample a call: {nested_override(AT, axes)}"
+        )
+
+
+@dataclass(frozen=True)
 class Composite:
     """An input of a graph that is made of several tensors.
 
     Attributes:
-        kind: `RAGGED` or `SPARSE`, with a sample axis and one more.
+        kind: `RAGGED` or `SPARSE`.
         tensors: of its parts, by their names (`values`).
+        shape: of one sample.
     """
 
     kind: str
     tensors: Mapping[str, Any]
+    shape: tuple[int | None, ...] = (None,)
 
     def declared(self, name: str) -> Declared:
-        """The input as samples are held against it: a row of any length."""
-        return Declared(name, self.tensors["values"].dtype.name, (None, None))
+        """Return the input as samples are held against it: a row."""
+        return Declared(name, self.tensors["values"].dtype.name, (None, *self.shape))
+
+    @property
+    def index_dtype(self) -> str:
+        """The type of what says where its values are."""
+        own: str = self.tensors["row_splits" if self.kind == RAGGED else "indices"].dtype.name
+        return own
 
     def named(self, name: str) -> dict[str, Any]:
         """Its tensors by the names that they go by in the graph: `NAME.values`."""
@@ -48,7 +109,12 @@ class Composite:
 def with_composites(signature: Signature, composites: Mapping[str, Composite]) -> Signature:
     """Return the signature with the parts of each composite input named."""
     specs = [
-        replace(spec, composite=found.kind, parts=tuple(found.named(spec.name)))
+        replace(
+            spec,
+            composite=found.kind,
+            parts=tuple(found.named(spec.name)),
+            index_dtype=found.index_dtype,
+        )
         if (found := composites.get(spec.name)) is not None
         else spec
         for spec in signature.specs
@@ -77,28 +143,50 @@ def given(
         elif spec.parts[0] in features:
             found |= {name: features[name] for name in spec.parts}
         else:
-            own = np.asarray(lengths[spec.dims[0] or ""])
-            found |= dict(zip(spec.parts, _parts(spec, features[spec.name], own), strict=True))
+            rows = features[spec.name]
+            found |= dict(
+                zip(spec.parts, _parts(spec, rows, _real(spec, rows, lengths)), strict=True)
+            )
     return found
 
 
-def _parts(spec: InputSpec, rows: Array, lengths: Array) -> tuple[Array, ...]:
-    """The parts of a composite input from rows (samples, padded) and their lengths."""
-    real = np.arange(rows.shape[1]) < lengths[:, np.newaxis]
+def sample_count(spec: InputSpec, tensors: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    """Return how many samples a batch has, from what the graph's inputs are given."""
     if spec.composite == RAGGED:
-        return rows[real], np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    shape = np.array([len(rows), int(lengths.max(initial=0))], np.int64)
-    return np.argwhere(real).astype(np.int64), rows[real], shape
+        return tf.shape(tensors[spec.parts[1]])[0] - 1
+    if spec.composite == SPARSE:
+        return tf.cast(tensors[spec.parts[2]][0], tf.int32)
+    return tf.shape(tensors[spec.name])[0]
+
+
+def _real(spec: InputSpec, rows: Array, lengths: Mapping[str, Any]) -> Array:
+    """Which values of the rows are elements."""
+    if spec.composite == SPARSE and spec.dims[0] is None:
+        elements: Array = rows != (b"" if spec.dtype == TEXT else 0)
+        return elements & (rows != "") if spec.dtype == TEXT else elements
+    size = rows.shape[1]
+    own = np.asarray(lengths[spec.dims[0]] if spec.dims[0] else np.full(len(rows), size))
+    return np.arange(size) < own[:, np.newaxis]
+
+
+def _parts(spec: InputSpec, rows: Array, real: Array) -> tuple[Array, ...]:
+    """The parts of a composite input from rows (samples, padded, …) and which values are real."""
+    index = np.dtype(spec.index_dtype)
+    counts = real.sum(axis=1)
+    if spec.composite == RAGGED:
+        return rows[real], np.concatenate([[0], np.cumsum(counts)]).astype(index)
+    size = spec.shape[0] if spec.shape[0] is not None else counts.max(initial=0)
+    return np.argwhere(real).astype(index), rows[real], np.array([len(rows), size], index)
 
 
 def part_specs(spec: InputSpec, samples: int | None) -> dict[str, tf.TensorSpec]:
-    """What is known of the parts of a composite input before there are values."""
+    """Return what is known of the parts of a composite input before there are values."""
     splits = None if samples is None else samples + 1
     known = {
-        "values": ([None], spec.dtype),
-        "row_splits": ([splits], tf.int64),
-        "indices": ([None, 2], tf.int64),
-        "dense_shape": ([2], tf.int64),
+        "values": ([None, *spec.shape[1:]], spec.dtype),
+        "row_splits": ([splits], spec.index_dtype),
+        "indices": ([None, 2], spec.index_dtype),
+        "dense_shape": ([2], spec.index_dtype),
     }
     return {
         name: tf.TensorSpec(*known[part])

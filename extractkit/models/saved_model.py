@@ -1,5 +1,6 @@
 """`model=saved_model`: a SavedModel of TensorFlow 2 or 1, any signature or function of it."""
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,12 @@ from extractkit.models.saved_model_file import SavedModelFile, open_saved_model
 from extractkit.models.tensorflow_process import quiet_start
 
 if TYPE_CHECKING:
+    from extractkit.models.composites import Argument
     from extractkit.models.functions.graph_function import GraphFunction
 
 _NAME = "saved_model"
 _DEFAULT = "serving_default"
+_NUMBERED = re.compile(r"args_\d+(_\d+)?")
 
 
 def load(
@@ -96,7 +99,7 @@ def _loaded(path: str, file: SavedModelFile) -> Any:
         raise ModelError(f"model.path={path!r} {why_not_loaded(error)}") from error
 
 
-def _composites(function: Any, others: Iterable[Any]) -> dict[str, tuple[str, tuple[str, ...]]]:
+def _composites(function: Any, others: Iterable[Any]) -> "dict[str, Argument]":
     """The ragged and sparse inputs of a function.
 
     A signature knows of their parts alone; the function that it was made of has the same parts, and
@@ -107,12 +110,16 @@ def _composites(function: Any, others: Iterable[Any]) -> dict[str, tuple[str, tu
     def parts(of: Any) -> dict[str, Any]:
         return {name: tensor.dtype for name, tensor in inputs_of(of).items()}
 
-    own = composites_of(function)
+    own, wanted = composites_of(function), parts(function)
     for other in others:
         if own:
             break
-        if parts(other) == parts(function):
-            own = composites_of(other)
+        found = parts(other)
+        # Keras numbers the arguments of its signature.
+        numbered = all(map(_NUMBERED.fullmatch, wanted))
+        if found == wanted or (numbered and list(found.values()) == list(wanted.values())):
+            names = dict(zip(found, wanted, strict=True))
+            own = {names[key]: one.renamed(names) for key, one in composites_of(other).items()}
     return own
 
 

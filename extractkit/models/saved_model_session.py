@@ -9,7 +9,8 @@ from typing import Any
 import tensorflow as tf
 
 from extractkit.errors import ModelError, UserError
-from extractkit.models.composites import PARTS, SPARSE, Composite
+from extractkit.inputs.protocol import SPARSE
+from extractkit.models.composites import PARTS, Composite
 from extractkit.models.input_settings import InputSetting
 from extractkit.models.operation_libraries import why_not_loaded
 from extractkit.models.saved_model_file import SavedModelFile, parsed
@@ -127,11 +128,13 @@ def _sparse(graph: tf.Graph, infos: Mapping[str, Any]) -> dict[str, Composite]:
     """A signature's sparse tensors of two axes by name."""
     found = {}
     for name, info in sorted(infos.items()):
-        if info.WhichOneof("encoding") == "coo_sparse" and len(info.tensor_shape.dim) in (0, 2):
+        sizes = [None if dim.size < 0 else dim.size for dim in info.tensor_shape.dim]
+        if info.WhichOneof("encoding") == "coo_sparse" and len(sizes) in (0, 2):
             parts = info.coo_sparse
             names = (parts.indices_tensor_name, parts.values_tensor_name)
             tensors = [
                 graph.get_tensor_by_name(one) for one in (*names, parts.dense_shape_tensor_name)
             ]
-            found[name] = Composite(SPARSE, dict(zip(PARTS[SPARSE], tensors, strict=True)))
+            made_of = dict(zip(PARTS[SPARSE], tensors, strict=True))
+            found[name] = Composite(SPARSE, made_of, tuple(sizes[1:]) or (None,))
     return found

@@ -199,7 +199,7 @@ class TestRefused:
             assert refusal(name, other) == (
                 f"inputs.dataset._target_='{name}', sample 0 has no column 'pixels' for input "
                 f"'pixels' of model 'm'. Available: 'label', 'skipped', 'x'. "
-                f"Name it: inputs.columns={{pixels:COLUMN}}"
+                f"Name it: 'inputs.columns={{pixels: COLUMN}}'"
             )
         assert refusal("dicts", BERT).startswith(
             "inputs.dataset._target_='dicts', sample 0 has no column 'text'. Available: "

@@ -127,7 +127,7 @@ class TestRefused:
         file.close()
         assert refusal(ONE) == (
             "inputs.path='x.h5' has no column 'x' for input 'x' of model 'm'. "
-            "Available: 'b', 'train/a'. Name it: inputs.columns={x:COLUMN}"
+            "Available: 'b', 'train/a'. Name it: 'inputs.columns={x: COLUMN}'"
         )
         assert refusal(ONE, columns={"x": "train/b"}) == (
             "inputs.path='x.h5' has no dataset 'train/b'. Available: 'b', 'train/a'."

@@ -116,9 +116,12 @@ class TestArrays:
         message = refusal(LiveArrays({"y": np.zeros((3, 2))}), ONE)
         assert message.startswith("inputs does not match model 'm': 'x' is missing")
 
-    def test_samples_of_different_lengths_are_refused(self) -> None:
-        one = Signature("m", (IDS,))
-        assert "inputs: 'ids' makes no array" in refusal(LiveArrays({"ids": [[1], [2, 3]]}), one)
+    def test_samples_of_different_lengths(self) -> None:
+        ids = InputSpec("ids", "int32", (None,), ("token",))
+        source = LiveArrays([[1], [2, 3], []]).bind(Signature("m", (ids,)))
+        rows = [np.asarray(one.data["ids"]).tolist() for one in source.read(0, 3)]  # type: ignore[index]
+        assert rows == [[1], [2, 3], []]
+        assert "inputs: 'x' makes no array" in refusal(LiveArrays([[1], [2, 3]]), ONE)
 
     def test_python_objects_are_refused(self) -> None:
         given = np.array([[1, None]], object)

@@ -180,7 +180,7 @@ class TestRefused:
         write("x.parquet", {"a": [1], "body": ["t"]})
         assert refusal(takes()) == (
             "inputs.path='x.parquet' has no column 'x' for input 'x' of model 'm'. "
-            "Available: 'a', 'body'. Name it: inputs.columns={x:COLUMN}"
+            "Available: 'a', 'body'. Name it: 'inputs.columns={x: COLUMN}'"
         )
         assert refusal(BERT) == (
             "inputs.path='x.parquet' has no column 'text'. Available: 'a', 'body'. Give the one "
@@ -189,7 +189,7 @@ class TestRefused:
         )
         assert refusal(takes(), column="a") == (
             "inputs.column='a' means nothing, as the model takes no text: 'm' takes "
-            "x: float32 (samples). Try inputs.columns={x:a}"
+            "x: float32 (samples). Try 'inputs.columns={x: a}'"
         )
 
     @pytest.mark.parametrize(
@@ -203,8 +203,8 @@ class TestRefused:
              "row out"),
             ([[[1.0], [2.0, 3.0]]], takes(2, 2), ", row 0: column 'x' has lists of different "
              "lengths in one cell: 1 and 2"),
-            ([{"a": 1}], takes(), ": column 'x' is struct<a: int64>; numbers, texts and lists of "
-             "them are read"),
+            ([{"a": 1}], takes(), ": column 'x' is struct<a: int64>; numbers, texts, lists of "
+             "them and structs of indices and values are read"),
             ([[1.0, 2.0]], takes(3), ", sample 'x.parquet:0': 'x' has shape (1, 2); model 'm' "
              "takes it as (samples, 3)"),
             (["a"], takes(), ", sample 'x.parquet:0': 'x' holds Python objects (texts, None or a "

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from extractkit.models.composites import PARTS, RAGGED, SPARSE
+from extractkit.models.composites import Argument
 from extractkit.models.structure import components, ports
 
 _UNNAMED = "input"
@@ -33,23 +33,16 @@ def inputs_of(function: Any) -> dict[str, tf.Tensor]:
     return named
 
 
-def composites_of(function: Any) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Return the function's ragged and sparse arguments of a sample axis and one more.
-
-    Returns:
-        By its name the kind of each, and the names of its parts, as `inputs_of` gives them.
-    """
+def composites_of(function: Any) -> dict[str, Argument]:
+    """Return the function's ragged and sparse arguments by name; parts as `inputs_of` has them."""
     names = iter(inputs_of(function))
     found = {}
     for spec in tf.nest.flatten(function.structured_input_signature):
         if not isinstance(spec, tf.TypeSpec):
             continue
         parts = tuple(islice(names, len(tf.nest.flatten(spec, expand_composites=True))))
-        rank = spec.shape.rank if isinstance(spec, tf.RaggedTensorSpec | tf.SparseTensorSpec) else 0
-        if rank == 2:
-            kind = RAGGED if isinstance(spec, tf.RaggedTensorSpec) else SPARSE
-            if len(parts) == len(PARTS[kind]):
-                found[parts[0]] = (kind, parts)
+        if isinstance(spec, tf.RaggedTensorSpec | tf.SparseTensorSpec) and len(parts) > 1:
+            found[parts[0]] = Argument.of(spec, parts)
     return found
 
 

@@ -8,12 +8,18 @@ from typing import Any
 import tensorflow as tf
 
 from extractkit.errors import ModelError
-from extractkit.models.composites import PARTS, Composite, given_names, with_composites
+from extractkit.models.composites import (
+    PARTS,
+    Argument,
+    Composite,
+    given_names,
+    with_composites,
+)
 from extractkit.models.foreign import told
 from extractkit.models.functions.concrete import call, composites_of, inputs_of
 from extractkit.models.functions.inlining import InlinedGraph, inlined, is_seam
 from extractkit.models.functions.model import FunctionModel
-from extractkit.models.graphs.catalog import find_operations, signature_address
+from extractkit.models.graphs.catalog import facts_of, find_operations, signature_address
 from extractkit.models.graphs.constants import checked_constants
 from extractkit.models.graphs.feeding import inner_tensors
 from extractkit.models.graphs.records import Found
@@ -50,6 +56,7 @@ class GraphFunction(FunctionModel):
         fixed: its inputs that are the same for every sample, by name.
         inner: names of inputs that are tensors in the midst of the graph.
         parts: the function's own names of what composite inputs are made of, by those in the graph.
+        deeper: why composite arguments are given nothing, by the placeholders of their parts.
         keep: what has to live as long as its variables are read.
         again: Loads the same function a second time; None: it exists in memory alone.
     """
@@ -59,6 +66,7 @@ class GraphFunction(FunctionModel):
     fixed: Mapping[str, Array]
     inner: frozenset[str] = frozenset()
     parts: Mapping[str, str] = field(default_factory=dict)
+    deeper: Mapping[str, str] = field(default_factory=dict)
     keep: Any = field(default=None, kw_only=True)
     again: Callable[[], FunctionAgain] | None = field(default=None, kw_only=True)
 
@@ -77,6 +85,7 @@ class GraphFunction(FunctionModel):
             source.outputs,
             [(variable.name, variable) for variable in source.variables.values()],
             drop_prefix=_WRAPPER,
+            facts=facts_of(source.graph, source.inputs.values(), reasons_not_fed=self.deeper),
             inner=self.inner,
         )
         return [one for one in found if not (one.in_graph and is_seam(one.value.op))]
@@ -120,7 +129,7 @@ def graph_function(
     origin: Mapping[str, object] | None = None,
     keep: object = None,
     again: Callable[[], FunctionAgain] | None = None,
-    composites: Mapping[str, tuple[str, tuple[str, ...]]] | None = None,
+    composites: Mapping[str, Argument] | None = None,
 ) -> GraphFunction:
     """Inline a concrete function and put it behind the `Model` protocol.
 
@@ -141,15 +150,17 @@ def graph_function(
         ModelError: an input that needs settings and has none; a graph that is damaged.
     """
     known = composites_of(function) if composites is None else composites
-    made_of = {
-        key: Composite(kind, {p: inputs[n] for p, n in zip(PARTS[kind], names, strict=True)})
-        for key, (kind, names) in known.items()
-    }
-    own_names = {
-        part: name
-        for key, (_, names) in known.items()
-        for part, name in zip(made_of[key].named(key), names, strict=True)
-    }
+    made_of: dict[str, Composite] = {}
+    own_names: dict[str, str] = {}
+    deeper: dict[str, str] = {}
+    for key, one in known.items():
+        if one.shape is None:
+            if set(one.parts).isdisjoint(settings or ()):
+                deeper |= dict.fromkeys(one.parts, one.why_not_read(key, inputs))
+            continue
+        tensors = dict(zip(PARTS[one.kind], map(inputs.__getitem__, one.parts), strict=True))
+        made_of[key] = Composite(one.kind, tensors, one.shape)
+        own_names |= dict(zip(made_of[key].named(key), one.parts, strict=True))
     parts = {part: inputs[name] for part, name in own_names.items()}
     gone = set(own_names.values())
     inputs = {**{key: one for key, one in inputs.items() if key not in gone}, **parts}
@@ -162,10 +173,11 @@ def graph_function(
         raise ModelError(f"model {name!r} is damaged, or not whole: {told(error)}") from error
     inner = inner_tensors(graph.graph, settings or (), graph.inputs, _WRAPPER)
     feedable = {**graph.inputs, **inner}
-    takes = [declared(key, tensor) for key, tensor in feedable.items() if key not in parts]
+    left_out = {*parts, *deeper}
+    takes = [declared(key, tensor) for key, tensor in feedable.items() if key not in left_out]
     takes += [one.declared(key) for key, one in made_of.items()]
     signature = signature_of(name, chosen(takes, settings), settings)
-    signature = with_composites(signature, made_of)
+    signature = replace(with_composites(signature, made_of), selectable=True)
     return GraphFunction(
         name,
         signature,
@@ -174,6 +186,7 @@ def graph_function(
         constant,
         frozenset(inner),
         own_names,
+        {feedable[name].op.name: reason for name, reason in deeper.items() if name in feedable},
         origin={**(origin or {}), **({"constants": dict(constants)} if constants else {})},
         keep=keep,
         again=again,

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from extractkit.inputs.protocol import InputSpec
 from extractkit.models.compiled_once import CompiledOnce
-from extractkit.models.composites import given, given_names, part_specs
+from extractkit.models.composites import given, given_names, part_specs, sample_count
 from extractkit.models.failures import failed_on_batch
 from extractkit.models.functions.captured import captured_contents
 from extractkit.models.functions.eager_calls import restored
@@ -104,9 +104,7 @@ class FunctionModel(GraphModel):
             with tf.device(compilation.device):
                 own = self._taken(dict(zip(inputs, features, strict=True)))
                 tensors = tensors_in_graph(self.graph, own, names)
-                # Parts of a composite input tell no number of samples; it has a free axis.
-                counted = lengths[0] if specs[0].parts else features[0]
-                samples = tf.shape(counted)[0]
+                samples = sample_count(specs[0], dict(zip(inputs, features, strict=True)))
                 by_axis = dict(zip(axes, lengths, strict=True))
                 return [
                     self._transformed(tensor, fetch, samples, by_axis)

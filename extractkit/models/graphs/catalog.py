@@ -40,7 +40,10 @@ class GraphFacts:
 
 
 def facts_of(
-    graph: tf.Graph, inputs: Iterable[tf.Tensor], empty: Container[str] = frozenset()
+    graph: tf.Graph,
+    inputs: Iterable[tf.Tensor],
+    empty: Container[str] = frozenset(),
+    reasons_not_fed: Mapping[str, str] | None = None,
 ) -> GraphFacts:
     """What cannot be extracted from a graph, and what randomness cannot reach.
 
@@ -48,10 +51,13 @@ def facts_of(
         graph: constants stand in it as such.
         inputs: the tensors that are fed.
         empty: names of the variables (`op:0`) that have no value.
+        reasons_not_fed: as of `unfit_operations`.
     """
     fed = frozenset(tensor.name for tensor in inputs)
     flow = control_flow(graph, fed)
-    unfit = unfit_operations(graph, fed, empty=empty, inert=flow.inert)
+    unfit = unfit_operations(
+        graph, fed, empty=empty, inert=flow.inert, reasons_not_fed=reasons_not_fed
+    )
     reasons = {
         tensor.name: unfit[operation.name]
         for operation in graph.get_operations()

@@ -1,7 +1,7 @@
 """Operations of a graph that are no functions of what is fed: files, queues, Python, training."""
 
 import re
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -48,6 +48,7 @@ def unfit_operations(
     *,
     empty: Container[str] = frozenset(),
     inert: Container[str] = frozenset(),
+    reasons_not_fed: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """Why some operations cannot be run for a sample, by their names.
 
@@ -57,6 +58,8 @@ def unfit_operations(
         fed: names of the tensors (`op:0`) that are fed; captures of a function's graph are too.
         empty: names of the variables (`op:0`) that have no value.
         inert: names of operations that have no effect: those that never run.
+        reasons_not_fed: why placeholders are given nothing, by their names, where more than that
+            is known.
     """
     fed |= {inside.name for _, inside in getattr(graph, "captures", ())}
     reasons: dict[str, str] = {}
@@ -66,6 +69,8 @@ def unfit_operations(
         for name in downstream([operation], after, stops, fed):
             reasons.setdefault(name, reason)
 
+    for name, known in (reasons_not_fed or {}).items():
+        refuse(graph.get_operation_by_name(name), known)
     for operation in graph.get_operations():
         for kind in sorted(types[operation.name]):
             if _EFFECTS.search(kind):

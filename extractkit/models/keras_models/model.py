@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from extractkit.errors import ModelError
 from extractkit.inputs.protocol import InputSpec
-from extractkit.models.foreign import told
+from extractkit.models.foreign import attribute, told
 from extractkit.models.functions.model import FunctionModel
 from extractkit.models.graphs.records import Found
 from extractkit.models.keras_models.again import Again
@@ -87,8 +87,7 @@ class KerasModel(FunctionModel):
         except Exception as error:  # whatever a layer of somebody's own raises
             raise ModelError(
                 f"model {self.name!r} ({type(model).__name__}) cannot be called with inputs "
-                f"{', '.join(map(str, specs))}: "
-                f"{told(error)}"
+                f"{', '.join(map(str, specs))}: {told(error)}{_needs_composites(model)}"
             ) from error
 
     @cached_property
@@ -212,3 +211,21 @@ def _whole(spec: InputSpec) -> tf.TensorSpec:
     if spec.sample_axis is not None:
         shape.insert(spec.sample_axis, None)
     return tf.TensorSpec(shape, spec.dtype, name=spec.name)
+
+
+def _needs_composites(model: Any) -> str:
+    """What to do where layers want the ragged or sparse tensors that the model's inputs declare."""
+    inputs = attribute(model, "inputs") or ()
+    kinds = {"Ragged": "ragged", "Sparse": "sparse"}
+    found = [
+        name
+        for prefix, name in kinds.items()
+        for one in inputs
+        if attribute(one, name) or type(attribute(one, "type_spec")).__name__.startswith(prefix)
+    ]
+    if not found:
+        return ""
+    return (
+        f". It takes {found[0]} tensors, and model=keras gives it dense rows. Save it by "
+        f"tf.saved_model.save(model, DIR), and use model=saved_model model.path=DIR"
+    )

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -334,7 +334,7 @@ def session_model(
     made_of = dict(composites or {})
     takes += [one.declared(key) for key, one in made_of.items()]
     signature = signature_of(name, chosen(takes, settings), settings)
-    signature = with_composites(signature, made_of)
+    signature = replace(with_composites(signature, made_of), selectable=True)
     for key, one in made_of.items():
         named |= one.named(key)
     fed = {feedable[key].op.name: value for key, value in constant.items()}
