@@ -114,6 +114,17 @@ def test_an_operation_that_nobody_knows(path: Path) -> None:
     assert any("(MyOwnRelu), which this TensorFlow does not have" in one for one in reasons)
 
 
+def test_a_constant_that_cannot_be_read_is_named(path: Path) -> None:
+    graph_def = v1.GraphDef.FromString(path.read_bytes())
+    kernel = next(node for node in graph_def.node if node.name == "hidden/kernel")
+    kernel.attr["value"].tensor.tensor_content = b"123"
+    path.write_bytes(graph_def.SerializeToString())
+    with pytest.raises(
+        ModelError, match=r"^model 'frozen_graph': 'hidden/kernel:0' cannot be read: Cannot parse"
+    ):
+        load(str(path), constants=OFF).weights_digest()
+
+
 def mostly_weights() -> None:
     """As in real files, so that damage hits numbers as well as structure."""
     classifier()

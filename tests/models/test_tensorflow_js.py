@@ -203,12 +203,17 @@ def test_a_graph_that_does_not_fit_its_weights(graph_folder: Path, tmp_path: Pat
     def table(document: Any, _: Path) -> None:
         document["modelTopology"]["node"].append({"name": "t", "op": "HashTableV2"})
 
+    def untyped(document: Any, _: Path) -> None:
+        nodes = document["modelTopology"]["node"]
+        del next(node for node in nodes if node["name"] == "filters")["attr"]["dtype"]
+
     cases: list[tuple[Callable[[Any, Path], Any], str]] = [
         (lambda d, _: _first(d).update(name="other"), "the graph needs the weight 'filters'"),
         (lambda d, _: _first(d).update(shape=[9, 3, 2]), "weight 'filters' is [9, 3, 2], in the"),
         (lambda d, _: d["signature"]["outputs"]["y"].update(name="z:0"), "signature names 'z:0'"),
         (lambda d, _: d["modelTopology"].update(node=[{"op": 3}]), "is no GraphDef: ParseError"),
         (table, "has the table 't' (HashTableV2)"),
+        (untyped, "the constant 'filters' has no known type"),
     ]
     for number, (change, told) in enumerate(cases):
         message = changed(graph_folder, tmp_path / str(number), change)

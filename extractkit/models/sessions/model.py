@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from extractkit.errors import ConfigError, JobError
+from extractkit.errors import ConfigError, JobError, ModelError
 from extractkit.inputs.protocol import InputSpec
 from extractkit.models.compiled_once import CompiledOnce
 from extractkit.models.composites import Composite, given, given_names, with_composites
@@ -234,8 +234,17 @@ class SessionModel(GraphModel):
             ) from error
 
     def read(self, variable: Any) -> Array:
-        """The content of a variable, or of a constant in the graph."""
-        return raw_array(as_array(self.session.run(self._in_session(variable))))
+        """Return the content of a variable, or of a constant in the graph.
+
+        Raises:
+            ModelError: If the graph is damaged there.
+        """
+        try:
+            return raw_array(as_array(self.session.run(self._in_session(variable))))
+        except tf.errors.OpError as error:
+            raise ModelError(
+                f"model {self.name!r}: {variable.name!r} cannot be read: {told_by_graph(error)}"
+            ) from error
 
     def _in_session(self, value: Any) -> tf.Tensor:
         """The session's own tensor for one of the copied graph, or for a variable."""

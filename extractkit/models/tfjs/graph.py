@@ -76,7 +76,10 @@ def _fill(node: Any, weights: WeightFile, at: str) -> None:
         raise ModelError(
             f"{at}: weight {node.name!r} is {list(value.shape)}, in the graph it is {shape}"
         )
-    dtype = tf.as_dtype(node.attr["dtype"].type)
+    try:
+        dtype = tf.as_dtype(node.attr["dtype"].type)
+    except TypeError as error:
+        raise ModelError(f"{at}: the constant {node.name!r} has no known type") from error
     if dtype != tf.string:
         # TensorFlow.js keeps 64-bit numbers in 32 bits.
         value = value.astype(dtype.as_numpy_dtype)
