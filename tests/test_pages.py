@@ -1,0 +1,36 @@
+"""Every command of the pages on what people ask composes: its keys and choices exist."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from extractkit.config.compose import compose
+
+PAGES = Path(__file__).parents[1] / "docs" / "what-people-ask"
+# In a block of its own or behind a prompt, with the lines that a backslash joins to it.
+COMMAND = re.compile(r"^ *(?:\$ )?(?:python -m )?extractkit((?: .*\\\n)* .*)$", re.MULTILINE)
+# These take a run.
+OTHERS = {"show", "verify"}
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Return the arguments of each command of a page."""
+    text = page.read_text(encoding="utf-8")
+    return [shlex.split(one.replace("\\\n", " ")) for one in COMMAND.findall(text)]
+
+
+@pytest.mark.parametrize("page", sorted(PAGES.glob("*.md")), ids=lambda page: page.stem)
+def test_every_command_composes(page: Path) -> None:
+    composed = 0
+    for command, *overrides in commands(page):
+        if command in OTHERS:
+            continue
+        given = overrides if command in {"tensors", "plan"} else [command, *overrides]
+        if any("=" not in one for one in given):
+            continue  # `tensors FILE` looks into the file
+        selectors = [] if any("selectors" in one for one in given) else ["selectors=outputs"]
+        compose([*given, *selectors])
+        composed += 1
+    assert composed or page.stem == "README"
