@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from extractkit.errors import InputError
-from extractkit.inputs.checks import check_limit, check_range, describe
+from extractkit.inputs.checks import check_limit, describe
 from extractkit.inputs.faults import Faults
 from extractkit.inputs.files import PathLike
 from extractkit.inputs.fingerprints import sample_digest
 from extractkit.inputs.pixels import RESIZES, SUFFIXES, Pixels, decoder
-from extractkit.inputs.protocol import PICTURE, Identity, Sample, Signature
+from extractkit.inputs.protocol import PICTURE, Sample, Signature
 from extractkit.inputs.records import fitted
-from extractkit.inputs.sample_files import SampleFile, find_sample_files
+from extractkit.inputs.sample_files import FileSamples, SampleFile, find_sample_files
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def _sample(file: SampleFile, index: int, signature: Signature, pixels: Pixels) 
 
 
 @dataclass(frozen=True, eq=False)
-class ImageSource:
+class ImageSource(FileSamples):
     """Pictures, decoded as they are read.
 
     Attributes:
@@ -137,26 +137,9 @@ class ImageSource:
     fingerprint: str
     notes: tuple[str, ...] = ()
 
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def read(self, start: int, stop: int) -> Sequence[Sample]:
-        """The samples start … stop-1; their ids are the paths below the folder that was given.
-
-        Raises:
-            InputError: a picture is broken.
-            JobError: a file has changed since it was bound.
-            IndexError: there are no such samples.
-        """
-        check_range(start, stop, len(self))
-        return [
-            _sample(self.files[index], index, self.signature, self.pixels)
-            for index in range(start, stop)
-        ]
-
-    def identify(self, index: int) -> Identity:
-        """Who the sample of this number is."""
-        return self.files[index].identity
+    def sample(self, index: int) -> Sample:
+        """Return the picture of this number, decoded."""
+        return _sample(self.files[index], index, self.signature, self.pixels)
 
 
 def _first_decoded(files: Sequence[SampleFile], signature: Signature, pixels: Pixels) -> Sample:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from extractkit.errors import InputError
+from extractkit.inputs.checks import check_range
 from extractkit.inputs.files import (
     PathLike,
     Stamp,
@@ -13,7 +14,7 @@ from extractkit.inputs.files import (
     printable,
     short_names,
 )
-from extractkit.inputs.protocol import Identity
+from extractkit.inputs.protocol import Identity, Sample
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,34 @@ class SampleFile:
             return self.path.read_bytes()
         except OSError as error:
             raise InputError(f"{self.at} cannot be read: {error.strerror}") from error
+
+
+class FileSamples:
+    """A source whose samples are files; a subclass says what is read from one."""
+
+    files: tuple[SampleFile, ...]
+
+    def sample(self, index: int) -> Sample:
+        """Return the sample of this number."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def read(self, start: int, stop: int) -> list[Sample]:
+        """Return samples start … stop-1; their ids are the paths below the folder that was given.
+
+        Raises:
+            InputError: A file cannot be read as a sample.
+            JobError: A file has changed since it was bound.
+            IndexError: There are no such samples.
+        """
+        check_range(start, stop, len(self))
+        return [self.sample(index) for index in range(start, stop)]
+
+    def identify(self, index: int) -> Identity:
+        """Who the sample of this number is."""
+        return self.files[index].identity
 
 
 def find_sample_files(

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from extractkit.errors import InputError
-from extractkit.inputs.checks import check_limit, check_range, describe
+from extractkit.inputs.checks import check_limit, describe
 from extractkit.inputs.faults import FAULT, Faults
 from extractkit.inputs.files import PathLike
-from extractkit.inputs.protocol import Identity, Sample, Signature
-from extractkit.inputs.sample_files import SampleFile, find_sample_files
+from extractkit.inputs.protocol import Sample, Signature
+from extractkit.inputs.sample_files import FileSamples, SampleFile, find_sample_files
 from extractkit.inputs.strings import bytes_data
 from extractkit.values import Array
 
@@ -66,7 +66,7 @@ class Files:
 
 
 @dataclass(frozen=True, eq=False)
-class FileSource:
+class FileSource(FileSamples):
     """Files, read whole.
 
     Attributes:
@@ -80,24 +80,6 @@ class FileSource:
     signature: Signature
     fingerprint: str
     notes: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def read(self, start: int, stop: int) -> Sequence[Sample]:
-        """The samples start … stop-1; their ids are the paths below the folder that was given.
-
-        Raises:
-            InputError: a file cannot be read, or is no text where the model has a tokenizer.
-            JobError: a file has changed since it was bound.
-            IndexError: there are no such samples.
-        """
-        check_range(start, stop, len(self))
-        return [self._sample(index) for index in range(start, stop)]
-
-    def identify(self, index: int) -> Identity:
-        """Who the sample of this number is."""
-        return self.files[index].identity
 
     def data(self, file: SampleFile, content: bytes) -> str | Mapping[str, Array]:
         """The content of a file as the model takes it.
@@ -115,7 +97,8 @@ class FileSource:
                 f"{error}. Convert it: iconv -f ENCODING -t UTF-8 {file.path} > NEW"
             ) from error
 
-    def _sample(self, index: int) -> Sample:
+    def sample(self, index: int) -> Sample:
+        """Return the file of this number, whole."""
         file = self.files[index]
         own, content = file.identity, file.read()
         extra = {**own.extra, "bytes": len(content)}

@@ -16,13 +16,14 @@ class Library:
         package: Its name in a package registry.
         module: The module that registers its operations when it is imported.
         operations: Matches the names of its operations.
-        pinned: Whether each of its releases is built for the TensorFlow of the same number.
+        last: Its last release and the last TensorFlow that this one runs with, as of November 2026;
+            None: each of its releases is built for the TensorFlow of the same number.
     """
 
     package: str
     module: str
     operations: re.Pattern[str]
-    pinned: bool = False
+    last: tuple[str, str] | None = None
 
 
 _LIBRARIES = (
@@ -37,20 +38,26 @@ _LIBRARIES = (
             "|VocabSize)?Op|SplitMerge.*|TokenizerFromLogits"
             "|(UnicodeScript|Whitespace|Wordpiece)TokenizeWithOffsets(V2)?"
         ),
-        pinned=True,
     ),
-    Library("tensorflow-decision-forests", "tensorflow_decision_forests", re.compile("SimpleML.*")),
-    Library("tensorflow-addons", "tensorflow_addons", re.compile("Addons>.*")),
-    Library("tensorflow-io", "tensorflow_io", re.compile("IO>.*")),
+    Library(
+        "tensorflow-decision-forests",
+        "tensorflow_decision_forests",
+        re.compile("SimpleML.*"),
+        ("1.12.0", "2.19"),
+    ),
+    Library("tensorflow-addons", "tensorflow_addons", re.compile("Addons>.*"), ("0.23.0", "2.15")),
+    Library("tensorflow-io", "tensorflow_io", re.compile("IO>.*"), ("0.37.1", "2.16")),
     Library(
         "tensorflow-recommenders-addons",
         "tensorflow_recommenders_addons",
         re.compile("TFRA>.*"),
+        ("0.8.1", "2.16"),
     ),
     Library(
         "struct2tensor",
         "struct2tensor",
         re.compile("DecodeProtoSparseV[234]|EquiJoin(Any)?Indices|RunLengthBefore"),
+        ("0.48.1", "2.17"),
     ),
     Library(
         "tensorflow-compression",
@@ -59,13 +66,14 @@ _LIBRARIES = (
             "CreateRange(En|De)coder|Entropy(En|De)code(Channel|Index|Finalize)|Range(En|De)code"
             "|UnboundedIndexRange(En|De)code|PmfToQuantizedCdf"
         ),
-        pinned=True,
+        ("2.14.1", "2.14"),
     ),
-    Library("horovod", "horovod.tensorflow", re.compile("Horovod.*")),
+    Library("horovod", "horovod.tensorflow", re.compile("Horovod.*"), ("0.28.1", "2.12")),
     Library(
         "tf-sentencepiece",
         "tf_sentencepiece",
         re.compile("Sentencepiece(Encode|Decode|GetPiece|PieceToId|IdToPiece).*"),
+        ("0.1.90", "2.2"),
     ),
 )
 
@@ -74,7 +82,7 @@ _TENSORRT = re.compile("TRTEngineOp|.*TRTResource.*|GetCalibrationDataOp")
 _UNKNOWN = re.compile(r"Op type not registered '([^']+)'")
 
 
-def _unregistered(error: BaseException) -> str | None:
+def unregistered(error: BaseException) -> str | None:
     """Return the operation that TensorFlow says it does not know, if it says so."""
     found = _UNKNOWN.search(str(error))
     return found[1] if found else None
@@ -82,7 +90,7 @@ def _unregistered(error: BaseException) -> str | None:
 
 def why_not_loaded(error: BaseException) -> str:
     """Return what a loader of TensorFlow's failed of, to follow the name of what was loaded."""
-    operation = _unregistered(error)
+    operation = unregistered(error)
     if operation is None:
         return f"cannot be loaded: {told(error)}"
     return f"needs the operation {operation!r}, {why_unknown(operation)}"
@@ -114,9 +122,15 @@ def _what_to_do(library: Library) -> str:
     key = f"model.imports=[{library.module}]"
     if _version(library.package) is not None:
         return f"which {library.package} has: {key}"
-    release = _release() if library.pinned else None
-    wanted = library.package if release is None else f"'{library.package}=={release}.*'"
-    return f"which {library.package} has: python -m pip install {wanted}, then {key}"
+    release = _release()
+    if library.last is None:
+        wanted = library.package if release is None else f"'{library.package}=={release}.*'"
+        return f"which {library.package} has: python -m pip install {wanted}, then {key}"
+    number, tensorflow = library.last
+    return (
+        f"which {library.package} has, but not for TensorFlow {release}: its last release, "
+        f"{number}, is for TensorFlow {tensorflow} and older. Save the model again there without it"
+    )
 
 
 def _version(package: str) -> str | None:

@@ -4,10 +4,11 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from extractkit.advice import override
 from extractkit.errors import ModelError, choices
 from extractkit.models.foreign import attribute
 from extractkit.models.input_settings import InputSetting, parse_inputs
-from extractkit.models.operation_libraries import why_not_loaded
+from extractkit.models.operation_libraries import unregistered, why_not_loaded
 from extractkit.models.protocol import Model
 from extractkit.models.saved_model_file import SavedModelFile, open_saved_model
 from extractkit.models.tensorflow_process import quiet_start
@@ -96,7 +97,11 @@ def _loaded(path: str, file: SavedModelFile) -> Any:
     try:
         return tf.saved_model.load(str(file.folder), tags=list(file.tags))
     except Exception as error:  # whatever the loader meets in a damaged file
-        raise ModelError(f"model.path={path!r} {why_not_loaded(error)}") from error
+        weights = file.folder / "variables" / "variables"
+        alone = ""
+        if unregistered(error) is not None and weights.with_suffix(".index").is_file():
+            alone = f". Its weights alone: model=checkpoint {override('model.path', weights)}"
+        raise ModelError(f"model.path={path!r} {why_not_loaded(error)}{alone}") from error
 
 
 def _composites(function: Any, others: Iterable[Any]) -> "dict[str, Argument]":
