@@ -49,14 +49,14 @@ def load(
         )
         from extractkit.models.sessions.model import SessionAgain, session_model
         from extractkit.models.sessions.naming import outputs_named
-        from extractkit.models.sessions.variables import variables_of
+        from extractkit.models.sessions.variables import variable_names
 
     graph_def = read_graph_def(path, file)
     session = later_session(path, graph_def)
-    if variables := variables_of(session.graph):
+    if variables := variable_names(session.graph):
         raise ModelError(
             f"model.path={path!r} is not frozen: {len(variables)} variables, such as "
-            f"{variables[0].name!r}, have no values in it. With a checkpoint beside it: "
+            f"{variables[0]!r}, have no values in it. With a checkpoint beside it: "
             f"model=meta_graph model.path=FILE.meta"
         )
 

@@ -2,19 +2,26 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import tensorflow as tf
 
+from extractkit.models.graphs.imported import AnyTensor
 from extractkit.tensors import escape
 
-HANDLES = (tf.resource, tf.variant)
-"""Types of tensors that are handles to something else, whose values cannot be copied out."""
+_HANDLES = (tf.resource, tf.variant)
 
 
-def readable(operation: Any) -> list[tf.Tensor]:
+def readable(operation: Any) -> list[AnyTensor]:
     """Return the operation's results that have values."""
-    return [tensor for tensor in operation.outputs if tensor.dtype.base_dtype not in HANDLES]
+    return [tensor for tensor in operation.outputs if not is_handle(tensor.dtype)]
+
+
+@cache
+def is_handle(dtype: tf.DType) -> bool:
+    """Return whether tensors of a type are handles, whose values cannot be copied out."""
+    return dtype.base_dtype in _HANDLES
 
 
 def short_paths(names: Iterable[str], prefix: str) -> dict[str, str]:

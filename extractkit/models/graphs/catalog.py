@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-import tensorflow as tf
-
 from extractkit.models.graphs.addresses import escaped, readable, short_paths
 from extractkit.models.graphs.control_flow import control_flow
 from extractkit.models.graphs.effects import unfit_operations
+from extractkit.models.graphs.imported import AnyGraph, AnyTensor
 from extractkit.models.graphs.nested import NestedGraph, nested_graphs
 from extractkit.models.graphs.quantized import raw_dtype
 from extractkit.models.graphs.rebuilding import static_shape
@@ -40,8 +39,8 @@ class GraphFacts:
 
 
 def facts_of(
-    graph: tf.Graph,
-    inputs: Iterable[tf.Tensor],
+    graph: AnyGraph,
+    inputs: Iterable[AnyTensor],
     empty: Container[str] = frozenset(),
     reasons_not_fed: Mapping[str, str] | None = None,
 ) -> GraphFacts:
@@ -68,9 +67,9 @@ def facts_of(
 
 
 def find_operations(
-    graph: tf.Graph,
-    inputs: Mapping[str, tf.Tensor],
-    outputs: Mapping[str, tf.Tensor],
+    graph: AnyGraph,
+    inputs: Mapping[str, AnyTensor],
+    outputs: Mapping[str, AnyTensor],
     variables: Iterable[tuple[str, Any]],
     *,
     signature: bool = True,
@@ -137,8 +136,8 @@ def signature_address(role: str, name: str) -> str:
 
 
 def terminal_tensors(
-    graph: tf.Graph, inputs: Mapping[str, tf.Tensor], facts: GraphFacts | None = None
-) -> dict[str, tf.Tensor]:
+    graph: AnyGraph, inputs: Mapping[str, AnyTensor], facts: GraphFacts | None = None
+) -> dict[str, AnyTensor]:
     """What a graph without a signature seems to be for, by name: results that nobody consumes.
 
     They depend on the inputs and can be extracted. Where every result goes into a loss, or into
@@ -153,10 +152,11 @@ def terminal_tensors(
         for tensor in readable(operation)[:1]
         if tensor.name not in facts.reasons
     ]
-    fed = frozenset(tensor.name for tensor in inputs.values())
-    unfit = unfit_operations(graph, fed, inert=facts.inert)
     ends = [one for one in results if not _consumers(one, {})]
-    ends = ends or [one for one in results if not _consumers(one, unfit)]
+    if not ends:
+        fed = frozenset(tensor.name for tensor in inputs.values())
+        unfit = unfit_operations(graph, fed, inert=facts.inert)
+        ends = [one for one in results if not _consumers(one, unfit)]
     return {one.outputs[0].name: one.outputs[0] for one in ends}
 
 
@@ -165,7 +165,7 @@ _GRADIENTS = re.compile(r"(^|/)gradients(_\d+)?/")
 _ASIDE = re.compile(r"Summary|^Print|^(Shape|ShapeN|Size|Rank)$|^Switch$|^RefSwitch$")
 
 
-def _reached(tensors: Iterable[tf.Tensor]) -> set[str]:
+def _reached(tensors: Iterable[AnyTensor]) -> set[str]:
     """Names of the operations that depend on the tensors."""
     reached: set[str] = set()
     waiting = [consumer for tensor in tensors for consumer in tensor.consumers()]
@@ -188,14 +188,16 @@ def _consumers(operation: Any, ignored: Container[str]) -> bool:
     )
 
 
-def _is_weight(tensor: tf.Tensor) -> bool:
-    dtype, shape = tensor.dtype, tensor.shape
+def _is_weight(tensor: AnyTensor) -> bool:
+    if tensor.op.type != "Const":
+        return False
+    dtype = tensor.dtype
     real = dtype.is_floating or dtype.is_complex or dtype.is_quantized
-    return bool(tensor.op.type == "Const" and real and prod(shape.as_list()) > 1)
+    return bool(real and prod(tensor.shape.as_list()) > 1)
 
 
 def _found(
-    address: str, kind: Kind, tensor: tf.Tensor, reason: str | None, name: str | None = None
+    address: str, kind: Kind, tensor: AnyTensor, reason: str | None, name: str | None = None
 ) -> Found:
     made = kind in (Kind.OP, Kind.MODEL_OUTPUT)
     record = TensorRecord(
@@ -212,7 +214,7 @@ def _found(
 
 
 def _named(
-    role: str, kind: Kind, tensors: Mapping[str, tf.Tensor], reasons: Mapping[str, str]
+    role: str, kind: Kind, tensors: Mapping[str, AnyTensor], reasons: Mapping[str, str]
 ) -> list[Found]:
     """Inputs or outputs by their names in the signature."""
     found = []
@@ -244,9 +246,9 @@ def _with_port(name: str) -> str:
     return name if ":" in name else f"{name}:0"
 
 
-def _below(graph: tf.Graph, paths: Mapping[str, str], ports: Ports) -> Iterator[Found]:
+def _below(graph: AnyGraph, paths: Mapping[str, str], ports: Ports) -> Iterator[Found]:
     """Operations of functions that the graph's operations run."""
-    within: dict[tf.Graph, str] = {}
+    within: dict[AnyGraph, str] = {}
     for nested in nested_graphs(graph, {}):
         caller = nested.caller
         outer = within.get(caller.graph)

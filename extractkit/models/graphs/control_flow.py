@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import tensorflow as tf
-
 from extractkit.models.graphs.control_flow_values import Range, known_ranges
+from extractkit.models.graphs.imported import AnyGraph, AnyTensor
 
 _LOOP = "made inside a loop, once for each iteration"
 _BRANCH = "made inside a branch, which may not run"
@@ -45,7 +44,7 @@ class _Side:
         return _DEAD.format(predicate=self.predicate, value=not self.output)
 
 
-def control_flow(graph: tf.Graph, fed: frozenset[str]) -> ControlFlow:
+def control_flow(graph: AnyGraph, fed: frozenset[str]) -> ControlFlow:
     """Follow the edges of a graph through its loops and branches.
 
     Args:
@@ -53,12 +52,13 @@ def control_flow(graph: tf.Graph, fed: frozenset[str]) -> ControlFlow:
     """
     ranges = known_ranges(graph, fed)
     walk = _Walk(fed, ranges)
+    operations = graph.get_operations()
     # An operation stands after what it consumes, but for the edges that close a loop.
-    for operation in graph.get_operations():
+    for operation in operations:
         walk.visit(operation)
     reasons: dict[str, str] = {}
     inert = set()
-    for operation in graph.get_operations():
+    for operation in operations:
         for tensor in operation.outputs:
             reason = walk.reason(tensor)
             if reason is not None:
@@ -93,7 +93,7 @@ class _Walk:
         ]
         frame = max((frame for frame, _ in data + control), key=len, default=())
         if kind == "Enter":
-            frame = (*frame, operation.get_attr("frame_name").decode())
+            frame = (*frame, operation.node_def.attr["frame_name"].s.decode())
         elif kind == "Exit":
             frame = frame[:-1]
         sets = [sides for _, sides in data]
@@ -102,7 +102,7 @@ class _Walk:
         self.frames[operation.name] = frame
         self.sides[operation.name] = around.union(*(sides for _, sides in control))
 
-    def reason(self, tensor: tf.Tensor) -> str | None:
+    def reason(self, tensor: AnyTensor) -> str | None:
         """Why a tensor has no value of its own once everything has run; None: it has."""
         frame, sides = self._before(tensor) or ((), frozenset())
         if dead := [side.reason for side in sides if side.dead]:
@@ -120,7 +120,7 @@ class _Walk:
         alive = [sides for sides in sets if not any(side.dead for side in sides)]
         return frozenset.intersection(*(alive or sets))
 
-    def _before(self, tensor: tf.Tensor) -> tuple[tuple[str, ...], frozenset[_Side]] | None:
+    def _before(self, tensor: AnyTensor) -> tuple[tuple[str, ...], frozenset[_Side]] | None:
         """Loops and branches around a tensor; None where its operation was not visited yet."""
         if tensor.name in self._fed:
             return (), frozenset()
@@ -137,7 +137,7 @@ class _Walk:
     def _leaves_loop(switch: Any) -> bool:
         return bool(switch.inputs[1].op.type == "LoopCond")
 
-    def _side(self, predicate: tf.Tensor, output: int) -> frozenset[_Side]:
+    def _side(self, predicate: AnyTensor, output: int) -> frozenset[_Side]:
         decided = self._ranges.get(predicate.name)
         if decided is None or not decided.known:
             return frozenset({_Side(predicate.op.name, output, dead=False)})

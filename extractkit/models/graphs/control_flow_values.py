@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import tensorflow as tf
+from extractkit.models.graphs.imported import AnyGraph, AnyTensor, static_value
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ _RANDOM = ("RandomUniform", "StatelessRandomUniform", "StatelessRandomUniformV2"
 _PASS = ("Identity", "Enter", "Switch", "StopGradient", "PlaceholderWithDefault", "Cast")
 
 
-def known_ranges(graph: tf.Graph, fed: frozenset[str]) -> dict[str, Range]:
+def known_ranges(graph: AnyGraph, fed: frozenset[str]) -> dict[str, Range]:
     """Ranges of tensors by name (`op:0`), where they can be told.
 
     Args:
@@ -61,13 +61,13 @@ def _range(operation: Any, inputs: list[Range | None]) -> Range | None:
     return None if rule is None else rule(*given)
 
 
-def _constant(tensor: tf.Tensor) -> Range | None:
+def _constant(tensor: AnyTensor) -> Range | None:
     dtype = tensor.dtype
     if tensor.shape.num_elements() != 1 or not (
         dtype.is_floating or dtype.is_integer or dtype.is_bool
     ):
         return None
-    value = float(tf.get_static_value(tensor).reshape(-1)[0])
+    value = float(static_value(tensor).reshape(-1)[0])
     return None if math.isnan(value) else Range(value, value)
 
 

@@ -4,10 +4,9 @@ import re
 from collections.abc import Container, Mapping
 from typing import Any
 
-import tensorflow as tf
-
 from extractkit.models.graphs.addresses import readable
 from extractkit.models.graphs.feeding import advised_inputs, reading_operations
+from extractkit.models.graphs.imported import AnyGraph
 from extractkit.models.graphs.purity import downstream, operation_types, run_after
 from extractkit.models.graphs.stand_ins import lacked_operation
 from extractkit.models.operation_libraries import why_unknown
@@ -43,7 +42,7 @@ _PYTHON_REASON = "it needs {name!r} ({type}), which calls Python code that the f
 
 
 def unfit_operations(
-    graph: tf.Graph,
+    graph: AnyGraph,
     fed: frozenset[str],
     *,
     empty: Container[str] = frozenset(),

@@ -6,21 +6,20 @@ that the catalog lists it under.
 
 from collections.abc import Container, Iterable, Mapping
 
-import tensorflow as tf
-
 from extractkit.advice import nested_override
 from extractkit.errors import ConfigError, choices
-from extractkit.models.graphs.addresses import HANDLES, readable, short_paths
+from extractkit.models.graphs.addresses import is_handle, readable, short_paths
+from extractkit.models.graphs.imported import AnyGraph, AnyOperation, AnyTensor
 from extractkit.models.input_settings import AT
 from extractkit.tensors import join
 
 
 def inner_tensors(
-    graph: tf.Graph,
+    graph: AnyGraph,
     names: Iterable[str],
-    inputs: Mapping[str, tf.Tensor],
+    inputs: Mapping[str, AnyTensor],
     drop_prefix: str = "",
-) -> dict[str, tf.Tensor]:
+) -> dict[str, AnyTensor]:
     """Return the graph's tensors for the names that are not among its inputs.
 
     Args:
@@ -31,7 +30,7 @@ def inner_tensors(
     Raises:
         ConfigError: there is no such tensor, it is a handle, or two names are one tensor's.
     """
-    found: dict[str, tf.Tensor] = {}
+    found: dict[str, AnyTensor] = {}
     taken = {tensor.name: name for name, tensor in inputs.items()}
     for name in names:
         if name in inputs:
@@ -45,7 +44,7 @@ def inner_tensors(
                 f"{AT}: {name!r} is neither an input nor a tensor of the graph. "
                 f"{choices(name, there)}"
             )
-        if tensor.dtype.base_dtype in HANDLES:
+        if is_handle(tensor.dtype):
             raise ConfigError(f"{AT}: {_handle(name, tensor)}")
         if tensor.name in taken:
             raise ConfigError(f"{AT}: {name!r} and {taken[tensor.name]!r} are the same tensor")
@@ -54,7 +53,7 @@ def inner_tensors(
     return found
 
 
-def tensor_named(graph: tf.Graph, name: str) -> tf.Tensor | None:
+def tensor_named(graph: AnyGraph, name: str) -> AnyTensor | None:
     """Return a tensor by its name (`op:1`), or an operation's first (`op`); None: there is none."""
     try:
         return graph.get_tensor_by_name(name if ":" in name else f"{name}:0")
@@ -62,14 +61,14 @@ def tensor_named(graph: tf.Graph, name: str) -> tf.Tensor | None:
         return None
 
 
-def advised_inputs(tensors: Iterable[tf.Tensor]) -> str:
+def advised_inputs(tensors: Iterable[AnyTensor]) -> str:
     """Return the override that makes inputs of these tensors, ready for a shell."""
     return nested_override(AT, {tensor.name: _dims(tensor) for tensor in tensors})
 
 
-def reading_operations(source: tf.Operation) -> list[tf.Operation]:
+def reading_operations(source: AnyOperation) -> list[AnyOperation]:
     """Return the operations that read values through the handles that an operation makes."""
-    found: dict[str, tf.Operation] = {}
+    found: dict[str, AnyOperation] = {}
     seen, waiting = set(), [source]
     while waiting:
         operation = waiting.pop()
@@ -83,7 +82,7 @@ def reading_operations(source: tf.Operation) -> list[tf.Operation]:
     return list(found.values())
 
 
-def _by_address(graph: tf.Graph, name: str, drop_prefix: str) -> tf.Tensor | None:
+def _by_address(graph: AnyGraph, name: str, drop_prefix: str) -> AnyTensor | None:
     """Return the tensor that has a name as its address, with or without its port."""
     paths = short_paths((operation.name for operation in graph.get_operations()), drop_prefix)
     for operation in graph.get_operations():
@@ -96,7 +95,7 @@ def _by_address(graph: tf.Graph, name: str, drop_prefix: str) -> tf.Tensor | Non
     return None
 
 
-def _addresses(graph: tf.Graph, drop_prefix: str, taken: Container[str]) -> list[str]:
+def _addresses(graph: AnyGraph, drop_prefix: str, taken: Container[str]) -> list[str]:
     paths = short_paths((operation.name for operation in graph.get_operations()), drop_prefix)
     return [
         join(paths[operation.name], str(tensor.value_index))
@@ -106,7 +105,7 @@ def _addresses(graph: tf.Graph, drop_prefix: str, taken: Container[str]) -> list
     ]
 
 
-def _handle(name: str, tensor: tf.Tensor) -> str:
+def _handle(name: str, tensor: AnyTensor) -> str:
     said = f"{name!r} ({tensor.op.type}) is a handle, which has no values to give"
     read = [
         one
@@ -119,7 +118,7 @@ def _handle(name: str, tensor: tf.Tensor) -> str:
     return f"{said}. Name what is read from it: {advised_inputs(read)}"
 
 
-def _dims(tensor: tf.Tensor) -> str:
+def _dims(tensor: AnyTensor) -> str:
     """Axes as `model.inputs` has them, the first one for samples."""
     sizes = tensor.shape.as_list() if tensor.shape.rank else []
     rest = ["null" if size is None else str(size) for size in sizes[1:]]

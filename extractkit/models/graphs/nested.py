@@ -14,6 +14,8 @@ import tensorflow as tf
 # There is no public way from a FunctionDef to a graph.
 from tensorflow.python.framework.function_def_to_graph import function_def_to_graph
 
+from extractkit.models.graphs.imported import AnyGraph, AnyOperation
+
 _REASONS = {
     "While": "made inside a loop's own graph, once for each iteration",
     "If": "made inside a branch's own graph, which may not run",
@@ -33,11 +35,11 @@ class NestedGraph:
     """
 
     graph: tf.Graph
-    caller: tf.Operation
+    caller: AnyOperation
     reason: str
 
 
-def nested_graphs(graph: tf.Graph, made: Mapping[str, tf.Graph]) -> list[NestedGraph]:
+def nested_graphs(graph: AnyGraph, made: Mapping[str, tf.Graph]) -> list[NestedGraph]:
     """Every graph below `graph`, each once, in the order in which operations call them.
 
     Args:
@@ -48,7 +50,7 @@ def nested_graphs(graph: tf.Graph, made: Mapping[str, tf.Graph]) -> list[NestedG
         return []
     found: dict[str, NestedGraph] = {}
 
-    def visit(caller_graph: tf.Graph, made: Mapping[str, tf.Graph], outer: str | None) -> None:
+    def visit(caller_graph: AnyGraph, made: Mapping[str, tf.Graph], outer: str | None) -> None:
         for operation in caller_graph.get_operations():
             for name in _functions(operation):
                 if name in found or name not in library:
@@ -65,7 +67,7 @@ def nested_graphs(graph: tf.Graph, made: Mapping[str, tf.Graph]) -> list[NestedG
     return list(found.values())
 
 
-def _functions(operation: tf.Operation) -> Iterator[str]:
+def _functions(operation: AnyOperation) -> Iterator[str]:
     attributes = operation.node_def.attr
     for key in sorted(attributes):
         for function in (attributes[key].func, *attributes[key].list.func):
@@ -73,6 +75,6 @@ def _functions(operation: tf.Operation) -> Iterator[str]:
                 yield function.name
 
 
-def _from_library(graph: tf.Graph, definition: Any) -> tf.Graph:
+def _from_library(graph: AnyGraph, definition: Any) -> tf.Graph:
     with graph.as_default():  # where the functions that it calls in turn are known
         return function_def_to_graph(definition)

@@ -4,8 +4,7 @@ import re
 from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
-import tensorflow as tf
-
+from extractkit.models.graphs.imported import AnyGraph, static_value
 from extractkit.models.graphs.nested import NestedGraph, nested_graphs
 from extractkit.models.graphs.rebuilding import SourceGraph
 
@@ -49,13 +48,13 @@ def impure_operations(source: SourceGraph, inert: Container[str] = frozenset()) 
     return downstream(sources, run_after(source.graph, fed), inert, fed)
 
 
-def operation_types(graph: tf.Graph) -> dict[str, set[str]]:
+def operation_types(graph: AnyGraph) -> dict[str, set[str]]:
     """For each operation's name its type, and those of all operations in functions that it runs.
 
     The side of a branch that a constant decides against never runs.
     """
     types = {operation.name: {operation.type} for operation in graph.get_operations()}
-    outermost: dict[tf.Graph, str] = {}
+    outermost: dict[AnyGraph, str] = {}
     # A graph is told after the one that its caller stands in.
     for nested in nested_graphs(graph, {}):
         inside = nested.caller.graph
@@ -71,14 +70,14 @@ def _never_runs(nested: NestedGraph) -> bool:
     """Whether a graph is the side of a branch that a constant decides against."""
     if nested.caller.type.removeprefix("Stateless") != "If":
         return False
-    decided = tf.get_static_value(nested.caller.inputs[0])
+    decided = static_value(nested.caller.inputs[0])
     if decided is None:
         return False
     taken = "then_branch" if decided else "else_branch"
     return bool(nested.caller.node_def.attr[taken].func.name != getattr(nested.graph, "name", ""))
 
 
-def run_after(graph: tf.Graph, fed: Container[str] = frozenset()) -> dict[str, list[Any]]:
+def run_after(graph: AnyGraph, fed: Container[str] = frozenset()) -> dict[str, list[Any]]:
     """For an operation's name those that have to run after it, without consuming anything.
 
     Args:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from extractkit.models.graphs.imported import AnyGraph, static_value
 from extractkit.values import Array
 
 _RAW = {
@@ -34,7 +35,7 @@ def raw_array(array: Array) -> Array:
     return array if array.dtype.names is None else array.view(array.dtype[0])
 
 
-def scales_of(graph: tf.Graph) -> Mapping[str, Sequence[Mapping[str, object]]]:
+def scales_of(graph: AnyGraph) -> Mapping[str, Sequence[Mapping[str, object]]]:
     """Return what quantised integers stand for, by the name of the tensor (`op:0`).
 
     That is (q - zero_point) · scale for each Dequantize operation of the graph that takes it
@@ -49,15 +50,15 @@ def scales_of(graph: tf.Graph) -> Mapping[str, Sequence[Mapping[str, object]]]:
     return found
 
 
-def _dequantized(graph: tf.Graph) -> Iterator[tuple[Any, str, float, float]]:
+def _dequantized(graph: AnyGraph) -> Iterator[tuple[Any, str, float, float]]:
     for operation in graph.get_operations():
         if operation.type != "Dequantize":
             continue
-        low, high = (tf.get_static_value(tensor) for tensor in operation.inputs[1:])
+        low, high = (static_value(tensor) for tensor in operation.inputs[1:])
         # An axis gives each slice a range of its own.
         if low is None or high is None or np.ndim(low) or np.ndim(high):
             continue
-        yield operation, operation.get_attr("mode").decode(), float(low), float(high)
+        yield operation, operation.node_def.attr["mode"].s.decode(), float(low), float(high)
 
 
 def _affine(operation: Any, mode: str, low: float, high: float) -> tuple[float, float]:
@@ -65,7 +66,7 @@ def _affine(operation: Any, mode: str, low: float, high: float) -> tuple[float, 
     limits = np.iinfo(raw_dtype(operation.inputs[0].dtype).as_numpy_dtype)
     least, most = int(limits.min), int(limits.max)
     if mode == "SCALED":
-        least += int(operation.get_attr("narrow_range"))
+        least += int(operation.node_def.attr["narrow_range"].b)
         return (max(low / least, high / most) if least < 0 else high / most), 0.0
     scale = (high - low) / (most - least)
     steps = low / scale if scale else 0.0

@@ -6,11 +6,13 @@ need is imported at all.
 
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import tensorflow as tf
 
 from extractkit.models.axes import RawShape, Sizes
+from extractkit.models.graphs.imported import AnyGraph, AnyTensor, ImportedTensor
 
 PREFIX = "extractkit"
 """Name scope of what is imported."""
@@ -20,12 +22,12 @@ class SourceGraph(Protocol):
     """A graph from which tensors are rebuilt."""
 
     @property
-    def graph(self) -> tf.Graph:
-        """The graph of a function, with its captures."""
+    def graph(self) -> AnyGraph:
+        """The graph of a function, with its captures, or one that was imported."""
         ...
 
     @property
-    def inputs(self) -> Mapping[str, tf.Tensor]:
+    def inputs(self) -> Mapping[str, AnyTensor]:
         """The graph's placeholder for each named input."""
         ...
 
@@ -36,17 +38,31 @@ class Part:
 
     Attributes:
         graph_def: the nodes of it.
-        replaced: tensors of the graph that is being made, by the names of those that they replace.
+        given: names of the tensors that are replaced, by those of the inputs.
+        captured: what a function's graph captures, by the names of the tensors that stand for it.
     """
 
     graph_def: Any
-    replaced: Mapping[str, tf.Tensor]
+    given: Mapping[str, str]
+    captured: Mapping[str, Any]
 
-    @property
-    def input_map(self) -> dict[str, tf.Tensor]:
-        """The replaced tensors that the nodes consume."""
-        used = {_tensor_name(edge) for node in self.graph_def.node for edge in node.input}
-        return {name: tensor for name, tensor in self.replaced.items() if name in used}
+    def replaced(self, features: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Return tensors of the graph that is being made, by the names of those they replace.
+
+        Args:
+            features: by the names of the inputs.
+        """
+        graph = tf.compat.v1.get_default_graph()
+        replaced = {self.given[name]: tensor for name, tensor in features.items()}
+        return replaced | {name: graph.capture(one) for name, one in self.captured.items()}
+
+    def input_map(self, replaced: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Return those of the replaced tensors that the nodes consume."""
+        return {name: tensor for name, tensor in replaced.items() if name in self._used}
+
+    @cached_property
+    def _used(self) -> set[str]:
+        return {_tensor_name(edge) for node in self.graph_def.node for edge in node.input}
 
 
 def tensors_in_graph(
@@ -58,33 +74,36 @@ def tensors_in_graph(
     not come along. Variables stay the model's own.
     """
     part = needed_part(source, features, wanted)
-    names = [name for name in dict.fromkeys(wanted) if name not in part.replaced]
+    replaced = part.replaced(features)
+    names = [name for name in dict.fromkeys(wanted) if name not in replaced]
     imported = tf.graph_util.import_graph_def(
-        part.graph_def, input_map=part.input_map, return_elements=names, name=PREFIX
+        part.graph_def, input_map=part.input_map(replaced), return_elements=names, name=PREFIX
     )
-    rebuilt = {**part.replaced, **dict(zip(names, imported, strict=True))}
+    rebuilt = {**replaced, **dict(zip(names, imported, strict=True))}
     return [rebuilt[name] for name in wanted]
 
 
-def needed_part(
-    source: SourceGraph, features: Mapping[str, tf.Tensor], wanted: Sequence[str]
-) -> Part:
-    """Return what has to be imported for the wanted tensors; see `tensors_in_graph`."""
+def needed_part(source: SourceGraph, features: Iterable[str], wanted: Sequence[str]) -> Part:
+    """Return what has to be imported for the wanted tensors; see `tensors_in_graph`.
+
+    Args:
+        features: names of the inputs that are replaced.
+    """
     graph_def = source.graph.as_graph_def()
-    replaced = {source.inputs[name].name: tensor for name, tensor in features.items()}
-    needed = _needed_nodes(graph_def, wanted, replaced)
-    graph = tf.compat.v1.get_default_graph()
+    given = {name: source.inputs[name].name for name in features}
+    needed = _needed_nodes(graph_def, wanted, set(given.values()))
+    captured = {}
     # A function's graph alone captures; what it captures is handed on to the one being made.
     for outside, inside in getattr(source.graph, "captures", ()):
         if inside.op.name in needed:
-            replaced[inside.name] = graph.capture(outside)
+            captured[inside.name] = outside
             # The placeholders themselves stay behind: XLA has no kernel for them.
             needed.remove(inside.op.name)
     pruned = tf.compat.v1.GraphDef(versions=graph_def.versions, library=graph_def.library)
     pruned.node.extend(node for node in graph_def.node if node.name in needed)
     for node in pruned.node:
         _forget_waiting(node, needed)
-    return Part(pruned, replaced)
+    return Part(pruned, given, captured)
 
 
 def _needed_nodes(graph_def: Any, wanted: Iterable[str], replaced: Collection[str]) -> set[str]:
@@ -123,8 +142,10 @@ def _tensor_name(edge: str) -> str:
     return edge if ":" in edge or edge[0] == "^" else f"{edge}:0"
 
 
-def static_shape(tensor: tf.Tensor) -> RawShape:
+def static_shape(tensor: Any) -> RawShape:
     """A tensor's shape as far as its graph knows it."""
+    if isinstance(tensor, ImportedTensor):
+        return tensor.sizes
     return None if tensor.shape.rank is None else tuple(tensor.shape.as_list())
 
 

@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from extractkit.inputs.protocol import InputSpec, Signature
 from extractkit.models.axes import RawShape, Sizes, infer_dims, why_not_by_sample
-from extractkit.models.composites import part_specs
+from extractkit.models.composites import given_names, part_specs
+from extractkit.models.graphs.imported import AnyTensor, is_tensor
 from extractkit.models.graphs.purity import dependent_operations, impure_operations
 from extractkit.models.graphs.rebuilding import (
     SourceGraph,
@@ -16,7 +17,7 @@ from extractkit.models.graphs.rebuilding import (
     static_shape,
     stepped_sizes,
 )
-from extractkit.models.graphs.shape_inference import shapes_at
+from extractkit.models.graphs.shape_inference import StaticShapes
 from extractkit.tensors import SAMPLE, UNKNOWN, TensorRecord
 
 _IMPURE = "a random or assigning operation comes before it: it is no function of the sample alone"
@@ -32,7 +33,7 @@ class Found:
     @property
     def in_graph(self) -> bool:
         """Whether it is a tensor of the graph, as opposed to a variable."""
-        return isinstance(self.value, tf.Tensor)
+        return is_tensor(self.value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,8 +120,9 @@ def takes(
         wanted: names of the tensors that are computed.
         at: size of each free axis.
     """
+    shapes = StaticShapes(source, given_names(signature.specs), wanted)
     try:
-        shapes_at(source, _specs_at(signature.specs, at), wanted)
+        shapes.at(_specs_at(signature.specs, at))
     except ValueError:
         return False
     return True
@@ -152,7 +154,7 @@ def of_one_sample(axes: Axes) -> tuple[Axes, bool]:
 
 
 def _inferred(
-    source: SourceGraph, tensors: Sequence[tf.Tensor], signature: Signature
+    source: SourceGraph, tensors: Sequence[AnyTensor], signature: Signature
 ) -> list[Axes]:
     """Dims and shape of every tensor, from the shapes that the graph has at several sizes."""
     names = [tensor.name for tensor in tensors]
@@ -161,7 +163,14 @@ def _inferred(
     if trials is None:
         return [_undetermined(static_shape(tensor)) for tensor in tensors]
     sizes, shapes_of = trials
-    return [axes_at(sizes, shapes) for shapes in zip(*shapes_of, strict=True)]
+    axes: dict[tuple[RawShape, ...], Axes] = {}
+    found = []
+    # Most of a large graph's tensors have one of a few shapes.
+    for shapes in zip(*shapes_of, strict=True):
+        if shapes not in axes:
+            axes[shapes] = axes_at(sizes, shapes)
+        found.append(axes[shapes])
+    return found
 
 
 def _trials(
@@ -171,11 +180,10 @@ def _trials(
     candidates: Callable[..., Iterable[Sizes]],
 ) -> tuple[Sizes, list[list[RawShape]]] | None:
     """The tensors' shapes at the first sizes that the model takes; None: it takes none."""
+    shapes = StaticShapes(source, given_names(signature.specs), names)
     for sizes in candidates(signature.free_axes, SAMPLE, vary=signature.batch is None):
         try:
-            return sizes, [
-                shapes_at(source, _specs_at(signature.specs, at), names) for at in sizes.trials
-            ]
+            return sizes, [shapes.at(_specs_at(signature.specs, at)) for at in sizes.trials]
         except ValueError:  # too small or too large for the model, or lengths that must agree
             continue
     return None

@@ -6,6 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from extractkit.models.graphs.imported import AnyGraph, AnyTensor, ImportedGraph
 from extractkit.values import Array
 
 PLACEHOLDERS = ("Placeholder", "PlaceholderV2", "PlaceholderWithDefault")
@@ -20,8 +21,8 @@ class SessionGraph:
         inputs: its tensor for each named input.
     """
 
-    graph: tf.Graph
-    inputs: Mapping[str, tf.Tensor]
+    graph: AnyGraph
+    inputs: Mapping[str, AnyTensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +34,7 @@ class LaterSession:
         open: opens a session with the same operations and without variables to restore.
     """
 
-    graph: tf.Graph
+    graph: ImportedGraph
     open: Callable[[], tf.compat.v1.Session]
 
 
@@ -64,7 +65,7 @@ def drop_stored_shapes(graph_def: Any) -> bool:
     return bool(stored)
 
 
-def with_constants(graph_def: Any, constants: Mapping[str, Array]) -> tf.Graph:
+def with_constants(graph_def: Any, constants: Mapping[str, Array]) -> ImportedGraph:
     """A graph in which placeholders, by their operations' names, are constants."""
     graph_def = tf.compat.v1.GraphDef.FromString(graph_def.SerializeToString())
     clean(graph_def)
@@ -77,7 +78,4 @@ def with_constants(graph_def: Any, constants: Mapping[str, Array]) -> tf.Graph:
             node.ClearField("attr")
             node.attr["dtype"].type = dtype
             node.attr["value"].tensor.CopyFrom(value)
-    copy = tf.Graph()
-    with copy.as_default():
-        tf.graph_util.import_graph_def(graph_def, name="")
-    return copy
+    return ImportedGraph(graph_def)

@@ -1,8 +1,9 @@
 """Graphs of TensorFlow 1 from files, checked, into sessions."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import tensorflow as tf
 from google.protobuf import text_format
@@ -10,11 +11,14 @@ from google.protobuf.message import DecodeError, Message
 
 from extractkit.errors import ModelError
 from extractkit.models.foreign import told
+from extractkit.models.graphs.imported import ImportedGraph
 from extractkit.models.graphs.stand_ins import put_stand_ins
 from extractkit.models.in_force import remember
 from extractkit.models.operation_libraries import why_not_loaded
 from extractkit.models.recognition import refuse_others
 from extractkit.models.sessions.graph import LaterSession, clean
+
+_Graph = TypeVar("_Graph")
 
 _TEXT = (".pbtxt", ".txt", ".prototxt")
 
@@ -61,29 +65,35 @@ def new_session(path: str, graph_def: Any) -> tf.compat.v1.Session:
     Raises:
         ModelError: TensorFlow cannot import the graph.
     """
-    return tf.compat.v1.Session(graph=_imported(path, graph_def), config=session_config())
+    graph = _imported(path, graph_def, _with_python_objects)
+    return tf.compat.v1.Session(graph=graph, config=session_config())
 
 
 def later_session(path: str, graph_def: Any) -> LaterSession:
     """Return a graph whose session is opened, for a second import of it, when something is run.
 
-    A graph of 30,000 operations takes seconds to import, so listing imports it once.
+    A graph of 30,000 operations takes seconds to import into a session, which listing needs not.
 
     Raises:
         ModelError: TensorFlow cannot import the graph.
     """
-    return LaterSession(_imported(path, graph_def), partial(new_session, path, graph_def))
+    graph = _imported(path, graph_def, ImportedGraph)
+    return LaterSession(graph, partial(new_session, path, graph.as_graph_def()))
 
 
-def _imported(path: str, graph_def: Any) -> tf.Graph:
+def _imported(path: str, graph_def: Any, importing: Callable[[Any], _Graph]) -> _Graph:
     clean(graph_def)
     make_importable(graph_def)
-    graph = tf.Graph()
     try:
-        with graph.as_default():
-            tf.graph_util.import_graph_def(graph_def, name="")
+        return importing(graph_def)
     except (ValueError, TypeError, KeyError, tf.errors.OpError) as error:
         raise ModelError(f"model.path={path!r} {why_not_loaded(error)}") from error
+
+
+def _with_python_objects(graph_def: Any) -> tf.Graph:
+    graph = tf.Graph()
+    with graph.as_default():
+        tf.graph_util.import_graph_def(graph_def, name="")
     return graph
 
 

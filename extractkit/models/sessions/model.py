@@ -360,7 +360,7 @@ def session_model(
         ),
         outputs={key: tensor.name for key, tensor in (outputs or {}).items()},
         constants_fed={feedable[key].name: value for key, value in constant.items()},
-        variables=variables_of(graph),
+        variables=() if later else variables_of(graph),
         has_signature=inputs is not None,
         inner=frozenset(inner),
         frozen=frozen,

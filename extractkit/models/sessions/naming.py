@@ -2,15 +2,14 @@
 
 from collections.abc import Sequence
 
-import tensorflow as tf
-
 from extractkit.errors import ConfigError, choices
 from extractkit.models.graphs.feeding import tensor_named
+from extractkit.models.graphs.imported import AnyGraph, AnyTensor
 from extractkit.models.graphs.stand_ins import lacked_operation
 from extractkit.models.sessions.graph import PLACEHOLDERS
 
 
-def placeholders(graph: tf.Graph) -> dict[str, tf.Tensor]:
+def placeholders(graph: AnyGraph) -> dict[str, AnyTensor]:
     """A graph's own placeholders by the names of their operations."""
     return {
         operation.name: operation.outputs[0]
@@ -19,7 +18,7 @@ def placeholders(graph: tf.Graph) -> dict[str, tf.Tensor]:
     }
 
 
-def outputs_named(graph: tf.Graph, names: Sequence[str] | None) -> dict[str, tf.Tensor]:
+def outputs_named(graph: AnyGraph, names: Sequence[str] | None) -> dict[str, AnyTensor]:
     """`model.outputs` as tensors by name.
 
     Raises:

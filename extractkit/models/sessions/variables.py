@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from extractkit.models.graphs.imported import AnyGraph, AnyTensor
 from extractkit.models.moving_averages import named_averages
 from extractkit.tensors import Kind
 
@@ -35,6 +36,11 @@ class GraphVariable:
     initialized: tf.Tensor
 
 
+def variable_names(graph: AnyGraph) -> list[str]:
+    """Return the name of every variable (`op:0`), in the order of the graph."""
+    return [f"{one.name}:0" for one in graph.get_operations() if one.type in VARIABLE_TYPES]
+
+
 def variables_of(graph: tf.Graph) -> list[GraphVariable]:
     """Every variable, in the order of the graph; operations that read them are added to it."""
     found = []
@@ -61,22 +67,20 @@ def variables_of(graph: tf.Graph) -> list[GraphVariable]:
     return found
 
 
-def kinds_of_variables(graph: tf.Graph, averages: str) -> dict[str, Kind]:
+def kinds_of_variables(graph: AnyGraph, averages: str) -> dict[str, Kind]:
     """Kinds of the variables that are not weights, by name (`op:0`).
 
     Args:
         averages: the name of moving averages: `VARIABLE/averages` is one of `VARIABLE`.
     """
-    names = {
-        operation.name for operation in graph.get_operations() if operation.type in VARIABLE_TYPES
-    }
+    names = {name.removesuffix(":0") for name in variable_names(graph)}
     kinds = dict.fromkeys(_optimizer_variables(graph), Kind.OPTIMIZER)
     for average in named_averages(names, names, averages).values():
         kinds[f"{average}:0"] = Kind.MOVING_AVERAGE
     return kinds
 
 
-def _optimizer_variables(graph: tf.Graph) -> set[str]:
+def _optimizer_variables(graph: AnyGraph) -> set[str]:
     """Names (`op:0`) of the variables that only training needs: slots, rates, the step counter.
 
     What trains a variable takes it first, and behind it what belongs to the optimizer.
@@ -90,7 +94,7 @@ def _optimizer_variables(graph: tf.Graph) -> set[str]:
     return found
 
 
-def _variables(tensors: Iterable[tf.Tensor]) -> Iterable[str]:
+def _variables(tensors: Iterable[AnyTensor]) -> Iterable[str]:
     """The variables among tensors, or that these read."""
     for tensor in tensors:
         operation: Any = tensor.op

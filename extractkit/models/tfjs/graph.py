@@ -8,6 +8,7 @@ from google.protobuf import json_format
 
 from extractkit.errors import ModelError
 from extractkit.models.foreign import told
+from extractkit.models.graphs.imported import AnyGraph, AnyTensor
 from extractkit.models.tfjs.fused import taken_apart
 from extractkit.models.weight_files import WeightFile
 
@@ -44,8 +45,8 @@ def graph_def_of(topology: Any, weights: WeightFile, at: str) -> Any:
 
 
 def tensors_of(
-    graph: tf.Graph, infos: Mapping[str, Any] | None, at: str
-) -> dict[str, tf.Tensor] | None:
+    graph: AnyGraph, infos: Mapping[str, Any] | None, at: str
+) -> dict[str, AnyTensor] | None:
     """Return the tensors that a signature in `model.json` names; None where it names none.
 
     Raises:

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from extractkit.models.axes import RawShape
 from extractkit.models.graphs.rebuilding import tensors_in_graph
-from extractkit.models.graphs.shape_inference import shapes_at
+from extractkit.models.graphs.shape_inference import StaticShapes
 from extractkit.models.sessions.graph import SessionGraph
 
 _WEIGHTS = tf.Variable(np.ones((4, 3), "float32"))
@@ -55,7 +55,7 @@ def public_shapes(
 @pytest.mark.parametrize(("rows", "columns"), [(5, 6), (13, 8)])
 def test_shapes_are_those_of_the_public_import(rows: int, columns: int) -> None:
     graph, names = source()
-    found = shapes_at(graph, specs(rows, columns), names)
+    found = StaticShapes(graph, "xy", names).at(specs(rows, columns))
     assert found == public_shapes(graph, specs(rows, columns), names)
     assert (2 * rows, 3) in found
     assert (None, 1) in found or (None, 2) in found
@@ -64,13 +64,4 @@ def test_shapes_are_those_of_the_public_import(rows: int, columns: int) -> None:
 def test_sizes_that_the_graph_cannot_have_are_refused() -> None:
     graph, names = source()
     with pytest.raises(ValueError, match="evenly divide"):
-        shapes_at(graph, specs(5, 7), names)
-
-
-def test_graphs_imported_afterwards_are_whole() -> None:
-    graph, names = source()
-    shapes_at(graph, specs(5, 6), names)
-    again = tf.Graph()
-    with again.as_default():
-        tf.graph_util.import_graph_def(graph.graph.as_graph_def(), name="")
-    assert len(again.get_operations()) == len(graph.graph.get_operations())
+        StaticShapes(graph, "xy", names).at(specs(5, 7))
