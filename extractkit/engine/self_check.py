@@ -20,8 +20,16 @@ from extractkit.engine.batches import Batch
 from extractkit.engine.isolation import run_isolated
 from extractkit.engine.prepare import Prepared
 from extractkit.engine.stream import Stream, fetch
-from extractkit.errors import ExtractkitError, JobError, ModelError
-from extractkit.models.protocol import Fetch, HasOwnCall, OtherOutputsError, OwnCall, Program
+from extractkit.errors import ExtractkitError, JobError
+from extractkit.models.foreign import told
+from extractkit.models.protocol import (
+    Fetch,
+    HasOwnCall,
+    NoOwnCallError,
+    OtherOutputsError,
+    OwnCall,
+    Program,
+)
 from extractkit.plan import Layout, Shard
 from extractkit.runs.self_check import SelfCheck
 from extractkit.runs.verification.apart import TOLERATED, TOLERATED_16, Apart, arrays_apart
@@ -34,21 +42,23 @@ _HALF = ("float16", "bfloat16")
 
 @dataclass(frozen=True)
 class Difference:
-    """An output that is not the model's own.
+    """An output that is not the model's own, or an own call that fails.
 
     Attributes:
         check: the comparison that found it.
-        address: of the output.
-        apart: how far it is off.
+        address: of the output; None: no output can be compared, as the own call fails.
+        found: how far it is off, or how the call fails.
     """
 
     check: SelfCheck
-    address: str
-    apart: Apart
+    address: str | None
+    found: str
 
     def __str__(self) -> str:
         weights = "" if self.check.checkpoint is None else f" at checkpoint {self.check.checkpoint}"
-        return f"{self.address!r} is not the model's own output{weights}: {self.apart}"
+        if self.address is None:
+            return f"the model's outputs cannot be compared with its own{weights}: {self.found}"
+        return f"{self.address!r} is not the model's own output{weights}: {self.found}"
 
 
 @dataclass(frozen=True)
@@ -113,12 +123,17 @@ def refuse_differences(checked: Checked, committed: int) -> None:
         are = "is" if committed == 1 else "are"
         stored = f"{counted(committed, 'shard')} {are} committed already and may hold wrong values"
     others = f" ({counted(more, 'other difference')} besides)" if more else ""
+    compared = ""
+    if first.address is not None:
+        compared = (
+            f" It was compared for {counted(first.check.samples, 'sample')} with "
+            f"{first.check.loaded_by}, to {first.check.tolerance}."
+        )
     raise JobError(
-        f"runtime.self_check: {first}{others}. It was compared for "
-        f"{counted(first.check.samples, 'sample')} with {first.check.loaded_by}, to "
-        f"{first.check.tolerance}. {stored}. Either extractkit computes this model "
-        f"wrongly, which is worth a report, or the model is not the same each time that it is "
-        f"loaded and called. To extract all the same: runtime.self_check=false"
+        f"runtime.self_check: {first}{others}.{compared} {stored}. Either "
+        f"extractkit computes this model wrongly, which is worth a report, or the model is not the "
+        f"same each time that it is loaded and called. To extract all the same: "
+        f"runtime.self_check=false"
     )
 
 
@@ -151,7 +166,11 @@ def outputs_apart(
 
 
 class _NotComparableError(Exception):
-    """Raised where the outputs cannot be computed, by the model's own call or beside the job's."""
+    """Raised where there is nothing to compare: no own call, or no outputs beside the job's."""
+
+
+class _OwnCallFailsError(Exception):
+    """Raised where the model has an own call, which fails on what extractkit computes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,18 +194,17 @@ class _Comparison:
     def _compared(self, position: int | None, record: SelfCheck) -> Checked:
         # Before the second copy of the model takes memory.
         batch, values = self._computed()
-        own_call = self._own_call(position)
         record = replace(
-            record,
-            loaded_by=own_call.loaded_by,
-            samples=len(batch),
-            tolerance=TOLERATED_16 if self._coarse else TOLERATED,
+            record, samples=len(batch), tolerance=TOLERATED_16 if self._coarse else TOLERATED
         )
         try:
+            own_call = self._own_call(position)
+            record = replace(record, loaded_by=own_call.loaded_by)
             own = self._own_outputs(own_call, batch)
         except OtherOutputsError as error:
-            form = Apart(1, 1, form=str(error))
-            return Checked((record,), (Difference(record, self._addresses[0], form),))
+            return Checked((record,), (Difference(record, self._addresses[0], str(error)),))
+        except _OwnCallFailsError as error:
+            return Checked((record,), (Difference(record, None, str(error)),))
         del own_call
         gc.collect()  # a Keras model is a cycle: its memory is wanted back now
         catalog = self.prepared.opened.model.catalog
@@ -202,7 +220,7 @@ class _Comparison:
             largest_difference=_finite(max(one.error for one in apart.values())),
             relative_difference=_finite(max(one.relative for one in apart.values())),
         )
-        wrong = {address: one for address, one in apart.items() if one.beyond}
+        wrong = {address: str(one) for address, one in apart.items() if one.beyond}
         return Checked((record,), tuple(Difference(record, *item) for item in wrong.items()))
 
     def _own_call(self, position: int | None) -> OwnCall:
@@ -211,16 +229,27 @@ class _Comparison:
         assert isinstance(model, HasOwnCall)
         try:
             return model.own_call(position)
-        except ModelError as error:
-            raise _NotComparableError(f"the model cannot be loaded again: {error}") from error
+        except NoOwnCallError as error:
+            raise _NotComparableError(str(error)) from error
+        except MemoryError as error:
+            raise _OwnCallFailsError("the memory is too small for the model twice") from error
+        except Exception as error:  # whatever a library raises that has loaded the model once
+            raise _OwnCallFailsError(
+                f"it cannot be loaded a second time: {_said(error)}"
+            ) from error
 
     def _own_outputs(self, own_call: OwnCall, batch: Batch) -> dict[str, Array]:
         try:
             outputs = dict(own_call.outputs(batch.features, batch.lengths))
         except OtherOutputsError:
             raise
-        except ExtractkitError as error:
-            raise _NotComparableError(f"the model's own call fails: {error}") from error
+        except MemoryError as error:
+            raise _OwnCallFailsError("the memory is too small for its own call") from error
+        except Exception as error:  # whatever somebody's own layer raises
+            raise _OwnCallFailsError(
+                f"its own call ({own_call.loaded_by}) fails on {counted(len(batch), 'sample')} "
+                f"that extractkit computes: {_said(error)}"
+            ) from error
         if not outputs:
             raise _NotComparableError("the model's own call takes other inputs")
         return outputs
@@ -305,6 +334,10 @@ def _generators_unchanged(prepared: Prepared) -> Iterator[None]:
         prepared.opened.model.configure(runtime.seed, runtime.deterministic, runtime.device)
         random.setstate(python)
         np.random.set_state(numpy)
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, ExtractkitError) else told(error)
 
 
 def _finite(difference: float) -> float:

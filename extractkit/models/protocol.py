@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from extractkit.checkpoints import Checkpoint, SkippedCheckpoint
-from extractkit.errors import JobError
+from extractkit.errors import JobError, ModelError
 from extractkit.inputs.protocol import Sample, Signature
 from extractkit.plan import Layout
 from extractkit.tensors import Catalog
@@ -100,6 +100,10 @@ class CheckpointAxis(Protocol):
         ...
 
 
+class NoOwnCallError(ModelError):
+    """This model has no own call, for a reason that is known without calling it."""
+
+
 class OtherOutputsError(JobError):
     """The model's own call returns another number of outputs than the model that was traced."""
 
@@ -147,7 +151,8 @@ class HasOwnCall(Protocol):
                 model has no axis. This model computes with the same weights already.
 
         Raises:
-            ModelError: the format's own means cannot load the model.
+            NoOwnCallError: the format has no means to call this model, which is no fault of it; any
+                other error ends a job that checks itself.
         """
         ...
 

@@ -13,7 +13,7 @@ from extractkit.engine import recompute as recomputing
 from extractkit.engine.execute import execute
 from extractkit.engine.listener import Silent
 from extractkit.engine.recompute import recompute
-from extractkit.errors import JobError, ModelError
+from extractkit.errors import JobError, ModelError, SampleError
 from extractkit.job import Job
 from extractkit.models.protocol import Compilation, Fetch, OwnCall
 from extractkit.plan import CONSTANTS_SHARD, Shard
@@ -306,6 +306,14 @@ def test_a_models_own_call_may_take_other_inputs(finished: Path) -> None:
     assert checks[OUTPUTS].detail == "the model's own call takes other inputs"
 
 
+def test_an_own_call_that_fails_is_a_finding(finished: Path) -> None:
+    checks = again(finished, whole_job(model=Raising()))
+    assert checks[OUTPUTS].outcome is Outcome.FAILED
+    assert "fails on 4 samples that extractkit computes: it takes one sample" in str(
+        checks[OUTPUTS].findings[0]
+    )
+
+
 # ---- models
 
 
@@ -387,6 +395,15 @@ class Plain(Same):
     """An adapter that has no call of its own."""
 
     own_call = None  # type: ignore[assignment]
+
+
+class Raising(Otherwise):
+    """Its own call fails on what its programs compute."""
+
+    def otherwise(
+        self, features: Mapping[str, Array], lengths: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        raise SampleError("it takes one sample")
 
 
 class Silenced(Otherwise):

@@ -14,7 +14,14 @@ from extractkit.engine.listener import Silent
 from extractkit.engine.self_check import outputs_apart
 from extractkit.errors import ConfigError, JobError, ModelError, SampleError
 from extractkit.job import Job, Runtime
-from extractkit.models.protocol import SAME_OBJECT, Compilation, Fetch, OwnCall, Program
+from extractkit.models.protocol import (
+    SAME_OBJECT,
+    Compilation,
+    Fetch,
+    NoOwnCallError,
+    OwnCall,
+    Program,
+)
 from extractkit.models.weight_files import WeightFile
 from extractkit.runs import manifest
 from extractkit.runs.directory import JOURNAL
@@ -212,11 +219,69 @@ class Lost(ReferenceModel):
         raise ModelError("it is gone")
 
 
-def test_a_model_that_cannot_be_loaded_again_is_told(tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_loaded_a_second_time_ends_the_job(tmp_path: Path) -> None:
+    assert failed(tmp_path / "run", job(HIDDEN, model=Lost())) == (
+        "runtime.self_check: the model's outputs cannot be compared with its own: it cannot be "
+        "loaded a second time: it is gone. Nothing is stored. Either extractkit computes this "
+        "model wrongly, which is worth a report, or the model is not the same each time that it "
+        "is loaded and called. To extract all the same: runtime.self_check=false"
+    )
+
+
+class Uncallable(ReferenceModel):
+    """Its format can be run by extractkit alone."""
+
+    def own_call(self, checkpoint: int | None = None) -> OwnCall:
+        raise NoOwnCallError("operations that its library cannot run")
+
+
+def test_a_format_without_means_to_call_the_model_is_told(tmp_path: Path) -> None:
     listener = Told()
-    expected = "the model cannot be loaded again: it is gone"
-    assert reason(tmp_path / "run", job(HIDDEN, model=Lost()), listener) == expected
+    expected = "operations that its library cannot run"
+    assert reason(tmp_path / "run", job(HIDDEN, model=Uncallable()), listener) == expected
     assert f"the job could not check itself: {expected}" in listener.notes
+
+
+class Raising(ReferenceModel):
+    """Its own call raises on a batch of several samples, which its programs compute."""
+
+    error: Exception = SampleError("it takes one sample")
+
+    def own_call(self, checkpoint: int | None = None) -> OwnCall:
+        def outputs(
+            features: Mapping[str, Array], lengths: Mapping[str, Array]
+        ) -> dict[str, Array]:
+            raise self.error
+
+        return OwnCall("a loader", outputs)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (SampleError("it takes one sample"), "it takes one sample"),
+        (JobError("the device is lost"), "the device is lost"),
+        (KeyError("mask"), "KeyError: 'mask'"),
+    ],
+)
+def test_an_own_call_that_raises_on_what_is_computed_ends_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    monkeypatch.setattr(Raising, "error", error)
+    message = failed(tmp_path / "run", job(HIDDEN, model=Raising(), batch_size=4))
+    assert (
+        "the model's outputs cannot be compared with its own: its own call (a loader) fails on 4 "
+        f"samples that extractkit computes: {said}. Nothing is stored."
+    ) in message
+    assert message.endswith("To extract all the same: runtime.self_check=false")
+
+
+def test_an_own_call_that_needs_more_memory_than_there_is_ends_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Raising, "error", MemoryError())
+    message = failed(tmp_path / "run", job(HIDDEN, model=Raising()))
+    assert "the memory is too small for its own call" in message
 
 
 class Headless(ReferenceModel):

@@ -13,7 +13,7 @@ from importlib.metadata import version
 
 import numpy as np
 
-from extractkit.errors import ConfigError, JobError, ModelError, SampleError
+from extractkit.errors import ConfigError, JobError, SampleError
 from extractkit.inputs.protocol import Sample, Signature
 from extractkit.models.digests import of_plain_data, update
 from extractkit.models.encoding import encode_arrays
@@ -36,7 +36,7 @@ from extractkit.models.litert.probe import Probed
 from extractkit.models.litert.quantization import dequantized
 from extractkit.models.litert.stored import stored_value
 from extractkit.models.numpy_transforms import stacked, transformed
-from extractkit.models.protocol import Compilation, Encoded, Fetch, OwnCall, Program
+from extractkit.models.protocol import Compilation, Encoded, Fetch, NoOwnCallError, OwnCall, Program
 from extractkit.tensors import Catalog, Kind
 from extractkit.values import Array
 
@@ -168,14 +168,14 @@ class TFLiteModel:
         """The outputs by a plain interpreter of LiteRT, which preserves no intermediates.
 
         Raises:
-            ModelError: LiteRT cannot run the file, and what is left of it has no signature to call.
+            NoOwnCallError: LiteRT cannot run the file, and what is left of it has no signature.
         """
         if not self.probed.cut:
             plain = Plain(self.file.model(), self.entry.signature, self.entry.inputs, self.settings)
         elif self.entry.subgraph.index == 0:
             plain = Plain(self._runnable.model, None, self.entry.inputs, self.settings)
         else:
-            raise ModelError(f"{self.file.at} has operations that LiteRT cannot run")
+            raise NoOwnCallError(f"{self.file.at} has operations that LiteRT cannot run")
         wanted = [self._found[record.address] for record in self.catalog.outputs]
 
         def outputs(
