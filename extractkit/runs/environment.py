@@ -3,8 +3,10 @@
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -35,13 +37,21 @@ def package_versions(names: Iterable[str] = PACKAGES) -> dict[str, str]:
 
 
 def _installed(names: Iterable[str]) -> dict[str, str]:
-    versions = {}
-    for name in names:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
+    found = {name: _version(name, tuple(sys.path)) for name in names}
+    return {name: version for name, version in found.items() if version is not None}
+
+
+@cache
+def _version(name: str, search_path: tuple[str, ...]) -> str | None:
+    """Return a package's version, None where the search path has no such package.
+
+    Each look-up parses the package's whole description, so it is done once: a process that has
+    imported a package keeps what it imported, whatever is installed later.
+    """
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def module_versions(modules: Iterable[str]) -> dict[str, str]:
