@@ -101,7 +101,7 @@ benchmark: venv ## measure speed and memory
 
 .PHONY: test
 test: venv lint types layers ## the gate: lint, types, layers and all tests
-	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: venv ## rules and format of the code

@@ -1,5 +1,6 @@
 """Hooks for the whole suite."""
 
+import gc
 import os
 import secrets
 import signal
@@ -14,6 +15,12 @@ os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 REQUIRE = "EXTRACTKIT_REQUIRE_REAL_MODELS"
+
+# Begun first: a file goes to one worker as a whole, and the other would wait for the last of these.
+LONGEST = (
+    *("test_readme.py", "test_campaigns.py", "test_program.py", "test_real_bert.py"),
+    *("test_experiments.py", "test_wheel.py", "test_loaded_again.py", "test_derived_state.py"),
+)
 
 # No test fails for taking its time: machines that run the gate have other work, too.
 hypothesis.settings.register_profile("gate", deadline=None)
@@ -41,6 +48,36 @@ def _interruptible() -> Generator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_wait_for_the_disk() -> Generator[None]:
+    """A test's runs need not outlive a power failure, so nothing is forced to the disk.
+
+    What is forced when is for `tests/faults` to say, and programs that tests start do force it.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", _checked)
+        yield
+
+
+def _checked(descriptor: int) -> None:
+    """Fail where the descriptor is closed, as `os.fsync` does."""
+    os.fstat(descriptor)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first, whatever they are called."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
+def pytest_collection_finish() -> None:
+    """Spare the collector what stays to the end: the modules and the tests, a million objects.
+
+    Each comparison of a run with its model's own call begins with a collection.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _refuse(report: pytest.TestReport | pytest.CollectReport) -> None:

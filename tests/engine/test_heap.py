@@ -18,8 +18,9 @@ def _oldest(one: object) -> bool:
 
 @pytest.fixture
 def collector() -> Iterator[None]:
-    """The collector on, and nothing frozen after the test."""
+    """The collector on, and nothing frozen before or after the test."""
     gc.enable()
+    gc.unfreeze()
     yield
     gc.unfreeze()
     gc.enable()
