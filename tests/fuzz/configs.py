@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from tests.fuzz.mutation import HOSTILE, mutated_document, mutated_text
-from tests.fuzz.program import Case, call
+from tests.fuzz.program import Case, call, import_early
 
 _FILES: Mapping[str, str] = {
     "my/model/mine.yaml": """\
@@ -69,6 +69,7 @@ _JOBS: tuple[tuple[str, ...], ...] = (
     ("model=mine", "inputs=random", "inputs.samples=3", "selectors=[outputs,weights]"),
     ("model=mine", "selectors=outputs", "~sinks", "+sinks=npz", "runtime.seed=5"),
 )
+_WHERE = ("hydra.run.dir=out/run", "--config-dir", "my")
 _VERBS = ("run", "run", "run", "run", "run", "plan", "tensors")
 
 
@@ -96,11 +97,14 @@ def mutated(place: Path, seed: int) -> list[str]:
         overrides = list(_JOBS[draw.randrange(2)])
         file = place / draw.choice([name for name in _FILES if name.startswith("my/")])
         file.write_text(_mutated_yaml(file.read_text("utf-8"), draw), "utf-8")
-    return [draw.choice(_VERBS), *overrides, "hydra.run.dir=out/run", "--config-dir", "my"]
+    return [draw.choice(_VERBS), *overrides, *_WHERE]
 
 
 def cases(scratch: Path) -> Case:
     """Each case in a place of its own below `scratch`."""
+    undamaged = scratch / "undamaged"
+    prepare(undamaged)
+    import_early(["run", *_JOBS[1], *_WHERE], undamaged)
 
     def case(seed: int) -> tuple[str, str | None]:
         place = scratch / "case"
