@@ -4,7 +4,8 @@
 call was handed live samples.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -136,21 +137,33 @@ def check_held(spec: InputSpec, values: np.ndarray[Shape, DType], at: str) -> No
     """Refuse single values that the model's type cannot hold.
 
     Raises:
-        InputError: a whole number that a narrower type would wrap around, an object among strings
+        InputError: a whole number that a narrower type would wrap around, a real one that would
+            become infinite, an object among strings
             that is none, or bytes that a fixed-width type may have cut; the message names it.
     """
     if spec.dtype == TEXT:
         check_strings(values, f"{at}: {spec.name!r}")
         return
     wanted = numpy_dtype(spec.dtype)
-    if values.dtype.kind not in "iu" or wanted.kind not in "iu" or not values.size:
+    for value in _beyond(values, wanted):
+        raise InputError(
+            f"{at}: {spec.name!r} holds {value}, which {wanted.name}, "
+            f"the type that the model takes, cannot hold"
+        )
+
+
+def _beyond(values: np.ndarray[Shape, DType], wanted: np.dtype[Any]) -> Iterator[int | float]:
+    """Values that would wrap around, or become infinite, in the type that is wanted."""
+    if not values.size:
         return
-    for value in (int(values.min()), int(values.max())):
-        if not np.iinfo(wanted).min <= value <= np.iinfo(wanted).max:
-            raise InputError(
-                f"{at}: {spec.name!r} holds {value}, which {wanted.name}, "
-                f"the type that the model takes, cannot hold"
-            )
+    if values.dtype.kind in "iu" and wanted.kind in "iu":
+        limits = np.iinfo(wanted)
+        ends = (int(values.min()), int(values.max()))
+        yield from (value for value in ends if not limits.min <= value <= limits.max)
+    elif values.dtype.kind == "f" and not np.can_cast(values.dtype, wanted):
+        with np.errstate(over="ignore"):
+            lost = np.isinf(values.astype(wanted)) & np.isfinite(values)
+        yield from values[lost].tolist()
 
 
 def check_shapes(shapes: Mapping[str, Shape], signature: Signature, at: str) -> int:

@@ -39,7 +39,10 @@ def row_of(given: Mapping[str, Any], spec: InputSpec, at: str) -> Array:
         InputError: Positions and values do not make such a row.
     """
     indices = _array(given[INDICES], at, "indices")
-    values = as_array(given[VALUES])
+    try:
+        values = as_array(given[VALUES])
+    except ValueError as error:
+        raise InputError(f"{at}: values {given[VALUES]!r:.60} make no array: {error}") from error
     indices = indices[:, 0] if indices.ndim == 2 and indices.shape[1] == 1 else indices
     if indices.ndim != 1 or indices.shape != values.shape:
         raise InputError(

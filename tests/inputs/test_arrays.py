@@ -331,9 +331,12 @@ class TestFit:
             f"Nothing is converted so unasked; if it is meant: array.astype('{taken}')"
         )
 
-    @pytest.mark.parametrize(("number", "taken"), [(2**31, "int32"), (-1, "uint8"), (256, "uint8")])
-    def test_whole_numbers_that_would_wrap_around_are_refused(
-        self, folder: Path, number: int, taken: str
+    @pytest.mark.parametrize(
+        ("number", "taken"),
+        [(2**31, "int32"), (-1, "uint8"), (256, "uint8"), (-1e300, "float32"), (7e4, "float16")],
+    )
+    def test_numbers_that_would_wrap_around_or_become_infinite_are_refused(
+        self, folder: Path, number: float, taken: str
     ) -> None:
         np.save("x.npy", np.array([0, number]))
         signature = Signature("m", (InputSpec("x", taken, (), ()),))

@@ -235,6 +235,8 @@ def test_sparse_rows_of_a_fixed_size(folder: Path, tmp_path: Path) -> None:
         ({"indices": ["a"], "values": [2]}, "are not whole numbers"),
         ({"indices": [1], "values": [2, 3]}, "Give one position for each value"),
         ({"indices": [[1], [2, 3]], "values": [2, 3]}, "make no array"),
+        ({"indices": [1], "values": [[2], [3, 4]]}, "values .* make no array"),
+        ({"indices": [1], "values": [1e300]}, "holds 1e\\+300, which float32"),
         ({"indices": [1]}, "Python objects"),
     ],
 )  # fmt: skip
