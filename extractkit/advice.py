@@ -5,11 +5,42 @@ import shlex
 from collections.abc import Iterable, Mapping
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./-]*", re.ASCII)
+_MODEL, _EXPERIMENT, _SELECTORS = "model", "experiment", "selectors"
 
 
 def command(verb: str, *arguments: object) -> str:
     """A command line of extractkit's."""
     return shlex.join(["extractkit", verb, *map(str, arguments)])
+
+
+def listing(
+    model: str,
+    given: Iterable[str] = (),
+    options: Iterable[str] = (),
+    selectors: Iterable[str] = (),
+) -> str:
+    """Return the command that lists the tensors of a model, with all that was typed about it.
+
+    Args:
+        model: The entry of the `model` group.
+        given: The overrides as they were typed.
+        options: Options with their values, as in `--config-dir DIR`.
+        selectors: Names of selectors. Those that an experiment brings with it are deleted, because
+            they would narrow the list.
+    """
+    overrides = list(given)
+    about = [word for word in overrides if _group(word) in (_MODEL, _EXPERIMENT)]
+    if _EXPERIMENT in map(_group, about):
+        chosen = [word for word in overrides if _group(word) == _SELECTORS]
+        about += [*chosen, *(f"~{_SELECTORS}.{name}" for name in selectors)]
+    elif not any(word.startswith(f"{_MODEL}=") for word in about):
+        about.insert(0, f"{_MODEL}={model}")
+    return command("tensors", *options, *about)
+
+
+def _group(word: str) -> str:
+    """The group that an override is about."""
+    return re.split(r"[.=@]", word.lstrip("+~"), maxsplit=1)[0]
 
 
 def override(key: str, value: object) -> str:

@@ -241,6 +241,7 @@ class Job:
         runtime: how it runs.
         given: the overrides as they were typed.
         resolved: the whole configuration after composition, as plain data.
+        listing: a command, or Python code, that lists the model's tensors, for messages.
     """
 
     model: Component
@@ -251,3 +252,4 @@ class Job:
     model_name: str
     given: tuple[str, ...] = ()
     resolved: Mapping[str, object] = field(default_factory=dict)
+    listing: str = ""

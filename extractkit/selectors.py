@@ -201,7 +201,7 @@ def _existing(key: str, catalog: Catalog) -> Iterator[str]:
 
 
 def _listing(catalog: Catalog) -> str:
-    return f"List them: extractkit tensors model={catalog.model}"
+    return f"List them: {catalog.listing}"
 
 
 def parse_selector(name: str, mapping: object) -> Selector:

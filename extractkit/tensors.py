@@ -8,9 +8,11 @@ every process and every rebuild.
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass
 from enum import StrEnum
 
+from extractkit.advice import listing
 from extractkit.errors import UnknownTensorError, choices
 
 SAMPLE = "sample"
@@ -143,10 +145,16 @@ class Catalog(Mapping[str, TensorRecord]):
 
     A lookup also accepts a record's `name`, the address in the layers' own names, where that is
     unique.
+
+    Attributes:
+        model: the model's name, for messages.
+        records: in order.
+        listing: a command, or Python code, that lists them, for messages.
     """
 
     def __init__(self, records: Iterable[TensorRecord], model: str = "model") -> None:
         self.model = model
+        self.listing = listing(model)
         self.records = tuple(records)
         self._by_address = {record.address: record for record in self.records}
         if len(self._by_address) != len(self.records):
@@ -158,6 +166,12 @@ class Catalog(Mapping[str, TensorRecord]):
             if record.name:
                 by_name.setdefault(record.name, []).append(record)
         self._by_name = {name: found[0] for name, found in by_name.items() if len(found) == 1}
+
+    def listed_by(self, how: str) -> "Catalog":
+        """Return the same catalog, whose messages say this is how its tensors are listed."""
+        found = copy(self)
+        found.listing = how
+        return found
 
     @property
     def outputs(self) -> list[TensorRecord]:
@@ -173,7 +187,7 @@ class Catalog(Mapping[str, TensorRecord]):
         if record is None:
             raise UnknownTensorError(
                 f"{key!r} is no tensor of model {self.model!r}. {choices(key, self._by_address)} "
-                f"List them: extractkit tensors model={self.model}"
+                f"List them: {self.listing}"
             )
         return record
 

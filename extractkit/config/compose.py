@@ -94,7 +94,7 @@ def composition(
     typed = [override for override in given if override.removeprefix("~") not in (live or {})]
     model_name = str(whole.hydra.runtime.choices.get("model") or "model")
     return Composition(
-        job=to_job(cfg, typed, model_name, live, trust),
+        job=to_job(cfg, typed, model_name, live, trust, _options(whole.hydra)),
         directory=directory,
         hydra_files={
             "config.yaml": OmegaConf.to_yaml(cfg),
@@ -102,6 +102,14 @@ def composition(
             "overrides.yaml": OmegaConf.to_yaml(given),
         },
     )
+
+
+def _options(hydra_config: DictConfig) -> list[str]:
+    """What was typed to say where configuration lies."""
+    sources = hydra_config.runtime.config_sources
+    folders = [str(one.path) for one in sources if one.provider == "command-line"]
+    searched = [str(one) for one in hydra_config.overrides.hydra if "searchpath" in str(one)]
+    return [*(word for folder in folders for word in ("--config-dir", folder)), *searched]
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from omegaconf import DictConfig, OmegaConf
 
+from extractkit import advice
 from extractkit.component import Component
 from extractkit.config.directory import GROUPS, options
 from extractkit.config.messages import not_chosen, translated
@@ -14,6 +15,9 @@ from extractkit.trust import NOBODY, RAY_ADDRESS, Trust
 
 # An experiment is spread over the other groups and leaves no key of its own.
 _KEYS = tuple(group for group in GROUPS if group != "experiment")
+# How tensors of a model in memory are listed.
+_IN_PYTHON = "list(model.catalog)"
+_OF_KERAS = "from extractkit.models.live import live_model; list(live_model(model).catalog)"
 
 
 def to_job(
@@ -22,17 +26,18 @@ def to_job(
     model_name: str,
     live: Mapping[str, Component] | None = None,
     trust: Trust = NOBODY,
+    options: Sequence[str] = (),
 ) -> Job:
     """The job that a composed configuration describes.
 
     Args:
         cfg: composed, without Hydra's own node.
-        given_overrides, model_name, live, trust: as of `job_of`.
+        given_overrides, model_name, live, trust, options: as of `job_of`.
 
     Raises:
         ConfigError: as `job_of`; a value that is missing, or an interpolation that leads nowhere.
     """
-    return job_of(_plain(cfg), given_overrides, model_name, live, trust)
+    return job_of(_plain(cfg), given_overrides, model_name, live, trust, options)
 
 
 def job_of(
@@ -41,6 +46,7 @@ def job_of(
     model_name: str,
     live: Mapping[str, Component] | None = None,
     trust: Trust = NOBODY,
+    options: Sequence[str] = (),
 ) -> Job:
     """The job that a configuration in plain data describes, such as a manifest's.
 
@@ -50,6 +56,7 @@ def job_of(
         model_name: the chosen entry of the `model` group.
         live: components that stand in for the groups of their names, for objects in memory.
         trust: what the user vouches for; nothing else is imported that a file names.
+        options: those of the command line by which the configuration is found, for messages.
 
     Raises:
         ConfigError: a key that does not exist, at any level; a value that does not fit; a
@@ -63,17 +70,23 @@ def job_of(
     runtime = Runtime.parse(_group("runtime", entries))
     if runtime.ray_address is not None:
         trust.check_setting(RAY_ADDRESS, runtime.ray_address)
+    model = live.get("model") or _component("model", entries, trust)
+    selectors = _group("selectors", entries)
+    if "model" in live:
+        listing = _IN_PYTHON if "live" in model.arguments else _OF_KERAS
+    else:
+        words = [*options, *(word for module in trust.modules for word in ("--trust", module))]
+        listing = advice.listing(model_name, given_overrides, words, selectors)
     job = Job(
-        model=live.get("model") or _component("model", entries, trust),
+        model=model,
         inputs=live.get("inputs") or _component("inputs", entries, trust),
-        selectors=tuple(
-            parse_selector(name, mapping) for name, mapping in _group("selectors", entries).items()
-        ),
+        selectors=tuple(parse_selector(name, mapping) for name, mapping in selectors.items()),
         sinks=_sinks(_group("sinks", entries), trust),
         runtime=runtime,
         model_name=model_name,
         given=tuple(given_overrides),
         resolved=entries,
+        listing=listing,
     )
     for component in (job.model, job.inputs, *job.sinks.values()):
         component.check()

@@ -96,7 +96,8 @@ def list_tensors(job: Job) -> Listing:
     """
     with without_collections():
         model, _ = _loaded(job)
-        return Listing(model.catalog, _matches(model.catalog, job.selectors))
+        catalog = model.catalog.listed_by(job.listing)
+        return Listing(catalog, _matches(catalog, job.selectors))
 
 
 def open_job(job: Job) -> Opened:
@@ -107,9 +108,8 @@ def open_job(job: Job) -> Opened:
     """
     if not job.selectors:
         raise ConfigError(
-            f"selectors is empty: nothing would be extracted. Choose some: "
-            f"extractkit model={job.model_name} selectors=attention, or '+selectors.mine.path=…'. "
-            f"List what there is: extractkit tensors model={job.model_name}"
+            f"selectors is empty: nothing would be extracted. Choose some: selectors=outputs, or "
+            f"'+selectors.mine.path=…'. List what there is: {job.listing}"
         )
     runtime = job.runtime
     with without_collections():
@@ -159,7 +159,7 @@ def _chosen(model: Model, job: Job) -> _Chosen:
     Raises:
         SelectionError: a selector matches nothing, or asks for what its tensors do not have.
     """
-    catalog, selectors = model.catalog, job.selectors
+    catalog, selectors = model.catalog.listed_by(job.listing), job.selectors
     if model.signature.batch == 1:
         return _Chosen(catalog, plan_tensors(catalog, selectors), alone=True)
     single = of_single_calls(catalog)

@@ -96,7 +96,8 @@ def of_single_calls(catalog: Catalog) -> Catalog:
     What has a value for a whole batch has one for the sample then, whatever its axes are: they no
     longer name the samples.
     """
-    return Catalog([_of_single_call(record) for record in catalog.records], catalog.model)
+    single = Catalog([_of_single_call(record) for record in catalog.records], catalog.model)
+    return single.listed_by(catalog.listing)
 
 
 def _of_single_call(record: TensorRecord) -> TensorRecord:

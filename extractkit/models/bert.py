@@ -7,6 +7,7 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from extractkit.advice import override
 from extractkit.errors import MissingExtraError, ModelError
 from extractkit.models.given_weights import given_weights
 from extractkit.models.hub_presets.google_release import (
@@ -77,7 +78,7 @@ def load(
     if not isinstance(backbone, keras_hub.models.BertBackbone):
         raise ModelError(
             f"model.path={preset.name!r} holds a {type(backbone).__name__}, model=bert takes a "
-            f"BertBackbone; try model=keras_hub model.path={preset.name}"
+            f"BertBackbone; try model=keras_hub {override('model.path', preset.name)}"
         )
     origin: dict[str, object] = {
         "path": preset.name,
@@ -103,7 +104,8 @@ def load(
     if not model.signature.takes_text:
         raise ModelError(
             f"model.path={preset.name!r} has no tokenizer (tokenizer.json or vocab.txt), and "
-            f"model=bert takes texts. For token ids: model=keras_hub model.path={preset.name}"
+            f"model=bert takes texts. For token ids: model=keras_hub "
+            f"{override('model.path', preset.name)}"
         )
     return model
 

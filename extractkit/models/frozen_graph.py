@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from extractkit.errors import ModelError, choices
+from extractkit.errors import ModelError
 from extractkit.models.input_settings import parse_inputs
-from extractkit.models.recognition import refuse_others, refuse_remote
+from extractkit.models.recognition import refuse_missing, refuse_others, refuse_remote
 from extractkit.models.tensorflow_process import quiet_start
 
 if TYPE_CHECKING:
@@ -85,11 +85,7 @@ def load(
 def _check(path: str, file: Path) -> None:
     refuse_remote(path)
     if not file.exists():
-        siblings = [entry.name for entry in file.parent.glob("*") if entry.suffix in _ENDINGS]
-        raise ModelError(
-            f"model.path={path!r} does not exist. Graphs in {str(file.parent)!r}: "
-            f"{choices(file.name, siblings)}"
-        )
+        refuse_missing(path, _NAME, kind="graphs", fits=lambda one: one.suffix in _ENDINGS)
     if file.is_dir():
         refuse_others(path)
         raise ModelError(f"model.path={path!r} is a directory; model=frozen_graph takes one file")

@@ -11,9 +11,16 @@ from extractkit.models.checkpoint_axis import checkpoint_axis
 from extractkit.models.foreign import told
 from extractkit.models.input_settings import parse_inputs
 from extractkit.models.moving_averages import MovingAverages
-from extractkit.models.recognition import refuse_others, refuse_remote
+from extractkit.models.recognition import (
+    held,
+    refuse_missing,
+    refuse_others,
+    refuse_remote,
+    refuse_unknown,
+)
 from extractkit.models.tensorflow_process import quiet_start
 from extractkit.models.weight_files.checkpoint_files import prefix_of
+from extractkit.models.weight_files.tensorflow_checkpoint import is_old_checkpoint
 
 if TYPE_CHECKING:
     from extractkit.models.sessions.model import SessionAgain, SessionModel
@@ -179,15 +186,20 @@ def _meta_prefix(path: str) -> str:
     for one in (prefix, expanded):
         if Path(one + _META).is_file():
             return one
-    parent = Path(expanded).parent
-    graphs = f"Graphs in {str(parent)!r}: {choices(Path(prefix).name, _names(parent, _META))}"
-    if _is_checkpoint(prefix) or Path(expanded).exists():
-        refuse_others(path, _NAME, "checkpoint")
+    if Path(prefix + _INDEX).is_file() or _is_old(Path(prefix)):
         raise ModelError(
-            f"model.path={path!r} has no graph beside it: there is no {prefix + _META!r}. {graphs} "
-            f"The weights alone: model=checkpoint {override('model.path', path)}"
+            f"model.path={path!r} has no graph beside it: there is no {prefix + _META!r}. The "
+            f"weights alone: model=checkpoint {override('model.path', path)}"
         )
-    raise ModelError(f"model.path={path!r} does not exist, nor does {prefix + _META!r}. {graphs}")
+    if Path(expanded).is_file():
+        refuse_others(path, _NAME)
+        refuse_unknown(path, Path(expanded), f"a graph of TensorFlow 1 ({_META})")
+    refuse_missing(
+        path,
+        *(_NAME, "checkpoint"),
+        kind="graphs",
+        fits=lambda one: one.suffix == _META,
+    )
 
 
 def _checkpoint_prefix(prefix: str, checkpoint: str | None, path: str) -> str:
@@ -206,18 +218,23 @@ def _checkpoint_prefix(prefix: str, checkpoint: str | None, path: str) -> str:
     for found in (prefix_of(expanded) or expanded, expanded):
         if _is_checkpoint(found):
             return found
-    if Path(expanded).exists():
-        refuse_others(checkpoint, "checkpoint", key="model.checkpoint")
-    parent = Path(expanded).parent
-    raise ModelError(
-        f"model.checkpoint={checkpoint!r} does not exist. Checkpoints in {str(parent)!r}: "
-        f"{choices(Path(expanded).name, _names(parent, _INDEX))}"
+    refuse_missing(
+        checkpoint,
+        "checkpoint",
+        kind="checkpoints",
+        fits=lambda one: one.suffix == _INDEX,
+        key="model.checkpoint",
+        ending=_INDEX,
     )
 
 
 def _is_checkpoint(prefix: str) -> bool:
     # The first format had no index: one file of just that name.
     return Path(prefix + _INDEX).is_file() or (not prefix.endswith("/") and Path(prefix).is_file())
+
+
+def _is_old(file: Path) -> bool:
+    return file.is_file() and is_old_checkpoint(file)
 
 
 def _names(folder: Path, ending: str) -> list[str]:
@@ -233,10 +250,11 @@ def _prefix_in(given: str, folder: Path, ending: str, key: str = "model.path") -
     if len(names) == 1:
         return f"{folder}/{names[0]}"
     if not names:
-        raise ModelError(f"{key}={given!r} is a folder without a {ending} file")
+        refuse_others(given, _NAME, "checkpoint", key=key)
+        raise ModelError(f"{key}={given!r} is a folder without a {ending} file. {held(folder)}")
     raise ModelError(
         f"{key}={given!r} holds several. {choices(latest or '', names)} "
-        f"Choose one: {key}={folder}/{names[-1]}"
+        f"Choose one: {override(key, folder / names[-1])}"
     )
 
 

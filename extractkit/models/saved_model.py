@@ -162,9 +162,9 @@ def _signature(path: str, names: tuple[str, ...], given: str | None) -> str:
     if not names:
         raise ModelError(
             f"model.path={path!r} has neither a signature nor a function: weights alone. "
-            f"Read those: model=checkpoint model.path={path}"
+            f"Read those: model=checkpoint {override('model.path', path)}"
         )
     raise ModelError(
         f"model.path={path!r} has no signature {_DEFAULT!r}. {choices(_DEFAULT, names)} "
-        f"Choose one: model.signature={names[0]}"
+        f"Choose one: {override('model.signature', names[0])}"
     )

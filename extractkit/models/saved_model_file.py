@@ -5,10 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from extractkit.advice import override
 from extractkit.errors import ModelError, choices
-from extractkit.models.foreign import told
-from extractkit.models.recognition import refuse_others, refuse_remote
-from extractkit.models.weight_files.checkpoint_files import missing_file
+from extractkit.models.recognition import (
+    held,
+    refuse_damaged,
+    refuse_missing,
+    refuse_others,
+    refuse_remote,
+    refuse_unknown,
+)
+from extractkit.models.weight_files.checkpoint_files import missing_file, refuse_pattern
 
 _NAMES = ("saved_model.pb", "saved_model.pbtxt")
 _MODEL = "saved_model"
@@ -53,7 +60,10 @@ def open_saved_model(path: str, tags: Sequence[str] | None = None) -> SavedModel
         tuple(sorted(graph.meta_info_def.tags)): graph for graph in parsed(path, folder).meta_graphs
     }
     if not graphs:
-        raise ModelError(f"model.path={path!r} holds no graph: an empty or damaged SavedModel")
+        raise ModelError(
+            f"model.path={path!r} is a SavedModel without a graph: it was not written whole. "
+            f"Save it again"
+        )
     wanted = _wanted(graphs, tags)
     graph = graphs[wanted]
     _check_variables(path, folder, graph)
@@ -72,29 +82,22 @@ def _folder(path: str) -> Path:
     if folder.name in _NAMES and folder.is_file():
         folder = folder.parent
     if not folder.exists():
-        siblings = [entry.name for entry in folder.parent.glob("*") if entry.is_dir()]
-        raise ModelError(
-            f"model.path={path!r} does not exist. Folders in {str(folder.parent)!r}: "
-            f"{choices(folder.name, siblings)}"
-        )
+        refuse_missing(path, _MODEL, kind="folders", fits=Path.is_dir)
     if not folder.is_dir():
         refuse_others(path, _MODEL)
-        raise ModelError(
-            f"model.path={path!r} is a file; model=saved_model takes the folder with a "
-            f"{_NAMES[0]} in it. A GraphDef is for model=frozen_graph, a .keras or .h5 file for "
-            f"model=keras, a .tflite file for model=tflite"
-        )
+        refuse_unknown(path, folder, f"the folder of a SavedModel, with a {_NAMES[0]} in it")
     if not any((folder / name).is_file() for name in _NAMES):
         inside = sorted(str(found.parent.relative_to(folder)) for found in _below(folder))
         if not inside:
             refuse_others(path)
-        there = (
-            f"SavedModels in it: {choices('', inside)}"
-            if inside
-            else f"It holds: {choices(_NAMES[0], sorted(e.name for e in folder.iterdir()))}"
-        )
+            there = held(folder, _NAMES[0])
+        else:
+            there = (
+                f"SavedModels in it: {choices('', inside)} Choose one: "
+                f"{override('model.path', folder / inside[0])}"
+            )
         raise ModelError(
-            f"model.path={path!r} is no SavedModel: there is no {_NAMES[0]} in it. {there}"
+            f"model.path={path!r} is not a SavedModel: there is no {_NAMES[0]} in it. {there}"
         )
     return folder
 
@@ -109,6 +112,7 @@ def _check_variables(path: str, folder: Path, graph: Any) -> None:
     operations = {node.op for node in graph.graph_def.node}
     if not (graph.object_graph_def.nodes or operations & _VARIABLES):
         return
+    refuse_pattern(str(prefix), f"model.path={path!r}")
     missing = missing_file(str(prefix))
     if missing is not None:
         raise ModelError(
@@ -140,10 +144,7 @@ def parsed(path: str, folder: Path) -> Any:
             text_format.Parse(text.read_text("utf-8"), message)
     except (DecodeError, text_format.ParseError, UnicodeDecodeError, OSError) as error:
         file = binary if binary.is_file() else text
-        refuse_others(str(file), _MODEL)
-        raise ModelError(
-            f"model.path={path!r}: {file.name} is damaged, or something else: {told(error)}"
-        ) from error
+        refuse_damaged(path, file, "a SavedModel", error, _MODEL)
     return message
 
 
@@ -151,9 +152,9 @@ def _wanted(graphs: Mapping[tuple[str, ...], Any], tags: Sequence[str] | None) -
     if tags is not None:
         wanted = tuple(sorted(tags))
         if wanted not in graphs:
-            there = "; ".join(",".join(found) or "(none)" for found in graphs)
+            there = ", ".join(f"'model.tags=[{','.join(found)}]'" for found in graphs)
             raise ModelError(
-                f"model.tags={list(tags)!r}: no graph has just these tags. It has: {there}"
+                f"model.tags={list(tags)!r}: no graph has just these tags. Available: {there}"
             )
         return wanted
     if len(graphs) == 1 or (_SERVE,) not in graphs:

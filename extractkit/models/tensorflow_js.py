@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from extractkit.advice import override
 from extractkit.errors import ConfigError, ModelError
 from extractkit.models.input_settings import parse_inputs
 from extractkit.models.protocol import Model
-from extractkit.models.recognition import refuse_others, refuse_remote
+from extractkit.models.recognition import held, refuse_missing, refuse_others, refuse_remote
 from extractkit.models.tensorflow_process import quiet_start
 from extractkit.models.weight_files import WeightFile
 from extractkit.models.weight_files.tensorflow_js import FILE, open_tensorflow_js, read_json
@@ -43,7 +44,7 @@ def load(
     if not isinstance(topology, dict):
         raise ModelError(
             f"{at} holds weights alone, no modelTopology. Read those: model=checkpoint "
-            f"model.path={file}"
+            f"{override('model.path', file)}"
         )
     weights = open_tensorflow_js(file, at)
     origin = {
@@ -114,10 +115,10 @@ def _file(path: str, at: str) -> Path:
         if (file / FILE).is_file():
             return file / FILE
         refuse_others(path, _NAME)
-        there = sorted(one.name for one in file.glob("*.json"))
-        listed = f" It has: {', '.join(map(repr, there))}" if there else ""
-        raise ModelError(f"{at} is a folder without a {FILE}.{listed}")
+        raise ModelError(f"{at} is a folder without a {FILE}. {held(file, FILE)}")
     if not file.is_file():
-        raise ModelError(f"{at} does not exist. Give the folder with a {FILE}, or that file")
+        refuse_missing(
+            path, _NAME, kind="folders", fits=Path.is_dir, more=f" Give one with a {FILE}"
+        )
     refuse_others(path, _NAME)
     return file

@@ -5,8 +5,15 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from extractkit.errors import ConfigError, MissingExtraError, ModelError, choices
-from extractkit.models.recognition import refuse_others, refuse_remote
+from extractkit.errors import ConfigError, MissingExtraError, ModelError
+from extractkit.models.recognition import (
+    held,
+    refuse_missing,
+    refuse_others,
+    refuse_remote,
+    refuse_unknown,
+)
+from extractkit.models.recognition.content import TFLITE
 from extractkit.models.threads import intra_op_threads
 
 if TYPE_CHECKING:
@@ -17,7 +24,6 @@ _log = logging.getLogger(__name__)
 
 _BUNDLE = ".task"
 _ENDINGS = (".tflite", ".lite", _BUNDLE)
-_IDENTIFIER = b"TFL3"  # at byte 4
 
 
 def load(
@@ -86,30 +92,30 @@ def _found(path: str) -> "TFLiteFile":
         if archive is not None and is_archive(archive):
             inside = file.relative_to(archive).as_posix()
             return _checked(path, TFLiteFile(archive, member_of(archive, inside, at)))
-        siblings = [e.name for e in file.parent.glob("*") if e.suffix in _ENDINGS]
-        raise ModelError(
-            f"{at} does not exist. Models in {str(file.parent)!r}: {choices(file.name, siblings)}"
-        )
+        refuse_missing(path, "tflite", kind="models", fits=lambda one: one.suffix in _ENDINGS)
     if file.is_dir():
-        raise ModelError(f"{at} is a directory; model=tflite takes one file")
+        refuse_others(path)
+        raise ModelError(
+            f"{at} is a folder; model=tflite takes one file. {held(file, _ENDINGS[0])}"
+        )
     try:
         with file.open("rb") as opened:
             begin = opened.read(8)
     except OSError as error:
         raise ModelError(f"{at} cannot be read: {error.strerror}") from error
-    if begin[4:] == _IDENTIFIER:
+    if begin[4:] == TFLITE:
         return TFLiteFile(file)  # a file may have an archive of labels behind its model
     if is_archive(file) and (file.suffix == _BUNDLE or holds_models(file, at)):
         return _checked(path, TFLiteFile(file, member_of(file, None, at)))
     refuse_others(path, "tflite")
-    raise ModelError(f"{at} is no TFLite file: damaged, or something else")
+    refuse_unknown(path, file, "a TFLite file")
 
 
 def _checked(path: str, file: "TFLiteFile") -> "TFLiteFile":
     with file.opened() as content:
-        if content[4:8] != _IDENTIFIER:
+        if content[4:8] != TFLITE:
             raise ModelError(
-                f"model.path={path!r}: {file.member!r} in it is no TFLite file: damaged, or "
-                f"something else"
+                f"model.path={path!r}: {file.member!r} in it is not a TFLite file: it begins with "
+                f"{bytes(content[:12])!r}"
             )
     return file

@@ -69,8 +69,8 @@ def test_a_file_is_replaced_by_its_format_and_path(
         (["notes.txt"], "model=notes.txt is there, but no format of models is recognized in it. "
          "Name the format: model=NAME model.path=notes.txt. "),
         (["weights.pkl"], "model=weights.pkl is a pickle. Reading a pickle runs code"),
-        (["s3://bucket/net"], "model=s3://bucket/net is not on this machine. Copy it here first: "
-         "aws s3 cp --recursive s3://bucket/net NAME"),
+        (["s3://bucket/net"], "model=s3://bucket/net is not on this machine. Copy it to "
+         "this machine and give the path of the copy: aws s3 cp --recursive s3://bucket/net NAME"),
         (["model=b.safetensors"], "model=b.safetensors: there is no such file, and no format of "
          "that name. In '.': Available: 'a.safetensors', 'b, c.safetensors', "),
         (["a.safetensors", "net.pb"], "'net.pb' is a second model: a.safetensors is weights in "

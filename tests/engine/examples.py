@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from extractkit.advice import listing
 from extractkit.component import Component
 from extractkit.engine.execute import execute
 from extractkit.engine.listener import Listener, Silent, Summary
@@ -73,6 +74,7 @@ def job(
         sinks={name: Component(f"sinks.{name}", SINKS[name]) for name in sinks},
         runtime=Runtime.parse(runtime),
         model_name="reference",
+        listing=listing("reference"),
         resolved={"sinks": {name: {"_target_": SINKS[name]} for name in sinks}},
     )
 

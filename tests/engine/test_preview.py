@@ -131,9 +131,8 @@ def test_a_job_without_a_selector_says_how_to_choose(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         preview(job(), tmp_path)
     assert str(caught.value) == (
-        "selectors is empty: nothing would be extracted. Choose some: extractkit model=reference "
-        "selectors=attention, or '+selectors.mine.path=…'. List what there is: extractkit tensors "
-        "model=reference"
+        "selectors is empty: nothing would be extracted. Choose some: selectors=outputs, or "
+        "'+selectors.mine.path=…'. List what there is: extractkit tensors model=reference"
     )
 
 

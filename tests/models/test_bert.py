@@ -138,16 +138,14 @@ def test_a_directory_that_does_not_exist_names_its_neighbours(tmp_path: Path) ->
     (tmp_path / "bert").mkdir()
     path = str(tmp_path / "brt")
     assert refused(path) == (
-        f"model.path={path!r} does not exist. In {str(tmp_path)!r}: Available: 'bert'."
+        f"model.path={path!r} does not exist. Folders in {str(tmp_path)!r}: Available: 'bert'."
     )
 
 
 def test_a_file_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     file.touch()
-    assert refused(str(file)) == (
-        f"model.path={str(file)!r} is a file; model=bert takes a directory or a preset"
-    )
+    assert refused(str(file)) == (f"model.path={str(file)!r} is an empty file. Copy it again")
 
 
 def damaged(directory: Path, name: str) -> Path:

@@ -96,7 +96,7 @@ def test_a_graph_that_was_not_frozen(tmp_path: Path) -> None:
     ("content", "what"),
     [
         (b"", "is an empty file"),
-        (b"\x00\x01garbage", "something else"),
+        (b"\x00\x01garbage", "is not a GraphDef, and its format is unknown"),
         (b"PK\x03\x04 something", "is a zip archive that is cut off or damaged"),
     ],
 )

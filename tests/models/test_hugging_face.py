@@ -40,7 +40,7 @@ def directory(path: Path, config: object = None, *files: str) -> Path:
         (None, ("pytorch_model.bin.index.json",), "That is a pickle"),
         (None, ("tf_model.h5.index.json",), "several .h5 files (tf_model.h5.index.json)"),
         (None, ("model.safetensors",), "model.safetensors"),
-        (None, ("tf_model.h5",), "is no HDF5 file"),
+        (None, ("tf_model.h5",), "is not an HDF5 file"),
     ],
 )
 def test_a_directory_that_cannot_be_read(
@@ -55,9 +55,9 @@ def test_a_directory_that_cannot_be_read(
 
 def test_a_directory_without_settings(tmp_path: Path) -> None:
     (tmp_path / "weights.h5").touch()
-    with pytest.raises(ModelError, match=r"has no config\.json\. Available: 'weights\.h5'\."):
+    with pytest.raises(ModelError, match=r"has no config\.json\. It holds 'weights\.h5'\."):
         load(str(tmp_path))
-    with pytest.raises(ModelError, match="is a file; model=hugging_face takes the directory"):
+    with pytest.raises(ModelError, match="is an empty file"):
         load(str(tmp_path / "weights.h5"))
 
 

@@ -125,8 +125,8 @@ def test_what_a_factory_prints_is_not_kept_from_the_user(monkeypatch: pytest.Mon
 
 def test_a_directory_is_refused(tmp_path: Path) -> None:
     assert message(tmp_path) == (
-        f"model.path={str(tmp_path)!r} is a directory; model=keras takes a file, or a folder that "
-        f"Keras 2 saved, with saved_model.pb and keras_metadata.pb in it"
+        f"model.path={str(tmp_path)!r} is a folder; model=keras takes a file, or a folder that "
+        f"Keras 2 saved, with saved_model.pb and keras_metadata.pb in it. It is empty."
     )
 
 
@@ -134,7 +134,8 @@ def test_another_ending_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "model.pb"
     file.write_bytes(b"?")
     assert message(file) == (
-        f"model.path={str(file)!r} ends in '.pb'; model=keras reads .keras, .h5, .hdf5"
+        f"model.path={str(file)!r} is not a model of Keras, and its format is unknown: "
+        f"'model.pb' begins with b'?'"
     )
 
 
@@ -169,8 +170,8 @@ def test_an_archive_of_something_else_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("notes.txt", "hello")
     assert message(file) == (
-        f"model.path={str(file)!r} is a zip archive without config.json, no .keras file. "
-        f"Available: 'notes.txt'."
+        f"model.path={str(file)!r} is a zip archive without config.json, so not a .keras "
+        f"file. It holds: Available: 'notes.txt'."
     )
 
 

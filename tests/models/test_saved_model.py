@@ -265,18 +265,22 @@ def test_a_signature_that_is_no_text(nested: Path) -> None:
 
 
 def test_tags_that_do_not_exist(nested: Path) -> None:
-    assert refusal(nested, tags=["train"]).endswith("no graph has just these tags. It has: serve")
+    assert refusal(nested, tags=["train"]).endswith(
+        "no graph has just these tags. Available: 'model.tags=[serve]'"
+    )
 
 
 def test_a_folder_that_is_no_saved_model(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("")
     assert refusal(tmp_path).endswith(
-        "is no SavedModel: there is no saved_model.pb in it. It holds: Available: 'notes.txt'."
+        "is not a SavedModel: there is no saved_model.pb in it. It holds 'notes.txt'."
     )
 
 
 def test_a_folder_of_saved_models_names_them(nested: Path) -> None:
-    assert refusal(nested.parent).endswith("SavedModels in it: Available: 'nested'.")
+    message = refusal(nested.parent)
+    assert "SavedModels in it: Available: 'nested'. Choose one: model.path=" in message
+    assert message.endswith("/nested")
 
 
 def test_a_missing_folder_names_its_neighbours(nested: Path) -> None:
@@ -286,7 +290,9 @@ def test_a_missing_folder_names_its_neighbours(nested: Path) -> None:
 
 def test_a_file_of_another_format(tmp_path: Path) -> None:
     (tmp_path / "m.keras").write_text("?")
-    assert "is a file; model=saved_model takes the folder" in refusal(tmp_path / "m.keras")
+    assert "is not the folder of a SavedModel, with a saved_model.pb in it, and" in refusal(
+        tmp_path / "m.keras"
+    )
 
 
 @pytest.mark.parametrize("content", [b"", b"no protocol buffer", b"\x08\x01\x12\xff\xff"])

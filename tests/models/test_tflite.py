@@ -358,7 +358,7 @@ def test_a_sample_that_litert_cannot_compute_fails_the_job(folder: Path) -> None
     ("data", "message"),
     [
         (b"", "is an empty file"),
-        (b"some text, nothing else", "is no TFLite file"),
+        (b"some text, nothing else", "is not a TFLite file"),
         (b"\0\0\0\0TFL3", "is damaged"),
         (b"\x1c\0\0\0TFL3" + bytes(1000), "is damaged|cannot be run"),
     ],
@@ -377,7 +377,7 @@ def test_a_file_that_is_missing_names_its_neighbours(tmp_path: Path) -> None:
 
 
 def test_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="is a directory; model=tflite takes one file"):
+    with pytest.raises(ModelError, match="is a folder; model=tflite takes one file"):
         load(str(tmp_path))
 
 

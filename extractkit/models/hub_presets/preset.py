@@ -13,8 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from extractkit.advice import override
-from extractkit.errors import MissingExtraError, ModelError, UserError, choices
+from extractkit.errors import MissingExtraError, ModelError, UserError
 from extractkit.models.foreign import told
+from extractkit.models.recognition import (
+    held,
+    refuse_missing,
+    refuse_others,
+    refuse_remote,
+    refuse_unknown,
+)
 
 _CONFIG = "config.json"
 
@@ -72,10 +79,7 @@ def find_preset(model: str, path: str) -> Preset:
             the settings would go unseen.
     """
     if path.startswith("hf://"):
-        raise ModelError(
-            f"model.path={path!r}: a model on a hub is not read from there, as its settings would "
-            f"go unseen. Download its directory first: model.path=DIR"
-        )
+        refuse_remote(path)
     local = Path(path).expanduser()
     if local.is_dir():
         if not (local / _CONFIG).is_file():
@@ -84,19 +88,22 @@ def find_preset(model: str, path: str) -> Preset:
                     f"model.path={path!r} is a BERT as Google released it. That is for model=bert "
                     f"{override('model.path', path)}"
                 )
-            raise ModelError(f"model.path={path!r} has no {_CONFIG}. {_takes(model)}")
+            refuse_others(path, model)
+            raise ModelError(
+                f"model.path={path!r} has no {_CONFIG}. {held(local, _CONFIG)} {_takes(model)}"
+            )
         return Preset(model, str(local), local)
     if local.exists():
-        raise ModelError(
-            f"model.path={path!r} is a file; model={model} takes a directory or a preset"
-        )
+        if (local.parent / _CONFIG).is_file():
+            raise ModelError(
+                f"model.path={path!r} is a file of a preset. Give its folder: "
+                f"{override('model.path', local.parent)}"
+            )
+        refuse_others(path, model)
+        refuse_unknown(path, local, "a folder with a preset")
     if "://" in path or (local.parent == Path() and not path.startswith((".", "~"))):
         return Preset(model, path)
-    siblings = [entry.name for entry in local.parent.glob("*") if entry.is_dir()]
-    raise ModelError(
-        f"model.path={path!r} does not exist. In {str(local.parent)!r}: "
-        f"{choices(local.name, siblings)}"
-    )
+    refuse_missing(path, model, kind="folders", fits=Path.is_dir)
 
 
 def require_keras_hub(model: str, extra: str) -> None:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from extractkit.advice import override
 from extractkit.errors import ModelError, choices
 from extractkit.models.foreign import told
+from extractkit.models.recognition import held, refuse_others, refuse_unknown
 
 _CONFIG = "config.json"
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "tf_model.h5")
@@ -117,23 +119,26 @@ def find_directory(path: str) -> ModelDirectory:
     if not local.exists():
         raise ModelError(_missing(at, path, local))
     if not local.is_dir():
-        raise ModelError(
-            f"{at} is a file; model=hugging_face takes the directory that {_CONFIG} and the "
-            f"weights are in: model.path={local.parent}"
-        )
+        if (local.parent / _CONFIG).is_file():
+            raise ModelError(
+                f"{at} is a file; model=hugging_face takes the folder that {_CONFIG} and the "
+                f"weights are in: {override('model.path', local.parent)}"
+            )
+        refuse_others(path, "hugging_face")
+        refuse_unknown(path, local, f"a folder with a {_CONFIG}")
     if not (local / _CONFIG).is_file():
-        inside = sorted(entry.name for entry in local.iterdir() if entry.name[0] != ".")
-        listed = f"{choices('', inside)} " if inside else "It is empty. "
+        refuse_others(path, "hugging_face")
         raise ModelError(
-            f"{at} has no {_CONFIG}. {listed}model=hugging_face takes a directory as "
-            f"model.save_pretrained(DIR) writes it"
+            f"{at} has no {_CONFIG}. {held(local, _CONFIG)} model=hugging_face takes a folder "
+            f"as model.save_pretrained(DIR) writes it"
         )
     config = _read(local / _CONFIG, at)
     found = ModelDirectory(local, at, config)
     if not found.architectures and not found.model_type:
         raise ModelError(
             f"{at}: {_CONFIG} names neither 'architectures' nor a 'model_type', so it is not one "
-            f"of transformers. A preset of keras-hub is for model=keras_hub"
+            f"of transformers. A preset of keras-hub is for model=keras_hub "
+            f"{override('model.path', path)}"
         )
     return found
 

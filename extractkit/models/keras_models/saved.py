@@ -1,6 +1,7 @@
 """What a file that Keras saved says of itself, told without TensorFlow and without running it."""
 
 import json
+import shlex
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -14,7 +15,14 @@ import h5py
 from extractkit.advice import override
 from extractkit.errors import ModelError, choices
 from extractkit.models.foreign import told
-from extractkit.models.recognition import refuse_others, refuse_remote
+from extractkit.models.recognition import (
+    held,
+    recognize,
+    refuse_missing,
+    refuse_others,
+    refuse_remote,
+    refuse_unknown,
+)
 from extractkit.models.recognition.paths import KERAS_METADATA, SAVED_MODELS
 from extractkit.models.recognition.protobuf import embedded
 from extractkit.models.weight_files.checkpoint_files import missing_file
@@ -117,16 +125,20 @@ def serialized_objects(config: Any) -> Iterator[dict[str, Any]]:
 
 def _check(at: str, file: Path) -> None:
     if not file.exists():
-        siblings = [e.name for e in file.parent.glob("*") if e.suffix in ENDINGS]
-        raise ModelError(
-            f"{at} does not exist. Models in {str(file.parent)!r}: {choices(file.name, siblings)}"
-        )
+        refuse_missing(str(file), "keras", kind="models", fits=lambda one: one.suffix in ENDINGS)
     if file.is_dir():
         _check_folder(at, file)
         return
     if file.suffix not in ENDINGS:
         refuse_others(str(file), "keras")
-        raise ModelError(f"{at} ends in {file.suffix!r}; model=keras reads {', '.join(ENDINGS)}")
+        if recognize(str(file)) is None:
+            refuse_unknown(str(file), file, "a model of Keras")
+        ending = HDF5_ENDINGS[0] if h5py.is_hdf5(file) else ARCHIVE_ENDING
+        renamed = file.with_suffix(ending)
+        raise ModelError(
+            f"{at} ends in {file.suffix!r}, and Keras goes by the ending. Rename it: "
+            f"{shlex.join(['mv', str(file), str(renamed)])}, then {override('model.path', renamed)}"
+        )
 
 
 def _check_folder(at: str, folder: Path) -> None:
@@ -141,8 +153,8 @@ def _check_folder(at: str, folder: Path) -> None:
         )
     refuse_others(str(folder), "keras")
     raise ModelError(
-        f"{at} is a directory; model=keras takes a file, or a folder that Keras 2 saved, with "
-        f"{SAVED_MODELS[0]} and {KERAS_METADATA} in it"
+        f"{at} is a folder; model=keras takes a file, or a folder that Keras 2 saved, with "
+        f"{SAVED_MODELS[0]} and {KERAS_METADATA} in it. {held(folder, SAVED_MODELS[0])}"
     )
 
 
@@ -170,7 +182,7 @@ def _folder(at: str, folder: Path) -> SavedKeras:
 def _hdf5(at: str, file: Path) -> SavedKeras:
     if not h5py.is_hdf5(file):
         refuse_others(str(file), "keras")
-        raise ModelError(f"{at} is no HDF5 file: damaged, or something else")
+        refuse_unknown(str(file), file, "an HDF5 file")
     # In a process of its own first: a damaged file may end the process that reads it.
     weights = open_hdf5(file, at, whole=True)
     try:
@@ -184,7 +196,7 @@ def _hdf5(at: str, file: Path) -> SavedKeras:
     if attributes["model_config"] is None:
         raise ModelError(
             f"{at} holds weights alone, without the architecture. Give a callable that builds it: "
-            f"model.checkpoint={file} model.factory._target_=package.module.build"
+            f"{override('model.checkpoint', file)} model.factory._target_=package.module.build"
         )
     version, backend = (_text(attributes[key] or "") for key in _WRITTEN_BY)
     config = _parsed(at, _text(attributes["model_config"]))
@@ -196,14 +208,14 @@ def _hdf5(at: str, file: Path) -> SavedKeras:
 def _archive(at: str, file: Path) -> SavedKeras:
     if not zipfile.is_zipfile(file):
         refuse_others(str(file), "keras")
-        raise ModelError(f"{at} is no .keras file: damaged, or something else")
+        refuse_unknown(str(file), file, "a .keras file")
     try:
         with zipfile.ZipFile(file) as archive:
             refuse_bomb(archive, at)
             names = archive.namelist()
             if "config.json" not in names:
                 raise ModelError(
-                    f"{at} is a zip archive without config.json, no .keras file. "
+                    f"{at} is a zip archive without config.json, so not a .keras file. It holds: "
                     f"{choices('config.json', names)}"
                 )
             text = archive.read("config.json").decode()

@@ -6,11 +6,9 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from extractkit.advice import override
 from extractkit.errors import ModelError, choices
 from extractkit.models.foreign import told
-
-IDENTIFIER = b"TFL3"
-"""At byte 4 of every TensorFlow Lite file."""
 
 _ENDINGS = (".tflite", ".lite")
 _ARCHIVE = b"PK"
@@ -59,9 +57,11 @@ def member_of(path: Path, inside: str | None, at: str) -> str:
     if inside is None:
         raise ModelError(
             f"{at} is an archive of {len(names)} models. {choices('', names)} "
-            f"Choose one: model.path={path / names[0]}"
+            f"Choose one: {override('model.path', path / names[0])}"
         )
-    raise ModelError(f"{at}: there is no model {inside!r} in {path.name}. {choices(inside, names)}")
+    raise ModelError(
+        f"{at}: there is no model {inside!r} in {path.name!r}. {choices(inside, names)}"
+    )
 
 
 def unpacked(path: Path, member: str, at: str) -> bytes:

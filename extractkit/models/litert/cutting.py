@@ -10,8 +10,7 @@ from extractkit.models.litert.file import TFLiteFile
 from extractkit.models.litert.flow import Flow
 from extractkit.models.litert.graph import Graph, Subgraph, called_subgraphs
 from extractkit.models.litert.interpreter import Runnable
-
-_IDENTIFIER = b"TFL3"
+from extractkit.models.recognition.content import TFLITE
 
 
 def runnable_of(file: TFLiteFile, graph: Graph, flow: Flow, cut_off: bool) -> Runnable:
@@ -73,7 +72,7 @@ def cut(
     # They name tensors, subgraphs and buffers of the whole file.
     model.signatureDefs = model.metadata = model.metadataBuffer = None
     builder = flatbuffers.Builder()
-    builder.Finish(model.Pack(builder), _IDENTIFIER)
+    builder.Finish(model.Pack(builder), TFLITE)
     part = replace(subgraph, operations=kept, inputs=tuple(inputs), outputs=tuple(own.outputs))
     return Runnable(bytes(builder.Output()), part)
 

@@ -8,6 +8,22 @@ Files are looked at, never loaded: no TensorFlow, no HDF5, no pickle is opened.
 
 from extractkit.models.recognition.paths import recognize
 from extractkit.models.recognition.recognized import Recognized
-from extractkit.models.recognition.refusing import refuse_others, refuse_remote
+from extractkit.models.recognition.refusing import (
+    held,
+    refuse_damaged,
+    refuse_missing,
+    refuse_others,
+    refuse_remote,
+    refuse_unknown,
+)
 
-__all__ = ["Recognized", "recognize", "refuse_others", "refuse_remote"]
+__all__ = [
+    "Recognized",
+    "held",
+    "recognize",
+    "refuse_damaged",
+    "refuse_missing",
+    "refuse_others",
+    "refuse_remote",
+    "refuse_unknown",
+]

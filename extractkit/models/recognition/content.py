@@ -2,7 +2,10 @@
 
 import json
 import re
+import shlex
+import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 
 from extractkit.models.recognition.protobuf import message_kind
@@ -10,6 +13,8 @@ from extractkit.models.recognition.recognized import Recognized
 
 _HEAD = 4096
 _HDF5 = b"\x89HDF\r\n\x1a\n"
+TFLITE = b"TFL3"
+"""At byte 4 of every TensorFlow Lite file."""
 _TABLE_END = bytes.fromhex("57fb808b247547db")
 _OLD_PYTORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _PICKLE = re.compile(rb"\x80[\x02-\x05]")
@@ -21,6 +26,10 @@ _JS_SHARD = re.compile(r"group\d+-shard\d+of\d+(\.bin)?")
 _SHARD = re.compile(r"(.+)\.data-\d{5}-of-\d{5}", re.DOTALL)
 
 _NEVER = "Reading a pickle runs code that it holds, so none is ever opened here"
+_SAVE_AGAIN = (
+    "Load it with the library that wrote it, where you trust it, and save the weights as "
+    ".safetensors"
+)
 _PYTORCH = (
     f"{_NEVER}. Save the weights with PyTorch: "
     "safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"
@@ -66,20 +75,18 @@ def _by_magic(file: Path, head: bytes, tail: bytes) -> Recognized | None:
     path = str(file)
     if head.startswith(_HDF5):
         if file.name.endswith(".weights.h5") or not _mentions(file, b"model_config"):
-            return Recognized("weights in HDF5", "checkpoint", path, certain=False)
-        return Recognized("a Keras model in HDF5", "keras", path, certain=False)
-    if head[4:8] == b"TFL3":
+            return Recognized("an HDF5 file without an architecture", "checkpoint", path)
+        return Recognized("a Keras model in HDF5", "keras", path)
+    if head[4:8] == TFLITE:
         return Recognized("a TensorFlow Lite model", "tflite", path)
     if head.startswith(b"PK\x03\x04"):
         return _archive(file)
     if head.startswith(_OLD_PYTORCH):
         return Recognized("a pickle of PyTorch", advice=_PYTORCH)
     if _PICKLE.match(head) or (file.suffix in _PICKLES and head[:1] in b"(c]}x"):
-        return Recognized("a pickle", advice=f"{_NEVER}. Save the weights with what wrote it")
+        return Recognized("a pickle", advice=f"{_NEVER}. {_SAVE_AGAIN}")
     if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")) or head[257:262] == b"ustar":
-        return Recognized(
-            "a compressed archive", advice=f"Unpack it first: tar -xf {file.name}, then give that"
-        )
+        return _compressed(file)
     if head.startswith(b"\x93NUMPY"):
         return Recognized("an array of NumPy", advice=_ARRAYS)
     if head.startswith(b"GGUF"):
@@ -91,6 +98,28 @@ def _by_magic(file: Path, head: bytes, tail: bytes) -> Recognized | None:
             return _index(file)
         return Recognized("a TensorFlow checkpoint of its first format", "checkpoint", path)
     return None
+
+
+def _compressed(file: Path) -> Recognized:
+    if _is_tar(file):
+        return _packed("a compressed archive", "tarfile", file)
+    if file.suffix == ".gz":
+        how = f"Unpack it and give the file: python -m gzip -d {shlex.quote(str(file))}"
+        return Recognized("a file packed with gzip", advice=how)
+    return Recognized("a packed file", advice="Unpack it and give the file")
+
+
+def _is_tar(file: Path) -> bool:
+    try:
+        return tarfile.is_tarfile(file)
+    except (OSError, EOFError, zlib.error):  # what it is packed in is damaged
+        return False
+
+
+def _packed(what: str, module: str, file: Path) -> Recognized:
+    """An archive, unpacked by a module of Python's own."""
+    command = f"python -m {module} -e {shlex.quote(str(file))} NAME"
+    return Recognized(what, advice=f"Unpack it and give the path of what is in it: {command}")
 
 
 def _index(file: Path) -> Recognized:
@@ -133,7 +162,7 @@ def _archive(file: Path) -> Recognized:
         return Recognized("an archive of NumPy arrays", advice=_ARRAYS)
     if any(name.endswith(".tflite") for name in names):
         return Recognized("a bundle of TensorFlow Lite models", "tflite", path)
-    return Recognized("a zip archive", advice=f"Unpack it first: unzip {file.name}, then give that")
+    return _packed("a zip archive", "zipfile", file)
 
 
 def _by_text(file: Path, head: bytes, tail: bytes) -> Recognized | None:
@@ -181,7 +210,10 @@ def _json(file: Path) -> Recognized | None:
 
 def _by_message(file: Path) -> Recognized | None:
     path = str(file)
-    match message_kind(file):
+    kind, whole = message_kind(file)
+    if not whole and kind is not None:
+        return Recognized(f"a {kind} that is damaged or cut off", advice="Copy it again")
+    match kind:
         case "GraphDef":
             return Recognized("a GraphDef", "frozen_graph", path)
         case "SavedModel":

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import shlex
 from pathlib import Path
 
 from extractkit.models.recognition.content import EMPTY, SPLIT, recognize_file
@@ -52,10 +53,12 @@ def remote(path: str) -> Recognized | None:
     if found[1].lower() == "file":
         return Recognized("a URL of a local file", advice=f"Give its path: {found[2]}")
     fetch = _FETCH.get(found[1].lower())
-    how = f": {fetch.format(path=path, rest=found[2])}" if fetch else ""
+    how = ""
+    if fetch is not None:
+        how = f": {fetch.format(path=shlex.quote(path), rest=shlex.quote(found[2]))}"
     return Recognized(
         "not on this machine",
-        advice=f"Copy it here first{how}, then give the path of the copy",
+        advice=f"Copy it to this machine and give the path of the copy{how}",
     )
 
 

@@ -1,6 +1,5 @@
 """Protocol buffers told apart by the numbers of their fields, without their definitions."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,12 +17,21 @@ class _Field(NamedTuple):
     content: bytes
 
 
-def message_kind(file: Path) -> str | None:
-    """Return which message a file holds: one of the keys of `MESSAGES`; None: none of them."""
+# Known by so much of their start that a file that is cut off is one all the same.
+_CERTAIN = ("GraphDef", "SavedModel", "MetaGraphDef")
+
+
+def message_kind(file: Path) -> tuple[str | None, bool]:
+    """Return which message a file holds, and whether it is whole; None: none that is known."""
     try:
-        fields = list(_fields(file))
-    except (ValueError, OSError):
-        return None
+        fields, whole = _fields(file)
+    except OSError:
+        return None, False
+    kind = _kind(fields)
+    return (kind if whole or kind in _CERTAIN else None), whole
+
+
+def _kind(fields: list[_Field]) -> str | None:
     numbers = {(field.number, field.kind) for field in fields}
     first = next((field for field in fields if field.number == 1), None)
     if first is None:
@@ -99,37 +107,49 @@ def _begin(content: bytes, most: int = _MOST_FIELDS) -> list[_Field]:
     return found
 
 
-def _fields(file: Path) -> Iterator[_Field]:
-    """Yield the first fields of the message that a file is.
+def _fields(file: Path) -> tuple[list[_Field], bool]:
+    """Return the first fields of the message that a file is, and whether it is whole so far.
 
-    Raises:
-        ValueError: it is no message, or it is cut off.
+    What is no message ends at its first byte that cannot be; of one that is cut off the last field
+    is not whole.
     """
     whole = file.stat().st_size
+    found: list[_Field] = []
     with file.open("rb") as opened:
-        position = count = 0
-        while position < whole and count < _MOST_FIELDS:
+        position = 0
+        while position < whole and len(found) < _MOST_FIELDS:
             opened.seek(position)
             head = opened.read(20)
-            tag, offset = _varint(head, 0)
-            number, kind = tag >> 3, tag & 7
-            if not 0 < number < 1 << 29:
-                raise ValueError(number)
-            size = 0
-            if kind == _VARINT:
-                _, offset = _varint(head, offset)
-            elif kind == _BYTES:
-                size, offset = _varint(head, offset)
-            elif kind in (_FIXED_32, _FIXED_64):
-                size = 4 if kind == _FIXED_32 else 8
-            else:
-                raise ValueError(kind)
-            if position + offset + size > whole:
-                raise ValueError(size)
+            try:
+                (number, kind), offset, size = _tag(head)
+            except ValueError:
+                return found, False
             opened.seek(position + offset)
-            yield _Field(number, kind, opened.read(min(size, _HEAD)))
+            found.append(_Field(number, kind, opened.read(min(size, _HEAD))))
             position += offset + size
-            count += 1
+    return found, position <= whole
+
+
+def _tag(head: bytes) -> tuple[tuple[int, int], int, int]:
+    """Return a field's number and type, where its content begins, and the content's size.
+
+    Raises:
+        ValueError: it is no field.
+    """
+    tag, offset = _varint(head, 0)
+    number, kind = tag >> 3, tag & 7
+    if not 0 < number < 1 << 29:
+        raise ValueError(number)
+    size = 0
+    if kind == _VARINT:
+        _, offset = _varint(head, offset)
+    elif kind == _BYTES:
+        size, offset = _varint(head, offset)
+    elif kind in (_FIXED_32, _FIXED_64):
+        size = 4 if kind == _FIXED_32 else 8
+    else:
+        raise ValueError(kind)
+    return (number, kind), offset, size
 
 
 def _varint(content: bytes, position: int) -> tuple[int, int]:

@@ -12,12 +12,9 @@ class Recognized:
         model: the entry of the `model` group that reads it; None: none does.
         path: what to give that entry as `model.path`: the folder of a SavedModel for a file in it.
         advice: what to do where no entry reads it, as a sentence; empty: nothing is known.
-        certain: whether the content proves it. Where a name alone tells, another format may read
-            the file after all.
     """
 
     what: str
     model: str | None = None
     path: str = ""
     advice: str = ""
-    certain: bool = True

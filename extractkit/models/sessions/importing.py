@@ -15,11 +15,12 @@ from extractkit.models.graphs.imported import ImportedGraph
 from extractkit.models.graphs.stand_ins import put_stand_ins
 from extractkit.models.in_force import remember
 from extractkit.models.operation_libraries import why_not_loaded
-from extractkit.models.recognition import refuse_others
+from extractkit.models.recognition import refuse_damaged, refuse_others, refuse_unknown
 from extractkit.models.sessions.graph import LaterSession, clean
 
 _Graph = TypeVar("_Graph")
 
+_MODELS = ("frozen_graph", "meta_graph")
 _TEXT = (".pbtxt", ".txt", ".prototxt")
 
 
@@ -32,9 +33,11 @@ def read_graph_def(path: str, file: Path) -> Any:
     try:
         graph_def = parsed(path, file, tf.compat.v1.GraphDef(), "GraphDef")
         if not graph_def.node:
+            if graph_def.ListFields() == []:  # fields of another message alone
+                refuse_unknown(path, file, "a GraphDef")
             raise ModelError(f"model.path={path!r} holds no graph: it has no operations")
         if not all(node.name and node.op for node in graph_def.node):
-            raise ModelError(f"model.path={path!r} is no GraphDef: damaged, or something else")
+            refuse_unknown(path, file, "a GraphDef")
     except ModelError:
         refuse_others(path, "frozen_graph")
         raise
@@ -53,9 +56,7 @@ def parsed(path: str, file: Path, message: Message, kind: str) -> Any:
         else:
             message.ParseFromString(file.read_bytes())
     except (DecodeError, text_format.ParseError, UnicodeDecodeError, OSError) as error:
-        raise ModelError(
-            f"model.path={path!r} is no {kind}: damaged, or something else: {told(error)}"
-        ) from error
+        refuse_damaged(path, file, f"a {kind}", error, *_MODELS)
     return message
 
 

@@ -12,7 +12,7 @@ from extractkit.models.foreign import told
 from extractkit.models.moving_averages import MovingAverages, named_averages
 from extractkit.models.recognition import refuse_others
 from extractkit.models.sessions.variables import VARIABLE_TYPES, GraphVariable, variables_of
-from extractkit.models.weight_files.checkpoint_files import missing_file
+from extractkit.models.weight_files.checkpoint_files import missing_file, refuse_pattern
 
 _MOST = 3
 _SLICED = " "
@@ -46,6 +46,7 @@ def restore(at: str, session: tf.compat.v1.Session, saver: Any, prefix: str) -> 
             f"{at}: {missing.name!r} is missing from the checkpoint in {str(missing.parent)!r}. "
             f"Copy it there, too"
         )
+    refuse_pattern(prefix, at)
     reader = _reader(at, prefix)
     by_saver = bool(saver.restore_op_name) and _has(graph, saver.restore_op_name)
     variables = [] if by_saver else variables_of(graph)

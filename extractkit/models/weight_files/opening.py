@@ -1,10 +1,18 @@
 """From a path to an open file of weights: which format it is, and what in a directory is meant."""
 
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from extractkit.advice import override
 from extractkit.errors import ModelError, choices
-from extractkit.models.recognition import refuse_others, refuse_remote
+from extractkit.models.recognition import (
+    held,
+    refuse_missing,
+    refuse_others,
+    refuse_remote,
+    refuse_unknown,
+)
 from extractkit.models.weight_files import tensorflow_checkpoint as checkpoints
 from extractkit.models.weight_files.checkpoint_files import INDEX_ENDING as CHECKPOINT_ENDING
 from extractkit.models.weight_files.checkpoint_files import prefix_of
@@ -29,7 +37,7 @@ _HOLD_WEIGHTS = ("checkpoint", "keras", "saved_model", "meta_graph")
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _ZIP_MAGIC = b"PK\x03\x04"
 _READ = (
-    "Weights are read from TensorFlow checkpoints (their prefix or directory), .h5, .hdf5, .keras "
+    "Weights are read from TensorFlow checkpoints (their prefix or folder), .h5, .hdf5, .keras "
     "and .safetensors files"
 )
 
@@ -100,8 +108,10 @@ def _open(given: str, at: str) -> WeightFile:
         chosen = _chosen(file, at)
         return _open(chosen, at if chosen == given else f"{at} ({Path(chosen).name})")
     if not file.exists():
-        refuse_others(given, "checkpoint", key=at.partition("=")[0])
-        raise _missing(file, at)
+        key = at.partition("=")[0]
+        refuse_missing(
+            given, "checkpoint", kind="weights", fits=_is_weights, key=key, ending=CHECKPOINT_ENDING
+        )
     if file.name == checkpoints.STATE_FILE and (latest := checkpoints.latest(file.parent, at)):
         return checkpoints.open_checkpoint(latest, at)
     return _open_file(file, at)
@@ -113,21 +123,24 @@ def _open_file(file: Path, at: str) -> WeightFile:
         return open_hdf5(file, at)
     if file.suffix in HDF5_ENDINGS:
         refuse_others(str(file), *_HOLD_WEIGHTS, key=at.partition("=")[0])
-        raise ModelError(f"{at} is no HDF5 file: damaged, or something else")
+        refuse_unknown(str(file), file, "an HDF5 file", at.partition("=")[0])
     if file.suffix == _JSON and not file.name.endswith(INDEX_ENDING):
         refuse_others(str(file), "tensorflow_js", key=at.partition("=")[0])
         return open_tensorflow_js(file, at)
-    if not head.startswith(_ZIP_MAGIC):
-        refuse_others(str(file), *_HOLD_WEIGHTS, key=at.partition("=")[0])
+    key = at.partition("=")[0]
+    if file.suffix != ARCHIVE_ENDING or not zipfile.is_zipfile(file):
+        refuse_others(str(file), *_HOLD_WEIGHTS, key=key)
+    if file.suffix == ARCHIVE_ENDING and not head.startswith(_ZIP_MAGIC):
+        refuse_unknown(str(file), file, "a .keras file", key)
     if file.suffix == ARCHIVE_ENDING or head.startswith(_ZIP_MAGIC):
         return open_archive(file, at)
     if file.name.endswith(INDEX_ENDING):
         return open_sharded(file, at)
-    if file.suffix == _SAFETENSORS or is_safetensors(file):
+    if is_safetensors(file):
         return open_safetensors(file, at)
     if checkpoints.is_old_checkpoint(file):
         return checkpoints.open_checkpoint(str(file), at)
-    raise ModelError(f"{at} is no file of weights: damaged, or something else. {_READ}")
+    refuse_unknown(str(file), file, "a file of weights", key)
 
 
 def _chosen(folder: Path, at: str) -> str:
@@ -139,13 +152,11 @@ def _chosen(folder: Path, at: str) -> str:
         return found[0]
     if not found:
         refuse_others(str(folder), "checkpoint", key=at.partition("=")[0])
-        inside = sorted(entry.name for entry in folder.iterdir() if entry.name[0] != ".")
-        listed = f" {choices('', inside)}" if inside else ""
-        raise ModelError(f"{at} is a directory without weights.{listed} {_READ}")
+        raise ModelError(f"{at} is a folder without weights. {held(folder)} {_READ}")
     names = [Path(one).name.removesuffix(CHECKPOINT_ENDING) for one in found]
     raise ModelError(
-        f"{at} is a directory with {len(found)} files of weights. {choices('', names)} "
-        f"Give one: {at.partition('=')[0]}={folder}/NAME"
+        f"{at} is a folder with {len(found)} files of weights. {choices('', names)} "
+        f"Give one: {override(at.partition('=')[0], folder / names[0])}"
     )
 
 
@@ -167,16 +178,5 @@ def _has_index(prefix: str) -> bool:
     return Path(prefix + CHECKPOINT_ENDING).is_file()
 
 
-def _missing(file: Path, at: str) -> ModelError:
-    siblings = []
-    if file.parent.is_dir():
-        names = [entry.name for entry in file.parent.iterdir()]
-        siblings = [name for name in names if name.endswith(_FILE_ENDINGS)]
-        siblings += [
-            name.removesuffix(CHECKPOINT_ENDING)
-            for name in names
-            if name.endswith(CHECKPOINT_ENDING)
-        ]
-    return ModelError(
-        f"{at} does not exist. Weights in {str(file.parent)!r}: {choices(file.name, siblings)}"
-    )
+def _is_weights(entry: Path) -> bool:
+    return entry.name.endswith((*_FILE_ENDINGS, CHECKPOINT_ENDING))

@@ -13,7 +13,11 @@ from typing import Any
 from extractkit.errors import ModelError, choices
 from extractkit.models.foreign import told
 from extractkit.models.tensorflow_process import quiet_start
-from extractkit.models.weight_files.checkpoint_files import INDEX_ENDING, checkpoint_files
+from extractkit.models.weight_files.checkpoint_files import (
+    INDEX_ENDING,
+    checkpoint_files,
+    refuse_pattern,
+)
 from extractkit.models.weight_files.tensorflow_places import (
     OBJECT_GRAPH,
     object_averages,
@@ -72,8 +76,14 @@ def latest(folder: Path, at: str) -> str | None:
     present = [file.name.removesuffix(INDEX_ENDING) for file in folder.glob(f"*{INDEX_ENDING}")]
     raise ModelError(
         f"{at}: its file {STATE_FILE!r} names {recorded!r}, which is neither there nor in the "
-        f"directory. {choices(name, present)}"
+        f"folder. {_instead(name, present)}"
     )
+
+
+def _instead(name: str, present: list[str]) -> str:
+    if present:
+        return choices(name, present)
+    return f"Copy the files {name}{INDEX_ENDING} and {name}.data-…-of-… there"
 
 
 def open_checkpoint(prefix: str, at: str) -> WeightFile:
@@ -86,6 +96,7 @@ def open_checkpoint(prefix: str, at: str) -> WeightFile:
         ModelError: a file of it is missing or damaged, or there is nothing in it.
     """
     files = _files(prefix, at)
+    refuse_pattern(prefix, at)
     with quiet_start():
         import tensorflow as tf
     try:

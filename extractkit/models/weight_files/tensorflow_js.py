@@ -16,6 +16,7 @@ import numpy as np
 
 from extractkit.errors import ModelError, choices
 from extractkit.models.foreign import told
+from extractkit.models.recognition import refuse_unknown
 from extractkit.models.weight_files.weight_file import Entry, Place, WeightFile, damaged
 from extractkit.tensors import TEXT
 from extractkit.values import Array
@@ -83,6 +84,11 @@ class _Weight:
         return values.astype(self.entry.dtype)
 
 
+def _begins_as_json(file: Path) -> bool:
+    with file.open("rb") as opened:
+        return opened.read(64).lstrip().startswith(b"{")
+
+
 def read_json(file: Path, at: str) -> dict[str, Any]:
     """Return the content of a `model.json`.
 
@@ -92,9 +98,11 @@ def read_json(file: Path, at: str) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
+        if not _begins_as_json(file):
+            refuse_unknown(str(file), file, f"a {FILE} of TensorFlow.js", at.partition("=")[0])
         raise damaged(f"{at} ({file.name})", told(error)) from error
     if not isinstance(found, dict) or not isinstance(found.get("weightsManifest"), list):
-        raise ModelError(f"{at} is no {FILE} of TensorFlow.js: it has no list weightsManifest")
+        raise ModelError(f"{at} is not a {FILE} of TensorFlow.js: it has no list weightsManifest")
     return found
 
 

@@ -46,25 +46,28 @@ def test_a_directory_that_does_not_exist_names_its_neighbours(tmp_path: Path) ->
     (tmp_path / "gpt2").mkdir()
     path = str(tmp_path / "gpt")
     assert refused(path) == (
-        f"model.path={path!r} does not exist. In {str(tmp_path)!r}: Available: 'gpt2'."
+        f"model.path={path!r} does not exist. Folders in {str(tmp_path)!r}: Available: 'gpt2'."
     )
 
 
 def test_a_directory_without_a_model(tmp_path: Path) -> None:
-    assert refused(tmp_path) == f"model.path={str(tmp_path)!r} has no config.json. {TAKES}"
+    assert (
+        refused(tmp_path)
+        == f"model.path={str(tmp_path)!r} has no config.json. It is empty. {TAKES}"
+    )
 
 
 def test_a_file(gpt2: Path) -> None:
     file = gpt2 / "model.weights.h5"
     assert refused(file) == (
-        f"model.path={str(file)!r} is a file; model=keras_hub takes a directory or a preset"
+        f"model.path={str(file)!r} is a file of a preset. Give its folder: model.path={gpt2}"
     )
 
 
 def test_a_hub_of_which_settings_would_go_unseen() -> None:
     assert refused("hf://somebody/model") == (
-        "model.path='hf://somebody/model': a model on a hub is not read from there, as its "
-        "settings would go unseen. Download its directory first: model.path=DIR"
+        "model.path='hf://somebody/model' is not on this machine. Copy it to this machine and give "
+        "the path of the copy: hf download somebody/model --local-dir NAME"
     )
 
 

@@ -90,7 +90,7 @@ FILES = [
     ("no_ending", lambda: b"\x1c\0\0\0TFL3" + bytes(20), "tflite", "TensorFlow Lite"),
     ("m.keras", lambda: zipped("config.json", "metadata.json"), "keras", "a Keras archive"),
     ("m.h5", lambda: hdf5({"model_config": "{}"}), "keras", "a Keras model in HDF5"),
-    ("m.h5", lambda: hdf5({"layer_names": "[]"}), "checkpoint", "weights in HDF5"),
+    ("m.h5", lambda: hdf5({"layer_names": "[]"}), "checkpoint", "an HDF5 file without an"),
     ("m.safetensors", safetensors, "checkpoint", "weights in safetensors"),
     ("checkpoint", lambda: CHECKPOINT, "checkpoint", "the state file"),
     ("model.json", lambda: json.dumps(LAYERS).encode(), "tensorflow_js", "TensorFlow.js"),
@@ -104,7 +104,7 @@ FILES = [
     ("m.onnx", onnx, None, "an ONNX model"),
     ("m.mlmodel", core_ml, None, "a Core ML model"),
     ("m.json", lambda: b'{"class_name": "Sequential", "config": {}}', None, "the architecture"),
-    ("m.tar.gz", lambda: gzip.compress(b"x"), None, "a compressed archive"),
+    ("m.tar.gz", lambda: gzip.compress(b"x"), None, "a file packed with gzip"),
     ("m.zip", lambda: zipped("readme.txt"), None, "a zip archive"),
     ("m.npz", npz, None, "an archive of NumPy arrays"),
     ("m.gguf", lambda: b"GGUF" + bytes(20), None, "a GGUF file"),
@@ -180,7 +180,7 @@ def test_folders(tmp_path: Path) -> None:
         ("s3://bucket/m", "aws s3 cp --recursive s3://bucket/m NAME"),
         ("hf://google/bert", "hf download google/bert --local-dir NAME"),
         ("https://host/m.tflite", "curl -LO https://host/m.tflite"),
-        ("abfs://x/y", "Copy it here first, then give the path of the copy"),
+        ("abfs://x/y", "Copy it to this machine and give the path of the copy"),
     ],
 )
 def test_places_elsewhere(path: str, advice: str) -> None:

@@ -17,7 +17,7 @@ from extractkit.models.weight_files import open_weights
 from tests.models.weight_files import examples
 
 READ = (
-    "Weights are read from TensorFlow checkpoints (their prefix or directory), .h5, .hdf5, .keras "
+    "Weights are read from TensorFlow checkpoints (their prefix or folder), .h5, .hdf5, .keras "
     "and .safetensors files"
 )
 
@@ -39,21 +39,22 @@ def test_a_missing_file_names_its_neighbours(tmp_path: Path) -> None:
         f"Available: 'a.safetensors', 'b.h5', 'model.ckpt-1'."
     )
     assert message(tmp_path / "no" / "c.h5") == (
-        f" does not exist. Weights in {str(tmp_path / 'no')!r}: There is none."
+        f" does not exist: there is no folder {str(tmp_path / 'no')!r}. Folders in "
+        f"{str(tmp_path)!r}: There is none."
     )
 
 
 def test_a_directory_without_weights(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
-    assert message(tmp_path) == f" is a directory without weights. Available: 'notes.txt'. {READ}"
+    assert message(tmp_path) == f" is a folder without weights. It holds 'notes.txt'. {READ}"
 
 
 def test_a_directory_with_several_files_names_them(tmp_path: Path) -> None:
     for name in ("a.safetensors", "b.h5", "model.ckpt-1.index"):
         (tmp_path / name).touch()
     assert message(tmp_path) == (
-        f" is a directory with 3 files of weights. Available: 'a.safetensors', 'b.h5', "
-        f"'model.ckpt-1'. Give one: model.path={tmp_path}/NAME"
+        f" is a folder with 3 files of weights. Available: 'a.safetensors', 'b.h5', "
+        f"'model.ckpt-1'. Give one: model.path={tmp_path}/a.safetensors"
     )
 
 
@@ -61,19 +62,29 @@ def test_a_directory_with_several_files_names_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"hello, this is text\n", bytes(100)])
 def test_something_else(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    unknown = f" is no file of weights: damaged, or something else. {READ}"
+    begin = content[:12]
+    unknown = (
+        f" is not a file of weights, and its format is unknown: {name!r} begins with {begin!r}"
+    )
     assert message(tmp_path / name) == (unknown if content else " is an empty file. Copy it again")
 
 
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("m.h5", " is no HDF5 file: damaged, or something else"),
-        ("m.keras", " is damaged, or not whole: BadZipFile: File is not a zip file"),
+        (
+            "m.h5",
+            " is not an HDF5 file, and its format is unknown: 'm.h5' begins with b'hello, this '",
+        ),
+        (
+            "m.keras",
+            " is not a .keras file, and its format is unknown: 'm.keras' begins with "
+            "b'hello, this '",
+        ),
         (
             "m.safetensors",
-            " (m.safetensors) is damaged, or not whole: SafetensorError: Error while "
-            "deserializing header: header too large",
+            " is not a file of weights, and its format is unknown: 'm.safetensors' begins with "
+            "b'hello, this '",
         ),
         (
             "m.safetensors.index.json",
@@ -121,7 +132,7 @@ def test_a_truncated_archive(tmp_path: Path) -> None:
     content = (tmp_path / "m.keras").read_bytes()
     (tmp_path / "m.keras").write_bytes(content[: len(content) // 2])
     assert message(tmp_path / "m.keras") == (
-        " is damaged, or not whole: BadZipFile: File is not a zip file"
+        " is a zip archive that is cut off or damaged. Copy it again"
     )
 
 
