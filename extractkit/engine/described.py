@@ -1,7 +1,9 @@
 """A run's manifest, from what has been loaded; and whether a later process still finds the same."""
 
+from copy import deepcopy
 from dataclasses import replace
 
+from extractkit.advice import command
 from extractkit.engine.identity import identity, weights_of
 from extractkit.engine.prepare import Prepared
 from extractkit.engine.process import environment
@@ -24,7 +26,8 @@ def described(manifest: Manifest, prepared: Prepared) -> Manifest:
     known = replace(
         manifest,
         model={
-            **model.describe(),
+            # What an adapter records may grow as it loads further weights; a manifest stays.
+            **deepcopy(dict(model.describe())),
             "weights": weights_of(checkpoints) if checkpoints else model.weights_digest(),
             "definition": model.definition_digest(),
         },
@@ -64,7 +67,16 @@ def check_same(recorded: Manifest, now: Manifest, given: str) -> None:
     Raises:
         RunDirectoryError: something differs; all of it is named.
     """
-    if found := differences(recorded, now):
+    found = differences(recorded, now)
+    if found and SHARING not in recorded.settings:
+        other = "".join(f" Besides, {one}." for one in job_differences(recorded, now))
+        raise RunDirectoryError(
+            f"{given} cannot be resumed: an earlier extractkit wrote it, which did not measure "
+            f"whether samples may share a batch, and this one may compute other last bits than "
+            f"those of the shards that are committed.{other} These stay readable: "
+            f"{command('show', given)}. To compute every sample anew: {command('rerun', given)}"
+        )
+    if found:
         raise RunDirectoryError(
             f"{given} cannot be gone on with: its values would not be those of one job. "
             f"{'; '.join(found)}. Put back what was there, or run the job anew"

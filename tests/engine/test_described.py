@@ -13,6 +13,7 @@ from extractkit.errors import RunDirectoryError
 from extractkit.runs.agreement import differences
 from extractkit.runs.environment import package_versions
 from extractkit.runs.manifest import Manifest, RunInputs, Skipped, Volatile
+from extractkit.testing.reference import ReferenceModel
 from tests.engine.examples import EVERYTHING, MODEL, TEXTS, job, source
 
 STARTED = Manifest(volatile=Volatile("now"), job_given=("model=mine", "seed=1"), seeds={"a": 1})
@@ -159,3 +160,18 @@ def test_a_run_may_be_repeated_with_other_libraries_but_no_other_weights(known: 
         f"the run cannot be repeated: the model's weights: {weights}… was recorded, aa is found. "
         f"Put back what was there, or run the job anew: extractkit model=mine seed=1"
     )
+
+
+class Recording(ReferenceModel):
+    """What it describes grows as it loads weights."""
+
+    found: list[str] = ["first"]  # noqa: RUF012 - shared on purpose
+
+    def describe(self) -> Mapping[str, object]:
+        return {**super().describe(), "found": {"averages": self.found}}
+
+
+def test_what_an_adapter_records_later_does_not_change_the_manifest() -> None:
+    told = described(STARTED, prepare(job({"path": "pool:output"}, model=Recording())))
+    Recording.found.append("second")
+    assert told.model["found"] == {"averages": ["first"]}
