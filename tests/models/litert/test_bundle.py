@@ -72,7 +72,7 @@ def test_several_models_are_listed(tmp_path: Path) -> None:
         f"model.path={str(path)!r} is an archive of 2 models. Available: 'face.tflite', "
         f"'more.task/hand.tflite'. Choose one: model.path={path}/face.tflite"
     )
-    assert "there is no model 'fce.tflite' in bundle.task. Available: 'face" in refusal(
+    assert "there is no model 'fce.tflite' in 'bundle.task'. Available: 'face" in refusal(
         path / "fce.tflite"
     )
     assert load(str(path / "more.task" / "hand.tflite")).catalog[":output.y"].extractable
@@ -85,7 +85,7 @@ def test_an_archive_without_models(tmp_path: Path) -> None:
 
 def test_a_member_that_is_no_model(tmp_path: Path) -> None:
     path = written(tmp_path, archive(a_tflite=b"no model at all"))
-    assert "'a.tflite' in it is no TFLite file" in refusal(path)
+    assert "'a.tflite' in it is not a TFLite file" in refusal(path)
 
 
 def test_damage_is_told(tmp_path: Path) -> None:
