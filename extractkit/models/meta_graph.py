@@ -19,8 +19,8 @@ from extractkit.models.recognition import (
     refuse_unknown,
 )
 from extractkit.models.tensorflow_process import quiet_start
-from extractkit.models.weight_files.checkpoint_files import prefix_of
 from extractkit.models.weight_files.tensorflow_checkpoint import is_old_checkpoint
+from extractkit.runs.companions import prefix_of
 
 if TYPE_CHECKING:
     from extractkit.models.sessions.model import SessionAgain, SessionModel

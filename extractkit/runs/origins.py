@@ -10,6 +10,7 @@ from typing import Any
 
 from extractkit.component import Component
 from extractkit.errors import InputError
+from extractkit.runs.companions import whole
 
 _NAMES = frozenset({"path", "checkpoint", "filepath", "weights"})
 """Arguments that name files, as a text, a list or a mapping: no other text is looked for."""
@@ -24,7 +25,8 @@ class Origin:
 
     Attributes:
         key: the config key ("model.path").
-        path: what it says, made absolute: a file, a directory, a pattern, a checkpoint's prefix.
+        path: what it says, made absolute: a file, which stands for those that belong to it too; a
+            directory, a pattern, a checkpoint's prefix.
         sha256: over the file; where there are several, over their names, sizes and contents.
         bytes: of all of them.
     """
@@ -128,8 +130,10 @@ def _files(text: str) -> tuple[list[Path], Path]:
     """The files that a text names, in order, and the directory that their names are told from."""
     try:
         path = Path(text).expanduser()
-        if not text or path.is_file():
-            return [path] if text else [], path.parent
+        if not text:
+            return [], path.parent
+        if path.is_file():
+            return whole(path)
         # A model inside an archive: `FILE.task/INNER.tflite`.
         if (archive := next((one for one in path.parents if one.is_file()), None)) is not None:
             return [archive], archive.parent

@@ -2,13 +2,17 @@
 
 import hashlib
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from extractkit.component import Component
+from extractkit.engine import loaded
 from extractkit.errors import InputError
+from extractkit.runs.companions import whole
 from extractkit.runs.origins import Origin, origin, origins, relocated
+from extractkit.runs.verification import sources
 
 
 def sha256(content: bytes) -> str:
@@ -138,3 +142,87 @@ def test_the_path_of_a_selector_is_no_file(tmp_path: Path) -> None:
         "selectors": {"all": {"path": "*"}},
         "model": {"path": str(tmp_path / "weights.h5")},
     }
+
+
+WEIGHTS_MANIFEST = (
+    b'{"weightsManifest": [{"paths": ["g1-1of2.bin", "g1-2of2.bin"], "weights": []}]}'
+)
+READ_TOGETHER = {
+    "a graph with its checkpoint": ("m.meta", {"m.meta", "m.index", "m.data-00000-of-00001"}),
+    "the index of a checkpoint": ("m.index", {"m.index", "m.data-00000-of-00001", "m.meta"}),
+    "the prefix of a checkpoint": ("m", {"m.index", "m.data-00000-of-00001", "m.meta"}),
+    "the latest checkpoint": ("checkpoint", {"checkpoint", "m.index", "m.data-00000-of-00001"}),
+    "an old checkpoint with its graph": ("old", {"old", "old.meta"}),
+    "TensorFlow.js": ("model.json", {"model.json", "g1-1of2.bin", "g1-2of2.bin"}),
+    "safetensors in parts": (
+        "w.safetensors.index.json",
+        {"w.safetensors.index.json", "w-1.safetensors", "w-2.safetensors"},
+    ),
+    "a file of a SavedModel": (
+        "saved/saved_model.pb",
+        {"saved/saved_model.pb", "saved/variables/variables.index", "saved/assets/words.txt"},
+    ),
+    "a folder": ("hub", {"hub/config.json", "hub/tokenizer.json", "hub/assets/vocab.txt"}),
+    "a model in an archive": ("pack.task/inner.tflite", {"pack.task"}),
+    "one file": ("model.keras", {"model.keras"}),
+}
+
+
+@pytest.fixture
+def formats(tmp_path: Path) -> Path:
+    """Files of every format, and some beside them that belong to none."""
+    contents = {
+        "model.json": WEIGHTS_MANIFEST,
+        "w.safetensors.index.json": b'{"weight_map": {"a": "w-1.safetensors", "b": '
+        b'"w-2.safetensors"}}',
+        "checkpoint": b'model_checkpoint_path: "m"\nall_model_checkpoint_paths: "other"\n',
+    }
+    names = {name for _, read in READ_TOGETHER.values() for name in read}
+    for name in (*names, "other.index", "other.bin", "model.h5", "m2.index"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(contents.get(name, name.encode()))
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", READ_TOGETHER)
+def test_a_byte_of_any_file_that_a_format_reads_is_another_origin(formats: Path, kind: str) -> None:
+    given, read = READ_TOGETHER[kind]
+    component = Component("model", "some.load", {"path": str(formats / given)})
+
+    def found() -> tuple[object, object]:
+        return origin("model.path", str(formats / given)), loaded._files(component)
+
+    before, stamped = found()
+    assert {str(path.relative_to(formats)) for path in stamped} >= read
+    for path in sorted(formats.rglob("*")):
+        if not path.is_file():
+            continue
+        content = path.read_bytes()
+        path.write_bytes(content + b" ")
+        changed = found()[0] != before
+        path.write_bytes(content)
+        name = str(path.relative_to(formats))
+        assert changed if name in read else not changed or name == "m.meta", name
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b'{"weight_map"', b'{"weightsManifest": 3}', b'{"weight_map": []}']
+)
+def test_a_damaged_index_names_no_other_files(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.json").write_bytes(content)
+    found = origin("model.path", str(tmp_path / "model.json"))
+    assert found is not None
+    assert found.sha256 == sha256(content)
+
+
+def test_an_index_names_files_beside_it_alone(formats: Path) -> None:
+    (formats / "model.json").write_bytes(b'{"weight_map": {"a": "../x", "b": "hub/config.json"}}')
+    assert [one.name for one in whole(formats / "model.json")[0]] == ["model.json"]
+
+
+def test_older_runs_recorded_the_named_file_alone(formats: Path) -> None:
+    """Their files have not changed; one that has is found."""
+    path = str(formats / "model.json")
+    recorded = Origin("model.path", path, sha256(WEIGHTS_MANIFEST), len(WEIGHTS_MANIFEST))
+    assert sources._wrong(recorded, path) == []
+    assert sources._wrong(replace(recorded, sha256=sha256(b"")), path)

@@ -11,14 +11,7 @@ INDEX_ENDING = ".index"
 # What TensorFlow looks for the files of a checkpoint with, even for those of one prefix.
 _WILD = "*?[\\"
 
-_MEMBER = re.compile(r"(.*)\.(?:index|meta|data-\d{5}-of-\d{5})", re.DOTALL)
 _SHARD = re.compile(r"\.data-\d{5}-of-(\d{5})")
-
-
-def prefix_of(member: str) -> str | None:
-    """Return the prefix that a file of a checkpoint belongs to, told by its name."""
-    found = _MEMBER.fullmatch(member)
-    return found[1] if found else None
 
 
 def checkpoint_files(prefix: str) -> tuple[Path, ...]:

@@ -15,7 +15,6 @@ from extractkit.models.recognition import (
 )
 from extractkit.models.weight_files import tensorflow_checkpoint as checkpoints
 from extractkit.models.weight_files.checkpoint_files import INDEX_ENDING as CHECKPOINT_ENDING
-from extractkit.models.weight_files.checkpoint_files import prefix_of
 from extractkit.models.weight_files.keras_archive import ENDING as ARCHIVE_ENDING
 from extractkit.models.weight_files.keras_archive import open_archive
 from extractkit.models.weight_files.keras_hdf5 import HDF5_ENDINGS, list_together, open_hdf5
@@ -28,6 +27,7 @@ from extractkit.models.weight_files.safetensors_file import (
 from extractkit.models.weight_files.tensorflow_js import FILE as TENSORFLOW_JS
 from extractkit.models.weight_files.tensorflow_js import open_tensorflow_js
 from extractkit.models.weight_files.weight_file import WeightFile
+from extractkit.runs.companions import prefix_of
 
 _SAFETENSORS = ".safetensors"
 _JSON = ".json"
