@@ -363,8 +363,14 @@ def bytes_per_sample(tensors: Iterable[PlannedTensor], lengths: Lengths) -> npt.
     return total
 
 
-def plan_shards(per_sample: npt.NDArray[np.int64], shard_size: int | None) -> tuple[Shard, ...]:
-    """The samples cut into shards of `shard_size`, or (None) of at most SHARD_BYTES each."""
+def plan_shards(
+    per_sample: npt.NDArray[np.int64], shard_size: int | None, multiple: int = 1
+) -> tuple[Shard, ...]:
+    """The samples cut into shards of `shard_size`, or (None) of at most SHARD_BYTES each.
+
+    Args:
+        multiple: every shard but the last holds a multiple of so many samples.
+    """
     count = len(per_sample)
     if shard_size is not None:
         return tuple(Shard(a, min(a + shard_size, count)) for a in range(0, count, shard_size))
@@ -374,7 +380,9 @@ def plan_shards(per_sample: npt.NDArray[np.int64], shard_size: int | None) -> tu
     while start < count:
         before = int(ends[start - 1]) if start else 0
         stop = int(np.searchsorted(ends, before + SHARD_BYTES, side="right"))
-        stop = min(max(stop, start + 1), start + SHARD_SAMPLES, count)
+        stop = min(stop, start + SHARD_SAMPLES)
+        if stop < count:
+            stop = min(start + max((stop - start) // multiple, 1) * multiple, count)
         shards.append(Shard(start, stop))
         start = stop
     return tuple(shards)

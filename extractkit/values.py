@@ -21,6 +21,9 @@ from extractkit.plan import numpy_dtype
 
 Array = npt.NDArray[Any]
 
+State = tuple[Array, ...]
+"""What a model with a state carries from one call to the next."""
+
 VALUES, OFFSETS, SHAPES = "values", "offsets", "shapes"
 
 

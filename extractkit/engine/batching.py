@@ -29,11 +29,13 @@ class BatchRules:
         batch_size: most samples in a batch.
         batch_tokens: most elements along the free axes of a batch, padding included; None: any.
         padded: whether samples of different lengths may share a batch (the model masks padding).
+        in_order: whether batches follow the order of the samples, each of `batch_size`.
     """
 
     batch_size: int
     batch_tokens: int | None
     padded: bool
+    in_order: bool = False
 
     @property
     def length_step(self) -> int:
@@ -47,7 +49,7 @@ def plan_batches(shard: Lengths, rules: BatchRules) -> list[list[int]]:
     Where lengths differ, samples are sorted by padded length (ties in order) and cut where that
     costs least padding: by dynamic programming over them, each call counted as well.
     """
-    if not shard.axes:
+    if not shard.axes or rules.in_order:
         ends = range(0, shard.samples, rules.batch_size)
         return [list(range(a, min(a + rules.batch_size, shard.samples))) for a in ends]
     step = rules.length_step

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import cast
 
 from extractkit.advice import command
+from extractkit.engine.carrying import check_lengths
 from extractkit.engine.described import check_repeats, check_same, described
 from extractkit.engine.distributed.running import Hired, hired
 from extractkit.engine.listener import Listener, Summary
@@ -268,7 +269,10 @@ class _Execution:
         constants = sum(t.constant_bytes or 0 for t in prepared.tensors if t.constant)
         times = prepared.opened.sets_of_weights
         total = (int(per_sample.sum()) + constants) * times
-        shards = plan_shards(per_sample, self.job.runtime.shard_size)
+        carried = prepared.opened.samples_carried
+        if carried is not None:
+            check_lengths(lengths, carried)
+        shards = plan_shards(per_sample, self.job.runtime.shard_size, carried or 1)
         overhead = file_overhead(len(prepared.tensors), len(shards) * times)
         files = (total + overhead) * len(self.job.sinks)
         if (part := self.job.runtime.part) is not None:
@@ -282,7 +286,7 @@ class _Execution:
         if not self.job.runtime.self_check or recorder.manifest.volatile.self_check:
             return
         began = time.perf_counter()
-        stream = prepared.stream(found, lambda done: None)
+        stream = prepared.stream(found, lambda done: None, recorder.state_before)
         shards = [shard for shard in recorder.manifest.shards if not shard.constant]
         self.listener.stage("checking the outputs against the model's own call")
         checked = self_check(prepared, stream, shards)
@@ -316,7 +320,9 @@ class _Execution:
         self.computed = sum(map(len, missing))
         ordered = prepared.ordered(missing, found)
         if workers is None:
-            stream = prepared.stream(found, lambda done: self.listener.advanced(done, 0))
+            stream = prepared.stream(
+                found, lambda done: self.listener.advanced(done, 0), recorder.state_before
+            )
             with closing(stream.shards(ordered)) as computed:
                 for one in computed:
                     self._commit_one(one, recorder)
@@ -331,7 +337,7 @@ class _Execution:
         began = time.perf_counter()
         before = recorder.bytes
         timings = {"compute": one.compute_seconds}
-        recorder.commit(one.shard, one.values, timings, one.stats, one.skipped)
+        recorder.commit(one.shard, one.values, timings, one.stats, one.skipped, one.state)
         _log.info("committed %s in %.3f s", one.shard.key, time.perf_counter() - began)
         self.listener.advanced(0, recorder.bytes - before)
 

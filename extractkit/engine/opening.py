@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import cast
 
+from extractkit.engine.carrying import check_count, check_runtime
 from extractkit.engine.heap import without_collections
 from extractkit.engine.isolation import try_out
 from extractkit.engine.loaded import forget, model_of
@@ -14,7 +15,7 @@ from extractkit.inputs.nothing import NoSamples
 from extractkit.inputs.protocol import Inputs, Source
 from extractkit.job import Job
 from extractkit.models.axes import of_single_calls
-from extractkit.models.protocol import CheckpointAxis, Compilation, Model
+from extractkit.models.protocol import CarriesState, CheckpointAxis, Compilation, Model
 from extractkit.plan import PlannedTensor, plan_tensors
 from extractkit.selectors import Selector
 from extractkit.tensors import Catalog, TensorRecord
@@ -43,6 +44,8 @@ class Opened:
         axis: the checkpoints, where the model is given several; its weights are those of the first.
         alone: whether each call of the model takes one sample in any case.
         why_alone: the reason, where the job itself does not say so.
+        samples_carried: how many samples each call takes of a model that carries its state from
+            call to call; None where each call starts from the initial state.
     """
 
     model: Model
@@ -56,6 +59,7 @@ class Opened:
     axis: CheckpointAxis | None = None
     alone: bool = False
     why_alone: str | None = None
+    samples_carried: int | None = None
 
     @property
     def sets_of_weights(self) -> int:
@@ -116,6 +120,9 @@ def open_job(job: Job) -> Opened:
         model, axis = _loaded(job)
         # Before the catalog: what is traced may draw seeds.
         settings = model.configure(runtime.seed, runtime.deterministic, runtime.device)
+        carried = model.samples_carried() if isinstance(model, CarriesState) else None
+        if carried is not None:
+            check_runtime(runtime, carried)
         # Selecting needs no samples, so a misspelt selector is told before a large file is read.
         chosen = _chosen(model, job)
     tensors = chosen.tensors
@@ -124,6 +131,8 @@ def open_job(job: Job) -> Opened:
         source = cast(Inputs, job.inputs.build()).bind(model.signature)
         if not len(source):
             raise InputError("inputs holds no sample. Give at least one")
+        if carried is not None:
+            check_count(len(source), carried)
     matched = _matches(chosen.catalog, job.selectors)
     skipped = {r.address: r for records in matched.values() for r in records if not r.extractable}
     return Opened(
@@ -140,6 +149,7 @@ def open_job(job: Job) -> Opened:
         axis=axis,
         alone=chosen.alone,
         why_alone=chosen.why_alone,
+        samples_carried=carried,
     )
 
 

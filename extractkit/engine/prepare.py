@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from extractkit.engine.batches import read_batch
 from extractkit.engine.batching import BatchRules
+from extractkit.engine.carrying import Carried
 from extractkit.engine.isolation import explained, try_out
 from extractkit.engine.loaded import program_of
 from extractkit.engine.non_finite import refuse_non_finite
@@ -23,10 +24,10 @@ from extractkit.engine.survey import Survey
 from extractkit.errors import SampleError
 from extractkit.inputs.protocol import Source
 from extractkit.job import Job
-from extractkit.models.protocol import Program
+from extractkit.models.protocol import CarriesState, CarryingProgram, Program
 from extractkit.plan import CONSTANTS_SHARD, Lengths, PlannedTensor, Shard
 from extractkit.value_checks import examine
-from extractkit.values import Dense, Values
+from extractkit.values import Dense, State, Values
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +56,8 @@ class Prepared:
         trial: what the first sample took.
         shared: who may share a batch.
         timings: seconds spent in each stage so far.
+        carrying: computes the same tensors, and carries the model's state from batch to batch;
+            None where each call starts from the initial state.
     """
 
     job: Job
@@ -63,6 +66,7 @@ class Prepared:
     trial: Trial
     shared: Shared
     timings: Mapping[str, float]
+    carrying: CarryingProgram | None = None
 
     @property
     def tensors(self) -> tuple[PlannedTensor, ...]:
@@ -95,12 +99,27 @@ class Prepared:
         size = encoded_bytes(self.opened.model.signature, found.lengths)
         return list(in_blocks(shards, size))
 
-    def stream(self, found: Survey, on_batch: Callable[[int], None]) -> Stream:
-        """What computes shards, given what is known of the samples."""
+    def stream(
+        self,
+        found: Survey,
+        on_batch: Callable[[int], None],
+        state_before: Callable[[Shard], State] | None = None,
+    ) -> Stream:
+        """What computes shards, given what is known of the samples.
+
+        Args:
+            state_before: Reads the stored state that a shard starts from. Needed where state is
+                carried.
+        """
         model, runtime = self.opened.model, self.job.runtime
         sharing = self.shared.sharing
         batch_size = 1 if sharing is Sharing.ALONE else runtime.batch_size
         rules = BatchRules(batch_size, runtime.batch_tokens, sharing is Sharing.PADDED)
+        carried = None
+        if self.carrying is not None:
+            assert state_before is not None
+            rules = BatchRules(self.carrying.samples, None, padded=False, in_order=True)
+            carried = Carried(self.carrying, state_before)
         return Stream(
             model,
             self.opened.source,
@@ -114,6 +133,7 @@ class Prepared:
             bad_samples=runtime.bad_samples,
             non_finite=runtime.non_finite,
             on_batch=on_batch,
+            carried=carried,
         )
 
 
@@ -141,8 +161,13 @@ def prepare(job: Job, settings: Mapping[str, object] | None = None) -> Prepared:
     program = program_of(opened.model, [fetch(tensor) for tensor in varying], opened.compilation)
     trial = _tried(opened, varying, program, job.runtime.bad_samples)
     shared = sharing_of(opened, program, settings)
+    carrying = None
+    if opened.samples_carried is not None:
+        assert isinstance(opened.model, CarriesState)
+        fetches = [fetch(tensor) for tensor in varying]
+        carrying = opened.model.carrying_program(fetches, opened.compilation)
     timings = {"load": loaded - began, "compile": time.perf_counter() - loaded}
-    return Prepared(job, opened, program, trial, shared, timings)
+    return Prepared(job, opened, program, trial, shared, timings, carrying)
 
 
 def sharing_of(
@@ -163,6 +188,10 @@ def sharing_of(
     recorded = (settings or {}).get(SHARING)
     if recorded in list(Sharing):
         return Shared(Sharing(str(recorded)))
+    if (carried := opened.samples_carried) is not None:
+        taken = "one sample" if carried == 1 else f"{carried} samples"
+        why = f"the model's state is carried in the order of the samples, {taken} a call"
+        return Shared(Sharing.IN_ORDER, why)
     if opened.alone or len(opened.source) < 2:
         return Shared(Sharing.ALONE, opened.why_alone)
     if program is None or opened.compilation.compile != "graph":

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from extractkit.checkpoints import Checkpoint, SkippedCheckpoint
+from extractkit.engine.carrying import check_lengths
 from extractkit.engine.opening import Opened, open_job
 from extractkit.engine.prepare import sharing_of
 from extractkit.engine.sharing import Shared
@@ -130,6 +131,8 @@ def _planned(
     shared: Shared | None,
 ) -> Preview:
     lengths = bounds or _lengths(opened)
+    if (carried := opened.samples_carried) is not None:
+        check_lengths(lengths, carried)
     sizes: dict[str, int | None] = {}
     times = opened.sets_of_weights
     for tensor in opened.tensors:
@@ -153,7 +156,9 @@ def _planned(
         bound=AT_LEAST if None in sizes.values() else bound,
         sizes=sizes,
         shared=shared,
-        shards=plan_shards(bytes_per_sample(opened.tensors, lengths), job.runtime.shard_size),
+        shards=plan_shards(
+            bytes_per_sample(opened.tensors, lengths), job.runtime.shard_size, carried or 1
+        ),
         directory=directory,
         free_bytes=free_bytes(directory),
     )

@@ -18,14 +18,16 @@ from extractkit.plan import Lengths, Shard
 from extractkit.runs.agreement import job_differences, surrounding_differences
 from extractkit.runs.directory import SAMPLES
 from extractkit.runs.environment import host
+from extractkit.runs.files import StoredFile
 from extractkit.runs.journal import Entry
 from extractkit.runs.manifest import Manifest
 from extractkit.runs.samples import Samples
+from extractkit.runs.state import state_before, to_bytes
 from extractkit.runs.verification.apart import TOLERATED, values_apart
 from extractkit.runs.verification.contents import read_whole
 from extractkit.runs.verification.result import Check, Finding, counted
 from extractkit.runs.verify import Sound
-from extractkit.values import digest
+from extractkit.values import State, digest
 
 _SURROUNDINGS, _SHARDS, _OUTPUTS = "same job", "recomputed", "outputs"
 
@@ -109,11 +111,14 @@ class _Recomputation:
     @cached_property
     def _stream(self) -> Stream:
         if self.prepared.program is None:
-            return self.prepared.stream(Survey(Lengths(0, {}), {}), lambda samples: None)
+            return self.prepared.stream(Survey(Lengths(0, {}), {}), _unheard, self._state_before)
         rows = Samples(self.sound.directory / SAMPLES)
         signature = self.prepared.opened.model.signature
         found = recorded_survey(signature, rows, self.sound.manifest.samples)
-        return self.prepared.stream(found, lambda samples: None)
+        return self.prepared.stream(found, _unheard, self._state_before)
+
+    def _state_before(self, shard: Shard) -> State:
+        return state_before(self.sound.directory, self.sound.entries, shard)
 
     # ---- shards
 
@@ -152,9 +157,9 @@ class _Recomputation:
 
     def _held(self, one: ShardValues, entry: Entry, exactly: bool) -> tuple[list[Finding], float]:
         """What of a shard is not as it is stored, and the largest difference in it."""
+        found = self._skipped(one, entry) + (self._state(one, entry) if exactly else [])
         if digest(one.values.items()) == entry.values:
-            return self._skipped(one, entry), 0.0
-        found = self._skipped(one, entry)
+            return found, 0.0
         largest = 0.0
         name, file = next(iter(entry.files.items()))
         path = self.sound.directory / file.name
@@ -170,6 +175,16 @@ class _Recomputation:
         if exactly and not found:
             found.append(Finding(file.name, f"{path}: computed again it is another", entry.shard))
         return found, largest
+
+    def _state(self, one: ShardValues, entry: Entry) -> list[Finding]:
+        """Compare the state after a shard, where both are there, with the one that is stored."""
+        if one.state is None or entry.state is None:
+            return []
+        again = StoredFile.of(entry.state.name, to_bytes(one.state))
+        if again == entry.state:
+            return []
+        path = self.sound.directory / entry.state.name
+        return [Finding(entry.state.name, f"{path}: computed again it is another", entry.shard)]
 
     def _skipped(self, one: ShardValues, entry: Entry) -> list[Finding]:
         again = {str(index) for index in one.skipped}
@@ -217,6 +232,10 @@ class _Recomputation:
             for index, reason in entry.skipped.items()
         }
         return replace(self._stream, skipped=skipped)
+
+
+def _unheard(samples: int) -> None:
+    """Progress that is shown to no one."""
 
 
 def _left_out(why: str) -> tuple[Check, Check]:

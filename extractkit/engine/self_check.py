@@ -23,6 +23,7 @@ from extractkit.engine.stream import Stream, fetch
 from extractkit.errors import ExtractkitError, JobError
 from extractkit.models.foreign import told
 from extractkit.models.protocol import (
+    CarriesState,
     Fetch,
     HasOwnCall,
     NoOwnCallError,
@@ -266,6 +267,9 @@ class _Comparison:
         opened = self.prepared.opened
         fetches = [fetch(tensor) for tensor in self.prepared.varying]
         fetches += [Fetch(address) for address in self._addresses]
+        if self.prepared.carrying is not None:
+            assert isinstance(opened.model, CarriesState)
+            return opened.model.carrying_program(fetches, opened.compilation).from_initial
         return opened.model.program(fetches, opened.compilation)
 
     def _computed(self) -> tuple[Batch, dict[str, Array]]:

@@ -56,6 +56,7 @@ class Sharing(StrEnum):
     PADDED = "samples of any lengths"
     EQUAL = "samples of equal lengths"
     ALONE = "one sample"
+    IN_ORDER = "samples in their order"
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,8 @@ class Shared:
     @property
     def note(self) -> str | None:
         """What the user should know; None: nothing."""
+        if self.sharing is Sharing.IN_ORDER:
+            return self.reason
         if self.sharing is not Sharing.ALONE or self.reason is None:
             return None
         return f"{self.reason}, so the model is run on one sample a call"

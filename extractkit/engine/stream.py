@@ -18,6 +18,7 @@ from itertools import chain
 
 from extractkit.engine.batches import Batch, placed, read_batch
 from extractkit.engine.batching import BatchRules, plan_batches
+from extractkit.engine.carrying import Carried
 from extractkit.engine.isolation import Outcome, failing_alone, run, run_isolated
 from extractkit.engine.non_finite import non_finite_reasons, refuse_non_finite
 from extractkit.engine.reading_once import ReadAlready
@@ -29,7 +30,7 @@ from extractkit.inputs.protocol import Source
 from extractkit.models.protocol import CheckpointAxis, Fetch, Model, Program
 from extractkit.plan import Lengths, PlannedTensor, Shard
 from extractkit.value_checks import ValueStats, examine
-from extractkit.values import Array, Assembly, Values, without
+from extractkit.values import Array, Assembly, State, Values, without
 
 _BATCHES_READ_AHEAD = 4
 _BATCHES_COMPUTED_AHEAD = 2
@@ -46,6 +47,7 @@ class ShardValues:
         stats: what was found out about them, by the same keys.
         skipped: samples of the shard without values: by index, why.
         compute_seconds: seconds in the model.
+        state: what the model carries to the next shard; None where it carries nothing.
     """
 
     shard: Shard
@@ -53,6 +55,7 @@ class ShardValues:
     stats: dict[str, ValueStats]
     skipped: dict[int, str]
     compute_seconds: float
+    state: State | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +74,7 @@ class _Computed:
     outcome: Outcome
     seconds: float
     constants: ShardValues | None = None
+    state: State | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +93,7 @@ class Stream:
         bad_samples: where the model fails on a sample, "fail", or "skip" it.
         non_finite: where values are NaN or infinite, "warn", "fail", or "skip" the sample.
         on_batch: told how many samples more are done.
+        carried: the state that goes from batch to batch; None: each starts from the initial one.
     """
 
     model: Model
@@ -103,6 +108,7 @@ class Stream:
     skipped: Mapping[int, str] = field(default_factory=dict)
     bad_samples: str = "fail"
     non_finite: str = "warn"
+    carried: Carried | None = None
     _read_already: ReadAlready[list[_Work]] = field(default_factory=ReadAlready)
 
     def shards(
@@ -214,11 +220,16 @@ class Stream:
                     constants = self.constants(work.shard)
                 elif work.batch is not None:
                     outcome = self._run(work, work.batch)
-                yield _Computed(work, outcome, time.perf_counter() - began, constants)
+                seconds = time.perf_counter() - began
+                state = self.carried.state if self.carried and work.batch else None
+                yield _Computed(work, outcome, seconds, constants, state)
 
     def _run(self, work: _Work, batch: Batch) -> Outcome:
         assert self.program is not None
         program, signature = self.program, self.model.signature
+        if self.carried is not None:
+            values = self.carried.run(work.shard, work.positions, batch)
+            return Outcome(range(len(batch)), values, batch=batch)
         if self.bad_samples == "skip":
             return run_isolated(program, batch, signature, self._size_fault)
         try:
@@ -265,7 +276,7 @@ class Stream:
             tensor.key: room.finish(absent)
             for tensor, room in zip(self.tensors, assemblies, strict=True)
         }
-        return self._checked(ShardValues(shard, values, {}, skipped, seconds))
+        return self._checked(ShardValues(shard, values, {}, skipped, seconds, one.state))
 
     def _checked(self, computed: ShardValues) -> ShardValues:
         """The same with what was found out about its values, and what follows from that."""
@@ -282,7 +293,7 @@ class Stream:
             stats = _examined(values, start)
             skipped = skipped | {start + at: reason for at, reason in reasons.items()}
         ordered = {index: skipped[index] for index in sorted(skipped)}
-        return ShardValues(computed.shard, values, stats, ordered, computed.compute_seconds)
+        return replace(computed, values=values, stats=stats, skipped=ordered)
 
     def _id(self, index: int) -> str:
         (sample,) = self.source.read(index, index + 1)

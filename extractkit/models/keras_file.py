@@ -49,8 +49,8 @@ def load(
         seed: of the initial weights that a factory draws.
         moving_averages: whether averages take the places of weights, or the averages' name; see
             `MovingAverages`.
-        state: "reset": each call of stateful layers starts from the initial state; None: likewise,
-            and a warning says so.
+        state: "reset": each call of stateful layers starts from the initial state; "carry": from
+            the state that the call before it left; None: as "reset", and a warning says so.
 
     Raises:
         ConfigError: neither a file nor a factory, or both, or a setting that does not fit.

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from extractkit.errors import ModelError
 from extractkit.models.input_settings import InputSetting
 from extractkit.models.keras_models.again import Again
+from extractkit.models.keras_models.carrying import CarryingModel
 from extractkit.models.keras_models.dialects import dialect_of
 from extractkit.models.keras_models.model import KerasModel
 from extractkit.models.keras_models.signature import (
@@ -13,7 +14,7 @@ from extractkit.models.keras_models.signature import (
     signature,
     with_free_rows,
 )
-from extractkit.models.keras_models.stateful import stateful_layers, warn
+from extractkit.models.keras_models.stateful import CARRY, check_carried, stateful_layers, warn
 from extractkit.models.protocol import CheckpointAxis
 
 
@@ -37,8 +38,8 @@ def live_model(
         checkpoints: the weights that it is to be given one after the other.
         load: gives the model other weights than its own, once it has any.
         again: as of `KerasModel`.
-        state: where each call of stateful layers starts from: "reset"; None: likewise, and a
-            warning says so.
+        state: where each call of stateful layers starts from: "reset", "carry"; None: as "reset",
+            and a warning says so.
 
     Raises:
         ModelError: not a Keras model, or one whose inputs nobody knows.
@@ -51,11 +52,15 @@ def live_model(
             f"with extractkit's Model protocol"
         )
     layers = stateful_layers(model, dialect)
-    if layers and state is None:
+    kind = KerasModel
+    if state == CARRY:
+        check_carried(layers, checkpoints, getattr(model, "name", name))
+        kind = CarryingModel
+    elif layers and state is None:
         warn(layers)
     structure = input_structure(model, example, inputs)
     structure = with_free_rows(structure, inputs or {}, bool(layers))
-    wrapped = KerasModel(
+    wrapped = kind(
         name=name,
         keras_model=model,
         dialect=dialect,

@@ -10,7 +10,7 @@ from extractkit.inputs.protocol import Sample, Signature
 from extractkit.plan import Layout
 from extractkit.tensors import Catalog
 from extractkit.transforms import AxisTransform
-from extractkit.values import Array
+from extractkit.values import Array, State
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,56 @@ class Compilation:
 
     compile: str = "graph"
     device: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class CarryingProgram:
+    """A program whose calls start from a state and leave the next one.
+
+    Attributes:
+        samples: How many each call takes.
+        initial: The state that the first call starts from.
+        call: Takes what a `Program` takes, and a state. Returns what a `Program` returns, and the
+            state after the call. The model stays as it was.
+    """
+
+    samples: int
+    initial: State
+    call: Callable[[Mapping[str, Array], Mapping[str, Array], State], tuple[Sequence[Array], State]]
+
+    def from_initial(
+        self, features: Mapping[str, Array], lengths: Mapping[str, Array]
+    ) -> Sequence[Array]:
+        """Call it as a `Program`, each time from the initial state."""
+        return self.call(features, lengths, self.initial)[0]
+
+
+@runtime_checkable
+class CarriesState(Protocol):
+    """The ability to carry state in the order of the samples; a `Model` may have it.
+
+    Such a model was configured so (`model.state=carry`). The programs of `Model.program` start each
+    call from the initial state all the same.
+    """
+
+    def samples_carried(self) -> int:
+        """How many samples each call of its carrying programs takes.
+
+        Raises:
+            ModelError: its layers do not agree on it.
+        """
+        ...
+
+    def carrying_program(
+        self, fetches: Sequence[Fetch], compilation: Compilation
+    ) -> CarryingProgram:
+        """Compile a program of the fetches.
+
+        Raises:
+            ConfigError: one of them is not computed where state is carried.
+            ModelError: the model's state is not one that can be carried.
+        """
+        ...
 
 
 class CheckpointAxis(Protocol):

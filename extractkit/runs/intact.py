@@ -12,6 +12,7 @@ from extractkit.runs.directory import JOURNAL, SHARDS, shard_file
 from extractkit.runs.journal import Entry
 from extractkit.runs.manifest import Manifest
 from extractkit.runs.opened import check_directory
+from extractkit.runs.state import state_file
 from extractkit.runs.write import cut, make_durable
 
 _log = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ def check_entry(directory: Path, entry: Entry, sinks: Collection[str]) -> None:
         RunDirectoryError: one is missing or damaged, or is not named as a shard's file is.
     """
     check_names(directory, entry, sinks)
-    for file in entry.files.values():
+    for file in entry.stored:
         file.check(directory)
 
 
@@ -94,3 +95,7 @@ def check_names(directory: Path, entry: Entry, sinks: Collection[str]) -> None:
             raise RunDirectoryError(
                 f"{at} names the file {file.name!r}, not {shard_file(shard, '.…')!r}"
             )
+    if entry.state is not None and entry.state.name != state_file(shard):
+        raise RunDirectoryError(
+            f"{at} names the state {entry.state.name!r}, not {state_file(shard)!r}"
+        )

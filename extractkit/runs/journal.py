@@ -31,6 +31,8 @@ class Entry:
         stats: for each tensor what was found out about its values in passing.
         skipped: samples of the range that have no values, by index, and why.
         timings: seconds spent in each stage.
+        state: the file with the state that the model carries to the next shard; None where it
+            carries none.
     """
 
     shard: str
@@ -42,6 +44,12 @@ class Entry:
     skipped: Mapping[str, str] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)
     checkpoint: int | None = None
+    state: StoredFile | None = None
+
+    @property
+    def stored(self) -> tuple[StoredFile, ...]:
+        """All files of the shard."""
+        return (*self.files.values(), *(() if self.state is None else (self.state,)))
 
     @property
     def covers(self) -> Shard:
@@ -49,8 +57,14 @@ class Entry:
         return Shard(self.start, self.stop, self.checkpoint)
 
     def to_line(self) -> str:
-        """The entry as a line of the journal, without its newline."""
-        return _line(plain(self))
+        """The entry as a line of the journal, without its newline.
+
+        It names a state only where one is carried, so that other lines are those of older schemas.
+        """
+        record = plain(self)
+        if self.state is None:
+            del record["state"]
+        return _line(record)
 
 
 @dataclass(frozen=True)
@@ -113,7 +127,7 @@ def entry_of(line: bytes, at: str, *, brief: bool = False) -> Entry | None:
         return None
     if brief:
         record |= {name: {} for name in ("stats", "timings") if name in record}
-    return decode(Entry, record, at)
+    return decode(Entry, {"state": None, **record}, at)
 
 
 def read(path: Path, *, salvage: bool = False, brief: bool = False) -> Journal:

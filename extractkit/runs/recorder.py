@@ -20,12 +20,13 @@ from extractkit.runs.journal import Entry
 from extractkit.runs.manifest import Actual, Manifest, Status
 from extractkit.runs.samples import Row, SamplesWriter
 from extractkit.runs.self_check import SelfCheck
+from extractkit.runs.state import state_before
 from extractkit.runs.storing import Storing, sweep, take_over
 from extractkit.runs.trajectory import trajectories
 from extractkit.runs.write import make_directory, make_durable, write_durably
 from extractkit.sinks.protocol import Sink, StoredShard
 from extractkit.value_checks import ValueStats, merged
-from extractkit.values import Values
+from extractkit.values import State, Values
 
 _log = logging.getLogger(__name__)
 
@@ -143,14 +144,19 @@ class Recorder:
         timings: Mapping[str, float] | None = None,
         stats: Mapping[str, ValueStats] | None = None,
         skipped: Mapping[int, str] | None = None,
+        state: State | None = None,
     ) -> Entry:
         """Store a shard; once this returns, the shard survives a crash of the machine.
 
         One sink's file is in memory at a time.
         """
-        entry = self._storing.store(shard, values, timings, stats, skipped)
+        entry = self._storing.store(shard, values, timings, stats, skipped, state)
         self._accept(shard, entry)
         return entry
+
+    def state_before(self, shard: Shard) -> State:
+        """Read the state that a shard starts from, which is not the first; see `state_before`."""
+        return state_before(self.directory, self.committed, shard)
 
     def accept(self, shard: Shard, entry: Entry, writer: str) -> None:
         """Commit a shard that a worker has stored, once `check_stored` has found its files good.

@@ -12,6 +12,7 @@ from extractkit.plan import Shard
 from extractkit.runs.directory import SHARDS, shard_file
 from extractkit.runs.files import StoredFile
 from extractkit.runs.journal import Entry
+from extractkit.runs.state import state_file, to_bytes
 from extractkit.runs.write import (
     TEMPORARY,
     publish,
@@ -22,7 +23,7 @@ from extractkit.runs.write import (
 )
 from extractkit.sinks.protocol import Sink
 from extractkit.value_checks import ValueStats
-from extractkit.values import Values, digest
+from extractkit.values import State, Values, digest
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +47,7 @@ class Storing:
         timings: Mapping[str, float] | None = None,
         stats: Mapping[str, ValueStats] | None = None,
         skipped: Mapping[int, str] | None = None,
+        state: State | None = None,
     ) -> Entry:
         """Write a shard's files durably; once the entry stands in the journal, it is committed.
 
@@ -57,13 +59,9 @@ class Storing:
         files = {}
         for name, sink in self.sinks.items():
             image = sink.serialize(values)
-            files[name] = StoredFile.of(shard_file(shard, sink.suffix), image)
-            path = self.directory / files[name].name
-            if self.writer is None:
-                write_durably(path, image)
-            else:
-                write_apart(path, image, self.writer)
+            files[name] = self._written(shard_file(shard, sink.suffix), image)
             del image
+        carried = None if state is None else self._written(state_file(shard), to_bytes(state))
         return Entry(
             shard.key,
             shard.start,
@@ -74,7 +72,16 @@ class Storing:
             {str(index): reason for index, reason in (skipped or {}).items()},
             timings or {},
             shard.checkpoint,
+            carried,
         )
+
+    def _written(self, name: str, image: bytes) -> StoredFile:
+        path = self.directory / name
+        if self.writer is None:
+            write_durably(path, image)
+        else:
+            write_apart(path, image, self.writer)
+        return StoredFile.of(name, image)
 
 
 def check_stored(directory: Path, entry: Entry, writer: str) -> None:
@@ -83,7 +90,7 @@ def check_stored(directory: Path, entry: Entry, writer: str) -> None:
     Raises:
         RunDirectoryError: one is missing, or has another size or digest.
     """
-    for file in entry.files.values():
+    for file in entry.stored:
         replace(file, name=temporary_of(Path(file.name), writer).as_posix()).check(directory)
 
 
@@ -93,7 +100,7 @@ def take_over(directory: Path, entry: Entry, writer: str) -> None:
     Raises:
         JobError: the disk refuses.
     """
-    for file in entry.files.values():
+    for file in entry.stored:
         path = directory / file.name
         publish(temporary_of(path, writer), path)
 

@@ -17,6 +17,11 @@ def _to_4(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {**fields, "volatile": _with(fields.get("volatile"), version, {"self_check": []})}
 
 
+def _to_5(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest is the same; lines of the journal may name a state."""
+    return dict(fields)
+
+
 def _with(fields: Any, version: int, added: Mapping[str, Any]) -> Any:
     """Fields with others that their version does not have; what is no mapping is left to `decode`.
 
@@ -31,5 +36,5 @@ def _with(fields: Any, version: int, added: Mapping[str, Any]) -> Any:
     return {**fields, **added}
 
 
-MANIFEST_UPGRADES: Mapping[int, Upgrade] = {3: _to_4}
+MANIFEST_UPGRADES: Mapping[int, Upgrade] = {3: _to_4, 4: _to_5}
 """By the version that they raise to the next; versions 1 and 2 were never in use."""

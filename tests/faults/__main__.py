@@ -20,6 +20,7 @@ Campaign = Callable[[Path, int | None, int], Figures]
 CAMPAIGNS: Mapping[str, Campaign] = {
     "kills": kills.every_instant,
     "checkpoint-kills": kills.every_instant_over_checkpoints,
+    "carry-kills": kills.every_instant_carrying,
     "random-kills": kills.random_instants,
     "parts": parts.every_instant,
     "workers": workers.killed_processes,

@@ -12,8 +12,10 @@ from tests.faults.figures import Figures
 from tests.faults.runs import (
     Undisturbed,
     begin,
+    begin_carrying,
     begin_over_checkpoints,
     go_on,
+    go_on_carrying,
     go_on_over_checkpoints,
 )
 from tests.fuzz.outcomes import Outcome, outcome
@@ -65,6 +67,11 @@ def every_instant(
 def every_instant_over_checkpoints(scratch: Path, count: int | None, seed: int) -> Figures:
     """The same of a run over several checkpoints."""
     return every_instant(scratch, count, seed, begin_over_checkpoints, go_on_over_checkpoints)
+
+
+def every_instant_carrying(scratch: Path, count: int | None, seed: int) -> Figures:
+    """The same of a run that carries the model's state from shard to shard."""
+    return every_instant(scratch, count, seed, begin_carrying, go_on_carrying)
 
 
 def random_instants(scratch: Path, count: int | None, seed: int) -> Figures:

@@ -11,6 +11,7 @@ from extractkit.job import Job
 from extractkit.runs import manifest
 from extractkit.runs.damage import damage
 from extractkit.runs.directory import JOURNAL, LOG, MANIFEST
+from tests.engine.carrying_examples import carrying
 from tests.engine.checkpoint_examples import files, over
 from tests.engine.examples import EVERYTHING, TEXTS, job
 from tests.faults.children import Action, recorded
@@ -64,6 +65,19 @@ def go_on_over_checkpoints(directory: Path) -> None:
         resume(several_checkpoints(directory), directory, listener=Silent())
     else:
         begin_over_checkpoints(directory)
+
+
+def begin_carrying(directory: Path) -> None:
+    """Run a job of a model that carries its state."""
+    execute(carrying(), directory, hydra_files=HYDRA_FILES, listener=Silent())
+
+
+def go_on_carrying(directory: Path) -> None:
+    """Go on with it, or run it again."""
+    if (directory / MANIFEST).exists():
+        resume(carrying(), directory, listener=Silent())
+    else:
+        begin_carrying(directory)
 
 
 def content(directory: Path) -> dict[str, object]:

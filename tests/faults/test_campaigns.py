@@ -13,6 +13,7 @@ _CHECKOUT = Path(__file__).parents[2]
 CAMPAIGNS = {
     "kills": None,
     "checkpoint-kills": 12,
+    "carry-kills": 12,
     "random-kills": 3,
     "parts": 60,
     "workers": 4,
@@ -33,7 +34,7 @@ def test_no_fault_does_harm(name: str) -> None:
     if name == "kills":
         assert figures["kills of a run"] == figures["runs finished bitwise equal"] >= 50
         assert figures["kills of a resume"] == figures["resumes finished bitwise equal"] >= 50
-    elif name == "checkpoint-kills":
+    elif name in ("checkpoint-kills", "carry-kills"):
         assert figures["kills of a run"] == figures["runs finished bitwise equal"] == 12
         assert figures["kills of a resume"] == figures["resumes finished bitwise equal"] == 12
     elif name == "parts":

@@ -56,7 +56,7 @@ EXPECTED = Manifest(
             SelfCheck("last", not_applicable="the model's own call fails: é"),
         ),
     ),
-    schema=4,
+    schema=5,
     status=Status.FINISHED,
     job_given=("model=mine", "+selectors.mine.path=é"),
     job_resolved={"sinks": {"npz": {"_target_": "extractkit.sinks.npz.NpzSink"}}},
@@ -97,7 +97,10 @@ EXPECTED = Manifest(
     part="2/4",
 )
 
-EARLIER = {3: replace(EXPECTED, volatile=replace(EXPECTED.volatile, self_check=()))}
+EARLIER = {
+    3: replace(EXPECTED, volatile=replace(EXPECTED.volatile, self_check=())),
+    4: EXPECTED,
+}
 """What older manifests are read as: fields that they lack have the value that was right then."""
 
 
@@ -109,11 +112,13 @@ def entry(shard: Shard, values: str, **more: object) -> Entry:
     return Entry(*common, timings=timings, checkpoint=shard.checkpoint, **more)  # type: ignore[arg-type]
 
 
+STATE = StoredFile("shards/000000000-000000002.state.npz", "8" * 64, 300)
 ENTRIES = (
     entry(Shard(0, 0), "a"),
-    entry(Shard(0, 2), "b", stats={"a:output": STATS}, skipped={"0": "é is too long"}),
+    entry(Shard(0, 2), "b", stats={"a:output": STATS}, skipped={"0": "é is too long"}, state=STATE),
     entry(Shard(2, 3, checkpoint=1), "c"),
 )
+EARLIER_ENTRIES = tuple(replace(one, state=None) for one in ENTRIES)
 
 
 def test_every_version_has_its_files() -> None:
@@ -152,10 +157,10 @@ def test_this_is_written_as_the_manifest(tmp_path: Path) -> None:
     assert (tmp_path / MANIFEST).read_bytes() == (GOLDEN / f"manifest-{SCHEMA}.json").read_bytes()
 
 
-@pytest.mark.parametrize("version", [3, 4])
+@pytest.mark.parametrize("version", [*EARLIER, SCHEMA])
 def test_the_journal_is_read_as_this(version: int) -> None:
     found = journal.read(GOLDEN / f"journal-{version}.jsonl")
-    assert found.entries == ENTRIES
+    assert found.entries == (ENTRIES if version == SCHEMA else EARLIER_ENTRIES)
     assert found.torn is None
 
 

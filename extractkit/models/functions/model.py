@@ -16,7 +16,7 @@ from extractkit.models.functions.captured import captured_contents
 from extractkit.models.functions.eager_calls import restored
 from extractkit.models.graphs.model import GraphModel
 from extractkit.models.graphs.quantized import raw
-from extractkit.models.graphs.rebuilding import tensors_in_graph
+from extractkit.models.graphs.rebuilding import SourceGraph, tensors_in_graph
 from extractkit.models.graphs.transforming import transformed
 from extractkit.models.protocol import (
     SAME_OBJECT,
@@ -96,6 +96,22 @@ class FunctionModel(GraphModel):
     def program(self, fetches: Sequence[Fetch], compilation: Compilation) -> Program:
         """A compiled function of one batch that computes the fetches and what they need alone."""
         names = [self._values[fetch.address].name for fetch in fetches]
+        return self.compiled(self.graph, names, fetches, compilation)
+
+    def compiled(
+        self,
+        graph: SourceGraph,
+        names: Sequence[str],
+        fetches: Sequence[Fetch],
+        compilation: Compilation,
+        samples: int | None = None,
+    ) -> Program:
+        """Compile a program of a graph of this model.
+
+        Args:
+            names: The tensors of the fetches, then others, which are returned as they are.
+            samples: How many each call takes. None: any number.
+        """
         specs = self.signature.specs
         axes = self.signature.free_axes
         inputs = given_names(specs)
@@ -103,23 +119,25 @@ class FunctionModel(GraphModel):
         def compute(features: list[tf.Tensor], lengths: list[tf.Tensor]) -> list[tf.Tensor]:
             with tf.device(compilation.device):
                 own = self._taken(dict(zip(inputs, features, strict=True)))
-                tensors = tensors_in_graph(self.graph, own, names)
-                samples = sample_count(specs[0], dict(zip(inputs, features, strict=True)))
+                tensors = tensors_in_graph(graph, own, names)
+                count = sample_count(specs[0], dict(zip(inputs, features, strict=True)))
                 by_axis = dict(zip(axes, lengths, strict=True))
-                return [
-                    self._transformed(tensor, fetch, samples, by_axis)
-                    for tensor, fetch in zip(tensors, fetches, strict=True)
+                fetched = [
+                    self._transformed(tensor, fetch, count, by_axis)
+                    for tensor, fetch in zip(tensors, fetches, strict=False)
                 ]
+                return [*fetched, *tensors[len(fetches) :]]
 
         compiled = tf.function(
             compute, autograph=False, jit_compile=True if compilation.compile == "xla" else None
         )
         given_specs: dict[str, tf.TensorSpec] = {}
         for spec in specs:
-            dense = tf.TensorSpec([self.signature.batch, *spec.shape], spec.dtype)
+            batch = samples or self.signature.batch
+            dense = tf.TensorSpec([batch, *spec.shape], spec.dtype)
             given_specs |= part_specs(spec, None) if spec.parts else {spec.name: dense}
         concrete = compiled.get_concrete_function(
-            list(given_specs.values()), [tf.TensorSpec([None], tf.int32) for _ in axes]
+            list(given_specs.values()), [tf.TensorSpec([samples], tf.int32) for _ in axes]
         )
 
         def run(features: Mapping[str, Array], lengths: Mapping[str, Array]) -> list[Array]:

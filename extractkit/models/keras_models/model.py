@@ -49,6 +49,11 @@ class KerasModel(FunctionModel):
     stateful: Sequence[Any] = field(default=(), kw_only=True)
 
     @property
+    def state_policy(self) -> str:
+        """What `model.state` says of its stateful layers."""
+        return RESET
+
+    @property
     def graph(self) -> Trace:
         """The one trace of it, from which catalog and programs come.
 
@@ -74,15 +79,19 @@ class KerasModel(FunctionModel):
         if not all(layer.built for layer in self.keras_model._flatten_layers()):
             self._trace()
 
-    def _trace(self) -> Trace:
-        specs = [_whole(spec) for spec in self.signature.specs]
+    def traced_for(self, samples: int) -> Trace:
+        """Trace it for so many samples, starting from the states that its layers keep."""
+        return self._trace(samples)
+
+    def _trace(self, samples: int | None = None) -> Trace:
+        specs = [_whole(spec, samples) for spec in self.signature.specs]
         model = self.keras_model
 
         def forward(features: Mapping[str, tf.Tensor]) -> Any:
             return model(self.pack(features), training=False)
 
         try:
-            with from_initial_state(self.stateful):
+            with from_initial_state(self.stateful if samples is None else ()):
                 return trace(forward, specs, self.dialect)
         except Exception as error:  # whatever a layer of somebody's own raises
             raise ModelError(
@@ -176,7 +185,7 @@ class KerasModel(FunctionModel):
         stateful = [layer.name for layer in self.stateful]
         return {
             "class": type(self.keras_model).__name__,
-            **({"state": RESET, "stateful_layers": stateful} if stateful else {}),
+            **({"state": self.state_policy, "stateful_layers": stateful} if stateful else {}),
             **super().describe(),
         }
 
@@ -205,11 +214,11 @@ class _Following:
         self._program = FunctionModel.program(model, self._fetches, self._compilation)
 
 
-def _whole(spec: InputSpec) -> tf.TensorSpec:
-    """An input as the model itself takes it, samples included."""
+def _whole(spec: InputSpec, samples: int | None = None) -> tf.TensorSpec:
+    """An input as the model itself takes it, with so many samples; None: any number."""
     shape = list(spec.shape)
     if spec.sample_axis is not None:
-        shape.insert(spec.sample_axis, None)
+        shape.insert(spec.sample_axis, samples)
     return tf.TensorSpec(shape, spec.dtype, name=spec.name)
 
 

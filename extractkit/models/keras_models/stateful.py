@@ -1,4 +1,4 @@
-"""Layers of Keras that keep a state (`stateful=True`), each call from the initial one."""
+"""Layers of Keras that keep a state (`stateful=True`), and where each call starts from."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -12,27 +12,42 @@ if TYPE_CHECKING:
     from extractkit.models.keras_models.tracing import Trace
 
 KEY = "model.state"
-RESET = "reset"
-_CARRY = "carry"
+RESET, CARRY = "reset", "carry"
 
 _log = logging.getLogger(__name__)
 
 
 def check_state(state: object) -> str | None:
-    """The setting, checked.
+    """Return the setting, checked.
 
     Raises:
-        ConfigError: it is neither null nor "reset".
+        ConfigError: it is not null, "reset" or "carry".
     """
-    if state == _CARRY:
+    if state is None or state in (RESET, CARRY):
+        return None if state is None else str(state)
+    raise ConfigError(f"{KEY}={state!r} is not a policy. {choices(str(state), [RESET, CARRY])}")
+
+
+def check_carried(layers: Sequence[Any], checkpoints: object, name: str) -> None:
+    """Check that a model has a state to carry, and one set of weights.
+
+    Args:
+        checkpoints: those that it is given one after the other. None: it has its own weights.
+        name: of the model.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if not layers:
         raise ConfigError(
-            f"{KEY}={state!r} is not offered: each call of the model starts from the initial "
-            f"state ({KEY}={RESET}). Where the model takes any number of steps, join the batches "
-            f"that continue each other along their steps, so that one sample is a whole sequence"
+            f"{KEY}={CARRY}: no layer of {name!r} keeps a state (stateful=True), so there is "
+            f"nothing to carry. Leave {KEY} out"
         )
-    if state not in (None, RESET):
-        raise ConfigError(f"{KEY}={state!r} is not a policy. {choices(str(state), [RESET])}")
-    return None if state is None else RESET
+    if checkpoints is not None:
+        raise ConfigError(
+            f"{KEY}={CARRY} and model.checkpoints: state is carried with one set of weights. Make "
+            f"a run of each: extractkit -m model.checkpoint=FILE,FILE {KEY}={CARRY} …"
+        )
 
 
 def stateful_layers(model: Any, dialect: "Dialect") -> list[Any]:
@@ -86,8 +101,11 @@ def warn(layers: Sequence[Any]) -> None:
     names = ", ".join(repr(layer.name) for layer in layers)
     _log.warning(
         "Stateful layers (%s): each call starts from the initial state (%s=%s), and each row of a "
-        "batch is a sample of its own. Keras's predict() carries the state from batch to batch",
+        "batch is a sample of its own. Keras's predict() carries the state from batch to batch: "
+        "%s=%s",
         names,
         KEY,
         RESET,
+        KEY,
+        CARRY,
     )

@@ -53,7 +53,7 @@ def shard_files(
     whole = {}
     count = 0
     for shard, entry in entries.items():
-        count += len(entry.files)
+        count += len(entry.stored)
         try:
             check_names(directory, entry, entry.files if manifest is None else manifest.sinks)
         except RunDirectoryError as error:
@@ -65,15 +65,19 @@ def shard_files(
             found += wrong
             if not wrong:
                 kept[sink] = file
+        state = entry.state
+        if state is not None and (wrong := _wrong(directory, state, entry.shard)):
+            found += wrong
+            state = None
         if kept:
-            whole[shard] = replace(entry, files=kept)
+            whole[shard] = replace(entry, files=kept, state=state)
     return Check.of("shards", counted(count, "file"), found), whole
 
 
 def other_files(directory: Path, manifest: Manifest, entries: Entries) -> Check:
     """What stands in the run directory besides: it is told, and does no harm."""
     known = {MANIFEST, JOURNAL, LOG, *(file.name for file in manifest.files)}
-    known |= {file.name for entry in entries.values() for file in entry.files.values()}
+    known |= {file.name for entry in entries.values() for file in entry.stored}
     unknown = [name for name in _names(directory) if name not in known]
     return Check.of("other files", f"{len(unknown)} found", notes=map(_told, unknown))
 

@@ -1,0 +1,136 @@
+"""State that is carried in the order of the samples: which jobs can, and where a batch starts from.
+
+A job that carries state is one stream: each batch starts from the state that the batch in front of
+it left. So each commit stores the state after its shard, and a shard that is computed by itself
+starts from that of the shard in front of it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from extractkit.engine.batches import Batch
+from extractkit.errors import ConfigError, InputError, SampleError
+from extractkit.job import Runtime
+from extractkit.models.protocol import CarryingProgram
+from extractkit.plan import Lengths, Shard
+from extractkit.values import Array, State
+
+KEY = "model.state"
+_CARRY = f"{KEY}=carry"
+
+
+def check_runtime(runtime: Runtime, samples: int) -> None:
+    """Check that a job computes all samples in one stream, in order.
+
+    Args:
+        samples: how many share a call.
+
+    Raises:
+        ConfigError: a setting of the runtime forbids it.
+    """
+    one_stream = "each sample starts from the state that the samples before it left"
+    if runtime.engine != "local":
+        raise ConfigError(
+            f"runtime.engine={runtime.engine} and {_CARRY}: {one_stream}, so one process computes "
+            f"them all. Use runtime.engine=local"
+        )
+    if runtime.shards is not None:
+        raise ConfigError(
+            f"runtime.shards={runtime.shards} and {_CARRY}: {one_stream}, so the job has no parts. "
+            f"Leave runtime.shards out"
+        )
+    for name in ("bad_samples", "non_finite"):
+        if getattr(runtime, name) == "skip":
+            raise ConfigError(
+                f"runtime.{name}=skip and {_CARRY}: {one_stream}, so none of them can be missing. "
+                f"Use runtime.{name}=fail"
+            )
+    if runtime.batch_size == 1 and samples > 1:
+        raise ConfigError(
+            f"runtime.batch_size=1 and {_CARRY}: the model keeps the states of batches of "
+            f"{samples} samples. Leave runtime.batch_size out"
+        )
+    if (size := runtime.shard_size) is not None and size % samples:
+        fitting = -(-size // samples) * samples
+        raise ConfigError(
+            f"runtime.shard_size={size} and {_CARRY}: a shard holds whole batches, and the model "
+            f"keeps the states of batches of {samples} samples. Use runtime.shard_size={fitting}"
+        )
+
+
+def check_count(count: int, samples: int) -> None:
+    """Check that whole batches can be made of the samples.
+
+    Raises:
+        InputError: some are left over.
+    """
+    if left := count % samples:
+        fewer = count - left
+        way_out = f"inputs.limit={fewer}" if fewer else f"at least {samples} samples"
+        raise InputError(
+            f"inputs holds {count} samples, and with {_CARRY} each call takes exactly {samples}: "
+            f"{left} would be left over. Give {way_out}"
+        )
+
+
+def check_lengths(lengths: Lengths, samples: int) -> None:
+    """Check that the samples of each batch have equal lengths: padding would move the state.
+
+    Raises:
+        InputError: names two that do not.
+    """
+    for axis, own in lengths.axes.items():
+        first = np.repeat(own[::samples], samples)[: len(own)]
+        if len(other := np.flatnonzero(own != first)):
+            at = int(other[0])
+            start = at // samples * samples
+            raise InputError(
+                f"samples {start} and {at} share a batch with {_CARRY}, and their lengths along "
+                f"{axis!r} are {own[start]} and {own[at]}: padding would change the state. Give "
+                f"samples of equal lengths to each batch of {samples}"
+            )
+
+
+@dataclass(eq=False)
+class Carried:
+    """The state of one stream, and the program that moves it.
+
+    Attributes:
+        program: of the tensors of the stream.
+        before: Reads the stored state that a shard starts from, which is not the first.
+    """
+
+    program: CarryingProgram
+    before: Callable[[Shard], State]
+    _state: State = field(default=(), init=False)
+    _at: int | None = field(default=None, init=False)
+
+    @property
+    def state(self) -> State:
+        """The state after the batch that was run last."""
+        return self._state
+
+    def run(self, shard: Shard, positions: Sequence[int], batch: Batch) -> Sequence[Array]:
+        """Run a batch of a shard from the state that the samples in front of it left.
+
+        Raises:
+            SampleError: the model fails on it.
+            RunDirectoryError: the state in front of the shard is not stored.
+        """
+        start = shard.start + positions[0]
+        if start == 0:
+            self._state = self.program.initial
+        elif start != self._at:
+            self._state = self.before(shard)
+        self._at = None
+        try:
+            values, state = self.program.call(*batch.arguments, self._state)
+        except SampleError as error:
+            last = start + len(positions) - 1
+            raise SampleError(
+                f"the model fails on samples {start} to {last}, which one call takes: {error}"
+            ) from error
+        self._state, self._at = state, start + len(positions)
+        return values
