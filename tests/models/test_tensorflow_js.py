@@ -225,7 +225,7 @@ def test_what_is_no_model_of_tensorflow_js(tmp_path: Path, layers_folder: Path) 
     for path, told in (
         (tmp_path, "That is for model=tflite"),
         (tmp_path / "a.tflite", "That is for model=tflite"),
-        (tmp_path / "none", "does not exist. Give the folder with a model.json"),
+        (tmp_path / "none", "Give one with a model.json"),
         ("https://host/model.json", "is not on this machine"),
     ):
         with pytest.raises(ModelError) as raised:
