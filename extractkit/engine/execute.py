@@ -173,10 +173,10 @@ class _Execution:
             # Sinks come first: they are quick to build, and tell what they do not like.
             sinks = {name: cast(Sink, sink.build()) for name, sink in self.job.sinks.items()}
             recorder = Recorder.start(self.directory, self.manifest, sinks)
-            self.listener.stage("loading the model")
             with hired(self.job, self.listener.note) as workers:
                 planned = self.manifest.plan is not None
-                prepared = prepare(self.job, self.manifest.settings if planned else None)
+                settings = self.manifest.settings if planned else None
+                prepared = prepare(self.job, settings, self.listener.stage)
                 self.timings.update(prepared.timings)
                 found = self._planned(prepared, recorder)
                 self._check(prepared, found, recorder)

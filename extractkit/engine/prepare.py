@@ -137,7 +137,15 @@ class Prepared:
         )
 
 
-def prepare(job: Job, settings: Mapping[str, object] | None = None) -> Prepared:
+def _untold(name: str) -> None:
+    """Nobody follows the stages."""
+
+
+def prepare(
+    job: Job,
+    settings: Mapping[str, object] | None = None,
+    stage: Callable[[str], None] = _untold,
+) -> Prepared:
     """Load, bind, select, measure, compile.
 
     The trial compiles the program, and a model that cannot run says so before anything is stored.
@@ -145,21 +153,27 @@ def prepare(job: Job, settings: Mapping[str, object] | None = None) -> Prepared:
     Args:
         settings: those of the run that the job is part of; who shares a batch is taken from them,
             so that every process decides alike. None: there is none yet, and it is measured.
+        stage: called with the name of each stage that begins.
 
     Raises:
         UserError: a mistake in the job.
         JobError: the model fails on the first sample.
     """
     began = time.perf_counter()
-    opened = open_job(job).measured()
+    stage("loading the model")
+    opened = open_job(job)
+    stage("measuring how tensors follow the samples' sizes")
+    opened = opened.measured()
     loaded = time.perf_counter()
     varying = [tensor for tensor in opened.tensors if not tensor.constant]
     if not varying:
         timings = {"load": loaded - began}
         nothing = Trial(Lengths(1, {}), 0)
         return Prepared(job, opened, None, nothing, Shared(Sharing.PADDED), timings)
+    stage("compiling, and running the first sample")
     program = program_of(opened.model, [fetch(tensor) for tensor in varying], opened.compilation)
     trial = _tried(opened, varying, program, job.runtime.bad_samples)
+    stage("measuring whether samples may share a batch")
     shared = sharing_of(opened, program, settings)
     carrying = None
     if opened.samples_carried is not None:

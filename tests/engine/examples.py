@@ -33,7 +33,11 @@ class Told(Silent):
     def __init__(self) -> None:
         self.samples = self.bytes = self.expected = 0
         self.notes: list[str] = []
+        self.stages: list[str] = []
         self.summaries: list[Summary] = []
+
+    def stage(self, name: str) -> None:
+        self.stages.append(name)
 
     def planned(self, tensors: Sequence[PlannedTensor], samples: int, total: int) -> None:
         self.expected = samples

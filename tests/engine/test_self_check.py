@@ -156,6 +156,20 @@ def test_nan_is_equal_to_nan(tmp_path: Path) -> None:
     assert check.largest_difference == 0
 
 
+def test_every_stage_of_a_job_has_a_name_of_its_own(tmp_path: Path) -> None:
+    listener = Told()
+    executed(tmp_path / "run", job(HIDDEN), listener)
+    assert listener.stages == [
+        "loading the model",
+        "measuring how tensors follow the samples' sizes",
+        "compiling, and running the first sample",
+        "measuring whether samples may share a batch",
+        "reading the samples",
+        "checking the outputs against the model's own call",
+        "finishing the run: checks and index",
+    ]
+
+
 # ---- sets of weights
 
 

@@ -1,7 +1,8 @@
 """Models of every format, loaded again by the format's own means; and faults that this finds."""
 
+import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,14 +12,20 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
+from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 import extractkit
 from extractkit.engine.listener import Silent
 from extractkit.errors import JobError
 from extractkit.models import keras_file
 from extractkit.models.checkpoint_axis import WeightFiles
+from extractkit.models.functions.model import FunctionModel
+from extractkit.models.keras_models import weights
 from extractkit.models.keras_models.again import LoadedAgain, loaded_again
+from extractkit.models.keras_models.model import KerasModel
+from extractkit.models.litert.model import TFLiteModel
 from extractkit.models.protocol import SAME_OBJECT
+from extractkit.models.sessions.model import SessionModel
 from extractkit.models.weight_files import WeightFile
 from extractkit.runs.journal import read
 from extractkit.runs.self_check import SelfCheck
@@ -242,6 +249,113 @@ def forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_second_checkpoint_that_is_not_loaded(files: Path, tmp_path: Path) -> None:
     message = failed(tmp_path / "run", job(files, CHECKPOINTS))
     assert "':output' is not the model's own output at checkpoint step_2: " in message
+
+
+SQUARE = np.random.default_rng(2).normal(size=(2, 4, 4)).astype(np.float32)
+
+
+def pair() -> Any:
+    """Two layers in a row, whose kernels have one shape."""
+    x = keras.Input((4,), name="x")
+    first, second = (keras.layers.Dense(4, use_bias=False, name=name) for name in ("a", "b"))
+    return keras.Model(x, second(keras.activations.tanh(first(x))))
+
+
+def exchanged(model: Any) -> None:
+    model.set_weights(model.get_weights()[::-1])
+
+
+def transposed(model: Any) -> None:
+    model.set_weights([model.get_weights()[0].T, model.get_weights()[1]])
+
+
+def left_out(model: Any) -> None:
+    model.set_weights([np.zeros((4, 4), np.float32), model.get_weights()[1]])
+
+
+@pytest.mark.parametrize("fault", [None, exchanged, transposed, left_out])
+def test_weights_that_get_into_wrong_places(
+    fault: Callable[[Any], None] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has the shape that its place takes, so that only values can tell."""
+    right = pair()
+    right.set_weights(list(SQUARE))
+    right.save_weights(tmp_path / "x.weights.h5")
+    load = weights.load_weights
+
+    def instead(model: Any, *arguments: Any) -> None:
+        load(model, *arguments)
+        if fault is not None:
+            fault(model)
+
+    monkeypatch.setattr(weights, "load_weights", instead)
+    np.save(tmp_path / "x.npy", X)
+    overrides = [
+        *("model=keras", f"model.factory._target_={__name__}.pair", "selectors=outputs"),
+        *(f"model.checkpoint={tmp_path}/x.weights.h5", f"inputs.path={tmp_path}/x.npy"),
+        "inputs=arrays",
+    ]
+    if fault is not None:
+        message = failed(tmp_path / "run", overrides)
+        assert "is not the model's own output" in message
+        return
+    run = extractkit.extract(overrides, run_dir=tmp_path / "run")
+    own = np.tanh(X.astype(np.float64) @ SQUARE[0]) @ SQUARE[1]
+    np.testing.assert_allclose(np.asarray(run[":output"]), own, rtol=1e-4, atol=1e-5)
+
+
+ADAPTERS = {
+    "keras": KerasModel,
+    "saved model": FunctionModel,
+    "saved model of TensorFlow 1": SessionModel,
+    "frozen graph": SessionModel,
+    "tflite": TFLiteModel,
+}
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_inputs_in_another_order_end_a_job_of_every_format(
+    files: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter: Any = ADAPTERS[name]
+    program = adapter.program
+
+    def instead(model: Any, *arguments: Any) -> Any:
+        right = program(model, *arguments)
+        return lambda features, lengths: right(
+            {key: np.ascontiguousarray(value[:, ::-1]) for key, value in features.items()}, lengths
+        )
+
+    monkeypatch.setattr(adapter, "program", instead)
+    message = failed(tmp_path / "run", job(files, FORMATS[name][0]))
+    assert "is not the model's own output" in message
+
+
+@pytest.mark.parametrize("name", ["frozen graph", "meta graph", "saved model of TensorFlow 1"])
+def test_stored_shapes_that_operations_contradict_are_dropped(
+    files: Path, tmp_path: Path, name: str
+) -> None:
+    """As graphs hold them that another version has written."""
+    folder = Path(shutil.copytree(files, tmp_path / "files"))
+    messages = {
+        "frozen.pb": tf.compat.v1.GraphDef(),
+        "meta/model.meta": tf.compat.v1.MetaGraphDef(),
+        "old/saved_model.pb": SavedModel(),
+    }
+    for file, message in messages.items():
+        message.ParseFromString((folder / file).read_bytes())
+        metas = getattr(message, "meta_graphs", [message])
+        for node in getattr(metas[0], "graph_def", metas[0]).node:
+            if node.name == "y":
+                shape = tf.TensorShape([7, 9]).as_proto()
+                del node.attr["_output_shapes"].list.shape[:]
+                node.attr["_output_shapes"].list.shape.append(shape)
+        (folder / file).write_bytes(message.SerializeToString())
+    run = extractkit.extract(job(folder, FORMATS[name][0]), run_dir=tmp_path / "run")
+    (view,) = run.values()
+    np.testing.assert_allclose(np.asarray(view), expected(), rtol=1e-4, atol=1e-5)
+    (check,) = run.manifest.volatile.self_check
+    assert str(check.loaded_by).endswith(", without stored shapes")
 
 
 def made(half: bool) -> Iterator[keras.Model]:
