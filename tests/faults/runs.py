@@ -1,5 +1,6 @@
 """The run that faults are brought upon, and what has to be true of it in the end."""
 
+import gc
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -111,6 +112,7 @@ class Undisturbed:
 
     def __init__(self, scratch: Path, action: Action = begin) -> None:
         action(scratch / "warm" / "run")  # in this process: its children need import nothing
+        gc.freeze()  # nor copy what a collection would look at
         self.directory = scratch / "undisturbed" / "run"
         self.directory.parent.mkdir()
         self.calls = recorded(action, self.directory)

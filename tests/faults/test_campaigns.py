@@ -11,7 +11,7 @@ import pytest
 _CHECKOUT = Path(__file__).parents[2]
 
 CAMPAIGNS = {
-    "kills": None,
+    "kills": 100,
     "checkpoint-kills": 12,
     "carry-kills": 12,
     "random-kills": 3,
@@ -19,12 +19,12 @@ CAMPAIGNS = {
     "workers": 4,
     "power": 120,
     "bits": 200,
-    "full-disk": None,
+    "full-disk": 80,
     "refusals": 40,
     "file-sizes": 10,
     "tmpfs": 30,
 }
-"""How many faults of each; None: all that there are."""
+"""How many faults of each, drawn by chance; `make faults` brings about all that there are."""
 
 
 @pytest.mark.parametrize("name", CAMPAIGNS)
@@ -32,8 +32,8 @@ def test_no_fault_does_harm(name: str) -> None:
     figures = campaign(name, CAMPAIGNS[name])
     assert figures.pop("campaign") == name
     if name == "kills":
-        assert figures["kills of a run"] == figures["runs finished bitwise equal"] >= 50
-        assert figures["kills of a resume"] == figures["resumes finished bitwise equal"] >= 50
+        assert figures["kills of a run"] == figures["runs finished bitwise equal"] == 100
+        assert figures["kills of a resume"] == figures["resumes finished bitwise equal"] == 100
     elif name in ("checkpoint-kills", "carry-kills"):
         assert figures["kills of a run"] == figures["runs finished bitwise equal"] == 12
         assert figures["kills of a resume"] == figures["resumes finished bitwise equal"] == 12
@@ -42,17 +42,16 @@ def test_no_fault_does_harm(name: str) -> None:
     elif name == "workers":
         assert figures["runs"] == figures["runs finished bitwise equal"] == 4
     elif name == "full-disk":
-        assert figures["failures injected"] == figures["runs finished bitwise equal"] >= 50
+        assert figures["failures injected"] == figures["runs finished bitwise equal"] == 80
     if not figures and name == "tmpfs":
         pytest.skip("this process may mount no file system")
     assert figures
 
 
-def campaign(name: str, count: int | None) -> dict[str, object]:
+def campaign(name: str, count: int) -> dict[str, object]:
     """The figures of one campaign, which found no fault."""
-    counted = [] if count is None else ["--count", str(count)]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.faults", name, "--json", *counted],
+        [sys.executable, "-m", "tests.faults", name, "--json", "--count", str(count)],
         cwd=_CHECKOUT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
