@@ -17,6 +17,7 @@ from extractkit.models.protocol import HasOwnCall, Model
 from extractkit.tensors import Kind
 from extractkit.testing.models import drawn, own_call
 from extractkit.testing.reference import ReferenceModel
+from tests.models.programs import values_of
 
 X = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
 
@@ -34,6 +35,19 @@ class Counting(keras.layers.Layer):  # type: ignore[misc]
     def call(self, x: Any) -> Any:
         self.calls.assign_add(1.0)
         return 2 * x
+
+
+class Untracked(keras.layers.Layer):  # type: ignore[misc]
+    """Multiplies by a variable that Keras does not know of, and counts it up."""
+
+    def __init__(self) -> None:
+        super().__init__(name="untracked")
+        self.calls = tf.Variable(1.0)
+
+    def call(self, x: Any) -> Any:
+        y = x * self.calls
+        self.calls.assign_add(1.0)
+        return y
 
 
 def test_of_keras_by_calling_the_model() -> None:
@@ -57,6 +71,14 @@ def test_of_keras_they_come_from_a_graph_as_those_of_predict_do() -> None:
     predicted = own.predict(x, verbose=0)
     np.testing.assert_array_equal(np.isnan(found), np.isnan(predicted))
     np.testing.assert_allclose(found, predicted, rtol=1e-6)
+
+
+def test_what_the_call_assigns_is_put_back_where_keras_does_not_track_it() -> None:
+    own = keras.Sequential([keras.Input((4,), name="x"), Untracked()])
+    model = live_model(own)
+    for _ in range(2):
+        np.testing.assert_array_equal(direct(model, x=X)[":output"], X)
+        np.testing.assert_array_equal(values_of(model, [":output"], {"x": X})[":output"], X)
 
 
 def test_what_the_call_assigns_is_put_back() -> None:

@@ -7,6 +7,7 @@ and says so.
 
 import hashlib
 from collections.abc import Callable, Container, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, islice
@@ -54,6 +55,10 @@ _ANOTHER_PATH = "Python takes another path where sizes differ: it is not always 
 _IMPURE = (
     "a random or assigning operation is run before it, and no data flow is known in eager mode: it "
     "may be no function of the sample alone"
+)
+_STATEFUL = (
+    "called again with the same values the function gives others: it keeps a state outside of the "
+    "model's variables, and nothing resets that. Keep the state in a tf.Variable of the tf.Module"
 )
 
 
@@ -105,7 +110,9 @@ class EagerModel:
         def run(features: Mapping[str, Array], lengths: Mapping[str, Array]) -> list[Array]:
             batch = {s.name: tf.constant(features[s.name], s.dtype) for s in self.signature.specs}
             with tf.device(compilation.device):
-                found = self._values(self._called(batch, keep))
+                call = self._called(batch, keep)
+                self._check_path(call)
+                found = self._values(call)
                 found |= {input_address(name): feature for name, feature in batch.items()}
                 samples = tf.constant(len(next(iter(features.values()))))
                 own = {axis: tf.constant(length) for axis, length in lengths.items()}
@@ -157,10 +164,23 @@ class EagerModel:
         """Where it comes from."""
         return {"name": self.name, **self.origin}
 
+    def _check_path(self, call: EagerCall) -> None:
+        """Check that a call drew and changed nothing that the calls of the catalog did not.
+
+        Raises:
+            SampleError: it did.
+        """
+        if call.carried is not None and call.carried not in self._examined[1]:
+            raise SampleError(
+                f"model {self.name!r} took another path on this batch: it ran {call.carried!r}, "
+                f"which draws random numbers or changes what the next batch would find. What "
+                f"depends on the values of a batch cannot be extracted"
+            )
+
     def _called(self, batch: Mapping[str, tf.Tensor], keep: Container[str] | None) -> EagerCall:
         try:
             with restored(self.variables.values()):
-                return watched(self.function, self._arguments(batch), keep)
+                return watched(self.function, self._arguments(batch), keep, self.variables.values())
         except Exception as error:  # whatever somebody else's code raises
             raise failed_on_batch(self.name, error) from error
 
@@ -189,19 +209,42 @@ class EagerModel:
         tensor = found[fetch.address]
         return tf.expand_dims(tensor, 0) if fetch.address in self._watched.whole else tensor
 
-    @cached_property
+    @property
     def _watched(self) -> Records:
+        return self._examined[0]
+
+    @cached_property
+    def _examined(self) -> tuple[Records, frozenset[str | None]]:
+        """The records, and what calls draw or change that no later call finds as it was."""
         sizes, calls = self._trials()
         found = [self._values(call) for call in calls]
         pure = calls[0].pure
+        unaffected = {a for a, one in found[0].items() if pure is None or id(one) in pure}
+        repeats = self._repeats({a: found[0][a] for a in unaffected}, sizes.trials[0])
         records, whole = [input_record(spec) for spec in self.signature.specs], set()
         for address, tensor in found[0].items():
             same = [values[address] for values in found if address in values]
             record, added = self._record(address, tensor, calls[0], sizes, same)
-            impure = pure is not None and id(tensor) not in pure
-            records.append(replace(record, reason=_IMPURE) if impure else record)
+            if address not in unaffected:
+                record = replace(record, reason=_IMPURE)
+            elif not repeats:
+                record = replace(record, reason=_STATEFUL)
+            records.append(record)
             whole |= {address} if added else set()
-        return Records(tuple(records), frozenset(whole))
+        carried = frozenset(call.carried for call in calls)
+        return Records(tuple(records), frozenset(whole)), carried
+
+    def _repeats(self, before: Mapping[str, tf.Tensor], at: Mapping[str, int]) -> bool:
+        """Return whether a call with the values of an earlier one gives what that one gave.
+
+        Python's own attributes, and random numbers of NumPy, leave no trace among operations.
+        """
+        # A state may hold the last values alone, and tell of itself only after others. A function
+        # that fails on those has none to be found.
+        with suppress(JobError):
+            self._called(self._made_up(at, seed=1), frozenset())
+        after = self._values(self._called(self._made_up(at), None))
+        return all(a in after and _equal(one, after[a]) for a, one in before.items())
 
     def _record(
         self,
@@ -262,8 +305,8 @@ class EagerModel:
             f"it takes: '{AT}={{NAME: {{dims: [{SAMPLE}, 4], dtype: float32}}}}'"
         ) from first
 
-    def _made_up(self, at: Mapping[str, int]) -> dict[str, tf.Tensor]:
-        draw = np.random.default_rng(0)
+    def _made_up(self, at: Mapping[str, int], seed: int = 0) -> dict[str, tf.Tensor]:
+        draw = np.random.default_rng(seed)
         batch = {}
         for spec in self.signature.specs:
             sizes = zip(spec.dims, spec.shape, strict=True)
@@ -294,6 +337,16 @@ def eager_model(
     specs = specs_of(method, settings)
     takes = [declared(name, spec) for name, spec in specs.items()]
     return EagerModel(name, signature_of(name, takes, settings), method, weights_of(built), origin)
+
+
+def _equal(one: tf.Tensor, other: tf.Tensor) -> bool:
+    """Whether two results are the same but for the order in which threads have added them up."""
+    first, second = to_numpy(one), to_numpy(other)
+    if first.shape != second.shape:
+        return False
+    if first.dtype.kind not in "fc":
+        return bool(np.array_equal(first, second))
+    return bool(np.allclose(first, second, rtol=1e-5, atol=1e-6, equal_nan=True))
 
 
 def _as_tensor(value: Any) -> Any:

@@ -36,12 +36,15 @@ class EagerCall:
             result, or one that is not kept.
         impure_from: how many results there were before the first that draws random numbers or
             assigns, or that takes a variable assigned to later; None: there is none.
+        carried: the first operation, by port, that draws random numbers or changes what nothing
+            restores: a variable that is not the model's, a table, a queue; None: there is none.
     """
 
     result: Any
     operations: Mapping[str, tf.Tensor]
     types: Mapping[str, str]
     impure_from: int | None
+    carried: str | None
 
     @property
     def pure(self) -> set[int] | None:
@@ -56,12 +59,14 @@ def watched(
     function: Callable[..., Any],
     arguments: Mapping[str, tf.Tensor],
     keep: Container[str] | None = None,
+    variables: Iterable[Any] = (),
 ) -> EagerCall:
     """Call a function, nested `tf.function`s run eagerly too.
 
     Args:
         arguments: by name.
         keep: ports whose results are wanted; None: all. Others are let go at once.
+        variables: those that are `restored` after the call.
 
     One call runs at a time in a process.
     """
@@ -69,10 +74,12 @@ def watched(
     operations: dict[str, tf.Tensor] = {}
     types: dict[str, str] = {}
     # For each resource how many results there were before the first that took it; the handle is
-    # kept, so that no other gets its id. `tensor * variable` reads without telling: there only
-    # `restored` keeps one call from the next.
+    # kept, so that no other gets its id.
     first_taken: dict[int, tuple[int, Any]] = {}
+    own = {id(getattr(variable, "handle", variable)) for variable in variables}
+    made: dict[int, Any] = {}
     impure_from: int | None = None
+    carried: str | None = None
 
     def on_operation(
         op_type: str | bytes,
@@ -82,7 +89,7 @@ def watched(
         op_name: Any = None,
         graph: Any = None,
     ) -> None:
-        nonlocal impure_from
+        nonlocal carried, impure_from
         if graph is not None:  # traced, not run
             return
         kind = op_type.decode() if isinstance(op_type, bytes) else op_type
@@ -90,13 +97,21 @@ def watched(
         handles = [one for one in inputs if getattr(one, "dtype", None) == tf.resource]
         for handle in handles:
             first_taken.setdefault(id(handle), (position, handle))
-        if _is_impure(kind):
+        # What a call makes for itself no other call finds.
+        if _is_impure(kind) and not (handles and made.keys() >= set(map(id, handles))):
+            if not handles or not own.issuperset(map(id, handles)):
+                carried = carried or port
             taken = [first_taken[id(handle)][0] for handle in handles]
+            if not own.issuperset(map(id, handles)):
+                # `tensor * variable` reads without telling, and nothing restores the variable.
+                taken.append(0)
             impure_from = min([position, *taken, *([] if impure_from is None else [impure_from])])
         types[port] = kind
         for index, output in enumerate(outputs):
             name = port if index == 0 else f"{port}@{index}"
             types[name] = kind
+            if output.dtype == tf.resource:
+                made[id(output)] = output
             if output.dtype not in _HANDLES and (keep is None or name in keep):
                 operations[name] = output
 
@@ -106,7 +121,7 @@ def watched(
             result = function(**arguments)
         finally:
             op_callbacks.remove_op_callback(on_operation)
-    return EagerCall(result, operations, types, impure_from)
+    return EagerCall(result, operations, types, impure_from, carried)
 
 
 @contextmanager

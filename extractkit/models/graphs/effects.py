@@ -14,7 +14,8 @@ from extractkit.models.operation_libraries import why_unknown
 _EFFECT = (
     r"^(Assign|Save|MergeV2Checkpoints|Apply|SparseApply|ResourceApply"
     r"|ResourceSparseApply|Scatter(Update|Add|Sub|Mul|Div|Min|Max)|ResourceScatter|InitializeTable"
-    r"|LookupTable(Insert|Import|Remove)|Write|Send$|_Send|Stage|Summary(Writer)?$|CountUpTo)"
+    r"|(Resource)?StridedSliceAssign|LookupTable(Insert|Import|Remove)|Write|Send$|_Send|Stage"
+    r"|Summary(Writer)?$|(Resource)?CountUpTo)"
 )
 _EFFECTS = re.compile(_EFFECT)
 # Placeholders of a function's graph are its arguments.

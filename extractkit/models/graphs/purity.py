@@ -11,9 +11,12 @@ from extractkit.models.graphs.rebuilding import SourceGraph
 IMPURE = re.compile(
     r"^Assign|^Rng|^Stateful(?!PartitionedCall)|Random|Multinomial|TruncatedNormal"
     r"|^Resource(Scatter|Apply|SparseApply)|^Scatter(Nd)?(Update|Add|Sub|Mul|Div|Min|Max)"
-    r"|^(Sparse)?Apply"
+    r"|^(Sparse)?Apply|^(Resource)?(StridedSliceAssign|CountUpTo)$"
+    r"|CandidateSampler$|^SampleDistortedBoundingBox|^NonDeterministicInts$"
+    r"|^LookupTable(Insert|Import|Remove)|^Queue(Enqueue|Dequeue|Close)|^IteratorGetNext"
+    r"|^Reader(Read|Re)|^(Un|Map|OrderedMap|MapUn|OrderedMapUn)?[Ss]tage(NoKey)?$"
 )
-"""Types of operations that draw random numbers or assign to a variable."""
+"""Types of operations that draw random numbers, or change a variable, table, queue or iterator."""
 
 
 def dependent_operations(source: SourceGraph) -> set[str]:

@@ -11,6 +11,7 @@ from extractkit.errors import ModelError
 from extractkit.inputs.protocol import InputSpec
 from extractkit.models.foreign import attribute, told
 from extractkit.models.functions.model import FunctionModel
+from extractkit.models.functions.variables import captured_variables
 from extractkit.models.graphs.records import Found
 from extractkit.models.keras_models.again import Again
 from extractkit.models.keras_models.catalog import find_tensors
@@ -106,8 +107,9 @@ class KerasModel(FunctionModel):
 
     @property
     def variables(self) -> Iterable[Any]:
-        """The model's own, generators' states among them."""
-        return self.dialect.variables(self.keras_model.variables)
+        """The model's own, generators' states among them, and those that Keras does not track."""
+        own = self.dialect.variables(self.keras_model.variables)
+        return [*own, *captured_variables(self.graph.graph).values()]
 
     def called(self, arguments: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """What calling the model returns, by address; see `_called_in_graph`."""
@@ -126,7 +128,14 @@ class KerasModel(FunctionModel):
             again.complete(self.pack(arguments))
             return self._called_in_graph(again.model, dialect, arguments)
 
-        return OwnCall(again.loaded_by, self.outputs_by(called))
+        def outputs(
+            features: Mapping[str, Array], lengths: Mapping[str, Array]
+        ) -> Mapping[str, Array]:
+            # Calls may have completed the model, and so made its variables.
+            kept = dialect.variables(again.model.variables)
+            return self.outputs_by(called, kept)(features, lengths)
+
+        return OwnCall(again.loaded_by, outputs)
 
     def _called_in_graph(
         self, model: Any, dialect: Dialect, arguments: Mapping[str, tf.Tensor]

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from extractkit.component import Component
-from extractkit.errors import ConfigError, JobError, ModelError
+from extractkit.errors import ConfigError, JobError, ModelError, SampleError
 from extractkit.models.functions.eager_calls import EagerCall, watched
 from extractkit.models.module import load
 from extractkit.models.protocol import Compilation, Fetch, Model
@@ -71,6 +71,53 @@ class TracedBefore(tf.Module):
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
         return tf.exp(self.counted(tf.abs(x)))
+
+
+_outside = tf.Variable(1.0)
+
+
+def counts_outside(x: tf.Tensor) -> tf.Tensor:
+    y = x * _outside
+    _outside.assign_add(1.0)
+    return y
+
+
+class Remembering(tf.Module):
+    """It keeps what it was given last in a table, a queue, or an attribute of Python's."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self.table = tf.lookup.experimental.MutableHashTable(tf.int64, tf.float32, 0.0)
+        self.queue = tf.queue.FIFOQueue(1000, [tf.float32])
+        self.numbers = iter(tf.data.Dataset.range(1000))
+        self.last: tf.Tensor | None = None
+
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        key = tf.zeros([1], tf.int64)
+        mean = tf.reduce_mean(x)
+        if self.where == "table":
+            y = x + self.table.lookup(key)
+            self.table.insert(key, mean[None])
+        elif self.where == "queue":
+            y = x + tf.cast(self.queue.size(), tf.float32)
+            self.queue.enqueue(mean)
+        elif self.where == "iterator":
+            y = x + tf.cast(next(self.numbers), tf.float32)
+        else:
+            y = x - (0.0 if self.last is None else self.last)
+            self.last = mean
+        return y
+
+
+def noisy_above_one(x: tf.Tensor) -> tf.Tensor:
+    return x + tf.random.normal([2]) if float(tf.reduce_max(x)) > 100.0 else x + 1.0
+
+
+def makes_for_itself(x: tf.Tensor) -> tf.Tensor:
+    (row,) = tf.data.Dataset.from_tensors(x)
+    count = tf.Variable(0.0)
+    count.assign_add(1.0)
+    return row + count
 
 
 def noisy(x: tf.Tensor) -> tf.Tensor:
@@ -219,6 +266,35 @@ def test_variables_are_left_as_they_were(name: str) -> None:
     program({"x": np.ones((2, 2), np.float32)}, {})
     (count,) = given.constants([Fetch(address)])
     assert count == 1.0
+
+
+@pytest.mark.parametrize("where", ["table", "queue", "iterator", "attribute"])
+def test_what_nothing_starts_anew_is_refused(where: str) -> None:
+    factory = Component("model.factory", f"{__name__}.Remembering", {"where": where})
+    (output,) = [
+        record
+        for record in load(factory, inputs=PAIR, eager=True).catalog.records
+        if record.kind is Kind.MODEL_OUTPUT
+    ]
+    told = "it keeps a state" if where == "attribute" else "a random or assigning operation"
+    assert told in str(output.reason)
+
+
+def test_a_variable_that_is_none_of_the_models_is_refused_when_assigned_to() -> None:
+    assert ":output" in out_of_reach(model("counts_outside", inputs=PAIR))
+
+
+def test_what_a_call_makes_for_itself_is_no_state() -> None:
+    given = model("makes_for_itself", inputs=PAIR)
+    x = np.ones((2, 2), np.float32)
+    (found,) = given.program([Fetch(":output")], Compilation())({"x": x}, {})
+    np.testing.assert_array_equal(found, x + 1)
+
+
+def test_random_numbers_on_the_path_of_one_batch_end_the_job() -> None:
+    program = model("noisy_above_one", inputs=PAIR).program([Fetch(":output")], Compilation())
+    with pytest.raises(SampleError, match="took another path on this batch"):
+        program({"x": np.full((2, 2), 200, np.float32)}, {})
 
 
 def test_an_assignment_in_a_function_traced_before_is_seen() -> None:

@@ -122,6 +122,16 @@ def assigning_in_a_branch(x: tf.Tensor) -> tf.Tensor:
     return tf.cond(tf.reduce_sum(x) > 0.0, lambda: x + _count.assign_add(1.0), lambda: x)
 
 
+_rows = tf.Variable(tf.ones([3, 2]))
+
+
+@tf.function(input_signature=[tf.TensorSpec([None, 2], tf.float32, name="x")])
+def assigning_a_slice(x: tf.Tensor) -> tf.Tensor:
+    y = x + _rows[0]
+    _rows[0].assign(tf.reduce_mean(x, 0))
+    return y
+
+
 @tf.function(input_signature=[tf.TensorSpec([None, 2], tf.float32, name="x")])
 def random_where_it_never_runs(x: tf.Tensor) -> tf.Tensor:
     never = tf.constant(False)
@@ -141,8 +151,8 @@ def _plain(x: tf.Tensor) -> tf.Tensor:
     return x + 1.0
 
 
-@pytest.mark.parametrize("name", ["random_in_a_loop", "assigning_in_a_branch"])
-def test_what_loops_and_branches_do_inside_is_seen(name: str) -> None:
+@pytest.mark.parametrize("name", ["random_in_a_loop", "assigning_in_a_branch", "assigning_a_slice"])
+def test_what_loops_branches_and_slices_do_is_seen(name: str) -> None:
     factory = Component("model.factory", f"{__name__}.{name}", partial=True)
     (output,) = [r for r in load(factory).catalog.records if r.kind is Kind.MODEL_OUTPUT]
     assert output.reason is not None
