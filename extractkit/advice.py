@@ -54,9 +54,26 @@ def hydra_override(key: str, value: object) -> str:
 
 
 def hydra_text(value: object) -> str:
-    """Return one text in Hydra's grammar, quoted where it has to be."""
+    """Return what stands for one text in an override: Hydra and OmegaConf make it of that again.
+
+    It is quoted where either would take it for something else: `null`, `true`, `1.0`, `a, b`.
+    """
     text = str(value)
-    return text if _PLAIN.fullmatch(text) else hydra_quoted(text)
+    if _PLAIN.fullmatch(text) and not _is_another_type(text):
+        return text
+    # OmegaConf would look up what stands in "${…}".
+    return hydra_quoted(re.sub(r"(\\*)\$\{", r"\1\1\\${", text))
+
+
+def _is_another_type(text: str) -> bool:
+    """Whether Hydra may read the text as nothing, a truth value or a number."""
+    if text.lower() in ("", "null", "true", "false"):
+        return True
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def hydra_quoted(value: str) -> str:
