@@ -63,7 +63,7 @@ def load(
         import keras
 
         from extractkit.models.image_model import ImageModel, image_signature
-        from extractkit.models.keras_models.again import LoadedAgain
+        from extractkit.models.keras_models.again import LoadedAgain, loader_of
         from extractkit.models.keras_models.signature import input_structure, packer, signature
         from extractkit.models.keras_models.weights import load_plainly, load_weights
         from extractkit.models.weight_files import open_weights
@@ -85,14 +85,12 @@ def load(
 
     def again(checkpoint: int | None) -> LoadedAgain:
         keras.utils.set_random_seed(seed)
-        own, made_by = (
-            _built(build, architecture, kept, settings),
-            f"keras.applications.{architecture}",
-        )
+        own = _built(build, architecture, kept, settings)
+        made_by = f"keras.applications.{architecture}"
         if file is None:
             return LoadedAgain(own, made_by)
         load = partial(load_plainly, own, file, _WEIGHTS)
-        return LoadedAgain(own, f"{made_by} and load_weights", load)
+        return LoadedAgain(own, f"{made_by} and {loader_of(own, file)}", load)
 
     structure = input_structure(model)
     own = sys.modules[build.__module__]

@@ -11,7 +11,7 @@ from extractkit.models.input_settings import parse_inputs
 from extractkit.models.keras_models.objects import import_objects
 from extractkit.models.keras_models.saved import SavedKeras, open_saved
 from extractkit.models.keras_models.stateful import check_state
-from extractkit.models.moving_averages import MovingAverages
+from extractkit.models.moving_averages import READ_BY, MovingAverages
 from extractkit.models.seeds import check_seed
 from extractkit.models.tensorflow_process import quiet_start
 from extractkit.models.weight_files import WeightFile, open_weights
@@ -116,7 +116,9 @@ def load(
             if averages.used and not weights.given:
                 file = open_weights(str(architecture.path))
                 use_optimizer_averages(own, file, architecture, architecture.at, averages)
-        return loaded_again(own, made_by, weights, checkpoint, load_again)
+                made_by = f"{made_by} and {READ_BY}"
+        by = READ_BY if averages.used else None
+        return loaded_again(own, made_by, weights, checkpoint, load_again, by)
 
     # What a factory builds without weights of its own exists in memory alone.
     in_memory = isinstance(architecture, Component) and not weights.given

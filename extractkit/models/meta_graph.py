@@ -1,6 +1,7 @@
 """`model=meta_graph`: what a Saver of TensorFlow 1 left: a `.meta` file and a checkpoint."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from extractkit.errors import ConfigError, ModelError, choices
 from extractkit.models.checkpoint_axis import checkpoint_axis
 from extractkit.models.foreign import told
 from extractkit.models.input_settings import parse_inputs
-from extractkit.models.moving_averages import MovingAverages
+from extractkit.models.moving_averages import READ_BY, MovingAverages
 from extractkit.models.recognition import (
     held,
     refuse_missing,
@@ -121,6 +122,8 @@ def load(
         plain = _plainly(own, str(file))
         if averages.setting is not None:  # for which a Saver has no setting
             restore_averages(at, plain.session, own.saver_def, str(file), averages)
+        if averages.used:
+            plain = replace(plain, loaded_by=f"{plain.loaded_by} and {READ_BY}")
         return plain
 
     return session_model(

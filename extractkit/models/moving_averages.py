@@ -13,6 +13,9 @@ KEY = "model.moving_averages"
 DEFAULT = "ExponentialMovingAverage"
 """The name that TensorFlow gives averages where nobody chose another."""
 
+READ_BY = "extractkit's own reading of averages"
+"""For records: TensorFlow and Keras have no function for it, so every load goes this way."""
+
 SLOTS = (DEFAULT, "average")
 """Names of what is kept of a variable and is its average: TensorFlow's, and the optimizers'."""
 

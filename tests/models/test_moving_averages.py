@@ -85,6 +85,7 @@ def test_a_graph_of_tensorflow_1_takes_averages_where_they_are_wanted(
     np.testing.assert_allclose(hidden(model), averaged, atol=1e-6)
     recorded = {"used": True, "found": 2, "without_average": ["net/mean"]}
     assert model.describe()["moving_averages"] == recorded
+    assert model.own_call().loaded_by.endswith("and extractkit's own reading of averages")
     assert model.weights_digest() != plain.weights_digest()
     np.testing.assert_allclose(hidden(meta_graph.load(prefix, moving_averages=False)), raw)
     assert caplog.messages == []
@@ -216,6 +217,8 @@ def test_what_an_optimizer_averages_is_what_it_finalizes(
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     found = keras_file.load(path, moving_averages=True)
     np.testing.assert_equal(values(found.keras_model), averaged)
+    by = "models.load_model and extractkit's own reading of averages"
+    assert found.own_call().loaded_by.endswith(by)
     without = ["norm/moving_mean", "norm/moving_variance"]
     recorded = {"used": True, "found": 6, "without_average": without}
     assert found.describe()["moving_averages"] == recorded
@@ -294,6 +297,9 @@ def test_checkpoints_of_tensorflow_with_averages_into_a_keras_model(
     assert "model.moving_averages=true" in caplog.text
     found = keras_file.load(**settings, moving_averages=True)
     np.testing.assert_equal(values(found.keras_model), averaged)
+    assert found.own_call().loaded_by == (
+        f"{FACTORY.target} and extractkit's own reading of averages"
+    )
     alone = checkpoint.load(str(prefix)).catalog
     assert sum(record.kind is Kind.MOVING_AVERAGE for record in alone.records) == 6
 

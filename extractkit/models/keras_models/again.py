@@ -44,12 +44,21 @@ Again = Callable[[int | None], LoadedAgain]
 """Loads a model again; the argument is that of `HasOwnCall.own_call`."""
 
 
+BY_NAME = "extractkit's own matching by name"
+
+
+def loader_of(model: Any, file: WeightFile) -> str:
+    """What `load_plainly` loads the weights of a file by, for records and messages."""
+    return "load_weights" if read_by_keras(model, file) else BY_NAME
+
+
 def loaded_again(
     model: Any,
     made_by: str,
     weights: GivenWeights,
     checkpoint: int | None,
     load: Callable[[Any, WeightFile, str], None] = load_plainly,
+    by: str | None = None,
 ) -> LoadedAgain:
     """A model that has just been made, with the weights that it was configured with.
 
@@ -57,13 +66,13 @@ def loaded_again(
         made_by: what has made it.
         checkpoint: place on the axis of the weights; None: there is no axis.
         load: gives a model the weights of a file, which the key names.
+        by: what `load` loads them by; None: it is `load_plainly`.
     """
     file = weights.file(checkpoint)
     if file is None:
         return LoadedAgain(model, made_by)
-    by = "load_weights" if read_by_keras(model, file) else "extractkit's own matching by name"
     return LoadedAgain(
         model,
-        f"{made_by} and {by}",
+        f"{made_by} and {by or loader_of(model, file)}",
         lambda: load(model, file, "model.checkpoint" if checkpoint is None else KEY),
     )
