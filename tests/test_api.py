@@ -177,6 +177,28 @@ def test_a_mistake_is_told_as_on_the_command_line_and_leaves_nothing(
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("override", "more"),
+    [
+        ("model.path=net.keras", ""),
+        ("model=bert", ""),
+        (
+            "model.state=carry",
+            " For model.state: from extractkit.models.live import live_model; "
+            "live_model(model, state=…)",
+        ),
+    ],
+)
+def test_an_object_takes_no_settings(tmp_path: Path, override: str, more: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        extractkit.extract([override, "selectors=none"], model=MODEL, run_dir=tmp_path / "run")
+    assert str(raised.value) == (
+        f"{override!r}: model is given as an object, which takes no settings from the "
+        f"configuration. Leave one of the two out.{more}"
+    )
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_model_that_is_not_given_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="model"):
         extractkit.extract([HIDDEN], run_dir=tmp_path / "run")

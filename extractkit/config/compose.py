@@ -19,6 +19,7 @@ from extractkit.config.guard import guarded
 from extractkit.config.messages import translated
 from extractkit.config.nested import as_typed, opened
 from extractkit.config.typed import trust_of
+from extractkit.errors import ConfigError
 from extractkit.job import Job
 from extractkit.trust import NOBODY, Trust
 
@@ -58,6 +59,8 @@ def compose(
         ConfigError: the overrides do not compose, or not to a job, or a file names code that is
             not trusted.
     """
+    for group in live or {}:
+        _check_no_settings(group, overrides)
     left_out = [f"~{group}" for group in live or {}]
     trust = trust_of(overrides, trusted)
     with _own_hydra(), guarded(trust), translated(overrides):
@@ -70,6 +73,23 @@ def compose(
         with open_dict(cfg):
             del cfg["hydra"]
         return composition(cfg, directory, live, trust)
+
+
+def _check_no_settings(group: str, overrides: Sequence[str]) -> None:
+    """Check that nothing configures what is given as an object.
+
+    Raises:
+        ConfigError: an override does.
+    """
+    for override in overrides:
+        key = override.lstrip("+~").partition("=")[0]
+        if key == group or key.startswith(f"{group}."):
+            state = "from extractkit.models.live import live_model; live_model(model, state=…)"
+            instead = f" For model.state: {state}" if key == "model.state" else ""
+            raise ConfigError(
+                f"{override!r}: {group} is given as an object, which takes no settings from the "
+                f"configuration. Leave one of the two out.{instead}"
+            )
 
 
 def composition(
