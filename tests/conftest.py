@@ -5,9 +5,12 @@ import os
 import secrets
 import signal
 from collections.abc import Generator
+from pathlib import Path
 
 import hypothesis
 import pytest
+
+from tests.preloaded import programs
 
 # Ray reads these when it is imported. Clusters of these tests have a token of their own, so that
 # nobody else's is looked for, and tell nobody that they are used.
@@ -59,6 +62,13 @@ def _no_wait_for_the_disk() -> Generator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", _checked)
         yield
+
+
+@pytest.fixture(scope="module")
+def preloaded(tmp_path_factory: pytest.TempPathFactory) -> Generator[Path]:
+    """A folder of programs for PATH that have TensorFlow imported."""
+    with programs(tmp_path_factory.mktemp("bin")) as folder:
+        yield folder
 
 
 def _checked(descriptor: int) -> None:

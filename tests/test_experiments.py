@@ -46,7 +46,7 @@ def page(name: str) -> Path:
     return ROOT / "experiments" / name / "README.md"
 
 
-def on_less(name: str, folder: Path) -> Path:
+def on_less(name: str, folder: Path, programs: Path) -> Path:
     """Run a page's commands in a folder; where its result goes."""
     shutil.copytree(ROOT / "experiments", folder / "experiments")
     result = folder / "experiments" / name
@@ -59,7 +59,7 @@ def on_less(name: str, folder: Path) -> Path:
         assert whole in text
         text = text.replace(whole, less)
     (folder / "README.md").write_text(text, encoding="utf-8")
-    assert run_snippets(folder / "README.md", folder) >= 1
+    assert run_snippets(folder / "README.md", folder, programs) >= 1
     return result
 
 
@@ -95,8 +95,8 @@ def test_every_experiment_has_a_page_that_tells_its_command_and_its_runs() -> No
 
 
 @pytest.mark.real_model
-def test_attention_patterns(tmp_path: Path) -> None:
-    found = check("attention_patterns", on_less("attention_patterns", tmp_path))
+def test_attention_patterns(tmp_path: Path, preloaded: Path) -> None:
+    found = check("attention_patterns", on_less("attention_patterns", tmp_path, preloaded))
     heads = {name: np.array(values) for name, values in found["heads"].items()}  # type: ignore[attr-defined]
     assert {values.shape for values in heads.values()} == {(6, 12)}
     shares = sum(heads[name] for name in ("cls", "sep", "self", "before", "after"))
@@ -105,21 +105,21 @@ def test_attention_patterns(tmp_path: Path) -> None:
 
 
 @pytest.mark.real_model
-def test_alleles(tmp_path: Path) -> None:
+def test_alleles(tmp_path: Path, preloaded: Path) -> None:
     real_model("mhcnuggets", "")  # fetched once, outside the repository
-    found = check("alleles", on_less("alleles", tmp_path))
+    found = check("alleles", on_less("alleles", tmp_path, preloaded))
     assert set(found["alleles"]) >= {"HLA-A", "HLA-B", "HLA-DQ", "HLA-DR"}  # type: ignore[call-overload]
     assert found["weights_within_class"] < found["weights_between_classes"]  # type: ignore[operator]
 
 
 @pytest.mark.real_model
-def test_training_dynamics(tmp_path: Path) -> None:
+def test_training_dynamics(tmp_path: Path, preloaded: Path) -> None:
     try:
         _, labels = digits(FOLDER)
     except FetchError as error:
         pytest.skip(str(error))
     assert np.bincount(labels).min() > 170
-    found = check("training_dynamics", on_less("training_dynamics", tmp_path))
+    found = check("training_dynamics", on_less("training_dynamics", tmp_path, preloaded))
     assert found["steps"] == [4, 54, 64]
     assert len(found["runs"]) == 2  # type: ignore[arg-type]
     assert found["loss"][0] > found["loss"][-1]  # type: ignore[index]

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.real_model
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(tmp_path_factory: pytest.TempPathFactory, preloaded: Path) -> Path:
     """The folder of the runs that the page makes."""
     real_model("fer", "")  # fetched once, outside the repository
     try:
@@ -39,7 +39,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     page = folder / "README.md"
     text = (PAGE / "README.md").read_text(encoding="utf-8")
     page.write_text(text.replace("inputs=arrays", f"inputs=arrays inputs.limit={FACES}"))
-    assert run_snippets(page, folder) == 7
+    assert run_snippets(page, folder, preloaded) == 7
     return folder / "runs" / "quantised" / "runs"
 
 

