@@ -12,6 +12,7 @@ from extractkit.component import Component
 from extractkit.engine.batches import Batch
 from extractkit.errors import JobError
 from extractkit.models import checkpoint, module, saved_model
+from extractkit.models.keras_models.again import LoadedAgain
 from extractkit.models.live import live_model
 from extractkit.models.protocol import HasOwnCall, Model
 from extractkit.tensors import Kind
@@ -35,6 +36,18 @@ class Counting(keras.layers.Layer):  # type: ignore[misc]
     def call(self, x: Any) -> Any:
         self.calls.assign_add(1.0)
         return 2 * x
+
+
+class CountsAfter(keras.layers.Layer):  # type: ignore[misc]
+    """Multiplies by the number of the call, the first of which is 1."""
+
+    def build(self, shape: Any) -> None:
+        self.calls = self.add_weight(shape=(), initializer="ones", trainable=False, name="calls")
+
+    def call(self, x: Any) -> Any:
+        y = x * self.calls
+        self.calls.assign_add(1.0)
+        return y
 
 
 class Untracked(keras.layers.Layer):  # type: ignore[misc]
@@ -79,6 +92,41 @@ def test_what_the_call_assigns_is_put_back_where_keras_does_not_track_it() -> No
     for _ in range(2):
         np.testing.assert_array_equal(direct(model, x=X)[":output"], X)
         np.testing.assert_array_equal(values_of(model, [":output"], {"x": X})[":output"], X)
+
+
+class Remembering(keras.layers.Layer):  # type: ignore[misc]
+    """Adds what a table holds, and then puts the batch's sum into it."""
+
+    def __init__(self) -> None:
+        super().__init__(name="remembering")
+        self.table = tf.lookup.experimental.MutableHashTable(tf.int64, tf.float32, 0.0)
+
+    def compute_output_spec(self, x: Any) -> Any:
+        return keras.KerasTensor(x.shape, x.dtype)
+
+    def call(self, x: Any) -> Any:
+        key = tf.zeros([1], tf.int64)
+        y = x + tf.reshape(self.table.lookup(key), [1, 1])
+        self.table.insert(key, tf.reshape(tf.reduce_sum(x), [1]))
+        return y
+
+
+def test_a_call_that_puts_something_into_a_table_is_never_made() -> None:
+    own = keras.Sequential([keras.Input((4,), name="x"), Remembering()])
+    model = live_model(own)
+    for _ in range(2):
+        assert direct(model, x=X) == {}
+        np.testing.assert_array_equal(values_of(model, [":output"], {"x": X})[":output"], X)
+
+
+def test_what_the_call_of_a_model_loaded_again_assigns_is_put_back() -> None:
+    def counted() -> Any:
+        return keras.Sequential([keras.Input((4,), name="x"), CountsAfter(name="counts")])
+
+    again = LoadedAgain(counted(), "a test")
+    model = live_model(counted(), again=lambda _: again)
+    for _ in range(2):
+        np.testing.assert_array_equal(direct(model, x=X)[":output"], X)
 
 
 def test_what_the_call_assigns_is_put_back() -> None:

@@ -15,6 +15,7 @@ from extractkit.models.failures import failed_on_batch
 from extractkit.models.functions.captured import captured_contents
 from extractkit.models.functions.eager_calls import restored
 from extractkit.models.graphs.model import GraphModel
+from extractkit.models.graphs.purity import changes_containers
 from extractkit.models.graphs.quantized import raw
 from extractkit.models.graphs.rebuilding import SourceGraph, tensors_in_graph
 from extractkit.models.graphs.transforming import transformed
@@ -75,7 +76,7 @@ class FunctionModel(GraphModel):
         def outputs(
             features: Mapping[str, Array], lengths: Mapping[str, Array]
         ) -> dict[str, Array]:
-            if not addresses:
+            if not addresses or changes_containers(self.graph.graph):
                 return {}
             arguments = self._taken(self.place(features, lengths)[0])
             try:

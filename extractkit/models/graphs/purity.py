@@ -8,13 +8,17 @@ from extractkit.models.graphs.imported import AnyGraph, static_value
 from extractkit.models.graphs.nested import NestedGraph, nested_graphs
 from extractkit.models.graphs.rebuilding import SourceGraph
 
+_CONTAINERS = (
+    r"^LookupTable(Insert|Import|Remove)|^Queue(Enqueue|Dequeue|Close)|^IteratorGetNext"
+    r"|^Reader(Read|Re)|^(Un|Map|OrderedMap|MapUn|OrderedMapUn)?[Ss]tage(NoKey)?$"
+)
+
 IMPURE = re.compile(
     r"^Assign|^Rng|^Stateful(?!PartitionedCall)|Random|Multinomial|TruncatedNormal"
     r"|^Resource(Scatter|Apply|SparseApply)|^Scatter(Nd)?(Update|Add|Sub|Mul|Div|Min|Max)"
     r"|^(Sparse)?Apply|^(Resource)?(StridedSliceAssign|CountUpTo)$"
     r"|CandidateSampler$|^SampleDistortedBoundingBox|^NonDeterministicInts$"
-    r"|^LookupTable(Insert|Import|Remove)|^Queue(Enqueue|Dequeue|Close)|^IteratorGetNext"
-    r"|^Reader(Read|Re)|^(Un|Map|OrderedMap|MapUn|OrderedMapUn)?[Ss]tage(NoKey)?$"
+    rf"|{_CONTAINERS}"
 )
 """Types of operations that draw random numbers, or change a variable, table, queue or iterator."""
 
@@ -49,6 +53,12 @@ def impure_operations(source: SourceGraph, inert: Container[str] = frozenset()) 
     ]
     fed = frozenset(tensor.name for tensor in source.inputs.values())
     return downstream(sources, run_after(source.graph, fed), inert, fed)
+
+
+def changes_containers(graph: AnyGraph) -> bool:
+    """Return whether a call changes a table, queue or iterator, which nothing restores."""
+    inside = operation_types(graph).values()
+    return any(re.search(_CONTAINERS, kind) for kinds in inside for kind in kinds)
 
 
 def operation_types(graph: AnyGraph) -> dict[str, set[str]]:
