@@ -8,7 +8,7 @@ import numpy as np
 
 from extractkit.engine.batches import collate, elements
 from extractkit.engine.isolation import explained
-from extractkit.engine.sizes import repeated, size_fault
+from extractkit.engine.sizes import SizeFaults, repeated
 from extractkit.errors import JobError, SampleError, SelectionError
 from extractkit.inputs.protocol import Signature, Source
 from extractkit.models.axes import Sizes, infer_dims, why_not_by_sample
@@ -241,7 +241,7 @@ def _tried(model: Model, source: Source, addresses: Sequence[str], program: Prog
     try:
         alone = [shapes(first, own)]
     except SampleError as error:
-        fault = size_fault(model, addresses, program, repeated(signature, first.features, own))
+        fault = SizeFaults(model, addresses, program).of(repeated(signature, first.features, own))
         raise SampleError(explained(str(error), fault)) from error
     others = _Others(model, source)
     moved: dict[str, Mapping[str, int]] = {}

@@ -18,7 +18,7 @@ from extractkit.engine.opening import Opened, open_job
 from extractkit.engine.reading_once import encoded_bytes, in_blocks
 from extractkit.engine.sharing import KEY as SHARING
 from extractkit.engine.sharing import Shared, Sharing, measure_sharing
-from extractkit.engine.sizes import size_fault
+from extractkit.engine.sizes import SizeFaults
 from extractkit.engine.stream import ShardValues, Stream, assembly, fetch, put
 from extractkit.engine.survey import Survey
 from extractkit.errors import SampleError
@@ -241,7 +241,7 @@ def _tried(
             values = program(first.features, first.lengths)
         except SampleError as error:
             addresses = [tensor.address for tensor in varying]
-            fault = size_fault(opened.model, addresses, program, first)
+            fault = SizeFaults(opened.model, addresses, program).of(first)
             raise SampleError(explained(str(error), fault)) from error
         put(varying, [assembly(tensor, lengths) for tensor in varying], [0], values)
         unforeseen = (v.nbytes for t, v in zip(varying, values, strict=True) if not t.predictable)

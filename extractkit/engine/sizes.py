@@ -1,6 +1,8 @@
 """Sizes along free axes that a model does not take: found by trying others, and put into words."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -43,42 +45,60 @@ def repeated(
     return collate(signature, [Encoded(inputs, sizes)] * samples)
 
 
-def size_fault(
-    model: Model, addresses: Sequence[str], program: Program, batch: Batch
-) -> str | None:
-    """Return what is wrong with the sizes of a sample on which a model failed; None: nothing.
+@dataclass(eq=False)
+class SizeFaults:
+    """What is wrong with the sizes of samples on which a model fails.
 
-    Args:
+    Each size is tried once, whatever the number of such samples. Once no size near a sample's own
+    is any better, no other sample's are searched by running the model.
+
+    Attributes:
         addresses: of the tensors that the program computes.
-        batch: holds the sample alone.
     """
-    own = {axis: int(sizes[0]) for axis, sizes in batch.lengths.items()}
-    if not own:
-        return None
-    by_graph = getattr(model, "takes", None)
 
-    # Without the sample's own values, which may be what the model fails on.
-    blank = {
-        name: np.full(array.shape[1:], "" if array.dtype.hasobject else 0, array.dtype)
-        for name, array in batch.features.items()
-    }
+    model: Model
+    addresses: Sequence[str]
+    program: Program
+    _by_graph: dict[tuple[int, ...], bool] = field(default_factory=dict, init=False)
+    _by_run: dict[tuple[int, ...], bool] = field(default_factory=dict, init=False)
+    _fruitless: bool = field(default=False, init=False)
 
-    def runs(at: Sizes) -> bool:
-        other = repeated(model.signature, blank, at)
+    def of(self, batch: Batch) -> str | None:
+        """Return what is wrong with a sample's sizes; None: nothing.
+
+        Args:
+            batch: holds the sample alone.
+        """
+        own = {axis: int(sizes[0]) for axis, sizes in batch.lengths.items()}
+        if not own:
+            return None
+        takes = getattr(self.model, "takes", None)
+        if takes is not None:
+            by_graph = _Search(partial(takes, self.addresses), own, _STATIC_REACH, self._by_graph)
+            if not by_graph.good(own):
+                return self._told(by_graph.faults())
+        by_run = _Search(partial(self._runs, batch), own, _RUN_REACH, self._by_run)
+        if self._fruitless or by_run.good(own):
+            return None
+        found = by_run.faults()
+        self._fruitless = not found
+        return self._told(found)
+
+    def _runs(self, batch: Batch, at: Sizes) -> bool:
+        # Without the sample's own values, which may be what the model fails on.
+        blank = {
+            name: np.full(array.shape[1:], "" if array.dtype.hasobject else 0, array.dtype)
+            for name, array in batch.features.items()
+        }
+        other = repeated(self.model.signature, blank, at)
         try:
-            program(other.features, other.lengths)
+            self.program(other.features, other.lengths)
         except JobError:  # memory, too, may run out at a size that we chose
             return False
         return True
 
-    if by_graph is not None and not by_graph(addresses, own):
-        search = _Search(lambda at: bool(by_graph(addresses, at)), own, _STATIC_REACH)
-    elif runs(own):
-        return None
-    else:
-        search = _Search(runs, own, _RUN_REACH)
-    found = search.faults()
-    return f"{'; '.join(found)} (model {model.name!r})" if found else None
+    def _told(self, found: Sequence[str]) -> str | None:
+        return f"{'; '.join(found)} (model {self.model.name!r})" if found else None
 
 
 class _Search:
@@ -88,17 +108,24 @@ class _Search:
         takes: whether a model takes a size of each free axis.
         own: the sizes of the sample, which it does not take.
         reach: how far away others are tried.
+        known: what has been tried before, and is from here on.
     """
 
-    def __init__(self, takes: Callable[[Sizes], bool], own: Sizes, reach: int) -> None:
+    def __init__(
+        self,
+        takes: Callable[[Sizes], bool],
+        own: Sizes,
+        reach: int,
+        known: dict[tuple[int, ...], bool],
+    ) -> None:
         self._takes = takes
         self._own = own
         self._reach = reach
-        self._known: dict[tuple[int, ...], bool] = {}
+        self._known = known
 
     def faults(self) -> list[str]:
         """Return what is wrong along each axis; nothing where no sizes near by are any better."""
-        near = next(filter(self._good, self._joint()), None)
+        near = next(filter(self.good, self._joint()), None)
         if near is None:
             return []
         found = []
@@ -108,7 +135,8 @@ class _Search:
                 found.append(f"it has {size} along {axis!r}, where {along} would do")
         return found
 
-    def _good(self, at: Sizes) -> bool:
+    def good(self, at: Sizes) -> bool:
+        """Return whether a model takes these sizes."""
         key = tuple(at.values())
         if key not in self._known:
             self._known[key] = min(key) >= 1 and self._takes(at)
@@ -127,7 +155,7 @@ class _Search:
         """Return which sizes an axis may have, the others being good; None: the one it has."""
 
         def good(one: int) -> bool:
-            return self._good({**near, axis: one})
+            return self.good({**near, axis: one})
 
         if good(size):
             return None

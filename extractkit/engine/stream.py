@@ -22,7 +22,7 @@ from extractkit.engine.carrying import Carried
 from extractkit.engine.isolation import Outcome, failing_alone, run, run_isolated
 from extractkit.engine.non_finite import non_finite_reasons, refuse_non_finite
 from extractkit.engine.reading_once import ReadAlready
-from extractkit.engine.sizes import size_fault
+from extractkit.engine.sizes import SizeFaults
 from extractkit.engine.skipping import blamed, named
 from extractkit.engine.stages import ahead, nobody
 from extractkit.errors import InputError, JobError, SampleError
@@ -241,9 +241,13 @@ class Stream:
             raise
 
     def _size_fault(self, batch: Batch) -> str | None:
+        return self._size_faults.of(batch)
+
+    @cached_property
+    def _size_faults(self) -> SizeFaults:
         assert self.program is not None
         addresses = [tensor.address for tensor in self.tensors]
-        return size_fault(self.model, addresses, self.program, batch)
+        return SizeFaults(self.model, addresses, self.program)
 
     def _assemble(self, computed: Generator[_Computed, None, None]) -> Iterator[ShardValues]:
         with closing(computed):
