@@ -85,6 +85,9 @@ class SizeFaults:
         return self._told(found)
 
     def _runs(self, batch: Batch, at: Sizes) -> bool:
+        longest = self.model.signature.longest or {}
+        if any(size > longest.get(axis, size) for axis, size in at.items()):
+            return False
         # Without the sample's own values, which may be what the model fails on.
         blank = {
             name: np.full(array.shape[1:], "" if array.dtype.hasobject else 0, array.dtype)

@@ -43,6 +43,12 @@ def test_a_size_is_tried_once_for_all_samples() -> None:
     assert program.calls == calls
 
 
+def test_nothing_longer_than_the_model_takes_is_tried() -> None:
+    program = Counting(128)
+    assert faults_of(SizeFaults(MODEL, [":output"], program), 60) == [None]
+    assert program.calls
+
+
 def test_a_search_that_finds_nothing_is_not_repeated() -> None:
     program = Counting(1_000_003)
     faults = SizeFaults(MODEL, [":output"], program)
