@@ -345,6 +345,28 @@ def test_a_list_that_the_grammar_refuses_is_also_offered_as_a_list() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        "{Get:0: [sample, 16], Get:1: [sample, 16]}",
+        "{Get:0:[sample,16],Get:1:[sample,16]}",
+        r"{Get\:0: [sample, 16], Get:1: [sample, 16]}",
+    ],
+)
+def test_colons_in_the_names_of_a_mapping_are_answered_with_the_escaped_form(value: str) -> None:
+    override = f"model.inputs={value}"
+    said = message("model=meta_graph", override)
+    assert said.startswith(f"{override!r} cannot be read: ")
+    typed = shlex.split(said.rpartition(". Escape the colons in its names: ")[2])
+    inputs = compose(["model=meta_graph", "model.path=m", *typed]).job.model.arguments["inputs"]
+    assert inputs == {"Get:0": ["sample", 16], "Get:1": ["sample", 16]}
+
+
+def test_a_mapping_that_escapes_do_not_mend_is_offered_as_text() -> None:
+    said = message("model=meta_graph", "model.inputs={Get:0: [sample], Get:1}")
+    assert "Quote its value: " in said
+
+
 def test_several_values_are_asked_back() -> None:
     assert message(*MODEL, "+selectors.mine.path=a,b:c") == (
         "+selectors.mine.path=a,b:c gives several values. "

@@ -99,7 +99,10 @@ def _unreadable(error: OverrideParseException) -> str:
         return f"{override!r} cannot be read: {key!r} is no key. Write key=value, as in model=bert"
     # The parser's own words; what Hydra makes of them points into the text with a caret.
     reason = str(error.__context__ or error).splitlines()[0]
-    message = f"{override!r} cannot be read: {reason}. Quote its value: {as_text}"
+    refused = f"{override!r} cannot be read: {reason}"
+    if (as_mapping := quoting.as_mapping(override)) is not None:
+        return f"{refused}. Escape the colons in its names: {as_mapping}"
+    message = f"{refused}. Quote its value: {as_text}"
     return message if as_list is None else f"{message} or, as a list, {as_list}"
 
 
