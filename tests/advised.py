@@ -84,12 +84,13 @@ def _end_of_word(text: str, start: int) -> int:
 def merged(words: Sequence[str], advised: Sequence[str]) -> list[str]:
     """The command with what is advised: the new value of each key in place of the old one.
 
-    Another `model` takes none of the settings of the old one.
+    What stood below such a key goes with its old value: another `model` takes none of its settings.
     """
     latest = {_key(one): one for one in advised}
-    if "model" in latest:
-        words = [one for one in words if not _key(one).startswith("model.")]
-    return [*(one for one in words if _key(one) not in latest), *latest.values()]
+    kept = [
+        one for one in words if not any(f"{_key(one)}.".startswith(f"{key}.") for key in latest)
+    ]
+    return [*kept, *latest.values()]
 
 
 def _key(word: str) -> str:

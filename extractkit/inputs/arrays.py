@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from extractkit.advice import nested_override, override
 from extractkit.errors import InputError
 from extractkit.inputs.checks import check_limit, check_names, describe
 from extractkit.inputs.columns import Column, ColumnSource, bind_columns
@@ -85,14 +86,18 @@ def _one_array(name: str, given: PathLike) -> Column:
     path = find_file(given, ".npy", key)
     at = f"{key}={str(given)!r}"
     if is_archive(path, at):
-        raise InputError(f"{at} holds several arrays. Give one .npy, or inputs.path={given} alone")
+        raise InputError(
+            f"{at} is an .npz, which has an array for each input. Give one .npy, or the .npz for "
+            f"all inputs: {override('inputs.path', given)}"
+        )
     return open_npy(path, at)
 
 
 def _only_input(signature: Signature, at: str) -> str:
     if len(signature.specs) != 1:
+        each = nested_override("inputs.path", {one.name: "FILE.npy" for one in signature.specs})
         raise InputError(
             f"{at} holds one array, model {signature.model!r} takes {describe(signature)}. "
-            f"Give an .npz with an array for each, or inputs.path={{NAME:FILE.npy,…}}"
+            f"Give an .npz with an array for each, or a file for each: {each}"
         )
     return signature.specs[0].name

@@ -122,14 +122,19 @@ def check_dtype(spec: InputSpec, dtype: DType, signature: Signature, at: str) ->
     if dtype.hasobject and spec.dtype != TEXT:
         raise InputError(
             f"{at}: {spec.name!r} holds Python objects (texts, None or a mixture), model "
-            f"{signature.model!r} takes {spec.dtype}. Fill in what is missing and convert it: "
-            f"array.astype({spec.dtype!r})"
+            f"{signature.model!r} takes {spec.dtype}. Fill in what is missing and convert the "
+            f"rest, in NumPy: array.astype({_convertible(spec)!r})"
+        )
+    if dtype.names is not None:
+        raise InputError(
+            f"{at}: {spec.name!r} holds records of {', '.join(map(repr, dtype.names))}. Give one "
+            f"field of them, in NumPy: array[{dtype.names[0]!r}]"
         )
     if not _keeps_meaning(dtype, spec):
-        wanted = "str" if spec.dtype == TEXT else spec.dtype
         raise InputError(
             f"{at}: {spec.name!r} is {dtype.name}, model {signature.model!r} takes {spec.dtype}. "
-            f"Nothing is converted so unasked; if it is meant: array.astype({wanted!r})"
+            f"Nothing is converted so unasked; if it is meant, in NumPy: "
+            f"array.astype({_convertible(spec)!r})"
         )
 
 
@@ -150,6 +155,11 @@ def check_held(spec: InputSpec, values: np.ndarray[Shape, DType], at: str) -> No
             f"{at}: {spec.name!r} holds {value}, which {wanted.name}, "
             f"the type that the model takes, cannot hold"
         )
+
+
+def _convertible(spec: InputSpec) -> str:
+    """Return a type of NumPy's own that the input takes: it knows no bfloat16, say."""
+    return "str" if spec.dtype == TEXT else numpy_dtype(spec.dtype).name
 
 
 def _beyond(values: np.ndarray[Shape, DType], wanted: np.dtype[Any]) -> Iterator[int | float]:

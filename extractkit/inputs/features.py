@@ -1,11 +1,12 @@
 """How a feature of a `tf.train.Example` becomes an input of a model. NumPy only."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from extractkit.advice import hydra_text, nested_override
 from extractkit.errors import InputError, choices
 from extractkit.inputs.checks import check_names
 from extractkit.inputs.pixels import Pixels
@@ -31,6 +32,8 @@ class Feature:
             converted to. None: as they are stored.
         shape: of the values; None: the input's.
         pixels: how a picture, stored as the bytes of its file, is decoded; None: it is none.
+        settings: those of all features by their names, to advise others.
+        whole: whether the model also takes each record whole.
     """
 
     name: str
@@ -39,6 +42,8 @@ class Feature:
     dtype: str | None = None
     shape: tuple[int | None, ...] | None = None
     pixels: Pixels | None = None
+    settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    whole: bool = False
 
     def values(self, held: Mapping[str, Any], at: str) -> Array:
         """The values in one example.
@@ -53,8 +58,8 @@ class Feature:
         if kind is None:
             raise InputError(
                 f"{at} has no feature {self.name!r} for input {self.input!r}. "
-                f"{choices(self.name, held)} Name it: inputs.features.NAME.input={self.input}"
-                f"{_WHOLE if self.spec.dtype == TEXT else ''}"
+                f"{choices(self.name, held)} Name it: {self._advised('NAME', input=self.input)}"
+                f"{_WHOLE if self.whole else ''}"
             )
         stored = getattr(held[self.name], kind).value
         at = f"{at}, feature {self.name!r}"
@@ -70,16 +75,26 @@ class Feature:
 
     def _raw(self, data: bytes, at: str) -> Array:
         if self.dtype is None:
-            key = f"inputs.features.{self.name}"
             raise InputError(
                 f"{at} holds bytes, and input {self.input!r} is {self.spec.dtype}. Say what they "
-                f"are: {key}.dtype=uint8 (numbers, whatever their type), {key}.encoded=true "
-                f"(a picture)"
+                f"are: {self._advised(self.name, dtype='uint8')} (numbers, whatever their type), "
+                f"{self._advised(self.name, encoded=True)} (a picture)"
             )
         dtype = np.dtype(self.dtype).newbyteorder("<")
         if len(data) % dtype.itemsize:
             raise InputError(f"{at} holds {len(data)} bytes, which are no numbers of {self.dtype}")
         return np.frombuffer(data, dtype)
+
+    def _advised(self, name: str, **more: object) -> str:
+        """Return the override of all features, with more settings for this one, under a name."""
+        settings = {
+            **self.settings,
+            self.name: {**more, **self.settings.get(self.name, {}), **more},
+        }
+        return nested_override(
+            "inputs.features",
+            {name if one == self.name else one: _written(its) for one, its in settings.items()},
+        )
 
 
 def parse_features(
@@ -92,14 +107,25 @@ def parse_features(
     """
     specs = {spec.name: spec for spec in signature.specs}
     if given is None:
-        return tuple(Feature(name, name, spec) for name, spec in specs.items())
+        bare: dict[str, Mapping[str, object]] = {name: {} for name in specs}
+        whole = signature.string is not None
+        return tuple(
+            Feature(name, name, spec, settings=bare, whole=whole) for name, spec in specs.items()
+        )
     if not isinstance(given, Mapping):
         raise InputError(f"inputs.features={given!r} is no mapping: inputs.features.NAME.input=…")
     settings = {str(name): _settings(str(name), entry) for name, entry in given.items()}
     inputs = [str(entry.get("input", name)) for name, entry in settings.items()]
     check_names(inputs, signature, "inputs.features")
+    for one in specs:
+        named = [name for name, target in zip(settings, inputs, strict=True) if target == one]
+        if len(named) > 1:
+            raise InputError(
+                f"inputs.features gives input {one!r} several features: "
+                f"{', '.join(map(repr, named))}. Keep one of them"
+            )
     return tuple(
-        _feature(name, specs[target], entry, signature)
+        _feature(name, specs[target], entry, signature, settings)
         for target, (name, entry) in zip(inputs, settings.items(), strict=True)
     )
 
@@ -117,8 +143,23 @@ def _settings(name: str, entry: object) -> Mapping[str, object]:
     return {str(key): value for key, value in (entry or {}).items() if value is not None}
 
 
+def _written(value: object) -> str:
+    """Return a setting in Hydra's grammar."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {_written(one)}' for key, one in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_written, value))}]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return hydra_text(value) if isinstance(value, str) else str(value)
+
+
 def _feature(
-    name: str, spec: InputSpec, entry: Mapping[str, object], signature: Signature
+    name: str,
+    spec: InputSpec,
+    entry: Mapping[str, object],
+    signature: Signature,
+    settings: Mapping[str, Mapping[str, object]],
 ) -> Feature:
     key = f"inputs.features.{name}"
     encoded, dtype, shape = entry.get("encoded", False), entry.get("dtype"), entry.get("shape")
@@ -133,6 +174,7 @@ def _feature(
         None if dtype is None else _dtype(key, dtype),
         None if shape is None else _shape(key, shape),
         Pixels.of(spec, signature) if encoded else None,
+        settings,
     )
 
 

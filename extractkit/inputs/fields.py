@@ -28,7 +28,7 @@ def reads_text(columns: Mapping[str, str] | None, column: str, signature: Signat
         why = "inputs.columns is given" if signature.takes_text else "the model takes no text"
         raise InputError(
             f"inputs.column={column!r} means nothing, as {why}: {signature.model!r} takes "
-            f"{describe(signature)}. Try {every}"
+            f"{describe(signature)}. In its place: {every}"
         )
     return False
 

@@ -2,11 +2,13 @@
 
 import glob
 import os
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from extractkit.advice import override
 from extractkit.errors import InputError, JobError, choices
 
 PathLike = str | os.PathLike[str]
@@ -58,13 +60,17 @@ def find_file(given: PathLike, suffix: str, key: str = "inputs.path") -> Path:
     if path.is_dir():
         names = [name for name in _names(path) if name.endswith(suffix)]
         inside = f" {choices('', names)}" if names else ""
-        raise InputError(f"{at} is a directory.{inside} Give a file: {key}={path}/FILE{suffix}")
+        file = path / (names[0] if names else f"FILE{suffix}")
+        raise InputError(f"{at} is a directory.{inside} Give a file: {override(key, file)}")
     if not path.exists():
         raise _missing(at, path)
     if not path.is_file():
-        raise InputError(f"{at} is no regular file, and inputs are read at random. Save it to one")
+        raise InputError(
+            f"{at} is not a regular file, and inputs are read at random. Save its content to a file"
+        )
     if not os.access(path, os.R_OK):
-        raise InputError(f"{at} may not be read by this user. Try: chmod u+r {path}")
+        mend = shlex.join(["chmod", "u+r", str(path)])
+        raise InputError(f"{at} may not be read by this user. If it is yours: {mend}")
     return path
 
 

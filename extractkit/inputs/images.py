@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from extractkit.advice import override
 from extractkit.errors import InputError
 from extractkit.inputs.checks import check_limit, describe
 from extractkit.inputs.faults import Faults
@@ -52,10 +53,11 @@ class Images:
             MissingExtraError: Pillow is not installed.
         """
         if signature.string is not None:
+            path = self.path if isinstance(self.path, str) else "DIR"
             raise InputError(
                 f"inputs=images decodes pictures, and input {signature.string.name!r} of model "
                 f"{signature.model!r} is a string: it takes a picture's file as it is. "
-                f"Use inputs=files inputs.path={self.path if isinstance(self.path, str) else 'DIR'}"
+                f"Use inputs=files {override('inputs.path', path)}"
             )
         if len(signature.specs) != 1:
             raise InputError(

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from extractkit.advice import override
 from extractkit.errors import InputError, choices, nearest
 from extractkit.inputs.checks import check_text
 
@@ -56,7 +57,7 @@ def text_of(line: str, column: str, path: Path, number: int) -> str:
 
 def _try(column: str, record: dict[str, object]) -> str:
     texts = [name for name, value in record.items() if isinstance(value, str)]
-    return f" Try inputs.column={nearest(column, texts)[0]}" if texts else ""
+    return f" Try {override('inputs.column', nearest(column, texts)[0])}" if texts else ""
 
 
 def _kind(value: object) -> str:

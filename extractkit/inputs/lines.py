@@ -4,6 +4,7 @@ Only "\n" ends a line (with "\r" before it or not), not the separators that `str
 honours: those occur inside texts.
 """
 
+import shlex
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -98,5 +99,5 @@ def _text(line: bytes, path: Path, number: int) -> str:
         raise InputError(
             f"inputs.path={str(path)!r} is not UTF-8: line {number}, byte {error.start + 1} of "
             f"that line is 0x{line[error.start]:02x}. "
-            f"Convert it: iconv -f ENCODING -t UTF-8 {path} > NEW"
+            f"Convert it: iconv -f ENCODING -t UTF-8 {shlex.quote(str(path))} > NEW"
         ) from error

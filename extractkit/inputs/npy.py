@@ -40,6 +40,10 @@ _UNREADABLE = (
     zlib.error,
 )
 
+# The bit in a member's flags; the methods that Python reads: stored, deflate, bzip2, LZMA.
+_ENCRYPTED = 1
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+
 _AGAIN = "Copy or write it again"
 
 
@@ -137,8 +141,23 @@ def _member(
     stamp: Stamp,
     at: str,
 ) -> Column:
+    if member.flag_bits & _ENCRYPTED:
+        raise InputError(
+            f"{at} is encrypted. Write it without a password: np.savez(path, NAME=array)"
+        )
+    if member.compress_type not in _COMPRESSIONS:
+        raise InputError(
+            f"{at} is compressed as Python cannot read it (method {member.compress_type}). "
+            f"Write it again: np.savez(path, NAME=array)"
+        )
     raw.seek(member.header_offset + _ZIP_LENGTHS)
     begin = member.header_offset + _ZIP_HEADER + sum(struct.unpack("<HH", raw.read(4)))
+    with archive.open(member) as file:
+        if file.read(len(_NPY_MAGIC)) != _NPY_MAGIC:
+            raise InputError(
+                f"{at} is a zip archive, but no .npz: {member.filename!r} in it is not an array. "
+                f"Write one: np.savez('x.npz', NAME=array, …)"
+            )
     with archive.open(member) as file:
         array = _stored(file, path, stamp, begin, at)
         if member.compress_type == zipfile.ZIP_STORED:
@@ -158,7 +177,8 @@ def _stored(file: IO[bytes], path: Path, stamp: Stamp, begin: int, at: str) -> S
     if dtype.hasobject:
         raise InputError(
             f"{at} holds Python objects, which are not read: that would run code from the file. "
-            f"Save numbers: np.save(path, array.astype('float32'))"
+            f"Save numbers, np.save(path, array.astype('float32')), or texts, "
+            f"np.save(path, array.astype('str'))"
         )
     return StoredArray(path, stamp, begin + file.tell(), dtype, shape, "F" if fortran else "C")
 

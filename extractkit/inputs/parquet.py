@@ -189,7 +189,9 @@ def _opened(path: Path, at: str) -> Iterator[Any]:
         with _arrow("pyarrow.parquet").ParquetFile(path) as file:
             yield file
     except (arrow.ArrowException, *_UNREADABLE) as error:
-        raise InputError(f"{at} cannot be read as Parquet: {error}. Write it again") from error
+        raise InputError(
+            f"{at} cannot be read as Parquet: {error}. Write it as Parquet again"
+        ) from error
 
 
 def _decoded_or_error(

@@ -219,7 +219,11 @@ def _size(
         return own
     whole = isinstance(size, list | tuple) and all(type(n) is int and n > 0 for n in size)
     if not whole or len(size) != 2:
-        raise InputError(f"inputs.size={size!r} is not a height and a width: inputs.size=[224,224]")
+        example = [taken or 224 for taken in own]
+        raise InputError(
+            f"inputs.size={size!r} is not a height and a width, as in "
+            f"inputs.size=[{example[0]},{example[1]}]"
+        )
     if any(taken not in (None, given) for taken, given in zip(own, size, strict=True)):
         raise InputError(
             f"inputs.size={list(size)}: input {spec.name!r} of model {signature.model!r} takes "

@@ -17,7 +17,7 @@ from extractkit.values import Array
 _LOW, _SPAN = 0, 2
 
 
-_ROWS = "JSON lines (inputs=texts inputs.path=FILE.jsonl)"
+_ROWS = "inputs=texts inputs.path=FILE.jsonl (JSON lines)"
 
 _MOST = 1 << 40  # a length that every part of Python can hold
 
@@ -61,7 +61,7 @@ class Random:
                 raise InputError(
                     f"inputs=random makes numbers, and input {spec.name!r} of model "
                     f"{signature.model!r} is {spec.dtype} (it takes {describe(signature)}). "
-                    f"Try {'inputs=texts' if signature.takes_text else _ROWS} or inputs=arrays"
+                    f"Try {_other(spec, signature)}"
                 )
         longest = signature.longest or {}
         sizes = {
@@ -148,6 +148,13 @@ class RandomSource:
 def _bounds(spec: InputSpec) -> tuple[int, int]:
     low = _LOW if spec.low is None else spec.low
     return low, low + _SPAN if spec.high is None else spec.high
+
+
+def _other(spec: InputSpec, signature: Signature) -> str:
+    """What a source that holds such values is chosen by."""
+    if _kind(spec) == "c":  # JSON has no complex numbers
+        return "inputs=arrays"
+    return f"{'inputs=texts' if signature.takes_text else _ROWS} or inputs=arrays"
 
 
 def _kind(spec: InputSpec) -> str:

@@ -1,5 +1,6 @@
 """Features of TFRecord files, or whole records. The one source that TensorFlow reads."""
 
+import shlex
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -185,7 +186,10 @@ def _why_not(path: Path, told: str) -> str:
     with path.open("rb") as file:
         head = file.read(len(_GZIP))
     if head == _GZIP:
-        return f"is compressed, and records are read at random. Decompress it: gunzip -k {path}"
+        return (
+            f"is compressed, and records are read at random. Decompress it: "
+            f"gunzip < {shlex.quote(str(path))} > NEW"
+        )
     # TensorFlow goes on about the operation in which it happened.
     told = told.partition(" [Op:")[0].partition("\n")[0].strip()
     return f"is no TFRecord file, cut short or damaged: {told}. Copy or write it again"

@@ -1,6 +1,7 @@
 """Whole files, a sample each: bytes for a model that takes a string, text for a tokenizer."""
 
 import hashlib
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -92,9 +93,10 @@ class FileSource(FileSamples):
         try:
             return content.decode()
         except UnicodeDecodeError as error:
+            path = shlex.quote(str(file.path))
             raise InputError(
                 f"{file.at} is not UTF-8, and model {self.signature.model!r} has a tokenizer: "
-                f"{error}. Convert it: iconv -f ENCODING -t UTF-8 {file.path} > NEW"
+                f"{error}. Convert it: iconv -f ENCODING -t UTF-8 {path} > NEW"
             ) from error
 
     def sample(self, index: int) -> Sample:

@@ -239,7 +239,9 @@ class TestFiles:
     def test_a_member_that_is_no_array_is_refused(self, folder: Path) -> None:
         with zipfile.ZipFile("x.npz", "w") as archive:
             archive.writestr("x.npy", "1,2,3")
-        assert "inputs.path='x.npz' cannot be read as .npz" in refusal(ONE, "x.npz")
+        assert "is a zip archive, but no .npz: 'x.npy' in it is not an array." in refusal(
+            ONE, "x.npz"
+        )
 
     def test_python_objects_are_not_unpickled(self, folder: Path) -> None:
         values = np.array([1, "x"], object)
@@ -253,13 +255,14 @@ class TestFiles:
         assert refusal(TWO, "x.npy") == (
             "inputs.path='x.npy' holds one array, model 'bert' takes ids: int32 (samples, token), "
             "mask: bool (samples, token). Give an .npz with an array for each, or "
-            "inputs.path={NAME:FILE.npy,…}"
+            "a file for each: 'inputs.path={ids: FILE.npy, mask: FILE.npy}'"
         )
 
     def test_an_archive_within_a_mapping_is_refused(self, folder: Path) -> None:
         np.savez("x.npz", x=np.zeros((5, 10)))
         assert refusal(ONE, {"x": "x.npz"}) == (
-            "inputs.path.x='x.npz' holds several arrays. Give one .npy, or inputs.path=x.npz alone"
+            "inputs.path.x='x.npz' is an .npz, which has an array for each input. Give one .npy, "
+            "or the .npz for all inputs: inputs.path=x.npz"
         )
 
     @pytest.mark.parametrize("name", ["x.npy", "x.npz"])
@@ -328,7 +331,7 @@ class TestFit:
         signature = Signature("m", (InputSpec("x", taken, (), ()),))
         assert refusal(signature, "x.npy") == (
             f"inputs.path='x.npy': 'x' is {values.dtype.name}, model 'm' takes {taken}. "
-            f"Nothing is converted so unasked; if it is meant: array.astype('{taken}')"
+            f"Nothing is converted so unasked; if it is meant, in NumPy: array.astype('{taken}')"
         )
 
     @pytest.mark.parametrize(

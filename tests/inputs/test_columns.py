@@ -53,7 +53,7 @@ def test_the_fingerprint_is_of_the_texts_not_of_the_width_they_are_stored_in(
         (np.array(["a\ud800"], object), "inputs: 'x' holds '\\ud800', half a surrogate pair and "
          "no character"),
         (np.array([1.5]), "inputs: 'x' is float64, model 'm' takes string. Nothing is converted so "
-         "unasked; if it is meant: array.astype('str')"),
+         "unasked; if it is meant, in NumPy: array.astype('str')"),
     ],
 )  # fmt: skip
 def test_what_is_no_text_is_refused(given: Array, message: str) -> None:

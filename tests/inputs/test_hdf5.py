@@ -201,7 +201,7 @@ class TestRefused:
         assert "'x' holds Python objects (texts, None or a mixture), model 'm' takes" in told
         assert refusal(TEXTS, columns={"x": "y"}) == (
             "inputs.path='x.h5': 'x' is float64, model 'm' takes string. "
-            "Nothing is converted so unasked; if it is meant: array.astype('str')"
+            "Nothing is converted so unasked; if it is meant, in NumPy: array.astype('str')"
         )
 
     def test_damaged_chunks_are_one_message(self, file: h5py.File) -> None:

@@ -228,7 +228,8 @@ class TestRefused:
         [
             (RGB, {"size": [3, 3]}, "inputs.size=[3, 3]: input 'x' of model 'm' takes height and "
              "width [6, 8] (x: float32 (samples, 6, 8, 3)). Leave inputs.size out"),
-            (ANY, {"size": 3}, "inputs.size=3 is not a height and a width: inputs.size=[224,224]"),
+            (ANY, {"size": 3}, "inputs.size=3 is not a height and a width, as in "
+             "inputs.size=[224,224]"),
             (RGB, {"mode": "gray"}, "inputs.mode=gray, and input 'x' of model 'm' takes 3 channels "
              "(x: float32 (samples, 6, 8, 3)). Pictures have 3 (rgb) or 1 (gray)"),
             (takes(6, 8, 4), {}, "input 'x' of model 'm' takes 4 channels (x: float32 (samples, 6, "

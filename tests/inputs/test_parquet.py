@@ -189,7 +189,7 @@ class TestRefused:
         )
         assert refusal(takes(), column="a") == (
             "inputs.column='a' means nothing, as the model takes no text: 'm' takes "
-            "x: float32 (samples). Try 'inputs.columns={x: a}'"
+            "x: float32 (samples). In its place: 'inputs.columns={x: a}'"
         )
 
     @pytest.mark.parametrize(
@@ -208,7 +208,8 @@ class TestRefused:
             ([[1.0, 2.0]], takes(3), ", sample 'x.parquet:0': 'x' has shape (1, 2); model 'm' "
              "takes it as (samples, 3)"),
             (["a"], takes(), ", sample 'x.parquet:0': 'x' holds Python objects (texts, None or a "
-             "mixture), model 'm' takes float32. Fill in what is missing and convert it: "
+             "mixture), model 'm' takes float32. Fill in what is missing and "
+             "convert the rest, in NumPy: "
              "array.astype('float32')"),
             ([300], takes(dtype="uint8"), ", sample 'x.parquet:0': 'x' holds 300, which uint8, the "
              "type that the model takes, cannot hold"),

@@ -124,7 +124,8 @@ def test_what_is_no_number_is_refused(dtype: str) -> None:
         Random().bind(signature)
     assert str(caught.value) == (
         f"inputs=random makes numbers, and input 'x' of model 'm' is {dtype} (it takes "
-        f"x: {dtype} (samples)). Try JSON lines (inputs=texts inputs.path=FILE.jsonl) or "
+        f"x: {dtype} (samples)). Try "
+        f"{'' if dtype == 'complex64' else 'inputs=texts inputs.path=FILE.jsonl (JSON lines) or '}"
         f"inputs=arrays"
     )
 

@@ -366,7 +366,9 @@ class TestJsonRows:
         Path("x.txt").write_text("one\n")
         with pytest.raises(InputError, match=r"Try JSON lines: inputs.path=FILE.jsonl, or"):
             read_all(Texts("x.txt"), self.SIGNATURE)
-        with pytest.raises(InputError, match=r"Try JSON lines \(inputs=texts inputs.path=FILE"):
+        with pytest.raises(
+            InputError, match=r"Try inputs=texts inputs.path=FILE.jsonl \(JSON lines\) or"
+        ):
             read_all(Random(), self.SIGNATURE)
         with pytest.raises(InputError, match=r"inputs.columns means nothing in 'x.txt', which"):
             read_all(Texts("x.txt", columns={NAME: "x"}), takes())

@@ -285,12 +285,12 @@ class TestMistakes:
         Path("data/a.txt").touch()
         assert refusal("data") == (
             "inputs.path='data' is a directory. Available: 'a.txt'. "
-            "Give a file: inputs.path=data/FILE.txt"
+            "Give a file: inputs.path=data/a.txt"
         )
 
     def test_a_pipe_is_refused(self, folder: Path) -> None:
         os.mkfifo("pipe")
-        assert "inputs.path='pipe' is no regular file" in refusal("pipe")
+        assert "inputs.path='pipe' is not a regular file" in refusal("pipe")
 
     def test_no_file_at_all_is_refused(self) -> None:
         assert refusal([]) == "inputs.path=[] names no file. Give one: inputs.path=FILE"

@@ -199,7 +199,7 @@ class TestWhole:
         write("x.tfrecord", {"text": b"good", "label": 1})
         assert refusal(self.signature()) == (
             "inputs.path='x.tfrecord', record 0 has no feature 'x' for input 'x'. "
-            "Available: 'label', 'text'. Name it: inputs.features.NAME.input=x. "
+            "Available: 'label', 'text'. Name it: 'inputs.features={NAME: {input: x}}'. "
             "Or give the model each record whole: inputs.whole=true"
         )
         named = TFRecord("x.tfrecord", {"text": {"input": "x"}}).bind(self.signature())
@@ -231,7 +231,7 @@ class TestRefused:
         Path("x.tfrecord").write_bytes(gzip.compress(Path("x.tfrecord").read_bytes()))
         assert refusal(takes()) == (
             "inputs.path='x.tfrecord' is compressed, and records are read at random. "
-            "Decompress it: gunzip -k x.tfrecord"
+            "Decompress it: gunzip < x.tfrecord > NEW"
         )
 
     def test_a_file_cut_short_or_with_a_flipped_bit_anywhere(self) -> None:
@@ -264,15 +264,15 @@ class TestRefused:
         write("x.tfrecord", {"y": 1.0, "z": 1.0})
         assert refusal(takes()) == (
             "inputs.path='x.tfrecord', record 0 has no feature 'x' for input 'x'. "
-            "Available: 'y', 'z'. Name it: inputs.features.NAME.input=x"
+            "Available: 'y', 'z'. Name it: 'inputs.features={NAME: {input: x}}'"
         )
 
     def test_bytes_of_which_nothing_is_said(self) -> None:
         write("x.tfrecord", {"x": b"abc"})
         assert refusal(takes()) == (
             "inputs.path='x.tfrecord', record 0, feature 'x' holds bytes, and input 'x' is "
-            "float32. Say what they are: inputs.features.x.dtype=uint8 (numbers, whatever their "
-            "type), inputs.features.x.encoded=true (a picture)"
+            "float32. Say what they are: 'inputs.features={x: {dtype: uint8}}' (numbers, whatever "
+            "their type), 'inputs.features={x: {encoded: true}}' (a picture)"
         )
         assert refusal(takes(), features={"x": {"dtype": "int16"}}) == (
             "inputs.path='x.tfrecord', record 0, feature 'x' holds 3 bytes, which are no numbers "
