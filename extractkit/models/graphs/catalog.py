@@ -32,10 +32,12 @@ class GraphFacts:
         reasons: why a tensor cannot be extracted, by its name (`op:0`).
         inert: names of operations through which no randomness passes: constants decide their
             values, or they never run.
+        dead: names of those that never run.
     """
 
     reasons: Mapping[str, str]
     inert: frozenset[str]
+    dead: frozenset[str]
 
 
 def facts_of(
@@ -55,7 +57,7 @@ def facts_of(
     fed = frozenset(tensor.name for tensor in inputs)
     flow = control_flow(graph, fed)
     unfit = unfit_operations(
-        graph, fed, empty=empty, inert=flow.inert, reasons_not_fed=reasons_not_fed
+        graph, fed, empty=empty, inert=flow.dead, reasons_not_fed=reasons_not_fed
     )
     reasons = {
         tensor.name: unfit[operation.name]
@@ -63,7 +65,7 @@ def facts_of(
         if operation.name in unfit
         for tensor in operation.outputs
     }
-    return GraphFacts({**reasons, **flow.reasons}, flow.inert)
+    return GraphFacts({**reasons, **flow.reasons}, flow.inert, flow.dead)
 
 
 def find_operations(
@@ -155,7 +157,7 @@ def terminal_tensors(
     ends = [one for one in results if not _consumers(one, {})]
     if not ends:
         fed = frozenset(tensor.name for tensor in inputs.values())
-        unfit = unfit_operations(graph, fed, inert=facts.inert)
+        unfit = unfit_operations(graph, fed, inert=facts.dead)
         ends = [one for one in results if not _consumers(one, unfit)]
     return {one.outputs[0].name: one.outputs[0] for one in ends}
 

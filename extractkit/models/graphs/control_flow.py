@@ -23,10 +23,12 @@ class ControlFlow:
     Attributes:
         reasons: why a tensor cannot be extracted, by its name (`op:0`).
         inert: names of operations whose values constants decide, or that never run.
+        dead: names of those that never run.
     """
 
     reasons: Mapping[str, str]
     inert: frozenset[str]
+    dead: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ def control_flow(graph: AnyGraph, fed: frozenset[str]) -> ControlFlow:
         ]
         if walk.is_dead(operation) or (known and all(known)):
             inert.add(operation.name)
-    return ControlFlow(reasons, frozenset(inert))
+    dead = frozenset(operation.name for operation in operations if walk.is_dead(operation))
+    return ControlFlow(reasons, frozenset(inert), dead)
 
 
 class _Walk:
