@@ -254,3 +254,24 @@ def test_settings_that_a_session_does_not_have() -> None:
     assert model.configure(0, False, "/CPU:0")
     with pytest.raises(ConfigError, match=r"runtime\.device='/CPU:7' is no device"):
         model.configure(0, False, "/CPU:7")
+
+
+def test_a_constant_that_waits_for_an_assignment_is_refused(tmp_path: Path) -> None:
+    """What waits for it can only be computed by making it, even where constants decide its value."""
+
+    def build() -> None:
+        x = v1.placeholder(tf.float32, [None, 2], name="x")
+        count = v1.get_variable("count", initializer=1.0, use_resource=True)
+        tf.multiply(x, count, name="y")
+        with tf.control_dependencies([count.assign_add(1.0)]):
+            tf.multiply(x, tf.constant(2.0, name="two"), name="z")
+
+    model = meta_graph.load(str(saved(build, tmp_path / "model")))
+    before = model.weights_digest()
+    record = model.catalog["z:0"]
+    assert not record.extractable
+    assert "AssignAddVariableOp" in str(record.reason)
+    x = np.ones((3, 2), np.float32)
+    for _ in range(2):
+        np.testing.assert_array_equal(run(model, ["y:0"], {"x": x})[0], x)
+    assert model.weights_digest() == before
