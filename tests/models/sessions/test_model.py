@@ -257,7 +257,7 @@ def test_settings_that_a_session_does_not_have() -> None:
 
 
 def test_a_constant_that_waits_for_an_assignment_is_refused(tmp_path: Path) -> None:
-    """What waits for it can only be computed by making it, even where constants decide its value."""
+    """Computing it makes the assignment, even where constants decide its value."""
 
     def build() -> None:
         x = v1.placeholder(tf.float32, [None, 2], name="x")
