@@ -21,7 +21,7 @@ from extractkit.engine.isolation import run_isolated
 from extractkit.engine.prepare import Prepared
 from extractkit.engine.stream import Stream, fetch
 from extractkit.errors import ExtractkitError, JobError
-from extractkit.models.foreign import told
+from extractkit.models.foreign import out_of_memory, told
 from extractkit.models.protocol import (
     CarriesState,
     Fetch,
@@ -40,6 +40,15 @@ from extractkit.values import Array
 
 _HALF = ("float16", "bfloat16")
 
+_OTHER_VALUES = (
+    "Either extractkit computes this model wrongly, which is worth a report, or the model is not "
+    "the same each time that it is loaded and called"
+)
+_LOADED_ONCE = (
+    "What loads the model (a factory, a layer's constructor) must work more than once in a "
+    "process: let it leave no global state behind, and its files in place"
+)
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -49,11 +58,13 @@ class Difference:
         check: the comparison that found it.
         address: of the output; None: no output can be compared, as the own call fails.
         found: how far it is off, or how the call fails.
+        advice: what may be wrong, and what to change.
     """
 
     check: SelfCheck
     address: str | None
     found: str
+    advice: str = _OTHER_VALUES
 
     def __str__(self) -> str:
         weights = "" if self.check.checkpoint is None else f" at checkpoint {self.check.checkpoint}"
@@ -131,10 +142,8 @@ def refuse_differences(checked: Checked, committed: int) -> None:
             f"{first.check.loaded_by}, to {first.check.tolerance}."
         )
     raise JobError(
-        f"runtime.self_check: {first}{others}.{compared} {stored}. Either "
-        f"extractkit computes this model wrongly, which is worth a report, or the model is not the "
-        f"same each time that it is loaded and called. To extract all the same: "
-        f"runtime.self_check=false"
+        f"runtime.self_check: {first}{others}.{compared} {stored}. {first.advice}. To extract all "
+        f"the same: runtime.self_check=false"
     )
 
 
@@ -168,6 +177,10 @@ def outputs_apart(
 
 class _NotComparableError(Exception):
     """Raised where there is nothing to compare: no own call, or no outputs beside the job's."""
+
+
+class _NotLoadedAgainError(Exception):
+    """Raised where a model that has been loaded once cannot be loaded again."""
 
 
 class _OwnCallFailsError(Exception):
@@ -204,6 +217,8 @@ class _Comparison:
             own = self._own_outputs(own_call, batch)
         except OtherOutputsError as error:
             return Checked((record,), (Difference(record, self._addresses[0], str(error)),))
+        except _NotLoadedAgainError as error:
+            return Checked((record,), (Difference(record, None, str(error), _LOADED_ONCE),))
         except _OwnCallFailsError as error:
             return Checked((record,), (Difference(record, None, str(error)),))
         del own_call
@@ -232,10 +247,10 @@ class _Comparison:
             return model.own_call(position)
         except NoOwnCallError as error:
             raise _NotComparableError(str(error)) from error
-        except MemoryError as error:
-            raise _OwnCallFailsError("the memory is too small for the model twice") from error
         except Exception as error:  # whatever a library raises that has loaded the model once
-            raise _OwnCallFailsError(
+            if out_of_memory(error):
+                raise _NotComparableError("the memory is too small for the model twice") from error
+            raise _NotLoadedAgainError(
                 f"it cannot be loaded a second time: {_said(error)}"
             ) from error
 
@@ -244,9 +259,11 @@ class _Comparison:
             outputs = dict(own_call.outputs(batch.features, batch.lengths))
         except OtherOutputsError:
             raise
-        except MemoryError as error:
-            raise _OwnCallFailsError("the memory is too small for its own call") from error
         except Exception as error:  # whatever somebody's own layer raises
+            if out_of_memory(error):
+                raise _NotComparableError(
+                    "the memory is too small for the model's own call"
+                ) from error
             raise _OwnCallFailsError(
                 f"its own call ({own_call.loaded_by}) fails on {counted(len(batch), 'sample')} "
                 f"that extractkit computes: {_said(error)}"
@@ -278,9 +295,10 @@ class _Comparison:
         for batch, extracted in self.stream.batches(self.shards):
             try:
                 outcome = run_isolated(self._beside, batch, opened.model.signature)
-            except JobError as error:
+            except (JobError, MemoryError) as error:
                 extracted()  # where what is extracted fails as well, it is the job that fails
-                raise _NotComparableError(f"the outputs cannot be computed: {error}") from error
+                said = _said(error)
+                raise _NotComparableError(f"the outputs cannot be computed: {said}") from error
             others = extracted() if outcome.failed else None
             if outcome.batch is not None:
                 own = outcome.values[-len(self._addresses) :]

@@ -23,6 +23,22 @@ def attribute(value: object, name: str) -> Any:
         return None
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether an error, or one that led to it, says that memory is short.
+
+    TensorFlow's own is told by its name: who asks need not have TensorFlow.
+    """
+    chain: BaseException | None = error
+    seen: set[int] = set()
+    while chain is not None and id(chain) not in seen:
+        if isinstance(chain, MemoryError) or type(chain).__name__ == "ResourceExhaustedError":
+            return True
+        seen.add(id(chain))
+        # Keras raises its own in place of another, of which it names no cause.
+        chain = chain.__cause__ or chain.__context__
+    return False
+
+
 def told(error: BaseException) -> str:
     """The type of the exception and the first line of it that says something."""
     lines = _lines(str(error))

@@ -201,8 +201,8 @@ class HasOwnCall(Protocol):
                 model has no axis. This model computes with the same weights already.
 
         Raises:
-            NoOwnCallError: the format has no means to call this model, which is no fault of it; any
-                other error ends a job that checks itself.
+            NoOwnCallError: the format has no means to call this model, which may be right all the
+                same. Any other error ends a job that checks itself, unless memory is short.
         """
         ...
 

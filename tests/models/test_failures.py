@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -12,6 +13,7 @@ from extractkit.component import Component
 from extractkit.errors import JobError, SampleError
 from extractkit.models import frozen_graph, module, tflite
 from extractkit.models.failures import failed_on_batch
+from extractkit.models.foreign import out_of_memory
 from extractkit.models.functions.model import FunctionModel
 from extractkit.models.litert.interpreter import Interpreter
 from extractkit.models.protocol import Compilation, Fetch, Model
@@ -162,3 +164,29 @@ def test_of_tensorflows_errors_those_of_values_are(error: Any, blamed: bool) -> 
     found = failed_on_batch("m", error(None, None, "what it says"))
     assert isinstance(found, SampleError) == blamed
     assert str(found) == "model 'm' failed on a batch: what it says"
+
+
+class Exhausting(keras.layers.Layer):
+    """A layer whose call raises what it is given; Keras puts an error of its own in its place."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def call(self, x: Any) -> Any:
+        raise self.error
+
+
+@pytest.mark.parametrize("short", [True, False])
+def test_shortage_of_memory_is_told_from_other_errors_behind_those_of_libraries(
+    short: bool,
+) -> None:
+    kind = tf.errors.ResourceExhaustedError if short else tf.errors.InternalError
+    error = kind(None, None, "OOM when allocating tensor")
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - of which type, Keras decides
+        Exhausting(error)(np.ones((1, 2), "float32"))
+    by_keras = caught.value
+    with pytest.raises(JobError) as replaced:
+        raise failed_on_batch("m", error) from error
+    assert [out_of_memory(one) for one in (error, by_keras, replaced.value)] == [short] * 3
+    assert out_of_memory(MemoryError())
