@@ -1,4 +1,4 @@
-"""State that is carried in the order of the samples: which jobs can, and where a batch starts from.
+"""State that is carried in the order of the samples.
 
 A job that carries state is one stream: each batch starts from the state that the batch in front of
 it left. So each commit stores the state after its shard, and a shard that is computed by itself
@@ -47,11 +47,15 @@ def check_runtime(runtime: Runtime, samples: int) -> None:
                 f"runtime.{name}=skip and {_CARRY}: {one_stream}, so none of them can be missing. "
                 f"Use runtime.{name}=fail"
             )
-    if runtime.batch_size == 1 and samples > 1:
-        raise ConfigError(
-            f"runtime.batch_size=1 and {_CARRY}: the model keeps the states of batches of "
-            f"{samples} samples. Leave runtime.batch_size out"
-        )
+    # What equals the default may not have been given.
+    batch_size = None if runtime.batch_size == Runtime().batch_size else runtime.batch_size
+    given = {"batch_size": batch_size, "batch_tokens": runtime.batch_tokens}
+    for name, value in given.items():
+        if value is not None and (name, value) != ("batch_size", samples):
+            raise ConfigError(
+                f"runtime.{name}={value} and {_CARRY}: the model keeps the states of batches of "
+                f"{samples} samples. Leave runtime.{name} out"
+            )
     if (size := runtime.shard_size) is not None and size % samples:
         fitting = -(-size // samples) * samples
         raise ConfigError(
@@ -100,10 +104,13 @@ class Carried:
     Attributes:
         program: of the tensors of the stream.
         before: Reads the stored state that a shard starts from, which is not the first.
+        from_stored: Whether every shard starts from it, also where the shard in front of it has
+            just been computed.
     """
 
     program: CarryingProgram
     before: Callable[[Shard], State]
+    from_stored: bool = False
     _state: State = field(default=(), init=False)
     _at: int | None = field(default=None, init=False)
 
@@ -122,7 +129,7 @@ class Carried:
         start = shard.start + positions[0]
         if start == 0:
             self._state = self.program.initial
-        elif start != self._at:
+        elif start != self._at or (self.from_stored and start == shard.start):
             self._state = self.before(shard)
         self._at = None
         try:

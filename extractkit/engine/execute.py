@@ -344,7 +344,7 @@ class _Execution:
     def _stored(self, shard: Shard, entry: Entry) -> None:
         """A worker's shard is committed."""
         _log.info("committed %s", shard.key)
-        self.listener.advanced(len(shard), sum(file.size for file in entry.files.values()))
+        self.listener.advanced(len(shard), sum(file.size for file in entry.stored))
 
     def _finish(self, prepared: Prepared, recorder: Recorder) -> None:
         every = sum(map(len, recorder.manifest.planned_shards))

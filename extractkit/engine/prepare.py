@@ -104,12 +104,15 @@ class Prepared:
         found: Survey,
         on_batch: Callable[[int], None],
         state_before: Callable[[Shard], State] | None = None,
+        *,
+        from_stored: bool = False,
     ) -> Stream:
         """What computes shards, given what is known of the samples.
 
         Args:
             state_before: Reads the stored state that a shard starts from. Needed where state is
                 carried.
+            from_stored: as of `Carried`.
         """
         model, runtime = self.opened.model, self.job.runtime
         sharing = self.shared.sharing
@@ -119,7 +122,7 @@ class Prepared:
         if self.carrying is not None:
             assert state_before is not None
             rules = BatchRules(self.carrying.samples, None, padded=False, in_order=True)
-            carried = Carried(self.carrying, state_before)
+            carried = Carried(self.carrying, state_before, from_stored)
         return Stream(
             model,
             self.opened.source,

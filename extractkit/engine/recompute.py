@@ -115,7 +115,7 @@ class _Recomputation:
         rows = Samples(self.sound.directory / SAMPLES)
         signature = self.prepared.opened.model.signature
         found = recorded_survey(signature, rows, self.sound.manifest.samples)
-        return self.prepared.stream(found, _unheard, self._state_before)
+        return self.prepared.stream(found, _unheard, self._state_before, from_stored=True)
 
     def _state_before(self, shard: Shard) -> State:
         return state_before(self.sound.directory, self.sound.entries, shard)

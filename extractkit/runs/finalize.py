@@ -127,7 +127,7 @@ def _moves(directory: Path, piece: Piece) -> list[tuple[Path, Path]]:
     Raises:
         RunDirectoryError: one is in neither place, or damaged.
     """
-    files = [file for entry in piece.entries.values() for file in entry.files.values()]
+    files = [file for entry in piece.entries.values() for file in entry.stored]
     if piece.part.number == 1:
         recorded = {file.name: file for file in piece.manifest.files}
         if SAMPLES not in recorded:

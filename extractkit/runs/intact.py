@@ -12,7 +12,7 @@ from extractkit.runs.directory import JOURNAL, SHARDS, shard_file
 from extractkit.runs.journal import Entry
 from extractkit.runs.manifest import Manifest
 from extractkit.runs.opened import check_directory
-from extractkit.runs.state import state_file
+from extractkit.runs.state import check_state, state_file
 from extractkit.runs.write import cut, make_durable
 
 _log = logging.getLogger(__name__)
@@ -57,6 +57,7 @@ def intact_entries(
         try:
             if shard not in planned:
                 raise RunDirectoryError(f"{path} lists shard {entry.shard!r}, which is not planned")
+            check_state(manifest, entry)
             check_entry(directory, entry, sinks)
         except RunDirectoryError as error:
             _log.warning("%s; what is planned of it is stored again", error)

@@ -161,7 +161,7 @@ class Actual:
         return cls(
             samples=sum(entry.stop - entry.start for entry in entries),
             shards=len(entries),
-            bytes=sum(file.size for entry in entries for file in entry.files.values()),
+            bytes=sum(file.size for entry in entries for file in entry.stored),
             skipped=sum(len(entry.skipped) for entry in entries),
             values=values,
         )

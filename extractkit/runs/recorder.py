@@ -176,7 +176,7 @@ class Recorder:
         for key, stats in entry.stats.items():
             before = self._found.get(key)
             self._found[key] = stats if before is None else merged([before, stats])
-        self.bytes += sum(file.size for file in entry.files.values())
+        self.bytes += sum(file.size for file in entry.stored)
         self.committed[shard] = replace(entry, stats={}, timings={})
 
     def finish(self, timings: Mapping[str, float] | None = None) -> Manifest:

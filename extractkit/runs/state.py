@@ -9,6 +9,7 @@ from extractkit.errors import RunDirectoryError
 from extractkit.plan import Shard
 from extractkit.runs.directory import JOURNAL, shard_file
 from extractkit.runs.journal import Entry
+from extractkit.runs.manifest import Manifest
 from extractkit.sinks.npz import NpzSink
 from extractkit.values import Dense, State
 
@@ -23,6 +24,18 @@ def state_file(shard: Shard) -> str:
 def to_bytes(state: State) -> bytes:
     """Return a state as the bytes of an `.npz` file, its arrays named by their numbers."""
     return NpzSink().serialize({str(at): Dense(array) for at, array in enumerate(state)})
+
+
+def check_state(manifest: Manifest, entry: Entry) -> None:
+    """Check that an entry of a run that carries state names the state after its shard.
+
+    Raises:
+        RunDirectoryError: it does not.
+    """
+    if manifest.model.get("state") == "carry" and entry.state is None and entry.stop:
+        raise RunDirectoryError(
+            f"{JOURNAL}, shard {entry.shard!r} names no state, and the run carries one"
+        )
 
 
 def state_before(directory: Path, entries: Mapping[Shard, Entry], shard: Shard) -> State:

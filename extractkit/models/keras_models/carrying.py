@@ -1,21 +1,28 @@
 """Keras models whose recurrent layers carry their state from one call to the next."""
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from extractkit.errors import ConfigError, ModelError
+from extractkit.errors import ModelError
 from extractkit.models.functions.eager_calls import restored
+from extractkit.models.graphs.records import Found
 from extractkit.models.keras_models.catalog import find_tensors
 from extractkit.models.keras_models.model import KerasModel
-from extractkit.models.keras_models.stateful import CARRY, KEY, RESET
+from extractkit.models.keras_models.stateful import CARRY, KEY, RESET, initial_state
 from extractkit.models.keras_models.tracing import Trace
 from extractkit.models.protocol import CarryingProgram, Compilation, Fetch
+from extractkit.tensors import Catalog, Kind
 from extractkit.values import Array, State
+
+_CALL_NUMBER = re.compile(r"@[0-9]+")
+
+_IN_ONE_TRACE = "computed in other steps where the state is carried (model.state=carry)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,23 +51,26 @@ class CarryingModel(KerasModel):
             )
         return sizes.pop()
 
+    @cached_property
+    def catalog(self) -> Catalog:
+        """See `GraphModel`. What only one of the two traces computes cannot be extracted."""
+        records = (
+            record
+            if record.address in self._carried or not record.depends_on_inputs
+            else replace(record, reason=record.reason or _IN_ONE_TRACE)
+            for record in self._records.records
+        )
+        return Catalog(list(records), self.name)
+
     def carrying_program(
         self, fetches: Sequence[Fetch], compilation: Compilation
     ) -> CarryingProgram:
-        """See `CarriesState`."""
-        samples = self.samples_carried()
+        """Compile the graph of the second trace; the state is assigned before each call."""
         trace = self._carrying_trace
-        values = {one.record.address: one.value for one in find_tensors(trace)}
-        lacking = [fetch.address for fetch in fetches if fetch.address not in values]
-        if lacking:
-            raise ConfigError(
-                f"{KEY}={CARRY}: {lacking[0]!r} is not computed where the state is carried, only "
-                f"where each call starts from the initial state. Leave it out of the selectors, or "
-                f"use {KEY}={RESET}"
-            )
         variables = self._states()
-        names = [values[fetch.address].name for fetch in fetches]
+        names = [self._carried[fetch.address].name for fetch in fetches]
         names += [_assigned(trace, variable).name for variable in variables]
+        samples = self.samples_carried()
         compiled = self.compiled(trace, names, fetches, compilation, samples)
 
         def call(
@@ -73,23 +83,86 @@ class CarryingModel(KerasModel):
                 returned = compiled(features, lengths)
             return returned[: len(fetches)], tuple(returned[len(fetches) :])
 
-        initial = tuple(np.zeros(tuple(one.shape), one.dtype.as_numpy_dtype) for one in variables)
-        return CarryingProgram(samples, initial, call)
+        return CarryingProgram(samples, self._initial(), call)
+
+    @cached_property
+    def _carried(self) -> Mapping[str, Any]:
+        return alike(self.found, find_tensors(self._carrying_trace))
 
     @cached_property
     def _carrying_trace(self) -> Trace:
         # It is kept: the functions of loops in its programs go away with it.
         return self.traced_for(self.samples_carried())
 
+    def _layers(self) -> list[Any]:
+        """The recurrent layers themselves, without wrappers around them."""
+        kind = self.dialect.package.layers.RNN
+        return [layer for layer in self.stateful if isinstance(layer, kind)]
+
     def _states(self) -> list[tf.Variable]:
-        """The variables of all states, in the order of the layers."""
-        states = [
-            state
-            for layer in self.stateful
-            if isinstance(layer, self.dialect.package.layers.RNN)
-            for state in tf.nest.flatten(layer.states)
-        ]
+        """The variables of all states, in the order of the layers.
+
+        Raises:
+            ModelError: the layers have none yet, as nobody has told the size of a batch.
+        """
+        states = [state for layer in self._layers() for state in tf.nest.flatten(layer.states)]
+        if any(state is None for state in states):
+            raise ModelError(
+                f"{KEY}={CARRY}: the stateful layers of {self.name!r} do not know the size of a "
+                f"batch yet. Call the model on one batch where it is built (in the function of "
+                f"model.factory, say)"
+            )
         return [one if isinstance(one, tf.Variable) else one.value for one in states]
+
+    def _initial(self) -> State:
+        """The states of a model that has just been built."""
+        samples = self.samples_carried()
+        made = [
+            np.asarray(state)
+            for layer in self._layers()
+            for state in tf.nest.flatten(initial_state(layer, samples, self.dialect))
+        ]
+        return tuple(
+            np.broadcast_to(value, tuple(variable.shape)).astype(variable.dtype.as_numpy_dtype)
+            for value, variable in zip(made, self._states(), strict=True)
+        )
+
+
+def alike(ours: Sequence[Found], others: Sequence[Found]) -> dict[str, Any]:
+    """Return values of another trace of the same model, by the addresses that they share with ours.
+
+    Addresses count the calls of a layer, and the operations of each type in a call. So an address
+    means the same in both where the calls, and the operations of the whole call, are the same.
+    """
+    own_calls, own_operations = _structure(ours)
+    calls, operations = _structure(others)
+    same = {}
+    for one in others:
+        call, _, _ = one.record.address.partition(":")
+        layer = _CALL_NUMBER.sub("", call)
+        if own_calls.get(layer) != calls[layer]:
+            continue
+        if one.record.kind is Kind.OP and own_operations.get(call) != operations[call]:
+            continue
+        same[one.record.address] = one.value
+    known = {one.record.address for one in ours}
+    return {address: value for address, value in same.items() if address in known}
+
+
+def _structure(
+    found: Sequence[Found],
+) -> tuple[dict[str, list[str]], dict[str, list[str | None]]]:
+    """The calls of each layer, and the types of the operations in each call, in their order."""
+    calls: dict[str, list[str]] = {}
+    operations: dict[str, list[str | None]] = {}
+    for one in found:
+        call, _, _ = one.record.address.partition(":")
+        known = calls.setdefault(_CALL_NUMBER.sub("", call), [])
+        if call not in known:
+            known.append(call)
+        if one.record.kind is Kind.OP:
+            operations.setdefault(call, []).append(one.record.op_type)
+    return calls, operations
 
 
 def _assigned(trace: Trace, variable: Any) -> tf.Tensor:

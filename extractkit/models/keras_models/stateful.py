@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from extractkit.errors import ConfigError, ModelError, choices
 
 if TYPE_CHECKING:
@@ -56,6 +58,16 @@ def stateful_layers(model: Any, dialect: "Dialect") -> list[Any]:
     return [
         layer for layer in model._flatten_layers() if isinstance(layer, kinds) and layer.stateful
     ]
+
+
+def initial_state(layer: Any, samples: int, dialect: "Dialect") -> Any:
+    """Return the states, for so many samples, of a recurrent layer that has just been built."""
+    if dialect.package.__name__ == "keras":
+        return layer.get_initial_state(samples)
+    own = getattr(layer.cell, "get_initial_state", None)
+    if own is None:
+        return [np.zeros(one.shape, one.dtype.as_numpy_dtype) for one in layer.states]
+    return own(inputs=None, batch_size=samples, dtype=layer.variable_dtype)
 
 
 @contextmanager

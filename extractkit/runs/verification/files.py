@@ -14,6 +14,7 @@ from extractkit.runs.journal import Entry
 from extractkit.runs.lock import LOCK
 from extractkit.runs.manifest import Manifest
 from extractkit.runs.opened import check_directory
+from extractkit.runs.state import check_state
 from extractkit.runs.verification.result import Check, Finding, counted
 from extractkit.runs.write import TEMPORARY
 
@@ -56,6 +57,8 @@ def shard_files(
         count += len(entry.stored)
         try:
             check_names(directory, entry, entry.files if manifest is None else manifest.sinks)
+            if manifest is not None:
+                check_state(manifest, entry)
         except RunDirectoryError as error:
             found.append(Finding(JOURNAL, str(error), entry.shard))
             continue

@@ -1,5 +1,6 @@
 """`model.state=carry`: each batch of a stateful model starts from the state before it."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import pytest
 import tf_keras
 
 import extractkit
-from extractkit.errors import UserError
+from extractkit.errors import ModelError, UserError
 from extractkit.models.live import live_model
 from extractkit.models.protocol import CarriesState, Compilation, Fetch
 from extractkit.runs.directory import JOURNAL, SHARDS
@@ -76,6 +77,94 @@ def test_a_program_carries_the_states_of_all_layers(package: Any) -> None:
     np.testing.assert_allclose(np.concatenate(found), expected, atol=1e-6)
 
 
+def models(package: Any) -> dict[str, Any]:
+    """Models whose recurrent layers keep a state, of every kind that keeps it in another way."""
+    layers = package.layers
+
+    def of(layer: Any, shape: tuple[int, ...] = (5, 3), *before: Any) -> Any:
+        x = layers.Input(batch_shape=(ROWS, *shape), name="x")
+        y = x
+        for one in (*before, layer):
+            y = one(y)
+        return package.Model(x, y)
+
+    kept = {"stateful": True, "return_sequences": True}
+    cells = [layers.LSTMCell(2), layers.GRUCell(3)]
+    return {
+        "lstm": of(layers.LSTM(3, name="r", **kept)),
+        "gru": of(layers.GRU(3, name="r", **kept)),
+        "simple": of(layers.SimpleRNN(3, name="r", **kept)),
+        "last": of(layers.LSTM(3, name="r", stateful=True)),
+        "unrolled": of(layers.GRU(3, name="r", unroll=True, **kept)),
+        "both ways": of(layers.Bidirectional(layers.GRU(3, **kept), name="r")),
+        "stack": of(layers.RNN(cells, name="r", **kept)),
+        "masked": of(layers.LSTM(3, name="r", **kept), (5, 3), layers.Masking(0.0)),
+        "pictures": of(layers.ConvLSTM2D(2, 3, name="r", **kept), (3, 6, 6, 1)),
+    }
+
+
+@BOTH
+@pytest.mark.parametrize("name", models(keras))
+def test_from_the_initial_state_every_tensor_is_that_of_a_single_call(
+    package: Any, name: str
+) -> None:
+    """Both traces of a model mean the same by an address, or one of them does not offer it."""
+    wrapped = live_model(models(package)[name], state="carry")
+    assert isinstance(wrapped, CarriesState)
+    records = [one for one in wrapped.catalog.records if one.extractable and one.depends_on_inputs]
+    assert {"r:output", ":output"} <= {one.address for one in records}
+    fetches = [Fetch(one.address) for one in records]
+    shape = wrapped.signature.specs[0].shape
+    x = np.random.default_rng(1).normal(size=(ROWS, *(n or 1 for n in shape))).astype(np.float32)
+    carried = wrapped.carrying_program(fetches, Compilation()).from_initial({"x": x}, {})
+    single = wrapped.program(fetches, Compilation())({"x": x}, {})
+    for fetch, one, other in zip(fetches, carried, single, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6, err_msg=fetch.address)
+
+
+class Ones(keras.layers.SimpleRNNCell):
+    """A cell whose initial state is ones."""
+
+    def get_initial_state(self, batch_size: Any = None) -> Any:
+        return [keras.ops.ones((batch_size, self.state_size))]
+
+
+def test_the_initial_state_is_that_of_a_model_that_has_just_been_built() -> None:
+    def build() -> Any:
+        x = keras.Input(batch_shape=(ROWS, 5, 3), name="x")
+        keras.utils.set_random_seed(0)
+        return keras.Model(x, keras.layers.RNN(Ones(3), stateful=True, name="r")(x))
+
+    wrapped = live_model(build(), state="carry")
+    assert isinstance(wrapped, CarriesState)
+    program = wrapped.carrying_program([Fetch(":output")], Compilation())
+    (found,) = program.from_initial({"x": X[:ROWS]}, {})
+    expected = build().predict(X[:ROWS], batch_size=ROWS, verbose=0)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_layers_that_do_not_know_the_size_of_a_batch() -> None:
+    class Sub(keras.Model):
+        def __init__(self) -> None:
+            super().__init__(name="sub")
+            self.lstm = keras.layers.LSTM(3, stateful=True)
+
+        def call(self, x: Any) -> Any:
+            return self.lstm(x)
+
+    with pytest.raises(ModelError) as raised:
+        live_model(Sub(), state="carry", example=X[:ROWS]).samples_carried()  # type: ignore[attr-defined]
+    assert str(raised.value) == (
+        "model.state=carry: the stateful layers of 'model' do not know the size of a batch yet. "
+        "Call the model on one batch where it is built (in the function of model.factory, say)"
+    )
+    model = Sub()
+    model(X[:ROWS])
+    wrapped = live_model(model, state="carry", example=X[:ROWS])
+    assert isinstance(wrapped, CarriesState)
+    assert wrapped.samples_carried() == ROWS
+
+
 @BOTH
 def test_a_run_has_the_values_of_predict_over_all_batches_in_order(
     package: Any, tmp_path: Path
@@ -122,6 +211,10 @@ def _without_a_state(directory: Path) -> None:
     (directory / SHARDS / "000000004-000000008.state.npz").unlink()
 
 
+def _unnamed_state(directory: Path) -> None:
+    _rewrite(directory, lambda record: record.pop("state", None) and record)
+
+
 def _with_a_damaged_state(directory: Path) -> None:
     path = directory / SHARDS / "000000000-000000004.state.npz"
     path.write_bytes(path.read_bytes()[:-1] + b"?")
@@ -144,6 +237,7 @@ def _without_any_shard(directory: Path) -> None:
         _without_a_shard,
         _without_a_state,
         _with_a_damaged_state,
+        _unnamed_state,
         _interrupted,
         _without_any_shard,
     ],
@@ -169,23 +263,33 @@ def test_verify_computes_shards_from_the_stored_states(place: Path, tmp_path: Pa
 
 def _swap_states(directory: Path) -> None:
     """Let a shard record the state of another as its own: only computing can find it."""
-    import hashlib
-
     states = sorted((directory / SHARDS).glob("*.state.npz"))
     first, second = (path.read_bytes() for path in states[:2])
-    states[0].write_bytes(second)
     assert first != second
-    lines = []
-    for line in (directory / JOURNAL).read_text().splitlines():
-        record = json.loads(line)
+    states[0].write_bytes(second)
+
+    def swapped(record: dict[str, Any]) -> dict[str, Any]:
         if states[0].name in record.get("state", {}).get("name", ""):
             record["state"]["sha256"] = hashlib.sha256(second).hexdigest()
             record["state"]["size"] = len(second)
-            del record["checksum"]
-            told = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-            record["checksum"] = hashlib.sha256(told.encode()).hexdigest()[:16]
-            line = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        lines.append(f"{line}\n")
+        return record
+
+    _rewrite(directory, swapped)
+
+
+def _rewrite(directory: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Change the records of a journal, and their checksums with them."""
+
+    def text(record: dict[str, Any]) -> str:
+        return json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+    lines = []
+    for line in (directory / JOURNAL).read_text().splitlines():
+        record = json.loads(line)
+        del record["checksum"]
+        change(record)
+        record["checksum"] = hashlib.sha256(text(record).encode()).hexdigest()[:16]
+        lines.append(f"{text(record)}\n")
     (directory / JOURNAL).write_text("".join(lines))
 
 
@@ -226,6 +330,11 @@ def test_the_policy_is_part_of_the_identity(place: Path) -> None:
             "runtime.batch_size=1",
             "runtime.batch_size=1 and model.state=carry: the model keeps the states of batches of "
             "2 samples. Leave runtime.batch_size out",
+        ),
+        (
+            "runtime.batch_tokens=64",
+            "runtime.batch_tokens=64 and model.state=carry: the model keeps the states of batches "
+            "of 2 samples. Leave runtime.batch_tokens out",
         ),
         (
             "runtime.shard_size=3",
