@@ -55,9 +55,10 @@ def _reduced(value: Array, op: str, over: tuple[int, ...]) -> Array:
 
 
 def stacked(values: Sequence[Array]) -> Array:
-    """Samples of different shapes in one array, padded with zeros to the largest."""
+    """Samples of different shapes in one array, padded to the largest: zeros, or empty strings."""
     shape = tuple(max(sizes) for sizes in zip(*(value.shape for value in values), strict=True))
-    whole = np.zeros((len(values), *shape), values[0].dtype)
+    dtype = values[0].dtype
+    whole = np.full((len(values), *shape), b"" if dtype.hasobject else 0, dtype)
     for position, value in enumerate(values):
         own: tuple[int | slice, ...] = (position, *map(slice, value.shape))
         whole[own] = value

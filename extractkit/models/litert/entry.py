@@ -9,7 +9,7 @@ from extractkit.errors import ModelError, choices
 from extractkit.inputs.protocol import InputSpec, Signature
 from extractkit.models.graphs.signature import input_spec, tied
 from extractkit.models.litert.graph import Graph, GraphTensor, Subgraph
-from extractkit.tensors import escape
+from extractkit.tensors import TEXT, escape
 from extractkit.values import Array
 
 DTYPES = {
@@ -27,8 +27,9 @@ DTYPES = {
     "BOOL": "bool",
     "COMPLEX64": "complex64",
     "COMPLEX128": "complex128",
+    "STRING": TEXT,
 }
-"""NumPy's name of each TFLite type that has one."""
+"""Our name of each TFLite type whose values can be stored."""
 
 _DEFAULT = "serving_default"
 _WRAPPER = "StatefulPartitionedCall/"
@@ -77,7 +78,7 @@ def entry_of(graph: Graph, signature: str | None) -> Entry:
     That is `serving_default`, else the first signature, else the first subgraph.
 
     Raises:
-        ModelError: there is no such signature, or it takes something else than numbers.
+        ModelError: there is no such signature, or it takes neither numbers nor strings.
     """
     keys = [one.key for one in graph.signatures]
     if signature is not None and signature not in keys:
@@ -101,7 +102,8 @@ def entry_of(graph: Graph, signature: str | None) -> Entry:
     for name, tensor in entry.input_tensors().items():
         if tensor.type not in DTYPES:
             raise ModelError(
-                f"input {name!r} of the file is {tensor.type}; model=tflite takes numbers alone"
+                f"input {name!r} of the file is {tensor.type}; model=tflite takes numbers and "
+                f"strings"
             )
     return entry
 
@@ -145,7 +147,9 @@ def signature_of(entry: Entry, model: str, reading: Reading) -> Signature:
     specs = tuple(
         _spec(name, tensor, len(tensors) == 1, reading) for name, tensor in tensors.items()
     )
-    return Signature(model, tied(specs) if reading.tied and len(specs) > 1 else specs, batch=1)
+    specs = tied(specs) if reading.tied and len(specs) > 1 else specs
+    signature = Signature(model, specs, batch=1)
+    return replace(signature, takes_text=signature.string is not None)
 
 
 def _spec(name: str, tensor: GraphTensor, alone: bool, reading: Reading) -> InputSpec:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from extractkit.errors import ModelError
-from extractkit.inputs.protocol import Signature
+from extractkit.inputs.protocol import InputSpec, Signature
 from extractkit.inputs.random import RandomSource
 from extractkit.models.axes import RawShape, Sizes
 from extractkit.models.foreign import told
@@ -39,6 +39,7 @@ from extractkit.models.litert.interpreter import (
 from extractkit.models.litert.lacking import all_failing, failing, missing
 from extractkit.models.litert.probe import Probed
 from extractkit.models.litert.stored import stored_value
+from extractkit.tensors import TEXT
 from extractkit.values import Array
 
 _Shapes = tuple[RawShape, ...]
@@ -57,7 +58,7 @@ def examine(file: TFLiteFile, signature: str | None, settings: Settings) -> Prob
     What LiteRT cannot run is found by trying, and cut off.
 
     Raises:
-        ModelError: it is damaged, no such signature, or an input that is not of numbers.
+        ModelError: it is damaged, no such signature, or an input of neither numbers nor strings.
         Exception: whatever else a damaged file leads to, if the process survives.
     """
     graph, entry = _read(file, signature)
@@ -151,7 +152,8 @@ class _Examination:
 
     def made(self, reading: Reading, cut_off: bool) -> Probed:
         zeros = {
-            index: np.zeros_like(array) for index, array in self._drawn(self.sizes.base).items()
+            index: np.full_like(array, b"" if array.dtype.hasobject else 0)
+            for index, array in self._drawn(self.sizes.base).items()
         }
         preserving = self._interpreter(preserve=True)
         preserving.call(zeros)
@@ -177,10 +179,15 @@ class _Examination:
         return Interpreter(self.runnable, self.settings, preserve)
 
     def _drawn(self, at: Mapping[str, int]) -> dict[int, Array]:
-        source = RandomSource(self.takes.specs, at, seed=0, count=1)
-        features = source.read(0, 1)[0].data
+        numbers = tuple(spec for spec in self.takes.specs if spec.dtype != TEXT)
+        features = RandomSource(numbers, at, seed=0, count=1).read(0, 1)[0].data
         assert isinstance(features, Mapping)
-        return call_arrays(self.flow.entry, self.takes, features)
+        strings = {
+            spec.name: np.full(_sizes(spec, at), b"a", object)
+            for spec in self.takes.specs
+            if spec.dtype == TEXT
+        }
+        return call_arrays(self.flow.entry, self.takes, {**features, **strings})
 
     def _shapes(self, interpreter: Interpreter, fixed: Mapping[int, RawShape]) -> _Shapes:
         given = {*self.flow.entry.inputs.values()}
@@ -254,6 +261,11 @@ class _Examination:
         return marked
 
 
+def _sizes(spec: InputSpec, at: Mapping[str, int]) -> tuple[int, ...]:
+    pairs = zip(spec.shape, spec.dims, strict=True)
+    return tuple(at[str(dim)] if size is None else size for size, dim in pairs)
+
+
 def _shape(interpreter: Interpreter, index: int) -> RawShape:
     try:
         return tuple(interpreter.value(index).shape)
@@ -266,6 +278,8 @@ def _holds(value: Array, mark: int) -> bool:
 
 
 def _same(one: Array, other: Array) -> bool:
+    if one.dtype.hasobject:  # its own bytes say where the strings are
+        return one.shape == other.shape and one.tolist() == other.tolist()
     return one.shape == other.shape and one.tobytes() == other.tobytes()
 
 
@@ -273,7 +287,7 @@ def _difference(one: Array, other: Array) -> float:
     """The largest one; 0 only where both are the same bit for bit."""
     if _same(one, other):
         return 0.0
-    if one.shape != other.shape:
+    if one.shape != other.shape or one.dtype.hasobject:
         return math.inf
     largest = float(np.abs(one.astype(np.float64) - other.astype(np.float64)).max())
     return largest if largest > 0 else math.inf

@@ -14,7 +14,7 @@ import numpy as np
 
 from extractkit.models.litert.graph import Subgraph
 from extractkit.models.native_noise import noise_to_log
-from extractkit.values import Array
+from extractkit.values import Array, as_array
 
 FAILURES = (ValueError, RuntimeError)
 """What LiteRT raises where a call fails; memory that is short aside, which is no sample's fault."""
@@ -113,8 +113,9 @@ class Interpreter:
         where = self._subgraph.index
         shape = self._wrapper.TensorSize(index, where)
         if 0 in shape:  # LiteRT takes no memory for nothing, and then finds no value
-            return np.zeros(shape, self._wrapper.TensorType(index, where))
-        return np.asarray(self._wrapper.GetTensor(index, where))  # a scalar comes as no array
+            dtype = np.dtype(self._wrapper.TensorType(index, where))
+            return np.zeros(shape, object if dtype.kind == "S" else dtype)
+        return as_array(self._wrapper.GetTensor(index, where))  # a scalar comes as no array
 
     def overwrite(self, index: int, byte: int) -> None:
         """Fill a tensor's memory, where it has any yet, with one byte, to see who writes to it."""
@@ -193,11 +194,11 @@ class Plain:
         given = {name: np.asarray(arrays[at], order="C") for name, at in self.inputs.items()}
         if self.signature is not None:
             returned = interpreter.get_signature_runner(self.signature)(**given)
-            return {index: returned[name] for name, index in outputs.items()}
+            return {index: as_array(returned[name]) for name, index in outputs.items()}
         for name, index in self.inputs.items():
             interpreter.resize_tensor_input(index, given[name].shape)
         interpreter.allocate_tensors()
         for name, index in self.inputs.items():
             interpreter.set_tensor(index, given[name])
         interpreter.invoke()
-        return {index: interpreter.get_tensor(index) for index in outputs.values()}
+        return {index: as_array(interpreter.get_tensor(index)) for index in outputs.values()}

@@ -136,8 +136,12 @@ class TFLiteModel:
     ) -> dict[str, Array]:
         """One sample of a batch, without its padding."""
         return {
-            spec.name: features[spec.name][position][
-                tuple(slice(None if dim is None else sizes[dim]) for dim in spec.dims)
+            spec.name: features[spec.name][
+                (
+                    position,
+                    *(slice(None if dim is None else sizes[dim]) for dim in spec.dims),
+                    ...,  # keeps a single value an array
+                )
             ]
             for spec in self.signature.specs
         }

@@ -107,9 +107,9 @@ def test_every_number_of_a_quantised_input_makes_sense() -> None:
     assert (signature.specs[0].low, signature.specs[0].high) == (0, 256)
 
 
-def test_texts_are_refused() -> None:
-    graph = Graph("", (subgraph(tensor("words", type="STRING"), inputs=(0,)),), ())
-    with pytest.raises(ModelError, match="input 'words' of the file is STRING"):
+def test_what_is_neither_number_nor_string_is_refused() -> None:
+    graph = Graph("", (subgraph(tensor("words", type="VARIANT"), inputs=(0,)),), ())
+    with pytest.raises(ModelError, match="'words' of the file is VARIANT; model=tflite takes numb"):
         entry_of(graph, None)
 
 
