@@ -20,7 +20,7 @@ from extractkit.inputs.files import Stamp
 from extractkit.job import Runtime
 from extractkit.models.imports import import_modules
 from extractkit.models.protocol import Compilation, Fetch, Model, Program
-from extractkit.runs.companions import whole
+from extractkit.runs.companions import files_with_companions
 from extractkit.runs.origins import files_of
 from extractkit.runs.schema import canonical
 
@@ -124,7 +124,7 @@ def _files(component: Component) -> set[Path]:
     for text in _texts(component.arguments):
         with suppress(OSError, ValueError):  # no name that a file could have
             if (path := Path(text).expanduser()).is_file():
-                found.update(whole(path)[0])
+                found.update(files_with_companions(path)[0])
     return found
 
 

@@ -1,18 +1,26 @@
 """Files that belong to a model's file: it names them, or shares its name with them.
 
-Whoever gives the one is read the others, so what decides by files (origins, a model that is taken
-over from the job before) has to look at all of them.
+A loader that is given one of them reads the others, so what decides by files (origins, a
+model that is taken over from the job before) has to look at all of them.
 """
 
 import json
 import re
 from collections.abc import Iterator
+from io import SEEK_END
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
 _MEMBER = re.compile(r"(.*)\.(?:index|meta|data-\d{5}-of-\d{5})", re.DOTALL)
 _SAVED_MODELS = ("saved_model.pb", "saved_model.pbtxt")
+_OF_A_SAVED_MODEL = (
+    *("saved_model.pb*", "fingerprint.pb", "keras_metadata.pb"),
+    *("variables/**/*", "assets/**/*", "assets.extra/**/*"),
+)
+TABLE_END = bytes.fromhex("57fb808b247547db")
+"""The last bytes of a table of TensorFlow: an index, or a checkpoint before there were any."""
+
 _STATE = "checkpoint"
 _BEGINNING = 65536
 _LATEST = re.compile(r'^model_checkpoint_path: "(.*)"', re.MULTILINE)
@@ -24,17 +32,20 @@ def prefix_of(member: str) -> str | None:
     return found[1] if found else None
 
 
-def whole(file: Path) -> tuple[list[Path], Path]:
-    """A file and those that belong to it, in order, and the directory that has all of them."""
-    if file.name in _SAVED_MODELS:
-        inside = sorted(one for one in file.parent.rglob("*") if one.is_file())
-        return inside, file.parent
-    found = sorted({file, *(one for one in _others(file) if one.is_file())})
-    return found, file.parent
+def files_with_companions(file: Path) -> tuple[list[Path], Path]:
+    """Return a file and those that belong to it, in order, and the directory that has them all."""
+    try:
+        others = {one for one in _others(file) if one.is_file()}
+    except OSError:  # it cannot be read, which is refused where its content is wanted
+        others = set()
+    return sorted({file, *others}), file.parent
 
 
 def _others(file: Path) -> Iterator[Path]:
-    if file.suffix == ".json":
+    if file.name in _SAVED_MODELS:
+        for pattern in _OF_A_SAVED_MODEL:
+            yield from file.parent.glob(pattern)
+    elif file.suffix == ".json":
         yield from (file.parent / name for name in _named(file))
     elif file.name == _STATE:
         with file.open(encoding="utf-8", errors="replace") as opened:
@@ -43,8 +54,16 @@ def _others(file: Path) -> Iterator[Path]:
             yield from _members(file.parent / latest[1])
     elif prefix := prefix_of(file.name):
         yield from _members(file.parent / prefix)
-    else:  # of the format before index and data: a file beside its graph
-        yield file.with_name(f"{file.name}.meta")
+    elif (graph := file.with_name(f"{file.name}.meta")).is_file() and _ends_a_table(file):
+        yield graph  # of the format before index and data, which was one file
+
+
+def _ends_a_table(file: Path) -> bool:
+    with file.open("rb") as opened:
+        if opened.seek(0, SEEK_END) < len(TABLE_END):
+            return False
+        opened.seek(-len(TABLE_END), SEEK_END)
+        return opened.read() == TABLE_END
 
 
 def _members(prefix: Path) -> Iterator[Path]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from extractkit.component import Component
 from extractkit.errors import InputError
-from extractkit.runs.companions import whole
+from extractkit.runs.companions import files_with_companions
 
 _NAMES = frozenset({"path", "checkpoint", "filepath", "weights"})
 """Arguments that name files, as a text, a list or a mapping: no other text is looked for."""
@@ -133,7 +133,7 @@ def _files(text: str) -> tuple[list[Path], Path]:
         if not text:
             return [], path.parent
         if path.is_file():
-            return whole(path)
+            return files_with_companions(path)
         # A model inside an archive: `FILE.task/INNER.tflite`.
         if (archive := next((one for one in path.parents if one.is_file()), None)) is not None:
             return [archive], archive.parent

@@ -10,7 +10,7 @@ import pytest
 from extractkit.component import Component
 from extractkit.engine import loaded
 from extractkit.errors import InputError
-from extractkit.runs.companions import whole
+from extractkit.runs.companions import TABLE_END, files_with_companions
 from extractkit.runs.origins import Origin, origin, origins, relocated
 from extractkit.runs.verification import sources
 
@@ -122,12 +122,14 @@ def test_arguments_that_name_files_are_found_wherever_they_stand(files: Path) ->
 
 
 def test_a_file_that_cannot_be_read_is_named(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (files / "c.json").write_text("{}")
+
     # A test that runs as root could read anything.
     def refuse(path: Path, mode: str) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "open", refuse)
-    for name in ("b.txt", "deep"):
+    for name in ("b.txt", "c.json", "deep"):
         with pytest.raises(InputError) as caught:
             origin("inputs.path", str(files / name))
         assert str(caught.value) == (
@@ -151,7 +153,10 @@ READ_TOGETHER = {
     "a graph with its checkpoint": ("m.meta", {"m.meta", "m.index", "m.data-00000-of-00001"}),
     "the index of a checkpoint": ("m.index", {"m.index", "m.data-00000-of-00001", "m.meta"}),
     "the prefix of a checkpoint": ("m", {"m.index", "m.data-00000-of-00001", "m.meta"}),
-    "the latest checkpoint": ("checkpoint", {"checkpoint", "m.index", "m.data-00000-of-00001"}),
+    "the latest checkpoint": (
+        "checkpoint",
+        {"checkpoint", "m.index", "m.data-00000-of-00001", "m.meta"},
+    ),
     "an old checkpoint with its graph": ("old", {"old", "old.meta"}),
     "TensorFlow.js": ("model.json", {"model.json", "g1-1of2.bin", "g1-2of2.bin"}),
     "safetensors in parts": (
@@ -160,8 +165,13 @@ READ_TOGETHER = {
     ),
     "a file of a SavedModel": (
         "saved/saved_model.pb",
-        {"saved/saved_model.pb", "saved/variables/variables.index", "saved/assets/words.txt"},
+        {
+            *("saved/saved_model.pb", "saved/fingerprint.pb", "saved/keras_metadata.pb"),
+            *("saved/variables/variables.index", "saved/assets/words.txt"),
+            "saved/assets.extra/requests",
+        },
     ),
+    "samples beside a file of their own": ("data.csv", {"data.csv"}),
     "a folder": ("hub", {"hub/config.json", "hub/tokenizer.json", "hub/assets/vocab.txt"}),
     "a model in an archive": ("pack.task/inner.tflite", {"pack.task"}),
     "one file": ("model.keras", {"model.keras"}),
@@ -176,9 +186,11 @@ def formats(tmp_path: Path) -> Path:
         "w.safetensors.index.json": b'{"weight_map": {"a": "w-1.safetensors", "b": '
         b'"w-2.safetensors"}}',
         "checkpoint": b'model_checkpoint_path: "m"\nall_model_checkpoint_paths: "other"\n',
+        "old": b"tensors" + TABLE_END,
     }
     names = {name for _, read in READ_TOGETHER.values() for name in read}
-    for name in (*names, "other.index", "other.bin", "model.h5", "m2.index"):
+    unread = {"other.index", "other.bin", "model.h5", "m2.index", "data.csv.meta"}
+    for name in names | unread | {"saved/samples.jsonl", "saved/runs/1/manifest.json"}:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(contents.get(name, name.encode()))
     return tmp_path
@@ -193,7 +205,7 @@ def test_a_byte_of_any_file_that_a_format_reads_is_another_origin(formats: Path,
         return origin("model.path", str(formats / given)), loaded._files(component)
 
     before, stamped = found()
-    assert {str(path.relative_to(formats)) for path in stamped} >= read
+    assert {str(path.relative_to(formats)) for path in stamped} == read
     for path in sorted(formats.rglob("*")):
         if not path.is_file():
             continue
@@ -202,7 +214,7 @@ def test_a_byte_of_any_file_that_a_format_reads_is_another_origin(formats: Path,
         changed = found()[0] != before
         path.write_bytes(content)
         name = str(path.relative_to(formats))
-        assert changed if name in read else not changed or name == "m.meta", name
+        assert changed == (name in read), name
 
 
 @pytest.mark.parametrize(
@@ -217,7 +229,7 @@ def test_a_damaged_index_names_no_other_files(tmp_path: Path, content: bytes) ->
 
 def test_an_index_names_files_beside_it_alone(formats: Path) -> None:
     (formats / "model.json").write_bytes(b'{"weight_map": {"a": "../x", "b": "hub/config.json"}}')
-    assert [one.name for one in whole(formats / "model.json")[0]] == ["model.json"]
+    assert [one.name for one in files_with_companions(formats / "model.json")[0]] == ["model.json"]
 
 
 def test_older_runs_recorded_the_named_file_alone(formats: Path) -> None:

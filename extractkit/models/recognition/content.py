@@ -10,12 +10,12 @@ from pathlib import Path
 
 from extractkit.models.recognition.protobuf import message_kind
 from extractkit.models.recognition.recognized import Recognized
+from extractkit.runs.companions import TABLE_END
 
 _HEAD = 4096
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 TFLITE = b"TFL3"
 """At byte 4 of every TensorFlow Lite file."""
-_TABLE_END = bytes.fromhex("57fb808b247547db")
 _OLD_PYTORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _PICKLE = re.compile(rb"\x80[\x02-\x05]")
 _PICKLES = (".pkl", ".pickle", ".joblib", ".pt", ".pth", ".ckpt")
@@ -48,7 +48,7 @@ def recognize_file(file: Path) -> Recognized | None:
     with file.open("rb") as opened:
         head = opened.read(_HEAD)
         size = opened.seek(0, 2)
-        opened.seek(max(0, size - len(_TABLE_END)))
+        opened.seek(max(0, size - len(TABLE_END)))
         tail = opened.read()
     path = str(file)
     if not head:
@@ -93,7 +93,7 @@ def _by_magic(file: Path, head: bytes, tail: bytes) -> Recognized | None:
         return Recognized("a GGUF file of llama.cpp", advice="TensorFlow does not read it")
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < file.stat().st_size:
         return Recognized("weights in safetensors", "checkpoint", path)
-    if tail == _TABLE_END:
+    if tail == TABLE_END:
         if file.suffix == ".index":
             return _index(file)
         return Recognized("a TensorFlow checkpoint of its first format", "checkpoint", path)
