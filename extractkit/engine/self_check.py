@@ -259,6 +259,8 @@ class _Comparison:
             outputs = dict(own_call.outputs(batch.features, batch.lengths))
         except OtherOutputsError:
             raise
+        except NoOwnCallError as error:
+            raise _NotComparableError(str(error)) from error
         except Exception as error:  # whatever somebody's own layer raises
             if out_of_memory(error):
                 raise _NotComparableError(

@@ -2,8 +2,9 @@
 
 import tensorflow as tf
 
-from extractkit.errors import JobError, SampleError
+from extractkit.errors import ExtractkitError, JobError, SampleError
 from extractkit.models.foreign import told, told_by_graph
+from extractkit.models.protocol import NoOwnCallError
 
 _OF_GRAPHS = (
     *(tf.errors.InvalidArgumentError, tf.errors.OutOfRangeError),
@@ -33,3 +34,25 @@ def failed_on_batch(model: str, error: Exception) -> JobError:
     blamed = isinstance(error, _OF_GRAPHS if by_graph else _OF_PYTHON)
     said = told_by_graph(error) if by_graph else told(error)
     return (SampleError if blamed else JobError)(f"model {model!r} failed on a batch: {said}")
+
+
+def failed_own_call(model: str, error: Exception) -> ExtractkitError:
+    """What to raise in place of what the model's own call has raised, which computes all outputs.
+
+    A call that draws random numbers for an output that is not extracted fails only because
+    `runtime.deterministic` asks TensorFlow to refuse unseeded draws: no fault of model or sample.
+
+    Raises:
+        MemoryError: as it is.
+    """
+    if isinstance(error, tf.errors.InvalidArgumentError) and _UNSEEDED in str(error):
+        return NoOwnCallError(
+            "its own call draws random numbers without a seed, which TensorFlow refuses with "
+            "runtime.deterministic=true. To have the other outputs compared: "
+            "runtime.deterministic=false"
+        )
+    return failed_on_batch(model, error)
+
+
+# TensorFlow's words; it has no error of its own for this.
+_UNSEEDED = "When determinism is enabled, random ops must have a seed"

@@ -151,7 +151,7 @@ class CheckpointAxis(Protocol):
 
 
 class NoOwnCallError(ModelError):
-    """This model has no own call, for a reason that is known without calling it."""
+    """This model has no own call that can be compared, and neither it nor a sample is at fault."""
 
 
 class OtherOutputsError(JobError):
@@ -175,8 +175,8 @@ class OwnCall:
             for a `Fetch` of nothing but the address: the outputs (`MODEL_OUTPUT`) that depend on
             the inputs and can be extracted. Empty where there are none. It raises SampleError
             where the model fails on the batch, as the values of a sample can cause it, and
-            OtherOutputsError where their number is not the model's, and JobError where it fails in
-            another way.
+            OtherOutputsError where their number is not the model's, NoOwnCallError where the
+            settings of this process forbid the call, and JobError where it fails in another way.
     """
 
     loaded_by: str

@@ -321,6 +321,15 @@ def test_an_own_call_that_raises_on_what_is_computed_ends_the_job(
     )
 
 
+def test_an_own_call_that_the_settings_forbid_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Raising, "error", NoOwnCallError("no draws in a deterministic run"))
+    assert (
+        reason(tmp_path / "run", job(HIDDEN, model=Raising())) == "no draws in a deterministic run"
+    )
+
+
 @pytest.mark.parametrize("error", [MemoryError(), short_of_memory()])
 def test_an_own_call_that_needs_more_memory_than_there_is_does_not_end_the_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception

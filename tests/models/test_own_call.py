@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import extractkit
 from extractkit.component import Component
 from extractkit.engine.batches import Batch
 from extractkit.errors import JobError
@@ -170,6 +171,25 @@ def test_of_a_saved_model_by_its_function(signature: str, tmp_path: Path) -> Non
     found = direct(model, x=X)
     np.testing.assert_allclose(found[":output.y"], X * 2.5, rtol=1e-6)
     np.testing.assert_allclose(found[":output.sum"], X + 3, rtol=1e-6)
+
+
+class Drawing(tf.Module):
+    """A value of each sample, and one that is drawn without a seed."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 4], tf.float32, name="x")])
+    def __call__(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        drawn = tf.raw_ops.RandomStandardNormal(shape=tf.shape(x), dtype=tf.float32)
+        return {"loc": 2 * x, "z": x + drawn}
+
+
+def test_a_draw_without_a_seed_beside_the_outputs_does_not_end_a_job(tmp_path: Path) -> None:
+    """TensorFlow refuses it in a deterministic job, which computes the rest nevertheless."""
+    tf.saved_model.save(Drawing(), str(tmp_path / "m"))
+    wanted = ["model=saved_model", f"model.path={tmp_path / 'm'}", "selectors=outputs"]
+    run = extractkit.extract(wanted, inputs=X, run_dir=tmp_path / "run")
+    np.testing.assert_array_equal(np.asarray(run[":output.loc"]), 2 * X)
+    (checked,) = run.manifest.volatile.self_check
+    assert "draws random numbers without a seed" in str(checked.not_applicable)
 
 
 def test_a_function_that_lacks_an_input_is_not_called(affine: str) -> None:

@@ -21,7 +21,7 @@ from extractkit.inputs.protocol import Sample, Signature
 from extractkit.models.axes import Sizes
 from extractkit.models.digests import update
 from extractkit.models.encoding import encode_arrays
-from extractkit.models.failures import failed_on_batch
+from extractkit.models.failures import failed_on_batch, failed_own_call
 from extractkit.models.foreign import told
 from extractkit.models.functions.callables import constant_function, is_value, method_of, specs_of
 from extractkit.models.functions.eager_calls import EagerCall, restored, watched
@@ -145,7 +145,7 @@ class EagerModel:
             with restored(self.variables.values()):
                 found = self._returned(self.function(**self._arguments(batch)))
         except Exception as error:  # whatever somebody else's code raises
-            raise failed_on_batch(self.name, error) from error
+            raise failed_own_call(self.name, error) from error
         return {a: to_numpy(self._wanted(found, Fetch(a))) for a in addresses}
 
     def weights_digest(self) -> str:

@@ -11,7 +11,7 @@ import tensorflow as tf
 from extractkit.inputs.protocol import InputSpec
 from extractkit.models.compiled_once import CompiledOnce
 from extractkit.models.composites import given, given_names, part_specs, sample_count
-from extractkit.models.failures import failed_on_batch
+from extractkit.models.failures import failed_on_batch, failed_own_call
 from extractkit.models.functions.captured import captured_contents
 from extractkit.models.functions.eager_calls import restored
 from extractkit.models.graphs.model import GraphModel
@@ -85,7 +85,7 @@ class FunctionModel(GraphModel):
             except OtherOutputsError:
                 raise
             except Exception as error:  # whatever a layer of somebody's own raises
-                raise failed_on_batch(self.name, error) from error
+                raise failed_own_call(self.name, error) from error
             return {
                 address: self._with_samples(address, to_numpy(found[address]))
                 for address in addresses
