@@ -1,7 +1,7 @@
 """`model=saved_model`: a SavedModel of TensorFlow 2 or 1, any signature or function of it."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from extractkit.advice import override
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 _NAME = "saved_model"
 _DEFAULT = "serving_default"
-_NUMBERED = re.compile(r"args_\d+(_\d+)?")
+_CALLS = ("PartitionedCall", "StatefulPartitionedCall")
+_WRAPPER = "signature_wrapper"
+# Keras 2 saves its signature apart from the model's `__call__`, with arguments numbered.
+_KERAS_CALL = "_wrapped_model"
 
 
 def load(
@@ -87,7 +90,7 @@ def _load_function(
         # Variables live as long as the object that they were loaded with.
         keep=loaded,
         again=again,
-        composites=_composites(function, functions.values()),
+        composites=_composites(function, functions, signature=chosen in loaded.signatures),
     )
 
 
@@ -104,28 +107,75 @@ def _loaded(path: str, file: SavedModelFile) -> Any:
         raise ModelError(f"model.path={path!r} {why_not_loaded(error)}{alone}") from error
 
 
-def _composites(function: Any, others: Iterable[Any]) -> "dict[str, Argument]":
-    """The ragged and sparse inputs of a function.
+def _composites(
+    function: Any, functions: Mapping[str, Any], signature: bool
+) -> "dict[str, Argument]":
+    """Return the ragged and sparse inputs of a function.
 
-    A signature knows of their parts alone; the function that it was made of has the same parts, and
-    knows what they make.
+    A signature declares their parts alone. The function that it wraps has the same parts, and
+    declares what they make.
     """
     from extractkit.models.functions.concrete import composites_of, inputs_of
 
     def parts(of: Any) -> dict[str, Any]:
-        return {name: tensor.dtype for name, tensor in inputs_of(of).items()}
+        return {name: (one.dtype, one.shape) for name, one in inputs_of(of).items()}
 
     own, wanted = composites_of(function), parts(function)
-    for other in others:
-        if own:
-            break
-        found = parts(other)
-        # Keras numbers the arguments of its signature.
-        numbered = all(map(_NUMBERED.fullmatch, wanted))
-        if found == wanted or (numbered and list(found.values()) == list(wanted.values())):
-            names = dict(zip(found, wanted, strict=True))
-            own = {names[key]: one.renamed(names) for key, one in composites_of(other).items()}
-    return own
+    alike = {
+        name: other
+        for name, other in functions.items()
+        if list(parts(other).values()) == list(wanted.values())
+    }
+    if own or not signature or not any(map(composites_of, alike.values())):
+        return own
+    candidates = []
+    for other in _wrapped(function, alike):
+        names = dict(zip(parts(other), wanted, strict=True))
+        candidates.append(
+            {names[key]: one.renamed(names) for key, one in composites_of(other).items()}
+        )
+    # Where functions of one name disagree, the signature takes the parts that it declares.
+    agreed = candidates and all(one == candidates[0] for one in candidates)
+    return candidates[0] if agreed else {}
+
+
+def _wrapped(signature: Any, functions: Mapping[str, Any]) -> list[Any]:
+    """Return those of the functions that a signature may wrap."""
+    called = _called(signature)
+    exact = [one for one in functions.values() if _name_of(one) == called]
+    if exact or called is None:
+        return exact
+    # A concrete function has one name where it is saved, and another where a signature calls it.
+    plain = _plain_name(called)
+    if plain == _KERAS_CALL:
+        return [one for name, one in functions.items() if name.partition(".")[0] == "__call__"]
+    return [one for one in functions.values() if _plain_name(_name_of(one)) == plain]
+
+
+def _called(signature: Any) -> str | None:
+    """Return the name of the function that a signature calls.
+
+    A signature that was loaded and saved again calls another signature, which is looked into.
+    """
+    graph = signature.graph.as_graph_def()
+    bodies = {body.signature.name: body.node_def for body in graph.library.function}
+    nodes = graph.node
+    while len(calls := [node for node in nodes if node.op in _CALLS]) == 1:
+        name: str = calls[0].attr["f"].func.name
+        if not _plain_name(name).startswith(_WRAPPER):
+            return name
+        nodes = bodies[name]
+    return None
+
+
+def _name_of(function: Any) -> str:
+    name: str | bytes = function.name
+    return name.decode() if isinstance(name, bytes) else name
+
+
+def _plain_name(name: str) -> str:
+    """Return a function's name without what TensorFlow adds to make it unique."""
+    return re.sub(r"(_\d+)+$", "", re.sub(r"^(__inference_)+", "", name))
 
 
 def _origin(file: SavedModelFile, signature: str) -> dict[str, object]:

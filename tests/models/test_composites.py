@@ -142,6 +142,43 @@ def test_a_sparse_argument_of_a_function(folder: Path, tmp_path: Path) -> None:
     assert found == [[3, 4], [], [0, 6, 8]]
 
 
+@pytest.mark.parametrize("size", [None, 2])
+def test_dense_inputs_beside_a_function_that_takes_a_sparse_tensor(
+    size: int | None, tmp_path: Path
+) -> None:
+    """Only the function that a signature wraps says what the signature's inputs make."""
+    module = tf.Module()
+    module.other = tf.function(
+        lambda args_0: tf.sparse.to_dense(args_0),
+        input_signature=[tf.SparseTensorSpec([None, 5], tf.float32)],
+    )
+    shapes = [([None, 2], tf.int64), ([None], tf.float32), ([size], tf.int64)]
+    names = ["args_0", "args_0_1", "args_0_2"]
+    given = [tf.TensorSpec(*one, name=name) for one, name in zip(shapes, names, strict=True)]
+    module.main = tf.function(
+        lambda a, b, c: {"sum": tf.cast(a + c[:, tf.newaxis], tf.float32) + b[:, tf.newaxis]},
+        input_signature=given,
+    )
+    tf.saved_model.save(module, tmp_path / "m", signatures=module.main)
+    signature = load(str(tmp_path / "m")).signature
+    assert [one.composite for one in signature.specs] == [None] * (2 if size else 3)
+
+
+def test_a_signature_saved_again_keeps_its_ragged_input(folder: Path, tmp_path: Path) -> None:
+    again = tf.saved_model.load(str(folder))
+    tf.saved_model.save(again, tmp_path / "m", signatures=again.signatures)
+    (spec,) = load(str(tmp_path / "m")).signature.specs
+    assert (spec.name, spec.composite) == ("ids", "ragged")
+
+
+def test_the_signature_of_a_concrete_function_has_its_sparse_input(tmp_path: Path) -> None:
+    module = Module()
+    wrapped = module.words.get_concrete_function()
+    tf.saved_model.save(module, tmp_path / "m", signatures=wrapped)
+    (spec,) = load(str(tmp_path / "m")).signature.specs
+    assert (spec.name, spec.composite, spec.shape) == ("x", "sparse", (5,))
+
+
 def test_a_list_of_lists_is_no_row(folder: Path, tmp_path: Path) -> None:
     samples = [np.ones((2, 2), np.int64)]
     with pytest.raises(InputError, match=r"'ids' has shape .*takes it as \(samples, token\)"):
