@@ -30,7 +30,7 @@ def transformed(value: Array, axes: AxisTransform, first: int = 1) -> Array:
     kept = [
         slice(i, i + 1 or None) if isinstance(i, int) else slice(*(i or (None,))) for i in slices
     ]
-    value = value[tuple(kept)]
+    value = value[(*kept, ...)]  # a single string stays an array
     for reduction in axes.reductions:
         over = tuple(axis - first for axis in reduction.axes)
         value = _reduced(value, reduction.op, over)
@@ -61,5 +61,5 @@ def stacked(values: Sequence[Array]) -> Array:
     whole = np.full((len(values), *shape), b"" if dtype.hasobject else 0, dtype)
     for position, value in enumerate(values):
         own: tuple[int | slice, ...] = (position, *map(slice, value.shape))
-        whole[own] = value
+        whole[(*own, ...)] = value
     return whole

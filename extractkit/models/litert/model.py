@@ -158,7 +158,7 @@ class TFLiteModel:
     def _value(self, interpreter: Interpreter, one: Found, fetch: Fetch) -> Array:
         """The value of the last call, without sample axis, transformed."""
         value = self._read(interpreter, one)
-        value = value[0] if one.bare else value
+        value = value[0, ...] if one.bare else value
         return value if fetch.axes is None else transformed(value, fetch.axes)
 
     def _read(self, interpreter: Interpreter, one: Found) -> Array:
@@ -208,7 +208,7 @@ class TFLiteModel:
         except FAILURES as error:
             raise SampleError(f"model {self.name!r} failed on a sample: {told(error)}") from error
         real = [(one.bare, _real(values[one.index], one)) for one in wanted]
-        return [value[0] if bare else value for bare, value in real]
+        return [value[0, ...] if bare else value for bare, value in real]
 
     def constants(self, fetches: Sequence[Fetch]) -> list[Array]:
         """Weights as the file holds them, and what is computed from them alone.

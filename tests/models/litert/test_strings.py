@@ -31,7 +31,7 @@ class Alone(tf.Module):
 
     @tf.function(input_signature=[tf.TensorSpec([1], tf.string, "s")])
     def __call__(self, s: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"y": tf.reshape(s, [1, 1])}
+        return {"y": tf.reshape(s, [1, 1]), "flat": tf.gather(s, [0])}
 
 
 def converted(module: tf.Module, path: Path) -> Path:
@@ -79,7 +79,8 @@ def test_one_string_takes_texts_and_whole_files(tmp_path: Path) -> None:
              f"inputs.path={tmp_path / name}"],
             run_dir=tmp_path / source,
         )  # fmt: skip
-        assert np.ravel(run[":output.y"][:]).tolist() == wanted
+        for address in (":output.y", ":output.flat"):
+            assert np.ravel(run[address][:]).tolist() == wanted
 
 
 def string_tensor(content: bytes, count: int) -> GraphTensor:
