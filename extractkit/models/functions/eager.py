@@ -10,7 +10,7 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import chain, islice
+from itertools import chain, islice, takewhile
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,7 @@ from extractkit.models.protocol import SAME_OBJECT, Compilation, Encoded, Fetch,
 from extractkit.models.structure import components, plain, ports
 from extractkit.models.tensorflow_process import configure
 from extractkit.plan import numpy_dtype
+from extractkit.runs.verification.apart import arrays_apart
 from extractkit.tensors import SAMPLE, Catalog, Kind, TensorRecord, join
 from extractkit.values import Array
 
@@ -57,8 +58,9 @@ _IMPURE = (
     "may be no function of the sample alone"
 )
 _STATEFUL = (
-    "called again with the same values the function gives others: it keeps a state outside of the "
-    "model's variables, and nothing resets that. Keep the state in a tf.Variable of the tf.Module"
+    "called again with the same values, the function gives another result here or before: it keeps "
+    "a state outside of the model's variables, and nothing resets that. Keep the state in a "
+    "tf.Variable of the tf.Module"
 )
 
 
@@ -220,31 +222,42 @@ class EagerModel:
         found = [self._values(call) for call in calls]
         pure = calls[0].pure
         unaffected = {a for a, one in found[0].items() if pure is None or id(one) in pure}
-        repeats = self._repeats({a: found[0][a] for a in unaffected}, sizes.trials[0])
+        repeated = self._repeated(calls[0], unaffected, sizes.trials[0])
         records, whole = [input_record(spec) for spec in self.signature.specs], set()
         for address, tensor in found[0].items():
             same = [values[address] for values in found if address in values]
             record, added = self._record(address, tensor, calls[0], sizes, same)
             if address not in unaffected:
                 record = replace(record, reason=_IMPURE)
-            elif not repeats:
+            elif address not in repeated:
                 record = replace(record, reason=_STATEFUL)
             records.append(record)
             whole |= {address} if added else set()
         carried = frozenset(call.carried for call in calls)
         return Records(tuple(records), frozenset(whole)), carried
 
-    def _repeats(self, before: Mapping[str, tf.Tensor], at: Mapping[str, int]) -> bool:
-        """Return whether a call with the values of an earlier one gives what that one gave.
+    def _repeated(
+        self, call: EagerCall, addresses: Container[str], at: Mapping[str, int]
+    ) -> set[str]:
+        """Return which of the addresses have the same value when a call is made again.
 
-        Python's own attributes, and random numbers of NumPy, leave no trace among operations.
+        Python's own attributes, and random numbers of NumPy, leave no trace among operations. So
+        what is computed after the first result that differs may depend on the same state: it is
+        left out even where its value is the same.
         """
+        before = {a: tensor for a, tensor in self._values(call).items() if a in addresses}
         # A state may hold the last values alone, and tell of itself only after others. A function
         # that fails on those has none to be found.
         with suppress(JobError):
             self._called(self._made_up(at, seed=1), frozenset())
         after = self._values(self._called(self._made_up(at), None))
-        return all(a in after and _equal(one, after[a]) for a, one in before.items())
+        same = {a for a, one in before.items() if a in after and _equal(one, after[a])}
+        if len(same) == len(before):
+            return same
+        in_order = (join("", port) for port in call.operations)
+        first = {id(before[address]) for address in takewhile(same.__contains__, in_order)}
+        # An output that is no operation's result is made after all of them.
+        return {address for address in same if id(before[address]) in first}
 
     def _record(
         self,
@@ -341,12 +354,7 @@ def eager_model(
 
 def _equal(one: tf.Tensor, other: tf.Tensor) -> bool:
     """Whether two results are the same but for the order in which threads have added them up."""
-    first, second = to_numpy(one), to_numpy(other)
-    if first.shape != second.shape:
-        return False
-    if first.dtype.kind not in "fc":
-        return bool(np.array_equal(first, second))
-    return bool(np.allclose(first, second, rtol=1e-5, atol=1e-6, equal_nan=True))
+    return not arrays_apart(to_numpy(one), to_numpy(other)).beyond
 
 
 def _as_tensor(value: Any) -> Any:

@@ -109,6 +109,37 @@ class Remembering(tf.Module):
         return y
 
 
+class Alternating(tf.Module):
+    """It counts its calls in Python; what is computed before it looks at them is no state."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, x: tf.Tensor) -> dict[str, object]:
+        self.calls += 1
+        doubled = x * 2.0
+        shifted = x + float(self.calls)
+        return {
+            "doubled": doubled,
+            "shifted": shifted,
+            "later": tf.exp(x),
+            "by_numpy": np.sort(x.numpy()),
+            "either": doubled if self.calls < 5 else x,
+        }
+
+
+class OtherOrder(tf.Module):
+    """Its second column, a small difference of large numbers, has other last bits each time."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        self.calls += 1
+        small = np.full(x.shape, 1e-3 * (1 + self.calls % 2), np.float32)
+        return tf.identity(np.concatenate([x.numpy() * 1e4, small], 1))
+
+
 def noisy_above_one(x: tf.Tensor) -> tf.Tensor:
     return x + tf.random.normal([2]) if float(tf.reduce_max(x)) > 100.0 else x + 1.0
 
@@ -278,6 +309,22 @@ def test_what_nothing_starts_anew_is_refused(where: str) -> None:
     ]
     told = "it keeps a state" if where == "attribute" else "a random or assigning operation"
     assert told in str(output.reason)
+
+
+def test_what_is_computed_before_a_state_is_looked_at_is_kept() -> None:
+    records = model("Alternating", itself=False, inputs=PAIR).catalog.records
+    kept = {one.address for one in records if one.extractable}
+    stateful = {one.address for one in records if "it keeps a state" in str(one.reason)}
+    assert {":op/Mul", ":output.doubled"} <= kept
+    assert stateful == {
+        *(":op/AddV2", ":op/Exp", ":output.shifted", ":output.later"),
+        *(":output.by_numpy", ":output.either"),
+    }
+
+
+def test_last_bits_of_a_tensors_largest_value_are_no_state() -> None:
+    catalog = model("OtherOrder", itself=False, inputs=PAIR).catalog
+    assert catalog[":output"].extractable
 
 
 def test_a_variable_that_is_none_of_the_models_is_refused_when_assigned_to() -> None:
