@@ -59,7 +59,7 @@ def described(manifest: Manifest, prepared: Prepared) -> Manifest:
 
 
 def check_same(recorded: Manifest, now: Manifest, given: str) -> None:
-    """Make sure that a run can be gone on with: the same values would come out.
+    """Make sure that a run can be resumed: the same values would come out.
 
     Args:
         given: the run directory, for the message.
@@ -78,7 +78,7 @@ def check_same(recorded: Manifest, now: Manifest, given: str) -> None:
         )
     if found:
         raise RunDirectoryError(
-            f"{given} cannot be gone on with: its values would not be those of one job. "
+            f"{given} cannot be resumed: its values would not be those of one job. "
             f"{'; '.join(found)}. Put back what was there, or run the job anew"
         )
 

@@ -140,14 +140,10 @@ class Prepared:
         )
 
 
-def _untold(name: str) -> None:
-    """Nobody follows the stages."""
-
-
 def prepare(
     job: Job,
     settings: Mapping[str, object] | None = None,
-    stage: Callable[[str], None] = _untold,
+    stage: Callable[[str], None] = lambda _: None,
 ) -> Prepared:
     """Load, bind, select, measure, compile.
 

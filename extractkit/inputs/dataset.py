@@ -8,7 +8,7 @@ from typing import Any
 from extractkit.component import Component
 from extractkit.errors import InputError, UserError
 from extractkit.inputs.checks import check_limit
-from extractkit.inputs.elements import Elements, Rows, Sequential, told
+from extractkit.inputs.elements import Elements, Rows, Sequential, summary
 from extractkit.inputs.fields import TEXT_COLUMN
 from extractkit.inputs.protocol import Signature
 from extractkit.inputs.records import RecordSource, bind_records, fitted
@@ -97,7 +97,7 @@ def _called(component: Component, at: str) -> object:
     except UserError:
         raise
     except Exception as error:  # the user's own code
-        raise InputError(f"{at} failed: {told(error)}") from error
+        raise InputError(f"{at} failed: {summary(error)}") from error
 
 
 def _sequence(returned: object, at: str) -> Any:
@@ -149,5 +149,5 @@ def _guarded(elements: Iterable[object], at: str) -> Iterator[object]:
         except UserError:
             raise
         except Exception as error:  # the user's own code
-            raise InputError(f"{at}, sample {index} cannot be read: {told(error)}") from error
+            raise InputError(f"{at}, sample {index} cannot be read: {summary(error)}") from error
         yield element

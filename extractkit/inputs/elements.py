@@ -121,7 +121,7 @@ class Sequential:
         except UserError:
             raise
         except Exception as error:  # the user's own code
-            raise InputError(f"{at} cannot be read: {told(error)}") from error
+            raise InputError(f"{at} cannot be read: {summary(error)}") from error
         return self._elements.sample(index, element, at)
 
     def identify(self, index: int) -> Identity:
@@ -173,7 +173,7 @@ class Rows:
         return (self[row] for row in range(len(self)))
 
 
-def told(error: Exception) -> str:
+def summary(error: Exception) -> str:
     """Return the type and the first line of an error that other people's code raised."""
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
 

@@ -143,7 +143,7 @@ def test_one_message_tells_all_that_differs(known: Manifest) -> None:
         check_same(known, other, "run")
     numpy, keras = known.versions["numpy"], known.versions.get("keras")
     assert str(caught.value) == (
-        f"run cannot be gone on with: its values would not be those of one job. "
+        f"run cannot be resumed: its values would not be those of one job. "
         f"the version of keras: {keras} was recorded, 0.2 is found; "
         f"the version of numpy: {numpy} was recorded, 0.1 is found. "
         f"Put back what was there, or run the job anew"

@@ -270,7 +270,7 @@ def unfinished(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 def message(path: Path, differences: str) -> str:
     return (
-        f"{path} cannot be gone on with: its values would not be those of one job. {differences}. "
+        f"{path} cannot be resumed: its values would not be those of one job. {differences}. "
         f"Put back what was there, or run the job anew"
     )
 
@@ -286,7 +286,7 @@ def test_other_weights_are_refused(unfinished: Path) -> None:
 def test_other_inputs_are_refused(unfinished: Path) -> None:
     given = wanted(inputs=(*TEXTS[:-1], "other"))
     text = refused(unfinished, given)
-    start = f"{unfinished} cannot be gone on with: its values would not be those of one job. "
+    start = f"{unfinished} cannot be resumed: its values would not be those of one job. "
     assert text.startswith(f"{start}the inputs: 9 samples ")
     assert text.count("was recorded") == 1
 
