@@ -12,7 +12,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import islice
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from extractkit.errors import ExtractkitError, JobError
 from extractkit.models.foreign import out_of_memory, told
 from extractkit.models.protocol import (
     CarriesState,
+    CarryingProgram,
     Fetch,
     HasOwnCall,
     NoOwnCallError,
@@ -215,6 +217,7 @@ class _Comparison:
             own_call = self._own_call(position)
             record = replace(record, loaded_by=own_call.loaded_by)
             own = self._own_outputs(own_call, batch)
+            carried = self._carried(own_call, batch)
         except OtherOutputsError as error:
             return Checked((record,), (Difference(record, self._addresses[0], str(error)),))
         except _NotLoadedAgainError as error:
@@ -224,20 +227,44 @@ class _Comparison:
         del own_call
         gc.collect()  # a Keras model is a cycle: its memory is wanted back now
         catalog = self.prepared.opened.model.catalog
-        apart = {
-            address: outputs_apart(
-                catalog[address], values[address], value, batch, coarse=self._coarse
+        apart = [
+            (
+                address,
+                outputs_apart(catalog[address], found[address], value, one, coarse=self._coarse),
             )
-            for address, value in own.items()
-        }
+            for one, found, own_values in ((batch, values, own), *carried)
+            for address, value in own_values.items()
+        ]
         record = replace(
             record,
+            samples=len(batch) + sum(len(one) for one, _, _ in carried),
             outputs=tuple(own),
-            largest_difference=_finite(max(one.error for one in apart.values())),
-            relative_difference=_finite(max(one.relative for one in apart.values())),
+            largest_difference=_finite(max(one.error for _, one in apart)),
+            relative_difference=_finite(max(one.relative for _, one in apart)),
         )
-        wrong = {address: str(one) for address, one in apart.items() if one.beyond}
+        wrong = {address: str(one) for address, one in apart if one.beyond}
         return Checked((record,), tuple(Difference(record, *item) for item in wrong.items()))
+
+    def _carried(
+        self, own_call: OwnCall, first: Batch
+    ) -> list[tuple[Batch, dict[str, Array], dict[str, Array]]]:
+        """The second batch, what is computed of it, and the own outputs; none without a state.
+
+        It starts from the state that the first one left.
+        """
+        program, own_after = self._carrying, own_call.outputs_after
+        if program is None or own_after is None:
+            return []
+        batches = (batch for batch, _ in self.stream.batches(self.shards))
+        second = next(islice(batches, 1, None), None)
+        if second is None:
+            return []
+        _, state = program.call(*first.arguments, program.initial)
+        values, _ = program.call(*second.arguments, state)
+        found = dict(zip(self._addresses, values[-len(self._addresses) :], strict=True))
+        before = (first.features, first.lengths)
+        after = OwnCall(own_call.loaded_by, partial(own_after, before))
+        return [(second, found, self._own_outputs(after, second))]
 
     def _own_call(self, position: int | None) -> OwnCall:
         """Load the model again; the copy takes memory until the call is released."""
@@ -283,13 +310,24 @@ class _Comparison:
     @cached_property
     def _beside(self) -> Program:
         """The outputs beside everything that is extracted, which must not change them."""
+        if self._carrying is not None:
+            return self._carrying.from_initial
         opened = self.prepared.opened
-        fetches = [fetch(tensor) for tensor in self.prepared.varying]
-        fetches += [Fetch(address) for address in self._addresses]
-        if self.prepared.carrying is not None:
-            assert isinstance(opened.model, CarriesState)
-            return opened.model.carrying_program(fetches, opened.compilation).from_initial
-        return opened.model.program(fetches, opened.compilation)
+        return opened.model.program(self._fetches, opened.compilation)
+
+    @cached_property
+    def _carrying(self) -> CarryingProgram | None:
+        """The same program with the state carried; None where it is not."""
+        if self.prepared.carrying is None:
+            return None
+        opened = self.prepared.opened
+        assert isinstance(opened.model, CarriesState)
+        return opened.model.carrying_program(self._fetches, opened.compilation)
+
+    @property
+    def _fetches(self) -> list[Fetch]:
+        extracted = [fetch(tensor) for tensor in self.prepared.varying]
+        return [*extracted, *(Fetch(address) for address in self._addresses)]
 
     def _computed(self) -> tuple[Batch, dict[str, Array]]:
         """The first batch whose outputs can be computed, without samples that fail, and these."""

@@ -43,6 +43,9 @@ class Fetch:
     axes: AxisTransform | None = None
 
 
+Arguments = tuple[Mapping[str, Array], Mapping[str, Array]]
+"""What a program is called with."""
+
 Program = Callable[[Mapping[str, Array], Mapping[str, Array]], Sequence[Array]]
 """Runs the model on one batch and returns the fetched tensors alone, in order.
 
@@ -162,6 +165,10 @@ SAME_OBJECT = "the same object (its weights are not checked)"
 """What `OwnCall.loaded_by` is for a model that is not loaded a second time."""
 
 
+OutputsAfter = Callable[[Arguments, Mapping[str, Array], Mapping[str, Array]], Mapping[str, Array]]
+"""The outputs of a batch, by address, that follows another one, whose arguments come first."""
+
+
 @dataclass(frozen=True, eq=False)
 class OwnCall:
     """A model's own call: what people get who use the model without extractkit.
@@ -177,10 +184,13 @@ class OwnCall:
             where the model fails on the batch, as the values of a sample can cause it, and
             OtherOutputsError where their number is not the model's, NoOwnCallError where the
             settings of this process forbid the call, and JobError where it fails in another way.
+        outputs_after: Of a model that carries its state; the batch in front starts from the initial
+            state. None: each call starts from it.
     """
 
     loaded_by: str
     outputs: Callable[[Mapping[str, Array], Mapping[str, Array]], Mapping[str, Array]]
+    outputs_after: OutputsAfter | None = None
 
 
 @runtime_checkable

@@ -6,17 +6,30 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from extractkit.errors import ModelError
 from extractkit.models.functions.eager_calls import restored
 from extractkit.models.graphs.records import Found
 from extractkit.models.keras_models.catalog import find_tensors
+from extractkit.models.keras_models.dialects import Dialect
 from extractkit.models.keras_models.model import KerasModel
-from extractkit.models.keras_models.stateful import CARRY, KEY, RESET, initial_state
+from extractkit.models.keras_models.stateful import (
+    CARRY,
+    KEY,
+    RESET,
+    initial_states,
+    state_variables,
+    stateful_layers,
+)
 from extractkit.models.keras_models.tracing import Trace
-from extractkit.models.protocol import CarryingProgram, Compilation, Fetch
+from extractkit.models.protocol import (
+    Arguments,
+    CarryingProgram,
+    Compilation,
+    Fetch,
+    OutputsAfter,
+)
 from extractkit.tensors import Catalog, Kind
 from extractkit.values import Array, State
 
@@ -83,7 +96,8 @@ class CarryingModel(KerasModel):
                 returned = compiled(features, lengths)
             return returned[: len(fetches)], tuple(returned[len(fetches) :])
 
-        return CarryingProgram(samples, self._initial(), call)
+        initial = initial_states(self.stateful, samples, self.dialect)
+        return CarryingProgram(samples, tuple(initial), call)
 
     @cached_property
     def _carried(self) -> Mapping[str, Any]:
@@ -94,38 +108,29 @@ class CarryingModel(KerasModel):
         # It is kept: the functions of loops in its programs go away with it.
         return self.traced_for(self.samples_carried())
 
-    def _layers(self) -> list[Any]:
-        """The recurrent layers themselves, without wrappers around them."""
-        kind = self.dialect.package.layers.RNN
-        return [layer for layer in self.stateful if isinstance(layer, kind)]
+    def outputs_after(self, model: Any, dialect: Dialect) -> OutputsAfter:
+        """See `KerasModel`: the layers keep the state themselves, as for `predict`."""
 
-    def _states(self) -> list[tf.Variable]:
-        """The variables of all states, in the order of the layers.
+        def outputs(
+            before: Arguments, features: Mapping[str, Array], lengths: Mapping[str, Array]
+        ) -> Mapping[str, Array]:
+            layers, samples = stateful_layers(model, dialect), self.samples_carried()
+            variables = state_variables(layers, dialect)
 
-        Raises:
-            ModelError: the layers have none yet, as nobody has told the size of a batch.
-        """
-        states = [state for layer in self._layers() for state in tf.nest.flatten(layer.states)]
-        if any(state is None for state in states):
-            raise ModelError(
-                f"{KEY}={CARRY}: the stateful layers of {self.name!r} do not know the size of a "
-                f"batch yet. Call the model on one batch where it is built (in the function of "
-                f"model.factory, say)"
-            )
-        return [one if isinstance(one, tf.Variable) else one.value for one in states]
+            def called(arguments: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
+                initial = initial_states(layers, samples, dialect)
+                for variable, value in zip(variables, initial, strict=True):
+                    variable.assign(value)
+                first = self._taken(self.place(*before)[0])
+                self._called_in_graph(model, dialect, first, samples)
+                return self._called_in_graph(model, dialect, arguments, samples)
 
-    def _initial(self) -> State:
-        """The states of a model that has just been built."""
-        samples = self.samples_carried()
-        made = [
-            np.asarray(state)
-            for layer in self._layers()
-            for state in tf.nest.flatten(initial_state(layer, samples, self.dialect))
-        ]
-        return tuple(
-            np.broadcast_to(value, tuple(variable.shape)).astype(variable.dtype.as_numpy_dtype)
-            for value, variable in zip(made, self._states(), strict=True)
-        )
+            return self.outputs_by(called, variables)(features, lengths)
+
+        return outputs
+
+    def _states(self) -> list[Any]:
+        return state_variables(self.stateful, self.dialect)
 
 
 def alike(ours: Sequence[Found], others: Sequence[Found]) -> dict[str, Any]:

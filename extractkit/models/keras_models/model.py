@@ -25,7 +25,14 @@ from extractkit.models.keras_models.stateful import (
     stateful_layers,
 )
 from extractkit.models.keras_models.tracing import Trace, trace
-from extractkit.models.protocol import Compilation, Fetch, OtherOutputsError, OwnCall, Program
+from extractkit.models.protocol import (
+    Compilation,
+    Fetch,
+    OtherOutputsError,
+    OutputsAfter,
+    OwnCall,
+    Program,
+)
 from extractkit.models.structure import ports
 from extractkit.tensors import Kind
 from extractkit.values import Array
@@ -118,7 +125,10 @@ class KerasModel(FunctionModel):
     def own_call(self, checkpoint: int | None = None) -> OwnCall:
         """The call of a model that Keras has loaded again, or of the model itself."""
         if self.again is None:
-            return super().own_call(checkpoint)
+            return replace(
+                super().own_call(checkpoint),
+                outputs_after=self.outputs_after(self.keras_model, self.dialect),
+            )
         again = self.again(checkpoint)
         dialect = dialect_of(again.model)
         if dialect is None:
@@ -135,15 +145,27 @@ class KerasModel(FunctionModel):
             kept = dialect.variables(again.model.variables)
             return self.outputs_by(called, kept)(features, lengths)
 
-        return OwnCall(again.loaded_by, outputs)
+        return OwnCall(again.loaded_by, outputs, self.outputs_after(again.model, dialect))
+
+    def outputs_after(self, model: Any, dialect: Dialect) -> OutputsAfter | None:
+        """See `OwnCall`; `model` has this architecture and is loaded by other means."""
+        return None
 
     def _called_in_graph(
-        self, model: Any, dialect: Dialect, arguments: Mapping[str, tf.Tensor]
+        self,
+        model: Any,
+        dialect: Dialect,
+        arguments: Mapping[str, tf.Tensor],
+        samples: int | None = None,
     ) -> dict[str, tf.Tensor]:
         """What calling a model of this architecture returns, by address: as `predict` calls it.
 
         Nothing but the outputs is asked of that graph. Run operation by operation a model may give
         something else: TensorFlow's fused kernels are for graphs alone, and turn a NaN into 0.
+
+        Args:
+            samples: How many there are, where the layers start from the states that they keep, and
+                keep those that they end with. None: they start from the initial state.
         """
         addresses = [
             one.record.address for one in self.found if one.record.kind is Kind.MODEL_OUTPUT
@@ -157,9 +179,9 @@ class KerasModel(FunctionModel):
         # A stateful layer of Keras 2 refuses batches that are known to be of another size.
         taken = None
         if layers:
-            specs = {spec.name: _whole(spec) for spec in self.signature.specs}
+            specs = {spec.name: _whole(spec, samples) for spec in self.signature.specs}
             taken = [{name: tf.TensorSpec(one.shape, one.dtype) for name, one in specs.items()}]
-        with dialect.repaired(), from_initial_state(layers):
+        with dialect.repaired(), from_initial_state(layers if samples is None else ()):
             returned = tf.function(call, autograph=False, input_signature=taken)(dict(arguments))
         if len(returned) != len(addresses):
             raise OtherOutputsError(

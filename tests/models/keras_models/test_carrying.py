@@ -13,7 +13,8 @@ import pytest
 import tf_keras
 
 import extractkit
-from extractkit.errors import ModelError, UserError
+from extractkit.errors import JobError, ModelError, UserError
+from extractkit.models.keras_models import carrying
 from extractkit.models.live import live_model
 from extractkit.models.protocol import CarriesState, Compilation, Fetch
 from extractkit.runs.directory import JOURNAL, SHARDS
@@ -147,7 +148,7 @@ def test_layers_that_do_not_know_the_size_of_a_batch() -> None:
     class Sub(keras.Model):
         def __init__(self) -> None:
             super().__init__(name="sub")
-            self.lstm = keras.layers.LSTM(3, stateful=True)
+            self.lstm = keras.layers.LSTM(3, stateful=True, name="lstm")
 
         def call(self, x: Any) -> Any:
             return self.lstm(x)
@@ -155,7 +156,7 @@ def test_layers_that_do_not_know_the_size_of_a_batch() -> None:
     with pytest.raises(ModelError) as raised:
         live_model(Sub(), state="carry", example=X[:ROWS]).samples_carried()  # type: ignore[attr-defined]
     assert str(raised.value) == (
-        "model.state=carry: the stateful layers of 'model' do not know the size of a batch yet. "
+        "model.state=carry: the stateful layers ('lstm') do not know the size of a batch yet. "
         "Call the model on one batch where it is built (in the function of model.factory, say)"
     )
     model = Sub()
@@ -201,6 +202,41 @@ def test_how_samples_are_cut_into_shards_changes_no_bit(place: Path) -> None:
     whole = extractkit.open(place / "whole")
     for address, view in whole.items():
         np.testing.assert_array_equal(np.asarray(view), np.asarray(other[address]))
+
+
+@BOTH
+def test_a_job_checks_that_the_state_is_carried(
+    package: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recurrent(package, ROWS).save(tmp_path / "model.keras")
+    np.save(tmp_path / "x.npy", X)
+    found = run(tmp_path, "right")
+    (check,) = found.manifest.volatile.self_check
+    assert (check.samples, check.outputs) == (2 * ROWS, (":output",))
+    monkeypatch.setattr(carrying, "_assigned", _the_other_state(carrying._assigned))
+    with pytest.raises(JobError, match=r"^runtime\.self_check: ':output' is not the model's own"):
+        run(tmp_path, "wrong")
+    assert not list((tmp_path / "wrong" / SHARDS).iterdir())
+
+
+def _the_other_state(assigned: Callable[..., Any]) -> Callable[..., Any]:
+    """Take the two states of an LSTM for each other."""
+
+    def swapped(trace: Any, variable: Any) -> Any:
+        other = next(one for one in handles(trace) if one is not variable.handle)
+        return assigned(trace, type("Other", (), {"handle": other, "name": "other"})())
+
+    return swapped
+
+
+def handles(trace: Any) -> list[Any]:
+    """Handles of the variables that a traced call assigns to."""
+    captured = {inside.name: outside for outside, inside in trace.graph.captures}
+    return [
+        captured[operation.inputs[0].name]
+        for operation in trace.graph.get_operations()
+        if operation.type == "AssignVariableOp"
+    ]
 
 
 def _without_a_shard(directory: Path) -> None:
