@@ -56,7 +56,7 @@ class Sharing(StrEnum):
     PADDED = "samples of any lengths"
     EQUAL = "samples of equal lengths"
     ALONE = "one sample"
-    IN_ORDER = "samples in their order"
+    IN_ORDER = "consecutive samples"
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def test_the_user_is_told_how_samples_share_a_call(tmp_path: Path) -> None:
         "the model's state is carried in the order of the samples, one sample a call" in told.notes
     )
     plan = preview(carrying(), tmp_path)
-    assert plan.to_json()["sharing"] == "samples in their order"
+    assert plan.to_json()["sharing"] == "consecutive samples"
 
 
 def test_resuming_keeps_what_is_whole(tmp_path: Path) -> None:

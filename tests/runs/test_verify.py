@@ -337,7 +337,7 @@ def test_a_line_that_was_being_written_does_not_count(unfinished: Path, kept: in
     (note,) = check(verification, "journal").notes
     assert note == "its last line was being written when its process ended: it does not count"
     assert check(verification, "other files").notes == (
-        f"shards/{SHARDS[1].key}.h5: not of this run",
+        f"shards/{SHARDS[1].key}.h5: stored, but not committed: its process ended before",
     )
 
 

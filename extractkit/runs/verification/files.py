@@ -1,7 +1,7 @@
 """Files of a run directory held against what manifest and journal record of them."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -82,7 +82,9 @@ def other_files(directory: Path, manifest: Manifest, entries: Entries) -> Check:
     known = {MANIFEST, JOURNAL, LOG, *(file.name for file in manifest.files)}
     known |= {file.name for entry in entries.values() for file in entry.stored}
     unknown = [name for name in _names(directory) if name not in known]
-    return Check.of("other files", f"{len(unknown)} found", notes=map(_told, unknown))
+    planned = {f"{SHARDS}/{shard.key}" for shard in manifest.shards}
+    notes = (_told(name, planned) for name in unknown)
+    return Check.of("other files", f"{len(unknown)} found", notes=notes)
 
 
 def _wrong(
@@ -110,9 +112,11 @@ def _names(directory: Path) -> Iterator[str]:
             yield (here / name).relative_to(directory).as_posix()
 
 
-def _told(name: str) -> str:
+def _told(name: str, planned: Container[str]) -> str:
     if name == LOCK:
         return f"{name}: a process is at work on the run, or was killed"
     if name.endswith(TEMPORARY):
         return f"{name}: left by a process that was killed while it wrote"
+    if name.partition(".")[0] in planned:
+        return f"{name}: stored, but not committed: its process ended before"
     return f"{name}: not of this run"
