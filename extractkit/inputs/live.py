@@ -28,7 +28,8 @@ class LiveArrays:
 
     Attributes:
         arrays: for a model with one input its array (or nested lists of numbers); for several a
-            mapping from their names, or a sequence in the model's order, as Keras takes them.
+            mapping from their names, or a sequence in the model's order, as Keras takes them. A
+            sequence of tuples, each with a value for each of several inputs, holds samples.
     """
 
     arrays: npt.ArrayLike | Mapping[str, npt.ArrayLike] | Sequence[npt.ArrayLike]
@@ -40,6 +41,10 @@ class LiveArrays:
             InputError: they do not fit.
         """
         specs = {spec.name: spec for spec in signature.specs}
+        if (tuples := _samples_as_tuples(self.arrays, signature)) is not None:
+            # By name, since a model with a tokenizer would be given texts otherwise.
+            rows = [dict(zip(specs, values, strict=True)) for values in tuples]
+            return LiveRows(rows).bind(signature)
         named = {
             name: _by_sample(given, specs[name]) if name in specs else given
             for name, given in self._named(signature).items()
@@ -73,8 +78,8 @@ class LiveRows:
     """Samples in memory, one by one, so that each may have lengths of its own.
 
     Attributes:
-        rows: for each sample a mapping with a value for each of the model's inputs, or a tuple in
-            their order; for a model with one input its array alone.
+        rows: for each sample a mapping with a value for each of the model's inputs; for a model
+            with one input its array alone.
     """
 
     rows: Sequence[object]
@@ -174,6 +179,29 @@ def _by_sample(given: object, spec: InputSpec) -> object:
     return rows() if rows is not None and hasattr(given, "row_splits") else given
 
 
+def _samples_as_tuples(given: object, signature: Signature) -> Sequence[tuple[object, ...]] | None:
+    """Return a sequence of tuples, each with a value for each of several inputs; None for others.
+
+    Raises:
+        InputError: There are as many tuples as inputs, so that each may also be an input.
+    """
+    count = len(signature.specs)
+    if count < 2 or not isinstance(given, list | tuple) or not given:
+        return None
+    if not all(isinstance(one, tuple) and len(one) == count for one in given):
+        return None
+    if len(given) != count:
+        return given
+    names = [spec.name for spec in signature.specs]
+    arrays = ", ".join(f"{name!r}: array" for name in names)
+    values = ", ".join(f"{name!r}: value" for name in names)
+    raise InputError(
+        f"inputs: {count} tuples of {count} may be the inputs or the samples of model "
+        f"{signature.model!r}, which takes {describe(signature)}. Give the inputs by name: "
+        f"inputs={{{arrays}}}; or the samples: inputs=[{{{values}}}, …]"
+    )
+
+
 def _uneven(given: object, spec: InputSpec) -> bool:
     """Whether samples are given one by one whose lengths differ along a free axis."""
     if not isinstance(given, list | tuple) or not given:
@@ -183,10 +211,11 @@ def _uneven(given: object, spec: InputSpec) -> bool:
     if None not in spec.shape:
         return False
     try:
-        array = np.array(given, object)
-    except ValueError:  # lists of arrays that agree in their first axes alone
+        shapes = {tuple(np.shape(row)) for row in given}
+    except ValueError:  # nested lists of different lengths
         return True
-    return array.ndim < len(spec.shape) + 1
+    (shape, *others) = shapes
+    return bool(others) or None in shape or len(shape) < len(spec.shape)
 
 
 def _unwrapped(given: object, rank: int) -> object:

@@ -1,6 +1,7 @@
 """Sparse samples, given by positions and values, as the rows that a model's sparse input takes."""
 
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,8 @@ from extractkit.plan import numpy_dtype
 from extractkit.tensors import TEXT
 from extractkit.values import Array, as_array
 
-INDICES, VALUES = "indices", "values"
-_SHAPES = ("dense_shape", "shape")
+INDICES, VALUES, _DENSE_SHAPE = "indices", "values", "dense_shape"
+_SHAPES = (_DENSE_SHAPE, "shape")
 
 
 def positions_of(value: object) -> Mapping[str, Any] | None:
@@ -82,14 +83,22 @@ def rows_of(value: Any) -> Iterator[Mapping[str, Any]]:
     """
     if hasattr(value, "tocsr"):
         compressed = value.tocsr()
+        width = compressed.shape[1:]
         for start, stop in zip(compressed.indptr, compressed.indptr[1:], strict=False):
             part = slice(start, stop)
-            yield {INDICES: compressed.indices[part], VALUES: compressed.data[part]}
+            yield {
+                INDICES: compressed.indices[part],
+                VALUES: compressed.data[part],
+                _DENSE_SHAPE: width,
+            }
         return
+    count, *width = np.asarray(value.dense_shape).tolist()
     indices, values = np.asarray(value.indices), as_array(value.values)
-    for row in range(int(value.dense_shape[0])):
-        own = indices[:, 0] == row
-        yield {INDICES: indices[own, 1], VALUES: values[own]}
+    order = np.argsort(indices[:, 0], kind="stable")
+    indices, values = indices[order], values[order]
+    bounds = np.searchsorted(indices[:, 0], np.arange(count + 1))
+    for start, stop in pairwise(bounds):
+        yield {INDICES: indices[start:stop, 1], VALUES: values[start:stop], _DENSE_SHAPE: width}
 
 
 def is_matrix(value: object) -> bool:

@@ -1,5 +1,6 @@
 """Samples that are in memory already."""
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,38 @@ class TestArrays:
         in_order = LiveArrays([ids, ids > 3]).bind(TWO)
         by_name = LiveArrays({"ids": ids, "mask": ids > 3}).bind(TWO)
         assert_same(in_order.read(0, 3), by_name.read(0, 3))
+
+    @pytest.mark.parametrize("kind", [list, tuple])
+    def test_tuples_are_samples(self, kind: type) -> None:
+        ids = np.arange(12).reshape(3, 4)
+        rows = kind((row, row > 3) for row in ids)
+        by_name = LiveArrays({"ids": ids, "mask": ids > 3}).bind(TWO)
+        assert_same(LiveArrays(rows).bind(TWO).read(0, 3), by_name.read(0, 3))
+
+    def test_as_many_tuples_as_inputs_are_refused(self) -> None:
+        ids = np.arange(8).reshape(2, 4)
+        rows = [(row, row > 3) for row in ids]
+        assert refusal(LiveArrays(rows), TWO) == (
+            "inputs: 2 tuples of 2 may be the inputs or the samples of model 'bert', which takes "
+            "ids: int32 (samples, token), mask: bool (samples, token). Give the inputs by name: "
+            "inputs={'ids': array, 'mask': array}; or the samples: "
+            "inputs=[{'ids': value, 'mask': value}, …]"
+        )
+
+    def test_longer_tuples_are_the_inputs(self) -> None:
+        columns = [([1], [2], [3]), ([True], [False], [True])]
+        assert len(LiveArrays(columns).bind(TWO)) == 3
+
+    def test_a_list_of_arrays_takes_little_memory(self) -> None:
+        rows = list(np.random.default_rng(0).normal(size=(50, 20_000)).astype("f4"))
+        signature = Signature("m", (InputSpec("x", "float32", (None,), ("time",)),))
+        tracemalloc.start()
+        try:
+            LiveArrays(rows).bind(signature)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < 5 * sum(row.nbytes for row in rows)
 
     def test_samples_are_named_by_their_numbers(self) -> None:
         sample = LiveArrays(np.zeros((3, 2))).bind(ONE).read(2, 3)[0]

@@ -1,6 +1,7 @@
 """Ragged and sparse inputs: a row of any length for each sample; outputs by their parts."""
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from extractkit.errors import InputError, ModelError, SelectionError
 from extractkit.inputs.live import LiveArrays
 from extractkit.inputs.parquet import Parquet
 from extractkit.inputs.protocol import Inputs, InputSpec, Signature
+from extractkit.inputs.sparse import rows_of
 from extractkit.inputs.texts import Texts
 from extractkit.models.saved_model import load
 from tests.models.test_sizes import dataset
@@ -78,6 +80,7 @@ class Matrix:
     def __init__(self, dense: Any) -> None:
         self.indices = np.nonzero(dense)[1]
         self.data = dense[np.nonzero(dense)]
+        self.shape = np.shape(dense)
         self.indptr = np.concatenate([[0], np.cumsum((dense != 0).sum(axis=1))])
 
     def tocsr(self) -> "Matrix":
@@ -280,6 +283,32 @@ def test_sparse_rows_of_a_fixed_size(folder: Path, tmp_path: Path) -> None:
 def test_positions_that_make_no_row(folder: Path, tmp_path: Path, row: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         json_lines(tmp_path / "x.jsonl", [row]).bind(load(str(folder), "words").signature)
+
+
+@pytest.mark.parametrize("made", [tf.sparse.from_dense, Matrix])
+@pytest.mark.parametrize("width", [4, 6])
+def test_a_sparse_matrix_of_another_width_is_refused(made: Any, width: int) -> None:
+    signature = Signature("m", (InputSpec("x", "float32", (5,), (None,), composite="sparse"),))
+    with pytest.raises(InputError, match=rf"is \[{width}\], and the model takes rows of 5"):
+        LiveArrays(made(np.eye(3, width, dtype="f4"))).bind(signature)
+
+
+def test_rows_of_a_sparse_tensor_are_found_in_any_order() -> None:
+    given = tf.SparseTensor([[2, 1], [0, 3], [2, 0], [0, 1]], [1.0, 2.0, 3.0, 4.0], [4, 5])
+    signature = Signature("m", (InputSpec("x", "float32", (5,), (None,), composite="sparse"),))
+    expected = np.zeros((4, 5))
+    expected[[2, 0, 2, 0], [1, 3, 0, 1]] = [1, 2, 3, 4]
+    assert rows_read(LiveArrays(given), signature) == expected.tolist()
+
+
+def test_the_rows_of_a_sparse_tensor_take_linear_time() -> None:
+    count = 60_000
+    positions = np.arange(count, dtype=np.int64)
+    given = tf.SparseTensor(np.stack([positions, positions % 5], 1), np.ones(count), [count, 5])
+    start = time.process_time()
+    rows = list(rows_of(given))
+    assert len(rows) == count
+    assert time.process_time() - start < 1
 
 
 def test_a_row_of_any_length_has_no_gaps(tmp_path: Path) -> None:
