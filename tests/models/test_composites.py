@@ -1,7 +1,6 @@
 """Ragged and sparse inputs: a row of any length for each sample; outputs by their parts."""
 
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from extractkit.errors import InputError, ModelError, SelectionError
 from extractkit.inputs.live import LiveArrays
 from extractkit.inputs.parquet import Parquet
 from extractkit.inputs.protocol import Inputs, InputSpec, Signature
-from extractkit.inputs.sparse import rows_of
 from extractkit.inputs.texts import Texts
 from extractkit.models.saved_model import load
 from tests.models.test_sizes import dataset
@@ -299,16 +297,6 @@ def test_rows_of_a_sparse_tensor_are_found_in_any_order() -> None:
     expected = np.zeros((4, 5))
     expected[[2, 0, 2, 0], [1, 3, 0, 1]] = [1, 2, 3, 4]
     assert rows_read(LiveArrays(given), signature) == expected.tolist()
-
-
-def test_the_rows_of_a_sparse_tensor_take_linear_time() -> None:
-    count = 60_000
-    positions = np.arange(count, dtype=np.int64)
-    given = tf.SparseTensor(np.stack([positions, positions % 5], 1), np.ones(count), [count, 5])
-    start = time.process_time()
-    rows = list(rows_of(given))
-    assert len(rows) == count
-    assert time.process_time() - start < 1
 
 
 def test_a_row_of_any_length_has_no_gaps(tmp_path: Path) -> None:
