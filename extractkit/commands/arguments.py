@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from extractkit.config.model_files import MODEL, file_of, model_file
 from extractkit.display import help as help_text
@@ -74,11 +75,21 @@ def overrides_first(arguments: Sequence[str]) -> list[str]:
         elif "=" in argument or argument.startswith("~"):
             overrides.append(argument)
         else:
-            raise ConfigError(
-                f"{argument!r} is neither a verb nor an override. "
-                f"{choices(argument, help_text.VERBS)} An override is key=value, as in model=bert"
-            )
+            raise ConfigError(_misplaced(argument))
     return overrides + flags
+
+
+def _misplaced(word: str) -> str:
+    """Say what is wrong with a word that is neither an override nor an option."""
+    path = Path(word)
+    if path.suffix or os.sep in word:
+        beside = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []
+        near = choices(path.name, beside)
+        return f"{word!r} does not exist, and is neither a verb nor an override. {near}"
+    return (
+        f"{word!r} is neither a verb nor an override. {choices(word, help_text.VERBS)} An override "
+        f"is key=value, as in model=bert"
+    )
 
 
 def _config_folders(arguments: Sequence[str]) -> list[str]:

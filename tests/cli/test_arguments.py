@@ -1,5 +1,7 @@
 """Where a verb may stand, and which words are its overrides."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,3 +51,16 @@ def test_any_other_word_is_refused_with_the_verbs_that_there_are() -> None:
     with pytest.raises(ConfigError) as refused:
         overrides_first(["tensor", "model=bert"])
     assert str(refused.value).startswith("'tensor' is neither a verb nor an override. Nearest: 'te")
+
+
+def test_a_file_that_does_not_exist_is_named_with_its_neighbours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.keras").touch()
+    for word, available in [("net.kers", "Available: 'net.keras'."), ("no/net", "There is none.")]:
+        with pytest.raises(ConfigError) as refused:
+            overrides_first([word])
+        assert str(refused.value) == (
+            f"{word!r} does not exist, and is neither a verb nor an override. {available}"
+        )
