@@ -154,7 +154,7 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
     prefix = saved(classifier, tmp_path / "model")
     with pytest.raises(ModelError, match=r"does not exist.*'model\.meta'"):
         load(str(tmp_path / "modle"))
-    with pytest.raises(ModelError, match=r"model\.checkpoint=.*does not exist.*'model\.index'"):
+    with pytest.raises(ModelError, match=r"model\.checkpoint=.*does not exist.*'model'\."):
         load(str(prefix), checkpoint=str(tmp_path / "modle"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match=r"is a folder without a \.meta file"):
