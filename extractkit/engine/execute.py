@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import cast
 
 from extractkit.advice import command
-from extractkit.engine.carrying import check_lengths
 from extractkit.engine.described import check_repeats, check_same, described
 from extractkit.engine.distributed.running import Hired, hired
 from extractkit.engine.listener import Listener, Summary
@@ -23,7 +22,7 @@ from extractkit.engine.stream import ShardValues
 from extractkit.engine.survey import Row, Survey, survey
 from extractkit.errors import ExtractkitError, FinalError, RunDirectoryError, UserError
 from extractkit.job import Job
-from extractkit.plan import Shard, bytes_per_sample, plan_shards
+from extractkit.plan import Shard, bytes_per_sample
 from extractkit.runs import manifest as manifests
 from extractkit.runs.beginning import Superfluous, begun
 from extractkit.runs.damage import damage, lasting_damage
@@ -269,10 +268,7 @@ class _Execution:
         constants = sum(t.constant_bytes or 0 for t in prepared.tensors if t.constant)
         times = prepared.opened.sets_of_weights
         total = (int(per_sample.sum()) + constants) * times
-        carried = prepared.opened.samples_carried
-        if carried is not None:
-            check_lengths(lengths, carried)
-        shards = plan_shards(per_sample, self.job.runtime.shard_size, carried or 1)
+        shards = prepared.opened.shards(lengths, per_sample, self.job.runtime.shard_size)
         overhead = file_overhead(len(prepared.tensors), len(shards) * times)
         files = (total + overhead) * len(self.job.sinks)
         if (part := self.job.runtime.part) is not None:
@@ -286,7 +282,7 @@ class _Execution:
         if not self.job.runtime.self_check or recorder.manifest.volatile.self_check:
             return
         began = time.perf_counter()
-        stream = prepared.stream(found, lambda done: None, recorder.state_before)
+        stream = prepared.stream(found, state_before=recorder.state_before)
         shards = [shard for shard in recorder.manifest.shards if not shard.constant]
         self.listener.stage("checking the outputs against the model's own call")
         checked = self_check(prepared, stream, shards)
@@ -321,7 +317,9 @@ class _Execution:
         ordered = prepared.ordered(missing, found)
         if workers is None:
             stream = prepared.stream(
-                found, lambda done: self.listener.advanced(done, 0), recorder.state_before
+                found,
+                on_batch=lambda done: self.listener.advanced(done, 0),
+                state_before=recorder.state_before,
             )
             with closing(stream.shards(ordered)) as computed:
                 for one in computed:

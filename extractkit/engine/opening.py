@@ -5,7 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import cast
 
-from extractkit.engine.carrying import check_count, check_runtime
+import numpy as np
+import numpy.typing as npt
+
+from extractkit.engine.carrying import check_count, check_lengths, check_runtime
 from extractkit.engine.heap import without_collections
 from extractkit.engine.isolation import try_out
 from extractkit.engine.loaded import forget, model_of
@@ -16,7 +19,7 @@ from extractkit.inputs.protocol import Inputs, Source
 from extractkit.job import Job
 from extractkit.models.axes import of_single_calls
 from extractkit.models.protocol import CarriesState, CheckpointAxis, Compilation, Model
-from extractkit.plan import PlannedTensor, plan_tensors
+from extractkit.plan import Lengths, PlannedTensor, Shard, plan_shards, plan_tensors
 from extractkit.selectors import Selector
 from extractkit.tensors import Catalog, TensorRecord
 
@@ -65,6 +68,22 @@ class Opened:
     def sets_of_weights(self) -> int:
         """How many times everything is computed."""
         return 1 if self.axis is None else len(self.axis.checkpoints)
+
+    def shards(
+        self, lengths: Lengths, per_sample: npt.NDArray[np.int64], shard_size: int | None
+    ) -> tuple[Shard, ...]:
+        """Cut the samples into shards; where state is carried, into shards of whole batches.
+
+        Args:
+            per_sample: Stored bytes of each sample, int64 (samples,).
+            shard_size: as of `plan_shards`.
+
+        Raises:
+            InputError: Samples of unequal lengths would share a batch that carries state.
+        """
+        if self.samples_carried is not None:
+            check_lengths(lengths, self.samples_carried)
+        return plan_shards(per_sample, shard_size, self.samples_carried or 1)
 
     def measured(self) -> "Opened":
         """The same with all axes known, for which the model is run where it must be.

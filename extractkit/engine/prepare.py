@@ -102,9 +102,9 @@ class Prepared:
     def stream(
         self,
         found: Survey,
-        on_batch: Callable[[int], None],
-        state_before: Callable[[Shard], State] | None = None,
+        on_batch: Callable[[int], None] = lambda samples: None,
         *,
+        state_before: Callable[[Shard], State] | None = None,
         from_stored: bool = False,
     ) -> Stream:
         """What computes shards, given what is known of the samples.

@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from extractkit.checkpoints import Checkpoint, SkippedCheckpoint
-from extractkit.engine.carrying import check_lengths
 from extractkit.engine.opening import Opened, open_job
 from extractkit.engine.prepare import sharing_of
 from extractkit.engine.sharing import Shared
 from extractkit.engine.survey import longest, survey
 from extractkit.job import Job
-from extractkit.plan import Lengths, PlannedTensor, Shard, bytes_per_sample, plan_shards
+from extractkit.plan import Lengths, PlannedTensor, Shard, bytes_per_sample
 from extractkit.runs.disk import check_space, free_bytes
 from extractkit.tensors import TensorRecord
 from extractkit.values import varies
@@ -131,8 +130,6 @@ def _planned(
     shared: Shared | None,
 ) -> Preview:
     lengths = bounds or _lengths(opened)
-    if (carried := opened.samples_carried) is not None:
-        check_lengths(lengths, carried)
     sizes: dict[str, int | None] = {}
     times = opened.sets_of_weights
     for tensor in opened.tensors:
@@ -156,8 +153,8 @@ def _planned(
         bound=AT_LEAST if None in sizes.values() else bound,
         sizes=sizes,
         shared=shared,
-        shards=plan_shards(
-            bytes_per_sample(opened.tensors, lengths), job.runtime.shard_size, carried or 1
+        shards=opened.shards(
+            lengths, bytes_per_sample(opened.tensors, lengths), job.runtime.shard_size
         ),
         directory=directory,
         free_bytes=free_bytes(directory),

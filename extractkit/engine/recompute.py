@@ -111,11 +111,11 @@ class _Recomputation:
     @cached_property
     def _stream(self) -> Stream:
         if self.prepared.program is None:
-            return self.prepared.stream(Survey(Lengths(0, {}), {}), _unheard, self._state_before)
+            return self.prepared.stream(Survey(Lengths(0, {}), {}))
         rows = Samples(self.sound.directory / SAMPLES)
         signature = self.prepared.opened.model.signature
         found = recorded_survey(signature, rows, self.sound.manifest.samples)
-        return self.prepared.stream(found, _unheard, self._state_before, from_stored=True)
+        return self.prepared.stream(found, state_before=self._state_before, from_stored=True)
 
     def _state_before(self, shard: Shard) -> State:
         return state_before(self.sound.directory, self.sound.entries, shard)
@@ -232,10 +232,6 @@ class _Recomputation:
             for index, reason in entry.skipped.items()
         }
         return replace(self._stream, skipped=skipped)
-
-
-def _unheard(samples: int) -> None:
-    """Progress that is shown to no one."""
 
 
 def _left_out(why: str) -> tuple[Check, Check]:

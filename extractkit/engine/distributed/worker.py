@@ -82,7 +82,7 @@ def _work(task: Task, inbox: Inbox[str], tell: Callable[[Message], None]) -> Non
     rows = _rows(directory, recorded)
     found = recorded_survey(prepared.opened.model.signature, rows, recorded.samples)
     # One stream as long as the worker lives, so that it reads ahead beyond a shard's end.
-    stream = prepared.stream(found, lambda samples: None)
+    stream = prepared.stream(found)
     with closing(stream.shards((by_key[key] for key in inbox), wake=inbox.close)) as computed:
         tell(Ready(host(), os.getpid()))
         for one in computed:

@@ -1,25 +1,25 @@
 """Keras models whose recurrent layers carry their state from one call to the next."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from extractkit.errors import ModelError
 from extractkit.models.functions.eager_calls import restored
 from extractkit.models.graphs.records import Found
 from extractkit.models.keras_models.catalog import find_tensors
-from extractkit.models.keras_models.dialects import Dialect
+from extractkit.models.keras_models.dialects import KERAS_3, Dialect
 from extractkit.models.keras_models.model import KerasModel
 from extractkit.models.keras_models.stateful import (
     CARRY,
     KEY,
     RESET,
-    initial_states,
-    state_variables,
     stateful_layers,
 )
 from extractkit.models.keras_models.tracing import Trace
@@ -30,7 +30,7 @@ from extractkit.models.protocol import (
     Fetch,
     OutputsAfter,
 )
-from extractkit.tensors import Catalog, Kind
+from extractkit.tensors import Catalog, Kind, TensorRecord
 from extractkit.values import Array, State
 
 _CALL_NUMBER = re.compile(r"@[0-9]+")
@@ -90,14 +90,11 @@ class CarryingModel(KerasModel):
             features: Mapping[str, Array], lengths: Mapping[str, Array], state: State
         ) -> tuple[Sequence[Array], State]:
             # The variables hold the state during the call alone: it belongs to whoever calls.
-            with restored(variables):
-                for variable, value in zip(variables, state, strict=True):
-                    variable.assign(value)
+            with _holding(variables, state):
                 returned = compiled(features, lengths)
             return returned[: len(fetches)], tuple(returned[len(fetches) :])
 
-        initial = initial_states(self.stateful, samples, self.dialect)
-        return CarryingProgram(samples, tuple(initial), call)
+        return CarryingProgram(samples, initial_states(self.stateful, samples, self.dialect), call)
 
     @cached_property
     def _carried(self) -> Mapping[str, Any]:
@@ -106,7 +103,7 @@ class CarryingModel(KerasModel):
     @cached_property
     def _carrying_trace(self) -> Trace:
         # It is kept: the functions of loops in its programs go away with it.
-        return self.traced_for(self.samples_carried())
+        return self._trace(self.samples_carried())
 
     def outputs_after(self, model: Any, dialect: Dialect) -> OutputsAfter:
         """See `KerasModel`: the layers keep the state themselves, as for `predict`."""
@@ -118,19 +115,68 @@ class CarryingModel(KerasModel):
             variables = state_variables(layers, dialect)
 
             def called(arguments: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
-                initial = initial_states(layers, samples, dialect)
-                for variable, value in zip(variables, initial, strict=True):
-                    variable.assign(value)
-                first = self._taken(self.place(*before)[0])
-                self._called_in_graph(model, dialect, first, samples)
-                return self._called_in_graph(model, dialect, arguments, samples)
+                with _holding(variables, initial_states(layers, samples, dialect)):
+                    first = self._taken(self.place(*before)[0])
+                    self._called_in_graph(model, dialect, first, samples)
+                    return self._called_in_graph(model, dialect, arguments, samples)
 
-            return self.outputs_by(called, variables)(features, lengths)
+            return self.outputs_by(called)(features, lengths)
 
         return outputs
 
     def _states(self) -> list[Any]:
         return state_variables(self.stateful, self.dialect)
+
+
+def state_variables(layers: Sequence[Any], dialect: Dialect) -> list[tf.Variable]:
+    """Return the variables of all states of recurrent layers, in their order.
+
+    Raises:
+        ModelError: They have none yet: the size of a batch is not known.
+    """
+    states = [one for layer in _recurrent(layers, dialect) for one in tf.nest.flatten(layer.states)]
+    if any(state is None for state in states):
+        names = ", ".join(repr(layer.name) for layer in layers)
+        raise ModelError(
+            f"{KEY}={CARRY}: the stateful layers ({names}) do not know the size of a batch yet. "
+            f"Call the model on one batch where it is built (in the function of model.factory, say)"
+        )
+    # A variable of Keras 3 holds one of TensorFlow's.
+    return [one.value for one in states] if dialect is KERAS_3 else states
+
+
+def initial_states(layers: Sequence[Any], samples: int, dialect: Dialect) -> State:
+    """Return the values of the same states in a model that has just been built."""
+
+    def of(layer: Any) -> Any:
+        if dialect is KERAS_3:
+            return layer.get_initial_state(samples)
+        own = getattr(layer.cell, "get_initial_state", None)
+        if own is None:
+            return [np.zeros(one.shape, one.dtype.as_numpy_dtype) for one in layer.states]
+        return own(inputs=None, batch_size=samples, dtype=layer.variable_dtype)
+
+    made = [one for layer in _recurrent(layers, dialect) for one in tf.nest.flatten(of(layer))]
+    return tuple(
+        np.broadcast_to(np.asarray(value), tuple(variable.shape)).astype(
+            variable.dtype.as_numpy_dtype
+        )
+        for value, variable in zip(made, state_variables(layers, dialect), strict=True)
+    )
+
+
+def _recurrent(layers: Sequence[Any], dialect: Dialect) -> list[Any]:
+    """The recurrent layers themselves, without wrappers around them."""
+    return [layer for layer in layers if isinstance(layer, dialect.package.layers.RNN)]
+
+
+@contextmanager
+def _holding(variables: Sequence[tf.Variable], state: State) -> Iterator[None]:
+    """Let the variables hold a state inside, and what they held before afterwards."""
+    with restored(variables):
+        for variable, value in zip(variables, state, strict=True):
+            variable.assign(value)
+        yield
 
 
 def alike(ours: Sequence[Found], others: Sequence[Found]) -> dict[str, Any]:
@@ -141,17 +187,20 @@ def alike(ours: Sequence[Found], others: Sequence[Found]) -> dict[str, Any]:
     """
     own_calls, own_operations = _structure(ours)
     calls, operations = _structure(others)
-    same = {}
-    for one in others:
-        call, _, _ = one.record.address.partition(":")
+
+    def same(record: TensorRecord) -> bool:
+        call, _, _ = record.address.partition(":")
         layer = _CALL_NUMBER.sub("", call)
-        if own_calls.get(layer) != calls[layer]:
-            continue
-        if one.record.kind is Kind.OP and own_operations.get(call) != operations[call]:
-            continue
-        same[one.record.address] = one.value
+        return own_calls.get(layer) == calls[layer] and (
+            record.kind is not Kind.OP or own_operations.get(call) == operations[call]
+        )
+
     known = {one.record.address for one in ours}
-    return {address: value for address, value in same.items() if address in known}
+    return {
+        one.record.address: one.value
+        for one in others
+        if one.record.address in known and same(one.record)
+    }
 
 
 def _structure(

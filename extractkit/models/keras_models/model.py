@@ -87,11 +87,8 @@ class KerasModel(FunctionModel):
         if not all(layer.built for layer in self.keras_model._flatten_layers()):
             self._trace()
 
-    def traced_for(self, samples: int) -> Trace:
-        """Trace it for so many samples, starting from the states that its layers keep."""
-        return self._trace(samples)
-
     def _trace(self, samples: int | None = None) -> Trace:
+        """Trace it from the initial state or, for so many samples, from the states it keeps."""
         specs = [_whole(spec, samples) for spec in self.signature.specs]
         model = self.keras_model
 

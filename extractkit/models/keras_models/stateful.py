@@ -5,8 +5,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from extractkit.errors import ConfigError, ModelError, choices
 
 if TYPE_CHECKING:
@@ -58,58 +56,6 @@ def stateful_layers(model: Any, dialect: "Dialect") -> list[Any]:
     return [
         layer for layer in model._flatten_layers() if isinstance(layer, kinds) and layer.stateful
     ]
-
-
-def state_variables(layers: Sequence[Any], dialect: "Dialect") -> list[Any]:
-    """The variables of all states of recurrent layers, in their order.
-
-    Raises:
-        ModelError: they have none yet: the size of a batch is not known.
-    """
-    states = [state for layer in _recurrent(layers, dialect) for state in _flat(layer.states)]
-    if any(state is None for state in states):
-        names = ", ".join(repr(layer.name) for layer in layers)
-        raise ModelError(
-            f"{KEY}={CARRY}: the stateful layers ({names}) do not know the size of a batch yet. "
-            f"Call the model on one batch where it is built (in the function of model.factory, say)"
-        )
-    # A variable of Keras 3 holds one of TensorFlow's.
-    return [one.value if _is_keras_3(dialect) else one for one in states]
-
-
-def initial_states(layers: Sequence[Any], samples: int, dialect: "Dialect") -> list[Any]:
-    """Return the values of the same states in a model that has just been built."""
-
-    def of(layer: Any) -> Any:
-        if _is_keras_3(dialect):
-            return layer.get_initial_state(samples)
-        own = getattr(layer.cell, "get_initial_state", None)
-        if own is None:
-            return [np.zeros(one.shape, one.dtype.as_numpy_dtype) for one in layer.states]
-        return own(inputs=None, batch_size=samples, dtype=layer.variable_dtype)
-
-    made = [state for layer in _recurrent(layers, dialect) for state in _flat(of(layer))]
-    return [
-        np.broadcast_to(np.asarray(value), tuple(variable.shape)).astype(
-            variable.dtype.as_numpy_dtype
-        )
-        for value, variable in zip(made, state_variables(layers, dialect), strict=True)
-    ]
-
-
-def _is_keras_3(dialect: "Dialect") -> bool:
-    return bool(dialect.package.__name__ == "keras")
-
-
-def _recurrent(layers: Sequence[Any], dialect: "Dialect") -> list[Any]:
-    """The recurrent layers themselves, without wrappers around them."""
-    return [layer for layer in layers if isinstance(layer, dialect.package.layers.RNN)]
-
-
-def _flat(states: Any) -> list[Any]:
-    if isinstance(states, list | tuple):
-        return [one for state in states for one in _flat(state)]
-    return [states]
 
 
 @contextmanager
