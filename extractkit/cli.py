@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
+from extractkit import errors
 from extractkit.advice import command
 from extractkit.commands import jobs, runs
 from extractkit.commands.arguments import spell_out, split_verb
@@ -18,7 +19,7 @@ from extractkit.display import help as help_text
 from extractkit.display.console import printable
 from extractkit.errors import ConfigError, ExtractkitError, UserError
 
-DONE, FAILED, MISTAKEN, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, MISTAKEN, INTERRUPTED = 0, 1, errors.MISTAKEN, 130
 """Exit codes: done; the job or a check failed; a mistake in what the user wrote; interrupted."""
 
 _JSON, _EXACT, _FAIL_FAST = "--json", "--exact", "--fail-fast"

@@ -21,6 +21,9 @@ try; `nearest` picks those three.
 import difflib
 from collections.abc import Iterable
 
+MISTAKEN = 2
+"""Exit code of a `UserError`."""
+
 
 class ExtractkitError(Exception):
     """Base of all errors raised on purpose."""

@@ -142,7 +142,31 @@ def test_a_failed_job_keeps_its_message(program: Program, place: Path) -> None:
     assert jobs[0].error == BOOM
     assert str(jobs[1].error).startswith(EMPTY)
     assert f"  job 0 (model=fragile selectors=layers inputs.path=texts.txt): {BOOM}" in done.stderr
-    assert f"Go on with the sweep: extractkit resume {place}/s --trust own\n" in done.stderr
+    assert (
+        f"Go on with the sweep: extractkit resume {place}/s --trust own. Jobs 1, 3 were refused, "
+        f"and are refused again until the configuration is corrected."
+    ) in done.stderr
+
+
+def test_the_advice_after_a_refused_job_finishes_the_sweep(program: Program, place: Path) -> None:
+    given = ("model=reference", "inputs.path=texts.txt", "-m", "--config-dir", "my")
+    swept = (*given, "hydra.sweep.dir=s")
+    done = program(*swept, "model.seed=1,x", "selectors=layers")
+    assert done.returncode == cli.MISTAKEN
+    assert "Go on with the sweep" not in done.stderr
+    advice = (
+        f"Job 1 was refused, and is refused again until the configuration is corrected. Correct it "
+        f"and start the sweep again in another directory (hydra.sweep.dir=DIR); "
+        f"runtime.reuse_from={place}/s takes over the runs that are finished. If the overrides are "
+        f"right, and a file, a package or room on the disk was missing, add that and resume: "
+        f"extractkit resume {place}/s\n"
+    )
+    assert done.stderr.endswith(advice)
+    assert program("resume", "s").stderr.endswith(advice)
+    again = (*given, "hydra.sweep.dir=t", f"runtime.reuse_from={place}/s")
+    mended = program(*again, "model.seed=1,2", "selectors=layers")
+    assert mended.returncode == cli.DONE, mended.stderr
+    assert mended.stdout.splitlines() == [f"{place}/s/0", f"{place}/t/1", f"{place}/t"]
 
 
 def test_mistakes_alone_leave_nothing(program: Program, place: Path) -> None:
@@ -196,7 +220,7 @@ def test_show_prints_the_table(program: Program, place: Path) -> None:
     lines = [line.split() for line in shown.stdout.splitlines()]
     assert ["job", "model", "status", "samples", "tensors", "size", "time", "run"] in lines
     assert ["jobs", "2", "jobs:", "1", "finished,", "1", "failed"] in lines
-    assert ["go", "on", "extractkit", "resume", "s"] in lines
+    assert ["next", "Go", "on", "with", "the", "sweep:", "extractkit", "resume", "s"] in lines
     assert "job 1: RuntimeError: boom" in shown.stdout
     document = json.loads(program("show", "s", "--json").stdout)
     assert [job["values"]["model"] for job in document["jobs"]] == ["reference", "fragile"]

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from extractkit.advice import command
 from extractkit.commands.options import TRUST
 from extractkit.commands.output import write, write_json, write_rendered
 from extractkit.errors import RunDirectoryError
@@ -83,11 +82,12 @@ def ended(directory: Path, record: "SweepRecord", trust: "Trust") -> None:
     from extractkit.display.console import printable
     from extractkit.display.sweep import summary
     from extractkit.runs.manifest import Status
+    from extractkit.runs.sweeps.next_steps import next_steps
 
     sys.stderr.write(printable(summary(directory, record)))
     if record.status is not Status.FINISHED:
-        words = [str(directory), *(word for one in _needed(trust) for word in (TRUST, one))]
-        sys.stderr.write(f"Go on with the sweep: {command('resume', *words)}\n")
+        options = [word for one in _needed(trust) for word in (TRUST, one)]
+        sys.stderr.write(printable(f"{next_steps(directory, record.jobs, options)}\n"))
     if record.status is not Status.INTERRUPTED:
         write(f"{directory}\n")
 

@@ -11,6 +11,7 @@ from extractkit.advice import command
 from extractkit.display.text import duration_text, plural, safe
 from extractkit.runs.disk import human_bytes
 from extractkit.runs.manifest import Status
+from extractkit.runs.sweeps.next_steps import next_steps
 from extractkit.runs.sweeps.record import JobStatus, SweepRecord, as_typed
 
 _STYLES = {JobStatus.FINISHED: "green", JobStatus.FAILED: "red"}
@@ -27,7 +28,7 @@ def overview(directory: Path, record: SweepRecord) -> RenderableType:
     facts.add_row("given", Text(safe(" ".join(record.overrides)) or "–"))
     facts.add_row("jobs", _counts(record))
     if record.status is not Status.FINISHED:
-        facts.add_row("go on", Text(command("resume", safe(str(directory)))))
+        facts.add_row("next", Text(safe(next_steps(directory, record.jobs))))
     return Group(facts, "", _table(record), *_reasons(record))
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from extractkit.advice import command
 from extractkit.checkpoints import AXIS
 from extractkit.errors import MissingExtraError, RunDirectoryError, UnknownTensorError, choices
 from extractkit.runs.labelled import SKIPPED, steps_or_labels, unique_dims
 from extractkit.runs.reader import Run
+from extractkit.runs.sweeps.next_steps import next_steps
 from extractkit.runs.sweeps.record import SweepJob, as_typed
 from extractkit.runs.views import TensorView
 from extractkit.tensors import SAMPLE
@@ -51,9 +51,7 @@ def labelled(
             "to_xarray needs xarray. Install it: pip install 'extractkit[xarray]'"
         ) from error
     if not runs:
-        raise RunDirectoryError(
-            f"no run of {path} is finished. Go on with the sweep: {command('resume', path)}"
-        )
+        raise RunDirectoryError(f"no run of {path} is finished. {next_steps(path, jobs)}")
     axes = [_axis(key, jobs) for key in keys]
     places = _places(path, jobs, axes)
     views = {number: run[address] for number, run in runs.items() if address in run}
@@ -73,8 +71,7 @@ def labelled(
         told = ", ".join(f"{a.key}={a.labels[n]}" for a, n in zip(axes, missing, strict=True))
         raise RunDirectoryError(
             f"{path} has no finished run of {told}, and {first.dtype} has no NaN to stand for its "
-            f"values. Go on with the sweep: {command('resume', path)}; or give one: "
-            f"to_xarray({address!r}, fill=0)"
+            f"values. Give one: to_xarray({address!r}, fill=0). {next_steps(path, jobs)}"
         )
     array = np.full((*swept, *sizes), value, first.dtype)
     for number, view in views.items():

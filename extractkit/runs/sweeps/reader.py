@@ -11,6 +11,7 @@ from extractkit.errors import RunDirectoryError, SelectionError, choices
 from extractkit.runs.manifest import MANIFEST
 from extractkit.runs.reader import Run, open_run
 from extractkit.runs.sweeps.labelled import labelled
+from extractkit.runs.sweeps.next_steps import next_steps
 from extractkit.runs.sweeps.record import (
     JobStatus,
     SweepJob,
@@ -153,7 +154,7 @@ class _Runs(Mapping[int, Run]):
             told = f": {job.error}" if job.error else ""
             raise RunDirectoryError(
                 f"job {number} of {self._path} has no finished run (status: {job.status}){told}. "
-                f"Go on with the sweep: {command('resume', self._path)}"
+                f"{next_steps(self._path, self._jobs.values())}"
             )
         if number not in self._opened:
             self._opened[number] = self._open(job)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 
-from extractkit.errors import RunDirectoryError
+from extractkit.errors import MISTAKEN, RunDirectoryError
 from extractkit.runs import manifest as manifests
 from extractkit.runs.manifest import SWEEP, Manifest, Status
 from extractkit.runs.sealed import SealedRecord
@@ -75,6 +75,11 @@ class SweepJob:
     bytes: int | None = None
     seconds: float | None = None
     timings: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def refused(self) -> bool:
+        """Whether it failed because of a mistake in what the user wrote or gave."""
+        return self.status is JobStatus.FAILED and self.exit_code == MISTAKEN
 
     def directory(self, sweep: Path) -> Path:
         """Where its run is, or that which stands in its place."""

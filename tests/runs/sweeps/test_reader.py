@@ -13,6 +13,7 @@ import extractkit
 from extractkit.errors import RunDirectoryError, SelectionError
 from extractkit.runs.manifest import Status
 from extractkit.runs.sweeps import record
+from extractkit.runs.sweeps.next_steps import next_steps
 from extractkit.runs.sweeps.record import JobStatus
 from tests.sweep_examples import placed, resumed, swept
 
@@ -151,8 +152,8 @@ def test_whole_numbers_have_nothing_to_stand_for_a_missing_run(place: Path) -> N
         sweep.to_xarray(":input.tokens")
     assert str(caught.value) == (
         f"{place / 's'} has no finished run of model.longest=-1, and int32 has no NaN to stand for "
-        f"its values. Go on with the sweep: extractkit resume {place / 's'}; or give one: "
-        f"to_xarray(':input.tokens', fill=0)"
+        f"its values. Give one: to_xarray(':input.tokens', fill=0). "
+        f"{next_steps(place / 's', sweep.jobs)}"
     )
     assert (sweep.to_xarray(":input.tokens", fill=-7).values[1] == -7).all()
 
