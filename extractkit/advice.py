@@ -87,6 +87,11 @@ def names_override(key: str, names: Iterable[str]) -> str:
     return shlex.quote(f"{key}=[{', '.join(map(hydra_text, names))}]")
 
 
+def choice_override(key: str, values: Iterable[object]) -> str:
+    """Return `KEY=A,B`, a sweep over texts, as Hydra takes it; quoted for a shell, too."""
+    return shlex.quote(f"{key}={','.join(map(hydra_text, values))}")
+
+
 def nested_override(key: str, entries: Mapping[str, str]) -> str:
     """`KEY={NAME: VALUE, …}`, names as Hydra takes them; quoted for a shell, too.
 

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from extractkit import errors
 from extractkit.advice import command
 from extractkit.commands import jobs, runs
-from extractkit.commands.arguments import spell_out, split_verb
+from extractkit.commands.arguments import overrides_first, spell_out, split_verb
 from extractkit.commands.options import TRUST, taken
 from extractkit.commands.output import write
 from extractkit.config.directory import GROUPS, options
@@ -54,9 +54,13 @@ def execute(arguments: Sequence[str]) -> int:
         return DONE if _ON_RUNS[verb](rest) else FAILED
     if verb == "resume":
         return max(runs.resume(rest, report), default=DONE)
-    trusted, rest = taken(_spelt_out(verb, rest), TRUST)
+    spelt, found = spell_out(rest)
+    trusted, rest = taken(spelt, TRUST)
     flags = _flags(verb, rest)
-    rest = [argument for argument in rest if argument not in flags]
+    rest = overrides_first([argument for argument in rest if argument not in flags])
+    if found:
+        whole = command(verb, *spelt)
+        sys.stderr.write(printable(f"extractkit: {found[0]}. In full: {whole}\n"))
     if verb == "run":
         failures = jobs.run(rest, report, trusted, fail_fast=_FAIL_FAST in flags)
     elif verb == "tensors":
@@ -77,15 +81,6 @@ def report(error: BaseException) -> int:
     else:
         sys.stderr.write(printable("".join(traceback.format_exception(error))))
     return MISTAKEN if isinstance(error, UserError) else FAILED
-
-
-def _spelt_out(verb: str, arguments: Sequence[str]) -> list[str]:
-    """The arguments with a model's file spelt out; what was found is reported."""
-    spelt, found = spell_out(arguments)
-    if found:
-        whole = command(verb, *spelt)
-        sys.stderr.write(printable(f"extractkit: {found[0]}, so this runs: {whole}\n"))
-    return spelt
 
 
 def _interrupted(error: BaseException | None) -> bool:

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from extractkit.advice import hydra_text, names_override, override
+from extractkit.advice import choice_override, hydra_text, names_override, override
 
 # Half a surrogate pair cannot be typed; a NUL ends an argument.
 WORDS = st.sampled_from(
@@ -35,6 +35,14 @@ def test_a_text_stays_the_text_that_it_is(text: str) -> None:
 @given(st.lists(WORDS | TEXTS, max_size=3))
 def test_names_stay_the_names_that_they_are(names: list[str]) -> None:
     assert read(names_override("k", names)) == names
+
+
+@given(st.lists(WORDS | TEXTS, min_size=2, max_size=3))
+def test_a_sweep_goes_over_the_texts_that_it_names(texts: list[str]) -> None:
+    (argument,) = shlex.split(choice_override("k", texts))
+    parsed = OverridesParser.create().parse_override(argument)
+    jobs = [f"k={one}" for one in parsed.sweep_string_iterator()]
+    assert [read(shlex.quote(job)) for job in jobs] == texts
 
 
 @pytest.mark.parametrize("text", ["dir/net.keras", "a_b-1.txt", "nullable", "1.0.0", "x1"])

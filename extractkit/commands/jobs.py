@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from extractkit.advice import command
-from extractkit.commands.arguments import SWEEP, complete_without_verb, overrides_first
+from extractkit.commands.arguments import SWEEP, complete_without_verb
 from extractkit.commands.options import TRUST
 from extractkit.commands.output import write_json, write_rendered
 from extractkit.errors import FinalError, UserError
@@ -34,7 +34,7 @@ def run(
     """Extract; the last line on standard output is the run directory, or that of the sweep.
 
     Args:
-        arguments: Hydra's.
+        arguments: Hydra's, overrides first.
         report: told of each job's failure when it happens, gives the exit code for it.
         trusted: modules named by `--trust`.
         fail_fast: whether no job of a sweep is to begin once one has failed.
@@ -48,10 +48,9 @@ def run(
     from extractkit.commands.sweeps import ended, write_run
     from extractkit.config.app import launch
 
-    rest = overrides_first(arguments)
     complete_without_verb()
     return launch(
-        *(rest, extract, report),
+        *(arguments, extract, report),
         dry=False,
         trusted=trusted,
         ran=write_run,
@@ -155,9 +154,8 @@ def _look(
         documents.append({"error": str(error)})  # jobs are told apart by their order
         return report(error)
 
-    rest = overrides_first(arguments)
     complete_without_verb()
-    failures = launch(rest, look, fail, dry=True, trusted=trusted)
+    failures = launch(arguments, look, fail, dry=True, trusted=trusted)
     if as_json and (len(documents) > 1 or any(argument in SWEEP for argument in arguments)):
         write_json(documents)
     elif as_json and documents and not failures:

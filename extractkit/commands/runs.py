@@ -68,7 +68,7 @@ def _draw(found: "Manifest", drift: "Drift | None", directory: Path, figure: Pat
         what = "is not finished" if found.checkpoints else "has no checkpoints"
         raise RunDirectoryError(
             f"{directory} {what}, so there is nothing to draw. A figure shows how tensors move "
-            f"over checkpoints: extractkit … model.checkpoints='…/*.h5'"
+            f"over checkpoints. Give the job several: model.checkpoints='FOLDER/*.h5'"
         )
     draw(drift, figure, tuple(one.step for one in found.checkpoints))
 

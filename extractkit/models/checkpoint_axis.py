@@ -67,6 +67,11 @@ class WeightFiles:
         self._loaded: WeightFile | None = None
         self.loads = 0
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The paths of all that were named, absolute."""
+        return tuple(one.path for one in self._named)
+
     def choose(self, policy: str) -> None:
         """Look at all of them, and load the first that can be used.
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from extractkit.errors import ModelError
+from extractkit.models.checkpoint_axis import WeightFiles
 from extractkit.models.input_settings import InputSetting
 from extractkit.models.keras_models.again import Again
 from extractkit.models.keras_models.carrying import CarryingModel
@@ -15,7 +16,6 @@ from extractkit.models.keras_models.signature import (
     with_free_rows,
 )
 from extractkit.models.keras_models.stateful import CARRY, check_carried, stateful_layers, warn
-from extractkit.models.protocol import CheckpointAxis
 
 
 def live_model(
@@ -24,7 +24,7 @@ def live_model(
     origin: Mapping[str, object] | None = None,
     example: object = None,
     inputs: Mapping[str, InputSetting] | None = None,
-    checkpoints: CheckpointAxis | None = None,
+    checkpoints: WeightFiles | None = None,
     load: Callable[[], None] | None = None,
     again: Again | None = None,
     state: str | None = None,

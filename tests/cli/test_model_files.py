@@ -98,5 +98,22 @@ def test_the_whole_command_is_printed_and_run(program: Program, place: Path) -> 
     assert [one["address"] for one in json.loads(done.stdout)] == [":kernel"]
     command = """extractkit tensors --json model=checkpoint 'model.path="net, old.safetensors"'"""
     assert done.stderr.splitlines()[0] == (
-        f"extractkit: net, old.safetensors is weights in safetensors, so this runs: {command}"
+        f"extractkit: net, old.safetensors is weights in safetensors. In full: {command}"
     )
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["tensrs"], "'tensrs' is neither a verb nor an override. Nearest: 'tensors', "),
+        (["--exact", "tensors"], "--exact belongs to plan, not to tensors"),
+        (["--json"], "--json belongs to tensors and plan, not to run"),
+    ],
+)
+def test_a_command_that_is_refused_is_not_announced(
+    files: Path, typed: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        cli.execute([*typed, "a.safetensors"])
+    assert str(refused.value).startswith(message)
+    assert capsys.readouterr().err == ""

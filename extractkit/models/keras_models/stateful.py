@@ -5,9 +5,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from extractkit.advice import choice_override
+from extractkit.checkpoints import KEY as SEVERAL
+from extractkit.checkpoints import STEP_KEY
 from extractkit.errors import ConfigError, ModelError, choices
+from extractkit.models.given_weights import ONE
 
 if TYPE_CHECKING:
+    from extractkit.models.checkpoint_axis import WeightFiles
     from extractkit.models.keras_models.dialects import Dialect
     from extractkit.models.keras_models.tracing import Trace
 
@@ -28,7 +33,7 @@ def check_state(state: object) -> str | None:
     raise ConfigError(f"{KEY}={state!r} is not a policy. {choices(str(state), [RESET, CARRY])}")
 
 
-def check_carried(layers: Sequence[Any], checkpoints: object, name: str) -> None:
+def check_carried(layers: Sequence[Any], checkpoints: "WeightFiles | None", name: str) -> None:
     """Check that a model has a state to carry, and one set of weights.
 
     Args:
@@ -45,8 +50,9 @@ def check_carried(layers: Sequence[Any], checkpoints: object, name: str) -> None
         )
     if checkpoints is not None:
         raise ConfigError(
-            f"{KEY}={CARRY} and model.checkpoints: state is carried with one set of weights. Make "
-            f"a run of each: extractkit -m model.checkpoint=FILE,FILE {KEY}={CARRY} …"
+            f"{KEY}={CARRY} and {SEVERAL}: state is carried with one set of weights. Make a run of "
+            f"each: in the same command, replace {SEVERAL} (and {STEP_KEY}) by "
+            f"-m {choice_override(ONE, checkpoints.paths)}"
         )
 
 

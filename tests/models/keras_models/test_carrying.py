@@ -385,7 +385,8 @@ def test_the_policy_is_part_of_the_identity(place: Path) -> None:
         (
             "model.checkpoints=FOLDER/*.keras",
             "model.state=carry and model.checkpoints: state is carried with one set of weights. "
-            "Make a run of each: extractkit -m model.checkpoint=FILE,FILE model.state=carry …",
+            "Make a run of each: in the same command, replace model.checkpoints (and "
+            "model.checkpoint_step) by -m model.checkpoint=FOLDER/model.keras",
         ),
         ("model.state=keep", "model.state='keep' is not a policy. Available: 'carry', 'reset'."),
     ],
@@ -393,7 +394,7 @@ def test_the_policy_is_part_of_the_identity(place: Path) -> None:
 def test_what_would_break_the_order_is_refused(place: Path, given: str, message: str) -> None:
     with pytest.raises(UserError) as raised:
         run(place, "refused", given.replace("FOLDER", str(place)))
-    assert str(raised.value) == message
+    assert str(raised.value) == message.replace("FOLDER", str(place))
     assert not (place / "refused").exists()
 
 
