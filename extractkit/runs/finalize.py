@@ -21,6 +21,7 @@ from extractkit.runs.files import StoredFile, reading
 from extractkit.runs.intact import check_names
 from extractkit.runs.lock import LOCK, locked, owner
 from extractkit.runs.manifest import MANIFEST, PARTS, Manifest, Status, Volatile
+from extractkit.runs.neighbours import no_run
 from extractkit.runs.parts import Piece, finished_parts, found_parts, place, without_part
 from extractkit.runs.reader import sink_of
 from extractkit.runs.recorder import Recorder
@@ -52,7 +53,7 @@ def finalize(
         JobError: the disk refuses, or nothing is left of the samples.
     """
     if not directory.is_dir():
-        raise RunDirectoryError(f"{directory} is no directory, and holds no parts of a run")
+        raise RunDirectoryError(no_run(directory, (PARTS, MANIFEST)))
     with locked(directory), ExitStack() as locks:
         busy = _locked_parts(directory, locks)
         if (directory / MANIFEST).exists():

@@ -4,6 +4,7 @@ Whatever may differ between two runs of the same job (times, machine) stands und
 rest identifies what was done.
 """
 
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from extractkit.plan import CONSTANTS_SHARD, Part, Shard
 from extractkit.runs.environment import GitState
 from extractkit.runs.files import StoredFile
 from extractkit.runs.journal import Entry
+from extractkit.runs.neighbours import no_run
 from extractkit.runs.origins import Origin
 from extractkit.runs.sealed import SealedRecord
 from extractkit.runs.sealed import sealed as sealed  # a manifest's content, for whoever edits one
@@ -287,21 +289,24 @@ def read(directory: Path) -> Manifest:
     try:
         found = _RECORD.read(directory / MANIFEST)
     except FileNotFoundError as error:
-        if (directory / SWEEP).exists():
-            raise RunDirectoryError(
-                f"{directory} is a sweep, not one run. Give one of its runs; those are listed by: "
-                f"{command('show', directory)}"
-            ) from error
-        if (directory / PARTS).is_dir():
-            raise RunDirectoryError(
-                f"{directory} is no run yet: it holds parts of one. Join them: "
-                f"{command('finalize', directory)}"
-            ) from error
-        raise RunDirectoryError(
-            f"{directory} is no run directory: it holds no {MANIFEST}"
-        ) from error
+        raise RunDirectoryError(_absent(directory)) from error
     _check_plan(found, directory / MANIFEST)
     return found
+
+
+def _absent(directory: Path) -> str:
+    """Return why a directory has no manifest, and what to do."""
+    if os.path.exists(directory / SWEEP):  # noqa: PTH110 - a name that is too long does not exist
+        return (
+            f"{directory} is a sweep, not one run. Give one of its runs; those are listed by: "
+            f"{command('show', directory)}"
+        )
+    if os.path.isdir(directory / PARTS):  # noqa: PTH112
+        return (
+            f"{directory} is no run yet: it holds parts of one. Join them: "
+            f"{command('finalize', directory)}"
+        )
+    return no_run(directory, (MANIFEST, SWEEP))
 
 
 def _check_plan(manifest: Manifest, path: Path) -> None:

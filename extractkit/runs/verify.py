@@ -3,6 +3,7 @@
 Needs no TensorFlow. Computing values again does, and is handed in from above.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +106,8 @@ def _manifest(directory: Path) -> tuple[Manifest | None, Check]:
         found = manifests.read(directory)
         sinks = " and ".join(found.sinks)
     except RunDirectoryError as error:
+        if not os.path.isdir(directory):  # noqa: PTH112 - a name that is too long does not exist
+            raise
         if path.exists():
             message = str(error)
         elif (directory / JOURNAL).exists():

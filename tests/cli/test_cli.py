@@ -111,7 +111,7 @@ def test_a_finished_run_is_not_touched(program: Program, place: Path) -> None:
         (["model=reference", "selectors=layers", "--json"], "--json belongs to tensors and plan"),
         (["tensor", "model=reference"], "'tensor' is neither a verb nor"),
         (["show"], "show: the following arguments are required: RUN. Usage: extractkit show"),
-        (["show", "nowhere"], "nowhere is no run directory: it holds no manifest.json"),
+        (["show", "nowhere"], "nowhere does not exist. In the working directory: "),
     ],
 )  # fmt: skip
 def test_a_mistake_gets_one_message_and_leaves_nothing(

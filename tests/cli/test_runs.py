@@ -95,7 +95,7 @@ def test_a_finished_run_of_the_same_identity_is_taken(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["resume", "nowhere"], "nowhere is no run directory: it holds no manifest.json"),
+        (["resume", "nowhere"], "nowhere does not exist. In "),
         (["resume"], "resume: the following arguments are required: RUN. Usage: extractkit resume"),
         (
             ["verify", "r", "--recompute", "x"],

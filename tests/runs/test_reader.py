@@ -119,8 +119,12 @@ def test_a_moved_run_reads_and_the_index_over_it_is_not_needed(copied: Path) -> 
 
 
 def test_what_is_no_run_is_named(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "missing", Path(__file__)):
-        with pytest.raises(RunDirectoryError, match=r"is no run directory"):
+    for path, why in (
+        (tmp_path, "is no run directory: it holds no manifest.json"),
+        (tmp_path / "missing", "does not exist"),
+        (Path(__file__), "is a file, and a run is a directory"),
+    ):
+        with pytest.raises(RunDirectoryError, match=f"^{path} {why}"):
             open_run(path)
 
 

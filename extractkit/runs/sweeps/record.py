@@ -5,6 +5,7 @@ launched the sweep puts it together at the end; until then, and where something 
 looks at the jobs' own records and at their runs.
 """
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -13,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from extractkit.errors import MISTAKEN, RunDirectoryError
 from extractkit.runs import manifest as manifests
 from extractkit.runs.manifest import SWEEP, Manifest, Status
+from extractkit.runs.neighbours import no_run
 from extractkit.runs.sealed import SealedRecord
 
 JOBS = "jobs"
@@ -165,7 +167,7 @@ JOB_FILE = SealedRecord(JobFile, "record of a job", SCHEMA, "delete it, and resu
 
 def is_sweep(directory: Path) -> bool:
     """Whether a directory holds a sweep, damaged or not."""
-    return (directory / SWEEP).exists()
+    return os.path.exists(directory / SWEEP)  # noqa: PTH110 - a name that is too long is none
 
 
 def read(directory: Path) -> SweepRecord:
@@ -178,6 +180,8 @@ def read(directory: Path) -> SweepRecord:
     try:
         recorded = SWEEP_FILE.read(directory / SWEEP)
     except FileNotFoundError as error:
+        if not os.path.isdir(directory):  # noqa: PTH112
+            raise RunDirectoryError(no_run(directory, (SWEEP, manifests.MANIFEST))) from error
         hint = f"holds no {SWEEP}"
         if (directory / manifests.MANIFEST).exists():
             hint = f"is a single run. Open it by extractkit.open({str(directory)!r})"

@@ -1,0 +1,55 @@
+"""What there is near a path at which no run is found."""
+
+import os
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from extractkit.errors import choices
+
+# A date and a time are the folders that Hydra puts a run into.
+_DEPTH = 2
+
+
+def no_run(path: Path, marks: Collection[str]) -> str:
+    """Return why there is no run at a path, and the nearest directories that there are.
+
+    Args:
+        path: Holds none of the marks.
+        marks: Names of the files that a run or a sweep has, that of a run first.
+    """
+    if os.path.isdir(path):  # noqa: PTH112 - a name that is too long does not exist
+        inside = [str(found) for found in _marked(path, marks, _DEPTH)]
+        hint = f". In it: {choices('', inside)}" if inside else ""
+        return f"{path} is no run directory: it holds no {next(iter(marks))}{hint}"
+    if os.path.exists(path):  # noqa: PTH110
+        own = _is_marked(path.parent, marks)
+        hint = f". Give its directory: {path.parent}" if own else ""
+        return f"{path} is a file, and a run is a directory{hint}"
+    above = next((one for one in path.parents if os.path.isdir(one)), Path())  # noqa: PTH112
+    missing = above / path.relative_to(above).parts[0]
+    beside = [str(one) for one in _marked(above, marks, 1)] or list(map(str, _folders(above)))
+    where = "the working directory" if above == Path() else str(above)
+    return f"{path} does not exist. In {where}: {choices(str(missing), beside)}"
+
+
+def _marked(folder: Path, marks: Collection[str], depth: int) -> Iterator[Path]:
+    """Find runs and sweeps inside a folder, none of them inside another."""
+    for one in _folders(folder):
+        if _is_marked(one, marks):
+            yield one
+        elif depth > 1:
+            yield from _marked(one, marks, depth - 1)
+
+
+def _is_marked(folder: Path, marks: Collection[str]) -> bool:
+    return any(os.path.exists(folder / mark) for mark in marks)  # noqa: PTH110
+
+
+def _folders(folder: Path) -> list[Path]:
+    """List the directories in a folder; none where it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            names = [one.name for one in entries if one.is_dir() and one.name[0] != "."]
+    except OSError:
+        return []
+    return [folder / name for name in sorted(names)]
