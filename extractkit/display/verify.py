@@ -1,22 +1,23 @@
 """`extractkit verify`: what was looked at, and everything that is wrong."""
 
+import re
+from collections.abc import Sequence
+
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from extractkit.display.text import plural, safe
-from extractkit.runs.verification.result import Check, Outcome, Verification
+from extractkit.runs.verification.result import Check, Finding, Outcome, Verification
 
 _STYLES = {Outcome.OK: "green", Outcome.FAILED: "red", Outcome.NOT_CHECKED: "yellow"}
-_MOST_FINDINGS = 100
+_MOST_LINES = 100
 _MOST_NOTES = 20
+_NUMBER = re.compile(r"[0-9]+")
 
 
 def overview(found: Verification) -> RenderableType:
-    """Every check, every finding, every note, and the verdict.
-
-    Of very many findings the first are shown.
-    """
+    """Return every check, a line for each kind of finding, the notes, and the verdict."""
     table = Table("check", "outcome", "of what", box=None, pad_edge=False)
     for check in found.checks:
         outcome = Text(check.outcome, style=_STYLES[check.outcome])
@@ -44,10 +45,27 @@ def verdict(found: Verification) -> Text:
 
 
 def _findings(found: Verification) -> list[Text]:
-    lines = [Text(safe(one.message), style="red") for one in found.findings[:_MOST_FINDINGS]]
-    if (more := len(found.findings) - len(lines)) > 0:
-        lines.append(Text(f"… and {more:,} more; --json lists them all", style="red"))
+    kinds: dict[str, list[Finding]] = {}
+    for check in found.checks:
+        for one in check.findings:
+            kinds.setdefault(f"{check.name} {_kind(one)}", []).append(one)
+    lines = [Text(safe(_line(alike)), style="red") for alike in kinds.values()][:_MOST_LINES]
+    if (more := len(kinds) - len(lines)) > 0:
+        lines.append(Text(f"… and {more:,} more kinds; --json lists them all", style="red"))
     return lines
+
+
+def _kind(finding: Finding) -> str:
+    """Return what a finding has in common with those of other shards, samples and tensors."""
+    message = finding.message
+    if finding.tensor is not None:
+        message = message.replace(repr(finding.tensor), "")
+    return _NUMBER.sub("", message)
+
+
+def _line(alike: Sequence[Finding]) -> str:
+    first = alike[0].message
+    return first if len(alike) == 1 else f"{first} (first of {len(alike):,}; --json lists them all)"
 
 
 def _notes(found: Verification) -> list[Text]:

@@ -145,8 +145,10 @@ class _Recomputation:
                 done.add(one.shard)
                 del one
         except ExtractkitError as error_found:
-            left = ", ".join(shard.key for shard in chosen if shard not in done)
-            found.append(Finding(None, f"{left} cannot be computed: {error_found}"))
+            left = [shard.key for shard in chosen if shard not in done]
+            several = f"{len(left)} shards ({', '.join(left[:1])} first)"
+            which = left[0] if len(left) == 1 else several
+            found.append(Finding(None, f"{which} cannot be computed: {error_found}"))
         if not exactly:
             notes.append(f"the largest difference is {largest:.2g}")
         return Check.of(_SHARDS, detail, found, notes)

@@ -77,13 +77,30 @@ def test_everything_that_is_wrong_is_shown() -> None:
     ]
 
 
-def test_very_many_findings_are_counted() -> None:
-    findings = [Finding(f"{n}", f"file {n} is missing") for n in range(150)]
+def test_a_line_for_each_kind_of_finding() -> None:
+    """Findings that differ by their numbers or tensors alone are of one kind."""
+    names = [f"{n:09}-{n + 2:09}" for n in range(0, 8, 2)]
+    shards = [Finding(n, f"out/{n}.state.npz is missing from its run", n) for n in names]
+    shards += [Finding(n, f"out/{n}.h5: {n[-1]} bytes", n) for n in names]
+    values = [Finding("a.h5", f"out/a.h5, {tensor!r}: no", "a", tensor) for tensor in "xyz"]
+    checks = (Check.of("shards", "8 files", shards), Check.of("values", "3 tensors", values))
+    assert shown(Verification("run", None, checks))[-5:] == [
+        "out/000000000-000000002.state.npz is missing from its run (first of 4; --json lists them "
+        "all)",
+        "out/000000000-000000002.h5: 2 bytes (first of 4; --json lists them all)",
+        "out/a.h5, 'x': no (first of 3; --json lists them all)",
+        "",
+        "not verified: 11 findings in shards, values",
+    ]
+
+
+def test_very_many_kinds_are_counted() -> None:
+    findings = [Finding("a", f"file {'a' * n} is missing") for n in range(150)]
     lines = shown(Verification("run", None, (Check.of("shards", "150 files", findings),)))
-    assert "file 99 is missing" in lines
-    assert "file 100 is missing" not in lines
+    assert f"file {'a' * 99} is missing" in lines
+    assert f"file {'a' * 100} is missing" not in lines
     assert lines[-3:] == [
-        "… and 50 more; --json lists them all",
+        "… and 50 more kinds; --json lists them all",
         "",
         "not verified: 150 findings in shards",
     ]
