@@ -60,9 +60,11 @@ def _facts(found: Comparison) -> Table:
 
 
 def _short(value: object) -> str:
-    """A value as text; of a digest the beginning tells it from others."""
+    """Return a value as text: of a digest the beginning, of a path or list the end."""
     text = safe("nothing" if value is None else str(value))
-    return text if len(text) <= _LONGEST else f"{text[:_DIGEST]}…"
+    if len(text) <= _LONGEST:
+        return text
+    return f"{text[:_DIGEST]}…" if text.isalnum() else f"…{text[-_LONGEST:]}"
 
 
 def _tensors(tensors: tuple[TensorComparison, ...]) -> Table:

@@ -128,6 +128,9 @@ def test_a_digest_is_cut_and_what_is_not_there_is_nothing() -> None:
     digest = Circumstance("weights", "a1" * 32, None)
     text = shown(replace(FOUND, circumstances=(digest,)))
     assert "weights    a1a1a1a1a1a1… against nothing\n" in text
+    path = Circumstance("model.path", "/home/me/projects/of/last/year/nets/a.keras", "b.keras")
+    text = shown(replace(FOUND, circumstances=(path,)))
+    assert "e/me/projects/of/last/year/nets/a.keras against b.keras\n" in text
 
 
 def test_names_cannot_control_the_terminal() -> None:

@@ -27,6 +27,7 @@ def made_run(
     shards: Sequence[int] = (),
     skipped: Mapping[int, str] | None = None,
     finish: bool = True,
+    configured: Mapping[str, object] | None = None,
     **recorded: object,
 ) -> Run:
     """A run that holds these tensors.
@@ -35,6 +36,7 @@ def made_run(
         ids: of the samples; None: "s0", "s1", …
         shards: where one ends and the next begins.
         skipped: samples without values, and why.
+        configured: the configuration of the model.
         recorded: more fields of the manifest.
     """
     count = max((len(v) for v in tensors.values() if not isinstance(v, np.ndarray)), default=0)
@@ -44,7 +46,10 @@ def made_run(
     ranges = [Shard(*pair) for pair in pairwise(bounds)] if count else []
     planned = Manifest(
         volatile=Volatile(started="2026-11-22T15:04:05+00:00"),
-        job_resolved={"sinks": {"hdf5": {"_target_": "extractkit.sinks.hdf5.Hdf5Sink"}}},
+        job_resolved={
+            "model": configured,
+            "sinks": {"hdf5": {"_target_": "extractkit.sinks.hdf5.Hdf5Sink"}},
+        },
         inputs=RunInputs("f00d", count) if count else None,
         tensors=tuple(RunTensor(one, _record(one), ("mine",)) for one in stored.values()),
         plan=RunPlan(1000, True, tuple((one.start, one.stop) for one in ranges)),

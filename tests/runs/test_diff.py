@@ -363,6 +363,36 @@ def test_what_may_explain_a_difference_is_told(make: Make) -> None:
     assert told == [("versions.tensorflow", "2.20", "2.21"), ("seeds.numpy", 1, None)]
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        # The default of a stateful model is to reset.
+        ({"state": None}, {"state": "carry"}, [("model.state", "reset", "carry")]),
+        ({"state": None}, {"state": "reset"}, []),
+        (
+            {"max_length": 8, "inputs": {"x": ["sample", 3]}},
+            {"max_length": 16, "inputs": None},
+            [("model.max_length", 8, 16), ("model.inputs.x", ["sample", 3], None)],
+        ),
+        # Settings of two formats are not compared.
+        (
+            {"_target_": "a.load", "path": "net.keras", "state": "carry"},
+            {"_target_": "b.load", "path": "net.tflite"},
+            [("model._target_", "a.load", "b.load"), ("model.state", "carry", None)],
+        ),
+    ],
+)
+def test_settings_of_the_model_may_explain_a_difference(
+    make: Make, one: dict[str, object], other: dict[str, object], expected: list[object]
+) -> None:
+    def run(settings: dict[str, object]) -> Run:
+        described = {"state": settings["state"] or "reset"} if "state" in settings else {}
+        return make({"x": [np.ones(2, F32)]}, configured=settings, model=described)
+
+    found = diff(run(one), run(other)).circumstances
+    assert [(c.key, c.a, c.b) for c in found] == expected
+
+
 def test_the_document_is_closed_and_strict_json(make: Make) -> None:
     most = np.finfo("float64").max
     a, b = [np.array([most]), np.array([np.nan])], [np.array([-most]), np.array([1.0])]
