@@ -184,8 +184,7 @@ def test_a_mistake_is_told_as_on_the_command_line_and_leaves_nothing(
         ("model=bert", ""),
         (
             "model.state=carry",
-            " For model.state: from extractkit.models.live import live_model; "
-            "live_model(model, state=…)",
+            " Of a Keras model: model=extractkit.models.live.live_model(model, state='carry')",
         ),
     ],
 )

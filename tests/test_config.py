@@ -185,6 +185,15 @@ def test_a_group_without_a_choice_is_refused(override: str) -> None:
     [
         ("model.pth=x", "model.pth does not exist. Nearest: 'path', "),
         ("+model.pth=x", "model.pth does not exist. Nearest: 'path', "),
+        (
+            "model.dropout=false",
+            "model.dropout does not exist here: it is a setting of model=meta_graph. Nearest: ",
+        ),
+        (
+            "model.signature=x",
+            "model.signature does not exist here: it is a setting of model=module, "
+            "model=saved_model, model=tflite. Nearest: ",
+        ),
         ("+inputs.pth=x", "inputs.pth does not exist. Available: 'column', 'columns', 'limit', "),
         ("+foo=1", "foo does not exist. Available: 'inputs', 'model', 'runtime', "),
         ("foo=1", "foo=1: 'foo' does not exist. Nearest: "),

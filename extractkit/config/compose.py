@@ -84,8 +84,9 @@ def _check_no_settings(group: str, overrides: Sequence[str]) -> None:
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0]
         if key == group or key.startswith(f"{group}."):
-            state = "from extractkit.models.live import live_model; live_model(model, state=…)"
-            instead = f" For model.state: {state}" if key == "model.state" else ""
+            value = override.partition("=")[2]
+            wrapped = f"extractkit.models.live.live_model(model, state={value!r})"
+            instead = f" Of a Keras model: model={wrapped}" if key == "model.state" else ""
             raise ConfigError(
                 f"{override!r}: {group} is given as an object, which takes no settings from the "
                 f"configuration. Leave one of the two out.{instead}"

@@ -13,14 +13,15 @@ from hydra.errors import (
     OverrideParseException,
     SearchPathException,
 )
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]
 
 from extractkit.config import quoting
-from extractkit.config.directory import GROUPS, ROOT, options
+from extractkit.config.directory import GROUPS, ROOT, config_directory, options
 from extractkit.errors import ConfigError, choices
 
+_MOST_NAMED = 3
 _OPEN_GROUPS = ("selectors", "sinks")
 # Files whose mention would tell a user nothing: he did not write them.
 _OUR_FILES = (ROOT, "hydra/config")
@@ -177,7 +178,19 @@ def _no_such_key(cause: OmegaConfBaseException, message: str) -> str:
         keys = [*GROUPS, "hydra"]
     if not keys:
         return f"{key} does not exist: {parent} is a single value"
+    if others := _with_key(parent, last):
+        named = ", ".join(f"{parent}={option}" for option in others[:_MOST_NAMED])
+        more = ", …" if len(others) > _MOST_NAMED else ""
+        return f"{key} does not exist here: it is a setting of {named}{more}. {choices(last, keys)}"
     return f"{key} does not exist. {choices(last, keys)}"
+
+
+def _with_key(group: str, key: str) -> list[str]:
+    """Return the entries of a group that have a setting of this name."""
+    if group not in GROUPS:
+        return []
+    folder = config_directory() / group
+    return [name for name in options(group) if key in OmegaConf.load(folder / f"{name}.yaml")]
 
 
 def _not_resolved(error: OmegaConfBaseException) -> str:

@@ -10,6 +10,7 @@ from extractkit.models.given_weights import ONE, given_weights
 from extractkit.models.input_settings import parse_inputs
 from extractkit.models.keras_models.objects import import_objects
 from extractkit.models.keras_models.saved import SavedKeras, open_saved
+from extractkit.models.keras_models.stateful import KEY as STATE
 from extractkit.models.keras_models.stateful import check_state
 from extractkit.models.moving_averages import READ_BY, MovingAverages
 from extractkit.models.seeds import check_seed
@@ -134,6 +135,7 @@ def load(
         load=weights.load,
         again=None if in_memory else again,
         state=policy,
+        state_setting=f"{STATE}={{}}",
     )
     # Of an axis, what is to be said shows only when the first checkpoint is loaded.
     origin["derived_state"] = derived.record

@@ -15,7 +15,13 @@ from extractkit.models.keras_models.signature import (
     signature,
     with_free_rows,
 )
-from extractkit.models.keras_models.stateful import CARRY, check_carried, stateful_layers, warn
+from extractkit.models.keras_models.stateful import (
+    CARRY,
+    check_carried,
+    check_state,
+    stateful_layers,
+    warn,
+)
 
 
 def live_model(
@@ -28,6 +34,7 @@ def live_model(
     load: Callable[[], None] | None = None,
     again: Again | None = None,
     state: str | None = None,
+    state_setting: str | None = "extractkit.models.live.live_model(model, state='{}')",
 ) -> KerasModel:
     """Wrap a model, or a layer, of Keras 3 or tf-keras, of any kind.
 
@@ -40,10 +47,11 @@ def live_model(
         again: as of `KerasModel`.
         state: where each call of stateful layers starts from: "reset", "carry"; None: as "reset",
             and a warning says so.
+        state_setting: How `state` is given, for that warning. If None, it cannot be given.
 
     Raises:
         ModelError: not a Keras model, or one whose inputs nobody knows.
-        ConfigError: inputs that do not fit the model.
+        ConfigError: inputs that do not fit the model, or another state.
     """
     dialect = dialect_of(model)
     if dialect is None:
@@ -53,11 +61,11 @@ def live_model(
         )
     layers = stateful_layers(model, dialect)
     kind = KerasModel
-    if state == CARRY:
+    if check_state(state) == CARRY:
         check_carried(layers, checkpoints, getattr(model, "name", name))
         kind = CarryingModel
     elif layers and state is None:
-        warn(layers)
+        warn(layers, state_setting)
     structure = input_structure(model, example, inputs)
     structure = with_free_rows(structure, inputs or {}, bool(layers))
     wrapped = kind(

@@ -61,7 +61,8 @@ def load(
     from extractkit.models.live import live_model
 
     if dialect_of(built) is not None and signature is None:
-        return live_model(built, name=_NAME, origin=origin, inputs=settings)
+        setting = "model=keras in place of model=module, and model.state={}"
+        return live_model(built, name=_NAME, origin=origin, inputs=settings, state_setting=setting)
     return traced_model(_NAME, built, signature, settings, origin)
 
 

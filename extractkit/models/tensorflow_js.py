@@ -62,7 +62,7 @@ def load(
         from extractkit.models.tfjs.layers import keras_model_of
 
     model = keras_model_of(file, topology, weights, at)
-    return live_model(model, name=_NAME, origin=origin, inputs=settings)
+    return live_model(model, name=_NAME, origin=origin, inputs=settings, state_setting=None)
 
 
 def _graph_model(

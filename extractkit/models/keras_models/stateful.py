@@ -102,16 +102,21 @@ def check_calls(model: Any, layers: Sequence[Any], trace: "Trace") -> None:
             )
 
 
-def warn(layers: Sequence[Any]) -> None:
-    """Say what becomes of the states."""
+def warn(layers: Sequence[Any], setting: str | None) -> None:
+    """Warn that each call of a model starts from the initial state.
+
+    Args:
+        layers: Its stateful layers.
+        setting: How another policy is given, with `{}` for the policy. If None, it cannot be.
+    """
     names = ", ".join(repr(layer.name) for layer in layers)
+    choice = ""
+    if setting is not None:
+        carry, reset = setting.format(CARRY), setting.format(RESET)
+        choice = f". To carry it: {carry}; to hide this warning: {reset}"
     _log.warning(
-        "Stateful layers (%s): each call starts from the initial state (%s=%s), and each row of a "
-        "batch is a sample of its own. Keras's predict() carries the state from batch to batch: "
-        "%s=%s",
+        "Stateful layers (%s): each call starts from the initial state, and each row of a batch is "
+        "a sample of its own. Keras's predict() carries the state from batch to batch%s",
         names,
-        KEY,
-        RESET,
-        KEY,
-        CARRY,
+        choice,
     )

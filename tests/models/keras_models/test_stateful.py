@@ -9,8 +9,9 @@ import pytest
 import tf_keras
 
 import extractkit
+from extractkit.component import Component
 from extractkit.errors import ConfigError, ModelError
-from extractkit.models import keras_file
+from extractkit.models import keras_file, module
 from extractkit.models.live import live_model
 from extractkit.values import Array
 from tests.models.keras_models.test_probing import lstm_step
@@ -19,10 +20,19 @@ from tests.models.programs import values_of
 BOTH = pytest.mark.parametrize("package", [keras, tf_keras], ids=["Keras 3", "Keras 2"])
 X = np.random.default_rng(0).normal(size=(10, 5, 3)).astype(np.float32)
 WARNING = (
-    "Stateful layers ('lstm'): each call starts from the initial state (model.state=reset), and "
-    "each row of a batch is a sample of its own. Keras's predict() carries the state from batch "
-    "to batch: model.state=carry"
+    "Stateful layers ('lstm'): each call starts from the initial state, and each row of a batch is "
+    "a sample of its own. Keras's predict() carries the state from batch to batch"
 )
+
+
+def warning(setting: str) -> str:
+    """Return the warning where the policy is set so."""
+    carry, reset = setting.format("carry"), setting.format("reset")
+    return f"{WARNING}. To carry it: {carry}; to hide this warning: {reset}"
+
+
+def built() -> Any:
+    return recurrent(keras)
 
 
 def recurrent(package: Any, rows: int = 4, *more: Any) -> Any:
@@ -64,7 +74,8 @@ def test_each_row_is_a_sample_and_starts_from_the_initial_state(
     )
     assert run["lstm:output"].dims == ("sample", None, None)
     np.testing.assert_allclose(np.asarray(run["lstm:output"]), by_hand(model, X), atol=1e-5)
-    assert WARNING in caplog.messages
+    setting = "extractkit.models.live.live_model(model, state='{}')"
+    assert warning(setting) in caplog.messages
     assert run.manifest.model["state"] == "reset"
     assert run.manifest.model["stateful_layers"] == ["lstm"]
 
@@ -134,11 +145,23 @@ def test_a_policy_is_named_and_hides_the_warning(
     keras_file.load(path, state="reset")
     assert caplog.messages == []
     keras_file.load(path)
-    assert caplog.messages == [WARNING]
-    with pytest.raises(
-        ConfigError, match=r"^model\.state='keep' is not a policy\. Available: 'carry', 'reset'\."
-    ):
+    assert caplog.messages == [warning("model.state={}")]
+    refused = r"^model\.state='keep' is not a policy\. Available: 'carry', 'reset'\."
+    with pytest.raises(ConfigError, match=refused):
         keras_file.load(path, state="keep")
+    with pytest.raises(ConfigError, match=refused):
+        live_model(recurrent(keras), state="keep")
+
+
+def test_what_a_factory_builds_has_the_key_with_another_format(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    factory = Component("model.factory", f"{__name__}.built", {})
+    module.load(factory)
+    setting = "model=keras in place of model=module, and model.state={}"
+    assert caplog.messages == [warning(setting)]
+    carried = keras_file.load(factory=factory, state="carry")
+    assert carried.describe()["state"] == "carry"
 
 
 def test_a_joined_sequence_has_the_values_that_carrying_gives(
