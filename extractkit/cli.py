@@ -85,9 +85,13 @@ def report(error: BaseException) -> int:
 
 def _interrupted(error: BaseException | None) -> bool:
     """Whether an interruption is at the bottom of it: one during an import may come wrapped."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:  # a library may raise an error from itself
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        seen.add(id(error))
         error = error.__cause__
-    return error is not None
+    return False
 
 
 def _version() -> str:

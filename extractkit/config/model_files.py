@@ -101,8 +101,9 @@ def model_file(given: str, *, swept: bool = False) -> ModelFile | None:
 def _one(path: str) -> ModelFile | None:
     try:
         found = recognize(path)
-    except OSError as error:
-        raise ConfigError(f"model={path}: {error.strerror}") from error
+    except (OSError, RuntimeError) as error:  # a RuntimeError of `~user`
+        said = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"model={path} cannot be looked up: {said}") from error
     if found is None:
         if not _exists(path):
             return None

@@ -181,7 +181,10 @@ class _Look:
         except InputError as error:
             found = [self._alone(index) for index in range(start, stop)]
             if not self.skip:
-                raise _refusal(found, error) from error
+                refusal = _refusal(found)
+                if refusal is None:
+                    raise
+                raise refusal from error
             return found
         return [self._long_enough(_looked(one, encoded)) for one, encoded in pairs]
 
@@ -213,14 +216,14 @@ def _identity(sample: Sample) -> Identity:
     return Identity(sample.id, sample.source, sample.extra)
 
 
-def _refusal(found: Sequence[_Looked], error: InputError) -> InputError:
-    """What to raise where samples failed together, and were looked at one by one.
+def _refusal(found: Sequence[_Looked]) -> InputError | None:
+    """Return what names the first sample at fault, of samples that failed together.
 
-    Where all of them are no good, or none is alone, it is not one sample's fault.
+    None where all of them fail alone, or none does: it is not one sample's fault then.
     """
     bad = [one for one in found if one.reason is not None]
     if not bad or len(bad) == len(found):
-        return error
+        return None
     return InputError(blamed(bad[0].identity.id, bad[0].index, bad[0].reason or ""))
 
 

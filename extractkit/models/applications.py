@@ -116,11 +116,19 @@ def _check(include_top: object, classes: object, pooling: str | None, preprocess
         if not isinstance(value, bool):
             raise ConfigError(f"model.{key}={value!r} is not true or false")
     if pooling is not None and pooling not in _POOLINGS:
-        raise ConfigError(f"model.pooling={pooling!r} is no pooling. {choices(pooling, _POOLINGS)}")
+        raise ConfigError(
+            f"model.pooling={pooling!r} does not exist. {choices(pooling, _POOLINGS)}"
+        )
     if include_top and pooling is not None:
-        raise ConfigError(f"model.pooling={pooling!r} takes model.include_top=false")
+        raise ConfigError(
+            f"model.pooling={pooling!r} is for the architecture without its classifier. Add "
+            f"model.include_top=false"
+        )
     if not include_top and classes is not None:
-        raise ConfigError(f"model.classes={classes!r} takes model.include_top=true")
+        raise ConfigError(
+            f"model.classes={classes!r} is for the classifier. Leave it out, or add "
+            f"model.include_top=true"
+        )
 
 
 def _architecture(name: str) -> Callable[..., Any]:
@@ -133,7 +141,7 @@ def _architecture(name: str) -> Callable[..., Any]:
     }
     if name not in known:
         raise ConfigError(
-            f"model.architecture={name!r} is none of keras.applications. {choices(name, known)}"
+            f"model.architecture={name!r} is not in keras.applications. {choices(name, known)}"
         )
     return known[name]
 

@@ -18,6 +18,7 @@ from extractkit.models.hub_presets.google_release import (
     release_backbone,
 )
 from extractkit.models.hub_presets.preset import find_preset, require_keras_hub
+from extractkit.models.recognition import refuse_unreachable
 from extractkit.models.tensorflow_process import quiet_start
 from extractkit.models.weight_files import WeightFile
 
@@ -51,6 +52,8 @@ def load(
     """
     directory = str(_installed_weights()) if path is None else path
     require_keras_hub("bert", "bert")
+    if "://" not in directory:
+        refuse_unreachable(directory)
     folder = Path(directory).expanduser()
     release = GoogleRelease("bert", str(folder), folder) if is_release(folder) else None
     preset = find_preset("bert", directory) if release is None else release

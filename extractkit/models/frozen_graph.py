@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from extractkit.errors import ModelError
 from extractkit.models.input_settings import parse_inputs
-from extractkit.models.recognition import refuse_missing, refuse_others, refuse_remote
+from extractkit.models.recognition import refuse_missing, refuse_others, refuse_unreachable
 from extractkit.models.tensorflow_process import quiet_start
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def load(
         ConfigError: inputs, outputs or constants that do not exist, or do not fit.
     """
     settings = parse_inputs(inputs)
+    refuse_unreachable(path)
     file = Path(path).expanduser()
     _check(path, file)
     with quiet_start():
@@ -83,7 +84,6 @@ def load(
 
 
 def _check(path: str, file: Path) -> None:
-    refuse_remote(path)
     if not file.exists():
         refuse_missing(path, _NAME, kind="graphs", fits=lambda one: one.suffix in _ENDINGS)
     if file.is_dir():

@@ -30,8 +30,8 @@ def _import(name: str) -> None:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise ConfigError(
-                f"model.imports={name} cannot be imported: it needs {error.name!r}, which is not "
-                f"installed: python -m pip install {error.name}"
+                f"model.imports={name} cannot be imported: it needs the module {error.name!r}, "
+                f"which is not installed. Install the package that has it"
             ) from error
         raise ConfigError(
             f"model.imports={name} is not installed: there is no module {error.name!r}. Install "

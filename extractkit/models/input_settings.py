@@ -56,15 +56,15 @@ def _setting(at: str, entry: object) -> InputSetting:
     if isinstance(entry, list):
         return InputSetting(_dims(at, entry))
     if not isinstance(entry, Mapping):
-        raise ConfigError(f"{at}={entry!r} is no list of axes. Give for example [sample, token, 4]")
+        raise ConfigError(f"{at}={entry!r} is not a list of axes, such as [sample, token, 4]")
     for key in entry:
         if key not in ("dims", "dtype"):
             raise ConfigError(f"{at}.{key} does not exist. {choices(str(key), ('dims', 'dtype'))}")
     dims, dtype = entry.get("dims"), entry.get("dtype")
     if dims is not None and not isinstance(dims, list):
-        raise ConfigError(f"{at}.dims={dims!r} is no list of axes, such as [sample, token, 4]")
+        raise ConfigError(f"{at}.dims={dims!r} is not a list of axes, such as [sample, token, 4]")
     if not isinstance(dtype, str | None):
-        raise ConfigError(f"{at}.dtype={dtype!r} is no name of a type, such as float32")
+        raise ConfigError(f"{at}.dtype={dtype!r} is not the name of a type, such as float32")
     return InputSetting(None if dims is None else _dims(f"{at}.dims", dims), dtype)
 
 
@@ -75,8 +75,8 @@ def _dims(at: str, dims: list[object]) -> tuple[Dim, ...]:
         name = isinstance(dim, str) and dim and not _FORBIDDEN.intersection(dim)
         if not (dim is None or size or name):
             raise ConfigError(
-                f"{at}: {dim!r} is no axis. Give 'sample', a name for a free axis, a size, or null "
-                f"for the size that the graph declares"
+                f"{at}: {dim!r} is not an axis. Give 'sample', a name for a free axis, a size, or "
+                f"null for the size that the graph declares"
             )
         checked.append(dim if isinstance(dim, str | int) else None)
     if checked.count(SAMPLE) > 1:

@@ -16,8 +16,8 @@ from extractkit.models.recognition import (
     held,
     refuse_missing,
     refuse_others,
-    refuse_remote,
     refuse_unknown,
+    refuse_unreachable,
 )
 from extractkit.models.tensorflow_process import quiet_start
 from extractkit.models.weight_files.tensorflow_checkpoint import is_old_checkpoint
@@ -180,7 +180,7 @@ def _plainly(meta: Any, checkpoint: str) -> "SessionAgain":
 
 def _meta_prefix(path: str) -> str:
     """What comes before `.meta` in the file's name; it may be no more than the folder."""
-    refuse_remote(path)
+    refuse_unreachable(path)
     expanded = str(Path(path).expanduser())
     if Path(expanded).is_dir():
         return _prefix_in(path, Path(expanded), _META)
@@ -214,7 +214,7 @@ def _checkpoint_prefix(prefix: str, checkpoint: str | None, path: str) -> str:
             f"it and its {Path(prefix).name}.data-… there, or say where they are: "
             f"model.checkpoint=PREFIX"
         )
-    refuse_remote(checkpoint, "model.checkpoint")
+    refuse_unreachable(checkpoint, "model.checkpoint")
     expanded = str(Path(checkpoint).expanduser())
     if Path(expanded).is_dir():
         return _prefix_in(checkpoint, Path(expanded), _INDEX, key="model.checkpoint")

@@ -12,8 +12,8 @@ from extractkit.models.recognition import (
     refuse_damaged,
     refuse_missing,
     refuse_others,
-    refuse_remote,
     refuse_unknown,
+    refuse_unreachable,
 )
 from extractkit.models.weight_files.checkpoint_files import missing_file, refuse_pattern
 
@@ -77,7 +77,7 @@ def open_saved_model(path: str, tags: Sequence[str] | None = None) -> SavedModel
 
 
 def _folder(path: str) -> Path:
-    refuse_remote(path)
+    refuse_unreachable(path)
     folder = Path(path).expanduser()
     if folder.name in _NAMES and folder.is_file():
         folder = folder.parent

@@ -8,7 +8,7 @@ from extractkit.advice import override
 from extractkit.errors import ConfigError, ModelError
 from extractkit.models.input_settings import parse_inputs
 from extractkit.models.protocol import Model
-from extractkit.models.recognition import held, refuse_missing, refuse_others, refuse_remote
+from extractkit.models.recognition import held, refuse_missing, refuse_others, refuse_unreachable
 from extractkit.models.tensorflow_process import quiet_start
 from extractkit.models.weight_files import WeightFile
 from extractkit.models.weight_files.tensorflow_js import FILE, open_tensorflow_js, read_json
@@ -109,7 +109,7 @@ def _user_defined(content: Mapping[str, Any]) -> Any:
 
 
 def _file(path: str, at: str) -> Path:
-    refuse_remote(path)
+    refuse_unreachable(path)
     file = Path(path).expanduser()
     if file.is_dir():
         if (file / FILE).is_file():
@@ -118,7 +118,11 @@ def _file(path: str, at: str) -> Path:
         raise ModelError(f"{at} is a folder without a {FILE}. {held(file, FILE)}")
     if not file.is_file():
         refuse_missing(
-            path, _NAME, kind="folders", fits=Path.is_dir, more=f" Give one with a {FILE}"
+            path,
+            _NAME,
+            kind="folders and .json files",
+            fits=lambda one: one.is_dir() or one.suffix == ".json",
+            more=f" Give a folder with a {FILE}, or that file",
         )
     refuse_others(path, _NAME)
     return file

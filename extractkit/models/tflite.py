@@ -10,8 +10,8 @@ from extractkit.models.recognition import (
     held,
     refuse_missing,
     refuse_others,
-    refuse_remote,
     refuse_unknown,
+    refuse_unreachable,
 )
 from extractkit.models.recognition.content import TFLITE
 from extractkit.models.threads import intra_op_threads
@@ -46,7 +46,7 @@ def load(
         ConfigError: a setting that is none.
         MissingExtraError: LiteRT is not installed.
     """
-    refuse_remote(path)
+    refuse_unreachable(path)
     chosen = _found(path)
     _check_settings(threads, xnnpack)
     if importlib.util.find_spec("ai_edge_litert") is None:

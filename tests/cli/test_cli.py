@@ -294,3 +294,12 @@ def test_exit_codes_of_errors(capsys: pytest.CaptureFixture[str]) -> None:
         "",
         "extractkit: mend it\nextractkit: it broke\nextractkit: interrupted\n",
     )
+
+
+def test_an_error_that_is_raised_from_itself_is_reported(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    error = UserError("mend it")
+    error.__cause__ = error
+    assert cli.report(error) == cli.MISTAKEN
+    assert capsys.readouterr().err == "extractkit: mend it\n"

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 
 from extractkit.engine.survey import Row, longest, survey
+from extractkit.errors import InputError
 from extractkit.inputs.live import LiveArrays
 from extractkit.inputs.protocol import InputSpec, Signature
 from extractkit.testing.reference import ReferenceModel
@@ -62,3 +64,16 @@ def test_without_a_limit_there_is_no_bound() -> None:
         signature = Signature("m", MODEL.signature.specs, takes_text=True)  # type: ignore[assignment]
 
     assert longest(Unlimited(), source()) is None
+
+
+class Refusing(ReferenceModel):
+    """A model for which no sample will do."""
+
+    def encode(self, samples: Sequence[object]) -> list[object]:  # type: ignore[override]
+        raise InputError("no sample will do")
+
+
+def test_what_is_wrong_with_all_samples_is_raised_as_it_is() -> None:
+    with pytest.raises(InputError, match=r"^no sample will do$") as caught:
+        survey(Refusing(), source(["a", "b"]), lambda rows: None)
+    assert caught.value.__cause__ is None

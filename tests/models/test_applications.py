@@ -168,7 +168,7 @@ def test_weights_that_cannot_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_an_architecture_that_does_not_exist_names_the_nearest() -> None:
     assert misconfigured(architecture="Resnet50") == (
-        "model.architecture='Resnet50' is none of keras.applications. "
+        "model.architecture='Resnet50' is not in keras.applications. "
         "Nearest: 'ResNet50', 'ResNet50V2', 'ResNet101'."
     )
 
@@ -176,9 +176,9 @@ def test_an_architecture_that_does_not_exist_names_the_nearest() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"pooling": "avg"}, "model.pooling='avg' takes model.include_top=false"),
-        ({"pooling": "mean"}, "model.pooling='mean' is no pooling. Available: 'avg', 'max'."),
-        ({"classes": 3, "include_top": False}, "model.classes=3 takes model.include_top=true"),
+        ({"pooling": "avg"}, "model.pooling='avg' is for the architecture without its classifier"),
+        ({"pooling": "mean"}, "model.pooling='mean' does not exist. Available: 'avg', 'max'."),
+        ({"classes": 3, "include_top": False}, "model.classes=3 is for the classifier. Leave"),
         ({"include_top": "no"}, "model.include_top='no' is not true or false"),
         ({"seed": -1}, "model.seed=-1 is not a whole number from 0 to 4294967295"),
     ],

@@ -96,7 +96,7 @@ def test_a_module_that_is_missing_or_fails_is_named(
     (tmp_path / "fails.py").write_text("raise RuntimeError('undefined symbol')", "utf-8")
     with pytest.raises(ConfigError, match=r"model\.imports=not_there is not installed"):
         import_modules(["not_there"])
-    with pytest.raises(ConfigError, match=r"needs 'not_there_at_all', which is not installed"):
+    with pytest.raises(ConfigError, match=r"needs the module 'not_there_at_all', which is not"):
         import_modules(["needs_more"])
     with pytest.raises(ConfigError, match=r"=fails cannot be imported: RuntimeError: undefined"):
         import_modules(["fails"])

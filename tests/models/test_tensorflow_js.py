@@ -189,9 +189,9 @@ def test_what_is_missing_or_does_not_fit(layers_folder: Path, tmp_path: Path) ->
         (lambda d, _: _first(d).update(name="other/kernel"), "does not fit the model"),
         (lambda d, _: _first(d).update(quantization={"dtype": "int4"}), "stored as int4"),
         (lambda d, _: d["weightsManifest"][0].pop("paths"), "weightsManifest: KeyError: 'paths'"),
-        (outside, "names '../secret', which is no file beside it"),
+        (outside, "names '../secret', which is not the name of a file beside it"),
         (lambda d, _: d.update(modelTopology=None), "holds weights alone, no modelTopology"),
-        (lambda d, _: d.update(modelTopology={"a": 1}), "no configuration of a Keras model"),
+        (lambda d, _: d.update(modelTopology={"a": 1}), "does not describe a Keras model"),
         (code, "holds Python code in a Lambda layer, which TensorFlow.js does not have"),
     ]
     for number, (change, told) in enumerate(cases):
@@ -211,9 +211,9 @@ def test_a_graph_that_does_not_fit_its_weights(graph_folder: Path, tmp_path: Pat
         (lambda d, _: _first(d).update(name="other"), "the graph needs the weight 'filters'"),
         (lambda d, _: _first(d).update(shape=[9, 3, 2]), "weight 'filters' is [9, 3, 2], in the"),
         (lambda d, _: d["signature"]["outputs"]["y"].update(name="z:0"), "signature names 'z:0'"),
-        (lambda d, _: d["modelTopology"].update(node=[{"op": 3}]), "is no GraphDef: ParseError"),
+        (lambda d, _: d["modelTopology"].update(node=[{"op": 3}]), "is not a GraphDef: ParseError"),
         (table, "has the table 't' (HashTableV2)"),
-        (untyped, "the constant 'filters' has no known type"),
+        (untyped, "the constant 'filters' has a type that TensorFlow does not know"),
     ]
     for number, (change, told) in enumerate(cases):
         message = changed(graph_folder, tmp_path / str(number), change)
@@ -225,7 +225,7 @@ def test_what_is_no_model_of_tensorflow_js(tmp_path: Path, layers_folder: Path) 
     for path, told in (
         (tmp_path, "That is for model=tflite"),
         (tmp_path / "a.tflite", "That is for model=tflite"),
-        (tmp_path / "none", "Give one with a model.json"),
+        (tmp_path / "none", "Give a folder with a model.json, or that file"),
         ("https://host/model.json", "is not on this machine"),
     ):
         with pytest.raises(ModelError) as raised:

@@ -15,8 +15,11 @@ from typing import Any
 import numpy as np
 
 from extractkit.errors import ModelError, choices
+from extractkit.models.foreign import told
 from extractkit.models.hub_presets.preset import Preset
+from extractkit.models.recognition import held
 from extractkit.models.weight_files import WeightFile, open_weights
+from extractkit.models.weight_files.checkpoint_files import INDEX_ENDING
 from extractkit.values import Array
 
 CONFIG = "bert_config.json"
@@ -44,8 +47,13 @@ class GoogleRelease(Preset):
     @cached_property
     def config(self) -> Mapping[str, Any]:
         """`bert_config.json`, checked; its keys are those that Hugging Face took over."""
-        with self.reading():
+        try:
             found = json.loads((self._folder / CONFIG).read_text("utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise ModelError(
+                f"model.path={self.name!r}: {CONFIG} is damaged: {told(error)}. Copy it from the "
+                f"release"
+            ) from error
         lacking = [
             key
             for key in _NEEDED
@@ -53,7 +61,8 @@ class GoogleRelease(Preset):
         ]
         if lacking:
             raise ModelError(
-                f"model.path={self.name!r}: {CONFIG} does not tell {', '.join(lacking)}"
+                f"model.path={self.name!r}: {CONFIG} has no whole number of 1 or more for "
+                f"{', '.join(lacking)}"
             )
         return {"model_type": "bert", **found}
 
@@ -69,8 +78,14 @@ class GoogleRelease(Preset):
             ModelError: there is none, or only a part of one.
         """
         prefix = self._folder / _CHECKPOINT
-        named = any(self._folder.glob(f"{_CHECKPOINT}.*"))
-        return open_weights(str(prefix if named else self._folder))
+        if any(self._folder.glob(f"{_CHECKPOINT}.*")):
+            return open_weights(str(prefix))
+        if not any(self._folder.glob(f"*{INDEX_ENDING}")):
+            raise ModelError(
+                f"model.path={self.name!r} has no checkpoint. {held(self._folder, _CHECKPOINT)} "
+                f"Copy the files {_CHECKPOINT}.* from the release"
+            )
+        return open_weights(str(self._folder))
 
     @cached_property
     def vocabulary(self) -> dict[str, int]:
@@ -85,8 +100,13 @@ class GoogleRelease(Preset):
                 f"model.path={self.name!r} has no {_VOCABULARY}, which model=bert needs for texts. "
                 f"Copy it from the release"
             )
-        with self.reading():
+        try:
             tokens = [line.strip() for line in file.read_text("utf-8").split("\n")]
+        except ValueError as error:
+            raise ModelError(
+                f"model.path={self.name!r}: {_VOCABULARY} is damaged: {told(error)}. Copy it from "
+                f"the release"
+            ) from error
         if tokens and not tokens[-1]:
             del tokens[-1]
         ids = {token: number for number, token in enumerate(tokens)}
@@ -156,8 +176,8 @@ def release_backbone(release: GoogleRelease) -> Any:
     config = release.config
     if config["hidden_size"] % config["num_attention_heads"]:
         raise ModelError(
-            f"model.path={release.name!r}: hidden_size={config['hidden_size']} is no multiple of "
-            f"num_attention_heads={config['num_attention_heads']}"
+            f"model.path={release.name!r}: {CONFIG} has hidden_size={config['hidden_size']}, which "
+            f"is not a multiple of num_attention_heads={config['num_attention_heads']}"
         )
     weights = release.weights()
     with release.reading():

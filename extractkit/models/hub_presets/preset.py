@@ -19,11 +19,14 @@ from extractkit.models.recognition import (
     held,
     refuse_missing,
     refuse_others,
-    refuse_remote,
     refuse_unknown,
+    refuse_unreachable,
 )
 
 _CONFIG = "config.json"
+_RELEASE = "bert_config.json"
+_DOWNLOADED = ("kaggle://", "modelscope://", "gs://")
+"""What keras-hub downloads. It would download `hf://`, too, but its settings would go unseen."""
 
 
 @dataclass(frozen=True)
@@ -59,16 +62,40 @@ class Preset:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Tell whatever the readers inside raise as a ModelError."""
+        """Raise a ModelError for whatever the readers inside raise."""
         try:
             yield
         except UserError:
             raise
         except Exception as error:  # readers of third parties raise what their formats' readers do
             raise ModelError(
-                f"model.path={self.name!r} cannot be read by keras-hub: {told(error)}. "
-                f"{_takes(self.model)}"
+                f"model.path={self.name!r} {self._failed} by keras-hub: "
+                f"{told(error).removesuffix('.')}. {self._instead}"
             ) from error
+
+    @property
+    def _failed(self) -> str:
+        return "cannot be read" if self.directory else "cannot be downloaded or read"
+
+    @property
+    def _instead(self) -> str:
+        """What to try where keras-hub fails."""
+        if self.directory is not None and "model_type" in _settings(self.directory):
+            return (
+                f"It is in Hugging Face's layout, of which keras-hub converts some kinds of "
+                f"models, with weights in safetensors. With transformers 4: model=hugging_face "
+                f"{override('model.path', self.name)}"
+            )
+        return _takes(self.model)
+
+
+def _settings(directory: Path) -> Mapping[str, Any]:
+    """What `config.json` holds; nothing where it cannot be read."""
+    try:
+        found = json.loads((directory / _CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def find_preset(model: str, path: str) -> Preset:
@@ -78,12 +105,12 @@ def find_preset(model: str, path: str) -> Preset:
         ModelError: a directory that is not there or holds no model, or a model on a hub of which
             the settings would go unseen.
     """
-    if path.startswith("hf://"):
-        refuse_remote(path)
+    if not path.startswith(_DOWNLOADED):
+        refuse_unreachable(path)
     local = Path(path).expanduser()
     if local.is_dir():
         if not (local / _CONFIG).is_file():
-            if (local / "bert_config.json").is_file():
+            if (local / _RELEASE).is_file():
                 raise ModelError(
                     f"model.path={path!r} is a BERT as Google released it. That is for model=bert "
                     f"{override('model.path', path)}"
@@ -92,16 +119,17 @@ def find_preset(model: str, path: str) -> Preset:
             raise ModelError(
                 f"model.path={path!r} has no {_CONFIG}. {held(local, _CONFIG)} {_takes(model)}"
             )
+        refuse_others(path, "keras_hub", "bert", "hugging_face")
         return Preset(model, str(local), local)
     if local.exists():
-        if (local.parent / _CONFIG).is_file():
+        if (local.parent / _CONFIG).is_file() or (local.parent / _RELEASE).is_file():
             raise ModelError(
-                f"model.path={path!r} is a file of a preset. Give its folder: "
+                f"model.path={path!r} is a file of a model. Give its folder: "
                 f"{override('model.path', local.parent)}"
             )
         refuse_others(path, model)
         refuse_unknown(path, local, "a folder with a preset")
-    if "://" in path or (local.parent == Path() and not path.startswith((".", "~"))):
+    if path.startswith(_DOWNLOADED) or (local.parent == Path() and not path.startswith((".", "~"))):
         return Preset(model, path)
     refuse_missing(path, model, kind="folders", fits=Path.is_dir)
 

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from pathlib import Path
 from typing import Any
 
 import keras_hub
@@ -41,7 +42,7 @@ def read_task(preset: Preset, task: str) -> Any:
     """
     known = tasks()
     if task not in known:
-        raise ConfigError(f"model.task={task!r} is no task of keras-hub. {choices(task, known)}")
+        raise ConfigError(f"model.task={task!r} is not a task of keras-hub. {choices(task, known)}")
     _check_name(preset)
     with preset.reading():
         try:
@@ -75,9 +76,10 @@ def head_is_random(preset: Preset, task: Any) -> bool:
 def _check_name(preset: Preset) -> None:
     presets = keras_hub.models.Backbone.presets
     if preset.directory is None and "://" not in preset.name and preset.name not in presets:
+        here = [one.name for one in Path.cwd().iterdir() if one.is_dir() and one.name[0] != "."]
         raise ModelError(
-            f"model.path={preset.name!r} is neither a directory nor a preset of keras-hub. "
-            f"{choices(preset.name, presets)}"
+            f"model.path={preset.name!r} is neither a folder nor a preset of keras-hub. "
+            f"{choices(preset.name, presets)} Folders here: {choices(preset.name, here)}"
         )
 
 

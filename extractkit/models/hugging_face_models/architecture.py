@@ -8,13 +8,20 @@ import tensorflow as tf
 import transformers
 from transformers.models.auto import modeling_tf_auto
 
+from extractkit.advice import nested_override
 from extractkit.errors import ConfigError, ModelError, choices
 from extractkit.models.foreign import told
 from extractkit.models.hugging_face_models.directory import ModelDirectory
+from extractkit.models.hugging_face_models.inputs import PIXELS
+from extractkit.models.input_settings import AT
 
 _AT = "model.architecture"
 _PREFIX = "TF"
 _MAPPINGS = "MAPPING_NAMES"
+
+# Examples of `model.inputs`.
+_IDS_ENTRY = "{dims: [sample, token], dtype: int32}"
+_PIXELS_ENTRY = "{dims: [sample, 3, height, width], dtype: float32}"
 
 
 def model_class(directory: ModelDirectory, asked: str | None) -> Any:
@@ -38,7 +45,8 @@ def model_class(directory: ModelDirectory, asked: str | None) -> Any:
         return found
     for name in directory.architectures:
         if (found := _class(name)) is not None:
-            _check_kind(directory, found, f"{directory.at}: 'architectures'", ModelError)
+            at = f"{directory.at}: 'architectures' names {name}, which"
+            _check_kind(directory, found, at, ModelError)
             return found
     known = _known(directory.model_type)
     if not directory.architectures:
@@ -82,19 +90,28 @@ def call_parameters(model: Any) -> list[str]:
     return [name for name in inspect.signature(model.call).parameters if name != "self"]
 
 
-def input_signature(directory: ModelDirectory, model: Any) -> dict[str, tf.TensorSpec]:
+def input_signature(
+    directory: ModelDirectory, model: Any, configured: bool
+) -> dict[str, tf.TensorSpec]:
     """Return what a model says that it takes, by name.
 
+    Args:
+        configured: Whether `model.inputs` says what it takes where the model does not.
+
     Raises:
-        ModelError: It does not say.
+        ModelError: Neither says it.
     """
     try:
         return dict(model.input_signature)
     except Exception as error:  # whatever a property of hundreds of classes raises
+        if configured:
+            return {}
+        taken = call_parameters(model)
+        entry = {PIXELS: _PIXELS_ENTRY} if PIXELS in taken else {taken[0]: _IDS_ENTRY}
         raise ModelError(
             f"{directory.at}: {type(model).__name__} does not say what it takes ({told(error)}). "
-            f"Say it: 'model.inputs={{NAME: {{dims: [sample, token], dtype: int32}}}}' with names "
-            f"of {', '.join(call_parameters(model))}"
+            f"Say it, for example {nested_override(AT, entry)}. It can be called with "
+            f"{', '.join(taken)}"
         ) from error
 
 
@@ -117,7 +134,7 @@ def _check_kind(
         raise error(
             f"{at} is a class for the model_type {kind!r}; config.json in "
             f"{str(directory.path)!r} says {directory.model_type!r}. "
-            f"{choices(found.__name__, _known(directory.model_type))}"
+            f"{choices(found.__name__, _known(directory.model_type))} Choose one: {_AT}=NAME"
         )
 
 

@@ -8,9 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from extractkit.advice import override
-from extractkit.errors import ModelError, choices
+from extractkit.errors import ModelError
 from extractkit.models.foreign import told
-from extractkit.models.recognition import held, refuse_others, refuse_unknown
+from extractkit.models.recognition import (
+    held,
+    refuse_missing,
+    refuse_others,
+    refuse_unknown,
+    refuse_unreachable,
+)
 
 _CONFIG = "config.json"
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "tf_model.h5")
@@ -101,10 +107,9 @@ class ModelDirectory:
                     f"trust it: transformers' model.save_pretrained(DIR, safe_serialization=True) "
                     f"writes model.safetensors"
                 )
-        inside = sorted(entry.name for entry in self.path.iterdir() if entry.name[0] != ".")
         raise ModelError(
-            f"{self.at} holds no weights: none of {', '.join(_WEIGHTS)}. "
-            f"{choices('', inside)} Or give some: model.checkpoint=FILE"
+            f"{self.at} has none of {', '.join(_WEIGHTS)}. {held(self.path, _WEIGHTS[0])} Weights "
+            f"in a file of another name: model.checkpoint=FILE"
         )
 
 
@@ -115,9 +120,16 @@ def find_directory(path: str) -> ModelDirectory:
         ModelError: It does not exist, is a file, or its `config.json` is missing or damaged.
     """
     at = f"model.path={path!r}"
+    refuse_unreachable(path)
     local = Path(path).expanduser()
     if not local.exists():
-        raise ModelError(_missing(at, path, local))
+        hub = ""
+        if _HUB_NAME.fullmatch(path):
+            hub = (
+                f" Nothing is downloaded from a hub. If this is a name on one: "
+                f"hf download {path} --local-dir DIR, then model.path=DIR"
+            )
+        refuse_missing(path, "hugging_face", kind="folders", fits=Path.is_dir, more=hub)
     if not local.is_dir():
         if (local.parent / _CONFIG).is_file():
             raise ModelError(
@@ -135,10 +147,10 @@ def find_directory(path: str) -> ModelDirectory:
     config = _read(local / _CONFIG, at)
     found = ModelDirectory(local, at, config)
     if not found.architectures and not found.model_type:
+        refuse_others(path, "hugging_face")
         raise ModelError(
             f"{at}: {_CONFIG} names neither 'architectures' nor a 'model_type', so it is not one "
-            f"of transformers. A preset of keras-hub is for model=keras_hub "
-            f"{override('model.path', path)}"
+            f"of transformers. {held(local, _CONFIG)}"
         )
     return found
 
@@ -146,31 +158,12 @@ def find_directory(path: str) -> ModelDirectory:
 def _read(file: Path, at: str) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
+    except OSError as error:
+        raise ModelError(f"{at}: {file.name} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{at}: {file.name} is damaged: {told(error)}") from error
     if not isinstance(content, dict):
         raise ModelError(
-            f"{at}: {file.name} is damaged: it holds a {type(content).__name__}, not settings"
+            f"{at}: {file.name} holds a {type(content).__name__}, where settings should be"
         )
     return content
-
-
-def _missing(at: str, path: str, local: Path) -> str:
-    if path.startswith(("http://", "https://", "hf://")) or (
-        _HUB_NAME.fullmatch(path) and not local.parent.is_dir()
-    ):
-        name = path.partition("://")[2].removeprefix("huggingface.co/") or path
-        return (
-            f"{at} is not a directory, and nothing is downloaded from a hub. Download it first: "
-            f"hf download {name} --local-dir DIR, then model.path=DIR"
-        )
-    siblings = []
-    if local.parent.is_dir():
-        siblings = [entry.name for entry in local.parent.iterdir() if entry.is_dir()]
-    hub = ""
-    if _HUB_NAME.fullmatch(path):
-        hub = f" If it is a name on a hub: hf download {path} --local-dir DIR, then model.path=DIR"
-    return (
-        f"{at} does not exist. Directories in {str(local.parent)!r}: "
-        f"{choices(local.name, siblings)}{hub}"
-    )

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from extractkit.errors import ConfigError, ModelError
 from extractkit.inputs.protocol import PICTURE, Sample
 from extractkit.models.hugging_face_models.architecture import call_parameters, input_signature
 from extractkit.models.hugging_face_models.directory import ModelDirectory
@@ -18,6 +19,7 @@ from extractkit.models.hugging_face_models.preparation import (
     Encode,
     Preparation,
     image_preparation,
+    refusing,
     text_preparation,
 )
 from extractkit.models.input_settings import InputSetting
@@ -57,23 +59,34 @@ def transformers_model(
 
     Raises:
         ConfigError: `model.inputs` or `model.max_length` does not fit it.
-        ModelError: Its tokenizer or image processor cannot be read.
+        ModelError: It does not say what it takes, and `model.inputs` does not either.
     """
     import tf_keras
 
-    takes = input_signature(directory, model)
+    takes = input_signature(directory, model, configured=settings is not None)
     signature = transformers_signature(name, model, takes, call_parameters(model), settings)
     specs = signature.specs
     texts = images = None
     if takes_one_row(specs) and directory.has_tokenizer:
         positions = longest(model.config)
-        texts = text_preparation(directory, model.config, specs, positions, max_length)
+        try:
+            texts = text_preparation(directory, model.config, specs, positions, max_length)
+        except ModelError as error:
+            texts = refusing(error)
         if texts.longest is not None:
             signature = replace(signature, longest={TOKEN: texts.longest})
     if takes_image(specs):
         signature = replace(signature, takes_pictures=directory.has_image_processor)
         if directory.has_image_processor:
-            images = image_preparation(directory, specs)
+            try:
+                images = image_preparation(directory, specs)
+            except ModelError as error:
+                images = refusing(error)
+    if texts is None and max_length is not None:
+        raise ConfigError(
+            f"model.max_length={max_length!r} is for texts, and {directory.at} "
+            f"{_takes_no_texts(directory)}. Leave it out"
+        )
     found = [one for one in (texts, images) if one is not None]
     return TransformersModel(
         name=name,
@@ -87,6 +100,10 @@ def transformers_model(
         origin=origin,
         checkpoints=checkpoints,
     ).settled()
+
+
+def _takes_no_texts(directory: ModelDirectory) -> str:
+    return "takes none" if directory.has_tokenizer else "has no tokenizer"
 
 
 def _encode(preparation: Preparation | None) -> Encode | None:

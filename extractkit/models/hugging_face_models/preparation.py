@@ -49,6 +49,15 @@ class Preparation:
     longest: int | None = None
 
 
+def refusing(error: ModelError) -> Preparation:
+    """Return what refuses samples of its kind: the model takes arrays all the same."""
+
+    def encode(samples: Sequence[Sample]) -> Sequence[Encoded]:
+        raise error
+
+    return Preparation(encode, {})
+
+
 def text_preparation(
     directory: ModelDirectory,
     config: Any,
@@ -74,10 +83,11 @@ def text_preparation(
     if max_length is not None:
         most = positions or max_length
         if type(max_length) is not int or not _SHORTEST <= max_length <= most:
-            allowed = f" to {positions}" if positions else " or more"
+            allowed = f"from {_SHORTEST} to {positions}"
+            if not positions:
+                allowed = f"of {_SHORTEST} or more"
             raise ConfigError(
-                f"model.max_length={max_length!r} is not a number of tokens from "
-                f"{_SHORTEST}{allowed}"
+                f"model.max_length={max_length!r} is not a number of tokens {allowed}"
             )
         longest = max_length
     start = decoder_start(config)
@@ -157,13 +167,14 @@ def _tokenizer(directory: ModelDirectory) -> Any:
         )
     except Exception as error:  # whatever the readers of a dozen formats raise
         raise ModelError(
-            f"{directory.at}: its tokenizer cannot be read: {told(error)}. A directory with "
-            f"tokenizer.json needs nothing else; tokenizer.save_pretrained(DIR) writes it"
+            f"{directory.at}: its tokenizer cannot be read: {told(error)}. "
+            f"tokenizer.save_pretrained(DIR) of transformers writes its files. Or give arrays, "
+            f"{IDS} among them: inputs=arrays"
         ) from error
     if not tokenizer.is_fast:
         raise ModelError(
             f"{directory.at}: {type(tokenizer).__name__} has no fast form, which tells where it "
-            f"cuts. Give arrays with {IDS} instead: inputs=arrays"
+            f"cuts. Give arrays, {IDS} among them: inputs=arrays"
         )
     return tokenizer
 
@@ -175,8 +186,9 @@ def _image_processor(directory: ModelDirectory) -> Any:
         )
     except Exception as error:  # whatever a hundred classes of processors raise
         raise ModelError(
-            f"{directory.at}: its image processor cannot be read: {told(error)}. It is what "
-            f"image_processor.save_pretrained(DIR) writes ({IMAGE_PROCESSOR})"
+            f"{directory.at}: its image processor cannot be read: {told(error)}. "
+            f"image_processor.save_pretrained(DIR) of transformers writes {IMAGE_PROCESSOR}. Or "
+            f"give arrays, {PIXELS} among them: inputs=arrays"
         ) from error
 
 

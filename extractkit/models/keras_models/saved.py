@@ -20,8 +20,8 @@ from extractkit.models.recognition import (
     recognize,
     refuse_missing,
     refuse_others,
-    refuse_remote,
     refuse_unknown,
+    refuse_unreachable,
 )
 from extractkit.models.recognition.paths import KERAS_METADATA, SAVED_MODELS
 from extractkit.models.recognition.protobuf import embedded
@@ -30,6 +30,7 @@ from extractkit.models.weight_files.keras_archive import ENDING as ARCHIVE_ENDIN
 from extractkit.models.weight_files.keras_archive import open_archive, refuse_bomb
 from extractkit.models.weight_files.keras_hdf5 import HDF5_ENDINGS, open_hdf5
 from extractkit.models.weight_files.weight_file import WeightFile
+from extractkit.models.zip_files import why_not_unpacked
 
 ENDINGS = (ARCHIVE_ENDING, *HDF5_ENDINGS)
 
@@ -100,7 +101,7 @@ def open_saved(path: str) -> SavedKeras:
         ModelError: there is none, or it is damaged, something else, or holds weights alone.
     """
     at = f"model.path={path!r}"
-    refuse_remote(path)
+    refuse_unreachable(path)
     file = Path(path).expanduser()
     _check(at, file)
     if file.is_dir():
@@ -253,4 +254,6 @@ def _parsed(at: str, text: str | bytes) -> dict[str, Any]:
 
 
 def _damaged(at: str, error: BaseException) -> ModelError:
+    if why := why_not_unpacked(error):
+        return ModelError(f"{at} {why}")
     return ModelError(f"{at} is damaged, or not whole: {told(error)}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from extractkit.advice import override
 from extractkit.errors import ModelError, choices
 from extractkit.models.foreign import told
+from extractkit.models.zip_files import why_not_unpacked
 
 _ENDINGS = (".tflite", ".lite")
 _ARCHIVE = b"PK"
@@ -49,7 +50,7 @@ def member_of(path: Path, inside: str | None, at: str) -> str:
     """
     names = sorted(_models(_opened(path.read_bytes(), at), at))
     if not names:
-        raise ModelError(f"{at} is an archive with no TFLite model inside")
+        raise ModelError(f"{at} is an archive without a model of TensorFlow Lite in it")
     if inside is None and len(names) == 1:
         return names[0]
     if inside in names:
@@ -108,27 +109,32 @@ def _begins_as_archive(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, at: str
         with archive.open(entry) as file:
             return file.read(2) == _ARCHIVE
     except _BROKEN as error:
-        raise ModelError(f"{at}: {entry.filename!r} in it is damaged: {told(error)}") from error
+        raise _broken(f"{at}: {entry.filename!r} in it", "damaged", error) from error
 
 
 def _opened(content: bytes, at: str) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(io.BytesIO(content))
     except _BROKEN as error:
-        raise ModelError(f"{at} is a damaged archive: {told(error)}") from error
+        raise _broken(at, "a damaged archive", error) from error
 
 
 def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, at: str) -> bytes:
     name = f"{at}: {entry.filename!r} in it"
     if entry.flag_bits & 1:
-        raise ModelError(f"{name} is encrypted. Unpack it, and give the file")
+        raise ModelError(f"{name} is encrypted. Unpack it with its password, and give the file")
     packed = entry.compress_size
     if entry.file_size > max(_RATIO_FROM, _HIGHEST_RATIO * packed) or entry.file_size > _LARGEST:
         raise ModelError(
-            f"{name} would take {entry.file_size:,} bytes, packed {packed:,}: too many for a model"
+            f"{name} would take {entry.file_size:,} bytes, packed {packed:,}: far more than models "
+            f"do. If you trust it, unpack it and give the file"
         )
     try:
         with archive.open(entry) as file:
             return file.read()
     except _BROKEN as error:
-        raise ModelError(f"{name} is damaged: {told(error)}") from error
+        raise _broken(name, "damaged", error) from error
+
+
+def _broken(name: str, what: str, error: Exception) -> ModelError:
+    return ModelError(f"{name} {why_not_unpacked(error) or f'is {what}: {told(error)}'}")

@@ -13,8 +13,8 @@ from extractkit.models.recognition.refusing import (
     refuse_damaged,
     refuse_missing,
     refuse_others,
-    refuse_remote,
     refuse_unknown,
+    refuse_unreachable,
 )
 
 __all__ = [
@@ -24,6 +24,6 @@ __all__ = [
     "refuse_damaged",
     "refuse_missing",
     "refuse_others",
-    "refuse_remote",
     "refuse_unknown",
+    "refuse_unreachable",
 ]

@@ -32,7 +32,7 @@ _SAVE_AGAIN = (
 )
 _PYTORCH = (
     f"{_NEVER}. Save the weights with PyTorch: "
-    "safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"
+    "safetensors.torch.save_model(model, 'model.safetensors')"
 )
 
 
@@ -149,7 +149,10 @@ def _archive(file: Path) -> Recognized:
     try:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, NotImplementedError):
+    except NotImplementedError:
+        how = "Unpack it with the program that packed it, and give the path of what is in it"
+        return Recognized("a zip archive that Python cannot unpack", advice=how)
+    except (zipfile.BadZipFile, OSError):
         return Recognized("a zip archive that is cut off or damaged", advice="Copy it again")
     path = str(file)
     if "config.json" in names and "metadata.json" in names:
@@ -197,8 +200,8 @@ def _json(file: Path) -> Recognized | None:
         return None
     if "modelTopology" in found or "weightsManifest" in found:
         return Recognized("a TensorFlow.js model", "tensorflow_js", str(file))
-    if "weight_map" in found:
-        return Recognized("the index of weights in safetensors", "checkpoint", str(file))
+    if isinstance(listed := found.get("weight_map"), dict):
+        return _sharded(file, str([*listed.values()][:1]))
     if "class_name" in found and "config" in found:
         return Recognized(
             "the architecture of a Keras model without its weights",
@@ -206,6 +209,25 @@ def _json(file: Path) -> Recognized | None:
             "model=keras model.factory._target_=package.module.build model.checkpoint=FILE",
         )
     return None
+
+
+def _sharded(file: Path, shards: str) -> Recognized:
+    """The index of weights in several files; the names of some of them tell which format it is."""
+    if ".safetensors" in shards:
+        return Recognized("the index of weights in safetensors", "checkpoint", str(file))
+    if ".weights.h5" in shards:
+        return Recognized(
+            "the index of weights that Keras split",
+            advice=f"Save them in one file: model.load_weights({str(file)!r}), then "
+            f"model.save_weights('NAME.weights.h5')",
+        )
+    if ".h5" in shards:
+        return Recognized(
+            "the index of weights in several HDF5 files",
+            advice="Save them as safetensors, with transformers: "
+            "model.save_pretrained(DIR, safe_serialization=True)",
+        )
+    return Recognized("the index of weights in several pickles of PyTorch", advice=_PYTORCH)
 
 
 def _by_message(file: Path) -> Recognized | None:

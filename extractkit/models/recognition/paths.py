@@ -5,19 +5,20 @@ import json
 import re
 import shlex
 from pathlib import Path
+from urllib.request import url2pathname
 
 from extractkit.models.recognition.content import EMPTY, SPLIT, recognize_file
 from extractkit.models.recognition.recognized import Recognized
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
-_FETCH = {
-    "gs": "gcloud storage cp -r {path} .",
-    "s3": "aws s3 cp --recursive {path} NAME",
-    "hf": "hf download {rest} --local-dir NAME",
-    "http": "curl -LO {path}",
-    "https": "curl -LO {path}",
-}
+_HUGGING_FACE = ("huggingface.co/", "hf.co/")
+# What stands between a repository on the hub and a revision, in the address of a page.
+_PAGES = ("tree", "blob", "resolve")
+# Of a file, in a URL. What follows the dot in `bert-1.0` is not one.
+_ENDING = re.compile(r"\.[A-Za-z]\w*$")
 SAVED_MODELS = ("saved_model.pb", "saved_model.pbtxt")
+# Written by keras-hub, of which the older name is KerasNLP.
+_KERAS_HUB = {"keras_hub_version", "keras_nlp_version"}
 KERAS_METADATA = "keras_metadata.pb"
 """What Keras 2 writes beside the graph of a SavedModel: the configurations of its layers."""
 
@@ -50,16 +51,57 @@ def remote(path: str) -> Recognized | None:
     found = _SCHEME.fullmatch(path)
     if found is None:
         return None
-    if found[1].lower() == "file":
-        return Recognized("a URL of a local file", advice=f"Give its path: {found[2]}")
-    fetch = _FETCH.get(found[1].lower())
-    how = ""
-    if fetch is not None:
-        how = f": {fetch.format(path=shlex.quote(path), rest=shlex.quote(found[2]))}"
+    scheme, rest = found[1].lower(), found[2]
+    if scheme == "file":
+        local = url2pathname(rest.removeprefix("localhost"))
+        return Recognized("a URL of a local file", advice=f"Give its path: {local}")
+    words = _fetching(scheme, path, rest)
+    how = f": {shlex.join(words)}" if words else ""
     return Recognized(
         "not on this machine",
         advice=f"Copy it to this machine and give the path of the copy{how}",
     )
+
+
+def _fetching(scheme: str, path: str, rest: str) -> list[str]:
+    """Return the words of the command that copies what a URL names; none where none is known."""
+    match scheme:
+        case "gs":
+            return ["gcloud", "storage", "cp", "-r", path, "."]
+        case "s3" if _ENDING.search(path):  # with --recursive a single object is not copied
+            return ["aws", "s3", "cp", path, "."]
+        case "s3":
+            return ["aws", "s3", "cp", "--recursive", path, "NAME"]
+        case "hf":
+            return _from_hub(rest)
+        case "http" | "https":
+            for host in _HUGGING_FACE:
+                if rest.startswith(host):
+                    return _from_hub(rest.removeprefix(host))
+            return ["curl", "-LO", path]
+    return []
+
+
+def _from_hub(place: str) -> list[str]:
+    """Return the words of the command that downloads `OWNER/NAME[@REVISION][/INSIDE]`.
+
+    It may be written as the address of a page, too: `OWNER/NAME/tree/REVISION/INSIDE`.
+    """
+    parts = [part for part in place.partition("?")[0].split("/") if part]
+    # A few of the oldest repositories have no owner.
+    length = 1 if len(parts) > 1 and parts[1] in _PAGES else 2
+    repository, _, revision = "/".join(parts[:length]).partition("@")
+    inside = parts[length:]
+    if inside and inside[0] in _PAGES:
+        revision, inside = "".join(inside[1:2]), inside[2:]
+    words = ["hf", "download", repository]
+    if inside and _ENDING.search(inside[-1]):
+        words.append("/".join(inside))
+    elif inside:
+        words += ["--include", "/".join([*inside, "*"])]
+    if revision and revision != "main":
+        words += ["--revision", revision]
+    return [*words, "--local-dir", "NAME"]
 
 
 def _folder(folder: Path) -> Recognized | None:
@@ -84,7 +126,7 @@ def _folder(folder: Path) -> Recognized | None:
 
 
 def _configured(folder: Path) -> Recognized | None:
-    """A folder with a `config.json`: of Hugging Face, or of keras-hub."""
+    """A folder with a `config.json`: of Hugging Face, of keras-hub, or an archive of Keras."""
     try:
         config = json.loads((folder / "config.json").read_text("utf-8"))
     except (ValueError, OSError):
@@ -93,9 +135,24 @@ def _configured(folder: Path) -> Recognized | None:
         return None
     if "model_type" in config:
         return Recognized("a model of Hugging Face", "hugging_face", str(folder))
-    if (folder / "metadata.json").is_file():
-        return Recognized("a preset of keras-hub", "keras_hub", str(folder))
-    return None
+    if not (folder / "metadata.json").is_file():
+        return None
+    if _is_archive_of_keras(folder):
+        pack = f"python -m zipfile -c NAME.keras {shlex.quote(str(folder))}/*"
+        return Recognized(
+            "a .keras archive that was unpacked",
+            advice=f"Pack it again: {pack}, then model=keras model.path=NAME.keras",
+        )
+    return Recognized("a preset of keras-hub", "keras_hub", str(folder))
+
+
+def _is_archive_of_keras(folder: Path) -> bool:
+    """Whether `metadata.json` is that of a model of Keras; keras-hub notes its own version, too."""
+    try:
+        noted = json.loads((folder / "metadata.json").read_text("utf-8"))
+    except (ValueError, OSError):
+        return False
+    return isinstance(noted, dict) and "keras_version" in noted and not _KERAS_HUB & set(noted)
 
 
 def _variables(folder: Path) -> Recognized | None:

@@ -15,14 +15,21 @@ _SHOWN = 12
 _MOST = 5
 
 
-def refuse_remote(path: str, key: str = "model.path") -> None:
-    """Refuse a path that is not on this machine.
+def refuse_unreachable(path: str, key: str = "model.path") -> None:
+    """Refuse a path that is not on this machine, or that this machine cannot look up.
 
     Raises:
-        ModelError: it is a URL.
+        ModelError: it is a URL, it is longer than names may be, it names a user that does not
+            exist, or a folder on it may not be entered.
     """
     if (elsewhere := remote(path)) is not None:
         raise ModelError(f"{key}={path!r} is {elsewhere.what}. {elsewhere.advice}")
+    try:
+        Path(path).expanduser().exists()
+    except OSError as error:
+        raise ModelError(f"{key}={path!r} cannot be looked up: {error.strerror}") from error
+    except RuntimeError as error:  # of `~user`
+        raise ModelError(f"{key}={path!r} cannot be looked up: {error}") from error
 
 
 def refuse_others(path: str, *models: str, key: str = "model.path") -> None:
@@ -37,7 +44,7 @@ def refuse_others(path: str, *models: str, key: str = "model.path") -> None:
     Raises:
         ModelError: as above.
     """
-    refuse_remote(path, key)
+    refuse_unreachable(path, key)
     try:
         found = recognize(path)
     except OSError:
@@ -81,6 +88,8 @@ def refuse_missing(
     above = next((one for one in given.parents if one.is_dir()), Path())
     if above != given.parent:
         wanted = given.parts[len(above.parts)]
+        if (above / wanted).exists():
+            raise ModelError(f"{at}: {str(above / wanted)!r} is a file, not a folder.{more}")
         folders = [entry.name for entry in above.iterdir() if entry.is_dir()]
         raise ModelError(
             f"{at}: there is no folder {str(above / wanted)!r}. Folders in {str(above)!r}: "

@@ -29,7 +29,7 @@ def graph_def_of(topology: Any, weights: WeightFile, at: str) -> Any:
     try:
         json_format.ParseDict(topology, graph_def, ignore_unknown_fields=True)
     except (json_format.ParseError, TypeError, ValueError, AttributeError) as error:
-        raise ModelError(f"{at}: its modelTopology is no GraphDef: {told(error)}") from error
+        raise ModelError(f"{at}: its modelTopology is not a GraphDef: {told(error)}") from error
     bodies = [graph_def.node, *(one.node_def for one in graph_def.library.function)]
     for nodes in bodies:
         for node in nodes:
@@ -60,7 +60,9 @@ def tensors_of(
         try:
             tensors[str(key)] = graph.get_tensor_by_name(name if ":" in name else f"{name}:0")
         except (KeyError, ValueError) as error:
-            raise ModelError(f"{at}: its signature names {name!r}, which is not there") from error
+            raise ModelError(
+                f"{at}: its signature names {name!r}, which is not in its graph"
+            ) from error
     return tensors
 
 
@@ -71,7 +73,9 @@ def _fill(node: Any, weights: WeightFile, at: str) -> None:
     if node.name not in weights:
         if _has_values(tensor) or 0 in shape:
             return
-        raise ModelError(f"{at}: the graph needs the weight {node.name!r}, which is not listed")
+        raise ModelError(
+            f"{at}: the graph needs the weight {node.name!r}, which weightsManifest does not list"
+        )
     value = weights.read(node.name)
     if list(value.shape) != shape:
         raise ModelError(
@@ -80,7 +84,9 @@ def _fill(node: Any, weights: WeightFile, at: str) -> None:
     try:
         dtype = tf.as_dtype(node.attr["dtype"].type)
     except TypeError as error:
-        raise ModelError(f"{at}: the constant {node.name!r} has no known type") from error
+        raise ModelError(
+            f"{at}: the constant {node.name!r} has a type that TensorFlow does not know"
+        ) from error
     if dtype != tf.string:
         # TensorFlow.js keeps 64-bit numbers in 32 bits.
         value = value.astype(dtype.as_numpy_dtype)

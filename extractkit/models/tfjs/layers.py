@@ -23,7 +23,7 @@ def keras_model_of(file: Path, topology: Any, weights: WeightFile, at: str) -> A
     """
     config = topology.get("model_config", topology)
     if not isinstance(config, dict) or "class_name" not in config:
-        raise ModelError(f"{at}: its modelTopology is no configuration of a Keras model")
+        raise ModelError(f"{at}: its modelTopology does not describe a Keras model")
     if any(node["class_name"] == "Lambda" for node in serialized_objects(config)):
         raise ModelError(
             f"{at} holds Python code in a Lambda layer, which TensorFlow.js does not have, and "

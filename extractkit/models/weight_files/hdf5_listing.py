@@ -27,8 +27,8 @@ _MEMORY_PER_BYTE = 8
 _OPAQUE = np.dtype("V2")
 
 
-class LeadsOutError(Exception):
-    """The file leads out of itself."""
+class RefusedError(Exception):
+    """The file leads out of itself, or grows out of all proportion when it is read."""
 
 
 def listing(path: str) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def listing(path: str) -> dict[str, Any]:
     try:
         with h5py.File(path, "r") as file:
             _list(file, "", {_identity(file)}, datasets, names, Path(path).stat().st_size)
-    except LeadsOutError as reason:
+    except RefusedError as reason:
         return {"refused": str(reason)}
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
         return {"damaged": told(error)}
@@ -60,7 +60,7 @@ def _list(
         inside.encode()  # no name is anything but UTF-8, or the file is damaged
         link = group.get(key, getlink=True)
         if isinstance(link, h5py.ExternalLink):
-            raise LeadsOutError(f"{inside!r} is a link to the file {link.filename!r}")
+            raise RefusedError(f"{inside!r} is a link to the file {link.filename!r}")
         if not isinstance(link, h5py.HardLink):
             continue  # a second name of something that is listed under its first
         node = group[key]
@@ -80,13 +80,19 @@ def _identity(node: Any) -> object:
 
 def _check(dataset: Any, path: str, size: int) -> None:
     if dataset.is_virtual or dataset.external:
-        raise LeadsOutError(f"the values of {path!r} are in another file")
+        raise RefusedError(f"the values of {path!r} are in another file")
     if dataset.chunks is None and dataset.id.get_offset() is not None:
         end = dataset.id.get_offset() + dataset.nbytes
         if end > size:
             raise ValueError(f"{path!r} goes on to byte {end} of {size}")
-    else:
+        return
+    try:
         dataset[()]
+    except MemoryError as error:
+        raise RefusedError(
+            f"{path!r} takes {dataset.nbytes:,} bytes of memory, the file has {size:,}. Save it "
+            f"without compression"
+        ) from error
 
 
 def _dtype(dataset: Any) -> str:

@@ -15,6 +15,7 @@ from extractkit.errors import ModelError, choices
 from extractkit.models.foreign import told
 from extractkit.models.weight_files.keras_hdf5 import open_hdf5
 from extractkit.models.weight_files.weight_file import WeightFile, damaged
+from extractkit.models.zip_files import why_not_unpacked
 
 ENDING = ".keras"
 
@@ -92,6 +93,8 @@ def _unpack(file: Path, into: Path, at: str) -> None:
         *(zipfile.BadZipFile, zlib.error, EOFError),
         *(ValueError, RuntimeError, NotImplementedError, struct.error),
     ) as error:
+        if why := why_not_unpacked(error):
+            raise ModelError(f"{at} {why}") from error
         raise damaged(at, told(error)) from error
 
 

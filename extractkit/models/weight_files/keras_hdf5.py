@@ -50,7 +50,7 @@ def open_hdf5(
         key: Entry(dtype, tuple(shape)) for key, (dtype, shape) in listing["datasets"].items()
     }
     if not entries and not whole:
-        raise ModelError(f"{at} is an HDF5 file without any weight in it")
+        raise ModelError(f"{at} is an HDF5 file that holds no weights")
 
     def load(key: str) -> Array:
         try:

@@ -10,8 +10,8 @@ from extractkit.models.recognition import (
     held,
     refuse_missing,
     refuse_others,
-    refuse_remote,
     refuse_unknown,
+    refuse_unreachable,
 )
 from extractkit.models.weight_files import tensorflow_checkpoint as checkpoints
 from extractkit.models.weight_files.checkpoint_files import INDEX_ENDING as CHECKPOINT_ENDING
@@ -19,7 +19,9 @@ from extractkit.models.weight_files.keras_archive import ENDING as ARCHIVE_ENDIN
 from extractkit.models.weight_files.keras_archive import open_archive
 from extractkit.models.weight_files.keras_hdf5 import HDF5_ENDINGS, list_together, open_hdf5
 from extractkit.models.weight_files.safetensors_file import (
+    ENDING,
     INDEX_ENDING,
+    is_index,
     is_safetensors,
     open_safetensors,
     open_sharded,
@@ -29,16 +31,15 @@ from extractkit.models.weight_files.tensorflow_js import open_tensorflow_js
 from extractkit.models.weight_files.weight_file import WeightFile
 from extractkit.runs.companions import prefix_of
 
-_SAFETENSORS = ".safetensors"
 _JSON = ".json"
-_FILE_ENDINGS = (_SAFETENSORS, ARCHIVE_ENDING, *HDF5_ENDINGS)
+_FILE_ENDINGS = (ENDING, ARCHIVE_ENDING, *HDF5_ENDINGS)
 # Formats that weights are read from, whatever else is in them.
 _HOLD_WEIGHTS = ("checkpoint", "keras", "saved_model", "meta_graph")
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _ZIP_MAGIC = b"PK\x03\x04"
 _READ = (
     "Weights are read from TensorFlow checkpoints (their prefix or folder), .h5, .hdf5, .keras "
-    "and .safetensors files"
+    "and .safetensors files, and the model.json of TensorFlow.js"
 )
 
 
@@ -57,10 +58,10 @@ def open_weights(path: str, key: str = "model.path") -> WeightFile:
         MissingExtraError: a package that the format needs is not installed.
     """
     at = f"{key}={path!r}"
-    refuse_remote(path, key)
+    refuse_unreachable(path, key)
     given = str(Path(path).expanduser()) + ("/" if path.endswith("/") else "")
     if "\0" in given:
-        raise ModelError(f"{at} is no path")
+        raise ModelError(f"{at} is not a path: it contains a null byte")
     try:
         return _open(given, at)
     except OSError as error:
@@ -125,8 +126,8 @@ def _open_file(file: Path, at: str) -> WeightFile:
         refuse_others(str(file), *_HOLD_WEIGHTS, key=at.partition("=")[0])
         refuse_unknown(str(file), file, "an HDF5 file", at.partition("=")[0])
     if file.suffix == _JSON and not file.name.endswith(INDEX_ENDING):
-        refuse_others(str(file), "tensorflow_js", key=at.partition("=")[0])
-        return open_tensorflow_js(file, at)
+        refuse_others(str(file), "tensorflow_js", "checkpoint", key=at.partition("=")[0])
+        return open_sharded(file, at) if is_index(file) else open_tensorflow_js(file, at)
     key = at.partition("=")[0]
     if file.suffix != ARCHIVE_ENDING or not zipfile.is_zipfile(file):
         refuse_others(str(file), *_HOLD_WEIGHTS, key=key)
@@ -169,7 +170,7 @@ def _candidates(folder: Path) -> list[str]:
     endings = (CHECKPOINT_ENDING, *_FILE_ENDINGS)
     whole = [name for name in names if name.endswith(endings)]
     if sharded:  # the files that it names are parts
-        whole = [name for name in whole if not name.endswith(_SAFETENSORS)]
+        whole = [name for name in whole if not name.endswith(ENDING)]
     found = [*sharded, *whole] or [name for name in names if name == TENSORFLOW_JS]
     return [str(folder / name) for name in found]
 

@@ -19,7 +19,8 @@ from extractkit.models.weight_files.weight_file import (
 )
 from extractkit.values import Array
 
-INDEX_ENDING = ".safetensors.index.json"
+ENDING = ".safetensors"
+INDEX_ENDING = f"{ENDING}.index.json"
 
 _INSTALL = "python -m pip install 'extractkit[safetensors]'"
 _FORMAT = "safetensors"
@@ -36,6 +37,15 @@ _DTYPES = {
     **{f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
     **{f"U{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)},
 }
+
+
+def is_index(file: Path) -> bool:
+    """Whether a JSON file lists weights in `.safetensors` files, whatever its own name."""
+    try:
+        names = json.loads(file.read_text(encoding="utf-8"))["weight_map"].values()
+        return any(str(name).endswith(ENDING) for name in names)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return False
 
 
 def is_safetensors(file: Path) -> bool:
@@ -68,12 +78,16 @@ def open_sharded(index: Path, at: str) -> WeightFile:
     """
     shards = _weight_map(index, at)
     opened = {name: _opened(index.parent / name, at) for name in dict.fromkeys(shards.values())}
-    for key, name in shards.items():
-        if key not in opened[name][0]:
-            raise ModelError(f"{at}: {key!r} is not in {name}, where the index says that it is")
-    entries = {key: opened[name][0][key] for key, name in shards.items()}
+    entries, loads = {}, {}
+    for listed, name in shards.items():
+        inside, load = opened[name]
+        # TensorFlow models of transformers list `MODEL/LAYER/kernel:0` and store `LAYER/kernel:0`.
+        key = listed if listed in inside else listed.partition("/")[2]
+        if key not in inside:
+            raise ModelError(f"{at}: {listed!r} is not in {name}, where the index says that it is")
+        entries[key], loads[key] = inside[key], load
     files = tuple(index.parent / name for name in opened)
-    return _weight_file(index, (index, *files), entries, lambda key: opened[shards[key]][1](key))
+    return _weight_file(index, (index, *files), entries, lambda key: loads[key](key))
 
 
 def _weight_file(
@@ -96,13 +110,15 @@ def _weight_map(index: Path, at: str) -> dict[str, str]:
     try:
         content = json.loads(index.read_text(encoding="utf-8"))
         shards = {str(key): str(name) for key, name in content["weight_map"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise damaged(at, f"no index of safetensors files ({told(error)})") from error
+    except (ValueError, RecursionError) as error:
+        raise damaged(at, told(error)) from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{at} is not an index of safetensors files: {told(error)}") from error
     if not shards:
-        raise ModelError(f"{at} names no weight")
+        raise ModelError(f"{at} is an index that lists no weights")
     for name in dict.fromkeys(shards.values()):
         if Path(name).name != name or name in (".", ".."):
-            raise ModelError(f"{at} names {name!r}, which is no file beside it")
+            raise ModelError(f"{at} names {name!r}, which is not the name of a file beside it")
         if not (index.parent / name).is_file():
             beside = [entry.name for entry in index.parent.glob("*.safetensors")]
             raise ModelError(
@@ -128,7 +144,7 @@ def _opened(file: Path, at: str) -> tuple[dict[str, Entry], Callable[[str], Arra
     except (SafetensorError, OSError, ValueError) as error:
         raise damaged(f"{at} ({file.name})", told(error)) from error
     if not entries:
-        raise ModelError(f"{at} ({file.name}) holds no weight")
+        raise ModelError(f"{at} ({file.name}) holds no weights")
     offsets = _offsets(file)
 
     def load(key: str) -> Array:

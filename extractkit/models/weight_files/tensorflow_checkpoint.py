@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from extractkit.errors import ModelError, choices
+from extractkit.advice import override
+from extractkit.errors import ModelError, choices, nearest
 from extractkit.models.foreign import told
 from extractkit.models.tensorflow_process import quiet_start
 from extractkit.models.weight_files.checkpoint_files import (
@@ -73,17 +74,20 @@ def latest(folder: Path, at: str) -> str | None:
     for prefix in (f"{folder}/{name}", recorded if slash else None):
         if prefix is not None and "\0" not in prefix and exists(prefix):
             return prefix
-    present = [file.name.removesuffix(INDEX_ENDING) for file in folder.glob(f"*{INDEX_ENDING}")]
     raise ModelError(
         f"{at}: its file {STATE_FILE!r} names {recorded!r}, which is neither there nor in the "
-        f"folder. {_instead(name, present)}"
+        f"folder. {_instead(at.partition('=')[0], folder, name)}"
     )
 
 
-def _instead(name: str, present: list[str]) -> str:
-    if present:
-        return choices(name, present)
+def _instead(key: str, folder: Path, name: str) -> str:
+    if present := nearest(name, _prefixes(folder)):
+        return f"{choices(name, present)} Give one: {override(key, folder / present[0])}"
     return f"Copy the files {name}{INDEX_ENDING} and {name}.data-…-of-… there"
+
+
+def _prefixes(folder: Path) -> list[str]:
+    return [file.name.removesuffix(INDEX_ENDING) for file in folder.glob(f"*{INDEX_ENDING}")]
 
 
 def open_checkpoint(prefix: str, at: str) -> WeightFile:
@@ -112,7 +116,7 @@ def open_checkpoint(prefix: str, at: str) -> WeightFile:
         if key != OBJECT_GRAPH
     }
     if not entries:
-        raise ModelError(f"{at} is a checkpoint without any variable in it")
+        raise ModelError(f"{at} is a checkpoint that holds no variables")
     load = _loader(reader, at)
     names: dict[str, str] = {}
     averages: tuple[str, ...] = ()
@@ -150,7 +154,11 @@ def _files(prefix: str, at: str) -> tuple[Path, ...]:
         return (Path(prefix),)
     lacking = [file.name for file in files if not file.is_file()]
     if len(lacking) == len(files):
-        raise ModelError(f"{at}: there is no checkpoint {prefix!r}: none of its files exists")
+        folder = files[0].parent
+        raise ModelError(
+            f"{at}: there is no checkpoint {prefix!r}: none of its files exists. Checkpoints in "
+            f"{str(folder)!r}: {choices(Path(prefix).name, _prefixes(folder))}"
+        )
     if lacking:
         there = [file.name for file in files if file.is_file()]
         raise ModelError(

@@ -134,7 +134,7 @@ def open_tensorflow_js(file: Path, at: str) -> WeightFile:
             start += weights[name].size
         _check_length(shards, start, at)
     if not weights:
-        raise ModelError(f"{at} ({file.name}) lists no weight")
+        raise ModelError(f"{at} ({file.name}) lists no weights")
     return WeightFile(
         str(file),
         _FORMAT,
@@ -158,7 +158,9 @@ def _shards(file: Path, names: Sequence[str], at: str) -> _Group:
     shards = []
     for name in names:
         if Path(name).name != name or name in ("", ".", ".."):
-            raise ModelError(f"{at} ({file.name}) names {name!r}, which is no file beside it")
+            raise ModelError(
+                f"{at} ({file.name}) names {name!r}, which is not the name of a file beside it"
+            )
         shard = file.parent / name
         if not shard.is_file():
             beside = [one.name for one in file.parent.iterdir() if one.name != file.name]

@@ -169,10 +169,10 @@ def test_what_is_missing_or_does_not_fit(folder: Path, tmp_path: Path) -> None:
     assert "'bert/encoder/layer_2/attention/self/query/kernel'" in told("a", num_hidden_layers=3)
     message = told("b", intermediate_size=9)
     assert "kernel' is [8, 16] in the checkpoint, bert_config.json asks for [8, 9]" in message
-    assert "hidden_size=8 is no multiple of num_attention_heads=3" in told(
+    assert "hidden_size=8, which is not a multiple of num_attention_heads=3" in told(
         "c", num_attention_heads=3
     )
-    assert "bert_config.json does not tell hidden_size" in told("d", hidden_size="8")
+    assert "has no whole number of 1 or more for hidden_size" in told("d", hidden_size="8")
     assert "hidden_act='mish'" in told("e", hidden_act="mish")
     assert "vocab.txt has 12 tokens, the model 11" in told("f", vocabulary=[*WORDS, "b"])
     assert "has no token [SEP]" in told("g", vocabulary=WORDS[:3])

@@ -35,10 +35,15 @@ def misconfigured(path: object, **settings: object) -> str:
     return str(caught.value)
 
 
-def test_a_preset_that_does_not_exist_names_the_nearest() -> None:
+def test_a_preset_that_does_not_exist_names_the_nearest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gpt2_base").mkdir()
     assert refused("gpt2_bas_en") == (
-        "model.path='gpt2_bas_en' is neither a directory nor a preset of keras-hub. "
-        "Nearest: 'gpt2_base_en', 'gpt2_large_en', 'bge_base_en'."
+        "model.path='gpt2_bas_en' is neither a folder nor a preset of keras-hub. "
+        "Nearest: 'gpt2_base_en', 'gpt2_large_en', 'bge_base_en'. "
+        "Folders here: Available: 'gpt2_base'."
     )
 
 
@@ -60,7 +65,7 @@ def test_a_directory_without_a_model(tmp_path: Path) -> None:
 def test_a_file(gpt2: Path) -> None:
     file = gpt2 / "model.weights.h5"
     assert refused(file) == (
-        f"model.path={str(file)!r} is a file of a preset. Give its folder: model.path={gpt2}"
+        f"model.path={str(file)!r} is a file of a model. Give its folder: model.path={gpt2}"
     )
 
 
@@ -124,7 +129,7 @@ def test_a_tokenizer_without_its_vocabulary(gpt2: Path) -> None:
 
 def test_a_task_that_does_not_exist_names_the_nearest(gpt2: Path) -> None:
     assert misconfigured(gpt2, task="CausalML") == (
-        "model.task='CausalML' is no task of keras-hub. "
+        "model.task='CausalML' is not a task of keras-hub. "
         "Nearest: 'CausalLM', 'OPTCausalLM', 'GPT2CausalLM'."
     )
 

@@ -80,7 +80,8 @@ def test_several_models_are_listed(tmp_path: Path) -> None:
 
 def test_an_archive_without_models(tmp_path: Path) -> None:
     path = written(tmp_path, archive(readme_txt=b"hello"))
-    assert refusal(path) == f"model.path={str(path)!r} is an archive with no TFLite model inside"
+    text = "is an archive without a model of TensorFlow Lite in it"
+    assert refusal(path) == f"model.path={str(path)!r} {text}"
 
 
 def test_a_member_that_is_no_model(tmp_path: Path) -> None:
@@ -102,7 +103,10 @@ def test_encrypted_members_are_told(tmp_path: Path) -> None:
     place = data.rindex(b"PK\1\2") + 8
     data[place : place + 2] = struct.pack("<H", 1)
     path = written(tmp_path, bytes(data))
-    assert "'a.tflite' in it is encrypted. Unpack it, and give the file" in refusal(path)
+    assert (
+        "'a.tflite' in it is encrypted. Unpack it with its password, and give the file"
+        in refusal(path)
+    )
 
 
 def test_what_would_fill_memory_is_refused(tmp_path: Path) -> None:

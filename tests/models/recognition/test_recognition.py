@@ -178,7 +178,18 @@ def test_folders(tmp_path: Path) -> None:
     [
         ("gs://bucket/m", "gcloud storage cp -r gs://bucket/m ."),
         ("s3://bucket/m", "aws s3 cp --recursive s3://bucket/m NAME"),
+        ("s3://bucket/m/net.keras", "aws s3 cp s3://bucket/m/net.keras ."),
         ("hf://google/bert", "hf download google/bert --local-dir NAME"),
+        ("hf://a/b@v2/net.keras", "hf download a/b net.keras --revision v2 --local-dir NAME"),
+        ("https://huggingface.co/gpt2", "hf download gpt2 --local-dir NAME"),
+        ("https://huggingface.co/a/b/tree/main", "hf download a/b --local-dir NAME"),
+        ("https://hf.co/a/b/tree/main/c", "hf download a/b --include 'c/*' --local-dir NAME"),
+        (
+            "https://huggingface.co/a/b/blob/v2/c/net.keras?download=true",
+            "hf download a/b c/net.keras --revision v2 --local-dir NAME",
+        ),
+        ("file:///models/a%20b.keras", "Give its path: /models/a b.keras"),
+        ("file://localhost/models/a.keras", "Give its path: /models/a.keras"),
         ("https://host/m.tflite", "curl -LO https://host/m.tflite"),
         ("abfs://x/y", "Copy it to this machine and give the path of the copy"),
     ],
