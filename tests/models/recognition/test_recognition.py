@@ -188,8 +188,6 @@ def test_folders(tmp_path: Path) -> None:
             "https://huggingface.co/a/b/blob/v2/c/net.keras?download=true",
             "hf download a/b c/net.keras --revision v2 --local-dir NAME",
         ),
-        ("file:///models/a%20b.keras", "Give its path: /models/a b.keras"),
-        ("file://localhost/models/a.keras", "Give its path: /models/a.keras"),
         ("https://host/m.tflite", "curl -LO https://host/m.tflite"),
         ("abfs://x/y", "Copy it to this machine and give the path of the copy"),
     ],
@@ -199,6 +197,12 @@ def test_places_elsewhere(path: str, advice: str) -> None:
         refuse_others(path, "saved_model")
     assert str(raised.value).startswith(f"model.path={path!r} is not on this machine. ")
     assert advice in str(raised.value)
+
+
+@pytest.mark.parametrize("host", ["", "localhost"])
+def test_a_url_of_a_local_file_is_answered_with_its_path(host: str) -> None:
+    with pytest.raises(ModelError, match=r"of a local file\. Give its path: /models/a b\.keras$"):
+        refuse_others(f"file://{host}/models/a%20b.keras", "keras")
 
 
 def test_nothing_is_imported_to_look_at_a_file() -> None:
