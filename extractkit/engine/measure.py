@@ -130,8 +130,8 @@ def _check_left(tensors: Sequence[PlannedTensor], reasons: Mapping[str, str]) ->
     left = {name for t in tensors if t.address not in reasons for name in t.selectors}
     name = next(name for name in tensor.selectors if name not in left)
     raise SelectionError(
-        f"selectors.{name} selects {tensor.address!r}, {reasons[tensor.address]}. "
-        f"Leave it out with '+selectors.{name}.not.path=\"{tensor.address}\"'"
+        f"selectors.{name} selects nothing that can be extracted: {tensor.address!r} is "
+        f"{reasons[tensor.address]}. Leave selectors.{name} out, or have it select other tensors"
     )
 
 

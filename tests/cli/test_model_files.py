@@ -87,7 +87,7 @@ def test_what_is_no_model_is_refused(files: Path, typed: list[str], message: str
 
 
 def test_a_path_that_cannot_be_looked_at_is_refused(files: Path) -> None:
-    with pytest.raises(ConfigError, match=r"model=x+\.pb: File name too long"):
+    with pytest.raises(ConfigError, match=r"model=x+\.pb cannot be looked up: File name too long"):
         spell_out_overrides([f"model={'x' * 300}.pb"])
 
 

@@ -167,6 +167,36 @@ def test_so_is_one_whose_rank_changes() -> None:
     assert (tensor.dims, tensor.shape) == (("sample", None), (None, 1))
 
 
+class Fickle(Altered):
+    """Another number of axes with each call."""
+
+    altered = "pool:op/Max"
+    calls = 0
+
+    def alter(self, value: Array, samples: int) -> Array:
+        self.calls += 1
+        return np.zeros((1,) * (1 + self.calls % 3))
+
+
+def test_a_selector_of_nothing_that_can_be_extracted_is_to_be_left_out() -> None:
+    model = Fickle()
+    chosen = [
+        parse_selector("mine", {"path": "pool:op/Max"}),
+        parse_selector("other", {"path": "pool:output"}),
+    ]
+    with pytest.raises(SelectionError) as refused:
+        measure_axes(model, source(), plan_tensors(model.catalog, chosen), Compilation())
+    assert str(refused.value).startswith(
+        "selectors.mine selects nothing that can be extracted: 'pool:op/Max' is measured as [1"
+    )
+    assert str(refused.value).endswith(
+        ": its number of axes changes with the inputs. Leave selectors.mine out, or have it select "
+        "other tensors"
+    )
+    planned = plan_tensors(model.catalog, chosen[1:])
+    assert measure_axes(model, source(), planned, Compilation()).tensors[0].layout is not None
+
+
 def test_a_transform_is_bound_once_the_axes_are_known() -> None:
     chosen = parse_selector("mine", {"path": "pool:op/Max", "slice": {1: 7}})
     planned = plan_tensors(MODEL.catalog, [chosen])

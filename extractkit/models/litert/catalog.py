@@ -13,7 +13,7 @@ from extractkit.tensors import BY_VALUES, SAMPLE, UNKNOWN, Kind, TensorRecord, e
 
 DEQUANTIZED = "dequantized"
 
-_IMPURE = "a random operation comes before it: it is no function of the sample alone"
+_IMPURE = "a random operation comes before it: the sample alone does not decide its value"
 _UNWRITTEN = "XNNPACK leaves it out of its computation; model.xnnpack=false has it computed"
 _NEVER_MADE = "no operation computes it"
 

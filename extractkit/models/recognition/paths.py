@@ -4,6 +4,7 @@ import importlib.util
 import json
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from urllib.request import url2pathname
 
@@ -185,9 +186,10 @@ def _of_files(folder: Path, inside: set[str]) -> Recognized | None:
     files = [folder / name for name in sorted(inside) if (folder / name).is_file()]
     found = [one for one in map(recognize_file, files) if one is not None and one is not EMPTY]
     readable = [one for one in found if one.model is not None]
-    if len(readable) == 1:
-        return readable[0]
-    return found[0] if len(found) == 1 and not readable else None
+    alone = readable if readable else found
+    if len(alone) != 1:
+        return None
+    return replace(alone[0], what=f"a folder with {alone[0].what} in it")
 
 
 def _prefix(given: Path) -> Recognized | None:
