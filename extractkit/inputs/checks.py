@@ -104,10 +104,15 @@ def without(signature: Signature, given: Iterable[str]) -> str:
     Args:
         given: names of what there is.
     """
-    rest = [spec.name for spec in signature.specs if spec.name in given]
-    if not signature.selectable or not rest or len(rest) == len(signature.specs):
+    wanted = [spec.name for spec in signature.specs]
+    rest = [name for name in wanted if name in given]
+    others = {*wanted} - {*rest}
+    if not rest or not others:
         return ""
-    return f". For what does not need the others: {names_override('model.inputs', rest)}"
+    fewer = names_override("model.inputs", rest)
+    if others <= signature.optional:
+        return f". The model has values of its own for the others: {fewer}"
+    return f". For what does not need the others: {fewer}" if signature.selectable else ""
 
 
 def check_dtype(spec: InputSpec, dtype: DType, signature: Signature, at: str) -> None:

@@ -64,6 +64,8 @@ class Signature:
         longest: the longest that each free axis may be, by name; absent: no limit.
         selectable: whether `model.inputs` may name fewer inputs: what needs the others is then left
             out.
+        optional: names of inputs that the model computes by itself where `model.inputs` leaves them
+            out.
         batch: most samples that one call takes; 1 for a model whose sample axis has a fixed size,
             so that each call stands for one sample. None: any number.
     """
@@ -75,6 +77,7 @@ class Signature:
     batch: int | None = None
     takes_pictures: bool | None = None
     selectable: bool = False
+    optional: frozenset[str] = frozenset()
 
     @property
     def string(self) -> InputSpec | None:

@@ -11,6 +11,9 @@ _PLACE = re.compile(
     r"|^Exception encountered when calling"
 )
 
+# What a layer was called with, which Keras tells after what went wrong.
+_CALLED_WITH = re.compile(r"^\s*(?:Call a|A)rguments received by", re.MULTILINE)
+
 
 def attribute(value: object, name: str) -> Any:
     """Return an attribute; None where there is none, or where computing it raises.
@@ -56,5 +59,6 @@ def told_by_graph(error: Any) -> str:
 
 def _lines(text: str) -> list[str]:
     """Those that say something; all of them where each tells a place."""
-    lines = [line.strip() for line in _COLOUR.sub("", text).splitlines() if line.strip()]
+    reason = _CALLED_WITH.split(_COLOUR.sub("", text))[0]
+    lines = [line.strip() for line in reason.splitlines() if line.strip()]
     return [line for line in lines if not _PLACE.search(line)] or lines

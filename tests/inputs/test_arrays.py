@@ -4,6 +4,7 @@ import os
 import re
 import tracemalloc
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -284,6 +285,16 @@ class TestFit:
             "mask: bool (samples, token)"
         )
         assert "inputs.path does not match model 'm': 'x' is missing" in refusal(ONE, {"y": "y"})
+
+    def test_only_inputs_that_the_model_has_values_for_are_advised_to_be_left_out(
+        self, folder: Path
+    ) -> None:
+        signature = replace(TWO, optional=frozenset({"mask"}))
+        np.savez("ids.npz", ids=np.zeros((2, 3), int))
+        np.savez("mask.npz", mask=np.zeros((2, 3), bool))
+        advice = ". The model has values of its own for the others: 'model.inputs=[ids]'"
+        assert refusal(signature, "ids.npz").endswith(advice)
+        assert "model.inputs" not in refusal(signature, "mask.npz")
 
     @pytest.mark.parametrize("shape", [(100, 12), (100,), (), (100, 10, 1)])
     def test_a_wrong_shape_is_shown_beside_the_models(

@@ -116,6 +116,7 @@ class GraphModel:
             return None
         places = {node.name: place for place, node in enumerate(graph_def.node)}
         signature = asdict(replace(self.signature, model=""))
+        del signature["optional"]  # what may be left out decides nothing of what is given
         del signature["takes_pictures"]  # `preprocessing` says what becomes of them
         for spec in signature["specs"]:
             if spec["composite"] is None:

@@ -40,6 +40,8 @@ _AXES: Mapping[str, tuple[str, ...]] = {
     DECODER_MASK: (_DECODER_TOKEN,),
 }
 _MASKS = (MASK, DECODER_MASK)
+# What models of transformers make where it is not given: masks of ones, segments of zeros.
+_OPTIONAL = frozenset({MASK, SEGMENTS, DECODER_MASK})
 _ONE, _TWO = 1, 2
 
 # Positions begin behind that of padding.
@@ -76,6 +78,7 @@ def transformers_signature(
     return replace(
         signature,
         specs=specs,
+        optional=_OPTIONAL,
         longest={axis: limit for axis, limit in limits.items() if limit is not None} or None,
     )
 

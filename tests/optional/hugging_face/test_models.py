@@ -1,5 +1,6 @@
 """Attention and outputs of models of transformers equal what their own call returns."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 pytest.importorskip("transformers", "4")
 
 from extractkit import extract
+from extractkit.errors import InputError
 from tests.optional.hugging_face.zoo import MODELS, arrays, saved
 
 pytestmark = pytest.mark.hugging_face
@@ -76,3 +78,25 @@ def test_attention_and_outputs_equal_the_models_own_call(name: str, tmp_path: Pa
     for wanted in own:
         apart = [np.abs(one - wanted).max() for one in ours if one.shape == wanted.shape]
         assert min(apart) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("name", "given"), [("bert", ("input_ids",)), ("t5", ("input_ids", "decoder_input_ids"))]
+)
+def test_inputs_that_are_not_given_are_left_to_the_model_as_advised(
+    name: str, given: tuple[str, ...], tmp_path: Path
+) -> None:
+    model = saved(name, tmp_path / "dir")
+    some = {key: array for key, array in arrays(name).items() if key in given}
+    np.savez(tmp_path / "some.npz", **some)
+    job = [
+        "model=hugging_face", f"model.path={tmp_path / 'dir'}", "selectors=outputs",
+        "inputs=arrays", f"inputs.path={tmp_path / 'some.npz'}",
+    ]  # fmt: skip
+    with pytest.raises(InputError) as refused:
+        extract(job, run_dir=tmp_path / "run")
+    (advised,) = shlex.split(str(refused.value).rpartition("for the others: ")[2])
+    run = extract([*job, advised], run_dir=tmp_path / "run")
+    address = ":output.last_hidden_state"
+    wanted = model(some, training=False).last_hidden_state
+    np.testing.assert_allclose(np.asarray(run[address]), wanted, rtol=1e-5, atol=1e-5)
