@@ -70,17 +70,17 @@ class Preset:
         except Exception as error:  # readers of third parties raise what their formats' readers do
             raise ModelError(
                 f"model.path={self.name!r} {self._failed} by keras-hub: "
-                f"{told(error).removesuffix('.')}. {self._instead}"
+                f"{told(error).removesuffix('.')}. {self._instead(error)}"
             ) from error
 
     @property
     def _failed(self) -> str:
         return "cannot be read" if self.directory else "cannot be downloaded or read"
 
-    @property
-    def _instead(self) -> str:
-        """What to try where keras-hub fails."""
-        if self.directory is not None and "model_type" in _settings(self.directory):
+    def _instead(self, error: Exception) -> str:
+        """What to try where keras-hub fails: transformers reads more kinds and files of weights."""
+        lacks = isinstance(error, FileNotFoundError) or "no converter" in str(error)
+        if lacks and self.directory is not None and "model_type" in _settings(self.directory):
             return (
                 f"It is in Hugging Face's layout, of which keras-hub converts some kinds of "
                 f"models, with weights in safetensors. With transformers 4: model=hugging_face "

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -184,3 +185,29 @@ def test_what_is_missing_or_does_not_fit(folder: Path, tmp_path: Path) -> None:
         load(str(half), 12)
     with pytest.raises(ModelError, match=r"as Google released it\. That is for model=bert"):
         hub.load(str(folder))
+
+
+def test_what_is_wrong_with_a_release_is_put_right_as_advised(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, place := tmp_path / "release")
+    settings, vocabulary = place / "bert_config.json", place / "vocab.txt"
+    for file in (settings, vocabulary):
+        whole = file.read_bytes()
+        file.write_bytes(b"\xff" + whole)
+        with pytest.raises(ModelError, match=rf": {file.name} is damaged: .* Copy it from the rel"):
+            load(str(place), 12)
+        file.write_bytes(whole)
+    vocabulary.unlink()
+    with pytest.raises(ModelError, match=r"has no vocab\.txt, .* Copy it from the release"):
+        load(str(place), 12)
+    shutil.copy(folder / "vocab.txt", place)
+    for file in place.glob("bert_model.ckpt.*"):
+        file.unlink()
+    with pytest.raises(ModelError) as raised:
+        load(str(place), 12)
+    assert "has no checkpoint. It holds 'bert_config.json', " in str(raised.value)
+    assert str(raised.value).endswith("Copy the files bert_model.ckpt.* from the release")
+    for file in folder.glob("bert_model.ckpt.*"):
+        shutil.copy(file, place)
+    with pytest.raises(ModelError, match=r"is a file of a model\. Give its folder: model\.path="):
+        load(str(settings), 12)
+    assert load(str(settings.parent), 12).catalog.outputs

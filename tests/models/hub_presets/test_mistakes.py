@@ -76,6 +76,13 @@ def test_a_hub_of_which_settings_would_go_unseen() -> None:
     )
 
 
+def test_a_url_that_keras_hub_does_not_download() -> None:
+    assert refused("https://host/preset") == (
+        "model.path='https://host/preset' is not on this machine. Copy it to this machine and give "
+        "the path of the copy: curl -LO https://host/preset"
+    )
+
+
 def unreadable(directory: Path, said: str) -> None:
     message = refused(directory)
     assert message.startswith(f"model.path={str(directory)!r} cannot be read by keras-hub: {said}")
@@ -90,6 +97,13 @@ def test_a_damaged_configuration(gpt2: Path) -> None:
 def test_a_configuration_of_something_else(gpt2: Path) -> None:
     (gpt2 / "config.json").write_text("{}")
     unreadable(gpt2, "ValueError: Unrecognized format for config.json")
+
+
+def test_a_model_of_transformers_that_keras_hub_does_not_convert(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    message = refused(tmp_path)
+    assert "KerasHub has no converter for huggingface/transformers models with model" in message
+    assert message.endswith(f"With transformers 4: model=hugging_face model.path={tmp_path}")
 
 
 def test_a_configuration_that_is_no_mapping(gpt2: Path) -> None:
