@@ -11,7 +11,7 @@ from extractkit.runs.origins import origin
 
 _log = logging.getLogger(__name__)
 
-_Structure = tuple[str, tuple[tuple[str, Entry], ...]]
+_Structure = tuple[str, frozenset[tuple[str, Entry]]]
 
 
 def checkpoint_axis(
@@ -175,7 +175,7 @@ def _with_content(named: Named) -> Checkpoint:
 
 
 def _structure(weights: WeightFile) -> _Structure:
-    return weights.format, tuple(weights.entries.items())
+    return weights.format, frozenset(weights.entries.items())
 
 
 def _difference(one: WeightFile, other: WeightFile) -> str:

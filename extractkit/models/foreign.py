@@ -43,13 +43,19 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def told(error: BaseException) -> str:
-    """The type of the exception and the first line of it that says something."""
+    """The type of the exception and the first line of it that says something.
+
+    A line that ends in a colon announces the next one.
+    """
     lines = _lines(str(error))
     # AutoGraph puts the whole way there first.
     if lines and lines[0] == "in user code:":
         lines = lines[-1:]
     name = type(error).__name__
-    return f"{name}: {lines[0][:_LONGEST]}" if lines else name
+    if not lines:
+        return name
+    said = " ".join(lines[: 2 if lines[0].endswith(":") else 1])
+    return f"{name}: {said[:_LONGEST]}"
 
 
 def told_by_graph(error: Any) -> str:

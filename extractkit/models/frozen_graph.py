@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from extractkit.advice import override
 from extractkit.errors import ModelError
 from extractkit.models.input_settings import parse_inputs
-from extractkit.models.recognition import refuse_missing, refuse_others, refuse_unreachable
+from extractkit.models.recognition import held, refuse_missing, refuse_others, refuse_unreachable
 from extractkit.models.tensorflow_process import quiet_start
 
 if TYPE_CHECKING:
@@ -56,9 +57,8 @@ def load(
     session = later_session(path, graph_def)
     if variables := variable_names(session.graph):
         raise ModelError(
-            f"model.path={path!r} is not frozen: {len(variables)} variables, such as "
-            f"{variables[0]!r}, have no values in it. With a checkpoint beside it: "
-            f"model=meta_graph model.path=FILE.meta"
+            f"model.path={path!r} is not frozen: it has no values for {len(variables)} of its "
+            f"variables, such as {variables[0]!r}. {_with_weights(file)}"
         )
 
     def again(checkpoint: int | None) -> SessionAgain:
@@ -83,9 +83,20 @@ def load(
     )
 
 
+def _with_weights(file: Path) -> str:
+    """Return a sentence that says where the values of a graph's variables may be."""
+    metas = sorted(file.parent.glob("*.meta"))
+    said = "A .meta file with a checkpoint beside it has graph and values"
+    given = override("model.path", metas[0]) if metas else "model.path=FILE.meta"
+    return f"{said}: model=meta_graph {given}"
+
+
 def _check(path: str, file: Path) -> None:
     if not file.exists():
         refuse_missing(path, _NAME, kind="graphs", fits=lambda one: one.suffix in _ENDINGS)
     if file.is_dir():
         refuse_others(path)
-        raise ModelError(f"model.path={path!r} is a directory; model=frozen_graph takes one file")
+        raise ModelError(
+            f"model.path={path!r} is a folder; model=frozen_graph takes one file. "
+            f"{held(file, _ENDINGS[0])}"
+        )

@@ -8,6 +8,7 @@ model.inputs={x: {dims: [sample, 4], dtype: float32}}  # of a function that tell
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from extractkit.advice import hydra_text, nested_override
 from extractkit.errors import ConfigError, choices
 from extractkit.tensors import SAMPLE
 
@@ -48,6 +49,26 @@ def parse_inputs(value: object) -> dict[str, InputSetting] | None:
         f"{AT}={value!r} is neither a list of names nor a mapping of names to axes. "
         f"Give {AT}=[NAME] or '{AT}={{NAME: [sample, null]}}'"
     )
+
+
+def advised_settings(settings: Mapping[str, InputSetting]) -> str:
+    """Return the override of `model.inputs` with these settings, ready for a shell."""
+    return nested_override(AT, {name: _written(setting) for name, setting in settings.items()})
+
+
+def _written(setting: InputSetting) -> str:
+    if setting.dims is None and setting.dtype is None:
+        return "null"
+    dims = "null"
+    if setting.dims is not None:
+        dims = f"[{', '.join(map(_written_dim, setting.dims))}]"
+    return dims if setting.dtype is None else f"{{dims: {dims}, dtype: {setting.dtype}}}"
+
+
+def _written_dim(dim: Dim) -> str:
+    if dim is None:
+        return "null"
+    return str(dim) if isinstance(dim, int) else hydra_text(dim)
 
 
 def _setting(at: str, entry: object) -> InputSetting:

@@ -254,6 +254,11 @@ def _prefix_in(given: str, folder: Path, ending: str, key: str = "model.path") -
         return f"{folder}/{names[0]}"
     if not names:
         refuse_others(given, _NAME, "checkpoint", key=key)
+        if ending == _META and _names(folder, _INDEX):
+            raise ModelError(
+                f"{key}={given!r} is a folder with a checkpoint and no {_META} file, which holds "
+                f"the graph. The weights alone: model=checkpoint {override(key, given)}"
+            )
         raise ModelError(f"{key}={given!r} is a folder without a {ending} file. {held(folder)}")
     raise ModelError(
         f"{key}={given!r} holds several. {choices(latest or '', names)} "
@@ -284,6 +289,9 @@ def _initialize(path: str, session: Any, meta: Any) -> None:
     try:
         session.run([session.graph.as_graph_element(name) for name in names])
     except (tf.errors.OpError, KeyError, ValueError) as error:
+        hint = ""
+        if isinstance(error, tf.errors.NotFoundError):
+            hint = ". The graph reads that file when it starts: put it there"
         raise ModelError(
-            f"model.path={path!r}: its tables cannot be filled: {told(error)}"
+            f"model.path={path!r}: its tables cannot be filled: {told(error)}{hint}"
         ) from error

@@ -2,6 +2,7 @@
 a plain function of tensors, or values.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from extractkit.component import Component
@@ -19,6 +20,7 @@ def load(
     factory: Component | None = None,
     signature: str | None = None,
     inputs: object = None,
+    constants: Mapping[str, object] | None = None,
     eager: bool = False,
     seed: int = 0,
 ) -> Model:
@@ -29,17 +31,18 @@ def load(
             `_partial_: true` the callable is the model itself.
         signature: the method to call; None: the object itself.
         inputs: arguments that get samples, their axes and dtypes; see `input_settings`.
+        constants: values of arguments that are the same for every sample, by name.
         eager: whether to run it operation by operation, as Python does, instead of tracing it.
         seed: of every random generator, set before the factory is called.
 
     Raises:
-        ConfigError: a target that cannot be called so; inputs that do not exist or fit; `eager`
-            that is neither true nor false.
+        ConfigError: a target that cannot be called so; inputs or constants that do not exist or
+            fit; `eager` that is neither true nor false.
         ModelError: what it builds cannot be called or traced.
     """
     if not isinstance(factory, Component):
         raise ConfigError(
-            f"model.factory={factory!r} is no callable. Name one: "
+            f"model.factory={factory!r} is not a callable. Name one: "
             f"model.factory._target_=package.module.function (with model.factory._partial_=true "
             f"the function is the model itself)"
         )
@@ -52,22 +55,33 @@ def load(
     keras.utils.set_random_seed(seed)
     # Outside: what somebody else's code prints is not TensorFlow's noise.
     built = _built(factory)
-    origin = {"factory": factory.target, "seed": seed, "eager": eager, "class": _kind(built)}
+    origin: dict[str, object] = {"factory": factory.target, "seed": seed, "eager": eager}
+    origin |= {"class": _kind(built), **({"constants": dict(constants)} if constants else {})}
     if eager:
         from extractkit.models.functions.eager import eager_model
 
-        return eager_model(_NAME, built, signature, settings, origin)
+        return eager_model(_NAME, built, signature, settings, constants, origin)
     from extractkit.models.keras_models.dialects import dialect_of
     from extractkit.models.live import live_model
 
     if dialect_of(built) is not None and signature is None:
+        if constants:
+            raise ConfigError(
+                "model.constants is for functions, and model.factory gives a model or layer of "
+                "Keras. Name the method to call instead: model.signature=call"
+            )
         setting = "model=keras in place of model=module, and model.state={}"
         return live_model(built, name=_NAME, origin=origin, inputs=settings, state_setting=setting)
-    return traced_model(_NAME, built, signature, settings, origin)
+    return traced_model(_NAME, built, signature, settings, origin, constants)
 
 
 def traced_model(
-    name: str, built: Any, signature: str | None, settings: Any, origin: dict[str, object]
+    name: str,
+    built: Any,
+    signature: str | None,
+    settings: Any,
+    origin: dict[str, object],
+    constants: Mapping[str, object] | None = None,
 ) -> Model:
     """Trace a callable, or one of its methods, and wrap the graph.
 
@@ -77,12 +91,14 @@ def traced_model(
         signature: The method to call. If None, the object itself.
         settings: `model.inputs`, parsed.
         origin: What the manifest records of where the model comes from.
+        constants: Values of arguments that are the same for every sample, by name.
 
     Raises:
-        ConfigError: If inputs do not exist or fit.
+        ConfigError: If inputs or constants do not exist or fit.
         ModelError: If it cannot be called or traced.
     """
     from extractkit.models.functions.callables import (
+        bound,
         constant_function,
         is_value,
         method_of,
@@ -95,6 +111,7 @@ def traced_model(
     # A concrete function has been traced already, and knows its inputs.
     concrete = method if hasattr(method, "structured_input_signature") else None
     if concrete is None:
+        method, constants = bound(method, constants, settings)
         concrete = traced(method, settings)
     return graph_function(
         name,
@@ -102,6 +119,7 @@ def traced_model(
         inputs_of(concrete),
         outputs_of(concrete),
         settings=settings,
+        constants=constants,
         origin=origin,
         keep=(built, concrete),
     )

@@ -87,15 +87,15 @@ class MovingAverages:
             _log.info("%s: no average of %s%s", at, ", ".join(map(repr, without[:_MOST])), more)
         return averages
 
-    def warn(self, at: str, count: int | None = None) -> None:
+    def warn(self, at: str, count: int | None = None, how: str = f"{KEY}=true") -> None:
         """Say once that there are averages, and how to use them."""
         if not self._warned:
             _log.warning(
                 "%s holds moving averages%s beside its weights. The weights themselves are used. "
-                "To use the averages: %s=true; to hide this warning: %s=false",
+                "To use the averages: %s; to hide this warning: %s=false",
                 at,
-                "" if count is None else f" of {count} variables",
-                KEY,
+                "" if count is None else f" of {count} variable{'s' * (count != 1)}",
+                how,
                 KEY,
             )
         self._warned = True

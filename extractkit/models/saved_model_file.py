@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from extractkit.advice import override
+from extractkit.advice import names_override, override
 from extractkit.errors import ModelError, choices
 from extractkit.models.recognition import (
     held,
@@ -61,8 +61,8 @@ def open_saved_model(path: str, tags: Sequence[str] | None = None) -> SavedModel
     }
     if not graphs:
         raise ModelError(
-            f"model.path={path!r} is a SavedModel without a graph: it was not written whole. "
-            f"Save it again"
+            f"model.path={path!r} is a SavedModel without a graph: it was not written or copied "
+            f"to its end. Save or copy it again"
         )
     wanted = _wanted(graphs, tags)
     graph = graphs[wanted]
@@ -152,7 +152,7 @@ def _wanted(graphs: Mapping[tuple[str, ...], Any], tags: Sequence[str] | None) -
     if tags is not None:
         wanted = tuple(sorted(tags))
         if wanted not in graphs:
-            there = ", ".join(f"'model.tags=[{','.join(found)}]'" for found in graphs)
+            there = ", ".join(names_override("model.tags", found) for found in graphs)
             raise ModelError(
                 f"model.tags={list(tags)!r}: no graph has just these tags. Available: {there}"
             )

@@ -45,7 +45,7 @@ def load_in_session(
     except UserError:
         session.close()
         raise
-    except Exception as error:  # whatever the loader meets in a damaged file
+    except (KeyError, ValueError) as error:  # tensors of the signature that do not exist
         session.close()
         raise ModelError(f"model.path={path!r} {why_not_loaded(error)}") from error
 
@@ -57,10 +57,7 @@ def load_in_session(
             stored.append(drop_stored_shapes(graph_def))
             make_importable(graph_def)
 
-        try:
-            _restored(path, file, plain, prepare)
-        except Exception as error:  # as above
-            raise ModelError(f"model.path={path!r} {why_not_loaded(error)}") from error
+        _restored(path, file, plain, prepare)
         without = WITHOUT_SHAPES if any(stored) else ""
         return SessionAgain(plain, f"tf.compat.v1.saved_model.load{without}")
 
@@ -87,9 +84,17 @@ def _restored(
 
     Args:
         prepare: changes each GraphDef before it is loaded.
+
+    Raises:
+        ModelError: it cannot be loaded.
     """
     with session.graph.as_default(), _changed(path, file, prepare) as folder:
-        return tf.compat.v1.saved_model.load(session, list(file.tags), folder)
+        try:
+            return tf.compat.v1.saved_model.load(session, list(file.tags), folder)
+        except Exception as error:  # whatever the loader meets in a damaged file
+            # TensorFlow names the copy, of which nobody knows.
+            why = why_not_loaded(error).replace(folder, str(file.folder))
+            raise ModelError(f"model.path={path!r} {why}") from error
 
 
 def _prepared(graph_def: Any) -> None:

@@ -34,7 +34,7 @@ def test_outputs_are_what_is_asked_for(path: Path) -> None:
     model = load(str(path), outputs=["hidden/Relu", "drop/Merge:0"], constants=OFF)
     outputs = [a for a, record in model.catalog.items() if record.kind is Kind.MODEL_OUTPUT]
     assert outputs == ["hidden/Relu:0", "drop/Merge:0"]
-    with pytest.raises(ConfigError, match=r"model\.outputs: 'probz' is no tensor.*'probs'"):
+    with pytest.raises(ConfigError, match=r"model\.outputs: 'probz' is not a tensor.*'probs'"):
         load(str(path), outputs=["probz"], constants=OFF)
 
 
@@ -63,7 +63,7 @@ def test_no_such_file(path: Path) -> None:
 
 
 def test_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="is a directory; model=frozen_graph takes one file"):
+    with pytest.raises(ModelError, match="is a folder; model=frozen_graph takes one file"):
         load(str(tmp_path))
     tf.saved_model.save(tf.Module(), str(tmp_path))
     with pytest.raises(ModelError, match=r"is a SavedModel. That is for model=saved_model"):
@@ -88,7 +88,10 @@ def test_a_graph_that_was_not_frozen(tmp_path: Path) -> None:
     with tf.Graph().as_default() as graph:
         classifier()
     tf.io.write_graph(graph.as_graph_def(), str(tmp_path), "graph.pb", as_text=False)
-    with pytest.raises(ModelError, match=r"is not frozen: 2 variables, such as 'hidden/kernel:0'"):
+    with pytest.raises(
+        ModelError,
+        match=r"is not frozen: it has no values for 2 of its variables, such as 'hidden/kernel:0'",
+    ):
         load(str(tmp_path / "graph.pb"))
 
 

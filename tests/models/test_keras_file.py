@@ -170,8 +170,8 @@ def test_an_archive_of_something_else_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("notes.txt", "hello")
     assert message(file) == (
-        f"model.path={str(file)!r} is a zip archive without config.json, so not a .keras "
-        f"file. It holds: Available: 'notes.txt'."
+        f"model.path={str(file)!r} is a zip archive without config.json, so it is not a "
+        f".keras file. Available: 'notes.txt'."
     )
 
 
@@ -200,8 +200,10 @@ def test_a_weight_larger_than_the_file_takes_no_memory(name: str, tmp_path: Path
             for part, content in parts.items():
                 archive.writestr(part, content)
     assert message(file) == (
-        f"model.path={str(file)!r} is damaged: layer 'dense' has a weight of shape "
-        f"(4, 50000000000), larger than all that the file holds"
+        f"model.path={str(file)!r}: layer 'dense' has a weight of shape "
+        f"(4, 50000000000), larger than all that is stored. The file is damaged, or the layer does "
+        f"not save that weight. If so, load the model in Python: "
+        f"model.factory._target_=package.module.function in place of model.path"
     )
 
 
@@ -214,8 +216,8 @@ def test_weights_without_an_architecture_are_refused(name: str, tmp_path: Path) 
     else:
         keras.Sequential([keras.Input((4,)), layers.Dense(2)]).save_weights(file)
     assert message(file) == (
-        f"model.path={str(file)!r} holds weights alone, without the architecture. Give a "
-        f"callable that builds it: model.checkpoint={file} "
+        f"model.path={str(file)!r} holds weights alone, without the architecture. In place of "
+        f"model.path give a callable that builds it: model.checkpoint={file} "
         f"model.factory._target_=package.module.build"
     )
 

@@ -309,15 +309,15 @@ def concrete() -> object:
             "=plain",
             {},
             ModelError,
-            "model.factory gives a function of 'x', which does not tell their shapes. Say what it "
-            "takes: 'model.inputs={x: {dims: [sample, 4], dtype: float32}}'",
+            "model.factory gives a function of 'x', which does not declare their shapes. Say "
+            "what it takes, for example: 'model.inputs={x: {dims: [sample, 4], dtype: float32}}'",
         ),
         (
             "=plain",
             {"inputs": ["x"]},
             ModelError,
-            "model.factory gives a function of 'x', which does not tell their shapes. Say what it "
-            "takes: 'model.inputs={x: {dims: [sample, 4], dtype: float32}}'",
+            "model.factory gives a function of 'x', which does not declare their shapes. Say "
+            "what it takes, for example: 'model.inputs={x: {dims: [sample, 4], dtype: float32}}'",
         ),
         ("Declaring", {"inputs": ["y"]}, ConfigError, "model.inputs: 'y' is neither an input nor"),
         ("=plain", {"eager": "yes"}, ConfigError, "model.eager='yes' is not true or false"),
@@ -325,13 +325,13 @@ def concrete() -> object:
             "=plain",
             {"inputs": {"z": ["sample"]}},
             ConfigError,
-            "model.inputs: 'z' is no argument. Available: 'scale', 'x'.",
+            "model.inputs: 'z' is not an argument. Available: 'scale', 'x'.",
         ),
         (
             "=plain",
             {"inputs": {"x": {"dims": ["sample"], "dtype": "flaot"}}},
             ConfigError,
-            "model.inputs.x.dtype='flaot' is no type. Nearest: 'float16', 'float32', 'float64'.",
+            "model.inputs.x.dtype='flaot' is not a type. Nearest: 'float16', 'float32', 'float64'.",
         ),
         (
             "Affine",
@@ -341,7 +341,7 @@ def concrete() -> object:
             "Available: 'hidden', 'twice', 'with_name_scope'.",
         ),
         ("failing", {}, ModelError, "failed: RuntimeError: no such file"),
-        ("nothing", {}, ModelError, "gives a object, which can neither be called nor is a tensor."),
+        ("nothing", {}, ModelError, "gives a object, which is neither callable nor a tensor"),
         (
             "=numpy_inside",
             {"inputs": X},
@@ -364,5 +364,5 @@ def test_what_cannot_be_traced_is_told_how_to_run_eagerly() -> None:
 
 
 def test_a_factory_has_to_be_given() -> None:
-    with pytest.raises(ConfigError, match=r"model\.factory=None is no callable\. Name one: "):
+    with pytest.raises(ConfigError, match=r"model\.factory=None is not a callable\. Name one: "):
         load()

@@ -11,11 +11,13 @@ import pytest
 import tensorflow as tf
 
 import extractkit
+from extractkit.advice import hydra_override
 from extractkit.errors import ConfigError, JobError, ModelError
 from extractkit.models.protocol import Compilation, Fetch, Model
 from extractkit.models.saved_model import load
 from extractkit.tensors import Kind
 from extractkit.testing.models import ModelContract
+from tests.advised import ask, refused
 from tests.fuzz.damage import damaged
 
 
@@ -270,6 +272,43 @@ def test_tags_that_do_not_exist(nested: Path) -> None:
     )
 
 
+@pytest.fixture
+def odd(tmp_path: Path) -> Path:
+    """Return a SavedModel of TensorFlow 1 whose second graph has tags that a shell reads."""
+    folder = tmp_path / "odd"
+    builder = tf.compat.v1.saved_model.Builder(str(folder))
+    for tags in (["serve"], ["it's {a}", "x,y"]):
+        with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+            x = tf.compat.v1.placeholder(tf.float32, [None, 2], "x")
+            y = tf.matmul(x, tf.compat.v1.get_variable("w", initializer=np.ones((2, 2), "f")))
+            session.run(tf.compat.v1.global_variables_initializer())
+            signature = tf.compat.v1.saved_model.predict_signature_def({"x": x}, {"y": y})
+            signatures = {"serving_default": signature}
+            if tags == ["serve"]:
+                builder.add_meta_graph_and_variables(session, tags, signatures)
+            else:
+                builder.add_meta_graph(tags, signatures)
+    builder.save()
+    return folder
+
+
+def test_tags_are_quoted_for_a_shell(odd: Path) -> None:
+    path = hydra_override("model.path", odd)
+    answer = refused("tensors", "model=saved_model", path, "model.tags=[gpu]")
+    assert len(answer.overrides) == 2
+    assert ask(*answer.advised()).code == 0
+
+
+def test_damaged_variables_are_named_by_their_own_folder(odd: Path) -> None:
+    """They are loaded from a copy that is gone when the message is read."""
+    data = odd / "variables/variables.data-00000-of-00001"
+    content = data.read_bytes()
+    data.write_bytes(bytes([content[0] ^ 255]) + content[1:])
+    message = refusal(odd)
+    assert f"TensorBundle at {odd}/variables/variables" in message
+    assert "Checksum does not match" in message
+
+
 def test_a_folder_that_is_no_saved_model(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("")
     assert refusal(tmp_path).endswith(
@@ -310,7 +349,7 @@ def test_a_missing_variable_file(nested: Path, tmp_path: Path) -> None:
 
 def test_constants_that_do_not_exist(nested: Path) -> None:
     message = refusal(nested, signature="scaled", constants={"scal": 1.0})
-    assert message == "model.constants: 'scal' is no input. Available: 'scale', 'x'."
+    assert message == "model.constants: 'scal' is not an input. Available: 'scale', 'x'."
 
 
 def test_what_needs_a_scalar_input_asks_for_its_value(nested: Path) -> None:

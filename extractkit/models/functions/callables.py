@@ -9,12 +9,15 @@ import tensorflow as tf
 
 from extractkit.errors import ConfigError, ModelError, choices
 from extractkit.models.foreign import attribute, told
-from extractkit.models.input_settings import AT, InputSetting
+from extractkit.models.graphs.constants import AT as CONSTANTS
+from extractkit.models.input_settings import AT, InputSetting, advised_settings
 from extractkit.models.structure import VALUES, plain
 from extractkit.plan import numpy_dtype
+from extractkit.tensors import SAMPLE
 
 _METHOD = "__call__"
 _VARIABLES_GONE = "variables which have been deleted"
+_EXAMPLE = InputSetting((SAMPLE, 4), "float32")
 _DTYPES = ("float32", "float16", "float64", "int32", "int64", "bool", "string")
 
 
@@ -45,9 +48,14 @@ def method_of(built: object, signature: str | None) -> Callable[..., Any]:
         method: Callable[..., Any] = getattr(built, signature)
         return method
     if not callable(built):
+        said = f"model.factory gives a {kind}, which is neither callable nor a tensor"
+        if not methods:
+            raise ModelError(
+                f"{said} and has no methods. Name a callable that returns a function, an object "
+                f"with methods or tensors: model.factory._target_=package.module.function"
+            )
         raise ModelError(
-            f"model.factory gives a {kind}, which can neither be called nor is a tensor. "
-            f"{choices(_METHOD, methods)} Choose a method: model.signature=NAME"
+            f"{said}. {choices(_METHOD, methods)} Choose a method: model.signature=NAME"
         )
     return built
 
@@ -66,21 +74,68 @@ def specs_of(
             that is no tensor.
     """
     required, accepted, open_ended = _arguments(function)
+    if not accepted and not open_ended and _takes_any_number(function):
+        raise ModelError(
+            "model.factory gives a function whose arguments have no names (*args), so that nothing "
+            "can be given to it. Give a function with named arguments"
+        )
     if (declaring := declaring_function(function)) is not None:
         return _declared(dict(zip(accepted, declaring.input_signature, strict=False)))
     for name in settings or {}:
         if name not in accepted and not open_ended:
-            raise ConfigError(f"{AT}: {name!r} is no argument. {choices(name, accepted)}")
+            raise ConfigError(f"{AT}: {name!r} is not an argument. {choices(name, accepted)}")
     # A name alone would leave open even how many axes there are.
     vague = [name for name, setting in (settings or {}).items() if setting.dims is None]
     lacking = [name for name in required if name not in (settings or {})]
     if lacking := [*lacking, *vague]:
-        example = ", ".join(f"{name}: {{dims: [sample, 4], dtype: float32}}" for name in lacking)
+        example = {**(settings or {}), **dict.fromkeys(lacking, _EXAMPLE)}
         raise ModelError(
             f"model.factory gives a function of {', '.join(map(repr, lacking))}, which does not "
-            f"tell their shapes. Say what it takes: '{AT}={{{example}}}'"
+            f"declare their shapes. Say what it takes, for example: {advised_settings(example)}"
         )
     return {name: _spec(name, setting) for name, setting in (settings or {}).items()}
+
+
+def bound(
+    function: Callable[..., Any],
+    constants: Mapping[str, object] | None,
+    settings: Mapping[str, InputSetting] | None,
+) -> tuple[Callable[..., Any], Mapping[str, object]]:
+    """Return the function with `model.constants` in place, and those that are left to its graph.
+
+    A function that declares its arguments is traced with all of them. Any other has no place for
+    a value whose type nobody declares, so that it is called with the value itself.
+
+    Raises:
+        ConfigError: It has no such argument, or samples are given for that as well.
+    """
+    if not constants or declaring_function(function) is not None:
+        return function, constants or {}
+    _, accepted, open_ended = _arguments(function)
+    for name in constants:
+        if name not in accepted and not open_ended:
+            raise ConfigError(
+                f"{CONSTANTS}: {name!r} is not an argument. {choices(name, accepted)}"
+            )
+        if name in (settings or {}):
+            raise ConfigError(f"{name!r} is in both {AT} and {CONSTANTS}. Leave one out")
+    return with_arguments(function, constants), {}
+
+
+def with_arguments(
+    function: Callable[..., Any], values: Mapping[str, object]
+) -> Callable[..., Any]:
+    """Return a function of the other arguments; of a `partial`, AutoGraph converts nothing."""
+
+    @functools.wraps(function, updated=())
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **values, **kwargs)
+
+    left = [one for one in _parameters(function) if one.name not in (*values, "self")]
+    call.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [one.replace(kind=one.KEYWORD_ONLY) if _is_named(one) else one for one in left]
+    )
+    return call
 
 
 def declaring_function(function: Callable[..., Any]) -> Any:
@@ -109,6 +164,7 @@ def traced(function: Callable[..., Any], settings: Mapping[str, InputSetting] | 
     except Exception as error:  # whatever somebody else's code raises
         given = ", ".join(f"{name} {spec}" for name, spec in specs.items())
         given = given or ", ".join(map(str, getattr(whole, "input_signature", None) or ()))
+        given = f"with ({given})" if given else "without arguments"
         if _VARIABLES_GONE in str(error):
             raise ModelError(
                 "model.factory gives a function whose variables are gone: the object that they "
@@ -116,8 +172,8 @@ def traced(function: Callable[..., Any], settings: Mapping[str, InputSetting] | 
                 "model.signature=NAME"
             ) from error
         raise ModelError(
-            f"the function that model.factory gives cannot be traced with ({given}): "
-            f"{told(error)}. If it needs values while it runs: model.eager=true"
+            f"the function that model.factory gives cannot be traced {given}: "
+            f"{told(error).rstrip('.')}. If it needs values while it runs: model.eager=true"
         ) from error
 
 
@@ -153,10 +209,8 @@ def _own(
 
 def _arguments(function: Callable[..., Any]) -> tuple[list[str], list[str], bool]:
     """Names that have to be given, names that may be given, whether any may."""
-    target: Any = getattr(function, "python_function", None) or getattr(function, "call", function)
-    parameters = inspect.signature(target).parameters.values()
-    named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    named = [p for p in named if p.name != "self"]
+    parameters = _parameters(function)
+    named = [p for p in parameters if _is_named(p) and p.name != "self"]
     return (
         [p.name for p in named if p.default is p.empty],
         [p.name for p in named],
@@ -164,13 +218,26 @@ def _arguments(function: Callable[..., Any]) -> tuple[list[str], list[str], bool
     )
 
 
+def _takes_any_number(function: Callable[..., Any]) -> bool:
+    """Return whether a function takes arguments that have no names."""
+    return any(one.kind is one.VAR_POSITIONAL for one in _parameters(function))
+
+
+def _is_named(parameter: inspect.Parameter) -> bool:
+    return parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    target: Any = getattr(function, "python_function", None) or getattr(function, "call", function)
+    return list(inspect.signature(target).parameters.values())
+
+
 def _declared(specs: Mapping[str, Any]) -> dict[str, tf.TensorSpec]:
     for name, spec in specs.items():
         if not isinstance(spec, tf.TensorSpec):
             raise ModelError(
                 f"model.eager=true: the function that model.factory gives takes {name!r} as "
-                f"{spec}, which is no single tensor. Leave model.eager=false, where it is traced "
-                f"with the tensors in it"
+                f"{spec}, which is not a single tensor. Trace it instead: model.eager=false"
             )
     return dict(specs)
 
@@ -181,7 +248,7 @@ def _spec(name: str, setting: InputSetting) -> tf.TensorSpec:
         numpy_dtype(dtype)
     except TypeError:
         raise ConfigError(
-            f"{AT}.{name}.dtype={dtype!r} is no type. {choices(dtype, _DTYPES)}"
+            f"{AT}.{name}.dtype={dtype!r} is not a type. {choices(dtype, _DTYPES)}"
         ) from None
     shape = [dim if isinstance(dim, int) else None for dim in setting.dims or ()]
     return tf.TensorSpec(shape, dtype, name=name)

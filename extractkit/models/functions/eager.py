@@ -23,7 +23,14 @@ from extractkit.models.digests import update
 from extractkit.models.encoding import encode_arrays
 from extractkit.models.failures import failed_on_batch, failed_own_call
 from extractkit.models.foreign import told
-from extractkit.models.functions.callables import constant_function, is_value, method_of, specs_of
+from extractkit.models.functions.callables import (
+    bound,
+    constant_function,
+    is_value,
+    method_of,
+    specs_of,
+    with_arguments,
+)
 from extractkit.models.functions.eager_calls import EagerCall, restored, watched
 from extractkit.models.functions.eager_records import (
     input_address,
@@ -32,12 +39,13 @@ from extractkit.models.functions.eager_records import (
     weights_of,
 )
 from extractkit.models.functions.model import as_the_model_takes_it, to_numpy
+from extractkit.models.graphs.constants import checked_constants
 from extractkit.models.graphs.quantized import raw_dtype
 from extractkit.models.graphs.rebuilding import candidate_sizes, static_shape, stepped_sizes
 from extractkit.models.graphs.records import Axes, Records, axes_at, of_one_sample, why_not
 from extractkit.models.graphs.signature import declared, signature_of
 from extractkit.models.graphs.transforming import transformed
-from extractkit.models.input_settings import AT, InputSetting
+from extractkit.models.input_settings import AT, InputSetting, advised_settings
 from extractkit.models.protocol import SAME_OBJECT, Compilation, Encoded, Fetch, OwnCall, Program
 from extractkit.models.structure import components, plain, ports
 from extractkit.models.tensorflow_process import configure
@@ -74,6 +82,7 @@ class EagerModel:
         function: called with the inputs by name.
         variables: its weights by address.
         origin: what the manifest records of where it comes from.
+        keep: what has to live as long as the function is called.
     """
 
     name: str
@@ -81,6 +90,7 @@ class EagerModel:
     function: Callable[..., Any]
     variables: Mapping[str, Any]
     origin: Mapping[str, object]
+    keep: object = None
 
     @cached_property
     def catalog(self) -> Catalog:
@@ -205,7 +215,7 @@ class EagerModel:
     def _wanted(self, found: Mapping[str, tf.Tensor], fetch: Fetch) -> tf.Tensor:
         if fetch.address not in found:
             raise SampleError(
-                f"model {self.name!r} took another path on this batch: it ran no "
+                f"model {self.name!r} took another path on this batch: it did not run "
                 f"{fetch.address!r}. What depends on the values of a batch cannot be extracted"
             )
         tensor = found[fetch.address]
@@ -296,7 +306,7 @@ class EagerModel:
     def _trials(self) -> tuple[Sizes, list[EagerCall]]:
         """Calls with made-up values at several sizes, which tell the axes of what is computed."""
         errors: list[JobError] = []
-        tried: list[str] = []
+        tried: dict[str, None] = {}
         open_ended = self.signature.batch is None and bool(self.signature.specs)
         axes = self.signature.free_axes
         # The later sizes are large, and what is called here is run.
@@ -308,14 +318,23 @@ class EagerModel:
                 return sizes, [self._called(self._made_up(at), None) for at in sizes.trials]
             except JobError as failed:  # too small or too large for the function
                 errors.append(failed)
-                tried.append(_told_sizes(sizes.base))
+                tried[_told_sizes(sizes.base)] = None
         first = errors[0]
-        if len(tried) > _TOLD:
-            tried = [*tried[:_TOLD], f"and {len(tried) - _TOLD} more"]
+        said = told(first.__cause__ or first).rstrip(":. ")
+        text = f"what model.factory={self.origin.get('factory')} gives cannot be called"
+        if not self.signature.specs:
+            raise ModelError(f"{text} without arguments: {said}") from first
+        more = [f"and {len(tried) - _TOLD} more"] if len(tried) > _TOLD else []
+        fixed = {
+            spec.name: InputSetting((SAMPLE, *(size or 4 for size in spec.shape)), spec.dtype)
+            for spec in self.signature.specs
+        }
+        how = (
+            f", with a size for each free axis: {advised_settings(fixed)}" if axes else f" in {AT}"
+        )
         raise ModelError(
-            f"what model.factory={self.origin.get('factory')} gives cannot be called with made-up "
-            f"values: {told(first.__cause__ or first)}. Sizes tried: {'; '.join(tried)}. Say what "
-            f"it takes: '{AT}={{NAME: {{dims: [{SAMPLE}, 4], dtype: float32}}}}'"
+            f"{text} with made-up values: {said}. Sizes tried: "
+            f"{'; '.join([*list(tried)[:_TOLD], *more])}. Say what it takes{how}"
         ) from first
 
     def _made_up(self, at: Mapping[str, int], seed: int = 0) -> dict[str, tf.Tensor]:
@@ -336,20 +355,27 @@ def eager_model(
     built: object,
     signature: str | None,
     settings: Mapping[str, InputSetting] | None,
+    constants: Mapping[str, object] | None,
     origin: Mapping[str, object],
 ) -> EagerModel:
     """What a factory built, to be run eagerly.
 
     Raises:
-        ConfigError: settings for arguments that it does not have, or that do not fit.
+        ConfigError: settings or constants for arguments that it does not have, or that do not fit.
         ModelError: it cannot be called.
     """
     if is_value(built):
         return EagerModel(name, Signature(name, ()), constant_function(built), {}, origin)
-    method = method_of(built, signature)
+    method, constants = bound(method_of(built, signature), constants, settings)
     specs = specs_of(method, settings)
-    takes = [declared(name, spec) for name, spec in specs.items()]
-    return EagerModel(name, signature_of(name, takes, settings), method, weights_of(built), origin)
+    values = checked_constants(constants, specs, tuple(settings or ()))
+    if values:
+        fixed = {name: tf.constant(one, specs[name].dtype) for name, one in values.items()}
+        method = with_arguments(method, fixed)
+    takes = [declared(name, spec) for name, spec in specs.items() if name not in values]
+    takes_samples = signature_of(name, takes, settings)
+    # A method of a `tf.function` holds its object by a weak reference alone.
+    return EagerModel(name, takes_samples, method, weights_of(built), origin, keep=built)
 
 
 def _equal(one: tf.Tensor, other: tf.Tensor) -> bool:
@@ -365,7 +391,8 @@ def _as_tensor(value: Any) -> Any:
     except (ValueError, TypeError) as error:
         raise ModelError(
             f"the function that model.factory gives returns a {type(value).__name__} among its "
-            f"results, which TensorFlow cannot make a tensor of: {told(error)}"
+            f"results, which TensorFlow cannot make a tensor of: {told(error)}. Return tensors, "
+            f"arrays and numbers alone"
         ) from error
 
 

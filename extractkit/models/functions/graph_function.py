@@ -169,8 +169,11 @@ def graph_function(
     fixed = {inputs[key].op.name: value for key, value in constant.items()}
     try:
         graph = inlined(function, own, outputs, fixed)
-    except tf.errors.OpError as error:  # what TensorFlow's optimizer meets in a damaged graph
-        raise ModelError(f"model {name!r} is damaged, or not whole: {told(error)}") from error
+    except tf.errors.OpError as error:  # such as what its optimizer meets in a damaged graph
+        raise ModelError(
+            f"TensorFlow cannot put the functions that model {name!r} calls into its graph: "
+            f"{told(error)}"
+        ) from error
     inner = inner_tensors(graph.graph, settings or (), graph.inputs, _WRAPPER)
     feedable = {**graph.inputs, **inner}
     left_out = {*parts, *deeper}

@@ -76,6 +76,7 @@ def find_operations(
     *,
     signature: bool = True,
     frozen: bool = False,
+    given: Container[str] = (),
     kept: Mapping[str, Kind] | None = None,
     drop_prefix: str = "",
     facts: GraphFacts | None = None,
@@ -91,6 +92,7 @@ def find_operations(
         signature: whether the names are those of a signature, so that `:input.NAME` and
             `:output.NAME` are listed besides operations; otherwise operations themselves are.
         frozen: whether weights stand in the graph as constants.
+        given: names of constants (`op:0`) that the configuration has put there, no weights.
         kept: kinds of the variables that are not weights, by their names.
         drop_prefix: what is left out at the beginning of operations' names, as often as it stands
             there, where the rest is the name of no other.
@@ -114,7 +116,7 @@ def find_operations(
             # A reference variable is listed as the weight that it is.
             if tensor.name in unlisted or operation.type in _REFERENCES:
                 continue
-            weight = frozen and _is_weight(tensor)
+            weight = frozen and tensor.name not in given and _is_weight(tensor)
             kind = kinds.get(tensor.name, Kind.WEIGHT if weight else Kind.OP)
             address = ports.unique(join(paths[operation.name], str(tensor.value_index)))
             found.append(_found(address, kind, tensor, facts.reasons.get(tensor.name)))

@@ -39,7 +39,7 @@ _SOURCELESS_REASON = "it runs after {name!r} ({type}), which reads outside the g
 _EMPTY_REASON = (
     "it needs the variable {name!r}, which nothing has given a value: no checkpoint holds it"
 )
-_PYTHON_REASON = "it needs {name!r} ({type}), which calls Python code that the file does not hold"
+_PYTHON_REASON = "it needs {name!r} ({type}), which calls Python code that the graph does not hold"
 
 
 def unfit_operations(

@@ -12,7 +12,7 @@ from typing import Any
 from extractkit.advice import nested_override
 from extractkit.errors import ConfigError, ModelError, choices
 from extractkit.inputs.protocol import InputSpec, Signature
-from extractkit.models.input_settings import AT, Dim, InputSetting
+from extractkit.models.input_settings import AT, Dim, InputSetting, advised_settings
 from extractkit.tensors import SAMPLE
 
 _PARSES = re.compile(r"Parse(Single)?(Sequence)?Example(V2)?")
@@ -70,7 +70,7 @@ def chosen(
     by_name = {one.name: one for one in declared}
     for name in settings:
         if name not in by_name:
-            raise ConfigError(f"{AT}: {name!r} is no input. {choices(name, by_name)}")
+            raise ConfigError(f"{AT}: {name!r} is not an input. {choices(name, by_name)}")
     return [by_name[name] for name in settings]
 
 
@@ -85,14 +85,14 @@ def signature_of(
     """
     settings = settings or {}
     alone = len(inputs) == 1
-    axes = {one.name: _axes(one, settings.get(one.name, InputSetting())) for one in inputs}
+    axes = {one.name: _axes(one, settings) for one in inputs}
     open_ended = [name for name, dims in axes.items() if _has_open_samples(dims)]
     specs = []
     for one in inputs:
         dims = axes[one.name]
         if open_ended and SAMPLE not in [dim for dim, _ in dims]:
-            raise ModelError(_no_sample_axis(model, one, open_ended[0]))
-        specs.append(_spec(one, dims, alone))
+            raise ModelError(_no_sample_axis(model, one, open_ended[0], settings))
+        specs.append(_spec(one, dims, alone, bool(open_ended)))
     signature = Signature(model, tuple(specs), batch=None if open_ended or not specs else 1)
     return replace(signature, takes_text=signature.string is not None)
 
@@ -130,14 +130,15 @@ def tied(specs: tuple[InputSpec, ...]) -> tuple[InputSpec, ...]:
 _Axis = tuple[str | None, int | None]
 
 
-def _axes(one: Declared, setting: InputSetting) -> list[_Axis]:
+def _axes(one: Declared, settings: Mapping[str, InputSetting]) -> list[_Axis]:
+    setting = settings.get(one.name, InputSetting())
     if setting.dims is not None:
         return _configured(one, setting.dims)
     if one.shape is None:
+        example = {**settings, one.name: InputSetting((SAMPLE, 4), setting.dtype)}
         raise ModelError(
-            f"input {one.name!r} does not declare its shape. Say what its axes are: "
-            f"{nested_override(AT, {one.name: '[sample, 4]'})}, the samples, names of free axes, "
-            f"fixed sizes"
+            f"input {one.name!r} does not declare its shape. Say what its axes are (the samples, "
+            f"names of free axes, fixed sizes), for example: {advised_settings(example)}"
         )
     # Samples come first. A fixed size there is told apart once all inputs are known.
     first: list[_Axis] = [(SAMPLE, one.shape[0])] if one.shape else []
@@ -168,10 +169,11 @@ def _has_open_samples(axes: Sequence[_Axis]) -> bool:
     return any(dim == SAMPLE and size is None for dim, size in axes)
 
 
-def _spec(one: Declared, axes: list[_Axis], alone: bool) -> InputSpec:
+def _spec(one: Declared, axes: list[_Axis], alone: bool, batched: bool) -> InputSpec:
     place = next((i for i, (dim, _) in enumerate(axes) if dim == SAMPLE), None)
-    if place is not None and axes[place][1] not in (None, 1):
-        # Several rows in each call, whatever they are: together they are one sample.
+    # A call of several samples does not fit into an axis of one element either.
+    if place is not None and axes[place][1] not in ((None,) if batched else (None, 1)):
+        # So many rows in each call, whatever they are: together they are one sample.
         axes = [*axes[:place], (None, axes[place][1]), *axes[place + 1 :]]
         place = None
     own = [axis for index, axis in enumerate(axes) if index != place]
@@ -180,10 +182,21 @@ def _spec(one: Declared, axes: list[_Axis], alone: bool) -> InputSpec:
     return replace(spec, dims=dims, sample_axis=place, parsed=one.parsed)
 
 
-def _no_sample_axis(model: str, one: Declared, other: str) -> str:
-    shape = list(one.shape or ())
+def _no_sample_axis(
+    model: str, one: Declared, other: str, settings: Mapping[str, InputSetting]
+) -> str:
+    setting = settings.get(one.name, InputSetting())
+    dims = list(setting.dims if setting.dims is not None else one.shape or ())
+    said = (
+        f"input {one.name!r} of model {model!r} has the axes {dims}, none of them for the samples"
+    )
+    if dims and (one.shape is None or None in one.shape):
+        place = 0 if one.shape is None else one.shape.index(None)
+        named = InputSetting((*dims[:place], SAMPLE, *dims[place + 1 :]), setting.dtype)
+        return f"{said}. Name one: {advised_settings({**settings, one.name: named})}"
+    others = {name: kept for name, kept in settings.items() if name != one.name}
+    rest = f"{advised_settings(others)} " if others else ""
     return (
-        f"input {one.name!r} of model {model!r} has shape {shape}, no axis for the samples that "
-        f"{other!r} takes. Give it a value for all of them: "
-        f"{nested_override('model.constants', {one.name: 'VALUE'})}"
+        f"{said} that {other!r} takes. Give it one value for all of them: "
+        f"{rest}{nested_override('model.constants', {one.name: 'VALUE'})}"
     )

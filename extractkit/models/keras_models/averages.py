@@ -21,6 +21,10 @@ from extractkit.models.weight_files import WeightFile
 
 _NUMBERED = "optimizer/vars/"
 _NAMED = "optimizer_weights/"
+_IN_PLACE = (
+    "save a copy with them in place of the weights: "
+    "model.optimizer.finalize_variable_values(model.trainable_variables), then model.save"
+)
 
 
 def with_named_averages(weights: WeightFile, at: str, averages: MovingAverages) -> WeightFile:
@@ -76,8 +80,8 @@ def use_optimizer_averages(
     stored = {path: weights.entry(key).shape for path, key in chosen.items() if key in weights}
     if chosen and stored != shapes:
         raise ModelError(
-            f"{KEY}: the averages in {at} are not those of the model's {len(variables)} trainable "
-            f"weights, of which they are {len(stored)}"
+            f"{KEY}: the averages in {at} are not those of the model: it has {len(variables)} "
+            f"trainable weights, and {len(stored)} of the averages are stored, or shapes differ"
         )
     for path, key in chosen.items():
         variables[path].assign(np.asarray(weights.read(key)))
@@ -123,13 +127,12 @@ def _keys(
         return {path: f"{_NUMBERED}{first + at}" for at, path in enumerate(paths)}
     if not averages.used:
         if _has_averages(config):
-            averages.warn(at)
+            averages.warn(at, how=_IN_PLACE)
         return {}
     if not optimizer or _has_averages(config):
         raise ModelError(
             f"{KEY}: {at} numbers what its optimizer keeps, and does not tell which numbers are "
-            f"averages. Save a copy with them in place: "
-            f"optimizer.finalize_variable_values(model.trainable_variables)"
+            f"averages. Leave {KEY} out, and {_IN_PLACE}"
         )
     return {}
 

@@ -205,6 +205,6 @@ _SPECIAL: dict[str, Callable[[Config], tuple[str, dict[str, Any]]]] = {
 
 def _cannot(old: str, config: Config, key: str) -> ModelError:
     return ModelError(
-        f"layer {config.get('name')!r} ({old}) has {key}={config.get(key)!r}, which Keras 2 has "
-        f"no word for"
+        f"layer {config.get('name')!r} ({old}) has {key}={config.get(key)!r}, for which Keras 2 "
+        f"has no setting"
     )

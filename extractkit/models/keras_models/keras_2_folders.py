@@ -25,7 +25,7 @@ def check_revived(model: Any, saved: SavedKeras, custom_objects: Mapping[str, An
     from tf_keras.src.saving.legacy.saved_model.load import RevivedLayer
 
     if not hasattr(model, "_flatten_layers"):
-        raise ModelError(f"{saved.at} holds no model of Keras{or_graph(saved)}")
+        raise ModelError(f"{saved.at} does not hold a model of Keras{or_graph(saved)}")
     for layer in model._flatten_layers():
         name = type(layer).__name__
         known = name.rpartition(">")[2] in custom_objects or name in custom_objects

@@ -196,8 +196,9 @@ def _hdf5(at: str, file: Path) -> SavedKeras:
         raise ModelError(f"{at} is an HDF5 file with neither an architecture nor weights in it")
     if attributes["model_config"] is None:
         raise ModelError(
-            f"{at} holds weights alone, without the architecture. Give a callable that builds it: "
-            f"{override('model.checkpoint', file)} model.factory._target_=package.module.build"
+            f"{at} holds weights alone, without the architecture. In place of model.path give a "
+            f"callable that builds it: {override('model.checkpoint', file)} "
+            f"model.factory._target_=package.module.build"
         )
     version, backend = (_text(attributes[key] or "") for key in _WRITTEN_BY)
     config = _parsed(at, _text(attributes["model_config"]))
@@ -216,7 +217,7 @@ def _archive(at: str, file: Path) -> SavedKeras:
             names = archive.namelist()
             if "config.json" not in names:
                 raise ModelError(
-                    f"{at} is a zip archive without config.json, so not a .keras file. It holds: "
+                    f"{at} is a zip archive without config.json, so it is not a .keras file. "
                     f"{choices('config.json', names)}"
                 )
             text = archive.read("config.json").decode()
@@ -249,7 +250,7 @@ def _parsed(at: str, text: str | bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise _damaged(at, error) from error
     if not isinstance(parsed, dict):
-        raise ModelError(f"{at} is damaged: it describes no model but a {type(parsed).__name__}")
+        raise ModelError(f"{at} is damaged: it describes a {type(parsed).__name__}, not a model")
     return parsed
 
 

@@ -147,7 +147,8 @@ def _typed(one: Declared, setting: InputSetting | None) -> Declared:
     except TypeError:
         known = [t.name for t in vars(tf.dtypes).values() if isinstance(t, tf.DType)]
         raise ConfigError(
-            f"{AT}.{one.name}.dtype={setting.dtype!r} is no type. {choices(setting.dtype, known)}"
+            f"{AT}.{one.name}.dtype={setting.dtype!r} is not a type. "
+            f"{choices(setting.dtype, known)}"
         ) from None
     return replace(one, dtype=dtype)
 

@@ -136,14 +136,19 @@ def _load_by_keras(model: Any, weights: WeightFile, legacy: bool, at: str) -> No
                 warnings.simplefilter("always")
                 model.load_weights(file)
         except Exception as error:  # whatever the readers of two Kerases and layers raise
-            raise ModelError(_mismatch(model, weights, stored, legacy, at, told(error))) from error
+            first = _first(model, weights, stored, legacy)
+            why = f"does not fit the model: {first}" if first else f"fails to load: {told(error)}"
+            raise ModelError(f"{at} {why}") from error
     for warning in caught:
         _log.debug("%s: %s", at, warning.message)
     left = [variable for variable in variables if id(_plain(variable)) not in assigned]
     # Layers may save more than their variables (weights of terms, say) and read it again.
-    if left or (len(stored) > len(assigned) and _first(model, weights, stored, legacy)):
-        reason = f"{len(left)} of {len(variables)} weights stay as they were"
-        raise ModelError(_mismatch(model, weights, stored, legacy, at, reason))
+    first = None
+    if left or len(stored) > len(assigned):
+        first = _first(model, weights, stored, legacy)
+    if left or first:
+        kept = f"it leaves {len(left)} of {len(variables)} weights as they were"
+        raise ModelError(f"{at} does not fit the model: {first or kept}")
 
 
 def _is_training(weights: WeightFile, key: str) -> bool:
@@ -202,22 +207,16 @@ def _plain(variable: Any) -> Any:
     return variable if inside is None else inside
 
 
-def _mismatch(
-    model: Any,
-    weights: WeightFile,
-    stored: Shapes,
-    legacy: bool,
-    at: str,
-    reason: str,
-) -> str:
-    return f"{at} does not fit the model: {_first(model, weights, stored, legacy) or reason}"
-
-
 def _first(model: Any, weights: WeightFile, stored: Shapes, legacy: bool) -> str | None:
     """The first weight that differs; None where there is none."""
     if legacy:
         return _first_in_order(model, weights.files[0])
-    return _first_by_key(_saved_keys(model), stored)
+    try:
+        own = _saved_keys(model)
+    except Exception:  # noqa: BLE001 - whatever a layer of somebody's own raises when it is saved
+        _log.debug("the weights cannot be saved for comparison", exc_info=True)
+        return None
+    return _first_by_key(own, stored)
 
 
 def _first_by_key(model: Shapes, file: Shapes) -> str | None:

@@ -70,6 +70,7 @@ def assign_by_name(model: Any, weights: WeightFile, at: str) -> None:
     if not (missing or extra):
         _assign(model, variables, own, weights, at)
     elif not assign_by_scope(model, weights, {key: key.partition(":")[0] for key in keys}, at):
+        missing, extra = _fewest(missing, extra)
         raise ModelError(f"{at} does not fit the model: {_unpaired(missing, extra, keys)}")
 
 
@@ -285,8 +286,8 @@ def _by_object(model: Any, keys: Sequence[str], at: str) -> dict[str, Any]:
             continue
         if id(variable) in holders:
             raise ModelError(
-                f"{at} holds more than one model: both {holders[id(variable)]!r} and {key!r} are "
-                f"one weight of this"
+                f"{at} holds more than one model: {holders[id(variable)]!r} and {key!r} are the "
+                f"same weight of this one. Give a checkpoint of one model"
             )
         holders[id(variable)] = key
         found[key] = variable
@@ -326,6 +327,17 @@ def _step(place: Any, step: str) -> Any:
 
 def _base_name(variable: Any) -> str:
     return str(variable.name).rpartition("/")[2].partition(":")[0]
+
+
+def _fewest(missing: Sequence[str], extra: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return what is left once weights are paired that differ in the model's own name alone."""
+    stored = {key.partition(":")[0]: key for key in extra}
+    short = {path: path.partition("/")[2] for path in missing}
+    paired = {name for name in short.values() if name in stored}
+    return (
+        [path for path in missing if short[path] not in paired],
+        [key for name, key in stored.items() if name not in paired],
+    )
 
 
 def _unpaired(missing: Sequence[str], extra: Sequence[str], keys: Sequence[str]) -> str:

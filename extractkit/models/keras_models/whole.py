@@ -246,7 +246,8 @@ def _refuse_theano(saved: SavedKeras) -> None:
     if saved.backend == "theano" and any(convolutions):
         raise ModelError(
             f"{saved.at} was written on Theano, whose convolutions turn their kernels round. "
-            f"Convert it with the Keras that wrote it: keras.utils.convert_all_kernels_in_model"
+            f"Keras 2.3.1 on TensorFlow turns them back: pip install keras==2.3.1 in a Python with "
+            f"TensorFlow 1.15, set KERAS_BACKEND=tensorflow, then load_model(FILE).save(NEW)"
         )
 
 
@@ -261,8 +262,10 @@ def _no_larger_weights(saved: SavedKeras, dialect: Dialect) -> Iterator[None]:
             for shape in (value for value in given if isinstance(value, tuple | list)):
                 if all(isinstance(size, int) for size in shape) and prod(shape) > most:
                     raise ModelError(
-                        f"{saved.at} is damaged: layer {layer.name!r} has a weight of shape "
-                        f"{tuple(shape)}, larger than all that the file holds"
+                        f"{saved.at}: layer {layer.name!r} has a weight of shape {tuple(shape)}, "
+                        f"larger than all that is stored. The file is damaged, or the layer does "
+                        f"not save that weight. If so, load the model in Python: "
+                        f"model.factory._target_=package.module.function in place of model.path"
                     )
             return original(layer, *args, **kwargs)
 

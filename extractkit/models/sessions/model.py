@@ -119,6 +119,7 @@ class SessionModel(GraphModel):
             [(variable.name, variable) for variable in self.variables],
             signature=self.has_signature,
             frozen=self.frozen,
+            given=self.constants_fed,
             kept=kinds_of_variables(graph, self.averages),
             facts=self.facts,
             inner=self.inner,
@@ -131,11 +132,16 @@ class SessionModel(GraphModel):
         own = "GPU" if gpus else "CPU"
         if device is not None:
             wanted = tf.DeviceSpec.from_string(device)
-            if (wanted.device_type, wanted.device_index or 0) != (own, 0):
+            kind, index = wanted.device_type, wanted.device_index or 0
+            if (kind, index) != (own, 0):
+                hidden = "-1" if kind == "CPU" else index
+                hide = (
+                    f", and have the environment hide other devices: CUDA_VISIBLE_DEVICES={hidden}"
+                )
                 raise ConfigError(
                     f"runtime.device={device!r}: model {self.name!r} runs in a session of "
-                    f"TensorFlow 1, which places what it can on /{own}:0. Leave it out, or hide "
-                    f"other devices: CUDA_VISIBLE_DEVICES=…"
+                    f"TensorFlow 1, which places what it can on /{own}:0. Leave it out"
+                    f"{hide if gpus else ''}"
                 )
         return configured
 

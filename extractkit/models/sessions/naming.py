@@ -29,6 +29,6 @@ def outputs_named(graph: AnyGraph, names: Sequence[str] | None) -> dict[str, Any
         tensor = tensor_named(graph, name)
         if tensor is None:
             there = [operation.name for operation in graph.get_operations() if operation.outputs]
-            raise ConfigError(f"model.outputs: {name!r} is no tensor. {choices(name, there)}")
+            raise ConfigError(f"model.outputs: {name!r} is not a tensor. {choices(name, there)}")
         outputs[name] = tensor
     return outputs

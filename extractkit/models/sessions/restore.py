@@ -10,12 +10,15 @@ import tensorflow as tf
 from extractkit.errors import ModelError
 from extractkit.models.foreign import told
 from extractkit.models.moving_averages import MovingAverages, named_averages
-from extractkit.models.recognition import refuse_others
+from extractkit.models.recognition import recognize, refuse_others, refuse_unknown
 from extractkit.models.sessions.variables import VARIABLE_TYPES, GraphVariable, variables_of
 from extractkit.models.weight_files.checkpoint_files import missing_file, refuse_pattern
 
 _MOST = 3
 _SLICED = " "
+# What TensorFlow raises for an index that is not one, it raises for much else too.
+_DAMAGED = (tf.errors.DataLossError, tf.errors.OutOfRangeError)
+_TABLE = "sstable"
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def restore(at: str, session: tf.compat.v1.Session, saver: Any, prefix: str) -> 
         else:
             _assign(session, variables, prefix)
     except (tf.errors.OpError, ValueError) as error:
-        raise ModelError(f"{at} cannot be restored from {prefix!r}: {told(error)}") from error
+        raise ModelError(f"{at}: {_why_not_read(prefix, error)}") from error
 
 
 def restore_averages(
@@ -122,8 +125,10 @@ def _feed(at: str, session: Any, reader: Any, keys: Mapping[Any, str]) -> None:
             ),
             None,
         )
-        if assign is None:
-            raise ModelError(f"{at}: nothing in the graph assigns to {variable.name!r}")
+        if assign is None:  # as in a graph that was cut down to what computes
+            with session.graph.as_default():
+                own = tf.compat.v1.placeholder(variable.get_attr("dtype"))
+                assign = _assigning(variable, own)
         try:
             session.run(assign, {assign.inputs[1]: value})
         except (tf.errors.OpError, ValueError) as error:
@@ -136,8 +141,18 @@ def _reader(at: str, prefix: str) -> Any:
     try:
         return tf.compat.v1.train.NewCheckpointReader(prefix)
     except (tf.errors.OpError, RuntimeError, ValueError) as error:
-        refuse_others(prefix, "checkpoint", "meta_graph", key=at.partition("=")[0])
-        raise ModelError(f"{at}: checkpoint {prefix!r} is damaged: {told(error)}") from error
+        index = Path(f"{prefix}.index")
+        key = at.partition("=")[0]
+        refuse_others(prefix, "checkpoint", "meta_graph", key=key)
+        if not index.is_file() and recognize(prefix) is None:
+            refuse_unknown(prefix, Path(prefix), "a TensorFlow checkpoint", key)
+        raise ModelError(f"{at}: {_why_not_read(prefix, error)}") from error
+
+
+def _why_not_read(prefix: str, error: BaseException) -> str:
+    if isinstance(error, _DAMAGED) or _TABLE in str(error):
+        return f"checkpoint {prefix!r} is damaged or cut off ({told(error)}). Copy it again"
+    return f"checkpoint {prefix!r} cannot be restored: {told(error)}"
 
 
 def _has(graph: tf.Graph, name: str) -> bool:
@@ -201,7 +216,7 @@ def _check(at: str, wanted: list[_Wanted], stored: dict[str, list[int]]) -> None
     if problems:
         more = f", and {len(problems) - _MOST} more" if len(problems) > _MOST else ""
         raise ModelError(
-            f"{at}: the checkpoint belongs to another model: {'; '.join(problems[:_MOST])}{more}"
+            f"{at}: the checkpoint does not fit the graph: {'; '.join(problems[:_MOST])}{more}"
         )
 
 
@@ -216,9 +231,13 @@ def _assign(session: tf.compat.v1.Session, variables: list[GraphVariable], prefi
                 shape_and_slices=[""],
                 dtypes=[variable.dtype],
             )
-            handle: Any = operation.outputs[0]
-            if operation.type == "VarHandleOp":
-                assign: Any = tf.raw_ops.AssignVariableOp(resource=handle, value=value)
-            else:
-                assign = tf.raw_ops.Assign(ref=handle, value=value)
+            assign = _assigning(operation, value)
         session.run(assign)
+
+
+def _assigning(variable: Any, value: Any) -> Any:
+    """Add the operation that gives a variable a value to its graph, and return it."""
+    handle = variable.outputs[0]
+    if variable.type == "VarHandleOp":
+        return tf.raw_ops.AssignVariableOp(resource=handle, value=value)
+    return tf.raw_ops.Assign(ref=handle, value=value).op

@@ -252,7 +252,9 @@ def test_another_path_ends_the_job() -> None:
     program = given.program([Fetch(":op/AddV2")], Compilation())
     (value,) = program({"x": np.ones((2, 2), np.float32)}, {})
     np.testing.assert_array_equal(value, np.full((2, 2), 2.0))
-    with pytest.raises(JobError, match=r"took another path on this batch: it ran no ':op/AddV2'"):
+    with pytest.raises(
+        JobError, match=r"took another path on this batch: it did not run ':op/AddV2'"
+    ):
         program({"x": np.full((2, 2), 99.0, np.float32)}, {})
 
 
@@ -267,8 +269,8 @@ def test_what_fails_says_so() -> None:
     assert str(caught.value) == (
         f"what model.factory={__name__}.fails gives cannot be called with made-up values: "
         "RuntimeError: out of luck. Sizes tried: sample=13, time=101; sample=13, time=331; "
-        "sample=13, time=37; and 10 more. Say what it takes: "
-        "'model.inputs={NAME: {dims: [sample, 4], dtype: float32}}'"
+        "sample=13, time=37; and 10 more. Say what it takes, with a size for each free axis: "
+        "'model.inputs={x: {dims: [sample, 4], dtype: float32}}'"
     )
 
 

@@ -67,7 +67,9 @@ def test_inputs_can_be_chosen() -> None:
     x, y = Declared("x", "float32", (None,)), Declared("y", "float32", (None,))
     assert chosen([x, y], None) == [x, y]
     assert chosen([x, y], {"y": InputSetting()}) == [y]
-    with pytest.raises(ConfigError, match=r"model\.inputs: 'z' is no input\. Available: 'x', 'y'"):
+    with pytest.raises(
+        ConfigError, match=r"model\.inputs: 'z' is not an input\. Available: 'x', 'y'"
+    ):
         chosen([x, y], {"z": InputSetting()})
 
 
@@ -82,8 +84,8 @@ def test_a_scalar_beside_samples_is_a_constant() -> None:
     with pytest.raises(ModelError) as caught:
         signature(Declared("x", "float32", (None, 4)), Declared("keep_prob", "float32", ()))
     assert str(caught.value) == (
-        "input 'keep_prob' of model 'm' has shape [], no axis for the samples that 'x' takes. "
-        "Give it a value for all of them: 'model.constants={keep_prob: VALUE}'"
+        "input 'keep_prob' of model 'm' has the axes [], none of them for the samples that "
+        "'x' takes. Give it one value for all of them: 'model.constants={keep_prob: VALUE}'"
     )
 
 

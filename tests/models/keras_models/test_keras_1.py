@@ -190,11 +190,11 @@ def test_graphs_of_layers_are_merged(tmp_path: Path) -> None:
         ),
         (
             node("BatchNormalization", "norm", mode=1, axis=-1, epsilon=1e-3, momentum=0.9),
-            "layer 'norm' (BatchNormalization) has mode=1, which Keras 2 has no word for",
+            "layer 'norm' (BatchNormalization) has mode=1, for which Keras 2 has no setting",
         ),
         (
             node("Merge", "cut", mode="lambda"),
-            "layer 'cut' (Merge) has mode='lambda', which Keras 2 has no word for",
+            "layer 'cut' (Merge) has mode='lambda', for which Keras 2 has no setting",
         ),
     ],
 )

@@ -6,7 +6,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import h5py
 import keras
 import numpy as np
 import pytest
@@ -243,12 +242,3 @@ def test_control_flow_of_own_layers_may_depend_on_tensors(tmp_path: Path) -> Non
     )
     [check] = run.manifest.volatile.self_check
     assert check.outputs == (":output",)
-
-
-def test_kernels_turned_round_by_theano_are_refused(tmp_path: Path) -> None:
-    x = tf_keras.Input((8, 8, 1))
-    file = saved(tf_keras.Model(x, layers.Conv2D(2, 3)(x)), tmp_path / "m.h5")
-    with h5py.File(file, "a") as opened:
-        opened.attrs["backend"] = "theano"
-    with pytest.raises(ModelError, match="was written on Theano, whose convolutions turn"):
-        load(str(file))

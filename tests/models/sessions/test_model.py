@@ -221,9 +221,9 @@ def test_a_tensor_in_the_midst_can_be_an_input() -> None:
             {"inputs": ["z"]},
             "model.inputs: 'z' is neither an input nor a tensor of the graph. Available: 'keep'",
         ),
-        ({"constants": {"z": 1}}, "model.constants: 'z' is no input. Available: 'keep', 'x'."),
-        ({"constants": {"keep": "much"}}, "model.constants.keep='much' is no float32"),
-        ({"constants": {"keep": [1.0, 2.0]}}, "has shape [2], this input takes []"),
+        ({"constants": {"z": 1}}, "model.constants: 'z' is not an input. Available: 'keep', 'x'."),
+        ({"constants": {"keep": "much"}}, "model.constants.keep='much' is not float32"),
+        ({"constants": {"keep": [1.0, 2.0]}}, "has the shape [2], and this input takes []"),
         ({"inputs": ["keep"], "constants": {"keep": 1.0}}, "both model.inputs and model.constants"),
     ],
 )

@@ -166,7 +166,7 @@ def test_images_without_an_image_processor_are_refused(tmp_path: Path) -> None:
         ({}, {"architecture": "AutoModel"}, ConfigError, "is not a TensorFlow class"),
         ({"hidden_size": "wide"}, {}, ModelError, "config.json does not make a TFBertModel: "),
         ({"hidden_size": 32}, {}, ModelError, "does not fit the model: "),
-        ({}, {"inputs": ["input_idz"]}, ConfigError, "model.inputs: 'input_idz' is no input."),
+        ({}, {"inputs": ["input_idz"]}, ConfigError, "model.inputs: 'input_idz' is not an input."),
         ({}, {"inputs": ["position_ids"]}, ConfigError,
          "model.inputs.position_ids: the model does not tell its axes."),
     ],
