@@ -15,6 +15,7 @@ from extractkit.config.directory import new_run_directory
 from extractkit.config.model_files import spell_out
 from extractkit.config.recorded import in_memory, recorded_job
 from extractkit.config.where import where_it_runs
+from extractkit.engine.described import check_versions
 from extractkit.engine.execute import execute, is_whole
 from extractkit.engine.execute import resume as resume_run
 from extractkit.engine.listener import Listener, Silent
@@ -109,6 +110,7 @@ def resume(
     directory = Path(run).absolute()
     recorded = manifest.read(directory)
     if not is_whole(directory, recorded):
+        check_versions(directory, recorded)
         impose(recorded.environment)
         job = recorded_job(recorded, trust, _live(model, inputs), where)
         resume_run(job, directory, listener=listener or Silent())

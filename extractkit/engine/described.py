@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 
 from extractkit.advice import command
 from extractkit.engine.identity import identity, weights_of
@@ -10,9 +11,10 @@ from extractkit.engine.process import environment
 from extractkit.engine.sharing import KEY as SHARING
 from extractkit.errors import RunDirectoryError
 from extractkit.plan import PlannedTensor
-from extractkit.runs.agreement import differences, job_differences
-from extractkit.runs.environment import module_versions, package_versions
-from extractkit.runs.manifest import Manifest, RunInputs, RunTensor, Skipped
+from extractkit.runs.agreement import differences, job_differences, version_differences
+from extractkit.runs.damage import damage, lasting_damage
+from extractkit.runs.environment import VALUES_VERSION, module_versions, package_versions
+from extractkit.runs.manifest import Manifest, RunInputs, RunTensor, Skipped, Status
 from extractkit.runs.origins import origins
 from extractkit.sinks.protocol import StoredTensor
 
@@ -43,6 +45,7 @@ def described(manifest: Manifest, prepared: Prepared) -> Manifest:
         environment=environment(runtime.threads),
         seeds={"runtime": runtime.seed},
         versions={**package_versions(), **imported},
+        values_version=VALUES_VERSION,
         settings={
             **opened.settings,
             # Their operations decide values, as TensorFlow's do.
@@ -58,6 +61,32 @@ def described(manifest: Manifest, prepared: Prepared) -> Manifest:
     return replace(known, identity=identity(prepared, known))
 
 
+def check_versions(directory: Path, recorded: Manifest) -> None:
+    """Make sure that this code and its libraries may resume a run, before anything is loaded.
+
+    Raises:
+        RunDirectoryError: a value has to be computed, and would be one of other versions than those
+            of the shards that are committed.
+    """
+    if recorded.plan is None:  # nothing is committed, and all is recorded anew
+        return
+    found = version_differences(recorded, VALUES_VERSION, package_versions())
+    if found and not _holds_all_values(directory, recorded):
+        raise RunDirectoryError(
+            f"{directory} cannot be resumed: its values would not be those of one job. "
+            f"{'; '.join(found)}. Install the recorded versions, or compute every sample anew: "
+            f"{command('rerun', directory)}. What is committed stays readable: "
+            f"{command('show', directory)}"
+        )
+
+
+def _holds_all_values(directory: Path, recorded: Manifest) -> bool:
+    """Whether a run is finished, and lacks no more than what no computing can mend."""
+    return recorded.status is Status.FINISHED and set(damage(directory, recorded)) <= set(
+        lasting_damage(directory, recorded)
+    )
+
+
 def check_same(recorded: Manifest, now: Manifest, given: str) -> None:
     """Make sure that a run can be resumed: the same values would come out.
 
@@ -67,16 +96,7 @@ def check_same(recorded: Manifest, now: Manifest, given: str) -> None:
     Raises:
         RunDirectoryError: something differs; all of it is named.
     """
-    found = differences(recorded, now)
-    if found and SHARING not in recorded.settings:
-        other = "".join(f" Besides, {one}." for one in job_differences(recorded, now))
-        raise RunDirectoryError(
-            f"{given} cannot be resumed: an earlier extractkit wrote it, which did not measure "
-            f"whether samples may share a batch, and this one may compute other last bits than "
-            f"those of the shards that are committed.{other} These stay readable: "
-            f"{command('show', given)}. To compute every sample anew: {command('rerun', given)}"
-        )
-    if found:
+    if found := differences(recorded, now):
         raise RunDirectoryError(
             f"{given} cannot be resumed: its values would not be those of one job. "
             f"{'; '.join(found)}. Put back what was there, or run the job anew"

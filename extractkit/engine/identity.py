@@ -51,6 +51,7 @@ def identity(prepared: Prepared, described: Manifest) -> str | None:
         },
         "environment": dict(described.environment),
         "processor": described.volatile.host.get("processor"),
+        "values_version": described.values_version,
         "versions": {
             name: version for name, version in described.versions.items() if name in VALUE_PACKAGES
         },

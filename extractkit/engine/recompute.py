@@ -89,8 +89,10 @@ class _Recomputation:
         recorded = self.sound.manifest
         found = job_differences(recorded, self.now)
         # Other versions of libraries may build other graphs of the same meaning.
-        same_versions = recorded.versions == self.now.versions
-        if same_versions and recorded.model.get("definition") != self.now.model.get("definition"):
+        same_code = recorded.versions == self.now.versions and (
+            recorded.values_version == self.now.values_version
+        )
+        if same_code and recorded.model.get("definition") != self.now.model.get("definition"):
             found.append("what the model computes is not what was recorded")
         return found
 

@@ -54,8 +54,21 @@ def surrounding_differences(recorded: Manifest, now: Manifest) -> list[str]:
     for name in sorted({*recorded.settings, *now.settings} - MACHINE_SETTINGS):
         recorded_value = plain(recorded.settings.get(name))
         pairs[f"the setting {name!r}"] = (recorded_value, plain(now.settings.get(name)))
+    return [
+        *_unequal(pairs),
+        *version_differences(recorded, now.values_version, now.versions),
+    ]
+
+
+def version_differences(
+    recorded: Manifest, values_version: int, versions: Mapping[str, str]
+) -> list[str]:
+    """What of the code that computes and stores values is not as it was recorded."""
+    pairs: dict[str, tuple[Any, Any]] = {
+        "extractkit's values version": (recorded.values_version, values_version)
+    }
     for name in VALUE_PACKAGES:
-        pairs[f"the version of {name}"] = (recorded.versions.get(name), now.versions.get(name))
+        pairs[f"the version of {name}"] = (recorded.versions.get(name), versions.get(name))
     return _unequal(pairs)
 
 

@@ -10,14 +10,22 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+VALUES_VERSION = 1
+"""Version of what this code stores for a job. Raise it with every change after which any job may
+store other bytes (a mended value, another batch rule, another layout of a shard): runs of other
+versions are not resumed, reused or joined. The release number does not matter for that."""
+
 VALUE_PACKAGES = (
-    *("extractkit", "tensorflow", "keras", "keras-hub", "tf-keras", "ai-edge-litert"),
+    *("tensorflow", "keras", "keras-hub", "tf-keras", "ai-edge-litert"),
     *("numpy", "h5py", "tokenizers", "tensorflow-text", "sentencepiece", "pillow"),
     "transformers",
 )
-"""Packages whose version may change what a run holds."""
+"""Packages of others whose version may change what a run holds."""
 
-PACKAGES = (*VALUE_PACKAGES, "hydra-core", "omegaconf", "safetensors", "protobuf", "pyarrow")
+PACKAGES = (
+    *("extractkit", *VALUE_PACKAGES),
+    *("hydra-core", "omegaconf", "safetensors", "protobuf", "pyarrow"),
+)
 """Packages whose version a run records."""
 
 _GIT_SECONDS = 10
@@ -34,6 +42,11 @@ class GitState:
 def package_versions(names: Iterable[str] = PACKAGES) -> dict[str, str]:
     """Version of Python and of each of these packages that is installed."""
     return {"python": platform.python_version(), **_installed(names)}
+
+
+def extractkit_release() -> str | None:
+    """Return the release of this code; None where it is not installed."""
+    return _version("extractkit", tuple(sys.path))
 
 
 def _installed(names: Iterable[str]) -> dict[str, str]:

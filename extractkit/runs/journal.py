@@ -11,9 +11,20 @@ from extractkit.errors import RunDirectoryError
 from extractkit.plan import Shard
 from extractkit.runs.files import StoredFile, lines_of
 from extractkit.runs.schema import canonical_json, decode, plain
+from extractkit.runs.upgrades import (
+    FIRST_TOLD,
+    LINE_UPGRADES,
+    check_version,
+    implied_version,
+    upgraded,
+)
 from extractkit.runs.write import append_line, write_durably
 from extractkit.value_checks import ValueStats, merged
 
+SCHEMA = 5
+"""Version of the fields of a line; to be raised with every change of them."""
+
+_SCHEMA = "schema"
 _CHECKSUM = "checksum"
 _CHECKSUM_LENGTH = 16
 
@@ -57,14 +68,8 @@ class Entry:
         return Shard(self.start, self.stop, self.checkpoint)
 
     def to_line(self) -> str:
-        """The entry as a line of the journal, without its newline.
-
-        It names a state only where one is carried, so that other lines are those of older schemas.
-        """
-        record = plain(self)
-        if self.state is None:
-            del record["state"]
-        return _line(record)
+        """The entry as a line of the journal, without its newline."""
+        return _line({**plain(self), _SCHEMA: SCHEMA})
 
 
 @dataclass(frozen=True)
@@ -120,14 +125,19 @@ def entry_of(line: bytes, at: str, *, brief: bool = False) -> Entry | None:
         brief: whether statistics and timings are left out: they grow with the number of tensors.
 
     Raises:
-        RunDirectoryError: the line is whole, but has not the fields of an entry.
+        RunDirectoryError: the line is whole, but has not the fields of an entry, or a newer
+            extractkit wrote it.
     """
     record = _whole(line)
     if record is None:
         return None
+    version = _version(record, at)
+    record.pop(_SCHEMA, None)
+    if version < SCHEMA:
+        record = upgraded(record, version, LINE_UPGRADES)
     if brief:
         record |= {name: {} for name in ("stats", "timings") if name in record}
-    return decode(Entry, {"state": None, **record}, at)
+    return decode(Entry, record, at)
 
 
 def read(path: Path, *, salvage: bool = False, brief: bool = False) -> Journal:
@@ -197,6 +207,23 @@ def _lines(path: Path) -> Iterator[bytes]:
         yield from lines_of(path)
     except FileNotFoundError:
         return
+
+
+def _version(record: Mapping[str, object], at: str) -> int:
+    """The version of a line's fields.
+
+    Raises:
+        RunDirectoryError: a newer extractkit wrote it, or it tells none that there can be.
+    """
+    if _SCHEMA not in record:
+        return implied_version(record)
+    version = record[_SCHEMA]
+    if type(version) is not int or version < FIRST_TOLD:
+        raise RunDirectoryError(
+            f"{at} has {_SCHEMA} {version!r}, which lines of the journal never had. Restore it"
+        )
+    check_version(at, "journal", version, SCHEMA)
+    return version
 
 
 def _whole(line: bytes) -> dict[str, object] | None:

@@ -15,7 +15,7 @@ from extractkit.advice import command
 from extractkit.checkpoints import Checkpoint, SkippedCheckpoint
 from extractkit.errors import RunDirectoryError
 from extractkit.plan import CONSTANTS_SHARD, Part, Shard
-from extractkit.runs.environment import GitState
+from extractkit.runs.environment import VALUES_VERSION, GitState
 from extractkit.runs.files import StoredFile
 from extractkit.runs.journal import Entry
 from extractkit.runs.neighbours import no_run
@@ -37,7 +37,7 @@ SWEEP = "sweep.json"
 PARTS = "parts"
 """Name of the folder in which the parts of a job stand until they are joined to a run."""
 
-SCHEMA = 5
+SCHEMA = 6
 """Version of the manifest's fields; to be raised with every change of them."""
 
 MOST_SAMPLES = 1 << 40
@@ -191,6 +191,8 @@ class Manifest:
         settings: what else could change bits (threads, flags, compile mode, batch rules), frozen.
         seeds: of the random generators.
         versions: of the packages involved.
+        values_version: of the values that extractkit computes (`VALUES_VERSION`); 0: before it was
+            counted.
         identity: SHA-256 over everything that decides the values; null where nobody can tell.
         git: of the working directory; null outside of a checkout.
         part: which part of a job it is, as in "2/4"; null: all of it.
@@ -216,6 +218,7 @@ class Manifest:
     settings: Mapping[str, object] = field(default_factory=dict)
     seeds: Mapping[str, int] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    values_version: int = VALUES_VERSION
     identity: str | None = None
     git: GitState | None = None
     part: str | None = None
@@ -224,6 +227,14 @@ class Manifest:
     def samples(self) -> int:
         """Number of samples; 0 before it is known."""
         return self.inputs.count if self.inputs else 0
+
+    @property
+    def records_files(self) -> bool:
+        """Whether it records the files that stand outside of the journal: schema 1 did not.
+
+        Later schemas record at least the samples' rows, together with the plan.
+        """
+        return bool(self.files) or self.plan is None
 
     @property
     def shards(self) -> tuple[Shard, ...]:
@@ -328,4 +339,6 @@ def _check_plan(manifest: Manifest, path: Path) -> None:
         raise RunDirectoryError(f"{path}: plan.shards ends at {end} of {count} samples")
 
 
-_RECORD = SealedRecord(Manifest, "manifest", SCHEMA, "run the job again", MANIFEST_UPGRADES)
+_RECORD = SealedRecord(
+    Manifest, "manifest", SCHEMA, "run the job again", MANIFEST_UPGRADES, sealed_since=2
+)

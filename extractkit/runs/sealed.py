@@ -1,20 +1,18 @@
 """Records as JSON files whose last field is a checksum over the others, behind a schema version."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from extractkit.errors import RunDirectoryError
 from extractkit.runs.files import content_of
 from extractkit.runs.schema import decode, digest, document, plain
+from extractkit.runs.upgrades import Upgrade, check_version, upgraded
 from extractkit.runs.write import write_durably
 
 T = TypeVar("T")
-
-Upgrade = Callable[[Mapping[str, Any]], dict[str, Any]]
-"""Makes of the fields of one version of a schema those of the next."""
 
 _CHECKSUM = "checksum"
 
@@ -28,7 +26,8 @@ class SealedRecord(Generic[T]):
         noun: what messages call it ("manifest").
         schema: the version that is written.
         again: what is left to do where the file is lost ("run the job again").
-        upgrades: for each older version that is read, what makes the next of it.
+        upgrades: by every older version, what makes the next of it.
+        sealed_since: the first version whose files have a checksum.
     """
 
     kind: type[T]
@@ -36,6 +35,7 @@ class SealedRecord(Generic[T]):
     schema: int
     again: str
     upgrades: Mapping[int, Upgrade] = field(default_factory=dict)
+    sealed_since: int = 1
 
     def write(self, path: Path, record: T) -> None:
         """Write, or replace, the file.
@@ -50,7 +50,7 @@ class SealedRecord(Generic[T]):
 
         Raises:
             FileNotFoundError: there is none.
-            RunDirectoryError: it is damaged, or of a version of the schema that is not read.
+            RunDirectoryError: it is damaged, or a newer extractkit wrote it.
         """
         try:
             content = content_of(path)
@@ -61,33 +61,35 @@ class SealedRecord(Generic[T]):
         version = data.get("schema") if isinstance(data, dict) else None
         if type(version) is not int or version < 1:
             raise RunDirectoryError(f"{path} is no {self.noun}: it has no schema version")
-        self._check_version(path, version)
-        data.pop(_CHECKSUM, None)
+        check_version(str(path), self.noun, version, self.schema)
+        # The checksum is over the fields as they were written, so it comes before any upgrade.
+        self._check_content(path, version, data, content)
         try:
-            whole = content == sealed(data)
+            data = upgraded(data, version, self.upgrades)
+        except RunDirectoryError as error:
+            raise self._damaged(path, error) from error
+        return decode(self.kind, {**data, "schema": self.schema}, str(path))
+
+    def _check_content(
+        self, path: Path, version: int, data: dict[str, object], content: bytes
+    ) -> None:
+        """Take the checksum out of the fields, and make sure that the file is as it was written.
+
+        Raises:
+            RunDirectoryError: it is damaged.
+        """
+        has_checksum = version >= self.sealed_since
+        if has_checksum:
+            data.pop(_CHECKSUM, None)
+        try:
+            whole = content == (sealed(data) if has_checksum else document(data))
         except RecursionError:
             whole = False
         if not whole:
-            raise self._damaged(path, "its checksum does not hold")
-        # Only now: the checksum is over the fields as they were written.
-        for older in range(version, self.schema):
-            try:
-                data = {**self.upgrades[older](data), "schema": older + 1}
-            except RunDirectoryError as error:
-                raise self._damaged(path, error) from error
-        return decode(self.kind, data, str(path))
-
-    def _check_version(self, path: Path, version: int) -> None:
-        if version > self.schema:
-            raise RunDirectoryError(
-                f"{path} has schema version {version}; this extractkit reads up to {self.schema}. "
-                f"Update it: pip install -U extractkit"
+            checked = (
+                "its checksum does not hold" if has_checksum else "it is not as it was written"
             )
-        if not all(older in self.upgrades for older in range(version, self.schema)):
-            raise RunDirectoryError(
-                f"{path} has schema version {version}, from before extractkit's first release; "
-                f"this one reads version {self.schema}. {_sentence(self.again)}"
-            )
+            raise self._damaged(path, checked)
 
     def _damaged(self, path: Path, reason: object) -> RunDirectoryError:
         return RunDirectoryError(f"{path} is damaged: {reason}. Restore it, or {self.again}")
@@ -96,7 +98,3 @@ class SealedRecord(Generic[T]):
 def sealed(data: Mapping[str, object]) -> bytes:
     """The file that holds these fields: its last one is a checksum over the others."""
     return document({**data, _CHECKSUM: digest(data)})
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]

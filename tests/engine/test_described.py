@@ -11,7 +11,7 @@ from extractkit.engine.described import check_repeats, check_same, described
 from extractkit.engine.prepare import prepare
 from extractkit.errors import RunDirectoryError
 from extractkit.runs.agreement import differences
-from extractkit.runs.environment import package_versions
+from extractkit.runs.environment import VALUES_VERSION, package_versions
 from extractkit.runs.manifest import Manifest, RunInputs, Skipped, Volatile
 from extractkit.testing.reference import ReferenceModel
 from tests.engine.examples import EVERYTHING, MODEL, TEXTS, job, source
@@ -56,6 +56,7 @@ def test_the_seed_is_the_jobs(known: Manifest) -> None:
 
 def test_versions_and_variables_are_those_of_this_process(known: Manifest) -> None:
     assert known.versions == package_versions()
+    assert known.values_version == VALUES_VERSION
     assert known.environment["TF_NUM_INTRAOP_THREADS"]
 
 
@@ -124,9 +125,16 @@ def test_versions_of_packages_that_change_no_values_are_no_difference(known: Man
         return replace(known, versions={**known.versions, name: "0.1"})
 
     assert differences(known, with_version("hydra-core")) == []
+    assert differences(known, with_version("extractkit")) == []
     before = known.versions["numpy"]
     assert differences(known, with_version("numpy")) == [
         f"the version of numpy: {before} was recorded, 0.1 is found"
+    ]
+
+
+def test_another_values_version_is_a_difference(known: Manifest) -> None:
+    assert differences(known, replace(known, values_version=VALUES_VERSION + 1)) == [
+        f"extractkit's values version: {VALUES_VERSION} was recorded, {VALUES_VERSION + 1} is found"
     ]
 
 

@@ -14,6 +14,7 @@ from extractkit.component import Component
 from extractkit.engine.described import described
 from extractkit.engine.prepare import prepare
 from extractkit.job import Job
+from extractkit.runs.environment import VALUES_VERSION
 from extractkit.runs.manifest import Manifest, Volatile
 from extractkit.selectors import parse_selector
 from extractkit.testing.reference import ReferenceModel
@@ -102,10 +103,15 @@ def test_the_order_of_sinks_matters_for_the_first_is_read() -> None:
 
 def test_versions_that_matter_change_it(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
     versions = known(BASE).versions
-    for name, same in (("numpy", False), ("extractkit", False), ("hydra-core", True)):
+    for name, same in (("numpy", False), ("extractkit", True), ("hydra-core", True)):
         found = {**versions, name: "0.1"}
         monkeypatch.setattr("extractkit.engine.described.package_versions", lambda f=found: f)
         assert (identity(BASE) == base) == same
+
+
+def test_the_values_version_changes_it(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("extractkit.engine.described.VALUES_VERSION", VALUES_VERSION + 1)
+    assert identity(BASE) != base
 
 
 def test_flags_change_it(base: str, monkeypatch: pytest.MonkeyPatch) -> None:

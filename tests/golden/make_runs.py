@@ -1,8 +1,28 @@
-"""Make the stored runs of the current schema: `python tests/golden/make_runs.py`.
+"""Make the stored runs of one schema: `python tests/golden/make_runs.py [CHECKOUT [early]]`.
 
-Run it before the schema is raised, and never again for that schema: `runs/SCHEMA/` must hold what
-the code of its time wrote. A copy of the package runs in a neutral directory under a made-up host,
-so that nothing of this machine gets into a run.
+`CHECKOUT` is a work tree with the commit that is to write them; without it, this one writes them.
+Make the runs of a schema before it is raised, and never again: `runs/schema-N/` must hold what the
+code of its time wrote. A copy of the package runs in a neutral directory under a made-up host, so
+that nothing of this machine gets into a run.
+
+The commits that wrote them, on Python 3.11.7 with TensorFlow 2.21.0, Keras 3.15.1, NumPy 2.4.6 and
+h5py 3.14.0; none needed a change for these:
+
+    runs of         by       since this schema there are
+    schema-1        bc3680f  runs, interrupted ones
+    schema-2        82fb8c9  samples without values (`missing`)
+    schema-3        2395581  trajectories over checkpoints, joined parts, sweeps with an index
+    schema-4        fdcf705  self-checks
+    schema-5        426f055  carried state
+
+Each is the last commit of its schema. Schemas 1 to 3 gained fields under one number in their first
+hours. Of two of these early forms there is a finished and an interrupted run (`early`):
+
+    schema-2-early  80d06ff  statistics without the number of elements
+    schema-3-early  e7c3789  no parts, no workers
+
+Before 921fef7 manifests of schema 1 had layers without names. Those commits cannot write these
+runs, as they had no `inputs=dataset`.
 """
 
 import os
@@ -13,7 +33,6 @@ from pathlib import Path
 
 GOLDEN = Path(__file__).parent
 NEUTRAL = Path("/tmp/x")
-RUNS = ("finished", "interrupted", "trajectory", "joined", "sweep")
 HOST = {"name": "host", "system": "Linux", "machine": "x86_64", "processor": "some processor"}
 
 MODEL = ("model=keras", "model.factory._target_=linear.build")
@@ -25,48 +44,74 @@ TENSORS = (
     "runtime.shard_size=2",
 )
 BOTH_SINKS = "sinks=[hdf5,npz]"
+FAULTY = ("+inputs.dataset.faulty=true", "runtime.bad_samples=skip")
 
 
 def main() -> None:
     """Make the runs in a process of their own and store them."""
-    sys.path.insert(0, str(GOLDEN.parents[1]))
-    from extractkit.runs.manifest import SCHEMA
-
-    target = GOLDEN / "runs" / f"schema-{SCHEMA}"
-    if target.exists():
-        sys.exit(f"{target} exists: stored runs of a schema are never made again")
+    checkout = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else GOLDEN.parents[1]
+    early = sys.argv[2:] == ["early"]
     shutil.rmtree(NEUTRAL, ignore_errors=True)
     NEUTRAL.mkdir()
     for name in ("extractkit", "conf"):
         caches = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(GOLDEN.parents[1] / name, NEUTRAL / name, ignore=caches)
+        shutil.copytree(checkout / name, NEUTRAL / name, ignore=caches)
     for name in ("linear.py", Path(__file__).name):
         shutil.copy(GOLDEN / name, NEUTRAL / name)
     environment = {**os.environ, "PYTHONPATH": str(NEUTRAL)}
-    program = "import make_runs; make_runs.make()"
-    subprocess.run([sys.executable, "-c", program], cwd=NEUTRAL, env=environment, check=True)
-    for name in RUNS:
-        shutil.copytree(NEUTRAL / name, target / name)
+    schema = int(_python("print(make_runs.schema())", environment).split()[-1])
+    target = GOLDEN / "runs" / f"schema-{schema}{'-early' if early else ''}"
+    if target.exists():
+        sys.exit(f"{target} exists: stored runs of a schema are never made again")
+    _python(f"make_runs.make({early=})", environment)
+    for made in sorted(NEUTRAL.iterdir()):
+        if (made / "manifest.json").exists() or (made / "sweep.json").exists():
+            shutil.copytree(made, target / made.name)
 
 
-def make() -> None:
-    """Make every run below the working directory."""
+def _python(statement: str, environment: dict[str, str]) -> str:
+    """What a process in the neutral directory prints."""
+    program = [sys.executable, "-c", f"import make_runs; {statement}"]
+    done = subprocess.run(
+        program, cwd=NEUTRAL, env=environment, check=True, stdout=subprocess.PIPE, text=True
+    )
+    return done.stdout
+
+
+def schema() -> int:
+    """The version that the package in the neutral directory writes."""
+    from extractkit.runs.manifest import SCHEMA
+
+    return SCHEMA
+
+
+def make(early: bool) -> None:
+    """Make the runs below the working directory; of an early form of a schema, the first two."""
     # TensorFlow describes the machine while it is imported: not into a run's log.
     import tensorflow as tf  # noqa: F401
 
-    import extractkit
     import extractkit.engine.execute
 
     extractkit.engine.execute.host = lambda: dict(HOST)
     _write_weights()
     _command(*STEP_0, *INPUTS, *TENSORS, BOTH_SINKS, "hydra.run.dir=finished")
     _interrupted()
+    if early:
+        return
+    if schema() == 2:
+        _command(*STEP_0, *INPUTS, *FAULTY, *TENSORS, "hydra.run.dir=missing")
+    if schema() >= 3:
+        _trajectory_joined_and_sweep()
+
+
+def _trajectory_joined_and_sweep() -> None:
+    import extractkit
+
     steps = ("model.checkpoints='step_*.safetensors'", "model.checkpoint_step='step_([0-9]+)'")
     _command(*MODEL, *steps, *INPUTS, *TENSORS, "hydra.run.dir=trajectory")
-    faulty = ("+inputs.dataset.faulty=true", "runtime.bad_samples=skip")
     for part in ("1/2", "2/2"):
         joined = (f"runtime.shards={part}", "hydra.run.dir=joined")
-        _command(*STEP_0, *INPUTS, *faulty, *TENSORS, *joined)
+        _command(*STEP_0, *INPUTS, *FAULTY, *TENSORS, *joined)
     extractkit.finalize("joined")
     step = "model.checkpoint=step_0.safetensors,step_20.safetensors"
     _command("-m", *MODEL, step, *INPUTS, *TENSORS, "sinks=npz", "hydra.sweep.dir=sweep")

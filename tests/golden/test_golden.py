@@ -56,7 +56,7 @@ EXPECTED = Manifest(
             SelfCheck("last", not_applicable="the model's own call fails: é"),
         ),
     ),
-    schema=5,
+    schema=6,
     status=Status.FINISHED,
     job_given=("model=mine", "+selectors.mine.path=é"),
     job_resolved={"sinks": {"npz": {"_target_": "extractkit.sinks.npz.NpzSink"}}},
@@ -92,14 +92,17 @@ EXPECTED = Manifest(
     settings={"batch_size": 32, "device": None, "deterministic": True},
     seeds={"runtime": 0},
     versions={"python": "3.11.7", "numpy": "2.4.0"},
+    values_version=1,
     identity="6" * 64,
     git=GitState("c0ffee", dirty=True),
     part="2/4",
 )
 
+BEFORE_COUNTING = replace(EXPECTED, values_version=0)
 EARLIER = {
-    3: replace(EXPECTED, volatile=replace(EXPECTED.volatile, self_check=())),
-    4: EXPECTED,
+    3: replace(BEFORE_COUNTING, volatile=replace(EXPECTED.volatile, self_check=())),
+    4: BEFORE_COUNTING,
+    5: BEFORE_COUNTING,
 }
 """What older manifests are read as: fields that they lack have the value that was right then."""
 
@@ -118,12 +121,14 @@ ENTRIES = (
     entry(Shard(0, 2), "b", stats={"a:output": STATS}, skipped={"0": "é is too long"}, state=STATE),
     entry(Shard(2, 3, checkpoint=1), "c"),
 )
-EARLIER_ENTRIES = tuple(replace(one, state=None) for one in ENTRIES)
+BEFORE_STATES = tuple(replace(one, state=None) for one in ENTRIES)
+LINES = {3: BEFORE_STATES, 4: ENTRIES, journal.SCHEMA: ENTRIES}
+"""What journals with lines of each version are read as."""
 
 
-def test_every_version_has_its_files() -> None:
+def test_the_current_version_has_its_files() -> None:
     assert (GOLDEN / f"manifest-{SCHEMA}.json").exists()
-    assert (GOLDEN / f"journal-{SCHEMA}.jsonl").exists()
+    assert (GOLDEN / f"lines-{journal.SCHEMA}.jsonl").exists()
 
 
 @pytest.mark.parametrize("version", [*EARLIER, SCHEMA])
@@ -157,17 +162,26 @@ def test_this_is_written_as_the_manifest(tmp_path: Path) -> None:
     assert (tmp_path / MANIFEST).read_bytes() == (GOLDEN / f"manifest-{SCHEMA}.json").read_bytes()
 
 
-@pytest.mark.parametrize("version", [*EARLIER, SCHEMA])
-def test_the_journal_is_read_as_this(version: int) -> None:
-    found = journal.read(GOLDEN / f"journal-{version}.jsonl")
-    assert found.entries == (ENTRIES if version == SCHEMA else EARLIER_ENTRIES)
+@pytest.mark.parametrize("version", LINES)
+def test_lines_of_the_journal_are_read_as_these(version: int) -> None:
+    found = journal.read(GOLDEN / f"lines-{version}.jsonl")
+    assert found.entries == LINES[version]
     assert found.torn is None
+
+
+def test_lines_of_several_versions_make_one_journal(tmp_path: Path) -> None:
+    """A resumed run appends lines of the current version to those that are there."""
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes((GOLDEN / "lines-4.jsonl").read_bytes())
+    added = entry(Shard(3, 4), "d")
+    journal.append(path, added)
+    assert journal.read(path).entries == (*ENTRIES, added)
 
 
 def test_this_is_written_as_the_journal(tmp_path: Path) -> None:
     for one in ENTRIES:
         journal.append(tmp_path / "journal.jsonl", one)
-    expected = (GOLDEN / f"journal-{SCHEMA}.jsonl").read_bytes()
+    expected = (GOLDEN / f"lines-{journal.SCHEMA}.jsonl").read_bytes()
     assert (tmp_path / "journal.jsonl").read_bytes() == expected
 
 

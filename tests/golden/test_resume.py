@@ -10,15 +10,20 @@ from safetensors.numpy import save_file
 import extractkit
 from extractkit import cli
 from extractkit.config import recorded
+from extractkit.engine import described
 from extractkit.errors import RunDirectoryError
-from tests.golden.test_runs import RUNS, bias, check, kernel
+from extractkit.runs import manifest as manifests
+from extractkit.runs.environment import VALUE_PACKAGES, VALUES_VERSION, package_versions
+from extractkit.runs.journal import read as read_journal
+from extractkit.runs.manifest import SCHEMA, Status
+from tests.golden.test_runs import RUNS, bias, check, kernel, runs
 
 TRUST = ["linear"]
 
 
 @pytest.fixture
-def interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The interrupted run of schema 3, with the files that its job names."""
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with the files that the runs' jobs name."""
     weights = {"kernel": np.float32(kernel(0)), "bias": np.float32(bias(0))}
     named = {f"sequential/hidden/{name}": value for name, value in weights.items()}
     save_file(named, tmp_path / "step_0.safetensors")
@@ -26,35 +31,97 @@ def interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     # Its paths count from the directory where it was made, which may exist on this machine.
     monkeypatch.setattr(recorded, "relocated", lambda entries, directory: entries)
     monkeypatch.syspath_prepend(str(RUNS.parent))
-    return Path(shutil.copytree(RUNS / "schema-3" / "interrupted", tmp_path / "run"))
+    return tmp_path
 
 
-def test_a_run_from_before_batches_were_measured_says_why_it_is_not_resumed(
-    interrupted: Path,
+def contents(run: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def other_packages(run: Path) -> list[str]:
+    """What the message says of libraries that are not those of the run."""
+    before, now = manifests.read(run).versions, package_versions()
+    return [
+        f"the version of {name}: {before.get(name)} was recorded, {now.get(name)} is found"
+        for name in VALUE_PACKAGES
+        if before.get(name) != now.get(name)
+    ]
+
+
+@runs("interrupted")
+def test_a_run_of_another_values_version_is_refused_and_left_as_it_is(
+    run: Path, tmp_path: Path
 ) -> None:
-    before = {path: path.read_bytes() for path in interrupted.rglob("*") if path.is_file()}
+    run = Path(shutil.copytree(run, tmp_path / "run"))
+    before = contents(run)
+    differ = f"extractkit's values version: 0 was recorded, {VALUES_VERSION} is found"
     with pytest.raises(RunDirectoryError) as error:
-        extractkit.resume(interrupted, trust=TRUST)
+        extractkit.resume(run)
     assert str(error.value) == (
-        f"{interrupted} cannot be resumed: an earlier extractkit wrote it, which did not measure "
-        f"whether samples may share a batch, and this one may compute other last bits than those "
-        f"of the shards that are committed. These stay readable: extractkit show {interrupted}. "
-        f"To compute every sample anew: extractkit rerun {interrupted}"
+        f"{run} cannot be resumed: its values would not be those of one job. "
+        f"{'; '.join([differ, *other_packages(run)])}. Install the recorded versions, or compute "
+        f"every sample anew: extractkit rerun {run}. What is committed stays readable: "
+        f"extractkit show {run}"
     )
-    after = {path: path.read_bytes() for path in interrupted.rglob("*") if path.is_file()}
-    kept = [path for path in before if path.suffix != ".log"]
-    assert [path for path in kept if after[path] != before[path]] == []
+    assert contents(run) == before
 
 
-def test_the_advice_of_that_message_works(interrupted: Path) -> None:
-    assert cli.execute(["show", str(interrupted)]) == 0
-    again = extractkit.rerun(interrupted, run_dir=interrupted.parent / "again", trust=TRUST)
+@pytest.mark.parametrize("folder", ["schema-2", "schema-5"])
+def test_another_library_is_named(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Path(shutil.copytree(RUNS / folder / "interrupted", tmp_path / "run"))
+    before = contents(run)
+    monkeypatch.setattr(described, "VALUES_VERSION", 0)
+    now = {**manifests.read(run).versions, "numpy": "1.0", "extractkit": "9.0", "protobuf": "1.0"}
+    monkeypatch.setattr(described, "package_versions", lambda: now)
+    with pytest.raises(RunDirectoryError) as error:
+        extractkit.resume(run)
+    found = "the version of numpy: 2.4.6 was recorded, 1.0 is found. Install"
+    assert f"would not be those of one job. {found}" in str(error.value)
+    assert contents(run) == before
+
+
+@runs("finished", "joined", "missing", "trajectory")
+def test_a_finished_run_is_left_alone_whatever_the_versions(run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(run, tmp_path / "run"))
+    before = contents(run)
+    assert extractkit.resume(run).status is Status.FINISHED
+    assert contents(run) == before
+
+
+def test_a_finished_run_of_an_older_schema_that_is_damaged_is_not_mended(tmp_path: Path) -> None:
+    run = Path(shutil.copytree(RUNS / "schema-3" / "finished", tmp_path / "run"))
+    (run / "shards" / "constants.npz").unlink()
+    before = contents(run)
+    with pytest.raises(RunDirectoryError, match="extractkit's values version: 0 was recorded"):
+        extractkit.resume(run)
+    assert contents(run) == before
+
+
+def test_a_run_of_an_older_schema_ends_as_one_of_this(
+    job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the values version is the same: here, as if it had never been raised."""
+    run = Path(shutil.copytree(RUNS / "schema-5" / "interrupted", job / "run"))
+    if differ := other_packages(run):
+        pytest.skip(f"only the libraries of that time may resume it: {'; '.join(differ)}")
+    monkeypatch.setattr(described, "VALUES_VERSION", 0)
+    resumed = extractkit.resume(run, trust=TRUST)
+    check(resumed)
+    assert resumed.status is Status.FINISHED
+    assert manifests.read(run) == resumed.manifest
+    assert f'"schema": {SCHEMA}' in (run / "manifest.json").read_text("utf-8")
+    lines = (run / "journal.jsonl").read_text("utf-8").splitlines()
+    assert ['"schema":' in line for line in lines] == [False, False, True, True]
+    whole = read_journal(RUNS / "schema-5" / "finished" / "journal.jsonl")
+    assert resumed.journal.digests() == whole.digests()
+    assert extractkit.verify(run).failed is False
+
+
+@pytest.mark.parametrize("folder", ["schema-1", "schema-3"])
+def test_the_advice_of_that_message_works(folder: str, job: Path) -> None:
+    run = Path(shutil.copytree(RUNS / folder / "interrupted", job / "run"))
+    assert cli.execute(["show", str(run)]) == 0
+    again = extractkit.rerun(run, run_dir=job / "again", trust=TRUST)
     check(again)
-
-
-def test_other_weights_are_named_besides(interrupted: Path) -> None:
-    weights = {"kernel": np.float32(kernel(1)), "bias": np.float32(bias(0))}
-    named = {f"sequential/hidden/{name}": value for name, value in weights.items()}
-    save_file(named, interrupted.parent / "step_0.safetensors")
-    with pytest.raises(RunDirectoryError, match="Besides, the model's weights: 4e24d35f"):
-        extractkit.resume(interrupted, trust=TRUST)

@@ -3,26 +3,32 @@
 `make_runs.py` made them. No TensorFlow is needed to read any of them.
 """
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from extractkit import cli
+from extractkit.runs.diff import diff
 from extractkit.runs.manifest import SCHEMA, Status
 from extractkit.runs.reader import Run, open_run
 from extractkit.runs.sweeps.reader import open_sweep
 from extractkit.runs.verify import verify
 
 RUNS = Path(__file__).parent / "runs"
-VERSIONS = sorted(int(path.name.removeprefix("schema-")) for path in RUNS.iterdir())
+FOLDERS = sorted(path.name for path in RUNS.iterdir())
+"""One for each schema, and for the first form of those that changed under their number."""
+
 LENGTHS = (2, 1, 3, 1, 2)
 STEPS = (0, 10, 20)
 
 
-@pytest.fixture(params=VERSIONS)
-def stored(request: pytest.FixtureRequest) -> Path:
-    """The folder of one schema's runs."""
-    return RUNS / f"schema-{request.param}"
+def runs(*names: str) -> pytest.MarkDecorator:
+    """Parametrise a test over the stored runs of these names (none: over all of them)."""
+    found = sorted(path.parent for path in RUNS.rglob("manifest.json"))
+    chosen = [run for run in found if not names or run.name in names]
+    return pytest.mark.parametrize("run", chosen, ids=lambda run: str(run.relative_to(RUNS)))
 
 
 def kernel(step: int) -> list[list[int]]:
@@ -56,39 +62,45 @@ def check(run: Run, *, step: int = 0, samples: tuple[int, ...] = (0, 1, 2, 3, 4)
 
 def test_every_older_schema_has_its_runs() -> None:
     """Those of the current one are made when it is raised, as the last thing that its code does."""
-    assert set(range(3, SCHEMA)) <= set(VERSIONS)
+    assert {f"schema-{older}" for older in range(1, SCHEMA)} <= set(FOLDERS)
 
 
-def test_a_finished_run(stored: Path) -> None:
-    run = open_run(stored / "finished")
-    assert run.status is Status.FINISHED
-    assert list(run.manifest.sinks) == ["hdf5", "npz"]
-    check(run)
+@runs("finished")
+def test_a_finished_run(run: Path) -> None:
+    found = open_run(run)
+    assert found.status is Status.FINISHED
+    assert list(found.manifest.sinks) == ["hdf5", "npz"]
+    assert found.manifest.model_name == "keras"
+    check(found)
 
 
-def test_the_second_sink_holds_the_same(stored: Path) -> None:
+@runs("finished")
+def test_the_second_sink_holds_the_same(run: Path) -> None:
     for start, stop in [(0, 2), (2, 4), (4, 5)]:
-        with np.load(stored / "finished" / "shards" / f"{start:09}-{stop:09}.npz") as shard:
+        with np.load(run / "shards" / f"{start:09}-{stop:09}.npz") as shard:
             rows = np.concatenate([hidden(number) for number in range(start, stop)])
             np.testing.assert_array_equal(shard["%3Aoutput+values"], rows)
 
 
-def test_an_interrupted_run_has_its_committed_samples(stored: Path) -> None:
-    run = open_run(stored / "interrupted")
-    assert run.status is Status.INTERRUPTED
-    assert [entry.shard for entry in run.journal.entries] == ["constants", "000000000-000000002"]
-    check(run, samples=(0, 1))
+@runs("interrupted")
+def test_an_interrupted_run_has_its_committed_samples(run: Path) -> None:
+    found = open_run(run)
+    assert found.status is Status.INTERRUPTED
+    assert [entry.shard for entry in found.journal.entries] == ["constants", "000000000-000000002"]
+    check(found, samples=(0, 1))
 
 
-def test_a_trajectory_over_checkpoints(stored: Path) -> None:
-    run = open_run(stored / "trajectory")
-    assert run.checkpoints == ("step_0", "step_10", "step_20")
+@runs("trajectory")
+def test_a_trajectory_over_checkpoints(run: Path) -> None:
+    found = open_run(run)
+    assert found.checkpoints == ("step_0", "step_10", "step_20")
     for step in STEPS:
-        check(run.at(f"step_{step}"), step=step)
+        check(found.at(f"step_{step}"), step=step)
 
 
-def test_its_drift(stored: Path) -> None:
-    drift = open_run(stored / "trajectory").drift
+@runs("trajectory")
+def test_its_drift(run: Path) -> None:
+    drift = open_run(run).drift
     assert drift is not None
     first = np.array(kernel(0), np.float64)
     moved = [np.linalg.norm(np.array(kernel(step)) - first) for step in STEPS]
@@ -96,20 +108,55 @@ def test_its_drift(stored: Path) -> None:
     np.testing.assert_allclose(found, np.array(moved) / np.linalg.norm(first), rtol=1e-12)
 
 
-def test_a_run_joined_from_parts_with_a_sample_left_out(stored: Path) -> None:
-    run = open_run(stored / "joined")
-    assert run.status is Status.FINISHED
-    assert list(run.skipped) == [3]
-    check(run, samples=(0, 1, 2, 4))
+@runs("joined", "missing")
+def test_a_run_with_a_sample_that_has_no_values(run: Path) -> None:
+    found = open_run(run)
+    assert found.status is Status.FINISHED
+    assert list(found.skipped) == [3]
+    check(found, samples=(0, 1, 2, 4))
 
 
-def test_a_sweep(stored: Path) -> None:
-    sweep = open_sweep(stored / "sweep")
+@pytest.mark.parametrize("folder", [name for name in FOLDERS if (RUNS / name / "sweep").exists()])
+def test_a_sweep(folder: str) -> None:
+    sweep = open_sweep(RUNS / folder / "sweep")
     assert sweep.keys == ("model.checkpoint",)
     for number, step in enumerate((0, 20)):
-        check(open_run(stored / "sweep" / str(number)), step=step)
+        check(open_run(RUNS / folder / "sweep" / str(number)), step=step)
 
 
-@pytest.mark.parametrize("name", ["finished", "trajectory", "joined"])
-def test_every_file_is_as_it_was_recorded(stored: Path, name: str) -> None:
-    assert verify(stored / name).failed is False
+@runs()
+def test_every_file_is_as_it_was_recorded(run: Path) -> None:
+    found = verify(run)
+    assert [finding.message for finding in found.findings] == []
+
+
+@runs("finished", "joined", "missing", "trajectory")
+def test_a_run_equals_itself(run: Path) -> None:
+    found = diff(run, run)
+    assert not found.beyond
+    assert {one.verdict.value for one in found.tensors} == {"equal"}
+
+
+@runs("finished")
+def test_a_run_equals_those_of_the_same_job_in_other_schemas(run: Path) -> None:
+    for folder in FOLDERS:
+        found = diff(RUNS / folder / "finished", run)
+        assert not found.beyond
+        assert {one.verdict.value for one in found.tensors} == {"equal"}
+
+
+@runs("1")
+def test_a_run_of_other_weights_is_told_apart(run: Path) -> None:
+    found = diff(run.parent / "0", run)
+    apart = {one.a for one in found.tensors if one.verdict.value == "beyond"}
+    assert apart == {":output", "hidden:kernel", "hidden:bias", "hidden:output"}
+
+
+@runs()
+def test_it_is_shown(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.execute(["show", str(run)]) == 0
+    assert "hidden:kernel" in capsys.readouterr().out
+    assert cli.execute(["show", str(run), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    # Whatever wrote the run, the document is that of today.
+    assert (document["schema"], document["values_version"]) == (SCHEMA, 0)

@@ -11,11 +11,13 @@ import pytest
 
 from extractkit.errors import RunDirectoryError
 from extractkit.plan import CONSTANTS_SHARD
+from extractkit.runs import journal
 from extractkit.runs import manifest as manifests
 from extractkit.runs.environment import GitState
 from extractkit.runs.files import StoredFile
 from extractkit.runs.manifest import Actual, Manifest, Skipped, Status, Volatile
 from extractkit.runs.origins import Origin
+from extractkit.runs.upgrades import LINE_UPGRADES, MANIFEST_UPGRADES
 from extractkit.value_checks import ValueStats
 from tests.runs.examples import SHARDS, TENSORS, manifest
 
@@ -81,19 +83,15 @@ def test_the_version_is_looked_at_before_the_fields(tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryError) as caught:
         manifests.read(tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path / 'manifest.json'} has schema version {manifests.SCHEMA + 1}; this "
-        f"extractkit reads up to {manifests.SCHEMA}. Update it: pip install -U extractkit"
+        f"{tmp_path / 'manifest.json'} was written by a newer extractkit: its schema of the "
+        f"manifest has version {manifests.SCHEMA + 1}, and this extractkit reads versions 1 to "
+        f"{manifests.SCHEMA}. Update it: pip install -U extractkit"
     )
 
 
-def test_the_version_from_before_the_first_release_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "manifest.json").write_text('{"schema": 1, "status": "finished"}')
-    with pytest.raises(RunDirectoryError) as caught:
-        manifests.read(tmp_path)
-    assert str(caught.value) == (
-        f"{tmp_path / 'manifest.json'} has schema version 1, from before extractkit's first "
-        f"release; this one reads version {manifests.SCHEMA}. Run the job again"
-    )
+def test_every_older_version_is_upgraded() -> None:
+    assert sorted(MANIFEST_UPGRADES) == list(range(1, manifests.SCHEMA))
+    assert sorted(LINE_UPGRADES) == list(range(1, journal.SCHEMA))
 
 
 @pytest.mark.parametrize("version", [None, True, 0, "1"])

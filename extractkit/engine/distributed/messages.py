@@ -22,6 +22,7 @@ class Task:
         working_directory: from where relative paths of the job are told.
         search_path: where the driver finds modules.
         variables: of the driver's process, which it would not impose on others (`process.py`).
+        release: of extractkit, as the driver is: what they say to each other is one release's own.
         writer: under which name the worker stores files; no other worker has it.
     """
 
@@ -30,6 +31,7 @@ class Task:
     working_directory: str
     search_path: tuple[str, ...]
     variables: Mapping[str, str]
+    release: str | None
     writer: str
 
 

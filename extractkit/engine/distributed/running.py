@@ -17,6 +17,7 @@ from extractkit.engine.process import machine_variables
 from extractkit.errors import ConfigError
 from extractkit.job import Job
 from extractkit.plan import Shard
+from extractkit.runs.environment import extractkit_release
 from extractkit.runs.journal import Entry
 from extractkit.runs.recorder import Recorder
 
@@ -70,6 +71,7 @@ class Hired:
                 os.getcwd(),  # noqa: PTH109 - as text
                 tuple(os.path.abspath(path) for path in sys.path),  # noqa: PTH100
                 machine_variables(),
+                extractkit_release(),
                 writer,
             )
 

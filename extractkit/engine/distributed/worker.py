@@ -33,7 +33,7 @@ from extractkit.job import Job
 from extractkit.runs import manifest as manifests
 from extractkit.runs.agreement import differences
 from extractkit.runs.directory import SAMPLES
-from extractkit.runs.environment import host
+from extractkit.runs.environment import extractkit_release, host
 from extractkit.runs.manifest import Manifest
 from extractkit.runs.samples import Samples
 from extractkit.runs.storing import Storing
@@ -70,6 +70,7 @@ def _known(error: ExtractkitError) -> str:
 def _work(task: Task, inbox: Inbox[str], tell: Callable[[Message], None]) -> None:
     directory = Path(task.directory)
     recorded = _recorded(directory, task)
+    _check_release(task.release)
     take_machine_variables(task.variables)
     impose(recorded.environment)
     return_large_buffers()
@@ -90,6 +91,19 @@ def _work(task: Task, inbox: Inbox[str], tell: Callable[[Message], None]) -> Non
             entry = storing.store(one.shard, one.values, timings, one.stats, one.skipped)
             del one  # before the next is taken, and the one after that begun
             tell(Stored(entry.to_line()))
+
+
+def _check_release(driver: str | None) -> None:
+    """Make sure that driver and worker are of one release.
+
+    Raises:
+        RunDirectoryError: they are not.
+    """
+    if (own := extractkit_release()) != driver:
+        raise RunDirectoryError(
+            f"a worker on {host()['name']!r} has extractkit {own}, and the driver has {driver}. "
+            f"Install the driver's on all machines: pip install extractkit=={driver}"
+        )
 
 
 def _recorded(directory: Path, task: Task) -> Manifest:

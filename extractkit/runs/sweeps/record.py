@@ -160,9 +160,9 @@ class JobFile:
 
 
 SWEEP_FILE = SealedRecord(
-    SweepRecord, "index of a sweep", SCHEMA, "run the sweep again elsewhere: hydra.sweep.dir=…"
+    SweepRecord, "sweep index", SCHEMA, "run the sweep again elsewhere: hydra.sweep.dir=…"
 )
-JOB_FILE = SealedRecord(JobFile, "record of a job", SCHEMA, "delete it, and resume the sweep")
+JOB_FILE = SealedRecord(JobFile, "job record", SCHEMA, "delete it, and resume the sweep")
 
 
 def is_sweep(directory: Path) -> bool:

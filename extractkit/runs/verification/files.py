@@ -18,6 +18,8 @@ from extractkit.runs.state import check_state
 from extractkit.runs.verification.result import Check, Finding, counted
 from extractkit.runs.write import TEMPORARY
 
+UNRECORDED = "runs of schema 1 record no digest of it"
+
 Entries = Mapping[Shard, Entry]
 
 
@@ -83,7 +85,8 @@ def other_files(directory: Path, manifest: Manifest, entries: Entries) -> Check:
     known |= {file.name for entry in entries.values() for file in entry.stored}
     unknown = [name for name in _names(directory) if name not in known]
     planned = {f"{SHARDS}/{shard.key}" for shard in manifest.shards}
-    notes = (_told(name, planned) for name in unknown)
+    foreign = "not of this run" if manifest.records_files else UNRECORDED
+    notes = (_told(name, planned, foreign) for name in unknown)
     return Check.of("other files", f"{len(unknown)} found", notes=notes)
 
 
@@ -112,11 +115,11 @@ def _names(directory: Path) -> Iterator[str]:
             yield (here / name).relative_to(directory).as_posix()
 
 
-def _told(name: str, planned: Container[str]) -> str:
+def _told(name: str, planned: Container[str], foreign: str) -> str:
     if name == LOCK:
         return f"{name}: a process is at work on the run, or was killed"
     if name.endswith(TEMPORARY):
         return f"{name}: left by a process that was killed while it wrote"
     if name.partition(".")[0] in planned:
         return f"{name}: stored, but not committed: its process ended before"
-    return f"{name}: not of this run"
+    return f"{name}: {foreign}"

@@ -37,7 +37,13 @@ def _read(path: Path, *, finished: bool) -> tuple[dict[Shard, Entry], list[Findi
         for number, line in enumerate(lines_of(path), start=1):
             if not line.endswith(b"\n"):
                 rest = line
-            elif (entry := _entry(line[:-1])) is not None:
+                continue
+            try:
+                entry = entry_of(line[:-1], f"{path}, line {number}")
+            except RunDirectoryError as error:
+                found.append(Finding(JOURNAL, str(error)))
+                continue
+            if entry is not None:
                 entries[entry.covers] = entry
             else:
                 message = f"{path}, line {number} is damaged: its checksum does not hold"
@@ -52,17 +58,6 @@ def _read(path: Path, *, finished: bool) -> tuple[dict[Shard, Entry], list[Findi
     elif rest:
         notes.append("its last line was being written when its process ended: it does not count")
     return entries, found, notes
-
-
-def _entry(line: bytes) -> Entry | None:
-    """The entry of a line that is, to the byte, the one that the journal writes for it."""
-    try:
-        entry = entry_of(line, JOURNAL)
-    except RunDirectoryError:
-        return None
-    # Numbers can be written in several ways: the entry's own is the one that counts.
-    same = entry is not None and entry.to_line().encode(errors="surrogatepass") == line
-    return entry if same else None
 
 
 def _could_be_interrupted(rest: bytes) -> bool:

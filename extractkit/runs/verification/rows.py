@@ -13,6 +13,7 @@ from extractkit.errors import RunDirectoryError
 from extractkit.runs.directory import SAMPLES
 from extractkit.runs.manifest import Manifest
 from extractkit.runs.samples import Samples
+from extractkit.runs.verification.files import UNRECORDED
 from extractkit.runs.verification.result import Check, Finding, Outcome, counted
 
 _ONLY = ""
@@ -50,7 +51,7 @@ def sample_rows(directory: Path, manifest: Manifest, files: Check) -> tuple[Chec
         return Check.left_out(name, f"{SAMPLES} is damaged or missing"), Told()
     if manifest.plan is None:
         return Check.left_out(name, "the samples had not all been read"), Told()
-    if not recorded:
+    if not recorded and manifest.records_files:
         message = f"{directory / SAMPLES} is not among the recorded files"
         return Check.of(name, "0 rows", [Finding(SAMPLES, message)]), Told()
     reading = _Reading()
@@ -63,6 +64,7 @@ def sample_rows(directory: Path, manifest: Manifest, files: Check) -> tuple[Chec
         name,
         counted(reading.count, "row"),
         [Finding(SAMPLES, f"{directory / SAMPLES}: {message}") for message in messages],
+        [] if recorded else [f"{SAMPLES}: {UNRECORDED}"],
     )
     return check, reading.told() if check.outcome is Outcome.OK else Told()
 

@@ -17,7 +17,7 @@ from extractkit.plan import Shard
 
 
 def task(job: Any = b"") -> Task:
-    return Task(job, "run", ".", (), {}, "0-1")
+    return Task(job, "run", ".", (), {}, None, "0-1")
 
 
 def ended(events: SimpleQueue[Event]) -> Ended:

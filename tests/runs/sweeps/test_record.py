@@ -99,7 +99,7 @@ def test_damage_tells_what_is_left_to_do(tmp_path: Path) -> None:
 
 def test_a_newer_version_is_refused(tmp_path: Path) -> None:
     written(tmp_path, replace(SWEEP, schema=2))
-    with pytest.raises(RunDirectoryError, match=r"has schema version 2; this extractkit reads up"):
+    with pytest.raises(RunDirectoryError, match=r"newer extractkit: .* sweep index has version 2"):
         record.read(tmp_path)
 
 
