@@ -6,8 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from extractkit.commands import jobs
 from extractkit.config.compose import compose
 from extractkit.errors import ConfigError
+from extractkit.runs import manifest
+from extractkit.runs.comparison import result as comparison
+from extractkit.runs.sweeps import record
+from extractkit.runs.verification import result as verification
 
 PAGES = Path(__file__).parents[1] / "docs" / "what-people-ask"
 # In a block of its own or behind a prompt, with the lines that a backslash joins to it.
@@ -41,3 +46,16 @@ def test_every_command_composes(page: Path) -> None:
         except ConfigError as error:
             assert printed == f"extractkit: {error}"  # noqa: PT017 - most commands raise nothing
     assert checked or page.stem == "README"
+
+
+def test_the_versions_of_json_documents_are_those_that_the_page_tells() -> None:
+    table = (PAGES / "old-runs.md").read_text(encoding="utf-8")
+    told = dict(re.findall(r"^\| `([a-zA-Z ]+)` \| (\d+) \|", table, re.MULTILINE))
+    assert {command: int(version) for command, version in told.items()} == {
+        "tensors": jobs.TENSORS_SCHEMA,
+        "plan": jobs.PLAN_SCHEMA,
+        "show RUN": manifest.SCHEMA,
+        "show SWEEP": record.SCHEMA,
+        "verify": verification.SCHEMA,
+        "diff": comparison.SCHEMA,
+    }

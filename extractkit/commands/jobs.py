@@ -22,7 +22,11 @@ if TYPE_CHECKING:
     from extractkit.job import Job
 
 
-_Answer = tuple[Callable[[], object], Callable[[], "RenderableType"]]
+TENSORS_SCHEMA = 1
+PLAN_SCHEMA = 1
+"""Versions of the fields of `tensors --json` and `plan --json`; to be raised with every change."""
+
+_Answer = tuple[Callable[[], dict[str, object]], Callable[[], "RenderableType"]]
 """What a dry verb has to say of a job: make it as JSON, or for a person."""
 
 Report = Callable[[Exception], int]
@@ -63,14 +67,16 @@ def tensors(
     arguments: Sequence[str], report: Report, trusted: Sequence[str], *, as_json: bool
 ) -> list[int]:
     """List what a model offers; as `run`."""
-    return _look(arguments, _tensors, report, trusted, as_json=as_json)
+    schema = TENSORS_SCHEMA if as_json else None
+    return _look(arguments, _tensors, report, trusted, schema)
 
 
 def plan(
     arguments: Sequence[str], report: Report, trusted: Sequence[str], *, as_json: bool, exact: bool
 ) -> list[int]:
     """Say what a job would store; as `run`."""
-    return _look(arguments, partial(_plan, exact=exact), report, trusted, as_json=as_json)
+    schema = PLAN_SCHEMA if as_json else None
+    return _look(arguments, partial(_plan, exact=exact), report, trusted, schema)
 
 
 def extract(composed: "Composition") -> Path:
@@ -131,10 +137,13 @@ def _look(
     answer: Callable[["Composition"], _Answer],
     report: Report,
     trusted: Sequence[str],
-    *,
-    as_json: bool,
+    schema: int | None,
 ) -> list[int]:
-    """Print what there is to say of each job; as JSON, all of a sweep's jobs in one array."""
+    """Print what there is to say of each job; as JSON, all of a sweep's jobs in one array.
+
+    Args:
+        schema: version of the documents to print as JSON; None: print for people.
+    """
     from extractkit.config.app import launch
     from extractkit.display.waiting import waiting
 
@@ -144,21 +153,25 @@ def _look(
         # A model's own code may print; that is no part of the result.
         with redirect_stdout(sys.stderr), waiting(sys.stderr, "loading the model"):
             document, rendered = answer(composed)
-            if as_json:
-                documents.append(document())
+            if schema is not None:
+                documents.append({"schema": schema, **document()})
                 return
             text = rendered()
         write_rendered(text)
 
     def fail(error: Exception) -> int:
-        documents.append({"error": str(error)})  # jobs are told apart by their order
+        documents.append(
+            {"schema": schema, "error": str(error)}
+        )  # jobs are told apart by their order
         return report(error)
 
     complete_without_verb()
     failures = launch(arguments, look, fail, dry=True, trusted=trusted)
-    if as_json and (len(documents) > 1 or any(argument in SWEEP for argument in arguments)):
+    if schema is not None and (
+        len(documents) > 1 or any(argument in SWEEP for argument in arguments)
+    ):
         write_json(documents)
-    elif as_json and documents and not failures:
+    elif schema is not None and documents and not failures:
         write_json(documents[0])
     return failures
 
@@ -171,14 +184,16 @@ def _tensors(composed: "Composition") -> _Answer:
     return partial(_shown, found), partial(listing, found.catalog, found.matches)
 
 
-def _shown(found: "Listing") -> list[object]:
+def _shown(found: "Listing") -> dict[str, object]:
     """Return what selectors match, or everything without one, as JSON has it."""
     matched = {record.address for records in found.matches.values() for record in records}
-    return [
-        record.to_json()
-        for record in found.catalog.records
-        if not found.matches or record.address in matched
-    ]
+    return {
+        "tensors": [
+            record.to_json()
+            for record in found.catalog.records
+            if not found.matches or record.address in matched
+        ]
+    }
 
 
 def _plan(composed: "Composition", *, exact: bool) -> _Answer:

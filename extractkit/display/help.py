@@ -71,7 +71,7 @@ _VERBS = {
 
           extractkit tensors model=bert
           extractkit tensors model=bert selectors=ops
-          extractkit tensors model=bert --json      an array of all records
+          extractkit tensors model=bert --json      all records, under `tensors`
         """,
     ),
     "plan": (

@@ -79,7 +79,7 @@ def test_plan_and_tensors_tell_of_checkpoints_and_leave_nothing(
     assert [one["label"] for one in plan["checkpoints"]] == ["step_9", "step_10"]
     # 48 texts of up to 64 characters: 4 bytes × 4 numbers × (2 × 64 tokens + 1 pooled).
     assert (plan["bytes"], plan["samples"]) == (2 * 48 * 16 * (2 * 64 + 1), 48)
-    listed = json.loads(program("tensors", *given, "--json").stdout)
+    listed = json.loads(program("tensors", *given, "--json").stdout)["tensors"]
     assert [record["address"] for record in listed] == list(ReferenceModel().catalog)
     assert left_in(place) == set()
 

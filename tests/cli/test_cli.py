@@ -165,9 +165,11 @@ def test_jobs_of_a_sweep_are_numbered(program: Program, place: Path) -> None:
 # ------------------------------------------------------------------------------ tensors and plan
 
 
-def test_tensors_prints_an_array_of_records(program: Program, place: Path) -> None:
+def test_tensors_prints_all_records(program: Program, place: Path) -> None:
     done = program("tensors", "model=reference", "--json")
-    records = json.loads(done.stdout)
+    document = json.loads(done.stdout)
+    assert document["schema"] == 1
+    records = document["tensors"]
     assert (done.returncode, len(records)) == (cli.DONE, 11)
     keys = {"address", "kind", "port", "layer", "layer_type", "op_type", "dtype", "shape", "dims"}
     assert keys < set(records[0])
@@ -175,7 +177,8 @@ def test_tensors_prints_an_array_of_records(program: Program, place: Path) -> No
 
 
 def test_tensors_with_a_selector_shows_what_it_matches(program: Program) -> None:
-    records = json.loads(program("tensors", "model=reference", "selectors=ops", "--json").stdout)
+    done = program("tensors", "model=reference", "selectors=ops", "--json")
+    records = json.loads(done.stdout)["tensors"]
     assert [record["kind"] for record in records] == ["op"] * 4
     shown = program("tensors", "model=reference", "selectors=ops").stdout
     assert ":op/Softmax" in shown
@@ -189,6 +192,7 @@ def test_plan_looks_at_the_directory_that_was_asked_for(program: Program, place:
     assert document["directory"] == f"{place}/a/b"
     assert document["matches"] == {"layers": 3}
     assert document["bound"] == "upper bound"
+    assert document["schema"] == 1
     assert left_in(place) == set()
 
 
@@ -210,6 +214,7 @@ def test_a_sweep_of_plans_is_one_array_and_leaves_nothing(program: Program, plac
     assert done.returncode == cli.MISTAKEN
     assert [first["directory"], third["directory"]] == [f"{place}/s/0", f"{place}/s/2"]
     assert second["error"].startswith("selectors is empty")
+    assert [one["schema"] for one in (first, second, third)] == [1, 1, 1]
     assert left_in(place) == set()
 
 
@@ -223,8 +228,8 @@ def test_a_job_that_does_not_compose_keeps_its_place_in_the_array(program: Progr
 
 
 def test_a_sweep_of_one_is_an_array_too(program: Program) -> None:
-    (records,) = json.loads(program("tensors", "-m", "model=reference", "--json").stdout)
-    assert len(records) == 11
+    (document,) = json.loads(program("tensors", "-m", "model=reference", "--json").stdout)
+    assert len(document["tensors"]) == 11
 
 
 def test_a_terminal_of_another_encoding_is_no_mistake(program: Program) -> None:

@@ -95,7 +95,7 @@ def test_the_whole_command_is_printed_and_run(program: Program, place: Path) -> 
     save_file({"kernel": np.ones((2, 3), "float32")}, place / "net, old.safetensors")
     done = program("--json", "net, old.safetensors", "tensors")
     assert done.returncode == cli.DONE
-    assert [one["address"] for one in json.loads(done.stdout)] == [":kernel"]
+    assert [one["address"] for one in json.loads(done.stdout)["tensors"]] == [":kernel"]
     command = """extractkit tensors --json model=checkpoint 'model.path="net, old.safetensors"'"""
     assert done.stderr.splitlines()[0] == (
         f"extractkit: net, old.safetensors is weights in safetensors. In full: {command}"

@@ -87,6 +87,22 @@ def test_every_flipped_bit_of_a_journal_is_noticed(copied: Path) -> None:
         path.write_bytes(whole)
 
 
+@pytest.mark.parametrize("folder", [name for name in FOLDERS if (RUNS / name / "sweep").exists()])
+@pytest.mark.parametrize("name", ["sweep.json", "jobs/0.json"])
+def test_every_flipped_bit_of_a_sweep_is_noticed(folder: str, name: str, tmp_path: Path) -> None:
+    sweep = Path(shutil.copytree(RUNS / folder / "sweep", tmp_path / "sweep"))
+    # Until a sweep is finished its jobs' own records are read.
+    edited(sweep / "sweep.json", lambda fields: fields.update(status="started"))
+    path = sweep / name
+    whole = path.read_bytes()
+    draw = random.Random(0)
+    for _ in range(40):
+        flip(path, draw.randrange(len(whole)), draw.randrange(8))
+        with pytest.raises(RunDirectoryError):
+            open_sweep(sweep)
+        path.write_bytes(whole)
+
+
 @every(FOLDERS)
 def test_commands_name_the_file_with_a_flipped_bit(
     copied: Path, capsys: pytest.CaptureFixture[str]

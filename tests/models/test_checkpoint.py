@@ -166,7 +166,7 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     model = ("model=checkpoint", "model.path=saved")
     listed = program("tensors", *model, "--json", place=tmp_path)
     assert listed.returncode == 0, listed.stderr
-    assert {record["name"] for record in json.loads(listed.stdout)} == set(held)
+    assert {record["name"] for record in json.loads(listed.stdout)["tensors"]} == set(held)
     arguments = (
         "selectors=weights",
         "+selectors.slots.kind=[optimizer,moving_average]",
