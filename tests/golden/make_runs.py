@@ -15,8 +15,9 @@ h5py 3.14.0; none needed a change for these:
     schema-4        fdcf705  self-checks
     schema-5        426f055  carried state
 
-Each is the last commit of its schema. Schemas 1 to 3 gained fields under one number in their first
-hours. Of two of these early forms there is a finished and an interrupted run (`early`):
+Each is the last commit of its schema; a few that changed no record followed that of schema 5.
+Schemas 1 to 3 gained fields under one number in their first hours. Of two of these early forms
+there is a finished and an interrupted run (`early`):
 
     schema-2-early  80d06ff  statistics without the number of elements
     schema-3-early  e7c3789  no parts, no workers
