@@ -63,7 +63,7 @@ def load(
         import keras
 
         from extractkit.models.image_model import ImageModel, image_signature
-        from extractkit.models.keras_models.again import LoadedAgain, loader_of
+        from extractkit.models.keras_models.again import LoadedAgain
         from extractkit.models.keras_models.signature import input_structure, packer, signature
         from extractkit.models.keras_models.weights import load_plainly, load_weights
         from extractkit.models.weight_files import open_weights
@@ -80,8 +80,7 @@ def load(
     }
     kept = IMAGENET if weights == IMAGENET else None
     model = _built(build, architecture, kept, settings)
-    if file is not None:
-        load_weights(model, file, _WEIGHTS)
+    loaded_by = None if file is None else load_weights(model, file, _WEIGHTS)
 
     def again(checkpoint: int | None) -> LoadedAgain:
         keras.utils.set_random_seed(seed)
@@ -90,7 +89,7 @@ def load(
         if file is None:
             return LoadedAgain(own, made_by)
         load = partial(load_plainly, own, file, _WEIGHTS)
-        return LoadedAgain(own, f"{made_by} and {loader_of(own, file)}", load)
+        return LoadedAgain(own, f"{made_by} and {loaded_by}", load)
 
     structure = input_structure(model)
     own = sys.modules[build.__module__]

@@ -57,16 +57,14 @@ def load(
     folder = Path(directory).expanduser()
     release = GoogleRelease("bert", str(folder), folder) if is_release(folder) else None
     preset = find_preset("bert", directory) if release is None else release
-    weights = given_weights(
-        checkpoint,
-        checkpoints,
-        checkpoint_step,
-        lambda found, key: (
-            load_weights(backbone, found, key)
-            if release is None or not has_release_names(found)
-            else assign_release(backbone, found, f"{key}={found.path!r}")
-        ),
-    )
+
+    def load_into(found: WeightFile, key: str) -> str:
+        if release is None or not has_release_names(found):
+            return load_weights(backbone, found, key)
+        assign_release(backbone, found, f"{key}={found.path!r}")
+        return BY_NAME
+
+    weights = given_weights(checkpoint, checkpoints, checkpoint_step, load_into)
     # Imported only now: TensorFlow and keras-hub take seconds, checking arguments none.
     with quiet_start():
         import keras_hub
@@ -75,7 +73,7 @@ def load(
         from extractkit.models.hub_presets.model import text_model
         from extractkit.models.hub_presets.reading import read_backbone
         from extractkit.models.keras_models.again import LoadedAgain, loaded_again
-        from extractkit.models.keras_models.weights import load_plainly, load_weights
+        from extractkit.models.keras_models.weights import BY_NAME, load_plainly, load_weights
 
     backbone = read_backbone(preset) if release is None else release_backbone(release)
     if not isinstance(backbone, keras_hub.models.BertBackbone):

@@ -21,7 +21,8 @@ class GivenWeights:
 
     axis: WeightFiles | None
     _one: WeightFile | None
-    _load: Callable[[WeightFile, str], None]
+    _load: Callable[[WeightFile, str], object]
+    _loaded_by: Mapping[str, str]
 
     @property
     def given(self) -> bool:
@@ -44,6 +45,12 @@ class GivenWeights:
         if self._one is not None:
             self._load(self._one, ONE)
 
+    def loaded_by(self, checkpoint: int | None) -> str:
+        """Return what loaded the one set, or that of a place on the axis."""
+        file = self.file(checkpoint)
+        assert file is not None
+        return self._loaded_by[file.path]
+
     def file(self, checkpoint: int | None) -> WeightFile | None:
         """The one set, or that of a place on the axis; None: there is neither."""
         if self.axis is None or checkpoint is None:
@@ -55,21 +62,26 @@ def given_weights(
     checkpoint: str | None,
     checkpoints: object,
     step: object,
-    load: Callable[[WeightFile, str], None],
+    load: Callable[[WeightFile, str], str],
 ) -> GivenWeights:
     """What a configuration gives; the model need not be there yet.
 
     Args:
         checkpoint: one set, what `open_weights` takes.
         checkpoints, step: many of them, one after the other; see `checkpoint_axis`.
-        load: gives the model these weights, which the key names; raises ModelError where they do
-            not fit it.
+        load: gives the model these weights, which the key names, and returns what loaded them;
+            raises ModelError where they do not fit it.
 
     Raises:
         ConfigError, ModelError, MissingExtraError: as these two.
     """
     one = None if checkpoint is None else open_weights(checkpoint, ONE)
+    loaded_by: dict[str, str] = {}
+
+    def loaded(found: WeightFile, key: str) -> None:
+        loaded_by[found.path] = load(found, key)
+
     axis = checkpoint_axis(
-        checkpoints, step, lambda found: load(found, SEVERAL), instead_of={ONE: checkpoint}
+        checkpoints, step, lambda found: loaded(found, SEVERAL), instead_of={ONE: checkpoint}
     )
-    return GivenWeights(axis, one, load)
+    return GivenWeights(axis, one, loaded, loaded_by)

@@ -65,11 +65,12 @@ def load(
     policy = check_state(state)
     architecture = _chosen(path, factory)
 
-    def load_into(found: WeightFile, key: str) -> None:
+    def load_into(found: WeightFile, key: str) -> str:
         if key != ONE:
             derived.before()
-        load_weights(model, found, key, averages, saved)
+        loaded_by = load_weights(model, found, key, averages, saved)
         derived.check(f"{key}={found.path!r}")
+        return loaded_by
 
     weights = given_weights(checkpoint, checkpoints, checkpoint_step, load_into)
     saved = architecture if isinstance(architecture, SavedKeras) else None

@@ -214,9 +214,10 @@ def test_a_job_computes_with_its_own_seed_after_the_check(
 
 
 def test_weights_that_keras_does_not_read_are_recorded_as_matched_by_name() -> None:
-    file: Any = SimpleNamespace(format="safetensors")
-    weights: Any = SimpleNamespace(file=lambda checkpoint: file)
-    again = loaded_again(architecture(), "a factory", weights, None)
+    given: Any = SimpleNamespace(
+        file=lambda checkpoint: object(), loaded_by=lambda checkpoint: weights.BY_NAME
+    )
+    again = loaded_again(architecture(), "a factory", given, None)
     assert again.loaded_by == "a factory and extractkit's own matching by name"
 
 

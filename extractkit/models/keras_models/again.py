@@ -6,7 +6,7 @@ from typing import Any
 
 from extractkit.checkpoints import KEY
 from extractkit.models.given_weights import GivenWeights
-from extractkit.models.keras_models.weights import load_plainly, read_by_keras
+from extractkit.models.keras_models.weights import load_plainly
 from extractkit.models.weight_files import WeightFile
 
 
@@ -44,14 +44,6 @@ Again = Callable[[int | None], LoadedAgain]
 """Loads a model again; the argument is that of `HasOwnCall.own_call`."""
 
 
-BY_NAME = "extractkit's own matching by name"
-
-
-def loader_of(model: Any, file: WeightFile) -> str:
-    """What `load_plainly` loads the weights of a file by, for records and messages."""
-    return "load_weights" if read_by_keras(model, file) else BY_NAME
-
-
 def loaded_again(
     model: Any,
     made_by: str,
@@ -66,13 +58,14 @@ def loaded_again(
         made_by: what has made it.
         checkpoint: place on the axis of the weights; None: there is no axis.
         load: gives a model the weights of a file, which the key names.
-        by: what `load` loads them by; None: it is `load_plainly`.
+        by: what `load` loads them by. If None, what loaded them into the first model, whose
+            weights are there already.
     """
     file = weights.file(checkpoint)
     if file is None:
         return LoadedAgain(model, made_by)
     return LoadedAgain(
         model,
-        f"{made_by} and {by or loader_of(model, file)}",
+        f"{made_by} and {by or weights.loaded_by(checkpoint)}",
         lambda: load(model, file, "model.checkpoint" if checkpoint is None else KEY),
     )

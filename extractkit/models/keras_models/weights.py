@@ -33,6 +33,9 @@ from extractkit.models.weight_files import WeightFile, open_weights
 
 _log = logging.getLogger(__name__)
 
+BY_KERAS = "load_weights"
+BY_NAME = "extractkit's own matching by name"
+
 _KEY = "model.checkpoint"
 _ARCHIVE = "Keras archive"
 _HDF5 = "Keras HDF5"
@@ -47,7 +50,7 @@ def load_weights(
     key: str = _KEY,
     averages: MovingAverages | None = None,
     saved: SavedKeras | None = None,
-) -> None:
+) -> str:
     """Load a checkpoint into a built model.
 
     Args:
@@ -56,6 +59,9 @@ def load_weights(
         averages: what the configuration says of moving averages in it; None: it is not asked.
         saved: the whole model whose optimizer it keeps the variables of, where that is known.
 
+    Returns:
+        What loaded it, for records and messages: `BY_KERAS` or `BY_NAME`.
+
     Raises:
         ModelError: it is damaged, or of another architecture; the first weight that does not fit
             is named, with both shapes. Or averages are wanted, and it has none.
@@ -63,37 +69,35 @@ def load_weights(
     at = f"{key}={weights.path!r}"
     by_keras = weights.format in (_ARCHIVE, _HDF5)
     if by_keras:
-        _load_by_keras_or_scope(model, weights, at)
+        loaded_by = _load_by_keras_or_scope(model, weights, at)
     else:
+        loaded_by = BY_NAME
         named = with_named_averages(weights, at, averages) if averages else weights
         assign_by_name(model, named, at)
     if averages and (by_keras or weights.averages):
         saved = open_saved(str(weights.files[0])) if weights.format == _ARCHIVE else saved
         use_optimizer_averages(model, weights, saved, at, averages)
+    return loaded_by
 
 
-def _load_by_keras_or_scope(model: Any, weights: WeightFile, at: str) -> None:
+def _load_by_keras_or_scope(model: Any, weights: WeightFile, at: str) -> str:
     legacy = weights.format == _HDF5 and _is_legacy(weights.files[0])
     names = _named_by_keras_2(weights) if legacy else {}
     if legacy and is_of_transformers(model):
         # Their variables have names of their own, which do not count layers.
         names = {key: stored_name(name) for key, name in names.items()}
         assign_of_transformers(model, weights, names, at)
-        return
+        return BY_NAME
     try:
         _load_by_keras(model, weights, legacy, at)
     except ModelError as unfit:
         try:
             if assign_by_scope(model, weights, names, at):
-                return
+                return BY_NAME
         except ModelError:
             _log.debug("%s: no scope of it fits either", at, exc_info=True)
         raise unfit from unfit.__cause__
-
-
-def read_by_keras(model: Any, weights: WeightFile) -> bool:
-    """Whether `model.load_weights` is what reads a file of this format."""
-    return weights.format in (_ARCHIVE, _HDF5) and not is_of_transformers(model)
+    return BY_KERAS
 
 
 def load_plainly(model: Any, weights: WeightFile, key: str) -> None:
@@ -107,7 +111,7 @@ def load_plainly(model: Any, weights: WeightFile, key: str) -> None:
     Raises:
         ModelError: it does not fit.
     """
-    if read_by_keras(model, weights):
+    if weights.format in (_ARCHIVE, _HDF5) and not is_of_transformers(model):
         legacy = weights.format == _HDF5 and _is_legacy(weights.files[0])
         try:
             _load_by_keras(model, weights, legacy, f"{key}={weights.path!r}")

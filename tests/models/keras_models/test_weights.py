@@ -357,6 +357,23 @@ def test_weights_of_another_head_are_found_by_their_scope(
     assert caplog.text.count("head/kernel:0") == 1
 
 
+def plain() -> Any:
+    return headed("plain", head=False)
+
+
+@pytest.mark.parametrize(
+    ("head", "loaded_by"), [(True, weights.BY_NAME), (False, weights.BY_KERAS)]
+)
+def test_what_loads_the_weights_again_is_recorded(
+    head: bool, loaded_by: str, tmp_path: Path
+) -> None:
+    """Keras alone cannot read the weights of a model with another head."""
+    as_h5(headed("plain", head=head), tmp_path / "w.h5")
+    built = Component("model.factory", f"{__name__}.plain", {})
+    model = load(factory=built, checkpoint=str(tmp_path / "w.h5"), inputs=UNBUILT_INPUTS)
+    assert model.own_call().loaded_by == f"{__name__}.plain and {loaded_by}"
+
+
 @pytest.mark.parametrize(("write", "name"), [(as_h5, "w.h5"), (as_safetensors, "w.safetensors")])
 @pytest.mark.parametrize("wrong", ["no head", "another width"])
 def test_no_scope_is_taken_that_does_not_hold_all(
