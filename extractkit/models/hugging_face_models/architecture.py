@@ -4,24 +4,16 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
-import tensorflow as tf
 import transformers
 from transformers.models.auto import modeling_tf_auto
 
-from extractkit.advice import nested_override
 from extractkit.errors import ConfigError, ModelError, choices
 from extractkit.models.foreign import told
 from extractkit.models.hugging_face_models.directory import ModelDirectory
-from extractkit.models.hugging_face_models.inputs import PIXELS
-from extractkit.models.input_settings import AT
 
 _AT = "model.architecture"
 _PREFIX = "TF"
 _MAPPINGS = "MAPPING_NAMES"
-
-# Examples of `model.inputs`.
-_IDS_ENTRY = "{dims: [sample, token], dtype: int32}"
-_PIXELS_ENTRY = "{dims: [sample, 3, height, width], dtype: float32}"
 
 
 def model_class(directory: ModelDirectory, asked: str | None) -> Any:
@@ -78,6 +70,12 @@ def build_model(directory: ModelDirectory, kind: Any) -> Any:
         config.return_dict = True
         model = kind(config)
         model.build_in_name_scope()
+    except NotImplementedError as error:  # it has to know the shape of its images
+        raise ModelError(
+            f"{directory.at}: config.json does not say which images a {kind.__name__} takes "
+            f'({told(error)}). Add their size and channels to it: "image_size": 224, '
+            f'"num_channels": 3'
+        ) from error
     except Exception as error:  # whatever classes raise that are given other settings
         raise ModelError(
             f"{directory.at}: config.json does not make a {kind.__name__}: {told(error)}"
@@ -88,31 +86,6 @@ def build_model(directory: ModelDirectory, kind: Any) -> Any:
 def call_parameters(model: Any) -> list[str]:
     """Return the names of what a model can be called with."""
     return [name for name in inspect.signature(model.call).parameters if name != "self"]
-
-
-def input_signature(
-    directory: ModelDirectory, model: Any, configured: bool
-) -> dict[str, tf.TensorSpec]:
-    """Return what a model says that it takes, by name.
-
-    Args:
-        configured: Whether `model.inputs` says what it takes where the model does not.
-
-    Raises:
-        ModelError: Neither says it.
-    """
-    try:
-        return dict(model.input_signature)
-    except Exception as error:  # whatever a property of hundreds of classes raises
-        if configured:
-            return {}
-        taken = call_parameters(model)
-        entry = {PIXELS: _PIXELS_ENTRY} if PIXELS in taken else {taken[0]: _IDS_ENTRY}
-        raise ModelError(
-            f"{directory.at}: {type(model).__name__} does not say what it takes ({told(error)}). "
-            f"Say it, for example {nested_override(AT, entry)}. It can be called with "
-            f"{', '.join(taken)}"
-        ) from error
 
 
 def _class(name: str) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 from extractkit.errors import ConfigError, ModelError
 from extractkit.inputs.protocol import PICTURE, Sample
-from extractkit.models.hugging_face_models.architecture import call_parameters, input_signature
+from extractkit.models.hugging_face_models.architecture import call_parameters
 from extractkit.models.hugging_face_models.directory import ModelDirectory
 from extractkit.models.hugging_face_models.inputs import (
     TOKEN,
@@ -59,11 +59,10 @@ def transformers_model(
 
     Raises:
         ConfigError: `model.inputs` or `model.max_length` does not fit it.
-        ModelError: It does not say what it takes, and `model.inputs` does not either.
     """
     import tf_keras
 
-    takes = input_signature(directory, model, configured=settings is not None)
+    takes = dict(model.input_signature)
     signature = transformers_signature(name, model, takes, call_parameters(model), settings)
     specs = signature.specs
     texts = images = None

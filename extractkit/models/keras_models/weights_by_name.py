@@ -142,9 +142,10 @@ def stored_name(path: str) -> str:
     """Return the name that files of transformers give a weight, by its name in the model.
 
     The model's own name is left out; a weight that several parts of the model share, as BART's
-    `model.shared/model.shared/embeddings`, is outside of it.
+    `model.shared/model.shared/embeddings`, is outside of it; so is a name without a slash, as
+    CvT's `cvt.encoder.stages.2.cls_token`.
     """
-    return path if "model." in path else path.partition("/")[2]
+    return path if "model." in path or "/" not in path else path.partition("/")[2]
 
 
 def _assign_pytorch(model: Any, weights: WeightFile, keys: Sequence[str], at: str) -> None:

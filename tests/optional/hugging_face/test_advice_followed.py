@@ -156,3 +156,19 @@ def test_an_architecture_of_another_kind_is_answered_with_one_that_fits(tmp_path
     message = refused(*words).message
     assert "'BertModel'. Choose one whose weights are there: model.architecture=NAME" in message
     assert ask(*words, "model.architecture=BertModel").code == 0
+
+
+def test_a_model_that_does_not_know_its_images_is_told_their_size(tmp_path: Path) -> None:
+    narrow = {"embed_dim": [8, 8, 8], "num_heads": [1, 1, 1], "depth": [1, 2, 3]}
+    config = transformers.CvtConfig(**narrow, image_size=32, architectures=["TFCvtModel"])
+    model = transformers.TFCvtModel(config)
+    model.build_in_name_scope()
+    model.save_pretrained(str(tmp_path), safe_serialization=True)
+    changed(tmp_path / "config.json", image_size=None)
+    words = ("tensors", "model=hugging_face", f"model.path={tmp_path}")
+    message = refused(*words).message
+    assert "config.json does not say which images a TFCvtModel takes" in message
+    assert 'Add their size and channels to it: "image_size": 224, "num_channels": 3' in message
+    changed(tmp_path / "config.json", image_size=32)
+    followed = ask(*words)
+    assert followed.code == 0, followed.message

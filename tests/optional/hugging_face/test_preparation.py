@@ -16,6 +16,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from extractkit import extract
 from extractkit.engine.batches import collate
 from extractkit.errors import ConfigError, InputError, ModelError
+from extractkit.inputs.protocol import Sample
 from extractkit.inputs.random import Random
 from extractkit.models import hugging_face
 from extractkit.models.protocol import Compilation, Fetch
@@ -194,8 +195,9 @@ def test_code_that_settings_name_is_never_run(tmp_path: Path) -> None:
             "AutoTokenizer": ["evil.C", None],
         }
         file.write_text(json.dumps({**before, "auto_map": remote, "tokenizer_class": "Evil"}))
+    model = hugging_face.load(str(tmp_path))
     with pytest.raises(ModelError, match="its tokenizer cannot be read"):
-        hugging_face.load(str(tmp_path))
+        model.encode([Sample(0, "0", "memory", "a bird")])
 
 
 def test_a_class_method_is_a_target(tmp_path: Path) -> None:
