@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from extractkit.advice import override
@@ -21,6 +22,8 @@ _NAME = "saved_model"
 _DEFAULT = "serving_default"
 _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 _WRAPPER = "signature_wrapper"
+# Ends the name of a function whose own name is a signature's.
+_FIRST = ".0"
 # Keras 2 saves its signature apart from the model's `__call__`, with arguments numbered.
 _KERAS_CALL = "_wrapped_model"
 
@@ -37,8 +40,8 @@ def load(
     Args:
         path: the folder that holds saved_model.pb.
         signature: name of a signature, or of a function that the saved object has
-            ("__call__"; "fn.1" is its second concrete function); None: serving_default, or the
-            only one there is.
+            ("__call__"; "fn.1" is its second concrete function, "fn.0" its first where a signature
+            has the name "fn"); None: serving_default, or the only one there is.
         tags: of the graph to take; None: the one that is for serving, or the only one.
         inputs: see `input_settings`.
         constants: values of inputs that are the same for every sample, by name.
@@ -112,38 +115,39 @@ def _composites(
 ) -> "dict[str, Argument]":
     """Return the ragged and sparse inputs of a function.
 
-    A signature declares their parts alone. The function that it wraps has the same parts, and
-    declares what they make.
+    A signature declares their parts alone, sorted by name. The function that it calls takes the
+    same parts in an order of its own, and declares what they make.
     """
     from extractkit.models.functions.concrete import composites_of, inputs_of
 
-    def parts(of: Any) -> dict[str, Any]:
-        return {name: (one.dtype, one.shape) for name, one in inputs_of(of).items()}
-
-    own, wanted = composites_of(function), parts(function)
-    alike = {
-        name: other
-        for name, other in functions.items()
-        if list(parts(other).values()) == list(wanted.values())
-    }
-    if own or not signature or not any(map(composites_of, alike.values())):
+    own = composites_of(function)
+    if own or not signature or (called := _called(function)) is None:
         return own
+    inputs = inputs_of(function)
+    by_operation = {one.op.name: name for name, one in inputs.items()}
+    given = [by_operation.get(argument) for argument in called.arguments]
     candidates = []
-    for other in _wrapped(function, alike):
-        names = dict(zip(parts(other), wanted, strict=True))
-        candidates.append(
-            {names[key]: one.renamed(names) for key, one in composites_of(other).items()}
-        )
+    for other in _wrapped(called.name, functions):
+        takes = inputs_of(other)
+        names = {part: name for part, name in zip(takes, given, strict=False) if name is not None}
+        alike = {part for part, name in names.items() if _alike(takes[part], inputs[name])}
+        if alike == set(takes) and len(set(names.values())) == len(inputs):
+            candidates.append(
+                {names[key]: one.renamed(names) for key, one in composites_of(other).items()}
+            )
     # Where functions of one name disagree, the signature takes the parts that it declares.
     agreed = candidates and all(one == candidates[0] for one in candidates)
     return candidates[0] if agreed else {}
 
 
-def _wrapped(signature: Any, functions: Mapping[str, Any]) -> list[Any]:
-    """Return those of the functions that a signature may wrap."""
-    called = _called(signature)
+def _alike(one: Any, other: Any) -> bool:
+    return bool(one.dtype == other.dtype and str(one.shape) == str(other.shape))
+
+
+def _wrapped(called: str, functions: Mapping[str, Any]) -> list[Any]:
+    """Return those of the functions that may be the one that a signature calls by this name."""
     exact = [one for one in functions.values() if _name_of(one) == called]
-    if exact or called is None:
+    if exact:
         return exact
     # A concrete function has one name where it is saved, and another where a signature calls it.
     plain = _plain_name(called)
@@ -152,19 +156,40 @@ def _wrapped(signature: Any, functions: Mapping[str, Any]) -> list[Any]:
     return [one for one in functions.values() if _plain_name(_name_of(one)) == plain]
 
 
-def _called(signature: Any) -> str | None:
-    """Return the name of the function that a signature calls.
+@dataclass(frozen=True)
+class _Call:
+    """The call that a signature consists of.
+
+    Attributes:
+        name: of the function.
+        arguments: the signature's placeholders that it is given, in the function's order; None
+            for what is none.
+    """
+
+    name: str
+    arguments: tuple[str | None, ...]
+
+
+def _called(signature: Any) -> _Call | None:
+    """Return the call of the function that a signature wraps.
 
     A signature that was loaded and saved again calls another signature, which is looked into.
     """
     graph = signature.graph.as_graph_def()
-    bodies = {body.signature.name: body.node_def for body in graph.library.function}
+    bodies = {body.signature.name: body for body in graph.library.function}
     nodes = graph.node
+    # What the placeholders of the signature are called in the body that is looked into.
+    known: dict[str, str | None] = {node.name: node.name for node in nodes}
     while len(calls := [node for node in nodes if node.op in _CALLS]) == 1:
+        given = [one.partition(":")[0] for one in calls[0].input if not one.startswith("^")]
+        arguments = tuple(known.get(one) for one in given)
         name: str = calls[0].attr["f"].func.name
         if not _plain_name(name).startswith(_WRAPPER):
-            return name
-        nodes = bodies[name]
+            return _Call(name, arguments)
+        body = bodies[name]
+        nodes = body.node_def
+        takes = [argument.name for argument in body.signature.input_arg]
+        known = dict(zip(takes, arguments, strict=True))
     return None
 
 
@@ -188,12 +213,16 @@ def _origin(file: SavedModelFile, signature: str) -> dict[str, object]:
 
 
 def _functions(loaded: Any) -> dict[str, Any]:
-    """Concrete functions by name: the signatures, then what the object itself can be asked."""
+    """Return concrete functions by name: the signatures, then those of the object itself.
+
+    The first function of an attribute goes by its name, and by `NAME.0` where a signature has that.
+    """
     functions = dict(loaded.signatures)
     for name in sorted({"__call__", *dir(loaded)}):
         concrete = attribute(attribute(loaded, name), "concrete_functions")
         for index, function in enumerate(concrete or ()):
-            functions.setdefault(f"{name}.{index}" if index else name, function)
+            plain = not index and name not in loaded.signatures
+            functions.setdefault(name if plain else f"{name}.{index}", function)
     return functions
 
 
@@ -207,8 +236,9 @@ def _signature(path: str, names: tuple[str, ...], given: str | None) -> str:
         return given
     if _DEFAULT in names:
         return _DEFAULT
-    if len(names) == 1:
-        return names[0]
+    apart = [name for name in names if name.removesuffix(_FIRST) not in {*names} - {name}]
+    if len(apart) == 1:
+        return apart[0]
     if not names:
         raise ModelError(
             f"model.path={path!r} has neither a signature nor a function: weights alone. "

@@ -180,6 +180,64 @@ def test_the_signature_of_a_concrete_function_has_its_sparse_input(tmp_path: Pat
     assert (spec.name, spec.composite, spec.shape) == ("x", "sparse", (5,))
 
 
+class Beside(tf.Module):
+    """Composite arguments beside inputs that a signature sorts in front of them."""
+
+    @tf.function(
+        input_signature=[
+            tf.RaggedTensorSpec([None, None], tf.int64),
+            tf.TensorSpec([None], tf.int64, "a"),
+        ]
+    )
+    def ragged(self, ids: Any, a: Any) -> Any:
+        return {"sum": tf.reduce_sum(ids, 1) * a}
+
+    @tf.function(
+        input_signature=[
+            tf.SparseTensorSpec([None, 5], tf.float32),
+            tf.TensorSpec([None], tf.float32, "a"),
+        ]
+    )
+    def sparse(self, x: Any, a: Any) -> Any:
+        return {"sum": tf.sparse.reduce_sum(x, 1) - a}
+
+
+@pytest.fixture(scope="module")
+def beside(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    module = Beside()
+    path = tmp_path_factory.mktemp("beside") / "m"
+    signatures = {"ragged": module.ragged, "words": module.sparse}
+    tf.saved_model.save(module, path, signatures=signatures)
+    again = tf.saved_model.load(str(path))
+    tf.saved_model.save(again, path.with_name("again"), signatures=again.signatures)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "signature"), [("m", "ragged"), ("m", "ragged.0"), ("again", "ragged")]
+)
+def test_a_signature_with_a_ragged_input_beside_another_of_its_type(
+    beside: Path, name: str, signature: str, tmp_path: Path
+) -> None:
+    """A signature sorts its inputs by name; `ragged.0` is the function of the same name."""
+    path = beside.with_name(name)
+    specs = {one.name: one.composite for one in load(str(path), signature).signature.specs}
+    assert specs == {"ids": "ragged", "a": None}
+    samples = [
+        {"ids": np.array(ids, np.int64), "a": np.int64(at + 2)} for at, ids in enumerate(IDS)
+    ]
+    got = run(path, tmp_path / "r", samples, f"model.signature={signature}")
+    expected = [sum(ids) * (at + 2) for at, ids in enumerate(IDS)]
+    assert np.asarray(got[":output.sum"]).tolist() == expected
+
+
+def test_a_signature_with_a_sparse_input_beside_another(beside: Path, tmp_path: Path) -> None:
+    samples = [{"x": row, "a": np.float32(at)} for at, row in enumerate(DENSE)]
+    got = run(beside, tmp_path / "r", samples, "model.signature=words")
+    expected = DENSE.sum(1) - np.arange(len(DENSE))
+    np.testing.assert_array_equal(np.asarray(got[":output.sum"]), expected)
+
+
 def test_a_list_of_lists_is_no_row(folder: Path, tmp_path: Path) -> None:
     samples = [np.ones((2, 2), np.int64)]
     with pytest.raises(InputError, match=r"'ids' has shape .*takes it as \(samples, token\)"):
