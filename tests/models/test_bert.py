@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from extractkit.advice import hydra_override
 from extractkit.errors import ConfigError, MissingExtraError, ModelError
 from extractkit.inputs.protocol import Sample
 from extractkit.models.bert import load
 from extractkit.models.keras_models.model import KerasModel
+from tests.advised import ask
+from tests.advised import refused as refused_command
 from tests.corpus import stdlib_docstrings
 from tests.models import tiny_bert
 from tests.models.programs import values_of
@@ -179,6 +182,9 @@ def test_a_directory_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
         f"model.path={str(directory)!r} has no tokenizer (tokenizer.json or vocab.txt), and "
         f"model=bert takes texts. For token ids: model=keras_hub model.path={directory}"
     )
+    path = hydra_override("model.path", directory)
+    answer = refused_command("tensors", "model=bert", path, "model.max_length=12")
+    assert ask(*answer.advised()).code == 0
 
 
 def refused_with(directory: Path) -> str:
@@ -203,6 +209,9 @@ def test_another_backbone_is_refused(tmp_path: Path) -> None:
         f"model.path={str(tmp_path / 'other')!r} holds a DistilBertBackbone, model=bert takes a "
         f"BertBackbone; try model=keras_hub model.path={tmp_path / 'other'}"
     )
+    path = hydra_override("model.path", tmp_path / "other")
+    answer = refused_command("tensors", "model=bert", path)
+    assert ask(*answer.advised()).code == 0
 
 
 @pytest.mark.parametrize("module", ["keras_hub", "safetensors", "tokenizers"])
