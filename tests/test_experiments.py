@@ -19,8 +19,10 @@ from experiments.reproduce import names
 from experiments.result import FIGURE, RESULT
 from experiments.similarity import cka, distances, planar, rank_correlation
 from experiments.training_dynamics.digits import digits
+from tests.pages import run_page
 from tests.real_models import FOLDER, real_model
-from tests.test_readme import ROOT, run_snippets
+
+ROOT = Path(__file__).parents[1]
 
 PRODUCTION = "outputs/models/mhcnuggets-2.4.1/mhcnuggets/saves/production"
 LESS: Mapping[str, Mapping[str, str]] = {
@@ -59,7 +61,7 @@ def on_less(name: str, folder: Path, programs: Path) -> Path:
         assert whole in text
         text = text.replace(whole, less)
     (folder / "README.md").write_text(text, encoding="utf-8")
-    assert run_snippets(folder / "README.md", folder, programs) >= 1
+    assert run_page(folder / "README.md", folder, programs) >= 1
     return result
 
 

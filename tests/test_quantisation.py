@@ -14,9 +14,10 @@ from experiments.quantisation.faces import faces
 from experiments.quantisation.layers import PRECISIONS, errors, same_answers
 from experiments.real_models.fetch import FetchError
 from extractkit.runs.comparison.result import Verdict
+from tests.pages import run_page
 from tests.real_models import FOLDER, real_model
-from tests.test_readme import ROOT, run_snippets
 
+ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "experiments" / "quantisation"
 
 FACES = 8
@@ -39,7 +40,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, preloaded: Path) -> Path:
     page = folder / "README.md"
     text = (PAGE / "README.md").read_text(encoding="utf-8")
     page.write_text(text.replace("inputs=arrays", f"inputs=arrays inputs.limit={FACES}"))
-    assert run_snippets(page, folder, preloaded) == 7
+    assert run_page(page, folder, preloaded) == 7
     return folder / "runs" / "quantised" / "runs"
 
 

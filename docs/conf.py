@@ -1,0 +1,61 @@
+"""Settings of the documentation site, built by `make docs`."""
+
+import sys
+from importlib.metadata import version as installed
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parent), str(HERE / "_ext")]
+
+project = "extractkit"
+author = "extractkit contributors"
+version = release = installed("extractkit")
+
+extensions = [
+    "config_group",
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+    "sphinxcontrib.programoutput",
+]
+exclude_patterns = ["_build"]
+nitpicky = False
+
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented_params"
+autodoc_member_order = "bysource"
+# Docstrings are Markdown-like: single backquotes mark code.
+default_role = "code"
+
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+html_theme = "pydata_sphinx_theme"
+html_title = "extractkit"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_show_sourcelink = False
+html_theme_options = {
+    "logo": {"text": "extractkit"},
+    "navigation_with_keys": False,
+    "secondary_sidebar_items": ["page-toc"],
+    "footer_start": ["copyright"],
+    "footer_end": [],
+    "show_prev_next": True,
+}
+html_copy_source = False
+copyright = "extractkit contributors, MIT licence"  # noqa: A001 - the name that Sphinx reads
+
+
+def _bars(_app, _what, _name, _object, _options, lines) -> None:
+    """Keep `|x|` in docstrings from being read as a substitution of reStructuredText."""
+    lines[:] = [line.replace("|", r"\|") for line in lines]
+
+
+def setup(app) -> None:
+    """Connect what is of this site alone."""
+    app.connect("autodoc-process-docstring", _bars)
