@@ -331,14 +331,16 @@ def _base_name(variable: Any) -> str:
 
 
 def _fewest(missing: Sequence[str], extra: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return what is left once weights are paired that differ in the model's own name alone."""
+    """Return what is left once weights are paired that differ in the model's own name alone.
+
+    Where that is nothing, all of them: names of variables alone do not tell whose they are.
+    """
     stored = {key.partition(":")[0]: key for key in extra}
     short = {path: path.partition("/")[2] for path in missing}
     paired = {name for name in short.values() if name in stored}
-    return (
-        [path for path in missing if short[path] not in paired],
-        [key for name, key in stored.items() if name not in paired],
-    )
+    fewer = [path for path in missing if short[path] not in paired]
+    left = [key for name, key in stored.items() if name not in paired]
+    return (fewer, left) if fewer or left else (list(missing), list(extra))
 
 
 def _unpaired(missing: Sequence[str], extra: Sequence[str], keys: Sequence[str]) -> str:

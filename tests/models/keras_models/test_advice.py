@@ -157,6 +157,14 @@ def test_the_weight_that_is_named_is_the_one_that_differs(
     assert text in no(BUILD, at("checkpoint", file)).message
 
 
+def test_names_of_variables_alone_do_not_tell_whose_they_are(tmp_path: Path) -> None:
+    shapes = {"kernel": (4, 2), "bias": (2,)}
+    file = tmp_path / "m.safetensors"
+    save_file({key: np.ones(shape, "float32") for key, shape in shapes.items()}, file)
+    message = no(f"{HERE}.top", at("checkpoint", file)).message
+    assert "'top/kernel' of the model is not in the file. Available: 'bias', 'kernel'." in message
+
+
 def test_a_checkpoint_of_one_model_is_read_where_one_of_two_is_not(tmp_path: Path) -> None:
     tf.train.Checkpoint(a=build(), b=build()).write(str(tmp_path / "two"))
     message = no(BUILD, at("checkpoint", tmp_path / "two")).message
