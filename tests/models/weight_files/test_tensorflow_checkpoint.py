@@ -112,7 +112,7 @@ def test_a_state_file_that_leads_nowhere(folder: Path) -> None:
     (folder / "checkpoint").write_text('model_checkpoint_path: "/gone/model.ckpt-9"\n')
     assert message(folder) == (
         f": its file 'checkpoint' names '/gone/model.ckpt-9', which is neither there nor in the "
-        f"folder. Available: '{PREFIX}'."
+        f"folder. Available: '{PREFIX}'. Give one: model.path={folder / PREFIX}"
     )
     (folder / "checkpoint").write_text("hello")
     assert message(folder) == ": 'checkpoint' in it names no checkpoint"
