@@ -12,6 +12,7 @@ ExtractkitError
 │   └── DiskSpaceError      the disk cannot hold what the plan predicts
 └── JobError                the job itself failed: exit code 1
     ├── SampleError         a model failed because of what a sample holds
+    │   └── BadSampleError  one that the message names, or the first ones: they can be left out
     └── FinalError          going on with the run cannot mend it
 
 A message names the config key, what was given, what exists (the nearest three) and the command to
@@ -77,6 +78,10 @@ class SampleError(JobError):
 
     `runtime.bad_samples=skip` passes such samples over. Whatever else fails ends the job.
     """
+
+
+class BadSampleError(SampleError):
+    """A model failed on samples that `runtime.bad_samples=skip` leaves out; it would again."""
 
 
 class FinalError(JobError):

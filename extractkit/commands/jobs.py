@@ -1,17 +1,20 @@
 """Verbs on jobs: run, tensors, plan. Each is a Hydra application."""
 
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from extractkit.advice import command
+from extractkit.advice import command, override
 from extractkit.commands.arguments import SWEEP, complete_without_verb
 from extractkit.commands.options import TRUST
 from extractkit.commands.output import write_json, write_rendered
-from extractkit.errors import FinalError, UserError
+from extractkit.errors import BadSampleError, FinalError, SampleError, UserError
+from extractkit.runs.directory import RUN_KEY
 from extractkit.runs.manifest import MANIFEST
 
 if TYPE_CHECKING:
@@ -30,6 +33,8 @@ _Answer = tuple[Callable[[], dict[str, object]], Callable[[], "RenderableType"]]
 """What a dry verb has to say of a job: make it as JSON, or for a person."""
 
 Report = Callable[[Exception], int]
+
+_BAD_SAMPLES = "runtime.bad_samples"
 
 
 def run(
@@ -102,7 +107,10 @@ def extract(composed: "Composition") -> Path:
 def resumable(
     directory: Path, trusted: Sequence[str], overrides: Sequence[str] = ()
 ) -> Iterator[None]:
-    """Where what is done inside stops early, say how the run is gone on with, if that can help.
+    """Where what is done inside stops early, say how the run is completed, if it can be.
+
+    A sample on which the model fails would stop it again, and a run keeps its settings: what helps
+    then is another run.
 
     Args:
         trusted: what `--trust` then has to name: the run's own word is a file's.
@@ -112,14 +120,43 @@ def resumable(
         yield
     except BaseException as error:
         if not isinstance(error, UserError | FinalError) and (directory / MANIFEST).exists():
-            words = [
-                str(directory),
-                *overrides,
-                *(word for one in trusted for word in (TRUST, one)),
-            ]
+            trust = [word for one in trusted for word in (TRUST, one)]
             with suppress(OSError):  # a terminal that has closed
-                sys.stderr.write(f"Go on with the run: {command('resume', *words)}\n")
+                if isinstance(error, BadSampleError):
+                    sys.stderr.write(
+                        f"resume would fail in the same way. To leave such samples out, in "
+                        f"another directory: {_without_bad_samples(directory, trust)}\n"
+                    )
+                elif not isinstance(error, SampleError):
+                    again = command("resume", directory, *overrides, *trust)
+                    sys.stderr.write(f"Go on with the run: {again}\n")
         raise
+
+
+def _without_bad_samples(directory: Path, trust: Sequence[str]) -> str:
+    """The line that makes the job of a run again without the samples on which its model fails.
+
+    Raises:
+        RunDirectoryError: the manifest cannot be read.
+    """
+    from extractkit.runs import manifest as manifests
+
+    recorded = manifests.read(directory)
+    # A part stands two folders deep in the directory that the job names.
+    whole = directory if recorded.part is None else directory.parents[1]
+    numbered = (whole.with_name(f"{whole.name}-{number}") for number in count(2))
+    other = next(one for one in numbered if not one.exists())
+    given = [one for one in recorded.job_given if _key(one) != _BAD_SAMPLES]
+    words = [*given, f"{_BAD_SAMPLES}=skip", *trust]
+    line = f"extractkit {shlex.join(words)} {override(RUN_KEY, other)}"
+    started_in = recorded.volatile.working_directory
+    if started_in is None or Path(started_in) == Path.cwd():
+        return line
+    return f"cd {shlex.quote(started_in)} && {line}"
+
+
+def _key(given: str) -> str:
+    return given.lstrip("+~").partition("=")[0]
 
 
 def _trust_needed(job: "Job") -> list[str]:

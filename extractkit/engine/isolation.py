@@ -7,7 +7,7 @@ from typing import TypeVar
 from extractkit.engine.batches import Batch
 from extractkit.engine.skipping import WAY_OUT, named
 from extractkit.engine.survey import check_first, first_usable
-from extractkit.errors import InputError, SampleError
+from extractkit.errors import BadSampleError, InputError, SampleError
 from extractkit.inputs.protocol import Signature, Source, identity
 from extractkit.models.protocol import Model, Program
 from extractkit.plan import PlannedTensor
@@ -113,6 +113,11 @@ def explained(said: str, fault: str | None) -> str:
     return said if fault is None else f"{fault}: {said}"
 
 
+def first_explained(said: str, fault: str | None) -> str:
+    """Return the same where the sample is the first of those that are tried, and is not named."""
+    return explained(said, fault and f"the first sample that was tried does not fit: {fault}")
+
+
 def try_out(
     model: Model,
     source: Source,
@@ -130,6 +135,7 @@ def try_out(
 
     Raises:
         InputError: no sample can be used.
+        BadSampleError: the model fails on the first samples, and the policy is "fail".
         SampleError: the model fails on all that were tried.
         JobError: it fails in a way that values cannot cause.
     """
@@ -154,6 +160,6 @@ def _tried_once(model: Model, source: Source, attempt: Callable[[Source], Result
     except SampleError as error:
         first = named(identity(source, 0).id, 0)
         said = str(error).removesuffix(".")
-        raise SampleError(
+        raise BadSampleError(
             f"{said}. It was tried on the first samples, from {first} on. {WAY_OUT}"
         ) from error

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from extractkit.engine.batches import collate, elements
-from extractkit.engine.isolation import explained
+from extractkit.engine.isolation import first_explained
 from extractkit.engine.sizes import SizeFaults, repeated
 from extractkit.errors import JobError, SampleError, SelectionError
 from extractkit.inputs.protocol import Signature, Source
@@ -242,7 +242,7 @@ def _tried(model: Model, source: Source, addresses: Sequence[str], program: Prog
         alone = [shapes(first, own)]
     except SampleError as error:
         fault = SizeFaults(model, addresses, program).of(repeated(signature, first.features, own))
-        raise SampleError(explained(str(error), fault)) from error
+        raise SampleError(first_explained(str(error), fault)) from error
     others = _Others(model, source)
     moved: dict[str, Mapping[str, int]] = {}
     alone_at = list(alone)

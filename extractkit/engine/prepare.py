@@ -11,7 +11,7 @@ import numpy.typing as npt
 from extractkit.engine.batches import read_batch
 from extractkit.engine.batching import BatchRules
 from extractkit.engine.carrying import Carried
-from extractkit.engine.isolation import explained, try_out
+from extractkit.engine.isolation import first_explained, try_out
 from extractkit.engine.loaded import program_of
 from extractkit.engine.non_finite import refuse_non_finite
 from extractkit.engine.opening import Opened, open_job
@@ -241,7 +241,7 @@ def _tried(
         except SampleError as error:
             addresses = [tensor.address for tensor in varying]
             fault = SizeFaults(opened.model, addresses, program).of(first)
-            raise SampleError(explained(str(error), fault)) from error
+            raise SampleError(first_explained(str(error), fault)) from error
         put(varying, [assembly(tensor, lengths) for tensor in varying], [0], values)
         unforeseen = (v.nbytes for t, v in zip(varying, values, strict=True) if not t.predictable)
         return Trial(lengths, sum(unforeseen))

@@ -25,7 +25,7 @@ from extractkit.engine.reading_once import ReadAlready
 from extractkit.engine.sizes import SizeFaults
 from extractkit.engine.skipping import blamed, named
 from extractkit.engine.stages import ahead, nobody
-from extractkit.errors import InputError, JobError, SampleError
+from extractkit.errors import BadSampleError, InputError, JobError, SampleError
 from extractkit.inputs.protocol import Source
 from extractkit.models.protocol import CheckpointAxis, Fetch, Model, Program
 from extractkit.plan import Lengths, PlannedTensor, Shard
@@ -237,7 +237,7 @@ class Stream:
         except SampleError as error:
             for row, reason in failing_alone(program, batch, signature, error, self._size_fault):
                 index = work.shard.start + work.positions[row]
-                raise SampleError(blamed(self._id(index), index, reason)) from error
+                raise BadSampleError(blamed(self._id(index), index, reason)) from error
             raise
 
     def _size_fault(self, batch: Batch) -> str | None:
