@@ -4,7 +4,8 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping
 
-_PLAIN = re.compile(r"[A-Za-z0-9_./-]*", re.ASCII)
+# No full stop at the end, which might be the sentence's.
+_PLAIN = re.compile(r"([A-Za-z0-9_./-]*[A-Za-z0-9_/-])?", re.ASCII)
 _MODEL, _EXPERIMENT, _SELECTORS = "model", "experiment", "selectors"
 
 

@@ -119,7 +119,7 @@ def _matches(text: str) -> Iterator[str]:
     matched = glob.glob(str(Path(text).expanduser()), recursive=True)  # noqa: PTH207 - any root
     found = sorted(_whole(str(Path(one).absolute()) for one in matched), key=natural)
     if not found:
-        raise ModelError(f"{KEY}={text!r} matches nothing. {_near(path)}")
+        raise ModelError(f"{KEY}={text!r} matches nothing. {_prefixed(text) or _near(path)}")
     yield from found
 
 
@@ -136,6 +136,14 @@ def _whole(paths: Iterable[str]) -> set[str]:
 
 def _is_part(path: str) -> bool:
     return Path(_BESIDE.sub("", path) + _INDEX).exists()
+
+
+def _prefixed(text: str) -> str | None:
+    """What to give in place of a glob for the start of names of TensorFlow checkpoints."""
+    indices = f"{text}*{_INDEX}"
+    if not glob.glob(str(Path(indices).expanduser()), recursive=True):  # noqa: PTH207 - any root
+        return None
+    return f"A glob matches whole names, so give the index files': {override(KEY, indices)}"
 
 
 def _near(path: str) -> str:

@@ -159,7 +159,8 @@ class Component:
             function = _imported(self.target)
         except (ImportError, AttributeError, ValueError) as error:
             raise ConfigError(
-                f"{self.at}._target_={self.target!r} cannot be imported: {error}. "
+                f"{self.at}._target_={self.target!r} cannot be imported: "
+                f"{str(error).removesuffix('.')}. "
                 f"Give the dotted path of a callable, as in package.module.function or "
                 f"package.module.Class.method"
             ) from error

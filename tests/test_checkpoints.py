@@ -158,6 +158,19 @@ def test_a_glob_that_matches_nothing_tells_what_is_there(tmp_path: Path) -> None
     assert f"matches nothing. In {str(tmp_path)!r}: " in refused(ModelError, deeper)
 
 
+def test_a_glob_for_the_prefix_of_a_checkpoint_is_answered_with_its_index(tmp_path: Path) -> None:
+    for step in ("run_1", "run_2"):
+        (tmp_path / step).mkdir()
+        touch(tmp_path / step, "ck-1.index", "ck-1.data-00000-of-00001")
+    text = f"{tmp_path}/run_*/ck"
+    assert refused(ModelError, text) == (
+        f"model.checkpoints={text!r} matches nothing. A glob matches whole names, so give the "
+        f"index files': 'model.checkpoints=\"{text}*.index\"'"
+    )
+    found = find_checkpoints(f"{text}*.index")
+    assert [one.path for one in found] == [f"{tmp_path}/run_{step}/ck-1" for step in (1, 2)]
+
+
 def test_a_state_file_alone_is_no_checkpoint(tmp_path: Path) -> None:
     touch(tmp_path, "checkpoint")
     assert "matches nothing" in refused(ModelError, f"{tmp_path}/*")

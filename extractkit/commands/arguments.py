@@ -1,6 +1,7 @@
 """The words of a command line, in the order in which people type them and in that of Hydra."""
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,6 +18,8 @@ _VALUED = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-n
 _CONFIG_DIR = ("--config-dir", "-cd")
 # May be followed by one of these.
 _INFO = ("--info", "-i")
+# What may stand in front of the `=` of an override.
+_KEY = re.compile(r"[\w.]+(@[\w.:]*)?")
 _TOPICS = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 
 
@@ -46,7 +49,7 @@ def spell_out(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     found: list[str] = []
     notes: list[str] = []
     for argument, is_value in _with_values(arguments):
-        alone = not is_value and not argument.startswith(("-", "~", "+")) and "=" not in argument
+        alone = not is_value and not argument.startswith(("-", "~", "+")) and _is_word(argument)
         if alone:
             file = model_file(argument, swept=swept)
         else:
@@ -59,6 +62,12 @@ def spell_out(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         found += [file.path] if alone and chosen else [file.model, file.path]
         notes.append(file.what)
     return found, notes
+
+
+def _is_word(argument: str) -> bool:
+    """Whether an argument is no override; a path may have a `=` in it."""
+    key, equals, _ = argument.partition("=")
+    return not equals or (not _KEY.fullmatch(key) and os.path.exists(argument))  # noqa: PTH110
 
 
 def overrides_first(arguments: Sequence[str]) -> list[str]:

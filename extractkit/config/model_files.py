@@ -108,8 +108,8 @@ def _one(path: str) -> ModelFile | None:
         if not _exists(path):
             return None
         raise ConfigError(
-            f"model={path} is there, but no format of models is recognized in it. Name the "
-            f"format: model=NAME {override(_PATH, path)}. {choices('', options('model'))}"
+            f"model={path} is there, but no format of models is recognized in it. "
+            f"{choices('', options('model'))} Name the format: model=NAME {override(_PATH, path)}"
         )
     if found.model is None:
         raise ConfigError(f"model={path} is {found.what}. {found.advice}")

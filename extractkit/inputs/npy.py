@@ -104,7 +104,7 @@ def open_npy(path: Path, at: str) -> StoredArray:
     stamp = Stamp.of(path)
     try:
         with path.open("rb") as file:
-            array = _stored(file, path, stamp, 0, at)
+            array = _stored(file, path, stamp, 0, at, "np.save(path, array)")
     except _UNREADABLE as error:
         raise InputError(f"{at} cannot be read as .npy: {error}. {_AGAIN}") from error
     if array.offset + _bytes(array) > stamp.size:
@@ -159,7 +159,9 @@ def _member(
                 f"Write one: np.savez('x.npz', NAME=array, …)"
             )
     with archive.open(member) as file:
-        array = _stored(file, path, stamp, begin, at)
+        name = member.filename.removesuffix(".npy")
+        save = f"np.savez(path, **{{{name!r}: array, …}})"
+        array = _stored(file, path, stamp, begin, f"{at}: {name!r}", save)
         if member.compress_type == zipfile.ZIP_STORED:
             if array.offset + _bytes(array) > begin + member.file_size:
                 raise ValueError(f"{member.filename} is cut short")
@@ -168,8 +170,15 @@ def _member(
         return np.lib.format.read_array(file, allow_pickle=False)
 
 
-def _stored(file: IO[bytes], path: Path, stamp: Stamp, begin: int, at: str) -> StoredArray:
-    """Read the header of the array that begins at this byte of `path`."""
+def _stored(
+    file: IO[bytes], path: Path, stamp: Stamp, begin: int, at: str, save: str
+) -> StoredArray:
+    """Read the header of the array that begins at this byte of `path`.
+
+    Args:
+        at: names the array in messages.
+        save: how it is written again.
+    """
     version = np.lib.format.read_magic(file)
     if version not in _HEADERS:
         raise ValueError(f"version {version} of the format, which is for structured arrays")
@@ -177,8 +186,8 @@ def _stored(file: IO[bytes], path: Path, stamp: Stamp, begin: int, at: str) -> S
     if dtype.hasobject:
         raise InputError(
             f"{at} holds Python objects, which are not read: that would run code from the file. "
-            f"Save numbers, np.save(path, array.astype('float32')), or texts, "
-            f"np.save(path, array.astype('str'))"
+            f"Make it numbers, array = array.astype('float32'), or texts, "
+            f"array = array.astype('str'), and save it: {save}"
         )
     return StoredArray(path, stamp, begin + file.tell(), dtype, shape, "F" if fortran else "C")
 

@@ -1,10 +1,12 @@
 """Texts from files: one sample a line, or columns of JSON lines, which may hold numbers too."""
 
 import hashlib
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from extractkit.advice import override
 from extractkit.errors import InputError
 from extractkit.inputs.checks import check_limit, check_range, check_takes_text
 from extractkit.inputs.faults import FAULT, Faults
@@ -19,6 +21,9 @@ from extractkit.tensors import TEXT
 
 PACKAGED = Path(__file__).with_name("sample.txt")
 JSON_LINES = (".jsonl", ".ndjson", ".json")
+
+_TABLES = {".csv": "", ".tsv": ", parse_options=csv.ParseOptions(delimiter='\\t')"}
+"""Endings of tables, and what pyarrow's reader has to be given for them."""
 
 _ANY_COLUMN = "text"
 
@@ -58,6 +63,7 @@ class Texts:
                 lines are blank, not UTF-8, or JSON that is not as it should be.
         """
         paths = find_files(PACKAGED if self.path is None else self.path, ".txt")
+        _refuse_tables(paths)
         reads_text(self.columns, self.column, signature)
         if self._reads_rows(signature, paths):
             return bind_json_rows(paths, self.columns, signature, self.limit)
@@ -232,6 +238,29 @@ class TextSource:
                 return file.identify(index)
             index -= len(file)
         raise IndexError("there are not so many samples")
+
+
+def _refuse_tables(paths: Sequence[Path]) -> None:
+    """Refuse tables, whose header and columns would all be texts.
+
+    Raises:
+        InputError: a file is one by its name.
+    """
+    for path in paths:
+        options = _TABLES.get(path.suffix.lower())
+        if options is None:
+            continue
+        made = path.with_suffix(".parquet")
+        convert = (
+            f"from pyarrow import csv, parquet; "
+            f"parquet.write_table(csv.read_csv({str(path)!r}{options}), {str(made)!r})"
+        )
+        raise InputError(
+            f"inputs.path={str(path)!r} is a table, and inputs=texts reads lines, header and other "
+            f"columns included. Convert it: python -c {shlex.quote(convert)}, and read that: "
+            f"inputs=parquet {override('inputs.path', made)}. If each line is one text, end the "
+            f"file's name in .txt"
+        )
 
 
 def _holds_json(path: Path) -> bool:

@@ -1,11 +1,13 @@
 """A model's file on the command line, in place of its format."""
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from safetensors.numpy import save_file
 
 from extractkit import cli
@@ -67,7 +69,7 @@ def test_a_file_is_replaced_by_its_format_and_path(
     ("typed", "message"),
     [
         (["notes.txt"], "model=notes.txt is there, but no format of models is recognized in it. "
-         "Name the format: model=NAME model.path=notes.txt. "),
+         "Available: 'applications', "),
         (["weights.pkl"], "model=weights.pkl is a pickle. Reading a pickle runs code"),
         (["s3://bucket/net"], "model=s3://bucket/net is not on this machine. Copy it to "
          "this machine and give the path of the copy: aws s3 cp --recursive s3://bucket/net NAME"),
@@ -84,6 +86,31 @@ def test_what_is_no_model_is_refused(files: Path, typed: list[str], message: str
     with pytest.raises(ConfigError) as refused:
         spell_out(typed)
     assert str(refused.value).startswith(message)
+
+
+def test_a_folder_is_named_for_what_it_holds(files: Path) -> None:
+    tf.train.Checkpoint(v=tf.Variable(1.0)).write("steps/ck-1")
+    assert spell_out(["steps"])[1] == ["steps is a folder of TensorFlow checkpoints"]
+
+
+@pytest.mark.parametrize("place", [".", "my/model"])
+def test_a_path_ends_the_sentence_without_a_full_stop(files: Path, place: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        spell_out([place])
+    advice = str(refused.value).partition("Name the format: model=NAME ")[2]
+    assert OverridesParser.create().parse_override(*shlex.split(advice)).value() == place
+
+
+def test_a_path_may_have_an_equals_sign(files: Path) -> None:
+    Path("a b=1").mkdir()
+    save_file({"kernel": np.ones((2, 3), "float32")}, "a b=1/v[1].safetensors")
+    typed = spell_out(["tensors", "a b=1/v[1].safetensors"])[0]
+    assert typed == ["tensors", "model=checkpoint", 'model.path="a b=1/v[1].safetensors"']
+
+
+def test_an_override_is_no_path(files: Path) -> None:
+    Path("model.seed=1").touch()
+    assert spell_out(["model.seed=1"])[0] == ["model.seed=1"]
 
 
 def test_a_path_that_cannot_be_looked_at_is_refused(files: Path) -> None:

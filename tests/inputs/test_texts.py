@@ -4,6 +4,9 @@ import inspect
 import json
 import os
 import re
+import shlex
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -13,7 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from extractkit.advice import override
 from extractkit.errors import InputError, JobError
+from extractkit.inputs.parquet import Parquet
 from extractkit.inputs.protocol import Inputs, InputSpec, Signature
 from extractkit.inputs.texts import PACKAGED, Texts, TextSource
 from extractkit.testing.inputs import SourceContract, assert_same, read_all
@@ -348,11 +353,33 @@ class TestMistakes:
         assert r"'text' holds '\ud800', half a surrogate pair" in refusal("a.jsonl")
 
     def test_a_column_of_plain_text_is_refused(self, folder: Path) -> None:
-        Path("a.csv").write_text("review,stars\nfine,4\n")
-        assert refusal("a.csv", column="review") == (
-            "inputs.column='review' means nothing in 'a.csv', which is read as plain text, one "
+        Path("a.txt").write_text("review,stars\nfine,4\n")
+        assert refusal("a.txt", column="review") == (
+            "inputs.column='review' means nothing in 'a.txt', which is read as plain text, one "
             "sample a line. Columns are for .jsonl, .ndjson, .json"
         )
+
+    @pytest.mark.parametrize(
+        ("name", "table"),
+        [
+            ("it's a.csv", 'review,stars\n"good, ""very""",4\n"",2\n'),
+            ("a.TSV", 'review\tstars\ngood, "very"\t4\n\t2\n'),
+        ],
+    )
+    def test_a_table_is_refused_and_read_as_advised(
+        self, folder: Path, name: str, table: str
+    ) -> None:
+        Path(name).write_text(table)
+        told = refusal(name)
+        assert told.startswith(f"inputs.path={name!r} is a table, and inputs=texts reads lines")
+        convert = told.partition("Convert it: ")[2].partition(", and read that: ")[0]
+        _, *arguments = shlex.split(convert)
+        subprocess.run([sys.executable, *arguments], check=True)
+        (made,) = folder.glob("*.parquet")
+        read = "inputs=parquet " + override("inputs.path", made.name)
+        assert f"and read that: {read}. If each line" in told
+        texts = [sample.data for sample in read_all(Parquet(made, column="review"), READER)]
+        assert texts == ['good, "very"', ""]
 
 
 class TestAFileThatChanges:

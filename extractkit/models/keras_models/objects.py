@@ -34,7 +34,8 @@ def import_objects(custom_objects: Mapping[str, object]) -> dict[str, Any]:
             imported[name] = named.function()
         except ConfigError as error:
             raise ConfigError(
-                f"{_AT}.{name}={named.target!r} cannot be imported: {error.__cause__ or error}. "
+                f"{_AT}.{name}={named.target!r} cannot be imported: "
+                f"{str(error.__cause__ or error).removesuffix('.')}. "
                 f"Give the dotted path of a class or function, as in package.module.{name}"
             ) from error
     return imported

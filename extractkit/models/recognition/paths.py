@@ -180,9 +180,11 @@ def _of_files(folder: Path, inside: set[str]) -> Recognized | None:
     metas = [name for name in inside if name.endswith(".meta")]
     indices = [name for name in inside if name.endswith(".index")]
     if metas:
-        return Recognized("graphs and checkpoints of TensorFlow 1", "meta_graph", str(folder))
+        return Recognized(
+            "a folder of graphs and checkpoints of TensorFlow 1", "meta_graph", str(folder)
+        )
     if indices:
-        return Recognized("TensorFlow checkpoints", "checkpoint", str(folder))
+        return Recognized("a folder of TensorFlow checkpoints", "checkpoint", str(folder))
     files = [folder / name for name in sorted(inside) if (folder / name).is_file()]
     found = [one for one in map(recognize_file, files) if one is not None and one is not EMPTY]
     readable = [one for one in found if one.model is not None]
