@@ -20,6 +20,7 @@ def checkpoint_axis(
     load: Callable[[WeightFile], None],
     *,
     alike: bool = False,
+    check: Callable[[WeightFile], None] | None = None,
     instead_of: Mapping[str, object] | None = None,
 ) -> "WeightFiles | None":
     """The axis that a configuration asks for; None where it asks for none.
@@ -29,6 +30,7 @@ def checkpoint_axis(
         load: gives the model these weights; raises ModelError where they do not fit it.
         alike: whether nothing tells an architecture but the files, which have to be like each
             other.
+        check: raises ModelError where a file does not fit for what it holds besides weights.
         instead_of: keys whose values stand for a single set of weights, and are not to be given as
             well.
 
@@ -44,7 +46,7 @@ def checkpoint_axis(
     for key, value in (instead_of or {}).items():
         if value is not None:
             raise ConfigError(f"{key} and {KEY} are both given. Give one of them")
-    return WeightFiles(find_checkpoints(checkpoints, step), load, alike)
+    return WeightFiles(find_checkpoints(checkpoints, step), load, alike, check)
 
 
 class WeightFiles:
@@ -56,13 +58,18 @@ class WeightFiles:
     """
 
     def __init__(
-        self, named: Sequence[Named], load: Callable[[WeightFile], None], alike: bool
+        self,
+        named: Sequence[Named],
+        load: Callable[[WeightFile], None],
+        alike: bool,
+        check: Callable[[WeightFile], None] | None = None,
     ) -> None:
         self.checkpoints: tuple[Checkpoint, ...] = ()
         self.skipped: tuple[SkippedCheckpoint, ...] = ()
         self._named = named
         self._load = load
         self._alike = alike
+        self._check = check
         self._weights: list[WeightFile] = []
         self._loaded: WeightFile | None = None
         self.loads = 0
@@ -125,17 +132,29 @@ class WeightFiles:
 
     def _misfits(self, usable: Mapping[int, WeightFile]) -> dict[int, str]:
         """Those that are of another architecture, and how that shows."""
+        wrong = self._refused(usable)
         groups: dict[_Structure, list[int]] = {}
         for at, weights in usable.items():
-            groups.setdefault(_structure(weights), []).append(at)
+            if at not in wrong:
+                groups.setdefault(_structure(weights), []).append(at)
         if self._alike:
-            return self._unlike(groups, usable)
-        wrong: dict[int, str] = {}
+            return wrong | self._unlike(groups, usable)
         for members in groups.values():
             try:
                 self._give(usable[members[0]])
             except ModelError as error:
                 wrong |= {at: self._of(at, members[0], str(error)) for at in members}
+        return wrong
+
+    def _refused(self, usable: Mapping[int, WeightFile]) -> dict[int, str]:
+        """Those that do not fit for what they hold besides weights, and why."""
+        wrong: dict[int, str] = {}
+        if self._check is not None:
+            for at, weights in usable.items():
+                try:
+                    self._check(weights)
+                except ModelError as error:
+                    wrong[at] = str(error)
         return wrong
 
     def _unlike(

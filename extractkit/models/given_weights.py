@@ -1,6 +1,6 @@
 """`model.checkpoint` and `model.checkpoints`: weights for a model in place of its own."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from extractkit.checkpoints import KEY as SEVERAL
@@ -63,6 +63,7 @@ def given_weights(
     checkpoints: object,
     step: object,
     load: Callable[[WeightFile, str], str],
+    check: Callable[[WeightFile, str, Sequence[str]], None] | None = None,
 ) -> GivenWeights:
     """What a configuration gives; the model need not be there yet.
 
@@ -71,6 +72,8 @@ def given_weights(
         checkpoints, step: many of them, one after the other; see `checkpoint_axis`.
         load: gives the model these weights, which the key names, and returns what loaded them;
             raises ModelError where they do not fit it.
+        check: raises ModelError where a file, which the key names, does not fit for what it holds
+            besides weights; the last argument is all files of that key.
 
     Raises:
         ConfigError, ModelError, MissingExtraError: as these two.
@@ -78,10 +81,20 @@ def given_weights(
     one = None if checkpoint is None else open_weights(checkpoint, ONE)
     loaded_by: dict[str, str] = {}
 
+    def check_one_of_several(found: WeightFile) -> None:
+        if check is not None and axis is not None:
+            check(found, SEVERAL, axis.paths)
+
     def loaded(found: WeightFile, key: str) -> None:
+        if check is not None and key == ONE:
+            check(found, ONE, (found.path,))
         loaded_by[found.path] = load(found, key)
 
     axis = checkpoint_axis(
-        checkpoints, step, lambda found: loaded(found, SEVERAL), instead_of={ONE: checkpoint}
+        checkpoints,
+        step,
+        lambda found: loaded(found, SEVERAL),
+        check=check_one_of_several,
+        instead_of={ONE: checkpoint},
     )
     return GivenWeights(axis, one, loaded, loaded_by)

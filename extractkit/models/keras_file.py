@@ -1,6 +1,6 @@
 """`model=keras`: a file saved by Keras, or an architecture from Python, with a checkpoint."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from extractkit.component import Component
@@ -72,7 +72,10 @@ def load(
         derived.check(f"{key}={found.path!r}")
         return loaded_by
 
-    weights = given_weights(checkpoint, checkpoints, checkpoint_step, load_into)
+    def check(found: WeightFile, key: str, paths: Sequence[str]) -> None:
+        check_same_layers(model, saved, found, key, paths)
+
+    weights = given_weights(checkpoint, checkpoints, checkpoint_step, load_into, check)
     saved = architecture if isinstance(architecture, SavedKeras) else None
     # Imported only now: TensorFlow takes seconds, checking the files none.
     with quiet_start():
@@ -80,6 +83,7 @@ def load(
         from extractkit.models.keras_models.averages import keeps_averages, use_optimizer_averages
         from extractkit.models.keras_models.loaded_state import LoadedState
         from extractkit.models.keras_models.pruning import pruned_layers
+        from extractkit.models.keras_models.same_layers import check_same_layers
         from extractkit.models.keras_models.weights import load_plainly, load_weights
         from extractkit.models.keras_models.whole import read_again, read_model
         from extractkit.models.live import live_model

@@ -4,8 +4,9 @@ import json
 import shlex
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,16 @@ from extractkit.models.weight_files.keras_archive import open_archive, refuse_bo
 from extractkit.models.weight_files.keras_hdf5 import HDF5_ENDINGS, open_hdf5
 from extractkit.models.weight_files.weight_file import WeightFile
 from extractkit.models.zip_files import why_not_unpacked
+from extractkit.natural_order import natural
 
 ENDINGS = (ARCHIVE_ENDING, *HDF5_ENDINGS)
 
+ARCHIVE, HDF5 = "Keras archive", "Keras HDF5"
+"""Formats of files of weights that may hold the architecture, too."""
+
 _METADATA = "metadata.json"
+_CONFIG = "config.json"
+_ASSETS = "assets/"
 _WRITTEN_BY = ("keras_version", "backend")
 _TRAINING = "training_config"
 
@@ -53,6 +60,63 @@ _DAMAGE = (
     RecursionError,
     MemoryError,
 )
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a whole model says of its layers besides their weights.
+
+    Attributes:
+        config: the serialized architecture.
+        assets: files that layers have saved (vocabularies), by their names, in natural order.
+        major: of the Keras that wrote it; None where that is not known.
+    """
+
+    config: dict[str, Any]
+    assets: Mapping[str, bytes]
+    major: int | None
+
+    @classmethod
+    def of_archive(cls, file: Path) -> "Description":
+        """Read that of a `.keras` file.
+
+        Raises:
+            ModelError: it is damaged.
+        """
+        at = repr(str(file))
+        try:
+            with zipfile.ZipFile(file) as archive:
+                refuse_bomb(archive, at)
+                names = archive.namelist()
+                config = _parsed(at, archive.read(_CONFIG)) if _CONFIG in names else {}
+                metadata = _parsed(at, archive.read(_METADATA)) if _METADATA in names else {}
+                kept = (name for name in names if name.startswith(_ASSETS) and name[-1] != "/")
+                assets = {
+                    name.removeprefix(_ASSETS): archive.read(name)
+                    for name in sorted(kept, key=natural)
+                }
+        except _DAMAGE as error:
+            raise _damaged(at, error) from error
+        return cls(config, assets, _major(str(metadata.get("keras_version", ""))))
+
+    @classmethod
+    def of_hdf5(cls, file: Path) -> "Description | None":
+        """Read that of an HDF5 file that can be listed; None where it holds weights alone.
+
+        Raises:
+            ModelError: it is damaged.
+        """
+        at = repr(str(file))
+        try:
+            with h5py.File(file, "r") as opened:
+                config, version = (
+                    opened.attrs.get(key) for key in ("model_config", _WRITTEN_BY[0])
+                )
+        except _DAMAGE as error:
+            raise _damaged(at, error) from error
+        if config is None:
+            return None
+        return cls(_parsed(at, _text(config)), {}, _major(_text(version or "")))
 
 
 @dataclass(frozen=True)
@@ -90,8 +154,29 @@ class SavedKeras:
     @property
     def major(self) -> int | None:
         """The first number of the version; None where the file does not tell."""
-        number = self.version.partition(".")[0]
-        return int(number) if number.isdecimal() else None
+        return _major(self.version)
+
+    @cached_property
+    def description(self) -> Description:
+        """What it says of layers besides their weights.
+
+        Raises:
+            ModelError: it is damaged.
+        """
+        if self.is_hdf5 or self.is_folder:
+            return Description(self.config, {}, self.major)
+        return Description.of_archive(self.path)
+
+
+def description_of(weights: WeightFile) -> Description | None:
+    """Return what a file of weights says of layers; None where it holds weights alone.
+
+    Raises:
+        ModelError: it is damaged.
+    """
+    if weights.format == ARCHIVE:
+        return Description.of_archive(weights.files[0])
+    return Description.of_hdf5(weights.files[0]) if weights.format == HDF5 else None
 
 
 def open_saved(path: str) -> SavedKeras:
@@ -215,12 +300,12 @@ def _archive(at: str, file: Path) -> SavedKeras:
         with zipfile.ZipFile(file) as archive:
             refuse_bomb(archive, at)
             names = archive.namelist()
-            if "config.json" not in names:
+            if _CONFIG not in names:
                 raise ModelError(
                     f"{at} is a zip archive without config.json, so it is not a .keras file. "
                     f"{choices('config.json', names)}"
                 )
-            text = archive.read("config.json").decode()
+            text = archive.read(_CONFIG).decode()
             metadata = _parsed(at, archive.read(_METADATA)) if _METADATA in names else {}
     except _DAMAGE as error:
         raise _damaged(at, error) from error
@@ -238,6 +323,11 @@ def _optimizer(training: Any, key: str) -> dict[str, Any]:
 
 def _elements(weights: WeightFile) -> int:
     return sum(prod(entry.shape) for entry in weights.entries.values())
+
+
+def _major(version: str) -> int | None:
+    number = version.partition(".")[0]
+    return int(number) if number.isdecimal() else None
 
 
 def _text(value: Any) -> str:

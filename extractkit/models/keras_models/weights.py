@@ -20,7 +20,7 @@ from extractkit.models.foreign import told
 from extractkit.models.keras_models.averages import use_optimizer_averages, with_named_averages
 from extractkit.models.keras_models.dialects import variables_of
 from extractkit.models.keras_models.pytorch_names import is_of_transformers
-from extractkit.models.keras_models.saved import SavedKeras, open_saved
+from extractkit.models.keras_models.saved import ARCHIVE, HDF5, SavedKeras, open_saved
 from extractkit.models.keras_models.weights_by_name import (
     assign_by_name,
     assign_by_scope,
@@ -37,8 +37,6 @@ BY_KERAS = "load_weights"
 BY_NAME = "extractkit's own matching by name"
 
 _KEY = "model.checkpoint"
-_ARCHIVE = "Keras archive"
-_HDF5 = "Keras HDF5"
 _MODEL_WEIGHTS = "model_weights/"
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -67,7 +65,7 @@ def load_weights(
             is named, with both shapes. Or averages are wanted, and it has none.
     """
     at = f"{key}={weights.path!r}"
-    by_keras = weights.format in (_ARCHIVE, _HDF5)
+    by_keras = weights.format in (ARCHIVE, HDF5)
     if by_keras:
         loaded_by = _load_by_keras_or_scope(model, weights, at)
     else:
@@ -75,13 +73,13 @@ def load_weights(
         named = with_named_averages(weights, at, averages) if averages else weights
         assign_by_name(model, named, at)
     if averages and (by_keras or weights.averages):
-        saved = open_saved(str(weights.files[0])) if weights.format == _ARCHIVE else saved
+        saved = open_saved(str(weights.files[0])) if weights.format == ARCHIVE else saved
         use_optimizer_averages(model, weights, saved, at, averages)
     return loaded_by
 
 
 def _load_by_keras_or_scope(model: Any, weights: WeightFile, at: str) -> str:
-    legacy = weights.format == _HDF5 and _is_legacy(weights.files[0])
+    legacy = weights.format == HDF5 and _is_legacy(weights.files[0])
     names = _named_by_keras_2(weights) if legacy else {}
     if legacy and is_of_transformers(model):
         # Their variables have names of their own, which do not count layers.
@@ -111,8 +109,8 @@ def load_plainly(model: Any, weights: WeightFile, key: str) -> None:
     Raises:
         ModelError: it does not fit.
     """
-    if weights.format in (_ARCHIVE, _HDF5) and not is_of_transformers(model):
-        legacy = weights.format == _HDF5 and _is_legacy(weights.files[0])
+    if weights.format in (ARCHIVE, HDF5) and not is_of_transformers(model):
+        legacy = weights.format == HDF5 and _is_legacy(weights.files[0])
         try:
             _load_by_keras(model, weights, legacy, f"{key}={weights.path!r}")
             return
@@ -163,7 +161,7 @@ def _is_training(weights: WeightFile, key: str) -> bool:
 @contextmanager
 def _named_for_keras(file: Path, kind: str, legacy: bool) -> Iterator[str]:
     """The file under a name whose ending tells Keras what is in it."""
-    ending = ".keras" if kind == _ARCHIVE else ".h5" if legacy else ".weights.h5"
+    ending = ".keras" if kind == ARCHIVE else ".h5" if legacy else ".weights.h5"
     if file.name.endswith(ending) and not (legacy and file.name.endswith(".weights.h5")):
         yield str(file)
         return

@@ -1,0 +1,254 @@
+"""Whether the layers of a whole saved model, given for its weights, are those of the model itself.
+
+Keras takes variables alone from such a file. Vocabularies, boundaries and all settings of layers
+stay those of the model, and the values are not those of the model that was saved.
+"""
+
+import json
+import logging
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from extractkit.advice import choice_override
+from extractkit.errors import ModelError
+from extractkit.models.foreign import told
+from extractkit.models.keras_models.saved import Description, SavedKeras, description_of
+from extractkit.models.weight_files import WeightFile
+
+_log = logging.getLogger(__name__)
+
+_STATE = ("vocabulary", "vocabulary_size", "bin_boundaries", "idf_weights", "mean", "variance")
+# Names, training, and how the same values are computed.
+_IGNORED = {
+    *("name", "trainable", "dtype", "module", "registered_name", "shared_object_id", "seed"),
+    *("layers", "input_layers", "output_layers", "inbound_nodes"),
+    *("build_config", "compile_config", "build_input_shape", "quantization_config"),
+    *("batch_shape", "batch_input_shape", "batch_size", "input_shape"),
+    *("momentum", "implementation", "unroll", "use_cudnn"),
+}
+_IGNORED_ENDINGS = ("initializer", "regularizer", "constraint", "dropout")
+_CONTAINERS = ("Functional", "Model", "Sequential")
+# What does nothing but in training.
+_TRAINING = {
+    *("InputLayer", "ActivityRegularization", "PruneLowMagnitude"),
+    *("Dropout", "AlphaDropout", "GaussianDropout", "GaussianNoise"),
+    *("SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D"),
+    *("RandomFlip", "RandomRotation", "RandomZoom", "RandomTranslation", "RandomContrast"),
+    *("RandomBrightness", "RandomHeight", "RandomWidth"),
+}
+_SHOWN = 3
+_LISTED = 20
+
+
+@dataclass(frozen=True)
+class _Difference:
+    what: str
+    is_state: bool
+
+
+def check_same_layers(
+    model: Any, saved: SavedKeras | None, weights: WeightFile, key: str, paths: Sequence[str]
+) -> None:
+    """Refuse a whole model of other layers where weights are given.
+
+    Code of Lambda layers is not compared: its bytes hold line numbers, too.
+
+    Args:
+        saved: the file that the model is from. Without one, or if another major version of Keras
+            wrote it, other settings of layers are logged and only other state is refused: then
+            code chooses the settings, or the two versions write them differently.
+        key: the configuration key that names the weights.
+        paths: all files that are given by it, for the advice.
+
+    Raises:
+        ModelError: layers differ.
+    """
+    theirs = description_of(weights)
+    if theirs is None:
+        return
+    ours = None if saved is None or saved.is_folder else saved.description
+    strict = ours is not None and ours.major == theirs.major
+    if ours is None and (ours := _described_anew(model, with_assets=bool(theirs.assets))) is None:
+        return
+    found = [*_state_differences(ours, theirs), *_setting_differences(ours, theirs)]
+    wrong = [one for one in found if strict or one.is_state]
+    at = f"{key}={weights.path!r}"
+    of = "the model" if saved is None else saved.at
+    if wrong:
+        raise ModelError(
+            f"{at} is a whole model whose layers differ from those of {of}: {_listed(wrong)}. "
+            f"Weights alone are loaded from it, so the values would not be those of the model "
+            f"that was saved. Run each file by itself, without {key}: {_advice(paths)}. If the "
+            f"layers of {of} are meant, give weights alone: model.save_weights('model.weights.h5')"
+        )
+    if found:
+        _log.warning("%s has other settings than %s, which stay: %s", at, of, _listed(found))
+
+
+def _listed(found: Sequence[_Difference]) -> str:
+    more = len(found) - _SHOWN
+    listed = "; ".join(one.what for one in found[:_SHOWN])
+    return f"{listed}; and {more} more" if more > 0 else listed
+
+
+def _advice(paths: Sequence[str]) -> str:
+    listed = choice_override("model.path", paths[:_LISTED])
+    more = ", and so on" if len(paths) > _LISTED else ""
+    return f"{listed if len(paths) == 1 else f'-m {listed}'}{more}"
+
+
+def _described_anew(model: Any, *, with_assets: bool) -> Description | None:
+    """Return what a file would say of a model; None where the model cannot be saved."""
+    try:
+        if not with_assets:
+            return Description(json.loads(model.to_json()), {}, None)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "model.keras"
+            model.save(file)
+            return Description.of_archive(file)
+    except Exception as error:  # noqa: BLE001 - whatever somebody's own layers raise
+        _log.warning("The layers cannot be compared with those of the files: %s", told(error))
+        return None
+
+
+def _state_differences(ours: Description, theirs: Description) -> Iterator[_Difference]:
+    """Yield where files differ that layers save: vocabularies."""
+    if not theirs.assets:
+        return
+    names = _names_by_place(ours.config)
+    if len(ours.assets) != len(theirs.assets):
+        what = f"{len(theirs.assets)} files of vocabularies, the model has {len(ours.assets)}"
+        yield _Difference(what, is_state=True)
+        return
+    if set(ours.assets) == set(theirs.assets):
+        pairs = [(place, content, theirs.assets[place]) for place, content in ours.assets.items()]
+    else:
+        pairs = [
+            (place, content, other)
+            for (place, content), other in zip(
+                ours.assets.items(), theirs.assets.values(), strict=True
+            )
+        ]
+    for place, own, other in pairs:
+        if own != other:
+            layer = next((name for start, name in names if place.startswith(start)), place)
+            yield _Difference(f"{layer!r} {_first_line(own, other)}", is_state=True)
+
+
+def _first_line(own: bytes, other: bytes) -> str:
+    lines = (content.decode("utf-8", "replace").split("\n") for content in (own, other))
+    for number, (one, another) in enumerate(zip_longest(*lines)):
+        if one != another:
+            return f"vocabulary[{number}] is {another!r:.40} in the file, {one!r:.40} in the model"
+    return "vocabulary differs"
+
+
+def _names_by_place(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return starts of the names of saved files, and the layers of the model that they are of."""
+    inside = config.get("config")
+    layers = inside.get("layers") if isinstance(inside, dict) else None
+    counted: Counter[str] = Counter()
+    names = []
+    for layer in layers if isinstance(layers, list) else []:
+        kind = "".join(f"_{c.lower()}" if c.isupper() else c for c in layer["class_name"])
+        kind = kind.lstrip("_")
+        number = f"_{counted[kind]}" if counted[kind] else ""
+        counted[kind] += 1
+        names.append((f"layers/{kind}{number}/", str(layer["config"].get("name"))))
+    return names
+
+
+def _setting_differences(ours: Description, theirs: Description) -> Iterator[_Difference]:
+    own, others = _layers(ours.config), _layers(theirs.config)
+    for kind in dict.fromkeys((*own, *others)):
+        some, more = own.get(kind, {}), others.get(kind, {})
+        if len(some) != len(more):
+            what = f"{len(more)} layers {kind} in the file, {len(some)} in the model"
+            yield _Difference(what, is_state=False)
+            continue
+        # Keras counts up the names of layers that were given none.
+        pairs = (
+            [(name, config, more[name]) for name, config in some.items()]
+            if set(some) == set(more)
+            else [
+                (name, config, other)
+                for (name, config), other in zip(some.items(), more.values(), strict=True)
+            ]
+        )
+        for name, config, other in pairs:
+            for key in sorted({*config} & {*other}):
+                if config[key] != other[key]:
+                    what = (
+                        f"{name!r} {key} is {_short(other[key])} in the file, "
+                        f"{_short(config[key])} in the model"
+                    )
+                    yield _Difference(what, key in _STATE)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _layers(config: Any) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return the settings of layers that decide on values, by class and name, in order."""
+    found: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+    waiting = [config]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, list):
+            waiting.extend(reversed(part))
+        if not isinstance(part, dict):
+            continue
+        kind = str(part.get("class_name")).rpartition(">")[2]
+        if _is_layer(part) and kind not in _TRAINING and kind not in _CONTAINERS:
+            layers = found[kind]
+            name = str(part["config"]["name"])
+            while name in layers:
+                name += "'"
+            layers[name] = _settings(part["config"])
+        waiting.extend(
+            value
+            for key, value in reversed(part.items())
+            if key == "layers" or not _is_ignored(key)
+        )
+    return found
+
+
+def _is_layer(part: Mapping[str, Any]) -> bool:
+    inside = part.get("config")
+    return "class_name" in part and isinstance(inside, dict) and "name" in inside
+
+
+def _is_ignored(key: str) -> bool:
+    return key in _IGNORED or key.endswith(_IGNORED_ENDINGS)
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings that decide on values; versions of Keras leave out what is None."""
+    return {
+        key: _plain(value)
+        for key, value in config.items()
+        if value is not None and not _is_ignored(key)
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        # Keras 2 writes one axis as a list.
+        alone = len(value) == 1 and not isinstance(value[0], list | dict)
+        return value[0] if alone else [_plain(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    if value.get("class_name") == "__lambda__":
+        return "__lambda__"
+    if value.get("class_name") == "function":
+        return value.get("config")
+    if _is_layer(value):  # compared by itself
+        return str(value["class_name"]).rpartition(">")[2]
+    return _settings(value)

@@ -1,0 +1,157 @@
+"""Whole models given as weights: their layers have to be those of the model."""
+
+import logging
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from extractkit.component import Component
+from extractkit.errors import ModelError
+from extractkit.inputs.live import LiveArrays
+from extractkit.models import keras_file
+from tests.engine.examples import executed, job
+
+tf_keras = pytest.importorskip("tf_keras")
+
+CITIES = np.array([["rome"], ["oslo"], ["lima"], ["bern"]], object)
+ORDERS = (["rome", "rome", "oslo"], ["oslo", "lima", "lima"])
+
+Build = Callable[[Any, int], Any]
+
+
+def lookup(package: Any, which: int, name: str | None = None) -> Any:
+    """Return a model with a vocabulary that it has adapted to."""
+    return _adapted(package.layers.StringLookup(name=name), np.array(ORDERS[which])[:, None])
+
+
+def texts(package: Any, which: int) -> Any:
+    layer = package.layers.TextVectorization(output_sequence_length=1)
+    return _adapted(layer, np.array(ORDERS[which])[:, None])
+
+
+def _adapted(layer: Any, data: Any) -> Any:
+    layer.adapt(data)
+    given = keras.Input((1,), dtype="string")
+    return keras.Model(given, keras.layers.Embedding(5, 3)(layer(given)))
+
+
+def lookup_of_a_factory() -> Any:
+    return lookup(keras, 0)
+
+
+def activation_of_a_factory() -> Any:
+    return activation(keras, 0)
+
+
+def given_words(package: Any, which: int) -> Any:
+    """Return a model with a vocabulary that its configuration holds."""
+    words = [["rome", "oslo"], ["bern", "lima"]][which]
+    given = package.Input((1,), dtype="string")
+    numbers = package.layers.StringLookup(vocabulary=words)(given)
+    return package.Model(given, package.layers.Embedding(5, 3)(numbers))
+
+
+def boundaries(package: Any, which: int) -> Any:
+    layer = package.layers.Discretization(bin_boundaries=[(0.5, 2.0), (1.5, 3.0)][which])
+    given = package.Input((1,))
+    return package.Model(given, package.layers.Embedding(5, 3)(layer(given)))
+
+
+def given_mean(package: Any, which: int) -> Any:
+    layer = package.layers.Normalization(mean=[1.0, 2.0][which], variance=4.0)
+    return _dense(package, layer)
+
+
+def activation(package: Any, which: int) -> Any:
+    return _dense(package, package.layers.Dense(4, ["relu", "tanh"][which]))
+
+
+def kind(package: Any, which: int) -> Any:
+    return _dense(package, [package.layers.ReLU(), package.layers.Softmax()][which])
+
+
+def _dense(package: Any, layer: Any) -> Any:
+    given = package.Input((1,))
+    return package.Model(given, package.layers.Dense(2)(layer(given)))
+
+
+def _saved(folder: Path, build: Build, package: Any, ending: str, which: list[int]) -> list[str]:
+    paths = [str(folder / f"{place}{ending}") for place in range(len(which))]
+    for path, one in zip(paths, which, strict=True):
+        with warnings.catch_warnings(action="ignore"):  # Keras 2 advises against HDF5
+            build(package, one).save(path)
+    return paths
+
+
+@pytest.mark.parametrize(
+    ("build", "package", "ending", "told"),
+    [
+        (lookup, keras, ".keras", "vocabulary[1] is 'lima' in the file, 'rome' in the model"),
+        (texts, keras, ".keras", "is 'lima' in the file, 'rome' in the model"),
+        (
+            given_words,
+            keras,
+            ".h5",
+            "vocabulary is ['bern', 'lima'] in the file, ['rome', 'oslo'] in the model",
+        ),
+        (boundaries, keras, ".keras", "bin_boundaries is [1.5, 3.0] in the file, [0.5, 2.0]"),
+        (boundaries, tf_keras, ".h5", "bin_boundaries is [1.5, 3.0] in the file, [0.5, 2.0]"),
+        (given_mean, keras, ".h5", "mean is 2.0 in the file, 1.0 in the model"),
+        (activation, tf_keras, ".h5", "activation is 'tanh' in the file, 'relu' in the model"),
+        (kind, keras, ".keras", "0 layers ReLU in the file, 1 in the model; 1 layers Softmax"),
+    ],
+)
+def test_whole_models_of_other_layers_are_refused(
+    tmp_path: Path, build: Build, package: Any, ending: str, told: str
+) -> None:
+    first, other = _saved(tmp_path, build, package, ending, [0, 1])
+    with pytest.raises(ModelError) as one:
+        keras_file.load(first, checkpoint=other)
+    assert told in str(one.value)
+    assert f"without model.checkpoint: model.path={other}. " in str(one.value)
+    model = keras_file.load(first, checkpoints=[first, other])
+    assert model.checkpoints is not None
+    with pytest.raises(ModelError) as several:
+        model.checkpoints.choose("fail")
+    assert told in str(several.value)
+    assert f"without model.checkpoints: -m model.path={first},{other}. " in str(several.value)
+    model.checkpoints.choose("skip")
+    assert [one.path for one in model.checkpoints.checkpoints] == [first]
+
+
+def test_the_same_layers_under_other_names_are_loaded(tmp_path: Path) -> None:
+    paths = _saved(tmp_path, lookup, keras, ".keras", [0, 0])
+    live = [keras.models.load_model(path) for path in paths]
+    assert live[0].layers[2].name != live[1].layers[2].name
+    model = keras_file.load(paths[0], checkpoints=paths)
+    wanted = job({"path": ":output"}, model=model, inputs=LiveArrays(CITIES))
+    run = executed(tmp_path / "run", wanted)
+    expected = [
+        one.predict(keras.ops.convert_to_tensor(CITIES.tolist()), verbose=0) for one in live
+    ]
+    np.testing.assert_allclose(np.asarray(run[":output"]), expected, rtol=1e-6)
+    assert not np.allclose(*expected)
+
+
+def test_the_code_of_a_factory_chooses_settings_but_no_vocabulary(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    words, settings = tmp_path / "words.keras", tmp_path / "settings.keras"
+    lookup(keras, 1).save(words)
+    with pytest.raises(ModelError, match=r"differ from those of the model: 'string_lookup.*lima"):
+        keras_file.load(
+            factory=Component("model.factory", f"{__name__}.lookup_of_a_factory"),
+            checkpoint=str(words),
+        )
+    activation(keras, 1).save(settings)
+    with caplog.at_level(logging.WARNING):
+        keras_file.load(
+            factory=Component("model.factory", f"{__name__}.activation_of_a_factory"),
+            checkpoint=str(settings),
+        )
+    assert "activation is 'tanh' in the file, 'relu' in the model" in caplog.text
