@@ -32,6 +32,7 @@ _log = logging.getLogger(__name__)
 # Elements that some weight may have which is not stored.
 _SMALL = 1 << 20
 
+_OPERATIONS = "keras.src.ops."
 _CHANGED = "hard_sigmoid"
 _INSTALL = "python -m pip install 'extractkit[legacy]'"
 
@@ -229,7 +230,29 @@ def _source(saved: SavedKeras, pruned: bool) -> AbstractContextManager[Any]:
     return nullcontext(str(saved.path))
 
 
+def _operations(saved: SavedKeras) -> dict[str, Any]:
+    """Return the operations of Keras 3 (`x[:, 0]`) that an HDF5 file has among its layers.
+
+    Keras writes their names alone there, and finds no more than layers by them.
+    """
+    if not saved.is_hdf5 or saved.major != 3:
+        return {}
+    wanted = {str(node["class_name"]) for node in serialized_objects(saved.config)}
+    found: dict[str, Any] = {}
+    waiting: list[type] = [keras.Operation]
+    while waiting:
+        subclasses: list[type] = waiting.pop().__subclasses__()
+        for one in subclasses:
+            waiting.append(one)
+            is_missing = one.__name__ in wanted and not hasattr(keras.layers, one.__name__)
+            if is_missing and one.__module__.startswith(_OPERATIONS):
+                found[one.__name__] = one
+    return found
+
+
 def _read(saved: SavedKeras, dialect: Dialect, file: Any, settings: Mapping[str, Any]) -> Any:
+    if dialect is KERAS_3 and (operations := _operations(saved)):
+        settings = {**settings, "custom_objects": {**operations, **settings["custom_objects"]}}
     with _no_larger_weights(saved, dialect), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model = dialect.package.models.load_model(file, **settings)
