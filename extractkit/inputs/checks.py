@@ -135,6 +135,13 @@ def check_dtype(spec: InputSpec, dtype: DType, signature: Signature, at: str) ->
             f"{at}: {spec.name!r} holds records of {', '.join(map(repr, dtype.names))}. Give one "
             f"field of them, in NumPy: array[{dtype.names[0]!r}]"
         )
+    if not _keeps_meaning(dtype, spec) and spec.quantized and dtype.kind in "fiub":
+        raise InputError(
+            f"{at}: {spec.name!r} is {dtype.name}, model {signature.model!r} takes {spec.dtype}, "
+            f"which is quantised: (whole number - {spec.quantized.zero_point}) * "
+            f"{spec.quantized.scale!r} is the real one. For real numbers, in NumPy: "
+            f"{quantizing(spec, 'array')}"
+        )
     if not _keeps_meaning(dtype, spec):
         raise InputError(
             f"{at}: {spec.name!r} is {dtype.name}, model {signature.model!r} takes {spec.dtype}. "
@@ -160,6 +167,19 @@ def check_held(spec: InputSpec, values: np.ndarray[Shape, DType], at: str) -> No
             f"{at}: {spec.name!r} holds {value}, which {wanted.name}, "
             f"the type that the model takes, cannot hold"
         )
+
+
+def quantizing(spec: InputSpec, array: str) -> str:
+    """Return the NumPy expression that quantises real numbers for an input that is quantised."""
+    assert spec.quantized is not None
+    scale, zero_point = spec.quantized
+    limits = np.iinfo(spec.dtype)
+    sign = "+" if zero_point >= 0 else "-"
+    shift = f" {sign} {abs(zero_point)}" if zero_point else ""
+    return (
+        f"np.clip(np.round({array} / {scale!r}){shift}, {limits.min}, {limits.max})"
+        f".astype({spec.dtype!r})"
+    )
 
 
 def _convertible(spec: InputSpec) -> str:

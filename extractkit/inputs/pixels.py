@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from extractkit.errors import InputError, choices
-from extractkit.inputs.checks import describe
+from extractkit.inputs.checks import describe, quantizing
 from extractkit.inputs.extras import require
 from extractkit.inputs.protocol import InputSpec, Signature
 from extractkit.plan import numpy_dtype
@@ -238,9 +238,21 @@ def _check_range(spec: InputSpec, signature: Signature, scale: str | None) -> No
         return
     takes = f"input {spec.name!r} of model {signature.model!r} takes {spec.dtype}"
     if not np.can_cast(_BYTE, dtype):
-        raise InputError(f"{takes}, which cannot hold the values of a picture, 0 to 255")
+        raise InputError(
+            f"{takes}, which cannot hold the values of a picture, 0 to 255{_as_arrays(spec)}"
+        )
     if scale is not None:
         raise InputError(f"inputs.scale={scale} makes real numbers, and {takes}. Leave it out")
+
+
+def _as_arrays(spec: InputSpec) -> str:
+    """Return how pictures are given to an input that is quantised; empty for another one."""
+    if spec.quantized is None:
+        return ""
+    return (
+        f". Give arrays, inputs=arrays: pixels are real numbers as in training (from 0 to 255, or "
+        f"divided by 255), and quantised, in NumPy: {quantizing(spec, 'pixels')}"
+    )
 
 
 def _check_choice(key: str, given: str | None, options: Sequence[str | None]) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from extractkit.tensors import TEXT
 from extractkit.values import Array
@@ -10,6 +10,14 @@ from extractkit.values import Array
 PICTURE = "picture"
 """The name under which a sample holds a picture that the model prepares by itself: whole numbers
 0 … 255 of shape (height, width, 3)."""
+
+
+class Quantized(NamedTuple):
+    """How whole numbers stand for real ones: real = (whole - zero_point) · scale."""
+
+    scale: float
+    zero_point: int
+
 
 RAGGED, SPARSE = "ragged", "sparse"
 """The kinds of inputs that are no arrays: see `InputSpec.composite`."""
@@ -33,6 +41,7 @@ class InputSpec:
             is a row; None: an array.
         parts: names of the tensors that a composite input is made of.
         index_dtype: type of those parts that say where its values are.
+        quantized: which real numbers the whole numbers that it takes stand for; None: none.
     """
 
     name: str
@@ -48,6 +57,7 @@ class InputSpec:
     composite: str | None = field(default=None, repr=False)
     parts: tuple[str, ...] = field(default=(), repr=False)
     index_dtype: str = field(default="int64", repr=False)
+    quantized: Quantized | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

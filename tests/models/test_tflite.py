@@ -8,9 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ai_edge_litert.interpreter import Interpreter
 
 from extractkit.api import extract
-from extractkit.errors import ConfigError, JobError, MissingExtraError, ModelError
+from extractkit.errors import ConfigError, InputError, JobError, MissingExtraError, ModelError
+from extractkit.inputs.live import LiveArrays
+from extractkit.inputs.pixels import Pixels
+from extractkit.inputs.protocol import InputSpec, Quantized, Signature
 from extractkit.models import child
 from extractkit.models.litert.model import TFLiteModel
 from extractkit.models.protocol import Compilation, Fetch, Model
@@ -206,6 +210,53 @@ def test_quantised_tensors_are_had_raw_and_as_real_numbers(folder: Path) -> None
     np.testing.assert_array_equal(real, by_hand.astype(np.float32))
     (floats,) = run(exact, [":output.y"], *({"x": image} for image in given))
     assert np.abs(real - floats).max() < 0.05 * np.abs(floats).max()
+
+
+def test_what_is_advised_for_real_numbers_quantises_them_as_the_file_does(folder: Path) -> None:
+    path = str(written("int8", folder))
+    model = load(path)
+    given = images(5)
+    with pytest.raises(InputError) as refused:
+        LiveArrays({"x": given}).bind(model.signature)
+    advised = str(refused.value).rpartition("in NumPy: ")[2]
+    q = eval(advised, {"np": np, "array": given})
+    interpreter = Interpreter(path)
+    interpreter.allocate_tensors()
+    (taken,) = interpreter.get_input_details()
+    scale, zero_point = taken["quantization"]
+    assert q.dtype == taken["dtype"]
+    real = (q.astype(np.float64) - zero_point) * scale
+    inside = (np.array([-128, 127]) - zero_point) * scale
+    assert np.abs(real - np.clip(given, *inside)).max() <= scale * 0.501
+    by_file = []
+    for one in q:
+        interpreter.set_tensor(taken["index"], one[np.newaxis])
+        interpreter.invoke()
+        by_file.append(interpreter.get_tensor(interpreter.get_output_details()[0]["index"])[0])
+    (raw,) = run(model, [":output.y"], *({"x": one} for one in q))
+    np.testing.assert_array_equal(raw, by_file)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "zero_point", "advised"),
+    [
+        ("int8", -128, "np.clip(np.round(array / 0.5) - 128, -128, 127).astype('int8')"),
+        ("uint8", 3, "np.clip(np.round(array / 0.5) + 3, 0, 255).astype('uint8')"),
+        ("int16", 0, "np.clip(np.round(array / 0.5), -32768, 32767).astype('int16')"),
+    ],
+)
+def test_each_quantised_type_has_its_own_advice(dtype: str, zero_point: int, advised: str) -> None:
+    quantized = Quantized(0.5, zero_point)
+    spec = InputSpec("x", dtype, (8, 8, 3), (None, None, None), quantized=quantized)
+    signature = Signature("m", (spec,))
+    with pytest.raises(InputError) as refused:
+        LiveArrays({"x": np.ones((2, 8, 8, 3), np.float32)}).bind(signature)
+    assert str(refused.value).endswith(f"in NumPy: {advised}")
+    if dtype == "int8":
+        with pytest.raises(InputError) as pictures:
+            Pixels.of(spec, signature)
+        assert "inputs=arrays" in str(pictures.value)
+        assert str(pictures.value).endswith(advised.replace("array", "pixels"))
 
 
 def test_quantised_weights_stand_for_the_float_model_s(folder: Path) -> None:

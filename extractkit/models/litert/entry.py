@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from extractkit.errors import ModelError, choices
-from extractkit.inputs.protocol import InputSpec, Signature
+from extractkit.inputs.protocol import InputSpec, Quantized, Signature
 from extractkit.models.graphs.signature import input_spec, tied
 from extractkit.models.litert.graph import Graph, GraphTensor, Subgraph
 from extractkit.tensors import TEXT, escape
@@ -162,7 +162,11 @@ def _spec(name: str, tensor: GraphTensor, alone: bool, reading: Reading) -> Inpu
         return spec
     # Every number of a quantised type stands for something.
     limits = np.iinfo(spec.dtype)
-    return replace(spec, low=int(limits.min), high=int(limits.max) + 1)
+    spec = replace(spec, low=int(limits.min), high=int(limits.max) + 1)
+    scales, zero_points = tensor.quantization.scales, tensor.quantization.zero_points
+    if len(scales) != 1:
+        return spec
+    return replace(spec, quantized=Quantized(float(scales[0]), int(zero_points[0])))
 
 
 def call_arrays(
