@@ -16,6 +16,8 @@ from extractkit.inputs.strings import check_string, check_strings, is_string
 from extractkit.plan import numpy_dtype
 from extractkit.tensors import TEXT
 
+_WIDENED = "array.astype('float32')"
+
 Shape = tuple[int, ...]
 DType = np.dtype[np.generic]
 
@@ -135,12 +137,14 @@ def check_dtype(spec: InputSpec, dtype: DType, signature: Signature, at: str) ->
             f"{at}: {spec.name!r} holds records of {', '.join(map(repr, dtype.names))}. Give one "
             f"field of them, in NumPy: array[{dtype.names[0]!r}]"
         )
-    if not _keeps_meaning(dtype, spec) and spec.quantized and dtype.kind in "fiub":
+    if not _keeps_meaning(dtype, spec) and spec.quantized and dtype.kind in "fV":
+        # Narrower ones are divided in their own precision; bfloat16 is of the kind "V".
+        wide = dtype in (np.float32, np.float64)
         raise InputError(
             f"{at}: {spec.name!r} is {dtype.name}, model {signature.model!r} takes {spec.dtype}, "
             f"which is quantised: (whole number - {spec.quantized.zero_point}) * "
             f"{spec.quantized.scale!r} is the real one. For real numbers, in NumPy: "
-            f"{quantizing(spec, 'array')}"
+            f"{quantizing(spec, 'array' if wide else _WIDENED)}"
         )
     if not _keeps_meaning(dtype, spec):
         raise InputError(

@@ -252,6 +252,9 @@ def test_each_quantised_type_has_its_own_advice(dtype: str, zero_point: int, adv
     with pytest.raises(InputError) as refused:
         LiveArrays({"x": np.ones((2, 8, 8, 3), np.float32)}).bind(signature)
     assert str(refused.value).endswith(f"in NumPy: {advised}")
+    with pytest.raises(InputError) as narrow:
+        LiveArrays({"x": np.ones((2, 8, 8, 3), np.float16)}).bind(signature)
+    assert advised.replace("array", "array.astype('float32')") in str(narrow.value)
     if dtype == "int8":
         with pytest.raises(InputError) as pictures:
             Pixels.of(spec, signature)
