@@ -211,6 +211,7 @@ def test_nothing_else_behind_a_class_is_a_target(path: str, reason: str) -> None
     with pytest.raises(ConfigError, match=r"cannot be imported: ") as caught:
         Component("model.factory", f"{__name__}.{path}").function()
     assert reason in str(caught.value)
+    assert ".. " not in str(caught.value)
 
 
 def test_a_module_that_is_missing_inside_a_module_is_told(
