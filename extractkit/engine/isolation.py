@@ -9,7 +9,7 @@ from extractkit.engine.skipping import WAY_OUT, named
 from extractkit.engine.survey import check_first, first_usable
 from extractkit.errors import BadSampleError, InputError, SampleError
 from extractkit.inputs.protocol import Signature, Source, identity
-from extractkit.models.protocol import Model, Program
+from extractkit.models.protocol import CarriesState, Model, Program
 from extractkit.plan import PlannedTensor
 from extractkit.values import Array
 
@@ -136,7 +136,7 @@ def try_out(
     Raises:
         InputError: no sample can be used.
         BadSampleError: the model fails on the first samples, and the policy is "fail".
-        SampleError: the model fails on all that were tried.
+        SampleError: the model fails on all that were tried, and none can be left out.
         JobError: it fails in a way that values cannot cause.
     """
     if policy != "skip":
@@ -160,6 +160,8 @@ def _tried_once(model: Model, source: Source, attempt: Callable[[Source], Result
     except SampleError as error:
         first = named(identity(source, 0).id, 0)
         said = str(error).removesuffix(".")
-        raise BadSampleError(
-            f"{said}. It was tried on the first samples, from {first} on. {WAY_OUT}"
-        ) from error
+        told = f"{said}. It was tried on the first samples, from {first} on"
+        if isinstance(model, CarriesState):
+            # None can be left out: each starts from the state that those before it left.
+            raise SampleError(told) from error
+        raise BadSampleError(f"{told}. {WAY_OUT}") from error

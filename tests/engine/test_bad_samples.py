@@ -16,7 +16,7 @@ from extractkit.engine.measure import measure_axes
 from extractkit.engine.skipping import WAY_OUT
 from extractkit.engine.stream import ShardValues, Stream, fetch
 from extractkit.engine.survey import Row, first_usable, survey
-from extractkit.errors import InputError, JobError, SampleError, SelectionError
+from extractkit.errors import BadSampleError, InputError, JobError, SampleError, SelectionError
 from extractkit.inputs.live import LiveArrays
 from extractkit.inputs.protocol import InputSpec, Sample, Signature, Source
 from extractkit.inputs.texts import Texts
@@ -25,6 +25,7 @@ from extractkit.plan import PlannedTensor, Shard, plan_tensors
 from extractkit.selectors import parse_selector
 from extractkit.testing.reference import ReferenceModel
 from extractkit.values import Array, Dense, Ragged, digest
+from tests.engine.carrying_examples import CarryingReference
 from tests.engine.examples import EVERYTHING, MODEL, TEXTS, executed, job, source, tokens
 
 NO_TEXT, NO_CODE = 7, "é?"
@@ -234,6 +235,17 @@ class TestTrial:
         assert str(caught.value) == (
             f"the model blew up. It was tried on the first samples, from '0' (number 0) on. "
             f"{WAY_OUT}"
+        )
+
+    def test_a_model_that_carries_state_can_leave_none_out(self) -> None:
+        def attempt(samples: Source) -> None:
+            raise SampleError("the model blew up")
+
+        with pytest.raises(SampleError) as caught:
+            try_out(CarryingReference(), source(["a", "b"]), "fail", attempt)
+        assert not isinstance(caught.value, BadSampleError)
+        assert str(caught.value) == (
+            "the model blew up. It was tried on the first samples, from '0' (number 0) on"
         )
 
     def test_a_first_sample_that_is_no_good_is_named(self) -> None:
