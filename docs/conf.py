@@ -1,5 +1,6 @@
 """Settings of the documentation site, built by `make docs`."""
 
+import re
 import sys
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -51,11 +52,11 @@ html_copy_source = False
 copyright = "extractkit contributors, MIT licence"  # noqa: A001 - the name that Sphinx reads
 
 
-def _bars(_app, _what, _name, _object, _options, lines) -> None:
-    """Keep `|x|` in docstrings from being read as a substitution of reStructuredText."""
-    lines[:] = [line.replace("|", r"\|") for line in lines]
+def _literal(_app, _what, _name, _object, _options, lines) -> None:
+    """Keep `|x|` and `*shape` in docstrings from being read as markup of reStructuredText."""
+    lines[:] = [re.sub(r"\||(?<![\w`*\\])\*(?=\w)", r"\\\g<0>", one) for one in lines]
 
 
 def setup(app) -> None:
     """Connect what is of this site alone."""
-    app.connect("autodoc-process-docstring", _bars)
+    app.connect("autodoc-process-docstring", _literal, priority=400)

@@ -28,7 +28,7 @@ PAGES = [README, *sorted(path for path in DOCS.rglob("*.md") if "_build" not in 
 COMPOSED = {
     DOCS / "how-to" / f"{name}.md"
     for name in (
-        *("bytes", "custom-operations", "graphs", "hugging-face", "keras-state", "messages"),
+        *("bytes", "tflite", "graphs", "hugging-face", "keras-state", "messages"),
         *("old-runs", "right-values", "sizes", "state"),
     )
 }
@@ -81,7 +81,7 @@ def test_every_command_composes_or_is_refused_as_the_page_says(page: Path) -> No
 
 
 def test_the_versions_of_json_documents_are_those_that_the_page_names() -> None:
-    table = (DOCS / "how-to" / "old-runs.md").read_text("utf-8")
+    table = (DOCS / "reference" / "json.md").read_text("utf-8")
     named = dict(re.findall(r"^\| `([a-zA-Z ]+)` \| (\d+) \|", table, re.MULTILINE))
     assert {command: int(version) for command, version in named.items()} == {
         "tensors": jobs.TENSORS_SCHEMA,

@@ -73,11 +73,15 @@ class ConfigGroup(SphinxDirective):
 
 
 def _section(entry: Entry) -> str:
-    keys = "\n\n".join(
-        f"`{entry.group}.{key.name}` (default `{key.default}`)\n: {key.description}"
+    title = f"### `{entry.group}={entry.name}`\n\n{entry.intro}\n\n"
+    if entry.group == "selectors":  # a choice of values for keys that have a page of their own
+        values = "\n".join(f"{key.name}: {key.default}" for key in entry.keys)
+        return title + (f"```yaml\n{values}\n```\n" if values else "")
+    prefix = f"sinks.{entry.name}" if entry.group == "sinks" else entry.group
+    return title + "\n\n".join(
+        f"`{prefix}.{key.name}` (default `{key.default}`)\n: {key.description}"
         for key in entry.keys
     )
-    return f"### `{entry.group}={entry.name}`\n\n{entry.intro}\n\n{keys}\n"
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
