@@ -233,19 +233,24 @@ def _source(saved: SavedKeras, pruned: bool) -> AbstractContextManager[Any]:
 def _operations(saved: SavedKeras) -> dict[str, Any]:
     """Return the operations of Keras 3 (`x[:, 0]`) that an HDF5 file has among its layers.
 
-    Keras writes their names alone there, and finds no more than layers by them.
+    Keras writes the names of their classes alone there, and looks for layers by them: for none, or
+    for one of the same name (`x * 2` is a Multiply). Only layers say whether they are trainable.
     """
     if not saved.is_hdf5 or saved.major != 3:
         return {}
-    wanted = {str(node["class_name"]) for node in serialized_objects(saved.config)}
+    wanted: set[str] = set()
+    others: set[str] = set()
+    for node in serialized_objects(saved.config):
+        is_operation = "inbound_nodes" in node and "trainable" not in (node.get("config") or ())
+        (wanted if is_operation else others).add(str(node["class_name"]))
+    wanted -= others
     found: dict[str, Any] = {}
     waiting: list[type] = [keras.Operation]
     while waiting:
         subclasses: list[type] = waiting.pop().__subclasses__()
         for one in subclasses:
             waiting.append(one)
-            is_missing = one.__name__ in wanted and not hasattr(keras.layers, one.__name__)
-            if is_missing and one.__module__.startswith(_OPERATIONS):
+            if one.__name__ in wanted and one.__module__.startswith(_OPERATIONS):
                 found[one.__name__] = one
     return found
 

@@ -80,7 +80,7 @@ def test_a_custom_object_of_another_kind(tmp_path: Path) -> None:
 
 def test_operations_of_keras_are_read_from_hdf5(tmp_path: Path) -> None:
     x = keras.Input((3, 2), name="input")
-    live = keras.Model(x, keras.ops.mean(layers.Dense(2)(x[:, :, 0]), axis=1))
+    live = keras.Model(x, keras.ops.mean(layers.Dense(2)(x[:, :, 0]), axis=1) * 2.0 + 1.0)
     file = tmp_path / "sliced.h5"
     live.save(file)
     assert_same(file, live)
