@@ -47,6 +47,7 @@ html_theme_options = {
     "footer_start": ["copyright"],
     "footer_end": [],
     "show_prev_next": True,
+    "show_toc_level": 2,
 }
 html_copy_source = False
 copyright = "extractkit contributors, MIT licence"  # noqa: A001 - the name that Sphinx reads
