@@ -6,13 +6,13 @@ Both programs come from one trace; a program runs only what the selected tensors
 from statistics import median
 from time import perf_counter
 
+from extractkit.core.plan import plan_tensors
+from extractkit.core.selectors import parse_selector
 from extractkit.engine.batches import collate
 from extractkit.engine.stream import fetch
 from extractkit.inputs.protocol import Sample
 from extractkit.models.bert import load
 from extractkit.models.protocol import Compilation, Program
-from extractkit.plan import plan_tensors
-from extractkit.selectors import parse_selector
 from tests.corpus import stdlib_docstrings
 
 TEXTS = 32

@@ -16,20 +16,19 @@ from time import perf_counter, process_time
 import numpy as np
 
 import extractkit
-from extractkit.plan import Part, Shard, plan_shards
+from extractkit.core.plan import Part, Shard, plan_shards
+from extractkit.core.value_checks import examine
+from extractkit.core.values import Dense, Ragged, Values
 from extractkit.runs import journal
 from extractkit.runs import manifest as manifests
-from extractkit.runs.damage import damage
-from extractkit.runs.directory import JOURNAL, SAMPLES, SHARDS
-from extractkit.runs.finalize import finalize
+from extractkit.runs.checking import verify
+from extractkit.runs.checking.records import damage
+from extractkit.runs.layout import JOURNAL, SAMPLES, SHARDS
 from extractkit.runs.manifest import Manifest, RunInputs, RunPlan, Volatile
-from extractkit.runs.parts import place
+from extractkit.runs.parts import finalize, place
 from extractkit.runs.recorder import Recorder
-from extractkit.runs.verify import verify
 from extractkit.sinks.hdf5 import Hdf5Sink
 from extractkit.sinks.protocol import StoredShard
-from extractkit.value_checks import examine
-from extractkit.values import Dense, Ragged, Values
 from tests.runs.examples import TARGETS, run_tensor
 
 A_SHARD = 2

@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from extractkit.component import Component
+from extractkit.core.component import Component
+from extractkit.core.job import Job, Runtime
+from extractkit.core.selectors import parse_selector
+from extractkit.core.values import Array
 from extractkit.engine.execute import execute
 from extractkit.engine.listener import Silent
-from extractkit.job import Job, Runtime
 from extractkit.models.protocol import Compilation, Fetch, Program
-from extractkit.selectors import parse_selector
 from extractkit.testing.reference import ReferenceModel
-from extractkit.values import Array
 
 SECONDS_A_BATCH = 0.1
 BATCHES_A_SHARD = 4

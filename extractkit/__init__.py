@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from extractkit.api import extract, finalize, rerun, resume, verify
-    from extractkit.runs.diff import diff
+    from extractkit.runs.comparing import diff
     from extractkit.runs.reader import Run
     from extractkit.runs.reader import open_run as open  # noqa: A004
     from extractkit.runs.sweeps.reader import Sweep, open_sweep
@@ -36,7 +36,7 @@ __all__ = [
 _LAZY = {
     "Run": ("extractkit.runs.reader", "Run"),
     "Sweep": ("extractkit.runs.sweeps.reader", "Sweep"),
-    "diff": ("extractkit.runs.diff", "diff"),
+    "diff": ("extractkit.runs.comparing", "diff"),
     "extract": ("extractkit.api", "extract"),
     "finalize": ("extractkit.api", "finalize"),
     "open": ("extractkit.runs.reader", "open_run"),

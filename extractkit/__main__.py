@@ -85,7 +85,7 @@ def _ended() -> int:
     """What became of it, as an exit code."""
     # Imported here, so that an interruption while modules are imported ends like any other.
     from extractkit import cli
-    from extractkit.commands.output import drop_output
+    from extractkit.display.output import drop_output
 
     try:
         code = cli.execute(sys.argv[1:])

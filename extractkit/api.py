@@ -9,30 +9,29 @@ from pathlib import Path
 import numpy as np
 
 from extractkit.advice import command
-from extractkit.component import Component
-from extractkit.config.compose import compose
-from extractkit.config.directory import new_run_directory
+from extractkit.config import new_run_directory
+from extractkit.config.compose import compose, in_memory, recorded_job
 from extractkit.config.model_files import spell_out
-from extractkit.config.recorded import in_memory, recorded_job
-from extractkit.config.where import where_it_runs
-from extractkit.engine.described import check_versions
+from extractkit.config.overrides import where_it_runs
+from extractkit.core.component import Component
+from extractkit.core.trust import Trust
 from extractkit.engine.execute import execute, is_whole
 from extractkit.engine.execute import resume as resume_run
+from extractkit.engine.identity import check_versions
 from extractkit.engine.listener import Listener, Silent
 from extractkit.engine.process import impose
 from extractkit.engine.recompute import not_recomputed
 from extractkit.engine.recompute import recompute as recompute_shards
 from extractkit.errors import ConfigError, RunDirectoryError
 from extractkit.runs import manifest
-from extractkit.runs.beginning import hydra_files
-from extractkit.runs.directory import JOURNAL
-from extractkit.runs.finalize import finalize as join_parts
+from extractkit.runs.checking import Sound
+from extractkit.runs.checking import verify as verify_run
+from extractkit.runs.checking.result import Check, Verification
 from extractkit.runs.journal import read as read_journal
+from extractkit.runs.layout import JOURNAL
+from extractkit.runs.parts import finalize as join_parts
 from extractkit.runs.reader import Run, open_run, sink_of
-from extractkit.runs.verification.result import Check, Verification
-from extractkit.runs.verify import Sound
-from extractkit.runs.verify import verify as verify_run
-from extractkit.trust import Trust
+from extractkit.runs.recorder import hydra_files
 
 
 def extract(

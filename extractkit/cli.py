@@ -11,12 +11,10 @@ from importlib.metadata import PackageNotFoundError, version
 from extractkit import errors
 from extractkit.advice import command
 from extractkit.commands import jobs, runs
-from extractkit.commands.arguments import overrides_first, spell_out, split_verb
-from extractkit.commands.options import TRUST, taken
-from extractkit.commands.output import write
-from extractkit.config.directory import GROUPS, options
+from extractkit.commands.arguments import TRUST, overrides_first, spell_out, split_verb, taken
+from extractkit.config import GROUPS, options
 from extractkit.display import help as help_text
-from extractkit.display.console import printable
+from extractkit.display.output import printable, write
 from extractkit.errors import ConfigError, ExtractkitError, UserError
 
 DONE, FAILED, MISTAKEN, INTERRUPTED = 0, 1, errors.MISTAKEN, 130

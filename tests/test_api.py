@@ -10,12 +10,12 @@ import pytest
 
 import extractkit
 from extractkit import cli
+from extractkit.core.values import Array
 from extractkit.errors import ConfigError, FinalError, JobError, RunDirectoryError, SelectionError
-from extractkit.runs.directory import HYDRA
+from extractkit.runs.checking.result import Outcome
+from extractkit.runs.layout import HYDRA
 from extractkit.runs.manifest import Status
-from extractkit.runs.verification.result import Outcome
 from extractkit.testing.reference import ReferenceModel
-from extractkit.values import Array
 from tests.engine.examples import Told
 
 MODEL = ReferenceModel()

@@ -8,9 +8,9 @@ import pytest
 import tensorflow as tf
 
 import extractkit
-from extractkit.component import Component
+from extractkit.core.component import Component
 from extractkit.errors import ConfigError
-from extractkit.models.graphs.constants import checked_constants
+from extractkit.models.graphs.signature import checked_constants
 from extractkit.models.module import load
 from extractkit.models.protocol import Model
 from extractkit.runs.reader import Run

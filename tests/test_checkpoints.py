@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extractkit.checkpoints import Named, find_checkpoints
+from extractkit.core.checkpoints import Named, find_checkpoints
 from extractkit.errors import ConfigError, ModelError
 
 

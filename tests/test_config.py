@@ -12,14 +12,14 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
-from extractkit.commands.options import TRUST, taken
-from extractkit.component import Component
+from extractkit.commands.arguments import TRUST, taken
+from extractkit.config import GROUPS, config_directory, options
 from extractkit.config.compose import Composition, compose
 from extractkit.config.convert import job_of
-from extractkit.config.directory import GROUPS, config_directory, options
-from extractkit.config.quoting import as_list, as_text
+from extractkit.config.overrides import as_list, as_text
+from extractkit.core.component import Component
+from extractkit.core.trust import Trust
 from extractkit.errors import ConfigError
-from extractkit.trust import Trust
 
 MODEL = ("model=keras", "model.path=m.keras")
 CHOICES = [

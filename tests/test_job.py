@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from extractkit.component import Component
+from extractkit.core.component import Component
+from extractkit.core.job import MOST_THREADS, Runtime
+from extractkit.core.trust import Trust
 from extractkit.errors import ConfigError
-from extractkit.job import MOST_THREADS, Runtime
-from extractkit.trust import Trust
 
 
 def test_no_runtime_key_needs_to_be_given() -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from extractkit.config.mapping import read_mapping
+from extractkit.config.convert import read_mapping
 from extractkit.errors import ConfigError
-from extractkit.runs.comparison.joining import WrittenMapping
+from extractkit.runs.comparing.pairing import WrittenMapping
 
 
 def read_mapping_of(folder: Path, text: str) -> WrittenMapping:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extractkit.natural_order import natural
+from extractkit.core.checkpoints import natural
 
 
 @pytest.mark.parametrize(

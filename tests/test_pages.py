@@ -12,10 +12,9 @@ from experiments.real_models.fetch import PACKAGES
 from extractkit.commands import jobs
 from extractkit.config.compose import compose
 from extractkit.errors import ConfigError
-from extractkit.runs import manifest
-from extractkit.runs.comparison import result as comparison
-from extractkit.runs.sweeps import record
-from extractkit.runs.verification import result as verification
+from extractkit.runs import manifest, sweeps
+from extractkit.runs.checking import result as verification
+from extractkit.runs.comparing import result as comparison
 from tests.pages import matches, run_page
 from tests.real_models import FOLDER, real_model
 
@@ -81,7 +80,7 @@ def test_the_versions_of_json_documents_are_those_that_the_page_names() -> None:
         "tensors": jobs.TENSORS_SCHEMA,
         "plan": jobs.PLAN_SCHEMA,
         "show RUN": manifest.SCHEMA,
-        "show SWEEP": record.SCHEMA,
+        "show SWEEP": sweeps.SCHEMA,
         "verify": verification.SCHEMA,
         "diff": comparison.SCHEMA,
     }

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extractkit import plan
-from extractkit.errors import SelectionError
-from extractkit.models.numpy_transforms import transformed
-from extractkit.plan import (
+from extractkit.core import plan
+from extractkit.core.catalog import Catalog, Kind, TensorRecord
+from extractkit.core.numpy_transforms import transformed
+from extractkit.core.plan import (
     CONSTANTS_SHARD,
     Layout,
     Lengths,
@@ -23,9 +23,9 @@ from extractkit.plan import (
     plan_shards,
     plan_tensors,
 )
-from extractkit.selectors import parse_selector
-from extractkit.tensors import Catalog, Kind, TensorRecord
-from extractkit.values import Assembly
+from extractkit.core.selectors import parse_selector
+from extractkit.core.values import Assembly
+from extractkit.errors import SelectionError
 
 Dims = tuple[str | None, ...] | None
 Shape = tuple[int | None, ...] | None

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from extractkit.config.planned import planned_jobs
+from extractkit.config.compose import planned_jobs
 
 BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 

@@ -13,7 +13,7 @@ from experiments.quantisation.depthwise import PARTS, parts
 from experiments.quantisation.faces import faces
 from experiments.quantisation.layers import PRECISIONS, errors, same_answers
 from experiments.real_models.fetch import FetchError
-from extractkit.runs.comparison.result import Verdict
+from extractkit.runs.comparing.result import Verdict
 from tests.pages import run_page
 from tests.real_models import FOLDER, real_model
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extractkit.selectors import parse_selector
-from extractkit.tensors import Catalog, Kind, Scope, TensorRecord
+from extractkit.core.catalog import Catalog, Kind, Scope, TensorRecord
+from extractkit.core.selectors import parse_selector
 
 Tree = dict[str, object]
 

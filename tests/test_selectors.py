@@ -4,9 +4,9 @@ import re
 
 import pytest
 
+from extractkit.core.catalog import Catalog, Kind, Scope, TensorRecord
+from extractkit.core.selectors import SELECTOR_KEYS, parse_selector
 from extractkit.errors import ConfigError, SelectionError
-from extractkit.selectors import SELECTOR_KEYS, parse_selector
-from extractkit.tensors import Catalog, Kind, Scope, TensorRecord
 from extractkit.testing.reference import ReferenceModel
 
 MODEL = Scope("", "Functional", ("Model", "Layer"))

@@ -15,7 +15,7 @@ import pytest
 
 import extractkit
 from extractkit import cli
-from extractkit.runs.sweeps import record
+from extractkit.runs import sweeps
 from tests.sweep_examples import placed
 
 SOURCES = str(Path(extractkit.__file__).parents[1])
@@ -104,7 +104,7 @@ def sweep(*arguments: str) -> list[str]:
 
 
 def statuses(directory: Path) -> list[str]:
-    return [str(job.status) for job in record.read(directory).jobs]
+    return [str(job.status) for job in sweeps.read(directory).jobs]
 
 
 def digests(run: Path) -> dict[object, str]:
@@ -119,7 +119,7 @@ def test_a_sweep_leaves_an_index_and_tells_where(program: Program, place: Path) 
     assert done.returncode == cli.DONE
     assert done.stdout.splitlines() == [f"{place}/s/0", f"{place}/s/1", f"{place}/s"]
     assert f"sweep of 2 jobs: 2 finished. Look at it: extractkit show {place}/s" in done.stderr
-    found = record.read(place / "s")
+    found = sweeps.read(place / "s")
     assert found.status == "finished"
     assert found.overrides[:2] == ("model=reference", "model.seed=1,2")
     assert [job.values["model.seed"] for job in found.jobs] == [1, 2]
@@ -132,7 +132,7 @@ def test_a_failed_job_keeps_its_message(program: Program, place: Path) -> None:
     done = program(*sweep("model=fragile,reference", "selectors=layers,none"))
     assert done.returncode == cli.MISTAKEN
     assert done.stdout.splitlines() == [f"{place}/s/2", f"{place}/s"]
-    jobs = record.read(place / "s").jobs
+    jobs = sweeps.read(place / "s").jobs
     assert [(job.status, job.exit_code) for job in jobs] == [
         ("failed", 1),
         ("failed", 2),
@@ -243,7 +243,7 @@ def test_fail_fast_begins_no_job_after_a_failure(program: Program, place: Path) 
     done = program(*sweep("model=reference,fragile,counted", "selectors=layers"), "--fail-fast")
     assert done.returncode == cli.FAILED
     assert statuses(place / "s") == ["finished", "failed", "skipped"]
-    jobs = record.read(place / "s").jobs
+    jobs = sweeps.read(place / "s").jobs
     assert jobs[2].error == "not begun, since job 1 has failed"
     assert not (place / "loaded").exists()
     assert not (place / "s" / "2").exists()
@@ -265,14 +265,14 @@ def test_fail_fast_is_for_runs(program: Program) -> None:
 def test_resume_does_what_is_missing_and_leaves_the_rest(program: Program, place: Path) -> None:
     given = sweep("model=reference,fragile,counted", "selectors=layers")
     assert program(*given).returncode == cli.FAILED
-    before = record.read(place / "s").jobs
+    before = sweeps.read(place / "s").jobs
     shutil.rmtree(place / "s" / "2")
     (place / "mended").touch()
     done = program("resume", "s", "--trust", "own")
     assert done.returncode == cli.DONE
     assert done.stdout.splitlines() == [*(f"{place}/s/{n}" for n in range(3)), f"{place}/s"]
     assert f"{place}/s/0 is finished, and nothing of it is damaged" in done.stderr
-    found = record.read(place / "s")
+    found = sweeps.read(place / "s")
     assert (found.status, found.attempt) == ("finished", 2)
     assert found.jobs[0].seconds == before[0].seconds
     assert found.jobs[0].timings == before[0].timings
@@ -321,7 +321,7 @@ def test_a_sweep_that_is_stopped_can_be_gone_on_with(
     if number is signal.SIGINT:
         assert f"Go on with the sweep: extractkit resume {place}/s --trust own" in said
         assert process.returncode == cli.INTERRUPTED
-        assert record.read(place / "s").status == "interrupted"
+        assert sweeps.read(place / "s").status == "interrupted"
         assert statuses(place / "s") == ["finished", "interrupted", "skipped"]
     else:
         assert statuses(place / "s") == ["finished", "started", "skipped"]
@@ -385,7 +385,7 @@ def test_a_run_in_a_sweep_equals_a_run_alone(program: Program, place: Path) -> N
     chosen = ("layers", "[layers,weights]", "outputs", "layers")
     swept = program(*given, "-m", f"selectors={','.join(chosen)}", "hydra.sweep.dir=s")
     assert swept.returncode == cli.DONE, swept.stderr
-    jobs = record.read(place / "s").jobs
+    jobs = sweeps.read(place / "s").jobs
     # What was taken over was not loaded, and what was the same program not compiled.
     assert max(job.timings["load"] for job in jobs[1:]) < 0.5 * jobs[0].timings["load"]
     for number, selectors in enumerate(chosen[:3]):
@@ -431,7 +431,7 @@ def test_launchers_run_the_same_sweep(launcher: str, program: Program, place: Pa
     done = program(*given, f"hydra/launcher={launcher}")
     assert done.returncode == cli.MISTAKEN, done.stderr
     assert done.stdout.splitlines() == [f"{place}/s/0", f"{place}/s"]
-    found = record.read(place / "s")
+    found = sweeps.read(place / "s")
     assert statuses(place / "s") == ["finished", "failed", "failed", "failed"]
     assert found.jobs[2].error == BOOM
     assert f"Go on with the sweep: extractkit resume {place}/s --trust own\n" in done.stderr
@@ -453,7 +453,7 @@ def test_a_job_whose_process_dies_does_not_take_the_index_along(
     told = done.stderr.splitlines()[-1]
     assert told.startswith("extractkit: hydra/launcher: ")
     assert told.endswith("Jobs that have ended are whole; others may have died, or still run")
-    assert record.read(place / "s").status == "failed"
+    assert sweeps.read(place / "s").status == "failed"
     assert statuses(place / "s") == ["started"]
 
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from extractkit.core.catalog import Catalog, Kind, Scope, TensorRecord, escape, join
 from extractkit.errors import UnknownTensorError
-from extractkit.tensors import Catalog, Kind, Scope, TensorRecord, escape, join
 
 MODEL = Scope("", "Functional", ("Model", "Layer"))
 DENSE = Scope("encoder/dense", "Dense", ("Layer",))

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from extractkit.core.numpy_transforms import transformed
+from extractkit.core.transforms import CASTS, REDUCTIONS, AxisTransform, Transform
 from extractkit.errors import ConfigError, SelectionError
-from extractkit.models.numpy_transforms import transformed
-from extractkit.transforms import CASTS, REDUCTIONS, AxisTransform, Transform
 
 TOKENS = ("sample", "token", None)
 ATTENTION = ("sample", None, "token", "token")

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from extractkit.component import Component
-from extractkit.config.directory import config_directory
-from extractkit.config.typed import trust_of
+from extractkit.config import config_directory
+from extractkit.config.overrides import trust_of
+from extractkit.core.component import Component
+from extractkit.core.trust import ENTRY_POINTS, OWN, Trust
 from extractkit.errors import ConfigError
-from extractkit.trust import ENTRY_POINTS, OWN, Trust
 
 
 def named(value: object) -> Iterator[str]:

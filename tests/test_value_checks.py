@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from extractkit.core.value_checks import ValueStats, examine, merged, non_finite_samples
+from extractkit.core.values import Array, Assembly, Dense, Ragged, Values, without
 from extractkit.runs.schema import canonical, decode
-from extractkit.value_checks import ValueStats, examine, merged, non_finite_samples
-from extractkit.values import Array, Assembly, Dense, Ragged, Values, without
 
 FEW = {
     "float32": [math.nan, math.inf, -math.inf, 0.0, -0.0, 1.5, -2.0, 3e38],

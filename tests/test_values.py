@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extractkit.values import Assembly, Dense, Ragged, digest, from_parts, without
+from extractkit.core.values import Assembly, Dense, Ragged, digest, from_parts, without
 
 FORMS = {
     "dense": (2, 3),

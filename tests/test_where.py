@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from extractkit.commands.jobs import resumable
-from extractkit.config.where import where_it_runs
+from extractkit.config.overrides import where_it_runs
+from extractkit.core.job import Runtime, moved
 from extractkit.errors import ConfigError
-from extractkit.job import Runtime, moved
 
 
 def test_what_may_be_given() -> None:

@@ -10,19 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from extractkit.advice import command, override
-from extractkit.commands.arguments import SWEEP, complete_without_verb
-from extractkit.commands.options import TRUST
-from extractkit.commands.output import write_json, write_rendered
+from extractkit.commands.arguments import SWEEP, TRUST, complete_without_verb
+from extractkit.display.output import write_json, write_rendered
 from extractkit.errors import BadSampleError, FinalError, SampleError, UserError
-from extractkit.runs.directory import RUN_KEY
+from extractkit.runs.layout import RUN_KEY
 from extractkit.runs.manifest import MANIFEST
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from extractkit.config.compose import Composition
+    from extractkit.core.job import Job
     from extractkit.engine.opening import Listing
-    from extractkit.job import Job
 
 
 TENSORS_SCHEMA = 1
@@ -88,7 +87,7 @@ def extract(composed: "Composition") -> Path:
     """Run one job; returns the run directory."""
     from extractkit.display.progress import listening
     from extractkit.engine.execute import execute
-    from extractkit.engine.heap import return_large_buffers
+    from extractkit.engine.process import return_large_buffers
     from extractkit.runs.parts import place
 
     return_large_buffers()
@@ -160,7 +159,7 @@ def _key(given: str) -> str:
 
 
 def _trust_needed(job: "Job") -> list[str]:
-    from extractkit.trust import RAY_ADDRESS
+    from extractkit.core.trust import RAY_ADDRESS
 
     components = (job.model, job.inputs, *job.sinks.values())
     named = [name for one in components for name in one.trust_needed()]
@@ -182,7 +181,7 @@ def _look(
         schema: version of the documents to print as JSON; None: print for people.
     """
     from extractkit.config.app import launch
-    from extractkit.display.waiting import waiting
+    from extractkit.display.progress import waiting
 
     documents: list[object] = []
 
@@ -214,7 +213,7 @@ def _look(
 
 
 def _tensors(composed: "Composition") -> _Answer:
-    from extractkit.display.tree import listing
+    from extractkit.display.tensors import listing
     from extractkit.engine.opening import list_tensors
 
     found = list_tensors(composed.job)
@@ -234,11 +233,11 @@ def _shown(found: "Listing") -> dict[str, object]:
 
 
 def _plan(composed: "Composition", *, exact: bool) -> _Answer:
-    from extractkit.display.plan import overview
+    from extractkit.display.tensors import plan_overview
     from extractkit.engine.preview import preview
-    from extractkit.runs.directory import check_unused
+    from extractkit.runs.layout import check_unused
     from extractkit.runs.parts import place
 
     check_unused(place(composed.directory, composed.job.runtime.part))
     found = preview(composed.job, composed.directory, exact=exact)
-    return found.to_json, partial(overview, found)
+    return found.to_json, partial(plan_overview, found)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from extractkit.commands import sweeps
-from extractkit.commands.options import TRUST, RunOptions
-from extractkit.commands.output import write, write_json, write_rendered
+from extractkit.commands.arguments import TRUST, RunOptions
+from extractkit.display.output import write, write_json, write_rendered
 from extractkit.errors import ConfigError, RunDirectoryError
 
 if TYPE_CHECKING:
@@ -33,10 +33,10 @@ def show(arguments: Sequence[str]) -> bool:
     """
     from extractkit.display.run import overview
     from extractkit.runs import journal, manifest
-    from extractkit.runs.directory import JOURNAL
     from extractkit.runs.drift import read_drift
+    from extractkit.runs.layout import JOURNAL
     from extractkit.runs.schema import plain
-    from extractkit.runs.sweeps.record import is_sweep
+    from extractkit.runs.sweeps import is_sweep
 
     options = RunOptions("show", "run")
     options.add_argument("--json", action="store_true")
@@ -62,7 +62,7 @@ def show(arguments: Sequence[str]) -> bool:
 
 
 def _draw(found: "Manifest", drift: "Drift | None", directory: Path, figure: Path) -> None:
-    from extractkit.display.figure import draw
+    from extractkit.display.run import draw
 
     if drift is None:
         what = "is not finished" if found.checkpoints else "has no checkpoints"
@@ -85,7 +85,7 @@ def resume(arguments: Sequence[str], report: Report) -> list[int]:
     from extractkit.api import resume
     from extractkit.commands.jobs import resumable
     from extractkit.display.progress import listening
-    from extractkit.runs.sweeps.record import is_sweep
+    from extractkit.runs.sweeps import is_sweep
 
     options = RunOptions("resume", "run")
     options.add_argument("overrides", nargs="*", default=[], metavar="OVERRIDE")
@@ -111,11 +111,11 @@ def resume(arguments: Sequence[str], report: Report) -> list[int]:
 
 def finalize(arguments: Sequence[str]) -> bool:
     """Join the parts of a job to one run; the last line on standard output is its directory."""
-    from extractkit.display.console import printable
-    from extractkit.display.waiting import waiting
-    from extractkit.runs.finalize import finalize
+    from extractkit.core.trust import Trust
+    from extractkit.display.output import printable
+    from extractkit.display.progress import waiting
+    from extractkit.runs.parts import finalize
     from extractkit.runs.reader import sink_of
-    from extractkit.trust import Trust
 
     options = RunOptions("finalize", "run")
     options.add_argument(TRUST, action="append", default=[], metavar="MODULE")
@@ -136,7 +136,7 @@ def rerun(arguments: Sequence[str]) -> bool:
     """Repeat a run from its manifest; the last line on standard output is the new directory."""
     from extractkit.api import rerun
     from extractkit.commands.jobs import resumable
-    from extractkit.config.directory import new_run_directory
+    from extractkit.config import new_run_directory
     from extractkit.display.progress import listening
 
     options = RunOptions("rerun", "run")
@@ -168,8 +168,8 @@ def rerun(arguments: Sequence[str]) -> bool:
 
 def verify(arguments: Sequence[str]) -> bool:
     """Hold a run against what it recorded of itself, and, if asked, against its model."""
-    from extractkit.display.verify import overview
-    from extractkit.display.waiting import waiting
+    from extractkit.display.checks import verify_overview
+    from extractkit.display.progress import waiting
 
     options = RunOptions("verify", "run")
     options.add_argument("--recompute", type=_count, default=0, metavar="K")
@@ -186,25 +186,25 @@ def verify(arguments: Sequence[str]) -> bool:
                 given.run, recompute=given.recompute, seed=given.seed, trust=given.trust
             )
         else:
+            from extractkit.core.trust import Trust
+            from extractkit.runs.checking import verify
             from extractkit.runs.reader import sink_of
-            from extractkit.runs.verify import verify
-            from extractkit.trust import Trust
 
             trust = Trust(tuple(given.trust))
             found = verify(Path(given.run), reader=partial(sink_of, trust=trust))
     if given.json:
         write_json(found.to_json())
     else:
-        write_rendered(overview(found))
+        write_rendered(verify_overview(found))
     return not found.failed
 
 
 def diff(arguments: Sequence[str]) -> bool:
     """Compare two runs tensor by tensor, sample by sample; A is the reference."""
-    from extractkit.config.mapping import read_mapping
-    from extractkit.display.diff import overview
-    from extractkit.display.waiting import waiting
-    from extractkit.runs.diff import diff
+    from extractkit.config.convert import read_mapping
+    from extractkit.display.checks import diff_overview
+    from extractkit.display.progress import waiting
+    from extractkit.runs.comparing import diff
 
     options = RunOptions("diff", "a", "b")
     options.add_argument("--rtol", type=float, default=1e-5)
@@ -228,7 +228,7 @@ def diff(arguments: Sequence[str]) -> bool:
     if given.json:
         write_json(found.to_json())
     else:
-        write_rendered(overview(found))
+        write_rendered(diff_overview(found))
     return not found.beyond
 
 

@@ -8,15 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from extractkit.commands.options import TRUST
-from extractkit.commands.output import write, write_json, write_rendered
+from extractkit.commands.arguments import TRUST
+from extractkit.display.output import write, write_json, write_rendered
 from extractkit.errors import RunDirectoryError
 
 if TYPE_CHECKING:
     from extractkit.config.compose import Composition
+    from extractkit.core.trust import Trust
     from extractkit.runs.manifest import Manifest
-    from extractkit.runs.sweeps.record import SweepRecord
-    from extractkit.trust import Trust
+    from extractkit.runs.sweeps import SweepRecord
 
 _OPTIONS = ("config_dir", "config_path", "config_name")
 # Hydra would write through links in a directory that may be somebody else's.
@@ -29,15 +29,15 @@ def show(directory: Path, *, as_json: bool) -> None:
     Raises:
         RunDirectoryError: it is damaged.
     """
-    from extractkit.display.sweep import overview
+    from extractkit.display.run import sweep_overview
     from extractkit.runs.schema import plain
-    from extractkit.runs.sweeps.record import read
+    from extractkit.runs.sweeps import read
 
     found = read(directory)
     if as_json:
         write_json(plain(found))
     else:
-        write_rendered(overview(directory, found))
+        write_rendered(sweep_overview(directory, found))
 
 
 def resume(
@@ -53,7 +53,7 @@ def resume(
         ConfigError: it does not compose any more, or names code that is not trusted.
     """
     from extractkit.config.app import launch
-    from extractkit.runs.sweeps.record import read
+    from extractkit.runs.sweeps import read
 
     found = read(directory)
     if _is_whole(directory, found):
@@ -79,12 +79,12 @@ def write_run(directory: Path) -> None:
 
 def ended(directory: Path, record: "SweepRecord", trust: "Trust") -> None:
     """Say what became of a sweep; the last line on standard output is its directory."""
-    from extractkit.display.console import printable
-    from extractkit.display.sweep import summary
+    from extractkit.display.output import printable
+    from extractkit.display.run import sweep_summary
     from extractkit.runs.manifest import Status
-    from extractkit.runs.sweeps.next_steps import next_steps
+    from extractkit.runs.sweeps import next_steps
 
-    sys.stderr.write(printable(summary(directory, record)))
+    sys.stderr.write(printable(sweep_summary(directory, record)))
     if record.status is not Status.FINISHED:
         options = [word for one in _needed(trust) for word in (TRUST, one)]
         sys.stderr.write(printable(f"{next_steps(directory, record.jobs, options)}\n"))
@@ -95,7 +95,7 @@ def ended(directory: Path, record: "SweepRecord", trust: "Trust") -> None:
 def _is_whole(directory: Path, found: "SweepRecord") -> bool:
     from extractkit.engine.execute import is_whole
     from extractkit.runs import manifest
-    from extractkit.runs.sweeps.record import is_of
+    from extractkit.runs.sweeps import is_of
 
     if found.status is not manifest.Status.FINISHED:
         return False
@@ -143,11 +143,11 @@ def _gone_on(
     """Do what is left of one job; returns its run directory."""
     from extractkit.api import resume
     from extractkit.commands.jobs import extract, resumable
-    from extractkit.config.recorded import told_from
+    from extractkit.config.compose import told_from
+    from extractkit.core.trust import Trust
     from extractkit.display.progress import listening
     from extractkit.runs import manifest
     from extractkit.runs.manifest import MANIFEST
-    from extractkit.trust import Trust
 
     directory = composed.directory
     if not (directory / MANIFEST).exists():
@@ -177,8 +177,8 @@ def _check_same(directory: Path, recorded: "Manifest", composed: "Composition") 
 
 def _needed(trust: "Trust") -> list[str]:
     """What `--trust` has to name when the sweep is gone on with: its own word is a file's."""
-    from extractkit.config.foreign import launcher_needs_trust
-    from extractkit.trust import RAY_ADDRESS, SAFE_MODE, meant_for_files, module_of
+    from extractkit.config.security import launcher_needs_trust
+    from extractkit.core.trust import RAY_ADDRESS, SAFE_MODE, meant_for_files, module_of
 
     named = [*trust.modules, *(module_of(t) for t in trust.targets if not meant_for_files(t))]
     keys = sorted(setting.partition("=")[0] for setting in trust.settings)

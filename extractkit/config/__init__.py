@@ -1,15 +1,41 @@
-"""From YAML and overrides to a job. Hydra and OmegaConf are known here and nowhere else.
+"""From YAML and overrides to a job. Only this room knows Hydra and OmegaConf.
 
-directory   where the YAML files are, and what can be chosen there
-quoting     the override grammar: what it refuses, and the quoted form that works
-messages    Hydra's and OmegaConf's errors in our words
-leaves      the single values of nested data, with their places
-typed       what the user typed himself, and so trusts
-foreign     what under `hydra` would run code of others
-guard       Hydra's loader, which refuses that before Hydra acts on it
-convert     the composed configuration as a `Job`; the one place that refuses unknown keys
-mapping     the file of `diff --map`
-recorded    the job of a run, from its manifest
-compose     composing without a command line
-app         composing for the command line: single jobs, sweeps, launchers
+The functions here find the configuration files and list what can be chosen. They do not need Hydra.
 """
+
+from datetime import datetime
+from pathlib import Path
+
+from extractkit.errors import ConfigError
+
+ROOT = "config"
+"""Name of the primary configuration file."""
+
+GROUPS = ("model", "inputs", "selectors", "sinks", "runtime", "experiment")
+"""Folders to choose from, in the order in which a user meets them."""
+
+
+def config_directory() -> Path:
+    """The folder of `config.yaml`: the copy in the installed package, or else the checkout's.
+
+    Raises:
+        ConfigError: neither is there.
+    """
+    package = Path(__file__).resolve().parents[1]
+    for candidate in (package / "conf", package.parent / "conf"):
+        if (candidate / f"{ROOT}.yaml").is_file():
+            return candidate
+    raise ConfigError(
+        f"the configuration files are missing: neither {package / 'conf'} nor "
+        f"{package.parent / 'conf'} holds {ROOT}.yaml. Install extractkit again"
+    )
+
+
+def new_run_directory() -> Path:
+    """A run directory named after the time, as config.yaml has it for a job."""
+    return Path("outputs", f"{datetime.now():%Y-%m-%d}", f"{datetime.now():%H-%M-%S}").absolute()
+
+
+def options(group: str) -> list[str]:
+    """What the files that come with extractkit offer in a group."""
+    return sorted(path.stem for path in (config_directory() / group).glob("*.yaml"))

@@ -26,20 +26,18 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from extractkit.advice import hydra_quoted
+from extractkit.config import ROOT, config_directory
 from extractkit.config.application import Application, JobFunction, Ran, Report
-from extractkit.config.compose import PROGRAM, VERSION_BASE
-from extractkit.config.directory import ROOT, config_directory
-from extractkit.config.guard import guarded
+from extractkit.config.compose import PROGRAM, VERSION_BASE, planned_jobs
 from extractkit.config.messages import translated
-from extractkit.config.nested import opened
-from extractkit.config.planned import planned_jobs
-from extractkit.config.typed import trust_of
-from extractkit.engine.loaded import forget
+from extractkit.config.overrides import opened, trust_of
+from extractkit.config.security import guarded
+from extractkit.core.trust import Trust
+from extractkit.engine.caches import forget
 from extractkit.errors import ConfigError, ExtractkitError, JobError
 from extractkit.runs.manifest import now
-from extractkit.runs.sweeps.record import JobStatus, SweepRecord, is_sweep
+from extractkit.runs.sweeps import JobStatus, SweepRecord, is_sweep
 from extractkit.runs.sweeps.writing import begun, end, gone_on
-from extractkit.trust import Trust
 
 Swept = Callable[[Path, SweepRecord, Trust], None]
 """Told of a sweep that has ended, however: its directory, its index, what the user vouched for."""

@@ -14,15 +14,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from extractkit.config.compose import Composition, composition
-from extractkit.config.nested import as_typed
-from extractkit.config.values import values_of
-from extractkit.engine.loaded import kept
+from extractkit.config.overrides import as_typed, values_of
+from extractkit.core.trust import Trust
+from extractkit.engine.caches import kept
 from extractkit.errors import ConfigError, ExtractkitError, JobError
 from extractkit.runs import manifest as manifests
 from extractkit.runs.manifest import now
-from extractkit.runs.sweeps.record import JobStatus, SweepJob, leads_out
+from extractkit.runs.sweeps import JobStatus, SweepJob, leads_out
 from extractkit.runs.sweeps.writing import SweepPlace
-from extractkit.trust import Trust
 
 JobFunction = Callable[[Composition], Path | None]
 """Does a job; returns its run directory, or None where it leaves none."""

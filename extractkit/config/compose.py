@@ -1,27 +1,32 @@
-"""Composing a job without a command line, and what both ways make of a composed configuration."""
+"""Compose a job: from overrides, from a recorded run, for each job of a sweep."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
 import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from extractkit.component import Component
-from extractkit.config.convert import to_job
-from extractkit.config.directory import ROOT, config_directory
-from extractkit.config.guard import guarded
+from extractkit.config import ROOT, config_directory
+from extractkit.config.convert import job_of, to_job
 from extractkit.config.messages import translated
-from extractkit.config.nested import as_typed, opened
-from extractkit.config.typed import trust_of
-from extractkit.errors import ConfigError
-from extractkit.job import Job
-from extractkit.trust import NOBODY, Trust
+from extractkit.config.overrides import as_typed, opened, trust_of, values_of
+from extractkit.config.security import guarded
+from extractkit.core.component import Component
+from extractkit.core.job import Job, moved
+from extractkit.core.trust import NOBODY, Trust
+from extractkit.errors import ConfigError, RunDirectoryError
+from extractkit.runs.files import relocated
+from extractkit.runs.manifest import Manifest, now
+from extractkit.runs.sweeps import JobStatus, SweepJob
 
 VERSION_BASE = "1.3"
 PROGRAM = "extractkit"
@@ -145,3 +150,101 @@ def _own_hydra() -> Iterator[None]:
         GlobalHydra.instance().hydra = application
         HydraConfig.instance().cfg = config
         VersionBase.instance().version_base = version
+
+
+def in_memory(manifest: Manifest, live: Mapping[str, Component]) -> list[str]:
+    """What of "model" and "inputs" was given to a run as live objects, and is not given now."""
+    groups = ("model", "inputs")
+    return [one for one in groups if one not in manifest.job_resolved and one not in live]
+
+
+def recorded_job(
+    manifest: Manifest,
+    trusted: Sequence[str] = (),
+    live: Mapping[str, Component] | None = None,
+    where: Mapping[str, object] | None = None,
+) -> Job:
+    """The job that a run was made by. A run may come from anywhere: its word is a file's.
+
+    Args:
+        trusted: modules named by `--trust`.
+        live: components in place of the groups of their names ("model", "inputs"): what was in
+            memory then has to be given again.
+        where: settings of `runtime` (`job.WHERE_IT_RUNS`) in place of the recorded ones; the user's
+            own word. What is recorded of the job stays as it is.
+
+    Raises:
+        ConfigError: the configuration names a callable that is not trusted, or does not fit.
+        RunDirectoryError: the model or the inputs were in memory, and are not given.
+    """
+    if lost := in_memory(manifest, live or {}):
+        arguments = ", ".join(f"{group}=…" for group in lost)
+        raise RunDirectoryError(
+            f"{' and '.join(lost)} of the run stood in memory, and no manifest can hold them. Give "
+            f"them again in Python: extractkit.resume, rerun and verify take {arguments}"
+        )
+    entries: Mapping[str, object] = manifest.job_resolved
+    if manifest.volatile.working_directory is not None:
+        entries = relocated(entries, Path(manifest.volatile.working_directory))
+    if not where:
+        return job_of(entries, manifest.job_given, manifest.model_name, live, Trust(tuple(trusted)))
+    runtime = entries.get("runtime")
+    settled = moved(runtime if isinstance(runtime, Mapping) else {}, where)
+    typed = frozenset(f"runtime.{key}={value}" for key, value in where.items())
+    trust = Trust(tuple(trusted), settings=typed)
+    now = {**entries, "runtime": settled}
+    job = job_of(now, manifest.job_given, manifest.model_name, live, trust)
+    return replace(job, resolved=entries)
+
+
+def told_from(directory: str | None, composed: Composition, trust: Trust) -> Composition:
+    """A job that was composed in another working directory than it was first given in.
+
+    Args:
+        directory: that one; None: nobody knows.
+        trust: what the user vouches for.
+
+    Raises:
+        ConfigError: as `convert.job_of`.
+    """
+    if directory is None or Path(directory) == Path.cwd():
+        return composed
+    job = composed.job
+    entries = relocated(job.resolved, Path(directory))
+    return replace(composed, job=job_of(entries, job.given, job.model_name, trust=trust))
+
+
+def planned_jobs(config: DictConfig) -> list[SweepJob]:
+    """A record for each job, by number, that says that it has not begun.
+
+    None where nobody can tell: another sweeper decides as it goes, and what `glob` finds, Hydra
+    knows.
+    """
+    sweeper = config.hydra.sweeper
+    if not str(sweeper.get("_target_")).endswith(f".{BasicSweeper.__name__}"):
+        return []
+    written = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+    assert isinstance(written, list)
+    always = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+    try:
+        overrides = OverridesParser.create().parse_overrides([*always, *map(str, written)])
+        (together,) = BasicSweeper.split_arguments(overrides, None)
+    except HydraException:
+        return []  # where something is wrong with them, Hydra is about to tell
+    return [
+        _planned(number, tuple(map(as_typed, overrides)))
+        for number, overrides in enumerate(together)
+    ]
+
+
+def _planned(number: int, overrides: tuple[str, ...]) -> SweepJob:
+    return SweepJob(
+        number=number,
+        overrides=overrides,
+        values=values_of(overrides),
+        run=str(number),  # until it begins, and knows better
+        attempt=1,
+        status=JobStatus.SKIPPED,
+        started=now(),
+        error="not begun",
+    )

@@ -1,17 +1,21 @@
-"""A configuration as a `Job`: the one place that refuses what does not exist."""
+"""Plain data to values: a composed configuration to a `Job`, and the mapping of `diff --map`."""
 
+import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+import yaml  # type: ignore[import-untyped]
 from omegaconf import DictConfig, OmegaConf
 
 from extractkit import advice
-from extractkit.component import Component
-from extractkit.config.directory import GROUPS, options
+from extractkit.config import GROUPS, options
 from extractkit.config.messages import not_chosen, translated
+from extractkit.core.component import Component
+from extractkit.core.job import Job, Runtime
+from extractkit.core.selectors import parse_selector
+from extractkit.core.trust import NOBODY, RAY_ADDRESS, Trust
 from extractkit.errors import ConfigError, choices
-from extractkit.job import Job, Runtime
-from extractkit.selectors import parse_selector
-from extractkit.trust import NOBODY, RAY_ADDRESS, Trust
+from extractkit.runs.comparing.pairing import WrittenMapping
 
 # An experiment is spread over the other groups and leaves no key of its own.
 _KEYS = tuple(group for group in GROUPS if group != "experiment")
@@ -120,3 +124,50 @@ def _sinks(entries: Mapping[str, object], trust: Trust) -> dict[str, Component]:
     if not entries:
         raise ConfigError(not_chosen("sinks"))
     return {name: Component.parse(f"sinks.{name}", entry, trust) for name, entry in entries.items()}
+
+
+def read_mapping(path: str | Path) -> WrittenMapping:
+    """The addresses of one run and those of the other that they belong to, in the file's order.
+
+    The file is one YAML mapping, each entry `ADDRESS: ADDRESS`. Nothing is interpolated: a dollar
+    sign is part of an address.
+
+    Raises:
+        ConfigError: there is no such file, it is no UTF-8 text or no YAML, or it holds something
+            else.
+    """
+    text = _text(path)
+    with translated():
+        named = io.StringIO(text)
+        named.name = str(path)  # as YAML's errors tell it
+        try:
+            loaded = OmegaConf.load(named)
+        except (OSError, RecursionError) as error:  # a lone number; what holds itself
+            raise ConfigError(f"{path} {_NOTHING}") from error
+        content = OmegaConf.to_container(loaded, resolve=False)
+    if not isinstance(content, dict) or not content:
+        raise ConfigError(f"{path} {_NOTHING}")
+    for left, right in content.items():
+        if not isinstance(left, str) or not isinstance(right, str):
+            raise ConfigError(f"{path}: {left!r}: {right!r} is no entry. Write texts: {_FORM}")
+    entries = {str(left): str(right) for left, right in content.items()}
+    return WrittenMapping(entries, str(path), _lines(text))
+
+
+_FORM = '"dense:output": "model/dense/BiasAdd:0"'
+_NOTHING = f"holds no mapping. Write one line for each tensor: {_FORM}"
+
+
+def _text(path: str | Path) -> str:
+    """All of a file, which may be a pipe and so is read once."""
+    with translated():
+        try:
+            return Path(path).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{path} is not UTF-8 text: {error}") from error
+
+
+def _lines(text: str) -> dict[str, int]:
+    """The line of each key of a mapping in YAML."""
+    entries = yaml.compose(text, yaml.SafeLoader).value
+    return {key.value: key.start_mark.line + 1 for key, _ in entries}

@@ -17,8 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]
 
-from extractkit.config import quoting
-from extractkit.config.directory import GROUPS, ROOT, config_directory, options
+from extractkit.config import GROUPS, ROOT, config_directory, options
+from extractkit.config import overrides as quoting
 from extractkit.errors import ConfigError, choices
 
 _MOST_NAMED = 3

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from extractkit.advice import hydra_override, override
-from extractkit.config.directory import options
+from extractkit.config import options
 from extractkit.errors import ConfigError, choices
 from extractkit.models.recognition import recognize
 

@@ -1,30 +1,160 @@
-"""A run as it is told of: `extractkit show`, and the table that closes a run."""
+"""`extractkit show`: a run with its drift, or a sweep; and the summary that closes one."""
 
+import importlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from extractkit.advice import command
-from extractkit.display.drift import overview as moves
-from extractkit.display.text import (
-    duration_text,
-    plural,
-    rate_text,
-    safe,
-    shape_text,
-    size_text,
-)
+from extractkit.core.value_checks import ValueStats
+from extractkit.display.output import duration_text, plural, rate_text, safe, shape_text, size_text
 from extractkit.engine.listener import Summary
-from extractkit.runs.disk import human_bytes
-from extractkit.runs.drift import Drift
-from extractkit.runs.manifest import Manifest, RunTensor, Status
-from extractkit.runs.self_check import SelfCheck
+from extractkit.errors import ConfigError, MissingExtraError, choices
+from extractkit.runs.drift import Drift, Series, TensorDrift
+from extractkit.runs.layout import human_bytes
+from extractkit.runs.manifest import Manifest, RunTensor, SelfCheck, Status
+from extractkit.runs.sweeps import JobStatus, SweepRecord, as_typed, next_steps
 from extractkit.sinks.hdf5 import AUTO, Hdf5Sink
 from extractkit.sinks.hdf5_index import INDEX
-from extractkit.value_checks import ValueStats
+
+_MOST_ROWS = 40
+_NOTHING = "–"
+
+
+def drift_overview(drift: Drift) -> Table:
+    """A row a tensor: where the last checkpoint stands, and between which two it moved most."""
+    table = Table(
+        *("moved", "last against first", "cosine", "CKA", "largest step", "to"),
+        box=None,
+        pad_edge=False,
+    )
+    for key, moved in list(drift.tensors.items())[:_MOST_ROWS]:
+        table.add_row(
+            Text(safe(key), overflow="fold"),
+            *(_measure_text(series[-1]) for series in _series(moved)),
+            *_largest(moved.from_previous.relative_norm, drift.checkpoints),
+        )
+    if len(drift.tensors) > _MOST_ROWS:
+        rest = len(drift.tensors) - _MOST_ROWS
+        table.add_row(f"… and {rest:,} more; `run.drift` has them all")
+    return table
+
+
+def _series(moved: TensorDrift) -> tuple[Series, Series, Series]:
+    first = moved.from_first
+    return first.relative_norm, first.cosine, first.cka
+
+
+def _measure_text(value: float | None) -> str:
+    return _NOTHING if value is None else f"{value:.4g}"
+
+
+def _largest(steps: Series, labels: Sequence[str]) -> tuple[str, str]:
+    """The largest relative norm of a step, and the checkpoint that it leads to."""
+    known = [(value, place) for place, value in enumerate(steps) if place and value is not None]
+    if not known:
+        return _NOTHING, ""
+    value, place = max(known)
+    return _measure_text(value), safe(labels[place])
+
+
+_ENDINGS = (".pdf", ".png", ".svg")
+_MOST_LINES = 12
+_MOST_TICKS = 12
+_PANELS = (
+    ("relative norm of the difference", "relative_norm"),
+    ("cosine", "cosine"),
+    ("linear CKA", "cka"),
+)
+_COLUMNS = ("from the first checkpoint", "from the one before")
+
+
+def draw(drift: Drift, path: Path, steps: tuple[int | None, ...] = ()) -> None:
+    """Draw relative norm, cosine and CKA of each tensor, from the first and from the one before.
+
+    Args:
+        path: where the figure goes; its ending (.pdf, .png, .svg) tells the format.
+        steps: the checkpoints' steps, which then are the horizontal axis.
+
+    Raises:
+        ConfigError: an ending of another format, or a place that cannot be written to.
+        MissingExtraError: matplotlib is not installed.
+    """
+    if path.suffix not in _ENDINGS:
+        raise ConfigError(
+            f"--figure={str(path)!r} does not end like a figure. {choices(path.suffix, _ENDINGS)}"
+        )
+    figure = _figure(drift, [] if None in steps else [step for step in steps if step is not None])
+    try:
+        figure.savefig(path)
+    except OSError as error:
+        raise ConfigError(
+            f"--figure={str(path)!r} cannot be written: {error.strerror}. Choose another place"
+        ) from error
+
+
+def _figure(drift: Drift, steps: list[int]) -> Any:
+    try:
+        # Not pyplot, which would look for a screen and keep every figure.
+        figures = importlib.import_module("matplotlib.figure")
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            "a figure needs matplotlib. Install it: pip install 'extractkit[plot]'"
+        ) from error
+    figure = figures.Figure(figsize=(11, 9), layout="constrained")
+    axes = figure.subplots(len(_PANELS), len(_COLUMNS), sharex=True, sharey="row")
+    at = steps or list(range(len(drift.checkpoints)))
+    shown = _most_moved(drift)
+    for row, (label, measure) in zip(axes, _PANELS, strict=True):
+        row[0].set_ylabel(label)
+        for panel, column in zip(row, ("from_first", "from_previous"), strict=True):
+            for key, moved in shown.items():
+                _line(panel, at, getattr(getattr(moved, column), measure), key)
+    for panel, title in zip(axes[0], _COLUMNS, strict=True):
+        panel.set_title(title)
+    for panel in axes[-1]:
+        panel.set_xlabel("step" if steps else "checkpoint")
+        if not steps:
+            _label(panel, drift.checkpoints)
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize="small")
+    return figure
+
+
+def _most_moved(drift: Drift) -> dict[str, TensorDrift]:
+    """As many tensors as can be told apart: those that moved most, in the run's order."""
+
+    def far(key: str) -> float:
+        known = [one for one in drift.tensors[key].from_first.relative_norm if one is not None]
+        return max(known, default=-1.0)
+
+    chosen = set(sorted(drift.tensors, key=far, reverse=True)[:_MOST_LINES])
+    return {key: moved for key, moved in drift.tensors.items() if key in chosen}
+
+
+def _line(panel: Any, at: list[int], series: Series, key: str) -> None:
+    values = [float("nan") if value is None else value for value in series]
+    mark = "." if len(values) < 60 else None
+    # A leading underscore would keep it out of the legend.
+    panel.plot(at, values, marker=mark, linewidth=1, label=f" {_plain(key)}")
+
+
+def _label(panel: Any, labels: tuple[str, ...]) -> None:
+    every = -(-len(labels) // _MOST_TICKS)
+    places = range(0, len(labels), every)
+    panel.set_xticks(list(places), [_plain(labels[place]) for place in places])
+    panel.tick_params(axis="x", labelrotation=45, labelsize="small")
+
+
+def _plain(text: str) -> str:
+    # A dollar sign would begin a formula.
+    return safe(text).replace("$", r"\$")
+
 
 _STYLES = {Status.FINISHED: "green", Status.FAILED: "red"}
 _FEW = 3
@@ -81,7 +211,7 @@ def overview(
         )
     parts: list[RenderableType] = [facts, "", _tensors(manifest.tensors)]
     if drift is not None:
-        parts += ["", moves(drift)]
+        parts += ["", drift_overview(drift)]
     return Group(*parts)
 
 
@@ -209,3 +339,71 @@ def _stored_bytes(manifest: Manifest) -> str | None:
         return planned
     stored = human_bytes(manifest.actual.bytes)
     return stored if planned is None else f"{stored} ({planned})"
+
+
+_JOB_STYLES = {JobStatus.FINISHED: "green", JobStatus.FAILED: "red"}
+
+
+def sweep_overview(directory: Path, record: SweepRecord) -> RenderableType:
+    """A sweep in brief, and a row for each of its jobs."""
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row("sweep", Text(safe(str(directory))))
+    facts.add_row("status", Text(record.status))
+    facts.add_row("started", Text(safe(record.started)))
+    if record.finished is not None:
+        facts.add_row("ended", Text(safe(record.finished)))
+    facts.add_row("given", Text(safe(" ".join(record.overrides)) or "–"))
+    facts.add_row("jobs", _counts(record))
+    if record.status is not Status.FINISHED:
+        facts.add_row("next", Text(safe(next_steps(directory, record.jobs))))
+    return Group(facts, "", _table(record), *_reasons(record))
+
+
+def sweep_summary(directory: Path, record: SweepRecord) -> str:
+    """What closes a sweep, as lines: how its jobs ended, and why some did not end well."""
+    look = command("show", safe(str(directory)))
+    lines = [f"sweep of {_counts(record)}. Look at it: {look}"]
+    lines += [
+        f"  job {job.number} ({' '.join(job.overrides)}): {_first_line(job.error)}"
+        for job in record.failures
+    ]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _table(record: SweepRecord) -> Table:
+    keys = record.keys
+    headings = ("job", *map(safe, keys), "status", "samples", "tensors", "size", "time", "run")
+    table = Table(*headings, box=None, pad_edge=False)
+    for job in record.jobs:
+        table.add_row(
+            str(job.number),
+            *(Text(safe(as_typed(job.values.get(key))), overflow="fold") for key in keys),
+            Text(job.status, style=_JOB_STYLES.get(job.status, "yellow")),
+            _number(job.samples),
+            _number(job.tensors),
+            "" if job.bytes is None else human_bytes(job.bytes),
+            "" if job.seconds is None else duration_text(job.seconds),
+            Text(safe(job.reused or job.run), overflow="fold"),
+        )
+    return table
+
+
+def _reasons(record: SweepRecord) -> list[RenderableType]:
+    told = [job for job in record.jobs if job.error is not None]
+    lines = [Text(f"job {job.number}: {safe(_first_line(job.error))}") for job in told]
+    return ["", *lines] if lines else []
+
+
+def _counts(record: SweepRecord) -> str:
+    """`2 jobs finished, 1 failed`."""
+    counted = Counter(job.status for job in record.jobs)
+    told = [f"{counted[status]:,} {status}" for status in JobStatus if counted[status]]
+    return ": ".join(filter(None, (plural(len(record.jobs), "job"), ", ".join(told))))
+
+
+def _first_line(error: str | None) -> str:
+    return (error or "").partition("\n")[0]
+
+
+def _number(count: int | None) -> str:
+    return "" if count is None else f"{count:,}"

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from extractkit.core.job import Runtime
+from extractkit.core.plan import Lengths, Shard
+from extractkit.core.values import Array, State
 from extractkit.engine.batches import Batch
 from extractkit.errors import ConfigError, InputError, SampleError
-from extractkit.job import Runtime
 from extractkit.models.protocol import CarryingProgram
-from extractkit.plan import Lengths, Shard
-from extractkit.values import Array, State
 
 KEY = "model.state"
 _CARRY = f"{KEY}=carry"

@@ -10,34 +10,30 @@ from pathlib import Path
 from typing import cast
 
 from extractkit.advice import command
-from extractkit.engine.described import check_repeats, check_same, described
-from extractkit.engine.distributed.running import Hired, hired
+from extractkit.core.job import Job
+from extractkit.core.plan import Shard, bytes_per_sample
+from extractkit.engine.caches import forget
+from extractkit.engine.distributed.processes import Hired, hired
+from extractkit.engine.identity import check_repeats, check_same, described
 from extractkit.engine.listener import Listener, Summary
-from extractkit.engine.loaded import forget
 from extractkit.engine.prepare import Prepared, prepare
 from extractkit.engine.process import environment, impose
-from extractkit.engine.recorded import recorded_survey
 from extractkit.engine.self_check import refuse_differences, self_check
 from extractkit.engine.stream import ShardValues
-from extractkit.engine.survey import Row, Survey, survey
+from extractkit.engine.survey import SampleRow, Survey, recorded_survey, survey
 from extractkit.errors import ExtractkitError, FinalError, RunDirectoryError, UserError
-from extractkit.job import Job
-from extractkit.plan import Shard, bytes_per_sample
 from extractkit.runs import manifest as manifests
-from extractkit.runs.beginning import Superfluous, begun
-from extractkit.runs.damage import damage, lasting_damage
-from extractkit.runs.directory import SAMPLES
-from extractkit.runs.disk import check_space, file_overhead, human_bytes
+from extractkit.runs.agreement import find_finished
+from extractkit.runs.checking.records import damage, lasting_damage
 from extractkit.runs.environment import git_state, host, package_versions
+from extractkit.runs.intact import check_some_left
 from extractkit.runs.journal import Entry
-from extractkit.runs.lock import locked
+from extractkit.runs.layout import SAMPLES, check_space, file_overhead, human_bytes, locked
 from extractkit.runs.log import run_log
 from extractkit.runs.manifest import Manifest, Resumed, RunPlan, Status, Volatile
 from extractkit.runs.parts import check_place, place
-from extractkit.runs.recorder import Recorder
-from extractkit.runs.reuse import find_finished
+from extractkit.runs.recorder import Recorder, Superfluous, begun
 from extractkit.runs.samples import Samples
-from extractkit.runs.some_left import check_some_left
 from extractkit.sinks.protocol import Sink
 
 _log = logging.getLogger(__name__)
@@ -224,7 +220,7 @@ class _Execution:
         began = time.perf_counter()
         truncated = 0
 
-        def record(rows: Sequence[Row]) -> None:
+        def record(rows: Sequence[SampleRow]) -> None:
             nonlocal truncated
             truncated += sum(bool(row.get("truncated")) for row in rows)
             recorder.add_samples(rows)

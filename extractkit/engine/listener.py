@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from extractkit.plan import PlannedTensor
+from extractkit.core.plan import PlannedTensor
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,16 @@ from functools import cached_property
 
 import numpy as np
 
+from extractkit.core.catalog import BY_VALUES, SAMPLE, TEXT, TensorRecord
+from extractkit.core.plan import PlannedTensor, measured
+from extractkit.core.values import Array
 from extractkit.engine.batches import collate, elements
-from extractkit.engine.isolation import first_explained
+from extractkit.engine.failing_samples import first_explained
 from extractkit.engine.sizes import SizeFaults, repeated
 from extractkit.errors import JobError, SampleError, SelectionError
 from extractkit.inputs.protocol import Signature, Source
 from extractkit.models.axes import Sizes, infer_dims, why_not_by_sample
 from extractkit.models.protocol import Compilation, Encoded, Fetch, Model, Program
-from extractkit.plan import PlannedTensor, measured
-from extractkit.tensors import BY_VALUES, SAMPLE, TEXT, TensorRecord
-from extractkit.values import Array
 
 _SAMPLES, _MORE_SAMPLES = 3, 5
 _STEPS = (1, 2, 4, 5, 6, 7, 8, 9, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128)

@@ -8,20 +8,20 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
+from extractkit.core.catalog import Catalog, TensorRecord
+from extractkit.core.job import Job
+from extractkit.core.plan import Lengths, PlannedTensor, Shard, plan_shards, plan_tensors
+from extractkit.core.selectors import Selector
+from extractkit.engine.caches import forget, model_of
 from extractkit.engine.carrying import check_count, check_lengths, check_runtime
-from extractkit.engine.heap import without_collections
-from extractkit.engine.isolation import try_out
-from extractkit.engine.loaded import forget, model_of
+from extractkit.engine.failing_samples import try_out
 from extractkit.engine.measure import measure_axes
+from extractkit.engine.process import without_collections
 from extractkit.errors import ConfigError, InputError, SelectionError
-from extractkit.inputs.nothing import NoSamples
+from extractkit.inputs.live import NoSamples
 from extractkit.inputs.protocol import Inputs, Source
-from extractkit.job import Job
 from extractkit.models.axes import of_single_calls
 from extractkit.models.protocol import CarriesState, CheckpointAxis, Compilation, Model
-from extractkit.plan import Lengths, PlannedTensor, Shard, plan_shards, plan_tensors
-from extractkit.selectors import Selector
-from extractkit.tensors import Catalog, TensorRecord
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,15 @@ from functools import cached_property, partial
 import numpy as np
 import numpy.typing as npt
 
-from extractkit.engine.batches import read_batch
-from extractkit.engine.batching import BatchRules
+from extractkit.core.job import Job
+from extractkit.core.plan import CONSTANTS_SHARD, Lengths, PlannedTensor, Shard
+from extractkit.core.value_checks import examine
+from extractkit.core.values import Dense, State, Values
+from extractkit.engine.batches import BatchRules, read_batch
+from extractkit.engine.caches import encoded_bytes, in_blocks, program_of
 from extractkit.engine.carrying import Carried
-from extractkit.engine.isolation import first_explained, try_out
-from extractkit.engine.loaded import program_of
-from extractkit.engine.non_finite import refuse_non_finite
+from extractkit.engine.failing_samples import first_explained, refuse_non_finite, try_out
 from extractkit.engine.opening import Opened, open_job
-from extractkit.engine.reading_once import encoded_bytes, in_blocks
 from extractkit.engine.sharing import KEY as SHARING
 from extractkit.engine.sharing import Shared, Sharing, measure_sharing
 from extractkit.engine.sizes import SizeFaults
@@ -23,11 +24,7 @@ from extractkit.engine.stream import ShardValues, Stream, assembly, fetch, put
 from extractkit.engine.survey import Survey
 from extractkit.errors import SampleError
 from extractkit.inputs.protocol import Source
-from extractkit.job import Job
 from extractkit.models.protocol import CarriesState, CarryingProgram, Program
-from extractkit.plan import CONSTANTS_SHARD, Lengths, PlannedTensor, Shard
-from extractkit.value_checks import examine
-from extractkit.values import Dense, State, Values
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,16 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from extractkit.checkpoints import Checkpoint, SkippedCheckpoint
+from extractkit.core.catalog import TensorRecord
+from extractkit.core.checkpoints import Checkpoint, SkippedCheckpoint
+from extractkit.core.job import Job
+from extractkit.core.plan import Lengths, PlannedTensor, Shard, bytes_per_sample
+from extractkit.core.values import varies
 from extractkit.engine.opening import Opened, open_job
 from extractkit.engine.prepare import sharing_of
 from extractkit.engine.sharing import Shared
 from extractkit.engine.survey import longest, survey
-from extractkit.job import Job
-from extractkit.plan import Lengths, PlannedTensor, Shard, bytes_per_sample
-from extractkit.runs.disk import check_space, free_bytes
-from extractkit.tensors import TensorRecord
-from extractkit.values import varies
+from extractkit.runs.layout import check_space, free_bytes
 
 EXACT, UPPER_BOUND, AT_LEAST = "exact", "upper bound", "at least"
 

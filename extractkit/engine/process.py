@@ -1,16 +1,69 @@
-"""The process that a job runs in: what of it may change bits is recorded, and imposed on a resume.
+"""The process that a job runs in: its environment and its heaps.
 
 TensorFlow reads these variables when it starts, so they are set before it is imported; where it
 runs already, a model that computes with it refuses others. Nothing here imports it.
 """
 
+import ctypes
+import gc
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
+from extractkit.core.job import MOST_THREADS
 from extractkit.errors import RunDirectoryError
-from extractkit.job import MOST_THREADS
-from extractkit.models.in_force import SWITCHES, THREADS, in_force, remember_if_started
-from extractkit.models.threads import given, inter_op_threads, intra_op_threads
+from extractkit.models.tensorflow_process import (
+    SWITCHES,
+    THREADS,
+    given,
+    in_force,
+    inter_op_threads,
+    intra_op_threads,
+    remember_if_started,
+)
+
+# Parameters of glibc's mallopt(3).
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+_MAPPED_BYTES = 4 << 20
+_KEPT_BYTES = 16 << 20
+
+
+def return_large_buffers() -> None:
+    """Have blocks of four megabytes and more mapped, and unmapped, one by one.
+
+    Left alone, glibc raises that threshold as blocks come and go. Then batches and shards of
+    differing sizes fragment the heap, and the process grows with the number of samples. Smaller
+    blocks stay on the heap, where they are reused without being cleared each time. Does nothing on
+    another C library.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
+@contextmanager
+def without_collections() -> Iterator[None]:
+    """Pause Python's cyclic garbage collector within the block.
+
+    A model that is loaded and listed makes millions of objects that stay. The collector would look
+    through all of them again and again, for half of the time that a large graph takes. After the
+    block they count as old, so that not even the next collection of young objects visits them.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        # Together these two move every object to the oldest generation. What the caller has frozen
+        # stays frozen.
+        if not gc.get_freeze_count():
+            gc.freeze()
+            gc.unfreeze()
+        if was_enabled:
+            gc.enable()
+
 
 _XLA = ("XLA_FLAGS", "TF_XLA_FLAGS")
 _KERNELS = (

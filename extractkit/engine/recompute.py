@@ -6,28 +6,26 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from extractkit.engine.described import described
+from extractkit.core.job import Job
+from extractkit.core.plan import Lengths, Shard
+from extractkit.core.values import State, digest
+from extractkit.engine.identity import described
 from extractkit.engine.prepare import Prepared, prepare
-from extractkit.engine.recorded import recorded_survey
 from extractkit.engine.self_check import self_check
 from extractkit.engine.stream import ShardValues, Stream
-from extractkit.engine.survey import Survey
+from extractkit.engine.survey import Survey, recorded_survey
 from extractkit.errors import ExtractkitError
-from extractkit.job import Job
-from extractkit.plan import Lengths, Shard
 from extractkit.runs.agreement import job_differences, surrounding_differences
-from extractkit.runs.directory import SAMPLES
+from extractkit.runs.checking import Sound
+from extractkit.runs.checking.contents import TOLERATED, read_whole, values_apart
+from extractkit.runs.checking.result import Check, Finding, counted
 from extractkit.runs.environment import host
 from extractkit.runs.files import StoredFile
 from extractkit.runs.journal import Entry
+from extractkit.runs.layout import SAMPLES
 from extractkit.runs.manifest import Manifest
 from extractkit.runs.samples import Samples
-from extractkit.runs.state import state_before, to_bytes
-from extractkit.runs.verification.apart import TOLERATED, values_apart
-from extractkit.runs.verification.contents import read_whole
-from extractkit.runs.verification.result import Check, Finding, counted
-from extractkit.runs.verify import Sound
-from extractkit.values import State, digest
+from extractkit.runs.storing import state_before, to_bytes
 
 _SURROUNDINGS, _SHARDS, _OUTPUTS = "same job", "recomputed", "outputs"
 

@@ -17,8 +17,11 @@ from itertools import islice
 
 import numpy as np
 
+from extractkit.core.catalog import TensorRecord
+from extractkit.core.plan import Layout, Shard
+from extractkit.core.values import Array
 from extractkit.engine.batches import Batch
-from extractkit.engine.isolation import run_isolated
+from extractkit.engine.failing_samples import run_isolated
 from extractkit.engine.prepare import Prepared
 from extractkit.engine.stream import Stream, fetch
 from extractkit.errors import ExtractkitError, JobError
@@ -33,12 +36,9 @@ from extractkit.models.protocol import (
     OwnCall,
     Program,
 )
-from extractkit.plan import Layout, Shard
-from extractkit.runs.self_check import SelfCheck
-from extractkit.runs.verification.apart import TOLERATED, TOLERATED_16, Apart, arrays_apart
-from extractkit.runs.verification.result import counted
-from extractkit.tensors import TensorRecord
-from extractkit.values import Array
+from extractkit.runs.checking.contents import TOLERATED, TOLERATED_16, Apart, arrays_apart
+from extractkit.runs.checking.result import counted
+from extractkit.runs.manifest import SelfCheck
 
 _HALF = ("float16", "bfloat16")
 

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from extractkit.core.catalog import TEXT
+from extractkit.core.plan import Lengths, PlannedTensor
+from extractkit.core.values import Array
 from extractkit.engine.batches import collate, elements
 from extractkit.engine.sizes import resized
 from extractkit.errors import JobError
 from extractkit.inputs.protocol import InputSpec, Signature, Source
 from extractkit.models.protocol import Encoded, Model, Program
-from extractkit.plan import Lengths, PlannedTensor
-from extractkit.tensors import TEXT
-from extractkit.values import Array
 
 KEY = "sharing"
 """Under which the manifest's settings record it."""

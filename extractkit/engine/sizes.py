@@ -6,11 +6,11 @@ from functools import partial
 
 import numpy as np
 
+from extractkit.core.values import Array
 from extractkit.engine.batches import Batch, collate
 from extractkit.errors import JobError
 from extractkit.inputs.protocol import InputSpec, Signature
 from extractkit.models.protocol import Encoded, Model, Program
-from extractkit.values import Array
 
 Sizes = Mapping[str, int]
 

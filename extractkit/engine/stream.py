@@ -15,22 +15,106 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import chain
+from queue import SimpleQueue
+from typing import TypeVar
 
-from extractkit.engine.batches import Batch, placed, read_batch
-from extractkit.engine.batching import BatchRules, plan_batches
+from extractkit.core.plan import Lengths, PlannedTensor, Shard
+from extractkit.core.value_checks import ValueStats, examine
+from extractkit.core.values import Array, Assembly, State, Values, without
+from extractkit.engine.batches import Batch, BatchRules, placed, plan_batches, read_batch
+from extractkit.engine.caches import ReadAlready
 from extractkit.engine.carrying import Carried
-from extractkit.engine.isolation import Outcome, failing_alone, run, run_isolated
-from extractkit.engine.non_finite import non_finite_reasons, refuse_non_finite
-from extractkit.engine.reading_once import ReadAlready
+from extractkit.engine.failing_samples import (
+    Outcome,
+    failing_alone,
+    non_finite_reasons,
+    refuse_non_finite,
+    run,
+    run_isolated,
+)
 from extractkit.engine.sizes import SizeFaults
-from extractkit.engine.skipping import blamed, named
-from extractkit.engine.stages import ahead, nobody
+from extractkit.engine.survey import blamed, named
 from extractkit.errors import BadSampleError, InputError, JobError, SampleError
 from extractkit.inputs.protocol import Source
 from extractkit.models.protocol import CheckpointAxis, Fetch, Model, Program
-from extractkit.plan import Lengths, PlannedTensor, Shard
-from extractkit.value_checks import ValueStats, examine
-from extractkit.values import Array, Assembly, State, Values, without
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class _Failed:
+    error: BaseException
+
+
+class _Ended:
+    """Marks the end of the items."""
+
+
+class _LeftError(Exception):
+    """Raised inside a stage's thread when what it works for has been left."""
+
+
+def nobody() -> None:
+    """There is nobody to wake."""
+
+
+def ahead(
+    items: Iterable[Item],
+    depth: int,
+    left: threading.Event | None = None,
+    wake: Callable[[], None] = nobody,
+) -> Generator[Item, None, None]:
+    """The same items, in order, made by a thread that is at most `depth` items ahead.
+
+    An error in the thread is raised here in its turn. Leaving the iteration early, by an error or
+    by closing it, stops the thread and closes its iterator before this returns.
+
+    Args:
+        left: shared by stages that feed each other. Whoever leaves the last one sets it first,
+            and each stops after its own item at hand, which may be much smaller than the last's.
+        wake: called once the iteration is left. Where items may be long in coming, it is to end
+            that: the thread is waited for.
+    """
+    left = left or threading.Event()
+    made: SimpleQueue[Item | _Failed | type[_Ended]] = SimpleQueue()
+    # Room is taken before an item is begun, so that none waits beyond the `depth` allowed.
+    room = threading.Semaphore(depth)
+    stopped = threading.Event()
+    iterator = iter(items)
+
+    def work() -> None:
+        try:
+            room.acquire()
+            for item in iterator:
+                made.put(item)
+                del item  # what is handed over is not held here
+                room.acquire()
+                if stopped.is_set():
+                    break
+            made.put(_Ended)
+        except BaseException as error:  # noqa: BLE001 - raised again where the items are used
+            made.put(_Failed(error))
+        finally:
+            if (close := getattr(iterator, "close", None)) is not None:
+                close()
+
+    thread = threading.Thread(target=work, name="extractkit-ahead", daemon=True)
+    thread.start()
+    try:
+        while (item := made.get()) is not _Ended:
+            if isinstance(item, _Failed):
+                raise item.error
+            if left.is_set():
+                raise _LeftError
+            room.release()
+            yield item  # type: ignore[misc]
+            del item
+    finally:
+        stopped.set()
+        room.release()
+        wake()
+        thread.join()
+
 
 _BATCHES_READ_AHEAD = 4
 _BATCHES_COMPUTED_AHEAD = 2

@@ -1,20 +1,33 @@
 """One pass over all samples before any value is computed: their lengths, and a row for each."""
 
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from extractkit.engine.skipping import blamed
-from extractkit.errors import InputError
-from extractkit.inputs.protocol import Identity, Sample, Source, identity
+from extractkit.core.plan import Lengths, PlannedTensor
+from extractkit.errors import InputError, RunDirectoryError
+from extractkit.inputs.protocol import Identity, Sample, Signature, Source, identity
 from extractkit.models.protocol import Encoded, Model
-from extractkit.plan import Lengths, PlannedTensor
+from extractkit.runs.samples import Row
+
+WAY_OUT = "To leave such samples out: runtime.bad_samples=skip"
+
+
+def named(sample_id: str, index: int) -> str:
+    """How a message names a sample."""
+    return f"{sample_id!r} (number {index})"
+
+
+def blamed(sample_id: str, index: int, reason: str) -> str:
+    """Why a job fails for one sample, which it could have left out."""
+    return f"sample {named(sample_id, index)}: {reason.removesuffix('.')}. {WAY_OUT}"
+
 
 _CHUNK = 256
 
-Row = Mapping[str, object]
+SampleRow = Mapping[str, object]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +57,7 @@ class _Looked:
 def survey(
     model: Model,
     source: Source,
-    record: Callable[[Sequence[Row]], None],
+    record: Callable[[Sequence[SampleRow]], None],
     policy: str = "fail",
     tensors: Sequence[PlannedTensor] = (),
 ) -> Survey:
@@ -253,3 +266,33 @@ def _row(one: _Looked, axes: Sequence[str]) -> dict[str, object]:
     if one.sample is not None and isinstance(one.sample.data, str):
         row["text"] = one.sample.data
     return {**own.extra, **row}
+
+
+_LONGEST = 2**40
+
+
+def recorded_survey(signature: Signature, rows: Iterable[Row], count: int) -> Survey:
+    """Every sample's length along each free axis, and which are skipped.
+
+    Args:
+        count: how many samples there must be.
+
+    Raises:
+        RunDirectoryError: a row tells none, or there are more or fewer.
+    """
+    axes = {axis: array("q") for axis in signature.free_axes}
+    skipped = {}
+    samples = 0
+    for samples, row in enumerate(rows, start=1):
+        if "skipped" in row:
+            skipped[samples - 1] = str(row["skipped"])
+        told = row.get("length")
+        for axis, lengths in axes.items():
+            length = told.get(axis) if isinstance(told, dict) else told
+            if type(length) is not int or not 0 <= length <= _LONGEST:
+                raise RunDirectoryError(f"sample {samples - 1} has no length along {axis!r}")
+            lengths.append(length)
+    if samples != count:
+        raise RunDirectoryError(f"{samples} samples have a row, {count} were recorded")
+    known = {axis: np.array(n, np.int64) for axis, n in axes.items()}
+    return Survey(Lengths(samples, known), skipped)

@@ -1,18 +1,201 @@
-"""Numbers from .npy and .npz files."""
+"""Numbers from .npy and .npz files, mapped in place so that memory stays bounded.
 
+Nothing is unpickled: that would run code from the file.
+"""
+
+import struct
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Literal
 
 import numpy as np
 
 from extractkit.advice import nested_override, override
+from extractkit.core.values import Array
 from extractkit.errors import InputError
-from extractkit.inputs.checks import check_limit, check_names, describe
+from extractkit.inputs.checks import DType, check_limit, check_names, describe
 from extractkit.inputs.columns import Column, ColumnSource, bind_columns
-from extractkit.inputs.files import PathLike, find_file
-from extractkit.inputs.npy import is_archive, open_npy, open_npz
+from extractkit.inputs.files import PathLike, Stamp, find_file
 from extractkit.inputs.protocol import Signature
+
+# Version 3.0 exists for structured arrays with names in Unicode alone; those are no model's input.
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+_NPY_MAGIC, _ZIP_MAGIC = np.lib.format.MAGIC_PREFIX, b"PK"
+
+# A local file header of a zip archive: 30 bytes, of which the last four give the lengths of the
+# name and the extra field that follow; then the data.
+_ZIP_HEADER, _ZIP_LENGTHS = 30, 26
+
+_UNREADABLE = (
+    ValueError,
+    OSError,
+    EOFError,
+    RuntimeError,  # an encrypted archive
+    NotImplementedError,  # a compression that Python does not know
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+# The bit in a member's flags; the methods that Python reads: stored, deflate, bzip2, LZMA.
+_ENCRYPTED = 1
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+
+_AGAIN = "Copy or write it again"
+
+
+@dataclass(frozen=True)
+class StoredArray:
+    """An array that stays in its file.
+
+    Attributes:
+        path: the file.
+        stamp: the file as it was when the array was found.
+        offset: the byte at which the values begin.
+        dtype, shape, order: of the whole array; the order is "C" or "F".
+    """
+
+    path: Path
+    stamp: Stamp
+    offset: int
+    dtype: DType
+    shape: tuple[int, ...]
+    order: Literal["C", "F"]
+
+    def __getitem__(self, rows: slice, /) -> Array:
+        """These rows; the memory is the file's.
+
+        Raises:
+            JobError: the file has changed.
+        """
+        # Mapped anew each time: a mapping of a file that has shrunk would end the process.
+        self.stamp.check(self.path)
+        if 0 in self.shape:
+            return np.empty(self.shape, self.dtype)[rows]
+        mapped: Array = np.memmap(self.path, self.dtype, "r", self.offset, self.shape, self.order)
+        return mapped[rows]
+
+
+def is_archive(path: Path, at: str) -> bool:
+    """Whether the file is an .npz, told by its first bytes; otherwise it is an .npy.
+
+    Raises:
+        InputError: it is neither.
+    """
+    with path.open("rb") as file:
+        magic = file.read(len(_NPY_MAGIC))
+    if not magic.startswith((_NPY_MAGIC, _ZIP_MAGIC)):
+        raise InputError(
+            f"{at} is neither .npy nor .npz: it begins with {magic!r}. "
+            f"Write one: np.save('x.npy', array), or np.savez('x.npz', NAME=array, …)"
+        )
+    return magic.startswith(_ZIP_MAGIC)
+
+
+def open_npy(path: Path, at: str) -> StoredArray:
+    """The array of an .npy file.
+
+    Raises:
+        InputError: the file is damaged, or holds Python objects.
+    """
+    stamp = Stamp.of(path)
+    try:
+        with path.open("rb") as file:
+            array = _stored(file, path, stamp, 0, at, "np.save(path, array)")
+    except _UNREADABLE as error:
+        raise InputError(f"{at} cannot be read as .npy: {error}. {_AGAIN}") from error
+    if array.offset + _bytes(array) > stamp.size:
+        raise InputError(
+            f"{at} is cut short: {stamp.size} bytes of {array.offset + _bytes(array)}. {_AGAIN}"
+        )
+    return array
+
+
+def open_npz(path: Path, at: str) -> Mapping[str, Column]:
+    """The arrays of an .npz file by name: those of `np.savez` mapped in place.
+
+    Those of `np.savez_compressed` cannot be, and are read into memory as a whole.
+
+    Raises:
+        InputError: the file is damaged, or holds Python objects.
+    """
+    stamp = Stamp.of(path)
+    try:
+        with zipfile.ZipFile(path) as archive, path.open("rb") as raw:
+            return {
+                member.filename.removesuffix(".npy"): _member(archive, member, raw, path, stamp, at)
+                for member in archive.infolist()
+            }
+    except _UNREADABLE as error:
+        raise InputError(f"{at} cannot be read as .npz: {error}. {_AGAIN}") from error
+
+
+def _member(
+    archive: zipfile.ZipFile,
+    member: zipfile.ZipInfo,
+    raw: IO[bytes],
+    path: Path,
+    stamp: Stamp,
+    at: str,
+) -> Column:
+    if member.flag_bits & _ENCRYPTED:
+        raise InputError(
+            f"{at} is encrypted. Write it without a password: np.savez(path, NAME=array)"
+        )
+    if member.compress_type not in _COMPRESSIONS:
+        raise InputError(
+            f"{at} is compressed as Python cannot read it (method {member.compress_type}). "
+            f"Write it again: np.savez(path, NAME=array)"
+        )
+    raw.seek(member.header_offset + _ZIP_LENGTHS)
+    begin = member.header_offset + _ZIP_HEADER + sum(struct.unpack("<HH", raw.read(4)))
+    with archive.open(member) as file:
+        if file.read(len(_NPY_MAGIC)) != _NPY_MAGIC:
+            raise InputError(
+                f"{at} is a zip archive, but no .npz: {member.filename!r} in it is not an array. "
+                f"Write one: np.savez('x.npz', NAME=array, …)"
+            )
+    with archive.open(member) as file:
+        name = member.filename.removesuffix(".npy")
+        save = f"np.savez(path, **{{{name!r}: array, …}})"
+        array = _stored(file, path, stamp, begin, f"{at}: {name!r}", save)
+        if member.compress_type == zipfile.ZIP_STORED:
+            if array.offset + _bytes(array) > begin + member.file_size:
+                raise ValueError(f"{member.filename} is cut short")
+            return array
+    with archive.open(member) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _stored(
+    file: IO[bytes], path: Path, stamp: Stamp, begin: int, at: str, save: str
+) -> StoredArray:
+    """Read the header of the array that begins at this byte of `path`.
+
+    Args:
+        at: names the array in messages.
+        save: how it is written again.
+    """
+    version = np.lib.format.read_magic(file)
+    if version not in _HEADERS:
+        raise ValueError(f"version {version} of the format, which is for structured arrays")
+    shape, fortran, dtype = _HEADERS[version](file)
+    if dtype.hasobject:
+        raise InputError(
+            f"{at} holds Python objects, which are not read: that would run code from the file. "
+            f"Make it numbers, array = array.astype('float32'), or texts, "
+            f"array = array.astype('str'), and save it: {save}"
+        )
+    return StoredArray(path, stamp, begin + file.tell(), dtype, shape, "F" if fortran else "C")
+
+
+def _bytes(array: StoredArray) -> int:
+    return array.dtype.itemsize * int(np.prod(array.shape, dtype=np.int64))
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,71 @@
-"""What every source checks before a model runs: its arguments, its range, its fit with the model.
+"""Checks of every source before a model runs: arguments, range, packages, fit with the model.
+
+A source does not refuse them then: reading one fails, so that a job may skip it. A source that
+holds nothing else is refused, for what is wrong with its first sample.
 
 `at` is how a message names what the user gave: `inputs.path='x.npz'`, or `inputs` where a library
 call was handed live samples.
 """
 
+import hashlib
+import importlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from extractkit.advice import names_override
-from extractkit.errors import InputError, choices
+from extractkit.core.catalog import TEXT
+from extractkit.core.plan import numpy_dtype
+from extractkit.errors import InputError, MissingExtraError, choices
+from extractkit.inputs.conversion import check_string, check_strings, is_string
 from extractkit.inputs.protocol import InputSpec, Signature
-from extractkit.inputs.strings import check_string, check_strings, is_string
-from extractkit.plan import numpy_dtype
-from extractkit.tensors import TEXT
+
+
+def require(module: str, extra: str, at: str) -> Any:
+    """Import a module of an optional package.
+
+    Args:
+        extra: extractkit's extra that installs it.
+        at: the config key that needs it, for the message.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"{at} needs {module.partition('.')[0]}, which is not installed. "
+            f"Install it: python -m pip install 'extractkit[{extra}]'"
+        ) from error
+
+
+FAULT = hashlib.sha256(b"no good").digest()
+"""What stands for such a sample in a fingerprint: what would be read of it is not there."""
+
+
+class Faults:
+    """How many samples are no good, and what is wrong with the first that was found."""
+
+    def __init__(self) -> None:
+        self._first: InputError | None = None
+        self._count = 0
+
+    def add(self, error: InputError) -> None:
+        """One more cannot be read, or does not fit."""
+        self._first = self._first or error
+        self._count += 1
+
+    def check(self, count: int) -> None:
+        """Refuse a source of so many samples if none of them is any good.
+
+        Raises:
+            InputError: what is wrong with the first.
+        """
+        if self._first is not None and self._count == count:
+            raise self._first
+
 
 _WIDENED = "array.astype('float32')"
 

@@ -1,10 +1,141 @@
-"""From values as they are given to the type and rank that a model takes, as Keras changes them."""
+"""Convert values to what a model takes: numbers, strings, and rows of sparse inputs.
 
-from extractkit.inputs.protocol import InputSpec
-from extractkit.inputs.strings import objects
-from extractkit.plan import numpy_dtype
-from extractkit.tensors import TEXT
-from extractkit.values import Array
+NumPy's own string types have a fixed width and fill shorter values up with zeros, so a value of
+such a type has no zeros at its end. Bytes that may end in zeros must never pass through one.
+"""
+
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from extractkit.core.catalog import TEXT
+from extractkit.core.plan import numpy_dtype
+from extractkit.core.values import Array, as_array
+from extractkit.errors import InputError
+from extractkit.inputs.protocol import InputSpec, Signature
+
+_EXACT = (
+    "To keep every byte, give inputs=files, inputs=tfrecord, a binary column of Parquet or a "
+    "dataset; in Python an array of objects: np.array(values, object)"
+)
+
+
+class CutStringsError(InputError):
+    """Values of a fixed-width type may have lost zeros: not only the one that shows it."""
+
+
+# Texts hold none of these. Tabs, line feeds and their like are texts.
+_CONTROLS = frozenset(map(chr, (*range(9), *range(14, 32))))
+
+
+def is_string(dtype: np.dtype[np.generic]) -> bool:
+    """Return whether an array of this type may hold strings; objects are looked at one by one."""
+    opaque = dtype.kind == "V" and dtype.names is None and dtype.subdtype is None
+    return opaque or dtype.kind in "OSUT"
+
+
+def check_strings(values: Array, at: str) -> None:
+    """Refuse what is no string, and strings that may have lost zeros at their end.
+
+    Raises:
+        InputError: an object that is neither text nor bytes, or a text with half a surrogate pair.
+        CutStringsError: bytes that are shorter than their fixed-width type and no text.
+    """
+    if values.dtype.kind == "V":
+        return
+    check_width(values, at)
+    for value in values.flat:
+        check_string(value, at)
+
+
+def check_width(values: Array, at: str) -> None:
+    """Refuse bytes that are no text, and shorter than their fixed-width type.
+
+    Raises:
+        CutStringsError: there are some.
+    """
+    if values.dtype.kind not in "SU":
+        return
+    width = values.dtype.itemsize // (4 if values.dtype.kind == "U" else 1)
+    for value in values.flat:
+        if len(value) < width and _is_binary(value):
+            raise CutStringsError(
+                f"{at} holds {value!r:.60}, shorter than its type {values.dtype.str!r}. NumPy's "
+                f"fixed-width types drop zeros at the end, so it may have been cut. {_EXACT}"
+            )
+
+
+def check_string(value: object, at: str) -> None:
+    """Refuse a value that is neither text nor bytes.
+
+    Raises:
+        InputError: it is something else, or a text that cannot be encoded in UTF-8.
+    """
+    if isinstance(value, bytes):
+        return
+    if value is None:
+        raise InputError(f"{at} is missing (None). Fill it in, or leave the sample out")
+    if not isinstance(value, str):
+        raise InputError(f"{at} is {type(value).__name__}, no text: {value!r:.60}")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{at} holds {value[error.start]!r}, half a surrogate pair and no character"
+        ) from error
+
+
+def objects(values: Array) -> Array:
+    """Return the same strings as objects, in memory of their own."""
+    if values.dtype.kind == "V":
+        return np.array(values.tolist(), object).reshape(values.shape)
+    return np.array(values, object)
+
+
+def string_data(value: object, signature: Signature, at: str) -> str | dict[str, Array]:
+    """Return one string as a sample's data: a text, or bytes that are no text.
+
+    Bytes in UTF-8 are a text, as TensorFlow has no other type for texts.
+
+    Raises:
+        InputError: it is no string; or bytes that are no text, for a model with a tokenizer.
+    """
+    if isinstance(value, bytearray | memoryview):
+        value = bytes(value)
+    elif signature.string is not None and isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    elif getattr(value, "shape", None) in ((), (1,)):
+        array = as_array(value)
+        check_width(array, at)
+        value = array.item()
+    check_string(value, at)
+    if isinstance(value, str):
+        return str(value)
+    assert isinstance(value, bytes)
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        if signature.string is None:
+            raise InputError(f"{at} is not UTF-8: {error}") from error
+    return bytes_data(value, signature)
+
+
+def bytes_data(value: bytes, signature: Signature) -> dict[str, Array]:
+    """Return bytes as the data of a sample for the model's one string input."""
+    assert signature.string is not None
+    spec = signature.string
+    return {spec.name: as_array(value).reshape((1,) * len(spec.shape))}
+
+
+def _is_binary(value: bytes | str) -> bool:
+    try:
+        text = value if isinstance(value, str) else value.decode()
+    except UnicodeDecodeError:
+        return True
+    return not _CONTROLS.isdisjoint(text)
+
 
 Shape = tuple[int, ...]
 
@@ -34,3 +165,136 @@ def converted(values: Array, spec: InputSpec, *, copy: bool = True) -> Array:
     if spec.dtype == TEXT:
         return objects(values)
     return values.astype(numpy_dtype(spec.dtype), copy=copy)
+
+
+INDICES, VALUES, _DENSE_SHAPE = "indices", "values", "dense_shape"
+_SHAPES = (_DENSE_SHAPE, "shape")
+
+
+def positions_of(value: object) -> Mapping[str, Any] | None:
+    """Return a sample that is given by positions and values; None where it is given otherwise.
+
+    That is `{"indices": …, "values": …}`, also with `dense_shape` or `shape`; or an object with
+    these attributes, as TensorFlow has.
+    """
+    if isinstance(value, Mapping):
+        return value if {INDICES, VALUES} <= set(value) <= {INDICES, VALUES, *_SHAPES} else None
+    names = (INDICES, VALUES, "dense_shape")
+    if all(hasattr(value, name) for name in names):
+        return {name: getattr(value, name) for name in names}
+    return None
+
+
+def row_of(given: Mapping[str, Any], spec: InputSpec, at: str) -> Array:
+    """Return the row of a sample that is given by positions and values.
+
+    Of a row of fixed size, zeros (or empty texts) stand where nothing is given. A row of any length
+    holds its elements one after the other.
+
+    Raises:
+        InputError: Positions and values do not make such a row.
+    """
+    indices = _array(given[INDICES], at, "indices")
+    try:
+        values = as_array(given[VALUES])
+    except ValueError as error:
+        raise InputError(f"{at}: values {given[VALUES]!r:.60} make no array: {error}") from error
+    indices = indices[:, 0] if indices.ndim == 2 and indices.shape[1] == 1 else indices
+    if indices.ndim != 1 or indices.shape != values.shape:
+        raise InputError(
+            f"{at}: indices of shape {indices.shape} for values of shape {values.shape}. Give one "
+            f"position for each value, such as {{indices: [0, 3], values: [1, 1]}}"
+        )
+    (size,) = spec.shape
+    stated = _stated_size(given, at)
+    if size is not None and stated not in (None, size):
+        raise InputError(f"{at}: dense_shape is [{stated}], and the model takes rows of {size}")
+    limit = size if size is not None else stated
+    if indices.size and (indices.min() < 0 or (limit is not None and indices.max() >= limit)):
+        raise InputError(f"{at}: a position in {indices.tolist()} is outside of a row of {limit}")
+    if len(np.unique(indices)) != len(indices):
+        raise InputError(f"{at}: a position in {indices.tolist()} is given more than once")
+    order = np.argsort(indices)
+    if size is None:
+        return _consecutive(indices[order], values[order], spec, at)
+    nothing: object = "" if spec.dtype == TEXT else 0
+    for position, value in zip(indices, values, strict=True):
+        if spec.composite is not None and value in (nothing, b""):
+            raise InputError(
+                f"{at}: {as_array(value).item()!r} at position {position} cannot be told from an "
+                f"element that is not there. Leave it out"
+            )
+    dtype = object if spec.dtype == TEXT else values.dtype if values.size else spec.dtype
+    row = np.full(size, nothing, dtype)
+    row[indices] = values
+    return row
+
+
+def rows_of(value: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield the samples of a whole sparse matrix of SciPy or TensorFlow.
+
+    Args:
+        value: As `is_matrix` recognises it.
+    """
+    if hasattr(value, "tocsr"):
+        compressed = value.tocsr()
+        width = compressed.shape[1:]
+        for start, stop in zip(compressed.indptr, compressed.indptr[1:], strict=False):
+            part = slice(start, stop)
+            yield {
+                INDICES: compressed.indices[part],
+                VALUES: compressed.data[part],
+                _DENSE_SHAPE: width,
+            }
+        return
+    count, *width = np.asarray(value.dense_shape).tolist()
+    indices, values = np.asarray(value.indices), as_array(value.values)
+    order = np.argsort(indices[:, 0], kind="stable")
+    indices, values = indices[order], values[order]
+    bounds = np.searchsorted(indices[:, 0], np.arange(count + 1))
+    for start, stop in pairwise(bounds):
+        yield {INDICES: indices[start:stop, 1], VALUES: values[start:stop], _DENSE_SHAPE: width}
+
+
+def is_matrix(value: object) -> bool:
+    """Whether it is a sparse matrix of SciPy or TensorFlow, samples along its first axis."""
+    return hasattr(value, "tocsr") or (
+        positions_of(value) is not None
+        and not isinstance(value, Mapping)
+        and np.asarray(value.indices).shape[1:] == (2,)  # type: ignore[attr-defined]
+    )
+
+
+def _consecutive(indices: Array, values: Array, spec: InputSpec, at: str) -> Array:
+    if spec.composite is None:
+        raise InputError(
+            f"{at}: indices and values do not tell how long the row is that {spec.name!r} takes. "
+            f"Give all its values"
+        )
+    if (indices != np.arange(len(indices))).any():
+        raise InputError(
+            f"{at}: rows of input {spec.name!r} may have any length, and their elements follow "
+            f"each other from position 0 on; positions {indices.tolist()} leave some out. Give all "
+            f"of them, or the values alone"
+        )
+    return values if values.size else values.astype(numpy_dtype(spec.dtype))
+
+
+def _stated_size(given: Mapping[str, Any], at: str) -> int | None:
+    shape = next((given[name] for name in _SHAPES if name in given), None)
+    if shape is None:
+        return None
+    sizes = _array(shape, at, "dense_shape").ravel()
+    if sizes.size != 1:
+        raise InputError(f"{at}: dense_shape is {sizes.tolist()}; a sample has one axis")
+    return int(sizes[0])
+
+
+def _array(value: object, at: str, name: str) -> Array:
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise InputError(f"{at}: {name} {value!r:.60} make no array: {error}") from error
+    if array.size and array.dtype.kind not in "iu":
+        raise InputError(f"{at}: {name} {value!r:.60} are not whole numbers")
+    return array.astype(np.int64)

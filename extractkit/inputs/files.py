@@ -1,15 +1,29 @@
-"""Finding the files that `inputs.path` names, and noticing when one changes under a running job."""
+"""Files of samples: found, watched for changes, split into lines, and the digests of samples.
+
+Only "
+" ends a line (with "
+" before it or not), not the separators that `str.splitlines` also
+honours: those occur inside texts.
+"""
 
 import glob
+import hashlib
+import json
 import os
 import shlex
+from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from extractkit.advice import override
+from extractkit.core.values import Array
 from extractkit.errors import InputError, JobError, choices
+from extractkit.inputs.protocol import Sample
 
 PathLike = str | os.PathLike[str]
 
@@ -171,3 +185,114 @@ def _names(folder: Path) -> list[str]:
     except OSError:
         # Suggestions only: a folder that may not be listed has none to offer.
         return []
+
+
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, eq=False)
+class Lines:
+    """Where the lines of a file stand, at 8 bytes a line, blank or not.
+
+    Attributes:
+        path: the file.
+        stamp: the file as it was when the lines were found.
+        offsets: int64 (lines that are not blank), the byte at which each begins.
+        blanks: int64 (blank lines), how many lines that are not blank stand before each.
+    """
+
+    path: Path
+    stamp: Stamp
+    offsets: npt.NDArray[np.int64]
+    blanks: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def number(self, index: int) -> int:
+        """The number, from 1, of the line that is this one when blank ones are not counted."""
+        return index + 1 + int(np.searchsorted(self.blanks, index, side="right"))
+
+    def read(self, start: int, stop: int) -> Iterator[tuple[int, str]]:
+        """The lines start … stop-1, counted without blank ones, each with its number from 1.
+
+        Raises:
+            InputError: one of them is not UTF-8.
+            JobError: the file has changed.
+        """
+        self.stamp.check(self.path)
+        skipped = np.searchsorted(self.blanks, np.arange(start, stop), side="right")
+        with self.path.open("rb") as file:
+            for index in range(start, stop):
+                file.seek(int(self.offsets[index]))
+                number = index + 1 + int(skipped[index - start])
+                yield number, _text(file.readline(), self.path, number)
+
+
+def find_lines(
+    path: Path, limit: int | None, visit: Callable[[int, str | InputError], None]
+) -> Lines:
+    """Find the lines of a file, the first `limit` that are not blank (None: all).
+
+    Args:
+        visit: called for each line that is not blank with its number (from 1), and its text or,
+            where it is not UTF-8, the error that reading it raises.
+    """
+    stamp = Stamp.of(path)
+    offsets, blanks = array("q"), array("q")
+    with path.open("rb") as file:
+        position = len(_BOM) if file.read(len(_BOM)) == _BOM else 0
+        file.seek(position)
+        for number, line in enumerate(file, start=1):
+            if len(offsets) == limit:
+                break
+            text = _text_or_error(line, path, number)
+            if isinstance(text, str) and (not text or text.isspace()):
+                blanks.append(len(offsets))
+            else:
+                visit(number, text)
+                offsets.append(position)
+            position += len(line)
+    return Lines(path, stamp, np.asarray(offsets, np.int64), np.asarray(blanks, np.int64))
+
+
+def _text_or_error(line: bytes, path: Path, number: int) -> str | InputError:
+    try:
+        return _text(line, path, number)
+    except InputError as error:
+        return error
+
+
+def _text(line: bytes, path: Path, number: int) -> str:
+    try:
+        return line.removesuffix(b"\r\n").removesuffix(b"\n").decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"inputs.path={str(path)!r} is not UTF-8: line {number}, byte {error.start + 1} of "
+            f"that line is 0x{line[error.start]:02x}. "
+            f"Convert it: iconv -f ENCODING -t UTF-8 {shlex.quote(str(path))} > NEW"
+        ) from error
+
+
+def contents(values: Array) -> bytes:
+    """The bytes of an array: numbers in C order; texts in UTF-8, each after its length.
+
+    An array of objects holds addresses in memory, which differ from process to process.
+    """
+    if not values.dtype.hasobject:
+        return values.tobytes()
+    texts = [item if isinstance(item, bytes) else str(item).encode() for item in values.flat]
+    return b"".join(len(text).to_bytes(8, "little") + text for text in texts)
+
+
+def sample_digest(sample: Sample) -> bytes:
+    """SHA-256 over a sample's id, its text or its arrays, and what else identifies it."""
+    extra = json.dumps(sample.extra, sort_keys=True)
+    digest = hashlib.sha256(f"{sample.id}\0{extra}\0".encode())
+    if isinstance(sample.data, str):
+        digest.update(sample.data.encode())
+        return digest.digest()
+    for name, values in sample.data.items():
+        digest.update(f"{name}\0{values.dtype.str}\0{values.shape}\0".encode())
+        digest.update(contents(values))
+    return digest.digest()

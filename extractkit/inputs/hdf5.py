@@ -8,15 +8,14 @@ from typing import Any
 import h5py
 import numpy as np
 
+from extractkit.core.catalog import TEXT
+from extractkit.core.values import Array, as_bytes
 from extractkit.errors import InputError, choices
 from extractkit.inputs.checks import DType, check_limit, describe
-from extractkit.inputs.columns import ColumnSource, bind_columns
-from extractkit.inputs.fields import input_fields
+from extractkit.inputs.columns import ColumnSource, bind_columns, input_fields
+from extractkit.inputs.conversion import is_string
 from extractkit.inputs.files import PathLike, Stamp, find_file
 from extractkit.inputs.protocol import Signature
-from extractkit.inputs.strings import is_string
-from extractkit.tensors import TEXT
-from extractkit.values import Array, as_bytes
 
 _UNREADABLE = (
     OSError,  # damaged chunks, a filter that is not installed

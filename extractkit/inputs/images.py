@@ -1,19 +1,291 @@
-"""Pictures from files or a folder."""
+"""Pictures from files or a folder, decoded into arrays. Needs Pillow, an extra."""
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from extractkit.advice import override
-from extractkit.errors import InputError
-from extractkit.inputs.checks import check_limit, describe
-from extractkit.inputs.faults import Faults
-from extractkit.inputs.files import PathLike
-from extractkit.inputs.fingerprints import sample_digest
-from extractkit.inputs.pixels import RESIZES, SUFFIXES, Pixels, decoder
-from extractkit.inputs.protocol import PICTURE, Sample, Signature
+from extractkit.core.catalog import TEXT
+from extractkit.core.plan import numpy_dtype
+from extractkit.core.values import Array
+from extractkit.errors import InputError, choices
+from extractkit.inputs.checks import Faults, check_limit, describe, quantizing, require
+from extractkit.inputs.files import PathLike, sample_digest
+from extractkit.inputs.protocol import PICTURE, InputSpec, Sample, Signature
 from extractkit.inputs.records import fitted
-from extractkit.inputs.sample_files import FileSamples, SampleFile, find_sample_files
+from extractkit.inputs.whole_files import FileSamples, SampleFile, find_sample_files
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+RESIZES = ("bilinear", "nearest", "bicubic", "lanczos")
+SCALES = ("unit", "signed")
+
+# Named one by one: to find a format by itself, Pillow would also try those that start a program.
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
+_CHANNELS = {"rgb": 3, "gray": 1}
+_MODES = {3: "RGB", 1: "L"}
+# More than 8 bits a channel, which Pillow would clip to 8.
+_DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+
+_BYTE = np.dtype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded picture.
+
+    Attributes:
+        values: as the model takes it.
+        width, height: its own, upright, before any resizing.
+    """
+
+    values: Array
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """How a picture becomes an array.
+
+    Attributes:
+        height, width: that it is resized to; None: its own, or, where the other is given, what
+            keeps its proportions.
+        channels: 3 (RGB) or 1 (gray).
+        axes: "hwc", "chw" or "hw".
+        dtype: of the values, by name.
+        resize: how pixels are interpolated, one of `RESIZES`.
+        scale: None: 0 … 255; "unit": 0 … 1; "signed": -1 … 1.
+    """
+
+    height: int | None
+    width: int | None
+    channels: int
+    axes: str
+    dtype: str
+    resize: str = RESIZES[0]
+    scale: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        spec: InputSpec,
+        signature: Signature,
+        *,
+        size: Sequence[int] | None = None,
+        resize: str = RESIZES[0],
+        mode: str | None = None,
+        scale: str | None = None,
+    ) -> "Pixels":
+        """What an input takes a picture as.
+
+        Three axes are height, width and channels, or channels first where only the first of them
+        has a length of 1 or 3; two axes are a gray picture.
+
+        Args:
+            size: height and width; None: the input's.
+            mode: "rgb" or "gray"; None: as the input has channels, "rgb" where that is free.
+
+        Raises:
+            InputError: it takes no pictures, or not such ones.
+        """
+        require("PIL.Image", "images", "reading pictures")
+        _check_choice("resize", resize, RESIZES)
+        _check_choice("mode", mode, (None, *_CHANNELS))
+        _check_choice("scale", scale, (None, *SCALES))
+        axes = _axes(spec, signature)
+        lengths = dict(zip(axes, spec.shape, strict=True))
+        taken = lengths.get("c", 1)
+        channels = _CHANNELS[mode or "rgb"] if mode or taken is None else taken
+        if channels not in _MODES or taken not in (None, channels):
+            asked = "" if mode is None else f"inputs.mode={mode}, and "
+            raise InputError(
+                f"{asked}input {spec.name!r} of model {signature.model!r} takes {taken} "
+                f"channels ({describe(signature)}). Pictures have 3 (rgb) or 1 (gray)"
+            )
+        _check_range(spec, signature, scale)
+        height, width = _size(size, lengths, spec, signature)
+        return cls(height, width, channels, axes, spec.dtype, resize, scale)
+
+    @classmethod
+    def prepared_later(
+        cls,
+        signature: Signature,
+        size: Sequence[int] | None,
+        resize: str,
+        mode: str | None,
+        scale: str | None,
+    ) -> "Pixels":
+        """Return how a picture is decoded for a model that scales and resizes it by itself.
+
+        Raises:
+            InputError: A setting is none, or is the model's own to choose.
+        """
+        require("PIL.Image", "images", "reading pictures")
+        _check_choice("resize", resize, RESIZES)
+        for key, given in (("mode", mode if mode != "rgb" else None), ("scale", scale)):
+            if given is not None:
+                raise InputError(
+                    f"inputs.{key}={given}: model {signature.model!r} prepares pictures by its own "
+                    f"image processor. Leave inputs.{key} out"
+                )
+        height, width = _size(size, {"h": None, "w": None}, signature.specs[0], signature)
+        return cls(height, width, _CHANNELS["rgb"], "hwc", _BYTE.name, resize)
+
+    def decode(self, data: bytes, at: str) -> Picture:
+        """Decode the first frame of a file, upright, its transparency left out.
+
+        Returns values of shape (height, width, channels), (channels, height, width) or
+        (height, width), as the model takes them.
+
+        Raises:
+            InputError: the picture is broken, or of a kind that is not read.
+        """
+        from PIL import Image, ImageOps
+
+        try:
+            with Image.open(BytesIO(data), formats=_FORMATS) as opened:
+                _check_mode(opened, at)
+                upright = ImageOps.exif_transpose(opened)
+                width, height = upright.size
+                picture = self._resized(_opaque(upright, _MODES[self.channels]))
+        except InputError:
+            raise
+        except Exception as error:  # whatever the readers of six formats raise
+            raise InputError(
+                f"{at} is no picture that can be decoded: {_told(error)}. "
+                f"Mend it, convert it to one of {', '.join(_FORMATS)}, or leave it out"
+            ) from error
+        values = np.asarray(picture, numpy_dtype(self.dtype))
+        if self.scale == "unit":
+            values = values / values.dtype.type(255)
+        elif self.scale == "signed":
+            values = values / values.dtype.type(127.5) - values.dtype.type(1)
+        return Picture(self._arranged(values), width, height)
+
+    def _resized(self, picture: "Image") -> "Image":
+        from PIL import Image
+
+        own_width, own_height = picture.size
+        if self.height is None and self.width is None:
+            return picture
+        width = self.width or max(1, round(own_width * (self.height or 0) / own_height))
+        height = self.height or max(1, round(own_height * width / own_width))
+        if (width, height) == picture.size:
+            return picture
+        return picture.resize((width, height), Image.Resampling[self.resize.upper()])
+
+    def _arranged(self, values: Array) -> Array:
+        if self.axes == "hw":
+            return values
+        if values.ndim == 2:
+            values = values[:, :, np.newaxis]
+        return values if self.axes == "hwc" else values.transpose(2, 0, 1)
+
+
+def decoder() -> str:
+    """What decodes the pictures, with its version: another one may differ in the last bit."""
+    return f"Pillow {require('PIL', 'images', 'reading pictures').__version__}"
+
+
+def _axes(spec: InputSpec, signature: Signature) -> str:
+    if spec.dtype != TEXT and len(spec.shape) == 2:
+        return "hw"
+    if spec.dtype == TEXT:
+        raise InputError(
+            f"input {spec.name!r} of model {signature.model!r} is a string: it takes a picture's "
+            f"file as it is. Leave out encoded=true"
+        )
+    if len(spec.shape) != 3:
+        raise InputError(
+            f"input {spec.name!r} of model {signature.model!r} takes no picture "
+            f"(it takes {describe(signature)}); that has height, width and channels. "
+            f"Try inputs=arrays inputs.path=FILE.npz"
+        )
+    first, _, last = spec.shape
+    return "chw" if first in _MODES and last not in _MODES else "hwc"
+
+
+def _size(
+    size: Sequence[int] | None,
+    lengths: dict[str, int | None],
+    spec: InputSpec,
+    signature: Signature,
+) -> tuple[int | None, int | None]:
+    own = lengths["h"], lengths["w"]
+    if size is None:
+        return own
+    whole = isinstance(size, list | tuple) and all(type(n) is int and n > 0 for n in size)
+    if not whole or len(size) != 2:
+        example = [taken or 224 for taken in own]
+        raise InputError(
+            f"inputs.size={size!r} is not a height and a width, as in "
+            f"inputs.size=[{example[0]},{example[1]}]"
+        )
+    if any(taken not in (None, given) for taken, given in zip(own, size, strict=True)):
+        raise InputError(
+            f"inputs.size={list(size)}: input {spec.name!r} of model {signature.model!r} takes "
+            f"height and width {list(own)} ({describe(signature)}). Leave inputs.size out"
+        )
+    return size[0], size[1]
+
+
+def _check_range(spec: InputSpec, signature: Signature, scale: str | None) -> None:
+    dtype = numpy_dtype(spec.dtype)
+    if dtype.kind == "f":
+        return
+    takes = f"input {spec.name!r} of model {signature.model!r} takes {spec.dtype}"
+    if not np.can_cast(_BYTE, dtype):
+        raise InputError(
+            f"{takes}, which cannot hold the values of a picture, 0 to 255{_as_arrays(spec)}"
+        )
+    if scale is not None:
+        raise InputError(f"inputs.scale={scale} makes real numbers, and {takes}. Leave it out")
+
+
+def _as_arrays(spec: InputSpec) -> str:
+    """Return how pictures are given to an input that is quantised; empty for another one."""
+    if spec.quantized is None:
+        return ""
+    return (
+        f". Give arrays, inputs=arrays: pixels are real numbers as in training (from 0 to 255, or "
+        f"divided by 255), and quantised, in NumPy: {quantizing(spec, 'pixels')}"
+    )
+
+
+def _check_choice(key: str, given: str | None, options: Sequence[str | None]) -> None:
+    if given not in options:
+        named = [option for option in options if option is not None]
+        raise InputError(f"inputs.{key}={given!r} does not exist. {choices(str(given), named)}")
+
+
+def _check_mode(picture: "Image", at: str) -> None:
+    if picture.mode in _DEEP:
+        raise InputError(
+            f"{at} has more than 8 bits a channel (Pillow's mode {picture.mode!r}), which would "
+            f"be cut off. Convert it to 8 bits, or give arrays: inputs=arrays"
+        )
+
+
+def _opaque(picture: "Image", mode: str) -> "Image":
+    # A palette's transparent entry would be warned of.
+    if "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+    return picture.convert(mode)
+
+
+def _told(error: Exception) -> str:
+    # Pillow names the object in memory that it was given: the file is named before.
+    if type(error).__name__ == "UnidentifiedImageError":
+        return "it is in no format that is known here"
+    return f"{type(error).__name__}: {error}"
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,22 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from extractkit.core.catalog import TEXT
+from extractkit.core.values import Array, as_array
 from extractkit.errors import InputError
-from extractkit.inputs.checks import check_range, check_takes_text, check_text, describe
-from extractkit.inputs.columns import bind_columns
-from extractkit.inputs.elements import Elements, Rows, Sequential
-from extractkit.inputs.faults import FAULT, Faults
-from extractkit.inputs.fields import TEXT_COLUMN
+from extractkit.inputs.checks import (
+    FAULT,
+    Faults,
+    check_range,
+    check_takes_text,
+    check_text,
+    describe,
+)
+from extractkit.inputs.columns import TEXT_COLUMN, bind_columns
+from extractkit.inputs.conversion import is_matrix, positions_of, rows_of
+from extractkit.inputs.dataset import Elements, Rows, Sequential
 from extractkit.inputs.protocol import Identity, InputSpec, Sample, Signature, Source
 from extractkit.inputs.records import RecordSource, bind_records
-from extractkit.inputs.sparse import is_matrix, positions_of, rows_of
-from extractkit.tensors import TEXT
-from extractkit.values import Array, as_array
 
 ORIGIN = "memory"
 
@@ -236,3 +241,18 @@ def _array(name: str, given: object, strings: bool) -> Array:
         raise InputError(
             f"inputs: {name!r} makes no array: {error}. Give samples of one shape"
         ) from error
+
+
+@dataclass(frozen=True)
+class NoSamples:
+    """A source that is empty."""
+
+    fingerprint: str = ""
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return 0
+
+    def read(self, start: int, stop: int) -> Sequence[Sample]:
+        """Nothing."""
+        return ()

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from extractkit.tensors import TEXT
-from extractkit.values import Array
+from extractkit.core.catalog import TEXT
+from extractkit.core.values import Array
 
 PICTURE = "picture"
 """The name under which a sample holds a picture that the model prepares by itself: whole numbers

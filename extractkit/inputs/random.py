@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from extractkit.core.plan import numpy_dtype
+from extractkit.core.values import Array
 from extractkit.errors import InputError
 from extractkit.inputs.checks import check_limit, check_range, check_whole, describe
 from extractkit.inputs.protocol import Identity, InputSpec, Sample, Signature
-from extractkit.plan import numpy_dtype
-from extractkit.values import Array
 
 # Of whole numbers whose bounds the model does not tell, 0 and 1 alone are safe: they do for masks
 # and segments, and as an index into any table.

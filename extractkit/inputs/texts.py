@@ -1,23 +1,148 @@
 """Texts from files: one sample a line, or columns of JSON lines, which may hold numbers too."""
 
 import hashlib
+import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from extractkit.advice import override
-from extractkit.errors import InputError
-from extractkit.inputs.checks import check_limit, check_range, check_takes_text
-from extractkit.inputs.faults import FAULT, Faults
-from extractkit.inputs.fields import reads_text
-from extractkit.inputs.files import PathLike, find_files, short_names
-from extractkit.inputs.json_rows import bind_json_rows
-from extractkit.inputs.jsonl import text_of
-from extractkit.inputs.lines import Lines, find_lines
+from extractkit.core.catalog import TEXT
+from extractkit.errors import InputError, choices, nearest
+from extractkit.inputs.checks import (
+    FAULT,
+    Faults,
+    check_limit,
+    check_range,
+    check_takes_text,
+    check_text,
+)
+from extractkit.inputs.columns import TEXT_COLUMN, reads_text
+from extractkit.inputs.dataset import Elements
+from extractkit.inputs.files import Lines, PathLike, find_files, find_lines, short_names
 from extractkit.inputs.protocol import Identity, Sample, Signature
-from extractkit.inputs.records import RecordSource
-from extractkit.tensors import TEXT
+from extractkit.inputs.records import Chain, RecordSource, bind_records
+
+_KINDS = {type(None): "null", bool: "true or false", list: "a list", dict: "an object"}
+_WANTED = (
+    "Files that end in .jsonl, .ndjson or .json hold one object a line, "
+    'as in {"text": "…"}; plain text wants another ending'
+)
+
+
+def object_of(line: str, path: Path, number: int) -> dict[str, object]:
+    """The object that a line holds.
+
+    Args:
+        path, number: where the line is, for messages.
+
+    Raises:
+        InputError: it is no JSON object.
+    """
+    at = f"inputs.path={str(path)!r}, line {number}"
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{at} is no JSON: {error}. {_WANTED}") from error
+    if not isinstance(record, dict):
+        raise InputError(f"{at} is JSON, but {_kind(record)}, no object. {_WANTED}")
+    return record
+
+
+def text_of(line: str, column: str, path: Path, number: int) -> str:
+    """The text in this column of the object that the line holds.
+
+    Args:
+        path, number: where the line stands, for messages.
+
+    Raises:
+        InputError: the line is no JSON object, or the column is absent or no text.
+    """
+    at = f"inputs.path={str(path)!r}, line {number}"
+    record = object_of(line, path, number)
+    if column not in record:
+        raise InputError(f"{at} has no {column!r}. {choices(column, record)}{_try(column, record)}")
+    text = record[column]
+    if not isinstance(text, str):
+        raise InputError(
+            f"{at}: inputs.column={column!r} is {_kind(text)}, no text.{_try(column, record)}"
+        )
+    check_text(text, f"{at}: {column!r}")
+    return text
+
+
+def _try(column: str, record: dict[str, object]) -> str:
+    texts = [name for name, value in record.items() if isinstance(value, str)]
+    return f" Try {override('inputs.column', nearest(column, texts)[0])}" if texts else ""
+
+
+def _kind(value: object) -> str:
+    return _KINDS.get(type(value), "a text" if isinstance(value, str) else "a number")
+
+
+@dataclass(frozen=True, eq=False)
+class JsonRows:
+    """The rows of one file.
+
+    Attributes:
+        name: what its samples' ids begin with.
+        lines: where they are.
+        elements: how a row becomes a sample.
+    """
+
+    name: str
+    lines: Lines
+    elements: Elements
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def record(self, index: int) -> Sample:
+        """The row of this number, from 0; the id is FILE:LINE.
+
+        Raises:
+            InputError: it is not UTF-8, no JSON object, or lacks a value.
+            JobError: the file has changed since its lines were found.
+        """
+        ((number, line),) = self.lines.read(index, index + 1)
+        path, own = self.lines.path, self.identify(index)
+        at = f"inputs.path={str(path)!r}, line {number}"
+        sample = self.elements.sample(index, object_of(line, path, number), at)
+        return replace(sample, id=own.id, source=own.source)
+
+    def identify(self, index: int) -> Identity:
+        """Who the sample of this row is."""
+        return Identity(f"{self.name}:{self.lines.number(index)}", self.lines.path.name)
+
+
+def bind_json_rows(
+    paths: Sequence[Path],
+    columns: Mapping[str, str] | None,
+    signature: Signature,
+    limit: int | None,
+) -> RecordSource:
+    """Find the rows of files and hold each against what a model takes; blank lines are skipped.
+
+    Args:
+        columns: for each of the model's inputs the name of its value; None: the inputs' names.
+        limit: the first so many rows; None: all.
+
+    Raises:
+        InputError: there is none, or none can be read and fits the model.
+    """
+    elements = Elements(signature, columns or _own_names(signature), TEXT_COLUMN, "")
+    files = [
+        JsonRows(name, find_lines(path, limit, lambda number, line: None), elements)
+        for path, name in zip(paths, short_names(paths), strict=True)
+    ]
+    at = f"inputs.path={str(paths[0])!r}" if len(paths) == 1 else "inputs.path"
+    return bind_records(Chain(files), signature, at=at, limit=limit)
+
+
+def _own_names(signature: Signature) -> dict[str, str]:
+    return {spec.name: spec.name for spec in signature.specs}
+
 
 PACKAGED = Path(__file__).with_name("sample.txt")
 JSON_LINES = (".jsonl", ".ndjson", ".json")

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from extractkit.core.values import Array
 from extractkit.errors import ConfigError, ModelError, choices
 from extractkit.models.foreign import told
-from extractkit.models.seeds import check_seed
-from extractkit.models.tensorflow_process import quiet_start
-from extractkit.values import Array
+from extractkit.models.tensorflow_process import check_seed, quiet_start
 
 if TYPE_CHECKING:
-    from extractkit.models.image_model import ImageModel
+    from extractkit.models.keras_models.model import ImageModel
 
 NAME = "applications"
 
@@ -62,9 +61,9 @@ def load(
     with quiet_start():
         import keras
 
-        from extractkit.models.image_model import ImageModel, image_signature
-        from extractkit.models.keras_models.again import LoadedAgain
-        from extractkit.models.keras_models.signature import input_structure, packer, signature
+        from extractkit.models.keras_models.catalog import input_structure, packer, signature
+        from extractkit.models.keras_models.loading import LoadedAgain
+        from extractkit.models.keras_models.model import ImageModel, image_signature
         from extractkit.models.keras_models.weights import load_plainly, load_weights
         from extractkit.models.weight_files import open_weights
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 from extractkit.advice import override
 from extractkit.errors import MissingExtraError, ModelError
 from extractkit.models.given_weights import given_weights
-from extractkit.models.hub_presets.google_release import (
+from extractkit.models.hub import find_preset, require_keras_hub
+from extractkit.models.hub_backbones import (
     GoogleRelease,
     assign_release,
     has_release_names,
     is_release,
     release_backbone,
 )
-from extractkit.models.hub_presets.preset import find_preset, require_keras_hub
 from extractkit.models.recognition import refuse_unreachable
 from extractkit.models.tensorflow_process import quiet_start
 from extractkit.models.weight_files import WeightFile
@@ -69,10 +69,9 @@ def load(
     with quiet_start():
         import keras_hub
 
-        from extractkit.models.hub_presets.bert_settings import hidden_activation
-        from extractkit.models.hub_presets.model import text_model
-        from extractkit.models.hub_presets.reading import read_backbone
-        from extractkit.models.keras_models.again import LoadedAgain, loaded_again
+        from extractkit.models.hub_backbones import hidden_activation, read_backbone
+        from extractkit.models.hub_model import text_model
+        from extractkit.models.keras_models.loading import LoadedAgain, loaded_again
         from extractkit.models.keras_models.weights import BY_NAME, load_plainly, load_weights
 
     backbone = read_backbone(preset) if release is None else release_backbone(release)

@@ -8,18 +8,18 @@ from math import prod
 
 import numpy as np
 
-from extractkit.checkpoints import KEY as CHECKPOINTS
+from extractkit.core.catalog import TEXT, Catalog, Kind, TensorRecord, escape, join
+from extractkit.core.checkpoints import KEY as CHECKPOINTS
+from extractkit.core.digests import of_plain_data, update
+from extractkit.core.numpy_transforms import transformed
+from extractkit.core.plan import storable
+from extractkit.core.values import Array
 from extractkit.errors import ConfigError, JobError
 from extractkit.inputs.protocol import Sample, Signature
-from extractkit.models.checkpoint_axis import checkpoint_axis
-from extractkit.models.digests import of_plain_data, update
-from extractkit.models.numpy_transforms import transformed
+from extractkit.models.given_weights import checkpoint_axis
 from extractkit.models.protocol import CheckpointAxis, Compilation, Encoded, Fetch, Program
 from extractkit.models.weight_files import Place, WeightFile, open_weights
 from extractkit.models.weight_files.weight_file import array_dtype, is_extended
-from extractkit.plan import storable
-from extractkit.tensors import TEXT, Catalog, Kind, TensorRecord, escape, join
-from extractkit.values import Array
 
 _NAME = "checkpoint"
 

@@ -14,11 +14,11 @@ import numpy as np
 import tensorflow as tf
 
 from extractkit.advice import nested_override
+from extractkit.core.catalog import TEXT
+from extractkit.core.values import Array
 from extractkit.inputs.protocol import RAGGED, SPARSE, InputSpec, Signature
+from extractkit.models.axes import INPUTS
 from extractkit.models.graphs.signature import Declared
-from extractkit.models.input_settings import AT
-from extractkit.tensors import TEXT
-from extractkit.values import Array
 
 PARTS = {
     RAGGED: ("values", "row_splits"),
@@ -73,7 +73,7 @@ class Argument:
             axes[part] = f"[{', '.join(dims)}]"
         return (
             f"it needs the {self.kind} tensor {name!r}, of which a sample is more than one row. "
-            f"Give its parts, one sample a call: {nested_override(AT, axes)}"
+            f"Give its parts, one sample a call: {nested_override(INPUTS, axes)}"
         )
 
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
+from extractkit.core.plan import numpy_dtype
+from extractkit.core.values import as_array
 from extractkit.errors import InputError
 from extractkit.inputs.protocol import Sample, Signature
 from extractkit.models.protocol import Encoded
-from extractkit.plan import numpy_dtype
-from extractkit.values import as_array
 
 
 def encode_arrays(signature: Signature, sample: Sample) -> Encoded:

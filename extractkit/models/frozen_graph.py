@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from extractkit.advice import override
 from extractkit.errors import ModelError
-from extractkit.models.input_settings import parse_inputs
+from extractkit.models.axes import parse_inputs
 from extractkit.models.recognition import held, refuse_missing, refuse_others, refuse_unreachable
 from extractkit.models.tensorflow_process import quiet_start
 
@@ -43,15 +43,16 @@ def load(
     with quiet_start():
         import tensorflow as tf
 
-        from extractkit.models.sessions.graph import WITHOUT_SHAPES, drop_stored_shapes
         from extractkit.models.sessions.importing import (
+            WITHOUT_SHAPES,
+            drop_stored_shapes,
             later_session,
+            outputs_named,
             plain_session,
             read_graph_def,
         )
         from extractkit.models.sessions.model import SessionAgain, session_model
-        from extractkit.models.sessions.naming import outputs_named
-        from extractkit.models.sessions.variables import variable_names
+        from extractkit.models.sessions.restore import variable_names
 
     graph_def = read_graph_def(path, file)
     session = later_session(path, graph_def)

@@ -1,10 +1,13 @@
-"""Modules that are imported before a model is loaded, for the operations and classes in them."""
+"""`model.imports`, and the libraries that unknown operations come from."""
 
 import importlib
+import re
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 
-from extractkit.component import import_from_here
+from extractkit.core.component import import_from_here
 from extractkit.errors import ConfigError
 from extractkit.models.foreign import told
 from extractkit.models.tensorflow_process import quiet_start
@@ -39,3 +42,141 @@ def _import(name: str) -> None:
         ) from error
     except Exception as error:  # such as a library that was built for another TensorFlow
         raise ConfigError(f"model.imports={name} cannot be imported: {told(error)}") from error
+
+
+@dataclass(frozen=True)
+class Library:
+    """A library of operations for TensorFlow.
+
+    Attributes:
+        package: Its name in a package registry.
+        module: The module that registers its operations when it is imported.
+        operations: Matches the names of its operations.
+        last: Its last release and the last TensorFlow that this one runs with, as of November 2026;
+            None: each of its releases is built for the TensorFlow of the same number.
+    """
+
+    package: str
+    module: str
+    operations: re.Pattern[str]
+    last: tuple[str, str] | None = None
+
+
+_LIBRARIES = (
+    Library(
+        "tensorflow-text",
+        "tensorflow_text",
+        re.compile(
+            "TFText>.*|CaseFoldUTF8|ConstrainedSequence|FastBertNormalize|FindSourceOffsets"
+            "|FastWordpieceTokenizeWithOffsets|MaxSpanningTree|NormalizeUTF8(WithOffsetsMap)?"
+            "|PhraseTokenize|RegexSplitWithOffsets|RougeL|SentenceFragments(V2)?"
+            "|Sentencepiece(Detokenize|IdToString|StringToId|Tokenize|TokenizeWithOffsets"
+            "|VocabSize)?Op|SplitMerge.*|TokenizerFromLogits"
+            "|(UnicodeScript|Whitespace|Wordpiece)TokenizeWithOffsets(V2)?"
+        ),
+    ),
+    Library(
+        "tensorflow-decision-forests",
+        "tensorflow_decision_forests",
+        re.compile("SimpleML.*"),
+        ("1.12.0", "2.19"),
+    ),
+    Library("tensorflow-addons", "tensorflow_addons", re.compile("Addons>.*"), ("0.23.0", "2.15")),
+    Library("tensorflow-io", "tensorflow_io", re.compile("IO>.*"), ("0.37.1", "2.16")),
+    Library(
+        "tensorflow-recommenders-addons",
+        "tensorflow_recommenders_addons",
+        re.compile("TFRA>.*"),
+        ("0.8.1", "2.16"),
+    ),
+    Library(
+        "struct2tensor",
+        "struct2tensor",
+        re.compile("DecodeProtoSparseV[234]|EquiJoin(Any)?Indices|RunLengthBefore"),
+        ("0.48.1", "2.17"),
+    ),
+    Library(
+        "tensorflow-compression",
+        "tensorflow_compression",
+        re.compile(
+            "CreateRange(En|De)coder|Entropy(En|De)code(Channel|Index|Finalize)|Range(En|De)code"
+            "|UnboundedIndexRange(En|De)code|PmfToQuantizedCdf"
+        ),
+        ("2.14.1", "2.14"),
+    ),
+    Library("horovod", "horovod.tensorflow", re.compile("Horovod.*"), ("0.28.1", "2.12")),
+    Library(
+        "tf-sentencepiece",
+        "tf_sentencepiece",
+        re.compile("Sentencepiece(Encode|Decode|GetPiece|PieceToId|IdToPiece).*"),
+        ("0.1.90", "2.2"),
+    ),
+)
+
+_TENSORRT = re.compile("TRTEngineOp|.*TRTResource.*|GetCalibrationDataOp")
+
+_UNKNOWN = re.compile(r"Op type not registered '([^']+)'")
+
+
+def unregistered(error: BaseException) -> str | None:
+    """Return the operation that TensorFlow says it does not know, if it says so."""
+    found = _UNKNOWN.search(str(error))
+    return found[1] if found else None
+
+
+def why_not_loaded(error: BaseException) -> str:
+    """Return what a loader of TensorFlow's failed of, to follow the name of what was loaded."""
+    operation = unregistered(error)
+    if operation is None:
+        return f"cannot be loaded: {told(error)}"
+    return f"needs the operation {operation!r}, {why_unknown(operation)}"
+
+
+def why_unknown(operation: str) -> str:
+    """Return where an operation comes from that TensorFlow does not know, and what to do.
+
+    The text continues a sentence that ends in the operation's name.
+    """
+    for library in _LIBRARIES:
+        if library.operations.fullmatch(operation):
+            return _what_to_do(library)
+    if _TENSORRT.fullmatch(operation):
+        return (
+            "which TensorRT has (TF-TRT), for GPUs and older releases of TensorFlow alone. Extract "
+            "from the SavedModel that was converted"
+        )
+    return (
+        "which this TensorFlow does not have. If a library has it, import that: "
+        "model.imports=[MODULE]"
+    )
+
+
+def _what_to_do(library: Library) -> str:
+    root = library.module.partition(".")[0]
+    if root in sys.modules:
+        return f"which the installed {library.package} {_version(library.package)} does not have"
+    key = f"model.imports=[{library.module}]"
+    if _version(library.package) is not None:
+        return f"which {library.package} has: {key}"
+    release = _release()
+    if library.last is None:
+        wanted = library.package if release is None else f"'{library.package}=={release}.*'"
+        return f"which {library.package} has: python -m pip install {wanted}, then {key}"
+    number, tensorflow = library.last
+    return (
+        f"which {library.package} has, but not for TensorFlow {release}: its last release, "
+        f"{number}, is for TensorFlow {tensorflow} and older. Save the model again there without it"
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _release() -> str | None:
+    """The release of TensorFlow, without its last number."""
+    found = _version("tensorflow")
+    return None if found is None else ".".join(found.split(".")[:2])

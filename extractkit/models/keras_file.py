@@ -3,18 +3,16 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from extractkit.component import Component
+from extractkit.core.component import Component
 from extractkit.errors import ConfigError, ModelError, UserError
+from extractkit.models.axes import parse_inputs
 from extractkit.models.foreign import told
 from extractkit.models.given_weights import ONE, given_weights
-from extractkit.models.input_settings import parse_inputs
-from extractkit.models.keras_models.objects import import_objects
-from extractkit.models.keras_models.saved import SavedKeras, open_saved
-from extractkit.models.keras_models.stateful import KEY as STATE
-from extractkit.models.keras_models.stateful import check_state
+from extractkit.models.keras_models.model import KEY as STATE
+from extractkit.models.keras_models.model import check_state
+from extractkit.models.keras_models.saved import SavedKeras, import_objects, open_saved
 from extractkit.models.moving_averages import READ_BY, MovingAverages
-from extractkit.models.seeds import check_seed
-from extractkit.models.tensorflow_process import quiet_start
+from extractkit.models.tensorflow_process import check_seed, quiet_start
 from extractkit.models.weight_files import WeightFile, open_weights
 
 if TYPE_CHECKING:
@@ -79,13 +77,17 @@ def load(
     saved = architecture if isinstance(architecture, SavedKeras) else None
     # Imported only now: TensorFlow takes seconds, checking the files none.
     with quiet_start():
-        from extractkit.models.keras_models.again import LoadedAgain, loaded_again
         from extractkit.models.keras_models.averages import keeps_averages, use_optimizer_averages
-        from extractkit.models.keras_models.loaded_state import LoadedState
-        from extractkit.models.keras_models.pruning import pruned_layers
+        from extractkit.models.keras_models.layer_state import LoadedState
+        from extractkit.models.keras_models.loading import (
+            LoadedAgain,
+            loaded_again,
+            read_again,
+            read_model,
+        )
+        from extractkit.models.keras_models.old_configs import pruned_layers
         from extractkit.models.keras_models.same_layers import check_same_layers
         from extractkit.models.keras_models.weights import load_plainly, load_weights
-        from extractkit.models.keras_models.whole import read_again, read_model
         from extractkit.models.live import live_model
 
     if saved is not None and saved.is_folder and averages.used and not weights.given:

@@ -3,20 +3,20 @@
 from collections.abc import Callable, Mapping
 
 from extractkit.errors import ModelError
-from extractkit.models.checkpoint_axis import WeightFiles
-from extractkit.models.input_settings import InputSetting
-from extractkit.models.keras_models.again import Again
+from extractkit.models.axes import InputSetting
+from extractkit.models.given_weights import WeightFiles
 from extractkit.models.keras_models.carrying import CarryingModel
-from extractkit.models.keras_models.dialects import dialect_of
-from extractkit.models.keras_models.model import KerasModel
-from extractkit.models.keras_models.signature import (
+from extractkit.models.keras_models.catalog import (
     input_structure,
     packer,
     signature,
     with_free_rows,
 )
-from extractkit.models.keras_models.stateful import (
+from extractkit.models.keras_models.dialects import dialect_of
+from extractkit.models.keras_models.loading import Again
+from extractkit.models.keras_models.model import (
     CARRY,
+    KerasModel,
     check_carried,
     check_state,
     stateful_layers,

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from extractkit.advice import override
-from extractkit.checkpoints import KEY as CHECKPOINTS
+from extractkit.core.checkpoints import KEY as CHECKPOINTS
 from extractkit.errors import ConfigError, ModelError, choices
-from extractkit.models.checkpoint_axis import checkpoint_axis
+from extractkit.models.axes import parse_inputs
 from extractkit.models.foreign import told
-from extractkit.models.input_settings import parse_inputs
+from extractkit.models.given_weights import checkpoint_axis
 from extractkit.models.moving_averages import READ_BY, MovingAverages
 from extractkit.models.recognition import (
     held,
@@ -21,7 +21,7 @@ from extractkit.models.recognition import (
 )
 from extractkit.models.tensorflow_process import quiet_start
 from extractkit.models.weight_files.tensorflow_checkpoint import is_old_checkpoint
-from extractkit.runs.companions import prefix_of
+from extractkit.runs.files import prefix_of
 
 if TYPE_CHECKING:
     from extractkit.models.sessions.model import SessionAgain, SessionModel
@@ -85,10 +85,14 @@ def load(
     with quiet_start():
         import tensorflow as tf
 
-        from extractkit.models.sessions.dropout import dropouts, without_dropout
-        from extractkit.models.sessions.importing import new_session, parsed
+        from extractkit.models.sessions.importing import (
+            dropouts,
+            new_session,
+            outputs_named,
+            parsed,
+            without_dropout,
+        )
         from extractkit.models.sessions.model import session_model
-        from extractkit.models.sessions.naming import outputs_named
         from extractkit.models.sessions.restore import restore, restore_averages
 
     try:
@@ -158,8 +162,12 @@ def _plainly(meta: Any, checkpoint: str) -> "SessionAgain":
     """
     import tensorflow as tf
 
-    from extractkit.models.sessions.graph import WITHOUT_SHAPES, drop_stored_shapes
-    from extractkit.models.sessions.importing import make_importable, session_config
+    from extractkit.models.sessions.importing import (
+        WITHOUT_SHAPES,
+        drop_stored_shapes,
+        make_importable,
+        session_config,
+    )
     from extractkit.models.sessions.model import SessionAgain
 
     without = WITHOUT_SHAPES if drop_stored_shapes(meta.graph_def) else ""

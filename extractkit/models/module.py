@@ -5,13 +5,12 @@ a plain function of tensors, or values.
 from collections.abc import Mapping
 from typing import Any
 
-from extractkit.component import Component
+from extractkit.core.component import Component
 from extractkit.errors import ConfigError, ModelError, UserError
+from extractkit.models.axes import parse_inputs
 from extractkit.models.foreign import told
-from extractkit.models.input_settings import parse_inputs
 from extractkit.models.protocol import Model
-from extractkit.models.seeds import check_seed
-from extractkit.models.tensorflow_process import quiet_start
+from extractkit.models.tensorflow_process import check_seed, quiet_start
 
 _NAME = "module"
 
@@ -100,12 +99,12 @@ def traced_model(
     from extractkit.models.functions.callables import (
         bound,
         constant_function,
+        graph_function,
         is_value,
         method_of,
         traced,
     )
-    from extractkit.models.functions.concrete import inputs_of, outputs_of
-    from extractkit.models.functions.graph_function import graph_function
+    from extractkit.models.functions.model import inputs_of, outputs_of
 
     method = constant_function(built) if is_value(built) else method_of(built, signature)
     # A concrete function has been traced already, and knows its inputs.

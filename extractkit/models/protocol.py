@@ -4,13 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from extractkit.checkpoints import Checkpoint, SkippedCheckpoint
+from extractkit.core.catalog import Catalog
+from extractkit.core.checkpoints import Checkpoint, SkippedCheckpoint
+from extractkit.core.plan import Layout
+from extractkit.core.transforms import AxisTransform
+from extractkit.core.values import Array, State
 from extractkit.errors import JobError, ModelError
 from extractkit.inputs.protocol import Sample, Signature
-from extractkit.plan import Layout
-from extractkit.tensors import Catalog
-from extractkit.transforms import AxisTransform
-from extractkit.values import Array, State
 
 
 @dataclass(frozen=True)

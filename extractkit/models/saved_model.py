@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from extractkit.advice import override
 from extractkit.errors import ModelError, choices
+from extractkit.models.axes import InputSetting, parse_inputs
 from extractkit.models.foreign import attribute
-from extractkit.models.input_settings import InputSetting, parse_inputs
-from extractkit.models.operation_libraries import unregistered, why_not_loaded
+from extractkit.models.imports import unregistered, why_not_loaded
 from extractkit.models.protocol import Model
-from extractkit.models.saved_model_file import SavedModelFile, open_saved_model
+from extractkit.models.saved_model_files import SavedModelFile, open_saved_model
 from extractkit.models.tensorflow_process import quiet_start
 
 if TYPE_CHECKING:
     from extractkit.models.composites import Argument
-    from extractkit.models.functions.graph_function import GraphFunction
+    from extractkit.models.functions.callables import GraphFunction
 
 _NAME = "saved_model"
 _DEFAULT = "serving_default"
@@ -57,7 +57,7 @@ def load(
     file = open_saved_model(path, tags)
     if file.object_based:
         return _load_function(path, file, signature, settings, constants)
-    from extractkit.models.saved_model_session import load_in_session
+    from extractkit.models.saved_model_files import load_in_session
 
     chosen = _signature(path, file.signatures, signature)
     return load_in_session(path, file, chosen, settings, constants, _origin(file, chosen))
@@ -70,8 +70,8 @@ def _load_function(
     settings: Mapping[str, InputSetting] | None,
     constants: Mapping[str, object] | None,
 ) -> "GraphFunction":
-    from extractkit.models.functions.concrete import inputs_of, outputs_of
-    from extractkit.models.functions.graph_function import FunctionAgain, graph_function
+    from extractkit.models.functions.callables import FunctionAgain, graph_function
+    from extractkit.models.functions.model import inputs_of, outputs_of
 
     loaded = _loaded(path, file)
     functions = _functions(loaded)
@@ -118,7 +118,7 @@ def _composites(
     A signature declares their parts alone, sorted by name. The function that it calls takes the
     same parts in an order of its own, and declares what they make.
     """
-    from extractkit.models.functions.concrete import composites_of, inputs_of
+    from extractkit.models.functions.model import composites_of, inputs_of
 
     own = composites_of(function)
     if own or not signature or (called := _called(function)) is None:

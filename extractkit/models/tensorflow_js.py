@@ -6,7 +6,7 @@ from typing import Any
 
 from extractkit.advice import override
 from extractkit.errors import ConfigError, ModelError
-from extractkit.models.input_settings import parse_inputs
+from extractkit.models.axes import parse_inputs
 from extractkit.models.protocol import Model
 from extractkit.models.recognition import held, refuse_missing, refuse_others, refuse_unreachable
 from extractkit.models.tensorflow_process import quiet_start
@@ -59,7 +59,7 @@ def load(
             raise ConfigError(f"{key}: {at} is a layers model, which takes none. Leave it out")
     with quiet_start():
         from extractkit.models.live import live_model
-        from extractkit.models.tfjs.layers import keras_model_of
+        from extractkit.models.tfjs import keras_model_of
 
     model = keras_model_of(file, topology, weights, at)
     return live_model(model, name=_NAME, origin=origin, inputs=settings, state_setting=None)
@@ -76,10 +76,9 @@ def _graph_model(
     origin: Mapping[str, object],
 ) -> Model:
     with quiet_start():
-        from extractkit.models.sessions.importing import later_session
+        from extractkit.models.sessions.importing import later_session, outputs_named
         from extractkit.models.sessions.model import session_model
-        from extractkit.models.sessions.naming import outputs_named
-        from extractkit.models.tfjs.graph import graph_def_of, tensors_of
+        from extractkit.models.tfjs import graph_def_of, tensors_of
 
     graph_def = graph_def_of(content["modelTopology"], weights, at)
     session = later_session(path, graph_def)

@@ -14,7 +14,7 @@ from extractkit.models.recognition import (
     refuse_unreachable,
 )
 from extractkit.models.recognition.content import TFLITE
-from extractkit.models.threads import intra_op_threads
+from extractkit.models.tensorflow_process import intra_op_threads
 
 if TYPE_CHECKING:
     from extractkit.models.litert.file import TFLiteFile
@@ -82,8 +82,7 @@ def _check_settings(threads: object, xnnpack: object) -> None:
 
 def _found(path: str) -> "TFLiteFile":
     """The file, or the model in an archive, that a path names."""
-    from extractkit.models.litert.bundle import holds_models, is_archive, member_of
-    from extractkit.models.litert.file import TFLiteFile
+    from extractkit.models.litert.file import TFLiteFile, holds_models, is_archive, member_of
 
     file = Path(path).expanduser()
     at = f"model.path={path!r}"

@@ -1,19 +1,18 @@
-"""Which of the shards that a journal lists are really there: what a resumed run need not redo."""
+"""What a damaged or interrupted run still holds: the committed shards that are intact."""
 
 import logging
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from extractkit.errors import RunDirectoryError
-from extractkit.plan import Shard
+from extractkit.core.plan import Shard
+from extractkit.errors import FinalError, RunDirectoryError
 from extractkit.runs import journal
-from extractkit.runs.directory import JOURNAL, SHARDS, shard_file
 from extractkit.runs.journal import Entry
+from extractkit.runs.layout import JOURNAL, SHARDS, shard_file
 from extractkit.runs.manifest import Manifest
-from extractkit.runs.opened import check_directory
-from extractkit.runs.state import check_state, state_file
-from extractkit.runs.write import cut, make_durable
+from extractkit.runs.storing import check_state, state_file
+from extractkit.store.local import check_directory, cut, make_durable
 
 _log = logging.getLogger(__name__)
 
@@ -99,4 +98,28 @@ def check_names(directory: Path, entry: Entry, sinks: Collection[str]) -> None:
     if entry.state is not None and entry.state.name != state_file(shard):
         raise RunDirectoryError(
             f"{at} names the state {entry.state.name!r}, not {state_file(shard)!r}"
+        )
+
+
+def check_some_left(entries: Iterable[Entry], samples: int) -> None:
+    """Refuse to call a run finished in which no sample has a value.
+
+    Args:
+        entries: of all shards.
+        samples: how many the run has, counted for each checkpoint where it has several; 0: it is of
+            constants alone, and all is well.
+
+    Raises:
+        FinalError: all of them were skipped.
+    """
+    count, first = 0, ""
+    for entry in entries:
+        count += len(entry.skipped)
+        first = first or next(iter(entry.skipped.values()), "")
+    if samples and count == samples:
+        raise FinalError(
+            f"nothing is left: all samples, {samples} of them, were skipped. "
+            f"The first: {first.removesuffix('.')}. To store values that are not finite: "
+            f"runtime.non_finite=warn. To see where a model fails: runtime.bad_samples=fail. "
+            f"That takes a new run, as this one keeps its settings"
         )

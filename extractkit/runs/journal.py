@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from extractkit.advice import command
+from extractkit.core.plan import Shard
+from extractkit.core.value_checks import ValueStats, merged
 from extractkit.errors import RunDirectoryError
-from extractkit.plan import Shard
 from extractkit.runs.files import StoredFile, lines_of
 from extractkit.runs.schema import canonical_json, decode, plain
 from extractkit.runs.upgrades import (
@@ -18,8 +19,7 @@ from extractkit.runs.upgrades import (
     implied_version,
     upgraded,
 )
-from extractkit.runs.write import append_line, write_durably
-from extractkit.value_checks import ValueStats, merged
+from extractkit.store.local import append_line, write_durably
 
 SCHEMA = 5
 """Version of the fields of a line; to be raised with every change of them."""
@@ -38,7 +38,7 @@ class Entry:
         start, stop: the range (0, 0 for the constants).
         checkpoint: its checkpoint's place on their axis; None where there is no such axis.
         files: what each sink wrote, by the sink's name.
-        values: SHA-256 over the values, whatever the file format (`extractkit.values.digest`).
+        values: SHA-256 over the values, whatever the file format (`extractkit.core.values.digest`).
         stats: for each tensor what was found out about its values in passing.
         skipped: samples of the range that have no values, by index, and why.
         timings: seconds spent in each stage.

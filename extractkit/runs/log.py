@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 
-from extractkit.runs.directory import LOG
-from extractkit.runs.write import opened_to_append, writing
+from extractkit.runs.layout import LOG
+from extractkit.store.local import opened_to_append, writing
 
 _FORMAT = "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s"
 

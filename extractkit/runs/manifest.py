@@ -5,28 +5,67 @@ rest identifies what was done.
 """
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
 from extractkit.advice import command
-from extractkit.checkpoints import Checkpoint, SkippedCheckpoint
+from extractkit.core.catalog import TensorRecord
+from extractkit.core.checkpoints import Checkpoint, SkippedCheckpoint
+from extractkit.core.plan import CONSTANTS_SHARD, Part, Shard
+from extractkit.core.value_checks import ValueStats
 from extractkit.errors import RunDirectoryError
-from extractkit.plan import CONSTANTS_SHARD, Part, Shard
 from extractkit.runs.environment import VALUES_VERSION, GitState
-from extractkit.runs.files import StoredFile
+from extractkit.runs.files import Origin, StoredFile
 from extractkit.runs.journal import Entry
 from extractkit.runs.neighbours import no_run
-from extractkit.runs.origins import Origin
-from extractkit.runs.sealed import SealedRecord
-from extractkit.runs.sealed import sealed as sealed  # a manifest's content, for whoever edits one
-from extractkit.runs.self_check import SelfCheck
+from extractkit.runs.schema import SealedRecord
+from extractkit.runs.schema import sealed as sealed  # a manifest's content, for whoever edits one
 from extractkit.runs.upgrades import MANIFEST_UPGRADES
 from extractkit.sinks.protocol import StoredTensor
-from extractkit.tensors import TensorRecord
-from extractkit.value_checks import ValueStats
+
+
+@dataclass(frozen=True)
+class SelfCheck:
+    """The check for one set of weights.
+
+    Attributes:
+        checkpoint: label of the weights; None: the model has one set of weights.
+        loaded_by: what loaded the model for comparison ("keras.models.load_model").
+        outputs: addresses of the outputs that were compared.
+        samples: how many samples of the first batch they are for.
+        largest_difference: the largest absolute difference of two numbers.
+        relative_difference: the largest such difference in units of its output's largest number.
+        tolerance: how far numbers may be apart.
+        not_applicable: why nothing was compared; None: the outputs were.
+    """
+
+    checkpoint: str | None = None
+    loaded_by: str | None = None
+    outputs: tuple[str, ...] = ()
+    samples: int = 0
+    largest_difference: float = 0.0
+    relative_difference: float = 0.0
+    tolerance: str | None = None
+    not_applicable: str | None = None
+
+
+def joined(parts: Iterable[Sequence[SelfCheck]]) -> tuple[SelfCheck, ...]:
+    """The checks of a run from those of its parts: of each set of weights the one that differs
+    most, and any that was made in place of one that was not."""
+    found: dict[str | None, SelfCheck] = {}
+    for one in (one for checks in parts for one in checks):
+        other = found.get(one.checkpoint)
+        if other is None or _weight(one) > _weight(other):
+            found[one.checkpoint] = one
+    return tuple(found.values())
+
+
+def _weight(one: SelfCheck) -> tuple[bool, float]:
+    return one.not_applicable is None, one.largest_difference
+
 
 MANIFEST = "manifest.json"
 """Name of the file in the run directory."""

@@ -1,32 +1,120 @@
-"""The recorder: how a job leaves a run behind. The engine hands it values and knows no file."""
+"""Write a run: begin it, record it, finish it, or take it back after a user's mistake."""
 
 import logging
+import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from extractkit.advice import command
-from extractkit.errors import ConfigError, JobError, RunDirectoryError
-from extractkit.plan import Shard
+from extractkit.core.plan import Shard
+from extractkit.core.value_checks import ValueStats, merged
+from extractkit.core.values import State, Values
+from extractkit.errors import ConfigError, JobError, RunDirectoryError, UserError
 from extractkit.runs import journal, manifest
-from extractkit.runs.committed import Committed
-from extractkit.runs.directory import JOURNAL, LOG, SAMPLES, SHARDS
 from extractkit.runs.drift import DRIFT, Drift, drift_of, to_bytes
-from extractkit.runs.files import StoredFile
+from extractkit.runs.files import StoredFile, content_of
 from extractkit.runs.intact import intact_entries
 from extractkit.runs.journal import Entry
-from extractkit.runs.manifest import Actual, Manifest, Status
+from extractkit.runs.layout import (
+    HYDRA,
+    JOURNAL,
+    LOCK,
+    LOG,
+    RUN_KEY,
+    SAMPLES,
+    SHARDS,
+    check_unused,
+    fresh,
+)
+from extractkit.runs.manifest import MANIFEST, Actual, Manifest, SelfCheck, Status
 from extractkit.runs.samples import Row, SamplesWriter
-from extractkit.runs.self_check import SelfCheck
-from extractkit.runs.state import state_before
-from extractkit.runs.storing import Storing, sweep, take_over
+from extractkit.runs.storing import Storing, state_before, sweep, take_over
 from extractkit.runs.trajectory import trajectories
-from extractkit.runs.write import make_directory, make_durable, write_durably
+from extractkit.runs.views import Committed
 from extractkit.sinks.protocol import Sink, StoredShard
-from extractkit.value_checks import ValueStats, merged
-from extractkit.values import State, Values
+from extractkit.store.local import make_directory, make_durable, write_durably
+
+
+class Superfluous(Exception):  # noqa: N818 - nothing went wrong
+    """Raised inside `begun` where a finished run, `run`, already holds what the job would store."""
+
+    def __init__(self, run: Path) -> None:
+        super().__init__(f"{run} is a finished run of the same identity")
+        self.run = run
+
+
+@contextmanager
+def begun(directory: Path, started: Manifest, hydra_files: Mapping[str, str]) -> Iterator[Manifest]:
+    """A new run, this process's own while the context lasts.
+
+    What Hydra composed is written first, then a manifest that says "started": from there on there
+    is a run, which can be resumed. A user's mistake inside the context takes everything back.
+
+    Raises:
+        RunDirectoryError: something is there already, another process is at work there, or the
+            directory cannot be made.
+        JobError: the disk refuses.
+    """
+    with fresh(directory, RUN_KEY, check_unused):
+        try:
+            yield _begin(directory, started, hydra_files)
+        except (UserError, Superfluous):
+            _take_back(directory)
+            raise
+
+
+def hydra_files(directory: Path, recorded: Manifest, note: Callable[[str], None]) -> dict[str, str]:
+    """The text of what Hydra composed for a run, by file name, as far as it is there.
+
+    Nothing needs these files: what they say stands in the manifest, resolved.
+
+    Args:
+        note: told of each file that is missing or damaged.
+    """
+    found = {}
+    for file in recorded.files:
+        folder, _, name = file.name.rpartition("/")
+        if folder != HYDRA or "/" in name:
+            continue
+        try:
+            file.check(directory)
+            found[name] = content_of(directory / file.name).decode("utf-8")
+        except (RunDirectoryError, FileNotFoundError, UnicodeDecodeError) as error:
+            note(f"left out, as nothing needs it: {error}")
+    return found
+
+
+def _begin(directory: Path, started: Manifest, hydra_files: Mapping[str, str]) -> Manifest:
+    # After a power failure it tells what we have left from somebody else's files.
+    make_durable(directory / LOCK)
+    files = []
+    try:
+        if hydra_files:
+            make_directory(directory / HYDRA)
+        for name, text in hydra_files.items():
+            write_durably(directory / HYDRA / name, text.encode())
+            files.append(StoredFile.of(f"{HYDRA}/{name}", text.encode()))
+        started = replace(started, files=tuple(files))
+        manifest.write(directory, started)
+    except BaseException:
+        _take_back(directory)  # a directory that holds no run and yet is not empty is no use
+        raise
+    return started
+
+
+def _take_back(directory: Path) -> None:
+    """Remove what a run has written; nothing once a shard has been committed."""
+    if (directory / JOURNAL).exists():
+        return
+    # While there is a manifest there is a whole run; what is left without may be begun anew.
+    shutil.rmtree(directory / SHARDS, ignore_errors=True)
+    for name in (LOG, SAMPLES, MANIFEST):
+        (directory / name).unlink(missing_ok=True)
+    shutil.rmtree(directory / HYDRA, ignore_errors=True)
+
 
 _log = logging.getLogger(__name__)
 

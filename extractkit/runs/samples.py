@@ -13,7 +13,7 @@ import numpy.typing as npt
 from extractkit.errors import RunDirectoryError
 from extractkit.runs.files import LONGEST_LINE, StoredFile, lines_of, reading
 from extractkit.runs.schema import canonical
-from extractkit.runs.write import DurableFile
+from extractkit.store.local import DurableFile
 
 Row = Mapping[str, Any]
 

@@ -1,4 +1,4 @@
-"""Storing a shard, which any process may do, and naming its files, which the lock's holder does.
+"""Store a shard and the state that follows it.
 
 A worker forces its files out under names of its own. The driver looks at them and renames them, and
 so a worker that is late, or has lost its driver, never changes a file that has a name.
@@ -8,12 +8,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from extractkit.plan import Shard
-from extractkit.runs.directory import SHARDS, shard_file
+import numpy as np
+
+from extractkit.core.plan import Shard
+from extractkit.core.value_checks import ValueStats
+from extractkit.core.values import Dense, State, Values, digest
+from extractkit.errors import RunDirectoryError
 from extractkit.runs.files import StoredFile
 from extractkit.runs.journal import Entry
-from extractkit.runs.state import state_file, to_bytes
-from extractkit.runs.write import (
+from extractkit.runs.layout import JOURNAL, SHARDS, shard_file
+from extractkit.runs.manifest import Manifest
+from extractkit.sinks.npz import NpzSink
+from extractkit.sinks.protocol import Sink
+from extractkit.store.local import (
     TEMPORARY,
     publish,
     remove,
@@ -21,9 +28,53 @@ from extractkit.runs.write import (
     write_apart,
     write_durably,
 )
-from extractkit.sinks.protocol import Sink
-from extractkit.value_checks import ValueStats
-from extractkit.values import State, Values, digest
+
+SUFFIX = ".state.npz"
+
+
+def state_file(shard: Shard) -> str:
+    """The name of the file with the state after a shard, within the run directory."""
+    return shard_file(shard, SUFFIX)
+
+
+def to_bytes(state: State) -> bytes:
+    """Return a state as the bytes of an `.npz` file, its arrays named by their numbers."""
+    return NpzSink().serialize({str(at): Dense(array) for at, array in enumerate(state)})
+
+
+def check_state(manifest: Manifest, entry: Entry) -> None:
+    """Check that an entry of a run that carries state names the state after its shard.
+
+    Raises:
+        RunDirectoryError: it does not.
+    """
+    if manifest.model.get("state") == "carry" and entry.state is None and entry.stop:
+        raise RunDirectoryError(
+            f"{JOURNAL}, shard {entry.shard!r} names no state, and the run carries one"
+        )
+
+
+def state_before(directory: Path, entries: Mapping[Shard, Entry], shard: Shard) -> State:
+    """Read the state that a shard starts from: that after the shard in front of it.
+
+    Args:
+        entries: the committed shards.
+        shard: of samples, not the first.
+
+    Raises:
+        RunDirectoryError: the shard in front of it is not committed, or the state after it is
+            missing or damaged.
+    """
+    # Another thread may be committing shards behind this one.
+    before = next((entries[key] for key in list(entries) if key.stop == shard.start), None)
+    if before is None or before.state is None:
+        raise RunDirectoryError(
+            f"{directory / JOURNAL} has no state in front of sample {shard.start}, where shard "
+            f"{shard.key} starts from"
+        )
+    before.state.check(directory)
+    with np.load(directory / before.state.name, allow_pickle=False) as archive:
+        return tuple(archive[str(at)] for at in range(len(archive.files)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,12 +7,11 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from extractkit.checkpoints import AXIS, Checkpoint
+from extractkit.core.checkpoints import AXIS, Checkpoint
+from extractkit.core.values import Array
 from extractkit.errors import UnknownTensorError, choices
-from extractkit.runs.committed import Committed, Positions
 from extractkit.runs.manifest import Manifest, RunTensor
-from extractkit.runs.views import TensorView, within
-from extractkit.values import Array
+from extractkit.runs.views import Committed, Positions, TensorView, within
 
 
 class TrajectoryView(TensorView):

@@ -23,14 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from extractkit.errors import ConfigError, JobError, choices
-from extractkit.sinks.hdf5_checks import check_chunks
-from extractkit.sinks.hdf5_file import PRESENT, file_image, opened, stored
-from extractkit.sinks.hdf5_index import INDEX, build_index
-from extractkit.sinks.hdf5_strings import add_strings, read_strings
-from extractkit.sinks.protocol import StoredShard, StoredTensor, check_range
-from extractkit.sinks.ragged import check_ragged, damaged
-from extractkit.values import (
+from extractkit.core.values import (
     OFFSETS,
     SHAPES,
     VALUES,
@@ -40,6 +33,18 @@ from extractkit.values import (
     Values,
     ragged_shapes,
 )
+from extractkit.errors import ConfigError, JobError, choices
+from extractkit.sinks.hdf5_file import (
+    PRESENT,
+    add_strings,
+    check_chunks,
+    file_image,
+    opened,
+    read_strings,
+    stored,
+)
+from extractkit.sinks.hdf5_index import INDEX, build_index
+from extractkit.sinks.protocol import StoredShard, StoredTensor, check_ragged, check_range, damaged
 
 COMPRESSIONS = ("gzip", "lzf")
 

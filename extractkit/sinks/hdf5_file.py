@@ -1,5 +1,18 @@
-"""HDF5 files of our own: made whole in memory, and opened with care."""
+"""HDF5 files: made whole in memory, opened with care, refused where they could not be our own.
 
+HDF5 follows links to any file, hands out fill values where nothing is stored, and inflates whatever
+it finds. So a dataset has to lie in its file as a sink writes it, and what it declares has to be
+possible for the bytes that are there:
+
+contiguous    exactly the declared bytes, within the file
+compressed    every chunk is there, none larger than what sinks write; together they are at most
+              `_DEFLATED` times smaller than declared, which is the most that gzip can do; a chunk
+              is inflated up to its declared size before HDF5 gets it, which knows no limit
+strings       the lengths in their descriptors sum up to no more than the file
+"""
+
+import itertools
+import math
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,11 +21,191 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 
+from extractkit.core.values import (
+    OFFSETS,
+    SHAPES,
+    VALUES,
+    Array,
+    as_array,
+    as_bytes,
+    as_rows,
+    encoded,
+)
 from extractkit.errors import RunDirectoryError, choices
-from extractkit.sinks.hdf5_checks import check_dataset, member
-from extractkit.sinks.ragged import check_layout
-from extractkit.values import OFFSETS, SHAPES, VALUES
+from extractkit.sinks.protocol import check_layout, count, damaged
+
+_BYTES = h5py.vlen_dtype(np.uint8)
+
+
+def add_strings(file: Any, path: str, strings: Array) -> None:
+    """Store strings: texts in UTF-8, bytes as they are, and rows of uint8 where one has a zero.
+
+    Raises:
+        TypeError: an object that is neither text nor bytes.
+    """
+    if any(b"\0" in encoded(string) for string in strings.flat):
+        add_bytes(file, path, strings)
+        return
+    first = next(iter(strings.flat), b"") if strings.dtype.kind == "O" else strings.dtype.type()
+    kind = h5py.string_dtype("utf-8" if isinstance(first, str) else "ascii")
+    file.create_dataset(path, data=strings.astype(object), dtype=kind)
+
+
+def add_bytes(file: Any, path: str, strings: Array) -> Any:
+    """Store strings as rows of uint8 of variable length, and return the dataset."""
+    return file.create_dataset(path, data=as_rows(strings).astype(_BYTES), dtype=_BYTES)
+
+
+def holds_bytes(dataset: Any) -> bool:
+    """Return whether the values of a dataset are rows of uint8 of variable length."""
+    return bool(h5py.check_vlen_dtype(dataset.dtype) == np.uint8)
+
+
+def read_strings(dataset: Any, where: slice | tuple[()] = ()) -> Array:
+    """Return strings as objects: bytes, or texts where they were stored as such.
+
+    Args:
+        where: the rows; without it all of them, or a single string.
+    """
+    if holds_bytes(dataset):
+        values = dataset[where]
+        return as_bytes(values) if dataset.shape else as_array(values.tobytes())
+    if h5py.check_string_dtype(dataset.dtype).encoding == "utf-8":
+        dataset = dataset.asstr()
+    return as_array(dataset[where])
+
+
+_DEFLATED = 1100
+_LARGEST_CHUNK = 16 << 20
+_LZF = 32000
+_FILTERS: tuple[list[int], ...] = (
+    [],
+    [h5py.h5z.FILTER_DEFLATE],
+    [_LZF],
+    [h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE],
+    [h5py.h5z.FILTER_SHUFFLE, _LZF],
+)
+# Length, address and index of a text in the file's heap.
+_DESCRIPTOR = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])
+
+
+def member(group: Any, name: str) -> Any:
+    """What stands under a path in a group; None where nothing does.
+
+    Raises:
+        RunDirectoryError: a link stands in the way, which HDF5 would follow anywhere.
+    """
+    node = group
+    for part in filter(None, name.split("/")):
+        if not isinstance(node, h5py.Group) or not node.id.links.exists(part.encode()):
+            return None
+        if node.id.links.get_info(part.encode()).type != h5py.h5l.TYPE_HARD:
+            raise damaged(Path(group.file.filename), name, "it points outside of itself, by a link")
+        node = node[part]
+    return node
+
+
+def check_dataset(dataset: Any, key: str) -> None:
+    """Refuse a dataset that no sink has written; none of its values is read.
+
+    Raises:
+        RunDirectoryError: it leads out of its file, has a type that is not stored, or declares
+            more than its file can hold.
+    """
+    path = Path(dataset.file.filename)
+    if not isinstance(dataset, h5py.Dataset):
+        raise damaged(path, key, "it is no array")
+    if dataset.is_virtual or dataset.external:
+        raise damaged(path, key, "it points outside of its shard file")
+    text = _is_text(dataset) or holds_bytes(dataset)
+    if dataset.shape is None or not (text or _is_number(dataset)):
+        raise damaged(path, key, f"no sink writes {dataset.dtype}")
+    itemsize = _DESCRIPTOR.itemsize if text else dataset.dtype.itemsize
+    declared = count(dataset.shape) * itemsize
+    settings = dataset.id.get_create_plist()
+    layout = settings.get_layout()
+    if layout == h5py.h5d.CHUNKED and not text:
+        possible = _chunks_possible(dataset, settings, declared)
+    else:
+        possible = layout in (h5py.h5d.CONTIGUOUS, h5py.h5d.COMPACT)
+        possible = possible and dataset.id.get_storage_size() == declared
+        offset = dataset.id.get_offset() or 0
+        possible = possible and offset + declared <= path.stat().st_size
+    if not possible:
+        raise damaged(path, key, f"{list(dataset.shape)} {dataset.dtype} is more than it holds")
+    if text and declared:
+        _check_texts(dataset, path, key)
+
+
+def check_chunks(dataset: Any, key: str, start: int, stop: int) -> None:
+    """Refuse compressed rows that would inflate to more than they are declared to be.
+
+    Raises:
+        RunDirectoryError: there are some.
+    """
+    try:
+        compression = dataset.compression
+    except IndexError as error:  # h5py on a filter whose settings are damaged
+        path = Path(dataset.file.filename)
+        raise damaged(path, key, "its compression is described wrongly") from error
+    if compression != "gzip" or start >= stop:
+        return
+    size = math.prod(dataset.chunks) * dataset.dtype.itemsize
+    rows = range(start - start % dataset.chunks[0], stop, dataset.chunks[0])
+    others = [
+        range(0, length, step)
+        for length, step in zip(dataset.shape[1:], dataset.chunks[1:], strict=True)
+    ]
+    for place in itertools.product(rows, *others):
+        skipped, content = dataset.id.read_direct_chunk(place)
+        # A set bit tells a filter that was left out for this chunk; gzip comes after shuffling.
+        plain = skipped >> int(dataset.shuffle) & 1
+        inflated = content if plain else zlib.decompressobj().decompress(content, size + 1)
+        if len(inflated) != size:
+            path = Path(dataset.file.filename)
+            raise damaged(path, key, "its compressed values are not of their declared size")
+
+
+def _is_text(dataset: Any) -> bool:
+    """Whether it holds texts of any length; those of one length are not written."""
+    text = h5py.check_string_dtype(dataset.dtype)
+    return text is not None and text.length is None
+
+
+def _is_number(dataset: Any) -> bool:
+    """Whether its type is one of NumPy's, bit by bit: on others HDF5 may crash."""
+    if dataset.dtype.kind not in "biufc":
+        return False
+    ordinary: bool = dataset.id.get_type() == h5py.h5t.py_create(dataset.dtype, logical=True)
+    return ordinary
+
+
+def _chunks_possible(dataset: Any, settings: Any, declared: int) -> bool:
+    chunk = math.prod(dataset.chunks) * dataset.dtype.itemsize
+    pairs = zip(dataset.shape, dataset.chunks, strict=True)
+    chunks = math.prod(math.ceil(size / step) for size, step in pairs)
+    stored = dataset.id.get_storage_size()
+    filters = [settings.get_filter(index)[0] for index in range(settings.get_nfilters())]
+    return (
+        filters in _FILTERS
+        and chunk <= _LARGEST_CHUNK
+        and dataset.id.get_num_chunks() == chunks
+        and stored <= Path(dataset.file.filename).stat().st_size
+        and declared <= stored * (_DEFLATED if filters else 1)
+    )
+
+
+def _check_texts(dataset: Any, path: Path, key: str) -> None:
+    texts = count(dataset.shape)
+    with path.open("rb") as file:
+        file.seek(dataset.id.get_offset() or 0)
+        content = file.read(texts * _DESCRIPTOR.itemsize)
+    lengths = np.frombuffer(content, _DESCRIPTOR)["length"]
+    if len(lengths) != texts or int(lengths.sum(dtype=np.uint64)) > path.stat().st_size:
+        raise damaged(path, key, "its texts are longer than the file")
+
 
 PRESENT = ":present"
 """Ending of the dataset that says which rows of a tensor without NaN are really there."""

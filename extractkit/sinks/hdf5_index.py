@@ -18,12 +18,18 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from extractkit.checkpoints import AXIS
-from extractkit.sinks.hdf5_file import PRESENT, opened, presence, stored
-from extractkit.sinks.hdf5_strings import add_bytes, holds_bytes, read_strings
-from extractkit.sinks.protocol import StoredShard, StoredTensor
-from extractkit.sinks.ragged import check_ragged
-from extractkit.values import OFFSETS, SHAPES, VALUES
+from extractkit.core.checkpoints import AXIS
+from extractkit.core.values import OFFSETS, SHAPES, VALUES
+from extractkit.sinks.hdf5_file import (
+    PRESENT,
+    add_bytes,
+    holds_bytes,
+    opened,
+    presence,
+    read_strings,
+    stored,
+)
+from extractkit.sinks.protocol import StoredShard, StoredTensor, check_ragged
 
 INDEX = "tensors.h5"
 """Name of the file in the run directory."""

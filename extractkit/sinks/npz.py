@@ -25,10 +25,7 @@ from urllib.parse import quote, unquote
 import numpy as np
 import numpy.typing as npt
 
-from extractkit.errors import JobError, RunDirectoryError, choices
-from extractkit.sinks.protocol import StoredShard, StoredTensor, check_range
-from extractkit.sinks.ragged import check_layout, check_ragged, count, damaged
-from extractkit.values import (
+from extractkit.core.values import (
     OFFSETS,
     SHAPES,
     VALUES,
@@ -38,6 +35,16 @@ from extractkit.values import (
     Values,
     encoded,
     ragged_shapes,
+)
+from extractkit.errors import JobError, RunDirectoryError, choices
+from extractkit.sinks.protocol import (
+    StoredShard,
+    StoredTensor,
+    check_layout,
+    check_ragged,
+    check_range,
+    count,
+    damaged,
 )
 
 BYTES, ENDS = "bytes", "ends"

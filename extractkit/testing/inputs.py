@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from extractkit.inputs.fingerprints import contents
+from extractkit.core.plan import numpy_dtype
+from extractkit.inputs.files import contents
 from extractkit.inputs.protocol import Inputs, Sample, Signature, Source, identity
-from extractkit.plan import numpy_dtype
 
 
 class SourceContract:

@@ -15,12 +15,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from extractkit.core.catalog import SAMPLE, UNKNOWN, TensorRecord
+from extractkit.core.plan import Layout, numpy_dtype, storable
+from extractkit.core.values import Array
 from extractkit.engine.batches import Batch, collate, placed
 from extractkit.inputs.random import Random
 from extractkit.models.protocol import Compilation, Fetch, HasOwnCall, Model, OwnCall
-from extractkit.plan import Layout, numpy_dtype, storable
-from extractkit.tensors import SAMPLE, UNKNOWN, TensorRecord
-from extractkit.values import Array
 
 
 class WeightsContract:

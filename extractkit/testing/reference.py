@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from extractkit.checkpoints import KEY
+from extractkit.core.catalog import UNKNOWN, Catalog, Kind, Scope, TensorRecord
+from extractkit.core.checkpoints import KEY
+from extractkit.core.digests import of_plain_data
+from extractkit.core.numpy_transforms import stacked, transformed
+from extractkit.core.values import Array
 from extractkit.errors import ConfigError, ModelError
 from extractkit.inputs.protocol import InputSpec, Sample, Signature
-from extractkit.models.checkpoint_axis import checkpoint_axis
-from extractkit.models.digests import of_plain_data
 from extractkit.models.encoding import encode_arrays
-from extractkit.models.numpy_transforms import stacked, transformed
+from extractkit.models.given_weights import checkpoint_axis
 from extractkit.models.protocol import SAME_OBJECT, Compilation, Encoded, Fetch, OwnCall, Program
 from extractkit.models.weight_files import WeightFile, open_weights
-from extractkit.tensors import UNKNOWN, Catalog, Kind, Scope, TensorRecord
-from extractkit.values import Array
 
 _VOCABULARY, _WIDTH = 50, 4
 _TOKEN = "token"

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
+from extractkit.core.plan import Shard
+from extractkit.core.values import Array, Dense, Ragged, Values, digest, sample_shapes
 from extractkit.errors import RunDirectoryError
-from extractkit.plan import Shard
 from extractkit.sinks.protocol import Sink, StoredShard, StoredTensor
-from extractkit.values import Array, Dense, Ragged, Values, digest, sample_shapes
 
 DTYPES = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),

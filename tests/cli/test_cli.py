@@ -13,7 +13,7 @@ import pytest
 
 import extractkit
 from extractkit import cli
-from extractkit.config.directory import GROUPS, options
+from extractkit.config import GROUPS, options
 from extractkit.errors import JobError, UserError
 from tests.cli.called import Program, command, left_in, variables
 

@@ -1,8 +1,8 @@
 """Records and plans to show."""
 
-from extractkit.plan import PlannedTensor, plan_tensors
-from extractkit.selectors import parse_selector
-from extractkit.tensors import Catalog, Kind, Scope, TensorRecord
+from extractkit.core.catalog import Catalog, Kind, Scope, TensorRecord
+from extractkit.core.plan import PlannedTensor, plan_tensors
+from extractkit.core.selectors import parse_selector
 from extractkit.testing.reference import ReferenceModel
 
 EVIL = "a\x1b[31m[bold]b\u202e\n"

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from extractkit.display.console import render
-from extractkit.display.diff import overview
-from extractkit.runs.comparison.result import (
+from extractkit.display.checks import diff_overview
+from extractkit.display.output import render
+from extractkit.runs.comparing.result import (
     Circumstance,
     Comparison,
     Counts,
@@ -44,7 +44,7 @@ FOUND = Comparison(
 
 
 def shown(found: Comparison) -> str:
-    return render(overview(found), io.StringIO())
+    return render(diff_overview(found), io.StringIO())
 
 
 def test_it_tells_what_differs_and_where() -> None:

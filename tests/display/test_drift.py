@@ -2,8 +2,8 @@
 
 import io
 
-from extractkit.display.console import render
-from extractkit.display.drift import overview
+from extractkit.display.output import render
+from extractkit.display.run import drift_overview
 from extractkit.runs.drift import Drift, Moved, Series, TensorDrift
 from tests.display.examples import EVIL, SHOWN_EVIL
 
@@ -16,7 +16,7 @@ def moved(first: Series, previous: Series, cka: Series | None = None) -> TensorD
 
 
 def shown(drift: Drift) -> list[str]:
-    return render(overview(drift), io.StringIO()).splitlines()
+    return render(drift_overview(drift), io.StringIO()).splitlines()
 
 
 def test_it_tells_where_the_last_stands_and_which_step_was_the_largest() -> None:

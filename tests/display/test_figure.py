@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from extractkit import cli
-from extractkit.display import figure as figures
-from extractkit.display.figure import draw
+from extractkit.display import run as figures
+from extractkit.display.run import draw
 from extractkit.errors import ConfigError, MissingExtraError, RunDirectoryError
 from extractkit.runs.drift import Drift, Moved, TensorDrift
 from extractkit.runs.manifest import Status

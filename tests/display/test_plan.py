@@ -4,12 +4,12 @@ import io
 from dataclasses import replace
 from pathlib import Path
 
-from extractkit.checkpoints import Checkpoint, SkippedCheckpoint
-from extractkit.display.console import render
-from extractkit.display.plan import overview
+from extractkit.core.checkpoints import Checkpoint, SkippedCheckpoint
+from extractkit.core.plan import Shard
+from extractkit.display.output import render
+from extractkit.display.tensors import plan_overview
 from extractkit.engine.preview import Preview
 from extractkit.engine.sharing import Shared, Sharing
-from extractkit.plan import Shard
 from tests.display.examples import CATALOG, EVIL, SHOWN_EVIL, planned
 
 SKIPPED = CATALOG["attention:op/Count"]
@@ -36,7 +36,7 @@ def preview() -> Preview:
 
 
 def shown(plan: Preview) -> list[str]:
-    return render(overview(plan), io.StringIO()).splitlines()
+    return render(plan_overview(plan), io.StringIO()).splitlines()
 
 
 def test_it_says_what_is_stored_and_whether_there_is_room() -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from extractkit.checkpoints import Checkpoint, SkippedCheckpoint
-from extractkit.display.console import render
+from extractkit.core.checkpoints import Checkpoint, SkippedCheckpoint
+from extractkit.core.value_checks import ValueStats
+from extractkit.display.output import render
 from extractkit.display.run import overview, summary
 from extractkit.engine.listener import Summary
 from extractkit.runs.files import StoredFile
@@ -22,7 +23,6 @@ from extractkit.runs.manifest import (
     Volatile,
 )
 from extractkit.sinks.protocol import StoredTensor
-from extractkit.value_checks import ValueStats
 from tests.display.examples import CATALOG, EVIL, SHOWN_EVIL
 
 MANIFEST = Manifest(

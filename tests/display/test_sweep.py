@@ -6,10 +6,10 @@ from pathlib import Path
 
 from rich.console import RenderableType
 
-from extractkit.display.console import printable, render
-from extractkit.display.sweep import overview, summary
+from extractkit.display.output import printable, render
+from extractkit.display.run import sweep_overview, sweep_summary
 from extractkit.runs.manifest import Status
-from extractkit.runs.sweeps.record import JobStatus, SweepJob, SweepRecord
+from extractkit.runs.sweeps import JobStatus, SweepJob, SweepRecord
 
 DONE = SweepJob(
     number=0,
@@ -51,7 +51,7 @@ def text_of(renderable: RenderableType) -> str:
 
 
 def test_a_row_for_each_job_with_what_was_varied() -> None:
-    lines = [line.split() for line in text_of(overview(Path("s"), SWEEP)).splitlines()]
+    lines = [line.split() for line in text_of(sweep_overview(Path("s"), SWEEP)).splitlines()]
     assert ["job", "model", "flag", "status", "samples", "tensors", "size", "time", "run"] in lines
     assert ["0", "a", "null", "finished", "1,200", "3", "84.8", "kB", "1:01", "0"] in lines
     assert ["1", "[b,c]", "true", "failed", "1"] in lines
@@ -59,18 +59,18 @@ def test_a_row_for_each_job_with_what_was_varied() -> None:
 
 
 def test_reasons_stand_below_on_one_line_each() -> None:
-    shown = text_of(overview(Path("s"), SWEEP))
+    shown = text_of(sweep_overview(Path("s"), SWEEP))
     assert shown.endswith("\njob 1: no\\x1b[31m room\n")
 
 
 def test_a_finished_sweep_needs_no_going_on() -> None:
     whole = replace(SWEEP, status=Status.FINISHED, jobs=(DONE,))
-    assert "resume" not in text_of(overview(Path("s"), whole))
+    assert "resume" not in text_of(sweep_overview(Path("s"), whole))
 
 
 def test_the_summary_names_what_failed() -> None:
-    assert printable(summary(Path("s"), SWEEP)) == (
+    assert printable(sweep_summary(Path("s"), SWEEP)) == (
         "sweep of 2 jobs: 1 finished, 1 failed. Look at it: extractkit show s\n"
         "  job 1 (model=[b,c] n=1): no\\x1b[31m room\n"
     )
-    assert summary(Path("s"), replace(SWEEP, jobs=())).startswith("sweep of 0 jobs. ")
+    assert sweep_summary(Path("s"), replace(SWEEP, jobs=())).startswith("sweep of 0 jobs. ")

@@ -4,7 +4,8 @@ from collections import Counter
 
 import pytest
 
-from extractkit.display.text import (
+from extractkit.core.catalog import Kind
+from extractkit.display.output import (
     counts_text,
     duration_text,
     plural,
@@ -13,7 +14,6 @@ from extractkit.display.text import (
     shape_text,
     size_text,
 )
-from extractkit.tensors import Kind
 from tests.display.examples import EVIL, SHOWN_EVIL
 
 

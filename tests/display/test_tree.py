@@ -2,10 +2,10 @@
 
 import io
 
-from extractkit.display.console import render
-from extractkit.display.tree import listing
-from extractkit.selectors import parse_selector
-from extractkit.tensors import Catalog, Kind, TensorRecord
+from extractkit.core.catalog import Catalog, Kind, TensorRecord
+from extractkit.core.selectors import parse_selector
+from extractkit.display.output import render
+from extractkit.display.tensors import listing
 from tests.display.examples import CATALOG, SHOWN_EVIL, evil_catalog
 
 

@@ -3,10 +3,10 @@
 import io
 import json
 
-from extractkit.display.console import render
-from extractkit.display.verify import overview, verdict
+from extractkit.display.checks import verdict, verify_overview
+from extractkit.display.output import render
+from extractkit.runs.checking.result import Check, Finding, Verification
 from extractkit.runs.manifest import Status
-from extractkit.runs.verification.result import Check, Finding, Verification
 from tests.display.examples import EVIL, SHOWN_EVIL
 
 SOUND = Verification(
@@ -40,7 +40,7 @@ DAMAGED = Verification(
 
 
 def shown(found: Verification) -> list[str]:
-    return render(overview(found), io.StringIO()).splitlines()
+    return render(verify_overview(found), io.StringIO()).splitlines()
 
 
 def test_a_sound_run_is_summed_up_in_a_line() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from extractkit.display.waiting import Waiting, waiting
+from extractkit.display.progress import Waiting, waiting
 
 
 def test_a_short_stage_shows_nothing() -> None:

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from extractkit.job import Job
+from extractkit.core.job import Job
+from extractkit.core.values import Array, State
 from extractkit.models.protocol import CarryingProgram, Compilation, Fetch
 from extractkit.testing.reference import ReferenceModel
-from extractkit.values import Array, State
 from tests.engine.examples import TEXTS, job
 
 CARRIED = ({"path": ["pool:output", ":output"]}, {"kind": "weight"})

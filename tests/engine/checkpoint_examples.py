@@ -7,10 +7,10 @@ import h5py
 import numpy as np
 from safetensors.numpy import save_file
 
-from extractkit.job import Job
+from extractkit.core.job import Job
+from extractkit.core.values import Array
 from extractkit.runs.reader import Run
 from extractkit.testing.reference import ReferenceModel
-from extractkit.values import Array
 from tests.engine.examples import EVERYTHING, TEXTS, job
 
 Weights = Mapping[str, Array]

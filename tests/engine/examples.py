@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 
 from extractkit.advice import listing
-from extractkit.component import Component
+from extractkit.core.component import Component
+from extractkit.core.job import Job, Runtime
+from extractkit.core.plan import PlannedTensor
+from extractkit.core.selectors import parse_selector
 from extractkit.engine.execute import execute
 from extractkit.engine.listener import Listener, Silent, Summary
 from extractkit.inputs.live import LiveTexts
 from extractkit.inputs.protocol import Source
-from extractkit.job import Job, Runtime
 from extractkit.models.protocol import Model
-from extractkit.plan import PlannedTensor
 from extractkit.runs.reader import Run, open_run
-from extractkit.selectors import parse_selector
 from extractkit.testing.reference import ReferenceModel
 
 MODEL = ReferenceModel()

@@ -9,22 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import extractkit
-from extractkit.engine.batches import read_batch
-from extractkit.engine.batching import BatchRules
-from extractkit.engine.isolation import run_isolated, try_out
+from extractkit.core.plan import PlannedTensor, Shard, plan_tensors
+from extractkit.core.selectors import parse_selector
+from extractkit.core.values import Array, Dense, Ragged, digest
+from extractkit.engine.batches import BatchRules, read_batch
+from extractkit.engine.failing_samples import run_isolated, try_out
 from extractkit.engine.measure import measure_axes
-from extractkit.engine.skipping import WAY_OUT
 from extractkit.engine.stream import ShardValues, Stream, fetch
-from extractkit.engine.survey import Row, first_usable, survey
+from extractkit.engine.survey import WAY_OUT, SampleRow, first_usable, survey
 from extractkit.errors import BadSampleError, InputError, JobError, SampleError, SelectionError
 from extractkit.inputs.live import LiveArrays
 from extractkit.inputs.protocol import InputSpec, Sample, Signature, Source
 from extractkit.inputs.texts import Texts
 from extractkit.models.protocol import Compilation, Encoded, Fetch, Program
-from extractkit.plan import PlannedTensor, Shard, plan_tensors
-from extractkit.selectors import parse_selector
 from extractkit.testing.reference import ReferenceModel
-from extractkit.values import Array, Dense, Ragged, digest
 from tests.engine.carrying_examples import CarryingReference
 from tests.engine.examples import EVERYTHING, MODEL, TEXTS, executed, job, source, tokens
 
@@ -73,8 +71,8 @@ def explosive(program: Program) -> Program:
 
 def surveyed(
     texts: Sequence[object], tensors: Sequence[PlannedTensor] = (), policy: str = "skip"
-) -> tuple[Mapping[int, str], list[Row], list[int]]:
-    rows: list[Row] = []
+) -> tuple[Mapping[int, str], list[SampleRow], list[int]]:
+    rows: list[SampleRow] = []
     found = survey(CHOOSY, source(texts), rows.extend, policy, tensors)  # type: ignore[arg-type]
     return found.skipped, rows, found.lengths.axes["token"].tolist()
 
@@ -131,7 +129,7 @@ class TestSurvey:
         path = tmp_path / "t.jsonl"
         path.write_text('{"text": "a"}\n\n{\n{"text": "b"}\n')
         texts = Texts(path).bind(CHOOSY.signature)
-        rows: list[Row] = []
+        rows: list[SampleRow] = []
         survey(CHOOSY, texts, rows.extend, "skip")
         names = [(row["id"], row["source"], "skipped" in row) for row in rows]
         assert names == [
@@ -175,7 +173,7 @@ class TestSurvey:
                 return [Encoded({}, {}) for _ in samples]
 
         arrays = LiveArrays(np.arange(8, dtype="float32").reshape(4, 2)).bind(Fixed().signature)
-        rows: list[Row] = []
+        rows: list[SampleRow] = []
         assert survey(Fixed(), arrays, rows.extend, "skip").skipped == {1: "two"}
         assert rows[1] == {"index": 1, "id": "1", "source": "memory", "skipped": "two"}
         assert survey(Fixed(), arrays, rows.extend).skipped == {}

@@ -9,9 +9,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extractkit.engine import batching
-from extractkit.engine.batching import BatchRules, plan_batches
-from extractkit.plan import Lengths
+from extractkit.core.plan import Lengths
+from extractkit.engine import batches as batching
+from extractkit.engine.batches import BatchRules, plan_batches
 
 SIZES = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 3)), max_size=9)
 RULES = st.builds(BatchRules, st.integers(1, 9), st.none() | st.integers(1, 400), st.booleans())

@@ -5,15 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from extractkit.core.plan import Shard, plan_shards
 from extractkit.engine.carrying import check_count
 from extractkit.engine.execute import resume
 from extractkit.engine.listener import Silent
 from extractkit.engine.preview import preview
 from extractkit.errors import InputError, RunDirectoryError
-from extractkit.plan import Shard, plan_shards
 from extractkit.runs import journal
-from extractkit.runs.directory import JOURNAL
-from extractkit.runs.state import state_before
+from extractkit.runs.layout import JOURNAL
+from extractkit.runs.storing import state_before
 from tests.engine.carrying_examples import carrying
 from tests.engine.examples import MODEL, TEXTS, Told, executed, tokens
 

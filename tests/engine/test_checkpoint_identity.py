@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from extractkit.component import Component
+from extractkit.core.component import Component
+from extractkit.core.job import Job
 from extractkit.engine.execute import execute
 from extractkit.engine.listener import Silent
-from extractkit.job import Job
 from tests.engine.checkpoint_examples import drawn, files, over, written
 from tests.engine.examples import executed, job
 from tests.engine.test_identity import POOLED, identity

@@ -6,14 +6,14 @@ from typing import ClassVar
 
 import pytest
 
+from extractkit.core.job import Job
+from extractkit.core.values import Array
 from extractkit.engine.execute import execute
 from extractkit.engine.listener import Silent
 from extractkit.errors import RunDirectoryError
-from extractkit.job import Job
 from extractkit.runs import manifest as manifests
 from extractkit.runs.reader import open_run
 from extractkit.testing.reference import ReferenceModel
-from extractkit.values import Array
 from tests.engine.checkpoint_examples import drawn, files, of_checkpoint, over, written
 from tests.engine.examples import EVERYTHING, job
 from tests.engine.test_resume import assert_same, flip, remove, resumed, shorten

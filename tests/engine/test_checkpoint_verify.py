@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from extractkit.core.job import Job
+from extractkit.core.plan import Shard
 from extractkit.engine.execute import execute
 from extractkit.engine.listener import Silent
 from extractkit.engine.recompute import recompute
 from extractkit.errors import RunDirectoryError
-from extractkit.job import Job
-from extractkit.plan import Shard
 from extractkit.runs import journal
 from extractkit.runs import manifest as manifests
-from extractkit.runs.directory import JOURNAL
-from extractkit.runs.verification.result import Check, Outcome, Verification
-from extractkit.runs.verify import verify
+from extractkit.runs.checking import verify
+from extractkit.runs.checking.result import Check, Outcome, Verification
+from extractkit.runs.layout import JOURNAL
 from tests.engine.checkpoint_examples import drawn, files, over, written
 from tests.engine.examples import shard_files
 from tests.engine.test_recompute import stored_otherwise

@@ -8,18 +8,18 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from extractkit.core.plan import Shard
+from extractkit.core.values import Array
 from extractkit.engine import prepare as preparing
+from extractkit.engine.caches import ReadAlready
 from extractkit.engine.execute import execute
 from extractkit.engine.preview import preview
-from extractkit.engine.reading_once import ReadAlready
 from extractkit.errors import JobError, ModelError, SampleError
 from extractkit.inputs.protocol import Sample
 from extractkit.models.protocol import Encoded
-from extractkit.plan import Shard
 from extractkit.runs.manifest import Status
 from extractkit.runs.reader import Run, open_run
 from extractkit.testing.reference import ReferenceModel
-from extractkit.values import Array
 from tests.engine.checkpoint_examples import (
     digests,
     drawn,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from extractkit.component import Component
-from extractkit.engine.described import check_repeats, check_same, described
+from extractkit.core.component import Component
+from extractkit.engine.identity import check_repeats, check_same, described
 from extractkit.engine.prepare import prepare
 from extractkit.errors import RunDirectoryError
 from extractkit.runs.agreement import differences

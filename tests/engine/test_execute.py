@@ -7,25 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from extractkit.core.numpy_transforms import transformed
+from extractkit.core.plan import PlannedTensor
+from extractkit.core.values import Array
 from extractkit.engine.execute import execute
 from extractkit.engine.listener import Silent
 from extractkit.engine.preview import preview
-from extractkit.errors import (
-    InputError,
-    JobError,
-    RunDirectoryError,
-    SelectionError,
-    UserError,
-)
+from extractkit.errors import InputError, JobError, RunDirectoryError, SelectionError, UserError
 from extractkit.inputs.protocol import Sample
-from extractkit.models.numpy_transforms import transformed
 from extractkit.models.protocol import Compilation, Encoded, Fetch, Program
-from extractkit.plan import PlannedTensor
-from extractkit.runs.directory import LOG
+from extractkit.runs.layout import LOG
 from extractkit.runs.manifest import Status, read
 from extractkit.runs.reader import Run, open_run
 from extractkit.testing.reference import ReferenceModel
-from extractkit.values import Array
 from tests.engine.examples import (
     EVERYTHING,
     MODEL,

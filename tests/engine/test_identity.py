@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extractkit.component import Component
-from extractkit.engine.described import described
+from extractkit.core.component import Component
+from extractkit.core.job import Job
+from extractkit.core.selectors import parse_selector
+from extractkit.engine.identity import described
 from extractkit.engine.prepare import prepare
-from extractkit.job import Job
 from extractkit.runs.environment import VALUES_VERSION
 from extractkit.runs.manifest import Manifest, Volatile
-from extractkit.selectors import parse_selector
 from extractkit.testing.reference import ReferenceModel
 from tests.engine.examples import EVERYTHING, TEXTS, job
 
@@ -105,12 +105,12 @@ def test_versions_that_matter_change_it(base: str, monkeypatch: pytest.MonkeyPat
     versions = known(BASE).versions
     for name, same in (("numpy", False), ("extractkit", True), ("hydra-core", True)):
         found = {**versions, name: "0.1"}
-        monkeypatch.setattr("extractkit.engine.described.package_versions", lambda f=found: f)
+        monkeypatch.setattr("extractkit.engine.identity.package_versions", lambda f=found: f)
         assert (identity(BASE) == base) == same
 
 
 def test_the_values_version_changes_it(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("extractkit.engine.described.VALUES_VERSION", VALUES_VERSION + 1)
+    monkeypatch.setattr("extractkit.engine.identity.VALUES_VERSION", VALUES_VERSION + 1)
     assert identity(BASE) != base
 
 

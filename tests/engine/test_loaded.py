@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from extractkit.component import Component
-from extractkit.engine import loaded
+from extractkit.core.component import Component
+from extractkit.core.job import Runtime
+from extractkit.core.values import Array
+from extractkit.engine import caches
 from extractkit.engine.execute import execute
 from extractkit.engine.listener import Silent
 from extractkit.engine.opening import list_tensors
 from extractkit.errors import JobError, SelectionError
-from extractkit.job import Runtime
 from extractkit.models.protocol import Compilation, Fetch
 from extractkit.testing.reference import ReferenceModel
-from extractkit.values import Array
 from tests.engine.examples import job
 from tests.sweep_examples import TARGET
 
@@ -27,15 +27,15 @@ RUNTIME = Runtime()
 @pytest.fixture(autouse=True)
 def keeping() -> Iterator[None]:
     """As within a sweep."""
-    loaded.forget()
-    with loaded.kept():
+    caches.forget()
+    with caches.kept():
         yield
-    loaded.forget()
+    caches.forget()
 
 
 def taken_over(first: Component, second: Component, runtime: Runtime = RUNTIME) -> bool:
-    before = loaded.model_of(first, RUNTIME)
-    return loaded.model_of(second, runtime) is before
+    before = caches.model_of(first, RUNTIME)
+    return caches.model_of(second, runtime) is before
 
 
 def test_the_same_model_is_taken_over() -> None:
@@ -75,7 +75,7 @@ def test_a_file_that_has_changed_is_read_again(key: str, tmp_path: Path) -> None
     assert taken_over(given, given)
     file.write_text("b", encoding="utf-8")
     os.utime(file, (1, 1))
-    assert loaded.model_of(given, RUNTIME).content == "b"
+    assert caches.model_of(given, RUNTIME).content == "b"
 
 
 def test_a_relative_path_means_another_file_elsewhere(
@@ -86,55 +86,55 @@ def test_a_relative_path_means_another_file_elsewhere(
         (tmp_path / name).mkdir()
         (tmp_path / name / "weights").write_text(name, encoding="utf-8")
         monkeypatch.chdir(tmp_path / name)
-        assert loaded.model_of(given, RUNTIME).content == name
+        assert caches.model_of(given, RUNTIME).content == name
 
 
 def test_another_environment_is_another_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = loaded.model_of(MODEL, RUNTIME)
+    before = caches.model_of(MODEL, RUNTIME)
     monkeypatch.setenv("SOMETHING", "else")
-    assert loaded.model_of(MODEL, RUNTIME) is not before
+    assert caches.model_of(MODEL, RUNTIME) is not before
 
 
 def test_what_is_in_memory_is_never_taken_over() -> None:
     live = Component("model", "extractkit.api.given", {"live": object()})
-    loaded.model_of(live, RUNTIME)
-    assert loaded._PROCESS.last is None
+    caches.model_of(live, RUNTIME)
+    assert caches._PROCESS.last is None
 
 
 def test_one_model_is_held() -> None:
-    first = loaded.model_of(MODEL, RUNTIME)
-    loaded.model_of(replace(MODEL, arguments={"seed": 2}), RUNTIME)
-    assert loaded.model_of(MODEL, RUNTIME) is not first
+    first = caches.model_of(MODEL, RUNTIME)
+    caches.model_of(replace(MODEL, arguments={"seed": 2}), RUNTIME)
+    assert caches.model_of(MODEL, RUNTIME) is not first
 
 
 def test_a_forgotten_model_is_loaded_anew() -> None:
-    first = loaded.model_of(MODEL, RUNTIME)
-    loaded.forget()
-    assert loaded.model_of(MODEL, RUNTIME) is not first
+    first = caches.model_of(MODEL, RUNTIME)
+    caches.forget()
+    assert caches.model_of(MODEL, RUNTIME) is not first
 
 
 def test_a_model_that_cannot_be_loaded_leaves_none_behind() -> None:
-    loaded.model_of(MODEL, RUNTIME)
+    caches.model_of(MODEL, RUNTIME)
     with pytest.raises(FileNotFoundError):
-        loaded.model_of(Component("model", f"{__name__}.FromFile", {"path": "nope"}), RUNTIME)
-    assert loaded._PROCESS.last is None
+        caches.model_of(Component("model", f"{__name__}.FromFile", {"path": "nope"}), RUNTIME)
+    assert caches._PROCESS.last is None
 
 
 def test_programs_of_the_same_fetches_are_taken_over() -> None:
-    model = loaded.model_of(MODEL, RUNTIME)
+    model = caches.model_of(MODEL, RUNTIME)
     fetches = [Fetch(":output")]
-    program = loaded.program_of(model, fetches, Compilation())
-    assert loaded.program_of(model, list(fetches), Compilation()) is program
-    assert loaded.program_of(model, [Fetch("pool:output")], Compilation()) is not program
-    assert loaded.program_of(model, fetches, Compilation("xla")) is not program
+    program = caches.program_of(model, fetches, Compilation())
+    assert caches.program_of(model, list(fetches), Compilation()) is program
+    assert caches.program_of(model, [Fetch("pool:output")], Compilation()) is not program
+    assert caches.program_of(model, fetches, Compilation("xla")) is not program
 
 
 def test_a_model_that_is_not_held_has_no_program_to_take_over() -> None:
-    model = loaded.model_of(MODEL, RUNTIME)
-    loaded.forget()
+    model = caches.model_of(MODEL, RUNTIME)
+    caches.forget()
     fetches = [Fetch(":output")]
-    program = loaded.program_of(model, fetches, Compilation())
-    assert loaded.program_of(model, fetches, Compilation()) is not program
+    program = caches.program_of(model, fetches, Compilation())
+    assert caches.program_of(model, fetches, Compilation()) is not program
 
 
 class Opaque(ReferenceModel):
@@ -161,7 +161,7 @@ def test_a_finished_job_leaves_its_model_for_the_next(tmp_path: Path) -> None:
         model = Component("model", f"{cls.__module__}.{cls.__name__}", vouched=True)
         done = replace(job({"path": ":output"}), model=model)
         execute(done, tmp_path / cls.__name__, hydra_files={}, listener=Silent())
-        assert (loaded._PROCESS.last is not None) is kept
+        assert (caches._PROCESS.last is not None) is kept
 
 
 class Failing(ReferenceModel):
@@ -176,7 +176,7 @@ def test_a_job_that_fails_while_it_computes_leaves_none(tmp_path: Path) -> None:
     failing = replace(job({"path": ":output"}), model=model)
     with pytest.raises(JobError, match=r"^out of memory$"):
         execute(failing, tmp_path / "r", hydra_files={}, listener=Silent())
-    assert loaded._PROCESS.last is None
+    assert caches._PROCESS.last is None
 
 
 def test_a_mistake_in_a_selector_keeps_the_model(tmp_path: Path) -> None:
@@ -184,10 +184,10 @@ def test_a_mistake_in_a_selector_keeps_the_model(tmp_path: Path) -> None:
     mistaken = replace(job({"path": "nope"}), model=model)
     with pytest.raises(SelectionError):
         execute(mistaken, tmp_path / "r", hydra_files={}, listener=Silent())
-    assert loaded._PROCESS.last is not None
+    assert caches._PROCESS.last is not None
 
 
 def test_weights_that_change_in_place_are_nobody_elses() -> None:
     model = Component("model", f"{__name__}.Swapped", vouched=True)
     list_tensors(replace(job({"path": ":output"}), model=model))
-    assert loaded._PROCESS.last is None
+    assert caches._PROCESS.last is None

@@ -7,14 +7,14 @@ from functools import cached_property
 import numpy as np
 import pytest
 
+from extractkit.core.catalog import Catalog
+from extractkit.core.plan import PlannedTensor, plan_tensors
+from extractkit.core.selectors import parse_selector
+from extractkit.core.values import Array
 from extractkit.engine.measure import Measured, measure_axes
 from extractkit.errors import SelectionError
 from extractkit.models.protocol import Compilation, Fetch, Program
-from extractkit.plan import PlannedTensor, plan_tensors
-from extractkit.selectors import parse_selector
-from extractkit.tensors import Catalog
 from extractkit.testing.reference import ReferenceModel
-from extractkit.values import Array
 from tests.engine.examples import MODEL, TEXTS, source
 
 

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from extractkit.component import Component
+from extractkit.core.component import Component
+from extractkit.core.values import Values
 from extractkit.engine.execute import execute
 from extractkit.engine.listener import Silent
 from extractkit.sinks.npz import NpzSink
 from extractkit.testing.reference import ReferenceModel
-from extractkit.values import Values
 from tests.engine.examples import job
 
 LENGTH, SHARD, FEW, TIMES = 160, 12, 96, 20

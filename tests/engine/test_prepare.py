@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pytest
 
+from extractkit.core.plan import CONSTANTS_SHARD, Lengths, Shard
+from extractkit.core.values import Array
 from extractkit.engine.prepare import Trial, prepare
 from extractkit.engine.survey import survey
 from extractkit.errors import JobError, SelectionError
 from extractkit.models.protocol import Compilation, Fetch, Program
-from extractkit.plan import CONSTANTS_SHARD, Lengths, Shard
 from extractkit.testing.reference import ReferenceModel
-from extractkit.values import Array
 from tests.engine.examples import EVERYTHING, MODEL, TEXTS, job, tokens
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from extractkit.engine.process import environment, impose
 from extractkit.errors import RunDirectoryError
-from extractkit.models import in_force
+from extractkit.models import tensorflow_process
 
 INTRA, INTER = "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"
 FLAGS = ("TF_ENABLE_ONEDNN_OPTS", "XLA_FLAGS", "TF_XLA_FLAGS", "TF_DETERMINISTIC_OPS")
@@ -21,8 +21,8 @@ LIMITS = (
 def nothing_set(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """None of the variables is set; afterwards they are as they were, whatever was imposed."""
     # Other tests of this process may have had TensorFlow start.
-    monkeypatch.setattr(in_force, "_READ", {})
-    monkeypatch.setattr(in_force, "_started", lambda: False)
+    monkeypatch.setattr(tensorflow_process, "_READ", {})
+    monkeypatch.setattr(tensorflow_process, "_started", lambda: False)
     before = dict(os.environ)
     for name in (INTRA, INTER, *FLAGS, *LIMITS):
         os.environ.pop(name, None)
@@ -104,7 +104,7 @@ def test_limits_of_kernels_are_not_imposed() -> None:
 def test_what_tensorflow_runs_with_is_recorded_where_nothing_is_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(in_force, "_READ", {INTRA: "9", INTER: "8"})
+    monkeypatch.setattr(tensorflow_process, "_READ", {INTRA: "9", INTER: "8"})
     assert environment(None) == {INTRA: "9", INTER: "8"}
     assert environment(5) == {INTRA: "5", INTER: "5"}
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extractkit.engine.reading_once import ReadAlready, in_blocks
-from extractkit.plan import Shard
+from extractkit.core.plan import Shard
+from extractkit.engine.caches import ReadAlready, in_blocks
 
 SIZES = st.lists(st.integers(0, 12), min_size=1, max_size=8)
 

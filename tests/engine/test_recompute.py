@@ -9,25 +9,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from extractkit.core.catalog import Catalog, Kind
+from extractkit.core.job import Job
+from extractkit.core.plan import CONSTANTS_SHARD, Shard
+from extractkit.core.values import Array, Dense, Values, digest
 from extractkit.engine import recompute as recomputing
 from extractkit.engine.execute import execute
 from extractkit.engine.listener import Silent
 from extractkit.engine.recompute import recompute
 from extractkit.errors import JobError, ModelError, SampleError
-from extractkit.job import Job
 from extractkit.models.protocol import Compilation, Fetch, OwnCall
-from extractkit.plan import CONSTANTS_SHARD, Shard
 from extractkit.runs import journal
 from extractkit.runs import manifest as manifests
-from extractkit.runs.directory import JOURNAL, SAMPLES
+from extractkit.runs.checking import verify
+from extractkit.runs.checking.result import Check, Outcome
 from extractkit.runs.files import StoredFile
+from extractkit.runs.layout import JOURNAL, SAMPLES
 from extractkit.runs.manifest import Manifest
-from extractkit.runs.verification.result import Check, Outcome
-from extractkit.runs.verify import verify
 from extractkit.sinks.npz import NpzSink
-from extractkit.tensors import Catalog, Kind
 from extractkit.testing.reference import ReferenceModel
-from extractkit.values import Array, Dense, Values, digest
 from tests.engine.examples import EVERYTHING, MODEL, TEXTS, job
 
 SHARD_SIZE = 6

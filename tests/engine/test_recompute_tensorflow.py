@@ -8,9 +8,9 @@ import numpy as np
 import tensorflow as tf
 
 import extractkit
-from extractkit.component import Component
+from extractkit.core.component import Component
 from extractkit.models import module
-from extractkit.runs.verification.result import Outcome
+from extractkit.runs.checking.result import Outcome
 
 
 def test_a_nan_in_the_inputs_is_no_damage(tmp_path: Path) -> None:

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from extractkit.engine.recorded import recorded_survey
-from extractkit.engine.survey import Row, survey
+from extractkit.engine.survey import SampleRow, recorded_survey, survey
 from extractkit.errors import RunDirectoryError
 from extractkit.inputs.protocol import InputSpec, Signature
 from tests.engine.examples import MODEL, TEXTS, source
@@ -14,7 +13,7 @@ FIXED = Signature("fixed", (InputSpec("x", "float32", (2,), (None,)),))
 
 
 def test_lengths_are_those_of_the_survey() -> None:
-    rows: list[Row] = []
+    rows: list[SampleRow] = []
     found = survey(MODEL, source(), rows.extend)
     again = recorded_survey(MODEL.signature, iter(rows), len(TEXTS))
     assert again.lengths.samples == len(TEXTS)

@@ -9,21 +9,20 @@ from typing import ClassVar
 
 import pytest
 
-from extractkit.component import Component
+from extractkit.core.component import Component
+from extractkit.core.job import Job
+from extractkit.core.values import Array
 from extractkit.engine.execute import execute, resume
 from extractkit.engine.listener import Silent
 from extractkit.errors import InputError, JobError, RunDirectoryError
 from extractkit.inputs.protocol import Sample
-from extractkit.job import Job
 from extractkit.models.protocol import Encoded
 from extractkit.runs import journal
 from extractkit.runs import manifest as manifests
-from extractkit.runs.damage import damage
-from extractkit.runs.directory import JOURNAL, LOG
-from extractkit.runs.lock import LOCK, locked
+from extractkit.runs.checking.records import damage
+from extractkit.runs.layout import JOURNAL, LOCK, LOG, locked
 from extractkit.runs.manifest import MANIFEST, Manifest, Status
 from extractkit.testing.reference import ReferenceModel
-from extractkit.values import Array
 from tests.engine.examples import EVERYTHING, Told, job
 
 TEXTS = ("ab", "c", "", "defg", "hi", "x", "jk", "l", "mno")
@@ -306,7 +305,7 @@ def test_another_model_is_refused(unfinished: Path) -> None:
 def test_other_versions_are_refused(unfinished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recorded = manifests.read(unfinished).versions
     found = {**recorded, "numpy": "0.1", "hydra-core": "0.1"}
-    monkeypatch.setattr("extractkit.engine.described.package_versions", lambda: found)
+    monkeypatch.setattr("extractkit.engine.identity.package_versions", lambda: found)
     assert refused(unfinished) == message(
         unfinished, f"the version of numpy: {recorded['numpy']} was recorded, 0.1 is found"
     )
@@ -341,7 +340,7 @@ def test_other_versions_are_recorded_where_nothing_was_computed_yet(
 ) -> None:
     path = stopped(tmp_path / "run", encoding=KeyboardInterrupt())
     found = {**manifests.read(path).versions, "numpy": "0.1"}
-    monkeypatch.setattr("extractkit.engine.described.package_versions", lambda: found)
+    monkeypatch.setattr("extractkit.engine.identity.package_versions", lambda: found)
     resumed(path)
     assert manifests.read(path).versions["numpy"] == "0.1"
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from extractkit.core.job import Job
 from extractkit.engine.execute import execute
 from extractkit.errors import ConfigError
-from extractkit.job import Job
 from extractkit.runs.manifest import Status, read
 from extractkit.runs.reader import open_run
 from extractkit.testing.reference import ReferenceModel

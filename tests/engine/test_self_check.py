@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from extractkit import cli
+from extractkit.core.catalog import Kind, TensorRecord
+from extractkit.core.job import Job, Runtime
+from extractkit.core.values import Array
 from extractkit.engine.batches import Batch
 from extractkit.engine.execute import execute, resume
 from extractkit.engine.listener import Silent
 from extractkit.engine.self_check import outputs_apart
 from extractkit.errors import ConfigError, JobError, ModelError, SampleError
-from extractkit.job import Job, Runtime
 from extractkit.models.protocol import (
     SAME_OBJECT,
     Compilation,
@@ -24,13 +26,10 @@ from extractkit.models.protocol import (
 )
 from extractkit.models.weight_files import WeightFile
 from extractkit.runs import manifest
-from extractkit.runs.directory import JOURNAL
-from extractkit.runs.finalize import finalize
-from extractkit.runs.manifest import Status, Volatile
-from extractkit.runs.self_check import SelfCheck, joined
-from extractkit.tensors import Kind, TensorRecord
+from extractkit.runs.layout import JOURNAL
+from extractkit.runs.manifest import SelfCheck, Status, Volatile, joined
+from extractkit.runs.parts import finalize
 from extractkit.testing.reference import ReferenceModel
-from extractkit.values import Array
 from tests.engine.checkpoint_examples import files, over
 from tests.engine.examples import Told, executed, job
 

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from extractkit.core.values import Array
 from extractkit.engine.batches import collate
 from extractkit.engine.sizes import SizeFaults
 from extractkit.errors import SampleError
 from extractkit.models.protocol import Encoded
 from extractkit.testing.reference import ReferenceModel
-from extractkit.values import Array
 
 MODEL = ReferenceModel()
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from extractkit.engine.skipping import blamed
+from extractkit.engine.survey import blamed
 from extractkit.errors import JobError
+from extractkit.runs.intact import check_some_left
 from extractkit.runs.journal import Entry
-from extractkit.runs.some_left import check_some_left
 
 
 def entry(start: int, stop: int, *skipped: int) -> Entry:

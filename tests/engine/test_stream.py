@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extractkit.engine.batching import BatchRules
+from extractkit.core.plan import PlannedTensor, Shard, plan_tensors
+from extractkit.core.selectors import parse_selector
+from extractkit.core.values import Array, Values, digest
+from extractkit.engine.batches import BatchRules
 from extractkit.engine.measure import measure_axes
 from extractkit.engine.stream import Stream, fetch
 from extractkit.engine.survey import survey
 from extractkit.errors import InputError, JobError
 from extractkit.inputs.protocol import Sample
 from extractkit.models.protocol import Compilation, Model, Program
-from extractkit.plan import PlannedTensor, Shard, plan_tensors
-from extractkit.selectors import parse_selector
-from extractkit.values import Array, Values, digest
 from tests.engine.examples import MODEL, TEXTS, source, tokens
 
 RULES = BatchRules(batch_size=4, batch_tokens=None, padded=True)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from extractkit.engine.survey import Row, longest, survey
+from extractkit.engine.survey import SampleRow, longest, survey
 from extractkit.errors import InputError
 from extractkit.inputs.live import LiveArrays
 from extractkit.inputs.protocol import InputSpec, Signature
@@ -23,7 +23,7 @@ class Fixed(ReferenceModel):
 
 
 def test_every_sample_has_its_length_and_row() -> None:
-    rows: list[Row] = []
+    rows: list[SampleRow] = []
     texts = ["ab", "", "x" * 70]
     lengths = survey(MODEL, source(texts), rows.extend).lengths
     assert lengths.samples == 3
@@ -37,7 +37,7 @@ def test_every_sample_has_its_length_and_row() -> None:
 
 
 def test_many_samples_are_read_in_parts_and_none_twice() -> None:
-    parts: list[Sequence[Row]] = []
+    parts: list[Sequence[SampleRow]] = []
     lengths = survey(MODEL, source(["ab"] * 1000), parts.append).lengths
     assert [row["index"] for part in parts for row in part] == list(range(1000))
     assert max(map(len, parts)) < 1000
@@ -47,7 +47,7 @@ def test_many_samples_are_read_in_parts_and_none_twice() -> None:
 def test_samples_of_fixed_shape_are_not_encoded() -> None:
     model = Fixed()
     arrays = LiveArrays(np.ones((4, 2), "float32")).bind(model.signature)
-    rows: list[Row] = []
+    rows: list[SampleRow] = []
     assert survey(model, arrays, rows.extend).lengths.axes == {}
     assert [row["index"] for row in rows] == [0, 1, 2, 3]
     assert "length" not in rows[0]

@@ -8,17 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extractkit.engine.batching import BatchRules
+from extractkit.core.plan import Shard, plan_tensors
+from extractkit.core.selectors import parse_selector
+from extractkit.core.value_checks import ValueStats, examine
+from extractkit.core.values import Array, Dense, digest
+from extractkit.engine.batches import BatchRules
+from extractkit.engine.failing_samples import refuse_non_finite
 from extractkit.engine.measure import measure_axes
-from extractkit.engine.non_finite import refuse_non_finite
 from extractkit.engine.stream import ShardValues, Stream, fetch
 from extractkit.engine.survey import survey
 from extractkit.errors import FinalError, JobError
 from extractkit.models.protocol import Compilation, Program
-from extractkit.plan import Shard, plan_tensors
-from extractkit.selectors import parse_selector
-from extractkit.value_checks import ValueStats, examine
-from extractkit.values import Array, Dense, digest
 from tests.engine.examples import MODEL, TEXTS, source, tokens
 
 KEYS = ("embedding:output", "attention:op/Softmax", "pool:output")

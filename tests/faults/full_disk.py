@@ -12,8 +12,8 @@ from pathlib import Path
 from extractkit.engine.listener import Silent
 from extractkit.errors import RunDirectoryError
 from extractkit.runs import journal
-from extractkit.runs.directory import JOURNAL
 from extractkit.runs.intact import check_entry
+from extractkit.runs.layout import JOURNAL
 from tests.faults.calls import Around, Call, failing, full
 from tests.faults.children import watched
 from tests.faults.figures import Figures

@@ -5,10 +5,10 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from extractkit.core.job import Job
 from extractkit.engine.execute import execute
 from extractkit.engine.listener import Silent
-from extractkit.job import Job
-from extractkit.runs.finalize import finalize
+from extractkit.runs.parts import finalize
 from tests.faults.calls import killed
 from tests.faults.children import recorded, watched
 from tests.faults.figures import Figures

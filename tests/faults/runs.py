@@ -5,13 +5,13 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from extractkit.core.job import Job
 from extractkit.engine.execute import execute, resume
 from extractkit.engine.listener import Listener, Silent
 from extractkit.errors import ExtractkitError
-from extractkit.job import Job
 from extractkit.runs import manifest
-from extractkit.runs.damage import damage
-from extractkit.runs.directory import JOURNAL, LOG, MANIFEST
+from extractkit.runs.checking.records import damage
+from extractkit.runs.layout import JOURNAL, LOG, MANIFEST
 from tests.engine.carrying_examples import carrying
 from tests.engine.checkpoint_examples import files, over
 from tests.engine.examples import EVERYTHING, TEXTS, job

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import extractkit
-from extractkit.runs.damage import damage
-from extractkit.runs.directory import JOURNAL
+from extractkit.runs.checking.records import damage
+from extractkit.runs.layout import JOURNAL
 from tests.corpus import stdlib_docstrings
 from tests.faults.runs import content
 

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import psutil
 
-from extractkit.component import Component
+from extractkit.core.component import Component
+from extractkit.core.job import Job
+from extractkit.core.values import Array
 from extractkit.engine.distributed import processes
 from extractkit.engine.execute import execute
 from extractkit.engine.listener import Silent
-from extractkit.job import Job
-from extractkit.runs.directory import JOURNAL
+from extractkit.runs.layout import JOURNAL
 from extractkit.testing.reference import ReferenceModel
-from extractkit.values import Array
 from tests.engine.test_resume import Told
 from tests.faults.figures import Figures
 from tests.faults.runs import HYDRA_FILES, Undisturbed, several_shards

@@ -16,8 +16,16 @@ ODD = (
 
 HOSTILE = (
     *("os.system", "os.mkdir", "shutil.rmtree", "builtins.exec", "subprocess.run", "pathlib.Path"),
-    *("extractkit.runs.write.make_directory", "extractkit.cli.execute", "own.touch"),
-    *("hydra.utils.instantiate", "extractkit.component.Component", "a.b.c", "..", "os", 1, None),
+    *("extractkit.store.local.make_directory", "extractkit.cli.execute", "own.touch"),
+    *(
+        "hydra.utils.instantiate",
+        "extractkit.core.component.Component",
+        "a.b.c",
+        "..",
+        "os",
+        1,
+        None,
+    ),
 )
 """Values of `_target_` that no configuration may name, or that name nothing."""
 

@@ -11,7 +11,7 @@ import numpy as np
 
 import extractkit
 from extractkit.runs import journal, manifest
-from extractkit.runs.directory import JOURNAL, MANIFEST
+from extractkit.runs.layout import JOURNAL, MANIFEST
 from extractkit.runs.schema import canonical
 from tests.fuzz import configs
 from tests.fuzz.mutation import HOSTILE, mutated_document

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from extractkit.checkpoints import Checkpoint, SkippedCheckpoint
+from extractkit.core.catalog import Kind, Scope, TensorRecord
+from extractkit.core.checkpoints import Checkpoint, SkippedCheckpoint
+from extractkit.core.plan import Shard
+from extractkit.core.value_checks import ValueStats
 from extractkit.errors import RunDirectoryError
-from extractkit.plan import Shard
 from extractkit.runs import journal
 from extractkit.runs import manifest as manifests
 from extractkit.runs.environment import GitState
-from extractkit.runs.files import StoredFile
+from extractkit.runs.files import Origin, StoredFile
 from extractkit.runs.journal import Entry
 from extractkit.runs.manifest import (
     MANIFEST,
@@ -27,15 +29,12 @@ from extractkit.runs.manifest import (
     RunInputs,
     RunPlan,
     RunTensor,
+    SelfCheck,
     Skipped,
     Status,
     Volatile,
 )
-from extractkit.runs.origins import Origin
-from extractkit.runs.self_check import SelfCheck
 from extractkit.sinks.protocol import StoredTensor
-from extractkit.tensors import Kind, Scope, TensorRecord
-from extractkit.value_checks import ValueStats
 
 GOLDEN = Path(__file__).parent
 

@@ -9,8 +9,8 @@ from safetensors.numpy import save_file
 
 import extractkit
 from extractkit import cli
-from extractkit.config import recorded
-from extractkit.engine import described
+from extractkit.config import compose
+from extractkit.engine import identity
 from extractkit.errors import RunDirectoryError
 from extractkit.runs import manifest as manifests
 from extractkit.runs.environment import VALUE_PACKAGES, VALUES_VERSION, package_versions
@@ -29,7 +29,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     save_file(named, tmp_path / "step_0.safetensors")
     monkeypatch.chdir(tmp_path)
     # Its paths count from the directory where it was made, which may exist on this machine.
-    monkeypatch.setattr(recorded, "relocated", lambda entries, directory: entries)
+    monkeypatch.setattr(compose, "relocated", lambda entries, directory: entries)
     monkeypatch.syspath_prepend(str(RUNS.parent))
     return tmp_path
 
@@ -72,9 +72,9 @@ def test_another_library_is_named(
 ) -> None:
     run = Path(shutil.copytree(RUNS / folder / "interrupted", tmp_path / "run"))
     before = contents(run)
-    monkeypatch.setattr(described, "VALUES_VERSION", 0)
+    monkeypatch.setattr(identity, "VALUES_VERSION", 0)
     now = {**manifests.read(run).versions, "numpy": "1.0", "extractkit": "9.0", "protobuf": "1.0"}
-    monkeypatch.setattr(described, "package_versions", lambda: now)
+    monkeypatch.setattr(identity, "package_versions", lambda: now)
     with pytest.raises(RunDirectoryError) as error:
         extractkit.resume(run)
     found = "the version of numpy: 2.4.6 was recorded, 1.0 is found. Install"
@@ -106,7 +106,7 @@ def test_a_run_of_an_older_schema_ends_as_one_of_this(
     run = Path(shutil.copytree(RUNS / "schema-5" / "interrupted", job / "run"))
     if differ := other_packages(run):
         pytest.skip(f"only the libraries of that time may resume it: {'; '.join(differ)}")
-    monkeypatch.setattr(described, "VALUES_VERSION", 0)
+    monkeypatch.setattr(identity, "VALUES_VERSION", 0)
     resumed = extractkit.resume(run, trust=TRUST)
     check(resumed)
     assert resumed.status is Status.FINISHED

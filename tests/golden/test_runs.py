@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from extractkit import cli
-from extractkit.runs.diff import diff
+from extractkit.runs.checking import verify
+from extractkit.runs.comparing import diff
 from extractkit.runs.manifest import SCHEMA, Status
 from extractkit.runs.reader import Run, open_run
 from extractkit.runs.sweeps.reader import open_sweep
-from extractkit.runs.verify import verify
 
 RUNS = Path(__file__).parent / "runs"
 FOLDERS = sorted(path.name for path in RUNS.iterdir())

@@ -22,8 +22,8 @@ import pytest
 from PIL import Image
 
 from extractkit.advice import hydra_override
-from extractkit.component import Component
 from extractkit.config.compose import compose
+from extractkit.core.component import Component
 from extractkit.errors import InputError
 from extractkit.inputs.live import LiveArrays, LiveRows, LiveTexts
 from extractkit.inputs.protocol import InputSpec, Sample, Signature

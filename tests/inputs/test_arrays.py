@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 from omegaconf import OmegaConf
 
+from extractkit.core.values import Array
 from extractkit.errors import InputError, JobError
 from extractkit.inputs.arrays import Arrays
 from extractkit.inputs.columns import ColumnSource
 from extractkit.inputs.live import LiveArrays
 from extractkit.inputs.protocol import Inputs, InputSpec, Signature
 from extractkit.testing.inputs import SourceContract, read_all
-from extractkit.values import Array
 
 X = InputSpec("x", "float32", (10,), (None,))
 ONE = Signature("m", (X,))

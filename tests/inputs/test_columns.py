@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from extractkit.core.values import Array
 from extractkit.errors import InputError
 from extractkit.inputs.arrays import Arrays
 from extractkit.inputs.live import LiveArrays
 from extractkit.inputs.protocol import InputSpec, Signature
 from extractkit.inputs.random import Random
 from extractkit.testing.inputs import read_all
-from extractkit.values import Array
 
 TEXT = Signature("m", (InputSpec("x", "string", (), ()),), takes_text=True)
 WORDS = ["one", "bé", ""]

@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from extractkit.component import Component
+from extractkit.core.component import Component
+from extractkit.core.values import Array
 from extractkit.errors import ConfigError, DiskSpaceError, InputError
 from extractkit.inputs.dataset import Dataset
 from extractkit.inputs.protocol import Inputs, InputSpec, Signature
-from extractkit.inputs.records import RecordSource
-from extractkit.inputs.spool import Spool
+from extractkit.inputs.records import RecordSource, Spool
 from extractkit.testing.inputs import SourceContract, read_all
-from extractkit.values import Array
 from tests.inputs.made_datasets import IMAGES
 
 ONE = Signature("m", (InputSpec("x", "float32", (2, 3), (None, None)),))
@@ -240,7 +239,7 @@ def test_a_full_disk_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("extractkit.inputs.spool.pickle.dump", full)
+    monkeypatch.setattr("extractkit.inputs.records.pickle.dump", full)
     with pytest.raises(DiskSpaceError, match=r"No space left .* or give another folder: TMPDIR=…"):
         made("generator").bind(ONE)
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from extractkit.component import Component
+from extractkit.core.component import Component
 from extractkit.errors import InputError
 from extractkit.inputs.arrays import Arrays
 from extractkit.inputs.dataset import Dataset

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
+from extractkit.core.values import Array
 from extractkit.errors import InputError, JobError
 from extractkit.inputs.columns import ColumnSource
 from extractkit.inputs.hdf5 import Hdf5
 from extractkit.inputs.live import LiveArrays
 from extractkit.inputs.protocol import Inputs, InputSpec, Signature
 from extractkit.testing.inputs import SourceContract, read_all
-from extractkit.values import Array
 
 ONE = Signature("m", (InputSpec("x", "float32", (10,), (None,)),))
 SCALAR = Signature("m", (InputSpec("x", "float32", (), ()),))

@@ -8,12 +8,12 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image, ImageOps
 
+from extractkit.core.values import Array
 from extractkit.errors import InputError, JobError, MissingExtraError
-from extractkit.inputs import extras
+from extractkit.inputs import checks
 from extractkit.inputs.images import Images
 from extractkit.inputs.protocol import Inputs, InputSpec, Sample, Signature
 from extractkit.testing.inputs import SourceContract, read_all
-from extractkit.values import Array
 
 
 def takes(*shape: int | None, dtype: str = "float32") -> Signature:
@@ -300,7 +300,7 @@ class TestRefused:
         def missing(name: str) -> object:
             raise ModuleNotFoundError(name)
 
-        monkeypatch.setattr(extras.importlib, "import_module", missing)
+        monkeypatch.setattr(checks.importlib, "import_module", missing)
         with pytest.raises(MissingExtraError) as caught:
             Images("a.png").bind(RGB)
         assert str(caught.value) == (

@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 from omegaconf import OmegaConf
 
+from extractkit.core.values import Array
 from extractkit.errors import InputError, JobError
 from extractkit.inputs.parquet import Parquet
 from extractkit.inputs.protocol import Inputs, InputSpec, Signature
 from extractkit.inputs.records import RecordSource
 from extractkit.testing.inputs import SourceContract, read_all
-from extractkit.values import Array
 
 IDS = InputSpec("ids", "int32", (None,), ("token",))
 SCORE = InputSpec("score", "float32", (), ())

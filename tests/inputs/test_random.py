@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from extractkit.core.values import Array
 from extractkit.errors import InputError
 from extractkit.inputs.protocol import Inputs, InputSpec, Signature
 from extractkit.inputs.random import Random
 from extractkit.testing.inputs import SourceContract, assert_same
-from extractkit.values import Array
 
 IDS = InputSpec("ids", "int32", (None,), ("token",), low=5, high=9)
 MASK = InputSpec("mask", "bool", (None,), ("token",))

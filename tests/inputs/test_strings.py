@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extractkit.component import Component
+from extractkit.core.component import Component
 from extractkit.engine.batches import collate
 from extractkit.errors import InputError
 from extractkit.inputs.arrays import Arrays

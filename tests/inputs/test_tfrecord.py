@@ -11,12 +11,12 @@ import tensorflow as tf
 from omegaconf import OmegaConf
 from PIL import Image
 
+from extractkit.core.values import Array
 from extractkit.errors import InputError, JobError
 from extractkit.inputs.protocol import Inputs, InputSpec, Signature
 from extractkit.inputs.records import RecordSource
 from extractkit.inputs.tfrecord import TFRecord
 from extractkit.testing.inputs import SourceContract, read_all
-from extractkit.values import Array
 
 IDS = InputSpec("ids", "int32", (None,), ("token",))
 SCORE = InputSpec("score", "float32", (), ())

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from extractkit.core.values import Array
 from extractkit.models.keras_models.model import KerasModel
 from extractkit.models.protocol import Compilation, Fetch
-from extractkit.values import Array
 
 
 def values_of(

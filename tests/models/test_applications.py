@@ -7,12 +7,12 @@ import keras
 import numpy as np
 import pytest
 
+from extractkit.core.values import Array
 from extractkit.errors import ConfigError, ModelError
 from extractkit.inputs.protocol import Sample
 from extractkit.models.applications import load
 from extractkit.models.protocol import Model
 from extractkit.testing.models import ModelContract
-from extractkit.values import Array
 from tests.models.programs import values_of
 
 SMALL = {"input_shape": [32, 32, 3], "classes": 4}

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 import extractkit
+from extractkit.core.catalog import Kind
+from extractkit.core.plan import plan_tensors
+from extractkit.core.selectors import parse_selector
 from extractkit.engine.stream import fetch
 from extractkit.errors import ConfigError, JobError
 from extractkit.models.checkpoint import Checkpoint, load
 from extractkit.models.protocol import Compilation, Fetch, Model
-from extractkit.plan import plan_tensors
-from extractkit.selectors import parse_selector
-from extractkit.tensors import Kind
 from extractkit.testing.models import WeightsContract
 from tests.models.weight_files import examples
 

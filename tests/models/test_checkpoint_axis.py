@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from extractkit.checkpoints import SkippedCheckpoint
+from extractkit.core.checkpoints import SkippedCheckpoint
 from extractkit.errors import ConfigError, JobError, ModelError
-from extractkit.models import checkpoint_axis as axes
+from extractkit.models import given_weights as axes
 from extractkit.models.checkpoint import load as load_weights_alone
-from extractkit.models.checkpoint_axis import WeightFiles, checkpoint_axis
+from extractkit.models.given_weights import WeightFiles, checkpoint_axis
 from extractkit.models.weight_files import WeightFile, keras_hdf5
 
 Arrays = Mapping[str, np.ndarray]

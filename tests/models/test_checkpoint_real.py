@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from extractkit.core.catalog import Kind
+from extractkit.core.values import Array
 from extractkit.models.checkpoint import Checkpoint, load
 from extractkit.models.protocol import Fetch
-from extractkit.tensors import Kind
-from extractkit.values import Array
 from tests.real_models import real_model
 
 pytestmark = pytest.mark.real_model

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from extractkit.component import Component
+from extractkit.core.component import Component
 from extractkit.models import applications, bert, checkpoint, hub, meta_graph, module, tflite
 from extractkit.testing.reference import ReferenceModel
 from tests.models import tflite_zoo, tiny_bert, tiny_presets

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 import extractkit
-from extractkit.component import Component
+from extractkit.core.component import Component
 from extractkit.errors import JobError, SampleError
 from extractkit.models import frozen_graph, module, tflite
 from extractkit.models.failures import failed_on_batch

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from extractkit.core.catalog import Kind
 from extractkit.errors import ConfigError, JobError, ModelError, UserError
 from extractkit.models.frozen_graph import load
 from extractkit.models.protocol import Compilation, Fetch
-from extractkit.tensors import Kind
 from extractkit.testing.models import drawn
 from tests.models.session_graphs import by_hand, classifier, frozen, saved, weight
 

@@ -14,8 +14,8 @@ from extractkit.errors import ConfigError, InputError, MissingExtraError, ModelE
 from extractkit.inputs.images import Images
 from extractkit.inputs.protocol import PICTURE, InputSpec, Signature
 from extractkit.models import hugging_face
+from extractkit.models import hugging_face as library
 from extractkit.models.hugging_face import load
-from extractkit.models.hugging_face_models import library
 
 OWN = "In an environment of its own"
 

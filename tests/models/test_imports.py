@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 
 import extractkit
-from extractkit.component import Component
+from extractkit.core.component import Component
+from extractkit.core.trust import Trust
 from extractkit.errors import ConfigError, ModelError
-from extractkit.models import operation_libraries
-from extractkit.models.imports import import_modules
-from extractkit.models.operation_libraries import why_unknown
-from extractkit.trust import Trust
+from extractkit.models import imports
+from extractkit.models.imports import import_modules, why_unknown
 
 _LAYERS = """
 import keras
@@ -103,9 +102,7 @@ def test_a_module_that_is_missing_or_fails_is_named(
 
 
 def test_an_unknown_operation_s_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        operation_libraries, "_version", {"tensorflow": "2.21.0", "tensorflow-io": "0.37"}.get
-    )
+    monkeypatch.setattr(imports, "_version", {"tensorflow": "2.21.0", "tensorflow-io": "0.37"}.get)
     for module in ("tensorflow_text", "tensorflow_addons", "tensorflow_io"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     assert why_unknown("WordpieceTokenizeWithOffsets") == (
@@ -158,10 +155,10 @@ def test_every_operation_of_the_installed_library_is_known_to_be_its_own() -> No
         return {op.name for op in OpList.FromString(TF_GetBuffer(TF_GetAllOpList())).op}
 
     pytest.importorskip("tensorflow_text")
-    (library,) = [one for one in operation_libraries._LIBRARIES if one.module == "tensorflow_text"]
+    (library,) = [one for one in imports._LIBRARIES if one.module == "tensorflow_text"]
     own = {name for name in registered() if library.operations.fullmatch(name)}
     assert {"TFText>RoundRobinTrim", "SentencepieceOp", "CaseFoldUTF8"} <= own
     # Every other name of another library is unknown here.
-    for other in operation_libraries._LIBRARIES:
+    for other in imports._LIBRARIES:
         if other is not library:
             assert not [name for name in registered() if other.operations.fullmatch(name)]

@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 
 import extractkit
+from extractkit.core.values import Array
 from extractkit.errors import ModelError
-from extractkit.values import Array
 
 KERNEL = np.array([[1.0, -2.0], [0.5, 3.0]], "float32")
 X = np.array([[1.0, 2.0], [-3.0, 0.25], [4.0, -1.0]], "float32")

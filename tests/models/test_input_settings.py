@@ -3,7 +3,7 @@
 import pytest
 
 from extractkit.errors import ConfigError
-from extractkit.models.input_settings import InputSetting, parse_inputs
+from extractkit.models.axes import InputSetting, parse_inputs
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,11 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from extractkit.component import Component
+from extractkit.core.catalog import Kind
+from extractkit.core.component import Component
 from extractkit.errors import ConfigError, ModelError
 from extractkit.models import keras_file
 from extractkit.models.keras_file import load
-from extractkit.tensors import Kind
 from tests.models.keras_factories import Unregistered
 from tests.models.programs import values_of
 from tests.models.zoo import MODELS, drawn

@@ -18,17 +18,17 @@ import extractkit
 from extractkit.engine.listener import Silent
 from extractkit.errors import JobError
 from extractkit.models import keras_file
-from extractkit.models.checkpoint_axis import WeightFiles
 from extractkit.models.functions.model import FunctionModel
+from extractkit.models.given_weights import WeightFiles
 from extractkit.models.keras_models import weights
-from extractkit.models.keras_models.again import LoadedAgain, loaded_again
+from extractkit.models.keras_models.loading import LoadedAgain, loaded_again
 from extractkit.models.keras_models.model import KerasModel
 from extractkit.models.litert.model import TFLiteModel
 from extractkit.models.protocol import SAME_OBJECT
 from extractkit.models.sessions.model import SessionModel
 from extractkit.models.weight_files import WeightFile
 from extractkit.runs.journal import read
-from extractkit.runs.self_check import SelfCheck
+from extractkit.runs.manifest import SelfCheck
 
 X = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
 KERNEL = np.random.default_rng(1).normal(size=(4, 3)).astype(np.float32)

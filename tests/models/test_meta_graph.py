@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from extractkit.core.catalog import Kind
 from extractkit.errors import ModelError, UserError
 from extractkit.models.meta_graph import load
 from extractkit.models.protocol import Compilation, Fetch
-from extractkit.tensors import Kind
 from tests.models.session_graphs import by_hand, classifier, saved, trained, weight
 from tests.models.test_frozen_graph import damaged
 

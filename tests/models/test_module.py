@@ -8,13 +8,13 @@ import pytest
 import tensorflow as tf
 
 import extractkit
-from extractkit.component import Component
+from extractkit.core.catalog import Kind
+from extractkit.core.component import Component
+from extractkit.core.values import Array
 from extractkit.errors import ConfigError, ModelError
 from extractkit.models.module import load
 from extractkit.models.protocol import Model
-from extractkit.tensors import Kind
 from extractkit.testing.models import ModelContract
-from extractkit.values import Array
 
 X = {"x": {"dims": ["sample", 4]}}
 

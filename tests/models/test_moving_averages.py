@@ -11,13 +11,13 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from extractkit.component import Component
+from extractkit.core.catalog import Kind
+from extractkit.core.component import Component
+from extractkit.core.values import Array
 from extractkit.errors import ConfigError, ModelError
 from extractkit.models import checkpoint, keras_file, meta_graph
 from extractkit.models.moving_averages import named_averages
 from extractkit.models.protocol import Compilation, Fetch
-from extractkit.tensors import Kind
-from extractkit.values import Array
 
 v1 = tf.compat.v1
 X = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)

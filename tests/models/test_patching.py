@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from extractkit.models.patching import patched
+from extractkit.models.foreign import patched
 
 
 class Base:

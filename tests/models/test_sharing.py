@@ -14,9 +14,9 @@ import tensorflow as tf
 
 import extractkit
 from extractkit.config.compose import compose
+from extractkit.core.values import Array
 from extractkit.engine.preview import preview
 from extractkit.engine.sharing import Sharing
-from extractkit.values import Array
 from tests.engine.examples import Told
 from tests.models.test_sizes import dataset
 

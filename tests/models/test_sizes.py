@@ -14,10 +14,10 @@ import tensorflow as tf
 import tf_keras
 
 import extractkit
-from extractkit.component import Component
+from extractkit.core.component import Component
+from extractkit.core.values import Array
 from extractkit.errors import JobError
 from extractkit.inputs.dataset import Dataset
-from extractkit.values import Array
 
 LAYERS = "selectors=[layers,outputs]"
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from extractkit.component import Component
+from extractkit.core.catalog import Kind
+from extractkit.core.component import Component
 from extractkit.models.live import live_model
 from extractkit.models.module import load
-from extractkit.models.structure import components, plain, ports
-from extractkit.tensors import Kind
+from extractkit.models.naming import components, plain, ports
 
 
 class Pair(NamedTuple):

@@ -11,18 +11,18 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 
 from extractkit.api import extract
+from extractkit.core.catalog import Kind
+from extractkit.core.values import Array
 from extractkit.errors import ConfigError, InputError, JobError, MissingExtraError, ModelError
+from extractkit.inputs.images import Pixels
 from extractkit.inputs.live import LiveArrays
-from extractkit.inputs.pixels import Pixels
 from extractkit.inputs.protocol import InputSpec, Quantized, Signature
-from extractkit.models import child
+from extractkit.models import foreign
 from extractkit.models.litert.model import TFLiteModel
 from extractkit.models.protocol import Compilation, Fetch, Model
+from extractkit.models.tensorflow_process import intra_op_threads
 from extractkit.models.tflite import load
-from extractkit.models.threads import intra_op_threads
-from extractkit.tensors import Kind
 from extractkit.testing.models import ModelContract, drawn
-from extractkit.values import Array
 from tests.models.tflite_zoo import (
     KERNEL,
     MODELS,
@@ -495,7 +495,7 @@ def mutants(name: str, count: int) -> list[bytes]:
 def test_damage_is_told_or_does_no_harm(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(child, "SECONDS", 30)
+    monkeypatch.setattr(foreign, "SECONDS", 30)
     path = tmp_path / "damaged.tflite"
     sound = []
     for data in mutants(name, 15):

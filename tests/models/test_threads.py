@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from extractkit.models.threads import inter_op_threads, intra_op_threads
+from extractkit.models.tensorflow_process import inter_op_threads, intra_op_threads
 from tests.models.tflite_zoo import written
 
 # Counts the threads that computing starts, by the names that TensorFlow gives them.

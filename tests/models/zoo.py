@@ -8,8 +8,8 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
+from extractkit.core.values import Array
 from extractkit.inputs.protocol import Signature
-from extractkit.values import Array
 from tests.models import zoo_layers
 
 

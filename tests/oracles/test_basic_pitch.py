@@ -8,8 +8,8 @@ import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 import extractkit
+from extractkit.core.values import Array
 from extractkit.runs.views import TensorView
-from extractkit.values import Array
 from tests.real_models import real_model
 
 pytestmark = [pytest.mark.real_model, pytest.mark.oracle]

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from experiments.real_models import architectures
-from extractkit.component import Component
+from extractkit.core.component import Component
 from extractkit.inputs.live import LiveArrays
 from extractkit.models.checkpoint import load as load_weights_alone
 from extractkit.models.keras_file import load
-from extractkit.runs import similarity
+from extractkit.runs import drift
 from extractkit.runs.reader import Run
 from tests.engine.examples import executed, job
 from tests.models.zoo import drawn
@@ -87,7 +87,7 @@ def test_all_of_mhcnuggets_as_weights_alone_is_what_h5py_reads(
     saves: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # CKA of 256 gates 284 times is most of the time, and measured elsewhere.
-    monkeypatch.setattr(similarity, "WIDEST", 64)
+    monkeypatch.setattr(drift, "WIDEST", 64)
     model = load_weights_alone(checkpoints=f"{saves}/*_BA.h5")
     run = executed(tmp_path / "run", job({"kind": "weight"}, model=model, inputs=()))
     assert len(run.checkpoints) == 284

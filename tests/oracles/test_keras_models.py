@@ -11,10 +11,10 @@ import tf_keras
 
 from experiments.alleles.peptides import encoded
 from experiments.real_models import architectures
-from extractkit.component import Component
+from extractkit.core.catalog import Kind
+from extractkit.core.component import Component
+from extractkit.core.values import Array
 from extractkit.models.keras_file import load
-from extractkit.tensors import Kind
-from extractkit.values import Array
 from tests.models.programs import values_of
 from tests.models.zoo import drawn
 from tests.real_models import real_model

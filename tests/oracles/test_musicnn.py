@@ -11,10 +11,10 @@ import numpy.typing as npt
 import pytest
 import tensorflow as tf
 
+from extractkit.core.catalog import Kind
 from extractkit.models.meta_graph import load
 from extractkit.models.protocol import Compilation, Fetch
 from extractkit.models.sessions.model import SessionModel
-from extractkit.tensors import Kind
 from tests.real_models import real_model
 
 pytestmark = pytest.mark.real_model

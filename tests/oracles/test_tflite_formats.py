@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from extractkit.core.catalog import Kind, TensorRecord
+from extractkit.core.values import Array
 from extractkit.models.litert.model import TFLiteModel
 from extractkit.models.protocol import Compilation, Fetch
 from extractkit.models.tflite import load
-from extractkit.tensors import Kind, TensorRecord
-from extractkit.values import Array
 from tests.real_models import real_model
 
 pytestmark = [pytest.mark.real_model, pytest.mark.oracle]

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from extractkit.plan import CONSTANTS_SHARD, Shard
+from extractkit.core.catalog import Kind, TensorRecord
+from extractkit.core.plan import CONSTANTS_SHARD, Shard
+from extractkit.core.values import Array, Assembly, Dense, Values
 from extractkit.runs.manifest import Manifest, RunInputs, RunPlan, RunTensor, Volatile
 from extractkit.runs.reader import Run, open_run
 from extractkit.runs.recorder import Recorder
 from extractkit.sinks.hdf5 import Hdf5Sink
 from extractkit.sinks.protocol import StoredTensor
-from extractkit.tensors import Kind, TensorRecord
-from extractkit.values import Array, Assembly, Dense, Values
 
 Samples = Sequence[Array]
 """Each sample's own value of one tensor; a constant is one array."""

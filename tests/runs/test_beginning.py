@@ -7,17 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from extractkit.core.plan import CONSTANTS_SHARD
+from extractkit.core.values import Dense
 from extractkit.errors import ConfigError, JobError, RunDirectoryError
-from extractkit.plan import CONSTANTS_SHARD
 from extractkit.runs import manifest as manifests
-from extractkit.runs.beginning import Superfluous, begun
-from extractkit.runs.directory import HYDRA, LOG, SAMPLES, SHARDS
 from extractkit.runs.files import StoredFile
-from extractkit.runs.lock import LOCK, locked
+from extractkit.runs.layout import HYDRA, LOCK, LOG, SAMPLES, SHARDS, locked
 from extractkit.runs.manifest import MANIFEST, Manifest, Status, Volatile
-from extractkit.runs.recorder import Recorder
+from extractkit.runs.recorder import Recorder, Superfluous, begun
 from extractkit.sinks.npz import NpzSink
-from extractkit.values import Dense
 from tests.runs.examples import manifest
 
 STARTED = Manifest(volatile=Volatile(started="2026-11-22T15:04:05+00:00"))
@@ -143,7 +141,7 @@ def test_a_run_that_another_process_made_meanwhile_is_kept(
         manifests.write(path, STARTED) if path.exists() else None
 
     (tmp_path / "run").mkdir()
-    monkeypatch.setattr("extractkit.runs.beginning.check_unused", meanwhile)
+    monkeypatch.setattr("extractkit.runs.recorder.check_unused", meanwhile)
     with pytest.raises(RunDirectoryError, match="holds a finished run"):
         begun(tmp_path / "run", STARTED, COMPOSED).__enter__()
     assert names(tmp_path / "run") == {MANIFEST}

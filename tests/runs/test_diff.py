@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 
 from extractkit.errors import ConfigError, RunDirectoryError, SelectionError
-from extractkit.runs.comparison import blocks
-from extractkit.runs.comparison.result import Comparison, OneSided, Place, TensorComparison, Verdict
-from extractkit.runs.diff import diff
+from extractkit.runs.comparing import diff, measures
+from extractkit.runs.comparing.result import Comparison, OneSided, Place, TensorComparison, Verdict
 from extractkit.runs.reader import Run
 from tests.runs.diff_examples import Samples, made_run
 
@@ -69,7 +68,7 @@ def test_numbers_are_those_of_numpy_however_they_are_cut(
     make: Make, elements: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Shards and blocks of any size; the mean is large beside the spread."""
-    monkeypatch.setattr(blocks, "ELEMENTS", elements)
+    monkeypatch.setattr(measures, "ELEMENTS", elements)
     draw = np.random.default_rng(1)
     one = [(1e4 + draw.normal(size=(4, 3))).astype(F32) for _ in range(9)]
     other = [value + draw.normal(scale=0.1, size=(4, 3)).astype(F32) for value in one]
@@ -320,7 +319,7 @@ def test_a_run_of_constants_alone_needs_no_samples(make: Make) -> None:
     assert only(found).verdict is Verdict.BEYOND
     assert only(found).first_beyond is None
     assert found.samples.compared == 0
-    large = np.arange(blocks.ELEMENTS + 3, dtype=F32)
+    large = np.arange(measures.ELEMENTS + 3, dtype=F32)
     changed = large.copy()
     changed[-1] += 10
     counts = only(diff(make({"w": large}), make({"w": changed}))).counts
@@ -434,7 +433,7 @@ def test_comparing_imports_neither_tensorflow_nor_hydra(make: Make) -> None:
     program = (
         "import sys\n"
         "from extractkit.runs.reader import open_run\n"
-        "from extractkit.runs.diff import diff\n"
+        "from extractkit.runs.comparing import diff\n"
         f"run = open_run({str(run.path)!r})\n"
         "assert not diff(run, run).beyond\n"
         "heavy = {'tensorflow', 'keras', 'hydra', 'omegaconf'} & set(sys.modules)\n"

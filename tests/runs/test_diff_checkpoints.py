@@ -10,11 +10,11 @@ import pytest
 
 import extractkit
 from extractkit import cli
-from extractkit.display.console import render
-from extractkit.display.diff import overview
+from extractkit.display.checks import diff_overview
+from extractkit.display.output import render
 from extractkit.errors import RunDirectoryError
-from extractkit.runs.comparison.result import Comparison, Verdict
-from extractkit.runs.diff import diff
+from extractkit.runs.comparing import diff
+from extractkit.runs.comparing.result import Comparison, Verdict
 from extractkit.runs.reader import Run
 from extractkit.testing.reference import ReferenceModel
 from tests.engine.checkpoint_examples import drawn, files, holding, over, written
@@ -86,7 +86,7 @@ def test_checkpoints_of_other_labels_belong_together_by_their_steps(tmp_path: Pa
     assert (found.checkpoints_only_in_a, found.checkpoints_only_in_b) == ((), ("y_20",))
     pairs = {(one.checkpoint, one.checkpoint_b) for one in found.tensors}
     assert pairs == {("x_5", "y_5"), ("both_7", "both_7"), ("x_10", "y_10")}
-    shown = render(overview(found), io.StringIO())
+    shown = render(diff_overview(found), io.StringIO())
     assert "x_10 = y_10: pool:output" in shown
     assert "both_7: pool:output" in shown
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from extractkit.errors import ConfigError, SelectionError
-from extractkit.runs.comparison.joining import WrittenMapping, join
-from extractkit.runs.diff import diff
+from extractkit.runs.comparing import diff
+from extractkit.runs.comparing.pairing import WrittenMapping, join
 from extractkit.runs.reader import Run
 from tests.runs.diff_examples import made_run
 

@@ -8,10 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from extractkit.runs.comparison.elements import compare
-from extractkit.runs.comparison.result import Errors, Tolerance
-from extractkit.runs.comparison.tally import Tally
-from extractkit.values import Array
+from extractkit.core.values import Array
+from extractkit.runs.comparing.measures import Tally, compare
+from extractkit.runs.comparing.result import Errors, Tolerance
 
 DTYPES = ("float16", "float32", "float64", "int8", "uint64", "int64", "bool", "complex64")
 SHAPES = arrays.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=5)

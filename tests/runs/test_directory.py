@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from extractkit.core.plan import CONSTANTS_SHARD, Shard
 from extractkit.errors import RunDirectoryError
-from extractkit.plan import CONSTANTS_SHARD, Shard
 from extractkit.runs import manifest as manifests
-from extractkit.runs.directory import HYDRA, check_unused, shard_file
-from extractkit.runs.lock import LOCK
+from extractkit.runs.layout import HYDRA, LOCK, check_unused, shard_file
 from extractkit.runs.manifest import Status
 from tests.runs.examples import Example, manifest
 

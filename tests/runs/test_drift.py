@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from extractkit.core.job import Job
 from extractkit.errors import RunDirectoryError
-from extractkit.job import Job
 from extractkit.models.checkpoint import load
 from extractkit.runs import drift as drifting
 from extractkit.runs.drift import DRIFT, TensorDrift, drift_of

@@ -11,24 +11,22 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from extractkit.advice import override
+from extractkit.core.job import Job
+from extractkit.core.plan import Part
+from extractkit.core.values import Array
 from extractkit.engine.execute import execute, resume
 from extractkit.engine.listener import Silent
 from extractkit.errors import ConfigError, JobError, RunDirectoryError, SampleError
-from extractkit.job import Job
-from extractkit.plan import Part
-from extractkit.runs import finalize as finalizing
 from extractkit.runs import journal, manifest
-from extractkit.runs.directory import JOURNAL, LOG, MANIFEST
-from extractkit.runs.finalize import finalize
+from extractkit.runs import parts as finalizing
+from extractkit.runs.checking import verify
 from extractkit.runs.journal import Entry
-from extractkit.runs.lock import locked, owner
+from extractkit.runs.layout import JOURNAL, LOG, MANIFEST, locked, owner
 from extractkit.runs.manifest import Status
-from extractkit.runs.parts import Piece, finished_parts, place
+from extractkit.runs.parts import Piece, finalize, finished_parts, place
 from extractkit.runs.reader import open_run
-from extractkit.runs.verify import verify
-from extractkit.runs.write import remove
+from extractkit.store.local import remove
 from extractkit.testing.reference import ReferenceModel
-from extractkit.values import Array
 from tests.engine.examples import EVERYTHING, TEXTS, job
 from tests.engine.test_resume import Told
 from tests.faults.runs import content

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from extractkit.core.plan import CONSTANTS_SHARD, Shard
 from extractkit.errors import RunDirectoryError
-from extractkit.plan import CONSTANTS_SHARD, Shard
 from extractkit.runs import journal
 from extractkit.runs.files import StoredFile
 from extractkit.runs.intact import check_names, intact_entries

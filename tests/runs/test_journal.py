@@ -9,12 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from extractkit.core.plan import Shard
+from extractkit.core.value_checks import ValueStats
 from extractkit.errors import RunDirectoryError
-from extractkit.plan import Shard
 from extractkit.runs import journal
 from extractkit.runs.files import StoredFile
 from extractkit.runs.journal import Entry
-from extractkit.value_checks import ValueStats
 
 TEXTS = st.text(max_size=8)
 COUNTS = st.integers(0, 10**12)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from extractkit.runs.labelled import to_dataset
+from extractkit.runs.reader import to_dataset
 from tests.runs.diff_examples import made_run
 
 

@@ -9,16 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from extractkit.core.plan import CONSTANTS_SHARD
+from extractkit.core.value_checks import ValueStats
 from extractkit.errors import RunDirectoryError
-from extractkit.plan import CONSTANTS_SHARD
 from extractkit.runs import journal
 from extractkit.runs import manifest as manifests
 from extractkit.runs.environment import GitState
-from extractkit.runs.files import StoredFile
+from extractkit.runs.files import Origin, StoredFile
 from extractkit.runs.manifest import Actual, Manifest, Skipped, Status, Volatile
-from extractkit.runs.origins import Origin
 from extractkit.runs.upgrades import LINE_UPGRADES, MANIFEST_UPGRADES
-from extractkit.value_checks import ValueStats
 from tests.runs.examples import SHARDS, TENSORS, manifest
 
 FULL = manifest(

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 import extractkit
+from extractkit.core.value_checks import examine
+from extractkit.core.values import Dense
 from extractkit.runs import manifest as manifests
-from extractkit.runs.damage import damage
+from extractkit.runs.checking import verify
+from extractkit.runs.checking.records import damage
 from extractkit.runs.manifest import RunInputs, RunPlan
 from extractkit.runs.recorder import Recorder
-from extractkit.runs.verify import verify
 from extractkit.sinks.npz import NpzSink
-from extractkit.value_checks import examine
-from extractkit.values import Dense
 from tests.runs.examples import POOLED, TENSORS, manifest
 
 FEW, MANY = 60, 240

@@ -7,12 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from extractkit.component import Component
-from extractkit.engine import loaded
+from extractkit.core.component import Component
+from extractkit.engine import caches
 from extractkit.errors import InputError
-from extractkit.runs.companions import TABLE_END, files_with_companions
-from extractkit.runs.origins import Origin, origin, origins, relocated
-from extractkit.runs.verification import sources
+from extractkit.runs.checking import files as sources
+from extractkit.runs.files import (
+    TABLE_END,
+    Origin,
+    files_with_companions,
+    origin,
+    origins,
+    relocated,
+)
 
 
 def sha256(content: bytes) -> str:
@@ -202,7 +208,7 @@ def test_a_byte_of_any_file_that_a_format_reads_is_another_origin(formats: Path,
     component = Component("model", "some.load", {"path": str(formats / given)})
 
     def found() -> tuple[object, object]:
-        return origin("model.path", str(formats / given)), loaded._files(component)
+        return origin("model.path", str(formats / given)), caches._files(component)
 
     before, stamped = found()
     assert {str(path.relative_to(formats)) for path in stamped} == read
@@ -236,5 +242,5 @@ def test_older_runs_recorded_the_named_file_alone(formats: Path) -> None:
     """Their files have not changed; one that has is found."""
     path = str(formats / "model.json")
     recorded = Origin("model.path", path, sha256(WEIGHTS_MANIFEST), len(WEIGHTS_MANIFEST))
-    assert sources._wrong(recorded, path) == []
-    assert sources._wrong(replace(recorded, sha256=sha256(b"")), path)
+    assert sources._changed_source(recorded, path) == []
+    assert sources._changed_source(replace(recorded, sha256=sha256(b"")), path)

@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from extractkit.core.plan import CONSTANTS_SHARD
+from extractkit.core.values import Dense
 from extractkit.errors import ConfigError, MissingExtraError, RunDirectoryError, SelectionError
-from extractkit.plan import CONSTANTS_SHARD
-from extractkit.runs import labelled
 from extractkit.runs import manifest as manifests
+from extractkit.runs import reader
 from extractkit.runs.manifest import RunPlan, Status
 from extractkit.runs.reader import Run, open_run
 from extractkit.runs.recorder import Recorder
 from extractkit.runs.schema import canonical
 from extractkit.sinks.hdf5 import Hdf5Sink
-from extractkit.values import Dense
 from tests.runs.examples import (
     ATTENTION,
     HIDDEN,
@@ -202,14 +202,14 @@ def test_xarray_gets_unique_dims_and_sample_ids(run: Run, example: Example) -> N
 
 def test_dims_that_would_clash_are_numbered() -> None:
     sizes: dict[str, int] = {}
-    assert labelled.unique_dims(("sample", "token", None), (8, 5, 3), sizes) == (
+    assert reader.unique_dims(("sample", "token", None), (8, 5, 3), sizes) == (
         "sample",
         "token",
         "axis",
     )
-    assert labelled.unique_dims(
-        ("sample", "token", "token", None, None), (8, 4, 4, 3, 3), sizes
-    ) == (*("sample", "token_1", "token_2", "axis", "axis_1"),)
+    assert reader.unique_dims(("sample", "token", "token", None, None), (8, 4, 4, 3, 3), sizes) == (
+        *("sample", "token_1", "token_2", "axis", "axis_1"),
+    )
     assert sizes == {"sample": 8, "token": 5, "axis": 3, "token_1": 4, "token_2": 4, "axis_1": 3}
 
 

@@ -12,19 +12,19 @@ import numpy as np
 import pytest
 
 import extractkit
+from extractkit.core.plan import CONSTANTS_SHARD
+from extractkit.core.value_checks import ValueStats
+from extractkit.core.values import digest
 from extractkit.errors import ConfigError, JobError, RunDirectoryError
-from extractkit.plan import CONSTANTS_SHARD
 from extractkit.runs import journal
 from extractkit.runs import manifest as manifests
-from extractkit.runs.damage import damage
+from extractkit.runs.checking import verify
+from extractkit.runs.checking.records import damage
 from extractkit.runs.files import StoredFile
 from extractkit.runs.manifest import Actual, Manifest, Status
 from extractkit.runs.recorder import Recorder
 from extractkit.runs.samples import Samples
-from extractkit.runs.verify import verify
 from extractkit.sinks.hdf5 import Hdf5Sink
-from extractkit.value_checks import ValueStats
-from extractkit.values import digest
 from tests.runs.examples import (
     HIDDEN,
     KERNEL,

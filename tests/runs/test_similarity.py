@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extractkit.runs.similarity import UNLIKE, WIDEST, Block, Likeness, Own, likeness, to_itself
+from extractkit.runs.drift import UNLIKE, WIDEST, Block, Likeness, Own, likeness, to_itself
 
 Array = np.ndarray
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import basic_indices
 
+from extractkit.core.plan import Shard
 from extractkit.errors import RunDirectoryError, UnknownTensorError
-from extractkit.plan import Shard
 from extractkit.runs.reader import Run, open_run
 from extractkit.runs.trajectory import TrajectoryView
 from tests.runs.trajectory_examples import (

@@ -13,19 +13,17 @@ from random import Random
 import numpy as np
 import pytest
 
+from extractkit.core.plan import CONSTANTS_SHARD
 from extractkit.errors import ConfigError, RunDirectoryError
-from extractkit.plan import CONSTANTS_SHARD
 from extractkit.runs import journal
 from extractkit.runs import manifest as manifests
-from extractkit.runs.directory import JOURNAL, LOG, MANIFEST, SAMPLES
-from extractkit.runs.files import StoredFile
-from extractkit.runs.lock import LOCK
+from extractkit.runs.checking import Sound, verify
+from extractkit.runs.checking.result import Check, Outcome, Verification
+from extractkit.runs.files import StoredFile, origin
+from extractkit.runs.layout import JOURNAL, LOCK, LOG, MANIFEST, SAMPLES
 from extractkit.runs.manifest import Manifest
-from extractkit.runs.origins import origin
 from extractkit.runs.reader import open_run
 from extractkit.runs.schema import canonical
-from extractkit.runs.verification.result import Check, Outcome, Verification
-from extractkit.runs.verify import Sound, verify
 from tests.runs.bit_flips import Flip, found
 from tests.runs.examples import POOLED, SHARDS, finished_run, record
 
@@ -109,7 +107,7 @@ def test_verifying_changes_nothing(run: Path) -> None:
 
 def test_tensorflow_is_not_needed() -> None:
     code = (
-        "import sys, extractkit.runs.verify, extractkit.display.verify; "
+        "import sys, extractkit.runs.checking, extractkit.display.checks; "
         "print([m for m in ('tensorflow', 'keras', 'hydra') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

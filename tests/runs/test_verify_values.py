@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from extractkit.plan import CONSTANTS_SHARD, Shard
+from extractkit.core.plan import CONSTANTS_SHARD, Shard
+from extractkit.core.value_checks import ValueStats, examine
+from extractkit.core.values import Dense, Ragged, Values, without
 from extractkit.runs import journal
 from extractkit.runs import manifest as manifests
-from extractkit.runs.directory import JOURNAL
+from extractkit.runs.checking import verify
+from extractkit.runs.checking.result import Finding, Verification
 from extractkit.runs.journal import Entry
+from extractkit.runs.layout import JOURNAL
 from extractkit.runs.recorder import Recorder
-from extractkit.runs.verification.result import Finding, Verification
-from extractkit.runs.verify import verify
-from extractkit.value_checks import ValueStats, examine
-from extractkit.values import Dense, Ragged, Values, without
 from tests.runs.examples import (
     ATTENTION,
     HIDDEN,

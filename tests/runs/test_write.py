@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from extractkit.errors import JobError, RunDirectoryError
-from extractkit.runs.write import (
+from extractkit.store.local import (
     DurableFile,
     append_line,
     cut,
@@ -160,7 +160,7 @@ def shorten(path: Path) -> None:
 def test_other_names_of_a_file_that_is_changed_keep_what_they_hold(
     change: Callable[[Path], None], kept: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("extractkit.runs.write._BUFFER", 4)
+    monkeypatch.setattr("extractkit.store.local._BUFFER", 4)
     (tmp_path / "run").mkdir()
     (tmp_path / "outside").write_bytes(b"first\n")
     (tmp_path / "run" / "a").hardlink_to(tmp_path / "outside")

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from extractkit.checkpoints import Checkpoint
-from extractkit.plan import Shard
+from extractkit.core.catalog import Kind, TensorRecord
+from extractkit.core.checkpoints import Checkpoint
+from extractkit.core.plan import Shard
+from extractkit.core.values import Array, Assembly, Dense, Values
 from extractkit.runs.manifest import Manifest, RunInputs, RunPlan, RunTensor, Volatile
 from extractkit.runs.reader import Run, open_run
 from extractkit.runs.recorder import Recorder
 from extractkit.sinks.protocol import StoredTensor
-from extractkit.tensors import Kind, TensorRecord
-from extractkit.values import Array, Assembly, Dense, Values
 from tests.runs.examples import SINKS, TARGETS
 
 SHARDS = (Shard(0, 2), Shard(2, 3), Shard(3, 5))

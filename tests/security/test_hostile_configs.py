@@ -15,13 +15,12 @@ from hydra.core.config_store import ConfigStore
 from hydra.types import RunMode
 
 from extractkit.commands import jobs, sweeps
-from extractkit.config import guard
+from extractkit.config import ROOT, config_directory, security
 from extractkit.config.app import launch
 from extractkit.config.compose import Composition, compose
-from extractkit.config.directory import ROOT, config_directory
-from extractkit.config.typed import trust_of
+from extractkit.config.overrides import trust_of
+from extractkit.core.trust import Trust
 from extractkit.errors import ConfigError, ExtractkitError
-from extractkit.trust import Trust
 from tests.security.canary import Canary
 
 _JOB = {
@@ -160,7 +159,7 @@ def test_each_of_them_runs_where_nobody_looks(
     hostile: Path, canary: Canary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else the tests above would be passed by what is harmless anyway."""
-    monkeypatch.setattr(guard, "check_hydra", lambda *_: None)
+    monkeypatch.setattr(security, "check_hydra", lambda *_: None)
     monkeypatch.setattr(Trust, "check", lambda *_: None)
     attempt([*CHOSEN, "--config-dir", str(hostile)], dry=False)
     assert canary.sang
@@ -350,7 +349,7 @@ def test_the_guard_goes_along_to_other_processes(
 ) -> None:
     conf = experiment(tmp_path, canary.placed("hydra: {callbacks: {x: {_target_: CANARY.Call}}}\n"))
     search_path = create_config_search_path(str(config_directory()))
-    sent = pickle.loads(pickle.dumps(guard.GuardedLoader(search_path, Trust())))
+    sent = pickle.loads(pickle.dumps(security.GuardedLoader(search_path, Trust())))
     overrides = ["model=bert", "experiment=hostile", f"hydra.searchpath=[file://{conf}]"]
     with pytest.raises(ConfigError, match=r"^hydra\.callbacks\.x\._target_='canary_\d+\.Call' is"):
         sent.load_configuration(ROOT, overrides, RunMode.RUN)

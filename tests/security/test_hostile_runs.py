@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import extractkit
+from extractkit.core.job import Job
 from extractkit.engine import execute
 from extractkit.errors import ConfigError, ExtractkitError, JobError
-from extractkit.job import Job
 from extractkit.runs import manifest
 from extractkit.testing.reference import ReferenceModel
 

@@ -15,9 +15,9 @@ from extractkit.commands import sweeps
 from extractkit.config.app import launch
 from extractkit.config.compose import Composition
 from extractkit.errors import ConfigError, ExtractkitError, RunDirectoryError
+from extractkit.runs import sweeps as record
 from extractkit.runs.manifest import Status
-from extractkit.runs.sweeps import record
-from extractkit.runs.sweeps.record import SweepRecord
+from extractkit.runs.sweeps import SweepRecord
 from tests.security.canary import Canary
 from tests.sweep_examples import placed
 

@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from extractkit.plan import Shard
+from extractkit.core.plan import Shard
 from tests.runs.trajectory_examples import CONSTANT, DIMS, LENGTHS, SHARDS, Trajectories, made
 
 DENSE = ("dense:out", "count:out", "flag:out", "kernel", "rate")

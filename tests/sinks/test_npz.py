@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from extractkit.core.values import Dense, Ragged
 from extractkit.errors import JobError, RunDirectoryError
 from extractkit.sinks.npz import NpzSink, member
 from extractkit.sinks.protocol import Sink
 from extractkit.testing.sinks import SinkContract, example_values
-from extractkit.values import Dense, Ragged
 
 
 class TestNpzSink(SinkContract):

@@ -9,11 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from extractkit.core.values import Dense, Ragged, Values, digest, sample_shapes
 from extractkit.sinks.hdf5 import Hdf5Sink
 from extractkit.sinks.npz import NpzSink
 from extractkit.sinks.protocol import Sink
 from extractkit.testing.sinks import DTYPES, assert_same
-from extractkit.values import Dense, Ragged, Values, digest, sample_shapes
 
 SINKS = (Hdf5Sink(), Hdf5Sink("gzip"), Hdf5Sink("lzf"), NpzSink())
 

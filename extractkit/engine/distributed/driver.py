@@ -1,4 +1,4 @@
-"""Who computes which shard, and what is done about workers that die, hang or return garbage.
+"""The driver: assigns shards, accepts what workers stored, and replaces workers that fail.
 
 Each worker holds a shard more than it is at work on, so that it is never without. Whatever a worker
 held that is no more goes to another, each shard alone, with nothing before and nothing after it: so
@@ -11,22 +11,65 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from queue import Empty
 
 from extractkit import errors
-from extractkit.engine.distributed.crew import Begun, Crew, Ended, Event, Said, Worker
-from extractkit.engine.distributed.messages import (
+from extractkit.core.plan import Shard
+from extractkit.engine.distributed import (
+    Begun,
     Crashed,
+    Crew,
+    Ended,
+    Event,
     Failed,
     GarbledError,
     Message,
     Ready,
+    Said,
     Stored,
     Task,
+    Worker,
     decoded,
 )
-from extractkit.errors import ExtractkitError, JobError
-from extractkit.plan import Shard
+from extractkit.errors import ExtractkitError, JobError, RunDirectoryError
+from extractkit.runs import journal
+from extractkit.runs.intact import check_names
+from extractkit.runs.journal import Entry
+from extractkit.runs.manifest import Manifest
+from extractkit.runs.storing import check_stored
+
+
+def accepted(line: str, shard: Shard, directory: Path, manifest: Manifest, writer: str) -> Entry:
+    """The entry of a shard, once everything about it is as it has to be.
+
+    Args:
+        line: as the worker sent it.
+        shard: what it had to compute.
+        writer: under which name it stores files.
+
+    Raises:
+        GarbledError: the line is none of a journal, tells of another shard, of other files or of
+            other tensors; or a file is not there, or not as it says.
+    """
+    try:
+        entry = journal.entry_of(line.encode(errors="surrogatepass"), "its entry")
+        if entry is None:
+            raise GarbledError("the checksum of its entry does not hold")
+        if entry.covers != shard or entry.shard != shard.key:
+            raise GarbledError(f"it was given {shard.key}, and stored {entry.shard!r}")
+        check_names(directory, entry, manifest.sinks)
+        check_stored(directory, entry, writer)
+    except RunDirectoryError as error:
+        raise GarbledError(str(error)) from error
+    planned = {t.key for t in manifest.tensors if t.stored.constant == shard.constant}
+    if entry.stats.keys() != planned:
+        raise GarbledError("it tells of other tensors than those planned")
+    samples = {str(index) for index in range(shard.start, shard.stop)}
+    if not entry.skipped.keys() <= samples:
+        raise GarbledError("it tells of samples that are not of its shard")
+    return entry
+
 
 _log = logging.getLogger(__name__)
 

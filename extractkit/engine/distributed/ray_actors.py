@@ -17,11 +17,10 @@ from itertools import takewhile
 from queue import SimpleQueue
 from typing import Any
 
-from extractkit.engine.distributed.crew import Begun, Ended, Event, Said
-from extractkit.engine.distributed.inbox import Inbox
-from extractkit.engine.distributed.messages import Task
+from extractkit.core.job import Runtime
+from extractkit.engine.distributed import Begun, Ended, Event, Said, Task
+from extractkit.engine.distributed.worker import Inbox
 from extractkit.errors import ConfigError, MissingExtraError
-from extractkit.job import Runtime
 
 _REACHED_SECONDS = 5.0
 _SECONDS_TO_END = 20.0

@@ -1,4 +1,4 @@
-"""What a worker does: it becomes like the driver, loads the model, and stores shard after shard.
+"""A worker: takes over the driver's settings, loads the model and stores shard after shard.
 
 It never writes the journal, nor under the name of a file that counts.
 """
@@ -7,37 +7,54 @@ import os
 import pickle
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import cast
+from queue import SimpleQueue
+from typing import Generic, TypeVar, cast
 
 from extractkit import errors
-from extractkit.engine.described import described
-from extractkit.engine.distributed.inbox import Inbox
-from extractkit.engine.distributed.messages import (
-    Crashed,
-    Failed,
-    Message,
-    Ready,
-    Stored,
-    Task,
-    encoded,
-)
-from extractkit.engine.heap import return_large_buffers
+from extractkit.core.job import Job
+from extractkit.engine.distributed import Crashed, Failed, Message, Ready, Stored, Task, encoded
+from extractkit.engine.identity import described
 from extractkit.engine.prepare import prepare
-from extractkit.engine.process import impose, take_machine_variables
-from extractkit.engine.recorded import recorded_survey
+from extractkit.engine.process import impose, return_large_buffers, take_machine_variables
+from extractkit.engine.survey import recorded_survey
 from extractkit.errors import ConfigError, ExtractkitError, RunDirectoryError
-from extractkit.job import Job
 from extractkit.runs import manifest as manifests
 from extractkit.runs.agreement import differences
-from extractkit.runs.directory import SAMPLES
 from extractkit.runs.environment import extractkit_release, host
+from extractkit.runs.layout import SAMPLES
 from extractkit.runs.manifest import Manifest
 from extractkit.runs.samples import Samples
 from extractkit.runs.storing import Storing
 from extractkit.sinks.protocol import Sink
+
+Item = TypeVar("Item")
+
+
+class Inbox(Generic[Item]):
+    """Items that arrive one by one from another thread; the iteration ends with `close`."""
+
+    def __init__(self) -> None:
+        self._arrived: SimpleQueue[Item | type[_Closed]] = SimpleQueue()
+
+    def put(self, item: Item) -> None:
+        """Add an item at the end."""
+        self._arrived.put(item)
+
+    def close(self) -> None:
+        """Nothing more will come; may be said more than once."""
+        self._arrived.put(_Closed)
+
+    def __iter__(self) -> Iterator[Item]:
+        while (item := self._arrived.get()) is not _Closed:
+            yield item  # type: ignore[misc]
+
+
+class _Closed:
+    """Marks the end of the items."""
+
 
 _LAST_WORDS = 4000
 

@@ -1,4 +1,4 @@
-"""`model=module model.eager=true`: a function run operation by operation, as Python runs it.
+"""`model=module model.eager=true`: a function run operation by operation, as Python does.
 
 What cannot be traced (values that Python looks at, NumPy in between) can still be watched. The
 order of operations must be the same for every batch: where Python takes another path, the job ends
@@ -16,10 +16,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from extractkit.core.catalog import SAMPLE, Catalog, Kind, TensorRecord, escape, join
+from extractkit.core.digests import update
+from extractkit.core.plan import numpy_dtype
+from extractkit.core.values import Array
 from extractkit.errors import ConfigError, JobError, ModelError, SampleError
-from extractkit.inputs.protocol import Sample, Signature
-from extractkit.models.axes import Sizes
-from extractkit.models.digests import update
+from extractkit.inputs.protocol import InputSpec, Sample, Signature
+from extractkit.models.axes import INPUTS, InputSetting, Sizes, advised_settings
 from extractkit.models.encoding import encode_arrays
 from extractkit.models.failures import failed_on_batch, failed_own_call
 from extractkit.models.foreign import told
@@ -32,27 +35,66 @@ from extractkit.models.functions.callables import (
     with_arguments,
 )
 from extractkit.models.functions.eager_calls import EagerCall, restored, watched
-from extractkit.models.functions.eager_records import (
-    input_address,
-    input_record,
-    weight_record,
-    weights_of,
-)
 from extractkit.models.functions.model import as_the_model_takes_it, to_numpy
-from extractkit.models.graphs.constants import checked_constants
-from extractkit.models.graphs.quantized import raw_dtype
 from extractkit.models.graphs.rebuilding import candidate_sizes, static_shape, stepped_sizes
-from extractkit.models.graphs.records import Axes, Records, axes_at, of_one_sample, why_not
-from extractkit.models.graphs.signature import declared, signature_of
+from extractkit.models.graphs.records import (
+    Axes,
+    Records,
+    axes_at,
+    of_one_sample,
+    raw_dtype,
+    why_not,
+)
+from extractkit.models.graphs.signature import checked_constants, declared, signature_of
 from extractkit.models.graphs.transforming import transformed
-from extractkit.models.input_settings import AT, InputSetting, advised_settings
+from extractkit.models.naming import Ports, components, plain, ports
 from extractkit.models.protocol import SAME_OBJECT, Compilation, Encoded, Fetch, OwnCall, Program
-from extractkit.models.structure import components, plain, ports
 from extractkit.models.tensorflow_process import configure
-from extractkit.plan import numpy_dtype
-from extractkit.runs.verification.apart import arrays_apart
-from extractkit.tensors import SAMPLE, Catalog, Kind, TensorRecord, join
-from extractkit.values import Array
+from extractkit.runs.checking.contents import arrays_apart
+
+
+def weights_of(built: object) -> dict[str, Any]:
+    """Variables of a module or layer by address: `dense:kernel`; a function tells of none."""
+    ports = Ports()
+    found = {}
+    for variable in getattr(built, "variables", ()):
+        name = getattr(variable, "path", variable.name).partition(":")[0]
+        path, _, port = name.rpartition("/")
+        address = join("/".join(escape(part) for part in path.split("/") if part), escape(port))
+        found[ports.unique(address)] = variable
+    return found
+
+
+def weight_record(address: str, variable: Any) -> TensorRecord:
+    """A weight's record."""
+    return TensorRecord(
+        address=address,
+        kind=Kind.WEIGHT,
+        dtype=tf.as_dtype(variable.dtype).name,
+        shape=tuple(variable.shape),
+        dims=(None,) * len(variable.shape),
+        name=address,
+        depends_on_inputs=False,
+    )
+
+
+def input_address(name: str) -> str:
+    """Address of an argument that gets samples."""
+    return join("", f"input.{escape(name)}")
+
+
+def input_record(spec: InputSpec) -> TensorRecord:
+    """The record of an argument that gets samples."""
+    address = input_address(spec.name)
+    return TensorRecord(
+        address=address,
+        kind=Kind.MODEL_INPUT,
+        dtype=spec.dtype,
+        shape=(None, *spec.shape),
+        dims=(SAMPLE, *spec.dims),
+        name=address,
+    )
+
 
 _STEPPED = 8
 """How many of the stepped sizes are tried: they grow, and a function is run at them."""
@@ -330,7 +372,9 @@ class EagerModel:
             for spec in self.signature.specs
         }
         how = (
-            f", with a size for each free axis: {advised_settings(fixed)}" if axes else f" in {AT}"
+            f", with a size for each free axis: {advised_settings(fixed)}"
+            if axes
+            else f" in {INPUTS}"
         )
         raise ModelError(
             f"{text} with made-up values: {said}. Sizes tried: "

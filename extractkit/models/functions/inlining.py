@@ -1,11 +1,17 @@
-"""A function's graph with every function that it calls put in its place.
+"""A function's graph with every function that it calls inlined, and what it captures.
+
+A graph holds the handles of its variables, but only weak references to the variables themselves.
+A factory that returns `tf.saved_model.load(path).signatures["serving_default"]` drops the loaded
+object, and the variables with it. TensorFlow still calls such a function, because the content
+lives as long as the handle.
 
 A signature of a SavedModel is one call of a function that calls others; only where they stand
 inlined has every tensor an address of its own. Loops and branches stay functions. Variables stay
 captured: no weight is copied into the graph.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +20,114 @@ import tensorflow as tf
 # There is no public way to have grappler inline a function while its variables stay variables.
 from tensorflow.python.framework.convert_to_constants import _run_inline_graph_optimization
 
-from extractkit.models.functions.variables import captured_variables
-from extractkit.values import Array
+from extractkit.core import digests
+from extractkit.core.values import Array, as_array
+
+# There is no public way to ask a handle what it holds; its text shows the name of the variable, to
+# which TensorFlow appends a counter, and the number of its type.
+_HANDLE = re.compile(
+    r'ResourceHandle\(name="(?P<name>[^"]*?)(?:/\d+)?".*type="tensorflow::Var".*'
+    r"DType enum: (?P<dtype>\d+)"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class OrphanedVariable:
+    """A variable of which only the handle is left, as far as models use variables.
+
+    Attributes:
+        name: of the variable, with `:0`.
+        dtype, shape: of its content.
+        handle: the resource that holds it.
+    """
+
+    name: str
+    dtype: tf.DType
+    shape: tf.TensorShape
+    handle: tf.Tensor
+
+    def __tf_tensor__(self, dtype: tf.DType | None = None, name: str | None = None) -> tf.Tensor:
+        """Return the content; TensorFlow calls this to convert the object to a tensor."""
+        return tf.raw_ops.ReadVariableOp(resource=self.handle, dtype=self.dtype, name=name)
+
+    def assign(self, value: tf.Tensor) -> None:
+        """Replace the content."""
+        tf.raw_ops.AssignVariableOp(resource=self.handle, value=value)
+
+
+def captured_variables(graph: Any) -> dict[int, Any]:
+    """Return the variables of a function's graph by the `id` of their handles."""
+    try:
+        return {id(variable.handle): variable for variable in graph.variables}
+    except AssertionError:  # how TensorFlow reports that a weak reference is dead
+        return {id(variable.handle): variable for variable in _orphaned(graph)}
+
+
+def _orphaned(graph: Any) -> Iterator[OrphanedVariable]:
+    for outside, inside in graph.captures:
+        held = _HANDLE.search(repr(outside)) if outside.dtype == tf.resource else None
+        if held is not None:
+            dtype = tf.as_dtype(int(held["dtype"]))
+            content = tf.raw_ops.ReadVariableOp(resource=outside, dtype=dtype)
+            name = held["name"] or inside.op.name
+            yield OrphanedVariable(f"{name}:0", dtype, content.shape, outside)
+
+
+_LOOK_UP = "LookupTableFindV2"
+
+
+def captured_contents(graph: Any, weights: Mapping[int, str]) -> dict[str, str] | None:
+    """A text for each of the graph's placeholders that something is captured by, by its name.
+
+    Args:
+        graph: of a function.
+        weights: what stands for each, by the id of its variable's handle.
+
+    Returns:
+        None where nobody can tell what a captured object does.
+    """
+    variables = captured_variables(graph)
+    contents = {}
+    for outside, inside in graph.captures:
+        content = weights.get(id(outside))
+        if content is None:
+            # A variable that is no weight of the model is a constant to it.
+            content = _content(variables.get(id(outside), outside), inside)
+        if content is None:
+            return None
+        contents[inside.op.name] = content
+    return contents
+
+
+def _content(outside: Any, inside: tf.Tensor) -> str | None:
+    if outside.dtype == tf.resource:
+        return _table(outside, inside)
+    if outside.dtype == tf.variant:
+        return None
+    return f"constant {digests.of_array(as_array(tf.convert_to_tensor(outside).numpy()))}"
+
+
+def _table(handle: tf.Tensor, inside: tf.Tensor) -> str | None:
+    """Of a lookup table; None: it is something else, or only functions inside functions use it."""
+    for operation in _consumers(inside):
+        if operation.type == _LOOK_UP:
+            keys, values = tf.raw_ops.LookupTableExportV2(
+                table_handle=handle,
+                Tkeys=operation.get_attr("Tin"),
+                Tvalues=operation.get_attr("Tout"),
+            )
+            return f"table {digests.of_table(keys.numpy(), values.numpy())}"
+    return None
+
+
+def _consumers(tensor: tf.Tensor) -> Iterator[Any]:
+    """Operations that take the tensor, or what hands it on unchanged where a call was inlined."""
+    for operation in tensor.consumers():
+        if operation.type == "Identity":
+            yield from _consumers(operation.outputs[0])
+        else:
+            yield operation
+
 
 # Nodes that grappler puts where a call began and ended; they hand on what is there already.
 _SEAMS = "Func/"

@@ -10,16 +10,13 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from extractkit.models.graphs.addresses import escaped, readable, short_paths
-from extractkit.models.graphs.control_flow import control_flow
-from extractkit.models.graphs.effects import unfit_operations
-from extractkit.models.graphs.imported import AnyGraph, AnyTensor
-from extractkit.models.graphs.nested import NestedGraph, nested_graphs
-from extractkit.models.graphs.quantized import raw_dtype
+from extractkit.core.catalog import Kind, TensorRecord, escape, join
+from extractkit.models.graphs.control_flow import NestedGraph, control_flow, nested_graphs
+from extractkit.models.graphs.imported import AnyGraph, AnyTensor, escaped, readable, short_paths
+from extractkit.models.graphs.purity import unfit_operations
 from extractkit.models.graphs.rebuilding import static_shape
-from extractkit.models.graphs.records import Found
+from extractkit.models.graphs.records import Found, raw_dtype
 from extractkit.models.naming import Ports
-from extractkit.tensors import Kind, TensorRecord, escape, join
 
 _REFERENCES = ("Variable", "VariableV2", "AutoReloadVariable")
 

@@ -1,15 +1,195 @@
-"""Loops and branches of TensorFlow 1: which tensors lie between Enter and Exit, Switch and Merge.
+"""Control flow in graphs: loops, branches and nested functions.
+
+Their tensors cannot be returned as they are, so they are listed with the reason. A graph that was
+made during the trace is known already; any other is read from the function library, where a nested
+`tf.function` that had been traced before is found as well.
+
+Ranges are followed through a graph. Dropout that keeps everything adds 1 to a random number below 1
+and rounds down, or asks whether it is at least 0: randomness goes in, and none comes out.
 
 An imported graph does not remember its loops and branches; its edges tell. Where constants decide
 a branch, one side of it always runs, and the other never does.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from extractkit.models.graphs.control_flow_values import Range, known_ranges
-from extractkit.models.graphs.imported import AnyGraph, AnyTensor
+import tensorflow as tf
+
+# There is no public way from a FunctionDef to a graph.
+from tensorflow.python.framework.function_def_to_graph import function_def_to_graph
+
+from extractkit.models.graphs.imported import AnyGraph, AnyOperation, AnyTensor, static_value
+
+_REASONS = {
+    "While": "made inside a loop's own graph, once for each iteration",
+    "If": "made inside a branch's own graph, which may not run",
+    "Case": "made inside a branch's own graph, which may not run",
+}
+_NESTED_FUNCTION = "made inside a nested function's own graph"
+
+
+@dataclass(frozen=True, eq=False)
+class NestedGraph:
+    """One graph that an operation of another one runs.
+
+    Attributes:
+        graph: its operations.
+        caller: the operation that runs it.
+        reason: why its tensors cannot be extracted: what the outermost graph around them is.
+    """
+
+    graph: tf.Graph
+    caller: AnyOperation
+    reason: str
+
+
+def nested_graphs(graph: AnyGraph, made: Mapping[str, tf.Graph]) -> list[NestedGraph]:
+    """Every graph below `graph`, each once, in the order in which operations call them.
+
+    Args:
+        made: graphs made during the trace, by name; loops and branches keep it in the library.
+    """
+    library = {f.signature.name: f for f in graph.as_graph_def().library.function}
+    if not library:
+        return []
+    found: dict[str, NestedGraph] = {}
+
+    def visit(caller_graph: AnyGraph, made: Mapping[str, tf.Graph], outer: str | None) -> None:
+        for operation in caller_graph.get_operations():
+            for name in _functions(operation):
+                if name in found or name not in library:
+                    continue
+                inner = made.get(name) or _from_library(graph, library[name])
+                reason = outer or _REASONS.get(
+                    operation.type.removeprefix("Stateless"), _NESTED_FUNCTION
+                )
+                found[name] = NestedGraph(inner, operation, reason)
+                # Below a copy from the library everything is a copy, so that parts match.
+                visit(inner, made if name in made else {}, reason)
+
+    visit(graph, made, None)
+    return list(found.values())
+
+
+def _functions(operation: AnyOperation) -> Iterator[str]:
+    attributes = operation.node_def.attr
+    for key in sorted(attributes):
+        for function in (attributes[key].func, *attributes[key].list.func):
+            if function.name:
+                yield function.name
+
+
+def _from_library(graph: AnyGraph, definition: Any) -> tf.Graph:
+    with graph.as_default():  # where the functions that it calls in turn are known
+        return function_def_to_graph(definition)
+
+
+@dataclass(frozen=True)
+class Range:
+    """Where every element of a tensor lies: low … high; `below`: high itself is never reached."""
+
+    low: float
+    high: float
+    below: bool = False
+
+    @property
+    def known(self) -> bool:
+        """Whether every element has one and the same known value."""
+        return self.low == self.high and not self.below
+
+
+_RANDOM = ("RandomUniform", "StatelessRandomUniform", "StatelessRandomUniformV2")
+_PASS = ("Identity", "Enter", "Switch", "StopGradient", "PlaceholderWithDefault", "Cast")
+
+
+def known_ranges(graph: AnyGraph, fed: frozenset[str]) -> dict[str, Range]:
+    """Ranges of tensors by name (`op:0`), where they can be told.
+
+    Args:
+        fed: names of the tensors that are fed: whatever they would be, nothing is known of them.
+    """
+    ranges: dict[str, Range] = {}
+    for operation in graph.get_operations():
+        found = _range(operation, [ranges.get(tensor.name) for tensor in operation.inputs])
+        if found is not None:
+            ranges |= {t.name: found for t in operation.outputs if t.name not in fed}
+    return ranges
+
+
+def _range(operation: Any, inputs: list[Range | None]) -> Range | None:
+    kind = operation.type.removeprefix("Ref")
+    if kind == "Const":
+        return _constant(operation.outputs[0])
+    if kind in _RANDOM and operation.outputs[0].dtype.is_floating:
+        return Range(0.0, 1.0, below=True)
+    given = [one for one in inputs if one is not None]
+    if len(given) != len(inputs) and kind != "Switch":
+        return None
+    if kind in _PASS:
+        # Rounding towards another type may reach what is never reached.
+        exact = inputs[0] is not None and (kind != "Cast" or inputs[0].known)
+        return inputs[0] if exact else None
+    rule = _RULES.get(kind)
+    return None if rule is None else rule(*given)
+
+
+def _constant(tensor: AnyTensor) -> Range | None:
+    dtype = tensor.dtype
+    if tensor.shape.num_elements() != 1 or not (
+        dtype.is_floating or dtype.is_integer or dtype.is_bool
+    ):
+        return None
+    value = float(static_value(tensor).reshape(-1)[0])
+    return None if math.isnan(value) else Range(value, value)
+
+
+def _sum(one: Range, other: Range) -> Range:
+    return Range(one.low + other.low, one.high + other.high, one.below or other.below)
+
+
+def _difference(one: Range, other: Range) -> Range | None:
+    if not other.known:
+        return None
+    return Range(one.low - other.low, one.high - other.low, one.below)
+
+
+def _product(one: Range, other: Range) -> Range | None:
+    if not other.known:
+        one, other = other, one
+    if not other.known or other.low <= 0:
+        return None
+    return Range(one.low * other.low, one.high * other.low, one.below)
+
+
+def _floor(one: Range) -> Range | None:
+    if not math.isfinite(one.low) or not math.isfinite(one.high):
+        return None
+    highest = math.ceil(one.high) - 1 if one.below else math.floor(one.high)
+    return Range(math.floor(one.low), highest)
+
+
+def _at_least(one: Range, other: Range) -> Range | None:
+    if one.low >= other.high:
+        return Range(1.0, 1.0)
+    return Range(0.0, 0.0) if one.high < other.low else None
+
+
+def _not(one: Range) -> Range | None:
+    return Range(1 - one.low, 1 - one.low) if one.known else None
+
+
+_RULES: Mapping[str, Callable[..., Range | None]] = {
+    "Add": _sum,
+    "AddV2": _sum,
+    "Sub": _difference,
+    "Mul": _product,
+    "Floor": _floor,
+    "GreaterEqual": _at_least,
+    "LogicalNot": _not,
+}
 
 _LOOP = "made inside a loop, once for each iteration"
 _BRANCH = "made inside a branch, which may not run"

@@ -9,9 +9,10 @@ asked for its inputs or its type. Here that step is left out, and what analysis 
 `tf.Operation` and `tf.Tensor`, under the same names.
 """
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, TypeAlias
 
 import tensorflow as tf
@@ -20,8 +21,9 @@ import tensorflow as tf
 from tensorflow.python.framework import importer
 from tensorflow.python.framework.ops import Operation, SymbolicTensor
 
+from extractkit.core.catalog import escape
 from extractkit.models.axes import RawShape
-from extractkit.models.patching import patched
+from extractkit.models.foreign import patched
 
 
 class ImportedTensor:
@@ -215,3 +217,40 @@ def static_sizes(output: Any) -> RawShape:
     """Return the static shape of a result of one of the `imported_operations`."""
     sizes, unknown_rank = output._shape
     return None if unknown_rank else tuple(sizes)
+
+
+_HANDLES = (tf.resource, tf.variant)
+
+
+def readable(operation: Any) -> list[AnyTensor]:
+    """Return the operation's results that have values."""
+    return [tensor for tensor in operation.outputs if not is_handle(tensor.dtype)]
+
+
+@cache
+def is_handle(dtype: tf.DType) -> bool:
+    """Return whether tensors of a type are handles, whose values cannot be copied out."""
+    return dtype.base_dtype in _HANDLES
+
+
+def short_paths(names: Iterable[str], prefix: str) -> dict[str, str]:
+    """Return the path in the address for each operation's name.
+
+    Args:
+        prefix: what is left out at the beginning, as often as it stands there, where the rest is
+            the name of no other.
+    """
+
+    def short(name: str) -> str:
+        while prefix and name.startswith(prefix) and name != prefix:
+            name = name.removeprefix(prefix)
+        return name
+
+    shortened = {name: short(name) for name in names}
+    counts = Counter(shortened.values())
+    return {name: escaped(rest if counts[rest] == 1 else name) for name, rest in shortened.items()}
+
+
+def escaped(path: str) -> str:
+    """Return the path with each part escaped as addresses need it."""
+    return "/".join(escape(part) for part in path.split("/"))

@@ -1,7 +1,13 @@
-"""What every model has in common that is one TensorFlow graph: catalog, samples, weights."""
+"""What all models have in common that are one TensorFlow graph, and the digest of such a graph.
+
+Names count what was built before, so they do not enter: a node is told by its operation, its
+attributes, its device where it has one, and the places in the order of nodes that its inputs come
+from; a function by what is in it, and by whether XLA has to compile it.
+"""
 
 import hashlib
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from math import prod
@@ -9,25 +15,183 @@ from typing import Any, Self
 
 import tensorflow as tf
 
+from extractkit.core import digests
+from extractkit.core.catalog import VARIABLES, Catalog, Kind, TensorRecord
+from extractkit.core.values import Array
 from extractkit.inputs.protocol import Sample, Signature
-from extractkit.models import digests
 from extractkit.models.encoding import encode_arrays
-from extractkit.models.graphs.definition import graph_digest
-from extractkit.models.graphs.quantized import scales_of
 from extractkit.models.graphs.rebuilding import SourceGraph
 from extractkit.models.graphs.records import (
     Found,
     Records,
     complete,
     free_axes_are_independent,
+    scales_of,
     takes,
 )
 from extractkit.models.graphs.signature import tied
 from extractkit.models.graphs.transforming import transformed
 from extractkit.models.protocol import CheckpointAxis, Encoded, Fetch
 from extractkit.models.tensorflow_process import configure
-from extractkit.tensors import VARIABLES, Catalog, Kind, TensorRecord
-from extractkit.values import Array
+
+_PYTHON = re.compile(r"^(Stateless|Eager)?PyFunc")
+# Texts that say no more than which nodes share something.
+_SHARED = ("shared_name", "frame_name", "tensor_array_name", "stack_name")
+_NAMES = ("container", "debug_name")
+# Of the notes that TensorFlow makes for itself, the one that changes what is computed.
+_XLA = "_XlaMustCompile"
+
+
+def graph_digest(graph_def: Any, contents: Mapping[str, str]) -> str | None:
+    """SHA-256 over every node, in order.
+
+    Args:
+        graph_def: the graph, and the functions in its library that it runs.
+        contents: for nodes whose attributes do not tell what they hold, or are not to count, by
+            their names: a text in the place of the attributes.
+
+    Returns:
+        The digest in hexadecimal; None where the graph calls Python code, which it does not hold.
+    """
+    library = {function.signature.name: function for function in graph_def.library.function}
+    for nodes in (graph_def.node, *(function.node_def for function in library.values())):
+        if any(_PYTHON.search(node.op) for node in nodes):
+            return None
+    return _Digests(library).body(graph_def.node, contents=contents).hex()
+
+
+class _Digests:
+    """Digests of functions, each made once.
+
+    Args:
+        library: definitions of functions by name.
+    """
+
+    def __init__(self, library: Mapping[str, Any]) -> None:
+        self._library = library
+        self._made: dict[str, bytes] = {}
+
+    def body(
+        self,
+        nodes: Sequence[Any],
+        arguments: Sequence[str] = (),
+        results: Sequence[str] = (),
+        contents: Mapping[str, str] | None = None,
+    ) -> bytes:
+        """Of nodes in order.
+
+        Args:
+            arguments: names that the nodes' inputs may refer to, besides the nodes themselves.
+            results: inputs of what comes after the nodes.
+            contents: see `graph_digest`.
+        """
+        names = [*arguments, *(node.name for node in nodes)]
+        places = {name: place for place, name in enumerate(names)}
+        shared: dict[bytes, int] = {}
+        digests = [
+            self._node(node, places, shared, (contents or {}).get(node.name)) for node in nodes
+        ]
+        return _digest([str(len(arguments)), *digests, *(_edge(one, places) for one in results)])
+
+    def _node(
+        self, node: Any, places: Mapping[str, int], shared: dict[bytes, int], content: str | None
+    ) -> bytes:
+        data = [_edge(one, places) for one in node.input if not one.startswith("^")]
+        # What has to run before is a set.
+        control = sorted(_edge(one, places) for one in node.input if one.startswith("^"))
+        operation = self._function(node.op) if node.op in self._library else node.op
+        told = [content] if content is not None else self._attributes(node.attr, shared)
+        placed = ["device", _device(node.device)] if node.device else []
+        told += [*placed, *_compilation(node.attr)]
+        return _digest([operation, "inputs", *data, *control, "attributes", *told])
+
+    def _attributes(
+        self, attributes: Mapping[str, Any], shared: dict[bytes, int]
+    ) -> list[str | bytes]:
+        told: list[str | bytes] = []
+        for key in sorted(attributes):
+            value = attributes[key]
+            if key.startswith("_") or key in _NAMES:
+                continue
+            if key in _SHARED:
+                told += [key, str(shared.setdefault(value.s, len(shared))) if value.s else ""]
+            else:
+                told += [key, self._attribute(value)]
+        return told
+
+    def _attribute(self, value: Any) -> bytes:
+        kind = value.WhichOneof("value")
+        if kind == "func":
+            return self._called(value.func)
+        if kind == "tensor":
+            return _tensor(value.tensor)
+        if kind == "list" and (value.list.func or value.list.tensor):
+            return _digest([*map(self._called, value.list.func), *map(_tensor, value.list.tensor)])
+        return bytes(value.SerializeToString(deterministic=True))
+
+    def _called(self, function: Any) -> bytes:
+        told = self._attributes(function.attr, {})
+        return _digest([self._function(function.name), *told, *_compilation(function.attr)])
+
+    def _function(self, name: str) -> bytes:
+        if name not in self._library:
+            return name.encode()
+        if name not in self._made:
+            # While it is being made: a function that calls itself.
+            self._made[name] = b"recursion"
+            function = self._library[name]
+            body = self.body(
+                function.node_def,
+                [argument.name for argument in function.signature.input_arg],
+                [
+                    *(function.ret[one.name] for one in function.signature.output_arg),
+                    *(f"^{one}" for one in sorted(function.control_ret.values())),
+                ],
+            )
+            compiled = _compilation(function.attr)
+            self._made[name] = _digest([body, *compiled]) if compiled else body
+        return self._made[name]
+
+
+def _edge(text: str, places: Mapping[str, int]) -> str:
+    """An input by place: `name`, `name:1`, `^name`, or in a function `name:output:0`."""
+    control = "^" if text.startswith("^") else ""
+    name, _, output = text.lstrip("^").partition(":")
+    return f"{control}{places[name]}:{output or '0'}"
+
+
+def _compilation(attributes: Mapping[str, Any]) -> list[str]:
+    # Looking a key up would add it.
+    return [_XLA] if _XLA in attributes and attributes[_XLA].b else []
+
+
+def _device(name: str) -> str:
+    """Kind and number alone: the rest of the name says which process it is in."""
+    try:
+        device = tf.DeviceSpec.from_string(name)
+    except ValueError:  # TensorFlow will refuse it, if it ever asks
+        return name
+    return f"{device.device_type}:{device.device_index}"
+
+
+def _tensor(tensor: Any) -> bytes:
+    """By content: it may be written in several ways."""
+    try:
+        array = tf.make_ndarray(tensor)
+    except (TypeError, ValueError):  # a type that NumPy does not have
+        return bytes(tensor.SerializeToString(deterministic=True))
+    sha = hashlib.sha256()
+    digests.update(sha, "", tf.as_dtype(tensor.dtype).name, array)
+    return sha.digest()
+
+
+def _digest(parts: Iterable[str | bytes]) -> bytes:
+    sha = hashlib.sha256()
+    for part in parts:
+        encoded = part if isinstance(part, bytes) else part.encode("utf-8", "surrogateescape")
+        sha.update(len(encoded).to_bytes(8, "little") + encoded)
+    return sha.digest()
+
 
 Encoder = Callable[[Sequence[Sample]], Sequence[Encoded]]
 

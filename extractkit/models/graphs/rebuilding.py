@@ -1,18 +1,115 @@
-"""Import a graph again: for its shapes at given sizes, and for the values of some tensors.
+"""Import a graph again: for its shapes at given sizes, and for the values of some of its tensors.
 
 Both import the same GraphDef, so every tensor keeps its identity; only what the wanted tensors
 need is imported at all.
 """
 
-from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import repeat
 from typing import Any, Protocol
 
 import tensorflow as tf
+from tensorflow.python.framework import op_def_registry
 
 from extractkit.models.axes import RawShape, Sizes
-from extractkit.models.graphs.imported import AnyGraph, AnyTensor, ImportedTensor
+from extractkit.models.graphs.imported import (
+    AnyGraph,
+    AnyTensor,
+    ImportedTensor,
+    imported_operations,
+    static_sizes,
+    without_python_objects,
+)
+
+# An attribute whose name begins so is kept, whatever the operation.
+_LACKED = "_extractkit_lacked"
+
+
+def put_stand_ins(graph_def: Any) -> None:
+    """Put placeholders where operations are unknown, in place.
+
+    Each has the type that the operations after it take. A second output gets a placeholder of its
+    own. Bodies of functions are left as they are.
+    """
+    functions = {one.signature.name: one.signature for one in graph_def.library.function}
+    unknown = {
+        node.name: node
+        for node in graph_def.node
+        if node.op not in functions and op_def_registry.get(node.op) is None
+    }
+    if not unknown:
+        return
+    names = {node.name for node in graph_def.node}
+    types: dict[tuple[str, int], int] = {}
+    stand_ins: dict[tuple[str, int], str] = {}
+    for node in graph_def.node:
+        if node.name in unknown:
+            continue
+        data = [given for given in node.input if not given.startswith("^")]
+        for position, (given, kind) in enumerate(
+            zip(data, _input_types(node, functions), strict=False)
+        ):
+            source, _, number = given.partition(":")
+            if source not in unknown or not (number or "0").isdecimal():
+                continue
+            output = (source, int(number or 0))
+            types.setdefault(output, kind)
+            if output[1]:
+                if output not in stand_ins:
+                    stand_ins[output] = _unused(f"{source}/{output[1]}", names)
+                node.input[position] = stand_ins[output]
+    for output, name in stand_ins.items():
+        _become_placeholder(graph_def.node.add(name=name), unknown[output[0]].op, types[output])
+    for name, node in unknown.items():
+        _become_placeholder(node, node.op, types.get((name, 0), _own_type(node)))
+
+
+def lacked_operation(operation: Any) -> str | None:
+    """Return the type of the unknown operation that a placeholder stands for, None for others."""
+    value = operation.node_def.attr.get(_LACKED)
+    return None if value is None else value.s.decode()
+
+
+def _input_types(node: Any, functions: Mapping[str, Any]) -> Iterator[int]:
+    """The type of each input, in order, by the definition of the operation or function."""
+    definition = functions.get(node.op) or op_def_registry.get(node.op)
+    defaults = {one.name: one.default_value for one in definition.attr}
+
+    def attribute(name: str) -> Any:
+        return node.attr[name] if name in node.attr else defaults[name]
+
+    for argument in definition.input_arg:
+        if argument.type_list_attr:
+            yield from attribute(argument.type_list_attr).list.type
+            continue
+        count = attribute(argument.number_attr).i if argument.number_attr else 1
+        kind = argument.type or attribute(argument.type_attr).type
+        yield from repeat(kind, count)  # a damaged file may have any count
+
+
+def _own_type(node: Any) -> int:
+    """The type of a first output that nothing takes: the one that the operation names, if any."""
+    named = [value.type for value in node.attr.values() if value.WhichOneof("value") == "type"]
+    return named[0] if len(named) == 1 else int(tf.variant.as_datatype_enum)
+
+
+def _unused(name: str, names: set[str]) -> str:
+    while name in names:
+        name += "_"
+    names.add(name)
+    return name
+
+
+def _become_placeholder(node: Any, lacked: str, kind: int) -> None:
+    node.op = "Placeholder"
+    node.ClearField("input")
+    node.ClearField("attr")
+    node.attr["dtype"].type = kind
+    node.attr["shape"].shape.unknown_rank = True
+    node.attr[_LACKED].s = lacked.encode()
+
 
 PREFIX = "extractkit"
 """Name scope of what is imported."""
@@ -217,3 +314,49 @@ def _sizes(
         {axis: base for axis, (base, _) in pairs.items()},
         {axis: enlarged for axis, (_, enlarged) in pairs.items()},
     )
+
+
+class StaticShapes:
+    """The shapes of some tensors, as TensorFlow infers them while it imports what they need.
+
+    Args:
+        source: The graph.
+        features: Names of the inputs that are given shapes.
+        wanted: Names of the tensors (`op:0`).
+    """
+
+    def __init__(self, source: SourceGraph, features: Iterable[str], wanted: Sequence[str]) -> None:
+        self._source = source
+        self._features = list(features)
+        self._wanted = wanted
+
+    def at(self, specs: Mapping[str, tf.TensorSpec]) -> list[RawShape]:
+        """Return the static shapes of the tensors when the inputs have the specs' shapes.
+
+        Raises:
+            ValueError: The graph cannot have inputs of these shapes.
+        """
+        # A graph of its own that can capture, but that nobody makes a function of: TensorFlow
+        # refuses functions with loops of TensorFlow 1 in them.
+        graph = tf.__internal__.FuncGraph("shapes")
+        with graph.as_default():
+            replaced = self._part.replaced(
+                {
+                    name: tf.compat.v1.placeholder(specs[name].dtype, specs[name].shape)
+                    for name in self._features
+                }
+            )
+            with without_python_objects():
+                tf.graph_util.import_graph_def(
+                    self._part.graph_def, input_map=self._part.input_map(replaced), name=PREFIX
+                )
+        shapes = {name: static_shape(tensor) for name, tensor in replaced.items()}
+        for operation in imported_operations(graph):
+            name = operation.name.removeprefix(f"{PREFIX}/")
+            for index, output in enumerate(operation.outputs):
+                shapes.setdefault(f"{name}:{index}", static_sizes(output))
+        return [shapes[name] for name in self._wanted]
+
+    @cached_property
+    def _part(self) -> Part:
+        return needed_part(self._source, self._features, self._wanted)

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
-from extractkit.models.graphs.quantized import raw
+from extractkit.core.plan import Layout
+from extractkit.core.transforms import AxisTransform, Reduction, reduced_dtype
+from extractkit.models.graphs.records import raw
 from extractkit.models.protocol import Fetch
-from extractkit.plan import Layout
-from extractkit.transforms import AxisTransform, Reduction, reduced_dtype
 
 
 def transformed(

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from extractkit.errors import ModelError
-from extractkit.models.keras_models.deriving import derive_state
 from extractkit.models.keras_models.dialects import variables_of
+from extractkit.models.keras_models.layer_state import derive_state
 from extractkit.models.keras_models.saved import SavedKeras
 from extractkit.models.moving_averages import KEY, MovingAverages, named_averages
 from extractkit.models.weight_files import WeightFile

@@ -1,10 +1,14 @@
-"""What the layers of a model hold besides variables, and that may go into a trace as constants.
+"""What layers hold besides variables: compared, derived again after loading weights, warned of.
 
 Normalization keeps mean and variance as tensors, Discretization its boundaries as a list, lookup
 layers a table; any layer may keep what it likes. Loading weights may replace all of that, and a
 trace that was made before keeps the old values.
+
+Keras 2 asks every layer to finalize its state after some ways of loading, Keras 3 leaves it to a
+layer's own way of loading. Both forget it here and there.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
@@ -15,8 +19,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from extractkit.models import digests
-from extractkit.models.keras_models.dialects import KERAS_3, dialect_of
+from extractkit.core import digests
+from extractkit.errors import ModelError
+from extractkit.models.foreign import told
+from extractkit.models.keras_models.dialects import KERAS_3, Dialect, dialect_of
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type, np.dtype, tf.DType)
 
@@ -173,3 +179,173 @@ def _tensor(tensor: Any) -> object:
 
 def _content(array: Any) -> object:
     return array.dtype.str, array.shape, digests.of_array(array)
+
+
+def derive_state(model: Any, at: str) -> None:
+    """Let the layers of a model do what they do after their variables have been loaded.
+
+    Args:
+        at: how messages name where the weights come from.
+
+    Raises:
+        ModelError: a layer of somebody's own fails.
+    """
+    dialect = dialect_of(model) or KERAS_3
+    for path, layer in layers_by_path(model).items():
+        try:
+            _derive(layer, dialect)
+        except Exception as error:  # whatever a layer of somebody's own raises
+            raise ModelError(
+                f"{at}: layer {path!r} fails once its weights are loaded: {told(error)}"
+            ) from error
+
+
+def _derive(layer: Any, dialect: Dialect) -> None:
+    if not _is_of(dialect, _owner(layer, "load_own_variables")):
+        store: dict[str, Any] = {}
+        layer.save_own_variables(store)
+        layer.load_own_variables(store)
+    if _finalizes(layer, dialect):
+        layer.finalize_state()
+
+
+def stale_layers(model: Any) -> list[str]:
+    """Return the paths of layers that Keras has left with the state of other weights.
+
+    Only layers of Keras itself are asked: what others do when they derive state is not known.
+    """
+    dialect = dialect_of(model) or KERAS_3
+    return [
+        path
+        for path, layer in layers_by_path(model).items()
+        if _finalizes(layer, dialect)
+        and _is_of(dialect, _owner(layer, "finalize_state"))
+        and _would_change(layer)
+    ]
+
+
+def layers_without_vocabulary(model: Any) -> list[str]:
+    """Return the paths of layers whose table is empty, so that they cannot be called."""
+    return [
+        path
+        for path, layer in layers_by_path(model).items()
+        if any(map(_is_empty_table, vars(layer).values()))
+    ]
+
+
+def _finalizes(layer: Any, dialect: Dialect) -> bool:
+    """Return whether a layer derives state from its variables.
+
+    Without variables there is nothing to derive from: Discretization of Keras 3 would lose the
+    boundaries that its configuration holds. A layer may keep variables that Keras does not list
+    (weights of terms).
+    """
+    if _owner(layer, "finalize_state") in (None, dialect.package.layers.Layer):
+        return False
+    kept = any(isinstance(one, tf.Variable) for one in vars(layer).values())
+    return kept or bool(dialect.own_weights(layer))
+
+
+def _owner(layer: Any, method: str) -> type | None:
+    """Return the class that a layer has a method from."""
+    return next((c for c in type(layer).__mro__ if method in vars(c)), None)
+
+
+def _is_of(dialect: Dialect, owner: type | None) -> bool:
+    return owner is not None and owner.__module__.partition(".")[0] == dialect.package.__name__
+
+
+def _would_change(layer: Any) -> bool:
+    """Return whether deriving its state anew would change a layer; the layer itself stays."""
+    twin = object.__new__(type(layer))
+    twin.__dict__.update(_copied(vars(layer)))
+    before = held(layer, vars(twin))
+    twin.finalize_state()
+    return before != held(layer, vars(twin))
+
+
+def _copied(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the same attributes, in lists of their own: setting one may add to those."""
+    return {
+        name: type(one)(one) if type(one) in (list, dict, set) else one
+        for name, one in attributes.items()
+    }
+
+
+def _is_empty_table(value: Any) -> bool:
+    if not isinstance(value, tf.lookup.StaticHashTable):
+        return False
+    if value.size() > 0:
+        return False
+    try:  # nothing else tells an empty table from one that was never filled
+        value.lookup(tf.zeros([1], value.key_dtype))
+    except tf.errors.FailedPreconditionError:
+        return True
+    return False
+
+
+_log = logging.getLogger(__name__)
+
+
+class LoadedState:
+    """The state of one model's layers, looked at whenever weights have been loaded.
+
+    Attributes:
+        record: what the manifest says of it; empty where there is nothing to say.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.record: dict[str, object] = {}
+        self._model = model
+        self._initial: LayerState | None = None
+
+    def before(self) -> None:
+        """Remember the state before the first of several sets of weights."""
+        if self._initial is None:
+            self._initial = LayerState.of(self._model)
+
+    def check(self, at: str) -> None:
+        """Refuse layers that cannot be called, and warn of state that Keras has not derived.
+
+        Args:
+            at: how messages name what has been loaded.
+
+        Raises:
+            ModelError: a layer has no vocabulary; or its state is that of other weights than
+                loading these afresh would leave.
+        """
+        if empty := layers_without_vocabulary(self._model):
+            raise ModelError(
+                f"{at}: layer {empty[0]!r} has no vocabulary, so that it cannot be called: neither "
+                f"HDF5 files nor weights of their own hold one. Save the whole model in Keras's "
+                f"own format, model.save('model.keras'), and give model.path=model.keras"
+            )
+        stale = stale_layers(self._model)
+        if not stale:
+            return
+        changed = self._initial.changed(LayerState.of(self._model)) if self._initial else []
+        if kept := [path for path in stale if path in changed]:
+            raise ModelError(
+                f"{at}: {self._keras} leaves layer {kept[0]!r} in the state of the weights before, "
+                f"which it does not derive from files of this format. Give checkpoints of one "
+                f"format alone"
+            )
+        self._warn(at, stale)
+
+    def _warn(self, at: str, stale: list[str]) -> None:
+        if self.record.get("stale_layers") == stale:
+            return
+        self.record["stale_layers"] = stale
+        _log.warning(
+            "%s: %s does not derive the state of layer %s from these weights. The values are those "
+            "of Keras's own predict, not of the model that was saved. Call finalize_state() of the "
+            "layer once the weights are loaded, and give the model itself: "
+            "extractkit.extract(model=model, ...)",
+            at,
+            self._keras,
+            ", ".join(map(repr, stale)),
+        )
+
+    @property
+    def _keras(self) -> str:
+        return (dialect_of(self._model) or KERAS_3).name

@@ -1,41 +1,152 @@
-"""The adapter of Keras models, wherever they come from: traced once, then any tensor of it."""
+"""The adapter of Keras models, stateful layers and image models among them."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import tensorflow as tf
 
-from extractkit.errors import ModelError
-from extractkit.inputs.protocol import InputSpec
+from extractkit.advice import choice_override
+from extractkit.core.catalog import Kind
+from extractkit.core.checkpoints import KEY as SEVERAL
+from extractkit.core.checkpoints import STEP_KEY
+from extractkit.core.values import Array
+from extractkit.errors import ConfigError, ModelError, choices
+from extractkit.inputs.protocol import InputSpec, Sample, Signature
 from extractkit.models.foreign import attribute, told
+from extractkit.models.functions.inlining import captured_variables
 from extractkit.models.functions.model import FunctionModel
-from extractkit.models.functions.variables import captured_variables
+from extractkit.models.given_weights import ONE
 from extractkit.models.graphs.records import Found
-from extractkit.models.keras_models.again import Again
 from extractkit.models.keras_models.catalog import find_tensors
 from extractkit.models.keras_models.dialects import KERAS_3, Dialect, dialect_of
 from extractkit.models.keras_models.layer_state import LayerState
-from extractkit.models.keras_models.retracing import Retracing, Traced
-from extractkit.models.keras_models.stateful import (
-    RESET,
-    check_calls,
-    from_initial_state,
-    stateful_layers,
-)
-from extractkit.models.keras_models.tracing import Trace, trace
+from extractkit.models.keras_models.loading import Again
+from extractkit.models.keras_models.tracing import Retracing, Trace, Traced, trace
+from extractkit.models.naming import ports
 from extractkit.models.protocol import (
     Compilation,
+    Encoded,
     Fetch,
     OtherOutputsError,
     OutputsAfter,
     OwnCall,
     Program,
 )
-from extractkit.models.structure import ports
-from extractkit.tensors import Kind
-from extractkit.values import Array
+
+if TYPE_CHECKING:
+    from extractkit.models.given_weights import WeightFiles
+    from extractkit.models.keras_models.dialects import Dialect
+    from extractkit.models.keras_models.tracing import Trace
+
+
+KEY = "model.state"
+RESET, CARRY = "reset", "carry"
+
+_log = logging.getLogger(__name__)
+
+
+def check_state(state: object) -> str | None:
+    """Return the setting, checked.
+
+    Raises:
+        ConfigError: it is not null, "reset" or "carry".
+    """
+    if state is None or state in (RESET, CARRY):
+        return None if state is None else str(state)
+    raise ConfigError(f"{KEY}={state!r} is not a policy. {choices(str(state), [RESET, CARRY])}")
+
+
+def check_carried(layers: Sequence[Any], checkpoints: "WeightFiles | None", name: str) -> None:
+    """Check that a model has a state to carry, and one set of weights.
+
+    Args:
+        checkpoints: those that it is given one after the other. None: it has its own weights.
+        name: of the model.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if not layers:
+        raise ConfigError(
+            f"{KEY}={CARRY}: no layer of {name!r} keeps a state (stateful=True), so there is "
+            f"nothing to carry. Leave {KEY} out"
+        )
+    if checkpoints is not None:
+        raise ConfigError(
+            f"{KEY}={CARRY} and {SEVERAL}: state is carried with one set of weights. Make a run of "
+            f"each: in the same command, replace {SEVERAL} (and {STEP_KEY}) by "
+            f"-m {choice_override(ONE, checkpoints.paths)}"
+        )
+
+
+def stateful_layers(model: Any, dialect: "Dialect") -> list[Any]:
+    """The recurrent layers of a model that keep a state, and their wrappers that say so."""
+    kinds = (dialect.package.layers.RNN, dialect.package.layers.Bidirectional)
+    return [
+        layer for layer in model._flatten_layers() if isinstance(layer, kinds) and layer.stateful
+    ]
+
+
+@contextmanager
+def from_initial_state(layers: Sequence[Any]) -> Iterator[None]:
+    """Within it each call of these layers starts from the initial state, and leaves none."""
+    for layer in layers:
+        layer.stateful = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.stateful = True
+
+
+def check_calls(model: Any, layers: Sequence[Any], trace: "Trace") -> None:
+    """Check that one call of a model calls no stateful layer twice.
+
+    The second call would go on from the state of the first.
+
+    Raises:
+        ModelError: it does.
+    """
+    package = trace.dialect.package
+    within = {
+        id(inside)
+        for layer in model._flatten_layers()
+        if isinstance(layer, package.layers.TimeDistributed)
+        for inside in layer._flatten_layers()
+    }
+    for layer in layers:
+        calls = [call for call in trace.calls if call.layer is layer]
+        looped = any(call.graph is not trace.graph for call in calls)
+        if len(calls) > 1 or looped or id(layer) in within:
+            raise ModelError(
+                f"stateful layer {layer.name!r} is called more than once in one call of the model, "
+                f"each time from the state that the call before it left. Such values are not "
+                f"offered: set stateful=False, or call it once"
+            )
+
+
+def warn(layers: Sequence[Any], setting: str | None) -> None:
+    """Warn that each call of a model starts from the initial state.
+
+    Args:
+        layers: Its stateful layers.
+        setting: How another policy is given, with `{}` for the policy. If None, it cannot be.
+    """
+    names = ", ".join(repr(layer.name) for layer in layers)
+    choice = ""
+    if setting is not None:
+        carry, reset = setting.format(CARRY), setting.format(RESET)
+        choice = f". To carry it: {carry}; to hide this warning: {reset}"
+    _log.warning(
+        "Stateful layers (%s): each call starts from the initial state, and each row of a batch is "
+        "a sample of its own. Keras's predict() carries the state from batch to batch%s",
+        names,
+        choice,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,3 +377,41 @@ def _needs_composites(model: Any) -> str:
         f". It takes {found[0]} tensors, and model=keras gives it dense rows. Save it by "
         f"tf.saved_model.save(model, DIR), and use model=saved_model model.path=DIR"
     )
+
+
+_AXES = ("height", "width", "channel")
+
+
+@dataclass(frozen=True, eq=False)
+class ImageModel(KerasModel):
+    """A Keras model of images (height, width, channels).
+
+    Attributes:
+        prepare: from one sample's pixels to what the model was trained on (rescaled, say), of the
+            same shape; None: it takes them as they are.
+    """
+
+    prepare: Callable[[Array], Array] | None = field(default=None, kw_only=True)
+
+    def encode(self, samples: Sequence[Sample]) -> Sequence[Encoded]:
+        """The samples as the model takes them, prepared."""
+        encoded = super().encode(samples)
+        if self.prepare is None:
+            return encoded
+        return [
+            replace(one, features={name: self.prepare(x) for name, x in one.features.items()})
+            for one in encoded
+        ]
+
+
+def image_signature(signature: Signature, *, pixels: bool) -> Signature:
+    """What a model of one image takes, with names for what is free.
+
+    Args:
+        pixels: whether the numbers of the image are 0 … 255.
+    """
+    (spec,) = signature.specs
+    free = zip(spec.shape, _AXES, strict=True)
+    dims = tuple(axis if size is None else None for size, axis in free)
+    low, high = (0, 256) if pixels else (None, None)
+    return replace(signature, specs=(replace(spec, dims=dims, low=low, high=high),))

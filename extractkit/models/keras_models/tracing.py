@@ -1,4 +1,8 @@
-"""One trace of a Keras callable, with every layer call that happens in it, however deep.
+"""Trace a Keras callable with every layer call that happens in it.
+
+Before its loop, an RNN calls its step once on the first time step, and Keras 3 calls each cell of a
+stack once more to learn how large its dropout masks are. Nothing of the result but its shape is
+used, yet the names are those of the loop.
 
 `keras.Model(inputs, layer.output)` reaches no layer inside another one, so the calls are watched
 instead: `Layer.__call__` is wrapped while one `tf.function` is traced. The graph's operations are
@@ -6,21 +10,98 @@ in creation order, so those made between a call's entry and exit belong to it.
 """
 
 import inspect
+import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
 # All ways to read a variable end in one method of this class; there is no public way to see them.
 from tensorflow.python.ops.resource_variable_ops import BaseResourceVariable
 
-from extractkit.models.graphs.nested import NestedGraph, nested_graphs
+from extractkit.errors import JobError
+from extractkit.models.foreign import patched
+from extractkit.models.graphs.control_flow import NestedGraph, nested_graphs
 from extractkit.models.keras_models.dialects import KERAS_3, Dialect
-from extractkit.models.keras_models.probing import Probes, watched_probes
-from extractkit.models.patching import patched
-from extractkit.models.structure import plain, ports
+from extractkit.models.keras_models.layer_state import LayerState
+from extractkit.models.naming import plain, ports
+from extractkit.models.protocol import CheckpointAxis
+
+if TYPE_CHECKING:
+    from extractkit.models.keras_models.model import KerasModel
+
+
+@dataclass(eq=False)
+class Probes:
+    """The probing calls made so far.
+
+    Attributes:
+        spans: `(graph, start, end)`: its operations start … end-1 were made by such a call.
+        depth: how many of them are under way.
+    """
+
+    spans: list[tuple[tf.Graph, int, int]] = field(default_factory=list)
+    depth: int = 0
+
+    def operations(self, graph: tf.Graph) -> set[int]:
+        """Positions, in order of creation, of the operations that probing calls made."""
+        spans = [(start, end) for one, start, end in self.spans if one is graph]
+        return {position for start, end in spans for position in range(start, end)}
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Take what happens inside as a probing call."""
+        graph = tf.compat.v1.get_default_graph()
+        start = len(graph.get_operations())
+        self.depth += 1
+        try:
+            yield
+        finally:
+            self.depth -= 1
+            self.spans.append((graph, start, len(graph.get_operations())))
+
+
+@contextmanager
+def watched_probes(dialect: Dialect) -> Iterator[Probes]:
+    """Record the probing calls that this thread makes inside the block."""
+    probes = Probes()
+
+    def looping(original: Callable[..., Any]) -> Callable[..., Any]:
+        parameters = inspect.signature(original)
+
+        def rnn(*args: Any, **kwargs: Any) -> Any:
+            bound = parameters.bind(*args, **kwargs)
+            step = bound.arguments["step_function"]
+            outside = tf.compat.v1.get_default_graph()
+
+            def stepping(*given: Any) -> Any:
+                if tf.compat.v1.get_default_graph() is not outside:
+                    return step(*given)
+                with probes.one():
+                    return step(*given)
+
+            # Unrolled there is no loop: each call is a step.
+            if not bound.arguments.get("unroll"):
+                bound.arguments["step_function"] = stepping
+            return original(*bound.args, **bound.kwargs)
+
+        return rnn
+
+    def learning(original: Callable[..., Any]) -> Callable[..., Any]:
+        def learned(*args: Any, **kwargs: Any) -> Any:
+            with probes.one():
+                return original(*args, **kwargs)
+
+        return learned
+
+    with ExitStack() as stack:
+        for module in dialect.loops:
+            stack.enter_context(patched(module, "rnn", looping))
+        for layer, name in dialect.mask_makers:
+            stack.enter_context(patched(layer, name, learning))
+        yield probes
 
 
 @dataclass(eq=False)
@@ -186,3 +267,71 @@ def _input_ports(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> d
     for position, (name, value) in enumerate(bound.items()):
         found |= ports("input" if position == 0 else f"input.{name}", value)
     return found
+
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Traced:
+    """A trace, and when it was made.
+
+    Attributes:
+        trace: the trace.
+        loads: how many times weights had been loaded.
+        state: of the layers, after tracing, which itself may change some of it.
+    """
+
+    trace: Trace
+    loads: int
+    state: LayerState
+
+    def holds(self, state: LayerState) -> bool:
+        """Return whether tracing with the layers in this state would give the same graph."""
+        return not self.trace.reads_weights and not self.state.changed(state)
+
+
+class Retracing:
+    """The adapter whose trace fits the weights that are loaded.
+
+    One trace serves as long as the state of the layers is what it was made with, which is looked
+    at each time weights have been loaded.
+
+    Args:
+        first: the adapter whose catalog counts.
+        axis: tells when weights have been loaded.
+        untraced: makes an adapter of the same model that has no trace yet.
+    """
+
+    def __init__(
+        self, first: "KerasModel", axis: CheckpointAxis, untraced: "Callable[[], KerasModel]"
+    ) -> None:
+        self._first = self._current = first
+        self._axis = axis
+        self._untraced = untraced
+        self._fits = first.traced.loads
+
+    def current(self) -> "KerasModel":
+        """Return the adapter whose trace fits, traced anew where none does.
+
+        Raises:
+            JobError: with the weights that are loaded the model has other tensors.
+        """
+        if self._fits != self._axis.loads:
+            state = LayerState.of(self._first.keras_model)
+            known = (self._first, self._current)
+            fitting = (one for one in known if one.traced.holds(state))
+            self._current = next(fitting, None) or self._retraced()
+            self._fits = self._axis.loads
+        return self._current
+
+    def _retraced(self) -> "KerasModel":
+        _log.info("layers have derived other state from these weights: the model is traced anew")
+        again = self._untraced()
+        if again.catalog.records != self._first.catalog.records:
+            raise JobError(
+                f"model {self._first.name!r} has other tensors with these weights than with the "
+                f"first ones, so they are not one axis. Extract from each checkpoint by itself: "
+                f"model.checkpoint=FILE"
+            )
+        return again

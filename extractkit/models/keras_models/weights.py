@@ -16,11 +16,11 @@ from typing import Any
 import h5py
 
 from extractkit.errors import ModelError
-from extractkit.models.foreign import told
+from extractkit.models.foreign import patched, told
 from extractkit.models.keras_models.averages import use_optimizer_averages, with_named_averages
 from extractkit.models.keras_models.dialects import variables_of
-from extractkit.models.keras_models.pytorch_names import is_of_transformers
 from extractkit.models.keras_models.saved import ARCHIVE, HDF5, SavedKeras, open_saved
+from extractkit.models.keras_models.weight_names import is_of_transformers
 from extractkit.models.keras_models.weights_by_name import (
     assign_by_name,
     assign_by_scope,
@@ -28,7 +28,6 @@ from extractkit.models.keras_models.weights_by_name import (
     stored_name,
 )
 from extractkit.models.moving_averages import MovingAverages
-from extractkit.models.patching import patched
 from extractkit.models.weight_files import WeightFile, open_weights
 
 _log = logging.getLogger(__name__)

@@ -15,20 +15,20 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from extractkit.core.values import Array
 from extractkit.errors import ModelError, choices
 from extractkit.models.foreign import told
-from extractkit.models.keras_models.deriving import derive_state
 from extractkit.models.keras_models.dialects import variables_of
-from extractkit.models.keras_models.pytorch_names import (
+from extractkit.models.keras_models.layer_state import derive_state
+from extractkit.models.keras_models.weight_names import (
     are_pytorch_names,
     by_pytorch_names,
+    find_scope,
     is_of_transformers,
     may_be_left,
     may_be_missing,
 )
-from extractkit.models.keras_models.weight_scopes import find_scope
 from extractkit.models.weight_files import WeightFile
-from extractkit.values import Array
 
 _log = logging.getLogger(__name__)
 

@@ -1,15 +1,139 @@
-"""Which tensors a TFLite model offers, their addresses, and where their values come from."""
+"""Tensors that a TFLite model offers, their addresses, and stored weights, made dense and real."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from extractkit.core.catalog import (
+    BY_VALUES,
+    SAMPLE,
+    TEXT,
+    UNKNOWN,
+    Kind,
+    TensorRecord,
+    escape,
+    join,
+)
+from extractkit.core.plan import numpy_dtype
+from extractkit.core.values import Array
 from extractkit.inputs.protocol import Signature
 from extractkit.models.axes import infer_dims
-from extractkit.models.litert.entry import DTYPES, Entry, tensor_paths
-from extractkit.models.litert.flow import Flow
+from extractkit.models.litert.entry import DTYPES, Entry, Flow, tensor_paths
+from extractkit.models.litert.file import Content
 from extractkit.models.litert.graph import RESOURCES, Graph, GraphTensor, Quantization, Subgraph
 from extractkit.models.litert.probe import Probed
-from extractkit.tensors import BY_VALUES, SAMPLE, UNKNOWN, Kind, TensorRecord, escape, join
+
+
+def dequantized(values: Array, quantization: Quantization) -> Array:
+    """(q - zero point) · scale, float32, of the same shape as `values`."""
+    scales, zero_points = quantization.scales, quantization.zero_points
+    if len(scales) > 1:
+        along = [1] * values.ndim
+        along[quantization.axis] = -1
+        scales, zero_points = scales.reshape(along), zero_points.reshape(along)
+    real = (values.astype(np.int64) - zero_points).astype(np.float32) * scales
+    return np.asarray(real, np.float32).reshape(values.shape)
+
+
+_DENSE = 0
+_Numbers = npt.NDArray[np.int64]
+
+
+def densify(values: Array, shape: Sequence[int], sparsity: Mapping[str, Any]) -> Array:
+    """The dense array of which `values` holds what is stored.
+
+    A level of storage is an axis, or the inside of a block of one; each is dense, or lists the
+    places that are there, as rows of a CSR matrix do (sparse tensors in TFLite's schema).
+
+    Args:
+        values: (n,), in the order of storage.
+        shape: of the dense array.
+        sparsity: as LiteRT tells it: `traversal_order`, `dim_metadata`, `block_map` if in blocks.
+
+    Raises:
+        ValueError: the parts do not fit each other.
+    """
+    levels = [int(level) for level in sparsity["traversal_order"]]
+    blocked = [int(axis) for axis in sparsity.get("block_map", ())]
+    places = np.zeros(1, np.int64)  # where in the level each stored entry stands
+    coordinates: dict[int, _Numbers] = {}
+    sizes: dict[int, int] = {}
+    for level, storage in zip(levels, sparsity["dim_metadata"], strict=True):
+        parents, places, here = _expanded(places, storage)
+        coordinates = {other: column[parents] for other, column in coordinates.items()}
+        coordinates[level] = here
+        sizes[level] = int(storage.get("dense_size", 0))
+    for block, axis in enumerate(blocked, start=len(shape)):
+        coordinates[axis] = coordinates[axis] * sizes[block] + coordinates[block]
+    flat = np.ravel_multi_index([coordinates[axis] for axis in range(len(shape))], tuple(shape))
+    dense = np.zeros(shape, values.dtype)
+    dense.reshape(-1)[flat] = values.reshape(-1)[places]
+    return dense
+
+
+def _expanded(places: _Numbers, storage: Mapping[str, Any]) -> tuple[_Numbers, _Numbers, _Numbers]:
+    """The entries of one level: which entry of the level above, which place, which coordinate."""
+    if storage["format"] == _DENSE:
+        size = int(storage["dense_size"])
+        parents = np.repeat(np.arange(len(places)), size)
+        here = np.tile(np.arange(size), len(places))
+        return parents, places[parents] * size + here, here
+    segments = np.asarray(storage["array_segments"], np.int64)
+    begins, counts = segments[places], np.diff(segments)[places]
+    parents = np.repeat(np.arange(len(places)), counts)
+    within = np.arange(len(parents)) - np.repeat(np.cumsum(counts) - counts, counts)
+    found = begins[parents] + within
+    return parents, found, np.asarray(storage["array_indices"], np.int64)[found]
+
+
+def stored_value(content: Content, tensor: GraphTensor) -> Array:
+    """Copy the value of a constant, dense if the file stores it sparse.
+
+    Args:
+        content: Of the file that the tensor was read from.
+
+    Raises:
+        ValueError: The bytes in the file do not fill the shape.
+    """
+    assert tensor.place is not None
+    offset, length = tensor.place
+    dtype = numpy_dtype(DTYPES[tensor.type])
+    shape = tuple(size or 0 for size in tensor.shape)
+    if DTYPES[tensor.type] == TEXT:
+        strings = _strings(bytes(content[offset : offset + length]), tensor.name)
+        return _filled(strings, shape, "strings", tensor.name)
+    if length % dtype.itemsize:
+        raise ValueError(f"{length} bytes of tensor {tensor.name!r} are no {dtype.name} numbers")
+    values = np.frombuffer(content, dtype, length // dtype.itemsize, offset).copy()
+    if tensor.sparsity is not None:
+        return densify(values, shape, tensor.sparsity)
+    return _filled(values, shape, "numbers", tensor.name)
+
+
+def _filled(values: Array, shape: tuple[int, ...], what: str, name: str) -> Array:
+    if math.prod(shape) != len(values):
+        raise ValueError(f"{len(values)} {what} of tensor {name!r} do not fill {shape}")
+    return values.reshape(shape)
+
+
+def _strings(content: bytes, name: str) -> Array:
+    """Return strings as bytes objects: their number, where each begins and the last ends, them."""
+    count = int.from_bytes(content[:4], "little")
+    head = 4 * (count + 2)
+    if head > len(content):
+        raise ValueError(f"{len(content)} bytes of tensor {name!r} are too few for {count} strings")
+    offsets = np.frombuffer(content, "<i4", count + 1, 4).tolist()
+    if offsets != sorted(offsets) or offsets[0] < head or offsets[-1] > len(content):
+        raise ValueError(f"strings of tensor {name!r} lie outside of it")
+    strings = np.empty(count, object)
+    strings[:] = [content[begin:end] for begin, end in pairwise(offsets)]
+    return strings
+
 
 DEQUANTIZED = "dequantized"
 

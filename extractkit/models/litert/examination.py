@@ -11,23 +11,32 @@ from pathlib import Path
 
 import numpy as np
 
+from extractkit.core.catalog import TEXT
+from extractkit.core.values import Array
 from extractkit.errors import ModelError
 from extractkit.inputs.protocol import InputSpec, Signature
 from extractkit.inputs.random import RandomSource
 from extractkit.models.axes import RawShape, Sizes
 from extractkit.models.foreign import told
-from extractkit.models.litert.cutting import constants_of, runnable_of
+from extractkit.models.litert.catalog import stored_value
+from extractkit.models.litert.cutting import (
+    all_failing,
+    constants_of,
+    failing,
+    missing,
+    runnable_of,
+)
 from extractkit.models.litert.entry import (
     DTYPES,
     READINGS,
     Entry,
+    Flow,
     Reading,
     call_arrays,
     entry_of,
     signature_of,
 )
 from extractkit.models.litert.file import TFLiteFile
-from extractkit.models.litert.flow import Flow
 from extractkit.models.litert.graph import Graph, Subgraph, read_graph
 from extractkit.models.litert.interpreter import (
     FAILURES,
@@ -36,11 +45,7 @@ from extractkit.models.litert.interpreter import (
     Settings,
     without_xnnpack,
 )
-from extractkit.models.litert.lacking import all_failing, failing, missing
 from extractkit.models.litert.probe import Probed
-from extractkit.models.litert.stored import stored_value
-from extractkit.tensors import TEXT
-from extractkit.values import Array
 
 _Shapes = tuple[RawShape, ...]
 

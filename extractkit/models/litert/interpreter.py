@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from extractkit.core.values import Array, as_array
+from extractkit.models.foreign import noise_to_log
 from extractkit.models.litert.graph import Subgraph
-from extractkit.models.native_noise import noise_to_log
-from extractkit.values import Array, as_array
 
 FAILURES = (ValueError, RuntimeError)
 """What LiteRT raises where a call fails; memory that is short aside, which is no sample's fault."""

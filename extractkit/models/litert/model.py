@@ -13,16 +13,18 @@ from importlib.metadata import version
 
 import numpy as np
 
+from extractkit.core.catalog import Catalog, Kind
+from extractkit.core.digests import of_plain_data, update
+from extractkit.core.numpy_transforms import stacked, transformed
+from extractkit.core.values import Array
 from extractkit.errors import ConfigError, JobError, SampleError
 from extractkit.inputs.protocol import Sample, Signature
-from extractkit.models.digests import of_plain_data, update
 from extractkit.models.encoding import encode_arrays
 from extractkit.models.foreign import told
-from extractkit.models.litert.catalog import Found, find_tensors
+from extractkit.models.litert.catalog import Found, dequantized, find_tensors, stored_value
 from extractkit.models.litert.cutting import constants_of, runnable_of
-from extractkit.models.litert.entry import Entry, call_arrays, signature_of
+from extractkit.models.litert.entry import Entry, Flow, call_arrays, signature_of
 from extractkit.models.litert.file import TFLiteFile
-from extractkit.models.litert.flow import Flow
 from extractkit.models.litert.graph import Graph
 from extractkit.models.litert.interpreter import (
     FAILURES,
@@ -33,12 +35,7 @@ from extractkit.models.litert.interpreter import (
     without_xnnpack,
 )
 from extractkit.models.litert.probe import Probed
-from extractkit.models.litert.quantization import dequantized
-from extractkit.models.litert.stored import stored_value
-from extractkit.models.numpy_transforms import stacked, transformed
 from extractkit.models.protocol import Compilation, Encoded, Fetch, NoOwnCallError, OwnCall, Program
-from extractkit.tensors import Catalog, Kind
-from extractkit.values import Array
 
 
 @dataclass(frozen=True, eq=False)

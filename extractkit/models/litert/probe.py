@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 from extractkit.errors import ModelError
 from extractkit.models.axes import RawShape, Sizes
-from extractkit.models.child import ask
+from extractkit.models.foreign import ask
 from extractkit.models.litert.entry import Reading
 from extractkit.models.litert.file import TFLiteFile
 from extractkit.models.litert.interpreter import Settings

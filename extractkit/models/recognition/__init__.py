@@ -6,10 +6,10 @@ recognize("model.pt").what  # "a pickle of PyTorch"
 Files are looked at, never loaded: no TensorFlow, no HDF5, no pickle is opened.
 """
 
-from extractkit.models.recognition.paths import recognize
-from extractkit.models.recognition.recognized import Recognized
-from extractkit.models.recognition.refusing import (
+from extractkit.models.recognition.content import Recognized
+from extractkit.models.recognition.paths import (
     held,
+    recognize,
     refuse_damaged,
     refuse_missing,
     refuse_others,

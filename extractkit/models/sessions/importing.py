@@ -1,6 +1,13 @@
-"""Graphs of TensorFlow 1 from files, checked, into sessions."""
+"""Graphs of TensorFlow 1: imported into sessions, without dropout, and as analysis sees them.
 
-from collections.abc import Callable
+Dropout multiplies by a mask of zeros and ones and by the inverse of how much is kept. What is found
+is exactly that, so that without it the tensor itself is left. Both forms that TensorFlow 1 wrote
+are known: `x / keep * floor(keep + uniform)`, and `x * scale` where `uniform >= rate`.
+"""
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,14 +16,204 @@ import tensorflow as tf
 from google.protobuf import text_format
 from google.protobuf.message import DecodeError, Message
 
-from extractkit.errors import ModelError
+from extractkit.core.values import Array
+from extractkit.errors import ConfigError, ModelError, choices
 from extractkit.models.foreign import told
-from extractkit.models.graphs.imported import ImportedGraph
-from extractkit.models.graphs.stand_ins import put_stand_ins
-from extractkit.models.in_force import remember
-from extractkit.models.operation_libraries import why_not_loaded
+from extractkit.models.graphs.control_flow import Range, known_ranges
+from extractkit.models.graphs.imported import AnyGraph, AnyTensor, ImportedGraph
+from extractkit.models.graphs.rebuilding import lacked_operation, put_stand_ins
+from extractkit.models.graphs.signature import tensor_named
+from extractkit.models.imports import why_not_loaded
 from extractkit.models.recognition import refuse_damaged, refuse_others, refuse_unknown
-from extractkit.models.sessions.graph import LaterSession, clean
+from extractkit.models.tensorflow_process import remember
+
+_UNIFORM = Range(0.0, 1.0, below=True)
+_RANDOM = ("RandomUniform", "StatelessRandomUniform", "StatelessRandomUniformV2")
+
+
+def dropouts(graph: tf.Graph) -> dict[str, str]:
+    """Return for the last operation of each dropout the tensor that it drops from (`op:0`).
+
+    Functions that the graph calls are not searched.
+    """
+    if not any(operation.type in _RANDOM for operation in graph.get_operations()):
+        return {}
+    ranges = known_ranges(graph, frozenset())
+    found = {}
+    for operation in graph.get_operations():
+        for mask, kept in _masked(operation):
+            given = _given(mask, kept, ranges)
+            if given is not None:
+                found[operation.name] = given.name
+    return found
+
+
+def without_dropout(graph_def: Any, found: Mapping[str, str]) -> None:
+    """Have each dropout hand on what it would drop from, in place."""
+    for node in graph_def.node:
+        if node.name in found:
+            waits = [edge for edge in node.input if edge.startswith("^")]
+            dtype = node.attr["T"].type
+            node.op = "Identity"
+            node.ClearField("attr")
+            node.attr["T"].type = dtype
+            del node.input[:]
+            node.input.extend([found[node.name].removesuffix(":0"), *waits])
+
+
+def _masked(operation: Any) -> Collection[tuple[tf.Tensor, tf.Tensor]]:
+    """Return what may be the mask of a dropout, and what it is put on."""
+    if operation.type == "Mul":
+        one, other = operation.inputs
+        return ((other, one), (one, other))
+    if operation.type in ("Select", "SelectV2"):
+        condition, kept, otherwise = operation.inputs
+        zero = tf.get_static_value(otherwise)
+        if zero is not None and zero.size and not zero.any():
+            return ((condition, kept),)
+    return ()
+
+
+def _given(mask: tf.Tensor, kept: tf.Tensor, ranges: Mapping[str, Range]) -> tf.Tensor | None:
+    """Return what a dropout drops from; None where it is none."""
+    while mask.op.type in ("Cast", "Identity"):
+        mask = mask.op.inputs[0]
+    if mask.op.type == "Floor" and mask.op.inputs[0].op.type in ("Add", "AddV2"):
+        one, other = mask.op.inputs[0].op.inputs
+        for drawn, keep in ((one, other), (other, one)):
+            if ranges.get(drawn.name) == _UNIFORM:
+                return _unscaled(kept, keep, _number(keep))
+    if mask.op.type == "GreaterEqual":
+        drawn, rate = mask.op.inputs
+        dropped = _number(rate)
+        if ranges.get(drawn.name) == _UNIFORM and dropped is not None:
+            return _unscaled(kept, None, 1 - dropped)
+    return None
+
+
+def _unscaled(scaled: tf.Tensor, keep: tf.Tensor | None, share: float | None) -> tf.Tensor | None:
+    """Return what was scaled by the inverse of the share that is kept; None: nothing was."""
+    operation = scaled.op
+    if operation.type in ("RealDiv", "Div"):
+        values, divisor = operation.inputs
+        same = keep is not None and divisor.name == keep.name
+        return values if same or _are_close(_number(divisor), share) else None
+    if operation.type == "Mul" and share:
+        one, other = operation.inputs
+        for values, scale in ((one, other), (other, one)):
+            if _are_close(_number(scale), 1 / share):
+                return values
+    return None
+
+
+def _are_close(one: float | None, other: float | None) -> bool:
+    return one is not None and other is not None and math.isclose(one, other, rel_tol=1e-5)
+
+
+def _number(tensor: tf.Tensor) -> float | None:
+    """Return the value of a scalar that the graph alone tells."""
+    if tensor.shape.num_elements() != 1 or not tensor.dtype.is_floating:
+        return None
+    value = tf.get_static_value(tensor)
+    return None if value is None else float(value.reshape(-1)[0])
+
+
+PLACEHOLDERS = ("Placeholder", "PlaceholderV2", "PlaceholderWithDefault")
+
+
+@dataclass(frozen=True, eq=False)
+class SessionGraph:
+    """A graph without a session; see `graphs.SourceGraph`.
+
+    Attributes:
+        graph: the graph.
+        inputs: its tensor for each named input.
+    """
+
+    graph: AnyGraph
+    inputs: Mapping[str, AnyTensor]
+
+
+@dataclass(frozen=True, eq=False)
+class LaterSession:
+    """A graph to which nothing is added, and how to open a session for its like.
+
+    Attributes:
+        graph: the graph.
+        open: opens a session with the same operations and without variables to restore.
+    """
+
+    graph: ImportedGraph
+    open: Callable[[], tf.compat.v1.Session]
+
+
+def clean(graph_def: Any) -> None:
+    """Take off what stands in the way of importing a graph elsewhere, in part or on other devices.
+
+    Stored shapes may be those of another TensorFlow; places beside other nodes mean nothing where
+    those are left out.
+    """
+    drop_stored_shapes(graph_def)
+    for node in graph_def.node:
+        node.device = ""
+        node.attr.pop("_class", None)
+
+
+WITHOUT_SHAPES = ", without stored shapes"
+"""Follows the name of what has loaded a graph from which `drop_stored_shapes` took some."""
+
+
+def drop_stored_shapes(graph_def: Any) -> bool:
+    """Take the stored shapes off a graph, in place, and return whether there were any.
+
+    TensorFlow refuses those that it infers otherwise, as it does of graphs of other versions.
+    """
+    stored = [node for node in graph_def.node if "_output_shapes" in node.attr]
+    for node in stored:
+        del node.attr["_output_shapes"]
+    return bool(stored)
+
+
+def with_constants(graph_def: Any, constants: Mapping[str, Array]) -> ImportedGraph:
+    """A graph in which placeholders, by their operations' names, are constants."""
+    graph_def = tf.compat.v1.GraphDef.FromString(graph_def.SerializeToString())
+    clean(graph_def)
+    for node in graph_def.node:
+        if node.name in constants:
+            dtype = node.attr["dtype"].type
+            value = tf.make_tensor_proto(constants[node.name], dtype)
+            node.op = "Const"
+            node.ClearField("input")
+            node.ClearField("attr")
+            node.attr["dtype"].type = dtype
+            node.attr["value"].tensor.CopyFrom(value)
+    return ImportedGraph(graph_def)
+
+
+def placeholders(graph: AnyGraph) -> dict[str, AnyTensor]:
+    """A graph's own placeholders by the names of their operations."""
+    return {
+        operation.name: operation.outputs[0]
+        for operation in graph.get_operations()
+        if operation.type in PLACEHOLDERS and lacked_operation(operation) is None
+    }
+
+
+def outputs_named(graph: AnyGraph, names: Sequence[str] | None) -> dict[str, AnyTensor]:
+    """`model.outputs` as tensors by name.
+
+    Raises:
+        ConfigError: there is no such tensor.
+    """
+    outputs = {}
+    for name in names or ():
+        tensor = tensor_named(graph, name)
+        if tensor is None:
+            there = [operation.name for operation in graph.get_operations() if operation.outputs]
+            raise ConfigError(f"model.outputs: {name!r} is not a tensor. {choices(name, there)}")
+        outputs[name] = tensor
+    return outputs
+
 
 _Graph = TypeVar("_Graph")
 

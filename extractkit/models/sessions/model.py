@@ -10,21 +10,25 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from extractkit.core.values import Array, as_array
 from extractkit.errors import ConfigError, JobError, ModelError
 from extractkit.inputs.protocol import InputSpec
-from extractkit.models.compiled_once import CompiledOnce
+from extractkit.models.axes import InputSetting
 from extractkit.models.composites import Composite, given, given_names, with_composites
 from extractkit.models.failures import failed_on_batch
 from extractkit.models.foreign import told_by_graph
+from extractkit.models.given_weights import CompiledOnce
 from extractkit.models.graphs.catalog import GraphFacts, facts_of, find_operations, terminal_tensors
-from extractkit.models.graphs.constants import checked_constants
-from extractkit.models.graphs.feeding import inner_tensors
 from extractkit.models.graphs.model import GraphModel
-from extractkit.models.graphs.quantized import raw_array
-from extractkit.models.graphs.records import Found
-from extractkit.models.graphs.signature import chosen, declared, signature_of
+from extractkit.models.graphs.records import Found, raw_array
+from extractkit.models.graphs.signature import (
+    checked_constants,
+    chosen,
+    declared,
+    inner_tensors,
+    signature_of,
+)
 from extractkit.models.graphs.transforming import transformed
-from extractkit.models.input_settings import InputSetting
 from extractkit.models.moving_averages import DEFAULT as AVERAGES
 from extractkit.models.protocol import (
     SAME_OBJECT,
@@ -34,11 +38,18 @@ from extractkit.models.protocol import (
     OwnCall,
     Program,
 )
-from extractkit.models.sessions.graph import LaterSession, SessionGraph, with_constants
-from extractkit.models.sessions.naming import placeholders
-from extractkit.models.sessions.tables import table_contents
-from extractkit.models.sessions.variables import GraphVariable, kinds_of_variables, variables_of
-from extractkit.values import Array, as_array
+from extractkit.models.sessions.importing import (
+    LaterSession,
+    SessionGraph,
+    placeholders,
+    with_constants,
+)
+from extractkit.models.sessions.restore import (
+    GraphVariable,
+    kinds_of_variables,
+    table_contents,
+    variables_of,
+)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,18 +1,159 @@
-"""A checkpoint's weights into a session, checked against its graph first."""
+"""A checkpoint's weights into a session, checked against the graph first."""
 
-from collections.abc import Collection, Iterator, Mapping
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
+from extractkit.core import digests
+from extractkit.core.catalog import Kind
 from extractkit.errors import ModelError
 from extractkit.models.foreign import told
+from extractkit.models.graphs.imported import AnyGraph, AnyTensor
 from extractkit.models.moving_averages import MovingAverages, named_averages
 from extractkit.models.recognition import recognize, refuse_others, refuse_unknown
-from extractkit.models.sessions.variables import VARIABLE_TYPES, GraphVariable, variables_of
-from extractkit.models.weight_files.checkpoint_files import missing_file, refuse_pattern
+from extractkit.models.weight_files.tensorflow_checkpoint import missing_file, refuse_pattern
+
+_REFERENCES = ("Variable", "VariableV2", "AutoReloadVariable")
+_HANDLE = "VarHandleOp"
+VARIABLE_TYPES = (*_REFERENCES, _HANDLE)
+_TRAINING = re.compile(r"^(Resource)?(Sparse)?Apply")
+_STEP = "global_step"
+
+
+@dataclass(frozen=True, eq=False)
+class GraphVariable:
+    """A reference or resource variable.
+
+    Attributes:
+        name: of its operation, and `:0`.
+        dtype, shape: of its content.
+        value: the tensor that reads it.
+        initialized: a boolean tensor, whether it has a value.
+    """
+
+    name: str
+    dtype: tf.DType
+    shape: tf.TensorShape
+    value: tf.Tensor
+    initialized: tf.Tensor
+
+
+def variable_names(graph: AnyGraph) -> list[str]:
+    """Return the name of every variable (`op:0`), in the order of the graph."""
+    return [f"{one.name}:0" for one in graph.get_operations() if one.type in VARIABLE_TYPES]
+
+
+def variables_of(graph: tf.Graph) -> list[GraphVariable]:
+    """Every variable, in the order of the graph; operations that read them are added to it."""
+    found = []
+    with graph.as_default(), tf.control_dependencies(None):
+        for operation in graph.get_operations():
+            if operation.type in _REFERENCES:
+                value = operation.outputs[0]
+                initialized = tf.raw_ops.IsVariableInitialized(ref=value)
+            elif operation.type == _HANDLE:
+                handle, dtype = operation.outputs[0], operation.get_attr("dtype")
+                value = tf.raw_ops.ReadVariableOp(resource=handle, dtype=dtype)
+                initialized = tf.raw_ops.VarIsInitializedOp(resource=handle)
+            else:
+                continue
+            found.append(
+                GraphVariable(
+                    operation.outputs[0].name,
+                    operation.get_attr("dtype"),
+                    tf.TensorShape(operation.get_attr("shape")),
+                    value,
+                    initialized,
+                )
+            )
+    return found
+
+
+def kinds_of_variables(graph: AnyGraph, averages: str) -> dict[str, Kind]:
+    """Kinds of the variables that are not weights, by name (`op:0`).
+
+    Args:
+        averages: the name of moving averages: `VARIABLE/averages` is one of `VARIABLE`.
+    """
+    names = {name.removesuffix(":0") for name in variable_names(graph)}
+    kinds = dict.fromkeys(_optimizer_variables(graph), Kind.OPTIMIZER)
+    for average in named_averages(names, names, averages).values():
+        kinds[f"{average}:0"] = Kind.MOVING_AVERAGE
+    return kinds
+
+
+def _optimizer_variables(graph: AnyGraph) -> set[str]:
+    """Names (`op:0`) of the variables that only training needs: slots, rates, the step counter.
+
+    What trains a variable takes it first, and behind it what belongs to the optimizer.
+    """
+    found: set[str] = set()
+    for operation in graph.get_operations():
+        if _TRAINING.search(operation.type):
+            found.update(_variables(operation.inputs[1:]))
+        elif operation.name.rpartition("/")[2] == _STEP and operation.outputs:
+            found.update(_variables(operation.outputs))
+    return found
+
+
+def _variables(tensors: Iterable[AnyTensor]) -> Iterable[str]:
+    """The variables among tensors, or that these read."""
+    for tensor in tensors:
+        operation: Any = tensor.op
+        if operation.type in ("Identity", "ReadVariableOp"):
+            operation = operation.inputs[0].op
+        if operation.type in VARIABLE_TYPES:
+            yield operation.outputs[0].name
+
+
+_TABLES = (
+    *("HashTable", "MutableHashTable", "MutableDenseHashTable", "MutableHashTableOfTensors"),
+    *("HashTableV2", "MutableHashTableV2", "MutableDenseHashTableV2"),
+    "MutableHashTableOfTensorsV2",
+)
+
+
+def table_contents(session: tf.compat.v1.Session, graph_def: Any) -> dict[str, str] | None:
+    """A text for each table of a graph, by the name of its node.
+
+    Args:
+        session: which has filled them.
+        graph_def: the graph as it came.
+
+    Returns:
+        None where a function of the graph holds one, of which nobody can tell.
+    """
+    if any(_is_table(node) for one in graph_def.library.function for node in one.node_def):
+        return None
+    return dict(_contents(session, [node for node in graph_def.node if _is_table(node)]))
+
+
+def _is_table(node: Any) -> bool:
+    return node.op in _TABLES
+
+
+def _contents(session: tf.compat.v1.Session, nodes: list[Any]) -> Iterator[tuple[str, str]]:
+    for node in nodes:
+        with session.graph.as_default():
+            handle = session.graph.get_tensor_by_name(f"{node.name}:0")
+            newer = handle.dtype == tf.resource
+            export = tf.raw_ops.LookupTableExportV2 if newer else tf.raw_ops.LookupTableExport
+            both = export(
+                table_handle=handle,
+                Tkeys=node.attr["key_dtype"].type,
+                Tvalues=node.attr["value_dtype"].type,
+            )
+        try:
+            keys, values = session.run([both.keys, both.values])
+        except tf.errors.FailedPreconditionError:  # nobody has filled it
+            yield node.name, "table"
+        else:
+            yield node.name, f"table {digests.of_table(keys, values)}"
+
 
 _MOST = 3
 _SLICED = " "

@@ -1,1 +1,203 @@
 """Models of TensorFlow.js: graphs with their weights as constants, and Keras layers."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+from google.protobuf import json_format
+
+from extractkit.errors import ModelError
+from extractkit.models.foreign import told
+from extractkit.models.graphs.imported import AnyGraph, AnyTensor
+from extractkit.models.keras_models.loading import build_architecture
+from extractkit.models.keras_models.saved import SavedKeras, serialized_objects
+from extractkit.models.keras_models.weights_by_name import assign_by_name
+from extractkit.models.weight_files import WeightFile
+
+_BASES = {
+    "FusedDepthwiseConv2dNative": "DepthwiseConv2dNative",
+    "_FusedConv2D": "Conv2D",
+    "_FusedMatMul": "MatMul",
+}
+# Settings of the fused operation that the plain one does not have.
+_OWN = ("fused_ops", "num_args", "epsilon", "leakyrelu_alpha", "TArgs", "num_host_args")
+_PRELU = "Prelu"
+
+
+def taken_apart(graph_def: Any) -> None:
+    """Replace, in place, what TensorFlow cannot run; the last of the parts has the old name."""
+    nodes = list(graph_def.node)
+    if not any(_is_foreign(node) for node in nodes):
+        return
+    del graph_def.node[:]
+    for node in nodes:
+        graph_def.node.extend(_parts(node) if _is_foreign(node) else [node])
+
+
+def _is_foreign(node: Any) -> bool:
+    if node.op in _BASES:
+        steps = _steps(node)
+        return node.op == "FusedDepthwiseConv2dNative" or _PRELU in steps
+    return bool(node.op == _PRELU)
+
+
+def _steps(node: Any) -> list[str]:
+    return [step.decode() for step in node.attr["fused_ops"].list.s]
+
+
+def _parts(node: Any) -> Iterator[Any]:
+    dtype = node.attr["T"].type
+    if node.op == _PRELU:
+        yield from _prelu(node.name, node.name, node.input[0], node.input[1], dtype)
+        return
+    steps = _steps(node)
+    data = [edge for edge in node.input if not edge.startswith("^")]
+    control = [edge for edge in node.input if edge.startswith("^")]
+    names = [f"{node.name}/fused/{position}" for position in range(len(steps))] + [node.name]
+    base = tf.compat.v1.NodeDef(name=names[0], op=_BASES[node.op], input=[*data[:2], *control])
+    for key, value in node.attr.items():
+        if key not in _OWN and not key.startswith("_"):
+            base.attr[key].CopyFrom(value)
+    yield base
+    arguments = iter(data[2:])
+    for step, before, name in zip(steps, names, names[1:], strict=False):
+        if step == _PRELU:
+            yield from _prelu(node.name, name, before, next(arguments), dtype)
+            continue
+        inputs = [before, next(arguments)] if step == "BiasAdd" else [before]
+        part = _node(name, step, inputs, dtype)
+        if step == "BiasAdd" and "data_format" in node.attr:
+            part.attr["data_format"].CopyFrom(node.attr["data_format"])
+        if step == "LeakyRelu" and "leakyrelu_alpha" in node.attr:
+            part.attr["alpha"].f = node.attr["leakyrelu_alpha"].f
+        yield part
+
+
+def _prelu(scope: str, name: str, features: str, alpha: str, dtype: int) -> Iterator[Any]:
+    """max(x, 0) - alpha * max(-x, 0)"""
+    inner = f"{scope}/prelu"
+    yield _node(f"{inner}/positive", "Relu", [features], dtype)
+    yield _node(f"{inner}/negated", "Neg", [features], dtype)
+    yield _node(f"{inner}/negative", "Relu", [f"{inner}/negated"], dtype)
+    yield _node(f"{inner}/scaled", "Mul", [alpha, f"{inner}/negative"], dtype)
+    yield _node(name, "Sub", [f"{inner}/positive", f"{inner}/scaled"], dtype)
+
+
+def _node(name: str, op: str, inputs: Sequence[str], dtype: int) -> Any:
+    node = tf.compat.v1.NodeDef(name=name, op=op, input=inputs)
+    node.attr["T"].type = dtype
+    return node
+
+
+_TABLES = ("HashTable", "LookupTable", "MutableHashTable")
+
+
+def graph_def_of(topology: Any, weights: WeightFile, at: str) -> Any:
+    """Return the GraphDef, weights in their places.
+
+    Args:
+        topology: the GraphDef as JSON, its constants without values.
+        weights: the values by the names of the constants.
+
+    Raises:
+        ModelError: the graph is damaged, it has tables, or a weight is missing or does not fit.
+    """
+    graph_def = tf.compat.v1.GraphDef()
+    try:
+        json_format.ParseDict(topology, graph_def, ignore_unknown_fields=True)
+    except (json_format.ParseError, TypeError, ValueError, AttributeError) as error:
+        raise ModelError(f"{at}: its modelTopology is not a GraphDef: {told(error)}") from error
+    bodies = [graph_def.node, *(one.node_def for one in graph_def.library.function)]
+    for nodes in bodies:
+        for node in nodes:
+            if node.op.startswith(_TABLES):
+                raise ModelError(
+                    f"{at} has the table {node.name!r} ({node.op}), which TensorFlow.js fills by a "
+                    f"graph of its own. Use the SavedModel that it was converted from"
+                )
+            if node.op == "Const":
+                _fill(node, weights, at)
+    taken_apart(graph_def)
+    return graph_def
+
+
+def tensors_of(
+    graph: AnyGraph, infos: Mapping[str, Any] | None, at: str
+) -> dict[str, AnyTensor] | None:
+    """Return the tensors that a signature in `model.json` names; None where it names none.
+
+    Raises:
+        ModelError: one of them is not in the graph.
+    """
+    if not infos:
+        return None
+    tensors = {}
+    for key, info in sorted(infos.items()):
+        name = str(info.get("name", key)) if isinstance(info, Mapping) else str(key)
+        try:
+            tensors[str(key)] = graph.get_tensor_by_name(name if ":" in name else f"{name}:0")
+        except (KeyError, ValueError) as error:
+            raise ModelError(
+                f"{at}: its signature names {name!r}, which is not in its graph"
+            ) from error
+    return tensors
+
+
+def _fill(node: Any, weights: WeightFile, at: str) -> None:
+    """Give a constant its value."""
+    tensor = node.attr["value"].tensor
+    shape = [dim.size for dim in tensor.tensor_shape.dim]
+    if node.name not in weights:
+        if _has_values(tensor) or 0 in shape:
+            return
+        raise ModelError(
+            f"{at}: the graph needs the weight {node.name!r}, which weightsManifest does not list"
+        )
+    value = weights.read(node.name)
+    if list(value.shape) != shape:
+        raise ModelError(
+            f"{at}: weight {node.name!r} is {list(value.shape)}, in the graph it is {shape}"
+        )
+    try:
+        dtype = tf.as_dtype(node.attr["dtype"].type)
+    except TypeError as error:
+        raise ModelError(
+            f"{at}: the constant {node.name!r} has a type that TensorFlow does not know"
+        ) from error
+    if dtype != tf.string:
+        # TensorFlow.js keeps 64-bit numbers in 32 bits.
+        value = value.astype(dtype.as_numpy_dtype)
+    node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value, dtype, shape))
+
+
+def _has_values(tensor: Any) -> bool:
+    values: Iterable[str] = (field.name for field, _ in tensor.ListFields())
+    return any(name == "tensor_content" or name.endswith("_val") for name in values)
+
+
+def keras_model_of(file: Path, topology: Any, weights: WeightFile, at: str) -> Any:
+    """Return the model with its weights, of the Keras that its configuration is written for.
+
+    Args:
+        topology: of a `model.json`: a configuration of Keras, alone or under `model_config`.
+
+    Raises:
+        ModelError: the configuration is none, holds code, or does not fit the weights.
+        MissingExtraError: it needs tf-keras, which is not installed.
+    """
+    config = topology.get("model_config", topology)
+    if not isinstance(config, dict) or "class_name" not in config:
+        raise ModelError(f"{at}: its modelTopology does not describe a Keras model")
+    if any(node["class_name"] == "Lambda" for node in serialized_objects(config)):
+        raise ModelError(
+            f"{at} holds Python code in a Lambda layer, which TensorFlow.js does not have, and "
+            f"which loading it would run"
+        )
+    version = str(topology.get("keras_version") or "")
+    elements = sum(prod(weights.entry(key).shape) for key in weights)
+    saved = SavedKeras(file, at, config, version, str(topology.get("backend") or ""), elements)
+    model = build_architecture(saved)
+    assign_by_name(model, weights, at)
+    return model

@@ -16,8 +16,8 @@ from typing import Any
 import h5py
 import numpy as np
 
+from extractkit.core.catalog import TEXT
 from extractkit.models.foreign import told
-from extractkit.tensors import TEXT
 
 _SECONDS = 10
 _BYTES_PER_SECOND = 20_000_000

@@ -1,12 +1,27 @@
-"""Weights in HDF5, as Keras writes them: `.weights.h5` and `.h5`.
+"""Weights as Keras writes them: `.weights.h5`, `.h5`, and `.keras` archives.
+
+Keras 3 (`.weights.h5`, `.keras`) numbers them, `layers/dense_1/vars/0`, in the order in which the
+layer has them, and keeps their own names nowhere; the layer's name stands beside them as an
+attribute. Older files name them: `dense_1/dense_1/kernel:0`.
 
 HDF5's reader can be brought to crash, or to run for ever, by a damaged file (3 to 7 of 1,000
 small changes), so a child process lists a file and reads whatever is not plainly contiguous
 before this process reads any of it.
 """
 
+import errno
 import json
-from collections.abc import Mapping, Sequence
+import os
+import re
+import shutil
+import struct
+import tempfile
+import weakref
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +29,87 @@ import h5py
 import ml_dtypes
 import numpy as np
 
-from extractkit.errors import ModelError
-from extractkit.models.child import ask, ask_about_all
-from extractkit.models.foreign import told
-from extractkit.models.weight_files.keras_places import places
-from extractkit.models.weight_files.weight_file import Entry, WeightFile, damaged
-from extractkit.tensors import TEXT
-from extractkit.values import Array
+from extractkit.core.catalog import TEXT
+from extractkit.core.values import Array
+from extractkit.errors import ModelError, choices
+from extractkit.models.foreign import ask, ask_about_all, told
+from extractkit.models.weight_files.weight_file import Entry, Place, WeightFile, damaged
+from extractkit.models.zip_files import why_not_unpacked
+
+_COUNT = re.compile(r"_\d+$")
+_VARS = "vars"
+_LAYERS = "layers"
+_MODEL_WEIGHTS = "model_weights/"
+_OPTIMIZER_WEIGHTS = "optimizer_weights"
+_OPTIMIZER = "optimizer"
+
+
+def places(keys: Iterable[str], names: Mapping[str, str]) -> dict[str, Place]:
+    """The place of every dataset.
+
+    Args:
+        keys: paths of the datasets.
+        names: attribute `name` by path of the group, which Keras 3 writes to each layer's `vars`.
+    """
+    keys = list(keys)
+    layer_names = _layer_names(names)
+    numbered = {key for key in keys if key.rpartition("/")[0].rpartition("/")[2] == _VARS}
+    return {key: _numbered(key, layer_names) if key in numbered else _named(key) for key in keys}
+
+
+def _named(key: str) -> Place:
+    """`dense_1/dense_1/kernel:0`: the layer's group holds each under the variable's whole name.
+
+    Where that leads through the model (`dense/sequential/dense/kernel`), it is left out.
+    """
+    *layers, variable = key.removeprefix(_MODEL_WEIGHTS).removesuffix(":0").split("/")
+    training = key.startswith(f"{_OPTIMIZER_WEIGHTS}/")
+    if layers[:1] and layers[0] in layers[1:]:
+        del layers[: layers.index(layers[0], 1)]
+    average = training and (variable.endswith("average") or "average" in layers[2:3])
+    return Place(tuple(layers), variable, training=training, average=average)
+
+
+def _numbered(key: str, layer_names: Mapping[str, str]) -> Place:
+    """`layers/dense_1/vars/0`: the model's list of layers is left out."""
+    *parts, _, variable = key.split("/")
+    layers = tuple(
+        layer_names.get("/".join(parts[: depth + 1]), part)
+        for depth, part in enumerate(parts)
+        if part != _LAYERS
+    )
+    return Place(layers, variable, training=parts[:1] == [_OPTIMIZER])
+
+
+def _layer_names(names: Mapping[str, str]) -> dict[str, str]:
+    """The layers' own names by path of their group, where that path says less.
+
+    An item of a list stands under its class, counted (`layers/dense_1`): there the name that the
+    author gave is better. One that Keras made up counts what was built earlier in the process, so
+    files of one architecture would differ in it. An attribute stands under the attribute's name.
+    """
+    own = {path.rpartition("/")[0]: name for path, name in names.items() if _is_vars(path)}
+    better = {}
+    for path, name in own.items():
+        above, _, group = path.rpartition("/")
+        made_up = _COUNT.sub("", name) == _COUNT.sub("", group)
+        if above and above not in own and not made_up:
+            better[path] = name
+    counts = Counter((path.rpartition("/")[0], name) for path, name in better.items())
+    return {path: name for path, name in better.items() if _alone(path, name, counts, own)}
+
+
+def _alone(
+    path: str, name: str, counts: Mapping[tuple[str, str], int], groups: Mapping[str, str]
+) -> bool:
+    """Whether no sibling has this name too, or stands under it."""
+    above = path.rpartition("/")[0]
+    return counts[above, name] == 1 and f"{above}/{name}" not in groups
+
+
+def _is_vars(path: str) -> bool:
+    return path.rpartition("/")[2] == _VARS
+
 
 HDF5_ENDINGS = (".h5", ".hdf5")
 
@@ -109,3 +198,91 @@ def _array(dataset: Any, dtype: str) -> Array:
     if dtype == "bfloat16":
         return value.view(ml_dtypes.bfloat16)
     return value.astype(value.dtype.newbyteorder("="), copy=False)
+
+
+ENDING = ".keras"
+
+_WEIGHTS = "model.weights.h5"
+
+# Deflate alone reaches a thousandfold; what Keras writes is stored as it is.
+_LARGEST_RATIO = 100
+_SMALL = 16 << 20
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def open_archive(file: Path, at: str, *, whole: bool = False) -> WeightFile:
+    """The weights inside a `.keras` archive, unpacked to a temporary file for as long as needed.
+
+    Args:
+        at: how messages name what the user gave.
+        whole: whether the whole model is asked for, which may have no weights at all.
+
+    Raises:
+        ModelError: it is damaged, holds no weights where they alone are asked for, or they are no
+            HDF5; it grows out of all proportion, or there is no room for it.
+    """
+    try:
+        handle, name = tempfile.mkstemp(suffix=".h5")
+    except OSError as error:
+        raise _no_room(at, error) from error
+    os.close(handle)
+    unpacked = Path(name)
+    try:
+        _unpack(file, unpacked, at)
+        opened = replace(
+            open_hdf5(unpacked, at, whole=whole),
+            path=str(file),
+            format="Keras archive",
+            files=(file,),
+        )
+    except BaseException:
+        unpacked.unlink()
+        raise
+    weakref.finalize(opened, unpacked.unlink, missing_ok=True)
+    return opened
+
+
+def refuse_bomb(archive: zipfile.ZipFile, at: str) -> None:
+    """Refuse what would fill memory or disk, before any of it is unpacked.
+
+    Raises:
+        ModelError: something in it is far larger than what it is packed into.
+    """
+    for member in archive.infolist():
+        if member.file_size > _SMALL + _LARGEST_RATIO * member.compress_size:
+            raise ModelError(
+                f"{at} is refused: {member.filename!r} in it grows from {member.compress_size} "
+                f"to {member.file_size} bytes"
+            )
+
+
+def _unpack(file: Path, into: Path, at: str) -> None:
+    """Copy the weights out of an archive in pieces; their checksum is looked at on the way."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            refuse_bomb(archive, at)
+            if _WEIGHTS not in archive.namelist():
+                raise ModelError(
+                    f"{at} holds no {_WEIGHTS}. {choices(_WEIGHTS, archive.namelist())}"
+                )
+            with archive.open(_WEIGHTS) as content, into.open("wb") as unpacked:
+                shutil.copyfileobj(content, unpacked)
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise _no_room(at, error) from error
+        raise damaged(at, told(error)) from error
+    except (
+        *(zipfile.BadZipFile, zlib.error, EOFError),
+        *(ValueError, RuntimeError, NotImplementedError, struct.error),
+    ) as error:
+        if why := why_not_unpacked(error):
+            raise ModelError(f"{at} {why}") from error
+        raise damaged(at, told(error)) from error
+
+
+def _no_room(at: str, error: OSError) -> ModelError:
+    return ModelError(
+        f"{at} cannot be unpacked to a temporary file: {error.strerror or error}. Name a directory "
+        f"with room: TMPDIR=DIRECTORY python -m extractkit …"
+    )

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from extractkit.core.values import Array
 from extractkit.errors import MissingExtraError, ModelError, choices
 from extractkit.models.foreign import told
 from extractkit.models.weight_files.weight_file import (
@@ -17,7 +18,6 @@ from extractkit.models.weight_files.weight_file import (
     array_dtype,
     damaged,
 )
-from extractkit.values import Array
 
 ENDING = ".safetensors"
 INDEX_ENDING = f"{ENDING}.index.json"

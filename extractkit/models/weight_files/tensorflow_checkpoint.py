@@ -1,32 +1,260 @@
 """TensorFlow's own checkpoints: of TF1's Saver (both formats) and of TF2's objects.
 
+TF1's Saver writes a variable's name, `conv/kernel`, and an optimizer's slots below it,
+`conv/kernel/Adam_1`. TF2 writes the attributes that lead to a variable,
+`model/layer-1/kernel/.ATTRIBUTES/VARIABLE_VALUE`.
+
 A checkpoint is named by its prefix: `model.ckpt-100` stands for `model.ckpt-100.index` and
 `model.ckpt-100.data-00000-of-00001`. The prefix may end in a slash, the files' own names then
 begin with the dot. The first format, of 2015, is one file of the prefix's own name.
 """
 
 import re
-from collections.abc import Callable
+import shlex
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from extractkit.advice import override
+from extractkit.core.values import Array, as_array
 from extractkit.errors import ModelError, choices, nearest
 from extractkit.models.foreign import told
+from extractkit.models.moving_averages import DEFAULT as AVERAGE
+from extractkit.models.moving_averages import SLOTS
 from extractkit.models.tensorflow_process import quiet_start
-from extractkit.models.weight_files.checkpoint_files import (
-    INDEX_ENDING,
-    checkpoint_files,
-    refuse_pattern,
+from extractkit.models.weight_files.weight_file import Entry, Place, WeightFile, damaged
+
+INDEX_ENDING = ".index"
+
+# What TensorFlow looks for the files of a checkpoint with, even for those of one prefix.
+_WILD = "*?[\\"
+
+_SHARD = re.compile(r"\.data-\d{5}-of-(\d{5})")
+
+
+def checkpoint_files(prefix: str) -> tuple[Path, ...]:
+    """Return the index and the shards that belong to a prefix, whether or not they exist.
+
+    How many shards there are is told by the names of those that exist; one where none does.
+    """
+    index = Path(prefix + INDEX_ENDING)
+    folder, start = index.parent, index.name.removesuffix(INDEX_ENDING)
+    names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
+    endings = [name[len(start) :] for name in names if name.startswith(start)]
+    counts = [int(found[1]) for ending in endings if (found := _SHARD.fullmatch(ending))]
+    count = max(counts, default=1)
+    shards = (folder / f"{start}.data-{number:05}-of-{count:05}" for number in range(count))
+    return (index, *shards)
+
+
+def missing_file(prefix: str) -> Path | None:
+    """Return the first file that a checkpoint lacks; None where it is complete."""
+    return next((file for file in checkpoint_files(prefix) if not file.is_file()), None)
+
+
+def refuse_pattern(prefix: str, at: str) -> None:
+    """Refuse a prefix that TensorFlow takes for a pattern, and so does not find.
+
+    Raises:
+        ModelError: there is such a character in it.
+    """
+    wild = [char for char in _WILD if char in prefix]
+    if not wild:
+        return
+    given = Path(prefix)
+    if any(char in given.name for char in wild):
+        advice = f"Rename its files, {given.name!r} and so on"
+    else:
+        link = shlex.join(["ln", "-s", str(given.parent.absolute()), "NAME"])
+        advice = f"Rename the folder, or give a link to it: {link}, then the path with NAME"
+    raise ModelError(
+        f"{at}: TensorFlow takes {' and '.join(map(repr, wild))} in the path of a checkpoint for a "
+        f"pattern, and so does not find {prefix!r}. {advice}"
+    )
+
+
+OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
+"""Key of the graph of objects that TF2 writes beside their values."""
+
+_ATTRIBUTES = "/.ATTRIBUTES/"
+_SLOTS = "/.OPTIMIZER_SLOT/"
+_VALUE = "VARIABLE_VALUE"
+# Keras's optimizers refer to the model's own variables, and the shortest way to each is its key.
+_OF_THE_MODEL = "_trainable_variables"
+_ESCAPED = re.compile(r"\.([S.])")
+
+_COUNTERS = re.compile(r"(?:.*/)?(?:global_step|save_counter|beta[12]_power(?:_\d+)?)")
+_SLOT_NAMES = re.compile(
+    r"(?:Adam|AdaMax|Adagrad|Adadelta|Ftrl|LARSOptimizer|LAMB|Momentum|RMSProp)(?:_\d+)?"
 )
-from extractkit.models.weight_files.tensorflow_places import (
-    OBJECT_GRAPH,
-    object_averages,
-    object_names,
-    places,
-)
-from extractkit.models.weight_files.weight_file import Entry, WeightFile, damaged
-from extractkit.values import Array, as_array
+_KEPT_BY_KERAS = "_model_variables_moving_average"
+_ITERATIONS = ("_iterations", "iterations", "iter")
+_METRICS = "keras_api/metrics/"
+
+Shape = tuple[int, ...]
+
+
+def places(
+    shapes: Mapping[str, Shape], names: Mapping[str, str], averages: Collection[str] = ()
+) -> dict[str, Place]:
+    """The place of every variable.
+
+    Args:
+        shapes: of all variables, by key.
+        names: better names than their keys for some, as `object_names` gives them.
+        averages: keys of moving averages, as `object_averages` gives them.
+    """
+    paths = {key: names.get(key, key).partition(_ATTRIBUTES)[0] for key in shapes}
+    optimizers = _optimizers(paths.values())
+    several = len({_slot_parts(path)[1] for path in paths.values() if _SLOTS in path}) > 1
+    found = {}
+    for key, path in paths.items():
+        if _SLOTS in path:
+            found[key] = _object_slot(path, several)
+        elif _ATTRIBUTES in key:
+            attribute = key.partition(_ATTRIBUTES)[2]
+            found[key] = _object(path, attribute, optimizers)
+        else:
+            found[key] = _graph_variable(key, shapes, optimizers)
+    return {
+        key: replace(place, average=key in averages or _last(place.slot) in SLOTS)
+        for key, place in found.items()
+    }
+
+
+def _last(slot: str | None) -> str | None:
+    return slot and slot.rpartition("/")[2]
+
+
+def object_averages(graph: bytes) -> list[str]:
+    """Keys of the averages that an optimizer of Keras keeps, in the order of the weights.
+
+    Args:
+        graph: what the checkpoint holds under `OBJECT_GRAPH`.
+    """
+    from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
+
+    nodes = TrackableObjectGraph.FromString(graph).nodes
+    lists = {
+        child.node_id
+        for node in nodes
+        for child in node.children
+        if child.local_name == _KEPT_BY_KERAS
+    }
+    if len(lists) != 1:  # of two optimizers nobody knows whose weights are meant
+        return []
+    items = nodes[lists.pop()].children
+    in_order = sorted(
+        (int(item.local_name), item.node_id) for item in items if item.local_name.isdecimal()
+    )
+    return [
+        attribute.checkpoint_key for _, number in in_order for attribute in nodes[number].attributes
+    ]
+
+
+def object_names(graph: bytes) -> dict[str, str]:
+    """Names for the model's variables whose keys lead through an optimizer.
+
+    Args:
+        graph: what the checkpoint holds under `OBJECT_GRAPH`.
+
+    Returns:
+        by key the attributes on the shortest way to the variable that leads through no optimizer.
+    """
+    from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
+
+    nodes = TrackableObjectGraph.FromString(graph).nodes
+    names: dict[str, str] = {}
+    seen, queue = {0}, deque([(0, "")])
+    while queue:
+        number, path = queue.popleft()
+        for attribute in nodes[number].attributes:
+            key = attribute.checkpoint_key
+            if f"/{_OF_THE_MODEL}/" in key and path:
+                names.setdefault(key, f"{path}{_ATTRIBUTES}{attribute.name}")
+        for child in nodes[number].children:
+            inside = nodes[child.node_id].children
+            is_optimizer = any(one.local_name in _ITERATIONS for one in inside)
+            if child.node_id not in seen and not is_optimizer:
+                seen.add(child.node_id)
+                name = child.local_name.replace(".", "..").replace("/", ".S")
+                queue.append((child.node_id, f"{path}/{name}" if path else name))
+    return names
+
+
+def _optimizers(paths: Iterable[str]) -> set[str]:
+    """Paths of objects (TF1: scopes) that count iterations, and of those that have slots."""
+    found = {"optimizer"}
+    for path in paths:
+        above, _, name = path.rpartition("/")
+        if _SLOTS in path:
+            found.add(_slot_parts(path)[1])
+        elif above and name in _ITERATIONS:
+            found.add(above)
+    return found
+
+
+def _slot_parts(path: str) -> tuple[str, str, str]:
+    """Variable, optimizer and slot of `VARIABLE/.OPTIMIZER_SLOT/OPTIMIZER/SLOT`."""
+    variable, _, rest = path.partition(_SLOTS)
+    optimizer, _, slot = rest.rpartition("/")
+    return variable, optimizer, slot
+
+
+def _object_slot(path: str, several: bool) -> Place:
+    variable, optimizer, slot = _slot_parts(path)
+    *layers, name = _unescaped(variable)
+    return Place(tuple(layers), name, f"{optimizer}/{slot}" if several else slot, training=True)
+
+
+def _object(path: str, attribute: str, optimizers: set[str]) -> Place:
+    parts = _unescaped(path)
+    training = (
+        path == "save_counter"
+        or path.startswith(_METRICS)
+        or (_within(path, optimizers) and _OF_THE_MODEL not in parts)
+    )
+    if attribute != _VALUE:  # the keys of a table, say
+        return Place(parts, attribute, training=training)
+    return Place(parts[:-1], parts[-1], training=training)
+
+
+def _graph_variable(key: str, shapes: Mapping[str, Shape], optimizers: set[str]) -> Place:
+    parent, _, slot = key.rpartition("/")
+    if _is_slot(parent, slot, shapes[key], shapes):
+        *layers, variable = parent.split("/")
+        return Place(tuple(layers), variable, slot, training=slot != AVERAGE)
+    *layers, variable = key.split("/")
+    training = _within(key, optimizers) or _COUNTERS.fullmatch(key) is not None
+    return Place(tuple(layers), variable, training=training)
+
+
+def _is_slot(parent: str, slot: str, shape: Shape, shapes: Mapping[str, Shape]) -> bool:
+    """Whether a variable is kept for the one that its name begins with."""
+    if parent in shapes:
+        return shape in (shapes[parent], ())
+    if _SLOT_NAMES.fullmatch(slot) is None:
+        return False
+    # An optimizer made inside a variable scope puts that before the variable's name.
+    while parent := parent.partition("/")[2]:
+        if parent in shapes:
+            return shape == shapes[parent]
+    return False
+
+
+def _within(path: str, above: set[str]) -> bool:
+    return any(path == one or path.startswith(f"{one}/") for one in above)
+
+
+def _unescaped(path: str) -> tuple[str, ...]:
+    """The attributes of a path; inside one `.S` stands for a slash and `..` for a dot."""
+    return tuple(
+        _ESCAPED.sub(lambda found: "/" if found[1] == "S" else ".", part)
+        for part in path.split("/")
+    )
+
 
 STATE_FILE = "checkpoint"
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from extractkit.core.catalog import TEXT
+from extractkit.core.values import Array
 from extractkit.errors import ModelError, choices
 from extractkit.models.foreign import told
 from extractkit.models.recognition import refuse_unknown
 from extractkit.models.weight_files.weight_file import Entry, Place, WeightFile, damaged
-from extractkit.tensors import TEXT
-from extractkit.values import Array
 
 FILE = "model.json"
 

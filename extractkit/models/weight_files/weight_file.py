@@ -8,11 +8,11 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 
+from extractkit.core.catalog import TEXT
+from extractkit.core.checkpoints import natural
+from extractkit.core.values import Array
 from extractkit.errors import ModelError, UnknownTensorError, choices
 from extractkit.inputs.files import Stamp
-from extractkit.natural_order import natural
-from extractkit.tensors import TEXT
-from extractkit.values import Array
 
 
 class Entry(NamedTuple):

@@ -1,8 +1,300 @@
-"""Sweeps: several jobs' runs below one directory, and the index over them.
+"""Sweeps: the runs of several jobs below one directory, their records, and the index over them.
 
-record     what is recorded of a sweep and of each of its jobs, and reading it back
-writing    how a sweep begins and ends, and how each job leaves its record
-reader     a sweep as one table, a mapping of runs, labelled arrays
-labelled   one array over the swept keys, from all runs
-next_steps advice on a sweep that is not finished
+Each job writes a record of its own, because jobs may run in other processes and on other
+machines. The process that launched the sweep writes the index, `sweep.json`, at the end. Until
+then, and where jobs failed, readers use the records and the runs.
 """
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path, PurePosixPath
+
+from extractkit.advice import command, override
+from extractkit.errors import MISTAKEN, RunDirectoryError
+from extractkit.runs import manifest as manifests
+from extractkit.runs.manifest import SWEEP, Manifest, Status
+from extractkit.runs.neighbours import no_run
+from extractkit.runs.schema import SealedRecord
+
+JOBS = "jobs"
+"""Folder of the jobs' own records in the directory of a sweep."""
+
+SCHEMA = 1
+"""Version of the fields of a sweep and its jobs; to be raised with every change of them."""
+
+
+class JobStatus(StrEnum):
+    """How far a job of a sweep has come."""
+
+    STARTED = "started"
+    FINISHED = "finished"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+    SKIPPED = "skipped"
+
+
+_OF_RUN = {
+    Status.FINISHED: JobStatus.FINISHED,
+    Status.FAILED: JobStatus.FAILED,
+    Status.INTERRUPTED: JobStatus.INTERRUPTED,
+}
+
+
+@dataclass(frozen=True)
+class SweepJob:
+    """One job of a sweep.
+
+    Attributes:
+        number: its place in the sweep, from 0 on.
+        overrides: the job's own, as they were typed.
+        values: the same as plain data, by key; None stands for a key that was deleted.
+        run: its run directory, told from the sweep's.
+        attempt: which launch of the sweep worked on it last, from 1 on.
+        status: how far it has come; "skipped" is not begun, and `error` says why.
+        started, finished: times in UTC, ISO 8601.
+        reused: directory of the finished run elsewhere that stands in its place
+            (`runtime.reuse_from`).
+        exit_code, error: of one that failed.
+        samples, tensors, bytes: what its run holds.
+        seconds: from its beginning to its end, the loading of the model included.
+        timings: seconds spent in each stage, as its run tells.
+    """
+
+    number: int
+    overrides: tuple[str, ...]
+    values: Mapping[str, object]
+    run: str
+    attempt: int
+    status: JobStatus
+    started: str
+    finished: str | None = None
+    reused: str | None = None
+    exit_code: int | None = None
+    error: str | None = None
+    samples: int | None = None
+    tensors: int | None = None
+    bytes: int | None = None
+    seconds: float | None = None
+    timings: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def refused(self) -> bool:
+        """Whether it failed because of a mistake in what the user wrote or gave."""
+        return self.status is JobStatus.FAILED and self.exit_code == MISTAKEN
+
+    def directory(self, sweep: Path) -> Path:
+        """Where its run is, or that which stands in its place."""
+        return sweep / self.run if self.reused is None else Path(self.reused)
+
+    def holding(self, run: Manifest) -> "SweepJob":
+        """The same, with what its finished run holds."""
+        return replace(
+            self,
+            status=JobStatus.FINISHED,
+            finished=self.finished or run.volatile.finished,
+            exit_code=None,
+            error=None,
+            samples=run.samples,
+            tensors=len(run.tensors),
+            bytes=run.actual.bytes if run.actual else None,
+            timings=run.volatile.timings,
+        )
+
+
+@dataclass(frozen=True)
+class SweepRecord:
+    """A sweep: what was asked for, and what became of it.
+
+    Attributes:
+        started, finished: times in UTC, ISO 8601; the latter of the last launch.
+        overrides: as they were typed, those of Hydra's own keys included.
+        config_dir, config_path, config_name: Hydra's options of these names.
+        fail_fast: whether no job begins once one has failed.
+        working_directory: from where relative paths are told.
+        attempt: how many times the sweep has been launched.
+        status: how far it has come; finished are all jobs, or else it has failed.
+        jobs: by number; of those that have not begun, what the sweep knew before the first.
+        schema: version of these fields.
+    """
+
+    started: str
+    overrides: tuple[str, ...]
+    config_dir: str | None = None
+    config_path: str | None = None
+    config_name: str | None = None
+    fail_fast: bool = False
+    working_directory: str | None = None
+    attempt: int = 1
+    status: Status = Status.STARTED
+    finished: str | None = None
+    jobs: tuple[SweepJob, ...] = ()
+    schema: int = SCHEMA
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The swept keys: those of more than one value, in the order of the overrides."""
+        found: dict[str, set[str]] = {}
+        for job in self.jobs:
+            for key, value in job.values.items():
+                found.setdefault(key, set()).add(repr(value))
+        everywhere = len(self.jobs)
+        return tuple(
+            key
+            for key, values in found.items()
+            if len(values) > 1 or sum(key in job.values for job in self.jobs) < everywhere
+        )
+
+    @property
+    def failures(self) -> tuple[SweepJob, ...]:
+        """The jobs that have failed."""
+        return tuple(job for job in self.jobs if job.status is JobStatus.FAILED)
+
+
+@dataclass(frozen=True)
+class JobFile:
+    """A job's own record, as it lies on the disk."""
+
+    job: SweepJob
+    schema: int = SCHEMA
+
+
+SWEEP_FILE = SealedRecord(
+    SweepRecord, "sweep index", SCHEMA, "run the sweep again elsewhere: hydra.sweep.dir=…"
+)
+JOB_FILE = SealedRecord(JobFile, "job record", SCHEMA, "delete it, and resume the sweep")
+
+
+def is_sweep(directory: Path) -> bool:
+    """Whether a directory holds a sweep, damaged or not."""
+    return os.path.exists(directory / SWEEP)  # noqa: PTH110 - a name that is too long is none
+
+
+def read(directory: Path) -> SweepRecord:
+    """A sweep as it is now.
+
+    Raises:
+        RunDirectoryError: there is none, a record is damaged or of another version, or it names a
+            run outside of the sweep.
+    """
+    try:
+        recorded = SWEEP_FILE.read(directory / SWEEP)
+    except FileNotFoundError as error:
+        if not os.path.isdir(directory):  # noqa: PTH112
+            raise RunDirectoryError(no_run(directory, (SWEEP, manifests.MANIFEST))) from error
+        hint = f"holds no {SWEEP}"
+        if (directory / manifests.MANIFEST).exists():
+            hint = f"is a single run. Open it by extractkit.open({str(directory)!r})"
+        raise RunDirectoryError(f"{directory} is no sweep: it {hint}") from error
+    _check(recorded.jobs, str(directory / SWEEP))
+    if recorded.status is Status.FINISHED:
+        return recorded
+    return replace(recorded, jobs=tuple(refreshed(directory, job) for job in jobs(directory)))
+
+
+def jobs(directory: Path) -> tuple[SweepJob, ...]:
+    """The jobs of a sweep by their own records, in the order of their numbers.
+
+    Raises:
+        RunDirectoryError: a record is damaged, or names a run outside of the sweep.
+    """
+    found = []
+    for path in (directory / JOBS).glob("*.json"):
+        job = JOB_FILE.read(path).job
+        if path.name != f"{job.number}.json":
+            raise RunDirectoryError(f"{path} is the record of job {job.number}. Put it back there")
+        found.append(job)
+    _check(found, str(directory / JOBS))
+    return tuple(sorted(found, key=lambda job: job.number))
+
+
+def refreshed(directory: Path, job: SweepJob) -> SweepJob:
+    """A job as its run tells: it may have been killed, or gone on with by itself, since."""
+    if job.status is JobStatus.FINISHED:
+        return job
+    try:
+        run = manifests.read(job.directory(directory))
+    except RunDirectoryError:
+        return job
+    if not is_of(run, job):
+        return job
+    if run.status is Status.FINISHED:
+        return job.holding(run)
+    # What a job that failed said of it is kept.
+    started = job.status is JobStatus.STARTED
+    return replace(job, status=_OF_RUN.get(run.status, job.status)) if started else job
+
+
+def is_of(run: Manifest, job: SweepJob) -> bool:
+    """Whether a run is that of the job, or may stand in its place."""
+    return job.reused is not None or run.job_given == job.overrides
+
+
+def as_typed(value: object) -> str:
+    """A value as an override has it: `[a,b]`, `null`, `true`."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, list):
+        return f"[{','.join(map(as_typed, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{key}:{as_typed(entry)}' for key, entry in value.items())}}}"
+    return str(value)
+
+
+def leads_out(run: str) -> bool:
+    """Whether a run directory, told from its sweep's, would lie outside of it."""
+    path = PurePosixPath(run)
+    return path.is_absolute() or ".." in path.parts or not path.parts
+
+
+def _check(found: Iterable[SweepJob], at: str) -> None:
+    numbers: set[int] = set()
+    for job in found:
+        if leads_out(job.run):
+            raise RunDirectoryError(f"{at} records the run {job.run!r}, outside of the sweep")
+        if job.number < 0 or job.number in numbers:
+            raise RunDirectoryError(f"{at} records job {job.number} twice, or a job below 0")
+        numbers.add(job.number)
+
+
+_MOST_NAMED = 3
+_UNFINISHED = (JobStatus.STARTED, JobStatus.FAILED, JobStatus.INTERRUPTED)
+
+
+def next_steps(directory: Path, jobs: Iterable[SweepJob], options: Sequence[str] = ()) -> str:
+    """Return what to do about a sweep that is not finished.
+
+    A job that failed or was interrupted can end well when the sweep is resumed. One that was
+    refused is refused again as long as nothing is corrected.
+
+    Args:
+        directory: Directory of the sweep.
+        jobs: Its jobs.
+        options: Options that `resume` needs, as in `--trust MODULE`.
+    """
+    listed = tuple(jobs)
+    refused = [job.number for job in listed if job.refused]
+    resume = command("resume", directory, *options)
+    steps = []
+    if not refused or any(job.status in _UNFINISHED and not job.refused for job in listed):
+        steps.append(f"Go on with the sweep: {resume}")
+    if refused:
+        finished = any(job.status is JobStatus.FINISHED for job in listed)
+        reuse = override("runtime.reuse_from", directory)
+        again = f"; {reuse} takes over the runs that are finished" if finished else ""
+        steps.append(
+            f"{_named(refused)} refused, and {'is' if len(refused) == 1 else 'are'} refused again "
+            f"until the configuration is corrected. Correct it and start the sweep again in "
+            f"another directory (hydra.sweep.dir=DIR){again}. If the overrides are right, and a "
+            f"file, a package or room on the disk was missing, add that and resume: {resume}"
+        )
+    return ". ".join(steps)
+
+
+def _named(numbers: Sequence[int]) -> str:
+    """Return the subject of a sentence: `Job 1 was`, `Jobs 1, 2 were`."""
+    if len(numbers) == 1:
+        return f"Job {numbers[0]} was"
+    more = ", …" if len(numbers) > _MOST_NAMED else ""
+    return f"Jobs {', '.join(map(str, numbers[:_MOST_NAMED]))}{more} were"

@@ -9,10 +9,9 @@ from pathlib import Path
 
 from extractkit.advice import command
 from extractkit.errors import RunDirectoryError
-from extractkit.runs.directory import check_writable, elsewhere, fresh
-from extractkit.runs.lock import LOCK, locked, owner
+from extractkit.runs.layout import LOCK, check_writable, elsewhere, fresh, locked, owner
 from extractkit.runs.manifest import MANIFEST, SWEEP, Status, now
-from extractkit.runs.sweeps.record import (
+from extractkit.runs.sweeps import (
     JOB_FILE,
     JOBS,
     SWEEP_FILE,
@@ -25,7 +24,7 @@ from extractkit.runs.sweeps.record import (
     read,
     refreshed,
 )
-from extractkit.runs.write import make_directory, writing
+from extractkit.store.local import make_directory, writing
 
 HYDRA_RECORD = "multirun.yaml"
 """What Hydra writes into the directory of a sweep: the configuration that it composed for it."""

@@ -6,7 +6,7 @@ import pytest
 
 from extractkit.engine.execute import execute
 from extractkit.engine.listener import Silent
-from extractkit.runs.finalize import finalize
+from extractkit.runs.parts import finalize
 from tests.engine.checkpoint_examples import files, over
 from tests.engine.examples import executed
 from tests.faults.runs import content

@@ -7,13 +7,11 @@ from typing import Any
 
 import pytest
 
-from extractkit.engine.distributed import driver, ray_actors
-from extractkit.engine.distributed.crew import Ended, Event
+from extractkit.core.job import Runtime
+from extractkit.core.plan import Shard
+from extractkit.engine.distributed import Ended, Event, Task, driver, ray_actors
 from extractkit.engine.distributed.driver import Driver, Orders
-from extractkit.engine.distributed.messages import Task
 from extractkit.engine.distributed.processes import Processes
-from extractkit.job import Runtime
-from extractkit.plan import Shard
 
 
 def task(job: Any = b"") -> Task:

@@ -12,18 +12,18 @@ import numpy as np
 import psutil
 import pytest
 
-from extractkit.engine.distributed import running
+from extractkit.core.values import Dense
+from extractkit.engine.distributed import processes
 from extractkit.engine.execute import resume
 from extractkit.errors import ConfigError, ExtractkitError, JobError, SampleError
 from extractkit.runs import manifest
-from extractkit.runs.damage import damage
-from extractkit.runs.directory import JOURNAL, LOG
+from extractkit.runs.checking.records import damage
 from extractkit.runs.journal import read as read_journal
+from extractkit.runs.layout import JOURNAL, LOG
 from extractkit.runs.manifest import Status
 from extractkit.runs.reader import sink_of
 from extractkit.runs.storing import Storing, sweep
 from extractkit.testing.reference import ReferenceModel
-from extractkit.values import Dense
 from tests.engine.distributed.troubled import SHARD, wanted
 from tests.engine.examples import EVERYTHING, executed, job
 from tests.engine.test_resume import Told
@@ -147,8 +147,8 @@ def test_workers_that_never_start_end_the_job(tmp_path: Path) -> None:
 def test_a_worker_that_takes_too_long_to_start_is_replaced(
     tmp_path: Path, local: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(running, "START_SECONDS", 3.0)
-    monkeypatch.setattr(running, "_START_TIMES", 0)
+    monkeypatch.setattr(processes, "START_SECONDS", 3.0)
+    monkeypatch.setattr(processes, "_START_TIMES", 0)
     told = Told()
     run = executed(tmp_path / "run", wanted(tmp_path, "late", engine="processes", workers=1), told)
     late = "worker 1 took more than 3 s to start (to load libraries and the model)"
@@ -181,7 +181,7 @@ import sys
 from pathlib import Path
 from tests.engine.examples import EVERYTHING, executed, job
 from extractkit.testing.reference import ReferenceModel
-from extractkit.values import Dense
+from extractkit.core.values import Dense
 
 class Mine(ReferenceModel):
     pass

@@ -6,7 +6,7 @@ from queue import SimpleQueue
 
 import pytest
 
-from extractkit.engine.distributed.messages import Failed, Task, decoded
+from extractkit.engine.distributed import Failed, Task, decoded
 from extractkit.engine.distributed.worker import work
 from extractkit.runs import manifest as manifests
 from extractkit.runs.environment import extractkit_release

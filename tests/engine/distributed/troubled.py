@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from extractkit.core.job import Job
+from extractkit.core.values import Array
 from extractkit.engine.distributed import worker
 from extractkit.errors import ConfigError, JobError, SampleError
-from extractkit.job import Job
 from extractkit.runs.files import StoredFile
 from extractkit.runs.journal import Entry
 from extractkit.runs.storing import Storing
-from extractkit.runs.write import temporary_of
+from extractkit.store.local import temporary_of
 from extractkit.testing.reference import ReferenceModel
-from extractkit.values import Array
 from tests.engine.examples import EVERYTHING, job
 
 TEXTS = ("ab", "c", "", "defg", "hi", "x", "jk", "l", "mno", "pq", "r", "stu")

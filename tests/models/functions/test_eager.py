@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from extractkit.component import Component
+from extractkit.core.catalog import Kind
+from extractkit.core.component import Component
 from extractkit.errors import ConfigError, JobError, ModelError, SampleError
 from extractkit.models.functions.eager_calls import EagerCall, watched
 from extractkit.models.module import load
 from extractkit.models.protocol import Compilation, Fetch, Model
-from extractkit.tensors import Kind
 from extractkit.testing.models import ModelContract
 
 

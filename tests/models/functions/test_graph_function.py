@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from extractkit.component import Component
+from extractkit.core.catalog import Kind
+from extractkit.core.component import Component
 from extractkit.models.module import load
 from extractkit.models.protocol import Fetch, Model
-from extractkit.tensors import Kind
 
 
 class Unnamed(tf.Module):

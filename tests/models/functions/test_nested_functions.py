@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from extractkit.component import Component
+from extractkit.core.component import Component
 from extractkit.errors import ModelError
 from extractkit.models.module import load
 from extractkit.models.protocol import Fetch, Model

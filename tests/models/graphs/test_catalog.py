@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 import pytest
 import tensorflow as tf
 
+from extractkit.core.catalog import Catalog, Kind, TensorRecord
 from extractkit.models.graphs.catalog import facts_of, find_operations, terminal_tensors
-from extractkit.tensors import Catalog, Kind, TensorRecord
 from tests.models.session_graphs import classifier
 
 v1 = tf.compat.v1

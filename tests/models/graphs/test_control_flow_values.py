@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from extractkit.models.graphs.control_flow_values import known_ranges
+from extractkit.models.graphs.control_flow import known_ranges
 
 v1 = tf.compat.v1
 

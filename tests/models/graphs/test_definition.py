@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from extractkit.component import Component
+from extractkit.core.component import Component
 from extractkit.models import frozen_graph, module
-from extractkit.models.graphs.definition import graph_digest
+from extractkit.models.graphs.model import graph_digest
 from extractkit.models.live import live_model
 from tests.models import session_graphs
 

@@ -8,11 +8,11 @@ import pytest
 import tensorflow as tf
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from extractkit.component import Component
+from extractkit.core.catalog import Kind
+from extractkit.core.component import Component
 from extractkit.errors import ConfigError
 from extractkit.models import frozen_graph, meta_graph, module, saved_model
 from extractkit.models.protocol import Model
-from extractkit.tensors import Kind
 from tests.models.programs import values_of
 from tests.models.session_graphs import saved, weight
 

@@ -8,11 +8,11 @@ import pytest
 import tensorflow as tf
 
 import extractkit
-from extractkit.component import Component
+from extractkit.core.catalog import Kind
+from extractkit.core.component import Component
 from extractkit.errors import ConfigError, JobError
 from extractkit.models.live import live_model
 from extractkit.models.module import load
-from extractkit.tensors import Kind
 
 
 class Counting(keras.layers.Layer):

@@ -5,9 +5,8 @@ import pytest
 import tensorflow as tf
 
 from extractkit.models.axes import RawShape
-from extractkit.models.graphs.rebuilding import tensors_in_graph
-from extractkit.models.graphs.shape_inference import StaticShapes
-from extractkit.models.sessions.graph import SessionGraph
+from extractkit.models.graphs.rebuilding import StaticShapes, tensors_in_graph
+from extractkit.models.sessions.importing import SessionGraph
 
 _WEIGHTS = tf.Variable(np.ones((4, 3), "float32"))
 

@@ -4,8 +4,8 @@ import pytest
 
 from extractkit.errors import ConfigError, ModelError
 from extractkit.inputs.protocol import InputSpec, Signature
+from extractkit.models.axes import InputSetting
 from extractkit.models.graphs.signature import Declared, chosen, signature_of
-from extractkit.models.input_settings import InputSetting
 
 
 def signature(*inputs: Declared, **settings: tuple[str | int | None, ...]) -> Signature:

@@ -9,13 +9,13 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from extractkit.core.catalog import Kind, TensorRecord
+from extractkit.core.numpy_transforms import transformed as in_numpy
+from extractkit.core.plan import Layout
+from extractkit.core.transforms import Transform
+from extractkit.core.values import Array
 from extractkit.models.graphs.transforming import transformed
-from extractkit.models.numpy_transforms import transformed as in_numpy
 from extractkit.models.protocol import Fetch
-from extractkit.plan import Layout
-from extractkit.tensors import Kind, TensorRecord
-from extractkit.transforms import Transform
-from extractkit.values import Array
 
 Dims = tuple[str | None, ...]
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from extractkit.core.selectors import parse_selector
+from extractkit.core.values import Array
 from extractkit.models.hub import load
 from extractkit.models.keras_models.model import KerasModel
-from extractkit.selectors import parse_selector
-from extractkit.values import Array
 from tests.models import tiny_presets
 from tests.models.programs import values_of
 

@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from extractkit.core.catalog import SAMPLE
+from extractkit.core.plan import plan_tensors
+from extractkit.core.selectors import parse_selector
 from extractkit.engine.batches import collate
 from extractkit.engine.sharing import Sharing, measure_sharing
 from extractkit.engine.stream import fetch
@@ -14,9 +17,6 @@ from extractkit.inputs.random import Random
 from extractkit.models.hub import load
 from extractkit.models.keras_models.model import KerasModel
 from extractkit.models.protocol import Compilation, Fetch
-from extractkit.plan import plan_tensors
-from extractkit.selectors import parse_selector
-from extractkit.tensors import SAMPLE
 from tests.models import tiny_presets
 
 LONG, SHORT = 11, 6

@@ -13,12 +13,12 @@ import pytest
 import tf_keras
 
 import extractkit
+from extractkit.core.values import Array
 from extractkit.errors import JobError, ModelError, UserError
 from extractkit.models.keras_models import carrying
 from extractkit.models.live import live_model
 from extractkit.models.protocol import CarriesState, Compilation, Fetch
-from extractkit.runs.directory import JOURNAL, SHARDS
-from extractkit.values import Array
+from extractkit.runs.layout import JOURNAL, SHARDS
 from tests.models.keras_models.test_probing import lstm_step
 from tests.models.keras_models.test_stateful import fresh, recurrent
 

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from extractkit.core.catalog import Kind
 from extractkit.models.keras_models.model import KerasModel
 from extractkit.models.live import live_model
 from extractkit.models.protocol import Fetch
-from extractkit.tensors import Kind
 from tests.models.programs import values_of
 from tests.models.zoo import MODELS, drawn
 

@@ -7,10 +7,10 @@ import keras
 import numpy as np
 import pytest
 
+from extractkit.core.catalog import Kind
 from extractkit.models.keras_models.model import KerasModel
 from extractkit.models.live import live_model
 from extractkit.models.protocol import Fetch, Model
-from extractkit.tensors import Kind
 from extractkit.testing.models import ModelContract
 from tests.models.zoo import MODELS, drawn
 

@@ -8,10 +8,10 @@ import h5py
 import numpy as np
 import pytest
 
+from extractkit.core.values import Array
 from extractkit.errors import ModelError
 from extractkit.models.keras_file import load
-from extractkit.models.keras_models.keras_1_layers import translated_layer
-from extractkit.values import Array
+from extractkit.models.keras_models.old_configs import translated_layer
 from tests.models.programs import values_of
 
 UNITS = 3

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tf_keras
 
+from extractkit.core.values import Array
 from extractkit.models.keras_models.model import KerasModel
 from extractkit.models.live import live_model
-from extractkit.values import Array
 from tests.models.programs import values_of
 
 LOOP = "made inside a loop's own graph, once for each iteration"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from extractkit.models.keras_models.repairs import repaired_keras
+from extractkit.models.keras_models.dialects import repaired_keras
 from extractkit.models.live import live_model
 from tests.models.programs import values_of
 

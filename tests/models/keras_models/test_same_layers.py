@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 
-from extractkit.component import Component
+from extractkit.core.component import Component
 from extractkit.errors import ModelError
 from extractkit.inputs.live import LiveArrays
 from extractkit.models import keras_file

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from extractkit.errors import ModelError
 from extractkit.inputs.protocol import InputSpec
-from extractkit.models.keras_models.signature import input_specs, input_structure, packer
+from extractkit.models.keras_models.catalog import input_specs, input_structure, packer
 from extractkit.models.live import live_model
 
 

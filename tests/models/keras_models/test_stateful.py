@@ -9,11 +9,11 @@ import pytest
 import tf_keras
 
 import extractkit
-from extractkit.component import Component
+from extractkit.core.component import Component
+from extractkit.core.values import Array
 from extractkit.errors import ConfigError, ModelError
 from extractkit.models import keras_file, module
 from extractkit.models.live import live_model
-from extractkit.values import Array
 from tests.models.keras_models.test_probing import lstm_step
 from tests.models.programs import values_of
 

@@ -11,12 +11,12 @@ import pytest
 import safetensors.numpy
 import tensorflow as tf
 
-from extractkit.component import Component
+from extractkit.core.component import Component
 from extractkit.errors import ConfigError, ModelError
 from extractkit.models.keras_file import load
 from extractkit.models.keras_models import weights
 from extractkit.models.keras_models.model import KerasModel
-from extractkit.models.keras_models.weight_scopes import find_scope
+from extractkit.models.keras_models.weight_names import find_scope
 from extractkit.models.keras_models.weights_by_name import ranked
 from extractkit.models.weight_files import open_weights
 from tests.models import keras_factories

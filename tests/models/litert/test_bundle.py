@@ -11,7 +11,7 @@ import pytest
 from extractkit.api import extract
 from extractkit.errors import ModelError
 from extractkit.models.tflite import load
-from extractkit.runs.origins import origin
+from extractkit.runs.files import origin
 from tests.models.tflite_zoo import content, images
 
 

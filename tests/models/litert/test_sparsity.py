@@ -2,9 +2,8 @@
 
 import numpy as np
 
+from extractkit.models.litert.catalog import densify, dequantized
 from extractkit.models.litert.graph import Quantization
-from extractkit.models.litert.quantization import dequantized
-from extractkit.models.litert.sparsity import densify
 
 _SPARSE, _DENSE = 1, 0
 

@@ -8,8 +8,8 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
 import extractkit
+from extractkit.models.litert.catalog import stored_value
 from extractkit.models.litert.graph import GraphTensor
-from extractkit.models.litert.stored import stored_value
 
 VALUES = [b"a\0\xff\0", "é".encode(), b""]
 LABELS = [b"zero\0", "één".encode(), b""]

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from extractkit.errors import ConfigError
 from extractkit.models.meta_graph import load
-from extractkit.models.sessions.dropout import dropouts
+from extractkit.models.sessions.importing import dropouts
 from tests.models.programs import values_of
 from tests.models.session_graphs import saved, weight
 

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from extractkit.core.catalog import Kind
+from extractkit.core.plan import Layout
+from extractkit.core.transforms import AxisTransform
 from extractkit.errors import ConfigError, JobError
 from extractkit.models import frozen_graph, meta_graph
-from extractkit.models.input_settings import parse_inputs
+from extractkit.models.axes import parse_inputs
 from extractkit.models.protocol import Compilation, Fetch, Model
 from extractkit.models.sessions.model import SessionModel, session_model
-from extractkit.plan import Layout
-from extractkit.tensors import Kind
 from extractkit.testing.models import ModelContract
-from extractkit.transforms import AxisTransform
 from tests.models.session_graphs import by_hand, classifier, control_flow, frozen, saved
 
 v1 = tf.compat.v1

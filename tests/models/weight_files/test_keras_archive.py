@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from extractkit.component import Component
+from extractkit.core.component import Component
 from extractkit.errors import ModelError
 from extractkit.models import checkpoint, keras_file
 from tests.models.weight_files.examples import trained_model

@@ -14,7 +14,7 @@ pytest.importorskip("transformers", "4")
 import transformers
 
 from extractkit import extract
-from extractkit.component import Component
+from extractkit.core.component import Component
 from extractkit.errors import ModelError
 from extractkit.models import hugging_face, keras_file
 from tests.optional.hugging_face.zoo import IMAGE, MODELS, VOCABULARY, arrays, saved

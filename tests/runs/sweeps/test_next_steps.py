@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from extractkit.runs.sweeps.next_steps import next_steps
-from extractkit.runs.sweeps.record import JobStatus, SweepJob
+from extractkit.runs.sweeps import JobStatus, SweepJob, next_steps
 
 FINISHED, SKIPPED = (JobStatus.FINISHED, None), (JobStatus.SKIPPED, None)
 FAILED, REFUSED = (JobStatus.FAILED, 1), (JobStatus.FAILED, 2)

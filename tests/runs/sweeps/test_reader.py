@@ -11,10 +11,9 @@ import pytest
 
 import extractkit
 from extractkit.errors import RunDirectoryError, SelectionError
+from extractkit.runs import sweeps
 from extractkit.runs.manifest import Status
-from extractkit.runs.sweeps import record
-from extractkit.runs.sweeps.next_steps import next_steps
-from extractkit.runs.sweeps.record import JobStatus
+from extractkit.runs.sweeps import JobStatus, next_steps
 from tests.sweep_examples import placed, resumed, swept
 
 HIDDEN = "attention:output"
@@ -267,12 +266,12 @@ def test_a_run_that_was_gone_on_with_by_itself_counts(place: Path) -> None:
     """Its job's record still says that it failed."""
     assert not swept("selectors=layers", "model.seed=1,2")
     index = place / "s" / "sweep.json"
-    whole = record.read(place / "s")
+    whole = sweeps.read(place / "s")
     failed = replace(whole.jobs[1], status=JobStatus.FAILED, error="disk full")
-    record.SWEEP_FILE.write(
+    sweeps.SWEEP_FILE.write(
         index, replace(whole, status=Status.FAILED, jobs=(whole.jobs[0], failed))
     )
-    record.JOB_FILE.write(place / "s" / "jobs" / "1.json", record.JobFile(failed))
+    sweeps.JOB_FILE.write(place / "s" / "jobs" / "1.json", sweeps.JobFile(failed))
     assert list(extractkit.open_sweep(place / "s").runs) == [0, 1]
 
 

@@ -7,10 +7,10 @@ import pytest
 
 from extractkit.errors import JobError, RunDirectoryError
 from extractkit.runs import manifest as manifests
-from extractkit.runs.lock import locked
+from extractkit.runs import sweeps
+from extractkit.runs.layout import locked
 from extractkit.runs.manifest import Status
-from extractkit.runs.sweeps import record, writing
-from extractkit.runs.sweeps.record import JobFile, JobStatus, SweepJob, SweepRecord
+from extractkit.runs.sweeps import JobFile, JobStatus, SweepJob, SweepRecord, writing
 from tests.runs.examples import manifest
 
 JOB = SweepJob(
@@ -34,45 +34,45 @@ SWEEP = SweepRecord(
 
 def written(directory: Path, sweep: SweepRecord = SWEEP) -> Path:
     (directory / "jobs").mkdir(parents=True, exist_ok=True)
-    record.SWEEP_FILE.write(directory / "sweep.json", sweep)
+    sweeps.SWEEP_FILE.write(directory / "sweep.json", sweep)
     for job in sweep.jobs:
-        record.JOB_FILE.write(directory / "jobs" / f"{job.number}.json", JobFile(job))
+        sweeps.JOB_FILE.write(directory / "jobs" / f"{job.number}.json", JobFile(job))
     return directory
 
 
 def test_a_sweep_comes_back_as_it_was(tmp_path: Path) -> None:
-    assert record.read(written(tmp_path)) == SWEEP
+    assert sweeps.read(written(tmp_path)) == SWEEP
 
 
 def test_the_jobs_of_an_unfinished_sweep_are_what_they_say_themselves(tmp_path: Path) -> None:
     written(tmp_path)
-    record.SWEEP_FILE.write(tmp_path / "sweep.json", replace(SWEEP, status=Status.STARTED, jobs=()))
-    assert record.read(tmp_path).jobs == SWEEP.jobs
+    sweeps.SWEEP_FILE.write(tmp_path / "sweep.json", replace(SWEEP, status=Status.STARTED, jobs=()))
+    assert sweeps.read(tmp_path).jobs == SWEEP.jobs
 
 
 @pytest.mark.parametrize("run", ["../0", "/tmp/0", "a/../../b", ".", ""])
 def test_a_run_outside_of_the_sweep_is_refused(run: str, tmp_path: Path) -> None:
     written(tmp_path, replace(SWEEP, jobs=(replace(JOB, run=run),)))
     with pytest.raises(RunDirectoryError, match=r"records the run '.*', outside of the sweep$"):
-        record.read(tmp_path)
+        sweeps.read(tmp_path)
     with pytest.raises(RunDirectoryError, match=r"jobs records the run '.*', outside of the sweep"):
-        record.jobs(tmp_path)
+        sweeps.jobs(tmp_path)
 
 
 @pytest.mark.parametrize("numbers", [(0, 0), (-1,)])
 def test_numbers_that_are_none_are_refused(numbers: tuple[int, ...], tmp_path: Path) -> None:
     twice = replace(SWEEP, jobs=tuple(replace(JOB, number=number) for number in numbers))
     (tmp_path / "jobs").mkdir()
-    record.SWEEP_FILE.write(tmp_path / "sweep.json", twice)
+    sweeps.SWEEP_FILE.write(tmp_path / "sweep.json", twice)
     with pytest.raises(RunDirectoryError, match=rf"records job {numbers[0]} twice, or a job below"):
-        record.read(tmp_path)
+        sweeps.read(tmp_path)
 
 
 def test_a_record_under_another_name_is_refused(tmp_path: Path) -> None:
     written(tmp_path)
     (tmp_path / "jobs" / "0.json").rename(tmp_path / "jobs" / "7.json")
     with pytest.raises(RunDirectoryError, match=r"7\.json is the record of job 0\. Put it back"):
-        record.jobs(tmp_path)
+        sweeps.jobs(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["sweep.json", "jobs/1.json"])
@@ -83,7 +83,7 @@ def test_any_byte_changed_is_damage(name: str, tmp_path: Path) -> None:
     for position in range(0, len(whole), 37):
         path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
         with pytest.raises(RunDirectoryError, match=name.replace(".", r"\.")):
-            _ = record.read(tmp_path), record.jobs(tmp_path)
+            _ = sweeps.read(tmp_path), sweeps.jobs(tmp_path)
 
 
 def test_damage_tells_what_is_left_to_do(tmp_path: Path) -> None:
@@ -93,14 +93,14 @@ def test_damage_tells_what_is_left_to_do(tmp_path: Path) -> None:
                         ("sweep.json", elsewhere)):  # fmt: skip
         (tmp_path / name).write_text("{", encoding="utf-8")
         with pytest.raises(RunDirectoryError, match=rf"is damaged: .*\. Restore it, or {again}$"):
-            _ = record.jobs(tmp_path), record.read(tmp_path)
+            _ = sweeps.jobs(tmp_path), sweeps.read(tmp_path)
         written(tmp_path)
 
 
 def test_a_newer_version_is_refused(tmp_path: Path) -> None:
     written(tmp_path, replace(SWEEP, schema=2))
     with pytest.raises(RunDirectoryError, match=r"newer extractkit: .* sweep index has version 2"):
-        record.read(tmp_path)
+        sweeps.read(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_a_job_that_was_killed_is_what_its_run_says(
     (tmp_path / "0").mkdir()
     manifests.write(tmp_path / "0", manifest(status=status))
     started = replace(JOB, status=JobStatus.STARTED, samples=None)
-    now = record.refreshed(tmp_path, started)
+    now = sweeps.refreshed(tmp_path, started)
     assert now.status is found
     assert now.samples == (8 if found is JobStatus.FINISHED else None)
 
@@ -126,7 +126,7 @@ def test_a_run_of_another_job_is_not_taken_for_its_own(tmp_path: Path) -> None:
     (tmp_path / "0").mkdir()
     manifests.write(tmp_path / "0", manifest(status=Status.FINISHED, job_given=("model=other",)))
     failed = replace(JOB, status=JobStatus.FAILED)
-    assert record.refreshed(tmp_path, failed) == failed
+    assert sweeps.refreshed(tmp_path, failed) == failed
 
 
 def test_the_swept_keys_are_those_of_several_values() -> None:
@@ -154,7 +154,7 @@ def test_a_sweep_with_a_run_stays(tmp_path: Path) -> None:
         (place.directory / "0").mkdir()
         ended = writing.end(place.directory, interrupted=False, all_ended=True)
     assert ended.status is Status.FINISHED
-    assert record.read(tmp_path / "s") == ended
+    assert sweeps.read(tmp_path / "s") == ended
     assert {path.name for path in (tmp_path / "s").iterdir()} == {"0", "jobs", "sweep.json"}
 
 

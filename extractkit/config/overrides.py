@@ -1,0 +1,220 @@
+"""Overrides as users type them: parsed, quoted, nested, trusted.
+
+`model.factory.units=3` and `model.constants.keep_prob=1.0` name keys that only the factory or the
+model knows, so Hydra cannot have them in its configuration beforehand, and would ask for a plus.
+Whether they exist is told when the model is loaded.
+"""
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from extractkit.advice import hydra_quoted
+from extractkit.core.component import IMPORTS
+from extractkit.core.job import WHERE_IT_RUNS
+from extractkit.core.trust import CUSTOM_OBJECTS, Trust
+from extractkit.errors import ConfigError
+from extractkit.runs.schema import plain
+
+
+def leaves(value: object, *place: str) -> Iterator[tuple[tuple[str, ...], object]]:
+    """Each value that is neither a mapping nor a list, with the keys and indices that lead there.
+
+    Args:
+        value: plain data, not resolved.
+        place: the keys that lead to it.
+    """
+    if isinstance(value, Mapping):
+        for key, entry in value.items():
+            yield from leaves(entry, *place, str(key))
+    elif isinstance(value, list):
+        for index, entry in enumerate(value):
+            yield from leaves(entry, *place, str(index))
+    else:
+        yield place, value
+
+
+def name(place: tuple[str, ...]) -> str:
+    """The key that a value stands under, its place in a list aside."""
+    return next((key for key in reversed(place) if not key.isdigit()), "")
+
+
+def values_of(overrides: Sequence[str]) -> dict[str, object]:
+    """The value of each override, by its key without plus or tilde.
+
+    None stands for a key that is deleted. What cannot be read is left out: composing tells.
+    """
+    parser = OverridesParser.create()
+    found: dict[str, object] = {}
+    for text in overrides:
+        try:
+            override = parser.parse_override(text)
+            found[_key(override)] = None if override.is_delete() else plain(override.value())
+        except (HydraException, TypeError):
+            continue
+    return found
+
+
+def _key(override: Override) -> str:
+    package = f"@{override.package}" if override.package else ""
+    return f"{override.key_or_group}{package}"
+
+
+_INSIDE = re.compile(
+    r"(model\.(factory|inputs|constants|custom_objects)|inputs\.(dataset|columns|features))\.[^=]+="
+)
+
+
+def opened(arguments: Sequence[str]) -> list[str]:
+    """The same arguments, such overrides marked as adding a key where there is none."""
+    return [f"++{one}" if _INSIDE.match(one) else one for one in arguments]
+
+
+def as_typed(override: str) -> str:
+    """An override as it was before `opened`; one that was typed with its plusses means the same."""
+    bare = override.removeprefix("++")
+    return bare if _INSIDE.match(bare) else override
+
+
+def as_given(override: str) -> str:
+    """An override that Hydra reads as it is, as it has to be typed into a shell."""
+    return shlex.quote(override)
+
+
+def as_text(override: str) -> str | None:
+    """`key=value` as it has to be typed into a shell so that the value is one text.
+
+    None where no quoting of the value helps, because the key is at fault.
+    """
+    key, equals, value = override.partition("=")
+    return _typed(f"{key}={hydra_quoted(value)}", value) if equals else None
+
+
+def as_list(override: str) -> str | None:
+    """The same for a value `[a,b]`, each item quoted; None where it has no such form."""
+    key, _, value = override.partition("=")
+    if not (value.startswith("[") and value.endswith("]")):
+        return None
+    items = [item.strip() for item in value[1:-1].split(",")]
+    return _typed(f"{key}=[{','.join(hydra_quoted(item) for item in items)}]", items)
+
+
+def as_mapping(override: str) -> str | None:
+    """The same for a value `{a:0: b}`, the colons in its names escaped; None for others."""
+    key, _, value = override.partition("=")
+    if not (value.startswith("{") and value.endswith("}")):
+        return None
+    escaped = _COLON_IN_NAME.sub(r"\\:", value)
+    typed = f"{key}={escaped}"
+    return shlex.quote(typed) if isinstance(_read(typed), dict) else None
+
+
+# The colon behind a name is followed by a space, a list, a mapping or a quoted text.
+_COLON_IN_NAME = re.compile(r"""(?<!\\):(?![\s\[{"'])""")
+
+
+def _typed(override: str, meaning: object) -> str | None:
+    """The override quoted for a shell, if Hydra reads from it what is meant."""
+    return shlex.quote(override) if _read(override) == meaning else None
+
+
+def _read(override: str) -> object:
+    """The value that Hydra reads from an override; None where it refuses it."""
+    try:
+        return OverridesParser.create().parse_override(override).value()
+    except HydraException:
+        return None
+
+
+_KEYS = tuple(f"runtime.{key}" for key in WHERE_IT_RUNS if key != "shards")
+
+
+def where_it_runs(verb: str, overrides: Sequence[str]) -> dict[str, object]:
+    """The settings of `runtime` that these overrides give, by key.
+
+    Args:
+        verb: what is done with the run, for messages.
+        overrides: as on the command line.
+
+    Raises:
+        ConfigError: one changes something else, or is no override.
+    """
+    parser = OverridesParser.create()
+    found: dict[str, object] = {}
+    for text in overrides:
+        try:
+            one = parser.parse_override(text)
+        except HydraException:
+            one = None
+        if one is None or one.key_or_group not in _KEYS or one.is_delete():
+            raise ConfigError(
+                f"{verb}: {text!r} cannot be given: the run keeps its settings. What may be given "
+                f"is where it runs: {', '.join(_KEYS)}"
+            )
+        if one.is_sweep_override():
+            raise ConfigError(f"{verb}: {text!r} gives several values. Give one")
+        found[one.key_or_group.removeprefix("runtime.")] = Override._convert_value(
+            cast(Any, one.value())
+        )
+    return found
+
+
+_TARGET = "_target_"
+_IMPORTS = f"model.{IMPORTS}"
+
+
+def trust_of(arguments: Sequence[str], trusted: Sequence[str] = ()) -> Trust:
+    """The trust that a command line, or the overrides given to the library, express.
+
+    Args:
+        arguments: overrides, and options, as they were typed; of a sweep every value counts.
+        trusted: modules named by `--trust`.
+
+    Raises:
+        ConfigError: one of `trusted` is no dotted name.
+    """
+    settings = dict.fromkeys(
+        pair for override in _parsed(arguments) for pair in _settings(override)
+    )
+    return Trust(
+        modules=tuple(trusted),
+        targets=frozenset(str(value) for key, value in settings if _names_target(key)),
+        settings=frozenset(f"{key}={value}" for key, value in settings),
+    )
+
+
+def _parsed(arguments: Sequence[str]) -> Iterator[Override]:
+    """The overrides that can be read; what cannot is told when Hydra reads them."""
+    parser = OverridesParser.create()
+    for argument in opened(arguments):
+        try:
+            yield parser.parse_override(argument)
+        except HydraException:
+            continue
+
+
+def _settings(override: Override) -> Iterator[tuple[str, str]]:
+    """Each key with its value as a text."""
+    if override.is_delete():
+        return
+    values = _swept(override) if override.is_sweep_override() else [override.value()]
+    for value in values:
+        for place, leaf in leaves(value, override.key_or_group):
+            yield ".".join(place), str(leaf)
+
+
+def _swept(override: Override) -> list[object]:
+    try:
+        return [Override._convert_value(value) for value in override.sweep_iterator()]
+    except HydraException:
+        return []  # what a sweeper draws, or finds in a group, is not what the user typed
+
+
+def _names_target(key: str) -> bool:
+    *above, last = key.split(".")
+    return last == _TARGET or CUSTOM_OBJECTS in above[-1:] or key.startswith(_IMPORTS)

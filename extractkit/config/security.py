@@ -1,0 +1,273 @@
+"""Refuse configuration that would run other people's code, before Hydra acts on it.
+
+Everything is looked at as it was written: an interpolation may turn into a mapping with a
+`_target_` later, so it is refused where that would be called.
+
+There a configuration is looked at before Hydra acts on it, for Hydra would instantiate callbacks
+and set up loggers before the application is asked.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import hydra._internal.hydra as hydra_internals
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigNode, ConfigStore
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from extractkit.config.overrides import leaves, name
+from extractkit.core.component import import_from_here
+from extractkit.core.trust import Trust
+from extractkit.errors import ConfigError
+
+_CALLBACKS = ("extractkit.config.app.KeepOff", "hydra.experimental.callbacks.LogJobReturnCallback")
+_LOGGING = (
+    "logging.FileHandler",
+    "logging.Formatter",
+    "logging.NullHandler",
+    "logging.StreamHandler",
+    "colorlog.ColoredFormatter",  # of hydra-colorlog
+)
+_LOG_FILE = "${hydra.runtime.output_dir}/${hydra.job.name}.log"
+_STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
+# Keys under which `logging.config` looks for callables.
+_CALLED = ("()", "class", "factory", "queue", "listener")
+# Launchers that send no job to other machines, with what that may cost or reach there.
+_LAUNCHERS = (
+    "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
+    "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
+    "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher",
+    "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher",
+)
+_LAUNCHER = "hydra.launcher"
+_CHOICE = "hydra/launcher"
+_TARGET = "_target_"
+_INTERPOLATION = "${"
+
+_Place = tuple[str, ...]
+
+
+def check_hydra(node: DictConfig, trust: Trust) -> None:
+    """Refuse what would run foreign code when Hydra uses this configuration.
+
+    Args:
+        node: the composed `hydra` node.
+        trust: what the user typed there counts, and what he trusts.
+
+    Raises:
+        ConfigError: there is something.
+    """
+    written = OmegaConf.to_container(node, resolve=False, enum_to_str=True)
+    assert isinstance(written, dict)
+    for section in ("hydra_logging", "job_logging"):
+        if isinstance(written[section], Mapping) and written[section].get("root") is None:
+            del written[section]  # Hydra does not use it
+    for place, value in leaves(written):
+        rule = _RULES.get(place[0], _no_target)
+        if isinstance(value, str) and not rule(place, value):
+            _check_typed(".".join(("hydra", *place)), value, trust)
+    for place, value in _odd_keys(written["launcher"], "launcher"):
+        _check_typed(".".join(("hydra", *place)), str(value), trust)
+
+
+def check_search_path(entries: object, trust: Trust) -> None:
+    """Refuse packages among the places that Hydra searches: it would import them.
+
+    Raises:
+        ConfigError: there is one that was not typed and is not trusted.
+    """
+    if not isinstance(entries, Sequence | ListConfig) or isinstance(entries, str):
+        return  # Hydra says what is wrong with it
+    for index, entry in enumerate(entries):
+        scheme, found, place = str(entry).partition("://")
+        if found and scheme != "file" and not trust.vouches(place.replace("/", ".")):
+            _check_typed(f"hydra.searchpath.{index}", str(entry), trust)
+
+
+def launcher_needs_trust(trust: Trust) -> bool:
+    """Whether a file may not choose what the user typed of launchers."""
+    for setting in trust.settings:
+        key, _, value = setting.partition("=")
+        if key == _CHOICE and not set(_targets(value)) <= set(_LAUNCHERS):
+            return True
+        if key.startswith(f"{_LAUNCHER}.") and not _NUMBER.fullmatch(value):
+            return True
+    return False
+
+
+_NUMBER = re.compile(r"[-+0-9.e]+|True|False|None")
+
+
+def _targets(launcher: str) -> Iterator[str]:
+    """What the installed launcher of this name is, if there is one."""
+    node = ConfigStore.instance().repo.get("hydra", {}).get("launcher", {}).get(f"{launcher}.yaml")
+    if isinstance(node, ConfigNode):
+        yield str(node.node.get(_TARGET))
+
+
+def _chosen(at: str, value: str, trust: Trust) -> bool:
+    """Whether it is the launcher that the user chose by name."""
+    typed = (setting.partition("=") for setting in trust.settings)
+    names = [name for key, _, name in typed if key == _CHOICE]
+    return at == f"{_LAUNCHER}.{_TARGET}" and any(value in _targets(name) for name in names)
+
+
+def _check_typed(at: str, value: str, trust: Trust) -> None:
+    target = at.endswith(f".{_TARGET}")
+    if target and trust.vouches(value):
+        import_from_here()
+    elif not (
+        f"{at}={value}" in trust.settings or trust.names_key(at) or _chosen(at, value, trust)
+    ):
+        # What is installed is trusted as code, if not with what a launcher may cost.
+        target = target and (_TARGET, value) not in set(_offered())
+        module = value.rpartition(".")[0] or value
+        section = ".".join(at.split(".")[: 3 if at.startswith("hydra.job.") else 2])
+        raise ConfigError(
+            f"{at}={value!r} is refused: it stands in a file, not on the command line, and Hydra "
+            f"could run code of others by it. If you trust it, type it, or: "
+            f"--trust {module if target else section}"
+        )
+
+
+def _odd_keys(value: object, *place: str) -> Iterator[tuple[_Place, object]]:
+    """Keys that would be more than a name in the script of a queue, each with its value."""
+    if isinstance(value, Mapping):
+        for key, entry in value.items():
+            if not re.fullmatch(r"[\w-]+", str(key)):
+                yield (*place, str(key)), entry
+            yield from _odd_keys(entry, *place, str(key))
+    elif isinstance(value, list):
+        for index, entry in enumerate(value):
+            yield from _odd_keys(entry, *place, str(index))
+
+
+def _no_target(place: _Place, value: str) -> bool:
+    """Nothing else is called."""
+    return name(place) != _TARGET
+
+
+def _callback(place: _Place, value: str) -> bool:
+    """Hydra's own and ours, with arguments that stay what they are."""
+    return value in _CALLBACKS if name(place) == _TARGET else _INTERPOLATION not in value
+
+
+def _plugin(place: _Place, value: str) -> bool:
+    """What launchers and sweepers themselves offer.
+
+    Their other texts may be commands for a shell, or names of callables; except the overrides that
+    a sweeper gives to each job, which is composed from them and looked at then.
+    """
+    if place[:2] == ("sweeper", "params") and len(place) > 2:
+        return name(place) != _TARGET and _INTERPOLATION not in value
+    if place == ("launcher", _TARGET):
+        return value in _LAUNCHERS
+    return (name(place), value) in set(_offered())
+
+
+def _logging(place: _Place, value: str) -> bool:
+    """Handlers and formatters that write to the terminal, or where Hydra's own log goes."""
+    if name(place) == "filename":
+        return value == _LOG_FILE
+    if "." in place or _INTERPOLATION in value:  # "." sets attributes
+        return False
+    if name(place) in _CALLED:
+        return value in _LOGGING
+    return value in _STREAMS or not value.startswith(("ext://", "cfg://"))
+
+
+def _job(place: _Place, value: str) -> bool:
+    """No variables for the environment but copies, and no name that leads to other directories."""
+    if place[1] == "env_set":
+        return os.environ.get(place[-1]) == value
+    return place[1] != "name" or _file_name(place, value)
+
+
+def _file_name(place: _Place, value: str) -> bool:
+    """A name of a file that Hydra writes, without a directory."""
+    return not any(part in value for part in ("/", "..", _INTERPOLATION))
+
+
+_RULES = {
+    "callbacks": _callback,
+    "hydra_logging": _logging,
+    "job_logging": _logging,
+    "launcher": _plugin,
+    "sweeper": _plugin,
+    "job": _job,
+    "output_subdir": _file_name,
+}
+
+
+def _offered() -> Iterator[tuple[str, str]]:
+    """Key and text of everything that Hydra and the installed plugins themselves offer."""
+
+    def nodes(repository: Mapping[str, Any]) -> Iterator[ConfigNode]:
+        for entry in repository.values():
+            if isinstance(entry, ConfigNode):
+                yield entry
+            else:
+                yield from nodes(entry)
+
+    for stored in nodes(ConfigStore.instance().repo.get("hydra", {})):
+        written = OmegaConf.to_container(stored.node, resolve=False, enum_to_str=True)
+        for place, value in leaves(written):
+            if isinstance(value, str):
+                yield name(place), value
+
+
+_LOADER = "ConfigLoaderImpl"
+_SEARCH_PATH = "hydra.searchpath"
+
+
+@contextmanager
+def guarded(trust: Trust) -> Iterator[None]:
+    """Let Hydra compose nothing but what names no foreign code, or only what is trusted.
+
+    There is no public way to give Hydra another loader.
+    """
+    before = getattr(hydra_internals, _LOADER)
+    setattr(hydra_internals, _LOADER, partial(GuardedLoader, trust=trust))
+    try:
+        yield
+    finally:
+        setattr(hydra_internals, _LOADER, before)
+
+
+class GuardedLoader(ConfigLoaderImpl):
+    """Hydra's loader of configurations; launchers send it to other processes."""
+
+    def __init__(self, config_search_path: ConfigSearchPath, trust: Trust) -> None:
+        super().__init__(config_search_path)
+        self._trust = trust
+
+    def load_configuration(self, *args: Any, **kwargs: Any) -> DictConfig:
+        """As Hydra's.
+
+        Raises:
+            ConfigError: something under `hydra` would run foreign code.
+        """
+        try:
+            composed = super().load_configuration(*args, **kwargs)
+        except KeyError as error:
+            # Of OmegaConf's KeyErrors Hydra has made its own.
+            raise ConfigError(f"hydra.job.env_copy: {error} is not in the environment") from error
+        check_hydra(composed.hydra, self._trust)
+        return composed
+
+    def _process_config_searchpath(
+        self, config_name: str | None, parsed_overrides: list[Override], repo: Any
+    ) -> None:
+        primary = repo.load_config(config_path=config_name) if config_name else None
+        asked = [one.value() for one in parsed_overrides if one.key_or_group == _SEARCH_PATH]
+        if primary is not None and OmegaConf.is_dict(primary.config):
+            asked.append(OmegaConf.select(primary.config, _SEARCH_PATH))
+        for entries in asked:
+            check_search_path(entries, self._trust)
+        super()._process_config_searchpath(config_name, parsed_overrides, repo)

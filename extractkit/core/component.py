@@ -1,0 +1,274 @@
+"""A component: a callable named in configuration by its `_target_`, and its arguments."""
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from extractkit.core.trust import (
+    CUSTOM_OBJECTS,
+    NOBODY,
+    SAFE_MODE,
+    Trust,
+    check_kind,
+    meant_for_files,
+    module_of,
+    of_keras,
+)
+from extractkit.errors import ConfigError, choices
+
+IMPORTS = "imports"
+"""The argument of a model that names modules to import before it is loaded."""
+
+_MODEL = "model"
+_TARGET = "_target_"
+_PARTIAL = "_partial_"
+
+
+@dataclass(frozen=True)
+class Component:
+    """A model, input source or sink named by its `_target_`, with the arguments to call it with.
+
+    An argument may be such a mapping again (`model.factory`): it is a component of its own.
+
+    Attributes:
+        at: the config key that it stands under ("model", "sinks.hdf5", "model.factory").
+        target: dotted path of a callable.
+        arguments: by name; components inside mappings and lists too.
+        partial: whether the callable itself is meant, with these arguments bound, and not what it
+            returns (Hydra's `_partial_`).
+        vouched: whether the user, or our own code, has named the target, and not merely a file.
+            Then it may be of any kind, and lie in the working directory.
+        imports: Modules to import before the target is called; of a model alone.
+    """
+
+    at: str
+    target: str
+    arguments: Mapping[str, object] = field(default_factory=dict)
+    partial: bool = False
+    vouched: bool = field(default=True, compare=False)
+    imports: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, at: str, entry: object, trust: Trust = NOBODY) -> "Component":
+        """From configuration as plain data: a mapping with a `_target_`. Nothing is imported.
+
+        Raises:
+            ConfigError: it is none; or it names, at any depth, a callable that is not trusted.
+        """
+        if not isinstance(entry, Mapping):
+            raise ConfigError(f"{at}={entry!r} is not a mapping with a {_TARGET}")
+        arguments = {str(key): value for key, value in entry.items()}
+        target = arguments.pop(_TARGET, None)
+        if not isinstance(target, str):
+            given = "is missing" if target is None else f"={target!r} is not a text"
+            raise ConfigError(
+                f"{at}.{_TARGET} {given}. Give the dotted path of a callable: {at}.{_TARGET}=…"
+            )
+        partial = arguments.pop(_PARTIAL, False)
+        if not isinstance(partial, bool):
+            raise ConfigError(f"{at}.{_PARTIAL}={partial!r} is not true or false")
+        imports = _imports(at, arguments.pop(IMPORTS, None), trust) if at == _MODEL else ()
+        trust.check(f"{at}.{_TARGET}", target)
+        trust.check_arguments(at, target, arguments)
+        nested = {key: _nested(f"{at}.{key}", value, trust) for key, value in arguments.items()}
+        return cls(at, target, nested, partial, trust.vouches(target), imports)
+
+    def check(self) -> None:
+        """Import the callable and hold the arguments against its signature.
+
+        Raises:
+            ConfigError: no such callable, an unknown argument, or a missing one.
+        """
+        try:
+            parameters = inspect.signature(self.function()).parameters
+        except ValueError:
+            return  # what is written in C may not tell
+        named = [
+            n for n, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+        ]
+        open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        for key in self.arguments:
+            if key not in named and not open_ended:
+                raise ConfigError(f"{self.at}.{key} does not exist. {choices(key, named)}")
+        for name in named if not self.partial else ():
+            if parameters[name].default is inspect.Parameter.empty and name not in self.arguments:
+                raise ConfigError(f"{self.at}.{name} is missing. Give it: {self.at}.{name}=…")
+
+    def build(self) -> Any:
+        """Call the target with its arguments; components among them are for it to instantiate.
+
+        Raises:
+            ConfigError: it cannot be called so, or is meant as it is (`_partial_`).
+        """
+        if self.partial:
+            raise ConfigError(f"{self.at}.{_PARTIAL}=true: {self.at} is called. Leave it out")
+        self.check()
+        return self._called(self.function(), self.arguments)
+
+    def instantiate(self) -> Any:
+        """Call the target with its arguments, every component inside them instantiated first.
+
+        Raises:
+            ConfigError: a target that cannot be called with its arguments.
+        """
+        self.check()
+        arguments = {key: _instantiated(value) for key, value in self.arguments.items()}
+        function = self.function()
+        if not self.partial:
+            return self._called(function, arguments)
+        # Wrapped, it would lose what it tells of itself beyond being callable.
+        return partial(function, **arguments) if arguments else function
+
+    def _called(self, function: Callable[..., Any], arguments: Mapping[str, object]) -> Any:
+        try:
+            return function(**arguments)
+        except (TypeError, ValueError) as error:
+            # Keras checks its own arguments; in anybody else's code it may be a fault of the code.
+            if not of_keras(self.target):
+                raise
+            raise ConfigError(
+                f"{self.at}.{_TARGET}={self.target!r} refuses its arguments: {error}"
+            ) from error
+
+    def trust_needed(self) -> Iterator[str]:
+        """What `--trust` has to name so that a file may hold this component, at any depth."""
+        if not meant_for_files(self.target):
+            yield module_of(self.target)
+        if self.arguments.get(SAFE_MODE, True) is not True:
+            yield f"{self.at}.{SAFE_MODE}"
+        yield from self.imports
+        for value in self.arguments.values():
+            for component in _components(value):
+                yield from component.trust_needed()
+
+    def function(self) -> Callable[..., Any]:
+        """The callable that the target names.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        # Not for what a file alone names: it might lie beside the file, instead of being installed.
+        if self.vouched:
+            import_from_here()
+        try:
+            function = _imported(self.target)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ConfigError(
+                f"{self.at}._target_={self.target!r} cannot be imported: "
+                f"{str(error).removesuffix('.')}. "
+                f"Give the dotted path of a callable, as in package.module.function or "
+                f"package.module.Class.method"
+            ) from error
+        if not callable(function):
+            raise ConfigError(f"{self.at}._target_={self.target!r} is not callable")
+        if not self.vouched and of_keras(self.target):
+            check_kind(f"{self.at}.{_TARGET}", self.target, function)
+        return function  # type: ignore[no-any-return]
+
+
+def import_from_here() -> None:
+    """Let the working directory be importable for the console script, as it is for `python -m`."""
+    if (here := str(Path.cwd())) not in sys.path and "" not in sys.path:
+        sys.path.append(here)
+
+
+def _imported(target: str) -> Any:
+    """Return what a dotted path leads to: an attribute of a module, or a method of a class in one.
+
+    Raises:
+        ImportError, AttributeError, ValueError: There is none.
+    """
+    place, _, name = target.rpartition(".")
+    try:
+        return getattr(importlib.import_module(place), name)
+    except ModuleNotFoundError as error:
+        # One that the module itself imports is missing, or there is nothing a class could be in.
+        if error.name != place or "." not in place:
+            raise
+        module_name, _, class_name = place.rpartition(".")
+        owner = getattr(importlib.import_module(module_name), class_name, None)
+        if not isinstance(owner, type):
+            raise
+    return _method_of_class(owner, name)
+
+
+def _method_of_class(owner: type, name: str) -> Any:
+    """Return a public class method or static method, and nothing else that a class leads to.
+
+    Raises:
+        AttributeError: The class defines none of this name.
+    """
+    # As it is written: asking the class would run properties and reach what is `type`'s.
+    found = inspect.getattr_static(owner, name, None)
+    if not isinstance(found, classmethod | staticmethod) or name.startswith("_"):
+        methods = [
+            other
+            for base in owner.__mro__
+            for other, value in vars(base).items()
+            if isinstance(value, classmethod | staticmethod) and not other.startswith("_")
+        ]
+        raise AttributeError(
+            f"{name!r} is not a class method or static method of {owner.__name__}. "
+            f"{choices(name, methods)}"
+        )
+    return found.__get__(None, owner)
+
+
+def _imports(at: str, value: object, trust: Trust) -> tuple[str, ...]:
+    """The modules that an entry names, each of which must be trusted."""
+    listed = [value] if isinstance(value, str) else value or []
+    if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
+        raise ConfigError(
+            f"{at}.{IMPORTS}={value!r} is not a list of modules: {at}.{IMPORTS}=[package.module]"
+        )
+    for name in listed:
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise ConfigError(
+                f"{at}.{IMPORTS}={name!r} is not the dotted path of a module. Give the name that "
+                f"is written after `import`: {at}.{IMPORTS}=[package.module]"
+            )
+        trust.check_import(f"{at}.{IMPORTS}", name)
+    return tuple(dict.fromkeys(listed))
+
+
+def _nested(at: str, value: object, trust: Trust) -> object:
+    if isinstance(value, Mapping):
+        if _TARGET in value:
+            return Component.parse(at, value, trust)
+        part = _named if at.rpartition(".")[2] == CUSTOM_OBJECTS else _nested
+        return {str(key): part(f"{at}.{key}", entry, trust) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_nested(f"{at}.{index}", entry, trust) for index, entry in enumerate(value)]
+    return value
+
+
+def _named(at: str, value: object, trust: Trust) -> object:
+    """A custom object: its dotted path stands where elsewhere a mapping with a `_target_` does."""
+    if not isinstance(value, str):
+        return value
+    trust.check(at, value)
+    return Component(at, value, partial=True, vouched=trust.vouches(value))
+
+
+def _components(value: object) -> Iterator[Component]:
+    """The components at or inside a value."""
+    if isinstance(value, Component):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for entry in value.values() if isinstance(value, Mapping) else value:
+            yield from _components(entry)
+
+
+def _instantiated(value: object) -> object:
+    if isinstance(value, Component):
+        return value.instantiate()
+    if isinstance(value, Mapping):
+        return {key: _instantiated(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_instantiated(entry) for entry in value]
+    return value

@@ -1,0 +1,255 @@
+"""The typed, frozen description of a job. Pure Python: nothing here knows YAML or Hydra."""
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from extractkit.core.component import Component
+from extractkit.core.plan import Part
+from extractkit.core.selectors import Selector
+from extractkit.errors import ConfigError, choices
+
+# NumPy's generators take 32 bits.
+_LARGEST_SEED = 2**32 - 1
+
+MOST_THREADS = max(1024, os.cpu_count() or 1)
+"""TensorFlow starts all of them at once, and does not come back from starting many more."""
+
+COMPILE_MODES = ("graph", "xla")
+
+BAD_CHECKPOINTS = ("fail", "skip")
+"""What may be done where a checkpoint is damaged, or of another architecture."""
+
+BAD_SAMPLES = ("fail", "skip")
+"""What may be done where a sample cannot be read, does not fit the model, or makes it fail."""
+
+NON_FINITE = ("warn", "fail", "skip")
+"""What may be done where a NaN or an infinity would be stored."""
+
+ENGINES = ("local", "processes", "ray")
+"""Where shards are computed: in this process, in others on this machine, or on a Ray cluster."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How a job runs (the `runtime` group).
+
+    Attributes:
+        batch_size: most samples in a batch.
+        batch_tokens: most padded elements along the free axes of a batch; None: no limit.
+        shard_size: samples in a shard; None: as many as keep it well below 128 MB ("auto").
+        compile: "graph" (a TensorFlow graph) or "xla".
+        device: TensorFlow's name of the device ("/CPU:0"); None leaves the choice to TensorFlow.
+        seed: of every random generator.
+        deterministic: whether operations without a deterministic kernel are refused.
+        threads: most threads that one operation, and that independent operations, run on; None:
+            as many as there are processors.
+        bad_samples: "fail", or "skip" what cannot be read, encoded or computed.
+        bad_checkpoints: "fail", or "skip" what is damaged or of another architecture.
+        non_finite: "warn" of NaN and infinite values, "fail", or "skip" samples that have some.
+        self_check: whether the model's outputs for the first batch are held against its own call.
+        reuse_from: a directory that is searched for a finished run of the same identity; None:
+            everything is computed.
+        engine: where shards are computed: "local", "processes" or "ray".
+        workers: how many compute at once; None: two, where the engine has workers.
+        shard_timeout: seconds that a worker may take over a shard; None: as long as it takes.
+        ray_address: "auto" or host:port of a cluster; None: one is started on this machine.
+        worker_cpus, worker_gpus: what a worker reserves in a Ray cluster; None: 1, and 0.
+        shards: which part of the job is run, as in "2/4"; None: all of it.
+    """
+
+    batch_size: int = 32
+    batch_tokens: int | None = None
+    shard_size: int | None = None
+    compile: str = "graph"
+    device: str | None = None
+    seed: int = 0
+    deterministic: bool = True
+    threads: int | None = None
+    bad_samples: str = "fail"
+    bad_checkpoints: str = "fail"
+    non_finite: str = "warn"
+    self_check: bool = True
+    reuse_from: str | None = None
+    engine: str = "local"
+    workers: int | None = None
+    shard_timeout: float | None = None
+    ray_address: str | None = None
+    worker_cpus: float | None = None
+    worker_gpus: float | None = None
+    shards: str | None = None
+
+    @property
+    def part(self) -> Part | None:
+        """Which part of the job is run; None: all of it."""
+        return None if self.shards is None else Part.parse(self.shards)
+
+    @classmethod
+    def parse(cls, entries: Mapping[str, object]) -> "Runtime":
+        """From configuration, where `shard_size` may be "auto".
+
+        Raises:
+            ConfigError: an unknown key or a value that does not fit.
+        """
+        known = [item.name for item in fields(cls)]
+        for key in entries:
+            if key not in known:
+                raise ConfigError(f"runtime.{key} does not exist. {choices(key, known)}")
+        values = {key: _plain(key, value) for key, value in entries.items()}
+        if values.get("shard_size") == "auto":
+            values["shard_size"] = None
+        for key in ("batch_size", "batch_tokens", "shard_size", "threads", "workers"):
+            _check_whole(key, values.get(key, 1), least=1, optional=key != "batch_size")
+        if int(values.get("threads") or 0) > MOST_THREADS:
+            raise ConfigError(
+                f"runtime.threads={values['threads']} is too many: {MOST_THREADS:,} at most"
+            )
+        _check_whole("seed", values.get("seed", 0), least=0, optional=False)
+        if int(values.get("seed", 0)) > _LARGEST_SEED:
+            raise ConfigError(f"runtime.seed={values['seed']} is larger than {_LARGEST_SEED}")
+        for key, options in _CHOICES.items():
+            if key in values and values[key] not in options:
+                given = str(values[key])
+                raise ConfigError(
+                    f"runtime.{key}={given!r} does not exist. {choices(given, options)}"
+                )
+        for key, example in _TEXTS.items():
+            if not isinstance(values.get(key), str | None):
+                raise ConfigError(
+                    f"runtime.{key}={values[key]!r} is not a text, such as {example!r}"
+                )
+        if values.get("reuse_from") == "":
+            raise ConfigError("runtime.reuse_from is empty. Give a directory of runs, or null")
+        for key in ("deterministic", "self_check"):
+            if not isinstance(values.get(key, True), bool):
+                raise ConfigError(f"runtime.{key}={values[key]!r} is not true or false")
+        for key in ("shard_timeout", "worker_cpus", "worker_gpus"):
+            _check_number(key, values.get(key))
+        runtime = cls(**values)
+        runtime._check_engine()
+        runtime._check_part()
+        return runtime
+
+    def _check_engine(self) -> None:
+        """Refuse what the chosen engine has no use for."""
+        for key, engines in _NEEDS.items():
+            value = getattr(self, key)
+            if value is not None and self.engine not in engines:
+                raise ConfigError(
+                    f"runtime.{key}={value} is of no use to runtime.engine={self.engine}. Add "
+                    f"{' or '.join(f'runtime.engine={engine}' for engine in engines)}, or leave "
+                    f"it out"
+                )
+        if self.shard_timeout == 0:
+            raise ConfigError("runtime.shard_timeout=0 leaves no time. Give seconds, or null")
+        if self.ray_address is not None and not _ADDRESS.fullmatch(self.ray_address):
+            raise ConfigError(
+                f"runtime.ray_address={self.ray_address!r} is no address of a Ray cluster. Give "
+                f"that of its head, as in 10.0.0.1:6379, or auto, or null to start one here"
+            )
+
+    def _check_part(self) -> None:
+        if self.shards is None:
+            return
+        if self.part is None:
+            raise ConfigError(
+                f"runtime.shards={self.shards!r} is no part of a job. Give i/n, i from 1 to n: the "
+                f"parts of four are 1/4, 2/4, 3/4 and 4/4"
+            )
+        if self.reuse_from is not None:
+            raise ConfigError(
+                f"runtime.shards={self.shards} and runtime.reuse_from={self.reuse_from} do not go "
+                f"together: what is reused is a whole run. Leave one of them out"
+            )
+
+
+_CHOICES = {
+    "compile": COMPILE_MODES,
+    "bad_samples": BAD_SAMPLES,
+    "bad_checkpoints": BAD_CHECKPOINTS,
+    "non_finite": NON_FINITE,
+    "engine": ENGINES,
+}
+
+_TEXTS = {
+    "device": "/CPU:0",
+    "reuse_from": "outputs",
+    "ray_address": "10.0.0.1:6379",
+    "shards": "1/4",
+}
+"""Keys that take a text or nothing, each with an example."""
+
+_NEEDS = {
+    "workers": ("processes", "ray"),
+    "shard_timeout": ("processes", "ray"),
+    "ray_address": ("ray",),
+    "worker_cpus": ("ray",),
+    "worker_gpus": ("ray",),
+}
+"""Keys that some engines alone know what to do with."""
+
+WHERE_IT_RUNS = ("engine", *_NEEDS, "shards", "self_check")
+"""Keys that say by whom a job is run and whether it is checked, and change no byte of it."""
+
+_ADDRESS = re.compile(r"auto|[^\s:/]+:[0-9]{1,5}|\[[0-9A-Fa-f:]+\]:[0-9]{1,5}")
+
+
+def moved(recorded: Mapping[str, object], where: Mapping[str, object]) -> dict[str, object]:
+    """Settings of `runtime` with others of where it runs.
+
+    What the engine there has no use for is left out, where it is not given.
+    """
+    engine = where.get("engine", recorded.get("engine", "local"))
+    useless = [key for key, engines in _NEEDS.items() if engine not in engines]
+    return {**recorded, **dict.fromkeys(useless), **where}
+
+
+def _plain(key: str, value: object) -> Any:
+    if isinstance(value, Mapping | list | tuple):
+        raise ConfigError(f"runtime.{key}={value!r} is not a single value")
+    return value
+
+
+def _check_whole(key: str, value: object, least: int, optional: bool) -> None:
+    if value is None and optional:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        also = " or 'auto'" if key == "shard_size" else ""
+        raise ConfigError(f"runtime.{key}={value!r} is not a whole number of {least} or more{also}")
+
+
+def _check_number(key: str, value: object) -> None:
+    if value is None:
+        return
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 <= float(str(value)) < math.inf:
+        raise ConfigError(f"runtime.{key}={value!r} is not a number of 0 or more")
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that decides what a run holds.
+
+    Attributes:
+        model, inputs: components.
+        model_name: the chosen entry of the `model` group, for messages.
+        selectors: in the order of the configuration.
+        sinks: by name; the first one is what the reader reads.
+        runtime: how it runs.
+        given: the overrides as they were typed.
+        resolved: the whole configuration after composition, as plain data.
+        listing: a command, or Python code, that lists the model's tensors, for messages.
+    """
+
+    model: Component
+    inputs: Component
+    selectors: tuple[Selector, ...]
+    sinks: Mapping[str, Component]
+    runtime: Runtime
+    model_name: str
+    given: tuple[str, ...] = ()
+    resolved: Mapping[str, object] = field(default_factory=dict)
+    listing: str = ""

@@ -1,0 +1,388 @@
+"""What a job will do, known before the model runs on data. Pure Python (NumPy for lengths).
+
+A `PlannedTensor` says what is stored of one tensor; `plan_tensors` makes them from selectors,
+and `plan_shards` cuts the samples into shards.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from extractkit.core.catalog import SAMPLE, TEXT, UNKNOWN, Catalog, Kind, TensorRecord
+from extractkit.core.selectors import Selector
+from extractkit.core.transforms import AxisTransform, Dims, Shape, Transform
+from extractkit.errors import SelectionError
+
+SHARD_BYTES = 32 * 1024 * 1024
+"""Aim of `shard_size=auto`: small beside the 128 MB that a shard stays below, so that writing one
+overlaps with computing the next, and a few in memory at once do not weigh."""
+
+SHARD_SAMPLES = 1024
+"""Most samples in an automatic shard, so that small values are committed now and then too."""
+
+CONSTANTS = "constants"
+"""Key of the shard that holds what does not depend on the inputs."""
+
+
+@dataclass(frozen=True, eq=False)
+class Lengths:
+    """How long every sample is along each free axis: int64 (samples,) for each axis by name."""
+
+    samples: int
+    axes: Mapping[str, npt.NDArray[np.int64]]
+
+    def part(self, start: int, stop: int) -> "Lengths":
+        """Those of samples start … stop-1."""
+        return Lengths(stop - start, {axis: n[start:stop] for axis, n in self.axes.items()})
+
+    def take(self, positions: Sequence[int]) -> "Lengths":
+        """Those of the samples at these positions, in this order."""
+        chosen = list(positions)
+        return Lengths(len(chosen), {axis: n[chosen] for axis, n in self.axes.items()})
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a tensor as the model makes it is brought into stored order, the sample axis first.
+
+    Attributes:
+        axis: which axis holds the samples; None for a tensor that does not depend on the inputs.
+        split: whether that axis is a product ("sample*token") to be split into samples and the
+            rest. That samples vary slowest in it is checked on real data before anything is stored.
+        dims, shape: of the stored tensor; the sample axis is ("sample", None).
+        whole: whether the tensor has no sample axis, and gets one in front: a call of the model on
+            one sample makes the value of that sample.
+    """
+
+    axis: int | None
+    split: bool
+    dims: Dims
+    shape: Shape
+    whole: bool = False
+
+    @classmethod
+    def of(cls, record: TensorRecord) -> "Layout | None":
+        """The layout of a record, or None while some axis has to be measured first."""
+        if record.dims is None or record.shape is None or UNKNOWN in record.dims:
+            return None
+        for axis, dim in enumerate(record.dims):
+            if dim is None or dim.partition("*")[0] != SAMPLE:
+                continue
+            rest = list(zip(record.dims, record.shape, strict=True))
+            factor = rest.pop(axis)[0] or ""
+            _, split, other = factor.partition("*")
+            if split:
+                rest.insert(axis, (None, int(other)) if other.isdigit() else (other, None))
+            stored = [(SAMPLE, None), *rest]
+            return cls(axis, bool(split), tuple(d for d, _ in stored), tuple(s for _, s in stored))
+        if record.depends_on_inputs:
+            return cls(0, False, (SAMPLE, *record.dims), (None, *record.shape), whole=True)
+        return cls(None, False, record.dims, record.shape)
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """What a run stores of one tensor.
+
+    Attributes:
+        key: its name in the run: the address, or `address@selector` where several selectors store
+            the same tensor transformed differently.
+        address, kind: of the record.
+        selectors: names of the selectors that asked for it.
+        transform: what the selectors ask to be done with it.
+        layout: how it is brought into stored order; None until its axes have been measured.
+        dtype, dims, shape: as stored, after the transform; `shape` holds None where the length
+            differs from sample to sample, and its first entry is None for the sample axis.
+    """
+
+    key: str
+    address: str
+    kind: Kind
+    selectors: tuple[str, ...]
+    transform: Transform
+    layout: Layout | None
+    axes: AxisTransform | None
+    dtype: str
+    dims: Dims | None
+    shape: Shape | None
+
+    @property
+    def constant(self) -> bool:
+        """Whether the value does not depend on the inputs."""
+        return self.layout is not None and self.layout.axis is None
+
+    @property
+    def sample_shape(self) -> Shape:
+        """The stored shape of one sample."""
+        if self.shape is None:
+            raise ValueError(f"the axes of {self.key!r} have not been measured")
+        return self.shape if self.constant else self.shape[1:]
+
+    @property
+    def computed_lengths(self) -> bool:
+        """Whether some stored length is computed from a free axis by the model ("f(token)")."""
+        return _any_computed(self.dims)
+
+    @property
+    def bears_padding(self) -> bool:
+        """Whether samples of different lengths may share a batch.
+
+        They may not where the model computes a length: what is padding then cannot be told, even if
+        that axis is reduced and never stored.
+        """
+        return self.layout is not None and not _any_computed(self.layout.dims)
+
+    def check_lengths(self, lengths: Lengths) -> None:
+        """Make sure that every sample has the single elements that a slice takes.
+
+        Raises:
+            SelectionError: one is too short for it.
+        """
+        for axis, index, short in self._short(lengths):
+            own = lengths.axes[axis]
+            raise SelectionError(
+                f"{self.transform.at}.slice takes element {index} of {axis!r} in "
+                f"{self.address!r}, but {len(short)} of {lengths.samples} samples are shorter, "
+                f"first sample {short[0]} with {own[short[0]]}. Take a range, as in '0:4'"
+            )
+
+    def too_short(self, lengths: Lengths) -> dict[int, str]:
+        """The samples that lack a single element that a slice takes: by position, which."""
+        return {
+            int(position): f"it has {lengths.axes[axis][position]} along {axis!r}, and "
+            f"{self.transform.at}.slice takes element {index} of that in {self.address!r}"
+            for axis, index, short in self._short(lengths)
+            for position in short
+        }
+
+    def _short(self, lengths: Lengths) -> Iterator[tuple[str, int, npt.NDArray[np.intp]]]:
+        """Free axes that are too short for an element: with it, and the samples' positions."""
+        if self.layout is None or self.axes is None:
+            return
+        for dim, index in zip(self.layout.dims, self.axes.slices, strict=True):
+            if not isinstance(index, int) or dim is None or dim not in lengths.axes:
+                continue
+            short = np.flatnonzero(lengths.axes[dim] < (index + 1 if index >= 0 else -index))
+            if len(short):
+                yield dim, index, short
+
+    def sample_shapes(self, lengths: Lengths) -> list[tuple[int, ...]] | None:
+        """The stored shape of each sample; None where only the model can compute it."""
+        columns = self._stored_lengths(lengths)
+        if columns is None:
+            return None
+        if not columns:
+            return [()] * lengths.samples
+        return [tuple(map(int, row)) for row in np.stack(columns, axis=1)]
+
+    @property
+    def predictable(self) -> bool:
+        """Whether its size follows from the samples' lengths; texts tell theirs once they exist."""
+        return self.layout is not None and not self.computed_lengths and self.dtype != TEXT
+
+    def bytes_per_sample(self, lengths: Lengths) -> npt.NDArray[np.int64] | None:
+        """Stored bytes of each sample, int64 (samples,); None where only the model can tell."""
+        columns = self._stored_lengths(lengths) if self.predictable else None
+        if columns is None:
+            return None
+        total = np.full(lengths.samples, numpy_dtype(self.dtype).itemsize, np.int64)
+        for column in columns:
+            total *= column
+        return total
+
+    def _stored_lengths(self, lengths: Lengths) -> list[npt.NDArray[np.int64]] | None:
+        """For each stored axis but the sample's, its length in every sample."""
+        if self.layout is None or self.axes is None or self.computed_lengths:
+            return None
+        gone = {axis for reduction in self.axes.reductions for axis in reduction.axes}
+        columns = []
+        for axis, index in enumerate(self.axes.slices):
+            if axis == 0 or axis in gone or isinstance(index, int):
+                continue
+            size, dim = self.layout.shape[axis], self.layout.dims[axis]
+            own = np.full(lengths.samples, size) if size is not None else lengths.axes[dim or ""]
+            columns.append(self.axes.lengths(axis, own))
+        return columns
+
+    @property
+    def constant_bytes(self) -> int | None:
+        """Stored bytes of a tensor that does not depend on the inputs; None where unknown."""
+        if not self.predictable:
+            return None
+        return prod(size or 0 for size in self.sample_shape) * numpy_dtype(self.dtype).itemsize
+
+
+def _any_computed(dims: Dims | None) -> bool:
+    return any(dim is not None and dim.startswith("f(") for dim in dims or ())
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A contiguous range of samples, the unit of commit; or the constants, a range of none.
+
+    Attributes:
+        start, stop: the range.
+        checkpoint: with which weights, by their place on the axis of checkpoints; None where a run
+            has no such axis.
+    """
+
+    start: int
+    stop: int
+    checkpoint: int | None = None
+
+    @property
+    def constant(self) -> bool:
+        """Whether it holds what does not depend on the samples."""
+        return self.start == self.stop
+
+    @property
+    def key(self) -> str:
+        """`constants`, or the range in figures of one width, so that names sort in order."""
+        part = CONSTANTS if self.constant else f"{self.start:09d}-{self.stop:09d}"
+        return part if self.checkpoint is None else f"checkpoint-{self.checkpoint:06d}-{part}"
+
+    @property
+    def place(self) -> tuple[int, int, int]:
+        """Where it stands in the order of a run: by checkpoint, the constants first."""
+        return (self.checkpoint or 0, self.start, self.stop)
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+CONSTANTS_SHARD = Shard(0, 0)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of several parts of a job, each a contiguous range of its shards.
+
+    Attributes:
+        number: from 1 on.
+        count: of the parts.
+    """
+
+    number: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Part | None":
+        """The part that "2/4" names; None where there is none of that name."""
+        found = _PART.fullmatch(text)
+        part = None if found is None else cls(int(found[1]), int(found[2]))
+        return part if part is not None and 1 <= part.number <= part.count else None
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+    @property
+    def siblings(self) -> "tuple[Part, ...]":
+        """All parts of the job, in order."""
+        return tuple(Part(number, self.count) for number in range(1, self.count + 1))
+
+    def of(self, shards: Sequence[Shard]) -> tuple[Shard, ...]:
+        """Those of a job's shards that it has: none, perhaps, of fewer shards than parts."""
+        first = len(shards) * (self.number - 1) // self.count
+        return tuple(shards[first : len(shards) * self.number // self.count])
+
+
+_PART = re.compile(r"([1-9][0-9]{0,5})/([1-9][0-9]{0,5})")
+
+
+def plan_tensors(catalog: Catalog, selectors: Sequence[Selector]) -> tuple[PlannedTensor, ...]:
+    """What the selectors ask to be stored, in the catalog's order.
+
+    Raises:
+        SelectionError: a selector matches nothing, or asks for what its tensors do not have.
+    """
+    wanted: dict[str, list[tuple[Transform, list[str]]]] = {}
+    for selector in selectors:
+        for record in selector.select(catalog):
+            groups = wanted.setdefault(record.address, [])
+            for transform, names in groups:
+                if transform.same_as(selector.transform):
+                    names.append(selector.name)
+                    break
+            else:
+                groups.append((selector.transform, [selector.name]))
+    planned = []
+    for record in catalog.records:
+        groups = wanted.get(record.address, [])
+        for transform, names in groups:
+            key = record.address if len(groups) == 1 else f"{record.address}@{names[0]}"
+            planned.append(_planned(key, record, transform, tuple(names)))
+    return tuple(planned)
+
+
+def _planned(
+    key: str, record: TensorRecord, transform: Transform, names: tuple[str, ...]
+) -> PlannedTensor:
+    layout = Layout.of(record)
+    if layout is None:
+        dtype = transform.cast or storable(record.dtype)
+        return PlannedTensor(
+            key, record.address, record.kind, names, transform, None, None, dtype, None, None
+        )
+    axes = transform.bind(record.address, layout.dims, layout.shape, record.dtype)
+    dims, shape, dtype = axes.result(layout.dims, layout.shape, storable(record.dtype))
+    return PlannedTensor(
+        key, record.address, record.kind, names, transform, layout, axes, dtype, dims, shape
+    )
+
+
+def measured(tensor: PlannedTensor, record: TensorRecord) -> PlannedTensor:
+    """The same tensor, once measuring has completed its record's dims.
+
+    Raises:
+        SelectionError: it does not have the axes that a transform asks for.
+    """
+    return _planned(tensor.key, record, tensor.transform, tensor.selectors)
+
+
+def storable(dtype: str) -> str:
+    """The dtype that values are stored in: bfloat16, which HDF5 and NumPy lack, as float32."""
+    return "float32" if dtype == "bfloat16" else dtype
+
+
+def numpy_dtype(dtype: str) -> np.dtype[Any]:
+    """NumPy's type for stored values: texts, of any length, are objects."""
+    return np.dtype(object if dtype == TEXT else storable(dtype))
+
+
+def bytes_per_sample(tensors: Iterable[PlannedTensor], lengths: Lengths) -> npt.NDArray[np.int64]:
+    """Stored bytes of each sample over all tensors; what only the model can tell is left out."""
+    total = np.zeros(lengths.samples, np.int64)
+    for tensor in tensors:
+        if not tensor.constant and (one := tensor.bytes_per_sample(lengths)) is not None:
+            total += one
+    return total
+
+
+def plan_shards(
+    per_sample: npt.NDArray[np.int64], shard_size: int | None, multiple: int = 1
+) -> tuple[Shard, ...]:
+    """The samples cut into shards of `shard_size`, or (None) of at most SHARD_BYTES each.
+
+    Args:
+        multiple: every shard but the last holds a multiple of so many samples.
+    """
+    count = len(per_sample)
+    if shard_size is not None:
+        return tuple(Shard(a, min(a + shard_size, count)) for a in range(0, count, shard_size))
+    ends = np.cumsum(per_sample)
+    shards = []
+    start = 0
+    while start < count:
+        before = int(ends[start - 1]) if start else 0
+        stop = int(np.searchsorted(ends, before + SHARD_BYTES, side="right"))
+        stop = min(stop, start + SHARD_SAMPLES)
+        if stop < count:
+            stop = min(start + max((stop - start) // multiple, 1) * multiple, count)
+        shards.append(Shard(start, stop))
+        start = stop
+    return tuple(shards)

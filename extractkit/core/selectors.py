@@ -1,0 +1,292 @@
+"""The selector algebra: declarative predicates over catalog records. Pure Python.
+
+A selector's mapping holds predicates that must all hold; each takes one value or a list of which
+one must hold; `any`, `all` and `not` combine further mappings.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import translate
+from functools import lru_cache
+
+from extractkit.core.catalog import Catalog, Kind, TensorRecord
+from extractkit.core.transforms import TRANSFORM_KEYS, Transform
+from extractkit.errors import ConfigError, SelectionError, choices
+
+
+@lru_cache(maxsize=4096)
+def _glob(pattern: str) -> re.Pattern[str]:
+    return re.compile(translate(pattern))
+
+
+def _matches_glob(pattern: object, *candidates: str | None) -> bool:
+    compiled = _glob(str(pattern))
+    return any(text is not None and compiled.match(text) is not None for text in candidates)
+
+
+def _path(record: TensorRecord, pattern: object) -> bool:
+    return _matches_glob(pattern, record.address, record.name)
+
+
+def _regex(record: TensorRecord, pattern: object) -> bool:
+    compiled = re.compile(str(pattern))
+    return any(compiled.search(text) for text in (record.address, record.name))
+
+
+def _layer_type(record: TensorRecord, pattern: object) -> bool:
+    return bool(record.scopes) and _matches_glob(pattern, *record.scopes[-1].types)
+
+
+def _inside(record: TensorRecord, pattern: object) -> bool:
+    return any(
+        _matches_glob(pattern, scope.path, scope.name, *scope.types) for scope in record.scopes
+    )
+
+
+_PREDICATES: Mapping[str, Callable[[TensorRecord, object], bool]] = {
+    "path": _path,
+    "regex": _regex,
+    "layer_type": _layer_type,
+    "inside": _inside,
+    "op_type": lambda record, pattern: _matches_glob(pattern, record.op_type),
+    "kind": lambda record, kind: record.kind == kind,
+    "port": lambda record, pattern: _matches_glob(pattern, record.port),
+    "dtype": lambda record, pattern: _matches_glob(pattern, record.dtype),
+    "depth": lambda record, depth: record.depth == depth,
+}
+_OF_LAYERS = ("layer_type", "inside")
+_COMBINATORS = ("any", "all", "not")
+SELECTOR_KEYS = (*_PREDICATES, *_COMBINATORS, *TRANSFORM_KEYS)
+
+
+class Predicate:
+    """A test of one record; values, combined with `&`, `|` and `~`."""
+
+    def matches(self, record: TensorRecord) -> bool:
+        """Whether the record is selected."""
+        raise NotImplementedError
+
+    def __and__(self, other: "Predicate") -> "Predicate":
+        return All((self, other))
+
+    def __or__(self, other: "Predicate") -> "Predicate":
+        return Any((self, other))
+
+    def __invert__(self) -> "Predicate":
+        return Not(self)
+
+
+@dataclass(frozen=True)
+class Where(Predicate):
+    """One of `values` holds for the field `key`."""
+
+    key: str
+    values: tuple[object, ...]
+
+    def matches(self, record: TensorRecord) -> bool:
+        test = _PREDICATES[self.key]
+        return any(test(record, value) for value in self.values)
+
+
+@dataclass(frozen=True)
+class All(Predicate):
+    """Every part holds; with no parts, always."""
+
+    parts: tuple[Predicate, ...]
+
+    def matches(self, record: TensorRecord) -> bool:
+        return all(part.matches(record) for part in self.parts)
+
+
+@dataclass(frozen=True)
+class Any(Predicate):
+    """At least one part holds; with no parts, never."""
+
+    parts: tuple[Predicate, ...]
+
+    def matches(self, record: TensorRecord) -> bool:
+        return any(part.matches(record) for part in self.parts)
+
+
+@dataclass(frozen=True)
+class Not(Predicate):
+    """The part does not hold."""
+
+    part: Predicate
+
+    def matches(self, record: TensorRecord) -> bool:
+        return not self.part.matches(record)
+
+
+@dataclass(frozen=True)
+class Selector:
+    """A named predicate and what to do with the values of the tensors that it matches."""
+
+    name: str
+    predicate: Predicate
+    transform: Transform = field(default_factory=Transform)
+    given: str = ""
+
+    def matching(self, catalog: Catalog) -> tuple[TensorRecord, ...]:
+        """The records that match, in the catalog's order, whether they can be extracted or not.
+
+        Raises:
+            SelectionError: there is none.
+        """
+        matched = tuple(record for record in catalog.records if self.predicate.matches(record))
+        if not matched:
+            raise SelectionError(
+                f"selectors.{self.given} matched 0 of {len(catalog)} tensors of model "
+                f"{catalog.model!r}. {_why_nothing(self.predicate, catalog)} {_listing(catalog)}"
+            )
+        return matched
+
+    def select(self, catalog: Catalog) -> tuple[TensorRecord, ...]:
+        """The records that match and can be extracted, in the catalog's order.
+
+        Raises:
+            SelectionError: nothing matches, or nothing that matches can be extracted.
+        """
+        matched = self.matching(catalog)
+        chosen = tuple(record for record in matched if record.extractable)
+        if not chosen:
+            reasons = [f"{record.address}: {record.reason}" for record in matched[:3]]
+            raise SelectionError(
+                f"selectors.{self.given} matched {len(matched)} tensors of model "
+                f"{catalog.model!r}, none of which can be extracted. {'; '.join(reasons)}. "
+                f"{_listing(catalog)}"
+            )
+        return chosen
+
+
+def _why_nothing(predicate: Predicate, catalog: Catalog) -> str:
+    """What exists, for the first test that holds for no tensor at all; else the addresses."""
+    tests = list(_tests(predicate))
+    for test in tests:
+        if any(test.matches(record) for record in catalog.records):
+            continue
+        if test.key in _OF_LAYERS and not any(record.scopes for record in catalog.records):
+            return (
+                f"{test.key} looks at layers, of which this model's format tells nothing. "
+                f"Select by path, regex, kind or op_type."
+            )
+        return choices(str(test.values[0]), _existing(test.key, catalog))
+    return choices(str(tests[0].values[0]) if tests else "", catalog)
+
+
+def _tests(predicate: Predicate) -> Iterator[Where]:
+    """The single tests of a predicate, those that must not hold left out."""
+    if isinstance(predicate, Where):
+        yield predicate
+    elif isinstance(predicate, All | Any):
+        for part in predicate.parts:
+            yield from _tests(part)
+
+
+def _existing(key: str, catalog: Catalog) -> Iterator[str]:
+    """What the catalog has of the field that `key` looks at."""
+    for record in catalog.records:
+        match key:
+            case "path" | "regex":
+                yield record.address
+            case "layer_type":
+                yield from record.scopes[-1].types if record.scopes else ()
+            case "inside":
+                for scope in record.scopes:
+                    yield from (scope.path, *scope.types)
+            case _:
+                value = getattr(record, key)
+                yield from () if value is None else (str(value),)
+
+
+def _listing(catalog: Catalog) -> str:
+    return f"List them: {catalog.listing}"
+
+
+def parse_selector(name: str, mapping: object) -> Selector:
+    """A selector from its configuration; `name` is its key under `selectors`.
+
+    Raises:
+        ConfigError: an unknown key, a value of the wrong type, or no predicate at all.
+    """
+    if not name.isidentifier():
+        raise ConfigError(
+            f"selectors.{name}: a selector's name is letters, digits and underscores, "
+            f"for example selectors.mine"
+        )
+    at = f"selectors.{name}"
+    entries = _mapping(mapping, at)
+    predicate = _parse_all(entries, at, extra=TRANSFORM_KEYS)
+    transform = Transform.parse({k: v for k, v in entries.items() if k in TRANSFORM_KEYS}, at)
+    shown = ", ".join(f"{k}={v!r}" for k, v in entries.items() if k not in TRANSFORM_KEYS)
+    return Selector(name, predicate, transform, given=f"{name}.{shown}")
+
+
+def _mapping(value: object, at: str) -> Mapping[str, object]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(
+            f"{at}={value!r} is not a mapping of predicates. Write for example {at}.path='*:output'"
+        )
+    return {str(key): entry for key, entry in value.items() if entry is not None}
+
+
+def _parse_all(entries: Mapping[str, object], at: str, extra: Sequence[str] = ()) -> Predicate:
+    allowed = (*_PREDICATES, *_COMBINATORS, *extra)
+    parts: list[Predicate] = []
+    for key, value in entries.items():
+        if key not in allowed:
+            raise ConfigError(f"{at}.{key} does not exist. {choices(key, allowed)}")
+        if key in _PREDICATES:
+            parts.append(Where(key, _values(key, value, f"{at}.{key}")))
+        elif key in _COMBINATORS:
+            nested = [
+                _parse_all(_mapping(item, f"{at}.{key}"), f"{at}.{key}")
+                for item in _combined(key, value, f"{at}.{key}")
+            ]
+            parts.append(
+                {"any": Any, "all": All}[key](tuple(nested))
+                if key != "not"
+                else Not(Any(tuple(nested)))
+            )
+    if not parts:
+        raise ConfigError(
+            f"{at} has no predicate. Give one of {', '.join((*_PREDICATES, *_COMBINATORS))}; "
+            f"{at}.path='*' matches every tensor"
+        )
+    return parts[0] if len(parts) == 1 else All(tuple(parts))
+
+
+def _combined(key: str, value: object, at: str) -> Iterable[object]:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        if not value:
+            raise ConfigError(f"{at} is empty. Give a list of mappings of predicates")
+        return value
+    if key == "not":
+        return [value]
+    raise ConfigError(f"{at}={value!r} is not a list of mappings of predicates")
+
+
+def _values(key: str, value: object, at: str) -> tuple[object, ...]:
+    listed = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    if not listed:
+        raise ConfigError(f"{at} is an empty list, which could match nothing")
+    for item in listed:
+        _check_value(key, item, at)
+    return tuple(listed)
+
+
+def _check_value(key: str, item: object, at: str) -> None:
+    if key == "depth":
+        if not isinstance(item, int) or isinstance(item, bool) or item < 0:
+            raise ConfigError(f"{at}={item!r} is not a number of layers (0, 1, 2, …)")
+        return
+    if not isinstance(item, str):
+        raise ConfigError(f"{at}={item!r} is not a text; quote it: {at}='{item}'")
+    if key == "kind" and item not in list(Kind):
+        raise ConfigError(f"{at}={item!r} is no kind of tensor. {choices(item, map(str, Kind))}")
+    if key == "regex":
+        try:
+            re.compile(item)
+        except (re.error, OverflowError) as error:
+            raise ConfigError(f"{at}={item!r} is no regular expression: {error}") from error

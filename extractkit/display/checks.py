@@ -1,0 +1,260 @@
+"""`extractkit verify` and `diff`: what was checked, and how far two runs are apart."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from extractkit.display.output import plural, safe
+from extractkit.runs.checking.result import Check, Finding, Outcome, Verification
+from extractkit.runs.comparing.result import (
+    Comparison,
+    Counts,
+    OneSided,
+    Place,
+    TensorComparison,
+    Verdict,
+)
+
+_STYLES = {Outcome.OK: "green", Outcome.FAILED: "red", Outcome.NOT_CHECKED: "yellow"}
+_MOST_LINES = 100
+_MOST_NOTES = 20
+_NUMBER = re.compile(r"[0-9]+")
+
+
+def verify_overview(found: Verification) -> RenderableType:
+    """Return every check, a line for each kind of finding, the notes, and the verdict."""
+    table = Table("check", "outcome", "of what", box=None, pad_edge=False)
+    for check in found.checks:
+        outcome = Text(check.outcome, style=_STYLES[check.outcome])
+        table.add_row(Text(safe(check.name)), outcome, Text(safe(check.detail), overflow="fold"))
+    parts: list[RenderableType] = [Text(safe(found.run)), "", table, ""]
+    if lines := [*_findings(found), *_notes(found)]:
+        parts += [*lines, ""]
+    return Group(*parts, verdict(found))
+
+
+def verdict(found: Verification) -> Text:
+    """The one line that sums it up."""
+    failed = [check for check in found.checks if check.outcome is Outcome.FAILED]
+    left = [check for check in found.checks if check.outcome is Outcome.NOT_CHECKED]
+    made = len(found.checks) - len(left)
+    if failed:
+        names = ", ".join(safe(check.name) for check in failed)
+        wrong = plural(sum(len(check.findings) for check in failed), "finding")
+        line = f"not verified: {wrong} in {names}"
+    else:
+        line = f"verified: {plural(made, 'check')}, nothing wrong"
+    if left:
+        line += f"; not checked: {', '.join(safe(check.name) for check in left)}"
+    return Text(line, style="red" if failed else "green")
+
+
+def _findings(found: Verification) -> list[Text]:
+    kinds: dict[str, list[Finding]] = {}
+    for check in found.checks:
+        for one in check.findings:
+            kinds.setdefault(f"{check.name} {_kind(one)}", []).append(one)
+    lines = [Text(safe(_line(alike)), style="red") for alike in kinds.values()][:_MOST_LINES]
+    if (more := len(kinds) - len(lines)) > 0:
+        lines.append(Text(f"… and {more:,} more kinds; --json lists them all", style="red"))
+    return lines
+
+
+def _kind(finding: Finding) -> str:
+    """Return what a finding has in common with those of other shards, samples and tensors."""
+    message = finding.message
+    if finding.tensor is not None:
+        message = message.replace(repr(finding.tensor), "")
+    return _NUMBER.sub("", message)
+
+
+def _line(alike: Sequence[Finding]) -> str:
+    first = alike[0].message
+    return first if len(alike) == 1 else f"{first} (first of {len(alike):,}; --json lists them all)"
+
+
+def _notes(found: Verification) -> list[Text]:
+    return [line for check in found.checks for line in _notes_of(check)]
+
+
+def _notes_of(check: Check) -> list[Text]:
+    lines = [Text(safe(f"{check.name}: {note}")) for note in check.notes[:_MOST_NOTES]]
+    if (more := len(check.notes) - len(lines)) > 0:
+        lines.append(Text(safe(f"{check.name}: … and {more:,} more; --json lists them all")))
+    return lines
+
+
+_MOST_ROWS = 60
+_MOST_NAMES = 3
+_MOST_CIRCUMSTANCES = 12
+_LONGEST, _DIGEST = 40, 12
+_SMALLEST = 1e-4
+_VERDICT_STYLES = {
+    Verdict.EQUAL: "green",
+    Verdict.WITHIN: "green",
+    Verdict.BEYOND: "red",
+    Verdict.INCOMPARABLE: "yellow",
+}
+
+
+def diff_overview(found: Comparison) -> RenderableType:
+    """What differs around the runs, every tensor in the first run's order, and the verdict.
+
+    Of very many tensors those that are bitwise equal are only counted.
+    """
+    parts: list[RenderableType] = [_facts(found), ""]
+    if found.tensors:
+        parts += [_tensors(found.tensors), *_lone(found.tensors), ""]
+    parts += _one_sided(found)
+    parts.append(_verdict(found))
+    return Group(*parts)
+
+
+def _facts(found: Comparison) -> Table:
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row("A", Text(safe(found.a)))
+    facts.add_row("B", Text(safe(found.b)))
+    samples = found.samples
+    skipped = f", {samples.skipped:,} left out, skipped in both" if samples.skipped else ""
+    facts.add_row("samples", f"{samples.compared:,} by {samples.aligned_by}{skipped}")
+    tolerance = found.tolerance
+    facts.add_row("tolerance", f"{tolerance.atol:g} + {tolerance.rtol:g} · max(|a|, |b|)")
+    for one in found.circumstances[:_MOST_CIRCUMSTANCES]:
+        facts.add_row(Text(safe(one.key)), Text(f"{_short(one.a)} against {_short(one.b)}"))
+    more = len(found.circumstances) - _MOST_CIRCUMSTANCES
+    if more > 0:
+        facts.add_row("…", f"and {more:,} more that differ; --json lists them all")
+    return facts
+
+
+def _short(value: object) -> str:
+    """Return a value as text: of a digest the beginning, of a path or list the end."""
+    text = safe("nothing" if value is None else str(value))
+    if len(text) <= _LONGEST:
+        return text
+    return f"{text[:_DIGEST]}…" if text.isalnum() else f"…{text[-_LONGEST:]}"
+
+
+def _tensors(tensors: tuple[TensorComparison, ...]) -> Table:
+    table = Table(
+        "tensor", "verdict", "max abs", "mean abs", "max rel", "mean rel", "rel L2", "cosine",
+        "correlation", "beyond", "first beyond", "worst", box=None, pad_edge=False,
+    )  # fmt: skip
+    shown = tensors
+    if len(tensors) > _MOST_ROWS:
+        shown = tuple(one for one in tensors if one.verdict is not Verdict.EQUAL)
+    for one in shown[:_MOST_ROWS]:
+        table.add_row(
+            _name(one), Text(one.verdict, style=_VERDICT_STYLES[one.verdict]), *_measured(one)
+        )
+    hidden = len(tensors) - len(shown[:_MOST_ROWS])
+    if hidden:
+        equal = len(tensors) - len(shown)
+        table.add_row(f"… and {hidden:,} more, {equal:,} of them equal; --json lists them all")
+    return table
+
+
+def _name(one: TensorComparison) -> Text:
+    name = _both(one.a, one.b)
+    if one.checkpoint is not None:
+        name = f"{_both(one.checkpoint, one.checkpoint_b)}: {name}"
+    return Text(safe(name), overflow="fold")
+
+
+def _both(a: str, b: str | None) -> str:
+    return a if a == b else f"{a} = {b}"
+
+
+def _measured(one: TensorComparison) -> list[str | Text]:
+    if one.counts is None:
+        return [Text(safe(one.reason or ""), style="yellow")]
+    errors = one.errors
+    cells: list[str | Text] = ["–"] * 7
+    if errors is not None:
+        sizes = (errors.max_abs, errors.mean_abs, errors.max_rel, errors.mean_rel)
+        cells = [f"{size:.2g}" for size in sizes]
+        cells.append("–" if errors.relative_l2 is None else f"{errors.relative_l2:.2g}")
+        for likeness in (errors.cosine, errors.correlation):
+            cells.append("–" if likeness is None else f"{likeness:.6f}")
+    cells.append(_share(one.counts))
+    return [*cells, _place(one.first_beyond), _place(one.worst)]
+
+
+def _share(counts: Counts) -> str:
+    """How much is beyond; never 0 where anything is."""
+    if not counts.beyond:
+        return "0"
+    share = counts.beyond / counts.elements
+    return f"{share:.2%}" if share >= _SMALLEST else f"<{_SMALLEST:.2%}"
+
+
+def _lone(tensors: tuple[TensorComparison, ...]) -> list[RenderableType]:
+    """Differences that no error tells of: errors are those of finite numbers."""
+    found = [(one, one.counts.lone) for one in tensors if one.counts and one.counts.lone]
+    lines: list[RenderableType] = []
+    for one, lone in found[:_MOST_ROWS]:
+        are = "value is" if lone == 1 else "values are"
+        told = f"{lone:,} {are} NaN or infinite in one run alone, or infinite with opposite signs"
+        lines.append(Text.assemble(_name(one), f": {told}"))
+    if len(found) > _MOST_ROWS:
+        lines.append(Text(f"… and so in {plural(len(found) - _MOST_ROWS, 'more tensor')}"))
+    return lines
+
+
+def _place(place: Place | None) -> Text:
+    return Text("–" if place is None else safe(place.id))
+
+
+def _one_sided(found: Comparison) -> list[RenderableType]:
+    lines: list[RenderableType] = []
+    for run, keys in (("A", found.only_in_a), ("B", found.only_in_b)):
+        if keys:
+            verb = "not mapped" if found.mapped else f"only in {run}"
+            names = _few(keys[:_MOST_NAMES], len(keys))
+            lines.append(Text(f"{plural(len(keys), 'tensor')} of {run} {verb}: {names}"))
+    for run, labels in (("A", found.checkpoints_only_in_a), ("B", found.checkpoints_only_in_b)):
+        if labels:
+            names = _few(labels[:_MOST_NAMES], len(labels))
+            told = f"{plural(len(labels), 'checkpoint')} only in {run}: {names}"
+            lines.append(Text(told, style="yellow"))
+    samples = found.samples
+    for where, alone in (
+        ("only in A", samples.only_in_a),
+        ("only in B", samples.only_in_b),
+        ("skipped in A alone", samples.skipped_in_a),
+        ("skipped in B alone", samples.skipped_in_b),
+    ):
+        if alone.count:
+            lines.append(Text(_samples(where, alone), style="yellow"))
+    return lines
+
+
+def _samples(where: str, alone: OneSided) -> str:
+    return f"{plural(alone.count, 'sample')} {where}: {_few(alone.first, alone.count)}"
+
+
+def _few(names: tuple[str, ...], count: int) -> str:
+    return ", ".join(map(safe, names)) + (", …" if count > len(names) else "")
+
+
+def _verdict(found: Comparison) -> Text:
+    counts = Counter(one.verdict for one in found.tensors)
+    told = ", ".join(f"{counts[one]:,} {_WORDS[one]}" for one in Verdict if counts[one])
+    line = f"{plural(len(found.tensors), 'tensor')} compared: {told or 'none'}"
+    first = next((one for one in found.tensors if one.verdict is Verdict.BEYOND), None)
+    if first is not None:
+        where = "" if first.checkpoint is None else f"{first.checkpoint}: "
+        line += f"; the first beyond: {safe(where + first.a)}"
+    return Text(line, style="red" if found.beyond else "green")
+
+
+_WORDS = {
+    Verdict.EQUAL: "bitwise equal",
+    Verdict.WITHIN: "within the tolerance",
+    Verdict.BEYOND: "beyond it",
+    Verdict.INCOMPARABLE: "not comparable",
+}

@@ -1,0 +1,188 @@
+"""Short texts for names, sizes and times; and results on standard output, rendered or as JSON.
+
+Names of tensors, samples and files, and messages about them, may come from anybody's model, run or
+configuration. This is the one place that they pass on their way to a terminal, which would obey an
+escape sequence in them: everything that does not print is shown as an escape (`\x1b`).
+"""
+
+import io
+import json
+import os
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TextIO
+
+import numpy as np
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.segment import Segment
+
+from extractkit.core.catalog import SAMPLE, Kind
+from extractkit.core.plan import storable
+from extractkit.runs.layout import human_bytes
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+_PLURALS = {
+    Kind.MODEL_INPUT: ("model input", "model inputs"),
+    Kind.MODEL_OUTPUT: ("model output", "model outputs"),
+    Kind.LAYER_INPUT: ("input", "inputs"),
+    Kind.LAYER_OUTPUT: ("output", "outputs"),
+    Kind.OP: ("op", "ops"),
+    Kind.WEIGHT: ("weight", "weights"),
+    Kind.OPTIMIZER: ("optimizer variable", "optimizer variables"),
+    Kind.MOVING_AVERAGE: ("moving average", "moving averages"),
+}
+
+
+def safe(name: str) -> str:
+    """A name with everything that a terminal would obey, or not show, as an escape sequence.
+
+    Markup is no danger where the result goes into a `rich.text.Text`, which does not parse it.
+    """
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in name
+    )
+
+
+def shape_text(dims: Sequence[str | None] | None, shape: Sequence[int | None] | None) -> str:
+    """Axes by name where they vary and by size where they do not: `sample × token × 384`."""
+    if dims is None or shape is None:
+        return "any shape"
+    axes = zip(dims, shape, strict=True)
+    return " × ".join(_axis(dim, size) for dim, size in axes) or "scalar"
+
+
+def size_text(
+    dims: Sequence[str | None] | None, shape: Sequence[int | None] | None, dtype: str
+) -> str:
+    """Bytes as stored, for each element of the axes that vary: `1.5 kB/token`, `576 kB`."""
+    try:
+        size = np.dtype(storable(dtype)).itemsize
+    except TypeError:
+        return ""
+    if dims is None or shape is None or "?" in dims or not size:
+        return ""
+    varying: Counter[str] = Counter()
+    for dim, length in zip(dims, shape, strict=True):
+        if length is not None:
+            size *= length
+        varying.update(factor for factor in (dim or "").split("*") if factor and length is None)
+    samples = varying.pop(SAMPLE, 0)
+    factors = [_power(dim, count) for dim, count in varying.items()] or ["sample"] * min(samples, 1)
+    return "/".join([human_bytes(size), *factors])
+
+
+def counts_text(kinds: Counter[Kind]) -> str:
+    """`12 ops, 1 input`, in the order of `Kind`."""
+    return ", ".join(
+        f"{kinds[kind]:,} {_PLURALS[kind][kinds[kind] != 1]}" for kind in Kind if kinds[kind]
+    )
+
+
+def duration_text(seconds: float) -> str:
+    """`0.4 s`, `12 s`, `3:05`, `2:03:05`."""
+    if seconds < 59.5:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def plural(count: int, one: str) -> str:
+    """`1 sample`, `2 samples`."""
+    return f"{count:,} {one}{'' if count == 1 else 's'}"
+
+
+def rate_text(count: int, seconds: float) -> str:
+    """`110 samples/s`; nothing where nothing has been done, or in no time."""
+    if not count or seconds <= 0:
+        return ""
+    rate = count / seconds
+    return f"{rate:,.{1 if rate < 10 else 0}f} samples/s"
+
+
+def _axis(dim: str | None, size: int | None) -> str:
+    if size is not None:
+        return f"{size}"
+    return safe(dim or "?")
+
+
+def _power(dim: str, count: int) -> str:
+    return safe(dim) if count == 1 else f"{safe(dim)}^{count}"
+
+
+_UNLIMITED = 10_000
+"""Width where no terminal gives one: lines in a file or a pipe are not to be broken."""
+
+
+def render(renderable: RenderableType, stream: TextIO) -> str:
+    """The renderable as `stream` is to show it: coloured and folded for a terminal alone.
+
+    Nothing but the colours given here reaches the terminal as a control sequence. Markup in a plain
+    text is text.
+    """
+    terminal = stream.isatty()
+    told = "COLUMNS" in os.environ
+    console = Console(
+        file=io.StringIO(),
+        force_terminal=terminal,
+        width=shutil.get_terminal_size().columns if terminal or told else _UNLIMITED,
+        no_color=None if terminal else True,
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+    with console.capture() as capture:
+        console.print(Printable(renderable))
+    return "".join(f"{line.rstrip()}\n" for line in capture.get().split("\n")[:-1])
+
+
+def printable(text: str) -> str:
+    """A message with everything that a terminal would obey, or not show, as an escape sequence.
+
+    Its lines stay lines.
+    """
+    return "\n".join(map(safe, text.split("\n")))
+
+
+@dataclass(frozen=True)
+class Printable:
+    """A renderable whose own texts hold no control sequences."""
+
+    renderable: RenderableType
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for segment in console.render(self.renderable, options):
+            yield Segment(printable(segment.text), segment.style, segment.control)
+
+
+def write(text: str) -> None:
+    """Write a result. Where nobody reads any more (`| head`), it and what follows is dropped."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        drop_output()
+
+
+def drop_output() -> None:
+    """Let standard output lead nowhere, so that nothing written to it can fail."""
+    sink = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(sink, sys.stdout.fileno())
+    os.close(sink)
+
+
+def write_rendered(renderable: "RenderableType") -> None:
+    """Write a result for people."""
+
+    write(render(renderable, sys.stdout))
+
+
+def write_json(document: object) -> None:
+    """Write a result for programs."""
+    write(f"{json.dumps(document, indent=1)}\n")

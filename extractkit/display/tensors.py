@@ -1,0 +1,208 @@
+"""`extractkit tensors` and `plan`: a model's tensors as a tree, and what a job would store.
+
+A BERT has a thousand operations and a hundred layers. Without a selector the tree shows what most
+people come for, the outputs and weights of the layers and of the model, and only counts the rest
+at its layer; of a format without layers, at its name scope. With selectors it shows exactly what
+they match, operations included.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from extractkit.core.catalog import VARIABLES, Catalog, Kind, TensorRecord
+from extractkit.core.checkpoints import SkippedCheckpoint
+from extractkit.display.output import counts_text, plural, safe, shape_text, size_text
+from extractkit.engine.preview import AT_LEAST, EXACT, UPPER_BOUND, Preview
+from extractkit.runs.layout import human_bytes
+
+_MOST_SCOPES = 500
+
+_SHOWN = (Kind.MODEL_INPUT, Kind.MODEL_OUTPUT, Kind.LAYER_OUTPUT, *VARIABLES)
+
+
+def listing(catalog: Catalog, matches: Mapping[str, Sequence[TensorRecord]]) -> RenderableType:
+    """The tree, and below it what was counted; `matches` are the records of each selector."""
+    if not matches:
+        shown = [record for record in catalog.records if record.kind in _SHOWN]
+        # A format without layers has operations alone.
+        return Group(
+            tensor_tree(catalog, shown or catalog.records, counted=catalog.records),
+            "",
+            _totals(catalog),
+            Text(_hint(catalog), style="dim"),
+        )
+    matched = {record.address for records in matches.values() for record in records}
+    shown = [record for record in catalog.records if record.address in matched]
+    return Group(tensor_tree(catalog, shown), "", _selectors(catalog, matches))
+
+
+def tensor_tree(
+    catalog: Catalog, shown: Iterable[TensorRecord], counted: Iterable[TensorRecord] = ()
+) -> Tree:
+    """The layers of `shown` with their tensors; what is in `counted` alone is counted there."""
+    visible = {record.address for record in shown}
+    places = _counting_places([record for record in counted if record.address not in visible])
+    hidden: dict[str, Counter[Kind]] = {}
+    types = {scope.path: scope.type for record in catalog.records for scope in record.scopes}
+    for record in catalog.records:
+        if record.address in places:
+            hidden.setdefault(places[record.address], Counter())[record.kind] += 1
+    root = Tree(_label(catalog.model, types.get(""), hidden.get("")), guide_style="dim")
+    layers = {"": root}
+    for record in catalog.records:
+        if record.address in visible:
+            _layer(record.layer, layers, types, hidden).add(_leaf(record))
+        elif record.address in places:
+            _layer(places[record.address], layers, types, hidden)
+    return root
+
+
+def _counting_places(records: Sequence[TensorRecord]) -> dict[str, str]:
+    """For each record's address the path at which it is counted: its layer.
+
+    In a graph, where every operation would be a layer, it is the name scope around the operation,
+    or one around that if there are very many.
+    """
+    places = {record.address: record.layer for record in records if record.scopes}
+    scopes = {r.address: r.layer.split("/")[:-1] for r in records if not r.scopes}
+    deepest = max(map(len, scopes.values()), default=0)
+    kept = next(
+        depth
+        for depth in range(deepest, -1, -1)
+        if depth == 0 or len({tuple(scope[:depth]) for scope in scopes.values()}) <= _MOST_SCOPES
+    )
+    return places | {address: "/".join(scope[:kept]) for address, scope in scopes.items()}
+
+
+def _layer(
+    path: str,
+    layers: dict[str, Tree],
+    types: Mapping[str, str],
+    hidden: Mapping[str, Counter[Kind]],
+) -> Tree:
+    if path not in layers:
+        parent, _, name = path.rpartition("/")
+        above = _layer(parent, layers, types, hidden)
+        layers[path] = above.add(_label(name, types.get(path), hidden.get(path)))
+    return layers[path]
+
+
+def _label(name: str, kind: str | None, hidden: Counter[Kind] | None) -> Text:
+    label = Text(safe(name), style="bold")
+    if kind is not None:
+        label.append(f"  {safe(kind)}", style="not bold cyan")
+    if hidden:
+        label.append(f"  + {counts_text(hidden)}", style="not bold dim")
+    return label
+
+
+def _leaf(record: TensorRecord) -> Text:
+    leaf = Text(f":{safe(record.port)}", style="" if record.extractable else "dim")
+    leaf.append(f"  {safe(record.dtype)}", style="green")
+    leaf.append(f"  {shape_text(record.dims, record.shape)}")
+    if size := size_text(record.dims, record.shape, record.dtype):
+        leaf.append(f"  {size}", style="dim")
+    if record.reason is not None:
+        leaf.append(f"  cannot be extracted: {safe(record.reason)}", style="yellow")
+    return leaf
+
+
+def _totals(catalog: Catalog) -> Text:
+    kinds = Counter(record.kind for record in catalog.records)
+    unreachable = sum(not record.extractable for record in catalog.records)
+    text = f"{plural(len(catalog), 'tensor')}: {counts_text(kinds)}"
+    return Text(f"{text}; {unreachable:,} cannot be extracted" if unreachable else text)
+
+
+def _hint(catalog: Catalog) -> str:
+    deepest = max(catalog.records, key=lambda record: record.depth, default=None)
+    example = f", as in {safe(deepest.address)}" if deepest else ""
+    return (
+        f"An address is the path of layers with the port{example}. What a selector matches, "
+        f"operations included: add selectors=… or '+selectors.mine.path=\"*:output\"'"
+    )
+
+
+def _selectors(catalog: Catalog, matches: Mapping[str, Sequence[TensorRecord]]) -> Table:
+    table = Table("selector", "matches", "of which cannot be extracted", box=None, pad_edge=False)
+    for name, records in matches.items():
+        unreachable = sum(not record.extractable for record in records)
+        table.add_row(
+            safe(name),
+            f"{len(records):,} of {len(catalog):,} tensors",
+            f"{unreachable:,}" if unreachable else "–",
+        )
+    return table
+
+
+_MOST_ROWS = 60
+_BOUNDS = {EXACT: "", UPPER_BOUND: "at most ", AT_LEAST: "at least "}
+
+
+def plan_overview(plan: Preview) -> RenderableType:
+    """Tensors, selectors, what is left out, and the totals."""
+    parts: list[RenderableType] = [_tensors(plan), ""]
+    for name, count in plan.matches.items():
+        parts.append(Text(f"selectors.{safe(name)} matches {plural(count, 'tensor')}"))
+    parts.extend(_skipped(plan.skipped))
+    parts.extend(_skipped_checkpoints(plan.skipped_checkpoints))
+    if plan.shared is not None:
+        because = f": {safe(plan.shared.reason)}" if plan.shared.reason else ""
+        parts.append(Text(f"a call of the model takes {plan.shared.sharing}{because}"))
+    parts.append(_plan_totals(plan))
+    return Group(*parts)
+
+
+def _tensors(plan: Preview) -> Table:
+    table = Table("tensor", "dtype", "stored shape", "bytes", "selectors", box=None, pad_edge=False)
+    for tensor in plan.tensors[:_MOST_ROWS]:
+        size = plan.sizes[tensor.key]
+        measured = " (measured)" if tensor.key in plan.measured else ""
+        table.add_row(
+            Text(safe(tensor.key), overflow="fold"),
+            safe(tensor.dtype),
+            shape_text(tensor.dims, tensor.shape) + measured,
+            "?" if size is None else human_bytes(size),
+            Text(safe(", ".join(tensor.selectors))),
+        )
+    if len(plan.tensors) > _MOST_ROWS:
+        table.add_row(f"… and {len(plan.tensors) - _MOST_ROWS:,} more; --json lists them all")
+    return table
+
+
+def _skipped(records: Sequence[TensorRecord]) -> list[Text]:
+    if not records:
+        return []
+    lines = [f"{plural(len(records), 'matching tensor')} cannot be extracted:"]
+    lines += [f"  {safe(record.address)}: {safe(record.reason or '')}" for record in records[:3]]
+    if len(records) > 3:
+        lines.append(f"  … and {len(records) - 3:,} more; extractkit tensors shows them")
+    return [Text(line, style="yellow") for line in lines]
+
+
+def _skipped_checkpoints(left_out: Sequence[SkippedCheckpoint]) -> list[Text]:
+    if not left_out:
+        return []
+    lines = [f"{plural(len(left_out), 'checkpoint')} cannot be used:"]
+    lines += [f"  {safe(one.label)}: {safe(one.reason)}" for one in left_out[:3]]
+    if len(left_out) > 3:
+        lines.append(f"  … and {len(left_out) - 3:,} more; --json lists them all")
+    return [Text(line, style="yellow") for line in lines]
+
+
+def _plan_totals(plan: Preview) -> Text:
+    size = f"{_BOUNDS.get(plan.bound, '')}{human_bytes(plan.bytes)}"
+    count = len(plan.checkpoints)
+    times = f"{plural(count, 'checkpoint')} of " if count else ""
+    constants = any(tensor.constant for tensor in plan.tensors)  # they have a shard of their own
+    shards = (len(plan.shards) + constants) * max(1, count)
+    return Text(
+        f"{times}{plural(plan.samples, 'sample')}, {plural(len(plan.tensors), 'tensor')}: {size} "
+        f"in {plural(shards, 'shard')}; {human_bytes(plan.free_bytes)} are free for "
+        f"{safe(str(plan.directory))}"
+    )

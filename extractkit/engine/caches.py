@@ -1,0 +1,216 @@
+"""Caches: the model that this process loaded last, and samples encoded for several sets of weights.
+
+What is computed does not change by it: a program's values are a function of its batch, for which it
+makes no difference whether an earlier batch belonged to the same job. A model is loaded anew where
+anything differs that could make another of it: its component's target and arguments, the files that
+these name (size and time), the working directory, the environment, and what the process is set to
+(seed, determinism, device). So is one of which nobody can tell what it computes.
+
+What has been read is kept as long as memory allows, and the shards are computed in an order that
+makes use of it: ranges that fit into memory together go through all checkpoints before the next
+ranges do, so that weights are loaded as seldom as that allows.
+"""
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from extractkit.core.component import Component
+from extractkit.core.job import Runtime
+from extractkit.core.plan import Lengths, Shard, numpy_dtype
+from extractkit.inputs.files import Stamp
+from extractkit.inputs.protocol import InputSpec, Signature
+from extractkit.models.imports import import_modules
+from extractkit.models.protocol import Compilation, Fetch, Model, Program
+from extractkit.runs.files import files_of, files_with_companions
+from extractkit.runs.schema import canonical
+
+
+@dataclass(frozen=True)
+class _Key:
+    component: str
+    settings: tuple[int, bool, str | None]
+    files: Mapping[str, Stamp]
+    directory: str
+    environment: Mapping[str, str]
+
+
+@dataclass
+class _Loaded:
+    key: _Key
+    model: Any
+    fetches: tuple[Fetch, ...] = ()
+    compilation: Compilation | None = None
+    program: Program | None = None
+
+
+@dataclass
+class _Process:
+    """One entry: two models at once may be more than the memory holds."""
+
+    last: _Loaded | None = field(default=None)
+
+
+_PROCESS = _Process()
+_KEEPING: ContextVar[bool] = ContextVar("keeping", default=False)
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """Inside, a model is taken over from the job before, and left for the next one."""
+    token = _KEEPING.set(True)
+    try:
+        yield
+    finally:
+        _KEEPING.reset(token)
+
+
+def forget() -> None:
+    """Let the model go: call it before its weights or anything else of it are changed."""
+    _PROCESS.last = None
+
+
+def model_of(component: Component, runtime: Runtime) -> Any:
+    """What a component builds: the model, or whatever else it may turn out to be.
+
+    Raises:
+        UserError: it cannot be built.
+    """
+    if not _KEEPING.get():
+        return _built(component)
+    before = _key(component, runtime)
+    if _PROCESS.last is not None and before is not None and _PROCESS.last.key == before:
+        return _PROCESS.last.model
+    forget()  # before the next one takes its memory
+    model = _built(component)
+    # Loading sets variables of the environment; and a file may have changed meanwhile.
+    after = _key(component, runtime)
+    if before is not None and after is not None and before.files == after.files:
+        _PROCESS.last = _Loaded(after, model)
+    return model
+
+
+def _built(component: Component) -> Any:
+    import_modules(component.imports)
+    return component.build()
+
+
+def program_of(model: Model, fetches: Sequence[Fetch], compilation: Compilation) -> Program:
+    """The model's program for these fetches, or the last one where it is that."""
+    loaded = _PROCESS.last
+    if loaded is None or loaded.model is not model:
+        return model.program(fetches, compilation)
+    same = (loaded.fetches, loaded.compilation) == (tuple(fetches), compilation)
+    if loaded.program is None or not same:
+        loaded.program = None
+        loaded.program = model.program(fetches, compilation)
+        loaded.fetches, loaded.compilation = tuple(fetches), compilation
+    return loaded.program
+
+
+def _key(component: Component, runtime: Runtime) -> _Key | None:
+    """What decides which model it is; None where that cannot be told."""
+    try:
+        written = canonical(component)
+        files = {str(path.absolute()): Stamp.of(path) for path in _files(component)}
+    except (TypeError, OSError):
+        return None  # something in memory; or a file that has gone
+    settings = (runtime.seed, runtime.deterministic, runtime.device)
+    return _Key(written, settings, files, str(Path.cwd()), dict(os.environ))
+
+
+def _files(component: Component) -> set[Path]:
+    """The files that arguments name: some by a pattern, any by its own name."""
+    found = set(files_of(component))
+    for text in _texts(component.arguments):
+        with suppress(OSError, ValueError):  # no name that a file could have
+            if (path := Path(text).expanduser()).is_file():
+                found.update(files_with_companions(path)[0])
+    return found
+
+
+def _texts(value: object) -> Iterable[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Component):
+        yield from _texts(value.arguments)
+    elif isinstance(value, Mapping | list | tuple):
+        for entry in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(entry)
+
+
+MEMORY = 256 * 1024 * 1024
+"""Bytes of encoded samples that are kept; where they are placed, too, that takes as much again."""
+
+Place = tuple[int, int]
+"""The range of a shard, whatever its checkpoint."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(eq=False)
+class ReadAlready(Generic[_T]):
+    """What has been read, by range; what was used longest ago is let go first."""
+
+    memory: int = MEMORY
+    _kept: OrderedDict[Place, tuple[_T, int]] = field(default_factory=OrderedDict)
+    _bytes: int = 0
+
+    def get(self, place: Place) -> _T | None:
+        """What was read of a range; None where it was not, or was let go."""
+        if place not in self._kept:
+            return None
+        self._kept.move_to_end(place)
+        return self._kept[place][0]
+
+    def keep(self, place: Place, value: _T, size: int) -> None:
+        """Keep what was read of a range, unless it alone is more than there is room for."""
+        if size > self.memory:
+            return
+        while self._bytes + size > self.memory:
+            _, (_, freed) = self._kept.popitem(last=False)
+            self._bytes -= freed
+        self._kept[place] = (value, size)
+        self._bytes += size
+
+
+def in_blocks(
+    shards: Sequence[Shard], size: Callable[[Shard], int], memory: int = MEMORY
+) -> Iterator[Shard]:
+    """The same shards in the order in which they are best computed.
+
+    Args:
+        shards: in the order of a run: by checkpoint, then by range.
+        size: bytes of a range's encoded samples, about.
+    """
+    block: dict[Shard, int] = {}
+    number = used = 0
+    for place in dict.fromkeys(Shard(shard.start, shard.stop) for shard in shards):
+        own = size(place)
+        if used and used + own > memory:
+            number, used = number + 1, 0
+        block[place] = number
+        used += own
+    yield from sorted(
+        shards, key=lambda shard: (block[Shard(shard.start, shard.stop)], *shard.place)
+    )
+
+
+def encoded_bytes(signature: Signature, lengths: Lengths) -> Callable[[Shard], int]:
+    """Tells about how many bytes a range's encoded samples take; a text counts eight."""
+
+    def of_spec(spec: InputSpec, shard: Shard) -> int:
+        own = lengths.part(shard.start, shard.stop)
+        sizes = [
+            int(own.axes[dim].max(initial=0)) if dim is not None else size or 1
+            for dim, size in zip(spec.dims, spec.shape, strict=True)
+        ]
+        return len(shard) * prod(sizes) * numpy_dtype(spec.dtype).itemsize
+
+    return lambda shard: sum(of_spec(spec, shard) for spec in signature.specs)

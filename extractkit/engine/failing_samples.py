@@ -1,0 +1,214 @@
+"""Samples that fail or hold NaN: isolated from their batch, skipped or reported."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from extractkit.core.plan import PlannedTensor
+from extractkit.core.value_checks import ValueStats, non_finite_samples
+from extractkit.core.values import Array, Values
+from extractkit.engine.batches import Batch
+from extractkit.engine.survey import WAY_OUT, check_first, first_usable, named
+from extractkit.errors import BadSampleError, FinalError, InputError, SampleError
+from extractkit.inputs.protocol import Signature, Source, identity
+from extractkit.models.protocol import CarriesState, Model, Program
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What came of a batch.
+
+    Attributes:
+        rows: those of the batch that have values.
+        values: of these, an array for each fetch; none where no row has any.
+        failed: the other rows, and what the model says of each.
+        batch: what was run in the end: those rows, padded as they were then; None: nothing was.
+    """
+
+    rows: Sequence[int]
+    values: Sequence[Array]
+    failed: Mapping[int, str] = field(default_factory=dict)
+    batch: Batch | None = None
+
+
+Explain = Callable[[Batch], str | None]
+"""What is wrong with a sample alone, beyond what the model says; None: that is all."""
+
+
+def nothing_to_add(batch: Batch) -> None:
+    """Explain nothing."""
+
+
+def run(program: Program, batch: Batch, signature: Signature) -> Outcome:
+    """Run a batch; if the model fails on it and it is padded further than its samples need, less.
+
+    Padding may reach a length that the model does not take: that of a sample which was in the
+    batch before, or a rounded one.
+
+    Raises:
+        SampleError: the model fails on both.
+    """
+    try:
+        return Outcome(range(len(batch)), program(*batch.arguments), batch=batch)
+    except SampleError:
+        less = batch.trimmed(signature)
+        if less is batch:
+            raise
+    return Outcome(range(len(less)), program(*less.arguments), batch=less)
+
+
+def run_isolated(
+    program: Program, batch: Batch, signature: Signature, explain: Explain = nothing_to_add
+) -> Outcome:
+    """Run a batch; if the model fails on it, without the samples on which it fails alone.
+
+    What comes of a batch follows from it alone, as the others are run together again, not one by
+    one: values may depend on how many share a batch.
+
+    Raises:
+        SampleError: the model fails on samples together that it can do alone. None is to blame
+            then.
+        JobError: it fails in a way that values cannot cause, and would fail on any sample.
+    """
+    try:
+        return run(program, batch, signature)
+    except SampleError as error:
+        failed = dict(failing_alone(program, batch, signature, error, explain))
+        if not failed:
+            raise
+    rows = [row for row in range(len(batch)) if row not in failed]
+    if not rows:
+        return Outcome((), (), failed)
+    rest = run(program, batch.take(rows), signature)
+    return Outcome(rows, rest.values, failed, rest.batch)
+
+
+def failing_alone(
+    program: Program,
+    batch: Batch,
+    signature: Signature,
+    error: SampleError,
+    explain: Explain = nothing_to_add,
+) -> Iterator[tuple[int, str]]:
+    """The rows of a batch on which a model fails alone, and what it says of each.
+
+    Args:
+        error: what it says of all of them together.
+    """
+    if len(batch) == 1:
+        yield 0, explained(str(error), explain(batch))
+        return
+    for row in range(len(batch)):
+        alone = batch.take([row])
+        try:
+            run(program, alone, signature)
+        except SampleError as own:
+            yield row, explained(str(own), explain(alone))
+
+
+def explained(said: str, fault: str | None) -> str:
+    """Return what a model says, with what is wrong with the sample's sizes in front."""
+    return said if fault is None else f"{fault}: {said}"
+
+
+def first_explained(said: str, fault: str | None) -> str:
+    """Return the same where the sample is the first of those that are tried, and is not named."""
+    return explained(said, fault and f"the first sample that was tried does not fit: {fault}")
+
+
+def try_out(
+    model: Model,
+    source: Source,
+    policy: str,
+    attempt: Callable[[Source], Result],
+    tensors: Sequence[PlannedTensor] = (),
+) -> Result:
+    """What an attempt on the first samples gives.
+
+    With the policy "skip" these are the first that can be used, and where the model fails on them
+    the attempt is made again on those behind the first of them.
+
+    Args:
+        policy, tensors: as `survey` takes them.
+
+    Raises:
+        InputError: no sample can be used.
+        BadSampleError: the model fails on the first samples, and the policy is "fail".
+        SampleError: the model fails on all that were tried, and none can be left out.
+        JobError: it fails in a way that values cannot cause.
+    """
+    if policy != "skip":
+        return _tried_once(model, source, attempt)
+    samples = first_usable(model, source, tensors)
+    while True:
+        try:
+            return attempt(samples)
+        except SampleError:
+            if len(samples) == 1:
+                raise
+        samples = samples.behind_first()
+
+
+def _tried_once(model: Model, source: Source, attempt: Callable[[Source], Result]) -> Result:
+    try:
+        return attempt(source)
+    except InputError:
+        check_first(model, source)
+        raise
+    except SampleError as error:
+        first = named(identity(source, 0).id, 0)
+        said = str(error).removesuffix(".")
+        told = f"{said}. It was tried on the first samples, from {first} on"
+        if isinstance(model, CarriesState):
+            # None can be left out: each starts from the state that those before it left.
+            raise SampleError(told) from error
+        raise BadSampleError(f"{told}. {WAY_OUT}") from error
+
+
+def refuse_non_finite(stats: Mapping[str, ValueStats], name: Callable[[int], str]) -> None:
+    """Fail the job where any value is NaN or infinite.
+
+    Args:
+        stats: of each tensor, by key.
+        name: how a message names the sample of this index.
+
+    Raises:
+        FinalError: a tensor has such values; it is named, with the first sample that has some.
+    """
+    for key, found in stats.items():
+        if found.finite:
+            continue
+        counts, where, skip = (found.nan, found.inf), "", ""
+        if found.first:
+            index, counts = next(iter(found.first.items()))
+            where = f" for sample {name(int(index))}"
+            # What does not depend on the samples, a weight say, is not mended by leaving some out.
+            skip = ". To leave out samples that have some: runtime.non_finite=skip"
+        if found.samples > 1:
+            where += f", and {found.samples - 1} more of its shard have some"
+        raise FinalError(
+            f"{key!r} holds {_told(*counts)}{where}. To store them: runtime.non_finite=warn{skip}. "
+            f"That takes a new run, as this one keeps its settings"
+        )
+
+
+def non_finite_reasons(values: Mapping[str, Values]) -> dict[int, str]:
+    """The samples with NaN or infinite values in any tensor: by position, where and how many."""
+    reasons: dict[int, str] = {}
+    more: dict[int, int] = {}
+    for key, value in values.items():
+        for position, counts in non_finite_samples(value).items():
+            if position in reasons:
+                more[position] = more.get(position, 0) + 1
+            else:
+                reasons[position] = f"{key!r} holds {_told(*counts)}"
+    for position, count in more.items():
+        reasons[position] += f" (and {count} more tensor{'s' if count > 1 else ''})"
+    return dict(sorted(reasons.items()))
+
+
+def _told(nan: int, inf: int) -> str:
+    counts = [f"{nan} NaN" if nan else "", f"{inf} infinite" if inf else ""]
+    return f"{' and '.join(filter(None, counts))} value{'s' if nan + inf > 1 else ''}"

@@ -1,1 +1,0 @@
-"""Presets of keras-hub: backbones, tokenizers, preprocessing."""

@@ -1,0 +1,302 @@
+"""`model=hugging_face`: any TensorFlow model of transformers 4 in a local directory."""
+
+import importlib.util
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from extractkit.advice import override
+from extractkit.errors import ConfigError, MissingExtraError, ModelError
+from extractkit.models.axes import parse_inputs
+from extractkit.models.foreign import told
+from extractkit.models.given_weights import given_weights
+from extractkit.models.recognition import (
+    held,
+    refuse_missing,
+    refuse_others,
+    refuse_unknown,
+    refuse_unreachable,
+)
+from extractkit.models.tensorflow_process import quiet_start
+from extractkit.models.weight_files import open_weights
+
+if TYPE_CHECKING:
+    from extractkit.models.hugging_face_model import TransformersModel
+
+
+_LAST = 4
+_INSTALL = "python -m pip install 'extractkit[hugging-face]'"
+_OWN_ENVIRONMENT = (
+    f"In an environment of its own, as it wants older packages than the other extras: {_INSTALL}"
+)
+
+
+def require_transformers() -> None:
+    """Refuse to go on without a transformers that has TensorFlow models, and tf-keras.
+
+    Raises:
+        MissingExtraError: One of them is not installed, or transformers is 5 or newer.
+    """
+    try:
+        installed = version("transformers")
+    except PackageNotFoundError:
+        raise MissingExtraError(
+            f"model=hugging_face needs transformers {_LAST}, which is not installed. "
+            f"{_OWN_ENVIRONMENT}"
+        ) from None
+    major = installed.partition(".")[0]
+    if major.isdecimal() and int(major) > _LAST:
+        raise MissingExtraError(
+            f"model=hugging_face needs transformers {_LAST}, the last with TensorFlow models; "
+            f"installed is {installed}. {_OWN_ENVIRONMENT}. What keras-hub reads needs no "
+            f"transformers: model=keras_hub model.path=DIR"
+        )
+    if importlib.util.find_spec("tf_keras") is None:
+        raise MissingExtraError(
+            f"model=hugging_face needs tf-keras, which is not installed. Install it: {_INSTALL}"
+        )
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Import and use transformers inside; its warnings of its own future stay off the terminal.
+
+    Raises:
+        MissingExtraError: What is installed cannot be imported.
+    """
+    try:
+        from transformers.utils import logging
+    except ImportError as error:
+        raise MissingExtraError(
+            f"transformers cannot be imported: {told(error)}. {_OWN_ENVIRONMENT}"
+        ) from error
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+_CONFIG = "config.json"
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "tf_model.h5")
+_SHARDED_HDF5 = "tf_model.h5.index.json"
+# Pickles, which run code when they are opened.
+_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+_TOKENIZERS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
+IMAGE_PROCESSOR = "preprocessor_config.json"
+# NAME, or OWNER/NAME, as models on a hub are called.
+_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
+
+
+@dataclass(frozen=True)
+class ModelDirectory:
+    """A local directory with a model of transformers.
+
+    Attributes:
+        path: the directory.
+        at: how messages name it.
+        config: what `config.json` holds.
+    """
+
+    path: Path
+    at: str
+    config: Mapping[str, Any]
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """Names of the classes that the weights are of, as `config.json` has them."""
+        names = self.config.get("architectures")
+        return tuple(map(str, names)) if isinstance(names, list) else ()
+
+    @property
+    def model_type(self) -> str:
+        """The kind of model ("bert"); empty where `config.json` does not tell."""
+        return str(self.config.get("model_type", ""))
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Return whether there are files of a tokenizer."""
+        return any((self.path / name).is_file() for name in _TOKENIZERS)
+
+    @property
+    def has_image_processor(self) -> bool:
+        """Return whether there are the settings that images are prepared by."""
+        return "image_processor_type" in self.preprocessor or (
+            "feature_extractor_type" in self.preprocessor and "image_mean" in self.preprocessor
+        )
+
+    @property
+    def preprocessor(self) -> Mapping[str, Any]:
+        """Return what `preprocessor_config.json` holds; empty where there is none.
+
+        Raises:
+            ModelError: It is damaged.
+        """
+        file = self.path / IMAGE_PROCESSOR
+        return _read(file, self.at) if file.is_file() else {}
+
+    @property
+    def weights(self) -> Path:
+        """Return the file with the weights, or their index.
+
+        Raises:
+            ModelError: There is none that is read.
+        """
+        for name in _WEIGHTS:
+            if (self.path / name).is_file():
+                return self.path / name
+        if (self.path / _SHARDED_HDF5).is_file():
+            raise ModelError(
+                f"{self.at} holds its weights as several .h5 files ({_SHARDED_HDF5}), which are "
+                f"not read. Save them as safetensors: model.save_pretrained(DIR, "
+                f"safe_serialization=True)"
+            )
+        for name in _PICKLES:
+            if (self.path / name).is_file():
+                raise ModelError(
+                    f"{self.at} holds its weights as {name} alone. That is a pickle, which runs "
+                    f"code when it is opened, so extractkit never reads one. Convert it where you "
+                    f"trust it: transformers' model.save_pretrained(DIR, safe_serialization=True) "
+                    f"writes model.safetensors"
+                )
+        raise ModelError(
+            f"{self.at} has none of {', '.join(_WEIGHTS)}. {held(self.path, _WEIGHTS[0])} Weights "
+            f"in a file of another name: model.checkpoint=FILE"
+        )
+
+
+def find_directory(path: str) -> ModelDirectory:
+    """Return the directory that `model.path` names.
+
+    Raises:
+        ModelError: It does not exist, is a file, or its `config.json` is missing or damaged.
+    """
+    at = f"model.path={path!r}"
+    refuse_unreachable(path)
+    local = Path(path).expanduser()
+    if not local.exists():
+        hub = ""
+        if _HUB_NAME.fullmatch(path):
+            hub = (
+                f" Nothing is downloaded from a hub. If this is a name on one: "
+                f"hf download {path} --local-dir DIR, then model.path=DIR"
+            )
+        refuse_missing(path, "hugging_face", kind="folders", fits=Path.is_dir, more=hub)
+    if not local.is_dir():
+        if (local.parent / _CONFIG).is_file():
+            raise ModelError(
+                f"{at} is a file; model=hugging_face takes the folder that {_CONFIG} and the "
+                f"weights are in: {override('model.path', local.parent)}"
+            )
+        refuse_others(path, "hugging_face")
+        refuse_unknown(path, local, f"a folder with a {_CONFIG}")
+    if not (local / _CONFIG).is_file():
+        refuse_others(path, "hugging_face")
+        raise ModelError(
+            f"{at} has no {_CONFIG}. {held(local, _CONFIG)} model=hugging_face takes a folder "
+            f"as model.save_pretrained(DIR) writes it"
+        )
+    config = _read(local / _CONFIG, at)
+    found = ModelDirectory(local, at, config)
+    if not found.architectures and not found.model_type:
+        refuse_others(path, "hugging_face")
+        raise ModelError(
+            f"{at}: {_CONFIG} names neither 'architectures' nor a 'model_type', so it is not one "
+            f"of transformers. {held(local, _CONFIG)}"
+        )
+    return found
+
+
+def _read(file: Path, at: str) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(f"{at}: {file.name} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{at}: {file.name} is damaged: {told(error)}") from error
+    if not isinstance(content, dict):
+        raise ModelError(
+            f"{at}: {file.name} holds a {type(content).__name__}, where settings should be"
+        )
+    return content
+
+
+_NAME = "hugging_face"
+
+
+def load(
+    path: str,
+    architecture: str | None = None,
+    checkpoint: str | None = None,
+    checkpoints: object = None,
+    checkpoint_step: object = None,
+    max_length: int | None = None,
+    inputs: object = None,
+) -> "TransformersModel":
+    """Return a model of transformers, ready for texts, images or arrays. Nothing is downloaded.
+
+    Args:
+        path: A directory as `save_pretrained` writes it: `config.json`, weights of TensorFlow or
+            PyTorch (safetensors, or `tf_model.h5`), a tokenizer or image processor.
+        architecture: The class, such as "BertForMaskedLM"; None: the one that `config.json` names.
+        checkpoint: Weights to load in place of those in the directory.
+        checkpoints, checkpoint_step: Many of them, one after the other; see `given_weights`.
+        max_length: Longest text in tokens; the rest is cut off. None: as the model allows.
+        inputs: Which inputs get samples, and their axes; see `input_settings`.
+
+    Raises:
+        MissingExtraError: transformers 4 or tf-keras is not installed.
+        ModelError: Not such a directory; no TensorFlow class for it; weights that are missing or
+            do not fit; a tokenizer or image processor that cannot be read.
+        ConfigError: A setting that does not fit the model.
+    """
+    if not isinstance(architecture, str | None):
+        raise ConfigError(f"model.architecture={architecture!r} is not the name of a class")
+    settings = parse_inputs(inputs)
+    directory = find_directory(path)
+    weights = given_weights(
+        checkpoint,
+        checkpoints,
+        checkpoint_step,
+        lambda found, key: load_weights(model, found, key),
+    )
+    own = None
+    if checkpoint is None and checkpoints is None:
+        own = open_weights(str(directory.weights), "model.path")
+    require_transformers()
+    with quiet_start(), quiet_transformers():
+        from extractkit.models.hugging_face_model import (
+            build_model,
+            model_class,
+            transformers_model,
+        )
+        from extractkit.models.keras_models.weights import load_weights
+
+    with quiet_transformers():
+        kind = model_class(directory, architecture)
+        model = build_model(directory, kind)
+        if own is not None:
+            load_weights(model, own, "model.path")
+        weights.load()
+        origin: dict[str, object] = {
+            "path": str(directory.path.resolve()),
+            "architecture": kind.__name__,
+            **({} if own is None else {"weights": [str(f.resolve()) for f in own.files]}),
+            **weights.origin,
+        }
+        return transformers_model(
+            _NAME, directory, model, settings, max_length, origin, weights.axis
+        )

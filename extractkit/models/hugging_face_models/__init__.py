@@ -1,1 +1,0 @@
-"""TensorFlow models of transformers 4: their directories, classes, inputs and preprocessing."""

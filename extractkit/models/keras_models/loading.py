@@ -1,0 +1,375 @@
+"""Load a whole Keras model with the Keras that understands the file, and load it again."""
+
+import importlib.util
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import keras
+
+from extractkit.core.checkpoints import KEY
+from extractkit.errors import MissingExtraError, ModelError, UserError
+from extractkit.models.foreign import patched, told
+from extractkit.models.given_weights import GivenWeights
+from extractkit.models.keras_models.dialects import KERAS_3, Dialect, dialect_of, keras_2
+from extractkit.models.keras_models.old_configs import (
+    WRAPPER,
+    check_revived,
+    in_words_of_keras_2,
+    is_keras_1,
+    pruned_layers,
+    stand_in,
+    stripped,
+    without_masks,
+)
+from extractkit.models.keras_models.saved import (
+    SavedKeras,
+    or_graph,
+    refuse_code,
+    refuse_imports,
+    serialized_objects,
+    why_not,
+)
+from extractkit.models.keras_models.weights import load_plainly
+from extractkit.models.weight_files import WeightFile
+
+_log = logging.getLogger(__name__)
+
+# Elements that some weight may have which is not stored.
+_SMALL = 1 << 20
+
+_OPERATIONS = "keras.src.ops."
+_CHANGED = "hard_sigmoid"
+_INSTALL = "python -m pip install 'extractkit[legacy]'"
+
+
+def read_model(saved: SavedKeras, custom_objects: Mapping[str, Any], safe_mode: bool) -> Any:
+    """The model in a file or folder, not compiled, of the Keras that wrote it if installed.
+
+    Args:
+        custom_objects: classes and functions by the names that the file has for them.
+        safe_mode: whether a file with Python code in it is refused.
+
+    Raises:
+        ModelError: none reads it, or it holds code.
+        MissingExtraError: Keras 3 refuses it and tf-keras is not installed.
+    """
+    _refuse_theano(saved)
+    if safe_mode:
+        refuse_code(saved)
+    settings = {"custom_objects": dict(custom_objects), "compile": False, "safe_mode": safe_mode}
+    try:
+        if saved.is_folder:
+            return _read_by_keras_2(saved, "Keras 2 wrote it", settings)
+        if reason := _only_keras_2(saved):
+            return _read_by_keras_2(saved, reason, settings)
+        if saved.major == 2 and not _of_keras_3(custom_objects):
+            return _read_by_writer(saved, settings)
+        try:
+            return _read(saved, KERAS_3, saved.path, settings)
+        except UserError:
+            raise
+        except Exception as error:
+            if saved.major == 3:
+                raise
+            return _read_by_keras_2(saved, f"Keras 3 refuses it ({told(error)})", settings)
+    except UserError:
+        raise
+    except Exception as error:  # whatever the readers of three formats and user classes raise
+        raise ModelError(why_not(saved, error)) from error
+
+
+def build_architecture(saved: SavedKeras) -> Any:
+    """The model that a configuration alone describes, with initial weights, not compiled.
+
+    Raises:
+        ModelError: no Keras builds it, or it holds code.
+        MissingExtraError: it is of Keras 2, and tf-keras is not installed.
+    """
+    _refuse_theano(saved)
+    refuse_code(saved)
+    registered: Callable[[str], Any]
+    if saved.major == 3:
+        dialect, registered = KERAS_3, KERAS_3.package.saving.get_registered_object
+    else:
+        if importlib.util.find_spec("tf_keras") is None:
+            raise MissingExtraError(
+                f"{saved.at} is a model of Keras 2. It needs tf-keras, which is not installed. "
+                f"Install it: {_INSTALL}"
+            )
+        import tf_keras
+
+        dialect, registered = keras_2(tf_keras), tf_keras.saving.get_registered_object
+    refuse_imports(saved, {}, registered)
+    try:
+        with _no_larger_weights(saved, dialect):
+            return dialect.package.models.model_from_json(json.dumps(saved.config))
+    except UserError:
+        raise
+    except Exception as error:  # whatever the configurations of layers raise
+        raise ModelError(why_not(saved, error)) from error
+
+
+def read_again(
+    saved: SavedKeras, custom_objects: Mapping[str, Any], safe_mode: bool, used: Any
+) -> Any:
+    """The model in a file, by the Keras that has read it before.
+
+    Args:
+        custom_objects, safe_mode: as of `read_model`, which has let the file pass.
+        used: the model that `read_model` gave.
+
+    Raises:
+        ModelError: that Keras cannot read it.
+    """
+    settings = {"custom_objects": dict(custom_objects), "compile": False, "safe_mode": safe_mode}
+    try:
+        if saved.major != 3 and dialect_of(used) is not KERAS_3:
+            return _read_by_keras_2(saved, "loaded again", settings)
+        return _read(saved, KERAS_3, saved.path, settings)
+    except UserError:
+        raise
+    except Exception as error:  # whatever the readers of three formats and user classes raise
+        raise ModelError(why_not(saved, error)) from error
+
+
+def _of_keras_3(custom_objects: Mapping[str, Any]) -> bool:
+    """Return whether classes that are given for a file are layers of Keras 3."""
+    given = custom_objects.values()
+    return any(isinstance(one, type) and issubclass(one, keras.layers.Layer) for one in given)
+
+
+def _read_by_writer(saved: SavedKeras, settings: Mapping[str, Any]) -> Any:
+    """Read a file of Keras 2 by tf-keras: Keras 3 may read it, and give other values.
+
+    Raises:
+        Exception: whatever tf-keras raises, where Keras 3 does not read it either.
+    """
+    wrote = f"Keras {saved.version} wrote it"
+    if importlib.util.find_spec("tf_keras") is None:
+        try:
+            model = _read(saved, KERAS_3, saved.path, settings)
+        except UserError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever the reader and user classes raise
+            return _read_by_keras_2(saved, f"Keras 3 refuses it ({told(error)})", settings)
+        _log.warning(
+            "%s: %s, and Keras 3 reads it, which may compute something else. To read it by the "
+            "Keras that wrote it: %s",
+            saved.at,
+            wrote,
+            _INSTALL,
+        )
+        return model
+    try:
+        return _read_by_keras_2(saved, wrote, settings)
+    except Exception as error:  # noqa: BLE001 - a class that Keras 3 alone has, say
+        try:
+            model = _read(saved, KERAS_3, saved.path, settings)
+        except Exception:  # noqa: BLE001 - as above; the first error is the one that is raised
+            _log.debug("%s: Keras 3 refuses it, too", saved.at, exc_info=True)
+            raise error from None
+        _log.warning(
+            "%s: %s, but tf-keras refuses it (%s). Keras 3 reads it, which may compute something "
+            "else",
+            saved.at,
+            wrote,
+            told(error),
+        )
+        return model
+
+
+def _only_keras_2(saved: SavedKeras) -> str | None:
+    """Why Keras 3 is not to read a file, though it may; None: it is."""
+    if is_keras_1(saved):
+        return "Keras 1 wrote it"
+    # Keras 2: clip(0.2x + 0.5, 0, 1); Keras 3: clip(x / 6 + 0.5, 0, 1).
+    if saved.major != 3 and _CHANGED in _values(saved.config):
+        return f"{_CHANGED} of Keras 3 is another function than that of Keras 2, which wrote it"
+    return None
+
+
+def _values(config: Any) -> set[str]:
+    """Every text in the configurations of layers."""
+    return {
+        value
+        for node in serialized_objects(config)
+        for value in (node["class_name"], node.get("config"), *_entries(node.get("config")))
+        if isinstance(value, str)
+    }
+
+
+def _entries(config: Any) -> Iterable[Any]:
+    return config.values() if isinstance(config, dict) else ()
+
+
+def _read_by_keras_2(saved: SavedKeras, reason: str, settings: Mapping[str, Any]) -> Any:
+    _log.debug("%s: %s", saved.at, reason)
+    if importlib.util.find_spec("tf_keras") is None:
+        raise MissingExtraError(
+            f"{saved.at}: {reason}. It needs tf-keras, which is not installed. "
+            f"Install it: {_INSTALL}{or_graph(saved)}"
+        )
+    import tf_keras
+
+    given = settings["custom_objects"]
+    wrapper = None
+    if pruned_layers(saved, given):
+        wrapper = stand_in(tf_keras)
+        settings = {**settings, "custom_objects": {**given, WRAPPER: wrapper}}
+    if settings["safe_mode"]:
+        registered = tf_keras.saving.get_registered_object
+        refuse_imports(saved, settings["custom_objects"], registered)
+    with _source(saved, wrapper is not None) as source:
+        model = _read(saved, keras_2(tf_keras), source, settings)
+    if saved.is_folder:
+        check_revived(model, saved, settings["custom_objects"])
+    return model if wrapper is None else stripped(model, tf_keras, wrapper, saved.at)
+
+
+def _source(saved: SavedKeras, pruned: bool) -> AbstractContextManager[Any]:
+    """Return what tf-keras is to read."""
+    if pruned and saved.is_hdf5:
+        return without_masks(saved)
+    if is_keras_1(saved):
+        return in_words_of_keras_2(saved)
+    return nullcontext(str(saved.path))
+
+
+def _operations(saved: SavedKeras) -> dict[str, Any]:
+    """Return the operations of Keras 3 (`x[:, 0]`) that an HDF5 file has among its layers.
+
+    Keras writes the names of their classes alone there, and looks for layers by them: for none, or
+    for one of the same name (`x * 2` is a Multiply). Only layers say whether they are trainable.
+    """
+    if not saved.is_hdf5 or saved.major != 3:
+        return {}
+    wanted: set[str] = set()
+    others: set[str] = set()
+    for node in serialized_objects(saved.config):
+        is_operation = "inbound_nodes" in node and "trainable" not in (node.get("config") or ())
+        (wanted if is_operation else others).add(str(node["class_name"]))
+    wanted -= others
+    found: dict[str, Any] = {}
+    waiting: list[type] = [keras.Operation]
+    while waiting:
+        subclasses: list[type] = waiting.pop().__subclasses__()
+        for one in subclasses:
+            waiting.append(one)
+            if one.__name__ in wanted and one.__module__.startswith(_OPERATIONS):
+                found[one.__name__] = one
+    return found
+
+
+def _read(saved: SavedKeras, dialect: Dialect, file: Any, settings: Mapping[str, Any]) -> Any:
+    if dialect is KERAS_3 and (operations := _operations(saved)):
+        settings = {**settings, "custom_objects": {**operations, **settings["custom_objects"]}}
+    with _no_larger_weights(saved, dialect), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = dialect.package.models.load_model(file, **settings)
+    for warning in caught:
+        _log.debug("%s: %s", dialect.name, warning.message)
+    return model
+
+
+def _refuse_theano(saved: SavedKeras) -> None:
+    """Theano turned convolution kernels round by 180 degrees; nothing would show that here."""
+    convolutions = (
+        node for node in serialized_objects(saved.config) if "Conv" in str(node["class_name"])
+    )
+    if saved.backend == "theano" and any(convolutions):
+        raise ModelError(
+            f"{saved.at} was written on Theano, whose convolutions turn their kernels round. "
+            f"Keras 2.3.1 on TensorFlow turns them back: pip install keras==2.3.1 in a Python with "
+            f"TensorFlow 1.15, set KERAS_BACKEND=tensorflow, then load_model(FILE).save(NEW)"
+        )
+
+
+@contextmanager
+def _no_larger_weights(saved: SavedKeras, dialect: Dialect) -> Iterator[None]:
+    """Refuse a weight larger than all in the file together, before memory is taken for it."""
+    most = max(saved.elements, _SMALL)
+
+    def checking(original: Callable[..., Any]) -> Callable[..., Any]:
+        def checked(layer: Any, *args: Any, **kwargs: Any) -> Any:
+            given = (*args, *kwargs.values())
+            for shape in (value for value in given if isinstance(value, tuple | list)):
+                if all(isinstance(size, int) for size in shape) and prod(shape) > most:
+                    raise ModelError(
+                        f"{saved.at}: layer {layer.name!r} has a weight of shape {tuple(shape)}, "
+                        f"larger than all that is stored. The file is damaged, or the layer does "
+                        f"not save that weight. If so, load the model in Python: "
+                        f"model.factory._target_=package.module.function in place of model.path"
+                    )
+            return original(layer, *args, **kwargs)
+
+        return checked
+
+    with patched(dialect.package.layers.Layer, "add_weight", checking):
+        yield
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedAgain:
+    """The model, which may still lack weights that come from a file of their own.
+
+    Attributes:
+        model: of any Keras.
+        loaded_by: what has loaded it, for records and messages.
+        load_weights: loads those weights; None: it has all.
+    """
+
+    model: Any
+    loaded_by: str
+    load_weights: Callable[[], None] | None = None
+
+    def complete(self, inputs: Any) -> None:
+        """Load the weights that are not there yet; a model without variables is called first.
+
+        Args:
+            inputs: what the model is called with.
+
+        Raises:
+            ModelError: they do not fit.
+        """
+        if self.load_weights is None:
+            return
+        if not all(layer.built for layer in self.model._flatten_layers()):
+            self.model(inputs, training=False)
+        self.load_weights()
+
+
+Again = Callable[[int | None], LoadedAgain]
+"""Loads a model again; the argument is that of `HasOwnCall.own_call`."""
+
+
+def loaded_again(
+    model: Any,
+    made_by: str,
+    weights: GivenWeights,
+    checkpoint: int | None,
+    load: Callable[[Any, WeightFile, str], None] = load_plainly,
+    by: str | None = None,
+) -> LoadedAgain:
+    """A model that has just been made, with the weights that it was configured with.
+
+    Args:
+        made_by: what has made it.
+        checkpoint: place on the axis of the weights; None: there is no axis.
+        load: gives a model the weights of a file, which the key names.
+        by: what `load` loads them by. If None, what loaded them into the first model, whose
+            weights are there already.
+    """
+    file = weights.file(checkpoint)
+    if file is None:
+        return LoadedAgain(model, made_by)
+    return LoadedAgain(
+        model,
+        f"{made_by} and {by or weights.loaded_by(checkpoint)}",
+        lambda: load(model, file, "model.checkpoint" if checkpoint is None else KEY),
+    )

@@ -1,0 +1,122 @@
+"""Verify a run file by file and value by value. Needs no TensorFlow.
+
+To compute values again needs TensorFlow, and is passed in by the engine.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from extractkit.advice import command
+from extractkit.core.plan import Shard
+from extractkit.errors import RunDirectoryError
+from extractkit.runs import manifest as manifests
+from extractkit.runs.checking.contents import shard_contents
+from extractkit.runs.checking.files import given_files, other_files, recorded_files, shard_files
+from extractkit.runs.checking.records import listed_shards, sample_rows
+from extractkit.runs.checking.result import Check, Finding, Outcome, Verification, counted
+from extractkit.runs.journal import Entry
+from extractkit.runs.layout import JOURNAL, MANIFEST, owner
+from extractkit.runs.manifest import Manifest, Status
+from extractkit.runs.reader import sink_of
+from extractkit.sinks.protocol import Sink
+
+
+@dataclass(frozen=True, eq=False)
+class Sound:
+    """What of a run is found to be whole: what values that are computed again are held against.
+
+    Attributes:
+        directory: of the run.
+        manifest: what it says of itself.
+        entries: the committed shards, each with those of its files that are as they were written.
+        sinks: which read them, by name.
+        samples: whether the samples' rows are as they were written.
+    """
+
+    directory: Path
+    manifest: Manifest
+    entries: Mapping[Shard, Entry]
+    sinks: Mapping[str, Sink]
+    samples: bool
+
+
+Recompute = Callable[[Sound], Sequence[Check]]
+"""Computes values again, and tells what came of it."""
+
+
+def verify(
+    directory: Path,
+    *,
+    reader: Callable[[Manifest, str], Sink] = sink_of,
+    recompute: Recompute | None = None,
+) -> Verification:
+    """Look at everything in a run, whatever is found on the way.
+
+    Of a run that is not finished, what has been committed is looked at. Nothing is written, and
+    what is not as it was written is not opened.
+
+    Args:
+        directory: of the run.
+        reader: makes a sink that reads the run, from its manifest and the sink's name.
+        recompute: called last, unless the manifest cannot be read.
+
+    Raises:
+        RunDirectoryError: it holds neither manifest nor journal: it is no run; or a process is at
+            work on it, and what it says and what there is differ from moment to moment.
+        ConfigError: the manifest names a sink that is not trusted, or is none.
+    """
+    if (at_work := owner(directory)) is not None:
+        raise RunDirectoryError(
+            f"{directory} is being worked on by {at_work}. Wait for it to end: "
+            f"{command('verify', directory)}"
+        )
+    manifest, first = _manifest(directory)
+    sinks = {} if manifest is None else {name: reader(manifest, name) for name in manifest.sinks}
+    journal, entries = listed_shards(directory, manifest)
+    shards, whole = shard_files(directory, entries, manifest)
+    if manifest is None:
+        return Verification(str(directory), None, (first, journal, shards))
+    files = recorded_files(directory, manifest)
+    samples, told = sample_rows(directory, manifest, files)
+    checks = [
+        first,
+        files,
+        journal,
+        shards,
+        samples,
+        shard_contents(directory, manifest, whole, sinks, told),
+        other_files(directory, manifest, entries),
+        given_files(manifest),
+    ]
+    if recompute is not None:
+        good = samples.outcome is Outcome.OK
+        checks += recompute(Sound(directory, manifest, whole, sinks, good))
+    return Verification(str(directory), manifest.status, tuple(checks))
+
+
+def _manifest(directory: Path) -> tuple[Manifest | None, Check]:
+    name = "manifest"
+    path = directory / MANIFEST
+    try:
+        found = manifests.read(directory)
+        sinks = " and ".join(found.sinks)
+    except RunDirectoryError as error:
+        if not os.path.isdir(directory):  # noqa: PTH112 - a name that is too long does not exist
+            raise
+        if path.exists():
+            message = str(error)
+        elif (directory / JOURNAL).exists():
+            message = f"{path} is missing from its run"
+        else:
+            raise
+        return None, Check.of(name, "unreadable", [Finding(MANIFEST, message)])
+    notes = []
+    if found.status is not Status.FINISHED:
+        planned = f"of {len(found.shards)} planned shards" if found.plan else "before its plan"
+        notes.append(f"the run is not finished (status: {found.status}), {planned}")
+    size = (
+        f"{counted(len(found.tensors), 'tensor')}, {counted(found.samples, 'sample')}, by {sinks}"
+    )
+    return found, Check.of(name, size, notes=notes)

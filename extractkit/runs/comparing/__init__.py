@@ -1,0 +1,174 @@
+"""Compare two runs tensor by tensor and sample by sample. Needs no TensorFlow."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from extractkit.advice import command
+from extractkit.errors import RunDirectoryError
+from extractkit.runs.comparing.measures import IncomparableError, Tally, blocks, compare, family
+from extractkit.runs.comparing.pairing import Alignment, align, join, pair
+from extractkit.runs.comparing.result import (
+    Circumstance,
+    Comparison,
+    TensorComparison,
+    Tolerance,
+    Verdict,
+)
+from extractkit.runs.manifest import Manifest, Status
+from extractkit.runs.reader import Run, open_run
+from extractkit.runs.views import TensorView
+
+_ADAPTER, _STATE = "model._target_", "model.state"
+
+
+def circumstances(a: Manifest, b: Manifest) -> tuple[Circumstance, ...]:
+    """Everything that two manifests record and that may explain a difference; None: not there."""
+    one, other = dict(_leaves("", _recorded(a))), dict(_leaves("", _recorded(b)))
+    if one.get(_ADAPTER) != other.get(_ADAPTER):
+        # Settings of different adapters are about different things.
+        one, other = _without_settings(one), _without_settings(other)
+    return tuple(
+        Circumstance(key, one.get(key), other.get(key))
+        for key in dict.fromkeys((*one, *other))
+        if one.get(key) != other.get(key)
+    )
+
+
+def _recorded(manifest: Manifest) -> Mapping[str, object]:
+    return {
+        "model": {**_configured(manifest), **_carried(manifest)},
+        "weights": manifest.model.get("weights"),
+        "inputs": manifest.inputs and manifest.inputs.fingerprint,
+        "versions": manifest.versions,
+        "settings": manifest.settings,
+        "seeds": manifest.seeds,
+        "environment": manifest.environment,
+        "host": manifest.volatile.host,
+    }
+
+
+def _configured(manifest: Manifest) -> Mapping[str, object]:
+    """Return the settings of the model; none of one that was in memory."""
+    configured = manifest.job_resolved.get("model")
+    return configured if isinstance(configured, Mapping) else {}
+
+
+def _carried(manifest: Manifest) -> Mapping[str, object]:
+    """Return where the calls of a stateful model started from, also where that was a default."""
+    return {"state": manifest.model["state"]} if "state" in manifest.model else {}
+
+
+def _without_settings(leaves: Mapping[str, object]) -> dict[str, object]:
+    kept = (_ADAPTER, _STATE)
+    return {
+        key: value for key, value in leaves.items() if key in kept or not key.startswith("model.")
+    }
+
+
+def _leaves(path: str, value: object) -> Iterator[tuple[str, object]]:
+    if not isinstance(value, Mapping):
+        yield path, value
+        return
+    for key, entry in value.items():
+        yield from _leaves(f"{path}.{key}" if path else str(key), entry)
+
+
+def diff(
+    a: Run | str | Path,
+    b: Run | str | Path,
+    *,
+    mapping: Mapping[str, str] | None = None,
+    rtol: float = 1e-5,
+    atol: float = 1e-6,
+    only: str | Sequence[str] | None = None,
+    trust: Sequence[str] = (),
+) -> Comparison:
+    """Compare two finished runs; `a` is the reference.
+
+    Tensors are streamed, a shard of each run in memory at a time. Samples belong together by their
+    ids where those are unique in both runs, else by their numbers. Runs with checkpoints are
+    compared checkpoint by checkpoint, those of one label, or else of one step, with each other.
+
+    Args:
+        a, b: runs, or their directories.
+        mapping: addresses of `a` to addresses of `b`, `*` standing for any text, the same on both
+            sides; only what it names is compared. None: equal keys belong together.
+        rtol, atol: numbers are within the tolerance where
+            |a − b| ≤ atol + rtol · max(|a|, |b|); more in `Tolerance`.
+        only: globs over addresses; nothing else is compared.
+        trust: modules whose callables the configurations of runs given by directory may name.
+
+    Raises:
+        ConfigError: a tolerance that is none, or a malformed mapping.
+        SelectionError: the mapping names a tensor that a run does not have, or `only` fits none.
+        RunDirectoryError: a run is unfinished or damaged, or only one of them has checkpoints.
+    """
+    tolerance = Tolerance(rtol, atol)
+    a, b = (one if isinstance(one, Run) else open_run(one, trust=trust) for one in (a, b))
+    for run in (a, b):
+        if run.status is not Status.FINISHED:
+            raise RunDirectoryError(
+                f"{run.path} is not finished (status: {run.status}), so it cannot be compared. "
+                f"Finish it: {command('resume', run.path)}"
+            )
+    joined = join(a, b, mapping, only)
+    aligned = align(a, b)
+    pairs = pair(a, b)
+    return Comparison(
+        a=str(a.path),
+        b=str(b.path),
+        tolerance=tolerance,
+        mapped=mapping is not None,
+        samples=aligned.found,
+        tensors=tuple(
+            replace(
+                _compared(first[one], second[other], aligned, tolerance),
+                checkpoint=label,
+                checkpoint_b=other_label,
+            )
+            for label, other_label, first, second in pairs.both
+            for one, other in joined.pairs
+        ),
+        only_in_a=joined.only_in_a,
+        only_in_b=joined.only_in_b,
+        checkpoints_only_in_a=pairs.only_in_a,
+        checkpoints_only_in_b=pairs.only_in_b,
+        circumstances=circumstances(a.manifest, b.manifest),
+    )
+
+
+def _compared(
+    a: TensorView, b: TensorView, aligned: Alignment, tolerance: Tolerance
+) -> TensorComparison:
+    tally = Tally()
+    try:
+        _check(a, b, aligned)
+        for block in blocks(a, b, aligned):
+            tally.add(block.pairs, compare(block.a, block.b, tolerance))
+    except IncomparableError as error:
+        return TensorComparison(a.key, b.key, Verdict.INCOMPARABLE, str(error))
+    counts = tally.counts()
+    verdict = Verdict.BEYOND if counts.beyond else Verdict.WITHIN
+    if not counts.unequal and a.dtype == b.dtype:
+        verdict = Verdict.EQUAL
+    first_unequal, first_beyond, worst = (
+        None if pair is None or a.constant else aligned.place(pair)
+        for pair in (tally.first_unequal, tally.first_beyond, tally.worst)
+    )
+    return TensorComparison(
+        a.key, b.key, verdict, None, counts, tally.errors(), first_unequal, first_beyond, worst
+    )
+
+
+def _check(a: TensorView, b: TensorView, aligned: Alignment) -> None:
+    """Refuse what needs no reading to be told apart."""
+    if a.constant != b.constant:
+        raise IncomparableError(
+            f"it is constant in {'A' if a.constant else 'B'} and has samples in "
+            f"{'B' if a.constant else 'A'}"
+        )
+    if family(a.dtype) != family(b.dtype):
+        raise IncomparableError(f"{a.dtype} against {b.dtype}")
+    if not a.constant and not len(aligned):
+        raise IncomparableError("the runs have no sample in common that has values")

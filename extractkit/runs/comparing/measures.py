@@ -1,0 +1,330 @@
+"""Differences between two tensors, measured block by block in 64-bit floats. NumPy only."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from extractkit.core.values import Array
+from extractkit.runs.comparing.pairing import Alignment, Pairs
+from extractkit.runs.comparing.result import Counts, Errors, Tolerance
+from extractkit.runs.views import TensorView
+
+Mask = npt.NDArray[np.bool_]
+Reals = npt.NDArray[np.float64]
+
+_FAMILIES = {"f": "real", "c": "complex", "i": "integer", "u": "integer", "b": "boolean"}
+_TEXT = "text"
+
+
+@dataclass(frozen=True, eq=False)
+class Numbers:
+    """The numbers of both arrays, and how far apart they are; 0 wherever a pair is not finite.
+
+    Attributes:
+        a, b: float64 or complex128.
+        finite: where both are finite.
+        nan: where both are NaN.
+        lone: where one alone is NaN or infinite, or the infinities have opposite signs.
+        error: |a − b|.
+        scale: max(|a|, |b|).
+    """
+
+    a: Array
+    b: Array
+    finite: Mask
+    nan: Mask
+    lone: Mask
+    error: Reals
+    scale: Reals
+
+
+@dataclass(frozen=True, eq=False)
+class Elements:
+    """Of each element, whether its bits differ and whether it is beyond the tolerance.
+
+    `numbers` is None for texts.
+    """
+
+    unequal: Mask
+    beyond: Mask
+    numbers: Numbers | None
+
+
+def family(dtype: np.dtype[Any]) -> str:
+    """What sort of thing an array of this type holds; only those of one sort can be compared."""
+    return _FAMILIES.get(dtype.kind, _TEXT)
+
+
+def compare(a: Array, b: Array, tolerance: Tolerance) -> Elements:
+    """Hold two arrays of one shape and one family against each other."""
+    sort = family(a.dtype)
+    if sort == _TEXT:
+        unequal = np.asarray(a != b, bool)
+        return Elements(unequal, unequal, None)
+    numbers = _numbers(a, b)
+    unequal = _unequal_bits(a, b) if a.dtype == b.dtype else _unequal_values(a, b)
+    if sort == "boolean":
+        return Elements(unequal, unequal, numbers)
+    rtol = 0.0 if sort == "integer" else tolerance.rtol
+    beyond = (numbers.error > tolerance.atol + rtol * numbers.scale) | numbers.lone
+    return Elements(unequal, beyond, numbers)
+
+
+def _numbers(a: Array, b: Array) -> Numbers:
+    wide = np.complex128 if a.dtype.kind == "c" else np.float64
+    x, y = a.astype(wide), b.astype(wide)
+    finite = np.isfinite(x) & np.isfinite(y)
+    nan = np.isnan(x) & np.isnan(y)
+    lone = ~finite & ~nan & (x != y)
+    x, y = np.where(finite, x, 0), np.where(finite, y, 0)
+    with np.errstate(over="ignore"):  # the largest numbers may be infinitely far apart
+        error = np.abs(x - y)
+    if a.dtype.kind in "iu":
+        # Beyond 2**53 two integers may be the same number as floats, and still differ by one.
+        error = np.maximum(error, a != b)
+    return Numbers(x, y, finite, nan, lone, error, np.maximum(np.abs(x), np.abs(y)))
+
+
+def _unequal_values(a: Array, b: Array) -> Mask:
+    return np.asarray((a != b) & ~(_nan(a) & _nan(b)))
+
+
+def _nan(array: Array) -> Mask:
+    return np.asarray(array != array)
+
+
+def _unequal_bits(a: Array, b: Array) -> Mask:
+    """Which elements of two arrays of one type differ in any bit: 0.0 and −0.0 do."""
+    word = min(a.dtype.itemsize, 8)
+    shape = (*a.shape, a.dtype.itemsize // word)
+    words = (np.ascontiguousarray(one).view(f"u{word}").reshape(shape) for one in (a, b))
+    return np.asarray(np.not_equal(*words).any(axis=-1))
+
+
+ELEMENTS = 1 << 16
+"""Most elements in a block: as 64-bit floats 0.5 MB, of which a processor's cache holds several."""
+
+
+class IncomparableError(Exception):
+    """Two tensors have no elements that correspond; the message says why."""
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Corresponding elements of both runs.
+
+    Attributes:
+        pairs: int64 (samples,), which pairs of samples they are of. A sample that is larger than a
+            block comes in several.
+        a, b: (samples, elements), each in its run's own dtype.
+    """
+
+    pairs: Pairs
+    a: Array
+    b: Array
+
+
+_Pair = tuple[int, Array, Array]
+
+
+def blocks(a: TensorView, b: TensorView, aligned: Alignment) -> Iterator[Block]:
+    """All corresponding elements, in the order of the pairs. A constant is one pair, number 0.
+
+    Raises:
+        IncomparableError: the shapes of a sample differ.
+        RunDirectoryError: a shard is missing or damaged.
+    """
+    pairs = _constants(a, b) if a.constant else _samples(a, b, aligned)
+    waiting: list[_Pair] = []
+    size = 0
+    for pair in pairs:
+        alike = not waiting or pair[1].size == waiting[0][1].size
+        if not alike or size + pair[1].size > ELEMENTS:
+            yield from _joined(waiting)
+            waiting, size = [], 0
+        waiting.append(pair)
+        size += pair[1].size
+    yield from _joined(waiting)
+
+
+def _joined(pairs: Sequence[_Pair]) -> Iterator[Block]:
+    """Samples of one size side by side; one that is too large on its own, in pieces."""
+    if not pairs:
+        return
+    numbers = np.array([number for number, _, _ in pairs], np.int64)
+    a = np.stack([one.reshape(-1) for _, one, _ in pairs])
+    b = np.stack([other.reshape(-1) for _, _, other in pairs])
+    for start in range(0, max(a.shape[1], 1), ELEMENTS):
+        yield Block(numbers, a[:, start : start + ELEMENTS], b[:, start : start + ELEMENTS])
+
+
+def _constants(a: TensorView, b: TensorView) -> Iterator[_Pair]:
+    one, other = np.asarray(a), np.asarray(b)
+    _check(one, other, "")
+    yield 0, one, other
+
+
+def _samples(a: TensorView, b: TensorView, aligned: Alignment) -> Iterator[_Pair]:
+    both = zip(_picked(a, aligned.a), _picked(b, aligned.b), strict=True)
+    for pair, (one, other) in enumerate(both):
+        if one.shape != other.shape:
+            _check(one, other, f"sample {aligned.place(pair).id!r}: ")
+        yield pair, one, other
+
+
+def _check(one: Array, other: Array, of: str) -> None:
+    if one.shape != other.shape:
+        raise IncomparableError(f"{of}shape {list(one.shape)} against {list(other.shape)}")
+
+
+def _picked(view: TensorView, numbers: Pairs) -> Iterable[Array]:
+    """Some samples, unpadded. In ascending order every shard is read once."""
+    if np.any(np.diff(numbers) <= 0):
+        return (view.sample(int(number)) for number in numbers)
+    return _passing(view, numbers)
+
+
+def _passing(view: TensorView, numbers: Pairs) -> Iterator[Array]:
+    wanted = iter(numbers.tolist())
+    following = next(wanted, None)
+    if following is None:
+        return
+    for number, value in enumerate(view):
+        if number == following:
+            yield value
+            following = next(wanted, None)
+            if following is None:
+                return
+
+
+class Tally:
+    """Counts, errors, and which pairs of samples stand out; nothing of it depends on the blocks.
+
+    Attributes:
+        first_unequal, first_beyond: the first pair with such an element; None where there is none.
+        worst: the pair with the largest error, the first of several; None where all are equal.
+    """
+
+    def __init__(self) -> None:
+        self.first_unequal: int | None = None
+        self.first_beyond: int | None = None
+        self.worst: int | None = None
+        self._worst_error = 0.0
+        self._counts = np.zeros(5, np.int64)
+        self._finite = 0
+        self._max_abs = self._sum_abs = self._max_rel = self._sum_rel = 0.0
+        self._moments = _Moments()
+
+    def add(self, pairs: Pairs, found: Elements) -> None:
+        """Add a block: `pairs` are those of its rows."""
+        self.first_unequal = _first(self.first_unequal, pairs, found.unequal)
+        self.first_beyond = _first(self.first_beyond, pairs, found.beyond)
+        numbers = found.numbers
+        masks = [found.unequal, found.beyond]
+        if numbers is not None:
+            masks += [numbers.nan, numbers.lone]
+            self._add_errors(pairs, numbers)
+        for place, mask in enumerate(masks, start=1):
+            self._counts[place] += np.count_nonzero(mask)
+        self._counts[0] += found.unequal.size
+
+    def counts(self) -> Counts:
+        """How many elements there were, and of which sort."""
+        return Counts(*map(int, self._counts))
+
+    def errors(self) -> Errors | None:
+        """How far apart the numbers are; None where no pair of numbers was finite."""
+        if not self._finite:
+            return None
+        return Errors(
+            max_abs=self._max_abs,
+            mean_abs=self._sum_abs / self._finite,
+            max_rel=self._max_rel,
+            mean_rel=self._sum_rel / self._finite,
+            relative_l2=self._moments.relative_l2(),
+            cosine=self._moments.cosine(),
+            correlation=self._moments.correlation(),
+        )
+
+    def _add_errors(self, pairs: Pairs, numbers: Numbers) -> None:
+        error, scale = numbers.error, numbers.scale
+        self._finite += int(np.count_nonzero(numbers.finite))
+        # Halved, so that the difference of two numbers of opposite sign cannot overflow.
+        half = np.abs(numbers.a / 2 - numbers.b / 2)
+        relative = 2 * np.divide(half, scale, out=np.zeros_like(error), where=scale > 0)
+        self._max_abs = max(self._max_abs, float(error.max(initial=0)))
+        self._max_rel = max(self._max_rel, float(relative.max(initial=0)))
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite has no `_normed`
+            self._sum_abs += float(error.sum())
+            self._sum_rel += float(relative.sum())
+            self._moments.add(_real(numbers.a, numbers.finite), _real(numbers.b, numbers.finite))
+        by_pair = np.where(numbers.lone, np.inf, error).max(axis=1, initial=0)
+        row = int(by_pair.argmax())
+        error_of, pair = float(by_pair[row]), int(pairs[row])
+        earlier = self.worst is not None and pair < self.worst and error_of == self._worst_error
+        if error_of > self._worst_error or earlier:
+            self._worst_error, self.worst = error_of, pair
+
+
+def _first(known: int | None, pairs: Pairs, mask: Mask) -> int | None:
+    found = pairs[mask.any(axis=1)]
+    return min((int(pair) for pair in (known, *found[:1]) if pair is not None), default=None)
+
+
+def _real(array: Array, finite: Mask) -> Reals:
+    """The finite numbers end to end, complex ones as their two parts."""
+    return np.ascontiguousarray(array[finite]).view(np.float64)
+
+
+class _Moments:
+    """Sums of products of two series, about zero and about their means.
+
+    Those about the means are merged block by block (Chan, Golub and LeVeque, 1979): nothing cancels
+    where a mean is large beside the spread.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._means = np.zeros(2)
+        self._about_means = np.zeros(3)  # xx, yy, xy
+        self._about_zero = np.zeros(3)
+        self._difference = 0.0  # sum of (x − y)²
+
+    def add(self, x: Reals, y: Reals) -> None:
+        if not x.size:
+            return
+        means = np.array([x.mean(), y.mean()])
+        apart = means - self._means
+        total = self._count + x.size
+        between = np.array([apart[0] ** 2, apart[1] ** 2, apart[0] * apart[1]])
+        self._about_means += _products(x - means[0], y - means[1])
+        self._about_means += between * (self._count * (x.size / total))
+        self._about_zero += _products(x, y)
+        self._difference += float(np.square(x - y).sum())
+        self._means += apart * (x.size / total)
+        self._count = total
+
+    def relative_l2(self) -> float | None:
+        reference = float(self._about_zero[0])
+        return math.sqrt(self._difference / reference) if 0 < reference < math.inf else None
+
+    def cosine(self) -> float | None:
+        return _normed(*map(float, self._about_zero))
+
+    def correlation(self) -> float | None:
+        return _normed(*map(float, self._about_means))
+
+
+def _products(x: Reals, y: Reals) -> Reals:
+    return np.array([(x * x).sum(), (y * y).sum(), (x * y).sum()])
+
+
+def _normed(xx: float, yy: float, xy: float) -> float | None:
+    """xy / √(xx · yy), within −1 … 1; None where it is not defined, or not in 64 bits."""
+    if not (0 < xx < math.inf and 0 < yy < math.inf and math.isfinite(xy)):
+        return None
+    return min(1.0, max(-1.0, xy / (math.sqrt(xx) * math.sqrt(yy))))

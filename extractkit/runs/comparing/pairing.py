@@ -1,0 +1,315 @@
+"""Pair the samples, checkpoints and tensors of two runs."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from extractkit.core.selectors import parse_selector
+from extractkit.errors import (
+    ConfigError,
+    RunDirectoryError,
+    SelectionError,
+    UnknownTensorError,
+    choices,
+)
+from extractkit.runs.comparing.result import OneSided, Place, SampleComparison
+from extractkit.runs.layout import SAMPLES
+from extractkit.runs.reader import Run
+
+BY_ID, BY_NUMBER = "id", "number"
+
+_FEW = 3
+
+Pairs = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """Pairs of samples, in the first run's order.
+
+    Attributes:
+        ids: of the first run's samples, all of them.
+        a, b: for each pair the sample's number in each run.
+        found: how they were paired, and what was left out.
+    """
+
+    ids: Sequence[str]
+    a: Pairs
+    b: Pairs
+    found: SampleComparison
+
+    def __len__(self) -> int:
+        return len(self.a)
+
+    def place(self, pair: int) -> Place:
+        """The sample of one pair."""
+        number = int(self.a[pair])
+        return Place(self.ids[number], number, int(self.b[pair]))
+
+
+def align(a: Run, b: Run) -> Alignment:
+    """Pair the samples by their ids, or by their numbers where ids of a run are not unique.
+
+    Samples that a run skipped have no values there and make no pair.
+
+    Raises:
+        RunDirectoryError: the list of samples is missing or damaged.
+    """
+    ids_a, ids_b = _ids(a), _ids(b)
+    unique = len({*ids_a}) == len(ids_a) and len({*ids_b}) == len(ids_b)
+    names_a: Sequence[object] = ids_a if unique else range(len(ids_a))
+    names_b: Sequence[object] = ids_b if unique else range(len(ids_b))
+    numbers_b = {name: number for number, name in enumerate(names_b)}
+    both = [(n, numbers_b[name]) for n, name in enumerate(names_a) if name in numbers_b]
+    skipped_a = {n for n, _ in both if n in a.skipped}
+    skipped_b = {n for n, other in both if other in b.skipped}
+    without = skipped_a | skipped_b
+    pairs = [pair for pair in both if pair[0] not in without]
+    numbers_a = {name: number for number, name in enumerate(names_a)}
+    found = SampleComparison(
+        aligned_by=BY_ID if unique else BY_NUMBER,
+        compared=len(pairs),
+        skipped=len(skipped_a & skipped_b),
+        skipped_in_a=_one_sided(sorted(skipped_a - skipped_b), ids_a),
+        skipped_in_b=_one_sided(sorted(skipped_b - skipped_a), ids_a),
+        only_in_a=_one_sided(_missing(names_a, numbers_b), ids_a),
+        only_in_b=_one_sided(_missing(names_b, numbers_a), ids_b),
+    )
+    columns = np.array(pairs, np.int64).reshape(-1, 2)
+    return Alignment(ids_a, columns[:, 0], columns[:, 1], found)
+
+
+def _ids(run: Run) -> list[str]:
+    ids = [str(row["id"]) for row in run.samples]
+    if len(ids) != run.manifest.samples:
+        raise RunDirectoryError(
+            f"{run.path / SAMPLES} is damaged: it lists {len(ids)} samples, the run has "
+            f"{run.manifest.samples}"
+        )
+    return ids
+
+
+def _missing(names: Sequence[object], others: Mapping[object, int]) -> list[int]:
+    return [number for number, name in enumerate(names) if name not in others]
+
+
+def _one_sided(numbers: Sequence[int], ids: Sequence[str]) -> OneSided:
+    return OneSided(len(numbers), tuple(ids[number] for number in numbers[:_FEW]))
+
+
+@dataclass(frozen=True, eq=False)
+class PairedCheckpoints:
+    """The second run's label by the first's, in the first's order; and labels in one run alone."""
+
+    a: Run
+    b: Run
+    labels: Mapping[str, str]
+    only_in_a: tuple[str, ...] = ()
+    only_in_b: tuple[str, ...] = ()
+
+    @property
+    def both(self) -> Iterator[tuple[str | None, str | None, Run, Run]]:
+        """Both labels and both runs, checkpoint by checkpoint; once, where they have none."""
+        if not self.a.checkpoints:
+            yield None, None, self.a, self.b
+        for label, other in self.labels.items():
+            yield label, other, self.a.at(label), self.b.at(other)
+
+
+def pair(a: Run, b: Run) -> PairedCheckpoints:
+    """Pair the checkpoints of two runs.
+
+    Raises:
+        RunDirectoryError: one has checkpoints and the other has none, or they have none in common.
+    """
+    if bool(a.checkpoints) != bool(b.checkpoints):
+        several, other = (a, b) if a.checkpoints else (b, a)
+        raise RunDirectoryError(
+            f"{several.path} has {len(several.checkpoints)} checkpoints, {other.path} has none. "
+            f"Compare one of them in Python: extractkit.diff(a.at({several.checkpoints[0]!r}), b)"
+        )
+    common = _paired(a, b) if a.checkpoints else {}
+    if a.checkpoints and not common:
+        first, other_first = a.checkpoints[0], b.checkpoints[0]
+        raise RunDirectoryError(
+            f"{a.path} and {b.path} have no checkpoint in common, neither a label nor a step: the "
+            f"first ones are {first!r} and {other_first!r}. Compare two of them in Python: "
+            f"extractkit.diff(a.at({first!r}), b.at({other_first!r}))"
+        )
+    return PairedCheckpoints(
+        a,
+        b,
+        common,
+        tuple(label for label in a.checkpoints if label not in common),
+        tuple(label for label in b.checkpoints if label not in common.values()),
+    )
+
+
+def _paired(a: Run, b: Run) -> dict[str, str]:
+    by_label = set(a.checkpoints) & set(b.checkpoints)
+    by_step: dict[int | None, str] = {
+        one.step: one.label
+        for one in b.manifest.checkpoints
+        if one.step is not None and one.label not in by_label
+    }
+    paired = {}
+    for one in a.manifest.checkpoints:
+        other = one.label if one.label in by_label else by_step.get(one.step)
+        if other is not None:
+            paired[one.label] = other
+    return paired
+
+
+ANY = "*"
+"""In a mapping's address: any text, the same on both sides, the first for the first and so on."""
+
+
+class WrittenMapping(dict[str, str]):
+    """A mapping that was read from a file; what is said of an entry tells where it stands.
+
+    Attributes:
+        path: the file.
+        lines: by address of the first run, the number of the line, from 1; not of every address,
+            since YAML can merge mappings.
+    """
+
+    def __init__(self, entries: Mapping[str, str], path: str, lines: Mapping[str, int]) -> None:
+        super().__init__(entries)
+        self.path = path
+        self.lines = lines
+
+
+@dataclass(frozen=True)
+class Join:
+    """Keys of tensors that belong together, in the first run's order, and of all others."""
+
+    pairs: tuple[tuple[str, str], ...]
+    only_in_a: tuple[str, ...]
+    only_in_b: tuple[str, ...]
+
+
+def join(
+    a: Run,
+    b: Run,
+    mapping: Mapping[str, str] | None = None,
+    only: str | Sequence[str] | None = None,
+) -> Join:
+    """Find the counterpart of each tensor.
+
+    Args:
+        mapping: addresses of `a` to addresses of `b`, as lookups in a run take them: keys, and the
+            layers' own names too. `*` stands for any text, `/` included: `block_*:output:
+            net/block_*/Relu:0` joins all blocks that both runs have. The first entry that fits a
+            tensor counts, one without `*` before all others. None: equal keys.
+        only: globs; tensors whose address fits none of them are left out on both sides.
+
+    Raises:
+        ConfigError: an entry of the mapping has more of `*` on one side.
+        SelectionError: an entry of the mapping, or a glob of `only`, fits no tensor.
+    """
+    found = {key: key for key in {*a} & {*b}} if mapping is None else _mapped(a, b, mapping)
+    wanted_a, wanted_b = (_wanted(run, only) for run in (a, b))
+    _check(only, a, b)
+    pairs = tuple((key, found[key]) for key in a if key in found and key in wanted_a)
+    joined = set(found.values())
+    return Join(
+        pairs,
+        tuple(key for key in a if key in wanted_a and key not in found),
+        tuple(key for key in b if key in wanted_b and key not in joined),
+    )
+
+
+def _wanted(run: Run, only: str | Sequence[str] | None) -> set[str]:
+    if only is None:
+        return set(run)
+    globs = only if isinstance(only, str) else list(only)
+    predicate = parse_selector("only", {"path": globs}).predicate
+    return {key for key, view in run.items() if predicate.matches(view.record)}
+
+
+def _check(only: str | Sequence[str] | None, a: Run, b: Run) -> None:
+    """Refuse a glob that fits no tensor of either run: a misspelt one would be left out unseen."""
+    globs = [only] if isinstance(only, str) else only or ()
+    for glob in globs:
+        if not _wanted(a, glob) and not _wanted(b, glob):
+            raise SelectionError(
+                f"only={glob!r} fits no tensor of {a.path} or {b.path}. "
+                f"{choices(glob, dict.fromkeys((*a, *b)))}"
+            )
+
+
+def _mapped(a: Run, b: Run, mapping: Mapping[str, str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for left, right in mapping.items():
+        if ANY not in left or left in a:
+            at = _entry(mapping, left)
+            key, counterpart = _key(a, left, at), _key(b, right, at)
+            found.setdefault(key, counterpart)
+    for left, right in mapping.items():
+        if ANY in left and left not in a:
+            for key, counterpart in _fitting(a, b, left, right, _entry(mapping, left)):
+                found.setdefault(key, counterpart)
+    return found
+
+
+def _key(run: Run, address: str, at: str) -> str:
+    try:
+        return run[address].key
+    except UnknownTensorError as error:
+        raise SelectionError(f"{at}: {error}") from error
+
+
+def _fitting(a: Run, b: Run, left: str, right: str, at: str) -> Iterator[tuple[str, str]]:
+    """The tensors of both runs that an entry with `*` joins; there is at least one."""
+    if left.count(ANY) != right.count(ANY):
+        raise ConfigError(
+            f"{at}: {left.count(ANY)} and {right.count(ANY)} times {ANY!r}; each "
+            f"stands for the same text on both sides, so write as many on the right"
+        )
+    pattern = re.compile("(.*)".join(map(re.escape, left.split(ANY))), re.DOTALL)
+    names_a, names_b = _names(a), _names(b)
+    images = [
+        (key, "".join(_alternate(right.split(ANY), fit.groups())))
+        for name, key in names_a.items()
+        if (fit := pattern.fullmatch(name))
+    ]
+    if not images:
+        raise SelectionError(f"{at}: {left!r} fits no tensor of {a.path}. {choices(left, names_a)}")
+    found = [(key, names_b[image]) for key, image in images if image in names_b]
+    if not found:
+        key, image = images[0]
+        raise SelectionError(
+            f"{at}: the counterpart of {key!r} would be {image!r}, which is no "
+            f"tensor of {b.path}. {choices(image, names_b)}"
+        )
+    yield from found
+
+
+def _names(run: Run) -> dict[str, str]:
+    """Everything that one tensor alone is called, as a lookup takes it, and that tensor's key."""
+    own = dict(zip(run, run, strict=True))
+    called: dict[str, set[str]] = {}
+    for key, view in run.items():
+        for name in (view.record.address, view.record.name):
+            called.setdefault(name, set()).add(key)
+    others = {name: next(iter(keys)) for name, keys in called.items() if name and len(keys) == 1}
+    return {**others, **own}
+
+
+def _alternate(texts: Sequence[str], between: Sequence[str]) -> Iterator[str]:
+    yield texts[0]
+    for text, gap in zip(texts[1:], between, strict=True):
+        yield gap
+        yield text
+
+
+def _entry(mapping: Mapping[str, str], left: str) -> str:
+    """One entry, and where it stands."""
+    place = "mapping"
+    if isinstance(mapping, WrittenMapping):
+        line = mapping.lines.get(left)
+        place = f"{mapping.path}{'' if line is None else f', line {line}'}:"
+    return f"{place} {left!r}: {mapping[left]!r}"

@@ -1,1 +1,0 @@
-"""What `verify` looks at, a subject a file."""
