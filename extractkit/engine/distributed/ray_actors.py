@@ -206,15 +206,25 @@ def _connect(ray: Any, runtime: Runtime, workers: int) -> None:
         if address != "auto":
             _reach(address)
         settings["address"] = address
-    at = "a Ray cluster on this machine" if address is None else f"runtime.ray_address={address}"
     with _own_signals():
         try:
             ray.init(**settings)
         except Exception as error:
-            raise ConfigError(
-                f"{at} cannot be used: {_first_line(error)}. {_HINT}. A cluster with "
-                f"authentication wants its token in RAY_AUTH_TOKEN"
-            ) from error
+            raise ConfigError(_unusable(address, _first_line(error).rstrip("."))) from error
+
+
+def _unusable(address: str | None, reason: str) -> str:
+    """Return the message about a cluster that Ray could not start, or not connect to."""
+    if address is None:
+        return (
+            f"a Ray cluster cannot be started on this machine: {reason}. Try again when the "
+            f"machine is less busy, use workers without Ray (runtime.engine=processes), or start a "
+            f"cluster with: ray start --head, and name it by runtime.ray_address=HOST:6379"
+        )
+    return (
+        f"runtime.ray_address={address} cannot be used: {reason}. {_HINT}. A cluster with "
+        f"authentication takes its token from RAY_AUTH_TOKEN"
+    )
 
 
 def _tell_other(ray: Any, runtime: Runtime, note: Callable[[str], None]) -> None:

@@ -184,3 +184,23 @@ def test_ray_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         "runtime.engine=ray needs Ray. Install it: pip install 'extractkit[ray]'"
     )
     assert not (tmp_path / "run").exists()
+
+
+def test_a_cluster_that_does_not_start_is_refused_with_what_helps(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import ray
+
+    def late(**settings: object) -> None:
+        raise RuntimeError("The current node timed out during startup.\nMore of it.")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", late)
+    with pytest.raises(ConfigError) as refused:
+        executed(tmp_path / "run", wanted(engine="ray", workers=2))
+    assert str(refused.value).startswith(
+        "a Ray cluster cannot be started on this machine: The current node timed out during "
+        "startup. Try again when the machine is less busy, use workers without Ray "
+        "(runtime.engine=processes), or start a cluster"
+    )
+    assert not (tmp_path / "run").exists()
