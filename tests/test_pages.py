@@ -113,6 +113,12 @@ def test_the_readme_fits_on_two_screens() -> None:
     assert len(README.read_text("utf-8").splitlines()) <= 120
 
 
+@pytest.mark.parametrize("page", sorted(ROOT.glob("[A-Z]*.md")), ids=lambda page: page.name)
+def test_every_link_of_a_page_outside_the_site_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
+        assert "://" in target or (page.parent / target).exists(), target
+
+
 def test_an_ellipsis_stands_for_lines_or_characters() -> None:
     assert matches("a\n…\nd …\n", "a\nb\nc\nd 1.5 s\n")
     assert matches("a\n…\n", "a\n")
