@@ -100,7 +100,7 @@ benchmark: venv ## measure speed and memory
 # ---------------------------------------------------------------------------- the gate
 
 .PHONY: test
-test: venv lint types layers docs ## the gate: lint, types, layers, documentation and all tests
+test: venv lint types layers site ## the gate: lint, types, layers, documentation and all tests
 	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 .PHONY: lint
@@ -116,10 +116,13 @@ types: venv ## static types
 layers: venv ## which module may import which
 	$(BIN)/lint-imports
 
-# Commands on the pages are run by the tests (tests/test_pages.py).
-.PHONY: docs
-docs: venv ## build the documentation site in docs/_build/html; warnings are errors
+.PHONY: site
+site: venv ## build the documentation in docs/_build/html; warnings are errors
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --builder html docs docs/_build/html
+
+.PHONY: docs
+docs: site ## the same, then run every command and snippet of its pages
+	$(BIN)/python -m pytest tests/test_pages.py tests/test_reference.py $(PYTEST_ARGS)
 
 # ---------------------------------------------------------------------------- the long checks
 

@@ -1,4 +1,4 @@
-"""Settings of the documentation site, built by `make docs`."""
+"""Settings of the documentation site, built by `make site`."""
 
 import re
 import sys
