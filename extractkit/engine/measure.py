@@ -14,7 +14,7 @@ from extractkit.engine.failing_samples import first_explained
 from extractkit.engine.sizes import SizeFaults, repeated
 from extractkit.errors import JobError, SampleError, SelectionError
 from extractkit.inputs.protocol import Signature, Source
-from extractkit.models.axes import Sizes, infer_dims, why_not_by_sample
+from extractkit.models.axes import Sizes, infer_dims, no_sample_axis_reason
 from extractkit.models.protocol import Compilation, Encoded, Fetch, Model, Program
 
 _SAMPLES, _MORE_SAMPLES = 3, 5
@@ -151,7 +151,7 @@ def _measured_records(
         alone = [shapes[at] for shapes in trials.alone]
         dims = _dims(model.signature, trials.sizes, together)
         reason = "its number of axes changes with the inputs" if dims is None else None
-        reason = reason or why_not_by_sample(dims or ())
+        reason = reason or no_sample_axis_reason(dims or ())
         if reason is None and dims is not None and not _brings_its_rows(dims, alone):
             reason = "the values of a sample decide how many rows of it belong to the sample"
         if dims is not None and reason is None:

@@ -15,11 +15,11 @@ from extractkit.errors import RunDirectoryError
 from extractkit.models.tensorflow_process import (
     SWITCHES,
     THREADS,
+    effective_variables,
     given,
-    in_force,
     inter_op_threads,
     intra_op_threads,
-    remember_if_started,
+    record_if_started,
 )
 
 # Parameters of glibc's mallopt(3).
@@ -81,7 +81,7 @@ def environment(threads: int | None) -> dict[str, str]:
     """
     found = {name: os.environ[name] for name in (*SWITCHES, *_XLA, *_KERNELS) if name in os.environ}
     for name, count in zip(THREADS, (intra_op_threads(), inter_op_threads()), strict=True):
-        found[name] = str(threads or given(name) or in_force().get(name, count))
+        found[name] = str(threads or given(name) or effective_variables().get(name, count))
     return found
 
 
@@ -110,7 +110,7 @@ def impose(variables: Mapping[str, str]) -> None:
         RunDirectoryError: a value that is no number of threads, or of more than there may be; or
             that is neither on nor off.
     """
-    remember_if_started()
+    record_if_started()
     for name in (*THREADS, *SWITCHES):
         value = variables.get(name)
         if value is None:

@@ -25,7 +25,7 @@ from extractkit.engine.failing_samples import run_isolated
 from extractkit.engine.prepare import Prepared
 from extractkit.engine.stream import Stream, fetch
 from extractkit.errors import ExtractkitError, JobError
-from extractkit.models.foreign import out_of_memory, told
+from extractkit.models.foreign import error_summary, out_of_memory
 from extractkit.models.protocol import (
     CarriesState,
     CarryingProgram,
@@ -399,7 +399,7 @@ def _generators_unchanged(prepared: Prepared) -> Iterator[None]:
 
 
 def _said(error: Exception) -> str:
-    return str(error) if isinstance(error, ExtractkitError) else told(error)
+    return str(error) if isinstance(error, ExtractkitError) else error_summary(error)
 
 
 def _finite(difference: float) -> float:

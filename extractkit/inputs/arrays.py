@@ -68,7 +68,7 @@ class StoredArray:
     order: Literal["C", "F"]
 
     def __getitem__(self, rows: slice, /) -> Array:
-        """These rows; the memory is the file's.
+        """Return these rows; the memory is the file's.
 
         Raises:
             JobError: the file has changed.
@@ -82,7 +82,7 @@ class StoredArray:
 
 
 def is_archive(path: Path, at: str) -> bool:
-    """Whether the file is an .npz, told by its first bytes; otherwise it is an .npy.
+    """Return whether the file is an .npz, told by its first bytes; otherwise it is an .npy.
 
     Raises:
         InputError: it is neither.
@@ -98,7 +98,7 @@ def is_archive(path: Path, at: str) -> bool:
 
 
 def open_npy(path: Path, at: str) -> StoredArray:
-    """The array of an .npy file.
+    """Return the array of an .npy file.
 
     Raises:
         InputError: the file is damaged, or holds Python objects.
@@ -117,7 +117,7 @@ def open_npy(path: Path, at: str) -> StoredArray:
 
 
 def open_npz(path: Path, at: str) -> Mapping[str, Column]:
-    """The arrays of an .npz file by name: those of `np.savez` mapped in place.
+    """Return the arrays of an .npz file by name: those of `np.savez` mapped in place.
 
     Those of `np.savez_compressed` cannot be, and are read into memory as a whole.
 

@@ -120,7 +120,7 @@ def check_takes_text(signature: Signature, at: str, remedy: str) -> None:
 
 
 def check_text(text: object, at: str) -> bytes:
-    """A text as UTF-8.
+    """Return a text as UTF-8.
 
     Raises:
         InputError: it is no text, or cannot be written down.
@@ -217,7 +217,7 @@ def check_held(spec: InputSpec, values: np.ndarray[Shape, DType], at: str) -> No
         check_strings(values, f"{at}: {spec.name!r}")
         return
     wanted = numpy_dtype(spec.dtype)
-    for value in _beyond(values, wanted):
+    for value in _out_of_range(values, wanted):
         raise InputError(
             f"{at}: {spec.name!r} holds {value}, which {wanted.name}, "
             f"the type that the model takes, cannot hold"
@@ -242,8 +242,8 @@ def _convertible(spec: InputSpec) -> str:
     return "str" if spec.dtype == TEXT else numpy_dtype(spec.dtype).name
 
 
-def _beyond(values: np.ndarray[Shape, DType], wanted: np.dtype[Any]) -> Iterator[int | float]:
-    """Values that would wrap around, or become infinite, in the type that is wanted."""
+def _out_of_range(values: np.ndarray[Shape, DType], wanted: np.dtype[Any]) -> Iterator[int | float]:
+    """Yield the values that would wrap around, or become infinite, in the type that is wanted."""
     if not values.size:
         return
     if values.dtype.kind in "iu" and wanted.kind in "iu":

@@ -54,7 +54,7 @@ def reads_text(columns: Mapping[str, str] | None, column: str, signature: Signat
 
 
 def text_field(column: str, available: Sequence[str], signature: Signature, at: str) -> str:
-    """The column that holds the text, or the bytes of a model's one string input.
+    """Return the column that holds the text, or the bytes of a model's one string input.
 
     The input's own name and the only column there is will do where no other is asked for.
 
@@ -78,7 +78,7 @@ def text_field(column: str, available: Sequence[str], signature: Signature, at: 
 def input_fields(
     columns: Mapping[str, str] | None, signature: Signature, available: Sequence[str], at: str
 ) -> dict[str, str]:
-    """The column of each of the model's inputs, by the input's name.
+    """Return the column of each of the model's inputs, by the input's name.
 
     Unless `columns` names them, they have the inputs' names; for a model with one input the only
     column there is will do, whatever its name.
@@ -105,7 +105,7 @@ def input_fields(
 
 
 def _columns(fields: Mapping[str, str], lacking: str) -> str:
-    """The columns of all inputs, as they are to be given where one is not found."""
+    """Return the columns of all inputs, as they are to be given where one is not found."""
     others = {name: hydra_text(field) for name, field in fields.items() if name != lacking}
     return nested_override("inputs.columns", {**others, lacking: "COLUMN"})
 
@@ -153,7 +153,7 @@ class ColumnSource:
         return self.count
 
     def read(self, start: int, stop: int) -> list[Sample]:
-        """The samples start … stop-1, in memory of their own; their ids are their numbers.
+        """Return the samples start … stop-1, in memory of their own; their ids are their numbers.
 
         Raises:
             InputError: a value cannot be read, or the model's type cannot hold it.
@@ -243,7 +243,7 @@ def _as_taken(column: Column, spec: InputSpec) -> Column:
 
 
 def _cut_strings(columns: Mapping[str, Column], signature: Signature) -> list[str]:
-    """A note on every column that cannot tell zeros at the end of a string from padding."""
+    """Return a note on every column that cannot tell zeros at the end of a string from padding."""
     return [
         f"{spec.name}: values of NumPy's fixed-width type {columns[spec.name].dtype.str!r} end "
         f"before their last zero bytes; bytes that may end in zeros need an array of objects"
@@ -269,7 +269,7 @@ def _fingerprint(columns: Mapping[str, Column], signature: Signature, count: int
 def _contents(
     column: Column, spec: InputSpec, start: int, stop: int, at: str, faults: Faults
 ) -> Iterator[bytes]:
-    """What these rows hold, in parts; rows that are no good are found by halving."""
+    """Yield what these rows hold, in parts; rows that are no good are found by halving."""
     try:
         values = _held(column, spec, start, stop, at)
         yield contents(converted(values, spec, copy=False))
@@ -286,7 +286,7 @@ def _contents(
 
 
 def _held(column: Column, spec: InputSpec, start: int, stop: int, at: str) -> Array:
-    """These rows, every value of which the model's type can hold."""
+    """Return these rows, every value of which the model's type can hold."""
     values = column[start:stop]
     check_held(spec, values, at)
     return values

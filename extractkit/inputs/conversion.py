@@ -157,7 +157,7 @@ def as_taken(shape: Shape, taken: tuple[int | None, ...]) -> Shape:
 
 
 def converted(values: Array, spec: InputSpec, *, copy: bool = True) -> Array:
-    """Return values that were checked in the type that a model takes.
+    """Return the values that were checked in the type that a model takes.
 
     Args:
         copy: whether they need memory of their own.
@@ -257,7 +257,7 @@ def rows_of(value: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def is_matrix(value: object) -> bool:
-    """Whether it is a sparse matrix of SciPy or TensorFlow, samples along its first axis."""
+    """Return whether it is a sparse matrix of SciPy or TensorFlow, samples along its first axis."""
     return hasattr(value, "tocsr") or (
         positions_of(value) is not None
         and not isinstance(value, Mapping)

@@ -43,7 +43,7 @@ class Elements:
     source: str
 
     def sample(self, index: int, element: object, at: str) -> Sample:
-        """One element, not yet held against the model's types and shapes.
+        """Return one element, not yet held against the model's types and shapes.
 
         Raises:
             InputError: it lacks a value.
@@ -111,7 +111,7 @@ class Sequential:
         return len(self._sequence)
 
     def record(self, index: int) -> Sample:
-        """The element of this number as a sample.
+        """Return the element of this number as a sample.
 
         Raises:
             InputError: it cannot be read, or lacks a value.
@@ -210,7 +210,7 @@ def _array(value: object, spec: InputSpec, at: str) -> Array:
 
 
 def _plain(value: object) -> str | int | float | bool | None:
-    """A single value as it can be written down; None for all others."""
+    """Return a single value as it can be written down; None for all others."""
     if isinstance(value, np.generic) or getattr(value, "shape", None) == ():
         value = as_array(value).item()
     if isinstance(value, bytes):
@@ -346,7 +346,7 @@ def _unbatched(batches: Iterable[object], at: str) -> Iterator[object]:
 
 
 def _guarded(elements: Iterable[object], at: str) -> Iterator[object]:
-    """The same elements; what their making raises is told as one message."""
+    """Yield the same elements; what their making raises is told as one message."""
     iterator = iter(elements)
     for index in count():
         try:

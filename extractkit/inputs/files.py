@@ -40,7 +40,7 @@ class Stamp:
 
     @classmethod
     def of(cls, path: Path) -> "Stamp":
-        """The file as it is now."""
+        """Return the file as it is now."""
         status = path.stat()
         return cls(status.st_size, status.st_mtime_ns)
 
@@ -60,7 +60,7 @@ class Stamp:
 
 
 def find_file(given: PathLike, suffix: str, key: str = "inputs.path") -> Path:
-    """The one file of this name, `~` expanded.
+    """Return the one file of this name, `~` expanded.
 
     Args:
         suffix: ending of the files to suggest.
@@ -134,12 +134,12 @@ def find_inside(folder: Path, suffixes: Sequence[str], at: str) -> tuple[list[Pa
 
 
 def printable(path: Path) -> str:
-    """The path as it can be written down: a file name may be no UTF-8 at all."""
+    """Return the path as it can be written down: a file name may be no UTF-8 at all."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
-    """The files' names, each with as many parent folders as it takes to tell them apart."""
+    """Return the files' names, each with as many parent folders as it takes to tell them apart."""
     absolute = [_absolute(path) for path in paths]
     depth = max((len(path.parts) for path in absolute), default=0)
     names: dict[Path, str] = {}
@@ -214,7 +214,7 @@ class Lines:
         return index + 1 + int(np.searchsorted(self.blanks, index, side="right"))
 
     def read(self, start: int, stop: int) -> Iterator[tuple[int, str]]:
-        """The lines start … stop-1, counted without blank ones, each with its number from 1.
+        """Yield the lines start … stop-1, counted without blank ones, each with its number from 1.
 
         Raises:
             InputError: one of them is not UTF-8.
@@ -275,7 +275,7 @@ def _text(line: bytes, path: Path, number: int) -> str:
 
 
 def contents(values: Array) -> bytes:
-    """The bytes of an array: numbers in C order; texts in UTF-8, each after its length.
+    """Return the bytes of an array: numbers in C order; texts in UTF-8, each after its length.
 
     An array of objects holds addresses in memory, which differ from process to process.
     """

@@ -100,7 +100,7 @@ class StoredDataset:
     def find(
         cls, file: Any, name: str, path: Path, stamp: Stamp, at: str, strings: bool
     ) -> "StoredDataset":
-        """The dataset of this name.
+        """Return the dataset of this name.
 
         Args:
             strings: whether it is for an input that takes them: bytes can be opaque, or rows of
@@ -141,7 +141,7 @@ class StoredDataset:
         return shape
 
     def __getitem__(self, rows: slice, /) -> Array:
-        """These rows; texts as bytes.
+        """Return these rows; texts as bytes.
 
         Raises:
             InputError: they are damaged, or compressed in a way that is unknown here.

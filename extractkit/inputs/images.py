@@ -84,7 +84,7 @@ class Pixels:
         mode: str | None = None,
         scale: str | None = None,
     ) -> "Pixels":
-        """What an input takes a picture as.
+        """Return what an input takes a picture as.
 
         Three axes are height, width and channels, or channels first where only the first of them
         has a length of 1 or 3; two axes are a gray picture.
@@ -115,7 +115,7 @@ class Pixels:
         return cls(height, width, channels, axes, spec.dtype, resize, scale)
 
     @classmethod
-    def prepared_later(
+    def deferred_preparation(
         cls,
         signature: Signature,
         size: Sequence[int] | None,
@@ -349,7 +349,9 @@ class Images:
 
     def _pixels(self, signature: Signature) -> Pixels:
         if signature.takes_pictures:
-            return Pixels.prepared_later(signature, self.size, self.resize, self.mode, self.scale)
+            return Pixels.deferred_preparation(
+                signature, self.size, self.resize, self.mode, self.scale
+            )
         if signature.takes_pictures is False and self.scale is None:
             raise InputError(
                 f"model {signature.model!r} has no image processor (preprocessor_config.json), so "
@@ -376,7 +378,7 @@ class Images:
 
 
 def _sample(file: SampleFile, index: int, signature: Signature, pixels: Pixels) -> Sample:
-    """The decoded picture as the model takes it.
+    """Return the decoded picture as the model takes it.
 
     Raises:
         InputError: it is broken.

@@ -158,7 +158,7 @@ class LiveTextSource:
         return len(self.texts)
 
     def read(self, start: int, stop: int) -> list[Sample]:
-        """The samples start … stop-1; their ids are their numbers.
+        """Return the samples start … stop-1; their ids are their numbers.
 
         Raises:
             InputError: one is no text.
@@ -177,7 +177,7 @@ class LiveTextSource:
 
 
 def _by_sample(given: object, spec: InputSpec) -> object:
-    """Ragged and sparse tensors, and sparse matrices of SciPy, as lists of samples."""
+    """Return ragged and sparse tensors, and sparse matrices of SciPy, as lists of samples."""
     if is_matrix(given):
         return list(rows_of(given))
     rows = getattr(given, "to_list", None)
@@ -208,7 +208,7 @@ def _samples_as_tuples(given: object, signature: Signature) -> Sequence[tuple[ob
 
 
 def _uneven(given: object, spec: InputSpec) -> bool:
-    """Whether samples are given one by one whose lengths differ along a free axis."""
+    """Return whether samples are given one by one whose lengths differ along a free axis."""
     if not isinstance(given, list | tuple) or not given:
         return False
     if any(positions_of(sample) is not None for sample in given):
@@ -254,5 +254,5 @@ class NoSamples:
         return 0
 
     def read(self, start: int, stop: int) -> Sequence[Sample]:
-        """Nothing."""
+        """Return nothing."""
         return ()

@@ -23,7 +23,7 @@ from extractkit.inputs.records import Chain, RecordSource, bind_records, shaped
 
 
 @dataclass(frozen=True, eq=False)
-class Cells:
+class ParquetColumn:
     """One column.
 
     Attributes:
@@ -35,8 +35,8 @@ class Cells:
     name: str
 
     @classmethod
-    def of(cls, chunked: Any, name: str, at: str) -> "Cells":
-        """A column as it is read.
+    def of(cls, chunked: Any, name: str, at: str) -> "ParquetColumn":
+        """Return a column as it is read.
 
         Raises:
             InputError: it holds neither numbers nor texts, nor lists of them.
@@ -61,7 +61,7 @@ class Cells:
         return cls(column, name)
 
     def string(self, row: int, at: str) -> str | bytes:
-        """The text in this row, or its bytes where they are not UTF-8.
+        """Return the text in this row, or its bytes where they are not UTF-8.
 
         Raises:
             InputError: there is none.
@@ -94,7 +94,7 @@ class Cells:
         return row_of(given, spec, own)
 
     def values(self, row: int, at: str) -> Array:
-        """The number or text in this row, or the list: its nesting makes the axes.
+        """Return the number or text in this row, or the list: its nesting makes the axes.
 
         Raises:
             InputError: nothing is there, or lists in a list have different lengths.
@@ -258,7 +258,7 @@ class Table:
         return self.ends[-1] if self.ends else 0
 
     def record(self, index: int) -> Sample:
-        """The row of this number, from 0; the id is FILE:ROW.
+        """Return the row of this number, from 0; the id is FILE:ROW.
 
         Raises:
             InputError: it holds no value, or cannot be read.
@@ -291,11 +291,13 @@ class RowGroups:
     """The row groups that were read last, decoded."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[Path, int], Mapping[str, Cells] | InputError] = OrderedDict()
+        self._kept: OrderedDict[tuple[Path, int], Mapping[str, ParquetColumn] | InputError] = (
+            OrderedDict()
+        )
         self._lock = Lock()
 
-    def read(self, path: Path, group: int, columns: Sequence[str]) -> Mapping[str, Cells]:
-        """These columns of a row group, by name.
+    def read(self, path: Path, group: int, columns: Sequence[str]) -> Mapping[str, ParquetColumn]:
+        """Return these columns of a row group, by name.
 
         Raises:
             InputError: it is damaged, or holds what is neither number nor text.
@@ -330,18 +332,18 @@ def _opened(path: Path, at: str) -> Iterator[Any]:
 
 def _decoded_or_error(
     path: Path, group: int, columns: Sequence[str]
-) -> Mapping[str, Cells] | InputError:
-    """What is wrong is kept as well: each of many rows asks for it."""
+) -> Mapping[str, ParquetColumn] | InputError:
+    """Return what is wrong is kept as well: each of many rows asks for it."""
     try:
         return _decoded(path, group, columns)
     except InputError as error:
         return error
 
 
-def _decoded(path: Path, group: int, columns: Sequence[str]) -> Mapping[str, Cells]:
+def _decoded(path: Path, group: int, columns: Sequence[str]) -> Mapping[str, ParquetColumn]:
     at = f"inputs.path={str(path)!r}"
     with _opened(path, f"{at}, row group {group},") as file:
         table = file.read_row_group(group, columns=list(columns))
         if table.num_rows != file.metadata.row_group(group).num_rows:
             raise ValueError(f"it holds {table.num_rows} rows, which its head does not say")
-        return {name: Cells.of(table.column(name), name, at) for name in columns}
+        return {name: ParquetColumn.of(table.column(name), name, at) for name in columns}

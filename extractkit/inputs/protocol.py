@@ -150,7 +150,7 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, start: int, stop: int) -> Sequence[Sample]:
-        """The samples start … stop-1; may be called in any order and from another thread.
+        """Return the samples start … stop-1; may be called in any order and from another thread.
 
         Raises:
             InputError: one of them cannot be read. Read alone, the others can be.

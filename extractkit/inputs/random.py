@@ -114,7 +114,7 @@ class RandomSource:
         )
 
     def read(self, start: int, stop: int) -> list[Sample]:
-        """The samples start … stop-1; their ids are their numbers.
+        """Return the samples start … stop-1; their ids are their numbers.
 
         Raises:
             IndexError: there are no such samples.
@@ -151,7 +151,7 @@ def _bounds(spec: InputSpec) -> tuple[int, int]:
 
 
 def _other(spec: InputSpec, signature: Signature) -> str:
-    """What a source that holds such values is chosen by."""
+    """Return what a source that holds such values is chosen by."""
     if _kind(spec) == "c":  # JSON has no complex numbers
         return "inputs=arrays"
     return f"{'inputs=texts' if signature.takes_text else _ROWS} or inputs=arrays"

@@ -72,7 +72,7 @@ class Spool:
         return Identity(str(index), self._source)
 
     def record(self, index: int) -> Sample:
-        """The sample of this number.
+        """Return the sample of this number.
 
         Raises:
             InputError: it is no good.
@@ -99,7 +99,7 @@ class Records(Protocol):
     def __len__(self) -> int: ...
 
     def record(self, index: int) -> Sample:
-        """One record as it is stored; may be called from any thread."""
+        """Return one record as it is stored; may be called from any thread."""
         ...
 
     def identify(self, index: int) -> Identity:
@@ -108,7 +108,7 @@ class Records(Protocol):
 
 
 def shaped(values: Array, shape: Sequence[int | None]) -> Array:
-    """A flat list in the shape that a model takes, where that is all that tells it.
+    """Return a flat list in the shape that a model takes, where that is all that tells it.
 
     Values that have axes of their own, or do not fill the shape, are left as they are.
     """
@@ -131,7 +131,7 @@ class Chain:
         return self._ends[-1] if self._ends else 0
 
     def record(self, index: int) -> Sample:
-        """The record of this number, counted through all of them."""
+        """Return the record of this number, counted through all of them."""
         part, inside = self._find(index)
         return part.record(inside)
 
@@ -169,7 +169,7 @@ class RecordSource:
         return len(self.marks) // _MARK
 
     def read(self, start: int, stop: int) -> list[Sample]:
-        """The samples start … stop-1, in memory of their own.
+        """Return the samples start … stop-1, in memory of their own.
 
         Raises:
             InputError: a sample cannot be read, does not fit, or is not the same as when it was
@@ -239,7 +239,7 @@ def bind_records(
 
 
 def fitted(sample: Sample, index: int, signature: Signature, at: str) -> Sample:
-    """The sample of this number as the model takes it: its types, in memory of its own.
+    """Return the sample of this number as the model takes it: its types, in memory of its own.
 
     Raises:
         InputError: it does not fit; the message names it by its id.

@@ -32,7 +32,7 @@ _WANTED = (
 
 
 def object_of(line: str, path: Path, number: int) -> dict[str, object]:
-    """The object that a line holds.
+    """Return the object that a line holds.
 
     Args:
         path, number: where the line is, for messages.
@@ -51,7 +51,7 @@ def object_of(line: str, path: Path, number: int) -> dict[str, object]:
 
 
 def text_of(line: str, column: str, path: Path, number: int) -> str:
-    """The text in this column of the object that the line holds.
+    """Return the text in this column of the object that the line holds.
 
     Args:
         path, number: where the line stands, for messages.
@@ -99,7 +99,7 @@ class JsonRows:
         return len(self.lines)
 
     def record(self, index: int) -> Sample:
-        """The row of this number, from 0; the id is FILE:LINE.
+        """Return the row of this number, from 0; the id is FILE:LINE.
 
         Raises:
             InputError: it is not UTF-8, no JSON object, or lacks a value.
@@ -220,7 +220,7 @@ class Texts:
         return TextSource(tuple(files), digest.hexdigest())
 
     def _reads_rows(self, signature: Signature, paths: Sequence[Path]) -> bool:
-        """Whether a sample is a row of JSON with a value for each of the model's inputs.
+        """Return whether a sample is a row of JSON with a value for each of the model's inputs.
 
         Raises:
             InputError: columns of plain text are asked for.
@@ -293,7 +293,7 @@ class TextFile:
         return Identity(f"{self.name}:{self.lines.number(index)}", self.lines.path.name)
 
     def read(self, start: int, stop: int) -> Iterator[tuple[str, str]]:
-        """Id and text of samples start … stop-1 of this file.
+        """Yield the id and text of samples start … stop-1 of this file.
 
         Raises:
             InputError: one is not UTF-8, or no text of JSON lines.
@@ -332,7 +332,7 @@ class TextSource:
         return (*empty, *blank)
 
     def read(self, start: int, stop: int) -> list[Sample]:
-        """The samples start … stop-1; their ids are FILE:LINE.
+        """Return the samples start … stop-1; their ids are FILE:LINE.
 
         Raises:
             InputError: a line is not UTF-8, or JSON that is not as it should be.

@@ -51,7 +51,7 @@ class Feature:
     whole: bool = False
 
     def values(self, held: Mapping[str, Any], at: str) -> Array:
-        """The values in one example.
+        """Return the values in one example.
 
         Args:
             held: the example's features by name, as protocol buffers.
@@ -105,7 +105,7 @@ class Feature:
 def parse_features(
     given: Mapping[str, Mapping[str, object] | None] | None, signature: Signature
 ) -> tuple[Feature, ...]:
-    """The features of `inputs.features`, one for each of the model's inputs.
+    """Return the features of `inputs.features`, one for each of the model's inputs.
 
     Raises:
         InputError: a setting that does not exist or does not fit, an input without a feature.
@@ -341,7 +341,7 @@ class RecordFile:
         return len(self.offsets) - 1
 
     def record(self, index: int) -> Sample:
-        """The record of this number, from 0; the id is FILE:RECORD.
+        """Return the record of this number, from 0; the id is FILE:RECORD.
 
         Raises:
             InputError: it is no `tf.train.Example`, or lacks a feature.
@@ -356,7 +356,7 @@ class RecordFile:
         return Sample(index, own.id, own.source, values)
 
     def features_of(self, index: int) -> list[str] | None:
-        """The names of a record's features; None where it is no `tf.train.Example`."""
+        """Return the names of a record's features; None where it is no `tf.train.Example`."""
         try:
             return list(_example(self._data(index), "").features.feature)
         except InputError:
@@ -374,7 +374,7 @@ class RecordFile:
 
 
 def _why_not(path: Path, told: str) -> str:
-    """Why TensorFlow finds no records in a file."""
+    """Return why TensorFlow finds no records in a file."""
     with path.open("rb") as file:
         head = file.read(len(_GZIP))
     if head == _GZIP:

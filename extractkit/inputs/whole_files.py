@@ -50,7 +50,7 @@ class SampleFile:
         return Identity(self.id, printable(Path(self.path.name)), extra)
 
     def read(self) -> bytes:
-        """The whole file.
+        """Return the whole file.
 
         Raises:
             InputError: it cannot be read.
@@ -94,7 +94,7 @@ class FileSamples:
 def find_sample_files(
     given: PathLike | Sequence[PathLike], suffixes: Sequence[str], limit: int | None
 ) -> tuple[tuple[SampleFile, ...], int]:
-    """The files of a folder and all below it, or of names and globs; the first `limit`.
+    """Return the files of a folder and all below it, or of names and globs; the first `limit`.
 
     Args:
         suffixes: endings of those that are looked for in a folder, the first one for suggestions;
@@ -182,7 +182,7 @@ class FileSource(FileSamples):
     notes: tuple[str, ...] = ()
 
     def data(self, file: SampleFile, content: bytes) -> str | Mapping[str, Array]:
-        """The content of a file as the model takes it.
+        """Return the content of a file as the model takes it.
 
         Raises:
             InputError: it is no text, and the model has a tokenizer.

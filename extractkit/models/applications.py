@@ -11,7 +11,7 @@ import numpy as np
 
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError, ModelError, choices
-from extractkit.models.foreign import told
+from extractkit.models.foreign import error_summary
 from extractkit.models.tensorflow_process import check_seed, quiet_start
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def load(
     preprocess: bool = True,
     seed: int = 0,
 ) -> "ImageModel":
-    """An architecture of `keras.applications`, ready for images.
+    """Return an architecture of `keras.applications`, ready for images.
 
     Args:
         architecture: its name ("ResNet50").
@@ -62,9 +62,9 @@ def load(
         import keras
 
         from extractkit.models.keras_models.catalog import input_structure, packer, signature
-        from extractkit.models.keras_models.loading import LoadedAgain
+        from extractkit.models.keras_models.loading import ReloadedModel
         from extractkit.models.keras_models.model import ImageModel, image_signature
-        from extractkit.models.keras_models.weights import load_plainly, load_weights
+        from extractkit.models.keras_models.weights import load_weights, load_with_keras
         from extractkit.models.weight_files import open_weights
 
     build = _architecture(architecture)
@@ -81,14 +81,14 @@ def load(
     model = _built(build, architecture, kept, settings)
     loaded_by = None if file is None else load_weights(model, file, _WEIGHTS)
 
-    def again(checkpoint: int | None) -> LoadedAgain:
+    def reload(checkpoint: int | None) -> ReloadedModel:
         keras.utils.set_random_seed(seed)
         own = _built(build, architecture, kept, settings)
         made_by = f"keras.applications.{architecture}"
         if file is None:
-            return LoadedAgain(own, made_by)
-        load = partial(load_plainly, own, file, _WEIGHTS)
-        return LoadedAgain(own, f"{made_by} and {loaded_by}", load)
+            return ReloadedModel(own, made_by)
+        load = partial(load_with_keras, own, file, _WEIGHTS)
+        return ReloadedModel(own, f"{made_by} and {loaded_by}", load)
 
     structure = input_structure(model)
     own = sys.modules[build.__module__]
@@ -105,7 +105,7 @@ def load(
             **settings,
             "seed": seed,
         },
-        again=again,
+        reload=reload,
     ).settled()
 
 
@@ -153,11 +153,12 @@ def _built(
         raise ConfigError(
             f"model.architecture={name} cannot be built with "
             f"{', '.join(f'model.{key}={value}' for key, value in settings.items())}: "
-            f"{told(error)}"
+            f"{error_summary(error)}"
         ) from error
     except Exception as error:  # whatever downloading raises
         raise ModelError(
-            f"model.weights={weights!r} cannot be fetched for {name}: {told(error)}. Give a file: "
+            f"model.weights={weights!r} cannot be fetched for {name}: {error_summary(error)}. Give "
+            "a file: "
             f"model.weights=FILE, or random weights: model.weights=null"
         ) from error
 

@@ -71,7 +71,7 @@ def _infer_axis(sizes: Sizes, column: tuple[int | None, ...]) -> str | None:
 
 
 def _follow(sizes: Sizes, base: int, moved: Mapping[str, int]) -> str:
-    """The name of a length that moves with free axes other than the sample."""
+    """Return the name of a length that moves with free axes other than the sample."""
     if len(moved) == 1:
         ((axis, size),) = moved.items()
         if (base, size) == (sizes.base[axis], sizes.enlarged[axis]):
@@ -80,12 +80,12 @@ def _follow(sizes: Sizes, base: int, moved: Mapping[str, int]) -> str:
 
 
 def _factors(dim: str) -> list[str]:
-    """The free axes and numbers that a dim is made of."""
+    """Return the free axes and numbers that a dim is made of."""
     return dim.removeprefix("f(").removesuffix(")").replace("*", ",").split(",")
 
 
-def why_not_by_sample(dims: Sequence[str | None]) -> str | None:
-    """Why a tensor with these known dims has no value per sample; None where it has one."""
+def no_sample_axis_reason(dims: Sequence[str | None]) -> str | None:
+    """Return why a tensor with these known dims has no value per sample; None where it has one."""
     of_samples = [dim for dim in dims if dim is not None and SAMPLE in _factors(dim)]
     if not of_samples:
         return "no axis of it follows the samples: its value belongs to a whole batch"
@@ -109,7 +109,7 @@ def of_single_calls(catalog: Catalog) -> Catalog:
 def _of_single_call(record: TensorRecord) -> TensorRecord:
     if record.reason is None or record.dims is None or record.shape is None:
         return record
-    if UNKNOWN in record.dims or record.reason != why_not_by_sample(record.dims):
+    if UNKNOWN in record.dims or record.reason != no_sample_axis_reason(record.dims):
         return record
     axes = [_axis_of_one(*axis) for axis in zip(record.dims, record.shape, strict=True)]
     dims, shape = tuple(dim for dim, _ in axes), tuple(size for _, size in axes)
@@ -117,7 +117,7 @@ def _of_single_call(record: TensorRecord) -> TensorRecord:
 
 
 def _axis_of_one(dim: str | None, size: int | None) -> tuple[str | None, int | None]:
-    """An axis without the samples in it, of which there is one."""
+    """Return an axis without the samples in it, of which there is one."""
     if dim is None or SAMPLE not in _factors(dim):
         return dim, size
     if dim == SAMPLE:

@@ -36,7 +36,7 @@ def load(
     checkpoints: object = None,
     checkpoint_step: object = None,
 ) -> "KerasModel":
-    """A BERT model ready for text.
+    """Return a BERT model ready for text.
 
     Args:
         path: a directory in Hugging Face's or keras-hub's layout or as Google released BERT
@@ -71,8 +71,8 @@ def load(
 
         from extractkit.models.hub_backbones import hidden_activation, read_backbone
         from extractkit.models.hub_model import text_model
-        from extractkit.models.keras_models.loading import LoadedAgain, loaded_again
-        from extractkit.models.keras_models.weights import BY_NAME, load_plainly, load_weights
+        from extractkit.models.keras_models.loading import ReloadedModel, reloaded
+        from extractkit.models.keras_models.weights import BY_NAME, load_weights, load_with_keras
 
     backbone = read_backbone(preset) if release is None else release_backbone(release)
     if not isinstance(backbone, keras_hub.models.BertBackbone):
@@ -89,18 +89,18 @@ def load(
 
     def load_again(own: Any, found: WeightFile, key: str) -> None:
         if release is None or not has_release_names(found):
-            load_plainly(own, found, key)
+            load_with_keras(own, found, key)
         else:
             assign_release(own, found, f"{key}={found.path!r}")
 
-    def again(checkpoint: int | None) -> LoadedAgain:
+    def reload(checkpoint: int | None) -> ReloadedModel:
         if release is None:
             own, made_by = read_backbone(preset), "keras_hub.models.Backbone.from_preset"
         else:  # for which keras-hub has no function
             own, made_by = release_backbone(release), "extractkit's own reading of the release"
-        return loaded_again(own, made_by, weights, checkpoint, load_again)
+        return reloaded(own, made_by, weights, checkpoint, load_again)
 
-    model = text_model(preset, backbone, max_length, origin, weights.axis, again)
+    model = text_model(preset, backbone, max_length, origin, weights.axis, reload)
     if not model.signature.takes_text:
         raise ModelError(
             f"model.path={preset.name!r} has no tokenizer (tokenizer.json or vocab.txt), and "

@@ -27,7 +27,7 @@ _NAME = "checkpoint"
 def load(
     path: str | None = None, checkpoints: object = None, checkpoint_step: object = None
 ) -> "Checkpoint":
-    """The weights in a file, in several that belong together, or in a directory.
+    """Return the weights in a file, in several that belong together, or in a directory.
 
     Args:
         path: what `weight_files.open_weights` takes.
@@ -130,7 +130,7 @@ class Checkpoint:
         return sha.hexdigest()
 
     def definition_digest(self) -> str:
-        """The same for every file: nothing is computed."""
+        """Return the same for every file: nothing is computed."""
         return of_plain_data(_NAME)
 
     def describe(self) -> Mapping[str, object]:
@@ -198,7 +198,7 @@ def _address(place: Place) -> str:
 
 
 def _recorded(name: str) -> str | None:
-    """The dtype of a record; None where there is none for it.
+    """Return the dtype of a record; None where there is none for it.
 
     What ml_dtypes alone knows is widened: 8-bit floats to float32, 4-bit integers to 8 bits.
     bfloat16 is widened wherever values are stored, so it keeps its name.

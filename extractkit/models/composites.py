@@ -58,7 +58,7 @@ class Argument:
         uniform = self.kind == RAGGED and None not in shape[1:]
         return self if len(shape) == 1 or (shape and uniform) else replace(self, shape=None)
 
-    def why_not_read(self, name: str, inputs: Mapping[str, Any]) -> str:
+    def unreadable_reason(self, name: str, inputs: Mapping[str, Any]) -> str:
         """Return why no sample is read for an argument of this name that has no shape.
 
         Args:
@@ -102,7 +102,7 @@ class Composite:
         return own
 
     def named(self, name: str) -> dict[str, Any]:
-        """Its tensors by the names that they go by in the graph: `NAME.values`."""
+        """Return its tensors by the names that they go by in the graph: `NAME.values`."""
         return {f"{name}.{part}": tensor for part, tensor in self.tensors.items()}
 
 

@@ -10,7 +10,7 @@ from extractkit.models.protocol import Encoded
 
 
 def encode_arrays(signature: Signature, sample: Sample) -> Encoded:
-    """One sample given as an array for each input.
+    """Return one sample given as an array for each input.
 
     Raises:
         InputError: it is a text, or an array does not fit the input of its name.

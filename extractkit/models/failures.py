@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from extractkit.errors import ExtractkitError, JobError, SampleError
-from extractkit.models.foreign import told, told_by_graph
+from extractkit.models.foreign import error_summary, graph_error_summary
 from extractkit.models.protocol import NoOwnCallError
 
 _OF_GRAPHS = (
@@ -16,8 +16,8 @@ _OF_PYTHON = (ValueError, TypeError, ArithmeticError, LookupError, AssertionErro
 """The same where Python code runs: what it says of values that it does not like."""
 
 
-def failed_on_batch(model: str, error: Exception) -> JobError:
-    """What to raise in place of what TensorFlow, or a model's own Python code, has raised.
+def batch_failure(model: str, error: Exception) -> JobError:
+    """Return what to raise in place of what TensorFlow, or a model's own Python code, has raised.
 
     Args:
         model: its name.
@@ -32,11 +32,11 @@ def failed_on_batch(model: str, error: Exception) -> JobError:
         raise error
     by_graph = isinstance(error, tf.errors.OpError)
     blamed = isinstance(error, _OF_GRAPHS if by_graph else _OF_PYTHON)
-    said = told_by_graph(error) if by_graph else told(error)
+    said = graph_error_summary(error) if by_graph else error_summary(error)
     return (SampleError if blamed else JobError)(f"model {model!r} failed on a batch: {said}")
 
 
-def failed_own_call(model: str, error: Exception) -> ExtractkitError:
+def own_call_failure(model: str, error: Exception) -> ExtractkitError:
     """What to raise in place of what the model's own call has raised, which computes all outputs.
 
     A call that draws random numbers for an output that is not extracted fails only because
@@ -51,7 +51,7 @@ def failed_own_call(model: str, error: Exception) -> ExtractkitError:
             "runtime.deterministic=true. To have the other outputs compared: "
             "runtime.deterministic=false"
         )
-    return failed_on_batch(model, error)
+    return batch_failure(model, error)
 
 
 # TensorFlow's words; it has no error of its own for this.

@@ -62,8 +62,8 @@ def out_of_memory(error: BaseException) -> bool:
     return False
 
 
-def told(error: BaseException) -> str:
-    """The type of the exception and the first line of it that says something.
+def error_summary(error: BaseException) -> str:
+    """Return the type of the exception and the first line of it that says something.
 
     A line that ends in a colon announces the next one.
     """
@@ -78,13 +78,13 @@ def told(error: BaseException) -> str:
     return f"{name}: {said[:_LONGEST]}"
 
 
-def told_by_graph(error: Any) -> str:
+def graph_error_summary(error: Any) -> str:
     """What TensorFlow says went wrong in a graph: the first line that does not tell where."""
     return (_lines(str(error.message)) or [type(error).__name__])[0][:_LONGEST]
 
 
 def _lines(text: str) -> list[str]:
-    """Those that say something; all of them where each tells a place."""
+    """Return those that say something; all of them where each tells a place."""
     reason = _CALLED_WITH.split(_COLOUR.sub("", text))[0]
     lines = [line.strip() for line in reason.splitlines() if line.strip()]
     return [line for line in lines if not _PLACE.search(line)] or lines
@@ -215,8 +215,8 @@ def ask(module: str, argument: str, file: Path, at: str) -> Answer:
     return Answer(done.returncode, done.stdout, said[-1] if said else "")
 
 
-def ask_about_all(module: str, arguments: Sequence[str], size: int) -> bytes:
-    """What a child writes to standard output that is asked about several files at once.
+def run_for_many(module: str, arguments: Sequence[str], size: int) -> bytes:
+    """Return what a child writes to standard output that is asked about several files at once.
 
     However it ends: what it had not come to has to be asked about again.
 

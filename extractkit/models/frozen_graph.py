@@ -23,7 +23,7 @@ def load(
     outputs: list[str] | None = None,
     constants: Mapping[str, object] | None = None,
 ) -> "SessionModel":
-    """A frozen graph of TensorFlow 1 or 2.
+    """Return a frozen graph of TensorFlow 1 or 2.
 
     Args:
         path: the file, binary or text.
@@ -46,26 +46,26 @@ def load(
         from extractkit.models.sessions.importing import (
             WITHOUT_SHAPES,
             drop_stored_shapes,
-            later_session,
             outputs_named,
             plain_session,
             read_graph_def,
+            session_template,
         )
-        from extractkit.models.sessions.model import SessionAgain, session_model
+        from extractkit.models.sessions.model import ReloadedSession, session_model
         from extractkit.models.sessions.restore import variable_names
 
     graph_def = read_graph_def(path, file)
-    session = later_session(path, graph_def)
+    session = session_template(path, graph_def)
     if variables := variable_names(session.graph):
         raise ModelError(
             f"model.path={path!r} is not frozen: it has no values for {len(variables)} of its "
             f"variables, such as {variables[0]!r}. {_with_weights(file)}"
         )
 
-    def again(checkpoint: int | None) -> SessionAgain:
+    def reload(checkpoint: int | None) -> ReloadedSession:
         own = read_graph_def(path, file)
         without = WITHOUT_SHAPES if drop_stored_shapes(own) else ""
-        return SessionAgain(plain_session(own), f"tf.compat.v1.import_graph_def{without}")
+        return ReloadedSession(plain_session(own), f"tf.compat.v1.import_graph_def{without}")
 
     return session_model(
         _NAME,
@@ -80,7 +80,7 @@ def load(
             "read_by": f"tensorflow {tf.__version__}",
         },
         frozen=True,
-        again=again,
+        reload=reload,
     )
 
 

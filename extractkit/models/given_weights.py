@@ -24,7 +24,7 @@ class CompiledOnce:
     _call: Call | None = None
 
     def of(self, fetches: Sequence[Fetch], compile_call: Callable[[], Call]) -> Call:
-        """The call for these fetches."""
+        """Return the call for these fetches."""
         if self._call is None or self._fetches != list(fetches):
             self._call = compile_call()
             self._fetches = list(fetches)
@@ -45,7 +45,7 @@ def checkpoint_axis(
     check: Callable[[WeightFile], None] | None = None,
     instead_of: Mapping[str, object] | None = None,
 ) -> "WeightFiles | None":
-    """The axis that a configuration asks for; None where it asks for none.
+    """Return the axis that a configuration asks for; None where it asks for none.
 
     Args:
         checkpoints, step: `model.checkpoints` and `model.checkpoint_step`; see `find_checkpoints`.
@@ -127,7 +127,7 @@ class WeightFiles:
         self.use(0)
 
     def file(self, position: int) -> WeightFile:
-        """The file of `checkpoints[position]`."""
+        """Return the file of `checkpoints[position]`."""
         return self._weights[position]
 
     def use(self, position: int) -> None:
@@ -153,14 +153,14 @@ class WeightFiles:
         self._loaded = weights
 
     def _misfits(self, usable: Mapping[int, WeightFile]) -> dict[int, str]:
-        """Those that are of another architecture, and how that shows."""
+        """Return those that are of another architecture, and how that shows."""
         wrong = self._refused(usable)
         groups: dict[_Structure, list[int]] = {}
         for at, weights in usable.items():
             if at not in wrong:
                 groups.setdefault(_structure(weights), []).append(at)
         if self._alike:
-            return wrong | self._unlike(groups, usable)
+            return wrong | self._outliers(groups, usable)
         for members in groups.values():
             try:
                 self._give(usable[members[0]])
@@ -169,7 +169,7 @@ class WeightFiles:
         return wrong
 
     def _refused(self, usable: Mapping[int, WeightFile]) -> dict[int, str]:
-        """Those that do not fit for what they hold besides weights, and why."""
+        """Return those that do not fit for what they hold besides weights, and why."""
         wrong: dict[int, str] = {}
         if self._check is not None:
             for at, weights in usable.items():
@@ -179,10 +179,10 @@ class WeightFiles:
                     wrong[at] = str(error)
         return wrong
 
-    def _unlike(
+    def _outliers(
         self, groups: Mapping[_Structure, Sequence[int]], usable: Mapping[int, WeightFile]
     ) -> dict[int, str]:
-        """Those that are not like most of them."""
+        """Return those that are not like most of them."""
         if not groups:
             return {}
         most = max(groups.values(), key=len)
@@ -220,7 +220,7 @@ def _structure(weights: WeightFile) -> _Structure:
 
 
 def _difference(one: WeightFile, other: WeightFile) -> str:
-    """The first array in which two files differ."""
+    """Return the first array in which two files differ."""
     if one.format != other.format:
         return f"it is {one.format}, not {other.format}"
     for key in dict.fromkeys((*other, *one)):
@@ -253,7 +253,7 @@ class GivenWeights:
 
     @property
     def given(self) -> bool:
-        """Whether there are any."""
+        """Return whether there are any."""
         return self._one is not None or self.axis is not None
 
     @property
@@ -279,7 +279,7 @@ class GivenWeights:
         return self._loaded_by[file.path]
 
     def file(self, checkpoint: int | None) -> WeightFile | None:
-        """The one set, or that of a place on the axis; None: there is neither."""
+        """Return the one set, or that of a place on the axis; None: there is neither."""
         if self.axis is None or checkpoint is None:
             return self._one
         return self.axis.file(checkpoint)
@@ -292,7 +292,7 @@ def given_weights(
     load: Callable[[WeightFile, str], str],
     check: Callable[[WeightFile, str, Sequence[str]], None] | None = None,
 ) -> GivenWeights:
-    """What a configuration gives; the model need not be there yet.
+    """Return what a configuration gives; the model need not be there yet.
 
     Args:
         checkpoint: one set, what `open_weights` takes.

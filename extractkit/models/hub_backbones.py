@@ -21,7 +21,7 @@ import numpy as np
 
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError, ModelError, choices
-from extractkit.models.foreign import told
+from extractkit.models.foreign import error_summary
 from extractkit.models.hub import Preset
 from extractkit.models.recognition import held
 from extractkit.models.weight_files import WeightFile, open_weights
@@ -29,7 +29,7 @@ from extractkit.models.weight_files.tensorflow_checkpoint import INDEX_ENDING
 
 
 def tasks() -> dict[str, Any]:
-    """Every task by name, whatever its backbone."""
+    """Return every task by name, whatever its backbone."""
     return {
         name: found
         for name, found in _classes(keras_hub.models, keras_hub.models.Task).items()
@@ -56,7 +56,7 @@ def _classes(package: Any, kind: Any) -> dict[str, Any]:
 _TANH_GELU = ("gelu_approximate", "gelu_new", "gelu_fast", "gelu_pytorch_tanh")
 
 
-def settle_bert(backbone: Any, preset: Preset) -> None:
+def configure_bert(backbone: Any, preset: Preset) -> None:
     """Give a BERT the activation and the epsilon that its `config.json` says.
 
     Every other backbone, and a preset of keras-hub's own, is left as it is.
@@ -83,7 +83,7 @@ def settle_bert(backbone: Any, preset: Preset) -> None:
 
 
 def hidden_activation(preset: Preset) -> str:
-    """The activation of a BERT's feed-forward layers, by the name that `config.json` has."""
+    """Return the activation of a BERT's feed-forward layers, by the name that `config.json` has."""
     if not preset.is_hugging_face:
         return _TANH_GELU[0]
     # "gelu" is what Hugging Face takes where the file is silent.
@@ -106,7 +106,7 @@ _UNFIT = re.compile(r"Unable to find a subclass of \w+ that is compatible with (
 
 
 def read_backbone(preset: Preset) -> Any:
-    """The `keras_hub.models.Backbone` of a preset, with its weights.
+    """Return the `keras_hub.models.Backbone` of a preset, with its weights.
 
     Raises:
         ModelError: no such preset, or one that keras-hub cannot read.
@@ -114,12 +114,12 @@ def read_backbone(preset: Preset) -> Any:
     _check_name(preset)
     with preset.reading():
         backbone = keras_hub.models.Backbone.from_preset(preset.name)
-    settle_bert(backbone, preset)
+    configure_bert(backbone, preset)
     return backbone
 
 
 def read_task(preset: Preset, task: str) -> Any:
-    """A `keras_hub.models.Task` (backbone and head) of a preset.
+    """Return a `keras_hub.models.Task` (backbone and head) of a preset.
 
     A head of which the preset holds no weights has random ones; that is logged.
 
@@ -142,9 +142,9 @@ def read_task(preset: Preset, task: str) -> Any:
         except TypeError as error:
             raise ModelError(
                 f"model.path={preset.name!r} does not say how the head of model.task={task} is "
-                f"made: {told(error)}. Save the task itself: task.save_to_preset(DIR)"
+                f"made: {error_summary(error)}. Save the task itself: task.save_to_preset(DIR)"
             ) from error
-    settle_bert(model.backbone, preset)
+    configure_bert(model.backbone, preset)
     if head_is_random(preset, model):
         _log.warning(
             "model.path=%r holds no weights for the head of %s: they are random",
@@ -155,7 +155,7 @@ def read_task(preset: Preset, task: str) -> Any:
 
 
 def head_is_random(preset: Preset, task: Any) -> bool:
-    """Whether a task has weights beyond its backbone's that its directory does not hold."""
+    """Return whether a task has weights beyond its backbone's that its directory does not hold."""
     converted = "ForImageClassification" in str(preset.config.get("architectures", ""))
     return bool(task.has_task_weights()) and not converted and not preset.has("task.weights.h5")
 
@@ -208,7 +208,8 @@ class GoogleRelease(Preset):
             found = json.loads((self._folder / CONFIG).read_text("utf-8"))
         except (ValueError, RecursionError) as error:
             raise ModelError(
-                f"model.path={self.name!r}: {CONFIG} is damaged: {told(error)}. Copy it from the "
+                f"model.path={self.name!r}: {CONFIG} is damaged: {error_summary(error)}. Copy it "
+                "from the "
                 f"release"
             ) from error
         lacking = [
@@ -229,7 +230,7 @@ class GoogleRelease(Preset):
         return self.directory
 
     def weights(self) -> WeightFile:
-        """The checkpoint of the release: `bert_model.ckpt`, or the only one.
+        """Return the checkpoint of the release: `bert_model.ckpt`, or the only one.
 
         Raises:
             ModelError: there is none, or only a part of one.
@@ -261,7 +262,8 @@ class GoogleRelease(Preset):
             tokens = [line.strip() for line in file.read_text("utf-8").split("\n")]
         except ValueError as error:
             raise ModelError(
-                f"model.path={self.name!r}: {_VOCABULARY} is damaged: {told(error)}. Copy it from "
+                f"model.path={self.name!r}: {_VOCABULARY} is damaged: {error_summary(error)}. Copy "
+                "it from "
                 f"the release"
             ) from error
         if tokens and not tokens[-1]:
@@ -287,7 +289,7 @@ class GoogleRelease(Preset):
         return not any(word != word.lower() for word in words)
 
     def tokenizer(self) -> Any:
-        """The release's tokenizer, of the `tokenizers` library."""
+        """Return the release's tokenizer, of the `tokenizers` library."""
         from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
         ids = self.vocabulary
@@ -305,23 +307,23 @@ class GoogleRelease(Preset):
         return made
 
     def tokenizer_digest(self) -> str:
-        """SHA-256 over the vocabulary and whether it lowercases."""
+        """Return the SHA-256 over the vocabulary and whether it lowercases."""
         content = json.dumps([self.vocabulary, self.lowercases, _LONGEST_WORD], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
 
 def is_release(directory: Path) -> bool:
-    """Whether a directory is in the layout of Google's releases."""
+    """Return whether a directory is in the layout of Google's releases."""
     return (directory / CONFIG).is_file()
 
 
 def has_release_names(weights: WeightFile) -> bool:
-    """Whether the weights in a file go by Google's names."""
+    """Return whether the weights in a file go by Google's names."""
     return f"{_SCOPE}embeddings/word_embeddings" in weights
 
 
 def release_backbone(release: GoogleRelease) -> Any:
-    """The backbone of a release, with its weights.
+    """Return the backbone of a release, with its weights.
 
     Raises:
         ModelError: a setting or a weight that does not fit.
@@ -345,7 +347,7 @@ def release_backbone(release: GoogleRelease) -> Any:
             max_sequence_length=config["max_position_embeddings"],
             num_segments=config.get("type_vocab_size", 2),
         )
-    settle_bert(backbone, release)
+    configure_bert(backbone, release)
     assign_release(backbone, weights, f"model.path={release.name!r}")
     return backbone
 
@@ -375,7 +377,7 @@ def assign_release(backbone: Any, weights: WeightFile, at: str) -> None:
 
 
 def _stored_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of a weight in Google's graph, where heads have no axis of their own."""
+    """Return the shape of a weight in Google's graph, where heads have no axis of their own."""
     if "/attention/self/" in name:
         return (shape[0], shape[1] * shape[2]) if len(shape) == 3 else (shape[0] * shape[1],)
     if "/attention/output/dense/kernel" in name:

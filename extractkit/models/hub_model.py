@@ -23,7 +23,7 @@ from extractkit.inputs.protocol import InputSpec, Sample, Signature
 from extractkit.models.hub import Preset
 from extractkit.models.hub_backbones import GoogleRelease, class_for
 from extractkit.models.keras_models.catalog import input_structure, packer, signature
-from extractkit.models.keras_models.loading import Again
+from extractkit.models.keras_models.loading import Reload
 from extractkit.models.keras_models.model import ImageModel, KerasModel, image_signature
 from extractkit.models.protocol import CheckpointAxis, Encoded
 
@@ -64,7 +64,7 @@ class Tokenizer:
 
 
 def load_tokenizer(preset: Preset, backbone: Any, max_length: int | None) -> Tokenizer | None:
-    """The tokenizer of a preset; None where it has none for this backbone.
+    """Return the tokenizer of a preset; None where it has none for this backbone.
 
     Args:
         max_length: longest text in tokens; None: as long as the preset's own preprocessor makes it.
@@ -151,17 +151,18 @@ def _sha256(preprocessor: Any) -> str:
             for file in Path(scratch).iterdir()
         }
     layers = [
-        [type(layer).__name__, _nameless(layer.get_config())] for layer in (preprocessor, tokenizer)
+        [type(layer).__name__, _without_generated_names(layer.get_config())]
+        for layer in (preprocessor, tokenizer)
     ]
     return of_plain_data([layers, files])
 
 
-def _nameless(config: Any) -> Any:
+def _without_generated_names(config: Any) -> Any:
     """A configuration without the names that Keras makes up, and with texts for other objects."""
     if isinstance(config, Mapping):
-        return {str(k): _nameless(v) for k, v in config.items() if k != "name"}
+        return {str(k): _without_generated_names(v) for k, v in config.items() if k != "name"}
     if isinstance(config, list | tuple):
-        return [_nameless(one) for one in config]
+        return [_without_generated_names(one) for one in config]
     return config if config is None or isinstance(config, bool | int | float | str) else str(config)
 
 
@@ -183,7 +184,7 @@ _ROW = re.compile(r"(?:(\w+)_)?(token_ids|segment_ids|padding_mask)")
 
 
 def preset_signature(name: str, model: Any, backbone: Any) -> Signature:
-    """What a backbone or task takes, rows of tokens sharing one length.
+    """Return what a backbone or task takes, rows of tokens sharing one length.
 
     Args:
         name: for messages.
@@ -200,13 +201,13 @@ def longest(specs: Sequence[InputSpec], backbone: Any) -> dict[str, int]:
 
 
 def takes_one_row(specs: Sequence[InputSpec]) -> bool:
-    """Whether the inputs are one row of tokens, such as a text becomes."""
+    """Return whether the inputs are one row of tokens, such as a text becomes."""
     axes = {dim for spec in specs for dim in spec.dims}
     return axes == {TOKEN} and all(map(_is_row, specs))
 
 
 def takes_images(specs: Sequence[InputSpec]) -> bool:
-    """Whether the only input is an image (height, width, channels)."""
+    """Return whether the only input is an image (height, width, channels)."""
     return [len(spec.shape) for spec in specs] == [3]
 
 
@@ -237,9 +238,9 @@ def text_model(
     max_length: int | None,
     origin: Mapping[str, object],
     checkpoints: CheckpointAxis | None = None,
-    again: Again | None = None,
+    reload: Reload | None = None,
 ) -> KerasModel:
-    """A backbone or task that takes tokens, and texts where the preset brings a tokenizer.
+    """Return a backbone or task that takes tokens, and texts where the preset brings a tokenizer.
 
     Raises:
         ConfigError: `max_length` is not between 2 and what the model has positions for.
@@ -273,7 +274,7 @@ def text_model(
         preprocessing=preprocessing,
         origin=origin,
         checkpoints=checkpoints,
-        again=again,
+        reload=reload,
     ).settled()
 
 
@@ -283,9 +284,9 @@ def image_model(
     preprocess: bool,
     origin: Mapping[str, object],
     checkpoints: CheckpointAxis | None = None,
-    again: Again | None = None,
+    reload: Reload | None = None,
 ) -> ImageModel:
-    """A backbone or task that takes images, rescaled as the preset says if `preprocess`.
+    """Return a backbone or task that takes images, rescaled as the preset says if `preprocess`.
 
     The preset's converter also crops and resizes. That is left to the source of the images; the
     size is recorded.
@@ -309,7 +310,7 @@ def image_model(
         preprocessing=preprocessing,
         origin=origin,
         checkpoints=checkpoints,
-        again=again,
+        reload=reload,
     ).settled()
 
 
@@ -351,7 +352,7 @@ def _encoder(
 
 
 def _image_converter(preset: Preset, backbone: Any) -> Any:
-    """The preset's `ImageConverter`; None where it has none."""
+    """Return the preset's `ImageConverter`; None where it has none."""
     if not preset.has("image_converter.json", "preprocessor_config.json"):
         return None
     found = class_for(keras_hub.layers, keras_hub.layers.ImageConverter, backbone)

@@ -16,7 +16,7 @@ from extractkit.core.values import Array
 from extractkit.errors import ConfigError, InputError, ModelError, choices
 from extractkit.inputs.protocol import PICTURE, InputSpec, Sample, Signature
 from extractkit.models.axes import INPUTS, Dim, InputSetting
-from extractkit.models.foreign import told
+from extractkit.models.foreign import error_summary
 from extractkit.models.graphs.signature import Declared, chosen, declared, signature_of
 from extractkit.models.hugging_face import IMAGE_PROCESSOR, ModelDirectory
 from extractkit.models.protocol import Encoded
@@ -123,7 +123,7 @@ def decoder_start(config: Any) -> int | None:
 
 
 def _setting(one: Declared, given: InputSetting | None, sound: bool) -> InputSetting:
-    """What is configured of an input; the axes that its name tells where nothing is."""
+    """Return what is configured of an input; the axes that its name tells where nothing is."""
     if given is not None and given.dims is not None:
         return given
     return InputSetting(_dims(one, sound), given.dtype if given is not None else None)
@@ -154,7 +154,7 @@ def _added(
     takes: Mapping[str, tf.TensorSpec],
     parameters: Sequence[str],
 ) -> Declared:
-    """An input that the model does not list, but can be called with."""
+    """Return an input that the model does not list, but can be called with."""
     if name not in parameters:
         raise ConfigError(f"{INPUTS}: {name!r} is no input. {choices(name, [*takes, *parameters])}")
     if setting.dims is None:
@@ -333,7 +333,7 @@ def _tokenizer(directory: ModelDirectory) -> Any:
         )
     except Exception as error:  # whatever the readers of a dozen formats raise
         raise ModelError(
-            f"{directory.at}: its tokenizer cannot be read: {told(error)}. "
+            f"{directory.at}: its tokenizer cannot be read: {error_summary(error)}. "
             f"tokenizer.save_pretrained(DIR) of transformers writes its files. Or give arrays, "
             f"{IDS} among them: inputs=arrays"
         ) from error
@@ -352,7 +352,7 @@ def _image_processor(directory: ModelDirectory) -> Any:
         )
     except Exception as error:  # whatever a hundred classes of processors raise
         raise ModelError(
-            f"{directory.at}: its image processor cannot be read: {told(error)}. "
+            f"{directory.at}: its image processor cannot be read: {error_summary(error)}. "
             f"image_processor.save_pretrained(DIR) of transformers writes {IMAGE_PROCESSOR}. Or "
             f"give arrays, {PIXELS} among them: inputs=arrays"
         ) from error
@@ -363,7 +363,8 @@ def _processed(processor: Any, pixels: Array, sample: str) -> Any:
         made = processor(pixels, return_tensors="np", input_data_format="channels_last")
     except Exception as error:  # whatever a processor raises that dislikes an image
         raise InputError(
-            f"sample {sample!r}: {type(processor).__name__} cannot prepare the image: {told(error)}"
+            f"sample {sample!r}: {type(processor).__name__} cannot prepare the image: "
+            f"{error_summary(error)}"
         ) from error
     return made[PIXELS][0]
 

@@ -11,7 +11,7 @@ from transformers.models.auto import modeling_tf_auto
 from extractkit.errors import ConfigError, ModelError, choices
 from extractkit.inputs.protocol import PICTURE, Sample
 from extractkit.models.axes import InputSetting
-from extractkit.models.foreign import told
+from extractkit.models.foreign import error_summary
 from extractkit.models.hugging_face import ModelDirectory
 from extractkit.models.hugging_face_inputs import (
     TOKEN,
@@ -91,12 +91,12 @@ def build_model(directory: ModelDirectory, kind: Any) -> Any:
     except NotImplementedError as error:  # it has to know the shape of its images
         raise ModelError(
             f"{directory.at}: config.json does not say which images a {kind.__name__} takes "
-            f'({told(error)}). Add their size and channels to it: "image_size": 224, '
+            f'({error_summary(error)}). Add their size and channels to it: "image_size": 224, '
             f'"num_channels": 3'
         ) from error
     except Exception as error:  # whatever classes raise that are given other settings
         raise ModelError(
-            f"{directory.at}: config.json does not make a {kind.__name__}: {told(error)}"
+            f"{directory.at}: config.json does not make a {kind.__name__}: {error_summary(error)}"
         ) from error
     return model
 

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from extractkit.core.component import import_from_here
 from extractkit.errors import ConfigError
-from extractkit.models.foreign import told
+from extractkit.models.foreign import error_summary
 from extractkit.models.tensorflow_process import quiet_start
 
 
@@ -41,7 +41,9 @@ def _import(name: str) -> None:
             f"the package that has it, or put its folder on PYTHONPATH"
         ) from error
     except Exception as error:  # such as a library that was built for another TensorFlow
-        raise ConfigError(f"model.imports={name} cannot be imported: {told(error)}") from error
+        raise ConfigError(
+            f"model.imports={name} cannot be imported: {error_summary(error)}"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -124,15 +126,15 @@ def unregistered(error: BaseException) -> str | None:
     return found[1] if found else None
 
 
-def why_not_loaded(error: BaseException) -> str:
+def load_failure(error: BaseException) -> str:
     """Return what a loader of TensorFlow's failed of, to follow the name of what was loaded."""
     operation = unregistered(error)
     if operation is None:
-        return f"cannot be loaded: {told(error)}"
-    return f"needs the operation {operation!r}, {why_unknown(operation)}"
+        return f"cannot be loaded: {error_summary(error)}"
+    return f"needs the operation {operation!r}, {unknown_operation_advice(operation)}"
 
 
-def why_unknown(operation: str) -> str:
+def unknown_operation_advice(operation: str) -> str:
     """Return where an operation comes from that TensorFlow does not know, and what to do.
 
     The text continues a sentence that ends in the operation's name.
@@ -177,6 +179,6 @@ def _version(package: str) -> str | None:
 
 
 def _release() -> str | None:
-    """The release of TensorFlow, without its last number."""
+    """Return the release of TensorFlow, without its last number."""
     found = _version("tensorflow")
     return None if found is None else ".".join(found.split(".")[:2])

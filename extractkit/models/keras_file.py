@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from extractkit.core.component import Component
 from extractkit.errors import ConfigError, ModelError, UserError
 from extractkit.models.axes import parse_inputs
-from extractkit.models.foreign import told
+from extractkit.models.foreign import error_summary
 from extractkit.models.given_weights import ONE, given_weights
 from extractkit.models.keras_models.model import KEY as STATE
 from extractkit.models.keras_models.model import check_state
@@ -34,7 +34,7 @@ def load(
     moving_averages: object = None,
     state: object = None,
 ) -> "KerasModel":
-    """A Keras model, loaded without compiling it.
+    """Return a Keras model, loaded without compiling it.
 
     Args:
         path: a `.keras`, `.h5` or `.hdf5` file that holds architecture and weights, of Keras 1 to
@@ -80,14 +80,14 @@ def load(
         from extractkit.models.keras_models.averages import keeps_averages, use_optimizer_averages
         from extractkit.models.keras_models.layer_state import LoadedState
         from extractkit.models.keras_models.loading import (
-            LoadedAgain,
-            loaded_again,
+            ReloadedModel,
             read_again,
             read_model,
+            reloaded,
         )
         from extractkit.models.keras_models.old_configs import pruned_layers
         from extractkit.models.keras_models.same_layers import check_same_layers
-        from extractkit.models.keras_models.weights import load_plainly, load_weights
+        from extractkit.models.keras_models.weights import load_weights, load_with_keras
         from extractkit.models.live import live_model
 
     if saved is not None and saved.is_folder and averages.used and not weights.given:
@@ -113,9 +113,9 @@ def load(
         if averages.used:  # for which Keras has no function
             load_weights(own, found, key, averages, saved)
         else:
-            load_plainly(own, found, key)
+            load_with_keras(own, found, key)
 
-    def again(checkpoint: int | None) -> LoadedAgain:
+    def reload(checkpoint: int | None) -> ReloadedModel:
         if isinstance(architecture, Component):
             own, made_by = _built(architecture, seed), architecture.target
         else:
@@ -126,7 +126,7 @@ def load(
                 use_optimizer_averages(own, file, architecture, architecture.at, averages)
                 made_by = f"{made_by} and {READ_BY}"
         by = READ_BY if averages.used else None
-        return loaded_again(own, made_by, weights, checkpoint, load_again, by)
+        return reloaded(own, made_by, weights, checkpoint, load_again, by)
 
     # What a factory builds without weights of its own exists in memory alone.
     in_memory = isinstance(architecture, Component) and not weights.given
@@ -140,7 +140,7 @@ def load(
         inputs=settings,
         checkpoints=weights.axis,
         load=weights.load,
-        again=None if in_memory else again,
+        reload=None if in_memory else reload,
         state=policy,
         state_setting=f"{STATE}={{}}",
     )
@@ -152,7 +152,7 @@ def load(
 
 
 def _chosen(path: str | None, factory: object) -> SavedKeras | Component:
-    """The one that says what the architecture is: a file, or a factory that builds it."""
+    """Return the one that says what the architecture is: a file, or a factory that builds it."""
     if (path is None) == (factory is None):
         given = "neither a file nor a factory" if path is None else "both a file and a factory"
         raise ConfigError(f"model=keras is given {given}. Give one: model.path=FILE, or {_FACTORY}")
@@ -164,7 +164,7 @@ def _chosen(path: str | None, factory: object) -> SavedKeras | Component:
 
 
 def _built(factory: Component, seed: int) -> Any:
-    """The factory's model, its initial weights drawn from the seed."""
+    """Return the factory's model, its initial weights drawn from the seed."""
     import keras
 
     from extractkit.models.keras_models.dialects import dialect_of
@@ -176,7 +176,7 @@ def _built(factory: Component, seed: int) -> Any:
     except UserError:
         raise
     except Exception as error:  # whatever somebody's own code raises
-        raise ModelError(f"{at} failed: {told(error)}") from error
+        raise ModelError(f"{at} failed: {error_summary(error)}") from error
     if dialect_of(model) is None:
         raise ModelError(
             f"{at} returns a {type(model).__name__}, no Keras model or layer. Anything else is for "

@@ -13,7 +13,7 @@ from extractkit.models.keras_models.catalog import (
     with_free_rows,
 )
 from extractkit.models.keras_models.dialects import dialect_of
-from extractkit.models.keras_models.loading import Again
+from extractkit.models.keras_models.loading import Reload
 from extractkit.models.keras_models.model import (
     CARRY,
     KerasModel,
@@ -32,7 +32,7 @@ def live_model(
     inputs: Mapping[str, InputSetting] | None = None,
     checkpoints: WeightFiles | None = None,
     load: Callable[[], None] | None = None,
-    again: Again | None = None,
+    reload: Reload | None = None,
     state: str | None = None,
     state_setting: str | None = "extractkit.models.live.live_model(model, state='{}')",
 ) -> KerasModel:
@@ -44,7 +44,7 @@ def live_model(
         inputs: what `model.inputs` says of them.
         checkpoints: the weights that it is to be given one after the other.
         load: gives the model other weights than its own, once it has any.
-        again: as of `KerasModel`.
+        reload: as of `KerasModel`.
         state: where each call of stateful layers starts from: "reset", "carry"; None: as "reset",
             and a warning says so.
         state_setting: How `state` is given, for that warning. If None, it cannot be given.
@@ -76,7 +76,7 @@ def live_model(
         pack=packer(structure),
         origin=origin or {},
         checkpoints=checkpoints,
-        again=again,
+        reload=reload,
         stateful=tuple(layers),
     )
     if load is not None:

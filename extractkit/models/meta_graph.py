@@ -9,7 +9,7 @@ from extractkit.advice import override
 from extractkit.core.checkpoints import KEY as CHECKPOINTS
 from extractkit.errors import ConfigError, ModelError, choices
 from extractkit.models.axes import parse_inputs
-from extractkit.models.foreign import told
+from extractkit.models.foreign import error_summary
 from extractkit.models.given_weights import checkpoint_axis
 from extractkit.models.moving_averages import READ_BY, MovingAverages
 from extractkit.models.recognition import (
@@ -24,7 +24,7 @@ from extractkit.models.weight_files.tensorflow_checkpoint import is_old_checkpoi
 from extractkit.runs.files import prefix_of
 
 if TYPE_CHECKING:
-    from extractkit.models.sessions.model import SessionAgain, SessionModel
+    from extractkit.models.sessions.model import ReloadedSession, SessionModel
 
 _NAME = "meta_graph"
 _META = ".meta"
@@ -45,7 +45,7 @@ def load(
     moving_averages: object = None,
     dropout: bool | None = None,
 ) -> "SessionModel":
-    """A graph of TensorFlow 1 with the weights of a checkpoint.
+    """Return a graph of TensorFlow 1 with the weights of a checkpoint.
 
     Args:
         path: the .meta file, the prefix that it shares with the checkpoint, or their folder.
@@ -118,7 +118,7 @@ def load(
         restored(at, weights)
     _initialize(path, session, meta)
 
-    def again(checkpoint: int | None) -> "SessionAgain":
+    def reload(checkpoint: int | None) -> "ReloadedSession":
         own = parsed(path, Path(prefix + _META), tf.compat.v1.MetaGraphDef(), "MetaGraphDef")
         if dropout is False:  # TensorFlow's own functions have no setting for that
             without_dropout(own.graph_def, dropping)
@@ -147,13 +147,13 @@ def load(
         },
         checkpoints=axis,
         averages=averages.name,
-        again=again,
+        reload=reload,
         impure_advice=_SWITCH_OFF if dropping and dropout is not False else "",
     )
 
 
-def _plainly(meta: Any, checkpoint: str) -> "SessionAgain":
-    """The graph and its weights as TensorFlow's own functions load them.
+def _plainly(meta: Any, checkpoint: str) -> "ReloadedSession":
+    """Return the graph and its weights as TensorFlow's own functions load them.
 
     They refuse a graph whose stored shapes are not those that they infer, so these are left out.
 
@@ -168,7 +168,7 @@ def _plainly(meta: Any, checkpoint: str) -> "SessionAgain":
         make_importable,
         session_config,
     )
-    from extractkit.models.sessions.model import SessionAgain
+    from extractkit.models.sessions.model import ReloadedSession
 
     without = WITHOUT_SHAPES if drop_stored_shapes(meta.graph_def) else ""
     make_importable(meta.graph_def)
@@ -181,13 +181,13 @@ def _plainly(meta: Any, checkpoint: str) -> "SessionAgain":
             for key in _INITIALIZERS:
                 session.run(tf.compat.v1.get_collection(key))
     except Exception as error:  # whatever the two meet in a graph of another version
-        raise ModelError(f"tf.compat.v1.train.import_meta_graph: {told(error)}") from error
+        raise ModelError(f"tf.compat.v1.train.import_meta_graph: {error_summary(error)}") from error
     used = "tf.compat.v1.train.import_meta_graph and Saver.restore"
-    return SessionAgain(session, f"{used}{without}")
+    return ReloadedSession(session, f"{used}{without}")
 
 
 def _meta_prefix(path: str) -> str:
-    """What comes before `.meta` in the file's name; it may be no more than the folder."""
+    """Return what comes before `.meta` in the file's name; it may be no more than the folder."""
     refuse_unreachable(path)
     expanded = str(Path(path).expanduser())
     if Path(expanded).is_dir():
@@ -253,7 +253,7 @@ def _names(folder: Path, ending: str) -> list[str]:
 
 
 def _prefix_in(given: str, folder: Path, ending: str, key: str = "model.path") -> str:
-    """The prefix that a folder's `checkpoint` file names, or the only one there is."""
+    """Return the prefix that a folder's `checkpoint` file names, or the only one there is."""
     names = sorted(name.removesuffix(ending) for name in _names(folder, ending))
     latest = _latest(folder)
     if latest in names:
@@ -275,7 +275,7 @@ def _prefix_in(given: str, folder: Path, ending: str, key: str = "model.path") -
 
 
 def _latest(folder: Path) -> str | None:
-    """The name, without any folder, that `checkpoint` gives as the latest.
+    """Return the name, without any folder, that `checkpoint` gives as the latest.
 
     Its folder may be one of the machine that wrote it.
     """
@@ -301,5 +301,5 @@ def _initialize(path: str, session: Any, meta: Any) -> None:
         if isinstance(error, tf.errors.NotFoundError):
             hint = ". The graph reads that file when it starts: put it there"
         raise ModelError(
-            f"model.path={path!r}: its tables cannot be filled: {told(error)}{hint}"
+            f"model.path={path!r}: its tables cannot be filled: {error_summary(error)}{hint}"
         ) from error

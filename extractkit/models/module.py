@@ -8,7 +8,7 @@ from typing import Any
 from extractkit.core.component import Component
 from extractkit.errors import ConfigError, ModelError, UserError
 from extractkit.models.axes import parse_inputs
-from extractkit.models.foreign import told
+from extractkit.models.foreign import error_summary
 from extractkit.models.protocol import Model
 from extractkit.models.tensorflow_process import check_seed, quiet_start
 
@@ -23,7 +23,7 @@ def load(
     eager: bool = False,
     seed: int = 0,
 ) -> Model:
-    """What a factory builds, behind the `Model` protocol.
+    """Return what a factory builds, behind the `Model` protocol.
 
     Args:
         factory: `_target_` of the callable that builds it, and its arguments; with
@@ -131,7 +131,7 @@ def _built(factory: Component) -> Any:
         raise
     except Exception as error:  # whatever somebody else's code raises
         raise ModelError(
-            f"model.factory._target_={factory.target!r} failed: {told(error)}"
+            f"model.factory._target_={factory.target!r} failed: {error_summary(error)}"
         ) from error
 
 

@@ -47,7 +47,7 @@ class MovingAverages:
 
     @property
     def used(self) -> bool:
-        """Whether averages take the places of weights."""
+        """Return whether averages take the places of weights."""
         return self.setting is not None and self.setting is not False
 
     def chosen(
@@ -57,7 +57,7 @@ class MovingAverages:
         variables: Sequence[str],
         others: Iterable[str] = (),
     ) -> Mapping[str, str]:
-        """The averages to load, by the variable whose place they take; empty: none.
+        """Return the averages to load, by the variable whose place they take; empty: none.
 
         Args:
             at: key and value of the configuration that name the checkpoint.
@@ -108,7 +108,7 @@ class MovingAverages:
 def named_averages(
     keys: Iterable[str], variables: Collection[str], name: str = DEFAULT
 ) -> dict[str, str]:
-    """Keys `VARIABLE/NAME` by variable.
+    """Return keys `VARIABLE/NAME` by variable.
 
     Averages made inside a variable scope have its name before the variable's.
     """

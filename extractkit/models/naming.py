@@ -19,7 +19,7 @@ from extractkit.core.catalog import escape
 
 
 def snake_case(class_name: str) -> str:
-    """The name that Keras makes up for a class: `LSTMCell` → `lstm_cell`.
+    """Return the name that Keras makes up for a class: `LSTMCell` → `lstm_cell`.
 
     Source: `to_snake_case` of keras/src/utils/naming.py.
     """
@@ -29,7 +29,7 @@ def snake_case(class_name: str) -> str:
 
 
 def base_name(class_name: str, name: str) -> str:
-    """A layer's or variable's name without the counter, where it is one that Keras made up.
+    """Return a layer's or variable's name without the counter, where it is one that Keras made up.
 
     `Bidirectional` puts forward_ and backward_ before the name of the layer that it is given.
     """
@@ -45,7 +45,7 @@ class Siblings:
     _names: dict[Hashable, str] = field(default_factory=dict)
 
     def name(self, layer: Hashable, class_name: str, given: str) -> str:
-        """The component for a layer, unique among its siblings."""
+        """Return the component for a layer, unique among its siblings."""
         if layer not in self._names:
             base = escape(base_name(class_name, given))
             taken = set(self._names.values())
@@ -67,7 +67,7 @@ class Paths:
     def child(
         self, parent_layer: Hashable, parent_path: str, layer: Hashable, class_name: str, name: str
     ) -> str:
-        """Path of a layer inside its parent, without counting a call."""
+        """Return the path of a layer inside its parent, without counting a call."""
         siblings = self._siblings.setdefault(parent_layer, Siblings())
         component = siblings.name(layer, class_name, name)
         return f"{parent_path}/{component}" if parent_path else component
@@ -81,7 +81,7 @@ class Paths:
         class_name: str,
         name: str,
     ) -> str:
-        """Path of one call: `@2` and up where the parent's call makes it more than once."""
+        """Return path of one call: `@2` and up where the parent's call makes it more than once."""
         path = self.child(parent_layer, parent_path, layer, class_name, name)
         count = self._calls[parent_call, layer] = self._calls.get((parent_call, layer), 0) + 1
         return path if count == 1 else f"{path}@{count}"
@@ -95,7 +95,7 @@ class Ports:
         self._counts: dict[str, int] = {}
 
     def unique(self, port: str) -> str:
-        """The port itself the first time, then with `.1`, `.2` …"""
+        """Return the port itself the first time, then with `.1`, `.2` …"""
         candidate, count = port, self._counts.get(port, 0)
         while candidate in self._taken:
             count += 1
@@ -171,7 +171,7 @@ def _plain(value: Any, around: tuple[int, ...]) -> Any:
 
 
 def _named(fields: Iterable[tuple[Any, Any]], inside: tuple[int, ...]) -> Iterator[tuple[str, Any]]:
-    """Keys as texts; 1 and "1" stay two."""
+    """Yield keys as texts; 1 and "1" stay two."""
     unique = Ports()
     for key, value in fields:
         yield unique.unique(str(key)), _plain(value, inside)
@@ -215,7 +215,7 @@ def _attributes(value: Any, names: Iterable[str] | None) -> list[tuple[str, Any]
 
 
 def _items(value: Any) -> Iterable[Any] | None:
-    """The parts of a structure whose parts are counted; None: it is no structure."""
+    """Return the parts of a structure whose parts are counted; None: it is no structure."""
     if isinstance(value, list | tuple):
         return value
     if isinstance(value, tf.__internal__.CompositeTensor):
@@ -238,7 +238,7 @@ def _converts_itself(value: Any) -> bool:
 
 
 def _leaves(structure: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """Path and value of each leaf of a plain structure."""
+    """Yield the path and value of each leaf of a plain structure."""
     if isinstance(structure, dict | list):
         entries = structure.items() if isinstance(structure, dict) else enumerate(structure)
         for key, entry in entries:

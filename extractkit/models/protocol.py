@@ -93,7 +93,7 @@ class CarriesState(Protocol):
     """
 
     def samples_carried(self) -> int:
-        """How many samples each call of its carrying programs takes.
+        """Return how many samples each call of its carrying programs takes.
 
         Raises:
             ModelError: its layers do not agree on it.
@@ -256,7 +256,7 @@ class Model(Protocol):
         ...
 
     def encode(self, samples: Sequence[Sample]) -> Sequence[Encoded]:
-        """The samples as the model takes them.
+        """Return the samples as the model takes them.
 
         Raises:
             InputError: a sample that does not fit, named by its id.
@@ -264,22 +264,22 @@ class Model(Protocol):
         ...
 
     def program(self, fetches: Sequence[Fetch], compilation: Compilation) -> Program:
-        """One program that computes the fetches and what they need, nothing else."""
+        """Return one program that computes the fetches and what they need, nothing else."""
         ...
 
     def constants(self, fetches: Sequence[Fetch]) -> Sequence[Array]:
-        """Values of fetches that do not depend on the inputs.
+        """Return the values of fetches that do not depend on the inputs.
 
         They stay what they are when the model is given other weights.
         """
         ...
 
     def weights_digest(self) -> str:
-        """SHA-256 over every weight's name, dtype, shape and content."""
+        """Return the SHA-256 over every weight's name, dtype, shape and content."""
         ...
 
     def definition_digest(self) -> str | None:
-        """SHA-256 over what is computed, the weights' values apart.
+        """Return the SHA-256 over what is computed, the weights' values apart.
 
         That is the graph with its constants, the addresses in it, what is taken, and what prepares
         samples. It is the same in every process and for every rebuild of the same model.

@@ -9,7 +9,7 @@ from extractkit.advice import override
 from extractkit.errors import ModelError, choices
 from extractkit.models.axes import InputSetting, parse_inputs
 from extractkit.models.foreign import attribute
-from extractkit.models.imports import unregistered, why_not_loaded
+from extractkit.models.imports import load_failure, unregistered
 from extractkit.models.protocol import Model
 from extractkit.models.saved_model_files import SavedModelFile, open_saved_model
 from extractkit.models.tensorflow_process import quiet_start
@@ -35,7 +35,7 @@ def load(
     inputs: object = None,
     constants: Mapping[str, object] | None = None,
 ) -> Model:
-    """One signature or function of a SavedModel.
+    """Return one signature or function of a SavedModel.
 
     Args:
         path: the folder that holds saved_model.pb.
@@ -70,7 +70,7 @@ def _load_function(
     settings: Mapping[str, InputSetting] | None,
     constants: Mapping[str, object] | None,
 ) -> "GraphFunction":
-    from extractkit.models.functions.callables import FunctionAgain, graph_function
+    from extractkit.models.functions.callables import ReloadedFunction, graph_function
     from extractkit.models.functions.model import inputs_of, outputs_of
 
     loaded = _loaded(path, file)
@@ -78,9 +78,9 @@ def _load_function(
     chosen = _signature(path, tuple(functions), signature)
     function = functions[chosen]
 
-    def again() -> FunctionAgain:
+    def reload() -> ReloadedFunction:
         keep = _loaded(path, file)
-        return FunctionAgain(_functions(keep)[chosen], "tf.saved_model.load", keep)
+        return ReloadedFunction(_functions(keep)[chosen], "tf.saved_model.load", keep)
 
     return graph_function(
         _NAME,
@@ -92,7 +92,7 @@ def _load_function(
         origin=_origin(file, chosen),
         # Variables live as long as the object that they were loaded with.
         keep=loaded,
-        again=again,
+        reload=reload,
         composites=_composites(function, functions, signature=chosen in loaded.signatures),
     )
 
@@ -107,7 +107,7 @@ def _loaded(path: str, file: SavedModelFile) -> Any:
         alone = ""
         if unregistered(error) is not None and weights.with_suffix(".index").is_file():
             alone = f". Its weights alone: model=checkpoint {override('model.path', weights)}"
-        raise ModelError(f"model.path={path!r} {why_not_loaded(error)}{alone}") from error
+        raise ModelError(f"model.path={path!r} {load_failure(error)}{alone}") from error
 
 
 def _composites(

@@ -14,7 +14,7 @@ from extractkit.errors import ModelError, UserError, choices
 from extractkit.inputs.protocol import SPARSE
 from extractkit.models.axes import InputSetting
 from extractkit.models.composites import PARTS, Composite
-from extractkit.models.imports import why_not_loaded
+from extractkit.models.imports import load_failure
 from extractkit.models.recognition import (
     held,
     refuse_damaged,
@@ -30,7 +30,7 @@ from extractkit.models.sessions.importing import (
     make_importable,
     session_config,
 )
-from extractkit.models.sessions.model import SessionAgain, SessionModel, session_model
+from extractkit.models.sessions.model import ReloadedSession, SessionModel, session_model
 from extractkit.models.weight_files.tensorflow_checkpoint import missing_file, refuse_pattern
 
 _NAMES = ("saved_model.pb", "saved_model.pbtxt")
@@ -142,7 +142,7 @@ def _below(folder: Path) -> list[Path]:
 
 
 def parsed(path: str, folder: Path) -> Any:
-    """The SavedModel message of a folder. TensorFlow has to be imported already.
+    """Return the SavedModel message of a folder. TensorFlow has to be imported already.
 
     Raises:
         ModelError: it cannot be read as one.
@@ -186,7 +186,7 @@ def load_in_session(
     constants: Mapping[str, object] | None,
     origin: Mapping[str, object],
 ) -> SessionModel:
-    """One signature of a SavedModel of TensorFlow 1, tables filled and variables restored.
+    """Return one signature of a SavedModel of TensorFlow 1, tables filled and variables restored.
 
     Raises:
         ModelError: it cannot be loaded.
@@ -206,9 +206,9 @@ def load_in_session(
         raise
     except (KeyError, ValueError) as error:  # tensors of the signature that do not exist
         session.close()
-        raise ModelError(f"model.path={path!r} {why_not_loaded(error)}") from error
+        raise ModelError(f"model.path={path!r} {load_failure(error)}") from error
 
-    def again(checkpoint: int | None) -> SessionAgain:
+    def reload(checkpoint: int | None) -> ReloadedSession:
         plain = tf.compat.v1.Session(graph=tf.Graph(), config=session_config())
         stored: list[bool] = []
 
@@ -218,7 +218,7 @@ def load_in_session(
 
         _restored(path, file, plain, prepare)
         without = WITHOUT_SHAPES if any(stored) else ""
-        return SessionAgain(plain, f"tf.compat.v1.saved_model.load{without}")
+        return ReloadedSession(plain, f"tf.compat.v1.saved_model.load{without}")
 
     return session_model(
         "saved_model",
@@ -228,7 +228,7 @@ def load_in_session(
         settings=settings,
         constants=constants,
         origin=origin,
-        again=again,
+        reload=reload,
         composites=composites,
     )
 
@@ -252,7 +252,7 @@ def _restored(
             return tf.compat.v1.saved_model.load(session, list(file.tags), folder)
         except Exception as error:  # whatever the loader meets in a damaged file
             # TensorFlow names the copy, of which nobody knows.
-            why = why_not_loaded(error).replace(folder, str(file.folder))
+            why = load_failure(error).replace(folder, str(file.folder))
             raise ModelError(f"model.path={path!r} {why}") from error
 
 
@@ -280,7 +280,7 @@ def _changed(path: str, file: SavedModelFile, change: Callable[[Any], None]) -> 
 
 
 def _tensors(graph: tf.Graph, infos: Mapping[str, Any]) -> dict[str, tf.Tensor]:
-    """A signature's tensors by name, but for those of several parts."""
+    """Return a signature's tensors by name, but for those of several parts."""
     return {
         name: graph.get_tensor_by_name(info.name)
         for name, info in sorted(infos.items())
@@ -289,7 +289,7 @@ def _tensors(graph: tf.Graph, infos: Mapping[str, Any]) -> dict[str, tf.Tensor]:
 
 
 def _sparse(graph: tf.Graph, infos: Mapping[str, Any]) -> dict[str, Composite]:
-    """A signature's sparse tensors of two axes by name."""
+    """Return a signature's sparse tensors of two axes by name."""
     found = {}
     for name, info in sorted(infos.items()):
         sizes = [None if dim.size < 0 else dim.size for dim in info.tensor_shape.dim]

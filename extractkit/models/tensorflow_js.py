@@ -22,7 +22,7 @@ def load(
     outputs: list[str] | None = None,
     constants: Mapping[str, object] | None = None,
 ) -> Model:
-    """A model of TensorFlow.js.
+    """Return a model of TensorFlow.js.
 
     Args:
         path: the folder with a `model.json`, or that file.
@@ -76,12 +76,12 @@ def _graph_model(
     origin: Mapping[str, object],
 ) -> Model:
     with quiet_start():
-        from extractkit.models.sessions.importing import later_session, outputs_named
+        from extractkit.models.sessions.importing import outputs_named, session_template
         from extractkit.models.sessions.model import session_model
         from extractkit.models.tfjs import graph_def_of, tensors_of
 
     graph_def = graph_def_of(content["modelTopology"], weights, at)
-    session = later_session(path, graph_def)
+    session = session_template(path, graph_def)
     signature = content.get("signature") or _user_defined(content)
     signature = signature if isinstance(signature, dict) else {}
     named = tensors_of(session.graph, signature.get("inputs"), at)
@@ -102,7 +102,7 @@ def _graph_model(
 
 
 def _user_defined(content: Mapping[str, Any]) -> Any:
-    """Where older converters wrote the signature."""
+    """Return where older converters wrote the signature."""
     metadata = content.get("userDefinedMetadata")
     return metadata.get("signature") if isinstance(metadata, dict) else None
 

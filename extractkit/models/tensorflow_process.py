@@ -22,17 +22,17 @@ INTER_OP = "TF_NUM_INTEROP_THREADS"
 
 
 def intra_op_threads() -> int:
-    """Threads that one operation may use."""
+    """Return the threads that one operation may use."""
     return given(INTRA_OP) or _processors()
 
 
 def inter_op_threads() -> int:
-    """Operations that may run at once."""
+    """Return the operations that may run at once."""
     return given(INTER_OP) or _processors()
 
 
 def given(variable: str) -> int | None:
-    """The number that one of these variables gives.
+    """Return the number that one of these variables gives.
 
     None for nothing, 0, and what is no number: they leave TensorFlow every processor.
     """
@@ -55,7 +55,7 @@ SWITCHES = ("TF_ENABLE_ONEDNN_OPTS", "TF_DETERMINISTIC_OPS")
 _READ: dict[str, str] = {}
 
 
-def in_force() -> Mapping[str, str]:
+def effective_variables() -> Mapping[str, str]:
     """The variables as TensorFlow has read them, threads always counted; empty before it starts."""
     return MappingProxyType(_READ)
 
@@ -73,7 +73,7 @@ def remember() -> None:
         _READ.update({name: os.environ[name] for name in SWITCHES if name in os.environ})
 
 
-def remember_if_started() -> None:
+def record_if_started() -> None:
     """Call before the variables are set: somebody may have had TensorFlow compute already."""
     if _started():
         remember()
@@ -116,7 +116,7 @@ def _told(differing: Mapping[str, tuple[str | None, str | None]]) -> list[str]:
 
 
 def _started() -> bool:
-    """Whether TensorFlow's context has been made; that alone cannot be asked in public."""
+    """Return whether TensorFlow's context has been made; that alone cannot be asked in public."""
     module = sys.modules.get("tensorflow.python.eager.context")
     return module is not None and getattr(module.context(), "_initialized", True)
 
@@ -192,7 +192,7 @@ def configure(seed: int, deterministic: bool, device: str | None) -> Mapping[str
     keras.utils.set_random_seed(seed)
     if deterministic:
         tf.config.experimental.enable_op_determinism()
-    variables = in_force()
+    variables = effective_variables()
     return {
         "tensorflow": tf.__version__,
         "keras": keras.__version__,

@@ -29,7 +29,7 @@ _ENDINGS = (".tflite", ".lite", _BUNDLE)
 def load(
     path: str, signature: str | None = None, threads: int | None = None, xnnpack: bool = True
 ) -> "TFLiteModel":
-    """A TFLite model.
+    """Return a TFLite model.
 
     Args:
         path: the file. `FILE.task/INNER.tflite` is a model in an archive; an archive of one model
@@ -81,7 +81,7 @@ def _check_settings(threads: object, xnnpack: object) -> None:
 
 
 def _found(path: str) -> "TFLiteFile":
-    """The file, or the model in an archive, that a path names."""
+    """Return the file, or the model in an archive, that a path names."""
     from extractkit.models.litert.file import TFLiteFile, holds_models, is_archive, member_of
 
     file = Path(path).expanduser()

@@ -32,7 +32,7 @@ class WeightsContract:
 
     def test_two_loads_agree(self) -> None:
         one, two = self.model(), self.model()
-        assert _nameless(one) == _nameless(two)
+        assert _without_generated_names(one) == _without_generated_names(two)
         assert one.weights_digest() == two.weights_digest()
         assert one.definition_digest() == two.definition_digest()
         assert one.signature == two.signature
@@ -162,7 +162,7 @@ def assert_fits(record: TensorRecord, value: Array, sizes: Mapping[str, int]) ->
             assert math.prod(factors) == got, record.address
 
 
-def _nameless(model: Model) -> list[TensorRecord]:
+def _without_generated_names(model: Model) -> list[TensorRecord]:
     """The records without the layers' own names, which may count what was built before."""
     return [
         replace(record, name="", scopes=tuple(replace(scope, name="") for scope in record.scopes))

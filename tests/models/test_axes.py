@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extractkit.models.axes import Sizes, infer_dims, why_not_by_sample
+from extractkit.models.axes import Sizes, infer_dims, no_sample_axis_reason
 from extractkit.models.graphs.rebuilding import candidate_sizes
 
 FREE = ("token", "row")
@@ -92,4 +92,4 @@ WHOLE = "its value belongs to a whole batch"
 def test_why_a_tensor_has_no_value_per_sample(
     dims: tuple[str | None, ...], reason: str | None
 ) -> None:
-    assert why_not_by_sample(dims) == reason
+    assert no_sample_axis_reason(dims) == reason

@@ -130,13 +130,13 @@ def test_many_hdf5_files_are_listed_by_one_child(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[list[str]] = []
-    together = keras_hdf5.ask_about_all
+    together = keras_hdf5.run_for_many
 
     def counting(module: str, arguments: Any, size: int) -> bytes:
         asked.append(list(arguments))
         return together(module, arguments, size)
 
-    monkeypatch.setattr(keras_hdf5, "ask_about_all", counting)
+    monkeypatch.setattr(keras_hdf5, "run_for_many", counting)
     monkeypatch.setattr(keras_hdf5, "ask", lambda *_: pytest.fail("a file was asked about alone"))
     paths = [h5(tmp_path / f"{n}.h5") for n in range(6)]
     axis(paths).choose("fail")
@@ -148,7 +148,7 @@ def test_a_file_that_ends_the_child_costs_the_others_nothing(
 ) -> None:
     """The child dies at the second file: those behind it are asked about by another one."""
     asked: list[int] = []
-    together = keras_hdf5.ask_about_all
+    together = keras_hdf5.run_for_many
     paths = [h5(tmp_path / f"{n}.h5") for n in range(4)]
 
     def dying(module: str, arguments: list[str], size: int) -> bytes:
@@ -158,7 +158,7 @@ def test_a_file_that_ends_the_child_costs_the_others_nothing(
         whole = together(module, arguments[: arguments.index(paths[1])], size)
         return whole + b'{"datasets": {"lay'
 
-    monkeypatch.setattr(keras_hdf5, "ask_about_all", dying)
+    monkeypatch.setattr(keras_hdf5, "run_for_many", dying)
     axis(paths).choose("fail")  # asked about alone, the second is told to be as good as any
     assert asked == [4, 2]
 

@@ -12,7 +12,7 @@ import extractkit
 from extractkit.core.component import Component
 from extractkit.errors import JobError, SampleError
 from extractkit.models import frozen_graph, module, tflite
-from extractkit.models.failures import failed_on_batch
+from extractkit.models.failures import batch_failure
 from extractkit.models.foreign import out_of_memory
 from extractkit.models.functions.model import FunctionModel
 from extractkit.models.litert.interpreter import Interpreter
@@ -89,7 +89,7 @@ SHORT = tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")
 def exploding(program: Any, error: Exception) -> Any:
     def run(features: Any, lengths: Any) -> Any:
         if (features["at"] == 7).any():
-            raise failed_on_batch("m", error)
+            raise batch_failure("m", error)
         return program(features, lengths)
 
     return run
@@ -161,7 +161,7 @@ _ERRORS = tf.errors
     ],
 )  # fmt: skip
 def test_of_tensorflows_errors_those_of_values_are(error: Any, blamed: bool) -> None:
-    found = failed_on_batch("m", error(None, None, "what it says"))
+    found = batch_failure("m", error(None, None, "what it says"))
     assert isinstance(found, SampleError) == blamed
     assert str(found) == "model 'm' failed on a batch: what it says"
 
@@ -187,6 +187,6 @@ def test_shortage_of_memory_is_told_from_other_errors_behind_those_of_libraries(
         Exhausting(error)(np.ones((1, 2), "float32"))
     by_keras = caught.value
     with pytest.raises(JobError) as replaced:
-        raise failed_on_batch("m", error) from error
+        raise batch_failure("m", error) from error
     assert [out_of_memory(one) for one in (error, by_keras, replaced.value)] == [short] * 3
     assert out_of_memory(MemoryError())

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from extractkit.models.foreign import told
+from extractkit.models.foreign import error_summary
 
 WHY = "there is nothing to begin with"
 
@@ -22,5 +22,5 @@ def test_what_a_layer_was_called_with_is_not_the_reason(package: object) -> None
     with pytest.raises(ValueError, match=WHY) as traced:
         tf.function(layer)(tf.ones([1, 2]))
     assert "rguments received by" in str(eager.value)
-    assert told(eager.value) == f"ValueError: {WHY}"
-    assert told(traced.value).endswith(f"ValueError: {WHY}")
+    assert error_summary(eager.value) == f"ValueError: {WHY}"
+    assert error_summary(traced.value).endswith(f"ValueError: {WHY}")

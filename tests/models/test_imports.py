@@ -13,7 +13,7 @@ from extractkit.core.component import Component
 from extractkit.core.trust import Trust
 from extractkit.errors import ConfigError, ModelError
 from extractkit.models import imports
-from extractkit.models.imports import import_modules, why_unknown
+from extractkit.models.imports import import_modules, unknown_operation_advice
 
 _LAYERS = """
 import keras
@@ -105,19 +105,24 @@ def test_an_unknown_operation_s_library_is_named(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(imports, "_version", {"tensorflow": "2.21.0", "tensorflow-io": "0.37"}.get)
     for module in ("tensorflow_text", "tensorflow_addons", "tensorflow_io"):
         monkeypatch.delitem(sys.modules, module, raising=False)
-    assert why_unknown("WordpieceTokenizeWithOffsets") == (
+    assert unknown_operation_advice("WordpieceTokenizeWithOffsets") == (
         "which tensorflow-text has: python -m pip install 'tensorflow-text==2.21.*', then "
         "model.imports=[tensorflow_text]"
     )
-    assert why_unknown("Addons>CorrelationCost") == (
+    assert unknown_operation_advice("Addons>CorrelationCost") == (
         "which tensorflow-addons has, but not for TensorFlow 2.21: its last release, 0.23.0, is "
         "for TensorFlow 2.15 and older. Save the model again there without it"
     )
-    assert why_unknown("IO>DecodeAvro") == "which tensorflow-io has: model.imports=[tensorflow_io]"
+    assert (
+        unknown_operation_advice("IO>DecodeAvro")
+        == "which tensorflow-io has: model.imports=[tensorflow_io]"
+    )
     monkeypatch.setitem(sys.modules, "tensorflow_io", sys)
-    assert why_unknown("IO>DecodeAvro") == ("which the installed tensorflow-io 0.37 does not have")
-    assert "TF-TRT" in why_unknown("TRTEngineOp")
-    assert "model.imports=[MODULE]" in why_unknown("MyOwnOp")
+    assert unknown_operation_advice("IO>DecodeAvro") == (
+        "which the installed tensorflow-io 0.37 does not have"
+    )
+    assert "TF-TRT" in unknown_operation_advice("TRTEngineOp")
+    assert "model.imports=[MODULE]" in unknown_operation_advice("MyOwnOp")
 
 
 def test_a_saved_model_with_an_unknown_operation_still_has_weights(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from extractkit.models import keras_file
 from extractkit.models.functions.model import FunctionModel
 from extractkit.models.given_weights import WeightFiles
 from extractkit.models.keras_models import weights
-from extractkit.models.keras_models.loading import LoadedAgain, loaded_again
+from extractkit.models.keras_models.loading import ReloadedModel, reloaded
 from extractkit.models.keras_models.model import KerasModel
 from extractkit.models.litert.model import TFLiteModel
 from extractkit.models.protocol import SAME_OBJECT
@@ -190,7 +190,7 @@ def test_another_number_of_outputs_is_a_difference(files: Path, tmp_path: Path) 
     model = keras_file.load(path=str(files / "model.keras"))
     x = keras.Input((4,), name="x")
     other = keras.Model(x, [keras.layers.Dense(3)(x), keras.layers.Dense(3)(x)])
-    vars(model)["again"] = lambda checkpoint: LoadedAgain(other, "another loader")
+    vars(model)["reload"] = lambda checkpoint: ReloadedModel(other, "another loader")
     message = failed(tmp_path / "run", ["selectors=outputs"], model=model, inputs=X)
     assert message.startswith(
         "runtime.self_check: ':output' is not the model's own output: the model's own call returns "
@@ -217,7 +217,7 @@ def test_weights_that_keras_does_not_read_are_recorded_as_matched_by_name() -> N
     given: Any = SimpleNamespace(
         file=lambda checkpoint: object(), loaded_by=lambda checkpoint: weights.BY_NAME
     )
-    again = loaded_again(architecture(), "a factory", given, None)
+    again = reloaded(architecture(), "a factory", given, None)
     assert again.loaded_by == "a factory and extractkit's own matching by name"
 
 

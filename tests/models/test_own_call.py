@@ -14,7 +14,7 @@ from extractkit.core.component import Component
 from extractkit.engine.batches import Batch
 from extractkit.errors import JobError
 from extractkit.models import checkpoint, module, saved_model
-from extractkit.models.keras_models.loading import LoadedAgain
+from extractkit.models.keras_models.loading import ReloadedModel
 from extractkit.models.live import live_model
 from extractkit.models.protocol import HasOwnCall, Model
 from extractkit.testing.models import drawn, own_call
@@ -124,8 +124,8 @@ def test_what_the_call_of_a_model_loaded_again_assigns_is_put_back() -> None:
     def counted() -> Any:
         return keras.Sequential([keras.Input((4,), name="x"), CountsAfter(name="counts")])
 
-    again = LoadedAgain(counted(), "a test")
-    model = live_model(counted(), again=lambda _: again)
+    again = ReloadedModel(counted(), "a test")
+    model = live_model(counted(), reload=lambda _: again)
     for _ in range(2):
         np.testing.assert_array_equal(direct(model, x=X)[":output"], X)
 

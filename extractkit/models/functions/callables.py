@@ -15,8 +15,8 @@ from extractkit.core.values import Array
 from extractkit.errors import ConfigError, ModelError, choices
 from extractkit.models.axes import INPUTS, InputSetting, advised_settings
 from extractkit.models.composites import PARTS, Argument, Composite, given_names, with_composites
-from extractkit.models.foreign import attribute, told
-from extractkit.models.functions.inlining import InlinedGraph, inlined, is_seam
+from extractkit.models.foreign import attribute, error_summary
+from extractkit.models.functions.inlining import InlinedGraph, inlined, is_inlining_artifact
 from extractkit.models.functions.model import FunctionModel, call, composites_of, inputs_of
 from extractkit.models.graphs.catalog import facts_of, find_operations, signature_address
 from extractkit.models.graphs.records import Found
@@ -46,7 +46,7 @@ def is_value(built: object) -> bool:
 
 
 def method_of(built: object, signature: str | None) -> Callable[..., Any]:
-    """What to call of an object: the method named by `model.signature`, or itself.
+    """Return what to call of an object: the method named by `model.signature`, or itself.
 
     Raises:
         ModelError: it cannot be called, or has no such method.
@@ -79,7 +79,7 @@ def method_of(built: object, signature: str | None) -> Callable[..., Any]:
 def specs_of(
     function: Callable[..., Any], settings: Mapping[str, InputSetting] | None
 ) -> dict[str, tf.TensorSpec]:
-    """What the function is to be called with, by the names of its arguments.
+    """Return what the function is to be called with, by the names of its arguments.
 
     What it declares itself is taken as it is; settings are held against that later, as against
     what any graph declares (`graphs.signature`).
@@ -189,12 +189,13 @@ def traced(function: Callable[..., Any], settings: Mapping[str, InputSetting] | 
             ) from error
         raise ModelError(
             f"the function that model.factory gives cannot be traced {given}: "
-            f"{told(error).rstrip('.')}. If it needs values while it runs: model.eager=true"
+            f"{error_summary(error).rstrip('.')}. If it needs values while it runs: "
+            "model.eager=true"
         ) from error
 
 
 def constant_function(value: object) -> Callable[[], Any]:
-    """A function of nothing that returns the value's tensors."""
+    """Return a function of nothing that returns the value's tensors."""
 
     def values() -> Any:
         return tf.nest.map_structure(tf.convert_to_tensor, plain(value))
@@ -203,7 +204,7 @@ def constant_function(value: object) -> Callable[[], Any]:
 
 
 def _taken_apart(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function with its results as TensorFlow takes them from a traced function."""
+    """Return the function with its results as TensorFlow takes them from a traced function."""
 
     # Its attributes stay its own: it may be an object with a `__call__`.
     @functools.wraps(function, updated=())
@@ -224,7 +225,7 @@ def _own(
 
 
 def _arguments(function: Callable[..., Any]) -> tuple[list[str], list[str], bool]:
-    """Names that have to be given, names that may be given, whether any may."""
+    """Return the names that have to be given, names that may be given, whether any may."""
     parameters = _parameters(function)
     named = [p for p in parameters if _is_named(p) and p.name != "self"]
     return (
@@ -274,7 +275,7 @@ _WRAPPER = "StatefulPartitionedCall/"
 
 
 @dataclass(frozen=True, eq=False)
-class FunctionAgain:
+class ReloadedFunction:
     """A function that has been loaded a second time, for `OwnCall`.
 
     Attributes:
@@ -300,7 +301,7 @@ class GraphFunction(FunctionModel):
         parts: the function's own names of what composite inputs are made of, by those in the graph.
         deeper: why composite arguments are given nothing, by the placeholders of their parts.
         keep: what has to live as long as its variables are read.
-        again: Loads the same function a second time; None: it exists in memory alone.
+        reload: Loads the same function a second time; None: it exists in memory alone.
     """
 
     source: InlinedGraph
@@ -310,7 +311,7 @@ class GraphFunction(FunctionModel):
     parts: Mapping[str, str] = field(default_factory=dict)
     deeper: Mapping[str, str] = field(default_factory=dict)
     keep: Any = field(default=None, kw_only=True)
-    again: Callable[[], FunctionAgain] | None = field(default=None, kw_only=True)
+    reload: Callable[[], ReloadedFunction] | None = field(default=None, kw_only=True)
 
     @property
     def graph(self) -> InlinedGraph:
@@ -330,7 +331,7 @@ class GraphFunction(FunctionModel):
             facts=facts_of(source.graph, source.inputs.values(), reasons_not_fed=self.deeper),
             inner=self.inner,
         )
-        return [one for one in found if not (one.in_graph and is_seam(one.value.op))]
+        return [one for one in found if not (one.in_graph and is_inlining_artifact(one.value.op))]
 
     @property
     def variables(self) -> Iterable[Any]:
@@ -338,17 +339,17 @@ class GraphFunction(FunctionModel):
         return self.source.variables.values()
 
     def called(self, arguments: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """What the concrete function returns, by address."""
+        """Return what the concrete function returns, by address."""
         return self._called(self.function, arguments)
 
     def own_call(self, checkpoint: int | None = None) -> OwnCall:
-        """The call of a function that has been loaded again, or of the function itself."""
-        if self.again is None:
+        """Return the call of a function that has been loaded again, or of the function itself."""
+        if self.reload is None:
             return super().own_call(checkpoint)
-        again = self.again()
+        reloaded = self.reload()
         return OwnCall(
-            again.loaded_by,
-            self.outputs_by(lambda arguments: self._called(again.function, arguments)),
+            reloaded.loaded_by,
+            self.outputs_by(lambda arguments: self._called(reloaded.function, arguments)),
         )
 
     def _called(self, function: Any, arguments: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -370,7 +371,7 @@ def graph_function(
     constants: Mapping[str, object] | None = None,
     origin: Mapping[str, object] | None = None,
     keep: object = None,
-    again: Callable[[], FunctionAgain] | None = None,
+    reload: Callable[[], ReloadedFunction] | None = None,
     composites: Mapping[str, Argument] | None = None,
 ) -> GraphFunction:
     """Inline a concrete function and put it behind the `Model` protocol.
@@ -383,7 +384,7 @@ def graph_function(
         constants: values of inputs that are the same for every sample, by name.
         origin: what the manifest records of where it comes from.
         keep: what has to live as long as the function's variables are read.
-        again: as of `GraphFunction`.
+        reload: as of `GraphFunction`.
         composites: ragged and sparse inputs, as `concrete.composites_of` gives them; None: the
             function tells.
 
@@ -398,7 +399,7 @@ def graph_function(
     for key, one in known.items():
         if one.shape is None:
             if set(one.parts).isdisjoint(settings or ()):
-                deeper |= dict.fromkeys(one.parts, one.why_not_read(key, inputs))
+                deeper |= dict.fromkeys(one.parts, one.unreadable_reason(key, inputs))
             continue
         tensors = dict(zip(PARTS[one.kind], map(inputs.__getitem__, one.parts), strict=True))
         made_of[key] = Composite(one.kind, tensors, one.shape)
@@ -414,7 +415,7 @@ def graph_function(
     except tf.errors.OpError as error:  # such as what its optimizer meets in a damaged graph
         raise ModelError(
             f"TensorFlow cannot put the functions that model {name!r} calls into its graph: "
-            f"{told(error)}"
+            f"{error_summary(error)}"
         ) from error
     inner = inner_tensors(graph.graph, settings or (), graph.inputs, _WRAPPER)
     feedable = {**graph.inputs, **inner}
@@ -434,5 +435,5 @@ def graph_function(
         {feedable[name].op.name: reason for name, reason in deeper.items() if name in feedable},
         origin={**(origin or {}), **({"constants": dict(constants)} if constants else {})},
         keep=keep,
-        again=again,
+        reload=reload,
     ).settled()

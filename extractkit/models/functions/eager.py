@@ -24,8 +24,8 @@ from extractkit.errors import ConfigError, JobError, ModelError, SampleError
 from extractkit.inputs.protocol import InputSpec, Sample, Signature
 from extractkit.models.axes import INPUTS, InputSetting, Sizes, advised_settings
 from extractkit.models.encoding import encode_arrays
-from extractkit.models.failures import failed_on_batch, failed_own_call
-from extractkit.models.foreign import told
+from extractkit.models.failures import batch_failure, own_call_failure
+from extractkit.models.foreign import error_summary
 from extractkit.models.functions.callables import (
     bound,
     constant_function,
@@ -66,7 +66,7 @@ def weights_of(built: object) -> dict[str, Any]:
 
 
 def weight_record(address: str, variable: Any) -> TensorRecord:
-    """A weight's record."""
+    """Return a weight's record."""
     return TensorRecord(
         address=address,
         kind=Kind.WEIGHT,
@@ -79,12 +79,12 @@ def weight_record(address: str, variable: Any) -> TensorRecord:
 
 
 def input_address(name: str) -> str:
-    """Address of an argument that gets samples."""
+    """Return the address of an argument that gets samples."""
     return join("", f"input.{escape(name)}")
 
 
 def input_record(spec: InputSpec) -> TensorRecord:
-    """The record of an argument that gets samples."""
+    """Return the record of an argument that gets samples."""
     address = input_address(spec.name)
     return TensorRecord(
         address=address,
@@ -99,7 +99,7 @@ def input_record(spec: InputSpec) -> TensorRecord:
 _STEPPED = 8
 """How many of the stepped sizes are tried: they grow, and a function is run at them."""
 
-_TOLD = 3
+_MOST_LISTED = 3
 """How many of the sizes that were tried a message lists."""
 
 _ANOTHER_PATH = "Python takes another path where sizes differ: it is not always made"
@@ -145,11 +145,11 @@ class EagerModel:
         return configure(seed, deterministic, device)
 
     def encode(self, samples: Sequence[Sample]) -> list[Encoded]:
-        """The samples as the function takes them, without padding."""
+        """Return the samples as the function takes them, without padding."""
         return [encode_arrays(self.signature, sample) for sample in samples]
 
     def program(self, fetches: Sequence[Fetch], compilation: Compilation) -> Program:
-        """The function itself, watched for what is wanted; all of it runs.
+        """Return the function itself, watched for what is wanted; all of it runs.
 
         Raises:
             ConfigError: `runtime.compile` asks for a compilation.
@@ -178,14 +178,14 @@ class EagerModel:
         return run
 
     def constants(self, fetches: Sequence[Fetch]) -> list[Array]:
-        """Values of weights, and of a function of nothing."""
+        """Return the values of weights, and of a function of nothing."""
         computed = {f.address for f in fetches} - set(self.variables)
         found = self._values(self._called({}, None)) if computed else {}
         found |= {a: tf.convert_to_tensor(variable) for a, variable in self.variables.items()}
         return [to_numpy(transformed(self._wanted(found, f), f, None, {})) for f in fetches]
 
     def own_call(self, checkpoint: int | None = None) -> OwnCall:
-        """The function itself, which nobody watches."""
+        """Return the function itself, which nobody watches."""
         return OwnCall(SAME_OBJECT, self._outputs)
 
     def _outputs(
@@ -199,11 +199,11 @@ class EagerModel:
             with restored(self.variables.values()):
                 found = self._returned(self.function(**self._arguments(batch)))
         except Exception as error:  # whatever somebody else's code raises
-            raise failed_own_call(self.name, error) from error
+            raise own_call_failure(self.name, error) from error
         return {a: to_numpy(self._wanted(found, Fetch(a))) for a in addresses}
 
     def weights_digest(self) -> str:
-        """SHA-256 over every weight's address, dtype, shape and content."""
+        """Return the SHA-256 over every weight's address, dtype, shape and content."""
         sha = hashlib.sha256()
         for address, variable in self.variables.items():
             array = to_numpy(tf.convert_to_tensor(variable))
@@ -215,7 +215,7 @@ class EagerModel:
         return None
 
     def describe(self) -> Mapping[str, object]:
-        """Where it comes from."""
+        """Return where it comes from."""
         return {"name": self.name, **self.origin}
 
     def _check_path(self, call: EagerCall) -> None:
@@ -236,7 +236,7 @@ class EagerModel:
             with restored(self.variables.values()):
                 return watched(self.function, self._arguments(batch), keep, self.variables.values())
         except Exception as error:  # whatever somebody else's code raises
-            raise failed_on_batch(self.name, error) from error
+            raise batch_failure(self.name, error) from error
 
     def _arguments(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return {
@@ -245,12 +245,12 @@ class EagerModel:
         }
 
     def _values(self, call: EagerCall) -> dict[str, tf.Tensor]:
-        """What a call made, by address."""
+        """Return what a call made, by address."""
         operations = {join("", port): tensor for port, tensor in call.operations.items()}
         return {**operations, **self._returned(call.result)}
 
     def _returned(self, result: Any) -> dict[str, tf.Tensor]:
-        """What a call returned, by address."""
+        """Return what a call returned, by address."""
         named = components(ports("output", tf.nest.map_structure(_as_tensor, plain(result))))
         return {join("", port): tensor for port, tensor in named.items()}
 
@@ -360,13 +360,13 @@ class EagerModel:
                 return sizes, [self._called(self._made_up(at), None) for at in sizes.trials]
             except JobError as failed:  # too small or too large for the function
                 errors.append(failed)
-                tried[_told_sizes(sizes.base)] = None
+                tried[_describe_sizes(sizes.base)] = None
         first = errors[0]
-        said = told(first.__cause__ or first).rstrip(":. ")
+        said = error_summary(first.__cause__ or first).rstrip(":. ")
         text = f"what model.factory={self.origin.get('factory')} gives cannot be called"
         if not self.signature.specs:
             raise ModelError(f"{text} without arguments: {said}") from first
-        more = [f"and {len(tried) - _TOLD} more"] if len(tried) > _TOLD else []
+        more = [f"and {len(tried) - _MOST_LISTED} more"] if len(tried) > _MOST_LISTED else []
         fixed = {
             spec.name: InputSetting((SAMPLE, *(size or 4 for size in spec.shape)), spec.dtype)
             for spec in self.signature.specs
@@ -378,7 +378,7 @@ class EagerModel:
         )
         raise ModelError(
             f"{text} with made-up values: {said}. Sizes tried: "
-            f"{'; '.join([*list(tried)[:_TOLD], *more])}. Say what it takes{how}"
+            f"{'; '.join([*list(tried)[:_MOST_LISTED], *more])}. Say what it takes{how}"
         ) from first
 
     def _made_up(self, at: Mapping[str, int], seed: int = 0) -> dict[str, tf.Tensor]:
@@ -402,7 +402,7 @@ def eager_model(
     constants: Mapping[str, object] | None,
     origin: Mapping[str, object],
 ) -> EagerModel:
-    """What a factory built, to be run eagerly.
+    """Return what a factory built, to be run eagerly.
 
     Raises:
         ConfigError: settings or constants for arguments that it does not have, or that do not fit.
@@ -435,10 +435,11 @@ def _as_tensor(value: Any) -> Any:
     except (ValueError, TypeError) as error:
         raise ModelError(
             f"the function that model.factory gives returns a {type(value).__name__} among its "
-            f"results, which TensorFlow cannot make a tensor of: {told(error)}. Return tensors, "
+            f"results, which TensorFlow cannot make a tensor of: {error_summary(error)}. Return "
+            "tensors, "
             f"arrays and numbers alone"
         ) from error
 
 
-def _told_sizes(sizes: Mapping[str, int]) -> str:
+def _describe_sizes(sizes: Mapping[str, int]) -> str:
     return ", ".join(f"{axis}={size}" for axis, size in sizes.items()) or "those declared"

@@ -208,7 +208,7 @@ def inlined(
 
 
 def _free_name(taken: set[str]) -> str:
-    """A prefix that no operation's name begins with."""
+    """Return a prefix that no operation's name begins with."""
     prefix = _CAPTURED
     while any(name.startswith(prefix) for name in taken):
         prefix = f"{prefix}_"
@@ -241,13 +241,13 @@ def _rename_functions(graph_def: Any) -> None:
 
 
 def _is_argument(node: Any) -> bool:
-    """Whether a node hands an argument on."""
+    """Return whether a node hands an argument on."""
     seam = node.op == "Identity" and node.name.startswith(_SEAMS)
     return bool(seam or node.op == "Placeholder")
 
 
-def is_seam(operation: tf.Operation) -> bool:
-    """Whether an operation is there only because a call was inlined."""
+def is_inlining_artifact(operation: tf.Operation) -> bool:
+    """Return whether an operation is there only because a call was inlined."""
     return bool(operation.name.startswith(_SEAMS))
 
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 from extractkit.core.values import Array, as_array
 from extractkit.inputs.protocol import InputSpec
 from extractkit.models.composites import Argument, given, given_names, part_specs, sample_count
-from extractkit.models.failures import failed_on_batch, failed_own_call
+from extractkit.models.failures import batch_failure, own_call_failure
 from extractkit.models.functions.eager_calls import restored
 from extractkit.models.functions.inlining import captured_contents
 from extractkit.models.given_weights import CompiledOnce
@@ -69,7 +69,7 @@ def composites_of(function: Any) -> dict[str, Argument]:
 
 
 def outputs_of(function: Any) -> dict[str, tf.Tensor]:
-    """The function's results by name: their key in a dictionary, else `output`, `output.1`.
+    """Return the function's results by name: their key in a dictionary, else `output`, `output.1`.
 
     Ragged and sparse ones by the tensors that they are made of; see `structure.components`.
     """
@@ -81,7 +81,7 @@ def outputs_of(function: Any) -> dict[str, tf.Tensor]:
 
 
 def call(function: Any, given: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """Its results, named as by `outputs_of`, for arguments named as by `inputs_of`."""
+    """Return its results, named as by `outputs_of`, for arguments named as by `inputs_of`."""
     signature = function.structured_input_signature
     tensors = iter([given[name] for name in inputs_of(function)])
     flat = [
@@ -110,7 +110,7 @@ class FunctionModel(GraphModel):
         raise NotImplementedError
 
     def called(self, arguments: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
-        """The model's own outputs by address, from a graph; empty where it lacks an input.
+        """Return the model's own outputs by address, from a graph; empty where it lacks an input.
 
         Args:
             arguments: the inputs of the signature by name, as the model itself takes them.
@@ -124,7 +124,7 @@ class FunctionModel(GraphModel):
         return captured_contents(self.graph.graph, weights)
 
     def own_call(self, checkpoint: int | None = None) -> OwnCall:
-        """The model's own call in a graph; variables stay as they are."""
+        """Return the model's own call in a graph; variables stay as they are."""
         return OwnCall(SAME_OBJECT, self.outputs_by(self.called, self.variables))
 
     def outputs_by(
@@ -132,7 +132,7 @@ class FunctionModel(GraphModel):
         called: Callable[[Mapping[str, tf.Tensor]], Mapping[str, tf.Tensor]],
         variables: Iterable[Any] = (),
     ) -> Callable[[Mapping[str, Array], Mapping[str, Array]], dict[str, Array]]:
-        """What gives the outputs of a batch by a call of the model; see `OwnCall.outputs`.
+        """Return what gives the outputs of a batch by a call of the model; see `OwnCall.outputs`.
 
         Args:
             called: as the method of this name.
@@ -152,7 +152,7 @@ class FunctionModel(GraphModel):
             except OtherOutputsError:
                 raise
             except Exception as error:  # whatever a layer of somebody's own raises
-                raise failed_own_call(self.name, error) from error
+                raise own_call_failure(self.name, error) from error
             return {
                 address: self._with_samples(address, to_numpy(found[address]))
                 for address in addresses
@@ -215,7 +215,7 @@ class FunctionModel(GraphModel):
                     [tensors[name] for name in inputs], [sizes[axis] for axis in axes]
                 )
             except tf.errors.OpError as error:
-                raise failed_on_batch(self.name, error) from error
+                raise batch_failure(self.name, error) from error
             return [to_numpy(tensor) for tensor in returned]
 
         return run
@@ -249,10 +249,10 @@ class FunctionModel(GraphModel):
                     },
                 )
         except tf.errors.OpError as error:
-            raise failed_on_batch(self.name, error) from error
+            raise batch_failure(self.name, error) from error
 
     def constants(self, fetches: Sequence[Fetch]) -> list[Array]:
-        """Values of weights, and of what is computed from weights and constants alone."""
+        """Return values of weights, and of what is computed from weights and constants alone."""
         values = self._values
         traced = [f.address for f in fetches if isinstance(values[f.address], tf.Tensor)]
 
@@ -275,7 +275,7 @@ class FunctionModel(GraphModel):
         return CompiledOnce()
 
     def read(self, variable: Any) -> Array:
-        """A variable's content."""
+        """Return a variable's content."""
         return to_numpy(tf.convert_to_tensor(variable))
 
 
@@ -291,7 +291,7 @@ def as_the_model_takes_it(spec: InputSpec, feature: tf.Tensor) -> tf.Tensor:
 
 
 def to_numpy(tensor: tf.Tensor) -> Array:
-    """A tensor's values, without a copy where there need be none."""
+    """Return a tensor's values, without a copy where there need be none."""
     tensor = raw(tensor)
     if tensor.dtype in (tf.string, tf.bfloat16):
         return as_array(tensor.numpy())  # of a single string: Python's bytes

@@ -43,7 +43,7 @@ def facts_of(
     empty: Container[str] = frozenset(),
     reasons_not_fed: Mapping[str, str] | None = None,
 ) -> GraphFacts:
-    """What cannot be extracted from a graph, and what randomness cannot reach.
+    """Return what cannot be extracted from a graph, and what randomness cannot reach.
 
     Args:
         graph: constants stand in it as such.
@@ -79,7 +79,7 @@ def find_operations(
     facts: GraphFacts | None = None,
     inner: Container[str] = (),
 ) -> list[Found]:
-    """Everything that a graph offers: inputs, operations, outputs, weights.
+    """Return everything that a graph offers: inputs, operations, outputs, weights.
 
     Args:
         graph: a function's, whose captures count as fed, or a plain one.
@@ -167,7 +167,7 @@ _ASIDE = re.compile(r"Summary|^Print|^(Shape|ShapeN|Size|Rank)$|^Switch$|^RefSwi
 
 
 def _reached(tensors: Iterable[AnyTensor]) -> set[str]:
-    """Names of the operations that depend on the tensors."""
+    """Return the names of the operations that depend on the tensors."""
     reached: set[str] = set()
     waiting = [consumer for tensor in tensors for consumer in tensor.consumers()]
     while waiting:
@@ -217,7 +217,7 @@ def _found(
 def _named(
     role: str, kind: Kind, tensors: Mapping[str, AnyTensor], reasons: Mapping[str, str]
 ) -> list[Found]:
-    """Inputs or outputs by their names in the signature."""
+    """Return inputs or outputs by their names in the signature."""
     found = []
     for name, tensor in tensors.items():
         address = signature_address(role, name)
@@ -248,7 +248,7 @@ def _with_port(name: str) -> str:
 
 
 def _below(graph: AnyGraph, paths: Mapping[str, str], ports: Ports) -> Iterator[Found]:
-    """Operations of functions that the graph's operations run."""
+    """Yield the operations of functions that the graph's operations run."""
     within: dict[AnyGraph, str] = {}
     for nested in nested_graphs(graph, {}):
         caller = nested.caller

@@ -47,7 +47,7 @@ class NestedGraph:
 
 
 def nested_graphs(graph: AnyGraph, made: Mapping[str, tf.Graph]) -> list[NestedGraph]:
-    """Every graph below `graph`, each once, in the order in which operations call them.
+    """Return every graph below `graph`, each once, in the order in which operations call them.
 
     Args:
         made: graphs made during the trace, by name; loops and branches keep it in the library.
@@ -97,7 +97,7 @@ class Range:
 
     @property
     def known(self) -> bool:
-        """Whether every element has one and the same known value."""
+        """Return whether every element has one and the same known value."""
         return self.low == self.high and not self.below
 
 
@@ -106,7 +106,7 @@ _PASS = ("Identity", "Enter", "Switch", "StopGradient", "PlaceholderWithDefault"
 
 
 def known_ranges(graph: AnyGraph, fed: frozenset[str]) -> dict[str, Range]:
-    """Ranges of tensors by name (`op:0`), where they can be told.
+    """Return the ranges of tensors by name (`op:0`), where they can be told.
 
     Args:
         fed: names of the tensors that are fed: whatever they would be, nothing is known of them.
@@ -286,7 +286,7 @@ class _Walk:
         self.sides[operation.name] = around.union(*(sides for _, sides in control))
 
     def reason(self, tensor: AnyTensor) -> str | None:
-        """Why a tensor has no value of its own once everything has run; None: it has."""
+        """Return why a tensor has no value of its own once everything has run; None: it has."""
         frame, sides = self._before(tensor) or ((), frozenset())
         if dead := [side.reason for side in sides if side.dead]:
             return min(dead)
@@ -295,11 +295,11 @@ class _Walk:
         return _BRANCH if sides else None
 
     def is_dead(self, operation: Any) -> bool:
-        """Whether an operation never runs."""
+        """Return whether an operation never runs."""
         return any(side.dead for side in self.sides[operation.name])
 
     def _merged(self, sets: list[frozenset[_Side]]) -> frozenset[_Side]:
-        """What a Merge passes on runs if either side does."""
+        """Return what a Merge passes on runs if either side does."""
         alive = [sides for sides in sets if not any(side.dead for side in sides)]
         return frozenset.intersection(*(alive or sets))
 

@@ -43,7 +43,7 @@ _XLA = "_XlaMustCompile"
 
 
 def graph_digest(graph_def: Any, contents: Mapping[str, str]) -> str | None:
-    """SHA-256 over every node, in order.
+    """Return the SHA-256 over every node, in order.
 
     Args:
         graph_def: the graph, and the functions in its library that it runs.
@@ -154,7 +154,7 @@ class _Digests:
 
 
 def _edge(text: str, places: Mapping[str, int]) -> str:
-    """An input by place: `name`, `name:1`, `^name`, or in a function `name:output:0`."""
+    """Return an input by place: `name`, `name:1`, `^name`, or in a function `name:output:0`."""
     control = "^" if text.startswith("^") else ""
     name, _, output = text.lstrip("^").partition(":")
     return f"{control}{places[name]}:{output or '0'}"
@@ -166,7 +166,7 @@ def _compilation(attributes: Mapping[str, Any]) -> list[str]:
 
 
 def _device(name: str) -> str:
-    """Kind and number alone: the rest of the name says which process it is in."""
+    """Return the kind and number alone: the rest of the name says which process it is in."""
     try:
         device = tf.DeviceSpec.from_string(name)
     except ValueError:  # TensorFlow will refuse it, if it ever asks
@@ -243,7 +243,7 @@ class GraphModel:
         raise NotImplementedError
 
     def read(self, variable: Any) -> Array:
-        """A variable's content."""
+        """Return a variable's content."""
         raise NotImplementedError
 
     @cached_property
@@ -256,7 +256,7 @@ class GraphModel:
         return configure(seed, deterministic, device)
 
     def encode(self, samples: Sequence[Sample]) -> Sequence[Encoded]:
-        """The samples as the model takes them, without padding."""
+        """Return the samples as the model takes them, without padding."""
         if self.encoder is not None and all(isinstance(sample.data, str) for sample in samples):
             return self.encoder(samples)
         return [encode_arrays(self.signature, sample) for sample in samples]
@@ -298,7 +298,7 @@ class GraphModel:
         return digests.of_plain_data(told)
 
     def describe(self) -> Mapping[str, object]:
-        """Number of parameters, what prepares samples, and where the model comes from."""
+        """Return number of parameters, what prepares samples, and where the model comes from."""
         weights = [record for record in self.catalog.records if record.kind is Kind.WEIGHT]
         parameters = sum(prod(size or 0 for size in record.shape or ()) for record in weights)
         return {
@@ -310,7 +310,7 @@ class GraphModel:
         }
 
     def _quantized(self) -> Mapping[str, object]:
-        """What raw integers of quantised types stand for, by address."""
+        """Return what raw integers of quantised types stand for, by address."""
         scales = scales_of(self.graph.graph)
         found = {
             one.record.address: scales[one.value.name]
@@ -342,7 +342,7 @@ class GraphModel:
         return takes(self.graph, names, self.signature, sizes)
 
     def _weights(self) -> Iterator[tuple[TensorRecord, Any]]:
-        """Every weight that has a value, optimizer slots too, with its variable or tensor."""
+        """Yield every weight that has a value, optimizer slots too, with its variable or tensor."""
         for record in self.catalog.records:
             if record.kind in VARIABLES and record.extractable:
                 yield record, self._values[record.address]
@@ -352,7 +352,7 @@ class GraphModel:
         return f"weight {record.address} {record.dtype} {record.shape}"
 
     def _with_samples(self, address: str, value: Array) -> Array:
-        """An output as a program returns it: with a sample axis where the call has none."""
+        """Return an output as a program returns it: with a sample axis where the call has none."""
         return value[None] if address in self._records.whole else value
 
     def _transformed(

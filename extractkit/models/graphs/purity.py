@@ -6,9 +6,9 @@ from typing import Any
 
 from extractkit.models.graphs.control_flow import NestedGraph, nested_graphs
 from extractkit.models.graphs.imported import AnyGraph, readable, static_value
-from extractkit.models.graphs.rebuilding import SourceGraph, lacked_operation
+from extractkit.models.graphs.rebuilding import SourceGraph, unknown_operation_of
 from extractkit.models.graphs.signature import advised_inputs, reading_operations
-from extractkit.models.imports import why_unknown
+from extractkit.models.imports import unknown_operation_advice
 
 _CONTAINERS = (
     r"^LookupTable(Insert|Import|Remove)|^Queue(Enqueue|Dequeue|Close)|^IteratorGetNext"
@@ -82,7 +82,7 @@ def operation_types(graph: AnyGraph) -> dict[str, set[str]]:
 
 
 def _never_runs(nested: NestedGraph) -> bool:
-    """Whether a graph is the side of a branch that a constant decides against."""
+    """Return whether a graph is the side of a branch that a constant decides against."""
     if nested.caller.type.removeprefix("Stateless") != "If":
         return False
     decided = static_value(nested.caller.inputs[0])
@@ -117,7 +117,7 @@ def downstream(
     barriers: Container[str] = frozenset(),
     fed: Container[str] = frozenset(),
 ) -> set[str]:
-    """Names of the sources and of all that consumes them, or has to run after them.
+    """Return the names of the sources and of all that consumes them, or has to run after them.
 
     Args:
         after: as `run_after` gives it.
@@ -145,7 +145,7 @@ def downstream(
 
 
 def _is_fed(operation: Any, fed: Container[str]) -> bool:
-    """Whether each of an operation's results is given a value."""
+    """Return whether each of an operation's results is given a value."""
     return bool(operation.outputs) and all(tensor.name in fed for tensor in operation.outputs)
 
 
@@ -188,7 +188,7 @@ def unfit_operations(
     inert: Container[str] = frozenset(),
     reasons_not_fed: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """Why some operations cannot be run for a sample, by their names.
+    """Return why some operations cannot be run for a sample, by their names.
 
     What has to run after an effect would bring it about, so it is left alone as well.
 
@@ -230,7 +230,7 @@ def _reads_outside(operation: Any, kind: str) -> bool:
 
 
 def _read_reason(operation: Any, fed: Container[str]) -> str:
-    """Why nothing can run that needs what an operation reads outside the graph."""
+    """Return why nothing can run that needs what an operation reads outside the graph."""
     lacking = [tensor for tensor in readable(operation) if tensor.name not in fed]
     used = [tensor for tensor in lacking if tensor.consumers()]
     return _SOURCE_REASON.format(
@@ -242,8 +242,8 @@ def _source_reason(operation: Any, kind: str, fed: Container[str]) -> str | None
     """Why nothing can run that needs an operation of this kind, or runs one; None where it can."""
     if not _reads_outside(operation, kind):
         return None
-    if (lacked := lacked_operation(operation)) is not None:
-        return f"it needs {operation.name!r} ({lacked}), {why_unknown(lacked)}"
+    if (lacked := unknown_operation_of(operation)) is not None:
+        return f"it needs {operation.name!r} ({lacked}), {unknown_operation_advice(lacked)}"
     if kind.startswith("Placeholder"):
         return _PLACEHOLDER_REASON.format(name=operation.name)
     if "PyFunc" in kind:

@@ -27,7 +27,7 @@ from extractkit.models.graphs.imported import (
 _LACKED = "_extractkit_lacked"
 
 
-def put_stand_ins(graph_def: Any) -> None:
+def replace_unknown_operations(graph_def: Any) -> None:
     """Put placeholders where operations are unknown, in place.
 
     Each has the type that the operations after it take. A second output gets a placeholder of its
@@ -66,14 +66,14 @@ def put_stand_ins(graph_def: Any) -> None:
         _become_placeholder(node, node.op, types.get((name, 0), _own_type(node)))
 
 
-def lacked_operation(operation: Any) -> str | None:
+def unknown_operation_of(operation: Any) -> str | None:
     """Return the type of the unknown operation that a placeholder stands for, None for others."""
     value = operation.node_def.attr.get(_LACKED)
     return None if value is None else value.s.decode()
 
 
 def _input_types(node: Any, functions: Mapping[str, Any]) -> Iterator[int]:
-    """The type of each input, in order, by the definition of the operation or function."""
+    """Yield the type of each input, in order, by the definition of the operation or function."""
     definition = functions.get(node.op) or op_def_registry.get(node.op)
     defaults = {one.name: one.default_value for one in definition.attr}
 
@@ -144,7 +144,7 @@ class Part:
     captured: Mapping[str, Any]
 
     def replaced(self, features: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Return tensors of the graph that is being made, by the names of those they replace.
+        """Return the tensors of the graph that is being made, by the names of those they replace.
 
         Args:
             features: by the names of the inputs.
@@ -165,7 +165,7 @@ class Part:
 def tensors_in_graph(
     source: SourceGraph, features: Mapping[str, tf.Tensor], wanted: Sequence[str]
 ) -> list[tf.Tensor]:
-    """The wanted tensors (`op:0`) of the graph, rebuilt in the graph that is being made.
+    """Return the wanted tensors (`op:0`) of the graph, rebuilt in the graph that is being made.
 
     Inputs are replaced by `features`, wherever they stand in the graph; what only they need does
     not come along. Variables stay the model's own.
@@ -199,12 +199,12 @@ def needed_part(source: SourceGraph, features: Iterable[str], wanted: Sequence[s
     pruned = tf.compat.v1.GraphDef(versions=graph_def.versions, library=graph_def.library)
     pruned.node.extend(node for node in graph_def.node if node.name in needed)
     for node in pruned.node:
-        _forget_waiting(node, needed)
+        _drop_control_inputs(node, needed)
     return Part(pruned, given, captured)
 
 
 def _needed_nodes(graph_def: Any, wanted: Iterable[str], replaced: Collection[str]) -> set[str]:
-    """Names of the nodes that the wanted tensors need, up to those that are replaced.
+    """Return the names of the nodes that the wanted tensors need, up to those that are replaced.
 
     Nothing waits for a node of which a tensor is replaced, unless it consumes another of its
     tensors: whatever comes before the replaced tensor does not run.
@@ -225,7 +225,7 @@ def _needed_nodes(graph_def: Any, wanted: Iterable[str], replaced: Collection[st
     return needed
 
 
-def _forget_waiting(node: Any, needed: Container[str]) -> None:
+def _drop_control_inputs(node: Any, needed: Container[str]) -> None:
     """Have a node wait for nothing that does not come along."""
     if not any(edge[0] == "^" for edge in node.input):
         return
@@ -240,7 +240,7 @@ def _tensor_name(edge: str) -> str:
 
 
 def static_shape(tensor: Any) -> RawShape:
-    """A tensor's shape as far as its graph knows it."""
+    """Return a tensor's shape as far as its graph knows it."""
     if isinstance(tensor, ImportedTensor):
         return tensor.sizes
     return None if tensor.shape.rank is None else tuple(tensor.shape.as_list())
@@ -272,7 +272,7 @@ _LONG, _LONG_ENLARGED = (23, 29, 31, 37), (41, 43, 47, 53)
 def candidate_sizes(
     free_axes: Sequence[str], sample_axis: str, *, vary: bool = True
 ) -> Iterable[Sizes]:
-    """Sizes to infer shapes at; the second and later free axes get sizes of their own.
+    """Yield the sizes to infer shapes at; the second and later free axes get sizes of their own.
 
     Args:
         vary: whether the number of samples varies too; where a call takes one, it does not.
@@ -285,7 +285,7 @@ def candidate_sizes(
 def stepped_sizes(
     free_axes: Sequence[str], sample_axis: str, *, vary: bool = True
 ) -> Iterable[Sizes]:
-    """Sizes for models that take only some lengths, such as multiples of 16.
+    """Yield the sizes for models that take only some lengths, such as multiples of 16.
 
     Try them where a model takes none of `candidate_sizes`. Every one of them is a length with a
     certain remainder, so that a model without free axes has none.

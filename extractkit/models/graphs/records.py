@@ -10,7 +10,7 @@ import tensorflow as tf
 from extractkit.core.catalog import SAMPLE, UNKNOWN, TensorRecord
 from extractkit.core.values import Array
 from extractkit.inputs.protocol import InputSpec, Signature
-from extractkit.models.axes import RawShape, Sizes, infer_dims, why_not_by_sample
+from extractkit.models.axes import RawShape, Sizes, infer_dims, no_sample_axis_reason
 from extractkit.models.composites import given_names, part_specs
 from extractkit.models.graphs.imported import AnyGraph, AnyTensor, is_tensor, static_value
 from extractkit.models.graphs.purity import dependent_operations, impure_operations
@@ -98,7 +98,7 @@ class Found:
 
     @property
     def in_graph(self) -> bool:
-        """Whether it is a tensor of the graph, as opposed to a variable."""
+        """Return whether it is a tensor of the graph, as opposed to a variable."""
         return is_tensor(self.value)
 
 
@@ -123,7 +123,7 @@ def complete(
     inert: Container[str] = frozenset(),
     impure_advice: str = "",
 ) -> Records:
-    """The records with their dims, the reason why some are out of reach, and what depends.
+    """Return the records with their dims, the reason why some are out of reach, and what depends.
 
     Args:
         inert: names of operations through which no randomness passes.
@@ -203,10 +203,10 @@ class Axes:
 
 
 def why_not(axes: Axes, depends: bool) -> str | None:
-    """Why a tensor with these axes cannot be extracted; None where it can."""
+    """Return why a tensor with these axes cannot be extracted; None where it can."""
     unknown = axes.dims is None or UNKNOWN in axes.dims
     if depends:
-        return None if unknown or axes.dims is None else why_not_by_sample(axes.dims)
+        return None if unknown or axes.dims is None else no_sample_axis_reason(axes.dims)
     return "its shape is not known before it is computed" if unknown else None
 
 
@@ -245,7 +245,7 @@ def _trials(
     signature: Signature,
     candidates: Callable[..., Iterable[Sizes]],
 ) -> tuple[Sizes, list[list[RawShape]]] | None:
-    """The tensors' shapes at the first sizes that the model takes; None: it takes none."""
+    """Return the tensors' shapes at the first sizes that the model takes; None: it takes none."""
     shapes = StaticShapes(source, given_names(signature.specs), names)
     for sizes in candidates(signature.free_axes, SAMPLE, vary=signature.batch is None):
         try:
@@ -256,7 +256,7 @@ def _trials(
 
 
 def axes_at(sizes: Sizes, shapes: Sequence[RawShape]) -> Axes:
-    """The axes of a tensor that had these shapes at `sizes.trials`."""
+    """Return the axes of a tensor that had these shapes at `sizes.trials`."""
     dims = infer_dims(sizes, shapes)
     if dims is None or shapes[0] is None:
         return Axes(None, None)
@@ -271,7 +271,7 @@ def _undetermined(shape: RawShape) -> Axes:
 
 
 def _specs_at(specs: Sequence[InputSpec], sizes: Mapping[str, int]) -> dict[str, tf.TensorSpec]:
-    """The model's own inputs, sample axis where the model has it, at these sizes."""
+    """Return the model's own inputs, sample axis where the model has it, at these sizes."""
     specs_at: dict[str, tf.TensorSpec] = {}
     for spec in specs:
         if spec.parts:

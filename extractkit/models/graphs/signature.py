@@ -197,7 +197,7 @@ def _handle(name: str, tensor: AnyTensor) -> str:
 
 
 def _dims(tensor: AnyTensor) -> str:
-    """Axes as `model.inputs` has them, the first one for samples."""
+    """Return axes as `model.inputs` has them, the first one for samples."""
     sizes = tensor.shape.as_list() if tensor.shape.rank else []
     rest = ["null" if size is None else str(size) for size in sizes[1:]]
     return f"[{', '.join(['sample', *rest])}]" if sizes else "[]"
@@ -224,14 +224,14 @@ class Declared:
 
 
 def declared(name: str, placeholder: Any) -> Declared:
-    """What a placeholder, or its spec, says of an input."""
+    """Return what a placeholder, or its spec, says of an input."""
     rank = placeholder.shape.rank
     shape = None if rank is None else tuple(placeholder.shape.as_list())
     return Declared(name, placeholder.dtype.name, shape, _is_parsed(placeholder))
 
 
 def _is_parsed(tensor: Any) -> bool:
-    """Whether an operation that parses examples takes a tensor; a spec has no operations."""
+    """Return whether an operation that parses examples takes a tensor; a spec has no operations."""
     operations = tensor.consumers() if hasattr(tensor, "consumers") else ()
     return any(
         _PARSES.fullmatch(one.type) is not None
@@ -243,7 +243,7 @@ def _is_parsed(tensor: Any) -> bool:
 def chosen(
     declared: Sequence[Declared], settings: Mapping[str, InputSetting] | None
 ) -> list[Declared]:
-    """The inputs that samples are read for: those that `model.inputs` names.
+    """Return the inputs that samples are read for: those that `model.inputs` names.
 
     Without it, all that declare enough. Nothing is given for the others (a switch without an axis
     for samples, a shape left open): the model can be listed, and what needs them says so.
@@ -265,7 +265,7 @@ def chosen(
 def signature_of(
     model: str, inputs: Sequence[Declared], settings: Mapping[str, InputSetting] | None = None
 ) -> Signature:
-    """What a model with these inputs takes.
+    """Return what a model with these inputs takes.
 
     Raises:
         ConfigError: settings that do not fit what is declared.
@@ -286,7 +286,7 @@ def signature_of(
 
 
 def input_spec(name: str, dtype: str, shape: Sequence[int | None], alone: bool) -> InputSpec:
-    """One input whose free axes nobody named.
+    """Return one input whose free axes nobody named.
 
     Args:
         shape: of one sample.

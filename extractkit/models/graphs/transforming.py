@@ -14,7 +14,7 @@ from extractkit.models.protocol import Fetch
 def transformed(
     tensor: tf.Tensor, fetch: Fetch, samples: tf.Tensor | None, lengths: Mapping[str, tf.Tensor]
 ) -> tf.Tensor:
-    """What a program returns for a fetch.
+    """Return what a program returns for a fetch.
 
     Args:
         tensor: as the model makes it.
@@ -31,7 +31,7 @@ def transformed(
 
 
 def _arranged(tensor: tf.Tensor, layout: Layout, samples: tf.Tensor | None) -> tf.Tensor:
-    """The sample axis first, and a product of it with something else taken apart."""
+    """Return the sample axis first, and a product of it with something else taken apart."""
     if layout.axis is None:
         return tensor
     if layout.whole:
@@ -93,7 +93,7 @@ def _slice_ragged(
 
 
 def _reduced(tensor: tf.Tensor, reduction: Reduction, own: Mapping[int, tf.Tensor]) -> tf.Tensor:
-    """One reduction that leaves padding out; reduced axes stay, with one element each.
+    """Return one reduction that leaves padding out; reduced axes stay, with one element each.
 
     Of no elements the mean, least and greatest are NaN; whole numbers have none, and give the
     farthest number of their type.
@@ -123,7 +123,7 @@ def _reduced(tensor: tf.Tensor, reduction: Reduction, own: Mapping[int, tf.Tenso
 
 
 def _farthest(dtype: tf.DType, sign: int) -> float:
-    """What no element exceeds: an infinity, or the end of a type that has none."""
+    """Return what no element exceeds: an infinity, or the end of a type that has none."""
     if dtype.is_floating:
         return sign * math.inf
     end: float = dtype.max if sign > 0 else dtype.min
@@ -131,7 +131,7 @@ def _farthest(dtype: tf.DType, sign: int) -> float:
 
 
 def _or_nan(result: tf.Tensor, tensor: tf.Tensor, present: tf.Tensor, axes: list[int]) -> tf.Tensor:
-    """The result, or NaN where it is one of no elements."""
+    """Return the result, or NaN where it is one of no elements."""
     if not tensor.dtype.is_floating:
         return result
     there = tf.reduce_any(tf.broadcast_to(present, tf.shape(tensor)), axes, keepdims=True)

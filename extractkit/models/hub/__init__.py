@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from extractkit.advice import override
 from extractkit.errors import ConfigError, MissingExtraError, ModelError, UserError
-from extractkit.models.foreign import told
+from extractkit.models.foreign import error_summary
 from extractkit.models.given_weights import given_weights
 from extractkit.models.recognition import (
     held,
@@ -50,12 +50,12 @@ class Preset:
     directory: Path | None = None
 
     def has(self, *files: str) -> bool:
-        """Whether one of the files is there; what is not local is taken to be complete."""
+        """Return whether one of the files is there; what is not local is taken to be complete."""
         return self.directory is None or any((self.directory / file).is_file() for file in files)
 
     @property
     def is_hugging_face(self) -> bool:
-        """Whether it is a directory in Hugging Face's layout, which keras-hub converts."""
+        """Return whether it is a directory in Hugging Face's layout, which keras-hub converts."""
         return "model_type" in self.config
 
     @cached_property
@@ -76,7 +76,7 @@ class Preset:
         except Exception as error:  # readers of third parties raise what their formats' readers do
             raise ModelError(
                 f"model.path={self.name!r} {self._failed} by keras-hub: "
-                f"{told(error).removesuffix('.')}. {self._instead(error)}"
+                f"{error_summary(error).removesuffix('.')}. {self._instead(error)}"
             ) from error
 
     @property
@@ -96,7 +96,7 @@ class Preset:
 
 
 def _settings(directory: Path) -> Mapping[str, Any]:
-    """What `config.json` holds; nothing where it cannot be read."""
+    """Return what `config.json` holds; nothing where it cannot be read."""
     try:
         found = json.loads((directory / _CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -105,7 +105,7 @@ def _settings(directory: Path) -> Mapping[str, Any]:
 
 
 def find_preset(model: str, path: str) -> Preset:
-    """The preset that `model.path` names.
+    """Return the preset that `model.path` names.
 
     Raises:
         ModelError: a directory that is not there or holds no model, or a model on a hub of which
@@ -174,7 +174,7 @@ def load(
     checkpoints: object = None,
     checkpoint_step: object = None,
 ) -> "KerasModel":
-    """A model out of a preset, ready for what its preset prepares: texts or images.
+    """Return a model out of a preset, ready for what its preset prepares: texts or images.
 
     Args:
         path: a directory as `save_to_preset` writes it, one in Hugging Face's layout, or the name
@@ -216,16 +216,16 @@ def load(
             takes_images,
             text_model,
         )
-        from extractkit.models.keras_models.loading import LoadedAgain, loaded_again
+        from extractkit.models.keras_models.loading import ReloadedModel, reloaded
         from extractkit.models.keras_models.weights import load_weights
 
     def read() -> Any:
         keras.utils.set_random_seed(seed)
         return read_backbone(preset) if task is None else read_task(preset, task)
 
-    def again(checkpoint: int | None) -> LoadedAgain:
+    def reload(checkpoint: int | None) -> ReloadedModel:
         made_by = f"keras_hub.models.{task or 'Backbone'}.from_preset"
-        return loaded_again(read(), made_by, weights, checkpoint)
+        return reloaded(read(), made_by, weights, checkpoint)
 
     model = read()
     origin: dict[str, object] = {"path": preset.name, "task": task, **weights.origin}
@@ -239,5 +239,5 @@ def load(
                 f"model.max_length={max_length!r} is for texts; model.path={preset.name!r} takes "
                 f"images"
             )
-        return image_model(preset, model, preprocess, origin, weights.axis, again)
-    return text_model(preset, model, max_length, origin, weights.axis, again)
+        return image_model(preset, model, preprocess, origin, weights.axis, reload)
+    return text_model(preset, model, max_length, origin, weights.axis, reload)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from extractkit.advice import override
 from extractkit.errors import ConfigError, MissingExtraError, ModelError
 from extractkit.models.axes import parse_inputs
-from extractkit.models.foreign import told
+from extractkit.models.foreign import error_summary
 from extractkit.models.given_weights import given_weights
 from extractkit.models.recognition import (
     held,
@@ -73,7 +73,7 @@ def quiet_transformers() -> Iterator[None]:
         from transformers.utils import logging
     except ImportError as error:
         raise MissingExtraError(
-            f"transformers cannot be imported: {told(error)}. {_OWN_ENVIRONMENT}"
+            f"transformers cannot be imported: {error_summary(error)}. {_OWN_ENVIRONMENT}"
         ) from error
     before = logging.get_verbosity()
     logging.set_verbosity_error()
@@ -226,7 +226,7 @@ def _read(file: Path, at: str) -> dict[str, Any]:
     except OSError as error:
         raise ModelError(f"{at}: {file.name} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"{at}: {file.name} is damaged: {told(error)}") from error
+        raise ModelError(f"{at}: {file.name} is damaged: {error_summary(error)}") from error
     if not isinstance(content, dict):
         raise ModelError(
             f"{at}: {file.name} holds a {type(content).__name__}, where settings should be"

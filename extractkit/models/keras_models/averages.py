@@ -28,7 +28,7 @@ _IN_PLACE = (
 
 
 def with_named_averages(weights: WeightFile, at: str, averages: MovingAverages) -> WeightFile:
-    """The same file, its weights read from the averages that stand below them, where wanted.
+    """Return the same file, its weights read from the averages that stand below them, where wanted.
 
     Raises:
         ModelError: averages are wanted, and there are none.
@@ -51,7 +51,7 @@ def with_named_averages(weights: WeightFile, at: str, averages: MovingAverages) 
 
 
 def keeps_averages(saved: SavedKeras) -> bool:
-    """Whether the optimizer that a model was compiled with keeps averages."""
+    """Return whether the optimizer that a model was compiled with keeps averages."""
     name = str(saved.optimizer.get("class_name"))
     return "Average" in name or _has_averages(saved.optimizer.get("config"))
 
@@ -110,7 +110,7 @@ def _keys(
     at: str,
     averages: MovingAverages,
 ) -> Mapping[str, str]:
-    """The averages' keys by the paths of weights; empty where there are none."""
+    """Return the averages' keys by the paths of weights; empty where there are none."""
     if weights.averages:
         return dict(zip(paths, weights.averages, strict=False))
     if any(key.startswith(_NAMED) for key in weights):
@@ -138,14 +138,14 @@ def _keys(
 
 
 def _has_averages(config: Any) -> bool:
-    """Whether an optimizer, or one inside it, keeps averages."""
+    """Return whether an optimizer, or one inside it, keeps averages."""
     return isinstance(config, dict) and bool(
         config.get("use_ema") or any(_has_averages(value) for value in config.values())
     )
 
 
 def _named(weights: WeightFile, paths: Sequence[str]) -> dict[str, str]:
-    """Keys of averages by the names that whole HDF5 files have for them."""
+    """Return the keys of averages by the names that whole HDF5 files have for them."""
     found = {}
     for key in weights:
         # `Adam/average/dense/kernel`, `adam/dense_kernel_average`, `SGD/dense/kernel/average`

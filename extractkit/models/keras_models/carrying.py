@@ -41,7 +41,7 @@ class CarryingModel(KerasModel):
         return CARRY
 
     def samples_carried(self) -> int:
-        """The size of the batches that the layers keep the state of."""
+        """Return the size of the batches that the layers keep the state of."""
         self.build()
         sizes = {int(one.shape[0]) for one in self._states()}
         if len(sizes) > 1:
@@ -154,7 +154,7 @@ def initial_states(layers: Sequence[Any], samples: int, dialect: Dialect) -> Sta
 
 
 def _recurrent(layers: Sequence[Any], dialect: Dialect) -> list[Any]:
-    """The recurrent layers themselves, without wrappers around them."""
+    """Return the recurrent layers themselves, without wrappers around them."""
     return [layer for layer in layers if isinstance(layer, dialect.package.layers.RNN)]
 
 
@@ -208,7 +208,7 @@ def _structure(
 
 
 def _assigned(trace: Trace, variable: Any) -> tf.Tensor:
-    """The tensor that the traced call assigns to a variable."""
+    """Return the tensor that the traced call assigns to a variable."""
     captured = {id(outside): inside.name for outside, inside in trace.graph.captures}
     handle = captured.get(id(variable.handle))
     found = [

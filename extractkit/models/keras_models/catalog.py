@@ -50,7 +50,7 @@ def signature(name: str, structure: Any, settings: Settings | None = None) -> Si
 
 
 def input_specs(structure: Any) -> tuple[InputSpec, ...]:
-    """A named spec for each input, in the order in which Keras flattens them."""
+    """Return a named spec for each input, in the order in which Keras flattens them."""
     return signature("", structure).specs
 
 
@@ -65,7 +65,7 @@ def packer(structure: Any) -> Callable[[Mapping[str, tf.Tensor]], Any]:
 
 
 def input_structure(model: Any, example: Any = None, settings: Settings | None = None) -> Any:
-    """The model's inputs as tensors of Keras 3, in whatever nesting it is called with.
+    """Return the model's inputs as tensors of Keras 3, in whatever nesting it is called with.
 
     Args:
         model: of any Keras.
@@ -119,7 +119,7 @@ def with_free_rows(structure: Any, settings: Settings, stateful: bool) -> Any:
 
 
 def _declared(tensor: Any) -> keras.KerasTensor:
-    """One input of a functional model; tf-keras has tensors of its own."""
+    """Return one input of a functional model; tf-keras has tensors of its own."""
     dtype = keras.backend.standardize_dtype(tensor.dtype)
     return keras.KerasTensor(tuple(tensor.shape), dtype, name=tensor.name)
 
@@ -158,7 +158,7 @@ def _typed(one: Declared, setting: InputSetting | None) -> Declared:
 
 
 def _input_names(structure: Any) -> list[str]:
-    """A unique name for each input: its key in a dictionary, else the tensor's own name."""
+    """Return a unique name for each input: its key in a dictionary, else the tensor's own name."""
     names: list[str] = []
     for path, tensor in keras.tree.flatten_with_path(structure):
         name = ".".join(map(str, path)) if isinstance(structure, Mapping) else tensor.name
@@ -242,7 +242,7 @@ def _scope(path: str, name: str, layer: Any, dialect: Dialect) -> Scope:
 
 
 def _owners(trace: Trace) -> dict[Any, LayerCall]:
-    """The innermost call in which each operation was made, in creation order graph by graph.
+    """Return the innermost call in which each operation was made, in creation order graph by graph.
 
     What was made outside the model's own call (the function's return values) belongs to none, and
     so does what Keras computes to learn shapes.
@@ -297,7 +297,7 @@ def _events(trace: Trace, owners: Mapping[Any, LayerCall]) -> list[tuple[LayerCa
 
 
 def _operation(place: _Place, operation: Any, reason: str | None) -> list[Found]:
-    """An operation's outputs: `op/TYPE`, then `op/TYPE@1` for a second one."""
+    """Return an operation's outputs: `op/TYPE`, then `op/TYPE@1` for a second one."""
     port = place.ports.unique(f"op/{operation.type}")
     place = replace(place, reason=place.reason or reason)
     ports = [port, *(f"{port}@{index}" for index in range(1, len(operation.outputs)))]

@@ -125,7 +125,7 @@ def control_flow_converted() -> Iterator[None]:
 
 
 def keras_2(package: Any) -> Dialect:
-    """The dialect of tf-keras.
+    """Return the dialect of tf-keras.
 
     Args:
         package: the imported module `tf_keras`.
@@ -145,7 +145,7 @@ def keras_2(package: Any) -> Dialect:
 
 
 def dialect_of(model: object) -> Dialect | None:
-    """The Keras that a model, or a layer, is made with; None: it is neither."""
+    """Return the Keras that a model, or a layer, is made with; None: it is neither."""
     if isinstance(model, keras.layers.Layer):
         return KERAS_3
     # Whoever made a model with it has imported it.

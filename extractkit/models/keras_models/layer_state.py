@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from extractkit.core import digests
 from extractkit.errors import ModelError
-from extractkit.models.foreign import told
+from extractkit.models.foreign import error_summary
 from extractkit.models.keras_models.dialects import KERAS_3, Dialect, dialect_of
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type, np.dtype, tf.DType)
@@ -164,7 +164,7 @@ def _inside(value: Any) -> Sequence[Any] | None:
 
 
 def _pairs(mapping: Mapping[Any, Any]) -> list[Any]:
-    """Return keys and values; in one order for attributes, which setting them again changes."""
+    """Return the keys and values; in one order for attributes, which setting them again changes."""
     pairs = list(mapping.items())
     if all(isinstance(key, str) for key in mapping):
         pairs.sort(key=lambda pair: pair[0])
@@ -196,7 +196,7 @@ def derive_state(model: Any, at: str) -> None:
             _derive(layer, dialect)
         except Exception as error:  # whatever a layer of somebody's own raises
             raise ModelError(
-                f"{at}: layer {path!r} fails once its weights are loaded: {told(error)}"
+                f"{at}: layer {path!r} fails once its weights are loaded: {error_summary(error)}"
             ) from error
 
 

@@ -14,28 +14,28 @@ import keras
 
 from extractkit.core.checkpoints import KEY
 from extractkit.errors import MissingExtraError, ModelError, UserError
-from extractkit.models.foreign import patched, told
+from extractkit.models.foreign import error_summary, patched
 from extractkit.models.given_weights import GivenWeights
 from extractkit.models.keras_models.dialects import KERAS_3, Dialect, dialect_of, keras_2
 from extractkit.models.keras_models.old_configs import (
     WRAPPER,
     check_revived,
-    in_words_of_keras_2,
     is_keras_1,
     pruned_layers,
     stand_in,
     stripped,
+    translated_to_keras_2,
     without_masks,
 )
 from extractkit.models.keras_models.saved import (
     SavedKeras,
-    or_graph,
+    graph_alternative,
     refuse_code,
     refuse_imports,
     serialized_objects,
     why_not,
 )
-from extractkit.models.keras_models.weights import load_plainly
+from extractkit.models.keras_models.weights import load_with_keras
 from extractkit.models.weight_files import WeightFile
 
 _log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ _INSTALL = "python -m pip install 'extractkit[legacy]'"
 
 
 def read_model(saved: SavedKeras, custom_objects: Mapping[str, Any], safe_mode: bool) -> Any:
-    """The model in a file or folder, not compiled, of the Keras that wrote it if installed.
+    """Return the model in a file or folder, not compiled, of the Keras that wrote it if installed.
 
     Args:
         custom_objects: classes and functions by the names that the file has for them.
@@ -77,7 +77,7 @@ def read_model(saved: SavedKeras, custom_objects: Mapping[str, Any], safe_mode: 
         except Exception as error:
             if saved.major == 3:
                 raise
-            return _read_by_keras_2(saved, f"Keras 3 refuses it ({told(error)})", settings)
+            return _read_by_keras_2(saved, f"Keras 3 refuses it ({error_summary(error)})", settings)
     except UserError:
         raise
     except Exception as error:  # whatever the readers of three formats and user classes raise
@@ -85,7 +85,7 @@ def read_model(saved: SavedKeras, custom_objects: Mapping[str, Any], safe_mode: 
 
 
 def build_architecture(saved: SavedKeras) -> Any:
-    """The model that a configuration alone describes, with initial weights, not compiled.
+    """Return the model that a configuration alone describes, with initial weights, not compiled.
 
     Raises:
         ModelError: no Keras builds it, or it holds code.
@@ -107,7 +107,7 @@ def build_architecture(saved: SavedKeras) -> Any:
         dialect, registered = keras_2(tf_keras), tf_keras.saving.get_registered_object
     refuse_imports(saved, {}, registered)
     try:
-        with _no_larger_weights(saved, dialect):
+        with _refuse_oversized_weights(saved, dialect):
             return dialect.package.models.model_from_json(json.dumps(saved.config))
     except UserError:
         raise
@@ -118,7 +118,7 @@ def build_architecture(saved: SavedKeras) -> Any:
 def read_again(
     saved: SavedKeras, custom_objects: Mapping[str, Any], safe_mode: bool, used: Any
 ) -> Any:
-    """The model in a file, by the Keras that has read it before.
+    """Return the model in a file, by the Keras that has read it before.
 
     Args:
         custom_objects, safe_mode: as of `read_model`, which has let the file pass.
@@ -157,7 +157,7 @@ def _read_by_writer(saved: SavedKeras, settings: Mapping[str, Any]) -> Any:
         except UserError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever the reader and user classes raise
-            return _read_by_keras_2(saved, f"Keras 3 refuses it ({told(error)})", settings)
+            return _read_by_keras_2(saved, f"Keras 3 refuses it ({error_summary(error)})", settings)
         _log.warning(
             "%s: %s, and Keras 3 reads it, which may compute something else. To read it by the "
             "Keras that wrote it: %s",
@@ -179,13 +179,13 @@ def _read_by_writer(saved: SavedKeras, settings: Mapping[str, Any]) -> Any:
             "else",
             saved.at,
             wrote,
-            told(error),
+            error_summary(error),
         )
         return model
 
 
 def _only_keras_2(saved: SavedKeras) -> str | None:
-    """Why Keras 3 is not to read a file, though it may; None: it is."""
+    """Return why Keras 3 is not to read a file, though it may; None: it is."""
     if is_keras_1(saved):
         return "Keras 1 wrote it"
     # Keras 2: clip(0.2x + 0.5, 0, 1); Keras 3: clip(x / 6 + 0.5, 0, 1).
@@ -195,7 +195,7 @@ def _only_keras_2(saved: SavedKeras) -> str | None:
 
 
 def _values(config: Any) -> set[str]:
-    """Every text in the configurations of layers."""
+    """Return every text in the configurations of layers."""
     return {
         value
         for node in serialized_objects(config)
@@ -213,7 +213,7 @@ def _read_by_keras_2(saved: SavedKeras, reason: str, settings: Mapping[str, Any]
     if importlib.util.find_spec("tf_keras") is None:
         raise MissingExtraError(
             f"{saved.at}: {reason}. It needs tf-keras, which is not installed. "
-            f"Install it: {_INSTALL}{or_graph(saved)}"
+            f"Install it: {_INSTALL}{graph_alternative(saved)}"
         )
     import tf_keras
 
@@ -237,7 +237,7 @@ def _source(saved: SavedKeras, pruned: bool) -> AbstractContextManager[Any]:
     if pruned and saved.is_hdf5:
         return without_masks(saved)
     if is_keras_1(saved):
-        return in_words_of_keras_2(saved)
+        return translated_to_keras_2(saved)
     return nullcontext(str(saved.path))
 
 
@@ -269,7 +269,7 @@ def _operations(saved: SavedKeras) -> dict[str, Any]:
 def _read(saved: SavedKeras, dialect: Dialect, file: Any, settings: Mapping[str, Any]) -> Any:
     if dialect is KERAS_3 and (operations := _operations(saved)):
         settings = {**settings, "custom_objects": {**operations, **settings["custom_objects"]}}
-    with _no_larger_weights(saved, dialect), warnings.catch_warnings(record=True) as caught:
+    with _refuse_oversized_weights(saved, dialect), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model = dialect.package.models.load_model(file, **settings)
     for warning in caught:
@@ -291,7 +291,7 @@ def _refuse_theano(saved: SavedKeras) -> None:
 
 
 @contextmanager
-def _no_larger_weights(saved: SavedKeras, dialect: Dialect) -> Iterator[None]:
+def _refuse_oversized_weights(saved: SavedKeras, dialect: Dialect) -> Iterator[None]:
     """Refuse a weight larger than all in the file together, before memory is taken for it."""
     most = max(saved.elements, _SMALL)
 
@@ -315,7 +315,7 @@ def _no_larger_weights(saved: SavedKeras, dialect: Dialect) -> Iterator[None]:
 
 
 @dataclass(frozen=True, eq=False)
-class LoadedAgain:
+class ReloadedModel:
     """The model, which may still lack weights that come from a file of their own.
 
     Attributes:
@@ -344,19 +344,19 @@ class LoadedAgain:
         self.load_weights()
 
 
-Again = Callable[[int | None], LoadedAgain]
+Reload = Callable[[int | None], ReloadedModel]
 """Loads a model again; the argument is that of `HasOwnCall.own_call`."""
 
 
-def loaded_again(
+def reloaded(
     model: Any,
     made_by: str,
     weights: GivenWeights,
     checkpoint: int | None,
-    load: Callable[[Any, WeightFile, str], None] = load_plainly,
+    load: Callable[[Any, WeightFile, str], None] = load_with_keras,
     by: str | None = None,
-) -> LoadedAgain:
-    """A model that has just been made, with the weights that it was configured with.
+) -> ReloadedModel:
+    """Return a model that has just been made, with the weights that it was configured with.
 
     Args:
         made_by: what has made it.
@@ -367,8 +367,8 @@ def loaded_again(
     """
     file = weights.file(checkpoint)
     if file is None:
-        return LoadedAgain(model, made_by)
-    return LoadedAgain(
+        return ReloadedModel(model, made_by)
+    return ReloadedModel(
         model,
         f"{made_by} and {by or weights.loaded_by(checkpoint)}",
         lambda: load(model, file, "model.checkpoint" if checkpoint is None else KEY),

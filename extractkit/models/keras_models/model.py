@@ -16,7 +16,7 @@ from extractkit.core.checkpoints import STEP_KEY
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError, ModelError, choices
 from extractkit.inputs.protocol import InputSpec, Sample, Signature
-from extractkit.models.foreign import attribute, told
+from extractkit.models.foreign import attribute, error_summary
 from extractkit.models.functions.inlining import captured_variables
 from extractkit.models.functions.model import FunctionModel
 from extractkit.models.given_weights import ONE
@@ -24,7 +24,7 @@ from extractkit.models.graphs.records import Found
 from extractkit.models.keras_models.catalog import find_tensors
 from extractkit.models.keras_models.dialects import KERAS_3, Dialect, dialect_of
 from extractkit.models.keras_models.layer_state import LayerState
-from extractkit.models.keras_models.loading import Again
+from extractkit.models.keras_models.loading import Reload
 from extractkit.models.keras_models.tracing import Retracing, Trace, Traced, trace
 from extractkit.models.naming import ports
 from extractkit.models.protocol import (
@@ -84,7 +84,7 @@ def check_carried(layers: Sequence[Any], checkpoints: "WeightFiles | None", name
 
 
 def stateful_layers(model: Any, dialect: "Dialect") -> list[Any]:
-    """The recurrent layers of a model that keep a state, and their wrappers that say so."""
+    """Return the recurrent layers of a model that keep a state, and their wrappers that say so."""
     kinds = (dialect.package.layers.RNN, dialect.package.layers.Bidirectional)
     return [
         layer for layer in model._flatten_layers() if isinstance(layer, kinds) and layer.stateful
@@ -157,14 +157,14 @@ class KerasModel(FunctionModel):
         keras_model: the model.
         pack: from the inputs by name to the structure that the model is called with.
         dialect: the Keras that it is made with.
-        again: Loads the same model a second time; see `again.py`. None: it exists in memory alone.
+        reload: Loads the same model a second time; see `again.py`. None: it exists in memory alone.
         stateful: its layers that keep a state; each call starts from the initial one.
     """
 
     keras_model: Any
     pack: Callable[[Mapping[str, tf.Tensor]], Any]
     dialect: Dialect = field(default=KERAS_3, kw_only=True)
-    again: Again | None = field(default=None, kw_only=True)
+    reload: Reload | None = field(default=None, kw_only=True)
     stateful: Sequence[Any] = field(default=(), kw_only=True)
 
     @property
@@ -212,7 +212,7 @@ class KerasModel(FunctionModel):
         except Exception as error:  # whatever a layer of somebody's own raises
             raise ModelError(
                 f"model {self.name!r} ({type(model).__name__}) cannot be called with inputs "
-                f"{', '.join(map(str, specs))}: {told(error)}{_needs_composites(model)}"
+                f"{', '.join(map(str, specs))}: {error_summary(error)}{_needs_composites(model)}"
             ) from error
 
     @cached_property
@@ -227,33 +227,33 @@ class KerasModel(FunctionModel):
         return [*own, *captured_variables(self.graph.graph).values()]
 
     def called(self, arguments: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """What calling the model returns, by address; see `_called_in_graph`."""
+        """Return what calling the model returns, by address; see `_called_in_graph`."""
         return self._called_in_graph(self.keras_model, self.dialect, arguments)
 
     def own_call(self, checkpoint: int | None = None) -> OwnCall:
-        """The call of a model that Keras has loaded again, or of the model itself."""
-        if self.again is None:
+        """Return the call of a model that Keras has loaded again, or of the model itself."""
+        if self.reload is None:
             return replace(
                 super().own_call(checkpoint),
                 outputs_after=self.outputs_after(self.keras_model, self.dialect),
             )
-        again = self.again(checkpoint)
-        dialect = dialect_of(again.model)
+        reloaded = self.reload(checkpoint)
+        dialect = dialect_of(reloaded.model)
         if dialect is None:
-            raise TypeError(f"{again.loaded_by} gives a {type(again.model).__name__}")
+            raise TypeError(f"{reloaded.loaded_by} gives a {type(reloaded.model).__name__}")
 
         def called(arguments: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-            again.complete(self.pack(arguments))
-            return self._called_in_graph(again.model, dialect, arguments)
+            reloaded.complete(self.pack(arguments))
+            return self._called_in_graph(reloaded.model, dialect, arguments)
 
         def outputs(
             features: Mapping[str, Array], lengths: Mapping[str, Array]
         ) -> Mapping[str, Array]:
             # Calls may have completed the model, and so made its variables.
-            kept = dialect.variables(again.model.variables)
+            kept = dialect.variables(reloaded.model.variables)
             return self.outputs_by(called, kept)(features, lengths)
 
-        return OwnCall(again.loaded_by, outputs, self.outputs_after(again.model, dialect))
+        return OwnCall(reloaded.loaded_by, outputs, self.outputs_after(reloaded.model, dialect))
 
     def outputs_after(self, model: Any, dialect: Dialect) -> OutputsAfter | None:
         """See `OwnCall`; `model` has this architecture and is loaded by other means."""
@@ -306,7 +306,7 @@ class KerasModel(FunctionModel):
         """See `FunctionModel`; with several sets of weights it fits those that are loaded."""
         if self.checkpoints is None:
             return super().program(fetches, compilation)
-        return _Following(self._retracing, fetches, compilation)
+        return _RetracingProgram(self._retracing, fetches, compilation)
 
     def constants(self, fetches: Sequence[Fetch]) -> list[Array]:
         """See `FunctionModel`."""
@@ -320,7 +320,7 @@ class KerasModel(FunctionModel):
         return Retracing(self, self.checkpoints, lambda: replace(self))
 
     def describe(self) -> Mapping[str, object]:
-        """Class, number of parameters, and where the model comes from."""
+        """Return the class, number of parameters, and where the model comes from."""
         stateful = [layer.name for layer in self.stateful]
         return {
             "class": type(self.keras_model).__name__,
@@ -329,7 +329,7 @@ class KerasModel(FunctionModel):
         }
 
 
-class _Following:
+class _RetracingProgram:
     """A program that is compiled anew where loading weights asks for another trace."""
 
     def __init__(
@@ -354,7 +354,7 @@ class _Following:
 
 
 def _whole(spec: InputSpec, samples: int | None = None) -> tf.TensorSpec:
-    """An input as the model itself takes it, with so many samples; None: any number."""
+    """Return an input as the model itself takes it, with so many samples; None: any number."""
     shape = list(spec.shape)
     if spec.sample_axis is not None:
         shape.insert(spec.sample_axis, samples)
@@ -394,7 +394,7 @@ class ImageModel(KerasModel):
     prepare: Callable[[Array], Array] | None = field(default=None, kw_only=True)
 
     def encode(self, samples: Sequence[Sample]) -> Sequence[Encoded]:
-        """The samples as the model takes them, prepared."""
+        """Return the samples as the model takes them, prepared."""
         encoded = super().encode(samples)
         if self.prepare is None:
             return encoded
@@ -405,7 +405,7 @@ class ImageModel(KerasModel):
 
 
 def image_signature(signature: Signature, *, pixels: bool) -> Signature:
-    """What a model of one image takes, with names for what is free.
+    """Return what a model of one image takes, with names for what is free.
 
     Args:
         pixels: whether the numbers of the image are 0 … 255.

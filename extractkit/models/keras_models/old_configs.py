@@ -21,7 +21,12 @@ from typing import Any
 import h5py
 
 from extractkit.errors import ModelError, choices
-from extractkit.models.keras_models.saved import SavedKeras, needs, or_graph, serialized_objects
+from extractkit.models.keras_models.saved import (
+    SavedKeras,
+    graph_alternative,
+    needs,
+    serialized_objects,
+)
 
 Config = Mapping[str, Any]
 
@@ -136,7 +141,7 @@ _OF_FIRST = ("input_dim", "input_length", "input_dtype")
 
 
 def translated_layer(node: Config) -> dict[str, Any]:
-    """A serialized layer of Keras 1 as Keras 2 serializes it.
+    """Return a serialized layer of Keras 1 as Keras 2 serializes it.
 
     Args:
         node: its `class_name` and `config`; what else stands beside them is kept.
@@ -154,7 +159,7 @@ def translated_layer(node: Config) -> dict[str, Any]:
 
 
 def translated_model(class_name: str, config: Any) -> Any:
-    """The configuration of a whole model: every layer in it translated.
+    """Return the configuration of a whole model: every layer in it translated.
 
     Raises:
         ModelError: as `translated_layer`.
@@ -337,7 +342,7 @@ def _wrappers(saved: SavedKeras) -> list[dict[str, Any]]:
 
 
 def _is_own(name: bytes | str, wrappers: set[str]) -> bool:
-    """Whether a weight in an HDF5 file is a wrapper's and not the wrapped layer's."""
+    """Return whether a weight in an HDF5 file is a wrapper's and not the wrapped layer's."""
     parts = (name.decode() if isinstance(name, bytes) else name).split("/")
     return len(parts) > 1 and parts[-2] in wrappers and _OWN.fullmatch(parts[-1]) is not None
 
@@ -347,7 +352,7 @@ _WORDS = frozenset({"W_regularizer", "border_mode", "nb_filter"})
 
 
 def is_keras_1(saved: SavedKeras) -> bool:
-    """Whether Keras 1 wrote it, by its version or, without one, by its words."""
+    """Return whether Keras 1 wrote it, by its version or, without one, by its words."""
     if saved.major is not None:
         return saved.major == 1 and saved.is_hdf5
     return saved.is_hdf5 and any(
@@ -357,7 +362,7 @@ def is_keras_1(saved: SavedKeras) -> bool:
 
 
 @contextmanager
-def in_words_of_keras_2(saved: SavedKeras) -> Iterator[Any]:
+def translated_to_keras_2(saved: SavedKeras) -> Iterator[Any]:
     """The same file, in memory, its architecture translated.
 
     Raises:
@@ -392,7 +397,7 @@ def check_revived(model: Any, saved: SavedKeras, custom_objects: Mapping[str, An
     from tf_keras.src.saving.legacy.saved_model.load import RevivedLayer
 
     if not hasattr(model, "_flatten_layers"):
-        raise ModelError(f"{saved.at} does not hold a model of Keras{or_graph(saved)}")
+        raise ModelError(f"{saved.at} does not hold a model of Keras{graph_alternative(saved)}")
     for layer in model._flatten_layers():
         name = type(layer).__name__
         known = name.rpartition(">")[2] in custom_objects or name in custom_objects
@@ -402,5 +407,5 @@ def check_revived(model: Any, saved: SavedKeras, custom_objects: Mapping[str, An
             raise ModelError(
                 f"{saved.at}: layer {layer.name!r} cannot be made of class {name!r}: the folder "
                 f"holds no configuration that fits. Give the class a get_config, and save the "
-                f"model again{or_graph(saved)}"
+                f"model again{graph_alternative(saved)}"
             )

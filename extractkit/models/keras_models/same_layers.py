@@ -16,7 +16,7 @@ from typing import Any
 
 from extractkit.advice import choice_override
 from extractkit.errors import ModelError
-from extractkit.models.foreign import told
+from extractkit.models.foreign import error_summary
 from extractkit.models.keras_models.saved import Description, SavedKeras, description_of
 from extractkit.models.weight_files import WeightFile
 
@@ -73,7 +73,10 @@ def check_same_layers(
         return
     ours = None if saved is None or saved.is_folder else saved.description
     strict = ours is not None and ours.major == theirs.major
-    if ours is None and (ours := _described_anew(model, with_assets=bool(theirs.assets))) is None:
+    if (
+        ours is None
+        and (ours := _saved_description(model, with_assets=bool(theirs.assets))) is None
+    ):
         return
     found = [*_state_differences(ours, theirs), *_setting_differences(ours, theirs)]
     wrong = [one for one in found if strict or one.is_state]
@@ -102,7 +105,7 @@ def _advice(paths: Sequence[str]) -> str:
     return f"{listed if len(paths) == 1 else f'-m {listed}'}{more}"
 
 
-def _described_anew(model: Any, *, with_assets: bool) -> Description | None:
+def _saved_description(model: Any, *, with_assets: bool) -> Description | None:
     """Return what a file would say of a model; None where the model cannot be saved."""
     try:
         if not with_assets:
@@ -112,7 +115,9 @@ def _described_anew(model: Any, *, with_assets: bool) -> Description | None:
             model.save(file)
             return Description.of_archive(file)
     except Exception as error:  # noqa: BLE001 - whatever somebody's own layers raise
-        _log.warning("The layers cannot be compared with those of the files: %s", told(error))
+        _log.warning(
+            "The layers cannot be compared with those of the files: %s", error_summary(error)
+        )
         return None
 
 
@@ -230,7 +235,7 @@ def _is_ignored(key: str) -> bool:
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings that decide on values; versions of Keras leave out what is None."""
+    """Return the settings that decide on values; versions of Keras leave out what is None."""
     return {
         key: _plain(value)
         for key, value in config.items()

@@ -18,7 +18,7 @@ from extractkit.advice import override
 from extractkit.core.checkpoints import natural
 from extractkit.core.component import Component
 from extractkit.errors import ConfigError, ModelError, choices
-from extractkit.models.foreign import told
+from extractkit.models.foreign import error_summary
 from extractkit.models.recognition import (
     held,
     recognize,
@@ -149,12 +149,12 @@ class SavedKeras:
 
     @property
     def is_hdf5(self) -> bool:
-        """Whether it is HDF5, as Keras 1 and 2 wrote it, and no archive."""
+        """Return whether it is HDF5, as Keras 1 and 2 wrote it, and no archive."""
         return self.path.suffix in HDF5_ENDINGS and not self.is_folder
 
     @property
     def is_folder(self) -> bool:
-        """Whether it is a SavedModel in which Keras 2 describes its layers."""
+        """Return whether it is a SavedModel in which Keras 2 describes its layers."""
         return self.path.is_dir()
 
     @property
@@ -203,7 +203,7 @@ def open_saved(path: str) -> SavedKeras:
 
 
 def serialized_objects(config: Any) -> Iterator[dict[str, Any]]:
-    """Every serialized object in a configuration, however deep."""
+    """Yield every serialized object in a configuration, however deep."""
     waiting = [config]
     while waiting:
         part = waiting.pop()
@@ -353,7 +353,7 @@ def _parsed(at: str, text: str | bytes) -> dict[str, Any]:
 def _damaged(at: str, error: BaseException) -> ModelError:
     if why := why_not_unpacked(error):
         return ModelError(f"{at} {why}")
-    return ModelError(f"{at} is damaged, or not whole: {told(error)}")
+    return ModelError(f"{at} is damaged, or not whole: {error_summary(error)}")
 
 
 _AT = "model.custom_objects"
@@ -363,7 +363,7 @@ _MODULES = ("builtins", "keras", "tf_keras")
 
 
 def import_objects(custom_objects: Mapping[str, object]) -> dict[str, Any]:
-    """The classes and functions that `model.custom_objects` names, by the names in the file.
+    """Return the classes and functions that `model.custom_objects` names, by the names in the file.
 
     Raises:
         ConfigError: one that cannot be imported.
@@ -420,12 +420,12 @@ def refuse_imports(
 
 
 def why_not(saved: SavedKeras, error: Exception) -> str:
-    """Why Keras did not load a file: its own words, where they cannot be bettered."""
+    """Return why Keras did not load a file: its own words, where they cannot be bettered."""
     if _REFUSED.search(str(error)):
         return _holds_code(saved, _lambdas(saved) or ["something in it"])
     if unknown := _UNKNOWN.search(str(error)):
         return needs(saved, unknown[1])
-    return f"{saved.at} cannot be loaded by Keras: {told(error)}{or_graph(saved)}"
+    return f"{saved.at} cannot be loaded by Keras: {error_summary(error)}{graph_alternative(saved)}"
 
 
 def needs(saved: SavedKeras, name: str) -> str:
@@ -433,11 +433,11 @@ def needs(saved: SavedKeras, name: str) -> str:
     plain = name.rpartition(">")[2]
     return (
         f"{saved.at} needs {name!r}, which Keras does not know by itself. Say where it is: "
-        f"{_AT}.{plain}=package.module.{plain}{or_graph(saved)}"
+        f"{_AT}.{plain}=package.module.{plain}{graph_alternative(saved)}"
     )
 
 
-def or_graph(saved: SavedKeras) -> str:
+def graph_alternative(saved: SavedKeras) -> str:
     """Say how a folder is read without Keras; empty for a file."""
     if not saved.is_folder:
         return ""
@@ -448,7 +448,7 @@ def or_graph(saved: SavedKeras) -> str:
 
 
 def _lambdas(saved: SavedKeras) -> list[str]:
-    """Layers that hold compiled Python, which is not a function's name."""
+    """Return the layers that hold compiled Python, which is not a function's name."""
     return [
         f"layer {node['config'].get('name')!r}"
         for node in serialized_objects(saved.config)
@@ -461,5 +461,5 @@ def _lambdas(saved: SavedKeras) -> list[str]:
 def _holds_code(saved: SavedKeras, held: list[str]) -> str:
     return (
         f"{saved.at} is refused: {', '.join(held)} holds Python code, which loading the file would "
-        f"run. If you trust it: model.safe_mode=false{or_graph(saved)}"
+        f"run. If you trust it: model.safe_mode=false{graph_alternative(saved)}"
     )

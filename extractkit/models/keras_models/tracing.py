@@ -46,7 +46,7 @@ class Probes:
     depth: int = 0
 
     def operations(self, graph: tf.Graph) -> set[int]:
-        """Positions, in order of creation, of the operations that probing calls made."""
+        """Return the positions, in order of creation, of the operations that probing calls made."""
         spans = [(start, end) for one, start, end in self.spans if one is graph]
         return {position for start, end in spans for position in range(start, end)}
 

@@ -96,7 +96,7 @@ def _scope(
 
 
 def _shared(paths: Sequence[str]) -> list[str]:
-    """The parts that all paths begin with; the last part of a path is never among them."""
+    """Return the parts that all paths begin with; the last part of a path is never among them."""
     shared: list[str] = []
     for parts in zip(*(path.split("/")[:-1] for path in paths), strict=False):
         if len(set(parts)) > 1:
@@ -129,7 +129,7 @@ def are_pytorch_names(keys: Sequence[str]) -> bool:
     return any("." in key for key in keys) and not any("/" in key for key in keys)
 
 
-def by_pytorch_names(model: Any, keys: Sequence[str]) -> dict[str, Arranged]:
+def variables_by_pytorch_name(model: Any, keys: Sequence[str]) -> dict[str, Arranged]:
     """Return the model's variables by the keys that PyTorch's twin of it has for them.
 
     Args:
@@ -186,7 +186,7 @@ _NORMED = {"original0": "_g", "original1": "_v"}
 
 
 def _today(key: str) -> str:
-    """A key as today's PyTorch models have it, and as the translated names expect it."""
+    """Return a key as today's PyTorch models have it, and as the translated names expect it."""
     *parts, kind, last = ["", *key.split(".")]
     if kind == "weight" and parts[-1:] == ["parametrizations"] and last in _NORMED:
         return ".".join([*parts[1:-1], kind + _NORMED[last]])

@@ -16,7 +16,7 @@ from typing import Any
 import h5py
 
 from extractkit.errors import ModelError
-from extractkit.models.foreign import patched, told
+from extractkit.models.foreign import error_summary, patched
 from extractkit.models.keras_models.averages import use_optimizer_averages, with_named_averages
 from extractkit.models.keras_models.dialects import variables_of
 from extractkit.models.keras_models.saved import ARCHIVE, HDF5, SavedKeras, open_saved
@@ -97,7 +97,7 @@ def _load_by_keras_or_scope(model: Any, weights: WeightFile, at: str) -> str:
     return BY_KERAS
 
 
-def load_plainly(model: Any, weights: WeightFile, key: str) -> None:
+def load_with_keras(model: Any, weights: WeightFile, key: str) -> None:
     """Load a checkpoint as the model's users do: `model.load_weights`, and nothing else.
 
     What Keras cannot read so is loaded as by `load_weights`.
@@ -138,7 +138,11 @@ def _load_by_keras(model: Any, weights: WeightFile, legacy: bool, at: str) -> No
                 model.load_weights(file)
         except Exception as error:  # whatever the readers of two Kerases and layers raise
             first = _first(model, weights, stored, legacy)
-            why = f"does not fit the model: {first}" if first else f"fails to load: {told(error)}"
+            why = (
+                f"does not fit the model: {first}"
+                if first
+                else f"fails to load: {error_summary(error)}"
+            )
             raise ModelError(f"{at} {why}") from error
     for warning in caught:
         _log.debug("%s: %s", at, warning.message)
@@ -153,7 +157,7 @@ def _load_by_keras(model: Any, weights: WeightFile, legacy: bool, at: str) -> No
 
 
 def _is_training(weights: WeightFile, key: str) -> bool:
-    """Optimizers, and what Keras 3 keeps of metrics when a model was compiled."""
+    """Return the optimizers, and what Keras 3 keeps of metrics when a model was compiled."""
     return weights.place(key).training or key.partition("/")[0] in ("metrics", "compile_metrics")
 
 
@@ -171,7 +175,7 @@ def _named_for_keras(file: Path, kind: str, legacy: bool) -> Iterator[str]:
 
 
 def _is_legacy(file: Path) -> bool:
-    """Whether weights stand under their layers in order, as Keras 1 and 2 wrote them."""
+    """Return whether weights stand under their layers in order, as Keras 1 and 2 wrote them."""
     with h5py.File(file, "r") as opened:
         return "layer_names" in opened.attrs or "model_weights" in opened
 
@@ -209,7 +213,7 @@ def _plain(variable: Any) -> Any:
 
 
 def _first(model: Any, weights: WeightFile, stored: Shapes, legacy: bool) -> str | None:
-    """The first weight that differs; None where there is none."""
+    """Return the first weight that differs; None where there is none."""
     if legacy:
         return _first_in_order(model, weights.files[0])
     try:
@@ -221,7 +225,7 @@ def _first(model: Any, weights: WeightFile, stored: Shapes, legacy: bool) -> str
 
 
 def _first_by_key(model: Shapes, file: Shapes) -> str | None:
-    """The first weight that differs, both sides saved in the same layout."""
+    """Return the first weight that differs, both sides saved in the same layout."""
     for key, shape in model.items():
         if key not in file:
             return f"{key!r} {list(shape)} of the model is not in the file"
@@ -234,7 +238,7 @@ def _first_by_key(model: Shapes, file: Shapes) -> str | None:
 
 
 def _saved_keys(model: Any) -> dict[str, tuple[int, ...]]:
-    """The model's weights by the keys under which Keras would save them."""
+    """Return the model's weights by the keys under which Keras would save them."""
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(action="ignore"):
         file = Path(folder) / "model.weights.h5"
         model.save_weights(str(file))
@@ -243,7 +247,7 @@ def _saved_keys(model: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _first_in_order(model: Any, file: Path) -> str | None:
-    """The first weight that differs, layer by layer in the order of both sides."""
+    """Return the first weight that differs, layer by layer in the order of both sides."""
     by_layer = [(layer.name, variables_of(layer)) for layer in model.layers]
     ours = [
         (layer, [(_short(variable), tuple(variable.shape)) for variable in variables])
@@ -278,7 +282,7 @@ def _short(variable: Any) -> str:
 
 
 def _stored_layers(file: Path) -> list[tuple[str, list[tuple[str, tuple[int, ...]]]]]:
-    """Layers with weights in an older file, in order, and the names and shapes of these."""
+    """Return layers with weights in an older file, in order, and the names and shapes of these."""
     with h5py.File(file, "r") as opened:
         group = opened if "layer_names" in opened.attrs else opened["model_weights"]
         layers = []
@@ -293,7 +297,7 @@ def _stored_layers(file: Path) -> list[tuple[str, list[tuple[str, tuple[int, ...
 
 
 def _names(group: Any, attribute: str) -> list[str]:
-    """A list of names, which Keras spreads over several attributes where it is long."""
+    """Return a list of names, which Keras spreads over several attributes where it is long."""
     parts = [attribute] if attribute in group.attrs else []
     while f"{attribute}{len(parts)}" in group.attrs:
         parts.append(f"{attribute}{len(parts)}")

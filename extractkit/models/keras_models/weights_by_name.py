@@ -17,16 +17,16 @@ import tensorflow as tf
 
 from extractkit.core.values import Array
 from extractkit.errors import ModelError, choices
-from extractkit.models.foreign import told
+from extractkit.models.foreign import error_summary
 from extractkit.models.keras_models.dialects import variables_of
 from extractkit.models.keras_models.layer_state import derive_state
 from extractkit.models.keras_models.weight_names import (
     are_pytorch_names,
-    by_pytorch_names,
     find_scope,
     is_of_transformers,
     may_be_left,
     may_be_missing,
+    variables_by_pytorch_name,
 )
 from extractkit.models.weight_files import WeightFile
 
@@ -154,7 +154,7 @@ def _assign_pytorch(model: Any, weights: WeightFile, keys: Sequence[str], at: st
     Raises:
         ModelError: a weight without a counterpart on the other side, or of another shape.
     """
-    arranged = by_pytorch_names(model, keys)
+    arranged = variables_by_pytorch_name(model, keys)
     given = {id(variable) for variable, _ in arranged.values()}
     missing = [
         path
@@ -213,7 +213,9 @@ def _assign(
             try:
                 array = arrange[key](array)
             except ValueError as error:  # as NumPy says that axes are other ones
-                raise ModelError(f"{at} does not fit the model: {key!r}: {told(error)}") from error
+                raise ModelError(
+                    f"{at} does not fit the model: {key!r}: {error_summary(error)}"
+                ) from error
         variable.assign(array)
     derive_state(model, at)
 
@@ -224,7 +226,7 @@ def _log_left(left: Sequence[str], at: str) -> None:
 
 
 def _paths(model: Any) -> list[tuple[str, Any]]:
-    """The model's variables by Keras's path for them."""
+    """Return the model's variables by Keras's path for them."""
     return [
         (getattr(variable, "path", variable.name).partition(":")[0], variable)
         for variable in variables_of(model)
@@ -243,7 +245,7 @@ def _by_path(model: Any, keys: Sequence[str]) -> dict[str, Any]:
 
 
 def ranked(paths: Iterable[str]) -> list[str]:
-    """Paths whose numbered parts are counted anew among their siblings, from 0 without gaps.
+    """Return paths whose numbered parts are counted anew among their siblings, from 0 without gaps.
 
     `dense_4/kernel`, `dense_7/kernel` → `dense-0/kernel`, `dense-1/kernel`.
     """
@@ -314,7 +316,7 @@ def _follow(model: Any, own: Mapping[int, Any], steps: Sequence[str]) -> Any:
 
 
 def _step(place: Any, step: str) -> Any:
-    """What stands under a name, a key or a number; None: nothing does."""
+    """Return what stands under a name, a key or a number; None: nothing does."""
     try:
         if nth := _NTH.fullmatch(step):
             layers = [layer for layer in place.layers if layer.weights or not nth[1]]

@@ -45,7 +45,7 @@ _Numbers = npt.NDArray[np.int64]
 
 
 def densify(values: Array, shape: Sequence[int], sparsity: Mapping[str, Any]) -> Array:
-    """The dense array of which `values` holds what is stored.
+    """Return the dense array of which `values` holds what is stored.
 
     A level of storage is an axis, or the inside of a block of one; each is dense, or lists the
     places that are there, as rows of a CSR matrix do (sparse tensors in TFLite's schema).
@@ -199,7 +199,7 @@ class _Called:
         }
 
     def tensors(self) -> Iterator[Found]:
-        """The signature's inputs, every tensor by its own name, the signature's outputs."""
+        """Yield the signature's inputs, every tensor by its own name, the signature's outputs."""
         paths = tensor_paths(self._subgraph)
         named = self._entry.signature is not None
         if named:
@@ -240,7 +240,9 @@ class _Called:
             depends_on_inputs=depends,
             reason=self._why_not(tensor, depends),
         )
-        yield from _twins(Found(record, index, self._subgraph.index, tensor.constant, bare), tensor)
+        yield from _with_dequantized(
+            Found(record, index, self._subgraph.index, tensor.constant, bare), tensor
+        )
 
     def _made_or_kept_by(self, index: int) -> str | None:
         return self._made_by.get(index) or self._kept_by.get(index)
@@ -248,13 +250,13 @@ class _Called:
     def _axes(
         self, tensor: GraphTensor, depends: bool
     ) -> tuple[Dims | None, tuple[int | None, ...] | None, bool]:
-        """Dims and shape as recorded, and whether the value has the sample axis itself."""
+        """Return dims and shape as recorded, and whether the value has the sample axis itself."""
         for name, index in self._entry.inputs.items():
             if index == tensor.index:
                 spec = self._specs[name]
                 bare = spec.sample_axis is not None
                 return (SAMPLE, *spec.dims), (None, *spec.shape), bare
-        if self._flow.why_blocked(tensor.index) is not None:
+        if self._flow.blocked_reason(tensor.index) is not None:
             return (*_declared(tensor, depends), False)
         trials = [shapes[tensor.index] for shapes in self._probed.shapes]
         if not depends:
@@ -282,7 +284,7 @@ class _Called:
             return _NEVER_MADE
         if index in self._flow.impure:
             return _IMPURE
-        if (reason := self._flow.why_blocked(index)) is not None:
+        if (reason := self._flow.blocked_reason(index)) is not None:
             return reason
         if depends and index in self._probed.unwritten:
             return _UNWRITTEN
@@ -292,7 +294,7 @@ class _Called:
 def _declared(
     tensor: GraphTensor, depends: bool
 ) -> tuple[Dims | None, tuple[int | None, ...] | None]:
-    """Dims and shape that the file states of a tensor that cannot be computed."""
+    """Return the dims and shape that the file states of a tensor that cannot be computed."""
     if not tensor.shape:  # a scalar, or the file does not say
         return None, None
     if not depends:
@@ -302,7 +304,7 @@ def _declared(
 
 
 def _inner(subgraph: Subgraph, body: str) -> Iterator[Found]:
-    """The tensors of a loop's or branch's own body: its constants have values."""
+    """Yield the tensors of a loop's or branch's own body: its constants have values."""
     made_by = {index: one.type for one in subgraph.operations for index in one.outputs}
     for tensor, (path, port) in zip(subgraph.tensors, tensor_paths(subgraph), strict=True):
         if tensor.type in RESOURCES:
@@ -322,7 +324,9 @@ def _inner(subgraph: Subgraph, body: str) -> Iterator[Found]:
             depends_on_inputs=not tensor.constant,
             reason=reason,
         )
-        yield from _twins(Found(record, tensor.index, subgraph.index, tensor.constant), tensor)
+        yield from _with_dequantized(
+            Found(record, tensor.index, subgraph.index, tensor.constant), tensor
+        )
 
 
 def _dtype(tensor: GraphTensor) -> str:
@@ -335,7 +339,7 @@ def _without_counterpart(tensor: GraphTensor) -> str | None:
     return f"LiteRT's type {tensor.type} is not among those that can be stored"
 
 
-def _twins(raw: Found, tensor: GraphTensor) -> Iterator[Found]:
+def _with_dequantized(raw: Found, tensor: GraphTensor) -> Iterator[Found]:
     """The tensor as it is, and where it is quantised also as the real numbers that are meant."""
     yield raw
     if tensor.quantization is None or not raw.record.dtype.startswith(("int", "uint")):

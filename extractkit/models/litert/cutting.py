@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from extractkit.models.foreign import told
+from extractkit.models.foreign import error_summary
 from extractkit.models.litert.entry import Flow
 from extractkit.models.litert.file import TFLiteFile
 from extractkit.models.litert.graph import Graph, Operation, Subgraph, called_subgraphs
@@ -68,13 +68,16 @@ def failing(error: Exception, subgraph: Subgraph, tried: Sequence[int]) -> Mappi
         if int(place) < len(tried):
             number = tried[int(place)]
             if subgraph.operations[number].type == name:
-                return {number: f"{_needed(name, number)}, which LiteRT cannot run: {told(error)}"}
+                return {
+                    number: f"{_needed(name, number)}, which LiteRT cannot run: "
+                    f"{error_summary(error)}"
+                }
     return {}
 
 
-def all_failing(error: Exception, subgraph: Subgraph) -> Mapping[int, str]:
+def mark_all_failing(error: Exception, subgraph: Subgraph) -> Mapping[int, str]:
     """Give every operation the reason that LiteRT cannot run the file."""
-    reason = f"LiteRT cannot run the file: {told(error)}"
+    reason = f"LiteRT cannot run the file: {error_summary(error)}"
     return dict.fromkeys(range(len(subgraph.operations)), reason)
 
 

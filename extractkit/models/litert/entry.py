@@ -53,7 +53,7 @@ class Entry:
     outputs: dict[str, int]
 
     def input_tensors(self) -> dict[str, GraphTensor]:
-        """The tensors that a call is given, by name."""
+        """Return the tensors that a call is given, by name."""
         return {name: self.subgraph.tensors[index] for name, index in self.inputs.items()}
 
 
@@ -75,7 +75,7 @@ READINGS = (Reading(), Reading(tied=True), Reading(leading=True), Reading(tied=T
 
 
 def entry_of(graph: Graph, signature: str | None) -> Entry:
-    """The signature of that name, or one way in where nobody chose.
+    """Return the signature of that name, or one way in where nobody chose.
 
     That is `serving_default`, else the first signature, else the first subgraph.
 
@@ -144,7 +144,7 @@ def _path_and_port(name: str) -> tuple[str, str]:
 
 
 def signature_of(entry: Entry, model: str, reading: Reading) -> Signature:
-    """What a call takes for one sample; calls are made sample by sample."""
+    """Return what a call takes for one sample; calls are made sample by sample."""
     tensors = entry.input_tensors()
     specs = tuple(
         _spec(name, tensor, len(tensors) == 1, reading) for name, tensor in tensors.items()
@@ -174,7 +174,7 @@ def _spec(name: str, tensor: GraphTensor, alone: bool, reading: Reading) -> Inpu
 def call_arrays(
     entry: Entry, signature: Signature, features: Mapping[str, Array]
 ) -> dict[int, Array]:
-    """One sample's arrays as the subgraph takes them, by the numbers of its tensors."""
+    """Return one sample's arrays as the subgraph takes them, by the numbers of its tensors."""
     return {
         entry.inputs[spec.name]: features[spec.name]
         if spec.sample_axis is None
@@ -251,7 +251,7 @@ class Flow:
                 unwritten = cause if of_state else unwritten
         return found
 
-    def why_blocked(self, index: int) -> str | None:
+    def blocked_reason(self, index: int) -> str | None:
         """Return why a tensor cannot be computed, None if it can."""
         number = self.made_by.get(index)
         cause = None if number is None else self.blocked.get(number)
@@ -315,7 +315,7 @@ class Flow:
         return any(tensor.variable or tensor.type in RESOURCES for tensor in own)
 
     def _downstream(self, sources: set[int]) -> frozenset[int]:
-        """The sources and everything computed from them; operations are in running order."""
+        """Return the sources and everything computed from them; operations are in running order."""
         reached = set(sources)
         for operation in self.subgraph.operations:
             if not reached.isdisjoint(operation.inputs):

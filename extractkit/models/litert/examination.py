@@ -17,12 +17,12 @@ from extractkit.errors import ModelError
 from extractkit.inputs.protocol import InputSpec, Signature
 from extractkit.inputs.random import RandomSource
 from extractkit.models.axes import RawShape, Sizes
-from extractkit.models.foreign import told
+from extractkit.models.foreign import error_summary
 from extractkit.models.litert.catalog import stored_value
 from extractkit.models.litert.cutting import (
-    all_failing,
     constants_of,
     failing,
+    mark_all_failing,
     missing,
     runnable_of,
 )
@@ -79,7 +79,7 @@ def examine(file: TFLiteFile, signature: str | None, settings: Settings) -> Prob
         # What LiteRT lacks may not be called at all: then cutting alone helps.
         only_cut = named is not None and not cut_off
         if not only_cut and not found.keys() - lacking.keys():
-            found = all_failing(probed, entry.subgraph)
+            found = mark_all_failing(probed, entry.subgraph)
             if not found.keys() - lacking.keys():
                 raise probed
         lacking = {**found, **lacking}
@@ -87,14 +87,14 @@ def examine(file: TFLiteFile, signature: str | None, settings: Settings) -> Prob
 
 
 def _given(flow: Flow, cut_off: bool) -> Sequence[int]:
-    """Numbers of the operations that LiteRT was given."""
+    """Return the numbers of the operations that LiteRT was given."""
     return flow.runnable_for_inputs()[0] if cut_off else range(len(flow.subgraph.operations))
 
 
 def _tried(
     file: TFLiteFile, graph: Graph, flow: Flow, settings: Settings, cut_off: bool
 ) -> Probed | Exception:
-    """What running the file tells at the first sizes that it takes, or the first failure."""
+    """Return what running the file tells at the first sizes that it takes, or the first failure."""
     runnable = runnable_of(file, graph, flow, cut_off)
     failure: Exception | None = None
     for reading, takes, sizes in _attempts(flow.entry):
@@ -120,7 +120,7 @@ def _read(file: TFLiteFile, signature: str | None) -> tuple[Graph, Entry]:
     except ModelError:
         raise
     except Exception as error:  # offsets that lead nowhere: struct.error, IndexError, TypeError …
-        raise ModelError(f"{file.at} is damaged: {told(error)}") from error
+        raise ModelError(f"{file.at} is damaged: {error_summary(error)}") from error
 
 
 def _attempts(entry: Entry) -> Iterator[tuple[Reading, Signature, Sizes]]:
@@ -215,7 +215,7 @@ class _Examination:
         return number is not None and number not in self.flow.blocked
 
     def _fixed(self) -> Mapping[int, RawShape]:
-        """Shapes of what is computed from constants alone, by what computes them later."""
+        """Return shapes of what is computed from constants alone, by what computes them later."""
         tensors = self.subgraph.tensors
         fixed = [index for index in self.flow.fixed if tensors[index].type in DTYPES]
         if not fixed:
@@ -251,7 +251,7 @@ class _Examination:
         }
 
     def _unwritten(self) -> set[int]:
-        """Tensors that still hold a mark put there before the call, whichever mark it is."""
+        """Return tensors that still hold a mark put there before the call, whichever mark it is."""
         if not self.settings.xnnpack:
             return set()
         made = {i for operation in self.runnable.subgraph.operations for i in operation.outputs}
@@ -290,7 +290,7 @@ def _same(one: Array, other: Array) -> bool:
 
 
 def _difference(one: Array, other: Array) -> float:
-    """The largest one; 0 only where both are the same bit for bit."""
+    """Return the largest one; 0 only where both are the same bit for bit."""
     if _same(one, other):
         return 0.0
     if one.shape != other.shape or one.dtype.hasobject:
@@ -318,7 +318,7 @@ def main(asked: str) -> None:
     except ModelError as error:
         answer = {"refused": str(error)}
     except Exception as error:  # LiteRT's own refusals, and what damage leads to later
-        raise SystemExit(told(error)) from error
+        raise SystemExit(error_summary(error)) from error
     sys.stdout.write(f"\n{json.dumps(answer)}\n")
 
 

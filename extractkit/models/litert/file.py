@@ -12,7 +12,7 @@ from pathlib import Path
 
 from extractkit.advice import override
 from extractkit.errors import ModelError, choices
-from extractkit.models.foreign import told
+from extractkit.models.foreign import error_summary
 from extractkit.models.zip_files import why_not_unpacked
 
 _ENDINGS = (".tflite", ".lite")
@@ -88,14 +88,14 @@ def unpacked(path: Path, member: str, at: str) -> bytes:
 
 
 def _nearest(member: str) -> Iterator[str]:
-    """The path itself, then what its first parts name, longest first."""
+    """Yield the path itself, then what its first parts name, longest first."""
     while member:
         yield member
         member = member.rpartition("/")[0]
 
 
 def _models(archive: zipfile.ZipFile, at: str, depth: int = 1) -> Iterator[str]:
-    """Paths of the models in an archive, and in archives inside it."""
+    """Yield the paths of the models in an archive, and in archives inside it."""
     for entry in archive.infolist():
         if entry.is_dir():
             continue
@@ -141,7 +141,7 @@ def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, at: str) -> bytes:
 
 
 def _broken(name: str, what: str, error: Exception) -> ModelError:
-    return ModelError(f"{name} {why_not_unpacked(error) or f'is {what}: {told(error)}'}")
+    return ModelError(f"{name} {why_not_unpacked(error) or f'is {what}: {error_summary(error)}'}")
 
 
 Content = mmap.mmap | bytes

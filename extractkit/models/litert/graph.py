@@ -66,7 +66,7 @@ class GraphTensor:
 
     @property
     def constant(self) -> bool:
-        """Whether the file holds its value."""
+        """Return whether the file holds its value."""
         return self.place is not None
 
 
@@ -304,7 +304,7 @@ def _tensor_map(entry: Any, count: int) -> Iterator[tuple[str, int]]:
 
 
 def _numbers(array: Any) -> tuple[int, ...]:
-    """A vector of the file; one that is absent reads as 0."""
+    """Return a vector of the file; one that is absent reads as 0."""
     return tuple(map(int, array)) if isinstance(array, np.ndarray) else ()
 
 

@@ -105,7 +105,7 @@ class Interpreter:
         _ANNOUNCED.add(self._settings.xnnpack)
 
     def value(self, index: int) -> Array:
-        """A copy of a tensor's value of the last call.
+        """Return a copy of a tensor's value of the last call.
 
         Raises:
             ValueError: there is none.

@@ -20,7 +20,7 @@ from extractkit.core.values import Array
 from extractkit.errors import ConfigError, JobError, SampleError
 from extractkit.inputs.protocol import Sample, Signature
 from extractkit.models.encoding import encode_arrays
-from extractkit.models.foreign import told
+from extractkit.models.foreign import error_summary
 from extractkit.models.litert.catalog import Found, dequantized, find_tensors, stored_value
 from extractkit.models.litert.cutting import constants_of, runnable_of
 from extractkit.models.litert.entry import Entry, Flow, call_arrays, signature_of
@@ -98,11 +98,11 @@ class TFLiteModel:
         }
 
     def encode(self, samples: Sequence[Sample]) -> list[Encoded]:
-        """Arrays as they are."""
+        """Return arrays as they are."""
         return [encode_arrays(self.signature, sample) for sample in samples]
 
     def program(self, fetches: Sequence[Fetch], compilation: Compilation) -> Program:
-        """An interpreter of its own, which keeps intermediates only where they are fetched.
+        """Return an interpreter of its own, which keeps intermediates only where they are fetched.
 
         Raises:
             ConfigError: XLA is asked for.
@@ -131,7 +131,7 @@ class TFLiteModel:
     def _sample(
         self, features: Mapping[str, Array], position: int, sizes: Mapping[str, int]
     ) -> dict[str, Array]:
-        """One sample of a batch, without its padding."""
+        """Return one sample of a batch, without its padding."""
         return {
             spec.name: features[spec.name][
                 (
@@ -150,10 +150,12 @@ class TFLiteModel:
         try:
             interpreter.call(arrays)
         except FAILURES as error:
-            raise SampleError(f"model {self.name!r} failed on a sample: {told(error)}") from error
+            raise SampleError(
+                f"model {self.name!r} failed on a sample: {error_summary(error)}"
+            ) from error
 
     def _value(self, interpreter: Interpreter, one: Found, fetch: Fetch) -> Array:
-        """The value of the last call, without sample axis, transformed."""
+        """Return the value of the last call, without sample axis, transformed."""
         value = self._read(interpreter, one)
         value = value[0, ...] if one.bare else value
         return value if fetch.axes is None else transformed(value, fetch.axes)
@@ -162,11 +164,13 @@ class TFLiteModel:
         try:
             value = interpreter.value(one.index)
         except FAILURES as error:
-            raise SampleError(f"{one.record.address!r} has no value: {told(error)}") from error
+            raise SampleError(
+                f"{one.record.address!r} has no value: {error_summary(error)}"
+            ) from error
         return _real(value, one)
 
     def own_call(self, checkpoint: int | None = None) -> OwnCall:
-        """The outputs by a plain interpreter of LiteRT, which preserves no intermediates.
+        """Return the outputs by a plain interpreter of LiteRT, which preserves no intermediates.
 
         Raises:
             NoOwnCallError: LiteRT cannot run the file, and what is left of it has no signature.
@@ -203,12 +207,14 @@ class TFLiteModel:
         try:
             values = plain.call(call_arrays(self.entry, self.signature, sample), outputs)
         except FAILURES as error:
-            raise SampleError(f"model {self.name!r} failed on a sample: {told(error)}") from error
+            raise SampleError(
+                f"model {self.name!r} failed on a sample: {error_summary(error)}"
+            ) from error
         real = [(one.bare, _real(values[one.index], one)) for one in wanted]
         return [value[0, ...] if bare else value for bare, value in real]
 
     def constants(self, fetches: Sequence[Fetch]) -> list[Array]:
-        """Weights as the file holds them, and what is computed from them alone.
+        """Return weights as the file holds them, and what is computed from them alone.
 
         The latter takes an interpreter of its own, which computes nothing else. It has no XNNPACK,
         which never computes the dequantised weights that it packs.
@@ -231,7 +237,7 @@ class TFLiteModel:
         ]
 
     def _stored(self, wanted: Sequence[Found]) -> dict[str, Array]:
-        """Values of weights by address, read from the file."""
+        """Return the values of weights by address, read from the file."""
         found: dict[str, Array] = {}
         try:
             with self.file.opened() as content:
@@ -239,7 +245,9 @@ class TFLiteModel:
                     tensor = self.graph.subgraphs[one.subgraph].tensors[one.index]
                     found[one.record.address] = _real(stored_value(content, tensor), one)
         except (OSError, ValueError) as error:
-            raise JobError(f"{self.file.at} can no longer be read: {told(error)}") from error
+            raise JobError(
+                f"{self.file.at} can no longer be read: {error_summary(error)}"
+            ) from error
         return found
 
     def weights_digest(self) -> str:
@@ -252,7 +260,7 @@ class TFLiteModel:
         return sha.hexdigest()
 
     def definition_digest(self) -> str:
-        """SHA-256 over the file as it is, its weights too, and what of it is called."""
+        """Return the SHA-256 over the file as it is, its weights too, and what of it is called."""
         with self.file.opened() as opened:
             content = hashlib.sha256(opened).hexdigest()
         return of_plain_data(
@@ -284,5 +292,5 @@ class TFLiteModel:
 
 
 def _real(value: Array, one: Found) -> Array:
-    """The value as it is listed: as it is, or made real."""
+    """Return the value as it is listed: as it is, or made real."""
     return value if one.quantization is None else dequantized(value, one.quantization)

@@ -85,7 +85,7 @@ def embedded(content: bytes, number: int) -> list[bytes]:
 
 
 def _graph_after(fields: list[_Field], number: int, *, meta: bool = False) -> bool:
-    """Whether the field of this number begins as a MetaGraphDef, or as a GraphDef, does."""
+    """Return whether the field of this number begins as a MetaGraphDef, or as a GraphDef, does."""
     content = next((f.content for f in fields if f.number == number and f.kind == _BYTES), None)
     if content is None:
         return False
@@ -96,7 +96,7 @@ def _graph_after(fields: list[_Field], number: int, *, meta: bool = False) -> bo
 
 
 def _is_node(content: bytes) -> bool:
-    """Whether a message begins with two texts of its first two fields, as a NodeDef does."""
+    """Return whether a message begins with two texts of its first two fields, as a NodeDef does."""
     begin = _begin(content)
     return (
         len(begin) >= 2
@@ -295,7 +295,7 @@ def _is_tar(file: Path) -> bool:
 
 
 def _packed(what: str, module: str, file: Path) -> Recognized:
-    """An archive, unpacked by a module of Python's own."""
+    """Return an archive, unpacked by a module of Python's own."""
     command = f"python -m {module} -e {shlex.quote(str(file))} NAME"
     return Recognized(what, advice=f"Unpack it and give the path of what is in it: {command}")
 

@@ -12,7 +12,7 @@ from urllib.request import url2pathname
 
 from extractkit.advice import override
 from extractkit.errors import ModelError, choices, nearest
-from extractkit.models.foreign import told
+from extractkit.models.foreign import error_summary
 from extractkit.models.recognition.content import EMPTY, SPLIT, Recognized, recognize_file
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
@@ -161,7 +161,7 @@ def _is_archive_of_keras(folder: Path) -> bool:
 
 
 def _variables(folder: Path) -> Recognized | None:
-    """The variables of a SavedModel, whose graph is missing."""
+    """Return the variables of a SavedModel, whose graph is missing."""
     for place in (folder, folder / "variables"):
         if (place / "variables.index").is_file():
             found = recognize_file(place / "variables.index")
@@ -180,7 +180,7 @@ def _variables(folder: Path) -> Recognized | None:
 
 
 def _of_files(folder: Path, inside: set[str]) -> Recognized | None:
-    """A folder with the files of a checkpoint, or with one file that is known."""
+    """Return a folder with the files of a checkpoint, or with one file that is known."""
     metas = [name for name in inside if name.endswith(".meta")]
     indices = [name for name in inside if name.endswith(".index")]
     if metas:
@@ -199,7 +199,7 @@ def _of_files(folder: Path, inside: set[str]) -> Recognized | None:
 
 
 def _prefix(given: Path) -> Recognized | None:
-    """The prefix of a checkpoint, no file's own name."""
+    """Return the prefix of a checkpoint, no file's own name."""
     if not given.parent.is_dir() or not given.name:
         return None
     if (index := given.with_name(f"{given.name}.index")).is_file():
@@ -331,7 +331,8 @@ def refuse_damaged(
     if recognize(str(file)) is None:
         refuse_unknown(path, file, what, key)
     raise ModelError(
-        f"{key}={path!r}: {file.name!r} is {what} that is damaged or cut off ({told(error)}). "
+        f"{key}={path!r}: {file.name!r} is {what} that is damaged or cut off "
+        f"({error_summary(error)}). "
         f"Copy it again"
     ) from error
 

@@ -18,12 +18,12 @@ from google.protobuf.message import DecodeError, Message
 
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError, ModelError, choices
-from extractkit.models.foreign import told
+from extractkit.models.foreign import error_summary
 from extractkit.models.graphs.control_flow import Range, known_ranges
 from extractkit.models.graphs.imported import AnyGraph, AnyTensor, ImportedGraph
-from extractkit.models.graphs.rebuilding import lacked_operation, put_stand_ins
+from extractkit.models.graphs.rebuilding import replace_unknown_operations, unknown_operation_of
 from extractkit.models.graphs.signature import tensor_named
-from extractkit.models.imports import why_not_loaded
+from extractkit.models.imports import load_failure
 from extractkit.models.recognition import refuse_damaged, refuse_others, refuse_unknown
 from extractkit.models.tensorflow_process import remember
 
@@ -135,7 +135,7 @@ class SessionGraph:
 
 
 @dataclass(frozen=True, eq=False)
-class LaterSession:
+class SessionTemplate:
     """A graph to which nothing is added, and how to open a session for its like.
 
     Attributes:
@@ -175,7 +175,7 @@ def drop_stored_shapes(graph_def: Any) -> bool:
 
 
 def with_constants(graph_def: Any, constants: Mapping[str, Array]) -> ImportedGraph:
-    """A graph in which placeholders, by their operations' names, are constants."""
+    """Return a graph in which placeholders, by their operations' names, are constants."""
     graph_def = tf.compat.v1.GraphDef.FromString(graph_def.SerializeToString())
     clean(graph_def)
     for node in graph_def.node:
@@ -191,11 +191,11 @@ def with_constants(graph_def: Any, constants: Mapping[str, Array]) -> ImportedGr
 
 
 def placeholders(graph: AnyGraph) -> dict[str, AnyTensor]:
-    """A graph's own placeholders by the names of their operations."""
+    """Return a graph's own placeholders by the names of their operations."""
     return {
         operation.name: operation.outputs[0]
         for operation in graph.get_operations()
-        if operation.type in PLACEHOLDERS and lacked_operation(operation) is None
+        if operation.type in PLACEHOLDERS and unknown_operation_of(operation) is None
     }
 
 
@@ -222,7 +222,7 @@ _TEXT = (".pbtxt", ".txt", ".prototxt")
 
 
 def read_graph_def(path: str, file: Path) -> Any:
-    """The GraphDef in a file.
+    """Return the GraphDef in a file.
 
     Raises:
         ModelError: something else is in it, or nothing.
@@ -242,7 +242,7 @@ def read_graph_def(path: str, file: Path) -> Any:
 
 
 def parsed(path: str, file: Path, message: Message, kind: str) -> Any:
-    """A message of a file, binary or text by its ending.
+    """Return a message of a file, binary or text by its ending.
 
     Raises:
         ModelError: it cannot be read as one.
@@ -258,7 +258,7 @@ def parsed(path: str, file: Path, message: Message, kind: str) -> Any:
 
 
 def new_session(path: str, graph_def: Any) -> tf.compat.v1.Session:
-    """A session of its own for a graph, with the process's settings of threads.
+    """Return a session of its own for a graph, with the process's settings of threads.
 
     Raises:
         ModelError: TensorFlow cannot import the graph.
@@ -267,7 +267,7 @@ def new_session(path: str, graph_def: Any) -> tf.compat.v1.Session:
     return tf.compat.v1.Session(graph=graph, config=session_config())
 
 
-def later_session(path: str, graph_def: Any) -> LaterSession:
+def session_template(path: str, graph_def: Any) -> SessionTemplate:
     """Return a graph whose session is opened, for a second import of it, when something is run.
 
     A graph of 30,000 operations takes seconds to import into a session, which listing needs not.
@@ -276,7 +276,7 @@ def later_session(path: str, graph_def: Any) -> LaterSession:
         ModelError: TensorFlow cannot import the graph.
     """
     graph = _imported(path, graph_def, ImportedGraph)
-    return LaterSession(graph, partial(new_session, path, graph.as_graph_def()))
+    return SessionTemplate(graph, partial(new_session, path, graph.as_graph_def()))
 
 
 def _imported(path: str, graph_def: Any, importing: Callable[[Any], _Graph]) -> _Graph:
@@ -285,7 +285,7 @@ def _imported(path: str, graph_def: Any, importing: Callable[[Any], _Graph]) -> 
     try:
         return importing(graph_def)
     except (ValueError, TypeError, KeyError, tf.errors.OpError) as error:
-        raise ModelError(f"model.path={path!r} {why_not_loaded(error)}") from error
+        raise ModelError(f"model.path={path!r} {load_failure(error)}") from error
 
 
 def _with_python_objects(graph_def: Any) -> tf.Graph:
@@ -296,7 +296,7 @@ def _with_python_objects(graph_def: Any) -> tf.Graph:
 
 
 def plain_session(graph_def: Any) -> tf.compat.v1.Session:
-    """A session for a graph as it is, but for what `make_importable` changes.
+    """Return a session for a graph as it is, but for what `make_importable` changes.
 
     Raises:
         ModelError: TensorFlow cannot import the graph so.
@@ -307,12 +307,12 @@ def plain_session(graph_def: Any) -> tf.compat.v1.Session:
         with graph.as_default():
             tf.compat.v1.import_graph_def(graph_def, name="")
     except (ValueError, TypeError, KeyError, tf.errors.OpError) as error:
-        raise ModelError(f"tf.compat.v1.import_graph_def: {told(error)}") from error
+        raise ModelError(f"tf.compat.v1.import_graph_def: {error_summary(error)}") from error
     return tf.compat.v1.Session(graph=graph, config=session_config())
 
 
 def session_config() -> Any:
-    """Settings of a session as those of the process; what a device lacks runs on another."""
+    """Return settings of a session as those of the process; what a device lacks runs on another."""
     remember()  # the first session starts TensorFlow's threads
     return tf.compat.v1.ConfigProto(
         allow_soft_placement=True,
@@ -323,7 +323,7 @@ def session_config() -> Any:
 
 def make_importable(graph_def: Any) -> None:
     """Put stand-ins for unknown operations and seeds where they are missing, in place."""
-    put_stand_ins(graph_def)
+    replace_unknown_operations(graph_def)
     seed_unseeded(graph_def)
 
 

@@ -15,8 +15,8 @@ from extractkit.errors import ConfigError, JobError, ModelError
 from extractkit.inputs.protocol import InputSpec
 from extractkit.models.axes import InputSetting
 from extractkit.models.composites import Composite, given, given_names, with_composites
-from extractkit.models.failures import failed_on_batch
-from extractkit.models.foreign import told_by_graph
+from extractkit.models.failures import batch_failure
+from extractkit.models.foreign import graph_error_summary
 from extractkit.models.given_weights import CompiledOnce
 from extractkit.models.graphs.catalog import GraphFacts, facts_of, find_operations, terminal_tensors
 from extractkit.models.graphs.model import GraphModel
@@ -39,8 +39,8 @@ from extractkit.models.protocol import (
     Program,
 )
 from extractkit.models.sessions.importing import (
-    LaterSession,
     SessionGraph,
+    SessionTemplate,
     placeholders,
     with_constants,
 )
@@ -53,7 +53,7 @@ from extractkit.models.sessions.restore import (
 
 
 @dataclass(frozen=True, eq=False)
-class SessionAgain:
+class ReloadedSession:
     """A graph that TensorFlow has loaded into another session, for `OwnCall`."""
 
     session: tf.compat.v1.Session
@@ -75,7 +75,7 @@ class SessionModel(GraphModel):
         inner: names of inputs that are tensors in the midst of the graph.
         frozen: whether weights stand in the graph as constants.
         averages: the name of moving averages: `VARIABLE/averages` is one of `VARIABLE`.
-        again: Loads the same graph a second time; see `SessionAgain`.
+        reload: Loads the same graph a second time; see `ReloadedSession`.
     """
 
     open_session: Callable[[], tf.compat.v1.Session]
@@ -87,7 +87,7 @@ class SessionModel(GraphModel):
     inner: frozenset[str]
     frozen: bool
     averages: str = field(default=AVERAGES, kw_only=True)
-    again: Callable[[int | None], SessionAgain] | None = field(default=None, kw_only=True)
+    reload: Callable[[int | None], ReloadedSession] | None = field(default=None, kw_only=True)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
     _opening: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
@@ -169,11 +169,11 @@ class SessionModel(GraphModel):
         }
 
     def own_call(self, checkpoint: int | None = None) -> OwnCall:
-        """The graph's own tensors, fetched by their names from a session of their own."""
-        if self.again is None:
+        """Return the graph's own tensors, fetched by their names from a session of their own."""
+        if self.reload is None:
             return OwnCall(SAME_OBJECT, partial(self._outputs, self.session))
-        again = self.again(checkpoint)
-        return OwnCall(again.loaded_by, partial(self._outputs, again.session))
+        reloaded = self.reload(checkpoint)
+        return OwnCall(reloaded.loaded_by, partial(self._outputs, reloaded.session))
 
     def _outputs(
         self,
@@ -190,7 +190,7 @@ class SessionModel(GraphModel):
         try:
             values = session.run(names, {**fed, **self.constants_fed})
         except tf.errors.OpError as error:
-            raise failed_on_batch(self.name, error) from error
+            raise batch_failure(self.name, error) from error
         return {
             record.address: self._with_samples(
                 # A string alone comes back as Python's bytes.
@@ -201,7 +201,7 @@ class SessionModel(GraphModel):
         }
 
     def program(self, fetches: Sequence[Fetch], compilation: Compilation) -> Program:
-        """A callable of the session that computes the fetches and what they need alone."""
+        """Return a callable of the session that computes the fetches and what they need alone."""
         if compilation.compile == "xla":
             raise ConfigError(
                 f"runtime.compile=xla: model {self.name!r} runs in a session of TensorFlow 1, "
@@ -227,13 +227,13 @@ class SessionModel(GraphModel):
                     *(own[name] for name in names), count, *(lengths[axis] for axis in axes)
                 )
             except tf.errors.OpError as error:
-                raise failed_on_batch(self.name, error) from error
+                raise batch_failure(self.name, error) from error
             return returned
 
         return run
 
     def constants(self, fetches: Sequence[Fetch]) -> list[Array]:
-        """Values of weights, and of what is computed from weights and constants alone."""
+        """Return values of weights, and of what is computed from weights and constants alone."""
 
         def compiled() -> Callable[[], list[Array]]:
             with self._adding():
@@ -247,7 +247,7 @@ class SessionModel(GraphModel):
             return [np.array(value, copy=True) for value in call()]
         except tf.errors.OpError as error:
             raise JobError(
-                f"model {self.name!r} cannot compute its constants: {told_by_graph(error)}"
+                f"model {self.name!r} cannot compute its constants: {graph_error_summary(error)}"
             ) from error
 
     def read(self, variable: Any) -> Array:
@@ -260,11 +260,12 @@ class SessionModel(GraphModel):
             return raw_array(as_array(self.session.run(self._in_session(variable))))
         except tf.errors.OpError as error:
             raise ModelError(
-                f"model {self.name!r}: {variable.name!r} cannot be read: {told_by_graph(error)}"
+                f"model {self.name!r}: {variable.name!r} cannot be read: "
+                f"{graph_error_summary(error)}"
             ) from error
 
     def _in_session(self, value: Any) -> tf.Tensor:
-        """The session's own tensor for one of the copied graph, or for a variable."""
+        """Return the session's own tensor for one of the copied graph, or for a variable."""
         if isinstance(value, GraphVariable):
             return value.value
         return self.session.graph.get_tensor_by_name(value.name)
@@ -278,7 +279,7 @@ class SessionModel(GraphModel):
     def _callable(
         self, tensors: Sequence[tf.Tensor], feeds: Sequence[tf.Tensor] = ()
     ) -> Callable[..., list[Array]]:
-        """What computes the tensors when it is called with values of `feeds`."""
+        """Return what computes the tensors when it is called with values of `feeds`."""
         # What is fed cannot be fetched itself, and a variable's own tensor would change later.
         fetched = [tf.identity(tensor) for tensor in tensors]
         graph = self.session.graph
@@ -307,7 +308,7 @@ class SessionModel(GraphModel):
 
 def session_model(
     name: str,
-    session: tf.compat.v1.Session | LaterSession,
+    session: tf.compat.v1.Session | SessionTemplate,
     *,
     inputs: Mapping[str, tf.Tensor] | None = None,
     outputs: Mapping[str, tf.Tensor] | None = None,
@@ -318,7 +319,7 @@ def session_model(
     frozen: bool = False,
     checkpoints: CheckpointAxis | None = None,
     averages: str = AVERAGES,
-    again: Callable[[int | None], SessionAgain] | None = None,
+    reload: Callable[[int | None], ReloadedSession] | None = None,
     impure_advice: str = "",
     composites: Mapping[str, Composite] | None = None,
 ) -> SessionModel:
@@ -339,7 +340,7 @@ def session_model(
         checkpoints: the weights that the session is to be given one after the other.
         impure_advice: what to do about tensors that depend on random numbers.
         averages: the name of moving averages of variables.
-        again: as of `SessionModel`.
+        reload: as of `SessionModel`.
         composites: sparse inputs by their names in the signature.
 
     Raises:
@@ -364,7 +365,7 @@ def session_model(
     for key, one in made_of.items():
         named |= one.named(key)
     fed = {feedable[key].op.name: value for key, value in constant.items()}
-    later = isinstance(session, LaterSession)
+    later = isinstance(session, SessionTemplate)
     untouched = later and not fed
     copy = graph if untouched else with_constants(graph_def or graph.as_graph_def(), fed)
     return SessionModel(
@@ -385,14 +386,14 @@ def session_model(
         checkpoints=checkpoints,
         impure_advice=impure_advice,
         averages=averages,
-        again=again,
+        reload=reload,
     ).settled()
 
 
 def _fed(
     specs: Sequence[InputSpec], features: Mapping[str, Array], lengths: Mapping[str, Array]
 ) -> dict[str, Array]:
-    """What the graph's inputs are fed, by name."""
+    """Return what the graph's inputs are fed, by name."""
     fed = given(specs, features, lengths)
     for spec in specs:
         if not spec.parts:

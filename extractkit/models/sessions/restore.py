@@ -11,7 +11,7 @@ import tensorflow as tf
 from extractkit.core import digests
 from extractkit.core.catalog import Kind
 from extractkit.errors import ModelError
-from extractkit.models.foreign import told
+from extractkit.models.foreign import error_summary
 from extractkit.models.graphs.imported import AnyGraph, AnyTensor
 from extractkit.models.moving_averages import MovingAverages, named_averages
 from extractkit.models.recognition import recognize, refuse_others, refuse_unknown
@@ -74,7 +74,7 @@ def variables_of(graph: tf.Graph) -> list[GraphVariable]:
 
 
 def kinds_of_variables(graph: AnyGraph, averages: str) -> dict[str, Kind]:
-    """Kinds of the variables that are not weights, by name (`op:0`).
+    """Return the kinds of the variables that are not weights, by name (`op:0`).
 
     Args:
         averages: the name of moving averages: `VARIABLE/averages` is one of `VARIABLE`.
@@ -101,7 +101,7 @@ def _optimizer_variables(graph: AnyGraph) -> set[str]:
 
 
 def _variables(tensors: Iterable[AnyTensor]) -> Iterable[str]:
-    """The variables among tensors, or that these read."""
+    """Yield the variables among tensors, or that these read."""
     for tensor in tensors:
         operation: Any = tensor.op
         if operation.type in ("Identity", "ReadVariableOp"):
@@ -118,7 +118,7 @@ _TABLES = (
 
 
 def table_contents(session: tf.compat.v1.Session, graph_def: Any) -> dict[str, str] | None:
-    """A text for each table of a graph, by the name of its node.
+    """Return a text for each table of a graph, by the name of its node.
 
     Args:
         session: which has filled them.
@@ -250,7 +250,7 @@ def restore_averages(
 
 
 def _is_kept(name: str, variables: Collection[str]) -> bool:
-    """Whether a variable is kept for another, as an optimizer's slots are."""
+    """Return whether a variable is kept for another, as an optimizer's slots are."""
     return name.rpartition("/")[0] in variables
 
 
@@ -274,7 +274,8 @@ def _feed(at: str, session: Any, reader: Any, keys: Mapping[Any, str]) -> None:
             session.run(assign, {assign.inputs[1]: value})
         except (tf.errors.OpError, ValueError) as error:
             raise ModelError(
-                f"{at}: {key!r} {list(value.shape)} does not fit {variable.name!r}: {told(error)}"
+                f"{at}: {key!r} {list(value.shape)} does not fit {variable.name!r}: "
+                f"{error_summary(error)}"
             ) from error
 
 
@@ -292,8 +293,10 @@ def _reader(at: str, prefix: str) -> Any:
 
 def _why_not_read(prefix: str, error: BaseException) -> str:
     if isinstance(error, _DAMAGED) or _TABLE in str(error):
-        return f"checkpoint {prefix!r} is damaged or cut off ({told(error)}). Copy it again"
-    return f"checkpoint {prefix!r} cannot be restored: {told(error)}"
+        return (
+            f"checkpoint {prefix!r} is damaged or cut off ({error_summary(error)}). Copy it again"
+        )
+    return f"checkpoint {prefix!r} cannot be restored: {error_summary(error)}"
 
 
 def _has(graph: tf.Graph, name: str) -> bool:
@@ -307,7 +310,7 @@ def _wanted_by_name(variable: GraphVariable) -> _Wanted:
 
 
 def _wanted_by_saver(restore: Any) -> Iterator[_Wanted]:
-    """What the operations read that run before `restore` does."""
+    """Yield what the operations read that run before `restore` does."""
     seen, waiting = set(), [restore]
     while waiting:
         operation = waiting.pop()
@@ -325,7 +328,7 @@ def _wanted_by_saver(restore: Any) -> Iterator[_Wanted]:
 
 
 def _shape(part: str, tensor: tf.Tensor) -> tuple[int, ...] | None:
-    """The shape that a whole variable has in the graph.
+    """Return the shape that a whole variable has in the graph.
 
     Args:
         part: of which only a part is read: its sizes, and the part: "10 4 0,5:-".

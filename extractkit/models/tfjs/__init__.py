@@ -9,7 +9,7 @@ import tensorflow as tf
 from google.protobuf import json_format
 
 from extractkit.errors import ModelError
-from extractkit.models.foreign import told
+from extractkit.models.foreign import error_summary
 from extractkit.models.graphs.imported import AnyGraph, AnyTensor
 from extractkit.models.keras_models.loading import build_architecture
 from extractkit.models.keras_models.saved import SavedKeras, serialized_objects
@@ -26,7 +26,7 @@ _OWN = ("fused_ops", "num_args", "epsilon", "leakyrelu_alpha", "TArgs", "num_hos
 _PRELU = "Prelu"
 
 
-def taken_apart(graph_def: Any) -> None:
+def decompose_unsupported(graph_def: Any) -> None:
     """Replace, in place, what TensorFlow cannot run; the last of the parts has the old name."""
     nodes = list(graph_def.node)
     if not any(_is_foreign(node) for node in nodes):
@@ -108,7 +108,9 @@ def graph_def_of(topology: Any, weights: WeightFile, at: str) -> Any:
     try:
         json_format.ParseDict(topology, graph_def, ignore_unknown_fields=True)
     except (json_format.ParseError, TypeError, ValueError, AttributeError) as error:
-        raise ModelError(f"{at}: its modelTopology is not a GraphDef: {told(error)}") from error
+        raise ModelError(
+            f"{at}: its modelTopology is not a GraphDef: {error_summary(error)}"
+        ) from error
     bodies = [graph_def.node, *(one.node_def for one in graph_def.library.function)]
     for nodes in bodies:
         for node in nodes:
@@ -119,7 +121,7 @@ def graph_def_of(topology: Any, weights: WeightFile, at: str) -> Any:
                 )
             if node.op == "Const":
                 _fill(node, weights, at)
-    taken_apart(graph_def)
+    decompose_unsupported(graph_def)
     return graph_def
 
 

@@ -159,7 +159,7 @@ def _open_file(file: Path, at: str) -> WeightFile:
 
 
 def _chosen(folder: Path, at: str) -> str:
-    """The one set of weights in a directory."""
+    """Return the one set of weights in a directory."""
     if prefix := checkpoints.latest(folder, at):
         return prefix + CHECKPOINT_ENDING if _has_index(prefix) else prefix
     found = _candidates(folder)

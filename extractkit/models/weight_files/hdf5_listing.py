@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from extractkit.core.catalog import TEXT
-from extractkit.models.foreign import told
+from extractkit.models.foreign import error_summary
 
 _SECONDS = 10
 _BYTES_PER_SECOND = 20_000_000
@@ -41,7 +41,7 @@ def listing(path: str) -> dict[str, Any]:
     except RefusedError as reason:
         return {"refused": str(reason)}
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
-        return {"damaged": told(error)}
+        return {"damaged": error_summary(error)}
     return {"datasets": datasets, "names": names}
 
 

@@ -32,7 +32,7 @@ import numpy as np
 from extractkit.core.catalog import TEXT
 from extractkit.core.values import Array
 from extractkit.errors import ModelError, choices
-from extractkit.models.foreign import ask, ask_about_all, told
+from extractkit.models.foreign import ask, error_summary, run_for_many
 from extractkit.models.weight_files.weight_file import Entry, Place, WeightFile, damaged
 from extractkit.models.zip_files import why_not_unpacked
 
@@ -45,7 +45,7 @@ _OPTIMIZER = "optimizer"
 
 
 def places(keys: Iterable[str], names: Mapping[str, str]) -> dict[str, Place]:
-    """The place of every dataset.
+    """Return the place of every dataset.
 
     Args:
         keys: paths of the datasets.
@@ -82,7 +82,7 @@ def _numbered(key: str, layer_names: Mapping[str, str]) -> Place:
 
 
 def _layer_names(names: Mapping[str, str]) -> dict[str, str]:
-    """The layers' own names by path of their group, where that path says less.
+    """Return the layers' own names by path of their group, where that path says less.
 
     An item of a list stands under its class, counted (`layers/dense_1`): there the name that the
     author gave is better. One that Keras made up counts what was built earlier in the process, so
@@ -102,7 +102,7 @@ def _layer_names(names: Mapping[str, str]) -> dict[str, str]:
 def _alone(
     path: str, name: str, counts: Mapping[tuple[str, str], int], groups: Mapping[str, str]
 ) -> bool:
-    """Whether no sibling has this name too, or stands under it."""
+    """Return whether no sibling has this name too, or stands under it."""
     above = path.rpartition("/")[0]
     return counts[above, name] == 1 and f"{above}/{name}" not in groups
 
@@ -123,7 +123,7 @@ Listing = Mapping[str, Any]
 def open_hdf5(
     file: Path, at: str, *, whole: bool = False, listing: Listing | None = None
 ) -> WeightFile:
-    """Every array in an HDF5 file.
+    """Return every array in an HDF5 file.
 
     Args:
         at: how messages name what the user gave.
@@ -146,7 +146,7 @@ def open_hdf5(
             with h5py.File(file, "r") as opened:
                 return _array(opened[key], entries[key].dtype)
         except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
-            raise damaged(at, f"{key!r}: {told(error)}") from error
+            raise damaged(at, f"{key!r}: {error_summary(error)}") from error
 
     return WeightFile(
         str(file), "Keras HDF5", (file,), entries, places(entries, listing["names"]), load
@@ -154,7 +154,7 @@ def open_hdf5(
 
 
 def list_together(files: Sequence[Path]) -> dict[Path, Listing]:
-    """Listings of many files, for which few children are started.
+    """Return the listings of many files, for which few children are started.
 
     What a child dies of, or does not come to, has no listing: asked about alone, it is told.
     """
@@ -163,7 +163,7 @@ def list_together(files: Sequence[Path]) -> dict[Path, Listing]:
     while left:
         few = left[:_TOGETHER]
         sizes = sum(file.stat().st_size for file in few)
-        lines = ask_about_all(_CHILD, [str(file) for file in few], sizes).split(b"\n")[:-1]
+        lines = run_for_many(_CHILD, [str(file) for file in few], sizes).split(b"\n")[:-1]
         for file, line in zip(few, lines, strict=False):
             found[file] = json.loads(line)
         # Where lines are missing, it was the next file that ended the child.
@@ -172,7 +172,7 @@ def list_together(files: Sequence[Path]) -> dict[Path, Listing]:
 
 
 def _listed(file: Path, at: str) -> Listing:
-    """What the child says is in the file."""
+    """Return what the child says is in the file."""
     answer = ask(_CHILD, str(file), file, at)
     try:
         listing: Listing = json.loads(answer.output)
@@ -225,7 +225,7 @@ def open_archive(file: Path, at: str, *, whole: bool = False) -> WeightFile:
     try:
         handle, name = tempfile.mkstemp(suffix=".h5")
     except OSError as error:
-        raise _no_room(at, error) from error
+        raise _disk_full(at, error) from error
     os.close(handle)
     unpacked = Path(name)
     try:
@@ -270,18 +270,18 @@ def _unpack(file: Path, into: Path, at: str) -> None:
                 shutil.copyfileobj(content, unpacked)
     except OSError as error:
         if error.errno in _NO_ROOM:
-            raise _no_room(at, error) from error
-        raise damaged(at, told(error)) from error
+            raise _disk_full(at, error) from error
+        raise damaged(at, error_summary(error)) from error
     except (
         *(zipfile.BadZipFile, zlib.error, EOFError),
         *(ValueError, RuntimeError, NotImplementedError, struct.error),
     ) as error:
         if why := why_not_unpacked(error):
             raise ModelError(f"{at} {why}") from error
-        raise damaged(at, told(error)) from error
+        raise damaged(at, error_summary(error)) from error
 
 
-def _no_room(at: str, error: OSError) -> ModelError:
+def _disk_full(at: str, error: OSError) -> ModelError:
     return ModelError(
         f"{at} cannot be unpacked to a temporary file: {error.strerror or error}. Name a directory "
         f"with room: TMPDIR=DIRECTORY python -m extractkit …"

@@ -10,7 +10,7 @@ import numpy as np
 
 from extractkit.core.values import Array
 from extractkit.errors import MissingExtraError, ModelError, choices
-from extractkit.models.foreign import told
+from extractkit.models.foreign import error_summary
 from extractkit.models.weight_files.weight_file import (
     Entry,
     Place,
@@ -40,7 +40,7 @@ _DTYPES = {
 
 
 def is_index(file: Path) -> bool:
-    """Whether a JSON file lists weights in `.safetensors` files, whatever its own name."""
+    """Return whether a JSON file lists weights in `.safetensors` files, whatever its own name."""
     try:
         names = json.loads(file.read_text(encoding="utf-8"))["weight_map"].values()
         return any(str(name).endswith(ENDING) for name in names)
@@ -56,7 +56,7 @@ def is_safetensors(file: Path) -> bool:
 
 
 def open_safetensors(file: Path, at: str) -> WeightFile:
-    """One `.safetensors` file.
+    """Return one `.safetensors` file.
 
     Args:
         at: how messages name what the user gave.
@@ -70,7 +70,7 @@ def open_safetensors(file: Path, at: str) -> WeightFile:
 
 
 def open_sharded(index: Path, at: str) -> WeightFile:
-    """The files named in a `model.safetensors.index.json`, which stand beside it.
+    """Return the files named in a `model.safetensors.index.json`, which stand beside it.
 
     Raises:
         MissingExtraError: the package `safetensors` is not installed.
@@ -111,9 +111,11 @@ def _weight_map(index: Path, at: str) -> dict[str, str]:
         content = json.loads(index.read_text(encoding="utf-8"))
         shards = {str(key): str(name) for key, name in content["weight_map"].items()}
     except (ValueError, RecursionError) as error:
-        raise damaged(at, told(error)) from error
+        raise damaged(at, error_summary(error)) from error
     except (KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{at} is not an index of safetensors files: {told(error)}") from error
+        raise ModelError(
+            f"{at} is not an index of safetensors files: {error_summary(error)}"
+        ) from error
     if not shards:
         raise ModelError(f"{at} is an index that lists no weights")
     for name in dict.fromkeys(shards.values()):
@@ -142,7 +144,7 @@ def _opened(file: Path, at: str) -> tuple[dict[str, Entry], Callable[[str], Arra
                 for key, part in slices.items()
             }
     except (SafetensorError, OSError, ValueError) as error:
-        raise damaged(f"{at} ({file.name})", told(error)) from error
+        raise damaged(f"{at} ({file.name})", error_summary(error)) from error
     if not entries:
         raise ModelError(f"{at} ({file.name}) holds no weights")
     offsets = _offsets(file)
@@ -155,7 +157,7 @@ def _opened(file: Path, at: str) -> tuple[dict[str, Entry], Callable[[str], Arra
             dtype = np.dtype(array_dtype(entries[key].dtype))
             return content.view(dtype).reshape(entries[key].shape)
         except (OSError, ValueError) as error:
-            raise damaged(f"{at} ({file.name})", f"{key!r}: {told(error)}") from error
+            raise damaged(f"{at} ({file.name})", f"{key!r}: {error_summary(error)}") from error
 
     return entries, load
 

@@ -20,7 +20,7 @@ from typing import Any
 from extractkit.advice import override
 from extractkit.core.values import Array, as_array
 from extractkit.errors import ModelError, choices, nearest
-from extractkit.models.foreign import told
+from extractkit.models.foreign import error_summary
 from extractkit.models.moving_averages import DEFAULT as AVERAGE
 from extractkit.models.moving_averages import SLOTS
 from extractkit.models.tensorflow_process import quiet_start
@@ -99,7 +99,7 @@ Shape = tuple[int, ...]
 def places(
     shapes: Mapping[str, Shape], names: Mapping[str, str], averages: Collection[str] = ()
 ) -> dict[str, Place]:
-    """The place of every variable.
+    """Return the place of every variable.
 
     Args:
         shapes: of all variables, by key.
@@ -129,7 +129,7 @@ def _last(slot: str | None) -> str | None:
 
 
 def object_averages(graph: bytes) -> list[str]:
-    """Keys of the averages that an optimizer of Keras keeps, in the order of the weights.
+    """Return keys of the averages that an optimizer of Keras keeps, in the order of the weights.
 
     Args:
         graph: what the checkpoint holds under `OBJECT_GRAPH`.
@@ -155,7 +155,7 @@ def object_averages(graph: bytes) -> list[str]:
 
 
 def object_names(graph: bytes) -> dict[str, str]:
-    """Names for the model's variables whose keys lead through an optimizer.
+    """Return the names for the model's variables whose keys lead through an optimizer.
 
     Args:
         graph: what the checkpoint holds under `OBJECT_GRAPH`.
@@ -185,7 +185,7 @@ def object_names(graph: bytes) -> dict[str, str]:
 
 
 def _optimizers(paths: Iterable[str]) -> set[str]:
-    """Paths of objects (TF1: scopes) that count iterations, and of those that have slots."""
+    """Return paths of objects (TF1: scopes) that count iterations, and of those that have slots."""
     found = {"optimizer"}
     for path in paths:
         above, _, name = path.rpartition("/")
@@ -197,7 +197,7 @@ def _optimizers(paths: Iterable[str]) -> set[str]:
 
 
 def _slot_parts(path: str) -> tuple[str, str, str]:
-    """Variable, optimizer and slot of `VARIABLE/.OPTIMIZER_SLOT/OPTIMIZER/SLOT`."""
+    """Return variable, optimizer and slot of `VARIABLE/.OPTIMIZER_SLOT/OPTIMIZER/SLOT`."""
     variable, _, rest = path.partition(_SLOTS)
     optimizer, _, slot = rest.rpartition("/")
     return variable, optimizer, slot
@@ -232,7 +232,7 @@ def _graph_variable(key: str, shapes: Mapping[str, Shape], optimizers: set[str])
 
 
 def _is_slot(parent: str, slot: str, shape: Shape, shapes: Mapping[str, Shape]) -> bool:
-    """Whether a variable is kept for the one that its name begins with."""
+    """Return whether a variable is kept for the one that its name begins with."""
     if parent in shapes:
         return shape in (shapes[parent], ())
     if _SLOT_NAMES.fullmatch(slot) is None:
@@ -249,7 +249,7 @@ def _within(path: str, above: set[str]) -> bool:
 
 
 def _unescaped(path: str) -> tuple[str, ...]:
-    """The attributes of a path; inside one `.S` stands for a slash and `..` for a dot."""
+    """Return the attributes of a path; inside one `.S` stands for a slash and `..` for a dot."""
     return tuple(
         _ESCAPED.sub(lambda found: "/" if found[1] == "S" else ".", part)
         for part in path.split("/")
@@ -266,7 +266,7 @@ _FORMAT = "TensorFlow checkpoint"
 
 
 def is_old_checkpoint(file: Path) -> bool:
-    """Whether a file is a checkpoint of the first format."""
+    """Return whether a file is a checkpoint of the first format."""
     with file.open("rb") as opened:
         size = opened.seek(0, 2)
         opened.seek(max(0, size - len(_TABLE_MAGIC)))
@@ -274,12 +274,12 @@ def is_old_checkpoint(file: Path) -> bool:
 
 
 def exists(prefix: str) -> bool:
-    """Whether there is a checkpoint of this prefix, of either format."""
+    """Return whether there is a checkpoint of this prefix, of either format."""
     return Path(prefix + INDEX_ENDING).is_file() or Path(prefix).is_file()
 
 
 def latest(folder: Path, at: str) -> str | None:
-    """The prefix that the folder's state file names as the latest; None without such a file.
+    """Return the prefix that the folder's state file names as the latest; None without such a file.
 
     Checkpoints are moved, their state files keep naming the place where they were written: what
     stands beside the state file goes first.
@@ -297,7 +297,9 @@ def latest(folder: Path, at: str) -> str | None:
         # The text format of protocol buffers writes what is not ASCII as its UTF-8 in octals.
         recorded = named[1].decode("unicode_escape").encode("latin-1").decode("utf-8")
     except UnicodeError as error:
-        raise ModelError(f"{at}: {STATE_FILE!r} in it is damaged: {told(error)}") from error
+        raise ModelError(
+            f"{at}: {STATE_FILE!r} in it is damaged: {error_summary(error)}"
+        ) from error
     _, slash, name = recorded.rpartition("/")
     for prefix in (f"{folder}/{name}", recorded if slash else None):
         if prefix is not None and "\0" not in prefix and exists(prefix):
@@ -319,7 +321,7 @@ def _prefixes(folder: Path) -> list[str]:
 
 
 def open_checkpoint(prefix: str, at: str) -> WeightFile:
-    """The checkpoint of a prefix.
+    """Return the checkpoint of a prefix.
 
     Args:
         at: how messages name what the user gave.
@@ -337,7 +339,7 @@ def open_checkpoint(prefix: str, at: str) -> WeightFile:
         shapes = reader.get_variable_to_shape_map()
         dtypes = reader.get_variable_to_dtype_map()
     except _raised() as error:
-        raise damaged(at, told(error)) from error
+        raise damaged(at, error_summary(error)) from error
     entries = {
         key: Entry(dtypes[key].name, tuple(shape))
         for key, shape in shapes.items()
@@ -362,7 +364,7 @@ def _loader(reader: Any, at: str) -> Callable[[str], Array]:
         try:
             value = reader.get_tensor(key)
         except _raised() as error:
-            raise damaged(at, f"{key!r}: {told(error)}") from error
+            raise damaged(at, f"{key!r}: {error_summary(error)}") from error
         return as_array(value)
 
     return load
@@ -376,7 +378,7 @@ def _raised() -> tuple[type[Exception], ...]:
 
 
 def _files(prefix: str, at: str) -> tuple[Path, ...]:
-    """The files of a checkpoint, every one of them there."""
+    """Return the files of a checkpoint, every one of them there."""
     files = checkpoint_files(prefix)
     if not files[0].is_file() and Path(prefix).is_file():
         return (Path(prefix),)

@@ -17,7 +17,7 @@ import numpy as np
 from extractkit.core.catalog import TEXT
 from extractkit.core.values import Array
 from extractkit.errors import ModelError, choices
-from extractkit.models.foreign import told
+from extractkit.models.foreign import error_summary
 from extractkit.models.recognition import refuse_unknown
 from extractkit.models.weight_files.weight_file import Entry, Place, WeightFile, damaged
 
@@ -100,7 +100,7 @@ def read_json(file: Path, at: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         if not _begins_as_json(file):
             refuse_unknown(str(file), file, f"a {FILE} of TensorFlow.js", at.partition("=")[0])
-        raise damaged(f"{at} ({file.name})", told(error)) from error
+        raise damaged(f"{at} ({file.name})", error_summary(error)) from error
     if not isinstance(found, dict) or not isinstance(found.get("weightsManifest"), list):
         raise ModelError(f"{at} is not a {FILE} of TensorFlow.js: it has no list weightsManifest")
     return found
@@ -123,7 +123,9 @@ def open_tensorflow_js(file: Path, at: str) -> WeightFile:
             names = [str(name) for name in group["paths"]]
             listed = [(str(one["name"]), one) for one in group["weights"]]
         except (KeyError, TypeError) as error:
-            raise damaged(f"{at} ({file.name})", f"weightsManifest: {told(error)}") from error
+            raise damaged(
+                f"{at} ({file.name})", f"weightsManifest: {error_summary(error)}"
+            ) from error
         shards = _shards(file, names, at)
         files += shards.shards
         start = 0
@@ -178,7 +180,7 @@ def _weight(group: _Group, start: int, name: str, described: Any, at: str) -> _W
         stored = str(quantised.get("dtype", dtype))
         scale, least = float(quantised.get("scale", 1.0)), float(quantised.get("min", 0.0))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise damaged(at, f"weight {name!r}: {told(error)}") from error
+        raise damaged(at, f"weight {name!r}: {error_summary(error)}") from error
     if not all(type(size) is int and size >= 0 for size in shape):
         raise damaged(at, f"weight {name!r} has the shape {list(shape)!r}")
     if quantised and (stored not in _QUANTISED or dtype not in ("float32", "int32")):

@@ -89,11 +89,11 @@ class WeightFile:
         return key in self.entries
 
     def keys(self) -> tuple[str, ...]:
-        """The file's own names of its arrays."""
+        """Return the file's own names of its arrays."""
         return tuple(self.entries)
 
     def entry(self, key: str) -> Entry:
-        """Type and shape of one array; nothing is read.
+        """Return the type and shape of one array; nothing is read.
 
         Raises:
             UnknownTensorError: there is no such key (a KeyError as well).
@@ -102,7 +102,7 @@ class WeightFile:
         return self.entries[key]
 
     def place(self, key: str) -> Place:
-        """Where in its model one array belongs.
+        """Return where in its model one array belongs.
 
         Raises:
             UnknownTensorError: there is no such key (a KeyError as well).
@@ -111,7 +111,7 @@ class WeightFile:
         return self.places[key]
 
     def read(self, key: str) -> Array:
-        """One array in the type of its entry; texts are objects, `bytes` each.
+        """Return one array in the type of its entry; texts are objects, `bytes` each.
 
         Raises:
             UnknownTensorError: there is no such key (a KeyError as well).
@@ -149,7 +149,7 @@ class WeightFile:
 
 
 def array_dtype(name: str) -> np.dtype[np.generic] | None:
-    """The type of the arrays of an entry's dtype; None where there is none."""
+    """Return the type of the arrays of an entry's dtype; None where there is none."""
     if name == TEXT:
         return np.dtype(object)
     if is_extended(name):
@@ -168,5 +168,5 @@ def is_extended(name: str) -> bool:
 
 
 def damaged(at: str, what: str) -> ModelError:
-    """The error for a file that could not be read to its end."""
+    """Return the error for a file that could not be read to its end."""
     return ModelError(f"{at} is damaged, or not whole: {what}")
