@@ -211,7 +211,7 @@ class Arrays:
         limit: the first so many samples; None: all.
 
     Raises:
-        InputError: `limit` is no whole number of 1 or more.
+        InputError: `limit` is not a whole number of at least 1.
     """
 
     path: PathLike | Mapping[str, PathLike] | None

@@ -245,7 +245,7 @@ class Dataset:
         limit: the first so many samples; None: all.
 
     Raises:
-        InputError: `limit` is no whole number of 1 or more, `batched` not true or false.
+        InputError: `limit` is not a whole number of at least 1, `batched` not true or false.
     """
 
     dataset: Component | None

@@ -39,7 +39,7 @@ class Hdf5:
         limit: the first so many samples; None: all.
 
     Raises:
-        InputError: `limit` is no whole number of 1 or more.
+        InputError: `limit` is not a whole number of at least 1.
     """
 
     path: PathLike | None

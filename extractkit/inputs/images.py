@@ -158,7 +158,7 @@ class Pixels:
                 picture = self._resized(_opaque(upright, _MODES[self.channels]))
         except InputError:
             raise
-        except Exception as error:  # whatever the readers of six formats raise
+        except Exception as error:  # Pillow's format readers raise errors of many types
             raise InputError(
                 f"{at} is no picture that can be decoded: {_told(error)}. "
                 f"Mend it, convert it to one of {', '.join(_FORMATS)}, or leave it out"
@@ -304,7 +304,7 @@ class Images:
         scale: None: values from 0 to 255; "unit": from 0 to 1; "signed": from -1 to 1.
 
     Raises:
-        InputError: `limit` is no whole number of 1 or more.
+        InputError: `limit` is not a whole number of at least 1.
     """
 
     path: PathLike | Sequence[PathLike] | None

@@ -180,7 +180,7 @@ class Parquet:
         limit: the first so many rows; None: all.
 
     Raises:
-        InputError: `limit` is no whole number of 1 or more.
+        InputError: `limit` is not a whole number of at least 1.
     """
 
     path: PathLike | Sequence[PathLike] | None

@@ -167,7 +167,7 @@ class Texts:
             for a model that takes one, else a value for each input, by the input's name.
 
     Raises:
-        InputError: `limit` is no whole number of 1 or more.
+        InputError: `limit` is not a whole number of at least 1.
     """
 
     path: PathLike | Sequence[PathLike] | None = None

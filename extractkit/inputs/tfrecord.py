@@ -231,7 +231,7 @@ class TFRecord:
         limit: the first so many records; None: all.
 
     Raises:
-        InputError: `limit` is no whole number of 1 or more, `whole` not true, false or null.
+        InputError: `limit` is not a whole number of at least 1, `whole` not true, false or null.
     """
 
     path: PathLike | Sequence[PathLike] | None

@@ -126,7 +126,7 @@ class Files:
         limit: the first so many files; None: all.
 
     Raises:
-        InputError: `limit` is no whole number of 1 or more.
+        InputError: `limit` is not a whole number of at least 1.
     """
 
     path: PathLike | Sequence[PathLike] | None

@@ -1,4 +1,4 @@
-"""`model=applications`: one of Keras's ready architectures for images."""
+"""`model=applications`: an image architecture of `keras.applications`."""
 
 import inspect
 import sys
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 NAME = "applications"
 
 IMAGENET = "imagenet"
-"""What `model.weights` is for the weights that Keras keeps, or downloads."""
+"""The value of `model.weights` for the weights that Keras caches or downloads."""
 
 _WEIGHTS = "model.weights"
 _POOLINGS = ("avg", "max")
@@ -36,28 +36,28 @@ def load(
     preprocess: bool = True,
     seed: int = 0,
 ) -> "ImageModel":
-    """Return an architecture of `keras.applications`, ready for images.
+    """Build an architecture of `keras.applications`.
 
     Args:
-        architecture: its name ("ResNet50").
-        weights: a file with weights of it (`.weights.h5`, `.h5`, `.keras`, a checkpoint), or
-            "imagenet", which Keras takes from its cache or downloads; None: random ones.
-        include_top: whether it ends in its classifier.
-        input_shape: (height, width, channels) of an image; None: what the architecture was made
-            for, or any size without the classifier.
-        classes: of the classifier; None: the 1,000 of ImageNet.
+        architecture: The architecture's name ("ResNet50").
+        weights: A file with its weights (`.weights.h5`, `.h5`, `.keras`, a checkpoint), or
+            "imagenet", which Keras takes from its cache or downloads. If None, random weights.
+        include_top: Whether to include the classifier.
+        input_shape: (height, width, channels) of an image. If None, the architecture's default, or
+            any size without the classifier.
+        classes: The number of classes. If None, the 1,000 of ImageNet.
         pooling: "avg" or "max" over the last feature map, without the classifier.
-        preprocess: images are RGB pixels 0 … 255, which the architecture's own `preprocess_input`
-            is applied to; false: the model takes them as they are.
-        seed: of random weights.
+        preprocess: Whether to apply the architecture's own `preprocess_input` to images of RGB
+            pixels 0 … 255.
+        seed: The seed of random weights.
 
     Raises:
-        ConfigError: an architecture that does not exist, or settings that do not fit it.
-        ModelError: weights that are not there, cannot be read, or belong to something else.
+        ConfigError: The architecture does not exist, or settings do not fit it.
+        ModelError: The weights do not exist, cannot be read, or do not fit.
     """
     check_seed(seed)
     _check(include_top, classes, pooling, preprocess)
-    # Imported only now: TensorFlow takes seconds, checking arguments none.
+    # Imported late: TensorFlow takes seconds to import, and the arguments are checked first.
     with quiet_start():
         import keras
 
@@ -155,17 +155,16 @@ def _built(
             f"{', '.join(f'model.{key}={value}' for key, value in settings.items())}: "
             f"{error_summary(error)}"
         ) from error
-    except Exception as error:  # whatever downloading raises
+    except Exception as error:  # downloads fail in many ways
         raise ModelError(
-            f"model.weights={weights!r} cannot be fetched for {name}: {error_summary(error)}. Give "
-            "a file: "
-            f"model.weights=FILE, or random weights: model.weights=null"
+            f"model.weights={weights!r} cannot be fetched for {name}: {error_summary(error)}. "
+            f"Give a file: model.weights=FILE, or random weights: model.weights=null"
         ) from error
 
 
 def _preparing(preprocess_input: Callable[[Array], Array]) -> Callable[[Array], Array]:
     def prepare(pixels: Array) -> Array:
-        # A copy: Keras changes in place what it is given.
+        # A copy, since Keras changes its argument in place.
         return np.asarray(preprocess_input(np.array(pixels)))
 
     return prepare

@@ -1,12 +1,12 @@
-"""Axes: what each axis of a tensor follows, and what the configuration says of inputs.
+"""Inference of axes from shapes at several sizes, and the settings of `model.inputs`.
 
-The shapes come from a graph imported again with static placeholders, or from running the model:
-once at a base size and once more with each free axis alone enlarged. An axis that changes with one
-of them follows it; what a shape leaves unknown stays unknown.
+The shapes come from a graph imported with static placeholders, or from running the model: once at a
+base size, and once more for each free axis with only that axis enlarged. An axis whose size changes
+with a free axis follows it. Unknown sizes stay unknown.
 
 model.inputs=[x]                                     # these alone, axes as the graph has them
 model.inputs={x: null, steps: [time, sample, 80]}    # axes by name: the samples, free, fixed
-model.inputs={x: {dims: [sample, 4], dtype: float32}}  # of a function that tells nothing
+model.inputs={x: {dims: [sample, 4], dtype: float32}}  # of an undeclared input
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,10 +21,10 @@ RawShape = tuple[int | None, ...] | None
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes to try: the base, and for each free axis another one to enlarge it to.
+    """The sizes to try: a base for each free axis, and a size to enlarge it to.
 
-    They are co-prime and far from layers' usual widths and strides, so that a product or a pooled
-    length is not taken for something else.
+    They are co-prime and far from the usual widths and strides of layers, so that a product or a
+    pooled length is not mistaken for another axis.
     """
 
     base: Mapping[str, int]
@@ -37,10 +37,10 @@ class Sizes:
 
 
 def infer_dims(sizes: Sizes, shapes: Sequence[RawShape]) -> tuple[str | None, ...] | None:
-    """The dims of a tensor that had these shapes at `sizes.trials`; None where the rank varies.
+    """Return the dims of a tensor from its shapes at `sizes.trials`, or None if the rank varies.
 
-    "sample", "token": that free axis. "sample*token", "sample*12": a product of the samples with
-    something. "f(token)": a length computed from it. None: fixed. "?": unknown.
+    "sample" or "token" is that free axis, "sample*token" or "sample*12" a product with the samples,
+    "f(token)" a length computed from it, None a fixed size, and "?" unknown.
     """
     ranks = {None if shape is None else len(shape) for shape in shapes}
     if None in ranks or len(ranks) != 1:
@@ -85,7 +85,7 @@ def _factors(dim: str) -> list[str]:
 
 
 def no_sample_axis_reason(dims: Sequence[str | None]) -> str | None:
-    """Return why a tensor with these known dims has no value per sample; None where it has one."""
+    """Return why a tensor with these known dims has no value per sample, or None if it has one."""
     of_samples = [dim for dim in dims if dim is not None and SAMPLE in _factors(dim)]
     if not of_samples:
         return "no axis of it follows the samples: its value belongs to a whole batch"
@@ -97,10 +97,9 @@ def no_sample_axis_reason(dims: Sequence[str | None]) -> str | None:
 
 
 def of_single_calls(catalog: Catalog) -> Catalog:
-    """Return the catalog of a model that is run on one sample a call.
+    """Return the catalog of a model that runs on one sample per call.
 
-    What has a value for a whole batch has one for the sample then, whatever its axes are: they no
-    longer name the samples.
+    A value of the whole batch is then the value of the sample, so axes no longer name the samples.
     """
     single = Catalog([_of_single_call(record) for record in catalog.records], catalog.model)
     return single.listed_by(catalog.listing)
@@ -117,7 +116,7 @@ def _of_single_call(record: TensorRecord) -> TensorRecord:
 
 
 def _axis_of_one(dim: str | None, size: int | None) -> tuple[str | None, int | None]:
-    """Return an axis without the samples in it, of which there is one."""
+    """Return an axis without its factor of the samples, which is 1."""
     if dim is None or SAMPLE not in _factors(dim):
         return dim, size
     if dim == SAMPLE:
@@ -138,12 +137,12 @@ Dim = str | int | None
 
 @dataclass(frozen=True)
 class InputSetting:
-    """What the configuration says of one input.
+    """The configured axes and dtype of one input.
 
     Attributes:
-        dims: for each axis of the whole input "sample", the name of a free axis, a fixed size, or
-            None for the size that the graph declares; None as a whole: as the graph declares them.
-        dtype: NumPy name of the element type, where the graph does not tell.
+        dims: For each axis of the input "sample", the name of a free axis, a fixed size, or None
+            for the size that the graph declares. None as a whole: all as the graph declares them.
+        dtype: The NumPy name of the element type, if the graph does not declare it.
     """
 
     dims: tuple[Dim, ...] | None = None
@@ -151,10 +150,10 @@ class InputSetting:
 
 
 def parse_inputs(value: object) -> dict[str, InputSetting] | None:
-    """`model.inputs` as it was configured; None where it was not: every input, as declared.
+    """Parse `model.inputs`. Return None if it is not configured: every input, as declared.
 
     Raises:
-        ConfigError: neither a list of names nor a mapping of names to axes.
+        ConfigError: It is neither a list of names nor a mapping of names to axes.
     """
     if value is None:
         return None
@@ -169,7 +168,7 @@ def parse_inputs(value: object) -> dict[str, InputSetting] | None:
 
 
 def advised_settings(settings: Mapping[str, InputSetting]) -> str:
-    """Return the override of `model.inputs` with these settings, ready for a shell."""
+    """Return the override of `model.inputs` with these settings, quoted for a shell."""
     return nested_override(INPUTS, {name: _written(setting) for name, setting in settings.items()})
 
 

@@ -1,6 +1,6 @@
 """`model=bert`: a BERT backbone with its tokenizer, through keras-hub.
 
-Without a path it is the real MiniLM (all-MiniLM-L6-v2) from the installed weights package.
+The default is MiniLM (all-MiniLM-L6-v2) from the installed weights package.
 """
 
 import importlib.util
@@ -36,18 +36,18 @@ def load(
     checkpoints: object = None,
     checkpoint_step: object = None,
 ) -> "KerasModel":
-    """Return a BERT model ready for text.
+    """Load a BERT model with its tokenizer.
 
     Args:
-        path: a directory in Hugging Face's or keras-hub's layout or as Google released BERT
-            (`bert_config.json`), or the name of a keras-hub preset; None: the weights package.
-        max_length: longest text in tokens, [CLS] and [SEP] included; the rest is cut off.
-        checkpoint: weights of the backbone to load in place of its own.
-        checkpoints, checkpoint_step: many of them, one after the other; see `given_weights`.
+        path: A directory in Hugging Face's, keras-hub's or Google's layout (`bert_config.json`), or
+            the name of a keras-hub preset. If None, the weights package.
+        max_length: The longest text in tokens, [CLS] and [SEP] included. The rest is cut off.
+        checkpoint: Weights of the backbone to load in place of its own.
+        checkpoints, checkpoint_step: Several of them; see `given_weights`.
 
     Raises:
         MissingExtraError: keras-hub, safetensors, tokenizers or the weights are not installed.
-        ModelError: nothing there that keras-hub can read as a BERT with a tokenizer.
+        ModelError: keras-hub cannot read a BERT with a tokenizer from the path.
         ConfigError: `max_length` is not between 2 and what the model has positions for.
     """
     directory = str(_installed_weights()) if path is None else path
@@ -65,7 +65,7 @@ def load(
         return BY_NAME
 
     weights = given_weights(checkpoint, checkpoints, checkpoint_step, load_into)
-    # Imported only now: TensorFlow and keras-hub take seconds, checking arguments none.
+    # Imported late: TensorFlow and keras-hub take seconds, and arguments are checked first.
     with quiet_start():
         import keras_hub
 
@@ -111,7 +111,7 @@ def load(
 
 
 def _installed_weights() -> Path:
-    """The folder with MiniLM's weights, found without importing the package that holds it."""
+    """Return the folder with MiniLM's weights, without importing the package."""
     spec = importlib.util.find_spec(_WEIGHTS_PACKAGE)
     for location in (spec.submodule_search_locations or ()) if spec else ():
         if (folder := Path(location) / "model").is_dir():

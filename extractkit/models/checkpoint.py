@@ -1,4 +1,4 @@
-"""`model=checkpoint`: weights alone, from any file that holds some, without the model's code."""
+"""`model=checkpoint`: only the weights in a file of any format, without the model's code."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -27,17 +27,16 @@ _NAME = "checkpoint"
 def load(
     path: str | None = None, checkpoints: object = None, checkpoint_step: object = None
 ) -> "Checkpoint":
-    """Return the weights in a file, in several that belong together, or in a directory.
+    """Open the weights in a file, in several files that belong together, or in a directory.
 
     Args:
-        path: what `weight_files.open_weights` takes.
-        checkpoints, checkpoint_step: in place of it many of them, one after the other; see
-            `checkpoint_axis`.
+        path: A path as for `weight_files.open_weights`.
+        checkpoints, checkpoint_step: Several sets instead of `path`; see `checkpoint_axis`.
 
     Raises:
-        ConfigError: neither, or both.
-        ModelError: missing, damaged, of another format, or without weights.
-        MissingExtraError: a package that the format needs is not installed.
+        ConfigError: Neither is given, or both are.
+        ModelError: The file is missing, damaged, of another format, or without weights.
+        MissingExtraError: A package that the format needs is not installed.
     """
     axis = checkpoint_axis(
         checkpoints,
@@ -56,12 +55,12 @@ def load(
 
 @dataclass(eq=False)
 class Checkpoint:
-    """A file of weights behind the `Model` protocol: no layers, no inputs, nothing to compute.
+    """A file of weights as a `Model` without layers, inputs or computation.
 
     Attributes:
-        file: with the weights; None before the first of several has been chosen.
-        checkpoints: the files, where there are several; all have the same arrays.
-        name: for messages.
+        file: The file of weights. None before the first of several has been chosen.
+        checkpoints: The files, if there are several. All have the same arrays.
+        name: The name for messages.
     """
 
     file: WeightFile | None
@@ -70,29 +69,29 @@ class Checkpoint:
 
     @property
     def weights(self) -> WeightFile:
-        """The file; arrays are read one by one, as they are asked for."""
+        """The open file. Arrays are read one by one, on request."""
         assert self.file is not None, "a checkpoint has to be chosen first"
         return self.file
 
     def become(self, file: WeightFile) -> None:
-        """Hold the weights of another file that has the same arrays."""
+        """Switch to another file with the same arrays."""
         self.file = file
 
     @property
     def signature(self) -> Signature:
-        """It takes nothing."""
+        """A signature without inputs."""
         return Signature(self.name, ())
 
     @cached_property
     def catalog(self) -> Catalog:
-        """Every array of the file; a record's `name` is the file's own key."""
+        """The catalog of every array in the file. A record's `name` is the key in the file."""
         return Catalog(self._records.values(), self.name)
 
     def configure(self, seed: int, deterministic: bool, device: str | None) -> Mapping[str, object]:
-        """Nothing to seed.
+        """Do nothing: there is nothing to seed.
 
         Raises:
-            ConfigError: a device is asked for, where none computes.
+            ConfigError: A device is given.
         """
         if device is not None:
             raise ConfigError(
@@ -102,39 +101,39 @@ class Checkpoint:
         return {"numpy": np.__version__}
 
     def encode(self, samples: Sequence[Sample]) -> list[Encoded]:
-        """Nothing of any sample."""
+        """Return empty features for every sample."""
         return [Encoded({}, {}) for _ in samples]
 
     def program(self, fetches: Sequence[Fetch], compilation: Compilation) -> Program:
-        """There is none: nothing here depends on inputs.
+        """Raise an error: nothing depends on inputs.
 
         Raises:
-            JobError: always.
+            JobError: Always.
         """
         raise JobError(f"model={self.name} holds weights alone, there is nothing to run")
 
     def constants(self, fetches: Sequence[Fetch]) -> list[Array]:
-        """The values, one array after the other: a sliced or reduced one is never kept whole."""
+        """Return the values, read one array at a time, of which only the selection is kept."""
         keys = {record.address: key for key, record in self._records.items()}
         return [self._value(keys[fetch.address], fetch) for fetch in fetches]
 
     def weights_digest(self) -> str:
-        """SHA-256 over every array's key, dtype, shape and content, optimizer slots included."""
+        """Return the SHA-256 over every array's key, dtype, shape and content, slots included."""
         sha = hashlib.sha256()
         for key in self.weights:
             dtype, shape = self.weights.entry(key)
             if array_dtype(dtype) is not None:
                 update(sha, key, dtype, self.weights.read(key))
-            else:  # what cannot be read counts by what the file says of it
+            else:  # an array that cannot be read is covered by its entry
                 sha.update(f"{key}\0{dtype}\0{shape}\0".encode("utf-8", "surrogateescape"))
         return sha.hexdigest()
 
     def definition_digest(self) -> str:
-        """Return the same for every file: nothing is computed."""
+        """Return a constant: nothing is computed."""
         return of_plain_data(_NAME)
 
     def describe(self) -> Mapping[str, object]:
-        """Format, number of parameters (without what training keeps), and where the weights are."""
+        """Return the format, the number of parameters (without optimizer slots) and the paths."""
         return {
             "name": self.name,
             "format": self.weights.format,
@@ -153,18 +152,18 @@ class Checkpoint:
             value = value.astype(wanted, copy=False)
         if fetch.axes is None:
             return value
-        # A slice is a view: copied, it does not keep the whole array alive.
+        # A slice is a view that would keep the whole array in memory.
         return transformed(value, fetch.axes, first=0).copy()
 
     @cached_property
     def _records(self) -> dict[str, TensorRecord]:
-        """The records by key."""
+        """Return the records by key."""
         addresses = {key: _address(self.weights.place(key)) for key in self.weights}
         taken: dict[str, int] = {}
         for address in addresses.values():
             taken[address] = taken.get(address, 0) + 1
         return {
-            # What was left out of two keys may be all that tells them apart.
+            # Two keys may differ only in the part that their addresses leave out.
             key: self._record(key, address if taken[address] == 1 else join("", escape(key)))
             for key, address in addresses.items()
         }
@@ -198,10 +197,10 @@ def _address(place: Place) -> str:
 
 
 def _recorded(name: str) -> str | None:
-    """Return the dtype of a record; None where there is none for it.
+    """Return the dtype of a record, or None if NumPy has no such dtype.
 
-    What ml_dtypes alone knows is widened: 8-bit floats to float32, 4-bit integers to 8 bits.
-    bfloat16 is widened wherever values are stored, so it keeps its name.
+    Types of ml_dtypes are widened: 8-bit floats to float32, 4-bit integers to 8 bits. bfloat16
+    keeps its name, since it is widened when values are stored.
     """
     dtype = array_dtype(name)
     if dtype is None:

@@ -1,9 +1,8 @@
-"""Ragged and sparse inputs: read as one row for each sample, given as their parts.
+"""Ragged and sparse inputs, read as one row per sample and passed to the model in parts.
 
-Of a row of any length each value is an element of the ragged or sparse tensor, whatever it is. Of a
-sparse tensor with rows of a fixed size the row is dense, and its zeros (or empty texts) are no
-elements, as in `tf.sparse.from_dense`. What fills up shorter samples of a batch never reaches the
-model.
+In a row of free length, every value is an element of the tensor, zeros included. A row of fixed
+size for a sparse tensor is dense: its zeros (or empty texts) are not elements, as in
+`tf.sparse.from_dense`. Padding of shorter samples never reaches the model.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ PARTS = {
     RAGGED: ("values", "row_splits"),
     SPARSE: ("indices", "values", "dense_shape"),
 }
-"""What each kind is made of, in TensorFlow's order."""
+"""The parts of each kind, in TensorFlow's order."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +32,9 @@ class Argument:
 
     Attributes:
         kind: `RAGGED` or `SPARSE`.
-        parts: names of the function's inputs that it is made of, in TensorFlow's order.
-        shape: of one sample; None where a sample is more than one row of arrays of one shape.
+        parts: The names of its parts among the function's inputs, in TensorFlow's order.
+        shape: The shape of one sample. None if a sample is more than one row of arrays of one
+            shape.
     """
 
     kind: str
@@ -43,26 +43,27 @@ class Argument:
 
     @classmethod
     def of(cls, spec: tf.RaggedTensorSpec | tf.SparseTensorSpec, parts: tuple[str, ...]) -> Self:
-        """Return the argument that a spec declares."""
+        """Return the argument for a spec."""
         kind = RAGGED if isinstance(spec, tf.RaggedTensorSpec) else SPARSE
         shape = None if spec.shape.rank is None else tuple(spec.shape.as_list()[1:])
         return cls(kind, parts, shape if len(parts) == len(PARTS[kind]) else None).checked()
 
     def renamed(self, names: Mapping[str, str]) -> Self:
-        """Return the same argument of a function that has other names for these inputs."""
+        """Return the argument with other names for its parts."""
         return replace(self, parts=tuple(names[part] for part in self.parts))
 
     def checked(self) -> Self:
-        """Return the same, without a shape where a sample is more than one row."""
+        """Return the argument, without its shape if a sample is more than one row."""
         shape = self.shape or ()
         uniform = self.kind == RAGGED and None not in shape[1:]
         return self if len(shape) == 1 or (shape and uniform) else replace(self, shape=None)
 
     def unreadable_reason(self, name: str, inputs: Mapping[str, Any]) -> str:
-        """Return why no sample is read for an argument of this name that has no shape.
+        """Return why samples cannot be read for an argument without a shape.
 
         Args:
-            inputs: the function's, by name.
+            name: The argument's name.
+            inputs: The function's inputs by name.
         """
         axes = {}
         for number, part in enumerate(self.parts):
@@ -79,12 +80,12 @@ class Argument:
 
 @dataclass(frozen=True)
 class Composite:
-    """An input of a graph that is made of several tensors.
+    """An input of a graph that consists of several tensors.
 
     Attributes:
         kind: `RAGGED` or `SPARSE`.
-        tensors: of its parts, by their names (`values`).
-        shape: of one sample.
+        tensors: The tensors of its parts, by part name (`values`).
+        shape: The shape of one sample.
     """
 
     kind: str
@@ -92,17 +93,17 @@ class Composite:
     shape: tuple[int | None, ...] = (None,)
 
     def declared(self, name: str) -> Declared:
-        """Return the input as samples are held against it: a row."""
+        """Return the declared input that samples are checked against: one row."""
         return Declared(name, self.tensors["values"].dtype.name, (None, *self.shape))
 
     @property
     def index_dtype(self) -> str:
-        """The type of what says where its values are."""
+        """The dtype of the row splits or indices."""
         own: str = self.tensors["row_splits" if self.kind == RAGGED else "indices"].dtype.name
         return own
 
     def named(self, name: str) -> dict[str, Any]:
-        """Return its tensors by the names that they go by in the graph: `NAME.values`."""
+        """Return its tensors by their names in the graph: `NAME.values`."""
         return {f"{name}.{part}": tensor for part, tensor in self.tensors.items()}
 
 
@@ -130,11 +131,11 @@ def given_names(specs: Sequence[InputSpec]) -> list[str]:
 def given(
     specs: Sequence[InputSpec], features: Mapping[str, Any], lengths: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return what the graph's inputs are given, by name; parts that are there already stay.
+    """Return the values of the graph's inputs by name. Parts already in `features` are kept.
 
     Args:
-        features: (samples, *padded) for each input.
-        lengths: int32 (samples,) for each free axis.
+        features: (samples, *padded) per input.
+        lengths: int32 (samples,) per free axis.
     """
     found: dict[str, Any] = {}
     for spec in specs:
@@ -151,7 +152,7 @@ def given(
 
 
 def sample_count(spec: InputSpec, tensors: Mapping[str, tf.Tensor]) -> tf.Tensor:
-    """Return how many samples a batch has, from what the graph's inputs are given."""
+    """Return the number of samples of a batch from the values of the graph's inputs."""
     if spec.composite == RAGGED:
         return tf.shape(tensors[spec.parts[1]])[0] - 1
     if spec.composite == SPARSE:
@@ -160,7 +161,7 @@ def sample_count(spec: InputSpec, tensors: Mapping[str, tf.Tensor]) -> tf.Tensor
 
 
 def _real(spec: InputSpec, rows: Array, lengths: Mapping[str, Any]) -> Array:
-    """Which values of the rows are elements."""
+    """Return a mask of the rows' values that are elements of the tensor."""
     if spec.composite == SPARSE and spec.dims[0] is None:
         elements: Array = rows != (b"" if spec.dtype == TEXT else 0)
         return elements & (rows != "") if spec.dtype == TEXT else elements
@@ -170,7 +171,7 @@ def _real(spec: InputSpec, rows: Array, lengths: Mapping[str, Any]) -> Array:
 
 
 def _parts(spec: InputSpec, rows: Array, real: Array) -> tuple[Array, ...]:
-    """The parts of a composite input from rows (samples, padded, …) and which values are real."""
+    """Return the parts of a composite input from rows (samples, padded, …) and their mask."""
     index = np.dtype(spec.index_dtype)
     counts = real.sum(axis=1)
     if spec.composite == RAGGED:
@@ -180,7 +181,7 @@ def _parts(spec: InputSpec, rows: Array, real: Array) -> tuple[Array, ...]:
 
 
 def part_specs(spec: InputSpec, samples: int | None) -> dict[str, tf.TensorSpec]:
-    """Return what is known of the parts of a composite input before there are values."""
+    """Return the specs of the parts of a composite input."""
     splits = None if samples is None else samples + 1
     known = {
         "values": ([None, *spec.shape[1:]], spec.dtype),

@@ -1,4 +1,4 @@
-"""Samples that are arrays already, as a model takes them. NumPy only."""
+"""Encoding of samples that are already arrays. NumPy only."""
 
 from collections.abc import Mapping
 
@@ -10,10 +10,10 @@ from extractkit.models.protocol import Encoded
 
 
 def encode_arrays(signature: Signature, sample: Sample) -> Encoded:
-    """Return one sample given as an array for each input.
+    """Encode one sample that has an array per input.
 
     Raises:
-        InputError: it is a text, or an array does not fit the input of its name.
+        InputError: The sample is a text, or an array does not fit its input.
     """
     if isinstance(sample.data, str) and signature.takes_text:
         text = as_array(sample.data)

@@ -1,4 +1,4 @@
-"""Whether a sample is to blame for what went wrong in a model, or the machine."""
+"""Classification of a model's failures: caused by a sample, or by the machine."""
 
 import tensorflow as tf
 
@@ -10,23 +10,23 @@ _OF_GRAPHS = (
     *(tf.errors.InvalidArgumentError, tf.errors.OutOfRangeError),
     *(tf.errors.FailedPreconditionError, tf.errors.UnimplementedError),
 )
-"""What values and shapes can cause; memory that is short, say, or a device that is lost, cannot."""
+"""Errors that values and shapes can cause, unlike a lack of memory or a lost device."""
 
 _OF_PYTHON = (ValueError, TypeError, ArithmeticError, LookupError, AssertionError)
-"""The same where Python code runs: what it says of values that it does not like."""
+"""The same for Python code."""
 
 
 def batch_failure(model: str, error: Exception) -> JobError:
-    """Return what to raise in place of what TensorFlow, or a model's own Python code, has raised.
+    """Return the error to raise for an exception of TensorFlow or a model's Python code.
 
     Args:
-        model: its name.
+        model: The model's name.
 
     Returns:
-        A `SampleError` if the values of a sample can cause such an error.
+        A `SampleError` if the values of a sample can cause such an error, otherwise a `JobError`.
 
     Raises:
-        MemoryError: as it is.
+        MemoryError: A MemoryError is re-raised unchanged.
     """
     if isinstance(error, MemoryError):
         raise error
@@ -37,13 +37,14 @@ def batch_failure(model: str, error: Exception) -> JobError:
 
 
 def own_call_failure(model: str, error: Exception) -> ExtractkitError:
-    """What to raise in place of what the model's own call has raised, which computes all outputs.
+    """Return the error to raise for an exception of the model's own call.
 
-    A call that draws random numbers for an output that is not extracted fails only because
-    `runtime.deterministic` asks TensorFlow to refuse unseeded draws: no fault of model or sample.
+    The own call computes all outputs. If one that is not extracted draws random numbers, the call
+    fails only because `runtime.deterministic` makes TensorFlow refuse unseeded draws. Neither the
+    model nor a sample is at fault then.
 
     Raises:
-        MemoryError: as it is.
+        MemoryError: A MemoryError is re-raised unchanged.
     """
     if isinstance(error, tf.errors.InvalidArgumentError) and _UNSEEDED in str(error):
         return NoOwnCallError(
@@ -54,5 +55,5 @@ def own_call_failure(model: str, error: Exception) -> ExtractkitError:
     return batch_failure(model, error)
 
 
-# TensorFlow's words; it has no error of its own for this.
+# TensorFlow has no error class of its own for this.
 _UNSEEDED = "When determinism is enabled, random ops must have a seed"

@@ -1,9 +1,4 @@
-"""Other people's code that may raise, print or crash, and methods of it that are replaced.
-
-A class or module is shared by every thread: two that take its method and put it back in turn may
-leave it replaced for good. So one lock is held from taking to putting back, and other threads get
-the original all the while.
-"""
+"""Third-party code that may raise, print or crash: error summaries, patches, child processes."""
 
 import functools
 import logging
@@ -25,31 +20,31 @@ from extractkit.errors import ModelError
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _LONGEST = 300
-# Where a graph or a layer failed, which TensorFlow and Keras tell before what went wrong.
+# Lines that say where a graph or layer failed. TensorFlow and Keras put them before the reason.
 _PLACE = re.compile(
     r"^Graph execution error|^Detected at node|^File |^Node: |^\d+ root error|^<stack traces"
     r"|^Exception encountered when calling"
 )
 
-# What a layer was called with, which Keras tells after what went wrong.
+# The arguments of a layer's call, which Keras puts after the reason.
 _CALLED_WITH = re.compile(r"^\s*(?:Call a|A)rguments received by", re.MULTILINE)
 
 
 def attribute(value: object, name: str) -> Any:
-    """Return an attribute; None where there is none, or where computing it raises.
+    """Return an attribute, or None if it does not exist or computing it raises.
 
-    Properties of a TensorFlow function raise an AssertionError where its variables are gone.
+    Properties of a TensorFlow function raise an AssertionError if its variables are gone.
     """
     try:
         return getattr(value, name, None)
-    except Exception:  # noqa: BLE001 - whatever a property of somebody else's class raises
+    except Exception:  # noqa: BLE001 - properties may raise anything
         return None
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Return whether an error, or one that led to it, says that memory is short.
+    """Return whether an error, or one of its causes, reports a lack of memory.
 
-    TensorFlow's own is told by its name: who asks need not have TensorFlow.
+    TensorFlow's error is recognized by its name, so that TensorFlow need not be imported.
     """
     chain: BaseException | None = error
     seen: set[int] = set()
@@ -57,18 +52,18 @@ def out_of_memory(error: BaseException) -> bool:
         if isinstance(chain, MemoryError) or type(chain).__name__ == "ResourceExhaustedError":
             return True
         seen.add(id(chain))
-        # Keras raises its own in place of another, of which it names no cause.
+        # Keras replaces errors by its own without naming a cause.
         chain = chain.__cause__ or chain.__context__
     return False
 
 
 def error_summary(error: BaseException) -> str:
-    """Return the type of the exception and the first line of it that says something.
+    """Return the exception's type and the first line of its message that gives the reason.
 
-    A line that ends in a colon announces the next one.
+    After a line that ends in a colon, the next one is included.
     """
     lines = _lines(str(error))
-    # AutoGraph puts the whole way there first.
+    # AutoGraph puts the whole traceback first.
     if lines and lines[0] == "in user code:":
         lines = lines[-1:]
     name = type(error).__name__
@@ -79,12 +74,12 @@ def error_summary(error: BaseException) -> str:
 
 
 def graph_error_summary(error: Any) -> str:
-    """What TensorFlow says went wrong in a graph: the first line that does not tell where."""
+    """Return the first line of a TensorFlow error that gives the reason, not the location."""
     return (_lines(str(error.message)) or [type(error).__name__])[0][:_LONGEST]
 
 
 def _lines(text: str) -> list[str]:
-    """Return those that say something; all of them where each tells a place."""
+    """Return the lines without locations, or all lines if there is nothing else."""
     reason = _CALLED_WITH.split(_COLOUR.sub("", text))[0]
     lines = [line.strip() for line in reason.splitlines() if line.strip()]
     return [line for line in lines if not _PLACE.search(line)] or lines
@@ -99,13 +94,17 @@ def patched(
     name: str,
     replacing: Callable[[Callable[..., Any]], Callable[..., Any]],
 ) -> Iterator[None]:
-    """Replace a method within the block, for calls of this thread.
+    """Replace a method or function within the block, for calls from this thread.
+
+    Classes and modules are shared by all threads, and two threads that patch and restore the same
+    method in turn could leave it patched. So a lock is held for the whole block, during which other
+    threads still call the original.
 
     Args:
-        owner: the class, or the module.
-        name: of the method, its own or inherited, or of the function.
-        replacing: makes the new method from the one that is there, which is only known for sure
-            once no other thread can change it.
+        owner: The class or module.
+        name: The name of the method, which may be inherited, or of the function.
+        replacing: Takes the current method and returns its replacement. It is called once no other
+            thread can patch the method.
     """
     with _lock:
         is_own = name in vars(owner)
@@ -113,7 +112,7 @@ def patched(
         replacement = replacing(original)
         thread = threading.get_ident()
 
-        # Keras asks methods for their signature; marks that packages put on functions stay off.
+        # Keras inspects signatures. Attributes that packages set on functions are not copied.
         @functools.wraps(original, updated=())
         def called(*args: Any, **kwargs: Any) -> Any:
             method = replacement if threading.get_ident() == thread else original
@@ -131,18 +130,18 @@ def patched(
 
 _log = logging.getLogger(__name__)
 
-# The descriptor belongs to the whole process: two threads would put each other's back.
+# The file descriptor belongs to the process: threads would restore each other's.
 _silence = threading.RLock()
 
 
 @contextmanager
 def noise_to_log(source: str) -> Iterator[None]:
-    """Within it, standard error goes to the log, line by line at its end, on level debug.
+    """Redirect standard error to the log within the block, line by line at level debug.
 
-    That holds for every thread of the process, so as little as possible belongs inside.
+    This affects every thread of the process, so the block should be short.
 
     Args:
-        source: who speaks, for the log ("tensorflow").
+        source: The name to log the lines under ("tensorflow").
     """
     with _silence:
         sys.stderr.flush()
@@ -161,22 +160,22 @@ def noise_to_log(source: str) -> Iterator[None]:
 
 
 SECONDS = 120
-"""How long a child may take for a small file, importing what it needs included."""
+"""The time limit of a child process for a small file, imports included."""
 
 BYTES_PER_SECOND = 2_000_000
-"""Every so many bytes of the file are a second more: slow disks, read several times."""
+"""The number of bytes of a file that add one second to the limit: slow disks, several reads."""
 
 _OUT_OF_MEMORY = ("bad_alloc", "MemoryError")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a child that ended by itself leaves.
+    """The result of a child process that was not killed.
 
     Attributes:
-        code: its exit code.
-        output: what it wrote to standard output.
-        last_words: the last line that it wrote to standard error, "" where there is none.
+        code: Its exit code.
+        output: Its standard output.
+        last_words: The last line of its standard error, or "".
     """
 
     code: int
@@ -185,17 +184,17 @@ class Answer:
 
 
 def ask(module: str, argument: str, file: Path, at: str) -> Answer:
-    """Run a module in a child process, which finds the packages that this one finds.
+    """Run a module on one file in a child process with the same import path.
 
     Args:
-        module: by its dotted name, as after `python -m`.
-        argument: its only one.
-        file: what it reads; its size decides how long it may take.
-        at: how messages name what the user gave.
+        module: Its dotted name, as after `python -m`.
+        argument: Its only argument.
+        file: The file that it reads. The time limit follows from its size.
+        at: The key and value to name in messages.
 
     Raises:
-        ModelError: the file is too large, or reading it takes too long or ends the process.
-        OSError: the file is not there.
+        ModelError: The file is too large, or reading it takes too long or crashes the process.
+        OSError: The file does not exist.
     """
     seconds = SECONDS + file.stat().st_size // BYTES_PER_SECOND
     try:
@@ -216,12 +215,13 @@ def ask(module: str, argument: str, file: Path, at: str) -> Answer:
 
 
 def run_for_many(module: str, arguments: Sequence[str], size: int) -> bytes:
-    """Return what a child writes to standard output that is asked about several files at once.
+    """Run a module on several files in one child process, and return its standard output.
 
-    However it ends: what it had not come to has to be asked about again.
+    The output may be incomplete: the child may crash or be stopped. Files without a result have to
+    be run again.
 
     Args:
-        size: bytes of all the files, which decide how long it may take.
+        size: The bytes of all files, from which the time limit follows.
     """
     try:
         return _run(module, arguments, SECONDS + size // BYTES_PER_SECOND).stdout

@@ -23,18 +23,18 @@ def load(
     outputs: list[str] | None = None,
     constants: Mapping[str, object] | None = None,
 ) -> "SessionModel":
-    """Return a frozen graph of TensorFlow 1 or 2.
+    """Load a frozen graph of TensorFlow 1 or 2.
 
     Args:
-        path: the file, binary or text.
-        inputs: see `input_settings`; None: every placeholder that has no constant.
-        outputs: names of the tensors that are the model's outputs; None: those that nothing else
-            in the graph consumes.
-        constants: values that are the same for every sample, by placeholder.
+        path: The file, binary or text.
+        inputs: See `parse_inputs`. If None, every placeholder without a constant.
+        outputs: The names of the model's outputs. If None, the tensors that nothing else in the
+            graph consumes.
+        constants: Values that are the same for every sample, by placeholder.
 
     Raises:
-        ModelError: no such file, none of a GraphDef, a damaged one, or one without its weights.
-        ConfigError: inputs, outputs or constants that do not exist, or do not fit.
+        ModelError: The file does not exist, is not a GraphDef, is damaged, or lacks weights.
+        ConfigError: Inputs, outputs or constants do not exist or do not fit.
     """
     settings = parse_inputs(inputs)
     refuse_unreachable(path)
@@ -85,7 +85,7 @@ def load(
 
 
 def _with_weights(file: Path) -> str:
-    """Return a sentence that says where the values of a graph's variables may be."""
+    """Return a hint on where the values of a graph's variables may be."""
     metas = sorted(file.parent.glob("*.meta"))
     said = "A .meta file with a checkpoint beside it has graph and values"
     given = override("model.path", metas[0]) if metas else "model.path=FILE.meta"

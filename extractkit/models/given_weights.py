@@ -18,13 +18,13 @@ Call = Callable[[], Sequence[Array]]
 
 @dataclass(eq=False)
 class CompiledOnce:
-    """The last call that was compiled, for as long as the same fetches are asked for."""
+    """A cache of the last compiled call, reused while the fetches stay the same."""
 
     _fetches: list[Fetch] = field(default_factory=list)
     _call: Call | None = None
 
     def of(self, fetches: Sequence[Fetch], compile_call: Callable[[], Call]) -> Call:
-        """Return the call for these fetches."""
+        """Return the call for these fetches, compiled if they differ from the last ones."""
         if self._call is None or self._fetches != list(fetches):
             self._call = compile_call()
             self._fetches = list(fetches)
@@ -45,19 +45,19 @@ def checkpoint_axis(
     check: Callable[[WeightFile], None] | None = None,
     instead_of: Mapping[str, object] | None = None,
 ) -> "WeightFiles | None":
-    """Return the axis that a configuration asks for; None where it asks for none.
+    """Return the configured axis of checkpoints, or None if there is none.
 
     Args:
         checkpoints, step: `model.checkpoints` and `model.checkpoint_step`; see `find_checkpoints`.
-        load: gives the model these weights; raises ModelError where they do not fit it.
-        alike: whether nothing tells an architecture but the files, which have to be like each
-            other.
-        check: raises ModelError where a file does not fit for what it holds besides weights.
-        instead_of: keys whose values stand for a single set of weights, and are not to be given as
-            well.
+        load: Loads weights into the model. Raises ModelError if they do not fit.
+        alike: Whether the files have to have the same structure, because only they define the
+            architecture.
+        check: Raises ModelError if something in a file other than weights does not fit.
+        instead_of: Keys and values that give a single set of weights, which cannot be combined
+            with several.
 
     Raises:
-        ConfigError, ModelError: as `find_checkpoints`; or two ways to give weights.
+        ConfigError, ModelError: As `find_checkpoints`, or weights are given in two ways.
     """
     if checkpoints is None:
         if step is not None:
@@ -72,11 +72,11 @@ def checkpoint_axis(
 
 
 class WeightFiles:
-    """An axis of checkpoints that are files of weights; see `models.protocol.CheckpointAxis`.
+    """A `CheckpointAxis` of files of weights.
 
     Attributes:
-        checkpoints, skipped: those that can be used, and the others.
-        loads: how many times weights have been loaded, successfully or not.
+        checkpoints, skipped: The usable checkpoints and the others.
+        loads: The number of times that weights have been loaded, successfully or not.
     """
 
     def __init__(
@@ -98,16 +98,16 @@ class WeightFiles:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The paths of all that were named, absolute."""
+        """The absolute paths of all given files."""
         return tuple(one.path for one in self._named)
 
     def choose(self, policy: str) -> None:
-        """Look at all of them, and load the first that can be used.
+        """Check all files, and load the first usable one.
 
-        Every file is listed, and of all that are built alike one is loaded.
+        Every file is listed. Of files with the same structure, only one is loaded as a test.
 
         Raises:
-            ModelError: none can be used, or one cannot and the policy is "fail".
+            ModelError: No file is usable, or one is not and the policy is "fail".
         """
         opened = list(open_each([one.path for one in self._named], KEY))
         wrong = {at: str(one) for at, one in enumerate(opened) if isinstance(one, ModelError)}
@@ -115,7 +115,7 @@ class WeightFiles:
         wrong |= self._misfits(usable)
         left = [at for at in usable if at not in wrong]
         if wrong and (policy == "fail" or not left):
-            raise ModelError(self._told(dict(sorted(wrong.items())), bool(left)))
+            raise ModelError(self._failure(dict(sorted(wrong.items())), bool(left)))
         self.skipped = tuple(
             SkippedCheckpoint(self._named[at].label, self._named[at].path, wrong[at])
             for at in sorted(wrong)
@@ -123,7 +123,7 @@ class WeightFiles:
         self.checkpoints = tuple(_with_content(self._named[at]) for at in left)
         self._weights = [usable[at] for at in left]
         for weights in self._weights:
-            weights.check_unchanged()  # what is recorded of them is what is, or has been, loaded
+            weights.check_unchanged()  # so that the record describes the bytes that are loaded
         self.use(0)
 
     def file(self, position: int) -> WeightFile:
@@ -131,10 +131,10 @@ class WeightFiles:
         return self._weights[position]
 
     def use(self, position: int) -> None:
-        """Load the weights of `checkpoints[position]`, unless they are the model's already.
+        """Load the weights of `checkpoints[position]`, unless they are loaded already.
 
         Raises:
-            JobError: they can no longer be loaded.
+            JobError: They can no longer be loaded.
         """
         weights = self._weights[position]
         try:
@@ -146,14 +146,14 @@ class WeightFiles:
     def _give(self, weights: WeightFile) -> None:
         if weights is self._loaded:
             return
-        self._loaded = None  # where loading fails midway, the weights are nobody's
+        self._loaded = None  # a load that fails midway leaves a mixture of weights
         weights.check_unchanged()
         self.loads += 1
         self._load(weights)
         self._loaded = weights
 
     def _misfits(self, usable: Mapping[int, WeightFile]) -> dict[int, str]:
-        """Return those that are of another architecture, and how that shows."""
+        """Return the files of another architecture, and why they do not fit."""
         wrong = self._refused(usable)
         groups: dict[_Structure, list[int]] = {}
         for at, weights in usable.items():
@@ -169,7 +169,7 @@ class WeightFiles:
         return wrong
 
     def _refused(self, usable: Mapping[int, WeightFile]) -> dict[int, str]:
-        """Return those that do not fit for what they hold besides weights, and why."""
+        """Return the files with something else than weights that does not fit, and why."""
         wrong: dict[int, str] = {}
         if self._check is not None:
             for at, weights in usable.items():
@@ -182,7 +182,7 @@ class WeightFiles:
     def _outliers(
         self, groups: Mapping[_Structure, Sequence[int]], usable: Mapping[int, WeightFile]
     ) -> dict[int, str]:
-        """Return those that are not like most of them."""
+        """Return the files whose structure differs from that of most of them."""
         if not groups:
             return {}
         most = max(groups.values(), key=len)
@@ -199,11 +199,11 @@ class WeightFiles:
             return reason
         return f"{KEY}={self._named[at].path!r} is built like another that does not fit: {reason}"
 
-    def _told(self, wrong: Mapping[int, str], others: bool) -> str:
+    def _failure(self, wrong: Mapping[int, str], others: bool) -> str:
         first, reason = next(iter(wrong.items()))
         count = f"{len(wrong)} of {len(self._named)} checkpoints cannot be used"
-        # A run that is gone on with keeps its settings, so that is no help to it.
-        remedy = " Put them right, or begin anew without: runtime.bad_checkpoints=skip"
+        # A resumed run keeps its settings, so this advice needs a new run.
+        remedy = " Correct them, or start a new run without them: runtime.bad_checkpoints=skip"
         hint = remedy if others else ""
         return f"{KEY}: {count}, first {self._named[first].label!r}: {reason.rstrip('.')}.{hint}"
 
@@ -211,7 +211,7 @@ class WeightFiles:
 def _with_content(named: Named) -> Checkpoint:
     found = origin(KEY, named.path)
     if found is None:
-        raise ModelError(f"{KEY}={named.path!r} does not exist any more")
+        raise ModelError(f"{KEY}={named.path!r} no longer exists")
     return Checkpoint(named.label, named.step, found.path, found.sha256, found.bytes)
 
 
@@ -220,7 +220,7 @@ def _structure(weights: WeightFile) -> _Structure:
 
 
 def _difference(one: WeightFile, other: WeightFile) -> str:
-    """Return the first array in which two files differ."""
+    """Describe the first array in which two files differ."""
     if one.format != other.format:
         return f"it is {one.format}, not {other.format}"
     for key in dict.fromkeys((*other, *one)):
@@ -235,15 +235,15 @@ def _difference(one: WeightFile, other: WeightFile) -> str:
 
 
 ONE = "model.checkpoint"
-"""The key of one set of weights."""
+"""The key of a single set of weights."""
 
 
 @dataclass(frozen=True, eq=False)
 class GivenWeights:
-    """One set of weights, or several, or none.
+    """The configured weights: one set, several sets, or none.
 
     Attributes:
-        axis: the several.
+        axis: The axis of several sets, or None.
     """
 
     axis: WeightFiles | None
@@ -253,33 +253,33 @@ class GivenWeights:
 
     @property
     def given(self) -> bool:
-        """Return whether there are any."""
+        """Whether any weights are configured."""
         return self._one is not None or self.axis is not None
 
     @property
     def origin(self) -> Mapping[str, object]:
-        """What is to be recorded of the one set."""
+        """The manifest's entry for a single set."""
         if self._one is None:
             return {}
         return {"checkpoint": [str(file.resolve()) for file in self._one.files]}
 
     def load(self) -> None:
-        """Give the model the one set, if there is one.
+        """Load the single set into the model, if there is one.
 
         Raises:
-            ModelError: it does not fit.
+            ModelError: It does not fit.
         """
         if self._one is not None:
             self._load(self._one, ONE)
 
     def loaded_by(self, checkpoint: int | None) -> str:
-        """Return what loaded the one set, or that of a place on the axis."""
+        """Return the name of the loader of the single set, or of that at a position on the axis."""
         file = self.file(checkpoint)
         assert file is not None
         return self._loaded_by[file.path]
 
     def file(self, checkpoint: int | None) -> WeightFile | None:
-        """Return the one set, or that of a place on the axis; None: there is neither."""
+        """Return the single set, or that at a position on the axis, or None."""
         if self.axis is None or checkpoint is None:
             return self._one
         return self.axis.file(checkpoint)
@@ -292,18 +292,18 @@ def given_weights(
     load: Callable[[WeightFile, str], str],
     check: Callable[[WeightFile, str, Sequence[str]], None] | None = None,
 ) -> GivenWeights:
-    """Return what a configuration gives; the model need not be there yet.
+    """Open the configured weights. The model need not exist yet.
 
     Args:
-        checkpoint: one set, what `open_weights` takes.
-        checkpoints, step: many of them, one after the other; see `checkpoint_axis`.
-        load: gives the model these weights, which the key names, and returns what loaded them;
-            raises ModelError where they do not fit it.
-        check: raises ModelError where a file, which the key names, does not fit for what it holds
-            besides weights; the last argument is all files of that key.
+        checkpoint: A single set, as for `open_weights`.
+        checkpoints, step: Several sets; see `checkpoint_axis`.
+        load: Loads weights, given by a key, into the model, and returns the loader's name. Raises
+            ModelError if they do not fit.
+        check: Raises ModelError if something in a file other than weights does not fit. Takes the
+            file, its key, and all paths of that key.
 
     Raises:
-        ConfigError, ModelError, MissingExtraError: as these two.
+        ConfigError, ModelError, MissingExtraError: As `open_weights` and `checkpoint_axis`.
     """
     one = None if checkpoint is None else open_weights(checkpoint, ONE)
     loaded_by: dict[str, str] = {}

@@ -331,7 +331,7 @@ def _tokenizer(directory: ModelDirectory) -> Any:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             str(directory.path), local_files_only=True, use_fast=True, trust_remote_code=False
         )
-    except Exception as error:  # whatever the readers of a dozen formats raise
+    except Exception as error:  # tokenizer readers raise errors of many types
         raise ModelError(
             f"{directory.at}: its tokenizer cannot be read: {error_summary(error)}. "
             f"tokenizer.save_pretrained(DIR) of transformers writes its files. Or give arrays, "
@@ -350,7 +350,7 @@ def _image_processor(directory: ModelDirectory) -> Any:
         return transformers.AutoImageProcessor.from_pretrained(
             str(directory.path), local_files_only=True, use_fast=False, trust_remote_code=False
         )
-    except Exception as error:  # whatever a hundred classes of processors raise
+    except Exception as error:  # processor classes raise errors of many types
         raise ModelError(
             f"{directory.at}: its image processor cannot be read: {error_summary(error)}. "
             f"image_processor.save_pretrained(DIR) of transformers writes {IMAGE_PROCESSOR}. Or "
@@ -361,7 +361,7 @@ def _image_processor(directory: ModelDirectory) -> Any:
 def _processed(processor: Any, pixels: Array, sample: str) -> Any:
     try:
         made = processor(pixels, return_tensors="np", input_data_format="channels_last")
-    except Exception as error:  # whatever a processor raises that dislikes an image
+    except Exception as error:  # processors raise errors of many types
         raise InputError(
             f"sample {sample!r}: {type(processor).__name__} cannot prepare the image: "
             f"{error_summary(error)}"

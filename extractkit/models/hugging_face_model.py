@@ -94,7 +94,7 @@ def build_model(directory: ModelDirectory, kind: Any) -> Any:
             f'({error_summary(error)}). Add their size and channels to it: "image_size": 224, '
             f'"num_channels": 3'
         ) from error
-    except Exception as error:  # whatever classes raise that are given other settings
+    except Exception as error:  # model classes validate settings with errors of many types
         raise ModelError(
             f"{directory.at}: config.json does not make a {kind.__name__}: {error_summary(error)}"
         ) from error

@@ -1,4 +1,4 @@
-"""`model.imports`, and the libraries that unknown operations come from."""
+"""Modules named in `model.imports`, and advice on libraries with unknown operations."""
 
 import importlib
 import re
@@ -14,10 +14,10 @@ from extractkit.models.tensorflow_process import quiet_start
 
 
 def import_modules(names: Sequence[str]) -> None:
-    """Import what `model.imports` names.
+    """Import the modules named in `model.imports`.
 
     Raises:
-        ConfigError: A module is not installed, or fails.
+        ConfigError: A module is not installed, or its import fails.
     """
     if all(name in sys.modules for name in names):
         return
@@ -40,7 +40,7 @@ def _import(name: str) -> None:
             f"model.imports={name} is not installed: there is no module {error.name!r}. Install "
             f"the package that has it, or put its folder on PYTHONPATH"
         ) from error
-    except Exception as error:  # such as a library that was built for another TensorFlow
+    except Exception as error:  # such as a library built for another TensorFlow
         raise ConfigError(
             f"model.imports={name} cannot be imported: {error_summary(error)}"
         ) from error
@@ -53,9 +53,9 @@ class Library:
     Attributes:
         package: Its name in a package registry.
         module: The module that registers its operations when it is imported.
-        operations: Matches the names of its operations.
-        last: Its last release and the last TensorFlow that this one runs with, as of November 2026;
-            None: each of its releases is built for the TensorFlow of the same number.
+        operations: A pattern for the names of its operations.
+        last: Its last release and the last TensorFlow that it supports, as of November 2026. None
+            if each release is built for the TensorFlow of the same number.
     """
 
     package: str
@@ -121,13 +121,13 @@ _UNKNOWN = re.compile(r"Op type not registered '([^']+)'")
 
 
 def unregistered(error: BaseException) -> str | None:
-    """Return the operation that TensorFlow says it does not know, if it says so."""
+    """Return the operation that TensorFlow reports as not registered, or None."""
     found = _UNKNOWN.search(str(error))
     return found[1] if found else None
 
 
 def load_failure(error: BaseException) -> str:
-    """Return what a loader of TensorFlow's failed of, to follow the name of what was loaded."""
+    """Return why TensorFlow failed to load something, to follow its name in a message."""
     operation = unregistered(error)
     if operation is None:
         return f"cannot be loaded: {error_summary(error)}"
@@ -135,7 +135,7 @@ def load_failure(error: BaseException) -> str:
 
 
 def unknown_operation_advice(operation: str) -> str:
-    """Return where an operation comes from that TensorFlow does not know, and what to do.
+    """Return where an unknown operation comes from, and what to do.
 
     The text continues a sentence that ends in the operation's name.
     """
@@ -179,6 +179,6 @@ def _version(package: str) -> str | None:
 
 
 def _release() -> str | None:
-    """Return the release of TensorFlow, without its last number."""
+    """Return the major and minor version of TensorFlow."""
     found = _version("tensorflow")
     return None if found is None else ".".join(found.split(".")[:2])

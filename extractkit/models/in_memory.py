@@ -12,11 +12,11 @@ def in_memory_model(model: object, example: object = None) -> Model:
     """Wrap a Keras model or layer, a `tf.function`, a concrete function or a callable `tf.Module`.
 
     Args:
-        model: Functions and modules have to declare what they take.
+        model: The model. Functions and modules have to declare their inputs.
         example: Arrays that a Keras model can be called with; see `live_model`.
 
     Raises:
-        ModelError: If it is something else, or does not declare its inputs.
+        ModelError: The object is something else, or does not declare its inputs.
     """
     if dialect_of(model) is not None:
         return live_model(model, name=_NAME, example=example)

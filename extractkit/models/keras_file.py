@@ -1,4 +1,4 @@
-"""`model=keras`: a file saved by Keras, or an architecture from Python, with a checkpoint."""
+"""`model=keras`: a file saved by Keras, or an architecture built in Python and a checkpoint."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -34,28 +34,28 @@ def load(
     moving_averages: object = None,
     state: object = None,
 ) -> "KerasModel":
-    """Return a Keras model, loaded without compiling it.
+    """Load a Keras model without compiling it.
 
     Args:
-        path: a `.keras`, `.h5` or `.hdf5` file that holds architecture and weights, of Keras 1 to
-            3, or a folder that Keras 2 saved; what Keras 3 refuses is loaded by tf-keras.
-        factory: in place of a file: builds the architecture.
-        checkpoint: weights to load into either; what `weight_files.open_weights` takes.
-        checkpoints, checkpoint_step: many of them, one after the other; see `given_weights`.
-        custom_objects: dotted paths of classes and functions by the names that the file has.
-        safe_mode: whether a file with Python code in it is refused.
-        inputs: axes and types of the inputs; see `input_settings`.
-        seed: of the initial weights that a factory draws.
-        moving_averages: whether averages take the places of weights, or the averages' name; see
+        path: A `.keras`, `.h5` or `.hdf5` file of Keras 1 to 3 with architecture and weights, or a
+            folder saved by Keras 2. Files that Keras 3 refuses are loaded by tf-keras.
+        factory: A callable that builds the architecture, instead of a file.
+        checkpoint: Weights to load into either, as for `weight_files.open_weights`.
+        checkpoints, checkpoint_step: Several of them; see `given_weights`.
+        custom_objects: Dotted paths of classes and functions, by their names in the file.
+        safe_mode: Whether to refuse a file that contains Python code.
+        inputs: Axes and dtypes of the inputs; see `parse_inputs`.
+        seed: The seed of a factory's initial weights.
+        moving_averages: Whether to load averages in place of weights, or the averages' name; see
             `MovingAverages`.
-        state: "reset": each call of stateful layers starts from the initial state; "carry": from
-            the state that the call before it left; None: as "reset", and a warning says so.
+        state: "reset" starts each call of stateful layers from the initial state, "carry" from the
+            state that the previous call left. None is "reset" with a warning.
 
     Raises:
-        ConfigError: neither a file nor a factory, or both, or a setting that does not fit.
-        ModelError: a file that is missing, damaged, or holds code that would have to run; a
-            factory that builds no Keras model; a checkpoint of another architecture.
-        MissingExtraError: a package that a format needs is not installed.
+        ConfigError: Neither a file nor a factory is given, or both are, or a setting does not fit.
+        ModelError: The file is missing, damaged, or contains code; the factory does not build a
+            Keras model; the checkpoint is of another architecture.
+        MissingExtraError: A package that a format needs is not installed.
     """
     check_seed(seed)
     settings = parse_inputs(inputs)
@@ -75,7 +75,7 @@ def load(
 
     weights = given_weights(checkpoint, checkpoints, checkpoint_step, load_into, check)
     saved = architecture if isinstance(architecture, SavedKeras) else None
-    # Imported only now: TensorFlow takes seconds, checking the files none.
+    # Imported late: TensorFlow takes seconds to import, and the files are checked first.
     with quiet_start():
         from extractkit.models.keras_models.averages import keeps_averages, use_optimizer_averages
         from extractkit.models.keras_models.layer_state import LoadedState
@@ -110,7 +110,7 @@ def load(
             use_optimizer_averages(model, file, architecture, architecture.at, averages)
 
     def load_again(own: Any, found: WeightFile, key: str) -> None:
-        if averages.used:  # for which Keras has no function
+        if averages.used:  # Keras cannot load averages
             load_weights(own, found, key, averages, saved)
         else:
             load_with_keras(own, found, key)
@@ -128,7 +128,7 @@ def load(
         by = READ_BY if averages.used else None
         return reloaded(own, made_by, weights, checkpoint, load_again, by)
 
-    # What a factory builds without weights of its own exists in memory alone.
+    # A factory's model without given weights exists only in memory.
     in_memory = isinstance(architecture, Component) and not weights.given
     derived = LoadedState(model)
     if not weights.given:
@@ -144,7 +144,7 @@ def load(
         state=policy,
         state_setting=f"{STATE}={{}}",
     )
-    # Of an axis, what is to be said shows only when the first checkpoint is loaded.
+    # With several checkpoints the record is filled when the first one is loaded.
     origin["derived_state"] = derived.record
     if averages.record:
         origin["moving_averages"] = averages.record
@@ -152,19 +152,19 @@ def load(
 
 
 def _chosen(path: str | None, factory: object) -> SavedKeras | Component:
-    """Return the one that says what the architecture is: a file, or a factory that builds it."""
+    """Return the source of the architecture: a file, or a factory."""
     if (path is None) == (factory is None):
         given = "neither a file nor a factory" if path is None else "both a file and a factory"
         raise ConfigError(f"model=keras is given {given}. Give one: model.path=FILE, or {_FACTORY}")
     if path is not None:
         return open_saved(path)
     if not isinstance(factory, Component):
-        raise ConfigError(f"model.factory={factory!r} is no callable. Give one: {_FACTORY}")
+        raise ConfigError(f"model.factory={factory!r} is not a callable. Give one: {_FACTORY}")
     return factory
 
 
 def _built(factory: Component, seed: int) -> Any:
-    """Return the factory's model, its initial weights drawn from the seed."""
+    """Return the factory's model, with initial weights drawn from the seed."""
     import keras
 
     from extractkit.models.keras_models.dialects import dialect_of
@@ -175,11 +175,12 @@ def _built(factory: Component, seed: int) -> Any:
         model = factory.instantiate()
     except UserError:
         raise
-    except Exception as error:  # whatever somebody's own code raises
+    except Exception as error:  # user code may raise anything
         raise ModelError(f"{at} failed: {error_summary(error)}") from error
     if dialect_of(model) is None:
         raise ModelError(
-            f"{at} returns a {type(model).__name__}, no Keras model or layer. Anything else is for "
+            f"{at} returns a {type(model).__name__}, not a Keras model or layer. Anything else is "
+            "for "
             f"model=module"
         )
     return model

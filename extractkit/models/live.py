@@ -1,4 +1,4 @@
-"""A Keras model that is already in memory, as `extractkit.extract(model=…)` takes it."""
+"""Keras models in memory, wrapped as a `Model`."""
 
 from collections.abc import Callable, Mapping
 
@@ -39,24 +39,24 @@ def live_model(
     """Wrap a model, or a layer, of Keras 3 or tf-keras, of any kind.
 
     Args:
-        example: arrays that it can be called with, from which a subclassed model's inputs are
-            told where the model itself does not know them.
-        inputs: what `model.inputs` says of them.
-        checkpoints: the weights that it is to be given one after the other.
-        load: gives the model other weights than its own, once it has any.
-        reload: as of `KerasModel`.
-        state: where each call of stateful layers starts from: "reset", "carry"; None: as "reset",
-            and a warning says so.
+        example: Arrays that it can be called with. A subclassed model that does not know its
+            inputs takes them from these.
+        inputs: The parsed `model.inputs`.
+        checkpoints: Several sets of weights to load one after the other.
+        load: Loads other weights into the model once its variables exist.
+        reload: See `KerasModel`.
+        state: The state that each call of stateful layers starts from: "reset" or "carry". None
+            is "reset" with a warning.
         state_setting: How `state` is given, for that warning. If None, it cannot be given.
 
     Raises:
-        ModelError: not a Keras model, or one whose inputs nobody knows.
-        ConfigError: inputs that do not fit the model, or another state.
+        ModelError: The object is not a Keras model, or its inputs are not known.
+        ConfigError: The inputs do not fit the model, or the state does not exist.
     """
     dialect = dialect_of(model)
     if dialect is None:
         raise ModelError(
-            f"model={type(model).__name__} is no Keras model; give a keras.Model, or an adapter "
+            f"model={type(model).__name__} is not a Keras model. Give a keras.Model, or an adapter "
             f"with extractkit's Model protocol"
         )
     layers = stateful_layers(model, dialect)
@@ -80,7 +80,7 @@ def live_model(
         stateful=tuple(layers),
     )
     if load is not None:
-        # A subclassed model has no weights before it is called. The trace that counts comes after.
+        # A subclassed model has no weights before its first call. It is traced again afterwards.
         wrapped.build()
         load()
     return wrapped.settled()

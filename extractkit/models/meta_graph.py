@@ -51,7 +51,7 @@ def load(
         path: the .meta file, the prefix that it shares with the checkpoint, or their folder.
         checkpoint: prefix or folder of other weights; None: those beside the .meta file.
         checkpoints, checkpoint_step: many of them, one after the other; see `checkpoint_axis`.
-        inputs: see `input_settings`; None: every placeholder that has no constant.
+        inputs: see `parse_inputs`; None: every placeholder that has no constant.
         outputs: names of the tensors that are the model's outputs; None: those that nothing else
             in the graph consumes.
         constants: values that are the same for every sample, by placeholder.
@@ -180,7 +180,7 @@ def _plainly(meta: Any, checkpoint: str) -> "ReloadedSession":
             saver.restore(session, checkpoint)
             for key in _INITIALIZERS:
                 session.run(tf.compat.v1.get_collection(key))
-    except Exception as error:  # whatever the two meet in a graph of another version
+    except Exception as error:  # graphs of other versions fail in many ways
         raise ModelError(f"tf.compat.v1.train.import_meta_graph: {error_summary(error)}") from error
     used = "tf.compat.v1.train.import_meta_graph and Saver.restore"
     return ReloadedSession(session, f"{used}{without}")

@@ -1,6 +1,4 @@
-"""`model=module`: whatever a Python callable builds: a `tf.Module`, a `tf.function`, a Keras layer,
-a plain function of tensors, or values.
-"""
+"""`model=module`: a `tf.Module`, function, layer or values that a Python callable builds."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,21 +21,21 @@ def load(
     eager: bool = False,
     seed: int = 0,
 ) -> Model:
-    """Return what a factory builds, behind the `Model` protocol.
+    """Wrap the result of a factory as a `Model`.
 
     Args:
-        factory: `_target_` of the callable that builds it, and its arguments; with
-            `_partial_: true` the callable is the model itself.
-        signature: the method to call; None: the object itself.
-        inputs: arguments that get samples, their axes and dtypes; see `input_settings`.
-        constants: values of arguments that are the same for every sample, by name.
-        eager: whether to run it operation by operation, as Python does, instead of tracing it.
-        seed: of every random generator, set before the factory is called.
+        factory: The `_target_` of the callable that builds it, and its arguments. With
+            `_partial_: true` the callable itself is the model.
+        signature: The method to call. If None, the object itself.
+        inputs: The arguments that get samples, their axes and dtypes; see `parse_inputs`.
+        constants: Values of arguments that are the same for every sample, by name.
+        eager: Whether to run it operation by operation instead of tracing it.
+        seed: The seed of every random generator, set before the factory is called.
 
     Raises:
-        ConfigError: a target that cannot be called so; inputs or constants that do not exist or
-            fit; `eager` that is neither true nor false.
-        ModelError: what it builds cannot be called or traced.
+        ConfigError: The target cannot be called with these arguments; inputs or constants do not
+            exist or do not fit; `eager` is neither true nor false.
+        ModelError: The result cannot be called or traced.
     """
     if not isinstance(factory, Component):
         raise ConfigError(
@@ -52,7 +50,7 @@ def load(
     with quiet_start():
         import keras
     keras.utils.set_random_seed(seed)
-    # Outside: what somebody else's code prints is not TensorFlow's noise.
+    # Not within quiet_start: the output of user code is for the user.
     built = _built(factory)
     origin: dict[str, object] = {"factory": factory.target, "seed": seed, "eager": eager}
     origin |= {"class": _kind(built), **({"constants": dict(constants)} if constants else {})}
@@ -85,16 +83,16 @@ def traced_model(
     """Trace a callable, or one of its methods, and wrap the graph.
 
     Args:
-        name: Of the model.
+        name: The model's name.
         built: A callable, or values.
         signature: The method to call. If None, the object itself.
-        settings: `model.inputs`, parsed.
-        origin: What the manifest records of where the model comes from.
+        settings: The parsed `model.inputs`.
+        origin: The manifest's entry on where the model comes from.
         constants: Values of arguments that are the same for every sample, by name.
 
     Raises:
-        ConfigError: If inputs or constants do not exist or fit.
-        ModelError: If it cannot be called or traced.
+        ConfigError: Inputs or constants do not exist or do not fit.
+        ModelError: The callable cannot be called or traced.
     """
     from extractkit.models.functions.callables import (
         bound,
@@ -107,7 +105,7 @@ def traced_model(
     from extractkit.models.functions.model import inputs_of, outputs_of
 
     method = constant_function(built) if is_value(built) else method_of(built, signature)
-    # A concrete function has been traced already, and knows its inputs.
+    # A concrete function is already traced, and declares its inputs.
     concrete = method if hasattr(method, "structured_input_signature") else None
     if concrete is None:
         method, constants = bound(method, constants, settings)
@@ -129,7 +127,7 @@ def _built(factory: Component) -> Any:
         return factory.instantiate()
     except UserError:
         raise
-    except Exception as error:  # whatever somebody else's code raises
+    except Exception as error:  # user code may raise anything
         raise ModelError(
             f"model.factory._target_={factory.target!r} failed: {error_summary(error)}"
         ) from error

@@ -1,7 +1,7 @@
 """`model.moving_averages`: averages of weights that a checkpoint holds beside the weights.
 
-TensorFlow 1 keeps the average of a variable as `VARIABLE/ExponentialMovingAverage`, where the last
-part is the name that its `ExponentialMovingAverage` was given; optimizers keep it in a slot.
+TensorFlow 1 stores the average of a variable as `VARIABLE/ExponentialMovingAverage`, where the last
+part is the name given to `tf.train.ExponentialMovingAverage`. Optimizers store it in a slot.
 """
 
 import logging
@@ -11,27 +11,28 @@ from extractkit.errors import ConfigError, ModelError, choices
 
 KEY = "model.moving_averages"
 DEFAULT = "ExponentialMovingAverage"
-"""The name that TensorFlow gives averages where nobody chose another."""
+"""TensorFlow's default name of averages."""
 
 READ_BY = "extractkit's own reading of averages"
-"""For records: TensorFlow and Keras have no function for it, so every load goes this way."""
+"""The manifest's name for this loader. TensorFlow and Keras have no function for averages."""
 
 SLOTS = (DEFAULT, "average")
-"""Names of what is kept of a variable and is its average: TensorFlow's, and the optimizers'."""
+"""Names under which TensorFlow and the optimizers store averages."""
 
 _MOST = 3
 _log = logging.getLogger(__name__)
 
 
 class MovingAverages:
-    """What a configuration wants of averages, and what was done with them.
+    """The setting for averages, and a record of its use.
 
     Attributes:
-        setting: True: they take the places of the weights; a text: those of that name do; False:
-            they do not; None: they do not, and if there are any, a warning says so.
-        name: of the averages that are looked for.
-        record: what the manifest says of it; filled as weights are loaded. `used`: whether, or
-            which; `found`: how many averages; `without_average`: variables that keep their values.
+        setting: True loads averages in place of the weights, and a text loads those of that name.
+            False loads the weights. None loads the weights and warns if there are averages.
+        name: The name of the averages to look for.
+        record: The manifest's entry, filled as weights are loaded. `used`: whether or which
+            averages are used; `found`: how many there are; `without_average`: variables that keep
+            their own values.
     """
 
     def __init__(self, setting: object) -> None:
@@ -47,7 +48,7 @@ class MovingAverages:
 
     @property
     def used(self) -> bool:
-        """Return whether averages take the places of weights."""
+        """Whether averages are loaded in place of weights."""
         return self.setting is not None and self.setting is not False
 
     def chosen(
@@ -57,16 +58,16 @@ class MovingAverages:
         variables: Sequence[str],
         others: Iterable[str] = (),
     ) -> Mapping[str, str]:
-        """Return the averages to load, by the variable whose place they take; empty: none.
+        """Return the averages to load, by the variable that they replace. Empty if none are used.
 
         Args:
-            at: key and value of the configuration that name the checkpoint.
-            averages: keys of those that it holds, by variable.
-            variables: all of them.
-            others: names of what else the checkpoint keeps of variables, for the message.
+            at: The key and value that name the checkpoint, for messages.
+            averages: The keys of its averages, by variable.
+            variables: All variables.
+            others: The names of other slots in the checkpoint, for the message.
 
         Raises:
-            ModelError: averages are wanted, and it holds none.
+            ModelError: Averages are wanted, and the checkpoint has none.
         """
         if not self.used:
             if self.setting is None and averages:
@@ -88,7 +89,7 @@ class MovingAverages:
         return averages
 
     def warn(self, at: str, count: int | None = None, how: str = f"{KEY}=true") -> None:
-        """Say once that there are averages, and how to use them."""
+        """Warn once that there are averages, and say how to use them."""
         if not self._warned:
             _log.warning(
                 "%s holds moving averages%s beside its weights. The weights themselves are used. "
@@ -108,9 +109,9 @@ class MovingAverages:
 def named_averages(
     keys: Iterable[str], variables: Collection[str], name: str = DEFAULT
 ) -> dict[str, str]:
-    """Return keys `VARIABLE/NAME` by variable.
+    """Return the keys `VARIABLE/NAME` by variable.
 
-    Averages made inside a variable scope have its name before the variable's.
+    For averages made inside a variable scope, the scope's name comes before the variable's.
     """
     found: dict[str, str] = {}
     for key in sorted(keys, key=len):

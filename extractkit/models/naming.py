@@ -1,7 +1,7 @@
-"""Names of layer calls, and of the tensors in whatever a layer or function returns.
+"""Names of layer calls, and of the tensors that a layer or function returns.
 
-A component is the layer's name; names that Keras makes up (`softmax_7`) count what was built
-earlier in the process, so they are replaced by their order among siblings (`softmax`,
+The component of a path is the layer's name. Names that Keras generates (`softmax_7`) depend on what
+the process has built before, so they are replaced by the order among siblings (`softmax`,
 `softmax.1`). The second call of a layer within one call of its parent is `name@2`.
 """
 
@@ -19,7 +19,7 @@ from extractkit.core.catalog import escape
 
 
 def snake_case(class_name: str) -> str:
-    """Return the name that Keras makes up for a class: `LSTMCell` → `lstm_cell`.
+    """Return the name that Keras generates for a class: `LSTMCell` → `lstm_cell`.
 
     Source: `to_snake_case` of keras/src/utils/naming.py.
     """
@@ -29,9 +29,9 @@ def snake_case(class_name: str) -> str:
 
 
 def base_name(class_name: str, name: str) -> str:
-    """Return a layer's or variable's name without the counter, where it is one that Keras made up.
+    """Return the name of a layer or variable, without the counter if Keras generated it.
 
-    `Bidirectional` puts forward_ and backward_ before the name of the layer that it is given.
+    `Bidirectional` puts forward_ and backward_ before the name of its layer.
     """
     made_up = re.escape(snake_case(class_name))
     counted = re.fullmatch(rf"((?:forward_|backward_)?{made_up})_\d+", name)
@@ -40,12 +40,12 @@ def base_name(class_name: str, name: str) -> str:
 
 @dataclass
 class Siblings:
-    """Names given to the layers called inside one layer, in the order of their first calls."""
+    """Unique names for the layers called inside one layer, in the order of their first calls."""
 
     _names: dict[Hashable, str] = field(default_factory=dict)
 
     def name(self, layer: Hashable, class_name: str, given: str) -> str:
-        """Return the component for a layer, unique among its siblings."""
+        """Return the path component of a layer, unique among its siblings."""
         if layer not in self._names:
             base = escape(base_name(class_name, given))
             taken = set(self._names.values())
@@ -58,7 +58,7 @@ class Siblings:
 
 
 class Paths:
-    """Hands out the paths of layer calls; ask in the order in which the calls were made."""
+    """Paths of layer calls, assigned in the order of the calls."""
 
     def __init__(self) -> None:
         self._siblings: dict[Hashable, Siblings] = {}
@@ -81,21 +81,21 @@ class Paths:
         class_name: str,
         name: str,
     ) -> str:
-        """Return path of one call: `@2` and up where the parent's call makes it more than once."""
+        """Return the path of one call: `@2` and up for repeated calls within a parent's call."""
         path = self.child(parent_layer, parent_path, layer, class_name, name)
         count = self._calls[parent_call, layer] = self._calls.get((parent_call, layer), 0) + 1
         return path if count == 1 else f"{path}@{count}"
 
 
 class Ports:
-    """Makes ports unique within one layer call: the second `op/MatMul` is `op/MatMul.1`."""
+    """Unique ports within one layer call: the second `op/MatMul` is `op/MatMul.1`."""
 
     def __init__(self) -> None:
         self._taken: set[str] = set()
         self._counts: dict[str, int] = {}
 
     def unique(self, port: str) -> str:
-        """Return the port itself the first time, then with `.1`, `.2` …"""
+        """Return the port itself the first time, then with `.1`, `.2` and so on."""
         candidate, count = port, self._counts.get(port, 0)
         while candidate in self._taken:
             count += 1
@@ -106,7 +106,7 @@ class Ports:
 
 
 VALUES = (tf.Variable, np.ndarray, np.generic, bool, int, float, complex, str, bytes)
-"""What TensorFlow makes a tensor of by itself, besides what converts itself (`__tf_tensor__`)."""
+"""Types that TensorFlow converts to tensors, besides those with `__tf_tensor__`."""
 
 _TENSORS = (tf.Tensor, tf.RaggedTensor, tf.SparseTensor)
 _COMPONENTS = (
@@ -119,23 +119,23 @@ _PROBABILITY = "tensorflow_probability"
 def ports(name: str, value: Any) -> dict[str, Any]:
     """Return the tensors of a nested structure by port: `output`, `output.1`, `output.key`.
 
-    What is no tensor is left out. Ragged and sparse tensors stay whole; see `components`.
+    Other values are left out. Ragged and sparse tensors are not split; see `components`.
     """
     unique = Ports()
     found: dict[str, Any] = {}
     for path, leaf in _leaves(plain(value)):
         if isinstance(leaf, _TENSORS):
-            # The first of a plain list has the bare name, so that it is the same as a single one.
+            # The first of a plain list has the bare name, as a single tensor does.
             port = name if path == (0,) else ".".join([name, *map(str, path)])
             found[unique.unique(port)] = _in_graph(leaf)
     return found
 
 
 def components(named: Mapping[str, Any]) -> dict[str, tf.Tensor]:
-    """Return the same, with the tensors in place of each ragged and sparse one.
+    """Return the tensors with each ragged and sparse one replaced by its components.
 
-    Ragged: `output.values` and `output.row_splits`; sparse: `output.indices`, `output.values` and
-    `output.dense_shape`. Where rows are ragged again: `output.values.values`.
+    Ragged: `output.values` and `output.row_splits`. Sparse: `output.indices`, `output.values` and
+    `output.dense_shape`. Nested ragged rows: `output.values.values`.
     """
     found: dict[str, tf.Tensor] = {}
     for port, value in named.items():
@@ -148,11 +148,11 @@ def components(named: Mapping[str, Any]) -> dict[str, tf.Tensor]:
 
 
 def plain(value: Any) -> Any:
-    """Return a structure as dictionaries and lists alone, which TensorFlow and Keras take apart.
+    """Return a structure as dictionaries and lists, which TensorFlow and Keras can flatten.
 
     Mappings, named tuples, data classes, attrs classes, extension types, indexed slices and the
-    distributions of TensorFlow Probability become dictionaries by field; other composite tensors
-    lists of their components. Objects of any other kind become None.
+    distributions of TensorFlow Probability become dictionaries by field. Other composite tensors
+    become lists of their components. All other objects become None.
     """
     return _plain(value, ())
 
@@ -160,7 +160,7 @@ def plain(value: Any) -> Any:
 def _plain(value: Any, around: tuple[int, ...]) -> Any:
     if isinstance(value, (*_TENSORS, *VALUES)) or value is None:
         return value
-    if id(value) in around:  # a structure that holds itself
+    if id(value) in around:  # a structure that contains itself
         return None
     inside = (*around, id(value))
     if (fields := _fields(value)) is not None:
@@ -171,16 +171,16 @@ def _plain(value: Any, around: tuple[int, ...]) -> Any:
 
 
 def _named(fields: Iterable[tuple[Any, Any]], inside: tuple[int, ...]) -> Iterator[tuple[str, Any]]:
-    """Yield keys as texts; 1 and "1" stay two."""
+    """Yield the keys as unique texts: 1 and "1" stay distinct."""
     unique = Ports()
     for key, value in fields:
         yield unique.unique(str(key)), _plain(value, inside)
 
 
 def _fields(value: Any) -> Iterable[tuple[Any, Any]] | None:
-    """Key and value of each part of a structure whose parts have names; None: they have none."""
+    """Return key and value of each named part of a structure, or None if parts have no names."""
     if isinstance(value, Mapping):
-        # Of two dictionaries that are equal, so is the order; Keras sorts keys as well.
+        # Equal dictionaries give the same order. Keras sorts keys as well.
         keys = list(value) if isinstance(value, OrderedDict) else _sorted(value)
         return [(key, value[key]) for key in keys]
     if isinstance(value, type):
@@ -196,7 +196,7 @@ def _fields(value: Any) -> Iterable[tuple[Any, Any]] | None:
     if isinstance(value, tf.IndexedSlices):
         return _attributes(value, ("values", "indices", "dense_shape"))
     if _is_distribution(value):
-        # What it was made from, by the names of its arguments: `loc`, `scale`, nested ones too.
+        # The distribution's arguments by name (`loc`, `scale`), nested ones included.
         return [(k, v) for k, v in sorted(value.parameters.items()) if not isinstance(v, VALUES)]
     return None
 
@@ -215,7 +215,7 @@ def _attributes(value: Any, names: Iterable[str] | None) -> list[tuple[str, Any]
 
 
 def _items(value: Any) -> Iterable[Any] | None:
-    """Return the parts of a structure whose parts are counted; None: it is no structure."""
+    """Return the parts of a sequence or composite tensor, or None for anything else."""
     if isinstance(value, list | tuple):
         return value
     if isinstance(value, tf.__internal__.CompositeTensor):
@@ -248,7 +248,7 @@ def _leaves(structure: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[
 
 
 def _in_graph(tensor: Any) -> Any:
-    """A tensor that a layer made before the trace (its position ids) as the graph captures it."""
+    """Return a tensor that a layer made before the trace (its position ids), as captured."""
     symbolic = not isinstance(tensor, tf.Tensor) or tf.is_symbolic_tensor(tensor)
     if symbolic or not tf.inside_function():
         return tensor

@@ -1,4 +1,4 @@
-"""What the rest of extractkit asks of a model: one small protocol, an adapter per format."""
+"""The `Model` protocol, which every adapter implements, and the abilities that a model may have."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from extractkit.inputs.protocol import Sample, Signature
 
 @dataclass(frozen=True)
 class Encoded:
-    """One sample as the model takes it, without sample axis or padding.
+    """One sample as the model takes it, without a sample axis or padding.
 
     Attributes:
-        features: an array for each input.
-        sizes: length of each free axis.
-        truncated: whether something was cut off to fit the model.
-        tokens: the tokens as text where there are any, special tokens included.
+        features: One array per input.
+        sizes: The length of each free axis.
+        truncated: Whether the sample was cut off to fit the model.
+        tokens: The tokens as text, special tokens included. None if there are no tokens.
     """
 
     features: Mapping[str, Array]
@@ -32,10 +32,10 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Fetch:
-    """One tensor to be returned by a program.
+    """One tensor that a program returns.
 
-    With no `layout` the tensor comes back as the model makes it, untransformed: that is how axes
-    are measured.
+    Without a `layout` the tensor is returned as the model computes it, untransformed. Axes are
+    measured on such tensors.
     """
 
     address: str
@@ -44,10 +44,10 @@ class Fetch:
 
 
 Arguments = tuple[Mapping[str, Array], Mapping[str, Array]]
-"""What a program is called with."""
+"""The arguments of a program: features and lengths, see `Program`."""
 
 Program = Callable[[Mapping[str, Array], Mapping[str, Array]], Sequence[Array]]
-"""Runs the model on one batch and returns the fetched tensors alone, in order.
+"""A function that runs the model on one batch and returns only the fetched tensors, in order.
 
 The first argument holds an array (samples, *padded) for each input, the second the samples' own
 lengths, int32 (samples,), for each free axis.
@@ -56,7 +56,7 @@ lengths, int32 (samples,), for each free axis.
 
 @dataclass(frozen=True)
 class Compilation:
-    """Settings of the program that may change the last bits of its values."""
+    """Settings of a program that may change the last bits of its values."""
 
     compile: str = "graph"
     device: str | None = None
@@ -64,13 +64,13 @@ class Compilation:
 
 @dataclass(frozen=True, eq=False)
 class CarryingProgram:
-    """A program whose calls start from a state and leave the next one.
+    """A program that takes a state with each call and returns the next one.
 
     Attributes:
-        samples: How many each call takes.
-        initial: The state that the first call starts from.
-        call: Takes what a `Program` takes, and a state. Returns what a `Program` returns, and the
-            state after the call. The model stays as it was.
+        samples: The number of samples that each call takes.
+        initial: The state of the first call.
+        call: Takes the arguments of a `Program` and a state. Returns the result of a `Program` and
+            the state after the call. The model itself is not changed.
     """
 
     samples: int
@@ -80,112 +80,112 @@ class CarryingProgram:
     def from_initial(
         self, features: Mapping[str, Array], lengths: Mapping[str, Array]
     ) -> Sequence[Array]:
-        """Call it as a `Program`, each time from the initial state."""
+        """Run one batch as a `Program`, from the initial state."""
         return self.call(features, lengths, self.initial)[0]
 
 
 @runtime_checkable
 class CarriesState(Protocol):
-    """The ability to carry state in the order of the samples; a `Model` may have it.
+    """The ability to carry state from sample to sample, optional for a `Model`.
 
-    Such a model was configured so (`model.state=carry`). The programs of `Model.program` start each
-    call from the initial state all the same.
+    It is configured by `model.state=carry`. The programs of `Model.program` still start each call
+    from the initial state.
     """
 
     def samples_carried(self) -> int:
-        """Return how many samples each call of its carrying programs takes.
+        """Return the number of samples that each call of the carrying programs takes.
 
         Raises:
-            ModelError: its layers do not agree on it.
+            ModelError: The layers disagree on it.
         """
         ...
 
     def carrying_program(
         self, fetches: Sequence[Fetch], compilation: Compilation
     ) -> CarryingProgram:
-        """Compile a program of the fetches.
+        """Compile a program for the fetches.
 
         Raises:
-            ConfigError: one of them is not computed where state is carried.
-            ModelError: the model's state is not one that can be carried.
+            ConfigError: One of them is not computed while state is carried.
+            ModelError: The model's state cannot be carried.
         """
         ...
 
 
 class CheckpointAxis(Protocol):
-    """The weights that a model can be given one after the other, in place.
+    """Several sets of weights that a model can use one after the other.
 
-    Catalog and programs stay; what is computed next uses the new weights.
+    Changing the weights keeps the catalog and the programs.
     """
 
     @property
     def checkpoints(self) -> Sequence[Checkpoint]:
-        """Those that can be used, in order; known once `choose` has been called."""
+        """The usable checkpoints, in order. Known after `choose`."""
         ...
 
     @property
     def skipped(self) -> Sequence[SkippedCheckpoint]:
-        """Those that cannot, and are left out."""
+        """The checkpoints that cannot be used and are left out."""
         ...
 
     @property
     def loads(self) -> int:
-        """How many times weights have been loaded, successfully or not."""
+        """The number of times that weights have been loaded, successfully or not."""
         ...
 
     def choose(self, policy: str) -> None:
-        """Look at all of them, and compute with the first that can be used.
+        """Check every checkpoint, and load the first usable one.
 
         Args:
-            policy: "fail" where one cannot be used, or "skip" it.
+            policy: "fail" or "skip" where a checkpoint cannot be used.
 
         Raises:
-            ModelError: one, or none, can be used: damaged, or of another architecture.
+            ModelError: A checkpoint is damaged or of another architecture, and the policy is
+                "fail" or none is left.
         """
         ...
 
     def use(self, position: int) -> None:
-        """Compute with the weights of `checkpoints[position]` from now on.
+        """Load the weights of `checkpoints[position]`.
 
         Raises:
-            JobError: they can no longer be loaded.
+            JobError: They can no longer be loaded.
         """
         ...
 
 
 class NoOwnCallError(ModelError):
-    """This model has no own call that can be compared, and neither it nor a sample is at fault."""
+    """The model's own call cannot be compared, through no fault of the model or a sample."""
 
 
 class OtherOutputsError(JobError):
-    """The model's own call returns another number of outputs than the model that was traced."""
+    """The model's own call returns a different number of outputs than the traced model."""
 
 
 SAME_OBJECT = "the same object (its weights are not checked)"
-"""What `OwnCall.loaded_by` is for a model that is not loaded a second time."""
+"""The value of `OwnCall.loaded_by` for a model that is not loaded a second time."""
 
 
 OutputsAfter = Callable[[Arguments, Mapping[str, Array], Mapping[str, Array]], Mapping[str, Array]]
-"""The outputs of a batch, by address, that follows another one, whose arguments come first."""
+"""A function that returns the outputs of a batch, by address, after running the batch before it."""
 
 
 @dataclass(frozen=True, eq=False)
 class OwnCall:
-    """A model's own call: what people get who use the model without extractkit.
+    """A model's own call, as users get it without extractkit.
 
-    A model that comes from a file is loaded a second time, by its format's own means. It takes
-    memory until this object is released.
+    A model from a file is loaded a second time, by its format's own loader. It occupies memory
+    until this object is released.
 
     Attributes:
-        loaded_by: what has loaded it ("keras.models.load_model"), or `SAME_OBJECT`.
-        outputs: Takes one batch as a program does and returns, by address, what a program returns
-            for a `Fetch` of nothing but the address: the outputs (`MODEL_OUTPUT`) that depend on
-            the inputs and can be extracted. Empty where there are none. It raises SampleError
-            where the model fails on the batch, as the values of a sample can cause it, and
-            OtherOutputsError where their number is not the model's, NoOwnCallError where the
-            settings of this process forbid the call, and JobError where it fails in another way.
-        outputs_after: Of a model that carries its state; the batch in front starts from the initial
-            state. None: each call starts from it.
+        loaded_by: The function that loaded it ("keras.models.load_model"), or `SAME_OBJECT`.
+        outputs: Takes one batch as a program does. Returns, by address, the outputs
+            (`MODEL_OUTPUT`) that depend on the inputs and can be extracted, untransformed. Raises
+            SampleError if the values of a sample may have caused a failure, OtherOutputsError if
+            the number of outputs differs from the model's, NoOwnCallError if the settings of this
+            process forbid the call, and JobError for any other failure.
+        outputs_after: For a model that carries state, the same for a batch that follows another
+            one; the first batch starts from the initial state. None if no state is carried.
     """
 
     loaded_by: str
@@ -195,24 +195,24 @@ class OwnCall:
 
 @runtime_checkable
 class HasOwnCall(Protocol):
-    """The ability to be held against the model's own call; a `Model` may have it.
+    """The ability to be compared with the model's own call, optional for a `Model`.
 
-    Every job uses it to check itself (`runtime.self_check`), `verify --recompute` as well.
+    The self-check of every job (`runtime.self_check`) and `verify --recompute` use it.
     """
 
     def own_call(self, checkpoint: int | None = None) -> OwnCall:
         """Load the model again, independently of this adapter's trace and weights.
 
-        Leaves this model as it is. Where the object itself is all there is, it is called in a graph
-        that computes nothing else, or operation by operation where it is run so.
+        Does not change this model. A model that exists only in memory is called in a graph of its
+        own, or operation by operation if it runs eagerly.
 
         Args:
-            checkpoint: place of the weights to load on the model's `CheckpointAxis`; None: the
-                model has no axis. This model computes with the same weights already.
+            checkpoint: The position of the weights on the model's `CheckpointAxis`. None if the
+                model has no such axis. This model already uses the same weights.
 
         Raises:
-            NoOwnCallError: the format has no means to call this model, which may be right all the
-                same. Any other error ends a job that checks itself, unless memory is short.
+            NoOwnCallError: The format has no way to call this model. The model may still be
+                right. Any other error fails the self-check, unless memory is short.
         """
         ...
 
@@ -220,19 +220,19 @@ class HasOwnCall(Protocol):
 class Model(Protocol):
     """A loaded model.
 
-    It may have besides:
+    Optional members:
 
     - `own_call`, see `HasOwnCall`.
-    - `checkpoints`, a `CheckpointAxis`; None, or no such attribute: it has one set of weights.
-    - `place(features, lengths)`, which makes of a program's arguments what its programs take as
-      well, at less cost where they take the same again and again.
-    - `takes(addresses, sizes)`, which returns False where these tensors cannot be computed at these
-      sizes of the free axes, as far as that is known without running the model.
+    - `checkpoints`, a `CheckpointAxis`. None or no such attribute means one set of weights.
+    - `place(features, lengths)`, which converts a program's arguments once, so that repeated calls
+      with the same arguments cost less.
+    - `takes(addresses, sizes)`, which returns False if these tensors are known, without running the
+      model, not to be computable at these sizes of the free axes.
     """
 
     @property
     def name(self) -> str:
-        """Name for messages: the chosen entry of the `model` group."""
+        """The name for messages: the chosen entry of the `model` group."""
         ...
 
     @property
@@ -242,16 +242,17 @@ class Model(Protocol):
 
     @property
     def signature(self) -> Signature:
-        """What it takes."""
+        """The inputs that the model takes."""
         ...
 
     def configure(self, seed: int, deterministic: bool, device: str | None) -> Mapping[str, object]:
         """Seed every generator and refuse operations that are not deterministic, if asked to.
 
-        Returns what else may change the last bits of values: threads, instruction-set flags.
+        Returns the other settings that may change the last bits of values, such as threads and
+        instruction-set flags.
 
         Raises:
-            ConfigError: there is no such device, or the process cannot compute as is wanted.
+            ConfigError: The device does not exist, or this process cannot apply the settings.
         """
         ...
 
@@ -259,18 +260,18 @@ class Model(Protocol):
         """Return the samples as the model takes them.
 
         Raises:
-            InputError: a sample that does not fit, named by its id.
+            InputError: A sample does not fit. The message names its id.
         """
         ...
 
     def program(self, fetches: Sequence[Fetch], compilation: Compilation) -> Program:
-        """Return one program that computes the fetches and what they need, nothing else."""
+        """Return one program that computes the fetches and their dependencies, nothing else."""
         ...
 
     def constants(self, fetches: Sequence[Fetch]) -> Sequence[Array]:
         """Return the values of fetches that do not depend on the inputs.
 
-        They stay what they are when the model is given other weights.
+        They keep their values when the model is given other weights.
         """
         ...
 
@@ -279,16 +280,17 @@ class Model(Protocol):
         ...
 
     def definition_digest(self) -> str | None:
-        """Return the SHA-256 over what is computed, the weights' values apart.
+        """Return the SHA-256 of the computation, without the values of the weights.
 
-        That is the graph with its constants, the addresses in it, what is taken, and what prepares
-        samples. It is the same in every process and for every rebuild of the same model.
+        It covers the graph with its constants, the addresses in it, the inputs, and the
+        preprocessing. It is the same in every process and for every rebuild of the same model.
 
         Returns:
-            The digest in hexadecimal; None where nobody can tell, as of Python code.
+            The digest in hexadecimal. None if the computation cannot be identified, as with Python
+            code.
         """
         ...
 
     def describe(self) -> Mapping[str, object]:
-        """What the manifest records of the model: class, parameters, preprocessing, files."""
+        """Return the manifest's entry for the model: class, parameters, preprocessing, files."""
         ...

@@ -43,7 +43,7 @@ def load(
             ("__call__"; "fn.1" is its second concrete function, "fn.0" its first where a signature
             has the name "fn"); None: serving_default, or the only one there is.
         tags: of the graph to take; None: the one that is for serving, or the only one.
-        inputs: see `input_settings`.
+        inputs: see `parse_inputs`.
         constants: values of inputs that are the same for every sample, by name.
 
     Raises:
@@ -102,7 +102,7 @@ def _loaded(path: str, file: SavedModelFile) -> Any:
 
     try:
         return tf.saved_model.load(str(file.folder), tags=list(file.tags))
-    except Exception as error:  # whatever the loader meets in a damaged file
+    except Exception as error:  # damaged files fail in many ways
         weights = file.folder / "variables" / "variables"
         alone = ""
         if unregistered(error) is not None and weights.with_suffix(".index").is_file():

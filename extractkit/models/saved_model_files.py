@@ -250,7 +250,7 @@ def _restored(
     with session.graph.as_default(), _changed(path, file, prepare) as folder:
         try:
             return tf.compat.v1.saved_model.load(session, list(file.tags), folder)
-        except Exception as error:  # whatever the loader meets in a damaged file
+        except Exception as error:  # damaged files fail in many ways
             # TensorFlow names the copy, of which nobody knows.
             why = load_failure(error).replace(folder, str(file.folder))
             raise ModelError(f"model.path={path!r} {why}") from error

@@ -26,7 +26,7 @@ def load(
 
     Args:
         path: the folder with a `model.json`, or that file.
-        inputs: see `input_settings`.
+        inputs: see `parse_inputs`.
         outputs: of a graph model: names of the tensors that are its outputs; None: those of its
             signature, or those that nothing else in the graph consumes.
         constants: of a graph model: values that are the same for every sample, by input.

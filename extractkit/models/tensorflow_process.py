@@ -1,10 +1,8 @@
-"""TensorFlow in this process: a quiet start, seeds, threads, determinism.
+"""TensorFlow's process-wide settings: quiet start, threads, seeds, determinism.
 
-TensorFlow reads these variables when it starts: for what runs eagerly, in functions, by XLA, and in
-sessions. LiteRT has to be told.
-
-It reads these variables once, when it starts to compute: to set them later changes nothing. So what
-they were is remembered, and a job that wants others is refused. TensorFlow is not imported here.
+TensorFlow reads its environment variables once, when it starts to compute. Their values are
+recorded here, and a job that needs other values is refused. LiteRT does not read them; its thread
+count is passed explicitly. Importing this module does not import TensorFlow.
 """
 
 import logging
@@ -32,9 +30,9 @@ def inter_op_threads() -> int:
 
 
 def given(variable: str) -> int | None:
-    """Return the number that one of these variables gives.
+    """Return the positive number in an environment variable, or None.
 
-    None for nothing, 0, and what is no number: they leave TensorFlow every processor.
+    With 0, with text that is not a number, or unset, TensorFlow uses every processor.
     """
     text = os.environ.get(variable, "").strip()
     return (int(text) or None) if text.isdecimal() else None
@@ -47,25 +45,28 @@ def _processors() -> int:
 
 
 THREADS = (INTRA_OP, INTER_OP)
-"""Variables that say how many threads there are."""
+"""The environment variables for the numbers of threads."""
 
 SWITCHES = ("TF_ENABLE_ONEDNN_OPTS", "TF_DETERMINISTIC_OPS")
-"""Variables that switch something on or off."""
+"""The environment variables that switch behaviour on or off."""
 
 _READ: dict[str, str] = {}
 
 
 def effective_variables() -> Mapping[str, str]:
-    """The variables as TensorFlow has read them, threads always counted; empty before it starts."""
+    """Return the variables as TensorFlow has read them, empty before it starts.
+
+    The numbers of threads are always included.
+    """
     return MappingProxyType(_READ)
 
 
 def remember() -> None:
-    """Call where TensorFlow has just started, or is about to; the first call counts."""
+    """Record the variables that TensorFlow has read or is about to read. Later calls do nothing."""
     import tensorflow as tf
 
     if not _READ:
-        # 0 where nobody has set them in Python.
+        # 0 unless they were set in Python.
         threading = tf.config.threading
         intra_op = threading.get_intra_op_parallelism_threads() or intra_op_threads()
         inter_op = threading.get_inter_op_parallelism_threads() or inter_op_threads()
@@ -74,16 +75,16 @@ def remember() -> None:
 
 
 def record_if_started() -> None:
-    """Call before the variables are set: somebody may have had TensorFlow compute already."""
+    """Record the variables, before they are set, if TensorFlow has already started."""
     if _started():
         remember()
 
 
 def check() -> None:
-    """Make sure that the variables as they are now are those in force.
+    """Check that the environment variables still have the values that TensorFlow has read.
 
     Raises:
-        ConfigError: one is not. They are put back, so that a job that wants nothing can run.
+        ConfigError: One differs. Its old value is restored, so that other jobs can run.
     """
     wanted = {name: given(name) for name in THREADS}
     pairs: dict[str, tuple[str | None, str | None]] = {
@@ -99,12 +100,12 @@ def check() -> None:
         else:
             os.environ[name] = read
     raise ConfigError(
-        f"{'; '.join(_told(differing))}, and it cannot change that. Start a new process (in a "
-        f"sweep: one for each run)"
+        f"{'; '.join(_differences(differing))}, and it cannot change that. Start a new process (in "
+        f"a sweep: one for each run)"
     )
 
 
-def _told(differing: Mapping[str, tuple[str | None, str | None]]) -> list[str]:
+def _differences(differing: Mapping[str, tuple[str | None, str | None]]) -> list[str]:
     if set(THREADS) <= set(differing) and len({differing[name] for name in THREADS}) == 1:
         others = {name: pair for name, pair in differing.items() if name not in THREADS}
         differing = {"runtime.threads": differing[INTRA_OP], **others}
@@ -116,20 +117,20 @@ def _told(differing: Mapping[str, tuple[str | None, str | None]]) -> list[str]:
 
 
 def _started() -> bool:
-    """Return whether TensorFlow's context has been made; that alone cannot be asked in public."""
+    """Return whether TensorFlow's context is initialized. There is no public way to ask."""
     module = sys.modules.get("tensorflow.python.eager.context")
     return module is not None and getattr(module.context(), "_initialized", True)
 
 
-# NumPy's generators take 32 bits.
+# NumPy's generators take 32-bit seeds.
 _LARGEST = 2**32 - 1
 
 
 def check_seed(seed: object) -> None:
-    """Refuse what is no seed.
+    """Check that `model.seed` is a seed for every generator.
 
     Raises:
-        ConfigError: `model.seed` is no whole number that generators take.
+        ConfigError: It is not a whole number in the range of a seed.
     """
     if type(seed) is not int or not 0 <= seed <= _LARGEST:
         raise ConfigError(f"model.seed={seed!r} is not a whole number from 0 to {_LARGEST}")
@@ -137,12 +138,12 @@ def check_seed(seed: object) -> None:
 
 @contextmanager
 def quiet_start() -> Iterator[None]:
-    """Import TensorFlow and Keras inside: what their native code prints goes to the log instead.
+    """Redirect the messages of native code to the log while TensorFlow and Keras are imported.
 
-    Nothing but imports belongs inside: what a user's own code prints is the user's to read.
+    Only imports belong in the block: the output of user code is for the user.
 
     Raises:
-        ConfigError: Keras is told to use another backend than TensorFlow.
+        ConfigError: Keras is configured for another backend than TensorFlow.
     """
     backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     if backend != "tensorflow":
@@ -160,31 +161,31 @@ def quiet_start() -> Iterator[None]:
 
 
 def _look_for_devices() -> None:
-    """What TensorFlow says when it looks for accelerators is part of its start."""
+    """List the devices once, so that the messages of that search go to the log as well."""
     import tensorflow as tf
 
     tf.config.list_physical_devices()
-    # Its own handler would print to the terminal what the run's log is for.
+    # TensorFlow's own handler would print to the terminal. Messages belong in the run's log.
     tf.get_logger().setLevel(logging.ERROR)
-    # absl prints whole tracebacks of what TensorFlow goes on without.
+    # absl prints whole tracebacks of failures that TensorFlow recovers from.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 def configure(seed: int, deterministic: bool, device: str | None) -> Mapping[str, object]:
-    """Seed Python, NumPy and TensorFlow, and have only deterministic kernels run, if asked to.
+    """Seed Python, NumPy and TensorFlow, and require deterministic kernels if asked to.
 
-    Returns the settings of the process that may change the last bits of values. Determinism holds
-    for the rest of the process: TensorFlow has no way back.
+    Returns the settings of the process that may change the last bits of values. Determinism cannot
+    be switched off again in the same process.
 
     Raises:
-        ConfigError: there is no such device; or threads or switches are wanted with which
-            TensorFlow, as it runs in this process already, does not compute.
+        ConfigError: The device does not exist, or TensorFlow already runs in this process with
+            other threads or switches.
     """
     import keras
     import tensorflow as tf
 
     devices = [found.name for found in tf.config.list_logical_devices()]
-    # It has started, by this very call if by nothing else.
+    # Listing the devices has started TensorFlow.
     remember()
     check()
     if device is not None:
@@ -207,7 +208,7 @@ def configure(seed: int, deterministic: bool, device: str | None) -> Mapping[str
 
 
 def _check_device(device: str, names: list[str]) -> None:
-    """TensorFlow itself would put up with a device that is not there, and compute elsewhere."""
+    """Refuse a device that does not exist. TensorFlow would silently compute on another one."""
     import tensorflow as tf
 
     try:
@@ -220,4 +221,4 @@ def _check_device(device: str, names: list[str]) -> None:
         for spec in specs
     ):
         offered = [f"/{spec.device_type}:{spec.device_index}" for spec in specs]
-        raise ConfigError(f"runtime.device={device!r} is no device. {choices(device, offered)}")
+        raise ConfigError(f"runtime.device={device!r} is not a device. {choices(device, offered)}")

@@ -29,21 +29,21 @@ _ENDINGS = (".tflite", ".lite", _BUNDLE)
 def load(
     path: str, signature: str | None = None, threads: int | None = None, xnnpack: bool = True
 ) -> "TFLiteModel":
-    """Return a TFLite model.
+    """Load a TFLite model.
 
     Args:
-        path: the file. `FILE.task/INNER.tflite` is a model in an archive; an archive of one model
-            may be named alone.
-        signature: which of its signatures is called; None: `serving_default`, else its first, or
-            its first subgraph where it has none.
-        threads: of the interpreter; None: as many as one operation of TensorFlow would use.
-        xnnpack: whether XNNPACK computes what it can, as LiteRT does by default; without it the
-            plain kernels do, slower and with other last bits.
+        path: The file. `FILE.task/INNER.tflite` is a model in an archive. The inner name may be
+            left out if the archive holds one model.
+        signature: The signature to call. If None, `serving_default`, otherwise the first, or the
+            first subgraph if there are no signatures.
+        threads: The interpreter's threads. If None, as many as one TensorFlow operation would use.
+        xnnpack: Whether to use XNNPACK, as LiteRT does by default. Without it the reference
+            kernels are slower and differ in the last bits.
 
     Raises:
-        ModelError: no such file or signature, not a TFLite model, damaged, or one that needs
-            operations that LiteRT does not have.
-        ConfigError: a setting that is none.
+        ModelError: The file or signature does not exist, the file is not a TFLite model or is
+            damaged, or it needs operations that LiteRT does not have.
+        ConfigError: A setting has an invalid value.
         MissingExtraError: LiteRT is not installed.
     """
     refuse_unreachable(path)
@@ -103,7 +103,7 @@ def _found(path: str) -> "TFLiteFile":
     except OSError as error:
         raise ModelError(f"{at} cannot be read: {error.strerror}") from error
     if begin[4:] == TFLITE:
-        return TFLiteFile(file)  # a file may have an archive of labels behind its model
+        return TFLiteFile(file)  # which may have an archive of labels appended
     if is_archive(file) and (file.suffix == _BUNDLE or holds_models(file, at)):
         return _checked(path, TFLiteFile(file, member_of(file, None, at)))
     refuse_others(path, "tflite")

@@ -1,13 +1,15 @@
-"""What zip archives are refused for that are whole, but that Python cannot unpack."""
+"""Explanation of intact zip archives that Python cannot unpack."""
 
 _ENCRYPTED = "encrypted"
 
 
 def why_not_unpacked(error: BaseException) -> str | None:
-    """Return why Python cannot unpack an archive, to follow its name; None if it is damaged.
+    """Return why Python cannot unpack an intact archive, or None if it is damaged.
+
+    The text follows the archive's name in a message.
 
     Args:
-        error: What `zipfile` raised.
+        error: The error that `zipfile` raised.
     """
     if isinstance(error, NotImplementedError):  # a RuntimeError, too
         return (

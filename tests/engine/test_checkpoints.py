@@ -333,7 +333,7 @@ def test_a_checkpoint_that_cannot_be_used_ends_the_job_or_is_left_out(
         "model.checkpoints: 1 of 3 checkpoints cannot be used, first 'step_1': model.checkpoints="
     )
     assert str(caught.value).endswith(
-        " Put them right, or begin anew without: runtime.bad_checkpoints=skip"
+        " Correct them, or start a new run without them: runtime.bad_checkpoints=skip"
     )
     assert not (tmp_path / "run").exists()
     told = Told()

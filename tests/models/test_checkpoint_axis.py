@@ -346,7 +346,7 @@ def test_a_file_that_goes_while_they_are_looked_at_is_named(
     monkeypatch.setattr(axes, "origin", lambda key, path: None)
     with pytest.raises(ModelError) as caught:
         axis(paths).choose("fail")
-    assert str(caught.value) == f"model.checkpoints={paths[0]!r} does not exist any more"
+    assert str(caught.value) == f"model.checkpoints={paths[0]!r} no longer exists"
 
 
 def test_the_digest_is_that_of_the_content(tmp_path: Path) -> None:

@@ -177,7 +177,7 @@ def traced(function: Callable[..., Any], settings: Mapping[str, InputSetting] | 
         whole = function if traces else tf.function(_taken_apart(function))
     try:
         return whole.get_concrete_function(**specs)
-    except Exception as error:  # whatever somebody else's code raises
+    except Exception as error:  # user code may raise anything
         given = ", ".join(f"{name} {spec}" for name, spec in specs.items())
         given = given or ", ".join(map(str, getattr(whole, "input_signature", None) or ()))
         given = f"with ({given})" if given else "without arguments"

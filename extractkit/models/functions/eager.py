@@ -198,7 +198,7 @@ class EagerModel:
         try:
             with restored(self.variables.values()):
                 found = self._returned(self.function(**self._arguments(batch)))
-        except Exception as error:  # whatever somebody else's code raises
+        except Exception as error:  # user code may raise anything
             raise own_call_failure(self.name, error) from error
         return {a: to_numpy(self._wanted(found, Fetch(a))) for a in addresses}
 
@@ -235,7 +235,7 @@ class EagerModel:
         try:
             with restored(self.variables.values()):
                 return watched(self.function, self._arguments(batch), keep, self.variables.values())
-        except Exception as error:  # whatever somebody else's code raises
+        except Exception as error:  # user code may raise anything
             raise batch_failure(self.name, error) from error
 
     def _arguments(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:

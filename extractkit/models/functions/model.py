@@ -151,7 +151,7 @@ class FunctionModel(GraphModel):
                     found = called(arguments)
             except OtherOutputsError:
                 raise
-            except Exception as error:  # whatever a layer of somebody's own raises
+            except Exception as error:  # custom layers may raise anything
                 raise own_call_failure(self.name, error) from error
             return {
                 address: self._with_samples(address, to_numpy(found[address]))

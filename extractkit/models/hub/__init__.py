@@ -205,7 +205,7 @@ def load(
         checkpoint_step,
         lambda found, key: load_weights(model, found, key),
     )
-    # Imported only now: TensorFlow and keras-hub take seconds, checking arguments none.
+    # Imported late: TensorFlow and keras-hub take seconds, and arguments are checked first.
     with quiet_start():
         import keras
 

@@ -255,7 +255,7 @@ def load(
         checkpoint: Weights to load in place of those in the directory.
         checkpoints, checkpoint_step: Many of them, one after the other; see `given_weights`.
         max_length: Longest text in tokens; the rest is cut off. None: as the model allows.
-        inputs: Which inputs get samples, and their axes; see `input_settings`.
+        inputs: Which inputs get samples, and their axes; see `parse_inputs`.
 
     Raises:
         MissingExtraError: transformers 4 or tf-keras is not installed.

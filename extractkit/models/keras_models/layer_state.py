@@ -194,7 +194,7 @@ def derive_state(model: Any, at: str) -> None:
     for path, layer in layers_by_path(model).items():
         try:
             _derive(layer, dialect)
-        except Exception as error:  # whatever a layer of somebody's own raises
+        except Exception as error:  # custom layers may raise anything
             raise ModelError(
                 f"{at}: layer {path!r} fails once its weights are loaded: {error_summary(error)}"
             ) from error

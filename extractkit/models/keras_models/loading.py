@@ -80,7 +80,7 @@ def read_model(saved: SavedKeras, custom_objects: Mapping[str, Any], safe_mode: 
             return _read_by_keras_2(saved, f"Keras 3 refuses it ({error_summary(error)})", settings)
     except UserError:
         raise
-    except Exception as error:  # whatever the readers of three formats and user classes raise
+    except Exception as error:  # readers and user classes raise errors of many types
         raise ModelError(why_not(saved, error)) from error
 
 
@@ -111,7 +111,7 @@ def build_architecture(saved: SavedKeras) -> Any:
             return dialect.package.models.model_from_json(json.dumps(saved.config))
     except UserError:
         raise
-    except Exception as error:  # whatever the configurations of layers raise
+    except Exception as error:  # layer configurations raise errors of many types
         raise ModelError(why_not(saved, error)) from error
 
 
@@ -134,7 +134,7 @@ def read_again(
         return _read(saved, KERAS_3, saved.path, settings)
     except UserError:
         raise
-    except Exception as error:  # whatever the readers of three formats and user classes raise
+    except Exception as error:  # readers and user classes raise errors of many types
         raise ModelError(why_not(saved, error)) from error
 
 
@@ -148,7 +148,7 @@ def _read_by_writer(saved: SavedKeras, settings: Mapping[str, Any]) -> Any:
     """Read a file of Keras 2 by tf-keras: Keras 3 may read it, and give other values.
 
     Raises:
-        Exception: whatever tf-keras raises, where Keras 3 does not read it either.
+        Exception: anything that tf-keras raises, where Keras 3 does not read it either.
     """
     wrote = f"Keras {saved.version} wrote it"
     if importlib.util.find_spec("tf_keras") is None:
@@ -156,7 +156,7 @@ def _read_by_writer(saved: SavedKeras, settings: Mapping[str, Any]) -> Any:
             model = _read(saved, KERAS_3, saved.path, settings)
         except UserError:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever the reader and user classes raise
+        except Exception as error:  # noqa: BLE001 - readers and user classes raise errors of many types
             return _read_by_keras_2(saved, f"Keras 3 refuses it ({error_summary(error)})", settings)
         _log.warning(
             "%s: %s, and Keras 3 reads it, which may compute something else. To read it by the "

@@ -209,7 +209,7 @@ class KerasModel(FunctionModel):
         try:
             with from_initial_state(self.stateful if samples is None else ()):
                 return trace(forward, specs, self.dialect)
-        except Exception as error:  # whatever a layer of somebody's own raises
+        except Exception as error:  # custom layers may raise anything
             raise ModelError(
                 f"model {self.name!r} ({type(model).__name__}) cannot be called with inputs "
                 f"{', '.join(map(str, specs))}: {error_summary(error)}{_needs_composites(model)}"

@@ -114,7 +114,7 @@ def _saved_description(model: Any, *, with_assets: bool) -> Description | None:
             file = Path(folder) / "model.keras"
             model.save(file)
             return Description.of_archive(file)
-    except Exception as error:  # noqa: BLE001 - whatever somebody's own layers raise
+    except Exception as error:  # noqa: BLE001 - custom layers may raise anything
         _log.warning(
             "The layers cannot be compared with those of the files: %s", error_summary(error)
         )

@@ -136,7 +136,7 @@ def _load_by_keras(model: Any, weights: WeightFile, legacy: bool, at: str) -> No
             with _assigned(variables) as assigned, warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 model.load_weights(file)
-        except Exception as error:  # whatever the readers of two Kerases and layers raise
+        except Exception as error:  # readers and layers raise errors of many types
             first = _first(model, weights, stored, legacy)
             why = (
                 f"does not fit the model: {first}"
@@ -218,7 +218,7 @@ def _first(model: Any, weights: WeightFile, stored: Shapes, legacy: bool) -> str
         return _first_in_order(model, weights.files[0])
     try:
         own = _saved_keys(model)
-    except Exception:  # noqa: BLE001 - whatever a layer of somebody's own raises when it is saved
+    except Exception:  # noqa: BLE001 - custom layers may raise anything when saved
         _log.debug("the weights cannot be saved for comparison", exc_info=True)
         return None
     return _first_by_key(own, stored)

@@ -96,7 +96,7 @@ def test_inputs_that_must_be_equally_long_share_an_axis(tmp_path: Path) -> None:
 def test_a_device_that_is_not_there_is_refused(device: str, tmp_path: Path) -> None:
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     with pytest.raises(
-        ConfigError, match=r"runtime\.device='.*' is no device\. Available: '/CPU:0'"
+        ConfigError, match=r"runtime\.device='.*' is not a device\. Available: '/CPU:0'"
     ):
         extractkit.extract(
             ["selectors=outputs", f"runtime.device={device}"],

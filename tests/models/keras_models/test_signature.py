@@ -149,7 +149,8 @@ def test_what_is_no_keras_model_is_refused() -> None:
     with pytest.raises(ModelError) as caught:
         live_model(object())
     assert str(caught.value) == (
-        "model=object is no Keras model; give a keras.Model, or an adapter with extractkit's Model "
+        "model=object is not a Keras model. Give a keras.Model, or an adapter with extractkit's "
+        "Model "
         "protocol"
     )
 

@@ -274,7 +274,7 @@ def test_initial_weights_are_drawn_from_the_seed() -> None:
         (
             {"factory": "flat"},
             ConfigError,
-            "model.factory='flat' is no callable. Give one: "
+            "model.factory='flat' is not a callable. Give one: "
             "model.factory._target_=package.module.build",
         ),
         (

@@ -252,7 +252,7 @@ def test_settings_that_a_session_does_not_have() -> None:
     with pytest.raises(ConfigError, match=r"runtime\.compile=xla"):
         model.program([Fetch("x:0")], Compilation("xla"))
     assert model.configure(0, False, "/CPU:0")
-    with pytest.raises(ConfigError, match=r"runtime\.device='/CPU:7' is no device"):
+    with pytest.raises(ConfigError, match=r"runtime\.device='/CPU:7' is not a device"):
         model.configure(0, False, "/CPU:7")
 
 
