@@ -143,7 +143,7 @@ def _gone_on(
     """Do what is left of one job; returns its run directory."""
     from extractkit.api import resume
     from extractkit.commands.jobs import extract, resumable
-    from extractkit.config.compose import told_from
+    from extractkit.config.compose import relative_to
     from extractkit.core.trust import Trust
     from extractkit.display.progress import listening
     from extractkit.runs import manifest
@@ -151,7 +151,7 @@ def _gone_on(
 
     directory = composed.directory
     if not (directory / MANIFEST).exists():
-        return extract(told_from(working_directory, composed, Trust(trusted)))
+        return extract(relative_to(working_directory, composed, Trust(trusted)))
     _check_same(directory, manifest.read(directory), composed)
     with (
         redirect_stdout(sys.stderr),

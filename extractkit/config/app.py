@@ -30,7 +30,7 @@ from extractkit.config import ROOT, config_directory
 from extractkit.config.application import Application, JobFunction, Ran, Report
 from extractkit.config.compose import PROGRAM, VERSION_BASE, planned_jobs
 from extractkit.config.messages import translated
-from extractkit.config.overrides import opened, trust_of
+from extractkit.config.overrides import trust_of, with_added_keys
 from extractkit.config.security import guarded
 from extractkit.core.trust import Trust
 from extractkit.engine.caches import forget
@@ -88,7 +88,7 @@ def launch(
         application = Application(function, report, ran or _unheard, trust, Path(scratch))
         launching = _Launching(application, arguments, dry, fail_fast)
         main = hydra.main(str(config_directory()), ROOT, VERSION_BASE)(application)
-        with launching.current(), _command_line(opened(arguments)), translated(arguments):
+        with launching.current(), _command_line(with_added_keys(arguments)), translated(arguments):
             try:
                 with launching.sweep(resumed):
                     main()

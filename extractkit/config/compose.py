@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from extractkit.config import ROOT, config_directory
 from extractkit.config.convert import job_of, to_job
 from extractkit.config.messages import translated
-from extractkit.config.overrides import as_typed, opened, trust_of, values_of
+from extractkit.config.overrides import as_typed, trust_of, values_of, with_added_keys
 from extractkit.config.security import guarded
 from extractkit.core.component import Component
 from extractkit.core.job import Job, moved
@@ -34,11 +34,11 @@ PROGRAM = "extractkit"
 
 @dataclass(frozen=True)
 class Composition:
-    """A job, where it goes, and what was composed for it.
+    """A job, its run directory, and the configuration files that were composed for it.
 
     Attributes:
         job: the job.
-        directory: the run directory that was asked for, absolute.
+        directory: the requested run directory, absolute.
         hydra_files: text of each file of `.hydra/`, by name.
     """
 
@@ -52,17 +52,17 @@ def compose(
     live: Mapping[str, Component] | None = None,
     trusted: Sequence[str] = (),
 ) -> Composition:
-    """Compose a job as the command line would; Hydra's global state is left as it was.
+    """Compose a job as the command line would, without changing Hydra's global state.
 
     Args:
-        overrides: as on the command line; what they name themselves is trusted.
-        live: components that stand in for the groups of their names ("model", "inputs"), which
-            then are not to be chosen.
-        trusted: modules whose callables a file may name too.
+        overrides: as on the command line. Code that they name is trusted.
+        live: components that replace the groups of their names ("model", "inputs"). No override
+            may set these groups.
+        trusted: modules whose callables a file may name.
 
     Raises:
-        ConfigError: the overrides do not compose, or not to a job, or a file names code that is
-            not trusted.
+        ConfigError: the overrides do not compose to a job, or a file names code that is not
+            trusted.
     """
     for group in live or {}:
         _check_no_settings(group, overrides)
@@ -72,7 +72,9 @@ def compose(
         with hydra.initialize_config_dir(
             str(config_directory()), job_name=PROGRAM, version_base=VERSION_BASE
         ):
-            cfg = hydra.compose(ROOT, [*opened(overrides), *left_out], return_hydra_config=True)
+            cfg = hydra.compose(
+                ROOT, [*with_added_keys(overrides), *left_out], return_hydra_config=True
+            )
         HydraConfig.instance().set_config(cfg)
         directory = Path(cfg.hydra.run.dir).absolute()
         with open_dict(cfg):
@@ -81,7 +83,7 @@ def compose(
 
 
 def _check_no_settings(group: str, overrides: Sequence[str]) -> None:
-    """Check that nothing configures what is given as an object.
+    """Check that no override configures a group that is given as an object.
 
     Raises:
         ConfigError: an override does.
@@ -104,7 +106,7 @@ def composition(
     live: Mapping[str, Component] | None = None,
     trust: Trust = NOBODY,
 ) -> Composition:
-    """What a composed configuration asks for; its `hydra` node has been moved to HydraConfig.
+    """Return the job of a composed configuration whose `hydra` node was moved to HydraConfig.
 
     Raises:
         ConfigError: as `to_job`.
@@ -131,7 +133,7 @@ def composition(
 
 
 def _options(hydra_config: DictConfig) -> list[str]:
-    """What was typed to say where configuration lies."""
+    """Return the command line's options that say where configuration files are."""
     sources = hydra_config.runtime.config_sources
     folders = [str(one.path) for one in sources if one.provider == "command-line"]
     searched = [str(one) for one in hydra_config.overrides.hydra if "searchpath" in str(one)]
@@ -140,7 +142,7 @@ def _options(hydra_config: DictConfig) -> list[str]:
 
 @contextmanager
 def _own_hydra() -> Iterator[None]:
-    """Lend Hydra's singletons to one composition, inside another Hydra application if need be."""
+    """Save and restore Hydra's singletons, so that a Hydra application can call the library."""
     application, config = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
     version = VersionBase.instance().version_base
     GlobalHydra.instance().clear()
@@ -153,7 +155,7 @@ def _own_hydra() -> Iterator[None]:
 
 
 def in_memory(manifest: Manifest, live: Mapping[str, Component]) -> list[str]:
-    """What of "model" and "inputs" was given to a run as live objects, and is not given now."""
+    """Return which of "model" and "inputs" were live objects in a run and are not given now."""
     groups = ("model", "inputs")
     return [one for one in groups if one not in manifest.job_resolved and one not in live]
 
@@ -164,18 +166,18 @@ def recorded_job(
     live: Mapping[str, Component] | None = None,
     where: Mapping[str, object] | None = None,
 ) -> Job:
-    """The job that a run was made by. A run may come from anywhere: its word is a file's.
+    """Return the job of a run. A manifest is trusted no more than any other file.
 
     Args:
         trusted: modules named by `--trust`.
-        live: components in place of the groups of their names ("model", "inputs"): what was in
-            memory then has to be given again.
-        where: settings of `runtime` (`job.WHERE_IT_RUNS`) in place of the recorded ones; the user's
-            own word. What is recorded of the job stays as it is.
+        live: components that replace the groups of their names ("model", "inputs"). Objects that
+            were in memory have to be given again.
+        where: settings of `runtime` (`job.WHERE_IT_RUNS`) that replace the recorded ones. The user
+            typed them, so they are trusted. The recorded configuration is unchanged.
 
     Raises:
         ConfigError: the configuration names a callable that is not trusted, or does not fit.
-        RunDirectoryError: the model or the inputs were in memory, and are not given.
+        RunDirectoryError: the model or the inputs were in memory and are not given.
     """
     if lost := in_memory(manifest, live or {}):
         arguments = ", ".join(f"{group}=…" for group in lost)
@@ -197,12 +199,12 @@ def recorded_job(
     return replace(job, resolved=entries)
 
 
-def told_from(directory: str | None, composed: Composition, trust: Trust) -> Composition:
-    """A job that was composed in another working directory than it was first given in.
+def relative_to(directory: str | None, composed: Composition, trust: Trust) -> Composition:
+    """Resolve the paths of a composed job against the directory in which it was first given.
 
     Args:
-        directory: that one; None: nobody knows.
-        trust: what the user vouches for.
+        directory: that working directory; None if it is unknown.
+        trust: what the user trusts.
 
     Raises:
         ConfigError: as `convert.job_of`.
@@ -215,10 +217,10 @@ def told_from(directory: str | None, composed: Composition, trust: Trust) -> Com
 
 
 def planned_jobs(config: DictConfig) -> list[SweepJob]:
-    """A record for each job, by number, that says that it has not begun.
+    """Return a record for each job of a sweep, by number, with the error "not begun".
 
-    None where nobody can tell: another sweeper decides as it goes, and what `glob` finds, Hydra
-    knows.
+    The list is empty where the jobs are unknown: for sweepers that decide while they run, and for
+    `glob`, which only Hydra expands.
     """
     sweeper = config.hydra.sweeper
     if not str(sweeper.get("_target_")).endswith(f".{BasicSweeper.__name__}"):
@@ -230,7 +232,7 @@ def planned_jobs(config: DictConfig) -> list[SweepJob]:
         overrides = OverridesParser.create().parse_overrides([*always, *map(str, written)])
         (together,) = BasicSweeper.split_arguments(overrides, None)
     except HydraException:
-        return []  # where something is wrong with them, Hydra is about to tell
+        return []  # Hydra reports what is wrong with them
     return [
         _planned(number, tuple(map(as_typed, overrides)))
         for number, overrides in enumerate(together)
@@ -242,7 +244,7 @@ def _planned(number: int, overrides: tuple[str, ...]) -> SweepJob:
         number=number,
         overrides=overrides,
         values=values_of(overrides),
-        run=str(number),  # until it begins, and knows better
+        run=str(number),  # the job writes its own directory when it begins
         attempt=1,
         status=JobStatus.SKIPPED,
         started=now(),

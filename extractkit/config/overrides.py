@@ -1,9 +1,4 @@
-"""Overrides as users type them: parsed, quoted, nested, trusted.
-
-`model.factory.units=3` and `model.constants.keep_prob=1.0` name keys that only the factory or the
-model knows, so Hydra cannot have them in its configuration beforehand, and would ask for a plus.
-Whether they exist is told when the model is loaded.
-"""
+"""Hydra overrides as users type them: parse them, quote them, and decide what they trust."""
 
 import re
 import shlex
@@ -23,11 +18,11 @@ from extractkit.runs.schema import plain
 
 
 def leaves(value: object, *place: str) -> Iterator[tuple[tuple[str, ...], object]]:
-    """Each value that is neither a mapping nor a list, with the keys and indices that lead there.
+    """Yield each value that is neither a mapping nor a list, with its keys and indices.
 
     Args:
-        value: plain data, not resolved.
-        place: the keys that lead to it.
+        value: plain data, interpolations not resolved.
+        place: the keys that lead to `value`.
     """
     if isinstance(value, Mapping):
         for key, entry in value.items():
@@ -40,14 +35,15 @@ def leaves(value: object, *place: str) -> Iterator[tuple[tuple[str, ...], object
 
 
 def name(place: tuple[str, ...]) -> str:
-    """The key that a value stands under, its place in a list aside."""
+    """Return the last key of a place, without indices of lists."""
     return next((key for key in reversed(place) if not key.isdigit()), "")
 
 
 def values_of(overrides: Sequence[str]) -> dict[str, object]:
-    """The value of each override, by its key without plus or tilde.
+    """Return the value of each override by its key, without plus or tilde.
 
-    None stands for a key that is deleted. What cannot be read is left out: composing tells.
+    The value of a deleted key is None. Overrides that cannot be parsed are omitted: Hydra reports
+    them when it composes.
     """
     parser = OverridesParser.create()
     found: dict[str, object] = {}
@@ -65,38 +61,41 @@ def _key(override: Override) -> str:
     return f"{override.key_or_group}{package}"
 
 
+# `model.factory.units=3` names a key that only the factory knows, so Hydra would ask for a plus.
+# Whether the key exists is checked when the model is loaded.
 _INSIDE = re.compile(
     r"(model\.(factory|inputs|constants|custom_objects)|inputs\.(dataset|columns|features))\.[^=]+="
 )
 
 
-def opened(arguments: Sequence[str]) -> list[str]:
-    """The same arguments, such overrides marked as adding a key where there is none."""
+def with_added_keys(arguments: Sequence[str]) -> list[str]:
+    """Mark overrides of nested arguments as adding their key, so that Hydra accepts them."""
     return [f"++{one}" if _INSIDE.match(one) else one for one in arguments]
 
 
 def as_typed(override: str) -> str:
-    """An override as it was before `opened`; one that was typed with its plusses means the same."""
+    """Undo `with_added_keys` for one override."""
     bare = override.removeprefix("++")
     return bare if _INSIDE.match(bare) else override
 
 
 def as_given(override: str) -> str:
-    """An override that Hydra reads as it is, as it has to be typed into a shell."""
+    """Quote an override for a shell; Hydra takes it as it is."""
     return shlex.quote(override)
 
 
 def as_text(override: str) -> str | None:
-    """`key=value` as it has to be typed into a shell so that the value is one text.
+    """Quote `key=value` for Hydra and a shell so that the value is one string.
 
-    None where no quoting of the value helps, because the key is at fault.
+    Returns:
+        None if no quoting of the value helps, because the key is at fault.
     """
     key, equals, value = override.partition("=")
     return _typed(f"{key}={hydra_quoted(value)}", value) if equals else None
 
 
 def as_list(override: str) -> str | None:
-    """The same for a value `[a,b]`, each item quoted; None where it has no such form."""
+    """Quote `key=[a,b]` so that each item is one string; None if the value is not a list."""
     key, _, value = override.partition("=")
     if not (value.startswith("[") and value.endswith("]")):
         return None
@@ -105,7 +104,7 @@ def as_list(override: str) -> str | None:
 
 
 def as_mapping(override: str) -> str | None:
-    """The same for a value `{a:0: b}`, the colons in its names escaped; None for others."""
+    """Quote `key={a:0: b}`, colons in names escaped; None if the value is not a mapping."""
     key, _, value = override.partition("=")
     if not (value.startswith("{") and value.endswith("}")):
         return None
@@ -119,12 +118,12 @@ _COLON_IN_NAME = re.compile(r"""(?<!\\):(?![\s\[{"'])""")
 
 
 def _typed(override: str, meaning: object) -> str | None:
-    """The override quoted for a shell, if Hydra reads from it what is meant."""
+    """Quote an override for a shell if Hydra parses the intended value from it."""
     return shlex.quote(override) if _read(override) == meaning else None
 
 
 def _read(override: str) -> object:
-    """The value that Hydra reads from an override; None where it refuses it."""
+    """Return the value that Hydra parses from an override; None if it refuses the override."""
     try:
         return OverridesParser.create().parse_override(override).value()
     except HydraException:
@@ -135,14 +134,14 @@ _KEYS = tuple(f"runtime.{key}" for key in WHERE_IT_RUNS if key != "shards")
 
 
 def where_it_runs(verb: str, overrides: Sequence[str]) -> dict[str, object]:
-    """The settings of `runtime` that these overrides give, by key.
+    """Return the settings of `runtime` that a resume or rerun may change, by key.
 
     Args:
-        verb: what is done with the run, for messages.
+        verb: the command, for messages.
         overrides: as on the command line.
 
     Raises:
-        ConfigError: one changes something else, or is no override.
+        ConfigError: an override changes something else, or cannot be parsed.
     """
     parser = OverridesParser.create()
     found: dict[str, object] = {}
@@ -169,14 +168,14 @@ _IMPORTS = f"model.{IMPORTS}"
 
 
 def trust_of(arguments: Sequence[str], trusted: Sequence[str] = ()) -> Trust:
-    """The trust that a command line, or the overrides given to the library, express.
+    """Return the trust that a command line, or overrides given to the library, express.
 
     Args:
-        arguments: overrides, and options, as they were typed; of a sweep every value counts.
+        arguments: overrides and options as typed. Every value of a sweep counts.
         trusted: modules named by `--trust`.
 
     Raises:
-        ConfigError: one of `trusted` is no dotted name.
+        ConfigError: one of `trusted` is not a dotted name.
     """
     settings = dict.fromkeys(
         pair for override in _parsed(arguments) for pair in _settings(override)
@@ -189,9 +188,9 @@ def trust_of(arguments: Sequence[str], trusted: Sequence[str] = ()) -> Trust:
 
 
 def _parsed(arguments: Sequence[str]) -> Iterator[Override]:
-    """The overrides that can be read; what cannot is told when Hydra reads them."""
+    """Yield the overrides that can be parsed; Hydra reports the others later."""
     parser = OverridesParser.create()
-    for argument in opened(arguments):
+    for argument in with_added_keys(arguments):
         try:
             yield parser.parse_override(argument)
         except HydraException:
@@ -199,7 +198,7 @@ def _parsed(arguments: Sequence[str]) -> Iterator[Override]:
 
 
 def _settings(override: Override) -> Iterator[tuple[str, str]]:
-    """Each key with its value as a text."""
+    """Yield each key of an override with its value as a string."""
     if override.is_delete():
         return
     values = _swept(override) if override.is_sweep_override() else [override.value()]
