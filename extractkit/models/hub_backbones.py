@@ -1,7 +1,7 @@
-"""Backbones and tasks out of presets, by keras-hub, and out of Google's BERT releases.
+"""Backbones and tasks built from keras-hub presets and from Google's BERT releases.
 
-Weights are translated to keras-hub's backbone by their names. The tokenizer does what the release's
-own `tokenization.py` does. Whether it lowercases is no file's word, but the vocabulary tells.
+The weights of a Google release are mapped to keras-hub's backbone by name. Its tokenizer works like
+the release's own `tokenization.py`; whether it lowercases is inferred from the vocabulary.
 """
 
 import functools
@@ -29,7 +29,7 @@ from extractkit.models.weight_files.tensorflow_checkpoint import INDEX_ENDING
 
 
 def tasks() -> dict[str, Any]:
-    """Return every task by name, whatever its backbone."""
+    """Return every task of every backbone by name."""
     return {
         name: found
         for name, found in _classes(keras_hub.models, keras_hub.models.Task).items()
@@ -38,7 +38,7 @@ def tasks() -> dict[str, Any]:
 
 
 def class_for(package: Any, kind: Any, backbone: Any) -> Any:
-    """The class of that kind in a package of keras-hub for this backbone; None: there is none."""
+    """Return the class of this kind for this backbone in a package of keras-hub, or None."""
     for found in _classes(package, kind).values():
         if found.backbone_cls is type(backbone):
             return found
@@ -57,12 +57,12 @@ _TANH_GELU = ("gelu_approximate", "gelu_new", "gelu_fast", "gelu_pytorch_tanh")
 
 
 def configure_bert(backbone: Any, preset: Preset) -> None:
-    """Give a BERT the activation and the epsilon that its `config.json` says.
+    """Set the activation and the epsilon of a BERT from its `config.json`.
 
-    Every other backbone, and a preset of keras-hub's own, is left as it is.
+    Other backbones, and keras-hub's own presets, are not changed.
 
     Raises:
-        ModelError: positions or an activation that keras-hub cannot build.
+        ModelError: keras-hub cannot build the positions or the activation.
     """
     if not (isinstance(backbone, keras_hub.models.BertBackbone) and preset.is_hugging_face):
         return
@@ -83,10 +83,10 @@ def configure_bert(backbone: Any, preset: Preset) -> None:
 
 
 def hidden_activation(preset: Preset) -> str:
-    """Return the activation of a BERT's feed-forward layers, by the name that `config.json` has."""
+    """Return the activation of a BERT's feed-forward layers, by its name in `config.json`."""
     if not preset.is_hugging_face:
         return _TANH_GELU[0]
-    # "gelu" is what Hugging Face takes where the file is silent.
+    # "gelu" is Hugging Face's default.
     return str(preset.config.get("hidden_act", "gelu"))
 
 
@@ -109,7 +109,7 @@ def read_backbone(preset: Preset) -> Any:
     """Return the `keras_hub.models.Backbone` of a preset, with its weights.
 
     Raises:
-        ModelError: no such preset, or one that keras-hub cannot read.
+        ModelError: The preset does not exist, or keras-hub cannot read it.
     """
     _check_name(preset)
     with preset.reading():
@@ -121,11 +121,11 @@ def read_backbone(preset: Preset) -> Any:
 def read_task(preset: Preset, task: str) -> Any:
     """Return a `keras_hub.models.Task` (backbone and head) of a preset.
 
-    A head of which the preset holds no weights has random ones; that is logged.
+    A head without weights in the preset gets random ones, which is logged.
 
     Raises:
         ConfigError: keras-hub has no such task, or none for this backbone.
-        ModelError: no such preset, or one that keras-hub cannot read.
+        ModelError: The preset does not exist, or keras-hub cannot read it.
     """
     known = tasks()
     if task not in known:
@@ -133,7 +133,7 @@ def read_task(preset: Preset, task: str) -> Any:
     _check_name(preset)
     with preset.reading():
         try:
-            # What turns texts and images into inputs is read apart from the model.
+            # Preprocessors of texts and images are loaded separately from the model.
             model = known[task].from_preset(preset.name, preprocessor=None)
         except ValueError as error:
             if unfit := _UNFIT.search(str(error)):
@@ -155,7 +155,7 @@ def read_task(preset: Preset, task: str) -> Any:
 
 
 def head_is_random(preset: Preset, task: Any) -> bool:
-    """Return whether a task has weights beyond its backbone's that its directory does not hold."""
+    """Return whether a task has a head whose weights are not in its directory."""
     converted = "ForImageClassification" in str(preset.config.get("architectures", ""))
     return bool(task.has_task_weights()) and not converted and not preset.has("task.weights.h5")
 
@@ -185,7 +185,7 @@ _CHECKPOINT = "bert_model.ckpt"
 _VOCABULARY = "vocab.txt"
 _SCOPE = "bert/"
 _UNKNOWN, _BEGIN, _END = "[UNK]", "[CLS]", "[SEP]"
-# What tokenization.py takes for one word at most.
+# The longest word in tokenization.py.
 _LONGEST_WORD = 200
 _NEEDED = (
     "vocab_size",
@@ -199,18 +199,17 @@ _NEEDED = (
 
 @dataclass(frozen=True)
 class GoogleRelease(Preset):
-    """A release's directory, its settings in Hugging Face's words."""
+    """A directory of one of Google's releases, with settings under Hugging Face's names."""
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
-        """`bert_config.json`, checked; its keys are those that Hugging Face took over."""
+        """The checked `bert_config.json`. Hugging Face uses the same keys."""
         try:
             found = json.loads((self._folder / CONFIG).read_text("utf-8"))
         except (ValueError, RecursionError) as error:
             raise ModelError(
-                f"model.path={self.name!r}: {CONFIG} is damaged: {error_summary(error)}. Copy it "
-                "from the "
-                f"release"
+                f"model.path={self.name!r}: {CONFIG} is damaged: {error_summary(error)}. Copy "
+                f"it from the release"
             ) from error
         lacking = [
             key
@@ -230,10 +229,10 @@ class GoogleRelease(Preset):
         return self.directory
 
     def weights(self) -> WeightFile:
-        """Return the checkpoint of the release: `bert_model.ckpt`, or the only one.
+        """Open the checkpoint of the release: `bert_model.ckpt`, or the only one.
 
         Raises:
-            ModelError: there is none, or only a part of one.
+            ModelError: It is missing or incomplete.
         """
         prefix = self._folder / _CHECKPOINT
         if any(self._folder.glob(f"{_CHECKPOINT}.*")):
@@ -247,10 +246,10 @@ class GoogleRelease(Preset):
 
     @cached_property
     def vocabulary(self) -> dict[str, int]:
-        """Ids of tokens.
+        """The ids of the tokens.
 
         Raises:
-            ModelError: there is no vocabulary, or one without the special tokens.
+            ModelError: The vocabulary is missing, or lacks the special tokens.
         """
         file = self._folder / _VOCABULARY
         if not file.is_file():
@@ -263,8 +262,7 @@ class GoogleRelease(Preset):
         except ValueError as error:
             raise ModelError(
                 f"model.path={self.name!r}: {_VOCABULARY} is damaged: {error_summary(error)}. Copy "
-                "it from "
-                f"the release"
+                f"it from the release"
             ) from error
         if tokens and not tokens[-1]:
             del tokens[-1]
@@ -281,9 +279,9 @@ class GoogleRelease(Preset):
 
     @cached_property
     def lowercases(self) -> bool:
-        """Whether no token of the vocabulary has a capital letter: `do_lower_case` of the release.
+        """Whether the vocabulary has no capital letters: the release's `do_lower_case`.
 
-        Special tokens are written in capitals in every vocabulary.
+        Special tokens, which are always in capitals, do not count.
         """
         words = (token for token in self.vocabulary if not token.startswith("["))
         return not any(word != word.lower() for word in words)
@@ -307,7 +305,7 @@ class GoogleRelease(Preset):
         return made
 
     def tokenizer_digest(self) -> str:
-        """Return the SHA-256 over the vocabulary and whether it lowercases."""
+        """Return the SHA-256 over the vocabulary and the lowercase setting."""
         content = json.dumps([self.vocabulary, self.lowercases, _LONGEST_WORD], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
@@ -318,7 +316,7 @@ def is_release(directory: Path) -> bool:
 
 
 def has_release_names(weights: WeightFile) -> bool:
-    """Return whether the weights in a file go by Google's names."""
+    """Return whether the weights in a file have Google's names."""
     return f"{_SCOPE}embeddings/word_embeddings" in weights
 
 
@@ -326,7 +324,7 @@ def release_backbone(release: GoogleRelease) -> Any:
     """Return the backbone of a release, with its weights.
 
     Raises:
-        ModelError: a setting or a weight that does not fit.
+        ModelError: A setting or a weight does not fit.
     """
     import keras_hub
 
@@ -353,10 +351,10 @@ def release_backbone(release: GoogleRelease) -> Any:
 
 
 def assign_release(backbone: Any, weights: WeightFile, at: str) -> None:
-    """Give a backbone the weights of a checkpoint with Google's names; heads and slots are left.
+    """Assign the weights of a checkpoint with Google's names, without heads and slots.
 
     Raises:
-        ModelError: one is missing, or has another number of elements.
+        ModelError: A weight is missing, or has another number of elements.
     """
     assigned = []
     for name, variable in _names(backbone):
@@ -377,7 +375,7 @@ def assign_release(backbone: Any, weights: WeightFile, at: str) -> None:
 
 
 def _stored_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape of a weight in Google's graph, where heads have no axis of their own."""
+    """Return the shape of a weight in Google's graph, where heads are not a separate axis."""
     if "/attention/self/" in name:
         return (shape[0], shape[1] * shape[2]) if len(shape) == 3 else (shape[0] * shape[1],)
     if "/attention/output/dense/kernel" in name:
@@ -386,7 +384,7 @@ def _stored_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _names(backbone: Any) -> Iterator[tuple[str, Any]]:
-    """Google's name of each of the backbone's variables, without the scope."""
+    """Yield the backbone's variables with Google's names, without the scope."""
     layer = backbone.get_layer
     yield "embeddings/word_embeddings", layer("token_embedding").embeddings
     yield "embeddings/position_embeddings", layer("position_embedding").position_embeddings

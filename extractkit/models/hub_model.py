@@ -1,8 +1,8 @@
-"""The adapter of keras-hub's presets, with the tokenizer that a preset brings.
+"""The adapter of keras-hub presets, with their tokenizers and image converters.
 
-A Hugging Face directory brings its own (`tokenizer.json`), read by the `tokenizers` library. Of it
-keras-hub's tokenizers differ in details: BERT's folds case where the original lowercases ("ß"), and
-splits words at control characters. They serve the presets that have nothing else.
+The tokenizer of a Hugging Face directory (`tokenizer.json`) is read by the `tokenizers` library,
+because keras-hub's tokenizers differ in details: BERT's folds case where the original lowercases
+("ß"), and splits words at control characters. keras-hub's are used for all other presets.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ _FILES = (
 
 @dataclass(frozen=True)
 class Pieces:
-    """One tokenized text: ids and tokens, special ones included; whether it was cut off."""
+    """One tokenized text: ids and tokens, special ones included, and whether it was cut off."""
 
     ids: Sequence[int]
     tokens: Sequence[str]
@@ -48,13 +48,13 @@ class Pieces:
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """What makes tokens of texts.
+    """A tokenizer and its identity.
 
     Attributes:
-        tokenize: from texts to their pieces.
-        library: where it comes from, for the manifest.
-        sha256: over everything that it makes tokens by: its files and settings.
-        max_length: longest text in tokens, special ones included; None: no limit.
+        tokenize: Converts texts to their pieces.
+        library: The library that it comes from, for the manifest.
+        sha256: A hash over its files and settings.
+        max_length: The longest text in tokens, special ones included. None if unlimited.
     """
 
     tokenize: Callable[[Sequence[str]], list[Pieces]]
@@ -64,13 +64,13 @@ class Tokenizer:
 
 
 def load_tokenizer(preset: Preset, backbone: Any, max_length: int | None) -> Tokenizer | None:
-    """Return the tokenizer of a preset; None where it has none for this backbone.
+    """Return the tokenizer of a preset, or None if it has none for this backbone.
 
     Args:
-        max_length: longest text in tokens; None: as long as the preset's own preprocessor makes it.
+        max_length: The longest text in tokens. If None, the limit of the preset's preprocessor.
 
     Raises:
-        ModelError: it cannot be read.
+        ModelError: It cannot be read.
     """
     if isinstance(preset, GoogleRelease):
         return _by_tokenizers(preset.tokenizer(), preset.tokenizer_digest(), max_length)
@@ -84,7 +84,7 @@ def load_tokenizer(preset: Preset, backbone: Any, max_length: int | None) -> Tok
 
 
 def _is_of_hugging_face(preset: Preset) -> bool:
-    # keras-hub writes a tokenizer.json too: a serialized layer, without tokens.
+    # keras-hub also writes a tokenizer.json: a serialized layer without tokens.
     file = preset.directory and preset.directory / "tokenizer.json"
     return bool(file and file.is_file() and '"vocab"' in file.read_text(encoding="utf-8"))
 
@@ -114,7 +114,7 @@ def _by_tokenizers(tokenizer: Any, sha256: str, max_length: int | None) -> Token
 
 
 def _preprocessor(preset: Preset, backbone: Any) -> Any:
-    """What keras-hub prepares texts for this backbone with, as the preset says; None: nothing."""
+    """Return the preset's text preprocessor for this backbone, or None."""
     models = keras_hub.models
     for kind in (models.CausalLMPreprocessor, models.TextClassifierPreprocessor):
         if found := class_for(models, kind, backbone):
@@ -129,7 +129,7 @@ def _keras_hub(preprocessor: Any, max_length: int | None) -> Tokenizer:
     special = int(np.sum(_packed(preprocessor, [""])["padding_mask"]))
 
     def tokenize(texts: Sequence[str]) -> list[Pieces]:
-        # Its padding mask would leave out a token of the text that is the same as padding.
+        # Its padding mask would drop a token of the text that equals the padding token.
         lengths = [len(tokens) + special for tokens in tokenizer.tokenize(list(texts))]
         rows = np.asarray(_packed(preprocessor, texts)["token_ids"])
         pieces = []
@@ -142,7 +142,7 @@ def _keras_hub(preprocessor: Any, max_length: int | None) -> Tokenizer:
 
 
 def _sha256(preprocessor: Any) -> str:
-    """Of what keras-hub would save of a preprocessor: how it is configured, and its vocabulary."""
+    """Return the SHA-256 over a preprocessor's configuration and vocabulary."""
     tokenizer = preprocessor.tokenizer
     with tempfile.TemporaryDirectory() as scratch:
         tokenizer.save_assets(scratch)
@@ -158,7 +158,7 @@ def _sha256(preprocessor: Any) -> str:
 
 
 def _without_generated_names(config: Any) -> Any:
-    """A configuration without the names that Keras makes up, and with texts for other objects."""
+    """Return a configuration as plain data, without the names that Keras generates."""
     if isinstance(config, Mapping):
         return {str(k): _without_generated_names(v) for k, v in config.items() if k != "name"}
     if isinstance(config, list | tuple):
@@ -167,9 +167,9 @@ def _without_generated_names(config: Any) -> Any:
 
 
 def _packed(preprocessor: Any, texts: Sequence[str]) -> Mapping[str, Any]:
-    """The texts as rows, with the special tokens that the model was trained with around them."""
+    """Return the texts as rows of tokens, special tokens included."""
     if isinstance(preprocessor, keras_hub.models.CausalLMPreprocessor):
-        # As a prompt: what would close the text comes after all that it could have an effect on.
+        # As a prompt: an end token would come after everything that it could influence.
         packed: Mapping[str, Any] = preprocessor.generate_preprocess(list(texts))
     else:
         packed = preprocessor(list(texts))
@@ -179,12 +179,12 @@ def _packed(preprocessor: Any, texts: Sequence[str]) -> Mapping[str, Any]:
 TOKEN = "token"
 """The free axis of a model that takes one row of tokens."""
 
-# Names that keras-hub's backbones have in common; the first part in those with two rows of tokens.
+# Input names that keras-hub's backbones share. Backbones with two rows of tokens prefix them.
 _ROW = re.compile(r"(?:(\w+)_)?(token_ids|segment_ids|padding_mask)")
 
 
 def preset_signature(name: str, model: Any, backbone: Any) -> Signature:
-    """Return what a backbone or task takes, rows of tokens sharing one length.
+    """Return the signature of a backbone or task, whose rows of tokens share one length.
 
     Args:
         name: for messages.
@@ -194,14 +194,14 @@ def preset_signature(name: str, model: Any, backbone: Any) -> Signature:
 
 
 def longest(specs: Sequence[InputSpec], backbone: Any) -> dict[str, int]:
-    """The most tokens that a model has positions for, for each axis of tokens; may be none."""
+    """Return the number of positions of a model by token axis, if limited."""
     positions = getattr(backbone, "max_sequence_length", None)
     axes = {dim for spec in specs if _is_row(spec) for dim in spec.dims if dim}
     return {} if positions is None else dict.fromkeys(sorted(axes), int(positions))
 
 
 def takes_one_row(specs: Sequence[InputSpec]) -> bool:
-    """Return whether the inputs are one row of tokens, such as a text becomes."""
+    """Return whether the inputs are one row of tokens, as encoded from a text."""
     axes = {dim for spec in specs for dim in spec.dims}
     return axes == {TOKEN} and all(map(_is_row, specs))
 
@@ -228,7 +228,7 @@ def _spec(spec: InputSpec, backbone: Any) -> InputSpec:
     return replace(spec, dims=(axis,), low=low, high=high)
 
 
-# [CLS] and [SEP], say, or one token to begin with and one of the text.
+# For example [CLS] and [SEP], or a start token and one token of the text.
 _SHORTEST = 2
 
 
@@ -240,11 +240,11 @@ def text_model(
     checkpoints: CheckpointAxis | None = None,
     reload: Reload | None = None,
 ) -> KerasModel:
-    """Return a backbone or task that takes tokens, and texts where the preset brings a tokenizer.
+    """Wrap a backbone or task that takes tokens, and texts if the preset has a tokenizer.
 
     Raises:
-        ConfigError: `max_length` is not between 2 and what the model has positions for.
-        ModelError: the preset's tokenizer cannot be read.
+        ConfigError: `max_length` is not between 2 and the number of the model's positions.
+        ModelError: The preset's tokenizer cannot be read.
     """
     backbone = _backbone(model)
     signature = preset_signature(preset.model, model, backbone)
@@ -286,13 +286,13 @@ def image_model(
     checkpoints: CheckpointAxis | None = None,
     reload: Reload | None = None,
 ) -> ImageModel:
-    """Return a backbone or task that takes images, rescaled as the preset says if `preprocess`.
+    """Wrap a backbone or task that takes images, rescaled by the preset's rule if `preprocess`.
 
     The preset's converter also crops and resizes. That is left to the source of the images; the
     size is recorded.
 
     Raises:
-        ModelError: the preset's converter cannot be read.
+        ModelError: The preset's converter cannot be read.
     """
     converter = _image_converter(preset, _backbone(model)) if preprocess else None
     preprocessing = {}
@@ -352,7 +352,7 @@ def _encoder(
 
 
 def _image_converter(preset: Preset, backbone: Any) -> Any:
-    """Return the preset's `ImageConverter`; None where it has none."""
+    """Return the preset's `ImageConverter`, or None."""
     if not preset.has("image_converter.json", "preprocessor_config.json"):
         return None
     found = class_for(keras_hub.layers, keras_hub.layers.ImageConverter, backbone)

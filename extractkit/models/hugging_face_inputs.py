@@ -1,4 +1,4 @@
-"""What a model of transformers takes, and texts and images prepared for it."""
+"""Signatures of transformers models, and the encoding of texts and images for them."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ from extractkit.models.hugging_face import IMAGE_PROCESSOR, ModelDirectory
 from extractkit.models.protocol import Encoded
 
 TOKEN = "token"
-"""The free axis of a row of tokens, of an encoder where there is a decoder too."""
+"""The free axis of a row of tokens. In an encoder-decoder, that of the encoder."""
 IDS = "input_ids"
 MASK = "attention_mask"
 SEGMENTS = "token_type_ids"
@@ -30,16 +30,16 @@ DECODER_IDS = "decoder_input_ids"
 DECODER_MASK = "decoder_attention_mask"
 PIXELS = "pixel_values"
 ROW = (IDS, MASK, SEGMENTS)
-"""The inputs that are made of one text."""
+"""The inputs that are encoded from one text."""
 DECODER = (DECODER_IDS, DECODER_MASK)
 
 _DECODER_TOKEN = "decoder_token"
 _CHOICE = "choice"
 _TIME = "time"
 _IMAGE = (SAMPLE, "channel", "height", "width")
-# Inputs with numbers of a sound; their mask has the same axis.
+# Audio inputs. Their mask has the same axis.
 _SOUNDS = ("input_values", "input_features")
-# Axes after the samples that several models share, from the last; other axes are nobody's.
+# Names of axes that several models share, counted from the last. Other axes have no name.
 _AXES: Mapping[str, tuple[str, ...]] = {
     IDS: (_CHOICE, TOKEN),
     MASK: (_CHOICE, TOKEN),
@@ -49,11 +49,11 @@ _AXES: Mapping[str, tuple[str, ...]] = {
     DECODER_MASK: (_DECODER_TOKEN,),
 }
 _MASKS = (MASK, DECODER_MASK)
-# What models of transformers make where it is not given: masks of ones, segments of zeros.
+# Defaults of transformers: masks of ones, segments of zeros.
 _OPTIONAL = frozenset({MASK, SEGMENTS, DECODER_MASK})
 _ONE, _TWO = 1, 2
 
-# Positions begin behind that of padding.
+# Positions start after that of padding.
 _SHIFTED_POSITIONS = frozenset({"camembert", "roberta", "xlm-roberta", "roberta-prelayernorm"})
 
 
@@ -64,16 +64,16 @@ def transformers_signature(
     parameters: Sequence[str],
     settings: Mapping[str, InputSetting] | None,
 ) -> Signature:
-    """Return what a model takes, with names for its free axes.
+    """Return the signature of a model, with names for its free axes.
 
     Args:
-        name: For messages.
-        takes: What the model says that it takes.
-        parameters: What else it can be called with, if `settings` says how.
-        settings: What `model.inputs` says.
+        name: The model's name for messages.
+        takes: The inputs that the model declares.
+        parameters: Further parameters of its call, which need `settings`.
+        settings: The parsed `model.inputs`.
 
     Raises:
-        ConfigError: It names what the model cannot be called with, or axes that do not fit.
+        ConfigError: An input is not a parameter of the model, or its axes do not fit.
     """
     inputs = [declared(key, spec) for key, spec in takes.items()]
     own = dict(settings) if settings is not None else {}
@@ -93,7 +93,7 @@ def transformers_signature(
 
 
 def longest(config: Any) -> int | None:
-    """Return the most tokens that a model has positions for; None if there is no limit."""
+    """Return the number of positions of a model, or None if unlimited."""
     text = _text_config(config)
     positions = getattr(text, "max_position_embeddings", None)
     if not isinstance(positions, int) or positions < 1:
@@ -104,7 +104,7 @@ def longest(config: Any) -> int | None:
 
 
 def takes_one_row(specs: Sequence[InputSpec]) -> bool:
-    """Return whether the inputs are what a tokenizer makes of one text, with a decoder's start."""
+    """Return whether the inputs are one tokenized text, and a decoder's start token if any."""
     names = {spec.name for spec in specs}
     return IDS in names and names <= {*ROW, *DECODER} and _rank(specs, IDS) == 1
 
@@ -115,7 +115,7 @@ def takes_image(specs: Sequence[InputSpec]) -> bool:
 
 
 def decoder_start(config: Any) -> int | None:
-    """Return the token that a decoder begins with; None if the settings do not tell."""
+    """Return the start token of a decoder, or None if the settings have none."""
     for name in ("decoder_start_token_id", "bos_token_id"):
         if isinstance(token := getattr(config, name, None), int):
             return token
@@ -123,7 +123,7 @@ def decoder_start(config: Any) -> int | None:
 
 
 def _setting(one: Declared, given: InputSetting | None, sound: bool) -> InputSetting:
-    """Return what is configured of an input; the axes that its name tells where nothing is."""
+    """Return the configured axes of an input, or those that follow from its name."""
     if given is not None and given.dims is not None:
         return given
     return InputSetting(_dims(one, sound), given.dtype if given is not None else None)
@@ -154,9 +154,11 @@ def _added(
     takes: Mapping[str, tf.TensorSpec],
     parameters: Sequence[str],
 ) -> Declared:
-    """Return an input that the model does not list, but can be called with."""
+    """Return a parameter of the model's call that is not among its declared inputs."""
     if name not in parameters:
-        raise ConfigError(f"{INPUTS}: {name!r} is no input. {choices(name, [*takes, *parameters])}")
+        raise ConfigError(
+            f"{INPUTS}: {name!r} is not an input. {choices(name, [*takes, *parameters])}"
+        )
     if setting.dims is None:
         raise ConfigError(
             f"{INPUTS}.{name}: the model does not tell its axes. Say what they are: "
@@ -167,7 +169,7 @@ def _added(
 
 
 def _valued(spec: InputSpec, config: Any) -> InputSpec:
-    """With the whole numbers that make sense for it, and what it is filled up with."""
+    """Return the spec with its range of whole numbers and its padding value."""
     text = _text_config(config)
     if spec.name in _MASKS:
         return replace(spec, low=_ONE, high=_TWO) if spec.dtype.startswith("int") else spec
@@ -192,9 +194,9 @@ def _rank(specs: Sequence[InputSpec], name: str) -> int:
     return next(len(spec.shape) for spec in specs if spec.name == name)
 
 
-# What transformers has for a tokenizer that knows no limit.
+# The limit that transformers gives a tokenizer without one.
 _NO_LIMIT = 10**9
-# [CLS] and [SEP], say.
+# For example [CLS] and [SEP].
 _SHORTEST = 2
 
 Encode = Callable[[Sequence[Sample]], Sequence[Encoded]]
@@ -202,12 +204,12 @@ Encode = Callable[[Sequence[Sample]], Sequence[Encoded]]
 
 @dataclass(frozen=True)
 class Preparation:
-    """What makes a model's inputs of samples of one kind.
+    """The encoding of one kind of samples as a model's inputs.
 
     Attributes:
-        encode: From samples to inputs.
-        settings: Everything that decides what they become, as plain data.
-        longest: The most tokens that a text becomes; None if there is no limit, or no text.
+        encode: Encodes samples.
+        settings: Everything that determines the result, as plain data.
+        longest: The longest text in tokens. None if unlimited, or for other samples.
     """
 
     encode: Encode
@@ -216,7 +218,7 @@ class Preparation:
 
 
 def refusing(error: ModelError) -> Preparation:
-    """Return what refuses samples of its kind: the model takes arrays all the same."""
+    """Return a preparation that raises the error, for a model that still takes arrays."""
 
     def encode(samples: Sequence[Sample]) -> Sequence[Encoded]:
         raise error
@@ -231,15 +233,15 @@ def text_preparation(
     positions: int | None,
     max_length: int | None,
 ) -> Preparation:
-    """Return what makes rows of tokens of texts.
+    """Return the preparation that tokenizes texts.
 
     Args:
-        positions: The most tokens that the model has positions for.
-        max_length: The longest text in tokens, special ones included; None: as the model and its
-            tokenizer allow.
+        positions: The number of positions of the model.
+        max_length: The longest text in tokens, special ones included. If None, the limit of the
+            model and its tokenizer.
 
     Raises:
-        ConfigError: `model.max_length` is not a number of tokens that the model takes.
+        ConfigError: `model.max_length` is out of range.
         ModelError: The tokenizer cannot be read, or is not a fast one.
     """
     tokenizer = _tokenizer(directory)
@@ -296,7 +298,7 @@ def text_preparation(
 
 
 def image_preparation(directory: ModelDirectory, specs: Sequence[InputSpec]) -> Preparation:
-    """Return what makes the model's input of an image of any size.
+    """Return the preparation of images of any size.
 
     Raises:
         ModelError: The image processor cannot be read.

@@ -1,4 +1,4 @@
-"""A model of transformers: its TensorFlow class, and the adapter."""
+"""The adapter of transformers models, and the choice of their TensorFlow class."""
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,11 +38,11 @@ def model_class(directory: ModelDirectory, asked: str | None) -> Any:
     """Return the TensorFlow class of a directory's model.
 
     Args:
-        asked: Its name, with or without "TF"; None: as `config.json` says.
+        asked: Its name, with or without "TF". If None, the class that `config.json` names.
 
     Raises:
-        ConfigError: `model.architecture` names none, or one of another kind of model.
-        ModelError: transformers has no TensorFlow class for what `config.json` says.
+        ConfigError: `model.architecture` is not such a class, or one of another kind of model.
+        ModelError: transformers has no TensorFlow class for the model of `config.json`.
     """
     if asked is not None:
         found = _class(asked)
@@ -77,18 +77,18 @@ def model_class(directory: ModelDirectory, asked: str | None) -> Any:
 
 
 def build_model(directory: ModelDirectory, kind: Any) -> Any:
-    """Return the model with its variables, which hold initial values.
+    """Build the model and its variables, with initial values.
 
     Raises:
-        ModelError: `config.json` does not say how it is made.
+        ModelError: `config.json` does not fully describe it.
     """
     try:
-        # From settings alone, so that code that they may name is never looked for.
+        # From the settings only, so that code that they may name is never loaded.
         config = kind.config_class.from_dict(dict(directory.config))
         config.return_dict = True
         model = kind(config)
         model.build_in_name_scope()
-    except NotImplementedError as error:  # it has to know the shape of its images
+    except NotImplementedError as error:  # the shape of its images is not known
         raise ModelError(
             f"{directory.at}: config.json does not say which images a {kind.__name__} takes "
             f'({error_summary(error)}). Add their size and channels to it: "image_size": 224, '
@@ -102,16 +102,16 @@ def build_model(directory: ModelDirectory, kind: Any) -> Any:
 
 
 def call_parameters(model: Any) -> list[str]:
-    """Return the names of what a model can be called with."""
+    """Return the names of the parameters of a model's call."""
     return [name for name in inspect.signature(model.call).parameters if name != "self"]
 
 
 def _class(name: str) -> Any:
-    """Return the TensorFlow class of a name; None: transformers has none."""
+    """Return the TensorFlow class of this name, or None if transformers has none."""
     name = name if name.startswith(_PREFIX) else _PREFIX + name
     try:
         found = getattr(transformers, name, None)
-    except ImportError:  # it is there, and needs a package that is not
+    except ImportError:  # the class exists, but a package that it needs does not
         return None
     usable = isinstance(found, type) and issubclass(found, transformers.TFPreTrainedModel)
     return found if usable and getattr(found, "config_class", None) is not None else None
@@ -144,16 +144,16 @@ def _mapped(model_type: str) -> Iterator[str]:
 
 @dataclass(frozen=True, eq=False)
 class TransformersModel(KerasModel):
-    """A model of transformers, made with tf-keras.
+    """A transformers model, built with tf-keras.
 
     Attributes:
-        image_encoder: Makes its input of images of any size; None: it takes none.
+        image_encoder: Prepares images of any size for it. None if it takes no images.
     """
 
     image_encoder: Encode | None = field(default=None, kw_only=True)
 
     def encode(self, samples: Sequence[Sample]) -> Sequence[Encoded]:
-        """Return the samples as the model takes them: texts, images, or arrays as they are."""
+        """Encode texts, images or arrays for the model."""
         pictures = [isinstance(s.data, Mapping) and PICTURE in s.data for s in samples]
         if self.image_encoder is not None and all(pictures):
             return self.image_encoder(samples)
@@ -169,7 +169,7 @@ def transformers_model(
     origin: Mapping[str, object],
     checkpoints: CheckpointAxis | None,
 ) -> TransformersModel:
-    """Wrap a built model.
+    """Wrap a built transformers model.
 
     Raises:
         ConfigError: `model.inputs` or `model.max_length` does not fit it.

@@ -1,4 +1,4 @@
-"""`model=meta_graph`: what a Saver of TensorFlow 1 left: a `.meta` file and a checkpoint."""
+"""`model=meta_graph`: a graph and checkpoint written by a TensorFlow 1 Saver."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _NAME = "meta_graph"
 _META = ".meta"
 _INDEX = ".index"
-# Collections of operations that have to run once before a graph can.
+# Collections of operations that have to run once before the graph is used.
 _INITIALIZERS = ("table_initializer",)
 _SWITCH_OFF = "The graph has dropout, made for training. Switch it off: model.dropout=false"
 
@@ -45,25 +45,25 @@ def load(
     moving_averages: object = None,
     dropout: bool | None = None,
 ) -> "SessionModel":
-    """Return a graph of TensorFlow 1 with the weights of a checkpoint.
+    """Load a TensorFlow 1 graph with the weights of a checkpoint.
 
     Args:
-        path: the .meta file, the prefix that it shares with the checkpoint, or their folder.
-        checkpoint: prefix or folder of other weights; None: those beside the .meta file.
-        checkpoints, checkpoint_step: many of them, one after the other; see `checkpoint_axis`.
-        inputs: see `parse_inputs`; None: every placeholder that has no constant.
-        outputs: names of the tensors that are the model's outputs; None: those that nothing else
-            in the graph consumes.
-        constants: values that are the same for every sample, by placeholder.
-        moving_averages: whether averages take the places of variables, or the averages' name; see
+        path: The .meta file, the prefix that it shares with the checkpoint, or their folder.
+        checkpoint: The prefix or folder of other weights. If None, those beside the .meta file.
+        checkpoints, checkpoint_step: Several of them; see `checkpoint_axis`.
+        inputs: See `parse_inputs`. If None, every placeholder without a constant.
+        outputs: The names of the model's outputs. If None, the tensors that nothing else in the
+            graph consumes.
+        constants: Values that are the same for every sample, by placeholder.
+        moving_averages: Whether to load averages in place of variables, or the averages' name; see
             `MovingAverages`.
-        dropout: False takes dropout out of a graph that was made for training; None and True leave
-            it, and what comes behind it is random.
+        dropout: False removes dropout from a training graph. None and True keep it, and tensors
+            after it are random.
 
     Raises:
-        ModelError: no such files, damaged ones, weights of another architecture, or without the
-            averages that are wanted.
-        ConfigError: inputs, outputs or constants that do not exist, or do not fit.
+        ModelError: Files are missing or damaged, the weights are of another architecture, or the
+            wanted averages are missing.
+        ConfigError: Inputs, outputs or constants do not exist or do not fit.
     """
     settings = parse_inputs(inputs)
     if not isinstance(dropout, bool | None):
@@ -120,11 +120,11 @@ def load(
 
     def reload(checkpoint: int | None) -> "ReloadedSession":
         own = parsed(path, Path(prefix + _META), tf.compat.v1.MetaGraphDef(), "MetaGraphDef")
-        if dropout is False:  # TensorFlow's own functions have no setting for that
+        if dropout is False:  # TensorFlow's own functions cannot remove dropout
             without_dropout(own.graph_def, dropping)
         file = weights if axis is None or checkpoint is None else axis.file(checkpoint).path
-        plain = _plainly(own, str(file))
-        if averages.setting is not None:  # for which a Saver has no setting
+        plain = _load_with_tensorflow(own, str(file))
+        if averages.setting is not None:  # a Saver cannot load averages
             restore_averages(at, plain.session, own.saver_def, str(file), averages)
         if averages.used:
             plain = replace(plain, loaded_by=f"{plain.loaded_by} and {READ_BY}")
@@ -152,13 +152,14 @@ def load(
     )
 
 
-def _plainly(meta: Any, checkpoint: str) -> "ReloadedSession":
-    """Return the graph and its weights as TensorFlow's own functions load them.
+def _load_with_tensorflow(meta: Any, checkpoint: str) -> "ReloadedSession":
+    """Load the graph and its weights with TensorFlow's own functions.
 
-    They refuse a graph whose stored shapes are not those that they infer, so these are left out.
+    They refuse a graph whose stored shapes differ from the inferred ones, so the stored shapes are
+    removed.
 
     Raises:
-        ModelError: they cannot.
+        ModelError: They fail.
     """
     import tensorflow as tf
 
@@ -187,12 +188,12 @@ def _plainly(meta: Any, checkpoint: str) -> "ReloadedSession":
 
 
 def _meta_prefix(path: str) -> str:
-    """Return what comes before `.meta` in the file's name; it may be no more than the folder."""
+    """Return the path without `.meta`, which may be only the folder."""
     refuse_unreachable(path)
     expanded = str(Path(path).expanduser())
     if Path(expanded).is_dir():
         return _prefix_in(path, Path(expanded), _META)
-    # Any file of the checkpoint stands for all of them.
+    # Any file of a checkpoint may name it.
     prefix = prefix_of(expanded) or expanded
     for one in (prefix, expanded):
         if Path(one + _META).is_file():
@@ -240,7 +241,7 @@ def _checkpoint_prefix(prefix: str, checkpoint: str | None, path: str) -> str:
 
 
 def _is_checkpoint(prefix: str) -> bool:
-    # The first format had no index: one file of just that name.
+    # Checkpoints of the first format are one file of that name, without an index.
     return Path(prefix + _INDEX).is_file() or (not prefix.endswith("/") and Path(prefix).is_file())
 
 
@@ -253,7 +254,7 @@ def _names(folder: Path, ending: str) -> list[str]:
 
 
 def _prefix_in(given: str, folder: Path, ending: str, key: str = "model.path") -> str:
-    """Return the prefix that a folder's `checkpoint` file names, or the only one there is."""
+    """Return the prefix named in a folder's `checkpoint` file, or the only one."""
     names = sorted(name.removesuffix(ending) for name in _names(folder, ending))
     latest = _latest(folder)
     if latest in names:
@@ -275,9 +276,9 @@ def _prefix_in(given: str, folder: Path, ending: str, key: str = "model.path") -
 
 
 def _latest(folder: Path) -> str | None:
-    """Return the name, without any folder, that `checkpoint` gives as the latest.
+    """Return the name, without its folder, of the latest checkpoint in the `checkpoint` file.
 
-    Its folder may be one of the machine that wrote it.
+    The recorded folder may be of another machine.
     """
     file = folder / "checkpoint"
     if not file.is_file():
@@ -290,7 +291,7 @@ def _latest(folder: Path) -> str | None:
 
 
 def _initialize(path: str, session: Any, meta: Any) -> None:
-    """Fill tables, and whatever else has to run once."""
+    """Run the initializers of tables and similar collections once."""
     import tensorflow as tf
 
     names = [name for key in _INITIALIZERS for name in meta.collection_def[key].node_list.value]

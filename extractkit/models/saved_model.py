@@ -1,4 +1,4 @@
-"""`model=saved_model`: a SavedModel of TensorFlow 2 or 1, any signature or function of it."""
+"""`model=saved_model`: any signature or function of a SavedModel of TensorFlow 2 or 1."""
 
 import re
 from collections.abc import Mapping
@@ -22,9 +22,9 @@ _NAME = "saved_model"
 _DEFAULT = "serving_default"
 _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 _WRAPPER = "signature_wrapper"
-# Ends the name of a function whose own name is a signature's.
+# The suffix of a function's name that is also a signature's name.
 _FIRST = ".0"
-# Keras 2 saves its signature apart from the model's `__call__`, with arguments numbered.
+# Keras 2 saves a signature separate from the model's `__call__`, with numbered arguments.
 _KERAS_CALL = "_wrapped_model"
 
 
@@ -35,20 +35,20 @@ def load(
     inputs: object = None,
     constants: Mapping[str, object] | None = None,
 ) -> Model:
-    """Return one signature or function of a SavedModel.
+    """Load one signature or function of a SavedModel.
 
     Args:
-        path: the folder that holds saved_model.pb.
-        signature: name of a signature, or of a function that the saved object has
-            ("__call__"; "fn.1" is its second concrete function, "fn.0" its first where a signature
-            has the name "fn"); None: serving_default, or the only one there is.
-        tags: of the graph to take; None: the one that is for serving, or the only one.
-        inputs: see `parse_inputs`.
-        constants: values of inputs that are the same for every sample, by name.
+        path: The folder that holds saved_model.pb.
+        signature: The name of a signature or of a function of the saved object ("__call__"). "fn.1"
+            is the second concrete function of "fn", and "fn.0" the first if "fn" is a signature. If
+            None, serving_default or the only one.
+        tags: The tags of the graph to use. If None, the serving graph or the only one.
+        inputs: See `parse_inputs`.
+        constants: Values of inputs that are the same for every sample, by name.
 
     Raises:
-        ModelError: no SavedModel, a damaged one, or no such signature.
-        ConfigError: inputs or constants that do not exist.
+        ModelError: The path is not a SavedModel, is damaged, or has no such signature.
+        ConfigError: Inputs or constants do not exist.
     """
     settings = parse_inputs(inputs)
     with quiet_start():
@@ -90,7 +90,7 @@ def _load_function(
         settings=settings,
         constants=constants,
         origin=_origin(file, chosen),
-        # Variables live as long as the object that they were loaded with.
+        # Variables live only as long as the loaded object.
         keep=loaded,
         reload=reload,
         composites=_composites(function, functions, signature=chosen in loaded.signatures),
@@ -115,8 +115,8 @@ def _composites(
 ) -> "dict[str, Argument]":
     """Return the ragged and sparse inputs of a function.
 
-    A signature declares their parts alone, sorted by name. The function that it calls takes the
-    same parts in an order of its own, and declares what they make.
+    A signature declares only their parts, sorted by name. The function that it calls takes the same
+    parts in another order, and declares the composite types.
     """
     from extractkit.models.functions.model import composites_of, inputs_of
 
@@ -135,7 +135,7 @@ def _composites(
             candidates.append(
                 {names[key]: one.renamed(names) for key, one in composites_of(other).items()}
             )
-    # Where functions of one name disagree, the signature takes the parts that it declares.
+    # If functions of the same name disagree, the signature's own declaration is used.
     agreed = candidates and all(one == candidates[0] for one in candidates)
     return candidates[0] if agreed else {}
 
@@ -145,11 +145,11 @@ def _alike(one: Any, other: Any) -> bool:
 
 
 def _wrapped(called: str, functions: Mapping[str, Any]) -> list[Any]:
-    """Return those of the functions that may be the one that a signature calls by this name."""
+    """Return the functions that a signature may call by this name."""
     exact = [one for one in functions.values() if _name_of(one) == called]
     if exact:
         return exact
-    # A concrete function has one name where it is saved, and another where a signature calls it.
+    # A concrete function's saved name differs from the name in a signature's call.
     plain = _plain_name(called)
     if plain == _KERAS_CALL:
         return [one for name, one in functions.items() if name.partition(".")[0] == "__call__"]
@@ -158,12 +158,12 @@ def _wrapped(called: str, functions: Mapping[str, Any]) -> list[Any]:
 
 @dataclass(frozen=True)
 class _Call:
-    """The call that a signature consists of.
+    """The function call that a signature wraps.
 
     Attributes:
-        name: of the function.
-        arguments: the signature's placeholders that it is given, in the function's order; None
-            for what is none.
+        name: The function's name.
+        arguments: The signature's placeholders in the order of the function's arguments. None for
+            an argument that is not a placeholder.
     """
 
     name: str
@@ -171,14 +171,14 @@ class _Call:
 
 
 def _called(signature: Any) -> _Call | None:
-    """Return the call of the function that a signature wraps.
+    """Return the function call that a signature wraps.
 
-    A signature that was loaded and saved again calls another signature, which is looked into.
+    A signature that was loaded and saved again calls another signature, which is followed.
     """
     graph = signature.graph.as_graph_def()
     bodies = {body.signature.name: body for body in graph.library.function}
     nodes = graph.node
-    # What the placeholders of the signature are called in the body that is looked into.
+    # The signature's placeholders by their names in the followed body.
     known: dict[str, str | None] = {node.name: node.name for node in nodes}
     while len(calls := [node for node in nodes if node.op in _CALLS]) == 1:
         given = [one.partition(":")[0] for one in calls[0].input if not one.startswith("^")]
@@ -199,7 +199,7 @@ def _name_of(function: Any) -> str:
 
 
 def _plain_name(name: str) -> str:
-    """Return a function's name without what TensorFlow adds to make it unique."""
+    """Return a function's name without the suffix that TensorFlow adds to make it unique."""
     return re.sub(r"(_\d+)+$", "", re.sub(r"^(__inference_)+", "", name))
 
 
@@ -215,7 +215,7 @@ def _origin(file: SavedModelFile, signature: str) -> dict[str, object]:
 def _functions(loaded: Any) -> dict[str, Any]:
     """Return concrete functions by name: the signatures, then those of the object itself.
 
-    The first function of an attribute goes by its name, and by `NAME.0` where a signature has that.
+    The first function of an attribute has the attribute's name, or `NAME.0` if a signature has it.
     """
     functions = dict(loaded.signatures)
     for name in sorted({"__call__", *dir(loaded)}):

@@ -1,4 +1,4 @@
-"""A SavedModel on disk: its graphs, and that of TensorFlow 1 restored into a session."""
+"""SavedModel files: their graphs, and graphs of TensorFlow 1 restored into a session."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,7 +37,7 @@ _NAMES = ("saved_model.pb", "saved_model.pbtxt")
 _MODEL = "saved_model"
 _SERVE = "serve"
 _VARIABLES = {"Variable", "VariableV2", "AutoReloadVariable", "VarHandleOp"}
-# What TensorFlow itself adds to the signatures.
+# Signatures that TensorFlow itself adds.
 _OWN = ("__saved_model_init_op", "__saved_model_train_op")
 
 
@@ -46,12 +46,12 @@ class SavedModelFile:
     """One graph of a SavedModel.
 
     Attributes:
-        folder: where it is.
-        tags: that tell the graph from others in the same SavedModel.
-        signatures: names of its signatures.
-        object_based: whether it was written by TensorFlow 2 from objects; False: a graph for a
+        folder: The SavedModel's folder.
+        tags: The tags that identify the graph in the SavedModel.
+        signatures: The names of its signatures.
+        object_based: Whether TensorFlow 2 wrote it from objects. False for a graph to run in a
             session.
-        version: of the TensorFlow that wrote it.
+        version: The version of TensorFlow that wrote it.
     """
 
     folder: Path
@@ -62,14 +62,14 @@ class SavedModelFile:
 
 
 def open_saved_model(path: str, tags: Sequence[str] | None = None) -> SavedModelFile:
-    """Look into a SavedModel without loading it. TensorFlow has to be imported already.
+    """Inspect a SavedModel without loading it. TensorFlow has to be imported already.
 
     Args:
-        path: the folder, or the saved_model.pb in it.
-        tags: of the graph to take; None: the one that is for serving, or the only one.
+        path: The folder, or the saved_model.pb in it.
+        tags: The tags of the graph to use. If None, the serving graph or the only one.
 
     Raises:
-        ModelError: there is no SavedModel, it is damaged, or it has no such graph.
+        ModelError: There is no SavedModel, it is damaged, or it has no such graph.
     """
     folder = _folder(path)
     graphs = {
@@ -119,10 +119,10 @@ def _folder(path: str) -> Path:
 
 
 def _check_variables(path: str, folder: Path, graph: Any) -> None:
-    """Refuse a SavedModel whose variables were not copied with it.
+    """Check that the variables of a SavedModel were copied with it.
 
     Raises:
-        ModelError: a file of them is missing.
+        ModelError: A file of variables is missing.
     """
     prefix = folder / "variables" / "variables"
     operations = {node.op for node in graph.graph_def.node}
@@ -142,10 +142,10 @@ def _below(folder: Path) -> list[Path]:
 
 
 def parsed(path: str, folder: Path) -> Any:
-    """Return the SavedModel message of a folder. TensorFlow has to be imported already.
+    """Parse the SavedModel message of a folder. TensorFlow has to be imported already.
 
     Raises:
-        ModelError: it cannot be read as one.
+        ModelError: It cannot be parsed.
     """
     from google.protobuf import text_format
     from google.protobuf.message import DecodeError
@@ -186,11 +186,11 @@ def load_in_session(
     constants: Mapping[str, object] | None,
     origin: Mapping[str, object],
 ) -> SessionModel:
-    """Return one signature of a SavedModel of TensorFlow 1, tables filled and variables restored.
+    """Load one signature of a SavedModel of TensorFlow 1, with tables and variables.
 
     Raises:
-        ModelError: it cannot be loaded.
-        ConfigError: inputs or constants that do not exist, or that do not fit.
+        ModelError: It cannot be loaded.
+        ConfigError: Inputs or constants do not exist or do not fit.
     """
     session = tf.compat.v1.Session(graph=tf.Graph(), config=session_config())
     try:
@@ -204,7 +204,7 @@ def load_in_session(
     except UserError:
         session.close()
         raise
-    except (KeyError, ValueError) as error:  # tensors of the signature that do not exist
+    except (KeyError, ValueError) as error:  # the signature's tensors do not exist
         session.close()
         raise ModelError(f"model.path={path!r} {load_failure(error)}") from error
 
@@ -242,16 +242,16 @@ def _restored(
     """Load the SavedModel into a session and return its meta graph.
 
     Args:
-        prepare: changes each GraphDef before it is loaded.
+        prepare: Changes each GraphDef before it is loaded.
 
     Raises:
-        ModelError: it cannot be loaded.
+        ModelError: It cannot be loaded.
     """
     with session.graph.as_default(), _changed(path, file, prepare) as folder:
         try:
             return tf.compat.v1.saved_model.load(session, list(file.tags), folder)
         except Exception as error:  # damaged files fail in many ways
-            # TensorFlow names the copy, of which nobody knows.
+            # TensorFlow's message names the temporary copy.
             why = load_failure(error).replace(folder, str(file.folder))
             raise ModelError(f"model.path={path!r} {why}") from error
 
@@ -264,9 +264,9 @@ def _prepared(graph_def: Any) -> None:
 
 @contextmanager
 def _changed(path: str, file: SavedModelFile, change: Callable[[Any], None]) -> Iterator[str]:
-    """A folder with the same SavedModel, its GraphDefs changed.
+    """Yield a temporary folder with the same SavedModel and changed GraphDefs.
 
-    The loader takes folders alone; variables and assets are linked, not copied.
+    The loader takes only folders. Variables and assets are linked, not copied.
     """
     message = parsed(path, file.folder)
     for meta_graph in message.meta_graphs:
@@ -280,7 +280,7 @@ def _changed(path: str, file: SavedModelFile, change: Callable[[Any], None]) -> 
 
 
 def _tensors(graph: tf.Graph, infos: Mapping[str, Any]) -> dict[str, tf.Tensor]:
-    """Return a signature's tensors by name, but for those of several parts."""
+    """Return a signature's dense tensors by name."""
     return {
         name: graph.get_tensor_by_name(info.name)
         for name, info in sorted(infos.items())

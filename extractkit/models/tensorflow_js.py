@@ -1,4 +1,4 @@
-"""`model=tensorflow_js`: a `model.json` with its shards, a graph model or a layers model."""
+"""`model=tensorflow_js`: a graph model or layers model of TensorFlow.js (`model.json`)."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,18 +22,19 @@ def load(
     outputs: list[str] | None = None,
     constants: Mapping[str, object] | None = None,
 ) -> Model:
-    """Return a model of TensorFlow.js.
+    """Load a TensorFlow.js model.
 
     Args:
-        path: the folder with a `model.json`, or that file.
-        inputs: see `parse_inputs`.
-        outputs: of a graph model: names of the tensors that are its outputs; None: those of its
-            signature, or those that nothing else in the graph consumes.
-        constants: of a graph model: values that are the same for every sample, by input.
+        path: The folder with a `model.json`, or that file.
+        inputs: See `parse_inputs`.
+        outputs: The names of a graph model's outputs. If None, those of its signature, or the
+            tensors that nothing else in the graph consumes.
+        constants: A graph model's values that are the same for every sample, by input.
 
     Raises:
-        ModelError: no such file, none of TensorFlow.js, or a shard that is missing or cut off.
-        ConfigError: inputs, outputs or constants that do not exist, or do not fit.
+        ModelError: The file does not exist or is not a TensorFlow.js model, or a shard is missing
+            or cut off.
+        ConfigError: Inputs, outputs or constants do not exist or do not fit.
         MissingExtraError: a layers model of Keras 2 needs tf-keras, which is not installed.
     """
     at = f"model.path={path!r}"
@@ -102,7 +103,7 @@ def _graph_model(
 
 
 def _user_defined(content: Mapping[str, Any]) -> Any:
-    """Return where older converters wrote the signature."""
+    """Return the metadata in which older converters wrote the signature."""
     metadata = content.get("userDefinedMetadata")
     return metadata.get("signature") if isinstance(metadata, dict) else None
 

@@ -1,6 +1,6 @@
 """`model=keras_hub`: any preset of keras-hub, or a local directory that keras-hub reads.
 
-keras-hub itself is not imported here: a mistake in the path is told at once.
+keras-hub is imported late, so that a wrong path is reported at once.
 """
 
 import importlib.util
@@ -32,17 +32,17 @@ if TYPE_CHECKING:
 _CONFIG = "config.json"
 _RELEASE = "bert_config.json"
 _DOWNLOADED = ("kaggle://", "modelscope://", "gs://")
-"""What keras-hub downloads. It would download `hf://`, too, but its settings would go unseen."""
+"""Schemes that keras-hub downloads. `hf://` is refused: its settings could not be checked."""
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A preset that somebody named.
+    """A preset named by `model.path`.
 
     Attributes:
-        model: the chosen entry of the `model` group, for messages.
-        name: as keras-hub takes it: a directory, or a preset that it downloads.
-        directory: the local directory; None where it is none.
+        model: The chosen entry of the `model` group, for messages.
+        name: The name for keras-hub: a directory, or a preset to download.
+        directory: The local directory, or None.
     """
 
     model: str
@@ -50,7 +50,7 @@ class Preset:
     directory: Path | None = None
 
     def has(self, *files: str) -> bool:
-        """Return whether one of the files is there; what is not local is taken to be complete."""
+        """Return whether one of the files exists. A preset to download is assumed complete."""
         return self.directory is None or any((self.directory / file).is_file() for file in files)
 
     @property
@@ -60,7 +60,7 @@ class Preset:
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
-        """`config.json` of a local directory; empty where there is none."""
+        """The content of `config.json` of a local directory, or an empty mapping."""
         if self.directory is None:
             return {}
         with self.reading():
@@ -68,12 +68,12 @@ class Preset:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Raise a ModelError for whatever the readers inside raise."""
+        """Convert the errors of readers within the block to a ModelError."""
         try:
             yield
         except UserError:
             raise
-        except Exception as error:  # readers of third parties raise what their formats' readers do
+        except Exception as error:  # third-party readers raise errors of many types
             raise ModelError(
                 f"model.path={self.name!r} {self._failed} by keras-hub: "
                 f"{error_summary(error).removesuffix('.')}. {self._instead(error)}"
@@ -84,7 +84,7 @@ class Preset:
         return "cannot be read" if self.directory else "cannot be downloaded or read"
 
     def _instead(self, error: Exception) -> str:
-        """What to try where keras-hub fails: transformers reads more kinds and files of weights."""
+        """Return advice to use transformers, which reads more kinds of models and weights."""
         lacks = isinstance(error, FileNotFoundError) or "no converter" in str(error)
         if lacks and self.directory is not None and "model_type" in _settings(self.directory):
             return (
@@ -96,7 +96,7 @@ class Preset:
 
 
 def _settings(directory: Path) -> Mapping[str, Any]:
-    """Return what `config.json` holds; nothing where it cannot be read."""
+    """Return the content of `config.json`, or an empty mapping if it cannot be read."""
     try:
         found = json.loads((directory / _CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -108,8 +108,8 @@ def find_preset(model: str, path: str) -> Preset:
     """Return the preset that `model.path` names.
 
     Raises:
-        ModelError: a directory that is not there or holds no model, or a model on a hub of which
-            the settings would go unseen.
+        ModelError: The directory does not exist or holds no model, or the model is on a hub whose
+            settings could not be checked.
     """
     if not path.startswith(_DOWNLOADED):
         refuse_unreachable(path)
@@ -141,10 +141,10 @@ def find_preset(model: str, path: str) -> Preset:
 
 
 def require_keras_hub(model: str, extra: str) -> None:
-    """Refuse to go on without keras-hub, and what it reads Hugging Face's layout with.
+    """Check that keras-hub and its readers of Hugging Face's layout are installed.
 
     Raises:
-        MissingExtraError: one of the packages of that extra is not installed.
+        MissingExtraError: A package of that extra is not installed.
     """
     for module in ("keras_hub", "safetensors", "tokenizers"):
         if importlib.util.find_spec(module) is None:
@@ -174,25 +174,24 @@ def load(
     checkpoints: object = None,
     checkpoint_step: object = None,
 ) -> "KerasModel":
-    """Return a model out of a preset, ready for what its preset prepares: texts or images.
+    """Load the model of a preset, for texts or images as the preset prepares them.
 
     Args:
-        path: a directory as `save_to_preset` writes it, one in Hugging Face's layout, or the name
-            of a preset, which keras-hub downloads.
-        task: name of a task in `keras_hub.models` ("CausalLM"): backbone and head; None: the
-            backbone alone.
-        max_length: longest text in tokens, special ones included; the rest is cut off. None: the
-            positions that the model has, or else the length that the preset prepares texts to.
-        preprocess: images are pixels 0 … 255, rescaled as the preset says; false: the model takes
-            them as they are.
-        seed: of the random weights of a head that the preset holds none for.
-        checkpoint: weights of the whole model to load in place of the preset's.
-        checkpoints, checkpoint_step: many of them, one after the other; see `given_weights`.
+        path: A directory written by `save_to_preset` or in Hugging Face's layout, or the name of a
+            preset, which keras-hub downloads.
+        task: A task of `keras_hub.models` ("CausalLM"), with backbone and head. If None, the
+            backbone only.
+        max_length: The longest text in tokens, special ones included. The rest is cut off. If
+            None, the model's number of positions, or otherwise the preset's sequence length.
+        preprocess: Whether to rescale images of pixels 0 … 255 by the preset's rule.
+        seed: The seed of a head's random weights if the preset has none.
+        checkpoint: Weights of the whole model to load in place of the preset's.
+        checkpoints, checkpoint_step: Several of them; see `given_weights`.
 
     Raises:
-        MissingExtraError: keras-hub, or what it reads Hugging Face's layout with, is not installed.
-        ModelError: nothing there that keras-hub can read.
-        ConfigError: a task that does not exist, a length or a seed out of range.
+        MissingExtraError: keras-hub or a reader of Hugging Face's layout is not installed.
+        ModelError: keras-hub cannot read the model.
+        ConfigError: The task does not exist, or a length or seed is out of range.
     """
     check_seed(seed)
     if not isinstance(preprocess, bool):

@@ -37,7 +37,7 @@ _OWN_ENVIRONMENT = (
 
 
 def require_transformers() -> None:
-    """Refuse to go on without a transformers that has TensorFlow models, and tf-keras.
+    """Check that tf-keras and a transformers with TensorFlow models are installed.
 
     Raises:
         MissingExtraError: One of them is not installed, or transformers is 5 or newer.
@@ -64,10 +64,10 @@ def require_transformers() -> None:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Import and use transformers inside; its warnings of its own future stay off the terminal.
+    """Suppress transformers' deprecation warnings while it is imported and used in the block.
 
     Raises:
-        MissingExtraError: What is installed cannot be imported.
+        MissingExtraError: The installed version cannot be imported.
     """
     try:
         from transformers.utils import logging
@@ -97,18 +97,18 @@ _TOKENIZERS = (
     "sentencepiece.bpe.model",
 )
 IMAGE_PROCESSOR = "preprocessor_config.json"
-# NAME, or OWNER/NAME, as models on a hub are called.
+# NAME or OWNER/NAME of a model on a hub.
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 
 
 @dataclass(frozen=True)
 class ModelDirectory:
-    """A local directory with a model of transformers.
+    """A local directory with a transformers model.
 
     Attributes:
-        path: the directory.
-        at: how messages name it.
-        config: what `config.json` holds.
+        path: The directory.
+        at: Its name in messages.
+        config: The content of `config.json`.
     """
 
     path: Path
@@ -117,30 +117,30 @@ class ModelDirectory:
 
     @property
     def architectures(self) -> tuple[str, ...]:
-        """Names of the classes that the weights are of, as `config.json` has them."""
+        """The names of the model's classes in `config.json`."""
         names = self.config.get("architectures")
         return tuple(map(str, names)) if isinstance(names, list) else ()
 
     @property
     def model_type(self) -> str:
-        """The kind of model ("bert"); empty where `config.json` does not tell."""
+        """The kind of model ("bert"), or "" if `config.json` has none."""
         return str(self.config.get("model_type", ""))
 
     @property
     def has_tokenizer(self) -> bool:
-        """Return whether there are files of a tokenizer."""
+        """Whether the directory has files of a tokenizer."""
         return any((self.path / name).is_file() for name in _TOKENIZERS)
 
     @property
     def has_image_processor(self) -> bool:
-        """Return whether there are the settings that images are prepared by."""
+        """Whether the directory has settings of an image processor."""
         return "image_processor_type" in self.preprocessor or (
             "feature_extractor_type" in self.preprocessor and "image_mean" in self.preprocessor
         )
 
     @property
     def preprocessor(self) -> Mapping[str, Any]:
-        """Return what `preprocessor_config.json` holds; empty where there is none.
+        """The content of `preprocessor_config.json`, or an empty mapping.
 
         Raises:
             ModelError: It is damaged.
@@ -153,7 +153,7 @@ class ModelDirectory:
         """Return the file with the weights, or their index.
 
         Raises:
-            ModelError: There is none that is read.
+            ModelError: There is no file in a supported format.
         """
         for name in _WEIGHTS:
             if (self.path / name).is_file():
@@ -246,22 +246,22 @@ def load(
     max_length: int | None = None,
     inputs: object = None,
 ) -> "TransformersModel":
-    """Return a model of transformers, ready for texts, images or arrays. Nothing is downloaded.
+    """Load a transformers model for texts, images or arrays. Nothing is downloaded.
 
     Args:
-        path: A directory as `save_pretrained` writes it: `config.json`, weights of TensorFlow or
+        path: A directory as written by `save_pretrained`: `config.json`, weights of TensorFlow or
             PyTorch (safetensors, or `tf_model.h5`), a tokenizer or image processor.
-        architecture: The class, such as "BertForMaskedLM"; None: the one that `config.json` names.
+        architecture: The class, such as "BertForMaskedLM". If None, the one in `config.json`.
         checkpoint: Weights to load in place of those in the directory.
-        checkpoints, checkpoint_step: Many of them, one after the other; see `given_weights`.
-        max_length: Longest text in tokens; the rest is cut off. None: as the model allows.
-        inputs: Which inputs get samples, and their axes; see `parse_inputs`.
+        checkpoints, checkpoint_step: Several of them; see `given_weights`.
+        max_length: The longest text in tokens. The rest is cut off. If None, the model's limit.
+        inputs: The inputs that get samples, and their axes; see `parse_inputs`.
 
     Raises:
         MissingExtraError: transformers 4 or tf-keras is not installed.
-        ModelError: Not such a directory; no TensorFlow class for it; weights that are missing or
-            do not fit; a tokenizer or image processor that cannot be read.
-        ConfigError: A setting that does not fit the model.
+        ModelError: The path is not such a directory, there is no TensorFlow class for it, weights
+            are missing or do not fit, or the tokenizer or image processor cannot be read.
+        ConfigError: A setting does not fit the model.
     """
     if not isinstance(architecture, str | None):
         raise ConfigError(f"model.architecture={architecture!r} is not the name of a class")

@@ -1,4 +1,4 @@
-"""Models of TensorFlow.js: graphs with their weights as constants, and Keras layers."""
+"""Conversion of TensorFlow.js models to GraphDefs and Keras models."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import prod
@@ -21,13 +21,16 @@ _BASES = {
     "_FusedConv2D": "Conv2D",
     "_FusedMatMul": "MatMul",
 }
-# Settings of the fused operation that the plain one does not have.
+# Attributes of the fused operation that the plain one does not have.
 _OWN = ("fused_ops", "num_args", "epsilon", "leakyrelu_alpha", "TArgs", "num_host_args")
 _PRELU = "Prelu"
 
 
 def decompose_unsupported(graph_def: Any) -> None:
-    """Replace, in place, what TensorFlow cannot run; the last of the parts has the old name."""
+    """Replace, in place, fused operations that TensorFlow cannot run by their parts.
+
+    The last part keeps the name of the fused operation.
+    """
     nodes = list(graph_def.node)
     if not any(_is_foreign(node) for node in nodes):
         return
@@ -76,7 +79,7 @@ def _parts(node: Any) -> Iterator[Any]:
 
 
 def _prelu(scope: str, name: str, features: str, alpha: str, dtype: int) -> Iterator[Any]:
-    """max(x, 0) - alpha * max(-x, 0)"""
+    """Yield the nodes of max(x, 0) - alpha * max(-x, 0)."""
     inner = f"{scope}/prelu"
     yield _node(f"{inner}/positive", "Relu", [features], dtype)
     yield _node(f"{inner}/negated", "Neg", [features], dtype)
@@ -95,14 +98,14 @@ _TABLES = ("HashTable", "LookupTable", "MutableHashTable")
 
 
 def graph_def_of(topology: Any, weights: WeightFile, at: str) -> Any:
-    """Return the GraphDef, weights in their places.
+    """Return the GraphDef with its weights.
 
     Args:
-        topology: the GraphDef as JSON, its constants without values.
-        weights: the values by the names of the constants.
+        topology: The GraphDef as JSON, its constants without values.
+        weights: The values by the names of the constants.
 
     Raises:
-        ModelError: the graph is damaged, it has tables, or a weight is missing or does not fit.
+        ModelError: The graph is damaged, has tables, or a weight is missing or does not fit.
     """
     graph_def = tf.compat.v1.GraphDef()
     try:
@@ -128,10 +131,10 @@ def graph_def_of(topology: Any, weights: WeightFile, at: str) -> Any:
 def tensors_of(
     graph: AnyGraph, infos: Mapping[str, Any] | None, at: str
 ) -> dict[str, AnyTensor] | None:
-    """Return the tensors that a signature in `model.json` names; None where it names none.
+    """Return the tensors named by a signature in `model.json`, or None if it names none.
 
     Raises:
-        ModelError: one of them is not in the graph.
+        ModelError: One of them is not in the graph.
     """
     if not infos:
         return None
@@ -148,7 +151,7 @@ def tensors_of(
 
 
 def _fill(node: Any, weights: WeightFile, at: str) -> None:
-    """Give a constant its value."""
+    """Set the value of a constant."""
     tensor = node.attr["value"].tensor
     shape = [dim.size for dim in tensor.tensor_shape.dim]
     if node.name not in weights:
@@ -169,7 +172,7 @@ def _fill(node: Any, weights: WeightFile, at: str) -> None:
             f"{at}: the constant {node.name!r} has a type that TensorFlow does not know"
         ) from error
     if dtype != tf.string:
-        # TensorFlow.js keeps 64-bit numbers in 32 bits.
+        # TensorFlow.js stores 64-bit numbers in 32 bits.
         value = value.astype(dtype.as_numpy_dtype)
     node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value, dtype, shape))
 
@@ -180,14 +183,14 @@ def _has_values(tensor: Any) -> bool:
 
 
 def keras_model_of(file: Path, topology: Any, weights: WeightFile, at: str) -> Any:
-    """Return the model with its weights, of the Keras that its configuration is written for.
+    """Build the Keras model of a layers model, in its version of Keras, and load its weights.
 
     Args:
-        topology: of a `model.json`: a configuration of Keras, alone or under `model_config`.
+        topology: The Keras configuration of a `model.json`, directly or under `model_config`.
 
     Raises:
-        ModelError: the configuration is none, holds code, or does not fit the weights.
-        MissingExtraError: it needs tf-keras, which is not installed.
+        ModelError: The configuration is invalid, contains code, or does not fit the weights.
+        MissingExtraError: It needs tf-keras, which is not installed.
     """
     config = topology.get("model_config", topology)
     if not isinstance(config, dict) or "class_name" not in config:
