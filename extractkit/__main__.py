@@ -38,7 +38,7 @@ def main() -> None:
 
 
 class _Interruption:
-    """What Ctrl-C begins, and what a batch system sends before it kills, or a terminal that closes.
+    """Signals that stop a job so that it can be resumed: Ctrl-C, SIGTERM, a closing terminal.
 
     The first signal interrupts. Those that follow do not disturb what ends in order: whoever is
     impatient sends several. After some seconds one more ends the process at once, which a run
@@ -63,7 +63,7 @@ class _Interruption:
         atexit.register(self._ignore)
 
     def too_late(self) -> None:
-        """From here on the process ends anyway."""
+        """Ignore further signals, because the process is ending."""
         if self._since is None:
             self._since = time.monotonic()
 
@@ -82,7 +82,7 @@ class _Interruption:
 
 
 def _ended() -> int:
-    """What became of it, as an exit code."""
+    """Return the exit code."""
     # Imported here, so that an interruption while modules are imported ends like any other.
     from extractkit import cli
     from extractkit.display.output import drop_output

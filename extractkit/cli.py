@@ -1,4 +1,4 @@
-"""The command line: verbs, options, exit codes. What a verb does stands in `commands`.
+"""The command line: verbs, options and exit codes. `commands` holds what each verb does.
 
 Whatever takes long to import is imported where it is used: `--help` and `show` answer at once.
 """
@@ -34,7 +34,7 @@ _ON_RUNS = {
 
 
 def execute(arguments: Sequence[str]) -> int:
-    """Do what the arguments say; returns the exit code.
+    """Run the command that the arguments describe and return the exit code.
 
     Raises:
         UserError: a mistake in the arguments. Those of single jobs are reported as they happen.
@@ -70,7 +70,7 @@ def execute(arguments: Sequence[str]) -> int:
 
 
 def report(error: BaseException) -> int:
-    """Say on standard error what went wrong; returns the exit code for it."""
+    """Print an error on standard error and return its exit code."""
     if _interrupted(error):
         sys.stderr.write("extractkit: interrupted\n")
         return INTERRUPTED
@@ -82,7 +82,7 @@ def report(error: BaseException) -> int:
 
 
 def _interrupted(error: BaseException | None) -> bool:
-    """Whether an interruption is at the bottom of it: one during an import may come wrapped."""
+    """Return whether an interruption caused the error. One during an import may be wrapped."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:  # a library may raise an error from itself
         if isinstance(error, KeyboardInterrupt):

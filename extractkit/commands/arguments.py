@@ -12,7 +12,7 @@ from extractkit.display import help as help_text
 from extractkit.errors import ConfigError, choices
 
 SWEEP = ("--multirun", "-m")
-"""Hydra's option for one job for each combination of values."""
+"""Hydra's options for one job per combination of values."""
 
 # Options that are followed by a value: Hydra's, and `--trust`.
 _VALUED = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn",
@@ -67,7 +67,7 @@ def spell_out(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _is_word(argument: str) -> bool:
-    """Whether an argument is no override; a path may have a `=` in it."""
+    """Return whether an argument is not an override. A path may contain `=`."""
     key, equals, _ = argument.partition("=")
     return not equals or (not _KEY.fullmatch(key) and os.path.exists(argument))  # noqa: PTH110
 
@@ -91,7 +91,7 @@ def overrides_first(arguments: Sequence[str]) -> list[str]:
 
 
 def _misplaced(word: str) -> str:
-    """Say what is wrong with a word that is neither an override nor an option."""
+    """Return the message for a word that is neither an override nor an option."""
     path = Path(word)
     if path.suffix or os.sep in word:
         beside = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []
@@ -104,7 +104,7 @@ def _misplaced(word: str) -> str:
 
 
 def _config_folders(arguments: Sequence[str]) -> list[str]:
-    """The folders that `--config-dir` names."""
+    """Return the folders that `--config-dir` names."""
     folders = []
     before = ""
     for argument in arguments:
@@ -118,7 +118,7 @@ def _config_folders(arguments: Sequence[str]) -> list[str]:
 
 
 def complete_without_verb() -> None:
-    """Show Hydra's shell completion a line that it understands, without our verb."""
+    """Give Hydra's shell completion a line without the verb, which it does not know."""
     program, *words = os.environ.get("COMP_LINE", "").split(" ")
     verb, rest = split_verb(words)
     if verb is not None and rest:
@@ -126,7 +126,7 @@ def complete_without_verb() -> None:
 
 
 def _with_values(arguments: Sequence[str]) -> Iterator[tuple[str, bool]]:
-    """Each argument, and whether it is the value of the option before it."""
+    """Yield each argument, and whether it is the value of the previous option."""
     before = ""
     for argument in arguments:
         yield argument, before in _VALUED or (before in _INFO and argument in _TOPICS)
@@ -137,7 +137,7 @@ TRUST = "--trust"
 
 
 def taken(arguments: Sequence[str], option: str) -> tuple[list[str], list[str]]:
-    """An option that takes a value, out of the arguments: its values, and what remains.
+    """Take an option out of the arguments: return its values and the remaining arguments.
 
     Raises:
         ConfigError: it stands last, without a value.
@@ -158,7 +158,7 @@ def taken(arguments: Sequence[str], option: str) -> tuple[list[str], list[str]]:
 
 
 class RunOptions(argparse.ArgumentParser):
-    """The arguments of a verb on runs."""
+    """Arguments of a verb on runs."""
 
     def __init__(self, verb: str, *runs: str) -> None:
         super().__init__(prog=f"extractkit {verb}", add_help=False, allow_abbrev=False)
@@ -168,7 +168,7 @@ class RunOptions(argparse.ArgumentParser):
             self.add_argument(run, metavar=run.upper())
 
     def read(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """The arguments by name.
+        """Return the arguments by name.
 
         Raises:
             ConfigError: they do not fit.
@@ -177,7 +177,7 @@ class RunOptions(argparse.ArgumentParser):
         return self.parse_intermixed_args(arguments)
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong with the arguments.
+        """Raise an error about the arguments.
 
         Raises:
             ConfigError: always.

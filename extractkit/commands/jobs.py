@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 TENSORS_SCHEMA = 1
 PLAN_SCHEMA = 1
-"""Versions of the fields of `tensors --json` and `plan --json`; to be raised with every change."""
+"""Versions of the `--json` documents of `tensors` and `plan`; raised with every change."""
 
 _Answer = tuple[Callable[[], dict[str, object]], Callable[[], "RenderableType"]]
-"""What a dry verb has to say of a job: make it as JSON, or for a person."""
+"""Result of a verb that runs nothing: as JSON, or for people."""
 
 Report = Callable[[Exception], int]
 
@@ -39,7 +39,7 @@ _BAD_SAMPLES = "runtime.bad_samples"
 def run(
     arguments: Sequence[str], report: Report, trusted: Sequence[str], *, fail_fast: bool = False
 ) -> list[int]:
-    """Extract; the last line on standard output is the run directory, or that of the sweep.
+    """Run a job or a sweep, and print its directory as the last line on standard output.
 
     Args:
         arguments: Hydra's, overrides first.
@@ -70,7 +70,7 @@ def run(
 def tensors(
     arguments: Sequence[str], report: Report, trusted: Sequence[str], *, as_json: bool
 ) -> list[int]:
-    """List what a model offers; as `run`."""
+    """List the tensors of a model; arguments as of `run`."""
     schema = TENSORS_SCHEMA if as_json else None
     return _look(arguments, _tensors, report, trusted, schema)
 
@@ -78,13 +78,13 @@ def tensors(
 def plan(
     arguments: Sequence[str], report: Report, trusted: Sequence[str], *, as_json: bool, exact: bool
 ) -> list[int]:
-    """Say what a job would store; as `run`."""
+    """Print what a job would store; arguments as of `run`."""
     schema = PLAN_SCHEMA if as_json else None
     return _look(arguments, partial(_plan, exact=exact), report, trusted, schema)
 
 
 def extract(composed: "Composition") -> Path:
-    """Run one job; returns the run directory."""
+    """Run one job and return its run directory."""
     from extractkit.display.progress import listening
     from extractkit.engine.execute import execute
     from extractkit.engine.process import return_large_buffers
@@ -106,7 +106,7 @@ def extract(composed: "Composition") -> Path:
 def resumable(
     directory: Path, trusted: Sequence[str], overrides: Sequence[str] = ()
 ) -> Iterator[None]:
-    """Where what is done inside stops early, say how the run is completed, if it can be.
+    """If the job stops early within the context, print how to complete the run, if possible.
 
     A sample on which the model fails would stop it again, and a run keeps its settings: what helps
     then is another run.
@@ -133,7 +133,7 @@ def resumable(
 
 
 def _without_bad_samples(directory: Path, trust: Sequence[str]) -> str:
-    """The line that makes the job of a run again without the samples on which its model fails.
+    """Return the command that runs the job again without the samples on which its model fails.
 
     Raises:
         RunDirectoryError: the manifest cannot be read.
@@ -175,7 +175,7 @@ def _look(
     trusted: Sequence[str],
     schema: int | None,
 ) -> list[int]:
-    """Print what there is to say of each job; as JSON, all of a sweep's jobs in one array.
+    """Print the result of each job; as JSON, one array for all jobs of a sweep.
 
     Args:
         schema: version of the documents to print as JSON; None: print for people.

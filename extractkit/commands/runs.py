@@ -24,7 +24,7 @@ _RUN_DIR = "hydra.run.dir="
 
 
 def show(arguments: Sequence[str]) -> bool:
-    """Tell what a run directory, or that of a sweep, holds.
+    """Show a run or a sweep.
 
     Every verb here but `resume` returns whether what was asked for holds.
 
@@ -74,7 +74,7 @@ def _draw(found: "Manifest", drift: "Drift | None", directory: Path, figure: Pat
 
 
 def resume(arguments: Sequence[str], report: Report) -> list[int]:
-    """Go on with a run, or a sweep; the last line on standard output is its directory.
+    """Resume a run or a sweep, and print its directory as the last line on standard output.
 
     Args:
         report: told of the failure of each job of a sweep, gives the exit code for it.
@@ -110,7 +110,7 @@ def resume(arguments: Sequence[str], report: Report) -> list[int]:
 
 
 def finalize(arguments: Sequence[str]) -> bool:
-    """Join the parts of a job to one run; the last line on standard output is its directory."""
+    """Join the parts of a job, and print the run directory as the last line on standard output."""
     from extractkit.core.trust import Trust
     from extractkit.display.output import printable
     from extractkit.display.progress import waiting
@@ -133,7 +133,7 @@ def finalize(arguments: Sequence[str]) -> bool:
 
 
 def rerun(arguments: Sequence[str]) -> bool:
-    """Repeat a run from its manifest; the last line on standard output is the new directory."""
+    """Repeat a run from its manifest, and print the new directory as the last line."""
     from extractkit.api import rerun
     from extractkit.commands.jobs import resumable
     from extractkit.config import new_run_directory
@@ -167,7 +167,7 @@ def rerun(arguments: Sequence[str]) -> bool:
 
 
 def verify(arguments: Sequence[str]) -> bool:
-    """Hold a run against what it recorded of itself, and, if asked, against its model."""
+    """Verify a run against its own records and, if requested, against its model."""
     from extractkit.display.checks import verify_overview
     from extractkit.display.progress import waiting
 
@@ -233,12 +233,12 @@ def diff(arguments: Sequence[str]) -> bool:
 
 
 def _directory(text: str) -> Path:
-    """A run directory as it is told, absolute and without detours."""
+    """Return a run directory as it is printed: absolute, without `..`."""
     return Path(os.path.abspath(text))  # noqa: PTH100 - links stay as they are
 
 
 def _count(text: str) -> int:
-    """A whole number of 0 or more."""
+    """Return a whole number of 0 or more."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 0 or more")
     return int(text)

@@ -1,4 +1,4 @@
-"""What run, show and resume do of a sweep."""
+"""Verbs on sweeps: run, show and resume."""
 
 import shlex
 import sys
@@ -24,7 +24,7 @@ _KEPT_OFF = ("hydra.output_subdir=null", "hydra.job_logging.root=null")
 
 
 def show(directory: Path, *, as_json: bool) -> None:
-    """Tell what a sweep holds.
+    """Show a sweep.
 
     Raises:
         RunDirectoryError: it is damaged.
@@ -43,7 +43,7 @@ def show(directory: Path, *, as_json: bool) -> None:
 def resume(
     directory: Path, trusted: Sequence[str], report: Callable[[Exception], int]
 ) -> list[int]:
-    """Go on with a sweep: jobs whose runs are whole are left alone, all others are done.
+    """Resume a sweep: run all jobs except those with a complete, intact run.
 
     Returns:
         The exit codes of the jobs that failed.
@@ -73,12 +73,12 @@ def resume(
 
 
 def write_run(directory: Path) -> None:
-    """Tell where a run is."""
+    """Print where a run is."""
     write(f"{directory}\n")
 
 
 def ended(directory: Path, record: "SweepRecord", trust: "Trust") -> None:
-    """Say what became of a sweep; the last line on standard output is its directory."""
+    """Print how a sweep ended, and its directory as the last line on standard output."""
     from extractkit.display.output import printable
     from extractkit.display.run import sweep_summary
     from extractkit.runs.manifest import Status
@@ -111,7 +111,7 @@ def _is_whole(directory: Path, found: "SweepRecord") -> bool:
 
 
 def _arguments(directory: Path, found: "SweepRecord") -> Iterator[str]:
-    """The arguments of the sweep, to be launched into its own directory.
+    """Return the arguments that launch the sweep into its own directory.
 
     Raises:
         RunDirectoryError: one is an option, which nobody can have typed among the overrides; or
@@ -140,7 +140,7 @@ def _arguments(directory: Path, found: "SweepRecord") -> Iterator[str]:
 def _gone_on(
     composed: "Composition", *, trusted: tuple[str, ...], working_directory: str | None
 ) -> Path:
-    """Do what is left of one job; returns its run directory."""
+    """Run or resume one job and return its run directory."""
     from extractkit.api import resume
     from extractkit.commands.jobs import extract, resumable
     from extractkit.config.compose import relative_to
@@ -163,7 +163,7 @@ def _gone_on(
 
 
 def _check_same(directory: Path, recorded: "Manifest", composed: "Composition") -> None:
-    """Make sure that a run is that of the job.
+    """Check that a run belongs to the job.
 
     Raises:
         RunDirectoryError: it is another's.
@@ -176,7 +176,7 @@ def _check_same(directory: Path, recorded: "Manifest", composed: "Composition") 
 
 
 def _needed(trust: "Trust") -> list[str]:
-    """What `--trust` has to name when the sweep is gone on with: its own word is a file's."""
+    """Return what `--trust` has to name to resume the sweep, whose records are not trusted."""
     from extractkit.config.security import launcher_needs_trust
     from extractkit.core.trust import RAY_ADDRESS, SAFE_MODE, meant_for_files, module_of
 

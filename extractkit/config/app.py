@@ -40,7 +40,7 @@ from extractkit.runs.sweeps import JobStatus, SweepRecord, is_sweep
 from extractkit.runs.sweeps.writing import begun, end, gone_on
 
 Swept = Callable[[Path, SweepRecord, Trust], None]
-"""Told of a sweep that has ended, however: its directory, its index, what the user vouched for."""
+"""Called when a sweep has ended, with its directory, its index and the user's trust."""
 
 _RERUN = "--experimental-rerun"
 
@@ -105,11 +105,11 @@ def launch(
 
 
 def _unheard(_: Path) -> None:
-    """Nobody wants to know."""
+    """Do nothing."""
 
 
 class _Refused(BaseException):
-    """Ends Hydra from inside a callback, whose ordinary exceptions it turns into warnings."""
+    """Exception that ends Hydra from a callback, where Hydra turns others into warnings."""
 
     def __init__(self, error: ExtractkitError) -> None:
         super().__init__(str(error))
@@ -129,7 +129,7 @@ def _refuse_pickles(arguments: Sequence[str]) -> None:
 
 @contextmanager
 def _scratch() -> Iterator[str]:
-    """A directory for what Hydra wants to make.
+    """Yield a scratch directory for what Hydra writes.
 
     Raises:
         JobError: the system has no room for one.
@@ -145,7 +145,7 @@ def _scratch() -> Iterator[str]:
 
 
 class _Launching:
-    """What Hydra's callback asks before the first job, and what is left to do after the last."""
+    """Hooks before the first job and after the last."""
 
     def __init__(
         self, application: Application, arguments: Sequence[str], dry: bool, fail_fast: bool
@@ -159,7 +159,7 @@ class _Launching:
         self._open = ExitStack()
 
     def run_starts(self, config: DictConfig) -> None:
-        """Let Hydra make the scratch directory in place of the single job's."""
+        """Give Hydra the scratch directory in place of the job's directory."""
         asked = _resolved(config, "hydra.run.dir")
         self._will_make(asked)
         self._application.asked = asked
@@ -193,7 +193,7 @@ class _Launching:
 
     @contextmanager
     def sweep(self, resumed: Path | None) -> Iterator[None]:
-        """Inside, jobs run; a sweep that has begun has its index when the context is left."""
+        """Run jobs within the context, and write the index of a sweep on exit."""
         if resumed is not None:
             self._application.place = self._open.enter_context(gone_on(resumed))
         with self._open:
@@ -222,7 +222,7 @@ class _Launching:
                 application.failures.append(job.exit_code)
 
     def tell(self, swept: Swept | None) -> None:
-        """Say what became of the sweep, if anything of it stays."""
+        """Report how the sweep ended, unless nothing of it remains."""
         place = self._application.place
         if swept and place and self._index and is_sweep(place.directory):
             swept(place.directory, self._index, self._application.trust)
@@ -235,7 +235,7 @@ class _Launching:
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """Be what the callback speaks to."""
+        """Register this object with the callback."""
         token = _current.set(self)
         try:
             yield
@@ -243,7 +243,7 @@ class _Launching:
             _current.reset(token)
 
     def _started(self) -> SweepRecord:
-        """The record of a sweep that is about to begin."""
+        """Return the record of a sweep that is about to begin."""
         given = get_args_parser().parse_args(list(self._arguments))
         return SweepRecord(
             started=now(),
@@ -256,7 +256,7 @@ class _Launching:
         )
 
     def _will_make(self, directory: Path) -> None:
-        """Remember what is not there yet, deepest first."""
+        """Remember the directories that do not exist yet, deepest first."""
         if not self._dry:
             self._absent = [path for path in (directory, *directory.parents) if not path.exists()]
 
@@ -265,21 +265,21 @@ _current: ContextVar[_Launching] = ContextVar("launching")
 
 
 class KeepOff(Callback):
-    """Hydra's callback (`hydra.callbacks` in config.yaml) by which it is kept off directories."""
+    """Hydra callback (`hydra.callbacks` in config.yaml) that keeps Hydra off directories."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """A single job is about to start."""
+        """Prepare a single job."""
         if launching := _current.get(None):
             launching.run_starts(config)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """A sweep is about to start."""
+        """Prepare a sweep."""
         if launching := _current.get(None):
             launching.sweep_starts(config)
 
 
 def _by_launcher(error: Exception) -> bool:
-    """Whether a launcher itself has failed, a job's process having died say."""
+    """Return whether the launcher itself failed, for example because a job's process died."""
     foreseen = (ExtractkitError, HydraException, OmegaConfBaseException)
     frames = traceback.extract_tb(error.__traceback__)
     inside = any("hydra_plugins" in Path(frame.filename).parts for frame in frames)
@@ -295,7 +295,7 @@ def _launcher_failed(error: Exception) -> str:
 
 
 def _resolved(config: DictConfig, key: str) -> Path:
-    """A directory of Hydra's, absolute, before it has been made."""
+    """Return the absolute path of a Hydra directory before it exists."""
     instance = HydraConfig.instance()
     before = instance.cfg
     instance.set_config(config)  # for ${hydra:…}
@@ -307,7 +307,7 @@ def _resolved(config: DictConfig, key: str) -> Path:
 
 @contextmanager
 def _command_line(arguments: Sequence[str]) -> Iterator[None]:
-    """Be a program that was called with these arguments and wants its exceptions untouched."""
+    """Set `sys.argv` to these arguments, and make Hydra raise exceptions unchanged."""
     argv, setting = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     sys.argv = [PROGRAM, *arguments]
     os.environ["HYDRA_FULL_ERROR"] = "1"

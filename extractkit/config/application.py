@@ -1,4 +1,4 @@
-"""What Hydra calls for each job, in this process or wherever a launcher sends it."""
+"""The callable that Hydra runs for each job, in this process or wherever a launcher sends it."""
 
 import os
 import platform
@@ -24,13 +24,13 @@ from extractkit.runs.sweeps import JobStatus, SweepJob, leads_out
 from extractkit.runs.sweeps.writing import SweepPlace
 
 JobFunction = Callable[[Composition], Path | None]
-"""Does a job; returns its run directory, or None where it leaves none."""
+"""Runs a job and returns its run directory, or None if it leaves none."""
 
 Report = Callable[[Exception], int]
-"""Told of a failure when it happens; gives the exit code for it."""
+"""Called with a failure; returns its exit code."""
 
 Ran = Callable[[Path], None]
-"""Told of each run directory, in the process that launched the jobs."""
+"""Called with each run directory, in the process that launched the jobs."""
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Application:
     process: tuple[str, int] = field(default_factory=lambda: (platform.node(), os.getpid()))
 
     def __call__(self, cfg: DictConfig) -> None:
-        """Do the job of a composed configuration; what goes wrong is reported, and not raised."""
+        """Run the job of a composed configuration. Errors are reported, not raised."""
         config = _hydra()
         directory = self._directory(config)
         swept = config.mode == RunMode.MULTIRUN
@@ -93,7 +93,7 @@ class Application:
             raise JobError(f"the job called sys.exit({stop.code!r})") from stop
 
     def _begun(self, config: DictConfig, directory: Path) -> SweepJob:
-        """The record of a job that is about to begin."""
+        """Return the record of a job that is about to begin."""
         assert self.place is not None
         # Unresolved: an override may itself hold an interpolation, and stays as it was typed.
         written = OmegaConf.to_container(config.overrides.task, resolve=False)
@@ -146,7 +146,7 @@ class Application:
             self._told(made)
 
     def _check_inside(self, directory: Path, place: SweepPlace) -> None:
-        """Make sure that a run lies within its sweep, and no link leads out of one gone on with.
+        """Check that a run is inside its sweep, and that no link leads out of a resumed one.
 
         Raises:
             ConfigError: it does not.
@@ -165,7 +165,7 @@ class Application:
             )
 
     def _directory(self, config: DictConfig) -> Path:
-        """The directory that the user asked for, for the job that Hydra is running."""
+        """Return the requested run directory of the job that Hydra is running."""
         output = Path(config.runtime.output_dir)
         if self.asked is None:
             return output
@@ -194,7 +194,7 @@ class Application:
 def _finished(
     job: SweepJob, before: SweepJob | None, made: Path | None, place: SweepPlace
 ) -> SweepJob:
-    """A job that has ended well."""
+    """Result of a job that finished."""
     if made is None:
         return replace(job, status=JobStatus.FINISHED)
     run = manifests.read(made)

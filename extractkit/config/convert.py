@@ -32,7 +32,7 @@ def to_job(
     trust: Trust = NOBODY,
     options: Sequence[str] = (),
 ) -> Job:
-    """The job that a composed configuration describes.
+    """Return the job that a composed configuration describes.
 
     Args:
         cfg: composed, without Hydra's own node.
@@ -52,7 +52,7 @@ def job_of(
     trust: Trust = NOBODY,
     options: Sequence[str] = (),
 ) -> Job:
-    """The job that a configuration in plain data describes, such as a manifest's.
+    """Return the job that plain configuration data describes, such as a manifest's.
 
     Args:
         entries: the whole configuration, by group.
@@ -98,7 +98,7 @@ def job_of(
 
 
 def _plain(cfg: DictConfig) -> dict[str, object]:
-    """The configuration as plain data, interpolations resolved."""
+    """Return the configuration as plain data, interpolations resolved."""
     with translated():
         for key in sorted(OmegaConf.missing_keys(cfg)):
             raise ConfigError(f"{key} is not set. Give it: {key}=…")
@@ -127,7 +127,7 @@ def _sinks(entries: Mapping[str, object], trust: Trust) -> dict[str, Component]:
 
 
 def read_mapping(path: str | Path) -> WrittenMapping:
-    """The addresses of one run and those of the other that they belong to, in the file's order.
+    """Return the mapping of addresses between two runs, in the file's order.
 
     The file is one YAML mapping, each entry `ADDRESS: ADDRESS`. Nothing is interpolated: a dollar
     sign is part of an address.
@@ -159,7 +159,7 @@ _NOTHING = f"holds no mapping. Write one line for each tensor: {_FORM}"
 
 
 def _text(path: str | Path) -> str:
-    """All of a file, which may be a pipe and so is read once."""
+    """Read a whole file. It may be a pipe, so read it once."""
     with translated():
         try:
             return Path(path).read_text(encoding="utf-8")
@@ -168,6 +168,6 @@ def _text(path: str | Path) -> str:
 
 
 def _lines(text: str) -> dict[str, int]:
-    """The line of each key of a mapping in YAML."""
+    """Return the line of each key of a YAML mapping."""
     entries = yaml.compose(text, yaml.SafeLoader).value
     return {key.value: key.start_mark.line + 1 for key, _ in entries}

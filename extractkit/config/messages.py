@@ -1,4 +1,4 @@
-"""Hydra's, OmegaConf's and YAML's errors in our words: what is wrong, what exists, what to type."""
+"""Translate errors of Hydra, OmegaConf and YAML: what is wrong, what exists, what to type."""
 
 import re
 import traceback
@@ -29,7 +29,7 @@ _OUR_FILES = (ROOT, "hydra/config")
 
 @contextmanager
 def translated(overrides: Sequence[str] = ()) -> Iterator[None]:
-    """Turn what goes wrong while a configuration is composed into a ConfigError.
+    """Turn errors raised while a configuration is composed into a ConfigError.
 
     `overrides` are what was typed; a misspelt one may be the cause of an error about another.
     """
@@ -71,13 +71,13 @@ def translated(overrides: Sequence[str] = ()) -> Iterator[None]:
 
 
 def _raised_by_hydra(error: AssertionError) -> bool:
-    """Whether one of Hydra's own checks failed, and not one of ours or of a model's."""
+    """Return whether one of Hydra's own checks failed."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return "hydra" in Path(last.filename).parts
 
 
 def not_chosen(group: str, available: Sequence[str] = ()) -> str:
-    """Message for a group of which an entry has to be chosen and none was."""
+    """Return the message for a group without the required choice."""
     offered = sorted(available) or options(group)
     # What works as it stands is the better example.
     example = _READY if _READY in offered else next(iter(offered), "…")
@@ -123,13 +123,13 @@ def _no_such_option(error: MissingConfigException) -> str:
 
 
 def _where(message: str) -> str:
-    """`In 'experiment/mine': ` where a file of the user's is at fault, else nothing."""
+    """Return `In 'experiment/mine': ` if a user's file is at fault, else an empty string."""
     found = re.match(r"In '([^']+)': ", message)
     return found.group() if found and found.group(1) not in _OUR_FILES else ""
 
 
 def _misspelt(overrides: Sequence[str]) -> str | None:
-    """Message for the first override whose first word is no group; None where all are."""
+    """Return the message for the first override that begins with no group, or None."""
     known = (*GROUPS, "hydra")
     for override in overrides:
         key, equals, _ = override.partition("=")
@@ -205,6 +205,6 @@ def _no_yaml(error: MarkedYAMLError) -> str:
 
 
 def _lines(error: BaseException) -> str:
-    """An error's own message on one line, without the list of searched directories."""
+    """Return an error's message on one line, without the list of searched directories."""
     kept = re.split(r"\n\s*(?:Config s|S)earch path:", str(error))[0]
     return " ".join(line.strip() for line in kept.splitlines() if line.strip())

@@ -19,7 +19,7 @@ _QUOTES = "'\""
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A model's file, or several of one format.
+    """Model file, or several files of one format.
 
     Attributes:
         model: The override that names the format, as in `model=keras`.
@@ -123,7 +123,7 @@ def _exists(path: str) -> bool:
 
 
 def _offered(folders: Iterable[str]) -> set[str]:
-    """Names that the `model` group has."""
+    """Return the entries of the `model` group."""
     own = {
         path.relative_to(folder).with_suffix("").as_posix()
         for folder in (Path(one, "model") for one in folders)

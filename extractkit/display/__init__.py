@@ -1,4 +1,4 @@
-"""What a person sees: pure functions from values to rich renderables, and the progress of a job.
+"""Output for people: functions from values to rich renderables, and the progress of a job.
 
 Names come from other people's models and may hold anything; every one passes through `text.safe`.
 """

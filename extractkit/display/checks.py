@@ -38,7 +38,7 @@ def verify_overview(found: Verification) -> RenderableType:
 
 
 def verdict(found: Verification) -> Text:
-    """The one line that sums it up."""
+    """Return the line that sums up a verification."""
     failed = [check for check in found.checks if check.outcome is Outcome.FAILED]
     left = [check for check in found.checks if check.outcome is Outcome.NOT_CHECKED]
     made = len(found.checks) - len(left)
@@ -102,7 +102,7 @@ _VERDICT_STYLES = {
 
 
 def diff_overview(found: Comparison) -> RenderableType:
-    """What differs around the runs, every tensor in the first run's order, and the verdict.
+    """Return the circumstances that differ, every tensor in the first run's order, and the verdict.
 
     Of very many tensors those that are bitwise equal are only counted.
     """
@@ -185,7 +185,7 @@ def _measured(one: TensorComparison) -> list[str | Text]:
 
 
 def _share(counts: Counts) -> str:
-    """How much is beyond; never 0 where anything is."""
+    """Return the share of elements beyond the tolerance; never 0 if there is one."""
     if not counts.beyond:
         return "0"
     share = counts.beyond / counts.elements
@@ -193,7 +193,7 @@ def _share(counts: Counts) -> str:
 
 
 def _lone(tensors: tuple[TensorComparison, ...]) -> list[RenderableType]:
-    """Differences that no error tells of: errors are those of finite numbers."""
+    """Return the differences besides errors of finite numbers."""
     found = [(one, one.counts.lone) for one in tensors if one.counts and one.counts.lone]
     lines: list[RenderableType] = []
     for one, lone in found[:_MOST_ROWS]:

@@ -1,4 +1,4 @@
-"""The answers to `--help`, as plain text."""
+"""Texts of `--help`."""
 
 from collections.abc import Mapping, Sequence
 from textwrap import dedent
@@ -173,11 +173,11 @@ _VERBS = {
 }
 
 VERBS = tuple(_VERBS)
-"""The verbs, in the order in which a user meets them."""
+"""Verbs, in the order in which a user needs them."""
 
 
 def overview(groups: Mapping[str, Sequence[str]]) -> str:
-    """Help for the program; `groups` holds what can be chosen."""
+    """Return the help of the program; `groups` holds the choices of each config group."""
     return _OVERVIEW.format(
         verbs="\n".join(f"  {verb:<10} {line}" for verb, (line, _) in _VERBS.items()),
         groups="\n".join(f"  {name:<10} {', '.join(options)}" for name, options in groups.items()),
@@ -185,5 +185,5 @@ def overview(groups: Mapping[str, Sequence[str]]) -> str:
 
 
 def of_verb(verb: str) -> str:
-    """Help for one verb."""
+    """Return the help of one verb."""
     return dedent(_VERBS[verb][1])

@@ -40,7 +40,7 @@ _PLURALS = {
 
 
 def safe(name: str) -> str:
-    """A name with everything that a terminal would obey, or not show, as an escape sequence.
+    """Return a name with control characters as escape sequences.
 
     Markup is no danger where the result goes into a `rich.text.Text`, which does not parse it.
     """
@@ -50,7 +50,7 @@ def safe(name: str) -> str:
 
 
 def shape_text(dims: Sequence[str | None] | None, shape: Sequence[int | None] | None) -> str:
-    """Axes by name where they vary and by size where they do not: `sample × token × 384`."""
+    """Return a shape with free axes by name, fixed axes by size: `sample × token × 384`."""
     if dims is None or shape is None:
         return "any shape"
     axes = zip(dims, shape, strict=True)
@@ -60,7 +60,7 @@ def shape_text(dims: Sequence[str | None] | None, shape: Sequence[int | None] | 
 def size_text(
     dims: Sequence[str | None] | None, shape: Sequence[int | None] | None, dtype: str
 ) -> str:
-    """Bytes as stored, for each element of the axes that vary: `1.5 kB/token`, `576 kB`."""
+    """Return stored bytes for each element of the free axes: `1.5 kB/token`, `576 kB`."""
     try:
         size = np.dtype(storable(dtype)).itemsize
     except TypeError:
@@ -78,14 +78,14 @@ def size_text(
 
 
 def counts_text(kinds: Counter[Kind]) -> str:
-    """`12 ops, 1 input`, in the order of `Kind`."""
+    """Return counts as text, in the order of `Kind`: `12 ops, 1 input`."""
     return ", ".join(
         f"{kinds[kind]:,} {_PLURALS[kind][kinds[kind] != 1]}" for kind in Kind if kinds[kind]
     )
 
 
 def duration_text(seconds: float) -> str:
-    """`0.4 s`, `12 s`, `3:05`, `2:03:05`."""
+    """Return a duration as text: `0.4 s`, `12 s`, `3:05`, `2:03:05`."""
     if seconds < 59.5:
         return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -94,12 +94,12 @@ def duration_text(seconds: float) -> str:
 
 
 def plural(count: int, one: str) -> str:
-    """`1 sample`, `2 samples`."""
+    """Return a count with its noun: `1 sample`, `2 samples`."""
     return f"{count:,} {one}{'' if count == 1 else 's'}"
 
 
 def rate_text(count: int, seconds: float) -> str:
-    """`110 samples/s`; nothing where nothing has been done, or in no time."""
+    """Return a rate: `110 samples/s`; an empty string for no samples or no time."""
     if not count or seconds <= 0:
         return ""
     rate = count / seconds
@@ -117,11 +117,11 @@ def _power(dim: str, count: int) -> str:
 
 
 _UNLIMITED = 10_000
-"""Width where no terminal gives one: lines in a file or a pipe are not to be broken."""
+"""Width in a file or pipe, so wide that no line is broken."""
 
 
 def render(renderable: RenderableType, stream: TextIO) -> str:
-    """The renderable as `stream` is to show it: coloured and folded for a terminal alone.
+    """Render for `stream`: colours and folded lines for a terminal only.
 
     Nothing but the colours given here reaches the terminal as a control sequence. Markup in a plain
     text is text.
@@ -143,7 +143,7 @@ def render(renderable: RenderableType, stream: TextIO) -> str:
 
 
 def printable(text: str) -> str:
-    """A message with everything that a terminal would obey, or not show, as an escape sequence.
+    """Return a message with control characters as escape sequences.
 
     Its lines stay lines.
     """
@@ -152,7 +152,7 @@ def printable(text: str) -> str:
 
 @dataclass(frozen=True)
 class Printable:
-    """A renderable whose own texts hold no control sequences."""
+    """Renderable without control sequences in its texts."""
 
     renderable: RenderableType
 
@@ -162,7 +162,7 @@ class Printable:
 
 
 def write(text: str) -> None:
-    """Write a result. Where nobody reads any more (`| head`), it and what follows is dropped."""
+    """Write a result. If the reader has gone (`| head`), drop it and all further output."""
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -171,7 +171,7 @@ def write(text: str) -> None:
 
 
 def drop_output() -> None:
-    """Let standard output lead nowhere, so that nothing written to it can fail."""
+    """Redirect standard output to nothing, so that writing cannot fail."""
     sink = os.open(os.devnull, os.O_WRONLY)
     os.dup2(sink, sys.stdout.fileno())
     os.close(sink)

@@ -47,7 +47,7 @@ class Waiting:
         self._thread: threading.Thread | None = None
 
     def begin(self, stage: str) -> None:
-        """Begin a stage; the one before it has ended."""
+        """Begin a stage and end the previous one."""
         self.end()
         self._stage = stage
         self._ended = threading.Event()
@@ -67,7 +67,7 @@ class Waiting:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Remove the spinner inside, so that something can be printed; the stage goes on after."""
+        """Remove the spinner within the context, so that something can be printed."""
         stage = self._stage
         self.end()
         yield
@@ -146,7 +146,7 @@ _INTERVAL_S = 5.0
 
 @contextmanager
 def listening(stream: TextIO) -> Iterator[Listener]:
-    """The listener that suits the stream; the terminal is left as it was, whatever happens."""
+    """Yield the listener that suits the stream, and restore the terminal on exit."""
     shown = Bar(stream) if stream.isatty() else Lines(stream)
     try:
         yield shown
@@ -155,7 +155,7 @@ def listening(stream: TextIO) -> Iterator[Listener]:
 
 
 class Lines:
-    """Plain lines, one every few seconds while a job advances."""
+    """Listener that prints a plain line every few seconds."""
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
@@ -172,14 +172,14 @@ class Lines:
     def planned(
         self, tensors: Sequence[PlannedTensor], samples: int, total_bytes_estimate: int
     ) -> None:
-        """Say what is about to be done."""
+        """Print what the job is about to do."""
         self._waiting.end()
         self._samples = samples
         self._began = self._spoke = self._clock()
         self._write(_announcement(tensors, samples, total_bytes_estimate))
 
     def advanced(self, samples: int, stored: int) -> None:
-        """Say how far the job is, unless something was said just now."""
+        """Print the progress, unless a line was printed within the last seconds."""
         with self._lock:
             self._done += samples
             self._stored += stored
@@ -190,11 +190,11 @@ class Lines:
             self._write(self._status(now - self._began))
 
     def note(self, message: str) -> None:
-        """Pass a message on."""
+        """Print a message."""
         self._write(safe(message))
 
     def finished(self, summary: Summary) -> None:
-        """Close with a table."""
+        """Print the summary."""
         self.stop()
         self._write(render(run.summary(summary), self._stream).rstrip("\n"))
 
@@ -219,7 +219,7 @@ class Lines:
 
 
 class Bar:
-    """A progress bar with rate, bytes and the time that is left."""
+    """Listener with a progress bar: rate, bytes and remaining time."""
 
     def __init__(self, stream: TextIO) -> None:
         self._console = Console(file=stream, highlight=False)
@@ -239,14 +239,14 @@ class Bar:
         self._waiting = Waiting(stream)
 
     def stage(self, name: str) -> None:
-        """Take the bar away; show a spinner if the stage takes long."""
+        """Remove the bar, and show a spinner if the stage takes long."""
         self._bar.stop()
         self._waiting.begin(name)
 
     def planned(
         self, tensors: Sequence[PlannedTensor], samples: int, total_bytes_estimate: int
     ) -> None:
-        """Say what is about to be done, and show the bar."""
+        """Print what the job is about to do, and show the bar."""
         self._waiting.end()
         self._console.print(Printable(Text(_announcement(tensors, samples, total_bytes_estimate))))
         self._bar.update(self._task, total=samples)
@@ -265,12 +265,12 @@ class Bar:
             self._console.print(Printable(Text(message)))
 
     def finished(self, summary: Summary) -> None:
-        """Replace the bar by a table."""
+        """Replace the bar with the summary."""
         self.stop()
         self._console.print(Printable(run.summary(summary)))
 
     def stop(self) -> None:
-        """Take bar and spinner away."""
+        """Remove the bar and the spinner."""
         self._waiting.end()
         self._bar.stop()
 

@@ -27,7 +27,7 @@ _NOTHING = "–"
 
 
 def drift_overview(drift: Drift) -> Table:
-    """A row a tensor: where the last checkpoint stands, and between which two it moved most."""
+    """Return a table: how far each tensor is from the first checkpoint, and its largest step."""
     table = Table(
         *("moved", "last against first", "cosine", "CKA", "largest step", "to"),
         box=None,
@@ -55,7 +55,7 @@ def _measure_text(value: float | None) -> str:
 
 
 def _largest(steps: Series, labels: Sequence[str]) -> tuple[str, str]:
-    """The largest relative norm of a step, and the checkpoint that it leads to."""
+    """Return the largest relative norm of a step and the checkpoint it leads to."""
     known = [(value, place) for place, value in enumerate(steps) if place and value is not None]
     if not known:
         return _NOTHING, ""
@@ -127,7 +127,7 @@ def _figure(drift: Drift, steps: list[int]) -> Any:
 
 
 def _most_moved(drift: Drift) -> dict[str, TensorDrift]:
-    """As many tensors as can be told apart: those that moved most, in the run's order."""
+    """Return the tensors that moved most, in the run's order, as many as a figure can show."""
 
     def far(key: str) -> float:
         known = [one for one in drift.tensors[key].from_first.relative_norm if one is not None]
@@ -164,7 +164,7 @@ _HDF5 = f"{Hdf5Sink.__module__}.{Hdf5Sink.__qualname__}"
 def overview(
     directory: Path, manifest: Manifest, committed: int | None = None, drift: Drift | None = None
 ) -> RenderableType:
-    """A run's manifest in brief, and its tensors.
+    """Return a summary of a run's manifest, and its tensors.
 
     Args:
         committed: how many shards of an unfinished run are stored.
@@ -216,7 +216,7 @@ def overview(
 
 
 def summary(result: Summary) -> RenderableType:
-    """What closes a run."""
+    """Return the table that a finished job prints."""
     facts = Table.grid(padding=(0, 2))
     if result.checkpoints:
         facts.add_row("checkpoints", f"{result.checkpoints:,}")
@@ -238,7 +238,7 @@ def _checkpoints(manifest: Manifest) -> str:
 
 
 def _self_check(checks: Sequence[SelfCheck]) -> str:
-    """What was compared, for the sets of weights together: they have the same outputs."""
+    """Return the outputs that the self-check compared, for all sets of weights together."""
     compared = [one for one in checks if one.not_applicable is None]
     if not compared:
         return f"not applicable: {checks[0].not_applicable}"
@@ -262,7 +262,7 @@ def _add_findings(
     constant: Sequence[str],
     unchanging: Sequence[str],
 ) -> None:
-    """A row for each sort of samples and values that may be a mistake; tensors are texts."""
+    """Add a row for each kind of samples and values that may be a mistake."""
     if skipped:
         told = f"{plural(skipped, 'sample')}, the reasons are in `run.skipped`"
         facts.add_row("skipped", Text(told, style="yellow"))
@@ -276,7 +276,7 @@ def _add_findings(
 
 
 def _told_of(values: Mapping[str, ValueStats]) -> tuple[list[str], list[str], list[str]]:
-    """Tensors not finite, constant, unchanging; with what was found where they are few."""
+    """Return the tensors that are not finite, constant or unchanging, if few with details."""
     non_finite = {key: _counted(one) for key, one in values.items() if not one.finite}
     constant = {key: f"{one.minimum:g}" for key, one in values.items() if one.constant}
     unchanging = [key for key, one in values.items() if one.never_changes]
@@ -290,7 +290,7 @@ def _explained(found: Mapping[str, str]) -> list[str]:
 
 
 def _counted(found: ValueStats) -> str:
-    """`2 NaN, 1 infinite in 3 samples`."""
+    """Return counts as text: `2 NaN, 1 infinite in 3 samples`."""
     sorts = ((found.nan, "NaN"), (found.inf, "infinite"))
     told = ", ".join(f"{count:,} {sort}" for count, sort in sorts if count)
     return f"{told} in {plural(found.samples, 'sample')}" if found.samples else told
@@ -317,7 +317,7 @@ def _tensors(tensors: tuple[RunTensor, ...]) -> Table:
 
 
 def _left_out_index(manifest: Manifest) -> str | None:
-    """Why a finished run of the HDF5 sink has no file over all shards; None where it has."""
+    """Return why a finished run has no `tensors.h5`; None if it has one."""
     if manifest.status is not Status.FINISHED or any(f.name == INDEX for f in manifest.files):
         return None
     sinks = manifest.job_resolved.get("sinks")
@@ -345,7 +345,7 @@ _JOB_STYLES = {JobStatus.FINISHED: "green", JobStatus.FAILED: "red"}
 
 
 def sweep_overview(directory: Path, record: SweepRecord) -> RenderableType:
-    """A sweep in brief, and a row for each of its jobs."""
+    """Return a summary of a sweep, and a row for each job."""
     facts = Table.grid(padding=(0, 2))
     facts.add_row("sweep", Text(safe(str(directory))))
     facts.add_row("status", Text(record.status))
@@ -360,7 +360,7 @@ def sweep_overview(directory: Path, record: SweepRecord) -> RenderableType:
 
 
 def sweep_summary(directory: Path, record: SweepRecord) -> str:
-    """What closes a sweep, as lines: how its jobs ended, and why some did not end well."""
+    """Return the closing lines of a sweep: how its jobs ended, and why some failed."""
     look = command("show", safe(str(directory)))
     lines = [f"sweep of {_counts(record)}. Look at it: {look}"]
     lines += [
@@ -395,7 +395,7 @@ def _reasons(record: SweepRecord) -> list[RenderableType]:
 
 
 def _counts(record: SweepRecord) -> str:
-    """`2 jobs finished, 1 failed`."""
+    """Return counts as text: `2 jobs finished, 1 failed`."""
     counted = Counter(job.status for job in record.jobs)
     told = [f"{counted[status]:,} {status}" for status in JobStatus if counted[status]]
     return ": ".join(filter(None, (plural(len(record.jobs), "job"), ", ".join(told))))

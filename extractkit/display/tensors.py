@@ -26,7 +26,7 @@ _SHOWN = (Kind.MODEL_INPUT, Kind.MODEL_OUTPUT, Kind.LAYER_OUTPUT, *VARIABLES)
 
 
 def listing(catalog: Catalog, matches: Mapping[str, Sequence[TensorRecord]]) -> RenderableType:
-    """The tree, and below it what was counted; `matches` are the records of each selector."""
+    """Return the tree and the counts below it; `matches` holds the records of each selector."""
     if not matches:
         shown = [record for record in catalog.records if record.kind in _SHOWN]
         # A format without layers has operations alone.
@@ -44,7 +44,7 @@ def listing(catalog: Catalog, matches: Mapping[str, Sequence[TensorRecord]]) -> 
 def tensor_tree(
     catalog: Catalog, shown: Iterable[TensorRecord], counted: Iterable[TensorRecord] = ()
 ) -> Tree:
-    """The layers of `shown` with their tensors; what is in `counted` alone is counted there."""
+    """Return the layers of `shown` with their tensors; count tensors that are only in `counted`."""
     visible = {record.address for record in shown}
     places = _counting_places([record for record in counted if record.address not in visible])
     hidden: dict[str, Counter[Kind]] = {}
@@ -63,7 +63,7 @@ def tensor_tree(
 
 
 def _counting_places(records: Sequence[TensorRecord]) -> dict[str, str]:
-    """For each record's address the path at which it is counted: its layer.
+    """Return the path of the layer at which each record is counted, by address.
 
     In a graph, where every operation would be a layer, it is the name scope around the operation,
     or one around that if there are very many.
@@ -145,7 +145,7 @@ _BOUNDS = {EXACT: "", UPPER_BOUND: "at most ", AT_LEAST: "at least "}
 
 
 def plan_overview(plan: Preview) -> RenderableType:
-    """Tensors, selectors, what is left out, and the totals."""
+    """Return the tensors, selectors, notes and totals of a plan."""
     parts: list[RenderableType] = [_tensors(plan), ""]
     for name, count in plan.matches.items():
         parts.append(Text(f"selectors.{safe(name)} matches {plural(count, 'tensor')}"))
