@@ -8,10 +8,27 @@ from collections.abc import Iterable, Mapping
 _PLAIN = re.compile(r"([A-Za-z0-9_./-]*[A-Za-z0-9_/-])?", re.ASCII)
 _MODEL, _EXPERIMENT, _SELECTORS = "model", "experiment", "selectors"
 
+RENAMED_KEYS: Mapping[str, str] = {"runtime.shards": "runtime.part"}
+"""The current names of configuration keys, by the names that they had before."""
+
 
 def command(verb: str, *arguments: object) -> str:
     """A command line of extractkit's."""
     return shlex.join(["extractkit", verb, *map(str, arguments)])
+
+
+def renamed_key(key: str, value: object) -> str | None:
+    """Return the message about a key that has another name now; None if it has not."""
+    new = RENAMED_KEYS.get(key)
+    return None if new is None else f"{key} is now {new}. Write: {override(new, value)}"
+
+
+def with_current_key(word: str) -> str:
+    """Return an override with the current name of its key; any other word as it is."""
+    bare = word.lstrip("+~")
+    key, equals, value = bare.partition("=")
+    marks = word.removesuffix(bare)
+    return f"{marks}{RENAMED_KEYS.get(key, key)}{equals}{value}"
 
 
 def listing(

@@ -121,7 +121,7 @@ def resume(
 def finalize(
     run: str | Path, *, trust: Sequence[str] = (), listener: Listener | None = None
 ) -> Run:
-    """Join the parts of a job, each made with `runtime.shards=i/n`, to one run.
+    """Join the parts of a job, each made with `runtime.part=i/n`, to one run.
 
     Bitwise the run of a single process. No model is loaded.
 

@@ -11,7 +11,14 @@ from importlib.metadata import PackageNotFoundError, version
 from extractkit import errors
 from extractkit.advice import command
 from extractkit.commands import jobs, runs
-from extractkit.commands.arguments import TRUST, overrides_first, spell_out, split_verb, taken
+from extractkit.commands.arguments import (
+    TRUST,
+    check_keys,
+    overrides_first,
+    spell_out,
+    split_verb,
+    taken,
+)
 from extractkit.config import GROUPS, options
 from extractkit.display import help as help_text
 from extractkit.display.output import printable, write
@@ -52,6 +59,7 @@ def execute(arguments: Sequence[str]) -> int:
         return DONE if _ON_RUNS[verb](rest) else FAILED
     if verb == "resume":
         return max(runs.resume(rest, report), default=DONE)
+    check_keys(arguments, rest)
     spelt, found = spell_out(rest)
     trusted, rest = taken(spelt, TRUST)
     flags = _flags(verb, rest)

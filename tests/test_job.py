@@ -27,7 +27,7 @@ def test_what_is_given_is_kept() -> None:
         "bad_samples": "skip", "bad_checkpoints": "skip",
         "non_finite": "fail", "self_check": False, "reuse_from": "outputs",
         "engine": "ray", "workers": 3, "shard_timeout": 1.5, "ray_address": "auto",
-        "worker_cpus": 0.5, "worker_gpus": 1, "shards": None,
+        "worker_cpus": 0.5, "worker_gpus": 1, "part": None,
     }  # fmt: skip
     assert vars(Runtime.parse(given)) == given
 
@@ -78,18 +78,19 @@ MODES = "Available: 'graph', 'xla'."
             "ray_address='ray://head:10001' is no address of a Ray cluster. Give that of its head, "
             "as in 10.0.0.1:6379, or auto, or null to start one here",
         ),
-        ({"shards": 2}, "shards=2 is not a text, such as '1/4'"),
+        ({"shards": "2/4"}, "shards is now runtime.part. Write: runtime.part=2/4"),
+        ({"part": 2}, "part=2 is not a text, such as '1/4'"),
         *(
             (
-                {"shards": part},
-                f"shards='{part}' is no part of a job. Give i/n, i from 1 to n: the parts of four "
+                {"part": part},
+                f"part='{part}' is not a part of a job. Give i/n, i from 1 to n: the parts of four "
                 "are 1/4, 2/4, 3/4 and 4/4",
             )
             for part in ("0/4", "5/4", "1/0", "2-4", "x/4", "1/4/2", "")
         ),
         (
-            {"shards": "1/2", "reuse_from": "outputs"},
-            "shards=1/2 and runtime.reuse_from=outputs do not go together: what is reused is a "
+            {"part": "1/2", "reuse_from": "outputs"},
+            "part=1/2 and runtime.reuse_from=outputs do not go together: what is reused is a "
             "whole run. Leave one of them out",
         ),
     ],

@@ -19,7 +19,7 @@ def test_what_may_be_given() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["model=bert", "runtime.shards=1/2", "~runtime.engine", "runtime={}", "x", "a='"]
+    "text", ["model=bert", "runtime.part=1/2", "~runtime.engine", "runtime={}", "x", "a='"]
 )
 def test_what_may_not(text: str) -> None:
     with pytest.raises(ConfigError) as caught:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from extractkit.advice import command, with_current_key
 from extractkit.config.model_files import MODEL, file_of, model_file
 from extractkit.display import help as help_text
 from extractkit.errors import ConfigError, choices
@@ -88,6 +89,24 @@ def overrides_first(arguments: Sequence[str]) -> list[str]:
         else:
             raise ConfigError(_misplaced(argument))
     return overrides + flags
+
+
+def check_keys(arguments: Sequence[str], rest: Sequence[str]) -> None:
+    """Refuse a key by a name that it had before.
+
+    Args:
+        arguments: The whole command line, for the message.
+        rest: Those of them that may be overrides.
+
+    Raises:
+        ConfigError: An override has such a key.
+    """
+    for argument, is_value in _with_values(rest):
+        current = with_current_key(argument)
+        if current != argument and not is_value:
+            old, new = (word.lstrip("+~").partition("=")[0] for word in (argument, current))
+            whole = command(*map(with_current_key, arguments))
+            raise ConfigError(f"{old} is now {new}. Write: {whole}")
 
 
 def _misplaced(word: str) -> str:

@@ -81,9 +81,9 @@ class Application:
     def _done(self, cfg: DictConfig, directory: Path) -> Path | None:
         try:
             composed = composition(cfg, directory, trust=self.trust)
-            if self.place is not None and (part := composed.job.runtime.shards) is not None:
+            if self.place is not None and (part := composed.job.runtime.part) is not None:
                 raise ConfigError(
-                    f"runtime.shards={part} in a sweep: each job has a directory of its own, so "
+                    f"runtime.part={part} in a sweep: each job has a directory of its own, so "
                     f"that its parts would never meet. Run the parts as jobs of their own, with "
                     f"one hydra.run.dir"
                 )

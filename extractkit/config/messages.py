@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]
 
+from extractkit.advice import renamed_key
 from extractkit.config import GROUPS, ROOT, config_directory, options
 from extractkit.config import overrides as quoting
 from extractkit.errors import ConfigError, choices
@@ -170,6 +171,9 @@ def _no_such_key(cause: OmegaConfBaseException, message: str) -> str:
     key = str(cause.full_key)
     parent, _, last = key.rpartition(".")
     node = cause.parent_node
+    value = message.rpartition("config use +")[2].strip().partition("=")[2]
+    if (renamed := renamed_key(key, value)) is not None:
+        return renamed
     if parent in _OPEN_GROUPS:
         override = message.rpartition("config use +")[2].strip()
         return f"{key} does not exist yet. Add it with a plus: {quoting.as_given(f'+{override}')}"

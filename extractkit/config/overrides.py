@@ -130,7 +130,7 @@ def _read(override: str) -> object:
         return None
 
 
-_KEYS = tuple(f"runtime.{key}" for key in WHERE_IT_RUNS if key != "shards")
+_KEYS = tuple(f"runtime.{key}" for key in WHERE_IT_RUNS if key != "part")
 
 
 def where_it_runs(verb: str, overrides: Sequence[str]) -> dict[str, object]:

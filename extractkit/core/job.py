@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from extractkit.advice import renamed_key
 from extractkit.core.component import Component
 from extractkit.core.plan import Part
 from extractkit.core.selectors import Selector
@@ -58,7 +59,7 @@ class Runtime:
         shard_timeout: seconds that a worker may take over a shard; None: as long as it takes.
         ray_address: "auto" or host:port of a cluster; None: one is started on this machine.
         worker_cpus, worker_gpus: what a worker reserves in a Ray cluster; None: 1, and 0.
-        shards: which part of the job is run, as in "2/4"; None: all of it.
+        part: the part of the job that is run, as in "2/4"; None: all of it.
     """
 
     batch_size: int = 32
@@ -80,12 +81,7 @@ class Runtime:
     ray_address: str | None = None
     worker_cpus: float | None = None
     worker_gpus: float | None = None
-    shards: str | None = None
-
-    @property
-    def part(self) -> Part | None:
-        """Which part of the job is run; None: all of it."""
-        return None if self.shards is None else Part.parse(self.shards)
+    part: Part | None = None
 
     @classmethod
     def parse(cls, entries: Mapping[str, object]) -> "Runtime":
@@ -95,7 +91,9 @@ class Runtime:
             ConfigError: an unknown key or a value that does not fit.
         """
         known = [item.name for item in fields(cls)]
-        for key in entries:
+        for key, value in entries.items():
+            if (message := renamed_key(f"runtime.{key}", value)) is not None:
+                raise ConfigError(message)
             if key not in known:
                 raise ConfigError(f"runtime.{key} does not exist. {choices(key, known)}")
         values = {key: _plain(key, value) for key, value in entries.items()}
@@ -128,6 +126,8 @@ class Runtime:
                 raise ConfigError(f"runtime.{key}={values[key]!r} is not true or false")
         for key in ("shard_timeout", "worker_cpus", "worker_gpus"):
             _check_number(key, values.get(key))
+        if values.get("part") is not None:
+            values["part"] = _part(values["part"])
         runtime = cls(**values)
         runtime._check_engine()
         runtime._check_part()
@@ -152,16 +152,9 @@ class Runtime:
             )
 
     def _check_part(self) -> None:
-        if self.shards is None:
-            return
-        if self.part is None:
+        if self.part is not None and self.reuse_from is not None:
             raise ConfigError(
-                f"runtime.shards={self.shards!r} is no part of a job. Give i/n, i from 1 to n: the "
-                f"parts of four are 1/4, 2/4, 3/4 and 4/4"
-            )
-        if self.reuse_from is not None:
-            raise ConfigError(
-                f"runtime.shards={self.shards} and runtime.reuse_from={self.reuse_from} do not go "
+                f"runtime.part={self.part} and runtime.reuse_from={self.reuse_from} do not go "
                 f"together: what is reused is a whole run. Leave one of them out"
             )
 
@@ -178,7 +171,7 @@ _TEXTS = {
     "device": "/CPU:0",
     "reuse_from": "outputs",
     "ray_address": "10.0.0.1:6379",
-    "shards": "1/4",
+    "part": "1/4",
 }
 """Keys that take a text or nothing, each with an example."""
 
@@ -191,7 +184,7 @@ _NEEDS = {
 }
 """Keys that some engines alone know what to do with."""
 
-WHERE_IT_RUNS = ("engine", *_NEEDS, "shards", "self_check")
+WHERE_IT_RUNS = ("engine", *_NEEDS, "part", "self_check")
 """Keys that say by whom a job is run and whether it is checked, and change no byte of it."""
 
 _ADDRESS = re.compile(r"auto|[^\s:/]+:[0-9]{1,5}|\[[0-9A-Fa-f:]+\]:[0-9]{1,5}")
@@ -211,6 +204,16 @@ def _plain(key: str, value: object) -> Any:
     if isinstance(value, Mapping | list | tuple):
         raise ConfigError(f"runtime.{key}={value!r} is not a single value")
     return value
+
+
+def _part(text: str) -> Part:
+    part = Part.parse(text)
+    if part is None:
+        raise ConfigError(
+            f"runtime.part={text!r} is not a part of a job. Give i/n, i from 1 to n: the parts of "
+            f"four are 1/4, 2/4, 3/4 and 4/4"
+        )
+    return part
 
 
 def _check_whole(key: str, value: object, least: int, optional: bool) -> None:

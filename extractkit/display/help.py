@@ -103,17 +103,17 @@ _VERBS = {
         """,
     ),
     "finalize": (
-        "join the parts of a job (runtime.shards=i/n) to one run",
+        "join the parts of a job (runtime.part=i/n) to one run",
         """\
         Usage: extractkit finalize RUN [--trust MODULE]
 
-        Each of n machines has run a part of the job: runtime.shards=1/n hydra.run.dir=RUN, and so
+        Each of n machines has run a part of the job: runtime.part=1/n hydra.run.dir=RUN, and so
         on to n/n. Of these one run is made, bitwise that of a single process. Parts that are
         missing, unfinished or not of one job are named. No model is loaded. The last line on
         standard output is the run directory.
 
-          extractkit model=bert selectors=attention runtime.shards=1/2 hydra.run.dir=runs/big
-          extractkit model=bert selectors=attention runtime.shards=2/2 hydra.run.dir=runs/big
+          extractkit model=bert selectors=attention runtime.part=1/2 hydra.run.dir=runs/big
+          extractkit model=bert selectors=attention runtime.part=2/2 hydra.run.dir=runs/big
           extractkit finalize runs/big
         """,
     ),

@@ -36,10 +36,10 @@ def check_runtime(runtime: Runtime, samples: int) -> None:
             f"runtime.engine={runtime.engine} and {_CARRY}: {one_stream}, so one process computes "
             f"them all. Use runtime.engine=local"
         )
-    if runtime.shards is not None:
+    if runtime.part is not None:
         raise ConfigError(
-            f"runtime.shards={runtime.shards} and {_CARRY}: {one_stream}, so the job has no parts. "
-            f"Leave runtime.shards out"
+            f"runtime.part={runtime.part} and {_CARRY}: {one_stream}, so the job has no parts. "
+            f"Leave runtime.part out"
         )
     for name in ("bad_samples", "non_finite"):
         if getattr(runtime, name) == "skip":

@@ -51,7 +51,7 @@ def execute(
 
     Args:
         directory: the run directory, which must not hold anything yet. A part of the job
-            (`runtime.shards`) is a run of its own, in a folder of it: see `runs/parts.py`.
+            (`runtime.part`) is a run of its own, in a folder of it: see `runs/parts.py`.
         hydra_files: what Hydra composed, by file name, for `.hydra/`.
         listener: is told how it goes.
         repeats: the run that is repeated: its model and inputs must be the ones found.
@@ -76,7 +76,7 @@ def execute(
         seeds={"runtime": job.runtime.seed},
         versions=package_versions(),
         git=git_state(),
-        part=job.runtime.shards,
+        part=None if job.runtime.part is None else str(job.runtime.part),
     )
     if (part := job.runtime.part) is not None:
         check_place(directory, part)

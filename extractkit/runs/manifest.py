@@ -76,7 +76,7 @@ SWEEP = "sweep.json"
 PARTS = "parts"
 """Name of the folder in which the parts of a job stand until they are joined to a run."""
 
-SCHEMA = 6
+SCHEMA = 7
 """Version of the manifest's fields; to be raised with every change of them."""
 
 MOST_SAMPLES = 1 << 40

@@ -45,8 +45,8 @@ _NAME = re.compile(r"([0-9]+)-of-([0-9]+)")
 
 
 @dataclass(frozen=True, eq=False)
-class Piece:
-    """A finished part: which, where, what it says of itself, and its shards."""
+class FinishedPart:
+    """A finished part of a job, with its directory, its manifest and the entries of its journal."""
 
     part: Part
     directory: Path
@@ -75,7 +75,7 @@ def check_place(directory: Path, part: Part) -> None:
     others = sorted({found.count for found in found_parts(directory)} - {part.count})
     if others:
         raise RunDirectoryError(
-            f"runtime.shards={part}: {RUN_KEY}={directory} holds parts of {others[0]}. "
+            f"runtime.part={part}: {RUN_KEY}={directory} holds parts of {others[0]}. "
             f"{elsewhere(RUN_KEY)}"
         )
 
@@ -88,7 +88,7 @@ def found_parts(directory: Path) -> list[Part]:
     return sorted((part for part in found if part), key=lambda one: (one.count, one.number))
 
 
-def finished_parts(directory: Path, busy: Mapping[Part, str]) -> list[Piece]:
+def finished_parts(directory: Path, busy: Mapping[Part, str]) -> list[FinishedPart]:
     """All parts of a run, in order, each finished, and of one job.
 
     Args:
@@ -104,7 +104,7 @@ def finished_parts(directory: Path, busy: Mapping[Part, str]) -> list[Piece]:
             manifests.read(directory)  # which tells what it is
         raise RunDirectoryError(
             f"{directory} holds no parts of a run. Make them, in any order and anywhere: "
-            f"extractkit … runtime.shards=1/4 {override(RUN_KEY, directory)}, and so on to 4/4"
+            f"extractkit … runtime.part=1/4 {override(RUN_KEY, directory)}, and so on to 4/4"
         )
     counts = sorted({part.count for part in found})
     if len(counts) > 1:
@@ -112,7 +112,7 @@ def finished_parts(directory: Path, busy: Mapping[Part, str]) -> list[Piece]:
             f"{directory / PARTS} holds parts of {' and of '.join(map(str, counts))}, which cannot "
             f"be of one job. Remove those that are not wanted"
         )
-    pieces: list[Piece] = []
+    finished: list[FinishedPart] = []
     lacking: list[tuple[Part, str | None]] = []
     for part in found[0].siblings:
         at = place(directory, part)
@@ -128,21 +128,21 @@ def finished_parts(directory: Path, busy: Mapping[Part, str]) -> list[Piece]:
         if manifest.status is not Status.FINISHED:
             lacking.append((part, f"is unfinished ({manifest.status}): {command('resume', at)}"))
         else:
-            pieces.append(Piece(part, at, manifest, _entries(at, manifest)))
+            finished.append(FinishedPart(part, at, manifest, _entries(at, manifest)))
     if lacking:
-        given = pieces[0].manifest.job_given if pieces else ()
+        given = finished[0].manifest.job_given if finished else ()
         told = [f"{part} {why or _missing(directory, part, given)}" for part, why in lacking]
         raise RunDirectoryError(
             f"{len(lacking)} of the {found[0].count} parts of {directory} are missing or not "
             f"finished: {'; '.join(told)}"
         )
-    _check_agreement(directory, pieces)
-    return pieces
+    _check_agreement(directory, finished)
+    return finished
 
 
 def without_part(overrides: tuple[str, ...]) -> tuple[str, ...]:
     """The overrides of a part as those of the whole job."""
-    return tuple(one for one in overrides if one.lstrip("+").partition("=")[0] != "runtime.shards")
+    return tuple(one for one in overrides if one.lstrip("+").partition("=")[0] != "runtime.part")
 
 
 def _missing(directory: Path, part: Part, given: tuple[str, ...]) -> str:
@@ -152,7 +152,7 @@ def _missing(directory: Path, part: Part, given: tuple[str, ...]) -> str:
 def _command(directory: Path, part: Part, given: tuple[str, ...]) -> str:
     """The line that makes a part, as a shell takes it."""
     words = shlex.join(without_part(given)) or "…"
-    return f"extractkit {words} runtime.shards={part} {override(RUN_KEY, directory)}"
+    return f"extractkit {words} runtime.part={part} {override(RUN_KEY, directory)}"
 
 
 def _entries(directory: Path, manifest: Manifest) -> dict[Shard, Entry]:
@@ -165,13 +165,13 @@ def _entries(directory: Path, manifest: Manifest) -> dict[Shard, Entry]:
     return entries
 
 
-def _check_agreement(directory: Path, pieces: list[Piece]) -> None:
+def _check_agreement(directory: Path, finished: list[FinishedPart]) -> None:
     """Refuse parts of which one is not like the most, or like the first where those are half."""
-    first = pieces[0]
-    other = [one for one in pieces if part_differences(first.manifest, one.manifest)]
+    first = finished[0]
+    other = [one for one in finished if part_differences(first.manifest, one.manifest)]
     if not other:
         return
-    alike = len(pieces) - len(other)
+    alike = len(finished) - len(other)
     reference, odd = (other[0], first) if len(other) > alike else (first, other[0])
     remedies = [(odd, reference)] if len(other) != alike else [(odd, reference), (reference, odd)]
     advice = " Or: ".join(
@@ -256,51 +256,51 @@ def _join(
             raise RunDirectoryError(
                 f"{at} is a link, or holds one in place of a folder: it may lead out of its run"
             )
-    pieces = finished_parts(directory, busy)
-    first = pieces[0].manifest
+    finished = finished_parts(directory, busy)
+    first = finished[0].manifest
     sinks = {name: reader(first, name) for name in first.sinks}
-    for piece in pieces:
-        for entry in piece.entries.values():
-            check_names(piece.directory, entry, first.sinks)
-    entries = {s: e for piece in pieces for s, e in piece.entries.items()}
+    for one in finished:
+        for entry in one.entries.values():
+            check_names(one.directory, entry, first.sinks)
+    entries = {s: e for one in finished for s, e in one.entries.items()}
     in_order = {shard: entries[shard] for shard in first.planned_shards}
     check_some_left(in_order.values(), sum(map(len, in_order)))
-    moves = [move for piece in pieces for move in _moves(directory, piece)]
+    moves = [move for one in finished for move in _moves(directory, one)]
     for name in (SHARDS, *([HYDRA] if _hydra(first) else [])):
         make_directory(directory / name)
     for source, target in moves:
         move(source, target)
     for folder in sorted({target.parent for _, target in moves}):
         make_durable(folder)
-    write_durably(directory / LOG, b"".join(_log(piece) for piece in pieces))
+    write_durably(directory / LOG, b"".join(_log(one) for one in finished))
     journal.rewrite(directory / JOURNAL, in_order.values())
-    recorder = Recorder(directory, _joined(pieces), sinks, in_order)
-    recorder.finish(_summed(piece.manifest.volatile.timings for piece in pieces))
+    recorder = Recorder(directory, _joined(finished), sinks, in_order)
+    recorder.finish(_summed(one.manifest.volatile.timings for one in finished))
 
 
-def _moves(directory: Path, piece: Piece) -> list[tuple[Path, Path]]:
+def _moves(directory: Path, finished: FinishedPart) -> list[tuple[Path, Path]]:
     """Where the files of a part are and where they belong; those that are there are left out.
 
     Raises:
         RunDirectoryError: one is in neither place, or damaged.
     """
-    files = [file for entry in piece.entries.values() for file in entry.stored]
-    if piece.part.number == 1:
-        recorded = {file.name: file for file in piece.manifest.files}
+    files = [file for entry in finished.entries.values() for file in entry.stored]
+    if finished.part.number == 1:
+        recorded = {file.name: file for file in finished.manifest.files}
         if SAMPLES not in recorded:
-            raise RunDirectoryError(f"{piece.directory} records no {SAMPLES}: damaged")
-        files += [recorded[SAMPLES], *_hydra(piece.manifest)]
+            raise RunDirectoryError(f"{finished.directory} records no {SAMPLES}: damaged")
+        files += [recorded[SAMPLES], *_hydra(finished.manifest)]
     moves = []
     for file in files:
-        source, target = piece.directory / file.name, directory / file.name
+        source, target = finished.directory / file.name, directory / file.name
         if not source.exists() and _whole(file, directory):
             continue
         try:
-            file.check(piece.directory)
+            file.check(finished.directory)
         except RunDirectoryError as error:
             raise RunDirectoryError(
-                f"part {piece.part} is damaged: {error}. Mend it: "
-                f"{command('resume', piece.directory)}"
+                f"part {finished.part} is damaged: {error}. Mend it: "
+                f"{command('resume', finished.directory)}"
             ) from error
         moves.append((source, target))
     return moves
@@ -318,22 +318,22 @@ def _hydra(manifest: Manifest) -> list[StoredFile]:
     return [file for file in manifest.files if Path(file.name).parts[:-1] == (HYDRA,)]
 
 
-def _log(piece: Piece) -> bytes:
+def _log(finished: FinishedPart) -> bytes:
     """What was logged while a part was made, under a line that says so."""
-    with suppress(FileNotFoundError), reading(piece.directory / LOG) as file:
-        return f"part {piece.part}\n".encode() + file.read()
+    with suppress(FileNotFoundError), reading(finished.directory / LOG) as file:
+        return f"part {finished.part}\n".encode() + file.read()
     return b""
 
 
-def _joined(pieces: Sequence[Piece]) -> Manifest:
+def _joined(finished: Sequence[FinishedPart]) -> Manifest:
     """The manifest of the whole run, to be finished."""
-    first = pieces[0].manifest
-    every = [piece.manifest.volatile for piece in pieces]
+    first = finished[0].manifest
+    every = [one.manifest.volatile for one in finished]
     machines = [machine for one in every for machine in (one.host, *one.workers)]
     runtime = first.job_resolved.get("runtime")
     resolved = dict(first.job_resolved)
     if isinstance(runtime, Mapping):
-        resolved["runtime"] = {**runtime, "shards": None}
+        resolved["runtime"] = {**runtime, "part": None}
     return replace(
         first,
         part=None,

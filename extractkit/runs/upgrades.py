@@ -5,6 +5,7 @@ leaves what is not of the type that it expects, so that decoding the result name
 they are: a run that is resumed is written anew with the fields of the current version.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -105,14 +106,37 @@ def _manifest_6(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {**_with(fields, 5, {"values_version": 0})}
 
 
+def _manifest_7(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The key `runtime.part` was `runtime.shards`."""
+    raised = dict(fields)
+    if "job_given" in fields:
+        raised["job_given"] = _each(fields["job_given"], _with_part)
+    resolved = fields.get("job_resolved")
+    if isinstance(resolved, Mapping):
+        runtime = resolved.get("runtime")
+        if isinstance(runtime, Mapping) and "shards" in runtime:
+            others = {key: value for key, value in runtime.items() if key != "shards"}
+            runtime = _with(others, 6, {"part": runtime["shards"]})
+            raised["job_resolved"] = {**resolved, "runtime": runtime}
+    return raised
+
+
 MANIFEST_UPGRADES: Mapping[int, Upgrade] = {
     1: _manifest_2,
     2: _manifest_3,
     3: _manifest_4,
     4: _manifest_5,
     5: _manifest_6,
+    6: _manifest_7,
 }
 """By the version that they raise to the next."""
+
+
+def _with_part(override: Any) -> Any:
+    """An override of `runtime.shards` as one of `runtime.part`; others as they are."""
+    if not isinstance(override, str):
+        return override
+    return re.sub(r"^([+~]*)runtime\.shards(?==|$)", r"\1runtime.part", override)
 
 
 def _chosen_model(given: Any) -> Any:

@@ -108,7 +108,7 @@ def test_a_finished_run_of_the_same_identity_is_taken(
             "given is where it runs: runtime.engine, runtime.workers, runtime.shard_timeout, "
             "runtime.ray_address, runtime.worker_cpus, runtime.worker_gpus, runtime.self_check\n",
         ),
-        (["resume", "r", "runtime.shards=1/2"], "resume: 'runtime.shards=1/2' cannot be given: "),
+        (["resume", "r", "runtime.part=1/2"], "resume: 'runtime.part=1/2' cannot be given: "),
         (["resume", "r", "runtime.workers=1,2"], "gives several values. Give one\n"),
         (["rerun", "r", "runtime.workers=2"], "is of no use to runtime.engine=local"),
         (["rerun", "r", "hydra.run.dir=r"], "holds a finished run"),

@@ -46,16 +46,16 @@ def test_a_run_is_gone_on_with_and_repeated_elsewhere(
 def test_parts_of_a_job_are_joined_to_the_same_run(
     program: Program, run: Path, place: Path
 ) -> None:
-    made = program(*JOB, "runtime.shards=2/2", "hydra.run.dir=p")
+    made = program(*JOB, "runtime.part=2/2", "hydra.run.dir=p")
     assert (made.returncode, made.stdout) == (cli.DONE, f"{place}/p/parts/2-of-2\n")
     assert re.search(r"^part +2/2$", program("show", "p/parts/2-of-2").stdout, re.MULTILINE)
     missing = program("finalize", "p")
     assert (missing.returncode, missing.stdout) == (cli.MISTAKEN, "")
     assert missing.stderr == (
         f"extractkit: 1 of the 2 parts of {place}/p are missing or not finished: 1/2 is missing: "
-        f"extractkit {' '.join(JOB)} runtime.shards=1/2 hydra.run.dir={place}/p\n"
+        f"extractkit {' '.join(JOB)} runtime.part=1/2 hydra.run.dir={place}/p\n"
     )
-    assert program(*JOB, "runtime.shards=1/2", "hydra.run.dir=p").returncode == cli.DONE
+    assert program(*JOB, "runtime.part=1/2", "hydra.run.dir=p").returncode == cli.DONE
     done = program("finalize", "p")
     assert (done.returncode, done.stdout, done.stderr) == (cli.DONE, f"{place}/p\n", "")
     assert stored(place / "p") == stored(run)
@@ -71,8 +71,8 @@ def test_parts_of_a_job_are_joined_to_the_same_run(
     ("arguments", "message"),
     [
         (
-            ["runtime.shards=5/4"],
-            "runtime.shards='5/4' is no part of a job. Give i/n, i from 1 to n: the parts of four "
+            ["runtime.part=5/4"],
+            "runtime.part='5/4' is not a part of a job. Give i/n, i from 1 to n: the parts of four "
             "are 1/4, 2/4, 3/4 and 4/4",
         ),
         (
@@ -103,6 +103,6 @@ def test_workers_and_parts_that_there_cannot_be(
 
 
 def test_parts_are_no_jobs_of_a_sweep(program: Program) -> None:
-    done = program("-m", *JOB, "runtime.shards=1/2,2/2", "hydra.sweep.dir=s")
+    done = program("-m", *JOB, "runtime.part=1/2,2/2", "hydra.sweep.dir=s")
     assert done.returncode == cli.MISTAKEN
-    assert "runtime.shards=1/2 in a sweep: each job has a directory of its own" in done.stderr
+    assert "runtime.part=1/2 in a sweep: each job has a directory of its own" in done.stderr

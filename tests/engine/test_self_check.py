@@ -461,7 +461,7 @@ def test_shards_that_were_committed_without_a_check_are_named(tmp_path: Path) ->
 def test_every_part_checks_itself_and_the_whole_has_the_worst(tmp_path: Path) -> None:
     for part in ("1/2", "2/2"):
         execute(
-            job(HIDDEN, shard_size=6, batch_size=4, shards=part),
+            job(HIDDEN, shard_size=6, batch_size=4, part=part),
             tmp_path / "run",
             hydra_files={},
             listener=Silent(),

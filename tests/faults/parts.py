@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from extractkit.core.job import Job
+from extractkit.core.plan import Part
 from extractkit.engine.execute import execute
 from extractkit.engine.listener import Silent
 from extractkit.runs.parts import finalize
@@ -50,7 +51,7 @@ def every_instant(scratch: Path, count: int | None, seed: int) -> Figures:
 
 def _part(part: str) -> Job:
     job = several_shards()
-    return replace(job, runtime=replace(job.runtime, shards=part))
+    return replace(job, runtime=replace(job.runtime, part=Part.parse(part)))
 
 
 def _judge(undisturbed: Undisturbed, place: Path, what: str, figures: Figures) -> None:

@@ -111,8 +111,9 @@ def _trajectory_joined_and_sweep() -> None:
 
     steps = ("model.checkpoints='step_*.safetensors'", "model.checkpoint_step='step_([0-9]+)'")
     _command(*MODEL, *steps, *INPUTS, *TENSORS, "hydra.run.dir=trajectory")
+    key = "runtime.part" if schema() >= 7 else "runtime.shards"
     for part in ("1/2", "2/2"):
-        joined = (f"runtime.shards={part}", "hydra.run.dir=joined")
+        joined = (f"{key}={part}", "hydra.run.dir=joined")
         _command(*STEP_0, *INPUTS, *FAULTY, *TENSORS, *joined)
     extractkit.finalize("joined")
     step = "model.checkpoint=step_0.safetensors,step_20.safetensors"

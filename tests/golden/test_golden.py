@@ -55,7 +55,7 @@ EXPECTED = Manifest(
             SelfCheck("last", not_applicable="the model's own call fails: é"),
         ),
     ),
-    schema=6,
+    schema=7,
     status=Status.FINISHED,
     job_given=("model=mine", "+selectors.mine.path=é"),
     job_resolved={"sinks": {"npz": {"_target_": "extractkit.sinks.npz.NpzSink"}}},
@@ -102,6 +102,7 @@ EARLIER = {
     3: replace(BEFORE_COUNTING, volatile=replace(EXPECTED.volatile, self_check=())),
     4: BEFORE_COUNTING,
     5: BEFORE_COUNTING,
+    6: EXPECTED,
 }
 """What older manifests are read as: fields that they lack have the value that was right then."""
 
@@ -153,6 +154,22 @@ def test_a_field_of_a_newer_version_is_refused_in_an_older_manifest(tmp_path: Pa
     with pytest.raises(
         RunDirectoryError, match="it holds 'self_check', which schema version 3 has not"
     ):
+        manifests.read(tmp_path)
+
+
+def test_an_older_manifest_of_a_part_has_the_current_key(tmp_path: Path) -> None:
+    fields = json.loads((GOLDEN / "manifest-6.json").read_bytes())
+    del fields["checksum"]
+    fields["job_given"] = ["model=mine", "runtime.shards=2/4", "+runtime.shards=2/4", "a=runtime"]
+    fields["job_resolved"]["runtime"] = {"seed": 0, "shards": "2/4"}
+    (tmp_path / MANIFEST).write_bytes(manifests.sealed(fields))
+    found = manifests.read(tmp_path)
+    assert found.job_given == ("model=mine", "runtime.part=2/4", "+runtime.part=2/4", "a=runtime")
+    assert found.job_resolved["runtime"] == {"seed": 0, "part": "2/4"}
+    assert found.job_resolved["sinks"] == EXPECTED.job_resolved["sinks"]
+    fields["job_resolved"]["runtime"]["part"] = "2/4"
+    (tmp_path / MANIFEST).write_bytes(manifests.sealed(fields))
+    with pytest.raises(RunDirectoryError, match="it holds 'part', which schema version 6 has not"):
         manifests.read(tmp_path)
 
 

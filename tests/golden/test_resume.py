@@ -16,7 +16,7 @@ from extractkit.runs import manifest as manifests
 from extractkit.runs.environment import VALUE_PACKAGES, VALUES_VERSION, package_versions
 from extractkit.runs.journal import read as read_journal
 from extractkit.runs.manifest import SCHEMA, Status
-from tests.golden.test_runs import RUNS, bias, check, kernel, runs
+from tests.golden.test_runs import FOLDERS, RUNS, bias, check, kernel, runs
 
 TRUST = ["linear"]
 
@@ -48,13 +48,19 @@ def other_packages(run: Path) -> list[str]:
     ]
 
 
-@runs("interrupted")
+OF_OTHER_VALUES = [
+    folder
+    for folder in FOLDERS
+    if manifests.read(RUNS / folder / "interrupted").values_version != VALUES_VERSION
+]
+
+
+@pytest.mark.parametrize("folder", OF_OTHER_VALUES)
 def test_a_run_of_another_values_version_is_refused_and_left_as_it_is(
-    run: Path, tmp_path: Path
+    folder: str, tmp_path: Path
 ) -> None:
+    run = RUNS / folder / "interrupted"
     recorded = manifests.read(run).values_version
-    if recorded == VALUES_VERSION:
-        pytest.skip("its values version is the current one")
     run = Path(shutil.copytree(run, tmp_path / "run"))
     before = contents(run)
     differ = f"extractkit's values version: {recorded} was recorded, {VALUES_VERSION} is found"

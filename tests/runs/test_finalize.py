@@ -23,7 +23,7 @@ from extractkit.runs.checking import verify
 from extractkit.runs.journal import Entry
 from extractkit.runs.layout import JOURNAL, LOG, MANIFEST, locked, owner
 from extractkit.runs.manifest import Status
-from extractkit.runs.parts import Piece, finalize, finished_parts, place
+from extractkit.runs.parts import FinishedPart, finalize, finished_parts, place
 from extractkit.runs.reader import open_run
 from extractkit.store.local import remove
 from extractkit.testing.reference import ReferenceModel
@@ -36,10 +36,10 @@ HYDRA = {"config.yaml": "model: reference\n"}
 
 def wanted(part: str | None = None, **changes: Any) -> Job:
     """Twenty texts in five shards, and constants."""
-    given = {"inputs": TEXTS, "sinks": ("hdf5", "npz"), "shard_size": 4, "shards": part, **changes}
+    given = {"inputs": TEXTS, "sinks": ("hdf5", "npz"), "shard_size": 4, "part": part, **changes}
     whole = job(EVERYTHING, **given)
-    overrides = ("model=reference", *([f"runtime.shards={part}"] if part else []))
-    runtime = {"runtime": {"shards": part, "engine": changes.get("engine", "local")}}
+    overrides = ("model=reference", *([f"runtime.part={part}"] if part else []))
+    runtime = {"runtime": {"part": part, "engine": changes.get("engine", "local")}}
     return replace(whole, given=overrides, resolved={**whole.resolved, **runtime})
 
 
@@ -192,8 +192,8 @@ def _sweep(run: Path) -> None:
         (
             _without_manifest,
             "2 of the 3 parts of {run} are missing or not finished: 2/3 is missing: extractkit "
-            "model=reference runtime.shards=2/3 hydra.run.dir={run}; 3/3 is missing: extractkit "
-            "model=reference runtime.shards=3/3 hydra.run.dir={run}",
+            "model=reference runtime.part=2/3 hydra.run.dir={run}; 3/3 is missing: extractkit "
+            "model=reference runtime.part=3/3 hydra.run.dir={run}",
         ),
         (
             _unfinished,
@@ -214,7 +214,7 @@ def _sweep(run: Path) -> None:
         (
             _none,
             "{run} holds no parts of a run. Make them, in any order and anywhere: extractkit … "
-            "runtime.shards=1/4 hydra.run.dir={run}, and so on to 4/4",
+            "runtime.part=1/4 hydra.run.dir={run}, and so on to 4/4",
         ),
         (
             _sweep,
@@ -255,7 +255,7 @@ def test_parts_of_different_jobs_are_refused(run: Path, changes: dict[str, Any],
     assert told in message
     assert message.endswith(
         f"Remove {run}/parts/2-of-3 and make it again as part 1/3 was made: extractkit "
-        f"model=reference runtime.shards=2/3 {override('hydra.run.dir', run)}"
+        f"model=reference runtime.part=2/3 {override('hydra.run.dir', run)}"
     )
 
 
@@ -276,7 +276,7 @@ def test_commands_can_be_typed_as_they_are_told(run: Path) -> None:
     (place(run, Part(1, 3)) / MANIFEST).unlink()
     for number in (2, 3):
         at = place(run, Part(number, 3))
-        given = ("model.checkpoints=w/*_BA.h5", "selectors=[a,b]", f"runtime.shards={number}/3")
+        given = ("model.checkpoints=w/*_BA.h5", "selectors=[a,b]", f"runtime.part={number}/3")
         manifest.write(at, replace(manifest.read(at), job_given=given))
     with pytest.raises(RunDirectoryError) as caught:
         finalize(run)
@@ -284,7 +284,7 @@ def test_commands_can_be_typed_as_they_are_told(run: Path) -> None:
     assert shlex.split(command) == [
         "model.checkpoints=w/*_BA.h5",
         "selectors=[a,b]",
-        "runtime.shards=1/3",
+        "runtime.part=1/3",
         f'hydra.run.dir="{run}"',
     ]
     assert "'model.checkpoints=w/*_BA.h5'" in command
@@ -340,7 +340,7 @@ def test_parts_are_locked_from_before_they_are_read_until_they_are_gone(
             at_work.append([owner(part) is not None for part in parts if part.exists()])
         remove(path)
 
-    def read(directory: Path, busy: Mapping[Part, str]) -> list[Piece]:
+    def read(directory: Path, busy: Mapping[Part, str]) -> list[FinishedPart]:
         at_work.append([owner(part) is not None for part in parts])
         return finished_parts(directory, busy)
 
@@ -404,7 +404,7 @@ def test_a_run_and_its_parts_do_not_get_into_each_others_way(run: Path) -> None:
     )
     with pytest.raises(RunDirectoryError, match=r"holds parts of a run\. Join them"):
         make(run)
-    with pytest.raises(RunDirectoryError, match=r"runtime.shards=1/4: hydra.run.dir=.* parts of 3"):
+    with pytest.raises(RunDirectoryError, match=r"runtime.part=1/4: hydra.run.dir=.* parts of 3"):
         make(run, "1/4")
     with pytest.raises(RunDirectoryError, match="holds a finished run of"):
         make(run, "1/3")

@@ -38,7 +38,7 @@ def test_parts_become_the_run_of_one_process(
 ) -> None:
     """Parts cut the axis anywhere; how tensors drift along it is told when they are joined."""
     for number in range(1, 5):
-        part = over(paths, shard_size=7, shards=f"{number}/4")
+        part = over(paths, shard_size=7, part=f"{number}/4")
         made = execute(part, tmp_path / "run", hydra_files={}, listener=Silent())
         assert not (made / "drift.json").exists()
     finalize(tmp_path / "run")

@@ -346,9 +346,9 @@ def test_the_policy_is_part_of_the_identity(place: Path) -> None:
             "runtime.engine=local",
         ),
         (
-            "runtime.shards=1/2",
-            "runtime.shards=1/2 and model.state=carry: each sample starts from the state that the "
-            "samples before it left, so the job has no parts. Leave runtime.shards out",
+            "runtime.part=1/2",
+            "runtime.part=1/2 and model.state=carry: each sample starts from the state that the "
+            "samples before it left, so the job has no parts. Leave runtime.part out",
         ),
         (
             "runtime.bad_samples=skip",
