@@ -3,12 +3,12 @@
 import shlex
 
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import example, given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from extractkit.advice import choice_override, hydra_text, names_override, override
+from extractkit.config.hydra_internals import parse_override
 
 # Half a surrogate pair cannot be typed; a NUL ends an argument.
 WORDS = st.sampled_from(
@@ -20,7 +20,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 def read(word: str) -> object:
     """What one word of a shell gives for the key `k`."""
     (argument,) = shlex.split(word)
-    value = OverridesParser.create().parse_override(argument).value()
+    value = parse_override(argument).value()
     return OmegaConf.to_container(OmegaConf.create({"k": value}), resolve=True)["k"]  # type: ignore[call-overload,index]
 
 
@@ -40,7 +40,7 @@ def test_names_stay_the_names_that_they_are(names: list[str]) -> None:
 @given(st.lists(WORDS | TEXTS, min_size=2, max_size=3))
 def test_a_sweep_goes_over_the_texts_that_it_names(texts: list[str]) -> None:
     (argument,) = shlex.split(choice_override("k", texts))
-    parsed = OverridesParser.create().parse_override(argument)
+    parsed = parse_override(argument)
     jobs = [f"k={one}" for one in parsed.sweep_string_iterator()]
     assert [read(shlex.quote(job)) for job in jobs] == texts
 

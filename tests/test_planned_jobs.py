@@ -6,11 +6,10 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from extractkit.config.compose import planned_jobs
+from extractkit.config.hydra_internals import BASIC_SWEEPER
 
-BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
-
-def config(*overrides: str, sweeper: str = BASIC, params: object = None) -> DictConfig:
+def config(*overrides: str, sweeper: str = BASIC_SWEEPER, params: object = None) -> DictConfig:
     return OmegaConf.create(
         {
             "hydra": {

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -29,6 +28,7 @@ from extractkit.advice import hydra_quoted
 from extractkit.config import ROOT, config_directory
 from extractkit.config.application import Application, JobFunction, Ran, Report
 from extractkit.config.compose import PROGRAM, VERSION_BASE, planned_jobs
+from extractkit.config.hydra_internals import command_line
 from extractkit.config.messages import translated
 from extractkit.config.overrides import trust_of, with_added_keys
 from extractkit.config.security import guarded
@@ -244,7 +244,7 @@ class _Launching:
 
     def _started(self) -> SweepRecord:
         """Return the record of a sweep that is about to begin."""
-        given = get_args_parser().parse_args(list(self._arguments))
+        given = command_line(self._arguments)
         return SweepRecord(
             started=now(),
             overrides=tuple(given.overrides),

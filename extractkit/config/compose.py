@@ -1,22 +1,18 @@
 """Compose a job: from overrides, from a recorded run, for each job of a sweep."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
 import hydra
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from extractkit.config import ROOT, config_directory
 from extractkit.config.convert import job_of, to_job
+from extractkit.config.hydra_internals import BASIC_SWEEPER, own_state, swept_jobs
 from extractkit.config.messages import translated
 from extractkit.config.overrides import as_typed, trust_of, values_of, with_added_keys
 from extractkit.config.security import guarded
@@ -68,7 +64,7 @@ def compose(
         _check_no_settings(group, overrides)
     left_out = [f"~{group}" for group in live or {}]
     trust = trust_of(overrides, trusted)
-    with _own_hydra(), guarded(trust), translated(overrides):
+    with own_state(), guarded(trust), translated(overrides):
         with hydra.initialize_config_dir(
             str(config_directory()), job_name=PROGRAM, version_base=VERSION_BASE
         ):
@@ -140,20 +136,6 @@ def _options(hydra_config: DictConfig) -> list[str]:
     return [*(word for folder in folders for word in ("--config-dir", folder)), *searched]
 
 
-@contextmanager
-def _own_hydra() -> Iterator[None]:
-    """Save and restore Hydra's singletons, so that a Hydra application can call the library."""
-    application, config = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
-    version = VersionBase.instance().version_base
-    GlobalHydra.instance().clear()
-    try:
-        yield
-    finally:
-        GlobalHydra.instance().hydra = application
-        HydraConfig.instance().cfg = config
-        VersionBase.instance().version_base = version
-
-
 def in_memory(manifest: Manifest, live: Mapping[str, Component]) -> list[str]:
     """Return which of "model" and "inputs" were live objects in a run and are not given now."""
     groups = ("model", "inputs")
@@ -223,14 +205,13 @@ def planned_jobs(config: DictConfig) -> list[SweepJob]:
     `glob`, which only Hydra expands.
     """
     sweeper = config.hydra.sweeper
-    if not str(sweeper.get("_target_")).endswith(f".{BasicSweeper.__name__}"):
+    if sweeper.get("_target_") != BASIC_SWEEPER:
         return []
     written = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
     assert isinstance(written, list)
     always = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
     try:
-        overrides = OverridesParser.create().parse_overrides([*always, *map(str, written)])
-        (together,) = BasicSweeper.split_arguments(overrides, None)
+        together = swept_jobs([*always, *map(str, written)])
     except HydraException:
         return []  # Hydra reports what is wrong with them
     return [

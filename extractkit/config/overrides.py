@@ -3,13 +3,11 @@
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from extractkit.advice import hydra_quoted
+from extractkit.config.hydra_internals import Override, converted, parse_override
 from extractkit.core.component import IMPORTS
 from extractkit.core.job import WHERE_IT_RUNS
 from extractkit.core.trust import CUSTOM_OBJECTS, Trust
@@ -45,11 +43,10 @@ def values_of(overrides: Sequence[str]) -> dict[str, object]:
     The value of a deleted key is None. Overrides that cannot be parsed are omitted: Hydra reports
     them when it composes.
     """
-    parser = OverridesParser.create()
     found: dict[str, object] = {}
     for text in overrides:
         try:
-            override = parser.parse_override(text)
+            override = parse_override(text)
             found[_key(override)] = None if override.is_delete() else plain(override.value())
         except (HydraException, TypeError):
             continue
@@ -125,7 +122,7 @@ def _typed(override: str, meaning: object) -> str | None:
 def _read(override: str) -> object:
     """Return the value that Hydra parses from an override; None if it refuses the override."""
     try:
-        return OverridesParser.create().parse_override(override).value()
+        return parse_override(override).value()
     except HydraException:
         return None
 
@@ -143,11 +140,10 @@ def where_it_runs(verb: str, overrides: Sequence[str]) -> dict[str, object]:
     Raises:
         ConfigError: an override changes something else, or cannot be parsed.
     """
-    parser = OverridesParser.create()
     found: dict[str, object] = {}
     for text in overrides:
         try:
-            one = parser.parse_override(text)
+            one = parse_override(text)
         except HydraException:
             one = None
         if one is None or one.key_or_group not in _KEYS or one.is_delete():
@@ -157,9 +153,7 @@ def where_it_runs(verb: str, overrides: Sequence[str]) -> dict[str, object]:
             )
         if one.is_sweep_override():
             raise ConfigError(f"{verb}: {text!r} gives several values. Give one")
-        found[one.key_or_group.removeprefix("runtime.")] = Override._convert_value(
-            cast(Any, one.value())
-        )
+        found[one.key_or_group.removeprefix("runtime.")] = converted(one.value())
     return found
 
 
@@ -189,10 +183,9 @@ def trust_of(arguments: Sequence[str], trusted: Sequence[str] = ()) -> Trust:
 
 def _parsed(arguments: Sequence[str]) -> Iterator[Override]:
     """Yield the overrides that can be parsed; Hydra reports the others later."""
-    parser = OverridesParser.create()
     for argument in with_added_keys(arguments):
         try:
-            yield parser.parse_override(argument)
+            yield parse_override(argument)
         except HydraException:
             continue
 
@@ -209,7 +202,7 @@ def _settings(override: Override) -> Iterator[tuple[str, str]]:
 
 def _swept(override: Override) -> list[object]:
     try:
-        return [Override._convert_value(value) for value in override.sweep_iterator()]
+        return [converted(value) for value in override.sweep_iterator()]
     except HydraException:
         return []  # what a sweeper draws, or finds in a group, is not what the user typed
 

@@ -10,17 +10,17 @@ and set up loggers before the application is asked.
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any
 
-import hydra._internal.hydra as hydra_internals
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra.core.config_search_path import ConfigSearchPath
-from hydra.core.config_store import ConfigNode, ConfigStore
-from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from extractkit.config.hydra_internals import (
+    BASIC_LAUNCHER,
+    Checks,
+    checked_loading,
+    stored_nodes,
+)
 from extractkit.config.overrides import leaves, name
 from extractkit.core.component import import_from_here
 from extractkit.core.trust import Trust
@@ -40,7 +40,7 @@ _STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 _CALLED = ("()", "class", "factory", "queue", "listener")
 # Launchers that send no job to other machines, with what that may cost or reach there.
 _LAUNCHERS = (
-    "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
+    BASIC_LAUNCHER,
     "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
     "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher",
     "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher",
@@ -106,9 +106,9 @@ _NUMBER = re.compile(r"[-+0-9.e]+|True|False|None")
 
 def _targets(launcher: str) -> Iterator[str]:
     """What the installed launcher of this name is, if there is one."""
-    node = ConfigStore.instance().repo.get("hydra", {}).get("launcher", {}).get(f"{launcher}.yaml")
-    if isinstance(node, ConfigNode):
-        yield str(node.node.get(_TARGET))
+    node = stored_nodes("launcher").get(f"{launcher}.yaml")
+    if node is not None:
+        yield str(node.get(_TARGET))
 
 
 def _chosen(at: str, value: str, trust: Trust) -> bool:
@@ -206,68 +206,27 @@ _RULES = {
 
 
 def _offered() -> Iterator[tuple[str, str]]:
-    """Key and text of everything that Hydra and the installed plugins themselves offer."""
-
-    def nodes(repository: Mapping[str, Any]) -> Iterator[ConfigNode]:
-        for entry in repository.values():
-            if isinstance(entry, ConfigNode):
-                yield entry
-            else:
-                yield from nodes(entry)
-
-    for stored in nodes(ConfigStore.instance().repo.get("hydra", {})):
-        written = OmegaConf.to_container(stored.node, resolve=False, enum_to_str=True)
+    """Yield key and text of everything that Hydra and the installed plugins themselves offer."""
+    for node in stored_nodes().values():
+        written = OmegaConf.to_container(node, resolve=False, enum_to_str=True)
         for place, value in leaves(written):
             if isinstance(value, str):
                 yield name(place), value
 
 
-_LOADER = "ConfigLoaderImpl"
-_SEARCH_PATH = "hydra.searchpath"
+def guarded(trust: Trust) -> AbstractContextManager[None]:
+    """Let Hydra compose only what names no foreign code, or what is trusted.
 
-
-@contextmanager
-def guarded(trust: Trust) -> Iterator[None]:
-    """Let Hydra compose nothing but what names no foreign code, or only what is trusted.
-
-    There is no public way to give Hydra another loader.
+    Loading raises a ConfigError where something under `hydra` would run foreign code.
     """
-    before = getattr(hydra_internals, _LOADER)
-    setattr(hydra_internals, _LOADER, partial(GuardedLoader, trust=trust))
-    try:
-        yield
-    finally:
-        setattr(hydra_internals, _LOADER, before)
+    return checked_loading(
+        Checks(
+            composed=partial(check_hydra, trust=trust),
+            search_path=partial(check_search_path, trust=trust),
+            absent=_absent,
+        )
+    )
 
 
-class GuardedLoader(ConfigLoaderImpl):
-    """Hydra's loader of configurations; launchers send it to other processes."""
-
-    def __init__(self, config_search_path: ConfigSearchPath, trust: Trust) -> None:
-        super().__init__(config_search_path)
-        self._trust = trust
-
-    def load_configuration(self, *args: Any, **kwargs: Any) -> DictConfig:
-        """As Hydra's.
-
-        Raises:
-            ConfigError: something under `hydra` would run foreign code.
-        """
-        try:
-            composed = super().load_configuration(*args, **kwargs)
-        except KeyError as error:
-            # Of OmegaConf's KeyErrors Hydra has made its own.
-            raise ConfigError(f"hydra.job.env_copy: {error} is not in the environment") from error
-        check_hydra(composed.hydra, self._trust)
-        return composed
-
-    def _process_config_searchpath(
-        self, config_name: str | None, parsed_overrides: list[Override], repo: Any
-    ) -> None:
-        primary = repo.load_config(config_path=config_name) if config_name else None
-        asked = [one.value() for one in parsed_overrides if one.key_or_group == _SEARCH_PATH]
-        if primary is not None and OmegaConf.is_dict(primary.config):
-            asked.append(OmegaConf.select(primary.config, _SEARCH_PATH))
-        for entries in asked:
-            check_search_path(entries, self._trust)
-        super()._process_config_searchpath(config_name, parsed_overrides, repo)
+def _absent(error: KeyError) -> ConfigError:
+    return ConfigError(f"hydra.job.env_copy: {error} is not in the environment")

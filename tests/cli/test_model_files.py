@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from safetensors.numpy import save_file
 
 from extractkit import cli
 from extractkit.commands.arguments import spell_out
+from extractkit.config.hydra_internals import parse_override
 from extractkit.config.model_files import spell_out as spell_out_overrides
 from extractkit.errors import ConfigError
 from tests.cli.called import Program
@@ -98,7 +98,7 @@ def test_a_path_ends_the_sentence_without_a_full_stop(files: Path, place: str) -
     with pytest.raises(ConfigError) as refused:
         spell_out([place])
     advice = str(refused.value).partition("Name the format: model=NAME ")[2]
-    assert OverridesParser.create().parse_override(*shlex.split(advice)).value() == place
+    assert parse_override(*shlex.split(advice)).value() == place
 
 
 def test_a_path_may_have_an_equals_sign(files: Path) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from extractkit.advice import override
+from extractkit.config.hydra_internals import parse_override
 from extractkit.core.job import Job
 from extractkit.core.plan import Part
 from extractkit.core.values import Array
@@ -288,7 +288,7 @@ def test_commands_can_be_typed_as_they_are_told(run: Path) -> None:
         f'hydra.run.dir="{run}"',
     ]
     assert "'model.checkpoints=w/*_BA.h5'" in command
-    parsed = OverridesParser.create().parse_override(shlex.split(command)[-1])
+    parsed = parse_override(shlex.split(command)[-1])
     assert parsed.value() == str(run)
 
 

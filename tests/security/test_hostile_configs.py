@@ -5,19 +5,21 @@ as a sweep, for storing and for looking, and by the library.
 """
 
 import pickle
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import hydra
 import pytest
-from hydra._internal.core_plugins import basic_launcher, basic_sweeper
-from hydra._internal.utils import create_config_search_path
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
 from extractkit.commands import jobs, sweeps
 from extractkit.config import ROOT, config_directory, security
 from extractkit.config.app import launch
-from extractkit.config.compose import Composition, compose
+from extractkit.config.compose import VERSION_BASE, Composition, compose
+from extractkit.config.hydra_internals import BASIC_LAUNCHER, BASIC_SWEEPER, own_state
 from extractkit.config.overrides import trust_of
 from extractkit.core.trust import Trust
 from extractkit.errors import ConfigError, ExtractkitError
@@ -159,7 +161,7 @@ def test_each_of_them_runs_where_nobody_looks(
     hostile: Path, canary: Canary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else the tests above would be passed by what is harmless anyway."""
-    monkeypatch.setattr(security, "check_hydra", lambda *_: None)
+    monkeypatch.setattr(security, "check_hydra", lambda *_, **__: None)
     monkeypatch.setattr(Trust, "check", lambda *_: None)
     attempt([*CHOSEN, "--config-dir", str(hostile)], dry=False)
     assert canary.sang
@@ -176,9 +178,8 @@ def test_the_library_refuses_the_same(hostile: Path, canary: Canary) -> None:
 def plugin() -> Iterator[None]:
     """A launcher and a sweeper that take arguments of any kind, as installed plugins offer them."""
     store = ConfigStore.instance()
-    plugins = {"launcher": basic_launcher.BasicLauncher, "sweeper": basic_sweeper.BasicSweeper}
-    for group, plugin in plugins.items():
-        target = f"{plugin.__module__}.{plugin.__qualname__}"
+    plugins = {"launcher": BASIC_LAUNCHER, "sweeper": BASIC_SWEEPER}
+    for group, target in plugins.items():
         node = {"_target_": target, "setup": None, "name": "${hydra.job.name}", "count": 1}
         store.store(group=f"hydra/{group}", name="open", node=node)
     yield
@@ -348,8 +349,38 @@ def test_the_guard_goes_along_to_other_processes(
     canary: Canary, tmp_path: Path, place: Path
 ) -> None:
     conf = experiment(tmp_path, canary.placed("hydra: {callbacks: {x: {_target_: CANARY.Call}}}\n"))
-    search_path = create_config_search_path(str(config_directory()))
-    sent = pickle.loads(pickle.dumps(security.GuardedLoader(search_path, Trust())))
+    with own_state(), security.guarded(Trust()):
+        hydra.initialize_config_dir(str(config_directory()), version_base=VERSION_BASE)
+        sent = pickle.loads(pickle.dumps(GlobalHydra.instance().config_loader()))
     overrides = ["model=bert", "experiment=hostile", f"hydra.searchpath=[file://{conf}]"]
     with pytest.raises(ConfigError, match=r"^hydra\.callbacks\.x\._target_='canary_\d+\.Call' is"):
         sent.load_configuration(ROOT, overrides, RunMode.RUN)
+
+
+def test_the_guard_of_one_thread_outlasts_that_of_another(
+    canary: Canary, tmp_path: Path, place: Path
+) -> None:
+    text = canary.placed("hydra: {callbacks: {x: {_target_: CANARY.Call}}}\n")
+    conf = experiment(tmp_path, text)
+    entered, left = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with security.guarded(Trust()):
+            entered.set()
+            left.wait(60)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    entered.wait(60)
+    with security.guarded(Trust()), own_state():
+        left.set()
+        thread.join(60)
+        with (
+            hydra.initialize_config_dir(str(config_directory()), version_base=VERSION_BASE),
+            pytest.raises(ConfigError, match=r"^hydra\.callbacks\.x\._target_="),
+        ):
+            hydra.compose(
+                ROOT,
+                ["model=bert", "experiment=hostile", f"hydra.searchpath=[file://{conf}]"],
+                return_hydra_config=True,
+            )

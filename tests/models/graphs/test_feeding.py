@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from extractkit.config.hydra_internals import parse_override
 from extractkit.core.catalog import Kind
 from extractkit.core.component import Component
 from extractkit.errors import ConfigError
@@ -179,7 +179,7 @@ def test_a_name_that_does_not_exist(folder: Path) -> None:
 def as_hydra_reads_it(message: str) -> object:
     """The value of the override that a message advises, typed into a shell."""
     words = shlex.split(message[message.index("'model.inputs=") :])
-    override = OverridesParser.create().parse_override(words[0])
+    override = parse_override(words[0])
     value = override.value()
     assert isinstance(value, dict)
     return {str(getattr(key, "text", key)): axes for key, axes in value.items()}

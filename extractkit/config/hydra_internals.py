@@ -1,0 +1,239 @@
+"""Interfaces of Hydra that its documentation does not promise: the only file that uses them.
+
+Known to work with Hydra 1.3.8 and 1.4.0rc3. `tests/internals/test_hydra.py` checks each name on
+its own, so that a release without one fails with what it lacks.
+"""
+
+import threading
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, cast
+
+import hydra._internal.hydra as _application
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigNode, ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.version import VersionBase
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+__all__ = [
+    "BASIC_LAUNCHER",
+    "BASIC_SWEEPER",
+    "Checks",
+    "Override",
+    "checked_loading",
+    "command_line",
+    "converted",
+    "own_state",
+    "parse_override",
+    "stored_nodes",
+    "swept_jobs",
+]
+
+BASIC_LAUNCHER = f"{BasicLauncher.__module__}.{BasicLauncher.__qualname__}"
+"""The `_target_` of Hydra's own launcher."""
+
+BASIC_SWEEPER = f"{BasicSweeper.__module__}.{BasicSweeper.__qualname__}"
+"""The `_target_` of Hydra's own sweeper."""
+
+
+# ---------------------------------------------------------------------------- overrides
+
+
+def parse_override(text: str) -> Override:
+    """Parse one override of a command line.
+
+    Uses `OverridesParser` and the `Override` that it returns. Hydra documents the grammar, but no
+    function that reads it.
+
+    Raises:
+        HydraException: The text is not an override.
+    """
+    return OverridesParser.create().parse_override(text)
+
+
+def converted(value: object) -> object:
+    """Convert a parsed value to plain Python: quoted strings to text, and so on within lists.
+
+    Uses `Override._convert_value`, which `Override.value()` calls for values that are not swept.
+    Hydra has no public equivalent for the single values of a sweep.
+    """
+    return Override._convert_value(cast(Any, value))
+
+
+def swept_jobs(overrides: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return the overrides of each job that Hydra's own sweeper makes of these, in its order.
+
+    Uses `BasicSweeper.split_arguments`. Hydra has no public way to list the jobs of a sweep before
+    it runs.
+
+    Raises:
+        HydraException: The overrides cannot be parsed, or not be swept.
+    """
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    (together,) = BasicSweeper.split_arguments(parsed, None)
+    return [tuple(one) for one in together]
+
+
+def command_line(arguments: Sequence[str]) -> Namespace:
+    """Return what Hydra's own argument parser makes of a command line.
+
+    Uses `get_args_parser`. `hydra.main` builds the same parser, and hands it to no one.
+    """
+    return get_args_parser().parse_args(list(arguments))
+
+
+# ---------------------------------------------------------------------------- state
+
+
+@contextmanager
+def own_state() -> Iterator[None]:
+    """Within it, Hydra can be initialised anew; on exit, its former state is back.
+
+    Assigns to `GlobalHydra.hydra`, `HydraConfig.cfg` and `VersionBase`. The public `clear` and
+    `initialize` keep nothing of an application that is already running.
+    """
+    application, config = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
+    version = VersionBase.instance().version_base
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = application
+        HydraConfig.instance().cfg = config
+        VersionBase.instance().version_base = version
+
+
+def stored_nodes(*group: str) -> dict[str, Any]:
+    """Return the configurations under `hydra` that Hydra and installed plugins registered.
+
+    Uses `ConfigStore.repo`. The public `load` and `list` raise an error for what is absent, and
+    read one name at a time.
+
+    Args:
+        group: Names of nested groups below `hydra`. Without any, all of `hydra`.
+
+    Returns:
+        Each registered node by its path below the group ("basic.yaml").
+    """
+    here: Any = ConfigStore.instance().repo.get("hydra", {})
+    for name in group:
+        here = here.get(name, {})
+
+    def nodes(entries: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
+        for name, entry in entries.items():
+            if isinstance(entry, ConfigNode):
+                yield f"{path}{name}", entry.node
+            else:
+                yield from nodes(entry, f"{path}{name}/")
+
+    return dict(nodes(here, ""))
+
+
+# ---------------------------------------------------------------------------- loading
+
+
+@dataclass(frozen=True)
+class Checks:
+    """Checks of a configuration before Hydra uses it. They travel to the processes of launchers.
+
+    Attributes:
+        composed: Called with the composed `hydra` node.
+        search_path: Called with each value of `hydra.searchpath`, before Hydra imports a package
+            that it names.
+        absent: Called with a KeyError that is not OmegaConf's: a variable of `hydra.job.env_copy`
+            that is not set. Returns the exception to raise.
+    """
+
+    composed: Callable[[DictConfig], None]
+    search_path: Callable[[object], None]
+    absent: Callable[[KeyError], Exception]
+
+
+_checks: ContextVar[Checks | None] = ContextVar("checks", default=None)
+_LOADER = "ConfigLoaderImpl"
+_lock = threading.Lock()
+_inside = 0
+
+
+@contextmanager
+def checked_loading(checks: Checks) -> Iterator[None]:
+    """Within it, Hydra composes only what passes the checks, in this thread.
+
+    Replaces the name `ConfigLoaderImpl` in `hydra._internal.hydra`: Hydra has no public way to
+    give an application another loader. From Hydra 1.4 on, `execution_whitelist` covers a part of
+    the checks (targets and logging), but not the search path, the environment, names of files or
+    the commands of launchers.
+    """
+    global _inside
+    token = _checks.set(checks)
+    with _lock:
+        _inside += 1
+        setattr(_application, _LOADER, CheckedLoader)
+    try:
+        yield
+    finally:
+        _checks.reset(token)
+        with _lock:
+            _inside -= 1
+            if not _inside:
+                setattr(_application, _LOADER, ConfigLoaderImpl)
+
+
+class CheckedLoader(ConfigLoaderImpl):
+    """Hydra's loader of configurations, with checks. Launchers send it to other processes.
+
+    Overrides `_load_configuration_impl`, which all public and private ways to compose lead to:
+    Hydra 1.4 no longer calls `load_configuration` for an application. A loader that another thread
+    makes in the meantime has no checks.
+    """
+
+    def __init__(self, config_search_path: ConfigSearchPath) -> None:
+        super().__init__(config_search_path)
+        self._checks = _checks.get()
+
+    def _load_configuration_impl(self, *args: Any, **kwargs: Any) -> DictConfig:
+        try:
+            composed = super()._load_configuration_impl(*args, **kwargs)
+        except KeyError as error:
+            if self._checks is None or isinstance(error, OmegaConfBaseException):
+                raise
+            raise self._checks.absent(error) from error
+        if self._checks is not None:
+            self._checks.composed(composed.hydra)
+        return composed
+
+    def _process_config_searchpath(
+        self, config_name: str | None, parsed_overrides: list[Override], repo: Any
+    ) -> None:
+        if self._checks is not None:
+            for entries in _asked(config_name, parsed_overrides, repo):
+                self._checks.search_path(entries)
+        super()._process_config_searchpath(config_name, parsed_overrides, repo)
+
+
+_SEARCH_PATH = "hydra.searchpath"
+
+
+def _asked(
+    config_name: str | None, parsed_overrides: Sequence[Override], repo: Any
+) -> Iterator[object]:
+    """Yield what overrides and the primary configuration give as the search path."""
+    for one in parsed_overrides:
+        # Hydra 1.4 takes `hydra[searchpath]` too.
+        if one.key_or_group.replace("[", ".").replace("]", "") == _SEARCH_PATH:
+            yield one.value()
+    primary = repo.load_config(config_path=config_name) if config_name else None
+    if primary is not None and OmegaConf.is_dict(primary.config):
+        yield OmegaConf.select(primary.config, _SEARCH_PATH)
