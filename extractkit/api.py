@@ -24,7 +24,7 @@ from extractkit.engine.recompute import not_recomputed
 from extractkit.engine.recompute import recompute as recompute_shards
 from extractkit.errors import ConfigError, RunDirectoryError
 from extractkit.runs import manifest
-from extractkit.runs.checking import Sound
+from extractkit.runs.checking import IntactRun
 from extractkit.runs.checking import verify as verify_run
 from extractkit.runs.checking.result import Check, Verification
 from extractkit.runs.journal import read as read_journal
@@ -236,7 +236,7 @@ def verify(
         _check_whole("seed", seed)
     reader = partial(sink_of, trust=Trust(tuple(trust)))
 
-    def again(sound: Sound) -> tuple[Check, ...]:
+    def again(sound: IntactRun) -> tuple[Check, ...]:
         live = _live(model, inputs)
         if lost := in_memory(sound.manifest, live):
             arguments = ", ".join(f"{group}=…" for group in lost)

@@ -287,7 +287,9 @@ def test_a_run_is_repeated_from_its_manifest_alone(tmp_path: Path) -> None:
     run = extractkit.rerun(first, again, model=MODEL, inputs=TEXTS, listener=told)
     assert_equal(hidden(run), expected(TEXTS))
     assert not extractkit.verify(again).failed
-    left_out = [note for note in told.notes if note.startswith("left out, as nothing needs it: ")]
+    left_out = [
+        note for note in told.notes if note.startswith("left out, as the run does not need it: ")
+    ]
     assert len(left_out) == 3
     assert told.notes[-1] == (
         f"{first} tells of no shard, so its values cannot be held against those of {again}"

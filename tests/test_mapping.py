@@ -8,10 +8,10 @@ import pytest
 
 from extractkit.config.convert import read_mapping
 from extractkit.errors import ConfigError
-from extractkit.runs.comparing.pairing import WrittenMapping
+from extractkit.runs.comparing.pairing import FileMapping
 
 
-def read_mapping_of(folder: Path, text: str) -> WrittenMapping:
+def read_mapping_of(folder: Path, text: str) -> FileMapping:
     file = folder / "map.yaml"
     file.write_text(text, encoding="utf-8")
     return read_mapping(file)

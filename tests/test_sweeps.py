@@ -143,7 +143,7 @@ def test_a_failed_job_keeps_its_message(program: Program, place: Path) -> None:
     assert str(jobs[1].error).startswith(EMPTY)
     assert f"  job 0 (model=fragile selectors=layers inputs.path=texts.txt): {BOOM}" in done.stderr
     assert (
-        f"Go on with the sweep: extractkit resume {place}/s --trust own. Jobs 1, 3 were refused, "
+        f"Resume the sweep: extractkit resume {place}/s --trust own. Jobs 1, 3 were refused, "
         f"and are refused again until the configuration is corrected."
     ) in done.stderr
 
@@ -157,8 +157,8 @@ def test_the_advice_after_a_refused_job_finishes_the_sweep(program: Program, pla
     advice = (
         f"Job 1 was refused, and is refused again until the configuration is corrected. Correct it "
         f"and start the sweep again in another directory (hydra.sweep.dir=DIR); "
-        f"runtime.reuse_from={place}/s takes over the runs that are finished. If the overrides are "
-        f"right, and a file, a package or room on the disk was missing, add that and resume: "
+        f"runtime.reuse_from={place}/s reuses the finished runs. If the overrides are "
+        f"right, and a file, a package or disk space was missing, add that and resume: "
         f"extractkit resume {place}/s\n"
     )
     assert done.stderr.endswith(advice)
@@ -185,7 +185,7 @@ def test_a_taken_directory_is_told_before_anything_runs(program: Program, place:
     done = program(*given)
     assert (done.returncode, done.stdout) == (cli.MISTAKEN, "")
     assert done.stderr == (
-        f"extractkit: hydra.sweep.dir={place}/s holds a sweep. Go on with it: extractkit resume "
+        f"extractkit: hydra.sweep.dir={place}/s holds a sweep. Resume it: extractkit resume "
         f"{place}/s. Choose another directory: hydra.sweep.dir=…\n"
     )
     assert (place / "s" / "sweep.json").read_bytes() == before
@@ -319,7 +319,7 @@ def test_a_sweep_that_is_stopped_can_be_gone_on_with(
         said = process.stderr.read()
         assert process.wait(timeout=60) != cli.DONE
     if number is signal.SIGINT:
-        assert f"Go on with the sweep: extractkit resume {place}/s --trust own" in said
+        assert f"Resume the sweep: extractkit resume {place}/s --trust own" in said
         assert process.returncode == cli.INTERRUPTED
         assert sweeps.read(place / "s").status == "interrupted"
         assert statuses(place / "s") == ["finished", "interrupted", "skipped"]
@@ -434,7 +434,7 @@ def test_launchers_run_the_same_sweep(launcher: str, program: Program, place: Pa
     found = sweeps.read(place / "s")
     assert statuses(place / "s") == ["finished", "failed", "failed", "failed"]
     assert found.jobs[2].error == BOOM
-    assert f"Go on with the sweep: extractkit resume {place}/s --trust own\n" in done.stderr
+    assert f"Resume the sweep: extractkit resume {place}/s --trust own\n" in done.stderr
     program(*given, "hydra.sweep.dir=basic")
     assert digests(place / "s" / "0") == digests(place / "basic" / "0")
     (place / "mended").touch()
@@ -449,7 +449,7 @@ def test_a_job_whose_process_dies_does_not_take_the_index_along(
 ) -> None:
     done = program(*sweep("model=dying", "selectors=layers"), f"hydra/launcher={launcher}")
     assert done.returncode == cli.FAILED
-    assert f"Go on with the sweep: extractkit resume {place}/s --trust own\n" in done.stderr
+    assert f"Resume the sweep: extractkit resume {place}/s --trust own\n" in done.stderr
     told = done.stderr.splitlines()[-1]
     assert told.startswith("extractkit: hydra/launcher: ")
     assert told.endswith("Jobs that have ended are whole; others may have died, or still run")

@@ -100,7 +100,7 @@ def test_a_missing_tensor_is_answered_with_the_nearest() -> None:
     with pytest.raises(UnknownTensorError) as caught:
         catalog["encodr:output"]
     assert str(caught.value) == (
-        "'encodr:output' is no tensor of model 'bert'. Nearest: 'encoder:output', "
+        "'encodr:output' is not a tensor of model 'bert'. Nearest: 'encoder:output', "
         "'decoder:output', 'encoder:input'. List them: extractkit tensors model=bert"
     )
 

@@ -152,7 +152,7 @@ def rerun(arguments: Sequence[str]) -> bool:
             overrides.append(one)
         else:
             raise ConfigError(
-                f"rerun: {one!r} is no run directory to write to. A run is repeated as it is; "
+                f"rerun: {one!r} is not a run directory to write to. A run is repeated as it is; "
                 f"what may be given is {_RUN_DIR}DIR, and where it runs: runtime.engine=…"
             )
     directory = _directory(given.run)

@@ -37,7 +37,7 @@ from extractkit.engine.caches import forget
 from extractkit.errors import ConfigError, ExtractkitError, JobError
 from extractkit.runs.manifest import now
 from extractkit.runs.sweeps import JobStatus, SweepRecord, is_sweep
-from extractkit.runs.sweeps.writing import begun, end, gone_on
+from extractkit.runs.sweeps.writing import end, new_sweep, resumed_sweep
 
 Swept = Callable[[Path, SweepRecord, Trust], None]
 """Called when a sweep has ended, with its directory, its index and the user's trust."""
@@ -176,7 +176,7 @@ class _Launching:
             made = self._application.scratch
         elif self._application.place is None:
             try:
-                begins = begun(asked, self._started())
+                begins = new_sweep(asked, self._started())
                 self._application.place = place = self._open.enter_context(begins)
                 for job in planned_jobs(config):
                     place.write(job)
@@ -195,7 +195,7 @@ class _Launching:
     def sweep(self, resumed: Path | None) -> Iterator[None]:
         """Run jobs within the context, and write the index of a sweep on exit."""
         if resumed is not None:
-            self._application.place = self._open.enter_context(gone_on(resumed))
+            self._application.place = self._open.enter_context(resumed_sweep(resumed))
         with self._open:
             try:
                 yield

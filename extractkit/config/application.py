@@ -21,7 +21,7 @@ from extractkit.errors import ConfigError, ExtractkitError, JobError
 from extractkit.runs import manifest as manifests
 from extractkit.runs.manifest import now
 from extractkit.runs.sweeps import JobStatus, SweepJob, leads_out
-from extractkit.runs.sweeps.writing import SweepPlace
+from extractkit.runs.sweeps.writing import ActiveSweep
 
 JobFunction = Callable[[Composition], Path | None]
 """Runs a job and returns its run directory, or None if it leaves none."""
@@ -53,7 +53,7 @@ class Application:
     trust: Trust
     scratch: Path
     asked: Path | None = None
-    place: SweepPlace | None = None
+    place: ActiveSweep | None = None
     failures: list[int] = field(default_factory=list)
     seen: set[int] = field(default_factory=set)
     process: tuple[str, int] = field(default_factory=lambda: (platform.node(), os.getpid()))
@@ -112,7 +112,7 @@ class Application:
             started=now(),
         )
 
-    def _swept(self, cfg: DictConfig, job: SweepJob, directory: Path, place: SweepPlace) -> None:
+    def _swept(self, cfg: DictConfig, job: SweepJob, directory: Path, place: ActiveSweep) -> None:
         if self._at_home:
             self.seen.add(job.number)
         began = time.perf_counter()
@@ -123,7 +123,7 @@ class Application:
 
         try:
             before = place.recorded(job.number)
-            if (failed := place.in_the_way()) is not None:
+            if (failed := place.blocking_failure()) is not None:
                 if before is None or before.status is not JobStatus.FINISHED:
                     told = f"not begun, since job {failed.number} has failed"
                     place.write(replace(job, status=JobStatus.SKIPPED, error=told))
@@ -145,7 +145,7 @@ class Application:
         else:
             self._told(made)
 
-    def _check_inside(self, directory: Path, place: SweepPlace) -> None:
+    def _check_inside(self, directory: Path, place: ActiveSweep) -> None:
         """Check that a run is inside its sweep, and that no link leads out of a resumed one.
 
         Raises:
@@ -192,7 +192,7 @@ class Application:
 
 
 def _finished(
-    job: SweepJob, before: SweepJob | None, made: Path | None, place: SweepPlace
+    job: SweepJob, before: SweepJob | None, made: Path | None, place: ActiveSweep
 ) -> SweepJob:
     """Result of a job that finished."""
     if made is None:

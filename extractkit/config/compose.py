@@ -18,7 +18,7 @@ from extractkit.config.overrides import as_typed, trust_of, values_of, with_adde
 from extractkit.config.security import guarded
 from extractkit.core.component import Component
 from extractkit.core.job import Job, moved
-from extractkit.core.trust import NOBODY, Trust
+from extractkit.core.trust import NO_TRUST, Trust
 from extractkit.errors import ConfigError, RunDirectoryError
 from extractkit.runs.files import relocated
 from extractkit.runs.manifest import Manifest, now
@@ -100,7 +100,7 @@ def composition(
     cfg: DictConfig,
     directory: Path,
     live: Mapping[str, Component] | None = None,
-    trust: Trust = NOBODY,
+    trust: Trust = NO_TRUST,
 ) -> Composition:
     """Return the job of a composed configuration whose `hydra` node was moved to HydraConfig.
 

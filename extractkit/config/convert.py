@@ -13,9 +13,9 @@ from extractkit.config.messages import not_chosen, translated
 from extractkit.core.component import Component
 from extractkit.core.job import Job, Runtime
 from extractkit.core.selectors import parse_selector
-from extractkit.core.trust import NOBODY, RAY_ADDRESS, Trust
+from extractkit.core.trust import NO_TRUST, RAY_ADDRESS, Trust
 from extractkit.errors import ConfigError, choices
-from extractkit.runs.comparing.pairing import WrittenMapping
+from extractkit.runs.comparing.pairing import FileMapping
 
 # An experiment is spread over the other groups and leaves no key of its own.
 _KEYS = tuple(group for group in GROUPS if group != "experiment")
@@ -29,7 +29,7 @@ def to_job(
     given_overrides: Sequence[str],
     model_name: str,
     live: Mapping[str, Component] | None = None,
-    trust: Trust = NOBODY,
+    trust: Trust = NO_TRUST,
     options: Sequence[str] = (),
 ) -> Job:
     """Return the job that a composed configuration describes.
@@ -49,7 +49,7 @@ def job_of(
     given_overrides: Sequence[str],
     model_name: str,
     live: Mapping[str, Component] | None = None,
-    trust: Trust = NOBODY,
+    trust: Trust = NO_TRUST,
     options: Sequence[str] = (),
 ) -> Job:
     """Return the job that plain configuration data describes, such as a manifest's.
@@ -126,7 +126,7 @@ def _sinks(entries: Mapping[str, object], trust: Trust) -> dict[str, Component]:
     return {name: Component.parse(f"sinks.{name}", entry, trust) for name, entry in entries.items()}
 
 
-def read_mapping(path: str | Path) -> WrittenMapping:
+def read_mapping(path: str | Path) -> FileMapping:
     """Return the mapping of addresses between two runs, in the file's order.
 
     The file is one YAML mapping, each entry `ADDRESS: ADDRESS`. Nothing is interpolated: a dollar
@@ -151,7 +151,7 @@ def read_mapping(path: str | Path) -> WrittenMapping:
         if not isinstance(left, str) or not isinstance(right, str):
             raise ConfigError(f"{path}: {left!r}: {right!r} is no entry. Write texts: {_FORM}")
     entries = {str(left): str(right) for left, right in content.items()}
-    return WrittenMapping(entries, str(path), _lines(text))
+    return FileMapping(entries, str(path), _lines(text))
 
 
 _FORM = '"dense:output": "model/dense/BiasAdd:0"'

@@ -186,8 +186,8 @@ class Catalog(Mapping[str, TensorRecord]):
         record = self._by_address.get(key) or self._by_name.get(key)
         if record is None:
             raise UnknownTensorError(
-                f"{key!r} is no tensor of model {self.model!r}. {choices(key, self._by_address)} "
-                f"List them: {self.listing}"
+                f"{key!r} is not a tensor of model {self.model!r}. "
+                f"{choices(key, self._by_address)} List them: {self.listing}"
             )
         return record
 

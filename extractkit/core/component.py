@@ -11,7 +11,7 @@ from typing import Any
 
 from extractkit.core.trust import (
     CUSTOM_OBJECTS,
-    NOBODY,
+    NO_TRUST,
     SAFE_MODE,
     Trust,
     check_kind,
@@ -54,7 +54,7 @@ class Component:
     imports: tuple[str, ...] = ()
 
     @classmethod
-    def parse(cls, at: str, entry: object, trust: Trust = NOBODY) -> "Component":
+    def parse(cls, at: str, entry: object, trust: Trust = NO_TRUST) -> "Component":
         """From configuration as plain data: a mapping with a `_target_`. Nothing is imported.
 
         Raises:

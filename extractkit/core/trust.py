@@ -172,7 +172,7 @@ class Trust:
         )
 
 
-NOBODY = Trust()
+NO_TRUST = Trust()
 """What counts where nothing was typed and no module is trusted."""
 
 

@@ -26,13 +26,13 @@ from extractkit.runs import manifest as manifests
 from extractkit.runs.agreement import find_finished
 from extractkit.runs.checking.records import damage, lasting_damage
 from extractkit.runs.environment import git_state, host, package_versions
-from extractkit.runs.intact import check_some_left
+from extractkit.runs.intact import check_any_values
 from extractkit.runs.journal import Entry
 from extractkit.runs.layout import SAMPLES, check_space, file_overhead, human_bytes, locked
 from extractkit.runs.log import run_log
 from extractkit.runs.manifest import Manifest, Resumed, RunPlan, Status, Volatile
 from extractkit.runs.parts import check_place, place
-from extractkit.runs.recorder import Recorder, Superfluous, begun
+from extractkit.runs.recorder import AlreadyStored, Recorder, new_run
 from extractkit.runs.samples import Samples
 from extractkit.sinks.protocol import Sink
 
@@ -82,9 +82,12 @@ def execute(
         check_place(directory, part)
         directory = place(directory, part)
     try:
-        with begun(directory, started, hydra_files) as begun_run, run_log(directory, listener.note):
-            _Execution(job, directory, begun_run, listener, repeats).run()
-    except Superfluous as found:
+        with (
+            new_run(directory, started, hydra_files) as written,
+            run_log(directory, listener.note),
+        ):
+            _Execution(job, directory, written, listener, repeats).run()
+    except AlreadyStored as found:
         listener.note(f"reused {found.run}: a finished run of the same identity")
         return found.run
     return directory
@@ -177,7 +180,7 @@ class _Execution:
                 self._check(prepared, found, recorder)
                 self._commit(prepared, found, recorder, workers)
             self._finish(prepared, recorder)
-        except Superfluous:
+        except AlreadyStored:
             raise  # nothing has gone wrong, and all of it is taken back
         except BaseException as error:
             if not isinstance(error, UserError):
@@ -256,7 +259,7 @@ class _Execution:
         if now.identity is None:
             self._note("runtime.reuse_from: nobody can tell what this model computes; it is run")
         elif (found := find_finished(Path(root), now.identity, self._note)) is not None:
-            raise Superfluous(found)
+            raise AlreadyStored(found)
 
     def _plan(self, prepared: Prepared, found: Survey, recorder: Recorder) -> RunPlan:
         lengths = found.lengths
@@ -320,7 +323,7 @@ class _Execution:
             with closing(stream.shards(ordered)) as computed:
                 for one in computed:
                     self._commit_one(one, recorder)
-                    del one  # before the next is taken, and the one after that begun
+                    del one  # before the next is taken, and the one after that started
         else:
             workers.compute(
                 ordered, recorder, sum(prepared.timings.values()), self._stored, self._note
@@ -342,7 +345,7 @@ class _Execution:
 
     def _finish(self, prepared: Prepared, recorder: Recorder) -> None:
         every = sum(map(len, recorder.manifest.planned_shards))
-        check_some_left(recorder.committed.values(), every)
+        check_any_values(recorder.committed.values(), every)
         if recorder.manifest.checkpoints and recorder.manifest.part is None:
             count = len(recorder.manifest.checkpoints)
             self.listener.note(

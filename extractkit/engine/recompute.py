@@ -16,8 +16,8 @@ from extractkit.engine.stream import ShardValues, Stream
 from extractkit.engine.survey import Survey, recorded_survey
 from extractkit.errors import ExtractkitError
 from extractkit.runs.agreement import job_differences, surrounding_differences
-from extractkit.runs.checking import Sound
-from extractkit.runs.checking.contents import TOLERATED, read_whole, values_apart
+from extractkit.runs.checking import IntactRun
+from extractkit.runs.checking.contents import TOLERATED, compare_values, read_whole
 from extractkit.runs.checking.result import Check, Finding, counted
 from extractkit.runs.environment import host
 from extractkit.runs.files import StoredFile
@@ -30,7 +30,9 @@ from extractkit.runs.storing import state_before, to_bytes
 _SURROUNDINGS, _SHARDS, _OUTPUTS = "same job", "recomputed", "outputs"
 
 
-def recompute(job: Job, sound: Sound, shards: int, seed: int | None = None) -> tuple[Check, ...]:
+def recompute(
+    job: Job, sound: IntactRun, shards: int, seed: int | None = None
+) -> tuple[Check, ...]:
     """Compute some shards of a run again, and hold them against what is stored.
 
     Bit for bit, where everything around is as it was when the run was made. Where only versions,
@@ -63,7 +65,7 @@ def not_recomputed(why: str) -> tuple[Check, ...]:
 
 @dataclass(frozen=True, eq=False)
 class _Recomputation:
-    sound: Sound
+    sound: IntactRun
     prepared: Prepared
     now: Manifest
 
@@ -169,7 +171,7 @@ class _Recomputation:
             if tensor.key not in one.values:
                 continue
             stored = read_whole(self.sound.sinks[name], path, one.shard, tensor.stored)
-            apart = values_apart(one.values[tensor.key], stored)
+            apart = compare_values(one.values[tensor.key], stored)
             largest = max(largest, apart.error)
             if apart.unequal if exactly else apart.beyond:
                 message = f"{path}, {tensor.key!r}: computed again it is another: {apart}"

@@ -36,7 +36,7 @@ from extractkit.models.protocol import (
     OwnCall,
     Program,
 )
-from extractkit.runs.checking.contents import TOLERATED, TOLERATED_16, Apart, arrays_apart
+from extractkit.runs.checking.contents import TOLERATED, TOLERATED_16, Deviation, compare_arrays
 from extractkit.runs.checking.result import counted
 from extractkit.runs.manifest import SelfCheck
 
@@ -151,17 +151,17 @@ def refuse_differences(checked: Checked, committed: int) -> None:
 
 def outputs_apart(
     record: TensorRecord, value: Array, own: Array, batch: Batch, *, coarse: bool = False
-) -> Apart:
+) -> Deviation:
     """Two outputs of a batch, without its padding where it can be told.
 
     Args:
-        coarse: as of `arrays_apart`.
+        coarse: as of `compare_arrays`.
     """
     if own.dtype.kind == "V":  # bfloat16, of which a program gives the numbers
         own = own.astype(value.dtype)
     layout = Layout.of(record)
     if layout is None or layout.axis is None or layout.split or value.shape != own.shape:
-        return arrays_apart(value, own, coarse=coarse)
+        return compare_arrays(value, own, coarse=coarse)
     by_sample = [np.moveaxis(array, layout.axis, 0) for array in (value, own)]
     pairs = []
     for row in range(len(by_sample[0])):
@@ -174,7 +174,7 @@ def outputs_apart(
             tuple(array[(slice(row, row + 1), *unpadded)].reshape(-1) for array in by_sample)
         )
     first, second = (np.concatenate(side) for side in zip(*pairs, strict=True))
-    return arrays_apart(first, second, coarse=coarse)
+    return compare_arrays(first, second, coarse=coarse)
 
 
 class _NotComparableError(Exception):

@@ -19,19 +19,19 @@ from extractkit.runs.schema import digest, plain
 _FEW = 3
 
 MACHINE_SETTINGS = frozenset({"cpus"})
-"""Settings that are the machine's own, and change no bits where threads are imposed."""
+"""Settings of the machine, which change no bits because the thread count is fixed."""
 
 
 def differences(recorded: Manifest, now: Manifest) -> list[str]:
-    """What of a run's job and of its surroundings is not as it was recorded.
+    """List how a run's job and environment differ from the record.
 
-    Each entry names one thing, what was recorded and what is found now.
+    Each entry names one thing, its recorded value and the value found now.
     """
     return [*job_differences(recorded, now), *surrounding_differences(recorded, now)]
 
 
 def job_differences(recorded: Manifest, now: Manifest) -> list[str]:
-    """What of a run's weights, inputs and tensors is not as it was recorded."""
+    """List how a run's weights, inputs and tensors differ from the record."""
     return _unequal(
         {
             **_checkpoints(recorded, now),
@@ -44,7 +44,7 @@ def job_differences(recorded: Manifest, now: Manifest) -> list[str]:
 
 
 def surrounding_differences(recorded: Manifest, now: Manifest) -> list[str]:
-    """What else may change the last bits of values, or what a model of these weights computes."""
+    """List differences that may change the last bits of values, or what the model computes."""
     pairs: dict[str, tuple[Any, Any]] = {
         "what the model computes": (recorded.model.get("definition"), now.model.get("definition")),
         "the tensors' records": (
@@ -69,7 +69,7 @@ def surrounding_differences(recorded: Manifest, now: Manifest) -> list[str]:
 def version_differences(
     recorded: Manifest, values_version: int, versions: Mapping[str, str]
 ) -> list[str]:
-    """What of the code that computes and stores values is not as it was recorded."""
+    """List how the code that computes and stores values differs from the record."""
     pairs: dict[str, tuple[Any, Any]] = {
         "extractkit's values version": (recorded.values_version, values_version)
     }
@@ -79,9 +79,9 @@ def version_differences(
 
 
 def part_differences(one: Manifest, other: Manifest) -> list[str]:
-    """What two parts do not have in common that parts of one job have: whatever decides a byte."""
+    """List how two parts differ in anything that decides bytes and that parts of a job share."""
     groups = ["selectors", "sinks", "runtime"]
-    if one.identity is None or other.identity is None:  # nobody can tell what the model computes
+    if one.identity is None or other.identity is None:  # what the model computes is unknown
         groups += ["model", "inputs"]
     pairs: dict[str, tuple[Any, Any]] = {
         f"the configuration of {group}": (
@@ -113,9 +113,9 @@ def _file(manifest: Manifest, name: str) -> str | None:
 
 
 def tensors_key(tensors: Iterable[RunTensor]) -> list[Any]:
-    """What decides how tensors are stored, as plain data.
+    """Return, as plain data, what decides how tensors are stored.
 
-    The layers' own names are left out: Keras makes them up by what was built before in the process.
+    Leaves out the layers' own names, which Keras numbers by what was built before in the process.
     Addresses name the same layers in every process.
     """
     return [
@@ -142,7 +142,7 @@ def _unequal(pairs: Mapping[str, tuple[Any, Any]]) -> list[str]:
 
 
 def _checkpoints(recorded: Manifest, now: Manifest) -> dict[str, tuple[object, object]]:
-    """The checkpoints that are not the recorded ones, by label, the first few of them."""
+    """Return the first few checkpoints that differ from the record, by label."""
     before, after = ({one.label: one.sha256 for one in m.checkpoints} for m in (recorded, now))
     other = [label for label in {**before, **after} if before.get(label) != after.get(label)]
     return {
@@ -171,20 +171,20 @@ _log = logging.getLogger(__name__)
 
 
 def find_finished(root: Path, identity: str, note: Callable[[str], None]) -> Path | None:
-    """A finished run of this identity at or below `root`, nothing of which is damaged.
+    """Return an undamaged finished run of this identity at or below `root`, or None.
 
-    Where there are several, the one whose path comes first.
+    Of several, the one whose path sorts first is returned.
 
     Args:
-        note: told of a run of this identity that is damaged.
+        note: receives a message for each damaged run of this identity.
 
     Raises:
-        ConfigError: `root` is no directory.
+        ConfigError: `root` is not a directory.
     """
-    if not os.path.isdir(root):  # noqa: PTH112 - a name that is too long is none, too
+    if not os.path.isdir(root):  # noqa: PTH112 - accepts a name that is too long to exist
         raise ConfigError(
-            f"runtime.reuse_from={str(root)!r} is no directory. Give one that holds runs, such as "
-            f"outputs, or null"
+            f"runtime.reuse_from={str(root)!r} is not a directory. Give one that holds runs, such "
+            f"as outputs, or null"
         )
     for directory in _runs(root.absolute()):
         try:
@@ -203,7 +203,7 @@ def find_finished(root: Path, identity: str, note: Callable[[str], None]) -> Pat
 
 
 def _runs(root: Path) -> Iterator[Path]:
-    """The run directories at or below a directory; none is looked for inside another."""
+    """Yield the run directories at or below a directory, without looking inside them."""
     for parent, directories, files in os.walk(root):
         directories.sort()
         if MANIFEST in files:

@@ -1,6 +1,6 @@
-"""How tensors move over a run's checkpoints: relative norm, cosine and linear CKA. NumPy only.
+"""Drift of tensors over a run's checkpoints: relative norm, cosine and linear CKA. NumPy only.
 
-Everything is summed up in float64, block by block, so that no tensor has to be in memory whole.
+Sums are accumulated in float64, block by block, so that no tensor has to be in memory whole.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -19,16 +19,97 @@ from extractkit.runs.schema import canonical, parse
 from extractkit.runs.trajectory import TrajectoryView
 from extractkit.runs.views import TensorView
 
+DRIFT = "drift.json"
+"""Name of the file in the run directory."""
+
+_HELD_BYTES = 128 * 1024 * 1024
+_TOGETHER_BYTES = 16 * 1024 * 1024
+_NUMBERS = "biuf"  # kinds of NumPy's types
+
+Series = tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Moved:
+    """One tensor at every checkpoint against a reference; null where a measure is not defined.
+
+    Attributes:
+        relative_norm, cosine, cka: see `Similarity`. The examples are the samples. If the first
+            axis varies from sample to sample, they are its elements (tokens). For weights, they
+            run along all axes but the last.
+    """
+
+    relative_norm: Series
+    cosine: Series
+    cka: Series
+
+
+@dataclass(frozen=True)
+class TensorDrift:
+    """Drift of one tensor from the first checkpoint and from the previous one."""
+
+    from_first: Moved
+    from_previous: Moved
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Drift of all numeric tensors, by key. Every series has an entry for each checkpoint."""
+
+    checkpoints: tuple[str, ...]
+    tensors: Mapping[str, TensorDrift]
+
+
+def drift_of(views: Mapping[str, TrajectoryView], skipped: Collection[int]) -> Drift:
+    """Read the tensors one after the other, and measure their drift.
+
+    Args:
+        skipped: samples without a value at some checkpoint, which are left out at all of them.
+    """
+    labels: tuple[str, ...] = ()
+    tensors = {}
+    for key, view in views.items():
+        labels = tuple(one.label for one in view.checkpoints)
+        if view.dtype.kind in _NUMBERS:
+            tensors[key] = _measured(view, frozenset(skipped))
+    return Drift(labels, tensors)
+
+
+def to_bytes(drift: Drift) -> bytes:
+    """Serialise drift as the content of the file."""
+    return f"{canonical(drift)}\n".encode()
+
+
+def read_drift(directory: Path, recorded: Sequence[StoredFile]) -> Drift | None:
+    """Read the drift of a run; None if it has none.
+
+    Args:
+        recorded: the files that the manifest records.
+
+    Raises:
+        RunDirectoryError: the file is missing or damaged.
+    """
+    file = next((one for one in recorded if one.name == DRIFT), None)
+    if file is None:
+        return None
+    file.check(directory)
+    try:
+        content = content_of(directory / DRIFT)
+    except FileNotFoundError as error:
+        raise RunDirectoryError(f"{directory / DRIFT} is missing from its run") from error
+    return parse(Drift, content, str(directory / DRIFT))
+
+
 WIDEST = 2048
-"""Most features of which linear CKA is computed: it needs squares of that size."""
+"""Most features for linear CKA, which needs square matrices of that size."""
 
 Matrix = npt.NDArray[np.float64]
 
 _ROUNDING = (8 * np.finfo(np.float64).eps) ** 2
-"""What of ‖x‖² rounding may leave of examples that do not differ at all."""
+"""The share of ‖x‖² that rounding may leave when the examples do not differ at all."""
 
-_UNTOLD = np.errstate(over="ignore", invalid="ignore")
-"""Infinities and NaN are no news here: what they lead to has no meaning, and is None."""
+_NON_FINITE_IS_NONE = np.errstate(over="ignore", invalid="ignore")
+"""Infinities and NaN need no warning: measures of such values are None."""
 
 
 @dataclass(eq=False)
@@ -37,8 +118,8 @@ class Block:
 
     Attributes:
         values: numbers of any type.
-        examples: whether its first axis counts examples, the others their features.
-        keeps: whether what was made of them once is kept, for the next time.
+        examples: whether the first axis counts examples and the others their features.
+        keeps: whether derived arrays are kept for the next use.
     """
 
     values: Array
@@ -49,7 +130,7 @@ class Block:
 
     @property
     def numbers(self) -> Matrix:
-        """The values, float64 (examples, features); of a single number (1, 1)."""
+        """The values, float64 (examples, features); (1, 1) for a single number."""
         if self._numbers is not None:
             return self._numbers
         examples, *features = self.values.shape or (1,)
@@ -59,11 +140,11 @@ class Block:
 
     @property
     def made_bytes(self) -> int:
-        """Size in memory of what is made of them."""
+        """Size in memory of the derived arrays."""
         return 2 * self.values.size * np.dtype(np.float64).itemsize
 
     def centred(self, shift: Matrix) -> Matrix:
-        """The numbers less what is to be subtracted from each example, which is always the same."""
+        """Return the numbers less `shift`, which is the same in every call."""
         if self._centred is not None:
             return self._centred
         made = self.numbers - shift
@@ -72,26 +153,26 @@ class Block:
 
     @property
     def aligns(self) -> bool:
-        """Whether linear CKA can be computed of it."""
+        """Whether linear CKA can be computed for the block."""
         return self.examples and self.values[:1].size <= WIDEST
 
 
 def joined(blocks: Sequence[Block]) -> Block:
-    """Blocks of one tensor as one: products of many rows at once cost least."""
+    """Join blocks of one tensor, because products over many rows at once are fastest."""
     if len(blocks) == 1:
         return blocks[0]
     return Block(np.concatenate([block.values for block in blocks]), blocks[0].examples)
 
 
 @dataclass(frozen=True, eq=False)
-class Own:
-    """Sums over the values of one side.
+class Sums:
+    """Sums over the values of one tensor at one checkpoint.
 
     Attributes:
         norm: ‖x‖².
-        count, total, square: of the examples their number, their sum, and XᵀX; no square where
-            there is no CKA. Both are of examples less `shift`, the mean of the first block, which
-            is near their own mean: otherwise sums would cancel each other.
+        count, total, square: number of examples, their sum, and XᵀX; no square if CKA is not
+            computed. Sum and square are of the examples less `shift`, the mean of the first block.
+            It is near the overall mean, which avoids cancellation.
     """
 
     norm: float
@@ -101,9 +182,9 @@ class Own:
     shift: Matrix
 
     @classmethod
-    @_UNTOLD
-    def of(cls, blocks: Iterable[Block]) -> "Own":
-        """The sums over blocks."""
+    @_NON_FINITE_IS_NONE
+    def of(cls, blocks: Iterable[Block]) -> "Sums":
+        """Sum up blocks."""
         norm, count = 0.0, 0
         shift: Matrix | None = None
         total: Matrix | None = None
@@ -132,23 +213,23 @@ class Own:
 
     @cached_property
     def spread(self) -> float:
-        """‖XᵀX‖ of centred columns: 0, but for rounding, where examples do not differ."""
+        """‖XᵀX‖ of centred columns: 0, except for rounding, if the examples do not differ."""
         assert self.square is not None
         return _norm(self.square - np.outer(self.total, self.total) / self.count)
 
 
 @dataclass(frozen=True)
-class Likeness:
-    """How like a reference something is; None for what has no meaning.
+class Similarity:
+    """Similarity to a reference. Measures that are not defined are None.
 
     Attributes:
-        relative_norm: ‖x − reference‖ / ‖reference‖; None where the reference is zero.
-        cosine: of the angle between the two as vectors; None where one of them is zero.
-        cka: linear centred kernel alignment over the examples, from 0 to 1; None where there are
-            no examples, more than `WIDEST` features, or nothing in which examples differ.
+        relative_norm: ‖x − reference‖ / ‖reference‖; None if the reference is zero.
+        cosine: cosine of the angle between the two as vectors; None if one of them is zero.
+        cka: linear centred kernel alignment over the examples, from 0 to 1; None if there are no
+            examples, more than `WIDEST` features, or no differences between the examples.
             Source: Kornblith et al., Similarity of Neural Network Representations Revisited, 2019.
 
-    All are None where NaN or an infinity is in the values.
+    All are None if the values contain NaN or an infinity.
     """
 
     relative_norm: float | None
@@ -156,25 +237,26 @@ class Likeness:
     cka: float | None
 
 
-UNLIKE = Likeness(None, None, None)
-"""Of two things of different shapes."""
+UNDEFINED = Similarity(None, None, None)
+"""Similarity of values of different shapes."""
 
 
-@_UNTOLD
-def likeness(reference: Iterable[Block], other: Iterable[Block], own: tuple[Own, Own]) -> Likeness:
-    """How like the reference something is.
+@_NON_FINITE_IS_NONE
+def similarity(
+    reference: Iterable[Block], other: Iterable[Block], sums: tuple[Sums, Sums]
+) -> Similarity:
+    """Measure the similarity to a reference.
 
     Args:
-        reference, other: blocks of equal sizes, in the same order; where they have other shapes,
-            the two are unlike.
-        own: the sums over each of them.
+        reference, other: blocks in the same order. Where shapes differ, the result is `UNDEFINED`.
+        sums: the sums over each of them.
     """
-    a, b = own
+    a, b = sums
     difference = product = 0.0
     crossed: Matrix | None = None
     for one, two in zip(reference, other, strict=True):
         if one.values.shape != two.values.shape:
-            return UNLIKE
+            return UNDEFINED
         x, y = one.numbers, two.numbers
         moved = y - x
         difference += _dot(moved, moved)
@@ -183,24 +265,24 @@ def likeness(reference: Iterable[Block], other: Iterable[Block], own: tuple[Own,
             here = one.centred(a.shift).T @ two.centred(b.shift)
             crossed = here if crossed is None else crossed + here
     if difference == 0.0:
-        return to_itself(a)  # without what rounding would leave
-    return Likeness(
+        return to_itself(a)  # exact, without rounding
+    return Similarity(
         _ratio(sqrt(difference), sqrt(a.norm)),
         _bounded(_ratio(product, sqrt(a.norm) * sqrt(b.norm)), -1.0),
         _bounded(_cka(a, b, crossed), 0.0),
     )
 
 
-@_UNTOLD
-def to_itself(own: Own) -> Likeness:
-    """How like itself something is: entirely, where that has a meaning."""
-    return Likeness(
-        _ratio(0.0, sqrt(own.norm)), _ratio(own.norm, own.norm), _cka(own, own, own.square)
+@_NON_FINITE_IS_NONE
+def to_itself(sums: Sums) -> Similarity:
+    """Return the similarity of a tensor to itself, where it is defined."""
+    return Similarity(
+        _ratio(0.0, sqrt(sums.norm)), _ratio(sums.norm, sums.norm), _cka(sums, sums, sums.square)
     )
 
 
-def _cka(a: Own, b: Own, crossed: Matrix | None) -> float | None:
-    """‖YᵀX‖² / (‖XᵀX‖ ‖YᵀY‖), columns centred."""
+def _cka(a: Sums, b: Sums, crossed: Matrix | None) -> float | None:
+    """Return ‖YᵀX‖² / (‖XᵀX‖ ‖YᵀY‖), columns centred."""
     if a.square is None or b.square is None or crossed is None or a.count < 2:
         return None
 
@@ -215,7 +297,7 @@ def _norm(matrix: Matrix) -> float:
 
 
 def _dot(a: Matrix, b: Matrix) -> float:
-    # Not by BLAS, whose threads take longer to start than such a sum does.
+    # Without BLAS, whose threads take longer to start than such a sum takes.
     return float(np.einsum("i,i->", a.reshape(-1), b.reshape(-1)))
 
 
@@ -226,110 +308,29 @@ def _ratio(above: float, below: float) -> float | None:
 
 
 def _bounded(value: float | None, least: float) -> float | None:
-    """Without what rounding adds beyond the bounds."""
+    """Clip a value to the bounds, which rounding may exceed."""
     return None if value is None else min(1.0, max(least, value))
 
 
-DRIFT = "drift.json"
-"""Name of the file in the run directory."""
-
-_HELD_BYTES = 128 * 1024 * 1024
-_TOGETHER_BYTES = 16 * 1024 * 1024
-_NUMBERS = "biuf"  # kinds of NumPy's types
-
-Series = tuple[float | None, ...]
-
-
-@dataclass(frozen=True)
-class Moved:
-    """One tensor at every checkpoint against a reference; null where that has no meaning.
-
-    Attributes:
-        relative_norm, cosine, cka: see `Likeness`. Examples are samples; for tensors whose first
-            axis varies from sample to sample its elements (tokens); for weights all axes but the
-            last.
-    """
-
-    relative_norm: Series
-    cosine: Series
-    cka: Series
-
-
-@dataclass(frozen=True)
-class TensorDrift:
-    """One tensor: against the first checkpoint, and against the one before."""
-
-    from_first: Moved
-    from_previous: Moved
-
-
-@dataclass(frozen=True)
-class Drift:
-    """All tensors of numbers, by key; every series has an entry for each checkpoint."""
-
-    checkpoints: tuple[str, ...]
-    tensors: Mapping[str, TensorDrift]
-
-
-def drift_of(views: Mapping[str, TrajectoryView], skipped: Collection[int]) -> Drift:
-    """Read the tensors and measure them, one after the other.
-
-    Args:
-        skipped: samples that have no value at some checkpoint, and are left out at all.
-    """
-    labels: tuple[str, ...] = ()
-    tensors = {}
-    for key, view in views.items():
-        labels = tuple(one.label for one in view.checkpoints)
-        if view.dtype.kind in _NUMBERS:
-            tensors[key] = _measured(view, frozenset(skipped))
-    return Drift(labels, tensors)
-
-
-def to_bytes(drift: Drift) -> bytes:
-    """The content of the file."""
-    return f"{canonical(drift)}\n".encode()
-
-
-def read_drift(directory: Path, recorded: Sequence[StoredFile]) -> Drift | None:
-    """What the file says; None where a run has none.
-
-    Args:
-        recorded: the files that the manifest records.
-
-    Raises:
-        RunDirectoryError: the file is missing or damaged.
-    """
-    file = next((one for one in recorded if one.name == DRIFT), None)
-    if file is None:
-        return None
-    file.check(directory)
-    try:
-        content = content_of(directory / DRIFT)
-    except FileNotFoundError as error:
-        raise RunDirectoryError(f"{directory / DRIFT} is missing from its run") from error
-    return parse(Drift, content, str(directory / DRIFT))
-
-
 def _measured(view: TrajectoryView, skipped: frozenset[int]) -> TensorDrift:
-    found: list[tuple[Likeness, Likeness]] = []
+    found: list[tuple[Similarity, Similarity]] = []
     together = _samples_together(view.each[0])
     first = before = _Values(view.each[0], skipped, together)
     found.append((first.to_itself, first.to_itself))
     for own in view.each[1:]:
         values = _Values(own, skipped, together)
         if values.same_as(before):
-            # What does not change (a frozen layer, say) need not be measured again.
+            # An unchanged tensor (of a frozen layer, for example) is not measured again.
             found.append((found[-1][0], before.to_itself))
             continue
-        found.append((_likeness(first, values), _likeness(before, values)))
+        found.append((_similarity(first, values), _similarity(before, values)))
         before = values
     from_first, from_previous = zip(*found, strict=True)
     return TensorDrift(_moved(from_first), _moved(from_previous))
 
 
 def _samples_together(view: TensorView) -> int:
-    """How many samples of small shards are measured in one go, the same at every checkpoint."""
+    """Return how many samples of small shards to measure at once, at every checkpoint alike."""
     if view.constant:
         return 1
     for _, values in view.by_shard():
@@ -338,7 +339,7 @@ def _samples_together(view: TensorView) -> int:
     return 1
 
 
-def _moved(found: Sequence[Likeness]) -> Moved:
+def _moved(found: Sequence[Similarity]) -> Moved:
     return Moved(
         tuple(one.relative_norm for one in found),
         tuple(one.cosine for one in found),
@@ -346,12 +347,12 @@ def _moved(found: Sequence[Likeness]) -> Moved:
     )
 
 
-def _likeness(reference: "_Values", other: "_Values") -> Likeness:
-    return likeness(reference, other, (reference.own, other.own))
+def _similarity(reference: "_Values", other: "_Values") -> Similarity:
+    return similarity(reference, other, (reference.sums, other.sums))
 
 
 class _Values:
-    """A tensor at one checkpoint, shard by shard; kept in memory where it is small."""
+    """A tensor at one checkpoint, shard by shard, kept in memory if it is small."""
 
     def __init__(self, view: TensorView, skipped: frozenset[int], together: int) -> None:
         self._view = view
@@ -360,18 +361,18 @@ class _Values:
         self._kept: list[Block] | None = None
 
     @cached_property
-    def own(self) -> Own:
-        """The sums over it."""
-        return Own.of(self)
+    def sums(self) -> Sums:
+        """The sums over the values."""
+        return Sums.of(self)
 
     @cached_property
-    def to_itself(self) -> Likeness:
-        """How like itself it is."""
-        return to_itself(self.own)
+    def to_itself(self) -> Similarity:
+        """The similarity of the values to themselves."""
+        return to_itself(self.sums)
 
     def same_as(self, other: "_Values") -> bool:
-        """Whether the values are equal, number for number."""
-        return self.own.norm == other.own.norm and all(
+        """Return True if all values are equal."""
+        return self.sums.norm == other.sums.norm and all(
             np.array_equal(one.values, two.values) for one, two in zip(self, other, strict=True)
         )
 
@@ -410,11 +411,12 @@ class _Values:
             yield joined(gathered)
 
     def _block(self, start: int, values: Values) -> Block:
-        gone = [at for at in range(len(values)) if start + at in self._skipped]
+        missing = [at for at in range(len(values)) if start + at in self._skipped]
         if isinstance(values, Dense):
-            return Block(np.delete(values.values, gone, axis=0) if gone else values.values, True)
+            kept_rows = np.delete(values.values, missing, axis=0) if missing else values.values
+            return Block(kept_rows, True)
         kept = np.ones(len(values), bool)
-        kept[gone] = False
-        rows = values.values[np.repeat(kept, np.diff(values.offsets))] if gone else values.values
-        # Where several axes vary each sample is flattened, and its numbers are no examples.
+        kept[missing] = False
+        rows = values.values[np.repeat(kept, np.diff(values.offsets))] if missing else values.values
+        # If several axes vary, each sample is flattened, so its numbers are not examples.
         return Block(rows, values.shapes is None)

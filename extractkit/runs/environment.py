@@ -1,4 +1,4 @@
-"""Where a run took place: versions, the code's revision and the machine. Imports none of them."""
+"""The environment of a run: package versions, git revision and machine. Imports no package."""
 
 import os
 import platform
@@ -11,16 +11,16 @@ from importlib import metadata
 from pathlib import Path
 
 VALUES_VERSION = 1
-"""Version of what this code stores for a job. Raise it with every change after which any job may
-store other bytes (a mended value, another batch rule, another layout of a shard): runs of other
-versions are not resumed, reused or joined. The release number does not matter for that."""
+"""Version of the values that this code stores for a job. Raise it with every change after which
+any job may store other bytes (a corrected value, another batch rule, another shard layout). Runs
+of other versions are not resumed, reused or joined. The release number does not matter."""
 
 VALUE_PACKAGES = (
     *("tensorflow", "keras", "keras-hub", "tf-keras", "ai-edge-litert"),
     *("numpy", "h5py", "tokenizers", "tensorflow-text", "sentencepiece", "pillow"),
     "transformers",
 )
-"""Packages of others whose version may change what a run holds."""
+"""Third-party packages whose version may change what a run holds."""
 
 PACKAGES = (
     *("extractkit", *VALUE_PACKAGES),
@@ -40,12 +40,12 @@ class GitState:
 
 
 def package_versions(names: Iterable[str] = PACKAGES) -> dict[str, str]:
-    """Version of Python and of each of these packages that is installed."""
+    """Return the versions of Python and of each named package that is installed."""
     return {"python": platform.python_version(), **_installed(names)}
 
 
 def extractkit_release() -> str | None:
-    """Return the release of this code; None where it is not installed."""
+    """Return the release of this code, or None if it is not installed."""
     return _version("extractkit", tuple(sys.path))
 
 
@@ -56,10 +56,10 @@ def _installed(names: Iterable[str]) -> dict[str, str]:
 
 @cache
 def _version(name: str, search_path: tuple[str, ...]) -> str | None:
-    """Return a package's version, None where the search path has no such package.
+    """Return a package's version, or None if the search path has no such package.
 
-    Each look-up parses the package's whole description, so it is done once: a process that has
-    imported a package keeps what it imported, whatever is installed later.
+    Each look-up parses the package's metadata, so the result is cached. A process keeps the
+    packages that it imported, whatever is installed later.
     """
     try:
         return metadata.version(name)
@@ -68,7 +68,7 @@ def _version(name: str, search_path: tuple[str, ...]) -> str | None:
 
 
 def module_versions(modules: Iterable[str]) -> dict[str, str]:
-    """Version of each installed package that has one of these modules."""
+    """Return the version of each installed package that provides one of these modules."""
     wanted = [name.partition(".")[0] for name in modules]
     if not wanted:
         return {}
@@ -79,9 +79,9 @@ def module_versions(modules: Iterable[str]) -> dict[str, str]:
 
 
 def git_state(directory: Path | None = None) -> GitState | None:
-    """State of the git checkout around `directory` (None: the working directory).
+    """Return the state of the git checkout around `directory` (default: the working directory).
 
-    None where there is no git, no checkout or no commit, or where git takes more than ten seconds.
+    Returns None without git, a checkout or a commit, or if git takes more than ten seconds.
     """
     revision = _git("rev-parse", "--verify", "HEAD", directory=directory)
     changes = _git("status", "--porcelain", directory=directory)
@@ -91,7 +91,7 @@ def git_state(directory: Path | None = None) -> GitState | None:
 
 
 def _git(*arguments: str, directory: Path | None) -> str | None:
-    # Recording a run must not wait for another git's lock, nor take it.
+    # Recording a run must neither wait for another git's lock nor take it.
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
     try:
         finished = subprocess.run(
@@ -109,8 +109,8 @@ def _git(*arguments: str, directory: Path | None) -> str | None:
 
 
 def host() -> dict[str, object]:
-    """The machine: name, system, architecture, kind of processor and how many of them may be used,
-    memory in bytes."""
+    """Describe the machine: name, system, architecture, processor, usable processors and memory
+    in bytes."""
     return {
         "name": platform.node(),
         "system": platform.platform(),
@@ -124,7 +124,7 @@ def host() -> dict[str, object]:
 
 
 def _processor() -> str:
-    """Its maker's name for it: kernels are chosen by what it can do."""
+    """Return the processor's model name. Kernels are chosen by what the processor supports."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -1,7 +1,7 @@
-"""Files as a run records them: its own, and those that the job was given, with their digests.
+"""Files that a run records: its own, and those that the configuration names, with digests.
 
-A loader that is given one of them reads the others, so what decides by files (origins, a
-model that is taken over from the job before) has to look at all of them.
+A loader that is given one file may read others beside it (a checkpoint's shards, for example), so
+everything that is decided by files covers these too.
 """
 
 import errno
@@ -23,10 +23,10 @@ from extractkit.errors import InputError, RunDirectoryError
 from extractkit.store.local import check_directory, opened
 
 LARGEST = 1 << 30
-"""Most bytes of a file that is read as a whole: a manifest of a million shards takes a tenth."""
+"""Most bytes of a file that is read whole. A manifest of a million shards takes a tenth of it."""
 
 LONGEST_LINE = 1 << 28
-"""Most bytes of one line of the journal, or of the samples' rows."""
+"""Most bytes of one line of the journal or of the samples' rows."""
 
 _BLOCK = 1 << 20
 _MEND = "Restore it, or run the job again"
@@ -34,7 +34,7 @@ _MEND = "Restore it, or run the job again"
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """One file: its path within the run directory, SHA-256 and size in bytes."""
+    """One file: its path within the run directory, its SHA-256 and its size in bytes."""
 
     name: str
     sha256: str
@@ -42,15 +42,15 @@ class StoredFile:
 
     @classmethod
     def of(cls, name: str, content: bytes) -> "StoredFile":
-        """The record of a file with this content."""
+        """Return the record of a file with this content."""
         return cls(name, hashlib.sha256(content).hexdigest(), len(content))
 
     @classmethod
     def on_disk(cls, directory: Path, name: str) -> "StoredFile":
-        """The record of a file as it lies on the disk.
+        """Return the record of a file on disk.
 
         Raises:
-            RunDirectoryError: it is missing, is no regular file or cannot be read.
+            RunDirectoryError: the file is missing, is not a regular file or cannot be read.
         """
         try:
             with reading(directory / name) as file:
@@ -60,20 +60,20 @@ class StoredFile:
         return cls(name, sha256, size)
 
     def check(self, directory: Path, *, growing: bool = False) -> None:
-        """Hold the record against the disk.
+        """Check the record against the file on disk.
 
         Args:
-            growing: whether the file may have become longer since, as a log does.
+            growing: accept a file that has become longer since, as a log does.
 
         Raises:
-            RunDirectoryError: the file is missing, is no regular file (a link, say), has a name
-                that leads out of the directory, or its content is another.
+            RunDirectoryError: the file is missing, is not a regular file (a link, for example),
+                has a name that leads out of the directory, or differs from the record.
         """
         path = directory / self.name
         if self.size < 0:
             raise RunDirectoryError(f"{directory} records {self.size} bytes of {self.name!r}")
         if Path(self.name).is_absolute() or ".." in Path(self.name).parts:
-            raise RunDirectoryError(f"{directory} records the file {self.name!r}, outside of it")
+            raise RunDirectoryError(f"{directory} records the file {self.name!r}, outside it")
         for parent in Path(self.name).parents[:-1]:
             check_directory(directory / parent)
         try:
@@ -91,27 +91,27 @@ class StoredFile:
 
 
 def content_of(path: Path) -> bytes:
-    """All bytes of a file of a run.
+    """Return the content of a file of a run.
 
     Raises:
-        FileNotFoundError: it is not there.
-        RunDirectoryError: it is no regular file, whose reading might never end; larger than any
-            that is read at once; or cannot be read.
+        FileNotFoundError: there is no such file.
+        RunDirectoryError: it is not a regular file (reading might never end), is larger than any
+            file that is read whole, or cannot be read.
     """
     with reading(path) as file:
         if (size := os.fstat(file.fileno()).st_size) > LARGEST:
             raise RunDirectoryError(
-                f"{path} is damaged: it holds {size:,} bytes, and none of its kind more than "
-                f"{LARGEST:,}. {_MEND}"
+                f"{path} is damaged: it holds {size:,} bytes, more than the {LARGEST:,} that such "
+                f"a file can hold. {_MEND}"
             )
         return file.read()
 
 
 def lines_of(path: Path) -> Iterator[bytes]:
-    """The lines of a file of a run, with their newlines, one in memory at a time.
+    """Yield the lines of a file of a run, with their newlines, one in memory at a time.
 
     Raises:
-        FileNotFoundError, RunDirectoryError: as of `content_of`, of each line.
+        FileNotFoundError, RunDirectoryError: see `content_of`.
     """
     with reading(path) as file:
         number = 0
@@ -127,15 +127,15 @@ def lines_of(path: Path) -> Iterator[bytes]:
 
 @contextmanager
 def reading(path: Path) -> Iterator[BinaryIO]:
-    """A file of a run, to be read inside the context and nothing else.
+    """Open a file of a run for reading.
 
     Raises:
-        FileNotFoundError: it is not there.
-        RunDirectoryError: it is no regular file, whose reading might never end; or cannot be read.
+        FileNotFoundError: there is no such file.
+        RunDirectoryError: it is not a regular file (reading might never end), or cannot be read.
     """
     try:
         descriptor = opened(path)
-    except (NotADirectoryError, ValueError) as error:  # the latter: no name that a file could have
+    except (NotADirectoryError, ValueError) as error:  # ValueError: not a valid file name
         raise FileNotFoundError(path) from error
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENAMETOOLONG):
@@ -153,7 +153,7 @@ def _unreadable(path: Path, error: OSError) -> RunDirectoryError:
 
 
 def _digest(file: BinaryIO, size: int | None) -> tuple[str, int]:
-    """SHA-256 of the first `size` bytes (None: of all), and how many those were."""
+    """Return the SHA-256 of the first `size` bytes (None: all) and the number of bytes read."""
     sha = hashlib.sha256()
     done = 0
     while block := file.read(_BLOCK if size is None else min(_BLOCK, size - done)):
@@ -169,7 +169,7 @@ _OF_A_SAVED_MODEL = (
     *("variables/**/*", "assets/**/*", "assets.extra/**/*"),
 )
 TABLE_END = bytes.fromhex("57fb808b247547db")
-"""The last bytes of a table of TensorFlow: an index, or a checkpoint before there were any."""
+"""The last bytes of a TensorFlow table file: a checkpoint index, or a whole V1 checkpoint."""
 
 _STATE = "checkpoint"
 _BEGINNING = 65536
@@ -177,16 +177,16 @@ _LATEST = re.compile(r'^model_checkpoint_path: "(.*)"', re.MULTILINE)
 
 
 def prefix_of(member: str) -> str | None:
-    """Return the prefix that a file of a checkpoint belongs to, told by its name."""
+    """Return the checkpoint prefix that a file belongs to by its name, or None."""
     found = _MEMBER.fullmatch(member)
     return found[1] if found else None
 
 
 def files_with_companions(file: Path) -> tuple[list[Path], Path]:
-    """Return a file and those that belong to it, in order, and the directory that has them all."""
+    """Return a file and its companions in order, and the directory that holds them all."""
     try:
         others = {one for one in _others(file) if one.is_file()}
-    except OSError:  # it cannot be read, which is refused where its content is wanted
+    except OSError:  # unreadable files are refused where their content is needed
         others = set()
     return sorted({file, *others}), file.parent
 
@@ -199,13 +199,13 @@ def _others(file: Path) -> Iterator[Path]:
         yield from (file.parent / name for name in _named(file))
     elif file.name == _STATE:
         with file.open(encoding="utf-8", errors="replace") as opened:
-            latest = _LATEST.search(opened.read(_BEGINNING))  # other programs name large files so
+            latest = _LATEST.search(opened.read(_BEGINNING))  # large files may have this name too
         if latest and "/" not in latest[1]:
             yield from _members(file.parent / latest[1])
     elif prefix := prefix_of(file.name):
         yield from _members(file.parent / prefix)
     elif (graph := file.with_name(f"{file.name}.meta")).is_file() and _ends_a_table(file):
-        yield graph  # of the format before index and data, which was one file
+        yield graph  # of the V1 format, which had no index and data files
 
 
 def _ends_a_table(file: Path) -> bool:
@@ -223,12 +223,12 @@ def _members(prefix: Path) -> Iterator[Path]:
 
 
 def _named(file: Path) -> list[str]:
-    """Shards of TensorFlow.js and of safetensors, named by their index; names beside it alone."""
+    """Return the shards that an index of TensorFlow.js or safetensors names in its own folder."""
     if not file.stat().st_size:
         return []
     with file.open("rb") as opened, mmap(opened.fileno(), 0, access=ACCESS_READ) as mapped:
         if all(mapped.find(key) < 0 for key in (b'"weightsManifest"', b'"weight_map"')):
-            return []  # of samples, say, and of any size
+            return []  # another JSON file (of samples, for example), of any size
     try:
         content: Any = json.loads(file.read_bytes())
         if "weightsManifest" in content:
@@ -236,15 +236,15 @@ def _named(file: Path) -> list[str]:
         else:
             names = list(content.get("weight_map", {}).values())
     except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
-        return []  # another file, or a damaged one, which its reader refuses
+        return []  # another file, or a damaged one that its reader refuses
     return [name for name in names if isinstance(name, str) and Path(name).name == name]
 
 
 _NAMES = frozenset({"path", "checkpoint", "filepath", "weights"})
-"""Arguments that name files, as a text, a list or a mapping: no other text is looked for."""
+"""Arguments that name files, as a text, a list or a mapping. No other text counts as a path."""
 
 _RELOCATED = _NAMES | {"checkpoints"}
-"""Those, and the ones whose files a manifest records one by one."""
+"""These, and the arguments whose files a manifest records one by one."""
 
 
 @dataclass(frozen=True)
@@ -253,10 +253,10 @@ class Origin:
 
     Attributes:
         key: the config key ("model.path").
-        path: what it says, made absolute: a file, which stands for those that belong to it too; a
-            directory, a pattern, a checkpoint's prefix.
-        sha256: over the file; where there are several, over their names, sizes and contents.
-        bytes: of all of them.
+        path: its value as an absolute path: a file (its companions included), a directory, a
+            pattern or a checkpoint's prefix.
+        sha256: SHA-256 of the file; of several files, over their names, sizes and contents.
+        bytes: total size.
     """
 
     key: str
@@ -266,10 +266,10 @@ class Origin:
 
 
 def origins(components: Iterable[Component]) -> tuple[Origin, ...]:
-    """The files that arguments of these components name, read whole.
+    """Return the files that arguments of these components name, with digests of their content.
 
     Raises:
-        InputError: one of them cannot be read.
+        InputError: a file cannot be read.
     """
     found = []
     for component in components:
@@ -280,16 +280,16 @@ def origins(components: Iterable[Component]) -> tuple[Origin, ...]:
 
 
 def files_of(component: Component) -> Iterator[Path]:
-    """The files that arguments of a component name."""
+    """Yield the files that arguments of a component name."""
     for _, text in _texts(component.at, component.arguments):
         yield from _files(text)[0]
 
 
 def origin(key: str, text: str) -> Origin | None:
-    """What the files that a text names hold now; None where there are none.
+    """Return the files that a text names, with a digest of their content, or None if none exist.
 
     Raises:
-        InputError: one of them cannot be read.
+        InputError: a file cannot be read.
     """
     files, parent = _files(text)
     if not files:
@@ -309,39 +309,39 @@ def origin(key: str, text: str) -> Origin | None:
     return Origin(key, path, sha.hexdigest(), total)
 
 
-def is_there(text: str) -> bool:
-    """Whether a text names any file."""
+def names_files(text: str) -> bool:
+    """Return True if a text names existing files."""
     return bool(_files(text)[0])
 
 
 def relocated(entries: Mapping[str, Any], directory: Path) -> dict[str, Any]:
-    """A configuration as plain data whose relative paths are told from a directory.
+    """Return a configuration with its relative paths resolved against a directory.
 
-    Only those that name files there are changed.
+    Only paths that name existing files there are changed.
     """
 
-    def told(name: str, value: Any) -> Any:
+    def resolved(name: str, value: Any) -> Any:
         if isinstance(value, Mapping):
-            return {key: told(str(key), entry) for key, entry in value.items()}
+            return {key: resolved(str(key), entry) for key, entry in value.items()}
         if isinstance(value, list | tuple):
-            return [told(name, entry) for entry in value]
+            return [resolved(name, entry) for entry in value]
         if (
             not isinstance(value, str)
             or name not in _RELOCATED
             or Path(value).expanduser().is_absolute()
         ):
             return value
-        there = str(directory / value)
-        return there if _files(there)[0] else value
+        absolute = str(directory / value)
+        return absolute if _files(absolute)[0] else value
 
-    # A selector's path is a glob over addresses, whatever files there are.
+    # A selector's path is a glob over addresses, even if a file has the same name.
     return {
-        key: entry if key == "selectors" else told(key, entry) for key, entry in entries.items()
+        key: entry if key == "selectors" else resolved(key, entry) for key, entry in entries.items()
     }
 
 
 def _texts(at: str, value: object) -> Iterator[tuple[str, str]]:
-    """The texts of arguments that name files, each with its config key."""
+    """Yield the texts of arguments that name files, each with its config key."""
     if isinstance(value, Component):
         yield from _texts(at, value.arguments)
     elif isinstance(value, Mapping):
@@ -355,7 +355,7 @@ def _texts(at: str, value: object) -> Iterator[tuple[str, str]]:
 
 
 def _files(text: str) -> tuple[list[Path], Path]:
-    """The files that a text names, in order, and the directory that their names are told from."""
+    """Return the files that a text names, in order, and the directory their names start from."""
     try:
         path = Path(text).expanduser()
         if not text:
@@ -367,13 +367,13 @@ def _files(text: str) -> tuple[list[Path], Path]:
             return [archive], archive.parent
         if path.is_dir():
             return sorted(p for p in path.rglob("*") if p.is_file()), path
-        # A pattern; or a checkpoint's prefix, which is no file itself.
+        # A pattern; or the prefix of a checkpoint, which is not itself a file.
         patterns = (str(path), f"{glob.escape(str(path))}.*")
         named = [one for pattern in patterns for one in glob.glob(pattern, recursive=True)]  # noqa: PTH207 - absolute patterns
     except (OSError, ValueError):
         return [], Path()  # too long for a name, or with a zero byte
     files = sorted({p for p in map(Path, named) if p.is_file()})
-    # Their names are told from where they have one directory in common, wherever that lies.
+    # Names start from the nearest common directory, wherever that is.
     return files, Path(os.path.commonpath([p.parent for p in files])) if files else Path()
 
 

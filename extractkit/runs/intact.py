@@ -1,4 +1,4 @@
-"""What a damaged or interrupted run still holds: the committed shards that are intact."""
+"""Checks of committed shards, for damaged and interrupted runs."""
 
 import logging
 import re
@@ -22,30 +22,30 @@ _SUFFIX = re.compile(r"(\.[A-Za-z0-9]+)+")
 def intact_entries(
     directory: Path, manifest: Manifest, sinks: Collection[str]
 ) -> dict[Shard, Entry]:
-    """The committed shards whose files are all there and hold what was written.
+    """Return the committed shards whose files exist and are as written.
 
-    A line that was being written when its process died is cut off the journal, and damaged lines
-    are taken out of it: their shards are stored again.
+    A journal line that was being written when its process died is cut off, and damaged lines are
+    removed. Their shards are stored again.
 
     Args:
-        sinks: names of those that wrote the run.
+        sinks: names of the sinks that wrote the run.
 
     Returns:
-        The entries without statistics and timings, so that those of many shards stay small.
+        The entries without statistics and timings, which would grow large over many shards.
 
     Raises:
-        RunDirectoryError: the journal is no file, or of another version; or the shards' directory
-            is none of the run's own.
+        RunDirectoryError: the journal is not a file or has another version, or the directory of
+            shards is not a real directory of the run.
         JobError: the disk refuses.
     """
     check_directory(directory / SHARDS)
     path = directory / JOURNAL
     if path.exists():
-        # A process that died may have written a line that has not been forced out yet.
+        # A process that died may have written a line that is not yet durable.
         make_durable(path)
     found = journal.read(path, salvage=True, brief=True)
     if found.damaged:
-        _log.warning("%s: damaged lines %s are taken out", path, found.damaged)
+        _log.warning("%s: damaged lines %s are removed", path, found.damaged)
         journal.rewrite(path, journal.read(path, salvage=True).entries)
     elif found.torn is not None:
         _log.warning("%s: its last line was not finished; the shard is stored again", path)
@@ -59,17 +59,17 @@ def intact_entries(
             check_state(manifest, entry)
             check_entry(directory, entry, sinks)
         except RunDirectoryError as error:
-            _log.warning("%s; what is planned of it is stored again", error)
+            _log.warning("%s; its planned samples are stored again", error)
         else:
             entries[shard] = entry
     return entries
 
 
 def check_entry(directory: Path, entry: Entry, sinks: Collection[str]) -> None:
-    """Hold one shard's files against its entry.
+    """Check one shard's files against its journal entry.
 
     Raises:
-        RunDirectoryError: one is missing or damaged, or is not named as a shard's file is.
+        RunDirectoryError: a file is missing or damaged, or has a name that its shard cannot have.
     """
     check_names(directory, entry, sinks)
     for file in entry.stored:
@@ -77,10 +77,10 @@ def check_entry(directory: Path, entry: Entry, sinks: Collection[str]) -> None:
 
 
 def check_names(directory: Path, entry: Entry, sinks: Collection[str]) -> None:
-    """Make sure that an entry names the files that its shard has, and none elsewhere.
+    """Check that an entry names exactly the files that its shard has.
 
     Raises:
-        RunDirectoryError: it does not.
+        RunDirectoryError: it names other files.
     """
     shard = entry.covers
     at = f"{directory / JOURNAL}, shard {entry.shard!r}"
@@ -101,16 +101,16 @@ def check_names(directory: Path, entry: Entry, sinks: Collection[str]) -> None:
         )
 
 
-def check_some_left(entries: Iterable[Entry], samples: int) -> None:
-    """Refuse to call a run finished in which no sample has a value.
+def check_any_values(entries: Iterable[Entry], samples: int) -> None:
+    """Refuse to finish a run in which no sample has a value.
 
     Args:
-        entries: of all shards.
-        samples: how many the run has, counted for each checkpoint where it has several; 0: it is of
-            constants alone, and all is well.
+        entries: the entries of all shards.
+        samples: number of samples, counted once for each checkpoint. 0 for a run of constants
+            alone, which is accepted.
 
     Raises:
-        FinalError: all of them were skipped.
+        FinalError: all samples were skipped.
     """
     count, first = 0, ""
     for entry in entries:
@@ -118,8 +118,8 @@ def check_some_left(entries: Iterable[Entry], samples: int) -> None:
         first = first or next(iter(entry.skipped.values()), "")
     if samples and count == samples:
         raise FinalError(
-            f"nothing is left: all samples, {samples} of them, were skipped. "
+            f"no sample has a value: all {samples} were skipped.  "
             f"The first: {first.removesuffix('.')}. To store values that are not finite: "
             f"runtime.non_finite=warn. To see where a model fails: runtime.bad_samples=fail. "
-            f"That takes a new run, as this one keeps its settings"
+            f"That takes a new run, because this one keeps its settings"
         )

@@ -1,4 +1,4 @@
-"""The journal: one checksummed line a shard. A shard is committed once its line stands here."""
+"""The journal: one checksummed line per shard. A shard is committed once its line is written."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from extractkit.errors import RunDirectoryError
 from extractkit.runs.files import StoredFile, lines_of
 from extractkit.runs.schema import canonical_json, decode, plain
 from extractkit.runs.upgrades import (
-    FIRST_TOLD,
+    FIRST_RECORDED,
     LINE_UPGRADES,
     check_version,
     implied_version,
@@ -22,7 +22,7 @@ from extractkit.runs.upgrades import (
 from extractkit.store.local import append_line, write_durably
 
 SCHEMA = 5
-"""Version of the fields of a line; to be raised with every change of them."""
+"""Version of the fields of a line. Raise it with every change of them."""
 
 _SCHEMA = "schema"
 _CHECKSUM = "checksum"
@@ -34,16 +34,17 @@ class Entry:
     """One committed shard.
 
     Attributes:
-        shard: its key: the range of samples in figures, or "constants".
-        start, stop: the range (0, 0 for the constants).
-        checkpoint: its checkpoint's place on their axis; None where there is no such axis.
-        files: what each sink wrote, by the sink's name.
-        values: SHA-256 over the values, whatever the file format (`extractkit.core.values.digest`).
-        stats: for each tensor what was found out about its values in passing.
-        skipped: samples of the range that have no values, by index, and why.
+        shard: its key: the range of samples in digits, or "constants".
+        start, stop: the range of samples (0, 0 for the constants).
+        checkpoint: position of its checkpoint on the checkpoint axis; None without such an axis.
+        files: the file that each sink wrote, by the sink's name.
+        values: SHA-256 over the values, independent of the file format
+            (`extractkit.core.values.digest`).
+        stats: what the checks found in the values of each tensor.
+        skipped: the samples of the range without values, by index, with the reason.
         timings: seconds spent in each stage.
-        state: the file with the state that the model carries to the next shard; None where it
-            carries none.
+        state: the file with the state that the model carries to the next shard; None if it carries
+            none.
     """
 
     shard: str
@@ -64,24 +65,24 @@ class Entry:
 
     @property
     def covers(self) -> Shard:
-        """The shard that it commits."""
+        """The shard that this entry commits."""
         return Shard(self.start, self.stop, self.checkpoint)
 
     def to_line(self) -> str:
-        """The entry as a line of the journal, without its newline."""
+        """Return the entry as a line of the journal, without its newline."""
         return _line({**plain(self), _SCHEMA: SCHEMA})
 
 
 @dataclass(frozen=True)
 class Journal:
-    """What a journal says.
+    """The content of a journal.
 
     Attributes:
-        entries: in the order in which the shards were committed.
-        torn: what remains of a line that was being written when the job died; None mostly. Its
-            shard was not committed.
+        entries: the entries in the order in which the shards were committed.
+        torn: the rest of a line that was being written when the job died, usually None. Its shard
+            was not committed.
         size: length in bytes of the lines before that.
-        damaged: numbers of the lines that were passed over; their shards count as not committed.
+        damaged: numbers of the damaged lines. Their shards count as not committed.
     """
 
     entries: tuple[Entry, ...] = ()
@@ -90,11 +91,11 @@ class Journal:
     damaged: tuple[int, ...] = ()
 
     def by_shard(self) -> dict[Shard, Entry]:
-        """The entries by shard; of a shard committed twice, the later one."""
+        """Return the entries by shard. If a shard was committed twice, the later entry counts."""
         return {entry.covers: entry for entry in self.entries}
 
     def digests(self) -> dict[str, str]:
-        """The digest of each shard's values, by the shard's key."""
+        """Return the digest of each shard's values, by the shard's key."""
         return {shard.key: entry.values for shard, entry in self.by_shard().items()}
 
 
@@ -108,7 +109,7 @@ def append(path: Path, entry: Entry) -> None:
 
 
 def rewrite(path: Path, entries: Iterable[Entry]) -> None:
-    """Let a journal hold these entries and nothing else.
+    """Replace the content of a journal by these entries.
 
     Raises:
         JobError: it could not be written.
@@ -118,15 +119,15 @@ def rewrite(path: Path, entries: Iterable[Entry]) -> None:
 
 
 def entry_of(line: bytes, at: str, *, brief: bool = False) -> Entry | None:
-    """The entry of a line without its newline; None where the line is damaged.
+    """Parse a line without its newline, or return None if it is damaged.
 
     Args:
         at: names the line in messages.
-        brief: whether statistics and timings are left out: they grow with the number of tensors.
+        brief: drop statistics and timings, which grow with the number of tensors.
 
     Raises:
-        RunDirectoryError: the line is whole, but has not the fields of an entry, or a newer
-            extractkit wrote it.
+        RunDirectoryError: the line is intact but does not have the fields of an entry, or was
+            written by a newer extractkit.
     """
     record = _whole(line)
     if record is None:
@@ -141,26 +142,26 @@ def entry_of(line: bytes, at: str, *, brief: bool = False) -> Entry | None:
 
 
 def read(path: Path, *, salvage: bool = False, brief: bool = False) -> Journal:
-    """All committed shards; none where the file does not exist.
+    """Read all committed shards. A missing file holds none.
 
     Args:
-        salvage: whether a damaged line is passed over, instead of refused.
-        brief: as of `entry_of`.
+        salvage: skip damaged lines instead of refusing the journal.
+        brief: see `entry_of`.
 
     Raises:
-        RunDirectoryError: a line other than the last one is damaged, or a line that is whole does
-            not have the fields of an entry.
+        RunDirectoryError: a line other than the last one is damaged, or an intact line does not
+            have the fields of an entry.
     """
     entries: list[Entry] = []
     damaged: list[int] = []
     size = 0
-    unread = b""  # a damaged line, until it is known whether another one follows it
+    unread = b""  # a damaged line; only if another line follows is it more than an unfinished write
     for number, line in enumerate(_lines(path), start=1):
         if unread:
             if not salvage:
                 raise RunDirectoryError(
-                    f"{path}, line {number - 1} is damaged (its checksum does not hold). More "
-                    f"lines follow it, so this is no interrupted write. Have its shard stored "
+                    f"{path}, line {number - 1} is damaged (its checksum does not match). More "
+                    f"lines follow it, so this is not an interrupted write. Store its shard "
                     f"again: {command('resume', path.parent)}"
                 )
             damaged.append(number - 1)
@@ -177,26 +178,26 @@ def read(path: Path, *, salvage: bool = False, brief: bool = False) -> Journal:
     return Journal(tuple(entries), torn, size, tuple(damaged))
 
 
-def found_in(path: Path, committed: Mapping[Shard, Entry]) -> dict[str, ValueStats]:
-    """What was found in each tensor's values, over all shards of a journal that are committed.
+def value_stats(path: Path, committed: Mapping[Shard, Entry]) -> dict[str, ValueStats]:
+    """Return the statistics of each tensor's values over all committed shards of a journal.
 
-    One line is in memory at a time.
+    Holds one line in memory at a time.
 
     Args:
-        committed: with what `read` says of them; of a shard stored twice, one entry counts.
+        committed: the entries as `read` returns them. Of a shard stored twice, one entry counts.
 
     Raises:
-        RunDirectoryError: as of `entry_of`.
+        RunDirectoryError: see `entry_of`.
     """
     found: dict[str, ValueStats] = {}
-    left = dict(committed)
+    pending = dict(committed)
     for number, line in enumerate(_lines(path), start=1):
         entry = entry_of(line.removesuffix(b"\n"), f"{path}, line {number}")
-        if entry is None or (kept := left.get(entry.covers)) is None:
+        if entry is None or (kept := pending.get(entry.covers)) is None:
             continue
-        # Of two lines of a shard that say the same of its values, either will do.
+        # If two lines of a shard record the same values, either one serves.
         if (entry.values, entry.skipped) == (kept.values, kept.skipped):
-            del left[entry.covers]
+            del pending[entry.covers]
             for key, stats in entry.stats.items():
                 found[key] = merged([found[key], stats]) if key in found else stats
     return found
@@ -210,15 +211,15 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 
 def _version(record: Mapping[str, object], at: str) -> int:
-    """The version of a line's fields.
+    """Return the version of a line's fields.
 
     Raises:
-        RunDirectoryError: a newer extractkit wrote it, or it tells none that there can be.
+        RunDirectoryError: a newer extractkit wrote the line, or its version cannot exist.
     """
     if _SCHEMA not in record:
         return implied_version(record)
     version = record[_SCHEMA]
-    if type(version) is not int or version < FIRST_TOLD:
+    if type(version) is not int or version < FIRST_RECORDED:
         raise RunDirectoryError(
             f"{at} has {_SCHEMA} {version!r}, which lines of the journal never had. Restore it"
         )
@@ -227,7 +228,7 @@ def _version(record: Mapping[str, object], at: str) -> int:
 
 
 def _whole(line: bytes) -> dict[str, object] | None:
-    """The record of a line that is, to the byte, as `Entry.to_line` writes records; else None."""
+    """Parse a line that is byte for byte as `Entry.to_line` writes it; return None otherwise."""
     try:
         record = json.loads(line)
         if not isinstance(record, dict):
@@ -240,7 +241,7 @@ def _whole(line: bytes) -> dict[str, object] | None:
 
 
 def _line(record: Mapping[str, object]) -> str:
-    """A record of plain data with its checksum."""
+    """Serialise a record of plain data together with its checksum."""
     return canonical_json({**record, _CHECKSUM: _checksum(record)})
 
 

@@ -1,7 +1,7 @@
-"""A run's directory: the names of its files, its lock, and the room on its disk.
+"""Names of the files in a run directory, its lock, and checks before one is written.
 
-The lock is the kernel's (flock) on a file in the run directory. The kernel gives it back when its
-owner ends, however that happens, so a dead owner never stands in the way.
+The lock is an flock on a file in the run directory. The kernel releases it when its owner ends,
+however that happens, so a dead process never blocks a run.
 """
 
 import fcntl
@@ -23,32 +23,156 @@ from extractkit.runs.manifest import PARTS, Status
 from extractkit.store.local import TEMPORARY, make_durable, opened
 
 LOCK = ".lock"
-"""Name of the file; it stays behind only where its owner was killed."""
+"""Name of the lock file. It is left behind only if its owner was killed."""
 
 
-_LOOKS, _BETWEEN_LOOKS = 3, 0.02
+JOURNAL = "journal.jsonl"
+SAMPLES = "samples.jsonl"
+SHARDS = "shards"
+LOG = "extractkit.log"
+HYDRA = ".hydra"
+
+RUN_KEY = "hydra.run.dir"
+"""The configuration key that names the directory."""
+
+
+def shard_file(shard: Shard, suffix: str) -> str:
+    """Return the path of a shard's file within the run directory."""
+    return f"{SHARDS}/{shard.key}{suffix}"
+
+
+@contextmanager
+def new_directory(directory: Path, key: str, check: Callable[[Path], None]) -> Iterator[None]:
+    """Create a directory and hold its lock while the context lasts.
+
+    Directories made for it are removed again if they end up empty.
+
+    Args:
+        key: the configuration key that names the directory, for messages.
+        check: refuses a directory that is in use.
+
+    Raises:
+        RunDirectoryError: `check` refused the directory, another process holds its lock, or it
+            cannot be made.
+        JobError: the disk refuses.
+    """
+    check(directory)
+    made = [path for path in (directory, *directory.parents) if not path.exists()]
+    try:
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunDirectoryError(
+                f"{key}={directory} cannot be made: {error.strerror}. {elsewhere(key)}"
+            ) from error
+        for path in reversed(made):
+            make_durable(path)  # the new names too, so that a power failure does not lose the run
+        with locked(directory):
+            check(directory)  # another process may have started and ended meanwhile
+            yield
+    finally:
+        for path in made:
+            with suppress(OSError):  # a directory that is not empty stays
+                path.rmdir()
+
+
+def elsewhere(key: str) -> str:
+    """Return the advice to choose another directory."""
+    return f"Choose another directory: {key}=…"
+
+
+def check_writable(path: Path, key: str) -> None:
+    """Check that a directory exists at `path` or can be made there. Changes nothing.
+
+    Raises:
+        RunDirectoryError: `path` is a file or is not writable.
+    """
+    if path.exists() and not path.is_dir():
+        raise RunDirectoryError(f"{key}={path} is a file. {elsewhere(key)}")
+    parent = existing_parent(path)
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise RunDirectoryError(
+            f"{key}={path} cannot be made: {parent} is not a writable directory. {elsewhere(key)}"
+        )
+
+
+def check_unused(path: Path) -> None:
+    """Check that a new run may be written to `path`. Changes nothing.
+
+    Raises:
+        RunDirectoryError: `path` holds a run or other files, is not a directory or not writable.
+    """
+    check_writable(path, RUN_KEY)
+    if not path.exists() or unused(path):
+        return
+    at, other = f"{RUN_KEY}={path}", elsewhere(RUN_KEY)
+    if (path / MANIFEST).exists():
+        raise RunDirectoryError(f"{at} {_described(path)}. {other}")
+    if (path / PARTS).is_dir():
+        raise RunDirectoryError(
+            f"{at} holds parts of a run. Join them: {command('finalize', path)}. {other}"
+        )
+    names = sorted(entry.name for entry in path.iterdir())
+    shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+    raise RunDirectoryError(f"{at} is not empty (it holds {shown}). {other}")
+
+
+def unused(path: Path) -> bool:
+    """Return True for an empty directory, or one whose process died before its run began."""
+    names = {entry.name for entry in path.iterdir()}
+    rest = {name for name in names if name not in (LOCK, HYDRA) and not name.endswith(TEMPORARY)}
+    return not names or (LOCK in names and not rest)
+
+
+def existing_parent(path: Path) -> Path:
+    """Return `path` if it exists, else its nearest parent that does."""
+    path = path.absolute()
+    return next(candidate for candidate in (path, *path.parents) if candidate.exists())
+
+
+def _described(path: Path) -> str:
+    try:
+        found = manifests.read(path)
+    except RunDirectoryError as error:
+        return f"holds a run that cannot be read ({error}). Delete it if you do not need it"
+    date = found.volatile.started.replace("T", " ")[:16]
+    size = f"{found.samples} samples, {len(found.tensors)} tensors"
+    if found.status is Status.FINISHED:
+        return (
+            f"holds a finished run of {date} UTC ({size}). Look at it: {command('show', path)}. "
+            f"Delete it if you do not need it"
+        )
+    if (at_work := owner(path)) is not None:
+        return f"is being worked on by {at_work}. Wait for it to end"
+    return (
+        f"holds an unfinished run of {date} UTC (status: {found.status}; {size}). "
+        f"Resume it: {command('resume', path)}. Delete it if you do not need it"
+    )
+
+
+_ATTEMPTS, _BETWEEN_ATTEMPTS = 3, 0.02
 
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
     """Hold the lock of a run directory, which must exist.
 
-    A file of that name that has other names is nobody's lock (a copy by hard links, say): another
-    one takes its place, and what it holds stays as it is.
+    If the lock file has further names (hard links, as some copies make), it is replaced by a new
+    file, and the content under the other names is left alone.
 
     Raises:
-        RunDirectoryError: another process holds it, the directory cannot be written, or something
-            else has the lock's name.
+        RunDirectoryError: another process holds the lock, the directory cannot be written, or
+            something else has the lock's name.
     """
     path = directory / LOCK
     descriptor = _acquired(path)
     try:
-        with suppress(OSError):  # a full disk: then the message to others lacks the owner's name
+        with suppress(OSError):  # on a full disk, messages to others lack the owner's name
             os.ftruncate(descriptor, 0)
             os.write(descriptor, json.dumps({"pid": os.getpid(), "host": platform.node()}).encode())
         yield
     finally:
-        # What is done under the lock is done; closing gives it back even where it fails.
+        # The work under the lock is done. Closing releases it even if unlinking fails.
         with suppress(OSError):
             path.unlink()
         with suppress(OSError):
@@ -56,7 +180,7 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 def owner(directory: Path) -> str | None:
-    """Who works on a run now, as a message names it; None: nobody."""
+    """Return the process that holds a run's lock, as a message names it, or None."""
     try:
         descriptor = opened(directory / LOCK)
     except (OSError, RunDirectoryError):
@@ -66,29 +190,29 @@ def owner(directory: Path) -> str | None:
     except BlockingIOError:
         return _owner(descriptor)
     except OSError:
-        return None  # a file system without locks: whoever writes is told so
+        return None  # a file system without locks, which `locked` refuses
     finally:
         os.close(descriptor)
     return None
 
 
 def _acquired(path: Path) -> int:
-    looks = _LOOKS
+    attempts = _ATTEMPTS
     while True:
         try:
             descriptor = opened(path, os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise RunDirectoryError(
-                f"{path} cannot be written: {error.strerror}. A run is worked on by one process at "
-                f"a time, which says so there"
+                f"{path} cannot be written: {error.strerror}. This file locks the run, which only "
+                f"one process at a time may write"
             ) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             at_work = _owner(descriptor)
             os.close(descriptor)
-            if looks := looks - 1:
-                time.sleep(_BETWEEN_LOOKS)  # whoever asks for the owner holds it for an instant
+            if attempts := attempts - 1:
+                time.sleep(_BETWEEN_ATTEMPTS)  # `owner` holds a shared lock for an instant
                 continue
             raise RunDirectoryError(
                 f"{path.parent} is being worked on by {at_work}. Wait for it to end, or stop it"
@@ -110,134 +234,10 @@ def _acquired(path: Path) -> int:
 
 def _owner(descriptor: int) -> str:
     try:
-        said = json.loads(os.pread(descriptor, 1000, 0))
-        return f"process {int(said['pid'])} on {str(said['host'])!r}"
+        content = json.loads(os.pread(descriptor, 1000, 0))
+        return f"process {int(content['pid'])} on {str(content['host'])!r}"
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return "another process"
-
-
-JOURNAL = "journal.jsonl"
-SAMPLES = "samples.jsonl"
-SHARDS = "shards"
-LOG = "extractkit.log"
-HYDRA = ".hydra"
-
-RUN_KEY = "hydra.run.dir"
-"""The configuration key that names the directory."""
-
-
-def shard_file(shard: Shard, suffix: str) -> str:
-    """The one name that the file of a shard has, within the run directory."""
-    return f"{SHARDS}/{shard.key}{suffix}"
-
-
-@contextmanager
-def fresh(directory: Path, key: str, check: Callable[[Path], None]) -> Iterator[None]:
-    """A directory for something new, this process's own while the context lasts.
-
-    What was made for it goes away again where nothing stays in it.
-
-    Args:
-        key: the configuration key that names it, for messages.
-        check: refuses one that is in use.
-
-    Raises:
-        RunDirectoryError: what `check` refuses; another process is at work there, or the directory
-            cannot be made.
-        JobError: the disk refuses.
-    """
-    check(directory)
-    made = [path for path in (directory, *directory.parents) if not path.exists()]
-    try:
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunDirectoryError(
-                f"{key}={directory} cannot be made: {error.strerror}. {elsewhere(key)}"
-            ) from error
-        for path in reversed(made):
-            make_durable(path)  # their names too: a power failure must not take the run with them
-        with locked(directory):
-            check(directory)  # another process may have begun and ended meanwhile
-            yield
-    finally:
-        for path in made:
-            with suppress(OSError):  # what is not empty stays: a run does
-                path.rmdir()
-
-
-def elsewhere(key: str) -> str:
-    """What to do about a directory that cannot be used."""
-    return f"Choose another directory: {key}=…"
-
-
-def check_writable(path: Path, key: str) -> None:
-    """Make sure that a directory may be made at `path`, or is there; touches nothing.
-
-    Raises:
-        RunDirectoryError: it is a file or is not writable.
-    """
-    if path.exists() and not path.is_dir():
-        raise RunDirectoryError(f"{key}={path} is a file. {elsewhere(key)}")
-    parent = existing_parent(path)
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise RunDirectoryError(
-            f"{key}={path} cannot be made: {parent} is no writable directory. {elsewhere(key)}"
-        )
-
-
-def check_unused(path: Path) -> None:
-    """Make sure that a new run may be written to `path`; touches nothing.
-
-    Raises:
-        RunDirectoryError: it holds a run or anything else, is no directory or is not writable.
-    """
-    check_writable(path, RUN_KEY)
-    if not path.exists() or never_begun(path):
-        return
-    at, other = f"{RUN_KEY}={path}", elsewhere(RUN_KEY)
-    if (path / MANIFEST).exists():
-        raise RunDirectoryError(f"{at} {_described(path)}. {other}")
-    if (path / PARTS).is_dir():
-        raise RunDirectoryError(
-            f"{at} holds parts of a run. Join them: {command('finalize', path)}. {other}"
-        )
-    names = sorted(entry.name for entry in path.iterdir())
-    shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-    raise RunDirectoryError(f"{at} is not empty (it holds {shown}). {other}")
-
-
-def never_begun(path: Path) -> bool:
-    """Whether a directory is empty, or holds what a process left that died before its run began."""
-    names = {entry.name for entry in path.iterdir()}
-    rest = {name for name in names if name not in (LOCK, HYDRA) and not name.endswith(TEMPORARY)}
-    return not names or (LOCK in names and not rest)
-
-
-def existing_parent(path: Path) -> Path:
-    """`path` itself where it exists, else the nearest directory above it that does."""
-    path = path.absolute()
-    return next(candidate for candidate in (path, *path.parents) if candidate.exists())
-
-
-def _described(path: Path) -> str:
-    try:
-        found = manifests.read(path)
-    except RunDirectoryError as error:
-        return f"holds a run that cannot be read ({error}). Delete it if you do not need it"
-    date = found.volatile.started.replace("T", " ")[:16]
-    size = f"{found.samples} samples, {len(found.tensors)} tensors"
-    if found.status is Status.FINISHED:
-        return (
-            f"holds a finished run of {date} UTC ({size}). Look at it: {command('show', path)}. "
-            f"Delete it if you do not need it"
-        )
-    if (at_work := owner(path)) is not None:
-        return f"is being worked on by {at_work}. Wait for it to end"
-    return (
-        f"holds an unfinished run of {date} UTC (status: {found.status}; {size}). "
-        f"Go on with it: {command('resume', path)}. Delete it if you do not need it"
-    )
 
 
 _BYTES_PER_TENSOR = 2_000
@@ -245,15 +245,15 @@ _BYTES_PER_SHARD = 4_000
 
 
 def free_bytes(path: Path) -> int:
-    """Room on the disk of the directory `path`, or of its nearest parent."""
+    """Return the free bytes on the disk of `path` or of its nearest existing parent."""
     return shutil.disk_usage(existing_parent(path)).free
 
 
 def check_space(path: Path, needed_bytes: int) -> None:
-    """Make sure that the disk of the directory `path` (or of its nearest parent) has room.
+    """Check that the disk of `path`, or of its nearest existing parent, has enough space.
 
     Raises:
-        DiskSpaceError: it has less than `needed_bytes` free.
+        DiskSpaceError: fewer than `needed_bytes` are free.
     """
     directory, free = existing_parent(path), free_bytes(path)
     if needed_bytes > free:
@@ -265,12 +265,12 @@ def check_space(path: Path, needed_bytes: int) -> None:
 
 
 def file_overhead(tensors: int, shards: int) -> int:
-    """About what files take beyond their values: HDF5's structures, journal, manifest, index."""
+    """Estimate the bytes of a run beyond its values: HDF5 structures, journal, manifest, index."""
     return _BYTES_PER_TENSOR * tensors * (shards + 1) + _BYTES_PER_SHARD * (shards + 1)
 
 
 def human_bytes(count: int) -> str:
-    """A number of bytes in decimal units, as disks are sold: "813 B", "6.5 GB"."""
+    """Format a number of bytes in decimal units: "813 B", "6.5 GB"."""
     size = float(count)
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if size < 999.5 or unit == "TB":

@@ -1,4 +1,4 @@
-"""The run's own log: everything that is logged while a job runs, whatever the terminal shows."""
+"""The run's own log: all records logged while a job runs, whatever the terminal shows."""
 
 import logging
 import sys
@@ -15,31 +15,31 @@ _FORMAT = "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s"
 
 
 class _RunHandler(logging.FileHandler):
-    """Writes on as long as the disk takes it; a log that cannot be written ends no job."""
+    """Handler that keeps going on write errors: a log that cannot be written ends no job."""
 
-    _told = False
+    _reported = False
 
     def _open(self) -> TextIOWrapper:
         descriptor = opened_to_append(Path(self.baseFilename))
         return open(descriptor, "a", encoding=self.encoding)  # noqa: PTH123 - a descriptor
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's own name
-        if not self._told:
-            self._told = True
+        if not self._reported:
+            self._reported = True
             sys.stderr.write(
                 f"extractkit: {self.baseFilename} could not be written: {sys.exc_info()[1]}\n"
             )
 
 
 class _WarningHandler(logging.Handler):
-    """Passes our own warnings on, which would otherwise be in the log alone."""
+    """Handler that also passes extractkit's own warnings to the caller."""
 
     def __init__(self, warn: Callable[[str], None]) -> None:
         super().__init__(logging.WARNING)
         self._warn = warn
 
     def emit(self, record: logging.LogRecord) -> None:
-        # Errors end the job, and are reported as such.
+        # Errors end the job and are reported there.
         if record.levelno == logging.WARNING:
             self._warn(record.getMessage())
 
@@ -52,7 +52,7 @@ def run_log(directory: Path, warn: Callable[[str], None]) -> Iterator[None]:
         warn: Receives each warning of extractkit's own loggers as well.
 
     Raises:
-        JobError: the file cannot be opened.
+        JobError: the log cannot be opened.
         RunDirectoryError: something else has its name.
     """
     with writing(directory / LOG):

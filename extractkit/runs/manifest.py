@@ -1,7 +1,7 @@
-"""The manifest: everything that a run says of itself, as one frozen value and one JSON file.
+"""The manifest: a run's complete description of itself, as one frozen value and one JSON file.
 
-Whatever may differ between two runs of the same job (times, machine) stands under `volatile`; the
-rest identifies what was done.
+Fields that may differ between two runs of the same job (times, machine) are grouped under
+`volatile`. All others identify what was done.
 """
 
 import os
@@ -22,24 +22,48 @@ from extractkit.runs.files import Origin, StoredFile
 from extractkit.runs.journal import Entry
 from extractkit.runs.neighbours import no_run
 from extractkit.runs.schema import SealedRecord
-from extractkit.runs.schema import sealed as sealed  # a manifest's content, for whoever edits one
+from extractkit.runs.schema import sealed as sealed  # the bytes of a manifest
 from extractkit.runs.upgrades import MANIFEST_UPGRADES
 from extractkit.sinks.protocol import StoredTensor
+
+MANIFEST = "manifest.json"
+"""Name of the file in the run directory."""
+
+SWEEP = "sweep.json"
+"""Name of the index file in the directory of a sweep."""
+
+PARTS = "parts"
+"""Name of the folder that holds the parts of a job until they are joined."""
+
+SCHEMA = 7
+"""Version of the manifest's fields. Raise it with every change of them."""
+
+MOST_SAMPLES = 1 << 40
+"""Upper bound on the samples of a run, so that a damaged count cannot exhaust the memory."""
+
+
+class Status(StrEnum):
+    """The state of a run."""
+
+    STARTED = "started"
+    FINISHED = "finished"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
 
 
 @dataclass(frozen=True)
 class SelfCheck:
-    """The check for one set of weights.
+    """The result of the self-check for one set of weights.
 
     Attributes:
-        checkpoint: label of the weights; None: the model has one set of weights.
-        loaded_by: what loaded the model for comparison ("keras.models.load_model").
-        outputs: addresses of the outputs that were compared.
-        samples: how many samples of the first batch they are for.
-        largest_difference: the largest absolute difference of two numbers.
-        relative_difference: the largest such difference in units of its output's largest number.
-        tolerance: how far numbers may be apart.
-        not_applicable: why nothing was compared; None: the outputs were.
+        checkpoint: label of the weights; None if the model has one set of weights.
+        loaded_by: the function that loaded the model for comparison ("keras.models.load_model").
+        outputs: addresses of the compared outputs.
+        samples: number of samples compared, from the first batch.
+        largest_difference: the largest absolute difference between two numbers.
+        relative_difference: the largest such difference relative to its output's largest number.
+        tolerance: how far numbers may differ.
+        not_applicable: why nothing was compared; None if the outputs were.
     """
 
     checkpoint: str | None = None
@@ -53,12 +77,14 @@ class SelfCheck:
 
 
 def joined(parts: Iterable[Sequence[SelfCheck]]) -> tuple[SelfCheck, ...]:
-    """The checks of a run from those of its parts: of each set of weights the one that differs
-    most, and any that was made in place of one that was not."""
+    """Merge the checks of a run's parts: for each set of weights, keep the largest difference.
+
+    A check that was made takes precedence over one that was not applicable.
+    """
     found: dict[str | None, SelfCheck] = {}
     for one in (one for checks in parts for one in checks):
-        other = found.get(one.checkpoint)
-        if other is None or _weight(one) > _weight(other):
+        known = found.get(one.checkpoint)
+        if known is None or _weight(one) > _weight(known):
             found[one.checkpoint] = one
     return tuple(found.values())
 
@@ -67,34 +93,9 @@ def _weight(one: SelfCheck) -> tuple[bool, float]:
     return one.not_applicable is None, one.largest_difference
 
 
-MANIFEST = "manifest.json"
-"""Name of the file in the run directory."""
-
-SWEEP = "sweep.json"
-"""Name of the file that a directory of several jobs' runs holds instead."""
-
-PARTS = "parts"
-"""Name of the folder in which the parts of a job stand until they are joined to a run."""
-
-SCHEMA = 7
-"""Version of the manifest's fields; to be raised with every change of them."""
-
-MOST_SAMPLES = 1 << 40
-"""More than a run can hold; numbers beyond would not fit into memory, however they were meant."""
-
-
-class Status(StrEnum):
-    """How far a run has come."""
-
-    STARTED = "started"
-    FINISHED = "finished"
-    FAILED = "failed"
-    INTERRUPTED = "interrupted"
-
-
 @dataclass(frozen=True)
 class RunTensor:
-    """One tensor of a run: how it is stored, the model's record of it, and who asked for it."""
+    """One tensor of a run: how it is stored, its catalog record and the selectors that match it."""
 
     stored: StoredTensor
     record: TensorRecord
@@ -120,9 +121,9 @@ class RunInputs:
 
     Attributes:
         fingerprint: digest of the samples.
-        count: their number, those without values included.
-        notes: what the user should know of them.
-        truncated: how many were cut off to fit the model; known once all have been read.
+        count: number of samples, including those without values.
+        notes: messages for the user about the samples.
+        truncated: number of samples cut to fit the model, known once all have been read.
     """
 
     fingerprint: str
@@ -133,7 +134,7 @@ class RunInputs:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What was planned: bytes to store (exact, or an upper bound) and the shards' ranges."""
+    """The plan as recorded: bytes to store (exact, or an upper bound) and the shards' ranges."""
 
     bytes: int
     exact: bool
@@ -142,7 +143,7 @@ class RunPlan:
 
 @dataclass(frozen=True)
 class Resumed:
-    """A later process that went on with a run: when it began, and on which machine."""
+    """A later process that resumed the run: when it started, and on which machine."""
 
     started: str
     host: Mapping[str, object] = field(default_factory=dict)
@@ -150,18 +151,18 @@ class Resumed:
 
 @dataclass(frozen=True)
 class Volatile:
-    """What differs from run to run of one job.
+    """The fields that differ between runs of one job.
 
     Attributes:
         started, finished: times in UTC, ISO 8601.
         host: the machine.
-        working_directory: from where relative paths of the configuration are told.
+        working_directory: the directory that relative paths of the configuration refer to.
         timings: seconds spent in each stage, by the last process.
-        resumed: the processes that went on after the first one.
-        log: the run's own log as it was when the run ended; lines may have been added since.
+        resumed: the processes that resumed the run.
+        log: the run's log as it was when the run ended; lines may have been added since.
         workers: the machines on which workers computed shards, each once.
-        self_check: what came of holding the model's outputs against its own call, for each set of
-            weights that this was done for; empty: it was left out, or has not been done yet.
+        self_check: the result of comparing the model's outputs with its own call, for each set of
+            weights checked. Empty if the check was turned off or has not been made yet.
     """
 
     started: str
@@ -177,12 +178,12 @@ class Volatile:
 
 @dataclass(frozen=True)
 class Actual:
-    """What a finished run really holds.
+    """What a finished run holds.
 
     Attributes:
-        samples, shards: how many were committed; with checkpoints, samples count for each of them.
+        samples, shards: the committed numbers. With checkpoints, samples count once for each.
         bytes: size of the shards' files, over all sinks.
-        skipped: samples without values.
+        skipped: number of samples without values.
         values: what the checks found in each tensor's values, by key.
     """
 
@@ -194,10 +195,10 @@ class Actual:
 
     @classmethod
     def of(cls, entries: Collection[Entry], values: Mapping[str, ValueStats]) -> "Actual":
-        """The sums over the entries of all shards.
+        """Sum up the entries of all shards.
 
         Args:
-            values: of each tensor, by key, over all shards.
+            values: statistics of each tensor over all shards, by key.
         """
         return cls(
             samples=sum(entry.stop - entry.start for entry in entries),
@@ -210,31 +211,32 @@ class Actual:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A run's description of itself. Model, inputs, tensors and plan are known from the plan on.
+    """A run's description of itself. Model, inputs, tensors and plan are set once planned.
 
     Attributes:
         schema: version of these fields.
-        status: how far the run has come.
-        job_given: the overrides as they were typed.
-        job_resolved: the whole configuration; its `sinks` tell how the shards are read.
+        status: the state of the run.
+        job_given: the overrides as typed.
+        job_resolved: the whole configuration. Its `sinks` determine how the shards are read.
         model_name: the chosen entry of the `model` group.
-        model: what the model says of itself, `weights` (SHA-256) and `definition` (SHA-256 of what
-            it computes; null where nobody can tell).
-        inputs, tensors, skipped, plan, actual: see their types; `actual` is null until finished.
-        checkpoints: the weights that the model was given one after the other: the axis of every
-            tensor; empty where a run has no such axis.
+        model: the adapter's description, `weights` (SHA-256) and `definition` (SHA-256 of what the
+            model computes; null if unknown).
+        inputs, tensors, skipped, plan, actual: see their types. `actual` is null until finished.
+        checkpoints: the sets of weights given to the model in turn: an axis of every tensor. Empty
+            if the run has no such axis.
         skipped_checkpoints: those that could not be used.
-        origins: the files that the configuration names, the checkpoints apart.
-        files: those of the run directory that stand outside of the journal.
-        environment: variables of the process that may change bits, imposed on all that go on.
-        settings: what else could change bits (threads, flags, compile mode, batch rules), frozen.
-        seeds: of the random generators.
-        versions: of the packages involved.
-        values_version: of the values that extractkit computes (`VALUES_VERSION`); 0: before it was
-            counted.
-        identity: SHA-256 over everything that decides the values; null where nobody can tell.
-        git: of the working directory; null outside of a checkout.
-        part: which part of a job it is, as in "2/4"; null: all of it.
+        origins: the files that the configuration names, except the checkpoints.
+        files: files of the run directory that the journal does not record.
+        environment: environment variables that may change bits. Every process that resumes the run
+            takes them over.
+        settings: all else that could change bits (threads, flags, compile mode, batch rules).
+        seeds: seeds of the random generators.
+        versions: versions of the packages involved.
+        values_version: version of the values that extractkit computes (`VALUES_VERSION`); 0 for
+            runs older than that counter.
+        identity: SHA-256 over everything that decides the values; null if unknown.
+        git: state of the working directory; null outside a checkout.
+        part: the part of the job that this run is, such as "2/4"; null for the whole job.
     """
 
     volatile: Volatile
@@ -269,7 +271,7 @@ class Manifest:
 
     @property
     def records_files(self) -> bool:
-        """Whether it records the files that stand outside of the journal: schema 1 did not.
+        """Whether files outside the journal are recorded. Schema 1 did not record them.
 
         Later schemas record at least the samples' rows, together with the plan.
         """
@@ -277,10 +279,10 @@ class Manifest:
 
     @property
     def shards(self) -> tuple[Shard, ...]:
-        """Every shard that a finished run has: by checkpoint, the constants before the ranges.
+        """All shards of the finished run: by checkpoint, the constants before the ranges.
 
         Raises:
-            RunDirectoryError: it says to be a part that there cannot be.
+            RunDirectoryError: `part` does not name a valid part.
         """
         if self.part is None:
             return self.planned_shards
@@ -304,10 +306,10 @@ class Manifest:
 
     @property
     def sinks(self) -> Mapping[str, object]:
-        """The configuration of the sinks that wrote the run, by name; the first one is read.
+        """The configuration of the sinks that wrote the run, by name. The first one is read.
 
         Raises:
-            RunDirectoryError: there is none.
+            RunDirectoryError: no sink is recorded.
         """
         configured = self.job_resolved.get("sinks")
         if not isinstance(configured, Mapping) or not configured:
@@ -316,7 +318,7 @@ class Manifest:
 
 
 def now() -> str:
-    """The time in UTC, ISO 8601, to the second."""
+    """Return the time in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -330,11 +332,11 @@ def write(directory: Path, manifest: Manifest) -> None:
 
 
 def read(directory: Path) -> Manifest:
-    """The manifest of a run.
+    """Read the manifest of a run.
 
     Raises:
         RunDirectoryError: there is none, it is damaged, a newer extractkit wrote it, or its plan
-            is none for its samples.
+            does not fit its samples.
     """
     try:
         found = _RECORD.read(directory / MANIFEST)
@@ -353,25 +355,25 @@ def _absent(directory: Path) -> str:
         )
     if os.path.isdir(directory / PARTS):  # noqa: PTH112
         return (
-            f"{directory} is no run yet: it holds parts of one. Join them: "
+            f"{directory} is not a run yet: it holds parts of one. Join them: "
             f"{command('finalize', directory)}"
         )
     return no_run(directory, (MANIFEST, SWEEP))
 
 
 def _check_plan(manifest: Manifest, path: Path) -> None:
-    """Make sure that the planned ranges are what shards are made of: all samples, each once."""
+    """Check that the planned ranges cover all samples, each once."""
     count = manifest.samples
     if not 0 <= count <= MOST_SAMPLES:
-        raise RunDirectoryError(f"{path} records {count} samples, and no run has so many")
+        raise RunDirectoryError(f"{path} records {count} samples, more than a run can hold")
     if manifest.plan is None:
         return
     end = 0
     for number, (start, stop) in enumerate(manifest.plan.shards):
         if start != end or not start < stop <= count:
             raise RunDirectoryError(
-                f"{path}: plan.shards[{number}] is [{start}, {stop}]. It has to begin at {end}, "
-                f"hold a sample at least and end at {count} at most"
+                f"{path}: plan.shards[{number}] is [{start}, {stop}]. It must begin at {end}, "
+                f"hold at least one sample and end at {count} or before"
             )
         end = stop
     if end != count:

@@ -1,4 +1,4 @@
-"""What there is near a path at which no run is found."""
+"""Hints at runs and sweeps near a path that holds none."""
 
 import os
 from collections.abc import Collection, Iterator
@@ -6,21 +6,21 @@ from pathlib import Path
 
 from extractkit.errors import choices
 
-# A date and a time are the folders that Hydra puts a run into.
+# Hydra puts a run into a folder for the date and one for the time.
 _DEPTH = 2
 
 
 def no_run(path: Path, marks: Collection[str]) -> str:
-    """Return why there is no run at a path, and the nearest directories that there are.
+    """Return why there is no run at a path, and the nearest runs and sweeps.
 
     Args:
-        path: Holds none of the marks.
-        marks: Names of the files that a run or a sweep has, that of a run first.
+        path: a path with none of the marker files.
+        marks: names of the files that mark a run or a sweep, that of a run first.
     """
     if os.path.isdir(path):  # noqa: PTH112 - a name that is too long does not exist
         inside = [str(found) for found in _marked(path, marks, _DEPTH)]
         hint = f". In it: {choices('', inside)}" if inside else ""
-        return f"{path} is no run directory: it holds no {next(iter(marks))}{hint}"
+        return f"{path} is not a run directory: it holds no {next(iter(marks))}{hint}"
     if os.path.exists(path):  # noqa: PTH110
         own = _is_marked(path.parent, marks)
         hint = f". Give its directory: {path.parent}" if own else ""
@@ -33,7 +33,7 @@ def no_run(path: Path, marks: Collection[str]) -> str:
 
 
 def _marked(folder: Path, marks: Collection[str], depth: int) -> Iterator[Path]:
-    """Find runs and sweeps inside a folder, none of them inside another."""
+    """Yield the runs and sweeps inside a folder, without looking inside them."""
     for one in _folders(folder):
         if _is_marked(one, marks):
             yield one
@@ -46,7 +46,7 @@ def _is_marked(folder: Path, marks: Collection[str]) -> bool:
 
 
 def _folders(folder: Path) -> list[Path]:
-    """List the directories in a folder; none where it cannot be read."""
+    """List the directories in a folder, or none if it cannot be read."""
     try:
         with os.scandir(folder) as entries:
             names = [one.name for one in entries if one.is_dir() and one.name[0] != "."]

@@ -1,8 +1,8 @@
-"""Parts of a job: each is a run of its own, and joining makes one run of them.
+"""Parts of a job: each is a run of its own, and joining them makes one run.
 
-Files are moved, not copied, and the run has no manifest until everything is in its place: whenever
-the process is killed, each file stands either in its part or in the run, and joining goes on from
-there. Only then the parts are removed. From their being read until then all of them are locked.
+Files are moved, not copied, and the run has no manifest until every file has arrived. If the
+process is killed, each file is either in its part or in the run, and joining continues from there.
+The parts are removed last. They stay locked from the moment they are read.
 """
 
 import os
@@ -20,7 +20,7 @@ from extractkit.runs import journal
 from extractkit.runs import manifest as manifests
 from extractkit.runs.agreement import part_differences
 from extractkit.runs.files import StoredFile, reading
-from extractkit.runs.intact import check_names, check_some_left
+from extractkit.runs.intact import check_any_values, check_names
 from extractkit.runs.journal import Entry
 from extractkit.runs.layout import (
     HYDRA,
@@ -46,7 +46,7 @@ _NAME = re.compile(r"([0-9]+)-of-([0-9]+)")
 
 @dataclass(frozen=True, eq=False)
 class FinishedPart:
-    """A finished part of a job, with its directory, its manifest and the entries of its journal."""
+    """A finished part of a job with its directory, its manifest and its journal entries."""
 
     part: Part
     directory: Path
@@ -55,21 +55,21 @@ class FinishedPart:
 
 
 def place(directory: Path, part: Part | None) -> Path:
-    """Where a part of the run `directory` stands; the run itself, where it is not made in parts."""
+    """Return the directory of a part of a run, or the run's own if `part` is None."""
     if part is None:
         return directory
     return directory / PARTS / f"{part.number}-of-{part.count}"
 
 
 def check_place(directory: Path, part: Part) -> None:
-    """Make sure that a part may be made for a run.
+    """Check that a part may be made for a run.
 
     Raises:
-        RunDirectoryError: the run is there already, or parts of another number.
+        RunDirectoryError: the run exists already, or has parts of another count.
     """
     if (directory / MANIFEST).exists():
         raise RunDirectoryError(
-            f"{RUN_KEY}={directory} holds a run already, of which no part can be made. Look at "
+            f"{RUN_KEY}={directory} already holds a run, so no part of it can be made. Look at "
             f"it: {command('show', directory)}. {elsewhere(RUN_KEY)}"
         )
     others = sorted({found.count for found in found_parts(directory)} - {part.count})
@@ -81,7 +81,7 @@ def check_place(directory: Path, part: Part) -> None:
 
 
 def found_parts(directory: Path) -> list[Part]:
-    """The parts for which there is a folder, in order."""
+    """Return the parts that have a folder, in order."""
     parts = directory / PARTS
     names = [path.name for path in parts.iterdir()] if parts.is_dir() else []
     found = (Part.parse("/".join(name.groups())) for name in map(_NAME.fullmatch, names) if name)
@@ -89,19 +89,20 @@ def found_parts(directory: Path) -> list[Part]:
 
 
 def finished_parts(directory: Path, busy: Mapping[Part, str]) -> list[FinishedPart]:
-    """All parts of a run, in order, each finished, and of one job.
+    """Return all parts of a run, in order, after checking that they are finished and of one job.
 
     Args:
-        busy: the parts that somebody works on, and who does; the others are locked by the caller.
+        busy: the parts that another process holds, with its name. The caller holds the locks of
+            all others.
 
     Raises:
-        RunDirectoryError: there are none, some are missing or not finished (all of them are named,
-            with what makes them), or two of them are not of the same job.
+        RunDirectoryError: there are none, some are missing or unfinished (the message lists all of
+            them, with the command that makes each), or two are of different jobs.
     """
     found = found_parts(directory)
     if not found:
         if (directory / SWEEP).exists():
-            manifests.read(directory)  # which tells what it is
+            manifests.read(directory)  # raises, and says that this is a sweep
         raise RunDirectoryError(
             f"{directory} holds no parts of a run. Make them, in any order and anywhere: "
             f"extractkit … runtime.part=1/4 {override(RUN_KEY, directory)}, and so on to 4/4"
@@ -110,7 +111,7 @@ def finished_parts(directory: Path, busy: Mapping[Part, str]) -> list[FinishedPa
     if len(counts) > 1:
         raise RunDirectoryError(
             f"{directory / PARTS} holds parts of {' and of '.join(map(str, counts))}, which cannot "
-            f"be of one job. Remove those that are not wanted"
+            f"be of one job. Remove those you do not want"
         )
     finished: list[FinishedPart] = []
     lacking: list[tuple[Part, str | None]] = []
@@ -131,17 +132,17 @@ def finished_parts(directory: Path, busy: Mapping[Part, str]) -> list[FinishedPa
             finished.append(FinishedPart(part, at, manifest, _entries(at, manifest)))
     if lacking:
         given = finished[0].manifest.job_given if finished else ()
-        told = [f"{part} {why or _missing(directory, part, given)}" for part, why in lacking]
+        listed = [f"{part} {why or _missing(directory, part, given)}" for part, why in lacking]
         raise RunDirectoryError(
             f"{len(lacking)} of the {found[0].count} parts of {directory} are missing or not "
-            f"finished: {'; '.join(told)}"
+            f"finished: {'; '.join(listed)}"
         )
     _check_agreement(directory, finished)
     return finished
 
 
 def without_part(overrides: tuple[str, ...]) -> tuple[str, ...]:
-    """The overrides of a part as those of the whole job."""
+    """Return the overrides of a part without the one that chooses the part."""
     return tuple(one for one in overrides if one.lstrip("+").partition("=")[0] != "runtime.part")
 
 
@@ -150,7 +151,7 @@ def _missing(directory: Path, part: Part, given: tuple[str, ...]) -> str:
 
 
 def _command(directory: Path, part: Part, given: tuple[str, ...]) -> str:
-    """The line that makes a part, as a shell takes it."""
+    """Return the shell command that makes a part."""
     words = shlex.join(without_part(given)) or "…"
     return f"extractkit {words} runtime.part={part} {override(RUN_KEY, directory)}"
 
@@ -159,14 +160,14 @@ def _entries(directory: Path, manifest: Manifest) -> dict[Shard, Entry]:
     entries = journal.read(directory / JOURNAL).by_shard()
     if entries.keys() != set(manifest.shards):
         raise RunDirectoryError(
-            f"{directory / JOURNAL} does not list the shards of its part. Have them stored again: "
+            f"{directory / JOURNAL} does not list the shards of its part. Store them again: "
             f"{command('resume', directory)}"
         )
     return entries
 
 
 def _check_agreement(directory: Path, finished: list[FinishedPart]) -> None:
-    """Refuse parts of which one is not like the most, or like the first where those are half."""
+    """Raise if the parts disagree; the reference is the majority, or the first part in a tie."""
     first = finished[0]
     other = [one for one in finished if part_differences(first.manifest, one.manifest)]
     if not other:
@@ -181,8 +182,8 @@ def _check_agreement(directory: Path, finished: list[FinishedPart]) -> None:
     )
     found = part_differences(reference.manifest, odd.manifest)
     raise RunDirectoryError(
-        f"part {odd.part} is not of the same job as part {reference.part}, or was made under other "
-        f"circumstances. What the one recorded, and the other found: {'; '.join(found)}. "
+        f"part {odd.part} is not of the same job as part {reference.part}, or was made in another "
+        f"environment. Recorded by part {reference.part}, found in the other: {'; '.join(found)}. "
         f"{advice[0].upper()}{advice[1:].rstrip('.')}"
     )
 
@@ -193,20 +194,20 @@ def finalize(
     reader: Callable[[Manifest, str], Sink] = sink_of,
     note: Callable[[str], None] = lambda message: None,
 ) -> None:
-    """Make one run of the parts in a directory, bitwise that which a single process would make.
+    """Join the parts in a directory to one run, bitwise identical to that of a single process.
 
-    Where it was killed or failed before, it goes on. A run that has been joined is left alone.
+    Continues if it was interrupted before. A run that is already joined is left unchanged.
 
     Args:
-        directory: of the run, in which the parts stand.
+        directory: the run directory, which holds the parts.
         reader: makes a sink from a manifest and the sink's name.
-        note: told what the user should know.
+        note: receives messages for the user.
 
     Raises:
-        RunDirectoryError: parts are missing or unfinished, are not of one job, or are damaged;
-            another process is at work; or there is nothing to join.
-        ConfigError: the parts name a sink that is not trusted, or is none.
-        JobError: the disk refuses, or nothing is left of the samples.
+        RunDirectoryError: parts are missing, unfinished, of different jobs or damaged; another
+            process is at work; or there is nothing to join.
+        ConfigError: the parts name something that is not a sink, or not a trusted one.
+        JobError: the disk refuses, or no sample has a value.
     """
     if not directory.is_dir():
         raise RunDirectoryError(no_run(directory, (PARTS, MANIFEST)))
@@ -221,7 +222,7 @@ def finalize(
 
 
 def _locked_parts(directory: Path, locks: ExitStack) -> dict[Part, str]:
-    """Lock the parts; those that somebody works on, and who does, are returned."""
+    """Lock the parts. Return those that another process holds, with its name."""
     busy = {}
     for part in found_parts(directory):
         at = place(directory, part)
@@ -243,8 +244,8 @@ def _check_joined(directory: Path) -> None:
         )
     if recorded.status is not Status.FINISHED:
         raise RunDirectoryError(
-            f"{directory} is a run that was not made in parts (status: {recorded.status}). Go on "
-            f"with it: {command('resume', directory)}"
+            f"{directory} is a run that was not made in parts (status: {recorded.status}). Resume "
+            f"it: {command('resume', directory)}"
         )
 
 
@@ -254,7 +255,7 @@ def _join(
     for part in found_parts(directory):
         if _leads_elsewhere(at := place(directory, part)):
             raise RunDirectoryError(
-                f"{at} is a link, or holds one in place of a folder: it may lead out of its run"
+                f"{at} is a link, or contains one in place of a folder: it may lead out of its run"
             )
     finished = finished_parts(directory, busy)
     first = finished[0].manifest
@@ -264,7 +265,7 @@ def _join(
             check_names(one.directory, entry, first.sinks)
     entries = {s: e for one in finished for s, e in one.entries.items()}
     in_order = {shard: entries[shard] for shard in first.planned_shards}
-    check_some_left(in_order.values(), sum(map(len, in_order)))
+    check_any_values(in_order.values(), sum(map(len, in_order)))
     moves = [move for one in finished for move in _moves(directory, one)]
     for name in (SHARDS, *([HYDRA] if _hydra(first) else [])):
         make_directory(directory / name)
@@ -279,10 +280,10 @@ def _join(
 
 
 def _moves(directory: Path, finished: FinishedPart) -> list[tuple[Path, Path]]:
-    """Where the files of a part are and where they belong; those that are there are left out.
+    """Return source and target of each file of a part, except files already moved.
 
     Raises:
-        RunDirectoryError: one is in neither place, or damaged.
+        RunDirectoryError: a file is missing from both, or damaged.
     """
     files = [file for entry in finished.entries.values() for file in entry.stored]
     if finished.part.number == 1:
@@ -299,7 +300,7 @@ def _moves(directory: Path, finished: FinishedPart) -> list[tuple[Path, Path]]:
             file.check(finished.directory)
         except RunDirectoryError as error:
             raise RunDirectoryError(
-                f"part {finished.part} is damaged: {error}. Mend it: "
+                f"part {finished.part} is damaged: {error}. Repair it: "
                 f"{command('resume', finished.directory)}"
             ) from error
         moves.append((source, target))
@@ -319,14 +320,14 @@ def _hydra(manifest: Manifest) -> list[StoredFile]:
 
 
 def _log(finished: FinishedPart) -> bytes:
-    """What was logged while a part was made, under a line that says so."""
+    """Return the log of a part, under a line that names the part."""
     with suppress(FileNotFoundError), reading(finished.directory / LOG) as file:
         return f"part {finished.part}\n".encode() + file.read()
     return b""
 
 
 def _joined(finished: Sequence[FinishedPart]) -> Manifest:
-    """The manifest of the whole run, to be finished."""
+    """Return the manifest of the whole run, before it is finished."""
     first = finished[0].manifest
     every = [one.manifest.volatile for one in finished]
     machines = [machine for one in every for machine in (one.host, *one.workers)]
@@ -352,7 +353,7 @@ def _joined(finished: Sequence[FinishedPart]) -> Manifest:
 
 
 def _summed(timings: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Seconds of each stage over all parts."""
+    """Add up the seconds of each stage over all parts."""
     summed: dict[str, float] = {}
     for one in timings:
         for stage, seconds in one.items():
@@ -361,8 +362,11 @@ def _summed(timings: Iterable[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _remove_parts(directory: Path, note: Callable[[str], None], busy: Mapping[Part, str]) -> None:
-    """Take away what the parts have left, and nothing else: no link is followed, no folder emptied
-    of what a part does not have, and no part touched that holds what the run does not."""
+    """Remove the files of joined parts, and nothing else.
+
+    Links are not followed, files that are not a part's stay, and so does a part that holds a shard
+    that the run lacks.
+    """
     found = found_parts(directory)
     joined = journal.read(directory / JOURNAL, brief=True).digests() if found else {}
     for part in found:
@@ -370,19 +374,19 @@ def _remove_parts(directory: Path, note: Callable[[str], None], busy: Mapping[Pa
         if _leads_elsewhere(at) or not at.is_dir():
             continue
         if part in busy:
-            note(f"{at} is being worked on by {busy[part]}: it is left as it is")
+            note(f"{at} is being worked on by {busy[part]}: it is left unchanged")
         elif (lacking := _lacking(at, joined)) is not None:
-            note(f"{at} is left as it is: {lacking}")
+            note(f"{at} is left unchanged: {lacking}")
         else:
             _remove_part(at)
     parts = directory / PARTS
     _remove_folder(parts)
     if parts.exists():
-        note(f"{parts} holds something that is no part of the run: it is left as it is")
+        note(f"{parts} holds files that are not part of the run: it is left unchanged")
 
 
 def _lacking(at: Path, joined: Mapping[str, str]) -> str | None:
-    """What a part has, or may have, that the joined run has not; None: nothing."""
+    """Return what a part has, or may have, that the joined run lacks; None if nothing."""
     try:
         own = journal.read(at / JOURNAL, brief=True).digests()
     except RunDirectoryError as error:
@@ -392,10 +396,10 @@ def _lacking(at: Path, joined: Mapping[str, str]) -> str | None:
 
 
 def _remove_part(at: Path) -> None:
-    """Take away a part of which nothing is needed any more; it is locked."""
+    """Remove a joined part, whose lock is held."""
     for path in (*(at / name for name in (JOURNAL, SAMPLES, LOG)), *_hydra_left(at)):
         remove(path)
-    remove(at / MANIFEST)  # while that is there, it tells what else is
+    remove(at / MANIFEST)  # last of the files, because it lists the others
     for folder in (at / SHARDS, at / HYDRA):
         _remove_folder(folder)
     remove(at / LOCK)
@@ -408,12 +412,12 @@ def _remove_folder(path: Path) -> None:
 
 
 def _hydra_left(at: Path) -> list[Path]:
-    """What Hydra composed for a part, and is not in the run."""
+    """Return the files that Hydra composed for a part and that the run does not need."""
     if not (at / MANIFEST).exists():
         return []
     return [at / file.name for file in _hydra(manifests.read(at))]
 
 
 def _leads_elsewhere(at: Path) -> bool:
-    """Whether a part, or a folder of it, is a link."""
+    """Return True if a part, or a folder of it, is a link."""
     return any(path.is_symlink() for path in (at.parent, at, at / SHARDS, at / HYDRA))

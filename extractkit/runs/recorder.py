@@ -1,4 +1,4 @@
-"""Write a run: begin it, record it, finish it, or take it back after a user's mistake."""
+"""Writing a run: start it, record it, finish it, or undo it after a user's mistake."""
 
 import logging
 import shutil
@@ -27,19 +27,19 @@ from extractkit.runs.layout import (
     SAMPLES,
     SHARDS,
     check_unused,
-    fresh,
+    new_directory,
 )
 from extractkit.runs.manifest import MANIFEST, Actual, Manifest, SelfCheck, Status
 from extractkit.runs.samples import Row, SamplesWriter
-from extractkit.runs.storing import Storing, state_before, sweep, take_over
+from extractkit.runs.storing import Storing, remove_temporary, state_before, take_over
 from extractkit.runs.trajectory import trajectories
 from extractkit.runs.views import Committed
 from extractkit.sinks.protocol import Sink, StoredShard
 from extractkit.store.local import make_directory, make_durable, write_durably
 
 
-class Superfluous(Exception):  # noqa: N818 - nothing went wrong
-    """Raised inside `begun` where a finished run, `run`, already holds what the job would store."""
+class AlreadyStored(Exception):  # noqa: N818 - nothing went wrong
+    """Raised inside `new_run` if a finished run, `run`, already holds what the job would store."""
 
     def __init__(self, run: Path) -> None:
         super().__init__(f"{run} is a finished run of the same identity")
@@ -47,32 +47,34 @@ class Superfluous(Exception):  # noqa: N818 - nothing went wrong
 
 
 @contextmanager
-def begun(directory: Path, started: Manifest, hydra_files: Mapping[str, str]) -> Iterator[Manifest]:
-    """A new run, this process's own while the context lasts.
+def new_run(
+    directory: Path, started: Manifest, hydra_files: Mapping[str, str]
+) -> Iterator[Manifest]:
+    """Start a new run, and hold its lock while the context lasts.
 
-    What Hydra composed is written first, then a manifest that says "started": from there on there
-    is a run, which can be resumed. A user's mistake inside the context takes everything back.
+    Writes the files that Hydra composed, then a manifest with status "started". From there on the
+    run can be resumed. A user's mistake inside the context removes everything again.
 
     Raises:
-        RunDirectoryError: something is there already, another process is at work there, or the
-            directory cannot be made.
+        RunDirectoryError: the directory is in use, another process holds its lock, or it cannot be
+            made.
         JobError: the disk refuses.
     """
-    with fresh(directory, RUN_KEY, check_unused):
+    with new_directory(directory, RUN_KEY, check_unused):
         try:
             yield _begin(directory, started, hydra_files)
-        except (UserError, Superfluous):
-            _take_back(directory)
+        except (UserError, AlreadyStored):
+            _undo(directory)
             raise
 
 
 def hydra_files(directory: Path, recorded: Manifest, note: Callable[[str], None]) -> dict[str, str]:
-    """The text of what Hydra composed for a run, by file name, as far as it is there.
+    """Return the intact files that Hydra composed for a run: their texts by file name.
 
-    Nothing needs these files: what they say stands in the manifest, resolved.
+    The run does not need these files, because the manifest records the resolved configuration.
 
     Args:
-        note: told of each file that is missing or damaged.
+        note: receives a message for each file that is missing or damaged.
     """
     found = {}
     for file in recorded.files:
@@ -83,12 +85,12 @@ def hydra_files(directory: Path, recorded: Manifest, note: Callable[[str], None]
             file.check(directory)
             found[name] = content_of(directory / file.name).decode("utf-8")
         except (RunDirectoryError, FileNotFoundError, UnicodeDecodeError) as error:
-            note(f"left out, as nothing needs it: {error}")
+            note(f"left out, as the run does not need it: {error}")
     return found
 
 
 def _begin(directory: Path, started: Manifest, hydra_files: Mapping[str, str]) -> Manifest:
-    # After a power failure it tells what we have left from somebody else's files.
+    # After a power failure, the lock file shows that the rest was written by extractkit.
     make_durable(directory / LOCK)
     files = []
     try:
@@ -100,16 +102,16 @@ def _begin(directory: Path, started: Manifest, hydra_files: Mapping[str, str]) -
         started = replace(started, files=tuple(files))
         manifest.write(directory, started)
     except BaseException:
-        _take_back(directory)  # a directory that holds no run and yet is not empty is no use
+        _undo(directory)  # a directory that is neither empty nor a run could not be used again
         raise
     return started
 
 
-def _take_back(directory: Path) -> None:
-    """Remove what a run has written; nothing once a shard has been committed."""
+def _undo(directory: Path) -> None:
+    """Remove what a run has written, unless a shard has been committed."""
     if (directory / JOURNAL).exists():
         return
-    # While there is a manifest there is a whole run; what is left without may be begun anew.
+    # While there is a manifest, the run is complete. The manifest is therefore removed last.
     shutil.rmtree(directory / SHARDS, ignore_errors=True)
     for name in (LOG, SAMPLES, MANIFEST):
         (directory / name).unlink(missing_ok=True)
@@ -120,14 +122,14 @@ _log = logging.getLogger(__name__)
 
 
 class Recorder:
-    """Writes one run, shard by shard. Not for use from several threads at once.
+    """Writes one run, shard by shard. Not thread-safe.
 
-    Every method raises JobError where the disk refuses; what was committed before stays good.
+    Every method raises JobError if the disk refuses. Committed shards stay valid.
 
     Attributes:
-        directory: of the run.
-        manifest: as last written.
-        committed: every shard that is stored, and its entry.
+        directory: the run directory.
+        manifest: the manifest as last written.
+        committed: the entry of every stored shard.
         bytes: size of all shard files so far, over all sinks.
     """
 
@@ -150,13 +152,13 @@ class Recorder:
 
     @classmethod
     def start(cls, directory: Path, started: Manifest, sinks: Mapping[str, Sink]) -> "Recorder":
-        """Write a run, or go on with one, whose directory is this process's own.
+        """Start writing a run, new or resumed, whose lock the caller holds.
 
-        Of what the journal says is committed, shards whose files are damaged or missing are left
-        out, to be stored again; and so is a line that was being written when a process died.
+        Committed shards whose files are damaged or missing are dropped, to be stored again. So is
+        a journal line that was being written when a process died.
 
         Raises:
-            ConfigError: two sinks would write files of the same names.
+            ConfigError: two sinks would write files with the same names.
             RunDirectoryError: the journal is damaged.
         """
         by_suffix: dict[str, str] = {}
@@ -168,15 +170,15 @@ class Recorder:
         committed = intact_entries(directory, started, sinks)
         make_directory(directory / SHARDS)
         recorder = cls(directory, started, sinks, committed)
-        recorder._found = journal.found_in(directory / JOURNAL, committed)
+        recorder._found = journal.value_stats(directory / JOURNAL, committed)
         return recorder
 
     def reopen(self) -> None:
-        """Say that a run that had ended is being gone on with."""
+        """Mark a run that had ended as started again."""
         self._write(replace(self.manifest, status=Status.STARTED, actual=None))
 
-    def met(self, host: Mapping[str, object]) -> None:
-        """Remember the machine of a worker; it is recorded with the run's end."""
+    def add_worker(self, host: Mapping[str, object]) -> None:
+        """Remember the machine of a worker, to be recorded when the run ends."""
         volatile = self.manifest.volatile
         if host not in volatile.workers:
             volatile = replace(volatile, workers=(*volatile.workers, host))
@@ -189,9 +191,9 @@ class Recorder:
         self._samples.extend(rows)
 
     def freeze(self, planned: Manifest) -> None:
-        """Once every sample has its row: publish the rows, and record the plan made from them.
+        """Publish the samples' rows, once complete, and record the plan made from them.
 
-        What the manifest says from here on is not to change any more but for its end.
+        From here on, the manifest does not change until the run ends.
         """
         self.add_samples(())
         assert self._samples is not None
@@ -200,26 +202,26 @@ class Recorder:
         self._write(replace(planned, status=Status.STARTED, files=files))
 
     def record_self_check(self, checks: tuple[SelfCheck, ...]) -> None:
-        """Record that the job has checked itself."""
+        """Record the results of the self-check."""
         volatile = replace(self.manifest.volatile, self_check=checks)
         self._write(replace(self.manifest, volatile=volatile))
 
     @property
     def sample_bytes(self) -> int:
-        """Size of the rows that have been added and not yet published."""
+        """Size of the rows that have been added but not yet published."""
         return 0 if self._samples is None else self._samples.bytes
 
     def restore_samples(self, recorded: StoredFile) -> None:
         """Publish rows that have been added again in place of a damaged file.
 
         Raises:
-            RunDirectoryError: they are not the recorded ones.
+            RunDirectoryError: the rows differ from the recorded ones.
         """
         self.add_samples(())
         assert self._samples is not None
         if self._samples.content != recorded:
             raise RunDirectoryError(
-                f"{self.directory / SAMPLES} is damaged, and the rows made now are not those "
+                f"{self.directory / SAMPLES} is damaged, and the rows made now differ from those "
                 f"recorded. Repeat the run: {command('rerun', self.directory)}"
             )
         samples, self._samples = self._samples, None
@@ -234,23 +236,23 @@ class Recorder:
         skipped: Mapping[int, str] | None = None,
         state: State | None = None,
     ) -> Entry:
-        """Store a shard; once this returns, the shard survives a crash of the machine.
+        """Store a shard. Once this returns, the shard survives a crash of the machine.
 
-        One sink's file is in memory at a time.
+        Holds one sink's file in memory at a time.
         """
         entry = self._storing.store(shard, values, timings, stats, skipped, state)
         self._accept(shard, entry)
         return entry
 
     def state_before(self, shard: Shard) -> State:
-        """Read the state that a shard starts from, which is not the first; see `state_before`."""
+        """Return the state that a shard starts from. The first shard has none."""
         return state_before(self.directory, self.committed, shard)
 
     def accept(self, shard: Shard, entry: Entry, writer: str) -> None:
-        """Commit a shard that a worker has stored, once `check_stored` has found its files good.
+        """Commit a shard that a worker has stored and `check_stored` has verified.
 
         Args:
-            writer: the worker's name, as of `Storing`.
+            writer: the worker's name, see `Storing`.
         """
         take_over(self.directory, entry, writer)
         self._accept(shard, entry)
@@ -260,7 +262,7 @@ class Recorder:
         self._remember(shard, entry)
 
     def _remember(self, shard: Shard, entry: Entry) -> None:
-        """Keep of an entry what the end of the run needs: the rest of many shards would add up."""
+        """Keep only what the end of the run needs, because the rest adds up over many shards."""
         for key, stats in entry.stats.items():
             before = self._found.get(key)
             self._found[key] = stats if before is None else merged([before, stats])
@@ -268,23 +270,23 @@ class Recorder:
         self.committed[shard] = replace(entry, stats={}, timings={})
 
     def finish(self, timings: Mapping[str, float] | None = None) -> Manifest:
-        """End the run: the sinks' files over all shards, the log as it is, the manifest.
+        """Finish the run: write the sinks' files over all shards, the log and the manifest.
 
         Args:
             timings: seconds of each stage over the whole run.
 
         Raises:
-            JobError: also where a planned shard was not committed.
+            JobError: the disk refuses, or a planned shard was not committed.
         """
         missing = [shard.key for shard in self.manifest.shards if shard not in self.committed]
         if missing:
             raise JobError(f"{len(missing)} shards were never committed, first {missing[0]!r}")
-        sweep(self.directory)
-        # In the plan's order, whatever the order in which they were committed.
+        remove_temporary(self.directory)
+        # In the plan's order, whatever the order of the commits.
         entries = {shard: self.committed[shard] for shard in self.manifest.shards}
-        # A part has none of the files over all shards: they are made when the parts are joined.
+        # A part has no files over all shards. They are made when the parts are joined.
         began = time.perf_counter()
-        files = self._over_all(entries) if self.manifest.part is None else []
+        files = self._write_whole_run(entries) if self.manifest.part is None else []
         spent = {**(timings or {}), "finish": time.perf_counter() - began}
         self._end(
             replace(
@@ -298,8 +300,8 @@ class Recorder:
         )
         return self.manifest
 
-    def _over_all(self, entries: Mapping[Shard, Entry]) -> list[StoredFile]:
-        """Write the files that stand for all shards together."""
+    def _write_whole_run(self, entries: Mapping[Shard, Entry]) -> list[StoredFile]:
+        """Write the files that cover all shards together."""
         tensors = [tensor.stored for tensor in self.manifest.tensors]
         files = []
         for name, sink in self._storing.sinks.items():
@@ -318,10 +320,10 @@ class Recorder:
         return files
 
     def _drift(self, entries: Mapping[Shard, Entry]) -> Drift:
-        """How the tensors move over the checkpoints, read back from what has been committed."""
+        """Measure how the tensors move over the checkpoints, from the committed values."""
         name, sink = next(iter(self._storing.sinks.items()))
         manifest = self.manifest
-        # Each file has just been written, or was held against its digest when the run went on.
+        # Each file was just written, or was checked against its digest when the run was resumed.
         committed = Committed(
             self.directory, manifest.status, manifest.samples, entries, name, sink, check=False
         )
@@ -334,23 +336,22 @@ class Recorder:
         status: Status = Status.FAILED,
         timings: Mapping[str, float] | None = None,
     ) -> None:
-        """End a run that cannot be finished now; committed shards stay readable.
+        """End a run that cannot be finished now. Committed shards stay readable.
 
-        Something else has gone wrong already, so a disk that refuses is passed over: the manifest
-        then goes on saying "started".
+        This follows another error, so one of the disk is ignored. The status then stays "started".
         """
         self.abandon()
         with suppress(JobError):
             self._end(replace(self.manifest, status=status, actual=None), timings, None)
 
     def abandon(self) -> None:
-        """Leave the run as it is recorded; rows of samples that were never published are lost."""
+        """Leave the run as recorded. Rows of samples that were never published are lost."""
         if self._samples is not None:
             self._samples.discard()
             self._samples = None
 
     def _values(self) -> dict[str, ValueStats]:
-        """What was found in each tensor's values, in the manifest's order."""
+        """Return the statistics of each tensor's values, in the manifest's order."""
         keys = [tensor.key for tensor in self.manifest.tensors]
         return {key: self._found[key] for key in keys if key in self._found}
 
@@ -368,7 +369,7 @@ class Recorder:
             try:
                 before.check(self.directory, growing=True)
             except RunDirectoryError:
-                return before  # damage is not to become what is recorded
+                return before  # so that a damaged log is not recorded as the right one
         make_durable(self.directory / LOG)
         return StoredFile.on_disk(self.directory, LOG)
 
@@ -378,6 +379,6 @@ class Recorder:
 
 
 def _with(files: Sequence[StoredFile], more: Sequence[StoredFile]) -> tuple[StoredFile, ...]:
-    """These files, with others added or, where they have the same names, replaced."""
+    """Return files with others added. A file of the same name is replaced."""
     named = {file.name: file for file in (*files, *more)}
     return tuple(named.values())

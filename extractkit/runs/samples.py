@@ -1,4 +1,4 @@
-"""`samples.jsonl`: one row for each sample, in order; written as they come, read at random."""
+"""`samples.jsonl`: one row for each sample, in order, appended on writing and read at random."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ _NEWLINE = ord("\n")
 
 
 class SamplesWriter:
-    """Writes rows one after another; the file has its name once `publish` is called."""
+    """Writes rows in turn. The file appears under its name when `publish` is called."""
 
     def __init__(self, path: Path) -> None:
         self._file = DurableFile(path)
@@ -32,10 +32,10 @@ class SamplesWriter:
         self.discard = self._file.discard
 
     def extend(self, rows: Iterable[Row]) -> None:
-        """Add rows, in the samples' order.
+        """Add rows, in the order of the samples.
 
         Raises:
-            JobError: they could not be written.
+            JobError: the rows could not be written.
         """
         for row in rows:
             line = f"{canonical(row)}\n".encode(errors="surrogatepass")
@@ -47,22 +47,22 @@ class SamplesWriter:
         """Give the file its name, once every row is written.
 
         Raises:
-            JobError: it could not be written.
+            JobError: the file could not be written.
         """
         self._file.publish()
         return self.content
 
     @property
     def content(self) -> StoredFile:
-        """The record of the file as it will be with these rows."""
+        """The record of the file as it will be with the rows so far."""
         return StoredFile(self._name, self._sha.hexdigest(), self.bytes)
 
 
 class Samples(Sequence[Row]):
-    """The rows of `samples.jsonl`, as a list that reads a row when it is asked for."""
+    """The rows of `samples.jsonl`, as a sequence that reads a row on access."""
 
     def __init__(self, path: Path, recorded: StoredFile | None = None) -> None:
-        """Read `path`, whose content is held against what was `recorded` of it when first read."""
+        """Read from `path`, checked against its record `recorded` on first access."""
         self._path = path
         self._recorded = recorded
 
@@ -91,7 +91,7 @@ class Samples(Sequence[Row]):
 
     @cached_property
     def _ends(self) -> npt.NDArray[np.int64]:
-        """Where each row ends in the file: eight bytes a row are all that stays in memory."""
+        """The end of each row in the file: all that stays in memory, in eight bytes per row."""
         if self._recorded is not None:
             self._recorded.check(self._path.parent)
         ends = [np.zeros(0, np.int64)]

@@ -26,12 +26,12 @@ T = TypeVar("T")
 
 
 def plain(value: object) -> Any:
-    """A value as JSON knows it.
+    """Convert a value to the types of JSON.
 
-    JSON has no word for NaN and the infinities: they become the texts "nan", "inf" and "-inf".
+    JSON cannot express NaN and infinities. They become the texts "nan", "inf" and "-inf".
 
     Raises:
-        TypeError: something that has no such form.
+        TypeError: the value has no such form.
     """
     if isinstance(value, Enum):
         return value.value
@@ -53,15 +53,15 @@ def plain(value: object) -> Any:
 
 
 def canonical(value: object) -> str:
-    """One line of JSON that is the same for equal values."""
+    """Serialise a value as one line of JSON, equal for equal values."""
     return canonical_json(plain(value))
 
 
 def canonical_json(data: object) -> str:
-    """The same of what is plain data already.
+    """Serialise plain data as `canonical` does.
 
     Raises:
-        ValueError: it holds NaN or an infinity, which plain data does not.
+        ValueError: the data holds NaN or an infinity.
     """
     return json.dumps(
         data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
@@ -69,19 +69,19 @@ def canonical_json(data: object) -> str:
 
 
 def digest(value: object) -> str:
-    """SHA-256 of that line, in hexadecimal."""
+    """Return the SHA-256 of the canonical line, in hexadecimal."""
     return hashlib.sha256(canonical(value).encode(errors="surrogatepass")).hexdigest()
 
 
 def document(value: object) -> bytes:
-    """JSON for people: indented, in the order of the fields, ending in a newline."""
+    """Serialise a value as JSON for people: indented, fields in order, with a final newline."""
     text = json.dumps(plain(value), indent=1, ensure_ascii=False)
-    # A file's name need not be UTF-8: Python has it as text all the same.
+    # File names need not be UTF-8. Python represents such names with surrogates.
     return f"{text}\n".encode(errors="surrogatepass")
 
 
 def decode(expected: type[T], data: object, at: str) -> T:
-    """`data`, parsed from JSON, as an instance of a dataclass; `at` names it in messages.
+    """Build an instance of a dataclass from parsed JSON. `at` names the data in messages.
 
     Raises:
         RunDirectoryError: a field is unknown, missing or of another type.
@@ -91,10 +91,10 @@ def decode(expected: type[T], data: object, at: str) -> T:
 
 
 def parse(expected: type[T], content: bytes, at: str) -> T:
-    """A file of JSON as an instance of a dataclass; `at` names it in messages.
+    """Build an instance of a dataclass from a JSON file. `at` names the file in messages.
 
     Raises:
-        RunDirectoryError: it is no JSON, or as of `decode`.
+        RunDirectoryError: the content is not JSON, or a field is refused by `decode`.
     """
     try:
         data = json.loads(content)
@@ -111,7 +111,7 @@ def _decode(expected: Any, data: Any, at: str) -> Any:
         options = get_args(expected)
         if data is None and type(None) in options:
             return None
-        # Of `int | float` a whole number stays one.
+        # With `int | float`, a whole number stays an integer.
         others = [option for option in options if option is not type(None)]
         if type(data) in others:
             return data
@@ -143,7 +143,7 @@ def _decode_fields(expected: Any, data: dict[str, Any], at: str) -> Any:
     for key in hints:
         if key not in data:
             raise RunDirectoryError(f"{at} lacks {key!r}")
-    # Most fields are of a plain type and as they should be: no place in a message is made up then.
+    # Most fields have a plain type and are correct, so their address is not built.
     return expected(
         **{
             key: value if type(value := data[key]) is hint else _decode(hint, value, f"{at}.{key}")
@@ -162,7 +162,7 @@ def _decode_tuple(entries: tuple[Any, ...], data: list[Any], at: str) -> tuple[A
 
 
 def _checked(expected: Any, data: Any, at: str) -> Any:
-    if type(data) is not expected:  # a bool is no int here
+    if type(data) is not expected:  # a bool is not an int here
         names = {dict: "an object", list: "a list", str: "a text"}
         wanted = names.get(expected, f"of type {expected.__name__}")
         raise RunDirectoryError(f"{at} is {data!r}, which is not {wanted}")
@@ -179,14 +179,14 @@ _CHECKSUM = "checksum"
 
 @dataclass(frozen=True)
 class SealedRecord(Generic[T]):
-    """How one kind of record lies on the disk.
+    """How one kind of record is written to and read from a file.
 
     Attributes:
-        kind: the frozen dataclass; it has a field `schema`, the version of its fields.
-        noun: what messages call it ("manifest").
+        kind: the frozen dataclass. It has a field `schema`, the version of its fields.
+        noun: its name in messages ("manifest").
         schema: the version that is written.
-        again: what is left to do where the file is lost ("run the job again").
-        upgrades: by every older version, what makes the next of it.
+        again: the advice if the file is lost ("run the job again").
+        upgrades: the function that raises each older version to the next.
         sealed_since: the first version whose files have a checksum.
     """
 
@@ -206,23 +206,23 @@ class SealedRecord(Generic[T]):
         write_durably(path, sealed(plain(record)))
 
     def read(self, path: Path) -> T:
-        """The record in a file.
+        """Read the record in a file.
 
         Raises:
-            FileNotFoundError: there is none.
-            RunDirectoryError: it is damaged, or a newer extractkit wrote it.
+            FileNotFoundError: there is no such file.
+            RunDirectoryError: the file is damaged, or a newer extractkit wrote it.
         """
         try:
             content = content_of(path)
             data = json.loads(content)
         except (ValueError, RecursionError) as error:
             raise self._damaged(path, error) from error
-        # The version decides what the other fields mean, so it is looked at before any of them.
+        # The version decides what the other fields mean, so it is checked before any of them.
         version = data.get("schema") if isinstance(data, dict) else None
         if type(version) is not int or version < 1:
-            raise RunDirectoryError(f"{path} is no {self.noun}: it has no schema version")
+            raise RunDirectoryError(f"{path} is not a {self.noun}: it has no schema version")
         check_version(str(path), self.noun, version, self.schema)
-        # The checksum is over the fields as they were written, so it comes before any upgrade.
+        # The checksum covers the fields as written, so it is checked before any upgrade.
         self._check_content(path, version, data, content)
         try:
             data = upgraded(data, version, self.upgrades)
@@ -233,10 +233,10 @@ class SealedRecord(Generic[T]):
     def _check_content(
         self, path: Path, version: int, data: dict[str, object], content: bytes
     ) -> None:
-        """Take the checksum out of the fields, and make sure that the file is as it was written.
+        """Take the checksum out of the fields, and check that the file is as written.
 
         Raises:
-            RunDirectoryError: it is damaged.
+            RunDirectoryError: the file is damaged.
         """
         has_checksum = version >= self.sealed_since
         if has_checksum:
@@ -247,7 +247,7 @@ class SealedRecord(Generic[T]):
             whole = False
         if not whole:
             checked = (
-                "its checksum does not hold" if has_checksum else "it is not as it was written"
+                "its checksum does not match" if has_checksum else "it is not as it was written"
             )
             raise self._damaged(path, checked)
 
@@ -256,5 +256,5 @@ class SealedRecord(Generic[T]):
 
 
 def sealed(data: Mapping[str, object]) -> bytes:
-    """The file that holds these fields: its last one is a checksum over the others."""
+    """Serialise fields as a file whose last field is a checksum over the others."""
     return document({**data, _CHECKSUM: digest(data)})

@@ -1,7 +1,7 @@
-"""Store a shard and the state that follows it.
+"""Storing a shard, and the state that follows it.
 
-A worker forces its files out under names of its own. The driver looks at them and renames them, and
-so a worker that is late, or has lost its driver, never changes a file that has a name.
+A worker writes its files durably under temporary names of its own. The driver checks and renames
+them, so a worker that is late or has lost its driver never changes a published file.
 """
 
 from collections.abc import Mapping
@@ -33,12 +33,12 @@ SUFFIX = ".state.npz"
 
 
 def state_file(shard: Shard) -> str:
-    """The name of the file with the state after a shard, within the run directory."""
+    """Return the name of the file with the state after a shard, within the run directory."""
     return shard_file(shard, SUFFIX)
 
 
 def to_bytes(state: State) -> bytes:
-    """Return a state as the bytes of an `.npz` file, its arrays named by their numbers."""
+    """Serialise a state as an `.npz` file whose arrays are named by their positions."""
     return NpzSink().serialize({str(at): Dense(array) for at, array in enumerate(state)})
 
 
@@ -46,7 +46,7 @@ def check_state(manifest: Manifest, entry: Entry) -> None:
     """Check that an entry of a run that carries state names the state after its shard.
 
     Raises:
-        RunDirectoryError: it does not.
+        RunDirectoryError: it names none.
     """
     if manifest.model.get("state") == "carry" and entry.state is None and entry.stop:
         raise RunDirectoryError(
@@ -55,22 +55,21 @@ def check_state(manifest: Manifest, entry: Entry) -> None:
 
 
 def state_before(directory: Path, entries: Mapping[Shard, Entry], shard: Shard) -> State:
-    """Read the state that a shard starts from: that after the shard in front of it.
+    """Read the state that a shard starts from, which is the state after the preceding shard.
 
     Args:
         entries: the committed shards.
-        shard: of samples, not the first.
+        shard: a shard of samples, not the first.
 
     Raises:
-        RunDirectoryError: the shard in front of it is not committed, or the state after it is
-            missing or damaged.
+        RunDirectoryError: the preceding shard is not committed, or its state is missing or damaged.
     """
-    # Another thread may be committing shards behind this one.
+    # Another thread may be committing later shards.
     before = next((entries[key] for key in list(entries) if key.stop == shard.start), None)
     if before is None or before.state is None:
         raise RunDirectoryError(
-            f"{directory / JOURNAL} has no state in front of sample {shard.start}, where shard "
-            f"{shard.key} starts from"
+            f"{directory / JOURNAL} has no state before sample {shard.start}, from which shard "
+            f"{shard.key} starts"
         )
     before.state.check(directory)
     with np.load(directory / before.state.name, allow_pickle=False) as archive:
@@ -79,12 +78,12 @@ def state_before(directory: Path, entries: Mapping[Shard, Entry], shard: Shard) 
 
 @dataclass(frozen=True, eq=False)
 class Storing:
-    """How shards are stored.
+    """Writes the files of shards.
 
     Attributes:
-        directory: of the run.
-        sinks: what writes them, by name.
-        writer: a worker, of whom no other has the name; None: whoever holds the run's lock.
+        directory: the run directory.
+        sinks: the sinks that write them, by name.
+        writer: the unique name of a worker; None for the process that holds the run's lock.
     """
 
     directory: Path
@@ -100,9 +99,9 @@ class Storing:
         skipped: Mapping[int, str] | None = None,
         state: State | None = None,
     ) -> Entry:
-        """Write a shard's files durably; once the entry stands in the journal, it is committed.
+        """Write a shard's files durably. The shard is committed by adding the entry to the journal.
 
-        One sink's file is in memory at a time.
+        Holds one sink's file in memory at a time.
 
         Raises:
             JobError: the disk refuses.
@@ -136,17 +135,17 @@ class Storing:
 
 
 def check_stored(directory: Path, entry: Entry, writer: str) -> None:
-    """Hold the files that a writer has forced out against what it says of them.
+    """Check the files that a worker has written against its entry.
 
     Raises:
-        RunDirectoryError: one is missing, or has another size or digest.
+        RunDirectoryError: a file is missing, or has another size or digest.
     """
     for file in entry.stored:
         replace(file, name=temporary_of(Path(file.name), writer).as_posix()).check(directory)
 
 
 def take_over(directory: Path, entry: Entry, writer: str) -> None:
-    """Give the files of a writer their names, durably.
+    """Rename a worker's files to their final names, durably.
 
     Raises:
         JobError: the disk refuses.
@@ -156,8 +155,8 @@ def take_over(directory: Path, entry: Entry, writer: str) -> None:
         publish(temporary_of(path, writer), path)
 
 
-def sweep(directory: Path) -> None:
-    """Remove what never got its name: of workers that were killed, and of shards written twice.
+def remove_temporary(directory: Path) -> None:
+    """Remove temporary files of killed workers and of shards that were written twice.
 
     Raises:
         JobError: the disk refuses.

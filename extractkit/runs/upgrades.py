@@ -1,8 +1,8 @@
-"""Records of older schemas, raised to the current one; those of newer ones, refused.
+"""Upgrades of records of older schemas to the current one.
 
-Each upgrade takes the fields of one version, as plain data, and returns those of the next. It
-leaves what is not of the type that it expects, so that decoding the result names it. Files stay as
-they are: a run that is resumed is written anew with the fields of the current version.
+Each upgrade takes the fields of one version, as plain data, and returns those of the next. A value
+of an unexpected type is passed through, so that decoding the result reports it. Files are not
+changed: a run that is resumed is written anew in the current schema.
 """
 
 import re
@@ -12,19 +12,19 @@ from typing import Any
 from extractkit.errors import RunDirectoryError
 
 Upgrade = Callable[[Mapping[str, Any]], dict[str, Any]]
-"""Makes of the fields of one version of a schema those of the next."""
+"""Turns the fields of one schema version into those of the next."""
 
 
 def check_version(at: str, noun: str, version: int, current: int) -> None:
-    """Make sure that a record is not newer than this code.
+    """Check that a record is not newer than this code.
 
     Args:
         at: names the record in the message.
-        noun: what kind of record it is ("manifest").
-        current: the newest version that is read; all older ones are.
+        noun: the kind of record ("manifest").
+        current: the newest version that this code reads, besides all older ones.
 
     Raises:
-        RunDirectoryError: it is newer.
+        RunDirectoryError: the record is newer.
     """
     if version > current:
         known = "version 1" if current == 1 else f"versions 1 to {current}"
@@ -37,7 +37,7 @@ def check_version(at: str, noun: str, version: int, current: int) -> None:
 def upgraded(
     fields: Mapping[str, Any], version: int, upgrades: Mapping[int, Upgrade]
 ) -> dict[str, Any]:
-    """Return a record of one version with the fields of the current one.
+    """Upgrade a record from one version to the current one.
 
     Raises:
         RunDirectoryError: it holds a field that its version does not have.
@@ -53,7 +53,7 @@ def upgraded(
 
 
 def _manifest_2(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Runs could not be resumed, and no value was checked or said to be missing."""
+    """Add fields for resuming, checked values and missing samples, which version 1 lacked."""
     counted = fields.get("actual")
     cut_off = counted.get("truncated", 0) if isinstance(counted, Mapping) else 0
     if isinstance(counted, Mapping):
@@ -74,7 +74,7 @@ def _manifest_2(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _manifest_3(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """There were no checkpoints, parts or workers."""
+    """Add checkpoints and complete statistics. The first commits of version 2 lacked them."""
     return {
         **_with(fields, 2, {"checkpoints": [], "skipped_checkpoints": []}),
         "actual": _with_full_stats(fields.get("actual"), "values"),
@@ -82,7 +82,7 @@ def _manifest_3(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _manifest_4(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Jobs did not check themselves; the first commits of schema 3 knew no parts and workers."""
+    """Add self-checks. The first commits of version 3 lacked parts and workers too."""
     volatile = _with(fields.get("volatile"), 3, {"self_check": []})
     if isinstance(volatile, Mapping):
         volatile = {"workers": [], **volatile}
@@ -90,18 +90,17 @@ def _manifest_4(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _manifest_5(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest is the same; lines of the journal may name a state."""
+    """Keep the manifest. Only lines of the journal changed: they may name a state."""
     return dict(fields)
 
 
 def _manifest_6(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Changes of stored bytes were not counted.
+    """Add the values version, which older schemas did not count.
 
-    While schemas 1 to 5 were written they changed more than once under one schema: when samples
-    that may share a batch were measured (3), when rows of a fixed batch became samples (4), when
-    ragged inputs of signatures were paired with functions in another way (5). A manifest does not
-    tell before or after which of these changes it was written. So its values version is 0, which no
-    extractkit computes.
+    Stored bytes changed more than once under one schema: when samples that may share a batch were
+    measured (3), when rows of a fixed batch became samples (4), when ragged inputs of signatures
+    were paired with functions in another way (5). A manifest does not show on which side of these
+    changes it was written. Its values version is therefore 0, which no extractkit computes.
     """
     return {**_with(fields, 5, {"values_version": 0})}
 
@@ -129,7 +128,7 @@ MANIFEST_UPGRADES: Mapping[int, Upgrade] = {
     5: _manifest_6,
     6: _manifest_7,
 }
-"""By the version that they raise to the next."""
+"""The upgrade from each version to the next."""
 
 
 def _with_part(override: Any) -> Any:
@@ -140,7 +139,7 @@ def _with_part(override: Any) -> Any:
 
 
 def _chosen_model(given: Any) -> Any:
-    """The entry of the `model` group: schema 1 recorded it among the overrides alone."""
+    """Return the chosen entry of the `model` group, which schema 1 recorded as an override only."""
     chosen = "model"
     for one in given if isinstance(given, list) else ():
         if isinstance(one, str) and one.startswith("model="):
@@ -149,7 +148,7 @@ def _chosen_model(given: Any) -> Any:
 
 
 def _with_scope_names(tensor: Any) -> Any:
-    """A tensor whose layers have names: the first commits of schema 1 recorded none."""
+    """Give a tensor's layers names. The first commits of schema 1 recorded none."""
     record = tensor.get("record") if isinstance(tensor, Mapping) else None
     if not isinstance(record, Mapping):
         return tensor
@@ -163,14 +162,14 @@ def _with_scope_names(tensor: Any) -> Any:
 # ---- lines of the journal
 
 
-FIRST_TOLD = 5
-"""The first version that lines of the journal tell."""
+FIRST_RECORDED = 5
+"""The first version that lines of the journal record."""
 
 
 def implied_version(record: Mapping[str, Any]) -> int:
-    """The version of a line of the journal that does not tell it.
+    """Infer the version of a journal line that does not record it.
 
-    Each version added a field, and had all that the ones before it had.
+    Each version kept all fields of the previous ones and added one.
     """
     if "state" in record:
         return 4
@@ -180,7 +179,7 @@ def implied_version(record: Mapping[str, Any]) -> int:
 
 
 def _line_2(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Counts of values that are not finite did not tell which are NaN: they are dropped."""
+    """Drop counts of non-finite values, which did not distinguish NaN from infinities."""
     files = fields.get("files")
     if isinstance(files, Mapping):
         files = {sink: _sized(file) for sink, file in files.items()}
@@ -188,22 +187,22 @@ def _line_2(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _line_3(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """There were no checkpoints."""
+    """Add the checkpoint."""
     return {**_with_full_stats(fields, "stats"), "checkpoint": None}
 
 
 def _line_4(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """No state was carried."""
+    """Add the carried state."""
     return {**fields, "state": None}
 
 
 def _line_5(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Lines did not tell their version, and named a state only where one is carried."""
+    """Keep the fields. Earlier lines lacked the version, and had a state only if one is carried."""
     return dict(fields)
 
 
 LINE_UPGRADES: Mapping[int, Upgrade] = {1: _line_2, 2: _line_3, 3: _line_4, 4: _line_5}
-"""By the version that they raise to the next."""
+"""The upgrade from each version to the next."""
 
 
 def _sized(file: Any) -> Any:
@@ -213,13 +212,13 @@ def _sized(file: Any) -> Any:
     return _with(others, 1, {"size": file["bytes"]})
 
 
-# ---- both
+# ---- shared by both
 
 
 def _with_full_stats(fields: Any, name: str) -> Any:
-    """Fields without statistics that do not say of how many elements they are.
+    """Drop statistics that lack the number of elements.
 
-    The first commits of schema 2 wrote such.
+    The first commits of schema 2 wrote such statistics.
     """
     found = fields.get(name) if isinstance(fields, Mapping) else None
     if not isinstance(found, Mapping):
@@ -237,14 +236,16 @@ def _each(entries: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def _with(fields: Any, version: int, added: Mapping[str, Any]) -> Any:
-    """Fields with others that their version does not have; what is not a mapping stays as it is.
+    """Add fields that a version lacks. Anything but a mapping is returned unchanged.
 
     Raises:
-        RunDirectoryError: they hold one of them, so they are not of that version.
+        RunDirectoryError: one of the fields exists already, so the record is not of that version.
     """
     if not isinstance(fields, Mapping):
         return fields
     for name in added:
         if name in fields:
-            raise RunDirectoryError(f"it holds {name!r}, which schema version {version} has not")
+            raise RunDirectoryError(
+                f"it holds {name!r}, which schema version {version} does not have"
+            )
     return {**fields, **added}

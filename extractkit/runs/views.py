@@ -1,4 +1,4 @@
-"""Lazy views of a run's tensors: they look like arrays and read what is asked for."""
+"""Lazy views of a run's tensors, which behave like arrays and read on access."""
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
@@ -29,15 +29,14 @@ class Committed:
     """The shards that the journal lists, read through one sink.
 
     Attributes:
-        directory: of the run.
-        status: of the run, for messages.
-        samples: number of samples that the run has once it is finished.
-        entries: by shard.
-        sink_name, sink: through which values are read.
-        check: whether the digest of a shard's file is held against the journal before it is read
-            for the first time.
-        checkpoint: whose values are read, by their place on the axis of checkpoints; None where the
-            run has no such axis.
+        directory: the run directory.
+        status: the run's status, for messages.
+        samples: number of samples of the finished run.
+        entries: the entries by shard.
+        sink_name, sink: the sink through which values are read.
+        check: compare the digest of a shard's file with the journal before the first read.
+        checkpoint: position on the checkpoint axis of the values to read; None if the run has no
+            such axis.
     """
 
     directory: Path
@@ -51,7 +50,7 @@ class Committed:
     _checked: set[Shard] = field(default_factory=set)
 
     def at(self, checkpoint: int) -> "Committed":
-        """The shards of one checkpoint."""
+        """Return the shards of one checkpoint."""
         own = self._by_checkpoint.get(checkpoint, {})
         return replace(self, entries=own, checkpoint=checkpoint)
 
@@ -64,14 +63,14 @@ class Committed:
 
     @cached_property
     def shards(self) -> tuple[Shard, ...]:
-        """The committed ranges of samples, in order; the constants are not among them."""
+        """The committed ranges of samples, in order, without the constants."""
         return tuple(sorted((s for s in self.entries if not s.constant), key=lambda s: s.start))
 
     def path(self, shard: Shard) -> Path:
-        """The file of a shard, to be read.
+        """Return the file of a shard, checked before the first read.
 
         Raises:
-            RunDirectoryError: it is not committed, missing or damaged.
+            RunDirectoryError: the shard is not committed, or its file is missing or damaged.
         """
         entry = self.entries.get(shard)
         if entry is None or self.sink_name not in entry.files:
@@ -84,18 +83,19 @@ class Committed:
                 file.check(self.directory)
             else:
                 with suppress(FileNotFoundError), reading(self.directory / file.name):
-                    pass  # no pipe, say, which would hold its reader up
+                    pass  # refuses a pipe, for example, which would block its reader
             self._checked.add(shard)
         return self.directory / file.name
 
     def constant(self, key: str) -> Array:
-        """The value of a tensor that does not depend on the inputs."""
+        """Return the value of a tensor that does not depend on the inputs."""
         return self.sink.read_constant(self.path(Shard(0, 0, self.checkpoint)), key)
 
     def read(self, key: str, rows: Positions) -> Iterator[tuple[slice, Positions, Values]]:
-        """The values of some samples (ascending), one shard at a time.
+        """Yield the values of some samples (ascending), one shard at a time.
 
-        Yields which of `rows` the shard has, where each of those stands in the values, the values.
+        Each item is the slice of `rows` that the shard holds, their positions in the values, and
+        the values.
 
         Raises:
             RunDirectoryError: a sample's shard is not committed.
@@ -112,15 +112,15 @@ class Committed:
             done = end
 
     def shapes(self, key: str) -> Iterator[tuple[Shard, Positions]]:
-        """Each committed shard with the shapes of its samples, int64 (samples, rank)."""
+        """Yield each committed shard with the shapes of its samples, int64 (samples, rank)."""
         for shard in self.shards:
             yield shard, self.sink.read_shapes(self.path(shard), key, 0, len(shard))
 
     def require_all(self) -> None:
-        """Make sure that no sample is missing.
+        """Check that every sample is committed.
 
         Raises:
-            RunDirectoryError: one is.
+            RunDirectoryError: a sample is not.
         """
         sample = 0
         while sample < self.samples:
@@ -146,14 +146,14 @@ class TensorView:
     """One tensor of a run: (samples, *shape), or just (*shape) for a constant.
 
     Axes whose length differs from sample to sample are padded to the longest of the whole run, with
-    NaN for floats and complex numbers, zero or false otherwise and empty bytes for texts;
-    `padded(fill=…)` takes another value, `sample(i)` and iteration give each sample unpadded, and
-    `lengths` tells how long each one is.
+    NaN for floats and complex numbers, zero or false otherwise and empty bytes for texts.
+    `padded(fill=…)` pads with another value. `sample(i)` and iteration give each sample unpadded,
+    and `lengths` gives the length of each.
 
-    Indexing is NumPy's. The index on the first axis decides which shards are read, the others are
-    applied to what came back.
+    Indexing follows NumPy. The index on the first axis decides which shards are read. The others
+    are applied to what was read.
 
-    Reading raises RunDirectoryError where a shard is missing or damaged; it never makes values up.
+    Reading raises RunDirectoryError if a shard is missing or damaged. It never makes up values.
     """
 
     def __init__(self, tensor: RunTensor, committed: Committed) -> None:
@@ -163,17 +163,17 @@ class TensorView:
 
     @property
     def key(self) -> str:
-        """Its name in the run."""
+        """The tensor's name in the run."""
         return self._tensor.key
 
     @property
     def record(self) -> TensorRecord:
-        """The model's record of the tensor, as it was before slice, reduce and cast."""
+        """The catalog record of the tensor before slice, reduce and cast."""
         return self._tensor.record
 
     @property
     def constant(self) -> bool:
-        """Whether it does not depend on the inputs, and so has no sample axis."""
+        """Whether the tensor does not depend on the inputs, and so has no sample axis."""
         return self._stored.constant
 
     @property
@@ -183,12 +183,12 @@ class TensorView:
 
     @property
     def dims(self) -> tuple[str | None, ...]:
-        """The name of each axis, None where it has none."""
+        """The name of each axis; None for an axis without a name."""
         return self._stored.dims
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
-        """Its size padded; varying axes have the length of the longest committed sample."""
+        """The padded shape. Varying axes have the length of the longest committed sample."""
         if self.constant:
             known = tuple(size for size in self._stored.shape if size is not None)
             return self._value.shape if varies(self._stored.shape) else known
@@ -216,7 +216,7 @@ class TensorView:
         return np.concatenate([shapes[:, axes] for _, shapes in self._committed.shapes(self.key)])
 
     def sample(self, index: int) -> Array:
-        """One sample in its own shape, without padding.
+        """Return one sample in its own shape, without padding.
 
         Raises:
             IndexError: there is no such sample, or the tensor is constant.
@@ -228,7 +228,7 @@ class TensorView:
         return values.sample(0)
 
     def by_shard(self) -> Iterator[tuple[int, Values]]:
-        """The values as they are stored, one shard in memory at a time: its first sample, values.
+        """Yield the first sample and the stored values of each shard, one in memory at a time.
 
         Raises:
             IndexError: the tensor is constant.
@@ -240,7 +240,7 @@ class TensorView:
             yield part.start, values
 
     def padded(self, fill: object = None) -> Array:
-        """All of it as one array, what is beyond a sample's end being `fill`."""
+        """Return the whole tensor as one array, padded with `fill`."""
         return self._value if self.constant else self._rows(np.arange(len(self)), fill)
 
     def __len__(self) -> int:
@@ -249,7 +249,7 @@ class TensorView:
         return self.shape[0] if self.constant else self._committed.samples
 
     def __iter__(self) -> Iterator[Array]:
-        """Every sample in turn, unpadded; one shard is in memory at a time."""
+        """Yield every sample in turn, unpadded, with one shard in memory at a time."""
         if self.constant:
             yield from self._value
             return
@@ -263,24 +263,24 @@ class TensorView:
         rows = None if self.constant else self._wanted(first)
         if rows is None:
             return np.asarray(self.padded()[index], self.dtype)
-        unique, own = within(first, rows)
+        unique, own = rows_to_read(first, rows)
         return np.asarray(self._rows(unique)[(own, *rest)], self.dtype)
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
         if copy is False:
-            raise ValueError(f"{self.key!r} lies on the disk: an array of it is always a copy")
+            raise ValueError(f"{self.key!r} is on disk: an array of it is always a copy")
         array = self.padded()
         return array if dtype is None else array.astype(dtype, copy=False)
 
     def __repr__(self) -> str:
-        # What stands in front of the stored axes has a name.
+        # Every axis in front of the stored ones has a name.
         sizes = (None,) * (len(self.dims) - len(self._stored.shape)) + self._stored.shape
         shown = ", ".join(dim or str(size) for dim, size in zip(self.dims, sizes, strict=True))
         return f"<{type(self).__name__} {self.key!r}: {self.dtype} ({shown})>"
 
     @property
     def blank(self) -> object:
-        """What stands beyond a sample's end, and where a sample has no value."""
+        """The padding value, which also fills samples without a value."""
         if self.dtype.kind in "fc":
             return np.nan
         return b"" if self.dtype.kind == "O" else np.zeros((), self.dtype)[()]
@@ -290,7 +290,7 @@ class TensorView:
         return self._committed.constant(self.key)
 
     def _wanted(self, first: Any) -> npt.NDArray[np.intp] | None:
-        """What an index on the first axis names there; None where it covers more axes."""
+        """Return the rows that an index on the first axis names, or None if it covers more axes."""
         if first is None or isinstance(first, EllipsisType | bool | np.bool):
             return None
         numbers = np.arange(len(self))
@@ -302,7 +302,7 @@ class TensorView:
         return np.asarray(numbers[first])
 
     def _rows(self, rows: Positions, fill: object = None) -> Array:
-        """Some samples (ascending, each once), padded."""
+        """Return some samples (ascending, each once), padded."""
         shape = (len(rows), *self.shape[1:])
         result = np.full(shape, self.blank if fill is None else fill, self.dtype)
         for part, positions, values in self._committed.read(self.key, rows):
@@ -316,13 +316,13 @@ class TensorView:
         return result
 
 
-def within(first: Any, rows: npt.NDArray[np.intp]) -> tuple[Positions, Any]:
-    """What has to be read for an index on the first axis, and the index into what was read.
+def rows_to_read(first: Any, rows: npt.NDArray[np.intp]) -> tuple[Positions, Any]:
+    """Return the rows to read for an index on the first axis, and the index into the rows read.
 
-    Its kind (number, slice, array) stays, since it decides the axes of a result.
+    The kind of the index (number, slice, array) is kept, because it decides the axes of the result.
 
     Args:
-        rows: what the index names, in the axis.
+        rows: the rows that the index names.
     """
     unique, inverse = np.unique(rows, return_inverse=True)
     if isinstance(first, slice):

@@ -101,7 +101,7 @@ def test_a_finished_run_of_the_same_identity_is_taken(
             ["verify", "r", "--recompute", "x"],
             "argument --recompute: 'x' is no whole number of 0 or more",
         ),
-        (["rerun", "r", "elsewhere"], "'elsewhere' is no run directory to write to"),
+        (["rerun", "r", "elsewhere"], "'elsewhere' is not a run directory to write to"),
         (
             ["rerun", "r", "runtime.seed=1"],
             "rerun: 'runtime.seed=1' cannot be given: the run keeps its settings. What may be "

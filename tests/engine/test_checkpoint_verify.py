@@ -140,7 +140,7 @@ def test_a_checkpoint_that_has_changed_or_is_gone_is_told(copy: Path) -> None:
     assert finding.message == (
         f"model.checkpoints={moved[1].path} has changed: its SHA-256 is not the recorded one"
     )
-    assert found.notes == (f"model.checkpoints={moved[2].path} is gone, and was not looked at",)
+    assert found.notes == (f"model.checkpoints={moved[2].path} is gone, so it was not checked",)
 
 
 def test_recomputing_with_another_content_is_another_job(copy: Path) -> None:

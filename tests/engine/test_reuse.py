@@ -71,6 +71,6 @@ def test_a_run_that_cannot_be_told_apart_is_computed(tmp_path: Path) -> None:
 
 
 def test_what_is_no_directory_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"runtime\.reuse_from='.*none' is no directory"):
+    with pytest.raises(ConfigError, match=r"runtime\.reuse_from='.*none' is not a directory"):
         reusing(tmp_path / "b", wanted(tmp_path / "none"))
     assert not any(tmp_path.iterdir())

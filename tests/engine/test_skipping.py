@@ -4,7 +4,7 @@ import pytest
 
 from extractkit.engine.survey import blamed
 from extractkit.errors import JobError
-from extractkit.runs.intact import check_some_left
+from extractkit.runs.intact import check_any_values
 from extractkit.runs.journal import Entry
 
 
@@ -23,9 +23,9 @@ def test_a_sample_is_blamed_by_its_name_with_the_way_out() -> None:
 
 def test_a_run_without_any_sample_left_has_failed() -> None:
     with pytest.raises(JobError) as caught:
-        check_some_left([entry(0, 0), entry(0, 2, 0, 1), entry(2, 3, 2)], 3)
+        check_any_values([entry(0, 0), entry(0, 2, 0, 1), entry(2, 3, 2)], 3)
     assert str(caught.value) == (
-        "nothing is left: all samples, 3 of them, were skipped. The first: 0 holds 1 NaN value. "
+        "no sample has a value: all 3 were skipped. The first: 0 holds 1 NaN value. "
         "To store values that are not finite: runtime.non_finite=warn. "
         "To see where a model fails: runtime.bad_samples=fail. "
         "That takes a new run, as this one keeps its settings"
@@ -33,6 +33,6 @@ def test_a_run_without_any_sample_left_has_failed() -> None:
 
 
 def test_one_sample_is_enough_and_constants_need_none() -> None:
-    check_some_left([entry(0, 2, 0, 1), entry(2, 4, 3)], 4)
-    check_some_left([entry(0, 0)], 0)
-    check_some_left([], 0)
+    check_any_values([entry(0, 2, 0, 1), entry(2, 4, 3)], 4)
+    check_any_values([entry(0, 0)], 0)
+    check_any_values([], 0)

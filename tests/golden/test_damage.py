@@ -144,7 +144,7 @@ def test_an_edited_manifest_has_another_checksum(copied: Path) -> None:
     path.write_text(path.read_text("utf-8").replace('"keras"', '"torch"', 1), "utf-8")
     assert run_command("show", str(copied)) == (
         2,
-        f"{path} is damaged: its checksum does not hold. Restore it, or run the job again",
+        f"{path} is damaged: its checksum does not match. Restore it, or run the job again",
     )
 
 
@@ -226,7 +226,7 @@ def test_the_first_manifests_had_layers_without_names(copied: Path) -> None:
 def test_a_field_of_a_newer_schema_is_refused_in_an_older_one(copied: Path) -> None:
     edited(copied / "manifest.json", lambda fields: fields.update(values_version=1))
     with pytest.raises(
-        RunDirectoryError, match="it holds 'values_version', which schema version 5 has not"
+        RunDirectoryError, match="it holds 'values_version', which schema version 5 does not have"
     ):
         manifests.read(copied)
 

@@ -142,7 +142,7 @@ def test_the_checksum_of_an_older_manifest_is_verified_before_it_is_upgraded(
 ) -> None:
     content = (GOLDEN / "manifest-3.json").read_bytes()
     (tmp_path / MANIFEST).write_bytes(content.replace(b"c0ffee", b"c0ffef"))
-    with pytest.raises(RunDirectoryError, match="is damaged: its checksum does not hold"):
+    with pytest.raises(RunDirectoryError, match="is damaged: its checksum does not match"):
         manifests.read(tmp_path)
 
 
@@ -152,7 +152,7 @@ def test_a_field_of_a_newer_version_is_refused_in_an_older_manifest(tmp_path: Pa
     del fields["checksum"]
     (tmp_path / MANIFEST).write_bytes(manifests.sealed({**fields, "schema": 3}))
     with pytest.raises(
-        RunDirectoryError, match="it holds 'self_check', which schema version 3 has not"
+        RunDirectoryError, match="it holds 'self_check', which schema version 3 does not have"
     ):
         manifests.read(tmp_path)
 

@@ -14,7 +14,7 @@ from extractkit.runs import manifest as manifests
 from extractkit.runs.files import StoredFile
 from extractkit.runs.layout import HYDRA, LOCK, LOG, SAMPLES, SHARDS, locked
 from extractkit.runs.manifest import MANIFEST, Manifest, Status, Volatile
-from extractkit.runs.recorder import Recorder, Superfluous, begun
+from extractkit.runs.recorder import AlreadyStored, Recorder, new_run
 from extractkit.sinks.npz import NpzSink
 from tests.runs.examples import manifest
 
@@ -28,7 +28,7 @@ def names(directory: Path) -> set[str]:
 
 def test_a_run_begins_with_what_was_composed_and_a_manifest(tmp_path: Path) -> None:
     run = tmp_path / "a" / "run"
-    with begun(run, STARTED, COMPOSED) as written:
+    with new_run(run, STARTED, COMPOSED) as written:
         files = {MANIFEST, HYDRA, *(f"{HYDRA}/{name}" for name in COMPOSED)}
         assert names(run) == {*files, LOCK}
         assert manifests.read(run) == written
@@ -41,12 +41,12 @@ def test_a_run_begins_with_what_was_composed_and_a_manifest(tmp_path: Path) -> N
     assert names(run) == files
 
 
-@pytest.mark.parametrize("error", [ConfigError("no"), Superfluous(Path("other"))])
+@pytest.mark.parametrize("error", [ConfigError("no"), AlreadyStored(Path("other"))])
 def test_a_mistake_takes_everything_back(error: Exception, tmp_path: Path) -> None:
     run = tmp_path / "a" / "run"
 
     def mistaken() -> None:
-        with begun(run, STARTED, COMPOSED) as written:
+        with new_run(run, STARTED, COMPOSED) as written:
             (run / LOG).touch()
             recorder = Recorder.start(run, written, {"npz": NpzSink()})
             recorder.add_samples([{"index": 0}])
@@ -63,7 +63,7 @@ def test_a_directory_that_was_there_and_other_files_stay(tmp_path: Path) -> None
     (tmp_path / "a" / "mine").touch()
 
     def mistaken() -> None:
-        with begun(tmp_path / "a" / "b" / "run", STARTED, COMPOSED):
+        with new_run(tmp_path / "a" / "b" / "run", STARTED, COMPOSED):
             (tmp_path / "a" / "b" / "yours").touch()
             raise ConfigError("no")
 
@@ -74,7 +74,7 @@ def test_a_directory_that_was_there_and_other_files_stay(tmp_path: Path) -> None
 
 def test_a_mistake_after_a_shard_was_committed_takes_nothing_back(tmp_path: Path) -> None:
     def mistaken() -> None:
-        with begun(tmp_path / "run", STARTED, {}) as written:
+        with new_run(tmp_path / "run", STARTED, {}) as written:
             recorder = Recorder.start(tmp_path / "run", written, {"npz": NpzSink()})
             recorder.freeze(manifest())
             recorder.commit(CONSTANTS_SHARD, {"a": Dense(np.zeros(1))})
@@ -87,7 +87,7 @@ def test_a_mistake_after_a_shard_was_committed_takes_nothing_back(tmp_path: Path
 
 @pytest.mark.parametrize("error", [JobError("broke"), KeyboardInterrupt(), ZeroDivisionError()])
 def test_a_run_that_fails_stays(error: BaseException, tmp_path: Path) -> None:
-    with pytest.raises(type(error)), begun(tmp_path / "run", STARTED, COMPOSED):
+    with pytest.raises(type(error)), new_run(tmp_path / "run", STARTED, COMPOSED):
         raise error
     assert manifests.read(tmp_path / "run").status is Status.STARTED
     assert LOCK not in names(tmp_path / "run")
@@ -107,7 +107,7 @@ def test_a_full_disk_while_a_run_begins_leaves_nothing(
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(JobError, match="is full"), begun(tmp_path / "a" / "b", STARTED, COMPOSED):
+    with pytest.raises(JobError, match="is full"), new_run(tmp_path / "a" / "b", STARTED, COMPOSED):
         raise AssertionError("it has not begun")
     assert names(tmp_path) == set()
 
@@ -116,7 +116,7 @@ def test_what_a_process_left_that_died_before_its_run_began_is_taken_over(tmp_pa
     (tmp_path / "run" / HYDRA).mkdir(parents=True)
     (tmp_path / "run" / LOCK).write_text("{}")
     (tmp_path / "run" / "manifest.json.tmp").write_text("{")
-    with begun(tmp_path / "run", STARTED, COMPOSED):
+    with new_run(tmp_path / "run", STARTED, COMPOSED):
         pass
     assert manifests.read(tmp_path / "run").status is Status.STARTED
     assert "manifest.json.tmp" not in names(tmp_path / "run")
@@ -125,7 +125,7 @@ def test_what_a_process_left_that_died_before_its_run_began_is_taken_over(tmp_pa
 def test_a_directory_on_which_another_process_works_is_left_to_it(tmp_path: Path) -> None:
     with locked(tmp_path):
         with pytest.raises(RunDirectoryError, match="is being worked on by process"):
-            begun(tmp_path, STARTED, COMPOSED).__enter__()
+            new_run(tmp_path, STARTED, COMPOSED).__enter__()
         assert names(tmp_path) == {LOCK}
 
 
@@ -143,11 +143,11 @@ def test_a_run_that_another_process_made_meanwhile_is_kept(
     (tmp_path / "run").mkdir()
     monkeypatch.setattr("extractkit.runs.recorder.check_unused", meanwhile)
     with pytest.raises(RunDirectoryError, match="holds a finished run"):
-        begun(tmp_path / "run", STARTED, COMPOSED).__enter__()
+        new_run(tmp_path / "run", STARTED, COMPOSED).__enter__()
     assert names(tmp_path / "run") == {MANIFEST}
 
 
 def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryError, match=r"hydra\.run\.dir=.* cannot be made: File name"):
-        begun(tmp_path / "a" / ("x" * 300), STARTED, {}).__enter__()
+        new_run(tmp_path / "a" / ("x" * 300), STARTED, {}).__enter__()
     assert names(tmp_path) == set()

@@ -66,7 +66,7 @@ def torn(lines: list[bytes]) -> list[bytes]:
     ("change", "expected"),
     [
         (without_line, [f"lacks shard {SHARDS[1].key!r}"]),
-        (torn, ["its last line, number 4, is not whole", f"lacks shard {SHARDS[2].key!r}"]),
+        (torn, ["its last line, number 4, is incomplete", f"lacks shard {SHARDS[2].key!r}"]),
         (lambda lines: [], ["lacks shard 'constants'", *(f"{s.key!r}" for s in SHARDS)]),
         (
             lambda lines: [lines[0][:-3] + b"\n", *lines[1:]],

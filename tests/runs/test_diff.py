@@ -310,7 +310,7 @@ def test_what_one_run_alone_has_is_told_and_counts(make: Make) -> None:
     assert only(found).verdict is Verdict.EQUAL
     assert found.beyond
     assert not diff(make({"x": values, "y": values}), make({"x": values}), only="x").beyond
-    with pytest.raises(SelectionError, match=r"only='q\*' fits no tensor of .*'x'"):
+    with pytest.raises(SelectionError, match=r"only='q\*' matches no tensor of .*'x'"):
         diff(make({"x": values}), make({"x": values}), only="q*")
 
 

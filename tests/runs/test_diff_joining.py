@@ -7,7 +7,7 @@ import pytest
 
 from extractkit.errors import ConfigError, SelectionError
 from extractkit.runs.comparing import diff
-from extractkit.runs.comparing.pairing import WrittenMapping, join
+from extractkit.runs.comparing.pairing import FileMapping, join
 from extractkit.runs.reader import Run
 from tests.runs.diff_examples import made_run
 
@@ -79,18 +79,21 @@ def test_a_star_may_be_part_of_an_address(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mapping", "message"),
     [
-        ({"block_9:output": "net/out:0"}, r"'block_9:output' is no tensor of .*a\. .*'block_1:o"),
+        (
+            {"block_9:output": "net/out:0"},
+            r"'block_9:output' is not a tensor of .*a\. .*'block_1:o",
+        ),
         (
             {":output": "net/block_9/Relu:0"},
-            r"'net/block_9/Relu:0' is no tensor of .*b\. .*block_2",
+            r"'net/block_9/Relu:0' is not a tensor of .*b\. .*block_2",
         ),
         (
             {"blok_*:output": "net/block_*/Relu:0"},
-            r"'blok_\*:output' fits no tensor of .*'block_1:o",
+            r"'blok_\*:output' matches no tensor of .*'block_1:o",
         ),
         (
             {"block_*:output": "net/block_*/Conv:0"},
-            r"'block_1:output' would be 'net/block_1/Conv:0', which is no tensor of .*block_2/Relu",
+            r"'block_1:output' would be 'net/block_1/Conv:0', which is not a tensor of .*2/Relu",
         ),
     ],
 )
@@ -105,11 +108,13 @@ def test_what_names_no_tensor_is_one_error_that_names_the_nearest(
 
 def test_an_entry_of_a_file_is_told_with_its_line(runs: tuple[Run, Run]) -> None:
     entries = {":output": "net/out:0", "block_9:output": "net/out:0", "x_*": "net/*"}
-    mapping = WrittenMapping(entries, "map.yaml", {":output": 1, "block_9:output": 3})
+    mapping = FileMapping(entries, "map.yaml", {":output": 1, "block_9:output": 3})
     with pytest.raises(SelectionError, match=r"^map.yaml, line 3: 'block_9:output': 'net/out:0': "):
         join(*runs, mapping)
     del mapping["block_9:output"]
-    with pytest.raises(SelectionError, match=r"^map.yaml: 'x_\*': 'net/\*': 'x_\*' fits no tensor"):
+    with pytest.raises(
+        SelectionError, match=r"^map.yaml: 'x_\*': 'net/\*': 'x_\*' matches no tensor"
+    ):
         join(*runs, mapping)
 
 
@@ -128,6 +133,6 @@ def test_every_glob_has_to_fit_a_tensor_of_either_run(runs: tuple[Run, Run]) -> 
     found = join(*runs, only=["block_1*", "net/out*"])
     assert (found.only_in_a, found.only_in_b) == (("block_1:output",), ("net/out:0",))
     with pytest.raises(
-        SelectionError, match=r"^only='blok_\*' fits no tensor of .*'block_1:output'"
+        SelectionError, match=r"^only='blok_\*' matches no tensor of .*'block_1:output'"
     ):
         join(*runs, only=["block_1*", "blok_*"])

@@ -36,7 +36,7 @@ def test_an_unfinished_run_is_kept(status: Status, tmp_path: Path) -> None:
         check_unused(tmp_path)
     assert str(caught.value) == (
         f"hydra.run.dir={tmp_path} holds an unfinished run of 2026-11-22 15:04 UTC (status: "
-        f"{status}; 8 samples, 5 tensors). Go on with it: extractkit resume {tmp_path}. Delete it "
+        f"{status}; 8 samples, 5 tensors). Resume it: extractkit resume {tmp_path}. Delete it "
         f"if you do not need it. Choose another directory: hydra.run.dir=…"
     )
 
@@ -100,5 +100,5 @@ def test_a_directory_that_may_not_be_written_is_refused(
 ) -> None:
     # A test that runs as root could write anywhere.
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(RunDirectoryError, match="no writable directory"):
+    with pytest.raises(RunDirectoryError, match="not a writable directory"):
         check_unused(tmp_path / "run")

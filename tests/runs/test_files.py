@@ -97,7 +97,7 @@ def test_a_name_that_leads_out_of_the_run_is_refused(path: Path) -> None:
     inside = path.parent / "run"
     inside.mkdir()
     for name in ("../a", str(path), "b/../../a"):
-        with pytest.raises(RunDirectoryError, match=r"run records the file '.*a', outside of it"):
+        with pytest.raises(RunDirectoryError, match=r"run records the file '.*a', outside it"):
             StoredFile(name, FILE.sha256, 10).check(inside)
 
 

@@ -119,7 +119,7 @@ def test_a_part_is_resumed_like_a_run(run: Path, whole: dict[str, object]) -> No
     assert str(caught.value).startswith(
         f"part 2/3 is damaged: {part}/shards/000000004-000000008.npz"
     )
-    assert str(caught.value).endswith(f"Mend it: extractkit resume {part}")
+    assert str(caught.value).endswith(f"Repair it: extractkit resume {part}")
     resume(wanted("2/3"), part, listener=Silent())
     finalize(run)
     assert content(run) == whole
@@ -139,7 +139,7 @@ def test_what_is_no_part_stays(run: Path, whole: dict[str, object]) -> None:
     told = Told()
     finalize(run, note=told.note)
     assert told.notes == [
-        f"{run}/parts holds something that is no part of the run: it is left as it is"
+        f"{run}/parts holds files that are not part of the run: it is left unchanged"
     ]
     assert (place(run, Part(1, 3)) / "mine").is_dir()
     assert not verify(run).failed
@@ -149,7 +149,7 @@ def test_a_link_is_not_followed(run: Path, tmp_path: Path) -> None:
     shards = place(run, Part(1, 3)) / "shards"
     shards.rename(tmp_path / "elsewhere")
     shards.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(RunDirectoryError, match="is a link, or holds one"):
+    with pytest.raises(RunDirectoryError, match="is a link, or contains one"):
         finalize(run)
     assert list((tmp_path / "elsewhere").iterdir())
 
@@ -202,14 +202,14 @@ def _sweep(run: Path) -> None:
         ),
         (
             _of_four,
-            "{run}/parts holds parts of 3 and of 4, which cannot be of one job. Remove those that "
-            "are not wanted",
+            "{run}/parts holds parts of 3 and of 4, which cannot be of one job. Remove those you "
+            "do not want",
         ),
         (_renamed, "{run}/parts/1-of-3 says that it is part 2/3, not 1/3"),
         (
             _journal,
-            "{run}/parts/1-of-3/journal.jsonl does not list the shards of its part. Have them "
-            "stored again: extractkit resume {run}/parts/1-of-3",
+            "{run}/parts/1-of-3/journal.jsonl does not list the shards of its part. Store them "
+            "again: extractkit resume {run}/parts/1-of-3",
         ),
         (
             _none,
@@ -250,7 +250,7 @@ def test_parts_of_different_jobs_are_refused(run: Path, changes: dict[str, Any],
         finalize(run)
     message = str(caught.value)
     assert message.startswith(
-        "part 2/3 is not of the same job as part 1/3, or was made under other "
+        "part 2/3 is not of the same job as part 1/3, or was made in another "
     )
     assert told in message
     assert message.endswith(
@@ -369,9 +369,11 @@ def test_a_part_that_holds_what_the_joined_run_lacks_stays(made: Path, run: Path
     assert (damaged / MANIFEST).exists()
     _, first, second, third, _ = told.notes
     assert first.startswith(f"{at_work} is being worked on by process ")
-    assert first.endswith(": it is left as it is")
-    assert second == f"{other} is left as it is: the run does not hold its shard {entries[0].shard}"
-    assert third.startswith(f"{damaged} is left as it is: {damaged}/journal.jsonl, line 1 is dam")
+    assert first.endswith(": it is left unchanged")
+    assert (
+        second == f"{other} is left unchanged: the run does not hold its shard {entries[0].shard}"
+    )
+    assert third.startswith(f"{damaged} is left unchanged: {damaged}/journal.jsonl, line 1 is dam")
     shutil.rmtree(other)
     shutil.rmtree(damaged)
     finalize(run)  # a part of which all is joined has been left there by one who was killed
@@ -400,7 +402,7 @@ def test_a_run_and_its_parts_do_not_get_into_each_others_way(run: Path) -> None:
     with pytest.raises(RunDirectoryError) as caught:
         manifest.read(run)
     assert str(caught.value) == (
-        f"{run} is no run yet: it holds parts of one. Join them: extractkit finalize {run}"
+        f"{run} is not a run yet: it holds parts of one. Join them: extractkit finalize {run}"
     )
     with pytest.raises(RunDirectoryError, match=r"holds parts of a run\. Join them"):
         make(run)
@@ -410,7 +412,7 @@ def test_a_run_and_its_parts_do_not_get_into_each_others_way(run: Path) -> None:
         make(run, "1/3")
     finalize(run)
     with pytest.raises(
-        RunDirectoryError, match="holds a run already, of which no part can be made"
+        RunDirectoryError, match="already holds a run, so no part of it can be made"
     ):
         make(run, "1/3")
 
@@ -444,7 +446,7 @@ def test_a_part_may_skip_all_of_its_samples_but_not_all_parts(tmp_path: Path) ->
         path = part / JOURNAL
         entries = [_all_skipped(entry) for entry in journal.read(path).entries]
         journal.rewrite(path, entries)
-    with pytest.raises(JobError, match="nothing is left: all samples, 16 of them, were skipped"):
+    with pytest.raises(JobError, match="no sample has a value: all 16 were skipped"):
         finalize(tmp_path / "none")
     assert not (tmp_path / "none" / MANIFEST).exists()
 

@@ -171,10 +171,10 @@ def test_what_was_found_is_told_over_the_committed_shards_alone(path: Path) -> N
     path.write_bytes(path.read_bytes()[: -len(b'{"torn')] + path.with_name("other").read_bytes())
     committed = journal.read(path, salvage=True, brief=True).by_shard()
     both = {"a:output": ValueStats(2, 0, 2, {"0": (1, 0), "4": (1, 0)}, -1.0, 2.5, None, 8)}
-    assert journal.found_in(path, committed) == both
+    assert journal.value_stats(path, committed) == both
     first = {Shard(0, 4): committed[Shard(0, 4)]}
-    assert journal.found_in(path, first) == dict(entry(0, 4).stats)
-    assert journal.found_in(path.with_name("none"), {}) == {}
+    assert journal.value_stats(path, first) == dict(entry(0, 4).stats)
+    assert journal.value_stats(path.with_name("none"), {}) == {}
 
 
 @pytest.mark.parametrize("salvage", [False, True])

@@ -140,7 +140,7 @@ def test_another_spelling_of_the_same_is_damage(
     manifests.write(tmp_path, FULL)
     path = tmp_path / "manifest.json"
     path.write_bytes(spelling(path.read_bytes()))
-    with pytest.raises(RunDirectoryError, match=r"its checksum does not hold\. Restore"):
+    with pytest.raises(RunDirectoryError, match=r"its checksum does not match\. Restore"):
         manifests.read(tmp_path)
 
 
@@ -168,7 +168,9 @@ def test_a_damaged_file_is_named(content: bytes, tmp_path: Path) -> None:
 
 
 def test_a_directory_without_a_manifest_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(RunDirectoryError, match=r"is no run directory: it holds no manifest.json"):
+    with pytest.raises(
+        RunDirectoryError, match=r"is not a run directory: it holds no manifest.json"
+    ):
         manifests.read(tmp_path)
 
 
@@ -195,12 +197,12 @@ def test_now_is_utc() -> None:
     [
         ([], r"plan\.shards ends at 0 of 8 samples"),
         ([[0, 4]], r"plan\.shards ends at 4 of 8 samples"),
-        ([[0, 4], [4, 8], [8, 9]], r"plan\.shards\[2\] is \[8, 9\]\. It has to begin at 8, hold a"),
-        ([[0, 4], [3, 8]], r"plan\.shards\[1\] is \[3, 8\]\. It has to begin at 4"),
+        ([[0, 4], [4, 8], [8, 9]], r"plan\.shards\[2\] is \[8, 9\]\. It must begin at 8, hold at"),
+        ([[0, 4], [3, 8]], r"plan\.shards\[1\] is \[3, 8\]\. It must begin at 4"),
         ([[0, 4], [5, 8]], r"plan\.shards\[1\] is \[5, 8\]"),
         ([[0, 4], [4, 4], [4, 8]], r"plan\.shards\[1\] is \[4, 4\]"),
         ([[4, 8], [0, 4]], r"plan\.shards\[0\] is \[4, 8\]"),
-        ([[0, 10**18]], r"plan\.shards\[0\] is \[0, 1000000000000000000\].* end at 8 at most"),
+        ([[0, 10**18]], r"plan\.shards\[0\] is \[0, 1000000000000000000\].* end at 8 or before"),
         ([[-4, 0], [0, 8]], r"plan\.shards\[0\] is \[-4, 0\]"),
     ],
 )
@@ -219,7 +221,7 @@ def test_a_number_of_samples_that_cannot_be_is_refused(count: int, tmp_path: Pat
     inputs = {"fingerprint": "f00d", "count": count, "notes": [], "truncated": 0}
     edit(tmp_path, inputs=inputs, plan={"bytes": 1, "exact": True, "shards": [[0, count]]})
     with pytest.raises(
-        RunDirectoryError, match=rf"records {count} samples, and no run has so many"
+        RunDirectoryError, match=rf"records {count} samples, more than a run can hold"
     ):
         manifests.read(tmp_path)
 
@@ -231,6 +233,6 @@ def test_a_manifest_larger_than_any_is_not_read(tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryError) as caught:
         manifests.read(tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path / 'manifest.json'} is damaged: it holds 53,687,091,200 bytes, and none of its "
-        f"kind more than 1,073,741,824. Restore it, or run the job again"
+        f"{tmp_path / 'manifest.json'} is damaged: it holds 53,687,091,200 bytes, more than the "
+        f"1,073,741,824 that such a file can hold. Restore it, or run the job again"
     )

@@ -39,11 +39,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
          "'empty', 'runs'."),
         (LONG, f"{LONG} does not exist. In the working directory: Available: 'day', 'empty', "
          "'runs'."),
-        ("runs", "runs is no run directory: it holds no manifest.json. In it: Available: "
+        ("runs", "runs is not a run directory: it holds no manifest.json. In it: Available: "
          "'runs/first', 'runs/kept/third', 'runs/second', 'runs/sweep'."),
-        ("day", "day is no run directory: it holds no manifest.json. In it: Available: "
+        ("day", "day is not a run directory: it holds no manifest.json. In it: Available: "
          "'day/time'."),
-        ("empty", "empty is no run directory: it holds no manifest.json"),
+        ("empty", "empty is not a run directory: it holds no manifest.json"),
         ("runs/first/manifest.json", "runs/first/manifest.json is a file, and a run is a "
          "directory. Give its directory: runs/first"),
         ("runs/notes.txt", "runs/notes.txt is a file, and a run is a directory"),

@@ -77,7 +77,7 @@ def test_an_unknown_tensor_is_an_error_of_both_kinds_that_names_the_nearest(run:
     with pytest.raises(KeyError) as caught:
         run["encoder:outputs"]
     assert isinstance(caught.value, SelectionError)
-    assert str(caught.value).startswith("'encoder:outputs' is no tensor of")
+    assert str(caught.value).startswith("'encoder:outputs' is not a tensor of")
     assert repr(HIDDEN) in str(caught.value)
     assert run.get("nothing") is None
     assert "nothing" not in run
@@ -120,7 +120,7 @@ def test_a_moved_run_reads_and_the_index_over_it_is_not_needed(copied: Path) -> 
 
 def test_what_is_no_run_is_named(tmp_path: Path) -> None:
     for path, why in (
-        (tmp_path, "is no run directory: it holds no manifest.json"),
+        (tmp_path, "is not a run directory: it holds no manifest.json"),
         (tmp_path / "missing", "does not exist"),
         (Path(__file__), "is a file, and a run is a directory"),
     ):

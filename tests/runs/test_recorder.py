@@ -234,7 +234,7 @@ def test_a_shard_that_is_damaged_is_to_be_stored_again(
         path.write_bytes(whole[:-1] + (b"" if harm == "shorter" else bytes([whole[-1] ^ 1])))
     recorder = resumed(run_path)
     assert set(recorder.committed) == {CONSTANTS_SHARD, SHARDS[0], SHARDS[2]}
-    assert "what is planned of it is stored again" in caplog.text
+    assert "its planned samples are stored again" in caplog.text
     recorder.commit(SHARDS[1], shard_values(example.samples, SHARDS[1]))
     recorder.finish()
     assert path.read_bytes() == whole

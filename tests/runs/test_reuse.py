@@ -82,6 +82,6 @@ def test_what_is_no_directory_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ConfigError) as caught:
             find_finished(tmp_path / name, "one", print)
         assert str(caught.value) == (
-            f"runtime.reuse_from={str(tmp_path / name)!r} is no directory. Give one that holds "
+            f"runtime.reuse_from={str(tmp_path / name)!r} is not a directory. Give one that holds "
             f"runs, such as outputs, or null"
         )

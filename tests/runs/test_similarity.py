@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extractkit.runs.drift import UNLIKE, WIDEST, Block, Likeness, Own, likeness, to_itself
+from extractkit.runs.drift import UNDEFINED, WIDEST, Block, Similarity, Sums, similarity, to_itself
 
 Array = np.ndarray
 
@@ -16,9 +16,11 @@ def blocks(values: Array, ends: Sequence[int] = (), examples: bool = True) -> li
     return [Block(part, examples) for part in np.split(values, sorted(ends))]
 
 
-def measured(one: Array, other: Array, ends: Sequence[int] = (), examples: bool = True) -> Likeness:
+def measured(
+    one: Array, other: Array, ends: Sequence[int] = (), examples: bool = True
+) -> Similarity:
     a, b = blocks(one, ends, examples), blocks(other, ends, examples)
-    return likeness(a, b, (Own.of(a), Own.of(b)))
+    return similarity(a, b, (Sums.of(a), Sums.of(b)))
 
 
 def by_gram(x: Array, y: Array) -> float:
@@ -106,9 +108,9 @@ def test_rounding_leads_out_of_no_bounds() -> None:
 @pytest.mark.parametrize("examples", [True, False])
 def test_what_is_compared_with_itself_is_what_a_comparison_tells(examples: bool) -> None:
     x = drawn(1, 9)
-    own, copied = Own.of(blocks(x, examples=examples)), measured(x, x.copy(), (), examples)
-    assert to_itself(own) == copied == Likeness(0.0, 1.0, 1.0 if examples else None)
-    zero = Own.of(blocks(np.zeros((4, 2))))
+    own, copied = Sums.of(blocks(x, examples=examples)), measured(x, x.copy(), (), examples)
+    assert to_itself(own) == copied == Similarity(0.0, 1.0, 1.0 if examples else None)
+    zero = Sums.of(blocks(np.zeros((4, 2))))
     assert to_itself(zero) == measured(np.zeros((4, 2)), np.zeros((4, 2)))
 
 
@@ -116,15 +118,15 @@ def test_what_is_compared_with_itself_is_what_a_comparison_tells(examples: bool)
 def test_what_is_no_number_or_too_large_is_like_nothing_not_even_itself(wrong: float) -> None:
     x = drawn(1, 9)
     x[2, 1] = wrong
-    assert to_itself(Own.of(blocks(x))) == Likeness(None, None, None)
-    assert measured(x, drawn(2, 9)) == Likeness(None, None, None)
+    assert to_itself(Sums.of(blocks(x))) == Similarity(None, None, None)
+    assert measured(x, drawn(2, 9)) == Similarity(None, None, None)
 
 
 def test_what_is_kept_of_a_block_changes_nothing() -> None:
     x, y = drawn(1, 9), drawn(2, 9)
     kept = [Block(x, True, keeps=True)], [Block(y, True, keeps=True)]
-    own = (Own.of(kept[0]), Own.of(kept[1]))
-    assert [likeness(*kept, own) for _ in range(2)] == [measured(x, y)] * 2
+    own = (Sums.of(kept[0]), Sums.of(kept[1]))
+    assert [similarity(*kept, own) for _ in range(2)] == [measured(x, y)] * 2
     assert kept[0][0].numbers is kept[0][0].numbers
 
 
@@ -146,9 +148,9 @@ def test_large_sums_of_small_types_do_not_overflow() -> None:
 
 def test_a_reference_that_is_zero_has_no_norm_to_compare_with() -> None:
     zero, x = np.zeros((4, 2)), drawn(0, 4, 2)
-    assert measured(zero, x) == Likeness(None, None, None)
-    assert measured(zero, zero) == Likeness(None, None, None)
-    assert measured(x, zero) == Likeness(1.0, None, None)
+    assert measured(zero, x) == Similarity(None, None, None)
+    assert measured(zero, zero) == Similarity(None, None, None)
+    assert measured(x, zero) == Similarity(1.0, None, None)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -156,14 +158,14 @@ def test_a_reference_that_is_zero_has_no_norm_to_compare_with() -> None:
 def test_what_is_not_finite_has_no_likeness(value: float, side: int) -> None:
     pair = [drawn(0, 4), drawn(1, 4)]
     pair[side][2, 1] = value
-    assert measured(*pair) == UNLIKE
-    assert measured(pair[side], pair[side]) == UNLIKE
+    assert measured(*pair) == UNDEFINED
+    assert measured(pair[side], pair[side]) == UNDEFINED
 
 
 def test_what_is_too_large_for_float64_has_none() -> None:
     x = np.full((4, 2), 1e200)
     x[0] = -1e200
-    assert measured(x, x) == UNLIKE
+    assert measured(x, x) == UNDEFINED
 
 
 @pytest.mark.parametrize("value", [0.1, 1 / 3, 1e6 + 0.7, 1e-9, -7.3])
@@ -191,8 +193,8 @@ def test_one_example_or_none_has_no_cka() -> None:
     assert measured(x, x).cka is None
     assert measured(x, x).cosine == pytest.approx(1)
     empty = np.zeros((0, 5))
-    assert measured(empty, empty) == UNLIKE
-    assert measured(np.zeros((3, 0)), np.zeros((3, 0))) == UNLIKE
+    assert measured(empty, empty) == UNDEFINED
+    assert measured(np.zeros((3, 0)), np.zeros((3, 0))) == UNDEFINED
 
 
 def test_where_its_first_axis_counts_no_examples_there_is_no_cka() -> None:
@@ -211,8 +213,8 @@ def test_beyond_the_widest_there_is_no_cka(wide: int, has: bool) -> None:
 
 
 def test_things_of_different_shapes_are_unlike() -> None:
-    assert measured(drawn(0, 4, 3), drawn(0, 4, 2)) == UNLIKE
-    assert measured(drawn(0, 4), drawn(0, 5)) == UNLIKE
+    assert measured(drawn(0, 4, 3), drawn(0, 4, 2)) == UNDEFINED
+    assert measured(drawn(0, 4), drawn(0, 5)) == UNDEFINED
 
 
 @settings(deadline=None)

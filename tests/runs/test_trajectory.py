@@ -209,7 +209,7 @@ def test_the_run_of_one_checkpoint_is_a_run_without_the_axis(run: Run) -> None:
     assert (list(one), one.checkpoints, one.samples[0]) == (list(run), (), run.samples[0])
     assert repr(one).endswith("finished, 10 tensors, 5 samples, checkpoint 'middle'>")
     assert repr(run).endswith("finished, 10 tensors, 5 samples, 3 checkpoints>")
-    with pytest.raises(UnknownTensorError, match="'end' is no checkpoint of "):
+    with pytest.raises(UnknownTensorError, match="'end' is not a checkpoint of "):
         one.at("end")
 
 
@@ -225,7 +225,9 @@ def test_a_step_that_does_not_exist_is_told_with_those_that_do(tmp_path: Path) -
     run = made(tmp_path / "run", steps=True).open()
     with pytest.raises(UnknownTensorError) as caught:
         run.at(15)
-    assert str(caught.value) == (f"15 is no step of a checkpoint of {run.path}. Steps: 0, 10, 20")
+    assert str(caught.value) == (
+        f"15 is not the step of a checkpoint of {run.path}. Steps: 0, 10, 20"
+    )
 
 
 @pytest.mark.parametrize("wrong", ["strat", 0, 7, None])
@@ -233,7 +235,7 @@ def test_one_that_does_not_exist_is_named_with_those_that_do(wrong: object, run:
     for ask, of in ((run.at, str(run.path)), (view_of(run, "kernel").at, "'kernel'")):
         with pytest.raises(UnknownTensorError) as caught:
             ask(wrong)  # type: ignore[operator]
-        assert str(caught.value).startswith(f"{wrong!r} is no checkpoint of {of}. ")
+        assert str(caught.value).startswith(f"{wrong!r} is not a checkpoint of {of}. ")
         assert "'start'" in str(caught.value)
 
 

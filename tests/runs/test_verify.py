@@ -17,7 +17,7 @@ from extractkit.core.plan import CONSTANTS_SHARD
 from extractkit.errors import ConfigError, RunDirectoryError
 from extractkit.runs import journal
 from extractkit.runs import manifest as manifests
-from extractkit.runs.checking import Sound, verify
+from extractkit.runs.checking import IntactRun, verify
 from extractkit.runs.checking.result import Check, Outcome, Verification
 from extractkit.runs.files import StoredFile, origin
 from extractkit.runs.layout import JOURNAL, LOCK, LOG, MANIFEST, SAMPLES
@@ -237,7 +237,7 @@ def test_other_files_are_told_and_do_no_harm(run: Path) -> None:
     assert not verification.failed
     assert check(verification, "other files").notes == (
         f"{LOCK}: a process is at work on the run, or was killed",
-        "manifest.json.tmp: left by a process that was killed while it wrote",
+        "manifest.json.tmp: left by a process that was killed while writing",
         "notes.txt: not of this run",
         "there: not of this run",
     )
@@ -247,11 +247,13 @@ def test_a_file_outside_of_the_run_is_not_looked_at(run: Path) -> None:
     (run.parent / "secret").write_text("a")
     change(run, files=(*manifests.read(run).files, StoredFile("../secret", "0" * 64, 1)))
     assert named(verify(run)) == {"../secret"}
-    assert "outside of its run" in messages(verify(run))
+    assert "outside its run" in messages(verify(run))
 
 
 def test_a_directory_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunDirectoryError, match=r"is no run directory: it holds no manifest\.json"):
+    with pytest.raises(
+        RunDirectoryError, match=r"is not a run directory: it holds no manifest\.json"
+    ):
         verify(tmp_path)
 
 
@@ -333,9 +335,9 @@ def test_a_line_that_was_being_written_does_not_count(unfinished: Path, kept: in
     verification = verify(unfinished)
     assert not verification.failed
     (note,) = check(verification, "journal").notes
-    assert note == "its last line was being written when its process ended: it does not count"
+    assert note == "its last line was being written when its process ended, and does not count"
     assert check(verification, "other files").notes == (
-        f"shards/{SHARDS[1].key}.h5: stored, but not committed: its process ended before",
+        f"shards/{SHARDS[1].key}.h5: stored, but not committed, because its process ended before",
     )
 
 
@@ -387,7 +389,7 @@ def rewrite_rows(path: Path, change_row: Callable[[int, dict[str, object]], obje
         (lambda i, row: None if i == 7 else row, "7 rows for 8 samples"),
         (
             lambda i, row: {**row, "index": 7 - i},
-            "8 rows are not those of their samples, first row 0",
+            "8 rows do not match their samples, first row 0",
         ),
         (
             lambda i, row: {**row, "truncated": i == 2},
@@ -428,7 +430,7 @@ def test_given_files_are_held_against_what_they_held(run: Path, tmp_path: Path) 
         f"model.path={tmp_path / 'model'} has changed: its SHA-256 is not the recorded one",
     ]
     assert check(verification, "given files").notes == (
-        f"inputs.path={tmp_path / 'texts'} is gone, and was not looked at",
+        f"inputs.path={tmp_path / 'texts'} is gone, so it was not checked",
     )
 
 
@@ -443,7 +445,7 @@ def test_something_else_in_the_place_of_a_given_file_is_a_change(run: Path, tmp_
     os.mkfifo(tmp_path / "texts")
     assert messages(verify(run)).splitlines() == [
         f"model.path={tmp_path / 'model'} has changed: it is a directory without files now",
-        f"inputs.path={tmp_path / 'texts'} has changed: it is no file now",
+        f"inputs.path={tmp_path / 'texts'} has changed: it is not a file now",
     ]
 
 
@@ -452,9 +454,9 @@ def test_something_else_in_the_place_of_a_given_file_is_a_change(run: Path, tmp_
 
 def test_what_is_computed_again_is_given_what_is_whole(run: Path) -> None:
     shorten(run / f"shards/{SHARDS[0].key}.h5")
-    given: list[Sound] = []
+    given: list[IntactRun] = []
 
-    def recompute(sound: Sound) -> list[Check]:
+    def recompute(sound: IntactRun) -> list[Check]:
         given.append(sound)
         return [Check.left_out("recomputed", "not today")]
 

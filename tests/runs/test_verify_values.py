@@ -268,7 +268,7 @@ def test_a_sample_that_was_skipped_from_the_start_is_skipped_in_its_shard(tmp_pa
 def test_a_shard_skips_no_samples_of_others(tmp_path: Path, index: str) -> None:
     path = written(tmp_path / "run")
     rewritten(path, skipped={index: "because"})
-    only(verify(path), None, "says that samples were skipped which are not in it")
+    only(verify(path), None, "records missing samples that are not in the shard")
 
 
 def test_constants_are_held_against_the_manifest_too(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ class Orders:
         task: makes a worker's task, from the name under which it stores files.
         commit: takes what a worker says to have stored (a journal's line), for which shard, and
             the name under which it stored; raises GarbledError where something of it is wrong.
-        met: told the machine of each worker that is ready.
+        add_worker: receives the machine of each worker that is ready.
         note: told what the user should know.
     """
 
@@ -123,7 +123,7 @@ class Orders:
     timeout: float | None
     task: Callable[[str], Task]
     commit: Callable[[str, Shard, str], None]
-    met: Callable[[Mapping[str, object]], None]
+    add_worker: Callable[[Mapping[str, object]], None]
     note: Callable[[str], None]
 
 
@@ -224,7 +224,7 @@ class Driver:
         if isinstance(message, Ready):
             self._failed_starts = 0
             member.ready, member.since = True, None
-            self._orders.met(message.host)
+            self._orders.add_worker(message.host)
             _log.info(
                 "worker %d is ready: process %d on %s",
                 *(member.number, message.process, message.host.get("name")),

@@ -220,7 +220,7 @@ class Hired:
             runtime.shard_timeout,
             task,
             commit,
-            recorder.met,
+            recorder.add_worker,
             note,
         )
         Driver(self.crew, orders).run(shards)

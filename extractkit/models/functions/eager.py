@@ -50,7 +50,7 @@ from extractkit.models.graphs.transforming import transformed
 from extractkit.models.naming import Ports, components, plain, ports
 from extractkit.models.protocol import SAME_OBJECT, Compilation, Encoded, Fetch, OwnCall, Program
 from extractkit.models.tensorflow_process import configure
-from extractkit.runs.checking.contents import arrays_apart
+from extractkit.runs.checking.contents import compare_arrays
 
 
 def weights_of(built: object) -> dict[str, Any]:
@@ -424,7 +424,7 @@ def eager_model(
 
 def _equal(one: tf.Tensor, other: tf.Tensor) -> bool:
     """Whether two results are the same but for the order in which threads have added them up."""
-    return not arrays_apart(to_numpy(one), to_numpy(other)).beyond
+    return not compare_arrays(to_numpy(one), to_numpy(other)).beyond
 
 
 def _as_tensor(value: Any) -> Any:

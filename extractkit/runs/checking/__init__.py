@@ -1,6 +1,6 @@
-"""Verify a run file by file and value by value. Needs no TensorFlow.
+"""Verification of a run, file by file and value by value. Needs no TensorFlow.
 
-To compute values again needs TensorFlow, and is passed in by the engine.
+Only computing values again needs TensorFlow. The engine passes in the function for that.
 """
 
 import os
@@ -24,15 +24,15 @@ from extractkit.sinks.protocol import Sink
 
 
 @dataclass(frozen=True, eq=False)
-class Sound:
-    """What of a run is found to be whole: what values that are computed again are held against.
+class IntactRun:
+    """The intact content of a run, with which recomputed values are compared.
 
     Attributes:
-        directory: of the run.
-        manifest: what it says of itself.
-        entries: the committed shards, each with those of its files that are as they were written.
-        sinks: which read them, by name.
-        samples: whether the samples' rows are as they were written.
+        directory: the run directory.
+        manifest: the run's manifest.
+        entries: the committed shards, each with those of its files that are as written.
+        sinks: the sinks that read them, by name.
+        samples: whether the samples' rows are as written.
     """
 
     directory: Path
@@ -42,8 +42,8 @@ class Sound:
     samples: bool
 
 
-Recompute = Callable[[Sound], Sequence[Check]]
-"""Computes values again, and tells what came of it."""
+Recompute = Callable[[IntactRun], Sequence[Check]]
+"""Computes values again, and returns the checks made with them."""
 
 
 def verify(
@@ -52,20 +52,20 @@ def verify(
     reader: Callable[[Manifest, str], Sink] = sink_of,
     recompute: Recompute | None = None,
 ) -> Verification:
-    """Look at everything in a run, whatever is found on the way.
+    """Check everything in a run, and report all that is wrong.
 
-    Of a run that is not finished, what has been committed is looked at. Nothing is written, and
-    what is not as it was written is not opened.
+    For an unfinished run, checks what has been committed. Nothing is written, and files that are
+    not as written are not opened.
 
     Args:
-        directory: of the run.
+        directory: the run directory.
         reader: makes a sink that reads the run, from its manifest and the sink's name.
         recompute: called last, unless the manifest cannot be read.
 
     Raises:
-        RunDirectoryError: it holds neither manifest nor journal: it is no run; or a process is at
-            work on it, and what it says and what there is differ from moment to moment.
-        ConfigError: the manifest names a sink that is not trusted, or is none.
+        RunDirectoryError: the directory holds neither manifest nor journal, or a process is
+            changing it.
+        ConfigError: the manifest names something that is not a sink, or not a trusted one.
     """
     if (at_work := owner(directory)) is not None:
         raise RunDirectoryError(
@@ -75,24 +75,24 @@ def verify(
     manifest, first = _manifest(directory)
     sinks = {} if manifest is None else {name: reader(manifest, name) for name in manifest.sinks}
     journal, entries = listed_shards(directory, manifest)
-    shards, whole = shard_files(directory, entries, manifest)
+    shards, intact = shard_files(directory, entries, manifest)
     if manifest is None:
         return Verification(str(directory), None, (first, journal, shards))
     files = recorded_files(directory, manifest)
-    samples, told = sample_rows(directory, manifest, files)
+    samples, rows = sample_rows(directory, manifest, files)
     checks = [
         first,
         files,
         journal,
         shards,
         samples,
-        shard_contents(directory, manifest, whole, sinks, told),
+        shard_contents(directory, manifest, intact, sinks, rows),
         other_files(directory, manifest, entries),
         given_files(manifest),
     ]
     if recompute is not None:
-        good = samples.outcome is Outcome.OK
-        checks += recompute(Sound(directory, manifest, whole, sinks, good))
+        samples_intact = samples.outcome is Outcome.OK
+        checks += recompute(IntactRun(directory, manifest, intact, sinks, samples_intact))
     return Verification(str(directory), manifest.status, tuple(checks))
 
 

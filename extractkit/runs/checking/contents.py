@@ -1,4 +1,4 @@
-"""Values of shards, against what is recorded of them and against values computed again."""
+"""Checks of the values in shards against the records and against recomputed values."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from extractkit.core.plan import Shard, numpy_dtype
 from extractkit.core.value_checks import examine
 from extractkit.core.values import Array, Dense, Values, digest, sample_shapes, varies, without
 from extractkit.errors import RunDirectoryError
-from extractkit.runs.checking.records import Told
+from extractkit.runs.checking.records import SampleRows
 from extractkit.runs.checking.result import Check, Finding, counted
 from extractkit.runs.comparing.measures import compare, family
 from extractkit.runs.comparing.result import Tolerance
@@ -22,108 +22,17 @@ from extractkit.runs.manifest import Manifest, RunTensor
 from extractkit.sinks.protocol import Sink, StoredTensor
 
 _RTOL, _ATOL = 1e-4, 1e-5
-_RTOL_16, _ATOL_16 = 1e-2, 1e-3  # of values of 16 bits
+_RTOL_16, _ATOL_16 = 1e-2, 1e-3  # for 16-bit values
 
 TOLERATED = f"{_ATOL:g} + {_RTOL:g} of a tensor's largest value"
-"""How far values may be apart where their last bits are not to be expected (values of 16 bits a
+"""How far values may differ where their last bits cannot be expected to agree (16-bit values: a
 hundred times as far). Sums cancel in a layer, so a small value may be as far off as a large one.
 
-What else a graph computes, which kernels are fused and how many threads share a sum moves the
-outputs of BERT by 5e-6: twenty times less."""
+Other tensors in the graph, other fused kernels and another number of threads move the outputs of
+BERT by 5e-6, twenty times less."""
 
 TOLERATED_16 = f"{_ATOL_16:g} + {_RTOL_16:g} of a tensor's largest value"
-"""The same of values that were computed with the 8 to 11 significant bits of 16-bit numbers."""
-
-
-@dataclass(frozen=True)
-class Apart:
-    """How far two values of one tensor are apart.
-
-    Attributes:
-        unequal, beyond: how many elements differ in any bit, and by more than is tolerated.
-        error: the largest difference of two finite elements.
-        lone: elements that are NaN or infinite in one alone, or infinities of opposite signs.
-        form: how their types or shapes differ; then no element is compared.
-    """
-
-    unequal: int = 0
-    beyond: int = 0
-    error: float = 0.0
-    form: str | None = None
-    lone: int = 0
-    largest: float = 0.0
-
-    @property
-    def relative(self) -> float:
-        """The largest difference in units of the largest element."""
-        return self.error / self.largest if self.largest else np.inf if self.error else 0.0
-
-    def __str__(self) -> str:
-        if self.form is not None:
-            return self.form
-        told = []
-        if self.lone:
-            are = "is" if self.lone == 1 else "are"
-            told.append(
-                f"{counted(self.lone, 'element')} {are} NaN or infinite in one of them alone"
-            )
-        if (rest := self.unequal - self.lone) > 0:
-            told.append(f"{counted(rest, 'element')} apart, by {self.error:.2g} at most")
-        return ", ".join(told)
-
-
-def values_apart(value: Values, stored: Values) -> Apart:
-    """Two tensors of a shard. Their lengths and shapes are parts of them like their values."""
-    parts, others = value.parts(), stored.parts()
-    if parts.keys() != others.keys():
-        return Apart(1, 1, form="one is ragged, the other is not")
-    return _summed(arrays_apart(parts[name], others[name]) for name in parts)
-
-
-def arrays_apart(value: Array, stored: Array, *, coarse: bool = False) -> Apart:
-    """Two arrays of any shape.
-
-    Args:
-        coarse: whether real numbers have passed through values of 16 bits.
-    """
-    if value.shape != stored.shape:
-        return Apart(1, 1, form=f"shape {list(value.shape)}, not {list(stored.shape)}")
-    texts = family(value.dtype) == family(stored.dtype) == "text"
-    if value.dtype != stored.dtype and not texts:
-        return Apart(1, 1, form=f"type {value.dtype}, not {stored.dtype}")
-    found = compare(np.atleast_1d(value), np.atleast_1d(stored), _tolerance(stored, coarse))
-    error, lone = 0.0, 0
-    if found.numbers is not None:
-        error, lone = float(found.numbers.error.max(initial=0)), int(found.numbers.lone.sum())
-    beyond = int(found.beyond.sum())
-    return Apart(int(found.unequal.sum()), beyond, error, lone=lone, largest=_largest(stored))
-
-
-def _tolerance(stored: Array, coarse: bool) -> Tolerance:
-    """What is tolerated of every element, by the largest one; integers must be equal."""
-    if stored.dtype.kind not in "fc":
-        return Tolerance(0, 0)
-    coarse = coarse or stored.dtype.itemsize == 2
-    rtol, atol = (_RTOL_16, _ATOL_16) if coarse else (_RTOL, _ATOL)
-    return Tolerance(0, atol + rtol * _largest(stored))
-
-
-def _largest(array: Array) -> float:
-    if array.dtype.kind not in "fciu":
-        return 0.0
-    return float(np.abs(array[np.isfinite(array)].astype(complex)).max(initial=0))
-
-
-def _summed(parts: Iterable[Apart]) -> Apart:
-    every = list(parts)
-    return Apart(
-        sum(one.unequal for one in every),
-        sum(one.beyond for one in every),
-        max(one.error for one in every),
-        next((one.form for one in every if one.form is not None), None),
-        sum(one.lone for one in every),
-        max(one.largest for one in every),
-    )
+"""The same for values computed with the 8 to 11 significant bits of 16-bit numbers."""
 
 
 _UNREADABLE = (
@@ -136,7 +45,7 @@ _UNREADABLE = (
     EOFError,
     MemoryError,
 )
-"""What readers of files raise where a file is what was written, and yet no shard."""
+"""Exceptions of file readers for a file that is as written but not a valid shard."""
 
 
 def shard_contents(
@@ -144,15 +53,15 @@ def shard_contents(
     manifest: Manifest,
     entries: Mapping[Shard, Entry],
     sinks: Mapping[str, Sink],
-    told: Told,
+    rows: SampleRows,
 ) -> Check:
-    """Keys, counts, types, shapes, digests, statistics and skipped samples of every shard.
+    """Check keys, counts, types, shapes, digests, statistics and missing samples of every shard.
 
-    One tensor of one shard is in memory at a time.
+    Holds one tensor of one shard in memory at a time.
 
     Args:
-        entries: with the files that are whole; no other file is opened.
-        told: what the samples' rows say.
+        entries: entries with their intact files. No other file is opened.
+        rows: lengths and missing samples according to the samples' rows.
     """
     found: list[Finding] = []
     read = 0
@@ -161,7 +70,7 @@ def shard_contents(
         for name, file in entry.files.items():
             path = directory / file.name
             content = _Content(
-                path, file.name, entry, shard, sinks[name], told, _sliced(manifest), found
+                path, file.name, entry, shard, sinks[name], rows, _sliced(manifest), found
             )
             content.check(tensors)
             read += len(tensors)
@@ -171,7 +80,7 @@ def shard_contents(
 
 
 def read_whole(sink: Sink, path: Path, shard: Shard, tensor: StoredTensor) -> Values:
-    """All values of one tensor in one shard."""
+    """Read all values of one tensor in one shard."""
     if tensor.constant:
         return Dense(sink.read_constant(path, tensor.key))
     return sink.read(path, tensor.key, 0, len(shard))
@@ -179,14 +88,14 @@ def read_whole(sink: Sink, path: Path, shard: Shard, tensor: StoredTensor) -> Va
 
 @dataclass(frozen=True, eq=False)
 class _Content:
-    """One shard as one sink wrote it; what is wrong goes to `found`."""
+    """One shard as one sink wrote it. Adds everything that is wrong to `found`."""
 
     path: Path
     file: str
     entry: Entry
     shard: Shard
     sink: Sink
-    told: Told
+    rows: SampleRows
     sliced: frozenset[str]
     found: list[Finding]
     unreadable: set[str] = field(default_factory=set)
@@ -194,10 +103,10 @@ class _Content:
     def check(self, tensors: list[RunTensor]) -> None:
         absent = self._absent()
         if self.entry.stats and (extra := set(self.entry.stats) ^ {t.key for t in tensors}):
-            self._tell(f"{JOURNAL} has statistics of other tensors: {', '.join(sorted(extra))}")
+            self._add(f"{JOURNAL} has statistics of other tensors: {', '.join(sorted(extra))}")
         content = digest(self._checked(tensors, absent))
         if not self.unreadable and content != self.entry.values:
-            self._tell("the digest of its values is not the recorded one")
+            self._add("the digest of its values is not the recorded one")
 
     def _checked(self, tensors: list[RunTensor], absent: list[int]) -> Iterator[tuple[str, Values]]:
         for tensor in tensors:
@@ -208,25 +117,25 @@ class _Content:
                 wrong = wrong or self._substance(tensor.stored, value, absent)
             except _UNREADABLE as error:
                 self.unreadable.add(key)
-                self._tell(f"it cannot be read: {error}", key)
+                self._add(f"it cannot be read: {error}", key)
                 continue
             for message in wrong:
-                self._tell(message, key)
+                self._add(message, key)
             yield key, value
 
     def _absent(self) -> list[int]:
-        """Positions of the samples without values."""
+        """Return the positions of the samples without values."""
         skipped = {int(index) for index in self.entry.skipped if index.isdecimal()}
         within = {index for index in skipped if self.shard.start <= index < self.shard.stop}
         if len(within) != len(self.entry.skipped):
-            self._tell(f"{JOURNAL} says that samples were skipped which are not in it")
-        known = {i for i in self.told.skipped if self.shard.start <= i < self.shard.stop}
+            self._add(f"{JOURNAL} records missing samples that are not in the shard")
+        known = {i for i in self.rows.skipped if self.shard.start <= i < self.shard.stop}
         if lost := sorted(known - within):
-            self._tell(f"{JOURNAL} lacks skipped samples, first {lost[0]}")
+            self._add(f"{JOURNAL} lacks skipped samples, first {lost[0]}")
         return [index - self.shard.start for index in sorted(within)]
 
     def _form(self, tensor: RunTensor, value: Values, absent: list[int]) -> list[str]:
-        """Count, type and shape."""
+        """Check count, type and shape."""
         stored = tensor.stored
         wrong = []
         if not _same_type(value.values.dtype, stored.dtype):
@@ -260,11 +169,11 @@ class _Content:
     def _off(
         self, tensor: RunTensor, axis: int, size: int | None, lengths: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.intp]:
-        """The positions of samples that have another length than they should."""
+        """Return the positions of samples whose length is not the expected one."""
         if size is not None:
             return np.flatnonzero(lengths != size)
-        # The first of the stored dims is the sample's.
-        own = self.told.along(tensor.stored.dims[axis + 1])
+        # The first of the stored dims is the sample axis.
+        own = self.rows.along(tensor.stored.dims[axis + 1])
         if own is None:
             return np.flatnonzero(lengths < 0)
         own = own[self.shard.start : self.shard.stop]
@@ -273,7 +182,7 @@ class _Content:
         return np.flatnonzero(lengths != own)
 
     def _substance(self, stored: StoredTensor, value: Values, absent: list[int]) -> list[str]:
-        """What stands where a sample was skipped, and the statistics."""
+        """Check the blanks in place of missing samples, and the statistics."""
         wrong = []
         blank = without(value, absent, stored.shape)
         if absent and digest([("", blank)]) != digest([("", value)]):
@@ -285,7 +194,7 @@ class _Content:
                 wrong.append(f"{JOURNAL} records other statistics of it (NaN, extremes, …)")
         return wrong
 
-    def _tell(self, message: str, tensor: str | None = None) -> None:
+    def _add(self, message: str, tensor: str | None = None) -> None:
         of = f", {tensor!r}" if tensor is not None else ""
         self.found.append(
             Finding(self.file, f"{self.path}{of}: {message}", self.entry.shard, tensor)
@@ -293,7 +202,7 @@ class _Content:
 
 
 def _sliced(manifest: Manifest) -> frozenset[str]:
-    """The selectors that store slices, whose axes are shorter than what they are named after."""
+    """Return the selectors that store slices, whose axes are shorter than their names suggest."""
     selectors = manifest.job_resolved.get("selectors")
     if not isinstance(selectors, Mapping):
         return frozenset()
@@ -314,4 +223,97 @@ def _same_type(found: np.dtype[Any], recorded: str) -> bool:
 def _differs(found: tuple[int, ...], recorded: tuple[int | None, ...]) -> bool:
     return len(found) != len(recorded) or any(
         size is not None and size != own for own, size in zip(found, recorded, strict=True)
+    )
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """The difference between two values of one tensor.
+
+    Attributes:
+        unequal, beyond: how many elements differ in any bit, and by more than the tolerance.
+        error: the largest difference of two finite elements.
+        form: how types or shapes differ. In that case no elements are compared.
+        lone: how many elements are NaN or infinite in one value only, or infinite with opposite
+            signs.
+        largest: the largest element of the stored value.
+    """
+
+    unequal: int = 0
+    beyond: int = 0
+    error: float = 0.0
+    form: str | None = None
+    lone: int = 0
+    largest: float = 0.0
+
+    @property
+    def relative(self) -> float:
+        """The largest difference relative to the largest element."""
+        return self.error / self.largest if self.largest else np.inf if self.error else 0.0
+
+    def __str__(self) -> str:
+        if self.form is not None:
+            return self.form
+        listed = []
+        if self.lone:
+            are = "is" if self.lone == 1 else "are"
+            listed.append(
+                f"{counted(self.lone, 'element')} {are} NaN or infinite in one of them alone"
+            )
+        if (rest := self.unequal - self.lone) > 0:
+            listed.append(f"{counted(rest, 'element')} apart, by {self.error:.2g} at most")
+        return ", ".join(listed)
+
+
+def compare_values(value: Values, stored: Values) -> Deviation:
+    """Compare two values of a tensor in one shard, including their lengths and shapes."""
+    parts, others = value.parts(), stored.parts()
+    if parts.keys() != others.keys():
+        return Deviation(1, 1, form="one is ragged, the other is not")
+    return _summed(compare_arrays(parts[name], others[name]) for name in parts)
+
+
+def compare_arrays(value: Array, stored: Array, *, coarse: bool = False) -> Deviation:
+    """Compare two arrays of any shape.
+
+    Args:
+        coarse: whether the numbers were computed from 16-bit values.
+    """
+    if value.shape != stored.shape:
+        return Deviation(1, 1, form=f"shape {list(value.shape)}, not {list(stored.shape)}")
+    texts = family(value.dtype) == family(stored.dtype) == "text"
+    if value.dtype != stored.dtype and not texts:
+        return Deviation(1, 1, form=f"type {value.dtype}, not {stored.dtype}")
+    found = compare(np.atleast_1d(value), np.atleast_1d(stored), _tolerance(stored, coarse))
+    error, lone = 0.0, 0
+    if found.numbers is not None:
+        error, lone = float(found.numbers.error.max(initial=0)), int(found.numbers.lone.sum())
+    beyond = int(found.beyond.sum())
+    return Deviation(int(found.unequal.sum()), beyond, error, lone=lone, largest=_largest(stored))
+
+
+def _tolerance(stored: Array, coarse: bool) -> Tolerance:
+    """Return the tolerance for every element, based on the largest. Integers must be equal."""
+    if stored.dtype.kind not in "fc":
+        return Tolerance(0, 0)
+    coarse = coarse or stored.dtype.itemsize == 2
+    rtol, atol = (_RTOL_16, _ATOL_16) if coarse else (_RTOL, _ATOL)
+    return Tolerance(0, atol + rtol * _largest(stored))
+
+
+def _largest(array: Array) -> float:
+    if array.dtype.kind not in "fciu":
+        return 0.0
+    return float(np.abs(array[np.isfinite(array)].astype(complex)).max(initial=0))
+
+
+def _summed(parts: Iterable[Deviation]) -> Deviation:
+    every = list(parts)
+    return Deviation(
+        sum(one.unequal for one in every),
+        sum(one.beyond for one in every),
+        max(one.error for one in every),
+        next((one.form for one in every if one.form is not None), None),
+        sum(one.lone for one in every),
+        max(one.largest for one in every),
     )

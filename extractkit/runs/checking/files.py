@@ -1,4 +1,4 @@
-"""Files of a run and files that the job was given, against what is recorded of them."""
+"""Checks of a run's own files, and of the files that the configuration names."""
 
 import hashlib
 import os
@@ -10,7 +10,7 @@ from extractkit.core.checkpoints import KEY
 from extractkit.core.plan import Shard
 from extractkit.errors import InputError, RunDirectoryError
 from extractkit.runs.checking.result import Check, Finding, counted
-from extractkit.runs.files import Origin, StoredFile, is_there, origin
+from extractkit.runs.files import Origin, StoredFile, names_files, origin
 from extractkit.runs.intact import check_names
 from extractkit.runs.journal import Entry
 from extractkit.runs.layout import JOURNAL, LOCK, LOG, MANIFEST, SHARDS
@@ -24,13 +24,13 @@ Entries = Mapping[Shard, Entry]
 
 
 def recorded_files(directory: Path, manifest: Manifest) -> Check:
-    """The files that the manifest records: Hydra's, the samples' rows, the sinks' own, the log."""
+    """Check the files that the manifest records: Hydra's, samples' rows, sinks' own and the log."""
     found = []
     for file in manifest.files:
         if _within(file.name):
             found += _wrong(directory, file)
         else:
-            found.append(Finding(file.name, f"{MANIFEST} names {file.name!r}, outside of its run"))
+            found.append(Finding(file.name, f"{MANIFEST} names {file.name!r}, outside its run"))
     notes = []
     count = len(manifest.files)
     if manifest.volatile.log is not None:
@@ -44,16 +44,16 @@ def recorded_files(directory: Path, manifest: Manifest) -> Check:
 def shard_files(
     directory: Path, entries: Entries, manifest: Manifest | None
 ) -> tuple[Check, dict[Shard, Entry]]:
-    """The shards' files, by digest; and the entries, each with those of its files that are whole.
+    """Check the shards' files by digest. Return the entries, each with its intact files.
 
-    Only what is whole may be read: HDF5 is not made for files that somebody has changed.
+    Only intact files may be read, because HDF5 is not made for files that were tampered with.
     """
     try:
         check_directory(directory / SHARDS)
     except RunDirectoryError as error:
-        return Check.of("shards", "none looked at", [Finding(SHARDS, str(error))]), {}
+        return Check.of("shards", "none checked", [Finding(SHARDS, str(error))]), {}
     found: list[Finding] = []
-    whole = {}
+    intact = {}
     count = 0
     for shard, entry in entries.items():
         count += len(entry.stored)
@@ -75,18 +75,18 @@ def shard_files(
             found += wrong
             state = None
         if kept:
-            whole[shard] = replace(entry, files=kept, state=state)
-    return Check.of("shards", counted(count, "file"), found), whole
+            intact[shard] = replace(entry, files=kept, state=state)
+    return Check.of("shards", counted(count, "file"), found), intact
 
 
 def other_files(directory: Path, manifest: Manifest, entries: Entries) -> Check:
-    """What stands in the run directory besides: it is told, and does no harm."""
+    """List other files in the run directory. They do no harm, so they are notes."""
     known = {MANIFEST, JOURNAL, LOG, *(file.name for file in manifest.files)}
     known |= {file.name for entry in entries.values() for file in entry.stored}
     unknown = [name for name in _names(directory) if name not in known]
     planned = {f"{SHARDS}/{shard.key}" for shard in manifest.shards}
-    foreign = "not of this run" if manifest.records_files else UNRECORDED
-    notes = (_told(name, planned, foreign) for name in unknown)
+    other = "not of this run" if manifest.records_files else UNRECORDED
+    notes = (_note(name, planned, other) for name in unknown)
     return Check.of("other files", f"{len(unknown)} found", notes=notes)
 
 
@@ -106,7 +106,7 @@ def _within(name: str) -> bool:
 
 
 def _names(directory: Path) -> Iterator[str]:
-    """Everything in a directory but the directories themselves; links are not followed."""
+    """Yield all files and links in a directory and below, without following links."""
     for parent, directories, files in os.walk(directory):
         directories.sort()
         here = Path(parent)
@@ -115,18 +115,18 @@ def _names(directory: Path) -> Iterator[str]:
             yield (here / name).relative_to(directory).as_posix()
 
 
-def _told(name: str, planned: Container[str], foreign: str) -> str:
+def _note(name: str, planned: Container[str], other: str) -> str:
     if name == LOCK:
         return f"{name}: a process is at work on the run, or was killed"
     if name.endswith(TEMPORARY):
-        return f"{name}: left by a process that was killed while it wrote"
+        return f"{name}: left by a process that was killed while writing"
     if name.partition(".")[0] in planned:
-        return f"{name}: stored, but not committed: its process ended before"
-    return f"{name}: {foreign}"
+        return f"{name}: stored, but not committed, because its process ended before"
+    return f"{name}: {other}"
 
 
 def given_files(manifest: Manifest) -> Check:
-    """Weights, inputs, tokenizers: whatever the configuration names by a path."""
+    """Check the files that the configuration names: weights, inputs, tokenizers."""
     name = "given files"
     if manifest.plan is None:
         return Check.left_out(name, "they are not recorded before the plan")
@@ -135,14 +135,14 @@ def given_files(manifest: Manifest) -> Check:
     weights = [Origin(KEY, one.path, one.sha256, one.bytes) for one in manifest.checkpoints]
     given = (*manifest.origins, *weights)
     for recorded in given:
-        path = _place(recorded, manifest.volatile.working_directory)
+        path = _find(recorded, manifest.volatile.working_directory)
         if path is None and os.path.exists(recorded.path):  # noqa: PTH110 - any text
-            kind = "a directory without files" if Path(recorded.path).is_dir() else "no file"
+            kind = "a directory without files" if Path(recorded.path).is_dir() else "not a file"
             message = f"{recorded.key}={recorded.path} has changed: it is {kind} now"
             found.append(Finding(recorded.path, message))
             continue
         if path is None:
-            notes.append(f"{recorded.key}={recorded.path} is gone, and was not looked at")
+            notes.append(f"{recorded.key}={recorded.path} is gone, so it was not checked")
             continue
         if path != recorded.path:
             notes.append(f"{recorded.key}={recorded.path} has moved to {path}")
@@ -150,13 +150,13 @@ def given_files(manifest: Manifest) -> Check:
     return Check.of(name, counted(len(given), "path"), found, notes)
 
 
-def _place(recorded: Origin, working_directory: str | None) -> str | None:
-    """Where the files of an origin are: there, or at the same place below the working directory."""
-    if is_there(recorded.path):
+def _find(recorded: Origin, working_directory: str | None) -> str | None:
+    """Return the path of an origin: as recorded, or relative to the working directory."""
+    if names_files(recorded.path):
         return recorded.path
     if working_directory and Path(recorded.path).is_relative_to(working_directory):
         here = str(Path.cwd() / Path(recorded.path).relative_to(working_directory))
-        return here if is_there(here) else None
+        return here if names_files(here) else None
     return None
 
 
@@ -179,7 +179,7 @@ def _changed_source(recorded: Origin, path: str) -> list[Finding]:
 
 
 def _alone(recorded: Origin, path: str) -> bool:
-    """Whether a file is the recorded one that, in older runs, stood for those that belong to it."""
+    """Return True for a file recorded without its companions, as older runs did."""
     file = Path(path)
     if not file.is_file() or file.stat().st_size != recorded.bytes:
         return False

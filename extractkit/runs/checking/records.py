@@ -1,4 +1,4 @@
-"""The journal line by line, and the rows of samples."""
+"""Checks of the journal, line by line, and of the samples' rows."""
 
 import json
 from array import array
@@ -23,16 +23,36 @@ from extractkit.runs.samples import Samples
 from extractkit.store.local import TEMPORARY
 
 
+def lasting_damage(directory: Path, manifest: Manifest) -> list[str]:
+    """List the damage that recomputing cannot repair: to Hydra's files and to the log."""
+    found = recorded_files(directory, manifest).findings
+    own = (f"{HYDRA}/", LOG)
+    return [one.message for one in found if one.file is not None and one.file.startswith(own)]
+
+
+def damage(directory: Path, manifest: Manifest) -> list[str]:
+    """List every file that is missing or differs from its record, each in a message.
+
+    For an unfinished run, only what it has stored is checked.
+    """
+    journal, entries = listed_shards(directory, manifest)
+    shards, _ = shard_files(directory, entries, manifest)
+    checks = (recorded_files(directory, manifest), journal, shards)
+    return [finding.message for check in checks for finding in check.findings]
+
+
 def listed_shards(directory: Path, manifest: Manifest | None) -> tuple[Check, dict[Shard, Entry]]:
-    """What the journal lists, of a shard committed twice the later entry; damaged lines left out.
+    """Check the journal. Return its entries, without damaged lines.
+
+    Of a shard committed twice, the later entry counts.
 
     Args:
-        manifest: None where it cannot be read. Then lines are looked at, not what they should be.
+        manifest: None if it cannot be read. The entries are then not checked against the plan.
     """
     path = directory / JOURNAL
     entries, found, notes = _read(path, finished=manifest is None or _finished(manifest))
     if manifest is not None:
-        found += _held_against_plan(directory, manifest, entries, damaged=bool(found))
+        found += _check_plan(directory, manifest, entries, damaged=bool(found))
     return Check.of("journal", counted(len(entries), "shard"), found, notes), entries
 
 
@@ -54,31 +74,31 @@ def _read(path: Path, *, finished: bool) -> tuple[dict[Shard, Entry], list[Findi
             if entry is not None:
                 entries[entry.covers] = entry
             else:
-                message = f"{path}, line {number} is damaged: its checksum does not hold"
+                message = f"{path}, line {number} is damaged: its checksum does not match"
                 found.append(Finding(JOURNAL, message))
     except FileNotFoundError:
         pass  # no shard was ever committed
     except RunDirectoryError as error:
         found.append(Finding(JOURNAL, str(error)))
     if rest and (finished or not _could_be_interrupted(rest)):
-        message = f"{path} is damaged: its last line, number {number}, is not whole"
+        message = f"{path} is damaged: its last line, number {number}, is incomplete"
         found.append(Finding(JOURNAL, message))
     elif rest:
-        notes.append("its last line was being written when its process ended: it does not count")
+        notes.append("its last line was being written when its process ended, and does not count")
     return entries, found, notes
 
 
 def _could_be_interrupted(rest: bytes) -> bool:
-    """Whether bytes without a newline may be the beginning of a line."""
+    """Return True if bytes without a newline may be the beginning of a line."""
     text = rest.decode(errors="replace")
     try:
         _, end = json.JSONDecoder().raw_decode(text)
     except (ValueError, RecursionError):
         return True
-    return end == len(text)  # whole but for its newline; what follows an object is no beginning
+    return end == len(text)  # nothing but the newline may follow a complete object
 
 
-def _held_against_plan(
+def _check_plan(
     directory: Path, manifest: Manifest, entries: dict[Shard, Entry], *, damaged: bool
 ) -> list[Finding]:
     path = directory / JOURNAL
@@ -89,25 +109,24 @@ def _held_against_plan(
     ]
     missing = [shard for shard in planned if shard not in listed]
     if not _finished(manifest):
-        # One may have been written when its process ended, before its line was.
+        # The file of one shard may have been written before the process could add its line.
         stored = _stored(directory)
         missing = [shard for shard in missing if shard.key in stored]
         missing = missing if len(missing) > 1 else []
     found += [Finding(JOURNAL, f"{path} lacks shard {shard.key!r}", shard.key) for shard in missing]
     if not damaged and not found:
-        found += _held_against_actual(
-            directory, manifest, [entries[s] for s in planned if s in listed]
-        )
+        found += _check_totals(directory, manifest, [entries[s] for s in planned if s in listed])
     return found
 
 
-def _held_against_actual(
-    directory: Path, manifest: Manifest, entries: list[Entry]
-) -> list[Finding]:
-    """Where the manifest's sums over all shards are not those of the journal."""
+def _check_totals(directory: Path, manifest: Manifest, entries: list[Entry]) -> list[Finding]:
+    """Check the manifest's totals over all shards against the journal."""
     path = directory / MANIFEST
     if (manifest.status is Status.FINISHED) != (manifest.actual is not None):
-        message = f"{path} says {manifest.status.value!r}, and its sums over all shards say else"
+        message = (
+            f"{path} has status {manifest.status.value!r}, which contradicts its totals over all "
+            f"shards"
+        )
         return [Finding(MANIFEST, message)]
     if manifest.actual is None:
         return []
@@ -126,7 +145,7 @@ def _finished(manifest: Manifest) -> bool:
 
 
 def _stored(directory: Path) -> set[str]:
-    """The keys of all shards that have a file, by one look at their directory."""
+    """Return the keys of all shards that have a file, with one listing of their directory."""
     shards = directory / SHARDS
     if not shards.is_dir():
         return set()
@@ -135,60 +154,61 @@ def _stored(directory: Path) -> set[str]:
 
 
 _ONLY = ""
-"""Stands for the free axis of a model that has one: rows then tell a length without a name."""
+"""Key for the free axis of a model that has only one: rows then give its length without a name."""
 
 
 @dataclass(frozen=True, eq=False)
-class Told:
-    """What the rows say of all samples.
+class SampleRows:
+    """Lengths and missing samples according to the rows of all samples.
 
     Attributes:
-        lengths: int64 (samples,) for each free axis; under `""` where a model has but one.
-        skipped: the samples that were found to be of no use before any value was computed.
+        lengths: int64 (samples,) for each free axis; under `""` if the model has only one.
+        skipped: the samples that were found unusable before any value was computed.
     """
 
     lengths: Mapping[str, npt.NDArray[np.int64]] = field(default_factory=dict)
     skipped: frozenset[int] = frozenset()
 
     def along(self, dim: str | None) -> npt.NDArray[np.int64] | None:
-        """The samples' lengths along an axis of this name; None where they tell none."""
+        """Return the samples' lengths along a named axis, or None if the rows give none."""
         if dim is None or not dim.isidentifier():  # computed by the model, or a product
             return None
         return self.lengths.get(dim, self.lengths.get(_ONLY))
 
 
-def sample_rows(directory: Path, manifest: Manifest, files: Check) -> tuple[Check, Told]:
-    """Count, order and contents of the rows.
+def sample_rows(directory: Path, manifest: Manifest, files: Check) -> tuple[Check, SampleRows]:
+    """Check count, order and content of the rows.
 
     Args:
-        files: whether the file is what was written; otherwise it is not read.
+        files: the check of the recorded files. A damaged file is not read.
     """
     name = "samples"
     recorded = any(file.name == SAMPLES for file in manifest.files)
     if any(finding.file == SAMPLES for finding in files.findings):
-        return Check.left_out(name, f"{SAMPLES} is damaged or missing"), Told()
+        return Check.left_out(name, f"{SAMPLES} is damaged or missing"), SampleRows()
     if manifest.plan is None:
-        return Check.left_out(name, "the samples had not all been read"), Told()
+        return Check.left_out(name, "the samples had not all been read"), SampleRows()
     if not recorded and manifest.records_files:
         message = f"{directory / SAMPLES} is not among the recorded files"
-        return Check.of(name, "0 rows", [Finding(SAMPLES, message)]), Told()
-    reading = _Reading()
+        return Check.of(name, "0 rows", [Finding(SAMPLES, message)]), SampleRows()
+    reader = _RowReader()
     try:
-        reading.take(Samples(directory / SAMPLES))
+        reader.read(Samples(directory / SAMPLES))
     except RunDirectoryError as error:
-        return Check.of(name, counted(reading.count, "row"), [Finding(SAMPLES, str(error))]), Told()
-    messages = reading.wrong(manifest)
+        check = Check.of(name, counted(reader.count, "row"), [Finding(SAMPLES, str(error))])
+        return check, SampleRows()
+    messages = reader.errors(manifest)
     check = Check.of(
         name,
-        counted(reading.count, "row"),
+        counted(reader.count, "row"),
         [Finding(SAMPLES, f"{directory / SAMPLES}: {message}") for message in messages],
         [] if recorded else [f"{SAMPLES}: {UNRECORDED}"],
     )
-    return check, reading.told() if check.outcome is Outcome.OK else Told()
+    return check, reader.rows() if check.outcome is Outcome.OK else SampleRows()
 
 
-class _Reading:
-    """What is gathered in one pass over the rows: eight bytes a sample and axis."""
+class _RowReader:
+    """Gathers the rows' data in one pass, in eight bytes per sample and axis."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -197,7 +217,7 @@ class _Reading:
         self._lengths: dict[str, array[int]] = defaultdict(lambda: array("q"))
         self._skipped: list[int] = []
 
-    def take(self, rows: Iterable[object]) -> None:
+    def read(self, rows: Iterable[object]) -> None:
         for row in rows:
             number, self.count = self.count, self.count + 1
             if not isinstance(row, dict) or row.get("index") != number or "id" not in row:
@@ -206,20 +226,21 @@ class _Reading:
             self._truncated += bool(row.get("truncated"))
             if "skipped" in row:
                 self._skipped.append(number)
-            told = row.get("length")
-            for axis, length in (told if isinstance(told, dict) else {_ONLY: told}).items():
+            length = row.get("length")
+            by_axis = length if isinstance(length, dict) else {_ONLY: length}
+            for axis, length in by_axis.items():
                 if isinstance(length, int):
                     self._lengths[axis].append(length)
 
-    def wrong(self, manifest: Manifest) -> list[str]:
-        """What cannot be, in messages."""
+    def errors(self, manifest: Manifest) -> list[str]:
+        """Return a message for each contradiction."""
         found = []
         if self.count != manifest.samples:
             found.append(f"{self.count} rows for {manifest.samples} samples")
         if self._out_of_order:
             first = self._out_of_order[0]
             found.append(
-                f"{len(self._out_of_order)} rows are not those of their samples, first row {first}"
+                f"{len(self._out_of_order)} rows do not match their samples, first row {first}"
             )
         truncated = manifest.inputs.truncated if manifest.inputs else 0
         if self._truncated != truncated:
@@ -232,24 +253,6 @@ class _Reading:
                 found.append(f"{len(lengths)} of {self.count} samples have a length{of}")
         return found
 
-    def told(self) -> Told:
+    def rows(self) -> SampleRows:
         lengths = {axis: np.array(n, np.int64) for axis, n in self._lengths.items()}
-        return Told(lengths, frozenset(self._skipped))
-
-
-def lasting_damage(directory: Path, manifest: Manifest) -> list[str]:
-    """What of the damage no computing can mend: what Hydra composed, and the log."""
-    found = recorded_files(directory, manifest).findings
-    own = (f"{HYDRA}/", LOG)
-    return [one.message for one in found if one.file is not None and one.file.startswith(own)]
-
-
-def damage(directory: Path, manifest: Manifest) -> list[str]:
-    """Every file that is missing or holds something else, each in a message that names it.
-
-    Of a run that is not finished, what it says to have stored is looked at.
-    """
-    journal, entries = listed_shards(directory, manifest)
-    shards, _ = shard_files(directory, entries, manifest)
-    checks = (recorded_files(directory, manifest), journal, shards)
-    return [finding.message for check in checks for finding in check.findings]
+        return SampleRows(lengths, frozenset(self._skipped))

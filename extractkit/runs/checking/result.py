@@ -1,4 +1,4 @@
-"""What a verification found, as plain data: its fields are the `--json` document."""
+"""The result of a verification, as plain data. Its fields are those of the `--json` document."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,11 +8,11 @@ from extractkit.runs.manifest import Status
 from extractkit.runs.schema import plain
 
 SCHEMA = 1
-"""Version of the document's fields; to be raised with every change of them."""
+"""Version of the document's fields. Raise it with every change of them."""
 
 
 class Outcome(StrEnum):
-    """What came of one check."""
+    """The outcome of one check."""
 
     OK = "ok"
     FAILED = "failed"
@@ -21,13 +21,13 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is not as it was recorded.
+    """One difference from the record.
 
     Attributes:
-        file: within the run directory; absolute for files elsewhere; None where no file is at
-            fault.
-        message: what is wrong, the file named in it.
-        shard, tensor: whose values are meant; None where it is the file as a whole.
+        file: path within the run directory, absolute for files elsewhere; None if no file is
+            affected.
+        message: what is wrong, including the name of the file.
+        shard, tensor: whose values are affected; None for the file as a whole.
     """
 
     file: str | None
@@ -38,14 +38,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class Check:
-    """One subject that was looked at.
+    """One check.
 
     Attributes:
-        name: of the subject, such as "shards".
-        outcome: whether all is well.
-        detail: how much was looked at; or why nothing was.
+        name: its subject, such as "shards".
+        outcome: whether it passed.
+        detail: how much was checked, or why nothing was.
         findings: everything that is wrong.
-        notes: what is not wrong but should be known.
+        notes: anything else the user should know.
     """
 
     name: str
@@ -58,24 +58,24 @@ class Check:
     def of(
         cls, name: str, detail: str, findings: Iterable[Finding] = (), notes: Iterable[str] = ()
     ) -> "Check":
-        """A check that was made: it failed if it found anything."""
+        """Return a check that was made. It failed if there are findings."""
         found = tuple(findings)
         return cls(name, Outcome.FAILED if found else Outcome.OK, detail, found, tuple(notes))
 
     @classmethod
     def left_out(cls, name: str, why: str) -> "Check":
-        """A check that could not be made."""
+        """Return a check that could not be made."""
         return cls(name, Outcome.NOT_CHECKED, why)
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found.
+    """The result of a verification.
 
     Attributes:
         run: the run directory.
-        status: how far the run says to have come; None where its manifest cannot be read.
-        checks: in the order in which they were made.
+        status: the recorded status; None if the manifest cannot be read.
+        checks: the checks in the order in which they were made.
     """
 
     run: str
@@ -84,7 +84,7 @@ class Verification:
 
     @property
     def failed(self) -> bool:
-        """Whether anything is wrong: exit code 1. What was not checked is not wrong."""
+        """Whether anything is wrong (exit code 1). A check that was not made does not count."""
         return any(check.outcome is Outcome.FAILED for check in self.checks)
 
     @property
@@ -93,11 +93,11 @@ class Verification:
         return tuple(finding for check in self.checks for finding in check.findings)
 
     def to_json(self) -> dict[str, object]:
-        """The document that `extractkit verify --json` prints."""
+        """Return the document that `extractkit verify --json` prints."""
         document: dict[str, object] = plain(self)
         return {"schema": SCHEMA, "failed": self.failed, **document}
 
 
 def counted(number: int, noun: str) -> str:
-    """`1 file`, `2 files`."""
+    """Format a count with its noun: `1 file`, `2 files`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""Compare two runs tensor by tensor and sample by sample. Needs no TensorFlow."""
+"""Comparison of two runs, tensor by tensor and sample by sample. Needs no TensorFlow."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -22,58 +22,6 @@ from extractkit.runs.views import TensorView
 _ADAPTER, _STATE = "model._target_", "model.state"
 
 
-def circumstances(a: Manifest, b: Manifest) -> tuple[Circumstance, ...]:
-    """Everything that two manifests record and that may explain a difference; None: not there."""
-    one, other = dict(_leaves("", _recorded(a))), dict(_leaves("", _recorded(b)))
-    if one.get(_ADAPTER) != other.get(_ADAPTER):
-        # Settings of different adapters are about different things.
-        one, other = _without_settings(one), _without_settings(other)
-    return tuple(
-        Circumstance(key, one.get(key), other.get(key))
-        for key in dict.fromkeys((*one, *other))
-        if one.get(key) != other.get(key)
-    )
-
-
-def _recorded(manifest: Manifest) -> Mapping[str, object]:
-    return {
-        "model": {**_configured(manifest), **_carried(manifest)},
-        "weights": manifest.model.get("weights"),
-        "inputs": manifest.inputs and manifest.inputs.fingerprint,
-        "versions": manifest.versions,
-        "settings": manifest.settings,
-        "seeds": manifest.seeds,
-        "environment": manifest.environment,
-        "host": manifest.volatile.host,
-    }
-
-
-def _configured(manifest: Manifest) -> Mapping[str, object]:
-    """Return the settings of the model; none of one that was in memory."""
-    configured = manifest.job_resolved.get("model")
-    return configured if isinstance(configured, Mapping) else {}
-
-
-def _carried(manifest: Manifest) -> Mapping[str, object]:
-    """Return where the calls of a stateful model started from, also where that was a default."""
-    return {"state": manifest.model["state"]} if "state" in manifest.model else {}
-
-
-def _without_settings(leaves: Mapping[str, object]) -> dict[str, object]:
-    kept = (_ADAPTER, _STATE)
-    return {
-        key: value for key, value in leaves.items() if key in kept or not key.startswith("model.")
-    }
-
-
-def _leaves(path: str, value: object) -> Iterator[tuple[str, object]]:
-    if not isinstance(value, Mapping):
-        yield path, value
-        return
-    for key, entry in value.items():
-        yield from _leaves(f"{path}.{key}" if path else str(key), entry)
-
-
 def diff(
     a: Run | str | Path,
     b: Run | str | Path,
@@ -84,24 +32,24 @@ def diff(
     only: str | Sequence[str] | None = None,
     trust: Sequence[str] = (),
 ) -> Comparison:
-    """Compare two finished runs; `a` is the reference.
+    """Compare two finished runs, of which `a` is the reference.
 
-    Tensors are streamed, a shard of each run in memory at a time. Samples belong together by their
-    ids where those are unique in both runs, else by their numbers. Runs with checkpoints are
-    compared checkpoint by checkpoint, those of one label, or else of one step, with each other.
+    Tensors are streamed, with a shard of each run in memory at a time. Samples are paired by their
+    ids if those are unique in both runs, otherwise by their numbers. Runs with checkpoints are
+    compared checkpoint by checkpoint, paired by label, or else by step.
 
     Args:
         a, b: runs, or their directories.
-        mapping: addresses of `a` to addresses of `b`, `*` standing for any text, the same on both
-            sides; only what it names is compared. None: equal keys belong together.
-        rtol, atol: numbers are within the tolerance where
-            |a − b| ≤ atol + rtol · max(|a|, |b|); more in `Tolerance`.
-        only: globs over addresses; nothing else is compared.
+        mapping: addresses of `a` to addresses of `b`. `*` matches any text, the same on both sides.
+            Only the tensors named are compared. None: equal keys are paired.
+        rtol, atol: numbers are within the tolerance if
+            |a − b| ≤ atol + rtol · max(|a|, |b|); see `Tolerance`.
+        only: globs over addresses. No other tensors are compared.
         trust: modules whose callables the configurations of runs given by directory may name.
 
     Raises:
-        ConfigError: a tolerance that is none, or a malformed mapping.
-        SelectionError: the mapping names a tensor that a run does not have, or `only` fits none.
+        ConfigError: an invalid tolerance or a malformed mapping.
+        SelectionError: the mapping names a tensor that a run lacks, or `only` matches none.
         RunDirectoryError: a run is unfinished or damaged, or only one of them has checkpoints.
     """
     tolerance = Tolerance(rtol, atol)
@@ -162,7 +110,7 @@ def _compared(
 
 
 def _check(a: TensorView, b: TensorView, aligned: Alignment) -> None:
-    """Refuse what needs no reading to be told apart."""
+    """Raise for tensors that cannot be compared, as far as that is known without reading."""
     if a.constant != b.constant:
         raise IncomparableError(
             f"it is constant in {'A' if a.constant else 'B'} and has samples in "
@@ -171,4 +119,56 @@ def _check(a: TensorView, b: TensorView, aligned: Alignment) -> None:
     if family(a.dtype) != family(b.dtype):
         raise IncomparableError(f"{a.dtype} against {b.dtype}")
     if not a.constant and not len(aligned):
-        raise IncomparableError("the runs have no sample in common that has values")
+        raise IncomparableError("the runs have no sample in common with values")
+
+
+def circumstances(a: Manifest, b: Manifest) -> tuple[Circumstance, ...]:
+    """List everything recorded in two manifests that may explain a difference; None if absent."""
+    one, other = dict(_leaves("", _recorded(a))), dict(_leaves("", _recorded(b)))
+    if one.get(_ADAPTER) != other.get(_ADAPTER):
+        # Settings of different adapters cannot be compared.
+        one, other = _without_settings(one), _without_settings(other)
+    return tuple(
+        Circumstance(key, one.get(key), other.get(key))
+        for key in dict.fromkeys((*one, *other))
+        if one.get(key) != other.get(key)
+    )
+
+
+def _recorded(manifest: Manifest) -> Mapping[str, object]:
+    return {
+        "model": {**_configured(manifest), **_carried(manifest)},
+        "weights": manifest.model.get("weights"),
+        "inputs": manifest.inputs and manifest.inputs.fingerprint,
+        "versions": manifest.versions,
+        "settings": manifest.settings,
+        "seeds": manifest.seeds,
+        "environment": manifest.environment,
+        "host": manifest.volatile.host,
+    }
+
+
+def _configured(manifest: Manifest) -> Mapping[str, object]:
+    """Return the settings of the model, or none if the model was in memory."""
+    configured = manifest.job_resolved.get("model")
+    return configured if isinstance(configured, Mapping) else {}
+
+
+def _carried(manifest: Manifest) -> Mapping[str, object]:
+    """Return the initial state of a stateful model's calls, even if it is the default."""
+    return {"state": manifest.model["state"]} if "state" in manifest.model else {}
+
+
+def _without_settings(leaves: Mapping[str, object]) -> dict[str, object]:
+    kept = (_ADAPTER, _STATE)
+    return {
+        key: value for key, value in leaves.items() if key in kept or not key.startswith("model.")
+    }
+
+
+def _leaves(path: str, value: object) -> Iterator[tuple[str, object]]:
+    if not isinstance(value, Mapping):
+        yield path, value
+        return
+    for key, entry in value.items():
+        yield from _leaves(f"{path}.{key}" if path else str(key), entry)

@@ -1,4 +1,4 @@
-"""Differences between two tensors, measured block by block in 64-bit floats. NumPy only."""
+"""Measures of the difference between two tensors, block by block in 64-bit floats. NumPy only."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,93 +20,8 @@ _FAMILIES = {"f": "real", "c": "complex", "i": "integer", "u": "integer", "b": "
 _TEXT = "text"
 
 
-@dataclass(frozen=True, eq=False)
-class Numbers:
-    """The numbers of both arrays, and how far apart they are; 0 wherever a pair is not finite.
-
-    Attributes:
-        a, b: float64 or complex128.
-        finite: where both are finite.
-        nan: where both are NaN.
-        lone: where one alone is NaN or infinite, or the infinities have opposite signs.
-        error: |a − b|.
-        scale: max(|a|, |b|).
-    """
-
-    a: Array
-    b: Array
-    finite: Mask
-    nan: Mask
-    lone: Mask
-    error: Reals
-    scale: Reals
-
-
-@dataclass(frozen=True, eq=False)
-class Elements:
-    """Of each element, whether its bits differ and whether it is beyond the tolerance.
-
-    `numbers` is None for texts.
-    """
-
-    unequal: Mask
-    beyond: Mask
-    numbers: Numbers | None
-
-
-def family(dtype: np.dtype[Any]) -> str:
-    """What sort of thing an array of this type holds; only those of one sort can be compared."""
-    return _FAMILIES.get(dtype.kind, _TEXT)
-
-
-def compare(a: Array, b: Array, tolerance: Tolerance) -> Elements:
-    """Hold two arrays of one shape and one family against each other."""
-    sort = family(a.dtype)
-    if sort == _TEXT:
-        unequal = np.asarray(a != b, bool)
-        return Elements(unequal, unequal, None)
-    numbers = _numbers(a, b)
-    unequal = _unequal_bits(a, b) if a.dtype == b.dtype else _unequal_values(a, b)
-    if sort == "boolean":
-        return Elements(unequal, unequal, numbers)
-    rtol = 0.0 if sort == "integer" else tolerance.rtol
-    beyond = (numbers.error > tolerance.atol + rtol * numbers.scale) | numbers.lone
-    return Elements(unequal, beyond, numbers)
-
-
-def _numbers(a: Array, b: Array) -> Numbers:
-    wide = np.complex128 if a.dtype.kind == "c" else np.float64
-    x, y = a.astype(wide), b.astype(wide)
-    finite = np.isfinite(x) & np.isfinite(y)
-    nan = np.isnan(x) & np.isnan(y)
-    lone = ~finite & ~nan & (x != y)
-    x, y = np.where(finite, x, 0), np.where(finite, y, 0)
-    with np.errstate(over="ignore"):  # the largest numbers may be infinitely far apart
-        error = np.abs(x - y)
-    if a.dtype.kind in "iu":
-        # Beyond 2**53 two integers may be the same number as floats, and still differ by one.
-        error = np.maximum(error, a != b)
-    return Numbers(x, y, finite, nan, lone, error, np.maximum(np.abs(x), np.abs(y)))
-
-
-def _unequal_values(a: Array, b: Array) -> Mask:
-    return np.asarray((a != b) & ~(_nan(a) & _nan(b)))
-
-
-def _nan(array: Array) -> Mask:
-    return np.asarray(array != array)
-
-
-def _unequal_bits(a: Array, b: Array) -> Mask:
-    """Which elements of two arrays of one type differ in any bit: 0.0 and −0.0 do."""
-    word = min(a.dtype.itemsize, 8)
-    shape = (*a.shape, a.dtype.itemsize // word)
-    words = (np.ascontiguousarray(one).view(f"u{word}").reshape(shape) for one in (a, b))
-    return np.asarray(np.not_equal(*words).any(axis=-1))
-
-
 ELEMENTS = 1 << 16
-"""Most elements in a block: as 64-bit floats 0.5 MB, of which a processor's cache holds several."""
+"""Most elements in a block: 0.5 MB as 64-bit floats, so that a few fit a processor's cache."""
 
 
 class IncomparableError(Exception):
@@ -118,8 +33,8 @@ class Block:
     """Corresponding elements of both runs.
 
     Attributes:
-        pairs: int64 (samples,), which pairs of samples they are of. A sample that is larger than a
-            block comes in several.
+        pairs: int64 (samples,), the pairs of samples that they belong to. A sample larger than a
+            block is split over several.
         a, b: (samples, elements), each in its run's own dtype.
     """
 
@@ -132,7 +47,7 @@ _Pair = tuple[int, Array, Array]
 
 
 def blocks(a: TensorView, b: TensorView, aligned: Alignment) -> Iterator[Block]:
-    """All corresponding elements, in the order of the pairs. A constant is one pair, number 0.
+    """Yield all corresponding elements in the order of the pairs. A constant is one pair, number 0.
 
     Raises:
         IncomparableError: the shapes of a sample differ.
@@ -152,7 +67,7 @@ def blocks(a: TensorView, b: TensorView, aligned: Alignment) -> Iterator[Block]:
 
 
 def _joined(pairs: Sequence[_Pair]) -> Iterator[Block]:
-    """Samples of one size side by side; one that is too large on its own, in pieces."""
+    """Yield samples of one size side by side, and a sample that is too large in several blocks."""
     if not pairs:
         return
     numbers = np.array([number for number, _, _ in pairs], np.int64)
@@ -182,13 +97,13 @@ def _check(one: Array, other: Array, of: str) -> None:
 
 
 def _picked(view: TensorView, numbers: Pairs) -> Iterable[Array]:
-    """Some samples, unpadded. In ascending order every shard is read once."""
+    """Return some samples, unpadded. In ascending order, every shard is read once."""
     if np.any(np.diff(numbers) <= 0):
         return (view.sample(int(number)) for number in numbers)
-    return _passing(view, numbers)
+    return _ascending(view, numbers)
 
 
-def _passing(view: TensorView, numbers: Pairs) -> Iterator[Array]:
+def _ascending(view: TensorView, numbers: Pairs) -> Iterator[Array]:
     wanted = iter(numbers.tolist())
     following = next(wanted, None)
     if following is None:
@@ -201,12 +116,97 @@ def _passing(view: TensorView, numbers: Pairs) -> Iterator[Array]:
                 return
 
 
-class Tally:
-    """Counts, errors, and which pairs of samples stand out; nothing of it depends on the blocks.
+@dataclass(frozen=True, eq=False)
+class Numbers:
+    """The numbers of both arrays and their differences, 0 where a pair is not finite.
 
     Attributes:
-        first_unequal, first_beyond: the first pair with such an element; None where there is none.
-        worst: the pair with the largest error, the first of several; None where all are equal.
+        a, b: the numbers, float64 or complex128.
+        finite: where both are finite.
+        nan: where both are NaN.
+        lone: where only one is NaN or infinite, or the infinities have opposite signs.
+        error: |a − b|.
+        scale: max(|a|, |b|).
+    """
+
+    a: Array
+    b: Array
+    finite: Mask
+    nan: Mask
+    lone: Mask
+    error: Reals
+    scale: Reals
+
+
+@dataclass(frozen=True, eq=False)
+class Elements:
+    """For each element, whether its bits differ and whether it is beyond the tolerance.
+
+    `numbers` is None for texts.
+    """
+
+    unequal: Mask
+    beyond: Mask
+    numbers: Numbers | None
+
+
+def family(dtype: np.dtype[Any]) -> str:
+    """Return the kind of values of a type. Only values of one kind can be compared."""
+    return _FAMILIES.get(dtype.kind, _TEXT)
+
+
+def compare(a: Array, b: Array, tolerance: Tolerance) -> Elements:
+    """Compare two arrays of one shape and one family."""
+    sort = family(a.dtype)
+    if sort == _TEXT:
+        unequal = np.asarray(a != b, bool)
+        return Elements(unequal, unequal, None)
+    numbers = _numbers(a, b)
+    unequal = _unequal_bits(a, b) if a.dtype == b.dtype else _unequal_values(a, b)
+    if sort == "boolean":
+        return Elements(unequal, unequal, numbers)
+    rtol = 0.0 if sort == "integer" else tolerance.rtol
+    beyond = (numbers.error > tolerance.atol + rtol * numbers.scale) | numbers.lone
+    return Elements(unequal, beyond, numbers)
+
+
+def _numbers(a: Array, b: Array) -> Numbers:
+    wide = np.complex128 if a.dtype.kind == "c" else np.float64
+    x, y = a.astype(wide), b.astype(wide)
+    finite = np.isfinite(x) & np.isfinite(y)
+    nan = np.isnan(x) & np.isnan(y)
+    lone = ~finite & ~nan & (x != y)
+    x, y = np.where(finite, x, 0), np.where(finite, y, 0)
+    with np.errstate(over="ignore"):  # the difference of the largest numbers may overflow
+        error = np.abs(x - y)
+    if a.dtype.kind in "iu":
+        # Above 2**53, two integers that differ by one may be equal as floats.
+        error = np.maximum(error, a != b)
+    return Numbers(x, y, finite, nan, lone, error, np.maximum(np.abs(x), np.abs(y)))
+
+
+def _unequal_values(a: Array, b: Array) -> Mask:
+    return np.asarray((a != b) & ~(_nan(a) & _nan(b)))
+
+
+def _nan(array: Array) -> Mask:
+    return np.asarray(array != array)
+
+
+def _unequal_bits(a: Array, b: Array) -> Mask:
+    """Return which elements of two arrays of one type differ in any bit, as 0.0 and −0.0 do."""
+    word = min(a.dtype.itemsize, 8)
+    shape = (*a.shape, a.dtype.itemsize // word)
+    words = (np.ascontiguousarray(one).view(f"u{word}").reshape(shape) for one in (a, b))
+    return np.asarray(np.not_equal(*words).any(axis=-1))
+
+
+class Tally:
+    """Counts, errors and notable pairs of samples, all independent of the division into blocks.
+
+    Attributes:
+        first_unequal, first_beyond: the first pair with such an element, or None.
+        worst: the pair with the largest error, the first of several; None if all are equal.
     """
 
     def __init__(self) -> None:
@@ -220,7 +220,7 @@ class Tally:
         self._moments = _Moments()
 
     def add(self, pairs: Pairs, found: Elements) -> None:
-        """Add a block: `pairs` are those of its rows."""
+        """Add a block. `pairs` are the pairs of its rows."""
         self.first_unequal = _first(self.first_unequal, pairs, found.unequal)
         self.first_beyond = _first(self.first_beyond, pairs, found.beyond)
         numbers = found.numbers
@@ -228,16 +228,16 @@ class Tally:
         if numbers is not None:
             masks += [numbers.nan, numbers.lone]
             self._add_errors(pairs, numbers)
-        for place, mask in enumerate(masks, start=1):
-            self._counts[place] += np.count_nonzero(mask)
+        for position, mask in enumerate(masks, start=1):
+            self._counts[position] += np.count_nonzero(mask)
         self._counts[0] += found.unequal.size
 
     def counts(self) -> Counts:
-        """How many elements there were, and of which sort."""
+        """Return the number of elements of each kind."""
         return Counts(*map(int, self._counts))
 
     def errors(self) -> Errors | None:
-        """How far apart the numbers are; None where no pair of numbers was finite."""
+        """Return the differences of the numbers, or None if no pair of numbers was finite."""
         if not self._finite:
             return None
         return Errors(
@@ -258,7 +258,7 @@ class Tally:
         relative = 2 * np.divide(half, scale, out=np.zeros_like(error), where=scale > 0)
         self._max_abs = max(self._max_abs, float(error.max(initial=0)))
         self._max_rel = max(self._max_rel, float(relative.max(initial=0)))
-        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite has no `_normed`
+        with np.errstate(over="ignore", invalid="ignore"):  # `_normed` is None if not finite
             self._sum_abs += float(error.sum())
             self._sum_rel += float(relative.sum())
             self._moments.add(_real(numbers.a, numbers.finite), _real(numbers.b, numbers.finite))
@@ -276,15 +276,15 @@ def _first(known: int | None, pairs: Pairs, mask: Mask) -> int | None:
 
 
 def _real(array: Array, finite: Mask) -> Reals:
-    """The finite numbers end to end, complex ones as their two parts."""
+    """Return the finite numbers as one series, complex numbers as their two parts."""
     return np.ascontiguousarray(array[finite]).view(np.float64)
 
 
 class _Moments:
     """Sums of products of two series, about zero and about their means.
 
-    Those about the means are merged block by block (Chan, Golub and LeVeque, 1979): nothing cancels
-    where a mean is large beside the spread.
+    Those about the means are merged block by block (Chan, Golub and LeVeque, 1979), which avoids
+    cancellation if a mean is large compared with the spread.
     """
 
     def __init__(self) -> None:
@@ -324,7 +324,7 @@ def _products(x: Reals, y: Reals) -> Reals:
 
 
 def _normed(xx: float, yy: float, xy: float) -> float | None:
-    """xy / √(xx · yy), within −1 … 1; None where it is not defined, or not in 64 bits."""
+    """Return xy / √(xx · yy), within −1 … 1, or None if it is undefined or overflows."""
     if not (0 < xx < math.inf and 0 < yy < math.inf and math.isfinite(xy)):
         return None
     return min(1.0, max(-1.0, xy / (math.sqrt(xx) * math.sqrt(yy))))

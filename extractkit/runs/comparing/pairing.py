@@ -1,4 +1,4 @@
-"""Pair the samples, checkpoints and tensors of two runs."""
+"""Pairs of samples, checkpoints and tensors of two runs."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,9 +31,9 @@ class Alignment:
     """Pairs of samples, in the first run's order.
 
     Attributes:
-        ids: of the first run's samples, all of them.
-        a, b: for each pair the sample's number in each run.
-        found: how they were paired, and what was left out.
+        ids: the ids of all samples of the first run.
+        a, b: for each pair, the sample's number in each run.
+        found: how they were paired, and which were left out.
     """
 
     ids: Sequence[str]
@@ -45,15 +45,15 @@ class Alignment:
         return len(self.a)
 
     def place(self, pair: int) -> Place:
-        """The sample of one pair."""
+        """Return the sample of one pair."""
         number = int(self.a[pair])
         return Place(self.ids[number], number, int(self.b[pair]))
 
 
 def align(a: Run, b: Run) -> Alignment:
-    """Pair the samples by their ids, or by their numbers where ids of a run are not unique.
+    """Pair the samples by their ids, or by their numbers if the ids of a run are not unique.
 
-    Samples that a run skipped have no values there and make no pair.
+    Samples without values in one of the runs are left out.
 
     Raises:
         RunDirectoryError: the list of samples is missing or damaged.
@@ -102,7 +102,7 @@ def _one_sided(numbers: Sequence[int], ids: Sequence[str]) -> OneSided:
 
 @dataclass(frozen=True, eq=False)
 class PairedCheckpoints:
-    """The second run's label by the first's, in the first's order; and labels in one run alone."""
+    """The second run's label by the first's, in the first's order, and labels in one run only."""
 
     a: Run
     b: Run
@@ -112,7 +112,7 @@ class PairedCheckpoints:
 
     @property
     def both(self) -> Iterator[tuple[str | None, str | None, Run, Run]]:
-        """Both labels and both runs, checkpoint by checkpoint; once, where they have none."""
+        """Both labels and both runs for each checkpoint; one item if the runs have none."""
         if not self.a.checkpoints:
             yield None, None, self.a, self.b
         for label, other in self.labels.items():
@@ -123,7 +123,7 @@ def pair(a: Run, b: Run) -> PairedCheckpoints:
     """Pair the checkpoints of two runs.
 
     Raises:
-        RunDirectoryError: one has checkpoints and the other has none, or they have none in common.
+        RunDirectoryError: only one run has checkpoints, or they have none in common.
     """
     if bool(a.checkpoints) != bool(b.checkpoints):
         several, other = (a, b) if a.checkpoints else (b, a)
@@ -164,16 +164,16 @@ def _paired(a: Run, b: Run) -> dict[str, str]:
 
 
 ANY = "*"
-"""In a mapping's address: any text, the same on both sides, the first for the first and so on."""
+"""Wildcard in a mapping's address: any text, the same on both sides, matched in order."""
 
 
-class WrittenMapping(dict[str, str]):
-    """A mapping that was read from a file; what is said of an entry tells where it stands.
+class FileMapping(dict[str, str]):
+    """A mapping read from a file, with line numbers for messages.
 
     Attributes:
         path: the file.
-        lines: by address of the first run, the number of the line, from 1; not of every address,
-            since YAML can merge mappings.
+        lines: line numbers, from 1, by address of the first run. Entries merged in by YAML have
+            none.
     """
 
     def __init__(self, entries: Mapping[str, str], path: str, lines: Mapping[str, int]) -> None:
@@ -184,7 +184,7 @@ class WrittenMapping(dict[str, str]):
 
 @dataclass(frozen=True)
 class Join:
-    """Keys of tensors that belong together, in the first run's order, and of all others."""
+    """Paired keys of tensors, in the first run's order, and the keys without a counterpart."""
 
     pairs: tuple[tuple[str, str], ...]
     only_in_a: tuple[str, ...]
@@ -200,15 +200,15 @@ def join(
     """Find the counterpart of each tensor.
 
     Args:
-        mapping: addresses of `a` to addresses of `b`, as lookups in a run take them: keys, and the
-            layers' own names too. `*` stands for any text, `/` included: `block_*:output:
-            net/block_*/Relu:0` joins all blocks that both runs have. The first entry that fits a
-            tensor counts, one without `*` before all others. None: equal keys.
-        only: globs; tensors whose address fits none of them are left out on both sides.
+        mapping: addresses of `a` to addresses of `b`, as lookups in a run accept them: keys, or the
+            layers' own names. `*` matches any text, including `/`: `block_*:output:
+            net/block_*/Relu:0` pairs all blocks that both runs have. The first entry that matches
+            a tensor counts, and entries without `*` come first. None: equal keys.
+        only: globs. Tensors whose address matches none of them are left out on both sides.
 
     Raises:
-        ConfigError: an entry of the mapping has more of `*` on one side.
-        SelectionError: an entry of the mapping, or a glob of `only`, fits no tensor.
+        ConfigError: an entry of the mapping has more `*` on one side.
+        SelectionError: an entry of the mapping, or a glob of `only`, matches no tensor.
     """
     found = {key: key for key in {*a} & {*b}} if mapping is None else _mapped(a, b, mapping)
     wanted_a, wanted_b = (_wanted(run, only) for run in (a, b))
@@ -231,12 +231,12 @@ def _wanted(run: Run, only: str | Sequence[str] | None) -> set[str]:
 
 
 def _check(only: str | Sequence[str] | None, a: Run, b: Run) -> None:
-    """Refuse a glob that fits no tensor of either run: a misspelt one would be left out unseen."""
+    """Raise for a glob that matches no tensor of either run, which is likely misspelt."""
     globs = [only] if isinstance(only, str) else only or ()
     for glob in globs:
         if not _wanted(a, glob) and not _wanted(b, glob):
             raise SelectionError(
-                f"only={glob!r} fits no tensor of {a.path} or {b.path}. "
+                f"only={glob!r} matches no tensor of {a.path} or {b.path}. "
                 f"{choices(glob, dict.fromkeys((*a, *b)))}"
             )
 
@@ -250,7 +250,7 @@ def _mapped(a: Run, b: Run, mapping: Mapping[str, str]) -> dict[str, str]:
             found.setdefault(key, counterpart)
     for left, right in mapping.items():
         if ANY in left and left not in a:
-            for key, counterpart in _fitting(a, b, left, right, _entry(mapping, left)):
+            for key, counterpart in _matching(a, b, left, right, _entry(mapping, left)):
                 found.setdefault(key, counterpart)
     return found
 
@@ -262,34 +262,36 @@ def _key(run: Run, address: str, at: str) -> str:
         raise SelectionError(f"{at}: {error}") from error
 
 
-def _fitting(a: Run, b: Run, left: str, right: str, at: str) -> Iterator[tuple[str, str]]:
-    """The tensors of both runs that an entry with `*` joins; there is at least one."""
+def _matching(a: Run, b: Run, left: str, right: str, at: str) -> Iterator[tuple[str, str]]:
+    """Yield the tensors of both runs that an entry with `*` pairs. Raise if there are none."""
     if left.count(ANY) != right.count(ANY):
         raise ConfigError(
-            f"{at}: {left.count(ANY)} and {right.count(ANY)} times {ANY!r}; each "
-            f"stands for the same text on both sides, so write as many on the right"
+            f"{at}: {left.count(ANY)} and {right.count(ANY)} times {ANY!r}. Each matches the same "
+            f"text on both sides, so write as many on the right"
         )
     pattern = re.compile("(.*)".join(map(re.escape, left.split(ANY))), re.DOTALL)
     names_a, names_b = _names(a), _names(b)
     images = [
-        (key, "".join(_alternate(right.split(ANY), fit.groups())))
+        (key, "".join(_alternate(right.split(ANY), match.groups())))
         for name, key in names_a.items()
-        if (fit := pattern.fullmatch(name))
+        if (match := pattern.fullmatch(name))
     ]
     if not images:
-        raise SelectionError(f"{at}: {left!r} fits no tensor of {a.path}. {choices(left, names_a)}")
+        raise SelectionError(
+            f"{at}: {left!r} matches no tensor of {a.path}. {choices(left, names_a)}"
+        )
     found = [(key, names_b[image]) for key, image in images if image in names_b]
     if not found:
         key, image = images[0]
         raise SelectionError(
-            f"{at}: the counterpart of {key!r} would be {image!r}, which is no "
+            f"{at}: the counterpart of {key!r} would be {image!r}, which is not a "
             f"tensor of {b.path}. {choices(image, names_b)}"
         )
     yield from found
 
 
 def _names(run: Run) -> dict[str, str]:
-    """Everything that one tensor alone is called, as a lookup takes it, and that tensor's key."""
+    """Return the key of each tensor by every unique name that a lookup accepts."""
     own = dict(zip(run, run, strict=True))
     called: dict[str, set[str]] = {}
     for key, view in run.items():
@@ -307,9 +309,9 @@ def _alternate(texts: Sequence[str], between: Sequence[str]) -> Iterator[str]:
 
 
 def _entry(mapping: Mapping[str, str], left: str) -> str:
-    """One entry, and where it stands."""
-    place = "mapping"
-    if isinstance(mapping, WrittenMapping):
+    """Format one entry of a mapping, with its file and line if known."""
+    source = "mapping"
+    if isinstance(mapping, FileMapping):
         line = mapping.lines.get(left)
-        place = f"{mapping.path}{'' if line is None else f', line {line}'}:"
-    return f"{place} {left!r}: {mapping[left]!r}"
+        source = f"{mapping.path}{'' if line is None else f', line {line}'}:"
+    return f"{source} {left!r}: {mapping[left]!r}"

@@ -1,4 +1,4 @@
-"""What a comparison of two runs found, as plain data: its fields are the `--json` document."""
+"""The result of a comparison, as plain data. Its fields are those of the `--json` document."""
 
 import math
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ from extractkit.errors import ConfigError
 from extractkit.runs.schema import plain
 
 SCHEMA = 3
-"""Version of the document's fields; to be raised with every change of them."""
+"""Version of the document's fields. Raise it with every change of them."""
 
 
 class Verdict(StrEnum):
-    """How far one tensor of a run is from its counterpart."""
+    """The difference between one tensor of a run and its counterpart."""
 
     EQUAL = "equal"  # the same type and, in every sample, the same bits
     WITHIN = "within"  # every element is within the tolerance
@@ -23,17 +23,17 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far apart two numbers may be: |a − b| ≤ atol + rtol · max(|a|, |b|).
+    """How far two numbers may differ: |a − b| ≤ atol + rtol · max(|a|, |b|).
 
-    It does not matter which run comes first. Integers may differ by `atol` alone, however large
-    they are: one token more is not one token within 1e-5. Booleans and texts have to be equal, and
-    so have infinities; NaN is within the tolerance of NaN and of nothing else.
+    The order of the runs does not matter. Integers may differ by `atol` only, however large they
+    are: one token more is not one token within 1e-5. Booleans, texts and infinities must be equal.
+    NaN is within the tolerance of NaN and of nothing else.
 
     Attributes:
-        rtol, atol: relative and absolute; 0 and 0: equal numbers alone are within.
+        rtol, atol: relative and absolute tolerance. With 0 and 0, numbers must be equal.
 
     Raises:
-        ConfigError: a tolerance that is no finite number of 0 or more.
+        ConfigError: a tolerance is not a finite number of 0 or more.
     """
 
     rtol: float = 1e-5
@@ -45,21 +45,21 @@ class Tolerance:
             number = isinstance(value, Real) and not isinstance(value, bool)
             if not number or not math.isfinite(value) or value < 0:
                 raise ConfigError(f"{name}={value!r} is not a finite number of 0 or more")
-            if not isinstance(value, int | float):  # NumPy's, say
+            if not isinstance(value, int | float):  # a NumPy scalar, for example
                 object.__setattr__(self, name, float(value))
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How many elements of one tensor were compared, and what was counted among them.
+    """Numbers of compared elements of one tensor.
 
     Attributes:
-        elements: all.
-        unequal: those whose bits differ; between two types (float16 and float32) those whose
-            values do.
-        beyond: those that are not within the tolerance.
-        nan: those that are NaN in both runs, and so within it.
-        lone: those that are NaN or infinite in one run alone, or infinities of opposite sign.
+        elements: all elements.
+        unequal: elements whose bits differ, or whose values differ if the types do (float16 and
+            float32).
+        beyond: elements beyond the tolerance.
+        nan: elements that are NaN in both runs, and so within the tolerance.
+        lone: elements that are NaN or infinite in one run only, or infinite with opposite signs.
     """
 
     elements: int
@@ -71,17 +71,17 @@ class Counts:
 
 @dataclass(frozen=True)
 class Errors:
-    """How far apart the numbers of one tensor are, over all pairs of finite numbers.
+    """Differences between the numbers of one tensor, over all pairs of finite numbers.
 
-    All sums are of 64-bit floats. Complex numbers are pairs of real ones in the last three.
+    All sums are of 64-bit floats. Complex numbers count as pairs of real ones in the last three.
 
     Attributes:
         max_abs, mean_abs: of |a − b|.
-        max_rel, mean_rel: of |a − b| / max(|a|, |b|), 0 where both are 0: from 0 to 2, and the same
-            whichever run comes first.
-        relative_l2: ‖a − b‖ / ‖a‖, the first run being the reference; None where that is all zero.
-        cosine: of the angle between a and b; None where one of them is all zero.
-        correlation: Pearson's; None where one of them is constant.
+        max_rel, mean_rel: of |a − b| / max(|a|, |b|), 0 where both are 0. They range from 0 to 2,
+            and do not depend on the order of the runs.
+        relative_l2: ‖a − b‖ / ‖a‖, with the first run as reference; None if that is all zero.
+        cosine: cosine of the angle between a and b; None if one of them is all zero.
+        correlation: Pearson correlation; None if one of them is constant.
     """
 
     max_abs: float
@@ -95,7 +95,7 @@ class Errors:
 
 @dataclass(frozen=True)
 class Place:
-    """One sample: its id in the first run, and its number in each."""
+    """One sample: its id in the first run and its number in each."""
 
     id: str
     a: int
@@ -108,16 +108,16 @@ class TensorComparison:
 
     Attributes:
         a, b: their keys.
-        verdict: how far they are apart.
-        reason: why they cannot be compared; None where they can.
-        counts: None where they cannot be compared.
-        errors: None for texts, too, and where no pair of numbers is finite.
+        verdict: the result.
+        reason: why they cannot be compared; None if they can.
+        counts: None if they cannot be compared.
+        errors: None for texts, and if no pair of numbers is finite.
         first_unequal, first_beyond: the first sample, in the first run's order, with such an
-            element; None where there is none, and for constants, which have no samples.
-        worst: the sample with the largest |a − b|, a lone NaN or infinity being larger than all
-            else; None where all are equal, and for constants and texts.
-        checkpoint, checkpoint_b: its label in the first run and in the other; None where the runs
-            have none.
+            element; None if there is none, and for constants, which have no samples.
+        worst: the sample with the largest |a − b|, where a lone NaN or infinity counts as largest;
+            None if all are equal, and for constants and texts.
+        checkpoint, checkpoint_b: the checkpoint's label in the first run and in the second; None if
+            the runs have none.
     """
 
     a: str
@@ -135,7 +135,7 @@ class TensorComparison:
 
 @dataclass(frozen=True)
 class OneSided:
-    """Samples of which something holds in one run alone: how many, and the first few ids."""
+    """Samples for which something holds in one run only: their number and the first few ids."""
 
     count: int = 0
     first: tuple[str, ...] = ()
@@ -143,14 +143,14 @@ class OneSided:
 
 @dataclass(frozen=True)
 class SampleComparison:
-    """Which samples were compared.
+    """The samples that were compared.
 
     Attributes:
-        aligned_by: "id" where the ids of both runs are unique, else "number".
-        compared: how many stand in both runs and have values in both.
-        skipped: how many both runs skipped; they are left out.
-        skipped_in_a, skipped_in_b: those that stand in both and were skipped by one run alone.
-        only_in_a, only_in_b: those of one run alone.
+        aligned_by: "id" if the ids of both runs are unique, else "number".
+        compared: number of samples with values in both runs.
+        skipped: number of samples without values in both runs, which are left out.
+        skipped_in_a, skipped_in_b: samples of both runs without values in only one.
+        only_in_a, only_in_b: samples of one run only.
     """
 
     aligned_by: str
@@ -163,14 +163,14 @@ class SampleComparison:
 
     @property
     def one_sided(self) -> int:
-        """How many have values in one run alone, or stand there alone."""
+        """Number of samples that exist, or have values, in one run only."""
         sides = (self.skipped_in_a, self.skipped_in_b, self.only_in_a, self.only_in_b)
         return sum(side.count for side in sides)
 
 
 @dataclass(frozen=True)
 class Circumstance:
-    """Something that may explain a difference: what it is, and its value in each run."""
+    """Something that may explain a difference: its name, and its value in each run."""
 
     key: str
     a: object
@@ -179,17 +179,17 @@ class Circumstance:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was found.
+    """The result of a comparison.
 
     Attributes:
         a, b: the run directories.
-        tolerance: what was tolerated.
-        mapped: whether a mapping said which tensors belong together.
-        samples: which samples were compared.
-        tensors: those of both runs, in the first run's order.
-        only_in_a, only_in_b: keys that were not compared, since they have no counterpart.
-        checkpoints_only_in_a, checkpoints_only_in_b: labels of those in one run alone.
-        circumstances: what differs between the runs besides their values.
+        tolerance: the tolerance that was applied.
+        mapped: whether a mapping paired the tensors.
+        samples: the samples that were compared.
+        tensors: the tensors of both runs, in the first run's order.
+        only_in_a, only_in_b: keys without a counterpart, which were not compared.
+        checkpoints_only_in_a, checkpoints_only_in_b: labels of the checkpoints in one run only.
+        circumstances: other differences between the runs.
     """
 
     a: str
@@ -206,11 +206,11 @@ class Comparison:
 
     @property
     def beyond(self) -> bool:
-        """Whether the runs are not the same within the tolerance: exit code 1.
+        """Whether the runs differ by more than the tolerance (exit code 1).
 
-        So it is where a tensor is beyond the tolerance or cannot be compared, where samples or
-        checkpoints stand in one run alone, where samples were skipped by one alone, and where
-        tensors stand in one alone; but a mapping names all tensors that are wanted.
+        They do if a tensor is beyond the tolerance or cannot be compared, if samples or checkpoints
+        exist in one run only, if only one run lacks a sample's values, or if tensors exist in one
+        run only. The last does not count with a mapping, which names all tensors of interest.
         """
         apart = (Verdict.BEYOND, Verdict.INCOMPARABLE)
         one_sided = not self.mapped and (self.only_in_a or self.only_in_b)
@@ -219,6 +219,6 @@ class Comparison:
         return bool(one_sided or self.samples.one_sided or tensors)
 
     def to_json(self) -> dict[str, object]:
-        """The document that `extractkit diff --json` prints."""
+        """Return the document that `extractkit diff --json` prints."""
         document: dict[str, object] = plain(self)
         return {"schema": SCHEMA, "beyond": self.beyond, **document}

@@ -1,8 +1,8 @@
-"""Sweeps: the runs of several jobs below one directory, their records, and the index over them.
+"""Sweeps: the runs of several jobs below one directory, their records, and the index of them.
 
 Each job writes a record of its own, because jobs may run in other processes and on other
 machines. The process that launched the sweep writes the index, `sweep.json`, at the end. Until
-then, and where jobs failed, readers use the records and the runs.
+then, and for failed jobs, readers use the records and the runs.
 """
 
 import os
@@ -22,11 +22,11 @@ JOBS = "jobs"
 """Folder of the jobs' own records in the directory of a sweep."""
 
 SCHEMA = 1
-"""Version of the fields of a sweep and its jobs; to be raised with every change of them."""
+"""Version of the fields of a sweep and its jobs. Raise it with every change of them."""
 
 
 class JobStatus(StrEnum):
-    """How far a job of a sweep has come."""
+    """The state of a job in a sweep."""
 
     STARTED = "started"
     FINISHED = "finished"
@@ -47,19 +47,19 @@ class SweepJob:
     """One job of a sweep.
 
     Attributes:
-        number: its place in the sweep, from 0 on.
-        overrides: the job's own, as they were typed.
-        values: the same as plain data, by key; None stands for a key that was deleted.
-        run: its run directory, told from the sweep's.
-        attempt: which launch of the sweep worked on it last, from 1 on.
-        status: how far it has come; "skipped" is not begun, and `error` says why.
+        number: its position in the sweep, from 0.
+        overrides: the job's own overrides as typed.
+        values: the overrides as plain data, by key; None for a deleted key.
+        run: its run directory, relative to the sweep's.
+        attempt: the launch of the sweep that worked on it last, from 1.
+        status: its state. "skipped" means never started, with the reason in `error`.
         started, finished: times in UTC, ISO 8601.
-        reused: directory of the finished run elsewhere that stands in its place
+        reused: directory of a finished run elsewhere that serves as its run
             (`runtime.reuse_from`).
-        exit_code, error: of one that failed.
-        samples, tensors, bytes: what its run holds.
-        seconds: from its beginning to its end, the loading of the model included.
-        timings: seconds spent in each stage, as its run tells.
+        exit_code, error: of a failed job.
+        samples, tensors, bytes: the content of its run.
+        seconds: total time, including the loading of the model.
+        timings: seconds spent in each stage, as recorded by its run.
     """
 
     number: int
@@ -81,15 +81,15 @@ class SweepJob:
 
     @property
     def refused(self) -> bool:
-        """Whether it failed because of a mistake in what the user wrote or gave."""
+        """Whether it failed because of a user's mistake."""
         return self.status is JobStatus.FAILED and self.exit_code == MISTAKEN
 
     def directory(self, sweep: Path) -> Path:
-        """Where its run is, or that which stands in its place."""
+        """Return the directory of its run, or of the run reused in its place."""
         return sweep / self.run if self.reused is None else Path(self.reused)
 
     def holding(self, run: Manifest) -> "SweepJob":
-        """The same, with what its finished run holds."""
+        """Return the job with the content of its finished run filled in."""
         return replace(
             self,
             status=JobStatus.FINISHED,
@@ -105,17 +105,17 @@ class SweepJob:
 
 @dataclass(frozen=True)
 class SweepRecord:
-    """A sweep: what was asked for, and what became of it.
+    """A sweep: its request and its result.
 
     Attributes:
-        started, finished: times in UTC, ISO 8601; the latter of the last launch.
-        overrides: as they were typed, those of Hydra's own keys included.
+        started, finished: times in UTC, ISO 8601; the latter is that of the last launch.
+        overrides: the overrides as typed, including those of Hydra's own keys.
         config_dir, config_path, config_name: Hydra's options of these names.
-        fail_fast: whether no job begins once one has failed.
-        working_directory: from where relative paths are told.
-        attempt: how many times the sweep has been launched.
-        status: how far it has come; finished are all jobs, or else it has failed.
-        jobs: by number; of those that have not begun, what the sweep knew before the first.
+        fail_fast: start no further job once one has failed.
+        working_directory: the directory that relative paths refer to.
+        attempt: the number of launches.
+        status: its state. It is finished if all jobs are, and has failed otherwise.
+        jobs: the jobs by number. Until the end, as known before the first one started.
         schema: version of these fields.
     """
 
@@ -134,7 +134,7 @@ class SweepRecord:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The swept keys: those of more than one value, in the order of the overrides."""
+        """The keys with more than one value, in the order of the overrides."""
         found: dict[str, set[str]] = {}
         for job in self.jobs:
             for key, value in job.values.items():
@@ -154,7 +154,7 @@ class SweepRecord:
 
 @dataclass(frozen=True)
 class JobFile:
-    """A job's own record, as it lies on the disk."""
+    """A job's own record, as stored in its file."""
 
     job: SweepJob
     schema: int = SCHEMA
@@ -167,16 +167,16 @@ JOB_FILE = SealedRecord(JobFile, "job record", SCHEMA, "delete it, and resume th
 
 
 def is_sweep(directory: Path) -> bool:
-    """Whether a directory holds a sweep, damaged or not."""
-    return os.path.exists(directory / SWEEP)  # noqa: PTH110 - a name that is too long is none
+    """Return True if a directory holds a sweep, damaged or not."""
+    return os.path.exists(directory / SWEEP)  # noqa: PTH110 - a name that is too long does not exist
 
 
 def read(directory: Path) -> SweepRecord:
-    """A sweep as it is now.
+    """Read the current state of a sweep.
 
     Raises:
         RunDirectoryError: there is none, a record is damaged or of another version, or it names a
-            run outside of the sweep.
+            run outside the sweep.
     """
     try:
         recorded = SWEEP_FILE.read(directory / SWEEP)
@@ -186,7 +186,7 @@ def read(directory: Path) -> SweepRecord:
         hint = f"holds no {SWEEP}"
         if (directory / manifests.MANIFEST).exists():
             hint = f"is a single run. Open it by extractkit.open({str(directory)!r})"
-        raise RunDirectoryError(f"{directory} is no sweep: it {hint}") from error
+        raise RunDirectoryError(f"{directory} is not a sweep: it {hint}") from error
     _check(recorded.jobs, str(directory / SWEEP))
     if recorded.status is Status.FINISHED:
         return recorded
@@ -194,10 +194,10 @@ def read(directory: Path) -> SweepRecord:
 
 
 def jobs(directory: Path) -> tuple[SweepJob, ...]:
-    """The jobs of a sweep by their own records, in the order of their numbers.
+    """Read the jobs of a sweep from their own records, in the order of their numbers.
 
     Raises:
-        RunDirectoryError: a record is damaged, or names a run outside of the sweep.
+        RunDirectoryError: a record is damaged, or names a run outside the sweep.
     """
     found = []
     for path in (directory / JOBS).glob("*.json"):
@@ -210,7 +210,7 @@ def jobs(directory: Path) -> tuple[SweepJob, ...]:
 
 
 def refreshed(directory: Path, job: SweepJob) -> SweepJob:
-    """A job as its run tells: it may have been killed, or gone on with by itself, since."""
+    """Return a job updated from its run, which may have been killed, or resumed on its own."""
     if job.status is JobStatus.FINISHED:
         return job
     try:
@@ -221,18 +221,18 @@ def refreshed(directory: Path, job: SweepJob) -> SweepJob:
         return job
     if run.status is Status.FINISHED:
         return job.holding(run)
-    # What a job that failed said of it is kept.
+    # The failure that the job recorded itself is kept.
     started = job.status is JobStatus.STARTED
     return replace(job, status=_OF_RUN.get(run.status, job.status)) if started else job
 
 
 def is_of(run: Manifest, job: SweepJob) -> bool:
-    """Whether a run is that of the job, or may stand in its place."""
+    """Return True if a run is that of the job, or may be used as its run."""
     return job.reused is not None or run.job_given == job.overrides
 
 
 def as_typed(value: object) -> str:
-    """A value as an override has it: `[a,b]`, `null`, `true`."""
+    """Format a value as in an override: `[a,b]`, `null`, `true`."""
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     if isinstance(value, list):
@@ -243,7 +243,7 @@ def as_typed(value: object) -> str:
 
 
 def leads_out(run: str) -> bool:
-    """Whether a run directory, told from its sweep's, would lie outside of it."""
+    """Return True if a run directory, relative to its sweep's, would be outside the sweep."""
     path = PurePosixPath(run)
     return path.is_absolute() or ".." in path.parts or not path.parts
 
@@ -252,7 +252,7 @@ def _check(found: Iterable[SweepJob], at: str) -> None:
     numbers: set[int] = set()
     for job in found:
         if leads_out(job.run):
-            raise RunDirectoryError(f"{at} records the run {job.run!r}, outside of the sweep")
+            raise RunDirectoryError(f"{at} records the run {job.run!r}, outside the sweep")
         if job.number < 0 or job.number in numbers:
             raise RunDirectoryError(f"{at} records job {job.number} twice, or a job below 0")
         numbers.add(job.number)
@@ -263,31 +263,31 @@ _UNFINISHED = (JobStatus.STARTED, JobStatus.FAILED, JobStatus.INTERRUPTED)
 
 
 def next_steps(directory: Path, jobs: Iterable[SweepJob], options: Sequence[str] = ()) -> str:
-    """Return what to do about a sweep that is not finished.
+    """Return the advice for a sweep that is not finished.
 
-    A job that failed or was interrupted can end well when the sweep is resumed. One that was
-    refused is refused again as long as nothing is corrected.
+    A job that failed or was interrupted may succeed when the sweep is resumed. One that was refused
+    is refused again until the mistake is corrected.
 
     Args:
-        directory: Directory of the sweep.
-        jobs: Its jobs.
-        options: Options that `resume` needs, as in `--trust MODULE`.
+        directory: the directory of the sweep.
+        jobs: its jobs.
+        options: options that `resume` needs, such as `--trust MODULE`.
     """
     listed = tuple(jobs)
     refused = [job.number for job in listed if job.refused]
     resume = command("resume", directory, *options)
     steps = []
     if not refused or any(job.status in _UNFINISHED and not job.refused for job in listed):
-        steps.append(f"Go on with the sweep: {resume}")
+        steps.append(f"Resume the sweep: {resume}")
     if refused:
         finished = any(job.status is JobStatus.FINISHED for job in listed)
         reuse = override("runtime.reuse_from", directory)
-        again = f"; {reuse} takes over the runs that are finished" if finished else ""
+        again = f"; {reuse} reuses the finished runs" if finished else ""
         steps.append(
             f"{_named(refused)} refused, and {'is' if len(refused) == 1 else 'are'} refused again "
             f"until the configuration is corrected. Correct it and start the sweep again in "
             f"another directory (hydra.sweep.dir=DIR){again}. If the overrides are right, and a "
-            f"file, a package or room on the disk was missing, add that and resume: {resume}"
+            f"file, a package or disk space was missing, add that and resume: {resume}"
         )
     return ". ".join(steps)
 

@@ -1,4 +1,4 @@
-"""Read a sweep: one table, its runs, one labelled array. Needs no TensorFlow."""
+"""Reading a sweep: a table, its runs, one labelled array. Needs no TensorFlow."""
 
 import importlib
 import shlex
@@ -34,170 +34,14 @@ from extractkit.runs.sweeps import (
 )
 from extractkit.runs.views import TensorView
 
-Place = tuple[int, ...]
-"""Where a job stands: the number of its value along each swept key."""
-
-
-@dataclass(frozen=True)
-class _Axis:
-    """A swept key and its values, in the order in which the jobs have them."""
-
-    key: str
-    labels: tuple[object, ...]
-
-
-def labelled(
-    path: Path,
-    jobs: Sequence[SweepJob],
-    keys: Sequence[str],
-    runs: Mapping[int, Run],
-    address: str,
-    fill: object,
-) -> Any:
-    """See `Sweep.to_xarray`.
-
-    Args:
-        path: of the sweep, for messages.
-        runs: the finished ones, by job; those without the tensor count as missing.
-    """
-    try:
-        xarray = importlib.import_module("xarray")
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            "to_xarray needs xarray. Install it: pip install 'extractkit[xarray]'"
-        ) from error
-    if not runs:
-        raise RunDirectoryError(f"no run of {path} is finished. {next_steps(path, jobs)}")
-    axes = [_axis(key, jobs) for key in keys]
-    places = _places(path, jobs, axes)
-    views = {number: run[address] for number, run in runs.items() if address in run}
-    if not views:
-        offered = dict.fromkeys(key for run in runs.values() for key in run)
-        raise UnknownTensorError(
-            f"{address!r} is no tensor of any run of {path}. {choices(address, offered)}"
-        )
-    _check_alike(path, views, runs)
-    first = next(iter(views.values()))
-    value = first.blank if fill is None else fill
-    sizes = tuple(max(lengths) for lengths in zip(*(v.shape for v in views.values()), strict=True))
-    swept = tuple(len(axis.labels) for axis in axes)
-    taken = {places[number] for number in views}
-    if fill is None and first.dtype.kind not in "fc" and len(views) < int(np.prod(swept)):
-        missing = next(place for place in np.ndindex(swept) if place not in taken)
-        told = ", ".join(f"{a.key}={a.labels[n]}" for a, n in zip(axes, missing, strict=True))
-        raise RunDirectoryError(
-            f"{path} has no finished run of {told}, and {first.dtype} has no NaN to stand for its "
-            f"values. Give one: to_xarray({address!r}, fill=0). {next_steps(path, jobs)}"
-        )
-    array = np.full((*swept, *sizes), value, first.dtype)
-    for number, view in views.items():
-        place: tuple[int | slice, ...] = (*places[number], *map(slice, view.shape))
-        array[place] = view.padded(value)
-    coordinates: dict[str, Any] = {axis.key: _coordinate(axis) for axis in axes}
-    dims = (*keys, *unique_dims(first.dims, sizes, {}))
-    some = runs[next(iter(views))]
-    if AXIS in dims:
-        coordinates[AXIS] = steps_or_labels(some.manifest.checkpoints)
-    if SAMPLE in dims:
-        coordinates[SAMPLE] = _ids(some)
-        marks = _skipped(runs, places, swept, len(coordinates[SAMPLE]))
-        if marks.any():
-            coordinates[SKIPPED] = ((*keys, SAMPLE), marks)
-    attributes = {"address": first.record.address, "name": first.record.name}
-    return xarray.DataArray(array, coordinates, dims, name=first.key, attrs=attributes)
-
-
-def _axis(key: str, jobs: Sequence[SweepJob]) -> _Axis:
-    labels = {repr(job.values.get(key)): job.values.get(key) for job in jobs}
-    return _Axis(key, tuple(labels.values()))
-
-
-def _coordinate(axis: _Axis) -> tuple[str, Any]:
-    """Values that xarray can look up: of one type as they are, others as texts."""
-    kinds = {type(label) for label in axis.labels}
-    if kinds in ({int}, {float}, {bool}, {int, float}):
-        return axis.key, np.array(axis.labels)
-    return axis.key, np.array([as_typed(label) for label in axis.labels], dtype=object)
-
-
-def _places(path: Path, jobs: Sequence[SweepJob], axes: Sequence[_Axis]) -> dict[int, Place]:
-    """Each job's place.
-
-    Raises:
-        RunDirectoryError: two jobs have the same one.
-    """
-    found: dict[Place, int] = {}
-    for job in jobs:
-        place = tuple(
-            list(map(repr, axis.labels)).index(repr(job.values.get(axis.key))) for axis in axes
-        )
-        if place in found:
-            raise RunDirectoryError(
-                f"jobs {found[place]} and {job.number} of {path} have the same values, so they "
-                f"have no place of their own in one array. Take them one by one: sweep.runs[NUMBER]"
-            )
-        found[place] = job.number
-    return {number: place for place, number in found.items()}
-
-
-def _check_alike(path: Path, views: Mapping[int, TensorView], runs: Mapping[int, Run]) -> None:
-    """Make sure that the tensor is of one kind in all runs, for the same samples.
-
-    Raises:
-        RunDirectoryError: in two it is not.
-    """
-    (first, one), *rest = views.items()
-    told = _told_of(one, runs[first])
-    for number, other in rest:
-        for (what, a), b in zip(told.items(), _told_of(other, runs[number]).values(), strict=True):
-            if a == b:
-                continue
-            differ = f"its {what} are {_short(a)} in job {first} and {_short(b)} in job {number}"
-            raise RunDirectoryError(
-                f"{one.key!r} of {path} is not one array: {differ}. Take the runs one by one: "
-                f"sweep.runs[NUMBER]"
-            )
-
-
-def _told_of(view: TensorView, run: Run) -> dict[str, list[object]]:
-    """What has to be the same in all runs."""
-    axes = zip(view.dims, view.shape, strict=True)
-    return {
-        "dims": list(view.dims),
-        "types": [str(view.dtype)],
-        # No sample has its own length along these.
-        "fixed sizes": [size for dim, size in axes if dim is None],
-        "samples": _ids(run) if SAMPLE in view.dims else [],
-        "checkpoints": list(steps_or_labels(run.manifest.checkpoints)),
-    }
-
-
-def _ids(run: Run) -> list[object]:
-    return [str(row["id"]) for row in run.samples]
-
-
-def _short(values: list[object]) -> str:
-    """All of a few, the number of many."""
-    return str(values) if len(values) <= 6 else f"{len(values)} ({values[0]!r}, …)"
-
-
-def _skipped(
-    runs: Mapping[int, Run], places: Mapping[int, Place], swept: Place, samples: int
-) -> npt.NDArray[np.bool]:
-    marks = np.zeros((*swept, samples), bool)
-    for number, run in runs.items():
-        for index in run.skipped:
-            marks[(*places[number], index)] = True
-    return marks
-
 
 class Sweep:
-    """Several jobs' runs, by what they were varied over.
+    """The runs of several jobs, by the swept values.
 
     Attributes:
         path: the directory of the sweep.
-        record: what the sweep says of itself.
-        runs: the finished runs by their jobs' numbers, each opened when asked for.
+        record: the record of the sweep.
+        runs: the finished runs by their jobs' numbers, each opened on access.
     """
 
     def __init__(self, path: Path, record: SweepRecord, trust: Sequence[str] = ()) -> None:
@@ -207,12 +51,12 @@ class Sweep:
 
     @property
     def jobs(self) -> tuple[SweepJob, ...]:
-        """The jobs by number, those that failed or have not begun included."""
+        """The jobs by number, including those that failed or have not started."""
         return self.record.jobs
 
     @cached_property
     def keys(self) -> tuple[str, ...]:
-        """The swept keys: those of more than one value, in the order of the overrides."""
+        """The keys with more than one value, in the order of the overrides."""
         return self.record.keys
 
     @property
@@ -221,15 +65,15 @@ class Sweep:
 
         `job`, a column for each swept key, then `status`, `run` (its directory), `samples`,
         `tensors`, `bytes`, `seconds` (all of it), `load`, `compile`, `survey`, `extract` (seconds
-        of each stage) and `error`. None stands where there is nothing to tell.
+        of each stage) and `error`. Unknown entries are None.
         """
         return [self._row(job) for job in self.jobs]
 
     def run(self, values: Mapping[str, object] | None = None, /, **more: object) -> Run:
-        """The one run of these values: `sweep.run({"model.checkpoint": "a"}, model="b")`.
+        """Return the one run with these values: `sweep.run({"model.checkpoint": "a"}, model="b")`.
 
         Raises:
-            SelectionError: no finished run has them, or several have.
+            SelectionError: no finished run has them, or several do.
         """
         wanted = {**(values or {}), **more}
         for key in wanted:
@@ -237,7 +81,8 @@ class Sweep:
                 raise SelectionError(
                     f"{key} is not swept in {self.path}. {choices(key, self.keys)}"
                 )
-        told = ", ".join(f"{key}={as_typed(value)}" for key, value in wanted.items()) or "no values"
+        given = ", ".join(f"{key}={as_typed(value)}" for key, value in wanted.items())
+        given = given or "no values"
         found = [
             job
             for job in self.jobs
@@ -247,31 +92,35 @@ class Sweep:
             *_, key = wanted
             offered = [as_typed(job.values.get(key)) for job in self.jobs]
             raise SelectionError(
-                f"no job of {self.path} has {told}. Of {key}: "
+                f"no job of {self.path} has {given}. Of {key}: "
                 f"{choices(as_typed(wanted[key]), offered)}"
             )
         if len(found) > 1:
-            left = [key for key in self.keys if key not in wanted]
+            open_keys = [key for key in self.keys if key not in wanted]
             numbers = ", ".join(str(job.number) for job in found[:3])
             more_of_them = ", …" if len(found) > 3 else ""
-            hint = f"Give also: {', '.join(left)}" if left else "Choose one: sweep.runs[NUMBER]"
+            hint = (
+                f"Give also: {', '.join(open_keys)}"
+                if open_keys
+                else "Choose one: sweep.runs[NUMBER]"
+            )
             raise SelectionError(
-                f"{told} is {len(found)} jobs of {self.path}: {numbers}{more_of_them}. {hint}"
+                f"{given} matches {len(found)} jobs of {self.path}: {numbers}{more_of_them}. {hint}"
             )
         return self.runs[found[0].number]
 
     def to_xarray(self, address: str, fill: object = None) -> Any:
-        """One tensor of all runs as an `xarray.DataArray`: read whole, a dim for each swept key.
+        """Return one tensor of all runs as an `xarray.DataArray`, with a dim for each swept key.
 
         Its dims are the swept keys, with their values as coordinates (lists as texts), then the
-        tensor's own. Samples keep their ids as coordinate; where one was skipped in any run,
-        `skipped` (bool, swept keys and sample) is true for it. Named axes other than the samples'
-        are padded to the longest of all runs.
+        tensor's own. The samples' ids are a coordinate. If a sample is missing in any run,
+        `skipped` (bool, swept keys and sample) marks it. Named axes other than the samples' are
+        padded to the longest of all runs. All values are read.
 
         Args:
             address: the tensor's name in the runs.
-            fill: what stands where there is no value: beyond a sample's end, and where a job has no
-                finished run. None: NaN (numbers without NaN: 0, and a job may not be missing).
+            fill: the value beyond a sample's end, and for jobs without a finished run. None: NaN,
+                or 0 for numbers without NaN, in which case no job may be missing.
 
         Raises:
             MissingExtraError: xarray is not installed.
@@ -306,7 +155,7 @@ class Sweep:
 
 
 class _Runs(Mapping[int, Run]):
-    """The finished runs of a sweep by job, each opened when it is asked for and then kept."""
+    """The finished runs of a sweep by job, each opened on first access."""
 
     def __init__(self, path: Path, jobs: Sequence[SweepJob], trust: Sequence[str]) -> None:
         self._path = path
@@ -317,12 +166,12 @@ class _Runs(Mapping[int, Run]):
     def __getitem__(self, number: int) -> Run:
         job = self._jobs.get(number)
         if job is None:
-            # A Mapping says so itself, and is asked whether it has a key.
+            # A plain KeyError, as Mapping's own methods expect.
             raise KeyError(number)
         if job.status is not JobStatus.FINISHED:
-            told = f": {job.error}" if job.error else ""
+            reason = f": {job.error}" if job.error else ""
             raise RunDirectoryError(
-                f"job {number} of {self._path} has no finished run (status: {job.status}){told}. "
+                f"job {number} of {self._path} has no finished run (status: {job.status}){reason}. "
                 f"{next_steps(self._path, self._jobs.values())}"
             )
         if number not in self._opened:
@@ -331,17 +180,17 @@ class _Runs(Mapping[int, Run]):
 
     def _open(self, job: SweepJob) -> Run:
         directory = job.directory(self._path)
-        if not _is_there(directory):
+        if not _has_run(directory):
             raise RunDirectoryError(
-                f"job {job.number} of {self._path} has lost its run: {directory} is gone. Have it "
-                f"made again: {command('resume', self._path)}"
+                f"job {job.number} of {self._path} has lost its run: {directory} is gone. Run the "
+                f"job again: {command('resume', self._path)}"
             )
         run = open_run(directory, trust=self._trust)
         if not is_of(run.manifest, job):
             raise RunDirectoryError(
                 f"{directory} holds the run of another job ({shlex.join(run.manifest.job_given)}) "
                 f"than job {job.number} of {self._path} ({shlex.join(job.overrides)}). Move it "
-                f"away, and have it made again: {command('resume', self._path)}"
+                f"away, and run the job again: {command('resume', self._path)}"
             )
         return run
 
@@ -350,30 +199,188 @@ class _Runs(Mapping[int, Run]):
 
     def __iter__(self) -> Iterator[int]:
         finished = (job for job in self._jobs.values() if job.status is JobStatus.FINISHED)
-        return (job.number for job in finished if _is_there(job.directory(self._path)))
+        return (job.number for job in finished if _has_run(job.directory(self._path)))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
 
-def _is_there(run: Path) -> bool:
+def _has_run(run: Path) -> bool:
     return (run / MANIFEST).exists()
 
 
 def open_sweep(path: str | Path, *, trust: Sequence[str] = ()) -> Sweep:
-    """Open the directory of a sweep; the index is read, and runs when they are asked for.
+    """Open the directory of a sweep. Reads the index; runs are opened on access.
 
     Args:
         path: the directory of the sweep.
-        trust: as of `extractkit.open`, for every run.
+        trust: as for `extractkit.open`, for every run.
 
     Raises:
-        RunDirectoryError: it is no sweep, or is damaged.
+        RunDirectoryError: it is not a sweep, or is damaged.
     """
     directory = Path(path)
     return Sweep(directory, read(directory), trust)
 
 
+Position = tuple[int, ...]
+"""Position of a job: the number of its value along each swept key."""
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """A swept key and its values, in the order of the jobs."""
+
+    key: str
+    labels: tuple[object, ...]
+
+
+def labelled(
+    path: Path,
+    jobs: Sequence[SweepJob],
+    keys: Sequence[str],
+    runs: Mapping[int, Run],
+    address: str,
+    fill: object,
+) -> Any:
+    """Build the array of `Sweep.to_xarray`.
+
+    Args:
+        path: the directory of the sweep, for messages.
+        runs: the finished runs, by job. Runs without the tensor count as missing.
+    """
+    try:
+        xarray = importlib.import_module("xarray")
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            "to_xarray needs xarray. Install it: pip install 'extractkit[xarray]'"
+        ) from error
+    if not runs:
+        raise RunDirectoryError(f"no run of {path} is finished. {next_steps(path, jobs)}")
+    axes = [_axis(key, jobs) for key in keys]
+    positions = _positions(path, jobs, axes)
+    views = {number: run[address] for number, run in runs.items() if address in run}
+    if not views:
+        offered = dict.fromkeys(key for run in runs.values() for key in run)
+        raise UnknownTensorError(
+            f"{address!r} is not a tensor of any run of {path}. {choices(address, offered)}"
+        )
+    _check_alike(path, views, runs)
+    first = next(iter(views.values()))
+    value = first.blank if fill is None else fill
+    sizes = tuple(max(lengths) for lengths in zip(*(v.shape for v in views.values()), strict=True))
+    swept = tuple(len(axis.labels) for axis in axes)
+    filled = {positions[number] for number in views}
+    if fill is None and first.dtype.kind not in "fc" and len(views) < int(np.prod(swept)):
+        missing = next(position for position in np.ndindex(swept) if position not in filled)
+        values = ", ".join(f"{a.key}={a.labels[n]}" for a, n in zip(axes, missing, strict=True))
+        raise RunDirectoryError(
+            f"{path} has no finished run of {values}, and {first.dtype} has no NaN to mark its "
+            f"values as missing. Give a fill value: to_xarray({address!r}, fill=0). "
+            f"{next_steps(path, jobs)}"
+        )
+    array = np.full((*swept, *sizes), value, first.dtype)
+    for number, view in views.items():
+        target: tuple[int | slice, ...] = (*positions[number], *map(slice, view.shape))
+        array[target] = view.padded(value)
+    coordinates: dict[str, Any] = {axis.key: _coordinate(axis) for axis in axes}
+    dims = (*keys, *unique_dims(first.dims, sizes, {}))
+    some = runs[next(iter(views))]
+    if AXIS in dims:
+        coordinates[AXIS] = steps_or_labels(some.manifest.checkpoints)
+    if SAMPLE in dims:
+        coordinates[SAMPLE] = _ids(some)
+        marks = _skipped(runs, positions, swept, len(coordinates[SAMPLE]))
+        if marks.any():
+            coordinates[SKIPPED] = ((*keys, SAMPLE), marks)
+    attributes = {"address": first.record.address, "name": first.record.name}
+    return xarray.DataArray(array, coordinates, dims, name=first.key, attrs=attributes)
+
+
+def _axis(key: str, jobs: Sequence[SweepJob]) -> _Axis:
+    labels = {repr(job.values.get(key)): job.values.get(key) for job in jobs}
+    return _Axis(key, tuple(labels.values()))
+
+
+def _coordinate(axis: _Axis) -> tuple[str, Any]:
+    """Return values that xarray can look up: numbers of one type, or otherwise texts."""
+    kinds = {type(label) for label in axis.labels}
+    if kinds in ({int}, {float}, {bool}, {int, float}):
+        return axis.key, np.array(axis.labels)
+    return axis.key, np.array([as_typed(label) for label in axis.labels], dtype=object)
+
+
+def _positions(path: Path, jobs: Sequence[SweepJob], axes: Sequence[_Axis]) -> dict[int, Position]:
+    """Return each job's position.
+
+    Raises:
+        RunDirectoryError: two jobs have the same position.
+    """
+    found: dict[Position, int] = {}
+    for job in jobs:
+        position = tuple(
+            list(map(repr, axis.labels)).index(repr(job.values.get(axis.key))) for axis in axes
+        )
+        if position in found:
+            raise RunDirectoryError(
+                f"jobs {found[position]} and {job.number} of {path} have the same values, so one "
+                f"array cannot hold both. Take them one by one: sweep.runs[NUMBER]"
+            )
+        found[position] = job.number
+    return {number: position for position, number in found.items()}
+
+
+def _check_alike(path: Path, views: Mapping[int, TensorView], runs: Mapping[int, Run]) -> None:
+    """Check that the tensor has the same form in all runs, for the same samples.
+
+    Raises:
+        RunDirectoryError: two runs differ.
+    """
+    (first, one), *rest = views.items()
+    form = _form(one, runs[first])
+    for number, other in rest:
+        for (what, a), b in zip(form.items(), _form(other, runs[number]).values(), strict=True):
+            if a == b:
+                continue
+            differ = f"its {what} are {_short(a)} in job {first} and {_short(b)} in job {number}"
+            raise RunDirectoryError(
+                f"{one.key!r} of {path} does not fit one array: {differ}. Take the runs one by "
+                f"one: sweep.runs[NUMBER]"
+            )
+
+
+def _form(view: TensorView, run: Run) -> dict[str, list[object]]:
+    """Return what has to be the same in all runs."""
+    axes = zip(view.dims, view.shape, strict=True)
+    return {
+        "dims": list(view.dims),
+        "types": [str(view.dtype)],
+        # Along these axes, all samples have the same length.
+        "fixed sizes": [size for dim, size in axes if dim is None],
+        "samples": _ids(run) if SAMPLE in view.dims else [],
+        "checkpoints": list(steps_or_labels(run.manifest.checkpoints)),
+    }
+
+
+def _ids(run: Run) -> list[object]:
+    return [str(row["id"]) for row in run.samples]
+
+
+def _short(values: list[object]) -> str:
+    """Format a short list whole, and a long one as its length."""
+    return str(values) if len(values) <= 6 else f"{len(values)} ({values[0]!r}, …)"
+
+
+def _skipped(
+    runs: Mapping[int, Run], positions: Mapping[int, Position], swept: Position, samples: int
+) -> npt.NDArray[np.bool]:
+    marks = np.zeros((*swept, samples), bool)
+    for number, run in runs.items():
+        for index in run.skipped:
+            marks[(*positions[number], index)] = True
+    return marks
+
+
 def _same(recorded: object, wanted: object) -> bool:
-    """Whether a value is meant: as it is, or as it is typed (`[a,b]`)."""
+    """Return True if values are equal, or equal as typed in an override (`[a,b]`)."""
     return recorded == wanted or (isinstance(wanted, str) and as_typed(recorded) == wanted)

@@ -1,4 +1,4 @@
-"""How a sweep begins and ends, and how each of its jobs leaves its record."""
+"""Start and end of a sweep, and the records of its jobs."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from extractkit.advice import command
 from extractkit.errors import RunDirectoryError
-from extractkit.runs.layout import LOCK, check_writable, elsewhere, fresh, locked, owner
+from extractkit.runs.layout import LOCK, check_writable, elsewhere, locked, new_directory, owner
 from extractkit.runs.manifest import MANIFEST, SWEEP, Status, now
 from extractkit.runs.sweeps import (
     JOB_FILE,
@@ -27,25 +27,25 @@ from extractkit.runs.sweeps import (
 from extractkit.store.local import make_directory, writing
 
 HYDRA_RECORD = "multirun.yaml"
-"""What Hydra writes into the directory of a sweep: the configuration that it composed for it."""
+"""The file in which Hydra records the configuration that it composed for a sweep."""
 
 SWEEP_KEY = "hydra.sweep.dir"
 """The configuration key that names the directory."""
 
 _QUEUE = ".submitit"
-"""Folder in which Hydra's launcher of that name talks to its jobs, by pickles."""
+"""The folder in which Hydra's launcher of that name exchanges pickles with its jobs."""
 
 
 @dataclass(frozen=True)
-class SweepPlace:
-    """A sweep that is under way, as its jobs see it from whatever process.
+class ActiveSweep:
+    """A sweep in progress, as seen by its jobs from any process.
 
     Attributes:
-        directory: of the sweep, absolute.
-        attempt: which launch this is, from 1 on.
-        fail_fast: whether no job is to begin once one has failed.
-        resumes: whether jobs are gone on with, and not begun alone.
-        working_directory: where it was launched first.
+        directory: the directory of the sweep, absolute.
+        attempt: the number of this launch, from 1.
+        fail_fast: start no further job once one has failed.
+        resumes: whether existing runs are resumed.
+        working_directory: where the sweep was launched first.
     """
 
     directory: Path
@@ -63,14 +63,14 @@ class SweepPlace:
         JOB_FILE.write(self.directory / JOBS / f"{job.number}.json", JobFile(job))
 
     def recorded(self, number: int) -> SweepJob | None:
-        """What an earlier launch of the sweep has left of a job."""
+        """Return the record that an earlier launch has left of a job, or None."""
         try:
             return JOB_FILE.read(self.directory / JOBS / f"{number}.json").job
         except FileNotFoundError:
             return None
 
-    def in_the_way(self) -> SweepJob | None:
-        """The job because of whose failure none is to begin any more."""
+    def blocking_failure(self) -> SweepJob | None:
+        """Return the failed job because of which no further job may start, or None."""
         if not self.fail_fast:
             return None
         found = [job for job in jobs(self.directory) if job.attempt == self.attempt]
@@ -78,18 +78,18 @@ class SweepPlace:
 
 
 def check_unused(directory: Path) -> None:
-    """Make sure that a new sweep may be written to a directory; touches nothing.
+    """Check that a new sweep may be written to a directory. Changes nothing.
 
     Raises:
-        RunDirectoryError: it holds a sweep or a run, is no directory or is not writable.
+        RunDirectoryError: it holds a sweep or a run, is not a directory or not writable.
     """
     check_writable(directory, SWEEP_KEY)
     at, other = f"{SWEEP_KEY}={directory}", elsewhere(SWEEP_KEY)
     if is_sweep(directory):
         at_work = owner(directory)
-        go_on = f"Go on with it: {command('resume', directory)}. {other}"
+        resume = f"Resume it: {command('resume', directory)}. {other}"
         raise RunDirectoryError(
-            f"{at} holds a sweep. {go_on}"
+            f"{at} holds a sweep. {resume}"
             if at_work is None
             else f"{at} is being worked on by {at_work}. Wait for it to end. {other}"
         )
@@ -99,34 +99,34 @@ def check_unused(directory: Path) -> None:
 
 
 @contextmanager
-def begun(directory: Path, started: SweepRecord) -> Iterator[SweepPlace]:
-    """A new sweep, this process's own while the context lasts.
+def new_sweep(directory: Path, started: SweepRecord) -> Iterator[ActiveSweep]:
+    """Start a new sweep, and hold its lock while the context lasts.
 
-    Where no job left a run, nothing of the sweep stays.
+    If no job leaves a run, everything of the sweep is removed.
 
     Raises:
-        RunDirectoryError: something is there already, or the directory cannot be made.
+        RunDirectoryError: the directory is in use or cannot be made.
         JobError: the disk refuses.
     """
-    with fresh(directory, SWEEP_KEY, check_unused):
+    with new_directory(directory, SWEEP_KEY, check_unused):
         try:
             SWEEP_FILE.write(directory / SWEEP, started)
             make_directory(directory / JOBS)
-            yield SweepPlace(
+            yield ActiveSweep(
                 directory,
                 fail_fast=started.fail_fast,
                 working_directory=started.working_directory,
             )
         finally:
-            _take_back(directory)
+            _undo(directory)
 
 
 @contextmanager
-def gone_on(directory: Path) -> Iterator[SweepPlace]:
-    """A sweep that is gone on with, this process's own while the context lasts.
+def resumed_sweep(directory: Path) -> Iterator[ActiveSweep]:
+    """Resume a sweep, and hold its lock while the context lasts.
 
     Raises:
-        RunDirectoryError: it is no sweep, is damaged, or another process works on it.
+        RunDirectoryError: it is not a sweep, is damaged, or another process holds its lock.
         JobError: the disk refuses.
     """
     with locked(directory):
@@ -138,17 +138,17 @@ def gone_on(directory: Path) -> Iterator[SweepPlace]:
             _set_aside(directory, recorded.attempt)
         SWEEP_FILE.write(directory / SWEEP, again)
         make_directory(directory / JOBS)
-        yield SweepPlace(
+        yield ActiveSweep(
             directory, again.attempt, again.fail_fast, True, recorded.working_directory
         )
 
 
 def end(directory: Path, *, interrupted: bool, all_ended: bool) -> SweepRecord:
-    """Put the index together from what the jobs have left, and write it.
+    """Build the index from the records of the jobs, and write it.
 
     Args:
-        interrupted: whether the sweep was.
-        all_ended: whether no job runs any more; one that says so still has died.
+        interrupted: whether the sweep was interrupted.
+        all_ended: whether all jobs have ended. A job recorded as started has then died.
 
     Returns:
         The index.
@@ -172,23 +172,24 @@ def end(directory: Path, *, interrupted: bool, all_ended: bool) -> SweepRecord:
 
 
 def _dead(job: SweepJob) -> SweepJob:
-    told = "its process ended without a word: killed, or out of memory"
-    return replace(job, status=JobStatus.FAILED, exit_code=1, error=told)
+    error = "its process ended without a message: killed, or out of memory"
+    return replace(job, status=JobStatus.FAILED, exit_code=1, error=error)
 
 
 def _set_aside(directory: Path, attempt: int) -> None:
-    """Have Hydra and its launchers find nothing that somebody else may have put there.
+    """Move files out of the way that Hydra and its launchers would otherwise use.
 
-    Hydra would write through a link, and submitit reads pickles, which can run any code.
+    They may come from elsewhere: Hydra would write through a link, and submitit reads pickles,
+    which can run any code.
     """
     with suppress(FileNotFoundError):
-        os.unlink(directory / HYDRA_RECORD)  # noqa: PTH108 - as runs.write does
+        os.unlink(directory / HYDRA_RECORD)  # noqa: PTH108 - see store/local.py
     with suppress(FileNotFoundError):
         os.rename(directory / _QUEUE, directory / f"{_QUEUE}.{attempt}")  # noqa: PTH104
 
 
-def _take_back(directory: Path) -> None:
-    """Remove what a sweep has written, where none of its jobs left anything."""
+def _undo(directory: Path) -> None:
+    """Remove what a sweep has written, unless one of its jobs left a run."""
     names = {path.name for path in directory.iterdir()}
     if names <= {SWEEP, JOBS, HYDRA_RECORD, LOCK}:
         shutil.rmtree(directory / JOBS, ignore_errors=True)

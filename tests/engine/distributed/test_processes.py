@@ -22,7 +22,7 @@ from extractkit.runs.journal import read as read_journal
 from extractkit.runs.layout import JOURNAL, LOG
 from extractkit.runs.manifest import Status
 from extractkit.runs.reader import sink_of
-from extractkit.runs.storing import Storing, sweep
+from extractkit.runs.storing import Storing, remove_temporary
 from extractkit.testing.reference import ReferenceModel
 from tests.engine.distributed.troubled import SHARD, wanted
 from tests.engine.examples import EVERYTHING, executed, job
@@ -259,5 +259,5 @@ def test_a_worker_whose_driver_is_gone_changes_no_file_of_the_run(tmp_path: Path
     assert not damage(run.path, run.manifest)
     (left,) = (run.path / "shards").glob("*.tmp")
     assert left.name == f"{Path(entry.files['npz'].name).name}.late.tmp"
-    sweep(run.path)
+    remove_temporary(run.path)
     assert content(run.path) == before

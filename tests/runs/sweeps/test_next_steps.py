@@ -9,7 +9,7 @@ from extractkit.runs.sweeps import JobStatus, SweepJob, next_steps
 FINISHED, SKIPPED = (JobStatus.FINISHED, None), (JobStatus.SKIPPED, None)
 FAILED, REFUSED = (JobStatus.FAILED, 1), (JobStatus.FAILED, 2)
 INTERRUPTED, STARTED = (JobStatus.INTERRUPTED, None), (JobStatus.STARTED, None)
-GO_ON = "Go on with the sweep: extractkit resume 's p' --trust own"
+GO_ON = "Resume the sweep: extractkit resume 's p' --trust own"
 
 
 def advice(*jobs: tuple[JobStatus, int | None]) -> str:
@@ -29,8 +29,8 @@ def test_what_was_refused_is_to_be_corrected() -> None:
     assert advice(FINISHED, REFUSED) == (
         "Job 1 was refused, and is refused again until the configuration is corrected. Correct it "
         "and start the sweep again in another directory (hydra.sweep.dir=DIR); "
-        "'runtime.reuse_from=\"s p\"' takes over the runs that are finished. If the overrides are "
-        "right, and a file, a package or room on the disk was missing, add that and resume: "
+        "'runtime.reuse_from=\"s p\"' reuses the finished runs. If the overrides are "
+        "right, and a file, a package or disk space was missing, add that and resume: "
         "extractkit resume 's p' --trust own"
     )
 

@@ -100,7 +100,7 @@ def test_a_run_by_its_values(made: Path) -> None:
             "model.sed is not swept in {}. Available: 'model.longest', 'model.seed'.",
         ),
         ({"model.seed": 3}, "no job of {} has model.seed=3. Of model.seed: Available: '1', '2'."),
-        ({"model.seed": 1}, "model.seed=1 is 2 jobs of {}: 0, 1. Give also: model.longest"),
+        ({"model.seed": 1}, "model.seed=1 matches 2 jobs of {}: 0, 1. Give also: model.longest"),
     ],
 )
 def test_values_of_no_run_or_several(made: Path, values: dict[str, int], message: str) -> None:
@@ -150,8 +150,8 @@ def test_whole_numbers_have_nothing_to_stand_for_a_missing_run(place: Path) -> N
     with pytest.raises(RunDirectoryError) as caught:
         sweep.to_xarray(":input.tokens")
     assert str(caught.value) == (
-        f"{place / 's'} has no finished run of model.longest=-1, and int32 has no NaN to stand for "
-        f"its values. Give one: to_xarray(':input.tokens', fill=0). "
+        f"{place / 's'} has no finished run of model.longest=-1, and int32 has no NaN to mark its "
+        f"values as missing. Give a fill value: to_xarray(':input.tokens', fill=0). "
         f"{next_steps(place / 's', sweep.jobs)}"
     )
     assert (sweep.to_xarray(":input.tokens", fill=-7).values[1] == -7).all()
@@ -174,7 +174,9 @@ def test_whole_numbers_have_nothing_to_stand_for_a_missing_run(place: Path) -> N
 def test_runs_of_different_kinds_are_no_array(place: Path, arguments: list[str], told: str) -> None:
     pytest.importorskip("xarray")
     assert not swept(f"+selectors.mine.path={HIDDEN!r}", *arguments)
-    with pytest.raises(RunDirectoryError, match=f"is not one array: {told}. Take the runs one by"):
+    with pytest.raises(
+        RunDirectoryError, match=f"does not fit one array: {told}. Take the runs one by"
+    ):
         extractkit.open_sweep(place / "s").to_xarray(HIDDEN)
 
 
@@ -214,7 +216,7 @@ def test_jobs_of_the_same_values_are_no_array(place: Path) -> None:
     assert sweep.keys == ()
     with pytest.raises(RunDirectoryError, match=r"^jobs 0 and 1 of .*s have the same values"):
         sweep.to_xarray(HIDDEN)
-    with pytest.raises(SelectionError, match=r"^no values is 2 jobs .*: 0, 1. Choose one: sweep"):
+    with pytest.raises(SelectionError, match=r"^no values matches 2 jobs .*: 0, 1. Choose one: "):
         sweep.run()
 
 
@@ -229,7 +231,7 @@ def test_runs_that_were_exchanged_are_no_values_of_each_other(place: Path) -> No
     assert str(caught.value) == (
         f"{sweep / '0'} holds the run of another job (model=reference inputs.path=texts.txt "
         f"selectors=layers model.seed=2) than job 0 of {sweep} (model=reference "
-        f"inputs.path=texts.txt selectors=layers model.seed=1). Move it away, and have it made "
+        f"inputs.path=texts.txt selectors=layers model.seed=1). Move it away, and run the job "
         f"again: extractkit resume {sweep}"
     )
     told = resumed(sweep)
@@ -247,7 +249,7 @@ def test_a_run_that_is_gone_is_missing(place: Path) -> None:
     with pytest.raises(RunDirectoryError) as caught:
         found.run({"model.seed": 1})
     assert str(caught.value) == (
-        f"job 0 of {sweep} has lost its run: {sweep / '0'} is gone. Have it made again: "
+        f"job 0 of {sweep} has lost its run: {sweep / '0'} is gone. Run the job again: "
         f"extractkit resume {sweep}"
     )
     left = found.to_xarray(HIDDEN)
@@ -276,7 +278,7 @@ def test_a_run_that_was_gone_on_with_by_itself_counts(place: Path) -> None:
 
 
 def test_what_is_no_sweep(made: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunDirectoryError, match=r"is no sweep: it holds no sweep\.json$"):
+    with pytest.raises(RunDirectoryError, match=r"is not a sweep: it holds no sweep\.json$"):
         extractkit.open_sweep(tmp_path)
     hint = re.escape(f"is a single run. Open it by extractkit.open({str(made / '0')!r})")
     with pytest.raises(RunDirectoryError, match=hint):

@@ -53,9 +53,9 @@ def test_the_jobs_of_an_unfinished_sweep_are_what_they_say_themselves(tmp_path: 
 @pytest.mark.parametrize("run", ["../0", "/tmp/0", "a/../../b", ".", ""])
 def test_a_run_outside_of_the_sweep_is_refused(run: str, tmp_path: Path) -> None:
     written(tmp_path, replace(SWEEP, jobs=(replace(JOB, run=run),)))
-    with pytest.raises(RunDirectoryError, match=r"records the run '.*', outside of the sweep$"):
+    with pytest.raises(RunDirectoryError, match=r"records the run '.*', outside the sweep$"):
         sweeps.read(tmp_path)
-    with pytest.raises(RunDirectoryError, match=r"jobs records the run '.*', outside of the sweep"):
+    with pytest.raises(RunDirectoryError, match=r"jobs records the run '.*', outside the sweep"):
         sweeps.jobs(tmp_path)
 
 
@@ -142,14 +142,14 @@ def test_the_swept_keys_are_those_of_several_values() -> None:
 
 
 def test_a_sweep_of_which_nothing_stays_is_taken_back(tmp_path: Path) -> None:
-    with writing.begun(tmp_path / "a" / "s", SWEEP) as place:
+    with writing.new_sweep(tmp_path / "a" / "s", SWEEP) as place:
         place.write(JOB)
         assert (tmp_path / "a" / "s" / "jobs" / "0.json").exists()
     assert not list(tmp_path.iterdir())
 
 
 def test_a_sweep_with_a_run_stays(tmp_path: Path) -> None:
-    with writing.begun(tmp_path / "s", replace(SWEEP, status=Status.STARTED, jobs=())) as place:
+    with writing.new_sweep(tmp_path / "s", replace(SWEEP, status=Status.STARTED, jobs=())) as place:
         place.write(JOB)
         (place.directory / "0").mkdir()
         ended = writing.end(place.directory, interrupted=False, all_ended=True)
@@ -161,14 +161,14 @@ def test_a_sweep_with_a_run_stays(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("holds", "message"),
     [
-        ("sweep.json", "holds a sweep. Go on with it: extractkit resume {}. "),
+        ("sweep.json", "holds a sweep. Resume it: extractkit resume {}. "),
         ("manifest.json", "holds a run. "),
         ("jobs", "holds jobs/, but no sweep.json. "),
     ],
 )
 def test_a_directory_that_is_taken(holds: str, message: str, tmp_path: Path) -> None:
     (tmp_path / holds).write_text("", encoding="utf-8")
-    with pytest.raises(RunDirectoryError) as caught, writing.begun(tmp_path, SWEEP):
+    with pytest.raises(RunDirectoryError) as caught, writing.new_sweep(tmp_path, SWEEP):
         pass
     assert str(caught.value) == (
         f"hydra.sweep.dir={tmp_path} {message.format(tmp_path)}Choose another directory: "
@@ -180,7 +180,7 @@ def test_a_directory_that_is_taken(holds: str, message: str, tmp_path: Path) -> 
 def test_a_file_is_no_directory_for_a_sweep(tmp_path: Path) -> None:
     (tmp_path / "s").write_text("", encoding="utf-8")
     for path, told in ((tmp_path / "s", "is a file"), (tmp_path / "s" / "t", "cannot be made")):
-        with pytest.raises(RunDirectoryError, match=told), writing.begun(path, SWEEP):
+        with pytest.raises(RunDirectoryError, match=told), writing.new_sweep(path, SWEEP):
             pass
 
 
@@ -188,9 +188,9 @@ def test_one_process_at_a_time_works_on_a_sweep(tmp_path: Path) -> None:
     written(tmp_path)
     at_work = r"is being worked on by process \d+ on "
     with locked(tmp_path):
-        with pytest.raises(RunDirectoryError, match=at_work), writing.begun(tmp_path, SWEEP):
+        with pytest.raises(RunDirectoryError, match=at_work), writing.new_sweep(tmp_path, SWEEP):
             pass
-        with pytest.raises(RunDirectoryError, match=at_work), writing.gone_on(tmp_path):
+        with pytest.raises(RunDirectoryError, match=at_work), writing.resumed_sweep(tmp_path):
             pass
 
 
@@ -200,7 +200,7 @@ def test_a_job_that_died_has_failed_once_all_have_ended(tmp_path: Path) -> None:
     assert writing.end(tmp_path, interrupted=True, all_ended=False).jobs == (started,)
     ended = writing.end(tmp_path, interrupted=False, all_ended=True)
     assert (ended.status, ended.jobs[0].status) == (Status.FAILED, JobStatus.FAILED)
-    assert ended.jobs[0].error == "its process ended without a word: killed, or out of memory"
+    assert ended.jobs[0].error == "its process ended without a message: killed, or out of memory"
 
 
 def test_a_sweep_without_jobs_has_failed(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_what_a_launcher_would_read_is_set_aside(tmp_path: Path) -> None:
     elsewhere.write_text("mine", encoding="utf-8")
     (tmp_path / "multirun.yaml").symlink_to(elsewhere)
     (tmp_path / ".submitit").mkdir()
-    with writing.gone_on(tmp_path) as place:
+    with writing.resumed_sweep(tmp_path) as place:
         assert (place.attempt, place.resumes) == (2, True)
         assert not (tmp_path / "multirun.yaml").is_symlink()
         assert not (tmp_path / ".submitit").exists()
@@ -229,6 +229,6 @@ def test_a_link_in_place_of_the_jobs_is_not_followed(tmp_path: Path) -> None:
     elsewhere.mkdir()
     (sweep / "jobs").rmdir()
     (sweep / "jobs").symlink_to(elsewhere)
-    with pytest.raises(JobError, match="jobs could not be written"), writing.gone_on(sweep):
+    with pytest.raises(JobError, match="jobs could not be written"), writing.resumed_sweep(sweep):
         pass
     assert not list(elsewhere.iterdir())
