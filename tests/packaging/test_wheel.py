@@ -10,6 +10,8 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("conf/**/*.yaml"))
@@ -139,3 +141,21 @@ def test_every_extra_but_that_of_older_packages_is_among_all() -> None:
     (everything,) = optional["all"]
     listed = set(everything.partition("[")[2].removesuffix("]").split(","))
     assert set(optional) - listed == {"all", "hugging-face"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["hydra-core", "omegaconf", "tensorflow", "keras", "tf-keras", "ai-edge-litert", "keras-hub"],
+)
+def test_libraries_that_are_used_privately_have_a_tested_range(name: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    every = [Requirement(text) for group in groups for text in group]
+    ranges = [one.specifier for one in every if one.name == name]
+    assert ranges
+    (locked,) = [pin for pin in pins(ROOT / "requirements/lock.txt") if pin.startswith(f"{name}==")]
+    version = Version(locked.split("==")[1])
+    untested = Version(f"{version.major}.{version.minor + 1}")
+    for one in ranges:
+        assert version in one
+        assert untested not in one
