@@ -21,7 +21,7 @@ PLOT = Path(__file__).with_name("scale.png")
 FORCED = "commit, first half"
 ON_A_FIGURE = (
     *("plan", "commit, second half", "resume, of half", "open", "10 samples", "a whole ragged one"),
-    *("verify", "finalize, of 2 parts", "tensors.h5"),
+    *("verify", "join, of 2 parts", "tensors.h5"),
 )
 
 

@@ -25,7 +25,8 @@ from extractkit.runs.checking import verify
 from extractkit.runs.checking.records import damage
 from extractkit.runs.layout import JOURNAL, SAMPLES, SHARDS
 from extractkit.runs.manifest import Manifest, RunInputs, RunPlan, Volatile
-from extractkit.runs.parts import finalize, place
+from extractkit.runs.parts import join as join_parts
+from extractkit.runs.parts import place
 from extractkit.runs.recorder import Recorder
 from extractkit.sinks.hdf5 import Hdf5Sink
 from extractkit.sinks.protocol import StoredShard
@@ -203,7 +204,7 @@ def split(directory: Path, shards: int, clock: Clock) -> None:
 
 def join(directory: Path, shards: int, clock: Clock) -> None:
     with clock.running():
-        finalize(joined(directory))
+        join_parts(joined(directory))
     assert len(manifests.read(joined(directory)).shards) == shards
 
 
@@ -229,7 +230,7 @@ STAGES: dict[str, Callable[[Path, int, Clock], None]] = {
     "verify": check,
     "tensors.h5": index,
     PREPARING: split,
-    "finalize, of 2 parts": join,
+    "join, of 2 parts": join,
 }
 
 

@@ -12,8 +12,10 @@ Importing this imports neither TensorFlow nor Hydra; reading a run back needs ne
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from extractkit.advice import RENAMED_VERBS
+
 if TYPE_CHECKING:
-    from extractkit.api import extract, finalize, rerun, resume, verify
+    from extractkit.api import extract, join, rerun, resume, verify
     from extractkit.runs.comparing import diff
     from extractkit.runs.reader import Run
     from extractkit.runs.reader import open_run as open  # noqa: A004
@@ -24,7 +26,7 @@ __all__ = [
     "Sweep",
     "diff",
     "extract",
-    "finalize",
+    "join",
     "open",
     "open_sweep",
     "rerun",
@@ -38,7 +40,7 @@ _LAZY = {
     "Sweep": ("extractkit.runs.sweeps.reader", "Sweep"),
     "diff": ("extractkit.runs.comparing", "diff"),
     "extract": ("extractkit.api", "extract"),
-    "finalize": ("extractkit.api", "finalize"),
+    "join": ("extractkit.api", "join"),
     "open": ("extractkit.runs.reader", "open_run"),
     "open_sweep": ("extractkit.runs.sweeps.reader", "open_sweep"),
     "rerun": ("extractkit.api", "rerun"),
@@ -48,6 +50,11 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> object:
+    if name in RENAMED_VERBS:
+        new = RENAMED_VERBS[name]
+        raise AttributeError(
+            f"extractkit.{name} is now extractkit.{new}. Write: extractkit.{new}(…)"
+        )
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, attribute = _LAZY[name]

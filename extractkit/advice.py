@@ -11,6 +11,9 @@ _MODEL, _EXPERIMENT, _SELECTORS = "model", "experiment", "selectors"
 RENAMED_KEYS: Mapping[str, str] = {"runtime.shards": "runtime.part"}
 """The current names of configuration keys, by the names that they had before."""
 
+RENAMED_VERBS: Mapping[str, str] = {"finalize": "join"}
+"""The current names of verbs, by the names that they had before; so of functions in Python."""
+
 
 def command(verb: str, *arguments: object) -> str:
     """A command line of extractkit's."""

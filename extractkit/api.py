@@ -29,7 +29,7 @@ from extractkit.runs.checking import verify as verify_run
 from extractkit.runs.checking.result import Check, Verification
 from extractkit.runs.journal import read as read_journal
 from extractkit.runs.layout import JOURNAL
-from extractkit.runs.parts import finalize as join_parts
+from extractkit.runs.parts import join as join_parts
 from extractkit.runs.reader import Run, open_run, sink_of
 from extractkit.runs.recorder import hydra_files
 
@@ -118,9 +118,7 @@ def resume(
     return open_run(directory, trust=trust)
 
 
-def finalize(
-    run: str | Path, *, trust: Sequence[str] = (), listener: Listener | None = None
-) -> Run:
+def join(run: str | Path, *, trust: Sequence[str] = (), listener: Listener | None = None) -> Run:
     """Join the parts of a job, each made with `runtime.part=i/n`, to one run.
 
     Bitwise the run of a single process. No model is loaded.

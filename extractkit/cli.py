@@ -14,6 +14,7 @@ from extractkit.commands import jobs, runs
 from extractkit.commands.arguments import (
     TRUST,
     check_keys,
+    check_verb,
     overrides_first,
     spell_out,
     split_verb,
@@ -33,7 +34,7 @@ _FLAGS = {_JSON: ("tensors", "plan"), _EXACT: ("plan",), _FAIL_FAST: ("run",)}
 _HELP = ("--help", "-h")
 _ON_RUNS = {
     "show": runs.show,
-    "finalize": runs.finalize,
+    "join": runs.join,
     "rerun": runs.rerun,
     "verify": runs.verify,
     "diff": runs.diff,
@@ -46,6 +47,7 @@ def execute(arguments: Sequence[str]) -> int:
     Raises:
         UserError: a mistake in the arguments. Those of single jobs are reported as they happen.
     """
+    check_verb(arguments)
     named, rest = split_verb(arguments)
     verb = named or "run"
     if any(argument in _HELP for argument in rest):

@@ -85,7 +85,7 @@ def modules_after(code: str) -> set[str]:
 
 def test_all_is_what_the_package_exposes() -> None:
     names = [
-        "Run", "Sweep", "diff", "extract", "finalize", "open", "open_sweep", "rerun", "resume",
+        "Run", "Sweep", "diff", "extract", "join", "open", "open_sweep", "rerun", "resume",
         "verify",
     ]  # fmt: skip
     assert extractkit.__all__ == names == dir(extractkit)

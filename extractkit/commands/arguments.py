@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from extractkit.advice import command, with_current_key
+from extractkit.advice import RENAMED_VERBS, command, with_current_key
 from extractkit.config.model_files import MODEL, file_of, model_file
 from extractkit.display import help as help_text
 from extractkit.errors import ConfigError, choices
@@ -35,6 +35,21 @@ def split_verb(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
         if argument in help_text.VERBS and not is_value:
             return argument, [*arguments[:index], *arguments[index + 1 :]]
     return None, list(arguments)
+
+
+def check_verb(arguments: Sequence[str]) -> None:
+    """Refuse a verb by a name that it had before.
+
+    Raises:
+        ConfigError: The first word that is or was a verb has such a name.
+    """
+    for index, (argument, is_value) in enumerate(_with_values(arguments)):
+        if argument in help_text.VERBS and not is_value:
+            return
+        if argument in RENAMED_VERBS and not is_value:
+            new = RENAMED_VERBS[argument]
+            whole = command(*arguments[:index], new, *arguments[index + 1 :])
+            raise ConfigError(f"{argument} is now {new}. Write: {whole}")
 
 
 def spell_out(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

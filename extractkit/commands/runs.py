@@ -1,4 +1,4 @@
-"""Verbs on runs: show, resume, finalize, rerun, verify, diff. None is a Hydra application."""
+"""Verbs on runs: show, resume, join, rerun, verify, diff. None is a Hydra application."""
 
 import argparse
 import os
@@ -109,15 +109,15 @@ def resume(arguments: Sequence[str], report: Report) -> list[int]:
     return []
 
 
-def finalize(arguments: Sequence[str]) -> bool:
+def join(arguments: Sequence[str]) -> bool:
     """Join the parts of a job, and print the run directory as the last line on standard output."""
     from extractkit.core.trust import Trust
     from extractkit.display.output import printable
     from extractkit.display.progress import waiting
-    from extractkit.runs.parts import finalize
+    from extractkit.runs.parts import join
     from extractkit.runs.reader import sink_of
 
-    options = RunOptions("finalize", "run")
+    options = RunOptions("join", "run")
     options.add_argument(TRUST, action="append", default=[], metavar="MODULE")
     given = options.read(arguments)
     directory = _directory(given.run)
@@ -127,7 +127,7 @@ def finalize(arguments: Sequence[str]) -> bool:
 
     reader = partial(sink_of, trust=Trust(tuple(given.trust)))
     with waiting(sys.stderr, "joining the parts"):
-        finalize(directory, reader=reader, note=note)
+        join(directory, reader=reader, note=note)
     write(f"{directory}\n")
     return True
 

@@ -102,10 +102,10 @@ _VERBS = {
           extractkit resume multirun/2026-11-22/10-15-00
         """,
     ),
-    "finalize": (
+    "join": (
         "join the parts of a job (runtime.part=i/n) to one run",
         """\
-        Usage: extractkit finalize RUN [--trust MODULE]
+        Usage: extractkit join RUN [--trust MODULE]
 
         Each of n machines has run a part of the job: runtime.part=1/n hydra.run.dir=RUN, and so
         on to n/n. Of these one run is made, bitwise that of a single process. Parts that are
@@ -114,7 +114,7 @@ _VERBS = {
 
           extractkit model=bert selectors=attention runtime.part=1/2 hydra.run.dir=runs/big
           extractkit model=bert selectors=attention runtime.part=2/2 hydra.run.dir=runs/big
-          extractkit finalize runs/big
+          extractkit join runs/big
         """,
     ),
     "rerun": (

@@ -179,7 +179,7 @@ def overview(
     facts.add_row("job", Text(safe(" ".join(manifest.job_given)) or "–"))
     if manifest.part is not None:
         facts.add_row("part", Text(safe(manifest.part)))
-        facts.add_row("join", Text(command("finalize", safe(str(directory.parent.parent)))))
+        facts.add_row("join", Text(command("join", safe(str(directory.parent.parent)))))
     if manifest.inputs is not None:
         facts.add_row("samples", _samples(manifest.samples, manifest.inputs.truncated))
         for note in manifest.inputs.notes:

@@ -110,7 +110,7 @@ def check_unused(path: Path) -> None:
         raise RunDirectoryError(f"{at} {_described(path)}. {other}")
     if (path / PARTS).is_dir():
         raise RunDirectoryError(
-            f"{at} holds parts of a run. Join them: {command('finalize', path)}. {other}"
+            f"{at} holds parts of a run. Join them: {command('join', path)}. {other}"
         )
     names = sorted(entry.name for entry in path.iterdir())
     shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

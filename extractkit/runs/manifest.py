@@ -356,7 +356,7 @@ def _absent(directory: Path) -> str:
     if os.path.isdir(directory / PARTS):  # noqa: PTH112
         return (
             f"{directory} is not a run yet: it holds parts of one. Join them: "
-            f"{command('finalize', directory)}"
+            f"{command('join', directory)}"
         )
     return no_run(directory, (MANIFEST, SWEEP))
 

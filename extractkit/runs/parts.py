@@ -188,7 +188,7 @@ def _check_agreement(directory: Path, finished: list[FinishedPart]) -> None:
     )
 
 
-def finalize(
+def join(
     directory: Path,
     *,
     reader: Callable[[Manifest, str], Sink] = sink_of,
@@ -217,7 +217,7 @@ def finalize(
             _check_joined(directory)
             note(f"{directory} is finished")
         else:
-            _join(directory, reader, busy)
+            _join_locked(directory, reader, busy)
         _remove_parts(directory, note, busy)
 
 
@@ -240,7 +240,7 @@ def _check_joined(directory: Path) -> None:
     if recorded.part is not None:
         raise RunDirectoryError(
             f"{directory} is part {recorded.part} of a run. Join all of them: "
-            f"{command('finalize', directory.parent.parent)}"
+            f"{command('join', directory.parent.parent)}"
         )
     if recorded.status is not Status.FINISHED:
         raise RunDirectoryError(
@@ -249,7 +249,7 @@ def _check_joined(directory: Path) -> None:
         )
 
 
-def _join(
+def _join_locked(
     directory: Path, reader: Callable[[Manifest, str], Sink], busy: Mapping[Part, str]
 ) -> None:
     for part in found_parts(directory):

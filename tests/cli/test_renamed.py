@@ -1,4 +1,4 @@
-"""Old names of keys are answered with the new name and the whole corrected command."""
+"""Old names of keys and verbs are answered with the new name and the whole corrected command."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 
 import extractkit
 from extractkit import cli
-from extractkit.errors import ConfigError
+from extractkit.errors import ConfigError, RunDirectoryError
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,34 @@ def test_on_the_command_line(typed: list[str], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         cli.execute(typed)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["finalize", "runs/a b"], "extractkit join 'runs/a b'"),
+        (["--trust", "mine", "finalize", "r"], "extractkit --trust mine join r"),
+        (["finalize", "--help"], "extractkit join --help"),
+        (["finalize"], "extractkit join"),
+    ],
+)
+def test_a_verb(typed: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        cli.execute(typed)
+    assert str(caught.value) == f"finalize is now join. Write: {message}"
+
+
+def test_what_has_the_old_name_of_a_verb_can_be_named(tmp_path: Path) -> None:
+    with pytest.raises(RunDirectoryError, match="/finalize does not exist"):
+        cli.execute(["show", str(tmp_path / "finalize")])
+    with pytest.raises(RunDirectoryError, match="/nowhere does not exist"):
+        cli.execute(["--trust", "finalize", "join", str(tmp_path / "nowhere")])
+
+
+def test_a_function() -> None:
+    message = r"^extractkit\.finalize is now extractkit\.join\. Write: extractkit\.join\(…\)$"
+    with pytest.raises(AttributeError, match=message):
+        extractkit.finalize  # type: ignore[attr-defined]  # noqa: B018
 
 
 @pytest.mark.parametrize("mark", ["", "+", "++"])

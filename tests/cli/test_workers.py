@@ -49,14 +49,14 @@ def test_parts_of_a_job_are_joined_to_the_same_run(
     made = program(*JOB, "runtime.part=2/2", "hydra.run.dir=p")
     assert (made.returncode, made.stdout) == (cli.DONE, f"{place}/p/parts/2-of-2\n")
     assert re.search(r"^part +2/2$", program("show", "p/parts/2-of-2").stdout, re.MULTILINE)
-    missing = program("finalize", "p")
+    missing = program("join", "p")
     assert (missing.returncode, missing.stdout) == (cli.MISTAKEN, "")
     assert missing.stderr == (
         f"extractkit: 1 of the 2 parts of {place}/p are missing or not finished: 1/2 is missing: "
         f"extractkit {' '.join(JOB)} runtime.part=1/2 hydra.run.dir={place}/p\n"
     )
     assert program(*JOB, "runtime.part=1/2", "hydra.run.dir=p").returncode == cli.DONE
-    done = program("finalize", "p")
+    done = program("join", "p")
     assert (done.returncode, done.stdout, done.stderr) == (cli.DONE, f"{place}/p\n", "")
     assert stored(place / "p") == stored(run)
     assert sorted(path.name for path in (place / "p").iterdir()) == sorted(

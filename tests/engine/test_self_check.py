@@ -28,7 +28,7 @@ from extractkit.models.weight_files import WeightFile
 from extractkit.runs import manifest
 from extractkit.runs.layout import JOURNAL
 from extractkit.runs.manifest import SelfCheck, Status, Volatile, joined
-from extractkit.runs.parts import finalize
+from extractkit.runs.parts import join
 from extractkit.testing.reference import ReferenceModel
 from tests.engine.checkpoint_examples import files, over
 from tests.engine.examples import Told, executed, job
@@ -466,7 +466,7 @@ def test_every_part_checks_itself_and_the_whole_has_the_worst(tmp_path: Path) ->
             hydra_files={},
             listener=Silent(),
         )
-    finalize(tmp_path / "run")
+    join(tmp_path / "run")
     (check,) = volatile(tmp_path / "run").self_check
     assert check.outputs == (":output",)
 

@@ -9,7 +9,7 @@ from extractkit.core.job import Job
 from extractkit.core.plan import Part
 from extractkit.engine.execute import execute
 from extractkit.engine.listener import Silent
-from extractkit.runs.parts import finalize
+from extractkit.runs.parts import join
 from tests.faults.calls import killed
 from tests.faults.children import recorded, watched
 from tests.faults.figures import Figures
@@ -33,17 +33,17 @@ def every_instant(scratch: Path, count: int | None, seed: int) -> Figures:
         part = _part(f"{number}/{_PARTS}")
         execute(part, parts / "run", hydra_files=HYDRA_FILES, listener=Silent())
     shutil.copytree(parts, place)
-    found = instants(recorded(finalize, place / "run"))
+    found = instants(recorded(join, place / "run"))
     _judge(undisturbed, place, "undisturbed", figures)
     shutil.rmtree(place)
     for instant in drawn(found, count, seed):
         call, when = instant
         shutil.copytree(parts, place)
-        how, words = watched(finalize, place / "run", killed(call.number, when))
+        how, words = watched(join, place / "run", killed(call.number, when))
         if how is not Outcome.DIED:
             raise RuntimeError(f"not killed {when} {call}: {how}: {words}")
         figures.counts["kills"] += 1
-        how, words = outcome(lambda: finalize(place / "run"))
+        how, words = outcome(lambda: join(place / "run"))
         _judge(undisturbed, place, f"{when} {call}: {how}: {words}", figures)
         shutil.rmtree(place)
     return figures

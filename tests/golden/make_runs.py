@@ -115,7 +115,8 @@ def _trajectory_joined_and_sweep() -> None:
     for part in ("1/2", "2/2"):
         joined = (f"{key}={part}", "hydra.run.dir=joined")
         _command(*STEP_0, *INPUTS, *FAULTY, *TENSORS, *joined)
-    extractkit.finalize("joined")
+    join = extractkit.join if schema() >= 7 else extractkit.finalize
+    join("joined")
     step = "model.checkpoint=step_0.safetensors,step_20.safetensors"
     _command("-m", *MODEL, step, *INPUTS, *TENSORS, "sinks=npz", "hydra.sweep.dir=sweep")
 

@@ -6,7 +6,7 @@ import pytest
 
 from extractkit.engine.execute import execute
 from extractkit.engine.listener import Silent
-from extractkit.runs.parts import finalize
+from extractkit.runs.parts import join
 from tests.engine.checkpoint_examples import files, over
 from tests.engine.examples import executed
 from tests.faults.runs import content
@@ -41,6 +41,6 @@ def test_parts_become_the_run_of_one_process(
         part = over(paths, shard_size=7, part=f"{number}/4")
         made = execute(part, tmp_path / "run", hydra_files={}, listener=Silent())
         assert not (made / "drift.json").exists()
-    finalize(tmp_path / "run")
+    join(tmp_path / "run")
     assert content(tmp_path / "run") == local
     assert "drift.json" in local

@@ -18,12 +18,12 @@ from extractkit.engine.execute import execute, resume
 from extractkit.engine.listener import Silent
 from extractkit.errors import ConfigError, JobError, RunDirectoryError, SampleError
 from extractkit.runs import journal, manifest
-from extractkit.runs import parts as finalizing
+from extractkit.runs import parts as joining
 from extractkit.runs.checking import verify
 from extractkit.runs.journal import Entry
 from extractkit.runs.layout import JOURNAL, LOG, MANIFEST, locked, owner
 from extractkit.runs.manifest import Status
-from extractkit.runs.parts import FinishedPart, finalize, finished_parts, place
+from extractkit.runs.parts import FinishedPart, finished_parts, join, place
 from extractkit.runs.reader import open_run
 from extractkit.store.local import remove
 from extractkit.testing.reference import ReferenceModel
@@ -75,7 +75,7 @@ def test_parts_become_the_run_of_one_process(
     """Also where there are more parts than shards, so that some have none."""
     for number in range(count, 0, -1):
         make(tmp_path / "run", f"{number}/{count}")
-    finalize(tmp_path / "run")
+    join(tmp_path / "run")
     assert content(tmp_path / "run") == whole
     found = manifest.read(tmp_path / "run")
     assert found.status is Status.FINISHED
@@ -104,7 +104,7 @@ def test_a_part_is_a_run_of_its_own(made: Path) -> None:
 def test_parts_computed_by_workers_are_the_same(tmp_path: Path, whole: dict[str, object]) -> None:
     for number in (1, 2):
         make(tmp_path / "run", f"{number}/2", engine="processes")
-    finalize(tmp_path / "run")
+    join(tmp_path / "run")
     found = content(tmp_path / "run")
     assert {k: v for k, v in found.items() if k != MANIFEST} == {
         k: v for k, v in whole.items() if k != MANIFEST
@@ -115,20 +115,20 @@ def test_a_part_is_resumed_like_a_run(run: Path, whole: dict[str, object]) -> No
     part = place(run, Part(2, 3))
     next((part / "shards").glob("*.npz")).write_bytes(b"")
     with pytest.raises(RunDirectoryError) as caught:
-        finalize(run)
+        join(run)
     assert str(caught.value).startswith(
         f"part 2/3 is damaged: {part}/shards/000000004-000000008.npz"
     )
     assert str(caught.value).endswith(f"Repair it: extractkit resume {part}")
     resume(wanted("2/3"), part, listener=Silent())
-    finalize(run)
+    join(run)
     assert content(run) == whole
 
 
 def test_a_joined_run_is_left_alone(run: Path, whole: dict[str, object]) -> None:
     told = Told()
-    finalize(run)
-    finalize(run, note=told.note)
+    join(run)
+    join(run, note=told.note)
     assert told.notes == [f"{run} is finished"]
     assert content(run) == whole
 
@@ -137,7 +137,7 @@ def test_what_is_no_part_stays(run: Path, whole: dict[str, object]) -> None:
     (run / "parts" / "notes.txt").write_text("mine")
     (place(run, Part(1, 3)) / "mine").mkdir()
     told = Told()
-    finalize(run, note=told.note)
+    join(run, note=told.note)
     assert told.notes == [
         f"{run}/parts holds files that are not part of the run: it is left unchanged"
     ]
@@ -150,7 +150,7 @@ def test_a_link_is_not_followed(run: Path, tmp_path: Path) -> None:
     shards.rename(tmp_path / "elsewhere")
     shards.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(RunDirectoryError, match="is a link, or contains one"):
-        finalize(run)
+        join(run)
     assert list((tmp_path / "elsewhere").iterdir())
 
 
@@ -226,7 +226,7 @@ def _sweep(run: Path) -> None:
 def test_what_cannot_be_joined(run: Path, harm: Callable[[Path], None], told: str) -> None:
     harm(run)
     with pytest.raises(RunDirectoryError) as caught:
-        finalize(run)
+        join(run)
     assert str(caught.value) == told.format(run=run)
     assert not (run / MANIFEST).exists()
 
@@ -247,7 +247,7 @@ def test_parts_of_different_jobs_are_refused(run: Path, changes: dict[str, Any],
     shutil.rmtree(place(run, Part(2, 3)))
     make(run, "2/3", **changes)
     with pytest.raises(RunDirectoryError) as caught:
-        finalize(run)
+        join(run)
     message = str(caught.value)
     assert message.startswith(
         "part 2/3 is not of the same job as part 1/3, or was made in another "
@@ -263,12 +263,12 @@ def test_the_part_that_is_not_like_the_others_is_the_one_to_go(run: Path) -> Non
     shutil.rmtree(place(run, Part(1, 3)))
     make(run, "1/3", inputs=TEXTS[:-1])
     with pytest.raises(RunDirectoryError) as caught:
-        finalize(run)
+        join(run)
     assert str(caught.value).startswith("part 1/3 is not of the same job as part 2/3, or was made ")
     assert f". Remove {run}/parts/1-of-3 and make it again as part 2/3 was " in str(caught.value)
     shutil.rmtree(place(run, Part(1, 3)))
     make(run, "1/3")
-    finalize(run)
+    join(run)
 
 
 def test_commands_can_be_typed_as_they_are_told(run: Path) -> None:
@@ -279,7 +279,7 @@ def test_commands_can_be_typed_as_they_are_told(run: Path) -> None:
         given = ("model.checkpoints=w/*_BA.h5", "selectors=[a,b]", f"runtime.part={number}/3")
         manifest.write(at, replace(manifest.read(at), job_given=given))
     with pytest.raises(RunDirectoryError) as caught:
-        finalize(run)
+        join(run)
     _, _, command = str(caught.value).partition("1/3 is missing: extractkit ")
     assert shlex.split(command) == [
         "model.checkpoints=w/*_BA.h5",
@@ -309,7 +309,7 @@ def test_parts_of_models_that_nobody_can_tell_apart_are_told_by_their_configurat
             ),
         )
     with pytest.raises(RunDirectoryError) as caught:
-        finalize(run)
+        join(run)
     assert "part 3/3 is not of the same job as part 1/3" in str(caught.value)
     assert "the configuration of model: " in str(caught.value)
 
@@ -320,12 +320,12 @@ def test_parts_from_other_processors_are_refused(run: Path) -> None:
     host = {**found.volatile.host, "processor": "Z80"}
     manifest.write(at, replace(found, volatile=replace(found.volatile, host=host)))
     with pytest.raises(RunDirectoryError, match=r"the processor: .* was recorded, Z80 is found"):
-        finalize(run)
+        join(run)
 
 
 def test_a_part_at_work_is_waited_for(run: Path) -> None:
     with locked(place(run, Part(1, 3))), pytest.raises(RunDirectoryError) as caught:
-        finalize(run)
+        join(run)
     assert "1/3 is being worked on by process " in str(caught.value)
 
 
@@ -344,15 +344,15 @@ def test_parts_are_locked_from_before_they_are_read_until_they_are_gone(
         at_work.append([owner(part) is not None for part in parts])
         return finished_parts(directory, busy)
 
-    monkeypatch.setattr(finalizing, "remove", watched)
-    monkeypatch.setattr(finalizing, "finished_parts", read)
-    finalize(run)
+    monkeypatch.setattr(joining, "remove", watched)
+    monkeypatch.setattr(joining, "finished_parts", read)
+    join(run)
     assert at_work == [[True] * 3, [True] * 3, [True] * 2, [True]]
     assert not (run / "parts").exists()
 
 
 def test_a_part_that_holds_what_the_joined_run_lacks_stays(made: Path, run: Path) -> None:
-    finalize(run)
+    join(run)
     other = place(run, Part(2, 3))
     shutil.copytree(place(made, Part(2, 3)), other)
     entries = list(journal.read(other / JOURNAL).entries)
@@ -364,7 +364,7 @@ def test_a_part_that_holds_what_the_joined_run_lacks_stays(made: Path, run: Path
     before = [content(part) for part in (at_work, other)]
     told = Told()
     with locked(at_work):
-        finalize(run, note=told.note)
+        join(run, note=told.note)
     assert [content(part) for part in (at_work, other)] == before
     assert (damaged / MANIFEST).exists()
     _, first, second, third, _ = told.notes
@@ -376,7 +376,7 @@ def test_a_part_that_holds_what_the_joined_run_lacks_stays(made: Path, run: Path
     assert third.startswith(f"{damaged} is left unchanged: {damaged}/journal.jsonl, line 1 is dam")
     shutil.rmtree(other)
     shutil.rmtree(damaged)
-    finalize(run)  # a part of which all is joined has been left there by one who was killed
+    join(run)  # a part of which all is joined has been left there by one who was killed
     assert (at_work / "shards").exists()
     assert not (at_work / MANIFEST).exists()
 
@@ -384,25 +384,24 @@ def test_a_part_that_holds_what_the_joined_run_lacks_stays(made: Path, run: Path
 def test_a_part_is_no_run_to_be_joined_and_a_run_has_no_parts(run: Path, tmp_path: Path) -> None:
     part = place(run, Part(1, 3))
     with pytest.raises(RunDirectoryError) as caught:
-        finalize(part)
+        join(part)
     assert (
-        str(caught.value)
-        == f"{part} is part 1/3 of a run. Join all of them: extractkit finalize {run}"
+        str(caught.value) == f"{part} is part 1/3 of a run. Join all of them: extractkit join {run}"
     )
     with pytest.raises(RunDirectoryError, match=r"nowhere does not exist\. In .*run"):
-        finalize(tmp_path / "nowhere")
+        join(tmp_path / "nowhere")
     whole = make(tmp_path / "whole")
     at = manifest.read(whole)
     manifest.write(whole, replace(at, status=Status.FAILED, actual=None))
     with pytest.raises(RunDirectoryError, match="is a run that was not made in parts"):
-        finalize(whole)
+        join(whole)
 
 
 def test_a_run_and_its_parts_do_not_get_into_each_others_way(run: Path) -> None:
     with pytest.raises(RunDirectoryError) as caught:
         manifest.read(run)
     assert str(caught.value) == (
-        f"{run} is not a run yet: it holds parts of one. Join them: extractkit finalize {run}"
+        f"{run} is not a run yet: it holds parts of one. Join them: extractkit join {run}"
     )
     with pytest.raises(RunDirectoryError, match=r"holds parts of a run\. Join them"):
         make(run)
@@ -410,7 +409,7 @@ def test_a_run_and_its_parts_do_not_get_into_each_others_way(run: Path) -> None:
         make(run, "1/4")
     with pytest.raises(RunDirectoryError, match="holds a finished run of"):
         make(run, "1/3")
-    finalize(run)
+    join(run)
     with pytest.raises(
         RunDirectoryError, match="already holds a run, so no part of it can be made"
     ):
@@ -438,7 +437,7 @@ def test_a_part_may_skip_all_of_its_samples_but_not_all_parts(tmp_path: Path) ->
     picky: dict[str, Any] = {"model": Picky(), "inputs": texts, "bad_samples": "skip"}
     for number in (1, 2):
         make(tmp_path / "run", f"{number}/2", **picky)
-    finalize(tmp_path / "run")
+    join(tmp_path / "run")
     assert len(open_run(tmp_path / "run").skipped) == 8
     for number in (1, 2):
         make(tmp_path / "none", f"{number}/2", **picky)
@@ -447,7 +446,7 @@ def test_a_part_may_skip_all_of_its_samples_but_not_all_parts(tmp_path: Path) ->
         entries = [_all_skipped(entry) for entry in journal.read(path).entries]
         journal.rewrite(path, entries)
     with pytest.raises(JobError, match="no sample has a value: all 16 were skipped"):
-        finalize(tmp_path / "none")
+        join(tmp_path / "none")
     assert not (tmp_path / "none" / MANIFEST).exists()
 
 
