@@ -54,8 +54,8 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class SkippedCheckpoint:
-    """One that cannot be used, and was left out: its label, its path, why."""
+class ExcludedCheckpoint:
+    """A checkpoint that cannot be used: its label, its path, and the reason."""
 
     label: str
     path: str

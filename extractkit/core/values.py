@@ -4,7 +4,7 @@ These are the arrays that a shard holds. `parts` names them as they are stored: 
 one array, a ragged one is `values` and `offsets`, and `shapes` where more than its first axis
 varies.
 
-A sample that was skipped keeps its place, and is `absent`: `without` says what stands there.
+A missing sample keeps its place, and is `absent`: `without` says what stands there.
 """
 
 import hashlib

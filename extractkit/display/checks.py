@@ -119,8 +119,8 @@ def _facts(found: Comparison) -> Table:
     facts.add_row("A", Text(safe(found.a)))
     facts.add_row("B", Text(safe(found.b)))
     samples = found.samples
-    skipped = f", {samples.skipped:,} left out, skipped in both" if samples.skipped else ""
-    facts.add_row("samples", f"{samples.compared:,} by {samples.aligned_by}{skipped}")
+    missing = f", {samples.missing:,} missing in both" if samples.missing else ""
+    facts.add_row("samples", f"{samples.compared:,} by {samples.aligned_by}{missing}")
     tolerance = found.tolerance
     facts.add_row("tolerance", f"{tolerance.atol:g} + {tolerance.rtol:g} · max(|a|, |b|)")
     for one in found.circumstances[:_MOST_CIRCUMSTANCES]:
@@ -225,8 +225,8 @@ def _one_sided(found: Comparison) -> list[RenderableType]:
     for where, alone in (
         ("only in A", samples.only_in_a),
         ("only in B", samples.only_in_b),
-        ("skipped in A alone", samples.skipped_in_a),
-        ("skipped in B alone", samples.skipped_in_b),
+        ("missing in A alone", samples.missing_in_a),
+        ("missing in B alone", samples.missing_in_b),
     ):
         if alone.count:
             lines.append(Text(_samples(where, alone), style="yellow"))

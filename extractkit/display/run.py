@@ -186,11 +186,10 @@ def overview(
             facts.add_row("", Text(safe(note)))
     if manifest.checkpoints:
         facts.add_row("checkpoints", _checkpoints(manifest))
-    for left_out in manifest.skipped_checkpoints[:_FEW]:
-        told = f"{left_out.label}: {left_out.reason}"
-        facts.add_row("left out", Text(safe(told), style="yellow"))
-    if len(manifest.skipped_checkpoints) > _FEW:
-        rest = len(manifest.skipped_checkpoints) - _FEW
+    for one in manifest.excluded[:_FEW]:
+        facts.add_row("excluded", Text(safe(f"{one.label}: {one.reason}"), style="yellow"))
+    if len(manifest.excluded) > _FEW:
+        rest = len(manifest.excluded) - _FEW
         facts.add_row("", f"and {plural(rest, 'checkpoint')} more, see the manifest")
     planned = f"{len(manifest.shards):,}"
     facts.add_row("shards", planned if committed is None else f"{committed:,} of {planned}")
@@ -201,13 +200,13 @@ def overview(
     if manifest.volatile.self_check:
         facts.add_row("self-check", Text(safe(_self_check(manifest.volatile.self_check))))
     if manifest.actual is not None:
-        _add_findings(facts, manifest.actual.skipped, *_told_of(manifest.actual.values))
+        _add_findings(facts, manifest.actual.missing, *_told_of(manifest.actual.values))
     if committed is not None:
         facts.add_row("go on", Text(command("resume", safe(str(directory)))))
-    if manifest.skipped:
+    if manifest.unextractable:
         facts.add_row(
-            "left out",
-            f"{plural(len(manifest.skipped), 'tensor')}, with their reasons in the manifest",
+            "unextractable",
+            f"{plural(len(manifest.unextractable), 'tensor')}, with their reasons in the manifest",
         )
     parts: list[RenderableType] = [facts, "", _tensors(manifest.tensors)]
     if drift is not None:
@@ -226,7 +225,7 @@ def summary(result: Summary) -> RenderableType:
     done = result.samples if result.computed is None else result.computed
     rate = rate_text(done, result.seconds)
     facts.add_row("time", f"{duration_text(result.seconds)}{rate and f', {rate}'}")
-    _add_findings(facts, result.skipped, result.non_finite, result.constant, result.unchanging)
+    _add_findings(facts, result.missing, result.non_finite, result.constant, result.unchanging)
     facts.add_row("look at it", Text(command("show", safe(str(result.directory)))))
     return facts
 
@@ -257,15 +256,15 @@ def _samples(count: int, truncated: int) -> str:
 
 def _add_findings(
     facts: Table,
-    skipped: int,
+    missing: int,
     non_finite: Sequence[str],
     constant: Sequence[str],
     unchanging: Sequence[str],
 ) -> None:
     """Add a row for each kind of samples and values that may be a mistake."""
-    if skipped:
-        told = f"{plural(skipped, 'sample')}, the reasons are in `run.skipped`"
-        facts.add_row("skipped", Text(told, style="yellow"))
+    if missing:
+        told = f"{plural(missing, 'sample')}, the reasons are in `run.missing`"
+        facts.add_row("missing", Text(told, style="yellow"))
     for label, told, tensors in (
         ("not finite", "NaN or infinity in", non_finite),
         ("constant", "one number throughout in", constant),

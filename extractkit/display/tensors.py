@@ -15,7 +15,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from extractkit.core.catalog import VARIABLES, Catalog, Kind, TensorRecord
-from extractkit.core.checkpoints import SkippedCheckpoint
+from extractkit.core.checkpoints import ExcludedCheckpoint
 from extractkit.display.output import counts_text, plural, safe, shape_text, size_text
 from extractkit.engine.preview import AT_LEAST, EXACT, UPPER_BOUND, Preview
 from extractkit.runs.layout import human_bytes
@@ -149,8 +149,8 @@ def plan_overview(plan: Preview) -> RenderableType:
     parts: list[RenderableType] = [_tensors(plan), ""]
     for name, count in plan.matches.items():
         parts.append(Text(f"selectors.{safe(name)} matches {plural(count, 'tensor')}"))
-    parts.extend(_skipped(plan.skipped))
-    parts.extend(_skipped_checkpoints(plan.skipped_checkpoints))
+    parts.extend(_unextractable(plan.unextractable))
+    parts.extend(_excluded(plan.excluded))
     if plan.shared is not None:
         because = f": {safe(plan.shared.reason)}" if plan.shared.reason else ""
         parts.append(Text(f"a call of the model takes {plan.shared.sharing}{because}"))
@@ -175,7 +175,7 @@ def _tensors(plan: Preview) -> Table:
     return table
 
 
-def _skipped(records: Sequence[TensorRecord]) -> list[Text]:
+def _unextractable(records: Sequence[TensorRecord]) -> list[Text]:
     if not records:
         return []
     lines = [f"{plural(len(records), 'matching tensor')} cannot be extracted:"]
@@ -185,13 +185,13 @@ def _skipped(records: Sequence[TensorRecord]) -> list[Text]:
     return [Text(line, style="yellow") for line in lines]
 
 
-def _skipped_checkpoints(left_out: Sequence[SkippedCheckpoint]) -> list[Text]:
-    if not left_out:
+def _excluded(checkpoints: Sequence[ExcludedCheckpoint]) -> list[Text]:
+    if not checkpoints:
         return []
-    lines = [f"{plural(len(left_out), 'checkpoint')} cannot be used:"]
-    lines += [f"  {safe(one.label)}: {safe(one.reason)}" for one in left_out[:3]]
-    if len(left_out) > 3:
-        lines.append(f"  … and {len(left_out) - 3:,} more; --json lists them all")
+    lines = [f"{plural(len(checkpoints), 'checkpoint')} cannot be used:"]
+    lines += [f"  {safe(one.label)}: {safe(one.reason)}" for one in checkpoints[:3]]
+    if len(checkpoints) > 3:
+        lines.append(f"  … and {len(checkpoints) - 3:,} more; --json lists them all")
     return [Text(line, style="yellow") for line in lines]
 
 

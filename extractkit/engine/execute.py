@@ -334,7 +334,7 @@ class _Execution:
         began = time.perf_counter()
         before = recorder.bytes
         timings = {"compute": one.compute_seconds}
-        recorder.commit(one.shard, one.values, timings, one.stats, one.skipped, one.state)
+        recorder.commit(one.shard, one.values, timings, one.stats, one.missing, one.state)
         _log.info("committed %s in %.3f s", one.shard.key, time.perf_counter() - began)
         self.listener.advanced(0, recorder.bytes - before)
 
@@ -367,7 +367,7 @@ class _Execution:
             seconds=self.timings["extract"],
             computed=self.computed,
             non_finite=tuple(k for k, one in found.items() if not one.finite),
-            skipped=ended.actual.skipped,
+            missing=ended.actual.missing,
             constant=tuple(k for k, one in found.items() if one.constant),
             unchanging=tuple(k for k, one in found.items() if one.never_changes),
         )
@@ -378,17 +378,17 @@ class _Execution:
             self._note(note)
         if prepared.shared.note is not None:
             self._note(prepared.shared.note)
-        for left_out in planned.skipped_checkpoints:
-            self._note(f"checkpoint {left_out.label!r} is left out: {left_out.reason}")
+        for excluded in planned.excluded:
+            self._note(f"checkpoint {excluded.label!r} is excluded: {excluded.reason}")
         if planned.inputs is not None and planned.inputs.truncated:
             self._note(
                 f"{planned.inputs.truncated} of {planned.samples} samples were cut off to fit the "
                 f"model (marked in samples.jsonl)"
             )
-        if skipped := prepared.opened.skipped:
+        if unextractable := prepared.opened.unextractable:
             self._note(
-                f"{len(skipped)} matched tensors cannot be extracted and are left out, "
-                f"first {skipped[0].address}: {skipped[0].reason}"
+                f"{len(unextractable)} matched tensors cannot be extracted, "
+                f"first {unextractable[0].address}: {unextractable[0].reason}"
             )
 
     def _note(self, message: str) -> None:

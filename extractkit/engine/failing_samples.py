@@ -1,4 +1,4 @@
-"""Samples that fail or hold NaN: isolated from their batch, skipped or reported."""
+"""Samples that fail or hold NaN: isolated from their batch, then skipped or reported."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -34,7 +34,7 @@ from extractkit.runs.environment import (
     package_versions,
 )
 from extractkit.runs.files import origins
-from extractkit.runs.manifest import Manifest, RunInputs, RunTensor, Skipped, Status
+from extractkit.runs.manifest import Manifest, RunInputs, RunTensor, Status, Unextractable
 from extractkit.runs.schema import digest, plain
 from extractkit.sinks.protocol import StoredTensor
 
@@ -128,13 +128,13 @@ def described(manifest: Manifest, prepared: Prepared) -> Manifest:
             "definition": model.definition_digest(),
         },
         checkpoints=checkpoints,
-        skipped_checkpoints=tuple(opened.axis.skipped) if opened.axis is not None else (),
+        excluded=tuple(opened.axis.excluded) if opened.axis is not None else (),
         inputs=RunInputs(source.fingerprint, len(source), source.notes) if len(source) else None,
         tensors=tuple(
             RunTensor(_stored(tensor), model.catalog[tensor.address], tensor.selectors)
             for tensor in prepared.tensors
         ),
-        skipped=tuple(Skipped(r.address, r.reason or "") for r in opened.skipped),
+        unextractable=tuple(Unextractable(r.address, r.reason or "") for r in opened.unextractable),
         origins=origins([job.model, job.inputs]),
         environment=environment(runtime.threads),
         seeds={"runtime": runtime.seed},

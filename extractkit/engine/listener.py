@@ -21,7 +21,7 @@ class Summary:
         bytes: size of the shards on disk.
         seconds: from the first sample to the last commit, loading the model left out.
         non_finite: keys of floating-point tensors in which a NaN or an infinity was stored.
-        skipped: how many samples have no values.
+        missing: how many samples have no values.
         constant: keys of tensors whose elements are all the same number.
         unchanging: keys of tensors that have the same value for every sample.
         computed: how many samples were computed now, the rest having been stored before; with
@@ -37,7 +37,7 @@ class Summary:
     bytes: int
     seconds: float
     non_finite: tuple[str, ...] = ()
-    skipped: int = 0
+    missing: int = 0
     constant: tuple[str, ...] = ()
     unchanging: tuple[str, ...] = ()
     computed: int | None = None

@@ -30,12 +30,13 @@ class Measured:
 
     Attributes:
         tensors: with every axis known, and every product of axes checked.
-        skipped: records of those that turned out to have no value per sample, with the reason.
+        unextractable: records of those that turned out to have no value per sample, with the
+            reason.
         alone: why each call must take one sample; None: nothing that was measured demands it.
     """
 
     tensors: tuple[PlannedTensor, ...]
-    skipped: tuple[TensorRecord, ...] = ()
+    unextractable: tuple[TensorRecord, ...] = ()
     alone: str | None = None
 
 

@@ -42,7 +42,7 @@ class Opened:
         settings: what may change the last bits of values.
         tensors: what will be stored, with axes still unknown where only running tells.
         matches: how many tensors each selector stores.
-        skipped: what selectors match but cannot be extracted.
+        unextractable: what selectors match but cannot be extracted.
         bad_samples: what is done about samples that cannot be used: "fail", or "skip" them.
         axis: the checkpoints, where the model is given several; its weights are those of the first.
         alone: whether each call of the model takes one sample in any case.
@@ -57,7 +57,7 @@ class Opened:
     settings: Mapping[str, object]
     tensors: tuple[PlannedTensor, ...]
     matches: Mapping[str, int]
-    skipped: tuple[TensorRecord, ...]
+    unextractable: tuple[TensorRecord, ...]
     bad_samples: str = "fail"
     axis: CheckpointAxis | None = None
     alone: bool = False
@@ -99,13 +99,13 @@ class Opened:
                 self.model, samples, self.tensors, self.compilation, alone=self.alone
             ),
         )
-        gone = {record.address for record in found.skipped}
+        gone = {record.address for record in found.unextractable}
         lost = Counter(n for t in self.tensors if t.address in gone for n in t.selectors)
         return replace(
             self,
             tensors=found.tensors,
             matches={name: count - lost[name] for name, count in self.matches.items()},
-            skipped=(*self.skipped, *found.skipped),
+            unextractable=(*self.unextractable, *found.unextractable),
             alone=self.alone or found.alone is not None,
             why_alone=self.why_alone or found.alone,
         )
@@ -153,7 +153,9 @@ def open_job(job: Job) -> Opened:
         if carried is not None:
             check_count(len(source), carried)
     matched = _matches(chosen.catalog, job.selectors)
-    skipped = {r.address: r for records in matched.values() for r in records if not r.extractable}
+    unextractable = {
+        r.address: r for records in matched.values() for r in records if not r.extractable
+    }
     return Opened(
         model=model,
         source=source,
@@ -163,7 +165,7 @@ def open_job(job: Job) -> Opened:
         matches={
             name: sum(record.extractable for record in records) for name, records in matched.items()
         },
-        skipped=tuple(skipped.values()),
+        unextractable=tuple(unextractable.values()),
         bad_samples=runtime.bad_samples,
         axis=axis,
         alone=chosen.alone,

@@ -129,7 +129,7 @@ class Prepared:
             rules,
             constants=self.constants,
             axis=self.opened.axis,
-            skipped=found.skipped,
+            missing=found.missing,
             bad_samples=runtime.bad_samples,
             non_finite=runtime.non_finite,
             on_batch=on_batch,

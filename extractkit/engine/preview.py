@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from extractkit.core.catalog import TensorRecord
-from extractkit.core.checkpoints import Checkpoint, SkippedCheckpoint
+from extractkit.core.checkpoints import Checkpoint, ExcludedCheckpoint
 from extractkit.core.job import Job
 from extractkit.core.plan import Lengths, PlannedTensor, Shard, bytes_per_sample
 from extractkit.core.values import varies
@@ -27,9 +27,10 @@ class Preview:
         tensors: what would be stored.
         measured: keys of tensors whose axes only running the model on the first sample told.
         matches: how many tensors each selector stores.
-        skipped: what selectors match but cannot be extracted.
+        unextractable: what selectors match but cannot be extracted.
         samples: how many there are.
-        checkpoints, skipped_checkpoints: with which weights; those that cannot be used.
+        checkpoints: the sets of weights that the job uses.
+        excluded: checkpoints that cannot be used.
         bytes: predicted size of the values; `bound` says "exact", "upper bound" (texts may be
             shorter than the longest allowed) or "at least" (some lengths only the model computes).
         sizes: predicted bytes of each tensor by key, over all checkpoints; None where only the
@@ -43,10 +44,10 @@ class Preview:
     tensors: tuple[PlannedTensor, ...]
     measured: tuple[str, ...]
     matches: Mapping[str, int]
-    skipped: tuple[TensorRecord, ...]
+    unextractable: tuple[TensorRecord, ...]
     samples: int
     checkpoints: tuple[Checkpoint, ...]
-    skipped_checkpoints: tuple[SkippedCheckpoint, ...]
+    excluded: tuple[ExcludedCheckpoint, ...]
     bytes: int
     bound: str
     sizes: Mapping[str, int | None]
@@ -63,9 +64,9 @@ class Preview:
             "checkpoints": [
                 {"label": one.label, "step": one.step, "path": one.path} for one in self.checkpoints
             ],
-            "skipped_checkpoints": [
+            "excluded": [
                 {"label": one.label, "path": one.path, "reason": one.reason}
-                for one in self.skipped_checkpoints
+                for one in self.excluded
             ],
             "bytes": self.bytes,
             "bound": self.bound,
@@ -86,8 +87,9 @@ class Preview:
                 }
                 for tensor in self.tensors
             ],
-            "skipped": [
-                {"address": record.address, "reason": record.reason} for record in self.skipped
+            "unextractable": [
+                {"address": record.address, "reason": record.reason}
+                for record in self.unextractable
             ],
             "sharing": self.shared and str(self.shared.sharing),
             "sharing_reason": self.shared and self.shared.reason,
@@ -145,10 +147,10 @@ def _planned(
         tensors=opened.tensors,
         measured=tuple(t.key for t in opened.tensors if t.key in told_by_running),
         matches=opened.matches,
-        skipped=opened.skipped,
+        unextractable=opened.unextractable,
         samples=lengths.samples,
         checkpoints=tuple(opened.axis.checkpoints) if opened.axis is not None else (),
-        skipped_checkpoints=tuple(opened.axis.skipped) if opened.axis is not None else (),
+        excluded=tuple(opened.axis.excluded) if opened.axis is not None else (),
         bytes=sum(size or 0 for size in sizes.values()),
         bound=AT_LEAST if None in sizes.values() else bound,
         sizes=sizes,

@@ -161,7 +161,7 @@ class _Recomputation:
 
     def _held(self, one: ShardValues, entry: Entry, exactly: bool) -> tuple[list[Finding], float]:
         """What of a shard is not as it is stored, and the largest difference in it."""
-        found = self._skipped(one, entry) + (self._state(one, entry) if exactly else [])
+        found = self._missing(one, entry) + (self._state(one, entry) if exactly else [])
         if digest(one.values.items()) == entry.values:
             return found, 0.0
         largest = 0.0
@@ -190,16 +190,16 @@ class _Recomputation:
         path = self.sound.directory / entry.state.name
         return [Finding(entry.state.name, f"{path}: computed again it is another", entry.shard)]
 
-    def _skipped(self, one: ShardValues, entry: Entry) -> list[Finding]:
-        again = {str(index) for index in one.skipped}
+    def _missing(self, one: ShardValues, entry: Entry) -> list[Finding]:
+        again = {str(index) for index in one.missing}
         return [
             Finding(
                 None,
-                f"sample {index} was {'skipped' if index in entry.skipped else 'stored'}, and is "
-                f"{'skipped' if index in again else 'not skipped'} when computed again",
+                f"sample {index} was {'missing' if index in entry.missing else 'stored'}, and is "
+                f"{'missing' if index in again else 'not missing'} when computed again",
                 entry.shard,
             )
-            for index in sorted(again ^ set(entry.skipped), key=int)
+            for index in sorted(again ^ set(entry.missing), key=int)
         ]
 
     # ---- outputs
@@ -227,15 +227,15 @@ class _Recomputation:
 
     @cached_property
     def _committed_stream(self) -> Stream:
-        """The stream without the samples that were skipped when the run was made."""
+        """The stream without the samples that are missing from the run."""
         if self.prepared.program is None:
             return self._stream
-        skipped = {
+        missing = {
             int(index): reason
             for entry in self.sound.entries.values()
-            for index, reason in entry.skipped.items()
+            for index, reason in entry.missing.items()
         }
-        return replace(self._stream, skipped=skipped)
+        return replace(self._stream, missing=missing)
 
 
 def _left_out(why: str) -> tuple[Check, Check]:

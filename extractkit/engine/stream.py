@@ -4,7 +4,7 @@ Each of the three has a thread that works ahead of the next by a few batches or 
 committing happens where the stream is used. So the slowest stage sets the pace, and memory holds a
 few batches and a few shards, however many samples there are.
 
-Skipped samples keep their place in a shard and have no value there. Where a model has several
+Missing samples keep their place in a shard and have no value there. Where a model has several
 checkpoints the program stays, and its weights are replaced between shards.
 """
 
@@ -129,7 +129,7 @@ class ShardValues:
         shard: which.
         values: of each tensor, by key.
         stats: what was found out about them, by the same keys.
-        skipped: samples of the shard without values: by index, why.
+        missing: samples of the shard without values: by index, why.
         compute_seconds: seconds in the model.
         state: what the model carries to the next shard; None where it carries nothing.
     """
@@ -137,7 +137,7 @@ class ShardValues:
     shard: Shard
     values: dict[str, Values]
     stats: dict[str, ValueStats]
-    skipped: dict[int, str]
+    missing: dict[int, str]
     compute_seconds: float
     state: State | None = None
 
@@ -173,7 +173,7 @@ class Stream:
         tensors: those that depend on the samples.
         constants: computes the shard of those that do not.
         axis: the model's checkpoints, if it has several.
-        skipped: samples that are known to be of no use: by index, why.
+        missing: samples that are known to be of no use: by index, why.
         bad_samples: where the model fails on a sample, "fail", or "skip" it.
         non_finite: where values are NaN or infinite, "warn", "fail", or "skip" the sample.
         on_batch: told how many samples more are done.
@@ -189,7 +189,7 @@ class Stream:
     constants: Callable[[Shard], ShardValues] | None = None
     axis: CheckpointAxis | None = None
     on_batch: Callable[[int], None] = lambda samples: None
-    skipped: Mapping[int, str] = field(default_factory=dict)
+    missing: Mapping[int, str] = field(default_factory=dict)
     bad_samples: str = "fail"
     non_finite: str = "warn"
     carried: Carried | None = None
@@ -288,7 +288,7 @@ class Stream:
         }
 
     def _batches(self, shard: Shard) -> list[list[int]]:
-        left = [at for at in range(len(shard)) if shard.start + at not in self.skipped]
+        left = [at for at in range(len(shard)) if shard.start + at not in self.missing]
         lengths = self.lengths.part(shard.start, shard.stop).take(left)
         return [[left[row] for row in batch] for batch in plan_batches(lengths, self.rules)]
 
@@ -344,8 +344,8 @@ class Stream:
         lengths = self.lengths.part(shard.start, shard.stop)
         assemblies = [assembly(tensor, lengths) for tensor in self.tensors]
         every = range(shard.start, shard.stop)
-        skipped = {index: self.skipped[index] for index in every if index in self.skipped}
-        self.on_batch(len(skipped))
+        missing = {index: self.missing[index] for index in every if index in self.missing}
+        self.on_batch(len(missing))
         seconds = 0.0
         while True:
             seconds += one.seconds
@@ -355,20 +355,20 @@ class Stream:
                 kept = [positions[row] for row in outcome.rows]
                 put(self.tensors, assemblies, kept, outcome.values)
             failed = outcome.failed.items()
-            skipped |= {shard.start + positions[row]: reason for row, reason in failed}
+            missing |= {shard.start + positions[row]: reason for row, reason in failed}
             if one.work.last:
                 break
             one = next(computed)
-        absent = [index - shard.start for index in skipped]
+        absent = [index - shard.start for index in missing]
         values = {
             tensor.key: room.finish(absent)
             for tensor, room in zip(self.tensors, assemblies, strict=True)
         }
-        return self._checked(ShardValues(shard, values, {}, skipped, seconds, one.state))
+        return self._checked(ShardValues(shard, values, {}, missing, seconds, one.state))
 
     def _checked(self, computed: ShardValues) -> ShardValues:
         """The same with what was found out about its values, and what follows from that."""
-        start, values, skipped = computed.shard.start, computed.values, computed.skipped
+        start, values, missing = computed.shard.start, computed.values, computed.missing
         stats = _examined(values, start)
         if self.non_finite == "fail":
             refuse_non_finite(stats, lambda index: named(self._id(index), index))
@@ -379,9 +379,9 @@ class Stream:
                 for tensor in self.tensors
             }
             stats = _examined(values, start)
-            skipped = skipped | {start + at: reason for at, reason in reasons.items()}
-        ordered = {index: skipped[index] for index in sorted(skipped)}
-        return replace(computed, values=values, stats=stats, skipped=ordered)
+            missing = missing | {start + at: reason for at, reason in reasons.items()}
+        ordered = {index: missing[index] for index in sorted(missing)}
+        return replace(computed, values=values, stats=stats, missing=ordered)
 
     def _id(self, index: int) -> str:
         (sample,) = self.source.read(index, index + 1)

@@ -10,7 +10,7 @@ from extractkit.core.plan import Lengths, PlannedTensor
 from extractkit.errors import InputError, RunDirectoryError
 from extractkit.inputs.protocol import Identity, Sample, Signature, Source, identity
 from extractkit.models.protocol import Encoded, Model
-from extractkit.runs.samples import Row
+from extractkit.runs.samples import MISSING, RESERVED, Row, why_missing
 
 WAY_OUT = "To leave such samples out: runtime.bad_samples=skip"
 
@@ -35,12 +35,12 @@ class Survey:
     """What is known of all samples before any value is computed.
 
     Attributes:
-        lengths: of every sample along each free axis; 0 of those that are skipped.
-        skipped: the samples that cannot be used: by index, why.
+        lengths: of every sample along each free axis; 0 of those that are missing.
+        missing: the samples that cannot be used: by index, why.
     """
 
     lengths: Lengths
-    skipped: Mapping[int, str]
+    missing: Mapping[int, str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,28 +71,29 @@ def survey(
         tensors: whose slices the samples must be long enough for.
 
     Raises:
-        InputError: a sample cannot be used, it is named; or none can, and they were to be skipped.
+        InputError: a sample cannot be used, it is named; or none can, and bad samples are to be
+            skipped.
         SelectionError: a sample is too short for a slice.
     """
     skip = policy == "skip"
     axes = {axis: array("q") for axis in model.signature.free_axes}
-    skipped: dict[int, str] = {}
+    missing: dict[int, str] = {}
     # Samples of fixed shape need not be encoded to know their length, but to know that they can be.
     look = _Look(model, source, encode=bool(axes) or skip, skip=skip, tensors=tensors)
     for start in range(0, len(source), _CHUNK):
         found = look.at(start, min(start + _CHUNK, len(source)))
         record([_row(one, tuple(axes)) for one in found])
-        skipped |= {one.index: one.reason for one in found if one.reason is not None}
+        missing |= {one.index: one.reason for one in found if one.reason is not None}
         for axis, sizes in axes.items():
             sizes.extend(_sizes(one, (axis,))[axis] for one in found)
     lengths = Lengths(
         len(source), {axis: np.array(sizes, dtype=np.int64) for axis, sizes in axes.items()}
     )
-    _check_left(skipped, len(source))
+    _check_left(missing, len(source))
     if not skip:
         for tensor in tensors:
             tensor.check_lengths(lengths)
-    return Survey(lengths, skipped)
+    return Survey(lengths, missing)
 
 
 def check_first(model: Model, source: Source) -> None:
@@ -130,16 +131,16 @@ def first_usable(
     """
     look = _Look(model, source, encode=True, skip=True, tensors=tensors)
     good: list[Sample] = []
-    skipped: dict[int, str] = {}
+    missing: dict[int, str] = {}
     for start in range(0, len(source), most):
         for one in look.at(start, min(start + most, len(source))):
             if one.reason is not None:
-                skipped[one.index] = one.reason
+                missing[one.index] = one.reason
             elif one.sample is not None:
                 good.append(one.sample)
         if len(good) >= most:
             break
-    _check_left(skipped, len(source))
+    _check_left(missing, len(source))
     return FewSamples(source.fingerprint, source.notes, tuple(good[:most]))
 
 
@@ -240,11 +241,11 @@ def _refusal(found: Sequence[_Looked]) -> InputError | None:
     return InputError(blamed(bad[0].identity.id, bad[0].index, bad[0].reason or ""))
 
 
-def _check_left(skipped: Mapping[int, str], count: int) -> None:
-    if count and len(skipped) == count:
+def _check_left(missing: Mapping[int, str], count: int) -> None:
+    if count and len(missing) == count:
         raise InputError(
             f"runtime.bad_samples=skip would leave nothing: none of {count} samples can be used. "
-            f"The first: {next(iter(skipped.values()))}"
+            f"The first: {next(iter(missing.values()))}"
         )
 
 
@@ -262,17 +263,19 @@ def _row(one: _Looked, axes: Sequence[str]) -> dict[str, object]:
         tokens = None if encoded is None else encoded.tokens
         row["tokens"] = None if tokens is None else list(tokens)
     if one.reason is not None:
-        row["skipped"] = one.reason
+        row[MISSING] = one.reason
     if one.sample is not None and isinstance(one.sample.data, str):
         row["text"] = one.sample.data
-    return {**own.extra, **row}
+    # A label must not be taken for the reason why a sample is missing.
+    labels = {f"{key}_" if key in RESERVED else key: label for key, label in own.extra.items()}
+    return {**labels, **row}
 
 
 _LONGEST = 2**40
 
 
 def recorded_survey(signature: Signature, rows: Iterable[Row], count: int) -> Survey:
-    """Every sample's length along each free axis, and which are skipped.
+    """Every sample's length along each free axis, and which are missing.
 
     Args:
         count: how many samples there must be.
@@ -281,11 +284,11 @@ def recorded_survey(signature: Signature, rows: Iterable[Row], count: int) -> Su
         RunDirectoryError: a row tells none, or there are more or fewer.
     """
     axes = {axis: array("q") for axis in signature.free_axes}
-    skipped = {}
+    missing = {}
     samples = 0
     for samples, row in enumerate(rows, start=1):
-        if "skipped" in row:
-            skipped[samples - 1] = str(row["skipped"])
+        if (reason := why_missing(row)) is not None:
+            missing[samples - 1] = reason
         told = row.get("length")
         for axis, lengths in axes.items():
             length = told.get(axis) if isinstance(told, dict) else told
@@ -295,4 +298,4 @@ def recorded_survey(signature: Signature, rows: Iterable[Row], count: int) -> Su
     if samples != count:
         raise RunDirectoryError(f"{samples} samples have a row, {count} were recorded")
     known = {axis: np.array(n, np.int64) for axis, n in axes.items()}
-    return Survey(Lengths(samples, known), skipped)
+    return Survey(Lengths(samples, known), missing)

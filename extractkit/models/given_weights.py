@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from extractkit.core.checkpoints import KEY, Checkpoint, Named, SkippedCheckpoint, find_checkpoints
+from extractkit.core.checkpoints import KEY, Checkpoint, ExcludedCheckpoint, Named, find_checkpoints
 from extractkit.core.checkpoints import KEY as SEVERAL
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError, JobError, ModelError
@@ -75,7 +75,7 @@ class WeightFiles:
     """A `CheckpointAxis` of files of weights.
 
     Attributes:
-        checkpoints, skipped: The usable checkpoints and the others.
+        checkpoints, excluded: The usable checkpoints and the others.
         loads: The number of times that weights have been loaded, successfully or not.
     """
 
@@ -87,7 +87,7 @@ class WeightFiles:
         check: Callable[[WeightFile], None] | None = None,
     ) -> None:
         self.checkpoints: tuple[Checkpoint, ...] = ()
-        self.skipped: tuple[SkippedCheckpoint, ...] = ()
+        self.excluded: tuple[ExcludedCheckpoint, ...] = ()
         self._named = named
         self._load = load
         self._alike = alike
@@ -116,8 +116,8 @@ class WeightFiles:
         left = [at for at in usable if at not in wrong]
         if wrong and (policy == "fail" or not left):
             raise ModelError(self._failure(dict(sorted(wrong.items())), bool(left)))
-        self.skipped = tuple(
-            SkippedCheckpoint(self._named[at].label, self._named[at].path, wrong[at])
+        self.excluded = tuple(
+            ExcludedCheckpoint(self._named[at].label, self._named[at].path, wrong[at])
             for at in sorted(wrong)
         )
         self.checkpoints = tuple(_with_content(self._named[at]) for at in left)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from extractkit.core.catalog import Catalog
-from extractkit.core.checkpoints import Checkpoint, SkippedCheckpoint
+from extractkit.core.checkpoints import Checkpoint, ExcludedCheckpoint
 from extractkit.core.plan import Layout
 from extractkit.core.transforms import AxisTransform
 from extractkit.core.values import Array, State
@@ -124,8 +124,8 @@ class CheckpointAxis(Protocol):
         ...
 
     @property
-    def skipped(self) -> Sequence[SkippedCheckpoint]:
-        """The checkpoints that cannot be used and are left out."""
+    def excluded(self) -> Sequence[ExcludedCheckpoint]:
+        """The checkpoints that cannot be used."""
         ...
 
     @property

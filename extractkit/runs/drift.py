@@ -60,18 +60,18 @@ class Drift:
     tensors: Mapping[str, TensorDrift]
 
 
-def drift_of(views: Mapping[str, TrajectoryView], skipped: Collection[int]) -> Drift:
+def drift_of(views: Mapping[str, TrajectoryView], missing: Collection[int]) -> Drift:
     """Read the tensors one after the other, and measure their drift.
 
     Args:
-        skipped: samples without a value at some checkpoint, which are left out at all of them.
+        missing: samples without a value at some checkpoint, which are not measured at any.
     """
     labels: tuple[str, ...] = ()
     tensors = {}
     for key, view in views.items():
         labels = tuple(one.label for one in view.checkpoints)
         if view.dtype.kind in _NUMBERS:
-            tensors[key] = _measured(view, frozenset(skipped))
+            tensors[key] = _measured(view, frozenset(missing))
     return Drift(labels, tensors)
 
 
@@ -312,13 +312,13 @@ def _bounded(value: float | None, least: float) -> float | None:
     return None if value is None else min(1.0, max(least, value))
 
 
-def _measured(view: TrajectoryView, skipped: frozenset[int]) -> TensorDrift:
+def _measured(view: TrajectoryView, missing: frozenset[int]) -> TensorDrift:
     found: list[tuple[Similarity, Similarity]] = []
     together = _samples_together(view.each[0])
-    first = before = _Values(view.each[0], skipped, together)
+    first = before = _Values(view.each[0], missing, together)
     found.append((first.to_itself, first.to_itself))
     for own in view.each[1:]:
-        values = _Values(own, skipped, together)
+        values = _Values(own, missing, together)
         if values.same_as(before):
             # An unchanged tensor (of a frozen layer, for example) is not measured again.
             found.append((found[-1][0], before.to_itself))
@@ -354,9 +354,9 @@ def _similarity(reference: "_Values", other: "_Values") -> Similarity:
 class _Values:
     """A tensor at one checkpoint, shard by shard, kept in memory if it is small."""
 
-    def __init__(self, view: TensorView, skipped: frozenset[int], together: int) -> None:
+    def __init__(self, view: TensorView, missing: frozenset[int], together: int) -> None:
         self._view = view
-        self._skipped = skipped
+        self._missing = missing
         self._together = together
         self._kept: list[Block] | None = None
 
@@ -411,7 +411,7 @@ class _Values:
             yield joined(gathered)
 
     def _block(self, start: int, values: Values) -> Block:
-        missing = [at for at in range(len(values)) if start + at in self._skipped]
+        missing = [at for at in range(len(values)) if start + at in self._missing]
         if isinstance(values, Dense):
             kept_rows = np.delete(values.values, missing, axis=0) if missing else values.values
             return Block(kept_rows, True)

@@ -114,11 +114,11 @@ def check_any_values(entries: Iterable[Entry], samples: int) -> None:
     """
     count, first = 0, ""
     for entry in entries:
-        count += len(entry.skipped)
-        first = first or next(iter(entry.skipped.values()), "")
+        count += len(entry.missing)
+        first = first or next(iter(entry.missing.values()), "")
     if samples and count == samples:
         raise FinalError(
-            f"no sample has a value: all {samples} were skipped.  "
+            f"no sample has a value: all {samples} were skipped. "
             f"The first: {first.removesuffix('.')}. To store values that are not finite: "
             f"runtime.non_finite=warn. To see where a model fails: runtime.bad_samples=fail. "
             f"That takes a new run, because this one keeps its settings"

@@ -21,7 +21,7 @@ from extractkit.runs.upgrades import (
 )
 from extractkit.store.local import append_line, write_durably
 
-SCHEMA = 5
+SCHEMA = 6
 """Version of the fields of a line. Raise it with every change of them."""
 
 _SCHEMA = "schema"
@@ -41,7 +41,7 @@ class Entry:
         values: SHA-256 over the values, independent of the file format
             (`extractkit.core.values.digest`).
         stats: what the checks found in the values of each tensor.
-        skipped: the samples of the range without values, by index, with the reason.
+        missing: the samples of the range without values, by index, with the reason.
         timings: seconds spent in each stage.
         state: the file with the state that the model carries to the next shard; None if it carries
             none.
@@ -53,7 +53,7 @@ class Entry:
     files: Mapping[str, StoredFile]
     values: str
     stats: Mapping[str, ValueStats] = field(default_factory=dict)
-    skipped: Mapping[str, str] = field(default_factory=dict)
+    missing: Mapping[str, str] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)
     checkpoint: int | None = None
     state: StoredFile | None = None
@@ -196,7 +196,7 @@ def value_stats(path: Path, committed: Mapping[Shard, Entry]) -> dict[str, Value
         if entry is None or (kept := pending.get(entry.covers)) is None:
             continue
         # If two lines of a shard record the same values, either one serves.
-        if (entry.values, entry.skipped) == (kept.values, kept.skipped):
+        if (entry.values, entry.missing) == (kept.values, kept.missing):
             del pending[entry.covers]
             for key, stats in entry.stats.items():
                 found[key] = merged([found[key], stats]) if key in found else stats

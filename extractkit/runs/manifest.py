@@ -13,7 +13,7 @@ from pathlib import Path
 
 from extractkit.advice import command
 from extractkit.core.catalog import TensorRecord
-from extractkit.core.checkpoints import Checkpoint, SkippedCheckpoint
+from extractkit.core.checkpoints import Checkpoint, ExcludedCheckpoint
 from extractkit.core.plan import CONSTANTS_SHARD, Part, Shard
 from extractkit.core.value_checks import ValueStats
 from extractkit.errors import RunDirectoryError
@@ -108,7 +108,7 @@ class RunTensor:
 
 
 @dataclass(frozen=True)
-class Skipped:
+class Unextractable:
     """A tensor that a selector matched but that cannot be extracted."""
 
     address: str
@@ -183,14 +183,14 @@ class Actual:
     Attributes:
         samples, shards: the committed numbers. With checkpoints, samples count once for each.
         bytes: size of the shards' files, over all sinks.
-        skipped: number of samples without values.
+        missing: number of samples without values.
         values: what the checks found in each tensor's values, by key.
     """
 
     samples: int
     shards: int
     bytes: int
-    skipped: int = 0
+    missing: int = 0
     values: Mapping[str, ValueStats] = field(default_factory=dict)
 
     @classmethod
@@ -204,7 +204,7 @@ class Actual:
             samples=sum(entry.stop - entry.start for entry in entries),
             shards=len(entries),
             bytes=sum(file.size for entry in entries for file in entry.stored),
-            skipped=sum(len(entry.skipped) for entry in entries),
+            missing=sum(len(entry.missing) for entry in entries),
             values=values,
         )
 
@@ -221,10 +221,11 @@ class Manifest:
         model_name: the chosen entry of the `model` group.
         model: the adapter's description, `weights` (SHA-256) and `definition` (SHA-256 of what the
             model computes; null if unknown).
-        inputs, tensors, skipped, plan, actual: see their types. `actual` is null until finished.
+        inputs, tensors, unextractable, plan, actual: see their types. `actual` is null until
+            finished.
         checkpoints: the sets of weights given to the model in turn: an axis of every tensor. Empty
             if the run has no such axis.
-        skipped_checkpoints: those that could not be used.
+        excluded: checkpoints that could not be used.
         origins: the files that the configuration names, except the checkpoints.
         files: files of the run directory that the journal does not record.
         environment: environment variables that may change bits. Every process that resumes the run
@@ -248,11 +249,11 @@ class Manifest:
     model: Mapping[str, object] = field(default_factory=dict)
     inputs: RunInputs | None = None
     tensors: tuple[RunTensor, ...] = ()
-    skipped: tuple[Skipped, ...] = ()
+    unextractable: tuple[Unextractable, ...] = ()
     plan: RunPlan | None = None
     actual: Actual | None = None
     checkpoints: tuple[Checkpoint, ...] = ()
-    skipped_checkpoints: tuple[SkippedCheckpoint, ...] = ()
+    excluded: tuple[ExcludedCheckpoint, ...] = ()
     origins: tuple[Origin, ...] = ()
     files: tuple[StoredFile, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)

@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from extractkit.runs.intact import check_names
 from extractkit.runs.journal import Journal
 from extractkit.runs.layout import JOURNAL, SAMPLES
 from extractkit.runs.manifest import Manifest, Status
-from extractkit.runs.samples import Samples
+from extractkit.runs.samples import MISSING, Samples, why_missing
 from extractkit.runs.trajectory import position_of, trajectories
 from extractkit.runs.views import Committed, TensorView
 from extractkit.sinks.protocol import Sink
@@ -99,16 +99,24 @@ class Run(Mapping[str, TensorView]):
         return journal.read(self.path / JOURNAL)
 
     @cached_property
-    def skipped(self) -> dict[int, str]:
+    def missing(self) -> dict[int, str]:
         """The samples without values, by index, with the reason.
 
         They keep their position. If all samples have one shape, NaN takes the place of a value, or
         zero or an empty text in types without NaN. If shapes vary, nothing does.
         """
-        found = {int(row["index"]): str(row["skipped"]) for row in self.samples if "skipped" in row}
+        reasons = ((int(row["index"]), why_missing(row)) for row in self.samples)
+        found = {index: reason for index, reason in reasons if reason is not None}
         for entry in self._committed.entries.values():
-            found |= {int(index): reason for index, reason in entry.skipped.items()}
+            found |= {int(index): reason for index, reason in entry.missing.items()}
         return dict(sorted(found.items()))
+
+    @property
+    def skipped(self) -> NoReturn:
+        raise AttributeError(
+            "run.skipped has three new names: run.missing (samples without values, by index), "
+            "run.manifest.unextractable (tensors) and run.manifest.excluded (checkpoints)"
+        )
 
     def select(self, **predicates: object) -> dict[str, TensorView]:
         """Return the tensors that match all predicates, written as in `selectors.NAME`.
@@ -134,7 +142,7 @@ class Run(Mapping[str, TensorView]):
     def to_xarray(self, *keys: str) -> Any:
         """Return some tensors, or all, as an `xarray.Dataset`: read whole, padded, axes named.
 
-        The coordinate `sample` holds the samples' ids. If samples are missing, `skipped` (bool)
+        The coordinate `sample` holds the samples' ids. If samples are missing, `missing` (bool)
         marks them. `checkpoint` holds the checkpoints' steps, or labels if they have no steps.
 
         Raises:
@@ -143,7 +151,7 @@ class Run(Mapping[str, TensorView]):
         """
         views = [self[key] for key in keys] if keys else list(self.values())
         ids = [str(row["id"]) for row in self.samples]
-        return to_dataset(views, ids, self.skipped, self._axis)
+        return to_dataset(views, ids, self.missing, self._axis)
 
     def __getitem__(self, key: str) -> TensorView:
         # Not with `or`: a view is a sequence, so an empty or scalar one is false or ambiguous.
@@ -244,21 +252,17 @@ def sink_of(manifest: Manifest, name: str, trust: Trust = NO_TRUST) -> Sink:
     return sink
 
 
-SKIPPED = "skipped"
-"""The coordinate that marks samples without values, where NaN may also be a computed value."""
-
-
 def to_dataset(
     views: Iterable[TensorView],
     ids: Sequence[str],
-    skipped: Collection[int] = (),
+    missing: Collection[int] = (),
     checkpoints: Sequence[Checkpoint] = (),
 ) -> Any:
     """Return an `xarray.Dataset` with one variable, read whole and padded, for each view.
 
     Args:
         ids: ids of all samples, for the coordinate `sample`.
-        skipped: indices of the samples without values, for the coordinate `skipped`, bool
+        missing: indices of the samples without values, for the coordinate `missing`, bool
             (sample,). If there are none, the coordinate is omitted.
         checkpoints: their steps, or labels if they have no steps, for the coordinate `checkpoint`.
 
@@ -280,9 +284,9 @@ def to_dataset(
     coordinates: dict[str, Any] = {}
     if SAMPLE in sizes:
         coordinates[SAMPLE] = list(ids)
-        if skipped:
-            marks = [number in skipped for number in range(len(ids))]
-            coordinates[SKIPPED] = (SAMPLE, np.array(marks, bool))
+        if missing:
+            marks = [number in missing for number in range(len(ids))]
+            coordinates[MISSING] = (SAMPLE, np.array(marks, bool))
     if checkpoints and AXIS in sizes:
         coordinates[AXIS] = steps_or_labels(checkpoints)
     return xarray.Dataset(variables, coords=coordinates)

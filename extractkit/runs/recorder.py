@@ -233,14 +233,14 @@ class Recorder:
         values: Mapping[str, Values],
         timings: Mapping[str, float] | None = None,
         stats: Mapping[str, ValueStats] | None = None,
-        skipped: Mapping[int, str] | None = None,
+        missing: Mapping[int, str] | None = None,
         state: State | None = None,
     ) -> Entry:
         """Store a shard. Once this returns, the shard survives a crash of the machine.
 
         Holds one sink's file in memory at a time.
         """
-        entry = self._storing.store(shard, values, timings, stats, skipped, state)
+        entry = self._storing.store(shard, values, timings, stats, missing, state)
         self._accept(shard, entry)
         return entry
 
@@ -328,8 +328,8 @@ class Recorder:
             self.directory, manifest.status, manifest.samples, entries, name, sink, check=False
         )
         views = trajectories(manifest, committed)
-        skipped = {int(index) for entry in entries.values() for index in entry.skipped}
-        return drift_of(views, skipped)
+        missing = {int(index) for entry in entries.values() for index in entry.missing}
+        return drift_of(views, missing)
 
     def fail(
         self,

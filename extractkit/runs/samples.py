@@ -17,8 +17,23 @@ from extractkit.store.local import DurableFile
 
 Row = Mapping[str, Any]
 
+MISSING = "missing"
+"""The field of a row that says why the sample has no values; absent where it has some."""
+
+_FORMER_MISSING = "skipped"
+"""Its name in runs of schemas 1 to 6 of the manifest. The rows of a run are never rewritten."""
+
+RESERVED = frozenset({MISSING, _FORMER_MISSING})
+"""Fields that a source's own labels must not use."""
+
 _BLOCK = 1 << 20
 _NEWLINE = ord("\n")
+
+
+def why_missing(row: Row) -> str | None:
+    """Return why a sample has no values; None where it has some, or was only found to later."""
+    reason = row.get(MISSING, row.get(_FORMER_MISSING))
+    return None if reason is None else str(reason)
 
 
 class SamplesWriter:

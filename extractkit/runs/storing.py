@@ -96,7 +96,7 @@ class Storing:
         values: Mapping[str, Values],
         timings: Mapping[str, float] | None = None,
         stats: Mapping[str, ValueStats] | None = None,
-        skipped: Mapping[int, str] | None = None,
+        missing: Mapping[int, str] | None = None,
         state: State | None = None,
     ) -> Entry:
         """Write a shard's files durably. The shard is committed by adding the entry to the journal.
@@ -119,7 +119,7 @@ class Storing:
             files,
             digest(values.items()),
             stats or {},
-            {str(index): reason for index, reason in (skipped or {}).items()},
+            {str(index): reason for index, reason in (missing or {}).items()},
             timings or {},
             shard.checkpoint,
             carried,

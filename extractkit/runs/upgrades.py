@@ -6,7 +6,7 @@ changed: a run that is resumed is written anew in the current schema.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from extractkit.errors import RunDirectoryError
@@ -106,8 +106,15 @@ def _manifest_6(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _manifest_7(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The key `runtime.part` was `runtime.shards`."""
-    raised = dict(fields)
+    """Rename keys of the configuration, and what a run lacks.
+
+    The key `runtime.part` was `runtime.shards`. Unextractable tensors, missing samples and excluded
+    checkpoints were all called skipped.
+    """
+    named = {"skipped": "unextractable", "skipped_checkpoints": "excluded"}
+    raised = dict(_renamed(fields, 6, named))
+    if "actual" in fields:
+        raised["actual"] = _renamed(fields["actual"], 6, {"skipped": "missing"})
     if "job_given" in fields:
         raised["job_given"] = _each(fields["job_given"], _with_part)
     resolved = fields.get("job_resolved")
@@ -201,7 +208,18 @@ def _line_5(fields: Mapping[str, Any]) -> dict[str, Any]:
     return dict(fields)
 
 
-LINE_UPGRADES: Mapping[int, Upgrade] = {1: _line_2, 2: _line_3, 3: _line_4, 4: _line_5}
+def _line_6(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Rename missing samples, which were called skipped."""
+    return dict(_renamed(fields, 5, {"skipped": "missing"}))
+
+
+LINE_UPGRADES: Mapping[int, Upgrade] = {
+    1: _line_2,
+    2: _line_3,
+    3: _line_4,
+    4: _line_5,
+    5: _line_6,
+}
 """The upgrade from each version to the next."""
 
 
@@ -243,9 +261,25 @@ def _with(fields: Any, version: int, added: Mapping[str, Any]) -> Any:
     """
     if not isinstance(fields, Mapping):
         return fields
-    for name in added:
+    _check_absent(fields, version, added)
+    return {**fields, **added}
+
+
+def _renamed(fields: Any, version: int, names: Mapping[str, str]) -> Any:
+    """Return fields under their new names; what is not a mapping stays as it is.
+
+    Raises:
+        RunDirectoryError: They hold one of the new names, so they are not of that version.
+    """
+    if not isinstance(fields, Mapping):
+        return fields
+    _check_absent(fields, version, names.values())
+    return {names.get(key, key): value for key, value in fields.items()}
+
+
+def _check_absent(fields: Mapping[str, Any], version: int, names: Iterable[str]) -> None:
+    for name in names:
         if name in fields:
             raise RunDirectoryError(
                 f"it holds {name!r}, which schema version {version} does not have"
             )
-    return {**fields, **added}

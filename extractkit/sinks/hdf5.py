@@ -9,7 +9,7 @@ shard holds one, each value of the tensor is a row of uint8 of variable length i
 back as bytes.
 
 A tensor whose type has no NaN (integers, booleans, texts) comes with a dataset KEY:present, bool
-(rows,), false where a sample was skipped. In `tensors.h5`, where HDF5 reads the rows of a missing
+(rows,), false where a sample is missing. In `tensors.h5`, where HDF5 reads the rows of a missing
 shard as a fill value, it tells them from real zeros. No key ends that way: an address has one
 colon, and the name of a selector none.
 """

@@ -45,7 +45,7 @@ def test_the_run_without_bad_samples_is_made_in_another_directory(job: list[str]
     assert "it has 9 along" in failed.message
     words = shlex.split(advised(failed))[1:]
     assert ask(*words).code == 0
-    assert list(extractkit.open("a run-2").skipped) == [1]
+    assert list(extractkit.open("a run-2").missing) == [1]
 
 
 def test_resume_advises_the_same_from_any_directory(

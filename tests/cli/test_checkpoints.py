@@ -57,18 +57,18 @@ def test_bad_ones_are_left_out_where_that_is_asked_for(
     done = program(*LAYERS, "+model.checkpoints=my/w/*", SKIP)
     assert (done.returncode, done.stdout) == (cli.DONE, f"{place}/r\n")
     for label in ("odd_1", "torn_1"):
-        assert f"checkpoint '{label}' is left out: " in " ".join(done.stderr.split())
+        assert f"checkpoint '{label}' is excluded: " in " ".join(done.stderr.split())
     run = extractkit.open(place / "r")
     assert run.checkpoints == ("step_9", "step_10")
     assert run["pool:output"].shape == (2, 48, 4)
     shown = " ".join(program("show", "r").stdout.split())
     assert "checkpoints 2: step_9, step_10" in shown
-    assert "left out odd_1: model.checkpoints=" in shown
+    assert "excluded odd_1: model.checkpoints=" in shown
     assert "moved last against first cosine CKA largest step to" in shown
     document = json.loads(program("show", "r", "--json").stdout)
     assert [one["label"] for one in document["checkpoints"]] == ["step_9", "step_10"]
     assert document["drift"]["checkpoints"] == ["step_9", "step_10"]
-    assert [one["label"] for one in document["skipped_checkpoints"]] == ["odd_1", "torn_1"]
+    assert [one["label"] for one in document["excluded"]] == ["odd_1", "torn_1"]
 
 
 def test_plan_and_tensors_tell_of_checkpoints_and_leave_nothing(

@@ -52,7 +52,7 @@ def test_it_tells_what_differs_and_where() -> None:
     assert lines == [
         "A runs/a",
         "B runs/b",
-        "samples 8 by id, 2 left out, skipped in both",
+        "samples 8 by id, 2 missing in both",
         "tolerance 1e-06 + 1e-05 · max(|a|, |b|)",
         "versions.tensorflow 2.20 against 2.21",
         "",
@@ -70,11 +70,11 @@ def test_it_tells_what_differs_and_where() -> None:
     ]
 
 
-def test_samples_that_one_run_alone_skipped_are_told() -> None:
+def test_samples_that_are_missing_from_one_run_alone_are_listed() -> None:
     samples = SampleComparison("id", 3, 0, OneSided(1, ("s4",)), OneSided(5, ("s1", "s2", "s3")))
     text = shown(replace(FOUND, samples=samples))
-    assert "1 sample skipped in A alone: s4\n" in text
-    assert "5 samples skipped in B alone: s1, s2, s3, …\n" in text
+    assert "1 sample missing in A alone: s4\n" in text
+    assert "5 samples missing in B alone: s1, s2, s3, …\n" in text
     assert "left out" not in text
 
 

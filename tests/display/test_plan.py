@@ -4,7 +4,7 @@ import io
 from dataclasses import replace
 from pathlib import Path
 
-from extractkit.core.checkpoints import Checkpoint, SkippedCheckpoint
+from extractkit.core.checkpoints import Checkpoint, ExcludedCheckpoint
 from extractkit.core.plan import Shard
 from extractkit.display.output import render
 from extractkit.display.tensors import plan_overview
@@ -12,7 +12,7 @@ from extractkit.engine.preview import Preview
 from extractkit.engine.sharing import Shared, Sharing
 from tests.display.examples import CATALOG, EVIL, SHOWN_EVIL, planned
 
-SKIPPED = CATALOG["attention:op/Count"]
+COUNT = CATALOG["attention:op/Count"]
 
 
 def preview() -> Preview:
@@ -22,10 +22,10 @@ def preview() -> Preview:
         tensors=tensors,
         measured=(),
         matches={"mine": 1},
-        skipped=(SKIPPED,),
+        unextractable=(COUNT,),
         samples=1500,
         checkpoints=(),
-        skipped_checkpoints=(),
+        excluded=(),
         bytes=2_000_000,
         bound="upper bound",
         sizes={tensors[0].key: 2_000_000},
@@ -47,7 +47,7 @@ def test_it_says_what_is_stored_and_whether_there_is_room() -> None:
     assert lines[3:] == [
         "selectors.mine matches 1 tensor",
         "1 matching tensor cannot be extracted:",
-        f"  attention:op/Count: {SKIPPED.reason}",
+        f"  attention:op/Count: {COUNT.reason}",
         "1,500 samples, 1 tensor: at most 2.0 MB in 2 shards; 10.0 GB are free for /out/run",
     ]
 
@@ -79,9 +79,9 @@ def test_a_plan_over_checkpoints_counts_shards_for_each_of_them() -> None:
 
 def test_checkpoints_that_cannot_be_used_are_named_with_their_reasons() -> None:
     wrong = tuple(
-        SkippedCheckpoint(f"{EVIL}{at}", f"/c/{at}.h5", f"{EVIL} is damaged") for at in range(5)
+        ExcludedCheckpoint(f"{EVIL}{at}", f"/c/{at}.h5", f"{EVIL} is damaged") for at in range(5)
     )
-    lines = shown(replace(preview(), checkpoints=AXIS, skipped_checkpoints=wrong))
+    lines = shown(replace(preview(), checkpoints=AXIS, excluded=wrong))
     assert lines[-6:-1] == [
         "5 checkpoints cannot be used:",
         *(f"  {SHOWN_EVIL}{at}: {SHOWN_EVIL} is damaged" for at in range(3)),
@@ -90,12 +90,10 @@ def test_checkpoints_that_cannot_be_used_are_named_with_their_reasons() -> None:
 
 
 def test_the_document_tells_of_checkpoints() -> None:
-    wrong = (SkippedCheckpoint("bad", "/c/bad.h5", "damaged"),)
-    document = replace(preview(), checkpoints=AXIS[:1], skipped_checkpoints=wrong).to_json()
+    wrong = (ExcludedCheckpoint("bad", "/c/bad.h5", "damaged"),)
+    document = replace(preview(), checkpoints=AXIS[:1], excluded=wrong).to_json()
     assert document["checkpoints"] == [{"label": "epoch_1", "step": 1, "path": "/c/epoch_1.h5"}]
-    assert document["skipped_checkpoints"] == [
-        {"label": "bad", "path": "/c/bad.h5", "reason": "damaged"}
-    ]
+    assert document["excluded"] == [{"label": "bad", "path": "/c/bad.h5", "reason": "damaged"}]
     assert document["shards"] == [{"start": 0, "stop": 1024}, {"start": 1024, "stop": 1500}]
 
 

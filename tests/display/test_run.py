@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from extractkit.core.checkpoints import Checkpoint, SkippedCheckpoint
+from extractkit.core.checkpoints import Checkpoint, ExcludedCheckpoint
 from extractkit.core.value_checks import ValueStats
 from extractkit.display.output import render
 from extractkit.display.run import overview, summary
@@ -18,8 +18,8 @@ from extractkit.runs.manifest import (
     RunInputs,
     RunPlan,
     RunTensor,
-    Skipped,
     Status,
+    Unextractable,
     Volatile,
 )
 from extractkit.sinks.protocol import StoredTensor
@@ -42,7 +42,7 @@ MANIFEST = Manifest(
             ("weights",),
         ),
     ),
-    skipped=(Skipped("x", "because"),),
+    unextractable=(Unextractable("x", "because"),),
     plan=RunPlan(3000, True, ((0, 48),)),
     actual=Actual(samples=48, shards=2, bytes=4000),
 )
@@ -55,15 +55,15 @@ def shown(manifest: Manifest) -> str:
 def test_it_tells_what_a_run_is_and_holds() -> None:
     lines = shown(MANIFEST).splitlines()
     assert lines == [
-        "run       out/run",
-        "status    finished",
-        "started   2026-11-22T10:00:00+00:00",
-        "job       model=reference selectors=layers",
-        "samples   48",
-        "          1 empty line was left out",
-        "shards    2",
-        "size      4.0 kB (3.0 kB of values planned)",
-        "left out  1 tensor, with their reasons in the manifest",
+        "run            out/run",
+        "status         finished",
+        "started        2026-11-22T10:00:00+00:00",
+        "job            model=reference selectors=layers",
+        "samples        48",
+        "               1 empty line was left out",
+        "shards         2",
+        "size           4.0 kB (3.0 kB of values planned)",
+        "unextractable  1 tensor, with their reasons in the manifest",
         "",
         "tensor            dtype    shape       bytes        selectors",
         "pool:output       float32  sample × 4  16 B/sample  layers",
@@ -81,7 +81,7 @@ FOUND = {
 
 
 def finding_rows(text: str) -> list[list[str]]:
-    labels = ("samples", "skipped", "not finite", "constant", "unchanging")
+    labels = ("samples", "missing", "not finite", "constant", "unchanging")
     return [line.split() for line in text.splitlines() if line.startswith(labels)]
 
 
@@ -104,18 +104,18 @@ def test_a_run_without_a_file_over_all_shards_tells_why(
     sink = {"_target_": "extractkit.sinks.hdf5.Hdf5Sink", **settings}
     run = replace(MANIFEST, files=files, job_resolved={"sinks": {"mine": sink}})
     (line,) = [line for line in shown(run).splitlines() if line.startswith("tensors.h5")] or [None]
-    assert line == (told and f"tensors.h5  {told}")
+    assert line == (told and f"tensors.h5     {told}")
     assert "tensors.h5" not in shown(replace(run, status=Status.STARTED, actual=None))
 
 
 def test_what_may_be_a_mistake_is_told_with_its_counts() -> None:
-    actual = Actual(samples=48, shards=2, bytes=4000, skipped=1, values=FOUND)
+    actual = Actual(samples=48, shards=2, bytes=4000, missing=1, values=FOUND)
     inputs = RunInputs("f00", 48, truncated=3)
     assert finding_rows(shown(replace(MANIFEST, actual=actual, inputs=inputs))) == [
         line.split()
         for line in (
             "samples 48, 3 of them cut off",
-            "skipped 1 sample, the reasons are in `run.skipped`",
+            "missing 1 sample, the reasons are in `run.missing`",
             "not finite NaN or infinity in a:output (2 NaN, 1 infinite in 2 samples), "
             "w (4 infinite)",
             "constant one number throughout in b:output (0.5)",
@@ -128,7 +128,7 @@ def test_show_and_the_summary_of_a_run_tell_the_same_of_many_tensors() -> None:
     many = {
         f"{key}{n}": one for key, one in FOUND.items() if key in ("w", "b:output") for n in range(4)
     }
-    actual = Actual(samples=48, shards=2, bytes=4000, skipped=7, values=many)
+    actual = Actual(samples=48, shards=2, bytes=4000, missing=7, values=many)
     text = shown(replace(MANIFEST, actual=actual))
     constant = tuple(key for key in many if key.startswith("b"))
     closing = Summary(
@@ -150,7 +150,7 @@ def test_what_a_file_says_cannot_control_the_terminal() -> None:
     actual = Actual(samples=48, shards=2, bytes=4000, values=found)
     text = shown(replace(MANIFEST, job_given=(EVIL,), actual=actual))
     assert f"infinity in {SHOWN_EVIL} (1 NaN in 1 sample)\n" in text
-    assert f"job         {SHOWN_EVIL}\n" in text
+    assert f"job            {SHOWN_EVIL}\n" in text
 
 
 def axis(count: int) -> tuple[Checkpoint, ...]:
@@ -159,17 +159,17 @@ def axis(count: int) -> tuple[Checkpoint, ...]:
 
 def test_checkpoints_are_counted_and_the_first_and_last_named() -> None:
     few, many = (replace(MANIFEST, checkpoints=axis(count)) for count in (3, 284))
-    assert "checkpoints  3: epoch_0, epoch_1, epoch_2\n" in shown(few)
-    assert "checkpoints  284: epoch_0, epoch_1, …, epoch_283\n" in shown(many)
-    assert "shards       6\n" in shown(few)
+    assert "checkpoints    3: epoch_0, epoch_1, epoch_2\n" in shown(few)
+    assert "checkpoints    284: epoch_0, epoch_1, …, epoch_283\n" in shown(many)
+    assert "shards         6\n" in shown(few)
 
 
-def test_checkpoints_that_were_left_out_are_told_with_their_reasons() -> None:
-    wrong = tuple(SkippedCheckpoint(f"{EVIL}{at}", "/c", "is damaged") for at in range(5))
-    text = shown(replace(MANIFEST, checkpoints=axis(1), skipped_checkpoints=wrong))
+def test_excluded_checkpoints_are_shown_with_their_reasons() -> None:
+    wrong = tuple(ExcludedCheckpoint(f"{EVIL}{at}", "/c", "is damaged") for at in range(5))
+    text = shown(replace(MANIFEST, checkpoints=axis(1), excluded=wrong))
     for at in range(3):
-        assert f"left out     {SHOWN_EVIL}{at}: is damaged\n" in text
-    assert "             and 2 checkpoints more, see the manifest\n" in text
+        assert f"excluded       {SHOWN_EVIL}{at}: is damaged\n" in text
+    assert "               and 2 checkpoints more, see the manifest\n" in text
 
 
 def test_the_summary_counts_checkpoints_and_all_that_was_computed() -> None:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import extractkit
+from extractkit.core.component import Component
 from extractkit.core.plan import PlannedTensor, Shard, plan_tensors
 from extractkit.core.selectors import parse_selector
 from extractkit.core.values import Array, Dense, Ragged, digest
@@ -16,8 +17,9 @@ from extractkit.engine.batches import BatchRules, read_batch
 from extractkit.engine.failing_samples import run_isolated, try_out
 from extractkit.engine.measure import measure_axes
 from extractkit.engine.stream import ShardValues, Stream, fetch
-from extractkit.engine.survey import WAY_OUT, SampleRow, first_usable, survey
+from extractkit.engine.survey import WAY_OUT, SampleRow, first_usable, recorded_survey, survey
 from extractkit.errors import BadSampleError, InputError, JobError, SampleError, SelectionError
+from extractkit.inputs.dataset import Dataset
 from extractkit.inputs.live import LiveArrays
 from extractkit.inputs.protocol import InputSpec, Sample, Signature, Source
 from extractkit.inputs.texts import Texts
@@ -74,23 +76,23 @@ def surveyed(
 ) -> tuple[Mapping[int, str], list[SampleRow], list[int]]:
     rows: list[SampleRow] = []
     found = survey(CHOOSY, source(texts), rows.extend, policy, tensors)  # type: ignore[arg-type]
-    return found.skipped, rows, found.lengths.axes["token"].tolist()
+    return found.missing, rows, found.lengths.axes["token"].tolist()
 
 
 class TestSurvey:
     TEXTS = ("ab", NO_TEXT, NO_CODE, "abc")
 
     def test_what_fails_alone_is_told_with_its_reason_and_keeps_its_place(self) -> None:
-        skipped, rows, lengths = surveyed(self.TEXTS)
-        assert skipped == {1: "inputs[1] is int, no text: 7", 2: "sample '2' has no code"}
+        missing, rows, lengths = surveyed(self.TEXTS)
+        assert missing == {1: "inputs[1] is int, no text: 7", 2: "sample '2' has no code"}
         assert lengths == [2, 0, 0, 3]
         assert rows[1] == {
             "index": 1, "id": "1", "source": "memory", "length": 0, "truncated": False,
-            "tokens": None, "skipped": "inputs[1] is int, no text: 7",
+            "tokens": None, "missing": "inputs[1] is int, no text: 7",
         }  # fmt: skip
         assert rows[2] == {
             "index": 2, "id": "2", "source": "memory", "length": 0, "truncated": False,
-            "tokens": None, "skipped": "sample '2' has no code", "text": NO_CODE,
+            "tokens": None, "missing": "sample '2' has no code", "text": NO_CODE,
         }  # fmt: skip
         assert [row["index"] for row in rows] == [0, 1, 2, 3]
 
@@ -131,7 +133,7 @@ class TestSurvey:
         texts = Texts(path).bind(CHOOSY.signature)
         rows: list[SampleRow] = []
         survey(CHOOSY, texts, rows.extend, "skip")
-        names = [(row["id"], row["source"], "skipped" in row) for row in rows]
+        names = [(row["id"], row["source"], "missing" in row) for row in rows]
         assert names == [
             ("t.jsonl:1", "t.jsonl", False),
             ("t.jsonl:3", "t.jsonl", True),
@@ -153,8 +155,8 @@ class TestSurvey:
 
     def test_too_short_for_a_slice_is_skipped_as_well(self) -> None:
         sliced = planned(path="attention:output", slice={"token": 2})
-        skipped, _, lengths = surveyed(["ab", "abcd", "abc"], sliced)
-        assert skipped == {
+        missing, _, lengths = surveyed(["ab", "abcd", "abc"], sliced)
+        assert missing == {
             0: "it has 2 along 'token', and selectors.mine.slice takes element 2 of that in "
             "'attention:output'"
         }
@@ -174,9 +176,24 @@ class TestSurvey:
 
         arrays = LiveArrays(np.arange(8, dtype="float32").reshape(4, 2)).bind(Fixed().signature)
         rows: list[SampleRow] = []
-        assert survey(Fixed(), arrays, rows.extend, "skip").skipped == {1: "two"}
-        assert rows[1] == {"index": 1, "id": "1", "source": "memory", "skipped": "two"}
-        assert survey(Fixed(), arrays, rows.extend).skipped == {}
+        assert survey(Fixed(), arrays, rows.extend, "skip").missing == {1: "two"}
+        assert rows[1] == {"index": 1, "id": "1", "source": "memory", "missing": "two"}
+        assert survey(Fixed(), arrays, rows.extend).missing == {}
+
+    def test_a_label_is_not_taken_for_the_reason_why_a_sample_is_missing(self) -> None:
+        signature = Signature("fixed", (InputSpec("x", "float32", (2,), (None,)),))
+
+        class Fixed(ReferenceModel):
+            def encode(self, samples: Sequence[Sample]) -> list[Encoded]:
+                return [Encoded({}, {}) for _ in samples]
+
+        Fixed.signature = signature  # type: ignore[assignment,misc]
+        made = "tests.inputs.made_datasets.with_reserved_labels"
+        dataset = Dataset(Component("inputs.dataset", made, {})).bind(signature)
+        rows: list[SampleRow] = []
+        assert survey(Fixed(), dataset, rows.extend, "skip").missing == {}
+        assert recorded_survey(signature, rows, 2).missing == {}
+        assert [(row["missing_"], row["skipped_"]) for row in rows] == [(False, "never")] * 2
 
     @given(st.lists(st.sampled_from(["a", "abc", NO_TEXT, NO_CODE]), max_size=600, min_size=1))
     @settings(max_examples=20)
@@ -184,9 +201,9 @@ class TestSurvey:
         bad = [at for at, text in enumerate(texts) if text in (NO_TEXT, NO_CODE)]
         if len(bad) == len(texts):
             return
-        skipped, rows, lengths = surveyed(texts)
-        assert list(skipped) == bad
-        assert [row["index"] for row in rows if "skipped" in row] == bad
+        missing, rows, lengths = surveyed(texts)
+        assert list(missing) == bad
+        assert [row["index"] for row in rows if "missing" in row] == bad
         assert [n > 0 for n in lengths] == [at not in bad for at in range(len(texts))]
 
 
@@ -265,7 +282,7 @@ def stream(
     found = survey(CHOOSY, texts, lambda rows: None, bad_samples)
     return Stream(
         CHOOSY, texts, program or explosive(PROGRAM), TENSORS, found.lengths, rules,
-        skipped=found.skipped, bad_samples=bad_samples,
+        missing=found.missing, bad_samples=bad_samples,
     )  # fmt: skip
 
 
@@ -288,11 +305,11 @@ class TestStream:
         for shard, one in zip(reversed(shards), reversed(together), strict=True):
             (alone,) = whole.shards([shard])
             assert digest(alone.values.items()) == digest(one.values.items())
-            assert (alone.skipped, alone.stats) == (one.skipped, one.stats)
+            assert (alone.missing, alone.stats) == (one.missing, one.stats)
 
     def check(self, one: ShardValues, texts: Sequence[object]) -> None:
         bad = {at for at in range(one.shard.start, one.shard.stop) if self.bad(texts[at])}
-        assert list(one.skipped) == sorted(bad)
+        assert list(one.missing) == sorted(bad)
         assert list(one.values) == list(one.stats) == [tensor.key for tensor in TENSORS]
         for key, values in one.values.items():
             assert values.absent == tuple(at - one.shard.start for at in sorted(bad))
@@ -313,7 +330,7 @@ class TestStream:
     def test_why_each_is_skipped_is_told(self) -> None:
         texts = source(["a", BOMB, NO_TEXT, NO_CODE])  # type: ignore[list-item]
         (one,) = stream(texts, BatchRules(4, None, True)).shards([Shard(0, 4)])
-        assert one.skipped == {
+        assert one.missing == {
             1: "the model blew up",
             2: "inputs[2] is int, no text: 7",
             3: "sample '3' has no code",
@@ -357,7 +374,7 @@ class TestStream:
     def test_a_shard_of_nothing_but_bad_samples_has_its_place(self) -> None:
         whole = stream(source(["a", BOMB, BOMB]), BatchRules(1, None, True))
         good, bad = whole.shards([Shard(0, 1), Shard(1, 3)])
-        assert (list(good.skipped), list(bad.skipped)) == ([], [1, 2])
+        assert (list(good.missing), list(bad.missing)) == ([], [1, 2])
         assert isinstance(bad.values["attention:op/Softmax"], Ragged)
         assert len(bad.values["attention:op/Softmax"]) == 2
 
@@ -428,13 +445,13 @@ class TestRun:
             bad_samples="skip", shard_size=3, batch_size=2,
         )  # fmt: skip
         run = executed(tmp_path / "run", wanted)
-        assert run.skipped == {
+        assert run.missing == {
             1: "inputs[1] is int, no text: 7",
             3: "the model blew up",
             5: "sample '5' has no code",
         }
         assert [row["index"] for row in run.samples] == list(range(len(self.TEXTS)))
-        assert ["skipped" in row for row in run.samples] == [at in (1, 5) for at in range(7)]
+        assert ["missing" in row for row in run.samples] == [at in (1, 5) for at in range(7)]
         for key in run:
             for at, text in enumerate(self.TEXTS):
                 found = run[key].sample(at)
@@ -463,9 +480,9 @@ class TestRun:
             # With one sample a call, what belongs to a batch as a whole is stored too.
             keys = [key for key in run if key != "attention:op/Count"]
             values = {k: [run[k].sample(at) for at in range(7)] for k in keys}
-            found.append((run.skipped, values))
-        for skipped, values in found[1:]:
-            assert skipped == found[0][0]
+            found.append((run.missing, values))
+        for missing, values in found[1:]:
+            assert missing == found[0][0]
             np.testing.assert_equal(values, found[0][1])
 
     def test_a_token_outside_of_a_keras_models_vocabulary_is_skipped(self, tmp_path: Path) -> None:
@@ -475,8 +492,8 @@ class TestRun:
         ids = np.array([[1, 2], [3, 99], [4, 5], [88, 1]], "int32")
         settings = ["selectors=layers", "runtime.bad_samples=skip", f"hydra.run.dir={tmp_path}/run"]
         run = extractkit.extract(settings, model=model, inputs=ids)
-        assert list(run.skipped) == [1, 3]
-        assert "99 is not in [0, 10)" in run.skipped[1]
+        assert list(run.missing) == [1, 3]
+        assert "99 is not in [0, 10)" in run.missing[1]
         table = model.layers[0].get_weights()[0]
         for at in (0, 2):
             np.testing.assert_array_equal(run["embedding:output"].sample(at), table[ids[at]])
@@ -485,7 +502,7 @@ class TestRun:
 
 def test_texts_of_the_other_tests_are_all_good() -> None:
     found = survey(CHOOSY, source(TEXTS), lambda rows: None, "skip")
-    assert found.skipped == {}
+    assert found.missing == {}
 
 
 def test_a_machine_that_fails_is_no_reason_to_skip(tmp_path: Path) -> None:
@@ -510,4 +527,4 @@ def test_a_bad_first_sample_is_no_reason_to_fail(tmp_path: Path, first: object) 
     wanted = job(
         {"path": "pool:*"}, model=TestRun.Explosive(), inputs=[first, "a"], bad_samples="skip"
     )
-    assert list(executed(tmp_path / "run", wanted).skipped) == [0]
+    assert list(executed(tmp_path / "run", wanted).missing) == [0]

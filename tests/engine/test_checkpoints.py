@@ -213,12 +213,12 @@ def test_a_sample_that_fails_with_some_weights_is_skipped_with_those_alone(tmp_p
         tmp_path / "run",
         over(paths, {"path": "pool:output"}, model=Fussy, inputs=WITH_X, bad_samples="skip"),
     )
-    assert [run.at(label).skipped for label in run.checkpoints] == [{}, {1: "too much"}, {}]
-    assert run.skipped == {1: "too much"}
+    assert [run.at(label).missing for label in run.checkpoints] == [{}, {1: "too much"}, {}]
+    assert run.missing == {1: "too much"}
     values = np.asarray(run["pool:output"])
     assert np.argwhere(np.isnan(values).any(axis=2)).tolist() == [[1, 1]]
     assert run.manifest.actual is not None
-    assert run.manifest.actual.skipped == 1
+    assert run.manifest.actual.missing == 1
     # Left out of all, so that every checkpoint is measured by the same samples.
     assert run.drift is not None
     kept = np.delete(values, 1, axis=1).astype(np.float64)
@@ -280,7 +280,7 @@ def test_what_is_not_finite_is_skipped_at_its_own_checkpoint(tmp_path: Path) -> 
             infinite(tmp_path / "w"), {"path": "embedding:output"}, inputs=WITH_Z, non_finite="skip"
         ),
     )
-    assert [sorted(run.at(place).skipped) for place in run.checkpoints] == [[], [1, 3], []]
+    assert [sorted(run.at(place).missing) for place in run.checkpoints] == [[], [1, 3], []]
     lengths = run["embedding:output"].lengths[:, :, 0]
     assert lengths.tolist() == [[2, 1, 3, 2], [2, 0, 3, 0], [2, 1, 3, 2]]
     drift = run.drift
@@ -339,9 +339,9 @@ def test_a_checkpoint_that_cannot_be_used_ends_the_job_or_is_left_out(
     told = Told()
     run = executed(tmp_path / "run", over(paths, bad_checkpoints="skip"), told)
     assert run.checkpoints == ("step_0", "step_2")
-    (left_out,) = run.manifest.skipped_checkpoints
+    (left_out,) = run.manifest.excluded
     assert (left_out.label, left_out.path) == ("step_1", paths[1])
-    assert f"checkpoint 'step_1' is left out: {left_out.reason}" in told.notes
+    assert f"checkpoint 'step_1' is excluded: {left_out.reason}" in told.notes
     np.testing.assert_array_equal(run["attention:kernel"].at("step_2"), drawn(2)["kernel"])
 
 

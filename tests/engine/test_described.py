@@ -12,7 +12,7 @@ from extractkit.engine.prepare import prepare
 from extractkit.errors import RunDirectoryError
 from extractkit.runs.agreement import differences
 from extractkit.runs.environment import VALUES_VERSION, package_versions
-from extractkit.runs.manifest import Manifest, RunInputs, Skipped, Volatile
+from extractkit.runs.manifest import Manifest, RunInputs, Unextractable, Volatile
 from extractkit.testing.reference import ReferenceModel
 from tests.engine.examples import EVERYTHING, MODEL, TEXTS, job, source
 
@@ -40,7 +40,7 @@ def test_what_is_loaded_is_told(known: Manifest) -> None:
         assert tensor.selectors == ("s0",)
         assert tensor.stored.constant == (tensor.key in MODEL.weights)
     reason = MODEL.catalog["attention:op/Count"].reason
-    assert known.skipped == (Skipped("attention:op/Count", reason or ""),)
+    assert known.unextractable == (Unextractable("attention:op/Count", reason or ""),)
     assert known.settings["batch_size"] == 3
     assert known.settings["device"] == "/CPU:0"
 

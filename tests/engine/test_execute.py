@@ -169,7 +169,7 @@ def test_notes_reach_listener_and_log(tmp_path: Path) -> None:
     run = executed(tmp_path / "run", job(EVERYTHING, inputs=["a" * 65, "b"]), told)
     assert told.notes == [
         "1 of 2 samples were cut off to fit the model (marked in samples.jsonl)",
-        "1 matched tensors cannot be extracted and are left out, first attention:op/Count: "
+        "1 matched tensors cannot be extracted, first attention:op/Count: "
         "no axis of it follows the samples: its value belongs to a whole batch",
     ]
     log = (tmp_path / "run" / LOG).read_text(encoding="utf-8")
@@ -317,7 +317,7 @@ def test_the_manifest_says_what_was_done(tmp_path: Path) -> None:
     assert manifest.inputs is not None
     assert (manifest.inputs.count, manifest.seeds) == (20, {"runtime": 5})
     assert manifest.settings["batch_size"] == 3
-    assert [skipped.address for skipped in manifest.skipped] == ["attention:op/Count"]
+    assert [one.address for one in manifest.unextractable] == ["attention:op/Count"]
     assert {"load", "compile", "survey", "extract"} <= set(manifest.volatile.timings)
     assert manifest.plan is not None
     assert manifest.plan.exact

@@ -209,8 +209,8 @@ def test_what_has_no_value_per_sample_is_left_out_where_others_remain() -> None:
     model = WholeBatch()
     found = measure_axes(model, source(), plan_tensors(model.catalog, [chosen]), Compilation())
     assert [tensor.address for tensor in found.tensors] == ["pool:output"]
-    (skipped,) = found.skipped
-    assert (skipped.address, skipped.reason) == (
+    (unextractable,) = found.unextractable
+    assert (unextractable.address, unextractable.reason) == (
         "pool:op/Max",
         "measured as [4]: no axis of it follows the samples: its value belongs to a whole batch; "
         "with runtime.batch_size=1 it is that of a sample",

@@ -55,7 +55,7 @@ def test_it_says_what_is_measured_matched_and_left_out(tmp_path: Path) -> None:
     plan = preview(job({"path": "pool:*"}, {"path": "attention:op/*"}), tmp_path)
     assert plan.measured == ("pool:op/Max",)
     assert plan.matches == {"s0": 2, "s1": 2}
-    assert [record.address for record in plan.skipped] == ["attention:op/Count"]
+    assert [record.address for record in plan.unextractable] == ["attention:op/Count"]
     assert [tensor.key for tensor in plan.tensors] == [
         "attention:op/Softmax", "attention:op/MatMul", "pool:op/Max", "pool:output",
     ]  # fmt: skip

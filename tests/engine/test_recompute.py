@@ -135,19 +135,19 @@ def test_different_seeds_draw_different_shards(finished: Path) -> None:
     assert len(drawn) > 2
 
 
-def test_skipped_samples_are_skipped_again(tmp_path: Path) -> None:
+def test_missing_samples_are_missing_again(tmp_path: Path) -> None:
     of = whole_job(model=Infinite(), non_finite="skip")
     path = made(tmp_path / "run", of)
-    skipped = [entry.skipped for entry in journal.read(path / JOURNAL).entries]
-    assert sum(map(len, skipped)) == 5
+    missing = [entry.missing for entry in journal.read(path / JOURNAL).entries]
+    assert sum(map(len, missing)) == 5
     assert outcomes(again(path, of)) == [Outcome.OK] * 3
 
     entries = journal.read(path / JOURNAL).by_shard()
     first = SHARDS[1]
-    entries[first] = replace(entries[first], skipped={"0": "because", **entries[first].skipped})
+    entries[first] = replace(entries[first], missing={"0": "because", **entries[first].missing})
     lines = [entry.to_line() for entry in entries.values()]
     (path / JOURNAL).write_text("".join(f"{line}\n" for line in lines))
-    message = "sample 0 was skipped, and is not skipped when computed again"
+    message = "sample 0 was missing, and is not missing when computed again"
     assert told(again(path, of)[AGAIN]) == [message]
 
 

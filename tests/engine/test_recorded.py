@@ -20,13 +20,15 @@ def test_lengths_are_those_of_the_survey() -> None:
     assert set(again.lengths.axes) == {"token"}
     np.testing.assert_array_equal(again.lengths.axes["token"], found.lengths.axes["token"])
     assert again.lengths.axes["token"].dtype == found.lengths.axes["token"].dtype == np.int64
-    assert again.skipped == found.skipped == {}
+    assert again.missing == found.missing == {}
 
 
-def test_skipped_samples_are_told_with_their_reasons() -> None:
-    rows = [{"length": 2}, {"length": 0, "skipped": "no good"}, {"length": 1}]
+@pytest.mark.parametrize("field", ["missing", "skipped"])
+def test_missing_samples_are_found_with_their_reasons(field: str) -> None:
+    """Runs that were made before the field was renamed are read as well."""
+    rows = [{"length": 2}, {"length": 0, field: "no good"}, {"length": 1}]
     found = recorded_survey(MODEL.signature, rows, 3)
-    assert found.skipped == {1: "no good"}
+    assert found.missing == {1: "no good"}
     assert found.lengths.axes["token"].tolist() == [2, 0, 1]
 
 

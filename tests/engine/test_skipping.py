@@ -1,4 +1,4 @@
-"""What is said of samples that are skipped, and a run of which nothing would be left."""
+"""Messages about missing samples, and runs of which all samples are missing."""
 
 import pytest
 
@@ -8,8 +8,8 @@ from extractkit.runs.intact import check_any_values
 from extractkit.runs.journal import Entry
 
 
-def entry(start: int, stop: int, *skipped: int) -> Entry:
-    reasons = {str(index): f"{index} holds 1 NaN value." for index in skipped}
+def entry(start: int, stop: int, *missing: int) -> Entry:
+    reasons = {str(index): f"{index} holds 1 NaN value." for index in missing}
     return Entry(f"{start}-{stop}", start, stop, {}, "", {}, reasons, {})
 
 
@@ -28,7 +28,7 @@ def test_a_run_without_any_sample_left_has_failed() -> None:
         "no sample has a value: all 3 were skipped. The first: 0 holds 1 NaN value. "
         "To store values that are not finite: runtime.non_finite=warn. "
         "To see where a model fails: runtime.bad_samples=fail. "
-        "That takes a new run, as this one keeps its settings"
+        "That takes a new run, because this one keeps its settings"
     )
 
 

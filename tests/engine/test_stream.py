@@ -144,7 +144,7 @@ def test_a_sample_that_can_no_longer_be_read_is_no_mistake_of_the_user() -> None
 
 def test_every_sample_is_counted_once() -> None:
     counted: list[int] = []
-    counting = replace(stream(), on_batch=counted.append, skipped={3: "no good", 11: "no good"})
+    counting = replace(stream(), on_batch=counted.append, missing={3: "no good", 11: "no good"})
     for _ in counting.shards([Shard(0, 7), Shard(7, 20)]):
         pass
     assert sum(counted) == len(TEXTS)

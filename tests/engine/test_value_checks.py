@@ -66,7 +66,7 @@ def shards(stream: Stream, size: int) -> list[ShardValues]:
 
 def test_with_warn_they_are_stored_and_counted() -> None:
     (one,) = shards(stream(["a", NAN, "b", INFINITE, NAN], "warn"), 5)
-    assert one.skipped == {}
+    assert one.missing == {}
     assert np.isnan(one.values["embedding:output"].sample(1)[1, 2])
     embedded, softmax, pooled = one.stats.values()
     assert (embedded.nan, embedded.inf, embedded.first) == (2, 0, {"1": (1, 0), "4": (1, 0)})
@@ -88,7 +88,7 @@ def test_with_fail_tensor_and_sample_are_named_with_the_way_out() -> None:
 
 def test_with_skip_a_sample_is_left_out_of_every_tensor() -> None:
     (one,) = shards(stream(["a", NAN, "b", INFINITE], "skip"), 4)
-    assert one.skipped == {
+    assert one.missing == {
         1: "'embedding:output' holds 1 NaN value (and 1 more tensor)",
         3: "'pool:output' holds 2 infinite values",
     }
@@ -112,7 +112,7 @@ def test_what_is_left_is_what_it_was_and_a_function_of_the_range(
     for one in shards(skipping, size):
         start, stop = one.shard.start, one.shard.stop
         bad = [at for at in range(start, stop) if texts[at] in (NAN, INFINITE)]
-        assert list(one.skipped) == bad
+        assert list(one.missing) == bad
         for key, values in one.values.items():
             for at in set(range(start, stop)) - set(bad):
                 expected = MODEL.forward(tokens(texts[at]))[key]
@@ -122,13 +122,13 @@ def test_what_is_left_is_what_it_was_and_a_function_of_the_range(
         assert alone.stats == one.stats
 
 
-def test_samples_skipped_before_are_not_taken_for_sick() -> None:
-    early = replace(stream(["a", "b", NAN], "fail"), skipped={2: "no good"})
+def test_samples_missing_before_are_not_taken_for_sick() -> None:
+    early = replace(stream(["a", "b", NAN], "fail"), missing={2: "no good"})
     (one,) = shards(early, 3)
-    assert one.skipped == {2: "no good"}
-    late = replace(stream([NAN, "b", "c"], "skip"), skipped={2: "no good"})
+    assert one.missing == {2: "no good"}
+    late = replace(stream([NAN, "b", "c"], "skip"), missing={2: "no good"})
     (one,) = shards(late, 3)
-    assert list(one.skipped) == [0, 2]
+    assert list(one.missing) == [0, 2]
 
 
 def test_a_weight_is_no_sample() -> None:

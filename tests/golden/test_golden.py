@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from extractkit.core.catalog import Kind, Scope, TensorRecord
-from extractkit.core.checkpoints import Checkpoint, SkippedCheckpoint
+from extractkit.core.checkpoints import Checkpoint, ExcludedCheckpoint
 from extractkit.core.plan import Shard
 from extractkit.core.value_checks import ValueStats
 from extractkit.errors import RunDirectoryError
@@ -30,8 +30,8 @@ from extractkit.runs.manifest import (
     RunPlan,
     RunTensor,
     SelfCheck,
-    Skipped,
     Status,
+    Unextractable,
     Volatile,
 )
 from extractkit.sinks.protocol import StoredTensor
@@ -77,14 +77,14 @@ EXPECTED = Manifest(
             ("mine",),
         ),
     ),
-    skipped=(Skipped("b:op/MatMul", "made inside a loop"),),
+    unextractable=(Unextractable("b:op/MatMul", "made inside a loop"),),
     plan=RunPlan(96, True, ((0, 2), (2, 3))),
-    actual=Actual(samples=3, shards=2, bytes=800, skipped=1, values={"a:output": STATS}),
+    actual=Actual(samples=3, shards=2, bytes=800, missing=1, values={"a:output": STATS}),
     checkpoints=(
         Checkpoint("epoch_1", 1, "/models/epoch_1.h5", "8" * 64, 500),
         Checkpoint("last", None, "/models/last.h5", "9" * 64, 501),
     ),
-    skipped_checkpoints=(SkippedCheckpoint("epoch_2", "/models/epoch_2.h5", "damaged"),),
+    excluded=(ExcludedCheckpoint("epoch_2", "/models/epoch_2.h5", "damaged"),),
     origins=(Origin("model.path", "/models/mine.keras", "4" * 64, 1000),),
     files=(StoredFile("samples.jsonl", "5" * 64, 90),),
     environment={"TF_NUM_INTRAOP_THREADS": "2"},
@@ -118,11 +118,11 @@ def entry(shard: Shard, values: str, **more: object) -> Entry:
 STATE = StoredFile("shards/000000000-000000002.state.npz", "8" * 64, 300)
 ENTRIES = (
     entry(Shard(0, 0), "a"),
-    entry(Shard(0, 2), "b", stats={"a:output": STATS}, skipped={"0": "é is too long"}, state=STATE),
+    entry(Shard(0, 2), "b", stats={"a:output": STATS}, missing={"0": "é is too long"}, state=STATE),
     entry(Shard(2, 3, checkpoint=1), "c"),
 )
 BEFORE_STATES = tuple(replace(one, state=None) for one in ENTRIES)
-LINES = {3: BEFORE_STATES, 4: ENTRIES, journal.SCHEMA: ENTRIES}
+LINES = {3: BEFORE_STATES, 4: ENTRIES, 5: ENTRIES, journal.SCHEMA: ENTRIES}
 """What journals with lines of each version are read as."""
 
 
@@ -169,7 +169,9 @@ def test_an_older_manifest_of_a_part_has_the_current_key(tmp_path: Path) -> None
     assert found.job_resolved["sinks"] == EXPECTED.job_resolved["sinks"]
     fields["job_resolved"]["runtime"]["part"] = "2/4"
     (tmp_path / MANIFEST).write_bytes(manifests.sealed(fields))
-    with pytest.raises(RunDirectoryError, match="it holds 'part', which schema version 6 has not"):
+    with pytest.raises(
+        RunDirectoryError, match="it holds 'part', which schema version 6 does not have"
+    ):
         manifests.read(tmp_path)
 
 

@@ -112,8 +112,17 @@ def test_its_drift(run: Path) -> None:
 def test_a_run_with_a_sample_that_has_no_values(run: Path) -> None:
     found = open_run(run)
     assert found.status is Status.FINISHED
-    assert list(found.skipped) == [3]
+    assert list(found.missing) == [3]
     check(found, samples=(0, 1, 2, 4))
+
+
+@runs("joined")
+def test_the_former_word_names_those_that_replace_it(run: Path) -> None:
+    found = open_run(run)
+    with pytest.raises(AttributeError) as error:
+        _ = found.skipped
+    for name in ("missing", "manifest.unextractable", "manifest.excluded"):
+        assert f"run.{name} " in str(error.value)
 
 
 @pytest.mark.parametrize("folder", [name for name in FOLDERS if (RUNS / name / "sweep").exists()])

@@ -122,3 +122,8 @@ def number() -> int:
 
 def unequal() -> dict[str, np.ndarray]:
     return {"x": IMAGES, "label": LABELS[:2]}
+
+
+def with_reserved_labels() -> list[object]:
+    """Samples with labels that `samples.jsonl` has fields for."""
+    return [{"x": np.zeros(2, "float32"), "missing": False, "skipped": "never"}] * 2

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from extractkit.core.checkpoints import SkippedCheckpoint
+from extractkit.core.checkpoints import ExcludedCheckpoint
 from extractkit.errors import ConfigError, JobError, ModelError
 from extractkit.models import given_weights as axes
 from extractkit.models.checkpoint import load as load_weights_alone
@@ -121,7 +121,7 @@ def test_all_that_are_built_alike_are_tried_by_loading_one(tmp_path: Path) -> No
     assert found.checkpoints == ()
     found.choose("fail")
     assert labels(found) == ["0", "1", "2", "3", "4"]
-    assert found.skipped == ()
+    assert found.excluded == ()
     assert model.loaded == ["0.safetensors"]  # which tells that all fit, and is computed with first
     assert {one.bytes for one in found.checkpoints} == {Path(paths[0]).stat().st_size}
 
@@ -178,10 +178,10 @@ def test_the_policy_skips_and_names_what_cannot_be_used(tmp_path: Path) -> None:
     found = axis(paths)
     found.choose("skip")
     assert labels(found) == ["a", "e"]
-    reasons = {one.label: one.reason for one in found.skipped}
+    reasons = {one.label: one.reason for one in found.excluded}
     assert list(reasons) == ["torn", "wide", "wide2", "none"]
-    assert all(isinstance(one, SkippedCheckpoint) for one in found.skipped)
-    assert [one.path for one in found.skipped] == paths[1:5]
+    assert all(isinstance(one, ExcludedCheckpoint) for one in found.excluded)
+    assert [one.path for one in found.excluded] == paths[1:5]
     assert reasons["wide"] == f"model.checkpoints={paths[2]!r} does not fit."
     assert reasons["wide2"] == (
         f"model.checkpoints={paths[3]!r} is built like another that does not fit: {reasons['wide']}"
@@ -225,7 +225,7 @@ def unlike(tmp_path: Path, path: str) -> str:
     found = axis([usual[0], path, *usual[1:]], alike=True)
     found.choose("skip")
     assert labels(found) == ["usual0", "usual1", "usual2"]
-    (left_out,) = found.skipped
+    (left_out,) = found.excluded
     told = f"model.checkpoints={path!r} is not built like {usual[0]!r}: "
     assert left_out.reason.startswith(told)
     return left_out.reason.removeprefix(told)

@@ -61,13 +61,13 @@ def eagerly(path: Path) -> Model:
     return eager(looks_up)
 
 
-def skipped(model: Model, ids: Any, directory: Path) -> list[int]:
+def missing(model: Model, ids: Any, directory: Path) -> list[int]:
     settings = ["selectors=outputs", "runtime.bad_samples=skip"]
     run = extractkit.extract(settings, model=model, inputs=ids, run_dir=directory)
     (key,) = run
-    for at in set(range(len(ids))) - set(run.skipped):
+    for at in set(range(len(ids))) - set(run.missing):
         np.testing.assert_array_equal(run[key].sample(at), TABLE[ids[at]])
-    return list(run.skipped)
+    return list(run.missing)
 
 
 @pytest.mark.parametrize("build", [function, session, eagerly])
@@ -80,7 +80,7 @@ def test_an_index_that_is_none_is_the_samples_fault(build: Any, tmp_path: Path) 
         program({"at": BAD}, {})
     with pytest.raises(SampleError, match=r"is not in \[0, 3\)"):
         model.own_call().outputs({"at": BAD}, {})
-    assert skipped(model, BAD, tmp_path / "run") == [2]
+    assert missing(model, BAD, tmp_path / "run") == [2]
 
 
 SHORT = tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")
@@ -104,22 +104,22 @@ def test_memory_that_is_short_ends_the_job(
     monkeypatch.setattr(FunctionModel, "program", lambda *given: exploding(build(*given), error))
     expected = JobError if error is SHORT else MemoryError
     with pytest.raises(expected, match=r"OOM when allocating|no room") as caught:
-        skipped(model, BAD, tmp_path / "run")
+        missing(model, BAD, tmp_path / "run")
     assert not isinstance(caught.value, SampleError)
-    assert skipped(model, GOOD, tmp_path / "good") == []
+    assert missing(model, GOOD, tmp_path / "good") == []
 
 
 @pytest.mark.parametrize("error", [MemoryError, OSError, RuntimeError])
 def test_what_python_code_cannot_help_ends_the_job(error: type[Exception], tmp_path: Path) -> None:
     model = eager(exhausts, error=error)
     with pytest.raises((MemoryError, JobError)) as caught:
-        skipped(model, BAD, tmp_path / "run")
+        missing(model, BAD, tmp_path / "run")
     assert not isinstance(caught.value, SampleError)
     assert isinstance(caught.value, MemoryError) == (error is MemoryError)
 
 
 def test_what_python_code_says_of_a_value_is_the_samples_fault(tmp_path: Path) -> None:
-    assert skipped(eager(exhausts, error=ValueError), BAD, tmp_path / "run") == [2]
+    assert missing(eager(exhausts, error=ValueError), BAD, tmp_path / "run") == [2]
 
 
 @pytest.mark.parametrize(

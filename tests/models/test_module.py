@@ -205,8 +205,8 @@ def test_rows_that_the_values_decide_are_left_out(tmp_path: Path) -> None:
         "selectors=outputs",
     )  # fmt: skip
     assert list(run) == [":output.doubled"]
-    (skipped,) = run.manifest.skipped
-    assert skipped.reason.endswith("with runtime.batch_size=1 it is that of a sample")
+    (one,) = run.manifest.unextractable
+    assert one.reason.endswith("with runtime.batch_size=1 it is that of a sample")
     alone = extracted(
         "masked", x, tmp_path / "alone", "model.factory._partial_=true",
         "model.inputs={x: [sample, 2]}", "selectors=outputs", "runtime.batch_size=1",

@@ -156,7 +156,7 @@ def test_such_a_sample_can_be_skipped(tmp_path: Path) -> None:
     samples = dataset(pictures((16, 16), (18, 16)))
     overrides = [LAYERS, "runtime.bad_samples=skip"]
     run = extractkit.extract(overrides, model=unet(keras, 2), inputs=samples, run_dir=tmp_path)
-    assert "multiple of 4 would do" in run.skipped[1]
+    assert "multiple of 4 would do" in run.missing[1]
 
 
 def test_so_is_the_first_one(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_a_longest_length(tmp_path: Path) -> None:
     run = extractkit.extract(
         overrides, model=model, inputs=dataset(samples), run_dir=tmp_path / "t"
     )
-    assert list(run.skipped) == [4]  # not those that were padded to its length
+    assert list(run.missing) == [4]  # not those that were padded to its length
     checked(run, model, samples[:4], keras)
 
 

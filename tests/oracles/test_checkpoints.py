@@ -120,7 +120,7 @@ def test_of_deeplcs_three_files_those_of_other_architectures_are_told_and_left_o
     only = {"path": ":output"}
     wanted = job(only, model=given, inputs=LiveArrays(batch), bad_checkpoints="skip")
     run = executed(tmp_path / "run", wanted)
-    reasons = {one.path: one.reason for one in run.manifest.skipped_checkpoints}
+    reasons = {one.path: one.reason for one in run.manifest.excluded}
     assert reasons.keys() == {str(files[0]), str(files[2])}
     assert all("does not fit the model: 'layers/conv1d" in one for one in reasons.values())
     live = keras.saving.load_model(files[1], compile=False)

@@ -25,7 +25,7 @@ def made_run(
     *,
     ids: Sequence[str] | None = None,
     shards: Sequence[int] = (),
-    skipped: Mapping[int, str] | None = None,
+    missing: Mapping[int, str] | None = None,
     finish: bool = True,
     configured: Mapping[str, object] | None = None,
     **recorded: object,
@@ -35,7 +35,7 @@ def made_run(
     Args:
         ids: of the samples; None: "s0", "s1", …
         shards: where one ends and the next begins.
-        skipped: samples without values, and why.
+        missing: samples without values, and why.
         configured: the configuration of the model.
         recorded: more fields of the manifest.
     """
@@ -63,8 +63,8 @@ def made_run(
     if constants:
         recorder.commit(CONSTANTS_SHARD, constants)
     for shard in ranges:
-        own = {n: why for n, why in (skipped or {}).items() if shard.start <= n < shard.stop}
-        recorder.commit(shard, _part(stored, tensors, shard), skipped=own)
+        own = {n: why for n, why in (missing or {}).items() if shard.start <= n < shard.stop}
+        recorder.commit(shard, _part(stored, tensors, shard), missing=own)
     if finish:
         recorder.finish()
     else:

@@ -269,37 +269,37 @@ def test_runs_without_a_common_sample_cannot_be_compared(make: Make) -> None:
     assert found.beyond
 
 
-def test_skipped_samples_are_left_out_and_counted(make: Make) -> None:
+def test_missing_samples_are_counted_and_not_compared(make: Make) -> None:
     values = random_samples(6)
     other = [np.full((3, 2), np.nan, F32) if n == 4 else value for n, value in enumerate(values)]
-    both = {"skipped": {4: "no picture"}}
+    both = {"missing": {4: "no picture"}}
     found = diff(make({"x": values}, shards=[3], **both), make({"x": other}, shards=[2], **both))
     assert found.samples.compared == 5
-    assert found.samples.skipped == 1
+    assert found.samples.missing == 1
     assert found.samples.one_sided == 0
     assert only(found).verdict is Verdict.EQUAL
     assert not found.beyond
 
 
-def test_a_sample_that_one_run_alone_skipped_is_a_difference(make: Make) -> None:
+def test_a_sample_that_is_missing_from_one_run_alone_is_a_difference(make: Make) -> None:
     values = random_samples(6)
     order = [5, 4, 3, 2, 1, 0]
-    a = make({"x": values}, ids=list("abcdef"), skipped={1: "no picture", 2: "no picture"})
+    a = make({"x": values}, ids=list("abcdef"), missing={1: "no picture", 2: "no picture"})
     b = make(
         {"x": [values[n] for n in order]},
         ids=list("fedcba"),
         shards=[2],
-        skipped={1: "no picture", 3: "no picture", 5: "no picture"},
+        missing={1: "no picture", 3: "no picture", 5: "no picture"},
     )
     found = diff(a, b)
     assert found.samples.compared == 2
-    assert found.samples.skipped == 1  # c
-    assert found.samples.skipped_in_a == OneSided(1, ("b",))
-    assert found.samples.skipped_in_b == OneSided(2, ("a", "e"))
+    assert found.samples.missing == 1  # c
+    assert found.samples.missing_in_a == OneSided(1, ("b",))
+    assert found.samples.missing_in_b == OneSided(2, ("a", "e"))
     assert only(found).verdict is Verdict.EQUAL
     assert found.beyond
     turned = diff(b, a)
-    assert turned.samples.skipped_in_b == OneSided(1, ("b",))
+    assert turned.samples.missing_in_b == OneSided(1, ("b",))
     assert turned.beyond
 
 

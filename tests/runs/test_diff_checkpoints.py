@@ -126,7 +126,7 @@ def test_a_run_without_checkpoints_is_refused_with_a_way_that_works(
     assert extractkit.diff(several.at("s0"), several.at("s1")).beyond
 
 
-def test_samples_skipped_at_one_checkpoint_are_compared_nowhere(tmp_path: Path) -> None:
+def test_samples_missing_at_one_checkpoint_are_compared_nowhere(tmp_path: Path) -> None:
     weights = drawn(1)
     weights["embeddings"][ord("z") % 50] = np.nan
     paths = [*files(tmp_path / "w", [0]), written(tmp_path / "w" / "bad.safetensors", weights)]
@@ -137,7 +137,7 @@ def test_samples_skipped_at_one_checkpoint_are_compared_nowhere(tmp_path: Path) 
     ]
     found = diff(*runs)
     assert not found.beyond
-    assert (found.samples.compared, found.samples.skipped) == (2, 1)
+    assert (found.samples.compared, found.samples.missing) == (2, 1)
 
 
 def test_the_command_tells_checkpoints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

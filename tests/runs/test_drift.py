@@ -145,7 +145,7 @@ def test_the_file_is_strict_json_with_an_entry_for_each_checkpoint(run: Run) -> 
             assert lengths == dict.fromkeys(MEASURES, 4)
 
 
-def test_samples_skipped_at_some_checkpoint_are_left_out_at_all(tmp_path: Path) -> None:
+def test_samples_missing_at_some_checkpoint_are_not_measured_at_any(tmp_path: Path) -> None:
     """For dense and for ragged tensors, at both ends of a shard."""
     paths = files(tmp_path / "w")
     weights = drawn(1)
@@ -154,7 +154,7 @@ def test_samples_skipped_at_some_checkpoint_are_left_out_at_all(tmp_path: Path) 
     texts = ("z", "ab", "cde", "zz", "f", "gh")
     of = over(paths, {"path": "*:output"}, inputs=texts, shard_size=4, non_finite="skip")
     run = executed(tmp_path / "run", of)
-    assert sorted(run.skipped) == [0, 3]
+    assert sorted(run.missing) == [0, 3]
     kept = [1, 2, 4, 5]
     assert_moved(moved(run, "pool:output"), list(np.asarray(run["pool:output"])[:, kept]))
     view = run["attention:output"]

@@ -47,8 +47,8 @@ def entry(start: int, stop: int) -> Entry:
     shard = Shard(start, stop)
     file = StoredFile(f"shards/{shard.key}.h5", "aa", 10)
     stats = {"a:output": ValueStats(1, 0, 1, {str(start): (1, 0)}, -1.0, 2.5, None, 4)}
-    skipped = {str(start): "too long"}
-    return Entry(shard.key, start, stop, {"hdf5": file}, "bb", stats, skipped, {"run": 1.5})
+    missing = {str(start): "too long"}
+    return Entry(shard.key, start, stop, {"hdf5": file}, "bb", stats, missing, {"run": 1.5})
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ def test_a_line_that_is_no_entry_is_damaged(path: Path, line: bytes) -> None:
 
 
 def test_a_name_that_is_no_utf8_survives_its_line(tmp_path: Path) -> None:
-    one = replace(entry(0, 4), skipped={"0": "a\udcff.png cannot be read"})
+    one = replace(entry(0, 4), missing={"0": "a\udcff.png cannot be read"})
     journal.append(tmp_path / "journal.jsonl", one)
     assert journal.read(tmp_path / "journal.jsonl").entries == (one,)
 

@@ -10,25 +10,25 @@ from extractkit.runs.reader import to_dataset
 from tests.runs.diff_examples import made_run
 
 
-def test_skipped_samples_are_marked_along_the_axis_of_samples(tmp_path: Path) -> None:
+def test_missing_samples_are_marked_along_the_axis_of_samples(tmp_path: Path) -> None:
     pytest.importorskip("xarray")
     values = [np.float32([n, np.nan]) for n in range(4)]
     tensors = {"x": values, "w": np.float32([1])}
-    run = made_run(tmp_path / "run", tensors, shards=[2], skipped={1: "no picture", 2: "none"})
+    run = made_run(tmp_path / "run", tensors, shards=[2], missing={1: "no picture", 2: "none"})
     ids = [str(row["id"]) for row in run.samples]
-    data = to_dataset(run.values(), ids, run.skipped)
-    assert data["skipped"].dims == ("sample",)
-    assert data["skipped"].dtype == bool
-    assert data["skipped"].values.tolist() == [False, True, True, False]
+    data = to_dataset(run.values(), ids, run.missing)
+    assert data["missing"].dims == ("sample",)
+    assert data["missing"].dtype == bool
+    assert data["missing"].values.tolist() == [False, True, True, False]
     # So a value that is NaN can be told from one that is missing.
-    assert data["x"].where(~data["skipped"], drop=True)["sample"].values.tolist() == ["s0", "s3"]
-    assert list(to_dataset([run["w"]], ids, run.skipped).coords) == []
+    assert data["x"].where(~data["missing"], drop=True)["sample"].values.tolist() == ["s0", "s3"]
+    assert list(to_dataset([run["w"]], ids, run.missing).coords) == []
 
 
-def test_without_skipped_samples_there_is_no_such_coordinate(tmp_path: Path) -> None:
+def test_without_missing_samples_there_is_no_such_coordinate(tmp_path: Path) -> None:
     pytest.importorskip("xarray")
     run = made_run(tmp_path / "run", {"x": [np.float32([1])]})
-    assert list(to_dataset(run.values(), ["s0"], run.skipped).coords) == ["sample"]
+    assert list(to_dataset(run.values(), ["s0"], run.missing).coords) == ["sample"]
 
 
 class View:

@@ -16,14 +16,14 @@ from extractkit.runs import journal
 from extractkit.runs import manifest as manifests
 from extractkit.runs.environment import GitState
 from extractkit.runs.files import Origin, StoredFile
-from extractkit.runs.manifest import Actual, Manifest, Skipped, Status, Volatile
+from extractkit.runs.manifest import Actual, Manifest, Status, Unextractable, Volatile
 from extractkit.runs.upgrades import LINE_UPGRADES, MANIFEST_UPGRADES
 from tests.runs.examples import SHARDS, TENSORS, manifest
 
 FULL = manifest(
     status=Status.FINISHED,
     model={"weights": "aa", "parameters": 12},
-    skipped=(Skipped("rnn/cell:op/MatMul", "made inside a loop"),),
+    unextractable=(Unextractable("rnn/cell:op/MatMul", "made inside a loop"),),
     actual=Actual(
         8, 4, 10, 1, {"pooler:output": ValueStats(nan=1, samples=1, first={"3": (1, 0)})}
     ),

@@ -438,17 +438,17 @@ def test_a_part_may_skip_all_of_its_samples_but_not_all_parts(tmp_path: Path) ->
     for number in (1, 2):
         make(tmp_path / "run", f"{number}/2", **picky)
     join(tmp_path / "run")
-    assert len(open_run(tmp_path / "run").skipped) == 8
+    assert len(open_run(tmp_path / "run").missing) == 8
     for number in (1, 2):
         make(tmp_path / "none", f"{number}/2", **picky)
     for part in (tmp_path / "none" / "parts").iterdir():
         path = part / JOURNAL
-        entries = [_all_skipped(entry) for entry in journal.read(path).entries]
+        entries = [_all_missing(entry) for entry in journal.read(path).entries]
         journal.rewrite(path, entries)
     with pytest.raises(JobError, match="no sample has a value: all 16 were skipped"):
         join(tmp_path / "none")
     assert not (tmp_path / "none" / MANIFEST).exists()
 
 
-def _all_skipped(entry: Entry) -> Entry:
-    return replace(entry, skipped={str(index): "no" for index in range(entry.start, entry.stop)})
+def _all_missing(entry: Entry) -> Entry:
+    return replace(entry, missing={str(index): "no" for index in range(entry.start, entry.stop)})

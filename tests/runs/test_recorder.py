@@ -279,15 +279,15 @@ def test_what_was_found_in_values_is_kept_and_told_of_the_whole_run(run_path: Pa
     ]
     # Out of order: what is told of the run does not depend on it.
     for shard, stats in reversed(list(zip(SHARDS, found, strict=True))):
-        skipped = {4: "no good"} if shard == SHARDS[1] else {}
+        missing = {4: "no good"} if shard == SHARDS[1] else {}
         values = shard_values(example.samples, shard)
-        recorder.commit(shard, values, stats={HIDDEN: stats}, skipped=skipped)
+        recorder.commit(shard, values, stats={HIDDEN: stats}, missing=missing)
     recorder.finish()
     line = json.loads((run_path / "journal.jsonl").read_text().splitlines()[-2])
-    assert line["skipped"] == {"4": "no good"}
+    assert line["missing"] == {"4": "no good"}
     actual = manifests.read(run_path).actual
     assert actual is not None
-    assert actual.skipped == 1
+    assert actual.missing == 1
     assert actual.values == {
         HIDDEN: ValueStats(1, 2, 2, {"3": (1, 0), "5": (0, 2)}, -2.0, 1.0, None, 8)
     }

@@ -299,10 +299,10 @@ def test_a_shard_that_was_stored_twice_counts_once(run: Path) -> None:
 def test_sums_in_the_manifest_are_held_against_the_journal(run: Path) -> None:
     actual = manifests.read(run).actual
     assert actual is not None
-    change(run, actual=replace(actual, bytes=actual.bytes + 1, skipped=1))
+    change(run, actual=replace(actual, bytes=actual.bytes + 1, missing=1))
     assert messages(verify(run)).splitlines() == [
         f"{run / MANIFEST}: actual.bytes is not the sum over the shards",
-        f"{run / MANIFEST}: actual.skipped is not the sum over the shards",
+        f"{run / MANIFEST}: actual.missing is not the sum over the shards",
     ]
 
 

@@ -51,7 +51,7 @@ def written(
     change: Change = nothing,
     *,
     sinks: Sequence[str] = ("hdf5", "npz"),
-    skipped: Mapping[int, str] | None = None,
+    missing: Mapping[int, str] | None = None,
     rows: Mapping[int, Mapping[str, object]] | None = None,
     **recorded: object,
 ) -> Path:
@@ -67,10 +67,10 @@ def written(
     samples = sample_values()
     for shard in SHARDS:
         values: dict[str, Any] = shard_values(samples, shard)
-        own = {at: why for at, why in (skipped or {}).items() if shard.start <= at < shard.stop}
+        own = {at: why for at, why in (missing or {}).items() if shard.start <= at < shard.stop}
         if shard == FIRST:
             change(values)
-        recorder.commit(shard, values, stats=stats_of(values, shard), skipped=own)
+        recorder.commit(shard, values, stats=stats_of(values, shard), missing=own)
     recorder.finish()
     return path
 
@@ -246,28 +246,28 @@ def skip_the_third(values: dict[str, Any]) -> None:
 WHY = {2: "it is no good"}
 
 
-def test_skipped_samples_have_no_values(tmp_path: Path) -> None:
-    assert not verify(written(tmp_path / "run", skip_the_third, skipped=WHY)).failed
+def test_missing_samples_have_no_values(tmp_path: Path) -> None:
+    assert not verify(written(tmp_path / "run", skip_the_third, missing=WHY)).failed
 
 
-def test_a_skipped_sample_that_has_a_value_is_told(tmp_path: Path) -> None:
-    path = written(tmp_path / "run", sinks=("npz",), skipped=WHY)
+def test_a_missing_sample_that_has_a_value_is_reported(tmp_path: Path) -> None:
+    path = written(tmp_path / "run", sinks=("npz",), missing=WHY)
     told = {f.tensor: f.message for f in of_values(verify(path)) if "has a value" in f.message}
     assert set(told) == {POOLED}  # of the others the third has no elements anyway
 
 
-def test_a_sample_that_was_skipped_from_the_start_is_skipped_in_its_shard(tmp_path: Path) -> None:
-    rows = {2: {"length": 0, "skipped": "it is no good"}}
-    path = written(tmp_path / "run", skip_the_third, skipped=WHY, rows=rows)
+def test_a_sample_that_was_missing_from_the_start_is_missing_from_its_shard(tmp_path: Path) -> None:
+    rows = {2: {"length": 0, "missing": "it is no good"}}
+    path = written(tmp_path / "run", skip_the_third, missing=WHY, rows=rows)
     assert not verify(path).failed
     path = written(tmp_path / "other", rows=rows)
-    only(verify(path), None, "lacks skipped samples, first 2")
+    only(verify(path), None, "lacks missing samples, first 2")
 
 
 @pytest.mark.parametrize("index", ["7", "-1", "x", ""])
 def test_a_shard_skips_no_samples_of_others(tmp_path: Path, index: str) -> None:
     path = written(tmp_path / "run")
-    rewritten(path, skipped={index: "because"})
+    rewritten(path, missing={index: "because"})
     only(verify(path), None, "records missing samples that are not in the shard")
 
 

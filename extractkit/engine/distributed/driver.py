@@ -66,7 +66,7 @@ def accepted(line: str, shard: Shard, directory: Path, manifest: Manifest, write
     if entry.stats.keys() != planned:
         raise GarbledError("it tells of other tensors than those planned")
     samples = {str(index) for index in range(shard.start, shard.stop)}
-    if not entry.skipped.keys() <= samples:
+    if not entry.missing.keys() <= samples:
         raise GarbledError("it tells of samples that are not of its shard")
     return entry
 

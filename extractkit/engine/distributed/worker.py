@@ -105,7 +105,7 @@ def _work(task: Task, inbox: Inbox[str], tell: Callable[[Message], None]) -> Non
         tell(Ready(host(), os.getpid()))
         for one in computed:
             timings = {"compute": one.compute_seconds}
-            entry = storing.store(one.shard, one.values, timings, one.stats, one.skipped)
+            entry = storing.store(one.shard, one.values, timings, one.stats, one.missing)
             del one  # before the next is taken, and the one after that begun
             tell(Stored(entry.to_line()))
 

@@ -125,13 +125,13 @@ class _Content:
 
     def _absent(self) -> list[int]:
         """Return the positions of the samples without values."""
-        skipped = {int(index) for index in self.entry.skipped if index.isdecimal()}
-        within = {index for index in skipped if self.shard.start <= index < self.shard.stop}
-        if len(within) != len(self.entry.skipped):
+        missing = {int(index) for index in self.entry.missing if index.isdecimal()}
+        within = {index for index in missing if self.shard.start <= index < self.shard.stop}
+        if len(within) != len(self.entry.missing):
             self._add(f"{JOURNAL} records missing samples that are not in the shard")
-        known = {i for i in self.rows.skipped if self.shard.start <= i < self.shard.stop}
+        known = {i for i in self.rows.missing if self.shard.start <= i < self.shard.stop}
         if lost := sorted(known - within):
-            self._add(f"{JOURNAL} lacks skipped samples, first {lost[0]}")
+            self._add(f"{JOURNAL} lacks missing samples, first {lost[0]}")
         return [index - self.shard.start for index in sorted(within)]
 
     def _form(self, tensor: RunTensor, value: Values, absent: list[int]) -> list[str]:
@@ -186,7 +186,7 @@ class _Content:
         wrong = []
         blank = without(value, absent, stored.shape)
         if absent and digest([("", blank)]) != digest([("", value)]):
-            wrong.append("a sample that was skipped has a value")
+            wrong.append("a missing sample has a value")
         recorded = self.entry.stats.get(stored.key)
         if recorded is not None:
             start = None if stored.constant else self.shard.start

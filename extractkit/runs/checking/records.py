@@ -19,7 +19,7 @@ from extractkit.runs.files import lines_of
 from extractkit.runs.journal import Entry, entry_of
 from extractkit.runs.layout import HYDRA, JOURNAL, LOG, MANIFEST, SAMPLES, SHARDS
 from extractkit.runs.manifest import Actual, Manifest, Status
-from extractkit.runs.samples import Samples
+from extractkit.runs.samples import Samples, why_missing
 from extractkit.store.local import TEMPORARY
 
 
@@ -163,11 +163,11 @@ class SampleRows:
 
     Attributes:
         lengths: int64 (samples,) for each free axis; under `""` if the model has only one.
-        skipped: the samples that were found unusable before any value was computed.
+        missing: the samples that were found unusable before any value was computed.
     """
 
     lengths: Mapping[str, npt.NDArray[np.int64]] = field(default_factory=dict)
-    skipped: frozenset[int] = frozenset()
+    missing: frozenset[int] = frozenset()
 
     def along(self, dim: str | None) -> npt.NDArray[np.int64] | None:
         """Return the samples' lengths along a named axis, or None if the rows give none."""
@@ -215,7 +215,7 @@ class _RowReader:
         self._truncated = 0
         self._out_of_order: list[int] = []
         self._lengths: dict[str, array[int]] = defaultdict(lambda: array("q"))
-        self._skipped: list[int] = []
+        self._missing: list[int] = []
 
     def read(self, rows: Iterable[object]) -> None:
         for row in rows:
@@ -224,8 +224,8 @@ class _RowReader:
                 self._out_of_order.append(number)
                 continue
             self._truncated += bool(row.get("truncated"))
-            if "skipped" in row:
-                self._skipped.append(number)
+            if why_missing(row) is not None:
+                self._missing.append(number)
             length = row.get("length")
             by_axis = length if isinstance(length, dict) else {_ONLY: length}
             for axis, length in by_axis.items():
@@ -255,4 +255,4 @@ class _RowReader:
 
     def rows(self) -> SampleRows:
         lengths = {axis: np.array(n, np.int64) for axis, n in self._lengths.items()}
-        return SampleRows(lengths, frozenset(self._skipped))
+        return SampleRows(lengths, frozenset(self._missing))

@@ -53,7 +53,7 @@ class Alignment:
 def align(a: Run, b: Run) -> Alignment:
     """Pair the samples by their ids, or by their numbers if the ids of a run are not unique.
 
-    Samples without values in one of the runs are left out.
+    Samples that are missing from one of the runs are not paired.
 
     Raises:
         RunDirectoryError: the list of samples is missing or damaged.
@@ -64,17 +64,17 @@ def align(a: Run, b: Run) -> Alignment:
     names_b: Sequence[object] = ids_b if unique else range(len(ids_b))
     numbers_b = {name: number for number, name in enumerate(names_b)}
     both = [(n, numbers_b[name]) for n, name in enumerate(names_a) if name in numbers_b]
-    skipped_a = {n for n, _ in both if n in a.skipped}
-    skipped_b = {n for n, other in both if other in b.skipped}
-    without = skipped_a | skipped_b
+    missing_a = {n for n, _ in both if n in a.missing}
+    missing_b = {n for n, other in both if other in b.missing}
+    without = missing_a | missing_b
     pairs = [pair for pair in both if pair[0] not in without]
     numbers_a = {name: number for number, name in enumerate(names_a)}
     found = SampleComparison(
         aligned_by=BY_ID if unique else BY_NUMBER,
         compared=len(pairs),
-        skipped=len(skipped_a & skipped_b),
-        skipped_in_a=_one_sided(sorted(skipped_a - skipped_b), ids_a),
-        skipped_in_b=_one_sided(sorted(skipped_b - skipped_a), ids_a),
+        missing=len(missing_a & missing_b),
+        missing_in_a=_one_sided(sorted(missing_a - missing_b), ids_a),
+        missing_in_b=_one_sided(sorted(missing_b - missing_a), ids_a),
         only_in_a=_one_sided(_missing(names_a, numbers_b), ids_a),
         only_in_b=_one_sided(_missing(names_b, numbers_a), ids_b),
     )

@@ -148,23 +148,23 @@ class SampleComparison:
     Attributes:
         aligned_by: "id" if the ids of both runs are unique, else "number".
         compared: number of samples with values in both runs.
-        skipped: number of samples without values in both runs, which are left out.
-        skipped_in_a, skipped_in_b: samples of both runs without values in only one.
+        missing: number of samples that are missing from both runs.
+        missing_in_a, missing_in_b: samples of both runs that are missing from one alone.
         only_in_a, only_in_b: samples of one run only.
     """
 
     aligned_by: str
     compared: int
-    skipped: int = 0
-    skipped_in_a: OneSided = OneSided()
-    skipped_in_b: OneSided = OneSided()
+    missing: int = 0
+    missing_in_a: OneSided = OneSided()
+    missing_in_b: OneSided = OneSided()
     only_in_a: OneSided = OneSided()
     only_in_b: OneSided = OneSided()
 
     @property
     def one_sided(self) -> int:
         """Number of samples that exist, or have values, in one run only."""
-        sides = (self.skipped_in_a, self.skipped_in_b, self.only_in_a, self.only_in_b)
+        sides = (self.missing_in_a, self.missing_in_b, self.only_in_a, self.only_in_b)
         return sum(side.count for side in sides)
 
 

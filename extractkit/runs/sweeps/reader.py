@@ -22,7 +22,8 @@ from extractkit.errors import (
     choices,
 )
 from extractkit.runs.manifest import MANIFEST
-from extractkit.runs.reader import SKIPPED, Run, open_run, steps_or_labels, unique_dims
+from extractkit.runs.reader import Run, open_run, steps_or_labels, unique_dims
+from extractkit.runs.samples import MISSING
 from extractkit.runs.sweeps import (
     JobStatus,
     SweepJob,
@@ -114,7 +115,7 @@ class Sweep:
 
         Its dims are the swept keys, with their values as coordinates (lists as texts), then the
         tensor's own. The samples' ids are a coordinate. If a sample is missing in any run,
-        `skipped` (bool, swept keys and sample) marks it. Named axes other than the samples' are
+        `missing` (bool, swept keys and sample) marks it. Named axes other than the samples' are
         padded to the longest of all runs. All values are read.
 
         Args:
@@ -290,9 +291,9 @@ def labelled(
         coordinates[AXIS] = steps_or_labels(some.manifest.checkpoints)
     if SAMPLE in dims:
         coordinates[SAMPLE] = _ids(some)
-        marks = _skipped(runs, positions, swept, len(coordinates[SAMPLE]))
+        marks = _missing(runs, positions, swept, len(coordinates[SAMPLE]))
         if marks.any():
-            coordinates[SKIPPED] = ((*keys, SAMPLE), marks)
+            coordinates[MISSING] = ((*keys, SAMPLE), marks)
     attributes = {"address": first.record.address, "name": first.record.name}
     return xarray.DataArray(array, coordinates, dims, name=first.key, attrs=attributes)
 
@@ -371,12 +372,12 @@ def _short(values: list[object]) -> str:
     return str(values) if len(values) <= 6 else f"{len(values)} ({values[0]!r}, …)"
 
 
-def _skipped(
+def _missing(
     runs: Mapping[int, Run], positions: Mapping[int, Position], swept: Position, samples: int
 ) -> npt.NDArray[np.bool]:
     marks = np.zeros((*swept, samples), bool)
     for number, run in runs.items():
-        for index in run.skipped:
+        for index in run.missing:
             marks[(*positions[number], index)] = True
     return marks
 

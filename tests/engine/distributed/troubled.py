@@ -136,7 +136,7 @@ def _other_tensors(storing: Storing, entry: Entry) -> Entry:
 
 
 def _other_samples(storing: Storing, entry: Entry) -> Entry:
-    return replace(entry, skipped={"0": "it is another's"})
+    return replace(entry, missing={"0": "it is another's"})
 
 
 def _temporary(storing: Storing, file: StoredFile) -> Path:

@@ -71,7 +71,7 @@ def test_a_whole_job_on_it(file: Path, tmp_path: Path) -> None:
     given = ["model=frozen_graph", f"model.path={file}", "selectors=[ops,outputs]"]
     run = extractkit.extract(given, inputs={"x": x}, run_dir=tmp_path / "run")
     np.testing.assert_allclose(np.asarray(run["beside:0"]), x @ _WEIGHTS + 1)
-    assert "after:0" in {one.address for one in run.manifest.skipped}
+    assert "after:0" in {one.address for one in run.manifest.unextractable}
 
 
 def test_a_saved_model_of_tensorflow_1(tmp_path: Path) -> None:
@@ -109,5 +109,5 @@ def test_a_meta_graph(tmp_path: Path) -> None:
     given = ["model=meta_graph", f"model.path={tmp_path / 'model.meta'}", "selectors=[ops,outputs]"]
     run = extractkit.extract(given, inputs={"x": x}, run_dir=tmp_path / "run")
     np.testing.assert_allclose(np.asarray(run["product:0"]), x @ _WEIGHTS)
-    reasons = {one.address: one.reason for one in run.manifest.skipped}
+    reasons = {one.address: one.reason for one in run.manifest.unextractable}
     assert reasons["after:0"] == _REASON

@@ -120,7 +120,7 @@ def test_one_array_over_the_swept_keys(made: Path) -> None:
     found = array.sel({"model.seed": 2, "model.longest": 4}).values
     np.testing.assert_array_equal(found, np.asarray(sweep.runs[2][HIDDEN]))
     assert np.isnan(array.sel({"model.longest": -1}).values).all()
-    assert "skipped" not in array.coords
+    assert "missing" not in array.coords
 
 
 def test_what_is_missing_has_the_value_that_is_asked_for(made: Path) -> None:
@@ -180,13 +180,13 @@ def test_runs_of_different_kinds_are_no_array(place: Path, arguments: list[str],
         extractkit.open_sweep(place / "s").to_xarray(HIDDEN)
 
 
-def test_skipped_samples_are_marked_in_the_runs_that_skip_them(place: Path) -> None:
+def test_missing_samples_are_marked_in_the_runs_that_lack_them(place: Path) -> None:
     pytest.importorskip("xarray")
     lines = '{"text": "one"}\n{"text": 5}\n{"text": "three"}\n'
     Path("texts.jsonl").write_text(lines, encoding="utf-8")
     given = ("inputs.path=texts.jsonl", "inputs.column=text", "runtime.bad_samples=skip")
     assert not swept("selectors=layers", *given, "model.seed=1,2")
-    marks = extractkit.open_sweep(place / "s").to_xarray("pool:output").coords["skipped"]
+    marks = extractkit.open_sweep(place / "s").to_xarray("pool:output").coords["missing"]
     assert marks.dims == ("model.seed", "sample")
     assert marks.values.tolist() == [[False, True, False]] * 2
 
