@@ -8,7 +8,10 @@ from collections.abc import Iterable, Mapping
 _PLAIN = re.compile(r"([A-Za-z0-9_./-]*[A-Za-z0-9_/-])?", re.ASCII)
 _MODEL, _EXPERIMENT, _SELECTORS = "model", "experiment", "selectors"
 
-RENAMED_KEYS: Mapping[str, str] = {"runtime.shards": "runtime.part"}
+RENAMED_KEYS: Mapping[str, str] = {
+    "model.inputs": "model.input_axes",
+    "runtime.shards": "runtime.part",
+}
 """The current names of configuration keys, by the names that they had before."""
 
 RENAMED_VERBS: Mapping[str, str] = {"finalize": "join"}
@@ -21,17 +24,23 @@ def command(verb: str, *arguments: object) -> str:
 
 
 def renamed_key(key: str, value: object) -> str | None:
-    """Return the message about a key that has another name now; None if it has not."""
+    """Return the message about a key that has another name now; None if it has not.
+
+    Args:
+        key: Of the configuration.
+        value: What is configured under it, as plain data.
+    """
     new = RENAMED_KEYS.get(key)
-    return None if new is None else f"{key} is now {new}. Write: {override(new, value)}"
+    written = shlex.quote(f"{new}={hydra_value(value)}")
+    return None if new is None else f"{key} is now {new}. Write: {written}"
 
 
 def with_current_key(word: str) -> str:
     """Return an override with the current name of its key; any other word as it is."""
-    bare = word.lstrip("+~")
-    key, equals, value = bare.partition("=")
-    marks = word.removesuffix(bare)
-    return f"{marks}{RENAMED_KEYS.get(key, key)}{equals}{value}"
+    return _RENAMED.sub(lambda found: f"{found[1]}{RENAMED_KEYS[found[2]]}", word)
+
+
+_RENAMED = re.compile(rf"^([+~]*)({'|'.join(map(re.escape, RENAMED_KEYS))})(?=[.=]|$)")
 
 
 def listing(
@@ -95,6 +104,19 @@ def _is_another_type(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def hydra_value(value: object) -> str:
+    """Return plain data (mappings, lists, texts, numbers, None) in Hydra's grammar."""
+    if isinstance(value, Mapping):
+        return (
+            f"{{{', '.join(f'{hydra_key(str(k))}: {hydra_value(v)}' for k, v in value.items())}}}"
+        )
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(hydra_value, value))}]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return hydra_text(value) if isinstance(value, str) else str(value)
 
 
 def hydra_quoted(value: str) -> str:

@@ -363,16 +363,16 @@ def test_a_list_that_the_grammar_refuses_is_also_offered_as_a_list() -> None:
     ],
 )
 def test_colons_in_the_names_of_a_mapping_are_answered_with_the_escaped_form(value: str) -> None:
-    override = f"model.inputs={value}"
+    override = f"model.input_axes={value}"
     said = message("model=meta_graph", override)
     assert said.startswith(f"{override!r} cannot be read: ")
     typed = shlex.split(said.rpartition(". Escape the colons in its names: ")[2])
-    inputs = compose(["model=meta_graph", "model.path=m", *typed]).job.model.arguments["inputs"]
+    inputs = compose(["model=meta_graph", "model.path=m", *typed]).job.model.arguments["input_axes"]
     assert inputs == {"Get:0": ["sample", 16], "Get:1": ["sample", 16]}
 
 
 def test_a_mapping_that_escapes_do_not_mend_is_offered_as_text() -> None:
-    said = message("model=meta_graph", "model.inputs={Get:0: [sample], Get:1}")
+    said = message("model=meta_graph", "model.input_axes={Get:0: [sample], Get:1}")
     assert "Quote its value: " in said
 
 

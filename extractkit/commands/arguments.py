@@ -118,7 +118,9 @@ def check_keys(arguments: Sequence[str], rest: Sequence[str]) -> None:
     """
     for argument, is_value in _with_values(rest):
         current = with_current_key(argument)
-        if current != argument and not is_value:
+        # A loader that is not extractkit's may have an argument of this name.
+        of_model = argument.lstrip("+~").startswith("model.")
+        if current != argument and not is_value and not of_model:
             old, new = (word.lstrip("+~").partition("=")[0] for word in (argument, current))
             whole = command(*map(with_current_key, arguments))
             raise ConfigError(f"{old} is now {new}. Write: {whole}")

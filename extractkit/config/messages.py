@@ -1,6 +1,7 @@
 """Translate errors of Hydra, OmegaConf and YAML: what is wrong, what exists, what to type."""
 
 import re
+import shlex
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]
 
-from extractkit.advice import renamed_key
+from extractkit.advice import RENAMED_KEYS, with_current_key
 from extractkit.config import GROUPS, ROOT, config_directory, options
 from extractkit.config import overrides as quoting
 from extractkit.errors import ConfigError, choices
@@ -47,7 +48,7 @@ def translated(overrides: Sequence[str] = ()) -> Iterator[None]:
     except SearchPathException as error:
         raise ConfigError(f"--config-dir: {_lines(error)}") from error
     except ConfigCompositionException as error:
-        raise ConfigError(_misspelt(overrides) or _not_composed(error)) from error
+        raise ConfigError(_misspelt(overrides) or _not_composed(error, overrides)) from error
     except OmegaConfBaseException as error:
         raise ConfigError(_not_resolved(error)) from error
     except MarkedYAMLError as error:
@@ -140,7 +141,7 @@ def _misspelt(overrides: Sequence[str]) -> str | None:
     return None
 
 
-def _not_composed(error: ConfigCompositionException) -> str:
+def _not_composed(error: ConfigCompositionException, overrides: Sequence[str]) -> str:
     message = str(error)
     if found := re.match(r"(?:In '[^']*': )?You must specify '([^']+)'", message):
         return not_chosen(found.group(1), re.findall(r"^\t(\S+)", message, re.MULTILINE))
@@ -153,7 +154,7 @@ def _not_composed(error: ConfigCompositionException) -> str:
         return f"{_where(message)}group {group!r} does not exist. {choices(group, GROUPS)}"
     cause = error.__cause__
     if message.startswith("Could not override") and isinstance(cause, OmegaConfBaseException):
-        return _no_such_key(cause, message)
+        return _no_such_key(cause, message, overrides)
     if isinstance(cause, OmegaConfBaseException):
         return " ".join(filter(None, (_lines(error), _not_resolved(cause))))
     return _lines(error)
@@ -167,19 +168,22 @@ def _ambiguous(override: str) -> str:
     )
 
 
-def _no_such_key(cause: OmegaConfBaseException, message: str) -> str:
+def _no_such_key(cause: OmegaConfBaseException, message: str, overrides: Sequence[str]) -> str:
     key = str(cause.full_key)
     parent, _, last = key.rpartition(".")
     node = cause.parent_node
-    value = message.rpartition("config use +")[2].strip().partition("=")[2]
-    if (renamed := renamed_key(key, value)) is not None:
-        return renamed
     if parent in _OPEN_GROUPS:
         override = message.rpartition("config use +")[2].strip()
         return f"{key} does not exist yet. Add it with a plus: {quoting.as_given(f'+{override}')}"
     keys = [str(name) for name in node] if isinstance(node, DictConfig) and node else []
     if not parent:
         keys = [*GROUPS, "hydra"]
+    new = RENAMED_KEYS.get(key)
+    if new is not None and new.rpartition(".")[2] in keys:
+        refused = message.rpartition("config use +")[2].strip()
+        typed = [one for one in overrides if one != with_current_key(one)]
+        corrected = shlex.join(map(with_current_key, typed or [refused]))
+        return f"{key} is now {new}. Write: {corrected}"
     if not keys:
         return f"{key} does not exist: {parent} is a single value"
     if others := _with_key(parent, last):

@@ -61,7 +61,7 @@ def _key(override: Override) -> str:
 # `model.factory.units=3` names a key that only the factory knows, so Hydra would ask for a plus.
 # Whether the key exists is checked when the model is loaded.
 _INSIDE = re.compile(
-    r"(model\.(factory|inputs|constants|custom_objects)|inputs\.(dataset|columns|features))\.[^=]+="
+    r"(model\.(factory|input_axes|constants|custom_objects)|inputs\.(dataset|columns|features))\.[^=]+="
 )
 
 

@@ -3,12 +3,13 @@
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from extractkit.advice import RENAMED_KEYS, renamed_key
 from extractkit.core.trust import (
     CUSTOM_OBJECTS,
     NO_TRUST,
@@ -94,7 +95,7 @@ class Component:
         open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         for key in self.arguments:
             if key not in named and not open_ended:
-                raise ConfigError(f"{self.at}.{key} does not exist. {choices(key, named)}")
+                raise ConfigError(_no_such_key(f"{self.at}.{key}", self.arguments[key], named))
         for name in named if not self.partial else ():
             if parameters[name].default is inspect.Parameter.empty and name not in self.arguments:
                 raise ConfigError(f"{self.at}.{name} is missing. Give it: {self.at}.{name}=…")
@@ -169,6 +170,15 @@ class Component:
         if not self.vouched and of_keras(self.target):
             check_kind(f"{self.at}.{_TARGET}", self.target, function)
         return function  # type: ignore[no-any-return]
+
+
+def _no_such_key(key: str, value: object, available: Sequence[str]) -> str:
+    at, _, last = key.rpartition(".")
+    new = RENAMED_KEYS.get(key)
+    message = renamed_key(key, value)
+    if message is not None and new in [f"{at}.{name}" for name in available]:
+        return message
+    return f"{key} does not exist. {choices(last, available)}"
 
 
 def import_from_here() -> None:

@@ -162,7 +162,7 @@ def without(signature: Signature, given: Iterable[str]) -> str:
     others = {*wanted} - {*rest}
     if not rest or not others:
         return ""
-    fewer = names_override("model.inputs", rest)
+    fewer = names_override("model.input_axes", rest)
     if others <= signature.optional:
         return f". The model has values of its own for the others: {fewer}"
     return f". For what does not need the others: {fewer}" if signature.selectable else ""

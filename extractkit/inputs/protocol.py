@@ -72,10 +72,10 @@ class Signature:
         takes_pictures: whether it turns pictures of any size into its input by itself (it has an
             image processor); False: it needs one and has none; None: it takes them as arrays.
         longest: the longest that each free axis may be, by name; absent: no limit.
-        selectable: whether `model.inputs` may name fewer inputs: what needs the others is then left
-            out.
-        optional: names of inputs that the model computes by itself where `model.inputs` leaves them
-            out.
+        selectable: whether `model.input_axes` may name fewer inputs: what needs the others is then
+            left out.
+        optional: names of inputs that the model computes by itself where `model.input_axes` leaves
+            them out.
         batch: most samples that one call takes; 1 for a model whose sample axis has a fixed size,
             so that each call stands for one sample. None: any number.
     """

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from extractkit.advice import hydra_text, nested_override
+from extractkit.advice import hydra_value, nested_override
 from extractkit.core.catalog import TEXT
 from extractkit.core.values import Array
 from extractkit.errors import InputError, choices
@@ -98,7 +98,7 @@ class Feature:
         }
         return nested_override(
             "inputs.features",
-            {name if one == self.name else one: _written(its) for one, its in settings.items()},
+            {name if one == self.name else one: hydra_value(its) for one, its in settings.items()},
         )
 
 
@@ -146,17 +146,6 @@ def _settings(name: str, entry: object) -> Mapping[str, object]:
                 f"inputs.features.{name}.{key} does not exist. {choices(str(key), _SETTINGS)}"
             )
     return {str(key): value for key, value in (entry or {}).items() if value is not None}
-
-
-def _written(value: object) -> str:
-    """Return a setting in Hydra's grammar."""
-    if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{key}: {_written(one)}' for key, one in value.items())}}}"
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_written, value))}]"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return hydra_text(value) if isinstance(value, str) else str(value)
 
 
 def _feature(

@@ -1,12 +1,12 @@
-"""Inference of axes from shapes at several sizes, and the settings of `model.inputs`.
+"""Inference of axes from shapes at several sizes, and the settings of `model.input_axes`.
 
 The shapes come from a graph imported with static placeholders, or from running the model: once at a
 base size, and once more for each free axis with only that axis enlarged. An axis whose size changes
 with a free axis follows it. Unknown sizes stay unknown.
 
-model.inputs=[x]                                     # these alone, axes as the graph has them
-model.inputs={x: null, steps: [time, sample, 80]}    # axes by name: the samples, free, fixed
-model.inputs={x: {dims: [sample, 4], dtype: float32}}  # of an undeclared input
+model.input_axes=[x]                                     # these alone, axes as the graph has them
+model.input_axes={x: null, steps: [time, sample, 80]}    # axes by name: the samples, free, fixed
+model.input_axes={x: {dims: [sample, 4], dtype: float32}}  # of an undeclared input
 """
 
 from collections.abc import Mapping, Sequence
@@ -128,7 +128,7 @@ def _axis_of_one(dim: str | None, size: int | None) -> tuple[str | None, int | N
     return (f"f({','.join(others)})" if others else BY_VALUES), None
 
 
-INPUTS = "model.inputs"
+INPUT_AXES = "model.input_axes"
 
 _FORBIDDEN = set("*,()?:")
 
@@ -149,8 +149,8 @@ class InputSetting:
     dtype: str | None = None
 
 
-def parse_inputs(value: object) -> dict[str, InputSetting] | None:
-    """Parse `model.inputs`. Return None if it is not configured: every input, as declared.
+def parse_input_axes(value: object) -> dict[str, InputSetting] | None:
+    """Parse `model.input_axes`. Return None if it is not configured: every input, as declared.
 
     Raises:
         ConfigError: It is neither a list of names nor a mapping of names to axes.
@@ -160,16 +160,18 @@ def parse_inputs(value: object) -> dict[str, InputSetting] | None:
     if isinstance(value, list) and all(isinstance(name, str) for name in value):
         return {name: InputSetting() for name in value}
     if isinstance(value, Mapping):
-        return {str(name): _setting(f"{INPUTS}.{name}", entry) for name, entry in value.items()}
+        return {str(name): _setting(f"{INPUT_AXES}.{name}", entry) for name, entry in value.items()}
     raise ConfigError(
-        f"{INPUTS}={value!r} is neither a list of names nor a mapping of names to axes. "
-        f"Give {INPUTS}=[NAME] or '{INPUTS}={{NAME: [sample, null]}}'"
+        f"{INPUT_AXES}={value!r} is neither a list of names nor a mapping of names to axes. "
+        f"Give {INPUT_AXES}=[NAME] or '{INPUT_AXES}={{NAME: [sample, null]}}'"
     )
 
 
 def advised_settings(settings: Mapping[str, InputSetting]) -> str:
-    """Return the override of `model.inputs` with these settings, quoted for a shell."""
-    return nested_override(INPUTS, {name: _written(setting) for name, setting in settings.items()})
+    """Return the override of `model.input_axes` with these settings, quoted for a shell."""
+    return nested_override(
+        INPUT_AXES, {name: _written(setting) for name, setting in settings.items()}
+    )
 
 
 def _written(setting: InputSetting) -> str:

@@ -16,7 +16,7 @@ from extractkit.advice import nested_override
 from extractkit.core.catalog import TEXT
 from extractkit.core.values import Array
 from extractkit.inputs.protocol import RAGGED, SPARSE, InputSpec, Signature
-from extractkit.models.axes import INPUTS
+from extractkit.models.axes import INPUT_AXES
 from extractkit.models.graphs.signature import Declared
 
 PARTS = {
@@ -74,7 +74,7 @@ class Argument:
             axes[part] = f"[{', '.join(dims)}]"
         return (
             f"it needs the {self.kind} tensor {name!r}, of which a sample is more than one row. "
-            f"Give its parts, one sample a call: {nested_override(INPUTS, axes)}"
+            f"Give its parts, one sample a call: {nested_override(INPUT_AXES, axes)}"
         )
 
 

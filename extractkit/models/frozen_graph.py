@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from extractkit.advice import override
 from extractkit.errors import ModelError
-from extractkit.models.axes import parse_inputs
+from extractkit.models.axes import parse_input_axes
 from extractkit.models.recognition import held, refuse_missing, refuse_others, refuse_unreachable
 from extractkit.models.tensorflow_process import quiet_start
 
@@ -19,7 +19,7 @@ _ENDINGS = (".pb", ".pbtxt")
 
 def load(
     path: str,
-    inputs: object = None,
+    input_axes: object = None,
     outputs: list[str] | None = None,
     constants: Mapping[str, object] | None = None,
 ) -> "SessionModel":
@@ -27,7 +27,7 @@ def load(
 
     Args:
         path: The file, binary or text.
-        inputs: See `parse_inputs`. If None, every placeholder without a constant.
+        input_axes: See `parse_input_axes`. If None, every placeholder without a constant.
         outputs: The names of the model's outputs. If None, the tensors that nothing else in the
             graph consumes.
         constants: Values that are the same for every sample, by placeholder.
@@ -36,7 +36,7 @@ def load(
         ModelError: The file does not exist, is not a GraphDef, is damaged, or lacks weights.
         ConfigError: Inputs, outputs or constants do not exist or do not fit.
     """
-    settings = parse_inputs(inputs)
+    settings = parse_input_axes(input_axes)
     refuse_unreachable(path)
     file = Path(path).expanduser()
     _check(path, file)

@@ -15,7 +15,7 @@ from extractkit.core.plan import numpy_dtype
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError, InputError, ModelError, choices
 from extractkit.inputs.protocol import PICTURE, InputSpec, Sample, Signature
-from extractkit.models.axes import INPUTS, Dim, InputSetting
+from extractkit.models.axes import INPUT_AXES, Dim, InputSetting
 from extractkit.models.foreign import error_summary
 from extractkit.models.graphs.signature import Declared, chosen, declared, signature_of
 from extractkit.models.hugging_face import IMAGE_PROCESSOR, ModelDirectory
@@ -70,7 +70,7 @@ def transformers_signature(
         name: The model's name for messages.
         takes: The inputs that the model declares.
         parameters: Further parameters of its call, which need `settings`.
-        settings: The parsed `model.inputs`.
+        settings: The parsed `model.input_axes`.
 
     Raises:
         ConfigError: An input is not a parameter of the model, or its axes do not fit.
@@ -157,12 +157,12 @@ def _added(
     """Return a parameter of the model's call that is not among its declared inputs."""
     if name not in parameters:
         raise ConfigError(
-            f"{INPUTS}: {name!r} is not an input. {choices(name, [*takes, *parameters])}"
+            f"{INPUT_AXES}: {name!r} is not an input. {choices(name, [*takes, *parameters])}"
         )
     if setting.dims is None:
         raise ConfigError(
-            f"{INPUTS}.{name}: the model does not tell its axes. Say what they are: "
-            f"'{INPUTS}={{{name}: {{dims: [{SAMPLE}, {TOKEN}], dtype: int32}}}}'"
+            f"{INPUT_AXES}.{name}: the model does not tell its axes. Say what they are: "
+            f"'{INPUT_AXES}={{{name}: {{dims: [{SAMPLE}, {TOKEN}], dtype: int32}}}}'"
         )
     shape = tuple(dim if isinstance(dim, int) else None for dim in setting.dims)
     return Declared(name, setting.dtype or "float32", shape)

@@ -172,7 +172,7 @@ def transformers_model(
     """Wrap a built transformers model.
 
     Raises:
-        ConfigError: `model.inputs` or `model.max_length` does not fit it.
+        ConfigError: `model.input_axes` or `model.max_length` does not fit it.
     """
     import tf_keras
 

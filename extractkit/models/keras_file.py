@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from extractkit.core.component import Component
 from extractkit.errors import ConfigError, ModelError, UserError
-from extractkit.models.axes import parse_inputs
+from extractkit.models.axes import parse_input_axes
 from extractkit.models.foreign import error_summary
 from extractkit.models.given_weights import ONE, given_weights
 from extractkit.models.keras_models.model import KEY as STATE
@@ -29,7 +29,7 @@ def load(
     checkpoint_step: object = None,
     custom_objects: Mapping[str, object] | None = None,
     safe_mode: bool = True,
-    inputs: object = None,
+    input_axes: object = None,
     seed: int = 0,
     moving_averages: object = None,
     state: object = None,
@@ -44,7 +44,7 @@ def load(
         checkpoints, checkpoint_step: Several of them; see `given_weights`.
         custom_objects: Dotted paths of classes and functions, by their names in the file.
         safe_mode: Whether to refuse a file that contains Python code.
-        inputs: Axes and dtypes of the inputs; see `parse_inputs`.
+        input_axes: Axes and dtypes of the inputs; see `parse_input_axes`.
         seed: The seed of a factory's initial weights.
         moving_averages: Whether to load averages in place of weights, or the averages' name; see
             `MovingAverages`.
@@ -58,7 +58,7 @@ def load(
         MissingExtraError: A package that a format needs is not installed.
     """
     check_seed(seed)
-    settings = parse_inputs(inputs)
+    settings = parse_input_axes(input_axes)
     averages = MovingAverages(moving_averages)
     policy = check_state(state)
     architecture = _chosen(path, factory)
@@ -137,7 +137,7 @@ def load(
         model,
         name="keras",
         origin=origin,
-        inputs=settings,
+        input_axes=settings,
         checkpoints=weights.axis,
         load=weights.load,
         reload=None if in_memory else reload,

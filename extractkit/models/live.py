@@ -29,7 +29,7 @@ def live_model(
     name: str = "model",
     origin: Mapping[str, object] | None = None,
     example: object = None,
-    inputs: Mapping[str, InputSetting] | None = None,
+    input_axes: Mapping[str, InputSetting] | None = None,
     checkpoints: WeightFiles | None = None,
     load: Callable[[], None] | None = None,
     reload: Reload | None = None,
@@ -41,7 +41,7 @@ def live_model(
     Args:
         example: Arrays that it can be called with. A subclassed model that does not know its
             inputs takes them from these.
-        inputs: The parsed `model.inputs`.
+        input_axes: The parsed `model.input_axes`.
         checkpoints: Several sets of weights to load one after the other.
         load: Loads other weights into the model once its variables exist.
         reload: See `KerasModel`.
@@ -66,13 +66,13 @@ def live_model(
         kind = CarryingModel
     elif layers and state is None:
         warn(layers, state_setting)
-    structure = input_structure(model, example, inputs)
-    structure = with_free_rows(structure, inputs or {}, bool(layers))
+    structure = input_structure(model, example, input_axes)
+    structure = with_free_rows(structure, input_axes or {}, bool(layers))
     wrapped = kind(
         name=name,
         keras_model=model,
         dialect=dialect,
-        signature=signature(name, structure, inputs),
+        signature=signature(name, structure, input_axes),
         pack=packer(structure),
         origin=origin or {},
         checkpoints=checkpoints,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from extractkit.advice import override
 from extractkit.core.checkpoints import KEY as CHECKPOINTS
 from extractkit.errors import ConfigError, ModelError, choices
-from extractkit.models.axes import parse_inputs
+from extractkit.models.axes import parse_input_axes
 from extractkit.models.foreign import error_summary
 from extractkit.models.given_weights import checkpoint_axis
 from extractkit.models.moving_averages import READ_BY, MovingAverages
@@ -39,7 +39,7 @@ def load(
     checkpoint: str | None = None,
     checkpoints: object = None,
     checkpoint_step: object = None,
-    inputs: object = None,
+    input_axes: object = None,
     outputs: list[str] | None = None,
     constants: Mapping[str, object] | None = None,
     moving_averages: object = None,
@@ -51,7 +51,7 @@ def load(
         path: The .meta file, the prefix that it shares with the checkpoint, or their folder.
         checkpoint: The prefix or folder of other weights. If None, those beside the .meta file.
         checkpoints, checkpoint_step: Several of them; see `checkpoint_axis`.
-        inputs: See `parse_inputs`. If None, every placeholder without a constant.
+        input_axes: See `parse_input_axes`. If None, every placeholder without a constant.
         outputs: The names of the model's outputs. If None, the tensors that nothing else in the
             graph consumes.
         constants: Values that are the same for every sample, by placeholder.
@@ -65,7 +65,7 @@ def load(
             wanted averages are missing.
         ConfigError: Inputs, outputs or constants do not exist or do not fit.
     """
-    settings = parse_inputs(inputs)
+    settings = parse_input_axes(input_axes)
     if not isinstance(dropout, bool | None):
         raise ConfigError(f"model.dropout={dropout!r} is not true, false or null")
     averages = MovingAverages(moving_averages)

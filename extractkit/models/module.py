@@ -5,7 +5,7 @@ from typing import Any
 
 from extractkit.core.component import Component
 from extractkit.errors import ConfigError, ModelError, UserError
-from extractkit.models.axes import parse_inputs
+from extractkit.models.axes import parse_input_axes
 from extractkit.models.foreign import error_summary
 from extractkit.models.protocol import Model
 from extractkit.models.tensorflow_process import check_seed, quiet_start
@@ -16,7 +16,7 @@ _NAME = "module"
 def load(
     factory: Component | None = None,
     signature: str | None = None,
-    inputs: object = None,
+    input_axes: object = None,
     constants: Mapping[str, object] | None = None,
     eager: bool = False,
     seed: int = 0,
@@ -27,7 +27,7 @@ def load(
         factory: The `_target_` of the callable that builds it, and its arguments. With
             `_partial_: true` the callable itself is the model.
         signature: The method to call. If None, the object itself.
-        inputs: The arguments that get samples, their axes and dtypes; see `parse_inputs`.
+        input_axes: The arguments that get samples, their axes and dtypes; see `parse_input_axes`.
         constants: Values of arguments that are the same for every sample, by name.
         eager: Whether to run it operation by operation instead of tracing it.
         seed: The seed of every random generator, set before the factory is called.
@@ -45,7 +45,7 @@ def load(
         )
     if not isinstance(eager, bool):
         raise ConfigError(f"model.eager={eager!r} is not true or false")
-    settings = parse_inputs(inputs)
+    settings = parse_input_axes(input_axes)
     check_seed(seed)
     with quiet_start():
         import keras
@@ -68,7 +68,9 @@ def load(
                 "Keras. Name the method to call instead: model.signature=call"
             )
         setting = "model=keras in place of model=module, and model.state={}"
-        return live_model(built, name=_NAME, origin=origin, inputs=settings, state_setting=setting)
+        return live_model(
+            built, name=_NAME, origin=origin, input_axes=settings, state_setting=setting
+        )
     return traced_model(_NAME, built, signature, settings, origin, constants)
 
 
@@ -86,7 +88,7 @@ def traced_model(
         name: The model's name.
         built: A callable, or values.
         signature: The method to call. If None, the object itself.
-        settings: The parsed `model.inputs`.
+        settings: The parsed `model.input_axes`.
         origin: The manifest's entry on where the model comes from.
         constants: Values of arguments that are the same for every sample, by name.
 

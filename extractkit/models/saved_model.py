@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from extractkit.advice import override
 from extractkit.errors import ModelError, choices
-from extractkit.models.axes import InputSetting, parse_inputs
+from extractkit.models.axes import InputSetting, parse_input_axes
 from extractkit.models.foreign import attribute
 from extractkit.models.imports import load_failure, unregistered
 from extractkit.models.protocol import Model
@@ -32,7 +32,7 @@ def load(
     path: str,
     signature: str | None = None,
     tags: list[str] | None = None,
-    inputs: object = None,
+    input_axes: object = None,
     constants: Mapping[str, object] | None = None,
 ) -> Model:
     """Load one signature or function of a SavedModel.
@@ -43,14 +43,14 @@ def load(
             is the second concrete function of "fn", and "fn.0" the first if "fn" is a signature. If
             None, serving_default or the only one.
         tags: The tags of the graph to use. If None, the serving graph or the only one.
-        inputs: See `parse_inputs`.
+        input_axes: See `parse_input_axes`.
         constants: Values of inputs that are the same for every sample, by name.
 
     Raises:
         ModelError: The path is not a SavedModel, is damaged, or has no such signature.
         ConfigError: Inputs or constants do not exist.
     """
-    settings = parse_inputs(inputs)
+    settings = parse_input_axes(input_axes)
     with quiet_start():
         import tensorflow as tf  # noqa: F401
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from extractkit.advice import override
 from extractkit.errors import ConfigError, ModelError
-from extractkit.models.axes import parse_inputs
+from extractkit.models.axes import parse_input_axes
 from extractkit.models.protocol import Model
 from extractkit.models.recognition import held, refuse_missing, refuse_others, refuse_unreachable
 from extractkit.models.tensorflow_process import quiet_start
@@ -18,7 +18,7 @@ _NAME = "tensorflow_js"
 
 def load(
     path: str,
-    inputs: object = None,
+    input_axes: object = None,
     outputs: list[str] | None = None,
     constants: Mapping[str, object] | None = None,
 ) -> Model:
@@ -26,7 +26,7 @@ def load(
 
     Args:
         path: The folder with a `model.json`, or that file.
-        inputs: See `parse_inputs`.
+        input_axes: See `parse_input_axes`.
         outputs: The names of a graph model's outputs. If None, those of its signature, or the
             tensors that nothing else in the graph consumes.
         constants: A graph model's values that are the same for every sample, by input.
@@ -38,7 +38,7 @@ def load(
         MissingExtraError: a layers model of Keras 2 needs tf-keras, which is not installed.
     """
     at = f"model.path={path!r}"
-    settings = parse_inputs(inputs)
+    settings = parse_input_axes(input_axes)
     file = _file(path, at)
     content = read_json(file, at)
     topology = content.get("modelTopology")
@@ -63,7 +63,7 @@ def load(
         from extractkit.models.tfjs import keras_model_of
 
     model = keras_model_of(file, topology, weights, at)
-    return live_model(model, name=_NAME, origin=origin, inputs=settings, state_setting=None)
+    return live_model(model, name=_NAME, origin=origin, input_axes=settings, state_setting=None)
 
 
 def _graph_model(

@@ -108,22 +108,27 @@ def _manifest_6(fields: Mapping[str, Any]) -> dict[str, Any]:
 def _manifest_7(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Rename keys of the configuration, and what a run lacks.
 
-    The key `runtime.part` was `runtime.shards`. Unextractable tensors, missing samples and excluded
-    checkpoints were all called skipped.
+    The keys `runtime.part` and `model.input_axes` were `runtime.shards` and `model.inputs`.
+    Unextractable tensors, missing samples and excluded checkpoints were all called skipped.
     """
     named = {"skipped": "unextractable", "skipped_checkpoints": "excluded"}
     raised = dict(_renamed(fields, 6, named))
     if "actual" in fields:
         raised["actual"] = _renamed(fields["actual"], 6, {"skipped": "missing"})
     if "job_given" in fields:
-        raised["job_given"] = _each(fields["job_given"], _with_part)
+        raised["job_given"] = _with_input_axes(_each(fields["job_given"], _with_part))
     resolved = fields.get("job_resolved")
     if isinstance(resolved, Mapping):
         runtime = resolved.get("runtime")
         if isinstance(runtime, Mapping) and "shards" in runtime:
             others = {key: value for key, value in runtime.items() if key != "shards"}
             runtime = _with(others, 6, {"part": runtime["shards"]})
-            raised["job_resolved"] = {**resolved, "runtime": runtime}
+            resolved = {**resolved, "runtime": runtime}
+        model: Any = resolved.get("model")
+        if _is_own(model) and "inputs" in model:
+            others = {key: value for key, value in model.items() if key != "inputs"}
+            resolved = {**resolved, "model": _with(others, 6, {"input_axes": model["inputs"]})}
+        raised["job_resolved"] = resolved
     return raised
 
 
@@ -143,6 +148,15 @@ def _with_part(override: Any) -> Any:
     if not isinstance(override, str):
         return override
     return re.sub(r"^([+~]*)runtime\.shards(?==|$)", r"\1runtime.part", override)
+
+
+def _is_own(model: Any) -> bool:
+    """Return whether a configured model names a loader of extractkit's.
+
+    A loader of the user's own may have an argument `inputs`.
+    """
+    target = model.get("_target_") if isinstance(model, Mapping) else None
+    return isinstance(target, str) and target.startswith("extractkit.models.")
 
 
 def _chosen_model(given: Any) -> Any:
@@ -230,7 +244,55 @@ def _sized(file: Any) -> Any:
     return _with(others, 1, {"size": file["bytes"]})
 
 
-# ---- shared by both
+# ---- sweeps and their jobs
+
+
+def _sweep_2(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The key `model.input_axes` was `model.inputs`."""
+    return {
+        **fields,
+        "overrides": _with_input_axes(fields.get("overrides")),
+        "jobs": _each(fields.get("jobs"), _swept_job),
+    }
+
+
+def _job_2(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The key `model.input_axes` was `model.inputs`."""
+    return {**fields, "job": _swept_job(fields.get("job"))}
+
+
+SWEEP_UPGRADES: Mapping[int, Upgrade] = {1: _sweep_2}
+JOB_UPGRADES: Mapping[int, Upgrade] = {1: _job_2}
+"""By the version that they raise to the next."""
+
+
+def _swept_job(job: Any) -> Any:
+    if not isinstance(job, Mapping):
+        return job
+    overrides, values = job.get("overrides"), job.get("values")
+    current = _with_input_axes(overrides)
+    if current != overrides and isinstance(values, Mapping):
+        values = {_INPUTS.sub(_INPUT_AXES, key): value for key, value in values.items()}
+    return {**job, "overrides": current, "values": values}
+
+
+# ---- shared
+
+
+_INPUTS = re.compile(r"^([+~]*)model\.inputs(?=[.=]|$)")
+_INPUT_AXES = r"\1model.input_axes"
+_HAD_INPUTS = re.compile(
+    r"model=(.*,)?(frozen_graph|hugging_face|keras|meta_graph|module|saved_model|tensorflow_js)(,|$)"
+)
+
+
+def _with_input_axes(overrides: Any) -> Any:
+    """Return the overrides of a job of one of extractkit's formats with `model.input_axes`."""
+    if not isinstance(overrides, list) or not all(isinstance(one, str) for one in overrides):
+        return overrides
+    if not any(map(_HAD_INPUTS.match, overrides)):
+        return overrides
+    return [_INPUTS.sub(_INPUT_AXES, one) for one in overrides]
 
 
 def _with_full_stats(fields: Any, name: str) -> Any:

@@ -104,7 +104,7 @@ _LOADERS = {
 
 _ARGUMENTS: Mapping[str, Mapping[str, object]] = {
     "frozen_graph": {
-        "inputs": {
+        "input_axes": {
             "placeholder/inputs": ["time", "sample", 80],
             "placeholder/seq_lengths": ["sample"],
             "placeholder/fw_state": [None, "sample", None],
@@ -113,7 +113,7 @@ _ARGUMENTS: Mapping[str, Mapping[str, object]] = {
     },
     "frozen_graph.text": {"constants": {"training": False}},
     "meta_graph": {
-        "inputs": ["model/Placeholder"],
+        "input_axes": ["model/Placeholder"],
         "constants": {"model/Placeholder_2": False},
     },
 }

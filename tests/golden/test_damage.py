@@ -11,7 +11,7 @@ import pytest
 
 from extractkit import cli
 from extractkit.errors import RunDirectoryError
-from extractkit.runs import journal
+from extractkit.runs import journal, sweeps
 from extractkit.runs import manifest as manifests
 from extractkit.runs.reader import open_run
 from extractkit.runs.sweeps.reader import open_sweep
@@ -297,8 +297,10 @@ def test_a_sweep_of_a_newer_extractkit_is_refused(name: str, noun: str, tmp_path
     sweep = Path(shutil.copytree(RUNS / "schema-5" / "sweep", tmp_path / "sweep"))
     # Until a sweep is finished its jobs' own records are read.
     edited(sweep / "sweep.json", lambda fields: fields.update(status="started"))
-    edited(sweep / name, lambda fields: fields.update(schema=2, colour="red"))
-    message = NEWER.format(at=sweep / name, noun=noun, version=2, known="version 1")
+    newer = sweeps.SCHEMA + 1
+    edited(sweep / name, lambda fields: fields.update(schema=newer, colour="red"))
+    known = f"versions 1 to {sweeps.SCHEMA}"
+    message = NEWER.format(at=sweep / name, noun=noun, version=newer, known=known)
     assert run_command("show", str(sweep)) == (2, message)
     with pytest.raises(RunDirectoryError, match="was written by a newer extractkit"):
         open_sweep(sweep)

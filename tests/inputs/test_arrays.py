@@ -296,9 +296,9 @@ class TestFit:
         signature = replace(TWO, optional=frozenset({"mask"}))
         np.savez("ids.npz", ids=np.zeros((2, 3), int))
         np.savez("mask.npz", mask=np.zeros((2, 3), bool))
-        advice = ". The model has values of its own for the others: 'model.inputs=[ids]'"
+        advice = ". The model has values of its own for the others: 'model.input_axes=[ids]'"
         assert refusal(signature, "ids.npz").endswith(advice)
-        assert "model.inputs" not in refusal(signature, "mask.npz")
+        assert "model.input_axes" not in refusal(signature, "mask.npz")
 
     @pytest.mark.parametrize("shape", [(100, 12), (100,), (), (100, 10, 1)])
     def test_a_wrong_shape_is_shown_beside_the_models(

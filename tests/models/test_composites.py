@@ -271,8 +271,10 @@ def test_a_sparse_feature_of_a_graph_of_tensorflow_1(tmp_path: Path) -> None:
     without = [{"age": sample["age"]} for sample in samples]
     with pytest.raises(InputError, match="no column 'words' for input 'words'") as refused:
         run(tmp_path / "m", tmp_path / "w", without)
-    assert str(refused.value).endswith(". For what does not need the others: 'model.inputs=[age]'")
-    older = run(tmp_path / "m", tmp_path / "w", without, "model.inputs=[age]")
+    assert str(refused.value).endswith(
+        ". For what does not need the others: 'model.input_axes=[age]'"
+    )
+    older = run(tmp_path / "m", tmp_path / "w", without, "model.input_axes=[age]")
     assert np.asarray(older[":output.older"]).tolist() == [26, 51, 39]
     alone = run(tmp_path / "m", tmp_path / "1", samples, "runtime.batch_size=1")
     found = [alone[":output.same.values"].sample(at).tolist() for at in range(3)]
@@ -372,12 +374,12 @@ def test_a_row_of_any_length_has_no_gaps(tmp_path: Path) -> None:
     [
         (
             "deep",
-            "model.inputs={x: [value], x_1: [split1], x_2: [split2]}",
+            "model.input_axes={x: [value], x_1: [split1], x_2: [split2]}",
             {"x": [1.0, 2.0, 3.0], "x_1": [0, 2], "x_2": [0, 1, 3]},
         ),
         (
             "cube",
-            "model.inputs={x: [value, 3], x_1: [value], x_2: [3]}",
+            "model.input_axes={x: [value, 3], x_1: [value], x_2: [3]}",
             {"x": [[0, 0, 1], [0, 1, 0]], "x_1": [2.0, 4.0], "x_2": [1, 2, 2]},
         ),
     ],

@@ -123,8 +123,8 @@ def doubled() -> object:
 def test_nobody_can_tell_what_runs_eagerly() -> None:
     factory = Component("model.factory", f"{__name__}.doubled")
     inputs = {"x": {"dims": ["sample", 2], "dtype": "float32"}}
-    assert module.load(factory, inputs=inputs, eager=True).definition_digest() is None
-    assert module.load(factory, inputs=inputs).definition_digest() is not None
+    assert module.load(factory, input_axes=inputs, eager=True).definition_digest() is None
+    assert module.load(factory, input_axes=inputs).definition_digest() is not None
 
 
 def tabled(words: Path) -> tf.Variable:

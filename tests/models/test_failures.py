@@ -42,11 +42,11 @@ def exhausts(error: type[Exception], *arguments: object) -> Any:
 
 def eager(build: Any, **arguments: object) -> Model:
     factory = Component("model.factory", f"{__name__}.{build.__name__}", arguments)
-    return module.load(factory, inputs=AT, eager=True)
+    return module.load(factory, input_axes=AT, eager=True)
 
 
 def function(path: Path) -> Model:
-    return module.load(Component("model.factory", f"{__name__}.looks_up"), inputs=AT)
+    return module.load(Component("model.factory", f"{__name__}.looks_up"), input_axes=AT)
 
 
 def session(path: Path) -> Model:

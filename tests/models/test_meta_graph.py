@@ -91,7 +91,7 @@ def test_parts_of_a_variable_are_put_together(tmp_path: Path) -> None:
 
 
 def test_training_is_no_part_of_the_weights(tmp_path: Path) -> None:
-    model = load(str(saved(trained, tmp_path / "model")), inputs=["x"])
+    model = load(str(saved(trained, tmp_path / "model")), input_axes=["x"])
     kinds = {
         address: record.kind
         for address, record in model.catalog.items()
@@ -111,7 +111,7 @@ def test_training_is_no_part_of_the_weights(tmp_path: Path) -> None:
 
 
 def test_tables_are_filled(tmp_path: Path) -> None:
-    model = load(str(saved(trained, tmp_path / "model")), inputs=["word"])
+    model = load(str(saved(trained, tmp_path / "model")), input_axes=["word"])
     words = np.array(["b", "?", "a"], object)
     (found,) = model.program([Fetch("found:0")], Compilation())({"word": words}, {})
     assert found.tolist() == [8, -1, 7]

@@ -123,12 +123,12 @@ class TestUnnamedSpec(ModelContract):
 
 class TestDeclaringModule(ModelContract):
     def model(self) -> Model:
-        return model("Declaring", inputs={"x": {"dims": ["sample", 4]}})
+        return model("Declaring", input_axes={"x": {"dims": ["sample", 4]}})
 
 
 class TestModule(ModelContract):
     def model(self) -> Model:
-        return model("Affine", inputs=X)
+        return model("Affine", input_axes=X)
 
 
 class TestFunctionWithSignature(ModelContract):
@@ -138,18 +138,18 @@ class TestFunctionWithSignature(ModelContract):
 
 class TestPlainFunction(ModelContract):
     def model(self) -> Model:
-        return model("=plain", inputs={"x": {"dims": ["sample", "time"]}})
+        return model("=plain", input_axes={"x": {"dims": ["sample", "time"]}})
 
 
 class TestTwoInputs(ModelContract):
     def model(self) -> Model:
         inputs = {"a": {"dims": ["sample", 2]}, "b": {"dims": ["sample", 3], "dtype": "int32"}}
-        return model("=two_inputs", inputs=inputs)
+        return model("=two_inputs", input_axes=inputs)
 
 
 class TestLayer(ModelContract):
     def model(self) -> Model:
-        return model("layer", inputs=X)
+        return model("layer", input_axes=X)
 
 
 def extracted(name: str, x: Array | None, tmp_path: Path, *overrides: str) -> extractkit.Run:
@@ -160,7 +160,7 @@ def extracted(name: str, x: Array | None, tmp_path: Path, *overrides: str) -> ex
 def test_what_stands_in_nested_functions_is_there(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
     run = extracted(
-        "Affine", x, tmp_path, "model.inputs={x: {dims: [sample, 4]}}", "+selectors.all.path=*"
+        "Affine", x, tmp_path, "model.input_axes={x: {dims: [sample, 4]}}", "+selectors.all.path=*"
     )
     kernel = np.asarray(run["kernel:0"])
     np.testing.assert_allclose(
@@ -174,14 +174,14 @@ def test_what_stands_in_nested_functions_is_there(tmp_path: Path) -> None:
 def test_the_arguments_of_the_factory_are_given_on_the_command_line(tmp_path: Path) -> None:
     x = np.ones((2, 4), np.float32)
     run = extracted(
-        "Affine", x, tmp_path, "model.factory.units=5", "model.inputs={x: [sample, 4]}",
+        "Affine", x, tmp_path, "model.factory.units=5", "model.input_axes={x: [sample, 4]}",
         "selectors=[weights]",
     )  # fmt: skip
     assert run["kernel:0"].shape == (4, 5)
 
 
 def test_a_method_is_chosen_by_its_name() -> None:
-    twice = model("Affine", signature="twice", inputs=X)
+    twice = model("Affine", signature="twice", input_axes=X)
     assert [r.address for r in twice.catalog.records if r.kind is Kind.MODEL_OUTPUT] == [":output"]
 
 
@@ -201,7 +201,7 @@ def test_rows_that_the_values_decide_are_left_out(tmp_path: Path) -> None:
     """As many as there are samples, in all: 1, 2, 0 and 1."""
     x = np.array([[1, -1], [2, 3], [-1, -1], [4, -1]], np.float32)
     run = extracted(
-        "masked", x, tmp_path, "model.factory._partial_=true", "model.inputs={x: [sample, 2]}",
+        "masked", x, tmp_path, "model.factory._partial_=true", "model.input_axes={x: [sample, 2]}",
         "selectors=outputs",
     )  # fmt: skip
     assert list(run) == [":output.doubled"]
@@ -209,7 +209,7 @@ def test_rows_that_the_values_decide_are_left_out(tmp_path: Path) -> None:
     assert one.reason.endswith("with runtime.batch_size=1 it is that of a sample")
     alone = extracted(
         "masked", x, tmp_path / "alone", "model.factory._partial_=true",
-        "model.inputs={x: [sample, 2]}", "selectors=outputs", "runtime.batch_size=1",
+        "model.input_axes={x: [sample, 2]}", "selectors=outputs", "runtime.batch_size=1",
     )  # fmt: skip
     found = [alone[":output.positive"].sample(at).tolist() for at in range(4)]
     assert found == [[1], [2, 3], [], [4]]
@@ -223,8 +223,8 @@ def quantised(x: tf.Tensor) -> dict[str, tf.Tensor]:
 def test_quantised_values_are_the_raw_integers(tmp_path: Path) -> None:
     x = np.array([[-1, -0.5, 0.1, 1]], np.float32)
     run = extracted(
-        "quantised", x, tmp_path, "model.factory._partial_=true", "model.inputs={x: [sample, 4]}",
-        "selectors=outputs",
+        "quantised", x, tmp_path, "model.factory._partial_=true",
+        "model.input_axes={x: [sample, 4]}", "selectors=outputs",
     )  # fmt: skip
     whole = np.asarray(run[":output.whole"])
     assert whole.dtype == np.int8
@@ -238,11 +238,11 @@ def wrong_shape(x: tf.Tensor) -> tf.Tensor:
 
 def test_what_goes_wrong_in_a_trace_is_told() -> None:
     with pytest.raises(ModelError, match="ValueError: Dimensions must be equal, but are 4 and 3"):
-        model("=wrong_shape", inputs=X)
+        model("=wrong_shape", input_axes=X)
 
 
 def test_a_seed_is_set_before_the_factory_is_called() -> None:
-    digests = [model("Affine", inputs=X, seed=seed).weights_digest() for seed in (1, 1, 2)]
+    digests = [model("Affine", input_axes=X, seed=seed).weights_digest() for seed in (1, 1, 2)]
     assert digests[0] == digests[1] != digests[2]
 
 
@@ -253,7 +253,7 @@ def test_a_concrete_function_is_taken_as_it_is() -> None:
 
 @pytest.mark.parametrize("inputs", [None, ["x"], X])
 def test_settings_leave_the_declared_type(inputs: object) -> None:
-    (spec,) = model("Declaring", inputs=inputs).signature.specs
+    (spec,) = model("Declaring", input_axes=inputs).signature.specs
     assert (spec.name, spec.dtype) == ("x", "int32")
     assert spec.shape == ((4,) if inputs == X else (None,))
 
@@ -285,7 +285,7 @@ def test_a_declared_mapping_is_taken_apart() -> None:
 def test_results_that_are_no_tensor_are_listed_by_what_they_are_made_of(
     name: str, outputs: list[str]
 ) -> None:
-    catalog = model(name, inputs=X).catalog
+    catalog = model(name, input_axes=X).catalog
     assert [r.address for r in catalog.records if r.kind is Kind.MODEL_OUTPUT] == outputs
 
 
@@ -293,7 +293,7 @@ def test_what_stands_beside_a_sparse_result_is_extracted(tmp_path: Path) -> None
     x = np.eye(4, dtype=np.float32)
     run = extracted(
         "sparse", x, tmp_path, "model.factory._partial_=true",
-        "model.inputs={x: [sample, 4]}", "selectors=[outputs]",
+        "model.input_axes={x: [sample, 4]}", "selectors=[outputs]",
     )  # fmt: skip
     np.testing.assert_array_equal(np.asarray(run[":output.dense"]), x + 1)
 
@@ -310,32 +310,40 @@ def concrete() -> object:
             {},
             ModelError,
             "model.factory gives a function of 'x', which does not declare their shapes. Say "
-            "what it takes, for example: 'model.inputs={x: {dims: [sample, 4], dtype: float32}}'",
+            "what it takes, for example: 'model.input_axes={x: {dims: [sample, 4], dtype: "
+            "float32}}'",
         ),
         (
             "=plain",
-            {"inputs": ["x"]},
+            {"input_axes": ["x"]},
             ModelError,
             "model.factory gives a function of 'x', which does not declare their shapes. Say "
-            "what it takes, for example: 'model.inputs={x: {dims: [sample, 4], dtype: float32}}'",
+            "what it takes, for example: 'model.input_axes={x: {dims: [sample, 4], dtype: "
+            "float32}}'",
         ),
-        ("Declaring", {"inputs": ["y"]}, ConfigError, "model.inputs: 'y' is neither an input nor"),
+        (
+            "Declaring",
+            {"input_axes": ["y"]},
+            ConfigError,
+            "model.input_axes: 'y' is neither an input nor",
+        ),
         ("=plain", {"eager": "yes"}, ConfigError, "model.eager='yes' is not true or false"),
         (
             "=plain",
-            {"inputs": {"z": ["sample"]}},
+            {"input_axes": {"z": ["sample"]}},
             ConfigError,
-            "model.inputs: 'z' is not an argument. Available: 'scale', 'x'.",
+            "model.input_axes: 'z' is not an argument. Available: 'scale', 'x'.",
         ),
         (
             "=plain",
-            {"inputs": {"x": {"dims": ["sample"], "dtype": "flaot"}}},
+            {"input_axes": {"x": {"dims": ["sample"], "dtype": "flaot"}}},
             ConfigError,
-            "model.inputs.x.dtype='flaot' is not a type. Nearest: 'float16', 'float32', 'float64'.",
+            "model.input_axes.x.dtype='flaot' is not a type. Nearest: 'float16', 'float32', "
+            "'float64'.",
         ),
         (
             "Affine",
-            {"signature": "twicee", "inputs": X},
+            {"signature": "twicee", "input_axes": X},
             ModelError,
             "model.signature='twicee': the Affine that model.factory gives has no such method. "
             "Available: 'hidden', 'twice', 'with_name_scope'.",
@@ -344,7 +352,7 @@ def concrete() -> object:
         ("nothing", {}, ModelError, "gives a object, which is neither callable nor a tensor"),
         (
             "=numpy_inside",
-            {"inputs": X},
+            {"input_axes": X},
             ModelError,
             "cannot be traced with (x TensorSpec(shape=(None, 4), dtype=tf.float32, name='x')): ",
         ),
@@ -360,7 +368,7 @@ def test_it_refuses(
 
 def test_what_cannot_be_traced_is_told_how_to_run_eagerly() -> None:
     with pytest.raises(ModelError, match=r"model\.eager=true"):
-        model("=numpy_inside", inputs=X)
+        model("=numpy_inside", input_axes=X)
 
 
 def test_a_factory_has_to_be_given() -> None:

@@ -355,8 +355,8 @@ def test_constants_that_do_not_exist(nested: Path) -> None:
 def test_what_needs_a_scalar_input_asks_for_its_value(nested: Path) -> None:
     reason = load(str(nested), signature="scaled").catalog[":output.y"].reason
     assert reason == (
-        "it needs 'scale', which nothing is given for: name it in model.inputs, or give its value "
-        "in model.constants"
+        "it needs 'scale', which nothing is given for: name it in model.input_axes, or give its "
+        "value in model.constants"
     )
 
 

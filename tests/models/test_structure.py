@@ -199,7 +199,7 @@ def structured(x: tf.Tensor) -> Any:
 def test_outputs_of_a_function_are_extracted_by_name(eager: bool) -> None:
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
     factory = Component("model.factory", f"{__name__}.structured", partial=True)
-    model = load(factory, inputs={"x": ["sample", 3]}, eager=eager)
+    model = load(factory, input_axes={"x": ["sample", 3]}, eager=eager)
     direct = model.own_call().outputs({"x": x}, {})
     named = {address.removeprefix(":").removeprefix("output."): v for address, v in direct.items()}
     assert {name: value.tolist() for name, value in named.items()} == {

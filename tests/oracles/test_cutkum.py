@@ -39,7 +39,7 @@ def path() -> Path:
 
 @pytest.fixture(scope="module")
 def model(path: Path) -> SessionModel:
-    return load(str(path), inputs=INPUTS, constants={KEEP: 1.0})
+    return load(str(path), input_axes=INPUTS, constants={KEEP: 1.0})
 
 
 @pytest.fixture(scope="module")

@@ -122,7 +122,7 @@ def test_hed_gives_what_tensorflows_operations_compute(hed_weights: Path) -> Non
     model = load(
         factory=factory("HED"),
         checkpoint=str(hed_weights),
-        inputs={"x": {"dims": ["sample", 64, 48, 3], "dtype": "float32"}},
+        input_axes={"x": {"dims": ["sample", 64, 48, 3], "dtype": "float32"}},
     )
     image = np.random.default_rng(0).normal(size=(2, 64, 48, 3)).astype(np.float32) * 50
     sides, wanted = [], {}

@@ -37,7 +37,7 @@ def folder() -> Path:
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> SessionModel:
-    return load(str(folder), inputs=[X], constants={TRAINS: False})
+    return load(str(folder), input_axes=[X], constants={TRAINS: False})
 
 
 @pytest.fixture(scope="module")

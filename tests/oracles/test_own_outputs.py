@@ -21,12 +21,12 @@ _PITCH = "basic_pitch/saved_models/icassp_2022/nmp"
 
 def cutkum(path: Path) -> Model:
     constants = {test_cutkum.KEEP: 1.0}
-    return frozen_graph.load(str(path), inputs=test_cutkum.INPUTS, constants=constants)
+    return frozen_graph.load(str(path), input_axes=test_cutkum.INPUTS, constants=constants)
 
 
 def musicnn(path: Path) -> Model:
     constants = {test_musicnn.TRAINS: False}
-    return meta_graph.load(str(path), inputs=[test_musicnn.X], constants=constants)
+    return meta_graph.load(str(path), input_axes=[test_musicnn.X], constants=constants)
 
 
 def pitch(path: Path) -> Model:

@@ -369,9 +369,9 @@ def test_what_may_explain_a_difference_is_told(make: Make) -> None:
         ({"state": None}, {"state": "carry"}, [("model.state", "reset", "carry")]),
         ({"state": None}, {"state": "reset"}, []),
         (
-            {"max_length": 8, "inputs": {"x": ["sample", 3]}},
-            {"max_length": 16, "inputs": None},
-            [("model.max_length", 8, 16), ("model.inputs.x", ["sample", 3], None)],
+            {"max_length": 8, "input_axes": {"x": ["sample", 3]}},
+            {"max_length": 16, "input_axes": None},
+            [("model.max_length", 8, 16), ("model.input_axes.x", ["sample", 3], None)],
         ),
         # Settings of two formats are not compared.
         (

@@ -13,7 +13,7 @@ from extractkit.core.catalog import SAMPLE
 from extractkit.core.plan import numpy_dtype
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError, ModelError, choices
-from extractkit.models.axes import INPUTS, InputSetting, advised_settings
+from extractkit.models.axes import INPUT_AXES, InputSetting, advised_settings
 from extractkit.models.composites import PARTS, Argument, Composite, given_names, with_composites
 from extractkit.models.foreign import attribute, error_summary
 from extractkit.models.functions.inlining import InlinedGraph, inlined, is_inlining_artifact
@@ -99,7 +99,9 @@ def specs_of(
         return _declared(dict(zip(accepted, declaring.input_signature, strict=False)))
     for name in settings or {}:
         if name not in accepted and not open_ended:
-            raise ConfigError(f"{INPUTS}: {name!r} is not an argument. {choices(name, accepted)}")
+            raise ConfigError(
+                f"{INPUT_AXES}: {name!r} is not an argument. {choices(name, accepted)}"
+            )
     # A name alone would leave open even how many axes there are.
     vague = [name for name, setting in (settings or {}).items() if setting.dims is None]
     lacking = [name for name in required if name not in (settings or {})]
@@ -134,7 +136,7 @@ def bound(
                 f"{CONSTANTS}: {name!r} is not an argument. {choices(name, accepted)}"
             )
         if name in (settings or {}):
-            raise ConfigError(f"{name!r} is in both {INPUTS} and {CONSTANTS}. Leave one out")
+            raise ConfigError(f"{name!r} is in both {INPUT_AXES} and {CONSTANTS}. Leave one out")
     return with_arguments(function, constants), {}
 
 
@@ -265,7 +267,7 @@ def _spec(name: str, setting: InputSetting) -> tf.TensorSpec:
         numpy_dtype(dtype)
     except TypeError:
         raise ConfigError(
-            f"{INPUTS}.{name}.dtype={dtype!r} is not a type. {choices(dtype, _DTYPES)}"
+            f"{INPUT_AXES}.{name}.dtype={dtype!r} is not a type. {choices(dtype, _DTYPES)}"
         ) from None
     shape = [dim if isinstance(dim, int) else None for dim in setting.dims or ()]
     return tf.TensorSpec(shape, dtype, name=name)

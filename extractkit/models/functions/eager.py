@@ -22,7 +22,7 @@ from extractkit.core.plan import numpy_dtype
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError, JobError, ModelError, SampleError
 from extractkit.inputs.protocol import InputSpec, Sample, Signature
-from extractkit.models.axes import INPUTS, InputSetting, Sizes, advised_settings
+from extractkit.models.axes import INPUT_AXES, InputSetting, Sizes, advised_settings
 from extractkit.models.encoding import encode_arrays
 from extractkit.models.failures import batch_failure, own_call_failure
 from extractkit.models.foreign import error_summary
@@ -374,7 +374,7 @@ class EagerModel:
         how = (
             f", with a size for each free axis: {advised_settings(fixed)}"
             if axes
-            else f" in {INPUTS}"
+            else f" in {INPUT_AXES}"
         )
         raise ModelError(
             f"{text} with made-up values: {said}. Sizes tried: "

@@ -167,8 +167,8 @@ _EFFECT_REASON = (
     "it needs {name!r} ({type}), which writes or trains: running it would change things"
 )
 _PLACEHOLDER_REASON = (
-    "it needs {name!r}, which nothing is given for: name it in model.inputs, or give its value in "
-    "model.constants"
+    "it needs {name!r}, which nothing is given for: name it in model.input_axes, or give its "
+    "value in model.constants"
 )
 _SOURCE_REASON = (
     "it needs what {name!r} ({type}) reads outside the graph. Give samples for that: {advice}"

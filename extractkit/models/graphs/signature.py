@@ -3,8 +3,8 @@
 A tensor goes by TensorFlow's name (`op:1`, or `op` for the first of an operation) or by the address
 that the catalog lists it under.
 
-Pure Python. Samples lie along an input's first axis, unless `model.inputs` says otherwise. Where
-no input leaves the size of that axis open, each call of the model stands for one sample.
+Pure Python. Samples lie along an input's first axis, unless `model.input_axes` says otherwise.
+Where no input leaves the size of that axis open, each call of the model stands for one sample.
 """
 
 import re
@@ -20,7 +20,7 @@ from extractkit.core.catalog import SAMPLE, join
 from extractkit.core.values import Array, as_array
 from extractkit.errors import ConfigError, ModelError, choices
 from extractkit.inputs.protocol import InputSpec, Signature
-from extractkit.models.axes import INPUTS, Dim, InputSetting, advised_settings
+from extractkit.models.axes import INPUT_AXES, Dim, InputSetting, advised_settings
 from extractkit.models.graphs.imported import (
     AnyGraph,
     AnyOperation,
@@ -51,7 +51,9 @@ def checked_constants(
         if name not in tensors:
             raise ConfigError(f"{CONSTANTS}: {name!r} is not an input. {choices(name, tensors)}")
         if name in inputs:
-            raise ConfigError(f"{name!r} is in both model.inputs and {CONSTANTS}. Leave one out")
+            raise ConfigError(
+                f"{name!r} is in both model.input_axes and {CONSTANTS}. Leave one out"
+            )
         constants[name] = _checked(name, value, tensors[name])
     return constants
 
@@ -119,13 +121,15 @@ def inner_tensors(
         if tensor is None:
             there = [*inputs, *_addresses(graph, drop_prefix, taken)]
             raise ConfigError(
-                f"{INPUTS}: {name!r} is neither an input nor a tensor of the graph. "
+                f"{INPUT_AXES}: {name!r} is neither an input nor a tensor of the graph. "
                 f"{choices(name, there)}"
             )
         if is_handle(tensor.dtype):
-            raise ConfigError(f"{INPUTS}: {_handle(name, tensor)}")
+            raise ConfigError(f"{INPUT_AXES}: {_handle(name, tensor)}")
         if tensor.name in taken:
-            raise ConfigError(f"{INPUTS}: {name!r} and {taken[tensor.name]!r} are the same tensor")
+            raise ConfigError(
+                f"{INPUT_AXES}: {name!r} and {taken[tensor.name]!r} are the same tensor"
+            )
         taken[tensor.name] = name
         found[name] = tensor
     return found
@@ -141,7 +145,7 @@ def tensor_named(graph: AnyGraph, name: str) -> AnyTensor | None:
 
 def advised_inputs(tensors: Iterable[AnyTensor]) -> str:
     """Return the override that makes inputs of these tensors, ready for a shell."""
-    return nested_override(INPUTS, {tensor.name: _dims(tensor) for tensor in tensors})
+    return nested_override(INPUT_AXES, {tensor.name: _dims(tensor) for tensor in tensors})
 
 
 def reading_operations(source: AnyOperation) -> list[AnyOperation]:
@@ -197,7 +201,7 @@ def _handle(name: str, tensor: AnyTensor) -> str:
 
 
 def _dims(tensor: AnyTensor) -> str:
-    """Return axes as `model.inputs` has them, the first one for samples."""
+    """Return axes as `model.input_axes` has them, the first one for samples."""
     sizes = tensor.shape.as_list() if tensor.shape.rank else []
     rest = ["null" if size is None else str(size) for size in sizes[1:]]
     return f"[{', '.join(['sample', *rest])}]" if sizes else "[]"
@@ -243,7 +247,7 @@ def _is_parsed(tensor: Any) -> bool:
 def chosen(
     declared: Sequence[Declared], settings: Mapping[str, InputSetting] | None
 ) -> list[Declared]:
-    """Return the inputs that samples are read for: those that `model.inputs` names.
+    """Return the inputs that samples are read for: those that `model.input_axes` names.
 
     Without it, all that declare enough. Nothing is given for the others (a switch without an axis
     for samples, a shape left open): the model can be listed, and what needs them says so.
@@ -258,7 +262,7 @@ def chosen(
     by_name = {one.name: one for one in declared}
     for name in settings:
         if name not in by_name:
-            raise ConfigError(f"{INPUTS}: {name!r} is not an input. {choices(name, by_name)}")
+            raise ConfigError(f"{INPUT_AXES}: {name!r} is not an input. {choices(name, by_name)}")
     return [by_name[name] for name in settings]
 
 
@@ -334,7 +338,7 @@ def _axes(one: Declared, settings: Mapping[str, InputSetting]) -> list[_Axis]:
 
 
 def _configured(one: Declared, dims: Sequence[Dim]) -> list[_Axis]:
-    at = f"{INPUTS}.{one.name}={list(dims)!r}"
+    at = f"{INPUT_AXES}.{one.name}={list(dims)!r}"
     shape = one.shape if one.shape is not None else (None,) * len(dims)
     if len(shape) != len(dims):
         raise ConfigError(f"{at} has {len(dims)} axes, the input {len(shape)}: {list(shape)}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from extractkit.advice import override
 from extractkit.errors import ConfigError, MissingExtraError, ModelError
-from extractkit.models.axes import parse_inputs
+from extractkit.models.axes import parse_input_axes
 from extractkit.models.foreign import error_summary
 from extractkit.models.given_weights import given_weights
 from extractkit.models.recognition import (
@@ -244,7 +244,7 @@ def load(
     checkpoints: object = None,
     checkpoint_step: object = None,
     max_length: int | None = None,
-    inputs: object = None,
+    input_axes: object = None,
 ) -> "TransformersModel":
     """Load a transformers model for texts, images or arrays. Nothing is downloaded.
 
@@ -255,7 +255,7 @@ def load(
         checkpoint: Weights to load in place of those in the directory.
         checkpoints, checkpoint_step: Several of them; see `given_weights`.
         max_length: The longest text in tokens. The rest is cut off. If None, the model's limit.
-        inputs: The inputs that get samples, and their axes; see `parse_inputs`.
+        input_axes: The inputs that get samples, and their axes; see `parse_input_axes`.
 
     Raises:
         MissingExtraError: transformers 4 or tf-keras is not installed.
@@ -265,7 +265,7 @@ def load(
     """
     if not isinstance(architecture, str | None):
         raise ConfigError(f"model.architecture={architecture!r} is not the name of a class")
-    settings = parse_inputs(inputs)
+    settings = parse_input_axes(input_axes)
     directory = find_directory(path)
     weights = given_weights(
         checkpoint,

@@ -11,7 +11,7 @@ import tensorflow as tf
 from extractkit.core.catalog import SAMPLE, Kind, Scope, TensorRecord, escape, join
 from extractkit.errors import ConfigError, ModelError, choices
 from extractkit.inputs.protocol import InputSpec, Signature
-from extractkit.models.axes import INPUTS, InputSetting
+from extractkit.models.axes import INPUT_AXES, InputSetting
 from extractkit.models.graphs.rebuilding import static_shape
 from extractkit.models.graphs.records import Found
 from extractkit.models.graphs.signature import Declared, chosen, signature_of
@@ -34,7 +34,7 @@ def signature(name: str, structure: Any, settings: Settings | None = None) -> Si
     Args:
         name: the model's, for messages.
         structure: its inputs as Keras tensors; see `input_structure`.
-        settings: what `model.inputs` says of them.
+        settings: what `model.input_axes` says of them.
 
     Raises:
         ConfigError: it names an input that does not exist, or axes or a type that do not fit.
@@ -70,7 +70,7 @@ def input_structure(model: Any, example: Any = None, settings: Settings | None =
     Args:
         model: of any Keras.
         example: arrays that it can be called with, for a model that does not know its inputs.
-        settings: what `model.inputs` says, likewise; several inputs make a dictionary.
+        settings: what `model.input_axes` says, likewise; several inputs make a dictionary.
 
     Raises:
         ModelError: none of them tells.
@@ -95,8 +95,9 @@ def input_structure(model: Any, example: Any = None, settings: Settings | None =
         raise ModelError(
             f"{type(model).__name__} {model.name!r} does not tell what it takes: it is neither "
             f"functional nor built from the shapes of its inputs. Say what its axes are: "
-            f"'{INPUTS}={{x: {{dims: [{SAMPLE}, 64, 64, 3], dtype: float32}}}}'. Or give arrays "
-            f"with it (extractkit.extract(…, inputs=arrays)), or save it after model.build(shape)"
+            f"'{INPUT_AXES}={{x: {{dims: [{SAMPLE}, 64, 64, 3], dtype: float32}}}}'. Or give "
+            f"arrays with it (extractkit.extract(…, inputs=arrays)), or save it after "
+            f"model.build(shape)"
         )
     return _from_shapes(shapes)
 
@@ -151,7 +152,7 @@ def _typed(one: Declared, setting: InputSetting | None) -> Declared:
     except TypeError:
         known = [t.name for t in vars(tf.dtypes).values() if isinstance(t, tf.DType)]
         raise ConfigError(
-            f"{INPUTS}.{one.name}.dtype={setting.dtype!r} is not a type. "
+            f"{INPUT_AXES}.{one.name}.dtype={setting.dtype!r} is not a type. "
             f"{choices(setting.dtype, known)}"
         ) from None
     return replace(one, dtype=dtype)

@@ -17,11 +17,12 @@ from extractkit.runs import manifest as manifests
 from extractkit.runs.manifest import SWEEP, Manifest, Status
 from extractkit.runs.neighbours import no_run
 from extractkit.runs.schema import SealedRecord
+from extractkit.runs.upgrades import JOB_UPGRADES, SWEEP_UPGRADES
 
 JOBS = "jobs"
 """Folder of the jobs' own records in the directory of a sweep."""
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the fields of a sweep and its jobs. Raise it with every change of them."""
 
 
@@ -161,9 +162,15 @@ class JobFile:
 
 
 SWEEP_FILE = SealedRecord(
-    SweepRecord, "sweep index", SCHEMA, "run the sweep again elsewhere: hydra.sweep.dir=…"
+    SweepRecord,
+    "sweep index",
+    SCHEMA,
+    "run the sweep again elsewhere: hydra.sweep.dir=…",
+    SWEEP_UPGRADES,
 )
-JOB_FILE = SealedRecord(JobFile, "job record", SCHEMA, "delete it, and resume the sweep")
+JOB_FILE = SealedRecord(
+    JobFile, "job record", SCHEMA, "delete it, and resume the sweep", JOB_UPGRADES
+)
 
 
 def is_sweep(directory: Path) -> bool:

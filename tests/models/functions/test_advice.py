@@ -12,7 +12,7 @@ from extractkit.advice import hydra_override
 from tests.advised import Answer, ask, merged, refused
 
 HERE = f"model.factory._target_={__name__}"
-X = "model.inputs={x: {dims: [sample, 4]}}"
+X = "model.input_axes={x: {dims: [sample, 4]}}"
 EAGER = "model.eager=true"
 
 
@@ -78,7 +78,7 @@ def test_an_argument_that_is_the_same_for_every_sample(
     words += [EAGER] if eager else []
     words += [X] if method == "plain" else []
     if method == "declared":
-        extra = [] if eager else ["model.inputs=[x, scale]"]
+        extra = [] if eager else ["model.input_axes=[x, scale]"]
         answer = refused("tensors", *words, *extra)
         assert "input 'scale' of model 'module' has the axes [], none of them" in answer.message
         advised = [one.replace("VALUE", "2.5") for one in answer.overrides]
@@ -99,11 +99,11 @@ def test_what_nothing_is_given_for_names_both_ways_and_both_work() -> None:
     words = ("plan", "model=module", f"{HERE}.Scaled", "model.signature=declared")
     answer = refused(*words, "selectors=outputs", "inputs=random")
     assert (
-        "it needs 'scale', which nothing is given for: name it in model.inputs, or give its value "
-        "in model.constants"
+        "it needs 'scale', which nothing is given for: name it in model.input_axes, or give its "
+        "value in model.constants"
     ) in answer.message
     assert ask(*answer.words, "model.constants={scale: 2}").code == 0
-    alone = "model.inputs={x: null, scale: null}"
+    alone = "model.input_axes={x: null, scale: null}"
     assert refused(*answer.words, alone).overrides  # which leads to a constant as well
 
 
@@ -111,7 +111,7 @@ def test_what_nothing_is_given_for_names_both_ways_and_both_work() -> None:
     ("given", "text"),
     [
         ("other: 1", "model.constants: 'other' is not an argument. Available: 'scale', 'x'."),
-        ("x: 1, scale: 1", "'x' is in both model.inputs and model.constants. Leave one out"),
+        ("x: 1, scale: 1", "'x' is in both model.input_axes and model.constants. Leave one out"),
     ],
 )
 @pytest.mark.parametrize("eager", ["false", "true"])
@@ -131,9 +131,9 @@ def test_constants_of_a_layer_go_to_its_call() -> None:
 def test_shapes_that_a_function_does_not_declare() -> None:
     alone = no("of_fixed_steps", "model.factory._partial_=true")
     assert "which does not declare their shapes. Say what it takes, for example: " in alone.message
-    assert alone.overrides == ["model.inputs={x: {dims: [sample, 4], dtype: float32}}"]
-    known = "model.inputs={x: null, scale: {dims: [sample, 3], dtype: float32}}"
-    assert ask(*no("Scaled", "model.signature=plain", known).advised("model.inputs")).code == 0
+    assert alone.overrides == ["model.input_axes={x: {dims: [sample, 4], dtype: float32}}"]
+    known = "model.input_axes={x: null, scale: {dims: [sample, 3], dtype: float32}}"
+    assert ask(*no("Scaled", "model.signature=plain", known).advised("model.input_axes")).code == 0
 
 
 def test_a_ragged_argument_is_traced() -> None:
@@ -160,11 +160,11 @@ def test_arguments_without_names(eager: str) -> None:
 
 
 def test_sizes_that_a_function_does_not_take() -> None:
-    inputs = "model.inputs={x: {dims: [sample, time, 4]}}"
+    inputs = "model.input_axes={x: {dims: [sample, time, 4]}}"
     answer = no("of_fixed_steps", "model.factory._partial_=true", EAGER, inputs)
     assert "Say what it takes, with a size for each free axis: " in answer.message
     assert answer.message.count("sample=13, time=101") == 1
-    assert ask(*answer.advised("model.inputs")).code == 0
+    assert ask(*answer.advised("model.input_axes")).code == 0
 
 
 def test_results_that_are_not_tensors() -> None:

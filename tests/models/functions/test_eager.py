@@ -194,17 +194,17 @@ PAIR = {"x": {"dims": ["sample", 2]}}
 
 class TestEagerFunction(ModelContract):
     def model(self) -> Model:
-        return model("sorted_rows", inputs=X)
+        return model("sorted_rows", input_axes=X)
 
 
 class TestEagerModule(ModelContract):
     def model(self) -> Model:
-        return model("Scale", itself=False, inputs=PAIR)
+        return model("Scale", itself=False, input_axes=PAIR)
 
 
 class TestOneSampleACall(ModelContract):
     def model(self) -> Model:
-        return model("Scale", itself=False, inputs={"x": {"dims": [3, 2]}})
+        return model("Scale", itself=False, input_axes={"x": {"dims": [3, 2]}})
 
 
 def test_values_agree_with_numpy(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_values_agree_with_numpy(tmp_path: Path) -> None:
         [
             "model=module", f"model.factory._target_={__name__}.sorted_rows",
             "model.factory._partial_=true", "model.eager=true",
-            "model.inputs={x: {dims: [sample, 5]}}", "+selectors.all.path=*",
+            "model.input_axes={x: {dims: [sample, 5]}}", "+selectors.all.path=*",
         ],
         inputs=x,
         run_dir=tmp_path / "run",
@@ -227,7 +227,7 @@ def test_values_agree_with_numpy(tmp_path: Path) -> None:
 
 
 def test_operations_inside_a_nested_function_are_seen() -> None:
-    catalog = model("Scale", itself=False, inputs=PAIR).catalog
+    catalog = model("Scale", itself=False, input_axes=PAIR).catalog
     assert [r.address for r in catalog.records if r.kind is Kind.OP and r.extractable] == [
         ":op/Mul",
         ":op/Relu",
@@ -243,12 +243,12 @@ def test_values_of_nothing() -> None:
 
 
 def test_functions_are_traced_again_afterwards() -> None:
-    model("Scale", itself=False, inputs=PAIR).catalog  # noqa: B018
+    model("Scale", itself=False, input_axes=PAIR).catalog  # noqa: B018
     assert not tf.config.functions_run_eagerly()
 
 
 def test_another_path_ends_the_job() -> None:
-    given = model("of_the_batch", inputs=PAIR)
+    given = model("of_the_batch", input_axes=PAIR)
     program = given.program([Fetch(":op/AddV2")], Compilation())
     (value,) = program({"x": np.ones((2, 2), np.float32)}, {})
     np.testing.assert_array_equal(value, np.full((2, 2), 2.0))
@@ -260,17 +260,17 @@ def test_another_path_ends_the_job() -> None:
 
 def test_nothing_is_compiled() -> None:
     with pytest.raises(ConfigError, match=r"runtime\.compile=xla: model\.eager=true runs"):
-        model("sorted_rows", inputs=X).program([], Compilation(compile="xla"))
+        model("sorted_rows", input_axes=X).program([], Compilation(compile="xla"))
 
 
 def test_what_fails_says_so() -> None:
     with pytest.raises(ModelError) as caught:
-        model("fails", inputs=X).catalog  # noqa: B018
+        model("fails", input_axes=X).catalog  # noqa: B018
     assert str(caught.value) == (
         f"what model.factory={__name__}.fails gives cannot be called with made-up values: "
         "RuntimeError: out of luck. Sizes tried: sample=13, time=101; sample=13, time=331; "
         "sample=13, time=37; and 10 more. Say what it takes, with a size for each free axis: "
-        "'model.inputs={x: {dims: [sample, 4], dtype: float32}}'"
+        "'model.input_axes={x: {dims: [sample, 4], dtype: float32}}'"
     )
 
 
@@ -284,7 +284,7 @@ def out_of_reach(given: Model) -> list[str]:
 
 
 def test_what_comes_after_an_assignment_or_reads_what_is_assigned_to_is_refused() -> None:
-    given = model("Counting", itself=False, inputs=PAIR)
+    given = model("Counting", itself=False, input_axes=PAIR)
     refused = out_of_reach(given)
     assert {":op/RealDiv", ":op/Exp", ":output.scaled", ":output.later"} <= set(refused)
     assert given.catalog[":op/Mul"].extractable
@@ -293,7 +293,7 @@ def test_what_comes_after_an_assignment_or_reads_what_is_assigned_to_is_refused(
 
 @pytest.mark.parametrize("name", ["Counting", "TracedBefore"])
 def test_variables_are_left_as_they_were(name: str) -> None:
-    given = model(name, itself=False, inputs=PAIR)
+    given = model(name, itself=False, input_axes=PAIR)
     (address,) = [r.address for r in given.catalog.records if r.kind is Kind.WEIGHT]
     program = given.program([Fetch(":op/Mul" if name == "Counting" else ":op/Abs")], Compilation())
     program({"x": np.ones((2, 2), np.float32)}, {})
@@ -306,7 +306,7 @@ def test_what_nothing_starts_anew_is_refused(where: str) -> None:
     factory = Component("model.factory", f"{__name__}.Remembering", {"where": where})
     (output,) = [
         record
-        for record in load(factory, inputs=PAIR, eager=True).catalog.records
+        for record in load(factory, input_axes=PAIR, eager=True).catalog.records
         if record.kind is Kind.MODEL_OUTPUT
     ]
     told = "it keeps a state" if where == "attribute" else "a random or assigning operation"
@@ -314,7 +314,7 @@ def test_what_nothing_starts_anew_is_refused(where: str) -> None:
 
 
 def test_what_is_computed_before_a_state_is_looked_at_is_kept() -> None:
-    records = model("Alternating", itself=False, inputs=PAIR).catalog.records
+    records = model("Alternating", itself=False, input_axes=PAIR).catalog.records
     kept = {one.address for one in records if one.extractable}
     stateful = {one.address for one in records if "it keeps a state" in str(one.reason)}
     assert {":op/Mul", ":output.doubled"} <= kept
@@ -325,42 +325,42 @@ def test_what_is_computed_before_a_state_is_looked_at_is_kept() -> None:
 
 
 def test_last_bits_of_a_tensors_largest_value_are_no_state() -> None:
-    catalog = model("OtherOrder", itself=False, inputs=PAIR).catalog
+    catalog = model("OtherOrder", itself=False, input_axes=PAIR).catalog
     assert catalog[":output"].extractable
 
 
 def test_a_variable_that_is_none_of_the_models_is_refused_when_assigned_to() -> None:
-    assert ":output" in out_of_reach(model("counts_outside", inputs=PAIR))
+    assert ":output" in out_of_reach(model("counts_outside", input_axes=PAIR))
 
 
 def test_what_a_call_makes_for_itself_is_no_state() -> None:
-    given = model("makes_for_itself", inputs=PAIR)
+    given = model("makes_for_itself", input_axes=PAIR)
     x = np.ones((2, 2), np.float32)
     (found,) = given.program([Fetch(":output")], Compilation())({"x": x}, {})
     np.testing.assert_array_equal(found, x + 1)
 
 
 def test_random_numbers_on_the_path_of_one_batch_end_the_job() -> None:
-    program = model("noisy_above_one", inputs=PAIR).program([Fetch(":output")], Compilation())
+    program = model("noisy_above_one", input_axes=PAIR).program([Fetch(":output")], Compilation())
     with pytest.raises(SampleError, match="took another path on this batch"):
         program({"x": np.full((2, 2), 200, np.float32)}, {})
 
 
 def test_an_assignment_in_a_function_traced_before_is_seen() -> None:
-    given = model("TracedBefore", itself=False, inputs=PAIR)
+    given = model("TracedBefore", itself=False, input_axes=PAIR)
     assert {":op/Exp", ":output"} <= set(out_of_reach(given))
     assert given.catalog[":op/Abs"].extractable
 
 
 def test_random_numbers_and_what_comes_after_them_are_refused() -> None:
-    given = model("noisy", inputs=PAIR)
+    given = model("noisy", input_axes=PAIR)
     refused = {":op/RandomStandardNormal", ":op/AddV2", ":op/Relu", ":output"}
     assert refused <= set(out_of_reach(given))
     assert given.catalog[":op/Abs"].extractable
 
 
 def test_what_is_made_at_the_first_call_is_no_assignment() -> None:
-    given = model("Lazy", itself=False, inputs=PAIR)
+    given = model("Lazy", itself=False, input_axes=PAIR)
     assert out_of_reach(given) == []
     assert ":op/Mul" not in given.catalog
     assert given.catalog[":output"].extractable
@@ -369,7 +369,7 @@ def test_what_is_made_at_the_first_call_is_no_assignment() -> None:
 def test_ragged_and_sparse_results_are_listed_by_what_they_are_made_of() -> None:
     outputs = [
         record.address
-        for record in model("ragged", inputs=PAIR).catalog.records
+        for record in model("ragged", input_axes=PAIR).catalog.records
         if record.kind is Kind.MODEL_OUTPUT
     ]
     assert outputs == [
@@ -406,7 +406,7 @@ def test_one_call_runs_at_a_time_and_functions_are_traced_again_after_all() -> N
 
 
 def test_a_declared_type_is_kept() -> None:
-    given = model("of_whole_numbers", inputs=PAIR)
+    given = model("of_whole_numbers", input_axes=PAIR)
     assert [spec.dtype for spec in given.signature.specs] == ["int32"]
     assert given.catalog[":output"].extractable
 
@@ -425,12 +425,12 @@ def with_an_object(x: tf.Tensor) -> dict[str, object]:
 
 
 def test_nothing_among_the_results_is_passed_over() -> None:
-    outputs = [r for r in model("with_nothing", inputs=X).catalog if r.startswith(":output")]
+    outputs = [r for r in model("with_nothing", input_axes=X).catalog if r.startswith(":output")]
     assert outputs == [":output.doubled"]
 
 
 def test_an_object_among_the_results_is_left_out() -> None:
-    outputs = [r for r in model("with_an_object", inputs=X).catalog if r.startswith(":output")]
+    outputs = [r for r in model("with_an_object", input_axes=X).catalog if r.startswith(":output")]
     assert outputs == [":output.doubled"]
 
 
@@ -440,4 +440,4 @@ def with_odd_array(x: tf.Tensor) -> dict[str, object]:
 
 def test_an_array_that_cannot_be_a_tensor_is_named() -> None:
     with pytest.raises(ModelError, match="returns a ndarray among its results, which TensorFlow"):
-        model("with_odd_array", inputs=X).catalog  # noqa: B018
+        model("with_odd_array", input_axes=X).catalog  # noqa: B018

@@ -49,7 +49,7 @@ class Namesake(tf.Module):
 
 def model(name: str, **arguments: object) -> Model:
     factory = Component("model.factory", f"{__name__}.{name}", arguments)
-    return load(factory, inputs={"x": {"dims": ["sample", 2]}})
+    return load(factory, input_axes={"x": {"dims": ["sample", 2]}})
 
 
 def weights(given: Model) -> list[np.ndarray]:

@@ -44,20 +44,20 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
 
 
 def test_a_scalar_beside_samples_becomes_a_constant(words: tuple[str, ...]) -> None:
-    answer = refused(*words, "model.inputs=[x, scale]")
+    answer = refused(*words, "model.input_axes=[x, scale]")
     assert "input 'scale' of model 'frozen_graph' has the axes [], none of them" in answer.message
     advised = [one.replace("VALUE", "2.0") for one in answer.overrides]
-    assert advised == ["model.inputs={x: null}", "model.constants={scale: 2.0}"]
+    assert advised == ["model.input_axes={x: null}", "model.constants={scale: 2.0}"]
     assert "with_scale" in ask(*merged(answer.words, advised)).out
 
 
 def test_axes_that_are_named_keep_those_of_other_inputs(words: tuple[str, ...]) -> None:
-    answer = refused(*words, "model.inputs={x: [sample, 4], loose: null}")
-    assert answer.overrides == ["model.inputs={x: [sample, 4], loose: [sample, 4]}"]
+    answer = refused(*words, "model.input_axes={x: [sample, 4], loose: null}")
+    assert answer.overrides == ["model.input_axes={x: [sample, 4], loose: [sample, 4]}"]
     assert ask(*answer.advised()).code == 0
-    answer = refused(*words, "model.inputs={loose: [sample, 4], x: [2, null]}")
+    answer = refused(*words, "model.input_axes={loose: [sample, 4], x: [2, null]}")
     assert "has the axes [2, None], none of them for the samples. Name one: " in answer.message
-    assert answer.overrides == ["model.inputs={loose: [sample, 4], x: [sample, null]}"]
+    assert answer.overrides == ["model.input_axes={loose: [sample, 4], x: [sample, null]}"]
     assert ask(*answer.advised()).code == 0
 
 
@@ -72,7 +72,7 @@ def test_what_each_call_takes_once_goes_to_one_sample_a_call(
     run = extractkit.extract(
         [
             *words[1:],
-            f"model.inputs=[x, {name}]",
+            f"model.input_axes=[x, {name}]",
             "inputs=arrays",
             hydra_override("inputs.path", tmp_path / "in.npz"),
             f"+selectors.mine.path=with_{name}:0",
@@ -91,7 +91,7 @@ def test_a_constant_of_several_numbers_is_not_a_weight(
     run = extractkit.extract(
         [
             *words[1:],
-            *("model.inputs=[x]", "model.constants={rows: [1, 2, 3]}", "inputs=random"),
+            *("model.input_axes=[x]", "model.constants={rows: [1, 2, 3]}", "inputs=random"),
             "inputs.samples=2",
             "+selectors.mine.path=[with_rows:0, rows:0, x:0]",
         ],

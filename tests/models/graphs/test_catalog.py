@@ -67,7 +67,7 @@ def test_a_loss_that_needs_labels_hides_no_output(graph: tf.Graph) -> None:
     reason = records["loss:0"].reason
     assert reason is not None
     assert "'labels'" in reason
-    assert "model.inputs" in reason
+    assert "model.input_axes" in reason
     assert "model.constants" in reason
     assert catalog(graph, ["x", "labels"])["loss:0"].extractable
 

@@ -190,7 +190,7 @@ def test_model_inputs_and_constants_count(tmp_path: Path) -> None:
         for settings in (
             {"constants": {"training": True}},
             {"constants": {"training": False}},
-            {"constants": {"training": False}, "inputs": {"x": ["sample", 6]}},
+            {"constants": {"training": False}, "input_axes": {"x": ["sample", 6]}},
         )
     )
     assert None not in (training, inference, longer)

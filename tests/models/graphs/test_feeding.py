@@ -98,12 +98,12 @@ def reading() -> None:
 
 def every_format(folder: Path, inputs: object) -> dict[str, Model]:
     return {
-        "saved_model": saved_model.load(str(folder / "saved"), inputs=inputs),
-        "generator": saved_model.load(str(folder / "saved"), "generate", inputs=inputs),
-        "saved_model of TensorFlow 1": saved_model.load(str(folder / "saved_1"), inputs=inputs),
-        "frozen_graph": frozen_graph.load(str(folder / "frozen.pb"), inputs=inputs),
-        "meta_graph": meta_graph.load(str(folder / "meta"), inputs=inputs),
-        "module": module_with(signature="serve", inputs=inputs),
+        "saved_model": saved_model.load(str(folder / "saved"), input_axes=inputs),
+        "generator": saved_model.load(str(folder / "saved"), "generate", input_axes=inputs),
+        "saved_model of TensorFlow 1": saved_model.load(str(folder / "saved_1"), input_axes=inputs),
+        "frozen_graph": frozen_graph.load(str(folder / "frozen.pb"), input_axes=inputs),
+        "meta_graph": meta_graph.load(str(folder / "meta"), input_axes=inputs),
+        "module": module_with(signature="serve", input_axes=inputs),
     }
 
 
@@ -158,7 +158,7 @@ def test_one_of_two_results_is_given(folder: Path) -> None:
 def test_the_definition_tells_which_tensor_is_given(folder: Path) -> None:
     path = str(folder / "saved")
     digests = {
-        saved_model.load(path, inputs=inputs).definition_digest()
+        saved_model.load(path, input_axes=inputs).definition_digest()
         for inputs in (None, {"z": ["sample", 3]}, {"scale": ["sample", 3]})
     }
     assert len(digests) == 3
@@ -166,19 +166,19 @@ def test_the_definition_tells_which_tensor_is_given(folder: Path) -> None:
 
 def test_a_name_that_does_not_exist(folder: Path) -> None:
     for load in (
-        lambda: saved_model.load(str(folder / "saved"), inputs=["zz:0"]),
-        lambda: frozen_graph.load(str(folder / "frozen.pb"), inputs=["zz:0"]),
-        lambda: module_with(signature="serve", inputs={"zz:0": ["sample"]}),
+        lambda: saved_model.load(str(folder / "saved"), input_axes=["zz:0"]),
+        lambda: frozen_graph.load(str(folder / "frozen.pb"), input_axes=["zz:0"]),
+        lambda: module_with(signature="serve", input_axes={"zz:0": ["sample"]}),
     ):
         with pytest.raises(ConfigError, match=r"'zz:0' is neither an input nor a tensor.*'z:0'"):
             load()
     with pytest.raises(ConfigError, match="are the same tensor"):
-        saved_model.load(str(folder / "saved"), inputs=["z", "z:0"])
+        saved_model.load(str(folder / "saved"), input_axes=["z", "z:0"])
 
 
 def as_hydra_reads_it(message: str) -> object:
     """The value of the override that a message advises, typed into a shell."""
-    words = shlex.split(message[message.index("'model.inputs=") :])
+    words = shlex.split(message[message.index("'model.input_axes=") :])
     override = parse_override(words[0])
     value = override.value()
     assert isinstance(value, dict)
@@ -192,10 +192,10 @@ def test_an_iterator_names_what_it_gives(folder: Path) -> None:
     advised = as_hydra_reads_it(reason)
     assert advised == {"IteratorGetNext:0": ["sample", 7], "IteratorGetNext:1": ["sample", 7, 2]}
     with pytest.raises(ConfigError, match=r"'OneShotIterator'.*is a handle") as raised:
-        meta_graph.load(path, inputs=["OneShotIterator"])
+        meta_graph.load(path, input_axes=["OneShotIterator"])
     assert as_hydra_reads_it(str(raised.value)) == advised
     # What is advised works.
-    model = meta_graph.load(path, inputs=advised)
+    model = meta_graph.load(path, input_axes=advised)
     mask = RNG.normal(size=(5, 7, 2)).astype(np.float32)
     batch = {"IteratorGetNext:0": TOKENS, "IteratorGetNext:1": mask}
     pooled = values_of(model, ["pooled:0"], batch)["pooled:0"]  # type: ignore[arg-type]
@@ -217,6 +217,6 @@ def test_inputs_past_the_parser_of_serialized_examples(tmp_path: Path) -> None:
         name = parsed["age"].name
         v1.saved_model.simple_save(session, str(tmp_path / "1"), {"e": serialized}, {"y": logits})
     ages = RNG.normal(size=(4, 2)).astype(np.float32)
-    model = saved_model.load(str(tmp_path / "1"), inputs={name: ["sample", 2]})
+    model = saved_model.load(str(tmp_path / "1"), input_axes={name: ["sample", 2]})
     value = values_of(model, [":output.y"], {name: ages})[":output.y"]  # type: ignore[arg-type]
     np.testing.assert_allclose(value, ages.astype(np.float64) / 50 @ kernel, rtol=1e-5)

@@ -68,7 +68,7 @@ def test_inputs_can_be_chosen() -> None:
     assert chosen([x, y], None) == [x, y]
     assert chosen([x, y], {"y": InputSetting()}) == [y]
     with pytest.raises(
-        ConfigError, match=r"model\.inputs: 'z' is not an input\. Available: 'x', 'y'"
+        ConfigError, match=r"model\.input_axes: 'z' is not an input\. Available: 'x', 'y'"
     ):
         chosen([x, y], {"z": InputSetting()})
 
@@ -90,7 +90,7 @@ def test_a_scalar_beside_samples_is_a_constant() -> None:
 
 
 def test_an_input_of_unknown_rank_needs_its_axes() -> None:
-    with pytest.raises(ModelError, match=r"'model\.inputs=\{x: \[sample, 4\]\}'"):
+    with pytest.raises(ModelError, match=r"'model\.input_axes=\{x: \[sample, 4\]\}'"):
         signature(Declared("x", "float32", None))
     (spec,) = signature(Declared("x", "float32", None), x=("sample", "time", 4)).specs
     assert (spec.shape, spec.dims) == ((None, 4), ("time", None))

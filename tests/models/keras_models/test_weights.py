@@ -85,7 +85,7 @@ def test_a_subclassed_model_is_built_before_weights_are_loaded(way: str, tmp_pat
     expected = drawn(model)
     write(model, tmp_path / name)
     checkpoint = str(tmp_path / name)
-    loaded = load(factory=factory("Unbuilt"), checkpoint=checkpoint, inputs=UNBUILT_INPUTS)
+    loaded = load(factory=factory("Unbuilt"), checkpoint=checkpoint, input_axes=UNBUILT_INPUTS)
     assert_loaded(loaded, expected)
     assert [spec.name for spec in loaded.signature.specs] == ["x"]
 
@@ -231,7 +231,7 @@ def test_numbers_of_a_process_become_an_order(paths: list[str], expected: list[s
 
 def test_initial_weights_are_drawn_from_the_seed() -> None:
     digests = [
-        load(factory=factory(name), inputs=inputs, seed=seed).weights_digest()
+        load(factory=factory(name), input_axes=inputs, seed=seed).weights_digest()
         for name, inputs in (("functional", None), ("Unbuilt", UNBUILT_INPUTS))
         for seed in (0, 0, 1)
     ]
@@ -285,16 +285,16 @@ def test_initial_weights_are_drawn_from_the_seed() -> None:
         (
             {
                 "factory": factory("Unbuilt"),
-                "inputs": {"x": {"dims": ["sample", 4], "dtype": "flot32"}},
+                "input_axes": {"x": {"dims": ["sample", 4], "dtype": "flot32"}},
             },
             ConfigError,
-            "model.inputs.x.dtype='flot32' is not a type. Nearest: 'float32', 'float16', "
+            "model.input_axes.x.dtype='flot32' is not a type. Nearest: 'float32', 'float16', "
             "'float64'.",
         ),
         (
-            {"factory": factory("flat"), "inputs": {"idz": None}},
+            {"factory": factory("flat"), "input_axes": {"idz": None}},
             ConfigError,
-            "model.inputs: 'idz' is not an input. Available: 'ids'.",
+            "model.input_axes: 'idz' is not an input. Available: 'ids'.",
         ),
     ],
 )
@@ -370,7 +370,7 @@ def test_what_loads_the_weights_again_is_recorded(
     """Keras alone cannot read the weights of a model with another head."""
     as_h5(headed("plain", head=head), tmp_path / "w.h5")
     built = Component("model.factory", f"{__name__}.plain", {})
-    model = load(factory=built, checkpoint=str(tmp_path / "w.h5"), inputs=UNBUILT_INPUTS)
+    model = load(factory=built, checkpoint=str(tmp_path / "w.h5"), input_axes=UNBUILT_INPUTS)
     assert model.own_call().loaded_by == f"{__name__}.plain and {loaded_by}"
 
 

@@ -12,7 +12,7 @@ from extractkit.core.plan import Layout
 from extractkit.core.transforms import AxisTransform
 from extractkit.errors import ConfigError, JobError
 from extractkit.models import frozen_graph, meta_graph
-from extractkit.models.axes import parse_inputs
+from extractkit.models.axes import parse_input_axes
 from extractkit.models.protocol import Compilation, Fetch, Model
 from extractkit.models.sessions.model import SessionModel, session_model
 from extractkit.testing.models import ModelContract
@@ -84,7 +84,7 @@ def in_session(build: Callable[[], None], **settings: object) -> SessionModel:
     graph = tf.Graph()
     with graph.as_default():
         build()
-    inputs = parse_inputs(settings.pop("inputs", None))
+    inputs = parse_input_axes(settings.pop("input_axes", None))
     session = v1.Session(graph=graph)
     return session_model("tested", session, settings=inputs, **settings)
 
@@ -152,7 +152,7 @@ def test_samples_along_another_axis_and_a_transform() -> None:
         x = v1.placeholder(tf.float32, [None, None, 2], "x")
         tf.multiply(x, 2.0, name="y")
 
-    model = in_session(build, inputs={"x": ["time", "sample", 2]})
+    model = in_session(build, input_axes={"x": ["time", "sample", 2]})
     assert model.catalog["y:0"].dims == ("time", "sample", None)
     layout = Layout.of(model.catalog["y:0"])
     x = np.random.default_rng(0).normal(size=(3, 4, 2)).astype(np.float32)
@@ -208,7 +208,7 @@ def test_a_tensor_in_the_midst_can_be_an_input() -> None:
         x = v1.placeholder(tf.float32, [None, 2], "x")
         tf.negative(tf.exp(x, name="middle"), name="y")
 
-    model = in_session(build, inputs=["middle"])
+    model = in_session(build, input_axes=["middle"])
     value = run(model, ["y:0"], {"middle": np.ones((2, 2), np.float32)})[0]
     np.testing.assert_array_equal(value, -np.ones((2, 2)))
     assert "'x'" in (model.catalog["x:0"].reason or "")
@@ -218,13 +218,17 @@ def test_a_tensor_in_the_midst_can_be_an_input() -> None:
     ("settings", "message"),
     [
         (
-            {"inputs": ["z"]},
-            "model.inputs: 'z' is neither an input nor a tensor of the graph. Available: 'keep'",
+            {"input_axes": ["z"]},
+            "model.input_axes: 'z' is neither an input nor a tensor of the graph. Available: "
+            "'keep'",
         ),
         ({"constants": {"z": 1}}, "model.constants: 'z' is not an input. Available: 'keep', 'x'."),
         ({"constants": {"keep": "much"}}, "model.constants.keep='much' is not float32"),
         ({"constants": {"keep": [1.0, 2.0]}}, "has the shape [2], and this input takes []"),
-        ({"inputs": ["keep"], "constants": {"keep": 1.0}}, "both model.inputs and model.constants"),
+        (
+            {"input_axes": ["keep"], "constants": {"keep": 1.0}},
+            "both model.input_axes and model.constants",
+        ),
     ],
 )
 def test_inputs_and_constants_that_do_not_fit(settings: dict[str, object], message: str) -> None:

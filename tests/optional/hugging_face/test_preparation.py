@@ -167,9 +167,10 @@ def test_images_without_an_image_processor_are_refused(tmp_path: Path) -> None:
         ({}, {"architecture": "AutoModel"}, ConfigError, "is not a TensorFlow class"),
         ({"hidden_size": "wide"}, {}, ModelError, "config.json does not make a TFBertModel: "),
         ({"hidden_size": 32}, {}, ModelError, "does not fit the model: "),
-        ({}, {"inputs": ["input_idz"]}, ConfigError, "model.inputs: 'input_idz' is not an input."),
-        ({}, {"inputs": ["position_ids"]}, ConfigError,
-         "model.inputs.position_ids: the model does not tell its axes."),
+        ({}, {"input_axes": ["input_idz"]}, ConfigError,
+         "model.input_axes: 'input_idz' is not an input."),
+        ({}, {"input_axes": ["position_ids"]}, ConfigError,
+         "model.input_axes.position_ids: the model does not tell its axes."),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_says_why(
@@ -206,7 +207,7 @@ def test_a_class_method_is_a_target(tmp_path: Path) -> None:
     run = extract(
         ["model=keras", "model.factory._target_=transformers.TFBertModel.from_pretrained",
          f"model.factory.pretrained_model_name_or_path={tmp_path / 'dir'}", "selectors=outputs",
-         "model.inputs={input_ids: {dims: [sample, token], dtype: int32}}"],
+         "model.input_axes={input_ids: {dims: [sample, token], dtype: int32}}"],
         inputs=ids, run_dir=tmp_path / "run",
     )  # fmt: skip
     wanted = model(ids).last_hidden_state

@@ -53,7 +53,7 @@ def test_weights_of_a_head_go_into_the_plain_model(safetensors: bool, tmp_path: 
     file = next(file for file in tmp_path.iterdir() if file.name != "config.json")
     factory = Component("model.factory", f"{__name__}.built", {"name": "bert"})
     dims = {"dims": ["sample", "token"], "dtype": "int32"}
-    model = keras_file.load(factory=factory, checkpoint=str(file), inputs={"input_ids": dims})
+    model = keras_file.load(factory=factory, checkpoint=str(file), input_axes={"input_ids": dims})
     same_weights(model.keras_model, wanted)
 
 

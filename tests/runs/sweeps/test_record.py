@@ -98,8 +98,10 @@ def test_damage_tells_what_is_left_to_do(tmp_path: Path) -> None:
 
 
 def test_a_newer_version_is_refused(tmp_path: Path) -> None:
-    written(tmp_path, replace(SWEEP, schema=2))
-    with pytest.raises(RunDirectoryError, match=r"newer extractkit: .* sweep index has version 2"):
+    newer = sweeps.SCHEMA + 1
+    written(tmp_path, replace(SWEEP, schema=newer))
+    said = rf"newer extractkit: .* sweep index has version {newer}"
+    with pytest.raises(RunDirectoryError, match=said):
         sweeps.read(tmp_path)
 
 
