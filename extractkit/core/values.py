@@ -242,8 +242,11 @@ class Assembly:
         fixed = [size or 0 for size in self._shape[1:]] if by_rows else []
         self._values = np.empty((int(self._offsets[-1]), *fixed), self._dtype)
 
-    def put(self, positions: Sequence[int], batch: Array) -> None:
+    def put(self, positions: Sequence[int], batch: Array, padded: bool = True) -> None:
         """Store a batch (samples, *padded) at these positions, without its padding.
+
+        Args:
+            padded: whether the batch may be padded.
 
         Raises:
             JobError: it has not the shape that was planned. NumPy would repeat or cut it silently.
@@ -261,7 +264,7 @@ class Assembly:
                 self._single[position] = row.copy()
         else:
             for row, position in zip(batch, positions, strict=True):
-                value = row[tuple(map(slice, self._shapes[position]))]
+                value = row[tuple(map(slice, self._shapes[position]))] if padded else row
                 self._check(value.shape, self._shapes[position])
                 self._put_ragged(position, value)
 

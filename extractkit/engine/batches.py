@@ -127,6 +127,18 @@ class Batch:
         """Bytes of its arrays, with their texts."""
         return sum(map(_bytes, (*self.features.values(), *self.lengths.values())))
 
+    def padded(self, signature: Signature) -> npt.NDArray[np.bool_]:
+        """Return for each sample whether it is padded: bool (samples,)."""
+        sizes = {
+            dim: size
+            for spec in signature.specs
+            for dim, size in zip(spec.dims, self.features[spec.name].shape[1:], strict=True)
+        }
+        found = np.zeros(len(self), bool)
+        for axis, own in self.lengths.items():
+            found |= own < sizes[axis]
+        return found
+
     def take(self, rows: Sequence[int]) -> "Batch":
         """Some of its samples, padded as they are."""
         return Batch(

@@ -60,18 +60,33 @@ def run(program: Program, batch: Batch, signature: Signature) -> Outcome:
 
 
 def run_isolated(
-    program: Program, batch: Batch, signature: Signature, explain: Explain = nothing_to_add
+    program: Program,
+    batch: Batch,
+    signature: Signature,
+    explain: Explain = nothing_to_add,
+    refused: Mapping[int, str] | None = None,
 ) -> Outcome:
     """Run a batch; if the model fails on it, without the samples on which it fails alone.
 
     What comes of a batch follows from it alone, as the others are run together again, not one by
     one: values may depend on how many share a batch.
 
+    Args:
+        refused: rows on which the model is known to fail alone, and what it says of each.
+
     Raises:
         SampleError: the model fails on samples together that it can do alone. None is to blame
             then.
         JobError: it fails in a way that values cannot cause, and would fail on any sample.
     """
+    if refused:
+        failed = {row: explained(said, explain(batch.take([row]))) for row, said in refused.items()}
+        rows = [row for row in range(len(batch)) if row not in failed]
+        if not rows:
+            return Outcome((), (), failed)
+        rest = run_isolated(program, batch.take(rows), signature, explain)
+        failed |= {rows[at]: reason for at, reason in rest.failed.items()}
+        return Outcome([rows[at] for at in rest.rows], rest.values, failed, rest.batch)
     try:
         return run(program, batch, signature)
     except SampleError as error:

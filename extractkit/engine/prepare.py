@@ -134,6 +134,7 @@ class Prepared:
             non_finite=runtime.non_finite,
             on_batch=on_batch,
             carried=carried,
+            any_size=partial(_any_size, self.opened, self.program),
         )
 
 
@@ -204,10 +205,7 @@ def sharing_of(
         return Shared(Sharing.IN_ORDER, why)
     if opened.alone or len(opened.source) < 2:
         return Shared(Sharing.ALONE, opened.why_alone)
-    if program is None or opened.compilation.compile != "graph":
-        # XLA would compile anew for each of the sizes that are tried.
-        compilation = replace(opened.compilation, compile="graph")
-        program = opened.model.program([fetch(tensor) for tensor in varying], compilation)
+    program = _any_size(opened, program)
     measured = partial(measure_sharing, opened.model, program=program, tensors=varying)
 
     def attempt(samples: Source) -> Shared:
@@ -223,6 +221,18 @@ def sharing_of(
             axis.use(0)
 
     return try_out(opened.model, opened.source, opened.bad_samples, attempt, varying)
+
+
+def _any_size(opened: Opened, program: Program | None) -> Program:
+    """Return the program of the tensors that depend on the samples, to be run at many sizes.
+
+    XLA would compile anew for each of them.
+    """
+    if program is not None and opened.compilation.compile == "graph":
+        return program
+    varying = [tensor for tensor in opened.tensors if not tensor.constant]
+    compilation = replace(opened.compilation, compile="graph")
+    return opened.model.program([fetch(tensor) for tensor in varying], compilation)
 
 
 def _tried(

@@ -1,14 +1,16 @@
-"""Sizes along free axes that a model does not take: found by trying others, and put into words."""
+"""Sizes along free axes that a model does not take: found by trying, and put into words."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 
+from extractkit.core.plan import Lengths
 from extractkit.core.values import Array
 from extractkit.engine.batches import Batch, collate
-from extractkit.errors import JobError
+from extractkit.errors import JobError, SampleError
 from extractkit.inputs.protocol import InputSpec, Signature
 from extractkit.models.protocol import Encoded, Model, Program
 
@@ -18,6 +20,12 @@ _STATIC_REACH, _RUN_REACH = 64, 16
 """How far from a sample's size others are tried: by static shapes, and where each is a run."""
 
 _STEPS = (2, 4, 8, 16, 32, 64, 3, 5, 6, 7, 9, 10, 12, 128)
+
+_LARGER = (1, 2, 3, 4, 5, 6, 7, 8, 16, 32)
+"""How much larger sizes are tried: each binary digit of a size moves, and each rest by up to 8."""
+
+_FEW_SIZES = 12
+"""Up to this many sizes each one is tried: that costs no more than to try larger ones."""
 
 
 def resized(spec: InputSpec, array: Array, at: Sizes) -> Array:
@@ -43,6 +51,89 @@ def repeated(
     inputs = {spec.name: resized(spec, features[spec.name], at) for spec in signature.specs}
     sizes = {axis: at[axis] for axis in signature.free_axes}
     return collate(signature, [Encoded(inputs, sizes)] * samples)
+
+
+@dataclass(eq=False)
+class OwnSizes:
+    """Padded samples that a program does not take alone, at their own sizes.
+
+    Padding may hide that: a network that pools, upsamples and adds takes even lengths only, and one
+    of 9 passes when it is padded to 12. A sample has a value where the program takes it alone,
+    whatever shares its batch.
+
+    So padded samples are run alone before their batch, one of each size. Of many sizes, only those
+    below all that were taken are run, as long as a few larger ones are taken too.
+
+    Attributes:
+        program: returns the program. It is run at many sizes, so it compiles for none of them. It
+            raises `JobError` where values have not the shapes that were planned.
+        lengths: those of all samples.
+    """
+
+    signature: Signature
+    program: Callable[[], Program]
+    lengths: Lengths
+    _taken: set[tuple[int, ...]] = field(default_factory=set, init=False)
+    _refuses: bool | None = field(default=None, init=False)
+
+    def refused(self, batch: Batch) -> dict[int, str]:
+        """Return the padded rows that the program does not take alone, with what it says of each.
+
+        Raises:
+            JobError: it fails in a way that values and sizes cannot cause.
+        """
+        found = {}
+        for row in np.flatnonzero(batch.padded(self.signature)).tolist():
+            size = tuple(int(own[row]) for own in batch.lengths.values())
+            if self._known(size):
+                continue
+            alone = batch.take([row]).trimmed(self.signature)
+            try:
+                self._program(alone.features, alone.lengths)
+            except SampleError as error:
+                found[row] = str(error)
+                self._refuses = True
+                continue
+            self._taken.add(size)
+            if self._refuses is None:
+                self._refuses = self._few or self._refuses_larger(alone)
+        return found
+
+    @cached_property
+    def _program(self) -> Program:
+        return self.program()
+
+    @cached_property
+    def _few(self) -> bool:
+        return len(set(zip(*self.lengths.axes.values(), strict=True))) <= _FEW_SIZES
+
+    def _known(self, size: tuple[int, ...]) -> bool:
+        """Whether the program takes samples of a size, as far as others have shown."""
+        if size in self._taken or self._refuses is not False:
+            return size in self._taken
+        return any(all(map(operator.le, taken, size)) for taken in self._taken)
+
+    def _refuses_larger(self, alone: Batch) -> bool:
+        """Whether the program does not take a sample that it takes, brought to a larger size."""
+        features = {name: array[0, ...] for name, array in alone.features.items()}
+        own = {axis: int(sizes[0]) for axis, sizes in alone.lengths.items()}
+        for at in self._larger(own):
+            batch = repeated(self.signature, features, at)
+            try:
+                self._program(batch.features, batch.lengths)
+            except JobError:  # memory, too, may run out at a size that we chose
+                return True
+        return False
+
+    def _larger(self, own: Sizes) -> Iterator[Sizes]:
+        """Larger sizes of all axes, and of each where there are several."""
+        longest = self.signature.longest or {}
+        moved = [tuple(own), *((axis,) for axis in own if len(own) > 1)]
+        for axes in moved:
+            for step in _LARGER:
+                at = {axis: size + step * (axis in axes) for axis, size in own.items()}
+                if all(size <= longest.get(axis, size) for axis, size in at.items()):
+                    yield at
 
 
 @dataclass(eq=False)

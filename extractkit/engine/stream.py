@@ -18,6 +18,8 @@ from itertools import chain
 from queue import SimpleQueue
 from typing import TypeVar
 
+import numpy as np
+
 from extractkit.core.plan import Lengths, PlannedTensor, Shard
 from extractkit.core.value_checks import ValueStats, examine
 from extractkit.core.values import Array, Assembly, State, Values, without
@@ -26,13 +28,14 @@ from extractkit.engine.caches import ReadAlready
 from extractkit.engine.carrying import Carried
 from extractkit.engine.failing_samples import (
     Outcome,
+    explained,
     failing_alone,
     non_finite_reasons,
     refuse_non_finite,
     run,
     run_isolated,
 )
-from extractkit.engine.sizes import SizeFaults
+from extractkit.engine.sizes import OwnSizes, SizeFaults
 from extractkit.engine.survey import blamed, named
 from extractkit.errors import BadSampleError, InputError, JobError, SampleError
 from extractkit.inputs.protocol import Source
@@ -178,6 +181,7 @@ class Stream:
         non_finite: where values are NaN or infinite, "warn", "fail", or "skip" the sample.
         on_batch: told how many samples more are done.
         carried: the state that goes from batch to batch; None: each starts from the initial one.
+        any_size: returns the same program as it is best run at many sizes; None: as it is.
     """
 
     model: Model
@@ -193,6 +197,7 @@ class Stream:
     bad_samples: str = "fail"
     non_finite: str = "warn"
     carried: Carried | None = None
+    any_size: Callable[[], Program] | None = None
     _read_already: ReadAlready[list[_Work]] = field(default_factory=ReadAlready)
 
     def shards(
@@ -314,15 +319,41 @@ class Stream:
         if self.carried is not None:
             values = self.carried.run(work.shard, work.positions, batch)
             return Outcome(range(len(batch)), values, batch=batch)
+        refused = self._own_sizes.refused(batch) if self.rules.padded else {}
         if self.bad_samples == "skip":
-            return run_isolated(program, batch, signature, self._size_fault)
+            return run_isolated(program, batch, signature, self._size_fault, refused)
+        for row, said in refused.items():
+            raise self._bad(work, row, explained(said, self._size_fault(batch.take([row]))))
         try:
             return run(program, batch, signature)
         except SampleError as error:
             for row, reason in failing_alone(program, batch, signature, error, self._size_fault):
-                index = work.shard.start + work.positions[row]
-                raise BadSampleError(blamed(self._id(index), index, reason)) from error
+                raise self._bad(work, row, reason) from error
             raise
+
+    def _bad(self, work: _Work, row: int, reason: str) -> BadSampleError:
+        index = work.shard.start + work.positions[row]
+        return BadSampleError(blamed(self._id(index), index, reason))
+
+    @cached_property
+    def _own_sizes(self) -> OwnSizes:
+        return OwnSizes(self.model.signature, self._of_any_size, self.lengths)
+
+    def _of_any_size(self) -> Program:
+        """Return the program of samples alone, which checks the shapes of what it returns."""
+        program = self.program if self.any_size is None else self.any_size()
+        assert program is not None
+
+        def run_alone(
+            features: Mapping[str, Array], lengths: Mapping[str, Array]
+        ) -> Sequence[Array]:
+            values = program(features, lengths)
+            own = Lengths(1, {axis: sizes.astype(np.int64) for axis, sizes in lengths.items()})
+            rooms = [assembly(tensor, own) for tensor in self.tensors]
+            put(self.tensors, rooms, [0], values, padded=False)
+            return values
+
+        return run_alone
 
     def _size_fault(self, batch: Batch) -> str | None:
         return self._size_faults.of(batch)
@@ -353,7 +384,7 @@ class Stream:
             self.on_batch(len(positions))
             if outcome.rows:
                 kept = [positions[row] for row in outcome.rows]
-                put(self.tensors, assemblies, kept, outcome.values)
+                put(self.tensors, assemblies, kept, outcome.values, self._padded(outcome))
             failed = outcome.failed.items()
             missing |= {shard.start + positions[row]: reason for row, reason in failed}
             if one.work.last:
@@ -365,6 +396,9 @@ class Stream:
             for tensor, room in zip(self.tensors, assemblies, strict=True)
         }
         return self._checked(ShardValues(shard, values, {}, missing, seconds, one.state))
+
+    def _padded(self, outcome: Outcome) -> bool:
+        return outcome.batch is None or bool(outcome.batch.padded(self.model.signature).any())
 
     def _checked(self, computed: ShardValues) -> ShardValues:
         """The same with what was found out about its values, and what follows from that."""
@@ -403,15 +437,19 @@ def put(
     assemblies: Sequence[Assembly],
     positions: Sequence[int],
     values: Sequence[Array],
+    padded: bool = True,
 ) -> None:
     """Store what a program returned for a batch.
+
+    Args:
+        padded: whether some of its samples may be padded.
 
     Raises:
         JobError: a tensor has not the shape that was planned, named by its key.
     """
     for tensor, room, value in zip(tensors, assemblies, values, strict=True):
         try:
-            room.put(positions, value)
+            room.put(positions, value, padded)
         except JobError as error:
             dims = list(tensor.dims or ())
             raise JobError(f"{tensor.key!r} with dims {dims} cannot be stored: {error}") from error

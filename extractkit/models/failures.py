@@ -15,6 +15,9 @@ _OF_GRAPHS = (
 _OF_PYTHON = (ValueError, TypeError, ArithmeticError, LookupError, AssertionError)
 """The same for Python code."""
 
+_ONEDNN_REFUSES = "received an exception:Status: 2,"
+"""What oneDNN's kernels report of invalid arguments, such as a window larger than the input."""
+
 
 def batch_failure(model: str, error: Exception) -> JobError:
     """Return the error to raise for an exception of TensorFlow or a model's Python code.
@@ -31,7 +34,9 @@ def batch_failure(model: str, error: Exception) -> JobError:
     if isinstance(error, MemoryError):
         raise error
     by_graph = isinstance(error, tf.errors.OpError)
-    blamed = isinstance(error, _OF_GRAPHS if by_graph else _OF_PYTHON)
+    blamed = isinstance(error, _OF_GRAPHS if by_graph else _OF_PYTHON) or (
+        isinstance(error, tf.errors.AbortedError) and _ONEDNN_REFUSES in str(error)
+    )
     said = graph_error_summary(error) if by_graph else error_summary(error)
     return (SampleError if blamed else JobError)(f"model {model!r} failed on a batch: {said}")
 

@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 
 import numpy as np
+import pytest
 
+from extractkit.core.plan import Lengths
 from extractkit.core.values import Array
 from extractkit.engine.batches import collate
-from extractkit.engine.sizes import SizeFaults
+from extractkit.engine.sizes import OwnSizes, SizeFaults
 from extractkit.errors import SampleError
 from extractkit.models.protocol import Encoded
 from extractkit.testing.reference import ReferenceModel
@@ -56,3 +58,45 @@ def test_a_search_that_finds_nothing_is_not_repeated() -> None:
     calls = program.calls
     assert faults_of(faults, 30, 31, 32) == [None, None, None]
     assert program.calls == calls
+
+
+class TestOwnSizes:
+    """Samples in a padded batch whose own sizes the program does not take."""
+
+    @staticmethod
+    def refused(program: Counting, in_all: int, *lengths: int) -> list[int]:
+        """Rows of one padded batch, of a job with so many different lengths."""
+        samples = [Encoded({"tokens": np.ones(n, np.int32)}, {"token": n}) for n in lengths]
+        every = Lengths(in_all, {"token": np.arange(in_all)})
+        sizes = OwnSizes(MODEL.signature, lambda: program, every)
+        found = sizes.refused(collate(MODEL.signature, samples, 8))
+        assert set(found.values()) <= {"it does not take that"}
+        return list(found)
+
+    @pytest.mark.parametrize("different", [5, 50])
+    @pytest.mark.parametrize("lengths", [(9, 12, 12, 14, 17), (12, 9, 17, 14, 12)])
+    def test_each_is_found(self, different: int, lengths: tuple[int, ...]) -> None:
+        refused = self.refused(Counting(4), different, *lengths)
+        assert [lengths[row] for row in refused] == [n for n in lengths if n % 4]
+
+    def test_one_among_many_lengths_is_found(self) -> None:
+        assert self.refused(Counting(2), 100, *range(2, 60, 2), 61) == [29]
+
+    def test_a_program_that_takes_all_sizes_is_run_at_few(self) -> None:
+        program = Counting(1)
+        assert self.refused(program, 100, *range(2, 64)) == []
+        assert program.calls < 12
+
+    def test_so_is_one_that_takes_none_below_a_length(self) -> None:
+        class Long(Counting):
+            def __call__(self, features: Mapping[str, Array], lengths: object) -> list[Array]:
+                if features["tokens"].shape[1] < 5:
+                    raise SampleError("it does not take that")
+                return []
+
+        assert self.refused(Long(1), 100, 9, 4, 5, 2, 30) == [1, 3]
+
+    def test_what_is_not_padded_is_not_tried(self) -> None:
+        program = Counting(4)
+        assert self.refused(program, 50, 16, 16) == []
+        assert program.calls == 0
