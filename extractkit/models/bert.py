@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from extractkit.advice import override
 from extractkit.errors import MissingExtraError, ModelError
 from extractkit.models.given_weights import given_weights
-from extractkit.models.hub import find_preset, require_keras_hub
 from extractkit.models.hub_backbones import (
     GoogleRelease,
     assign_release,
@@ -18,6 +17,7 @@ from extractkit.models.hub_backbones import (
     is_release,
     release_backbone,
 )
+from extractkit.models.hub_preset import find_preset, require_keras_hub
 from extractkit.models.recognition import refuse_unreachable
 from extractkit.models.tensorflow_process import quiet_start
 from extractkit.models.weight_files import WeightFile

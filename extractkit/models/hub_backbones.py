@@ -22,7 +22,7 @@ import numpy as np
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError, ModelError, choices
 from extractkit.models.foreign import error_summary
-from extractkit.models.hub import Preset
+from extractkit.models.hub_preset import Preset
 from extractkit.models.recognition import held
 from extractkit.models.weight_files import WeightFile, open_weights
 from extractkit.models.weight_files.tensorflow_checkpoint import INDEX_ENDING

@@ -18,7 +18,7 @@ from extractkit.inputs.protocol import PICTURE, InputSpec, Sample, Signature
 from extractkit.models.axes import INPUT_AXES, Dim, InputSetting
 from extractkit.models.foreign import error_summary
 from extractkit.models.graphs.signature import Declared, chosen, declared, signature_of
-from extractkit.models.hugging_face import IMAGE_PROCESSOR, ModelDirectory
+from extractkit.models.hugging_face_directory import IMAGE_PROCESSOR, ModelDirectory
 from extractkit.models.protocol import Encoded
 
 TOKEN = "token"
