@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from extractkit.api import extract, join, rerun, resume, verify
     from extractkit.runs.comparing import diff
     from extractkit.runs.reader import Run
-    from extractkit.runs.reader import open_run as open  # noqa: A004
-    from extractkit.runs.sweeps.reader import Sweep, open_sweep
+    from extractkit.runs.sweeps.reader import Sweep
+    from extractkit.runs.sweeps.reader import open_path as open  # noqa: A004
 
 __all__ = [
     "Run",
@@ -28,7 +28,6 @@ __all__ = [
     "extract",
     "join",
     "open",
-    "open_sweep",
     "rerun",
     "resume",
     "verify",
@@ -41,8 +40,7 @@ _LAZY = {
     "diff": ("extractkit.runs.comparing", "diff"),
     "extract": ("extractkit.api", "extract"),
     "join": ("extractkit.api", "join"),
-    "open": ("extractkit.runs.reader", "open_run"),
-    "open_sweep": ("extractkit.runs.sweeps.reader", "open_sweep"),
+    "open": ("extractkit.runs.sweeps.reader", "open_path"),
     "rerun": ("extractkit.api", "rerun"),
     "resume": ("extractkit.api", "resume"),
     "verify": ("extractkit.api", "verify"),
@@ -50,8 +48,7 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> object:
-    if name in RENAMED_VERBS:
-        new = RENAMED_VERBS[name]
+    if new := {**RENAMED_VERBS, "open_sweep": "open"}.get(name):
         raise AttributeError(
             f"extractkit.{name} is now extractkit.{new}. Write: extractkit.{new}(…)"
         )

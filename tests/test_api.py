@@ -85,7 +85,7 @@ def modules_after(code: str) -> set[str]:
 
 def test_all_is_what_the_package_exposes() -> None:
     names = [
-        "Run", "Sweep", "diff", "extract", "join", "open", "open_sweep", "rerun", "resume",
+        "Run", "Sweep", "diff", "extract", "join", "open", "rerun", "resume",
         "verify",
     ]  # fmt: skip
     assert extractkit.__all__ == names == dir(extractkit)
@@ -93,6 +93,14 @@ def test_all_is_what_the_package_exposes() -> None:
         assert getattr(extractkit, name).__doc__
     with pytest.raises(AttributeError, match=r"^module 'extractkit' has no attribute 'extarct'$"):
         _ = extractkit.extarct  # type: ignore[attr-defined]
+
+
+def test_former_names_are_answered_with_the_new_ones() -> None:
+    for former, new in {"finalize": "join", "open_sweep": "open"}.items():
+        with pytest.raises(
+            AttributeError, match=rf"^extractkit\.{former} is now extractkit\.{new}"
+        ):
+            getattr(extractkit, former)
 
 
 def test_neither_importing_nor_opening_a_run_needs_tensorflow_or_hydra(tmp_path: Path) -> None:

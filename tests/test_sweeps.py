@@ -208,7 +208,7 @@ def test_a_run_that_is_reused_stands_in_a_jobs_place(program: Program, place: Pa
         *sweep("model=reference", "model.seed=1,2", "selectors=layers", "runtime.reuse_from=runs")
     )
     assert done.stdout.splitlines() == [f"{place}/s/0", f"{place}/runs/two", f"{place}/s"]
-    found = extractkit.open_sweep(place / "s")
+    found = extractkit.open(place / "s")
     assert found.runs[1].path == place / "runs" / "two"
     assert found.table[1]["samples"] == 3
 
@@ -325,7 +325,7 @@ def test_a_sweep_that_is_stopped_can_be_gone_on_with(
         assert statuses(place / "s") == ["finished", "interrupted", "skipped"]
     else:
         assert statuses(place / "s") == ["finished", "started", "skipped"]
-    stopped = extractkit.open_sweep(place / "s")
+    stopped = extractkit.open(place / "s")
     assert [row["model"] for row in stopped.table] == ["reference", "sleeping", "counted"]
     assert (stopped.table[2]["error"], stopped.keys) == ("not begun", ("model",))
     assert np.isnan(stopped.to_xarray("attention:output").sel(model="counted")).all()

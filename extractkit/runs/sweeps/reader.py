@@ -15,6 +15,7 @@ from extractkit.advice import command
 from extractkit.core.catalog import SAMPLE
 from extractkit.core.checkpoints import AXIS
 from extractkit.errors import (
+    ConfigError,
     MissingExtraError,
     RunDirectoryError,
     SelectionError,
@@ -30,10 +31,12 @@ from extractkit.runs.sweeps import (
     SweepRecord,
     as_typed,
     is_of,
+    is_sweep,
     next_steps,
     read,
 )
 from extractkit.runs.views import TensorView
+from extractkit.sinks.protocol import Sink
 
 
 class Sweep:
@@ -208,6 +211,41 @@ class _Runs(Mapping[int, Run]):
 
 def _has_run(run: Path) -> bool:
     return (run / MANIFEST).exists()
+
+
+def open_path(
+    path: str | Path,
+    sink: Sink | None = None,
+    *,
+    check: bool = True,
+    trust: Sequence[str] = (),
+) -> Run | Sweep:
+    """Open the directory of a run or of a sweep. Reads records only, values on access.
+
+    Args:
+        path: the directory.
+        sink: the sink that reads a run's values; None: the first sink of its configuration.
+        check: compare the SHA-256 of each shard's file with the journal before the first read, so
+            that damaged values raise an error.
+        trust: modules whose callables a run's configuration may name, for sinks that neither come
+            with extractkit nor are registered.
+
+    Returns:
+        `Run` for a run, `Sweep` for a sweep.
+
+    Raises:
+        ConfigError: `sink` or `check` is given for a sweep.
+        RunDirectoryError: it is neither, is damaged, or is a finished run that lacks shards.
+    """
+    directory = Path(path)
+    if not is_sweep(directory):
+        return open_run(directory, sink, check=check, trust=trust)
+    if sink is not None or not check:
+        raise ConfigError(
+            f"sink= and check= are for a single run, and {directory} is a sweep. Open one of its "
+            f"runs: extractkit.open({str(directory / '0')!r}, …)"
+        )
+    return open_sweep(directory, trust=trust)
 
 
 def open_sweep(path: str | Path, *, trust: Sequence[str] = ()) -> Sweep:

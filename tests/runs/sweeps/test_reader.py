@@ -1,7 +1,6 @@
 """A sweep read back: its table, its runs, one labelled array."""
 
 import os
-import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +9,11 @@ import numpy as np
 import pytest
 
 import extractkit
-from extractkit.errors import RunDirectoryError, SelectionError
+from extractkit.errors import ConfigError, RunDirectoryError, SelectionError
 from extractkit.runs import sweeps
 from extractkit.runs.manifest import Status
 from extractkit.runs.sweeps import JobStatus, next_steps
+from extractkit.sinks.npz import NpzSink
 from tests.sweep_examples import placed, resumed, swept
 
 HIDDEN = "attention:output"
@@ -40,7 +40,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_swept_keys_stand_in_the_order_of_the_overrides(made: Path) -> None:
-    sweep = extractkit.open_sweep(made)
+    sweep = extractkit.open(made)
     assert sweep.keys == ("model.seed", "model.longest")
     assert repr(sweep) == (
         f"<Sweep {made}: failed, 2 of 4 runs finished, over model.seed, model.longest>"
@@ -48,7 +48,7 @@ def test_the_swept_keys_stand_in_the_order_of_the_overrides(made: Path) -> None:
 
 
 def test_a_row_for_each_job(made: Path) -> None:
-    table = extractkit.open_sweep(made).table
+    table = extractkit.open(made).table
     assert [(row["job"], row["model.seed"], row["model.longest"]) for row in table] == [
         (0, 1, 4),
         (1, 1, -1),
@@ -70,12 +70,12 @@ def test_a_row_for_each_job(made: Path) -> None:
 
 def test_the_table_is_a_data_frame(made: Path) -> None:
     pandas = pytest.importorskip("pandas")
-    frame = pandas.DataFrame(extractkit.open_sweep(made).table)
+    frame = pandas.DataFrame(extractkit.open(made).table)
     assert list(frame[frame.status == "finished"]["model.seed"]) == [1, 2]
 
 
 def test_runs_by_number_are_the_finished_ones(made: Path) -> None:
-    runs = extractkit.open_sweep(made).runs
+    runs = extractkit.open(made).runs
     assert list(runs) == [0, 2]
     assert len(runs) == 2
     assert 1 not in runs
@@ -87,7 +87,7 @@ def test_runs_by_number_are_the_finished_ones(made: Path) -> None:
 
 
 def test_a_run_by_its_values(made: Path) -> None:
-    sweep = extractkit.open_sweep(made)
+    sweep = extractkit.open(made)
     assert sweep.run({"model.seed": 2, "model.longest": 4}).path == made / "2"
     assert sweep.run(**{"model.seed": "2", "model.longest": "4"}).path == made / "2"
 
@@ -105,13 +105,13 @@ def test_a_run_by_its_values(made: Path) -> None:
 )
 def test_values_of_no_run_or_several(made: Path, values: dict[str, int], message: str) -> None:
     with pytest.raises(SelectionError) as caught:
-        extractkit.open_sweep(made).run(values)
+        extractkit.open(made).run(values)
     assert str(caught.value) == message.format(made)
 
 
 def test_one_array_over_the_swept_keys(made: Path) -> None:
     pytest.importorskip("xarray")
-    sweep = extractkit.open_sweep(made)
+    sweep = extractkit.open(made)
     array = sweep.to_xarray(HIDDEN)
     assert array.dims == ("model.seed", "model.longest", "sample", "token", "axis")
     assert array.shape == (2, 2, 3, 4, 4)
@@ -125,7 +125,7 @@ def test_one_array_over_the_swept_keys(made: Path) -> None:
 
 def test_what_is_missing_has_the_value_that_is_asked_for(made: Path) -> None:
     pytest.importorskip("xarray")
-    array = extractkit.open_sweep(made).to_xarray(HIDDEN, fill=-1)
+    array = extractkit.open(made).to_xarray(HIDDEN, fill=-1)
     assert (array.sel({"model.longest": -1}).values == -1).all()
     assert (array.sel({"model.longest": 4}, drop=True).values[:, 0, 3] == -1).all()  # "one"
 
@@ -133,7 +133,7 @@ def test_what_is_missing_has_the_value_that_is_asked_for(made: Path) -> None:
 def test_ragged_tensors_are_padded_to_the_longest_of_all_runs(place: Path) -> None:
     pytest.importorskip("xarray")
     assert not swept("selectors=layers", "model.longest=4,6")
-    sweep = extractkit.open_sweep(place / "s")
+    sweep = extractkit.open(place / "s")
     array = sweep.to_xarray(HIDDEN)
     assert array.sizes["token"] == 6
     for label, run in ((4, sweep.runs[0]), (6, sweep.runs[1])):
@@ -146,7 +146,7 @@ def test_ragged_tensors_are_padded_to_the_longest_of_all_runs(place: Path) -> No
 def test_whole_numbers_have_nothing_to_stand_for_a_missing_run(place: Path) -> None:
     pytest.importorskip("xarray")
     swept('+selectors.mine.path=":input.tokens"', "model.longest=4,-1")
-    sweep = extractkit.open_sweep(place / "s")
+    sweep = extractkit.open(place / "s")
     with pytest.raises(RunDirectoryError) as caught:
         sweep.to_xarray(":input.tokens")
     assert str(caught.value) == (
@@ -177,7 +177,7 @@ def test_runs_of_different_kinds_are_no_array(place: Path, arguments: list[str],
     with pytest.raises(
         RunDirectoryError, match=f"does not fit one array: {told}. Take the runs one by"
     ):
-        extractkit.open_sweep(place / "s").to_xarray(HIDDEN)
+        extractkit.open(place / "s").to_xarray(HIDDEN)
 
 
 def test_missing_samples_are_marked_in_the_runs_that_lack_them(place: Path) -> None:
@@ -186,7 +186,7 @@ def test_missing_samples_are_marked_in_the_runs_that_lack_them(place: Path) -> N
     Path("texts.jsonl").write_text(lines, encoding="utf-8")
     given = ("inputs.path=texts.jsonl", "inputs.column=text", "runtime.bad_samples=skip")
     assert not swept("selectors=layers", *given, "model.seed=1,2")
-    marks = extractkit.open_sweep(place / "s").to_xarray("pool:output").coords["missing"]
+    marks = extractkit.open(place / "s").to_xarray("pool:output").coords["missing"]
     assert marks.dims == ("model.seed", "sample")
     assert marks.values.tolist() == [[False, True, False]] * 2
 
@@ -194,7 +194,7 @@ def test_missing_samples_are_marked_in_the_runs_that_lack_them(place: Path) -> N
 def test_lists_are_labels_as_they_are_typed(place: Path) -> None:
     pytest.importorskip("xarray")
     assert not swept("selectors=[layers],[layers,outputs]")
-    sweep = extractkit.open_sweep(place / "s")
+    sweep = extractkit.open(place / "s")
     assert [row["selectors"] for row in sweep.table] == [["layers"], ["layers", "outputs"]]
     array = sweep.to_xarray(HIDDEN)
     assert list(array.coords["selectors"].values) == ["[layers]", "[layers,outputs]"]
@@ -204,7 +204,7 @@ def test_lists_are_labels_as_they_are_typed(place: Path) -> None:
 def test_weights_have_no_samples(place: Path) -> None:
     pytest.importorskip("xarray")
     assert not swept("selectors=weights", "model.seed=1,2")
-    array = extractkit.open_sweep(place / "s").to_xarray("attention:kernel")
+    array = extractkit.open(place / "s").to_xarray("attention:kernel")
     assert array.dims == ("model.seed", "axis", "axis_1")
     assert set(array.coords) == {"model.seed"}
 
@@ -212,7 +212,7 @@ def test_weights_have_no_samples(place: Path) -> None:
 def test_jobs_of_the_same_values_are_no_array(place: Path) -> None:
     pytest.importorskip("xarray")
     assert not swept("selectors=layers", "model.seed=1,1")
-    sweep = extractkit.open_sweep(place / "s")
+    sweep = extractkit.open(place / "s")
     assert sweep.keys == ()
     with pytest.raises(RunDirectoryError, match=r"^jobs 0 and 1 of .*s have the same values"):
         sweep.to_xarray(HIDDEN)
@@ -227,7 +227,7 @@ def test_runs_that_were_exchanged_are_no_values_of_each_other(place: Path) -> No
     (sweep / "1").rename(sweep / "0")
     (place / "kept").rename(sweep / "1")
     with pytest.raises(RunDirectoryError) as caught:
-        extractkit.open_sweep(sweep).to_xarray(HIDDEN)
+        extractkit.open(sweep).to_xarray(HIDDEN)
     assert str(caught.value) == (
         f"{sweep / '0'} holds the run of another job (model=reference inputs.path=texts.txt "
         f"selectors=layers model.seed=2) than job 0 of {sweep} (model=reference "
@@ -242,9 +242,9 @@ def test_runs_that_were_exchanged_are_no_values_of_each_other(place: Path) -> No
 def test_a_run_that_is_gone_is_missing(place: Path) -> None:
     assert not swept("selectors=layers", "model.seed=1,2")
     sweep = place / "s"
-    whole = extractkit.open_sweep(sweep).to_xarray(HIDDEN)
+    whole = extractkit.open(sweep).to_xarray(HIDDEN)
     shutil.rmtree(sweep / "0")
-    found = extractkit.open_sweep(sweep)
+    found = extractkit.open(sweep)
     assert (list(found.runs), 0 in found.runs) == ([1], False)
     with pytest.raises(RunDirectoryError) as caught:
         found.run({"model.seed": 1})
@@ -259,7 +259,7 @@ def test_a_run_that_is_gone_is_missing(place: Path) -> None:
 
 def test_a_moved_sweep_is_read_where_it_is(made: Path, tmp_path: Path) -> None:
     shutil.copytree(made, tmp_path / "moved")
-    sweep = extractkit.open_sweep(tmp_path / "moved")
+    sweep = extractkit.open(tmp_path / "moved")
     assert sweep.runs[0].path == tmp_path / "moved" / "0"
     assert sweep.runs[0].status == "finished"
 
@@ -274,14 +274,21 @@ def test_a_run_that_was_gone_on_with_by_itself_counts(place: Path) -> None:
         index, replace(whole, status=Status.FAILED, jobs=(whole.jobs[0], failed))
     )
     sweeps.JOB_FILE.write(place / "s" / "jobs" / "1.json", sweeps.JobFile(failed))
-    assert list(extractkit.open_sweep(place / "s").runs) == [0, 1]
+    assert list(extractkit.open(place / "s").runs) == [0, 1]
 
 
-def test_what_is_no_sweep(made: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunDirectoryError, match=r"is not a sweep: it holds no sweep\.json$"):
-        extractkit.open_sweep(tmp_path)
-    hint = re.escape(f"is a single run. Open it by extractkit.open({str(made / '0')!r})")
-    with pytest.raises(RunDirectoryError, match=hint):
-        extractkit.open_sweep(made / "0")
-    with pytest.raises(RunDirectoryError, match=r"is a sweep, not one run\. Give one of"):
-        extractkit.open(made)
+def test_a_directory_of_neither_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunDirectoryError, match=r"is not a run directory: it holds no manifest"):
+        extractkit.open(tmp_path)
+
+
+def test_runs_and_sweeps_are_opened_by_one_function(made: Path) -> None:
+    assert isinstance(extractkit.open(made), extractkit.Sweep)
+    assert isinstance(extractkit.open(made / "0", check=False), extractkit.Run)
+    for alone in ({"check": False}, {"sink": NpzSink()}):
+        with pytest.raises(ConfigError) as caught:
+            extractkit.open(made, **alone)
+        assert str(caught.value) == (
+            f"sink= and check= are for a single run, and {made} is a sweep. Open one of its runs: "
+            f"extractkit.open({str(made / '0')!r}, …)"
+        )
