@@ -79,7 +79,7 @@ venv: $(VENV)/.project-installed ## the virtual environment, made or brought up 
 .PHONY: demo
 demo: venv ## extract every attention map of a real BERT into a new folder under outputs/
 	@run="outputs/demo-$$(date +%Y%m%d-%H%M%S)-$$$$"; \
-	$(BIN)/python -m extractkit model=bert selectors=attention hydra.run.dir="$$run"; \
+	$(BIN)/python -m extractkit model=bert selectors=attention run_dir="$$run"; \
 	printf '%s\n' \
 	    "" \
 	    "What is in it:  $(BIN)/extractkit show $$run" \

@@ -118,7 +118,7 @@ def _processes(files: Sequence[Path], peptides: Peptides) -> None:
                 [
                     *(sys.executable, "-m", "extractkit", "model=keras", _FACTORY, _SELECTOR),
                     *(f"model.checkpoint='{file}'", "inputs=arrays", f"inputs.path={data}"),
-                    f"hydra.run.dir={name}/run-{number}",
+                    f"run_dir={name}/run-{number}",
                 ],
                 check=True,
                 capture_output=True,

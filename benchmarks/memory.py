@@ -31,7 +31,7 @@ def _peak(folder: Path, count: int) -> int:
         [
             *(sys.executable, "-m", "benchmarks.peak", sys.executable, "-m", "extractkit"),
             *("model=bert", "+selectors.hidden.regex='^transformer_layer_[0-9]+:output'"),
-            *(f"inputs.path={path}", f"hydra.run.dir={folder / str(count)}"),
+            *(f"inputs.path={path}", f"run_dir={folder / str(count)}"),
         ],
         stdout=subprocess.PIPE,
         check=True,

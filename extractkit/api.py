@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from extractkit.advice import command
-from extractkit.config import new_run_directory
+from extractkit.config import new_run_directory, with_run_dir
 from extractkit.config.compose import compose, in_memory, recorded_job
 from extractkit.config.model_files import spell_out
 from extractkit.config.overrides import where_it_runs
@@ -55,7 +55,7 @@ def extract(
             or a mapping of the model's inputs to arrays; a list with an array, or a mapping of the
             model's inputs to values, for each sample, which may differ in their lengths; or a
             source with the `Inputs` protocol.
-        run_dir: the run directory; None: `hydra.run.dir` as composed, a new one under `outputs/`.
+        run_dir: the run directory; None: that of the overrides, or a new one under `outputs/`.
         trust: modules whose callables files of the configuration may name.
         listener: is told how the job goes; None: nobody is.
 
@@ -66,7 +66,10 @@ def extract(
         UserError: a mistake in what was given; nothing is left on disk.
         JobError: the job failed; committed shards stay readable.
     """
-    composed = compose(spell_out(overrides), _live(model, inputs), trust)
+    if run_dir is not None and any(one.startswith("run_dir=") for one in overrides):
+        raise ConfigError("the run directory is given twice: run_dir=… and an override. Give one")
+    typed = with_run_dir(spell_out(overrides), swept=False)
+    composed = compose(typed, _live(model, inputs), trust)
     directory = composed.directory if run_dir is None else Path(run_dir).absolute()
     made = execute(
         composed.job,

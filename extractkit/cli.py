@@ -15,12 +15,13 @@ from extractkit.commands.arguments import (
     TRUST,
     check_keys,
     check_verb,
+    is_sweep,
     overrides_first,
     spell_out,
     split_verb,
     taken,
 )
-from extractkit.config import GROUPS, options
+from extractkit.config import GROUPS, options, with_run_dir
 from extractkit.display import help as help_text
 from extractkit.display.output import printable, write
 from extractkit.errors import ConfigError, ExtractkitError, UserError
@@ -66,6 +67,7 @@ def execute(arguments: Sequence[str]) -> int:
     trusted, rest = taken(spelt, TRUST)
     flags = _flags(verb, rest)
     rest = overrides_first([argument for argument in rest if argument not in flags])
+    rest = with_run_dir(rest, swept=is_sweep(rest))
     if found:
         whole = command(verb, *spelt)
         sys.stderr.write(printable(f"extractkit: {found[0]}. In full: {whole}\n"))

@@ -156,7 +156,7 @@ def test_the_advice_after_a_refused_job_finishes_the_sweep(program: Program, pla
     assert "Go on with the sweep" not in done.stderr
     advice = (
         f"Job 1 was refused, and is refused again until the configuration is corrected. Correct it "
-        f"and start the sweep again in another directory (hydra.sweep.dir=DIR); "
+        f"and start the sweep again in another directory (run_dir=DIR); "
         f"runtime.reuse_from={place}/s reuses the finished runs. If the overrides are "
         f"right, and a file, a package or disk space was missing, add that and resume: "
         f"extractkit resume {place}/s\n"
@@ -185,8 +185,8 @@ def test_a_taken_directory_is_told_before_anything_runs(program: Program, place:
     done = program(*given)
     assert (done.returncode, done.stdout) == (cli.MISTAKEN, "")
     assert done.stderr == (
-        f"extractkit: hydra.sweep.dir={place}/s holds a sweep. Resume it: extractkit resume "
-        f"{place}/s. Choose another directory: hydra.sweep.dir=…\n"
+        f"extractkit: run_dir={place}/s holds a sweep. Resume it: extractkit resume "
+        f"{place}/s. Choose another directory: run_dir=…\n"
     )
     assert (place / "s" / "sweep.json").read_bytes() == before
 
@@ -195,7 +195,7 @@ def test_jobs_lie_inside_of_their_sweep(program: Program, place: Path) -> None:
     done = program(*sweep("model=reference", "selectors=layers", "hydra.sweep.subdir=../t"))
     assert done.returncode == cli.MISTAKEN
     assert (
-        f"hydra.sweep.subdir leads to {place}/t, which is not inside of hydra.sweep.dir={place}/s"
+        f"hydra.sweep.subdir leads to {place}/t, which is not inside of run_dir={place}/s"
     ) in done.stderr
     assert not (place / "t").exists()
     assert not (place / "s").exists()

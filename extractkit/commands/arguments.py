@@ -23,6 +23,7 @@ _CONFIG_DIR = ("--config-dir", "-cd")
 _INFO = ("--info", "-i")
 # What may stand in front of the `=` of an override.
 _KEY = re.compile(r"[\w.]+(@[\w.:]*)?")
+_MODE = re.compile(r"""hydra\.mode=["']?MULTIRUN["']?""", re.IGNORECASE)
 _TOPICS = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 
 
@@ -104,6 +105,16 @@ def overrides_first(arguments: Sequence[str]) -> list[str]:
         else:
             raise ConfigError(_misplaced(argument))
     return overrides + flags
+
+
+def is_sweep(arguments: Sequence[str]) -> bool:
+    """Return whether the arguments ask for one job per combination of values."""
+    return any(
+        one in SWEEP
+        or (len(one) > len("--") and SWEEP[0].startswith(one))  # Hydra takes abbreviations
+        or _MODE.fullmatch(one) is not None
+        for one in arguments
+    )
 
 
 def check_keys(arguments: Sequence[str], rest: Sequence[str]) -> None:

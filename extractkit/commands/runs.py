@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from extractkit.commands import sweeps
 from extractkit.commands.arguments import TRUST, RunOptions
+from extractkit.config import RUN_DIR, with_run_dir
 from extractkit.display.output import write, write_json, write_rendered
 from extractkit.errors import ConfigError, RunDirectoryError
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 Report = Callable[[Exception], int]
 
-_RUN_DIR = "hydra.run.dir="
+_RUN_DIR = f"{RUN_DIR}="
 
 
 def show(arguments: Sequence[str]) -> bool:
@@ -145,7 +146,7 @@ def rerun(arguments: Sequence[str]) -> bool:
     given = options.read(arguments)
     into = new_run_directory()
     overrides = []
-    for one in given.overrides:
+    for one in with_run_dir(given.overrides, swept=False):
         if one.startswith(_RUN_DIR):
             into = _directory(one.removeprefix(_RUN_DIR))
         elif "=" in one:
@@ -153,7 +154,7 @@ def rerun(arguments: Sequence[str]) -> bool:
         else:
             raise ConfigError(
                 f"rerun: {one!r} is not a run directory to write to. A run is repeated as it is; "
-                f"what may be given is {_RUN_DIR}DIR, and where it runs: runtime.engine=…"
+                f"what may be given is run_dir=DIR, and where it runs: runtime.engine=…"
             )
     directory = _directory(given.run)
     with (

@@ -3,6 +3,7 @@
 The functions here find the configuration files and list what can be chosen. They do not need Hydra.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -34,6 +35,39 @@ def config_directory() -> Path:
 def new_run_directory() -> Path:
     """A run directory named after the time, as config.yaml has it for a job."""
     return Path("outputs", f"{datetime.now():%Y-%m-%d}", f"{datetime.now():%H-%M-%S}").absolute()
+
+
+def with_run_dir(arguments: Sequence[str], *, swept: bool) -> list[str]:
+    """Return the arguments with `run_dir=DIR` replaced by the key of Hydra that it stands for.
+
+    Only what is typed is replaced. A configuration file has Hydra's own keys.
+
+    Args:
+        arguments: Of the command line, or overrides.
+        swept: Whether they describe a sweep, whose directory is another key.
+
+    Raises:
+        ConfigError: The directory is given twice, or is empty.
+    """
+    given = [one for one in arguments if one.startswith(_DIRECTORIES)]
+    if not any(one.startswith(_RUN_DIR) for one in given):
+        return list(arguments)
+    if len(given) > 1:
+        raise ConfigError(f"the run directory is given twice: {' and '.join(given)}. Give one")
+    if given == [_RUN_DIR]:
+        raise ConfigError("run_dir is empty. Give a directory: run_dir=runs/first")
+    key = SWEEP_DIR if swept else RUN_DIR
+    return [
+        f"{key}={one.removeprefix(_RUN_DIR)}" if one.startswith(_RUN_DIR) else one
+        for one in arguments
+    ]
+
+
+RUN_DIR, SWEEP_DIR = "hydra.run.dir", "hydra.sweep.dir"
+"""Hydra's keys that `run_dir` stands for."""
+
+_RUN_DIR = "run_dir="
+_DIRECTORIES = (_RUN_DIR, f"{RUN_DIR}=", f"{SWEEP_DIR}=")
 
 
 def options(group: str) -> list[str]:

@@ -85,7 +85,7 @@ class Application:
                 raise ConfigError(
                     f"runtime.part={part} in a sweep: each job has a directory of its own, so "
                     f"that its parts would never meet. Run the parts as jobs of their own, with "
-                    f"one hydra.run.dir"
+                    f"one run_dir"
                 )
             return self.function(composed)
         except SystemExit as stop:
@@ -155,7 +155,7 @@ class Application:
         if leads_out(run) or run == ".":
             raise ConfigError(
                 f"hydra.sweep.subdir leads to {directory}, which is not inside of "
-                f"hydra.sweep.dir={place.directory}. Choose another: hydra.sweep.subdir=…"
+                f"run_dir={place.directory}. Choose another: hydra.sweep.subdir=…"
             )
         there = place.directory.resolve()
         if place.resumes and not directory.resolve().is_relative_to(there):

@@ -19,7 +19,7 @@ Groups (choose with GROUP=NAME, several at once with GROUP=[NAME,NAME])
 Keys (override with KEY=VALUE, add a selector of your own with '+selectors.NAME.KEY=VALUE')
   selectors.NAME.…  path (glob), regex, layer_type, inside, op_type, kind, port, dtype, depth;
                     any, all, not; slice, reduce, cast
-  hydra.run.dir     the run directory
+  run_dir           the run directory; with -m, that of the sweep
   All keys with their values: extractkit model=bert --cfg job
 
 Options
@@ -36,7 +36,7 @@ Examples
   extractkit model=bert selectors=attention
   extractkit tensors model=bert
   extractkit plan model=bert 'selectors=[attention,layers]' inputs.path=texts.txt
-  extractkit model=bert '+selectors.mine.path="*/query:output"' hydra.run.dir=runs/query
+  extractkit model=bert '+selectors.mine.path="*/query:output"' run_dir=runs/query
   extractkit show runs/query
   extractkit verify runs/query --recompute 2
 """
@@ -48,10 +48,10 @@ _VERBS = {
         Usage: extractkit [run] model=NAME selectors=NAME [KEY=VALUE …] [OPTION …]
 
         Compute the selected tensors for every sample and store them. The last line on standard
-        output is the run directory (hydra.run.dir); progress goes to standard error.
+        output is the run directory (run_dir); progress goes to standard error.
 
         With -m, a sweep: one run for each combination of the values in KEY=A,B below one
-        directory (hydra.sweep.dir), with an index over them; that directory is then the last line.
+        directory (run_dir), with an index over them; that directory is then the last line.
         A job that fails does not stop the others, unless --fail-fast is given. Jobs run here, or
         where Hydra's launcher sends them (hydra/launcher=joblib, submitit_local, submitit_slurm,
         ray; extra `launchers`).
@@ -80,7 +80,7 @@ _VERBS = {
         Usage: extractkit plan model=NAME selectors=NAME [KEY=VALUE …] [--exact] [--json]
 
         Check a job without running it. The sizes of texts are upper bounds, unless --exact has
-        every sample read. A plan that the disk of hydra.run.dir cannot hold is refused. Nothing is
+        every sample read. A plan that the disk of run_dir cannot hold is refused. Nothing is
         left on disk.
 
           extractkit plan model=bert selectors=layers inputs.path=texts.txt
@@ -107,26 +107,26 @@ _VERBS = {
         """\
         Usage: extractkit join RUN [--trust MODULE]
 
-        Each of n machines has run a part of the job: runtime.part=1/n hydra.run.dir=RUN, and so
+        Each of n machines has run a part of the job: runtime.part=1/n run_dir=RUN, and so
         on to n/n. Of these one run is made, bitwise that of a single process. Parts that are
         missing, unfinished or not of one job are named. No model is loaded. The last line on
         standard output is the run directory.
 
-          extractkit model=bert selectors=attention runtime.part=1/2 hydra.run.dir=runs/big
-          extractkit model=bert selectors=attention runtime.part=2/2 hydra.run.dir=runs/big
+          extractkit model=bert selectors=attention runtime.part=1/2 run_dir=runs/big
+          extractkit model=bert selectors=attention runtime.part=2/2 run_dir=runs/big
           extractkit join runs/big
         """,
     ),
     "rerun": (
         "repeat a run from its manifest, into a new directory",
         """\
-        Usage: extractkit rerun RUN [hydra.run.dir=DIR] [runtime.engine=…] [--trust MODULE]
+        Usage: extractkit rerun RUN [run_dir=DIR] [runtime.engine=…] [--trust MODULE]
 
         The same job on the same weights and inputs, here and now; libraries and machine may be
         others. It tells whether the values are the same to the bit. The last line on standard
         output is the new run directory. Where it runs can be given, as with resume.
 
-          extractkit rerun outputs/2026-11-22/10-15-00 hydra.run.dir=runs/again
+          extractkit rerun outputs/2026-11-22/10-15-00 run_dir=runs/again
         """,
     ),
     "verify": (

@@ -32,7 +32,7 @@ SHARDS = "shards"
 LOG = "extractkit.log"
 HYDRA = ".hydra"
 
-RUN_KEY = "hydra.run.dir"
+RUN_KEY = "run_dir"
 """The configuration key that names the directory."""
 
 
@@ -260,7 +260,7 @@ def check_space(path: Path, needed_bytes: int) -> None:
         raise DiskSpaceError(
             f"The run needs {human_bytes(needed_bytes)}, but {directory} has {human_bytes(free)} "
             f"free. Take fewer samples (inputs.limit=…), store less of each tensor "
-            f"(selectors.NAME.reduce, .slice or .cast), or choose another disk (hydra.run.dir=…)"
+            f"(selectors.NAME.reduce, .slice or .cast), or choose another disk (run_dir=…)"
         )
 
 

@@ -44,5 +44,5 @@ def program(place: Path) -> Program:
 def run(program: Program, place: Path) -> Path:
     """A finished run of twelve shards of the reference model."""
     arguments = ("model=reference", "selectors=layers", "inputs.limit=12", "runtime.shard_size=1")
-    assert program(*arguments, "hydra.run.dir=r").returncode == cli.DONE
+    assert program(*arguments, "run_dir=r").returncode == cli.DONE
     return place / "r"

@@ -28,7 +28,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
             "inputs.path=rows.jsonl",
             "inputs.columns={input: x}",
             "runtime.batch_size=1",
-            "hydra.run.dir=a run",
+            "run_dir=a run",
         ),
     ]
 
@@ -58,7 +58,7 @@ def test_resume_advises_the_same_from_any_directory(
     there, command = line.split(" && ")
     assert shlex.split(there) == ["cd", str(tmp_path)]
     assert shlex.split(command)[-2:] == [
-        "runtime.bad_samples=skip", f'hydra.run.dir="{tmp_path}/a run-2"'
+        "runtime.bad_samples=skip", f'run_dir="{tmp_path}/a run-2"'
     ]  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from tests.engine.checkpoint_examples import drawn, files
 
 REFERENCE, AXIS = "model=reference", "model.checkpoints=my/w"
 SKIP = "runtime.bad_checkpoints=skip"
-LAYERS = ("model=reference", "selectors=layers", "hydra.run.dir=r")
+LAYERS = ("model=reference", "selectors=layers", "run_dir=r")
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def weights(place: Path) -> Path:
 def test_a_mistake_gets_one_message_and_leaves_nothing(
     program: Program, place: Path, weights: Path, arguments: list[str], said: str
 ) -> None:
-    done = program(*arguments, "selectors=weights", "hydra.run.dir=r")
+    done = program(*arguments, "selectors=weights", "run_dir=r")
     assert (done.returncode, done.stdout) == (cli.MISTAKEN, "")
     assert said in done.stderr
     assert "Traceback" not in done.stderr
@@ -88,13 +88,13 @@ def test_relative_globs_are_found_again_by_resume_rerun_and_verify(
     program: Program, place: Path, weights: Path
 ) -> None:
     given = ("model=checkpoint", "model.checkpoints=my/w/step_*", "selectors=weights")
-    done = program(*given, "model.checkpoint_step='step_(\\d+)'", "hydra.run.dir=r")
+    done = program(*given, "model.checkpoint_step='step_(\\d+)'", "run_dir=r")
     assert (done.returncode, done.stdout) == (cli.DONE, f"{place}/r\n")
     run = extractkit.open(place / "r")
     assert [one.step for one in run.manifest.checkpoints] == [9, 10]
     expected = np.stack([drawn(seed)["kernel"] for seed in (9, 10)])
     np.testing.assert_array_equal(np.asarray(run[":kernel"]), expected, strict=True)
-    again = program("rerun", "r", "hydra.run.dir=r2")
+    again = program("rerun", "r", "run_dir=r2")
     assert again.returncode == cli.DONE, again.stderr
     assert (place / "r2/drift.json").read_bytes() == (place / "r/drift.json").read_bytes()
     checked = program("verify", "r", "--recompute", "9")

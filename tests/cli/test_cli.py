@@ -37,7 +37,7 @@ def test_every_verb_has_help_of_its_own(program: Program, verb: str) -> None:
 
 
 def test_help_and_show_import_neither_tensorflow_nor_hydra(program: Program, place: Path) -> None:
-    assert program("model=reference", "selectors=layers", "hydra.run.dir=r").returncode == 0
+    assert program("model=reference", "selectors=layers", "run_dir=r").returncode == 0
     for arguments in ("['--help']", "['show', 'r']", "['show', 'r', '--json']"):
         probe = (
             f"import sys; from extractkit import cli; cli.execute({arguments}); "
@@ -68,7 +68,7 @@ def test_version(program: Program) -> None:
 def test_run_leaves_a_run_and_prints_its_directory(
     program: Program, place: Path, verb: list[str]
 ) -> None:
-    done = program(*verb, "model=reference", "selectors=layers", "hydra.run.dir=out/r")
+    done = program(*verb, "model=reference", "selectors=layers", "run_dir=out/r")
     assert (done.returncode, done.stdout) == (cli.DONE, f"{place}/out/r\n")
     assert "3 tensors of 48 samples, about " in done.stderr
     assert f"look at it  extractkit show {place}/out/r\n" in done.stderr
@@ -81,14 +81,14 @@ def test_run_leaves_a_run_and_prints_its_directory(
 
 
 def test_what_a_model_prints_is_no_result(program: Program, place: Path) -> None:
-    done = program("model=chatty", "selectors=outputs", "hydra.run.dir=r")
+    done = program("model=chatty", "selectors=outputs", "run_dir=r")
     assert done.stdout == f"{place}/r\n"
     assert "hello from the model\n" in done.stderr
     assert json.loads(program("tensors", "model=chatty", "--json").stdout)
 
 
 def test_a_finished_run_is_not_touched(program: Program, place: Path) -> None:
-    arguments = ("model=reference", "selectors=outputs", "hydra.run.dir=r")
+    arguments = ("model=reference", "selectors=outputs", "run_dir=r")
     program(*arguments)
     before = {path: path.read_bytes() for path in (place / "r").rglob("*") if path.is_file()}
     done = program(*arguments)
@@ -145,9 +145,7 @@ def test_an_unexpected_failure_keeps_its_traceback(program: Program, place: Path
 
 
 def test_a_failing_job_does_not_end_a_sweep(program: Program, place: Path) -> None:
-    done = program(
-        "-m", "model=broken,leaving,reference", "selectors=layers,none", "hydra.sweep.dir=s"
-    )
+    done = program("-m", "model=broken,leaving,reference", "selectors=layers,none", "run_dir=s")
     assert done.stdout == f"{place}/s/4\n{place}/s\n"
     assert done.returncode == cli.MISTAKEN  # the worst of 1, 1 and 2
     for said in ("boom", "the job called sys.exit(3)", "selectors is empty"):
@@ -158,7 +156,7 @@ def test_a_failing_job_does_not_end_a_sweep(program: Program, place: Path) -> No
 
 
 def test_jobs_of_a_sweep_are_numbered(program: Program, place: Path) -> None:
-    done = program("model=reference", "-m", "selectors=layers,outputs", "hydra.sweep.dir=s")
+    done = program("model=reference", "-m", "selectors=layers,outputs", "run_dir=s")
     assert (done.returncode, done.stdout) == (cli.DONE, f"{place}/s/0\n{place}/s/1\n{place}/s\n")
 
 
@@ -187,7 +185,7 @@ def test_tensors_with_a_selector_shows_what_it_matches(program: Program) -> None
 
 
 def test_plan_looks_at_the_directory_that_was_asked_for(program: Program, place: Path) -> None:
-    done = program("plan", "model=reference", "selectors=layers", "hydra.run.dir=a/b", "--json")
+    done = program("plan", "model=reference", "selectors=layers", "run_dir=a/b", "--json")
     document = json.loads(done.stdout)
     assert document["directory"] == f"{place}/a/b"
     assert document["matches"] == {"layers": 3}
@@ -207,7 +205,7 @@ def test_a_sweep_of_plans_is_one_array_and_leaves_nothing(program: Program, plac
         "-m",
         "model=reference",
         "selectors=layers,none,outputs",
-        "hydra.sweep.dir=s",
+        "run_dir=s",
         "--json",
     )
     first, second, third = json.loads(done.stdout)
@@ -254,7 +252,7 @@ def test_nobody_reading_is_no_mistake(place: Path) -> None:
 
 
 def test_show_tells_of_a_run(program: Program) -> None:
-    program("model=reference", "selectors=layers", "hydra.run.dir=r")
+    program("model=reference", "selectors=layers", "run_dir=r")
     done = program("show", "r")
     assert (done.returncode, done.stderr) == (cli.DONE, "")
     assert ["status", "finished"] in [line.split() for line in done.stdout.splitlines()]

@@ -57,7 +57,7 @@ def test_an_interruption_has_a_code_of_its_own(
 
 @pytest.mark.parametrize("model", ["ending_late", "taken_down_late"])
 def test_after_its_end_nothing_interrupts_it_any_more(model: str, place: Path) -> None:
-    arguments = (f"model={model}", "selectors=layers", "hydra.run.dir=r")
+    arguments = (f"model={model}", "selectors=layers", "run_dir=r")
     with started(place, *arguments) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -75,7 +75,7 @@ def test_a_terminal_that_closes_interrupts(place: Path) -> None:
     (place / "t.txt").write_text("a\nb\n", "utf-8")
     ours, its = pty.openpty()
     with subprocess.Popen(
-        command("model=slow", "selectors=layers", "inputs.path=t.txt", "hydra.run.dir=r"),
+        command("model=slow", "selectors=layers", "inputs.path=t.txt", "run_dir=r"),
         cwd=place, env=variables(), stdin=its, stdout=its, stderr=its,
         start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     ) as process:  # fmt: skip
@@ -90,7 +90,7 @@ def test_a_terminal_that_closes_interrupts(place: Path) -> None:
 
 def test_what_is_ignored_from_the_start_stays_ignored(place: Path) -> None:
     """As `nohup` asks for."""
-    given = command("model=ending_late", "selectors=layers", "hydra.run.dir=r")
+    given = command("model=ending_late", "selectors=layers", "run_dir=r")
     with subprocess.Popen(
         ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", *given],
         cwd=place, env=variables(), stderr=subprocess.PIPE, text=True,

@@ -29,9 +29,7 @@ def test_a_run_of_which_a_shard_is_lost_is_found_out_and_mended(
 def test_where_going_on_cannot_help_it_is_not_advised(
     program: Program, run: Path, place: Path
 ) -> None:
-    done = program(
-        "model=Sick", "selectors=layers", "runtime.non_finite=fail", "hydra.run.dir=sick"
-    )
+    done = program("model=Sick", "selectors=layers", "runtime.non_finite=fail", "run_dir=sick")
     assert done.returncode == cli.FAILED
     assert "runtime.non_finite=skip. That takes a new run" in done.stderr
     assert "Go on with" not in done.stderr
@@ -59,12 +57,12 @@ def test_a_whole_run_is_left_alone(program: Program, run: Path) -> None:
 
 
 def test_a_run_is_repeated_and_compared(program: Program, run: Path, place: Path) -> None:
-    done = program("rerun", "r", "hydra.run.dir=again")
+    done = program("rerun", "r", "run_dir=again")
     assert (done.returncode, done.stdout) == (cli.DONE, f"{place}/again\n")
     assert f"the values are those of {run}, to the bit" in done.stderr
     assert program("diff", "r", "again").returncode == cli.DONE
     other = ("model=reference", "model.seed=1", "selectors=layers", "inputs.limit=12")
-    assert program(*other, "hydra.run.dir=other").returncode == cli.DONE
+    assert program(*other, "run_dir=other").returncode == cli.DONE
     found = program("diff", "r", "other", "--json")
     assert (found.returncode, found.stderr) == (cli.FAILED, "")
     assert json.loads(found.stdout)["beyond"] is True
@@ -86,7 +84,7 @@ def test_a_finished_run_of_the_same_identity_is_taken(
     program: Program, run: Path, place: Path
 ) -> None:
     same = ("model=reference", "selectors=layers", "inputs.limit=12", "runtime.shard_size=1")
-    done = program(*same, "runtime.reuse_from=.", "hydra.run.dir=new")
+    done = program(*same, "runtime.reuse_from=.", "run_dir=new")
     assert (done.returncode, done.stdout) == (cli.DONE, f"{run}\n")
     assert f"reused {run}" in done.stderr
     assert not (place / "new").exists()
@@ -111,7 +109,7 @@ def test_a_finished_run_of_the_same_identity_is_taken(
         (["resume", "r", "runtime.part=1/2"], "resume: 'runtime.part=1/2' cannot be given: "),
         (["resume", "r", "runtime.workers=1,2"], "gives several values. Give one\n"),
         (["rerun", "r", "runtime.workers=2"], "is of no use to runtime.engine=local"),
-        (["rerun", "r", "hydra.run.dir=r"], "holds a finished run"),
+        (["rerun", "r", "run_dir=r"], "holds a finished run"),
         (["diff", "r"], "diff: the following arguments are required: B. Usage: extractkit diff"),
         (["diff", "r", "r", "--rtol", "-1"], "rtol=-1.0 is not a finite number of 0 or more"),
         (["diff", "r", "r", "--only", "nothing*"], "nothing*"),

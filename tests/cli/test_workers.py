@@ -19,7 +19,7 @@ def stored(run: Path) -> dict[str, bytes]:
 def test_a_job_on_two_processes_makes_the_same_run(
     program: Program, run: Path, place: Path
 ) -> None:
-    done = program(*JOB, "runtime.engine=processes", "hydra.run.dir=two")
+    done = program(*JOB, "runtime.engine=processes", "run_dir=two")
     assert (done.returncode, done.stdout) == (cli.DONE, f"{place}/two\n")
     assert stored(place / "two") == stored(run)
     assert program("diff", "r", "two").returncode == cli.DONE
@@ -35,7 +35,7 @@ def test_a_run_is_gone_on_with_and_repeated_elsewhere(
     words = ("runtime.engine=processes", "runtime.workers=1")
     assert program("resume", "r", "--trust", "own", *words).returncode == cli.DONE
     assert stored(run) == kept
-    assert program("rerun", "r", "hydra.run.dir=n", *words, "--trust", "own").returncode == cli.DONE
+    assert program("rerun", "r", "run_dir=n", *words, "--trust", "own").returncode == cli.DONE
     assert stored(place / "n") == kept
     for one in (run, place / "n"):
         found = json.loads((one / "manifest.json").read_text())
@@ -46,16 +46,16 @@ def test_a_run_is_gone_on_with_and_repeated_elsewhere(
 def test_parts_of_a_job_are_joined_to_the_same_run(
     program: Program, run: Path, place: Path
 ) -> None:
-    made = program(*JOB, "runtime.part=2/2", "hydra.run.dir=p")
+    made = program(*JOB, "runtime.part=2/2", "run_dir=p")
     assert (made.returncode, made.stdout) == (cli.DONE, f"{place}/p/parts/2-of-2\n")
     assert re.search(r"^part +2/2$", program("show", "p/parts/2-of-2").stdout, re.MULTILINE)
     missing = program("join", "p")
     assert (missing.returncode, missing.stdout) == (cli.MISTAKEN, "")
     assert missing.stderr == (
         f"extractkit: 1 of the 2 parts of {place}/p are missing or not finished: 1/2 is missing: "
-        f"extractkit {' '.join(JOB)} runtime.part=1/2 hydra.run.dir={place}/p\n"
+        f"extractkit {' '.join(JOB)} runtime.part=1/2 run_dir={place}/p\n"
     )
-    assert program(*JOB, "runtime.part=1/2", "hydra.run.dir=p").returncode == cli.DONE
+    assert program(*JOB, "runtime.part=1/2", "run_dir=p").returncode == cli.DONE
     done = program("join", "p")
     assert (done.returncode, done.stdout, done.stderr) == (cli.DONE, f"{place}/p\n", "")
     assert stored(place / "p") == stored(run)
@@ -63,7 +63,7 @@ def test_parts_of_a_job_are_joined_to_the_same_run(
         path.name for path in run.iterdir()
     )
     assert program("verify", "p", "--recompute", "1").returncode == cli.DONE
-    again = program("rerun", "p", "hydra.run.dir=whole")
+    again = program("rerun", "p", "run_dir=whole")
     assert f"the values are those of {place}/p, to the bit" in again.stderr
 
 
@@ -96,13 +96,13 @@ def test_parts_of_a_job_are_joined_to_the_same_run(
 def test_workers_and_parts_that_there_cannot_be(
     program: Program, place: Path, arguments: list[str], message: str
 ) -> None:
-    done = program(*JOB, *arguments, "hydra.run.dir=r")
+    done = program(*JOB, *arguments, "run_dir=r")
     assert (done.returncode, done.stdout) == (cli.MISTAKEN, "")
     assert done.stderr == f"extractkit: {message}\n"
     assert not (place / "r").exists()
 
 
 def test_parts_are_no_jobs_of_a_sweep(program: Program) -> None:
-    done = program("-m", *JOB, "runtime.part=1/2,2/2", "hydra.sweep.dir=s")
+    done = program("-m", *JOB, "runtime.part=1/2,2/2", "run_dir=s")
     assert done.returncode == cli.MISTAKEN
     assert "runtime.part=1/2 in a sweep: each job has a directory of its own" in done.stderr

@@ -105,7 +105,7 @@ def test_a_disk_without_room_is_refused_by_plan_and_run_alike(
     message = (
         f"The run needs {human_bytes(needed)}, but {tmp_path} has {human_bytes(needed - 1)} free. "
         f"Take fewer samples (inputs.limit=…), store less of each tensor (selectors.NAME.reduce, "
-        f".slice or .cast), or choose another disk (hydra.run.dir=…)"
+        f".slice or .cast), or choose another disk (run_dir=…)"
     )
     with pytest.raises(DiskSpaceError) as caught:
         preview(job(POOLED, sinks=sinks), tmp_path / "run")

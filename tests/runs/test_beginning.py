@@ -137,7 +137,7 @@ def test_a_run_that_another_process_made_meanwhile_is_kept(
     def meanwhile(path: Path) -> None:
         looked.append(path)
         if len(looked) == 2:
-            raise RunDirectoryError(f"hydra.run.dir={path} holds a finished run")
+            raise RunDirectoryError(f"run_dir={path} holds a finished run")
         manifests.write(path, STARTED) if path.exists() else None
 
     (tmp_path / "run").mkdir()
@@ -148,6 +148,6 @@ def test_a_run_that_another_process_made_meanwhile_is_kept(
 
 
 def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RunDirectoryError, match=r"hydra\.run\.dir=.* cannot be made: File name"):
+    with pytest.raises(RunDirectoryError, match=r"run_dir=.* cannot be made: File name"):
         new_run(tmp_path / "a" / ("x" * 300), STARTED, {}).__enter__()
     assert names(tmp_path) == set()

@@ -26,7 +26,7 @@ def test_a_finished_run_is_kept(example: Example) -> None:
     message = str(caught.value)
     assert "holds a finished run of 2026-11-22 15:04 UTC (8 samples, 5 tensors)" in message
     assert f"extractkit show {example.path}" in message
-    assert "hydra.run.dir=" in message
+    assert "run_dir=" in message
 
 
 @pytest.mark.parametrize("status", [Status.STARTED, Status.FAILED, Status.INTERRUPTED])
@@ -35,9 +35,9 @@ def test_an_unfinished_run_is_kept(status: Status, tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryError) as caught:
         check_unused(tmp_path)
     assert str(caught.value) == (
-        f"hydra.run.dir={tmp_path} holds an unfinished run of 2026-11-22 15:04 UTC (status: "
+        f"run_dir={tmp_path} holds an unfinished run of 2026-11-22 15:04 UTC (status: "
         f"{status}; 8 samples, 5 tensors). Resume it: extractkit resume {tmp_path}. Delete it "
-        f"if you do not need it. Choose another directory: hydra.run.dir=…"
+        f"if you do not need it. Choose another directory: run_dir=…"
     )
 
 

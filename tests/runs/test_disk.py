@@ -18,7 +18,7 @@ def test_enough_room_is_fine_and_too_little_says_what_to_do(
         check_space(tmp_path / "missing" / "run", 35 * 10**12)
     message = str(caught.value)
     assert f"needs 35.0 TB, but {tmp_path} has 1.0 GB free" in message
-    for remedy in ("inputs.limit", "reduce", "cast", "hydra.run.dir"):
+    for remedy in ("inputs.limit", "reduce", "cast", "run_dir"):
         assert remedy in message
 
 

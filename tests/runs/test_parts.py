@@ -192,8 +192,8 @@ def _sweep(run: Path) -> None:
         (
             _without_manifest,
             "2 of the 3 parts of {run} are missing or not finished: 2/3 is missing: extractkit "
-            "model=reference runtime.part=2/3 hydra.run.dir={run}; 3/3 is missing: extractkit "
-            "model=reference runtime.part=3/3 hydra.run.dir={run}",
+            "model=reference runtime.part=2/3 run_dir={run}; 3/3 is missing: extractkit "
+            "model=reference runtime.part=3/3 run_dir={run}",
         ),
         (
             _unfinished,
@@ -214,7 +214,7 @@ def _sweep(run: Path) -> None:
         (
             _none,
             "{run} holds no parts of a run. Make them, in any order and anywhere: extractkit … "
-            "runtime.part=1/4 hydra.run.dir={run}, and so on to 4/4",
+            "runtime.part=1/4 run_dir={run}, and so on to 4/4",
         ),
         (
             _sweep,
@@ -255,7 +255,7 @@ def test_parts_of_different_jobs_are_refused(run: Path, changes: dict[str, Any],
     assert told in message
     assert message.endswith(
         f"Remove {run}/parts/2-of-3 and make it again as part 1/3 was made: extractkit "
-        f"model=reference runtime.part=2/3 {override('hydra.run.dir', run)}"
+        f"model=reference runtime.part=2/3 {override('run_dir', run)}"
     )
 
 
@@ -285,7 +285,7 @@ def test_commands_can_be_typed_as_they_are_told(run: Path) -> None:
         "model.checkpoints=w/*_BA.h5",
         "selectors=[a,b]",
         "runtime.part=1/3",
-        f'hydra.run.dir="{run}"',
+        f'run_dir="{run}"',
     ]
     assert "'model.checkpoints=w/*_BA.h5'" in command
     parsed = parse_override(shlex.split(command)[-1])
@@ -405,7 +405,7 @@ def test_a_run_and_its_parts_do_not_get_into_each_others_way(run: Path) -> None:
     )
     with pytest.raises(RunDirectoryError, match=r"holds parts of a run\. Join them"):
         make(run)
-    with pytest.raises(RunDirectoryError, match=r"runtime.part=1/4: hydra.run.dir=.* parts of 3"):
+    with pytest.raises(RunDirectoryError, match=r"runtime.part=1/4: run_dir=.* parts of 3"):
         make(run, "1/4")
     with pytest.raises(RunDirectoryError, match="holds a finished run of"):
         make(run, "1/3")

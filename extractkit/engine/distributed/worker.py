@@ -144,7 +144,7 @@ def _recorded(directory: Path, task: Task) -> Manifest:
     except RunDirectoryError as error:
         raise RunDirectoryError(
             f"a worker on {name!r} cannot work on the run: {error}. The run directory has to be on "
-            f"a file system that all workers share: hydra.run.dir=…"
+            f"a file system that all workers share: run_dir=…"
         ) from error
 
 

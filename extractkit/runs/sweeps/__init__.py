@@ -165,7 +165,7 @@ SWEEP_FILE = SealedRecord(
     SweepRecord,
     "sweep index",
     SCHEMA,
-    "run the sweep again elsewhere: hydra.sweep.dir=…",
+    "run the sweep again elsewhere: run_dir=…",
     SWEEP_UPGRADES,
 )
 JOB_FILE = SealedRecord(
@@ -293,7 +293,7 @@ def next_steps(directory: Path, jobs: Iterable[SweepJob], options: Sequence[str]
         steps.append(
             f"{_named(refused)} refused, and {'is' if len(refused) == 1 else 'are'} refused again "
             f"until the configuration is corrected. Correct it and start the sweep again in "
-            f"another directory (hydra.sweep.dir=DIR){again}. If the overrides are right, and a "
+            f"another directory (run_dir=DIR){again}. If the overrides are right, and a "
             f"file, a package or disk space was missing, add that and resume: {resume}"
         )
     return ". ".join(steps)

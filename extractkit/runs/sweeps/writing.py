@@ -9,7 +9,15 @@ from pathlib import Path
 
 from extractkit.advice import command
 from extractkit.errors import RunDirectoryError
-from extractkit.runs.layout import LOCK, check_writable, elsewhere, locked, new_directory, owner
+from extractkit.runs.layout import (
+    LOCK,
+    RUN_KEY,
+    check_writable,
+    elsewhere,
+    locked,
+    new_directory,
+    owner,
+)
 from extractkit.runs.manifest import MANIFEST, SWEEP, Status, now
 from extractkit.runs.sweeps import (
     JOB_FILE,
@@ -28,9 +36,6 @@ from extractkit.store.local import make_directory, writing
 
 HYDRA_RECORD = "multirun.yaml"
 """The file in which Hydra records the configuration that it composed for a sweep."""
-
-SWEEP_KEY = "hydra.sweep.dir"
-"""The configuration key that names the directory."""
 
 _QUEUE = ".submitit"
 """The folder in which Hydra's launcher of that name exchanges pickles with its jobs."""
@@ -83,8 +88,8 @@ def check_unused(directory: Path) -> None:
     Raises:
         RunDirectoryError: it holds a sweep or a run, is not a directory or not writable.
     """
-    check_writable(directory, SWEEP_KEY)
-    at, other = f"{SWEEP_KEY}={directory}", elsewhere(SWEEP_KEY)
+    check_writable(directory, RUN_KEY)
+    at, other = f"{RUN_KEY}={directory}", elsewhere(RUN_KEY)
     if is_sweep(directory):
         at_work = owner(directory)
         resume = f"Resume it: {command('resume', directory)}. {other}"
@@ -108,7 +113,7 @@ def new_sweep(directory: Path, started: SweepRecord) -> Iterator[ActiveSweep]:
         RunDirectoryError: the directory is in use or cannot be made.
         JobError: the disk refuses.
     """
-    with new_directory(directory, SWEEP_KEY, check_unused):
+    with new_directory(directory, RUN_KEY, check_unused):
         try:
             SWEEP_FILE.write(directory / SWEEP, started)
             make_directory(directory / JOBS)

@@ -28,7 +28,7 @@ def test_what_failed_or_was_interrupted_is_resumed(job: tuple[JobStatus, int | N
 def test_what_was_refused_is_to_be_corrected() -> None:
     assert advice(FINISHED, REFUSED) == (
         "Job 1 was refused, and is refused again until the configuration is corrected. Correct it "
-        "and start the sweep again in another directory (hydra.sweep.dir=DIR); "
+        "and start the sweep again in another directory (run_dir=DIR); "
         "'runtime.reuse_from=\"s p\"' reuses the finished runs. If the overrides are "
         "right, and a file, a package or disk space was missing, add that and resume: "
         "extractkit resume 's p' --trust own"

@@ -88,7 +88,7 @@ def test_any_byte_changed_is_damage(name: str, tmp_path: Path) -> None:
 
 def test_damage_tells_what_is_left_to_do(tmp_path: Path) -> None:
     written(tmp_path)
-    elsewhere = "run the sweep again elsewhere: hydra.sweep.dir=…"
+    elsewhere = "run the sweep again elsewhere: run_dir=…"
     for name, again in (("jobs/1.json", "delete it, and resume the sweep"),
                         ("sweep.json", elsewhere)):  # fmt: skip
         (tmp_path / name).write_text("{", encoding="utf-8")
@@ -173,8 +173,7 @@ def test_a_directory_that_is_taken(holds: str, message: str, tmp_path: Path) -> 
     with pytest.raises(RunDirectoryError) as caught, writing.new_sweep(tmp_path, SWEEP):
         pass
     assert str(caught.value) == (
-        f"hydra.sweep.dir={tmp_path} {message.format(tmp_path)}Choose another directory: "
-        f"hydra.sweep.dir=…"
+        f"run_dir={tmp_path} {message.format(tmp_path)}Choose another directory: run_dir=…"
     )
     assert {path.name for path in tmp_path.iterdir()} == {holds}
 
