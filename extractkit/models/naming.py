@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from extractkit.core.catalog import escape
+from extractkit.models.tensorflow_internals import is_composite
 
 
 def snake_case(class_name: str) -> str:
@@ -218,7 +219,7 @@ def _items(value: Any) -> Iterable[Any] | None:
     """Return the parts of a sequence or composite tensor, or None for anything else."""
     if isinstance(value, list | tuple):
         return value
-    if isinstance(value, tf.__internal__.CompositeTensor):
+    if is_composite(value):
         parts: Iterable[Any] = tf.nest.flatten(value, expand_composites=True)
         return parts
     return None

@@ -117,9 +117,12 @@ def _differences(differing: Mapping[str, tuple[str | None, str | None]]) -> list
 
 
 def _started() -> bool:
-    """Return whether TensorFlow's context is initialized. There is no public way to ask."""
-    module = sys.modules.get("tensorflow.python.eager.context")
-    return module is not None and getattr(module.context(), "_initialized", True)
+    """Return whether TensorFlow's context is initialized, without importing it."""
+    if "tensorflow" not in sys.modules:
+        return False
+    from extractkit.models.tensorflow_internals import is_started
+
+    return is_started()
 
 
 # NumPy's generators take 32-bit seeds.

@@ -11,14 +11,9 @@ from typing import Any
 
 import tensorflow as tf
 
-# A function that was traced before is one operation; what is in it only its definition tells.
-from tensorflow.python.eager import context
-
-# What TensorFlow's own debugger builds on; there is no public way to see eager operations.
-from tensorflow.python.framework import op_callbacks
-
 from extractkit.models.graphs.purity import IMPURE
 from extractkit.models.naming import Ports
+from extractkit.models.tensorflow_internals import function_definition, watched_operations
 
 _HANDLES = (tf.resource, tf.variant)
 # Whether functions run eagerly is a setting of the process, not of a thread.
@@ -115,12 +110,8 @@ def watched(
             if output.dtype not in _HANDLES and (keep is None or name in keep):
                 operations[name] = output
 
-    with _one_at_a_time, _functions_eager():
-        op_callbacks.add_op_callback(on_operation)
-        try:
-            result = function(**arguments)
-        finally:
-            op_callbacks.remove_op_callback(on_operation)
+    with _one_at_a_time, _functions_eager(), watched_operations(on_operation):
+        result = function(**arguments)
     return EagerCall(result, operations, types, impure_from, carried)
 
 
@@ -148,15 +139,15 @@ def _functions_eager() -> Iterator[None]:
 
 def _is_impure(kind: str) -> bool:
     """Whether an operation, or any in the function that it stands for, is random or assigns."""
-    known = context.context()
     waiting, seen = [kind], {kind}
     while waiting:
         name = waiting.pop()
-        if not known.has_function(name):
+        definition = function_definition(name)
+        if definition is None:
             if IMPURE.search(name):
                 return True
             continue
-        for node in known.get_function_def(name).node_def:
+        for node in definition.node_def:
             inside = {node.op}
             for attribute in node.attr.values():
                 inside |= {one.name for one in (attribute.func, *attribute.list.func) if one.name}

@@ -17,11 +17,9 @@ from typing import Any
 
 import tensorflow as tf
 
-# There is no public way to have grappler inline a function while its variables stay variables.
-from tensorflow.python.framework.convert_to_constants import _run_inline_graph_optimization
-
 from extractkit.core import digests
 from extractkit.core.values import Array, as_array
+from extractkit.models.tensorflow_internals import inlined_graph_def
 
 # There is no public way to ask a handle what it holds; its text shows the name of the variable, to
 # which TensorFlow appends a counter, and the number of its type.
@@ -165,9 +163,7 @@ def inlined(
         inputs, outputs: tensors of its graph by name.
         constants: values of placeholders, by the names of their operations.
     """
-    graph_def = _run_inline_graph_optimization(
-        function, lower_control_flow=False, aggressive_inlining=True
-    )
+    graph_def = inlined_graph_def(function)
     captured = {inside.op.name: outside for outside, inside in function.graph.captures}
     gone = {*captured, *constants}
     kept = [node for node in graph_def.node if node.name not in gone]

@@ -18,10 +18,8 @@ from typing import Any
 
 import tensorflow as tf
 
-# There is no public way from a FunctionDef to a graph.
-from tensorflow.python.framework.function_def_to_graph import function_def_to_graph
-
 from extractkit.models.graphs.imported import AnyGraph, AnyOperation, AnyTensor, static_value
+from extractkit.models.tensorflow_internals import graph_of
 
 _REASONS = {
     "While": "made inside a loop's own graph, once for each iteration",
@@ -84,7 +82,7 @@ def _functions(operation: AnyOperation) -> Iterator[str]:
 
 def _from_library(graph: AnyGraph, definition: Any) -> tf.Graph:
     with graph.as_default():  # where the functions that it calls in turn are known
-        return function_def_to_graph(definition)
+        return graph_of(definition)
 
 
 @dataclass(frozen=True)

@@ -10,20 +10,20 @@ asked for its inputs or its type. Here that step is left out, and what analysis 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from functools import cache, cached_property
 from typing import Any, TypeAlias
 
 import tensorflow as tf
 
-# No public function imports a graph, or reads its shapes, without Python objects.
-from tensorflow.python.framework import importer
-from tensorflow.python.framework.ops import Operation, SymbolicTensor
-
 from extractkit.core.catalog import escape
 from extractkit.models.axes import RawShape
-from extractkit.models.foreign import patched
+from extractkit.models.tensorflow_internals import (
+    imported_operations,
+    static_sizes,
+    without_python_objects,
+)
 
 
 class ImportedTensor:
@@ -191,32 +191,6 @@ def static_value(tensor: AnyTensor) -> Any:
     if isinstance(tensor, ImportedTensor):
         return tensor.graph.static_value(tensor)
     return tf.get_static_value(tensor)
-
-
-@contextmanager
-def without_python_objects() -> Iterator[None]:
-    """Within it, a graph that is imported gets no Python objects for its operations."""
-    with (
-        patched(importer, "_ProcessNewOps", lambda original: lambda graph: None),
-        # Adds default values of attributes one by one; TensorFlow does so itself afterwards.
-        patched(importer, "_ProcessGraphDefParam", lambda original: lambda graph_def: graph_def),
-    ):
-        yield
-
-
-def imported_operations(graph: tf.Graph) -> Iterator[Any]:
-    """Give the operations that were imported `without_python_objects`, in order."""
-    for handle in graph.new_operations():
-        operation = Operation(handle, SymbolicTensor)
-        operation.graph = graph
-        operation._init_outputs()
-        yield operation
-
-
-def static_sizes(output: Any) -> RawShape:
-    """Return the static shape of a result of one of the `imported_operations`."""
-    sizes, unknown_rank = output._shape
-    return None if unknown_rank else tuple(sizes)
 
 
 _HANDLES = (tf.resource, tf.variant)

@@ -11,14 +11,17 @@ from itertools import repeat
 from typing import Any, Protocol
 
 import tensorflow as tf
-from tensorflow.python.framework import op_def_registry
 
 from extractkit.models.axes import RawShape, Sizes
 from extractkit.models.graphs.imported import (
     AnyGraph,
     AnyTensor,
     ImportedTensor,
+)
+from extractkit.models.tensorflow_internals import (
+    capturing_graph,
     imported_operations,
+    operation_definition,
     static_sizes,
     without_python_objects,
 )
@@ -37,7 +40,7 @@ def replace_unknown_operations(graph_def: Any) -> None:
     unknown = {
         node.name: node
         for node in graph_def.node
-        if node.op not in functions and op_def_registry.get(node.op) is None
+        if node.op not in functions and operation_definition(node.op) is None
     }
     if not unknown:
         return
@@ -74,7 +77,7 @@ def unknown_operation_of(operation: Any) -> str | None:
 
 def _input_types(node: Any, functions: Mapping[str, Any]) -> Iterator[int]:
     """Yield the type of each input, in order, by the definition of the operation or function."""
-    definition = functions.get(node.op) or op_def_registry.get(node.op)
+    definition = functions.get(node.op) or operation_definition(node.op)
     defaults = {one.name: one.default_value for one in definition.attr}
 
     def attribute(name: str) -> Any:
@@ -338,7 +341,7 @@ class StaticShapes:
         """
         # A graph of its own that can capture, but that nobody makes a function of: TensorFlow
         # refuses functions with loops of TensorFlow 1 in them.
-        graph = tf.__internal__.FuncGraph("shapes")
+        graph = capturing_graph("shapes")
         with graph.as_default():
             replaced = self._part.replaced(
                 {

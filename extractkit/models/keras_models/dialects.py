@@ -15,10 +15,8 @@ import keras
 import tensorflow as tf
 from keras.src import backend
 
-# Whether AutoGraph converts is decided by a context that has no public constructor.
-from tensorflow.python.autograph.core import ag_ctx
-
 from extractkit.models.foreign import patched
+from extractkit.models.tensorflow_internals import autograph_enabled
 
 
 @contextmanager
@@ -120,7 +118,7 @@ def control_flow_converted() -> Iterator[None]:
     That is `call` of users' layers, where an `if` or a loop may depend on tensors. Entered inside
     a function traced with `autograph=False`, so that nothing else is converted.
     """
-    with ag_ctx.ControlStatusCtx(ag_ctx.Status.ENABLED):
+    with autograph_enabled():
         yield
 
 

@@ -18,9 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
-# All ways to read a variable end in one method of this class; there is no public way to see them.
-from tensorflow.python.ops.resource_variable_ops import BaseResourceVariable
-
 from extractkit.errors import JobError
 from extractkit.models.foreign import patched
 from extractkit.models.graphs.control_flow import NestedGraph, nested_graphs
@@ -28,6 +25,7 @@ from extractkit.models.keras_models.dialects import KERAS_3, Dialect
 from extractkit.models.keras_models.layer_state import LayerState
 from extractkit.models.naming import plain, ports
 from extractkit.models.protocol import CheckpointAxis
+from extractkit.models.tensorflow_internals import forget_colocation, watched_reads
 
 if TYPE_CHECKING:
     from extractkit.models.keras_models.model import KerasModel
@@ -203,7 +201,7 @@ def _forget_places(graph: tf.Graph) -> None:
     """
     for operation in graph.get_operations():
         if operation.colocation_groups() != [b"loc:@" + operation.name.encode()]:
-            operation._clear_attr("_class")
+            forget_colocation(operation)
 
 
 @contextmanager
@@ -253,7 +251,7 @@ def _watched_reads() -> Iterator[list[str]]:
 
         return read
 
-    with patched(BaseResourceVariable, "_read_variable_op", watching):
+    with watched_reads(watching):
         yield names
 
 

@@ -1,0 +1,177 @@
+"""Interfaces of TensorFlow that its documentation does not promise: the only file that uses them.
+
+Known to work with TensorFlow 2.21. `tests/internals/test_tensorflow.py` checks each name on its
+own, so that a release without one fails with what it lacks.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.autograph.core import ag_ctx
+from tensorflow.python.eager import context
+from tensorflow.python.framework import importer, op_callbacks, op_def_registry
+from tensorflow.python.framework.convert_to_constants import _run_inline_graph_optimization
+from tensorflow.python.framework.function_def_to_graph import function_def_to_graph
+from tensorflow.python.framework.ops import Operation, SymbolicTensor
+from tensorflow.python.ops.resource_variable_ops import BaseResourceVariable
+
+from extractkit.models.axes import RawShape
+from extractkit.models.foreign import patched
+
+# ---------------------------------------------------------------------------- graphs
+
+
+@contextmanager
+def without_python_objects() -> Iterator[None]:
+    """Within it, importing a graph makes no Python objects for its operations.
+
+    Replaces `importer._ProcessNewOps`, which makes them, and `_ProcessGraphDefParam`, which adds
+    default values of attributes one by one, as TensorFlow does again afterwards. The public
+    `import_graph_def` always makes them, which takes most of its time.
+    """
+    with (
+        patched(importer, "_ProcessNewOps", lambda original: lambda graph: None),
+        patched(importer, "_ProcessGraphDefParam", lambda original: lambda graph_def: graph_def),
+    ):
+        yield
+
+
+def imported_operations(graph: tf.Graph) -> Iterator[Any]:
+    """Yield the operations that were imported `without_python_objects`, in order.
+
+    Uses `Graph.new_operations`, `Operation`, `SymbolicTensor` and `Operation._init_outputs`. The
+    public `get_operations` gives only operations that have Python objects.
+    """
+    for handle in graph.new_operations():
+        operation = Operation(handle, SymbolicTensor)
+        operation.graph = graph
+        operation._init_outputs()
+        yield operation
+
+
+def static_sizes(output: Any) -> RawShape:
+    """Return the static shape of a result of one of the `imported_operations`.
+
+    Uses `SymbolicTensor._shape`. The public `shape` makes a `TensorShape`, which is slower.
+    """
+    sizes, unknown_rank = output._shape
+    return None if unknown_rank else tuple(sizes)
+
+
+def graph_of(definition: Any) -> tf.Graph:
+    """Return a FunctionDef as a graph.
+
+    Uses `function_def_to_graph`. There is no public way from a FunctionDef to a graph.
+    """
+    return function_def_to_graph(definition)
+
+
+def capturing_graph(name: str) -> Any:
+    """Return a graph that can capture, for which no function is made.
+
+    Uses `tf.__internal__.FuncGraph`. A public `tf.function` has one, but TensorFlow refuses to make
+    a function of loops of TensorFlow 1.
+    """
+    return tf.__internal__.FuncGraph(name)
+
+
+def operation_definition(op_type: str) -> Any:
+    """Return the definition of a type of operations, None if TensorFlow has none.
+
+    Uses `op_def_registry`. The public `tf.raw_ops` lacks operations that libraries registered.
+    """
+    return op_def_registry.get(op_type)
+
+
+def inlined_graph_def(function: Any) -> Any:
+    """Return the GraphDef of a concrete function with all that it calls inlined.
+
+    Uses `_run_inline_graph_optimization`. The public `convert_variables_to_constants_v2` has
+    grappler inline too, but makes constants of variables.
+    """
+    return _run_inline_graph_optimization(
+        function, lower_control_flow=False, aggressive_inlining=True
+    )
+
+
+def forget_colocation(operation: tf.Operation) -> None:
+    """Remove from an operation beside which others it has to be placed.
+
+    Uses `Operation._clear_attr`. No public method removes an attribute.
+    """
+    operation._clear_attr("_class")
+
+
+# ---------------------------------------------------------------------------- execution
+
+
+@contextmanager
+def autograph_enabled() -> Iterator[None]:
+    """Within it, AutoGraph converts what Keras 2 asks it to convert.
+
+    Uses `ag_ctx.ControlStatusCtx`. The public `autograph=` of `tf.function` would convert the
+    traced function too.
+    """
+    with ag_ctx.ControlStatusCtx(ag_ctx.Status.ENABLED):
+        yield
+
+
+def watched_reads(
+    watching: Callable[[Callable[..., Any]], Callable[..., Any]],
+) -> AbstractContextManager[None]:
+    """Replace the method in which all ways to read a variable end, for calls of this thread.
+
+    Uses `BaseResourceVariable._read_variable_op`. There is no public way to see reads.
+
+    Args:
+        watching: Makes the new method from the one that is there.
+    """
+    return patched(BaseResourceVariable, "_read_variable_op", watching)
+
+
+@contextmanager
+def watched_operations(callback: Callable[..., None]) -> Iterator[None]:
+    """Call a function for each operation that runs within the block, in this thread.
+
+    Uses `op_callbacks`, on which TensorFlow's debugger builds. There is no public way to see eager
+    operations.
+
+    Args:
+        callback: Called with type, inputs, attributes, outputs, name and graph.
+    """
+    op_callbacks.add_op_callback(callback)
+    try:
+        yield
+    finally:
+        op_callbacks.remove_op_callback(callback)
+
+
+def function_definition(name: str) -> Any:
+    """Return the FunctionDef that the eager runtime has for an operation, None for a real one.
+
+    Uses `context.context()`. A function that was traced before runs as one operation, and no public
+    interface gives its definition by the operation's name.
+    """
+    known = context.context()
+    return known.get_function_def(name) if known.has_function(name) else None
+
+
+def is_started() -> bool:
+    """Return whether TensorFlow has read its settings, and computes by them from now on.
+
+    Uses `context.context()._initialized`. There is no public way to ask without starting it.
+    """
+    return bool(getattr(context.context(), "_initialized", True))
+
+
+# ---------------------------------------------------------------------------- values
+
+
+def is_composite(value: object) -> bool:
+    """Return whether a value consists of several tensors, as a ragged tensor does.
+
+    Uses `tf.__internal__.CompositeTensor`. Public are only some of its subclasses.
+    """
+    return isinstance(value, tf.__internal__.CompositeTensor)

@@ -1,0 +1,64 @@
+"""TensorFlow's private names, each on its own."""
+
+import pytest
+import tensorflow as tf
+
+from tests.internals.names import check, unlisted
+
+FILE = "extractkit/models/tensorflow_internals.py"
+_IMPORTS = "models/graphs/imported.py, to read large graphs without Python objects"
+_EAGER = "models/functions/eager_calls.py, to see the operations of eager functions"
+_GRAPHS = "models/graphs/rebuilding.py, to infer shapes of a part of a graph"
+_KERAS = "models/keras_models/tracing.py, to trace Keras models"
+
+NAMES = {
+    "tensorflow.python.framework.importer:_ProcessNewOps": _IMPORTS,
+    "tensorflow.python.framework.importer:_ProcessGraphDefParam": _IMPORTS,
+    "tensorflow.python.framework.ops:Operation._init_outputs": _IMPORTS,
+    "tensorflow.python.framework.ops:SymbolicTensor": _IMPORTS,
+    "graph:new_operations": _IMPORTS,
+    "tensor:_shape": _IMPORTS,
+    "tensorflow.python.framework.function_def_to_graph:function_def_to_graph": (
+        "models/graphs/control_flow.py, to look into loops and branches"
+    ),
+    "tensorflow.python.framework.op_def_registry:get": _GRAPHS,
+    "tensorflow:__internal__.FuncGraph": _GRAPHS,
+    "tensorflow:__internal__.CompositeTensor": "models/naming.py, to name ragged tensors",
+    "tensorflow.python.framework.convert_to_constants:_run_inline_graph_optimization": (
+        "models/functions/inlining.py, to inline functions"
+    ),
+    "tensorflow.python.framework.ops:Operation._clear_attr": _KERAS,
+    "tensorflow.python.ops.resource_variable_ops:BaseResourceVariable._read_variable_op": _KERAS,
+    "tensorflow.python.autograph.core.ag_ctx:ControlStatusCtx": _KERAS,
+    "tensorflow.python.autograph.core.ag_ctx:Status.ENABLED": _KERAS,
+    "tensorflow.python.framework.op_callbacks:add_op_callback": _EAGER,
+    "tensorflow.python.framework.op_callbacks:remove_op_callback": _EAGER,
+    "context:has_function": _EAGER,
+    "context:get_function_def": _EAGER,
+    "context:_initialized": "models/tensorflow_process.py, to refuse settings that come too late",
+}
+
+
+@pytest.fixture(scope="module")
+def objects() -> dict[str, object]:
+    from tensorflow.python.eager import context
+
+    with tf.Graph().as_default() as graph:
+        tensor = tf.constant(1)
+    return {"graph": graph, "tensor": tensor, "context": context.context()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tensorflow_has(name: str, objects: dict[str, object]) -> None:
+    check("tensorflow", name, NAMES[name], objects)
+
+
+def test_every_name_that_is_used_is_checked() -> None:
+    assert not unlisted(FILE, NAMES)
+
+
+def test_a_missing_name_is_named(objects: dict[str, object]) -> None:
+    name = "tensorflow.python.framework.importer:_ProcessNoOps"
+    expected = rf"^tensorflow {tf.__version__} lacks {name}, used in models/x\.py, to read$"
+    with pytest.raises(pytest.fail.Exception, match=expected):
+        check("tensorflow", name, "models/x.py, to read", objects)
