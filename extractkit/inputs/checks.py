@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from extractkit.advice import names_override
+from extractkit.advice import hydra_text, names_override, nested_override
 from extractkit.core.catalog import TEXT
 from extractkit.core.plan import numpy_dtype
 from extractkit.errors import InputError, MissingExtraError, choices
@@ -149,6 +149,25 @@ def check_names(given: list[str], signature: Signature, at: str) -> None:
             f"{at} does not match model {signature.model!r}: {'; '.join(faults)}. "
             f"It takes {describe(signature)}{without(signature, given)}"
         )
+
+
+def check_direction(key: str, noun: str, given: Mapping[str, object], signature: Signature) -> None:
+    """Refuse a mapping from names in the data to inputs, in place of inputs to these names.
+
+    Args:
+        key: of the configuration.
+        noun: what a name in the data stands for ("column").
+        given: what is configured under the key.
+
+    Raises:
+        InputError: its values are inputs, each once, and not all of its keys are.
+    """
+    inputs = {spec.name for spec in signature.specs}
+    turned = {value: name for name, value in given.items() if isinstance(value, str)}
+    if inputs.issuperset(given) or len(turned) < len(given) or not inputs.issuperset(turned):
+        return
+    written = nested_override(key, {name: hydra_text(one) for name, one in turned.items()})
+    raise InputError(f"{key} maps inputs to {noun}s, and not {noun}s to inputs. Write: {written}")
 
 
 def without(signature: Signature, given: Iterable[str]) -> str:

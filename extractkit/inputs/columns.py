@@ -14,6 +14,7 @@ from extractkit.inputs.checks import (
     FAULT,
     DType,
     Faults,
+    check_direction,
     check_dtype,
     check_held,
     check_limit,
@@ -88,6 +89,7 @@ def input_fields(
     """
     names = [spec.name for spec in signature.specs]
     if columns is not None:
+        check_direction("inputs.columns", "column", columns, signature)
         check_names(list(columns), signature, "inputs.columns")
         fields = {name: str(columns[name]) for name in names}
     elif len(names) == len(available) == 1:

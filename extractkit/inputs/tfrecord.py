@@ -13,7 +13,7 @@ from extractkit.advice import hydra_value, nested_override
 from extractkit.core.catalog import TEXT
 from extractkit.core.values import Array
 from extractkit.errors import InputError, choices
-from extractkit.inputs.checks import check_limit, check_names, describe
+from extractkit.inputs.checks import check_direction, check_limit, check_names, describe
 from extractkit.inputs.conversion import bytes_data
 from extractkit.inputs.files import PathLike, Stamp, find_files, printable, short_names
 from extractkit.inputs.images import Pixels
@@ -22,7 +22,7 @@ from extractkit.inputs.records import Chain, RecordSource, bind_records, shaped
 
 _LISTS = {"float_list": np.float32, "int64_list": np.int64, "bytes_list": object}
 _WHOLE = ". Or give the model each record whole: inputs.whole=true"
-_SETTINGS = ("input", "dtype", "shape", "encoded")
+_SETTINGS = ("feature", "dtype", "shape", "encoded")
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class Feature:
 
     Attributes:
         name: of the feature.
-        input: of the model's input; by default the feature's name.
+        input: of the model's input.
         spec: of that input.
         dtype: of numbers that are stored as bytes, little-endian; or what stored numbers are
             converted to. None: as they are stored.
         shape: of the values; None: the input's.
         pixels: how a picture, stored as the bytes of its file, is decoded; None: it is none.
-        settings: those of all features by their names, to advise others.
+        settings: of the features of all inputs, by input, for messages.
         whole: whether the model also takes each record whole.
     """
 
@@ -63,7 +63,7 @@ class Feature:
         if kind is None:
             raise InputError(
                 f"{at} has no feature {self.name!r} for input {self.input!r}. "
-                f"{choices(self.name, held)} Name it: {self._advised('NAME', input=self.input)}"
+                f"{choices(self.name, held)} Name it: {self._advised(feature='NAME')}"
                 f"{_WHOLE if self.whole else ''}"
             )
         stored = getattr(held[self.name], kind).value
@@ -82,28 +82,22 @@ class Feature:
         if self.dtype is None:
             raise InputError(
                 f"{at} holds bytes, and input {self.input!r} is {self.spec.dtype}. Say what they "
-                f"are: {self._advised(self.name, dtype='uint8')} (numbers, whatever their type), "
-                f"{self._advised(self.name, encoded=True)} (a picture)"
+                f"are: {self._advised(dtype='uint8')} (numbers, whatever their type), "
+                f"{self._advised(encoded=True)} (a picture)"
             )
         dtype = np.dtype(self.dtype).newbyteorder("<")
         if len(data) % dtype.itemsize:
             raise InputError(f"{at} holds {len(data)} bytes, which are no numbers of {self.dtype}")
         return np.frombuffer(data, dtype)
 
-    def _advised(self, name: str, **more: object) -> str:
-        """Return the override of all features, with more settings for this one, under a name."""
-        settings = {
-            **self.settings,
-            self.name: {**more, **self.settings.get(self.name, {}), **more},
-        }
-        return nested_override(
-            "inputs.features",
-            {name if one == self.name else one: hydra_value(its) for one, its in settings.items()},
-        )
+    def _advised(self, **more: object) -> str:
+        """Return the override of all features, with more settings for this one."""
+        own = {**self.settings.get(self.input, {}), **more}
+        return _override({**self.settings, self.input: own})
 
 
 def parse_features(
-    given: Mapping[str, Mapping[str, object] | None] | None, signature: Signature
+    given: Mapping[str, Mapping[str, object] | str | None] | None, signature: Signature
 ) -> tuple[Feature, ...]:
     """Return the features of `inputs.features`, one for each of the model's inputs.
 
@@ -118,27 +112,53 @@ def parse_features(
             Feature(name, name, spec, settings=bare, whole=whole) for name, spec in specs.items()
         )
     if not isinstance(given, Mapping):
-        raise InputError(f"inputs.features={given!r} is no mapping: inputs.features.NAME.input=…")
+        raise InputError(
+            f"inputs.features={given!r} is not a mapping: inputs.features={{INPUT: FEATURE}}"
+        )
+    _check_direction(given, signature)
     settings = {str(name): _settings(str(name), entry) for name, entry in given.items()}
-    inputs = [str(entry.get("input", name)) for name, entry in settings.items()]
-    check_names(inputs, signature, "inputs.features")
-    for one in specs:
-        named = [name for name, target in zip(settings, inputs, strict=True) if target == one]
-        if len(named) > 1:
-            raise InputError(
-                f"inputs.features gives input {one!r} several features: "
-                f"{', '.join(map(repr, named))}. Keep one of them"
-            )
+    check_names(list(settings), signature, "inputs.features")
     return tuple(
-        _feature(name, specs[target], entry, signature, settings)
-        for target, (name, entry) in zip(inputs, settings.items(), strict=True)
+        _feature(name, specs[name], entry, signature, settings) for name, entry in settings.items()
     )
 
 
+def _check_direction(given: Mapping[str, object], signature: Signature) -> None:
+    """Refuse features that are mapped to inputs, as they were once by the setting `input`.
+
+    Raises:
+        InputError: they are.
+    """
+    check_direction("inputs.features", "feature", given, signature)
+    if not any(isinstance(entry, Mapping) and "input" in entry for entry in given.values()):
+        return
+    turned = {}
+    for name, entry in given.items():
+        settings = dict(entry) if isinstance(entry, Mapping) else {}
+        target = str(settings.pop("input", None) or name)
+        turned[target] = settings if target == name else {"feature": str(name), **settings}
+    raise InputError(
+        f"inputs.features maps inputs to features, and not features to inputs. Write: "
+        f"{_override(turned)}"
+    )
+
+
+def _override(settings: Mapping[str, Mapping[str, object]]) -> str:
+    """Return the override of all features; one without other settings as its name alone."""
+    written = {
+        name: hydra_value(entry["feature"] if [*entry] == ["feature"] else entry)
+        for name, entry in settings.items()
+    }
+    return nested_override("inputs.features", written)
+
+
 def _settings(name: str, entry: object) -> Mapping[str, object]:
+    if isinstance(entry, str):
+        return {"feature": entry}
     if not isinstance(entry, Mapping | None):
         raise InputError(
-            f"inputs.features.{name}={entry!r} is no mapping. It may hold {', '.join(_SETTINGS)}"
+            f"inputs.features.{name}={entry!r} is neither the name of a feature nor a mapping. A "
+            f"mapping may hold {', '.join(_SETTINGS)}"
         )
     for key in entry or {}:
         if key not in _SETTINGS:
@@ -162,8 +182,8 @@ def _feature(
     if encoded and (dtype is not None or shape is not None):
         raise InputError(f"{key}.encoded=true: a picture tells its shape and dtype. Leave them out")
     return Feature(
+        str(entry.get("feature", name)),
         name,
-        spec.name,
         spec,
         None if dtype is None else _dtype(key, dtype),
         None if shape is None else _shape(key, shape),
@@ -212,8 +232,9 @@ class TFRecord:
 
     Attributes:
         path: a file, a glob (sorted) or several of them; not compressed.
-        features: by the name of the feature how it becomes one of the model's inputs, see
-            `features.Feature`; None: a feature for each input, by the input's name.
+        features: for each of the model's inputs the name of its feature, or a mapping of `feature`
+            (the input's name), `dtype`, `shape` and `encoded`, see `Feature`; None: a feature for
+            each input, by the input's name.
         whole: whether a record is given whole, as its bytes, to the model's one string input; None:
             without `features`, where the first record is no example, or the model parses examples
             and the first has no feature of the input's name.
@@ -224,7 +245,7 @@ class TFRecord:
     """
 
     path: PathLike | Sequence[PathLike] | None
-    features: Mapping[str, Mapping[str, object] | None] | None = None
+    features: Mapping[str, Mapping[str, object] | str | None] | None = None
     limit: int | None = None
     whole: bool | None = None
 

@@ -108,7 +108,8 @@ def _manifest_6(fields: Mapping[str, Any]) -> dict[str, Any]:
 def _manifest_7(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Rename keys of the configuration, and what a run lacks.
 
-    The keys `runtime.part` and `model.input_axes` were `runtime.shards` and `model.inputs`.
+    The keys `runtime.part` and `model.input_axes` were `runtime.shards` and `model.inputs`, and
+    `inputs.features` was by feature.
     Unextractable tensors, missing samples and excluded checkpoints were all called skipped.
     """
     named = {"skipped": "unextractable", "skipped_checkpoints": "excluded"}
@@ -125,9 +126,12 @@ def _manifest_7(fields: Mapping[str, Any]) -> dict[str, Any]:
             runtime = _with(others, 6, {"part": runtime["shards"]})
             resolved = {**resolved, "runtime": runtime}
         model: Any = resolved.get("model")
-        if _is_own(model) and "inputs" in model:
-            others = {key: value for key, value in model.items() if key != "inputs"}
-            resolved = {**resolved, "model": _with(others, 6, {"input_axes": model["inputs"]})}
+        if _targets(model, "extractkit.models.") and "inputs" in model:
+            resolved = {**resolved, "model": _renamed(model, 6, {"inputs": "input_axes"})}
+        source: Any = resolved.get("inputs")
+        if _targets(source, "extractkit.inputs.tfrecord.") and "features" in source:
+            features = _by_input(source["features"])
+            resolved = {**resolved, "inputs": {**source, "features": features}}
         raised["job_resolved"] = resolved
     return raised
 
@@ -150,13 +154,25 @@ def _with_part(override: Any) -> Any:
     return re.sub(r"^([+~]*)runtime\.shards(?==|$)", r"\1runtime.part", override)
 
 
-def _is_own(model: Any) -> bool:
-    """Return whether a configured model names a loader of extractkit's.
+def _targets(component: Any, package: str) -> bool:
+    """Return whether a configured component is one of these.
 
-    A loader of the user's own may have an argument `inputs`.
+    One of the user's own may have an argument of any name.
     """
-    target = model.get("_target_") if isinstance(model, Mapping) else None
-    return isinstance(target, str) and target.startswith("extractkit.models.")
+    target = component.get("_target_") if isinstance(component, Mapping) else None
+    return isinstance(target, str) and target.startswith(package)
+
+
+def _by_input(features: Any) -> Any:
+    """Return the features of TFRecord files by input; by feature, they had a setting `input`."""
+    if not isinstance(features, Mapping):
+        return features
+    turned: dict[str, Any] = {}
+    for name, entry in features.items():
+        settings = dict(entry) if isinstance(entry, Mapping) else {}
+        target = settings.pop("input", None) or name
+        turned[target] = {"feature": name, **settings}
+    return turned
 
 
 def _chosen_model(given: Any) -> Any:

@@ -47,6 +47,22 @@ def test_a_loader_of_ones_own_keeps_its_argument(tmp_path: Path) -> None:
     assert found.job_given == tuple(OF_OWN)
 
 
+def test_features_of_records_are_by_input(tmp_path: Path) -> None:
+    target = "extractkit.inputs.tfrecord.TFRecord"
+
+    def change(fields: Any) -> None:
+        features = {"y": None, "raw": {"input": "x", "dtype": "int8"}, "z": {"shape": [2]}}
+        fields["job_resolved"]["inputs"] = {"_target_": target, "features": features}
+
+    found: Any = read("schema-6", tmp_path, change).job_resolved["inputs"]
+    assert found["features"] == {
+        "y": {"feature": "y"},
+        "x": {"feature": "raw", "dtype": "int8"},
+        "z": {"feature": "z", "shape": [2]},
+    }
+    assert [*found["features"]] == ["y", "x", "z"]
+
+
 @pytest.mark.parametrize("status", ["started", "finished"])
 def test_a_sweep_over_axes_of_inputs(status: str, tmp_path: Path) -> None:
     sweep = Path(shutil.copytree(RUNS / "schema-6" / "sweep", tmp_path / "sweep"))

@@ -416,7 +416,7 @@ class TestTFRecord:
         assert "has no feature 'x' for input 'x'. Available: 'a b', 'null', 'raw'." in first.message
         assert "inputs.whole" not in first.message
         second = answer(TWO, [one.replace("NAME", "raw") for one in first.advised()])
-        assert "Say what they are: 'inputs.features={a\\ b: {}, raw: {" in second.message
+        assert "Say what they are: 'inputs.features={a\\ b: {}, x: {" in second.message
         third = [
             one.replace("uint8", "float32") for one in merged(second.words, second.overrides[:1])
         ]
@@ -445,7 +445,7 @@ class TestTFRecord:
         for way, name in ((refused.overrides[:1], "other"), (refused.overrides[1:], "")):
             assert read(STRING, [one.replace("NAME", name) for one in merged(words, way)])
         assert "inputs.whole" not in answer(STRINGS, words).message
-        given = (*words, "inputs.features={gone: {input: x}}")
+        given = (*words, "inputs.features={x: gone}")
         assert "inputs.whole" not in answer(STRING, given).message
         whole = (*words, "inputs.whole=true")
         assert "Leave inputs.features out" in answer(STRING, (*whole, given[-1])).message
@@ -463,15 +463,17 @@ class TestTFRecord:
         ran(answer(ONE, words).message, "gunzip ")
         assert read(ONE, ("inputs=tfrecord", "inputs.path=new"))
 
-    def test_an_input_has_one_feature(
+    def test_features_that_were_mapped_to_inputs(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.chdir(tmp_path)
-        self.write({"a": [1.0] * 4, "b": [2.0] * 4})
-        words = ("inputs=tfrecord", "inputs.path=x.tfrecord")
-        both = "inputs.features={a: {input: x}, b: {input: x}}"
-        assert answer(ONE, (*words, both)).message == (
-            "extractkit: inputs.features gives input 'x' several features: 'a', 'b'. "
-            "Keep one of them"
+        self.write({"a b": [1.0] * 4, "raw": np.ones(4, "<f4").tobytes()})
+        old = "inputs.features={a b: {}, raw: {input: x, dtype: float32}}"
+        refused = answer(TWO, ("inputs=tfrecord", "inputs.path=x.tfrecord", old))
+        assert refused.message == (
+            "extractkit: inputs.features maps inputs to features, and not features to inputs. "
+            "Write: 'inputs.features={a\\ b: {}, x: {feature: raw, dtype: float32}}'"
         )
-        assert read(ONE, (*words, "inputs.features={b: {input: x}}"))
+        data = read(TWO, refused.advised())[0].data
+        assert not isinstance(data, str)
+        assert data["x"].tolist() == [1.0] * 4

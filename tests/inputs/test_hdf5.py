@@ -138,6 +138,10 @@ class TestRefused:
         assert refusal(ONE, columns={"y": "b"}).startswith(
             "inputs.columns does not match model 'm': 'x' is missing; 'y' is no input of it"
         )
+        assert refusal(ONE, columns={"b": "x"}) == (
+            "inputs.columns maps inputs to columns, and not columns to inputs. Write: "
+            "'inputs.columns={x: b}'"
+        )
 
     @pytest.mark.parametrize(
         ("link", "target"),

@@ -191,6 +191,10 @@ class TestRefused:
             "inputs.column='a' means nothing, as the model takes no text: 'm' takes "
             "x: float32 (samples). In its place: 'inputs.columns={x: a}'"
         )
+        assert refusal(takes(), columns={"a b": "x"}) == (
+            "inputs.columns maps inputs to columns, and not columns to inputs. Write: "
+            "'inputs.columns={x: \"a b\"}'"
+        )
 
     @pytest.mark.parametrize(
         ("column", "signature", "message"),

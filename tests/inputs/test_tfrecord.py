@@ -93,7 +93,7 @@ class TestReading:
 
     def test_features_are_named_by_configuration(self) -> None:
         write("x.tfrecord", *({"a": row, "b": [float(len(row))]} for row in ROWS))
-        features = {"a": {"input": "ids"}, "b": {"input": "score"}}
+        features = {"ids": "a", "score": {"feature": "b"}}
         source = TFRecord("x.tfrecord", features).bind(TWO)
         assert [v.tolist() for v in values(source, "ids")] == ROWS
         assert [v.tolist() for v in values(source, "score")] == [3, 1, 2]
@@ -125,7 +125,7 @@ class TestReading:
         data = BytesIO()
         Image.fromarray(picture).save(data, "PNG")
         write("x.tfrecord", {"image/encoded": data.getvalue()})
-        features = {"image/encoded": {"input": "x", "encoded": True}}
+        features = {"x": {"feature": "image/encoded", "encoded": True}}
         source = TFRecord("x.tfrecord", features).bind(takes(6, 8, 3, dtype="uint8"))
         np.testing.assert_array_equal(values(source)[0], picture)
 
@@ -199,10 +199,10 @@ class TestWhole:
         write("x.tfrecord", {"text": b"good", "label": 1})
         assert refusal(self.signature()) == (
             "inputs.path='x.tfrecord', record 0 has no feature 'x' for input 'x'. "
-            "Available: 'label', 'text'. Name it: 'inputs.features={NAME: {input: x}}'. "
+            "Available: 'label', 'text'. Name it: 'inputs.features={x: NAME}'. "
             "Or give the model each record whole: inputs.whole=true"
         )
-        named = TFRecord("x.tfrecord", {"text": {"input": "x"}}).bind(self.signature())
+        named = TFRecord("x.tfrecord", {"x": "text"}).bind(self.signature())
         assert values(named)[0].item() == b"good"
 
     def test_settings_that_do_not_fit(self) -> None:
@@ -264,7 +264,7 @@ class TestRefused:
         write("x.tfrecord", {"y": 1.0, "z": 1.0})
         assert refusal(takes()) == (
             "inputs.path='x.tfrecord', record 0 has no feature 'x' for input 'x'. "
-            "Available: 'y', 'z'. Name it: 'inputs.features={NAME: {input: x}}'"
+            "Available: 'y', 'z'. Name it: 'inputs.features={x: NAME}'"
         )
 
     def test_bytes_of_which_nothing_is_said(self) -> None:
@@ -286,7 +286,7 @@ class TestRefused:
         ("features", "message"),
         [
             ({"x": {"dtyp": "int8"}}, "inputs.features.x.dtyp does not exist. Available: 'dtype', "
-             "'encoded', 'input', 'shape'."),
+             "'encoded', 'feature', 'shape'."),
             ({"x": {"dtype": "text"}}, "inputs.features.x.dtype='text' is no type of numbers, such "
              "as uint8"),
             ({"x": {"shape": 3}}, "inputs.features.x.shape=3 is no list of lengths, as in [28,28] "
@@ -296,8 +296,15 @@ class TestRefused:
             ({"x": {"encoded": 1}}, "inputs.features.x.encoded=1 is not true or false"),
             ({"x": {"encoded": True, "dtype": "uint8"}}, "inputs.features.x.encoded=true: a "
              "picture tells its shape and dtype. Leave them out"),
-            ({"x": "int8"}, "inputs.features.x='int8' is no mapping. It may hold input, dtype, "
-             "shape, encoded"),
+            ({"x": 8}, "inputs.features.x=8 is neither the name of a feature nor a mapping. A "
+             "mapping may hold feature, dtype, shape, encoded"),
+            ({"image/raw": {"input": "x", "dtype": "int8"}}, "inputs.features maps inputs to "
+             "features, and not features to inputs. Write: 'inputs.features={x: {feature: "
+             "image/raw, dtype: int8}}'"),
+            ({"a b": {"input": "x"}}, "inputs.features maps inputs to features, and not features "
+             "to inputs. Write: 'inputs.features={x: \"a b\"}'"),
+            ({"y": "x"}, "inputs.features maps inputs to features, and not features to inputs. "
+             "Write: 'inputs.features={x: y}'"),
             ({"y": None}, "inputs.features does not match model 'm': 'x' is missing; 'y' is no "
              "input of it (Available: 'x'). It takes x: float32 (samples)"),
         ],
