@@ -10,6 +10,7 @@ from sybil.example import SybilFailure
 
 from experiments.real_models.fetch import PACKAGES
 from extractkit.commands import jobs
+from extractkit.config import with_run_dir
 from extractkit.config.compose import compose
 from extractkit.runs import manifest, sweeps
 from extractkit.runs.checking import result as verification
@@ -62,7 +63,7 @@ def test_every_command_that_is_not_run_composes(page: Path) -> None:
         given = overrides if command in {"tensors", "plan"} else [command, *overrides]
         if command not in ON_RUNS and all("=" in one for one in given):
             selectors = [] if any("selectors" in one for one in given) else ["selectors=outputs"]
-            compose([*given, *selectors])
+            compose(with_run_dir([*given, *selectors], swept=False))
 
 
 def test_the_versions_of_json_documents_are_those_that_the_page_names() -> None:
