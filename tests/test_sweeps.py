@@ -153,7 +153,7 @@ def test_the_advice_after_a_refused_job_finishes_the_sweep(program: Program, pla
     swept = (*given, "hydra.sweep.dir=s")
     done = program(*swept, "model.seed=1,x", "selectors=layers")
     assert done.returncode == cli.MISTAKEN
-    assert "Go on with the sweep" not in done.stderr
+    assert "Resume the sweep" not in done.stderr
     advice = (
         f"Job 1 was refused, and is refused again until the configuration is corrected. Correct it "
         f"and start the sweep again in another directory (run_dir=DIR); "
@@ -220,7 +220,7 @@ def test_show_prints_the_table(program: Program, place: Path) -> None:
     lines = [line.split() for line in shown.stdout.splitlines()]
     assert ["job", "model", "status", "samples", "tensors", "size", "time", "run"] in lines
     assert ["jobs", "2", "jobs:", "1", "finished,", "1", "failed"] in lines
-    assert ["next", "Go", "on", "with", "the", "sweep:", "extractkit", "resume", "s"] in lines
+    assert ["next", "Resume", "the", "sweep:", "extractkit", "resume", "s"] in lines
     assert "job 1: RuntimeError: boom" in shown.stdout
     document = json.loads(program("show", "s", "--json").stdout)
     assert [job["values"]["model"] for job in document["jobs"]] == ["reference", "fragile"]

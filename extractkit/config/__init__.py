@@ -63,6 +63,12 @@ def with_run_dir(arguments: Sequence[str], *, swept: bool) -> list[str]:
     ]
 
 
+def with_plain_run_dir(override: str) -> str:
+    """Return an override of one of Hydra's directories with `run_dir` as its key."""
+    key, equals, value = override.partition("=")
+    return f"{_RUN_DIR}{value}" if equals and key in (RUN_DIR, SWEEP_DIR) else override
+
+
 RUN_DIR, SWEEP_DIR = "hydra.run.dir", "hydra.sweep.dir"
 """Hydra's keys that `run_dir` stands for."""
 

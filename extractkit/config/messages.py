@@ -19,7 +19,14 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]
 
 from extractkit.advice import RENAMED_KEYS, with_current_key
-from extractkit.config import GROUPS, ROOT, config_directory, options
+from extractkit.config import (
+    GROUPS,
+    ROOT,
+    RUN_DIR,
+    config_directory,
+    options,
+    with_plain_run_dir,
+)
 from extractkit.config import overrides as quoting
 from extractkit.errors import ConfigError, choices
 
@@ -93,7 +100,7 @@ _READY = "bert"
 
 
 def _unreadable(error: OverrideParseException) -> str:
-    override = error.override
+    override = with_plain_run_dir(error.override)
     if "=" not in override:
         return f"{override!r} is no override. Write key=value, as in model=bert"
     as_text, as_list = quoting.as_text(override), quoting.as_list(override)
@@ -161,6 +168,9 @@ def _not_composed(error: ConfigCompositionException, overrides: Sequence[str]) -
 
 
 def _ambiguous(override: str) -> str:
+    if override.startswith(f"{RUN_DIR}="):
+        typed = with_plain_run_dir(override)
+        return f"{typed} gives several values. Give one directory: {quoting.as_text(typed)}"
     key, _, value = override.partition("=")
     return (
         f"{override} gives several values. For one text: {quoting.as_text(override)}; for a list: "

@@ -65,6 +65,20 @@ def test_no_directory() -> None:
         cli.execute(["model=bert", "run_dir="])
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("a,b", "run_dir=a,b gives several values. Give one directory: 'run_dir=\"a,b\"'"),
+        ("(a", "Quote its value: 'run_dir=\"(a\"'"),
+    ],
+)
+def test_a_directory_that_has_to_be_quoted(given: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        cli.execute(["model=bert", f"run_dir={given}"])
+    assert message in str(caught.value)
+    assert "hydra.run.dir" not in str(caught.value)
+
+
 def test_hydras_own_keys_are_left_to_hydra() -> None:
     given = ["hydra.run.dir=a", "hydra.sweep.dir=b", "model=bert"]
     assert with_run_dir(given, swept=True) == given

@@ -55,7 +55,7 @@ def test_a_row_for_each_job_with_what_was_varied() -> None:
     assert ["job", "model", "flag", "status", "samples", "tensors", "size", "time", "run"] in lines
     assert ["0", "a", "null", "finished", "1,200", "3", "84.8", "kB", "1:01", "0"] in lines
     assert ["1", "[b,c]", "true", "failed", "1"] in lines
-    assert ["next", "Go", "on", "with", "the", "sweep:", "extractkit", "resume", "s"] in lines
+    assert ["next", "Resume", "the", "sweep:", "extractkit", "resume", "s"] in lines
 
 
 def test_reasons_stand_below_on_one_line_each() -> None:
