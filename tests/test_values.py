@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extractkit.core.values import Assembly, Dense, Ragged, digest, from_parts, without
+from extractkit.errors import JobError
 
 FORMS = {
     "dense": (2, 3),
@@ -156,3 +157,13 @@ def test_without_more_that_are_absent_nothing_is_copied() -> None:
     values = without(Dense(np.zeros(3)), [1], ())
     assert without(values, [1], ()) is values
     assert without(values, [0], ()).absent == (0, 1)
+
+
+def test_only_padding_is_cut_off() -> None:
+    longer = np.ones((1, 5, 3))
+    room = Assembly((None, 3), "float64", [(4, 3), (0, 3)], 2)
+    room.put([0], longer)
+    with pytest.raises(JobError, match=r"shape \[5, 3\] where \[4, 3\] was planned"):
+        room.put([0], longer, padded=False)
+    room.put([1], longer, padded=False)
+    assert room.finish([]).sample(1).shape == (0, 3)

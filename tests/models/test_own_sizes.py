@@ -117,7 +117,7 @@ def test_batches_change_neither_values_nor_which_samples_have_some(
             run_dir=tmp_path / str(at),
         )
         refused = [at for at, one in enumerate(order) if expected[one] is None]
-        assert list(run.skipped) == refused
+        assert list(run.missing) == refused
         for place, one in enumerate(order):
             if (value := expected[one]) is not None:
                 np.testing.assert_array_equal(run[":output"].sample(place), value)
@@ -140,7 +140,7 @@ def test_padding_does_not_hide_a_size_that_the_model_refuses(tmp_path: Path) -> 
         inputs=dataset(samples),
         run_dir=tmp_path / "skips",
     )
-    assert list(run.skipped) == [1]
+    assert list(run.missing) == [1]
     assert run.manifest.settings["sharing"] == "samples of any lengths"
     found = extractkit.verify(tmp_path / "skips", recompute=2, model=model, inputs=dataset(samples))
     assert not found.findings
@@ -156,5 +156,5 @@ def test_a_window_larger_than_a_sample_is_the_samples_fault(tmp_path: Path) -> N
         inputs=dataset([np.ones((length, 2), np.float32) for length in (6, 2, 9)]),
         run_dir=tmp_path / "r",
     )
-    assert list(run.skipped) == [1]
-    assert "it has 2 along 'axis1'" in run.skipped[1]
+    assert list(run.missing) == [1]
+    assert "it has 2 along 'axis1'" in run.missing[1]
