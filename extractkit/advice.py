@@ -1,10 +1,10 @@
-"""Commands in messages, as they can be typed into a shell."""
+"""Commands and overrides in messages, quoted so that they can be typed into a shell."""
 
 import re
 import shlex
 from collections.abc import Iterable, Mapping
 
-# No full stop at the end, which might be the sentence's.
+# No full stop at the end, because it might be the sentence's.
 _PLAIN = re.compile(r"([A-Za-z0-9_./-]*[A-Za-z0-9_/-])?", re.ASCII)
 _MODEL, _EXPERIMENT, _SELECTORS = "model", "experiment", "selectors"
 
@@ -19,7 +19,7 @@ RENAMED_VERBS: Mapping[str, str] = {"finalize": "join"}
 
 
 def command(verb: str, *arguments: object) -> str:
-    """A command line of extractkit's."""
+    """Return an extractkit command line, quoted for a shell."""
     return shlex.join(["extractkit", verb, *map(str, arguments)])
 
 
@@ -49,14 +49,14 @@ def listing(
     options: Iterable[str] = (),
     selectors: Iterable[str] = (),
 ) -> str:
-    """Return the command that lists the tensors of a model, with all that was typed about it.
+    """Return the command that lists the tensors of a model, with the overrides that concern it.
 
     Args:
-        model: The entry of the `model` group.
-        given: The overrides as they were typed.
-        options: Options with their values, as in `--config-dir DIR`.
-        selectors: Names of selectors. Those that an experiment brings with it are deleted, because
-            they would narrow the list.
+        model: the entry of the `model` group.
+        given: the overrides as typed.
+        options: options with their values, such as `--config-dir DIR`.
+        selectors: names of selectors. Those of an experiment are deleted, because they would narrow
+            the list.
     """
     overrides = list(given)
     about = [word for word in overrides if _group(word) in (_MODEL, _EXPERIMENT)]
@@ -69,34 +69,34 @@ def listing(
 
 
 def _group(word: str) -> str:
-    """The group that an override is about."""
+    """Return the config group of an override."""
     return re.split(r"[.=@]", word.lstrip("+~"), maxsplit=1)[0]
 
 
 def override(key: str, value: object) -> str:
-    """`KEY=VALUE` of one text, as Hydra takes it; quoted for a shell, too."""
+    """Return `KEY=VALUE` for one text in Hydra's grammar, quoted for a shell."""
     return shlex.quote(hydra_override(key, value))
 
 
 def hydra_override(key: str, value: object) -> str:
-    """Return `KEY=VALUE` of one text in Hydra's grammar."""
+    """Return `KEY=VALUE` for one text in Hydra's grammar."""
     return f"{key}={hydra_text(value)}"
 
 
 def hydra_text(value: object) -> str:
-    """Return what stands for one text in an override: Hydra and OmegaConf make it of that again.
+    """Return a text so that Hydra and OmegaConf read it back unchanged.
 
-    It is quoted where either would take it for something else: `null`, `true`, `1.0`, `a, b`.
+    It is quoted if either would read it as something else: `null`, `true`, `1.0`, `a, b`.
     """
     text = str(value)
     if _PLAIN.fullmatch(text) and not _is_another_type(text):
         return text
-    # OmegaConf would look up what stands in "${…}".
+    # OmegaConf would resolve "${…}".
     return hydra_quoted(re.sub(r"(\\*)\$\{", r"\1\1\\${", text))
 
 
 def _is_another_type(text: str) -> bool:
-    """Whether Hydra may read the text as nothing, a truth value or a number."""
+    """Return True if Hydra may read the text as null, a boolean or a number."""
     if text.lower() in ("", "null", "true", "false"):
         return True
     try:
@@ -120,32 +120,32 @@ def hydra_value(value: object) -> str:
 
 
 def hydra_quoted(value: str) -> str:
-    """The value as a quoted text of Hydra's grammar: only `"` and `\\` before it are special."""
+    """Quote a text in Hydra's grammar, where only `"` and `\\` before it are special."""
     escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)
     return '"' + re.sub(r"(\\+)$", r"\1\1", escaped) + '"'
 
 
 def names_override(key: str, names: Iterable[str]) -> str:
-    """`KEY=[NAME, …]`, names as Hydra takes them; quoted for a shell, too."""
+    """Return `KEY=[NAME, …]` in Hydra's grammar, quoted for a shell."""
     return shlex.quote(f"{key}=[{', '.join(map(hydra_text, names))}]")
 
 
 def choice_override(key: str, values: Iterable[object]) -> str:
-    """Return `KEY=A,B`, a sweep over texts, as Hydra takes it; quoted for a shell, too."""
+    """Return `KEY=A,B`, a sweep over texts, in Hydra's grammar, quoted for a shell."""
     return shlex.quote(f"{key}={','.join(map(hydra_text, values))}")
 
 
 def nested_override(key: str, entries: Mapping[str, str]) -> str:
-    """`KEY={NAME: VALUE, …}`, names as Hydra takes them; quoted for a shell, too.
+    """Return `KEY={NAME: VALUE, …}` in Hydra's grammar, quoted for a shell.
 
     Args:
-        key: of the mapping.
-        entries: values as Hydra's grammar has them: `[sample, 4]`, `1.0`.
+        key: the key of the mapping.
+        entries: values in Hydra's grammar: `[sample, 4]`, `1.0`.
     """
     inside = ", ".join(f"{hydra_key(name)}: {value}" for name, value in entries.items())
     return shlex.quote(f"{key}={{{inside}}}")
 
 
 def hydra_key(name: str) -> str:
-    """A name as a key in a mapping of Hydra's grammar, which knows no quotes there."""
+    """Escape a name as a key in a mapping of Hydra's grammar, which has no quotes there."""
     return re.sub(r"([\\()\[\]{}:=, \t])", r"\\\1", name)

@@ -1,10 +1,10 @@
-"""Every exception that extractkit raises on purpose.
+"""The exceptions that extractkit raises on purpose.
 
 ExtractkitError
-├── UserError               a mistake in what the user wrote or gave: exit code 2, no traceback
+├── UserError               a user's mistake: exit code 2, no traceback
 │   ├── ConfigError         a key, an option, an override
 │   ├── SelectionError      a selector that is malformed or matches nothing
-│   │   └── UnknownTensorError  a lookup of a tensor that is not there (a KeyError as well)
+│   │   └── UnknownTensorError  a lookup of a tensor that does not exist (a KeyError as well)
 │   ├── ModelError          a model that cannot be found, read or traced
 │   ├── InputError          samples that are missing, unreadable or do not fit the model
 │   ├── MissingExtraError   an optional dependency or a weights package is not installed
@@ -12,11 +12,11 @@ ExtractkitError
 │   └── DiskSpaceError      the disk cannot hold what the plan predicts
 └── JobError                the job itself failed: exit code 1
     ├── SampleError         a model failed because of what a sample holds
-    │   └── BadSampleError  one that the message names, or the first ones: they can be left out
-    └── FinalError          going on with the run cannot mend it
+    │   └── BadSampleError  one that can be skipped
+    └── FinalError          an error that resuming the run cannot fix
 
-A message names the config key, what was given, what exists (the nearest three) and the command to
-try; `nearest` picks those three.
+A message names the config key, the value given, what exists (the nearest three) and the command to
+try. `nearest` picks the three.
 """
 
 import difflib
@@ -27,15 +27,15 @@ MISTAKEN = 2
 
 
 class ExtractkitError(Exception):
-    """Base of all errors raised on purpose."""
+    """Base of all errors that are raised on purpose."""
 
 
 class UserError(ExtractkitError):
-    """A mistake in what the user wrote or gave; the message says how to mend it."""
+    """A user's mistake. The message says how to correct it."""
 
 
 class ConfigError(UserError):
-    """A configuration key, option or override that does not exist or does not fit."""
+    """A configuration key, option or override that does not exist, or a value that is not valid."""
 
 
 class SelectionError(UserError):
@@ -43,9 +43,9 @@ class SelectionError(UserError):
 
 
 class UnknownTensorError(SelectionError, KeyError):
-    """A catalog or a run was asked for a tensor that it does not have."""
+    """A lookup of a tensor that a catalog or a run does not have."""
 
-    # KeyError would print the message with quotes around it.
+    # KeyError would print the message in quotes.
     __str__ = Exception.__str__
 
 
@@ -58,7 +58,7 @@ class InputError(UserError):
 
 
 class MissingExtraError(UserError):
-    """An optional dependency is not installed; the message holds the install command."""
+    """An optional dependency that is not installed. The message has the install command."""
 
 
 class RunDirectoryError(UserError):
@@ -70,26 +70,26 @@ class DiskSpaceError(UserError):
 
 
 class JobError(ExtractkitError):
-    """The job failed while it ran, through no mistake in its configuration."""
+    """A job that failed while it ran, without a mistake in its configuration."""
 
 
 class SampleError(JobError):
-    """A model failed as the values of a sample can cause it: others may do.
+    """A model that failed because of a sample's values. Other samples may succeed.
 
-    `runtime.bad_samples=skip` passes such samples over. Whatever else fails ends the job.
+    `runtime.bad_samples=skip` skips such samples. Any other failure ends the job.
     """
 
 
 class BadSampleError(SampleError):
-    """A model failed on samples that `runtime.bad_samples=skip` leaves out; it would again."""
+    """A model that failed on samples which `runtime.bad_samples=skip` can leave out."""
 
 
 class FinalError(JobError):
-    """The job failed, and going on with its run would end the same; the message says what helps."""
+    """A failure that would recur if the run were resumed. The message says what helps."""
 
 
 def nearest(given: str, options: Iterable[str], count: int = 3) -> list[str]:
-    """The `count` options most like `given`, best first; fewer only where fewer exist."""
+    """Return the `count` options most similar to `given`, best first."""
     unique = list(dict.fromkeys(options))
     scored = sorted(
         unique,
@@ -99,9 +99,9 @@ def nearest(given: str, options: Iterable[str], count: int = 3) -> list[str]:
 
 
 def choices(given: str, options: Iterable[str], count: int = 3) -> str:
-    """`Nearest: 'a', 'b', 'c'`, or all of them where there are no more than a handful.
+    """Format options for a message: `Nearest: 'a', 'b', 'c'`, or all of them if they are few.
 
-    Where nothing was given, nothing is near: a list of up to twenty is told as a whole.
+    If `given` is empty, a list of up to twenty options is shown whole.
     """
     listed = list(dict.fromkeys(options))
     if not listed:

@@ -142,7 +142,7 @@ def test_the_whole_path_is_searched() -> None:
 )
 def test_what_is_no_path_is_refused(given_value: object) -> None:
     assert refused(ConfigError, given_value) == (
-        f"model.checkpoints={given_value!r} is no path, no glob and no list of them. Give one: "
+        f"model.checkpoints={given_value!r} is not a path, a glob or a list of them. Give one: "
         f"model.checkpoints='checkpoints/*.weights.h5'"
     )
 
@@ -179,21 +179,21 @@ def test_a_state_file_alone_is_no_checkpoint(tmp_path: Path) -> None:
 @pytest.mark.parametrize("step", ["", 3, ["a"], True])
 def test_a_step_that_is_no_text_is_refused(step: object) -> None:
     assert refused(ConfigError, "/a", step) == (
-        f"model.checkpoint_step={step!r} is no regular expression. Give one with the number in a "
-        f"group: 'model.checkpoint_step=\"step_(\\d+)\"'"
+        f"model.checkpoint_step={step!r} is not a regular expression. Give one with the number in "
+        f"a group: 'model.checkpoint_step=\"step_(\\d+)\"'"
     )
 
 
 def test_a_malformed_expression_is_refused() -> None:
     assert refused(ConfigError, "/a", "(") == (
-        "model.checkpoint_step='(' is no regular expression: missing ), unterminated subpattern at "
+        "model.checkpoint_step='(' is not a regular expression: missing ), unterminated subpattern at "
         "position 0"
     )
 
 
 def test_a_step_that_is_not_there_is_refused() -> None:
     assert refused(ConfigError, ["/r/s1.h5", "/r/x.h5"], r"s(\d)") == (
-        r"model.checkpoint_step='s(\\d)' is nowhere in '/r/x.h5'. It is searched in the whole path "
+        r"model.checkpoint_step='s(\\d)' does not occur in '/r/x.h5'. It is searched in the whole path "
         r"of every checkpoint"
     )
 
@@ -204,13 +204,13 @@ def test_a_step_that_is_not_there_is_refused() -> None:
 def test_a_step_that_is_no_number_is_refused(step: str, found: str) -> None:
     path = "/r/s" if found == "''" else "/r/sx"
     assert refused(ConfigError, path, step) == (
-        f"model.checkpoint_step={step!r} finds {found} in {path!r}, which is no whole number. Put "
+        f"model.checkpoint_step={step!r} finds {found} in {path!r}, which is not a whole number. Put "
         f"the number in a group: 'model.checkpoint_step=\"step_(\\d+)\"'"
     )
 
 
 def test_figures_of_other_scripts_are_no_numbers() -> None:
-    assert "which is no whole number" in refused(ConfigError, "/r/s٣", r"s(\d)")
+    assert "which is not a whole number" in refused(ConfigError, "/r/s٣", r"s(\d)")
 
 
 def test_two_of_one_step_are_refused() -> None:

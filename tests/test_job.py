@@ -70,12 +70,12 @@ MODES = "Available: 'graph', 'xla'."
         ),
         (
             {"worker_gpus": 1, "engine": "processes"},
-            "worker_gpus=1 is of no use to runtime.engine=processes. Add runtime.engine=ray, or "
+            "worker_gpus=1 has no effect with runtime.engine=processes. Add runtime.engine=ray, or "
             "leave it out",
         ),
         (
             {"ray_address": "ray://head:10001", "engine": "ray"},
-            "ray_address='ray://head:10001' is no address of a Ray cluster. Give that of its head, "
+            "ray_address='ray://head:10001' is not the address of a Ray cluster. Give that of its head, "
             "as in 10.0.0.1:6379, or auto, or null to start one here",
         ),
         ({"shards": "2/4"}, "shards is now runtime.part. Write: runtime.part=2/4"),

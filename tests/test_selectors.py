@@ -131,7 +131,7 @@ PREDICATES = "path, regex, layer_type, inside, op_type, kind, port, dtype, depth
         ),
         ({"any": []}, "selectors.mine.any is empty. Give a list of mappings of predicates"),
         ({"not": []}, "selectors.mine.not is empty. Give a list of mappings of predicates"),
-        ({"path": []}, "selectors.mine.path is an empty list, which could match nothing"),
+        ({"path": []}, "selectors.mine.path is an empty list, which matches nothing"),
         ({"path": 7}, "selectors.mine.path=7 is not a text; quote it: selectors.mine.path='7'"),
         (
             {"port": ["output", 0]},
@@ -142,17 +142,17 @@ PREDICATES = "path, regex, layer_type, inside, op_type, kind, port, dtype, depth
         ({"depth": -1}, "selectors.mine.depth=-1 is not a number of layers (0, 1, 2, …)"),
         (
             {"kind": "weights"},
-            "selectors.mine.kind='weights' is no kind of tensor. "
+            "selectors.mine.kind='weights' is not a kind of tensor. "
             "Nearest: 'weight', 'layer_input', 'model_input'.",
         ),
         (
             {"regex": "a("},
-            "selectors.mine.regex='a(' is no regular expression: "
+            "selectors.mine.regex='a(' is not a regular expression: "
             "missing ), unterminated subpattern at position 1",
         ),
         (
             {"regex": "a{99999999999}"},
-            "selectors.mine.regex='a{99999999999}' is no regular expression: "
+            "selectors.mine.regex='a{99999999999}' is not a regular expression: "
             "the repetition number is too large",
         ),
     ],

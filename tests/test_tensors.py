@@ -107,7 +107,7 @@ def test_a_missing_tensor_is_answered_with_the_nearest() -> None:
 
 def test_an_address_stands_once_in_a_catalog() -> None:
     twice = [record("b:output"), record("a:output"), record("a:output")]
-    with pytest.raises(ValueError, match=r"^address 'a:output' stands twice in the catalog of 'm'"):
+    with pytest.raises(ValueError, match=r"^address 'a:output' occurs twice in the catalog of 'm'"):
         Catalog(twice, "m")
 
 

@@ -56,27 +56,27 @@ def test_two_selectors_may_ask_for_the_same() -> None:
     [
         (
             {"cast": "float31"},
-            "cast='float31' is no dtype. Nearest: 'float16', 'float32', 'float64'.",
+            "cast='float31' is not a dtype. Nearest: 'float16', 'float32', 'float64'.",
         ),
-        ({"cast": ["int8"]}, "cast=['int8'] is no dtype. Nearest: 'int8', 'uint8', 'int16'."),
+        ({"cast": ["int8"]}, "cast=['int8'] is not a dtype. Nearest: 'int8', 'uint8', 'int16'."),
         (
             {"reduce": "median"},
-            "reduce='median' is no reduction. Available: 'max', 'mean', 'min', 'norm', 'sum'.",
+            "reduce='median' is not a reduction. Available: 'max', 'mean', 'min', 'norm', 'sum'.",
         ),
         (
             {"reduce": {"token": None}},
-            "reduce=None is no reduction. Available: 'max', 'mean', 'min', 'norm', 'sum'.",
+            "reduce=None is not a reduction. Available: 'max', 'mean', 'min', 'norm', 'sum'.",
         ),
         (
             {"reduce": {"": "mean"}},
-            "reduce: '' names no axis. Use a dim such as token, or a number",
+            "reduce: '' does not name an axis. Use a dim such as token, or a number",
         ),
-        ({"slice": {"*": 0}}, "slice: '*' names no axis. Use a dim such as token, or a number"),
+        ({"slice": {"*": 0}}, "slice: '*' does not name an axis. Use a dim such as token, or a number"),
         ({"slice": "0:4"}, "slice='0:4' is not a mapping of axis to slice, as in {token: '0:4'}"),
         *(
             (
                 {"slice": {"token": wrong}},
-                f"slice.token={wrong!r} is no slice. Write a number, or '0:4', '::2'",
+                f"slice.token={wrong!r} is not a slice. Write a number, or '0:4', '::2'",
             )
             for wrong in ("", "a:b", "0:4:0", "1:2:3:4", 1.5, True, None, [0, 4])
         ),
@@ -149,7 +149,7 @@ def test_it_does_not_fit_the_tensor(entries: dict[str, object], message: str) ->
 def test_nobody_calculates_with_texts(key: str, value: str) -> None:
     with pytest.raises(SelectionError) as caught:
         parse(**{key: value}).bind("a:output", ("sample",), (None,), "string")
-    assert str(caught.value) == f"selectors.mine.{key} wants numbers, but 'a:output' holds texts"
+    assert str(caught.value) == f"selectors.mine.{key} needs numbers, but 'a:output' holds texts"
 
 
 def test_a_name_means_every_axis_that_bears_it() -> None:

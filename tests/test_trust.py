@@ -46,8 +46,8 @@ def test_whatever_is_ours_exists(target: str) -> None:
 
 def test_what_is_refused_says_where_it_stands_and_what_to_type() -> None:
     assert refusal({"_target_": "pickle.loads"}) == (
-        "model.factory._target_='pickle.loads' is refused: it stands in a file, not on the command "
-        "line, and would run code that is neither extractkit's nor Keras's. "
+        "model.factory._target_='pickle.loads' is refused: a file names it, not the command "
+        "line, and it would run code that is neither extractkit's nor Keras's. "
         "If you trust it: --trust pickle"
     )
 
@@ -108,8 +108,8 @@ def test_models_layers_and_loaders_of_keras_may_be_named(target: str) -> None:
 )
 def test_nothing_else_of_keras_may_be_named(target: str) -> None:
     said = refusal({"_target_": target})
-    assert said.startswith(f"model.factory._target_={target!r} is refused: it stands in a file")
-    assert said.endswith(f"is no class of layers or models. If you trust it: --trust {target}")
+    assert said.startswith(f"model.factory._target_={target!r} is refused: a file ")
+    assert said.endswith(f"is not a class of layers or models. If you trust it: --trust {target}")
     trust = Trust(modules=(target,))
     assert Component.parse("model.factory", {"_target_": target}, trust).function()
 
@@ -296,7 +296,7 @@ def test_a_trusted_module_is_a_dotted_name(module: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Trust(modules=(module,))
     assert str(caught.value) == (
-        f"--trust {module!r} names no module. Give its dotted path, as in --trust package.module"
+        f"--trust {module!r} does not name a module. Give its dotted path, as in --trust package.module"
     )
 
 

@@ -130,8 +130,8 @@ def _check_typed(at: str, value: str, trust: Trust) -> None:
         module = value.rpartition(".")[0] or value
         section = ".".join(at.split(".")[: 3 if at.startswith("hydra.job.") else 2])
         raise ConfigError(
-            f"{at}={value!r} is refused: it stands in a file, not on the command line, and Hydra "
-            f"could run code of others by it. If you trust it, type it, or: "
+            f"{at}={value!r} is refused: a file sets it, not the command line, and Hydra "
+            f"could run foreign code by it. If you trust it, type it, or: "
             f"--trust {module if target else section}"
         )
 

@@ -1,4 +1,4 @@
-"""Tensor records, their addresses, and the catalog that a model offers. Pure Python.
+"""Tensor records, their addresses, and the catalog of a model. Pure Python.
 
 An address is `path:port`: the chain of layer calls from the model down, then what is read there.
 `transformer_layer_0/self_attention_layer/query:kernel` is unique in its model, and the same in
@@ -16,24 +16,24 @@ from extractkit.advice import listing
 from extractkit.errors import UnknownTensorError, choices
 
 SAMPLE = "sample"
-"""The dim that counts samples; every other named dim is a free axis of the model's inputs."""
+"""The dim that counts samples. Every other named dim is a free axis of the model's inputs."""
 
 UNKNOWN = "?"
-"""A dim that only running the model can tell; it is measured on the first batch, never guessed."""
+"""A dim that is unknown before the model runs. It is measured on the first batch, never guessed."""
 
 BY_VALUES = "f(values)"
 """A dim whose length the model computes from the values of a sample, not from its lengths."""
 
 TEXT = "string"
-"""TensorFlow's name of the dtype that NumPy does not have: texts, each of its own length."""
+"""TensorFlow's name of a dtype that NumPy lacks: texts of any length."""
 
 _PORT_SEPARATOR = ":"
-# What would make a layer's name ambiguous inside an address (or inside an HDF5 path).
+# Characters that would make a layer's name ambiguous in an address or an HDF5 path.
 _RESERVED = re.compile(r"[%:@/\x00-\x1f\x7f]")
 
 
 class Kind(StrEnum):
-    """What sort of tensor a record stands for."""
+    """The kind of tensor that a record describes."""
 
     MODEL_INPUT = "model_input"
     MODEL_OUTPUT = "model_output"
@@ -46,7 +46,7 @@ class Kind(StrEnum):
 
 
 VARIABLES = (Kind.WEIGHT, Kind.OPTIMIZER, Kind.MOVING_AVERAGE)
-"""Kinds of what a model keeps, whatever the inputs."""
+"""The kinds of variables, whose values do not depend on the inputs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +73,17 @@ class TensorRecord:
 
     Attributes:
         address: `path:port`, unique in the catalog.
-        kind: what sort of tensor it is.
+        kind: the kind of tensor.
         dtype: NumPy name of the element type ("float32"); "string" for texts.
-        shape: size of each axis, None where it varies; None as a whole where the rank is unknown.
-        dims: for each axis the free axis it follows ("sample", "token", "sample*token", "f(token)"
-            for a length computed from another), None for a fixed axis, "?" where only running
-            tells; None as a whole where the rank is unknown.
-        scopes: the enclosing layer calls, outermost (the model) first, the record's own layer last.
+        shape: size of each axis, None if it varies; None as a whole if the rank is unknown.
+        dims: for each axis, the free axis that it follows ("sample", "token", "sample*token",
+            "f(token)" for a length computed from another), None for a fixed axis, "?" if it is
+            unknown before the model runs; None as a whole if the rank is unknown.
+        scopes: the enclosing layer calls, from the model to the record's own layer.
         name: the address with the layers' own names, as `model.summary()` prints them.
         op_type: type of the operation that makes the value ("Softmax"); None for inputs, weights.
-        depends_on_inputs: False for weights and what is computed from weights and constants alone.
-        reason: why the tensor cannot be extracted; None where it can.
+        depends_on_inputs: False for weights and values computed from weights and constants only.
+        reason: why the tensor cannot be extracted; None if it can.
     """
 
     address: str
@@ -99,7 +99,7 @@ class TensorRecord:
 
     @property
     def layer(self) -> str:
-        """Path of the record's own layer; the empty string is the model itself."""
+        """Path of the record's own layer; the empty string for the model itself."""
         return self.address.partition(_PORT_SEPARATOR)[0]
 
     @property
@@ -109,21 +109,21 @@ class TensorRecord:
 
     @property
     def layer_type(self) -> str | None:
-        """Class name of the record's own layer; None where the format has no layers."""
+        """Class name of the record's own layer; None if the format has no layers."""
         return self.scopes[-1].type if self.scopes else None
 
     @property
     def depth(self) -> int:
-        """Number of layers on the path; 0 is the model itself."""
+        """Number of layers on the path; 0 for the model itself."""
         return self.layer.count("/") + 1 if self.layer else 0
 
     @property
     def extractable(self) -> bool:
-        """Whether a value can be had; `reason` says why not."""
+        """Whether the value can be extracted. If not, `reason` says why."""
         return self.reason is None
 
     def to_json(self) -> dict[str, object]:
-        """The record as `extractkit tensors --json` prints it."""
+        """Return the record as `extractkit tensors --json` prints it."""
         return {
             "address": self.address,
             "kind": str(self.kind),
@@ -141,14 +141,13 @@ class TensorRecord:
 
 
 class Catalog(Mapping[str, TensorRecord]):
-    """The ordered, immutable list of every tensor that a model offers; keys are addresses.
+    """The ordered, immutable list of every tensor that a model offers. Keys are addresses.
 
-    A lookup also accepts a record's `name`, the address in the layers' own names, where that is
-    unique.
+    A lookup also accepts a record's `name`, the address in the layers' own names, if it is unique.
 
     Attributes:
         model: the model's name, for messages.
-        records: in order.
+        records: the records in order.
         listing: a command, or Python code, that lists them, for messages.
     """
 
@@ -160,7 +159,7 @@ class Catalog(Mapping[str, TensorRecord]):
         if len(self._by_address) != len(self.records):
             counts = Counter(record.address for record in self.records)
             twice = counts.most_common(1)[0][0]
-            raise ValueError(f"address {twice!r} stands twice in the catalog of {model!r}")
+            raise ValueError(f"address {twice!r} occurs twice in the catalog of {model!r}")
         by_name: dict[str, list[TensorRecord]] = {}
         for record in self.records:
             if record.name:
@@ -168,14 +167,14 @@ class Catalog(Mapping[str, TensorRecord]):
         self._by_name = {name: found[0] for name, found in by_name.items() if len(found) == 1}
 
     def listed_by(self, how: str) -> "Catalog":
-        """Return the same catalog, whose messages say this is how its tensors are listed."""
+        """Return the same catalog with another listing command for messages."""
         found = copy(self)
         found.listing = how
         return found
 
     @property
     def outputs(self) -> list[TensorRecord]:
-        """The model's own outputs, as far as they depend on the inputs and can be extracted."""
+        """The model's own outputs that depend on the inputs and can be extracted."""
         return [
             record
             for record in self.records
@@ -205,13 +204,13 @@ class Catalog(Mapping[str, TensorRecord]):
 
 
 def escape(name: str) -> str:
-    """A layer's or weight's name as one component of an address, percent-escaped where needed."""
+    """Return a name as one component of an address, percent-escaped where needed."""
     if name in {"", ".", ".."}:
-        # A lone percent sign, which no other name gives, stands for nothing at all.
+        # A lone percent sign, which no other name gives, represents the empty name.
         return "".join(f"%{ord(char):02X}" for char in name) or "%"
     return _RESERVED.sub(lambda match: f"%{ord(match.group()):02X}", name)
 
 
 def join(path: str, port: str) -> str:
-    """`path:port`."""
+    """Return `path:port`."""
     return f"{path}{_PORT_SEPARATOR}{port}"

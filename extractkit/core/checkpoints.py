@@ -10,23 +10,23 @@ from pathlib import Path
 from extractkit.advice import override
 from extractkit.errors import ConfigError, ModelError, choices
 
+KEY = "model.checkpoints"
+STEP_KEY = "model.checkpoint_step"
+_STEP_EXAMPLE = override(STEP_KEY, r"step_(\d+)")
+
 _NUMBERED = re.compile(r"([^0-9]*)([0-9]*)")
 
 
 def natural(text: str) -> list[tuple[str, int, str]]:
-    """A sort key: `layer_2` comes before `layer_10`."""
+    """Return a sort key by which `layer_2` comes before `layer_10`."""
     return [(letters, int(digits or 0), digits) for letters, digits in _NUMBERED.findall(text)]
 
-
-KEY = "model.checkpoints"
-STEP_KEY = "model.checkpoint_step"
-_STEP_EXAMPLE = override(STEP_KEY, r"step_(\d+)")
 
 AXIS = "checkpoint"
 """The name of the axis."""
 
 _GLOB_SIGNS = frozenset("*?[")
-# What a Saver of TensorFlow writes is one checkpoint: a prefix with several files.
+# A Saver of TensorFlow writes one checkpoint as several files with one prefix.
 _INDEX = ".index"
 _BESIDE = re.compile(r"\.(meta|data-\d+-of-\d+)$")
 _STATE = "checkpoint"
@@ -38,12 +38,11 @@ class Checkpoint:
     """One point on the axis.
 
     Attributes:
-        label: what it is called there, no two alike.
-        step: the number that `model.checkpoint_step` finds in its path; None where none is asked
-            for.
+        label: its unique name on the axis.
+        step: the number that `model.checkpoint_step` finds in its path; None without that key.
         path: the file, directory or prefix, absolute.
-        sha256: over the file; where there are several, over their names, sizes and contents.
-        bytes: of all of them.
+        sha256: SHA-256 of the file; of several files, over their names, sizes and contents.
+        bytes: total size.
     """
 
     label: str
@@ -64,7 +63,7 @@ class ExcludedCheckpoint:
 
 @dataclass(frozen=True)
 class Named:
-    """A checkpoint before anybody has looked into it: its label, step and path."""
+    """A checkpoint that has not been read yet: its label, step and path."""
 
     label: str
     step: int | None
@@ -72,19 +71,19 @@ class Named:
 
 
 def find_checkpoints(given: object, step: object = None) -> tuple[Named, ...]:
-    """The checkpoints that a configuration names, in the order of the axis.
+    """Return the checkpoints that a configuration names, in the order of the axis.
 
-    A name that is no glob stands for itself, whether it is there or not. What globs match is in
-    natural order (`epoch_2` before `epoch_10`); with `step`, everything is in the order of steps.
+    A name that is not a glob is kept as it is, even if no such file exists. Matches of a glob are
+    in natural order (`epoch_2` before `epoch_10`). With `step`, all are in the order of steps.
 
     Args:
         given: `model.checkpoints`: a path, a glob, or a list of them.
         step: `model.checkpoint_step`: a regular expression, searched in each path, whose first
-            group (or all that it matches) is the step's number; None: no steps.
+            group (or whole match) is the step's number; None: no steps.
 
     Raises:
-        ConfigError: something else, or steps that are not there, no numbers or not unique.
-        ModelError: a glob that matches nothing.
+        ConfigError: a value is invalid, or steps are missing, not numbers or not unique.
+        ModelError: a glob matches nothing.
     """
     paths = list(dict.fromkeys(path for one in _texts(given) for path in _matches(one)))
     labels = _labels(paths)
@@ -97,7 +96,7 @@ def find_checkpoints(given: object, step: object = None) -> tuple[Named, ...]:
         if number in by_step:
             raise ConfigError(
                 f"{STEP_KEY}={pattern.pattern!r} finds step {number} in {by_step[number]!r} and in "
-                f"{path!r}. Give an expression that tells them apart"
+                f"{path!r}. Give an expression that distinguishes them"
             )
         by_step[number] = path
     return tuple(Named(labels[p], number, p) for number, p in sorted(by_step.items()))
@@ -111,7 +110,7 @@ def _texts(given: object) -> Sequence[str]:
         or not all(isinstance(text, str) and text and "\0" not in text for text in texts)
     ):
         raise ConfigError(
-            f"{KEY}={given!r} is no path, no glob and no list of them. Give one: "
+            f"{KEY}={given!r} is not a path, a glob or a list of them. Give one: "
             f"{KEY}='checkpoints/*.weights.h5'"
         )
     return texts
@@ -122,7 +121,7 @@ def _matches(text: str) -> Iterator[str]:
     if Path(path).exists() or _GLOB_SIGNS.isdisjoint(text):
         yield path
         return
-    # Relative where the text is: the name of the working directory is no glob.
+    # Relative if the text is: the name of the working directory may contain glob characters.
     matched = glob.glob(str(Path(text).expanduser()), recursive=True)  # noqa: PTH207 - any root
     found = sorted(_whole(str(Path(one).absolute()) for one in matched), key=natural)
     if not found:
@@ -131,7 +130,7 @@ def _matches(text: str) -> Iterator[str]:
 
 
 def _whole(paths: Iterable[str]) -> set[str]:
-    """Each checkpoint once: what stands beside an index belongs to it."""
+    """Return each checkpoint once. Files beside an index belong to it."""
     named = {path for path in paths if os.path.basename(path) != _STATE}  # noqa: PTH119 - texts
     prefixes = {path.removesuffix(_INDEX) for path in named if path.endswith(_INDEX)}
     return prefixes | {
@@ -146,7 +145,7 @@ def _is_part(path: str) -> bool:
 
 
 def _prefixed(text: str) -> str | None:
-    """What to give in place of a glob for the start of names of TensorFlow checkpoints."""
+    """Suggest a glob if the text is the start of names of TensorFlow checkpoints."""
     indices = f"{text}*{_INDEX}"
     if not glob.glob(str(Path(indices).expanduser()), recursive=True):  # noqa: PTH207 - any root
         return None
@@ -154,7 +153,7 @@ def _prefixed(text: str) -> str | None:
 
 
 def _near(path: str) -> str:
-    """What there is in the nearest directory that exists."""
+    """List the nearest names in the nearest directory that exists."""
     folder = Path(path).parent
     while not folder.is_dir() or not _GLOB_SIGNS.isdisjoint(str(folder)):
         folder = folder.parent
@@ -163,9 +162,9 @@ def _near(path: str) -> str:
 
 
 def _labels(paths: Sequence[str]) -> dict[str, str]:
-    """For each path the end of it that is its own: the file's name, or more where that is shared.
+    """Return for each path its shortest unique ending: the file's name, or more if it is shared.
 
-    Endings that tell formats are left out, unless they are what differs.
+    Endings of file formats are left out, unless they are what differs.
     """
     bare = {path: _bare(path) for path in paths}
     names = bare if len(set(bare.values())) == len(bare) else {path: path for path in paths}
@@ -184,26 +183,26 @@ def _bare(path: str) -> str:
 def _pattern(step: object) -> re.Pattern[str]:
     if not isinstance(step, str) or not step:
         raise ConfigError(
-            f"{STEP_KEY}={step!r} is no regular expression. Give one with the number in a group: "
-            f"{_STEP_EXAMPLE}"
+            f"{STEP_KEY}={step!r} is not a regular expression. Give one with the number in a "
+            f"group: {_STEP_EXAMPLE}"
         )
     try:
         return re.compile(step)
     except re.error as error:
-        raise ConfigError(f"{STEP_KEY}={step!r} is no regular expression: {error}") from error
+        raise ConfigError(f"{STEP_KEY}={step!r} is not a regular expression: {error}") from error
 
 
 def _step(pattern: re.Pattern[str], path: str) -> int:
     found = pattern.search(path)
     if found is None:
         raise ConfigError(
-            f"{STEP_KEY}={pattern.pattern!r} is nowhere in {path!r}. It is searched in the whole "
-            f"path of every checkpoint"
+            f"{STEP_KEY}={pattern.pattern!r} does not occur in {path!r}. It is searched in the "
+            f"whole path of every checkpoint"
         )
     text = found.group(1) if pattern.groups else found.group()
     if text is None or not (text.isascii() and text.isdecimal()):
         raise ConfigError(
-            f"{STEP_KEY}={pattern.pattern!r} finds {text!r} in {path!r}, which is no whole number. "
-            f"Put the number in a group: {_STEP_EXAMPLE}"
+            f"{STEP_KEY}={pattern.pattern!r} finds {text!r} in {path!r}, which is not a whole "
+            f"number. Put the number in a group: {_STEP_EXAMPLE}"
         )
     return int(text)

@@ -34,17 +34,17 @@ _PARTIAL = "_partial_"
 class Component:
     """A model, input source or sink named by its `_target_`, with the arguments to call it with.
 
-    An argument may be such a mapping again (`model.factory`): it is a component of its own.
+    An argument may be such a mapping as well (`model.factory`), which is a component of its own.
 
     Attributes:
-        at: the config key that it stands under ("model", "sinks.hdf5", "model.factory").
+        at: its config key ("model", "sinks.hdf5", "model.factory").
         target: dotted path of a callable.
-        arguments: by name; components inside mappings and lists too.
-        partial: whether the callable itself is meant, with these arguments bound, and not what it
-            returns (Hydra's `_partial_`).
-        vouched: whether the user, or our own code, has named the target, and not merely a file.
-            Then it may be of any kind, and lie in the working directory.
-        imports: Modules to import before the target is called; of a model alone.
+        arguments: arguments by name, with components inside mappings and lists too.
+        partial: use the callable itself with these arguments bound, not its result (Hydra's
+            `_partial_`).
+        vouched: whether the user or extractkit named the target, rather than only a file. It may
+            then be of any kind, and be in the working directory.
+        imports: modules to import before the target is called, for a model only.
     """
 
     at: str
@@ -56,10 +56,10 @@ class Component:
 
     @classmethod
     def parse(cls, at: str, entry: object, trust: Trust = NO_TRUST) -> "Component":
-        """From configuration as plain data: a mapping with a `_target_`. Nothing is imported.
+        """Parse configuration as plain data, a mapping with a `_target_`. Imports nothing.
 
         Raises:
-            ConfigError: it is none; or it names, at any depth, a callable that is not trusted.
+            ConfigError: it is not such a mapping, or names, at any depth, an untrusted callable.
         """
         if not isinstance(entry, Mapping):
             raise ConfigError(f"{at}={entry!r} is not a mapping with a {_TARGET}")
@@ -80,7 +80,7 @@ class Component:
         return cls(at, target, nested, partial, trust.vouches(target), imports)
 
     def check(self) -> None:
-        """Import the callable and hold the arguments against its signature.
+        """Import the callable and check the arguments against its signature.
 
         Raises:
             ConfigError: no such callable, an unknown argument, or a missing one.
@@ -88,7 +88,7 @@ class Component:
         try:
             parameters = inspect.signature(self.function()).parameters
         except ValueError:
-            return  # what is written in C may not tell
+            return  # callables written in C may have no signature
         named = [
             n for n, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
         ]
@@ -101,10 +101,10 @@ class Component:
                 raise ConfigError(f"{self.at}.{name} is missing. Give it: {self.at}.{name}=…")
 
     def build(self) -> Any:
-        """Call the target with its arguments; components among them are for it to instantiate.
+        """Call the target with its arguments. It instantiates components among them itself.
 
         Raises:
-            ConfigError: it cannot be called so, or is meant as it is (`_partial_`).
+            ConfigError: it cannot be called with them, or has `_partial_` set.
         """
         if self.partial:
             raise ConfigError(f"{self.at}.{_PARTIAL}=true: {self.at} is called. Leave it out")
@@ -112,24 +112,24 @@ class Component:
         return self._called(self.function(), self.arguments)
 
     def instantiate(self) -> Any:
-        """Call the target with its arguments, every component inside them instantiated first.
+        """Call the target with its arguments, after instantiating every component inside them.
 
         Raises:
-            ConfigError: a target that cannot be called with its arguments.
+            ConfigError: the target cannot be called with its arguments.
         """
         self.check()
         arguments = {key: _instantiated(value) for key, value in self.arguments.items()}
         function = self.function()
         if not self.partial:
             return self._called(function, arguments)
-        # Wrapped, it would lose what it tells of itself beyond being callable.
+        # A wrapper would hide the attributes of the callable.
         return partial(function, **arguments) if arguments else function
 
     def _called(self, function: Callable[..., Any], arguments: Mapping[str, object]) -> Any:
         try:
             return function(**arguments)
         except (TypeError, ValueError) as error:
-            # Keras checks its own arguments; in anybody else's code it may be a fault of the code.
+            # Keras checks its own arguments. In other code, the error may be a bug of that code.
             if not of_keras(self.target):
                 raise
             raise ConfigError(
@@ -137,7 +137,7 @@ class Component:
             ) from error
 
     def trust_needed(self) -> Iterator[str]:
-        """What `--trust` has to name so that a file may hold this component, at any depth."""
+        """Yield what `--trust` has to name so that a file may hold this component, at any depth."""
         if not meant_for_files(self.target):
             yield module_of(self.target)
         if self.arguments.get(SAFE_MODE, True) is not True:
@@ -148,12 +148,12 @@ class Component:
                 yield from component.trust_needed()
 
     def function(self) -> Callable[..., Any]:
-        """The callable that the target names.
+        """Return the callable that the target names.
 
         Raises:
             ConfigError: there is none.
         """
-        # Not for what a file alone names: it might lie beside the file, instead of being installed.
+        # Only for vouched targets: another might be found beside its file, not installed.
         if self.vouched:
             import_from_here()
         try:
@@ -182,25 +182,25 @@ def _no_such_key(key: str, value: object, available: Sequence[str]) -> str:
 
 
 def import_from_here() -> None:
-    """Let the working directory be importable for the console script, as it is for `python -m`."""
+    """Make the working directory importable for the console script, as it is for `python -m`."""
     if (here := str(Path.cwd())) not in sys.path and "" not in sys.path:
         sys.path.append(here)
 
 
 def _imported(target: str) -> Any:
-    """Return what a dotted path leads to: an attribute of a module, or a method of a class in one.
+    """Return the target of a dotted path: an attribute of a module, or a method of a class.
 
     Raises:
-        ImportError, AttributeError, ValueError: There is none.
+        ImportError, AttributeError, ValueError: there is no such target.
     """
-    place, _, name = target.rpartition(".")
+    owner_path, _, name = target.rpartition(".")
     try:
-        return getattr(importlib.import_module(place), name)
+        return getattr(importlib.import_module(owner_path), name)
     except ModuleNotFoundError as error:
-        # One that the module itself imports is missing, or there is nothing a class could be in.
-        if error.name != place or "." not in place:
+        # The module itself fails to import another one, or the path is too short for a class.
+        if error.name != owner_path or "." not in owner_path:
             raise
-        module_name, _, class_name = place.rpartition(".")
+        module_name, _, class_name = owner_path.rpartition(".")
         owner = getattr(importlib.import_module(module_name), class_name, None)
         if not isinstance(owner, type):
             raise
@@ -208,12 +208,12 @@ def _imported(target: str) -> Any:
 
 
 def _method_of_class(owner: type, name: str) -> Any:
-    """Return a public class method or static method, and nothing else that a class leads to.
+    """Return a public class method or static method of a class, and nothing else.
 
     Raises:
-        AttributeError: The class defines none of this name.
+        AttributeError: the class defines no such method.
     """
-    # As it is written: asking the class would run properties and reach what is `type`'s.
+    # Static look-up: normal attribute access would run properties and reach those of `type`.
     found = inspect.getattr_static(owner, name, None)
     if not isinstance(found, classmethod | staticmethod) or name.startswith("_"):
         methods = [
@@ -230,7 +230,7 @@ def _method_of_class(owner: type, name: str) -> Any:
 
 
 def _imports(at: str, value: object, trust: Trust) -> tuple[str, ...]:
-    """The modules that an entry names, each of which must be trusted."""
+    """Return the modules that an entry names, each of which must be trusted."""
     listed = [value] if isinstance(value, str) else value or []
     if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
         raise ConfigError(
@@ -258,7 +258,7 @@ def _nested(at: str, value: object, trust: Trust) -> object:
 
 
 def _named(at: str, value: object, trust: Trust) -> object:
-    """A custom object: its dotted path stands where elsewhere a mapping with a `_target_` does."""
+    """Parse a custom object, which is a dotted path instead of a mapping with a `_target_`."""
     if not isinstance(value, str):
         return value
     trust.check(at, value)
@@ -266,7 +266,7 @@ def _named(at: str, value: object, trust: Trust) -> object:
 
 
 def _components(value: object) -> Iterator[Component]:
-    """The components at or inside a value."""
+    """Yield the components at or inside a value."""
     if isinstance(value, Component):
         yield value
     elif isinstance(value, Mapping | list):

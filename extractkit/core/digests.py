@@ -10,15 +10,15 @@ from extractkit.core.values import Array
 
 
 class Hash(Protocol):
-    """What of `hashlib` is used."""
+    """The part of `hashlib`'s interface that is used."""
 
     def update(self, data: bytes, /) -> None: ...
 
 
 def update(sha: Hash, name: str, dtype: str, array: Array) -> None:
-    """Add one weight: its name, dtype, shape and content.
+    """Add one weight to a digest: its name, dtype, shape and content.
 
-    Texts are counted by their bytes: an array of objects holds where they are, not what.
+    Texts count by their bytes, because an array of objects holds memory addresses.
     """
     sha.update(f"{name}\0{dtype}\0{array.shape}\0".encode("utf-8", "surrogateescape"))
     if array.dtype.hasobject:
@@ -26,24 +26,24 @@ def update(sha: Hash, name: str, dtype: str, array: Array) -> None:
             encoded = text if isinstance(text, bytes) else str(text).encode()
             sha.update(len(encoded).to_bytes(8, "little") + encoded)
     else:
-        # As plain bytes: the buffer protocol has no word for bfloat16.
+        # As plain bytes, because the buffer protocol does not support bfloat16.
         sha.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)  # type: ignore[arg-type]
 
 
 def of_plain_data(value: object) -> str:
-    """SHA-256 of numbers, texts, lists and mappings, whatever the order of a mapping's keys."""
+    """Return the SHA-256 of numbers, texts, lists and mappings, whatever the order of keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def of_array(array: Array) -> str:
-    """SHA-256 of dtype, shape and content."""
+    """Return the SHA-256 of dtype, shape and content."""
     sha = hashlib.sha256()
     update(sha, "", str(array.dtype), array)
     return sha.hexdigest()
 
 
 def of_table(keys: Array, values: Array) -> str:
-    """SHA-256 of a lookup table, which keeps no order.
+    """Return the SHA-256 of a lookup table, whatever the order of its rows.
 
     Args:
         keys, values: (n,), or (n, …) of arrays.

@@ -1,4 +1,4 @@
-"""The typed, frozen description of a job. Pure Python: nothing here knows YAML or Hydra."""
+"""The typed, frozen description of a job. Pure Python, independent of YAML and Hydra."""
 
 import math
 import os
@@ -17,18 +17,18 @@ from extractkit.errors import ConfigError, choices
 _LARGEST_SEED = 2**32 - 1
 
 MOST_THREADS = max(1024, os.cpu_count() or 1)
-"""TensorFlow starts all of them at once, and does not come back from starting many more."""
+"""Most threads. TensorFlow starts all of them at once, and hangs if there are many more."""
 
 COMPILE_MODES = ("graph", "xla")
 
 BAD_CHECKPOINTS = ("fail", "skip")
-"""What may be done where a checkpoint is damaged, or of another architecture."""
+"""Options for a checkpoint that is damaged or of another architecture."""
 
 BAD_SAMPLES = ("fail", "skip")
-"""What may be done where a sample cannot be read, does not fit the model, or makes it fail."""
+"""Options for a sample that cannot be read, does not fit the model, or makes it fail."""
 
 NON_FINITE = ("warn", "fail", "skip")
-"""What may be done where a NaN or an infinity would be stored."""
+"""Options for NaN and infinite values."""
 
 ENGINES = ("local", "processes", "ray")
 """Where shards are computed: in this process, in others on this machine, or on a Ray cluster."""
@@ -41,25 +41,25 @@ class Runtime:
     Attributes:
         batch_size: most samples in a batch.
         batch_tokens: most padded elements along the free axes of a batch; None: no limit.
-        shard_size: samples in a shard; None: as many as keep it well below 128 MB ("auto").
+        shard_size: samples in a shard; None ("auto"): as many as keep it well below 128 MB.
         compile: "graph" (a TensorFlow graph) or "xla".
         device: TensorFlow's name of the device ("/CPU:0"); None leaves the choice to TensorFlow.
-        seed: of every random generator.
-        deterministic: whether operations without a deterministic kernel are refused.
-        threads: most threads that one operation, and that independent operations, run on; None:
-            as many as there are processors.
-        bad_samples: "fail", or "skip" what cannot be read, encoded or computed.
-        bad_checkpoints: "fail", or "skip" what is damaged or of another architecture.
-        non_finite: "warn" of NaN and infinite values, "fail", or "skip" samples that have some.
-        self_check: whether the model's outputs for the first batch are held against its own call.
-        reuse_from: a directory that is searched for a finished run of the same identity; None:
-            everything is computed.
+        seed: seed of every random generator.
+        deterministic: refuse operations without a deterministic kernel.
+        threads: most threads within an operation, and between independent ones; None: the number
+            of processors.
+        bad_samples: "fail", or "skip" samples that cannot be read, encoded or computed.
+        bad_checkpoints: "fail", or "skip" those that are damaged or of another architecture.
+        non_finite: "warn" of NaN and infinite values, "fail", or "skip" samples with such values.
+        self_check: compare the model's outputs for the first batch with its own call.
+        reuse_from: a directory to search for a finished run of the same identity; None: compute
+            everything.
         engine: where shards are computed: "local", "processes" or "ray".
-        workers: how many compute at once; None: two, where the engine has workers.
-        shard_timeout: seconds that a worker may take over a shard; None: as long as it takes.
-        ray_address: "auto" or host:port of a cluster; None: one is started on this machine.
-        worker_cpus, worker_gpus: what a worker reserves in a Ray cluster; None: 1, and 0.
-        part: the part of the job that is run, as in "2/4"; None: all of it.
+        workers: number of workers; None: two if the engine has workers.
+        shard_timeout: most seconds that a worker may take for a shard; None: no limit.
+        ray_address: "auto" or host:port of a cluster; None: start one on this machine.
+        worker_cpus, worker_gpus: what a worker reserves in a Ray cluster; None: 1 and 0.
+        part: the part of the job to run, such as "2/4"; None: the whole job.
     """
 
     batch_size: int = 32
@@ -85,10 +85,10 @@ class Runtime:
 
     @classmethod
     def parse(cls, entries: Mapping[str, object]) -> "Runtime":
-        """From configuration, where `shard_size` may be "auto".
+        """Parse configuration, in which `shard_size` may be "auto".
 
         Raises:
-            ConfigError: an unknown key or a value that does not fit.
+            ConfigError: an unknown key or an invalid value.
         """
         known = [item.name for item in fields(cls)]
         for key, value in entries.items():
@@ -134,12 +134,12 @@ class Runtime:
         return runtime
 
     def _check_engine(self) -> None:
-        """Refuse what the chosen engine has no use for."""
+        """Refuse settings that the chosen engine does not use."""
         for key, engines in _NEEDS.items():
             value = getattr(self, key)
             if value is not None and self.engine not in engines:
                 raise ConfigError(
-                    f"runtime.{key}={value} is of no use to runtime.engine={self.engine}. Add "
+                    f"runtime.{key}={value} has no effect with runtime.engine={self.engine}. Add "
                     f"{' or '.join(f'runtime.engine={engine}' for engine in engines)}, or leave "
                     f"it out"
                 )
@@ -147,8 +147,8 @@ class Runtime:
             raise ConfigError("runtime.shard_timeout=0 leaves no time. Give seconds, or null")
         if self.ray_address is not None and not _ADDRESS.fullmatch(self.ray_address):
             raise ConfigError(
-                f"runtime.ray_address={self.ray_address!r} is no address of a Ray cluster. Give "
-                f"that of its head, as in 10.0.0.1:6379, or auto, or null to start one here"
+                f"runtime.ray_address={self.ray_address!r} is not the address of a Ray cluster. "
+                f"Give that of its head, as in 10.0.0.1:6379, or auto, or null to start one here"
             )
 
     def _check_part(self) -> None:
@@ -173,7 +173,7 @@ _TEXTS = {
     "ray_address": "10.0.0.1:6379",
     "part": "1/4",
 }
-"""Keys that take a text or nothing, each with an example."""
+"""Keys that take a text or null, each with an example."""
 
 _NEEDS = {
     "workers": ("processes", "ray"),
@@ -182,22 +182,22 @@ _NEEDS = {
     "worker_cpus": ("ray",),
     "worker_gpus": ("ray",),
 }
-"""Keys that some engines alone know what to do with."""
+"""Keys that only some engines use."""
 
 WHERE_IT_RUNS = ("engine", *_NEEDS, "part", "self_check")
-"""Keys that say by whom a job is run and whether it is checked, and change no byte of it."""
+"""Keys that decide where a job runs and whether it is checked, and change no byte of the run."""
 
 _ADDRESS = re.compile(r"auto|[^\s:/]+:[0-9]{1,5}|\[[0-9A-Fa-f:]+\]:[0-9]{1,5}")
 
 
 def moved(recorded: Mapping[str, object], where: Mapping[str, object]) -> dict[str, object]:
-    """Settings of `runtime` with others of where it runs.
+    """Return settings of `runtime` with those of where it runs replaced.
 
-    What the engine there has no use for is left out, where it is not given.
+    Settings that the new engine does not use are reset, unless given.
     """
     engine = where.get("engine", recorded.get("engine", "local"))
-    useless = [key for key, engines in _NEEDS.items() if engine not in engines]
-    return {**recorded, **dict.fromkeys(useless), **where}
+    unused = [key for key, engines in _NEEDS.items() if engine not in engines]
+    return {**recorded, **dict.fromkeys(unused), **where}
 
 
 def _plain(key: str, value: object) -> Any:
@@ -237,13 +237,13 @@ class Job:
     """Everything that decides what a run holds.
 
     Attributes:
-        model, inputs: components.
+        model, inputs: the components.
         model_name: the chosen entry of the `model` group, for messages.
-        selectors: in the order of the configuration.
-        sinks: by name; the first one is what the reader reads.
-        runtime: how it runs.
-        given: the overrides as they were typed.
-        resolved: the whole configuration after composition, as plain data.
+        selectors: the selectors in the order of the configuration.
+        sinks: the sinks by name. The reader uses the first.
+        runtime: how the job runs.
+        given: the overrides as typed.
+        resolved: the whole composed configuration, as plain data.
         listing: a command, or Python code, that lists the model's tensors, for messages.
     """
 

@@ -1,4 +1,4 @@
-"""Transforms in NumPy, on one sample without padding: what programs must agree with."""
+"""Transforms in NumPy, on one unpadded sample: the reference for programs."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +24,7 @@ def transformed(value: Array, axes: AxisTransform, first: int = 1) -> Array:
     """Slice, reduce and cast one sample's value.
 
     Args:
-        value: without a sample axis; its axis 0 is axis `first` of the transform.
+        value: the value without a sample axis. Its axis 0 is axis `first` of the transform.
     """
     slices = axes.slices[first:]
     kept = [
@@ -34,14 +34,14 @@ def transformed(value: Array, axes: AxisTransform, first: int = 1) -> Array:
     for reduction in axes.reductions:
         over = tuple(axis - first for axis in reduction.axes)
         value = _reduced(value, reduction.op, over)
-    gone = {axis - first for reduction in axes.reductions for axis in reduction.axes}
-    gone |= {position for position, index in enumerate(slices) if isinstance(index, int)}
-    value = np.squeeze(value, axis=tuple(gone)) if gone else value
+    dropped = {axis - first for reduction in axes.reductions for axis in reduction.axes}
+    dropped |= {position for position, index in enumerate(slices) if isinstance(index, int)}
+    value = np.squeeze(value, axis=tuple(dropped)) if dropped else value
     return value if axes.cast is None else value.astype(axes.cast)
 
 
 def _reduced(value: Array, op: str, over: tuple[int, ...]) -> Array:
-    """In the widest type that NumPy has, so that it cannot overflow with what it checks."""
+    """Reduce in NumPy's widest type, which cannot overflow where the checked type would not."""
     dtype = reduced_dtype(op, value.dtype.name)
     if op in ("min", "max"):
         if value.dtype.kind == "f" and 0 in (value.shape[axis] for axis in over):
@@ -49,13 +49,13 @@ def _reduced(value: Array, op: str, over: tuple[int, ...]) -> Array:
         return np.asarray(_REDUCTIONS[op](value, axis=over, keepdims=True), dtype)
     wide = np.float64 if op in ("mean", "norm") or value.dtype.kind == "f" else np.int64
     with np.errstate(invalid="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # the mean of nothing is NaN
+        warnings.simplefilter("ignore", RuntimeWarning)  # the mean of no elements is NaN
         result = _REDUCTIONS[op](value.astype(wide), axis=over, keepdims=True)
     return np.asarray(result, dtype)
 
 
 def stacked(values: Sequence[Array]) -> Array:
-    """Samples of different shapes in one array, padded to the largest: zeros, or empty strings."""
+    """Stack samples of different shapes, padded to the largest with zeros or empty strings."""
     shape = tuple(max(sizes) for sizes in zip(*(value.shape for value in values), strict=True))
     dtype = values[0].dtype
     whole = np.full((len(values), *shape), b"" if dtype.hasobject else 0, dtype)

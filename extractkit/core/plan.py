@@ -1,7 +1,7 @@
-"""What a job will do, known before the model runs on data. Pure Python (NumPy for lengths).
+"""The plan of a job, known before the model runs on data. Pure Python (NumPy for lengths).
 
-A `PlannedTensor` says what is stored of one tensor; `plan_tensors` makes them from selectors,
-and `plan_shards` cuts the samples into shards.
+A `PlannedTensor` describes what is stored of one tensor. `plan_tensors` makes them from selectors,
+and `plan_shards` divides the samples into shards.
 """
 
 import re
@@ -19,44 +19,44 @@ from extractkit.core.transforms import AxisTransform, Dims, Shape, Transform
 from extractkit.errors import SelectionError
 
 SHARD_BYTES = 32 * 1024 * 1024
-"""Aim of `shard_size=auto`: small beside the 128 MB that a shard stays below, so that writing one
-overlaps with computing the next, and a few in memory at once do not weigh."""
+"""Target of `shard_size=auto`. It is well below the limit of 128 MB for a shard, so that writing
+one overlaps with computing the next, and a few fit into memory at once."""
 
 SHARD_SAMPLES = 1024
-"""Most samples in an automatic shard, so that small values are committed now and then too."""
+"""Most samples in an automatic shard, so that small values are committed regularly too."""
 
 CONSTANTS = "constants"
-"""Key of the shard that holds what does not depend on the inputs."""
+"""Key of the shard that holds values which do not depend on the inputs."""
 
 
 @dataclass(frozen=True, eq=False)
 class Lengths:
-    """How long every sample is along each free axis: int64 (samples,) for each axis by name."""
+    """The length of every sample along each free axis: int64 (samples,) by the axis' name."""
 
     samples: int
     axes: Mapping[str, npt.NDArray[np.int64]]
 
     def part(self, start: int, stop: int) -> "Lengths":
-        """Those of samples start … stop-1."""
+        """Return the lengths of samples start … stop-1."""
         return Lengths(stop - start, {axis: n[start:stop] for axis, n in self.axes.items()})
 
     def take(self, positions: Sequence[int]) -> "Lengths":
-        """Those of the samples at these positions, in this order."""
+        """Return the lengths of the samples at these positions, in this order."""
         chosen = list(positions)
         return Lengths(len(chosen), {axis: n[chosen] for axis, n in self.axes.items()})
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a tensor as the model makes it is brought into stored order, the sample axis first.
+    """How a tensor is brought from the model's layout into stored order, sample axis first.
 
     Attributes:
-        axis: which axis holds the samples; None for a tensor that does not depend on the inputs.
+        axis: the axis of the samples; None for a tensor that does not depend on the inputs.
         split: whether that axis is a product ("sample*token") to be split into samples and the
-            rest. That samples vary slowest in it is checked on real data before anything is stored.
-        dims, shape: of the stored tensor; the sample axis is ("sample", None).
-        whole: whether the tensor has no sample axis, and gets one in front: a call of the model on
-            one sample makes the value of that sample.
+            rest. That samples vary slowest is checked on real data before anything is stored.
+        dims, shape: those of the stored tensor. The sample axis is ("sample", None).
+        whole: whether the tensor has no sample axis and gets one in front: each call of the model
+            on one sample then gives the value of that sample.
     """
 
     axis: int | None
@@ -67,7 +67,7 @@ class Layout:
 
     @classmethod
     def of(cls, record: TensorRecord) -> "Layout | None":
-        """The layout of a record, or None while some axis has to be measured first."""
+        """Return the layout of a record, or None if an axis has to be measured first."""
         if record.dims is None or record.shape is None or UNKNOWN in record.dims:
             return None
         for axis, dim in enumerate(record.dims):
@@ -90,14 +90,14 @@ class PlannedTensor:
     """What a run stores of one tensor.
 
     Attributes:
-        key: its name in the run: the address, or `address@selector` where several selectors store
-            the same tensor transformed differently.
-        address, kind: of the record.
-        selectors: names of the selectors that asked for it.
-        transform: what the selectors ask to be done with it.
+        key: its name in the run: the address, or `address@selector` if several selectors store the
+            same tensor with different transforms.
+        address, kind: those of the record.
+        selectors: names of the selectors that match it.
+        transform: the transform that these selectors ask for.
         layout: how it is brought into stored order; None until its axes have been measured.
-        dtype, dims, shape: as stored, after the transform; `shape` holds None where the length
-            differs from sample to sample, and its first entry is None for the sample axis.
+        dtype, dims, shape: as stored, after the transform. `shape` holds None for axes whose length
+            varies from sample to sample, and for the sample axis.
     """
 
     key: str
@@ -125,23 +125,23 @@ class PlannedTensor:
 
     @property
     def computed_lengths(self) -> bool:
-        """Whether some stored length is computed from a free axis by the model ("f(token)")."""
+        """Whether the model computes a stored length from a free axis ("f(token)")."""
         return _any_computed(self.dims)
 
     @property
     def bears_padding(self) -> bool:
         """Whether samples of different lengths may share a batch.
 
-        They may not where the model computes a length: what is padding then cannot be told, even if
-        that axis is reduced and never stored.
+        They may not if the model computes a length: padding could not be distinguished then, even
+        if that axis is reduced and never stored.
         """
         return self.layout is not None and not _any_computed(self.layout.dims)
 
     def check_lengths(self, lengths: Lengths) -> None:
-        """Make sure that every sample has the single elements that a slice takes.
+        """Check that every sample has the single elements that a slice takes.
 
         Raises:
-            SelectionError: one is too short for it.
+            SelectionError: a sample is too short.
         """
         for axis, index, short in self._short(lengths):
             own = lengths.axes[axis]
@@ -152,7 +152,7 @@ class PlannedTensor:
             )
 
     def too_short(self, lengths: Lengths) -> dict[int, str]:
-        """The samples that lack a single element that a slice takes: by position, which."""
+        """Return, by position, the samples that lack an element taken by a slice, with a reason."""
         return {
             int(position): f"it has {lengths.axes[axis][position]} along {axis!r}, and "
             f"{self.transform.at}.slice takes element {index} of that in {self.address!r}"
@@ -161,7 +161,7 @@ class PlannedTensor:
         }
 
     def _short(self, lengths: Lengths) -> Iterator[tuple[str, int, npt.NDArray[np.intp]]]:
-        """Free axes that are too short for an element: with it, and the samples' positions."""
+        """Yield free axes that are too short for an element, with the element and the samples."""
         if self.layout is None or self.axes is None:
             return
         for dim, index in zip(self.layout.dims, self.axes.slices, strict=True):
@@ -172,7 +172,7 @@ class PlannedTensor:
                 yield dim, index, short
 
     def sample_shapes(self, lengths: Lengths) -> list[tuple[int, ...]] | None:
-        """The stored shape of each sample; None where only the model can compute it."""
+        """Return the stored shape of each sample; None if only the model can compute it."""
         columns = self._stored_lengths(lengths)
         if columns is None:
             return None
@@ -182,11 +182,11 @@ class PlannedTensor:
 
     @property
     def predictable(self) -> bool:
-        """Whether its size follows from the samples' lengths; texts tell theirs once they exist."""
+        """Whether its size follows from the samples' lengths, as it does except for texts."""
         return self.layout is not None and not self.computed_lengths and self.dtype != TEXT
 
     def bytes_per_sample(self, lengths: Lengths) -> npt.NDArray[np.int64] | None:
-        """Stored bytes of each sample, int64 (samples,); None where only the model can tell."""
+        """Return the stored bytes of each sample, int64 (samples,); None if not predictable."""
         columns = self._stored_lengths(lengths) if self.predictable else None
         if columns is None:
             return None
@@ -196,13 +196,13 @@ class PlannedTensor:
         return total
 
     def _stored_lengths(self, lengths: Lengths) -> list[npt.NDArray[np.int64]] | None:
-        """For each stored axis but the sample's, its length in every sample."""
+        """Return each stored axis' length in every sample, without the sample axis."""
         if self.layout is None or self.axes is None or self.computed_lengths:
             return None
-        gone = {axis for reduction in self.axes.reductions for axis in reduction.axes}
+        dropped = {axis for reduction in self.axes.reductions for axis in reduction.axes}
         columns = []
         for axis, index in enumerate(self.axes.slices):
-            if axis == 0 or axis in gone or isinstance(index, int):
+            if axis == 0 or axis in dropped or isinstance(index, int):
                 continue
             size, dim = self.layout.shape[axis], self.layout.dims[axis]
             own = np.full(lengths.samples, size) if size is not None else lengths.axes[dim or ""]
@@ -211,7 +211,7 @@ class PlannedTensor:
 
     @property
     def constant_bytes(self) -> int | None:
-        """Stored bytes of a tensor that does not depend on the inputs; None where unknown."""
+        """Stored bytes of a tensor that does not depend on the inputs; None if unknown."""
         if not self.predictable:
             return None
         return prod(size or 0 for size in self.sample_shape) * numpy_dtype(self.dtype).itemsize
@@ -223,12 +223,12 @@ def _any_computed(dims: Dims | None) -> bool:
 
 @dataclass(frozen=True)
 class Shard:
-    """A contiguous range of samples, the unit of commit; or the constants, a range of none.
+    """A contiguous range of samples, the unit of commit; or the constants, with an empty range.
 
     Attributes:
         start, stop: the range.
-        checkpoint: with which weights, by their place on the axis of checkpoints; None where a run
-            has no such axis.
+        checkpoint: position of its weights on the checkpoint axis; None if the run has no such
+            axis.
     """
 
     start: int
@@ -237,18 +237,18 @@ class Shard:
 
     @property
     def constant(self) -> bool:
-        """Whether it holds what does not depend on the samples."""
+        """Whether it holds the values that do not depend on the samples."""
         return self.start == self.stop
 
     @property
     def key(self) -> str:
-        """`constants`, or the range in figures of one width, so that names sort in order."""
+        """`constants`, or the range in digits of one width, so that names sort in order."""
         part = CONSTANTS if self.constant else f"{self.start:09d}-{self.stop:09d}"
         return part if self.checkpoint is None else f"checkpoint-{self.checkpoint:06d}-{part}"
 
     @property
     def place(self) -> tuple[int, int, int]:
-        """Where it stands in the order of a run: by checkpoint, the constants first."""
+        """Its position in the order of a run: by checkpoint, the constants first."""
         return (self.checkpoint or 0, self.start, self.stop)
 
     def __len__(self) -> int:
@@ -263,8 +263,8 @@ class Part:
     """One of several parts of a job, each a contiguous range of its shards.
 
     Attributes:
-        number: from 1 on.
-        count: of the parts.
+        number: its number, from 1.
+        count: the number of parts.
     """
 
     number: int
@@ -272,7 +272,7 @@ class Part:
 
     @classmethod
     def parse(cls, text: str) -> "Part | None":
-        """The part that "2/4" names; None where there is none of that name."""
+        """Parse "2/4"; return None if it does not name a part."""
         found = _PART.fullmatch(text)
         part = None if found is None else cls(int(found[1]), int(found[2]))
         return part if part is not None and 1 <= part.number <= part.count else None
@@ -286,7 +286,7 @@ class Part:
         return tuple(Part(number, self.count) for number in range(1, self.count + 1))
 
     def of(self, shards: Sequence[Shard]) -> tuple[Shard, ...]:
-        """Those of a job's shards that it has: none, perhaps, of fewer shards than parts."""
+        """Return this part's share of a job's shards, which may be empty."""
         first = len(shards) * (self.number - 1) // self.count
         return tuple(shards[first : len(shards) * self.number // self.count])
 
@@ -295,10 +295,10 @@ _PART = re.compile(r"([1-9][0-9]{0,5})/([1-9][0-9]{0,5})")
 
 
 def plan_tensors(catalog: Catalog, selectors: Sequence[Selector]) -> tuple[PlannedTensor, ...]:
-    """What the selectors ask to be stored, in the catalog's order.
+    """Return what the selectors ask to be stored, in the catalog's order.
 
     Raises:
-        SelectionError: a selector matches nothing, or asks for what its tensors do not have.
+        SelectionError: a selector matches nothing, or asks for axes that its tensors do not have.
     """
     wanted: dict[str, list[tuple[Transform, list[str]]]] = {}
     for selector in selectors:
@@ -336,7 +336,7 @@ def _planned(
 
 
 def measured(tensor: PlannedTensor, record: TensorRecord) -> PlannedTensor:
-    """The same tensor, once measuring has completed its record's dims.
+    """Return the tensor planned anew, once measuring has completed its record's dims.
 
     Raises:
         SelectionError: it does not have the axes that a transform asks for.
@@ -345,17 +345,17 @@ def measured(tensor: PlannedTensor, record: TensorRecord) -> PlannedTensor:
 
 
 def storable(dtype: str) -> str:
-    """The dtype that values are stored in: bfloat16, which HDF5 and NumPy lack, as float32."""
+    """Return the stored dtype: bfloat16, which HDF5 and NumPy lack, is stored as float32."""
     return "float32" if dtype == "bfloat16" else dtype
 
 
 def numpy_dtype(dtype: str) -> np.dtype[Any]:
-    """NumPy's type for stored values: texts, of any length, are objects."""
+    """Return NumPy's type for stored values. Texts, which have any length, are objects."""
     return np.dtype(object if dtype == TEXT else storable(dtype))
 
 
 def bytes_per_sample(tensors: Iterable[PlannedTensor], lengths: Lengths) -> npt.NDArray[np.int64]:
-    """Stored bytes of each sample over all tensors; what only the model can tell is left out."""
+    """Return the predictable stored bytes of each sample over all tensors."""
     total = np.zeros(lengths.samples, np.int64)
     for tensor in tensors:
         if not tensor.constant and (one := tensor.bytes_per_sample(lengths)) is not None:
@@ -366,10 +366,10 @@ def bytes_per_sample(tensors: Iterable[PlannedTensor], lengths: Lengths) -> npt.
 def plan_shards(
     per_sample: npt.NDArray[np.int64], shard_size: int | None, multiple: int = 1
 ) -> tuple[Shard, ...]:
-    """The samples cut into shards of `shard_size`, or (None) of at most SHARD_BYTES each.
+    """Divide the samples into shards of `shard_size`, or (None) of at most SHARD_BYTES each.
 
     Args:
-        multiple: every shard but the last holds a multiple of so many samples.
+        multiple: every shard but the last holds a multiple of this number of samples.
     """
     count = len(per_sample)
     if shard_size is not None:

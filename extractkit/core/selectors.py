@@ -1,7 +1,7 @@
 """The selector algebra: declarative predicates over catalog records. Pure Python.
 
-A selector's mapping holds predicates that must all hold; each takes one value or a list of which
-one must hold; `any`, `all` and `not` combine further mappings.
+All predicates of a selector's mapping must hold. Each takes one value or a list of alternatives.
+`any`, `all` and `not` combine further mappings.
 """
 
 import re
@@ -61,10 +61,10 @@ SELECTOR_KEYS = (*_PREDICATES, *_COMBINATORS, *TRANSFORM_KEYS)
 
 
 class Predicate:
-    """A test of one record; values, combined with `&`, `|` and `~`."""
+    """A test of one record. Predicates are values, combined with `&`, `|` and `~`."""
 
     def matches(self, record: TensorRecord) -> bool:
-        """Whether the record is selected."""
+        """Return True if the record is selected."""
         raise NotImplementedError
 
     def __and__(self, other: "Predicate") -> "Predicate":
@@ -79,7 +79,7 @@ class Predicate:
 
 @dataclass(frozen=True)
 class Where(Predicate):
-    """One of `values` holds for the field `key`."""
+    """True if one of `values` matches the field `key`."""
 
     key: str
     values: tuple[object, ...]
@@ -91,7 +91,7 @@ class Where(Predicate):
 
 @dataclass(frozen=True)
 class All(Predicate):
-    """Every part holds; with no parts, always."""
+    """True if every part is; true without parts."""
 
     parts: tuple[Predicate, ...]
 
@@ -101,7 +101,7 @@ class All(Predicate):
 
 @dataclass(frozen=True)
 class Any(Predicate):
-    """At least one part holds; with no parts, never."""
+    """True if at least one part is; false without parts."""
 
     parts: tuple[Predicate, ...]
 
@@ -111,7 +111,7 @@ class Any(Predicate):
 
 @dataclass(frozen=True)
 class Not(Predicate):
-    """The part does not hold."""
+    """True if the part is false."""
 
     part: Predicate
 
@@ -121,7 +121,7 @@ class Not(Predicate):
 
 @dataclass(frozen=True)
 class Selector:
-    """A named predicate and what to do with the values of the tensors that it matches."""
+    """A named predicate, and the transform of the tensors that it matches."""
 
     name: str
     predicate: Predicate
@@ -129,10 +129,10 @@ class Selector:
     given: str = ""
 
     def matching(self, catalog: Catalog) -> tuple[TensorRecord, ...]:
-        """The records that match, in the catalog's order, whether they can be extracted or not.
+        """Return the records that match, in the catalog's order, extractable or not.
 
         Raises:
-            SelectionError: there is none.
+            SelectionError: no record matches.
         """
         matched = tuple(record for record in catalog.records if self.predicate.matches(record))
         if not matched:
@@ -143,7 +143,7 @@ class Selector:
         return matched
 
     def select(self, catalog: Catalog) -> tuple[TensorRecord, ...]:
-        """The records that match and can be extracted, in the catalog's order.
+        """Return the records that match and can be extracted, in the catalog's order.
 
         Raises:
             SelectionError: nothing matches, or nothing that matches can be extracted.
@@ -161,14 +161,14 @@ class Selector:
 
 
 def _why_nothing(predicate: Predicate, catalog: Catalog) -> str:
-    """What exists, for the first test that holds for no tensor at all; else the addresses."""
+    """List what exists for the first test that matches no tensor; else list addresses."""
     tests = list(_tests(predicate))
     for test in tests:
         if any(test.matches(record) for record in catalog.records):
             continue
         if test.key in _OF_LAYERS and not any(record.scopes for record in catalog.records):
             return (
-                f"{test.key} looks at layers, of which this model's format tells nothing. "
+                f"{test.key} needs layers, which this model's format does not record. "
                 f"Select by path, regex, kind or op_type."
             )
         return choices(str(test.values[0]), _existing(test.key, catalog))
@@ -176,7 +176,7 @@ def _why_nothing(predicate: Predicate, catalog: Catalog) -> str:
 
 
 def _tests(predicate: Predicate) -> Iterator[Where]:
-    """The single tests of a predicate, those that must not hold left out."""
+    """Yield the single tests of a predicate, except negated ones."""
     if isinstance(predicate, Where):
         yield predicate
     elif isinstance(predicate, All | Any):
@@ -185,7 +185,7 @@ def _tests(predicate: Predicate) -> Iterator[Where]:
 
 
 def _existing(key: str, catalog: Catalog) -> Iterator[str]:
-    """What the catalog has of the field that `key` looks at."""
+    """Yield the catalog's values of the field that `key` tests."""
     for record in catalog.records:
         match key:
             case "path" | "regex":
@@ -205,7 +205,7 @@ def _listing(catalog: Catalog) -> str:
 
 
 def parse_selector(name: str, mapping: object) -> Selector:
-    """A selector from its configuration; `name` is its key under `selectors`.
+    """Parse a selector's configuration. `name` is its key under `selectors`.
 
     Raises:
         ConfigError: an unknown key, a value of the wrong type, or no predicate at all.
@@ -270,7 +270,7 @@ def _combined(key: str, value: object, at: str) -> Iterable[object]:
 def _values(key: str, value: object, at: str) -> tuple[object, ...]:
     listed = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     if not listed:
-        raise ConfigError(f"{at} is an empty list, which could match nothing")
+        raise ConfigError(f"{at} is an empty list, which matches nothing")
     for item in listed:
         _check_value(key, item, at)
     return tuple(listed)
@@ -284,9 +284,9 @@ def _check_value(key: str, item: object, at: str) -> None:
     if not isinstance(item, str):
         raise ConfigError(f"{at}={item!r} is not a text; quote it: {at}='{item}'")
     if key == "kind" and item not in list(Kind):
-        raise ConfigError(f"{at}={item!r} is no kind of tensor. {choices(item, map(str, Kind))}")
+        raise ConfigError(f"{at}={item!r} is not a kind of tensor. {choices(item, map(str, Kind))}")
     if key == "regex":
         try:
             re.compile(item)
         except (re.error, OverflowError) as error:
-            raise ConfigError(f"{at}={item!r} is no regular expression: {error}") from error
+            raise ConfigError(f"{at}={item!r} is not a regular expression: {error}") from error

@@ -1,9 +1,8 @@
-"""What a selector does with the values before they are copied out: slice, reduce, cast.
+"""Transforms of a selector's values before they leave the model: slice, reduce, cast.
 
-Pure Python but for lengths, which are counted with NumPy.
-
-Axes are named by dim ("token": every axis of that name) or by number. Numbers count the stored
-tensor's axes before any transform, the sample axis being 0, which no transform may touch.
+Pure Python, except for lengths, which are counted with NumPy. Axes are named by dim ("token":
+every axis of that name) or by number. Numbers count the stored tensor's axes before any transform.
+Axis 0 is the sample axis, which no transform may touch.
 """
 
 from collections.abc import Mapping
@@ -27,17 +26,6 @@ Index = int | tuple[int | None, int | None, int | None]
 _EVERY_AXIS = "*"
 
 
-def reduced_dtype(op: str, dtype: str) -> str:
-    """The dtype that a reduction is computed in and returned as: wide enough not to overflow."""
-    if op in ("mean", "norm"):
-        return dtype if dtype == "float64" else "float32"
-    if op == "sum" and dtype in ("float16", "bfloat16"):
-        return "float32"
-    if op == "sum" and "float" not in dtype:
-        return "uint64" if dtype == "uint64" else "int64"
-    return dtype
-
-
 @dataclass(frozen=True)
 class Reduction:
     """One reduction, over these axes together."""
@@ -50,8 +38,8 @@ class Reduction:
 class AxisTransform:
     """A transform bound to one tensor's axes.
 
-    `slices` holds for each axis None, a number (the axis goes) or (start, stop, step). Reductions
-    name the axes of the tensor before slicing and are done in order.
+    `slices` holds for each axis None, a number (which drops the axis) or (start, stop, step).
+    Reductions name axes of the tensor before slicing, and are applied in order.
     """
 
     slices: tuple[Index | None, ...]
@@ -59,12 +47,12 @@ class AxisTransform:
     cast: str | None
 
     def result(self, dims: Dims, shape: Shape, dtype: str) -> tuple[Dims, Shape, str]:
-        """Dims, shape and dtype after the transform."""
-        gone = {axis for reduction in self.reductions for axis in reduction.axes}
+        """Return dims, shape and dtype after the transform."""
+        dropped = {axis for reduction in self.reductions for axis in reduction.axes}
         kept_dims: list[str | None] = []
         kept_shape: list[int | None] = []
         for axis, (dim, size, index) in enumerate(zip(dims, shape, self.slices, strict=True)):
-            if axis in gone or isinstance(index, int):
+            if axis in dropped or isinstance(index, int):
                 continue
             if index is not None and size is not None:
                 size = len(range(*slice(*index).indices(size)))
@@ -75,11 +63,11 @@ class AxisTransform:
         return tuple(kept_dims), tuple(kept_shape), self.cast or dtype
 
     def lengths(self, axis: int, sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """How long a sliced, kept axis is for samples in which it had `sizes` elements."""
+        """Return the lengths of a sliced, kept axis for samples with `sizes` elements on it."""
         index = self.slices[axis]
         if index is None or isinstance(index, int):
             return sizes
-        # Lengths repeat: counting each once keeps this fast for millions of samples.
+        # Lengths repeat. Computing each once keeps this fast for millions of samples.
         distinct, where = np.unique(sizes, return_inverse=True)
         counts = [len(range(*slice(*index).indices(int(size)))) for size in distinct]
         return np.array(counts, dtype=np.int64)[where]
@@ -96,14 +84,14 @@ class Transform:
 
     @classmethod
     def parse(cls, entries: Mapping[str, object], at: str) -> "Transform":
-        """From configuration: `slice: {token: 0}`, `reduce: {token: mean}` or `mean`, `cast`.
+        """Parse configuration: `slice: {token: 0}`, `reduce: {token: mean}` or `mean`, `cast`.
 
         Raises:
-            ConfigError: a value that is not of that form.
+            ConfigError: a value is not of that form.
         """
         cast = entries.get("cast")
         if cast is not None and cast not in CASTS:
-            raise ConfigError(f"{at}.cast={cast!r} is no dtype. {choices(str(cast), CASTS)}")
+            raise ConfigError(f"{at}.cast={cast!r} is not a dtype. {choices(str(cast), CASTS)}")
         return cls(
             slice=tuple(_parse_slices(entries.get("slice"), f"{at}.slice")),
             reduce=tuple(_parse_reductions(entries.get("reduce"), f"{at}.reduce")),
@@ -112,22 +100,22 @@ class Transform:
         )
 
     def same_as(self, other: "Transform") -> bool:
-        """Whether both do the same, whichever selectors they stand in."""
+        """Return True if both do the same, whatever selectors they belong to."""
         return replace(self, at="") == replace(other, at="")
 
     def bind(self, address: str, dims: Dims, shape: Shape, dtype: str) -> AxisTransform:
-        """The transform for one tensor whose first axis is the sample where it has one.
+        """Bind the transform to one tensor, whose first axis is the sample axis if it has one.
 
         Raises:
-            SelectionError: an axis that the tensor does not have, a slice that does not fit, or
-                arithmetic with texts.
+            SelectionError: the tensor lacks an axis, a slice does not fit, or texts would be
+                reduced or cast.
         """
         if (dtype == TEXT or dtype.startswith("complex")) and (self.reduce or self.cast):
             key = "reduce" if self.reduce else "cast"
             wanted, held = (
                 ("numbers", "texts") if dtype == TEXT else ("real numbers", "complex ones")
             )
-            raise SelectionError(f"{self.at}.{key} wants {wanted}, but {address!r} holds {held}")
+            raise SelectionError(f"{self.at}.{key} needs {wanted}, but {address!r} holds {held}")
         slices: list[Index | None] = [None] * len(dims)
         for name, index in self.slice:
             for axis in self._axes(name, address, dims, "slice"):
@@ -177,6 +165,17 @@ class Transform:
             )
 
 
+def reduced_dtype(op: str, dtype: str) -> str:
+    """Return a reduction's result dtype, in which it is computed: wide enough not to overflow."""
+    if op in ("mean", "norm"):
+        return dtype if dtype == "float64" else "float32"
+    if op == "sum" and dtype in ("float16", "bfloat16"):
+        return "float32"
+    if op == "sum" and "float" not in dtype:
+        return "uint64" if dtype == "uint64" else "int64"
+    return dtype
+
+
 def _axis_name(key: object, at: str) -> AxisName:
     if isinstance(key, int) and not isinstance(key, bool):
         return key
@@ -185,7 +184,7 @@ def _axis_name(key: object, at: str) -> AxisName:
         return int(text)
     if text and text != _EVERY_AXIS:
         return text
-    raise ConfigError(f"{at}: {key!r} names no axis. Use a dim such as token, or a number")
+    raise ConfigError(f"{at}: {key!r} does not name an axis. Use a dim such as token, or a number")
 
 
 def _parse_slices(value: object, at: str) -> list[tuple[AxisName, Index]]:
@@ -211,7 +210,7 @@ def _parse_index(value: object, at: str) -> Index:
     if len(numbers) in (2, 3) and 0 not in numbers[2:]:
         start, stop, step = (*numbers, None)[:3]
         return (start, stop, step)
-    raise ConfigError(f"{at}={value!r} is no slice. Write a number, or '0:4', '::2'")
+    raise ConfigError(f"{at}={value!r} is not a slice. Write a number, or '0:4', '::2'")
 
 
 def _parse_reductions(value: object, at: str) -> list[tuple[AxisName, str]]:
@@ -221,6 +220,6 @@ def _parse_reductions(value: object, at: str) -> list[tuple[AxisName, str]]:
     parsed: list[tuple[AxisName, str]] = []
     for key, op in entries.items():
         if op not in REDUCTIONS:
-            raise ConfigError(f"{at}={op!r} is no reduction. {choices(str(op), REDUCTIONS)}")
+            raise ConfigError(f"{at}={op!r} is not a reduction. {choices(str(op), REDUCTIONS)}")
         parsed.append((key if key == _EVERY_AXIS else _axis_name(key, at), str(op)))
     return parsed

@@ -1,9 +1,9 @@
-"""Which callables a configuration may name: a file may come from somebody else.
+"""The callables that a configuration may name, since a file may come from anywhere.
 
-A `_target_` is imported and called, so it is a program. One that a file names is refused before
-anything is imported, unless what it names is meant for that: our own components, Keras's classes of
-layers and models, and what an installed package has registered. A user who wants another types it
-on the command line, or names its module with `--trust`.
+A `_target_` is imported and called, so it can run any code. One that only a file names is refused
+before anything is imported, except extractkit's own components, Keras's classes of layers and
+models, and targets registered by an installed package. To allow another, the user types it on the
+command line, or names its module with `--trust`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -49,34 +49,33 @@ OWN = frozenset(
         "extractkit.testing.reference.ReferenceModel",
     }
 )
-"""Components of our own that any configuration may name."""
+"""extractkit's own components, which any configuration may name."""
 
 LOADERS = frozenset({"keras.models.load_model", "keras.saving.load_model"})
-"""Keras's functions that read a model without running code from its file, unless they are told to
-(`safe_mode`). That of tf-keras runs what an HDF5 file holds, and is not among them."""
+"""Keras's functions that read a model without running code from its file unless `safe_mode` is
+off. The loader of tf-keras runs code from HDF5 files, so it is not listed."""
 
 _KERAS = frozenset({"keras", "keras_hub", "tf_keras"})
 _APPLICATIONS = "applications"
 SAFE_MODE = "safe_mode"
 RAY_ADDRESS = "runtime.ray_address"
-"""The setting that says which Ray cluster gets the job, and sends what the driver unpickles."""
+"""The setting of the Ray cluster that receives the job, and whose data the driver unpickles."""
 
 _SERIALIZED = "class_name"
 
 
 @dataclass(frozen=True)
 class Trust:
-    """What a user vouches for.
+    """What the user trusts.
 
     Attributes:
-        modules: named by `--trust`: everything in them and below them may be called. The key of a
-            setting (`model.safe_mode`) lets a file choose that setting.
-        targets: dotted paths that were typed on the command line as a `_target_`, or as a module
-            to import.
-        settings: everything that was typed there, as `KEY=VALUE`.
+        modules: modules named by `--trust`: everything in and below them may be called. The key of
+            a setting (`model.safe_mode`) lets a file choose that setting.
+        targets: dotted paths typed on the command line as a `_target_`, or as a module to import.
+        settings: everything typed there, as `KEY=VALUE`.
 
     Raises:
-        ConfigError: a module that is no dotted name.
+        ConfigError: a module is not a dotted name.
     """
 
     modules: tuple[str, ...] = ()
@@ -87,51 +86,51 @@ class Trust:
         for module in self.modules:
             if not all(part.isidentifier() for part in module.split(".")):
                 raise ConfigError(
-                    f"--trust {module!r} names no module. Give its dotted path, as in "
+                    f"--trust {module!r} does not name a module. Give its dotted path, as in "
                     f"--trust package.module"
                 )
 
     def check(self, at: str, target: str) -> None:
-        """Refuse a callable that a file may not name; nothing is imported.
+        """Refuse a callable that a file may not name. Imports nothing.
 
         Args:
             at: the config key that names it ("model.factory._target_").
             target: dotted path of the callable.
 
         Raises:
-            ConfigError: nobody vouches for it.
+            ConfigError: the callable is not trusted.
         """
         if self.vouches(target) or meant_for_files(target):
             return
         raise ConfigError(
-            f"{at}={target!r} is refused: it stands in a file, not on the command line, and "
-            f"would run code that is neither extractkit's nor Keras's. "
+            f"{at}={target!r} is refused: a file names it, not the command line, and it would run "
+            f"code that is neither extractkit's nor Keras's. "
             f"If you trust it: --trust {module_of(target)}"
         )
 
     def check_import(self, at: str, module: str) -> None:
-        """Refuse a module to import that only a file names: importing it runs its code.
+        """Refuse a module that only a file names, because importing it runs its code.
 
         Raises:
-            ConfigError: nobody vouches for it.
+            ConfigError: the module is not trusted.
         """
         if not self.vouches(module):
             raise ConfigError(
-                f"{at}={module!r} is refused: a file names it, and not the command line, and "
+                f"{at}={module!r} is refused: a file names it, not the command line, and "
                 f"importing it runs its code. If you trust it: --trust {module}"
             )
 
     def check_arguments(self, at: str, target: str, arguments: Mapping[str, object]) -> None:
-        """Refuse what would run foreign code though the callable itself may be named.
+        """Refuse arguments with which a trusted callable would run foreign code.
 
         Args:
             at: the config key of the component.
             target: dotted path of the callable.
-            arguments: by name, as plain data.
+            arguments: the arguments by name, as plain data.
 
         Raises:
             ConfigError: safe mode is off, or a serialized Keras object names code to import, and
-                nobody vouches for that.
+                neither is trusted.
         """
         if arguments.get(SAFE_MODE, True) is not True:
             self.check_setting(f"{at}.{SAFE_MODE}", arguments[SAFE_MODE])
@@ -144,86 +143,86 @@ class Trust:
             )
 
     def check_setting(self, at: str, value: object) -> None:
-        """Refuse a setting that runs code of others and that only a file has chosen.
+        """Refuse a setting that runs foreign code and that only a file has chosen.
 
         Raises:
-            ConfigError: it was neither typed nor is it trusted.
+            ConfigError: the setting was not typed and is not trusted.
         """
         if not self.names_key(at) and f"{at}={value}" not in self.settings:
             given = str(value).lower() if isinstance(value, bool | None) else repr(value)
             raise ConfigError(
-                f"{at}={given} is refused: it stands in a file, not on the command line, and lets "
-                f"code of others run. If you trust it, type it, or: --trust {at}"
+                f"{at}={given} is refused: a file sets it, not the command line, and it lets "
+                f"foreign code run. If you trust it, type it, or: --trust {at}"
             )
 
     def names_key(self, at: str) -> bool:
-        """Whether `--trust` names this config key, or one above it (`hydra.launcher`).
+        """Return True if `--trust` names this config key, or one above it (`hydra.launcher`).
 
-        A whole group is no key: `--trust hydra` means the package.
+        A whole group does not count: `--trust hydra` means the package.
         """
         return any(
             "." in named and (at == named or at.startswith(f"{named}.")) for named in self.modules
         )
 
     def vouches(self, target: str) -> bool:
-        """Whether the user named this callable, or a module that it is in, himself."""
+        """Return True if the user named this callable, or a module that contains it."""
         return target in self.targets or any(
             target == module or target.startswith(f"{module}.") for module in self.modules
         )
 
 
 NO_TRUST = Trust()
-"""What counts where nothing was typed and no module is trusted."""
+"""Nothing typed on the command line, and no trusted module."""
 
 
 def meant_for_files(target: str) -> bool:
-    """Whether any file may name this callable."""
+    """Return True if any file may name this callable."""
     return target in OWN or of_keras(target) or target in _registered()
 
 
 def module_of(target: str) -> str:
-    """The module that `--trust` has to name for a callable."""
+    """Return the module that `--trust` has to name for a callable."""
     return target.rpartition(".")[0] or target
 
 
 def of_keras(target: str) -> bool:
-    """Whether a dotted path leads into a package of Keras."""
+    """Return True if a dotted path is in a package of Keras."""
     return target.partition(".")[0] in _KERAS
 
 
 def check_kind(at: str, target: str, function: Callable[..., Any]) -> None:
-    """Refuse what Keras has besides classes of layers and models, and their loaders.
+    """Refuse a callable of Keras other than classes of layers and models, and model loaders.
 
     Args:
         at: the config key that names it.
         target: dotted path in a package of Keras.
-        function: what was found there.
+        function: the imported callable.
 
     Raises:
-        ConfigError: it is something else: a function that fetches files, say.
+        ConfigError: it is something else, such as a function that downloads files.
     """
     if target in LOADERS or _is_layer(function) or _is_application(function):
         return
     raise ConfigError(
-        f"{at}={target!r} is refused: it stands in a file, not on the command line, and is "
-        f"no class of layers or models. If you trust it: --trust {target}"
+        f"{at}={target!r} is refused: a file names it, not the command line, and it is "
+        f"not a class of layers or models. If you trust it: --trust {target}"
     )
 
 
 def _is_layer(function: object) -> bool:
-    """Whether it is a class of layers, of which models are some."""
+    """Return True for a class of layers, which includes models."""
     bases = function.__mro__ if isinstance(function, type) else ()
     return any(base.__name__ == "Layer" and of_keras(base.__module__) for base in bases)
 
 
 def _is_application(function: object) -> bool:
-    """Whether it is a function of `keras.applications` that builds a model (`ResNet50`)."""
+    """Return True for a function of `keras.applications` that builds a model (`ResNet50`)."""
     module, name = (str(getattr(function, key, "")) for key in ("__module__", "__name__"))
     return of_keras(module) and _APPLICATIONS in module.split(".") and name[:1].isupper()
 
 
 def _serialized(at: str, value: object) -> Iterator[tuple[str, object]]:
-    """Key and value of each `class_name`, by which Keras tells a serialized object."""
+    """Yield key and value of each `class_name`, which marks a serialized Keras object."""
     if isinstance(value, Mapping):
         for key, entry in value.items():
             if key == _SERIALIZED:
@@ -235,11 +234,11 @@ def _serialized(at: str, value: object) -> Iterator[tuple[str, object]]:
 
 
 def _registered() -> set[str]:
-    """Dotted paths that installed packages have registered."""
+    """Return the dotted paths that installed packages have registered."""
     return {
         _dotted(entry)
         for distribution in distributions()
-        # What merely lies in the working directory was not installed by anybody.
+        # Metadata in the working directory does not come from an installation.
         if Path(str(distribution.locate_file(""))).resolve() != Path.cwd().resolve()
         for entry in distribution.entry_points
         if entry.group == ENTRY_POINTS

@@ -1,7 +1,7 @@
-"""What is found out about stored values in passing: NaN, infinities, extremes, values that stay.
+"""Checks of stored values: NaN, infinities, extremes, values that never change.
 
-Most values are finite and differ from sample to sample, and two passes (a minimum, a maximum) and
-one comparison tell so. What takes longer is done for the others alone.
+Most values are finite and differ between samples, which two passes (minimum, maximum) and one
+comparison confirm. Slower checks run only where these fail.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,20 +18,19 @@ _BLOCK_BYTES = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class ValueStats:
-    """What was found in one tensor's stored values, of one shard or of a whole run.
+    """Findings in one tensor's stored values, for a shard or for a whole run.
 
-    Samples without a value (`absent`) have no part in it.
+    Samples without a value (`absent`) are not counted.
 
     Attributes:
-        nan, inf: elements that are NaN, and infinite.
-        samples: how many samples have any of them.
-        first: the first few of those samples: by index, their elements that are NaN and infinite.
-        minimum, maximum: of the finite elements, whole numbers exactly; None where there are none,
+        nan, inf: number of NaN and of infinite elements.
+        samples: number of samples with such elements.
+        first: the first few of these samples: by index, their numbers of NaN and infinite elements.
+        minimum, maximum: of the finite elements, exact for whole numbers; None if there are none,
             or no numbers.
-        same: SHA-256 of a sample's value where every sample has the same one, to the bit; None
-            otherwise.
-        examined: how many samples were looked at; 0 of a tensor that does not depend on them.
-        elements: how many elements those have.
+        same: SHA-256 of a sample's value if all samples are bitwise identical, else None.
+        examined: number of samples checked; 0 for a tensor that does not depend on them.
+        elements: number of elements of these samples.
     """
 
     nan: int = 0
@@ -51,21 +50,21 @@ class ValueStats:
 
     @property
     def constant(self) -> bool:
-        """Whether there are two elements or more, and all finite ones are the same number."""
+        """Whether there are several elements, and all finite ones are equal."""
         return self.elements > 1 and self.minimum is not None and self.minimum == self.maximum
 
     @property
     def never_changes(self) -> bool:
-        """Whether there are two samples or more, and all have the same value."""
+        """Whether there are several samples, and all have the same value."""
         return self.same is not None and self.examined > 1
 
 
 def examine(values: Values, first_sample: int | None) -> ValueStats:
-    """What there is to know about one tensor's values.
+    """Check one tensor's values.
 
     Args:
-        values: of a shard, or the one value of a tensor that does not depend on the samples.
-        first_sample: index of the shard's first sample; None where there are no samples.
+        values: those of a shard, or the value of a tensor that does not depend on the samples.
+        first_sample: index of the shard's first sample; None if there are no samples.
     """
     if first_sample is None:
         return _examined_as_one(values.values)
@@ -87,7 +86,7 @@ def examine(values: Values, first_sample: int | None) -> ValueStats:
 
 
 def merged(stats: Sequence[ValueStats]) -> ValueStats:
-    """What is known of several shards together, in whatever order they come."""
+    """Merge the findings of several shards, in any order."""
     first = {index: counts for one in stats for index, counts in one.first.items()}
     lowest = [one.minimum for one in stats if one.minimum is not None]
     highest = [one.maximum for one in stats if one.maximum is not None]
@@ -106,7 +105,7 @@ def merged(stats: Sequence[ValueStats]) -> ValueStats:
 
 
 def non_finite_samples(values: Values) -> dict[int, tuple[int, int]]:
-    """The samples with NaN or infinite elements: by position, how many of either."""
+    """Return the samples with NaN or infinite elements: by position, the numbers of each."""
     array = values.values
     if array.dtype.kind not in "fc" or not array.size:
         return {}
@@ -142,23 +141,23 @@ def _present(values: Values) -> npt.NDArray[np.int64]:
 
 
 def _elements(values: Values, present: npt.NDArray[np.int64]) -> Array:
-    """All elements of the samples that have a value, in order."""
-    # An absent sample of varying shape has no elements anyway.
+    """Return all elements of the samples that have a value, in order."""
+    # An absent sample of varying shape has no elements.
     partly = isinstance(values, Dense) and len(present) < len(values)
     return values.values[present] if partly else values.values
 
 
 def _extremes(array: Array) -> tuple[bool, tuple[int | float | None, int | float | None]]:
-    """Whether all elements are finite; and the extremes of those that are."""
+    """Return whether all elements are finite, and the extremes of those that are."""
     kind = array.dtype.kind
     if kind == "c":
         return bool(np.isfinite(array).all()), (None, None)
     if kind not in "fiub" or not array.size:
         return True, (None, None)
-    # Either is NaN if any element is, so that these two passes answer for all.
+    # Both are NaN if any element is, so these two passes cover all elements.
     with np.errstate(invalid="ignore"):
         low, high = array.min(), array.max()
-    if kind != "f":  # whole numbers that no float tells apart are not equal
+    if kind != "f":  # integers, exact even where floats could not distinguish them
         return True, (int(low), int(high))
     if np.isfinite(low) and np.isfinite(high):
         return True, (float(low), float(high))
@@ -169,7 +168,7 @@ def _extremes(array: Array) -> tuple[bool, tuple[int | float | None, int | float
 
 
 def _same(values: Values, present: npt.NDArray[np.int64], elements: Array) -> str | None:
-    """The digest of a value that all of these samples have, to the bit; None where they differ."""
+    """Return the digest of a value if all samples are bitwise identical to it, else None."""
     if not len(present):
         return None
     shapes = sample_shapes(values)[present]
@@ -182,10 +181,10 @@ def _same(values: Values, present: npt.NDArray[np.int64], elements: Array) -> st
 
 
 def _repeats(samples: Array) -> bool:
-    """Whether every sample, along the first axis, equals the first; mostly the second tells."""
+    """Return True if every sample, along the first axis, equals the first."""
     rows = samples.reshape(len(samples), int(np.prod(samples.shape[1:], dtype=np.int64)))
     if samples.dtype.kind not in "OSU" and rows.size:
-        # As bytes: NaN equals itself then, and -0 is not 0.
+        # As bytes, so that NaN equals itself and -0 differs from 0.
         rows = np.ascontiguousarray(rows).view(np.uint8)
     if len(rows) > 1 and not np.array_equal(rows[0], rows[1]):
         return False

@@ -1,10 +1,9 @@
 """The values of one tensor over several samples: dense, or ragged without padding. NumPy only.
 
-These are the arrays that a shard holds. `parts` names them as they are stored: a dense tensor is
-one array, a ragged one is `values` and `offsets`, and `shapes` where more than its first axis
-varies.
+These are the arrays that a shard holds. `parts` names them as stored: a dense tensor is one array,
+a ragged one is `values` and `offsets`, and `shapes` if more than its first axis varies.
 
-A missing sample keeps its place, and is `absent`: `without` says what stands there.
+A missing sample keeps its position and is `absent`. `without` defines the fill values.
 """
 
 import hashlib
@@ -22,16 +21,16 @@ from extractkit.errors import JobError
 Array = npt.NDArray[Any]
 
 State = tuple[Array, ...]
-"""What a model with a state carries from one call to the next."""
+"""The state that a stateful model carries from one call to the next."""
 
 VALUES, OFFSETS, SHAPES = "values", "offsets", "shapes"
 
 
 def as_array(values: object) -> Array:
-    """Return values as an array, strings as objects of any length.
+    """Return values as an array, with strings as objects of any length.
 
-    NumPy's own types for strings have a fixed width, and drop the zeros at the end of a value. An
-    array that has such a type already keeps it: what it has dropped is gone.
+    NumPy's string types have a fixed width, and drop zeros at the end of a value. An array that
+    already has such a type keeps it, because the zeros are lost.
 
     Raises:
         ValueError: nested lists of different lengths, or values that NumPy cannot convert.
@@ -43,31 +42,31 @@ def as_array(values: object) -> Array:
 
 
 def as_bytes(rows: Array) -> Array:
-    """Return bytes objects of rows of uint8, as HDF5 gives what it stores in variable length.
+    """Convert rows of uint8, as HDF5 returns variable-length data, to bytes objects.
 
     Args:
-        rows: objects, each a one-dimensional array of uint8.
+        rows: an array of objects, each a one-dimensional array of uint8.
     """
     strings = np.empty(rows.shape, object)
-    for place in np.ndindex(rows.shape):
-        strings[place] = rows[place].tobytes()
+    for index in np.ndindex(rows.shape):
+        strings[index] = rows[index].tobytes()
     return strings
 
 
 def as_rows(strings: Array) -> Array:
-    """Return the bytes of each string as an array of uint8; the inverse of `as_bytes`.
+    """Convert strings to arrays of uint8. This is the inverse of `as_bytes`.
 
     Raises:
         TypeError: an object that is neither text nor bytes.
     """
     rows = np.empty(strings.shape, object)
-    for place in np.ndindex(strings.shape):
-        rows[place] = np.frombuffer(encoded(strings[place]), np.uint8)
+    for index in np.ndindex(strings.shape):
+        rows[index] = np.frombuffer(encoded(strings[index]), np.uint8)
     return rows
 
 
 def encoded(string: object) -> bytes:
-    """Return a text in UTF-8, and bytes as they are.
+    """Encode a text in UTF-8, and return bytes unchanged.
 
     Raises:
         TypeError: it is neither.
@@ -81,11 +80,11 @@ def encoded(string: object) -> bytes:
 
 @dataclass(frozen=True, eq=False)
 class Dense:
-    """Values of one shape for every sample.
+    """Values with one shape for every sample.
 
     Attributes:
         values: (samples, *shape).
-        absent: positions of the samples that have no value, where a fill value stands.
+        absent: positions of the samples without a value, which hold a fill value.
     """
 
     values: Array
@@ -95,24 +94,24 @@ class Dense:
         return len(self.values)
 
     def sample(self, index: int) -> Array:
-        """The value for one sample: (*shape)."""
-        return np.asarray(self.values[index, ...])  # of a text alone, too, an array of objects
+        """Return the value of one sample: (*shape)."""
+        return np.asarray(self.values[index, ...])  # an array even for a single text
 
     def parts(self) -> dict[str, Array]:
-        """The arrays to store, by name; a dense tensor has one, without a name."""
+        """Return the arrays to store, by name. A dense tensor has one, with an empty name."""
         return {"": self.values}
 
 
 @dataclass(frozen=True, eq=False)
 class Ragged:
-    """Values whose shape differs from sample to sample, end to end without padding.
+    """Values whose shape varies from sample to sample, concatenated without padding.
 
     Attributes:
-        values: (elements along the varying axis, *fixed) where only the first axis varies;
-            otherwise one-dimensional, every sample flattened in C order.
+        values: (elements along the varying axis, *fixed) if only the first axis varies; otherwise
+            one-dimensional, with every sample flattened in C order.
         offsets: int64 (samples + 1), the row of `values` at which each sample begins.
-        shapes: int64 (samples, rank) where more than the first axis varies, else None.
-        absent: positions of the samples that have no value, and so a length of 0.
+        shapes: int64 (samples, rank) if more than the first axis varies, else None.
+        absent: positions of the samples without a value, whose length is 0.
     """
 
     values: Array
@@ -124,12 +123,12 @@ class Ragged:
         return len(self.offsets) - 1
 
     def sample(self, index: int) -> Array:
-        """The value for one sample, in its own shape."""
+        """Return the value of one sample, in its own shape."""
         rows = self.values[self.offsets[index] : self.offsets[index + 1]]
         return rows if self.shapes is None else rows.reshape(self.shapes[index])
 
     def parts(self) -> dict[str, Array]:
-        """The arrays to store, by name."""
+        """Return the arrays to store, by name."""
         stored: dict[str, Array] = {VALUES: self.values, OFFSETS: self.offsets}
         if self.shapes is not None:
             stored[SHAPES] = self.shapes
@@ -140,7 +139,7 @@ Values = Dense | Ragged
 
 
 def from_parts(parts: Mapping[str, Array]) -> Values:
-    """The inverse of `parts`."""
+    """Build values from their parts. This is the inverse of `parts`."""
     if VALUES not in parts:
         return Dense(parts[""])
     shapes = parts.get(SHAPES)
@@ -152,67 +151,67 @@ def from_parts(parts: Mapping[str, Array]) -> Values:
 
 
 def without(values: Values, absent: Sequence[int], shape: Sequence[int | None]) -> Values:
-    """A copy in which these samples have no value.
+    """Return a copy in which the given samples have no value.
 
-    What stands in their place is NaN, 0 or an empty text where all samples have one shape; where
-    shapes vary, a value without elements.
+    If all samples have one shape, NaN, 0 or an empty text takes the place of a value. If shapes
+    vary, it is a value without elements.
 
     Args:
-        absent: their positions; those that are absent already stay so.
-        shape: of one sample; None where it varies.
+        absent: positions of the samples, in addition to those that are absent already.
+        shape: shape of one sample, with None where it varies.
     """
-    gone = tuple(sorted({*values.absent, *map(int, absent)}))
-    if gone == values.absent:
+    missing = tuple(sorted({*values.absent, *map(int, absent)}))
+    if missing == values.absent:
         return values
-    rows = list(gone)
+    rows = list(missing)
     if isinstance(values, Dense):
         filled = values.values.copy()
         filled[rows] = _fill(values.values)
-        return Dense(filled, gone)
+        return Dense(filled, missing)
     lengths = np.diff(values.offsets)
     kept = np.ones(len(lengths), bool)
     kept[rows] = False
-    left = values.values[np.repeat(kept, lengths)]
+    remaining = values.values[np.repeat(kept, lengths)]
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths * kept)])
     shapes = values.shapes
     if shapes is not None:
         shapes = shapes.copy()
         shapes[rows] = [size or 0 for size in shape]
-    return Ragged(left, offsets, shapes, gone)
+    return Ragged(remaining, offsets, shapes, missing)
 
 
 def _fill(array: Array) -> object:
-    """What stands where a sample has no value."""
+    """Return the fill value for a sample without a value."""
     if array.dtype.kind in "fc":
         return np.nan if array.dtype.kind == "f" else complex(np.nan, np.nan)
     if array.dtype.kind != "O":
         return array.dtype.type()
-    # An empty text of the kind that the others are: a file holds texts of one kind.
+    # An empty text of the same type as the others, because a file holds texts of one type.
     return next((type(text)() for text in array.flat if isinstance(text, str | bytes)), b"")
 
 
 def varies(shape: Sequence[int | None]) -> bool:
-    """Whether a sample's shape (without the sample axis) differs from sample to sample."""
+    """Return True if a sample's shape (without the sample axis) varies."""
     return any(size is None for size in shape)
 
 
 def only_rows_vary(shape: Sequence[int | None]) -> bool:
-    """Whether a sample's first axis alone varies, so that rows can be laid end to end."""
+    """Return True if only a sample's first axis varies, so that rows can be concatenated."""
     return bool(shape) and shape[0] is None and not varies(shape[1:])
 
 
 class Assembly:
-    """The values of one tensor being put together, sample by sample, in any order.
+    """Collects the values of one tensor, sample by sample, in any order.
 
-    Memory is laid out once from the samples' shapes, so that batches of any composition end up in
-    the samples' own order without a second copy. Where only the model knows the shapes, values are
+    Memory is allocated once from the samples' shapes, so that batches of any composition end up in
+    the samples' own order without a second copy. If only the model knows the shapes, values are
     kept one by one and joined at the end.
 
     Args:
-        shape: of one sample; None where it varies.
-        dtype: of the values, by name; "string" for texts.
-        shapes: of every sample; None where they become known with the values.
-        count: how many samples there are.
+        shape: shape of one sample, with None where it varies.
+        dtype: type of the values, by name; "string" for texts.
+        shapes: shapes of all samples; None if they become known with the values.
+        count: number of samples.
     """
 
     def __init__(
@@ -249,7 +248,7 @@ class Assembly:
             padded: whether the batch may be padded.
 
         Raises:
-            JobError: it has not the shape that was planned. NumPy would repeat or cut it silently.
+            JobError: a shape is not the planned one. NumPy would broadcast or cut it silently.
         """
         if len(batch) != len(positions):
             raise JobError(
@@ -284,7 +283,7 @@ class Assembly:
         self._values[begin:end] = value if only_rows_vary(self._shape) else value.reshape(-1)
 
     def finish(self, absent: Sequence[int] = ()) -> Values:
-        """The values, once every position has been put but those of absent samples."""
+        """Return the values, once all positions except those of absent samples are filled."""
         return without(self._finished(), absent, self._shape)
 
     def _finished(self) -> Values:
@@ -305,7 +304,7 @@ class Assembly:
 
 
 def digest(values: Iterable[tuple[str, Values]]) -> str:
-    """SHA-256 over keys, dtypes, shapes and contents, independent of any file format."""
+    """Return the SHA-256 over keys, dtypes, shapes and contents, whatever the file format."""
     sha = hashlib.sha256()
     for key, value in values:
         for name, array in value.parts().items():
@@ -317,13 +316,13 @@ def digest(values: Iterable[tuple[str, Values]]) -> str:
 
 
 def _text_bytes(array: Array) -> bytes:
-    """Texts end to end, each after its length: an array of objects holds addresses in memory."""
+    """Concatenate texts, each after its length. An array of objects holds memory addresses."""
     texts = list(map(encoded, array.flat))
     return b"".join(len(text).to_bytes(8, "little") + text for text in texts)
 
 
 def sample_shapes(values: Values) -> npt.NDArray[np.int64]:
-    """The shape of each sample: int64 (samples, rank)."""
+    """Return the shape of each sample: int64 (samples, rank)."""
     if isinstance(values, Dense):
         shape = np.asarray(values.values.shape[1:], np.int64)
         return np.broadcast_to(shape, (len(values), len(shape)))
@@ -333,7 +332,7 @@ def sample_shapes(values: Values) -> npt.NDArray[np.int64]:
 def ragged_shapes(
     offsets: npt.NDArray[np.int64], shapes: npt.NDArray[np.int64] | None, fixed: Sequence[int]
 ) -> npt.NDArray[np.int64]:
-    """The same from the parts of a ragged tensor; `fixed` is the shape of one of its rows."""
+    """Return the same from the parts of a ragged tensor. `fixed` is the shape of one row."""
     if shapes is not None:
         return shapes
     lengths = np.diff(offsets)[:, np.newaxis]

@@ -77,8 +77,8 @@ def test_parts_of_a_job_are_joined_to_the_same_run(
         ),
         (
             ["runtime.engine=local", "runtime.workers=2"],
-            "runtime.workers=2 is of no use to runtime.engine=local. Add runtime.engine=processes "
-            "or runtime.engine=ray, or leave it out",
+            "runtime.workers=2 has no effect with runtime.engine=local. Add "
+            "runtime.engine=processes or runtime.engine=ray, or leave it out",
         ),
         (
             ["runtime.engine=proceses"],

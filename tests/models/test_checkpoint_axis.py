@@ -102,7 +102,7 @@ def test_two_ways_to_give_weights_are_a_mistake(tmp_path: Path) -> None:
         ({}, "model=checkpoint is given no weights. Give some: model.path=FILE, or model.chec"),
         ({"path": "a", "checkpoints": "b"}, "model.path and model.checkpoints are both given."),
         ({"path": "a", "checkpoint_step": "x"}, "model.checkpoint_step='x' is for the files of"),
-        ({"checkpoints": 3}, "model.checkpoints=3 is no path, no glob and no list of them."),
+        ({"checkpoints": 3}, "model.checkpoints=3 is not a path, a glob or a list of them."),
     ],
 )
 def test_weights_alone_are_given_in_one_way(settings: dict[str, Any], said: str) -> None:

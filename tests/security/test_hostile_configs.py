@@ -301,8 +301,8 @@ def test_safe_mode_is_turned_off_by_the_user_alone(tmp_path: Path, place: Path) 
     with pytest.raises(ConfigError) as caught:
         compose(chosen)
     assert str(caught.value) == (
-        "model.safe_mode=false is refused: it stands in a file, not on the command line, and lets "
-        "code of others run. If you trust it, type it, or: --trust model.safe_mode"
+        "model.safe_mode=false is refused: a file sets it, not the command line, and it lets "
+        "foreign code run. If you trust it, type it, or: --trust model.safe_mode"
     )
     for typed, trusted in ((["model.safe_mode=false"], ()), ([], ("model.safe_mode",))):
         assert compose([*chosen, *typed], trusted=trusted).job.model.arguments["safe_mode"] is False
@@ -319,8 +319,8 @@ def test_a_ray_cluster_is_named_by_the_user_alone(
     with pytest.raises(ConfigError) as caught:
         compose(chosen)
     assert str(caught.value) == (
-        f"runtime.ray_address='{address}' is refused: it stands in a file, not on the command "
-        f"line, and lets code of others run. If you trust it, type it, or: "
+        f"runtime.ray_address='{address}' is refused: a file sets it, not the command line, "
+        f"and it lets foreign code run. If you trust it, type it, or: "
         f"--trust runtime.ray_address"
     )
     for typed, trusted in (

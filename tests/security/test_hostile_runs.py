@@ -140,7 +140,7 @@ def test_a_run_sends_nobody_to_a_ray_cluster(run: Path, monkeypatch: pytest.Monk
     for use in uses:
         with pytest.raises(ConfigError) as caught:
             use()
-        assert str(caught.value).startswith("runtime.ray_address='h:1' is refused: it stands in a ")
+        assert str(caught.value).startswith("runtime.ray_address='h:1' is refused: a file ")
         with pytest.raises(JobError, match="reached"):
             use(trust=["runtime.ray_address"])
     assert reached == ["h:1", "h:1"]

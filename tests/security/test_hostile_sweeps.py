@@ -240,7 +240,7 @@ def test_what_a_queue_would_run_is_refused_even_if_the_launcher_was_typed(
 ) -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     told = composed(place, f"hydra: {{launcher: {{{settings}}}}}", "hydra/launcher=submitit_slurm")
-    assert "is refused: it stands in a file" in told
+    assert "is refused: a file " in told
     assert told.endswith("If you trust it, type it, or: --trust hydra.launcher")
 
 
@@ -248,8 +248,8 @@ def test_a_file_may_not_send_jobs_to_other_machines(place: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     told = composed(place, chosen("submitit_slurm"))
     assert told == (
-        f"hydra.launcher._target_={SLURM!r} is refused: it stands in a file, not on the command "
-        f"line, and Hydra could run code of others by it. If you trust it, type it, or: --trust "
+        f"hydra.launcher._target_={SLURM!r} is refused: a file sets it, not the command line, "
+        f"and Hydra could run foreign code by it. If you trust it, type it, or: --trust "
         f"hydra.launcher"
     )
     assert composed(place, chosen("submitit_slurm"), trusted=("hydra.launcher",)) == ""
@@ -280,5 +280,5 @@ def test_the_name_of_one_launcher_is_not_that_of_another(place: Path, canary: Ca
         canary.placed("hydra: {launcher: {_target_: CANARY.Call}}"),
         "hydra/launcher=submitit_slurm",
     )
-    assert "is refused: it stands in a file" in told
+    assert "is refused: a file " in told
     assert not canary.sang
