@@ -310,7 +310,7 @@ def test_a_journal_that_cannot_be_read_keeps_nothing_from_being_repeated(tmp_pat
     (first / "journal.jsonl").unlink()
     (first / "journal.jsonl").mkdir()
     extractkit.rerun(first, tmp_path / "again", model=MODEL, inputs=TEXTS, listener=told)
-    assert f"{first}/journal.jsonl is no regular file: it may lead out of its run" in told.notes
+    assert f"{first}/journal.jsonl is not a regular file: it may lead out of its run" in told.notes
 
 
 def test_an_unfinished_run_is_repeated_and_what_it_holds_is_compared(

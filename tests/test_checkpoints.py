@@ -186,15 +186,15 @@ def test_a_step_that_is_no_text_is_refused(step: object) -> None:
 
 def test_a_malformed_expression_is_refused() -> None:
     assert refused(ConfigError, "/a", "(") == (
-        "model.checkpoint_step='(' is not a regular expression: missing ), unterminated subpattern at "
-        "position 0"
+        "model.checkpoint_step='(' is not a regular expression: missing ), unterminated subpattern "
+        "at position 0"
     )
 
 
 def test_a_step_that_is_not_there_is_refused() -> None:
     assert refused(ConfigError, ["/r/s1.h5", "/r/x.h5"], r"s(\d)") == (
-        r"model.checkpoint_step='s(\\d)' does not occur in '/r/x.h5'. It is searched in the whole path "
-        r"of every checkpoint"
+        r"model.checkpoint_step='s(\\d)' does not occur in '/r/x.h5'. It is searched in the whole "
+        r"path of every checkpoint"
     )
 
 
@@ -204,8 +204,8 @@ def test_a_step_that_is_not_there_is_refused() -> None:
 def test_a_step_that_is_no_number_is_refused(step: str, found: str) -> None:
     path = "/r/s" if found == "''" else "/r/sx"
     assert refused(ConfigError, path, step) == (
-        f"model.checkpoint_step={step!r} finds {found} in {path!r}, which is not a whole number. Put "
-        f"the number in a group: 'model.checkpoint_step=\"step_(\\d+)\"'"
+        f"model.checkpoint_step={step!r} finds {found} in {path!r}, which is not a whole number. "
+        f"Put the number in a group: 'model.checkpoint_step=\"step_(\\d+)\"'"
     )
 
 

@@ -75,8 +75,8 @@ MODES = "Available: 'graph', 'xla'."
         ),
         (
             {"ray_address": "ray://head:10001", "engine": "ray"},
-            "ray_address='ray://head:10001' is not the address of a Ray cluster. Give that of its head, "
-            "as in 10.0.0.1:6379, or auto, or null to start one here",
+            "ray_address='ray://head:10001' is not the address of a Ray cluster. Give that of its "
+            "head, as in 10.0.0.1:6379, or auto, or null to start one here",
         ),
         ({"shards": "2/4"}, "shards is now runtime.part. Write: runtime.part=2/4"),
         ({"part": 2}, "part=2 is not a text, such as '1/4'"),

@@ -71,7 +71,10 @@ def test_two_selectors_may_ask_for_the_same() -> None:
             {"reduce": {"": "mean"}},
             "reduce: '' does not name an axis. Use a dim such as token, or a number",
         ),
-        ({"slice": {"*": 0}}, "slice: '*' does not name an axis. Use a dim such as token, or a number"),
+        (
+            {"slice": {"*": 0}},
+            "slice: '*' does not name an axis. Use a dim such as token, or a number",
+        ),
         ({"slice": "0:4"}, "slice='0:4' is not a mapping of axis to slice, as in {token: '0:4'}"),
         *(
             (

@@ -296,7 +296,8 @@ def test_a_trusted_module_is_a_dotted_name(module: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Trust(modules=(module,))
     assert str(caught.value) == (
-        f"--trust {module!r} does not name a module. Give its dotted path, as in --trust package.module"
+        f"--trust {module!r} does not name a module. Give its dotted path, as in "
+        f"--trust package.module"
     )
 
 

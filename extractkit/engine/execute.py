@@ -1,4 +1,4 @@
-"""A job from start to end, or from where it stopped: load, plan, stream, commit, finish."""
+"""Execution of a job, new or resumed: load, plan, stream, commit, finish."""
 
 import logging
 import math
@@ -47,22 +47,22 @@ def execute(
     listener: Listener,
     repeats: Manifest | None = None,
 ) -> Path:
-    """Run a job; the run directory is complete when this returns.
+    """Run a job. The run directory is complete when this returns.
 
     Args:
-        directory: the run directory, which must not hold anything yet. A part of the job
-            (`runtime.part`) is a run of its own, in a folder of it: see `runs/parts.py`.
-        hydra_files: what Hydra composed, by file name, for `.hydra/`.
-        listener: is told how it goes.
-        repeats: the run that is repeated: its model and inputs must be the ones found.
+        directory: the run directory, which must be empty. A part of the job (`runtime.part`) is a
+            run of its own in a folder of it, see `runs/parts.py`.
+        hydra_files: the files that Hydra composed, by name, for `.hydra/`.
+        listener: receives progress events.
+        repeats: the run to repeat, whose model and inputs must be those found.
 
     Returns:
         The run directory: `directory`, the part's folder in it, or that of a finished run of the
-        same identity below `runtime.reuse_from`; then `directory` is left as it was found.
+            same identity below `runtime.reuse_from`, in which case `directory` is left unchanged.
 
     Raises:
-        UserError: a mistake in the job; the directory is left as it was found.
-        JobError: the job failed; shards that were committed stay readable.
+        UserError: a mistake in the job. The directory is left unchanged.
+        JobError: the job failed. Committed shards stay readable.
     """
     variables = environment(job.runtime.threads)
     if job.runtime.threads is not None:
@@ -94,28 +94,28 @@ def execute(
 
 
 def resume(job: Job, directory: Path, *, listener: Listener) -> None:
-    """Go on with a run; the run directory is complete when this returns.
+    """Resume a run. The run directory is complete when this returns.
 
-    What is committed and whole is kept, everything else is computed as it would have been. A
-    finished run of which nothing is damaged is left alone, and nothing is loaded.
+    Intact committed shards are kept, and all others are computed as they would have been. An
+    undamaged finished run is left unchanged, and nothing is loaded.
 
     Args:
-        job: the run's own, made from its manifest; `impose` its environment before the job's
-            callables are imported.
-        directory: of the run.
-        listener: is told how it goes.
+        job: the run's own job, made from its manifest. Call `impose` with its environment before
+            the job's callables are imported.
+        directory: the run directory.
+        listener: receives progress events.
 
     Raises:
-        RunDirectoryError: another process works on it, or model, inputs or versions are not the
-            recorded ones.
-        JobError: the job failed again, shards that were committed stay readable.
-        FinalError: the run is complete but for damaged files that hold none of its values.
+        RunDirectoryError: another process holds the run, or model, inputs or versions differ from
+            the record.
+        JobError: the job failed again. Committed shards stay readable.
+        FinalError: the run is complete except for damaged files that hold none of its values.
     """
     with locked(directory):
         listener.stage("checking what is stored")
         recorded = manifests.read(directory)
         lasting = lasting_damage(directory, recorded)
-        # A run that goes on in any case has its shards hashed once, when the recorder starts.
+        # Other runs have their shards hashed once, when the recorder starts.
         if recorded.status is Status.FINISHED:
             broken = damage(directory, recorded)
             if not broken:
@@ -123,18 +123,18 @@ def resume(job: Job, directory: Path, *, listener: Listener) -> None:
                 return
             if set(broken) <= set(lasting):
                 raise _incomplete(directory, lasting)
-        again = Resumed(manifests.now(), host())
+        attempt = Resumed(manifests.now(), host())
         volatile = replace(
-            recorded.volatile, finished=None, resumed=(*recorded.volatile.resumed, again)
+            recorded.volatile, finished=None, resumed=(*recorded.volatile.resumed, attempt)
         )
-        if again.host.get("processor") != recorded.volatile.host.get("processor"):
+        if attempt.host.get("processor") != recorded.volatile.host.get("processor"):
             listener.note(
                 "This machine has another processor than the one on which the run began: the last "
                 "bits of values may differ from there on"
             )
         with run_log(directory, listener.note):
-            goes_on = replace(recorded, volatile=volatile)
-            _Execution(job, directory, goes_on, listener, resumed=True).run()
+            again = replace(recorded, volatile=volatile)
+            _Execution(job, directory, again, listener, resumed=True).run()
         if lasting:
             raise _incomplete(directory, lasting)
 
@@ -148,7 +148,7 @@ def _incomplete(directory: Path, lasting: Sequence[str]) -> FinalError:
 
 
 def is_whole(directory: Path, recorded: Manifest) -> bool:
-    """Whether a run is finished, and none of its files is damaged."""
+    """Return True if a run is finished and none of its files is damaged."""
     return recorded.status is Status.FINISHED and not damage(directory, recorded)
 
 
@@ -168,7 +168,7 @@ class _Execution:
         _log.info("job: %s", " ".join(self.job.given) or "(no overrides)")
         recorder: Recorder | None = None
         try:
-            # Sinks come first: they are quick to build, and tell what they do not like.
+            # Sinks first, because they are quick to build and check their own settings.
             sinks = {name: cast(Sink, sink.build()) for name, sink in self.job.sinks.items()}
             recorder = Recorder.start(self.directory, self.manifest, sinks)
             with hired(self.job, self.listener.note) as workers:
@@ -181,15 +181,15 @@ class _Execution:
                 self._commit(prepared, found, recorder, workers)
             self._finish(prepared, recorder)
         except AlreadyStored:
-            raise  # nothing has gone wrong, and all of it is taken back
+            raise  # not a failure, and the directory is cleaned up
         except BaseException as error:
             if not isinstance(error, UserError):
-                forget()  # whatever state the model is in now
+                forget()  # the model may be in any state
             interrupted = isinstance(error, KeyboardInterrupt)
-            # What nobody foresaw is told with its traceback.
+            # Unexpected errors are logged with their traceback.
             foreseen = interrupted or isinstance(error, ExtractkitError)
             _log.error("%s", "interrupted" if interrupted else error, exc_info=not foreseen)
-            # A run that is refused to be gone on with stays as it is, unless a worker refuses.
+            # A run that cannot be resumed stays unchanged, unless it is a worker that refuses.
             refused = self.resumed and not self.reopened and isinstance(error, UserError)
             if recorder is not None and refused:
                 recorder.abandon()
@@ -198,10 +198,10 @@ class _Execution:
             raise
 
     def _planned(self, prepared: Prepared, recorder: Recorder) -> Survey:
-        """The samples' lengths, with the plan frozen in the manifest."""
+        """Return the samples' lengths, and freeze the plan in the manifest."""
         now = described(recorder.manifest, prepared)
         if now.model["definition"] is None:
-            forget()  # Python code, say, that may remember its calls
+            forget()  # Python code, for example, that may keep state between calls
         if recorder.manifest.plan is not None:
             check_same(recorder.manifest, now, str(self.directory))
             found = self._recorded(prepared, recorder)
@@ -218,7 +218,7 @@ class _Execution:
         return found
 
     def _surveyed(self, prepared: Prepared, recorder: Recorder) -> tuple[Survey, int]:
-        """All samples read, their rows recorded; and how many were cut off."""
+        """Read all samples and record their rows; return also the number of truncated samples."""
         self.listener.stage("reading the samples")
         began = time.perf_counter()
         truncated = 0
@@ -234,7 +234,7 @@ class _Execution:
         return found, truncated
 
     def _recorded(self, prepared: Prepared, recorder: Recorder) -> Survey:
-        """What the survey found when the run began, from the samples' rows."""
+        """Return the survey of the original run, read from the samples' rows."""
         recorded = recorder.manifest
         file = next((file for file in recorded.files if file.name == SAMPLES), None)
         if file is None:
@@ -257,7 +257,7 @@ class _Execution:
         if root is None:
             return
         if now.identity is None:
-            self._note("runtime.reuse_from: nobody can tell what this model computes; it is run")
+            self._note("runtime.reuse_from: it is unknown what this model computes, so it is run")
         elif (found := find_finished(Path(root), now.identity, self._note)) is not None:
             raise AlreadyStored(found)
 
@@ -271,13 +271,13 @@ class _Execution:
         overhead = file_overhead(len(prepared.tensors), len(shards) * times)
         files = (total + overhead) * len(self.job.sinks)
         if (part := self.job.runtime.part) is not None:
-            files = math.ceil(files / part.count)  # about
+            files = math.ceil(files / part.count)  # an estimate
         check_space(self.directory, files + recorder.sample_bytes)
         exact = all(tensor.predictable for tensor in prepared.tensors)
         return RunPlan(total, exact, tuple((shard.start, shard.stop) for shard in shards))
 
     def _check(self, prepared: Prepared, found: Survey, recorder: Recorder) -> None:
-        """Hold the model's outputs against its own call, unless that has been done already."""
+        """Compare the model's outputs with its own call, unless that has been done already."""
         if not self.job.runtime.self_check or recorder.manifest.volatile.self_check:
             return
         began = time.perf_counter()
@@ -297,7 +297,7 @@ class _Execution:
     def _commit(
         self, prepared: Prepared, found: Survey, recorder: Recorder, workers: Hired | None
     ) -> None:
-        """Store every planned shard that is not there yet."""
+        """Store every planned shard that is missing."""
         plan, shards = recorder.manifest.plan, recorder.manifest.shards
         assert plan is not None
         samples = sum(map(len, shards))
@@ -323,7 +323,7 @@ class _Execution:
             with closing(stream.shards(ordered)) as computed:
                 for one in computed:
                     self._commit_one(one, recorder)
-                    del one  # before the next is taken, and the one after that started
+                    del one  # free its memory before the next is taken
         else:
             workers.compute(
                 ordered, recorder, sum(prepared.timings.values()), self._stored, self._note
@@ -339,7 +339,7 @@ class _Execution:
         self.listener.advanced(0, recorder.bytes - before)
 
     def _stored(self, shard: Shard, entry: Entry) -> None:
-        """A worker's shard is committed."""
+        """Report a worker's shard as committed."""
         _log.info("committed %s", shard.key)
         self.listener.advanced(len(shard), sum(file.size for file in entry.stored))
 

@@ -1,4 +1,4 @@
-"""What only running tells about a tensor's axes, measured on the first samples, never guessed."""
+"""Measurement of axes that only running the model shows, on the first samples, never guessed."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,13 +26,12 @@ _TOGETHER = 6
 
 @dataclass(frozen=True)
 class Measured:
-    """What running the model shows.
+    """The result of measuring.
 
     Attributes:
-        tensors: with every axis known, and every product of axes checked.
-        unextractable: records of those that turned out to have no value per sample, with the
-            reason.
-        alone: why each call must take one sample; None: nothing that was measured demands it.
+        tensors: the tensors, with every axis known and every product of axes checked.
+        unextractable: records of tensors without a value per sample, with the reason.
+        alone: why each call must take one sample; None if no measurement demands it.
     """
 
     tensors: tuple[PlannedTensor, ...]
@@ -50,19 +49,19 @@ def measure_axes(
 ) -> Measured:
     """Return the same tensors with every axis known, and every product of axes checked.
 
-    The first sample, repeated and padded to several sizes, tells which axes follow what; others
-    tell which lengths follow the values. Two samples in both orders tell whether samples vary
-    slowest in a product such as "sample*token".
+    The first sample, repeated and padded to several sizes, shows which axes follow which size.
+    Further samples show which lengths follow the values. Two samples in both orders show whether
+    samples vary slowest in a product such as "sample*token".
 
-    What has no value per sample in a batch has one in a call on a single sample. That is used
-    where calls take one sample in any case, and where a selector would store nothing otherwise.
+    A tensor without a value per sample in a batch may have one in a call on a single sample. This
+    is used if calls take one sample in any case, or if a selector would otherwise store nothing.
 
     Args:
         alone: whether each call takes one sample in any case.
 
     Raises:
-        SelectionError: nothing that a selector matches has a value per sample; one of its tensors
-            is named with the axes that it has.
+        SelectionError: no tensor that a selector matches has a value per sample. The message names
+            one of them with its axes.
     """
     found = _Found({}, {}, {})
     unknown = [tensor for tensor in tensors if tensor.layout is None]
@@ -100,9 +99,9 @@ class _Found:
     """Records with their dims, by address.
 
     Attributes:
-        by_sample: of tensors with a value for each sample of a batch.
-        by_call: of others, where a call takes one sample.
-        reasons: why those have no value per sample in a batch.
+        by_sample: tensors with a value for each sample of a batch.
+        by_call: other tensors, in a call on one sample.
+        reasons: why the latter have no value per sample in a batch.
     """
 
     by_sample: dict[str, TensorRecord]
@@ -118,13 +117,13 @@ def _completed(tensor: PlannedTensor, records: Mapping[str, TensorRecord]) -> Pl
 def _nothing_left(
     tensors: Sequence[PlannedTensor], reasons: Mapping[str, str]
 ) -> PlannedTensor | None:
-    """The first tensor of a selector of which nothing is left."""
+    """Return the first tensor of a selector that would store nothing, or None."""
     left = {name for t in tensors if t.address not in reasons for name in t.selectors}
     return next((t for t in tensors if not left.issuperset(t.selectors)), None)
 
 
 def _check_left(tensors: Sequence[PlannedTensor], reasons: Mapping[str, str]) -> None:
-    """Refuse a selector of which nothing is left."""
+    """Refuse a selector that would store nothing."""
     tensor = _nothing_left(tensors, reasons)
     if tensor is None:
         return
@@ -171,7 +170,7 @@ def _record(
     shape: tuple[int, ...],
     alone: Sequence[tuple[int, ...]],
 ) -> TensorRecord:
-    """The record with these dims, but for lengths in which samples of one size differ."""
+    """Return the record with these dims, except lengths in which samples of one size differ."""
     differ = [len(set(sizes)) > 1 for sizes in zip(*alone, strict=True)]
     dims = tuple(BY_VALUES if own else dim for dim, own in zip(dims, differ, strict=True))
     sizes = (size if dim is None else None for dim, size in zip(dims, shape, strict=True))
@@ -179,7 +178,7 @@ def _record(
 
 
 def _brings_its_rows(dims: Sequence[str | None], alone: Sequence[tuple[int, ...]]) -> bool:
-    """Whether samples of one size bring as many rows each: as many as samples by chance is not it.
+    """Return True if all samples of one size have equally many rows, not just as many by chance.
 
     Args:
         alone: shapes of the first sample, and of others brought to its size, each alone.
@@ -194,7 +193,7 @@ def _dims(
 ) -> tuple[str | None, ...] | None:
     if signature.batch != 1:
         return infer_dims(sizes, shapes)
-    # A call takes one sample, so the first axis, of one element, is the sample's.
+    # A call takes one sample, so the first axis, of one element, is the sample axis.
     dims = infer_dims(sizes, [shape[1:] for shape in shapes])
     return None if dims is None else (SAMPLE, *dims)
 
@@ -207,10 +206,10 @@ class _Trials:
     """Shapes of a program's values, one for each of its tensors, in several calls.
 
     Attributes:
-        sizes: at which `together` was tried.
-        together: of the first sample, repeated, at the sizes' trials.
-        alone: of the first sample, and of others brought to its sizes, each in a call of its own.
-        sizes_alone, alone_at: the same as the first two of the first sample in a call of its own.
+        sizes: the sizes of `together`.
+        together: shapes of the first sample, repeated, at these sizes.
+        alone: shapes of the first sample, and of others brought to its sizes, each in its own call.
+        sizes_alone, alone_at: the same as the first two for the first sample in its own call.
     """
 
     sizes: Sizes
@@ -221,11 +220,11 @@ class _Trials:
 
 
 def _tried(model: Model, source: Source, addresses: Sequence[str], program: Program) -> _Trials:
-    """The shapes of a program's values at sizes that the model takes, found by trying.
+    """Find sizes that the model accepts by trying, and return the shapes of the values there.
 
-    The first sample alone, at the sizes that it has, comes first: a failure there is its own. Then
-    each free axis is enlarged alone to the first size that works. An axis for which none does has
-    one size in all samples that the model takes, so it is left out: nothing follows it.
+    The first sample alone, at its own sizes, comes first, so that a failure is its own. Then each
+    free axis is changed to the first other size that works. If none works, all samples have one
+    size along the axis, nothing can follow it, and it is left out.
 
     Raises:
         SampleError: the model fails on the first sample.
@@ -237,7 +236,7 @@ def _tried(model: Model, source: Source, addresses: Sequence[str], program: Prog
         batch = repeated(signature, sample.features, at, samples)
         return [np.shape(value) for value in program(batch.features, batch.lengths)]
 
-    # An empty sample would hide which axes follow it.
+    # An empty sample would hide the axes that follow it.
     own = {axis: max(1, size) for axis, size in first.sizes.items()}
     try:
         alone = [shapes(first, own)]
@@ -253,7 +252,7 @@ def _tried(model: Model, source: Source, addresses: Sequence[str], program: Prog
             try:
                 alone_at.append(shapes(first, {**own, axis: other}))
             except JobError:
-                continue  # a size that we have made up: no sample is to blame
+                continue  # an artificial size: no sample is to blame
             moved[axis] = {**own, axis: other}
             break
     left = {axis: size for axis, size in own.items() if axis not in moved}
@@ -263,7 +262,7 @@ def _tried(model: Model, source: Source, addresses: Sequence[str], program: Prog
             alone_at.append(shapes(first, {**own, **sizes}))
         except JobError:
             continue
-        # No length is told apart from another then: whatever moves follows all of them.
+        # These lengths cannot be distinguished, so an axis that changes follows all of them.
         joint = ",".join(left)
         base[joint], enlarged[joint], moved[joint] = 0, 1, {**own, **sizes}
         break
@@ -272,7 +271,7 @@ def _tried(model: Model, source: Source, addresses: Sequence[str], program: Prog
         try:
             alone.append(shapes(one, own))
         except JobError:
-            continue  # blamed when its turn comes
+            continue  # reported when the sample's turn comes
     if signature.batch == 1:
         return _Trials(sizes_alone, alone_at, alone, sizes_alone, alone_at)
     counts = Sizes(
@@ -282,14 +281,14 @@ def _tried(model: Model, source: Source, addresses: Sequence[str], program: Prog
         together = [shapes(first, own, _SAMPLES), shapes(first, own, _MORE_SAMPLES)]
         together += [shapes(first, at, _SAMPLES) for at in moved.values()]
     except JobError:
-        # It takes one sample a call: whatever it makes of several is no value per sample.
+        # The model takes one sample per call, so its results for several are not per sample.
         together = [[()] * len(addresses) for _ in counts.trials]
     return _Trials(counts, together, alone, sizes_alone, alone_at)
 
 
 @dataclass(frozen=True, eq=False)
 class _Others:
-    """Sizes of the first samples, which are read only where they are asked for."""
+    """Sizes of the first samples, which are read on first access."""
 
     model: Model
     source: Source
@@ -300,7 +299,7 @@ class _Others:
 
     @property
     def few(self) -> Sequence[Encoded]:
-        """The next samples, the smallest and the largest of all that are read."""
+        """The next samples, after the smallest and the largest of all that are read."""
         count = min(_TOGETHER, len(self.source))
         if all(spec.dtype != TEXT for spec in self.model.signature.specs):
             return self.model.encode(self.source.read(1, count)) if count > 1 else ()
@@ -313,8 +312,8 @@ class _Others:
 
 
 def _outwards(axis: str, size: int, others: _Others, longest: int | None) -> Iterator[int]:
-    """Other sizes to try for an axis: some more, then those in the data, then ever farther away."""
-    # An axis of one element is repeated to fit any other, and seems to follow nothing then.
+    """Yield other sizes to try for an axis: nearby, then those in the data, then farther away."""
+    # An axis of one element is broadcast to any other, and would seem to follow nothing.
     least = 1 if longest is not None and longest <= 2 else 2
     tried = {size}
 
@@ -330,7 +329,7 @@ def _outwards(axis: str, size: int, others: _Others, longest: int | None) -> Ite
 
 
 def _jointly(own: Mapping[str, int], others: _Others) -> Iterator[Mapping[str, int]]:
-    """Other sizes to try for axes that do not change alone: those of samples, then more of each."""
+    """Yield sizes to try for axes that do not change alone: those of samples, then larger ones."""
     for sizes in others.sizes:
         if any(sizes[axis] != size for axis, size in own.items()):
             yield {axis: sizes[axis] for axis in own}
@@ -347,7 +346,7 @@ def _check_order(
 ) -> None:
     reasons = found.reasons
     program = model.program([Fetch(tensor.address) for tensor in split], compilation)
-    # Of one sample alone there is no order.
+    # A single sample has no order.
     records = {t.address: found.by_sample.get(t.address, model.catalog[t.address]) for t in split}
     found.by_call.update(records)
     one, other = _two_different(model, source)

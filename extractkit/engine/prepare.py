@@ -1,4 +1,4 @@
-"""A job ready to run: everything loaded, every axis known, the program compiled and tried once."""
+"""Preparation of a job: load everything, measure all axes, compile the program and try it once."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,13 +29,13 @@ from extractkit.models.protocol import CarriesState, CarryingProgram, Program
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """What the first sample took of tensors whose lengths the model computes: it stands for all."""
+    """Measurements on the first sample, to estimate lengths that only the model can compute."""
 
     lengths: Lengths
     bytes: int
 
     def scaled(self, lengths: Lengths) -> npt.NDArray[np.int64]:
-        """Bytes of each sample, in proportion to its own lengths: int64 (samples,)."""
+        """Estimate the bytes of each sample, in proportion to its lengths: int64 (samples,)."""
         ratio = np.ones(lengths.samples)
         for axis, own in lengths.axes.items():
             ratio *= own / max(1, int(self.lengths.axes[axis][0])) if self.bytes else 1
@@ -47,14 +47,14 @@ class Prepared:
     """A job that can compute any of its shards.
 
     Attributes:
-        job: what was asked for.
-        opened: model, samples and tensors, all axes known.
-        program: of the tensors that depend on the samples; None where there are none.
-        trial: what the first sample took.
-        shared: who may share a batch.
+        job: the job.
+        opened: model, samples and tensors, with all axes known.
+        program: computes the tensors that depend on the samples; None if there are none.
+        trial: measurements on the first sample.
+        shared: which samples may share a batch.
         timings: seconds spent in each stage so far.
-        carrying: computes the same tensors, and carries the model's state from batch to batch;
-            None where each call starts from the initial state.
+        carrying: computes the same tensors and carries the model's state from batch to batch; None
+            if each call starts from the initial state.
     """
 
     job: Job
@@ -76,7 +76,7 @@ class Prepared:
         return [tensor for tensor in self.tensors if not tensor.constant]
 
     def constants(self, shard: Shard = CONSTANTS_SHARD) -> ShardValues:
-        """The tensors that do not depend on the samples, with the policy on what is not finite."""
+        """Compute the tensors that do not depend on the samples, under the non-finite policy."""
         began = time.perf_counter()
         constant = [tensor for tensor in self.tensors if tensor.constant]
         found = self.opened.model.constants([fetch(tensor) for tensor in constant])
@@ -90,7 +90,7 @@ class Prepared:
         return ShardValues(shard, values, stats, {}, seconds)
 
     def ordered(self, shards: Sequence[Shard], found: Survey) -> list[Shard]:
-        """The same shards in the order in which they are best computed."""
+        """Return the same shards in the order in which they are computed fastest."""
         if self.opened.axis is None:
             return list(shards)
         size = encoded_bytes(self.opened.model.signature, found.lengths)
@@ -104,12 +104,12 @@ class Prepared:
         state_before: Callable[[Shard], State] | None = None,
         from_stored: bool = False,
     ) -> Stream:
-        """What computes shards, given what is known of the samples.
+        """Return the stream that computes shards, given the survey of the samples.
 
         Args:
-            state_before: Reads the stored state that a shard starts from. Needed where state is
+            state_before: reads the stored state that a shard starts from. Needed if state is
                 carried.
-            from_stored: as of `Carried`.
+            from_stored: see `Carried`.
         """
         model, runtime = self.opened.model, self.job.runtime
         sharing = self.shared.sharing
@@ -143,13 +143,13 @@ def prepare(
     settings: Mapping[str, object] | None = None,
     stage: Callable[[str], None] = lambda _: None,
 ) -> Prepared:
-    """Load, bind, select, measure, compile.
+    """Load, bind, select, measure and compile.
 
-    The trial compiles the program, and a model that cannot run says so before anything is stored.
+    The trial compiles the program, so that a model that cannot run fails before anything is stored.
 
     Args:
-        settings: those of the run that the job is part of; who shares a batch is taken from them,
-            so that every process decides alike. None: there is none yet, and it is measured.
+        settings: the settings of the run that the job belongs to, which decide which samples share
+            a batch, so that every process decides alike. None: there are none yet, so measure.
         stage: called with the name of each stage that begins.
 
     Raises:
@@ -186,11 +186,11 @@ def sharing_of(
     program: Program | None = None,
     settings: Mapping[str, object] | None = None,
 ) -> Shared:
-    """Return who may share a batch in a job whose axes are known.
+    """Return which samples may share a batch in a job whose axes are known.
 
     Args:
-        program: of the tensors that depend on the samples; None: it is made where it is needed.
-        settings: as `prepare` takes them.
+        program: computes the tensors that depend on the samples; None: made if needed.
+        settings: see `prepare`.
 
     Raises:
         SampleError: the model fails on the first sample.
@@ -213,7 +213,7 @@ def sharing_of(
             return Shared(Sharing.ALONE)
         if (axis := opened.axis) is None:
             return measured(samples)
-        # Weights of an early checkpoint, zero for example, can hide what later ones show.
+        # Early checkpoints, with zero weights for example, can hide what later ones show.
         axis.use(len(axis.checkpoints) - 1)
         try:
             return measured(samples)

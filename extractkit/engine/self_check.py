@@ -1,9 +1,9 @@
-"""Every job checks itself: its model's outputs are held against the model's own call.
+"""The self-check: comparison of the model's outputs with the model's own call.
 
-Addresses, trace and weights of everything that is extracted come from one loaded model. Where that
-model is wrong (it holds what a layer derived from other weights, say), so is every value. So the
-outputs of the first batch are compared with those of the same artefact, loaded a second time by its
-format's own means.
+Addresses, trace and weights of everything extracted come from one loaded model. If that model is
+wrong (with values that a layer derived from other weights, for example), so is every value. The
+outputs of the first batch are therefore compared with those of the same artefact, loaded a second
+time by its format's own means.
 """
 
 import gc
@@ -54,13 +54,13 @@ _LOADED_ONCE = (
 
 @dataclass(frozen=True)
 class Difference:
-    """An output that is not the model's own, or an own call that fails.
+    """An output that differs from the model's own, or an own call that fails.
 
     Attributes:
         check: the comparison that found it.
-        address: of the output; None: no output can be compared, as the own call fails.
-        found: how far it is off, or how the call fails.
-        advice: what may be wrong, and what to change.
+        address: address of the output; None if the own call fails, so nothing can be compared.
+        found: the difference, or how the call fails.
+        advice: the likely cause, and what to change.
     """
 
     check: SelfCheck
@@ -80,9 +80,9 @@ class Checked:
     """The result of a check.
 
     Attributes:
-        records: one for each set of weights that was looked at.
-        differences: every output that is not the model's own.
-        notes: what the user should know: why a comparison that was tried could not be made.
+        records: one record for each set of weights checked.
+        differences: every output that differs from the model's own.
+        notes: messages for the user on comparisons that could not be made.
     """
 
     records: tuple[SelfCheck, ...]
@@ -93,14 +93,14 @@ class Checked:
 def self_check(prepared: Prepared, stream: Stream, shards: Sequence[Shard]) -> Checked:
     """Compare the outputs of the first batch with the model's own.
 
-    Of a model with checkpoints for the first, second and last one.
+    For a model with checkpoints, the first, second and last one are compared.
 
     Args:
-        stream: of the job.
-        shards: of the job; the first batch of them that can be computed is compared.
+        stream: the stream of the job.
+        shards: the shards of the job. The first batch that can be computed is compared.
 
     Raises:
-        SampleError: the model fails on a sample, as it does where the job computes it.
+        SampleError: the model fails on a sample, as it would in the job itself.
         JobError: the model fails in another way.
     """
     positions = _positions(prepared)
@@ -120,13 +120,13 @@ def self_check(prepared: Prepared, stream: Stream, shards: Sequence[Shard]) -> C
 
 
 def refuse_differences(checked: Checked, committed: int) -> None:
-    """End the job where an output is not the model's own.
+    """Raise if an output differs from the model's own.
 
     Args:
         committed: number of shards that an earlier process has stored, without this check.
 
     Raises:
-        JobError: names the first such output, how far it is off, and what to do.
+        JobError: names the first such output, its difference and the advice.
     """
     if not checked.differences:
         return
@@ -152,12 +152,12 @@ def refuse_differences(checked: Checked, committed: int) -> None:
 def outputs_apart(
     record: TensorRecord, value: Array, own: Array, batch: Batch, *, coarse: bool = False
 ) -> Deviation:
-    """Two outputs of a batch, without its padding where it can be told.
+    """Compare two outputs of a batch, without padding where its extent is known.
 
     Args:
-        coarse: as of `compare_arrays`.
+        coarse: see `compare_arrays`.
     """
-    if own.dtype.kind == "V":  # bfloat16, of which a program gives the numbers
+    if own.dtype.kind == "V":  # bfloat16, which a program returns as float32
         own = own.astype(value.dtype)
     layout = Layout.of(record)
     if layout is None or layout.axis is None or layout.split or value.shape != own.shape:
@@ -169,7 +169,7 @@ def outputs_apart(
             slice(int(batch.lengths[dim][row])) if dim and dim in batch.lengths else slice(None)
             for dim in layout.dims[1:]
         )
-        # A slice of one sample: a text alone would be no array.
+        # A slice of one sample, because a single text would not be an array.
         pairs.append(
             tuple(array[(slice(row, row + 1), *unpadded)].reshape(-1) for array in by_sample)
         )
@@ -178,15 +178,15 @@ def outputs_apart(
 
 
 class _NotComparableError(Exception):
-    """Raised where there is nothing to compare: no own call, or no outputs beside the job's."""
+    """Raised if there is nothing to compare: no own call, or no outputs beside the job's."""
 
 
 class _NotLoadedAgainError(Exception):
-    """Raised where a model that has been loaded once cannot be loaded again."""
+    """Raised if a model that was loaded once cannot be loaded again."""
 
 
 class _OwnCallFailsError(Exception):
-    """Raised where the model has an own call, which fails on what extractkit computes."""
+    """Raised if the model's own call fails on samples that extractkit computes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,7 +196,7 @@ class _Comparison:
     shards: Sequence[Shard]
 
     def at(self, position: int | None) -> Checked:
-        """The comparison for one set of weights."""
+        """Compare the outputs for one set of weights."""
         axis = self.prepared.opened.axis
         if axis is not None and position is not None:
             axis.use(position)
@@ -208,7 +208,7 @@ class _Comparison:
             return Checked((replace(record, not_applicable=str(error)),), notes=(note,))
 
     def _compared(self, position: int | None, record: SelfCheck) -> Checked:
-        # Before the second copy of the model takes memory.
+        # Computed before the second copy of the model takes memory.
         batch, values = self._computed()
         record = replace(
             record, samples=len(batch), tolerance=TOLERATED_16 if self._coarse else TOLERATED
@@ -225,7 +225,7 @@ class _Comparison:
         except _OwnCallFailsError as error:
             return Checked((record,), (Difference(record, None, str(error)),))
         del own_call
-        gc.collect()  # a Keras model is a cycle: its memory is wanted back now
+        gc.collect()  # a Keras model is a reference cycle, and its memory is needed now
         catalog = self.prepared.opened.model.catalog
         apart = [
             (
@@ -248,9 +248,9 @@ class _Comparison:
     def _carried(
         self, own_call: OwnCall, first: Batch
     ) -> list[tuple[Batch, dict[str, Array], dict[str, Array]]]:
-        """The second batch, what is computed of it, and the own outputs; none without a state.
+        """Return the second batch with computed and own outputs, or nothing without a state.
 
-        It starts from the state that the first one left.
+        It starts from the state that the first batch left.
         """
         program, own_after = self._carrying, own_call.outputs_after
         if program is None or own_after is None:
@@ -267,14 +267,14 @@ class _Comparison:
         return [(second, found, self._own_outputs(after, second))]
 
     def _own_call(self, position: int | None) -> OwnCall:
-        """Load the model again; the copy takes memory until the call is released."""
+        """Load the model again. The copy takes memory until the call is released."""
         model = self.prepared.opened.model
         assert isinstance(model, HasOwnCall)
         try:
             return model.own_call(position)
         except NoOwnCallError as error:
             raise _NotComparableError(str(error)) from error
-        except Exception as error:  # whatever a library raises that has loaded the model once
+        except Exception as error:  # any error of a library that loaded the model once
             if out_of_memory(error):
                 raise _NotComparableError("the memory is too small for the model twice") from error
             raise _NotLoadedAgainError(
@@ -288,7 +288,7 @@ class _Comparison:
             raise
         except NoOwnCallError as error:
             raise _NotComparableError(str(error)) from error
-        except Exception as error:  # whatever somebody's own layer raises
+        except Exception as error:  # any error of a user's layer
             if out_of_memory(error):
                 raise _NotComparableError(
                     "the memory is too small for the model's own call"
@@ -309,7 +309,7 @@ class _Comparison:
 
     @cached_property
     def _beside(self) -> Program:
-        """The outputs beside everything that is extracted, which must not change them."""
+        """Computes the outputs together with everything extracted, which must not change them."""
         if self._carrying is not None:
             return self._carrying.from_initial
         opened = self.prepared.opened
@@ -317,7 +317,7 @@ class _Comparison:
 
     @cached_property
     def _carrying(self) -> CarryingProgram | None:
-        """The same program with the state carried; None where it is not."""
+        """The same program with the state carried; None if no state is carried."""
         if self.prepared.carrying is None:
             return None
         opened = self.prepared.opened
@@ -330,13 +330,13 @@ class _Comparison:
         return [*extracted, *(Fetch(address) for address in self._addresses)]
 
     def _computed(self) -> tuple[Batch, dict[str, Array]]:
-        """The first batch whose outputs can be computed, without samples that fail, and these."""
+        """Compute the first batch whose outputs can be computed, without samples that fail."""
         opened = self.prepared.opened
         for batch, extracted in self.stream.batches(self.shards):
             try:
                 outcome = run_isolated(self._beside, batch, opened.model.signature)
             except (JobError, MemoryError) as error:
-                extracted()  # where what is extracted fails as well, it is the job that fails
+                extracted()  # if the extraction fails as well, the job fails
                 said = _said(error)
                 raise _NotComparableError(f"the outputs cannot be computed: {said}") from error
             others = extracted() if outcome.failed else None
@@ -350,7 +350,7 @@ class _Comparison:
 
     @cached_property
     def _coarse(self) -> bool:
-        """Whether numbers of so few bits take part that kernels differ by far more than usual."""
+        """Whether 16-bit numbers take part, whose kernels differ by far more than usual."""
         opened = self.prepared.opened
         devices = str(opened.settings.get("devices", ""))
         half = any(r.dtype in _HALF and r.depends_on_inputs for r in opened.model.catalog.records)
@@ -359,7 +359,7 @@ class _Comparison:
 
 
 def _positions(prepared: Prepared) -> list[int | None]:
-    """The first, second and last set of weights."""
+    """Return the first, second and last set of weights."""
     if prepared.opened.axis is None:
         return [None]
     last = prepared.opened.sets_of_weights - 1
@@ -384,9 +384,9 @@ def _not_applicable(prepared: Prepared) -> str | None:
 
 @contextmanager
 def _generators_unchanged(prepared: Prepared) -> Iterator[None]:
-    """Leave generators as they are: loading a model draws and seeds.
+    """Restore random generators afterwards, because loading a model draws and seeds.
 
-    Those of the model's library cannot be read, so they get the job's seed again.
+    Those of the model's library cannot be read, so they are seeded with the job's seed again.
     """
     runtime = prepared.job.runtime
     python, numpy = random.getstate(), np.random.get_state()

@@ -1,11 +1,11 @@
 """The stream of a job: read and encode, run the program, assemble shards.
 
-Each of the three has a thread that works ahead of the next by a few batches or one shard, and
-committing happens where the stream is used. So the slowest stage sets the pace, and memory holds a
-few batches and a few shards, however many samples there are.
+Each of the three has a thread that works ahead of the next by a few batches or one shard, and the
+caller of the stream commits. The slowest stage sets the pace, and memory holds a few batches and a
+few shards, however many samples there are.
 
-Missing samples keep their place in a shard and have no value there. Where a model has several
-checkpoints the program stays, and its weights are replaced between shards.
+Missing samples keep their position in a shard and have no value. If a model has several
+checkpoints, the program stays, and its weights are replaced between shards.
 """
 
 import threading
@@ -54,33 +54,33 @@ class _Ended:
 
 
 class _LeftError(Exception):
-    """Raised inside a stage's thread when what it works for has been left."""
+    """Raised in a stage's thread when the iteration that it works for has ended."""
 
 
-def nobody() -> None:
-    """There is nobody to wake."""
+def _no_wake() -> None:
+    """Do nothing: items never take long to arrive."""
 
 
 def ahead(
     items: Iterable[Item],
     depth: int,
     left: threading.Event | None = None,
-    wake: Callable[[], None] = nobody,
+    wake: Callable[[], None] = _no_wake,
 ) -> Generator[Item, None, None]:
-    """The same items, in order, made by a thread that is at most `depth` items ahead.
+    """Yield the same items, in order, made by a thread that is at most `depth` items ahead.
 
-    An error in the thread is raised here in its turn. Leaving the iteration early, by an error or
+    An error in the thread is raised here in its turn. Ending the iteration early, by an error or
     by closing it, stops the thread and closes its iterator before this returns.
 
     Args:
-        left: shared by stages that feed each other. Whoever leaves the last one sets it first,
-            and each stops after its own item at hand, which may be much smaller than the last's.
-        wake: called once the iteration is left. Where items may be long in coming, it is to end
-            that: the thread is waited for.
+        left: shared by stages that feed each other. It is set before the last stage is left, so
+            that each stops after its current item, which may be much smaller than the last's.
+        wake: called once the iteration is left. It must unblock the source of items, because the
+            thread is waited for.
     """
     left = left or threading.Event()
     made: SimpleQueue[Item | _Failed | type[_Ended]] = SimpleQueue()
-    # Room is taken before an item is begun, so that none waits beyond the `depth` allowed.
+    # Room is acquired before an item is made, so that no more than `depth` are waiting.
     room = threading.Semaphore(depth)
     stopped = threading.Event()
     iterator = iter(items)
@@ -90,7 +90,7 @@ def ahead(
             room.acquire()
             for item in iterator:
                 made.put(item)
-                del item  # what is handed over is not held here
+                del item  # do not hold what was handed over
                 room.acquire()
                 if stopped.is_set():
                     break
@@ -129,12 +129,12 @@ class ShardValues:
     """A computed shard.
 
     Attributes:
-        shard: which.
-        values: of each tensor, by key.
-        stats: what was found out about them, by the same keys.
-        missing: samples of the shard without values: by index, why.
-        compute_seconds: seconds in the model.
-        state: what the model carries to the next shard; None where it carries nothing.
+        shard: the shard.
+        values: the values of each tensor, by key.
+        stats: what the checks found in them, by the same keys.
+        missing: samples of the shard without values: by index, the reason.
+        compute_seconds: seconds spent in the model.
+        state: the state that the model carries to the next shard; None if it carries none.
     """
 
     shard: Shard
@@ -147,7 +147,7 @@ class ShardValues:
 
 @dataclass(frozen=True, eq=False)
 class _Work:
-    """One batch of a shard; none where there is nothing to run for it, as for the constants."""
+    """One batch of a shard, or none if there is nothing to run, as for the constants."""
 
     shard: Shard
     positions: Sequence[int]
@@ -168,20 +168,20 @@ class _Computed:
 class Stream:
     """Everything that decides the values of shards.
 
-    A shard's values are a function of this, its checkpoint and its range alone: which samples share
-    a batch is decided inside the shard.
+    A shard's values depend only on this, its checkpoint and its range: which samples share a batch
+    is decided inside the shard.
 
     Attributes:
-        program: of `tensors`; None where there are none.
-        tensors: those that depend on the samples.
-        constants: computes the shard of those that do not.
+        program: computes `tensors`; None if there are none.
+        tensors: the tensors that depend on the samples.
+        constants: computes the shard of the others.
         axis: the model's checkpoints, if it has several.
-        missing: samples that are known to be of no use: by index, why.
-        bad_samples: where the model fails on a sample, "fail", or "skip" it.
-        non_finite: where values are NaN or infinite, "warn", "fail", or "skip" the sample.
-        on_batch: told how many samples more are done.
-        carried: the state that goes from batch to batch; None: each starts from the initial one.
-        any_size: returns the same program as it is best run at many sizes; None: as it is.
+        missing: samples known to be unusable: by index, the reason.
+        bad_samples: if the model fails on a sample, "fail", or "skip" it.
+        non_finite: if values are NaN or infinite, "warn", "fail", or "skip" the sample.
+        on_batch: receives the number of samples in each finished batch.
+        carried: the state carried from batch to batch; None: each starts from the initial state.
+        any_size: returns the same program in the form that runs best at many sizes; None: as it is.
     """
 
     model: Model
@@ -201,12 +201,12 @@ class Stream:
     _read_already: ReadAlready[list[_Work]] = field(default_factory=ReadAlready)
 
     def shards(
-        self, shards: Iterable[Shard], wake: Callable[[], None] = nobody
+        self, shards: Iterable[Shard], wake: Callable[[], None] = _no_wake
     ) -> Generator[ShardValues, None, None]:
-        """The values of these shards, one after the other; they are taken a few ahead.
+        """Yield the values of these shards in turn. Shards are taken a few ahead.
 
         Args:
-            wake: where shards are long in coming, ends that: called when nobody wants them more.
+            wake: unblocks the source of shards; called when no more are wanted.
         """
         left = threading.Event()
         read = ahead(self._read(shards), _BATCHES_READ_AHEAD, left, wake)
@@ -217,14 +217,14 @@ class Stream:
                 try:
                     yield one
                 except GeneratorExit:
-                    left.set()  # an interrupt waits for the batch at hand, not for a shard
+                    left.set()  # an interrupt waits for the current batch, not for a shard
                     raise
                 del one
 
     def batches(self, shards: Iterable[Shard]) -> Iterator[tuple[Batch, Callable[[], Outcome]]]:
-        """Return each batch of these shards, and what computes it in this thread.
+        """Yield each batch of these shards, and a call that computes it in this thread.
 
-        The model keeps the weights that it has. The call raises what the stream of shards would.
+        The model keeps its current weights. The call raises what the stream of shards would raise.
         """
         for shard in shards:
             for work in self._works(shard):
@@ -232,13 +232,13 @@ class Stream:
                     yield work.batch, partial(self._run, work, work.batch)
 
     def _read(self, shards: Iterable[Shard]) -> Iterator[Sequence[_Work]]:
-        """Works as they are read; those of a shard together where they are in memory already.
+        """Yield batches as they are read, or all of a shard at once if they are in memory already.
 
-        Handing each of those to the next thread would take as long as a small model does.
+        Handing over each of those alone would take as long as a small model does.
         """
         for shard in shards:
             works = self._works(shard)
-            # With one set of weights nothing is read twice, and what was read is let go.
+            # With one set of weights, nothing is read twice, so nothing is kept.
             if self.axis is None:
                 yield from ([work] for work in works)
             elif (known := self._read_already.get((shard.start, shard.stop))) is not None:
@@ -247,7 +247,7 @@ class Stream:
                 yield from ([work] for work in self._kept(shard, works))
 
     def _kept(self, shard: Shard, works: Iterator[_Work]) -> Iterator[_Work]:
-        """The works of a shard, which are kept for other weights where memory allows."""
+        """Yield the batches of a shard, and keep them for other weights if memory allows."""
         read: list[_Work] = []
         size = 0
         for work in works:
@@ -257,7 +257,7 @@ class Stream:
             if size <= self._read_already.memory:
                 read.append(work)
             else:
-                read.clear()  # more than is kept: it is read again
+                read.clear()  # too large to keep: it is read again
             yield work
         self._read_already.keep((shard.start, shard.stop), read, size)
 
@@ -270,22 +270,22 @@ class Stream:
             try:
                 batch = self.read(at)
             except InputError as error:
-                # No mistake to be mended any more: it was all right when it was surveyed.
+                # Not a user's mistake any more, because the survey could read it.
                 raise JobError(f"a sample can no longer be read: {error}") from error
             yield _Work(shard, positions, batch, number == len(batches))
 
     def read(self, indices: Sequence[int]) -> Batch:
-        """Return these samples as one batch, padded as the run pads them.
+        """Return these samples as one batch, with the padding of the run.
 
         Raises:
-            InputError: one of them cannot be read.
+            InputError: a sample cannot be read.
         """
         step = self.rules.length_step
         return read_batch(self.model, self.source, indices, step, self._limits)
 
     @cached_property
     def _limits(self) -> dict[str, int]:
-        """The most that each axis is padded to: what the model says, or what some sample has."""
+        """Upper limit of each axis' padding: the model's limit, or else the longest sample."""
         longest = self.model.signature.longest or {}
         return {
             axis: longest.get(axis, int(lengths.max(initial=0)))
@@ -370,7 +370,7 @@ class Stream:
                 yield one.constants or self._assembled(one, computed)
 
     def _assembled(self, one: _Computed, computed: Iterator[_Computed]) -> ShardValues:
-        """A shard of samples, from its first batch on."""
+        """Assemble a shard of samples, starting with its first batch."""
         shard = one.work.shard
         lengths = self.lengths.part(shard.start, shard.stop)
         assemblies = [assembly(tensor, lengths) for tensor in self.tensors]
@@ -401,7 +401,7 @@ class Stream:
         return outcome.batch is None or bool(outcome.batch.padded(self.model.signature).any())
 
     def _checked(self, computed: ShardValues) -> ShardValues:
-        """The same with what was found out about its values, and what follows from that."""
+        """Return the shard with statistics of its values, and apply the non-finite policy."""
         start, values, missing = computed.shard.start, computed.values, computed.missing
         stats = _examined(values, start)
         if self.non_finite == "fail":
@@ -427,7 +427,7 @@ def _examined(values: Mapping[str, Values], start: int) -> dict[str, ValueStats]
 
 
 def assembly(tensor: PlannedTensor, lengths: Lengths) -> Assembly:
-    """Room for a tensor's values of the samples with these lengths."""
+    """Allocate memory for a tensor's values of the samples with these lengths."""
     shapes = tensor.sample_shapes(lengths)
     return Assembly(tensor.sample_shape, tensor.dtype, shapes, lengths.samples)
 
@@ -439,13 +439,13 @@ def put(
     values: Sequence[Array],
     padded: bool = True,
 ) -> None:
-    """Store what a program returned for a batch.
+    """Store the values that a program returned for a batch.
 
     Args:
         padded: whether some of its samples may be padded.
 
     Raises:
-        JobError: a tensor has not the shape that was planned, named by its key.
+        JobError: a tensor does not have the planned shape; the message names its key.
     """
     for tensor, room, value in zip(tensors, assemblies, values, strict=True):
         try:
@@ -456,5 +456,5 @@ def put(
 
 
 def fetch(tensor: PlannedTensor) -> Fetch:
-    """What a program must return for a planned tensor."""
+    """Return the request for a planned tensor's value."""
     return Fetch(tensor.address, tensor.layout, tensor.axes)

@@ -1,4 +1,4 @@
-"""One pass over all samples before any value is computed: their lengths, and a row for each."""
+"""The survey: one pass over all samples before any value is computed, for lengths and rows."""
 
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,12 +16,12 @@ WAY_OUT = "To leave such samples out: runtime.bad_samples=skip"
 
 
 def named(sample_id: str, index: int) -> str:
-    """How a message names a sample."""
+    """Format a sample's name for messages."""
     return f"{sample_id!r} (number {index})"
 
 
 def blamed(sample_id: str, index: int, reason: str) -> str:
-    """Why a job fails for one sample, which it could have left out."""
+    """Format the error for one sample, with the advice to skip such samples."""
     return f"sample {named(sample_id, index)}: {reason.removesuffix('.')}. {WAY_OUT}"
 
 
@@ -35,8 +35,8 @@ class Survey:
     """What is known of all samples before any value is computed.
 
     Attributes:
-        lengths: of every sample along each free axis; 0 of those that are missing.
-        missing: the samples that cannot be used: by index, why.
+        lengths: the length of every sample along each free axis; 0 for missing samples.
+        missing: the samples that cannot be used: by index, the reason.
     """
 
     lengths: Lengths
@@ -44,8 +44,8 @@ class Survey:
 
 
 @dataclass(frozen=True, eq=False)
-class _Looked:
-    """A sample as far as it could be read and encoded, and why it is no good."""
+class _Examined:
+    """A sample as far as it could be read and encoded, and why it cannot be used."""
 
     index: int
     identity: Identity
@@ -61,27 +61,26 @@ def survey(
     policy: str = "fail",
     tensors: Sequence[PlannedTensor] = (),
 ) -> Survey:
-    """Read every sample; `record` is given the samples' rows in turn.
+    """Read every sample, and pass the samples' rows to `record` in turn.
 
-    Memory grows by eight bytes a sample and axis, whatever the samples hold.
+    Memory grows by eight bytes per sample and axis, whatever the samples hold.
 
     Args:
-        policy: what is done where a sample cannot be read or encoded, or is too short for what a
-            slice takes of it: "fail", or "skip" it.
-        tensors: whose slices the samples must be long enough for.
+        policy: "fail", or "skip" samples that cannot be read or encoded, or that are too short for
+            a slice.
+        tensors: tensors whose slices the samples must be long enough for.
 
     Raises:
-        InputError: a sample cannot be used, it is named; or none can, and bad samples are to be
-            skipped.
+        InputError: a sample cannot be used (the message names it), or none can with "skip".
         SelectionError: a sample is too short for a slice.
     """
     skip = policy == "skip"
     axes = {axis: array("q") for axis in model.signature.free_axes}
     missing: dict[int, str] = {}
-    # Samples of fixed shape need not be encoded to know their length, but to know that they can be.
-    look = _Look(model, source, encode=bool(axes) or skip, skip=skip, tensors=tensors)
+    # Samples of fixed shape are encoded only to check that they can be.
+    examiner = _Examiner(model, source, encode=bool(axes) or skip, skip=skip, tensors=tensors)
     for start in range(0, len(source), _CHUNK):
-        found = look.at(start, min(start + _CHUNK, len(source)))
+        found = examiner.examine(start, min(start + _CHUNK, len(source)))
         record([_row(one, tuple(axes)) for one in found])
         missing |= {one.index: one.reason for one in found if one.reason is not None}
         for axis, sizes in axes.items():
@@ -97,16 +96,16 @@ def survey(
 
 
 def check_first(model: Model, source: Source) -> None:
-    """Look at the first samples.
+    """Check the first samples.
 
     Raises:
-        InputError: one of them cannot be used; it is named.
+        InputError: a sample cannot be used; the message names it.
     """
-    _Look(model, source, encode=True, skip=False).at(0, min(_CHUNK, len(source)))
+    _Examiner(model, source, encode=True, skip=False).examine(0, min(_CHUNK, len(source)))
 
 
 def longest(model: Model, source: Source) -> Lengths | None:
-    """An upper bound of every length without reading the samples; None where there is none."""
+    """Return an upper bound of every length without reading samples; None if there is none."""
     limits = model.signature.longest or {}
     axes = model.signature.free_axes
     if any(axis not in limits for axis in axes):
@@ -120,20 +119,20 @@ def first_usable(
     tensors: Sequence[PlannedTensor] = (),
     most: int = 64,
 ) -> "FewSamples":
-    """The first samples of a source that can be used.
+    """Return the first usable samples of a source.
 
     Args:
-        tensors: whose slices they must be long enough for.
-        most: how many are enough.
+        tensors: tensors whose slices they must be long enough for.
+        most: number of samples wanted.
 
     Raises:
         InputError: there is none.
     """
-    look = _Look(model, source, encode=True, skip=True, tensors=tensors)
+    examiner = _Examiner(model, source, encode=True, skip=True, tensors=tensors)
     good: list[Sample] = []
     missing: dict[int, str] = {}
     for start in range(0, len(source), most):
-        for one in look.at(start, min(start + most, len(source))):
+        for one in examiner.examine(start, min(start + most, len(source))):
             if one.reason is not None:
                 missing[one.index] = one.reason
             elif one.sample is not None:
@@ -146,11 +145,11 @@ def first_usable(
 
 @dataclass(frozen=True, eq=False)
 class FewSamples:
-    """Some samples of a source, in memory; they keep the indices that they have there.
+    """Some samples of a source, in memory, with their original indices.
 
     Attributes:
-        fingerprint, notes: of the whole source.
-        samples: in order.
+        fingerprint, notes: those of the whole source.
+        samples: the samples in order.
     """
 
     fingerprint: str
@@ -161,22 +160,22 @@ class FewSamples:
         return len(self.samples)
 
     def read(self, start: int, stop: int) -> Sequence[Sample]:
-        """The samples start … stop-1 of these."""
+        """Return samples start … stop-1 of these."""
         return self.samples[start:stop]
 
     def behind_first(self) -> "FewSamples":
-        """All but the first."""
+        """Return all but the first."""
         return replace(self, samples=self.samples[1:])
 
 
 @dataclass(frozen=True, eq=False)
-class _Look:
-    """How samples are looked at.
+class _Examiner:
+    """Reads and checks samples.
 
     Attributes:
-        encode: whether they are encoded.
-        skip: whether one that is no good is told, instead of raised.
-        tensors: whose slices they must be long enough for.
+        encode: whether to encode them.
+        skip: report an unusable sample instead of raising.
+        tensors: tensors whose slices they must be long enough for.
     """
 
     model: Model
@@ -185,8 +184,8 @@ class _Look:
     skip: bool
     tensors: Sequence[PlannedTensor] = ()
 
-    def at(self, start: int, stop: int) -> list[_Looked]:
-        """Samples start … stop-1. What fails together is looked at one by one."""
+    def examine(self, start: int, stop: int) -> list[_Examined]:
+        """Check samples start … stop-1. After a failure, check them one by one."""
         try:
             samples = self.source.read(start, stop)
             if not self.encode:
@@ -202,17 +201,17 @@ class _Look:
             return found
         return [self._long_enough(_looked(one, encoded)) for one, encoded in pairs]
 
-    def _alone(self, index: int) -> _Looked:
+    def _alone(self, index: int) -> _Examined:
         sample = None
         try:
             (sample,) = self.source.read(index, index + 1)
             (encoded,) = self.model.encode([sample])
         except InputError as error:
             own = identity(self.source, index) if sample is None else _identity(sample)
-            return _Looked(index, own, sample, reason=str(error))
+            return _Examined(index, own, sample, reason=str(error))
         return self._long_enough(_looked(sample, encoded))
 
-    def _long_enough(self, one: _Looked) -> _Looked:
+    def _long_enough(self, one: _Examined) -> _Examined:
         if not self.skip or one.encoded is None:
             return one
         lengths = Lengths(1, {axis: np.array([n]) for axis, n in one.encoded.sizes.items()})
@@ -222,18 +221,18 @@ class _Look:
         return one
 
 
-def _looked(sample: Sample, encoded: Encoded | None = None) -> _Looked:
-    return _Looked(sample.index, _identity(sample), sample, encoded)
+def _looked(sample: Sample, encoded: Encoded | None = None) -> _Examined:
+    return _Examined(sample.index, _identity(sample), sample, encoded)
 
 
 def _identity(sample: Sample) -> Identity:
     return Identity(sample.id, sample.source, sample.extra)
 
 
-def _refusal(found: Sequence[_Looked]) -> InputError | None:
-    """Return what names the first sample at fault, of samples that failed together.
+def _refusal(found: Sequence[_Examined]) -> InputError | None:
+    """Return an error that names the first bad sample, of samples that failed together.
 
-    None where all of them fail alone, or none does: it is not one sample's fault then.
+    Returns None if all of them fail alone, or none does: no single sample is at fault then.
     """
     bad = [one for one in found if one.reason is not None]
     if not bad or len(bad) == len(found):
@@ -249,11 +248,11 @@ def _check_left(missing: Mapping[int, str], count: int) -> None:
         )
 
 
-def _sizes(one: _Looked, axes: Sequence[str]) -> dict[str, int]:
+def _sizes(one: _Examined, axes: Sequence[str]) -> dict[str, int]:
     return {axis: 0 if one.encoded is None else one.encoded.sizes[axis] for axis in axes}
 
 
-def _row(one: _Looked, axes: Sequence[str]) -> dict[str, object]:
+def _row(one: _Examined, axes: Sequence[str]) -> dict[str, object]:
     own, encoded = one.identity, one.encoded
     row: dict[str, object] = {"index": one.index, "id": own.id, "source": own.source}
     if axes:
@@ -275,13 +274,13 @@ _LONGEST = 2**40
 
 
 def recorded_survey(signature: Signature, rows: Iterable[Row], count: int) -> Survey:
-    """Every sample's length along each free axis, and which are missing.
+    """Read lengths and missing samples from the samples' rows.
 
     Args:
-        count: how many samples there must be.
+        count: the expected number of samples.
 
     Raises:
-        RunDirectoryError: a row tells none, or there are more or fewer.
+        RunDirectoryError: a row has no length, or the number of rows differs.
     """
     axes = {axis: array("q") for axis in signature.free_axes}
     missing = {}
@@ -289,9 +288,9 @@ def recorded_survey(signature: Signature, rows: Iterable[Row], count: int) -> Su
     for samples, row in enumerate(rows, start=1):
         if (reason := why_missing(row)) is not None:
             missing[samples - 1] = reason
-        told = row.get("length")
+        recorded = row.get("length")
         for axis, lengths in axes.items():
-            length = told.get(axis) if isinstance(told, dict) else told
+            length = recorded.get(axis) if isinstance(recorded, dict) else recorded
             if type(length) is not int or not 0 <= length <= _LONGEST:
                 raise RunDirectoryError(f"sample {samples - 1} has no length along {axis!r}")
             lengths.append(length)

@@ -4,14 +4,14 @@ In a shard, as in `tensors.h5`, a tensor with one shape for all samples is the d
 one is the group KEY with `values`, `offsets` and, where more than its first axis varies, `shapes`.
 A key holds a colon in its last step, so no tensor is a scope of another.
 
-Strings are HDF5's of variable length. Those end at their first zero byte, so where a value in a
-shard holds one, each value of the tensor is a row of uint8 of variable length instead, and is read
-back as bytes.
+Strings are HDF5 strings of variable length, which end at their first zero byte. If a value in a
+shard contains one, each value of the tensor is a row of uint8 of variable length instead, and is
+read back as bytes.
 
 A tensor whose type has no NaN (integers, booleans, texts) comes with a dataset KEY:present, bool
-(rows,), false where a sample is missing. In `tensors.h5`, where HDF5 reads the rows of a missing
-shard as a fill value, it tells them from real zeros. No key ends that way: an address has one
-colon, and the name of a selector none.
+(rows,), false for missing samples. In `tensors.h5`, where HDF5 reads the rows of a missing
+shard as a fill value, it distinguishes them from real zeros. No key ends that way: an address has
+one colon, and the name of a selector none.
 """
 
 import logging
@@ -49,12 +49,12 @@ from extractkit.sinks.protocol import StoredShard, StoredTensor, check_ragged, c
 COMPRESSIONS = ("gzip", "lzf")
 
 AUTO = "auto"
-"""Of `index`: where there are no more than `INDEXED_SHARDS`."""
+"""Value of `index`: make it if there are no more than `INDEXED_SHARDS`."""
 
 INDEXED_SHARDS = 800
-"""Most shards that "auto" makes `tensors.h5` for. HDF5 opens all shards that one read touches, and
-those that the system does not let it open read as missing, without a word. A process may have 1,024
-files open where nobody has raised that, and its reader needs some for itself."""
+"""Most shards for which "auto" makes `tensors.h5`. HDF5 opens all shards that one read touches, and
+those that the system does not let it open silently read as missing. By default a process may have
+1,024 files open, and its reader needs some for itself."""
 
 _CHUNK_BYTES = 1 << 20
 
@@ -66,12 +66,12 @@ class Hdf5Sink:
     """Shards as HDF5 files.
 
     Attributes:
-        compression: None, "gzip" (smaller) or "lzf" (faster; readable by h5py alone).
-        index: whether `tensors.h5` is made; "auto": where a reader can be expected to open so many
+        compression: None, "gzip" (smaller) or "lzf" (faster, but readable by h5py only).
+        index: whether to make `tensors.h5`; "auto": if a reader can be expected to open so many
             shards at once.
 
     Raises:
-        ConfigError: another compression, or another word for the index.
+        ConfigError: an unknown compression or value of `index`.
     """
 
     compression: str | None = None
@@ -95,10 +95,10 @@ class Hdf5Sink:
         return ".h5"
 
     def serialize(self, values: Mapping[str, Values]) -> bytes:
-        """A shard, or the constants, as the bytes of an HDF5 file.
+        """Serialise a shard, or the constants, as an HDF5 file.
 
         Raises:
-            JobError: HDF5 cannot hold a tensor: its type, or objects that are no strings.
+            JobError: HDF5 cannot hold a tensor's type, or an object is not a string.
         """
 
         def build(file: Any) -> None:
@@ -111,40 +111,40 @@ class Hdf5Sink:
         return file_image(build)
 
     def read(self, path: Path, key: str, start: int, stop: int) -> Values:
-        """Samples start … stop-1 of one tensor; no other sample's values are read."""
+        """Read samples start … stop-1 of one tensor, and no other sample's values."""
         with opened(path) as file:
             parts = stored(file, key)
             if "" in parts:
                 check_range(path, key, start, stop, _samples(path, key, parts[""]))
                 return Dense(_rows(parts[""], key, start, stop))
-            offsets, shapes = _places(path, key, parts, start, stop)
+            offsets, shapes = _offsets(path, key, parts, start, stop)
             rows = _rows(parts[VALUES], key, int(offsets[0]), int(offsets[-1]))
         return Ragged(rows, offsets - offsets[0], shapes)
 
     def read_shapes(self, path: Path, key: str, start: int, stop: int) -> npt.NDArray[np.int64]:
-        """Shapes of samples start … stop-1, int64 (samples, rank)."""
+        """Read the shapes of samples start … stop-1, int64 (samples, rank)."""
         with opened(path) as file:
             parts = stored(file, key)
             if "" in parts:
                 check_range(path, key, start, stop, _samples(path, key, parts[""]))
                 shape = np.asarray(parts[""].shape[1:], np.int64)
                 return np.broadcast_to(shape, (stop - start, len(shape)))
-            offsets, shapes = _places(path, key, parts, start, stop)
+            offsets, shapes = _offsets(path, key, parts, start, stop)
             return ragged_shapes(offsets, shapes, parts[VALUES].shape[1:])
 
     def read_constant(self, path: Path, key: str) -> Array:
-        """The value of one constant."""
+        """Read the value of one constant."""
         with opened(path) as file:
             parts = stored(file, key)
             if "" not in parts:
-                raise damaged(path, key, "it is no constant")
+                raise damaged(path, key, "it is not a constant")
             node = parts[""]
             return _rows(node, key, 0, len(node)) if node.shape else _taken(node, ())
 
     def finish(
         self, directory: Path, tensors: Sequence[StoredTensor], shards: Sequence[StoredShard]
     ) -> Mapping[str, bytes]:
-        """`tensors.h5`, which shows all shards as one file, unless it is left out."""
+        """Return `tensors.h5`, which shows all shards as one file, unless it is turned off."""
         if self.index == AUTO and len(shards) > INDEXED_SHARDS:
             _log.info(
                 "%s is left out: few programs may open %d shards at once, and those that they "
@@ -168,7 +168,7 @@ class Hdf5Sink:
             file.create_dataset(key + PRESENT, data=_present(value))
 
     def _filters(self, array: Array) -> dict[str, object]:
-        # HDF5 compresses chunks, which scalars and empty arrays cannot have.
+        # HDF5 compresses chunks, and scalars and empty arrays cannot be chunked.
         chunked = array.ndim > 0 and array.size > 0
         if self.compression is None or not chunked:
             return {}
@@ -179,7 +179,7 @@ class Hdf5Sink:
 
 
 def _present(value: Values) -> Array:
-    """For each row whether it is a sample's own value: bool (rows,); of a scalar, bool ()."""
+    """Return for each row whether it is a sample's own value: bool (rows,), or () for a scalar."""
     present = np.ones(len(value) if value.values.ndim else (), bool)
     if value.absent:
         present[list(value.absent)] = False
@@ -187,16 +187,16 @@ def _present(value: Values) -> Array:
 
 
 def _samples(path: Path, key: str, dataset: Any) -> int:
-    """How many samples stand along the first axis."""
+    """Return the number of samples along the first axis."""
     if not dataset.shape:
         raise damaged(path, key, "it has no axis of samples")
     return len(dataset)
 
 
-def _places(
+def _offsets(
     path: Path, key: str, parts: Mapping[str, Any], start: int, stop: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64] | None]:
-    """Offsets of these samples of a ragged tensor, and their shapes where those are stored."""
+    """Read offsets of these samples of a ragged tensor, and their shapes if stored."""
     check_range(path, key, start, stop, len(parts[OFFSETS]) - 1)
     offsets = _rows(parts[OFFSETS], key, start, stop + 1).astype(np.int64, copy=False)
     shapes = None
@@ -212,7 +212,7 @@ def _rows(dataset: Any, key: str, start: int, stop: int) -> Array:
 
 
 def _taken(dataset: Any, where: slice | tuple[()]) -> Array:
-    """Some rows, or a single value; strings as objects."""
+    """Read some rows, or a single value, with strings as objects."""
     if dataset.dtype.hasobject:
         return read_strings(dataset, where)
     return np.asarray(dataset[where])

@@ -1,14 +1,14 @@
-"""HDF5 files: made whole in memory, opened with care, refused where they could not be our own.
+"""HDF5 files: built in memory, opened with care, and refused unless a sink could have written them.
 
-HDF5 follows links to any file, hands out fill values where nothing is stored, and inflates whatever
-it finds. So a dataset has to lie in its file as a sink writes it, and what it declares has to be
-possible for the bytes that are there:
+HDF5 follows links to any file, returns fill values where nothing is stored, and inflates any chunk.
+A dataset must therefore be stored in its file as a sink writes it, and the declared size must be
+possible for the bytes that exist:
 
 contiguous    exactly the declared bytes, within the file
-compressed    every chunk is there, none larger than what sinks write; together they are at most
-              `_DEFLATED` times smaller than declared, which is the most that gzip can do; a chunk
-              is inflated up to its declared size before HDF5 gets it, which knows no limit
-strings       the lengths in their descriptors sum up to no more than the file
+compressed    every chunk exists, none larger than sinks write. Together they are at most
+              `_DEFLATED` times smaller than declared, which is the most that gzip can do. A chunk
+              is inflated up to its declared size before HDF5 gets it, which has no limit
+strings       the sum of the lengths in their descriptors is no more than the file
 """
 
 import itertools
@@ -39,11 +39,72 @@ from extractkit.sinks.protocol import check_layout, count, damaged
 _BYTES = h5py.vlen_dtype(np.uint8)
 
 
-def add_strings(file: Any, path: str, strings: Array) -> None:
-    """Store strings: texts in UTF-8, bytes as they are, and rows of uint8 where one has a zero.
+PRESENT = ":present"
+"""Ending of the dataset that marks which rows of a tensor without NaN have a value."""
+
+# Exceptions that h5py raises for files that HDF5 cannot read.
+_UNREADABLE = (OSError, RuntimeError, KeyError, ValueError, TypeError, zlib.error)
+
+
+def file_image(build: Callable[[Any], None]) -> bytes:
+    """Return the bytes of the HDF5 file that `build` fills, without touching the disk.
+
+    h5py omits creation times and HDF5 clears unused space, so equal content gives equal bytes.
+    """
+    # HDF5's own in-memory driver would need twice the memory to return the file.
+    image = BytesIO()
+    with h5py.File(image, "w") as file:
+        build(file)
+    return image.getvalue()
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """Open a shard file for reading.
 
     Raises:
-        TypeError: an object that is neither text nor bytes.
+        RunDirectoryError: the file is missing, not an HDF5 file, or damaged where it is read.
+    """
+    # Reading a pipe or a device might never end.
+    if not path.is_file():
+        raise RunDirectoryError(f"{path} is missing from its run")
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except _UNREADABLE as error:
+        raise RunDirectoryError(f"{path} is damaged: {error}") from error
+
+
+def stored(file: Any, key: str) -> dict[str, Any]:
+    """Return the datasets of a tensor by the names of its parts. A dense one's name is empty.
+
+    Raises:
+        RunDirectoryError: there is none, or no sink has written it: HDF5 would follow a link or
+            external storage to any of the user's files.
+    """
+    node = member(file, key)
+    if isinstance(node, h5py.Group):
+        found = {part: member(node, part) for part in (VALUES, OFFSETS, SHAPES)}
+        parts = {part: dataset for part, dataset in found.items() if dataset is not None}
+    else:
+        parts = {} if node is None else {"": node}
+    if not parts or (VALUES in parts) != (OFFSETS in parts):
+        raise RunDirectoryError(
+            f"{file.filename} holds no tensor {key!r}. {choices(key, _keys(file))}"
+        )
+    for dataset in parts.values():
+        check_dataset(dataset, key)
+    if OFFSETS in parts:
+        layouts = {part: (dataset.dtype, dataset.shape) for part, dataset in parts.items()}
+        check_layout(Path(file.filename), key, layouts[OFFSETS], layouts.get(SHAPES))
+    return parts
+
+
+def add_strings(file: Any, path: str, strings: Array) -> None:
+    """Store strings: texts in UTF-8, bytes unchanged, or rows of uint8 if one contains a zero.
+
+    Raises:
+        TypeError: an object is neither text nor bytes.
     """
     if any(b"\0" in encoded(string) for string in strings.flat):
         add_bytes(file, path, strings)
@@ -59,15 +120,15 @@ def add_bytes(file: Any, path: str, strings: Array) -> Any:
 
 
 def holds_bytes(dataset: Any) -> bool:
-    """Return whether the values of a dataset are rows of uint8 of variable length."""
+    """Return True if the values of a dataset are rows of uint8 of variable length."""
     return bool(h5py.check_vlen_dtype(dataset.dtype) == np.uint8)
 
 
 def read_strings(dataset: Any, where: slice | tuple[()] = ()) -> Array:
-    """Return strings as objects: bytes, or texts where they were stored as such.
+    """Read strings as objects: bytes, or texts if they were stored as such.
 
     Args:
-        where: the rows; without it all of them, or a single string.
+        where: the rows to read; by default all, or a single string.
     """
     if holds_bytes(dataset):
         values = dataset[where]
@@ -92,23 +153,23 @@ _DESCRIPTOR = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")]
 
 
 def member(group: Any, name: str) -> Any:
-    """What stands under a path in a group; None where nothing does.
+    """Return the node under a path in a group, or None.
 
     Raises:
-        RunDirectoryError: a link stands in the way, which HDF5 would follow anywhere.
+        RunDirectoryError: the path contains a link, which HDF5 would follow anywhere.
     """
     node = group
     for part in filter(None, name.split("/")):
         if not isinstance(node, h5py.Group) or not node.id.links.exists(part.encode()):
             return None
         if node.id.links.get_info(part.encode()).type != h5py.h5l.TYPE_HARD:
-            raise damaged(Path(group.file.filename), name, "it points outside of itself, by a link")
+            raise damaged(Path(group.file.filename), name, "it points outside itself, by a link")
         node = node[part]
     return node
 
 
 def check_dataset(dataset: Any, key: str) -> None:
-    """Refuse a dataset that no sink has written; none of its values is read.
+    """Refuse a dataset that no sink has written. Reads none of its values.
 
     Raises:
         RunDirectoryError: it leads out of its file, has a type that is not stored, or declares
@@ -116,9 +177,9 @@ def check_dataset(dataset: Any, key: str) -> None:
     """
     path = Path(dataset.file.filename)
     if not isinstance(dataset, h5py.Dataset):
-        raise damaged(path, key, "it is no array")
+        raise damaged(path, key, "it is not an array")
     if dataset.is_virtual or dataset.external:
-        raise damaged(path, key, "it points outside of its shard file")
+        raise damaged(path, key, "it points outside its shard file")
     text = _is_text(dataset) or holds_bytes(dataset)
     if dataset.shape is None or not (text or _is_number(dataset)):
         raise damaged(path, key, f"no sink writes {dataset.dtype}")
@@ -140,10 +201,10 @@ def check_dataset(dataset: Any, key: str) -> None:
 
 
 def check_chunks(dataset: Any, key: str, start: int, stop: int) -> None:
-    """Refuse compressed rows that would inflate to more than they are declared to be.
+    """Refuse compressed rows that would inflate to more than their declared size.
 
     Raises:
-        RunDirectoryError: there are some.
+        RunDirectoryError: there are such rows.
     """
     try:
         compression = dataset.compression
@@ -158,9 +219,9 @@ def check_chunks(dataset: Any, key: str, start: int, stop: int) -> None:
         range(0, length, step)
         for length, step in zip(dataset.shape[1:], dataset.chunks[1:], strict=True)
     ]
-    for place in itertools.product(rows, *others):
-        skipped, content = dataset.id.read_direct_chunk(place)
-        # A set bit tells a filter that was left out for this chunk; gzip comes after shuffling.
+    for chunk in itertools.product(rows, *others):
+        skipped, content = dataset.id.read_direct_chunk(chunk)
+        # A set bit marks a filter that was left out for this chunk. gzip comes after shuffling.
         plain = skipped >> int(dataset.shuffle) & 1
         inflated = content if plain else zlib.decompressobj().decompress(content, size + 1)
         if len(inflated) != size:
@@ -169,13 +230,13 @@ def check_chunks(dataset: Any, key: str, start: int, stop: int) -> None:
 
 
 def _is_text(dataset: Any) -> bool:
-    """Whether it holds texts of any length; those of one length are not written."""
+    """Return True for texts of any length. Texts of a fixed length are never written."""
     text = h5py.check_string_dtype(dataset.dtype)
     return text is not None and text.length is None
 
 
 def _is_number(dataset: Any) -> bool:
-    """Whether its type is one of NumPy's, bit by bit: on others HDF5 may crash."""
+    """Return True if the type is exactly one of NumPy's. HDF5 may crash on others."""
     if dataset.dtype.kind not in "biufc":
         return False
     ordinary: bool = dataset.id.get_type() == h5py.h5t.py_create(dataset.dtype, logical=True)
@@ -207,73 +268,11 @@ def _check_texts(dataset: Any, path: Path, key: str) -> None:
         raise damaged(path, key, "its texts are longer than the file")
 
 
-PRESENT = ":present"
-"""Ending of the dataset that says which rows of a tensor without NaN are really there."""
-
-# What h5py raises for files that HDF5 cannot make sense of.
-_UNREADABLE = (OSError, RuntimeError, KeyError, ValueError, TypeError, zlib.error)
-
-
-def file_image(build: Callable[[Any], None]) -> bytes:
-    """The bytes of the HDF5 file that `build` fills; nothing touches the disk.
-
-    h5py leaves out creation times and HDF5 clears what it does not use, so equal content gives
-    equal bytes.
-    """
-    # HDF5's own in-memory driver would hold the file twice while it hands it out.
-    image = BytesIO()
-    with h5py.File(image, "w") as file:
-        build(file)
-    return image.getvalue()
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[Any]:
-    """A shard file, open for reading.
-
-    Raises:
-        RunDirectoryError: it is missing, not an HDF5 file, or damaged where it is read.
-    """
-    # A pipe would never end, and a device neither.
-    if not path.is_file():
-        raise RunDirectoryError(f"{path} is missing from its run")
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except _UNREADABLE as error:
-        raise RunDirectoryError(f"{path} is damaged: {error}") from error
-
-
-def stored(file: Any, key: str) -> dict[str, Any]:
-    """The datasets of a tensor by the names of its parts; a dense one's has no name.
-
-    Raises:
-        RunDirectoryError: there is none, or one that no sink has written: HDF5 would follow a link
-            or external storage to any file of the user's.
-    """
-    node = member(file, key)
-    if isinstance(node, h5py.Group):
-        found = {part: member(node, part) for part in (VALUES, OFFSETS, SHAPES)}
-        parts = {part: dataset for part, dataset in found.items() if dataset is not None}
-    else:
-        parts = {} if node is None else {"": node}
-    if not parts or (VALUES in parts) != (OFFSETS in parts):
-        raise RunDirectoryError(
-            f"{file.filename} holds no tensor {key!r}. {choices(key, _keys(file))}"
-        )
-    for dataset in parts.values():
-        check_dataset(dataset, key)
-    if OFFSETS in parts:
-        layouts = {part: (dataset.dtype, dataset.shape) for part, dataset in parts.items()}
-        check_layout(Path(file.filename), key, layouts[OFFSETS], layouts.get(SHAPES))
-    return parts
-
-
 def presence(file: Any, key: str) -> Any:
-    """The dataset that says which rows of a tensor are there; None where it has NaN for that.
+    """Return the dataset that marks which rows of a tensor have a value; None if it has NaN.
 
     Raises:
-        RunDirectoryError: as `stored`.
+        RunDirectoryError: see `stored`.
     """
     dataset = member(file, key + PRESENT)
     if dataset is not None:

@@ -2,11 +2,12 @@
 
 Datasets are virtual: they point at `shards/`, by names relative to the file itself, so that a run
 can be moved and read from any working directory. Offsets and shapes of ragged tensors are real,
-and count through the whole run. In a run with checkpoints these are the first axis of every dataset
-but a ragged tensor's values, whose rows follow each other: offsets are (checkpoints, samples + 1).
+and count through the whole run. In a run with checkpoints, these are the first axis of every
+dataset except a ragged tensor's values, which are concatenated: offsets are (checkpoints,
+samples + 1).
 
-HDF5 does not convert strings to rows of uint8. Where some shards hold a tensor as the one and some
-as the other, its values are copied as rows of uint8.
+HDF5 does not convert strings to rows of uint8. If some shards hold a tensor as strings and others
+as rows, its values are copied as rows of uint8.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -43,12 +44,12 @@ _ABOUT = (
 
 
 @dataclass
-class _Pieces:
-    """What the shards hold of one dataset, laid end to end along the first axis.
+class _Concatenation:
+    """The content of one dataset in all shards, concatenated along the first axis.
 
     Attributes:
-        shape, dtype: of all of it.
-        forms: whether its shards hold rows of uint8; of strings there may be both.
+        shape, dtype: those of the whole.
+        forms: whether its shards hold rows of uint8. For strings, both forms may occur.
         parts: the shards' files, each with its first row and its end.
     """
 
@@ -72,63 +73,63 @@ class _Pieces:
 
 @dataclass
 class _Virtual:
-    """One dataset over all shards: its pieces, for each checkpoint where a run has several.
+    """One dataset over all shards, with the content of each checkpoint if a run has several.
 
     Attributes:
-        name: of the dataset, in the shards and here.
+        name: the name of the dataset, in the shards and here.
         stacked: whether the checkpoints are an axis of their own, in front of the others.
     """
 
     name: str
     stacked: bool
-    pieces: dict[int, _Pieces] = field(default_factory=dict)
+    by_checkpoint: dict[int, _Concatenation] = field(default_factory=dict)
 
     def append(self, source: str, dataset: Any, checkpoint: int) -> None:
-        self.pieces.setdefault(checkpoint, _Pieces()).append(source, dataset)
+        self.by_checkpoint.setdefault(checkpoint, _Concatenation()).append(source, dataset)
 
     @property
     def rows(self) -> int:
-        """Rows of a dataset whose checkpoints are not stacked."""
-        return sum(one.shape[0] if one.shape else 0 for one in self.pieces.values())
+        """Number of rows of a dataset whose checkpoints are not stacked."""
+        return sum(one.shape[0] if one.shape else 0 for one in self.by_checkpoint.values())
 
     def write(self, file: Any, directory: Path) -> Any:
-        pieces = [self.pieces[at] for at in sorted(self.pieces)]
-        own, dtype = pieces[0].shape, pieces[0].dtype
-        shape = (len(pieces), *own) if self.stacked else own
-        if len(set.union(*(one.forms for one in pieces))) > 1:
-            return self._copied(file, directory, pieces, shape)
+        contents = [self.by_checkpoint[at] for at in sorted(self.by_checkpoint)]
+        own, dtype = contents[0].shape, contents[0].dtype
+        shape = (len(contents), *own) if self.stacked else own
+        if len(set.union(*(one.forms for one in contents))) > 1:
+            return self._copied(file, directory, contents, shape)
         layout = h5py.VirtualLayout(shape, dtype)
-        # h5py leaves times out of every dataset but a virtual one: two runs would differ in them.
+        # h5py omits times from all datasets but virtual ones, and they would differ between runs.
         layout.dcpl.set_obj_track_times(False)
-        for at, one in enumerate(pieces):
+        for at, one in enumerate(contents):
             for source, start, stop in one.parts:
                 rows = (stop - start, *own[1:]) if own else ()
                 origin = h5py.VirtualSource(_literal(source), _literal(self.name), rows, dtype)
-                layout[self._place(at, start, stop, own)] = origin
+                layout[self._rows_of(at, start, stop, own)] = origin
         fill = dtype.type(np.nan) if dtype.kind in "fc" else None
         return file.create_virtual_dataset(self.name, layout, fillvalue=fill)
 
-    def _place(
+    def _rows_of(
         self, at: int, start: int, stop: int, own: tuple[int, ...]
     ) -> tuple[int | slice, ...]:
-        """Where rows of one checkpoint are; a single value has none."""
-        place = (at,) if self.stacked else ()
-        return (*place, slice(start, stop)) if own else place
+        """Return the index of rows of one checkpoint; a single value has no rows."""
+        outer = (at,) if self.stacked else ()
+        return (*outer, slice(start, stop)) if own else outer
 
     def _copied(
-        self, file: Any, directory: Path, pieces: Sequence[_Pieces], shape: tuple[int, ...]
+        self, file: Any, directory: Path, contents: Sequence[_Concatenation], shape: tuple[int, ...]
     ) -> Any:
         strings = np.empty(shape, object)
-        for at, one in enumerate(pieces):
+        for at, one in enumerate(contents):
             for source, start, stop in one.parts:
                 with opened(directory / source) as shard_file:
-                    place = self._place(at, start, stop, one.shape)
-                    strings[place] = read_strings(shard_file[self.name])
+                    rows = self._rows_of(at, start, stop, one.shape)
+                    strings[rows] = read_strings(shard_file[self.name])
         return add_bytes(file, self.name, strings)
 
 
 def _literal(name: str) -> str:
-    # In the names of virtual sources HDF5 reads a percent sign as a format, as printf does.
+    # HDF5 reads a percent sign in the names of virtual sources as a format, as printf does.
     return name.replace("%", "%%")
 
 
@@ -161,7 +162,7 @@ class _Tensor:
         self, source: str, file: Any, parts: Mapping[str, Any], checkpoint: int
     ) -> None:
         if not self.offsets:
-            # Lengths may differ between checkpoints, so their rows follow each other.
+            # Lengths may differ between checkpoints, so their rows are concatenated.
             self.values = _Virtual(f"{self.stored.key}/{VALUES}", stacked=False)
         offsets = parts[OFFSETS][:]
         shapes = parts[SHAPES][:] if SHAPES in parts else None
@@ -174,7 +175,7 @@ class _Tensor:
             self.shapes.setdefault(checkpoint, []).append(shapes)
 
     def write(self, file: Any, directory: Path) -> None:
-        if not self.values.pieces:
+        if not self.values.by_checkpoint:
             return
         node = self.values.write(file, directory)
         labels = [AXIS] * self.stacked + [dim or "" for dim in self.stored.dims]
@@ -187,7 +188,7 @@ class _Tensor:
             for axis, label in enumerate(labels[: len(node.shape)]):
                 node.dims[axis].label = label
         node.attrs["dims"] = np.array(labels, h5py.string_dtype())
-        if self.present.pieces:
+        if self.present.by_checkpoint:
             self.present.write(file, directory)
 
     def _laid(self, arrays: Mapping[int, Sequence[npt.NDArray[np.int64]]]) -> Any:
@@ -199,7 +200,7 @@ def build_index(
     file: Any, directory: Path, tensors: Iterable[StoredTensor], shards: Sequence[StoredShard]
 ) -> None:
     """Fill `file` with one dataset, or group, for each tensor."""
-    # The constants come last, so that a tensor is laid out in the order of its samples.
+    # Samples first, in order, so that their tensors are laid out in that order.
     ordered = sorted(shards, key=lambda one: (one.shard.constant, one.shard.place))
     stacked = any(one.shard.checkpoint is not None for one in shards)
     series = [_Tensor.of(tensor, stacked) for tensor in tensors]

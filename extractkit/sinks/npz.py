@@ -1,13 +1,13 @@
 """The NPZ sink: each shard is an uncompressed `.npz` file that `numpy.load` reads.
 
-A key is percent-escaped (all but letters, digits and `_.-~`), since what unpacks the archive would
-take its slashes for folders and may not allow colons. A dense tensor is the member KEY; a ragged
-one is KEY+values, KEY+offsets and, where more than its first axis varies, KEY+shapes. An escaped
-key holds no plus sign.
+A key is percent-escaped (all but letters, digits and `_.-~`), because programs that unpack the
+archive would take its slashes for folders and may not allow colons. A dense tensor is the member
+KEY. A ragged one is KEY+values, KEY+offsets and, if more than its first axis varies, KEY+shapes. An
+escaped key contains no plus sign.
 
-Strings are bytes of any length, which NumPy has no type for. They are two arrays in place of one:
-NAME+bytes, uint8, end to end in C order (texts in UTF-8), and NAME+ends, int64, in the shape of the
-strings: where each ends in NAME+bytes.
+Strings are bytes of any length, for which NumPy has no type. They are stored as two arrays:
+NAME+bytes, uint8, concatenated in C order (texts in UTF-8), and NAME+ends, int64, in the shape of
+the strings: the end of each in NAME+bytes.
 """
 
 import io
@@ -48,11 +48,11 @@ from extractkit.sinks.protocol import (
 )
 
 BYTES, ENDS = "bytes", "ends"
-"""Names of the two arrays that strings are stored as."""
+"""Names of the two arrays that hold strings."""
 
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip archive can tell
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date of a zip archive
 _STORED = "biufcSU"
-# What zipfile and NumPy raise for files that they cannot make sense of.
+# Exceptions that zipfile and NumPy raise for files that they cannot read.
 _UNREADABLE = (
     zipfile.BadZipFile,
     EOFError,
@@ -69,7 +69,7 @@ _UNREADABLE = (
 
 
 def member(key: str, part: str = "") -> str:
-    """The name under which `numpy.load` shows one array of a tensor."""
+    """Return the name under which `numpy.load` shows one array of a tensor."""
     return f"{quote(key, safe='')}+{part}" if part else quote(key, safe="")
 
 
@@ -83,56 +83,56 @@ class NpzSink:
         return ".npz"
 
     def serialize(self, values: Mapping[str, Values]) -> bytes:
-        """A shard, or the constants, as the bytes of an `.npz` file.
+        """Serialise a shard, or the constants, as an `.npz` file.
 
         Raises:
-            JobError: objects that are no strings, which NumPy could only store as a pickle.
+            JobError: an object is not a string, and NumPy could only store it as a pickle.
         """
         image = io.BytesIO()
         with zipfile.ZipFile(image, "w", zipfile.ZIP_STORED) as archive:
             for key, value in values.items():
                 for part, array in _arrays(key, value).items():
                     info = zipfile.ZipInfo(f"{member(key, part)}.npy", _EPOCH)
-                    info.external_attr = 0o644 << 16  # else it unpacks as a file that none may read
+                    info.external_attr = 0o644 << 16  # otherwise it unpacks without read permission
                     with archive.open(info, "w", force_zip64=True) as file:
                         ordered = np.asarray(array, order="C")
                         np.lib.format.write_array(file, ordered, allow_pickle=False)
         return image.getvalue()
 
     def read(self, path: Path, key: str, start: int, stop: int) -> Values:
-        """Samples start … stop-1 of one tensor; no other sample's values are kept."""
+        """Read samples start … stop-1 of one tensor, and keep no other sample's values."""
         with _opened(path) as archive:
             if _dense(archive, key):
                 check_range(path, key, start, stop, _samples(archive, key))
                 return Dense(_read(archive, key, "", start, stop))
-            offsets, shapes = _places(archive, key, start, stop)
+            offsets, shapes = _offsets(archive, key, start, stop)
             rows = _read(archive, key, VALUES, int(offsets[0]), int(offsets[-1]))
             return Ragged(rows, offsets - offsets[0], shapes)
 
     def read_shapes(self, path: Path, key: str, start: int, stop: int) -> npt.NDArray[np.int64]:
-        """Shapes of samples start … stop-1, int64 (samples, rank)."""
+        """Read the shapes of samples start … stop-1, int64 (samples, rank)."""
         with _opened(path) as archive:
             if _dense(archive, key):
                 check_range(path, key, start, stop, _samples(archive, key))
                 fixed = _layout(archive, key)[1][1:]
                 return np.broadcast_to(np.asarray(fixed, np.int64), (stop - start, len(fixed)))
-            offsets, shapes = _places(archive, key, start, stop)
+            offsets, shapes = _offsets(archive, key, start, stop)
             return ragged_shapes(offsets, shapes, _layout(archive, key, VALUES)[1][1:])
 
     def read_constant(self, path: Path, key: str) -> Array:
-        """The value of one constant."""
+        """Read the value of one constant."""
         with _opened(path) as archive:
             return _read(archive, key)
 
     def finish(
         self, directory: Path, tensors: Sequence[StoredTensor], shards: Sequence[StoredShard]
     ) -> Mapping[str, bytes]:
-        """Nothing: NumPy has no file that spans others."""
+        """Return no files, because NumPy has no format that spans others."""
         return {}
 
 
 def _arrays(key: str, value: Values) -> dict[str, Array]:
-    """The arrays to store, by name; strings are two."""
+    """Return the arrays to store, by name. Strings are two arrays."""
     arrays: dict[str, Array] = {}
     for part, array in value.parts().items():
         if array.dtype.kind not in "OSU":
@@ -154,7 +154,7 @@ def _joined(part: str, name: str) -> str:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
-    # A pipe would never end, and a device neither.
+    # Reading a pipe or a device might never end.
     if not path.is_file():
         raise RunDirectoryError(f"{path} is missing from its run")
     try:
@@ -166,7 +166,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
 
 @contextmanager
 def _entered(archive: zipfile.ZipFile, key: str, part: str) -> Iterator[tuple[IO[bytes], int]]:
-    """One array's file inside the archive, and its size."""
+    """Open one array's file inside the archive, and return its size too."""
     info = archive.NameToInfo.get(_entry(key, part))
     if info is None:
         raise RunDirectoryError(
@@ -174,7 +174,7 @@ def _entered(archive: zipfile.ZipFile, key: str, part: str) -> Iterator[tuple[IO
         )
     path = _path(archive)
     if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
-        raise damaged(path, key, "it is compressed, which no sink does")
+        raise damaged(path, key, "it is compressed, as no sink writes it")
     if info.header_offset + info.file_size > path.stat().st_size:
         raise damaged(path, key, "it is larger than its file")
     with archive.open(info) as file:
@@ -205,7 +205,7 @@ def _keys(archive: zipfile.ZipFile) -> list[str]:
 def _header(
     archive: zipfile.ZipFile, key: str, file: IO[bytes], size: int
 ) -> tuple[np.dtype[np.generic], tuple[int, ...]]:
-    """Dtype and shape of the array that follows in C order, and fills the rest of the file."""
+    """Read dtype and shape of an array, which must be in C order and fill the rest of the file."""
     path = _path(archive)
     if np.lib.format.read_magic(file) == (1, 0):
         shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
@@ -228,7 +228,7 @@ def _layout(
 
 
 def _samples(archive: zipfile.ZipFile, key: str, part: str = "") -> int:
-    """How many samples stand along the first axis."""
+    """Return the number of samples along the first axis."""
     shape = _layout(archive, key, part)[1]
     if not shape:
         raise damaged(_path(archive), key, "it has no axis of samples")
@@ -238,7 +238,7 @@ def _samples(archive: zipfile.ZipFile, key: str, part: str = "") -> int:
 def _read(
     archive: zipfile.ZipFile, key: str, part: str = "", start: int = 0, stop: int | None = None
 ) -> Array:
-    """Rows start … stop-1 of one array, or all of it."""
+    """Read rows start … stop-1 of one array, or all of it."""
     if _strings(archive, key, part):
         return _read_strings(archive, key, part, start, stop)
     with _entered(archive, key, part) as (file, size):
@@ -247,7 +247,7 @@ def _read(
             file.seek(start * count(shape[1:]) * dtype.itemsize, io.SEEK_CUR)
             shape = (stop - start, *shape[1:])
         array = np.empty(shape, dtype)
-        # As bytes: a buffer of half floats or texts is not one that files read into.
+        # As bytes, because files cannot read into buffers of half floats or texts.
         if array.nbytes and file.readinto(array.reshape(-1).view(np.uint8)) != array.nbytes:  # type: ignore[attr-defined]
             raise EOFError(f"{key!r} ends early")
         return array
@@ -261,7 +261,7 @@ def _read_strings(
     kinds = [_layout(archive, key, one)[0] for one in (name, data)]
     if kinds != [np.int64, np.uint8]:
         raise damaged(path, key, f"its {BYTES} and {ENDS} have other types")
-    # A string begins where the one before it ends.
+    # A string begins at the end of the one before it.
     known = _read(archive, key, name, max(start - 1, 0), stop)
     ends = known[1:] if start else known
     first = known[0].reshape(-1)[-1:] if start else np.zeros(1, np.int64)
@@ -270,18 +270,18 @@ def _read_strings(
     if not strings.size:
         return strings
     if bounds[0] < 0 or bounds[-1] > size or (np.diff(bounds) < 0).any():
-        raise damaged(path, key, f"its {ENDS} do not lie in order within its {size} bytes")
+        raise damaged(path, key, f"its {ENDS} are not in order within its {size} bytes")
     content = _read(archive, key, data, int(bounds[0]), int(bounds[-1])).tobytes()
     bounds -= bounds[0]
-    for place, (begin, end) in zip(np.ndindex(strings.shape), pairwise(bounds), strict=True):
-        strings[place] = content[begin:end]
+    for index, (begin, end) in zip(np.ndindex(strings.shape), pairwise(bounds), strict=True):
+        strings[index] = content[begin:end]
     return strings
 
 
-def _places(
+def _offsets(
     archive: zipfile.ZipFile, key: str, start: int, stop: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64] | None]:
-    """Offsets of these samples of a ragged tensor, and their shapes where those are stored."""
+    """Read offsets of these samples of a ragged tensor, and their shapes if stored."""
     path, offset_layout = _path(archive), _layout(archive, key, OFFSETS)
     shaped = _entry(key, SHAPES) in archive.NameToInfo
     check_layout(path, key, offset_layout, _layout(archive, key, SHAPES) if shaped else None)

@@ -1,13 +1,13 @@
-"""A run's files on a local disk: the one way in which they are opened and written.
+"""A run's files on a local disk, and the only path by which they are opened and written.
 
-A run may come from anywhere. What is opened is looked at through its descriptor, so that nothing
-can be put in its place in between.
+A run may come from anywhere. An opened file is checked through its descriptor, so that it cannot be
+replaced in between.
 
-A file is written under another name, forced out of the caches and then renamed, so that a name in a
-run directory never stands for half a file, whatever is killed or unplugged meanwhile.
+A file is written under another name, forced to disk and then renamed, so that a name in a run
+directory never refers to half a file, whatever is killed or unplugged meanwhile.
 
-Every change goes through a function of `os` that is called as `os.…`, here or in `opened.py`; the
-tests of what a run promises put their own in that place.
+Every change goes through a function of `os` that is called as `os.…`. Tests of the promises of a
+run replace these functions.
 """
 
 import contextlib
@@ -20,21 +20,21 @@ from pathlib import Path
 from extractkit.errors import JobError, RunDirectoryError
 
 _SAFELY = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-# A link; a pipe or a socket that nobody serves; a directory that is to be written.
+# A link; a pipe or a socket without a reader; a directory opened for writing.
 _OTHER_KINDS = (errno.ELOOP, errno.ENXIO, errno.EISDIR)
 
 
 def opened(path: Path, flags: int = os.O_RDONLY, *, or_directory: bool = False) -> int:
-    """A descriptor of a regular file.
+    """Open a regular file and return its descriptor.
 
     Args:
-        flags: of `os.open`, beside those that keep it from blocking.
+        flags: flags of `os.open`, in addition to those that keep it from blocking.
         or_directory: whether it may be a directory.
 
     Raises:
         RunDirectoryError: it is something else.
         OSError: it cannot be opened.
-        ValueError: no file can have such a name.
+        ValueError: it is not a possible file name.
     """
     try:
         descriptor = os.open(path, flags | _SAFELY, 0o666)
@@ -50,10 +50,10 @@ def opened(path: Path, flags: int = os.O_RDONLY, *, or_directory: bool = False) 
 
 
 def check_directory(path: Path) -> None:
-    """Make sure that a directory within a run, where it is there, is one of the run's own.
+    """Check that a directory within a run, if it exists, is not a link.
 
     Raises:
-        RunDirectoryError: it is a link, or no directory.
+        RunDirectoryError: it is a link, or not a directory.
     """
     try:
         mode = path.lstat().st_mode
@@ -61,13 +61,13 @@ def check_directory(path: Path) -> None:
         return
     if not stat.S_ISDIR(mode):
         raise RunDirectoryError(
-            f"{path} is no directory but a {'link' if stat.S_ISLNK(mode) else 'file'}: it may lead "
-            f"out of its run. Put the directory itself in its place"
+            f"{path} is not a directory but a {'link' if stat.S_ISLNK(mode) else 'file'}: it may "
+            f"lead out of its run. Put the directory itself in its place"
         )
 
 
 def _other_kind(path: Path) -> RunDirectoryError:
-    return RunDirectoryError(f"{path} is no regular file: it may lead out of its run")
+    return RunDirectoryError(f"{path} is not a regular file: it may lead out of its run")
 
 
 TEMPORARY = ".tmp"
@@ -77,19 +77,19 @@ _BUFFER = 1 << 20
 
 
 class DurableFile:
-    """A file that has its name only once it is whole, and then survives a crash of the machine.
+    """A file that gets its name only once it is complete, and then survives a crash of the machine.
 
-    Every method raises JobError where the system refuses; a former file of that name stays as it
-    is until `publish` replaces it.
+    Every method raises JobError if the system refuses. A previous file of that name stays as it is
+    until `publish` replaces it.
     """
 
     def __init__(self, path: Path, temporary: Path | None = None) -> None:
-        """Begin to write `path`, under the name `temporary` (None: its own with an ending)."""
+        """Begin to write `path`, under the name `temporary` (default: its own with an ending)."""
         self._path = path
         self._temporary = temporary or path.with_name(path.name + TEMPORARY)
         self._pending = bytearray()
         with writing(path):
-            # Made anew: another name of the same file may lie outside of the run.
+            # Made anew, because a hard link to the same file may be outside the run.
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._temporary)  # noqa: PTH108
             self._descriptor: int | None = opened(
@@ -103,7 +103,7 @@ class DurableFile:
             self._flush()
 
     def seal(self) -> None:
-        """Force the file out of the caches under its temporary name."""
+        """Force the file to disk under its temporary name."""
         self._flush()
         assert self._descriptor is not None
         with writing(self._path):
@@ -116,7 +116,7 @@ class DurableFile:
         publish(self._temporary, self._path)
 
     def discard(self) -> None:
-        """Remove what was written; for after a failure, so it never fails itself."""
+        """Remove what was written. It is called after a failure, so it never fails itself."""
         self._pending = bytearray()  # not cleared: a failed write may still hold a view of it
         with contextlib.suppress(OSError):
             self._close()
@@ -130,17 +130,17 @@ class DurableFile:
         self._pending.clear()
 
     def _close(self) -> None:
-        """Once only: the number may stand for another thread's file right afterwards."""
+        """Close once only, because another thread may get the same descriptor right afterwards."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Write a whole file; once this returns, it survives a crash of the machine.
+    """Write a whole file. Once this returns, it survives a crash of the machine.
 
     Raises:
-        JobError: the system refused; nothing is left behind.
+        JobError: the system refused. Nothing is left behind.
     """
     file = DurableFile(path)
     try:
@@ -152,18 +152,18 @@ def write_durably(path: Path, data: bytes) -> None:
 
 
 def temporary_of(path: Path, writer: str) -> Path:
-    """The name under which one of several writers holds a file that it may not name itself."""
+    """Return the temporary name that one of several writers uses for a file."""
     return path.with_name(f"{path.name}.{writer}{TEMPORARY}")
 
 
 def write_apart(path: Path, data: bytes, writer: str) -> None:
-    """Write a whole file durably, for somebody else to `publish` under its name.
+    """Write a whole file durably under a temporary name, for another process to `publish`.
 
     Args:
-        path: what it will be called; until then it is `temporary_of(path, writer)`.
+        path: its final name. Until then it is `temporary_of(path, writer)`.
 
     Raises:
-        JobError: the system refused; nothing is left behind.
+        JobError: the system refused. Nothing is left behind.
     """
     file = DurableFile(path, temporary_of(path, writer))
     try:
@@ -175,10 +175,10 @@ def write_apart(path: Path, data: bytes, writer: str) -> None:
 
 
 def publish(temporary: Path, path: Path) -> None:
-    """Give a file that has been forced out its name, durably.
+    """Give a file on disk its final name, durably.
 
     Raises:
-        JobError: the system refused; also where there is no such file.
+        JobError: the system refused, or there is no such file.
     """
     with writing(path):
         os.replace(temporary, path)  # noqa: PTH105 - see the module's docstring
@@ -186,7 +186,7 @@ def publish(temporary: Path, path: Path) -> None:
 
 
 def move(source: Path, target: Path) -> None:
-    """Bring a file to another directory; durable once `make_durable` was called for that.
+    """Move a file to another directory, durably once `make_durable` was called for that.
 
     Raises:
         JobError: the system refused.
@@ -196,7 +196,7 @@ def move(source: Path, target: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Take a file away that may be there. That need not survive a crash of the machine.
+    """Remove a file if it exists. The removal need not survive a crash of the machine.
 
     Raises:
         JobError: the system refused.
@@ -206,10 +206,10 @@ def remove(path: Path) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add one line to a file, durably.
+    """Append one line to a file, durably.
 
     Raises:
-        JobError: the system refused; what was written of the line is taken back.
+        JobError: the system refused. A part of the line that was written is removed.
         RunDirectoryError: something else has the file's name.
     """
     created = not path.exists()
@@ -231,7 +231,7 @@ def append_line(path: Path, line: str) -> None:
 
 
 def opened_to_append(path: Path) -> int:
-    """A descriptor that adds at the end of a file, which is made where there is none.
+    """Open a file for appending, making it if needed, and return its descriptor.
 
     Raises:
         OSError, JobError: the system refused.
@@ -241,7 +241,7 @@ def opened_to_append(path: Path) -> int:
 
 
 def cut(path: Path, size: int) -> None:
-    """Take away what follows the first `size` bytes of a file, durably.
+    """Cut a file to its first `size` bytes, durably.
 
     Raises:
         JobError: the system refused.
@@ -257,11 +257,11 @@ def cut(path: Path, size: int) -> None:
 
 
 def make_durable(path: Path) -> None:
-    """Force a file, or a directory, that something else has made out of the caches.
+    """Force a file or directory that other code has made to disk.
 
     Raises:
         JobError: the system refused.
-        RunDirectoryError: it is neither.
+        RunDirectoryError: it is neither a file nor a directory.
     """
     with writing(path):
         descriptor = opened(path, or_directory=True)
@@ -273,10 +273,10 @@ def make_durable(path: Path) -> None:
 
 
 def make_directory(path: Path) -> None:
-    """Make a directory durably, unless it is there.
+    """Make a directory durably, unless it exists.
 
     Raises:
-        JobError: the system refused; also where a link leads to one.
+        JobError: the system refused, or a link has its name.
     """
     if path.is_dir() and not path.is_symlink():
         return
@@ -287,10 +287,10 @@ def make_directory(path: Path) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Say what a failing system call means for the job.
+    """Turn an OSError of a system call into a JobError.
 
     Raises:
-        JobError: in place of an OSError.
+        JobError: a system call failed.
     """
     try:
         yield
@@ -298,17 +298,17 @@ def writing(path: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise JobError(
                 f"{path} could not be written: the disk, or your quota on it, is full. "
-                f"What was committed before is intact; free some space and go on"
+                f"Committed shards are intact. Free some space and resume the run"
             ) from error
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise JobError(f"{path} could not be written: {reason}") from error
 
 
 def _opened_alone(path: Path, flags: int) -> int:
-    """A descriptor by which a file is changed in place.
+    """Open a file to be changed in place, and return its descriptor.
 
-    Where it has other names, from a copy by hard links say, it is written anew under this one
-    first: what the others name may lie outside of the run, and stays as it is.
+    If it has several names (hard links, as some copies make), it is first written anew under this
+    one, because the others may be outside the run and must not change.
     """
     while True:
         descriptor = opened(path, os.O_RDWR | flags)
@@ -338,14 +338,14 @@ def _write_anew(path: Path, descriptor: int) -> None:
 
 
 def _write(descriptor: int, data: bytes | bytearray) -> None:
-    """All of `data`: a system call may write less than it was given."""
+    """Write all of `data`, since a system call may write less than it was given."""
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(descriptor, rest) :]
 
 
 def _sync_directory(path: Path) -> None:
-    """A rename is durable once the directory that holds the name is."""
+    """Make a rename durable by syncing the directory that holds the name."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -1,6 +1,6 @@
-"""What every source of samples must do.
+"""The contract tests of sources of samples.
 
-A test module of a source subclasses `SourceContract` and says what it is about:
+A test module of a source subclasses `SourceContract` and provides the inputs and a signature:
 
     class TestMyInputs(SourceContract):
         def inputs(self, folder: Path) -> Inputs:
@@ -10,7 +10,7 @@ A test module of a source subclasses `SourceContract` and says what it is about:
         def signature(self) -> Signature:
             return Signature("m", (InputSpec("x", "float32", (2,), (None,)),))
 
-pytest then collects the tests below. Two samples or more show most.
+pytest then collects the tests below. Use at least two samples.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,18 +25,18 @@ from extractkit.inputs.protocol import Inputs, Sample, Signature, Source, identi
 
 
 class SourceContract:
-    """Tests that hold for every source."""
+    """Tests that every source must pass."""
 
     def inputs(self, folder: Path) -> Inputs:
-        """The inputs under test; files that they need may be written to this folder."""
+        """Return the inputs under test. Files that they need may be written to this folder."""
         raise NotImplementedError
 
     def signature(self) -> Signature:
-        """A model that can take them."""
+        """Return the signature of a model that can take them."""
         raise NotImplementedError
 
     def source(self, folder: Path) -> Source:
-        """The inputs, bound."""
+        """Return the bound inputs."""
         return self.inputs(folder).bind(self.signature())
 
     def test_there_is_a_sample_for_every_index(self, tmp_path: Path) -> None:
@@ -53,14 +53,14 @@ class SourceContract:
         assert len(set(ids)) == len(ids)
         assert all(text.encode("utf-8") for s in samples for text in (s.id, s.source))
 
-    def test_who_a_sample_is_can_be_told_without_reading_it(self, tmp_path: Path) -> None:
+    def test_a_sample_is_identified_without_reading_it(self, tmp_path: Path) -> None:
         source = self.source(tmp_path)
-        if not hasattr(source, "identify"):  # then those that cannot be read lose their names
+        if not hasattr(source, "identify"):  # optional: unreadable samples then have no names
             return
         for sample in source.read(0, len(source)):
-            told = identity(source, sample.index)
-            assert (told.id, told.source) == (sample.id, sample.source)
-            assert told.extra.items() <= sample.extra.items()
+            known = identity(source, sample.index)
+            assert (known.id, known.source) == (sample.id, sample.source)
+            assert known.extra.items() <= sample.extra.items()
 
     def test_the_data_is_what_the_model_takes(self, tmp_path: Path) -> None:
         source = self.source(tmp_path)
@@ -121,17 +121,17 @@ class SourceContract:
 
 
 def read_all(inputs: Inputs, signature: Signature) -> Sequence[Sample]:
-    """Every sample, bound and read as a job does.
+    """Bind the inputs and read every sample, as a job does.
 
     Raises:
-        InputError: the source is no good, or one of its samples.
+        InputError: the source or one of its samples cannot be used.
     """
     source = inputs.bind(signature)
     return source.read(0, len(source))
 
 
 def assert_fits(sample: Sample, signature: Signature) -> None:
-    """A text for a model that takes text, or an array for each of the model's inputs."""
+    """Check for a text if the model takes text, or for an array for each of its inputs."""
     if isinstance(sample.data, str):
         assert signature.takes_text
         return
@@ -148,7 +148,7 @@ def assert_fits(sample: Sample, signature: Signature) -> None:
 
 
 def assert_same(found: Sequence[Sample], expected: Sequence[Sample]) -> None:
-    """Equal in everything, arrays bit for bit."""
+    """Check that samples are equal, with arrays equal bit for bit."""
     assert [_comparable(sample) for sample in found] == [_comparable(one) for one in expected]
 
 

@@ -1,6 +1,6 @@
-"""What every model adapter must do.
+"""The contract tests of model adapters.
 
-A test module of an adapter subclasses `ModelContract` and says what it is about:
+A test module of an adapter subclasses `ModelContract` and provides the model:
 
     class TestMyModel(ModelContract):
         def model(self) -> Model:
@@ -24,10 +24,10 @@ from extractkit.models.protocol import Compilation, Fetch, HasOwnCall, Model, Ow
 
 
 class WeightsContract:
-    """Tests that hold for every model, one of weights alone included."""
+    """Tests that every model must pass, including one of weights alone."""
 
     def model(self) -> Model:
-        """The model under test, loaded anew."""
+        """Load and return the model under test."""
         raise NotImplementedError
 
     def test_two_loads_agree(self) -> None:
@@ -50,10 +50,10 @@ class WeightsContract:
 
 
 class ModelContract(WeightsContract):
-    """Tests that hold for every model that computes something.
+    """Tests that every model that computes something must pass.
 
     Attributes:
-        length: of samples along free axes; a model that needs longer ones has a larger one.
+        length: length of samples along free axes. Raise it for a model that needs longer ones.
     """
 
     length = 8
@@ -129,19 +129,19 @@ class ModelContract(WeightsContract):
 
 
 def own_call(model: Model) -> OwnCall:
-    """The model's own call; of a model with checkpoints that with the first of them."""
+    """Return the model's own call, with the first checkpoint if it has several."""
     assert isinstance(model, HasOwnCall)
     return model.own_call(None if getattr(model, "checkpoints", None) is None else 0)
 
 
 def drawn(model: Model, samples: int, length: int = ModelContract.length) -> Batch:
-    """A batch of random samples, all of one length."""
+    """Return a batch of random samples, all of one length."""
     source = Random(samples=samples, length=length).bind(model.signature)
     return collate(model.signature, model.encode(source.read(0, samples)))
 
 
 def assert_close(value: Array, expected: Array) -> None:
-    """Numbers agree but for their last bits, texts altogether."""
+    """Check that numbers agree except for their last bits, and texts exactly."""
     if value.dtype.hasobject:
         np.testing.assert_array_equal(value, expected)
     else:
@@ -149,7 +149,7 @@ def assert_close(value: Array, expected: Array) -> None:
 
 
 def assert_fits(record: TensorRecord, value: Array, sizes: Mapping[str, int]) -> None:
-    """Fixed axes have the recorded size, and those that follow free axes the size that follows."""
+    """Check fixed axes against the recorded size, and others against their free axis."""
     assert value.dtype == numpy_dtype(storable(record.dtype)), record.address
     if record.dims is None or record.shape is None:  # even the rank has to be measured
         return
@@ -163,7 +163,7 @@ def assert_fits(record: TensorRecord, value: Array, sizes: Mapping[str, int]) ->
 
 
 def _without_generated_names(model: Model) -> list[TensorRecord]:
-    """The records without the layers' own names, which may count what was built before."""
+    """Return the records without the layers' own names, which may count earlier builds."""
     return [
         replace(record, name="", scopes=tuple(replace(scope, name="") for scope in record.scopes))
         for record in model.catalog.records

@@ -1,9 +1,9 @@
-"""A small model in plain NumPy behind the `Model` protocol.
+"""A small model in plain NumPy that implements the `Model` protocol.
 
-With it engine, runs and command line are tested without TensorFlow's start-up, and plugin authors
-see what an adapter is. It reads token ids (or texts, a character a token), embeds them, scores
-every token against every other, mixes them, and pools. Samples are computed one by one without
-padding, so values do not depend on batches at all.
+With it, engine, runs and command line are tested without TensorFlow's start-up, and plugin authors
+have an example of an adapter. It reads token ids (or texts, one character per token), embeds them,
+scores every token against every other, mixes them, and pools. Samples are computed one by one
+without padding, so values do not depend on batches.
 """
 
 import hashlib
@@ -41,10 +41,10 @@ Weights = Mapping[str, npt.NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class ReferenceModel:
-    """The model; `seed` draws its weights, `longest` cuts texts off.
+    """The model. `seed` draws its weights, and `longest` truncates texts.
 
-    `checkpoints` are files of weights: afterwards it is their axis, or None. `checkpoint_step`
-    finds their steps.
+    `checkpoints` names files of weights, and is replaced by their axis, or None.
+    `checkpoint_step` finds their steps.
     """
 
     seed: int = 0
@@ -63,16 +63,16 @@ class ReferenceModel:
 
     @property
     def signature(self) -> Signature:
-        """One input, `tokens`: whole numbers of any length."""
+        """One input, `tokens`: integers along a free axis."""
         spec = InputSpec("tokens", "int32", (None,), (_TOKEN,), pad=0, low=0, high=_VOCABULARY)
         return Signature(self.name, (spec,), takes_text=True, longest={_TOKEN: self.longest})
 
     def _become(self, file: WeightFile) -> None:
-        """Take over the weights of a file that holds `embeddings` and `kernel`."""
+        """Load the weights of a file that holds `embeddings` and `kernel`."""
         shapes = {key: file.entry(key).shape for key in file}
         if shapes != {"embeddings": (_VOCABULARY, _WIDTH), "kernel": (_WIDTH, _WIDTH)}:
             raise ModelError(f"{KEY}={file.path!r} does not fit the model: {shapes}")
-        # The cached weights are the ones that everything is computed with.
+        # The cached weights are used by every computation.
         vars(self)["weights"] = {
             "embedding:embeddings": file.read("embeddings").astype(np.float32),
             "attention:kernel": file.read("kernel").astype(np.float32),
@@ -80,7 +80,7 @@ class ReferenceModel:
 
     @cached_property
     def weights(self) -> Weights:
-        """float32: embeddings (50, 4) and kernel (4, 4)."""
+        """The weights, float32: embeddings (50, 4) and kernel (4, 4)."""
         draw = np.random.default_rng(self.seed)
         return {
             "embedding:embeddings": draw.normal(size=(_VOCABULARY, _WIDTH)).astype(np.float32),
@@ -89,7 +89,7 @@ class ReferenceModel:
 
     @cached_property
     def catalog(self) -> Catalog:
-        """Every tensor of it, one of them out of reach."""
+        """Every tensor of the model, one of which cannot be extracted."""
         token, wide, pooled = ("sample", _TOKEN), ("sample", _TOKEN, None), ("sample", None)
         attention, hidden = (_ATTENTION,), (None, None, _WIDTH)
         output, op, weight = Kind.LAYER_OUTPUT, Kind.OP, Kind.WEIGHT
@@ -112,11 +112,11 @@ class ReferenceModel:
         return Catalog(records, self.name)
 
     def configure(self, seed: int, deterministic: bool, device: str | None) -> Mapping[str, object]:
-        """Nothing to seed: everything follows from the weights."""
+        """Return the settings. There is nothing to seed."""
         return {"numpy": np.__version__}
 
     def encode(self, samples: Sequence[Sample]) -> list[Encoded]:
-        """Texts a character a token, cut at `longest`; arrays as they are."""
+        """Encode texts, one character per token, truncated at `longest`; arrays as they are."""
         return [self._encode(sample) for sample in samples]
 
     def _encode(self, sample: Sample) -> Encoded:
@@ -132,7 +132,7 @@ class ReferenceModel:
         )
 
     def program(self, fetches: Sequence[Fetch], compilation: Compilation) -> Program:
-        """Computes sample by sample, then pads as a batched model would."""
+        """Return a program that computes sample by sample, then pads as a batched model would."""
 
         def run(features: Mapping[str, Array], lengths: Mapping[str, Array]) -> list[Array]:
             rows = features["tokens"]
@@ -145,7 +145,7 @@ class ReferenceModel:
         return run
 
     def forward(self, tokens: Array) -> dict[str, Array]:
-        """Every tensor for one sample: tokens int32 (length,) to arrays without a sample axis."""
+        """Compute every tensor for one sample, from tokens int32 (length,), without sample axis."""
         embedded = self.weights["embedding:embeddings"][tokens]
         scores = embedded @ embedded.T
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True, initial=-np.inf))
@@ -172,7 +172,7 @@ class ReferenceModel:
         if fetch.axes is not None:
             values = [transformed(value, fetch.axes) for value in values]
         if fetch.layout is None and self.catalog[fetch.address].dims == ("sample*token", None):
-            # As a model makes it: padding stands between the samples.
+            # As in a real model, with padding between the samples.
             whole = np.zeros((len(values), padded, *values[0].shape[1:]), values[0].dtype)
             for row, value in zip(whole, values, strict=True):
                 row[: len(value)] = value
@@ -180,7 +180,7 @@ class ReferenceModel:
         return stacked(values)
 
     def constants(self, fetches: Sequence[Fetch]) -> list[Array]:
-        """The weights."""
+        """Return the weights."""
         return [
             transformed(self.weights[fetch.address], fetch.axes, first=0)
             if fetch.axes is not None
@@ -189,7 +189,7 @@ class ReferenceModel:
         ]
 
     def own_call(self, checkpoint: int | None = None) -> OwnCall:
-        """What `forward` makes of each sample; with checkpoints, that of a model made anew."""
+        """Return a call of `forward`; with checkpoints, that of a new model."""
         if checkpoint is None:
             return OwnCall(SAME_OBJECT, self._outputs)
         anew = replace(self, checkpoints=None, checkpoint_step=None)
@@ -204,18 +204,18 @@ class ReferenceModel:
         return {":output": stacked([one[":output"] for one in computed])}
 
     def weights_digest(self) -> str:
-        """SHA-256 over the weights."""
+        """Return the SHA-256 over the weights."""
         sha = hashlib.sha256()
         for address, array in self.weights.items():
             sha.update(address.encode() + array.tobytes())
         return sha.hexdigest()
 
     def definition_digest(self) -> str:
-        """SHA-256 over what the class computes: the longest text, not the weights."""
+        """Return the SHA-256 over what the class computes: the longest text, not the weights."""
         return of_plain_data([type(self).__name__, self.longest])
 
     def describe(self) -> Mapping[str, object]:
-        """Its name, seed, size and preprocessing."""
+        """Return name, seed, size and preprocessing."""
         parameters = sum(array.size for array in self.weights.values())
         return {
             "name": self.name,

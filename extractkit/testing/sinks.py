@@ -1,6 +1,6 @@
-"""What every sink must do.
+"""The contract tests of sinks.
 
-A test module of a sink subclasses `SinkContract` and says which sink it is about:
+A test module of a sink subclasses `SinkContract` and provides the sink:
 
     class TestMySink(SinkContract):
         def sink(self) -> Sink:
@@ -23,14 +23,14 @@ DTYPES = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
     *("float16", "float32", "float64", "complex64"),
 )
-"""Every dtype of numbers that a sink must store."""
+"""Every numeric dtype that a sink must store."""
 
 AWKWARD = (b"", b"\0", b"a\0\0", b"\0a", b"\xff\xfe\0", b"plain", "é".encode(), b"\n")
-"""Strings that a sink must store: bytes of any kind, zeros at their end among them."""
+"""Strings that a sink must store: any bytes, including zeros at their end."""
 
 
 def example_values(samples: int = 5, seed: int = 0) -> dict[str, Values]:
-    """One shard of every form that values take, under keys that are awkward on purpose."""
+    """Return one shard with every form of values, under deliberately awkward keys."""
     random = np.random.default_rng(seed)
     lengths = random.integers(0, 4, samples)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
@@ -58,7 +58,7 @@ def example_values(samples: int = 5, seed: int = 0) -> dict[str, Values]:
 
 
 def example_constants() -> dict[str, Values]:
-    """A constants shard: a matrix, a vector of integers, a number, and strings."""
+    """Return a constants shard: a matrix, a vector of integers, a number, and strings."""
     return {
         "a:name": Dense(np.array(b"single\0", object)),
         "a:text": Dense(np.array(b"text", object)),
@@ -70,14 +70,14 @@ def example_constants() -> dict[str, Values]:
 
 
 class SinkContract:
-    """Tests that hold for every sink."""
+    """Tests that every sink must pass."""
 
     def sink(self) -> Sink:
-        """The sink under test."""
+        """Return the sink under test."""
         raise NotImplementedError
 
     def written(self, directory: Path, values: Mapping[str, Values]) -> Path:
-        """A shard file with these values."""
+        """Write a shard file with these values, and return its path."""
         path = directory / f"shard{self.sink().suffix}"
         path.write_bytes(self.sink().serialize(values))
         return path
@@ -175,7 +175,7 @@ class SinkContract:
 
 
 def refusal(expected: type[Exception], call: Callable[..., object], *arguments: object) -> str:
-    """The message of the error that the call must raise."""
+    """Return the message of the error that the call must raise."""
     try:
         call(*arguments)
     except expected as error:
@@ -184,7 +184,7 @@ def refusal(expected: type[Exception], call: Callable[..., object], *arguments: 
 
 
 def assert_same(found: Array, expected: Array) -> None:
-    """Equal in dtype, shape and every element."""
+    """Check that arrays are equal in dtype, shape and every element."""
     assert found.dtype == expected.dtype
     assert found.shape == expected.shape
     np.testing.assert_array_equal(found, expected)

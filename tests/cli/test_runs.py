@@ -43,8 +43,8 @@ def test_where_going_on_cannot_help_it_is_not_advised(
     done = program("resume", str(run))
     assert (done.returncode, done.stderr) == (
         cli.MISTAKEN,
-        f"extractkit: {run}/shards is no directory but a link: it may lead out of its run. Put the "
-        f"directory itself in its place\n",
+        f"extractkit: {run}/shards is not a directory but a link: it may lead out of its run. Put "
+        f"the directory itself in its place\n",
     )
 
 

@@ -67,7 +67,7 @@ def test_a_run_that_cannot_be_told_apart_is_computed(tmp_path: Path) -> None:
     assert read(tmp_path / "a").identity is None
     found, told = reusing(tmp_path / "b", wanted(tmp_path, model=Eager()))
     assert found == tmp_path / "b"
-    assert any("nobody can tell what this model computes" in note for note in told.notes)
+    assert any("it is unknown what this model computes" in note for note in told.notes)
 
 
 def test_what_is_no_directory_is_refused_and_leaves_nothing(tmp_path: Path) -> None:

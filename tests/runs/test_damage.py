@@ -126,4 +126,4 @@ def test_a_fifo_in_the_place_of_a_file_is_not_waited_for(run_path: Path) -> None
     (run_path / SHARD).unlink()
     os.mkfifo(run_path / SHARD)
     (message,) = found(run_path)
-    assert "is no regular file" in message
+    assert "is not a regular file" in message

@@ -81,15 +81,15 @@ def test_a_name_that_no_file_can_have_is_missing(name: str, tmp_path: Path) -> N
 def test_what_is_no_regular_file_is_not_read(path: Path) -> None:
     path.rename(path.with_name("elsewhere"))
     path.symlink_to(path.with_name("elsewhere"))
-    with pytest.raises(RunDirectoryError, match="a is no regular file: it may lead out"):
+    with pytest.raises(RunDirectoryError, match="a is not a regular file: it may lead out"):
         FILE.check(path.parent)
     path.unlink()
     os.mkfifo(path)  # reading it would wait for ever
-    with pytest.raises(RunDirectoryError, match="a is no regular file"):
+    with pytest.raises(RunDirectoryError, match="a is not a regular file"):
         FILE.check(path.parent)
     path.unlink()
     path.mkdir()
-    with pytest.raises(RunDirectoryError, match="a is no regular file"):
+    with pytest.raises(RunDirectoryError, match="a is not a regular file"):
         FILE.check(path.parent)
 
 
@@ -106,7 +106,7 @@ def test_a_pipe_in_the_place_of_a_file_is_no_run(name: str, run_path: Path) -> N
     finished_run(run_path)
     (run_path / name).unlink()
     os.mkfifo(run_path / name)
-    with pytest.raises(RunDirectoryError, match=rf"{name} is no regular file"):
+    with pytest.raises(RunDirectoryError, match=rf"{name} is not a regular file"):
         open_run(run_path)
 
 
@@ -115,7 +115,7 @@ def test_a_pipe_in_the_place_of_a_shard_holds_nobody_up(check: bool, run_path: P
     finished_run(run_path)
     (run_path / "shards" / "constants.h5").unlink()
     os.mkfifo(run_path / "shards" / "constants.h5")
-    with pytest.raises(RunDirectoryError, match=r"constants\.h5 is no regular file"):
+    with pytest.raises(RunDirectoryError, match=r"constants\.h5 is not a regular file"):
         np.asarray(open_run(run_path, check=check)[KERNEL])
 
 

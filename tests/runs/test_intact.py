@@ -90,7 +90,7 @@ def test_a_pipe_in_the_place_of_the_journal_holds_nobody_up(run_path: Path) -> N
     finished_run(run_path)
     (run_path / "journal.jsonl").unlink()
     os.mkfifo(run_path / "journal.jsonl")
-    with pytest.raises(RunDirectoryError, match=r"journal\.jsonl is no regular file"):
+    with pytest.raises(RunDirectoryError, match=r"journal\.jsonl is not a regular file"):
         intact_entries(run_path, manifest(), {"hdf5"})
 
 
@@ -113,6 +113,6 @@ def test_a_link_in_the_place_of_the_shards_is_refused(run_path: Path) -> None:
     with pytest.raises(RunDirectoryError) as caught:
         intact_entries(run_path, manifest(), {"hdf5"})
     assert str(caught.value) == (
-        f"{run_path / 'shards'} is no directory but a link: it may lead out of its run. Put the "
+        f"{run_path / 'shards'} is not a directory but a link: it may lead out of its run. Put the "
         f"directory itself in its place"
     )

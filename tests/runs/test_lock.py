@@ -113,7 +113,7 @@ def test_an_owner_that_does_not_name_itself_is_another_process(
 def test_a_link_in_its_place_is_not_written(tmp_path: Path) -> None:
     (tmp_path / "outside").write_text("mine")
     (tmp_path / LOCK).symlink_to(tmp_path / "outside")
-    with pytest.raises(RunDirectoryError, match=r"\.lock is no regular file"), locked(tmp_path):
+    with pytest.raises(RunDirectoryError, match=r"\.lock is not a regular file"), locked(tmp_path):
         pass
     assert (tmp_path / "outside").read_text() == "mine"
 
@@ -133,7 +133,7 @@ def test_a_file_with_another_name_is_nobodys_lock_and_keeps_what_it_holds(tmp_pa
 def test_a_pipe_in_its_place_holds_nobody_up(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / LOCK)
     assert owner(tmp_path) is None
-    with pytest.raises(RunDirectoryError, match=r"\.lock is no regular file"), locked(tmp_path):
+    with pytest.raises(RunDirectoryError, match=r"\.lock is not a regular file"), locked(tmp_path):
         pass
 
 

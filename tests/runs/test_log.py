@@ -52,7 +52,7 @@ def test_a_log_that_cannot_be_opened_is_a_job_error(tmp_path: Path) -> None:
 def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "outside").write_text("mine")
     (tmp_path / LOG).symlink_to(tmp_path / "outside")
-    with pytest.raises(RunDirectoryError, match=r"extractkit\.log is no regular file"):
+    with pytest.raises(RunDirectoryError, match=r"extractkit\.log is not a regular file"):
         run_log(tmp_path, print).__enter__()
     assert (tmp_path / "outside").read_text() == "mine"
 

@@ -307,7 +307,9 @@ def test_shards_are_not_written_through_a_link(run_path: Path, tmp_path: Path) -
     run_path.mkdir()
     (tmp_path / "outside").mkdir()
     (run_path / "shards").symlink_to(tmp_path / "outside")
-    with pytest.raises(RunDirectoryError, match="shards is no directory but a link: it may lead"):
+    with pytest.raises(
+        RunDirectoryError, match="shards is not a directory but a link: it may lead"
+    ):
         Recorder.start(run_path, manifest(), {"hdf5": Hdf5Sink()})
     assert not any((tmp_path / "outside").iterdir())
 

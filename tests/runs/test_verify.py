@@ -164,7 +164,7 @@ def test_a_shard_behind_a_link_is_not_read(run: Path) -> None:
     link(run / name)
     verification = verify(run)
     assert named(verification) == {name}
-    assert "is no regular file" in messages(verification)
+    assert "is not a regular file" in messages(verification)
     assert check(verification, "values").detail == "22 tensors in 4 shards"
 
 
@@ -174,11 +174,11 @@ def test_shards_in_a_linked_directory_are_not_read(run: Path) -> None:
     verification = verify(run)
     assert named(verification) == {"shards"}
     assert messages(verification) == (
-        f"{run / 'shards'} is no directory but a link: it may lead out of its run. Put the "
+        f"{run / 'shards'} is not a directory but a link: it may lead out of its run. Put the "
         f"directory itself in its place"
     )
     assert check(verification, "values").detail == "0 tensors in 0 shards"
-    with pytest.raises(RunDirectoryError, match="shards is no directory but a link"):
+    with pytest.raises(RunDirectoryError, match="shards is not a directory but a link"):
         np.asarray(open_run(run)[POOLED])
 
 

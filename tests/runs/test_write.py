@@ -136,9 +136,9 @@ def test_a_link_is_not_written_through(tmp_path: Path) -> None:
     outside.write_bytes(b"mine\n")
     (tmp_path / "line").symlink_to(outside)
     (tmp_path / "file.tmp").symlink_to(outside)
-    with pytest.raises(RunDirectoryError, match="line is no regular file"):
+    with pytest.raises(RunDirectoryError, match="line is not a regular file"):
         append_line(tmp_path / "line", "x")
-    with pytest.raises(RunDirectoryError, match="line is no regular file"):
+    with pytest.raises(RunDirectoryError, match="line is not a regular file"):
         cut(tmp_path / "line", 0)
     (tmp_path / "other.tmp").hardlink_to(outside)
     for name in ("file", "other"):
@@ -188,7 +188,7 @@ def test_a_pipe_in_the_place_of_a_file_holds_nobody_up(
     change: Callable[[Path], None], tmp_path: Path
 ) -> None:
     os.mkfifo(tmp_path / "a")
-    with pytest.raises(RunDirectoryError, match="a is no regular file"):
+    with pytest.raises(RunDirectoryError, match="a is not a regular file"):
         change(tmp_path / "a")
 
 

@@ -78,7 +78,7 @@ def test_a_pipe_in_the_place_of_any_file_holds_nobody_up(name: str, run: Path) -
     (run / name).unlink(missing_ok=True)
     os.mkfifo(run / name)
     found = everything(run, run.with_name("again"))
-    assert any(f"{run / name} is no regular file" in one for one in found), found
+    assert any(f"{run / name} is not a regular file" in one for one in found), found
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -116,7 +116,7 @@ def test_a_folder_that_is_a_link_is_named_and_nothing_in_it_changes(name: str, r
     before = {path: path.read_bytes() for path in outside.iterdir()}
     verified, *_, resumed = everything(run, run.with_name("again"))
     for said in (verified, resumed):
-        assert f"{run / name} is no directory but a link" in said
+        assert f"{run / name} is not a directory but a link" in said
     assert {path: path.read_bytes() for path in outside.iterdir()} == before
 
 

@@ -1,7 +1,7 @@
-"""One job on many workers: each holds the model and stores shards; only the driver commits them.
+"""One job on many workers: each loads the model and stores shards, and the driver commits them.
 
-This module has the messages between driver and worker, and the protocol of a worker. A message
-is JSON with a closed set of fields, so a faulty worker is refused and nothing that it sends is
+This module defines the messages between driver and worker, and the worker protocol. A message is
+JSON with a closed set of fields, so a faulty worker is refused and nothing that it sends is
 executed. `driver.py` assigns shards, `worker.py` computes them, `processes.py` and
 `ray_actors.py` start workers.
 """
@@ -18,16 +18,16 @@ from extractkit.runs.schema import canonical, decode, plain
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker is told first.
+    """The first message to a worker.
 
     Attributes:
-        job: the job, pickled: what it holds in memory may need modules of the user's.
-        directory: of the run, on a file system that driver and workers share.
-        working_directory: from where relative paths of the job are told.
-        search_path: where the driver finds modules.
-        variables: of the driver's process, which it would not impose on others (`process.py`).
-        release: of extractkit, as the driver is: what they say to each other is one release's own.
-        writer: under which name the worker stores files; no other worker has it.
+        job: the job, pickled. Objects in memory may need the user's modules.
+        directory: the run directory, on a file system shared by driver and workers.
+        working_directory: the directory that relative paths of the job refer to.
+        search_path: the driver's module search path.
+        variables: the driver's environment variables that depend on the machine (`process.py`).
+        release: the driver's release of extractkit. Messages may change between releases.
+        writer: the unique name under which the worker stores files.
     """
 
     job: bytes = field(repr=False)
@@ -41,7 +41,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Ready:
-    """The model is loaded, and is the very one of the run; says the machine that it is on."""
+    """The worker has loaded the model and verified that it is the run's; with its machine."""
 
     host: Mapping[str, object]
     process: int
@@ -49,14 +49,14 @@ class Ready:
 
 @dataclass(frozen=True)
 class Stored:
-    """A shard's files are forced out; says the line that the journal would hold."""
+    """A shard's files are durable; with the shard's line for the journal."""
 
     entry: str
 
 
 @dataclass(frozen=True)
 class Failed:
-    """The job has failed as it would in any process: the class of the error, and what it says."""
+    """The job failed as it would in any process; with class and message of the error."""
 
     error: str
     message: str
@@ -64,7 +64,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class Crashed:
-    """The worker has met what nobody foresaw, and ends; says the traceback."""
+    """The worker failed unexpectedly and ends; with the traceback."""
 
     traceback: str
 
@@ -78,41 +78,41 @@ _KIND = "kind"
 
 
 class GarbledError(Exception):
-    """A worker has sent what is no message."""
+    """A worker has sent something that is not a valid message."""
 
 
 def encoded(message: Message) -> bytes:
-    """A message on its way."""
+    """Serialise a message."""
     fields = {_KIND: type(message).__name__.lower(), **plain(message)}
     return canonical(fields).encode(errors="surrogatepass")
 
 
 def decoded(data: bytes) -> Message:
-    """A message as it arrived.
+    """Parse a message.
 
     Raises:
-        GarbledError: it is none.
+        GarbledError: it is not a valid message.
     """
     try:
         fields = json.loads(data)
         kind = _KINDS[fields.pop(_KIND)]
         return decode(kind, fields, "a worker's message")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise GarbledError(f"it is no message: {data[:80]!r}") from error
+        raise GarbledError(f"it is not a message: {data[:80]!r}") from error
     except RunDirectoryError as error:
         raise GarbledError(str(error)) from error
 
 
 @dataclass(frozen=True)
 class Begun:
-    """A worker has what it needs of the machine, and begins to load the model."""
+    """A worker has got its place on a machine, and begins to load the model."""
 
     worker: int
 
 
 @dataclass(frozen=True)
 class Said:
-    """A worker has sent something, which should be a message."""
+    """A worker has sent data, which should be a message."""
 
     worker: int
     data: bytes
@@ -120,7 +120,7 @@ class Said:
 
 @dataclass(frozen=True)
 class Ended:
-    """A worker is no more; how it ended, and what else there is to know of it."""
+    """A worker has ended; with the reason, and its last output."""
 
     worker: int
     how: str
@@ -131,14 +131,14 @@ Event = Begun | Said | Ended
 
 
 class Worker(Protocol):
-    """One worker, as its driver has it."""
+    """One worker, as seen by its driver."""
 
     def give(self, key: str) -> None:
-        """Hand out a shard; returns at once. One that has ended takes no notice."""
+        """Assign a shard, without blocking. A worker that has ended ignores it."""
         ...
 
     def kill(self) -> None:
-        """End it, whatever it is doing; returns at once."""
+        """Terminate the worker at once, without blocking."""
         ...
 
 
@@ -146,17 +146,17 @@ class Crew(Protocol):
     """Workers of one kind.
 
     Attributes:
-        events: what happens to them; the last of each is `Ended`.
-        awaits: what a worker needs before it can begin.
+        events: events of the workers. The last of each worker is `Ended`.
+        awaits: what a worker needs before it can begin, for messages.
     """
 
     events: SimpleQueue[Event]
     awaits: str
 
     def start(self, number: int, task: Task) -> Worker:
-        """Have another worker, which begins as soon as it can."""
+        """Start another worker, which begins as soon as it can."""
         ...
 
     def close(self) -> None:
-        """End all of them; nothing of them is left when this returns."""
+        """Terminate all workers. None is left when this returns."""
         ...

@@ -1,8 +1,8 @@
 """The driver: assigns shards, accepts what workers stored, and replaces workers that fail.
 
-Each worker holds a shard more than it is at work on, so that it is never without. Whatever a worker
-held that is no more goes to another, each shard alone, with nothing before and nothing after it: so
-that, if one of them is what workers fail at, it is the one that is blamed.
+Each worker holds one shard more than it is computing, so that it never waits. The shards of a lost
+worker go to others one at a time, with no other shard assigned before or after, so that a shard
+that makes workers fail can be identified.
 """
 
 import logging
@@ -41,21 +41,21 @@ from extractkit.runs.storing import check_stored
 
 
 def accepted(line: str, shard: Shard, directory: Path, manifest: Manifest, writer: str) -> Entry:
-    """The entry of a shard, once everything about it is as it has to be.
+    """Return the journal entry of a worker's shard after checking it and its files.
 
     Args:
-        line: as the worker sent it.
-        shard: what it had to compute.
-        writer: under which name it stores files.
+        line: the line that the worker sent.
+        shard: the shard that it was assigned.
+        writer: the name under which it stores files.
 
     Raises:
-        GarbledError: the line is none of a journal, tells of another shard, of other files or of
-            other tensors; or a file is not there, or not as it says.
+        GarbledError: the line is not a journal entry, describes another shard, other files or
+            other tensors; or a file is missing or differs from the entry.
     """
     try:
         entry = journal.entry_of(line.encode(errors="surrogatepass"), "its entry")
         if entry is None:
-            raise GarbledError("the checksum of its entry does not hold")
+            raise GarbledError("the checksum of its entry does not match")
         if entry.covers != shard or entry.shard != shard.key:
             raise GarbledError(f"it was given {shard.key}, and stored {entry.shard!r}")
         check_names(directory, entry, manifest.sinks)
@@ -64,23 +64,23 @@ def accepted(line: str, shard: Shard, directory: Path, manifest: Manifest, write
         raise GarbledError(str(error)) from error
     planned = {t.key for t in manifest.tensors if t.stored.constant == shard.constant}
     if entry.stats.keys() != planned:
-        raise GarbledError("it tells of other tensors than those planned")
+        raise GarbledError("it stored other tensors than those planned")
     samples = {str(index) for index in range(shard.start, shard.stop)}
     if not entry.missing.keys() <= samples:
-        raise GarbledError("it tells of samples that are not of its shard")
+        raise GarbledError("it records samples that are not in its shard")
     return entry
 
 
 _log = logging.getLogger(__name__)
 
 DEPTH = 2
-"""Shards that a worker holds: one at work, and one that it finds when that is done."""
+"""Shards that a worker holds: the one being computed, and the next."""
 
 MOST_FAILURES = 3
-"""So many workers may fail at one shard, or in a row before they are ready."""
+"""Most workers that may fail on one shard, or in a row before they are ready."""
 
 WAITING_SECONDS = 60.0
-"""How long a worker may wait for a place on a machine before that is told."""
+"""How long a worker may wait for a place on a machine before the user is notified."""
 
 
 @dataclass(eq=False)
@@ -88,10 +88,10 @@ class _Member:
     """A worker and what it holds.
 
     Attributes:
-        writer: under which name it stores files.
-        asked: when it was asked for.
-        since: when it began what it is at: to load the model, or the first shard that it holds;
-            None while it waits for a place on a machine, or for work.
+        writer: the name under which it stores files.
+        asked: when it was requested.
+        since: when it began its current task: loading the model, or its first shard; None while it
+            waits for a place on a machine, or for work.
     """
 
     number: int
@@ -105,17 +105,17 @@ class _Member:
 
 @dataclass(frozen=True, eq=False)
 class Orders:
-    """What a driver is to do.
+    """The settings and callbacks of a driver.
 
     Attributes:
-        workers: how many there are to be.
-        start_timeout: seconds that a worker may take to load libraries and the model.
-        timeout: seconds that a worker may take over a shard; None: as long as it takes.
-        task: makes a worker's task, from the name under which it stores files.
-        commit: takes what a worker says to have stored (a journal's line), for which shard, and
-            the name under which it stored; raises GarbledError where something of it is wrong.
+        workers: number of workers.
+        start_timeout: most seconds for a worker to load libraries and the model.
+        timeout: most seconds for a shard; None: no limit.
+        task: makes a worker's task from the name under which it stores files.
+        commit: commits a stored shard, given its journal line, the shard and the name under which
+            it was stored; raises GarbledError if anything is wrong.
         add_worker: receives the machine of each worker that is ready.
-        note: told what the user should know.
+        note: receives messages for the user.
     """
 
     workers: int
@@ -128,7 +128,7 @@ class Orders:
 
 
 class Driver:
-    """Has a crew compute shards."""
+    """Lets a crew compute shards."""
 
     def __init__(self, crew: Crew, orders: Orders) -> None:
         self._crew = crew
@@ -140,10 +140,10 @@ class Driver:
         self._started = 0
         self._failed_starts = 0
         self._last_failure = ""
-        self._told_waiting = False
+        self._waiting_noted = False
 
     def run(self, shards: Sequence[Shard]) -> None:
-        """Have every shard computed and committed, in whatever order.
+        """Compute and commit every shard, in any order.
 
         Raises:
             JobError: too many workers failed, at one shard or before they were ready.
@@ -156,11 +156,11 @@ class Driver:
             if (event := self._next_event()) is not None:
                 self._take(event)
             self._give_up_late()
-            self._tell_waiting()
+            self._note_waiting()
 
     def _next_event(self) -> Event | None:
         deadlines = [one for m in self._members.values() if (one := self._deadline(m)) is not None]
-        if not self._told_waiting:
+        if not self._waiting_noted:
             deadlines += [m.asked + WAITING_SECONDS for m in self._waiting()]
         seconds = min(deadlines) - time.monotonic() if deadlines else None
         try:
@@ -171,14 +171,14 @@ class Driver:
     # ---- members
 
     def _recruit(self) -> None:
-        """Have as many workers as were asked for, as far as there is something for them to do."""
+        """Start workers up to the requested number, as far as there is work for them."""
         if self._failed_starts >= MOST_FAILURES:
             if not self._members:
                 raise JobError(
                     f"no worker could be started, {self._failed_starts} have failed. The last one: "
                     f"{self._last_failure}"
                 )
-            return  # those that there are go on alone
+            return  # the remaining workers continue
         left = len(self._pending) + sum(bool(m.held) for m in self._members.values())
         while len(self._members) < min(self._orders.workers, left):
             self._started += 1
@@ -187,7 +187,7 @@ class Driver:
             self._members[self._started] = _Member(self._started, writer, worker)
 
     def _hand_out(self) -> None:
-        """Everybody gets one shard before anybody gets a second one."""
+        """Assign one shard to each worker before any gets a second one."""
         ready = [member for member in self._members.values() if member.ready]
         for depth in range(1, DEPTH + 1):
             for member in ready:
@@ -209,7 +209,7 @@ class Driver:
     def _take(self, event: Event) -> None:
         member = self._members.get(event.worker)
         if member is None:
-            return  # it has been given up
+            return  # already given up
         if isinstance(event, Begun):
             member.since = time.monotonic()
         elif isinstance(event, Said):
@@ -231,7 +231,7 @@ class Driver:
             )
         elif isinstance(message, Stored):
             if not member.held:
-                raise GarbledError("it was given nothing, and says that it has stored something")
+                raise GarbledError("it has no shard, but says that it stored one")
             self._orders.commit(message.entry, member.held[0], member.writer)
             member.held.popleft()
             member.since = time.monotonic() if member.held else None
@@ -262,15 +262,15 @@ class Driver:
                 self._lose(member, f"took more than {seconds:g} s {at}")
 
     def _waiting(self) -> list[_Member]:
-        """Those that have not begun."""
+        """Return the workers that have not begun."""
         return [m for m in self._members.values() if not m.ready and m.since is None]
 
-    def _tell_waiting(self) -> None:
-        """Say once what workers wait for, where it takes long."""
+    def _note_waiting(self) -> None:
+        """Notify the user once if workers wait for long."""
         latest = time.monotonic() - WAITING_SECONDS
         late = [member.number for member in self._waiting() if member.asked <= latest]
-        if late and not self._told_waiting:
-            self._told_waiting = True
+        if late and not self._waiting_noted:
+            self._waiting_noted = True
             who = f"worker {late[0]} waits" if len(late) == 1 else f"{len(late)} workers wait"
             self._note(f"{who} for {self._crew.awaits}")
 
@@ -282,27 +282,27 @@ class Driver:
         return self._orders.timeout if member.ready else self._orders.start_timeout
 
     def _lose(self, member: _Member, why: str) -> None:
-        """Do without a worker; what it held goes to others."""
+        """Give up a worker, and return its shards to the queue."""
         member.worker.kill()
         del self._members[member.number]
-        told = f"worker {member.number} {why}"
+        message = f"worker {member.number} {why}"
         self._pending.extendleft(reversed(member.held))
         self._suspects.update(member.held)
         if not member.ready:
             self._failed_starts += 1
-            self._last_failure = told
-            self._note(f"{told}, before it was ready")
+            self._last_failure = message
+            self._note(f"{message}, before it was ready")
         elif member.held:
             shard = member.held[0]
             self._failures[shard] += 1
             if self._failures[shard] == MOST_FAILURES:
                 raise JobError(
                     f"shard {shard.key} has failed on {MOST_FAILURES} workers. The last time, "
-                    f"{told}. What was committed before is intact"
+                    f"{message}. What was committed before is intact"
                 )
-            self._note(f"{told}; shard {shard.key} is computed again")
+            self._note(f"{message}; shard {shard.key} is computed again")
         else:
-            self._note(told)
+            self._note(message)
 
     def _note(self, message: str) -> None:
         _log.info("%s", message)
@@ -310,8 +310,8 @@ class Driver:
 
 
 def _error(message: Failed) -> ExtractkitError:
-    """What a worker raised, as if it had been raised here."""
+    """Return a worker's exception as one of this process."""
     kind = getattr(errors, message.error, None)
     if not isinstance(kind, type) or not issubclass(kind, ExtractkitError):
-        raise GarbledError(f"it failed with {message.error!r}, which is no error of a job")
+        raise GarbledError(f"it failed with {message.error!r}, which is not an extractkit error")
     return kind(message.message)

@@ -1,8 +1,8 @@
-"""Workers as processes on this machine, and the choice of workers that a job asks for.
+"""Workers as processes on this machine, and the choice of workers for a job.
 
-They are interpreters of their own, not forks, which TensorFlow does not survive; and not Python's
-own `multiprocessing`, which would run the user's script again in each. A worker ends when its pipe
-does, so none goes on working after its driver, however that ended.
+They are new interpreters. TensorFlow does not survive a fork, and Python's own `multiprocessing`
+would run the user's script again in each. A worker ends when its pipe closes, so none outlives its
+driver, however that ended.
 """
 
 import json
@@ -55,7 +55,7 @@ class Processes:
         return worker
 
     def close(self) -> None:
-        """Kill them: what they have stored and nobody has accepted is of no use."""
+        """Kill all workers. Files that the driver has not accepted are not needed."""
         for worker in self._workers:
             worker.kill()
         for worker in self._workers:
@@ -75,7 +75,7 @@ class _Process:
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
                     pass_fds=[theirs.fileno()],
-                    # Ctrl-C in the terminal is for the driver, who ends its workers.
+                    # Ctrl-C in the terminal is for the driver, which ends its workers.
                     start_new_session=True,
                 )
             except OSError as error:
@@ -85,12 +85,12 @@ class _Process:
         self._printed = b""
         self._reading = threading.Thread(target=self._read, daemon=True)
         self._reading.start()
-        # Not from here: a large task waits for a reader.
+        # In a thread, because sending a large task blocks until it is read.
         self._listening = threading.Thread(target=self._listen, args=(task,), daemon=True)
         self._listening.start()
 
     def give(self, key: str) -> None:
-        with suppress(OSError):  # it has ended, which is an event of its own
+        with suppress(OSError):  # the worker has ended, which is an event of its own
             self._pipe.send_bytes(key.encode())
 
     def kill(self) -> None:
@@ -100,7 +100,7 @@ class _Process:
         self._listening.join(_SECONDS_TO_END)
 
     def _read(self) -> None:
-        """Keep what the process printed last: a full pipe would stop it."""
+        """Keep the process's last output. A full pipe would block it."""
         assert self._process.stdout is not None
         with self._process.stdout as pipe:
             while printed := os.read(pipe.fileno(), _LAST_WORDS):
@@ -108,7 +108,7 @@ class _Process:
 
     def _listen(self, task: Task) -> None:
         how, words = "went unheard", ""
-        try:  # whatever happens, the driver waits for the last event
+        try:  # the driver waits for the last event in any case
             how, words = self._heard(task)
         except Exception as error:  # noqa: BLE001 - see above
             how = f"cannot be heard: {type(error).__name__}: {error}"
@@ -118,13 +118,13 @@ class _Process:
             self._events.put(Ended(self._number, how, words))
 
     def _heard(self, task: Task) -> tuple[str, str]:
-        """Pass on what it says until it has ended; how it did, and what it printed last."""
+        """Pass on its messages until it has ended; return how it ended, and its last output."""
         with self._pipe, suppress(OSError, EOFError):
             self._pipe.send_bytes(pickle.dumps(task))
             self._events.put(Begun(self._number))
             while True:
                 self._events.put(Said(self._number, self._pipe.recv_bytes()))
-        # It has closed its end, or sends what is no message.
+        # It has closed its end, or sent an invalid message.
         self._process.kill()
         code = self._process.wait()
         self._reading.join(_SECONDS_TO_END)
@@ -141,7 +141,7 @@ def _how(code: int) -> str:
 
 
 def serve(descriptor: int) -> None:
-    """Be a worker at the other end of a pipe; the process ends with this."""
+    """Run a worker at the other end of a pipe. The process ends with this function."""
     pipe = Connection(descriptor)
     task: Task = pickle.loads(pipe.recv_bytes())
     inbox: Inbox[str] = Inbox()
@@ -150,22 +150,22 @@ def serve(descriptor: int) -> None:
         with suppress(OSError, EOFError):
             while True:
                 inbox.put(pipe.recv_bytes().decode())
-        # Without a driver nobody takes what is computed here, nor may it be stored.
+        # Without a driver, shards cannot be committed.
         os._exit(_ORPHANED)
 
     threading.Thread(target=listen, daemon=True).start()
     work(task, inbox, pipe.send_bytes)
     sys.stdout.flush()
-    os._exit(0)  # threads may still be at work on what nobody wants
+    os._exit(0)  # threads may still be running
 
 
 _USUAL_WORKERS = 2
 
 START_SECONDS = 600.0
-"""So long every worker may take to load libraries and the model."""
+"""Least time limit for every worker to load libraries and the model."""
 
 _START_TIMES = 20
-"""And so many times as long as this process took: all workers read the same disk at once."""
+"""The limit as a multiple of this process's time, because all workers read from one disk."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,17 +184,17 @@ class Hired:
         committed: Callable[[Shard, Entry], None],
         note: Callable[[str], None],
     ) -> None:
-        """Have shards computed by the workers, and commit them as they come.
+        """Let workers compute shards, and commit them as they arrive.
 
         Args:
-            recorder: of the run, whose plan is frozen.
-            loaded: seconds in which this process has loaded what a worker has to load.
-            committed: told of each shard.
-            note: told of workers that failed.
+            recorder: the recorder of the run, whose plan is frozen.
+            loaded: seconds in which this process loaded what a worker has to load.
+            committed: called with each committed shard.
+            note: receives messages about workers that failed.
 
         Raises:
             JobError: the job failed, or too many workers did.
-            UserError: a worker does not find what this process has found.
+            UserError: a worker finds another model or other inputs than this process.
         """
 
         def commit(line: str, shard: Shard, writer: str) -> None:
@@ -228,15 +228,15 @@ class Hired:
 
 @contextmanager
 def hired(job: Job, note: Callable[[str], None]) -> Iterator[Hired | None]:
-    """The workers that a job asks for; None where it runs in this process alone.
+    """Yield the workers that a job asks for, or None if it runs in this process only.
 
-    Whatever of them is at work when the context ends is ended.
+    On exit, terminates workers that are still running.
 
     Args:
-        note: told what the user should know.
+        note: receives messages for the user.
 
     Raises:
-        ConfigError: something of the job is in memory and cannot be sent to workers; or there is
+        ConfigError: an object of the job is in memory and cannot be sent to workers, or there is
             no such Ray cluster.
         MissingExtraError: Ray is not installed.
     """
@@ -262,7 +262,7 @@ def _pickled(job: Job) -> bytes:
             pickle.dumps(component)
         except Exception as error:
             raise ConfigError(
-                f"{component.at} stands in memory and cannot be sent to workers "
+                f"{component.at} is in memory and cannot be sent to workers "
                 f"(runtime.engine={job.runtime.engine}): {error}. Name it in the configuration, as "
                 f"a file or by a _target_, or leave out runtime.engine"
             ) from error

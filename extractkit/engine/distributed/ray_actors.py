@@ -1,7 +1,7 @@
-"""Workers that are actors of a Ray cluster. Ray is an extra, and is imported here alone.
+"""Workers as actors of a Ray cluster. Ray is an extra, and is imported only here.
 
-An actor's threads: one is the worker, the others answer calls. The driver has one call out to each,
-which returns with the next message.
+One thread of an actor is the worker, and the others answer calls. The driver has one pending call
+to each actor, which returns with the next message.
 """
 
 import logging
@@ -25,11 +25,11 @@ from extractkit.errors import ConfigError, MissingExtraError
 _REACHED_SECONDS = 5.0
 _SECONDS_TO_END = 20.0
 _STORE_BYTES = 80 << 20
-"""Of a cluster started here: nothing but tasks and messages goes through its object store."""
+"""Object store of a cluster started here, which holds only tasks and messages."""
 
 
 class Actor:
-    """A worker in a process of Ray's."""
+    """A worker in one of Ray's processes."""
 
     def __init__(self) -> None:
         self._inbox: Inbox[str] = Inbox()
@@ -39,8 +39,8 @@ class Actor:
         self._taken = 0
 
     def begin(self, pickled: bytes) -> None:
-        """Begin to work."""
-        # Imported when nothing of the environment has been read yet: it is set by the task.
+        """Start the worker's thread."""
+        # Imported before anything of the environment has been read, which the task sets.
         from extractkit.engine.distributed.worker import work
 
         def run() -> None:
@@ -52,7 +52,7 @@ class Actor:
         threading.Thread(target=run, daemon=True).start()
 
     def give(self, number: int, key: str) -> None:
-        """Take a shard, the first one being number 0; Ray may let calls overtake one another."""
+        """Take a shard, the first being number 0. Ray may deliver calls out of order."""
         with self._taking:
             self._given[number] = key
             while (first := self._given.pop(self._taken, None)) is not None:
@@ -60,7 +60,7 @@ class Actor:
                 self._taken += 1
 
     def next(self) -> bytes | None:
-        """The next message, when there is one; None: there will be no other."""
+        """Return the next message when there is one; None: there will be no other."""
         return self._outbox.get()
 
 
@@ -83,13 +83,13 @@ class Actors:
         )
 
     def start(self, number: int, task: Task) -> "_Actor":
-        """Ask for an actor."""
+        """Request an actor."""
         worker = _Actor(self._ray, self._kind.remote(), number, task, self.events)
         self._workers.append(worker)
         return worker
 
     def close(self) -> None:
-        """Kill them."""
+        """Kill all actors."""
         for worker in self._workers:
             worker.kill()
         for worker in self._workers:
@@ -120,7 +120,7 @@ class _Actor:
 
     def _listen(self, task: Task) -> None:
         how, words = "ended", ""
-        try:  # whatever happens, the driver waits for the last event
+        try:  # the driver waits for the last event in any case
             self._ray.get(self._handle.begin.remote(pickle.dumps(task)))
             self._events.put(Begun(self._number))
             while (data := self._ray.get(self._handle.next.remote())) is not None:
@@ -138,11 +138,11 @@ def _first_line(error: BaseException) -> str:
 
 
 def _variables() -> dict[str, str]:
-    """What has to be known before a worker's process starts."""
-    # Ray would have this be 1, and sums may depend on it.
+    """Return the variables that must be set before a worker's process starts."""
+    # Ray would set this to 1, and sums may depend on it.
     threads = os.environ.get("OMP_NUM_THREADS") or str(len(os.sched_getaffinity(0)))
-    # What comes before the standard library is neither installed nor known to the workers: modules
-    # of the user's, perhaps extractkit itself.
+    # Paths in front of the standard library are not installed on the workers: the user's modules,
+    # or extractkit itself.
     first = [os.path.abspath(path) for path in takewhile(_not_installed, sys.path)]  # noqa: PTH100
     return {"OMP_NUM_THREADS": threads, "PYTHONPATH": os.pathsep.join(first)}
 
@@ -155,14 +155,14 @@ def _not_installed(path: str) -> bool:
 def connected(
     runtime: Runtime, workers: int, note: Callable[[str], None] = lambda message: None
 ) -> Iterator[Actors]:
-    """Workers of the cluster that a job names, or of one on this machine for as long as it runs.
+    """Yield workers of the cluster that a job names, or of one started here for the duration.
 
-    A cluster to which this process is connected already is taken, and stays connected; where it is
-    another than the job names, that is noted.
+    An existing connection of this process to a cluster is used and kept. If the job names another
+    cluster, the user is notified.
 
     Raises:
         MissingExtraError: Ray is not installed.
-        ConfigError: there is no cluster at the address; or no machine of it has what a worker
+        ConfigError: there is no cluster at the address, or none of its machines has what a worker
             needs.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -176,7 +176,7 @@ def connected(
     if own:
         _connect(ray, runtime, workers)
     else:
-        _tell_other(ray, runtime, note)
+        _note_other(ray, runtime, note)
     try:
         _check_room(ray, runtime)
         crew = Actors(ray, runtime)
@@ -195,9 +195,9 @@ def _connect(ray: Any, runtime: Runtime, workers: int) -> None:
     if address is None:
         cpus, _ = _needs(runtime)
         settings |= {
-            # Without this, Ray would look for RAY_ADDRESS and for clusters of this machine.
+            # Without this, Ray would use RAY_ADDRESS or a cluster on this machine.
             "address": "local",
-            # As many as the workers ask for: they are to run at once, on however many there are.
+            # As many as the workers need, so that they run at once on any number of processors.
             "num_cpus": max(1, -int(-cpus * workers // 1)),
             "include_dashboard": False,
             "object_store_memory": _STORE_BYTES,
@@ -227,11 +227,11 @@ def _unusable(address: str | None, reason: str) -> str:
     )
 
 
-def _tell_other(ray: Any, runtime: Runtime, note: Callable[[str], None]) -> None:
+def _note_other(ray: Any, runtime: Runtime, note: Callable[[str], None]) -> None:
     at, given = ray.get_runtime_context().gcs_address, runtime.ray_address
     if given not in ("auto", at):
         note(
-            f"runtime.ray_address={'null' if given is None else given} is not heeded: this process "
+            f"runtime.ray_address={'null' if given is None else given} is ignored: this process "
             f"is connected to the Ray cluster at {at} already, and workers run there"
         )
 
@@ -243,7 +243,7 @@ _HINT = (
 
 
 def _reach(address: str) -> None:
-    """Make sure that somebody answers: Ray itself would try for five minutes."""
+    """Check that a server answers. Ray itself would try for five minutes."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), _REACHED_SECONDS).close()
@@ -254,7 +254,7 @@ def _reach(address: str) -> None:
 
 
 def _needs(runtime: Runtime) -> tuple[float, float]:
-    """Processors and accelerators that a worker reserves."""
+    """Return the processors and accelerators that a worker reserves."""
     return 1 if runtime.worker_cpus is None else runtime.worker_cpus, runtime.worker_gpus or 0
 
 
@@ -273,7 +273,7 @@ def _check_room(ray: Any, runtime: Runtime) -> None:
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """Keep what this process does about signals: Ray would have SIGTERM end it on the spot."""
+    """Restore this process's signal handlers, because Ray would let SIGTERM end it at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -282,5 +282,5 @@ def _own_signals() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            with suppress(TypeError):  # one that was not set by Python
+            with suppress(TypeError):  # a handler that was not set by Python
                 signal.signal(number, handler)

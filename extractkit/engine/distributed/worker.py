@@ -1,6 +1,6 @@
 """A worker: takes over the driver's settings, loads the model and stores shard after shard.
 
-It never writes the journal, nor under the name of a file that counts.
+It never writes the journal or a file under its final name.
 """
 
 import os
@@ -34,7 +34,7 @@ Item = TypeVar("Item")
 
 
 class Inbox(Generic[Item]):
-    """Items that arrive one by one from another thread; the iteration ends with `close`."""
+    """Items that arrive one by one from another thread. The iteration ends with `close`."""
 
     def __init__(self) -> None:
         self._arrived: SimpleQueue[Item | type[_Closed]] = SimpleQueue()
@@ -44,7 +44,7 @@ class Inbox(Generic[Item]):
         self._arrived.put(item)
 
     def close(self) -> None:
-        """Nothing more will come; may be said more than once."""
+        """Mark the end of the items. May be called more than once."""
         self._arrived.put(_Closed)
 
     def __iter__(self) -> Iterator[Item]:
@@ -60,31 +60,31 @@ _LAST_WORDS = 4000
 
 
 def work(task: Task, inbox: Inbox[str], send: Callable[[bytes], None]) -> None:
-    """Be a worker until the inbox is closed or something goes wrong, which is sent too.
+    """Compute shards until the inbox is closed or an error occurs, which is sent too.
 
     Args:
         inbox: the keys of shards.
-        send: takes messages for the driver.
+        send: sends messages to the driver.
     """
 
-    def tell(message: Message) -> None:
+    def post(message: Message) -> None:
         send(encoded(message))
 
     try:
-        _work(task, inbox, tell)
+        _work(task, inbox, post)
     except ExtractkitError as error:
-        tell(Failed(_known(error), str(error)))
-    except Exception:  # noqa: BLE001 - whatever it is, the driver is told, and gives up on us
-        tell(Crashed(traceback.format_exc()[-_LAST_WORDS:]))
+        post(Failed(_known(error), str(error)))
+    except Exception:  # noqa: BLE001 - reported to the driver, which gives up this worker
+        post(Crashed(traceback.format_exc()[-_LAST_WORDS:]))
 
 
 def _known(error: ExtractkitError) -> str:
-    """The first class of an error that the driver knows: a plugin's own is one of ours too."""
+    """Return the first class of an error that the driver knows. Plugins may subclass ours."""
     names = (kind.__name__ for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
     return next(names)
 
 
-def _work(task: Task, inbox: Inbox[str], tell: Callable[[Message], None]) -> None:
+def _work(task: Task, inbox: Inbox[str], post: Callable[[Message], None]) -> None:
     directory = Path(task.directory)
     recorded = _recorded(directory, task)
     _check_release(task.release)
@@ -99,22 +99,22 @@ def _work(task: Task, inbox: Inbox[str], tell: Callable[[Message], None]) -> Non
     storing = Storing(directory, sinks, task.writer)
     rows = _rows(directory, recorded)
     found = recorded_survey(prepared.opened.model.signature, rows, recorded.samples)
-    # One stream as long as the worker lives, so that it reads ahead beyond a shard's end.
+    # One stream for the worker's lifetime, so that it reads ahead beyond a shard's end.
     stream = prepared.stream(found)
     with closing(stream.shards((by_key[key] for key in inbox), wake=inbox.close)) as computed:
-        tell(Ready(host(), os.getpid()))
+        post(Ready(host(), os.getpid()))
         for one in computed:
             timings = {"compute": one.compute_seconds}
             entry = storing.store(one.shard, one.values, timings, one.stats, one.missing)
-            del one  # before the next is taken, and the one after that begun
-            tell(Stored(entry.to_line()))
+            del one  # free its memory before the next is taken
+            post(Stored(entry.to_line()))
 
 
 def _check_release(driver: str | None) -> None:
-    """Make sure that driver and worker are of one release.
+    """Check that driver and worker have the same release.
 
     Raises:
-        RunDirectoryError: they are not.
+        RunDirectoryError: the releases differ.
     """
     if (own := extractkit_release()) != driver:
         raise RunDirectoryError(
@@ -124,10 +124,10 @@ def _check_release(driver: str | None) -> None:
 
 
 def _recorded(directory: Path, task: Task) -> Manifest:
-    """The run, as this machine sees it.
+    """Read the run's manifest as seen from this machine.
 
     Raises:
-        RunDirectoryError: it does not.
+        RunDirectoryError: the run cannot be reached.
     """
     name = host()["name"]
     try:
@@ -149,10 +149,10 @@ def _recorded(directory: Path, task: Task) -> Manifest:
 
 
 def _check_same(recorded: Manifest, now: Manifest) -> None:
-    """Make sure that the values of the run would come out here.
+    """Check that this worker would compute the values of the run.
 
     Raises:
-        RunDirectoryError: something differs from what the driver found; all of it is named.
+        RunDirectoryError: something differs from the driver; the message lists everything.
     """
     if found := differences(recorded, now):
         raise RunDirectoryError(
@@ -163,16 +163,16 @@ def _check_same(recorded: Manifest, now: Manifest) -> None:
 
 
 def _job(pickled: bytes) -> Job:
-    """The job.
+    """Unpickle the job.
 
     Raises:
-        ConfigError: what it holds in memory cannot be made again here.
+        ConfigError: an object in memory cannot be recreated here.
     """
     try:
         job = pickle.loads(pickled)
     except Exception as error:
         raise ConfigError(
-            f"a worker cannot make again what was given in memory: {type(error).__name__}: "
+            f"a worker cannot recreate what was given in memory: {type(error).__name__}: "
             f"{error}. Put its class or function into a module that can be imported, or name it "
             f"in the configuration (model.factory._target_=…)"
         ) from error

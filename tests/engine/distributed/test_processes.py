@@ -67,13 +67,13 @@ def test_two_processes_make_the_same_run(tmp_path: Path, local: dict[str, object
         ("digest", "is damaged: its SHA-256 is not the recorded one; shard "),
         ("shard", "returned garbage: it was given "),
         ("files", "names the file 'shards/mine.npz', not "),
-        ("tensors", "returned garbage: it tells of other tensors than those planned; shard "),
-        ("samples", "returned garbage: it tells of samples that are not of its shard; shard "),
+        ("tensors", "returned garbage: it stored other tensors than those planned; shard "),
+        ("samples", "returned garbage: it records samples that are not in its shard; shard "),
         ("truncated", " were written; shard "),
         ("missing", "is missing from its run; shard "),
-        ("entry", "returned garbage: the checksum of its entry does not hold; shard "),
-        ("message", "returned garbage: it is no message: b'\\x80 what?'; shard "),
-        ("unknown", "which is no error of a job; shard "),
+        ("entry", "returned garbage: the checksum of its entry does not match; shard "),
+        ("message", "returned garbage: it is not a message: b'\\x80 what?'; shard "),
+        ("unknown", "which is not an extractkit error; shard "),
     ],
 )
 def test_what_a_worker_in_trouble_held_is_computed_by_another(
@@ -171,7 +171,7 @@ def test_what_is_in_memory_and_cannot_be_sent_is_refused(tmp_path: Path) -> None
     with pytest.raises(ConfigError) as caught:
         executed(tmp_path / "run", job(EVERYTHING, model=Local(), engine="processes"))
     assert str(caught.value).startswith(
-        "model stands in memory and cannot be sent to workers (runtime.engine=processes): "
+        "model is in memory and cannot be sent to workers (runtime.engine=processes): "
     )
     assert not (tmp_path / "run").exists()
 
@@ -196,9 +196,7 @@ def test_a_class_of_a_script_cannot_be_made_again_and_that_is_told(tmp_path: Pat
         cwd=ROOT, capture_output=True, text=True, check=False, timeout=100,
     )  # fmt: skip
     last = done.stderr.strip().splitlines()[-1]
-    assert (
-        "ConfigError: a worker cannot make again what was given in memory: AttributeError" in last
-    )
+    assert "ConfigError: a worker cannot recreate what was given in memory: AttributeError" in last
     assert "Put its class or function into a module that can be imported" in last
     assert not (tmp_path / "run").exists()
 

@@ -80,7 +80,7 @@ def test_two_workers_make_the_same_run(
     assert cluster.is_initialized()
     at = cluster.get_runtime_context().gcs_address
     assert (
-        f"runtime.ray_address=null is not heeded: this process is connected to the Ray cluster at "
+        f"runtime.ray_address=null is ignored: this process is connected to the Ray cluster at "
         f"{at} already, and workers run there"
     ) in listener.notes
 
