@@ -1,6 +1,6 @@
-"""Numbers from .npy and .npz files, mapped in place so that memory stays bounded.
+"""Arrays from .npy and .npz files, memory-mapped.
 
-Nothing is unpickled: that would run code from the file.
+Nothing is unpickled, since that would run code from the file.
 """
 
 import struct
@@ -21,7 +21,7 @@ from extractkit.inputs.columns import Column, ColumnSource, bind_columns
 from extractkit.inputs.files import PathLike, Stamp, find_file
 from extractkit.inputs.protocol import Signature
 
-# Version 3.0 exists for structured arrays with names in Unicode alone; those are no model's input.
+# Version 3.0 is only for structured arrays with Unicode names, which no model takes.
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -37,12 +37,12 @@ _UNREADABLE = (
     OSError,
     EOFError,
     RuntimeError,  # an encrypted archive
-    NotImplementedError,  # a compression that Python does not know
+    NotImplementedError,  # a compression that Python does not support
     zipfile.BadZipFile,
     zlib.error,
 )
 
-# The bit in a member's flags; the methods that Python reads: stored, deflate, bzip2, LZMA.
+# The encryption bit of a member, and the methods that Python reads: stored, deflate, bzip2, LZMA.
 _ENCRYPTED = 1
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 
@@ -51,13 +51,13 @@ _AGAIN = "Copy or write it again"
 
 @dataclass(frozen=True)
 class StoredArray:
-    """An array that stays in its file.
+    """An array in a file.
 
     Attributes:
-        path: the file.
-        stamp: the file as it was when the array was found.
-        offset: the byte at which the values begin.
-        dtype, shape, order: of the whole array; the order is "C" or "F".
+        path: The file.
+        stamp: The state of the file when the array was found.
+        offset: The first byte of the values.
+        dtype, shape, order: Those of the whole array. The order is "C" or "F".
     """
 
     path: Path
@@ -68,12 +68,12 @@ class StoredArray:
     order: Literal["C", "F"]
 
     def __getitem__(self, rows: slice, /) -> Array:
-        """Return these rows; the memory is the file's.
+        """Return these rows as a view of the mapped file.
 
         Raises:
-            JobError: the file has changed.
+            JobError: The file has changed.
         """
-        # Mapped anew each time: a mapping of a file that has shrunk would end the process.
+        # Mapped anew each time: reading a mapping of a file that has shrunk crashes the process.
         self.stamp.check(self.path)
         if 0 in self.shape:
             return np.empty(self.shape, self.dtype)[rows]
@@ -82,10 +82,10 @@ class StoredArray:
 
 
 def is_archive(path: Path, at: str) -> bool:
-    """Return whether the file is an .npz, told by its first bytes; otherwise it is an .npy.
+    """Return whether the file is an .npz rather than an .npy, by its first bytes.
 
     Raises:
-        InputError: it is neither.
+        InputError: It is neither.
     """
     with path.open("rb") as file:
         magic = file.read(len(_NPY_MAGIC))
@@ -101,7 +101,7 @@ def open_npy(path: Path, at: str) -> StoredArray:
     """Return the array of an .npy file.
 
     Raises:
-        InputError: the file is damaged, or holds Python objects.
+        InputError: The file is damaged, or holds Python objects.
     """
     stamp = Stamp.of(path)
     try:
@@ -122,7 +122,7 @@ def open_npz(path: Path, at: str) -> Mapping[str, Column]:
     Those of `np.savez_compressed` cannot be, and are read into memory as a whole.
 
     Raises:
-        InputError: the file is damaged, or holds Python objects.
+        InputError: The file is damaged, or holds Python objects.
     """
     stamp = Stamp.of(path)
     try:
@@ -157,7 +157,8 @@ def _member(
     with archive.open(member) as file:
         if file.read(len(_NPY_MAGIC)) != _NPY_MAGIC:
             raise InputError(
-                f"{at} is a zip archive, but no .npz: {member.filename!r} in it is not an array. "
+                f"{at} is a zip archive, but not an .npz: {member.filename!r} in it is not an "
+                "array. "
                 f"Write one: np.savez('x.npz', NAME=array, …)"
             )
     with archive.open(member) as file:
@@ -175,11 +176,11 @@ def _member(
 def _stored(
     file: IO[bytes], path: Path, stamp: Stamp, begin: int, at: str, save: str
 ) -> StoredArray:
-    """Read the header of the array that begins at this byte of `path`.
+    """Read the header of the array that starts at this byte of `path`.
 
     Args:
-        at: names the array in messages.
-        save: how it is written again.
+        at: The array's name in messages.
+        save: The command that writes it again, for messages.
     """
     version = np.lib.format.read_magic(file)
     if version not in _HEADERS:
@@ -200,15 +201,14 @@ def _bytes(array: StoredArray) -> int:
 
 @dataclass(frozen=True)
 class Arrays:
-    """Arrays from files, samples along their first axis.
+    """Arrays from files, with samples along their first axis.
 
-    They stay in their files and are mapped in place, compressed .npz files excepted: those are
-    read into memory as a whole.
+    Files are memory-mapped, except compressed .npz files, which are read into memory.
 
     Attributes:
-        path: an .npy for a model with one input; an .npz with an array for each input, by name; or
-            one .npy file for each input, by name.
-        limit: the first so many samples; None: all.
+        path: An .npy for a model with one input, an .npz with an array for each input by name, or
+            a mapping with an .npy for each input.
+        limit: The number of samples to use. If None, all.
 
     Raises:
         InputError: `limit` is not a whole number of at least 1.
@@ -221,13 +221,13 @@ class Arrays:
         check_limit(self.limit)
 
     def bind(self, signature: Signature) -> ColumnSource:
-        """Open the arrays, read them through once and hold them against what the model takes.
+        """Open the arrays, read them once and check them against the model's inputs.
 
-        Values become the model's dtype: real numbers may lose digits, whole numbers become real
-        ones; nothing else is converted.
+        Values are converted to the model's dtype: real numbers may lose digits, and whole numbers
+        become real ones. Nothing else is converted.
 
         Raises:
-            InputError: a file is missing or damaged, or the arrays do not fit the model.
+            InputError: A file is missing or damaged, or the arrays do not fit the model.
         """
         if self.path is None:
             raise InputError(

@@ -1,10 +1,9 @@
-"""Checks of every source before a model runs: arguments, range, packages, fit with the model.
+"""Checks shared by all sources: arguments, ranges, packages, and the fit with the model.
 
-A source does not refuse them then: reading one fails, so that a job may skip it. A source that
-holds nothing else is refused, for what is wrong with its first sample.
+An invalid sample fails when it is read, so that a job may skip it. A source with only invalid
+samples is refused with the error of the first.
 
-`at` is how a message names what the user gave: `inputs.path='x.npz'`, or `inputs` where a library
-call was handed live samples.
+`at` is the key and value in messages: `inputs.path='x.npz'`, or `inputs` for live samples.
 """
 
 import hashlib
@@ -26,11 +25,11 @@ def require(module: str, extra: str, at: str) -> Any:
     """Import a module of an optional package.
 
     Args:
-        extra: extractkit's extra that installs it.
-        at: the config key that needs it, for the message.
+        extra: The extra of extractkit that installs it.
+        at: The configuration key that needs it, for the message.
 
     Raises:
-        MissingExtraError: it is not installed.
+        MissingExtraError: It is not installed.
     """
     try:
         return importlib.import_module(module)
@@ -42,26 +41,26 @@ def require(module: str, extra: str, at: str) -> Any:
 
 
 FAULT = hashlib.sha256(b"no good").digest()
-"""What stands for such a sample in a fingerprint: what would be read of it is not there."""
+"""The placeholder of an invalid sample in a fingerprint."""
 
 
 class Faults:
-    """How many samples are no good, and what is wrong with the first that was found."""
+    """The number of invalid samples, and the error of the first."""
 
     def __init__(self) -> None:
         self._first: InputError | None = None
         self._count = 0
 
     def add(self, error: InputError) -> None:
-        """One more cannot be read, or does not fit."""
+        """Count one more sample that cannot be read or does not fit."""
         self._first = self._first or error
         self._count += 1
 
     def check(self, count: int) -> None:
-        """Refuse a source of so many samples if none of them is any good.
+        """Refuse a source of `count` samples if all of them are invalid.
 
         Raises:
-            InputError: what is wrong with the first.
+            InputError: The error of the first.
         """
         if self._first is not None and self._count == count:
             raise self._first
@@ -74,10 +73,10 @@ DType = np.dtype[np.generic]
 
 
 def check_whole(key: str, value: object, least: int = 1, below: int | None = None) -> None:
-    """Refuse a setting that is no whole number from `least` on (and under `below`, if given).
+    """Check that a setting is a whole number of at least `least` and less than `below`, if given.
 
     Raises:
-        InputError: it is something else.
+        InputError: It is something else.
     """
     number = value if isinstance(value, int) and not isinstance(value, bool) else least - 1
     if number >= least and (below is None or number < below):
@@ -87,20 +86,20 @@ def check_whole(key: str, value: object, least: int = 1, below: int | None = Non
 
 
 def check_limit(limit: int | None) -> None:
-    """Refuse a limit that is neither None (all samples) nor 1 or more.
+    """Check that a limit is None (all samples) or at least 1.
 
     Raises:
-        InputError: it is something else.
+        InputError: It is something else.
     """
     if limit is not None:
         check_whole("limit", limit)
 
 
 def check_range(start: int, stop: int, count: int) -> None:
-    """Refuse a range that leaves the source: a short answer would go unnoticed.
+    """Check that a range is within the source, since a short result would go unnoticed.
 
     Raises:
-        IndexError: not 0 ≤ start ≤ stop ≤ count.
+        IndexError: Not 0 ≤ start ≤ stop ≤ count.
     """
     if not 0 <= start <= stop <= count:
         raise IndexError(f"samples {start} … {stop}: the source has {count}")
@@ -110,7 +109,7 @@ def check_takes_text(signature: Signature, at: str, remedy: str) -> None:
     """Refuse texts for a model that takes numbers.
 
     Raises:
-        InputError: the model has no tokenizer; the message ends in `remedy`.
+        InputError: The model has no tokenizer. The message ends in `remedy`.
     """
     if not signature.takes_text:
         raise InputError(
@@ -120,27 +119,27 @@ def check_takes_text(signature: Signature, at: str, remedy: str) -> None:
 
 
 def check_text(text: object, at: str) -> bytes:
-    """Return a text as UTF-8.
+    """Return a text in UTF-8.
 
     Raises:
-        InputError: it is no text, or cannot be written down.
+        InputError: It is not a text, or cannot be encoded.
     """
     if isinstance(text, bytes):
-        raise InputError(f"{at} is bytes, no text: {text!r:.60}")
+        raise InputError(f"{at} is bytes, not a text: {text!r:.60}")
     check_string(text, at)
     return str(text).encode("utf-8")
 
 
 def check_names(given: list[str], signature: Signature, at: str) -> None:
-    """Refuse names that are not exactly those of the model's inputs.
+    """Check that names are exactly those of the model's inputs.
 
     Raises:
-        InputError: some are missing or unknown.
+        InputError: Some are missing or unknown.
     """
     wanted = [spec.name for spec in signature.specs]
     faults = [f"{name!r} is missing" for name in wanted if name not in given]
     faults += [
-        f"{name!r} is no input of it ({choices(name, wanted).rstrip('.')})"
+        f"{name!r} is not an input of it ({choices(name, wanted).rstrip('.')})"
         for name in given
         if name not in wanted
     ]
@@ -171,10 +170,10 @@ def check_direction(key: str, noun: str, given: Mapping[str, object], signature:
 
 
 def without(signature: Signature, given: Iterable[str]) -> str:
-    """Return the advice to leave inputs out of the model for which nothing is given, if it helps.
+    """Return advice to leave out the inputs without data, if the model allows it.
 
     Args:
-        given: names of what there is.
+        given: The names of the available data.
     """
     wanted = [spec.name for spec in signature.specs]
     rest = [name for name in wanted if name in given]
@@ -184,17 +183,17 @@ def without(signature: Signature, given: Iterable[str]) -> str:
     fewer = names_override("model.input_axes", rest)
     if others <= signature.optional:
         return f". The model has values of its own for the others: {fewer}"
-    return f". For what does not need the others: {fewer}" if signature.selectable else ""
+    return f". For tensors that do not need the others: {fewer}" if signature.selectable else ""
 
 
 def check_dtype(spec: InputSpec, dtype: DType, signature: Signature, at: str) -> None:
-    """Refuse elements that cannot become the model's without losing their meaning.
+    """Check that a dtype can be converted to the model's without changing its meaning.
 
-    Real numbers may lose digits, and whole numbers become real ones; what is wrong with single
-    values is found when they are read (`check_held`).
+    Real numbers may lose digits, and whole numbers may become real ones. Single values are checked
+    when they are read (`check_held`).
 
     Raises:
-        InputError: Python objects, real numbers for whole ones, and the like.
+        InputError: It is a type of Python objects, or real for a whole input, and the like.
     """
     if dtype.hasobject and spec.dtype != TEXT:
         raise InputError(
@@ -208,7 +207,7 @@ def check_dtype(spec: InputSpec, dtype: DType, signature: Signature, at: str) ->
             f"field of them, in NumPy: array[{dtype.names[0]!r}]"
         )
     if not _keeps_meaning(dtype, spec) and spec.quantized and dtype.kind in "fV":
-        # Narrower ones are divided in their own precision; bfloat16 is of the kind "V".
+        # Narrower types would be divided in their own precision. bfloat16 has the kind "V".
         wide = dtype in (np.float32, np.float64)
         raise InputError(
             f"{at}: {spec.name!r} is {dtype.name}, model {signature.model!r} takes {spec.dtype}, "
@@ -219,18 +218,17 @@ def check_dtype(spec: InputSpec, dtype: DType, signature: Signature, at: str) ->
     if not _keeps_meaning(dtype, spec):
         raise InputError(
             f"{at}: {spec.name!r} is {dtype.name}, model {signature.model!r} takes {spec.dtype}. "
-            f"Nothing is converted so unasked; if it is meant, in NumPy: "
+            f"This is not converted automatically. If you mean it, in NumPy: "
             f"array.astype({_convertible(spec)!r})"
         )
 
 
 def check_held(spec: InputSpec, values: np.ndarray[Shape, DType], at: str) -> None:
-    """Refuse single values that the model's type cannot hold.
+    """Check that the model's type can hold every value.
 
     Raises:
-        InputError: a whole number that a narrower type would wrap around, a real one that would
-            become infinite, an object among strings
-            that is none, or bytes that a fixed-width type may have cut; the message names it.
+        InputError: A whole number would wrap around, a real one would become infinite, an object
+            among strings is not a string, or a fixed-width type may have cut bytes.
     """
     if spec.dtype == TEXT:
         check_strings(values, f"{at}: {spec.name!r}")
@@ -244,7 +242,7 @@ def check_held(spec: InputSpec, values: np.ndarray[Shape, DType], at: str) -> No
 
 
 def quantizing(spec: InputSpec, array: str) -> str:
-    """Return the NumPy expression that quantises real numbers for an input that is quantised."""
+    """Return the NumPy expression that quantises real numbers for a quantised input."""
     assert spec.quantized is not None
     scale, zero_point = spec.quantized
     limits = np.iinfo(spec.dtype)
@@ -257,12 +255,12 @@ def quantizing(spec: InputSpec, array: str) -> str:
 
 
 def _convertible(spec: InputSpec) -> str:
-    """Return a type of NumPy's own that the input takes: it knows no bfloat16, say."""
+    """Return a NumPy dtype for the input, since NumPy has no bfloat16, for example."""
     return "str" if spec.dtype == TEXT else numpy_dtype(spec.dtype).name
 
 
 def _out_of_range(values: np.ndarray[Shape, DType], wanted: np.dtype[Any]) -> Iterator[int | float]:
-    """Yield the values that would wrap around, or become infinite, in the type that is wanted."""
+    """Yield the values that would wrap around or become infinite in the wanted type."""
     if not values.size:
         return
     if values.dtype.kind in "iu" and wanted.kind in "iu":
@@ -276,14 +274,14 @@ def _out_of_range(values: np.ndarray[Shape, DType], wanted: np.dtype[Any]) -> It
 
 
 def check_shapes(shapes: Mapping[str, Shape], signature: Signature, at: str) -> int:
-    """Hold the shapes of whole arrays, sample axis first, against the model; count the samples.
+    """Check the shapes of whole arrays, sample axis first, and return the number of samples.
 
     Args:
-        shapes: one for each of the model's inputs.
+        shapes: The shape for each of the model's inputs.
 
     Raises:
-        InputError: no samples, different numbers of them, a shape that does not fit, or a free
-            axis that is too long or has two lengths.
+        InputError: There are no samples, their numbers differ, a shape does not fit, or a free
+            axis is too long or has two lengths.
     """
     for spec in signature.specs:
         _check_shape(spec, shapes[spec.name], signature, at)
@@ -299,7 +297,7 @@ def check_shapes(shapes: Mapping[str, Shape], signature: Signature, at: str) -> 
 
 
 def describe(signature: Signature) -> str:
-    """The model's inputs for messages: `x: float32 (samples, 10), mask: bool (samples, token)`."""
+    """Return the model's inputs for messages: `x: float32 (samples, 10), mask: bool (samples,)`."""
     if not signature.specs:
         return "no input"
     return ", ".join(f"{spec.name}: {spec.dtype} {_layout(spec)}" for spec in signature.specs)

@@ -29,14 +29,14 @@ from extractkit.inputs.files import contents
 from extractkit.inputs.protocol import Identity, InputSpec, Sample, Signature
 
 TEXT_COLUMN = "text"
-"""Where a text is looked for unless `inputs.column` says otherwise."""
+"""The default of `inputs.column`."""
 
 
 def reads_text(columns: Mapping[str, str] | None, column: str, signature: Signature) -> bool:
-    """Whether samples are texts: for a model that takes them, unless `columns` names its inputs.
+    """Return whether samples are texts: if the model takes texts and `columns` is not given.
 
     Raises:
-        InputError: `column` is given, and would mean nothing.
+        InputError: `column` is given and would have no effect.
     """
     if columns is None and signature.takes_text:
         return True
@@ -55,12 +55,12 @@ def reads_text(columns: Mapping[str, str] | None, column: str, signature: Signat
 
 
 def text_field(column: str, available: Sequence[str], signature: Signature, at: str) -> str:
-    """Return the column that holds the text, or the bytes of a model's one string input.
+    """Return the column with the text, or the bytes of a model's one string input.
 
-    The input's own name and the only column there is will do where no other is asked for.
+    By default the column with the input's own name, or the only one, is used.
 
     Raises:
-        InputError: there is none of this name.
+        InputError: The column does not exist.
     """
     if column not in available:
         if column == TEXT_COLUMN and signature.string is not None:
@@ -81,11 +81,11 @@ def input_fields(
 ) -> dict[str, str]:
     """Return the column of each of the model's inputs, by the input's name.
 
-    Unless `columns` names them, they have the inputs' names; for a model with one input the only
-    column there is will do, whatever its name.
+    By default columns have the inputs' names. For a model with one input, a single column of any
+    name is used.
 
     Raises:
-        InputError: an input has none, or there is none of that name.
+        InputError: An input has no column, or a named column does not exist.
     """
     names = [spec.name for spec in signature.specs]
     if columns is not None:
@@ -107,7 +107,7 @@ def input_fields(
 
 
 def _columns(fields: Mapping[str, str], lacking: str) -> str:
-    """Return the columns of all inputs, as they are to be given where one is not found."""
+    """Return the override of the columns of all inputs, for a missing one."""
     others = {name: hydra_text(field) for name, field in fields.items() if name != lacking}
     return nested_override("inputs.columns", {**others, lacking: "COLUMN"})
 
@@ -117,7 +117,7 @@ _TEXT_BYTES = 1 << 10
 
 
 class Column(Protocol):
-    """What an array in memory and one on disk have in common. Its first axis is the sample."""
+    """The interface of arrays in memory and on disk. The first axis is the sample axis."""
 
     @property
     def dtype(self) -> DType: ...
@@ -130,17 +130,17 @@ class Column(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class ColumnSource:
-    """Samples along the first axis of arrays.
+    """A source of samples along the first axis of arrays.
 
     Attributes:
-        columns: (samples, *shape) by the name of the model's input.
-        specs: what the model takes, by the same names.
-        at: how messages name what the user gave.
-        origin: where the arrays come from.
-        count: how many samples are used.
-        fingerprint: SHA-256 over the inputs' names, dtypes, shapes and contents as they are read;
+        columns: Arrays (samples, *shape) by the name of the model's input.
+        specs: The model's inputs by name.
+        at: The configuration key and value, for messages.
+        origin: The origin of the arrays.
+        count: The number of samples.
+        fingerprint: The SHA-256 over the inputs' names, dtypes, shapes and contents as read. It is
             the same for the same numbers in a file and in memory.
-        notes: for log and manifest.
+        notes: Notes for the log and the manifest.
     """
 
     columns: Mapping[str, Column]
@@ -155,12 +155,12 @@ class ColumnSource:
         return self.count
 
     def read(self, start: int, stop: int) -> list[Sample]:
-        """Return the samples start … stop-1, in memory of their own; their ids are their numbers.
+        """Return copies of the samples start … stop-1. Their ids are their numbers.
 
         Raises:
-            InputError: a value cannot be read, or the model's type cannot hold it.
-            JobError: a file has changed since it was bound.
-            IndexError: there are no such samples.
+            InputError: A value cannot be read, or the model's type cannot hold it.
+            JobError: The file has changed since it was bound.
+            IndexError: The range is outside the source.
         """
         check_range(start, stop, len(self))
         inputs = {
@@ -168,7 +168,7 @@ class ColumnSource:
             for name, column in self.columns.items()
         }
         return [
-            # The ellipsis keeps a scalar an array.
+            # The ellipsis returns an array instead of a scalar.
             Sample(
                 start + row,
                 str(start + row),
@@ -179,7 +179,7 @@ class ColumnSource:
         ]
 
     def identify(self, index: int) -> Identity:
-        """Who the sample of this number is."""
+        """Return the identity of the sample of this number."""
         return Identity(str(index), self.origin)
 
 
@@ -192,15 +192,15 @@ def bind_columns(
     limit: int | None = None,
     notes: tuple[str, ...] = (),
 ) -> ColumnSource:
-    """Hold arrays against what a model takes: their types and shapes, not each single value.
+    """Check the types and shapes, but not the values, of arrays against the model's inputs.
 
     Args:
-        at: how messages name what the user gave.
-        origin: where the samples come from.
-        limit: the first so many samples; None: all.
+        at: The configuration key and value, for messages.
+        origin: The origin of the samples.
+        limit: The number of samples to use. If None, all.
 
     Raises:
-        InputError: they do not fit, or no sample can be read.
+        InputError: They do not fit, or no sample can be read.
     """
     check_limit(limit)
     check_names(list(columns), signature, at)
@@ -222,7 +222,7 @@ def bind_columns(
 
 @dataclass(frozen=True, eq=False)
 class _Reshaped:
-    """A column whose samples have another shape."""
+    """A column whose samples are reshaped."""
 
     column: Column
     shape: tuple[int, ...]
@@ -245,7 +245,7 @@ def _as_taken(column: Column, spec: InputSpec) -> Column:
 
 
 def _cut_strings(columns: Mapping[str, Column], signature: Signature) -> list[str]:
-    """Return a note on every column that cannot tell zeros at the end of a string from padding."""
+    """Return a note on every column whose type drops trailing zeros of strings."""
     return [
         f"{spec.name}: values of NumPy's fixed-width type {columns[spec.name].dtype.str!r} end "
         f"before their last zero bytes; bytes that may end in zeros need an array of objects"
@@ -255,7 +255,7 @@ def _cut_strings(columns: Mapping[str, Column], signature: Signature) -> list[st
 
 
 def _fingerprint(columns: Mapping[str, Column], signature: Signature, count: int, at: str) -> str:
-    """Digest of the values as they will be read, in bounded memory."""
+    """Return a digest of the values as they will be read, in bounded memory."""
     digest = hashlib.sha256()
     for spec in signature.specs:
         column = columns[spec.name]
@@ -271,12 +271,12 @@ def _fingerprint(columns: Mapping[str, Column], signature: Signature, count: int
 def _contents(
     column: Column, spec: InputSpec, start: int, stop: int, at: str, faults: Faults
 ) -> Iterator[bytes]:
-    """Yield what these rows hold, in parts; rows that are no good are found by halving."""
+    """Yield the contents of these rows in parts. Invalid rows are found by bisection."""
     try:
         values = _held(column, spec, start, stop, at)
         yield contents(converted(values, spec, copy=False))
     except CutStringsError:
-        raise  # leaving out the rows that show it would let others pass
+        raise  # skipping the rows that show it would accept others that are cut
     except InputError as error:
         if stop - start == 1:
             faults.add(error)
@@ -288,14 +288,14 @@ def _contents(
 
 
 def _held(column: Column, spec: InputSpec, start: int, stop: int, at: str) -> Array:
-    """Return these rows, every value of which the model's type can hold."""
+    """Return these rows after checking that the model's type can hold their values."""
     values = column[start:stop]
     check_held(spec, values, at)
     return values
 
 
 def _chunks(column: Column, count: int) -> Iterator[tuple[int, int]]:
-    # Of a text, the array itself holds the address alone.
+    # An object array holds only the addresses of its texts.
     size = _TEXT_BYTES if column.dtype.hasobject else column.dtype.itemsize
     row_bytes = size * int(np.prod(column.shape[1:], dtype=np.int64))
     step = max(1, _CHUNK_BYTES // max(1, row_bytes))

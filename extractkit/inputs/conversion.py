@@ -1,7 +1,7 @@
-"""Convert values to what a model takes: numbers, strings, and rows of sparse inputs.
+"""Conversion of values to a model's inputs: numbers, strings, and rows of sparse inputs.
 
-NumPy's own string types have a fixed width and fill shorter values up with zeros, so a value of
-such a type has no zeros at its end. Bytes that may end in zeros must never pass through one.
+NumPy's string types have a fixed width and pad shorter values with zeros, so trailing zeros of a
+value are lost. Bytes that may end in zeros must never be converted to such a type.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,25 +23,25 @@ _EXACT = (
 
 
 class CutStringsError(InputError):
-    """Values of a fixed-width type may have lost zeros: not only the one that shows it."""
+    """Values of a fixed-width type may have lost trailing zeros, all of them if one has."""
 
 
-# Texts hold none of these. Tabs, line feeds and their like are texts.
+# Control characters that do not occur in texts, unlike tabs and line feeds.
 _CONTROLS = frozenset(map(chr, (*range(9), *range(14, 32))))
 
 
 def is_string(dtype: np.dtype[np.generic]) -> bool:
-    """Return whether an array of this type may hold strings; objects are looked at one by one."""
+    """Return whether an array of this type may hold strings. Objects are checked one by one."""
     opaque = dtype.kind == "V" and dtype.names is None and dtype.subdtype is None
     return opaque or dtype.kind in "OSUT"
 
 
 def check_strings(values: Array, at: str) -> None:
-    """Refuse what is no string, and strings that may have lost zeros at their end.
+    """Check that values are strings that cannot have lost trailing zeros.
 
     Raises:
-        InputError: an object that is neither text nor bytes, or a text with half a surrogate pair.
-        CutStringsError: bytes that are shorter than their fixed-width type and no text.
+        InputError: An object is neither text nor bytes, or a text has half a surrogate pair.
+        CutStringsError: Binary bytes are shorter than their fixed-width type.
     """
     if values.dtype.kind == "V":
         return
@@ -51,10 +51,10 @@ def check_strings(values: Array, at: str) -> None:
 
 
 def check_width(values: Array, at: str) -> None:
-    """Refuse bytes that are no text, and shorter than their fixed-width type.
+    """Refuse binary bytes that are shorter than their fixed-width type.
 
     Raises:
-        CutStringsError: there are some.
+        CutStringsError: There are some.
     """
     if values.dtype.kind not in "SU":
         return
@@ -68,39 +68,39 @@ def check_width(values: Array, at: str) -> None:
 
 
 def check_string(value: object, at: str) -> None:
-    """Refuse a value that is neither text nor bytes.
+    """Check that a value is text or bytes.
 
     Raises:
-        InputError: it is something else, or a text that cannot be encoded in UTF-8.
+        InputError: It is something else, or a text that cannot be encoded in UTF-8.
     """
     if isinstance(value, bytes):
         return
     if value is None:
         raise InputError(f"{at} is missing (None). Fill it in, or leave the sample out")
     if not isinstance(value, str):
-        raise InputError(f"{at} is {type(value).__name__}, no text: {value!r:.60}")
+        raise InputError(f"{at} is {type(value).__name__}, not a text: {value!r:.60}")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
         raise InputError(
-            f"{at} holds {value[error.start]!r}, half a surrogate pair and no character"
+            f"{at} holds {value[error.start]!r}, half a surrogate pair, which is not a character"
         ) from error
 
 
 def objects(values: Array) -> Array:
-    """Return the same strings as objects, in memory of their own."""
+    """Return a copy of the strings as objects."""
     if values.dtype.kind == "V":
         return np.array(values.tolist(), object).reshape(values.shape)
     return np.array(values, object)
 
 
 def string_data(value: object, signature: Signature, at: str) -> str | dict[str, Array]:
-    """Return one string as a sample's data: a text, or bytes that are no text.
+    """Return one string as a sample's data: a text, or binary bytes.
 
-    Bytes in UTF-8 are a text, as TensorFlow has no other type for texts.
+    Bytes in UTF-8 are a text, since TensorFlow has no other type for texts.
 
     Raises:
-        InputError: it is no string; or bytes that are no text, for a model with a tokenizer.
+        InputError: It is not a string, or binary bytes are given to a model with a tokenizer.
     """
     if isinstance(value, bytearray | memoryview):
         value = bytes(value)
@@ -141,13 +141,13 @@ Shape = tuple[int, ...]
 
 
 def as_taken(shape: Shape, taken: tuple[int | None, ...]) -> Shape:
-    """Return the shape of a sample as a model takes it, as far as that is another rank alone.
+    """Return the shape of a sample with the rank of the model's input.
 
     An input of shape (1,) takes a single number, and one of shape () an array with one element.
 
     Args:
-        shape: as given.
-        taken: of the model's input, without the sample axis.
+        shape: The given shape.
+        taken: The shape of the model's input, without the sample axis.
     """
     if shape == () and taken == (1,):
         return (1,)
@@ -157,10 +157,10 @@ def as_taken(shape: Shape, taken: tuple[int | None, ...]) -> Shape:
 
 
 def converted(values: Array, spec: InputSpec, *, copy: bool = True) -> Array:
-    """Return the values that were checked in the type that a model takes.
+    """Return checked values in the model's type.
 
     Args:
-        copy: whether they need memory of their own.
+        copy: Whether to copy values that already have it.
     """
     if spec.dtype == TEXT:
         return objects(values)
@@ -172,10 +172,10 @@ _SHAPES = (_DENSE_SHAPE, "shape")
 
 
 def positions_of(value: object) -> Mapping[str, Any] | None:
-    """Return a sample that is given by positions and values; None where it is given otherwise.
+    """Return a sample given by positions and values, or None for any other value.
 
-    That is `{"indices": …, "values": …}`, also with `dense_shape` or `shape`; or an object with
-    these attributes, as TensorFlow has.
+    Such a sample is `{"indices": …, "values": …}`, optionally with `dense_shape` or `shape`, or an
+    object with these attributes, as TensorFlow's.
     """
     if isinstance(value, Mapping):
         return value if {INDICES, VALUES} <= set(value) <= {INDICES, VALUES, *_SHAPES} else None
@@ -186,10 +186,10 @@ def positions_of(value: object) -> Mapping[str, Any] | None:
 
 
 def row_of(given: Mapping[str, Any], spec: InputSpec, at: str) -> Array:
-    """Return the row of a sample that is given by positions and values.
+    """Return the row of a sample given by positions and values.
 
-    Of a row of fixed size, zeros (or empty texts) stand where nothing is given. A row of any length
-    holds its elements one after the other.
+    A row of fixed size is filled with zeros (or empty texts). A row of any length consists of its
+    elements in order.
 
     Raises:
         InputError: Positions and values do not make such a row.
@@ -198,7 +198,9 @@ def row_of(given: Mapping[str, Any], spec: InputSpec, at: str) -> Array:
     try:
         values = as_array(given[VALUES])
     except ValueError as error:
-        raise InputError(f"{at}: values {given[VALUES]!r:.60} make no array: {error}") from error
+        raise InputError(
+            f"{at}: values {given[VALUES]!r:.60} cannot be converted to an array: {error}"
+        ) from error
     indices = indices[:, 0] if indices.ndim == 2 and indices.shape[1] == 1 else indices
     if indices.ndim != 1 or indices.shape != values.shape:
         raise InputError(
@@ -221,8 +223,8 @@ def row_of(given: Mapping[str, Any], spec: InputSpec, at: str) -> Array:
     for position, value in zip(indices, values, strict=True):
         if spec.composite is not None and value in (nothing, b""):
             raise InputError(
-                f"{at}: {as_array(value).item()!r} at position {position} cannot be told from an "
-                f"element that is not there. Leave it out"
+                f"{at}: {as_array(value).item()!r} at position {position} is the same as a "
+                f"missing element. Leave it out"
             )
     dtype = object if spec.dtype == TEXT else values.dtype if values.size else spec.dtype
     row = np.full(size, nothing, dtype)
@@ -234,7 +236,7 @@ def rows_of(value: Any) -> Iterator[Mapping[str, Any]]:
     """Yield the samples of a whole sparse matrix of SciPy or TensorFlow.
 
     Args:
-        value: As `is_matrix` recognises it.
+        value: A matrix as recognised by `is_matrix`.
     """
     if hasattr(value, "tocsr"):
         compressed = value.tocsr()
@@ -268,14 +270,14 @@ def is_matrix(value: object) -> bool:
 def _consecutive(indices: Array, values: Array, spec: InputSpec, at: str) -> Array:
     if spec.composite is None:
         raise InputError(
-            f"{at}: indices and values do not tell how long the row is that {spec.name!r} takes. "
+            f"{at}: indices and values do not give the length of the row of {spec.name!r}. "
             f"Give all its values"
         )
     if (indices != np.arange(len(indices))).any():
         raise InputError(
-            f"{at}: rows of input {spec.name!r} may have any length, and their elements follow "
-            f"each other from position 0 on; positions {indices.tolist()} leave some out. Give all "
-            f"of them, or the values alone"
+            f"{at}: rows of input {spec.name!r} may have any length, and their elements have "
+            f"consecutive positions from 0; positions {indices.tolist()} leave some out. Give all "
+            f"of them, or only the values"
         )
     return values if values.size else values.astype(numpy_dtype(spec.dtype))
 
@@ -294,7 +296,9 @@ def _array(value: object, at: str, name: str) -> Array:
     try:
         array = np.asarray(value)
     except ValueError as error:
-        raise InputError(f"{at}: {name} {value!r:.60} make no array: {error}") from error
+        raise InputError(
+            f"{at}: {name} {value!r:.60} cannot be converted to an array: {error}"
+        ) from error
     if array.size and array.dtype.kind not in "iu":
         raise InputError(f"{at}: {name} {value!r:.60} are not whole numbers")
     return array.astype(np.int64)

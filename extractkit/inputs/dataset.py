@@ -1,8 +1,8 @@
 """Samples from any Python callable: lists, generators, `tf.data`, Hugging Face datasets, tfds.
 
-An element is a single value, a mapping, or a tuple, whose values have their positions as names
-("0", "1", …); of a tuple that begins with a mapping, as Keras takes features with a label, the
-mapping's values keep their names.
+An element is a single value, a mapping, or a tuple. The values of a tuple are named by position
+("0", "1", …). If it begins with a mapping, as Keras's (features, label), the mapping's values keep
+their names.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,14 +27,14 @@ from extractkit.inputs.records import RecordSource, Spool, bind_records, fitted
 
 @dataclass(frozen=True)
 class Elements:
-    """How elements become samples.
+    """The conversion of elements to samples.
 
     Attributes:
-        signature: what the model takes.
-        columns: for each of its inputs the name of the value; None: the same names, or in a tuple
-            the positions, in the order of the inputs.
-        column: name of the text, for a model that takes text and without `columns`.
-        source: where the samples come from.
+        signature: The model's inputs.
+        columns: The name of the value for each input. If None, the inputs' names, or in a tuple
+            their positions.
+        column: The name of the text, for a model that takes text and without `columns`.
+        source: The origin of the samples.
     """
 
     signature: Signature
@@ -43,10 +43,10 @@ class Elements:
     source: str
 
     def sample(self, index: int, element: object, at: str) -> Sample:
-        """Return one element, not yet held against the model's types and shapes.
+        """Return one element as a sample, not yet checked against the model's types and shapes.
 
         Raises:
-            InputError: it lacks a value.
+            InputError: It lacks a value.
         """
         text = reads_text(self.columns, self.column, self.signature)
         named = _named(element, several=not text and len(self.signature.specs) > 1)
@@ -93,12 +93,12 @@ class Elements:
 
 
 class Sequential:
-    """The elements of a sequence, asked for one at a time: it may not be made for threads.
+    """The elements of a sequence, read one at a time, since it may not be thread-safe.
 
     Args:
-        sequence: with `__len__` and `__getitem__`.
-        elements: how its elements become samples.
-        at: how messages name it.
+        sequence: An object with `__len__` and `__getitem__`.
+        elements: The conversion of its elements.
+        at: Its name in messages.
     """
 
     def __init__(self, sequence: Any, elements: Elements, at: str) -> None:
@@ -127,19 +127,19 @@ class Sequential:
         return self._elements.sample(index, element, at)
 
     def identify(self, index: int) -> Identity:
-        """Who the sample of this number is: nothing but the number tells."""
+        """Return the identity of the sample of this number, which is only its number."""
         return Identity(str(index), self._elements.source)
 
 
 class Rows:
-    """Values of many samples as a sequence of elements: a mapping or tuple of arrays, or an array.
+    """A mapping or tuple of arrays, or one array, as a sequence of elements.
 
     Args:
-        values: the samples lie along their first axis.
+        values: The arrays, with samples along their first axis.
 
     Raises:
-        InputError: they differ in their number of samples, or have none; or bytes of a fixed-width
-            type may have been cut.
+        InputError: Their numbers of samples differ or are 0, or bytes of a fixed-width type may
+            have been cut.
     """
 
     def __init__(self, values: object, at: str) -> None:
@@ -157,7 +157,7 @@ class Rows:
             )
             raise InputError(f"{at}: the values differ in their number of samples: {listed}")
         self._count = next(iter(counts.values())) or 0
-        # A single row no longer tells how wide its type was.
+        # The width of the array's type is not known from a single row.
         for name, value in (named or {"": values}).items():
             if isinstance(value, np.ndarray):
                 check_width(value, f"{at}: {name!r}" if name else at)
@@ -176,12 +176,15 @@ class Rows:
 
 
 def summary(error: Exception) -> str:
-    """Return the type and the first line of an error that other people's code raised."""
+    """Return the type and the first line of an error raised by third-party code."""
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
 
 
 def _named(element: object, several: bool) -> dict[str, object] | None:
-    """The values by name; None for a single one. A list is a tuple where `several` are wanted."""
+    """Return the values by name, or None for a single value.
+
+    A list is treated as a tuple if `several` values are wanted.
+    """
     if isinstance(element, Mapping):
         return {str(name): value for name, value in element.items()}
     if not isinstance(element, tuple) and not (several and isinstance(element, list)):
@@ -203,46 +206,46 @@ def _array(value: object, spec: InputSpec, at: str) -> Array:
     try:
         array = as_array(value) if spec.dtype == TEXT else np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{at} makes no array: {error}") from error
-    # NumPy takes an empty list for real numbers.
+        raise InputError(f"{at} cannot be converted to an array: {error}") from error
+    # NumPy gives an empty list a floating-point dtype.
     typed = array.size > 0 or hasattr(value, "dtype")
     return array if typed else array.astype(numpy_dtype(spec.dtype))
 
 
 def _plain(value: object) -> str | int | float | bool | None:
-    """Return a single value as it can be written down; None for all others."""
+    """Return a scalar that JSON can hold, or None for all other values."""
     if isinstance(value, np.generic) or getattr(value, "shape", None) == ():
         value = as_array(value).item()
     if isinstance(value, bytes):
         value = value.decode("utf-8", "backslashreplace")
     if isinstance(value, str):
-        # Half a surrogate pair cannot be written down.
+        # Half a surrogate pair cannot be encoded.
         return value.encode("utf-8", "backslashreplace").decode()
     return value if isinstance(value, bool | int | float) else None
 
 
-# What `tf.data.Dataset.cardinality` says of a dataset without an end.
+# The value of `tf.data.Dataset.cardinality` for an infinite dataset.
 _INFINITE = -1
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a callable returns.
+    """The samples that a callable returns.
 
-    That is a sequence of samples (anything with `__len__` and `__getitem__`: a list, a PyTorch or
-    Hugging Face dataset, a tfds data source), a mapping or tuple of arrays with samples along
-    their first axis, a `tf.data.Dataset`, or any iterable. What can only be gone through is copied
-    to a temporary file on the way, and read from there.
+    It may return a sequence of samples (anything with `__len__` and `__getitem__`: a list, a
+    PyTorch or Hugging Face dataset, a tfds data source), a mapping or tuple of arrays with samples
+    along their first axis, a `tf.data.Dataset`, or any iterable. The elements of an iterable are
+    copied to a temporary file, to be read at random.
 
     A sample is an array, a text, a mapping with a value for each of the model's inputs, or a tuple
-    in their order. What else is in it, a label say, goes to samples.jsonl if it is a single value.
+    in their order. Other single values, such as a label, are stored in samples.jsonl.
 
     Attributes:
-        dataset: the callable, with its arguments.
-        columns: for each of the model's inputs the name, or in a tuple the position, of its value.
-        column: the name of the text, for a model that takes text and without `columns`.
-        batched: whether what comes is batches, to be taken apart along their first axis.
-        limit: the first so many samples; None: all.
+        dataset: The callable, with its arguments.
+        columns: The name, or the position in a tuple, of the value for each of the model's inputs.
+        column: The name of the text, for a model that takes text and without `columns`.
+        batched: Whether the elements are batches, to be split along their first axis.
+        limit: The number of samples to use. If None, all.
 
     Raises:
         InputError: `limit` is not a whole number of at least 1, `batched` not true or false.
@@ -260,12 +263,12 @@ class Dataset:
             raise InputError(f"inputs.batched={self.batched!r} is not true or false")
 
     def bind(self, signature: Signature) -> RecordSource:
-        """Call the callable, read every sample once and hold it against what the model takes.
+        """Call the callable, read every sample once and check it against the model's inputs.
 
         Raises:
-            InputError: the callable fails, returns something else, or none of its samples fits.
-            ConfigError: there is no such callable, or it cannot be called so.
-            DiskSpaceError: the temporary file fills the disk.
+            InputError: The callable fails, returns something else, or none of its samples fits.
+            ConfigError: The callable does not exist, or does not take these arguments.
+            DiskSpaceError: The temporary file fills the disk.
         """
         if not isinstance(self.dataset, Component):
             raise InputError(
@@ -308,7 +311,10 @@ def _called(component: Component, at: str) -> object:
 
 
 def _sequence(returned: object, at: str) -> Any:
-    """What can be read at random, or None. TensorFlow's datasets have a length, and cannot."""
+    """Return the value as a sequence, or None if it cannot be read at random.
+
+    TensorFlow's datasets have a length, but no random access.
+    """
     if _is_tensorflow(returned) or isinstance(returned, str | bytes):
         return None
     if isinstance(returned, Mapping | tuple):
@@ -325,7 +331,7 @@ def _iterable(returned: Any, limit: int | None, at: str) -> Iterable[object]:
         iterable: Iterable[object] = returned.as_numpy_iterator()
         return iterable
     if (sequence := _sequence(returned, at)) is not None:
-        # By its length: not every sequence says so where it ends.
+        # By its length: not every sequence raises IndexError at its end.
         return (sequence[index] for index in range(len(sequence)))
     if isinstance(returned, Iterable) and not isinstance(returned, str | bytes):
         return returned
@@ -346,7 +352,7 @@ def _unbatched(batches: Iterable[object], at: str) -> Iterator[object]:
 
 
 def _guarded(elements: Iterable[object], at: str) -> Iterator[object]:
-    """Yield the same elements; what their making raises is told as one message."""
+    """Yield the elements, and convert the errors of their generator to an InputError."""
     iterator = iter(elements)
     for index in count():
         try:

@@ -1,4 +1,4 @@
-"""Files of samples: found, watched for changes, split into lines, and the digests of samples.
+"""Files of samples: search, detection of changes, lines, and digests of samples.
 
 Only "
 " ends a line (with "
@@ -28,46 +28,46 @@ from extractkit.inputs.protocol import Sample
 PathLike = str | os.PathLike[str]
 
 _GLOB_SIGNS = frozenset("*?[")
-_MEND = "Put it back as it was and resume the run, or start a new one"
+_MEND = "Restore it and resume the run, or start a new one"
 
 
 @dataclass(frozen=True)
 class Stamp:
-    """What gives a changed file away without reading it: its size in bytes, its time in ns."""
+    """The size in bytes and modification time in ns of a file, to detect changes."""
 
     size: int
     modified: int
 
     @classmethod
     def of(cls, path: Path) -> "Stamp":
-        """Return the file as it is now."""
+        """Return the current stamp of a file."""
         status = path.stat()
         return cls(status.st_size, status.st_mtime_ns)
 
     def check(self, path: Path) -> None:
-        """Refuse a file that is no longer what it was.
+        """Check that a file has not changed.
 
         Raises:
-            JobError: its size or time differs, or it is gone.
+            JobError: Its size or time differs, or it is gone.
         """
         try:
             now = Stamp.of(path)
         except OSError as error:
-            raise JobError(f"{path} cannot be read any more: {error.strerror}. {_MEND}") from error
+            raise JobError(f"{path} can no longer be read: {error.strerror}. {_MEND}") from error
         if now != self:
             was = f"{self.size} bytes" if now.size != self.size else "another modification time"
             raise JobError(f"{path} changed while the job ran (it had {was}). {_MEND}")
 
 
 def find_file(given: PathLike, suffix: str, key: str = "inputs.path") -> Path:
-    """Return the one file of this name, `~` expanded.
+    """Return the path of a file, with `~` expanded.
 
     Args:
-        suffix: ending of the files to suggest.
-        key: the configuration key, for messages.
+        suffix: The ending of files to suggest.
+        key: The configuration key, for messages.
 
     Raises:
-        InputError: it does not exist, is a directory or may not be read.
+        InputError: The file does not exist, is a directory or may not be read.
     """
     path = Path(given).expanduser()
     at = f"{key}={str(given)!r}"
@@ -89,13 +89,12 @@ def find_file(given: PathLike, suffix: str, key: str = "inputs.path") -> Path:
 
 
 def find_files(given: PathLike | Sequence[PathLike], suffix: str) -> list[Path]:
-    """The files of one or several names or globs, in the order given; a glob's matches are sorted.
+    """Return the files for names and globs, in their order. A glob's matches are sorted.
 
     A file named more than once is read once.
 
     Raises:
-        InputError: something that is no name, a file that `find_file` refuses, or a glob that
-            matches no file.
+        InputError: A value is not a name, `find_file` refuses a file, or a glob matches no file.
     """
     entries = [given] if isinstance(given, str | os.PathLike) else given
     if not isinstance(entries, list | tuple) or not all(
@@ -112,16 +111,16 @@ def find_files(given: PathLike | Sequence[PathLike], suffix: str) -> list[Path]:
 
 
 def find_inside(folder: Path, suffixes: Sequence[str], at: str) -> tuple[list[Path], int]:
-    """The files below a folder with one of these endings, in any case, sorted; hidden ones are not.
+    """Find the files below a folder with one of these endings, in any case, without hidden files.
 
-    Without endings these are all files.
+    Without endings, all files are returned.
 
-    Returns their paths from the folder on, and how many other files there are.
+    Returns their sorted paths, relative to the folder, and the number of other files.
 
     Raises:
-        InputError: there is none, or one may not be read.
+        InputError: There is none, or one may not be read.
     """
-    # `Path.rglob` does not look into folders that are links.
+    # `Path.rglob` does not follow links to folders.
     below = map(Path, sorted(glob.glob("**", root_dir=folder, recursive=True)))  # noqa: PTH207
     files = [path for path in below if (folder / path).is_file()]
     found = [path for path in files if not suffixes or path.suffix.lower() in suffixes]
@@ -134,18 +133,18 @@ def find_inside(folder: Path, suffixes: Sequence[str], at: str) -> tuple[list[Pa
 
 
 def printable(path: Path) -> str:
-    """Return the path as it can be written down: a file name may be no UTF-8 at all."""
+    """Return the path as valid text: a file name may not be UTF-8."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
-    """Return the files' names, each with as many parent folders as it takes to tell them apart."""
+    """Return the files' names, each with as many parent folders as make it unique."""
     absolute = [_absolute(path) for path in paths]
     depth = max((len(path.parts) for path in absolute), default=0)
     names: dict[Path, str] = {}
     for length in range(1, depth + 1):
         tails = {path: path.parts[-length:] for path in absolute if path not in names}
-        # Names already settled do not occur among these: they differ from them in a shorter tail.
+        # Names that are already unique differ from these in a shorter tail.
         counts = Counter(tails.values())
         names |= {p: printable(Path(*tail)) for p, tail in tails.items() if counts[tail] == 1}
     return [names[path] for path in absolute]
@@ -158,10 +157,10 @@ def _absolute(path: Path) -> Path:
 
 def _expand(given: PathLike, suffix: str) -> list[Path]:
     path = Path(given).expanduser()
-    # A file whose own name holds such a sign is that file, not a pattern.
+    # A name with such a character may be an existing file, not a pattern.
     if path.exists() or _GLOB_SIGNS.isdisjoint(str(path)):
         return [find_file(given, suffix)]
-    # `Path.glob` knows no absolute patterns, and matches hidden files, which a shell does not.
+    # `Path.glob` does not take absolute patterns, and matches hidden files, unlike a shell.
     matches = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207
     files = [Path(match) for match in matches if Path(match).is_file()]
     if not files:
@@ -170,7 +169,7 @@ def _expand(given: PathLike, suffix: str) -> list[Path]:
 
 
 def _missing(at: str, path: Path, verb: str = "does not exist") -> InputError:
-    """Name what stands beside the first part of the path that is not there."""
+    """Return an error that lists the siblings of the first missing part of the path."""
     while not path.parent.is_dir():
         path = path.parent
     return InputError(
@@ -183,7 +182,7 @@ def _names(folder: Path) -> list[str]:
     try:
         return sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
     except OSError:
-        # Suggestions only: a folder that may not be listed has none to offer.
+        # Only for suggestions: a folder that may not be listed offers none.
         return []
 
 
@@ -192,13 +191,13 @@ _BOM = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True, eq=False)
 class Lines:
-    """Where the lines of a file stand, at 8 bytes a line, blank or not.
+    """The offsets of a file's lines, at 8 bytes per line.
 
     Attributes:
-        path: the file.
-        stamp: the file as it was when the lines were found.
-        offsets: int64 (lines that are not blank), the byte at which each begins.
-        blanks: int64 (blank lines), how many lines that are not blank stand before each.
+        path: The file.
+        stamp: The state of the file when the lines were found.
+        offsets: int64 (non-blank lines), the first byte of each.
+        blanks: int64 (blank lines), the number of non-blank lines before each.
     """
 
     path: Path
@@ -210,15 +209,15 @@ class Lines:
         return len(self.offsets)
 
     def number(self, index: int) -> int:
-        """The number, from 1, of the line that is this one when blank ones are not counted."""
+        """Return the line number, from 1, of the non-blank line with this index."""
         return index + 1 + int(np.searchsorted(self.blanks, index, side="right"))
 
     def read(self, start: int, stop: int) -> Iterator[tuple[int, str]]:
-        """Yield the lines start … stop-1, counted without blank ones, each with its number from 1.
+        """Yield the non-blank lines start … stop-1, each with its line number from 1.
 
         Raises:
-            InputError: one of them is not UTF-8.
-            JobError: the file has changed.
+            InputError: One of them is not UTF-8.
+            JobError: The file has changed.
         """
         self.stamp.check(self.path)
         skipped = np.searchsorted(self.blanks, np.arange(start, stop), side="right")
@@ -232,11 +231,11 @@ class Lines:
 def find_lines(
     path: Path, limit: int | None, visit: Callable[[int, str | InputError], None]
 ) -> Lines:
-    """Find the lines of a file, the first `limit` that are not blank (None: all).
+    """Find the first `limit` non-blank lines of a file, or all.
 
     Args:
-        visit: called for each line that is not blank with its number (from 1), and its text or,
-            where it is not UTF-8, the error that reading it raises.
+        visit: Called for each non-blank line with its number (from 1) and its text, or the error
+            if it is not UTF-8.
     """
     stamp = Stamp.of(path)
     offsets, blanks = array("q"), array("q")
@@ -275,9 +274,9 @@ def _text(line: bytes, path: Path, number: int) -> str:
 
 
 def contents(values: Array) -> bytes:
-    """Return the bytes of an array: numbers in C order; texts in UTF-8, each after its length.
+    """Return the bytes of an array: numbers in C order, texts in UTF-8 prefixed by length.
 
-    An array of objects holds addresses in memory, which differ from process to process.
+    The buffer of an object array holds memory addresses, which differ between processes.
     """
     if not values.dtype.hasobject:
         return values.tobytes()
@@ -286,7 +285,7 @@ def contents(values: Array) -> bytes:
 
 
 def sample_digest(sample: Sample) -> bytes:
-    """SHA-256 over a sample's id, its text or its arrays, and what else identifies it."""
+    """Return the SHA-256 over a sample's id, its text or arrays, and its extra values."""
     extra = json.dumps(sample.extra, sort_keys=True)
     digest = hashlib.sha256(f"{sample.id}\0{extra}\0".encode())
     if isinstance(sample.data, str):

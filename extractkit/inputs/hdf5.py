@@ -27,16 +27,16 @@ _UNREADABLE = (
 
 @dataclass(frozen=True)
 class Hdf5:
-    """Datasets of an HDF5 file, samples along their first axis; they stay in the file.
+    """Datasets of an HDF5 file, with samples along their first axis.
 
-    Links and datasets that lead out of the file are refused: HDF5 would follow them to any file
-    that the user may read.
+    Links and external datasets are refused, since HDF5 would follow them to any file that the user
+    may read.
 
     Attributes:
-        path: the file.
-        columns: for each of the model's inputs the path of its dataset in the file; None: they
-            have the inputs' names, or there is one input and one dataset.
-        limit: the first so many samples; None: all.
+        path: The file.
+        columns: The path of the dataset for each of the model's inputs. If None, the inputs'
+            names, or the only dataset for the only input.
+        limit: The number of samples to use. If None, all.
 
     Raises:
         InputError: `limit` is not a whole number of at least 1.
@@ -50,11 +50,11 @@ class Hdf5:
         check_limit(self.limit)
 
     def bind(self, signature: Signature) -> ColumnSource:
-        """Open the file, read its datasets through once and hold them against the model.
+        """Open the file, read its datasets once and check them against the model's inputs.
 
         Raises:
-            InputError: the file is missing or damaged, or a dataset does not fit the model or holds
-                no row that can be read.
+            InputError: The file is missing or damaged, or a dataset does not fit the model or has
+                no readable row.
         """
         if self.path is None:
             raise InputError(
@@ -66,7 +66,7 @@ class Hdf5:
         stamp = Stamp.of(path)
         try:
             file = h5py.File(path, "r")
-            # A name that is given is looked up: it may be a link, which the list leaves out.
+            # A given name is looked up directly: it may be a link, which the listing leaves out.
             available = [*_datasets(file), *map(str, (self.columns or {}).values())]
             strings = {spec.name for spec in signature.specs if spec.dtype == TEXT}
             columns = {
@@ -80,14 +80,14 @@ class Hdf5:
 
 @dataclass(frozen=True, eq=False)
 class StoredDataset:
-    """A dataset that stays in its file, read from any thread: h5py has one lock for all of HDF5.
+    """A dataset in a file, readable from any thread since h5py holds a global lock.
 
     Attributes:
-        dataset: h5py's, open; the file is closed with the last of them.
-        file: h5py's, kept open for it.
-        path: the file's.
-        stamp: the file as it was when it was opened.
-        at: how messages name it.
+        dataset: The open dataset of h5py.
+        file: The file of h5py, kept open with its datasets.
+        path: The file's path.
+        stamp: The state of the file when it was opened.
+        at: Its name in messages.
     """
 
     dataset: Any
@@ -103,11 +103,11 @@ class StoredDataset:
         """Return the dataset of this name.
 
         Args:
-            strings: whether it is for an input that takes them: bytes can be opaque, or rows of
-                uint8 of any length, where zeros at their end are kept.
+            strings: Whether it is for a string input. Bytes may then be opaque, or rows of uint8 of
+                any length, which keep trailing zeros.
 
         Raises:
-            InputError: there is none, it leads out of the file, or holds no numbers or texts.
+            InputError: It does not exist, is outside the file, or holds no numbers or texts.
         """
         node = _node(file, name, at)
         at = f"{at}, dataset {name!r}"
@@ -115,7 +115,7 @@ class StoredDataset:
             raise InputError(f"{at} is a group. {choices(name, _datasets(file))}")
         if node.is_virtual or node.external:
             raise InputError(
-                f"{at} keeps its values outside of itself, where they are not followed. "
+                f"{at} keeps its values in another file, which is not read. "
                 f"Store them in it: file.create_dataset(NAME, data=values)"
             )
         readable = node.dtype.kind in "biufcS" or h5py.check_string_dtype(node.dtype) is not None
@@ -130,22 +130,22 @@ class StoredDataset:
 
     @property
     def dtype(self) -> DType:
-        """Of the values; object for texts of any length."""
+        """The dtype of the values: object for texts of any length."""
         dtype: DType = self.dataset.dtype
         return dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(samples, *shape of one)."""
+        """The shape (samples, *shape of one)."""
         shape: tuple[int, ...] = self.dataset.shape
         return shape
 
     def __getitem__(self, rows: slice, /) -> Array:
-        """Return these rows; texts as bytes.
+        """Return these rows, with texts as bytes.
 
         Raises:
-            InputError: they are damaged, or compressed in a way that is unknown here.
-            JobError: the file has changed.
+            InputError: They are damaged, or their compression is not supported.
+            JobError: The file has changed.
         """
         self.stamp.check(self.path)
         try:
@@ -160,7 +160,7 @@ def _holds_bytes(node: Any) -> bool:
 
 
 def _node(file: Any, name: str, at: str) -> Any:
-    """What stands at this path, found link by link, so that none is followed out of the file."""
+    """Return the object at this path, found link by link so that none leads out of the file."""
     node = file
     for part in filter(None, name.split("/")):
         links: Any = node.id.links if isinstance(node, h5py.Group) else None

@@ -1,4 +1,4 @@
-"""Pictures from files or a folder, decoded into arrays. Needs Pillow, an extra."""
+"""Pictures from files or a folder, decoded into arrays. Needs the extra with Pillow."""
 
 import hashlib
 from collections.abc import Sequence
@@ -27,11 +27,11 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 RESIZES = ("bilinear", "nearest", "bicubic", "lanczos")
 SCALES = ("unit", "signed")
 
-# Named one by one: to find a format by itself, Pillow would also try those that start a program.
+# Named explicitly: otherwise Pillow also tries formats that start an external program.
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
 _CHANNELS = {"rgb": 3, "gray": 1}
 _MODES = {3: "RGB", 1: "L"}
-# More than 8 bits a channel, which Pillow would clip to 8.
+# More than 8 bits per channel, which Pillow would clip to 8.
 _DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
 _BYTE = np.dtype(np.uint8)
@@ -42,8 +42,8 @@ class Picture:
     """A decoded picture.
 
     Attributes:
-        values: as the model takes it.
-        width, height: its own, upright, before any resizing.
+        values: The pixels in the model's layout and dtype.
+        width, height: The picture's own size, upright, before resizing.
     """
 
     values: Array
@@ -53,16 +53,16 @@ class Picture:
 
 @dataclass(frozen=True)
 class Pixels:
-    """How a picture becomes an array.
+    """The conversion of a picture to an array.
 
     Attributes:
-        height, width: that it is resized to; None: its own, or, where the other is given, what
-            keeps its proportions.
+        height, width: The size to resize to. If one is None, it keeps the proportions; if both are,
+            the picture is not resized.
         channels: 3 (RGB) or 1 (gray).
         axes: "hwc", "chw" or "hw".
-        dtype: of the values, by name.
-        resize: how pixels are interpolated, one of `RESIZES`.
-        scale: None: 0 … 255; "unit": 0 … 1; "signed": -1 … 1.
+        dtype: The name of the values' dtype.
+        resize: The interpolation, one of `RESIZES`.
+        scale: The range of values: 0 … 255 for None, 0 … 1 for "unit", -1 … 1 for "signed".
     """
 
     height: int | None
@@ -84,17 +84,17 @@ class Pixels:
         mode: str | None = None,
         scale: str | None = None,
     ) -> "Pixels":
-        """Return what an input takes a picture as.
+        """Return the conversion for a model's input.
 
         Three axes are height, width and channels, or channels first where only the first of them
         has a length of 1 or 3; two axes are a gray picture.
 
         Args:
-            size: height and width; None: the input's.
-            mode: "rgb" or "gray"; None: as the input has channels, "rgb" where that is free.
+            size: The height and width. If None, the input's.
+            mode: "rgb" or "gray". If None, by the input's channels, "rgb" if that is free.
 
         Raises:
-            InputError: it takes no pictures, or not such ones.
+            InputError: The input takes no pictures, or not such ones.
         """
         require("PIL.Image", "images", "reading pictures")
         _check_choice("resize", resize, RESIZES)
@@ -123,10 +123,10 @@ class Pixels:
         mode: str | None,
         scale: str | None,
     ) -> "Pixels":
-        """Return how a picture is decoded for a model that scales and resizes it by itself.
+        """Return the conversion for a model whose image processor scales and resizes pictures.
 
         Raises:
-            InputError: A setting is none, or is the model's own to choose.
+            InputError: A setting is invalid, or is determined by the model.
         """
         require("PIL.Image", "images", "reading pictures")
         _check_choice("resize", resize, RESIZES)
@@ -140,13 +140,13 @@ class Pixels:
         return cls(height, width, _CHANNELS["rgb"], "hwc", _BYTE.name, resize)
 
     def decode(self, data: bytes, at: str) -> Picture:
-        """Decode the first frame of a file, upright, its transparency left out.
+        """Decode the first frame of a file, upright and without transparency.
 
         Returns values of shape (height, width, channels), (channels, height, width) or
-        (height, width), as the model takes them.
+        (height, width), depending on the model.
 
         Raises:
-            InputError: the picture is broken, or of a kind that is not read.
+            InputError: The picture is broken or in an unsupported format.
         """
         from PIL import Image, ImageOps
 
@@ -160,8 +160,8 @@ class Pixels:
             raise
         except Exception as error:  # Pillow's format readers raise errors of many types
             raise InputError(
-                f"{at} is no picture that can be decoded: {_told(error)}. "
-                f"Mend it, convert it to one of {', '.join(_FORMATS)}, or leave it out"
+                f"{at} is not a picture that can be decoded: {_reason(error)}. "
+                f"Repair it, convert it to one of {', '.join(_FORMATS)}, or leave it out"
             ) from error
         values = np.asarray(picture, numpy_dtype(self.dtype))
         if self.scale == "unit":
@@ -191,7 +191,7 @@ class Pixels:
 
 
 def decoder() -> str:
-    """What decodes the pictures, with its version: another one may differ in the last bit."""
+    """Return the decoder and its version, since another one may differ in the last bit."""
     return f"Pillow {require('PIL', 'images', 'reading pictures').__version__}"
 
 
@@ -251,7 +251,7 @@ def _check_range(spec: InputSpec, signature: Signature, scale: str | None) -> No
 
 
 def _as_arrays(spec: InputSpec) -> str:
-    """Return how pictures are given to an input that is quantised; empty for another one."""
+    """Return advice on pictures for a quantised input, or "" for any other."""
     if spec.quantized is None:
         return ""
     return (
@@ -275,33 +275,33 @@ def _check_mode(picture: "Image", at: str) -> None:
 
 
 def _opaque(picture: "Image", mode: str) -> "Image":
-    # A palette's transparent entry would be warned of.
+    # Pillow warns of a palette's transparent entry.
     if "transparency" in picture.info:
         picture = picture.convert("RGBA")
     return picture.convert(mode)
 
 
-def _told(error: Exception) -> str:
-    # Pillow names the object in memory that it was given: the file is named before.
+def _reason(error: Exception) -> str:
+    # Pillow's message names the object in memory. The file is named before.
     if type(error).__name__ == "UnidentifiedImageError":
-        return "it is in no format that is known here"
+        return "its format is not known"
     return f"{type(error).__name__}: {error}"
 
 
 @dataclass(frozen=True)
 class Images:
-    """Pictures, a sample a file: upright, without transparency, the first frame of several.
+    """Pictures, one per file: the first frame, upright and without transparency.
 
-    They stay in their files and are decoded when they are read.
+    They are decoded when they are read.
 
     Attributes:
-        path: a folder, looked through with all below it; or a file, a glob (sorted) or several.
-        limit: the first so many pictures; None: all.
-        size: height and width that they are resized to, whatever their proportions; None: those
-            that the model takes, or each picture's own where it takes any.
-        resize: bilinear, nearest, bicubic or lanczos, as Pillow does it: smoothed when it shrinks.
-        mode: "rgb" or "gray"; None: as the model's input has 3 channels or 1.
-        scale: None: values from 0 to 255; "unit": from 0 to 1; "signed": from -1 to 1.
+        path: A folder, searched recursively, or a file, a glob (sorted) or several.
+        limit: The number of pictures to use. If None, all.
+        size: The height and width to resize to, regardless of proportions. If None, those of the
+            model's input, or each picture's own if the input takes any.
+        resize: bilinear, nearest, bicubic or lanczos, as in Pillow, antialiased when shrinking.
+        mode: "rgb" or "gray". If None, by the channels of the model's input, 3 or 1.
+        scale: The range of values: 0 to 255 for None, 0 to 1 for "unit", -1 to 1 for "signed".
 
     Raises:
         InputError: `limit` is not a whole number of at least 1.
@@ -318,10 +318,10 @@ class Images:
         check_limit(self.limit)
 
     def bind(self, signature: Signature) -> "ImageSource":
-        """Find the pictures, and read every file once; a broken one is found when it is decoded.
+        """Find the pictures, and read every file once. Broken ones are found when decoded.
 
         Raises:
-            InputError: the model does not take one picture; or there is none, or all are broken.
+            InputError: The model does not take one picture, or there is none, or all are broken.
             MissingExtraError: Pillow is not installed.
         """
         if signature.string is not None:
@@ -342,7 +342,7 @@ class Images:
         for file in files:
             digest.update(f"{file.id}\0".encode())
             digest.update(hashlib.sha256(file.read()).digest())
-        # Pillow's version does not tell those of the libraries that it was built with.
+        # The versions of the libraries that Pillow was built with do not follow from Pillow's.
         first = _first_decoded(files, signature, pixels)
         digest.update(sample_digest(replace(first, extra={})))
         return ImageSource(files, signature, pixels, digest.hexdigest(), notes)
@@ -378,11 +378,11 @@ class Images:
 
 
 def _sample(file: SampleFile, index: int, signature: Signature, pixels: Pixels) -> Sample:
-    """Return the decoded picture as the model takes it.
+    """Return the decoded picture as a sample.
 
     Raises:
-        InputError: it is broken.
-        JobError: the file has changed since it was found.
+        InputError: The picture is broken.
+        JobError: The file has changed since it was found.
     """
     picture = pixels.decode(file.read(), file.at)
     own = file.identity
@@ -396,15 +396,15 @@ def _sample(file: SampleFile, index: int, signature: Signature, pixels: Pixels) 
 
 @dataclass(frozen=True, eq=False)
 class ImageSource(FileSamples):
-    """Pictures, decoded as they are read.
+    """A source of pictures that are decoded when they are read.
 
     Attributes:
-        files: in order.
-        signature: what the model takes.
-        pixels: how they are decoded.
-        fingerprint: SHA-256 over the files' names and contents, the settings, the decoder and its
-            first result.
-        notes: for log and manifest.
+        files: The files, in order.
+        signature: The model's inputs.
+        pixels: Their conversion.
+        fingerprint: The SHA-256 over the files' names and contents, the settings, the decoder and
+            its first result.
+        notes: Notes for the log and the manifest.
     """
 
     files: tuple[SampleFile, ...]
@@ -414,7 +414,7 @@ class ImageSource(FileSamples):
     notes: tuple[str, ...] = ()
 
     def sample(self, index: int) -> Sample:
-        """Return the picture of this number, decoded."""
+        """Return the decoded picture of this number."""
         return _sample(self.files[index], index, self.signature, self.pixels)
 
 
@@ -426,4 +426,4 @@ def _first_decoded(files: Sequence[SampleFile], signature: Signature, pixels: Pi
         except InputError as error:
             faults.add(error)
     faults.check(len(files))
-    raise AssertionError("there is a file, or none would have been found")
+    raise AssertionError("a source of pictures has at least one file")

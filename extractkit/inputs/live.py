@@ -1,4 +1,4 @@
-"""Samples that are in memory already, for the library call `extractkit.extract(inputs=…)`."""
+"""Samples in memory, for `extractkit.extract(inputs=…)`."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -29,25 +29,25 @@ ORIGIN = "memory"
 
 @dataclass(frozen=True, eq=False)
 class LiveArrays:
-    """Arrays in memory, samples along their first axis. They are not copied before they are read.
+    """Arrays in memory with samples along their first axis, copied only when read.
 
     Attributes:
-        arrays: for a model with one input its array (or nested lists of numbers); for several a
-            mapping from their names, or a sequence in the model's order, as Keras takes them. A
-            sequence of tuples, each with a value for each of several inputs, holds samples.
+        arrays: The array (or nested lists of numbers) of a model with one input. For several
+            inputs, a mapping by name, or a sequence in the model's order, as in Keras. A sequence
+            of tuples with a value for each of several inputs is a sequence of samples.
     """
 
     arrays: npt.ArrayLike | Mapping[str, npt.ArrayLike] | Sequence[npt.ArrayLike]
 
     def bind(self, signature: Signature) -> Source:
-        """Hold the arrays against what the model takes.
+        """Check the arrays against the model's inputs.
 
         Raises:
-            InputError: they do not fit.
+            InputError: They do not fit.
         """
         specs = {spec.name: spec for spec in signature.specs}
         if (tuples := _samples_as_tuples(self.arrays, signature)) is not None:
-            # By name, since a model with a tokenizer would be given texts otherwise.
+            # By name: otherwise a model with a tokenizer would read texts.
             rows = [dict(zip(specs, values, strict=True)) for values in tuples]
             return LiveRows(rows).bind(signature)
         named = {
@@ -80,24 +80,24 @@ class LiveArrays:
 
 @dataclass(frozen=True, eq=False)
 class LiveRows:
-    """Samples in memory, one by one, so that each may have lengths of its own.
+    """Samples in memory, given one by one, which may differ in length.
 
     Attributes:
-        rows: for each sample a mapping with a value for each of the model's inputs; for a model
-            with one input its array alone.
+        rows: A mapping per sample with a value for each of the model's inputs, or only the array
+            for a model with one input.
     """
 
     rows: Sequence[object]
 
     def bind(self, signature: Signature) -> RecordSource:
-        """Hold each sample against what the model takes.
+        """Check each sample against the model's inputs.
 
         Raises:
-            InputError: none of them fits.
+            InputError: None of them fits.
         """
         names = [spec.name for spec in signature.specs]
         first = self.rows[0]
-        # A model with a tokenizer would otherwise be given texts alone.
+        # Otherwise a model with a tokenizer would take only texts.
         named = isinstance(first, Mapping) and all(name in first for name in names)
         columns = {name: name for name in names} if named else None
         elements = Elements(signature, columns, TEXT_COLUMN, ORIGIN)
@@ -106,7 +106,7 @@ class LiveRows:
 
 @dataclass(frozen=True, eq=False)
 class LiveTexts:
-    """Texts in memory; an empty one is a sample like any other.
+    """Texts in memory. Empty texts are samples too.
 
     Attributes:
         texts: one for each sample.
@@ -115,10 +115,10 @@ class LiveTexts:
     texts: Sequence[str]
 
     def bind(self, signature: Signature) -> "LiveTextSource":
-        """Look at every text.
+        """Check every text.
 
         Raises:
-            InputError: the model takes no text, there is none, or all of them are something else.
+            InputError: The model takes no text, or there is no text.
         """
         check_takes_text(signature, "inputs", "Give arrays: inputs={NAME: array, …}")
         if isinstance(self.texts, str):
@@ -158,11 +158,11 @@ class LiveTextSource:
         return len(self.texts)
 
     def read(self, start: int, stop: int) -> list[Sample]:
-        """Return the samples start … stop-1; their ids are their numbers.
+        """Return the samples start … stop-1. Their ids are their numbers.
 
         Raises:
-            InputError: one is no text.
-            IndexError: there are no such samples.
+            InputError: One is not a text.
+            IndexError: The range is outside the source.
         """
         check_range(start, stop, len(self))
         for index in range(start, stop):
@@ -172,7 +172,7 @@ class LiveTextSource:
         ]
 
     def identify(self, index: int) -> Identity:
-        """Who the sample of this number is."""
+        """Return the identity of the sample of this number."""
         return Identity(str(index), ORIGIN)
 
 
@@ -185,10 +185,10 @@ def _by_sample(given: object, spec: InputSpec) -> object:
 
 
 def _samples_as_tuples(given: object, signature: Signature) -> Sequence[tuple[object, ...]] | None:
-    """Return a sequence of tuples, each with a value for each of several inputs; None for others.
+    """Return samples given as tuples with a value for each of several inputs, or None.
 
     Raises:
-        InputError: There are as many tuples as inputs, so that each may also be an input.
+        InputError: There are as many tuples as inputs, so each could also be an input.
     """
     count = len(signature.specs)
     if count < 2 or not isinstance(given, list | tuple) or not given:
@@ -208,7 +208,7 @@ def _samples_as_tuples(given: object, signature: Signature) -> Sequence[tuple[ob
 
 
 def _uneven(given: object, spec: InputSpec) -> bool:
-    """Return whether samples are given one by one whose lengths differ along a free axis."""
+    """Return whether samples are given one by one and differ in length along a free axis."""
     if not isinstance(given, list | tuple) or not given:
         return False
     if any(positions_of(sample) is not None for sample in given):
@@ -224,7 +224,7 @@ def _uneven(given: object, spec: InputSpec) -> bool:
 
 
 def _unwrapped(given: object, rank: int) -> object:
-    """Keras also takes a list of the one input; its axes tell it from a list of one sample."""
+    """Return the only input of a list, as Keras allows, unless its rank makes it one sample."""
     if isinstance(given, list | tuple) and len(given) == 1 and _axes(given[0]) == rank + 1:
         return given[0]
     return given
@@ -239,13 +239,13 @@ def _array(name: str, given: object, strings: bool) -> Array:
         return as_array(given) if strings else np.asarray(given)
     except ValueError as error:
         raise InputError(
-            f"inputs: {name!r} makes no array: {error}. Give samples of one shape"
+            f"inputs: {name!r} cannot be converted to an array: {error}. Give samples of one shape"
         ) from error
 
 
 @dataclass(frozen=True)
 class NoSamples:
-    """A source that is empty."""
+    """An empty source."""
 
     fingerprint: str = ""
     notes: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Numbers and texts from the columns of Parquet files. Needs pyarrow, an extra."""
+"""Numbers and texts from the columns of Parquet files. Needs the extra with pyarrow."""
 
 from bisect import bisect_right
 from collections import OrderedDict
@@ -24,11 +24,11 @@ from extractkit.inputs.records import Chain, RecordSource, bind_records, shaped
 
 @dataclass(frozen=True, eq=False)
 class ParquetColumn:
-    """One column.
+    """A column of a row group.
 
     Attributes:
-        column: Arrow's array of it.
-        name: its name, for messages.
+        column: Its Arrow array.
+        name: Its name, for messages.
     """
 
     column: Any
@@ -36,14 +36,14 @@ class ParquetColumn:
 
     @classmethod
     def of(cls, chunked: Any, name: str, at: str) -> "ParquetColumn":
-        """Return a column as it is read.
+        """Combine the chunks of a column.
 
         Raises:
-            InputError: it holds neither numbers nor texts, nor lists of them.
+            InputError: It holds neither numbers nor texts, nor lists of them.
         """
         types = _arrow("pyarrow.types")
         column = chunked.combine_chunks()
-        # A tensor of fixed shape, say: beneath it is a list.
+        # An extension type, such as a tensor of fixed shape, is stored as a list.
         while isinstance(column.type, _arrow("pyarrow").BaseExtensionType):
             column = column.storage
         if types.is_dictionary(column.type):
@@ -61,10 +61,10 @@ class ParquetColumn:
         return cls(column, name)
 
     def string(self, row: int, at: str) -> str | bytes:
-        """Return the text in this row, or its bytes where they are not UTF-8.
+        """Return the text in this row, or bytes if the column is binary.
 
         Raises:
-            InputError: there is none.
+            InputError: There is no text.
         """
         try:
             value = self.column[row].as_py()
@@ -72,15 +72,16 @@ class ParquetColumn:
             raise InputError(f"{at}: column {self.name!r} is not UTF-8: {error}") from error
         if not isinstance(value, str | bytes):
             raise InputError(
-                f"{at}: column {self.name!r} is {self.column.type} and holds {value!r:.60}, no text"
+                f"{at}: column {self.name!r} is {self.column.type} and holds {value!r:.60}, not a "
+                "text"
             )
         return value
 
     def row(self, row: int, spec: InputSpec, at: str) -> Array:
-        """Return what an input takes in this row; a sparse one's positions and values as a row.
+        """Return the value of an input in this row. Positions and values become a row.
 
         Raises:
-            InputError: nothing is there, or it makes no row.
+            InputError: The value is missing, or cannot be converted to a row.
         """
         if not _arrow("pyarrow.types").is_struct(self.column.type):
             return self.values(row, at)
@@ -90,14 +91,14 @@ class ParquetColumn:
             raise self._nothing(at)
         given = positions_of({key: part for key, part in value.items() if part is not None})
         if given is None or len(spec.shape) != 1:
-            raise InputError(f"{own} holds {value!r:.60}, which makes no row of {spec.name!r}")
+            raise InputError(f"{own} holds {value!r:.60}, which is not a row of {spec.name!r}")
         return row_of(given, spec, own)
 
     def values(self, row: int, at: str) -> Array:
-        """Return the number or text in this row, or the list: its nesting makes the axes.
+        """Return the number, text or list in this row. Nested lists become axes.
 
         Raises:
-            InputError: nothing is there, or lists in a list have different lengths.
+            InputError: The value is missing, or nested lists differ in length.
         """
         if not _is_list(self.column.type):
             values = self._array(self.column.slice(row, 1), at)
@@ -177,7 +178,7 @@ class Parquet:
         columns: for each of the model's inputs the name of its column; None: they have the inputs'
             names, or there is one input and one column.
         column: the column with the text, for a model that takes text and without `columns`.
-        limit: the first so many rows; None: all.
+        limit: The number of rows to use. If None, all.
 
     Raises:
         InputError: `limit` is not a whole number of at least 1.
@@ -192,10 +193,10 @@ class Parquet:
         check_limit(self.limit)
 
     def bind(self, signature: Signature) -> RecordSource:
-        """Read the columns through once and hold every row against what the model takes.
+        """Read the columns once and check every row against the model's inputs.
 
         Raises:
-            InputError: a file is missing or damaged, or no row can be read and fits the model.
+            InputError: A file is missing or damaged, or no row can be read and fits the model.
             MissingExtraError: pyarrow is not installed.
         """
         if self.path is None:
@@ -235,14 +236,14 @@ class Table:
     """The rows of one file.
 
     Attributes:
-        path: the file's.
-        name: what its samples' ids begin with.
-        stamp: the file as it was when it was opened.
-        ends: for each row group how many rows there are up to its end.
-        fields: for each of the model's inputs its column; a text's has no name.
-        text: whether a row is a text.
-        signature: what the model takes.
-        groups: decoded ones, shared by all files.
+        path: The file's path.
+        name: The prefix of its samples' ids.
+        stamp: The state of the file when it was opened.
+        ends: The number of rows up to the end of each row group.
+        fields: The column of each of the model's inputs. A text's key is empty.
+        text: Whether a row is a text.
+        signature: The model's inputs.
+        groups: The cache of decoded row groups, shared by all files.
     """
 
     path: Path
@@ -261,8 +262,8 @@ class Table:
         """Return the row of this number, from 0; the id is FILE:ROW.
 
         Raises:
-            InputError: it holds no value, or cannot be read.
-            JobError: the file has changed since it was opened.
+            InputError: It holds no value, or cannot be read.
+            JobError: The file has changed since it was opened.
         """
         self.stamp.check(self.path)
         group = bisect_right(self.ends, index)
@@ -283,12 +284,12 @@ class Table:
         return Sample(index, own.id, own.source, data)
 
     def identify(self, index: int) -> Identity:
-        """Who the sample of this row is."""
+        """Return the identity of this row's sample."""
         return Identity(f"{self.name}:{index}", printable(Path(self.path.name)))
 
 
 class RowGroups:
-    """The row groups that were read last, decoded."""
+    """A cache of the row groups that were decoded last."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[Path, int], Mapping[str, ParquetColumn] | InputError] = (
@@ -297,16 +298,16 @@ class RowGroups:
         self._lock = Lock()
 
     def read(self, path: Path, group: int, columns: Sequence[str]) -> Mapping[str, ParquetColumn]:
-        """Return these columns of a row group, by name.
+        """Return these columns of a row group by name.
 
         Raises:
-            InputError: it is damaged, or holds what is neither number nor text.
+            InputError: It is damaged, or holds values other than numbers and texts.
         """
         key = (path, group)
-        # Held while reading: another thread mostly wants the same group.
+        # Held while reading, since another thread usually needs the same group.
         with self._lock:
             if key not in self._kept:
-                # The oldest makes room before the new one is there, not after.
+                # The oldest is evicted before the new one is decoded, to bound memory.
                 while len(self._kept) >= _GROUPS_IN_MEMORY:
                     self._kept.popitem(last=False)
                 self._kept[key] = _decoded_or_error(path, group, columns)
@@ -319,7 +320,7 @@ class RowGroups:
 
 @contextmanager
 def _opened(path: Path, at: str) -> Iterator[Any]:
-    """A Parquet file; what is wrong with it is told as one message."""
+    """Open a Parquet file, and convert pyarrow's errors to an InputError."""
     arrow = _arrow("pyarrow")
     try:
         with _arrow("pyarrow.parquet").ParquetFile(path) as file:
@@ -333,7 +334,7 @@ def _opened(path: Path, at: str) -> Iterator[Any]:
 def _decoded_or_error(
     path: Path, group: int, columns: Sequence[str]
 ) -> Mapping[str, ParquetColumn] | InputError:
-    """Return what is wrong is kept as well: each of many rows asks for it."""
+    """Return the decoded columns, or the error, which is cached for the other rows."""
     try:
         return _decoded(path, group, columns)
     except InputError as error:
@@ -345,5 +346,5 @@ def _decoded(path: Path, group: int, columns: Sequence[str]) -> Mapping[str, Par
     with _opened(path, f"{at}, row group {group},") as file:
         table = file.read_row_group(group, columns=list(columns))
         if table.num_rows != file.metadata.row_group(group).num_rows:
-            raise ValueError(f"it holds {table.num_rows} rows, which its head does not say")
+            raise ValueError(f"it has {table.num_rows} rows, unlike its metadata")
         return {name: ParquetColumn.of(table.column(name), name, at) for name in columns}

@@ -1,4 +1,4 @@
-"""What a source of samples is, and what a model says of the inputs that it takes. NumPy only."""
+"""The protocols of sources of samples, and the signatures of models. NumPy only."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,19 +8,21 @@ from extractkit.core.catalog import TEXT
 from extractkit.core.values import Array
 
 PICTURE = "picture"
-"""The name under which a sample holds a picture that the model prepares by itself: whole numbers
-0 … 255 of shape (height, width, 3)."""
+"""The name of a picture that the model's own image processor prepares.
+
+Its values are whole numbers 0 … 255 of shape (height, width, 3).
+"""
 
 
 class Quantized(NamedTuple):
-    """How whole numbers stand for real ones: real = (whole - zero_point) · scale."""
+    """The parameters of quantisation: real = (whole - zero_point) · scale."""
 
     scale: float
     zero_point: int
 
 
 RAGGED, SPARSE = "ragged", "sparse"
-"""The kinds of inputs that are no arrays: see `InputSpec.composite`."""
+"""The kinds of inputs that are not arrays: see `InputSpec.composite`."""
 
 
 @dataclass(frozen=True)
@@ -28,20 +30,20 @@ class InputSpec:
     """One named input of a model.
 
     Attributes:
-        name: as the model calls it.
-        dtype: NumPy name of the element type.
-        shape: of one sample, without the sample axis; None where the length is free.
-        dims: for each axis of `shape` the name of its free axis, or None where it is fixed.
-        pad: what fills a shorter sample up where samples of different lengths share a batch.
-        low, high: whole numbers that make sense for it, `high` excluded; None for real numbers.
-        sample_axis: which axis of the model's own input counts the samples, which `shape` leaves
-            out; None where it has none, and a call takes one sample.
-        parsed: whether the model parses it as a serialized `tf.train.Example`.
-        composite: `RAGGED` or `SPARSE` where the model takes such a tensor, of which each sample
-            is a row; None: an array.
-        parts: names of the tensors that a composite input is made of.
-        index_dtype: type of those parts that say where its values are.
-        quantized: which real numbers the whole numbers that it takes stand for; None: none.
+        name: The model's name of it.
+        dtype: The NumPy name of the element type.
+        shape: The shape of one sample, without the sample axis. None for a free length.
+        dims: The name of the free axis for each axis of `shape`, or None for a fixed one.
+        pad: The padding value of shorter samples in a batch.
+        low, high: The range of valid whole numbers, `high` excluded. None for real numbers.
+        sample_axis: The sample axis of the model's own input, which `shape` leaves out. None if
+            it has none and a call takes one sample.
+        parsed: Whether the model parses it as a serialized `tf.train.Example`.
+        composite: `RAGGED` or `SPARSE` for such a tensor, of which each sample is a row. None for
+            an array.
+        parts: The names of the tensors of a composite input.
+        index_dtype: The dtype of the row splits or indices of a composite input.
+        quantized: The quantisation of a quantised input, or None.
     """
 
     name: str
@@ -52,7 +54,7 @@ class InputSpec:
     low: int | None = None
     high: int | None = None
     sample_axis: int | None = 0
-    # Fingerprints hold the others as they are printed.
+    # The other fields enter fingerprints by their repr.
     parsed: bool = field(default=False, repr=False)
     composite: str | None = field(default=None, repr=False)
     parts: tuple[str, ...] = field(default=(), repr=False)
@@ -62,22 +64,20 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class Signature:
-    """What a model takes.
+    """The inputs of a model.
 
     Attributes:
-        model: its name, for messages.
-        specs: its inputs.
-        takes_text: whether it turns text into those inputs by itself (it has a tokenizer, or one
-            input that is a text).
-        takes_pictures: whether it turns pictures of any size into its input by itself (it has an
-            image processor); False: it needs one and has none; None: it takes them as arrays.
-        longest: the longest that each free axis may be, by name; absent: no limit.
-        selectable: whether `model.input_axes` may name fewer inputs: what needs the others is then
-            left out.
-        optional: names of inputs that the model computes by itself where `model.input_axes` leaves
-            them out.
-        batch: most samples that one call takes; 1 for a model whose sample axis has a fixed size,
-            so that each call stands for one sample. None: any number.
+        model: The model's name, for messages.
+        specs: Its inputs.
+        takes_text: Whether it takes texts, because it has a tokenizer or one string input.
+        takes_pictures: Whether it prepares pictures of any size with its own image processor.
+            False if it needs one and has none. None if it takes pictures as arrays.
+        longest: The maximum length of free axes by name. Axes without a limit are absent.
+        selectable: Whether `model.input_axes` may name fewer inputs. Tensors that need the others
+            are then left out.
+        optional: The names of inputs for which the model has defaults.
+        batch: The maximum number of samples in one call, 1 for a model whose sample axis has a
+            fixed size. None if unlimited.
     """
 
     model: str
@@ -91,14 +91,14 @@ class Signature:
 
     @property
     def string(self) -> InputSpec | None:
-        """The only input, where it is a single string: a text, or bytes of any kind."""
+        """The only input, if it is a single string (a text or any bytes), else None."""
         alone = self.specs[0] if len(self.specs) == 1 else None
         single = alone is not None and alone.dtype == TEXT and alone.shape in ((), (1,))
         return alone if single else None
 
     @property
     def free_axes(self) -> tuple[str, ...]:
-        """Names of the axes whose length may differ from sample to sample, in order."""
+        """The names of the axes whose length may differ between samples, in order."""
         return tuple(dict.fromkeys(dim for spec in self.specs for dim in spec.dims if dim))
 
 
@@ -107,11 +107,11 @@ class Sample:
     """One sample.
 
     Attributes:
-        index: its position in the source, from 0.
-        id: stable name of the sample, unique in its source.
-        source: where it comes from (a file's name, "random").
-        data: a text, or an array for each of the model's inputs, without a sample axis.
-        extra: what else identifies it (its file, its label), for its row in samples.jsonl.
+        index: Its position in the source, from 0.
+        id: A stable name, unique in its source.
+        source: Its origin (a file's name, "random").
+        data: A text, or an array for each of the model's inputs, without a sample axis.
+        extra: Further identifying values (its file, its label), for samples.jsonl.
     """
 
     index: int
@@ -123,10 +123,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Identity:
-    """Who a sample is, as far as that is known without reading it.
+    """The identity of a sample, as far as it is known without reading it.
 
     Attributes:
-        id, source, extra: as the sample has them; of `extra`, what takes no reading.
+        id, source, extra: As in `Sample`. `extra` has only values known without reading.
     """
 
     id: str
@@ -135,26 +135,26 @@ class Identity:
 
 
 class Source(Protocol):
-    """A random-access source of samples, ready to be read."""
+    """A random-access source of samples, bound to a model."""
 
     @property
     def fingerprint(self) -> str:
-        """Digest of everything that decides what `read` returns."""
+        """A digest of everything that determines the result of `read`."""
         ...
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know (blank lines skipped, say), for log and manifest."""
+        """Notes for the user, log and manifest, such as skipped blank lines."""
         ...
 
     def __len__(self) -> int: ...
 
     def read(self, start: int, stop: int) -> Sequence[Sample]:
-        """Return the samples start … stop-1; may be called in any order and from another thread.
+        """Return the samples start … stop-1. May be called in any order and from any thread.
 
         Raises:
-            InputError: one of them cannot be read. Read alone, the others can be.
-            JobError: what they are read from is no longer what it was.
+            InputError: One of them cannot be read. The others can be read separately.
+            JobError: The data has changed since the source was bound.
         """
         ...
 
@@ -162,29 +162,29 @@ class Source(Protocol):
 
 
 class Identifying(Protocol):
-    """What a source may have besides: samples that cannot be read then keep their names."""
+    """The optional ability of a source to identify samples that cannot be read."""
 
     def identify(self, index: int) -> Identity:
-        """Who the sample of this number is, whether it can be read or not."""
+        """Return the identity of the sample of this number, readable or not."""
         ...
 
 
 def identity(source: Source, index: int) -> Identity:
-    """Who a sample is, without reading it; its number where the source cannot tell."""
+    """Return the identity of a sample without reading it, or its number if it is not known."""
     identify = getattr(source, "identify", None)
     found: Identity = Identity(str(index)) if identify is None else identify(index)
     return found
 
 
 class Inputs(Protocol):
-    """A source as configured, before it is known which model will read it."""
+    """A configured source that is not yet bound to a model."""
 
     def bind(self, signature: Signature) -> Source:
-        """Open the source for a model that takes this.
+        """Open the source for a model with this signature.
 
-        Single samples that are no good fail when they are read, so that a job may skip them.
+        Single invalid samples fail when they are read, so that a job may skip them.
 
         Raises:
-            InputError: it is missing, empty or unreadable, or does not fit the signature.
+            InputError: It is missing, empty or unreadable, or does not fit the signature.
         """
         ...

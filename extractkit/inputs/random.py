@@ -1,4 +1,4 @@
-"""Synthetic samples, made from what the model says that it takes."""
+"""Random samples that fit a model's inputs."""
 
 import hashlib
 from collections.abc import Mapping
@@ -12,8 +12,8 @@ from extractkit.errors import InputError
 from extractkit.inputs.checks import check_limit, check_range, check_whole, describe
 from extractkit.inputs.protocol import Identity, InputSpec, Sample, Signature
 
-# Of whole numbers whose bounds the model does not tell, 0 and 1 alone are safe: they do for masks
-# and segments, and as an index into any table.
+# Without known bounds, only the whole numbers 0 and 1 are safe: they fit masks, segments, and
+# indices of any table.
 _LOW, _SPAN = 0, 2
 
 
@@ -24,19 +24,19 @@ _MOST = 1 << 40  # a length that every part of Python can hold
 
 @dataclass(frozen=True)
 class Random:
-    """Random numbers: standard normal where real ones are taken, else uniform.
+    """Random numbers: standard normal for real inputs, uniform for others.
 
-    Each sample is drawn from a generator of its own, so that it is the same in whatever order
-    samples are read, and however many there are.
+    Each sample is drawn from its own generator, so it does not depend on the order in which samples
+    are read, or on their number.
 
     Attributes:
-        samples: how many.
-        seed: another seed, other samples; 0 … 2⁶⁴-1.
-        length: of every free axis, cut to the longest that the model takes.
-        limit: the first so many of them; None: all.
+        samples: The number of samples.
+        seed: The seed, 0 … 2⁶⁴-1.
+        length: The length of every free axis, up to the model's maximum.
+        limit: The number of them to use. If None, all.
 
     Raises:
-        InputError: one of these is not a whole number in its range.
+        InputError: One of these is not a whole number in its range.
     """
 
     samples: int = 32
@@ -51,10 +51,10 @@ class Random:
         check_limit(self.limit)
 
     def bind(self, signature: Signature) -> "RandomSource":
-        """Make ready to draw for this model.
+        """Return a source for this model.
 
         Raises:
-            InputError: it takes something else than numbers.
+            InputError: It takes something else than numbers.
         """
         for spec in signature.specs:
             if _kind(spec) not in "fiub":
@@ -76,10 +76,10 @@ class RandomSource:
     """Random samples for one model.
 
     Attributes:
-        specs: the model's inputs.
-        sizes: length of each free axis, by name.
-        seed: as given.
-        count: how many samples.
+        specs: The model's inputs.
+        sizes: The length of each free axis by name.
+        seed: The seed.
+        count: The number of samples.
     """
 
     specs: tuple[InputSpec, ...]
@@ -92,10 +92,9 @@ class RandomSource:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the settings, the inputs' specs and the first sample.
+        """The SHA-256 over the settings, the inputs' specs and the first sample.
 
-        The first sample is there because NumPy may change how it makes a generator's bits into
-        numbers.
+        The first sample is included because NumPy may change its distributions.
         """
         settings = (self.specs, sorted(self.sizes.items()), self.seed, self.count)
         digest = hashlib.sha256(repr(settings).encode())
@@ -105,7 +104,7 @@ class RandomSource:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Which inputs had to be guessed."""
+        """Notes on inputs with unknown bounds."""
         guessed = [spec for spec in self.specs if _kind(spec) in "iu" and spec.high is None]
         return tuple(
             f"{spec.name}: the model does not tell how large its numbers may be; "
@@ -114,10 +113,10 @@ class RandomSource:
         )
 
     def read(self, start: int, stop: int) -> list[Sample]:
-        """Return the samples start … stop-1; their ids are their numbers.
+        """Return the samples start … stop-1. Their ids are their numbers.
 
         Raises:
-            IndexError: there are no such samples.
+            IndexError: The range is outside the source.
         """
         check_range(start, stop, len(self))
         return [
@@ -125,7 +124,7 @@ class RandomSource:
         ]
 
     def identify(self, index: int) -> Identity:
-        """Who the sample of this number is."""
+        """Return the identity of the sample of this number."""
         return Identity(str(index), "random")
 
     def _draw(self, index: int) -> dict[str, Array]:
@@ -151,7 +150,7 @@ def _bounds(spec: InputSpec) -> tuple[int, int]:
 
 
 def _other(spec: InputSpec, signature: Signature) -> str:
-    """Return what a source that holds such values is chosen by."""
+    """Return the override that selects a source with such values."""
     if _kind(spec) == "c":  # JSON has no complex numbers
         return "inputs=arrays"
     return f"{'inputs=texts' if signature.takes_text else _ROWS} or inputs=arrays"

@@ -1,4 +1,4 @@
-"""Samples from records: each is read by itself and may have lengths of its own."""
+"""Samples from records that are read one by one and may differ in length."""
 
 import hashlib
 import math
@@ -34,25 +34,25 @@ from extractkit.inputs.protocol import Identity, Sample, Signature
 class Spool:
     """Samples in a temporary file (in `TMPDIR`), at 8 bytes of memory each.
 
-    The file has no name: nobody else can write to it, which is why it may be unpickled, and it is
-    gone with this object or with the process, however that ends.
+    The file is anonymous. No other process can write to it, so it is safe to unpickle, and it is
+    deleted with this object or when the process ends.
 
     Args:
-        source: where the samples come from.
+        source: The origin of the samples.
     """
 
     def __init__(self, source: str) -> None:
         self._source = source
         self._file = tempfile.TemporaryFile()  # noqa: SIM115
         self._offsets = array("q", [0])
-        # Without a context, as it is open for as long as this object lives.
+        # Without a context manager, since it stays open as long as this object.
         weakref.finalize(self, self._file.close)
 
     def append(self, sample: Sample | InputError) -> None:
-        """Add a sample behind the others, or what is wrong with it.
+        """Append a sample, or the error of reading it.
 
         Raises:
-            DiskSpaceError: the disk is full.
+            DiskSpaceError: The disk is full.
         """
         try:
             pickle.dump(sample, self._file, pickle.HIGHEST_PROTOCOL)
@@ -68,17 +68,17 @@ class Spool:
         return len(self._offsets) - 1
 
     def identify(self, index: int) -> Identity:
-        """Who the sample of this number is: nothing but the number tells."""
+        """Return the identity of the sample of this number, which is only its number."""
         return Identity(str(index), self._source)
 
     def record(self, index: int) -> Sample:
         """Return the sample of this number.
 
         Raises:
-            InputError: it is no good.
+            InputError: It could not be read.
         """
         start, stop = self._offsets[index], self._offsets[index + 1]
-        # Reading at an offset leaves the file's position alone: threads do not meet in it.
+        # Reading at an offset does not move the file's position, which threads share.
         parts = []
         while start < stop:
             parts.append(os.pread(self._file.fileno(), stop - start, start))
@@ -89,28 +89,28 @@ class Spool:
         return sample
 
 
-# Of each sample's digest so many bytes stay in memory: enough to notice that it has changed.
+# The bytes of each digest kept in memory: enough to detect changes.
 _MARK = 8
 
 
 class Records(Protocol):
-    """What can be read at random, before it is held against what the model takes."""
+    """Records with random access, before they are checked against the model's inputs."""
 
     def __len__(self) -> int: ...
 
     def record(self, index: int) -> Sample:
-        """Return one record as it is stored; may be called from any thread."""
+        """Return one record as stored. Thread-safe."""
         ...
 
     def identify(self, index: int) -> Identity:
-        """Who the sample of this record is, without reading it."""
+        """Return the identity of this record's sample, without reading it."""
         ...
 
 
 def shaped(values: Array, shape: Sequence[int | None]) -> Array:
-    """Return a flat list in the shape that a model takes, where that is all that tells it.
+    """Return a flat list of values in the shape that a model takes.
 
-    Values that have axes of their own, or do not fill the shape, are left as they are.
+    Values with several axes, or that do not fill the shape, are returned unchanged.
     """
     if values.ndim != 1 or len(shape) == 1 or shape.count(None) > 1:
         return values
@@ -131,12 +131,12 @@ class Chain:
         return self._ends[-1] if self._ends else 0
 
     def record(self, index: int) -> Sample:
-        """Return the record of this number, counted through all of them."""
+        """Return the record of this number, counted over all parts."""
         part, inside = self._find(index)
         return part.record(inside)
 
     def identify(self, index: int) -> Identity:
-        """Who that record's sample is."""
+        """Return the identity of that record's sample."""
         part, inside = self._find(index)
         return part.identify(inside)
 
@@ -147,15 +147,15 @@ class Chain:
 
 @dataclass(frozen=True, eq=False)
 class RecordSource:
-    """Records as samples in the model's types, read one by one.
+    """A source of records, converted to the model's types one by one.
 
     Attributes:
-        records: where they come from.
-        signature: what the model takes.
-        at: how messages name what the user gave.
-        marks: the first 8 bytes of every sample's digest, end to end.
-        fingerprint: SHA-256 over the digests of all samples.
-        notes: for log and manifest.
+        records: The records.
+        signature: The model's inputs.
+        at: The configuration key and value, for messages.
+        marks: The first 8 bytes of every sample's digest, concatenated.
+        fingerprint: The SHA-256 over the digests of all samples.
+        notes: Notes for the log and the manifest.
     """
 
     records: Records
@@ -172,16 +172,15 @@ class RecordSource:
         """Return the samples start … stop-1, in memory of their own.
 
         Raises:
-            InputError: a sample cannot be read, does not fit, or is not the same as when it was
-                bound.
-            JobError: a file has changed since it was bound.
-            IndexError: there are no such samples.
+            InputError: A sample cannot be read, does not fit, or has changed since it was bound.
+            JobError: The file has changed since it was bound.
+            IndexError: The range is outside the source.
         """
         check_range(start, stop, len(self))
         return [self._sample(index) for index in range(start, stop)]
 
     def identify(self, index: int) -> Identity:
-        """Who the sample of this number is."""
+        """Return the identity of the sample of this number."""
         return self.records.identify(index)
 
     def _sample(self, index: int) -> Sample:
@@ -202,16 +201,16 @@ def bind_records(
     limit: int | None = None,
     notes: tuple[str, ...] = (),
 ) -> RecordSource:
-    """Read every record once and hold it against what a model takes.
+    """Read every record once and check it against the model's inputs.
 
-    Memory grows by 8 bytes a record.
+    Memory grows by 8 bytes per record.
 
     Args:
-        at: how messages name what the user gave.
-        limit: the first so many; None: all.
+        at: The configuration key and value, for messages.
+        limit: The number of samples to use. If None, all.
 
     Raises:
-        InputError: there is none, or none can be read and fits.
+        InputError: There is no record, or none can be read and fits.
     """
     count = len(records) if limit is None else min(limit, len(records))
     if not count:
@@ -232,17 +231,17 @@ def bind_records(
         marks += one[:_MARK]
     faults.check(count)
     source = RecordSource(records, signature, at, bytes(marks), digest.hexdigest(), notes)
-    # What differs from reading to reading shows already in the first.
+    # Random samples are detected by reading the first one twice.
     if first_good is not None:
         source.read(first_good, first_good + 1)
     return source
 
 
 def fitted(sample: Sample, index: int, signature: Signature, at: str) -> Sample:
-    """Return the sample of this number as the model takes it: its types, in memory of its own.
+    """Return the sample of this number in the model's types, in memory of its own.
 
     Raises:
-        InputError: it does not fit; the message names it by its id.
+        InputError: It does not fit. The message names its id.
     """
     where = f"{at}, sample {sample.id!r}"
     if isinstance(sample.data, str):

@@ -1,4 +1,4 @@
-"""Texts from files: one sample a line, or columns of JSON lines, which may hold numbers too."""
+"""Texts, or rows with texts and numbers, from lines of text files and JSON lines."""
 
 import hashlib
 import json
@@ -27,37 +27,37 @@ from extractkit.inputs.records import Chain, RecordSource, bind_records
 _KINDS = {type(None): "null", bool: "true or false", list: "a list", dict: "an object"}
 _WANTED = (
     "Files that end in .jsonl, .ndjson or .json hold one object a line, "
-    'as in {"text": "…"}; plain text wants another ending'
+    'as in {"text": "…"}; plain text needs another ending'
 )
 
 
 def object_of(line: str, path: Path, number: int) -> dict[str, object]:
-    """Return the object that a line holds.
+    """Parse a line as a JSON object.
 
     Args:
-        path, number: where the line is, for messages.
+        path, number: The location of the line, for messages.
 
     Raises:
-        InputError: it is no JSON object.
+        InputError: It is not a JSON object.
     """
     at = f"inputs.path={str(path)!r}, line {number}"
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{at} is no JSON: {error}. {_WANTED}") from error
+        raise InputError(f"{at} is not JSON: {error}. {_WANTED}") from error
     if not isinstance(record, dict):
-        raise InputError(f"{at} is JSON, but {_kind(record)}, no object. {_WANTED}")
+        raise InputError(f"{at} is JSON, but {_kind(record)}, not an object. {_WANTED}")
     return record
 
 
 def text_of(line: str, column: str, path: Path, number: int) -> str:
-    """Return the text in this column of the object that the line holds.
+    """Return the text in this column of a line's JSON object.
 
     Args:
-        path, number: where the line stands, for messages.
+        path, number: The location of the line, for messages.
 
     Raises:
-        InputError: the line is no JSON object, or the column is absent or no text.
+        InputError: The line is not a JSON object, or the column is missing or not a text.
     """
     at = f"inputs.path={str(path)!r}, line {number}"
     record = object_of(line, path, number)
@@ -66,7 +66,7 @@ def text_of(line: str, column: str, path: Path, number: int) -> str:
     text = record[column]
     if not isinstance(text, str):
         raise InputError(
-            f"{at}: inputs.column={column!r} is {_kind(text)}, no text.{_try(column, record)}"
+            f"{at}: inputs.column={column!r} is {_kind(text)}, not a text.{_try(column, record)}"
         )
     check_text(text, f"{at}: {column!r}")
     return text
@@ -86,9 +86,9 @@ class JsonRows:
     """The rows of one file.
 
     Attributes:
-        name: what its samples' ids begin with.
-        lines: where they are.
-        elements: how a row becomes a sample.
+        name: The prefix of its samples' ids.
+        lines: Their offsets.
+        elements: The conversion of rows to samples.
     """
 
     name: str
@@ -102,8 +102,8 @@ class JsonRows:
         """Return the row of this number, from 0; the id is FILE:LINE.
 
         Raises:
-            InputError: it is not UTF-8, no JSON object, or lacks a value.
-            JobError: the file has changed since its lines were found.
+            InputError: It is not UTF-8 or not a JSON object, or lacks a value.
+            JobError: The file has changed since its lines were found.
         """
         ((number, line),) = self.lines.read(index, index + 1)
         path, own = self.lines.path, self.identify(index)
@@ -112,7 +112,7 @@ class JsonRows:
         return replace(sample, id=own.id, source=own.source)
 
     def identify(self, index: int) -> Identity:
-        """Who the sample of this row is."""
+        """Return the identity of this row's sample."""
         return Identity(f"{self.name}:{self.lines.number(index)}", self.lines.path.name)
 
 
@@ -122,14 +122,14 @@ def bind_json_rows(
     signature: Signature,
     limit: int | None,
 ) -> RecordSource:
-    """Find the rows of files and hold each against what a model takes; blank lines are skipped.
+    """Find the rows of files and check each against the model's inputs. Blank lines are skipped.
 
     Args:
-        columns: for each of the model's inputs the name of its value; None: the inputs' names.
-        limit: the first so many rows; None: all.
+        columns: The name of the value for each of the model's inputs. If None, the inputs' names.
+        limit: The number of rows to use. If None, all.
 
     Raises:
-        InputError: there is none, or none can be read and fits the model.
+        InputError: There is no row, or none can be read and fits the model.
     """
     elements = Elements(signature, columns or _own_names(signature), TEXT_COLUMN, "")
     files = [
@@ -148,7 +148,7 @@ PACKAGED = Path(__file__).with_name("sample.txt")
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 
 _TABLES = {".csv": "", ".tsv": ", parse_options=csv.ParseOptions(delimiter='\\t')"}
-"""Endings of tables, and what pyarrow's reader has to be given for them."""
+"""File endings of tables, with the options of pyarrow's reader for them."""
 
 _ANY_COLUMN = "text"
 
@@ -157,14 +157,14 @@ _ANY_COLUMN = "text"
 class Texts:
     """Texts from UTF-8 files.
 
-    Blank lines are skipped. The texts stay in their files: memory grows by 8 bytes a line.
+    Blank lines are skipped. The texts stay in their files: memory grows by 8 bytes per line.
 
     Attributes:
-        path: a file, a glob (sorted) or several of them; None: the texts that extractkit brings.
-        limit: the first so many samples; None: all. What follows them is not looked at.
-        column: where the text stands in JSON lines (files named .jsonl, .ndjson or .json).
-        columns: for each of the model's inputs the name of its value in JSON lines; None: a text
-            for a model that takes one, else a value for each input, by the input's name.
+        path: A file, a glob (sorted) or several of them. If None, extractkit's sample texts.
+        limit: The number of samples to use. If None, all. Later lines are not read.
+        column: The name of the text in JSON lines (files named .jsonl, .ndjson or .json).
+        columns: The name of the value for each of the model's inputs in JSON lines. If None, one
+            text for a model that takes texts, otherwise a value per input, by the input's name.
 
     Raises:
         InputError: `limit` is not a whole number of at least 1.
@@ -184,15 +184,15 @@ class Texts:
         """Find every line.
 
         Raises:
-            InputError: the model takes no text, a file is missing, or there is no text at all: all
-                lines are blank, not UTF-8, or JSON that is not as it should be.
+            InputError: The model takes no text, a file is missing, or there is no valid text: all
+                lines are blank, not UTF-8, or invalid JSON.
         """
         paths = find_files(PACKAGED if self.path is None else self.path, ".txt")
         _refuse_tables(paths)
         reads_text(self.columns, self.column, signature)
         if self._reads_rows(signature, paths):
             return bind_json_rows(paths, self.columns, signature, self.limit)
-        # Random numbers are no strings.
+        # Random samples cannot be strings.
         strings = any(spec.dtype == TEXT for spec in signature.specs)
         other = "JSON lines: inputs.path=FILE.jsonl" if strings else "inputs=random"
         remedy = f"Try {other}, or inputs=arrays inputs.path=FILE.npz"
@@ -214,7 +214,7 @@ class Texts:
         if not found:
             named = ", ".join(repr(str(path)) for path in paths)
             raise InputError(
-                f"inputs.path={named} holds no text: no line that is not blank. "
+                f"inputs.path={named} holds no text: all lines are blank. "
                 f"Give a file with one sample a line"
             )
         return TextSource(tuple(files), digest.hexdigest())
@@ -223,7 +223,7 @@ class Texts:
         """Return whether a sample is a row of JSON with a value for each of the model's inputs.
 
         Raises:
-            InputError: columns of plain text are asked for.
+            InputError: Columns are configured for plain text.
         """
         if signature.takes_text and self.columns is None:
             return False
@@ -236,7 +236,7 @@ class Texts:
         return not plain
 
     def _check_column(self, paths: Sequence[Path]) -> None:
-        """A column that nothing would look at is a mistake: a table read as lines, say."""
+        """Refuse a column for plain text, such as a table read as lines."""
         if self.column != _ANY_COLUMN and not any(map(_holds_json, paths)):
             raise InputError(
                 f"inputs.column={self.column!r} means nothing in {str(paths[0])!r}, which is read "
@@ -249,9 +249,9 @@ class TextFile:
     """The texts of one file.
 
     Attributes:
-        name: what its samples' ids begin with.
-        column: where the text stands in a line of JSON; None: the line is the text.
-        lines: where they stand.
+        name: The prefix of its samples' ids.
+        column: The name of the text in a JSON line. If None, the line is the text.
+        lines: The offsets of the lines.
     """
 
     name: str
@@ -268,7 +268,7 @@ class TextFile:
         digest: Callable[[bytes], None],
         faults: Faults,
     ) -> "TextFile":
-        """Find the texts of a file, and hand ids and texts to the digest."""
+        """Find the texts of a file, and add ids and texts to the digest."""
 
         def visit(number: int, line: str | InputError) -> None:
             try:
@@ -289,14 +289,14 @@ class TextFile:
         return len(self.lines)
 
     def identify(self, index: int) -> Identity:
-        """Who sample `index` of this file is."""
+        """Return the identity of sample `index` of this file."""
         return Identity(f"{self.name}:{self.lines.number(index)}", self.lines.path.name)
 
     def read(self, start: int, stop: int) -> Iterator[tuple[str, str]]:
         """Yield the id and text of samples start … stop-1 of this file.
 
         Raises:
-            InputError: one is not UTF-8, or no text of JSON lines.
+            InputError: One is not UTF-8, or not a text in JSON lines.
         """
         for number, line in self.lines.read(start, stop):
             column = self.column
@@ -309,8 +309,8 @@ class TextSource:
     """The texts of several files, one after another.
 
     Attributes:
-        files: in order.
-        fingerprint: SHA-256 over every sample's id and text.
+        files: The files, in order.
+        fingerprint: The SHA-256 over every sample's id and text.
     """
 
     files: tuple[TextFile, ...]
@@ -321,7 +321,7 @@ class TextSource:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Files without a text, and how many blank lines were skipped in the others."""
+        """Files without texts, and the numbers of skipped blank lines in the others."""
         empty = [f"{file.name} holds no text" for file in self.files if not len(file)]
         counts = [(file.name, len(file.lines.blanks)) for file in self.files if len(file)]
         blank = [
@@ -335,9 +335,9 @@ class TextSource:
         """Return the samples start … stop-1; their ids are FILE:LINE.
 
         Raises:
-            InputError: a line is not UTF-8, or JSON that is not as it should be.
-            JobError: a file has changed since it was bound.
-            IndexError: there are no such samples.
+            InputError: A line is not UTF-8, or invalid JSON.
+            JobError: The file has changed since it was bound.
+            IndexError: The range is outside the source.
         """
         check_range(start, stop, len(self))
         samples: list[Sample] = []
@@ -353,10 +353,10 @@ class TextSource:
         return samples
 
     def identify(self, index: int) -> Identity:
-        """Who the sample of this number is.
+        """Return the identity of the sample of this number.
 
         Raises:
-            IndexError: there is no such sample.
+            IndexError: The sample does not exist.
         """
         for file in self.files:
             if index < len(file):
@@ -366,10 +366,10 @@ class TextSource:
 
 
 def _refuse_tables(paths: Sequence[Path]) -> None:
-    """Refuse tables, whose header and columns would all be texts.
+    """Refuse tables, whose header and columns would all be read as texts.
 
     Raises:
-        InputError: a file is one by its name.
+        InputError: A file is a table by its name.
     """
     for path in paths:
         options = _TABLES.get(path.suffix.lower())

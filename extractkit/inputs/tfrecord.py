@@ -27,7 +27,7 @@ _SETTINGS = ("feature", "dtype", "shape", "encoded")
 
 @dataclass(frozen=True)
 class Feature:
-    """One feature and the input that it is for.
+    """One feature of an example, and its input.
 
     Attributes:
         name: of the feature.
@@ -51,13 +51,13 @@ class Feature:
     whole: bool = False
 
     def values(self, held: Mapping[str, Any], at: str) -> Array:
-        """Return the values in one example.
+        """Return the feature's values in one example.
 
         Args:
-            held: the example's features by name, as protocol buffers.
+            held: The example's features by name, as protocol buffers.
 
         Raises:
-            InputError: the example lacks it, or it holds something else.
+            InputError: The example lacks the feature, or it has another type.
         """
         kind = held[self.name].WhichOneof("kind") if self.name in held else None
         if kind is None:
@@ -82,12 +82,14 @@ class Feature:
         if self.dtype is None:
             raise InputError(
                 f"{at} holds bytes, and input {self.input!r} is {self.spec.dtype}. Say what they "
-                f"are: {self._advised(dtype='uint8')} (numbers, whatever their type), "
+                f"are: {self._advised(dtype='uint8')} (numbers of any type), "
                 f"{self._advised(encoded=True)} (a picture)"
             )
         dtype = np.dtype(self.dtype).newbyteorder("<")
         if len(data) % dtype.itemsize:
-            raise InputError(f"{at} holds {len(data)} bytes, which are no numbers of {self.dtype}")
+            raise InputError(
+                f"{at} holds {len(data)} bytes, which is not a multiple of the size of {self.dtype}"
+            )
         return np.frombuffer(data, dtype)
 
     def _advised(self, **more: object) -> str:
@@ -102,7 +104,7 @@ def parse_features(
     """Return the features of `inputs.features`, one for each of the model's inputs.
 
     Raises:
-        InputError: a setting that does not exist or does not fit, an input without a feature.
+        InputError: A setting does not exist or does not fit, or an input has no feature.
     """
     specs = {spec.name: spec for spec in signature.specs}
     if given is None:
@@ -196,9 +198,11 @@ def _dtype(key: str, given: object) -> str:
     try:
         dtype = np.dtype(str(given))
     except TypeError as error:
-        raise InputError(f"{key}.dtype={given!r} is no type of numbers, such as uint8") from error
+        raise InputError(
+            f"{key}.dtype={given!r} is not a type of numbers, such as uint8"
+        ) from error
     if dtype.kind not in "fiub":
-        raise InputError(f"{key}.dtype={given!r} is no type of numbers, such as uint8")
+        raise InputError(f"{key}.dtype={given!r} is not a type of numbers, such as uint8")
     return dtype.name
 
 
@@ -206,7 +210,9 @@ def _shape(key: str, given: object) -> tuple[int | None, ...]:
     sizes = tuple(given) if isinstance(given, list | tuple) else None
     whole = all(n is None or (type(n) is int and n >= 0) for n in sizes or ())
     if sizes is None or not whole or sizes.count(None) > 1:
-        raise InputError(f"{key}.shape={given!r} is no list of lengths, as in [28,28] or [null,8]")
+        raise InputError(
+            f"{key}.shape={given!r} is not a list of lengths, as in [28,28] or [null,8]"
+        )
     return sizes
 
 
@@ -216,8 +222,8 @@ def _single(stored: Any, kind: str, at: str) -> bytes:
     return bytes(stored[0])
 
 
-# What stands around the data of a record: its length and that length's checksum before it, the
-# data's own checksum behind it.
+# The framing of a record: its length and the length's checksum before the data, and the data's
+# checksum after it.
 _BEFORE, _AROUND = 12, 16
 
 _GZIP = b"\x1f\x8b\x08"
@@ -228,7 +234,7 @@ _READ_AT_ONCE = 16
 class TFRecord:
     """Records of TFRecord files: examples, or bytes for a model that takes a string.
 
-    They stay in their files.
+    The records stay in their files.
 
     Attributes:
         path: a file, a glob (sorted) or several of them; not compressed.
@@ -238,7 +244,7 @@ class TFRecord:
         whole: whether a record is given whole, as its bytes, to the model's one string input; None:
             without `features`, where the first record is no example, or the model parses examples
             and the first has no feature of the input's name.
-        limit: the first so many records; None: all.
+        limit: The number of records to use. If None, all.
 
     Raises:
         InputError: `limit` is not a whole number of at least 1, `whole` not true, false or null.
@@ -257,11 +263,11 @@ class TFRecord:
             raise InputError("inputs.whole=true takes no features. Leave inputs.features out")
 
     def bind(self, signature: Signature) -> RecordSource:
-        """Find every record, verify its checksums and hold its features against the model.
+        """Find every record, verify its checksums and check its features against the model.
 
         Raises:
-            InputError: a file is missing, compressed or damaged, or no record fits the model.
-            MissingExtraError: a feature is a picture, and Pillow is not installed.
+            InputError: A file is missing, compressed or damaged, or no record fits the model.
+            MissingExtraError: A feature is a picture, and Pillow is not installed.
         """
         if self.path is None:
             raise InputError(
@@ -301,15 +307,15 @@ class TFRecord:
 
 @dataclass(frozen=True, eq=False)
 class RecordFile:
-    """The records of one file, at 8 bytes a record.
+    """The records of one file, at 8 bytes of memory per record.
 
     Attributes:
-        path: the file's.
-        name: what its samples' ids begin with.
-        stamp: the file as it was when its records were found.
-        features: how they are read.
-        offsets: int64 (records + 1), the byte at which each begins, and the end of the last.
-        whole: what the model takes, where it is given the bytes of each record; None: features.
+        path: The file's path.
+        name: The prefix of its samples' ids.
+        stamp: The state of the file when its records were found.
+        features: The features to read.
+        offsets: int64 (records + 1), the first byte of each record, and the end of the last.
+        whole: The signature of a model that takes whole records. If None, features are read.
     """
 
     path: Path
@@ -326,7 +332,7 @@ class RecordFile:
         """Find the records of a file, the first `limit` of them (None: all).
 
         Raises:
-            InputError: it is compressed, cut short, or a checksum in it is wrong.
+            InputError: It is compressed or cut short, or a checksum in it is wrong.
         """
         import tensorflow as tf
 
@@ -335,16 +341,18 @@ class RecordFile:
         records = tf.data.TFRecordDataset(str(path)).take(-1 if limit is None else limit)
         offsets = array("q", [0])
         try:
-            # One at a time would take longer than reading them.
+            # Verifying one record at a time would take longer than reading them.
             for batch in records.batch(_READ_AT_ONCE).as_numpy_iterator():
                 for record in batch:
                     offsets.append(offsets[-1] + len(record) + _AROUND)
         except tf.errors.DataLossError as error:
-            raise InputError(f"{at} {_why_not(path, str(error))}") from error
-        # Less than the head of a record is the end to TensorFlow.
+            raise InputError(f"{at} {_why_unreadable(path, str(error))}") from error
+        # TensorFlow ignores trailing bytes that are shorter than a record's header.
         rest = stamp.size - offsets[-1]
         if rest and len(offsets) - 1 != limit:
-            raise InputError(f"{at} {_why_not(path, f'{rest} bytes stand behind the records')}")
+            raise InputError(
+                f"{at} {_why_unreadable(path, f'{rest} bytes follow the last record')}"
+            )
         return cls(path, name, stamp, features, offsets)
 
     def __len__(self) -> int:
@@ -354,8 +362,8 @@ class RecordFile:
         """Return the record of this number, from 0; the id is FILE:RECORD.
 
         Raises:
-            InputError: it is no `tf.train.Example`, or lacks a feature.
-            JobError: the file has changed since it was opened.
+            InputError: It is not a `tf.train.Example`, or lacks a feature.
+            JobError: The file has changed since it was opened.
         """
         own, data = self.identify(index), self._data(index)
         if self.whole is not None:
@@ -366,7 +374,7 @@ class RecordFile:
         return Sample(index, own.id, own.source, values)
 
     def features_of(self, index: int) -> list[str] | None:
-        """Return the names of a record's features; None where it is no `tf.train.Example`."""
+        """Return the names of a record's features, or None if it is not a `tf.train.Example`."""
         try:
             return list(_example(self._data(index), "").features.feature)
         except InputError:
@@ -379,11 +387,11 @@ class RecordFile:
             return file.read(self.offsets[index + 1] - self.offsets[index] - _AROUND)
 
     def identify(self, index: int) -> Identity:
-        """Who the sample of this record is."""
+        """Return the identity of this record's sample."""
         return Identity(f"{self.name}:{index}", printable(Path(self.path.name)))
 
 
-def _why_not(path: Path, told: str) -> str:
+def _why_unreadable(path: Path, reason: str) -> str:
     """Return why TensorFlow finds no records in a file."""
     with path.open("rb") as file:
         head = file.read(len(_GZIP))
@@ -392,9 +400,11 @@ def _why_not(path: Path, told: str) -> str:
             f"is compressed, and records are read at random. Decompress it: "
             f"gunzip < {shlex.quote(str(path))} > NEW"
         )
-    # TensorFlow goes on about the operation in which it happened.
-    told = told.partition(" [Op:")[0].partition("\n")[0].strip()
-    return f"is no TFRecord file, cut short or damaged: {told}. Copy or write it again"
+    # TensorFlow appends the operation in which it happened.
+    reason = reason.partition(" [Op:")[0].partition("\n")[0].strip()
+    return (
+        f"is not a TFRecord file, or it is cut short or damaged: {reason}. Copy or write it again"
+    )
 
 
 def _example(data: bytes, at: str) -> Any:
@@ -404,4 +414,4 @@ def _example(data: bytes, at: str) -> Any:
     try:
         return tf.train.Example.FromString(data)
     except DecodeError as error:
-        raise InputError(f"{at} is no tf.train.Example: {error}") from error
+        raise InputError(f"{at} is not a tf.train.Example: {error}") from error

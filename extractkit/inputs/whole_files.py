@@ -1,4 +1,4 @@
-"""Files that are a sample each, read whole."""
+"""Samples that are whole files."""
 
 import hashlib
 import shlex
@@ -19,10 +19,10 @@ class SampleFile:
     """The file of a sample.
 
     Attributes:
-        path: of the file.
-        id: of its sample.
-        stamp: the file as it was when it was found.
-        label: what its class is called; None where nothing tells.
+        path: The file's path.
+        id: The sample's id.
+        stamp: The state of the file when it was found.
+        label: The name of its class, or None.
     """
 
     path: Path
@@ -32,18 +32,18 @@ class SampleFile:
 
     @classmethod
     def below(cls, folder: Path, path: Path) -> "SampleFile":
-        """A file of a folder, with the first part of its path, a class's folder, as its label."""
+        """Return a file in a folder, labelled by the first part of its path, the class's folder."""
         label = printable(Path(path.parts[0])) if len(path.parts) > 1 else None
         return cls(folder / path, printable(path), Stamp.of(folder / path), label)
 
     @property
     def at(self) -> str:
-        """How messages name it."""
+        """Its name in messages."""
         return f"inputs.path={str(self.path)!r}"
 
     @property
     def identity(self) -> Identity:
-        """Who its sample is."""
+        """The identity of its sample."""
         extra: dict[str, object] = {"file": printable(self.path)}
         if self.label is not None:
             extra["label"] = self.label
@@ -53,8 +53,8 @@ class SampleFile:
         """Return the whole file.
 
         Raises:
-            InputError: it cannot be read.
-            JobError: it has changed since it was found.
+            InputError: It cannot be read.
+            JobError: It has changed since it was found.
         """
         self.stamp.check(self.path)
         try:
@@ -64,7 +64,7 @@ class SampleFile:
 
 
 class FileSamples:
-    """A source whose samples are files; a subclass says what is read from one."""
+    """A source whose samples are files. Subclasses define how one is read."""
 
     files: tuple[SampleFile, ...]
 
@@ -76,7 +76,7 @@ class FileSamples:
         return len(self.files)
 
     def read(self, start: int, stop: int) -> list[Sample]:
-        """Return samples start … stop-1; their ids are the paths below the folder that was given.
+        """Return the samples start … stop-1. Their ids are the paths below the given folder.
 
         Raises:
             InputError: A file cannot be read as a sample.
@@ -87,24 +87,24 @@ class FileSamples:
         return [self.sample(index) for index in range(start, stop)]
 
     def identify(self, index: int) -> Identity:
-        """Who the sample of this number is."""
+        """Return the identity of the sample of this number."""
         return self.files[index].identity
 
 
 def find_sample_files(
     given: PathLike | Sequence[PathLike], suffixes: Sequence[str], limit: int | None
 ) -> tuple[tuple[SampleFile, ...], int]:
-    """Return the files of a folder and all below it, or of names and globs; the first `limit`.
+    """Return the files of a folder and its subfolders, or of names and globs, up to `limit`.
 
     Args:
-        suffixes: endings of those that are looked for in a folder, the first one for suggestions;
-            none: all files.
+        suffixes: The endings to look for in a folder. The first is used for suggestions. If empty,
+            all files.
 
     Returns:
-        The files, and how many others the folder holds.
+        The files, and the number of other files in the folder.
 
     Raises:
-        InputError: there is none, or one may not be read.
+        InputError: There is none, or one may not be read.
     """
     if isinstance(given, str | Path) and (folder := Path(given).expanduser()).is_dir():
         found, others = find_inside(folder, suffixes, f"inputs.path={str(given)!r}")
@@ -116,14 +116,14 @@ def find_sample_files(
 
 @dataclass(frozen=True)
 class Files:
-    """Files as they are: nothing in them is decoded, cut or skipped. An empty one is a sample too.
+    """Whole files, not decoded, cut or skipped. An empty file is a sample too.
 
-    They stay on the disk and are read when their sample is.
+    Files are read when their sample is read.
 
     Attributes:
-        path: a folder, looked through with all below it (hidden files left out); or a file, a glob
-            (sorted) or several.
-        limit: the first so many files; None: all.
+        path: A folder, searched recursively without hidden files, or a file, a glob (sorted) or
+            several.
+        limit: The number of files to use. If None, all.
 
     Raises:
         InputError: `limit` is not a whole number of at least 1.
@@ -136,10 +136,10 @@ class Files:
         check_limit(self.limit)
 
     def bind(self, signature: Signature) -> "FileSource":
-        """Find the files, and read every one once.
+        """Find the files, and read each once.
 
         Raises:
-            InputError: the model takes no string, there is no file, or none can be read.
+            InputError: The model takes no string, there is no file, or none can be read.
         """
         if signature.string is None and not signature.takes_text:
             raise InputError(
@@ -170,10 +170,10 @@ class FileSource(FileSamples):
     """Files, read whole.
 
     Attributes:
-        files: in order.
-        signature: what the model takes.
-        fingerprint: SHA-256 over the files' names, labels and contents.
-        notes: none.
+        files: The files, in order.
+        signature: The model's inputs.
+        fingerprint: The SHA-256 over the files' names, labels and contents.
+        notes: Always empty.
     """
 
     files: tuple[SampleFile, ...]
@@ -182,10 +182,10 @@ class FileSource(FileSamples):
     notes: tuple[str, ...] = ()
 
     def data(self, file: SampleFile, content: bytes) -> str | Mapping[str, Array]:
-        """Return the content of a file as the model takes it.
+        """Return the content of a file as a sample's data.
 
         Raises:
-            InputError: it is no text, and the model has a tokenizer.
+            InputError: It is not a text, and the model has a tokenizer.
         """
         if self.signature.string is not None:
             return bytes_data(content, self.signature)
@@ -199,7 +199,7 @@ class FileSource(FileSamples):
             ) from error
 
     def sample(self, index: int) -> Sample:
-        """Return the file of this number, whole."""
+        """Return the content of the file of this number."""
         file = self.files[index]
         own, content = file.identity, file.read()
         extra = {**own.extra, "bytes": len(content)}

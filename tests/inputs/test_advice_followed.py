@@ -137,7 +137,7 @@ ROWS = [
     Row(TOKENIZER, ("inputs=texts", "inputs.path=rows.jsonl"), "has no 'text'. Available: 'a b', "
         "'label', 'the body', 'x'. Try 'inputs.column=\"the body\"'"),
     Row(TOKENIZER, ("inputs=texts", "inputs.path=rows.jsonl", "inputs.column=label"),
-        "is a number, no text. Try "),
+        "is a number, not a text. Try "),
     Row(TWO, ("inputs=texts", "inputs.path=rows.jsonl", 'inputs.column="a b"'),
         "as the model takes no text", instead_of="inputs.column"),
     Row(TOKENIZER, ("inputs=texts", "inputs.path=ids.jsonl", "inputs.column=b",
@@ -263,10 +263,10 @@ def test_files_of_numpy_are_written_anew(tmp_path: Path, monkeypatch: pytest.Mon
     for name, text, begin, signature, given in [
         ("text.npy", "is neither .npy nor .npz: ", "np.save('x.npy'", ONE, array),
         ("text.npy", "is neither .npy nor .npz: ", "np.savez", ONE, array),
-        ("objects.npy", "Save numbers, ", "np.save(path, array.astype('float32')", ONE, objects),
+        ("objects.npy", "Make it numbers, ", "np.save(path, array.astype('float32')", ONE, objects),
         ("words.npy", "or texts, ", "np.save(path, array.astype('str')", STRING,
          np.array(["a", "b"], object)),
-        ("notes.zip", "is a zip archive, but no .npz: 'notes.txt' in it is not an array. ",
+        ("notes.zip", "is a zip archive, but not an .npz: 'notes.txt' in it is not an array. ",
          "np.savez", ONE, array),
         ("locked.npz", "is encrypted. ", "np.savez", ONE, array),
         ("newer.npz", "is compressed as Python cannot read it (method 93). ", "np.savez", ONE,
@@ -309,7 +309,7 @@ def test_plain_text_is_read_once_it_has_another_ending(here: Path) -> None:
     shutil.copy("lines.txt", "lines.json")
     refused = answer(TOKENIZER, ("inputs=texts", "inputs.path=lines.json"))
     assert "Files that end in .jsonl, .ndjson or .json hold one object a line" in refused.message
-    assert "plain text wants another ending" in refused.message
+    assert "plain text needs another ending" in refused.message
     shutil.move("lines.json", "lines.text")
     assert len(read(TOKENIZER, ("inputs=texts", "inputs.path=lines.text"))) == 2
 

@@ -240,7 +240,7 @@ class TestFiles:
     def test_a_member_that_is_no_array_is_refused(self, folder: Path) -> None:
         with zipfile.ZipFile("x.npz", "w") as archive:
             archive.writestr("x.npy", "1,2,3")
-        assert "is a zip archive, but no .npz: 'x.npy' in it is not an array." in refusal(
+        assert "is a zip archive, but not an .npz: 'x.npy' in it is not an array." in refusal(
             ONE, "x.npz"
         )
 
@@ -284,8 +284,8 @@ class TestFit:
     def test_wrong_names_are_listed_with_the_models_own(self, folder: Path) -> None:
         np.savez("x.npz", idz=np.zeros((2, 3), int), mask=np.zeros((2, 3), bool))
         assert refusal(TWO, "x.npz") == (
-            "inputs.path='x.npz' does not match model 'bert': 'ids' is missing; 'idz' is no input "
-            "of it (Available: 'ids', 'mask'). It takes ids: int32 (samples, token), "
+            "inputs.path='x.npz' does not match model 'bert': 'ids' is missing; 'idz' is not an "
+            "input of it (Available: 'ids', 'mask'). It takes ids: int32 (samples, token), "
             "mask: bool (samples, token)"
         )
         assert "inputs.path does not match model 'm': 'x' is missing" in refusal(ONE, {"y": "y"})
@@ -346,7 +346,8 @@ class TestFit:
         signature = Signature("m", (InputSpec("x", taken, (), ()),))
         assert refusal(signature, "x.npy") == (
             f"inputs.path='x.npy': 'x' is {values.dtype.name}, model 'm' takes {taken}. "
-            f"Nothing is converted so unasked; if it is meant, in NumPy: array.astype('{taken}')"
+            f"This is not converted automatically. If you mean it, in NumPy: "
+            f"array.astype('{taken}')"
         )
 
     @pytest.mark.parametrize(

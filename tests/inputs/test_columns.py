@@ -49,11 +49,11 @@ def test_the_fingerprint_is_of_the_texts_not_of_the_width_they_are_stored_in(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (np.array(["a", 7], object), "inputs: 'x' is int, no text: 7"),
-        (np.array(["a\ud800"], object), "inputs: 'x' holds '\\ud800', half a surrogate pair and "
-         "no character"),
-        (np.array([1.5]), "inputs: 'x' is float64, model 'm' takes string. Nothing is converted so "
-         "unasked; if it is meant, in NumPy: array.astype('str')"),
+        (np.array(["a", 7], object), "inputs: 'x' is int, not a text: 7"),
+        (np.array(["a\ud800"], object), "inputs: 'x' holds '\\ud800', half a surrogate pair, "
+         "which is not a character"),
+        (np.array([1.5]), "inputs: 'x' is float64, model 'm' takes string. This is not converted "
+         "automatically. If you mean it, in NumPy: array.astype('str')"),
     ],
 )  # fmt: skip
 def test_what_is_no_text_is_refused(given: Array, message: str) -> None:

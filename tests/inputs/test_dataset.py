@@ -223,7 +223,7 @@ class TestRefused:
 
     def test_numbers_for_texts(self) -> None:
         assert refusal("rows", BERT).startswith(
-            "inputs.dataset._target_='rows', sample 0 is ndarray, no text: "
+            "inputs.dataset._target_='rows', sample 0 is ndarray, not a text: "
         )
 
     def test_batches_that_were_not_said_to_be_some(self) -> None:

@@ -136,7 +136,7 @@ class TestRefused:
             "inputs.path='x.h5', dataset 'train' is a group. Available: 'b', 'train/a'."
         )
         assert refusal(ONE, columns={"y": "b"}).startswith(
-            "inputs.columns does not match model 'm': 'x' is missing; 'y' is no input of it"
+            "inputs.columns does not match model 'm': 'x' is missing; 'y' is not an input of it"
         )
         assert refusal(ONE, columns={"b": "x"}) == (
             "inputs.columns maps inputs to columns, and not columns to inputs. Write: "
@@ -179,8 +179,8 @@ class TestRefused:
         file.close()
         for name in "xy":
             assert refusal(ONE, columns={"x": name}) == (
-                f"inputs.path='x.h5', dataset '{name}' keeps its values outside of itself, where "
-                f"they are not followed. Store them in it: file.create_dataset(NAME, data=values)"
+                f"inputs.path='x.h5', dataset '{name}' keeps its values in another file, which "
+                f"is not read. Store them in it: file.create_dataset(NAME, data=values)"
             )
 
     @pytest.mark.parametrize("content", ["rows of different lengths", "records", "nothing"])
@@ -205,7 +205,7 @@ class TestRefused:
         assert "'x' holds Python objects (texts, None or a mixture), model 'm' takes" in told
         assert refusal(TEXTS, columns={"x": "y"}) == (
             "inputs.path='x.h5': 'x' is float64, model 'm' takes string. "
-            "Nothing is converted so unasked; if it is meant, in NumPy: array.astype('str')"
+            "This is not converted automatically. If you mean it, in NumPy: array.astype('str')"
         )
 
     def test_damaged_chunks_are_one_message(self, file: h5py.File) -> None:

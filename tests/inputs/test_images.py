@@ -252,9 +252,8 @@ class TestRefused:
     def test_what_is_no_picture(self, folder: Path) -> None:
         Path("a.png").write_bytes(b"hello")
         assert refusal(RGB, "a.png") == (
-            "inputs.path='a.png' is no picture that can be decoded: it is in no format that is "
-            "known here. Mend it, convert it to one of PNG, JPEG, BMP, GIF, WEBP, TIFF, or leave "
-            "it out"
+            "inputs.path='a.png' is not a picture that can be decoded: its format is not known. "
+            "Repair it, convert it to one of PNG, JPEG, BMP, GIF, WEBP, TIFF, or leave it out"
         )
 
     def test_a_picture_cut_short_is_found_when_it_is_read(self, folder: Path) -> None:
@@ -263,7 +262,9 @@ class TestRefused:
         content = Path("b.png").read_bytes()
         Path("b.png").write_bytes(content[:200])
         source = Images("*.png").bind(RGB)
-        with pytest.raises(InputError, match=r"^inputs.path='b.png' is no picture that can be dec"):
+        with pytest.raises(
+            InputError, match=r"^inputs.path='b.png' is not a picture that can be dec"
+        ):
             source.read(0, 2)
 
     def test_any_flipped_or_missing_bytes_are_a_message_or_a_picture(self, folder: Path) -> None:

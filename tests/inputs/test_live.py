@@ -154,7 +154,9 @@ class TestArrays:
         source = LiveArrays([[1], [2, 3], []]).bind(Signature("m", (ids,)))
         rows = [np.asarray(one.data["ids"]).tolist() for one in source.read(0, 3)]  # type: ignore[index]
         assert rows == [[1], [2, 3], []]
-        assert "inputs: 'x' makes no array" in refusal(LiveArrays([[1], [2, 3]]), ONE)
+        assert "inputs: 'x' cannot be converted to an array" in refusal(
+            LiveArrays([[1], [2, 3]]), ONE
+        )
 
     def test_python_objects_are_refused(self) -> None:
         given = np.array([[1, None]], object)
@@ -185,7 +187,7 @@ class TestTexts:
 
     def test_what_is_no_text_is_named(self) -> None:
         texts = ["one", 7]
-        assert refusal(LiveTexts(texts), TWO) == "inputs[1] is int, no text: 7"  # type: ignore[arg-type]
+        assert refusal(LiveTexts(texts), TWO) == "inputs[1] is int, not a text: 7"  # type: ignore[arg-type]
 
     def test_half_a_surrogate_pair_is_refused(self) -> None:
         assert r"inputs[0] holds '\ud800'" in refusal(LiveTexts(["a\ud800"]), TWO)

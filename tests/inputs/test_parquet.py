@@ -228,7 +228,7 @@ class TestRefused:
     def test_what_is_no_text(self) -> None:
         write("x.parquet", {"text": [1]})
         assert refusal(BERT) == (
-            "inputs.path='x.parquet', row 0: column 'text' is int64 and holds 1, no text"
+            "inputs.path='x.parquet', row 0: column 'text' is int64 and holds 1, not a text"
         )
 
     def test_a_text_that_is_not_utf8(self) -> None:

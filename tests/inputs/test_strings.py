@@ -268,9 +268,12 @@ class TestRefused:
         ("values", "message"),
         [
             (["rome", None], "'contents' is missing (None). Fill it in, or leave the sample out"),
-            (["rome", 5], "'contents' is int, no text: 5"),
-            ([b"a", 1.5], "'contents' is float, no text: 1.5"),
-            (["\ud800"], "'contents' holds '\\ud800', half a surrogate pair and no character"),
+            (["rome", 5], "'contents' is int, not a text: 5"),
+            ([b"a", 1.5], "'contents' is float, not a text: 1.5"),
+            (
+                ["\ud800"],
+                "'contents' holds '\\ud800', half a surrogate pair, which is not a character",
+            ),
         ],
     )
     def test_what_is_no_string_is_named(self, values: list[object], message: str) -> None:
@@ -356,9 +359,11 @@ class TestJsonRows:
         assert self.refusal(short).startswith(
             f"{at} has no column 'city' for input 'city' of model 'm'. Available: "
         )
-        assert self.refusal([1]).startswith(f"{at} is JSON, but a list, no object. ")
+        assert self.refusal([1]).startswith(f"{at} is JSON, but a list, not an object. ")
         assert "'age' is str" in self.refusal({**self.ROW, "age": [1, "x"]})
-        assert "makes no array" in self.refusal({**self.ROW, "path": [[1], [2, 3]]})
+        assert "cannot be converted to an array" in self.refusal(
+            {**self.ROW, "path": [[1], [2, 3]]}
+        )
         assert "'code' is float64" in self.refusal({**self.ROW, "code": 1.5})
         assert "'age' is str" in self.refusal({**self.ROW, "age": "old"})
 

@@ -304,7 +304,7 @@ class TestMistakes:
     def test_a_file_without_text_is_refused(self, folder: Path, content: bytes) -> None:
         Path("a.txt").write_bytes(content)
         assert refusal("a.txt") == (
-            "inputs.path='a.txt' holds no text: no line that is not blank. "
+            "inputs.path='a.txt' holds no text: all lines are blank. "
             "Give a file with one sample a line"
         )
 
@@ -318,7 +318,7 @@ class TestMistakes:
     def test_a_line_that_is_no_json_is_named(self, folder: Path) -> None:
         Path("a.jsonl").write_text('{"text": "one"}\ntwo\n')
         assert refusal("a.jsonl").startswith(
-            "inputs.path='a.jsonl', line 2 is no JSON: Expecting value"
+            "inputs.path='a.jsonl', line 2 is not JSON: Expecting value"
         )
         assert 'one object a line, as in {"text": "…"}' in refusal("a.jsonl")
 
@@ -328,11 +328,11 @@ class TestMistakes:
     )
     def test_json_that_is_no_object_is_named(self, folder: Path, line: str, kind: str) -> None:
         Path("a.jsonl").write_text(line)
-        assert f"line 1 is JSON, but {kind}, no object" in refusal("a.jsonl")
+        assert f"line 1 is JSON, but {kind}, not an object" in refusal("a.jsonl")
 
     def test_json_nested_beyond_reason_is_refused(self, folder: Path) -> None:
         Path("a.jsonl").write_text("[" * 200_000)
-        assert "line 1 is no JSON" in refusal("a.jsonl")
+        assert "line 1 is not JSON" in refusal("a.jsonl")
 
     def test_a_missing_column_names_those_there_are(self, folder: Path) -> None:
         Path("a.jsonl").write_text('{"body": "one", "id": 7}\n')
@@ -344,7 +344,7 @@ class TestMistakes:
     def test_a_column_of_numbers_is_refused(self, folder: Path) -> None:
         Path("a.jsonl").write_text('{"text": 7, "body": "one"}\n')
         assert refusal("a.jsonl") == (
-            "inputs.path='a.jsonl', line 1: inputs.column='text' is a number, no text. "
+            "inputs.path='a.jsonl', line 1: inputs.column='text' is a number, not a text. "
             "Try inputs.column=body"
         )
 
@@ -400,7 +400,7 @@ class TestAFileThatChanges:
 
     def test_a_file_that_is_gone_fails_the_job(self, source: TextSource) -> None:
         Path("a.txt").unlink()
-        with pytest.raises(JobError, match=r"a\.txt cannot be read any more: No such file"):
+        with pytest.raises(JobError, match=r"a\.txt can no longer be read: No such file"):
             source.read(0, 1)
 
 

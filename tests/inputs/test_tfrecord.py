@@ -139,7 +139,7 @@ class TestReading:
         Path("b.tfrecord").write_bytes(b"damaged")
         assert len(TFRecord("*.tfrecord", limit=2).bind(takes())) == 2
         assert len(TFRecord("*.tfrecord", limit=3).bind(takes())) == 3
-        assert "inputs.path='b.tfrecord' is no TFRecord file" in refusal(
+        assert "inputs.path='b.tfrecord' is not a TFRecord file" in refusal(
             takes(), "*.tfrecord", limit=4
         )
 
@@ -257,7 +257,7 @@ class TestRefused:
         with tf.io.TFRecordWriter("x.tfrecord") as writer:
             writer.write(b"\xff\xff\xff")
         assert refusal(takes()).startswith(
-            "inputs.path='x.tfrecord', record 0 is no tf.train.Example: "
+            "inputs.path='x.tfrecord', record 0 is not a tf.train.Example: "
         )
 
     def test_a_feature_that_is_not_there(self) -> None:
@@ -271,14 +271,14 @@ class TestRefused:
         write("x.tfrecord", {"x": b"abc"})
         assert refusal(takes()) == (
             "inputs.path='x.tfrecord', record 0, feature 'x' holds bytes, and input 'x' is "
-            "float32. Say what they are: 'inputs.features={x: {dtype: uint8}}' (numbers, whatever "
-            "their type), 'inputs.features={x: {encoded: true}}' (a picture)"
+            "float32. Say what they are: 'inputs.features={x: {dtype: uint8}}' (numbers of "
+            "any type), 'inputs.features={x: {encoded: true}}' (a picture)"
         )
         assert refusal(takes(), features={"x": {"dtype": "int16"}}) == (
             "inputs.path='x.tfrecord', record 0, feature 'x' holds 3 bytes, which are no numbers "
             "of int16"
         )
-        assert "record 0, feature 'x' is no picture that can be decoded" in refusal(
+        assert "record 0, feature 'x' is not a picture that can be decoded" in refusal(
             takes(None, None, 3), features={"x": {"encoded": True}}
         )
 
@@ -287,12 +287,12 @@ class TestRefused:
         [
             ({"x": {"dtyp": "int8"}}, "inputs.features.x.dtyp does not exist. Available: 'dtype', "
              "'encoded', 'feature', 'shape'."),
-            ({"x": {"dtype": "text"}}, "inputs.features.x.dtype='text' is no type of numbers, such "
-             "as uint8"),
-            ({"x": {"shape": 3}}, "inputs.features.x.shape=3 is no list of lengths, as in [28,28] "
-             "or [null,8]"),
-            ({"x": {"shape": [None, None]}}, "inputs.features.x.shape=[None, None] is no list of "
-             "lengths, as in [28,28] or [null,8]"),
+            ({"x": {"dtype": "text"}}, "inputs.features.x.dtype='text' is not a type of "
+             "numbers, such as uint8"),
+            ({"x": {"shape": 3}}, "inputs.features.x.shape=3 is not a list of lengths, as in "
+             "[28,28] or [null,8]"),
+            ({"x": {"shape": [None, None]}}, "inputs.features.x.shape=[None, None] is not a list "
+             "of lengths, as in [28,28] or [null,8]"),
             ({"x": {"encoded": 1}}, "inputs.features.x.encoded=1 is not true or false"),
             ({"x": {"encoded": True, "dtype": "uint8"}}, "inputs.features.x.encoded=true: a "
              "picture tells its shape and dtype. Leave them out"),
@@ -305,8 +305,8 @@ class TestRefused:
              "to inputs. Write: 'inputs.features={x: \"a b\"}'"),
             ({"y": "x"}, "inputs.features maps inputs to features, and not features to inputs. "
              "Write: 'inputs.features={x: y}'"),
-            ({"y": None}, "inputs.features does not match model 'm': 'x' is missing; 'y' is no "
-             "input of it (Available: 'x'). It takes x: float32 (samples)"),
+            ({"y": None}, "inputs.features does not match model 'm': 'x' is missing; 'y' is not "
+             "an input of it (Available: 'x'). It takes x: float32 (samples)"),
         ],
     )  # fmt: skip
     def test_settings_that_do_not_exist_or_fit(

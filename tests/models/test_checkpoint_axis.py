@@ -193,7 +193,7 @@ def test_the_policy_skips_and_names_what_cannot_be_used(tmp_path: Path) -> None:
     text = refused(axis(paths))
     assert text == (
         f"model.checkpoints: 4 of 6 checkpoints cannot be used, first 'torn': "
-        f"{reasons['torn'].rstrip('.')}. Put them right, or begin anew without: "
+        f"{reasons['torn'].rstrip('.')}. Correct them, or start a new run without them: "
         f"runtime.bad_checkpoints=skip"
     )
 

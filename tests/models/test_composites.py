@@ -272,7 +272,7 @@ def test_a_sparse_feature_of_a_graph_of_tensorflow_1(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no column 'words' for input 'words'") as refused:
         run(tmp_path / "m", tmp_path / "w", without)
     assert str(refused.value).endswith(
-        ". For what does not need the others: 'model.input_axes=[age]'"
+        ". For tensors that do not need the others: 'model.input_axes=[age]'"
     )
     older = run(tmp_path / "m", tmp_path / "w", without, "model.input_axes=[age]")
     assert np.asarray(older[":output.older"]).tolist() == [26, 51, 39]
@@ -328,12 +328,12 @@ def test_sparse_rows_of_a_fixed_size(folder: Path, tmp_path: Path) -> None:
     [
         ({"indices": [5], "values": [1]}, r"a position in \[5\] is outside of a row of 5"),
         ({"indices": [1, 1], "values": [1, 2]}, r"in \[1, 1\] is given more than once"),
-        ({"indices": [1], "values": [0]}, "0 at position 1 cannot be told from an element"),
+        ({"indices": [1], "values": [0]}, "0 at position 1 is the same as a missing element"),
         ({"indices": [1], "values": [2], "shape": [4]}, r"is \[4\], and the model takes rows of 5"),
         ({"indices": ["a"], "values": [2]}, "are not whole numbers"),
         ({"indices": [1], "values": [2, 3]}, "Give one position for each value"),
-        ({"indices": [[1], [2, 3]], "values": [2, 3]}, "make no array"),
-        ({"indices": [1], "values": [[2], [3, 4]]}, "values .* make no array"),
+        ({"indices": [[1], [2, 3]], "values": [2, 3]}, "cannot be converted to an array"),
+        ({"indices": [1], "values": [[2], [3, 4]]}, "values .* cannot be converted to an array"),
         ({"indices": [1], "values": [1e300]}, "holds 1e\\+300, which float32"),
         ({"indices": [1]}, "Python objects"),
     ],

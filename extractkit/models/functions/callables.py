@@ -1,4 +1,4 @@
-"""Python callables, modules and plain values as one concrete function, and as a model."""
+"""Python callables, modules and plain values as concrete functions and models."""
 
 import functools
 import inspect
@@ -38,7 +38,7 @@ _DTYPES = ("float32", "float16", "float64", "int32", "int64", "bool", "string")
 
 
 def is_value(built: object) -> bool:
-    """Whether it is tensors, variables, arrays or numbers, alone or in any structure of them."""
+    """Return whether an object is a tensor, variable, array, number, or a structure of them."""
     if callable(built):
         return False
     leaves = tf.nest.flatten(plain(built))
@@ -46,7 +46,7 @@ def is_value(built: object) -> bool:
 
 
 def method_of(built: object, signature: str | None) -> Callable[..., Any]:
-    """Return what to call of an object: the method named by `model.signature`, or itself.
+    """Return the callable of an object: the method named by `model.signature`, or itself.
 
     Raises:
         ModelError: it cannot be called, or has no such method.
@@ -86,8 +86,8 @@ def specs_of(
 
     Raises:
         ConfigError: settings for an argument that it does not have, or of an unknown type.
-        ModelError: it tells nothing of its arguments, and settings neither; or it declares one
-            that is no tensor.
+        ModelError: Neither it nor the settings declare the arguments, or an argument is not a
+            tensor.
     """
     required, accepted, open_ended = _arguments(function)
     if not accepted and not open_ended and _takes_any_number(function):
@@ -121,8 +121,8 @@ def bound(
 ) -> tuple[Callable[..., Any], Mapping[str, object]]:
     """Return the function with `model.constants` in place, and those that are left to its graph.
 
-    A function that declares its arguments is traced with all of them. Any other has no place for
-    a value whose type nobody declares, so that it is called with the value itself.
+    A function that declares its arguments is traced with all of them. Any other is called with the
+    constant itself, since the type of a placeholder would not be known.
 
     Raises:
         ConfigError: It has no such argument, or samples are given for that as well.
@@ -157,7 +157,7 @@ def with_arguments(
 
 
 def declaring_function(function: Callable[..., Any]) -> Any:
-    """The `tf.function` that declares an input signature: it, or its `__call__`; None: neither."""
+    """Return the `tf.function` with an input signature: the object or its `__call__`, or None."""
     for one in (function, getattr(function, _METHOD, None)):
         if attribute(one, "input_signature") is not None:
             return one
@@ -165,18 +165,18 @@ def declaring_function(function: Callable[..., Any]) -> Any:
 
 
 def traced(function: Callable[..., Any], settings: Mapping[str, InputSetting] | None = None) -> Any:
-    """The function as one concrete function, of what it declares itself, else of the settings.
+    """Trace the function with the arguments that it declares, or with those of the settings.
 
     Raises:
         ConfigError: settings for an argument that it does not have, or of an unknown type.
-        ModelError: it tells nothing of its arguments, or cannot be traced with such.
+        ModelError: It does not declare its arguments, or cannot be traced with them.
     """
     whole = declaring_function(function)
     # Given nothing it is traced with what it declares, structures of tensors among it.
     specs = {} if whole is not None else specs_of(function, _own(function, settings))
     if whole is None:
         traces = hasattr(function, "get_concrete_function")
-        whole = function if traces else tf.function(_taken_apart(function))
+        whole = function if traces else tf.function(_with_plain_results(function))
     try:
         return whole.get_concrete_function(**specs)
     except Exception as error:  # user code may raise anything
@@ -205,8 +205,8 @@ def constant_function(value: object) -> Callable[[], Any]:
     return values
 
 
-def _taken_apart(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function with its results as TensorFlow takes them from a traced function."""
+def _with_plain_results(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function with results as plain structures, which TensorFlow can trace."""
 
     # Its attributes stay its own: it may be an object with a `__call__`.
     @functools.wraps(function, updated=())
@@ -219,7 +219,7 @@ def _taken_apart(function: Callable[..., Any]) -> Callable[..., Any]:
 def _own(
     function: Callable[..., Any], settings: Mapping[str, InputSetting] | None
 ) -> Mapping[str, InputSetting] | None:
-    """The settings of arguments; others may name tensors of the graph that is yet to be traced."""
+    """Return the settings of arguments. Others may name tensors of the graph."""
     required, accepted, open_ended = _arguments(function)
     if settings is None or open_ended or not set(required) <= set(settings):
         return settings
@@ -278,7 +278,7 @@ _WRAPPER = "StatefulPartitionedCall/"
 
 @dataclass(frozen=True, eq=False)
 class ReloadedFunction:
-    """A function that has been loaded a second time, for `OwnCall`.
+    """A function that was loaded a second time, for `OwnCall`.
 
     Attributes:
         function: the concrete function.
@@ -299,7 +299,7 @@ class GraphFunction(FunctionModel):
         source: its graph.
         function: the concrete function itself.
         fixed: its inputs that are the same for every sample, by name.
-        inner: names of inputs that are tensors in the midst of the graph.
+        inner: Names of inputs that are tensors inside the graph.
         parts: the function's own names of what composite inputs are made of, by those in the graph.
         deeper: why composite arguments are given nothing, by the placeholders of their parts.
         keep: what has to live as long as its variables are read.

@@ -1,8 +1,7 @@
 """`model=module model.eager=true`: a function run operation by operation, as Python does.
 
-What cannot be traced (values that Python looks at, NumPy in between) can still be watched. The
-order of operations must be the same for every batch: where Python takes another path, the job ends
-and says so.
+Functions that cannot be traced (Python reads values, NumPy in between) can be watched instead. The
+order of operations must be the same for every batch. If Python takes another path, the job fails.
 """
 
 import hashlib
@@ -43,7 +42,7 @@ from extractkit.models.graphs.records import (
     axes_at,
     of_one_sample,
     raw_dtype,
-    why_not,
+    unextractable_reason,
 )
 from extractkit.models.graphs.signature import checked_constants, declared, signature_of
 from extractkit.models.graphs.transforming import transformed
@@ -54,7 +53,7 @@ from extractkit.runs.checking.contents import compare_arrays
 
 
 def weights_of(built: object) -> dict[str, Any]:
-    """Variables of a module or layer by address: `dense:kernel`; a function tells of none."""
+    """Return variables of a module or layer by address: `dense:kernel`. Functions have none."""
     ports = Ports()
     found = {}
     for variable in getattr(built, "variables", ()):
@@ -185,7 +184,7 @@ class EagerModel:
         return [to_numpy(transformed(self._wanted(found, f), f, None, {})) for f in fetches]
 
     def own_call(self, checkpoint: int | None = None) -> OwnCall:
-        """Return the function itself, which nobody watches."""
+        """Return the function itself, without watching it."""
         return OwnCall(SAME_OBJECT, self._outputs)
 
     def _outputs(
@@ -211,7 +210,7 @@ class EagerModel:
         return sha.hexdigest()
 
     def definition_digest(self) -> None:
-        """None: nobody can tell what Python code does."""
+        """Return None: Python code has no digest of its computation."""
         return None
 
     def describe(self) -> Mapping[str, object]:
@@ -269,7 +268,7 @@ class EagerModel:
 
     @cached_property
     def _examined(self) -> tuple[Records, frozenset[str | None]]:
-        """The records, and what calls draw or change that no later call finds as it was."""
+        """Return the records, and the operations that draw or permanently change something."""
         sizes, calls = self._trials()
         found = [self._values(call) for call in calls]
         pure = calls[0].pure
@@ -308,7 +307,7 @@ class EagerModel:
             return same
         in_order = (join("", port) for port in call.operations)
         first = {id(before[address]) for address in takewhile(same.__contains__, in_order)}
-        # An output that is no operation's result is made after all of them.
+        # An output that is not an operation's result is computed after all of them.
         return {address for address in same if id(before[address]) in first}
 
     def _record(
@@ -330,7 +329,7 @@ class EagerModel:
         added = False
         if depends and self.signature.batch == 1:
             axes, added = of_one_sample(axes)
-        reason = why_not(axes, depends) if everywhere else _ANOTHER_PATH
+        reason = unextractable_reason(axes, depends) if everywhere else _ANOTHER_PATH
         op_type = call.types.get(address.removeprefix(":"))
         record = TensorRecord(
             address=address,
@@ -346,7 +345,7 @@ class EagerModel:
         return record, added
 
     def _trials(self) -> tuple[Sizes, list[EagerCall]]:
-        """Calls with made-up values at several sizes, which tell the axes of what is computed."""
+        """Return sizes and calls with generated values at these sizes, to infer axes."""
         errors: list[JobError] = []
         tried: dict[str, None] = {}
         open_ended = self.signature.batch is None and bool(self.signature.specs)
@@ -423,7 +422,7 @@ def eager_model(
 
 
 def _equal(one: tf.Tensor, other: tf.Tensor) -> bool:
-    """Whether two results are the same but for the order in which threads have added them up."""
+    """Return whether two results are equal up to the order of summation in threads."""
     return not compare_arrays(to_numpy(one), to_numpy(other)).beyond
 
 

@@ -1,4 +1,4 @@
-"""Watching a function that runs eagerly: every operation's results, in the order of computation.
+"""Recording of eager calls: every operation's results, in the order of computation.
 
 watched(function, arguments).operations  # {"op/MatMul": …, "op/AddV2": …, "op/MatMul.1": …}
 """
@@ -43,7 +43,7 @@ class EagerCall:
 
     @property
     def pure(self) -> set[int] | None:
-        """Ids of the results that nothing random or assigned can have gone into; None: of all."""
+        """The ids of results that cannot depend on random or assigned values. None means all."""
         if self.impure_from is None:
             return None
         before = list(self.types)[: self.impure_from]
@@ -92,13 +92,13 @@ def watched(
         handles = [one for one in inputs if getattr(one, "dtype", None) == tf.resource]
         for handle in handles:
             first_taken.setdefault(id(handle), (position, handle))
-        # What a call makes for itself no other call finds.
+        # Resources created within a call are not shared with other calls.
         if _is_impure(kind) and not (handles and made.keys() >= set(map(id, handles))):
             if not handles or not own.issuperset(map(id, handles)):
                 carried = carried or port
             taken = [first_taken[id(handle)][0] for handle in handles]
             if not own.issuperset(map(id, handles)):
-                # `tensor * variable` reads without telling, and nothing restores the variable.
+                # `tensor * variable` reads without an event, and the variable is not restored.
                 taken.append(0)
             impure_from = min([position, *taken, *([] if impure_from is None else [impure_from])])
         types[port] = kind
@@ -117,7 +117,7 @@ def watched(
 
 @contextmanager
 def restored(variables: Iterable[Any]) -> Iterator[None]:
-    """Leave the variables as they were, whatever is assigned to them inside."""
+    """Restore the values of variables after the block."""
     # Neither reading nor assigning copies; only what is assigned to in between is ever twice there.
     before = [(variable, tf.convert_to_tensor(variable)) for variable in variables]
     try:
@@ -138,7 +138,7 @@ def _functions_eager() -> Iterator[None]:
 
 
 def _is_impure(kind: str) -> bool:
-    """Whether an operation, or any in the function that it stands for, is random or assigns."""
+    """Return whether an operation, or one in the function that it calls, is random or assigns."""
     waiting, seen = [kind], {kind}
     while waiting:
         name = waiting.pop()

@@ -5,8 +5,8 @@ A factory that returns `tf.saved_model.load(path).signatures["serving_default"]`
 object, and the variables with it. TensorFlow still calls such a function, because the content
 lives as long as the handle.
 
-A signature of a SavedModel is one call of a function that calls others; only where they stand
-inlined has every tensor an address of its own. Loops and branches stay functions. Variables stay
+A signature of a SavedModel is one call of a function that calls others. Every tensor gets an
+address of its own once they are inlined. Loops and branches stay functions. Variables stay
 captured: no weight is copied into the graph.
 """
 
@@ -75,21 +75,21 @@ _LOOK_UP = "LookupTableFindV2"
 
 
 def captured_contents(graph: Any, weights: Mapping[int, str]) -> dict[str, str] | None:
-    """A text for each of the graph's placeholders that something is captured by, by its name.
+    """Return a text for each placeholder of a captured object, by the placeholder's name.
 
     Args:
         graph: of a function.
-        weights: what stands for each, by the id of its variable's handle.
+        weights: The text for each weight, by the id of its variable's handle.
 
     Returns:
-        None where nobody can tell what a captured object does.
+        None if the content of a captured object is not known.
     """
     variables = captured_variables(graph)
     contents = {}
     for outside, inside in graph.captures:
         content = weights.get(id(outside))
         if content is None:
-            # A variable that is no weight of the model is a constant to it.
+            # A variable that is not a weight of the model is a constant.
             content = _content(variables.get(id(outside), outside), inside)
         if content is None:
             return None
@@ -106,7 +106,7 @@ def _content(outside: Any, inside: tf.Tensor) -> str | None:
 
 
 def _table(handle: tf.Tensor, inside: tf.Tensor) -> str | None:
-    """Of a lookup table; None: it is something else, or only functions inside functions use it."""
+    """Return the content of a lookup table, or None for anything else or a nested use."""
     for operation in _consumers(inside):
         if operation.type == _LOOK_UP:
             keys, values = tf.raw_ops.LookupTableExportV2(
@@ -119,7 +119,7 @@ def _table(handle: tf.Tensor, inside: tf.Tensor) -> str | None:
 
 
 def _consumers(tensor: tf.Tensor) -> Iterator[Any]:
-    """Operations that take the tensor, or what hands it on unchanged where a call was inlined."""
+    """Yield the consumers of a tensor, also through the identities of inlined calls."""
     for operation in tensor.consumers():
         if operation.type == "Identity":
             yield from _consumers(operation.outputs[0])
@@ -229,7 +229,7 @@ def _rename_functions(graph_def: Any) -> None:
         for node in nodes:
             node.op = names.get(node.op, node.op)
             for attribute in node.attr.values():
-                # To ask a list for its functions would make a list of whatever it is.
+                # Accessing `list` would turn the attribute into a list.
                 called = [attribute.func] if attribute.HasField("func") else []
                 called += attribute.list.func if attribute.HasField("list") else []
                 for one in called:

@@ -1,4 +1,4 @@
-"""The adapter of everything that is one TensorFlow function."""
+"""The base of adapters of models that are one TensorFlow function."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,12 +33,12 @@ from extractkit.models.protocol import (
 )
 
 _UNNAMED = "input"
-# What stands before a key; a number alone is no name.
+# The prefix of a key, since a number is not a name.
 _KEY = re.compile(r"^output\.(?!\d+$)")
 
 
 def inputs_of(function: Any) -> dict[str, tf.Tensor]:
-    """The function's placeholders by the names of its arguments, what is captured left out."""
+    """Return the function's placeholders by the names of its arguments, without captures."""
     captured = len(function.graph.captures)
     own = function.graph.inputs[: len(function.graph.inputs) - captured]
     flat = tf.nest.flatten(function.structured_input_signature, expand_composites=True)
@@ -119,7 +119,7 @@ class FunctionModel(GraphModel):
 
     @property
     def contents(self) -> Mapping[str, str] | None:
-        """What the graph captures."""
+        """The contents of the graph's captures."""
         weights = {id(v.handle): self._weight_content(record) for record, v in self._weights()}
         return captured_contents(self.graph.graph, weights)
 
@@ -132,11 +132,11 @@ class FunctionModel(GraphModel):
         called: Callable[[Mapping[str, tf.Tensor]], Mapping[str, tf.Tensor]],
         variables: Iterable[Any] = (),
     ) -> Callable[[Mapping[str, Array], Mapping[str, Array]], dict[str, Array]]:
-        """Return what gives the outputs of a batch by a call of the model; see `OwnCall.outputs`.
+        """Return a function that returns the outputs of a batch; see `OwnCall.outputs`.
 
         Args:
             called: as the method of this name.
-            variables: those that keep their values whatever the call assigns to them.
+            variables: The variables whose values are restored after the call.
         """
         addresses = [record.address for record in self.catalog.outputs]
 
@@ -162,7 +162,7 @@ class FunctionModel(GraphModel):
         return outputs
 
     def program(self, fetches: Sequence[Fetch], compilation: Compilation) -> Program:
-        """A compiled function of one batch that computes the fetches and what they need alone."""
+        """Compile a function of one batch that computes the fetches and their dependencies."""
         names = [self._values[fetch.address].name for fetch in fetches]
         return self.compiled(self.graph, names, fetches, compilation)
 
@@ -221,7 +221,7 @@ class FunctionModel(GraphModel):
         return run
 
     def _taken(self, features: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """What the graph's inputs take, sample axes where the model's own inputs have them."""
+        """Return the values of the graph's inputs, with sample axes as in the model's inputs."""
         taken = dict(features)
         for spec in self.signature.specs:
             if not spec.parts:
@@ -231,7 +231,7 @@ class FunctionModel(GraphModel):
     def place(
         self, features: Mapping[str, Array], lengths: Mapping[str, Array]
     ) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
-        """A program's arguments as tensors in the host's memory; those that are tensors stay."""
+        """Return a program's arguments as tensors in the host's memory."""
         dtypes = {spec.name: spec.dtype for spec in self.signature.specs}
         values = given(self.signature.specs, features, lengths)
         try:
@@ -280,7 +280,7 @@ class FunctionModel(GraphModel):
 
 
 def as_the_model_takes_it(spec: InputSpec, feature: tf.Tensor) -> tf.Tensor:
-    """A feature (samples, *shape) with the sample axis where the model's own input has it."""
+    """Move the sample axis of a feature (samples, *shape) to that of the model's input."""
     if spec.sample_axis is None:
         return feature[0]
     if spec.sample_axis == 0:

@@ -1,7 +1,7 @@
-"""From a TensorFlow graph to the catalog: its operations by TensorFlow's own names, and variables.
+"""The catalog of a TensorFlow graph: operations by TensorFlow's names, and variables.
 
-`conv1/Relu:0` is output 0 of the operation `conv1/Relu`; a variable goes by its own name. Graphs of
-functions that an operation runs are named by it: `while/body/Add:0`, `call/Add:0`.
+`conv1/Relu:0` is output 0 of the operation `conv1/Relu`. Variables have their own names. Operations
+of a function are prefixed by the operation that runs it: `while/body/Add:0`, `call/Add:0`.
 """
 
 import re
@@ -23,13 +23,13 @@ _REFERENCES = ("Variable", "VariableV2", "AutoReloadVariable")
 
 @dataclass(frozen=True, eq=False)
 class GraphFacts:
-    """What a graph alone tells of its operations.
+    """Properties of operations that follow from the graph itself.
 
     Attributes:
-        reasons: why a tensor cannot be extracted, by its name (`op:0`).
-        inert: names of operations through which no randomness passes: constants decide their
-            values, or they never run.
-        dead: names of those that never run.
+        reasons: Why a tensor cannot be extracted, by its name (`op:0`).
+        inert: Names of operations whose results are never random, because constants determine them
+            or they never run.
+        dead: Names of operations that never run.
     """
 
     reasons: Mapping[str, str]
@@ -43,13 +43,13 @@ def facts_of(
     empty: Container[str] = frozenset(),
     reasons_not_fed: Mapping[str, str] | None = None,
 ) -> GraphFacts:
-    """Return what cannot be extracted from a graph, and what randomness cannot reach.
+    """Find the tensors of a graph that cannot be extracted, and operations that are never random.
 
     Args:
-        graph: constants stand in it as such.
-        inputs: the tensors that are fed.
-        empty: names of the variables (`op:0`) that have no value.
-        reasons_not_fed: as of `unfit_operations`.
+        graph: The graph, with configured constants inserted.
+        inputs: The tensors that are fed.
+        empty: Names of the variables (`op:0`) without values.
+        reasons_not_fed: See `unfit_operations`.
     """
     fed = frozenset(tensor.name for tensor in inputs)
     flow = control_flow(graph, fed)
@@ -79,23 +79,23 @@ def find_operations(
     facts: GraphFacts | None = None,
     inner: Container[str] = (),
 ) -> list[Found]:
-    """Return everything that a graph offers: inputs, operations, outputs, weights.
+    """Return the tensors of a graph: inputs, operations, outputs, weights.
 
     Args:
-        graph: a function's, whose captures count as fed, or a plain one.
-        inputs, outputs: by the name that each goes by.
-        variables: whatever the model makes a value of, each with its name (`conv/kernel:0`); of
-            TensorFlow 2 several may have one name.
-        signature: whether the names are those of a signature, so that `:input.NAME` and
-            `:output.NAME` are listed besides operations; otherwise operations themselves are.
-        frozen: whether weights stand in the graph as constants.
-        given: names of constants (`op:0`) that the configuration has put there, no weights.
-        kept: kinds of the variables that are not weights, by their names.
-        drop_prefix: what is left out at the beginning of operations' names, as often as it stands
-            there, where the rest is the name of no other.
-        facts: as `facts_of` tells them; None: they are looked for.
-        inner: names of inputs that are none of the signature's: tensors in the midst of the graph,
-            which keep their own addresses.
+        graph: A plain graph, or that of a function, whose captures count as fed.
+        inputs, outputs: Tensors by name.
+        variables: The model's variables with their names (`conv/kernel:0`). In TensorFlow 2 names
+            may repeat.
+        signature: Whether the names belong to a signature. Then `:input.NAME` and `:output.NAME`
+            are listed besides operations. Otherwise the operations themselves are.
+        frozen: Whether weights are constants of the graph.
+        given: Names of configured constants (`op:0`), which are not weights.
+        kept: The kinds of variables that are not weights, by name.
+        drop_prefix: A prefix to remove from operations' names, repeatedly, unless the rest is
+            the name of another operation.
+        facts: The result of `facts_of`. If None, it is computed.
+        inner: Names of inputs that are tensors inside the graph, not inputs of the signature. They
+            keep their own addresses.
     """
     facts = facts or facts_of(graph, inputs.values())
     kinds: dict[str, Kind] = {}
@@ -110,14 +110,14 @@ def find_operations(
     found = _named("input", Kind.MODEL_INPUT, named, {})
     for operation in graph.get_operations():
         for tensor in readable(operation):
-            # A reference variable is listed as the weight that it is.
+            # A reference variable is listed as a weight, not as an operation.
             if tensor.name in unlisted or operation.type in _REFERENCES:
                 continue
             weight = frozen and tensor.name not in given and _is_weight(tensor)
             kind = kinds.get(tensor.name, Kind.WEIGHT if weight else Kind.OP)
             address = ports.unique(join(paths[operation.name], str(tensor.value_index)))
             found.append(_found(address, kind, tensor, facts.reasons.get(tensor.name)))
-    found += _below(graph, paths, ports)
+    found += _nested(graph, paths, ports)
     found += _named("output", Kind.MODEL_OUTPUT, outputs, facts.reasons) if signature else []
     for name, variable in variables:
         kind = (kept or {}).get(name, Kind.WEIGHT)
@@ -127,7 +127,9 @@ def find_operations(
 
 
 def signature_address(role: str, name: str) -> str:
-    """Address of what a signature names: `:input.x`, `:output.y`; `output.1` is a port already.
+    """Return the address of a signature's input or output: `:input.x`, `:output.y`.
+
+    A name such as `output.1` is already a port.
 
     Args:
         role: "input" or "output".
@@ -139,10 +141,10 @@ def signature_address(role: str, name: str) -> str:
 def terminal_tensors(
     graph: AnyGraph, inputs: Mapping[str, AnyTensor], facts: GraphFacts | None = None
 ) -> dict[str, AnyTensor]:
-    """What a graph without a signature seems to be for, by name: results that nobody consumes.
+    """Return the likely outputs of a graph without a signature, by name: unconsumed results.
 
-    They depend on the inputs and can be extracted. Where every result goes into a loss, or into
-    whatever else needs more than is fed, that does not count as consuming it.
+    They depend on the inputs and can be extracted. Operations that need more than is fed, such as a
+    loss, do not count as consumers.
     """
     facts = facts or facts_of(graph, inputs.values())
     reached = {name for name in _reached(inputs.values()) if not _GRADIENTS.search(name)}
@@ -161,7 +163,7 @@ def terminal_tensors(
     return {one.outputs[0].name: one.outputs[0] for one in ends}
 
 
-# Where `tf.gradients` puts what trains a model.
+# The scope of operations made by `tf.gradients`.
 _GRADIENTS = re.compile(r"(^|/)gradients(_\d+)?/")
 _ASIDE = re.compile(r"Summary|^Print|^(Shape|ShapeN|Size|Rank)$|^Switch$|^RefSwitch$")
 
@@ -179,7 +181,7 @@ def _reached(tensors: Iterable[AnyTensor]) -> set[str]:
 
 
 def _consumers(operation: Any, ignored: Container[str]) -> bool:
-    """Whether anything but summaries, gradients and what is ignored consumes an operation."""
+    """Return whether an operation has consumers besides summaries, gradients and ignored ones."""
     return any(
         "Summary" not in consumer.type
         and not _GRADIENTS.search(consumer.name)
@@ -217,7 +219,7 @@ def _found(
 def _named(
     role: str, kind: Kind, tensors: Mapping[str, AnyTensor], reasons: Mapping[str, str]
 ) -> list[Found]:
-    """Return inputs or outputs by their names in the signature."""
+    """Return records of inputs or outputs by their names in the signature."""
     found = []
     for name, tensor in tensors.items():
         address = signature_address(role, name)
@@ -247,8 +249,8 @@ def _with_port(name: str) -> str:
     return name if ":" in name else f"{name}:0"
 
 
-def _below(graph: AnyGraph, paths: Mapping[str, str], ports: Ports) -> Iterator[Found]:
-    """Yield the operations of functions that the graph's operations run."""
+def _nested(graph: AnyGraph, paths: Mapping[str, str], ports: Ports) -> Iterator[Found]:
+    """Yield records of the operations in functions that the graph's operations run."""
     within: dict[AnyGraph, str] = {}
     for nested in nested_graphs(graph, {}):
         caller = nested.caller
@@ -266,7 +268,7 @@ def _below(graph: AnyGraph, paths: Mapping[str, str], ports: Ports) -> Iterator[
 
 
 def _role(nested: NestedGraph) -> str:
-    """What an operation has a function for: `/body`, `/then_branch`; nothing for its only one."""
+    """Return the role of a function: `/body`, `/then_branch`, or "" for an only function."""
     attributes = nested.caller.node_def.attr
     name = getattr(nested.graph, "name", "")
     for key in sorted(attributes):

@@ -1,14 +1,11 @@
 """Control flow in graphs: loops, branches and nested functions.
 
-Their tensors cannot be returned as they are, so they are listed with the reason. A graph that was
-made during the trace is known already; any other is read from the function library, where a nested
-`tf.function` that had been traced before is found as well.
+Tensors inside them cannot be returned directly, so they are listed with a reason. Loops and
+branches of an imported graph are recognized by its edges.
 
-Ranges are followed through a graph. Dropout that keeps everything adds 1 to a random number below 1
-and rounds down, or asks whether it is at least 0: randomness goes in, and none comes out.
-
-An imported graph does not remember its loops and branches; its edges tell. Where constants decide
-a branch, one side of it always runs, and the other never does.
+Ranges of values are propagated through the graph. They show which side of a branch never runs, and
+that dropout which keeps everything is not random: it adds 1 to a random number below 1 and rounds
+down, or tests whether the number is at least 0.
 """
 
 import math
@@ -34,9 +31,9 @@ class NestedGraph:
     """One graph that an operation of another one runs.
 
     Attributes:
-        graph: its operations.
-        caller: the operation that runs it.
-        reason: why its tensors cannot be extracted: what the outermost graph around them is.
+        graph: The graph.
+        caller: The operation that runs it.
+        reason: Why its tensors cannot be extracted, by the kind of the outermost nested graph.
     """
 
     graph: tf.Graph
@@ -45,10 +42,10 @@ class NestedGraph:
 
 
 def nested_graphs(graph: AnyGraph, made: Mapping[str, tf.Graph]) -> list[NestedGraph]:
-    """Return every graph below `graph`, each once, in the order in which operations call them.
+    """Return every graph nested in `graph`, each once, in the order of calls.
 
     Args:
-        made: graphs made during the trace, by name; loops and branches keep it in the library.
+        made: Graphs made during the trace, by name. Others are read from the function library.
     """
     library = {f.signature.name: f for f in graph.as_graph_def().library.function}
     if not library:
@@ -65,7 +62,7 @@ def nested_graphs(graph: AnyGraph, made: Mapping[str, tf.Graph]) -> list[NestedG
                     operation.type.removeprefix("Stateless"), _NESTED_FUNCTION
                 )
                 found[name] = NestedGraph(inner, operation, reason)
-                # Below a copy from the library everything is a copy, so that parts match.
+                # Everything nested in a copy from the library is a copy too, so that parts match.
                 visit(inner, made if name in made else {}, reason)
 
     visit(graph, made, None)
@@ -81,13 +78,13 @@ def _functions(operation: AnyOperation) -> Iterator[str]:
 
 
 def _from_library(graph: AnyGraph, definition: Any) -> tf.Graph:
-    with graph.as_default():  # where the functions that it calls in turn are known
+    with graph.as_default():  # which has the library of the functions that it calls
         return graph_of(definition)
 
 
 @dataclass(frozen=True)
 class Range:
-    """Where every element of a tensor lies: low … high; `below`: high itself is never reached."""
+    """The range low … high of a tensor's elements, without `high` itself if `below`."""
 
     low: float
     high: float
@@ -95,7 +92,7 @@ class Range:
 
     @property
     def known(self) -> bool:
-        """Return whether every element has one and the same known value."""
+        """Whether all elements have the same known value."""
         return self.low == self.high and not self.below
 
 
@@ -104,10 +101,10 @@ _PASS = ("Identity", "Enter", "Switch", "StopGradient", "PlaceholderWithDefault"
 
 
 def known_ranges(graph: AnyGraph, fed: frozenset[str]) -> dict[str, Range]:
-    """Return the ranges of tensors by name (`op:0`), where they can be told.
+    """Return the known ranges of tensors by name (`op:0`).
 
     Args:
-        fed: names of the tensors that are fed: whatever they would be, nothing is known of them.
+        fed: Names of the tensors that are fed, whose values are not known.
     """
     ranges: dict[str, Range] = {}
     for operation in graph.get_operations():
@@ -127,7 +124,7 @@ def _range(operation: Any, inputs: list[Range | None]) -> Range | None:
     if len(given) != len(inputs) and kind != "Switch":
         return None
     if kind in _PASS:
-        # Rounding towards another type may reach what is never reached.
+        # A conversion may round up to the excluded bound.
         exact = inputs[0] is not None and (kind != "Cast" or inputs[0].known)
         return inputs[0] if exact else None
     rule = _RULES.get(kind)
@@ -196,12 +193,12 @@ _DEAD = "made inside a branch that does not run: {predicate!r} is {value}"
 
 @dataclass(frozen=True, eq=False)
 class ControlFlow:
-    """What loops and branches make of a graph's operations.
+    """The effects of loops and branches on a graph's operations.
 
     Attributes:
-        reasons: why a tensor cannot be extracted, by its name (`op:0`).
-        inert: names of operations whose values constants decide, or that never run.
-        dead: names of those that never run.
+        reasons: Why a tensor cannot be extracted, by its name (`op:0`).
+        inert: Names of operations that never run, or whose values are constant.
+        dead: Names of operations that never run.
     """
 
     reasons: Mapping[str, str]
@@ -211,7 +208,7 @@ class ControlFlow:
 
 @dataclass(frozen=True)
 class _Side:
-    """One side of a branch: which of a Switch's outputs, and whether it runs."""
+    """One side of a branch: an output of a Switch, and whether it runs."""
 
     predicate: str
     output: int
@@ -225,15 +222,15 @@ class _Side:
 
 
 def control_flow(graph: AnyGraph, fed: frozenset[str]) -> ControlFlow:
-    """Follow the edges of a graph through its loops and branches.
+    """Find the loops and branches of a graph by its edges.
 
     Args:
-        fed: names of the tensors (`op:0`) that are fed.
+        fed: Names of the tensors (`op:0`) that are fed.
     """
     ranges = known_ranges(graph, fed)
     walk = _Walk(fed, ranges)
     operations = graph.get_operations()
-    # An operation stands after what it consumes, but for the edges that close a loop.
+    # Operations are in topological order, except for the back edges of loops.
     for operation in operations:
         walk.visit(operation)
     reasons: dict[str, str] = {}
@@ -253,7 +250,7 @@ def control_flow(graph: AnyGraph, fed: frozenset[str]) -> ControlFlow:
 
 
 class _Walk:
-    """The loops and sides of branches around each operation, by its name, as far as visited."""
+    """The loops and sides of branches around each visited operation, by name."""
 
     def __init__(self, fed: frozenset[str], ranges: Mapping[str, Range]) -> None:
         self.frames: dict[str, tuple[str, ...]] = {}
@@ -262,10 +259,10 @@ class _Walk:
         self._ranges = ranges
 
     def visit(self, operation: Any) -> None:
-        """Tell the loops and branches around an operation from those around what it needs."""
+        """Derive the loops and branches around an operation from those around its inputs."""
         kind = operation.type.removeprefix("Ref")
         before = [self._before(tensor) for tensor in operation.inputs]
-        # The edge that closes a loop comes from an operation that was not visited yet.
+        # The back edge of a loop comes from an operation that is not visited yet.
         data = [one for one in before if one is not None]
         control = [
             (self.frames[op.name], self.sides[op.name])
@@ -284,7 +281,7 @@ class _Walk:
         self.sides[operation.name] = around.union(*(sides for _, sides in control))
 
     def reason(self, tensor: AnyTensor) -> str | None:
-        """Return why a tensor has no value of its own once everything has run; None: it has."""
+        """Return why a tensor has no single value after a run, or None if it has one."""
         frame, sides = self._before(tensor) or ((), frozenset())
         if dead := [side.reason for side in sides if side.dead]:
             return min(dead)
@@ -297,19 +294,19 @@ class _Walk:
         return any(side.dead for side in self.sides[operation.name])
 
     def _merged(self, sets: list[frozenset[_Side]]) -> frozenset[_Side]:
-        """Return what a Merge passes on runs if either side does."""
+        """Combine the sides of a Merge's inputs: its result is computed if either side runs."""
         alive = [sides for sides in sets if not any(side.dead for side in sides)]
         return frozenset.intersection(*(alive or sets))
 
     def _before(self, tensor: AnyTensor) -> tuple[tuple[str, ...], frozenset[_Side]] | None:
-        """Loops and branches around a tensor; None where its operation was not visited yet."""
+        """Return the loops and branches around a tensor, or None if it is not visited yet."""
         if tensor.name in self._fed:
             return (), frozenset()
         operation = tensor.op
         if operation.name not in self.frames:
             return None
         sides = self.sides[operation.name]
-        # A loop's own Switch sends values on, or out of it.
+        # A loop's own Switch passes values to the next iteration or out of the loop.
         if operation.type.removeprefix("Ref") == "Switch" and not self._leaves_loop(operation):
             sides |= self._side(operation.inputs[1], tensor.value_index)
         return self.frames[operation.name], sides

@@ -1,12 +1,11 @@
-"""A graph that TensorFlow has imported, read without TensorFlow's Python objects.
+"""Imported graphs, read without TensorFlow's Python objects.
 
-TensorFlow imports a graph of 30,000 operations in a fraction of a second, and infers all dtypes and
-shapes meanwhile. `tf.graph_util.import_graph_def` then makes several Python objects of each
-operation, which takes five times as long, and each of them asks TensorFlow anew whenever it is
-asked for its inputs or its type. Here that step is left out, and what analysis needs is read once.
+TensorFlow imports a graph of 30,000 operations and infers its dtypes and shapes in a fraction of a
+second. Creating Python objects for every operation takes five times as long, and each access calls
+into TensorFlow again. This module skips that step, and reads what analysis needs once.
 
-`ImportedGraph`, `ImportedOperation` and `ImportedTensor` have what analysis uses of `tf.Graph`,
-`tf.Operation` and `tf.Tensor`, under the same names.
+`ImportedGraph`, `ImportedOperation` and `ImportedTensor` have the members of `tf.Graph`,
+`tf.Operation` and `tf.Tensor` that analysis uses.
 """
 
 from collections import Counter
@@ -30,11 +29,11 @@ class ImportedTensor:
     """One result of an operation.
 
     Attributes:
-        op: the operation.
-        value_index: which of its results it is.
+        op: The operation.
+        value_index: Its position among the operation's results.
         name: `op:0`.
-        dtype: of its elements.
-        sizes: the length of each axis, None where it is unknown, or None as a whole.
+        dtype: The dtype of its elements.
+        sizes: The length of each axis, or None if unknown. None as a whole for an unknown rank.
     """
 
     __slots__ = ("_consumers", "dtype", "name", "op", "sizes", "value_index")
@@ -49,16 +48,16 @@ class ImportedTensor:
 
     @property
     def graph(self) -> "ImportedGraph":
-        """The graph that it is in."""
+        """The graph that contains it."""
         return self.op.graph
 
     @property
     def shape(self) -> tf.TensorShape:
-        """The static shape, as TensorFlow has it."""
+        """The static shape."""
         return tf.TensorShape(self.sizes)
 
     def consumers(self) -> list["ImportedOperation"]:
-        """Return the operations that take it, once for each input that it is."""
+        """Return the operations that consume it, once for each of their inputs."""
         return self._consumers
 
 
@@ -66,12 +65,12 @@ class ImportedOperation:
     """One operation.
 
     Attributes:
-        graph: the graph that it is in.
-        node_def: its definition, with default values of attributes.
-        name, type: of it.
-        inputs: the tensors that it takes.
-        control_inputs: the operations that it waits for.
-        outputs: its results.
+        graph: The graph that contains it.
+        node_def: Its definition, with default values of attributes.
+        name, type: Its name and type.
+        inputs: The tensors that it consumes.
+        control_inputs: The operations that have to run before it.
+        outputs: Its results.
     """
 
     __slots__ = ("control_inputs", "graph", "inputs", "name", "node_def", "outputs", "type")
@@ -87,7 +86,7 @@ class ImportedOperation:
 
 
 class ImportedGraph:
-    """A graph as TensorFlow has imported it; nothing can be added to it.
+    """An imported graph. It is read-only.
 
     Args:
         graph_def: the graph.
@@ -114,16 +113,16 @@ class ImportedGraph:
             self._connect(operation)
 
     def as_graph_def(self) -> Any:
-        """Return the definition, which is not to be changed."""
+        """Return the definition, which must not be changed."""
         return self._graph_def
 
     def as_default(self) -> AbstractContextManager[Any]:
-        """Return a context in which the functions of the graph are known."""
+        """Return a context with the functions of the graph."""
         found: AbstractContextManager[Any] = self._native.as_default()
         return found
 
     def get_operations(self) -> list[ImportedOperation]:
-        """Return every operation; each stands after what it takes, but for edges of loops."""
+        """Return every operation in topological order, except for the back edges of loops."""
         return self._listed
 
     def get_operation_by_name(self, name: str) -> ImportedOperation:
@@ -147,7 +146,7 @@ class ImportedGraph:
         return outputs[int(index)]
 
     def static_value(self, tensor: ImportedTensor) -> Any:
-        """Return the value that the graph alone gives a tensor; None: it gives none."""
+        """Return the constant value of a tensor, or None if it is not constant."""
         if tensor.op.type == "Const":
             return tf.make_ndarray(tensor.op.node_def.attr["value"].tensor)
         return tf.get_static_value(self._whole.get_tensor_by_name(tensor.name))
@@ -158,7 +157,7 @@ class ImportedGraph:
 
     @cached_property
     def _whole(self) -> tf.Graph:
-        """The same graph with TensorFlow's Python objects."""
+        """Return the graph with TensorFlow's Python objects."""
         whole = tf.Graph()
         with whole.as_default():
             tf.graph_util.import_graph_def(self._graph_def, name="")
@@ -178,7 +177,7 @@ class ImportedGraph:
 AnyGraph: TypeAlias = tf.Graph | ImportedGraph
 AnyOperation: TypeAlias = tf.Operation | ImportedOperation
 AnyTensor: TypeAlias = tf.Tensor | ImportedTensor
-"""What analysis takes: TensorFlow's own objects where a function is traced, else these."""
+"""The types that analysis takes: TensorFlow's objects for traced functions, or these."""
 
 
 def is_tensor(value: object) -> bool:
@@ -187,7 +186,7 @@ def is_tensor(value: object) -> bool:
 
 
 def static_value(tensor: AnyTensor) -> Any:
-    """Return the value that its graph alone gives a tensor as an array; None: it gives none."""
+    """Return the constant value of a tensor as an array, or None if it is not constant."""
     if isinstance(tensor, ImportedTensor):
         return tensor.graph.static_value(tensor)
     return tf.get_static_value(tensor)
@@ -197,13 +196,13 @@ _HANDLES = (tf.resource, tf.variant)
 
 
 def readable(operation: Any) -> list[AnyTensor]:
-    """Return the operation's results that have values."""
+    """Return the operation's results that are not handles."""
     return [tensor for tensor in operation.outputs if not is_handle(tensor.dtype)]
 
 
 @cache
 def is_handle(dtype: tf.DType) -> bool:
-    """Return whether tensors of a type are handles, whose values cannot be copied out."""
+    """Return whether tensors of a type are handles, which cannot be copied out."""
     return dtype.base_dtype in _HANDLES
 
 
@@ -211,8 +210,7 @@ def short_paths(names: Iterable[str], prefix: str) -> dict[str, str]:
     """Return the path in the address for each operation's name.
 
     Args:
-        prefix: what is left out at the beginning, as often as it stands there, where the rest is
-            the name of no other.
+        prefix: A prefix to remove from names, repeatedly, unless the rest is another name.
     """
 
     def short(name: str) -> str:
@@ -226,5 +224,5 @@ def short_paths(names: Iterable[str], prefix: str) -> dict[str, str]:
 
 
 def escaped(path: str) -> str:
-    """Return the path with each part escaped as addresses need it."""
+    """Return the path with each part escaped for addresses."""
     return "/".join(escape(part) for part in path.split("/"))

@@ -1,8 +1,8 @@
-"""What all models have in common that are one TensorFlow graph, and the digest of such a graph.
+"""The base of all models that are one TensorFlow graph, and the digest of such a graph.
 
-Names count what was built before, so they do not enter: a node is told by its operation, its
-attributes, its device where it has one, and the places in the order of nodes that its inputs come
-from; a function by what is in it, and by whether XLA has to compile it.
+Names do not enter the digest, since they depend on what was built before. A node is identified by
+its operation, attributes, device if any, and the positions of its inputs in the order of nodes; a
+function by its body, and by whether XLA has to compile it.
 """
 
 import hashlib
@@ -35,10 +35,10 @@ from extractkit.models.protocol import CheckpointAxis, Encoded, Fetch
 from extractkit.models.tensorflow_process import configure
 
 _PYTHON = re.compile(r"^(Stateless|Eager)?PyFunc")
-# Texts that say no more than which nodes share something.
+# Attributes that only say which nodes share something.
 _SHARED = ("shared_name", "frame_name", "tensor_array_name", "stack_name")
 _NAMES = ("container", "debug_name")
-# Of the notes that TensorFlow makes for itself, the one that changes what is computed.
+# The only internal attribute of TensorFlow that changes the computation.
 _XLA = "_XlaMustCompile"
 
 
@@ -46,12 +46,12 @@ def graph_digest(graph_def: Any, contents: Mapping[str, str]) -> str | None:
     """Return the SHA-256 over every node, in order.
 
     Args:
-        graph_def: the graph, and the functions in its library that it runs.
-        contents: for nodes whose attributes do not tell what they hold, or are not to count, by
-            their names: a text in the place of the attributes.
+        graph_def: The graph, and the functions in its library that it runs.
+        contents: Texts that replace the attributes of nodes, by name, for nodes whose attributes do
+            not describe their content or must not count.
 
     Returns:
-        The digest in hexadecimal; None where the graph calls Python code, which it does not hold.
+        The digest in hexadecimal. None if the graph calls Python code, which it does not contain.
     """
     library = {function.signature.name: function for function in graph_def.library.function}
     for nodes in (graph_def.node, *(function.node_def for function in library.values())):
@@ -61,10 +61,10 @@ def graph_digest(graph_def: Any, contents: Mapping[str, str]) -> str | None:
 
 
 class _Digests:
-    """Digests of functions, each made once.
+    """Digests of functions, each computed once.
 
     Args:
-        library: definitions of functions by name.
+        library: Definitions of functions by name.
     """
 
     def __init__(self, library: Mapping[str, Any]) -> None:
@@ -78,12 +78,12 @@ class _Digests:
         results: Sequence[str] = (),
         contents: Mapping[str, str] | None = None,
     ) -> bytes:
-        """Of nodes in order.
+        """Return the digest of nodes in order.
 
         Args:
-            arguments: names that the nodes' inputs may refer to, besides the nodes themselves.
-            results: inputs of what comes after the nodes.
-            contents: see `graph_digest`.
+            arguments: Names that the nodes' inputs may refer to, besides the nodes themselves.
+            results: The edges of the results.
+            contents: See `graph_digest`.
         """
         names = [*arguments, *(node.name for node in nodes)]
         places = {name: place for place, name in enumerate(names)}
@@ -97,27 +97,27 @@ class _Digests:
         self, node: Any, places: Mapping[str, int], shared: dict[bytes, int], content: str | None
     ) -> bytes:
         data = [_edge(one, places) for one in node.input if not one.startswith("^")]
-        # What has to run before is a set.
+        # Control inputs are a set.
         control = sorted(_edge(one, places) for one in node.input if one.startswith("^"))
         operation = self._function(node.op) if node.op in self._library else node.op
-        told = [content] if content is not None else self._attributes(node.attr, shared)
+        parts = [content] if content is not None else self._attributes(node.attr, shared)
         placed = ["device", _device(node.device)] if node.device else []
-        told += [*placed, *_compilation(node.attr)]
-        return _digest([operation, "inputs", *data, *control, "attributes", *told])
+        parts += [*placed, *_compilation(node.attr)]
+        return _digest([operation, "inputs", *data, *control, "attributes", *parts])
 
     def _attributes(
         self, attributes: Mapping[str, Any], shared: dict[bytes, int]
     ) -> list[str | bytes]:
-        told: list[str | bytes] = []
+        parts: list[str | bytes] = []
         for key in sorted(attributes):
             value = attributes[key]
             if key.startswith("_") or key in _NAMES:
                 continue
             if key in _SHARED:
-                told += [key, str(shared.setdefault(value.s, len(shared))) if value.s else ""]
+                parts += [key, str(shared.setdefault(value.s, len(shared))) if value.s else ""]
             else:
-                told += [key, self._attribute(value)]
-        return told
+                parts += [key, self._attribute(value)]
+        return parts
 
     def _attribute(self, value: Any) -> bytes:
         kind = value.WhichOneof("value")
@@ -130,14 +130,14 @@ class _Digests:
         return bytes(value.SerializeToString(deterministic=True))
 
     def _called(self, function: Any) -> bytes:
-        told = self._attributes(function.attr, {})
-        return _digest([self._function(function.name), *told, *_compilation(function.attr)])
+        parts = self._attributes(function.attr, {})
+        return _digest([self._function(function.name), *parts, *_compilation(function.attr)])
 
     def _function(self, name: str) -> bytes:
         if name not in self._library:
             return name.encode()
         if name not in self._made:
-            # While it is being made: a function that calls itself.
+            # A placeholder while it is computed, for recursive functions.
             self._made[name] = b"recursion"
             function = self._library[name]
             body = self.body(
@@ -154,31 +154,31 @@ class _Digests:
 
 
 def _edge(text: str, places: Mapping[str, int]) -> str:
-    """Return an input by place: `name`, `name:1`, `^name`, or in a function `name:output:0`."""
+    """Return an edge by position: `name`, `name:1`, `^name`, or in a function `name:output:0`."""
     control = "^" if text.startswith("^") else ""
     name, _, output = text.lstrip("^").partition(":")
     return f"{control}{places[name]}:{output or '0'}"
 
 
 def _compilation(attributes: Mapping[str, Any]) -> list[str]:
-    # Looking a key up would add it.
+    # Looking up a missing key would add it.
     return [_XLA] if _XLA in attributes and attributes[_XLA].b else []
 
 
 def _device(name: str) -> str:
-    """Return the kind and number alone: the rest of the name says which process it is in."""
+    """Return the type and number of a device, without its process."""
     try:
         device = tf.DeviceSpec.from_string(name)
-    except ValueError:  # TensorFlow will refuse it, if it ever asks
+    except ValueError:  # TensorFlow refuses it if it is used
         return name
     return f"{device.device_type}:{device.device_index}"
 
 
 def _tensor(tensor: Any) -> bytes:
-    """By content: it may be written in several ways."""
+    """Return the digest of a tensor's content, which has several encodings."""
     try:
         array = tf.make_ndarray(tensor)
-    except (TypeError, ValueError):  # a type that NumPy does not have
+    except (TypeError, ValueError):  # NumPy does not have the type
         return bytes(tensor.SerializeToString(deterministic=True))
     sha = hashlib.sha256()
     digests.update(sha, "", tf.as_dtype(tensor.dtype).name, array)
@@ -198,17 +198,17 @@ Encoder = Callable[[Sequence[Sample]], Sequence[Encoded]]
 
 @dataclass(frozen=True, eq=False)
 class GraphModel:
-    """A graph behind the `Model` protocol; a subclass says which, and how to run it.
+    """The base of models that are a graph. Subclasses provide the graph and run it.
 
     Attributes:
-        name: for messages.
-        signature: what it takes.
-        encoder: turns texts into inputs; None: it takes none, or as they are.
-        preprocessing: everything that decides what samples become before the model sees them, as
-            plain data; empty: they are taken as they are.
-        origin: what the manifest records of where it comes from.
-        checkpoints: the weights that it can be given; None: it has its own alone.
-        impure_advice: what to do about tensors that depend on random numbers, as a sentence.
+        name: The name for messages.
+        signature: The model's inputs.
+        encoder: Encodes texts as inputs. None if it takes no texts, or takes them unchanged.
+        preprocessing: Everything that determines the preprocessing of samples, as plain data. Empty
+            if there is none.
+        origin: The manifest's entry on where it comes from.
+        checkpoints: The axis of several sets of weights, or None.
+        impure_advice: Advice for tensors that depend on random numbers, as a sentence.
     """
 
     name: str
@@ -231,14 +231,14 @@ class GraphModel:
 
     @property
     def inert(self) -> Container[str]:
-        """Names of operations through which no randomness passes."""
+        """Names of operations whose results do not depend on random inputs."""
         return frozenset()
 
     @property
     def contents(self) -> Mapping[str, str] | None:
-        """What stands behind nodes that do not tell it themselves, by their names; None: unknown.
+        """Texts for the contents of nodes by name, or None if they are not known.
 
-        A weight is told by its record, anything else by its content; see `graph_digest`.
+        A weight is described by its record, anything else by its content; see `graph_digest`.
         """
         raise NotImplementedError
 
@@ -262,15 +262,15 @@ class GraphModel:
         return [encode_arrays(self.signature, sample) for sample in samples]
 
     def weights_digest(self) -> str:
-        """SHA-256 over every weight's address, dtype, shape and content, optimizer slots too."""
+        """Return the SHA-256 over every weight's address, dtype, shape and content, with slots."""
         sha = hashlib.sha256()
         for record, value in self._weights():
-            # One at a time: all at once would be a second copy of the model.
+            # One at a time, to avoid a second copy of the model.
             digests.update(sha, record.address, record.dtype, self.read(value))
         return sha.hexdigest()
 
     def definition_digest(self) -> str | None:
-        """SHA-256 over graph, addresses, signature and preprocessing; see `graph_digest`."""
+        """Return the SHA-256 of graph, addresses, signature, preprocessing; see `graph_digest`."""
         contents = self.contents
         if contents is None:
             return None
@@ -280,12 +280,12 @@ class GraphModel:
             return None
         places = {node.name: place for place, node in enumerate(graph_def.node)}
         signature = asdict(replace(self.signature, model=""))
-        del signature["optional"]  # what may be left out decides nothing of what is given
-        del signature["takes_pictures"]  # `preprocessing` says what becomes of them
+        del signature["optional"]  # it does not affect the given inputs
+        del signature["takes_pictures"]  # covered by `preprocessing`
         for spec in signature["specs"]:
             if spec["composite"] is None:
                 del spec["composite"], spec["parts"]
-        told = {
+        identity = {
             "graph": graph,
             "addresses": [
                 [one.record.address, places[one.value.op.name], one.value.value_index]
@@ -295,10 +295,10 @@ class GraphModel:
             "signature": signature,
             "preprocessing": self.preprocessing,
         }
-        return digests.of_plain_data(told)
+        return digests.of_plain_data(identity)
 
     def describe(self) -> Mapping[str, object]:
-        """Return number of parameters, what prepares samples, and where the model comes from."""
+        """Return the number of parameters, the preprocessing, and the origin."""
         weights = [record for record in self.catalog.records if record.kind is Kind.WEIGHT]
         parameters = sum(prod(size or 0 for size in record.shape or ()) for record in weights)
         return {
@@ -310,7 +310,7 @@ class GraphModel:
         }
 
     def _quantized(self) -> Mapping[str, object]:
-        """Return what raw integers of quantised types stand for, by address."""
+        """Return the scales of quantised tensors by address."""
         scales = scales_of(self.graph.graph)
         found = {
             one.record.address: scales[one.value.name]
@@ -320,7 +320,7 @@ class GraphModel:
         return {"quantized": found} if found else {}
 
     def settled(self) -> Self:
-        """The same model, its free axes sharing lengths where they cannot each have their own."""
+        """Return the model with shared lengths of free axes if they cannot be independent."""
         if len(self.signature.free_axes) < 2:
             return self
         outputs = [
@@ -334,15 +334,15 @@ class GraphModel:
         return replace(self, signature=shared)
 
     def takes(self, addresses: Sequence[str], sizes: Mapping[str, int]) -> bool:
-        """Return False where tensors cannot be computed at these sizes, by the graph's shapes.
+        """Return False if tensors cannot be computed at these sizes, by the graph's static shapes.
 
-        True does not promise that they can: some shapes are known to the running graph alone.
+        True is not a guarantee: some shapes are known only when the graph runs.
         """
         names = [self._values[address].name for address in addresses]
         return takes(self.graph, names, self.signature, sizes)
 
     def _weights(self) -> Iterator[tuple[TensorRecord, Any]]:
-        """Yield every weight that has a value, optimizer slots too, with its variable or tensor."""
+        """Yield every weight with a value, slots included, with its variable or tensor."""
         for record in self.catalog.records:
             if record.kind in VARIABLES and record.extractable:
                 yield record, self._values[record.address]
@@ -352,7 +352,7 @@ class GraphModel:
         return f"weight {record.address} {record.dtype} {record.shape}"
 
     def _with_samples(self, address: str, value: Array) -> Array:
-        """Return an output as a program returns it: with a sample axis where the call has none."""
+        """Return an output as a program returns it, with a sample axis added if needed."""
         return value[None] if address in self._records.whole else value
 
     def _transformed(
@@ -365,7 +365,7 @@ class GraphModel:
         if fetch.address in self._records.whole:
             tensor = tf.expand_dims(tensor, 0)
         if tensor.shape.rank is None and fetch.layout is not None:
-            # The graph does not tell; running it has.
+            # The graph does not determine it, but a run did.
             rank = len(fetch.layout.dims) - (fetch.layout.split or fetch.layout.whole)
             tensor = tf.ensure_shape(tensor, [None] * rank)
         return transformed(tensor, fetch, samples, lengths)

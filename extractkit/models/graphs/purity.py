@@ -1,4 +1,4 @@
-"""What tensors of a graph depend on: inputs, random numbers, variables, the outside world."""
+"""Dependence of a graph's operations on inputs, random numbers, variables and side effects."""
 
 import re
 from collections.abc import Container, Mapping, Sequence
@@ -22,13 +22,13 @@ IMPURE = re.compile(
     r"|CandidateSampler$|^SampleDistortedBoundingBox|^NonDeterministicInts$"
     rf"|{_CONTAINERS}"
 )
-"""Types of operations that draw random numbers, or change a variable, table, queue or iterator."""
+"""Types of operations that draw random numbers or change a variable, table, queue or iterator."""
 
 
 def dependent_operations(source: SourceGraph) -> set[str]:
-    """Names of the operations that depend on the inputs, if only in that they run after them.
+    """Return the names of the operations that depend on the inputs, also by control edges.
 
-    An operation of which a tensor is an input counts only where something before it is one, too.
+    An operation with a tensor that is an input counts only if an operation before it has one too.
     """
     after = run_after(source.graph)
     inputs = list(source.inputs.values())
@@ -38,14 +38,14 @@ def dependent_operations(source: SourceGraph) -> set[str]:
 
 
 def impure_operations(source: SourceGraph, inert: Container[str] = frozenset()) -> set[str]:
-    """Names of the operations whose values depend on random numbers, or on a variable assigned to.
+    """Return the names of operations that depend on random numbers or on assigned variables.
 
-    The first would be the same in every batch or different in every run, the second would depend
-    on what was computed before; and the assignment would change the model. Both end at an input,
-    wherever it stands in the graph.
+    Random values would repeat in every batch or differ between runs. Assigned variables depend on
+    earlier batches, and the assignment would change the model. Both kinds of dependence end at an
+    input, even inside the graph.
 
     Args:
-        inert: names of operations that hand nothing of that on, whatever goes into them.
+        inert: Names of operations whose results do not depend on their inputs.
     """
     types = operation_types(source.graph)
     sources = [
@@ -58,19 +58,19 @@ def impure_operations(source: SourceGraph, inert: Container[str] = frozenset()) 
 
 
 def changes_containers(graph: AnyGraph) -> bool:
-    """Return whether a call changes a table, queue or iterator, which nothing restores."""
+    """Return whether a call changes a table, queue or iterator, which cannot be restored."""
     inside = operation_types(graph).values()
     return any(re.search(_CONTAINERS, kind) for kinds in inside for kind in kinds)
 
 
 def operation_types(graph: AnyGraph) -> dict[str, set[str]]:
-    """For each operation's name its type, and those of all operations in functions that it runs.
+    """Return the types of each operation and of those in its functions, by operation name.
 
-    The side of a branch that a constant decides against never runs.
+    Sides of branches that never run are left out.
     """
     types = {operation.name: {operation.type} for operation in graph.get_operations()}
     outermost: dict[AnyGraph, str] = {}
-    # A graph is told after the one that its caller stands in.
+    # A nested graph comes after the graph of its caller.
     for nested in nested_graphs(graph, {}):
         inside = nested.caller.graph
         if (inside is not graph and inside not in outermost) or _never_runs(nested):
@@ -82,7 +82,7 @@ def operation_types(graph: AnyGraph) -> dict[str, set[str]]:
 
 
 def _never_runs(nested: NestedGraph) -> bool:
-    """Return whether a graph is the side of a branch that a constant decides against."""
+    """Return whether a graph is the side of a branch that a constant excludes."""
     if nested.caller.type.removeprefix("Stateless") != "If":
         return False
     decided = static_value(nested.caller.inputs[0])
@@ -93,11 +93,11 @@ def _never_runs(nested: NestedGraph) -> bool:
 
 
 def run_after(graph: AnyGraph, fed: Container[str] = frozenset()) -> dict[str, list[Any]]:
-    """For an operation's name those that have to run after it, without consuming anything.
+    """Return the operations with a control edge from each operation, by the latter's name.
 
     Args:
-        fed: names of tensors that are given values. Nothing waits for an operation of which they
-            are all: a function is rebuilt without it. A session leaves out placeholders alone.
+        fed: Names of tensors that are fed. Control edges from an operation with only such tensors
+            are dropped when a function is rebuilt. A session drops only those of placeholders.
     """
     in_session = not hasattr(graph, "captures")
     after: dict[str, list[Any]] = {}
@@ -117,12 +117,12 @@ def downstream(
     barriers: Container[str] = frozenset(),
     fed: Container[str] = frozenset(),
 ) -> set[str]:
-    """Return the names of the sources and of all that consumes them, or has to run after them.
+    """Return the names of the sources and of all operations downstream of them.
 
     Args:
-        after: as `run_after` gives it.
-        barriers: names of operations that hand nothing on.
-        fed: names of tensors that are given values, and so need nothing themselves.
+        after: The result of `run_after`.
+        barriers: Names of operations where the search stops.
+        fed: Names of tensors that are fed, and so depend on nothing.
     """
     found: set[str] = set()
     seen: set[str] = set()
@@ -145,7 +145,7 @@ def downstream(
 
 
 def _is_fed(operation: Any, fed: Container[str]) -> bool:
-    """Return whether each of an operation's results is given a value."""
+    """Return whether all results of an operation are fed."""
     return bool(operation.outputs) and all(tensor.name in fed for tensor in operation.outputs)
 
 
@@ -188,16 +188,15 @@ def unfit_operations(
     inert: Container[str] = frozenset(),
     reasons_not_fed: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """Return why some operations cannot be run for a sample, by their names.
+    """Return why some operations cannot be run for a sample, by name.
 
-    What has to run after an effect would bring it about, so it is left alone as well.
+    Operations with a control edge from a side effect would cause it, so they are excluded as well.
 
     Args:
-        fed: names of the tensors (`op:0`) that are fed; captures of a function's graph are too.
-        empty: names of the variables (`op:0`) that have no value.
-        inert: names of operations that have no effect: those that never run.
-        reasons_not_fed: why placeholders are given nothing, by their names, where more than that
-            is known.
+        fed: Names of the tensors (`op:0`) that are fed, in addition to a function's captures.
+        empty: Names of the variables (`op:0`) without values.
+        inert: Names of operations that never run, so that they have no effect.
+        reasons_not_fed: Known reasons why placeholders are not fed, by name.
     """
     fed |= {inside.name for _, inside in getattr(graph, "captures", ())}
     reasons: dict[str, str] = {}
@@ -218,7 +217,7 @@ def unfit_operations(
             elif (reason := _source_reason(operation, kind, fed)) is not None:
                 refuse(operation, reason)
             elif _reads_outside(operation, kind):
-                # Its handles have no values to give. What is read through them has.
+                # Handles cannot be fed, but the values that are read through them can.
                 for reader in reading_operations(operation):
                     refuse(reader, _read_reason(reader, fed))
     return reasons
@@ -230,7 +229,7 @@ def _reads_outside(operation: Any, kind: str) -> bool:
 
 
 def _read_reason(operation: Any, fed: Container[str]) -> str:
-    """Return why nothing can run that needs what an operation reads outside the graph."""
+    """Return why operations that depend on an external read cannot run."""
     lacking = [tensor for tensor in readable(operation) if tensor.name not in fed]
     used = [tensor for tensor in lacking if tensor.consumers()]
     return _SOURCE_REASON.format(
@@ -239,7 +238,7 @@ def _read_reason(operation: Any, fed: Container[str]) -> str:
 
 
 def _source_reason(operation: Any, kind: str, fed: Container[str]) -> str | None:
-    """Why nothing can run that needs an operation of this kind, or runs one; None where it can."""
+    """Return why operations that depend on one of this type cannot run, or None if they can."""
     if not _reads_outside(operation, kind):
         return None
     if (lacked := unknown_operation_of(operation)) is not None:
@@ -248,7 +247,7 @@ def _source_reason(operation: Any, kind: str, fed: Container[str]) -> str | None
         return _PLACEHOLDER_REASON.format(name=operation.name)
     if "PyFunc" in kind:
         return _PYTHON_REASON.format(name=operation.name, type=kind)
-    # Of an operation that gives handles, or nothing, what reads through them is named instead.
+    # For an operation that returns handles or nothing, the reading operations are named instead.
     if readable(operation):
         return _read_reason(operation, fed)
     return None if operation.outputs else _SOURCELESS_REASON.format(name=operation.name, type=kind)

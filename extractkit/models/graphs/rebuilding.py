@@ -1,7 +1,6 @@
-"""Import a graph again: for its shapes at given sizes, and for the values of some of its tensors.
+"""Partial import of a graph: for shapes at given sizes, and for values of some tensors.
 
-Both import the same GraphDef, so every tensor keeps its identity; only what the wanted tensors
-need is imported at all.
+Only the nodes that the wanted tensors need are imported.
 """
 
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
@@ -26,15 +25,15 @@ from extractkit.models.tensorflow_internals import (
     without_python_objects,
 )
 
-# An attribute whose name begins so is kept, whatever the operation.
+# Attributes with this prefix are kept for every operation.
 _LACKED = "_extractkit_lacked"
 
 
 def replace_unknown_operations(graph_def: Any) -> None:
-    """Put placeholders where operations are unknown, in place.
+    """Replace unknown operations by placeholders, in place.
 
-    Each has the type that the operations after it take. A second output gets a placeholder of its
-    own. Bodies of functions are left as they are.
+    A placeholder has the type that its consumers take. Each further output gets its own
+    placeholder. Bodies of functions are not changed.
     """
     functions = {one.signature.name: one.signature for one in graph_def.library.function}
     unknown = {
@@ -70,13 +69,13 @@ def replace_unknown_operations(graph_def: Any) -> None:
 
 
 def unknown_operation_of(operation: Any) -> str | None:
-    """Return the type of the unknown operation that a placeholder stands for, None for others."""
+    """Return the type of the unknown operation that a placeholder replaces, or None."""
     value = operation.node_def.attr.get(_LACKED)
     return None if value is None else value.s.decode()
 
 
 def _input_types(node: Any, functions: Mapping[str, Any]) -> Iterator[int]:
-    """Yield the type of each input, in order, by the definition of the operation or function."""
+    """Yield the type of each input, in order, from the definition of the operation or function."""
     definition = functions.get(node.op) or operation_definition(node.op)
     defaults = {one.name: one.default_value for one in definition.attr}
 
@@ -93,7 +92,7 @@ def _input_types(node: Any, functions: Mapping[str, Any]) -> Iterator[int]:
 
 
 def _own_type(node: Any) -> int:
-    """The type of a first output that nothing takes: the one that the operation names, if any."""
+    """Return the type of an unconsumed first output, from the operation's attributes if any."""
     named = [value.type for value in node.attr.values() if value.WhichOneof("value") == "type"]
     return named[0] if len(named) == 1 else int(tf.variant.as_datatype_enum)
 
@@ -115,15 +114,15 @@ def _become_placeholder(node: Any, lacked: str, kind: int) -> None:
 
 
 PREFIX = "extractkit"
-"""Name scope of what is imported."""
+"""The name scope of imported nodes."""
 
 
 class SourceGraph(Protocol):
-    """A graph from which tensors are rebuilt."""
+    """A graph whose tensors can be rebuilt in another graph."""
 
     @property
     def graph(self) -> AnyGraph:
-        """The graph of a function, with its captures, or one that was imported."""
+        """The graph: that of a function, with captures, or an imported one."""
         ...
 
     @property
@@ -137,9 +136,9 @@ class Part:
     """The part of a graph that some tensors need, ready to be imported.
 
     Attributes:
-        graph_def: the nodes of it.
-        given: names of the tensors that are replaced, by those of the inputs.
-        captured: what a function's graph captures, by the names of the tensors that stand for it.
+        graph_def: Its nodes.
+        given: Names of the tensors to replace, by input.
+        captured: The captures of a function's graph, by the names of their placeholders.
     """
 
     graph_def: Any
@@ -147,17 +146,17 @@ class Part:
     captured: Mapping[str, Any]
 
     def replaced(self, features: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Return the tensors of the graph that is being made, by the names of those they replace.
+        """Return tensors of the new graph by the names of the tensors that they replace.
 
         Args:
-            features: by the names of the inputs.
+            features: Tensors by input.
         """
         graph = tf.compat.v1.get_default_graph()
         replaced = {self.given[name]: tensor for name, tensor in features.items()}
         return replaced | {name: graph.capture(one) for name, one in self.captured.items()}
 
     def input_map(self, replaced: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Return those of the replaced tensors that the nodes consume."""
+        """Return the replaced tensors that the nodes consume."""
         return {name: tensor for name, tensor in replaced.items() if name in self._used}
 
     @cached_property
@@ -168,10 +167,10 @@ class Part:
 def tensors_in_graph(
     source: SourceGraph, features: Mapping[str, tf.Tensor], wanted: Sequence[str]
 ) -> list[tf.Tensor]:
-    """Return the wanted tensors (`op:0`) of the graph, rebuilt in the graph that is being made.
+    """Rebuild the wanted tensors (`op:0`) in the current graph.
 
-    Inputs are replaced by `features`, wherever they stand in the graph; what only they need does
-    not come along. Variables stay the model's own.
+    Inputs, also inside the graph, are replaced by `features`, and nodes that only they need are not
+    imported. Variables are shared with the model.
     """
     part = needed_part(source, features, wanted)
     replaced = part.replaced(features)
@@ -184,20 +183,20 @@ def tensors_in_graph(
 
 
 def needed_part(source: SourceGraph, features: Iterable[str], wanted: Sequence[str]) -> Part:
-    """Return what has to be imported for the wanted tensors; see `tensors_in_graph`.
+    """Return the part to import for the wanted tensors; see `tensors_in_graph`.
 
     Args:
-        features: names of the inputs that are replaced.
+        features: Names of the inputs to replace.
     """
     graph_def = source.graph.as_graph_def()
     given = {name: source.inputs[name].name for name in features}
     needed = _needed_nodes(graph_def, wanted, set(given.values()))
     captured = {}
-    # A function's graph alone captures; what it captures is handed on to the one being made.
+    # Only a function's graph has captures, which are passed on to the new graph.
     for outside, inside in getattr(source.graph, "captures", ()):
         if inside.op.name in needed:
             captured[inside.name] = outside
-            # The placeholders themselves stay behind: XLA has no kernel for them.
+            # Placeholders are not imported, since XLA has no kernel for them.
             needed.remove(inside.op.name)
     pruned = tf.compat.v1.GraphDef(versions=graph_def.versions, library=graph_def.library)
     pruned.node.extend(node for node in graph_def.node if node.name in needed)
@@ -207,10 +206,10 @@ def needed_part(source: SourceGraph, features: Iterable[str], wanted: Sequence[s
 
 
 def _needed_nodes(graph_def: Any, wanted: Iterable[str], replaced: Collection[str]) -> set[str]:
-    """Return the names of the nodes that the wanted tensors need, up to those that are replaced.
+    """Return the names of the nodes that the wanted tensors need, up to the replaced tensors.
 
-    Nothing waits for a node of which a tensor is replaced, unless it consumes another of its
-    tensors: whatever comes before the replaced tensor does not run.
+    Control edges from a node with a replaced tensor are dropped, unless another of its tensors is
+    consumed, so that nothing before the replaced tensor runs.
     """
     inputs = {node.name: node.input for node in graph_def.node}
     given = {name.partition(":")[0] for name in replaced}
@@ -229,7 +228,7 @@ def _needed_nodes(graph_def: Any, wanted: Iterable[str], replaced: Collection[st
 
 
 def _drop_control_inputs(node: Any, needed: Container[str]) -> None:
-    """Have a node wait for nothing that does not come along."""
+    """Remove a node's control inputs that are not imported."""
     if not any(edge[0] == "^" for edge in node.input):
         return
     edges = [edge for edge in node.input if edge[0] != "^" or edge[1:] in needed]
@@ -238,36 +237,36 @@ def _drop_control_inputs(node: Any, needed: Container[str]) -> None:
 
 
 def _tensor_name(edge: str) -> str:
-    """The name of the tensor that an input of a node stands for; `op` is short for `op:0`."""
+    """Return the tensor's name for a node's input, where `op` is short for `op:0`."""
     return edge if ":" in edge or edge[0] == "^" else f"{edge}:0"
 
 
 def static_shape(tensor: Any) -> RawShape:
-    """Return a tensor's shape as far as its graph knows it."""
+    """Return a tensor's static shape."""
     if isinstance(tensor, ImportedTensor):
         return tensor.sizes
     return None if tensor.shape.rank is None else tuple(tensor.shape.as_list())
 
 
-# Tried in turn: a model may demand longer inputs than small sizes are (pooling), or refuse long
-# ones (a table of positions).
+# Tried in turn: a model may need longer inputs (pooling), or refuse long ones (a table of
+# positions).
 _CANDIDATES = (
     *((13, 17, 101, 211), (13, 17, 331, 457), (13, 17, 37, 53)),
     *((5, 7, 11, 19), (13, 17, 7, 9)),
 )
 
-# What lengths are a multiple of in networks that join an axis with itself, pooled and enlarged
-# again. Powers of two come first, as most strides are 2.
+# Divisors of lengths in networks that join an axis with its pooled and upsampled copy. Powers of
+# two come first, since most strides are 2.
 _STEPS = (2, 4, 8, 16, 32, 64, *(3, 5, 6, 7, 9, 10, 12, 20, 24, 40, 48, 96, 128))
 
-# Lengths beside a multiple: one more for "valid" strides, anything where borders are cut off.
+# Remainders: 1 for "valid" strides, any where borders are cropped.
 _REMAINDERS = (
     *((step, 1) for step in (2, 4, 8, 16, 32)),
     *((step, step - 1) for step in (4, 8, 16, 32)),
     *((step, rest) for step in (4, 8, 16) for rest in range(2, step - 1)),
 )
 
-# Multipliers of a step, small and large, for the first free axis, the second, and so on.
+# Small and large multipliers of a step, for the first free axis, the second, and so on.
 _SHORT, _SHORT_ENLARGED = (3, 5, 7, 11), (13, 17, 19, 23)
 _LONG, _LONG_ENLARGED = (23, 29, 31, 37), (41, 43, 47, 53)
 
@@ -275,10 +274,10 @@ _LONG, _LONG_ENLARGED = (23, 29, 31, 37), (41, 43, 47, 53)
 def candidate_sizes(
     free_axes: Sequence[str], sample_axis: str, *, vary: bool = True
 ) -> Iterable[Sizes]:
-    """Yield the sizes to infer shapes at; the second and later free axes get sizes of their own.
+    """Yield sizes to infer shapes at, different for each free axis.
 
     Args:
-        vary: whether the number of samples varies too; where a call takes one, it does not.
+        vary: Whether the number of samples varies too. It does not if a call takes one sample.
     """
     for samples, more_samples, length, longer in _CANDIDATES:
         lengths = [(length + 2 * at, longer + 2 * at) for at in range(len(free_axes))]
@@ -288,10 +287,10 @@ def candidate_sizes(
 def stepped_sizes(
     free_axes: Sequence[str], sample_axis: str, *, vary: bool = True
 ) -> Iterable[Sizes]:
-    """Yield the sizes for models that take only some lengths, such as multiples of 16.
+    """Yield sizes for models that accept only some lengths, such as multiples of 16.
 
-    Try them where a model takes none of `candidate_sizes`. Every one of them is a length with a
-    certain remainder, so that a model without free axes has none.
+    They are tried if a model accepts none of `candidate_sizes`. Each length has a certain
+    remainder, so there are none for a model without free axes.
     """
     if not free_axes:
         return
@@ -320,11 +319,11 @@ def _sizes(
 
 
 class StaticShapes:
-    """The shapes of some tensors, as TensorFlow infers them while it imports what they need.
+    """The static shapes of some tensors, inferred by TensorFlow during a partial import.
 
     Args:
         source: The graph.
-        features: Names of the inputs that are given shapes.
+        features: Names of the inputs with given shapes.
         wanted: Names of the tensors (`op:0`).
     """
 
@@ -334,13 +333,13 @@ class StaticShapes:
         self._wanted = wanted
 
     def at(self, specs: Mapping[str, tf.TensorSpec]) -> list[RawShape]:
-        """Return the static shapes of the tensors when the inputs have the specs' shapes.
+        """Return the static shapes of the tensors for inputs with the shapes of the specs.
 
         Raises:
             ValueError: The graph cannot have inputs of these shapes.
         """
-        # A graph of its own that can capture, but that nobody makes a function of: TensorFlow
-        # refuses functions with loops of TensorFlow 1 in them.
+        # A graph with captures that is not made into a function, since TensorFlow refuses
+        # functions that contain loops of TensorFlow 1.
         graph = capturing_graph("shapes")
         with graph.as_default():
             replaced = self._part.replaced(

@@ -1,4 +1,4 @@
-"""Records of a graph's tensors before it runs: dims, dependence, quantised types."""
+"""Records of a graph's tensors: dims, dependence on the inputs, quantised types."""
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,28 +32,27 @@ _RAW = {
 
 
 def raw_dtype(dtype: tf.DType) -> tf.DType:
-    """Return the integer type of the same bits for a quantised type, any other type as it is."""
+    """Return the integer type with the same bits as a quantised type, or any other type itself."""
     return _RAW.get(dtype.base_dtype, dtype.base_dtype)
 
 
 def raw(tensor: tf.Tensor) -> tf.Tensor:
-    """Return a quantised tensor as integers, in its graph; any other tensor as it is."""
+    """Return a quantised tensor bitcast to integers in its graph, or any other tensor itself."""
     if not tensor.dtype.is_quantized:
         return tensor
     return tf.bitcast(tensor, raw_dtype(tensor.dtype))
 
 
 def raw_array(array: Array) -> Array:
-    """Return integers in place of what a session has for quantised types: records of one field."""
+    """Return the integers in a session's value of a quantised type, a record of one field."""
     return array if array.dtype.names is None else array.view(array.dtype[0])
 
 
 def scales_of(graph: AnyGraph) -> Mapping[str, Sequence[Mapping[str, object]]]:
-    """Return what quantised integers stand for, by the name of the tensor (`op:0`).
+    """Return the scales of quantised tensors by name (`op:0`).
 
-    That is (q - zero_point) · scale for each Dequantize operation of the graph that takes it
-    with a range that constants give. Where the range is computed, the value of that operation says
-    what the integers stand for.
+    The real value is (q - zero_point) · scale, for each Dequantize operation of the tensor with a
+    constant range. If the range is computed, the real values are the result of that operation.
     """
     found: dict[str, list[Mapping[str, object]]] = {}
     for operation, mode, low, high in _dequantized(graph):
@@ -68,14 +67,14 @@ def _dequantized(graph: AnyGraph) -> Iterator[tuple[Any, str, float, float]]:
         if operation.type != "Dequantize":
             continue
         low, high = (static_value(tensor) for tensor in operation.inputs[1:])
-        # An axis gives each slice a range of its own.
+        # With an axis, each slice has its own range.
         if low is None or high is None or np.ndim(low) or np.ndim(high):
             continue
         yield operation, operation.node_def.attr["mode"].s.decode(), float(low), float(high)
 
 
 def _affine(operation: Any, mode: str, low: float, high: float) -> tuple[float, float]:
-    """Scale and zero point by the definition of TensorFlow's Dequantize."""
+    """Return scale and zero point as TensorFlow's Dequantize defines them."""
     limits = np.iinfo(raw_dtype(operation.inputs[0].dtype).as_numpy_dtype)
     least, most = int(limits.min), int(limits.max)
     if mode == "SCALED":
@@ -91,14 +90,14 @@ _IMPURE = "a random or assigning operation comes before it: it is no function of
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """A record whose dims are not known yet, and the tensor or variable that it stands for."""
+    """A tensor or variable, and its record before dims are known."""
 
     record: TensorRecord
     value: Any
 
     @property
     def in_graph(self) -> bool:
-        """Return whether it is a tensor of the graph, as opposed to a variable."""
+        """Whether it is a tensor of the graph rather than a variable."""
         return is_tensor(self.value)
 
 
@@ -107,9 +106,9 @@ class Records:
     """A graph's records, in order.
 
     Attributes:
-        records: complete.
-        whole: addresses of tensors whose value as a whole is one sample's: where a call takes one
-            sample, a sample axis is put in front of them.
+        records: The complete records.
+        whole: Addresses of tensors whose whole value belongs to one sample, if a call takes one
+            sample. A sample axis is added in front of them.
     """
 
     records: tuple[TensorRecord, ...]
@@ -123,11 +122,11 @@ def complete(
     inert: Container[str] = frozenset(),
     impure_advice: str = "",
 ) -> Records:
-    """Return the records with their dims, the reason why some are out of reach, and what depends.
+    """Return the records with dims, dependence, and the reasons why some cannot be extracted.
 
     Args:
-        inert: names of operations through which no randomness passes.
-        impure_advice: what to do about what is random.
+        inert: Names of operations whose results do not depend on random inputs.
+        impure_advice: Advice for random tensors, as a sentence.
     """
     random = f"{_IMPURE}. {impure_advice}" if impure_advice else _IMPURE
     dependent, impure = dependent_operations(source), impure_operations(source, inert)
@@ -147,7 +146,7 @@ def complete(
             axes, added = of_one_sample(axes)
             whole |= {one.record.address} if added else set()
         drawn = not given and one.value.op.name in impure
-        reason = random if drawn else why_not(axes, depends)
+        reason = random if drawn else unextractable_reason(axes, depends)
         records.append(
             replace(
                 one.record,
@@ -163,13 +162,13 @@ def complete(
 def free_axes_are_independent(
     source: SourceGraph, outputs: Sequence[str], separate: Signature, tied: Signature
 ) -> bool:
-    """Return whether each free axis can have a length of its own; nothing is executed.
+    """Return whether each free axis can have its own length. Nothing is executed.
 
     Args:
-        outputs: names of the tensors that decide.
-        separate, tied: the signature with axes of their own for each input, and with shared ones.
+        outputs: Names of the tensors to infer.
+        separate, tied: The signature with separate free axes per input, and with shared ones.
     """
-    # Where shared lengths will do, the long search is not for separate ones.
+    # If shared lengths work, the long search for separate ones is skipped.
     for candidates in (candidate_sizes, stepped_sizes):
         for signature in (separate, tied):
             if _trials(source, outputs, signature, candidates) is not None:
@@ -180,11 +179,11 @@ def free_axes_are_independent(
 def takes(
     source: SourceGraph, wanted: Sequence[str], signature: Signature, at: Mapping[str, int]
 ) -> bool:
-    """Return False where a graph cannot have inputs of these sizes, by its static shapes.
+    """Return False if a graph cannot have inputs of these sizes, by its static shapes.
 
     Args:
-        wanted: names of the tensors that are computed.
-        at: size of each free axis.
+        wanted: Names of the tensors to compute.
+        at: The size of each free axis.
     """
     shapes = StaticShapes(source, given_names(signature.specs), wanted)
     try:
@@ -196,14 +195,14 @@ def takes(
 
 @dataclass(frozen=True)
 class Axes:
-    """Dims and shape of a tensor, each None where even the rank is open."""
+    """The dims and shape of a tensor, both None if its rank is unknown."""
 
     dims: tuple[str | None, ...] | None
     shape: tuple[int | None, ...] | None
 
 
-def why_not(axes: Axes, depends: bool) -> str | None:
-    """Return why a tensor with these axes cannot be extracted; None where it can."""
+def unextractable_reason(axes: Axes, depends: bool) -> str | None:
+    """Return why a tensor with these axes cannot be extracted, or None if it can."""
     unknown = axes.dims is None or UNKNOWN in axes.dims
     if depends:
         return None if unknown or axes.dims is None else no_sample_axis_reason(axes.dims)
@@ -211,7 +210,7 @@ def why_not(axes: Axes, depends: bool) -> str | None:
 
 
 def of_one_sample(axes: Axes) -> tuple[Axes, bool]:
-    """The axes where each call takes one sample: an axis of one element in front stands for it."""
+    """Return the axes of a model that takes one sample per call, with a sample axis of size 1."""
     if axes.dims is None or axes.shape is None:
         return axes, True
     if axes.dims and axes.dims[0] is None and axes.shape[0] == 1:
@@ -222,7 +221,7 @@ def of_one_sample(axes: Axes) -> tuple[Axes, bool]:
 def _inferred(
     source: SourceGraph, tensors: Sequence[AnyTensor], signature: Signature
 ) -> list[Axes]:
-    """Dims and shape of every tensor, from the shapes that the graph has at several sizes."""
+    """Return dims and shape of every tensor, from the graph's shapes at several sizes."""
     names = [tensor.name for tensor in tensors]
     trials = _trials(source, names, signature, candidate_sizes)
     trials = trials or _trials(source, names, signature, stepped_sizes)
@@ -231,7 +230,7 @@ def _inferred(
     sizes, shapes_of = trials
     axes: dict[tuple[RawShape, ...], Axes] = {}
     found = []
-    # Most of a large graph's tensors have one of a few shapes.
+    # Most tensors of a large graph share a few shapes.
     for shapes in zip(*shapes_of, strict=True):
         if shapes not in axes:
             axes[shapes] = axes_at(sizes, shapes)
@@ -245,18 +244,18 @@ def _trials(
     signature: Signature,
     candidates: Callable[..., Iterable[Sizes]],
 ) -> tuple[Sizes, list[list[RawShape]]] | None:
-    """Return the tensors' shapes at the first sizes that the model takes; None: it takes none."""
+    """Return the tensors' shapes at the first sizes that the model accepts, or None."""
     shapes = StaticShapes(source, given_names(signature.specs), names)
     for sizes in candidates(signature.free_axes, SAMPLE, vary=signature.batch is None):
         try:
             return sizes, [shapes.at(_specs_at(signature.specs, at)) for at in sizes.trials]
-        except ValueError:  # too small or too large for the model, or lengths that must agree
+        except ValueError:  # sizes too small or too large for the model, or that have to agree
             continue
     return None
 
 
 def axes_at(sizes: Sizes, shapes: Sequence[RawShape]) -> Axes:
-    """Return the axes of a tensor that had these shapes at `sizes.trials`."""
+    """Return the axes of a tensor from its shapes at `sizes.trials`."""
     dims = infer_dims(sizes, shapes)
     if dims is None or shapes[0] is None:
         return Axes(None, None)
@@ -271,7 +270,7 @@ def _undetermined(shape: RawShape) -> Axes:
 
 
 def _specs_at(specs: Sequence[InputSpec], sizes: Mapping[str, int]) -> dict[str, tf.TensorSpec]:
-    """Return the model's own inputs, sample axis where the model has it, at these sizes."""
+    """Return specs of the model's own inputs at these sizes, with their sample axes."""
     specs_at: dict[str, tf.TensorSpec] = {}
     for spec in specs:
         if spec.parts:

@@ -1,10 +1,8 @@
-"""A graph's inputs: declared, fed in the middle, or constant.
+"""The inputs of a graph: declared placeholders, tensors inside the graph, and constants.
 
-A tensor goes by TensorFlow's name (`op:1`, or `op` for the first of an operation) or by the address
-that the catalog lists it under.
-
-Pure Python. Samples lie along an input's first axis, unless `model.input_axes` says otherwise.
-Where no input leaves the size of that axis open, each call of the model stands for one sample.
+A tensor is named by TensorFlow's name (`op:1`, or `op` for an operation's first) or by its address
+in the catalog. Samples are along an input's first axis, unless `model.input_axes` says otherwise.
+If that axis has a fixed size in every input, each call of the model takes one sample.
 """
 
 import re
@@ -36,15 +34,15 @@ CONSTANTS = "model.constants"
 def checked_constants(
     given: Mapping[str, object] | None, tensors: Mapping[str, Any], inputs: Sequence[str]
 ) -> dict[str, Array]:
-    """`model.constants` as arrays by name.
+    """Return `model.constants` as arrays by name.
 
     Args:
-        given: as configured.
-        tensors: every tensor that can be given a value, or its spec, by name.
-        inputs: names of those that samples are read for.
+        given: The configured values.
+        tensors: Every tensor that can be fed, or its spec, by name.
+        inputs: Names of the inputs that samples are read for.
 
     Raises:
-        ConfigError: no such input, one that samples are read for, or a value that does not fit.
+        ConfigError: The input does not exist, samples are read for it, or a value does not fit.
     """
     constants: dict[str, Array] = {}
     for name, value in (given or {}).items():
@@ -81,7 +79,7 @@ def _checked(name: str, value: object, tensor: Any) -> Array:
             f"{CONSTANTS}.{name}={value!r} has the shape {list(given.shape)}, and this input takes "
             f"{tensor.shape.as_list()}"
         )
-    with np.errstate(over="ignore"):  # which is refused just below
+    with np.errstate(over="ignore"):  # overflow is refused below
         array: Array = given.astype(dtype.as_numpy_dtype)
     changed = dtype.is_integer and not np.array_equal(array, given)
     if changed or (given.dtype.kind in "if" and _overflows(given, array)):
@@ -90,7 +88,7 @@ def _checked(name: str, value: object, tensor: Any) -> Array:
 
 
 def _overflows(given: Array, array: Array) -> bool:
-    """Return whether a finite number is infinite in the type of the input."""
+    """Return whether a finite number becomes infinite in the type of the input."""
     return bool(np.any(np.isfinite(given) & ~np.isfinite(array)))
 
 
@@ -100,15 +98,15 @@ def inner_tensors(
     inputs: Mapping[str, AnyTensor],
     drop_prefix: str = "",
 ) -> dict[str, AnyTensor]:
-    """Return the graph's tensors for the names that are not among its inputs.
+    """Return the tensors for the names that are not among the graph's inputs.
 
     Args:
-        graph: every function that it calls is inlined.
-        inputs: the graph's own inputs by name.
-        drop_prefix: as the catalog has it; see `find_operations`.
+        graph: The graph, with all called functions inlined.
+        inputs: The graph's own inputs by name.
+        drop_prefix: See `find_operations`.
 
     Raises:
-        ConfigError: there is no such tensor, it is a handle, or two names are one tensor's.
+        ConfigError: The tensor does not exist or is a handle, or two names mean one tensor.
     """
     found: dict[str, AnyTensor] = {}
     taken = {tensor.name: name for name, tensor in inputs.items()}
@@ -136,7 +134,7 @@ def inner_tensors(
 
 
 def tensor_named(graph: AnyGraph, name: str) -> AnyTensor | None:
-    """Return a tensor by its name (`op:1`), or an operation's first (`op`); None: there is none."""
+    """Return a tensor by its name (`op:1`, or `op` for an operation's first), or None."""
     try:
         return graph.get_tensor_by_name(name if ":" in name else f"{name}:0")
     except (KeyError, ValueError):
@@ -144,12 +142,12 @@ def tensor_named(graph: AnyGraph, name: str) -> AnyTensor | None:
 
 
 def advised_inputs(tensors: Iterable[AnyTensor]) -> str:
-    """Return the override that makes inputs of these tensors, ready for a shell."""
+    """Return the override that makes these tensors inputs, quoted for a shell."""
     return nested_override(INPUT_AXES, {tensor.name: _dims(tensor) for tensor in tensors})
 
 
 def reading_operations(source: AnyOperation) -> list[AnyOperation]:
-    """Return the operations that read values through the handles that an operation makes."""
+    """Return the operations that read values through the handles of an operation."""
     found: dict[str, AnyOperation] = {}
     seen, waiting = set(), [source]
     while waiting:
@@ -165,7 +163,7 @@ def reading_operations(source: AnyOperation) -> list[AnyOperation]:
 
 
 def _by_address(graph: AnyGraph, name: str, drop_prefix: str) -> AnyTensor | None:
-    """Return the tensor that has a name as its address, with or without its port."""
+    """Return the tensor with this address, with or without its port, or None."""
     paths = short_paths((operation.name for operation in graph.get_operations()), drop_prefix)
     for operation in graph.get_operations():
         for tensor in operation.outputs:
@@ -201,7 +199,7 @@ def _handle(name: str, tensor: AnyTensor) -> str:
 
 
 def _dims(tensor: AnyTensor) -> str:
-    """Return axes as `model.input_axes` has them, the first one for samples."""
+    """Return the axes in the syntax of `model.input_axes`, the first one for samples."""
     sizes = tensor.shape.as_list() if tensor.shape.rank else []
     rest = ["null" if size is None else str(size) for size in sizes[1:]]
     return f"[{', '.join(['sample', *rest])}]" if sizes else "[]"
@@ -213,12 +211,12 @@ _HANDS_ON = ("Identity", "Reshape", "ExpandDims", "Squeeze")
 
 @dataclass(frozen=True)
 class Declared:
-    """An input as the graph declares it.
+    """An input as declared by the graph.
 
     Attributes:
-        name, dtype: of the input.
-        shape: whole; None where even its rank is open.
-        parsed: whether the graph parses it as a serialized `tf.train.Example`.
+        name, dtype: Its name and dtype.
+        shape: Its whole shape. None if the rank is unknown.
+        parsed: Whether the graph parses it as a serialized `tf.train.Example`.
     """
 
     name: str
@@ -228,14 +226,14 @@ class Declared:
 
 
 def declared(name: str, placeholder: Any) -> Declared:
-    """Return what a placeholder, or its spec, says of an input."""
+    """Return the declared input for a placeholder or spec."""
     rank = placeholder.shape.rank
     shape = None if rank is None else tuple(placeholder.shape.as_list())
     return Declared(name, placeholder.dtype.name, shape, _is_parsed(placeholder))
 
 
 def _is_parsed(tensor: Any) -> bool:
-    """Return whether an operation that parses examples takes a tensor; a spec has no operations."""
+    """Return whether a tensor is consumed by an operation that parses examples."""
     operations = tensor.consumers() if hasattr(tensor, "consumers") else ()
     return any(
         _PARSES.fullmatch(one.type) is not None
@@ -249,11 +247,12 @@ def chosen(
 ) -> list[Declared]:
     """Return the inputs that samples are read for: those that `model.input_axes` names.
 
-    Without it, all that declare enough. Nothing is given for the others (a switch without an axis
-    for samples, a shape left open): the model can be listed, and what needs them says so.
+    Without it, all inputs with sufficient declarations are used. Others (a switch without a sample
+    axis, an unknown shape) are not fed: the model can still be listed, and tensors that need them
+    say so.
 
     Raises:
-        ConfigError: it names one that does not exist.
+        ConfigError: A named input does not exist.
     """
     if settings is None:
         known = [one for one in declared if one.shape is not None]
@@ -269,11 +268,11 @@ def chosen(
 def signature_of(
     model: str, inputs: Sequence[Declared], settings: Mapping[str, InputSetting] | None = None
 ) -> Signature:
-    """Return what a model with these inputs takes.
+    """Return the signature of a model with these inputs.
 
     Raises:
-        ConfigError: settings that do not fit what is declared.
-        ModelError: an input that needs settings and has none.
+        ConfigError: Settings do not fit the declared inputs.
+        ModelError: An input needs settings and has none.
     """
     settings = settings or {}
     alone = len(inputs) == 1
@@ -290,16 +289,16 @@ def signature_of(
 
 
 def input_spec(name: str, dtype: str, shape: Sequence[int | None], alone: bool) -> InputSpec:
-    """Return one input whose free axes nobody named.
+    """Return the spec of one input with automatic names of free axes.
 
     Args:
-        shape: of one sample.
-        alone: whether the model has no other input.
+        shape: The shape of one sample.
+        alone: Whether the model has no other input.
     """
-    # One row of whole numbers of any length is a text.
+    # A single row of whole numbers of any length is taken for tokens.
     if alone and tuple(shape) == (None,) and dtype.startswith(("int", "uint")):
         return InputSpec(name, dtype, (None,), ("token",))
-    # What stands for something else in a dim; of several inputs lengths may differ.
+    # Characters with a meaning in dims are replaced. Lengths of several inputs may differ.
     prefix = "" if alone else re.sub(r"[*,()?:]", "_", name) + "."
     dims = tuple(
         f"{prefix}axis{axis + 1}" if size is None else None for axis, size in enumerate(shape)
@@ -308,7 +307,7 @@ def input_spec(name: str, dtype: str, shape: Sequence[int | None], alone: bool) 
 
 
 def tied(specs: tuple[InputSpec, ...]) -> tuple[InputSpec, ...]:
-    """The same inputs, free axes at the same place sharing one length, as a sum of them needs."""
+    """Return the inputs with one length for free axes at the same position, as a sum needs."""
     return tuple(
         replace(
             spec,
@@ -318,7 +317,7 @@ def tied(specs: tuple[InputSpec, ...]) -> tuple[InputSpec, ...]:
     )
 
 
-# An axis: its name ("sample", a free axis, "" for one that nobody named) and its size.
+# An axis: its name ("sample", a free axis, "" if unnamed) and its size.
 _Axis = tuple[str | None, int | None]
 
 
@@ -332,7 +331,7 @@ def _axes(one: Declared, settings: Mapping[str, InputSetting]) -> list[_Axis]:
             f"input {one.name!r} does not declare its shape. Say what its axes are (the samples, "
             f"names of free axes, fixed sizes), for example: {advised_settings(example)}"
         )
-    # Samples come first. A fixed size there is told apart once all inputs are known.
+    # Samples come first. Whether a fixed size there counts samples depends on the other inputs.
     first: list[_Axis] = [(SAMPLE, one.shape[0])] if one.shape else []
     return first + [("" if size is None else None, size) for size in one.shape[1:]]
 
@@ -363,9 +362,9 @@ def _has_open_samples(axes: Sequence[_Axis]) -> bool:
 
 def _spec(one: Declared, axes: list[_Axis], alone: bool, batched: bool) -> InputSpec:
     place = next((i for i, (dim, _) in enumerate(axes) if dim == SAMPLE), None)
-    # A call of several samples does not fit into an axis of one element either.
+    # An axis of size 1 does not fit several samples either.
     if place is not None and axes[place][1] not in ((None,) if batched else (None, 1)):
-        # So many rows in each call, whatever they are: together they are one sample.
+        # Each call takes this many rows, which together are one sample.
         axes = [*axes[:place], (None, axes[place][1]), *axes[place + 1 :]]
         place = None
     own = [axis for index, axis in enumerate(axes) if index != place]

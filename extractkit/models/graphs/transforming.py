@@ -1,4 +1,4 @@
-"""Layouts and transforms as TensorFlow operations, done inside the program before copying out."""
+"""Layouts and transforms as TensorFlow operations of the program."""
 
 import math
 from collections.abc import Mapping
@@ -14,24 +14,24 @@ from extractkit.models.protocol import Fetch
 def transformed(
     tensor: tf.Tensor, fetch: Fetch, samples: tf.Tensor | None, lengths: Mapping[str, tf.Tensor]
 ) -> tf.Tensor:
-    """Return what a program returns for a fetch.
+    """Return the result of a fetch: the tensor with its layout and transforms applied.
 
     Args:
-        tensor: as the model makes it.
-        samples: how many samples the batch has; None for a constant.
-        lengths: int32 (samples,), each sample's length along each free axis.
+        tensor: The model's tensor.
+        samples: The number of samples of the batch. None for a constant.
+        lengths: int32 (samples,), the samples' lengths along each free axis.
     """
     tensor = raw(tensor)
     if fetch.layout is not None:
         tensor = _arranged(tensor, fetch.layout, samples)
     if fetch.axes is not None and fetch.layout is not None:
         tensor = _applied(tensor, fetch.layout, fetch.axes, lengths)
-    # NumPy and HDF5 have no bfloat16; float32 holds each of its values exactly.
+    # NumPy and HDF5 have no bfloat16. float32 represents all of its values exactly.
     return tf.cast(tensor, tf.float32) if tensor.dtype == tf.bfloat16 else tensor
 
 
 def _arranged(tensor: tf.Tensor, layout: Layout, samples: tf.Tensor | None) -> tf.Tensor:
-    """Return the sample axis first, and a product of it with something else taken apart."""
+    """Move the sample axis to the front, and split a product of it with another axis."""
     if layout.axis is None:
         return tensor
     if layout.whole:
@@ -50,7 +50,7 @@ def _applied(
     tensor: tf.Tensor, layout: Layout, axes: AxisTransform, lengths: Mapping[str, tf.Tensor]
 ) -> tf.Tensor:
     own = {a: lengths[dim] for a, dim in enumerate(layout.dims) if dim and dim in lengths}
-    # An axis of which one element is taken stays until the end, so that numbers do not shift.
+    # An axis indexed by one number is kept until the end, so that axis numbers do not shift.
     for axis, index in enumerate(axes.slices):
         if index is None:
             continue
@@ -79,10 +79,10 @@ def _slice_ragged(
     index: int | tuple[int | None, int | None, int | None],
     own: dict[int, tf.Tensor],
 ) -> tuple[tf.Tensor, dict[int, tf.Tensor]]:
-    """Slice an axis of which each sample fills only its own length."""
+    """Slice an axis along which each sample has its own length."""
     length = own[axis]
     if isinstance(index, int):
-        # From the end means from the end of the sample, not of its padding.
+        # Negative indices count from the end of the sample, not of its padding.
         place = length + index if index < 0 else tf.fill(tf.shape(length), index)
         tensor = tf.gather(tensor, place[:, None], axis=axis, batch_dims=1)
         return tensor, {key: value for key, value in own.items() if key != axis}
@@ -93,10 +93,9 @@ def _slice_ragged(
 
 
 def _reduced(tensor: tf.Tensor, reduction: Reduction, own: Mapping[int, tf.Tensor]) -> tf.Tensor:
-    """Return one reduction that leaves padding out; reduced axes stay, with one element each.
+    """Reduce without padding. Reduced axes are kept with size 1.
 
-    Of no elements the mean, least and greatest are NaN; whole numbers have none, and give the
-    farthest number of their type.
+    Mean, minimum and maximum of no elements are NaN, or the extreme value of an integer type.
     """
     axes = list(reduction.axes)
     if tensor.dtype == tf.bool and reduction.op in ("min", "max"):
@@ -123,7 +122,7 @@ def _reduced(tensor: tf.Tensor, reduction: Reduction, own: Mapping[int, tf.Tenso
 
 
 def _farthest(dtype: tf.DType, sign: int) -> float:
-    """Return what no element exceeds: an infinity, or the end of a type that has none."""
+    """Return the extreme value of a type in one direction: an infinity if it has one."""
     if dtype.is_floating:
         return sign * math.inf
     end: float = dtype.max if sign > 0 else dtype.min
@@ -131,7 +130,7 @@ def _farthest(dtype: tf.DType, sign: int) -> float:
 
 
 def _or_nan(result: tf.Tensor, tensor: tf.Tensor, present: tf.Tensor, axes: list[int]) -> tf.Tensor:
-    """Return the result, or NaN where it is one of no elements."""
+    """Return the result, with NaN where there were no elements."""
     if not tensor.dtype.is_floating:
         return result
     there = tf.reduce_any(tf.broadcast_to(present, tf.shape(tensor)), axes, keepdims=True)
@@ -143,7 +142,7 @@ def _where(present: tf.Tensor, tensor: tf.Tensor, otherwise: float) -> tf.Tensor
 
 
 def _present(tensor: tf.Tensor, ragged: list[int], own: Mapping[int, tf.Tensor]) -> tf.Tensor:
-    """Which elements are real: bool, broadcastable to the tensor."""
+    """Return a mask of the elements that are not padding, broadcastable to the tensor."""
     present = tf.constant(True)
     rank = tensor.shape.rank
     for axis in ragged:

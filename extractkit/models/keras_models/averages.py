@@ -1,8 +1,8 @@
-"""Moving averages that an optimizer of Keras keeps, in the places of the model's weights.
+"""Moving averages of weights kept by Keras optimizers.
 
-Keras 2 and 3 (`use_ema=True`) and tensorflow-addons keep one average for each trainable weight, in
-the model's order. Where a file numbers an optimizer's variables, only the optimizer's settings tell
-which of them are averages.
+Keras 2 and 3 (`use_ema=True`) and tensorflow-addons keep one average per trainable weight, in the
+model's order. If a file numbers an optimizer's variables, the averages among them follow from the
+optimizer's settings.
 """
 
 import re
@@ -28,10 +28,10 @@ _IN_PLACE = (
 
 
 def with_named_averages(weights: WeightFile, at: str, averages: MovingAverages) -> WeightFile:
-    """Return the same file, its weights read from the averages that stand below them, where wanted.
+    """Return a view of the file with averages in place of the weights, if they are wanted.
 
     Raises:
-        ModelError: averages are wanted, and there are none.
+        ModelError: Averages are wanted, and there are none.
     """
     own = {key: weights.place(key) for key in weights if weights.place(key).slot is None}
     found = named_averages(weights, own, averages.name)
@@ -51,7 +51,7 @@ def with_named_averages(weights: WeightFile, at: str, averages: MovingAverages) 
 
 
 def keeps_averages(saved: SavedKeras) -> bool:
-    """Return whether the optimizer that a model was compiled with keeps averages."""
+    """Return whether the optimizer of a compiled model keeps averages."""
     name = str(saved.optimizer.get("class_name"))
     return "Average" in name or _has_averages(saved.optimizer.get("config"))
 
@@ -59,16 +59,16 @@ def keeps_averages(saved: SavedKeras) -> bool:
 def use_optimizer_averages(
     model: Any, weights: WeightFile, saved: SavedKeras | None, at: str, averages: MovingAverages
 ) -> None:
-    """Put an optimizer's averages in the places of trainable weights, where they are wanted.
+    """Assign an optimizer's averages to the trainable weights, if they are wanted.
 
     Args:
-        model: whose weights are loaded already.
-        weights: the file that they come from.
-        saved: the whole model whose optimizer it was; None: nobody knows it.
-        at: how messages name the file.
+        model: The model, with loaded weights.
+        weights: The file of the weights.
+        saved: The whole model that the optimizer belonged to, if known.
+        at: The file's name in messages.
 
     Raises:
-        ModelError: averages are wanted, and the file has none, or not those of this model.
+        ModelError: Averages are wanted, and the file has none, or not those of this model.
     """
     variables = {_path(variable): variable for variable in model.trainable_variables}
     keys = _keys(weights, saved, list(variables), at, averages)
@@ -90,7 +90,7 @@ def use_optimizer_averages(
 
 
 def _in_place(variables: Mapping[str, Any], keys: Mapping[str, str], weights: WeightFile) -> bool:
-    """Whether the weights are the averages already, as Keras leaves them at the end of `fit`."""
+    """Return whether the weights already are the averages, as Keras leaves them after `fit`."""
     return all(
         path in variables
         and key in weights
@@ -110,7 +110,7 @@ def _keys(
     at: str,
     averages: MovingAverages,
 ) -> Mapping[str, str]:
-    """Return the averages' keys by the paths of weights; empty where there are none."""
+    """Return the averages' keys by the paths of weights. Empty if there are none."""
     if weights.averages:
         return dict(zip(paths, weights.averages, strict=False))
     if any(key.startswith(_NAMED) for key in weights):
@@ -120,7 +120,7 @@ def _keys(
     optimizer = saved.optimizer if saved else {}
     config = optimizer.get("config") or {}
     if config.get("use_ema"):
-        # Before them: the counter of iterations and, in Keras 3, the rate unless a schedule
+        # They follow the iteration counter and, in Keras 3, the learning rate unless a schedule
         # gives it.
         has_rate = saved is not None and saved.major == 3
         first = 2 if has_rate and not isinstance(config.get("learning_rate"), dict) else 1
@@ -145,7 +145,7 @@ def _has_averages(config: Any) -> bool:
 
 
 def _named(weights: WeightFile, paths: Sequence[str]) -> dict[str, str]:
-    """Return the keys of averages by the names that whole HDF5 files have for them."""
+    """Return the keys of averages by their names in whole HDF5 files."""
     found = {}
     for key in weights:
         # `Adam/average/dense/kernel`, `adam/dense_kernel_average`, `SGD/dense/kernel/average`

@@ -1,4 +1,4 @@
-"""Keras models whose recurrent layers carry their state from one call to the next."""
+"""Keras models whose recurrent layers carry state from one call to the next."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,20 +28,20 @@ _IN_ONE_TRACE = "computed in other steps where the state is carried (model.state
 
 @dataclass(frozen=True, eq=False)
 class CarryingModel(KerasModel):
-    """A Keras model of which each call may start from the state that the call before it left.
+    """A Keras model whose calls may start from the state that the previous call left.
 
-    Catalog, axes and the programs of `program` are those of `KerasModel`: they start from the
-    initial state, so that measuring the model moves no state. `carrying_program` has a trace of its
-    own, in which the layers read their states from variables and assign to them.
+    Catalog, axes and the programs of `program` are those of `KerasModel` and start from the initial
+    state, so measuring the model does not change its state. `carrying_program` has its own trace,
+    in which layers read their states from variables and assign to them.
     """
 
     @property
     def state_policy(self) -> str:
-        """Its state is carried."""
+        """The policy: the state is carried."""
         return CARRY
 
     def samples_carried(self) -> int:
-        """Return the size of the batches that the layers keep the state of."""
+        """Return the batch size of the layers' states."""
         self.build()
         sizes = {int(one.shape[0]) for one in self._states()}
         if len(sizes) > 1:
@@ -54,7 +54,7 @@ class CarryingModel(KerasModel):
 
     @cached_property
     def catalog(self) -> Catalog:
-        """See `GraphModel`. What only one of the two traces computes cannot be extracted."""
+        """See `GraphModel`. Tensors of only one of the two traces cannot be extracted."""
         records = (
             record
             if record.address in self._carried or not record.depends_on_inputs
@@ -66,7 +66,7 @@ class CarryingModel(KerasModel):
     def carrying_program(
         self, fetches: Sequence[Fetch], compilation: Compilation
     ) -> CarryingProgram:
-        """Compile the graph of the second trace; the state is assigned before each call."""
+        """Compile the graph of the second trace. The state is assigned before each call."""
         trace = self._carrying_trace
         variables = self._states()
         names = [self._carried[fetch.address].name for fetch in fetches]
@@ -77,7 +77,7 @@ class CarryingModel(KerasModel):
         def call(
             features: Mapping[str, Array], lengths: Mapping[str, Array], state: State
         ) -> tuple[Sequence[Array], State]:
-            # The variables hold the state during the call alone: it belongs to whoever calls.
+            # The variables hold the state only during the call. Between calls the caller keeps it.
             with _holding(variables, state):
                 returned = compiled(features, lengths)
             return returned[: len(fetches)], tuple(returned[len(fetches) :])
@@ -86,15 +86,15 @@ class CarryingModel(KerasModel):
 
     @cached_property
     def _carried(self) -> Mapping[str, Any]:
-        return alike(self.found, find_tensors(self._carrying_trace))
+        return matching_values(self.found, find_tensors(self._carrying_trace))
 
     @cached_property
     def _carrying_trace(self) -> Trace:
-        # It is kept: the functions of loops in its programs go away with it.
+        # The trace is kept alive, because its programs need its functions of loops.
         return self._trace(self.samples_carried())
 
     def outputs_after(self, model: Any, dialect: Dialect) -> OutputsAfter:
-        """See `KerasModel`: the layers keep the state themselves, as for `predict`."""
+        """See `KerasModel`. The layers keep the state themselves, as in `predict`."""
 
         def outputs(
             before: Arguments, features: Mapping[str, Array], lengths: Mapping[str, Array]
@@ -117,10 +117,10 @@ class CarryingModel(KerasModel):
 
 
 def state_variables(layers: Sequence[Any], dialect: Dialect) -> list[tf.Variable]:
-    """Return the variables of all states of recurrent layers, in their order.
+    """Return the variables of all states of recurrent layers, in order.
 
     Raises:
-        ModelError: They have none yet: the size of a batch is not known.
+        ModelError: They do not exist yet, because the batch size is not known.
     """
     states = [one for layer in _recurrent(layers, dialect) for one in tf.nest.flatten(layer.states)]
     if any(state is None for state in states):
@@ -129,12 +129,12 @@ def state_variables(layers: Sequence[Any], dialect: Dialect) -> list[tf.Variable
             f"{KEY}={CARRY}: the stateful layers ({names}) do not know the size of a batch yet. "
             f"Call the model on one batch where it is built (in the function of model.factory, say)"
         )
-    # A variable of Keras 3 holds one of TensorFlow's.
+    # A variable of Keras 3 wraps one of TensorFlow.
     return [one.value for one in states] if dialect is KERAS_3 else states
 
 
 def initial_states(layers: Sequence[Any], samples: int, dialect: Dialect) -> State:
-    """Return the values of the same states in a model that has just been built."""
+    """Return the values of these states in a newly built model."""
 
     def of(layer: Any) -> Any:
         if dialect is KERAS_3:
@@ -154,24 +154,24 @@ def initial_states(layers: Sequence[Any], samples: int, dialect: Dialect) -> Sta
 
 
 def _recurrent(layers: Sequence[Any], dialect: Dialect) -> list[Any]:
-    """Return the recurrent layers themselves, without wrappers around them."""
+    """Return the recurrent layers without their wrappers."""
     return [layer for layer in layers if isinstance(layer, dialect.package.layers.RNN)]
 
 
 @contextmanager
 def _holding(variables: Sequence[tf.Variable], state: State) -> Iterator[None]:
-    """Let the variables hold a state inside, and what they held before afterwards."""
+    """Assign a state to the variables within the block, and restore their values afterwards."""
     with restored(variables):
         for variable, value in zip(variables, state, strict=True):
             variable.assign(value)
         yield
 
 
-def alike(ours: Sequence[Found], others: Sequence[Found]) -> dict[str, Any]:
-    """Return values of another trace of the same model, by the addresses that they share with ours.
+def matching_values(ours: Sequence[Found], others: Sequence[Found]) -> dict[str, Any]:
+    """Return the values of another trace of the model, by addresses with the same meaning in both.
 
     Addresses count the calls of a layer, and the operations of each type in a call. So an address
-    means the same in both where the calls, and the operations of the whole call, are the same.
+    has the same meaning in both traces if the calls, and the operations of its call, are the same.
     """
     own_calls, own_operations = _structure(ours)
     calls, operations = _structure(others)
@@ -194,7 +194,7 @@ def alike(ours: Sequence[Found], others: Sequence[Found]) -> dict[str, Any]:
 def _structure(
     found: Sequence[Found],
 ) -> tuple[dict[str, list[str]], dict[str, list[str | None]]]:
-    """The calls of each layer, and the types of the operations in each call, in their order."""
+    """Return the calls of each layer, and the types of operations in each call, in order."""
     calls: dict[str, list[str]] = {}
     operations: dict[str, list[str | None]] = {}
     for one in found:

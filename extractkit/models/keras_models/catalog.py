@@ -20,20 +20,20 @@ from extractkit.models.keras_models.tracing import LayerCall, Trace
 from extractkit.models.naming import Paths, Ports, base_name
 
 INPUT = "input"
-"""Name of an input that nobody named; a second one is `input.1`."""
+"""The name of an unnamed input. A second one is `input.1`."""
 
-# Of a tensor, of a saved input layer, and what Keras 2 called one.
+# Generated names of tensors, of saved input layers, and of inputs in Keras 2.
 _MADE_UP = re.compile(r"(keras_tensor|input_layer|input)(_\d+)?")
 
 Settings = Mapping[str, InputSetting]
 
 
 def signature(name: str, structure: Any, settings: Settings | None = None) -> Signature:
-    """What a model takes: a named spec for each input, in the order in which Keras flattens them.
+    """Return the signature of a model, with inputs in the order in which Keras flattens them.
 
     Args:
-        name: the model's, for messages.
-        structure: its inputs as Keras tensors; see `input_structure`.
+        name: The model's name, for messages.
+        structure: Its inputs as Keras tensors; see `input_structure`.
         settings: what `model.input_axes` says of them.
 
     Raises:
@@ -55,7 +55,7 @@ def input_specs(structure: Any) -> tuple[InputSpec, ...]:
 
 
 def packer(structure: Any) -> Callable[[Mapping[str, tf.Tensor]], Any]:
-    """From inputs by name to the structure that the model is called with."""
+    """Return a function from inputs by name to the structure that the model is called with."""
     names = _input_names(structure)
 
     def pack(features: Mapping[str, tf.Tensor]) -> Any:
@@ -65,7 +65,7 @@ def packer(structure: Any) -> Callable[[Mapping[str, tf.Tensor]], Any]:
 
 
 def input_structure(model: Any, example: Any = None, settings: Settings | None = None) -> Any:
-    """Return the model's inputs as tensors of Keras 3, in whatever nesting it is called with.
+    """Return the model's inputs as Keras 3 tensors, in the structure that it is called with.
 
     Args:
         model: of any Keras.
@@ -76,10 +76,10 @@ def input_structure(model: Any, example: Any = None, settings: Settings | None =
         ModelError: none of them tells.
     """
     if getattr(model, "inputs", None):
-        # A Sequential has an `input` only once it has been called.
+        # A Sequential has an `input` only after its first call.
         sequential = (dialect_of(model) or KERAS_3).package.Sequential
         structure = model.inputs if isinstance(model, sequential) else model.input
-        # Keras wraps a single input in a list; the model is called with the tensor itself.
+        # Keras wraps a single input in a list, but the model is called with the tensor.
         single = isinstance(structure, list) and len(structure) == 1
         return keras.tree.map_structure(_declared, structure[0] if single else structure)
     if settings and all(setting.dims is not None for setting in settings.values()):
@@ -93,7 +93,7 @@ def input_structure(model: Any, example: Any = None, settings: Settings | None =
     shapes = (model.get_build_config() or {}).get("input_shape") if model.built else None
     if shapes is None:
         raise ModelError(
-            f"{type(model).__name__} {model.name!r} does not tell what it takes: it is neither "
+            f"{type(model).__name__} {model.name!r} does not declare its inputs: it is neither "
             f"functional nor built from the shapes of its inputs. Say what its axes are: "
             f"'{INPUT_AXES}={{x: {{dims: [{SAMPLE}, 64, 64, 3], dtype: float32}}}}'. Or give "
             f"arrays with it (extractkit.extract(…, inputs=arrays)), or save it after "
@@ -103,10 +103,10 @@ def input_structure(model: Any, example: Any = None, settings: Settings | None =
 
 
 def with_free_rows(structure: Any, settings: Settings, stateful: bool) -> Any:
-    """The same inputs, where all declare one size of their batches, with batches of any size.
+    """Return the inputs with a free batch size if all declare the same fixed one.
 
-    The rows of a batch are samples. Left as they are: inputs whose configured axes name no
-    samples, and batches of one row that no layer keeps a state of.
+    The rows of a batch are samples. Not changed are inputs whose configured axes have no samples,
+    and batches of one row without stateful layers.
     """
     flat = keras.tree.flatten(structure)
     sizes = {tensor.shape[0] if tensor.shape else None for tensor in flat}
@@ -120,7 +120,7 @@ def with_free_rows(structure: Any, settings: Settings, stateful: bool) -> Any:
 
 
 def _declared(tensor: Any) -> keras.KerasTensor:
-    """Return one input of a functional model; tf-keras has tensors of its own."""
+    """Return an input of a functional model as a Keras 3 tensor."""
     dtype = keras.backend.standardize_dtype(tensor.dtype)
     return keras.KerasTensor(tuple(tensor.shape), dtype, name=tensor.name)
 
@@ -131,7 +131,7 @@ def _configured(name: str, setting: InputSetting) -> keras.KerasTensor:
 
 
 def _from_shapes(shapes: Any) -> Any:
-    """Inputs of a subclassed model, of which Keras keeps the shapes it was built with alone."""
+    """Return the inputs of a subclassed model from the shapes that it was built with."""
     if isinstance(shapes, Mapping):
         return {name: _from_shapes(shape) for name, shape in shapes.items()}
     if (
@@ -144,7 +144,7 @@ def _from_shapes(shapes: Any) -> Any:
 
 
 def _typed(one: Declared, setting: InputSetting | None) -> Declared:
-    """With the element type that was configured, if one was."""
+    """Return the input with its configured dtype, if any."""
     if setting is None or setting.dtype is None:
         return one
     try:
@@ -159,11 +159,11 @@ def _typed(one: Declared, setting: InputSetting | None) -> Declared:
 
 
 def _input_names(structure: Any) -> list[str]:
-    """Return a unique name for each input: its key in a dictionary, else the tensor's own name."""
+    """Return a unique name for each input: its key in a dictionary, or the tensor's name."""
     names: list[str] = []
     for path, tensor in keras.tree.flatten_with_path(structure):
         name = ".".join(map(str, path)) if isinstance(structure, Mapping) else tensor.name
-        # Keras counts unnamed tensors over the whole process; their order is the same anywhere.
+        # Generated names depend on the process. Only their order is stable.
         name = INPUT if _MADE_UP.fullmatch(name) else name
         unique, count = name, 0
         while unique in names:
@@ -173,13 +173,13 @@ def _input_names(structure: Any) -> list[str]:
     return names
 
 
-# Values of these types are handles to something else and cannot be copied out.
+# Values of these types are handles and cannot be copied out.
 _HANDLES = (tf.resource, tf.variant)
 
 
 @dataclass(frozen=True, eq=False)
 class _Place:
-    """Where a layer call stands: canonical path, path in the layers' own names, scopes."""
+    """The location of a layer call: canonical path, path of the layers' own names, scopes."""
 
     path: str
     name: str
@@ -189,7 +189,7 @@ class _Place:
 
 
 def find_tensors(trace: Trace) -> list[Found]:
-    """Everything that a trace of a model offers, in the order of computation; weights last."""
+    """Return every tensor of a trace in the order of computation, followed by weights."""
     model = trace.calls[0]
     paths = Paths()
     places = _places(trace, paths)
@@ -243,17 +243,17 @@ def _scope(path: str, name: str, layer: Any, dialect: Dialect) -> Scope:
 
 
 def _owners(trace: Trace) -> dict[Any, LayerCall]:
-    """Return the innermost call in which each operation was made, in creation order graph by graph.
+    """Return the innermost call that created each operation, in creation order by graph.
 
-    What was made outside the model's own call (the function's return values) belongs to none, and
-    so does what Keras computes to learn shapes.
+    Operations outside the model's call (the function's return values), and those of probing calls,
+    have no owner.
     """
     owners: dict[Any, LayerCall] = {}
     for graph, caller in [(trace.graph, None), *((n.graph, n.caller) for n in trace.nested)]:
         operations = graph.get_operations()
         spans: list[LayerCall | None] = [owners.get(caller)] * len(operations)
         for call in trace.calls:
-            # A call begins after those around it, so the innermost stands last.
+            # A call starts after the enclosing ones, so the innermost is last.
             if call.graph is graph:
                 spans[call.start : call.end] = [call] * (call.end - call.start)
         for position in trace.probes.operations(graph):
@@ -263,13 +263,13 @@ def _owners(trace: Trace) -> dict[Any, LayerCall]:
 
 
 def _events(trace: Trace, owners: Mapping[Any, LayerCall]) -> list[tuple[LayerCall, Any]]:
-    """A call's inputs, then operations and inner calls as they happened, then its outputs."""
+    """Return each call's inputs, operations and inner calls in order, and outputs."""
     outside = {tensor.op for tensor in trace.inputs.values()}
     outside |= {inside.op for _, inside in trace.graph.captures}
     by_call: dict[LayerCall, list[tuple[int, Any]]] = {call: [] for call in trace.calls}
     positions = {operation: index for index, operation in enumerate(owners)}
     for operation, call in owners.items():
-        # Placeholders of loops' and branches' graphs are arguments, not operations of the model.
+        # Placeholders in graphs of loops and branches are arguments, not operations of the model.
         if operation not in outside and operation.type not in ("Placeholder", "NoOp"):
             by_call[call].append((positions[operation], operation))
     events: list[tuple[LayerCall, Any]] = []
@@ -310,7 +310,7 @@ def _operation(place: _Place, operation: Any, reason: str | None) -> list[Found]
 
 
 def _input_port(name: str) -> str:
-    """`input.token_ids`; an input without a name of its own is `input`, or `input.1`."""
+    """Return the port of an input: `input.token_ids`, or `input` or `input.1` if unnamed."""
     return name if re.fullmatch(rf"{INPUT}(\.\d+)?", name) else f"{INPUT}.{escape(name)}"
 
 
@@ -340,12 +340,12 @@ def _found(place: _Place, port: str, kind: Kind, value: Any, op_type: str | None
 
 
 def _weight_port(name: str) -> str:
-    """A weight's name, escaped; "op" would be the scope of the operations beside it as well."""
+    """Return a weight's escaped name. "op" would clash with the scope of operations."""
     return "%6Fp" if name == "op" else escape(name)
 
 
 def _weights(trace: Trace, paths: Paths, places: Mapping[LayerCall, _Place]) -> list[Found]:
-    """Every layer's own variables, at its first call's path; shared ones where they are first."""
+    """Return every layer's own variables at its first call's path, shared ones only once."""
     found: list[Found] = []
     seen: set[Hashable] = set()
 
@@ -354,7 +354,7 @@ def _weights(trace: Trace, paths: Paths, places: Mapping[LayerCall, _Place]) -> 
             if id(variable) in seen:
                 continue
             seen.add(id(variable))
-            # One that nobody named is `variable_7` by a counter of the process.
+            # An unnamed variable has a generated name such as `variable_7`.
             name = trace.dialect.variable_name(variable)
             given = base_name(type(variable).__name__, name)
             port = place.ports.unique(_weight_port(given))

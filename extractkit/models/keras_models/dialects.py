@@ -1,7 +1,6 @@
-"""The two Kerases behind one catalog: Keras 3, and Keras 2 as the package tf-keras.
+"""The differences between Keras 3 and Keras 2 (the package tf-keras).
 
-Both name their classes alike; what differs is gathered here, so that trace and catalog ask the
-dialect. tf-keras is never imported for a model that is not made with it.
+tf-keras is never imported for a model that is not built with it.
 """
 
 import sys
@@ -21,10 +20,10 @@ from extractkit.models.tensorflow_internals import autograph_enabled
 
 @contextmanager
 def repaired_keras() -> Iterator[None]:
-    """Trace inside.
+    """Repair `TimeDistributed` of Keras 3.15 within the block, for tracing.
 
-    `TimeDistributed` of Keras 3.15, where the number of steps is unknown, makes as many steps as
-    there are samples: it takes the shape before it swaps the two axes and uses it after.
+    With an unknown number of steps it makes as many steps as there are samples, because it takes
+    the shape before swapping the two axes and uses it afterwards.
     """
     with patched(keras.layers.TimeDistributed, "call", _over_free_steps):
         yield
@@ -41,7 +40,7 @@ def _over_free_steps(original: Callable[..., Any]) -> Callable[..., Any]:
             arguments["training"] = training
         samples_and_steps = tf.shape(inputs)[:2]
         return keras.tree.map_structure(
-            lambda tensor: _apart(tensor, samples_and_steps),
+            lambda tensor: _split(tensor, samples_and_steps),
             wrapper.layer.call(_merged(inputs), **arguments),
         )
 
@@ -49,31 +48,31 @@ def _over_free_steps(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _merged(tensor: tf.Tensor) -> tf.Tensor:
-    """(samples, steps, …) to (samples * steps, …)."""
+    """Reshape (samples, steps, …) to (samples * steps, …)."""
     merged = tf.reshape(tensor, tf.concat([[-1], tf.shape(tensor)[2:]], 0))
     return tf.ensure_shape(merged, [None, *tensor.shape[2:]])
 
 
-def _apart(tensor: tf.Tensor, samples_and_steps: tf.Tensor) -> tf.Tensor:
-    """(samples * steps, …) to (samples, steps, …)."""
+def _split(tensor: tf.Tensor, samples_and_steps: tf.Tensor) -> tf.Tensor:
+    """Reshape (samples * steps, …) to (samples, steps, …)."""
     apart = tf.reshape(tensor, tf.concat([samples_and_steps, tf.shape(tensor)[1:]], 0))
     return tf.ensure_shape(apart, [None, None, *tensor.shape[1:]])
 
 
 @dataclass(frozen=True, eq=False)
 class Dialect:
-    """One Keras.
+    """One implementation of Keras.
 
     Attributes:
-        name: for messages.
-        package: the package itself; `package.layers.Layer` is its layer, `package.Model` its model.
-        variable_class: of its variables.
-        own_weights: what a layer lists as its weights, without those of the layers inside it.
-        variable_name: a variable's name within its layer.
-        repaired: within it, layers compute when traced what they compute when called.
-        converting: Entered in a traced function, converts the control flow of users' layers.
-        loops: modules whose function `rnn` runs a step over time.
-        mask_makers: classes, and their methods that make the dropout masks of an RNN's cells.
+        name: The name for messages.
+        package: The imported package, with `package.layers.Layer` and `package.Model`.
+        variable_class: The class of its variables.
+        own_weights: Returns a layer's weights without those of inner layers.
+        variable_name: Returns a variable's name within its layer.
+        repaired: A context in which traced layers compute the same as called ones.
+        converting: A context that converts the control flow of users' layers during tracing.
+        loops: Modules whose function `rnn` runs a step over time.
+        mask_makers: Classes, and their methods that make the dropout masks of RNN cells.
     """
 
     name: str
@@ -87,15 +86,15 @@ class Dialect:
     mask_makers: tuple[tuple[type, str], ...] = ()
 
     def variables(self, weights: Iterable[Any]) -> tuple[Any, ...]:
-        """Return those weights that are variables.
+        """Return the weights that are variables.
 
-        Keras 2 lists the vocabulary of a lookup layer as a weight, and layers of somebody's own
-        may list anything.
+        Keras 2 lists the vocabulary of a lookup layer as a weight, and custom layers may list
+        anything.
         """
         return tuple(one for one in weights if isinstance(one, self.variable_class))
 
     def own_variables(self, layer: Any) -> tuple[Any, ...]:
-        """Return a layer's variables, without those of the layers inside it."""
+        """Return a layer's variables without those of inner layers."""
         return self.variables(self.own_weights(layer))
 
 
@@ -113,10 +112,10 @@ KERAS_3 = Dialect(
 
 @contextmanager
 def control_flow_converted() -> Iterator[None]:
-    """Let AutoGraph convert what Keras 2 has it convert inside `predict`.
+    """Let AutoGraph convert the `call` of users' layers, as Keras 2 does in `predict`.
 
-    That is `call` of users' layers, where an `if` or a loop may depend on tensors. Entered inside
-    a function traced with `autograph=False`, so that nothing else is converted.
+    An `if` or a loop in it may depend on tensors. The context is entered inside a function traced
+    with `autograph=False`, so that nothing else is converted.
     """
     with autograph_enabled():
         yield
@@ -126,27 +125,27 @@ def keras_2(package: Any) -> Dialect:
     """Return the dialect of tf-keras.
 
     Args:
-        package: the imported module `tf_keras`.
+        package: The imported module `tf_keras`.
     """
     return Dialect(
         name="Keras 2",
         package=package,
         variable_class=tf.Variable,
         own_weights=lambda layer: (*layer._trainable_weights, *layer._non_trainable_weights),
-        # TensorFlow's own name, scopes and output number around it: `dense/kernel:0`.
+        # TensorFlow's name with scopes and output number: `dense/kernel:0`.
         variable_name=lambda variable: variable.name.rpartition("/")[2].partition(":")[0],
         repaired=nullcontext,
         converting=control_flow_converted,
-        # That of users' code, and that of its own layers.
+        # The classes of users' code and of Keras's own layers.
         loops=(package.backend, package.src.backend),
     )
 
 
 def dialect_of(model: object) -> Dialect | None:
-    """Return the Keras that a model, or a layer, is made with; None: it is neither."""
+    """Return the Keras that a model or layer is built with, or None for other objects."""
     if isinstance(model, keras.layers.Layer):
         return KERAS_3
-    # Whoever made a model with it has imported it.
+    # A model built with tf-keras implies that it is imported.
     package = sys.modules.get("tf_keras")
     if package is not None and isinstance(model, package.layers.Layer):
         return keras_2(package)

@@ -1,11 +1,9 @@
-"""What layers hold besides variables: compared, derived again after loading weights, warned of.
+"""State of layers besides variables: comparison, and derivation after loading weights.
 
 Normalization keeps mean and variance as tensors, Discretization its boundaries as a list, lookup
-layers a table; any layer may keep what it likes. Loading weights may replace all of that, and a
-trace that was made before keeps the old values.
-
-Keras 2 asks every layer to finalize its state after some ways of loading, Keras 3 leaves it to a
-layer's own way of loading. Both forget it here and there.
+layers a table, and custom layers anything. Loading weights may replace this state, while an earlier
+trace keeps the old values. Keras 2 finalizes the state after some ways of loading, and Keras 3
+leaves it to the layer's loader. Both miss some cases.
 """
 
 import logging
@@ -26,8 +24,8 @@ from extractkit.models.keras_models.dialects import KERAS_3, Dialect, dialect_of
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type, np.dtype, tf.DType)
 
-# Of the graph of layers, which loading does not change, and of TensorFlow's own objects identity
-# is enough: what changes inside them (a variable, a mutable table) is not a constant to a trace.
+# The graph of layers and TensorFlow's objects are compared by identity: loading does not change the
+# graph, and mutable objects (a variable, a table) are not constants of a trace.
 _BY_IDENTITY = (
     "tensorflow.",
     "keras.src.backend.",
@@ -39,7 +37,7 @@ _BY_IDENTITY = (
 
 
 class _Same:
-    """An object that is equal to itself alone; held, so that no other gets its identity."""
+    """An object compared by identity, and kept alive so that its id is not reused."""
 
     def __init__(self, held: object) -> None:
         self._held = held
@@ -55,7 +53,7 @@ class LayerState:
     """The state of all layers at one time.
 
     Attributes:
-        layers: for each layer, in order: its path and what it holds.
+        layers: The path and state of each layer, in order.
     """
 
     layers: tuple[tuple[str, tuple[object, ...]], ...]
@@ -70,14 +68,14 @@ class LayerState:
         )
 
     def changed(self, other: "LayerState") -> list[str]:
-        """Return the paths of the layers whose state differs from that at another time."""
+        """Return the paths of the layers whose state differs from another state."""
         before, after = dict(self.layers), dict(other.layers)
         paths = dict.fromkeys((*before, *after))
         return [path for path in paths if before.get(path) != after.get(path)]
 
 
 def layers_by_path(model: Any) -> dict[str, Any]:
-    """Return a model and all layers in it, each once, by the names that lead to them."""
+    """Return a model and all layers in it, each once, by path."""
     found: dict[str, Any] = {}
     seen: set[int] = set()
     waiting = [("", model)]
@@ -98,13 +96,13 @@ def layers_by_path(model: Any) -> dict[str, Any]:
 def held(
     layer: Any, attributes: Mapping[str, Any], layers: Set[int] = frozenset()
 ) -> tuple[object, ...]:
-    """Return what a layer holds, for comparison.
+    """Return the state of a layer, for comparison.
 
-    Attributes that every layer has are Keras's own, and count up calls among other things.
+    Attributes that every layer has are Keras's own, such as counters, and are left out.
 
     Args:
-        attributes: the layer's own, or such as it might have.
-        layers: identities of other layers, which are not looked into.
+        attributes: The layer's attributes, or a copy of them.
+        layers: The ids of other layers, which are not followed.
     """
     common = _common_attributes((dialect_of(layer) or KERAS_3).package)
     own = {name: one for name, one in attributes.items() if name not in common}
@@ -113,14 +111,14 @@ def held(
 
 @cache
 def _common_attributes(package: Any) -> frozenset[str]:
-    # With a name, which Keras would count up otherwise.
+    # Named explicitly, so that Keras's counter does not change.
     return frozenset(vars(package.layers.Layer(name="common")))
 
 
 def _held(attributes: Mapping[str, Any], layers: Set[int]) -> Iterator[object]:
-    """Yield everything that can be reached from attributes, without other layers.
+    """Yield every object reachable from attributes, except other layers.
 
-    An explicit stack: a chain of objects may be longer than Python's.
+    An explicit stack is used, since a chain of objects may exceed the recursion limit.
     """
     waiting: list[Any] = [attributes]
     seen: dict[int, object] = {}
@@ -147,7 +145,7 @@ def _held(attributes: Mapping[str, Any], layers: Set[int]) -> Iterator[object]:
 
 
 def _inside(value: Any) -> Sequence[Any] | None:
-    """Return what an object consists of; None where it counts as a whole."""
+    """Return the parts of an object, or None if it is compared as a whole."""
     if isinstance(value, dict):
         return _pairs(value)
     if isinstance(value, list | tuple):
@@ -164,7 +162,7 @@ def _inside(value: Any) -> Sequence[Any] | None:
 
 
 def _pairs(mapping: Mapping[Any, Any]) -> list[Any]:
-    """Return the keys and values; in one order for attributes, which setting them again changes."""
+    """Return the keys and values. Attributes are sorted, since setting them changes their order."""
     pairs = list(mapping.items())
     if all(isinstance(key, str) for key in mapping):
         pairs.sort(key=lambda pair: pair[0])
@@ -182,13 +180,13 @@ def _content(array: Any) -> object:
 
 
 def derive_state(model: Any, at: str) -> None:
-    """Let the layers of a model do what they do after their variables have been loaded.
+    """Let the layers of a model derive their state from loaded variables.
 
     Args:
-        at: how messages name where the weights come from.
+        at: The name of the weights in messages.
 
     Raises:
-        ModelError: a layer of somebody's own fails.
+        ModelError: A custom layer fails.
     """
     dialect = dialect_of(model) or KERAS_3
     for path, layer in layers_by_path(model).items():
@@ -210,9 +208,9 @@ def _derive(layer: Any, dialect: Dialect) -> None:
 
 
 def stale_layers(model: Any) -> list[str]:
-    """Return the paths of layers that Keras has left with the state of other weights.
+    """Return the paths of layers whose state Keras has not derived from the loaded weights.
 
-    Only layers of Keras itself are asked: what others do when they derive state is not known.
+    Only Keras's own layers are checked, since the effects of deriving others' state are unknown.
     """
     dialect = dialect_of(model) or KERAS_3
     return [
@@ -225,7 +223,7 @@ def stale_layers(model: Any) -> list[str]:
 
 
 def layers_without_vocabulary(model: Any) -> list[str]:
-    """Return the paths of layers whose table is empty, so that they cannot be called."""
+    """Return the paths of layers with an empty table, which cannot be called."""
     return [
         path
         for path, layer in layers_by_path(model).items()
@@ -236,9 +234,9 @@ def layers_without_vocabulary(model: Any) -> list[str]:
 def _finalizes(layer: Any, dialect: Dialect) -> bool:
     """Return whether a layer derives state from its variables.
 
-    Without variables there is nothing to derive from: Discretization of Keras 3 would lose the
-    boundaries that its configuration holds. A layer may keep variables that Keras does not list
-    (weights of terms).
+    A layer without variables has nothing to derive state from: Discretization of Keras 3 would lose
+    the boundaries of its configuration. Layers may have variables that Keras does not list (weights
+    of terms).
     """
     if _owner(layer, "finalize_state") in (None, dialect.package.layers.Layer):
         return False
@@ -247,7 +245,7 @@ def _finalizes(layer: Any, dialect: Dialect) -> bool:
 
 
 def _owner(layer: Any, method: str) -> type | None:
-    """Return the class that a layer has a method from."""
+    """Return the class that defines a layer's method."""
     return next((c for c in type(layer).__mro__ if method in vars(c)), None)
 
 
@@ -256,7 +254,7 @@ def _is_of(dialect: Dialect, owner: type | None) -> bool:
 
 
 def _would_change(layer: Any) -> bool:
-    """Return whether deriving its state anew would change a layer; the layer itself stays."""
+    """Return whether deriving its state again would change a layer, without changing it."""
     twin = object.__new__(type(layer))
     twin.__dict__.update(_copied(vars(layer)))
     before = held(layer, vars(twin))
@@ -265,7 +263,7 @@ def _would_change(layer: Any) -> bool:
 
 
 def _copied(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the same attributes, in lists of their own: setting one may add to those."""
+    """Return the attributes with lists copied, since setting an attribute may append to them."""
     return {
         name: type(one)(one) if type(one) in (list, dict, set) else one
         for name, one in attributes.items()
@@ -277,7 +275,7 @@ def _is_empty_table(value: Any) -> bool:
         return False
     if value.size() > 0:
         return False
-    try:  # nothing else tells an empty table from one that was never filled
+    try:  # there is no other way to detect a table that was never filled
         value.lookup(tf.zeros([1], value.key_dtype))
     except tf.errors.FailedPreconditionError:
         return True
@@ -288,10 +286,10 @@ _log = logging.getLogger(__name__)
 
 
 class LoadedState:
-    """The state of one model's layers, looked at whenever weights have been loaded.
+    """A check of the state of a model's layers after each load of weights.
 
     Attributes:
-        record: what the manifest says of it; empty where there is nothing to say.
+        record: The manifest's entry, empty if there is nothing to report.
     """
 
     def __init__(self, model: Any) -> None:
@@ -300,7 +298,7 @@ class LoadedState:
         self._initial: LayerState | None = None
 
     def before(self) -> None:
-        """Remember the state before the first of several sets of weights."""
+        """Record the state before the first of several sets of weights is loaded."""
         if self._initial is None:
             self._initial = LayerState.of(self._model)
 
@@ -308,11 +306,10 @@ class LoadedState:
         """Refuse layers that cannot be called, and warn of state that Keras has not derived.
 
         Args:
-            at: how messages name what has been loaded.
+            at: The name of the loaded weights in messages.
 
         Raises:
-            ModelError: a layer has no vocabulary; or its state is that of other weights than
-                loading these afresh would leave.
+            ModelError: A layer has no vocabulary, or keeps the state of previously loaded weights.
         """
         if empty := layers_without_vocabulary(self._model):
             raise ModelError(

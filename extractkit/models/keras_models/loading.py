@@ -1,4 +1,4 @@
-"""Load a whole Keras model with the Keras that understands the file, and load it again."""
+"""Loading and reloading of whole Keras models, by the version of Keras that fits the file."""
 
 import importlib.util
 import json
@@ -30,17 +30,17 @@ from extractkit.models.keras_models.old_configs import (
 from extractkit.models.keras_models.saved import (
     SavedKeras,
     graph_alternative,
+    load_error_message,
     refuse_code,
     refuse_imports,
     serialized_objects,
-    why_not,
 )
 from extractkit.models.keras_models.weights import load_with_keras
 from extractkit.models.weight_files import WeightFile
 
 _log = logging.getLogger(__name__)
 
-# Elements that some weight may have which is not stored.
+# The largest number of elements of a weight that is not stored.
 _SMALL = 1 << 20
 
 _OPERATIONS = "keras.src.ops."
@@ -52,11 +52,11 @@ def read_model(saved: SavedKeras, custom_objects: Mapping[str, Any], safe_mode: 
     """Return the model in a file or folder, not compiled, of the Keras that wrote it if installed.
 
     Args:
-        custom_objects: classes and functions by the names that the file has for them.
-        safe_mode: whether a file with Python code in it is refused.
+        custom_objects: Classes and functions by their names in the file.
+        safe_mode: Whether to refuse a file that contains Python code.
 
     Raises:
-        ModelError: none reads it, or it holds code.
+        ModelError: No Keras can read it, or it contains code.
         MissingExtraError: Keras 3 refuses it and tf-keras is not installed.
     """
     _refuse_theano(saved)
@@ -81,15 +81,15 @@ def read_model(saved: SavedKeras, custom_objects: Mapping[str, Any], safe_mode: 
     except UserError:
         raise
     except Exception as error:  # readers and user classes raise errors of many types
-        raise ModelError(why_not(saved, error)) from error
+        raise ModelError(load_error_message(saved, error)) from error
 
 
 def build_architecture(saved: SavedKeras) -> Any:
     """Return the model that a configuration alone describes, with initial weights, not compiled.
 
     Raises:
-        ModelError: no Keras builds it, or it holds code.
-        MissingExtraError: it is of Keras 2, and tf-keras is not installed.
+        ModelError: No Keras can build it, or it contains code.
+        MissingExtraError: It is of Keras 2, and tf-keras is not installed.
     """
     _refuse_theano(saved)
     refuse_code(saved)
@@ -112,20 +112,20 @@ def build_architecture(saved: SavedKeras) -> Any:
     except UserError:
         raise
     except Exception as error:  # layer configurations raise errors of many types
-        raise ModelError(why_not(saved, error)) from error
+        raise ModelError(load_error_message(saved, error)) from error
 
 
 def read_again(
     saved: SavedKeras, custom_objects: Mapping[str, Any], safe_mode: bool, used: Any
 ) -> Any:
-    """Return the model in a file, by the Keras that has read it before.
+    """Read the model in a file again, with the same Keras as before.
 
     Args:
-        custom_objects, safe_mode: as of `read_model`, which has let the file pass.
-        used: the model that `read_model` gave.
+        custom_objects, safe_mode: As for `read_model`, which has accepted the file.
+        used: The model that `read_model` returned.
 
     Raises:
-        ModelError: that Keras cannot read it.
+        ModelError: That Keras cannot read it.
     """
     settings = {"custom_objects": dict(custom_objects), "compile": False, "safe_mode": safe_mode}
     try:
@@ -135,17 +135,17 @@ def read_again(
     except UserError:
         raise
     except Exception as error:  # readers and user classes raise errors of many types
-        raise ModelError(why_not(saved, error)) from error
+        raise ModelError(load_error_message(saved, error)) from error
 
 
 def _of_keras_3(custom_objects: Mapping[str, Any]) -> bool:
-    """Return whether classes that are given for a file are layers of Keras 3."""
+    """Return whether the given classes are layers of Keras 3."""
     given = custom_objects.values()
     return any(isinstance(one, type) and issubclass(one, keras.layers.Layer) for one in given)
 
 
 def _read_by_writer(saved: SavedKeras, settings: Mapping[str, Any]) -> Any:
-    """Read a file of Keras 2 by tf-keras: Keras 3 may read it, and give other values.
+    """Read a file of Keras 2 with tf-keras, since Keras 3 may compute other values.
 
     Raises:
         Exception: anything that tf-keras raises, where Keras 3 does not read it either.
@@ -168,7 +168,7 @@ def _read_by_writer(saved: SavedKeras, settings: Mapping[str, Any]) -> Any:
         return model
     try:
         return _read_by_keras_2(saved, wrote, settings)
-    except Exception as error:  # noqa: BLE001 - a class that Keras 3 alone has, say
+    except Exception as error:  # noqa: BLE001 - for example a class that only Keras 3 has
         try:
             model = _read(saved, KERAS_3, saved.path, settings)
         except Exception:  # noqa: BLE001 - as above; the first error is the one that is raised
@@ -185,7 +185,7 @@ def _read_by_writer(saved: SavedKeras, settings: Mapping[str, Any]) -> Any:
 
 
 def _only_keras_2(saved: SavedKeras) -> str | None:
-    """Return why Keras 3 is not to read a file, though it may; None: it is."""
+    """Return why Keras 3 must not read a file, or None if it may."""
     if is_keras_1(saved):
         return "Keras 1 wrote it"
     # Keras 2: clip(0.2x + 0.5, 0, 1); Keras 3: clip(x / 6 + 0.5, 0, 1).
@@ -195,7 +195,7 @@ def _only_keras_2(saved: SavedKeras) -> str | None:
 
 
 def _values(config: Any) -> set[str]:
-    """Return every text in the configurations of layers."""
+    """Return all texts in the configurations of layers."""
     return {
         value
         for node in serialized_objects(config)
@@ -233,7 +233,7 @@ def _read_by_keras_2(saved: SavedKeras, reason: str, settings: Mapping[str, Any]
 
 
 def _source(saved: SavedKeras, pruned: bool) -> AbstractContextManager[Any]:
-    """Return what tf-keras is to read."""
+    """Return a context with the file for tf-keras, translated if needed."""
     if pruned and saved.is_hdf5:
         return without_masks(saved)
     if is_keras_1(saved):
@@ -244,8 +244,8 @@ def _source(saved: SavedKeras, pruned: bool) -> AbstractContextManager[Any]:
 def _operations(saved: SavedKeras) -> dict[str, Any]:
     """Return the operations of Keras 3 (`x[:, 0]`) that an HDF5 file has among its layers.
 
-    Keras writes the names of their classes alone there, and looks for layers by them: for none, or
-    for one of the same name (`x * 2` is a Multiply). Only layers say whether they are trainable.
+    Keras writes only the names of their classes and looks them up as layers: it finds none, or one
+    with the same name (`x * 2` is a Multiply). Only configurations of layers have `trainable`.
     """
     if not saved.is_hdf5 or saved.major != 3:
         return {}
@@ -278,21 +278,21 @@ def _read(saved: SavedKeras, dialect: Dialect, file: Any, settings: Mapping[str,
 
 
 def _refuse_theano(saved: SavedKeras) -> None:
-    """Theano turned convolution kernels round by 180 degrees; nothing would show that here."""
+    """Refuse files of Theano, which flips convolution kernels, as the values would be wrong."""
     convolutions = (
         node for node in serialized_objects(saved.config) if "Conv" in str(node["class_name"])
     )
     if saved.backend == "theano" and any(convolutions):
         raise ModelError(
-            f"{saved.at} was written on Theano, whose convolutions turn their kernels round. "
-            f"Keras 2.3.1 on TensorFlow turns them back: pip install keras==2.3.1 in a Python with "
+            f"{saved.at} was written on Theano, whose convolutions flip their kernels. "
+            f"Keras 2.3.1 on TensorFlow flips them back: pip install keras==2.3.1 in a Python with "
             f"TensorFlow 1.15, set KERAS_BACKEND=tensorflow, then load_model(FILE).save(NEW)"
         )
 
 
 @contextmanager
 def _refuse_oversized_weights(saved: SavedKeras, dialect: Dialect) -> Iterator[None]:
-    """Refuse a weight larger than all in the file together, before memory is taken for it."""
+    """Refuse a weight larger than all stored weights, before memory is allocated for it."""
     most = max(saved.elements, _SMALL)
 
     def checking(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -316,12 +316,12 @@ def _refuse_oversized_weights(saved: SavedKeras, dialect: Dialect) -> Iterator[N
 
 @dataclass(frozen=True, eq=False)
 class ReloadedModel:
-    """The model, which may still lack weights that come from a file of their own.
+    """A reloaded model, whose weights may still have to be loaded from a separate file.
 
     Attributes:
-        model: of any Keras.
-        loaded_by: what has loaded it, for records and messages.
-        load_weights: loads those weights; None: it has all.
+        model: A model of any Keras.
+        loaded_by: The name of its loader, for records and messages.
+        load_weights: Loads the missing weights. None if it has all.
     """
 
     model: Any
@@ -329,13 +329,13 @@ class ReloadedModel:
     load_weights: Callable[[], None] | None = None
 
     def complete(self, inputs: Any) -> None:
-        """Load the weights that are not there yet; a model without variables is called first.
+        """Load missing weights, after calling the model if it has no variables yet.
 
         Args:
-            inputs: what the model is called with.
+            inputs: The inputs for that call.
 
         Raises:
-            ModelError: they do not fit.
+            ModelError: The weights do not fit.
         """
         if self.load_weights is None:
             return
@@ -345,7 +345,7 @@ class ReloadedModel:
 
 
 Reload = Callable[[int | None], ReloadedModel]
-"""Loads a model again; the argument is that of `HasOwnCall.own_call`."""
+"""A function that reloads a model. Its argument is that of `HasOwnCall.own_call`."""
 
 
 def reloaded(
@@ -356,14 +356,13 @@ def reloaded(
     load: Callable[[Any, WeightFile, str], None] = load_with_keras,
     by: str | None = None,
 ) -> ReloadedModel:
-    """Return a model that has just been made, with the weights that it was configured with.
+    """Return a newly built model together with the loader of its configured weights.
 
     Args:
-        made_by: what has made it.
-        checkpoint: place on the axis of the weights; None: there is no axis.
-        load: gives a model the weights of a file, which the key names.
-        by: what `load` loads them by. If None, what loaded them into the first model, whose
-            weights are there already.
+        made_by: The function that built it.
+        checkpoint: The position on the axis of weights. None if there is no axis.
+        load: Loads the weights of a file, given by a key, into a model.
+        by: The name of the loader. If None, the one that loaded the first model.
     """
     file = weights.file(checkpoint)
     if file is None:

@@ -1,4 +1,4 @@
-"""The adapter of Keras models, stateful layers and image models among them."""
+"""The adapter of Keras models, including stateful and image models."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -50,10 +50,10 @@ _log = logging.getLogger(__name__)
 
 
 def check_state(state: object) -> str | None:
-    """Return the setting, checked.
+    """Check and return the setting `model.state`.
 
     Raises:
-        ConfigError: it is not null, "reset" or "carry".
+        ConfigError: It is not null, "reset" or "carry".
     """
     if state is None or state in (RESET, CARRY):
         return None if state is None else str(state)
@@ -61,14 +61,14 @@ def check_state(state: object) -> str | None:
 
 
 def check_carried(layers: Sequence[Any], checkpoints: "WeightFiles | None", name: str) -> None:
-    """Check that a model has a state to carry, and one set of weights.
+    """Check that a model has a state to carry, and only one set of weights.
 
     Args:
-        checkpoints: those that it is given one after the other. None: it has its own weights.
-        name: of the model.
+        checkpoints: The several sets of weights, or None.
+        name: The model's name.
 
     Raises:
-        ConfigError: it does not.
+        ConfigError: It has no state, or several sets of weights.
     """
     if not layers:
         raise ConfigError(
@@ -84,7 +84,7 @@ def check_carried(layers: Sequence[Any], checkpoints: "WeightFiles | None", name
 
 
 def stateful_layers(model: Any, dialect: "Dialect") -> list[Any]:
-    """Return the recurrent layers of a model that keep a state, and their wrappers that say so."""
+    """Return the stateful recurrent layers of a model, and wrappers marked stateful."""
     kinds = (dialect.package.layers.RNN, dialect.package.layers.Bidirectional)
     return [
         layer for layer in model._flatten_layers() if isinstance(layer, kinds) and layer.stateful
@@ -93,7 +93,7 @@ def stateful_layers(model: Any, dialect: "Dialect") -> list[Any]:
 
 @contextmanager
 def from_initial_state(layers: Sequence[Any]) -> Iterator[None]:
-    """Within it each call of these layers starts from the initial state, and leaves none."""
+    """Start each call of these layers within the block from the initial state, and keep none."""
     for layer in layers:
         layer.stateful = False
     try:
@@ -106,10 +106,10 @@ def from_initial_state(layers: Sequence[Any]) -> Iterator[None]:
 def check_calls(model: Any, layers: Sequence[Any], trace: "Trace") -> None:
     """Check that one call of a model calls no stateful layer twice.
 
-    The second call would go on from the state of the first.
+    The second call would continue from the state of the first.
 
     Raises:
-        ModelError: it does.
+        ModelError: A layer is called twice.
     """
     package = trace.dialect.package
     within = {
@@ -134,7 +134,7 @@ def warn(layers: Sequence[Any], setting: str | None) -> None:
 
     Args:
         layers: Its stateful layers.
-        setting: How another policy is given, with `{}` for the policy. If None, it cannot be.
+        setting: The setting of another policy, with `{}` for the policy. None if there is none.
     """
     names = ", ".join(repr(layer.name) for layer in layers)
     choice = ""
@@ -151,14 +151,14 @@ def warn(layers: Sequence[Any], setting: str | None) -> None:
 
 @dataclass(frozen=True, eq=False)
 class KerasModel(FunctionModel):
-    """A Keras model behind the `Model` protocol.
+    """A Keras model as a `Model`.
 
     Attributes:
-        keras_model: the model.
-        pack: from the inputs by name to the structure that the model is called with.
-        dialect: the Keras that it is made with.
-        reload: Loads the same model a second time; see `again.py`. None: it exists in memory alone.
-        stateful: its layers that keep a state; each call starts from the initial one.
+        keras_model: The model.
+        pack: Converts inputs by name to the structure that the model is called with.
+        dialect: The Keras that it is built with.
+        reload: Loads the model a second time; see `Reload`. None if it exists only in memory.
+        stateful: Its stateful layers. Each call starts from the initial state.
     """
 
     keras_model: Any
@@ -169,20 +169,20 @@ class KerasModel(FunctionModel):
 
     @property
     def state_policy(self) -> str:
-        """What `model.state` says of its stateful layers."""
+        """The policy of `model.state` for its stateful layers."""
         return RESET
 
     @property
     def graph(self) -> Trace:
-        """The one trace of it, from which catalog and programs come.
+        """The trace that the catalog and programs are made from.
 
-        It holds what layers have derived from their weights: load these before.
+        Weights have to be loaded before, because it contains state that layers derive from them.
         """
         return self.traced.trace
 
     @cached_property
     def traced(self) -> Traced:
-        """The trace; where weights change, with the state of the layers when it was made."""
+        """The trace, with the state of the layers when it was made if weights can change."""
         self.build()
         made = self._trace()
         check_calls(self.keras_model, self.stateful, made)
@@ -191,15 +191,15 @@ class KerasModel(FunctionModel):
         return Traced(made, self.checkpoints.loads, LayerState.of(self.keras_model))
 
     def build(self) -> None:
-        """Call the model once if it needs that to have all of its weights.
+        """Call the model once if it needs that to create all weights.
 
-        Building calls layers symbolically; those calls must not end up in the catalog.
+        Building calls layers symbolically, and those calls must not end up in the catalog.
         """
         if not all(layer.built for layer in self.keras_model._flatten_layers()):
             self._trace()
 
     def _trace(self, samples: int | None = None) -> Trace:
-        """Trace it from the initial state or, for so many samples, from the states it keeps."""
+        """Trace it from the initial state or, for a number of samples, from its current states."""
         specs = [_whole(spec, samples) for spec in self.signature.specs]
         model = self.keras_model
 
@@ -217,21 +217,21 @@ class KerasModel(FunctionModel):
 
     @cached_property
     def found(self) -> Sequence[Found]:
-        """Every layer call's tensors, the operations in it, and weights."""
+        """The tensors and operations of every layer call, and the weights."""
         return find_tensors(self.graph)
 
     @property
     def variables(self) -> Iterable[Any]:
-        """The model's own, generators' states among them, and those that Keras does not track."""
+        """The model's variables, with generators' states and those that Keras does not track."""
         own = self.dialect.variables(self.keras_model.variables)
         return [*own, *captured_variables(self.graph.graph).values()]
 
     def called(self, arguments: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Return what calling the model returns, by address; see `_called_in_graph`."""
+        """Return the outputs of calling the model by address; see `_called_in_graph`."""
         return self._called_in_graph(self.keras_model, self.dialect, arguments)
 
     def own_call(self, checkpoint: int | None = None) -> OwnCall:
-        """Return the call of a model that Keras has loaded again, or of the model itself."""
+        """Return the call of the reloaded model, or of the model itself."""
         if self.reload is None:
             return replace(
                 super().own_call(checkpoint),
@@ -249,14 +249,14 @@ class KerasModel(FunctionModel):
         def outputs(
             features: Mapping[str, Array], lengths: Mapping[str, Array]
         ) -> Mapping[str, Array]:
-            # Calls may have completed the model, and so made its variables.
+            # Calls may have built the model, and so created variables.
             kept = dialect.variables(reloaded.model.variables)
             return self.outputs_by(called, kept)(features, lengths)
 
         return OwnCall(reloaded.loaded_by, outputs, self.outputs_after(reloaded.model, dialect))
 
     def outputs_after(self, model: Any, dialect: Dialect) -> OutputsAfter | None:
-        """See `OwnCall`; `model` has this architecture and is loaded by other means."""
+        """See `OwnCall`. `model` has the same architecture and is loaded independently."""
         return None
 
     def _called_in_graph(
@@ -266,14 +266,14 @@ class KerasModel(FunctionModel):
         arguments: Mapping[str, tf.Tensor],
         samples: int | None = None,
     ) -> dict[str, tf.Tensor]:
-        """What calling a model of this architecture returns, by address: as `predict` calls it.
+        """Return the outputs of a model of this architecture by address, called as in `predict`.
 
-        Nothing but the outputs is asked of that graph. Run operation by operation a model may give
-        something else: TensorFlow's fused kernels are for graphs alone, and turn a NaN into 0.
+        The call runs in a graph that returns only the outputs. Eagerly a model may give other
+        results: TensorFlow's fused kernels exist only in graphs, and turn a NaN into 0.
 
         Args:
-            samples: How many there are, where the layers start from the states that they keep, and
-                keep those that they end with. None: they start from the initial state.
+            samples: The number of samples, if layers start from their current states and keep the
+                final ones. None if they start from the initial state.
         """
         addresses = [
             one.record.address for one in self.found if one.record.kind is Kind.MODEL_OUTPUT
@@ -284,7 +284,7 @@ class KerasModel(FunctionModel):
                 return [*ports("output", model(self.pack(given), training=False)).values()]
 
         layers = stateful_layers(model, dialect)
-        # A stateful layer of Keras 2 refuses batches that are known to be of another size.
+        # A stateful layer of Keras 2 refuses batches with a different known size.
         taken = None
         if layers:
             specs = {spec.name: _whole(spec, samples) for spec in self.signature.specs}
@@ -298,12 +298,12 @@ class KerasModel(FunctionModel):
         return dict(zip(addresses, returned, strict=True))
 
     def settled(self) -> Self:
-        """See `GraphModel`; without a trace where other weights are yet to be loaded."""
+        """See `GraphModel`. Does not trace if other weights are still to be loaded."""
         settled = super().settled()
         return settled if self.checkpoints is None else replace(settled)
 
     def program(self, fetches: Sequence[Fetch], compilation: Compilation) -> Program:
-        """See `FunctionModel`; with several sets of weights it fits those that are loaded."""
+        """See `FunctionModel`. With several sets of weights, it follows the loaded ones."""
         if self.checkpoints is None:
             return super().program(fetches, compilation)
         return _RetracingProgram(self._retracing, fetches, compilation)
@@ -330,7 +330,7 @@ class KerasModel(FunctionModel):
 
 
 class _RetracingProgram:
-    """A program that is compiled anew where loading weights asks for another trace."""
+    """A program that is recompiled if loading weights requires a new trace."""
 
     def __init__(
         self, retracing: Retracing, fetches: Sequence[Fetch], compilation: Compilation
@@ -354,7 +354,7 @@ class _RetracingProgram:
 
 
 def _whole(spec: InputSpec, samples: int | None = None) -> tf.TensorSpec:
-    """Return an input as the model itself takes it, with so many samples; None: any number."""
+    """Return the spec of the model's own input with a number of samples, or any if None."""
     shape = list(spec.shape)
     if spec.sample_axis is not None:
         shape.insert(spec.sample_axis, samples)
@@ -362,7 +362,7 @@ def _whole(spec: InputSpec, samples: int | None = None) -> tf.TensorSpec:
 
 
 def _needs_composites(model: Any) -> str:
-    """What to do where layers want the ragged or sparse tensors that the model's inputs declare."""
+    """Return advice for layers that need the ragged or sparse tensors of the model's inputs."""
     inputs = attribute(model, "inputs") or ()
     kinds = {"Ragged": "ragged", "Sparse": "sparse"}
     found = [
@@ -387,14 +387,14 @@ class ImageModel(KerasModel):
     """A Keras model of images (height, width, channels).
 
     Attributes:
-        prepare: from one sample's pixels to what the model was trained on (rescaled, say), of the
-            same shape; None: it takes them as they are.
+        prepare: Converts one sample's pixels to the values of training, of the same shape. None if
+            the model takes pixels.
     """
 
     prepare: Callable[[Array], Array] | None = field(default=None, kw_only=True)
 
     def encode(self, samples: Sequence[Sample]) -> Sequence[Encoded]:
-        """Return the samples as the model takes them, prepared."""
+        """Encode the samples with their pixels prepared."""
         encoded = super().encode(samples)
         if self.prepare is None:
             return encoded
@@ -405,10 +405,10 @@ class ImageModel(KerasModel):
 
 
 def image_signature(signature: Signature, *, pixels: bool) -> Signature:
-    """Return what a model of one image takes, with names for what is free.
+    """Return the signature of a model of one image, with names of free axes.
 
     Args:
-        pixels: whether the numbers of the image are 0 … 255.
+        pixels: Whether the values of the image are 0 … 255.
     """
     (spec,) = signature.specs
     free = zip(spec.shape, _AXES, strict=True)

@@ -1,15 +1,12 @@
-"""Configurations rewritten for today: Keras 1 layers, pruning wrappers, Keras 2 folders.
+"""Old configurations of Keras: layers of Keras 1, pruning wrappers, folders of Keras 2.
 
-Source: https://github.com/keras-team/keras/wiki/Keras-2.0-release-notes, and the signatures of
-keras 1.2.2. What matters in training alone (initial values, regularizers, constraints) is left
-out: the weights are read from the file anyway.
+Source of the translation from Keras 1: https://github.com/keras-team/keras/wiki/Keras-2.0-release-notes
+and the signatures of keras 1.2.2. Settings that only affect training are dropped.
 
-`PruneLowMagnitude` multiplies weights by their masks in training and keeps the product in the
-weight. Its masks, thresholds and step are of no use afterwards: `strip_pruning` leaves the wrapped
-layer.
+`PruneLowMagnitude` stores the masked weights, so the wrapper is removed as by `strip_pruning`.
 
-Where tf-keras does not know a class, it makes one whose call runs the stored graph. Whoever
-asks for layers is better told which class is missing than given a call without anything inside.
+For an unknown class, tf-keras creates a layer that runs the stored graph. Its inner layers would be
+missing from the catalog, so such a layer is refused with the name of the class.
 """
 
 import json
@@ -50,7 +47,7 @@ _MERGES = {
     "cos": "Dot",
 }
 
-# The new class and its keys by their old names; what is said nowhere else is called alike.
+# The new class, and new keys by their old names. Other keys keep their names.
 _POOL_1D = {"pool_length": "pool_size", "stride": "strides", "border_mode": "padding"}
 _POOL_2D = {
     "pool_size": "pool_size",
@@ -134,9 +131,9 @@ _LAYERS: dict[str, tuple[str, dict[str, str]]] = {
     "GRU": ("GRU", _GATED),
 }
 
-# What Keras 2 has no other word for is told apart by value: these alone mean nothing.
+# Settings without a counterpart in Keras 2 are accepted only with these neutral values.
 _NEUTRAL = {"mode": 0, "dropout": 0.0, "input_dtype": None}
-# Only a first layer says them, and `batch_input_shape` says as much.
+# Only the first layer has them, and `batch_input_shape` is equivalent.
 _OF_FIRST = ("input_dim", "input_length", "input_dtype")
 
 
@@ -144,11 +141,11 @@ def translated_layer(node: Config) -> dict[str, Any]:
     """Return a serialized layer of Keras 1 as Keras 2 serializes it.
 
     Args:
-        node: its `class_name` and `config`; what else stands beside them is kept.
+        node: Its `class_name` and `config`. Other entries are kept.
 
     Raises:
-        ModelError: there is no such layer in Keras 2, or none with such a setting; the message
-            names the layer and goes on from the file's own name.
+        ModelError: Keras 2 has no such layer or setting. The message, which follows the name of
+            the file, names the layer.
     """
     old, config = str(node["class_name"]), node["config"]
     if old in ("Sequential", "Model"):
@@ -159,10 +156,10 @@ def translated_layer(node: Config) -> dict[str, Any]:
 
 
 def translated_model(class_name: str, config: Any) -> Any:
-    """Return the configuration of a whole model: every layer in it translated.
+    """Return the configuration of a whole model with every layer translated.
 
     Raises:
-        ModelError: as `translated_layer`.
+        ModelError: As `translated_layer`.
     """
     if class_name == "Sequential":
         return [translated_layer(node) for node in config]
@@ -186,7 +183,7 @@ def _by_table(old: str, config: Config) -> tuple[str, dict[str, Any]]:
         if key in keys:
             translated[keys[key]] = _DATA_FORMATS[value] if key == "dim_ordering" else value
         elif not (key in (*_KEPT, *_OF_FIRST) or key in _DROPPED or _is_neutral(key, value)):
-            raise _cannot(old, config, key)
+            raise _no_setting(old, config, key)
     return class_name, {key: value for key, value in translated.items() if value is not None}
 
 
@@ -197,7 +194,7 @@ def _is_neutral(key: str, value: object) -> bool:
 def _merge(config: Config) -> tuple[str, dict[str, Any]]:
     mode = config.get("mode")
     if not isinstance(mode, str) or mode not in _MERGES or config.get("layers"):
-        raise _cannot("Merge", config, "layers" if config.get("layers") else "mode")
+        raise _no_setting("Merge", config, "layers" if config.get("layers") else "mode")
     translated = {"name": config["name"]}
     if mode == "concat":
         translated["axis"] = config.get("concat_axis", -1)
@@ -221,7 +218,7 @@ _SPECIAL: dict[str, Callable[[Config], tuple[str, dict[str, Any]]]] = {
 }
 
 
-def _cannot(old: str, config: Config, key: str) -> ModelError:
+def _no_setting(old: str, config: Config, key: str) -> ModelError:
     return ModelError(
         f"layer {config.get('name')!r} ({old}) has {key}={config.get(key)!r}, for which Keras 2 "
         f"has no setting"
@@ -237,7 +234,7 @@ _STRIP = "Save the model without them: tfmot.sparsity.keras.strip_pruning(model)
 
 
 def pruned_layers(saved: SavedKeras, custom_objects: Mapping[str, Any]) -> list[str]:
-    """Return the names of layers in pruning wrappers; none where the wrapper itself is given.
+    """Return the names of layers in pruning wrappers, unless the wrapper's class is given.
 
     Raises:
         ModelError: The wrapper of one changes what the model computes.
@@ -255,14 +252,14 @@ def pruned_layers(saved: SavedKeras, custom_objects: Mapping[str, Any]) -> list[
 
 
 def stand_in(package: Any) -> Any:
-    """Return a class in place of the wrapper, which has none of its variables.
+    """Return a replacement for the wrapper's class, without its variables.
 
     Args:
         package: the imported module `tf_keras`.
     """
 
     class PruneLowMagnitude(package.layers.Wrapper):
-        """Archives name a layer's weights by its class."""
+        """A wrapper with the original name, since archives name weights by class."""
 
         @classmethod
         def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
@@ -273,14 +270,14 @@ def stand_in(package: Any) -> Any:
             return self.layer(inputs, **arguments)
 
         def load_own_variables(self, store: Any) -> None:
-            """Leave the wrapper's variables where they are."""
+            """Ignore the wrapper's own variables."""
 
     return PruneLowMagnitude
 
 
 @contextmanager
 def without_masks(saved: SavedKeras) -> Iterator[Any]:
-    """Yield an HDF5 file in memory, in which the wrappers have no weights of their own."""
+    """Yield a copy of an HDF5 file in memory, without the wrappers' own weights."""
     wrappers = {str(config["name"]) for config in _wrappers(saved)}
     with (
         h5py.File(saved.path, "r") as old,
@@ -290,7 +287,7 @@ def without_masks(saved: SavedKeras) -> Iterator[Any]:
             new.attrs[key] = value
         old.copy(_WEIGHTS, new)
         for group in new[_WEIGHTS].values():
-            # Long lists are cut into weight_names0, weight_names1, …
+            # Long lists are split into weight_names0, weight_names1, …
             for key in [key for key in group.attrs if key.startswith(_NAMES)]:
                 names = [name for name in group.attrs[key] if not _is_own(name, wrappers)]
                 group.attrs[key] = names
@@ -298,15 +295,15 @@ def without_masks(saved: SavedKeras) -> Iterator[Any]:
 
 
 def stripped(model: Any, package: Any, wrapper: Any, at: str) -> Any:
-    """Return the model with the wrapped layers in place of the wrappers, as `strip_pruning` does.
+    """Return the model with wrappers replaced by their layers, as `strip_pruning` does.
 
     Args:
         package: the imported module `tf_keras`.
-        wrapper: the stand-in.
+        wrapper: The replacement of the wrapper's class.
         at: how messages name the file.
 
     Raises:
-        ModelError: A wrapper is inside something else than a functional or sequential model.
+        ModelError: A wrapper is inside a layer that is not a functional or sequential model.
     """
 
     def is_wrapped(layer: Any) -> bool:
@@ -318,7 +315,7 @@ def stripped(model: Any, package: Any, wrapper: Any, at: str) -> Any:
         if isinstance(layer, wrapper):
             inner: Any = layer.layer
             shape = getattr(layer, "_batch_input_shape", None)
-            # The first layer of a sequential model gives the model its input.
+            # The first layer of a sequential model defines the model's input.
             if shape is not None and not hasattr(inner, "_batch_input_shape"):
                 inner._batch_input_shape = shape
             return inner
@@ -342,7 +339,7 @@ def _wrappers(saved: SavedKeras) -> list[dict[str, Any]]:
 
 
 def _is_own(name: bytes | str, wrappers: set[str]) -> bool:
-    """Return whether a weight in an HDF5 file is a wrapper's and not the wrapped layer's."""
+    """Return whether a weight in an HDF5 file belongs to a wrapper itself."""
     parts = (name.decode() if isinstance(name, bytes) else name).split("/")
     return len(parts) > 1 and parts[-2] in wrappers and _OWN.fullmatch(parts[-1]) is not None
 
@@ -352,7 +349,7 @@ _WORDS = frozenset({"W_regularizer", "border_mode", "nb_filter"})
 
 
 def is_keras_1(saved: SavedKeras) -> bool:
-    """Return whether Keras 1 wrote it, by its version or, without one, by its words."""
+    """Return whether Keras 1 wrote the file, by its version or its keys."""
     if saved.major is not None:
         return saved.major == 1 and saved.is_hdf5
     return saved.is_hdf5 and any(
@@ -363,10 +360,10 @@ def is_keras_1(saved: SavedKeras) -> bool:
 
 @contextmanager
 def translated_to_keras_2(saved: SavedKeras) -> Iterator[Any]:
-    """The same file, in memory, its architecture translated.
+    """Yield a copy of the file in memory with a translated architecture.
 
     Raises:
-        ModelError: a layer without a counterpart, named.
+        ModelError: A layer has no counterpart. The message names it.
     """
     class_name = str(saved.config.get("class_name"))
     try:
@@ -379,20 +376,20 @@ def translated_to_keras_2(saved: SavedKeras) -> Iterator[Any]:
     ):
         new.attrs["model_config"] = json.dumps({"class_name": class_name, "config": config})
         old.copy(_WEIGHTS, new)
-        # Weights without a version are those of Keras 1 to tf-keras.
+        # tf-keras takes weights without a version for those of Keras 1.
         new[_WEIGHTS].attrs.pop("keras_version", None)
         yield new
 
 
 def check_revived(model: Any, saved: SavedKeras, custom_objects: Mapping[str, Any]) -> None:
-    """Refuse layers that tf-keras has revived without their class.
+    """Refuse layers that tf-keras has restored without their class.
 
     Args:
-        model: the model that tf-keras has read.
-        custom_objects: classes by the names that the folder has for them.
+        model: The model that tf-keras has read.
+        custom_objects: Classes by their names in the folder.
 
     Raises:
-        ModelError: there are some.
+        ModelError: There are such layers.
     """
     from tf_keras.src.saving.legacy.saved_model.load import RevivedLayer
 

@@ -1,7 +1,7 @@
-"""Whether the layers of a whole saved model, given for its weights, are those of the model itself.
+"""Comparison of layers between a model and a whole saved model that is given for its weights.
 
-Keras takes variables alone from such a file. Vocabularies, boundaries and all settings of layers
-stay those of the model, and the values are not those of the model that was saved.
+Keras loads only variables from such a file. If vocabularies, boundaries or other settings of layers
+differ, the values would not be those of the saved model.
 """
 
 import json
@@ -23,7 +23,7 @@ from extractkit.models.weight_files import WeightFile
 _log = logging.getLogger(__name__)
 
 _STATE = ("vocabulary", "vocabulary_size", "bin_boundaries", "idf_weights", "mean", "variance")
-# Names, training, and how the same values are computed.
+# Settings for names, training, and the implementation of the same values.
 _IGNORED = {
     *("name", "trainable", "dtype", "module", "registered_name", "shared_object_id", "seed"),
     *("layers", "input_layers", "output_layers", "inbound_nodes"),
@@ -33,7 +33,7 @@ _IGNORED = {
 }
 _IGNORED_ENDINGS = ("initializer", "regularizer", "constraint", "dropout")
 _CONTAINERS = ("Functional", "Model", "Sequential")
-# What does nothing but in training.
+# Layers that are only active in training.
 _TRAINING = {
     *("InputLayer", "ActivityRegularization", "PruneLowMagnitude"),
     *("Dropout", "AlphaDropout", "GaussianDropout", "GaussianNoise"),
@@ -54,19 +54,19 @@ class _Difference:
 def check_same_layers(
     model: Any, saved: SavedKeras | None, weights: WeightFile, key: str, paths: Sequence[str]
 ) -> None:
-    """Refuse a whole model of other layers where weights are given.
+    """Refuse weights in a whole model whose layers differ.
 
-    Code of Lambda layers is not compared: its bytes hold line numbers, too.
+    Code of Lambda layers is not compared, since its bytes include line numbers.
 
     Args:
-        saved: the file that the model is from. Without one, or if another major version of Keras
-            wrote it, other settings of layers are logged and only other state is refused: then
-            code chooses the settings, or the two versions write them differently.
-        key: the configuration key that names the weights.
-        paths: all files that are given by it, for the advice.
+        saved: The file of the model. Without one, or if another major version of Keras wrote it,
+            different settings are only logged, and only different state is refused: code chose the
+            settings, or the two versions write them differently.
+        key: The configuration key of the weights.
+        paths: All files given by it, for the advice.
 
     Raises:
-        ModelError: layers differ.
+        ModelError: Layers differ.
     """
     theirs = description_of(weights)
     if theirs is None:
@@ -106,7 +106,7 @@ def _advice(paths: Sequence[str]) -> str:
 
 
 def _saved_description(model: Any, *, with_assets: bool) -> Description | None:
-    """Return what a file would say of a model; None where the model cannot be saved."""
+    """Return the description that a saved file of the model would have, or None."""
     try:
         if not with_assets:
             return Description(json.loads(model.to_json()), {}, None)
@@ -122,7 +122,7 @@ def _saved_description(model: Any, *, with_assets: bool) -> Description | None:
 
 
 def _state_differences(ours: Description, theirs: Description) -> Iterator[_Difference]:
-    """Yield where files differ that layers save: vocabularies."""
+    """Yield the differences in files saved by layers: vocabularies."""
     if not theirs.assets:
         return
     names = _names_by_place(ours.config)
@@ -154,7 +154,7 @@ def _first_line(own: bytes, other: bytes) -> str:
 
 
 def _names_by_place(config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return starts of the names of saved files, and the layers of the model that they are of."""
+    """Return the prefixes of saved files' names, with their layers."""
     inside = config.get("config")
     layers = inside.get("layers") if isinstance(inside, dict) else None
     counted: Counter[str] = Counter()
@@ -176,7 +176,7 @@ def _setting_differences(ours: Description, theirs: Description) -> Iterator[_Di
             what = f"{len(more)} layers {kind} in the file, {len(some)} in the model"
             yield _Difference(what, is_state=False)
             continue
-        # Keras counts up the names of layers that were given none.
+        # Generated names of layers contain a counter.
         pairs = (
             [(name, config, more[name]) for name, config in some.items()]
             if set(some) == set(more)
@@ -201,7 +201,7 @@ def _short(value: object) -> str:
 
 
 def _layers(config: Any) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return the settings of layers that decide on values, by class and name, in order."""
+    """Return the settings of layers that affect values, by class and name, in order."""
     found: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
     waiting = [config]
     while waiting:
@@ -235,7 +235,7 @@ def _is_ignored(key: str) -> bool:
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that decide on values; versions of Keras leave out what is None."""
+    """Return the settings that affect values. None is dropped, as some versions of Keras do."""
     return {
         key: _plain(value)
         for key, value in config.items()
@@ -245,7 +245,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, list):
-        # Keras 2 writes one axis as a list.
+        # Keras 2 writes a single axis as a list.
         alone = len(value) == 1 and not isinstance(value[0], list | dict)
         return value[0] if alone else [_plain(one) for one in value]
     if not isinstance(value, dict):
@@ -254,6 +254,6 @@ def _plain(value: Any) -> Any:
         return "__lambda__"
     if value.get("class_name") == "function":
         return value.get("config")
-    if _is_layer(value):  # compared by itself
+    if _is_layer(value):  # compared separately
         return str(value["class_name"]).rpartition(">")[2]
     return _settings(value)

@@ -1,4 +1,4 @@
-"""What a file that Keras saved says of itself, read without running its code."""
+"""Descriptions of files saved by Keras, read without running their code."""
 
 import json
 import re
@@ -43,7 +43,7 @@ from extractkit.models.zip_files import why_not_unpacked
 ENDINGS = (ARCHIVE_ENDING, *HDF5_ENDINGS)
 
 ARCHIVE, HDF5 = "Keras archive", "Keras HDF5"
-"""Formats of files of weights that may hold the architecture, too."""
+"""Formats of weight files that may also contain the architecture."""
 
 _METADATA = "metadata.json"
 _CONFIG = "config.json"
@@ -51,7 +51,7 @@ _ASSETS = "assets/"
 _WRITTEN_BY = ("keras_version", "backend")
 _TRAINING = "training_config"
 
-# What reading JSON and attributes out of a damaged file raises.
+# Errors of reading JSON and attributes from a damaged file.
 _DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
@@ -70,12 +70,12 @@ _DAMAGE = (
 
 @dataclass(frozen=True)
 class Description:
-    """What a whole model says of its layers besides their weights.
+    """The parts of a saved model other than its weights.
 
     Attributes:
-        config: the serialized architecture.
-        assets: files that layers have saved (vocabularies), by their names, in natural order.
-        major: of the Keras that wrote it; None where that is not known.
+        config: The serialized architecture.
+        assets: Files saved by layers (vocabularies), by name, in natural order.
+        major: The major version of the Keras that wrote it, or None.
     """
 
     config: dict[str, Any]
@@ -84,10 +84,10 @@ class Description:
 
     @classmethod
     def of_archive(cls, file: Path) -> "Description":
-        """Read that of a `.keras` file.
+        """Read the description in a `.keras` file.
 
         Raises:
-            ModelError: it is damaged.
+            ModelError: The file is damaged.
         """
         at = repr(str(file))
         try:
@@ -107,10 +107,10 @@ class Description:
 
     @classmethod
     def of_hdf5(cls, file: Path) -> "Description | None":
-        """Read that of an HDF5 file that can be listed; None where it holds weights alone.
+        """Read the description in an HDF5 file that can be listed, or None if it has only weights.
 
         Raises:
-            ModelError: it is damaged.
+            ModelError: The file is damaged.
         """
         at = repr(str(file))
         try:
@@ -127,16 +127,16 @@ class Description:
 
 @dataclass(frozen=True)
 class SavedKeras:
-    """A whole model, architecture and weights, in one file or in a folder of Keras 2.
+    """A saved model with architecture and weights: a file, or a folder of Keras 2.
 
     Attributes:
-        path: the file or folder.
+        path: The file or folder.
         at: how messages name it.
-        config: the serialized architecture.
-        version: of the Keras that wrote it ("2.2.4"), "" where the file does not tell.
-        backend: that it was written with, "" where the file does not tell.
-        elements: of all arrays in it together; no weight of the model has more.
-        optimizer: the serialized optimizer that the model was compiled with; empty: it was not.
+        config: The serialized architecture.
+        version: The version of the Keras that wrote it ("2.2.4"), or "".
+        backend: The backend that it was written with, or "".
+        elements: The number of elements of all its arrays, which bounds the size of a weight.
+        optimizer: The serialized optimizer of a compiled model, or an empty mapping.
     """
 
     path: Path
@@ -149,25 +149,25 @@ class SavedKeras:
 
     @property
     def is_hdf5(self) -> bool:
-        """Return whether it is HDF5, as Keras 1 and 2 wrote it, and no archive."""
+        """Whether it is an HDF5 file of Keras 1 or 2."""
         return self.path.suffix in HDF5_ENDINGS and not self.is_folder
 
     @property
     def is_folder(self) -> bool:
-        """Return whether it is a SavedModel in which Keras 2 describes its layers."""
+        """Whether it is a SavedModel in which Keras 2 describes its layers."""
         return self.path.is_dir()
 
     @property
     def major(self) -> int | None:
-        """The first number of the version; None where the file does not tell."""
+        """The major version of Keras, or None if the file has no version."""
         return _major(self.version)
 
     @cached_property
     def description(self) -> Description:
-        """What it says of layers besides their weights.
+        """The description of the model without its weights.
 
         Raises:
-            ModelError: it is damaged.
+            ModelError: The file is damaged.
         """
         if self.is_hdf5 or self.is_folder:
             return Description(self.config, {}, self.major)
@@ -175,10 +175,10 @@ class SavedKeras:
 
 
 def description_of(weights: WeightFile) -> Description | None:
-    """Return what a file of weights says of layers; None where it holds weights alone.
+    """Return the description in a file of weights, or None if it has only weights.
 
     Raises:
-        ModelError: it is damaged.
+        ModelError: The file is damaged.
     """
     if weights.format == ARCHIVE:
         return Description.of_archive(weights.files[0])
@@ -186,10 +186,10 @@ def description_of(weights: WeightFile) -> Description | None:
 
 
 def open_saved(path: str) -> SavedKeras:
-    """Look into a `.keras`, `.h5` or `.hdf5` file, or a folder that Keras 2 saved.
+    """Inspect a `.keras`, `.h5` or `.hdf5` file, or a folder saved by Keras 2.
 
     Raises:
-        ModelError: there is none, or it is damaged, something else, or holds weights alone.
+        ModelError: It does not exist, is damaged, is something else, or has only weights.
     """
     at = f"model.path={path!r}"
     refuse_unreachable(path)
@@ -203,7 +203,7 @@ def open_saved(path: str) -> SavedKeras:
 
 
 def serialized_objects(config: Any) -> Iterator[dict[str, Any]]:
-    """Yield every serialized object in a configuration, however deep."""
+    """Yield every serialized object in a configuration, at any depth."""
     waiting = [config]
     while waiting:
         part = waiting.pop()
@@ -266,7 +266,7 @@ def _folder(at: str, folder: Path) -> SavedKeras:
             f"{at} is a SavedModel without its variables: {str(missing)!r} is missing. Copy the "
             f"whole folder variables of the SavedModel to {str(variables)!r}"
         )
-    # No element takes less than a byte.
+    # An element takes at least one byte.
     elements = sum(file.stat().st_size for file in variables.iterdir())
     return SavedKeras(folder, at, config, "2", "", elements)
 
@@ -275,7 +275,7 @@ def _hdf5(at: str, file: Path) -> SavedKeras:
     if not h5py.is_hdf5(file):
         refuse_others(str(file), "keras")
         refuse_unknown(str(file), file, "an HDF5 file")
-    # In a process of its own first: a damaged file may end the process that reads it.
+    # First in a child process, since a damaged file may crash the process that reads it.
     weights = open_hdf5(file, at, whole=True)
     try:
         with h5py.File(file, "r") as opened:
@@ -363,18 +363,18 @@ _MODULES = ("builtins", "keras", "tf_keras")
 
 
 def import_objects(custom_objects: Mapping[str, object]) -> dict[str, Any]:
-    """Return the classes and functions that `model.custom_objects` names, by the names in the file.
+    """Import the classes and functions of `model.custom_objects`, by their names in the file.
 
     Raises:
-        ConfigError: one that cannot be imported.
+        ConfigError: One of them cannot be imported.
     """
     imported = {}
     for name, given in custom_objects.items():
-        # From a configuration they come as components, which know whether a file names them.
+        # A configuration gives components, which know whether a file names them.
         named = Component(_AT, given) if isinstance(given, str) else given
         if not isinstance(named, Component):
             raise ConfigError(
-                f"{_AT}.{name}={given!r} is no dotted path, as in package.module.{name}"
+                f"{_AT}.{name}={given!r} is not a dotted path, as in package.module.{name}"
             )
         try:
             imported[name] = named.function()
@@ -388,12 +388,12 @@ def import_objects(custom_objects: Mapping[str, object]) -> dict[str, Any]:
 
 
 def refuse_code(saved: SavedKeras) -> None:
-    """Refuse Python code in a file before a reader sees it that would run it.
+    """Refuse Python code in a file, before a reader could run it.
 
-    tf-keras runs what a Lambda layer of an HDF5 file holds.
+    tf-keras runs the code of Lambda layers in HDF5 files.
 
     Raises:
-        ModelError: there is some.
+        ModelError: There is code in the file.
     """
     if held := _lambdas(saved):
         raise ModelError(_holds_code(saved, held))
@@ -402,14 +402,14 @@ def refuse_code(saved: SavedKeras) -> None:
 def refuse_imports(
     saved: SavedKeras, custom_objects: Mapping[str, Any], registered: Callable[[str], Any]
 ) -> None:
-    """Refuse classes of other modules than Keras's own, which tf-keras would import.
+    """Refuse classes of third-party modules, which tf-keras would import.
 
     Args:
-        custom_objects: those that are known by name.
-        registered: the class that a program has registered under a name, or None.
+        custom_objects: The classes that are given by name.
+        registered: Returns the class registered under a name, or None.
 
     Raises:
-        ModelError: there are some.
+        ModelError: There are such classes.
     """
     for node in serialized_objects(saved.config):
         names = [str(node["class_name"]), str(node.get("registered_name"))]
@@ -419,8 +419,8 @@ def refuse_imports(
             raise ModelError(needs(saved, names[0]))
 
 
-def why_not(saved: SavedKeras, error: Exception) -> str:
-    """Return why Keras did not load a file: its own words, where they cannot be bettered."""
+def load_error_message(saved: SavedKeras, error: Exception) -> str:
+    """Return a message for an error of Keras's loader."""
     if _REFUSED.search(str(error)):
         return _holds_code(saved, _lambdas(saved) or ["something in it"])
     if unknown := _UNKNOWN.search(str(error)):
@@ -429,7 +429,7 @@ def why_not(saved: SavedKeras, error: Exception) -> str:
 
 
 def needs(saved: SavedKeras, name: str) -> str:
-    """Say that a file needs a class that Keras does not know."""
+    """Return the message for a class that Keras does not know."""
     plain = name.rpartition(">")[2]
     return (
         f"{saved.at} needs {name!r}, which Keras does not know by itself. Say where it is: "
@@ -438,7 +438,7 @@ def needs(saved: SavedKeras, name: str) -> str:
 
 
 def graph_alternative(saved: SavedKeras) -> str:
-    """Say how a folder is read without Keras; empty for a file."""
+    """Return advice to read a folder without Keras, or "" for a file."""
     if not saved.is_folder:
         return ""
     return (
@@ -448,7 +448,7 @@ def graph_alternative(saved: SavedKeras) -> str:
 
 
 def _lambdas(saved: SavedKeras) -> list[str]:
-    """Return the layers that hold compiled Python, which is not a function's name."""
+    """Return the layers with compiled Python code rather than the name of a function."""
     return [
         f"layer {node['config'].get('name')!r}"
         for node in serialized_objects(saved.config)

@@ -1,12 +1,12 @@
-"""Trace a Keras callable with every layer call that happens in it.
+"""Tracing of a Keras model with every layer call in it.
+
+`keras.Model(inputs, layer.output)` cannot reach layers inside other layers. So `Layer.__call__` is
+wrapped while a `tf.function` is traced. Operations of a graph are in creation order, and those
+created during a layer's call belong to it.
 
 Before its loop, an RNN calls its step once on the first time step, and Keras 3 calls each cell of a
-stack once more to learn how large its dropout masks are. Nothing of the result but its shape is
-used, yet the names are those of the loop.
-
-`keras.Model(inputs, layer.output)` reaches no layer inside another one, so the calls are watched
-instead: `Layer.__call__` is wrapped while one `tf.function` is traced. The graph's operations are
-in creation order, so those made between a call's entry and exit belong to it.
+stack once more for the size of its dropout masks. Only the shapes of these probing calls are used,
+so they must not take the names of the calls in the loop.
 """
 
 import inspect
@@ -36,21 +36,21 @@ class Probes:
     """The probing calls made so far.
 
     Attributes:
-        spans: `(graph, start, end)`: its operations start … end-1 were made by such a call.
-        depth: how many of them are under way.
+        spans: `(graph, start, end)`: operations start … end-1 were created by a probing call.
+        depth: The number of nested probing calls.
     """
 
     spans: list[tuple[tf.Graph, int, int]] = field(default_factory=list)
     depth: int = 0
 
     def operations(self, graph: tf.Graph) -> set[int]:
-        """Return the positions, in order of creation, of the operations that probing calls made."""
+        """Return the positions, in creation order, of the operations of probing calls."""
         spans = [(start, end) for one, start, end in self.spans if one is graph]
         return {position for start, end in spans for position in range(start, end)}
 
     @contextmanager
-    def one(self) -> Iterator[None]:
-        """Take what happens inside as a probing call."""
+    def record(self) -> Iterator[None]:
+        """Record the block as a probing call."""
         graph = tf.compat.v1.get_default_graph()
         start = len(graph.get_operations())
         self.depth += 1
@@ -77,10 +77,10 @@ def watched_probes(dialect: Dialect) -> Iterator[Probes]:
             def stepping(*given: Any) -> Any:
                 if tf.compat.v1.get_default_graph() is not outside:
                     return step(*given)
-                with probes.one():
+                with probes.record():
                     return step(*given)
 
-            # Unrolled there is no loop: each call is a step.
+            # An unrolled RNN has no loop: each call is a step.
             if not bound.arguments.get("unroll"):
                 bound.arguments["step_function"] = stepping
             return original(*bound.args, **bound.kwargs)
@@ -89,7 +89,7 @@ def watched_probes(dialect: Dialect) -> Iterator[Probes]:
 
     def learning(original: Callable[..., Any]) -> Callable[..., Any]:
         def learned(*args: Any, **kwargs: Any) -> Any:
-            with probes.one():
+            with probes.record():
                 return original(*args, **kwargs)
 
         return learned
@@ -108,10 +108,10 @@ class LayerCall:
 
     Attributes:
         layer: the layer.
-        parent: the call that it happened in; None for the outermost.
-        graph: the graph that was being built.
-        start, end: the graph's operations start … end-1 were made during the call.
-        inputs, outputs: tensors by port ("input", "input.mask", "output.1").
+        parent: The enclosing call. None for the outermost.
+        graph: The graph that was being built.
+        start, end: The graph's operations start … end-1 were created during the call.
+        inputs, outputs: Tensors by port ("input", "input.mask", "output.1").
     """
 
     layer: Any
@@ -128,13 +128,13 @@ class Trace:
     """A traced function and the layer calls in it.
 
     Attributes:
-        function: the concrete function; its graph holds every operation.
-        inputs: the graph's placeholder for each named input.
-        calls: in the order in which they began; the first is the model itself.
-        nested: the graphs of loops, branches and nested functions in it.
-        dialect: the Keras whose layers were watched.
-        probes: calls that Keras made to learn shapes; they are not among `calls`.
-        reads_weights: whether the value of a variable was read while it was traced, which may have
+        function: The concrete function, whose graph holds every operation.
+        inputs: The graph's placeholder for each named input.
+        calls: The calls in the order of their start. The first is the model itself.
+        nested: The graphs of loops, branches and nested functions in it.
+        dialect: The Keras whose layers were watched.
+        probes: Calls that Keras made to infer shapes, which are not among `calls`.
+        reads_weights: Whether a variable's value was read during tracing, so that it may have
             become a constant.
     """
 
@@ -160,11 +160,11 @@ def trace(
     """Trace `function`, called with a mapping of the specs' names to tensors.
 
     Args:
-        dialect: the Keras whose layers are watched.
+        dialect: The Keras whose layers are watched.
     """
     by_name = {spec.name: spec for spec in specs}
     feature_names = list(by_name)
-    # Names of arguments must be identifiers to tf.function; a position always is one.
+    # tf.function requires argument names to be identifiers, so positional arguments are used.
     arguments = [
         tf.TensorSpec(spec.shape, spec.dtype, name=f"input_{index}")
         for index, spec in enumerate(by_name.values())
@@ -184,20 +184,20 @@ def trace(
         concrete = traced.get_concrete_function(*arguments)
     _forget_places(concrete.graph)
     inputs = dict(zip(feature_names, concrete.inputs, strict=False))
-    # Only a function's graph has a name.
+    # Only function graphs have names.
     made = {getattr(call.graph, "name", ""): call.graph for call in calls}
     nested = nested_graphs(concrete.graph, made)
-    # Calls in other graphs are Keras's own, to learn shapes, or those of a nested `tf.function`,
-    # which are made again or not depending on what was traced before.
+    # Calls in other graphs are made by Keras to infer shapes, or by a nested `tf.function`, which
+    # may have been traced before.
     graphs = {concrete.graph, *(inner.graph for inner in nested)}
     own = tuple(call for call in calls if call.graph in graphs)
     return Trace(concrete, inputs, own, tuple(nested), dialect, probes, bool(reads))
 
 
 def _forget_places(graph: tf.Graph) -> None:
-    """Leave out which operations are to share a device with a variable's handle.
+    """Remove the colocation of operations with a variable's handle.
 
-    Handles are captured anew where a part of the graph is rebuilt, and are not there by that name.
+    Handles are captured again when a part of the graph is rebuilt, under other names.
     """
     for operation in graph.get_operations():
         if operation.colocation_groups() != [b"loc:@" + operation.name.encode()]:
@@ -206,10 +206,10 @@ def _forget_places(graph: tf.Graph) -> None:
 
 @contextmanager
 def _watched_calls(layer_class: Any, probes: Probes) -> Iterator[list[LayerCall]]:
-    """Record layer calls of this thread; the wrapper is taken off whatever happens.
+    """Record layer calls of this thread within the block.
 
     Args:
-        probes: calls that are not recorded.
+        probes: Calls that are not recorded.
     """
     calls: list[LayerCall] = []
     stack: list[LayerCall] = []
@@ -240,7 +240,7 @@ def _watched_calls(layer_class: Any, probes: Probes) -> Iterator[list[LayerCall]
 
 @contextmanager
 def _watched_reads() -> Iterator[list[str]]:
-    """Record the names of variables whose values are read outside of the graph being traced."""
+    """Record the names of variables that are read outside the traced graph within the block."""
     names: list[str] = []
 
     def watching(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -256,10 +256,10 @@ def _watched_reads() -> Iterator[list[str]]:
 
 
 def _input_ports(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Tensors that the layer was called with: its first argument is `input`, others by name."""
+    """Return the tensors of a layer's call: the first argument is `input`, others by name."""
     try:
         bound = dict(inspect.signature(layer.call).bind_partial(*args, **kwargs).arguments)
-    except TypeError:  # an argument that `call` does not name, taken by Layer.__call__ itself
+    except TypeError:  # an argument of Layer.__call__ that `call` does not have
         bound = {str(position): value for position, value in enumerate(args)} | kwargs
     found: dict[str, Any] = {}
     for position, (name, value) in enumerate(bound.items()):
@@ -275,9 +275,9 @@ class Traced:
     """A trace, and when it was made.
 
     Attributes:
-        trace: the trace.
-        loads: how many times weights had been loaded.
-        state: of the layers, after tracing, which itself may change some of it.
+        trace: The trace.
+        loads: The number of times that weights had been loaded.
+        state: The state of the layers after tracing, which may change it.
     """
 
     trace: Trace
@@ -285,20 +285,20 @@ class Traced:
     state: LayerState
 
     def holds(self, state: LayerState) -> bool:
-        """Return whether tracing with the layers in this state would give the same graph."""
+        """Return whether tracing in this state of the layers would give the same graph."""
         return not self.trace.reads_weights and not self.state.changed(state)
 
 
 class Retracing:
-    """The adapter whose trace fits the weights that are loaded.
+    """A model adapter whose trace fits the loaded weights.
 
-    One trace serves as long as the state of the layers is what it was made with, which is looked
-    at each time weights have been loaded.
+    A trace is reused while the state of the layers is the same as when it was made. The state is
+    compared each time that weights have been loaded.
 
     Args:
-        first: the adapter whose catalog counts.
-        axis: tells when weights have been loaded.
-        untraced: makes an adapter of the same model that has no trace yet.
+        first: The adapter that provides the catalog.
+        axis: The axis that counts loads of weights.
+        untraced: Returns a new adapter of the same model without a trace.
     """
 
     def __init__(
@@ -310,10 +310,10 @@ class Retracing:
         self._fits = first.traced.loads
 
     def current(self) -> "KerasModel":
-        """Return the adapter whose trace fits, traced anew where none does.
+        """Return the adapter whose trace fits, or a newly traced one.
 
         Raises:
-            JobError: with the weights that are loaded the model has other tensors.
+            JobError: With the loaded weights the model has other tensors.
         """
         if self._fits != self._axis.loads:
             state = LayerState.of(self._first.keras_model)

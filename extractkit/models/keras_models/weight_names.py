@@ -1,10 +1,8 @@
-"""Names of weights: under another scope, and by PyTorch's conventions.
+"""Matching of weight names: under another scope, and in PyTorch's convention.
 
-The part that two models share has another path in each: `tf_bert_model/bert/…` in one without a
-head, `tf_bert_for_sequence_classification/bert/…` in one with a head, `bert/…` in a file that
-leaves the model's own name out. Pure Python.
-
-No PyTorch is needed: transformers translates names and arranges arrays as NumPy has them.
+The part that two models share has different paths: `tf_bert_model/bert/…` without a head,
+`tf_bert_for_sequence_classification/bert/…` with one, and `bert/…` in a file that omits the model's
+own name. PyTorch is not needed: transformers translates its names and transposes NumPy arrays.
 """
 
 import re
@@ -21,11 +19,11 @@ from extractkit.errors import ModelError
 
 @dataclass(frozen=True)
 class Scope:
-    """The scope of a file in which all of a model's weights are.
+    """The scope of a file that holds all of a model's weights.
 
     Attributes:
-        keys: for each path of the model, in order, the key in the file.
-        outside: keys of the file for which the model has no place.
+        keys: The key in the file for each of the model's paths, in order.
+        outside: The other keys of the file.
     """
 
     keys: tuple[str, ...]
@@ -40,28 +38,28 @@ def find_scope(
     *,
     droppable: int,
 ) -> Scope | None:
-    """Return the one scope of a file that holds all of a model's weights; None if there is none.
+    """Return the scope of a file that holds all of a model's weights, or None.
 
-    The paths may lose the model's own name, and gain what all names in the scope begin with.
-    Nothing in the scope may be left over.
+    The model's own name may be removed from the paths, and the scope's prefix added. No other
+    weight may be in the scope.
 
     Args:
-        paths: Of the model's weights.
-        names: Path of each weight in the file, by its key.
-        at: How messages name the file.
-        may_be_left: Whether a key may be left over all the same.
-        droppable: How many of the parts that all paths begin with are names of the model. Names of
-            layers stay: without them the weights could be those of another layer.
+        paths: The paths of the model's weights.
+        names: The path of each weight in the file, by its key.
+        at: The file's name in messages.
+        may_be_left: Whether a key in the scope may be unused after all.
+        droppable: The number of leading parts of all paths that are names of the model. Names of
+            layers are kept, since the weights could otherwise be those of another layer.
 
     Raises:
-        ModelError: Several scopes hold them, so that any of them might be meant.
+        ModelError: Several scopes hold the weights.
     """
     keys = {name: key for key, name in reversed(tuple(names.items()))}
     shared = _shared(paths)
     for depth in range(min(len(shared), droppable) + 1):
         rests = ["/".join(path.split("/")[depth:]) for path in paths]
         if not any("/" in rest for rest in rests):
-            break  # `kernel` and `bias` alone are those of any layer
+            break  # `kernel` and `bias` would match any layer
         ending = [name for name in dict.fromkeys(names.values()) if _ends(name, rests[0])]
         prefixes = [name.removesuffix(rests[0]) for name in ending]
         inside = "".join(f"{part}/" for part in shared[depth:])
@@ -96,7 +94,7 @@ def _scope(
 
 
 def _shared(paths: Sequence[str]) -> list[str]:
-    """Return the parts that all paths begin with; the last part of a path is never among them."""
+    """Return the leading parts that all paths share, without the last part of a path."""
     shared: list[str] = []
     for parts in zip(*(path.split("/")[:-1] for path in paths), strict=False):
         if len(set(parts)) > 1:
@@ -113,11 +111,11 @@ _LIBRARY = "transformers"
 _BASE = "TFPreTrainedModel"
 
 Arranged = tuple[Any, Callable[[Array], Array]]
-"""A variable of the model, and what brings a stored array to its axes."""
+"""A variable of the model, and the function that converts a stored array to its axes."""
 
 
 def is_of_transformers(model: Any) -> bool:
-    """Return whether a model is one of transformers, whose weights have names of their own."""
+    """Return whether a model is a transformers model, which has its own naming of weights."""
     return any(
         base.__name__ == _BASE and base.__module__.partition(".")[0] == _LIBRARY
         for base in type(model).__mro__
@@ -130,22 +128,22 @@ def are_pytorch_names(keys: Sequence[str]) -> bool:
 
 
 def variables_by_pytorch_name(model: Any, keys: Sequence[str]) -> dict[str, Arranged]:
-    """Return the model's variables by the keys that PyTorch's twin of it has for them.
+    """Return the model's variables by the keys of the same model in PyTorch.
 
     Args:
-        model: Of transformers.
-        keys: Of the file. Those without a counterpart are left out.
+        model: A transformers model.
+        keys: The keys of the file. Those without a counterpart are left out.
     """
     from transformers.modeling_tf_pytorch_utils import (
         apply_transpose,
         convert_tf_weight_name_to_pt_weight_name,
     )
 
-    stored = {_today(key): key for key in keys}
+    stored = {_current_key(key): key for key in keys}
     base = str(model.base_model_prefix)
-    # A twin without a head has no name for what is all of it.
+    # A PyTorch model without a head has no prefix for its base model.
     removed = "" if any(name.startswith(base) for name in stored) else f"{base}."
-    # Models whose names differ in more than the spelling say so.
+    # Models with differently structured names define their own translation.
     rename = getattr(model, "tf_to_pt_weight_rename", None)
     found: dict[str, Arranged] = {}
     for variable in model.weights:
@@ -159,23 +157,23 @@ def variables_by_pytorch_name(model: Any, keys: Sequence[str]) -> dict[str, Arra
 
 
 def may_be_missing(model: Any, path: str) -> bool:
-    """Return whether transformers itself lets a variable of its model keep its initial value."""
+    """Return whether transformers itself allows a variable to keep its initial value."""
     patterns = getattr(model, "_keys_to_ignore_on_load_missing", None) or ()
     return any(re.search(pattern, path) for pattern in patterns)
 
 
 def may_be_left(model: Any, key: str, dtype: str) -> bool:
-    """Return whether a weight of a file is known to have no place in a model of transformers.
+    """Return whether a weight of a file may be unused by a transformers model.
 
-    So it is with a head that the model lacks, and with what PyTorch keeps besides weights: masks
-    and positions, which are whole numbers.
+    Such are the weights of a head that the model lacks, and PyTorch's buffers of whole numbers:
+    masks and positions.
     """
     patterns = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
     whole = dtype.startswith(("int", "uint", "bool"))
     return whole or any(re.search(pattern, key) for pattern in patterns)
 
 
-# As `load_pytorch_state_dict_in_tf2_model` of transformers does it.
+# As in `load_pytorch_state_dict_in_tf2_model` of transformers.
 _RENAMED: Mapping[str, str] = {
     "gamma": "weight",
     "beta": "bias",
@@ -185,8 +183,8 @@ _RENAMED: Mapping[str, str] = {
 _NORMED = {"original0": "_g", "original1": "_v"}
 
 
-def _today(key: str) -> str:
-    """Return a key as today's PyTorch models have it, and as the translated names expect it."""
+def _current_key(key: str) -> str:
+    """Return a key in the form of current PyTorch models."""
     *parts, kind, last = ["", *key.split(".")]
     if kind == "weight" and parts[-1:] == ["parametrizations"] and last in _NORMED:
         return ".".join([*parts[1:-1], kind + _NORMED[last]])

@@ -1,8 +1,8 @@
-"""Weights from a checkpoint into a Keras model: every one of them, or an error that names one.
+"""Loading of a checkpoint into a Keras model: all weights, or an error that names one.
 
-What Keras wrote (`.weights.h5`, `.h5`, `.keras`) Keras reads; it leaves weights at their initial
-values in silence where the file holds none, so assignments are watched. Everything else goes by
-names, see `weights_by_name`.
+Keras reads its own files (`.weights.h5`, `.h5`, `.keras`). It silently keeps initial values of
+weights that the file lacks, so assignments are watched. Other files are matched by name, see
+`weights_by_name`.
 """
 
 import logging
@@ -51,17 +51,17 @@ def load_weights(
     """Load a checkpoint into a built model.
 
     Args:
-        model: of Keras 3 or tf-keras.
-        key: the configuration key that names the weights, for messages.
-        averages: what the configuration says of moving averages in it; None: it is not asked.
-        saved: the whole model whose optimizer it keeps the variables of, where that is known.
+        model: A model of Keras 3 or tf-keras.
+        key: The configuration key of the weights, for messages.
+        averages: The setting for moving averages. None if there is none.
+        saved: The whole model whose optimizer the file belongs to, if known.
 
     Returns:
-        What loaded it, for records and messages: `BY_KERAS` or `BY_NAME`.
+        The name of the loader, for records and messages: `BY_KERAS` or `BY_NAME`.
 
     Raises:
-        ModelError: it is damaged, or of another architecture; the first weight that does not fit
-            is named, with both shapes. Or averages are wanted, and it has none.
+        ModelError: The file is damaged, or of another architecture. The message names the first
+            weight that does not fit, with both shapes. Or it lacks the wanted averages.
     """
     at = f"{key}={weights.path!r}"
     by_keras = weights.format in (ARCHIVE, HDF5)
@@ -81,7 +81,7 @@ def _load_by_keras_or_scope(model: Any, weights: WeightFile, at: str) -> str:
     legacy = weights.format == HDF5 and _is_legacy(weights.files[0])
     names = _named_by_keras_2(weights) if legacy else {}
     if legacy and is_of_transformers(model):
-        # Their variables have names of their own, which do not count layers.
+        # Their variables have explicit names, without counters of layers.
         names = {key: stored_name(name) for key, name in names.items()}
         assign_of_transformers(model, weights, names, at)
         return BY_NAME
@@ -98,15 +98,15 @@ def _load_by_keras_or_scope(model: Any, weights: WeightFile, at: str) -> str:
 
 
 def load_with_keras(model: Any, weights: WeightFile, key: str) -> None:
-    """Load a checkpoint as the model's users do: `model.load_weights`, and nothing else.
+    """Load a checkpoint as users do, by `model.load_weights`.
 
-    What Keras cannot read so is loaded as by `load_weights`.
+    Files that Keras cannot read are loaded by `load_weights` of this module.
 
     Args:
-        key: as of `load_weights`.
+        key: See `load_weights`.
 
     Raises:
-        ModelError: it does not fit.
+        ModelError: It does not fit.
     """
     if weights.format in (ARCHIVE, HDF5) and not is_of_transformers(model):
         legacy = weights.format == HDF5 and _is_legacy(weights.files[0])
@@ -119,7 +119,7 @@ def load_with_keras(model: Any, weights: WeightFile, key: str) -> None:
 
 
 def _named_by_keras_2(weights: WeightFile) -> dict[str, str]:
-    """Whole names of variables by key: `dense/model/dense/kernel:0` is layer and variable."""
+    """Return full names of variables by key, such as `dense/model/dense/kernel:0` (layer first)."""
     keys = [key for key in weights if not _is_training(weights, key)]
     return {
         key: key.removeprefix(_MODEL_WEIGHTS).partition("/")[2].partition(":")[0] for key in keys
@@ -147,7 +147,7 @@ def _load_by_keras(model: Any, weights: WeightFile, legacy: bool, at: str) -> No
     for warning in caught:
         _log.debug("%s: %s", at, warning.message)
     left = [variable for variable in variables if id(_plain(variable)) not in assigned]
-    # Layers may save more than their variables (weights of terms, say) and read it again.
+    # Layers may save and load more than their variables, such as weights of terms.
     first = None
     if left or len(stored) > len(assigned):
         first = _first(model, weights, stored, legacy)
@@ -157,13 +157,13 @@ def _load_by_keras(model: Any, weights: WeightFile, legacy: bool, at: str) -> No
 
 
 def _is_training(weights: WeightFile, key: str) -> bool:
-    """Return the optimizers, and what Keras 3 keeps of metrics when a model was compiled."""
+    """Return whether a key belongs to an optimizer, or to metrics of a compiled Keras 3 model."""
     return weights.place(key).training or key.partition("/")[0] in ("metrics", "compile_metrics")
 
 
 @contextmanager
 def _named_for_keras(file: Path, kind: str, legacy: bool) -> Iterator[str]:
-    """The file under a name whose ending tells Keras what is in it."""
+    """Yield a name of the file whose ending tells Keras its format."""
     ending = ".keras" if kind == ARCHIVE else ".h5" if legacy else ".weights.h5"
     if file.name.endswith(ending) and not (legacy and file.name.endswith(".weights.h5")):
         yield str(file)
@@ -175,15 +175,15 @@ def _named_for_keras(file: Path, kind: str, legacy: bool) -> Iterator[str]:
 
 
 def _is_legacy(file: Path) -> bool:
-    """Return whether weights stand under their layers in order, as Keras 1 and 2 wrote them."""
+    """Return whether weights are stored in order by layer, as in Keras 1 and 2."""
     with h5py.File(file, "r") as opened:
         return "layer_names" in opened.attrs or "model_weights" in opened
 
 
 @contextmanager
 def _assigned(variables: Sequence[Any]) -> Iterator[set[int]]:
-    """Ids of those of a model's variables that are assigned to within it."""
-    # Variables that were made in a graph are of a class of their own.
+    """Record the ids of the variables that are assigned within the block."""
+    # Variables created in a graph have another class.
     classes: set[type] = {
         next(c for c in type(_plain(variable)).__mro__ if "assign" in vars(c))
         for variable in variables
@@ -205,7 +205,7 @@ def _assigned(variables: Sequence[Any]) -> Iterator[set[int]]:
 
 
 def _plain(variable: Any) -> Any:
-    """TensorFlow's variable inside a variable of Keras 3 or of a mixed precision policy."""
+    """Return TensorFlow's variable inside one of Keras 3 or of a mixed precision policy."""
     inside = getattr(variable, "_value", None)
     if inside is None:
         inside = getattr(variable, "_variable", None)
@@ -213,7 +213,7 @@ def _plain(variable: Any) -> Any:
 
 
 def _first(model: Any, weights: WeightFile, stored: Shapes, legacy: bool) -> str | None:
-    """Return the first weight that differs; None where there is none."""
+    """Return the first weight that differs, or None."""
     if legacy:
         return _first_in_order(model, weights.files[0])
     try:
@@ -225,7 +225,7 @@ def _first(model: Any, weights: WeightFile, stored: Shapes, legacy: bool) -> str
 
 
 def _first_by_key(model: Shapes, file: Shapes) -> str | None:
-    """Return the first weight that differs, both sides saved in the same layout."""
+    """Return the first weight that differs between two sides in the same layout."""
     for key, shape in model.items():
         if key not in file:
             return f"{key!r} {list(shape)} of the model is not in the file"
@@ -247,7 +247,7 @@ def _saved_keys(model: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _first_in_order(model: Any, file: Path) -> str | None:
-    """Return the first weight that differs, layer by layer in the order of both sides."""
+    """Return the first weight that differs, comparing layers in order."""
     by_layer = [(layer.name, variables_of(layer)) for layer in model.layers]
     ours = [
         (layer, [(_short(variable), tuple(variable.shape)) for variable in variables])
@@ -282,7 +282,7 @@ def _short(variable: Any) -> str:
 
 
 def _stored_layers(file: Path) -> list[tuple[str, list[tuple[str, tuple[int, ...]]]]]:
-    """Return layers with weights in an older file, in order, and the names and shapes of these."""
+    """Return the layers of an older file, in order, with names and shapes of their weights."""
     with h5py.File(file, "r") as opened:
         group = opened if "layer_names" in opened.attrs else opened["model_weights"]
         layers = []
@@ -297,7 +297,7 @@ def _stored_layers(file: Path) -> list[tuple[str, list[tuple[str, tuple[int, ...
 
 
 def _names(group: Any, attribute: str) -> list[str]:
-    """Return a list of names, which Keras spreads over several attributes where it is long."""
+    """Return a list of names, which Keras splits over several attributes if it is long."""
     parts = [attribute] if attribute in group.attrs else []
     while f"{attribute}{len(parts)}" in group.attrs:
         parts.append(f"{attribute}{len(parts)}")

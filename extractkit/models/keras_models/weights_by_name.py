@@ -1,9 +1,9 @@
-"""Weights into a Keras model by their names: TensorFlow checkpoints and safetensors.
+"""Assignment of weights to a Keras model by name: TensorFlow checkpoints and safetensors.
 
-Understood are the paths of Keras's variables (`encoder/dense/kernel`, TF1's names among them) and
-the objects of TF2 checkpoints (`layer_with_weights-0/kernel`, `model/dense/kernel`). Numbers that
-Keras counts up over a process (`dense_7`) stand for the order of layers so named. Where the file
-has the model's weights under another scope, beside those of a head say, that scope is found.
+Keys may be paths of Keras variables (`encoder/dense/kernel`), including names of TensorFlow 1, or
+object paths of TensorFlow 2 checkpoints (`layer_with_weights-0/kernel`, `model/dense/kernel`).
+Generated numbers (`dense_7`) only give the order of layers of that name. If the file has the
+model's weights under another scope, for example beside a head, that scope is found.
 """
 
 import logging
@@ -42,10 +42,10 @@ Arrange = Callable[[Array], Array]
 
 
 def assign_by_name(model: Any, weights: WeightFile, at: str) -> None:
-    """Assign every weight of a built model; nothing is assigned unless all of them fit.
+    """Assign every weight of a built model, or none if one does not fit.
 
     Raises:
-        ModelError: a weight without a counterpart on the other side, or of another shape.
+        ModelError: A weight of the model or file has no counterpart, or another shape.
     """
     keys = [
         key
@@ -77,27 +77,27 @@ def assign_by_name(model: Any, weights: WeightFile, at: str) -> None:
 def assign_by_scope(model: Any, weights: WeightFile, names: Mapping[str, str], at: str) -> bool:
     """Assign every weight of a model whose weights are under another scope in the file.
 
-    What the file holds besides that scope is left and logged.
+    Weights outside that scope are not used, which is logged.
 
     Args:
-        names: path of each weight in the file, by its key; for a model of transformers without
+        names: The path of each weight in the file, by its key. For a transformers model, without
             the model's own name.
 
     Returns:
-        Whether there is such a scope; if not, nothing is assigned.
+        Whether there is such a scope. If not, nothing is assigned.
 
     Raises:
-        ModelError: there are several, or a weight has another shape.
+        ModelError: There are several, or a weight has another shape.
     """
     paths = dict(_paths(model))
     if transformers := is_of_transformers(model):
-        # The model's own name, which the files of its library leave out.
+        # The model's own name, which the files of transformers omit.
         paths = {stored_name(path): variable for path, variable in paths.items()}
 
     def left(key: str) -> bool:
         return transformers and may_be_left(model, key, weights.entry(key).dtype)
 
-    # Files of transformers may leave out the name of the base model (`bert/`) as well.
+    # Files of transformers may also omit the name of the base model (`bert/`).
     own_name = str(getattr(model, "name", ""))
     named_first = all(path.startswith(f"{own_name}/") for path in paths)
     droppable = len(paths) if transformers else int(named_first)
@@ -120,13 +120,13 @@ def assign_by_scope(model: Any, weights: WeightFile, names: Mapping[str, str], a
 def assign_of_transformers(
     model: Any, weights: WeightFile, names: Mapping[str, str], at: str
 ) -> None:
-    """Assign the weights of a model of transformers from a file that it, or another head, saved.
+    """Assign the weights of a transformers model from a file saved with it or another head.
 
     Args:
-        names: path of each weight in the file, without the model's own name, by its key.
+        names: The path of each weight in the file, without the model's own name, by its key.
 
     Raises:
-        ModelError: a weight without a counterpart on the other side, or of another shape.
+        ModelError: A weight of the model or file has no counterpart, or another shape.
     """
     if assign_by_scope(model, weights, names, at):
         return
@@ -139,20 +139,20 @@ def assign_of_transformers(
 
 
 def stored_name(path: str) -> str:
-    """Return the name that files of transformers give a weight, by its name in the model.
+    """Return the name of a weight in files of transformers, from its name in the model.
 
-    The model's own name is left out; a weight that several parts of the model share, as BART's
-    `model.shared/model.shared/embeddings`, is outside of it; so is a name without a slash, as
-    CvT's `cvt.encoder.stages.2.cls_token`.
+    The model's own name is omitted. It is not part of the name of a shared weight, such as BART's
+    `model.shared/model.shared/embeddings`, or of a name without a slash, such as CvT's
+    `cvt.encoder.stages.2.cls_token`.
     """
     return path if "model." in path or "/" not in path else path.partition("/")[2]
 
 
 def _assign_pytorch(model: Any, weights: WeightFile, keys: Sequence[str], at: str) -> None:
-    """Assign the weights of a model of transformers from those of its twin in PyTorch.
+    """Assign the weights of a transformers model from those of its PyTorch version.
 
     Raises:
-        ModelError: a weight without a counterpart on the other side, or of another shape.
+        ModelError: A weight of the model or file has no counterpart, or another shape.
     """
     arranged = variables_by_pytorch_name(model, keys)
     given = {id(variable) for variable, _ in arranged.values()}
@@ -162,7 +162,7 @@ def _assign_pytorch(model: Any, weights: WeightFile, keys: Sequence[str], at: st
         if id(variable) not in given and not may_be_missing(model, path)
     ]
     left = [key for key in keys if key not in arranged]
-    # A part that the model has nothing of is a head; one that it has is to be read as a whole.
+    # A part that the model does not have at all is a head. Any other part has to be complete.
     parts = {key.partition(".")[0] for key in arranged}
     extra = [
         key
@@ -181,7 +181,7 @@ def _assign_pytorch(model: Any, weights: WeightFile, keys: Sequence[str], at: st
 
 
 def _fits(stored: Sequence[int], shape: Sequence[int | None]) -> bool:
-    """Return whether a variable takes an array; it may leave sizes open (bins, terms)."""
+    """Return whether an array fits a variable, which may have unknown sizes (bins, terms)."""
     return len(stored) == len(shape) and all(
         size in (own, None) for own, size in zip(stored, shape, strict=True)
     )
@@ -195,10 +195,10 @@ def _assign(
     at: str,
     arrange: Mapping[str, Arrange] | None = None,
 ) -> None:
-    """Assign arrays by key to variables of the same shape, or of one they are arranged to.
+    """Assign arrays by key to variables, converted to their shapes if needed.
 
     Raises:
-        ModelError: one has another shape.
+        ModelError: An array has another shape.
     """
     for key, variable in variables.items():
         stored, shape = weights.entry(key).shape, tuple(variable.shape)
@@ -212,7 +212,7 @@ def _assign(
         if arrange is not None:
             try:
                 array = arrange[key](array)
-            except ValueError as error:  # as NumPy says that axes are other ones
+            except ValueError as error:  # NumPy's error for different axes
                 raise ModelError(
                     f"{at} does not fit the model: {key!r}: {error_summary(error)}"
                 ) from error
@@ -226,7 +226,7 @@ def _log_left(left: Sequence[str], at: str) -> None:
 
 
 def _paths(model: Any) -> list[tuple[str, Any]]:
-    """Return the model's variables by Keras's path for them."""
+    """Return the model's variables with their Keras paths."""
     return [
         (getattr(variable, "path", variable.name).partition(":")[0], variable)
         for variable in variables_of(model)
@@ -245,7 +245,7 @@ def _by_path(model: Any, keys: Sequence[str]) -> dict[str, Any]:
 
 
 def ranked(paths: Iterable[str]) -> list[str]:
-    """Return paths whose numbered parts are counted anew among their siblings, from 0 without gaps.
+    """Return paths with numbered parts renumbered among their siblings, from 0 without gaps.
 
     `dense_4/kernel`, `dense_7/kernel` → `dense-0/kernel`, `dense-1/kernel`.
     """
@@ -262,7 +262,7 @@ def ranked(paths: Iterable[str]) -> list[str]:
 
 
 def _parts(path: str) -> list[tuple[str, str, int]]:
-    """For each part of a path: the path above it, its name, its number (-1: none)."""
+    """Return parent path, name and number (-1 if none) for each part of a path."""
     parts = path.split("/")
     found = []
     for depth, part in enumerate(parts):
@@ -273,9 +273,9 @@ def _parts(path: str) -> list[tuple[str, str, int]]:
 
 
 def _by_object(model: Any, keys: Sequence[str], at: str) -> dict[str, Any]:
-    """By the attributes that lead from the model to each variable.
+    """Return the variables by key, following the attributes that lead to them.
 
-    The model may be the checkpoint's root, or stand under a name (`tf.train.Checkpoint(model=…)`).
+    The model may be the checkpoint's root or an attribute of it (`tf.train.Checkpoint(model=…)`).
     """
     owned = {id(variable): variable for variable in variables_of(model)}
     found: dict[str, Any] = {}
@@ -298,10 +298,10 @@ def _by_object(model: Any, keys: Sequence[str], at: str) -> dict[str, Any]:
 
 
 def _follow(model: Any, own: Mapping[int, Any], steps: Sequence[str]) -> Any:
-    """The variable at the end of a chain of attributes; None: it leads to none of the model's.
+    """Return the model's variable at the end of a chain of attributes, or None.
 
     Args:
-        own: the model's variables by identity. A layer may keep others, which Keras does not list.
+        own: The model's variables by identity. Layers may have others that Keras does not list.
     """
     place = model
     for step in steps[:-1]:
@@ -309,14 +309,14 @@ def _follow(model: Any, own: Mapping[int, Any], steps: Sequence[str]) -> Any:
     end = _step(place, steps[-1])
     if id(end) in own or isinstance(end, tf.Variable):
         return end
-    # Keras 2 calls a variable by its name, which the layer may have for something else.
+    # Keras 2 uses a variable's name, which may be another attribute of the layer.
     listed = getattr(place, "weights", None) or ()
     named = [one for one in listed if id(one) in own and _base_name(one) == steps[-1]]
     return named[0] if len(named) == 1 else None
 
 
 def _step(place: Any, step: str) -> Any:
-    """Return what stands under a name, a key or a number; None: nothing does."""
+    """Return the attribute, value or item for one step of a path, or None."""
     try:
         if nth := _NTH.fullmatch(step):
             layers = [layer for layer in place.layers if layer.weights or not nth[1]]
@@ -324,7 +324,7 @@ def _step(place: Any, step: str) -> Any:
         if isinstance(place, Mapping):
             return place[step]
         return place[int(step)] if step.isdecimal() else getattr(place, step)
-    except Exception:  # noqa: BLE001 - attributes of layers of somebody's own raise anything
+    except Exception:  # noqa: BLE001 - attributes of custom layers may raise anything
         return None
 
 
@@ -333,9 +333,9 @@ def _base_name(variable: Any) -> str:
 
 
 def _fewest(missing: Sequence[str], extra: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return what is left once weights are paired that differ in the model's own name alone.
+    """Return the weights that remain after pairing those that differ only in the model's name.
 
-    Where that is nothing, all of them: names of variables alone do not tell whose they are.
+    If none remain, return all, since variable names do not identify their layers.
     """
     stored = {key.partition(":")[0]: key for key in extra}
     short = {path: path.partition("/")[2] for path in missing}

@@ -60,7 +60,7 @@ def densify(values: Array, shape: Sequence[int], sparsity: Mapping[str, Any]) ->
     """
     levels = [int(level) for level in sparsity["traversal_order"]]
     blocked = [int(axis) for axis in sparsity.get("block_map", ())]
-    places = np.zeros(1, np.int64)  # where in the level each stored entry stands
+    places = np.zeros(1, np.int64)  # the position of each stored entry in the level
     coordinates: dict[int, _Numbers] = {}
     sizes: dict[int, int] = {}
     for level, storage in zip(levels, sparsity["dim_metadata"], strict=True):
@@ -77,7 +77,7 @@ def densify(values: Array, shape: Sequence[int], sparsity: Mapping[str, Any]) ->
 
 
 def _expanded(places: _Numbers, storage: Mapping[str, Any]) -> tuple[_Numbers, _Numbers, _Numbers]:
-    """The entries of one level: which entry of the level above, which place, which coordinate."""
+    """Return parent entry, position and coordinate of the entries of one level."""
     if storage["format"] == _DENSE:
         size = int(storage["dense_size"])
         parents = np.repeat(np.arange(len(places)), size)
@@ -340,7 +340,7 @@ def _without_counterpart(tensor: GraphTensor) -> str | None:
 
 
 def _with_dequantized(raw: Found, tensor: GraphTensor) -> Iterator[Found]:
-    """The tensor as it is, and where it is quantised also as the real numbers that are meant."""
+    """Yield the tensor, and the dequantised values of a quantised one."""
     yield raw
     if tensor.quantization is None or not raw.record.dtype.startswith(("int", "uint")):
         return

@@ -150,7 +150,7 @@ def cut(
 ) -> Runnable:
     """Make a model of some operations of one subgraph, and of the subgraphs that these run.
 
-    Tensors and subgraphs keep their numbers. Whatever the operations do not use is left empty.
+    Tensors and subgraphs keep their numbers. Unused ones are left empty.
 
     Args:
         content: The file.

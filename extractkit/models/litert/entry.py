@@ -1,4 +1,4 @@
-"""What of a TFLite model is called, and how values flow through it."""
+"""The called signature of a TFLite model, and the dependencies of its tensors."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -59,7 +59,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Reading:
-    """How the sizes of inputs that a file leaves open are understood.
+    """The interpretation of open sizes of inputs.
 
     Attributes:
         tied: whether axes of several inputs at one place share a length.
@@ -162,7 +162,7 @@ def _spec(name: str, tensor: GraphTensor, alone: bool, reading: Reading) -> Inpu
     spec = replace(spec, sample_axis=0 if counts_samples else None)
     if tensor.quantization is None or not spec.dtype.startswith(("int", "uint")):
         return spec
-    # Every number of a quantised type stands for something.
+    # Every number of a quantised type is valid.
     limits = np.iinfo(spec.dtype)
     spec = replace(spec, low=int(limits.min), high=int(limits.max) + 1)
     scales, zero_points = tensor.quantization.scales, tensor.quantization.zero_points
@@ -190,7 +190,7 @@ _IMPURE_OPERATION = re.compile("RANDOM|MULTINOMIAL|RNG_BIT")
 
 @dataclass(frozen=True)
 class Flow:
-    """What depends on what in a subgraph, and where operations that cannot be run cut it off.
+    """The dependencies in a subgraph, and the operations that cannot run.
 
     Attributes:
         entry: What is called.

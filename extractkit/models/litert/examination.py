@@ -1,4 +1,4 @@
-"""What a child process does with a TFLite file that nobody has opened yet; see `probe`."""
+"""The child process that examines an untrusted TFLite file; see `probe`."""
 
 import json
 import math
@@ -64,7 +64,7 @@ def examine(file: TFLiteFile, signature: str | None, settings: Settings) -> Prob
 
     Raises:
         ModelError: it is damaged, no such signature, or an input of neither numbers nor strings.
-        Exception: whatever else a damaged file leads to, if the process survives.
+        Exception: Any other error of a damaged file that does not crash the process.
     """
     graph, entry = _read(file, signature)
     lacking: Mapping[int, str] = {}
@@ -104,7 +104,7 @@ def _tried(
         except (*FAILURES, MemoryError) as error:
             failure = failure or error
             if missing(error, graph, flow.subgraph, settings) is not None:
-                return error  # whatever the sizes are
+                return error  # at any sizes
     assert failure is not None  # there is an attempt, even without free axes
     return failure
 
@@ -226,7 +226,7 @@ class _Examination:
         return {index: _shape(interpreter, index) for index in fixed}
 
     def _change(self, preserving: Interpreter) -> float:
-        """How far outputs at the base are from those of an interpreter that preserves nothing."""
+        """Return the distance of outputs at the base from those of a plain interpreter."""
         plain = self._interpreter(preserve=False)
         plain.call(self._drawn(self.sizes.base))
         first = self._outputs(plain)
@@ -307,7 +307,7 @@ def _limit_memory() -> None:
 
 
 def main(asked: str) -> None:
-    """The child: examine what is asked for, and write what was found to standard output."""
+    """Run the child: examine the file, and write the result to standard output."""
     _limit_memory()
     request = json.loads(asked)
     file = TFLiteFile(Path(request.pop("path")), request.pop("member"))

@@ -192,6 +192,6 @@ class TFLiteFile:
 
     @cached_property
     def _unpacked(self) -> bytes:
-        """The content of a member, which is never written to disk."""
+        """Return the content of a member, without writing it to disk."""
         assert self.member is not None
         return unpacked(self.path, self.member, self.at)

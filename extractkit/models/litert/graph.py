@@ -1,4 +1,4 @@
-"""What a `.tflite` file says by itself: subgraphs, tensors, operations, signatures. No interpreter.
+"""The content of a `.tflite` file, read without an interpreter: subgraphs, tensors, signatures.
 
 The file is a FlatBuffer; LiteRT ships the readers made from its schema. They check no offset, so a
 damaged file can make them raise anything: `probe` reads it in a child process first.
@@ -27,7 +27,7 @@ _DENSE = 0  # the schema's `DimensionType.DENSE`
 
 @dataclass(frozen=True, eq=False)
 class Quantization:
-    """How whole numbers stand for real ones: (q - zero point) · scale.
+    """The parameters of quantisation: real = (q - zero point) · scale.
 
     Attributes:
         scales: float32 (n,): one for the tensor, or one for each index along `axis`.
@@ -233,7 +233,7 @@ def _tensor(
 ) -> GraphTensor:
     shape = _numbers(tensor.ShapeAsNumpy())
     place = _place(model.Buffers(tensor.Buffer()))
-    # The value in the file has the sizes of the file, whatever may be resized.
+    # A stored value keeps the sizes of the file, even if inputs are resized.
     resizable = shape if place else _numbers(tensor.ShapeSignatureAsNumpy()) or shape
     return GraphTensor(
         index=index,

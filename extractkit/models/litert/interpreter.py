@@ -17,7 +17,7 @@ from extractkit.models.foreign import noise_to_log
 from extractkit.models.litert.graph import Subgraph
 
 FAILURES = (ValueError, RuntimeError)
-"""What LiteRT raises where a call fails; memory that is short aside, which is no sample's fault."""
+"""Errors of a failed call of LiteRT, except a lack of memory, which no sample causes."""
 
 _HANDLE = "VAR_HANDLE"
 
@@ -28,7 +28,7 @@ _ANNOUNCED: set[bool] = set()
 
 @dataclass(frozen=True)
 class Settings:
-    """How an interpreter computes; each may change the last bits of values.
+    """Settings of an interpreter that may change the last bits of values.
 
     Attributes:
         threads: of one interpreter.
@@ -46,7 +46,7 @@ def without_xnnpack(settings: Settings) -> Settings:
 
 @dataclass(frozen=True, eq=False)
 class Runnable:
-    """A model that LiteRT can be given, and what of it is called.
+    """A model for LiteRT, and its called signature.
 
     Attributes:
         model: The path of a file, or the content of one.

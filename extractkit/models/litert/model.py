@@ -1,6 +1,6 @@
 """The adapter of TFLite models: LiteRT's interpreter, called once for each sample.
 
-The interpreter runs its whole graph whatever is fetched. Weights are read without running it, and
+The interpreter always runs its whole graph. Weights are read without running it, and
 what LiteRT cannot run is cut off first. Transforms follow in NumPy, sample by sample.
 """
 
@@ -47,7 +47,7 @@ class TFLiteModel:
         file: the file, which has been probed.
         graph: what it says.
         entry: what of it is called.
-        probed: what running it told.
+        probed: The result of probing it.
         settings: how it computes.
     """
 
@@ -251,7 +251,7 @@ class TFLiteModel:
         return found
 
     def weights_digest(self) -> str:
-        """SHA-256 over every weight's address, dtype, shape and content, and what it stands for."""
+        """Return the SHA-256 over every weight's address, dtype, shape, content and scale."""
         sha = hashlib.sha256()
         for one in self._weights():
             address = one.record.address

@@ -20,7 +20,7 @@ _CHILD = "extractkit.models.litert.examination"
 
 @dataclass(frozen=True)
 class Probed:
-    """What running a file on synthetic samples tells.
+    """The result of running a file on synthetic samples.
 
     Attributes:
         tied, leading: the `Reading` of open sizes with which it runs.
@@ -46,7 +46,7 @@ class Probed:
 
     @property
     def reading(self) -> Reading:
-        """How open sizes are understood."""
+        """The interpretation of open sizes."""
         return Reading(self.tied, self.leading)
 
 
@@ -54,7 +54,7 @@ def probe(file: TFLiteFile, signature: str | None, settings: Settings) -> Probed
     """Examine the file in a child process.
 
     Raises:
-        ModelError: it cannot be read, or whatever ended the child.
+        ModelError: It cannot be read, or the child crashed.
     """
     asked = json.dumps({**file.to_json(), "signature": signature, **asdict(settings)})
     child = ask(_CHILD, asked, file.path, file.at)

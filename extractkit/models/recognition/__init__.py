@@ -1,4 +1,4 @@
-"""What a path holds, found from its content: which format reads it, or why none does.
+"""Recognition of the format of a path from its content, or of why it is not supported.
 
 recognize("model.pb").model  # "frozen_graph"
 recognize("model.pt").what  # "a pickle of PyTorch"

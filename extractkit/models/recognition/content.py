@@ -15,7 +15,7 @@ from extractkit.runs.files import TABLE_END
 
 @dataclass(frozen=True)
 class Recognized:
-    """What a path holds.
+    """The recognized content of a path.
 
     Attributes:
         what: a noun phrase: "a GraphDef", "a pickle of PyTorch".
@@ -161,7 +161,7 @@ def _tag(head: bytes) -> tuple[tuple[int, int], int, int]:
     """Return a field's number and type, where its content begins, and the content's size.
 
     Raises:
-        ValueError: it is no field.
+        ValueError: It is not a field.
     """
     tag, offset = _varint(head, 0)
     number, kind = tag >> 3, tag & 7
@@ -197,7 +197,7 @@ TFLITE = b"TFL3"
 _OLD_PYTORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _PICKLE = re.compile(rb"\x80[\x02-\x05]")
 _PICKLES = (".pkl", ".pickle", ".joblib", ".pt", ".pth", ".ckpt")
-# A configuration of Keras lies in an attribute of the file's root, written near either end.
+# Keras's configuration is an attribute of the file's root, stored near either end of the file.
 _NEAR = 16 << 20
 _LARGEST_JSON = 64 << 20
 _JS_SHARD = re.compile(r"group\d+-shard\d+of\d+(\.bin)?")
@@ -390,7 +390,7 @@ def _json(file: Path) -> Recognized | None:
 
 
 def _sharded(file: Path, shards: str) -> Recognized:
-    """The index of weights in several files; the names of some of them tell which format it is."""
+    """Recognize an index of weights in several files by the names of some of them."""
     if ".safetensors" in shards:
         return Recognized("the index of weights in safetensors", "checkpoint", str(file))
     if ".weights.h5" in shards:
@@ -465,4 +465,4 @@ SPLIT = (
     "Write it again without splitting it: "
     "m = tf.saved_model.load(DIR); tf.saved_model.save(m, NEW, signatures=m.signatures)"
 )
-"""What to do with a SavedModel in TensorFlow's split format."""
+"""Return advice for a SavedModel in TensorFlow's split format."""

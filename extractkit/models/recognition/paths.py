@@ -17,7 +17,7 @@ from extractkit.models.recognition.content import EMPTY, SPLIT, Recognized, reco
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
 _HUGGING_FACE = ("huggingface.co/", "hf.co/")
-# What stands between a repository on the hub and a revision, in the address of a page.
+# The parts of a hub page's address between the repository and the revision.
 _PAGES = ("tree", "blob", "resolve")
 # Of a file, in a URL. What follows the dot in `bert-1.0` is not one.
 _ENDING = re.compile(r"\.[A-Za-z]\w*$")
@@ -25,7 +25,7 @@ SAVED_MODELS = ("saved_model.pb", "saved_model.pbtxt")
 # Written by keras-hub, of which the older name is KerasNLP.
 _KERAS_HUB = {"keras_hub_version", "keras_nlp_version"}
 KERAS_METADATA = "keras_metadata.pb"
-"""What Keras 2 writes beside the graph of a SavedModel: the configurations of its layers."""
+"""The file in which Keras 2 saves the configurations of layers beside a SavedModel's graph."""
 
 
 def recognize(path: str) -> Recognized | None:
@@ -131,7 +131,7 @@ def _folder(folder: Path) -> Recognized | None:
 
 
 def _configured(folder: Path) -> Recognized | None:
-    """A folder with a `config.json`: of Hugging Face, of keras-hub, or an archive of Keras."""
+    """Recognize a folder with a `config.json`: Hugging Face, keras-hub, or an unpacked archive."""
     try:
         config = json.loads((folder / "config.json").read_text("utf-8"))
     except (ValueError, OSError):
@@ -215,7 +215,7 @@ def _prefix(given: Path) -> Recognized | None:
     return recognize_file(meta) if meta.is_file() else None
 
 
-# How much of a file that nobody knows is shown.
+# The number of bytes of an unknown file to show.
 _SHOWN = 12
 # How many names of what a folder holds are.
 _MOST = 5
@@ -278,7 +278,7 @@ def refuse_missing(
 
     Args:
         path: as it was given.
-        models: as of `refuse_others`, for the prefix of a checkpoint, which is no file.
+        models: as of `refuse_others`, for the prefix of a checkpoint, which is not a file.
         kind: what the loader reads, in the plural: "graphs".
         fits: whether an entry of the folder is one of these.
         key: the configuration key.

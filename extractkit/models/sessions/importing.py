@@ -1,4 +1,4 @@
-"""Graphs of TensorFlow 1: imported into sessions, without dropout, and as analysis sees them.
+"""Import of TensorFlow 1 graphs: into sessions, without dropout, and for analysis.
 
 Dropout multiplies by a mask of zeros and ones and by the inverse of how much is kept. What is found
 is exactly that, so that without it the tensor itself is left. Both forms that TensorFlow 1 wrote
@@ -49,7 +49,7 @@ def dropouts(graph: tf.Graph) -> dict[str, str]:
 
 
 def without_dropout(graph_def: Any, found: Mapping[str, str]) -> None:
-    """Have each dropout hand on what it would drop from, in place."""
+    """Replace each dropout by an identity, in place."""
     for node in graph_def.node:
         if node.name in found:
             waits = [edge for edge in node.input if edge.startswith("^")]
@@ -148,7 +148,7 @@ class SessionTemplate:
 
 
 def clean(graph_def: Any) -> None:
-    """Take off what stands in the way of importing a graph elsewhere, in part or on other devices.
+    """Remove attributes that prevent importing a graph in part or on other devices.
 
     Stored shapes may be those of another TensorFlow; places beside other nodes mean nothing where
     those are left out.
@@ -200,7 +200,7 @@ def placeholders(graph: AnyGraph) -> dict[str, AnyTensor]:
 
 
 def outputs_named(graph: AnyGraph, names: Sequence[str] | None) -> dict[str, AnyTensor]:
-    """`model.outputs` as tensors by name.
+    """Return `model.outputs` as tensors by name.
 
     Raises:
         ConfigError: there is no such tensor.
@@ -322,7 +322,7 @@ def session_config() -> Any:
 
 
 def make_importable(graph_def: Any) -> None:
-    """Put stand-ins for unknown operations and seeds where they are missing, in place."""
+    """Replace unknown operations by placeholders, and add missing seeds, in place."""
     replace_unknown_operations(graph_def)
     seed_unseeded(graph_def)
 

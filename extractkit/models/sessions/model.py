@@ -54,7 +54,7 @@ from extractkit.models.sessions.restore import (
 
 @dataclass(frozen=True, eq=False)
 class ReloadedSession:
-    """A graph that TensorFlow has loaded into another session, for `OwnCall`."""
+    """A graph that was loaded into another session, for `OwnCall`."""
 
     session: tf.compat.v1.Session
     loaded_by: str
@@ -72,8 +72,8 @@ class SessionModel(GraphModel):
         constants_fed: values of placeholders that are the same for every sample, by tensor name.
         variables: of the graph.
         has_signature: whether inputs and outputs go by names of a signature.
-        inner: names of inputs that are tensors in the midst of the graph.
-        frozen: whether weights stand in the graph as constants.
+        inner: Names of inputs that are tensors inside the graph.
+        frozen: Whether weights are constants of the graph.
         averages: the name of moving averages: `VARIABLE/averages` is one of `VARIABLE`.
         reload: Loads the same graph a second time; see `ReloadedSession`.
     """

@@ -1,4 +1,4 @@
-"""Files of weights, whatever wrote them: arrays by key, listed without reading, read one by one.
+"""Files of weights in any format: arrays by key, listed without reading, read one by one.
 
     weights = open_weights("model.safetensors")
     weights.keys()
@@ -47,7 +47,7 @@ from extractkit.runs.files import prefix_of
 
 _JSON = ".json"
 _FILE_ENDINGS = (ENDING, ARCHIVE_ENDING, *HDF5_ENDINGS)
-# Formats that weights are read from, whatever else is in them.
+# Formats that weights are read from.
 _HOLD_WEIGHTS = ("checkpoint", "keras", "saved_model", "meta_graph")
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _ZIP_MAGIC = b"PK\x03\x04"
@@ -83,7 +83,7 @@ def open_weights(path: str, key: str = "model.path") -> WeightFile:
 
 
 def open_each(paths: Sequence[str], key: str) -> Iterator[WeightFile | ModelError]:
-    """Open many files of weights; what is wrong with one stands in its place.
+    """Open many files of weights, and yield the error of a file that cannot be opened.
 
     Raises:
         MissingExtraError: as `open_weights`.
@@ -105,7 +105,7 @@ def _is_hdf5(file: Path) -> bool:
     try:
         return file.is_file() and _head(file).startswith(_HDF5_MAGIC)
     except OSError:
-        return False  # opened alone, it is told why it cannot be read
+        return False  # the error is raised when it is opened separately
 
 
 def _head(file: Path) -> bytes:

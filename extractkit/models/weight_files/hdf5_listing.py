@@ -28,7 +28,7 @@ _OPAQUE = np.dtype("V2")
 
 
 class RefusedError(Exception):
-    """The file leads out of itself, or grows out of all proportion when it is read."""
+    """The file links to other files, or expands excessively when read."""
 
 
 def listing(path: str) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def _dtype(dataset: Any) -> str:
 
 
 def main() -> None:
-    """The process."""
+    """Run the child process."""
     paths = sys.argv[1:]
     sizes = [Path(path).stat().st_size for path in paths]
     # Processor time: a slow disk takes none of it, a loop without an end nothing else.

@@ -102,7 +102,7 @@ def _layer_names(names: Mapping[str, str]) -> dict[str, str]:
 def _alone(
     path: str, name: str, counts: Mapping[tuple[str, str], int], groups: Mapping[str, str]
 ) -> bool:
-    """Return whether no sibling has this name too, or stands under it."""
+    """Return whether no sibling has this name or is below it."""
     above = path.rpartition("/")[0]
     return counts[above, name] == 1 and f"{above}/{name}" not in groups
 
@@ -117,7 +117,7 @@ _CHILD = "extractkit.models.weight_files.hdf5_listing"
 _TOGETHER = 256
 
 Listing = Mapping[str, Any]
-"""What the child says of a file: `datasets` and `names`, or what is wrong with it."""
+"""Return the child's listing of a file, `datasets` and `names`, or its error."""
 
 
 def open_hdf5(
@@ -156,7 +156,7 @@ def open_hdf5(
 def list_together(files: Sequence[Path]) -> dict[Path, Listing]:
     """Return the listings of many files, for which few children are started.
 
-    What a child dies of, or does not come to, has no listing: asked about alone, it is told.
+    A file that crashes the child, or comes after it, has no listing and is listed separately.
     """
     found: dict[Path, Listing] = {}
     left = list(files)
@@ -212,7 +212,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def open_archive(file: Path, at: str, *, whole: bool = False) -> WeightFile:
-    """The weights inside a `.keras` archive, unpacked to a temporary file for as long as needed.
+    """Open the weights in a `.keras` archive, unpacked to a temporary file while needed.
 
     Args:
         at: how messages name what the user gave.

@@ -40,7 +40,7 @@ _DTYPES = {
 
 
 def is_index(file: Path) -> bool:
-    """Return whether a JSON file lists weights in `.safetensors` files, whatever its own name."""
+    """Return whether a JSON file of any name lists weights in `.safetensors` files."""
     try:
         names = json.loads(file.read_text(encoding="utf-8"))["weight_map"].values()
         return any(str(name).endswith(ENDING) for name in names)
@@ -70,7 +70,7 @@ def open_safetensors(file: Path, at: str) -> WeightFile:
 
 
 def open_sharded(index: Path, at: str) -> WeightFile:
-    """Return the files named in a `model.safetensors.index.json`, which stand beside it.
+    """Open the files named in a `model.safetensors.index.json`, in the same folder.
 
     Raises:
         MissingExtraError: the package `safetensors` is not installed.

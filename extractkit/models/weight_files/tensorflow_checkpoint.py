@@ -37,7 +37,7 @@ _SHARD = re.compile(r"\.data-\d{5}-of-(\d{5})")
 def checkpoint_files(prefix: str) -> tuple[Path, ...]:
     """Return the index and the shards that belong to a prefix, whether or not they exist.
 
-    How many shards there are is told by the names of those that exist; one where none does.
+    The number of shards follows from the names of the existing ones, 1 if there are none.
     """
     index = Path(prefix + INDEX_ENDING)
     folder, start = index.parent, index.name.removesuffix(INDEX_ENDING)
@@ -143,7 +143,7 @@ def object_averages(graph: bytes) -> list[str]:
         for child in node.children
         if child.local_name == _KEPT_BY_KERAS
     }
-    if len(lists) != 1:  # of two optimizers nobody knows whose weights are meant
+    if len(lists) != 1:  # with two optimizers, the owner of the averages is ambiguous
         return []
     items = nodes[lists.pop()].children
     in_order = sorted(
@@ -249,7 +249,7 @@ def _within(path: str, above: set[str]) -> bool:
 
 
 def _unescaped(path: str) -> tuple[str, ...]:
-    """Return the attributes of a path; inside one `.S` stands for a slash and `..` for a dot."""
+    """Return the attributes of a path, unescaped: `.S` is a slash and `..` a dot."""
     return tuple(
         _ESCAPED.sub(lambda found: "/" if found[1] == "S" else ".", part)
         for part in path.split("/")
@@ -371,7 +371,7 @@ def _loader(reader: Any, at: str) -> Callable[[str], Array]:
 
 
 def _raised() -> tuple[type[Exception], ...]:
-    """What TensorFlow's reader raises; some of its status codes come as Python's own errors."""
+    """Return the error types of TensorFlow's reader, including Python's own."""
     import tensorflow as tf
 
     return (tf.errors.OpError, IndexError, ValueError, RuntimeError, KeyError, TypeError)

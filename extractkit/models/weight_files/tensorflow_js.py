@@ -1,4 +1,4 @@
-"""TensorFlow.js: a `model.json`, and the shards that its weights lie in one after the other.
+"""Weights of TensorFlow.js: a `model.json`, and shards with concatenated weights.
 
 A group of weights is the bytes of its shards, joined. Numbers are little-endian; texts have their
 length before them, in four bytes. Quantised weights are stored as whole numbers or halves and are
@@ -61,7 +61,7 @@ class _Group:
 
 @dataclass(frozen=True)
 class _Weight:
-    """Where one weight lies, and how its bytes become numbers."""
+    """The location and encoding of one weight."""
 
     group: _Group
     start: int
@@ -93,7 +93,7 @@ def read_json(file: Path, at: str) -> dict[str, Any]:
     """Return the content of a `model.json`.
 
     Raises:
-        ModelError: it is no JSON, or none of TensorFlow.js.
+        ModelError: It is not JSON, or not of TensorFlow.js.
     """
     try:
         found = json.loads(file.read_text("utf-8"))
@@ -107,7 +107,7 @@ def read_json(file: Path, at: str) -> dict[str, Any]:
 
 
 def open_tensorflow_js(file: Path, at: str) -> WeightFile:
-    """Open the weights of a `model.json`; their shards lie beside it.
+    """Open the weights of a `model.json`, whose shards are in the same folder.
 
     Args:
         at: how messages name what the user gave.

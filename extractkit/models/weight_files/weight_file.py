@@ -1,4 +1,4 @@
-"""What every format of weights is turned into: arrays by key. NumPy only."""
+"""The common interface of weight files: arrays by key. NumPy only."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where in its model an array belongs, as far as its key tells.
+    """The location of an array in its model, as far as it follows from its key.
 
     Attributes:
         layers: names of the enclosing layers, outermost first.
@@ -96,7 +96,7 @@ class WeightFile:
         """Return the type and shape of one array; nothing is read.
 
         Raises:
-            UnknownTensorError: there is no such key (a KeyError as well).
+            UnknownTensorError: The key does not exist (also a KeyError).
         """
         self._check(key)
         return self.entries[key]
@@ -105,7 +105,7 @@ class WeightFile:
         """Return where in its model one array belongs.
 
         Raises:
-            UnknownTensorError: there is no such key (a KeyError as well).
+            UnknownTensorError: The key does not exist (also a KeyError).
         """
         self._check(key)
         return self.places[key]
@@ -114,9 +114,9 @@ class WeightFile:
         """Return one array in the type of its entry; texts are objects, `bytes` each.
 
         Raises:
-            UnknownTensorError: there is no such key (a KeyError as well).
+            UnknownTensorError: The key does not exist (also a KeyError).
             ModelError: the file is damaged there, or its type is none of NumPy's or ml_dtypes'.
-            JobError: the file is no longer the one that was opened.
+            JobError: The file has changed since it was opened.
         """
         entry = self.entry(key)
         self.check_unchanged()
