@@ -60,7 +60,7 @@ def test_code_in_a_file_runs_where_the_user_says_so(name: str, tmp_path: Path) -
         ),
         (
             3,
-            "model.custom_objects.Unregistered=3 is no dotted path, as in "
+            "model.custom_objects.Unregistered=3 is not a dotted path, as in "
             "package.module.Unregistered",
         ),
     ],
