@@ -237,7 +237,7 @@ class TestRefused:
     def test_a_file_cut_short_or_with_a_flipped_bit_anywhere(self) -> None:
         write("x.tfrecord", {"x": 1.0}, {"x": 2.0})
         content = Path("x.tfrecord").read_bytes()
-        begin = "inputs.path='x.tfrecord' is no TFRecord file, cut short or damaged: "
+        begin = "inputs.path='x.tfrecord' is not a TFRecord file, or it is cut short or damaged: "
         for size in range(1, len(content), 9):
             if size == len(content) // 2:
                 continue  # one whole record
@@ -275,8 +275,8 @@ class TestRefused:
             "any type), 'inputs.features={x: {encoded: true}}' (a picture)"
         )
         assert refusal(takes(), features={"x": {"dtype": "int16"}}) == (
-            "inputs.path='x.tfrecord', record 0, feature 'x' holds 3 bytes, which are no numbers "
-            "of int16"
+            "inputs.path='x.tfrecord', record 0, feature 'x' holds 3 bytes, which is not a "
+            "multiple of the size of int16"
         )
         assert "record 0, feature 'x' is not a picture that can be decoded" in refusal(
             takes(None, None, 3), features={"x": {"encoded": True}}
