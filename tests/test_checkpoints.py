@@ -216,7 +216,7 @@ def test_figures_of_other_scripts_are_no_numbers() -> None:
 def test_two_of_one_step_are_refused() -> None:
     assert refused(ConfigError, ["/r/s1.h5", "/r/s01.h5"], r"s(\d+)") == (
         r"model.checkpoint_step='s(\\d+)' finds step 1 in '/r/s1.h5' and in '/r/s01.h5'. Give an "
-        r"expression that tells them apart"
+        r"expression that distinguishes them"
     )
 
 

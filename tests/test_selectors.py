@@ -240,5 +240,5 @@ def test_what_exists_is_told_for_the_field_at_fault(
 @pytest.mark.parametrize("key", ["layer_type", "inside"])
 def test_a_model_without_layers_says_so(key: str) -> None:
     record = TensorRecord("conv/Relu:0", Kind.OP, "float32", (), (), op_type="Relu")
-    with pytest.raises(SelectionError, match=f"{key} looks at layers, of which this"):
+    with pytest.raises(SelectionError, match=f"{key} needs layers, which this"):
         parse_selector("mine", {key: "Dense"}).matching(Catalog([record], "frozen_graph"))
