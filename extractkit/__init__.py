@@ -10,24 +10,71 @@ Importing this imports neither TensorFlow nor Hydra; reading a run back needs ne
 """
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from extractkit.advice import RENAMED_VERBS
 
 if TYPE_CHECKING:
-    from extractkit.api import extract, join, rerun, resume, verify
+    from extractkit.api import catalog, extract, join, plan, rerun, resume, verify
+    from extractkit.core.catalog import Catalog, TensorRecord
+    from extractkit.engine.preview import Preview
+    from extractkit.errors import (
+        BadSampleError,
+        ConfigError,
+        DiskSpaceError,
+        ExtractkitError,
+        FinalError,
+        InputError,
+        JobError,
+        MissingExtraError,
+        ModelError,
+        RunDirectoryError,
+        SampleError,
+        SelectionError,
+        UnknownTensorError,
+        UserError,
+    )
+    from extractkit.runs.checking.result import Verification
     from extractkit.runs.comparing import diff
+    from extractkit.runs.comparing.result import Comparison
     from extractkit.runs.reader import Run
     from extractkit.runs.sweeps.reader import Sweep
     from extractkit.runs.sweeps.reader import open_path as open  # noqa: A004
+    from extractkit.runs.views import TensorView
+
+    __version__: str
 
 __all__ = [
+    "BadSampleError",
+    "Catalog",
+    "Comparison",
+    "ConfigError",
+    "DiskSpaceError",
+    "ExtractkitError",
+    "FinalError",
+    "InputError",
+    "JobError",
+    "MissingExtraError",
+    "ModelError",
+    "Preview",
     "Run",
+    "RunDirectoryError",
+    "SampleError",
+    "SelectionError",
     "Sweep",
+    "TensorRecord",
+    "TensorView",
+    "UnknownTensorError",
+    "UserError",
+    "Verification",
+    "__version__",
+    "catalog",
     "diff",
     "extract",
     "join",
     "open",
+    "plan",
     "rerun",
     "resume",
     "verify",
@@ -35,12 +82,34 @@ __all__ = [
 
 # Looked up on first use, so that `extractkit --help` pays for none of them.
 _LAZY = {
+    "BadSampleError": ("extractkit.errors", "BadSampleError"),
+    "Catalog": ("extractkit.core.catalog", "Catalog"),
+    "Comparison": ("extractkit.runs.comparing.result", "Comparison"),
+    "ConfigError": ("extractkit.errors", "ConfigError"),
+    "DiskSpaceError": ("extractkit.errors", "DiskSpaceError"),
+    "ExtractkitError": ("extractkit.errors", "ExtractkitError"),
+    "FinalError": ("extractkit.errors", "FinalError"),
+    "InputError": ("extractkit.errors", "InputError"),
+    "JobError": ("extractkit.errors", "JobError"),
+    "MissingExtraError": ("extractkit.errors", "MissingExtraError"),
+    "ModelError": ("extractkit.errors", "ModelError"),
+    "Preview": ("extractkit.engine.preview", "Preview"),
     "Run": ("extractkit.runs.reader", "Run"),
+    "RunDirectoryError": ("extractkit.errors", "RunDirectoryError"),
+    "SampleError": ("extractkit.errors", "SampleError"),
+    "SelectionError": ("extractkit.errors", "SelectionError"),
     "Sweep": ("extractkit.runs.sweeps.reader", "Sweep"),
+    "TensorRecord": ("extractkit.core.catalog", "TensorRecord"),
+    "TensorView": ("extractkit.runs.views", "TensorView"),
+    "UnknownTensorError": ("extractkit.errors", "UnknownTensorError"),
+    "UserError": ("extractkit.errors", "UserError"),
+    "Verification": ("extractkit.runs.checking.result", "Verification"),
+    "catalog": ("extractkit.api", "catalog"),
     "diff": ("extractkit.runs.comparing", "diff"),
     "extract": ("extractkit.api", "extract"),
     "join": ("extractkit.api", "join"),
     "open": ("extractkit.runs.sweeps.reader", "open_path"),
+    "plan": ("extractkit.api", "plan"),
     "rerun": ("extractkit.api", "rerun"),
     "resume": ("extractkit.api", "resume"),
     "verify": ("extractkit.api", "verify"),
@@ -52,6 +121,8 @@ def __getattr__(name: str) -> object:
         raise AttributeError(
             f"extractkit.{name} is now extractkit.{new}. Write: extractkit.{new}(…)"
         )
+    if name == "__version__":
+        return version("extractkit")
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, attribute = _LAZY[name]

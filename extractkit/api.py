@@ -10,15 +10,19 @@ import numpy as np
 
 from extractkit.advice import command
 from extractkit.config import new_run_directory, with_run_dir
-from extractkit.config.compose import compose, in_memory, recorded_job
+from extractkit.config.compose import Composition, compose, in_memory, recorded_job
 from extractkit.config.model_files import spell_out
 from extractkit.config.overrides import where_it_runs
+from extractkit.config.python_values import from_values
+from extractkit.core.catalog import Catalog
 from extractkit.core.component import Component
 from extractkit.core.trust import Trust
 from extractkit.engine.execute import execute, is_whole
 from extractkit.engine.execute import resume as resume_run
 from extractkit.engine.identity import check_versions
 from extractkit.engine.listener import Listener, Silent
+from extractkit.engine.opening import list_tensors
+from extractkit.engine.preview import Preview, preview
 from extractkit.engine.process import impose
 from extractkit.engine.recompute import not_recomputed
 from extractkit.engine.recompute import recompute as recompute_shards
@@ -28,10 +32,14 @@ from extractkit.runs.checking import IntactRun
 from extractkit.runs.checking import verify as verify_run
 from extractkit.runs.checking.result import Check, Verification
 from extractkit.runs.journal import read as read_journal
-from extractkit.runs.layout import JOURNAL
+from extractkit.runs.layout import JOURNAL, check_unused
 from extractkit.runs.parts import join as join_parts
+from extractkit.runs.parts import place
 from extractkit.runs.reader import Run, open_run, sink_of
 from extractkit.runs.recorder import hydra_files
+
+Group = str | Sequence[str] | Mapping[str, object] | None
+"""A plain value for a group of the configuration."""
 
 
 def extract(
@@ -39,6 +47,9 @@ def extract(
     *,
     model: object = None,
     inputs: object = None,
+    selectors: Group = None,
+    runtime: Group = None,
+    sinks: Group = None,
     run_dir: str | Path | None = None,
     trust: Sequence[str] = (),
     listener: Listener | None = None,
@@ -55,8 +66,14 @@ def extract(
             or a mapping of the model's inputs to arrays; a list with an array, or a mapping of the
             model's inputs to values, for each sample, which may differ in their lengths; or a
             source with the `Inputs` protocol.
+        selectors: plain values in place of overrides of the `selectors` group: the name of a ready
+            selector, a list of names, or a mapping of new names to what YAML says of them:
+            `{"mine": {"path": "encoder/*", "reduce": {"token": "mean"}}}`.
+        runtime: settings by their names: `{"batch_size": 8}`.
+        sinks: the name of a sink, a list of names, or a mapping of names to their settings. Unlike
+            in an override, code that a plain value names (`_target_`) needs `trust`.
         run_dir: the run directory; None: that of the overrides, or a new one under `outputs/`.
-        trust: modules whose callables files of the configuration may name.
+        trust: modules whose callables files of the configuration and plain values may name.
         listener: is told how the job goes; None: nobody is.
 
     The job's seed is set for the whole process, and TensorFlow refuses operations that are not
@@ -66,10 +83,7 @@ def extract(
         UserError: a mistake in what was given; nothing is left on disk.
         JobError: the job failed; committed shards stay readable.
     """
-    if run_dir is not None and any(one.startswith("run_dir=") for one in overrides):
-        raise ConfigError("the run directory is given twice: run_dir=… and an override. Give one")
-    typed = with_run_dir(spell_out(overrides), swept=False)
-    composed = compose(typed, _live(model, inputs), trust)
+    composed = _composed(overrides, model, inputs, selectors, runtime, sinks, trust, run_dir)
     directory = composed.directory if run_dir is None else Path(run_dir).absolute()
     made = execute(
         composed.job,
@@ -77,8 +91,84 @@ def extract(
         hydra_files=composed.hydra_files,
         listener=listener or Silent(),
     )
-    sinks = composed.job.sinks.values()
-    return open_run(made, trust=[name for sink in sinks for name in sink.trust_needed()])
+    written = composed.job.sinks.values()
+    return open_run(made, trust=[name for sink in written for name in sink.trust_needed()])
+
+
+def catalog(
+    overrides: Sequence[str] = (),
+    *,
+    model: object = None,
+    inputs: object = None,
+    selectors: Group = None,
+    runtime: Group = None,
+    sinks: Group = None,
+    trust: Sequence[str] = (),
+) -> Catalog:
+    """List the tensors of a model, as `extractkit tensors` does; no inputs are opened.
+
+    Args:
+        overrides, model, inputs, selectors, runtime, sinks, trust: as for `extract`.
+
+    Returns:
+        Every tensor that the model offers, or, with selectors, what they match.
+
+    Raises:
+        UserError: a mistake in what was given, or a selector that matches nothing.
+    """
+    composed = _composed(overrides, model, inputs, selectors, runtime, sinks, trust)
+    found = list_tensors(composed.job)
+    if not found.matches:
+        return found.catalog
+    matched = {record.address for records in found.matches.values() for record in records}
+    every = found.catalog.records
+    return Catalog(
+        [record for record in every if record.address in matched], found.catalog.model
+    ).listed_by(found.catalog.listing)
+
+
+def plan(
+    overrides: Sequence[str] = (),
+    *,
+    model: object = None,
+    inputs: object = None,
+    selectors: Group = None,
+    runtime: Group = None,
+    sinks: Group = None,
+    run_dir: str | Path | None = None,
+    trust: Sequence[str] = (),
+    exact: bool = False,
+) -> Preview:
+    """Return what `extract` would do with the same arguments, without running the job.
+
+    Args:
+        overrides, model, inputs, selectors, runtime, sinks, run_dir, trust: as for `extract`.
+        exact: read every sample, so that sizes are exact.
+
+    Raises:
+        UserError: a mistake in what was given.
+    """
+    composed = _composed(overrides, model, inputs, selectors, runtime, sinks, trust, run_dir)
+    directory = composed.directory if run_dir is None else Path(run_dir).absolute()
+    check_unused(place(directory, composed.job.runtime.part))
+    return preview(composed.job, directory, exact=exact)
+
+
+def _composed(
+    overrides: Sequence[str],
+    model: object,
+    inputs: object,
+    selectors: Group,
+    runtime: Group,
+    sinks: Group,
+    trust: Sequence[str],
+    run_dir: str | Path | None = None,
+) -> Composition:
+    if run_dir is not None and any(one.startswith("run_dir=") for one in overrides):
+        raise ConfigError("the run directory is given twice: run_dir=… and an override. Give one")
+    given = with_run_dir(spell_out(overrides), swept=False)
+    groups = {"selectors": selectors, "runtime": runtime, "sinks": sinks}
+    return compose(given, _live(model, inputs), trust, from_values(given, groups))
 
 
 def resume(

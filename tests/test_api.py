@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import extractkit
-from extractkit import cli
+from extractkit import cli, errors
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError, FinalError, JobError, RunDirectoryError, SelectionError
 from extractkit.runs.checking.result import Outcome
@@ -20,6 +20,7 @@ from tests.engine.examples import Told
 
 MODEL = ReferenceModel()
 HIDDEN = "+selectors.mine.path=embedding:output"
+SMALL = ["runtime.batch_size=1", "runtime.shard_size=2"]
 
 
 TEXTS = ["abc", "z", "de", "fgh"]
@@ -84,10 +85,15 @@ def modules_after(code: str) -> set[str]:
 
 
 def test_all_is_what_the_package_exposes() -> None:
-    names = [
-        "Run", "Sweep", "diff", "extract", "join", "open", "rerun", "resume",
-        "verify",
-    ]  # fmt: skip
+    functions = {
+        "catalog", "diff", "extract", "join", "open", "plan", "rerun", "resume", "verify",
+    }  # fmt: skip
+    types = {
+        "Catalog", "Comparison", "Preview", "Run", "Sweep", "TensorRecord", "TensorView",
+        "Verification",
+    }  # fmt: skip
+    raised = {name for name in dir(errors) if name.endswith("Error")}
+    names = sorted({*functions, *types, *raised, "__version__"})
     assert extractkit.__all__ == names == dir(extractkit)
     for name in extractkit.__all__:
         assert getattr(extractkit, name).__doc__
@@ -101,6 +107,82 @@ def test_former_names_are_answered_with_the_new_ones() -> None:
             AttributeError, match=rf"^extractkit\.{former} is now extractkit\.{new}"
         ):
             getattr(extractkit, former)
+
+
+def test_plain_values_do_what_overrides_do(tmp_path: Path) -> None:
+    typed = [
+        "selectors=[weights]",
+        HIDDEN,
+        "+selectors.mine.slice.token='0:2'",
+        *SMALL,
+        "sinks=npz",
+    ]
+    plain = {
+        "selectors": {
+            "weights": {"kind": "weight"},
+            "mine": {"path": "embedding:output", "slice": {"token": "0:2"}},
+        },
+        "runtime": {"batch_size": np.int64(1), "shard_size": 2, "device": None},
+        "sinks": {"npz": {}},
+    }
+    first = extractkit.extract(typed, model=MODEL, inputs=TEXTS, run_dir=tmp_path / "a")
+    second = extractkit.extract(model=MODEL, inputs=TEXTS, run_dir=tmp_path / "b", **plain)
+    assert list(second.manifest.sinks) == ["npz"]
+    assert second.journal.digests() == first.journal.digests()
+    found = extractkit.plan(model=MODEL, inputs=TEXTS, **plain)
+    assert [one.key for one in found.tensors] == list(second)
+
+
+def test_a_catalog_lists_what_selectors_match() -> None:
+    assert list(extractkit.catalog(model=MODEL)) == list(MODEL.catalog)
+    matched = extractkit.catalog(model=MODEL, selectors={"mine": {"path": "embedding:*"}})
+    assert list(matched) == ["embedding:output", "embedding:embeddings"]
+    named = extractkit.catalog(model=MODEL, selectors=["weights", "outputs"])
+    assert list(named) == [":output", "embedding:embeddings", "attention:kernel"]
+
+
+AWKWARD = "a${x} \\\\${oc.env:HOME} \"q\\\" 'r', {b}: [c]=é\\"
+
+
+def test_text_is_taken_as_it_is() -> None:
+    with pytest.raises(SelectionError) as caught:
+        extractkit.catalog(model=MODEL, selectors={"mine": {"path": AWKWARD}})
+    assert str(caught.value).startswith(f"selectors.mine.path={AWKWARD!r} matched 0 of ")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"selectors": {"m": {"pth": "x"}}}, "selectors.m.pth does not exist. Nearest: 'path'"),
+        ({"selectors": {"a.b": {}}}, "selectors: 'a.b' is not a name of letters, digits"),
+        ({"selectors": {"m": {"path": b"x"}}}, "selectors.m.path=b'x' is bytes. Give a string, a "),
+        ({"selectors": {"m": {"slice": {"a,b": 1}}}}, "selectors.m.slice: key 'a,b' has other"),
+        ({"selectors": 3}, "selectors=3 is int, not a name, a list of names or a mapping"),
+        ({"runtime": ["x"]}, "runtime=['x'] is list, not a name or a mapping"),
+        ({"runtime": {"bach_size": 1}}, "runtime.bach_size does not exist. Nearest: 'batch_size'"),
+        ({"sinks": {"npz": 3}}, "sinks.npz=3 is int, not a mapping of settings"),
+        ({"sinks": "hdf6"}, "sinks=hdf6 does not exist. Available: 'hdf5', 'npz'"),
+        (
+            {"overrides": ["runtime.batch_size=1"], "runtime": {"batch_size": 1}},
+            "runtime.batch_size is given twice: as an override and as runtime=. Leave one of ",
+        ),
+    ],
+)
+def test_a_plain_value_that_does_not_fit_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        extractkit.plan(model=MODEL, inputs=TEXTS, **given)
+    assert str(caught.value).startswith(message)
+
+
+def test_code_that_a_plain_value_names_needs_trust(sink: str, tmp_path: Path) -> None:
+    given = {"selectors": "outputs", "sinks": {"mine": {"_target_": sink}}}
+    with pytest.raises(ConfigError, match="trust"):
+        extractkit.plan(model=MODEL, inputs=TEXTS, **given)
+    module = sink.partition(".")[0]
+    run = extractkit.extract(
+        model=MODEL, inputs=TEXTS, run_dir=tmp_path / "run", trust=[module], **given
+    )
+    assert list(run.manifest.sinks) == ["mine"]
 
 
 def test_neither_importing_nor_opening_a_run_needs_tensorflow_or_hydra(tmp_path: Path) -> None:

@@ -28,8 +28,9 @@ def test_every_public_name_has_an_entry() -> None:
         f"extractkit.testing.{module.name}"
         for module in pkgutil.iter_modules(extractkit.testing.__path__)
     ]
-    raised = [f"extractkit.errors.{name}" for name in dir(errors) if name.endswith("Error")]
+    raised = [f"extractkit.{name}" for name in dir(errors) if name.endswith("Error")]
     assert set(public + contracts + raised) <= set(entered)
+    assert set(raised) <= set(public)
 
 
 @pytest.mark.parametrize("group", sorted({*GROUPS} - {"experiment"}))

@@ -47,6 +47,7 @@ def compose(
     overrides: Sequence[str],
     live: Mapping[str, Component] | None = None,
     trusted: Sequence[str] = (),
+    values: Sequence[str] = (),
 ) -> Composition:
     """Compose a job as the command line would, without changing Hydra's global state.
 
@@ -55,6 +56,7 @@ def compose(
         live: components that replace the groups of their names ("model", "inputs"). No override
             may set these groups.
         trusted: modules whose callables a file may name.
+        values: further overrides. Code that they name is trusted no more than that of a file.
 
     Raises:
         ConfigError: the overrides do not compose to a job, or a file names code that is not
@@ -64,12 +66,12 @@ def compose(
         _check_no_settings(group, overrides)
     left_out = [f"~{group}" for group in live or {}]
     trust = trust_of(overrides, trusted)
-    with own_state(), guarded(trust), translated(overrides):
+    with own_state(), guarded(trust), translated([*overrides, *values]):
         with hydra.initialize_config_dir(
             str(config_directory()), job_name=PROGRAM, version_base=VERSION_BASE
         ):
             cfg = hydra.compose(
-                ROOT, [*with_added_keys(overrides), *left_out], return_hydra_config=True
+                ROOT, [*with_added_keys([*overrides, *values]), *left_out], return_hydra_config=True
             )
         HydraConfig.instance().set_config(cfg)
         directory = Path(cfg.hydra.run.dir).absolute()

@@ -1,0 +1,123 @@
+"""Plain Python values for groups of the configuration, as the overrides that say the same.
+
+They are composed, checked and recorded as if they had been typed, but trusted no more than a file:
+a program may have read them from one.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from extractkit.advice import hydra_quoted
+from extractkit.config.overrides import values_of
+from extractkit.errors import ConfigError
+
+_NAME = re.compile(r"[A-Za-z_][\w-]*")
+_PLAIN_KEY = re.compile(r"\w[\w.*-]*")
+_READY = "_target_"
+
+
+def from_values(overrides: Sequence[str], groups: Mapping[str, object]) -> list[str]:
+    """Return the overrides that stand for plain values.
+
+    Args:
+        overrides: those that are given beside them, as on the command line.
+        groups: the value of each group: an entry's name, a list of names, or a mapping. None: the
+            group is left to the overrides.
+
+    Raises:
+        ConfigError: a value has no form in YAML, or is given as an override as well.
+    """
+    made = [one for group, value in groups.items() for one in _overrides(group, value)]
+    twice = values_of(made).keys() & values_of(overrides).keys()
+    if twice:
+        key = min(twice)
+        raise ConfigError(
+            f"{key} is given twice: as an override and as {key.partition('.')[0]}=. Leave one of "
+            f"the two out"
+        )
+    return made
+
+
+def _overrides(group: str, value: object) -> Iterator[str]:
+    if value is None:
+        return
+    if isinstance(value, str):
+        yield f"{group}={_name(group, value)}"
+    elif isinstance(value, Mapping):
+        yield from _of_mapping(group, value)
+    elif isinstance(value, Sequence) and group != "runtime":
+        yield f"{group}=[{','.join(_name(group, one) for one in value)}]"
+    else:
+        names = "a name or" if group == "runtime" else "a name, a list of names or"
+        raise ConfigError(f"{group}={value!r} is {type(value).__name__}, not {names} a mapping")
+
+
+def _of_mapping(group: str, entries: Mapping[object, object]) -> Iterator[str]:
+    names = [_name(group, name) for name in entries]
+    if group == "sinks":
+        ready = [
+            name
+            for name, entry in zip(names, entries.values(), strict=True)
+            if not (isinstance(entry, Mapping) and _READY in entry)
+        ]
+        yield f"sinks=[{','.join(ready)}]"
+    for name, entry in zip(names, entries.values(), strict=True):
+        key = f"{group}.{name}"
+        if group == "runtime":
+            yield f"{key}={_text(entry, key)}"
+        elif group == "selectors" or name not in ready:
+            yield f"+{key}={_text(entry, key)}"
+        elif isinstance(entry, Mapping):
+            for setting, one in entry.items():
+                within = f"{key}.{_name(key, setting)}"
+                yield f"{within}={_text(one, within)}"
+        elif entry is not None:
+            raise ConfigError(
+                f"{key}={entry!r} is {type(entry).__name__}, not a mapping of settings"
+            )
+
+
+def _name(group: str, name: object) -> str:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ConfigError(f"{group}: {name!r} is not a name of letters, digits, '_' and '-'")
+    return name
+
+
+def _text(value: object, at: str) -> str:
+    """Return a value in Hydra's grammar.
+
+    Raises:
+        ConfigError: YAML has no such value.
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, str):
+        # OmegaConf would look up what stands in "${…}".
+        return hydra_quoted(re.sub(r"(\\*)\$\{", r"\1\1\\${", value))
+    if isinstance(value, Mapping):
+        inside = [f"{_key(key, at)}:{_text(one, f'{at}.{key}')}" for key, one in value.items()]
+        return f"{{{','.join(inside)}}}"
+    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
+        items = [_text(one, f"{at}[{number}]") for number, one in enumerate(value)]
+        return f"[{','.join(items)}]"
+    raise ConfigError(
+        f"{at}={value!r} is {type(value).__name__}. Give a string, a number, a truth value, None, "
+        f"a list or a mapping"
+    )
+
+
+def _key(key: object, at: str) -> str:
+    if isinstance(key, bool) or not isinstance(key, str | int):
+        raise ConfigError(f"{at}: key {key!r} is {type(key).__name__}, not a string")
+    text = str(key)
+    if not _PLAIN_KEY.fullmatch(text):
+        raise ConfigError(f"{at}: key {text!r} has other characters than letters and digits")
+    return text
