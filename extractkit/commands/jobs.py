@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 TENSORS_SCHEMA = 1
-PLAN_SCHEMA = 1
+PLAN_SCHEMA = 2
 """Versions of the `--json` documents of `tensors` and `plan`; raised with every change."""
 
 _Answer = tuple[Callable[[], dict[str, object]], Callable[[], "RenderableType"]]

@@ -190,7 +190,7 @@ def test_plan_looks_at_the_directory_that_was_asked_for(program: Program, place:
     assert document["directory"] == f"{place}/a/b"
     assert document["matches"] == {"layers": 3}
     assert document["bound"] == "upper bound"
-    assert document["schema"] == 1
+    assert document["schema"] == 2
     assert left_in(place) == set()
 
 

@@ -8,7 +8,7 @@ from numbers import Real
 from extractkit.errors import ConfigError
 from extractkit.runs.schema import plain
 
-SCHEMA = 3
+SCHEMA = 4
 """Version of the document's fields. Raise it with every change of them."""
 
 
