@@ -142,7 +142,7 @@ def _gone_on(
 ) -> Path:
     """Run or resume one job and return its run directory."""
     from extractkit.api import resume
-    from extractkit.commands.jobs import extract, resumable
+    from extractkit.commands.extraction import extract, resumable
     from extractkit.config.compose import relative_to
     from extractkit.core.trust import Trust
     from extractkit.display.progress import listening
