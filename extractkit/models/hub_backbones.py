@@ -23,6 +23,7 @@ from extractkit.core.values import Array
 from extractkit.errors import ConfigError, ModelError, choices
 from extractkit.models.foreign import error_summary
 from extractkit.models.hub_preset import Preset
+from extractkit.models.keras_internals import bert_block, layers_in
 from extractkit.models.recognition import held
 from extractkit.models.weight_files import WeightFile, open_weights
 from extractkit.models.weight_files.tensorflow_checkpoint import INDEX_ENDING
@@ -76,8 +77,8 @@ def configure_bert(backbone: Any, preset: Preset) -> None:
         )
     for layer in backbone.transformer_layers:
         # keras-hub builds every BERT with the tanh approximation.
-        layer._feedforward_intermediate_dense.activation = known[name]
-    for layer in backbone._flatten_layers():
+        bert_block(layer).intermediate.activation = known[name]
+    for layer in layers_in(backbone):
         if isinstance(layer, keras.layers.LayerNormalization):
             layer.epsilon = preset.config.get("layer_norm_eps", 1e-12)
 
@@ -391,16 +392,16 @@ def _names(backbone: Any) -> Iterator[tuple[str, Any]]:
     yield "embeddings/token_type_embeddings", layer("segment_embedding").embeddings
     yield from _normalization("embeddings", layer("embeddings_layer_norm"))
     for number in range(backbone.num_layers):
-        block, scope = layer(f"transformer_layer_{number}"), f"encoder/layer_{number}"
-        attention = block._self_attention_layer
+        block = bert_block(layer(f"transformer_layer_{number}"))
+        attention, scope = block.attention, f"encoder/layer_{number}"
         yield from _dense(f"{scope}/attention/self/query", attention.query_dense)
         yield from _dense(f"{scope}/attention/self/key", attention.key_dense)
         yield from _dense(f"{scope}/attention/self/value", attention.value_dense)
         yield from _dense(f"{scope}/attention/output/dense", attention.output_dense)
-        yield from _normalization(f"{scope}/attention/output", block._self_attention_layer_norm)
-        yield from _dense(f"{scope}/intermediate/dense", block._feedforward_intermediate_dense)
-        yield from _dense(f"{scope}/output/dense", block._feedforward_output_dense)
-        yield from _normalization(f"{scope}/output", block._feedforward_layer_norm)
+        yield from _normalization(f"{scope}/attention/output", block.attention_norm)
+        yield from _dense(f"{scope}/intermediate/dense", block.intermediate)
+        yield from _dense(f"{scope}/output/dense", block.output)
+        yield from _normalization(f"{scope}/output", block.output_norm)
     yield from _dense("pooler/dense", layer("pooled_dense"))
 
 

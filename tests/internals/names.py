@@ -48,7 +48,7 @@ def unlisted(path: str, names: Mapping[str, str]) -> set[str]:
     """Return the private names that a file uses and `names`, as for `check`, does not list."""
     tree = parsed(path)
     listed = {part for name in names for part in name.replace(":", ".").split(".")}
-    used = {name.rpartition(".")[2] for _, name in private_uses(tree, defined(tree))}
+    used = {name.rstrip(".").rpartition(".")[2] for _, name in private_uses(tree, defined(tree))}
     return used - listed
 
 

@@ -15,6 +15,7 @@ from extractkit.models.axes import INPUT_AXES, InputSetting
 from extractkit.models.graphs.rebuilding import static_shape
 from extractkit.models.graphs.records import Found
 from extractkit.models.graphs.signature import Declared, chosen, signature_of
+from extractkit.models.keras_internals import layers_in
 from extractkit.models.keras_models.dialects import KERAS_3, Dialect, dialect_of
 from extractkit.models.keras_models.tracing import LayerCall, Trace
 from extractkit.models.naming import Paths, Ports, base_name
@@ -371,7 +372,7 @@ def _weights(trace: Trace, paths: Paths, places: Mapping[LayerCall, _Place]) -> 
             found.append(Found(record, variable))
 
     def uncalled(layer: Any, place: _Place) -> None:
-        for child in layer._flatten_layers(include_self=False, recursive=False):
+        for child in layers_in(layer, include_self=False, recursive=False):
             if id(child) in visited:
                 continue
             visited.add(id(child))

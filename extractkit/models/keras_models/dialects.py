@@ -12,9 +12,17 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from keras.src import backend
 
 from extractkit.models.foreign import patched
+from extractkit.models.keras_internals import (
+    MASK_MAKER,
+    loops_2,
+    loops_3,
+    own_weights_2,
+    own_weights_3,
+    takes_mask,
+    takes_training,
+)
 from extractkit.models.tensorflow_internals import autograph_enabled
 
 
@@ -34,9 +42,9 @@ def _over_free_steps(original: Callable[..., Any]) -> Callable[..., Any]:
         if inputs.shape[1] is not None:
             return original(wrapper, inputs, training=training, mask=mask)
         arguments: dict[str, Any] = {}
-        if wrapper.layer._call_has_mask_arg and mask is not None:
+        if takes_mask(wrapper.layer) and mask is not None:
             arguments["mask"] = _merged(mask)
-        if wrapper.layer._call_has_training_arg:
+        if takes_training(wrapper.layer):
             arguments["training"] = training
         samples_and_steps = tf.shape(inputs)[:2]
         return keras.tree.map_structure(
@@ -102,11 +110,11 @@ KERAS_3 = Dialect(
     name="Keras 3",
     package=keras,
     variable_class=keras.Variable,
-    own_weights=lambda layer: (*layer._trainable_variables, *layer._non_trainable_variables),
+    own_weights=own_weights_3,
     variable_name=lambda variable: str(variable.name),
     repaired=repaired_keras,
-    loops=(backend,),
-    mask_makers=((keras.layers.RNN, "_maybe_config_dropout_masks"),),
+    loops=loops_3(),
+    mask_makers=((keras.layers.RNN, MASK_MAKER),),
 )
 
 
@@ -131,13 +139,12 @@ def keras_2(package: Any) -> Dialect:
         name="Keras 2",
         package=package,
         variable_class=tf.Variable,
-        own_weights=lambda layer: (*layer._trainable_weights, *layer._non_trainable_weights),
+        own_weights=own_weights_2,
         # TensorFlow's name with scopes and output number: `dense/kernel:0`.
         variable_name=lambda variable: variable.name.rpartition("/")[2].partition(":")[0],
         repaired=nullcontext,
         converting=control_flow_converted,
-        # The classes of users' code and of Keras's own layers.
-        loops=(package.backend, package.src.backend),
+        loops=loops_2(package),
     )
 
 

@@ -20,6 +20,7 @@ import tensorflow as tf
 from extractkit.core import digests
 from extractkit.errors import ModelError
 from extractkit.models.foreign import error_summary
+from extractkit.models.keras_internals import IDENTIFIED, layers_in
 from extractkit.models.keras_models.dialects import KERAS_3, Dialect, dialect_of
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type, np.dtype, tf.DType)
@@ -28,11 +29,7 @@ _PLAIN = (type(None), bool, int, float, complex, str, bytes, type, np.dtype, tf.
 # graph, and mutable objects (a variable, a table) are not constants of a trace.
 _BY_IDENTITY = (
     "tensorflow.",
-    "keras.src.backend.",
-    "keras.src.ops.",
-    "keras.src.utils.tracking",
-    "tf_keras.src.engine.node",
-    "tf_keras.src.engine.keras_tensor",
+    *IDENTIFIED,
 )
 
 
@@ -88,7 +85,7 @@ def layers_by_path(model: Any) -> dict[str, Any]:
         while unique in found:
             unique += "'"
         found[unique] = layer
-        inside = layer._flatten_layers(include_self=False, recursive=False)
+        inside = layers_in(layer, include_self=False, recursive=False)
         waiting += [(f"{path}/{one.name}".lstrip("/"), one) for one in reversed(list(inside))]
     return found
 

@@ -16,6 +16,7 @@ from extractkit.core.checkpoints import KEY
 from extractkit.errors import MissingExtraError, ModelError, UserError
 from extractkit.models.foreign import error_summary, patched
 from extractkit.models.given_weights import GivenWeights
+from extractkit.models.keras_internals import OPERATIONS, layers_in
 from extractkit.models.keras_models.dialects import KERAS_3, Dialect, dialect_of, keras_2
 from extractkit.models.keras_models.old_configs import (
     WRAPPER,
@@ -43,7 +44,6 @@ _log = logging.getLogger(__name__)
 # The largest number of elements of a weight that is not stored.
 _SMALL = 1 << 20
 
-_OPERATIONS = "keras.src.ops."
 _CHANGED = "hard_sigmoid"
 _INSTALL = "python -m pip install 'extractkit[legacy]'"
 
@@ -261,7 +261,7 @@ def _operations(saved: SavedKeras) -> dict[str, Any]:
         subclasses: list[type] = waiting.pop().__subclasses__()
         for one in subclasses:
             waiting.append(one)
-            if one.__name__ in wanted and one.__module__.startswith(_OPERATIONS):
+            if one.__name__ in wanted and one.__module__.startswith(OPERATIONS):
                 found[one.__name__] = one
     return found
 
@@ -339,7 +339,7 @@ class ReloadedModel:
         """
         if self.load_weights is None:
             return
-        if not all(layer.built for layer in self.model._flatten_layers()):
+        if not all(layer.built for layer in layers_in(self.model)):
             self.model(inputs, training=False)
         self.load_weights()
 

@@ -21,6 +21,7 @@ from extractkit.models.functions.inlining import captured_variables
 from extractkit.models.functions.model import FunctionModel
 from extractkit.models.given_weights import ONE
 from extractkit.models.graphs.records import Found
+from extractkit.models.keras_internals import layers_in
 from extractkit.models.keras_models.catalog import find_tensors
 from extractkit.models.keras_models.dialects import KERAS_3, Dialect, dialect_of
 from extractkit.models.keras_models.layer_state import LayerState
@@ -86,9 +87,7 @@ def check_carried(layers: Sequence[Any], checkpoints: "WeightFiles | None", name
 def stateful_layers(model: Any, dialect: "Dialect") -> list[Any]:
     """Return the stateful recurrent layers of a model, and wrappers marked stateful."""
     kinds = (dialect.package.layers.RNN, dialect.package.layers.Bidirectional)
-    return [
-        layer for layer in model._flatten_layers() if isinstance(layer, kinds) and layer.stateful
-    ]
+    return [layer for layer in layers_in(model) if isinstance(layer, kinds) and layer.stateful]
 
 
 @contextmanager
@@ -114,9 +113,9 @@ def check_calls(model: Any, layers: Sequence[Any], trace: "Trace") -> None:
     package = trace.dialect.package
     within = {
         id(inside)
-        for layer in model._flatten_layers()
+        for layer in layers_in(model)
         if isinstance(layer, package.layers.TimeDistributed)
-        for inside in layer._flatten_layers()
+        for inside in layers_in(layer)
     }
     for layer in layers:
         calls = [call for call in trace.calls if call.layer is layer]
@@ -195,7 +194,7 @@ class KerasModel(FunctionModel):
 
         Building calls layers symbolically, and those calls must not end up in the catalog.
         """
-        if not all(layer.built for layer in self.keras_model._flatten_layers()):
+        if not all(layer.built for layer in layers_in(self.keras_model)):
             self._trace()
 
     def _trace(self, samples: int | None = None) -> Trace:

@@ -18,6 +18,13 @@ from typing import Any
 import h5py
 
 from extractkit.errors import ModelError, choices
+from extractkit.models.keras_internals import (
+    give_input_shape,
+    is_functional_2,
+    is_model_2,
+    layers_in,
+    revived_class,
+)
 from extractkit.models.keras_models.saved import (
     SavedKeras,
     graph_alternative,
@@ -307,21 +314,17 @@ def stripped(model: Any, package: Any, wrapper: Any, at: str) -> Any:
     """
 
     def is_wrapped(layer: Any) -> bool:
-        return any(isinstance(one, wrapper) for one in layer._flatten_layers())
+        return any(isinstance(one, wrapper) for one in layers_in(layer))
 
     def strip(layer: Any) -> Any:
         if not is_wrapped(layer):
             return layer
         if isinstance(layer, wrapper):
             inner: Any = layer.layer
-            shape = getattr(layer, "_batch_input_shape", None)
             # The first layer of a sequential model defines the model's input.
-            if shape is not None and not hasattr(inner, "_batch_input_shape"):
-                inner._batch_input_shape = shape
+            give_input_shape(inner, layer)
             return inner
-        if not (
-            isinstance(layer, package.Sequential) or getattr(layer, "_is_graph_network", False)
-        ):
+        if not (isinstance(layer, package.Sequential) or is_functional_2(layer)):
             raise ModelError(
                 f"{at}: pruning wrappers are inside {layer.name!r}, which is a "
                 f"{type(layer).__name__}; they are taken out of functional and sequential models "
@@ -391,16 +394,14 @@ def check_revived(model: Any, saved: SavedKeras, custom_objects: Mapping[str, An
     Raises:
         ModelError: There are such layers.
     """
-    from tf_keras.src.saving.legacy.saved_model.load import RevivedLayer
-
-    if not hasattr(model, "_flatten_layers"):
+    if not is_model_2(model):
         raise ModelError(f"{saved.at} does not hold a model of Keras{graph_alternative(saved)}")
-    for layer in model._flatten_layers():
+    for layer in layers_in(model):
         name = type(layer).__name__
         known = name.rpartition(">")[2] in custom_objects or name in custom_objects
-        if isinstance(layer, RevivedLayer) and not known:
+        if isinstance(layer, revived_class()) and not known:
             raise ModelError(needs(saved, name))
-        if isinstance(layer, RevivedLayer):
+        if isinstance(layer, revived_class()):
             raise ModelError(
                 f"{saved.at}: layer {layer.name!r} cannot be made of class {name!r}: the folder "
                 f"holds no configuration that fits. Give the class a get_config, and save the "

@@ -15,6 +15,7 @@ import numpy as np
 
 from extractkit.core.values import Array
 from extractkit.errors import ModelError
+from extractkit.models.keras_internals import keys_to_ignore
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ def variables_by_pytorch_name(model: Any, keys: Sequence[str]) -> dict[str, Arra
 
 def may_be_missing(model: Any, path: str) -> bool:
     """Return whether transformers itself allows a variable to keep its initial value."""
-    patterns = getattr(model, "_keys_to_ignore_on_load_missing", None) or ()
+    patterns, _ = keys_to_ignore(model)
     return any(re.search(pattern, path) for pattern in patterns)
 
 
@@ -168,7 +169,7 @@ def may_be_left(model: Any, key: str, dtype: str) -> bool:
     Such are the weights of a head that the model lacks, and PyTorch's buffers of whole numbers:
     masks and positions.
     """
-    patterns = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
+    _, patterns = keys_to_ignore(model)
     whole = dtype.startswith(("int", "uint", "bool"))
     return whole or any(re.search(pattern, key) for pattern in patterns)
 

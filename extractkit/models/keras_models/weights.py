@@ -17,6 +17,7 @@ import h5py
 
 from extractkit.errors import ModelError
 from extractkit.models.foreign import error_summary, patched
+from extractkit.models.keras_internals import inner_variable
 from extractkit.models.keras_models.averages import use_optimizer_averages, with_named_averages
 from extractkit.models.keras_models.dialects import variables_of
 from extractkit.models.keras_models.saved import ARCHIVE, HDF5, SavedKeras, open_saved
@@ -146,7 +147,7 @@ def _load_by_keras(model: Any, weights: WeightFile, legacy: bool, at: str) -> No
             raise ModelError(f"{at} {why}") from error
     for warning in caught:
         _log.debug("%s: %s", at, warning.message)
-    left = [variable for variable in variables if id(_plain(variable)) not in assigned]
+    left = [variable for variable in variables if id(inner_variable(variable)) not in assigned]
     # Layers may save and load more than their variables, such as weights of terms.
     first = None
     if left or len(stored) > len(assigned):
@@ -185,10 +186,10 @@ def _assigned(variables: Sequence[Any]) -> Iterator[set[int]]:
     """Record the ids of the variables that are assigned within the block."""
     # Variables created in a graph have another class.
     classes: set[type] = {
-        next(c for c in type(_plain(variable)).__mro__ if "assign" in vars(c))
+        next(c for c in type(inner_variable(variable)).__mro__ if "assign" in vars(c))
         for variable in variables
     }
-    own = {id(_plain(variable)) for variable in variables}
+    own = {id(inner_variable(variable)) for variable in variables}
     ids: set[int] = set()
 
     def watching(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -202,14 +203,6 @@ def _assigned(variables: Sequence[Any]) -> Iterator[set[int]]:
         for variable_class in classes:
             stack.enter_context(patched(variable_class, "assign", watching))
         yield ids
-
-
-def _plain(variable: Any) -> Any:
-    """Return TensorFlow's variable inside one of Keras 3 or of a mixed precision policy."""
-    inside = getattr(variable, "_value", None)
-    if inside is None:
-        inside = getattr(variable, "_variable", None)
-    return variable if inside is None else inside
 
 
 def _first(model: Any, weights: WeightFile, stored: Shapes, legacy: bool) -> str | None:

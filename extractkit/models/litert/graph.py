@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from extractkit.models.litert.file import Content
+from extractkit.models.litert_internals import vector_start
 
 RESOURCES = ("RESOURCE", "VARIANT")
 """Types without a value: reading such a tensor ends the process."""
@@ -251,8 +252,7 @@ def _place(buffer: Any) -> tuple[int, int] | None:
     if buffer is None:
         return None
     if length := int(buffer.DataLength()):
-        table = buffer._tab  # the generated readers copy vectors, but do not say where they are
-        return int(table.Vector(table.Offset(_DATA))), length
+        return vector_start(buffer, _DATA), length
     # Weights beyond two gigabytes are behind the FlatBuffer, at an offset.
     return (int(buffer.Offset()), int(buffer.Size())) if buffer.Offset() > 1 else None
 

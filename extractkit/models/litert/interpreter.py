@@ -15,6 +15,7 @@ import numpy as np
 from extractkit.core.values import Array, as_array
 from extractkit.models.foreign import noise_to_log
 from extractkit.models.litert.graph import Subgraph
+from extractkit.models.litert_internals import wrapper_of
 
 FAILURES = (ValueError, RuntimeError)
 """Errors of a failed call of LiteRT, except a lack of memory, which no sample causes."""
@@ -145,8 +146,7 @@ class Interpreter:
                 experimental_preserve_all_tensors=self._preserve,
             )
         self._allocated = False
-        # Its public methods set and resize inputs of the first subgraph alone.
-        return interpreter._interpreter
+        return wrapper_of(interpreter)
 
     def _first_quietly(self) -> AbstractContextManager[None]:
         return nullcontext() if self._settings.xnnpack in _ANNOUNCED else noise_to_log("litert")
