@@ -37,7 +37,7 @@ def test_what_another_engine_has_no_use_for_is_left_out() -> None:
     assert here == Runtime(seed=5)
     near = Runtime.parse(moved(recorded, {"engine": "processes"}))
     assert near == Runtime(seed=5, engine="processes", workers=3)
-    with pytest.raises(ConfigError, match=r"runtime\.workers=2 is of no use"):
+    with pytest.raises(ConfigError, match=r"runtime\.workers=2 has no effect with"):
         Runtime.parse(moved(recorded, {"engine": "local", "workers": 2}))
 
 
