@@ -263,8 +263,9 @@ def test_files_of_numpy_are_written_anew(tmp_path: Path, monkeypatch: pytest.Mon
     for name, text, begin, signature, given in [
         ("text.npy", "is neither .npy nor .npz: ", "np.save('x.npy'", ONE, array),
         ("text.npy", "is neither .npy nor .npz: ", "np.savez", ONE, array),
-        ("objects.npy", "Make it numbers, ", "np.save(path, array.astype('float32')", ONE, objects),
-        ("words.npy", "or texts, ", "np.save(path, array.astype('str')", STRING,
+        ("objects.npy", "Make it numbers, array = array.astype('float32'), ", "np.save(path", ONE,
+         objects),
+        ("words.npy", "or texts, array = array.astype('str'), ", "np.save(path", STRING,
          np.array(["a", "b"], object)),
         ("notes.zip", "is a zip archive, but not an .npz: 'notes.txt' in it is not an array. ",
          "np.savez", ONE, array),
@@ -276,7 +277,9 @@ def test_files_of_numpy_are_written_anew(tmp_path: Path, monkeypatch: pytest.Mon
         assert text in message
         code = expression(message, begin).replace("path,", "'x.npy',").replace("path", "'x.npz'")
         code = re.sub(r"savez\((?=x=)", "savez('x.npz', ", code)
-        eval(code, {"np": np, "array": given})
+        converted = re.search(r"array = (array\.astype\('\w+'\))", text)
+        array_given = eval(converted[1], {"array": given}) if converted else given
+        eval(code, {"np": np, "array": array_given})
         ending = "npz" if "savez" in code else "npy"
         assert read(signature, ("inputs=arrays", f"inputs.path=x.{ending}"))
 
