@@ -84,11 +84,11 @@ class TestSurvey:
 
     def test_what_fails_alone_is_told_with_its_reason_and_keeps_its_place(self) -> None:
         missing, rows, lengths = surveyed(self.TEXTS)
-        assert missing == {1: "inputs[1] is int, no text: 7", 2: "sample '2' has no code"}
+        assert missing == {1: "inputs[1] is int, not a text: 7", 2: "sample '2' has no code"}
         assert lengths == [2, 0, 0, 3]
         assert rows[1] == {
             "index": 1, "id": "1", "source": "memory", "length": 0, "truncated": False,
-            "tokens": None, "missing": "inputs[1] is int, no text: 7",
+            "tokens": None, "missing": "inputs[1] is int, not a text: 7",
         }  # fmt: skip
         assert rows[2] == {
             "index": 2, "id": "2", "source": "memory", "length": 0, "truncated": False,
@@ -98,12 +98,12 @@ class TestSurvey:
 
     @pytest.mark.parametrize("bad", [NO_TEXT, NO_CODE])
     def test_the_same_samples_fail_a_job_that_does_not_skip(self, bad: object) -> None:
-        with pytest.raises(InputError, match=r"no text|no code"):
+        with pytest.raises(InputError, match=r"not a text|no code"):
             surveyed(["ab", bad, "abc"], policy="fail")
 
     @pytest.mark.parametrize(
         ("bad", "reason"),
-        [(NO_TEXT, "inputs[1] is int, no text: 7"), (NO_CODE, "sample '1' has no code")],
+        [(NO_TEXT, "inputs[1] is int, not a text: 7"), (NO_CODE, "sample '1' has no code")],
     )
     def test_the_first_of_them_is_named_with_the_way_out(self, bad: object, reason: str) -> None:
         with pytest.raises(InputError) as caught:
@@ -143,7 +143,7 @@ class TestSurvey:
             survey(CHOOSY, texts, lambda rows: None)
         told = str(caught.value)
         assert told.startswith(f"sample 't.jsonl:3' (number 1): inputs.path={str(path)!r}, line 3 ")
-        assert told.endswith(" wants another ending. " + WAY_OUT)
+        assert told.endswith(" needs another ending. " + WAY_OUT)
 
     def test_where_nothing_is_left_the_first_reason_is_told(self) -> None:
         with pytest.raises(InputError) as caught:
@@ -332,7 +332,7 @@ class TestStream:
         (one,) = stream(texts, BatchRules(4, None, True)).shards([Shard(0, 4)])
         assert one.missing == {
             1: "the model blew up",
-            2: "inputs[2] is int, no text: 7",
+            2: "inputs[2] is int, not a text: 7",
             3: "sample '3' has no code",
         }
 
@@ -446,7 +446,7 @@ class TestRun:
         )  # fmt: skip
         run = executed(tmp_path / "run", wanted)
         assert run.missing == {
-            1: "inputs[1] is int, no text: 7",
+            1: "inputs[1] is int, not a text: 7",
             3: "the model blew up",
             5: "sample '5' has no code",
         }

@@ -367,7 +367,7 @@ def test_a_file_that_changes_after_the_start_is_named(how: str, tmp_path: Path) 
     with pytest.raises(JobError) as caught:
         executed(tmp_path / "run", careless)
     assert paths[2] in str(caught.value)
-    assert "Put it back as it was and resume the run" in str(caught.value)
+    assert "Restore it and resume the run" in str(caught.value)
     left = open_run(tmp_path / "run")
     assert left.status is Status.FAILED
     assert {entry.checkpoint for entry in left.journal.entries} == {0, 1}

@@ -245,7 +245,7 @@ def test_initial_weights_are_drawn_from_the_seed() -> None:
         (
             {"factory": factory("nothing")},
             ModelError,
-            "model.factory._target_='tests.models.keras_factories.nothing' returns a object, no "
+            "model.factory._target_='tests.models.keras_factories.nothing' returns a object, not a "
             "Keras model or layer. Anything else is for model=module",
         ),
         (
