@@ -126,7 +126,7 @@ def test_state_that_keras_loses_is_told(tmp_path: Path, caplog: pytest.LogCaptur
     np.testing.assert_allclose(
         output(read, "nested"), plainly.predict(NUMBERS, verbose=0), rtol=1e-6
     )
-    (said,) = [one.getMessage() for one in caplog.records if one.name.endswith("loaded_state")]
+    (said,) = [one.getMessage() for one in caplog.records if one.name.endswith("layer_state")]
     assert "Keras 3 does not derive the state of layer 'inner/norm'" in said
     assert read.describe()["derived_state"] == {"stale_layers": ["inner/norm"]}
 
