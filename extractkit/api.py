@@ -74,7 +74,7 @@ def extract(
             in an override, code that a plain value names (`_target_`) needs `trust`.
         run_dir: the run directory; None: that of the overrides, or a new one under `outputs/`.
         trust: modules whose callables files of the configuration and plain values may name.
-        listener: is told how the job goes; None: nobody is.
+        listener: receives progress events. If None, progress is not reported.
 
     The job's seed is set for the whole process, and TensorFlow refuses operations that are not
     deterministic from then on; `runtime.deterministic=false` leaves that as it is.
@@ -189,7 +189,7 @@ def resume(
             keeps its own.
         trust: modules whose callables the run's configuration may name.
         model, inputs: what was given to `extract` as live objects, again.
-        listener: is told how the job goes; None: nobody is.
+        listener: receives progress events. If None, progress is not reported.
 
     Raises:
         ConfigError: an override of something else.
@@ -378,5 +378,5 @@ def _live_inputs(inputs: object) -> Component:
 
 
 def given(live: object) -> object:
-    """What is live already needs no building."""
+    """Return a live object, which needs no building."""
     return live

@@ -91,7 +91,7 @@ def check_search_path(entries: object, trust: Trust) -> None:
 
 
 def launcher_needs_trust(trust: Trust) -> bool:
-    """Whether a file may not choose what the user typed of launchers."""
+    """Return whether a typed launcher setting would need `--trust` in a file."""
     for setting in trust.settings:
         key, _, value = setting.partition("=")
         if key == _CHOICE and not set(_targets(value)) <= set(_LAUNCHERS):

@@ -187,7 +187,7 @@ def _bytes(array: Array) -> int:
 
 
 def placed(model: Model, batch: Batch) -> Batch:
-    """The batch as it costs a program of the model least to be called with it again and again."""
+    """Return the batch with arguments converted by the model, for cheap repeated calls."""
     place = getattr(model, "place", None)
     return batch if place is None else replace(batch, placed=place(batch.features, batch.lengths))
 

@@ -4,7 +4,7 @@ What is computed does not change by it: a program's values are a function of its
 makes no difference whether an earlier batch belonged to the same job. A model is loaded anew where
 anything differs that could make another of it: its component's target and arguments, the files that
 these name (size and time), the working directory, the environment, and what the process is set to
-(seed, determinism, device). So is one of which nobody can tell what it computes.
+(seed, determinism, device). A model without a definition digest is also loaded anew.
 
 What has been read is kept as long as memory allows, and the shards are computed in an order that
 makes use of it: ranges that fit into memory together go through all checkpoints before the next
@@ -72,12 +72,12 @@ def kept() -> Iterator[None]:
 
 
 def forget() -> None:
-    """Let the model go: call it before its weights or anything else of it are changed."""
+    """Drop the cached model. Call this before changing its weights or anything else in it."""
     _PROCESS.last = None
 
 
 def model_of(component: Component, runtime: Runtime) -> Any:
-    """What a component builds: the model, or whatever else it may turn out to be.
+    """Return what the component builds. It is not checked to be a model.
 
     Raises:
         UserError: it cannot be built.
@@ -102,7 +102,7 @@ def _built(component: Component) -> Any:
 
 
 def program_of(model: Model, fetches: Sequence[Fetch], compilation: Compilation) -> Program:
-    """The model's program for these fetches, or the last one where it is that."""
+    """Return the program for these fetches; reuse the last one if it has the same."""
     loaded = _PROCESS.last
     if loaded is None or loaded.model is not model:
         return model.program(fetches, compilation)
@@ -115,7 +115,7 @@ def program_of(model: Model, fetches: Sequence[Fetch], compilation: Compilation)
 
 
 def _key(component: Component, runtime: Runtime) -> _Key | None:
-    """What decides which model it is; None where that cannot be told."""
+    """Return the cache key of a component; None for objects in memory and missing files."""
     try:
         written = canonical(component)
         files = {str(path.absolute()): Stamp.of(path) for path in _files(component)}

@@ -42,7 +42,7 @@ def nothing_to_add(batch: Batch) -> None:
 
 
 def run(program: Program, batch: Batch, signature: Signature) -> Outcome:
-    """Run a batch; if the model fails on it and it is padded further than its samples need, less.
+    """Run a batch. If the model fails, run it again with no more padding than needed.
 
     Padding may reach a length that the model does not take: that of a sample which was in the
     batch before, or a rounded one.
@@ -66,7 +66,7 @@ def run_isolated(
     explain: Explain = nothing_to_add,
     refused: Mapping[int, str] | None = None,
 ) -> Outcome:
-    """Run a batch; if the model fails on it, without the samples on which it fails alone.
+    """Run a batch. If the model fails, leave out the samples on which it fails alone.
 
     What comes of a batch follows from it alone, as the others are run together again, not one by
     one: values may depend on how many share a batch.
@@ -129,7 +129,7 @@ def explained(said: str, fault: str | None) -> str:
 
 
 def first_explained(said: str, fault: str | None) -> str:
-    """Return the same where the sample is the first of those that are tried, and is not named."""
+    """Like `explained`, for the first sample tried, which the message does not name."""
     return explained(said, fault and f"the first sample that was tried does not fit: {fault}")
 
 

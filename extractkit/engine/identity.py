@@ -42,7 +42,7 @@ _RUNTIME = (
     *("batch_size", "batch_tokens", "shard_size", "compile", "device", "seed", "deterministic"),
     *("bad_samples", "non_finite"),
 )
-"""Settings of the runtime that decide values; where a run is looked for, say, is none."""
+"""Runtime settings that affect stored values. `reuse_from`, for example, does not."""
 
 
 def identity(prepared: Prepared, described: Manifest) -> str | None:
@@ -87,7 +87,7 @@ def weights_of(checkpoints: Sequence[Checkpoint]) -> str:
 
 
 def _components(job: Job, described: Manifest) -> list[Any]:
-    """How model and inputs are built and values stored; files stand there by their content."""
+    """Return model, inputs and sinks as plain data, with files replaced by their digests."""
     contents = {origin.key: origin.sha256 for origin in described.origins}
     if described.checkpoints:
         contents[CHECKPOINTS] = weights_of(described.checkpoints)
@@ -175,7 +175,7 @@ def check_versions(directory: Path, recorded: Manifest) -> None:
 
 
 def _holds_all_values(directory: Path, recorded: Manifest) -> bool:
-    """Whether a run is finished, and lacks no more than what no computing can mend."""
+    """Return whether a run is finished, and recomputing could not restore what it lacks."""
     return recorded.status is Status.FINISHED and set(damage(directory, recorded)) <= set(
         lasting_damage(directory, recorded)
     )
@@ -198,7 +198,7 @@ def check_same(recorded: Manifest, now: Manifest, given: str) -> None:
 
 
 def check_repeats(recorded: Manifest, now: Manifest) -> None:
-    """Make sure that a job is that of another run, whatever the machine and its libraries.
+    """Check that a job repeats another run. Machine and libraries may differ.
 
     Raises:
         RunDirectoryError: weights, inputs or tensors differ; all of it is named.

@@ -73,11 +73,11 @@ _KERNELS = (
 
 
 def environment(threads: int | None) -> dict[str, str]:
-    """The variables as a new job is to have them: its threads, and flags as they are set.
+    """Return the environment variables of a new job: its thread counts, and flags that are set.
 
     Args:
-        threads: as the job asks; None: as are set, or as TensorFlow runs with already, or as many
-            as there are processors.
+        threads: the requested number. If None, the number that is set or that TensorFlow already
+            runs with, or the number of processors.
     """
     found = {name: os.environ[name] for name in (*SWITCHES, *_XLA, *_KERNELS) if name in os.environ}
     for name, count in zip(THREADS, (intra_op_threads(), inter_op_threads()), strict=True):
@@ -86,12 +86,12 @@ def environment(threads: int | None) -> dict[str, str]:
 
 
 def machine_variables() -> dict[str, str]:
-    """What is set here of the variables that `impose` leaves as they are."""
+    """Return the variables set in this process that `impose` does not change."""
     return {name: os.environ[name] for name in (*_XLA, *_KERNELS) if name in os.environ}
 
 
 def take_machine_variables(variables: Mapping[str, str]) -> None:
-    """Have a worker run with the ones of its driver, which has been started by the same user."""
+    """Set these variables in a worker to the values of its driver, which the same user started."""
     for name in (*_XLA, *_KERNELS):
         if name in variables:
             os.environ[name] = variables[name]
@@ -100,11 +100,11 @@ def take_machine_variables(variables: Mapping[str, str]) -> None:
 
 
 def impose(variables: Mapping[str, str]) -> None:
-    """Have the process run as one with these threads and switches; other switches are unset.
+    """Set the thread counts and switches to these values, and unset other switches.
 
-    XLA's flags are left as they are: they can name files to write, and variables may come from a
-    run of somebody else's. What limits the kernels is the machine's. That they differ is told when
-    the run is gone on with.
+    XLA's flags are not changed: they can name files to write, and the variables may come from
+    another person's run. The limits of kernels belong to the machine. A resume reports where
+    they differ.
 
     Raises:
         RunDirectoryError: a value that is no number of threads, or of more than there may be; or

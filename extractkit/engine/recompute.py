@@ -33,11 +33,11 @@ _SURROUNDINGS, _SHARDS, _OUTPUTS = "same job", "recomputed", "outputs"
 def recompute(
     job: Job, sound: IntactRun, shards: int, seed: int | None = None
 ) -> tuple[Check, ...]:
-    """Compute some shards of a run again, and hold them against what is stored.
+    """Compute some shards of a run again and compare them with the stored ones.
 
-    Bit for bit, where everything around is as it was when the run was made. Where only versions,
-    settings or the processor are others, to a tolerance, which is told. After that, on one batch,
-    the model's outputs beside everything that is extracted are held against its own.
+    The comparison is bitwise in the environment of the run. If only versions, settings or the
+    processor differ, it uses a tolerance, which it reports. Then, on one batch, the model's
+    outputs are compared with those of its own call.
 
     Args:
         job: the run's own, made from its manifest; `impose` its environment before the job's
@@ -85,7 +85,7 @@ class _Recomputation:
 
     @cached_property
     def _other_job(self) -> list[str]:
-        """What must be the same for values to be so, and is not."""
+        """Return the differences that make values incomparable."""
         recorded = self.sound.manifest
         found = job_differences(recorded, self.now)
         # Other versions of libraries may build other graphs of the same meaning.
@@ -98,7 +98,7 @@ class _Recomputation:
 
     @cached_property
     def _other_surroundings(self) -> list[str]:
-        """What may move the last bits of values, and is not the same."""
+        """Return the differences that may change the last bits of values."""
         recorded = self.sound.manifest
         found = surrounding_differences(recorded, self.now)
         volatile = recorded.volatile
@@ -160,7 +160,7 @@ class _Recomputation:
             yield from computed
 
     def _held(self, one: ShardValues, entry: Entry, exactly: bool) -> tuple[list[Finding], float]:
-        """What of a shard is not as it is stored, and the largest difference in it."""
+        """Compare a shard with the stored one; return the findings and the largest difference."""
         found = self._missing(one, entry) + (self._state(one, entry) if exactly else [])
         if digest(one.values.items()) == entry.values:
             return found, 0.0

@@ -34,7 +34,7 @@ _LONGEST = 32
 """Rows of numbers or tokens are cut to this length."""
 
 _STEP = 8
-"""What padded lengths are a multiple of in a run; see `batching`."""
+"""Padded lengths are a multiple of this in a run; see `engine/batches.py`."""
 
 _FLOOR = 32 * float(np.finfo(np.float32).eps)
 """The least relative difference that counts: 4e-6.
@@ -44,10 +44,10 @@ of minus infinity, the weakest in use, lets 4.5e-5 of a padded token through.
 """
 
 _NOISE_TIMES = 8
-"""How many times the rounding between batches of several sizes, which is measured, may differ."""
+"""Factor by which a difference may exceed the measured rounding between batch sizes."""
 
 _NOISE_LIMIT = 0.02
-"""What is more than this is no rounding: even in half precision."""
+"""Differences above this are not rounding, even in half precision."""
 
 
 class Sharing(StrEnum):
@@ -152,7 +152,7 @@ def _cut(signature: Signature, encoded: Encoded, length: int) -> Encoded:
 
 
 def _made_up(signature: Signature, encoded: Encoded) -> Encoded:
-    """A sample of the same sizes with other values: what the data have in common may hide much.
+    """Return a random sample of the same sizes, because similar samples can hide an effect.
 
     Numbers are drawn from the range that the sample has; texts become longer.
     """

@@ -114,7 +114,7 @@ class OwnSizes:
         return any(all(map(operator.le, taken, size)) for taken in self._taken)
 
     def _refuses_larger(self, alone: Batch) -> bool:
-        """Whether the program does not take a sample that it takes, brought to a larger size."""
+        """Return whether the program refuses an accepted sample that is enlarged."""
         features = {name: array[0, ...] for name, array in alone.features.items()}
         own = {axis: int(sizes[0]) for axis, sizes in alone.lengths.items()}
         for at in self._larger(own):

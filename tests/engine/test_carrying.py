@@ -50,7 +50,7 @@ def test_a_shard_in_front_of_which_no_state_is_stored_cannot_start(tmp_path: Pat
         state_before(tmp_path, {}, Shard(5, 10))
     assert str(raised.value) == (
         f"{tmp_path / JOURNAL} has no state before sample 5, from which shard "
-        "000000005-000000010 starts from"
+        "000000005-000000010 starts"
     )
 
 

@@ -387,7 +387,7 @@ def graph_function(
         origin: what the manifest records of where it comes from.
         keep: what has to live as long as the function's variables are read.
         reload: as of `GraphFunction`.
-        composites: ragged and sparse inputs, as `concrete.composites_of` gives them; None: the
+        composites: ragged and sparse inputs, as `composites_of` gives them; None: the
             function tells.
 
     Raises:

@@ -15,7 +15,7 @@ import pytest
 from extractkit.core.values import Dense
 from extractkit.engine.distributed import processes
 from extractkit.engine.execute import resume
-from extractkit.errors import ConfigError, ExtractkitError, JobError, SampleError
+from extractkit.errors import BadSampleError, ConfigError, ExtractkitError, JobError
 from extractkit.runs import manifest
 from extractkit.runs.checking.records import damage
 from extractkit.runs.journal import read as read_journal
@@ -112,7 +112,7 @@ def test_a_shard_that_fails_three_workers_ends_the_job_and_is_named(
     ("trouble", "kind", "told"),
     [
         ("job", JobError, "the disk is gone"),
-        ("sample", SampleError, "sample '5' (number 5): no good. "),
+        ("sample", BadSampleError, "sample '5' (number 5): no good. "),
         ("config", ConfigError, "no such thing"),
         ("plugin", ConfigError, "of a plugin"),
     ],
