@@ -248,7 +248,7 @@ def _without_a_state(directory: Path) -> None:
 
 
 def _unnamed_state(directory: Path) -> None:
-    _rewrite(directory, lambda record: record.pop("state", None) and record)
+    _rewrite(directory, lambda record: record.update(state=None))
 
 
 def _with_a_damaged_state(directory: Path) -> None:
