@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING
 
 from extractkit.advice import command, override
 from extractkit.commands.arguments import TRUST
-from extractkit.errors import BadSampleError, FinalError, SampleError, UserError
+from extractkit.errors import (
+    BadSampleError,
+    FinalError,
+    RunDirectoryError,
+    SampleError,
+    UserError,
+)
 from extractkit.runs.layout import RUN_KEY
 from extractkit.runs.manifest import MANIFEST
 
@@ -58,7 +64,9 @@ def resumable(
     except BaseException as error:
         if not isinstance(error, UserError | FinalError) and (directory / MANIFEST).exists():
             trust = [word for one in trusted for word in (TRUST, one)]
-            with suppress(OSError):  # a terminal that has closed
+            with suppress(
+                OSError, RunDirectoryError
+            ):  # a terminal that has closed, a damaged manifest
                 if isinstance(error, BadSampleError):
                     sys.stderr.write(
                         f"resume would fail in the same way. To leave such samples out, in "

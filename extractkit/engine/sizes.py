@@ -1,6 +1,5 @@
 """Sizes along free axes that a model does not take: found by trying, and put into words."""
 
-import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -21,11 +20,11 @@ _STATIC_REACH, _RUN_REACH = 64, 16
 
 _STEPS = (2, 4, 8, 16, 32, 64, 3, 5, 6, 7, 9, 10, 12, 128)
 
-_LARGER = (1, 2, 3, 4, 5, 6, 7, 8, 16, 32)
-"""How much larger sizes are tried: each binary digit of a size moves, and each rest by up to 8."""
+_LARGER = (0, 1, 2, 3, 4, 5, 6, 7, 8, 16, 32)
+"""Steps above a job's smallest size: each binary digit moves, and each rest by up to 8."""
 
 _FEW_SIZES = 12
-"""Up to this many sizes each one is tried: that costs no more than to try larger ones."""
+"""Up to this many sizes each one is tried: that costs no more than to try a selection."""
 
 
 def resized(spec: InputSpec, array: Array, at: Sizes) -> Array:
@@ -61,8 +60,9 @@ class OwnSizes:
     of 9 passes when it is padded to 12. A sample has a value where the program takes it alone,
     whatever shares its batch.
 
-    So padded samples are run alone before their batch, one of each size. Of many sizes, only those
-    below all that were taken are run, as long as a few larger ones are taken too.
+    So one padded sample of each size is run alone before its batch, unless the program takes a
+    selection of the job's sizes. That selection follows from the lengths of all samples, so every
+    process of a job, and every resume, comes to the same decision.
 
     Attributes:
         program: returns the program. It is run at many sizes, so it compiles for none of them. It
@@ -74,7 +74,7 @@ class OwnSizes:
     program: Callable[[], Program]
     lengths: Lengths
     _taken: set[tuple[int, ...]] = field(default_factory=set, init=False)
-    _refuses: bool | None = field(default=None, init=False)
+    _takes_all: bool | None = field(default=None, init=False)
 
     def refused(self, batch: Batch) -> dict[int, str]:
         """Return the padded rows that the program does not take alone, with what it says of each.
@@ -85,55 +85,52 @@ class OwnSizes:
         found = {}
         for row in np.flatnonzero(batch.padded(self.signature)).tolist():
             size = tuple(int(own[row]) for own in batch.lengths.values())
-            if self._known(size):
+            if size in self._taken:
                 continue
             alone = batch.take([row]).trimmed(self.signature)
+            if self._takes_all is None:
+                self._takes_all = self._takes_selection(alone)
+            if self._takes_all:
+                break
             try:
                 self._program(alone.features, alone.lengths)
             except SampleError as error:
                 found[row] = str(error)
-                self._refuses = True
                 continue
             self._taken.add(size)
-            if self._refuses is None:
-                self._refuses = self._few or self._refuses_larger(alone)
         return found
 
     @cached_property
     def _program(self) -> Program:
         return self.program()
 
-    @cached_property
-    def _few(self) -> bool:
-        return len(set(zip(*self.lengths.axes.values(), strict=True))) <= _FEW_SIZES
-
-    def _known(self, size: tuple[int, ...]) -> bool:
-        """Whether the program takes samples of a size, as far as others have shown."""
-        if size in self._taken or self._refuses is not False:
-            return size in self._taken
-        return any(all(map(operator.le, taken, size)) for taken in self._taken)
-
-    def _refuses_larger(self, alone: Batch) -> bool:
-        """Return whether the program refuses an accepted sample that is enlarged."""
+    def _takes_selection(self, alone: Batch) -> bool:
+        """Return whether the program takes a sample at a selection of the job's sizes."""
+        axes = tuple(self.lengths.axes)
+        sizes = sorted(set(zip(*(self.lengths.axes[axis].tolist() for axis in axes), strict=True)))
+        if len(sizes) <= _FEW_SIZES:
+            return False  # each is run
         features = {name: array[0, ...] for name, array in alone.features.items()}
-        own = {axis: int(sizes[0]) for axis, sizes in alone.lengths.items()}
-        for at in self._larger(own):
+        for at in self._selection(axes, sizes):
             batch = repeated(self.signature, features, at)
             try:
                 self._program(batch.features, batch.lengths)
             except JobError:  # memory, too, may run out at a size that we chose
-                return True
-        return False
+                return False
+        return True
 
-    def _larger(self, own: Sizes) -> Iterator[Sizes]:
-        """Larger sizes of all axes, and of each where there are several."""
+    def _selection(self, axes: Sequence[str], sizes: Sequence[tuple[int, ...]]) -> Iterator[Sizes]:
+        """Sizes of the job from its smallest to its largest, and some above the smallest."""
         longest = self.signature.longest or {}
-        moved = [tuple(own), *((axis,) for axis in own if len(own) > 1)]
-        for axes in moved:
+        smallest = dict(zip(axes, map(min, zip(*sizes, strict=True)), strict=True))
+        moved = [tuple(axes), *((axis,) for axis in axes if len(axes) > 1)]
+        for together in moved:
             for step in _LARGER:
-                at = {axis: size + step * (axis in axes) for axis, size in own.items()}
+                at = {axis: size + step * (axis in together) for axis, size in smallest.items()}
                 if all(size <= longest.get(axis, size) for axis, size in at.items()):
                     yield at
+        for position in np.linspace(0, len(sizes) - 1, _FEW_SIZES).astype(int).tolist():
+            yield dict(zip(axes, sizes[position], strict=True))
 
 
 @dataclass(eq=False)

@@ -29,7 +29,7 @@ _IGNORED = {
     *("layers", "input_layers", "output_layers", "inbound_nodes"),
     *("build_config", "compile_config", "build_input_shape", "quantization_config"),
     *("batch_shape", "batch_input_shape", "batch_size", "input_shape"),
-    *("momentum", "implementation", "unroll", "use_cudnn"),
+    *("momentum", "implementation", "unroll", "use_cudnn", "synchronized", "unit_forget_bias"),
 }
 _IGNORED_ENDINGS = ("initializer", "regularizer", "constraint", "dropout")
 _CONTAINERS = ("Functional", "Model", "Sequential")
@@ -39,7 +39,11 @@ _TRAINING = {
     *("Dropout", "AlphaDropout", "GaussianDropout", "GaussianNoise"),
     *("SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D"),
     *("RandomFlip", "RandomRotation", "RandomZoom", "RandomTranslation", "RandomContrast"),
-    *("RandomBrightness", "RandomHeight", "RandomWidth"),
+    *("RandomBrightness", "RandomHeight", "RandomWidth", "RandomHue", "RandomSaturation"),
+    *("RandomColorJitter", "RandomColorDegeneration", "RandomShear", "RandomErasing"),
+    *("RandomPerspective", "RandomGaussianBlur", "RandomGrayscale", "RandomInvert"),
+    *("RandomSharpness", "RandomPosterization", "RandomElasticTransform"),
+    *("RandAugment", "AugMix", "MixUp", "CutMix"),
 }
 _SHOWN = 3
 _LISTED = 20
@@ -236,8 +240,10 @@ def _is_ignored(key: str) -> bool:
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that affect values. None is dropped, as some versions of Keras do."""
+    # Keras 2 writes a Lambda's bytecode, with the file and line of its source: not compared.
+    code = {key.removesuffix("_type") for key, value in config.items() if value == "lambda"}
     return {
-        key: _plain(value)
+        key: "__lambda__" if key in code else _plain(value)
         for key, value in config.items()
         if value is not None and not _is_ignored(key)
     }
@@ -248,12 +254,14 @@ def _plain(value: Any) -> Any:
         # Keras 2 writes a single axis as a list.
         alone = len(value) == 1 and not isinstance(value[0], list | dict)
         return value[0] if alone else [_plain(one) for one in value]
+    if isinstance(value, str):
+        return value.rpartition(">")[2]  # of a registered name, "package>name", the name
     if not isinstance(value, dict):
         return value
     if value.get("class_name") == "__lambda__":
         return "__lambda__"
     if value.get("class_name") == "function":
-        return value.get("config")
+        return str(value.get("config")).rpartition(">")[2]
     if _is_layer(value):  # compared separately
         return str(value["class_name"]).rpartition(">")[2]
     return _settings(value)

@@ -155,3 +155,41 @@ def test_the_code_of_a_factory_chooses_settings_but_no_vocabulary(
             checkpoint=str(settings),
         )
     assert "activation is 'tanh' in the file, 'relu' in the model" in caplog.text
+
+
+def test_the_code_of_a_lambda_of_keras_2_is_not_compared(tmp_path: Path) -> None:
+    built: dict[str, Any] = {}
+    for name, source in (("one", "lambda x: x + 1"), ("two", "\n\nlambda x: x + 1")):
+        k = tf_keras
+        x = k.Input((2,))
+        layer = k.layers.Lambda(eval(source.strip(), {}), name="shift")
+        built[name] = k.Model(x, k.layers.Dense(2, name="head")(layer(x)))
+        with pytest.warns(UserWarning, match="legacy"):
+            built[name].save(tmp_path / f"{name}.h5")
+    read = keras_file.load(
+        str(tmp_path / "one.h5"), checkpoint=str(tmp_path / "two.h5"), safe_mode=False
+    )
+    np.testing.assert_array_equal(read.keras_model(np.ones((1, 2))), built["two"](np.ones((1, 2))))
+
+
+def test_settings_of_training_do_not_count(tmp_path: Path) -> None:
+    def net(augmented: bool) -> keras.Model:
+        layers = [keras.Input((8, 8, 3))]
+        if augmented:
+            layers.append(keras.layers.RandomHue(0.1, name="hue"))
+        return keras.Sequential(
+            [
+                *layers,
+                keras.layers.BatchNormalization(synchronized=augmented, name="norm"),
+                keras.layers.Conv2D(2, 3, name="conv"),
+            ]
+        )
+
+    net(False).save(tmp_path / "plain.keras")
+    trained = net(True)
+    trained.save(tmp_path / "trained.keras")
+    read = keras_file.load(
+        str(tmp_path / "plain.keras"), checkpoint=str(tmp_path / "trained.keras")
+    )
+    x = np.random.default_rng(0).uniform(size=(1, 8, 8, 3)).astype(np.float32)
+    np.testing.assert_allclose(read.keras_model(x), trained.predict(x, verbose=0), rtol=1e-6)
