@@ -176,9 +176,11 @@ def test_an_architecture_that_does_not_exist_names_the_nearest() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"pooling": "avg"}, "model.pooling='avg' is for the architecture without its classifier"),
+        ({"pooling": "avg"}, "model.pooling='avg' is for the architecture without its classifier. "
+         "Add model.include_top=false"),
         ({"pooling": "mean"}, "model.pooling='mean' does not exist. Available: 'avg', 'max'."),
-        ({"classes": 3, "include_top": False}, "model.classes=3 is for the classifier. Leave"),
+        ({"classes": 3, "include_top": False}, "model.classes=3 is for the classifier. Leave "
+         "it out, or add model.include_top=true"),
         ({"include_top": "no"}, "model.include_top='no' is not true or false"),
         ({"seed": -1}, "model.seed=-1 is not a whole number from 0 to 4294967295"),
     ],
