@@ -10,7 +10,7 @@ import tensorflow as tf
 import extractkit
 from extractkit.core.component import Component
 from extractkit.errors import ConfigError
-from extractkit.models.graphs.signature import checked_constants
+from extractkit.models.graphs.feeding import checked_constants
 from extractkit.models.module import load
 from extractkit.models.protocol import Model
 from extractkit.runs.reader import Run

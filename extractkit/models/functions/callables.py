@@ -19,15 +19,10 @@ from extractkit.models.foreign import attribute, error_summary
 from extractkit.models.functions.inlining import InlinedGraph, inlined, is_inlining_artifact
 from extractkit.models.functions.model import FunctionModel, call, composites_of, inputs_of
 from extractkit.models.graphs.catalog import facts_of, find_operations, signature_address
+from extractkit.models.graphs.feeding import CONSTANTS as CONSTANTS
+from extractkit.models.graphs.feeding import checked_constants, inner_tensors
 from extractkit.models.graphs.records import Found
-from extractkit.models.graphs.signature import CONSTANTS as CONSTANTS
-from extractkit.models.graphs.signature import (
-    checked_constants,
-    chosen,
-    declared,
-    inner_tensors,
-    signature_of,
-)
+from extractkit.models.graphs.signature import chosen, declared, signature_of
 from extractkit.models.naming import VALUES, plain
 from extractkit.models.protocol import OwnCall
 

@@ -35,6 +35,7 @@ from extractkit.models.functions.callables import (
 )
 from extractkit.models.functions.eager_calls import EagerCall, restored, watched
 from extractkit.models.functions.model import as_the_model_takes_it, to_numpy
+from extractkit.models.graphs.feeding import checked_constants
 from extractkit.models.graphs.rebuilding import candidate_sizes, static_shape, stepped_sizes
 from extractkit.models.graphs.records import (
     Axes,
@@ -44,7 +45,7 @@ from extractkit.models.graphs.records import (
     raw_dtype,
     unextractable_reason,
 )
-from extractkit.models.graphs.signature import checked_constants, declared, signature_of
+from extractkit.models.graphs.signature import declared, signature_of
 from extractkit.models.graphs.transforming import transformed
 from extractkit.models.naming import Ports, components, plain, ports
 from extractkit.models.protocol import SAME_OBJECT, Compilation, Encoded, Fetch, OwnCall, Program

@@ -19,15 +19,10 @@ from extractkit.models.failures import batch_failure
 from extractkit.models.foreign import graph_error_summary
 from extractkit.models.given_weights import CompiledOnce
 from extractkit.models.graphs.catalog import GraphFacts, facts_of, find_operations, terminal_tensors
+from extractkit.models.graphs.feeding import checked_constants, inner_tensors
 from extractkit.models.graphs.model import GraphModel
 from extractkit.models.graphs.records import Found, raw_array
-from extractkit.models.graphs.signature import (
-    checked_constants,
-    chosen,
-    declared,
-    inner_tensors,
-    signature_of,
-)
+from extractkit.models.graphs.signature import chosen, declared, signature_of
 from extractkit.models.graphs.transforming import transformed
 from extractkit.models.moving_averages import DEFAULT as AVERAGES
 from extractkit.models.protocol import (
