@@ -135,7 +135,7 @@ class TestConstants:
         with pytest.raises(ConfigError) as refusal:
             checked_constants({"many": ["a", 1]}, tensors, ())
         assert str(refusal.value) == (
-            "model.constants.many=['a', 1] is no string, which this input takes"
+            "model.constants.many=['a', 1] is not string, which this input takes"
         )
 
 
