@@ -434,7 +434,7 @@ def test_launchers_run_the_same_sweep(launcher: str, program: Program, place: Pa
     found = sweeps.read(place / "s")
     assert statuses(place / "s") == ["finished", "failed", "failed", "failed"]
     assert found.jobs[2].error == BOOM
-    assert f"Resume the sweep: extractkit resume {place}/s --trust own\n" in done.stderr
+    assert f"Resume the sweep: extractkit resume {place}/s --trust own" in done.stderr
     program(*given, "hydra.sweep.dir=basic")
     assert digests(place / "s" / "0") == digests(place / "basic" / "0")
     (place / "mended").touch()
