@@ -13,7 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 import numpy as np
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -22,10 +22,6 @@ from rich.segment import Segment
 from extractkit.core.catalog import SAMPLE, Kind
 from extractkit.core.plan import storable
 from extractkit.runs.layout import human_bytes
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
 
 _PLURALS = {
     Kind.MODEL_INPUT: ("model input", "model inputs"),

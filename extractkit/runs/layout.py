@@ -34,6 +34,7 @@ HYDRA = ".hydra"
 
 RUN_KEY = "run_dir"
 """The configuration key that names the directory."""
+ELSEWHERE = f"Choose another directory: {RUN_KEY}=…"
 
 
 def shard_file(shard: Shard, suffix: str) -> str:
@@ -42,13 +43,12 @@ def shard_file(shard: Shard, suffix: str) -> str:
 
 
 @contextmanager
-def new_directory(directory: Path, key: str, check: Callable[[Path], None]) -> Iterator[None]:
+def new_directory(directory: Path, check: Callable[[Path], None]) -> Iterator[None]:
     """Create a directory and hold its lock while the context lasts.
 
     Directories made for it are removed again if they end up empty.
 
     Args:
-        key: the configuration key that names the directory, for messages.
         check: refuses a directory that is in use.
 
     Raises:
@@ -63,7 +63,7 @@ def new_directory(directory: Path, key: str, check: Callable[[Path], None]) -> I
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunDirectoryError(
-                f"{key}={directory} cannot be made: {error.strerror}. {elsewhere(key)}"
+                f"{RUN_KEY}={directory} cannot be made: {error.strerror}. {ELSEWHERE}"
             ) from error
         for path in reversed(made):
             make_durable(path)  # the new names too, so that a power failure does not lose the run
@@ -76,23 +76,18 @@ def new_directory(directory: Path, key: str, check: Callable[[Path], None]) -> I
                 path.rmdir()
 
 
-def elsewhere(key: str) -> str:
-    """Return the advice to choose another directory."""
-    return f"Choose another directory: {key}=…"
-
-
-def check_writable(path: Path, key: str) -> None:
+def check_writable(path: Path) -> None:
     """Check that a directory exists at `path` or can be made there. Changes nothing.
 
     Raises:
         RunDirectoryError: `path` is a file or is not writable.
     """
     if path.exists() and not path.is_dir():
-        raise RunDirectoryError(f"{key}={path} is a file. {elsewhere(key)}")
+        raise RunDirectoryError(f"{RUN_KEY}={path} is a file. {ELSEWHERE}")
     parent = existing_parent(path)
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise RunDirectoryError(
-            f"{key}={path} cannot be made: {parent} is not a writable directory. {elsewhere(key)}"
+            f"{RUN_KEY}={path} cannot be made: {parent} is not a writable directory. {ELSEWHERE}"
         )
 
 
@@ -102,10 +97,10 @@ def check_unused(path: Path) -> None:
     Raises:
         RunDirectoryError: `path` holds a run or other files, is not a directory or not writable.
     """
-    check_writable(path, RUN_KEY)
+    check_writable(path)
     if not path.exists() or unused(path):
         return
-    at, other = f"{RUN_KEY}={path}", elsewhere(RUN_KEY)
+    at, other = f"{RUN_KEY}={path}", ELSEWHERE
     if (path / MANIFEST).exists():
         raise RunDirectoryError(f"{at} {_described(path)}. {other}")
     if (path / PARTS).is_dir():

@@ -23,6 +23,7 @@ from extractkit.runs.files import StoredFile, reading
 from extractkit.runs.intact import check_any_values, check_names
 from extractkit.runs.journal import Entry
 from extractkit.runs.layout import (
+    ELSEWHERE,
     HYDRA,
     JOURNAL,
     LOCK,
@@ -30,7 +31,6 @@ from extractkit.runs.layout import (
     RUN_KEY,
     SAMPLES,
     SHARDS,
-    elsewhere,
     locked,
     owner,
 )
@@ -70,13 +70,12 @@ def check_place(directory: Path, part: Part) -> None:
     if (directory / MANIFEST).exists():
         raise RunDirectoryError(
             f"{RUN_KEY}={directory} already holds a run, so no part of it can be made. Look at "
-            f"it: {command('show', directory)}. {elsewhere(RUN_KEY)}"
+            f"it: {command('show', directory)}. {ELSEWHERE}"
         )
     others = sorted({found.count for found in found_parts(directory)} - {part.count})
     if others:
         raise RunDirectoryError(
-            f"runtime.part={part}: {RUN_KEY}={directory} holds parts of {others[0]}. "
-            f"{elsewhere(RUN_KEY)}"
+            f"runtime.part={part}: {RUN_KEY}={directory} holds parts of {others[0]}. {ELSEWHERE}"
         )
 
 

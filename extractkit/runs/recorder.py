@@ -23,7 +23,6 @@ from extractkit.runs.layout import (
     JOURNAL,
     LOCK,
     LOG,
-    RUN_KEY,
     SAMPLES,
     SHARDS,
     check_unused,
@@ -60,7 +59,7 @@ def new_run(
             made.
         JobError: the disk refuses.
     """
-    with new_directory(directory, RUN_KEY, check_unused):
+    with new_directory(directory, check_unused):
         try:
             yield _begin(directory, started, hydra_files)
         except (UserError, AlreadyStored):

@@ -135,7 +135,7 @@ _INLINED = "_inlined"
 
 @dataclass(frozen=True, eq=False)
 class InlinedGraph:
-    """A graph to rebuild tensors from; see `graphs.SourceGraph`.
+    """A graph to rebuild tensors from; see `graphs.rebuilding.SourceGraph`.
 
     Attributes:
         graph: every operation, calls inlined.

@@ -40,8 +40,6 @@ from extractkit.models.protocol import (
 
 if TYPE_CHECKING:
     from extractkit.models.given_weights import WeightFiles
-    from extractkit.models.keras_models.dialects import Dialect
-    from extractkit.models.keras_models.tracing import Trace
 
 
 KEY = "model.state"

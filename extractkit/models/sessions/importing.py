@@ -123,7 +123,7 @@ PLACEHOLDERS = ("Placeholder", "PlaceholderV2", "PlaceholderWithDefault")
 
 @dataclass(frozen=True, eq=False)
 class SessionGraph:
-    """A graph without a session; see `graphs.SourceGraph`.
+    """A graph without a session; see `graphs.rebuilding.SourceGraph`.
 
     Attributes:
         graph: the graph.

@@ -10,10 +10,10 @@ from pathlib import Path
 from extractkit.advice import command
 from extractkit.errors import RunDirectoryError
 from extractkit.runs.layout import (
+    ELSEWHERE,
     LOCK,
     RUN_KEY,
     check_writable,
-    elsewhere,
     locked,
     new_directory,
     owner,
@@ -88,8 +88,8 @@ def check_unused(directory: Path) -> None:
     Raises:
         RunDirectoryError: it holds a sweep or a run, is not a directory or not writable.
     """
-    check_writable(directory, RUN_KEY)
-    at, other = f"{RUN_KEY}={directory}", elsewhere(RUN_KEY)
+    check_writable(directory)
+    at, other = f"{RUN_KEY}={directory}", ELSEWHERE
     if is_sweep(directory):
         at_work = owner(directory)
         resume = f"Resume it: {command('resume', directory)}. {other}"
@@ -113,7 +113,7 @@ def new_sweep(directory: Path, started: SweepRecord) -> Iterator[ActiveSweep]:
         RunDirectoryError: the directory is in use or cannot be made.
         JobError: the disk refuses.
     """
-    with new_directory(directory, RUN_KEY, check_unused):
+    with new_directory(directory, check_unused):
         try:
             SWEEP_FILE.write(directory / SWEEP, started)
             make_directory(directory / JOBS)
