@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from extractkit.advice import override
 from extractkit.errors import MissingExtraError, ModelError
 from extractkit.models.given_weights import given_weights
-from extractkit.models.hub_backbones import (
+from extractkit.models.google_bert import (
     GoogleRelease,
     assign_release,
     has_release_names,

@@ -14,9 +14,9 @@ from extractkit.models.keras_models.catalog import (
 )
 from extractkit.models.keras_models.dialects import dialect_of
 from extractkit.models.keras_models.loading import Reload
-from extractkit.models.keras_models.model import (
+from extractkit.models.keras_models.model import KerasModel
+from extractkit.models.keras_models.stateful import (
     CARRY,
-    KerasModel,
     check_carried,
     check_state,
     stateful_layers,

@@ -57,7 +57,7 @@ def load(
     file = open_saved_model(path, tags)
     if file.object_based:
         return _load_function(path, file, signature, settings, constants)
-    from extractkit.models.saved_model_files import load_in_session
+    from extractkit.models.saved_model_session import load_in_session
 
     chosen = _signature(path, file.signatures, signature)
     return load_in_session(path, file, chosen, settings, constants, _origin(file, chosen))

@@ -7,6 +7,7 @@ import pytest
 import extractkit
 from extractkit import cli
 from extractkit.errors import ConfigError, RunDirectoryError
+from tests.cli.called import Program
 
 
 @pytest.mark.parametrize(
@@ -70,11 +71,10 @@ def test_in_python(mark: str) -> None:
     assert str(caught.value) == "runtime.shards is now runtime.part. Write: runtime.part=1/2"
 
 
-def test_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "experiment").mkdir()
+def test_in_a_file(program: Program, place: Path) -> None:
+    (place / "my" / "experiment").mkdir()
     written = "# @package _global_\nruntime:\n  shards: 1/2\n"
-    (tmp_path / "experiment" / "mine.yaml").write_text(written)
-    given = ["model=bert", "experiment=mine", "--config-dir", str(tmp_path)]
-    assert cli.execute(given) == cli.MISTAKEN
+    (place / "my" / "experiment" / "mine.yaml").write_text(written)
+    done = program("model=bert", "experiment=mine")
     message = "runtime.shards is now runtime.part. Write: runtime.part=1/2"
-    assert capsys.readouterr().err == f"extractkit: {message}\n"
+    assert (done.returncode, done.stderr) == (cli.MISTAKEN, f"extractkit: {message}\n")

@@ -92,10 +92,10 @@ def test_in_python(tmp_path: Path) -> None:
         extractkit.extract(given, model=ReferenceModel(), inputs=["a"], run_dir=tmp_path / "there")
 
 
-def test_a_file_cannot_give_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "experiment").mkdir()
+def test_a_file_cannot_give_it(program: Program, place: Path) -> None:
+    (place / "my" / "experiment").mkdir()
     written = "# @package _global_\nrun_dir: runs/theirs\n"
-    (tmp_path / "experiment" / "mine.yaml").write_text(written)
-    given = ["model=bert", "experiment=mine", "--config-dir", str(tmp_path)]
-    assert cli.execute(given) == cli.MISTAKEN
-    assert "run_dir does not exist." in capsys.readouterr().err
+    (place / "my" / "experiment" / "mine.yaml").write_text(written)
+    done = program("model=bert", "experiment=mine")
+    assert done.returncode == cli.MISTAKEN
+    assert "run_dir does not exist." in done.stderr

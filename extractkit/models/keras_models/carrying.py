@@ -17,7 +17,8 @@ from extractkit.models.functions.eager_calls import restored
 from extractkit.models.graphs.records import Found
 from extractkit.models.keras_models.catalog import find_tensors
 from extractkit.models.keras_models.dialects import KERAS_3, Dialect
-from extractkit.models.keras_models.model import CARRY, KEY, RESET, KerasModel, stateful_layers
+from extractkit.models.keras_models.model import KerasModel
+from extractkit.models.keras_models.stateful import CARRY, KEY, RESET, stateful_layers
 from extractkit.models.keras_models.tracing import Trace
 from extractkit.models.protocol import Arguments, CarryingProgram, Compilation, Fetch, OutputsAfter
 
