@@ -1,14 +1,18 @@
 """What Keras computes to learn shapes is not offered, and takes no name from the loop."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import tf_keras
 
+import extractkit
 from extractkit.core.values import Array
+from extractkit.errors import SelectionError
 from extractkit.models.keras_models.model import KerasModel
 from extractkit.models.live import live_model
 from tests.models.programs import values_of
@@ -133,6 +137,27 @@ def custom_cell(package: Any) -> Any:
     return package.layers.RNN(Cell(), name="rnn")
 
 
+def rnn_in_rnn(package: Any) -> Any:
+    """An RNN whose cell splits each step into three shorter ones and runs an RNN over them."""
+
+    class Cell(package.layers.Layer):
+        state_size = output_size = 4
+
+        def __init__(self) -> None:
+            super().__init__(name="cell")
+            self.inner = package.layers.RNN(package.layers.LSTMCell(4), name="inner")
+
+        def build(self, shape: Any) -> None:
+            self.inner.build((None, 3, 2))
+            self.built = True
+
+        def call(self, x: Any, states: Any) -> Any:
+            h = self.inner(tf.reshape(x, (-1, 3, 2))) + 0.5 * states[0]
+            return h, [h]
+
+    return package.layers.RNN(Cell(), name="rnn")
+
+
 def own_loop(package: Any) -> Any:
     """A layer of a user's own that runs `backend.rnn`."""
 
@@ -152,6 +177,8 @@ NEIGHBOURS: dict[str, tuple[Any, Callable[[Any], Any], tuple[int, ...]]] = {
     "dropout": (keras, lambda k: k.layers.LSTM(4, dropout=0.5), (5, 3)),
     "custom cell 3": (keras, custom_cell, (5, 3)),
     "custom cell 2": (tf_keras, custom_cell, (5, 3)),
+    "RNN in RNN 3": (keras, rnn_in_rnn, (5, 6)),
+    "RNN in RNN 2": (tf_keras, rnn_in_rnn, (5, 6)),
     "convolutional 3": (keras, lambda k: k.layers.ConvLSTM1D(4, 2), (5, 6, 3)),
     "convolutional 2": (tf_keras, lambda k: k.layers.ConvLSTM1D(4, 2), (5, 6, 3)),
     "own loop": (tf_keras, own_loop, (5, 4)),
@@ -166,6 +193,43 @@ def test_neighbours_offer_no_probing_call_either(name: str) -> None:
     x = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
     first = np.asarray(layer(x[:, :1]))  # a probing call sees the first step alone
     assert equal(offered(model, x), first) == []
+
+
+@BOTH
+def test_nested_loops_have_the_plain_names(package: Any) -> None:
+    catalog = around(package, rnn_in_rnn(package), 5, 6).catalog
+    for path in ("cell", "cell/inner", "cell/inner/lstm_cell"):
+        assert catalog[f"rnn/{path}:output"].reason == LOOP
+    assert not [record.address for record in catalog.records if "@2:" in record.address]
+
+
+@BOTH
+def test_cells_of_both_directions_have_the_plain_names(package: Any) -> None:
+    both = package.layers.Bidirectional(stacked(package), name="both")
+    catalog = around(package, both, 5, 3).catalog
+    for direction in ("forward", "backward"):
+        for cell in ("lstm_cell", "gru_cell"):
+            address = f"both/{direction}_rnn/stacked_rnn_cells/{cell}:output"
+            assert catalog[address].reason == LOOP
+    assert not [record.address for record in catalog.records if "@2:" in record.address]
+
+
+@BOTH
+def test_asking_for_the_call_inside_the_loop_says_where_it_is(package: Any, tmp_path: Path) -> None:
+    cell = package.layers.LSTMCell(4, name="lstm_cell")
+    model = around(package, package.layers.RNN(cell, name="rnn"), 5, 3).keras_model
+    with pytest.raises(SelectionError) as error:
+        extractkit.extract(
+            model=model,
+            inputs=np.zeros((2, 5, 3), np.float32),
+            selectors={"h": {"path": "rnn/lstm_cell:output"}},
+            run_dir=tmp_path / "run",
+        )
+    assert (
+        "none of which can be extracted. rnn/lstm_cell:output: made inside a loop's own graph, "
+        "once for each iteration" in str(error.value)
+    )
+    assert not (tmp_path / "run").exists()
 
 
 def test_around_other_layers_no_probing_call_is_offered() -> None:
