@@ -1,8 +1,8 @@
 """Tensor records, their addresses, and the catalog of a model. Pure Python.
 
-An address is `path:port`: the chain of layer calls from the model down, then what is read there.
-`transformer_layer_0/self_attention_layer/query:kernel` is unique in its model, and the same in
-every process and every rebuild.
+An address is `path:port`: the chain of layer calls from the model down, then the value to read
+there. `transformer_layer_0/self_attention_layer/query:kernel` is unique in its model, and the same
+in every process and every rebuild.
 """
 
 import re

@@ -164,7 +164,7 @@ def _near(path: str) -> str:
 def _labels(paths: Sequence[str]) -> dict[str, str]:
     """Return for each path its shortest unique ending: the file's name, or more if it is shared.
 
-    Endings of file formats are left out, unless they are what differs.
+    Endings of file formats are omitted, unless only they differ.
     """
     bare = {path: _bare(path) for path in paths}
     names = bare if len(set(bare.values())) == len(bare) else {path: path for path in paths}

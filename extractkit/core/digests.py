@@ -31,7 +31,7 @@ def update(sha: Hash, name: str, dtype: str, array: Array) -> None:
 
 
 def of_plain_data(value: object) -> str:
-    """Return the SHA-256 of numbers, texts, lists and mappings, whatever the order of keys."""
+    """Return the SHA-256 of plain data, independent of the order of keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
@@ -43,7 +43,7 @@ def of_array(array: Array) -> str:
 
 
 def of_table(keys: Array, values: Array) -> str:
-    """Return the SHA-256 of a lookup table, whatever the order of its rows.
+    """Return the SHA-256 of a lookup table, independent of the order of its rows.
 
     Args:
         keys, values: (n,), or (n, …) of arrays.

@@ -100,7 +100,7 @@ class Transform:
         )
 
     def same_as(self, other: "Transform") -> bool:
-        """Return True if both do the same, whatever selectors they belong to."""
+        """Return True if both do the same, even if they belong to different selectors."""
         return replace(self, at="") == replace(other, at="")
 
     def bind(self, address: str, dims: Dims, shape: Shape, dtype: str) -> AxisTransform:

@@ -304,7 +304,7 @@ class Assembly:
 
 
 def digest(values: Iterable[tuple[str, Values]]) -> str:
-    """Return the SHA-256 over keys, dtypes, shapes and contents, whatever the file format."""
+    """Return the SHA-256 over keys, dtypes, shapes and contents, independent of the file format."""
     sha = hashlib.sha256()
     for key, value in values:
         for name, array in value.parts().items():

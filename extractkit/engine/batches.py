@@ -1,7 +1,7 @@
 """Batches: planned from lengths, read, encoded and padded. NumPy only.
 
-Kernels are prepared, and kept, for every shape of batch that a process sees. So padded lengths are
-rounded up and batches come in a few sizes: many times fewer shapes for a little more padding.
+Libraries prepare and keep kernels for every batch shape. So padded lengths are rounded up and
+batches come in a few sizes: a little more padding gives many times fewer shapes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,18 +24,19 @@ _SIZE_STEP = 8
 """Batches hold a multiple of this many samples, or a power of two below it."""
 
 _CALL_COST = 128
-"""What one more call of the model costs, in elements of padding: small batches are not free."""
+"""Cost of one more call of the model, in elements of padding."""
 
 
 @dataclass(frozen=True)
 class BatchRules:
-    """How the samples of a shard are put into batches.
+    """Rules by which the samples of a shard are divided into batches.
 
     Attributes:
         batch_size: most samples in a batch.
         batch_tokens: most elements along the free axes of a batch, padding included; None: any.
-        padded: whether samples of different lengths may share a batch (the model masks padding).
-        in_order: whether batches follow the order of the samples, each of `batch_size`.
+        padded: whether samples of different lengths may share a batch (if padding does not change
+            values).
+        in_order: whether batches follow the order of the samples, each with `batch_size` samples.
     """
 
     batch_size: int
@@ -45,15 +46,15 @@ class BatchRules:
 
     @property
     def length_step(self) -> int:
-        """What padded lengths are a multiple of."""
+        """Return the number of which padded lengths are a multiple."""
         return _LENGTH_STEP if self.padded else 1
 
 
 def plan_batches(shard: Lengths, rules: BatchRules) -> list[list[int]]:
-    """Positions in the shard, batch by batch.
+    """Return the positions in the shard, batch by batch.
 
-    Where lengths differ, samples are sorted by padded length (ties in order) and cut where that
-    costs least padding: by dynamic programming over them, each call counted as well.
+    If lengths differ, samples are sorted by padded length (ties in order). Dynamic programming
+    finds the cuts with the lowest cost of padding and calls.
     """
     if not shard.axes or rules.in_order:
         ends = range(0, shard.samples, rules.batch_size)
@@ -65,13 +66,13 @@ def plan_batches(shard: Lengths, rules: BatchRules) -> list[list[int]]:
 
 
 def _cuts(lengths: npt.NDArray[np.int64], rules: BatchRules) -> list[tuple[int, int]]:
-    """Where to cut sorted samples, int64 (axes, samples), into batches."""
+    """Return where to cut sorted samples, int64 (axes, samples), into batches."""
     count = lengths.shape[1]
     cost = np.zeros(count + 1)
     begins = np.zeros(count + 1, np.int64)
     for end in range(1, count + 1):
         first = max(0, end - rules.batch_size)
-        # Candidates from the largest batch to the sample alone, which always is allowed.
+        # Candidates from the largest batch to a single sample, which is always allowed.
         window = lengths[:, first:end][:, ::-1]
         longest = np.maximum.accumulate(window, axis=1).prod(axis=0)[::-1]
         padded = longest * np.arange(end - first, 0, -1)
@@ -107,7 +108,7 @@ class Batch:
     Attributes:
         features: (samples, *padded) for each input.
         lengths: int32 (samples,) for each free axis, the samples' own lengths.
-        placed: both as the model's programs take them at the least cost; None: as they are.
+        placed: both, converted by the model for cheap calls; None: not converted.
     """
 
     features: Mapping[str, Array]
@@ -119,12 +120,12 @@ class Batch:
 
     @property
     def arguments(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-        """What a program is called with."""
+        """The arguments for a call of a program."""
         return self.placed or (self.features, self.lengths)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its arrays, with their texts."""
+        """Size of the arrays in bytes, with their texts."""
         return sum(map(_bytes, (*self.features.values(), *self.lengths.values())))
 
     def padded(self, signature: Signature) -> npt.NDArray[np.bool_]:
@@ -140,7 +141,7 @@ class Batch:
         return found
 
     def take(self, rows: Sequence[int]) -> "Batch":
-        """Some of its samples, padded as they are."""
+        """Return some of the samples with their present padding."""
         return Batch(
             {name: array[list(rows)] for name, array in self.features.items()},
             {axis: sizes[list(rows)] for axis, sizes in self.lengths.items()},
@@ -168,14 +169,14 @@ def read_batch(
     length_step: int = 1,
     limits: Mapping[str, int] | None = None,
 ) -> Batch:
-    """The samples at these positions of the source, in this order, as one batch; see `collate`."""
+    """Return the samples at these positions of the source as one batch; see `collate`."""
     encoded = dict(zip(sorted(positions), _encoded(model, source, sorted(positions)), strict=True))
     ordered = [encoded[position] for position in positions]
     return collate(model.signature, ordered, length_step, limits)
 
 
 def elements(encoded: Encoded) -> int:
-    """Return how much a sample holds, characters of texts included."""
+    """Return the number of elements in a sample, counting the characters of texts."""
     arrays = encoded.features.values()
     return sum(
         array.size + (sum(map(len, array.flat)) if array.dtype.hasobject else 0) for array in arrays
@@ -196,7 +197,7 @@ def _encoded(model: Model, source: Source, ordered: Sequence[int]) -> Sequence[E
     samples: list[Sample] = []
     start = 0
     for end in range(1, len(ordered) + 1):
-        # Neighbours are read in one go.
+        # Neighbours are read together.
         if end == len(ordered) or ordered[end] != ordered[end - 1] + 1:
             samples += source.read(ordered[start], ordered[end - 1] + 1)
             start = end
@@ -212,12 +213,12 @@ def collate(
 ) -> Batch:
     """Stack encoded samples, padded along every free axis.
 
-    They get the length of the longest among them, rounded up to a multiple of `length_step` as far
-    as the model takes it.
+    Each axis gets the length of the longest sample, rounded up to a multiple of `length_step`, but
+    not beyond the limit of the model.
 
     Args:
-        limits: the most that an axis is rounded up to; None: what the model says.
-        longest: the length that each axis gets; None: as above.
+        limits: the longest padded length of each axis; None: the model's limits.
+        longest: the exact length of each axis; None: as above.
     """
     lengths = {
         axis: np.array([one.sizes[axis] for one in encoded], dtype=np.int32)

@@ -1,14 +1,14 @@
 """Caches: the model that this process loaded last, and samples encoded for several sets of weights.
 
-What is computed does not change by it: a program's values are a function of its batch, for which it
-makes no difference whether an earlier batch belonged to the same job. A model is loaded anew where
-anything differs that could make another of it: its component's target and arguments, the files that
-these name (size and time), the working directory, the environment, and what the process is set to
-(seed, determinism, device). A model without a definition digest is also loaded anew.
+Caching does not change values, because a program's values are a function of its batch alone. A
+model is loaded again if anything that it depends on differs: its component's target and arguments,
+the files that these name (size and time), the working directory, the environment, and the settings
+of the process (seed, determinism, device). A model without a definition digest is also loaded
+again.
 
-What has been read is kept as long as memory allows, and the shards are computed in an order that
-makes use of it: ranges that fit into memory together go through all checkpoints before the next
-ranges do, so that weights are loaded as seldom as that allows.
+Encoded samples are kept as long as memory allows, and shards are computed in an order that makes
+use of them: ranges that fit into memory together are computed at all checkpoints before the next
+ranges, so that weights are loaded as rarely as possible.
 """
 
 import os
@@ -52,7 +52,7 @@ class _Loaded:
 
 @dataclass
 class _Process:
-    """One entry: two models at once may be more than the memory holds."""
+    """One entry, since two models at once may not fit into memory."""
 
     last: _Loaded | None = field(default=None)
 
@@ -63,7 +63,7 @@ _KEEPING: ContextVar[bool] = ContextVar("keeping", default=False)
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Inside, a model is taken over from the job before, and left for the next one."""
+    """Within the block, reuse the previous job's model and keep the model for the next job."""
     token = _KEEPING.set(True)
     try:
         yield
@@ -77,10 +77,10 @@ def forget() -> None:
 
 
 def model_of(component: Component, runtime: Runtime) -> Any:
-    """Return what the component builds. It is not checked to be a model.
+    """Return the object that the component builds, without checking that it is a model.
 
     Raises:
-        UserError: it cannot be built.
+        UserError: the component cannot be built.
     """
     if not _KEEPING.get():
         return _built(component)
@@ -89,7 +89,7 @@ def model_of(component: Component, runtime: Runtime) -> Any:
         return _PROCESS.last.model
     forget()  # before the next one takes its memory
     model = _built(component)
-    # Loading sets variables of the environment; and a file may have changed meanwhile.
+    # Loading sets environment variables, and a file may have changed in the meantime.
     after = _key(component, runtime)
     if before is not None and after is not None and before.files == after.files:
         _PROCESS.last = _Loaded(after, model)
@@ -120,16 +120,16 @@ def _key(component: Component, runtime: Runtime) -> _Key | None:
         written = canonical(component)
         files = {str(path.absolute()): Stamp.of(path) for path in _files(component)}
     except (TypeError, OSError):
-        return None  # something in memory; or a file that has gone
+        return None  # an object in memory, or a file that was removed
     settings = (runtime.seed, runtime.deterministic, runtime.device)
     return _Key(written, settings, files, str(Path.cwd()), dict(os.environ))
 
 
 def _files(component: Component) -> set[Path]:
-    """The files that arguments name: some by a pattern, any by its own name."""
+    """Yield the files that arguments name, directly or by a pattern."""
     found = set(files_of(component))
     for text in _texts(component.arguments):
-        with suppress(OSError, ValueError):  # no name that a file could have
+        with suppress(OSError, ValueError):  # not a possible file name
             if (path := Path(text).expanduser()).is_file():
                 found.update(files_with_companions(path)[0])
     return found
@@ -146,31 +146,31 @@ def _texts(value: object) -> Iterable[str]:
 
 
 MEMORY = 256 * 1024 * 1024
-"""Bytes of encoded samples that are kept; where they are placed, too, that takes as much again."""
+"""Bytes of encoded samples to keep. If the model also converts them, this doubles."""
 
 Place = tuple[int, int]
-"""The range of a shard, whatever its checkpoint."""
+"""The range of a shard, without its checkpoint."""
 
 _T = TypeVar("_T")
 
 
 @dataclass(eq=False)
 class ReadAlready(Generic[_T]):
-    """What has been read, by range; what was used longest ago is let go first."""
+    """Encoded samples by range. Drops the least recently used ones first."""
 
     memory: int = MEMORY
     _kept: OrderedDict[Place, tuple[_T, int]] = field(default_factory=OrderedDict)
     _bytes: int = 0
 
     def get(self, place: Place) -> _T | None:
-        """What was read of a range; None where it was not, or was let go."""
+        """Return the encoded samples of a range; None if they are not in the cache."""
         if place not in self._kept:
             return None
         self._kept.move_to_end(place)
         return self._kept[place][0]
 
     def keep(self, place: Place, value: _T, size: int) -> None:
-        """Keep what was read of a range, unless it alone is more than there is room for."""
+        """Keep the encoded samples of a range, unless they alone exceed the limit."""
         if size > self.memory:
             return
         while self._bytes + size > self.memory:
@@ -183,11 +183,11 @@ class ReadAlready(Generic[_T]):
 def in_blocks(
     shards: Sequence[Shard], size: Callable[[Shard], int], memory: int = MEMORY
 ) -> Iterator[Shard]:
-    """The same shards in the order in which they are best computed.
+    """Return the same shards in the order in which they are computed fastest.
 
     Args:
         shards: in the order of a run: by checkpoint, then by range.
-        size: bytes of a range's encoded samples, about.
+        size: returns the approximate bytes of a range's encoded samples.
     """
     block: dict[Shard, int] = {}
     number = used = 0
@@ -203,7 +203,10 @@ def in_blocks(
 
 
 def encoded_bytes(signature: Signature, lengths: Lengths) -> Callable[[Shard], int]:
-    """Tells about how many bytes a range's encoded samples take; a text counts eight."""
+    """Return a function that estimates the bytes of a range's encoded samples.
+
+    A text counts as eight.
+    """
 
     def of_spec(spec: InputSpec, shard: Shard) -> int:
         own = lengths.part(shard.start, shard.stop)

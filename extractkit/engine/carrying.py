@@ -1,8 +1,8 @@
 """State that is carried in the order of the samples.
 
-A job that carries state is one stream: each batch starts from the state that the batch in front of
-it left. So each commit stores the state after its shard, and a shard that is computed by itself
-starts from that of the shard in front of it.
+A job that carries state is one stream: each batch starts from the state after the previous batch.
+So each commit stores the state after its shard, and a shard that is computed on its own starts from
+the stored state of the previous shard.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ def check_runtime(runtime: Runtime, samples: int) -> None:
     """Check that a job computes all samples in one stream, in order.
 
     Args:
-        samples: how many share a call.
+        samples: number of samples per call.
 
     Raises:
         ConfigError: a setting of the runtime forbids it.
@@ -47,7 +47,7 @@ def check_runtime(runtime: Runtime, samples: int) -> None:
                 f"runtime.{name}=skip and {_CARRY}: {one_stream}, so none of them can be missing. "
                 f"Use runtime.{name}=fail"
             )
-    # What equals the default may not have been given.
+    # A value equal to the default may not have been given.
     batch_size = None if runtime.batch_size == Runtime().batch_size else runtime.batch_size
     given = {"batch_size": batch_size, "batch_tokens": runtime.batch_tokens}
     for name, value in given.items():
@@ -65,7 +65,7 @@ def check_runtime(runtime: Runtime, samples: int) -> None:
 
 
 def check_count(count: int, samples: int) -> None:
-    """Check that whole batches can be made of the samples.
+    """Check that the samples can be divided into whole batches.
 
     Raises:
         InputError: some are left over.
@@ -80,10 +80,10 @@ def check_count(count: int, samples: int) -> None:
 
 
 def check_lengths(lengths: Lengths, samples: int) -> None:
-    """Check that the samples of each batch have equal lengths: padding would move the state.
+    """Check that the samples of each batch have equal lengths: padding would change the state.
 
     Raises:
-        InputError: names two that do not.
+        InputError: two samples of a batch differ; the message names them.
     """
     for axis, own in lengths.axes.items():
         first = np.repeat(own[::samples], samples)[: len(own)]
@@ -99,13 +99,13 @@ def check_lengths(lengths: Lengths, samples: int) -> None:
 
 @dataclass(eq=False)
 class Carried:
-    """The state of one stream, and the program that moves it.
+    """The state of one stream, and the program that updates it.
 
     Attributes:
-        program: of the tensors of the stream.
-        before: Reads the stored state that a shard starts from, which is not the first.
-        from_stored: Whether every shard starts from it, also where the shard in front of it has
-            just been computed.
+        program: computes the tensors of the stream.
+        before: Reads the stored state that a shard other than the first starts from.
+        from_stored: Whether every shard starts from the stored state, even if the previous shard
+            has just been computed.
     """
 
     program: CarryingProgram
@@ -116,15 +116,15 @@ class Carried:
 
     @property
     def state(self) -> State:
-        """The state after the batch that was run last."""
+        """The state after the last batch."""
         return self._state
 
     def run(self, shard: Shard, positions: Sequence[int], batch: Batch) -> Sequence[Array]:
-        """Run a batch of a shard from the state that the samples in front of it left.
+        """Run a batch of a shard from the state after the previous samples.
 
         Raises:
             SampleError: the model fails on it.
-            RunDirectoryError: the state in front of the shard is not stored.
+            RunDirectoryError: the state before the shard is not stored.
         """
         start = shard.start + positions[0]
         if start == 0:

@@ -1,4 +1,4 @@
-"""Samples that fail or hold NaN: isolated from their batch, then skipped or reported."""
+"""Samples that fail or hold NaN: isolated from their batch, then missing or reported."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,13 +18,13 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What came of a batch.
+    """The result of a batch.
 
     Attributes:
-        rows: those of the batch that have values.
-        values: of these, an array for each fetch; none where no row has any.
-        failed: the other rows, and what the model says of each.
-        batch: what was run in the end: those rows, padded as they were then; None: nothing was.
+        rows: rows of the batch that have values.
+        values: an array for each fetch, with these rows; empty if there are none.
+        failed: the other rows, each with the model's error.
+        batch: the batch with which these values were computed; None if no row has values.
     """
 
     rows: Sequence[int]
@@ -34,7 +34,8 @@ class Outcome:
 
 
 Explain = Callable[[Batch], str | None]
-"""What is wrong with a sample alone, beyond what the model says; None: that is all."""
+"""Explains the fault of a single sample beyond the model's error; None: nothing to add.
+"""
 
 
 def nothing_to_add(batch: Batch) -> None:
@@ -44,11 +45,11 @@ def nothing_to_add(batch: Batch) -> None:
 def run(program: Program, batch: Batch, signature: Signature) -> Outcome:
     """Run a batch. If the model fails, run it again with no more padding than needed.
 
-    Padding may reach a length that the model does not take: that of a sample which was in the
-    batch before, or a rounded one.
+    Padding may reach a length that the model does not accept: a rounded one, or that of a sample
+    which is no longer in the batch.
 
     Raises:
-        SampleError: the model fails on both.
+        SampleError: the model fails both times.
     """
     try:
         return Outcome(range(len(batch)), program(*batch.arguments), batch=batch)
@@ -66,17 +67,16 @@ def run_isolated(
     explain: Explain = nothing_to_add,
     refused: Mapping[int, str] | None = None,
 ) -> Outcome:
-    """Run a batch. If the model fails, leave out the samples on which it fails alone.
+    """Run a batch. If the model fails, exclude the samples on which it fails alone.
 
-    What comes of a batch follows from it alone, as the others are run together again, not one by
-    one: values may depend on how many share a batch.
+    The result depends on the batch alone. The other samples are run together again, not one by one,
+    because values may depend on the size of a batch.
 
     Args:
-        refused: rows on which the model is known to fail alone, and what it says of each.
+        refused: rows on which the model is known to fail alone, each with its error.
 
     Raises:
-        SampleError: the model fails on samples together that it can do alone. None is to blame
-            then.
+        SampleError: the model fails on samples together, but on none of them alone.
         JobError: it fails in a way that values cannot cause, and would fail on any sample.
     """
     if refused:
@@ -107,10 +107,10 @@ def failing_alone(
     error: SampleError,
     explain: Explain = nothing_to_add,
 ) -> Iterator[tuple[int, str]]:
-    """The rows of a batch on which a model fails alone, and what it says of each.
+    """Return the rows of a batch on which a model fails alone, each with its error.
 
     Args:
-        error: what it says of all of them together.
+        error: its error on all of them together.
     """
     if len(batch) == 1:
         yield 0, explained(str(error), explain(batch))
@@ -124,7 +124,7 @@ def failing_alone(
 
 
 def explained(said: str, fault: str | None) -> str:
-    """Return what a model says, with what is wrong with the sample's sizes in front."""
+    """Return a model's error, preceded by the fault of the sample's sizes."""
     return said if fault is None else f"{fault}: {said}"
 
 
@@ -140,10 +140,10 @@ def try_out(
     attempt: Callable[[Source], Result],
     tensors: Sequence[PlannedTensor] = (),
 ) -> Result:
-    """What an attempt on the first samples gives.
+    """Return the result of an attempt on the first samples.
 
-    With the policy "skip" these are the first that can be used, and where the model fails on them
-    the attempt is made again on those behind the first of them.
+    With the policy "skip" these are the first usable ones. If the model fails on them, the attempt
+    is repeated without the first of them.
 
     Args:
         policy, tensors: as `survey` takes them.
@@ -151,7 +151,7 @@ def try_out(
     Raises:
         InputError: no sample can be used.
         BadSampleError: the model fails on the first samples, and the policy is "fail".
-        SampleError: the model fails on all that were tried, and none can be left out.
+        SampleError: the model fails on all samples that were tried, and none can be skipped.
         JobError: it fails in a way that values cannot cause.
     """
     if policy != "skip":
@@ -177,20 +177,21 @@ def _tried_once(model: Model, source: Source, attempt: Callable[[Source], Result
         said = str(error).removesuffix(".")
         told = f"{said}. It was tried on the first samples, from {first} on"
         if isinstance(model, CarriesState):
-            # None can be left out: each starts from the state that those before it left.
+            # None can be skipped: each starts from the state after those before it.
             raise SampleError(told) from error
         raise BadSampleError(f"{told}. {WAY_OUT}") from error
 
 
 def refuse_non_finite(stats: Mapping[str, ValueStats], name: Callable[[int], str]) -> None:
-    """Fail the job where any value is NaN or infinite.
+    """Fail the job if any value is NaN or infinite.
 
     Args:
-        stats: of each tensor, by key.
-        name: how a message names the sample of this index.
+        stats: the findings in each tensor, by key.
+        name: formats the sample of an index for messages.
 
     Raises:
-        FinalError: a tensor has such values; it is named, with the first sample that has some.
+        FinalError: a tensor has such values; the message names it and the first sample with such
+            values.
     """
     for key, found in stats.items():
         if found.finite:
@@ -199,7 +200,8 @@ def refuse_non_finite(stats: Mapping[str, ValueStats], name: Callable[[int], str
         if found.first:
             index, counts = next(iter(found.first.items()))
             where = f" for sample {name(int(index))}"
-            # What does not depend on the samples, a weight say, is not mended by leaving some out.
+            # Skipping samples does not help for tensors that do not depend on them, such as
+            # weights.
             skip = ". To leave out samples that have some: runtime.non_finite=skip"
         if found.samples > 1:
             where += f", and {found.samples - 1} more of its shard have some"
@@ -210,7 +212,7 @@ def refuse_non_finite(stats: Mapping[str, ValueStats], name: Callable[[int], str
 
 
 def non_finite_reasons(values: Mapping[str, Values]) -> dict[int, str]:
-    """The samples with NaN or infinite values in any tensor: by position, where and how many."""
+    """Return by position where the samples have NaN or infinite values, and how many."""
     reasons: dict[int, str] = {}
     more: dict[int, int] = {}
     for key, value in values.items():

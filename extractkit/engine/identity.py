@@ -1,6 +1,7 @@
 """A run's identity and manifest, and the checks that a later process works on the same job.
 
-Two jobs of one identity store the same bytes, so a finished run of the one is a run of the other.
+Two jobs with the same identity store the same bytes, so a finished run of one can be used for the
+other.
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,13 +47,13 @@ _RUNTIME = (
 
 
 def identity(prepared: Prepared, described: Manifest) -> str | None:
-    """SHA-256 of everything that decides the run's bytes.
+    """Return the SHA-256 of everything that decides the run's bytes.
 
     Args:
         described: the manifest with everything in it that is known before samples are read.
 
     Returns:
-        The digest in hexadecimal; None where nobody can tell what the model computes.
+        The digest in hexadecimal; None if it cannot be known what the model computes.
     """
     if described.model.get("definition") is None:
         return None
@@ -82,7 +83,7 @@ def identity(prepared: Prepared, described: Manifest) -> str | None:
 
 
 def weights_of(checkpoints: Sequence[Checkpoint]) -> str:
-    """SHA-256 over what checkpoints hold and what they are called, in order."""
+    """Return the SHA-256 over the contents and labels of checkpoints, in order."""
     return digest([[one.label, one.step, one.sha256] for one in checkpoints])
 
 
@@ -91,7 +92,7 @@ def _components(job: Job, described: Manifest) -> list[Any]:
     contents = {origin.key: origin.sha256 for origin in described.origins}
     if described.checkpoints:
         contents[CHECKPOINTS] = weights_of(described.checkpoints)
-    # Sinks in their order: the first is what is read.
+    # Sinks in order, because the reader uses the first.
     components = (job.model, job.inputs, *job.sinks.values())
     return [[component.at, _plain(component.at, component, contents)] for component in components]
 
@@ -109,12 +110,12 @@ def _plain(at: str, value: object, contents: Mapping[str, str]) -> Any:
         return [_plain(f"{at}.{index}", entry, contents) for index, entry in enumerate(value)]
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    # An object in memory: its digest of content is weights, definition or fingerprint.
+    # The content of an object in memory is covered by weights, definition or input digest.
     return type(value).__name__
 
 
 def described(manifest: Manifest, prepared: Prepared) -> Manifest:
-    """The manifest with everything that is known before samples are read."""
+    """Return the manifest with everything that is known before samples are read."""
     job, opened = prepared.job, prepared.opened
     model, source, runtime = opened.model, opened.source, job.runtime
     checkpoints = tuple(opened.axis.checkpoints) if opened.axis is not None else ()
@@ -122,7 +123,8 @@ def described(manifest: Manifest, prepared: Prepared) -> Manifest:
     known = replace(
         manifest,
         model={
-            # What an adapter records may grow as it loads further weights; a manifest stays.
+            # An adapter may record more as it loads further weights, but a manifest must not
+            # change.
             **deepcopy(dict(model.describe())),
             "weights": weights_of(checkpoints) if checkpoints else model.weights_digest(),
             "definition": model.definition_digest(),
@@ -159,10 +161,10 @@ def check_versions(directory: Path, recorded: Manifest) -> None:
     """Make sure that this code and its libraries may resume a run, before anything is loaded.
 
     Raises:
-        RunDirectoryError: a value has to be computed, and would be one of other versions than those
-            of the shards that are committed.
+        RunDirectoryError: values would have to be computed with versions that differ from those of
+            the committed shards.
     """
-    if recorded.plan is None:  # nothing is committed, and all is recorded anew
+    if recorded.plan is None:  # nothing is committed, so everything is recorded again
         return
     found = version_differences(recorded, VALUES_VERSION, package_versions())
     if found and not _holds_all_values(directory, recorded):
@@ -182,13 +184,13 @@ def _holds_all_values(directory: Path, recorded: Manifest) -> bool:
 
 
 def check_same(recorded: Manifest, now: Manifest, given: str) -> None:
-    """Make sure that a run can be resumed: the same values would come out.
+    """Check that a resumed run would compute the same values.
 
     Args:
         given: the run directory, for the message.
 
     Raises:
-        RunDirectoryError: something differs; all of it is named.
+        RunDirectoryError: something differs; the message lists everything.
     """
     if found := differences(recorded, now):
         raise RunDirectoryError(
@@ -201,7 +203,7 @@ def check_repeats(recorded: Manifest, now: Manifest) -> None:
     """Check that a job repeats another run. Machine and libraries may differ.
 
     Raises:
-        RunDirectoryError: weights, inputs or tensors differ; all of it is named.
+        RunDirectoryError: weights, inputs or tensors differ; the message lists everything.
     """
     if found := job_differences(recorded, now):
         raise RunDirectoryError(

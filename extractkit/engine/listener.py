@@ -1,4 +1,4 @@
-"""What the engine tells whoever watches a job."""
+"""Progress events that the engine sends to a listener."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from extractkit.core.plan import PlannedTensor
 
 @dataclass(frozen=True)
 class Summary:
-    """What a finished run holds and took.
+    """Contents and cost of a finished run.
 
     Attributes:
         directory: the run directory.
@@ -19,14 +19,14 @@ class Summary:
         truncated: how many of those were cut off to fit the model.
         shards: how many shards were committed.
         bytes: size of the shards on disk.
-        seconds: from the first sample to the last commit, loading the model left out.
+        seconds: from the first sample to the last commit, without loading the model.
         non_finite: keys of floating-point tensors in which a NaN or an infinity was stored.
         missing: how many samples have no values.
         constant: keys of tensors whose elements are all the same number.
         unchanging: keys of tensors that have the same value for every sample.
         computed: how many samples were computed now, the rest having been stored before; with
             checkpoints, samples count for each of them. None: all.
-        checkpoints: with how many sets of weights; 0 where there is no axis of checkpoints.
+        checkpoints: number of sets of weights; 0 without a checkpoint axis.
     """
 
     directory: Path
@@ -45,7 +45,10 @@ class Summary:
 
 
 class Listener(Protocol):
-    """Told how a job goes; every call returns at once, and may come from another thread."""
+    """Receives progress events of a job.
+
+    Every call must return at once, and may come from another thread.
+    """
 
     def stage(self, name: str) -> None:
         """A stage without samples to count has begun, such as loading the model.
@@ -57,15 +60,15 @@ class Listener(Protocol):
     def planned(
         self, tensors: Sequence[PlannedTensor], samples: int, total_bytes_estimate: int
     ) -> None:
-        """The plan is made: so many samples, and about so many bytes to store."""
+        """The plan is complete, with the number of samples and the approximate bytes to store."""
         ...
 
     def advanced(self, samples: int, stored: int) -> None:
-        """So many more samples are done, and so many more bytes stored."""
+        """More samples are computed, and more bytes stored."""
         ...
 
     def note(self, message: str) -> None:
-        """Something that the user should know."""
+        """A message for the user."""
         ...
 
     def finished(self, summary: Summary) -> None:
@@ -74,7 +77,7 @@ class Listener(Protocol):
 
 
 class Silent:
-    """A listener that says nothing."""
+    """A listener that ignores all events."""
 
     def stage(self, name: str) -> None:
         """Nothing."""

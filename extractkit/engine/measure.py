@@ -224,7 +224,7 @@ def _tried(model: Model, source: Source, addresses: Sequence[str], program: Prog
 
     The first sample alone, at its own sizes, comes first, so that a failure is its own. Then each
     free axis is changed to the first other size that works. If none works, all samples have one
-    size along the axis, nothing can follow it, and it is left out.
+    size along the axis, nothing can follow it, and it is ignored.
 
     Raises:
         SampleError: the model fails on the first sample.

@@ -1,4 +1,4 @@
-"""From a job to what it works on: the loaded model, the bound samples, the planned tensors."""
+"""Opening of a job: load the model, bind the samples, plan the tensors."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ from extractkit.models.protocol import CarriesState, CheckpointAxis, Compilation
 
 @dataclass(frozen=True)
 class Listing:
-    """What a model offers, and what each selector matches of it, extractable or not."""
+    """The tensors of a model, and those that each selector matches, extractable or not."""
 
     catalog: Catalog
     matches: Mapping[str, tuple[TensorRecord, ...]]
@@ -37,18 +37,18 @@ class Opened:
     """A job with everything loaded that its plan needs.
 
     Attributes:
-        model: loaded.
-        source: the samples; none, and nothing is opened, where no tensor depends on them.
-        settings: what may change the last bits of values.
-        tensors: what will be stored, with axes still unknown where only running tells.
-        matches: how many tensors each selector stores.
-        unextractable: what selectors match but cannot be extracted.
-        bad_samples: what is done about samples that cannot be used: "fail", or "skip" them.
-        axis: the checkpoints, where the model is given several; its weights are those of the first.
+        model: the loaded model.
+        source: the samples; empty, without opening anything, if no tensor depends on them.
+        settings: settings that may change the last bits of values.
+        tensors: the tensors to store. Axes that only running the model shows are still unknown.
+        matches: number of tensors that each selector stores.
+        unextractable: tensors that selectors match but that cannot be extracted.
+        bad_samples: the policy for samples that cannot be used: "fail", or "skip" them.
+        axis: the checkpoints, if there are several; the model has the weights of the first.
         alone: whether each call of the model takes one sample in any case.
-        why_alone: the reason, where the job itself does not say so.
-        samples_carried: how many samples each call takes of a model that carries its state from
-            call to call; None where each call starts from the initial state.
+        why_alone: the reason, unless the job itself asks for it.
+        samples_carried: number of samples per call if the model carries its state from call to
+            call; None if each call starts from the initial state.
     """
 
     model: Model
@@ -66,17 +66,17 @@ class Opened:
 
     @property
     def sets_of_weights(self) -> int:
-        """How many times everything is computed."""
+        """Number of sets of weights for which everything is computed."""
         return 1 if self.axis is None else len(self.axis.checkpoints)
 
     def shards(
         self, lengths: Lengths, per_sample: npt.NDArray[np.int64], shard_size: int | None
     ) -> tuple[Shard, ...]:
-        """Cut the samples into shards; where state is carried, into shards of whole batches.
+        """Divide the samples into shards, of whole batches if state is carried.
 
         Args:
             per_sample: Stored bytes of each sample, int64 (samples,).
-            shard_size: as of `plan_shards`.
+            shard_size: as in `plan_shards`.
 
         Raises:
             InputError: Samples of unequal lengths would share a batch that carries state.
@@ -86,10 +86,10 @@ class Opened:
         return plan_shards(per_sample, shard_size, self.samples_carried or 1)
 
     def measured(self) -> "Opened":
-        """The same with all axes known, for which the model is run where it must be.
+        """Return the same with all axes known, running the model if necessary.
 
         Raises:
-            SelectionError: nothing that a selector matches turns out to have a value per sample.
+            SelectionError: no tensor that a selector matches has a value per sample.
         """
         found = try_out(
             self.model,
@@ -112,7 +112,7 @@ class Opened:
 
 
 def list_tensors(job: Job) -> Listing:
-    """Load the model alone and match the selectors; no inputs are opened.
+    """Load the model and match the selectors, without opening inputs.
 
     Raises:
         UserError: the model cannot be loaded, or a selector matches nothing.
@@ -124,10 +124,10 @@ def list_tensors(job: Job) -> Listing:
 
 
 def open_job(job: Job) -> Opened:
-    """Load the model, bind the inputs, select.
+    """Load the model, bind the inputs and select tensors.
 
     Raises:
-        UserError: any of the three fails, or there is no selector.
+        UserError: one of these steps fails, or there is no selector.
     """
     if not job.selectors:
         raise ConfigError(
@@ -137,12 +137,13 @@ def open_job(job: Job) -> Opened:
     runtime = job.runtime
     with without_collections():
         model, axis = _loaded(job)
-        # Before the catalog: what is traced may draw seeds.
+        # Before the catalog, because tracing may draw seeds.
         settings = model.configure(runtime.seed, runtime.deterministic, runtime.device)
         carried = model.samples_carried() if isinstance(model, CarriesState) else None
         if carried is not None:
             check_runtime(runtime, carried)
-        # Selecting needs no samples, so a misspelt selector is told before a large file is read.
+        # Selecting needs no samples, so a misspelt selector is reported before a large file is
+        # read.
         chosen = _chosen(model, job)
     tensors = chosen.tensors
     source: Source = NoSamples()
@@ -176,7 +177,7 @@ def open_job(job: Job) -> Opened:
 
 @dataclass(frozen=True)
 class _Chosen:
-    """What selectors choose of a catalog, as it is for batches or for single samples."""
+    """The tensors that selectors choose, for batches or for single samples."""
 
     catalog: Catalog
     tensors: tuple[PlannedTensor, ...]
@@ -185,10 +186,10 @@ class _Chosen:
 
 
 def _chosen(model: Model, job: Job) -> _Chosen:
-    """Plan the tensors: of single calls where the job asks for such, or nothing else would do.
+    """Plan the tensors, for calls on single samples if the job asks for them or nothing else works.
 
     Raises:
-        SelectionError: a selector matches nothing, or asks for what its tensors do not have.
+        SelectionError: a selector matches nothing, or asks for axes that its tensors do not have.
     """
     catalog, selectors = model.catalog.listed_by(job.listing), job.selectors
     if model.signature.batch == 1:
@@ -211,7 +212,7 @@ def _chosen(model: Model, job: Job) -> _Chosen:
 
 
 def _loaded(job: Job) -> tuple[Model, CheckpointAxis | None]:
-    """The model, with the first of its checkpoints if it is given several."""
+    """Return the model, with the first checkpoint if there are several."""
     model = _model(job)
     axis: CheckpointAxis | None = getattr(model, "checkpoints", None)
     if axis is not None:
@@ -232,7 +233,7 @@ def _model(job: Job) -> Model:
 
 
 def _has(model: object, name: str) -> bool:
-    # Asked of the class first: a property may need a checkpoint, which is chosen later.
+    # The class is checked first: a property may need a checkpoint, which is chosen later.
     return hasattr(type(model), name) or hasattr(model, name)
 
 

@@ -148,8 +148,8 @@ def prepare(
     The trial compiles the program, so that a model that cannot run fails before anything is stored.
 
     Args:
-        settings: the settings of the run that the job belongs to, which decide which samples share
-            a batch, so that every process decides alike. None: there are none yet, so measure.
+        settings: the settings of the run that the job belongs to, which record which samples share
+            a batch, so that every process decides the same way. None: measure it.
         stage: called with the name of each stage that begins.
 
     Raises:

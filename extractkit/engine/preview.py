@@ -1,4 +1,4 @@
-"""What a job would do, without doing it: `extractkit plan`."""
+"""The plan of a job, made without running it: `extractkit plan`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,21 +23,22 @@ class Preview:
     """The plan of a job.
 
     Attributes:
-        model: its name.
-        tensors: what would be stored.
-        measured: keys of tensors whose axes only running the model on the first sample told.
-        matches: how many tensors each selector stores.
-        unextractable: what selectors match but cannot be extracted.
-        samples: how many there are.
+        model: name of the model.
+        tensors: the tensors to store.
+        measured: keys of tensors whose axes were measured by running the model on the first sample.
+        matches: number of tensors that each selector stores.
+        unextractable: tensors that selectors match but that cannot be extracted.
+        samples: number of samples.
         checkpoints: the sets of weights that the job uses.
         excluded: checkpoints that cannot be used.
-        bytes: predicted size of the values; `bound` says "exact", "upper bound" (texts may be
-            shorter than the longest allowed) or "at least" (some lengths only the model computes).
-        sizes: predicted bytes of each tensor by key, over all checkpoints; None where only the
-            model can tell.
+        bytes: predicted size of the values. `bound` is "exact", "upper bound" (texts may be shorter
+            than the longest allowed) or "at least" (some lengths are computed by the model).
+        sizes: predicted bytes of each tensor by key, over all checkpoints; None if only the model
+            can compute them.
         shards: ranges of samples, each of which is stored for every checkpoint.
-        directory: where the run would go; free_bytes: what its disk has room for.
-        shared: who may share a batch, and why not more; None where nothing depends on samples.
+        directory: the run directory; free_bytes: free bytes on its disk.
+        shared: which samples may share a batch, and why not more; None if nothing depends on
+            samples.
     """
 
     model: str
@@ -57,7 +58,7 @@ class Preview:
     shared: Shared | None = None
 
     def to_json(self) -> dict[str, object]:
-        """The plan as `extractkit plan --json` prints it."""
+        """Return the plan as `extractkit plan --json` prints it."""
         return {
             "model": self.model,
             "samples": self.samples,
@@ -98,15 +99,15 @@ class Preview:
 
 
 def preview(job: Job, directory: Path, *, exact: bool = False) -> Preview:
-    """The plan of a job; nothing is written.
+    """Return the plan of a job. Nothing is written.
 
     Args:
-        directory: where the run would go.
+        directory: the run directory.
         exact: read (and tokenise) every sample, so that the sizes of texts are exact as well.
 
     Raises:
         UserError: the job cannot be planned.
-        DiskSpaceError: the disk of `directory` cannot hold what is predicted.
+        DiskSpaceError: the predicted bytes do not fit on the disk of `directory`.
     """
     unmeasured = open_job(job)
     told_by_running = {tensor.key for tensor in unmeasured.tensors if tensor.layout is None}
@@ -117,7 +118,7 @@ def preview(job: Job, directory: Path, *, exact: bool = False) -> Preview:
     result = _planned(job, opened, told_by_running, directory, bounds, shared)
     needed = result.bytes * len(job.sinks)
     if bounds is not None and needed > result.free_bytes:
-        # A bound is no reason to refuse: look at the samples themselves.
+        # A bound is not enough to refuse, so read the samples.
         result = _planned(job, opened, told_by_running, directory, None, shared)
     check_space(directory, result.bytes * len(job.sinks))
     return result
@@ -164,7 +165,7 @@ def _planned(
 
 
 def _lengths(opened: Opened) -> Lengths:
-    """Every sample's own lengths, which takes reading them all."""
+    """Return the lengths of every sample, by reading them all."""
     varying = [tensor for tensor in opened.tensors if not tensor.constant]
     found = survey(opened.model, opened.source, lambda rows: None, opened.bad_samples, varying)
     return found.lengths

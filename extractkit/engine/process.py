@@ -1,7 +1,8 @@
 """The process that a job runs in: its environment and its heaps.
 
-TensorFlow reads these variables when it starts, so they are set before it is imported; where it
-runs already, a model that computes with it refuses others. Nothing here imports it.
+TensorFlow reads these variables when it starts, so they are set before it is imported. If it is
+already running, a model that computes with it refuses different values. This module does not import
+it.
 """
 
 import ctypes
@@ -30,10 +31,10 @@ _KEPT_BYTES = 16 << 20
 
 
 def return_large_buffers() -> None:
-    """Have blocks of four megabytes and more mapped, and unmapped, one by one.
+    """Map and unmap blocks of four megabytes and more one by one.
 
-    Left alone, glibc raises that threshold as blocks come and go. Then batches and shards of
-    differing sizes fragment the heap, and the process grows with the number of samples. Smaller
+    By default, glibc raises this threshold as blocks are freed. Then batches and shards of
+    different sizes fragment the heap, and the process grows with the number of samples. Smaller
     blocks stay on the heap, where they are reused without being cleared each time. Does nothing on
     another C library.
     """
@@ -47,17 +48,17 @@ def return_large_buffers() -> None:
 def without_collections() -> Iterator[None]:
     """Pause Python's cyclic garbage collector within the block.
 
-    A model that is loaded and listed makes millions of objects that stay. The collector would look
-    through all of them again and again, for half of the time that a large graph takes. After the
-    block they count as old, so that not even the next collection of young objects visits them.
+    Loading and listing a model makes millions of long-lived objects. The collector would visit all
+    of them again and again, which takes half of the time for a large graph. After the block they
+    count as old, so that the next collection of young objects does not visit them.
     """
     was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        # Together these two move every object to the oldest generation. What the caller has frozen
-        # stays frozen.
+        # Together these two move every object to the oldest generation. Objects that the caller has
+        # frozen stay frozen.
         if not gc.get_freeze_count():
             gc.freeze()
             gc.unfreeze()
@@ -107,8 +108,7 @@ def impose(variables: Mapping[str, str]) -> None:
     they differ.
 
     Raises:
-        RunDirectoryError: a value that is no number of threads, or of more than there may be; or
-            that is neither on nor off.
+        RunDirectoryError: a value is not a valid number of threads, or neither on nor off.
     """
     record_if_started()
     for name in (*THREADS, *SWITCHES):

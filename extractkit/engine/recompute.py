@@ -42,10 +42,10 @@ def recompute(
     Args:
         job: the run's own, made from its manifest; `impose` its environment before the job's
             callables are imported.
-        sound: what of the run is whole.
-        shards: how many are drawn at random, the constants counting as one; all where there are
-            fewer.
-        seed: of the drawing, which is told; None: one is drawn.
+        sound: the undamaged parts of the run.
+        shards: number of shards to draw at random, or all if there are fewer. The constants count
+            as one.
+        seed: seed of the drawing, which is reported; None: choose one.
     """
     if sound.manifest.plan is None:
         return not_recomputed("the run has no plan yet")
@@ -59,7 +59,7 @@ def recompute(
 
 
 def not_recomputed(why: str) -> tuple[Check, ...]:
-    """The same checks, none of which could be made."""
+    """Return the same checks, marked as not made."""
     return Check.left_out(_SURROUNDINGS, why), *_left_out(why)
 
 
@@ -88,7 +88,7 @@ class _Recomputation:
         """Return the differences that make values incomparable."""
         recorded = self.sound.manifest
         found = job_differences(recorded, self.now)
-        # Other versions of libraries may build other graphs of the same meaning.
+        # Other versions of libraries may build different graphs that compute the same.
         same_code = recorded.versions == self.now.versions and (
             recorded.values_version == self.now.values_version
         )
@@ -181,7 +181,7 @@ class _Recomputation:
         return found, largest
 
     def _state(self, one: ShardValues, entry: Entry) -> list[Finding]:
-        """Compare the state after a shard, where both are there, with the one that is stored."""
+        """Compare the state after a shard with the stored one, if both exist."""
         if one.state is None or entry.state is None:
             return []
         again = StoredFile.of(entry.state.name, to_bytes(one.state))
@@ -205,7 +205,9 @@ class _Recomputation:
     # ---- outputs
 
     def _outputs(self) -> Check:
-        """The outputs of a program that extracts everything, and the model's own, on one batch."""
+        """Compare the outputs of a program that extracts everything with the model's own, on one
+        batch.
+        """
         try:
             checked = self_check(self.prepared, self._committed_stream, list(self.sound.entries))
         except ExtractkitError as error:
@@ -227,7 +229,7 @@ class _Recomputation:
 
     @cached_property
     def _committed_stream(self) -> Stream:
-        """The stream without the samples that are missing from the run."""
+        """Return the stream without the samples that are missing from the run."""
         if self.prepared.program is None:
             return self._stream
         missing = {
@@ -243,7 +245,7 @@ def _left_out(why: str) -> tuple[Check, Check]:
 
 
 def _drawn(entries: Iterable[Shard], count: int, seed: int) -> list[Shard]:
-    """So many shards at random, in order."""
+    """Return this many random shards, in order."""
     shards = sorted(entries, key=lambda shard: shard.place)
     chosen = random.Random(seed).sample(shards, min(count, len(shards)))
     return sorted(chosen, key=lambda shard: shard.place)

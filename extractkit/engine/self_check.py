@@ -3,7 +3,7 @@
 Addresses, trace and weights of everything extracted come from one loaded model. If that model is
 wrong (with values that a layer derived from other weights, for example), so is every value. The
 outputs of the first batch are therefore compared with those of the same artefact, loaded a second
-time by its format's own means.
+time with the standard loader of its format.
 """
 
 import gc

@@ -1,8 +1,8 @@
-"""Whether samples may share a batch, and be padded to do so: measured on the first of them.
+"""Measurement of which samples may share a batch, and whether they may be padded.
 
-The program that computes the run's values is called with a few samples alone, together, and padded,
-and what it returns is compared. So the answer holds for the tensors that are wanted: a model whose
-pooled output sees padding may still have hidden states that do not.
+The program that computes the run's values is called with a few of the first samples alone,
+together, and padded, and the results are compared. So the answer applies to the selected tensors:
+if padding changes the pooled output of a model, it may still leave the hidden states unchanged.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,13 +22,13 @@ from extractkit.inputs.protocol import InputSpec, Signature, Source
 from extractkit.models.protocol import Encoded, Model, Program
 
 KEY = "sharing"
-"""Under which the manifest's settings record it."""
+"""The key in the manifest's settings."""
 
 _LOOKED_AT, _FEW = 64, 8
-"""How many samples are read: of short rows, and of what takes long to read (pictures, say)."""
+"""Number of samples to read: short rows, and samples that are slow to read, such as pictures."""
 
 _REAL = 4
-"""How many different samples are run, besides those that are made of the first."""
+"""Number of different samples to run, besides those derived from the first."""
 
 _LONGEST = 32
 """Rows of numbers or tokens are cut to this length."""
@@ -37,7 +37,7 @@ _STEP = 8
 """Padded lengths are a multiple of this in a run; see `engine/batches.py`."""
 
 _FLOOR = 32 * float(np.finfo(np.float32).eps)
-"""The least relative difference that counts: 4e-6.
+"""The smallest relative difference that counts: 4e-6.
 
 MiniLM differs by 5e-7 of its scale between a batch of one and larger ones. A mask of -10 in place
 of minus infinity, the weakest in use, lets 4.5e-5 of a padded token through.
@@ -51,7 +51,7 @@ _NOISE_LIMIT = 0.02
 
 
 class Sharing(StrEnum):
-    """Who may share a batch."""
+    """Which samples may share a batch."""
 
     PADDED = "samples of any lengths"
     EQUAL = "samples of equal lengths"
@@ -61,10 +61,10 @@ class Sharing(StrEnum):
 
 @dataclass(frozen=True)
 class Shared:
-    """Who may share a batch, and why not more.
+    """Which samples may share a batch, and why not more.
 
     Attributes:
-        reason: what was measured that forbids more; None: nothing was.
+        reason: the measurement that forbids more; None if nothing does.
     """
 
     sharing: Sharing
@@ -72,7 +72,7 @@ class Shared:
 
     @property
     def note(self) -> str | None:
-        """What the user should know; None: nothing."""
+        """The message for the user; None if there is none."""
         if self.sharing is Sharing.IN_ORDER:
             return self.reason
         if self.sharing is not Sharing.ALONE or self.reason is None:
@@ -100,7 +100,7 @@ def measure_sharing(
         return Shared(Sharing.ALONE, "the first samples are too short to measure it")
     encoded = _different(encoded)
     if short:
-        # The beginning of a long text tells as much, at a fraction of the cost.
+        # The beginning of a long text is enough, at a fraction of the cost.
         cut = [_cut(signature, one, _LONGEST) for one in encoded]
         encoded = cut if trial.takes(cut) else encoded
     first = _not_empty(signature, encoded[0])
@@ -116,7 +116,7 @@ def measure_sharing(
 
 
 def _different(encoded: Sequence[Encoded]) -> list[Encoded]:
-    """The first sample, and a few that are unlike it: the smallest, the largest, the next ones."""
+    """Return the first sample, the smallest, the largest and the next different ones."""
     first, *others = encoded
     unlike = [one for one in others if not _alike(first, one)]
     by_size = sorted(unlike, key=elements)
@@ -133,7 +133,7 @@ def _not_empty(signature: Signature, encoded: Encoded) -> Encoded:
 
 
 def _at(signature: Signature, encoded: Encoded, sizes: Mapping[str, int]) -> Encoded:
-    """A sample brought to other sizes, its own elements repeated."""
+    """Return a sample resized by repeating its elements."""
     features = {
         spec.name: resized(spec, encoded.features[spec.name], sizes) for spec in signature.specs
     }
@@ -141,12 +141,12 @@ def _at(signature: Signature, encoded: Encoded, sizes: Mapping[str, int]) -> Enc
 
 
 def _cut(signature: Signature, encoded: Encoded, length: int) -> Encoded:
-    """The beginning of a sample along all of its free axes."""
+    """Return the beginning of a sample along all of its free axes."""
     sizes = {axis: min(length, size) for axis, size in encoded.sizes.items()}
     features = {}
     for spec in signature.specs:
         part = [slice(None) if dim is None else slice(sizes[dim]) for dim in spec.dims]
-        # The dots keep a text alone an array.
+        # The ellipsis keeps a single text an array.
         features[spec.name] = encoded.features[spec.name][(*part, ...)]
     return Encoded(features, sizes)
 
@@ -189,7 +189,7 @@ class _Trial:
     tensors: Sequence[PlannedTensor]
 
     def fits(self, sample: Encoded) -> bool:
-        """Return whether a sample is long enough for what slices take of it."""
+        """Return whether a sample is long enough for the slices."""
         lengths = _lengths(sample)
         return not any(tensor.too_short(lengths) for tensor in self.tensors)
 
@@ -223,8 +223,8 @@ class _Trial:
     def apart_padded(self, samples: Sequence[Encoded]) -> str | None:
         """Return why samples cannot be padded to share a batch; None: they can.
 
-        What padding reaches shows best in short samples, so beginnings of them are padded as well:
-        the greatest of many tokens hides one that padding adds.
+        Short samples show the effect of padding best, so beginnings of samples are padded as well:
+        a maximum over many tokens hides one that padding adds.
         """
         longest = max(samples, key=elements)
         half = max(longest.sizes.values()) // 2
@@ -245,7 +245,7 @@ class _Trial:
                 padded = self._run([one for one, _ in alone], to)
             except JobError:
                 if more:
-                    continue  # longer than the model takes, which no batch of the run will be
+                    continue  # longer than the model accepts; no batch of the run is that long
                 return "the model does not take samples that are padded"
             if (reason := self._apart(padded, alone, noise, why)) is not None:
                 return reason
@@ -262,17 +262,17 @@ class _Trial:
         return [value[0, ...] if len(value) == 1 else value for value in self._run([sample])]
 
     def _runnable(self, samples: Sequence[Encoded]) -> list[tuple[Encoded, list[Array]]]:
-        """The samples that the model takes, each with its values alone."""
+        """Return the samples that the model accepts, each with its values alone."""
         found = []
         for sample in filter(self.fits, samples):
             try:
                 found.append((sample, self._alone(sample)))
             except JobError:
-                continue  # made up, or one that is blamed when its turn comes
+                continue  # made up, or reported when its turn comes
         return found
 
     def _noise(self, copies: Sequence[Array], alone: Sequence[Array]) -> list[float]:
-        """For each tensor what the size of a batch does to its values, relative to them."""
+        """Return for each tensor how much the batch size changes its values, relative to them."""
         return [
             _difference(rows[0, ...], one) if len(rows) else 0.0
             for rows, one in zip(copies, alone, strict=True)
@@ -296,7 +296,7 @@ class _Trial:
 
 
 def _own(tensor: PlannedTensor, row: Array, sample: Encoded) -> Array:
-    """A row without padding, as far as the sample's lengths tell."""
+    """Return a row without padding, as far as the sample's lengths are known."""
     shapes = tensor.sample_shapes(_lengths(sample))
     if shapes is None:
         return row
@@ -309,16 +309,18 @@ def _lengths(sample: Encoded) -> Lengths:
 
 
 def _threshold(rows: Array, noise: float) -> float:
-    """The largest relative difference that is rounding: none where values are not real numbers."""
+    """Return the largest relative difference that is rounding; 0 if values are not real numbers."""
     if rows.dtype.kind not in "fc":
         return 0.0
-    # Half precision rounds each stored value more than a difference in single would show.
+    # Half precision rounds stored values by more than a difference in single precision.
     floor = max(_FLOOR, 4 * float(np.finfo(rows.dtype).eps))
     return min(floor + _NOISE_TIMES * noise, max(floor, _NOISE_LIMIT))
 
 
 def _difference(one: Array, other: Array) -> float:
-    """The largest difference of two arrays, relative to their values; infinite: not comparable."""
+    """Return the largest difference of two arrays, relative to their values; infinity if not
+    comparable.
+    """
     if one.shape != other.shape:
         return np.inf
     if one.dtype.kind not in "fc":
@@ -335,7 +337,8 @@ def _difference(one: Array, other: Array) -> float:
     if not apart.any():
         return 0.0
     sizes = np.maximum(np.abs(x[finite]), np.abs(y[finite]))
-    # Each value is held against those around it, but not against what stands for minus infinity.
+    # Each value is compared relative to those around it, except values that represent minus
+    # infinity.
     usual = np.quantile(sizes[sizes > 0], 0.25)
     scale = np.maximum(sizes, sizes[sizes <= 1e5 * usual].max(initial=0.0))
     return float((apart / scale).max())

@@ -1,4 +1,4 @@
-"""Sizes along free axes that a model does not take: found by trying, and put into words."""
+"""Sizes along free axes that a model does not accept: found by trying, described in messages."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from extractkit.models.protocol import Encoded, Model, Program
 Sizes = Mapping[str, int]
 
 _STATIC_REACH, _RUN_REACH = 64, 16
-"""How far from a sample's size others are tried: by static shapes, and where each is a run."""
+"""How far from a sample's size to search: with static shapes, and by running the model."""
 
 _STEPS = (2, 4, 8, 16, 32, 64, 3, 5, 6, 7, 9, 10, 12, 128)
 
@@ -24,14 +24,14 @@ _LARGER = (0, 1, 2, 3, 4, 5, 6, 7, 8, 16, 32)
 """Steps above a job's smallest size: each binary digit moves, and each rest by up to 8."""
 
 _FEW_SIZES = 12
-"""Up to this many sizes each one is tried: that costs no more than to try a selection."""
+"""Up to this many sizes, each one is tried, which costs no more than a selection."""
 
 
 def resized(spec: InputSpec, array: Array, at: Sizes) -> Array:
     """Return a sample's input at other sizes of its free axes.
 
-    Its own elements are repeated, which keeps what a model may check of them (the range of a
-    vocabulary, say).
+    Its own elements are repeated, so they still meet the model's checks, such as the range of a
+    vocabulary.
     """
     shape = tuple(
         size if dim is None else at[dim] for dim, size in zip(spec.dims, array.shape, strict=True)
@@ -39,7 +39,7 @@ def resized(spec: InputSpec, array: Array, at: Sizes) -> Array:
     if shape == array.shape:
         return array
     if array.size == 0 and array.dtype.hasobject:
-        return np.full(shape, b"", object)  # NumPy repeats nothing as the number 0
+        return np.full(shape, b"", object)  # NumPy resizes an empty array to zeros
     return np.resize(array, shape)
 
 
@@ -54,20 +54,20 @@ def repeated(
 
 @dataclass(eq=False)
 class OwnSizes:
-    """Padded samples that a program does not take alone, at their own sizes.
+    """Finds padded samples that a program does not accept alone, at their own sizes.
 
-    Padding may hide that: a network that pools, upsamples and adds takes even lengths only, and one
-    of 9 passes when it is padded to 12. A sample has a value where the program takes it alone,
-    whatever shares its batch.
+    Padding may hide such sizes: a network that pools, upsamples and adds accepts even lengths only,
+    but a sample of 9 passes when it is padded to 12. A sample has a value only if the program
+    accepts it alone, in any batch.
 
-    So one padded sample of each size is run alone before its batch, unless the program takes a
+    So one padded sample of each size is run alone before its batch, unless the program accepts a
     selection of the job's sizes. That selection follows from the lengths of all samples, so every
     process of a job, and every resume, comes to the same decision.
 
     Attributes:
-        program: returns the program. It is run at many sizes, so it compiles for none of them. It
-            raises `JobError` where values have not the shapes that were planned.
-        lengths: those of all samples.
+        program: returns the program, in a form that does not compile for each size, since it is run
+            at many sizes. It raises `JobError` if values do not have the planned shapes.
+        lengths: the lengths of all samples.
     """
 
     signature: Signature
@@ -77,7 +77,7 @@ class OwnSizes:
     _takes_all: bool | None = field(default=None, init=False)
 
     def refused(self, batch: Batch) -> dict[int, str]:
-        """Return the padded rows that the program does not take alone, with what it says of each.
+        """Return the padded rows that the program does not accept alone, each with its error.
 
         Raises:
             JobError: it fails in a way that values and sizes cannot cause.
@@ -107,7 +107,7 @@ class OwnSizes:
         return self.program()
 
     def _takes_selection(self, alone: Batch) -> bool:
-        """Return whether the program takes a sample at a selection of the job's sizes."""
+        """Return whether the program accepts a sample at a selection of the job's sizes."""
         axes = tuple(self.lengths.axes)
         sizes = sorted(set(zip(*(self.lengths.axes[axis].tolist() for axis in axes), strict=True)))
         if len(sizes) <= _FEW_SIZES:
@@ -122,7 +122,7 @@ class OwnSizes:
         return True
 
     def _selection(self, axes: Sequence[str], sizes: Sequence[tuple[int, ...]]) -> Iterator[Sizes]:
-        """Sizes of the job from its smallest to its largest, and some above the smallest."""
+        """Return sizes of the job from its smallest to its largest, and some above the smallest."""
         longest = self.signature.longest or {}
         smallest = dict(zip(axes, map(min, zip(*sizes, strict=True)), strict=True))
         moved = [tuple(axes), *((axis,) for axis in axes if len(axes) > 1)]
@@ -137,13 +137,13 @@ class OwnSizes:
 
 @dataclass(eq=False)
 class SizeFaults:
-    """What is wrong with the sizes of samples on which a model fails.
+    """Explains the sizes of samples on which a model fails.
 
-    Each size is tried once, whatever the number of such samples. Once no size near a sample's own
-    is any better, no other sample's are searched by running the model.
+    Each size is tried once, for any number of samples. After a search that finds no working size
+    near a sample's own, the model is not run to search for other samples.
 
     Attributes:
-        addresses: of the tensors that the program computes.
+        addresses: addresses of the tensors that the program computes.
     """
 
     model: Model
@@ -178,7 +178,7 @@ class SizeFaults:
         longest = self.model.signature.longest or {}
         if any(size > longest.get(axis, size) for axis, size in at.items()):
             return False
-        # Without the sample's own values, which may be what the model fails on.
+        # Without the sample's own values, which may be the cause of the failure.
         blank = {
             name: np.full(array.shape[1:], "" if array.dtype.hasobject else 0, array.dtype)
             for name, array in batch.features.items()
@@ -195,13 +195,13 @@ class SizeFaults:
 
 
 class _Search:
-    """A search for sizes that a model takes, from a sample's own outwards.
+    """A search for sizes that a model accepts, outwards from a sample's own.
 
     Args:
-        takes: whether a model takes a size of each free axis.
-        own: the sizes of the sample, which it does not take.
-        reach: how far away others are tried.
-        known: what has been tried before, and is from here on.
+        takes: whether the model accepts a size of each free axis.
+        own: the sizes of the sample, which it does not accept.
+        reach: how far to search.
+        known: results of all sizes tried so far, updated by the search.
     """
 
     def __init__(
@@ -217,7 +217,7 @@ class _Search:
         self._known = known
 
     def faults(self) -> list[str]:
-        """Return what is wrong along each axis; nothing where no sizes near by are any better."""
+        """Return the fault along each axis; empty if no size nearby works."""
         near = next(filter(self.good, self._joint()), None)
         if near is None:
             return []
@@ -229,14 +229,14 @@ class _Search:
         return found
 
     def good(self, at: Sizes) -> bool:
-        """Return whether a model takes these sizes."""
+        """Return whether the model accepts these sizes."""
         key = tuple(at.values())
         if key not in self._known:
             self._known[key] = min(key) >= 1 and self._takes(at)
         return self._known[key]
 
     def _joint(self) -> Iterable[Sizes]:
-        """Sizes of all axes at once: up and down to multiples, then one by one."""
+        """Yield sizes of all axes at once: up and down to multiples, then one by one."""
         for step in _STEPS:
             yield {axis: -(-size // step) * step for axis, size in self._own.items()}
             yield {axis: size // step * step for axis, size in self._own.items()}
@@ -245,7 +245,7 @@ class _Search:
             yield {axis: max(1, size - step) for axis, size in self._own.items()}
 
     def _along(self, axis: str, size: int, near: Sizes) -> str | None:
-        """Return which sizes an axis may have, the others being good; None: the one it has."""
+        """Return the sizes that work for an axis with the others fixed; None if its own works."""
 
         def good(one: int) -> bool:
             return self.good({**near, axis: one})

@@ -285,7 +285,9 @@ class Stream:
 
     @cached_property
     def _limits(self) -> dict[str, int]:
-        """Upper limit of each axis' padding: the model's limit, or else the longest sample."""
+        """Return the upper limit of padding for each axis: the model's limit, or else the longest
+        sample.
+        """
         longest = self.model.signature.longest or {}
         return {
             axis: longest.get(axis, int(lengths.max(initial=0)))

@@ -32,7 +32,7 @@ SampleRow = Mapping[str, object]
 
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """What is known of all samples before any value is computed.
+    """Lengths and missing samples, known before any value is computed.
 
     Attributes:
         lengths: the length of every sample along each free axis; 0 for missing samples.
@@ -45,7 +45,7 @@ class Survey:
 
 @dataclass(frozen=True, eq=False)
 class _Examined:
-    """A sample as far as it could be read and encoded, and why it cannot be used."""
+    """The result of reading and encoding a sample, with the reason if it cannot be used."""
 
     index: int
     identity: Identity
@@ -63,7 +63,7 @@ def survey(
 ) -> Survey:
     """Read every sample, and pass the samples' rows to `record` in turn.
 
-    Memory grows by eight bytes per sample and axis, whatever the samples hold.
+    Memory grows by eight bytes per sample and axis, independent of the samples' contents.
 
     Args:
         policy: "fail", or "skip" samples that cannot be read or encoded, or that are too short for

@@ -118,7 +118,7 @@ class _Process:
             self._events.put(Ended(self._number, how, words))
 
     def _heard(self, task: Task) -> tuple[str, str]:
-        """Pass on its messages until it has ended; return how it ended, and its last output."""
+        """Pass on the messages of the process; return how it ended, and its last output."""
         with self._pipe, suppress(OSError, EOFError):
             self._pipe.send_bytes(pickle.dumps(task))
             self._events.put(Begun(self._number))
