@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from sybil.example import SybilFailure
 
 from experiments.real_models.fetch import PACKAGES
@@ -26,6 +27,7 @@ PAGES = [README, *sorted(path for path in DOCS.rglob("*.md") if "_build" not in 
 FENCED = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
 # An indented command, with the lines that a backslash joins to it: needs what the gate lacks.
 COMMAND = re.compile(r"^ {4,}(?:python -m )?extractkit((?: .*\\\n)* .*)$", re.MULTILINE)
+YAML = re.compile(r"^```yaml\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # These take a run.
 ON_RUNS = {"show", "verify", "diff"}
 
@@ -64,6 +66,17 @@ def test_every_command_that_is_not_run_composes(page: Path) -> None:
         if command not in ON_RUNS and all("=" in one for one in given):
             selectors = [] if any("selectors" in one for one in given) else ["selectors=outputs"]
             compose(with_run_dir([*given, *selectors], swept=False))
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if YAML.search(page.read_text("utf-8"))],
+    ids=lambda page: page.stem,
+)
+def test_every_yaml_block_has_keys_of_the_model(page: Path) -> None:
+    graph = compose(["model=frozen_graph", "model.path=net.pb", "selectors=outputs"]).job.model
+    for block in YAML.findall(page.read_text("utf-8")):
+        assert yaml.safe_load(block)["model"].keys() <= graph.arguments.keys()
 
 
 def test_the_versions_of_json_documents_are_those_that_the_page_names() -> None:
