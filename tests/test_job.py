@@ -55,7 +55,7 @@ MODES = "Available: 'graph', 'xla'."
         ({"device": 0}, "device=0 is not a text, such as '/CPU:0'"),
         ({"reuse_from": 1}, "reuse_from=1 is not a text, such as 'outputs'"),
         ({"threads": 0}, "threads=0 is not a whole number of 1 or more"),
-        ({"threads": 10**8}, f"threads=100000000 is too many: {MOST_THREADS:,} at most"),
+        ({"threads": 10**8}, f"threads=100000000 is too large: {MOST_THREADS:,} at most"),
         (
             {"non_finite": "drop"},
             "non_finite='drop' does not exist. Available: 'fail', 'skip', 'warn'.",

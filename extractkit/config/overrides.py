@@ -9,7 +9,8 @@ from hydra.errors import HydraException
 from extractkit.advice import hydra_quoted
 from extractkit.config.hydra_internals import Override, converted, parse_override
 from extractkit.core.component import IMPORTS
-from extractkit.core.job import WHERE_IT_RUNS
+from extractkit.core.job import settings_that
+from extractkit.core.keys import Effect
 from extractkit.core.trust import CUSTOM_OBJECTS, Trust
 from extractkit.errors import ConfigError
 from extractkit.runs.schema import plain
@@ -127,7 +128,7 @@ def _read(override: str) -> object:
         return None
 
 
-_KEYS = tuple(f"runtime.{key}" for key in WHERE_IT_RUNS if key != "part")
+_KEYS = tuple(f"runtime.{key}" for key in settings_that(Effect.PLACE))
 
 
 def where_it_runs(verb: str, overrides: Sequence[str]) -> dict[str, object]:

@@ -15,6 +15,7 @@ from extractkit.core.checkpoints import KEY as CHECKPOINTS
 from extractkit.core.checkpoints import Checkpoint
 from extractkit.core.component import Component
 from extractkit.core.job import Job
+from extractkit.core.keys import Effect
 from extractkit.core.plan import PlannedTensor
 from extractkit.engine.prepare import Prepared
 from extractkit.engine.process import environment
@@ -39,12 +40,6 @@ from extractkit.runs.manifest import Manifest, RunInputs, RunTensor, Status, Une
 from extractkit.runs.schema import digest, plain
 from extractkit.sinks.protocol import StoredTensor
 
-_RUNTIME = (
-    *("batch_size", "batch_tokens", "shard_size", "compile", "device", "seed", "deterministic"),
-    *("bad_samples", "non_finite"),
-)
-"""Runtime settings that affect stored values. `reuse_from`, for example, does not."""
-
 
 def identity(prepared: Prepared, described: Manifest) -> str | None:
     """Return the SHA-256 of everything that decides the run's bytes.
@@ -66,7 +61,7 @@ def identity(prepared: Prepared, described: Manifest) -> str | None:
             plain((tensor.key, tensor.transform.cast, tensor.axes, tensor.layout))
             for tensor in prepared.tensors
         ],
-        "runtime": {name: getattr(prepared.job.runtime, name) for name in _RUNTIME},
+        "runtime": prepared.job.runtime.with_effect(Effect.COMPUTING, Effect.STORING),
         "settings": {
             name: plain(value)
             for name, value in described.settings.items()
@@ -146,11 +141,7 @@ def described(manifest: Manifest, prepared: Prepared) -> Manifest:
             **opened.settings,
             # Their operations decide values, as TensorFlow's do.
             **({"imports": [*job.model.imports, imported]} if job.model.imports else {}),
-            "compile": runtime.compile,
-            "device": runtime.device,
-            "deterministic": runtime.deterministic,
-            "batch_size": runtime.batch_size,
-            "batch_tokens": runtime.batch_tokens,
+            **runtime.with_effect(Effect.COMPUTING),
             SHARING: str(prepared.shared.sharing),
         },
     )

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from extractkit.core.job import WHERE_IT_RUNS
+from extractkit.core.job import settings_that
+from extractkit.core.keys import Effect
 from extractkit.errors import ConfigError, RunDirectoryError
 from extractkit.runs import manifest as manifests
 from extractkit.runs.checking.records import damage
@@ -105,7 +106,8 @@ def _configured(manifest: Manifest, group: str) -> Any:
     entries = manifest.job_resolved.get(group)
     if group != "runtime" or not isinstance(entries, Mapping):
         return entries
-    return {key: value for key, value in entries.items() if key not in WHERE_IT_RUNS}
+    free = settings_that(Effect.BEGINNING, Effect.PLACE)
+    return {key: value for key, value in entries.items() if key not in free}
 
 
 def _file(manifest: Manifest, name: str) -> str | None:
