@@ -249,7 +249,8 @@ def _tried(
             addresses = [tensor.address for tensor in varying]
             fault = SizeFaults(opened.model, addresses, program).of(first)
             raise SampleError(first_explained(str(error), fault)) from error
-        put(varying, [assembly(tensor, lengths) for tensor in varying], [0], values)
+        rooms = [assembly(tensor, lengths) for tensor in varying]
+        put(varying, rooms, [0], values, padded=bool(first.padded(opened.model.signature).any()))
         unforeseen = (v.nbytes for t, v in zip(varying, values, strict=True) if not t.predictable)
         return Trial(lengths, sum(unforeseen))
 

@@ -106,3 +106,24 @@ def test_bytes_of_the_trial_stand_for_all_samples(trial: Trial, expected: list[i
     scaled = trial.scaled(lengths(4, 2, 0, 8))
     assert scaled.dtype == np.int64
     assert scaled.tolist() == expected
+
+
+class Longer(ReferenceModel):
+    """It returns one row more than the sample has."""
+
+    def program(self, fetches: Sequence[Fetch], compilation: Compilation) -> Program:
+        program = super().program(fetches, compilation)
+
+        def longer(features: Mapping[str, Array], lengths: Mapping[str, Array]) -> Sequence[Array]:
+            return [np.pad(one, ((0, 0), (0, 1), (0, 0))) for one in program(features, lengths)]
+
+        return longer
+
+
+def test_the_first_samples_values_must_have_exactly_its_shape() -> None:
+    with pytest.raises(JobError) as error:
+        prepare(job({"path": "embedding:output"}, model=Longer(), inputs=TEXTS[:1]))
+    assert "'embedding:output' with dims ['sample', 'token', None] cannot be stored" in str(
+        error.value
+    )
+    assert "has shape [2, 4] where [1, 4] was planned" in str(error.value)
