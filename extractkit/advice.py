@@ -89,14 +89,14 @@ def hydra_text(value: object) -> str:
     It is quoted if either would read it as something else: `null`, `true`, `1.0`, `a, b`.
     """
     text = str(value)
-    if _PLAIN.fullmatch(text) and not _is_another_type(text):
+    if _PLAIN.fullmatch(text) and not is_another_type(text):
         return text
     # OmegaConf would resolve "${…}".
     return hydra_quoted(re.sub(r"(\\*)\$\{", r"\1\1\\${", text))
 
 
-def _is_another_type(text: str) -> bool:
-    """Return True if Hydra may read the text as null, a boolean or a number."""
+def is_another_type(text: str) -> bool:
+    """Return True if Hydra may read an unquoted text as null, a boolean or a number."""
     if text.lower() in ("", "null", "true", "false"):
         return True
     try:

@@ -157,6 +157,13 @@ def test_text_is_taken_as_it_is() -> None:
         ({"selectors": {"a.b": {}}}, "selectors: 'a.b' is not a name of letters, digits"),
         ({"selectors": {"m": {"path": b"x"}}}, "selectors.m.path=b'x' is bytes. Give a string, a "),
         ({"selectors": {"m": {"slice": {"a,b": 1}}}}, "selectors.m.slice: key 'a,b' has other"),
+        (
+            {"selectors": {"m": {"slice": {"null": 1}}}},
+            "selectors.m.slice: key 'null' would be read as a truth value, null or a number. "
+            "Rename it, or write the mapping in a YAML file, with the key in quotes",
+        ),
+        ({"selectors": {"m": {"true": 1}}}, "selectors.m: key 'true' would be read as a truth "),
+        ({"sinks": {"npz": {"a": {"1_0": 1}}}}, "sinks.npz.a: key '1_0' would be read as a "),
         ({"selectors": 3}, "selectors=3 is int, not a name, a list of names or a mapping"),
         ({"runtime": ["x"]}, "runtime=['x'] is list, not a name or a mapping"),
         ({"runtime": {"bach_size": 1}}, "runtime.bach_size does not exist. Nearest: 'batch_size'"),

@@ -9,12 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from extractkit.advice import hydra_quoted
+from extractkit.advice import hydra_quoted, is_another_type
 from extractkit.config.overrides import values_of
 from extractkit.errors import ConfigError
 
 _NAME = re.compile(r"[A-Za-z_][\w-]*")
 _PLAIN_KEY = re.compile(r"\w[\w.*-]*")
+_POSITION = re.compile(r"0|[1-9][0-9]*", re.ASCII)
 _READY = "_target_"
 
 
@@ -120,4 +121,10 @@ def _key(key: object, at: str) -> str:
     text = str(key)
     if not _PLAIN_KEY.fullmatch(text):
         raise ConfigError(f"{at}: key {text!r} has other characters than letters and digits")
+    # Hydra's grammar has no quotes for keys. A whole number may be the position of an axis.
+    if is_another_type(text) and not _POSITION.fullmatch(text):
+        raise ConfigError(
+            f"{at}: key {text!r} would be read as a truth value, null or a number. Rename it, or "
+            f"write the mapping in a YAML file, with the key in quotes (--config-dir)"
+        )
     return text
