@@ -71,7 +71,7 @@ def load(
         return loaded_by
 
     def check(found: WeightFile, key: str, paths: Sequence[str]) -> None:
-        check_same_layers(model, saved, found, key, paths)
+        layers.check(found, key, paths)
 
     weights = given_weights(checkpoint, checkpoints, checkpoint_step, load_into, check)
     saved = architecture if isinstance(architecture, SavedKeras) else None
@@ -86,7 +86,7 @@ def load(
             reloaded,
         )
         from extractkit.models.keras_models.old_configs import pruned_layers
-        from extractkit.models.keras_models.same_layers import check_same_layers
+        from extractkit.models.keras_models.same_layers import LayerComparison
         from extractkit.models.keras_models.weights import load_weights, load_with_keras
         from extractkit.models.live import live_model
 
@@ -108,6 +108,7 @@ def load(
         if not weights.given and (averages.used or keeps_averages(architecture)):
             file = open_weights(str(architecture.path))
             use_optimizer_averages(model, file, architecture, architecture.at, averages)
+    layers = LayerComparison(model, saved)
 
     def load_again(own: Any, found: WeightFile, key: str) -> None:
         if averages.used:  # Keras cannot load averages

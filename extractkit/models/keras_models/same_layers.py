@@ -55,46 +55,61 @@ class _Difference:
     is_state: bool
 
 
-def check_same_layers(
-    model: Any, saved: SavedKeras | None, weights: WeightFile, key: str, paths: Sequence[str]
-) -> None:
-    """Refuse weights in a whole model whose layers differ.
+class LayerComparison:
+    """Compares the layers of a model with those of whole saved models given for its weights.
 
     Code of Lambda layers is not compared, since its bytes include line numbers.
 
     Args:
+        model: The model.
         saved: The file of the model. Without one, or if another major version of Keras wrote it,
             different settings are only logged, and only different state is refused: code chose the
             settings, or the two versions write them differently.
-        key: The configuration key of the weights.
-        paths: All files given by it, for the advice.
-
-    Raises:
-        ModelError: Layers differ.
     """
-    theirs = description_of(weights)
-    if theirs is None:
-        return
-    ours = None if saved is None or saved.is_folder else saved.description
-    strict = ours is not None and ours.major == theirs.major
-    if (
-        ours is None
-        and (ours := _saved_description(model, with_assets=bool(theirs.assets))) is None
-    ):
-        return
-    found = [*_state_differences(ours, theirs), *_setting_differences(ours, theirs)]
-    wrong = [one for one in found if strict or one.is_state]
-    at = f"{key}={weights.path!r}"
-    of = "the model" if saved is None else saved.at
-    if wrong:
-        raise ModelError(
-            f"{at} is a whole model whose layers differ from those of {of}: {_listed(wrong)}. "
-            f"Weights alone are loaded from it, so the values would not be those of the model "
-            f"that was saved. Run each file by itself, without {key}: {_advice(paths)}. If the "
-            f"layers of {of} are meant, give weights alone: model.save_weights('model.weights.h5')"
-        )
-    if found:
-        _log.warning("%s has other settings than %s, which stay: %s", at, of, _listed(found))
+
+    def __init__(self, model: Any, saved: SavedKeras | None) -> None:
+        self._model = model
+        self._saved = saved
+        # Loading weights does not change them, so they are made once for all checkpoints.
+        self._made: dict[bool, Description | None] = {}
+
+    def check(self, weights: WeightFile, key: str, paths: Sequence[str]) -> None:
+        """Refuse weights in a whole model whose layers differ.
+
+        Args:
+            key: The configuration key of the weights.
+            paths: All files given by it, for the advice.
+
+        Raises:
+            ModelError: Layers differ.
+        """
+        theirs = description_of(weights)
+        if theirs is None:
+            return
+        saved = self._saved
+        ours = None if saved is None or saved.is_folder else saved.description
+        strict = ours is not None and ours.major == theirs.major
+        if ours is None and (ours := self._description(with_assets=bool(theirs.assets))) is None:
+            return
+        found = [*_state_differences(ours, theirs), *_setting_differences(ours, theirs)]
+        wrong = [one for one in found if strict or one.is_state]
+        at = f"{key}={weights.path!r}"
+        of = "the model" if saved is None else saved.at
+        if wrong:
+            raise ModelError(
+                f"{at} is a whole model whose layers differ from those of {of}: {_listed(wrong)}. "
+                f"Weights alone are loaded from it, so the values would not be those of the model "
+                f"that was saved. Run each file by itself, without {key}: {_advice(paths)}. If "
+                f"the layers of {of} are meant, give weights alone: "
+                f"model.save_weights('model.weights.h5')"
+            )
+        if found:
+            _log.warning("%s has other settings than %s, which stay: %s", at, of, _listed(found))
+
+    def _description(self, *, with_assets: bool) -> Description | None:
+        if with_assets not in self._made:
+            self._made[with_assets] = _saved_description(self._model, with_assets=with_assets)
+        return self._made[with_assets]
 
 
 def _listed(found: Sequence[_Difference]) -> str:

@@ -157,6 +157,26 @@ def test_the_code_of_a_factory_chooses_settings_but_no_vocabulary(
     assert "activation is 'tanh' in the file, 'relu' in the model" in caplog.text
 
 
+def test_a_factorys_model_is_described_once_for_all_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = _saved(tmp_path, lookup, keras, ".keras", [0, 0, 0])
+    described = []
+    original = keras.Model.save
+
+    def counted(model: Any, *args: Any, **kwargs: Any) -> None:
+        described.append(model)
+        original(model, *args, **kwargs)
+
+    monkeypatch.setattr(keras.Model, "save", counted)
+    model = keras_file.load(
+        factory=Component("model.factory", f"{__name__}.lookup_of_a_factory"), checkpoints=paths
+    )
+    assert model.checkpoints is not None
+    model.checkpoints.choose("fail")
+    assert len(described) == 1
+
+
 def test_the_code_of_a_lambda_of_keras_2_is_not_compared(tmp_path: Path) -> None:
     built: dict[str, Any] = {}
     for name, source in (("one", "lambda x: x + 1"), ("two", "\n\nlambda x: x + 1")):
