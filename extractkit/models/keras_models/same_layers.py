@@ -22,7 +22,8 @@ from extractkit.models.weight_files import WeightFile
 
 _log = logging.getLogger(__name__)
 
-_STATE = ("vocabulary", "vocabulary_size", "bin_boundaries", "idf_weights", "mean", "variance")
+_VOCABULARY = "vocabulary"
+_STATE = (_VOCABULARY, "vocabulary_size", "bin_boundaries", "idf_weights", "mean", "variance")
 # Settings for names, training, and the implementation of the same values.
 _IGNORED = {
     *("name", "trainable", "dtype", "module", "registered_name", "shared_object_id", "seed"),
@@ -45,6 +46,7 @@ _TRAINING = {
     *("RandomSharpness", "RandomPosterization", "RandomElasticTransform"),
     *("RandAugment", "AugMix", "MixUp", "CutMix"),
 }
+_LARGEST_VOCABULARY = 1 << 28
 _SHOWN = 3
 _LISTED = 20
 
@@ -206,12 +208,34 @@ def _setting_differences(ours: Description, theirs: Description) -> Iterator[_Di
         )
         for name, config, other in pairs:
             for key in sorted({*config} & {*other}):
-                if config[key] != other[key]:
+                own_value, its_value = config[key], other[key]
+                if own_value != its_value and not _same_vocabulary(key, own_value, its_value):
                     what = (
-                        f"{name!r} {key} is {_short(other[key])} in the file, "
-                        f"{_short(config[key])} in the model"
+                        f"{name!r} {key} is {_short(its_value)} in the file, "
+                        f"{_short(own_value)} in the model"
                     )
                     yield _Difference(what, key in _STATE)
+
+
+def _same_vocabulary(key: str, one: object, other: object) -> bool:
+    """Return whether two vocabularies, each given as tokens or as the path of a file, are equal."""
+    return key == _VOCABULARY and _tokens(one) == _tokens(other)
+
+
+def _tokens(vocabulary: object) -> list[str]:
+    """Return the tokens of a vocabulary; the path itself if its file cannot be read."""
+    if isinstance(vocabulary, list):
+        return [str(token) for token in vocabulary]
+    if isinstance(vocabulary, str):
+        try:
+            # The path may come from a file of a third party, and lead to a device.
+            path = Path(vocabulary)
+            if path.is_file() and path.stat().st_size <= _LARGEST_VOCABULARY:
+                lines = path.read_bytes().decode("utf-8", "surrogateescape").split("\n")
+                return [line.removesuffix("\r") for line in lines[: len(lines) - (not lines[-1])]]
+        except (OSError, ValueError):
+            pass
+    return [str(vocabulary)]
 
 
 def _short(value: object) -> str:

@@ -157,6 +157,36 @@ def test_the_code_of_a_factory_chooses_settings_but_no_vocabulary(
     assert "activation is 'tanh' in the file, 'relu' in the model" in caplog.text
 
 
+def test_vocabularies_in_files_are_compared_by_content(tmp_path: Path) -> None:
+    saved = {}
+    for name, words in (
+        ("one", "rome\noslo\n"),
+        ("same", "rome\r\noslo"),
+        ("other", "oslo\nrome\n"),
+    ):
+        listed = tmp_path / f"{name}.txt"
+        listed.write_bytes(words.encode())
+        saved[name] = _of_vocabulary(tmp_path / f"{name}.h5", str(listed))
+    saved["typed"] = _of_vocabulary(tmp_path / "typed.h5", ["rome", "oslo"])
+    for same in ("same", "typed"):
+        keras_file.load(saved["one"], checkpoint=saved[same])
+    with pytest.raises(ModelError) as error:
+        keras_file.load(saved["one"], checkpoint=saved["other"])
+    assert "'lookup' vocabulary is " in str(error.value)
+    (tmp_path / "other.txt").unlink()
+    with pytest.raises(ModelError, match="'lookup' vocabulary is "):
+        keras_file.load(saved["one"], checkpoint=saved["other"])
+
+
+def _of_vocabulary(path: Path, vocabulary: object) -> str:
+    layer = tf_keras.layers.StringLookup(vocabulary=vocabulary, name="lookup")
+    given = tf_keras.Input((1,), dtype="string")
+    model = tf_keras.Model(given, tf_keras.layers.Embedding(5, 3, name="embed")(layer(given)))
+    with warnings.catch_warnings(action="ignore"):  # Keras 2 advises against HDF5
+        model.save(path)
+    return str(path)
+
+
 def test_a_factorys_model_is_described_once_for_all_checkpoints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
