@@ -10,9 +10,9 @@ from extractkit.core.plan import plan_tensors
 from extractkit.core.selectors import parse_selector
 from extractkit.engine.batches import collate
 from extractkit.engine.stream import fetch
-from extractkit.inputs.protocol import Sample
+from extractkit.inputs import Sample
+from extractkit.models import Compilation, Program
 from extractkit.models.bert import load
-from extractkit.models.protocol import Compilation, Program
 from tests.corpus import stdlib_docstrings
 
 TEXTS = 32

@@ -12,7 +12,7 @@ from time import perf_counter
 
 import extractkit
 from benchmarks import handwritten
-from extractkit.engine.listener import Silent
+from extractkit.engine import Silent
 from tests.corpus import stdlib_docstrings
 
 TEXTS = 512

@@ -28,8 +28,8 @@ from extractkit.runs.manifest import Manifest, RunInputs, RunPlan, Volatile
 from extractkit.runs.parts import join as join_parts
 from extractkit.runs.parts import place
 from extractkit.runs.recorder import Recorder
+from extractkit.sinks import StoredShard
 from extractkit.sinks.hdf5 import Hdf5Sink
-from extractkit.sinks.protocol import StoredShard
 from tests.runs.examples import TARGETS, run_tensor
 
 A_SHARD = 2

@@ -16,9 +16,9 @@ from extractkit.core.component import Component
 from extractkit.core.job import Job, Runtime
 from extractkit.core.selectors import parse_selector
 from extractkit.core.values import Array
+from extractkit.engine import Silent
 from extractkit.engine.execute import execute
-from extractkit.engine.listener import Silent
-from extractkit.models.protocol import Compilation, Fetch, Program
+from extractkit.models import Compilation, Fetch, Program
 from extractkit.testing.reference import ReferenceModel
 
 SECONDS_A_BATCH = 0.1

@@ -17,10 +17,10 @@ from extractkit.config.python_values import from_values
 from extractkit.core.catalog import Catalog
 from extractkit.core.component import Component
 from extractkit.core.trust import Trust
+from extractkit.engine import Listener, Silent
 from extractkit.engine.execute import execute, is_whole
 from extractkit.engine.execute import resume as resume_run
 from extractkit.engine.identity import check_versions
-from extractkit.engine.listener import Listener, Silent
 from extractkit.engine.opening import list_tensors
 from extractkit.engine.preview import Preview, preview
 from extractkit.engine.process import impose

@@ -10,9 +10,9 @@ import tensorflow as tf
 import extractkit
 from extractkit.core.component import Component
 from extractkit.errors import ConfigError
+from extractkit.models import Model
 from extractkit.models.graphs.feeding import checked_constants
 from extractkit.models.module import load
-from extractkit.models.protocol import Model
 from extractkit.runs.reader import Run
 
 BLOBS = [b"", b"\x00", b"a\x00\x00", b"\x00a", b"\xff\xfe\x00", b"plain", "é\x00".encode()]

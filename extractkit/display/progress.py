@@ -24,7 +24,7 @@ from rich.text import Text
 from extractkit.core.plan import PlannedTensor
 from extractkit.display import run
 from extractkit.display.output import Printable, duration_text, plural, rate_text, render, safe
-from extractkit.engine.listener import Listener, Summary
+from extractkit.engine import Listener, Summary
 from extractkit.runs.layout import human_bytes
 
 _FIRST_S = 2.0

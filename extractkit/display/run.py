@@ -13,14 +13,13 @@ from rich.text import Text
 from extractkit.advice import command
 from extractkit.core.value_checks import ValueStats
 from extractkit.display.output import duration_text, plural, rate_text, safe, shape_text, size_text
-from extractkit.engine.listener import Summary
+from extractkit.engine import Summary
 from extractkit.errors import ConfigError, MissingExtraError, choices
 from extractkit.runs.drift import Drift, Series, TensorDrift
 from extractkit.runs.layout import human_bytes
 from extractkit.runs.manifest import Manifest, RunTensor, SelfCheck, Status
 from extractkit.runs.sweeps import JobStatus, SweepRecord, as_typed, next_steps
-from extractkit.sinks.hdf5 import AUTO, Hdf5Sink
-from extractkit.sinks.hdf5_index import INDEX
+from extractkit.sinks.hdf5 import AUTO, INDEX, Hdf5Sink
 
 _MOST_ROWS = 40
 _NOTHING = "–"

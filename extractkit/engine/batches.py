@@ -14,8 +14,8 @@ import numpy.typing as npt
 from extractkit.core.catalog import TEXT
 from extractkit.core.plan import Lengths, numpy_dtype
 from extractkit.core.values import Array
-from extractkit.inputs.protocol import InputSpec, Sample, Signature, Source
-from extractkit.models.protocol import Encoded, Model
+from extractkit.inputs import InputSpec, Sample, Signature, Source
+from extractkit.models import Encoded, Model
 
 _LENGTH_STEP = 8
 """Padded lengths are multiples of this, up to the longest that the model takes."""

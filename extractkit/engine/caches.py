@@ -24,10 +24,10 @@ from typing import Any, Generic, TypeVar
 from extractkit.core.component import Component
 from extractkit.core.job import Runtime
 from extractkit.core.plan import Lengths, Shard, numpy_dtype
+from extractkit.inputs import InputSpec, Signature
 from extractkit.inputs.files import Stamp
-from extractkit.inputs.protocol import InputSpec, Signature
+from extractkit.models import Compilation, Fetch, Model, Program
 from extractkit.models.imports import import_modules
-from extractkit.models.protocol import Compilation, Fetch, Model, Program
 from extractkit.runs.files import files_of, files_with_companions
 from extractkit.runs.schema import canonical
 

@@ -15,7 +15,7 @@ from extractkit.core.plan import Lengths, Shard
 from extractkit.core.values import Array, State
 from extractkit.engine.batches import Batch
 from extractkit.errors import ConfigError, InputError, SampleError
-from extractkit.models.protocol import CarryingProgram
+from extractkit.models import CarryingProgram
 
 KEY = "model.state"
 _CARRY = f"{KEY}=carry"

@@ -12,10 +12,10 @@ from typing import cast
 from extractkit.advice import command
 from extractkit.core.job import Job
 from extractkit.core.plan import Shard, bytes_per_sample
+from extractkit.engine import Listener, Summary
 from extractkit.engine.caches import forget
 from extractkit.engine.distributed.processes import Hired, hired
 from extractkit.engine.identity import check_repeats, check_same, described
-from extractkit.engine.listener import Listener, Summary
 from extractkit.engine.prepare import Prepared, prepare
 from extractkit.engine.process import environment, impose
 from extractkit.engine.self_check import refuse_differences, self_check
@@ -26,7 +26,6 @@ from extractkit.runs import manifest as manifests
 from extractkit.runs.agreement import find_finished
 from extractkit.runs.checking.records import damage, lasting_damage
 from extractkit.runs.environment import git_state, host, package_versions
-from extractkit.runs.intact import check_any_values
 from extractkit.runs.journal import Entry
 from extractkit.runs.layout import SAMPLES, check_space, file_overhead, human_bytes, locked
 from extractkit.runs.log import run_log
@@ -34,7 +33,8 @@ from extractkit.runs.manifest import Manifest, Resumed, RunPlan, Status, Volatil
 from extractkit.runs.parts import check_place, place
 from extractkit.runs.recorder import AlreadyStored, Recorder, new_run
 from extractkit.runs.samples import Samples
-from extractkit.sinks.protocol import Sink
+from extractkit.runs.shards import check_any_values
+from extractkit.sinks import Sink
 
 _log = logging.getLogger(__name__)
 

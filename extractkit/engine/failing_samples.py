@@ -10,8 +10,8 @@ from extractkit.core.values import Array, Values
 from extractkit.engine.batches import Batch
 from extractkit.engine.survey import WAY_OUT, check_first, first_usable, named
 from extractkit.errors import BadSampleError, FinalError, InputError, SampleError
-from extractkit.inputs.protocol import Signature, Source, identity
-from extractkit.models.protocol import CarriesState, Model, Program
+from extractkit.inputs import Signature, Source, identity
+from extractkit.models import CarriesState, Model, Program
 
 Result = TypeVar("Result")
 

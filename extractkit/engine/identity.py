@@ -38,7 +38,7 @@ from extractkit.runs.environment import (
 from extractkit.runs.files import origins
 from extractkit.runs.manifest import Manifest, RunInputs, RunTensor, Status, Unextractable
 from extractkit.runs.schema import digest, plain
-from extractkit.sinks.protocol import StoredTensor
+from extractkit.sinks import StoredTensor
 
 
 def identity(prepared: Prepared, described: Manifest) -> str | None:

@@ -13,9 +13,9 @@ from extractkit.engine.batches import collate, elements
 from extractkit.engine.failing_samples import first_explained
 from extractkit.engine.sizes import SizeFaults, repeated
 from extractkit.errors import JobError, SampleError, SelectionError
-from extractkit.inputs.protocol import Signature, Source
+from extractkit.inputs import Signature, Source
+from extractkit.models import Compilation, Encoded, Fetch, Model, Program
 from extractkit.models.axes import Sizes, infer_dims, no_sample_axis_reason
-from extractkit.models.protocol import Compilation, Encoded, Fetch, Model, Program
 
 _SAMPLES, _MORE_SAMPLES = 3, 5
 _STEPS = (1, 2, 4, 5, 6, 7, 8, 9, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128)

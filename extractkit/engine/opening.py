@@ -18,10 +18,10 @@ from extractkit.engine.failing_samples import try_out
 from extractkit.engine.measure import measure_axes
 from extractkit.engine.process import without_collections
 from extractkit.errors import ConfigError, InputError, SelectionError
+from extractkit.inputs import Inputs, Source
 from extractkit.inputs.live import NoSamples
-from extractkit.inputs.protocol import Inputs, Source
+from extractkit.models import CarriesState, CheckpointAxis, Compilation, Model
 from extractkit.models.axes import of_single_calls
-from extractkit.models.protocol import CarriesState, CheckpointAxis, Compilation, Model
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from extractkit.engine.sizes import SizeFaults
 from extractkit.engine.stream import ShardValues, Stream, assembly, fetch, put
 from extractkit.engine.survey import Survey
 from extractkit.errors import SampleError
-from extractkit.inputs.protocol import Source
-from extractkit.models.protocol import CarriesState, CarryingProgram, Program
+from extractkit.inputs import Source
+from extractkit.models import CarriesState, CarryingProgram, Program
 
 
 @dataclass(frozen=True, eq=False)

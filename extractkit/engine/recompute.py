@@ -25,7 +25,7 @@ from extractkit.runs.journal import Entry
 from extractkit.runs.layout import SAMPLES
 from extractkit.runs.manifest import Manifest
 from extractkit.runs.samples import Samples
-from extractkit.runs.storing import state_before, to_bytes
+from extractkit.runs.shards import state_before, to_bytes
 
 _SURROUNDINGS, _SHARDS, _OUTPUTS = "same job", "recomputed", "outputs"
 

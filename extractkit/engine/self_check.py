@@ -25,8 +25,7 @@ from extractkit.engine.failing_samples import run_isolated
 from extractkit.engine.prepare import Prepared
 from extractkit.engine.stream import Stream, fetch
 from extractkit.errors import ExtractkitError, JobError
-from extractkit.models.foreign import error_summary, out_of_memory
-from extractkit.models.protocol import (
+from extractkit.models import (
     CarriesState,
     CarryingProgram,
     Fetch,
@@ -36,6 +35,7 @@ from extractkit.models.protocol import (
     OwnCall,
     Program,
 )
+from extractkit.models.foreign import error_summary, out_of_memory
 from extractkit.runs.checking.contents import TOLERATED, TOLERATED_16, Deviation, compare_arrays
 from extractkit.runs.checking.result import counted
 from extractkit.runs.manifest import SelfCheck

@@ -18,8 +18,8 @@ from extractkit.core.values import Array
 from extractkit.engine.batches import collate, elements
 from extractkit.engine.sizes import resized
 from extractkit.errors import JobError
-from extractkit.inputs.protocol import InputSpec, Signature, Source
-from extractkit.models.protocol import Encoded, Model, Program
+from extractkit.inputs import InputSpec, Signature, Source
+from extractkit.models import Encoded, Model, Program
 
 KEY = "sharing"
 """The key in the manifest's settings."""

@@ -10,8 +10,8 @@ from extractkit.core.plan import Lengths
 from extractkit.core.values import Array
 from extractkit.engine.batches import Batch, collate
 from extractkit.errors import JobError, SampleError
-from extractkit.inputs.protocol import InputSpec, Signature
-from extractkit.models.protocol import Encoded, Model, Program
+from extractkit.inputs import InputSpec, Signature
+from extractkit.models import Encoded, Model, Program
 
 Sizes = Mapping[str, int]
 

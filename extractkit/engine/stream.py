@@ -38,8 +38,8 @@ from extractkit.engine.failing_samples import (
 from extractkit.engine.sizes import OwnSizes, SizeFaults
 from extractkit.engine.survey import blamed, named
 from extractkit.errors import BadSampleError, InputError, JobError, SampleError
-from extractkit.inputs.protocol import Source
-from extractkit.models.protocol import CheckpointAxis, Fetch, Model, Program
+from extractkit.inputs import Source
+from extractkit.models import CheckpointAxis, Fetch, Model, Program
 
 Item = TypeVar("Item")
 

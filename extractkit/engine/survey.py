@@ -8,8 +8,8 @@ import numpy as np
 
 from extractkit.core.plan import Lengths, PlannedTensor
 from extractkit.errors import InputError, RunDirectoryError
-from extractkit.inputs.protocol import Identity, Sample, Signature, Source, identity
-from extractkit.models.protocol import Encoded, Model
+from extractkit.inputs import Identity, Sample, Signature, Source, identity
+from extractkit.models import Encoded, Model
 from extractkit.runs.samples import MISSING, RESERVED, Row, why_missing
 
 WAY_OUT = "To leave such samples out: runtime.bad_samples=skip"

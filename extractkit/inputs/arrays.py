@@ -16,10 +16,10 @@ import numpy as np
 from extractkit.advice import nested_override, override
 from extractkit.core.values import Array
 from extractkit.errors import InputError
+from extractkit.inputs import Signature
 from extractkit.inputs.checks import DType, check_limit, check_names, describe
 from extractkit.inputs.columns import Column, ColumnSource, bind_columns
 from extractkit.inputs.files import PathLike, Stamp, find_file
-from extractkit.inputs.protocol import Signature
 
 # Version 3.0 is only for structured arrays with Unicode names, which no model takes.
 _HEADERS = {

@@ -17,8 +17,8 @@ from extractkit.advice import hydra_text, names_override, nested_override
 from extractkit.core.catalog import TEXT
 from extractkit.core.plan import numpy_dtype
 from extractkit.errors import InputError, MissingExtraError, choices
+from extractkit.inputs import InputSpec, Signature
 from extractkit.inputs.conversion import check_string, check_strings, is_string
-from extractkit.inputs.protocol import InputSpec, Signature
 
 
 def require(module: str, extra: str, at: str) -> Any:

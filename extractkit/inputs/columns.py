@@ -10,6 +10,7 @@ import numpy as np
 from extractkit.advice import hydra_text, nested_override
 from extractkit.core.values import Array
 from extractkit.errors import InputError, choices
+from extractkit.inputs import Identity, InputSpec, Sample, Signature
 from extractkit.inputs.checks import (
     FAULT,
     DType,
@@ -26,7 +27,6 @@ from extractkit.inputs.checks import (
 )
 from extractkit.inputs.conversion import CutStringsError, as_taken, converted
 from extractkit.inputs.files import contents
-from extractkit.inputs.protocol import Identity, InputSpec, Sample, Signature
 
 TEXT_COLUMN = "text"
 """The default of `inputs.column`."""

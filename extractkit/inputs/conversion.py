@@ -14,7 +14,7 @@ from extractkit.core.catalog import TEXT
 from extractkit.core.plan import numpy_dtype
 from extractkit.core.values import Array, as_array
 from extractkit.errors import InputError
-from extractkit.inputs.protocol import InputSpec, Signature
+from extractkit.inputs import InputSpec, Signature
 
 _EXACT = (
     "To keep every byte, give inputs=files, inputs=tfrecord, a binary column of Parquet or a "

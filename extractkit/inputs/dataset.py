@@ -18,10 +18,10 @@ from extractkit.core.component import Component
 from extractkit.core.plan import numpy_dtype
 from extractkit.core.values import Array, as_array
 from extractkit.errors import InputError, UserError
+from extractkit.inputs import Identity, InputSpec, Sample, Signature
 from extractkit.inputs.checks import check_limit, describe
 from extractkit.inputs.columns import TEXT_COLUMN, input_fields, reads_text, text_field
 from extractkit.inputs.conversion import check_width, positions_of, row_of, string_data
-from extractkit.inputs.protocol import Identity, InputSpec, Sample, Signature
 from extractkit.inputs.records import RecordSource, Spool, bind_records, fitted
 
 

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from extractkit.advice import override
 from extractkit.core.values import Array
 from extractkit.errors import InputError, JobError, choices
-from extractkit.inputs.protocol import Sample
+from extractkit.inputs import Sample
 
 PathLike = str | os.PathLike[str]
 

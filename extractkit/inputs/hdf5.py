@@ -11,11 +11,11 @@ import numpy as np
 from extractkit.core.catalog import TEXT
 from extractkit.core.values import Array, as_bytes
 from extractkit.errors import InputError, choices
+from extractkit.inputs import Signature
 from extractkit.inputs.checks import DType, check_limit, describe
 from extractkit.inputs.columns import ColumnSource, bind_columns, input_fields
 from extractkit.inputs.conversion import is_string
 from extractkit.inputs.files import PathLike, Stamp, find_file
-from extractkit.inputs.protocol import Signature
 
 _UNREADABLE = (
     OSError,  # damaged chunks, a filter that is not installed

@@ -13,9 +13,9 @@ from extractkit.core.catalog import TEXT
 from extractkit.core.plan import numpy_dtype
 from extractkit.core.values import Array
 from extractkit.errors import InputError, choices
+from extractkit.inputs import PICTURE, InputSpec, Sample, Signature
 from extractkit.inputs.checks import Faults, check_limit, describe, quantizing, require
 from extractkit.inputs.files import PathLike, sample_digest
-from extractkit.inputs.protocol import PICTURE, InputSpec, Sample, Signature
 from extractkit.inputs.records import fitted
 from extractkit.inputs.whole_files import FileSamples, SampleFile, find_sample_files
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from extractkit.core.catalog import TEXT
 from extractkit.core.values import Array, as_array
 from extractkit.errors import InputError
+from extractkit.inputs import Identity, InputSpec, Sample, Signature, Source
 from extractkit.inputs.checks import (
     FAULT,
     Faults,
@@ -21,7 +22,6 @@ from extractkit.inputs.checks import (
 from extractkit.inputs.columns import TEXT_COLUMN, bind_columns
 from extractkit.inputs.conversion import is_matrix, positions_of, rows_of
 from extractkit.inputs.dataset import Elements, Rows, Sequential
-from extractkit.inputs.protocol import Identity, InputSpec, Sample, Signature, Source
 from extractkit.inputs.records import RecordSource, bind_records
 
 ORIGIN = "memory"

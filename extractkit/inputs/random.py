@@ -9,8 +9,8 @@ import numpy as np
 from extractkit.core.plan import numpy_dtype
 from extractkit.core.values import Array
 from extractkit.errors import InputError
+from extractkit.inputs import Identity, InputSpec, Sample, Signature
 from extractkit.inputs.checks import check_limit, check_range, check_whole, describe
-from extractkit.inputs.protocol import Identity, InputSpec, Sample, Signature
 
 # Without known bounds, only the whole numbers 0 and 1 are safe: they fit masks, segments, and
 # indices of any table.

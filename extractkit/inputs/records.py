@@ -15,6 +15,7 @@ from typing import Protocol
 
 from extractkit.core.values import Array
 from extractkit.errors import DiskSpaceError, InputError
+from extractkit.inputs import Identity, Sample, Signature
 from extractkit.inputs.checks import (
     FAULT,
     Faults,
@@ -28,7 +29,6 @@ from extractkit.inputs.checks import (
 )
 from extractkit.inputs.conversion import as_taken, converted
 from extractkit.inputs.files import sample_digest
-from extractkit.inputs.protocol import Identity, Sample, Signature
 
 
 class Spool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from extractkit.advice import override
 from extractkit.core.catalog import TEXT
 from extractkit.errors import InputError, choices, nearest
+from extractkit.inputs import Identity, Sample, Signature
 from extractkit.inputs.checks import (
     FAULT,
     Faults,
@@ -21,7 +22,6 @@ from extractkit.inputs.checks import (
 from extractkit.inputs.columns import TEXT_COLUMN, reads_text
 from extractkit.inputs.dataset import Elements
 from extractkit.inputs.files import Lines, PathLike, find_files, find_lines, short_names
-from extractkit.inputs.protocol import Identity, Sample, Signature
 from extractkit.inputs.records import Chain, RecordSource, bind_records
 
 _KINDS = {type(None): "null", bool: "true or false", list: "a list", dict: "an object"}

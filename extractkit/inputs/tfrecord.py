@@ -13,11 +13,11 @@ from extractkit.advice import hydra_value, nested_override
 from extractkit.core.catalog import TEXT
 from extractkit.core.values import Array
 from extractkit.errors import InputError, choices
+from extractkit.inputs import Identity, InputSpec, Sample, Signature
 from extractkit.inputs.checks import check_direction, check_limit, check_names, describe
 from extractkit.inputs.conversion import bytes_data
 from extractkit.inputs.files import PathLike, Stamp, find_files, printable, short_names
 from extractkit.inputs.images import Pixels
-from extractkit.inputs.protocol import Identity, InputSpec, Sample, Signature
 from extractkit.inputs.records import Chain, RecordSource, bind_records, shaped
 
 _LISTS = {"float_list": np.float32, "int64_list": np.int64, "bytes_list": object}

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from extractkit.core.values import Array
 from extractkit.errors import InputError
+from extractkit.inputs import Identity, Sample, Signature
 from extractkit.inputs.checks import FAULT, Faults, check_limit, check_range, describe
 from extractkit.inputs.conversion import bytes_data
 from extractkit.inputs.files import PathLike, Stamp, find_files, find_inside, printable, short_names
-from extractkit.inputs.protocol import Identity, Sample, Signature
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from extractkit.core.numpy_transforms import transformed
 from extractkit.core.plan import storable
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError, JobError
-from extractkit.inputs.protocol import Sample, Signature
+from extractkit.inputs import Sample, Signature
+from extractkit.models import CheckpointAxis, Compilation, Encoded, Fetch, Program
 from extractkit.models.given_weights import checkpoint_axis
-from extractkit.models.protocol import CheckpointAxis, Compilation, Encoded, Fetch, Program
 from extractkit.models.weight_files import Place, WeightFile, open_weights
 from extractkit.models.weight_files.weight_file import array_dtype, is_extended
 

@@ -15,7 +15,7 @@ import tensorflow as tf
 from extractkit.advice import nested_override
 from extractkit.core.catalog import TEXT
 from extractkit.core.values import Array
-from extractkit.inputs.protocol import RAGGED, SPARSE, InputSpec, Signature
+from extractkit.inputs import RAGGED, SPARSE, InputSpec, Signature
 from extractkit.models.axes import INPUT_AXES
 from extractkit.models.graphs.signature import Declared
 

@@ -3,8 +3,8 @@
 import tensorflow as tf
 
 from extractkit.errors import ExtractkitError, JobError, SampleError
+from extractkit.models import NoOwnCallError
 from extractkit.models.foreign import error_summary, graph_error_summary
-from extractkit.models.protocol import NoOwnCallError
 
 _OF_GRAPHS = (
     *(tf.errors.InvalidArgumentError, tf.errors.OutOfRangeError),

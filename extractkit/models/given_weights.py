@@ -8,7 +8,7 @@ from extractkit.core.checkpoints import KEY, Checkpoint, ExcludedCheckpoint, Nam
 from extractkit.core.checkpoints import KEY as SEVERAL
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError, JobError, ModelError
-from extractkit.models.protocol import Fetch
+from extractkit.models import Fetch
 from extractkit.models.weight_files import WeightFile, open_each, open_weights
 from extractkit.models.weight_files.weight_file import Entry
 from extractkit.runs.files import origin

@@ -19,14 +19,14 @@ import numpy as np
 from extractkit.core.digests import of_plain_data
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError
-from extractkit.inputs.protocol import InputSpec, Sample, Signature
+from extractkit.inputs import InputSpec, Sample, Signature
+from extractkit.models import CheckpointAxis, Encoded
 from extractkit.models.google_bert import GoogleRelease
 from extractkit.models.hub_backbones import class_for
 from extractkit.models.hub_preset import Preset
 from extractkit.models.keras_models.catalog import input_structure, packer, signature
 from extractkit.models.keras_models.loading import Reload
 from extractkit.models.keras_models.model import ImageModel, KerasModel, image_signature
-from extractkit.models.protocol import CheckpointAxis, Encoded
 
 _FILES = (
     "tokenizer.json",

@@ -14,12 +14,12 @@ from extractkit.core.catalog import SAMPLE
 from extractkit.core.plan import numpy_dtype
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError, InputError, ModelError, choices
-from extractkit.inputs.protocol import PICTURE, InputSpec, Sample, Signature
+from extractkit.inputs import PICTURE, InputSpec, Sample, Signature
+from extractkit.models import Encoded
 from extractkit.models.axes import INPUT_AXES, Dim, InputSetting
 from extractkit.models.foreign import error_summary
 from extractkit.models.graphs.signature import Declared, chosen, declared, signature_of
 from extractkit.models.hugging_face_directory import IMAGE_PROCESSOR, ModelDirectory
-from extractkit.models.protocol import Encoded
 
 TOKEN = "token"
 """The free axis of a row of tokens. In an encoder-decoder, that of the encoder."""

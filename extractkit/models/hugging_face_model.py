@@ -9,7 +9,8 @@ import transformers
 from transformers.models.auto import modeling_tf_auto
 
 from extractkit.errors import ConfigError, ModelError, choices
-from extractkit.inputs.protocol import PICTURE, Sample
+from extractkit.inputs import PICTURE, Sample
+from extractkit.models import CheckpointAxis, Encoded
 from extractkit.models.axes import InputSetting
 from extractkit.models.foreign import error_summary
 from extractkit.models.hugging_face_directory import ModelDirectory
@@ -27,7 +28,6 @@ from extractkit.models.hugging_face_inputs import (
 )
 from extractkit.models.keras_models.dialects import keras_2
 from extractkit.models.keras_models.model import KerasModel
-from extractkit.models.protocol import CheckpointAxis, Encoded
 
 _AT = "model.architecture"
 _PREFIX = "TF"

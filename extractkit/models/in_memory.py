@@ -1,9 +1,9 @@
 """Models that are already in memory, as `extractkit.extract(model=…)` takes them."""
 
 from extractkit.errors import ModelError
+from extractkit.models import Model
 from extractkit.models.keras_models.dialects import dialect_of
 from extractkit.models.live import live_model
-from extractkit.models.protocol import Model
 
 _NAME = "model"
 

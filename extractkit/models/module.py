@@ -5,9 +5,9 @@ from typing import Any
 
 from extractkit.core.component import Component
 from extractkit.errors import ConfigError, ModelError, UserError
+from extractkit.models import Model
 from extractkit.models.axes import parse_input_axes
 from extractkit.models.foreign import error_summary
-from extractkit.models.protocol import Model
 from extractkit.models.tensorflow_process import check_seed, quiet_start
 
 _NAME = "module"

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from extractkit.advice import override
 from extractkit.errors import ModelError, choices
+from extractkit.models import Model
 from extractkit.models.axes import InputSetting, parse_input_axes
 from extractkit.models.foreign import attribute
 from extractkit.models.imports import load_failure, unregistered
-from extractkit.models.protocol import Model
 from extractkit.models.saved_model_files import SavedModelFile, open_saved_model
 from extractkit.models.tensorflow_process import quiet_start
 

@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from extractkit.errors import ModelError, UserError
-from extractkit.inputs.protocol import SPARSE
+from extractkit.inputs import SPARSE
 from extractkit.models.axes import InputSetting
 from extractkit.models.composites import PARTS, Composite
 from extractkit.models.imports import load_failure

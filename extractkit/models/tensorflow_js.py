@@ -6,8 +6,8 @@ from typing import Any
 
 from extractkit.advice import override
 from extractkit.errors import ConfigError, ModelError
+from extractkit.models import Model
 from extractkit.models.axes import parse_input_axes
-from extractkit.models.protocol import Model
 from extractkit.models.recognition import held, refuse_missing, refuse_others, refuse_unreachable
 from extractkit.models.tensorflow_process import quiet_start
 from extractkit.models.weight_files import WeightFile

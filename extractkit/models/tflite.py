@@ -54,10 +54,10 @@ def load(
             "model=tflite needs LiteRT: python -m pip install 'extractkit[tflite]'"
         )
     from extractkit.models.litert.entry import entry_of
+    from extractkit.models.litert.examination import probe
     from extractkit.models.litert.graph import read_graph
     from extractkit.models.litert.interpreter import Settings
     from extractkit.models.litert.model import TFLiteModel
-    from extractkit.models.litert.probe import probe
 
     settings = Settings(intra_op_threads() if threads is None else threads, xnnpack)
     probed = probe(chosen, signature, settings)

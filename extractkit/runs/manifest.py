@@ -24,7 +24,7 @@ from extractkit.runs.neighbours import no_run
 from extractkit.runs.schema import SealedRecord
 from extractkit.runs.schema import sealed as sealed  # the bytes of a manifest
 from extractkit.runs.upgrades import MANIFEST_UPGRADES
-from extractkit.sinks.protocol import StoredTensor
+from extractkit.sinks import StoredTensor
 
 MANIFEST = "manifest.json"
 """Name of the file in the run directory."""

@@ -20,7 +20,6 @@ from extractkit.runs import journal
 from extractkit.runs import manifest as manifests
 from extractkit.runs.agreement import part_differences
 from extractkit.runs.files import StoredFile, reading
-from extractkit.runs.intact import check_any_values, check_names
 from extractkit.runs.journal import Entry
 from extractkit.runs.layout import (
     ELSEWHERE,
@@ -38,7 +37,8 @@ from extractkit.runs.manifest import MANIFEST, PARTS, SWEEP, Manifest, Status, V
 from extractkit.runs.neighbours import no_run
 from extractkit.runs.reader import sink_of
 from extractkit.runs.recorder import Recorder
-from extractkit.sinks.protocol import Sink
+from extractkit.runs.shards import check_any_values, check_names
+from extractkit.sinks import Sink
 from extractkit.store.local import make_directory, make_durable, move, remove, write_durably
 
 _NAME = re.compile(r"([0-9]+)-of-([0-9]+)")

@@ -22,14 +22,14 @@ from extractkit.errors import (
 )
 from extractkit.runs import journal, manifest
 from extractkit.runs.drift import Drift, read_drift
-from extractkit.runs.intact import check_names
 from extractkit.runs.journal import Journal
 from extractkit.runs.layout import JOURNAL, SAMPLES
 from extractkit.runs.manifest import Manifest, Status
 from extractkit.runs.samples import MISSING, Samples, why_missing
+from extractkit.runs.shards import check_names
 from extractkit.runs.trajectory import position_of, trajectories
 from extractkit.runs.views import Committed, TensorView
-from extractkit.sinks.protocol import Sink
+from extractkit.sinks import Sink
 
 _READING = ("suffix", "read", "read_shapes", "read_constant")
 

@@ -16,7 +16,6 @@ from extractkit.errors import ConfigError, JobError, RunDirectoryError, UserErro
 from extractkit.runs import journal, manifest
 from extractkit.runs.drift import DRIFT, Drift, drift_of, to_bytes
 from extractkit.runs.files import StoredFile, content_of
-from extractkit.runs.intact import intact_entries
 from extractkit.runs.journal import Entry
 from extractkit.runs.layout import (
     HYDRA,
@@ -30,10 +29,16 @@ from extractkit.runs.layout import (
 )
 from extractkit.runs.manifest import MANIFEST, Actual, Manifest, SelfCheck, Status
 from extractkit.runs.samples import Row, SamplesWriter
-from extractkit.runs.storing import Storing, remove_temporary, state_before, take_over
+from extractkit.runs.shards import (
+    Storing,
+    intact_entries,
+    remove_temporary,
+    state_before,
+    take_over,
+)
 from extractkit.runs.trajectory import trajectories
 from extractkit.runs.views import Committed
-from extractkit.sinks.protocol import Sink, StoredShard
+from extractkit.sinks import Sink, StoredShard
 from extractkit.store.local import make_directory, make_durable, write_durably
 
 

@@ -19,7 +19,7 @@ from extractkit.errors import RunDirectoryError
 from extractkit.runs.files import reading
 from extractkit.runs.journal import Entry
 from extractkit.runs.manifest import RunTensor, Status
-from extractkit.sinks.protocol import Sink
+from extractkit.sinks import Sink
 
 Positions = npt.NDArray[np.int64]
 

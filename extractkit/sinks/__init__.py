@@ -1,0 +1,158 @@
+"""Formats of stored values, and the protocol that every sink implements. NumPy only."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from extractkit.core.plan import Shard
+from extractkit.core.values import OFFSETS, SHAPES, Array, Values
+from extractkit.errors import RunDirectoryError
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor as a run stores it, for manifest, sinks and readers.
+
+    Attributes:
+        key: its name in the run.
+        dtype: NumPy name of the element type.
+        dims: dims of the stored tensor; the first is "sample" unless the tensor is constant.
+        shape: shape of one sample (or of a constant), with None where it varies.
+        constant: whether it does not depend on the inputs, and is in the constants shard.
+    """
+
+    key: str
+    dtype: str
+    dims: tuple[str | None, ...]
+    shape: tuple[int | None, ...]
+    constant: bool
+
+
+@dataclass(frozen=True)
+class StoredShard:
+    """A committed shard and its file."""
+
+    shard: Shard
+    path: Path
+
+
+class Sink(Protocol):
+    """A file format for shards. Equal values always give equal bytes.
+
+    Values that cannot be stored raise JobError. A file that is missing or damaged, or lacks a
+    tensor, raises RunDirectoryError.
+    """
+
+    @property
+    def suffix(self) -> str:
+        """Ending of a shard's file name, including the dot."""
+        ...
+
+    def serialize(self, values: Mapping[str, Values]) -> bytes:
+        """Serialise a whole shard as one file. Keys are the tensors' keys, in order."""
+        ...
+
+    def read(self, path: Path, key: str, start: int, stop: int) -> Values:
+        """Read samples start … stop-1, counted within the shard, of one tensor of a shard file."""
+        ...
+
+    def read_constant(self, path: Path, key: str) -> Array:
+        """Read the value of one tensor of the constants shard."""
+        ...
+
+    def read_shapes(self, path: Path, key: str, start: int, stop: int) -> npt.NDArray[np.int64]:
+        """Read the shapes of these samples, int64 (samples, rank), without their values."""
+        ...
+
+    def finish(
+        self, directory: Path, tensors: Sequence[StoredTensor], shards: Sequence[StoredShard]
+    ) -> Mapping[str, bytes]:
+        """Return files that show all shards as one, if the format has such files.
+
+        Called once every shard is committed. Returns contents by file name, and writes nothing:
+        the recorder does.
+        """
+        ...
+
+
+def check_range(path: Path, key: str, start: int, stop: int, count: int) -> None:
+    """Refuse a range of samples that a shard does not hold.
+
+    Raises:
+        IndexError: the range is not within 0 … count.
+    """
+    if not 0 <= start <= stop <= count:
+        raise IndexError(f"samples {start} … {stop} of {key!r}: {path.name} holds {count}")
+
+
+# The size of an axis is otherwise unlimited for a sample without elements.
+_LARGEST_AXIS = 2**31
+
+
+Layout = tuple[Any, Sequence[int]]
+"""Dtype and shape of an array."""
+
+
+def check_layout(path: Path, key: str, offsets: Layout, shapes: Layout | None) -> None:
+    """Refuse offsets and shapes that are not lists of whole numbers, before they are read.
+
+    Args:
+        path: the shard's file.
+        key: the tensor's key.
+        offsets: layout of the stored offsets.
+        shapes: layout of the stored shapes, if there are any.
+
+    Raises:
+        RunDirectoryError: types, numbers of axes or lengths are wrong.
+    """
+    for part, layout, rank in ((OFFSETS, offsets, 1), (SHAPES, shapes, 2)):
+        if layout is not None and (layout[0].kind not in "iu" or len(layout[1]) != rank):
+            raise damaged(path, key, f"its {part} are not whole numbers along {rank} axes")
+    if not offsets[1][0] or (shapes is not None and shapes[1][0] != offsets[1][0] - 1):
+        raise damaged(path, key, f"its {OFFSETS} are too few, or too many")
+
+
+def check_ragged(
+    path: Path,
+    key: str,
+    rows: int,
+    offsets: npt.NDArray[np.int64],
+    shapes: npt.NDArray[np.int64] | None,
+) -> None:
+    """Refuse samples that overlap, or that are outside the tensor's rows.
+
+    Args:
+        path: the shard's file.
+        key: the tensor's key.
+        rows: number of stored rows of values.
+        offsets: offsets of some samples, and the end of the last one.
+        shapes: shapes of these samples, if more than the first axis varies.
+
+    Raises:
+        RunDirectoryError: there are such samples, or shapes that do not fit the offsets.
+    """
+    lengths = np.diff(offsets)
+    if offsets[0] < 0 or offsets[-1] > rows or (lengths < 0).any():
+        raise damaged(path, key, f"its {OFFSETS} are not in order within its {rows} rows")
+    if shapes is None:
+        return
+    if (shapes < 0).any() or (shapes > _LARGEST_AXIS).any():
+        raise damaged(path, key, f"its {SHAPES} are impossible")
+    # As floats, because a product of integers would wrap around.
+    if not np.array_equal(np.prod(shapes.astype(float), axis=1), lengths.astype(float)):
+        raise damaged(path, key, f"its {SHAPES} do not fit its {OFFSETS}")
+
+
+def count(shape: Sequence[int]) -> int:
+    """Return the number of elements of an array of this shape, without overflow."""
+    return math.prod(int(size) for size in shape)
+
+
+def damaged(path: Path, key: str, why: str) -> RunDirectoryError:
+    """Return the error for a tensor that no sink can have written."""
+    return RunDirectoryError(f"{path}: tensor {key!r} is damaged: {why}")

@@ -34,7 +34,7 @@ from extractkit.core.values import (
     encoded,
 )
 from extractkit.errors import RunDirectoryError, choices
-from extractkit.sinks.protocol import check_layout, count, damaged
+from extractkit.sinks import check_layout, count, damaged
 
 _BYTES = h5py.vlen_dtype(np.uint8)
 

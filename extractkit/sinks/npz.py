@@ -37,7 +37,7 @@ from extractkit.core.values import (
     ragged_shapes,
 )
 from extractkit.errors import JobError, RunDirectoryError, choices
-from extractkit.sinks.protocol import (
+from extractkit.sinks import (
     StoredShard,
     StoredTensor,
     check_layout,

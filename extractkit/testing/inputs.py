@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from extractkit.core.plan import numpy_dtype
+from extractkit.inputs import Inputs, Sample, Signature, Source, identity
 from extractkit.inputs.files import contents
-from extractkit.inputs.protocol import Inputs, Sample, Signature, Source, identity
 
 
 class SourceContract:

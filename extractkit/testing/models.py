@@ -20,7 +20,7 @@ from extractkit.core.plan import Layout, numpy_dtype, storable
 from extractkit.core.values import Array
 from extractkit.engine.batches import Batch, collate, placed
 from extractkit.inputs.random import Random
-from extractkit.models.protocol import Compilation, Fetch, HasOwnCall, Model, OwnCall
+from extractkit.models import Compilation, Fetch, HasOwnCall, Model, OwnCall
 
 
 class WeightsContract:

@@ -21,10 +21,17 @@ from extractkit.core.digests import of_plain_data
 from extractkit.core.numpy_transforms import stacked, transformed
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError, ModelError
-from extractkit.inputs.protocol import InputSpec, Sample, Signature
-from extractkit.models.encoding import encode_arrays
+from extractkit.inputs import InputSpec, Sample, Signature
+from extractkit.models import (
+    SAME_OBJECT,
+    Compilation,
+    Encoded,
+    Fetch,
+    OwnCall,
+    Program,
+    encode_arrays,
+)
 from extractkit.models.given_weights import checkpoint_axis
-from extractkit.models.protocol import SAME_OBJECT, Compilation, Encoded, Fetch, OwnCall, Program
 from extractkit.models.weight_files import WeightFile, open_weights
 
 _VOCABULARY, _WIDTH = 50, 4

@@ -17,7 +17,7 @@ import numpy as np
 from extractkit.core.plan import Shard
 from extractkit.core.values import Array, Dense, Ragged, Values, digest, sample_shapes
 from extractkit.errors import RunDirectoryError
-from extractkit.sinks.protocol import Sink, StoredShard, StoredTensor
+from extractkit.sinks import Sink, StoredShard, StoredTensor
 
 DTYPES = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from extractkit.display.progress import Bar, Lines, listening
-from extractkit.engine.listener import Summary
+from extractkit.engine import Summary
 from tests.display.examples import EVIL, SHOWN_EVIL, planned
 
 TENSORS = planned(kind="layer_output")

@@ -10,7 +10,7 @@ from extractkit.core.checkpoints import Checkpoint, ExcludedCheckpoint
 from extractkit.core.value_checks import ValueStats
 from extractkit.display.output import render
 from extractkit.display.run import overview, summary
-from extractkit.engine.listener import Summary
+from extractkit.engine import Summary
 from extractkit.runs.files import StoredFile
 from extractkit.runs.manifest import (
     Actual,
@@ -22,7 +22,7 @@ from extractkit.runs.manifest import (
     Unextractable,
     Volatile,
 )
-from extractkit.sinks.protocol import StoredTensor
+from extractkit.sinks import StoredTensor
 from tests.display.examples import CATALOG, EVIL, SHOWN_EVIL
 
 MANIFEST = Manifest(

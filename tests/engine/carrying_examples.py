@@ -6,7 +6,7 @@ import numpy as np
 
 from extractkit.core.job import Job
 from extractkit.core.values import Array, State
-from extractkit.models.protocol import CarryingProgram, Compilation, Fetch
+from extractkit.models import CarryingProgram, Compilation, Fetch
 from extractkit.testing.reference import ReferenceModel
 from tests.engine.examples import TEXTS, job
 

@@ -10,11 +10,11 @@ from extractkit.core.component import Component
 from extractkit.core.job import Job, Runtime
 from extractkit.core.plan import PlannedTensor
 from extractkit.core.selectors import parse_selector
+from extractkit.engine import Listener, Silent, Summary
 from extractkit.engine.execute import execute
-from extractkit.engine.listener import Listener, Silent, Summary
+from extractkit.inputs import Source
 from extractkit.inputs.live import LiveTexts
-from extractkit.inputs.protocol import Source
-from extractkit.models.protocol import Model
+from extractkit.models import Model
 from extractkit.runs.reader import Run, open_run
 from extractkit.testing.reference import ReferenceModel
 

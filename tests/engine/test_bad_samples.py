@@ -19,11 +19,11 @@ from extractkit.engine.measure import measure_axes
 from extractkit.engine.stream import ShardValues, Stream, fetch
 from extractkit.engine.survey import WAY_OUT, SampleRow, first_usable, recorded_survey, survey
 from extractkit.errors import BadSampleError, InputError, JobError, SampleError, SelectionError
+from extractkit.inputs import InputSpec, Sample, Signature, Source
 from extractkit.inputs.dataset import Dataset
 from extractkit.inputs.live import LiveArrays
-from extractkit.inputs.protocol import InputSpec, Sample, Signature, Source
 from extractkit.inputs.texts import Texts
-from extractkit.models.protocol import Compilation, Encoded, Fetch, Program
+from extractkit.models import Compilation, Encoded, Fetch, Program
 from extractkit.testing.reference import ReferenceModel
 from tests.engine.carrying_examples import CarryingReference
 from tests.engine.examples import EVERYTHING, MODEL, TEXTS, executed, job, source, tokens

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extractkit.engine.batches import collate, read_batch
+from extractkit.inputs import InputSpec, Sample, Signature
 from extractkit.inputs.live import LiveTextSource
-from extractkit.inputs.protocol import InputSpec, Sample, Signature
-from extractkit.models.protocol import Encoded
+from extractkit.models import Encoded
 from tests.engine.examples import MODEL, TEXTS, source, tokens
 
 SIGNATURE = Signature(

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from extractkit.core.plan import Shard, plan_shards
+from extractkit.engine import Silent
 from extractkit.engine.carrying import check_count
 from extractkit.engine.execute import resume
-from extractkit.engine.listener import Silent
 from extractkit.engine.preview import preview
 from extractkit.errors import InputError, RunDirectoryError
 from extractkit.runs import journal
 from extractkit.runs.layout import JOURNAL
-from extractkit.runs.storing import state_before
+from extractkit.runs.shards import state_before
 from tests.engine.carrying_examples import carrying
 from tests.engine.examples import MODEL, TEXTS, Told, executed, tokens
 

@@ -9,8 +9,8 @@ import pytest
 
 from extractkit.core.component import Component
 from extractkit.core.job import Job
+from extractkit.engine import Silent
 from extractkit.engine.execute import execute
-from extractkit.engine.listener import Silent
 from tests.engine.checkpoint_examples import drawn, files, over, written
 from tests.engine.examples import executed, job
 from tests.engine.test_identity import POOLED, identity

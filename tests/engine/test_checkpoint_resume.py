@@ -8,8 +8,8 @@ import pytest
 
 from extractkit.core.job import Job
 from extractkit.core.values import Array
+from extractkit.engine import Silent
 from extractkit.engine.execute import execute
-from extractkit.engine.listener import Silent
 from extractkit.errors import RunDirectoryError
 from extractkit.runs import manifest as manifests
 from extractkit.runs.reader import open_run

@@ -8,8 +8,8 @@ import pytest
 
 from extractkit.core.job import Job
 from extractkit.core.plan import Shard
+from extractkit.engine import Silent
 from extractkit.engine.execute import execute
-from extractkit.engine.listener import Silent
 from extractkit.engine.recompute import recompute
 from extractkit.errors import RunDirectoryError
 from extractkit.runs import journal

@@ -15,8 +15,8 @@ from extractkit.engine.caches import ReadAlready
 from extractkit.engine.execute import execute
 from extractkit.engine.preview import preview
 from extractkit.errors import JobError, ModelError, SampleError
-from extractkit.inputs.protocol import Sample
-from extractkit.models.protocol import Encoded
+from extractkit.inputs import Sample
+from extractkit.models import Encoded
 from extractkit.runs.manifest import Status
 from extractkit.runs.reader import Run, open_run
 from extractkit.testing.reference import ReferenceModel

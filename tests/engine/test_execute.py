@@ -10,12 +10,12 @@ import pytest
 from extractkit.core.numpy_transforms import transformed
 from extractkit.core.plan import PlannedTensor
 from extractkit.core.values import Array
+from extractkit.engine import Silent
 from extractkit.engine.execute import execute
-from extractkit.engine.listener import Silent
 from extractkit.engine.preview import preview
 from extractkit.errors import InputError, JobError, RunDirectoryError, SelectionError, UserError
-from extractkit.inputs.protocol import Sample
-from extractkit.models.protocol import Compilation, Encoded, Fetch, Program
+from extractkit.inputs import Sample
+from extractkit.models import Compilation, Encoded, Fetch, Program
 from extractkit.runs.layout import LOG
 from extractkit.runs.manifest import Status, read
 from extractkit.runs.reader import Run, open_run

@@ -10,12 +10,11 @@ import pytest
 from extractkit.core.component import Component
 from extractkit.core.job import Runtime
 from extractkit.core.values import Array
-from extractkit.engine import caches
+from extractkit.engine import Silent, caches
 from extractkit.engine.execute import execute
-from extractkit.engine.listener import Silent
 from extractkit.engine.opening import list_tensors
 from extractkit.errors import JobError, SelectionError
-from extractkit.models.protocol import Compilation, Fetch
+from extractkit.models import Compilation, Fetch
 from extractkit.testing.reference import ReferenceModel
 from tests.engine.examples import job
 from tests.sweep_examples import TARGET

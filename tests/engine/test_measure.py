@@ -13,7 +13,7 @@ from extractkit.core.selectors import parse_selector
 from extractkit.core.values import Array
 from extractkit.engine.measure import Measured, measure_axes
 from extractkit.errors import SelectionError
-from extractkit.models.protocol import Compilation, Fetch, Program
+from extractkit.models import Compilation, Fetch, Program
 from extractkit.testing.reference import ReferenceModel
 from tests.engine.examples import MODEL, TEXTS, source
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from extractkit.core.component import Component
 from extractkit.core.values import Values
+from extractkit.engine import Silent
 from extractkit.engine.execute import execute
-from extractkit.engine.listener import Silent
 from extractkit.sinks.npz import NpzSink
 from extractkit.testing.reference import ReferenceModel
 from tests.engine.examples import job

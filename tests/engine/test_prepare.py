@@ -10,7 +10,7 @@ from extractkit.core.values import Array
 from extractkit.engine.prepare import Trial, prepare
 from extractkit.engine.survey import survey
 from extractkit.errors import JobError, SelectionError
-from extractkit.models.protocol import Compilation, Fetch, Program
+from extractkit.models import Compilation, Fetch, Program
 from extractkit.testing.reference import ReferenceModel
 from tests.engine.examples import EVERYTHING, MODEL, TEXTS, job, tokens
 

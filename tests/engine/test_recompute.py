@@ -13,12 +13,12 @@ from extractkit.core.catalog import Catalog, Kind
 from extractkit.core.job import Job
 from extractkit.core.plan import CONSTANTS_SHARD, Shard
 from extractkit.core.values import Array, Dense, Values, digest
+from extractkit.engine import Silent
 from extractkit.engine import recompute as recomputing
 from extractkit.engine.execute import execute
-from extractkit.engine.listener import Silent
 from extractkit.engine.recompute import recompute
 from extractkit.errors import JobError, ModelError, SampleError
-from extractkit.models.protocol import Compilation, Fetch, OwnCall
+from extractkit.models import Compilation, Fetch, OwnCall
 from extractkit.runs import journal
 from extractkit.runs import manifest as manifests
 from extractkit.runs.checking import verify

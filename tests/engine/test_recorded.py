@@ -5,7 +5,7 @@ import pytest
 
 from extractkit.engine.survey import SampleRow, recorded_survey, survey
 from extractkit.errors import RunDirectoryError
-from extractkit.inputs.protocol import InputSpec, Signature
+from extractkit.inputs import InputSpec, Signature
 from tests.engine.examples import MODEL, TEXTS, source
 
 TWO_AXES = Signature("two", (InputSpec("x", "float32", (None, None), ("token", "time")),))

@@ -12,11 +12,11 @@ import pytest
 from extractkit.core.component import Component
 from extractkit.core.job import Job
 from extractkit.core.values import Array
+from extractkit.engine import Silent
 from extractkit.engine.execute import execute, resume
-from extractkit.engine.listener import Silent
 from extractkit.errors import InputError, JobError, RunDirectoryError
-from extractkit.inputs.protocol import Sample
-from extractkit.models.protocol import Encoded
+from extractkit.inputs import Sample
+from extractkit.models import Encoded
 from extractkit.runs import journal
 from extractkit.runs import manifest as manifests
 from extractkit.runs.checking.records import damage

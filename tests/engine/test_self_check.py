@@ -11,19 +11,12 @@ from extractkit import cli
 from extractkit.core.catalog import Kind, TensorRecord
 from extractkit.core.job import Job, Runtime
 from extractkit.core.values import Array
+from extractkit.engine import Silent
 from extractkit.engine.batches import Batch
 from extractkit.engine.execute import execute, resume
-from extractkit.engine.listener import Silent
 from extractkit.engine.self_check import outputs_apart
 from extractkit.errors import ConfigError, JobError, ModelError, SampleError
-from extractkit.models.protocol import (
-    SAME_OBJECT,
-    Compilation,
-    Fetch,
-    NoOwnCallError,
-    OwnCall,
-    Program,
-)
+from extractkit.models import SAME_OBJECT, Compilation, Fetch, NoOwnCallError, OwnCall, Program
 from extractkit.models.weight_files import WeightFile
 from extractkit.runs import manifest
 from extractkit.runs.layout import JOURNAL

@@ -10,7 +10,7 @@ from extractkit.core.values import Array
 from extractkit.engine.batches import collate
 from extractkit.engine.sizes import OwnSizes, SizeFaults
 from extractkit.errors import SampleError
-from extractkit.models.protocol import Encoded
+from extractkit.models import Encoded
 from extractkit.testing.reference import ReferenceModel
 
 MODEL = ReferenceModel()

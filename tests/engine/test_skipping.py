@@ -4,8 +4,8 @@ import pytest
 
 from extractkit.engine.survey import blamed
 from extractkit.errors import JobError
-from extractkit.runs.intact import check_any_values
 from extractkit.runs.journal import Entry
+from extractkit.runs.shards import check_any_values
 
 
 def entry(start: int, stop: int, *missing: int) -> Entry:

@@ -17,8 +17,8 @@ from extractkit.engine.measure import measure_axes
 from extractkit.engine.stream import Stream, fetch
 from extractkit.engine.survey import survey
 from extractkit.errors import InputError, JobError
-from extractkit.inputs.protocol import Sample
-from extractkit.models.protocol import Compilation, Model, Program
+from extractkit.inputs import Sample
+from extractkit.models import Compilation, Model, Program
 from tests.engine.examples import MODEL, TEXTS, source, tokens
 
 RULES = BatchRules(batch_size=4, batch_tokens=None, padded=True)

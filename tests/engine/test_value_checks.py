@@ -18,7 +18,7 @@ from extractkit.engine.measure import measure_axes
 from extractkit.engine.stream import ShardValues, Stream, fetch
 from extractkit.engine.survey import survey
 from extractkit.errors import FinalError, JobError
-from extractkit.models.protocol import Compilation, Program
+from extractkit.models import Compilation, Program
 from tests.engine.examples import MODEL, TEXTS, source, tokens
 
 KEYS = ("embedding:output", "attention:op/Softmax", "pool:output")

@@ -9,11 +9,11 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from extractkit.engine.listener import Silent
+from extractkit.engine import Silent
 from extractkit.errors import RunDirectoryError
 from extractkit.runs import journal
-from extractkit.runs.intact import check_entry
 from extractkit.runs.layout import JOURNAL
+from extractkit.runs.shards import check_entry
 from tests.faults.calls import Around, Call, failing, full
 from tests.faults.children import watched
 from tests.faults.figures import Figures

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from extractkit.core.job import Job
 from extractkit.core.plan import Part
+from extractkit.engine import Silent
 from extractkit.engine.execute import execute
-from extractkit.engine.listener import Silent
 from extractkit.runs.parts import join
 from tests.faults.calls import killed
 from tests.faults.children import recorded, watched

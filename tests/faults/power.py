@@ -9,8 +9,8 @@ from pathlib import Path
 
 from extractkit.errors import RunDirectoryError
 from extractkit.runs import journal
-from extractkit.runs.intact import check_entry
 from extractkit.runs.layout import JOURNAL
+from extractkit.runs.shards import check_entry
 from tests.faults.calls import Call, killed
 from tests.faults.children import recorded, watched
 from tests.faults.disk import Change, Data, Disk, File, Names, Tree, lay_out

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from extractkit.core.job import Job
+from extractkit.engine import Listener, Silent
 from extractkit.engine.execute import execute, resume
-from extractkit.engine.listener import Listener, Silent
 from extractkit.errors import ExtractkitError
 from extractkit.runs import manifest
 from extractkit.runs.checking.records import damage

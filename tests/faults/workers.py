@@ -16,9 +16,9 @@ import psutil
 from extractkit.core.component import Component
 from extractkit.core.job import Job
 from extractkit.core.values import Array
+from extractkit.engine import Silent
 from extractkit.engine.distributed import processes
 from extractkit.engine.execute import execute
-from extractkit.engine.listener import Silent
 from extractkit.runs.layout import JOURNAL
 from extractkit.testing.reference import ReferenceModel
 from tests.engine.test_resume import Told

@@ -142,7 +142,7 @@ def _command(*arguments: str) -> None:
 def _interrupted() -> None:
     """A run that stops, as by Ctrl-C, once its constants and its first range are committed."""
     import extractkit
-    from extractkit.engine.listener import Silent
+    from extractkit.engine import Silent
 
     class Impatient(Silent):
         commits = 0

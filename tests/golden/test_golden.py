@@ -34,7 +34,7 @@ from extractkit.runs.manifest import (
     Unextractable,
     Volatile,
 )
-from extractkit.sinks.protocol import StoredTensor
+from extractkit.sinks import StoredTensor
 
 GOLDEN = Path(__file__).parent
 

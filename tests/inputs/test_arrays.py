@@ -16,10 +16,10 @@ from omegaconf import OmegaConf
 
 from extractkit.core.values import Array
 from extractkit.errors import InputError, JobError
+from extractkit.inputs import Inputs, InputSpec, Signature
 from extractkit.inputs.arrays import Arrays
 from extractkit.inputs.columns import ColumnSource
 from extractkit.inputs.live import LiveArrays
-from extractkit.inputs.protocol import Inputs, InputSpec, Signature
 from extractkit.testing.inputs import SourceContract, read_all
 
 X = InputSpec("x", "float32", (10,), (None,))

@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from extractkit.core.component import Component
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError, DiskSpaceError, InputError
+from extractkit.inputs import Inputs, InputSpec, Signature
 from extractkit.inputs.dataset import Dataset
-from extractkit.inputs.protocol import Inputs, InputSpec, Signature
 from extractkit.inputs.records import RecordSource, Spool
 from extractkit.testing.inputs import SourceContract, read_all
 from tests.inputs.made_datasets import IMAGES

@@ -13,13 +13,13 @@ from PIL import Image
 
 from extractkit.core.component import Component
 from extractkit.errors import InputError
+from extractkit.inputs import Inputs, InputSpec, Sample, Signature, identity
 from extractkit.inputs.arrays import Arrays
 from extractkit.inputs.dataset import Dataset
 from extractkit.inputs.hdf5 import Hdf5
 from extractkit.inputs.images import Images
 from extractkit.inputs.live import LiveArrays, LiveTexts
 from extractkit.inputs.parquet import Parquet
-from extractkit.inputs.protocol import Inputs, InputSpec, Sample, Signature, identity
 from extractkit.inputs.texts import Texts
 from extractkit.inputs.tfrecord import TFRecord
 from extractkit.testing.inputs import assert_same

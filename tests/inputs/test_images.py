@@ -10,9 +10,8 @@ from PIL import Image, ImageOps
 
 from extractkit.core.values import Array
 from extractkit.errors import InputError, JobError, MissingExtraError
-from extractkit.inputs import checks
+from extractkit.inputs import Inputs, InputSpec, Sample, Signature, checks
 from extractkit.inputs.images import Images
-from extractkit.inputs.protocol import Inputs, InputSpec, Sample, Signature
 from extractkit.testing.inputs import SourceContract, read_all
 
 

@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 
 from extractkit.core.values import Array
 from extractkit.errors import InputError, JobError
+from extractkit.inputs import Inputs, InputSpec, Signature
 from extractkit.inputs.parquet import Parquet
-from extractkit.inputs.protocol import Inputs, InputSpec, Signature
 from extractkit.inputs.records import RecordSource
 from extractkit.testing.inputs import SourceContract, read_all
 

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from extractkit.core.values import Array
 from extractkit.errors import InputError
-from extractkit.inputs.protocol import Inputs, InputSpec, Signature
+from extractkit.inputs import Inputs, InputSpec, Signature
 from extractkit.inputs.random import Random
 from extractkit.testing.inputs import SourceContract, assert_same
 

@@ -17,15 +17,15 @@ from hypothesis import strategies as st
 from extractkit.core.component import Component
 from extractkit.engine.batches import collate
 from extractkit.errors import InputError
+from extractkit.inputs import Inputs, InputSpec, Signature
 from extractkit.inputs.arrays import Arrays
 from extractkit.inputs.dataset import Dataset
 from extractkit.inputs.hdf5 import Hdf5
 from extractkit.inputs.live import LiveArrays, LiveTexts
 from extractkit.inputs.parquet import Parquet
-from extractkit.inputs.protocol import Inputs, InputSpec, Signature
 from extractkit.inputs.random import Random
 from extractkit.inputs.texts import Texts
-from extractkit.models.encoding import encode_arrays
+from extractkit.models import encode_arrays
 from extractkit.testing.inputs import read_all
 
 AWKWARD = [b"", b"\x00", b"a\x00\x00", b"\x00a", b"\xff\xfe\x00", b"plain", "é\x00".encode()]

@@ -18,8 +18,8 @@ from omegaconf import OmegaConf
 
 from extractkit.advice import override
 from extractkit.errors import InputError, JobError
+from extractkit.inputs import Inputs, InputSpec, Signature
 from extractkit.inputs.parquet import Parquet
-from extractkit.inputs.protocol import Inputs, InputSpec, Signature
 from extractkit.inputs.texts import PACKAGED, Texts, TextSource
 from extractkit.testing.inputs import SourceContract, assert_same, read_all
 from extractkit.testing.reference import ReferenceModel

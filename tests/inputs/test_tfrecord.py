@@ -13,7 +13,7 @@ from PIL import Image
 
 from extractkit.core.values import Array
 from extractkit.errors import InputError, JobError
-from extractkit.inputs.protocol import Inputs, InputSpec, Signature
+from extractkit.inputs import Inputs, InputSpec, Signature
 from extractkit.inputs.records import RecordSource
 from extractkit.inputs.tfrecord import TFRecord
 from extractkit.testing.inputs import SourceContract, read_all

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from extractkit.errors import InputError, JobError
+from extractkit.inputs import Inputs, InputSpec, Signature
 from extractkit.inputs.images import Images
-from extractkit.inputs.protocol import Inputs, InputSpec, Signature
 from extractkit.inputs.whole_files import Files
 from extractkit.testing.inputs import SourceContract, read_all
 

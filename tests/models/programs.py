@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from extractkit.core.values import Array
+from extractkit.models import Compilation, Fetch
 from extractkit.models.keras_models.model import KerasModel
-from extractkit.models.protocol import Compilation, Fetch
 
 
 def values_of(

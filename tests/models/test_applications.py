@@ -9,9 +9,9 @@ import pytest
 
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError, ModelError
-from extractkit.inputs.protocol import Sample
+from extractkit.inputs import Sample
+from extractkit.models import Model
 from extractkit.models.applications import load
-from extractkit.models.protocol import Model
 from extractkit.testing.models import ModelContract
 from tests.models.programs import values_of
 

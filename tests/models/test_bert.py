@@ -11,7 +11,7 @@ import pytest
 
 from extractkit.advice import hydra_override
 from extractkit.errors import ConfigError, MissingExtraError, ModelError
-from extractkit.inputs.protocol import Sample
+from extractkit.inputs import Sample
 from extractkit.models.bert import load
 from extractkit.models.keras_models.model import KerasModel
 from tests.advised import ask

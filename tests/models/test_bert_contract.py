@@ -2,8 +2,8 @@
 
 import pytest
 
+from extractkit.models import Model
 from extractkit.models.bert import load
-from extractkit.models.protocol import Model
 from extractkit.testing.models import ModelContract
 
 

@@ -18,8 +18,8 @@ from extractkit.core.plan import plan_tensors
 from extractkit.core.selectors import parse_selector
 from extractkit.engine.stream import fetch
 from extractkit.errors import ConfigError, JobError
+from extractkit.models import Compilation, Fetch, Model
 from extractkit.models.checkpoint import Checkpoint, load
-from extractkit.models.protocol import Compilation, Fetch, Model
 from extractkit.testing.models import WeightsContract
 from tests.models.weight_files import examples
 

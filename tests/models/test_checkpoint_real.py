@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from extractkit.core.catalog import Kind
 from extractkit.core.values import Array
+from extractkit.models import Fetch
 from extractkit.models.checkpoint import Checkpoint, load
-from extractkit.models.protocol import Fetch
 from tests.real_models import real_model
 
 pytestmark = pytest.mark.real_model

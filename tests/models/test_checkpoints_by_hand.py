@@ -9,8 +9,7 @@ import pytest
 import tensorflow as tf
 
 from extractkit.inputs.live import LiveArrays, LiveTexts
-from extractkit.models import bert, hub, keras_file, meta_graph
-from extractkit.models.protocol import Fetch
+from extractkit.models import Fetch, bert, hub, keras_file, meta_graph
 from tests.engine.examples import executed, job
 from tests.models import tiny_bert
 from tests.models.session_graphs import classifier

@@ -11,12 +11,11 @@ import tensorflow as tf
 import extractkit
 from extractkit.core.component import Component
 from extractkit.errors import JobError, SampleError
-from extractkit.models import frozen_graph, module, tflite
+from extractkit.models import Compilation, Fetch, Model, frozen_graph, module, tflite
 from extractkit.models.failures import batch_failure
 from extractkit.models.foreign import out_of_memory
 from extractkit.models.functions.model import FunctionModel
 from extractkit.models.litert.interpreter import Interpreter
-from extractkit.models.protocol import Compilation, Fetch, Model
 from tests.models import session_graphs
 from tests.models.tflite_zoo import written
 

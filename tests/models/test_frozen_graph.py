@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from extractkit.core.catalog import Kind
 from extractkit.errors import ConfigError, JobError, ModelError, UserError
+from extractkit.models import Compilation, Fetch
 from extractkit.models.frozen_graph import load
-from extractkit.models.protocol import Compilation, Fetch
 from extractkit.testing.models import drawn
 from tests.models.session_graphs import by_hand, classifier, frozen, saved, weight
 

@@ -10,8 +10,15 @@ import pytest
 import tensorflow as tf
 
 from extractkit.errors import ModelError
-from extractkit.models import checkpoint, frozen_graph, keras_file, meta_graph, saved_model, tflite
-from extractkit.models.protocol import Fetch
+from extractkit.models import (
+    Fetch,
+    checkpoint,
+    frozen_graph,
+    keras_file,
+    meta_graph,
+    saved_model,
+    tflite,
+)
 from tests.models.session_graphs import saved, weight
 
 v1 = tf.compat.v1

@@ -11,8 +11,8 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from extractkit.errors import ConfigError, InputError, MissingExtraError, ModelError
+from extractkit.inputs import PICTURE, InputSpec, Signature
 from extractkit.inputs.images import Images
-from extractkit.inputs.protocol import PICTURE, InputSpec, Signature
 from extractkit.models import hugging_face
 from extractkit.models import hugging_face_directory as library
 from extractkit.models.hugging_face import load

@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from extractkit.core.catalog import Kind
 from extractkit.errors import ModelError, UserError
+from extractkit.models import Compilation, Fetch
 from extractkit.models.meta_graph import load
-from extractkit.models.protocol import Compilation, Fetch
 from tests.models.session_graphs import by_hand, classifier, saved, trained, weight
 from tests.models.test_frozen_graph import damaged
 

@@ -12,8 +12,8 @@ from extractkit.core.catalog import Kind
 from extractkit.core.component import Component
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError, ModelError
+from extractkit.models import Model
 from extractkit.models.module import load
-from extractkit.models.protocol import Model
 from extractkit.testing.models import ModelContract
 
 X = {"x": {"dims": ["sample", 4]}}

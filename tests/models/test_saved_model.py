@@ -14,7 +14,7 @@ import extractkit
 from extractkit.advice import hydra_override
 from extractkit.core.catalog import Kind
 from extractkit.errors import ConfigError, JobError, ModelError
-from extractkit.models.protocol import Compilation, Fetch, Model
+from extractkit.models import Compilation, Fetch, Model
 from extractkit.models.saved_model import load
 from extractkit.testing.models import ModelContract
 from tests.advised import ask, refused

@@ -10,8 +10,7 @@ import pytest
 import tensorflow as tf
 
 from extractkit.errors import ConfigError, ModelError
-from extractkit.models import checkpoint
-from extractkit.models.protocol import Fetch, Model
+from extractkit.models import Fetch, Model, checkpoint
 from extractkit.models.tensorflow_js import load
 from extractkit.testing.models import ModelContract
 from tests.models.programs import values_of

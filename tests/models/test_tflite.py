@@ -14,12 +14,11 @@ from extractkit.api import extract
 from extractkit.core.catalog import Kind
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError, InputError, JobError, MissingExtraError, ModelError
+from extractkit.inputs import InputSpec, Quantized, Signature
 from extractkit.inputs.images import Pixels
 from extractkit.inputs.live import LiveArrays
-from extractkit.inputs.protocol import InputSpec, Quantized, Signature
-from extractkit.models import foreign
+from extractkit.models import Compilation, Fetch, Model, foreign
 from extractkit.models.litert.model import TFLiteModel
-from extractkit.models.protocol import Compilation, Fetch, Model
 from extractkit.models.tensorflow_process import intra_op_threads
 from extractkit.models.tflite import load
 from extractkit.testing.models import ModelContract, drawn

@@ -90,7 +90,7 @@ def test_tensorflow_starts_as_many_as_the_environment_says(code: str, pool: str,
 _LITERT = """
 from extractkit.engine.batches import collate
 from extractkit.inputs.random import Random
-from extractkit.models.protocol import Compilation, Fetch
+from extractkit.models import Compilation, Fetch
 from extractkit.models.tflite import load
 
 model = load(sys.argv[1], **json.loads(sys.argv[2]))

@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras import layers
 
 from extractkit.core.values import Array
-from extractkit.inputs.protocol import Signature
+from extractkit.inputs import Signature
 from tests.models import zoo_layers
 
 

@@ -8,8 +8,8 @@ import pytest
 from experiments.real_models.fetch import FetchError, data_file
 from extractkit.core.catalog import Kind
 from extractkit.core.values import Array
+from extractkit.models import Compilation, Fetch
 from extractkit.models.litert.model import TFLiteModel
-from extractkit.models.protocol import Compilation, Fetch
 from extractkit.models.tflite import load
 from tests.oracles.test_tflite_formats import close, computed, plain_loop, samples, values
 from tests.real_models import FOLDER

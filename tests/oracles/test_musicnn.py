@@ -12,8 +12,8 @@ import pytest
 import tensorflow as tf
 
 from extractkit.core.catalog import Kind
+from extractkit.models import Compilation, Fetch
 from extractkit.models.meta_graph import load
-from extractkit.models.protocol import Compilation, Fetch
 from extractkit.models.sessions.model import SessionModel
 from tests.real_models import real_model
 

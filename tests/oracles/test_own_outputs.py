@@ -7,9 +7,18 @@ from pathlib import Path
 import pytest
 
 from extractkit.engine.batches import Batch, collate
-from extractkit.inputs.protocol import Sample
-from extractkit.models import bert, frozen_graph, keras_file, meta_graph, saved_model, tflite
-from extractkit.models.protocol import Compilation, Fetch, Model
+from extractkit.inputs import Sample
+from extractkit.models import (
+    Compilation,
+    Fetch,
+    Model,
+    bert,
+    frozen_graph,
+    keras_file,
+    meta_graph,
+    saved_model,
+    tflite,
+)
 from extractkit.testing.models import assert_close, drawn, own_call
 from tests.oracles import test_cutkum, test_musicnn
 from tests.real_models import real_model

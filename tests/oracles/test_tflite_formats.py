@@ -11,8 +11,8 @@ import pytest
 
 from extractkit.core.catalog import Kind, TensorRecord
 from extractkit.core.values import Array
+from extractkit.models import Compilation, Fetch
 from extractkit.models.litert.model import TFLiteModel
-from extractkit.models.protocol import Compilation, Fetch
 from extractkit.models.tflite import load
 from tests.real_models import real_model
 

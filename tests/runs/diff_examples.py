@@ -12,8 +12,8 @@ from extractkit.core.values import Array, Assembly, Dense, Values
 from extractkit.runs.manifest import Manifest, RunInputs, RunPlan, RunTensor, Volatile
 from extractkit.runs.reader import Run, open_run
 from extractkit.runs.recorder import Recorder
+from extractkit.sinks import StoredTensor
 from extractkit.sinks.hdf5 import Hdf5Sink
-from extractkit.sinks.protocol import StoredTensor
 
 Samples = Sequence[Array]
 """Each sample's own value of one tensor; a constant is one array."""

@@ -11,9 +11,9 @@ from extractkit.core.plan import CONSTANTS_SHARD, Shard
 from extractkit.core.values import Assembly, Dense, Values
 from extractkit.runs.manifest import Manifest, RunInputs, RunPlan, RunTensor, Volatile
 from extractkit.runs.recorder import Recorder
+from extractkit.sinks import Sink, StoredTensor
 from extractkit.sinks.hdf5 import Hdf5Sink
 from extractkit.sinks.npz import NpzSink
-from extractkit.sinks.protocol import Sink, StoredTensor
 
 SINKS: Mapping[str, Sink] = {"hdf5": Hdf5Sink(), "npz": NpzSink()}
 TARGETS = {"hdf5": "extractkit.sinks.hdf5.Hdf5Sink", "npz": "extractkit.sinks.npz.NpzSink"}

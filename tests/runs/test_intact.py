@@ -10,8 +10,8 @@ from extractkit.core.plan import CONSTANTS_SHARD, Shard
 from extractkit.errors import RunDirectoryError
 from extractkit.runs import journal
 from extractkit.runs.files import StoredFile
-from extractkit.runs.intact import check_names, intact_entries
 from extractkit.runs.journal import Entry
+from extractkit.runs.shards import check_names, intact_entries
 from tests.runs.examples import SHARDS, finished_run, manifest
 
 

@@ -14,8 +14,8 @@ from extractkit.config.hydra_internals import parse_override
 from extractkit.core.job import Job
 from extractkit.core.plan import Part
 from extractkit.core.values import Array
+from extractkit.engine import Silent
 from extractkit.engine.execute import execute, resume
-from extractkit.engine.listener import Silent
 from extractkit.errors import ConfigError, JobError, RunDirectoryError, SampleError
 from extractkit.runs import journal, manifest
 from extractkit.runs import parts as joining

@@ -14,7 +14,7 @@ from extractkit.core.values import Array, Assembly, Dense, Values
 from extractkit.runs.manifest import Manifest, RunInputs, RunPlan, RunTensor, Volatile
 from extractkit.runs.reader import Run, open_run
 from extractkit.runs.recorder import Recorder
-from extractkit.sinks.protocol import StoredTensor
+from extractkit.sinks import StoredTensor
 from tests.runs.examples import SINKS, TARGETS
 
 SHARDS = (Shard(0, 2), Shard(2, 3), Shard(3, 5))

@@ -12,9 +12,9 @@ import pytest
 from extractkit.core.plan import Shard
 from extractkit.core.values import Dense, Ragged, Values, digest, encoded, sample_shapes
 from extractkit.errors import RunDirectoryError
+from extractkit.sinks import Sink, StoredShard, StoredTensor
 from extractkit.sinks.hdf5 import Hdf5Sink
 from extractkit.sinks.npz import NpzSink
-from extractkit.sinks.protocol import Sink, StoredShard, StoredTensor
 from extractkit.testing.sinks import example_values
 from tests.security.hostile_shards import HDF5, KEY, NPZ, Maker
 

@@ -15,9 +15,8 @@ import pytest
 from extractkit.core.plan import Shard
 from extractkit.core.values import Dense, Ragged, Values
 from extractkit.errors import ConfigError, JobError, RunDirectoryError
-from extractkit.sinks import hdf5
+from extractkit.sinks import Sink, StoredShard, StoredTensor, hdf5
 from extractkit.sinks.hdf5 import Hdf5Sink
-from extractkit.sinks.protocol import Sink, StoredShard, StoredTensor
 from extractkit.testing.sinks import SinkContract, example_constants, example_values
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from extractkit.core.values import Dense, Ragged
 from extractkit.errors import JobError, RunDirectoryError
+from extractkit.sinks import Sink
 from extractkit.sinks.npz import NpzSink, member
-from extractkit.sinks.protocol import Sink
 from extractkit.testing.sinks import SinkContract, example_values
 
 

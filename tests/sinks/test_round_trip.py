@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from extractkit.core.values import Dense, Ragged, Values, digest, sample_shapes
+from extractkit.sinks import Sink
 from extractkit.sinks.hdf5 import Hdf5Sink
 from extractkit.sinks.npz import NpzSink
-from extractkit.sinks.protocol import Sink
 from extractkit.testing.sinks import DTYPES, assert_same
 
 SINKS = (Hdf5Sink(), Hdf5Sink("gzip"), Hdf5Sink("lzf"), NpzSink())

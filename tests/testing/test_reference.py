@@ -3,7 +3,7 @@
 import pytest
 
 from extractkit.errors import ConfigError
-from extractkit.models.protocol import Model
+from extractkit.models import Model
 from extractkit.testing.models import ModelContract
 from extractkit.testing.reference import ReferenceModel
 

@@ -34,10 +34,9 @@ from extractkit.engine.distributed import (
 )
 from extractkit.errors import ExtractkitError, JobError, RunDirectoryError
 from extractkit.runs import journal
-from extractkit.runs.intact import check_names
 from extractkit.runs.journal import Entry
 from extractkit.runs.manifest import Manifest
-from extractkit.runs.storing import check_stored
+from extractkit.runs.shards import check_names, check_stored
 
 
 def accepted(line: str, shard: Shard, directory: Path, manifest: Manifest, writer: str) -> Entry:

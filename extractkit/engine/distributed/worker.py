@@ -27,8 +27,8 @@ from extractkit.runs.environment import extractkit_release, host
 from extractkit.runs.layout import SAMPLES
 from extractkit.runs.manifest import Manifest
 from extractkit.runs.samples import Samples
-from extractkit.runs.storing import Storing
-from extractkit.sinks.protocol import Sink
+from extractkit.runs.shards import Storing
+from extractkit.sinks import Sink
 
 Item = TypeVar("Item")
 

@@ -13,6 +13,7 @@ from extractkit.core.catalog import SAMPLE
 from extractkit.core.plan import numpy_dtype
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError, ModelError, choices
+from extractkit.models import OwnCall
 from extractkit.models.axes import INPUT_AXES, InputSetting, advised_settings
 from extractkit.models.composites import PARTS, Argument, Composite, given_names, with_composites
 from extractkit.models.foreign import attribute, error_summary
@@ -24,7 +25,6 @@ from extractkit.models.graphs.feeding import checked_constants, inner_tensors
 from extractkit.models.graphs.records import Found
 from extractkit.models.graphs.signature import chosen, declared, signature_of
 from extractkit.models.naming import VALUES, plain
-from extractkit.models.protocol import OwnCall
 
 _METHOD = "__call__"
 _VARIABLES_GONE = "variables which have been deleted"

@@ -20,9 +20,17 @@ from extractkit.core.digests import update
 from extractkit.core.plan import numpy_dtype
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError, JobError, ModelError, SampleError
-from extractkit.inputs.protocol import InputSpec, Sample, Signature
+from extractkit.inputs import InputSpec, Sample, Signature
+from extractkit.models import (
+    SAME_OBJECT,
+    Compilation,
+    Encoded,
+    Fetch,
+    OwnCall,
+    Program,
+    encode_arrays,
+)
 from extractkit.models.axes import INPUT_AXES, InputSetting, Sizes, advised_settings
-from extractkit.models.encoding import encode_arrays
 from extractkit.models.failures import batch_failure, own_call_failure
 from extractkit.models.foreign import error_summary
 from extractkit.models.functions.callables import (
@@ -48,7 +56,6 @@ from extractkit.models.graphs.records import (
 from extractkit.models.graphs.signature import declared, signature_of
 from extractkit.models.graphs.transforming import transformed
 from extractkit.models.naming import Ports, components, plain, ports
-from extractkit.models.protocol import SAME_OBJECT, Compilation, Encoded, Fetch, OwnCall, Program
 from extractkit.models.tensorflow_process import configure
 from extractkit.runs.checking.contents import compare_arrays
 

@@ -11,7 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from extractkit.core.values import Array, as_array
-from extractkit.inputs.protocol import InputSpec
+from extractkit.inputs import InputSpec
+from extractkit.models import SAME_OBJECT, Compilation, Fetch, OtherOutputsError, OwnCall, Program
 from extractkit.models.composites import Argument, given, given_names, part_specs, sample_count
 from extractkit.models.failures import batch_failure, own_call_failure
 from extractkit.models.functions.eager_calls import restored
@@ -23,14 +24,6 @@ from extractkit.models.graphs.rebuilding import SourceGraph, tensors_in_graph
 from extractkit.models.graphs.records import raw
 from extractkit.models.graphs.transforming import transformed
 from extractkit.models.naming import components, ports
-from extractkit.models.protocol import (
-    SAME_OBJECT,
-    Compilation,
-    Fetch,
-    OtherOutputsError,
-    OwnCall,
-    Program,
-)
 
 _UNNAMED = "input"
 # The prefix of a key, since a number is not a name.

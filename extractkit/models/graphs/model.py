@@ -18,8 +18,8 @@ import tensorflow as tf
 from extractkit.core import digests
 from extractkit.core.catalog import VARIABLES, Catalog, Kind, TensorRecord
 from extractkit.core.values import Array
-from extractkit.inputs.protocol import Sample, Signature
-from extractkit.models.encoding import encode_arrays
+from extractkit.inputs import Sample, Signature
+from extractkit.models import CheckpointAxis, Encoded, Fetch, encode_arrays
 from extractkit.models.graphs.rebuilding import SourceGraph
 from extractkit.models.graphs.records import (
     Found,
@@ -31,7 +31,6 @@ from extractkit.models.graphs.records import (
 )
 from extractkit.models.graphs.signature import tied
 from extractkit.models.graphs.transforming import transformed
-from extractkit.models.protocol import CheckpointAxis, Encoded, Fetch
 from extractkit.models.tensorflow_process import configure
 
 _PYTHON = re.compile(r"^(Stateless|Eager)?PyFunc")

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from extractkit.core.catalog import SAMPLE, UNKNOWN, TensorRecord
 from extractkit.core.values import Array
-from extractkit.inputs.protocol import InputSpec, Signature
+from extractkit.inputs import InputSpec, Signature
 from extractkit.models.axes import RawShape, Sizes, infer_dims, no_sample_axis_reason
 from extractkit.models.composites import given_names, part_specs
 from extractkit.models.graphs.imported import AnyGraph, AnyTensor, is_tensor, static_value

@@ -12,7 +12,7 @@ from typing import Any
 from extractkit.advice import nested_override
 from extractkit.core.catalog import SAMPLE
 from extractkit.errors import ConfigError, ModelError, choices
-from extractkit.inputs.protocol import InputSpec, Signature
+from extractkit.inputs import InputSpec, Signature
 from extractkit.models.axes import INPUT_AXES, Dim, InputSetting, advised_settings
 
 _PARSES = re.compile(r"Parse(Single)?(Sequence)?Example(V2)?")

@@ -7,8 +7,8 @@ import tensorflow as tf
 
 from extractkit.core.plan import Layout
 from extractkit.core.transforms import AxisTransform, Reduction, reduced_dtype
+from extractkit.models import Fetch
 from extractkit.models.graphs.records import raw
-from extractkit.models.protocol import Fetch
 
 
 def transformed(

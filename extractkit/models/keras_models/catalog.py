@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from extractkit.core.catalog import SAMPLE, Kind, Scope, TensorRecord, escape, join
 from extractkit.errors import ConfigError, ModelError, choices
-from extractkit.inputs.protocol import InputSpec, Signature
+from extractkit.inputs import InputSpec, Signature
 from extractkit.models.axes import INPUT_AXES, InputSetting
 from extractkit.models.graphs.rebuilding import static_shape
 from extractkit.models.graphs.records import Found

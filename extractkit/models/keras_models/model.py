@@ -10,7 +10,16 @@ import tensorflow as tf
 from extractkit.core.catalog import Kind
 from extractkit.core.values import Array
 from extractkit.errors import ModelError
-from extractkit.inputs.protocol import InputSpec, Sample, Signature
+from extractkit.inputs import InputSpec, Sample, Signature
+from extractkit.models import (
+    Compilation,
+    Encoded,
+    Fetch,
+    OtherOutputsError,
+    OutputsAfter,
+    OwnCall,
+    Program,
+)
 from extractkit.models.foreign import attribute, error_summary
 from extractkit.models.functions.inlining import captured_variables
 from extractkit.models.functions.model import FunctionModel
@@ -28,15 +37,6 @@ from extractkit.models.keras_models.stateful import (
 )
 from extractkit.models.keras_models.tracing import Retracing, Trace, Traced, trace
 from extractkit.models.naming import ports
-from extractkit.models.protocol import (
-    Compilation,
-    Encoded,
-    Fetch,
-    OtherOutputsError,
-    OutputsAfter,
-    OwnCall,
-    Program,
-)
 
 if TYPE_CHECKING:
     pass

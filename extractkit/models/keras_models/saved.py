@@ -20,6 +20,8 @@ from extractkit.core.component import Component
 from extractkit.errors import ConfigError, ModelError, choices
 from extractkit.models.foreign import error_summary
 from extractkit.models.recognition import (
+    KERAS_METADATA,
+    SAVED_MODELS,
     held,
     recognize,
     refuse_missing,
@@ -28,7 +30,6 @@ from extractkit.models.recognition import (
     refuse_unreachable,
 )
 from extractkit.models.recognition.content import embedded
-from extractkit.models.recognition.paths import KERAS_METADATA, SAVED_MODELS
 from extractkit.models.weight_files.keras_hdf5 import ENDING as ARCHIVE_ENDING
 from extractkit.models.weight_files.keras_hdf5 import (
     HDF5_ENDINGS,

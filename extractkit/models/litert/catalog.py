@@ -21,12 +21,11 @@ from extractkit.core.catalog import (
 )
 from extractkit.core.plan import numpy_dtype
 from extractkit.core.values import Array
-from extractkit.inputs.protocol import Signature
+from extractkit.inputs import Signature
 from extractkit.models.axes import infer_dims
-from extractkit.models.litert.entry import DTYPES, Entry, Flow, tensor_paths
+from extractkit.models.litert.entry import DTYPES, Entry, Flow, Probed, tensor_paths
 from extractkit.models.litert.file import Content
 from extractkit.models.litert.graph import RESOURCES, Graph, GraphTensor, Quantization, Subgraph
-from extractkit.models.litert.probe import Probed
 
 
 def dequantized(values: Array, quantization: Quantization) -> Array:

@@ -10,9 +10,16 @@ import numpy as np
 from extractkit.core.catalog import TEXT, escape
 from extractkit.core.values import Array
 from extractkit.errors import ModelError, choices
-from extractkit.inputs.protocol import InputSpec, Quantized, Signature
+from extractkit.inputs import InputSpec, Quantized, Signature
+from extractkit.models.axes import RawShape, Sizes
 from extractkit.models.graphs.signature import input_spec, tied
-from extractkit.models.litert.graph import RESOURCES, Graph, GraphTensor, Operation, Subgraph
+from extractkit.models.litert.graph import (
+    RESOURCES,
+    Graph,
+    GraphTensor,
+    Operation,
+    Subgraph,
+)
 
 DTYPES = {
     "FLOAT16": "float16",
@@ -321,3 +328,35 @@ class Flow:
             if not reached.isdisjoint(operation.inputs):
                 reached.update(operation.outputs)
         return frozenset(reached)
+
+
+@dataclass(frozen=True)
+class Probed:
+    """The result of running a file on synthetic samples.
+
+    Attributes:
+        tied, leading: the `Reading` of open sizes with which it runs.
+        sizes: free axes at which it ran: a base, and one enlarged for each.
+        shapes: of every tensor of the called subgraph, at `sizes` in turn; None where the tensor
+            has no value.
+        other_shapes: at the base again, with other values in the same inputs.
+        unwritten: numbers of the tensors that XNNPACK leaves out of its computation.
+        change: largest difference that preserving intermediates makes to an output; 0 is bitwise.
+        cut: Whether the file as a whole cannot be run, so that a part of it is.
+        lacking: Reasons by the numbers of the called subgraph's operations that cannot be run.
+    """
+
+    tied: bool
+    leading: bool
+    sizes: Sizes
+    shapes: tuple[tuple[RawShape, ...], ...]
+    other_shapes: tuple[RawShape, ...]
+    unwritten: frozenset[int]
+    change: float
+    cut: bool
+    lacking: Mapping[int, str]
+
+    @property
+    def reading(self) -> Reading:
+        """The interpretation of open sizes."""
+        return Reading(self.tied, self.leading)

@@ -1,4 +1,8 @@
-"""The child process that examines an untrusted TFLite file; see `probe`."""
+"""Examination of an untrusted TFLite file, by a child process before this one opens it.
+
+LiteRT trusts what it reads: one wrong bit can end the process, or make it ask for any amount of
+memory. So a child makes the calls that will be made later.
+"""
 
 import json
 import math
@@ -14,10 +18,10 @@ import numpy as np
 from extractkit.core.catalog import TEXT
 from extractkit.core.values import Array
 from extractkit.errors import ModelError
-from extractkit.inputs.protocol import InputSpec, Signature
+from extractkit.inputs import InputSpec, Signature
 from extractkit.inputs.random import RandomSource
 from extractkit.models.axes import RawShape, Sizes
-from extractkit.models.foreign import error_summary
+from extractkit.models.foreign import ask, error_summary
 from extractkit.models.litert.catalog import stored_value
 from extractkit.models.litert.cutting import (
     constants_of,
@@ -31,6 +35,7 @@ from extractkit.models.litert.entry import (
     READINGS,
     Entry,
     Flow,
+    Probed,
     Reading,
     call_arrays,
     entry_of,
@@ -45,7 +50,41 @@ from extractkit.models.litert.interpreter import (
     Settings,
     without_xnnpack,
 )
-from extractkit.models.litert.probe import Probed
+
+_CHILD = "extractkit.models.litert.examination"
+
+
+def probe(file: TFLiteFile, signature: str | None, settings: Settings) -> Probed:
+    """Examine the file in a child process.
+
+    Raises:
+        ModelError: It cannot be read, or the child crashed.
+    """
+    asked = json.dumps({**file.to_json(), "signature": signature, **asdict(settings)})
+    child = ask(_CHILD, asked, file.path, file.at)
+    if child.code:
+        raise ModelError(
+            f"{file.at} cannot be run by LiteRT: {child.last_words or 'it says nothing'}"
+        )
+    answer = json.loads(child.output.splitlines()[-1])
+    if "refused" in answer:
+        raise ModelError(answer["refused"])
+    return Probed(
+        tied=answer["tied"],
+        leading=answer["leading"],
+        sizes=Sizes(**answer["sizes"]),
+        shapes=tuple(_shapes(trial) for trial in answer["shapes"]),
+        other_shapes=_shapes(answer["other_shapes"]),
+        unwritten=frozenset(answer["unwritten"]),
+        change=answer["change"],
+        cut=answer["cut"],
+        lacking={int(number): reason for number, reason in answer["lacking"].items()},
+    )
+
+
+def _shapes(listed: Sequence[Sequence[int] | None]) -> tuple[RawShape, ...]:
+    return tuple(None if shape is None else tuple(shape) for shape in listed)
+
 
 _Shapes = tuple[RawShape, ...]
 

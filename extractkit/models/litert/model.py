@@ -18,12 +18,20 @@ from extractkit.core.digests import of_plain_data, update
 from extractkit.core.numpy_transforms import stacked, transformed
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError, JobError, SampleError
-from extractkit.inputs.protocol import Sample, Signature
-from extractkit.models.encoding import encode_arrays
+from extractkit.inputs import Sample, Signature
+from extractkit.models import (
+    Compilation,
+    Encoded,
+    Fetch,
+    NoOwnCallError,
+    OwnCall,
+    Program,
+    encode_arrays,
+)
 from extractkit.models.foreign import error_summary
 from extractkit.models.litert.catalog import Found, dequantized, find_tensors, stored_value
 from extractkit.models.litert.cutting import constants_of, runnable_of
-from extractkit.models.litert.entry import Entry, Flow, call_arrays, signature_of
+from extractkit.models.litert.entry import Entry, Flow, Probed, call_arrays, signature_of
 from extractkit.models.litert.file import TFLiteFile
 from extractkit.models.litert.graph import Graph
 from extractkit.models.litert.interpreter import (
@@ -34,8 +42,6 @@ from extractkit.models.litert.interpreter import (
     Settings,
     without_xnnpack,
 )
-from extractkit.models.litert.probe import Probed
-from extractkit.models.protocol import Compilation, Encoded, Fetch, NoOwnCallError, OwnCall, Program
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from extractkit.core.values import Array, as_array
 from extractkit.errors import ConfigError, JobError, ModelError
-from extractkit.inputs.protocol import InputSpec
+from extractkit.inputs import InputSpec
+from extractkit.models import SAME_OBJECT, CheckpointAxis, Compilation, Fetch, OwnCall, Program
 from extractkit.models.axes import InputSetting
 from extractkit.models.composites import Composite, given, given_names, with_composites
 from extractkit.models.failures import batch_failure
@@ -25,14 +26,6 @@ from extractkit.models.graphs.records import Found, raw_array
 from extractkit.models.graphs.signature import chosen, declared, signature_of
 from extractkit.models.graphs.transforming import transformed
 from extractkit.models.moving_averages import DEFAULT as AVERAGES
-from extractkit.models.protocol import (
-    SAME_OBJECT,
-    CheckpointAxis,
-    Compilation,
-    Fetch,
-    OwnCall,
-    Program,
-)
 from extractkit.models.sessions.importing import (
     SessionGraph,
     SessionTemplate,

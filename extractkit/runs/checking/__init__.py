@@ -20,7 +20,7 @@ from extractkit.runs.journal import Entry
 from extractkit.runs.layout import JOURNAL, MANIFEST, owner
 from extractkit.runs.manifest import Manifest, Status
 from extractkit.runs.reader import sink_of
-from extractkit.sinks.protocol import Sink
+from extractkit.sinks import Sink
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from extractkit.runs.comparing.result import Tolerance
 from extractkit.runs.journal import Entry
 from extractkit.runs.layout import JOURNAL
 from extractkit.runs.manifest import Manifest, RunTensor
-from extractkit.sinks.protocol import Sink, StoredTensor
+from extractkit.sinks import Sink, StoredTensor
 
 _RTOL, _ATOL = 1e-4, 1e-5
 _RTOL_16, _ATOL_16 = 1e-2, 1e-3  # for 16-bit values

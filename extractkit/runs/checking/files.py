@@ -11,11 +11,10 @@ from extractkit.core.plan import Shard
 from extractkit.errors import InputError, RunDirectoryError
 from extractkit.runs.checking.result import Check, Finding, counted
 from extractkit.runs.files import Origin, StoredFile, names_files, origin
-from extractkit.runs.intact import check_names
 from extractkit.runs.journal import Entry
 from extractkit.runs.layout import JOURNAL, LOCK, LOG, MANIFEST, SHARDS
 from extractkit.runs.manifest import Manifest
-from extractkit.runs.storing import check_state
+from extractkit.runs.shards import check_names, check_state
 from extractkit.store.local import TEMPORARY, check_directory
 
 UNRECORDED = "runs of schema 1 record no digest of it"

@@ -36,7 +36,7 @@ from extractkit.runs.sweeps import (
     read,
 )
 from extractkit.runs.views import TensorView
-from extractkit.sinks.protocol import Sink
+from extractkit.sinks import Sink
 
 
 class Sweep:

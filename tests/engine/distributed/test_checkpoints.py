@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from extractkit.engine import Silent
 from extractkit.engine.execute import execute
-from extractkit.engine.listener import Silent
 from extractkit.runs.parts import join
 from tests.engine.checkpoint_examples import files, over
 from tests.engine.examples import executed

@@ -22,7 +22,7 @@ from extractkit.runs.journal import read as read_journal
 from extractkit.runs.layout import JOURNAL, LOG
 from extractkit.runs.manifest import Status
 from extractkit.runs.reader import sink_of
-from extractkit.runs.storing import Storing, remove_temporary
+from extractkit.runs.shards import Storing, remove_temporary
 from extractkit.testing.reference import ReferenceModel
 from tests.engine.distributed.troubled import SHARD, wanted
 from tests.engine.examples import EVERYTHING, executed, job
@@ -205,7 +205,7 @@ SLOW = """
 import signal, sys
 from pathlib import Path
 from extractkit.engine.execute import execute
-from extractkit.engine.listener import Silent
+from extractkit.engine import Silent
 from tests.engine.distributed.troubled import wanted
 
 signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -14,7 +14,7 @@ from extractkit.engine.distributed import worker
 from extractkit.errors import ConfigError, JobError, SampleError
 from extractkit.runs.files import StoredFile
 from extractkit.runs.journal import Entry
-from extractkit.runs.storing import Storing
+from extractkit.runs.shards import Storing
 from extractkit.store.local import temporary_of
 from extractkit.testing.reference import ReferenceModel
 from tests.engine.examples import EVERYTHING, job

@@ -11,9 +11,9 @@ import tensorflow as tf
 from extractkit.core.catalog import Kind
 from extractkit.core.component import Component
 from extractkit.errors import ConfigError, JobError, ModelError, SampleError
+from extractkit.models import Compilation, Fetch, Model
 from extractkit.models.functions.eager_calls import EagerCall, watched
 from extractkit.models.module import load
-from extractkit.models.protocol import Compilation, Fetch, Model
 from extractkit.testing.models import ModelContract
 
 

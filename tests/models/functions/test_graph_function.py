@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from extractkit.core.catalog import Kind
 from extractkit.core.component import Component
+from extractkit.models import Fetch, Model
 from extractkit.models.module import load
-from extractkit.models.protocol import Fetch, Model
 
 
 class Unnamed(tf.Module):

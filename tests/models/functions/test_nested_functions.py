@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from extractkit.core.component import Component
 from extractkit.errors import ModelError
+from extractkit.models import Fetch, Model
 from extractkit.models.module import load
-from extractkit.models.protocol import Fetch, Model
 from tests.models.programs import values_of
 
 X = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)

@@ -11,8 +11,7 @@ from extractkit.config.hydra_internals import parse_override
 from extractkit.core.catalog import Kind
 from extractkit.core.component import Component
 from extractkit.errors import ConfigError
-from extractkit.models import frozen_graph, meta_graph, module, saved_model
-from extractkit.models.protocol import Model
+from extractkit.models import Model, frozen_graph, meta_graph, module, saved_model
 from tests.models.programs import values_of
 from tests.models.session_graphs import saved, weight
 

@@ -7,11 +7,11 @@ import tensorflow as tf
 from keras import layers
 
 from extractkit.errors import JobError
+from extractkit.models import Compilation, Fetch
 from extractkit.models.graphs.purity import dependent_operations
 from extractkit.models.graphs.rebuilding import tensors_in_graph
 from extractkit.models.keras_models.model import KerasModel
 from extractkit.models.live import live_model
-from extractkit.models.protocol import Compilation, Fetch
 from tests.models.programs import values_of
 from tests.models.zoo import MODELS, drawn
 

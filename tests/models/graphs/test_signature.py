@@ -3,7 +3,7 @@
 import pytest
 
 from extractkit.errors import ConfigError, ModelError
-from extractkit.inputs.protocol import InputSpec, Signature
+from extractkit.inputs import InputSpec, Signature
 from extractkit.models.axes import InputSetting
 from extractkit.models.graphs.signature import Declared, chosen, signature_of
 

@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 
 import extractkit
+from extractkit.models import Compilation, Fetch
 from extractkit.models.frozen_graph import load
-from extractkit.models.protocol import Compilation, Fetch
 from extractkit.models.saved_model import load as load_saved_model
 from extractkit.testing.models import drawn
 

@@ -14,8 +14,8 @@ from extractkit.core.numpy_transforms import transformed as in_numpy
 from extractkit.core.plan import Layout
 from extractkit.core.transforms import Transform
 from extractkit.core.values import Array
+from extractkit.models import Fetch
 from extractkit.models.graphs.transforming import transformed
-from extractkit.models.protocol import Fetch
 
 Dims = tuple[str | None, ...]
 

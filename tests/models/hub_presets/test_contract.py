@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from extractkit.models import Model
 from extractkit.models.hub import load
-from extractkit.models.protocol import Model
 from extractkit.testing.models import ModelContract
 from tests.models import tiny_presets
 

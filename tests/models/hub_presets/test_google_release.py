@@ -11,7 +11,7 @@ import tensorflow as tf
 
 import extractkit
 from extractkit.errors import ModelError
-from extractkit.inputs.protocol import Sample
+from extractkit.inputs import Sample
 from extractkit.models import hub
 from extractkit.models.bert import load
 from tests.models.programs import values_of

@@ -8,7 +8,7 @@ import keras_hub
 import numpy as np
 import pytest
 
-from extractkit.inputs.protocol import InputSpec, Sample
+from extractkit.inputs import InputSpec, Sample
 from extractkit.models.bert import load as load_bert
 from extractkit.models.hub import load
 from extractkit.models.keras_models.model import KerasModel

@@ -14,9 +14,9 @@ from extractkit.engine.batches import collate
 from extractkit.engine.sharing import Sharing, measure_sharing
 from extractkit.engine.stream import fetch
 from extractkit.inputs.random import Random
+from extractkit.models import Compilation, Fetch
 from extractkit.models.hub import load
 from extractkit.models.keras_models.model import KerasModel
-from extractkit.models.protocol import Compilation, Fetch
 from tests.models import tiny_presets
 
 LONG, SHORT = 11, 6

@@ -6,9 +6,9 @@ import pytest
 import tensorflow as tf
 
 from extractkit.core.catalog import Kind
+from extractkit.models import Fetch
 from extractkit.models.keras_models.model import KerasModel
 from extractkit.models.live import live_model
-from extractkit.models.protocol import Fetch
 from tests.models.programs import values_of
 from tests.models.zoo import MODELS, drawn
 

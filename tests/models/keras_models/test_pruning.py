@@ -17,8 +17,8 @@ from tf_keras import layers
 import extractkit
 from extractkit.core.catalog import Kind
 from extractkit.errors import ModelError
+from extractkit.models import Fetch
 from extractkit.models.keras_file import load
-from extractkit.models.protocol import Fetch
 
 X = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
 SCHEDULE = {"class_name": "ConstantSparsity", "config": {"target_sparsity": 0.5, "begin_step": 0}}

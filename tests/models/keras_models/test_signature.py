@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from extractkit.errors import ModelError
-from extractkit.inputs.protocol import InputSpec
+from extractkit.inputs import InputSpec
 from extractkit.models.keras_models.catalog import input_specs, input_structure, packer
 from extractkit.models.live import live_model
 

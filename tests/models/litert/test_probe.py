@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from extractkit.errors import ModelError
+from extractkit.models.litert.examination import probe
 from extractkit.models.litert.file import TFLiteFile
 from extractkit.models.litert.interpreter import Settings
-from extractkit.models.litert.probe import probe
 
 
 @pytest.fixture

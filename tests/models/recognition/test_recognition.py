@@ -17,8 +17,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from extractkit.errors import ModelError
-from extractkit.models.recognition import recognize
-from extractkit.models.recognition.paths import refuse_others
+from extractkit.models.recognition import recognize, refuse_others
 
 v1 = tf.compat.v1
 

@@ -11,9 +11,8 @@ from extractkit.core.catalog import Kind
 from extractkit.core.plan import Layout
 from extractkit.core.transforms import AxisTransform
 from extractkit.errors import ConfigError, JobError
-from extractkit.models import frozen_graph, meta_graph
+from extractkit.models import Compilation, Fetch, Model, frozen_graph, meta_graph
 from extractkit.models.axes import parse_input_axes
-from extractkit.models.protocol import Compilation, Fetch, Model
 from extractkit.models.sessions.model import SessionModel, session_model
 from extractkit.testing.models import ModelContract
 from tests.models.session_graphs import by_hand, classifier, control_flow, frozen, saved

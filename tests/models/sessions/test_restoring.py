@@ -109,8 +109,8 @@ def test_averages_go_into_variables_that_nothing_assigns_to(tmp_path: Path) -> N
     assert not any(node.op.startswith("Assign") for node in cut.node)
     meta = v1.MetaGraphDef(graph_def=cut)
     (tmp_path / "model.meta").write_bytes(meta.SerializeToString())
+    from extractkit.models import Fetch
     from extractkit.models.meta_graph import load
-    from extractkit.models.protocol import Fetch
 
     for setting, wanted in ((False, average + 1), (True, average)):
         model = load(str(tmp_path / "model"), moving_averages=setting)

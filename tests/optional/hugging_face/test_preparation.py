@@ -17,10 +17,9 @@ from extractkit import extract
 from extractkit.core.catalog import SAMPLE
 from extractkit.engine.batches import collate
 from extractkit.errors import ConfigError, InputError, ModelError
-from extractkit.inputs.protocol import Sample
+from extractkit.inputs import Sample
 from extractkit.inputs.random import Random
-from extractkit.models import hugging_face
-from extractkit.models.protocol import Compilation, Fetch
+from extractkit.models import Compilation, Fetch, hugging_face
 from tests.optional.hugging_face.zoo import saved
 
 pytestmark = pytest.mark.hugging_face
