@@ -227,7 +227,7 @@ def _model(job: Job) -> Model:
         raise ConfigError(
             f"model._target_={job.model.target!r} returns a {type(model).__name__}, which has no "
             f"{' and no '.join(lacking)}. Give a callable that returns an adapter: see "
-            f"extractkit/models/protocol.py"
+            f"extractkit/models/__init__.py"
         )
     return cast(Model, model)
 
