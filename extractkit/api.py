@@ -10,10 +10,9 @@ import numpy as np
 
 from extractkit.advice import command
 from extractkit.config import new_run_directory, with_run_dir
-from extractkit.config.compose import Composition, compose, in_memory, recorded_job
+from extractkit.config.convert import Composition, in_memory, recorded_job
 from extractkit.config.model_files import spell_out
-from extractkit.config.overrides import where_it_runs
-from extractkit.config.python_values import from_values
+from extractkit.config.python_values import compose_values, from_values
 from extractkit.core.catalog import Catalog
 from extractkit.core.component import Component
 from extractkit.core.trust import Trust
@@ -168,7 +167,21 @@ def _composed(
         raise ConfigError("the run directory is given twice: run_dir=… and an override. Give one")
     given = with_run_dir(spell_out(overrides), swept=False)
     groups = {"selectors": selectors, "runtime": runtime, "sinks": sinks}
-    return compose(given, _live(model, inputs), trust, from_values(given, groups))
+    live = _live(model, inputs)
+    if "model" in live and not given:
+        return compose_values(groups, live, trust)
+    from extractkit.config.compose import compose  # Hydra takes a second to import
+
+    return compose(given, live, trust, from_values(given, groups))
+
+
+def _where(verb: str, overrides: Sequence[str]) -> dict[str, object]:
+    """Return where a run runs this time, as `where_it_runs` does."""
+    if not overrides:
+        return {}
+    from extractkit.config.overrides import where_it_runs
+
+    return where_it_runs(verb, overrides)
 
 
 def resume(
@@ -198,7 +211,7 @@ def resume(
         JobError: the job failed again.
     """
     Trust(tuple(trust))  # what is no module is told, whether it is needed or not
-    where = where_it_runs("resume", overrides)
+    where = _where("resume", overrides)
     directory = Path(run).absolute()
     recorded = manifest.read(directory)
     if not is_whole(directory, recorded):
@@ -255,7 +268,7 @@ def rerun(
         RunDirectoryError: no run, or one of other weights or inputs than are found.
         JobError: the job failed.
     """
-    where = where_it_runs("rerun", overrides)
+    where = _where("rerun", overrides)
     recorded = manifest.read(Path(run))
     listener = listener or Silent()
     original = _digests(Path(run), listener.note)

@@ -14,8 +14,8 @@ from hydra.core.hydra_config import HydraConfig
 
 from extractkit.commands.arguments import TRUST, taken
 from extractkit.config import GROUPS, config_directory, options
-from extractkit.config.compose import Composition, compose
-from extractkit.config.convert import job_of
+from extractkit.config.compose import compose
+from extractkit.config.convert import Composition, job_of
 from extractkit.config.overrides import as_list, as_text
 from extractkit.core.component import Component
 from extractkit.core.trust import Trust

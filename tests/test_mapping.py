@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from extractkit.config.convert import read_mapping
+from extractkit.config.mapping import read_mapping
 from extractkit.errors import ConfigError
 from extractkit.runs.comparing.pairing import FileMapping
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 import extractkit
-from extractkit.config.convert import read_mapping
+from extractkit.config.mapping import read_mapping
 
 PRECISIONS = ("float32", "float16", "int8")
 OUTPUTS = ("predictions:output", ":output.output_0")

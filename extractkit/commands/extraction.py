@@ -21,7 +21,7 @@ from extractkit.runs.layout import RUN_KEY
 from extractkit.runs.manifest import MANIFEST
 
 if TYPE_CHECKING:
-    from extractkit.config.compose import Composition
+    from extractkit.config.convert import Composition
     from extractkit.core.job import Job
 
 _BAD_SAMPLES = "runtime.bad_samples"

@@ -13,7 +13,7 @@ from extractkit.display.output import write_json, write_rendered
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from extractkit.config.compose import Composition
+    from extractkit.config.convert import Composition
     from extractkit.engine.opening import Listing
 
 

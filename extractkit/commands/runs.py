@@ -202,7 +202,7 @@ def verify(arguments: Sequence[str]) -> bool:
 
 def diff(arguments: Sequence[str]) -> bool:
     """Compare two runs tensor by tensor, sample by sample; A is the reference."""
-    from extractkit.config.convert import read_mapping
+    from extractkit.config.mapping import read_mapping
     from extractkit.display.checks import diff_overview
     from extractkit.display.progress import waiting
     from extractkit.runs.comparing import diff

@@ -13,7 +13,7 @@ from extractkit.display.output import write, write_json, write_rendered
 from extractkit.errors import RunDirectoryError
 
 if TYPE_CHECKING:
-    from extractkit.config.compose import Composition
+    from extractkit.config.convert import Composition
     from extractkit.core.trust import Trust
     from extractkit.runs.manifest import Manifest
     from extractkit.runs.sweeps import SweepRecord
@@ -143,7 +143,7 @@ def _gone_on(
     """Run or resume one job and return its run directory."""
     from extractkit.api import resume
     from extractkit.commands.extraction import extract, resumable
-    from extractkit.config.compose import relative_to
+    from extractkit.config.convert import relative_to
     from extractkit.core.trust import Trust
     from extractkit.display.progress import listening
     from extractkit.runs import manifest

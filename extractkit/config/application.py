@@ -13,7 +13,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from extractkit.config.compose import Composition, composition
+from extractkit.config.compose import composition
+from extractkit.config.convert import Composition
 from extractkit.config.overrides import as_typed, values_of
 from extractkit.core.trust import Trust
 from extractkit.engine.caches import kept

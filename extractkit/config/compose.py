@@ -1,7 +1,6 @@
-"""Compose a job: from overrides, from a recorded run, for each job of a sweep."""
+"""Compose jobs from overrides with Hydra: one, or each job of a sweep."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -11,36 +10,20 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from extractkit.config import ROOT, config_directory
-from extractkit.config.convert import job_of, to_job
+from extractkit.config.convert import Composition, job_of
 from extractkit.config.hydra_internals import BASIC_SWEEPER, own_state, swept_jobs
 from extractkit.config.messages import translated
 from extractkit.config.overrides import as_typed, trust_of, values_of, with_added_keys
 from extractkit.config.security import guarded
 from extractkit.core.component import Component
-from extractkit.core.job import Job, moved
+from extractkit.core.job import Job
 from extractkit.core.trust import NO_TRUST, Trust
-from extractkit.errors import ConfigError, RunDirectoryError
-from extractkit.runs.files import relocated
-from extractkit.runs.manifest import Manifest, now
+from extractkit.errors import ConfigError
+from extractkit.runs.manifest import now
 from extractkit.runs.sweeps import JobStatus, SweepJob
 
 VERSION_BASE = "1.3"
 PROGRAM = "extractkit"
-
-
-@dataclass(frozen=True)
-class Composition:
-    """A job, its run directory, and the configuration files that were composed for it.
-
-    Attributes:
-        job: the job.
-        directory: the requested run directory, absolute.
-        hydra_files: text of each file of `.hydra/`, by name.
-    """
-
-    job: Job
-    directory: Path
-    hydra_files: Mapping[str, str]
 
 
 def compose(
@@ -107,7 +90,7 @@ def composition(
     """Return the job of a composed configuration whose `hydra` node was moved to HydraConfig.
 
     Raises:
-        ConfigError: as `to_job`.
+        ConfigError: as `convert.job_of`.
     """
     # Declared as the dataclass that it is modelled on, it is a node {"hydra": …}.
     whole = cast(DictConfig, HydraConfig.instance().cfg)
@@ -120,7 +103,7 @@ def composition(
     typed = [override for override in given if override.removeprefix("~") not in (live or {})]
     model_name = str(whole.hydra.runtime.choices.get("model") or "model")
     return Composition(
-        job=to_job(cfg, typed, model_name, live, trust, _options(whole.hydra)),
+        job=_to_job(cfg, typed, model_name, live, trust, _options(whole.hydra)),
         directory=directory,
         hydra_files={
             "config.yaml": OmegaConf.to_yaml(cfg),
@@ -130,74 +113,42 @@ def composition(
     )
 
 
+def _to_job(
+    cfg: DictConfig,
+    given_overrides: Sequence[str],
+    model_name: str,
+    live: Mapping[str, Component] | None = None,
+    trust: Trust = NO_TRUST,
+    options: Sequence[str] = (),
+) -> Job:
+    """Return the job that a composed configuration describes.
+
+    Args:
+        cfg: composed, without Hydra's own node.
+        given_overrides, model_name, live, trust, options: as of `job_of`.
+
+    Raises:
+        ConfigError: as `job_of`; a value that is missing, or an interpolation that leads nowhere.
+    """
+    return job_of(_plain(cfg), given_overrides, model_name, live, trust, options)
+
+
+def _plain(cfg: DictConfig) -> dict[str, object]:
+    """Return the configuration as plain data, interpolations resolved."""
+    with translated():
+        for key in sorted(OmegaConf.missing_keys(cfg)):
+            raise ConfigError(f"{key} is not set. Give it: {key}=…")
+        resolved = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    assert isinstance(resolved, dict)
+    return {str(key): value for key, value in resolved.items()}
+
+
 def _options(hydra_config: DictConfig) -> list[str]:
     """Return the command line's options that say where configuration files are."""
     sources = hydra_config.runtime.config_sources
     folders = [str(one.path) for one in sources if one.provider == "command-line"]
     searched = [str(one) for one in hydra_config.overrides.hydra if "searchpath" in str(one)]
     return [*(word for folder in folders for word in ("--config-dir", folder)), *searched]
-
-
-def in_memory(manifest: Manifest, live: Mapping[str, Component]) -> list[str]:
-    """Return which of "model" and "inputs" were live objects in a run and are not given now."""
-    groups = ("model", "inputs")
-    return [one for one in groups if one not in manifest.job_resolved and one not in live]
-
-
-def recorded_job(
-    manifest: Manifest,
-    trusted: Sequence[str] = (),
-    live: Mapping[str, Component] | None = None,
-    where: Mapping[str, object] | None = None,
-) -> Job:
-    """Return the job of a run. A manifest is trusted no more than any other file.
-
-    Args:
-        trusted: modules named by `--trust`.
-        live: components that replace the groups of their names ("model", "inputs"). Objects that
-            were in memory have to be given again.
-        where: settings of `runtime` (`Effect.PLACE`) that replace the recorded ones. The user
-            typed them, so they are trusted. The recorded configuration is unchanged.
-
-    Raises:
-        ConfigError: the configuration names a callable that is not trusted, or does not fit.
-        RunDirectoryError: the model or the inputs were in memory and are not given.
-    """
-    if lost := in_memory(manifest, live or {}):
-        arguments = ", ".join(f"{group}=…" for group in lost)
-        raise RunDirectoryError(
-            f"{' and '.join(lost)} of the run stood in memory, and no manifest can hold them. Give "
-            f"them again in Python: extractkit.resume, rerun and verify take {arguments}"
-        )
-    entries: Mapping[str, object] = manifest.job_resolved
-    if manifest.volatile.working_directory is not None:
-        entries = relocated(entries, Path(manifest.volatile.working_directory))
-    if not where:
-        return job_of(entries, manifest.job_given, manifest.model_name, live, Trust(tuple(trusted)))
-    runtime = entries.get("runtime")
-    settled = moved(runtime if isinstance(runtime, Mapping) else {}, where)
-    typed = frozenset(f"runtime.{key}={value}" for key, value in where.items())
-    trust = Trust(tuple(trusted), settings=typed)
-    now = {**entries, "runtime": settled}
-    job = job_of(now, manifest.job_given, manifest.model_name, live, trust)
-    return replace(job, resolved=entries)
-
-
-def relative_to(directory: str | None, composed: Composition, trust: Trust) -> Composition:
-    """Resolve the paths of a composed job against the directory in which it was first given.
-
-    Args:
-        directory: that working directory; None if it is unknown.
-        trust: what the user trusts.
-
-    Raises:
-        ConfigError: as `convert.job_of`.
-    """
-    if directory is None or Path(directory) == Path.cwd():
-        return composed
-    job = composed.job
-    entries = relocated(job.resolved, Path(directory))
-    return replace(composed, job=job_of(entries, job.given, job.model_name, trust=trust))
 
 
 def planned_jobs(config: DictConfig) -> list[SweepJob]:

@@ -1,21 +1,18 @@
-"""Plain data to values: a composed configuration to a `Job`, and the mapping of `diff --map`."""
+"""Plain data to a job: a composed configuration, or the one that a manifest records."""
 
-import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-import yaml  # type: ignore[import-untyped]
-from omegaconf import DictConfig, OmegaConf
 
 from extractkit import advice
 from extractkit.config import GROUPS, options
-from extractkit.config.messages import not_chosen, translated
 from extractkit.core.component import Component
-from extractkit.core.job import Job, Runtime
+from extractkit.core.job import Job, Runtime, moved
 from extractkit.core.selectors import parse_selector
 from extractkit.core.trust import NO_TRUST, RAY_ADDRESS, Trust
-from extractkit.errors import ConfigError, choices
-from extractkit.runs.comparing.pairing import FileMapping
+from extractkit.errors import ConfigError, RunDirectoryError, choices
+from extractkit.runs.files import relocated
+from extractkit.runs.manifest import Manifest
 
 # An experiment is spread over the other groups and leaves no key of its own.
 _KEYS = tuple(group for group in GROUPS if group != "experiment")
@@ -24,24 +21,19 @@ _IN_PYTHON = "list(model.catalog)"
 _OF_KERAS = "from extractkit.models.live import live_model; list(live_model(model).catalog)"
 
 
-def to_job(
-    cfg: DictConfig,
-    given_overrides: Sequence[str],
-    model_name: str,
-    live: Mapping[str, Component] | None = None,
-    trust: Trust = NO_TRUST,
-    options: Sequence[str] = (),
-) -> Job:
-    """Return the job that a composed configuration describes.
+@dataclass(frozen=True)
+class Composition:
+    """A job, its run directory, and the configuration files that were composed for it.
 
-    Args:
-        cfg: composed, without Hydra's own node.
-        given_overrides, model_name, live, trust, options: as of `job_of`.
-
-    Raises:
-        ConfigError: as `job_of`; a value that is missing, or an interpolation that leads nowhere.
+    Attributes:
+        job: the job.
+        directory: the requested run directory, absolute.
+        hydra_files: text of each file of `.hydra/`, by name.
     """
-    return job_of(_plain(cfg), given_overrides, model_name, live, trust, options)
+
+    job: Job
+    directory: Path
+    hydra_files: Mapping[str, str]
 
 
 def job_of(
@@ -97,16 +89,6 @@ def job_of(
     return job
 
 
-def _plain(cfg: DictConfig) -> dict[str, object]:
-    """Return the configuration as plain data, interpolations resolved."""
-    with translated():
-        for key in sorted(OmegaConf.missing_keys(cfg)):
-            raise ConfigError(f"{key} is not set. Give it: {key}=…")
-        resolved = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    assert isinstance(resolved, dict)
-    return {str(key): value for key, value in resolved.items()}
-
-
 def _group(name: str, entries: Mapping[str, object]) -> dict[str, object]:
     value = entries.get(name) or {}
     if not isinstance(value, Mapping):
@@ -126,48 +108,77 @@ def _sinks(entries: Mapping[str, object], trust: Trust) -> dict[str, Component]:
     return {name: Component.parse(f"sinks.{name}", entry, trust) for name, entry in entries.items()}
 
 
-def read_mapping(path: str | Path) -> FileMapping:
-    """Return the mapping of addresses between two runs, in the file's order.
+def not_chosen(group: str, available: Sequence[str] = ()) -> str:
+    """Return the message for a group without the required choice."""
+    offered = sorted(available) or options(group)
+    # What works as it stands is the better example.
+    example = _READY if _READY in offered else next(iter(offered), "…")
+    return (
+        f"{group} is not chosen. Available: {', '.join(map(repr, offered)) or 'none'}. "
+        f"Choose one: extractkit {group}={example}"
+    )
 
-    The file is one YAML mapping, each entry `ADDRESS: ADDRESS`. Nothing is interpolated: a dollar
-    sign is part of an address.
+
+_READY = "bert"
+
+
+def in_memory(manifest: Manifest, live: Mapping[str, Component]) -> list[str]:
+    """Return which of "model" and "inputs" were live objects in a run and are not given now."""
+    groups = ("model", "inputs")
+    return [one for one in groups if one not in manifest.job_resolved and one not in live]
+
+
+def recorded_job(
+    manifest: Manifest,
+    trusted: Sequence[str] = (),
+    live: Mapping[str, Component] | None = None,
+    where: Mapping[str, object] | None = None,
+) -> Job:
+    """Return the job of a run. A manifest is trusted no more than any other file.
+
+    Args:
+        trusted: modules named by `--trust`.
+        live: components that replace the groups of their names ("model", "inputs"). Objects that
+            were in memory have to be given again.
+        where: settings of `runtime` (`Effect.PLACE`) that replace the recorded ones. The user
+            typed them, so they are trusted. The recorded configuration is unchanged.
 
     Raises:
-        ConfigError: there is no such file, it is no UTF-8 text or no YAML, or it holds something
-            else.
+        ConfigError: the configuration names a callable that is not trusted, or does not fit.
+        RunDirectoryError: the model or the inputs were in memory and are not given.
     """
-    text = _text(path)
-    with translated():
-        named = io.StringIO(text)
-        named.name = str(path)  # as YAML's errors tell it
-        try:
-            loaded = OmegaConf.load(named)
-        except (OSError, RecursionError) as error:  # a lone number; what holds itself
-            raise ConfigError(f"{path} {_NOTHING}") from error
-        content = OmegaConf.to_container(loaded, resolve=False)
-    if not isinstance(content, dict) or not content:
-        raise ConfigError(f"{path} {_NOTHING}")
-    for left, right in content.items():
-        if not isinstance(left, str) or not isinstance(right, str):
-            raise ConfigError(f"{path}: {left!r}: {right!r} is no entry. Write texts: {_FORM}")
-    entries = {str(left): str(right) for left, right in content.items()}
-    return FileMapping(entries, str(path), _lines(text))
+    if lost := in_memory(manifest, live or {}):
+        arguments = ", ".join(f"{group}=…" for group in lost)
+        raise RunDirectoryError(
+            f"{' and '.join(lost)} of the run stood in memory, and no manifest can hold them. Give "
+            f"them again in Python: extractkit.resume, rerun and verify take {arguments}"
+        )
+    entries: Mapping[str, object] = manifest.job_resolved
+    if manifest.volatile.working_directory is not None:
+        entries = relocated(entries, Path(manifest.volatile.working_directory))
+    if not where:
+        return job_of(entries, manifest.job_given, manifest.model_name, live, Trust(tuple(trusted)))
+    runtime = entries.get("runtime")
+    settled = moved(runtime if isinstance(runtime, Mapping) else {}, where)
+    typed = frozenset(f"runtime.{key}={value}" for key, value in where.items())
+    trust = Trust(tuple(trusted), settings=typed)
+    now = {**entries, "runtime": settled}
+    job = job_of(now, manifest.job_given, manifest.model_name, live, trust)
+    return replace(job, resolved=entries)
 
 
-_FORM = '"dense:output": "model/dense/BiasAdd:0"'
-_NOTHING = f"holds no mapping. Write one line for each tensor: {_FORM}"
+def relative_to(directory: str | None, composed: Composition, trust: Trust) -> Composition:
+    """Resolve the paths of a composed job against the directory in which it was first given.
 
+    Args:
+        directory: that working directory; None if it is unknown.
+        trust: what the user trusts.
 
-def _text(path: str | Path) -> str:
-    """Read a whole file. It may be a pipe, so read it once."""
-    with translated():
-        try:
-            return Path(path).read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"{path} is not UTF-8 text: {error}") from error
-
-
-def _lines(text: str) -> dict[str, int]:
-    """Return the line of each key of a YAML mapping."""
-    entries = yaml.compose(text, yaml.SafeLoader).value
-    return {key.value: key.start_mark.line + 1 for key, _ in entries}
+    Raises:
+        ConfigError: as `convert.job_of`.
+    """
+    if directory is None or Path(directory) == Path.cwd():
+        return composed
+    job = composed.job
+    entries = relocated(job.resolved, Path(directory))
+    return replace(composed, job=job_of(entries, job.given, job.model_name, trust=trust))

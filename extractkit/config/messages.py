@@ -28,6 +28,7 @@ from extractkit.config import (
     with_plain_run_dir,
 )
 from extractkit.config import overrides as quoting
+from extractkit.config.convert import not_chosen
 from extractkit.errors import ConfigError, choices
 
 _MOST_NAMED = 3
@@ -83,20 +84,6 @@ def _raised_by_hydra(error: AssertionError) -> bool:
     """Return whether one of Hydra's own checks failed."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return "hydra" in Path(last.filename).parts
-
-
-def not_chosen(group: str, available: Sequence[str] = ()) -> str:
-    """Return the message for a group without the required choice."""
-    offered = sorted(available) or options(group)
-    # What works as it stands is the better example.
-    example = _READY if _READY in offered else next(iter(offered), "…")
-    return (
-        f"{group} is not chosen. Available: {', '.join(map(repr, offered)) or 'none'}. "
-        f"Choose one: extractkit {group}={example}"
-    )
-
-
-_READY = "bert"
 
 
 def _unreadable(error: OverrideParseException) -> str:

@@ -1,17 +1,23 @@
-"""Plain Python values for groups of the configuration, as the overrides that say the same.
+"""Plain Python values for groups of the configuration.
 
-They are composed, checked and recorded as if they had been typed, but trusted no more than a file:
-a program may have read them from one.
+They are checked and recorded as if they had been typed, but trusted no more than a file: a program
+may have read them from one. Beside overrides, they are turned into overrides for Hydra to compose.
+For a live model without overrides they are composed here, without Hydra.
 """
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import yaml  # type: ignore[import-untyped]
 
 from extractkit.advice import hydra_quoted, is_another_type
-from extractkit.config.overrides import values_of
-from extractkit.errors import ConfigError
+from extractkit.config import ROOT, config_directory, new_run_directory, options
+from extractkit.config.convert import Composition, job_of
+from extractkit.core.component import Component
+from extractkit.core.trust import Trust
+from extractkit.errors import ConfigError, choices
 
 _NAME = re.compile(r"[A-Za-z_][\w-]*")
 _PLAIN_KEY = re.compile(r"\w[\w.*-]*")
@@ -31,6 +37,10 @@ def from_values(overrides: Sequence[str], groups: Mapping[str, object]) -> list[
         ConfigError: a value has no form in YAML, or is given as an override as well.
     """
     made = [one for group, value in groups.items() for one in _overrides(group, value)]
+    if not overrides:
+        return made
+    from extractkit.config.overrides import values_of
+
     twice = values_of(made).keys() & values_of(overrides).keys()
     if twice:
         key = min(twice)
@@ -39,6 +49,84 @@ def from_values(overrides: Sequence[str], groups: Mapping[str, object]) -> list[
             f"the two out"
         )
     return made
+
+
+def compose_values(
+    groups: Mapping[str, object], live: Mapping[str, Component], trusted: Sequence[str] = ()
+) -> Composition:
+    """Compose the job of a live model from plain values.
+
+    Args:
+        groups: as for `from_values`.
+        live: the model, and the inputs if they are live as well.
+        trusted: modules whose callables the values may name.
+
+    Raises:
+        ConfigError: the values do not describe a job, or name code that is not trusted.
+    """
+    given = from_values((), groups)
+    chosen = {group: value for group, value in _defaults().items() if group not in live}
+    entries = {
+        group: _entries(group, groups.get(group), default) for group, default in chosen.items()
+    }
+    job = job_of(entries, given, "model", live, Trust(tuple(trusted)))
+    return Composition(job, new_run_directory(), hydra_files={})
+
+
+def _defaults() -> dict[str, object]:
+    """Return what is chosen of each group unless something else is."""
+    listed = _read(ROOT)["defaults"]
+    chosen = {group: name for one in listed if one != "_self_" for group, name in one.items()}
+    return {group: chosen[group] for group in ("inputs", "selectors", "sinks", "runtime")}
+
+
+def _entries(group: str, value: object, default: object) -> dict[str, object]:
+    """Return a group as plain data: the files that are chosen, and the values over them."""
+    if not isinstance(value, Mapping):
+        return _chosen(group, default if value is None else value)
+    values: dict[str, Any] = {str(name): _plain(entry) for name, entry in value.items()}
+    if group != "sinks":
+        return {**_chosen(group, default), **values}
+    made: dict[str, object] = {}
+    added: dict[str, object] = {}
+    for name, entry in values.items():
+        if isinstance(entry, Mapping) and _READY in entry:
+            added[name] = entry
+        else:
+            made |= {
+                one: {**settings, **(entry or {})} for one, settings in _chosen(group, name).items()
+            }
+    return {**made, **added}
+
+
+def _chosen(group: str, names: Any) -> dict[str, Any]:
+    """Return what the files of these names hold together.
+
+    Raises:
+        ConfigError: there is no file of a name.
+    """
+    found: dict[str, Any] = {}
+    for name in [names] if isinstance(names, str) else names:
+        if name not in options(group):
+            raise ConfigError(f"{group}={name} does not exist. {choices(name, options(group))}")
+        found |= _read(f"{group}/{name}")
+    return found
+
+
+def _read(name: str) -> dict[str, Any]:
+    text = (config_directory() / f"{name}.yaml").read_text(encoding="utf-8")
+    return dict(yaml.safe_load(text))
+
+
+def _plain(value: object) -> object:
+    """Return a value as YAML has it. `from_values` has refused what has no form there."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(entry) for entry in value]
+    return value
 
 
 def _overrides(group: str, value: object) -> Iterator[str]:

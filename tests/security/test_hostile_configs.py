@@ -18,7 +18,8 @@ from hydra.types import RunMode
 from extractkit.commands import extraction, sweeps
 from extractkit.config import ROOT, config_directory, security
 from extractkit.config.app import launch
-from extractkit.config.compose import VERSION_BASE, Composition, compose
+from extractkit.config.compose import VERSION_BASE, compose
+from extractkit.config.convert import Composition
 from extractkit.config.hydra_internals import BASIC_LAUNCHER, BASIC_SWEEPER, own_state
 from extractkit.config.overrides import trust_of
 from extractkit.core.trust import Trust
