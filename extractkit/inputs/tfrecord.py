@@ -129,20 +129,34 @@ def _check_direction(given: Mapping[str, object], signature: Signature) -> None:
     """Refuse features that are mapped to inputs, as they were once by the setting `input`.
 
     Raises:
-        InputError: they are.
+        InputError: they are; or the setting names the feature of an input.
     """
     check_direction("inputs.features", "feature", given, signature)
     if not any(isinstance(entry, Mapping) and "input" in entry for entry in given.values()):
         return
-    turned = {}
+    inputs = {spec.name for spec in signature.specs}
+    turned: dict[str, dict[str, object]] = {}
+    named: dict[str, dict[str, object]] = {}
     for name, entry in given.items():
-        settings = dict(entry) if isinstance(entry, Mapping) else {}
-        target = str(settings.pop("input", None) or name)
+        settings = {"feature": entry} if isinstance(entry, str) else dict(_mapping(entry))
+        other = settings.pop("input", None)
+        target = str(other or name)
         turned[target] = settings if target == name else {"feature": str(name), **settings}
-    raise InputError(
-        f"inputs.features maps inputs to features, and not features to inputs. Write: "
-        f"{_override(turned)}"
-    )
+        named[str(name)] = settings if other in (None, name) else {"feature": other, **settings}
+    if inputs.issuperset(turned) and len(turned) == len(given):
+        raise InputError(
+            f"inputs.features maps inputs to features, and not features to inputs. Write: "
+            f"{_override(turned)}"
+        )
+    if inputs.issuperset(named):
+        raise InputError(
+            f"inputs.features names the feature of an input by 'feature', not by 'input'. Write: "
+            f"{_override(named)}"
+        )
+
+
+def _mapping(entry: object) -> Mapping[str, object]:
+    return entry if isinstance(entry, Mapping) else {}
 
 
 def _override(settings: Mapping[str, Mapping[str, object]]) -> str:

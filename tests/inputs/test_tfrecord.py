@@ -303,6 +303,15 @@ class TestRefused:
              "image/raw, dtype: int8}}'"),
             ({"a b": {"input": "x"}}, "inputs.features maps inputs to features, and not features "
              "to inputs. Write: 'inputs.features={x: \"a b\"}'"),
+            ({"x": {"input": "image/raw", "dtype": "int8"}}, "inputs.features names the feature of "
+             "an input by 'feature', not by 'input'. Write: 'inputs.features={x: {feature: "
+             "image/raw, dtype: int8}}'"),
+            ({"x": {"input": "a b"}}, "inputs.features names the feature of an input by 'feature', "
+             "not by 'input'. Write: 'inputs.features={x: \"a b\"}'"),
+            ({"x": {"input": "x"}}, "inputs.features maps inputs to features, and not features "
+             "to inputs. Write: 'inputs.features={x: {}}'"),
+            ({"y": {"input": "z"}}, "inputs.features.y.input does not exist. Available: 'dtype', "
+             "'encoded', 'feature', 'shape'."),
             ({"y": "x"}, "inputs.features maps inputs to features, and not features to inputs. "
              "Write: 'inputs.features={x: y}'"),
             ({"y": None}, "inputs.features does not match model 'm': 'x' is missing; 'y' is not "
