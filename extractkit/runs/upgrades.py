@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from extractkit.advice import hydra_key, hydra_text
 from extractkit.errors import RunDirectoryError
 
 Upgrade = Callable[[Mapping[str, Any]], dict[str, Any]]
@@ -117,7 +118,7 @@ def _manifest_7(fields: Mapping[str, Any]) -> dict[str, Any]:
     if "actual" in fields:
         raised["actual"] = _renamed(fields["actual"], 6, {"skipped": "missing"})
     if "job_given" in fields:
-        raised["job_given"] = _with_input_axes(_each(fields["job_given"], _with_part))
+        raised["job_given"] = _with_present_keys(_each(fields["job_given"], _with_part))
     resolved = fields.get("job_resolved")
     if isinstance(resolved, Mapping):
         runtime = resolved.get("runtime")
@@ -264,16 +265,16 @@ def _sized(file: Any) -> Any:
 
 
 def _sweep_2(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The key `model.input_axes` was `model.inputs`."""
+    """Use the present keys: `model.input_axes`, and `inputs.features` by input."""
     return {
         **fields,
-        "overrides": _with_input_axes(fields.get("overrides")),
+        "overrides": _with_present_keys(fields.get("overrides")),
         "jobs": _each(fields.get("jobs"), _swept_job),
     }
 
 
 def _job_2(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The key `model.input_axes` was `model.inputs`."""
+    """Use the present keys, as in the sweep's index."""
     return {**fields, "job": _swept_job(fields.get("job"))}
 
 
@@ -286,29 +287,107 @@ def _swept_job(job: Any) -> Any:
     if not isinstance(job, Mapping):
         return job
     overrides, values = job.get("overrides"), job.get("values")
-    current = _with_input_axes(overrides)
+    current = _with_present_keys(overrides)
     if current != overrides and isinstance(values, Mapping):
         values = {_INPUTS.sub(_INPUT_AXES, key): value for key, value in values.items()}
+        if _FEATURES in values:
+            values[_FEATURES] = _by_input(values[_FEATURES])
     return {**job, "overrides": current, "values": values}
 
 
-# ---- shared
+# ---- overrides as typed
 
 
 _INPUTS = re.compile(r"^([+~]*)model\.inputs(?=[.=]|$)")
 _INPUT_AXES = r"\1model.input_axes"
-_HAD_INPUTS = re.compile(
-    r"model=(.*,)?(frozen_graph|hugging_face|keras|meta_graph|module|saved_model|tensorflow_js)(,|$)"
-)
+_HAD_INPUTS = "frozen_graph|hugging_face|keras|meta_graph|module|saved_model|tensorflow_js"
+_FEATURES = "inputs.features"
+_TYPED_FEATURES = re.compile(r"^([+~]*inputs\.features=)(\{.*\})$", re.DOTALL)
 
 
-def _with_input_axes(overrides: Any) -> Any:
-    """Return the overrides of a job of one of extractkit's formats with `model.input_axes`."""
+def _with_present_keys(overrides: Any) -> Any:
+    """Return the overrides of a job of extractkit's own formats with the present keys."""
     if not isinstance(overrides, list) or not all(isinstance(one, str) for one in overrides):
         return overrides
-    if not any(map(_HAD_INPUTS.match, overrides)):
-        return overrides
-    return [_INPUTS.sub(_INPUT_AXES, one) for one in overrides]
+    current = overrides
+    if _may_choose(overrides, "model", _HAD_INPUTS):
+        current = [_INPUTS.sub(_INPUT_AXES, one) for one in current]
+    if _may_choose(overrides, "inputs", "tfrecord"):
+        current = [_TYPED_FEATURES.sub(_features_by_input, one) for one in current]
+    return current
+
+
+def _may_choose(overrides: list[str], group: str, names: str) -> bool:
+    """Return whether overrides choose one of these in a group, or leave it to an experiment.
+
+    Of what an experiment chooses, only its file knows. Where that is a component of the user's own,
+    the present key does not exist, and a resumed sweep is refused with the keys that do.
+    """
+    if any(re.match(rf"{group}=(.*,)?({names})(,|$)", one) for one in overrides):
+        return True
+    chosen = re.compile(rf"[+~]*{group}(=|$|\._target_=)")
+    return any(re.match(r"\+?experiment=", one) for one in overrides) and not any(
+        map(chosen.match, overrides)
+    )
+
+
+def _features_by_input(typed: re.Match[str]) -> str:
+    """Return features that were typed in Hydra's grammar by input; other text unchanged."""
+    swept = [_turned(mapping) for mapping in _split(typed[2], ",")]
+    return typed[0] if None in swept else f"{typed[1]}{','.join(map(str, swept))}"
+
+
+def _turned(mapping: str) -> str | None:
+    """Return one mapping of features by input; None if the text is something else."""
+    entries = _entries(mapping)
+    if entries is None:
+        return None
+    turned = []
+    for name, entry in entries.items():
+        settings = _entries(entry)
+        if settings is None and entry != "null":
+            return None
+        target = (settings or {}).pop("input", name)
+        if target not in (name, "null"):
+            target = hydra_key(_unquoted(target))
+            settings = {"feature": hydra_text(_unquoted(name)), **(settings or {})}
+        inside = ", ".join(f"{key}: {value}" for key, value in (settings or {}).items())
+        target = name if target == "null" else target
+        turned.append(f"{target}: {entry if settings is None else f'{{{inside}}}'}")
+    return f"{{{', '.join(turned)}}}"
+
+
+def _entries(mapping: str) -> dict[str, str] | None:
+    """Return the entries of a mapping in Hydra's grammar as typed; None for other text."""
+    if not (mapping.startswith("{") and mapping.endswith("}")):
+        return None
+    pairs = [_split(entry, ":", 1) for entry in _split(mapping[1:-1], ",") if entry]
+    return dict(pair for pair in pairs) if all(len(pair) == 2 for pair in pairs) else None
+
+
+_NESTED = re.compile(r"""\\.|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|.""", re.DOTALL)
+
+
+def _split(text: str, separator: str, most: int = -1) -> list[str]:
+    """Split text of Hydra's grammar outside of brackets and quotes, at most so many times."""
+    parts, depth = [""], 0
+    for token in _NESTED.findall(text):
+        depth += (token in "([{") - (token in ")]}")
+        if token == separator and depth == 0 and len(parts) != most + 1:
+            parts.append("")
+        else:
+            parts[-1] += token
+    return [part.strip() for part in parts]
+
+
+def _unquoted(text: str) -> str:
+    """Return the text that a value in Hydra's grammar stands for."""
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+        return re.sub(rf"\\(?={text[0]})", "", text[1:-1])
+    return re.sub(r"\\(.)", r"\1", text)
+
+
+# ---- shared
 
 
 def _with_full_stats(fields: Any, name: str) -> Any:

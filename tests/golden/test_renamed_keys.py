@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from extractkit.runs import manifest as manifests
 from extractkit.runs import sweeps
@@ -88,3 +89,78 @@ def test_a_sweep_over_axes_of_inputs(status: str, tmp_path: Path) -> None:
         assert job.overrides == PRESENT
         assert job.values == {"model": "keras", "model.input_axes.x": ["sample"]}
         assert sweeps.is_of(manifests.read(job.directory(sweep)), job)
+
+
+def under_an_experiment(sweep: Path, typed: str, values: dict[str, object]) -> list[str]:
+    """Record one override beside `experiment=` in a sweep; return what is read back of it."""
+    given = ["experiment=mine", typed]
+
+    def change(job: Any) -> None:
+        job["overrides"] = given
+        job["values"] = {"experiment": "mine", **values}
+
+    def change_all(fields: Any) -> None:
+        fields["overrides"] = given
+        for job in fields["jobs"]:
+            change(job)
+
+    edited(sweep / "sweep.json", change_all)
+    for number in (0, 1):
+        edited(sweep / "jobs" / f"{number}.json", lambda fields: change(fields["job"]))
+        edited(sweep / str(number) / "manifest.json", lambda fields: fields.update(job_given=given))
+    found = sweeps.read(sweep)
+    for job in (*found.jobs, *sweeps.jobs(sweep)):
+        assert job.overrides == found.overrides
+        assert sweeps.is_of(manifests.read(job.directory(sweep)), job)
+    assert found.overrides[0] == given[0]
+    return [found.overrides[1], *(f"{key}" for key in found.jobs[0].values if key != "experiment")]
+
+
+def test_axes_of_inputs_under_an_experiment(tmp_path: Path) -> None:
+    sweep = Path(shutil.copytree(RUNS / "schema-6" / "sweep", tmp_path / "sweep"))
+    found = under_an_experiment(sweep, "+model.inputs.x=[sample]", {"model.inputs.x": ["sample"]})
+    assert found == ["+model.input_axes.x=[sample]", "model.input_axes.x"]
+
+
+def test_features_under_an_experiment(tmp_path: Path) -> None:
+    sweep = Path(shutil.copytree(RUNS / "schema-6" / "sweep", tmp_path / "sweep"))
+    typed = "inputs.features={raw: {input: x, dtype: int8}}"
+    value = {"raw": {"input": "x", "dtype": "int8"}}
+    found = under_an_experiment(sweep, typed, {"inputs.features": value})
+    assert found == ["inputs.features={x: {feature: raw, dtype: int8}}", "inputs.features"]
+    (job, _) = sweeps.read(sweep).jobs
+    assert job.values["inputs.features"] == {"x": {"feature": "raw", "dtype": "int8"}}
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("{y: null, z: {shape: [2, 3]}}", [{"y": None, "z": {"shape": [2, 3]}}]),
+        (r"{a\ b: {input: x}, c: {}}", [{"x": {"feature": "a b"}, "c": {}}]),
+        ('{raw: {input: "my, input"}}', [{"my, input": {"feature": "raw"}}]),
+        (r"{a\:b/c: {dtype: int8, input: x}}", [{"x": {"feature": "a:b/c", "dtype": "int8"}}]),
+        ("{raw: {input: null}}", [{"raw": {}}]),
+        ("{a: {input: x}},{b: {input: x}}", [{"x": {"feature": "a"}}, {"x": {"feature": "b"}}]),
+    ],
+)
+def test_features_as_typed_are_by_input(typed: str, expected: list[object], tmp_path: Path) -> None:
+    """As Hydra reads them, by whose grammar they were typed."""
+    given = ["inputs=tfrecord", f"inputs.features={typed}"]
+    found = read("schema-6", tmp_path, lambda fields: fields.update(job_given=given))
+    override = OverridesParser.create().parse_override(found.job_given[1])
+    value: Any = override.value()
+    assert (value.list if override.is_sweep_override() else [value]) == expected
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["experiment=mine", "model=mine", "inputs=mine"],
+        ["experiment=mine", "~model", "+model._target_=mine.load", "inputs._target_=mine.Source"],
+        ["model=mine", "inputs=mine"],
+    ],
+)
+def test_components_of_ones_own_keep_their_arguments(given: list[str], tmp_path: Path) -> None:
+    given = [*given, "model.inputs=[x]", "inputs.features={a: {input: x}}"]
+    found = read("schema-6", tmp_path, lambda fields: fields.update(job_given=given))
+    assert found.job_given == tuple(given)
