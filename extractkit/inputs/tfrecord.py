@@ -138,7 +138,7 @@ def _check_direction(given: Mapping[str, object], signature: Signature) -> None:
     turned: dict[str, dict[str, object]] = {}
     named: dict[str, dict[str, object]] = {}
     for name, entry in given.items():
-        settings = {"feature": entry} if isinstance(entry, str) else dict(_mapping(entry))
+        settings = dict(_mapping({"feature": entry} if isinstance(entry, str) else entry))
         other = settings.pop("input", None)
         target = str(other or name)
         turned[target] = settings if target == name else {"feature": str(name), **settings}
