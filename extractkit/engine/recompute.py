@@ -205,9 +205,7 @@ class _Recomputation:
     # ---- outputs
 
     def _outputs(self) -> Check:
-        """Compare the outputs of a program that extracts everything with the model's own, on one
-        batch.
-        """
+        """Compare the outputs beside everything extracted with the model's own, on one batch."""
         try:
             checked = self_check(self.prepared, self._committed_stream, list(self.sound.entries))
         except ExtractkitError as error:

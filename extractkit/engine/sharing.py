@@ -318,9 +318,7 @@ def _threshold(rows: Array, noise: float) -> float:
 
 
 def _difference(one: Array, other: Array) -> float:
-    """Return the largest difference of two arrays, relative to their values; infinity if not
-    comparable.
-    """
+    """Return the largest relative difference of two arrays; infinity if not comparable."""
     if one.shape != other.shape:
         return np.inf
     if one.dtype.kind not in "fc":

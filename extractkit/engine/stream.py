@@ -285,9 +285,7 @@ class Stream:
 
     @cached_property
     def _limits(self) -> dict[str, int]:
-        """Return the upper limit of padding for each axis: the model's limit, or else the longest
-        sample.
-        """
+        """Return the limit of padding for each axis: the model's, or else the longest sample."""
         longest = self.model.signature.longest or {}
         return {
             axis: longest.get(axis, int(lengths.max(initial=0)))

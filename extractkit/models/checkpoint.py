@@ -163,7 +163,7 @@ class Checkpoint:
         for address in addresses.values():
             taken[address] = taken.get(address, 0) + 1
         return {
-            # Two keys may differ only in the part that their addresses leave out.
+            # Two keys may differ only in a part that their addresses omit.
             key: self._record(key, address if taken[address] == 1 else join("", escape(key)))
             for key, address in addresses.items()
         }

@@ -20,7 +20,7 @@ from extractkit.errors import ModelError
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _LONGEST = 300
-# Lines that say where a graph or layer failed. TensorFlow and Keras put them before the reason.
+# Lines on where a graph or layer failed. TensorFlow and Keras put them before the reason.
 _PLACE = re.compile(
     r"^Graph execution error|^Detected at node|^File |^Node: |^\d+ root error|^<stack traces"
     r"|^Exception encountered when calling"

@@ -60,7 +60,7 @@ def own_weights_2(layer: Any) -> tuple[Any, ...]:
 def takes_mask(layer: Any) -> bool:
     """Return whether `call` of a layer of Keras 3 has a mask, as Keras decides it.
 
-    Uses `_call_has_mask_arg`. `supports_masking` says something else.
+    Uses `_call_has_mask_arg`. `supports_masking` has another meaning.
     """
     return bool(layer._call_has_mask_arg)
 

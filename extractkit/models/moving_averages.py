@@ -89,7 +89,7 @@ class MovingAverages:
         return averages
 
     def warn(self, at: str, count: int | None = None, how: str = f"{KEY}=true") -> None:
-        """Warn once that there are averages, and say how to use them."""
+        """Warn once that there are averages, and explain how to use them."""
         if not self._warned:
             _log.warning(
                 "%s holds moving averages%s beside its weights. The weights themselves are used. "

@@ -120,7 +120,7 @@ _PROBABILITY = "tensorflow_probability"
 def ports(name: str, value: Any) -> dict[str, Any]:
     """Return the tensors of a nested structure by port: `output`, `output.1`, `output.key`.
 
-    Other values are left out. Ragged and sparse tensors are not split; see `components`.
+    Other values are ignored. Ragged and sparse tensors are not split; see `components`.
     """
     unique = Ports()
     found: dict[str, Any] = {}

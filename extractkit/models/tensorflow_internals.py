@@ -25,7 +25,7 @@ from extractkit.models.foreign import patched
 
 @contextmanager
 def without_python_objects() -> Iterator[None]:
-    """Within it, importing a graph makes no Python objects for its operations.
+    """Import graphs within the block without Python objects for their operations.
 
     Replaces `importer._ProcessNewOps`, which makes them, and `_ProcessGraphDefParam`, which adds
     default values of attributes one by one, as TensorFlow does again afterwards. The public
@@ -69,7 +69,7 @@ def graph_of(definition: Any) -> tf.Graph:
 
 
 def capturing_graph(name: str) -> Any:
-    """Return a graph that can capture, for which no function is made.
+    """Return a graph that can capture tensors without being made into a function.
 
     Uses `tf.__internal__.FuncGraph`. A public `tf.function` has one, but TensorFlow refuses to make
     a function of loops of TensorFlow 1.
@@ -78,7 +78,7 @@ def capturing_graph(name: str) -> Any:
 
 
 def operation_definition(op_type: str) -> Any:
-    """Return the definition of a type of operations, None if TensorFlow has none.
+    """Return the definition of a type of operations, or None if TensorFlow has none.
 
     Uses `op_def_registry`. The public `tf.raw_ops` lacks operations that libraries registered.
     """
@@ -97,7 +97,7 @@ def inlined_graph_def(function: Any) -> Any:
 
 
 def forget_colocation(operation: tf.Operation) -> None:
-    """Remove from an operation beside which others it has to be placed.
+    """Remove the colocation constraints of an operation.
 
     Uses `Operation._clear_attr`. No public method removes an attribute.
     """
@@ -109,7 +109,7 @@ def forget_colocation(operation: tf.Operation) -> None:
 
 @contextmanager
 def autograph_enabled() -> Iterator[None]:
-    """Within it, AutoGraph converts what Keras 2 asks it to convert.
+    """Let AutoGraph convert within the block what Keras 2 asks it to convert.
 
     Uses `ag_ctx.ControlStatusCtx`. The public `autograph=` of `tf.function` would convert the
     traced function too.
@@ -121,12 +121,12 @@ def autograph_enabled() -> Iterator[None]:
 def watched_reads(
     watching: Callable[[Callable[..., Any]], Callable[..., Any]],
 ) -> AbstractContextManager[None]:
-    """Replace the method in which all ways to read a variable end, for calls of this thread.
+    """Replace the method through which all reads of a variable go, for calls of this thread.
 
     Uses `BaseResourceVariable._read_variable_op`. There is no public way to see reads.
 
     Args:
-        watching: Makes the new method from the one that is there.
+        watching: Makes the new method from the current one.
     """
     return patched(BaseResourceVariable, "_read_variable_op", watching)
 
@@ -149,7 +149,7 @@ def watched_operations(callback: Callable[..., None]) -> Iterator[None]:
 
 
 def function_definition(name: str) -> Any:
-    """Return the FunctionDef that the eager runtime has for an operation, None for a real one.
+    """Return the eager runtime's FunctionDef of a function call, or None for a real operation.
 
     Uses `context.context()`. A function that was traced before runs as one operation, and no public
     interface gives its definition by the operation's name.
@@ -159,7 +159,7 @@ def function_definition(name: str) -> Any:
 
 
 def is_started() -> bool:
-    """Return whether TensorFlow has read its settings, and computes by them from now on.
+    """Return whether TensorFlow has read its settings, so that they can no longer change.
 
     Uses `context.context()._initialized`. There is no public way to ask without starting it.
     """

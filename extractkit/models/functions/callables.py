@@ -44,7 +44,7 @@ def method_of(built: object, signature: str | None) -> Callable[..., Any]:
     """Return the callable of an object: the method named by `model.signature`, or itself.
 
     Raises:
-        ModelError: it cannot be called, or has no such method.
+        ModelError: the object cannot be called, or has no such method.
     """
     methods = [
         name for name in dir(built) if not name.startswith("_") and callable(attribute(built, name))
@@ -74,10 +74,10 @@ def method_of(built: object, signature: str | None) -> Callable[..., Any]:
 def specs_of(
     function: Callable[..., Any], settings: Mapping[str, InputSetting] | None
 ) -> dict[str, tf.TensorSpec]:
-    """Return what the function is to be called with, by the names of its arguments.
+    """Return the specs of the function's arguments by name.
 
-    What it declares itself is taken as it is; settings are held against that later, as against
-    what any graph declares (`graphs.signature`).
+    Its own declarations are returned unchanged. Settings are compared with them later, as for any
+    graph (`graphs.signature`).
 
     Raises:
         ConfigError: settings for an argument that it does not have, or of an unknown type.
@@ -97,7 +97,7 @@ def specs_of(
             raise ConfigError(
                 f"{INPUT_AXES}: {name!r} is not an argument. {choices(name, accepted)}"
             )
-    # A name alone would leave open even how many axes there are.
+    # A name alone does not even determine the number of axes.
     vague = [name for name, setting in (settings or {}).items() if setting.dims is None]
     lacking = [name for name in required if name not in (settings or {})]
     if lacking := [*lacking, *vague]:
@@ -114,13 +114,13 @@ def bound(
     constants: Mapping[str, object] | None,
     settings: Mapping[str, InputSetting] | None,
 ) -> tuple[Callable[..., Any], Mapping[str, object]]:
-    """Return the function with `model.constants` in place, and those that are left to its graph.
+    """Return the function with `model.constants` bound, and the constants left for its graph.
 
     A function that declares its arguments is traced with all of them. Any other is called with the
     constant itself, since the type of a placeholder would not be known.
 
     Raises:
-        ConfigError: It has no such argument, or samples are given for that as well.
+        ConfigError: It has no such argument, or the argument takes samples as well.
     """
     if not constants or declaring_function(function) is not None:
         return function, constants or {}
@@ -138,7 +138,7 @@ def bound(
 def with_arguments(
     function: Callable[..., Any], values: Mapping[str, object]
 ) -> Callable[..., Any]:
-    """Return a function of the other arguments; of a `partial`, AutoGraph converts nothing."""
+    """Return a function of the other arguments. AutoGraph would not convert a `partial`."""
 
     @functools.wraps(function, updated=())
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -167,7 +167,7 @@ def traced(function: Callable[..., Any], settings: Mapping[str, InputSetting] | 
         ModelError: It does not declare its arguments, or cannot be traced with them.
     """
     whole = declaring_function(function)
-    # Given nothing it is traced with what it declares, structures of tensors among it.
+    # Without specs it is traced with its own declarations, including structures of tensors.
     specs = {} if whole is not None else specs_of(function, _own(function, settings))
     if whole is None:
         traces = hasattr(function, "get_concrete_function")
@@ -192,7 +192,7 @@ def traced(function: Callable[..., Any], settings: Mapping[str, InputSetting] | 
 
 
 def constant_function(value: object) -> Callable[[], Any]:
-    """Return a function of nothing that returns the value's tensors."""
+    """Return a function without arguments that returns the value's tensors."""
 
     def values() -> Any:
         return tf.nest.map_structure(tf.convert_to_tensor, plain(value))
@@ -203,7 +203,7 @@ def constant_function(value: object) -> Callable[[], Any]:
 def _with_plain_results(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return the function with results as plain structures, which TensorFlow can trace."""
 
-    # Its attributes stay its own: it may be an object with a `__call__`.
+    # It may be an object with a `__call__`, so its attributes are not copied.
     @functools.wraps(function, updated=())
     def call(*args: Any, **kwargs: Any) -> Any:
         return plain(function(*args, **kwargs))
@@ -222,7 +222,7 @@ def _own(
 
 
 def _arguments(function: Callable[..., Any]) -> tuple[list[str], list[str], bool]:
-    """Return the names that have to be given, names that may be given, whether any may."""
+    """Return the required names, the optional names, and whether any name is accepted."""
     parameters = _parameters(function)
     named = [p for p in parameters if _is_named(p) and p.name != "self"]
     return (
@@ -233,7 +233,7 @@ def _arguments(function: Callable[..., Any]) -> tuple[list[str], list[str], bool
 
 
 def _takes_any_number(function: Callable[..., Any]) -> bool:
-    """Return whether a function takes arguments that have no names."""
+    """Return whether a function takes any number of unnamed arguments."""
     return any(one.kind is one.VAR_POSITIONAL for one in _parameters(function))
 
 
@@ -277,8 +277,8 @@ class ReloadedFunction:
 
     Attributes:
         function: the concrete function.
-        loaded_by: what has loaded it, for records and messages.
-        keep: what has to live as long as the function is called.
+        loaded_by: the name of its loader, for records and messages.
+        keep: an object to keep alive as long as the function is called.
     """
 
     function: Any
@@ -295,10 +295,10 @@ class GraphFunction(FunctionModel):
         function: the concrete function itself.
         fixed: its inputs that are the same for every sample, by name.
         inner: Names of inputs that are tensors inside the graph.
-        parts: the function's own names of what composite inputs are made of, by those in the graph.
-        deeper: why composite arguments are given nothing, by the placeholders of their parts.
-        keep: what has to live as long as its variables are read.
-        reload: Loads the same function a second time; None: it exists in memory alone.
+        parts: the function's names for parts of composite inputs, by their names in the graph.
+        deeper: why composite arguments are not fed, by the placeholders of their parts.
+        keep: an object to keep alive as long as its variables are read.
+        reload: Loads the same function a second time; None if it exists only in memory.
     """
 
     source: InlinedGraph
@@ -312,12 +312,12 @@ class GraphFunction(FunctionModel):
 
     @property
     def graph(self) -> InlinedGraph:
-        """The graph, calls inlined."""
+        """The graph with calls inlined."""
         return self.source
 
     @cached_property
     def found(self) -> Sequence[Found]:
-        """Operations by TensorFlow's names, inputs and outputs by the signature's, variables."""
+        """Operations by TensorFlow's names, inputs and outputs by the signature's, and variables."""
         source = self.source
         found = find_operations(
             source.graph,
@@ -332,15 +332,15 @@ class GraphFunction(FunctionModel):
 
     @property
     def variables(self) -> Iterable[Any]:
-        """Those that the graph reads or assigns to."""
+        """The variables that the graph reads or assigns to."""
         return self.source.variables.values()
 
     def called(self, arguments: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Return what the concrete function returns, by address."""
+        """Return the results of the concrete function by address."""
         return self._called(self.function, arguments)
 
     def own_call(self, checkpoint: int | None = None) -> OwnCall:
-        """Return the call of a function that has been loaded again, or of the function itself."""
+        """Return the call of the reloaded function, or of the function itself."""
         if self.reload is None:
             return super().own_call(checkpoint)
         reloaded = self.reload()
@@ -371,23 +371,22 @@ def graph_function(
     reload: Callable[[], ReloadedFunction] | None = None,
     composites: Mapping[str, Argument] | None = None,
 ) -> GraphFunction:
-    """Inline a concrete function and put it behind the `Model` protocol.
+    """Inline a concrete function and wrap it as a `Model`.
 
     Args:
-        name: for messages.
+        name: the name for messages.
         function: the concrete function.
         inputs, outputs: tensors of its graph by name.
-        settings: what the configuration says of its inputs; any tensor of the graph can be one.
+        settings: the parsed `model.input_axes`. Any tensor of the graph can be an input.
         constants: values of inputs that are the same for every sample, by name.
-        origin: what the manifest records of where it comes from.
-        keep: what has to live as long as the function's variables are read.
-        reload: as of `GraphFunction`.
-        composites: ragged and sparse inputs, as `composites_of` gives them; None: the
-            function tells.
+        origin: the manifest's entry on where it comes from.
+        keep: an object to keep alive as long as the function's variables are read.
+        reload: see `GraphFunction`.
+        composites: ragged and sparse inputs, as from `composites_of`; None: those of the function.
 
     Raises:
-        ConfigError: settings or constants for inputs that it does not have, or that do not fit.
-        ModelError: an input that needs settings and has none; a graph that is damaged.
+        ConfigError: settings or constants for inputs that do not exist, or that do not fit.
+        ModelError: an input needs settings and has none, or the graph is damaged.
     """
     known = composites_of(function) if composites is None else composites
     made_of: dict[str, Composite] = {}
@@ -409,7 +408,7 @@ def graph_function(
     fixed = {inputs[key].op.name: value for key, value in constant.items()}
     try:
         graph = inlined(function, own, outputs, fixed)
-    except tf.errors.OpError as error:  # such as what its optimizer meets in a damaged graph
+    except tf.errors.OpError as error:  # such as errors of its optimizer in a damaged graph
         raise ModelError(
             f"TensorFlow cannot put the functions that model {name!r} calls into its graph: "
             f"{error_summary(error)}"

@@ -1,7 +1,8 @@
 """`model=module model.eager=true`: a function run operation by operation, as Python does.
 
-Functions that cannot be traced (Python reads values, NumPy in between) can be watched instead. The
-order of operations must be the same for every batch. If Python takes another path, the job fails.
+Functions that cannot be traced (Python reads values, or uses NumPy in between) can be watched
+instead. The order of operations must be the same for every batch. If Python takes another path, the
+job fails.
 """
 
 import hashlib
@@ -61,7 +62,7 @@ from extractkit.runs.checking.contents import compare_arrays
 
 
 def weights_of(built: object) -> dict[str, Any]:
-    """Return variables of a module or layer by address: `dense:kernel`. Functions have none."""
+    """Return the variables of a module or layer by address: `dense:kernel`. Functions have none."""
     ports = Ports()
     found = {}
     for variable in getattr(built, "variables", ()):
@@ -86,12 +87,12 @@ def weight_record(address: str, variable: Any) -> TensorRecord:
 
 
 def input_address(name: str) -> str:
-    """Return the address of an argument that gets samples."""
+    """Return the address of an argument that takes samples."""
     return join("", f"input.{escape(name)}")
 
 
 def input_record(spec: InputSpec) -> TensorRecord:
-    """Return the record of an argument that gets samples."""
+    """Return the record of an argument that takes samples."""
     address = input_address(spec.name)
     return TensorRecord(
         address=address,
@@ -104,10 +105,10 @@ def input_record(spec: InputSpec) -> TensorRecord:
 
 
 _STEPPED = 8
-"""How many of the stepped sizes are tried: they grow, and a function is run at them."""
+"""Number of stepped sizes to try: they grow, and the function is run at each."""
 
 _MOST_LISTED = 3
-"""How many of the sizes that were tried a message lists."""
+"""Number of tried sizes that a message lists."""
 
 _ANOTHER_PATH = "Python takes another path where sizes differ: it is not always made"
 _IMPURE = (
@@ -123,15 +124,15 @@ _STATEFUL = (
 
 @dataclass(frozen=True, eq=False)
 class EagerModel:
-    """A Python function of tensors behind the `Model` protocol, never traced.
+    """A Python function of tensors as a `Model`, never traced.
 
     Attributes:
-        name: for messages.
-        signature: what it takes.
-        function: called with the inputs by name.
+        name: the name for messages.
+        signature: the inputs that it takes.
+        function: the function, called with the inputs by name.
         variables: its weights by address.
-        origin: what the manifest records of where it comes from.
-        keep: what has to live as long as the function is called.
+        origin: the manifest's entry on where it comes from.
+        keep: an object to keep alive as long as the function is called.
     """
 
     name: str
@@ -143,7 +144,7 @@ class EagerModel:
 
     @cached_property
     def catalog(self) -> Catalog:
-        """Inputs, every operation's results, outputs, weights: from calls with made-up values."""
+        """Inputs, operations, outputs and weights, from calls with generated values."""
         weights = [weight_record(address, variable) for address, variable in self.variables.items()]
         return Catalog([*self._watched.records, *weights], self.name)
 
@@ -156,7 +157,7 @@ class EagerModel:
         return [encode_arrays(self.signature, sample) for sample in samples]
 
     def program(self, fetches: Sequence[Fetch], compilation: Compilation) -> Program:
-        """Return the function itself, watched for what is wanted; all of it runs.
+        """Return the function, watched for the fetches. It always runs as a whole.
 
         Raises:
             ConfigError: `runtime.compile` asks for a compilation.
@@ -185,7 +186,7 @@ class EagerModel:
         return run
 
     def constants(self, fetches: Sequence[Fetch]) -> list[Array]:
-        """Return the values of weights, and of a function of nothing."""
+        """Return the values of weights, and of a function without inputs."""
         computed = {f.address for f in fetches} - set(self.variables)
         found = self._values(self._called({}, None)) if computed else {}
         found |= {a: tf.convert_to_tensor(variable) for a, variable in self.variables.items()}
@@ -222,14 +223,14 @@ class EagerModel:
         return None
 
     def describe(self) -> Mapping[str, object]:
-        """Return where it comes from."""
+        """Return the manifest's entry on where it comes from."""
         return {"name": self.name, **self.origin}
 
     def _check_path(self, call: EagerCall) -> None:
-        """Check that a call drew and changed nothing that the calls of the catalog did not.
+        """Check that a call drew and changed only what the catalog's calls did.
 
         Raises:
-            SampleError: it did.
+            SampleError: the call did.
         """
         if call.carried is not None and call.carried not in self._examined[1]:
             raise SampleError(
@@ -252,12 +253,12 @@ class EagerModel:
         }
 
     def _values(self, call: EagerCall) -> dict[str, tf.Tensor]:
-        """Return what a call made, by address."""
+        """Return the results of a call's operations by address."""
         operations = {join("", port): tensor for port, tensor in call.operations.items()}
         return {**operations, **self._returned(call.result)}
 
     def _returned(self, result: Any) -> dict[str, tf.Tensor]:
-        """Return what a call returned, by address."""
+        """Return the outputs of a call by address."""
         named = components(ports("output", tf.nest.map_structure(_as_tensor, plain(result))))
         return {join("", port): tensor for port, tensor in named.items()}
 
@@ -298,15 +299,15 @@ class EagerModel:
     def _repeated(
         self, call: EagerCall, addresses: Container[str], at: Mapping[str, int]
     ) -> set[str]:
-        """Return which of the addresses have the same value when a call is made again.
+        """Return the addresses that have the same value when a call is repeated.
 
         Python's own attributes, and random numbers of NumPy, leave no trace among operations. So
-        what is computed after the first result that differs may depend on the same state: it is
-        left out even where its value is the same.
+        everything computed after the first result that differs may depend on the same state, and is
+        excluded even if its value is the same.
         """
         before = {a: tensor for a, tensor in self._values(call).items() if a in addresses}
-        # A state may hold the last values alone, and tell of itself only after others. A function
-        # that fails on those has none to be found.
+        # A state may hold only the last values, and so show only after a call with different ones.
+        # If the function fails on those, no state can be found.
         with suppress(JobError):
             self._called(self._made_up(at, seed=1), frozenset())
         after = self._values(self._called(self._made_up(at), None))
@@ -326,7 +327,7 @@ class EagerModel:
         sizes: Sizes,
         at_each: Sequence[tf.Tensor],
     ) -> tuple[TensorRecord, bool]:
-        # What Python computes in between leaves no trace, so all of it may depend on the inputs.
+        # Computations in Python leave no trace, so every value may depend on the inputs.
         depends = bool(self.signature.specs)
         everywhere = len(at_each) == len(sizes.trials)
         axes = (
@@ -358,11 +359,11 @@ class EagerModel:
         tried: dict[str, None] = {}
         open_ended = self.signature.batch is None and bool(self.signature.specs)
         axes = self.signature.free_axes
-        # The later sizes are large, and what is called here is run.
+        # The later sizes are large, and each call runs the function.
         stepped = islice(stepped_sizes(axes, SAMPLE, vary=open_ended), _STEPPED)
         for sizes in chain(candidate_sizes(axes, SAMPLE, vary=open_ended), stepped):
             try:
-                # What makes its variables when it is first called does other things then.
+                # The first call may create variables, so it differs from later ones.
                 self._called(self._made_up(sizes.base), frozenset())
                 return sizes, [self._called(self._made_up(at), None) for at in sizes.trials]
             except JobError as failed:  # too small or too large for the function
@@ -409,10 +410,10 @@ def eager_model(
     constants: Mapping[str, object] | None,
     origin: Mapping[str, object],
 ) -> EagerModel:
-    """Return what a factory built, to be run eagerly.
+    """Wrap the result of a factory as a `Model` that runs eagerly.
 
     Raises:
-        ConfigError: settings or constants for arguments that it does not have, or that do not fit.
+        ConfigError: settings or constants for arguments that do not exist, or that do not fit.
         ModelError: it cannot be called.
     """
     if is_value(built):
@@ -425,7 +426,7 @@ def eager_model(
         method = with_arguments(method, fixed)
     takes = [declared(name, spec) for name, spec in specs.items() if name not in values]
     takes_samples = signature_of(name, takes, settings)
-    # A method of a `tf.function` holds its object by a weak reference alone.
+    # A method of a `tf.function` holds only a weak reference to its object.
     return EagerModel(name, takes_samples, method, weights_of(built), origin, keep=built)
 
 

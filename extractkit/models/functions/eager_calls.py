@@ -25,14 +25,14 @@ class EagerCall:
     """One call of a function.
 
     Attributes:
-        result: what it returned.
+        result: the returned value.
         operations: results of operations by port; `op/Split@1` is the second of one.
-        types: the types of all operations by port, in their order; of those too that have no
-            result, or one that is not kept.
-        impure_from: how many results there were before the first that draws random numbers or
-            assigns, or that takes a variable assigned to later; None: there is none.
-        carried: the first operation, by port, that draws random numbers or changes what nothing
-            restores: a variable that is not the model's, a table, a queue; None: there is none.
+        types: the types of all operations by port, in order, including those without a kept result.
+        impure_from: number of results before the first operation that draws random numbers or
+            assigns, or that takes a variable assigned to later; None if there is none.
+        carried: the first operation, by port, that draws random numbers or changes state that is
+            not restored: a variable that is not the model's, a table, a queue; None if there is
+            none.
     """
 
     result: Any
@@ -56,20 +56,20 @@ def watched(
     keep: Container[str] | None = None,
     variables: Iterable[Any] = (),
 ) -> EagerCall:
-    """Call a function, nested `tf.function`s run eagerly too.
+    """Call a function and record its operations. Nested `tf.function`s run eagerly, too.
 
     Args:
-        arguments: by name.
-        keep: ports whose results are wanted; None: all. Others are let go at once.
-        variables: those that are `restored` after the call.
+        arguments: the arguments by name.
+        keep: ports whose results to keep; None: all. Others are freed at once.
+        variables: variables that are `restored` after the call.
 
     One call runs at a time in a process.
     """
     ports = Ports()
     operations: dict[str, tf.Tensor] = {}
     types: dict[str, str] = {}
-    # For each resource how many results there were before the first that took it; the handle is
-    # kept, so that no other gets its id.
+    # For each resource, the number of results before the first operation that took it. The handle
+    # is kept, so that no other gets its id.
     first_taken: dict[int, tuple[int, Any]] = {}
     own = {id(getattr(variable, "handle", variable)) for variable in variables}
     made: dict[int, Any] = {}
@@ -118,7 +118,7 @@ def watched(
 @contextmanager
 def restored(variables: Iterable[Any]) -> Iterator[None]:
     """Restore the values of variables after the block."""
-    # Neither reading nor assigning copies; only what is assigned to in between is ever twice there.
+    # Neither reading nor assigning copies. Only variables that are assigned to exist twice.
     before = [(variable, tf.convert_to_tensor(variable)) for variable in variables]
     try:
         yield

@@ -1,13 +1,13 @@
-"""A function's graph with every function that it calls inlined, and what it captures.
+"""A function's graph with every called function inlined, and its captures.
 
 A graph holds the handles of its variables, but only weak references to the variables themselves.
 A factory that returns `tf.saved_model.load(path).signatures["serving_default"]` drops the loaded
 object, and the variables with it. TensorFlow still calls such a function, because the content
 lives as long as the handle.
 
-A signature of a SavedModel is one call of a function that calls others. Every tensor gets an
-address of its own once they are inlined. Loops and branches stay functions. Variables stay
-captured: no weight is copied into the graph.
+A signature of a SavedModel is one call of a function that calls others. Inlining gives every tensor
+an address of its own. Loops and branches stay functions. Variables stay captured: no weight is
+copied into the graph.
 """
 
 import re
@@ -21,7 +21,7 @@ from extractkit.core import digests
 from extractkit.core.values import Array, as_array
 from extractkit.models.tensorflow_internals import inlined_graph_def
 
-# There is no public way to ask a handle what it holds; its text shows the name of the variable, to
+# There is no public way to get the content of a handle. Its text shows the variable's name, to
 # which TensorFlow appends a counter, and the number of its type.
 _HANDLE = re.compile(
     r'ResourceHandle\(name="(?P<name>[^"]*?)(?:/\d+)?".*type="tensorflow::Var".*'
@@ -31,11 +31,11 @@ _HANDLE = re.compile(
 
 @dataclass(frozen=True, eq=False)
 class OrphanedVariable:
-    """A variable of which only the handle is left, as far as models use variables.
+    """A variable of which only the handle is left, with the members that models use.
 
     Attributes:
-        name: of the variable, with `:0`.
-        dtype, shape: of its content.
+        name: the variable's name, with `:0`.
+        dtype, shape: those of its content.
         handle: the resource that holds it.
     """
 
@@ -78,7 +78,7 @@ def captured_contents(graph: Any, weights: Mapping[int, str]) -> dict[str, str] 
     """Return a text for each placeholder of a captured object, by the placeholder's name.
 
     Args:
-        graph: of a function.
+        graph: the graph of a function.
         weights: The text for each weight, by the id of its variable's handle.
 
     Returns:
@@ -127,7 +127,7 @@ def _consumers(tensor: tf.Tensor) -> Iterator[Any]:
             yield operation
 
 
-# Nodes that grappler puts where a call began and ended; they hand on what is there already.
+# Nodes that grappler adds at the start and end of a call. They pass on existing values.
 _SEAMS = "Func/"
 _CAPTURED = "captured"
 _INLINED = "_inlined"
@@ -138,10 +138,10 @@ class InlinedGraph:
     """A graph to rebuild tensors from; see `graphs.rebuilding.SourceGraph`.
 
     Attributes:
-        graph: every operation, calls inlined.
+        graph: the graph, with calls inlined.
         inputs: its placeholder for each named input.
         outputs: its tensor for each named output.
-        variables: those that it reads, by the name of their handle's placeholder.
+        variables: the variables that it reads, by the name of their handle's placeholder.
     """
 
     graph: tf.Graph
@@ -170,10 +170,10 @@ def inlined(
     waits = {f"^{name}" for name in gone}
     waits |= {f"^{node.name}" for node in kept if _is_argument(node)}
     for node in kept:
-        # Being placed beside a node that does not come along would be an error.
+        # Colocation with a node that is not imported would be an error.
         node.attr.pop("_class", None)
-        # A call waits for all its arguments, among them constants made outside of it, which do not
-        # come along; what was in the call need not wait.
+        # A call waits for all its arguments, including constants made outside of it, which are not
+        # imported. The operations in the call need not wait.
         edges = [edge for edge in node.input if edge not in waits]
         del node.input[:]
         node.input.extend(edges)
@@ -185,7 +185,7 @@ def inlined(
 
     def rebuild() -> None:
         graph = tf.compat.v1.get_default_graph()
-        # TensorFlow names what is captured by a counter of the process.
+        # TensorFlow names captures by a counter of the process.
         handles = {
             f"{name}:0": graph.capture(outside, name=f"{prefix}_{index}")
             for index, (name, outside) in enumerate(captured.items())
@@ -204,7 +204,7 @@ def inlined(
 
 
 def _free_name(taken: set[str]) -> str:
-    """Return a prefix that no operation's name begins with."""
+    """Return a prefix that no operation's name has."""
     prefix = _CAPTURED
     while any(name.startswith(prefix) for name in taken):
         prefix = f"{prefix}_"
@@ -212,9 +212,9 @@ def _free_name(taken: set[str]) -> str:
 
 
 def _rename_functions(graph_def: Any) -> None:
-    """Give the functions names of their own.
+    """Give the functions unique names.
 
-    The process knows them by their old names as they were before calls in them were inlined.
+    Under their old names, the process knows them as they were before inlining.
     """
     functions = graph_def.library.function
     names = {
@@ -237,13 +237,13 @@ def _rename_functions(graph_def: Any) -> None:
 
 
 def _is_argument(node: Any) -> bool:
-    """Return whether a node hands an argument on."""
+    """Return whether a node passes on an argument."""
     seam = node.op == "Identity" and node.name.startswith(_SEAMS)
     return bool(seam or node.op == "Placeholder")
 
 
 def is_inlining_artifact(operation: tf.Operation) -> bool:
-    """Return whether an operation is there only because a call was inlined."""
+    """Return whether an operation exists only because a call was inlined."""
     return bool(operation.name.startswith(_SEAMS))
 
 

@@ -49,7 +49,7 @@ def inputs_of(function: Any) -> dict[str, tf.Tensor]:
 
 
 def composites_of(function: Any) -> dict[str, Argument]:
-    """Return the function's ragged and sparse arguments by name; parts as `inputs_of` has them."""
+    """Return ragged and sparse arguments by name, with parts named as by `inputs_of`."""
     names = iter(inputs_of(function))
     found = {}
     for spec in tf.nest.flatten(function.structured_input_signature):
@@ -64,7 +64,7 @@ def composites_of(function: Any) -> dict[str, Argument]:
 def outputs_of(function: Any) -> dict[str, tf.Tensor]:
     """Return the function's results by name: their key in a dictionary, else `output`, `output.1`.
 
-    Ragged and sparse ones by the tensors that they are made of; see `structure.components`.
+    Ragged and sparse results are returned by component; see `naming.components`.
     """
     flat = tf.nest.flatten(function.structured_outputs, expand_composites=True)
     results = iter(function.graph.outputs)
@@ -74,7 +74,9 @@ def outputs_of(function: Any) -> dict[str, tf.Tensor]:
 
 
 def call(function: Any, given: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """Return its results, named as by `outputs_of`, for arguments named as by `inputs_of`."""
+    """Call the function with arguments by name, and return its results by name.
+
+    Names are those of `inputs_of` and `outputs_of`."""
     signature = function.structured_input_signature
     tensors = iter([given[name] for name in inputs_of(function)])
     flat = [
@@ -92,9 +94,9 @@ def _results(structure: Any) -> dict[str, tf.Tensor]:
 
 @dataclass(frozen=True, eq=False)
 class FunctionModel(GraphModel):
-    """One function's graph, with variables captured, behind the `Model` protocol.
+    """The graph of one function with captured variables, as a `Model`.
 
-    A subclass says what graph that is, and what the model's own call is.
+    Subclasses provide the graph and the model's own call.
     """
 
     @property
@@ -103,10 +105,10 @@ class FunctionModel(GraphModel):
         raise NotImplementedError
 
     def called(self, arguments: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
-        """Return the model's own outputs by address, from a graph; empty where it lacks an input.
+        """Return the model's own outputs by address, from a graph. Empty if it lacks an input.
 
         Args:
-            arguments: the inputs of the signature by name, as the model itself takes them.
+            arguments: the inputs of the signature by name, in the model's own layout.
         """
         raise NotImplementedError
 
@@ -117,7 +119,7 @@ class FunctionModel(GraphModel):
         return captured_contents(self.graph.graph, weights)
 
     def own_call(self, checkpoint: int | None = None) -> OwnCall:
-        """Return the model's own call in a graph; variables stay as they are."""
+        """Return the model's own call in a graph, which does not change variables."""
         return OwnCall(SAME_OBJECT, self.outputs_by(self.called, self.variables))
 
     def outputs_by(
@@ -128,7 +130,7 @@ class FunctionModel(GraphModel):
         """Return a function that returns the outputs of a batch; see `OwnCall.outputs`.
 
         Args:
-            called: as the method of this name.
+            called: see the method of this name.
             variables: The variables whose values are restored after the call.
         """
         addresses = [record.address for record in self.catalog.outputs]
@@ -155,7 +157,7 @@ class FunctionModel(GraphModel):
         return outputs
 
     def program(self, fetches: Sequence[Fetch], compilation: Compilation) -> Program:
-        """Compile a function of one batch that computes the fetches and their dependencies."""
+        """Compile a program that computes the fetches and their dependencies."""
         names = [self._values[fetch.address].name for fetch in fetches]
         return self.compiled(self.graph, names, fetches, compilation)
 
@@ -171,7 +173,7 @@ class FunctionModel(GraphModel):
 
         Args:
             names: The tensors of the fetches, then others, which are returned as they are.
-            samples: How many each call takes. None: any number.
+            samples: The number of samples per call. None: any number.
         """
         specs = self.signature.specs
         axes = self.signature.free_axes
@@ -245,7 +247,7 @@ class FunctionModel(GraphModel):
             raise batch_failure(self.name, error) from error
 
     def constants(self, fetches: Sequence[Fetch]) -> list[Array]:
-        """Return values of weights, and of what is computed from weights and constants alone."""
+        """Return the values of weights, and of tensors computed only from these and constants."""
         values = self._values
         traced = [f.address for f in fetches if isinstance(values[f.address], tf.Tensor)]
 
@@ -284,9 +286,9 @@ def as_the_model_takes_it(spec: InputSpec, feature: tf.Tensor) -> tf.Tensor:
 
 
 def to_numpy(tensor: tf.Tensor) -> Array:
-    """Return a tensor's values, without a copy where there need be none."""
+    """Return a tensor's values, without a copy if possible."""
     tensor = raw(tensor)
     if tensor.dtype in (tf.string, tf.bfloat16):
-        return as_array(tensor.numpy())  # of a single string: Python's bytes
+        return as_array(tensor.numpy())  # a single string is Python's bytes
     # Tensor.numpy() copies; the buffer itself is read-only and lives as long as the array does.
     return np.asarray(memoryview(tensor))

@@ -66,7 +66,7 @@ def changes_containers(graph: AnyGraph) -> bool:
 def operation_types(graph: AnyGraph) -> dict[str, set[str]]:
     """Return the types of each operation and of those in its functions, by operation name.
 
-    Sides of branches that never run are left out.
+    Sides of branches that never run are excluded.
     """
     types = {operation.name: {operation.type} for operation in graph.get_operations()}
     outermost: dict[AnyGraph, str] = {}

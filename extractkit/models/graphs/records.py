@@ -168,7 +168,7 @@ def free_axes_are_independent(
         outputs: Names of the tensors to infer.
         separate, tied: The signature with separate free axes per input, and with shared ones.
     """
-    # If shared lengths work, the long search for separate ones is skipped.
+    # If shared lengths work, the long search for separate ones is not needed.
     for candidates in (candidate_sizes, stepped_sizes):
         for signature in (separate, tied):
             if _trials(source, outputs, signature, candidates) is not None:

@@ -59,7 +59,7 @@ def chosen(
 
     Without it, all inputs with sufficient declarations are used. Others (a switch without a sample
     axis, an unknown shape) are not fed: the model can still be listed, and tensors that need them
-    say so.
+    have that reason.
 
     Raises:
         ConfigError: A named input does not exist.

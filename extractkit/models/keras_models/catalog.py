@@ -35,10 +35,10 @@ def signature(name: str, structure: Any, settings: Settings | None = None) -> Si
     Args:
         name: The model's name, for messages.
         structure: Its inputs as Keras tensors; see `input_structure`.
-        settings: what `model.input_axes` says of them.
+        settings: the parsed `model.input_axes`.
 
     Raises:
-        ConfigError: it names an input that does not exist, or axes or a type that do not fit.
+        ConfigError: it names an input that does not exist, or axes or a type do not fit.
     """
     settings = settings or {}
     flat = keras.tree.flatten(structure)
@@ -69,12 +69,13 @@ def input_structure(model: Any, example: Any = None, settings: Settings | None =
     """Return the model's inputs as Keras 3 tensors, in the structure that it is called with.
 
     Args:
-        model: of any Keras.
+        model: a model of either Keras.
         example: arrays that it can be called with, for a model that does not know its inputs.
-        settings: what `model.input_axes` says, likewise; several inputs make a dictionary.
+        settings: the parsed `model.input_axes`, for the same case. Several inputs make a
+            dictionary.
 
     Raises:
-        ModelError: none of them tells.
+        ModelError: the inputs are not known from any of them.
     """
     if getattr(model, "inputs", None):
         # A Sequential has an `input` only after its first call.

@@ -95,7 +95,7 @@ def held(
 ) -> tuple[object, ...]:
     """Return the state of a layer, for comparison.
 
-    Attributes that every layer has are Keras's own, such as counters, and are left out.
+    Attributes that every layer has are Keras's own, such as counters, and are ignored.
 
     Args:
         attributes: The layer's attributes, or a copy of them.

@@ -148,7 +148,7 @@ def _read_by_writer(saved: SavedKeras, settings: Mapping[str, Any]) -> Any:
     """Read a file of Keras 2 with tf-keras, since Keras 3 may compute other values.
 
     Raises:
-        Exception: anything that tf-keras raises, where Keras 3 does not read it either.
+        Exception: any error of tf-keras, if Keras 3 cannot read the file either.
     """
     wrote = f"Keras {saved.version} wrote it"
     if importlib.util.find_spec("tf_keras") is None:

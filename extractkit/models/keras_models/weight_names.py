@@ -133,7 +133,7 @@ def variables_by_pytorch_name(model: Any, keys: Sequence[str]) -> dict[str, Arra
 
     Args:
         model: A transformers model.
-        keys: The keys of the file. Those without a counterpart are left out.
+        keys: The keys of the file. Those without a counterpart are ignored.
     """
     from transformers.modeling_tf_pytorch_utils import (
         apply_transpose,

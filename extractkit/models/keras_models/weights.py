@@ -164,7 +164,7 @@ def _is_training(weights: WeightFile, key: str) -> bool:
 
 @contextmanager
 def _named_for_keras(file: Path, kind: str, legacy: bool) -> Iterator[str]:
-    """Yield a name of the file whose ending tells Keras its format."""
+    """Yield a name of the file whose ending gives Keras its format."""
     ending = ".keras" if kind == ARCHIVE else ".h5" if legacy else ".weights.h5"
     if file.name.endswith(ending) and not (legacy and file.name.endswith(".weights.h5")):
         yield str(file)

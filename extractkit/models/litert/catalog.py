@@ -1,4 +1,4 @@
-"""Tensors that a TFLite model offers, their addresses, and stored weights, made dense and real."""
+"""The catalog of a TFLite model, and its stored weights as dense and real numbers."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +29,7 @@ from extractkit.models.litert.graph import RESOURCES, Graph, GraphTensor, Quanti
 
 
 def dequantized(values: Array, quantization: Quantization) -> Array:
-    """(q - zero point) · scale, float32, of the same shape as `values`."""
+    """Return (q - zero point) · scale as float32, in the shape of `values`."""
     scales, zero_points = quantization.scales, quantization.zero_points
     if len(scales) > 1:
         along = [1] * values.ndim
@@ -44,15 +44,15 @@ _Numbers = npt.NDArray[np.int64]
 
 
 def densify(values: Array, shape: Sequence[int], sparsity: Mapping[str, Any]) -> Array:
-    """Return the dense array of which `values` holds what is stored.
+    """Return the dense array for the stored `values` of a sparse one.
 
-    A level of storage is an axis, or the inside of a block of one; each is dense, or lists the
-    places that are there, as rows of a CSR matrix do (sparse tensors in TFLite's schema).
+    A level of storage is an axis, or the inside of a block of one. Each is dense, or lists the
+    stored positions, as in rows of a CSR matrix (sparse tensors in TFLite's schema).
 
     Args:
         values: (n,), in the order of storage.
-        shape: of the dense array.
-        sparsity: as LiteRT tells it: `traversal_order`, `dim_metadata`, `block_map` if in blocks.
+        shape: the shape of the dense array.
+        sparsity: LiteRT's description: `traversal_order`, `dim_metadata`, `block_map` if in blocks.
 
     Raises:
         ValueError: the parts do not fit each other.
@@ -94,7 +94,7 @@ def stored_value(content: Content, tensor: GraphTensor) -> Array:
     """Copy the value of a constant, dense if the file stores it sparse.
 
     Args:
-        content: Of the file that the tensor was read from.
+        content: The content of the tensor's file.
 
     Raises:
         ValueError: The bytes in the file do not fill the shape.
@@ -121,7 +121,7 @@ def _filled(values: Array, shape: tuple[int, ...], what: str, name: str) -> Arra
 
 
 def _strings(content: bytes, name: str) -> Array:
-    """Return strings as bytes objects: their number, where each begins and the last ends, them."""
+    """Return strings as bytes objects, from their number, their offsets and their contents."""
     count = int.from_bytes(content[:4], "little")
     head = 4 * (count + 2)
     if head > len(content):
@@ -148,11 +148,11 @@ class Found:
     """One tensor of the catalog.
 
     Attributes:
-        record: as the catalog lists it.
-        index, subgraph: its number, and that of its subgraph.
+        record: its record in the catalog.
+        index, subgraph: the number of the tensor, and of its subgraph.
         stored: whether the file itself holds the value.
         bare: whether the value's first axis, of size 1, is the sample axis.
-        quantization: by which the value is to be made real; None for the value as it is.
+        quantization: the parameters to dequantise the value; None for the raw value.
     """
 
     record: TensorRecord
@@ -164,7 +164,7 @@ class Found:
 
 
 def find_tensors(graph: Graph, flow: Flow, signature: Signature, probed: Probed) -> list[Found]:
-    """Every tensor of the called subgraph, then those of the bodies of its loops and branches."""
+    """Return the tensors of the called subgraph, then those of its loops and branches."""
     entry = flow.entry
     found = [*_Called(flow, signature, probed).tensors()]
     called = {entry.subgraph.index, *(one.subgraph for one in graph.signatures)}
@@ -206,7 +206,7 @@ class _Called:
                 yield from self._found(index, "", f"input.{escape(name)}", Kind.MODEL_INPUT)
         for tensor, (path, port) in zip(self._subgraph.tensors, paths, strict=True):
             kind = self._kind(tensor.index)
-            # A signature's inputs have been listed; no operation makes them a second time.
+            # Inputs of the signature are listed already.
             if not (named and kind is Kind.MODEL_INPUT):
                 yield from self._found(tensor.index, path, port, kind)
         if named:
@@ -249,7 +249,7 @@ class _Called:
     def _axes(
         self, tensor: GraphTensor, depends: bool
     ) -> tuple[Dims | None, tuple[int | None, ...] | None, bool]:
-        """Return dims and shape as recorded, and whether the value has the sample axis itself."""
+        """Return the recorded dims and shape, and whether the value itself has a sample axis."""
         for name, index in self._entry.inputs.items():
             if index == tensor.index:
                 spec = self._specs[name]
@@ -293,8 +293,8 @@ class _Called:
 def _declared(
     tensor: GraphTensor, depends: bool
 ) -> tuple[Dims | None, tuple[int | None, ...] | None]:
-    """Return the dims and shape that the file states of a tensor that cannot be computed."""
-    if not tensor.shape:  # a scalar, or the file does not say
+    """Return the dims and shape that the file states for a tensor that cannot be computed."""
+    if not tensor.shape:  # a scalar, or not stated in the file
         return None, None
     if not depends:
         return tuple(UNKNOWN if size is None else None for size in tensor.shape), tensor.shape

@@ -15,7 +15,7 @@ from extractkit.models.litert.interpreter import Runnable, Settings
 from extractkit.models.recognition.content import TFLITE
 
 FLEX = "Flex"
-"""Begins the names of TensorFlow's own operations in a TensorFlow Lite file."""
+"""The prefix of the names of TensorFlow's own operations in a TensorFlow Lite file."""
 
 _CUSTOM = re.compile(r"Encountered unresolved custom op: (.+?)\.\s")
 _SELECT = "Select TensorFlow op(s)"
@@ -31,16 +31,15 @@ _MEDIAPIPE = ("Landmarks2TransformMatrix", "TransformLandmarks", "TransformTenso
 def missing(
     error: Exception, graph: Graph, subgraph: Subgraph, settings: Settings
 ) -> Mapping[int, str] | None:
-    """Find the operations of which LiteRT says that it has no kernel.
+    """Find the operations that lack a kernel, by LiteRT's error.
 
     Args:
         error: What LiteRT raised.
-        subgraph: The one that is called, whole.
+        subgraph: The called subgraph, whole.
 
     Returns:
-        Reasons by number of operation, of every operation of the type that LiteRT names. Empty if
-        the operation is in a part of the file that is not called. None if LiteRT says nothing of
-        the kind.
+        Reasons by number of operation, for every operation of the type that LiteRT names. Empty if
+        the operation is in a part of the file that is not called. None for any other error.
     """
     words = str(error)
     if _SELECT in words:
@@ -58,11 +57,11 @@ def missing(
 
 
 def failing(error: Exception, subgraph: Subgraph, tried: Sequence[int]) -> Mapping[int, str]:
-    """Find the one operation that LiteRT has a kernel for, but cannot run.
+    """Find the operation that has a kernel but fails.
 
     Args:
-        subgraph: The one that is called, whole.
-        tried: Numbers of the operations that LiteRT was given, in order.
+        subgraph: The called subgraph, whole.
+        tried: Numbers of the operations that were tried, in order.
     """
     for place, name in _NODE.findall(str(error)):
         if int(place) < len(tried):
@@ -126,7 +125,7 @@ def _why(operation: Operation, settings: Settings) -> str:
 
 
 def runnable_of(file: TFLiteFile, graph: Graph, flow: Flow, cut_off: bool) -> Runnable:
-    """Return the file as it is, or without the operations that LiteRT cannot run."""
+    """Return the whole file, or the file without the operations that LiteRT cannot run."""
     if not cut_off:
         return Runnable(file.model(), flow.subgraph)
     subgraph = flow.subgraph
@@ -135,7 +134,7 @@ def runnable_of(file: TFLiteFile, graph: Graph, flow: Flow, cut_off: bool) -> Ru
 
 
 def constants_of(file: TFLiteFile, graph: Graph, flow: Flow, wanted: Sequence[int]) -> Runnable:
-    """Return what computes tensors that depend on no input, and nothing else."""
+    """Return a model of the operations that do not depend on inputs."""
     operations = flow.needed_for(wanted)
     return cut(file.read(), graph, flow.subgraph, operations, (), wanted)
 
@@ -148,17 +147,17 @@ def cut(
     inputs: Sequence[int],
     outputs: Sequence[int],
 ) -> Runnable:
-    """Make a model of some operations of one subgraph, and of the subgraphs that these run.
+    """Make a model of some operations of one subgraph and of the subgraphs that they run.
 
     Tensors and subgraphs keep their numbers. Unused ones are left empty.
 
     Args:
         content: The file.
-        graph: As read from it.
-        subgraph: The one that is called.
+        graph: The graph read from it.
+        subgraph: The number of the called subgraph.
         operations: Numbers of the operations to keep, in order.
-        inputs: Tensors that a call is given.
-        outputs: Tensors that they make, to be the outputs. Without any, the inputs are.
+        inputs: The input tensors of a call.
+        outputs: The output tensors. If empty, the inputs are also the outputs.
 
     Raises:
         RuntimeError: The weights of the operations take more than the two gigabytes that a
@@ -181,7 +180,7 @@ def cut(
     used = {own.tensors[i].buffer for one in kept for i in one.inputs if i != -1}
     used |= {tensor.buffer for one in inner for tensor in one.tensors}
     _keep_buffers(model, used, content, schema)
-    # They name tensors, subgraphs and buffers of the whole file.
+    # They refer to tensors, subgraphs and buffers of the whole file.
     model.signatureDefs = model.metadata = model.metadataBuffer = None
     builder = flatbuffers.Builder()
     builder.Finish(model.Pack(builder), TFLITE)
@@ -190,7 +189,7 @@ def cut(
 
 
 def _keep_used_codes(model: Any, subgraphs: Sequence[Any]) -> None:
-    """Drop what no operation needs: LiteRT refuses a file that names one that it lacks."""
+    """Drop unused operation codes: LiteRT refuses a file with a code that it does not know."""
     operators = [operator for subgraph in subgraphs for operator in subgraph.operators]
     used = sorted({operator.opcodeIndex for operator in operators})
     model.operatorCodes = [model.operatorCodes[index] for index in used]
@@ -203,6 +202,6 @@ def _keep_buffers(model: Any, used: set[int], content: bytes, schema: Any) -> No
         if index not in used:
             model.buffers[index] = schema.BufferT()
         elif buffer.offset > 1:
-            # A value behind the FlatBuffer moves into it: what is made has nothing behind.
+            # Values stored after the FlatBuffer are moved into it.
             buffer.data = np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
             buffer.offset = buffer.size = 0

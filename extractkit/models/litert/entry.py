@@ -38,7 +38,7 @@ DTYPES = {
     "COMPLEX128": "complex128",
     "STRING": TEXT,
 }
-"""Our name of each TFLite type whose values can be stored."""
+"""NumPy's name for each TFLite type whose values can be stored."""
 
 _DEFAULT = "serving_default"
 _WRAPPER = "StatefulPartitionedCall/"
@@ -46,11 +46,11 @@ _WRAPPER = "StatefulPartitionedCall/"
 
 @dataclass(frozen=True)
 class Entry:
-    """One way into a model.
+    """A callable entry point of a model.
 
     Attributes:
-        signature: its name; None for a file without signatures.
-        subgraph: what it runs.
+        signature: the signature's name; None for a file without signatures.
+        subgraph: the number of the subgraph that it runs.
         inputs, outputs: numbers of the subgraph's tensors by name, in order.
     """
 
@@ -60,7 +60,7 @@ class Entry:
     outputs: dict[str, int]
 
     def input_tensors(self) -> dict[str, GraphTensor]:
-        """Return the tensors that a call is given, by name."""
+        """Return the input tensors of a call by name."""
         return {name: self.subgraph.tensors[index] for name, index in self.inputs.items()}
 
 
@@ -69,8 +69,8 @@ class Reading:
     """The interpretation of open sizes of inputs.
 
     Attributes:
-        tied: whether axes of several inputs at one place share a length.
-        leading: whether an open first axis is a free axis of the sample and not the sample axis.
+        tied: whether axes at the same position of several inputs share a length.
+        leading: whether an open first axis is a free axis of a sample, not the sample axis.
     """
 
     tied: bool = False
@@ -78,13 +78,13 @@ class Reading:
 
 
 READINGS = (Reading(), Reading(tied=True), Reading(leading=True), Reading(tied=True, leading=True))
-"""In the order in which they are tried."""
+"""The readings in the order in which they are tried."""
 
 
 def entry_of(graph: Graph, signature: str | None) -> Entry:
-    """Return the signature of that name, or one way in where nobody chose.
+    """Return the signature of this name, or the default entry point.
 
-    That is `serving_default`, else the first signature, else the first subgraph.
+    The default is `serving_default`, else the first signature, else the first subgraph.
 
     Raises:
         ModelError: there is no such signature, or it takes neither numbers nor strings.
@@ -122,9 +122,10 @@ def _input_name(path: str, port: str) -> str:
 
 
 def tensor_paths(subgraph: Subgraph) -> list[tuple[str, str]]:
-    """Path and port of every tensor: its first name, as TensorFlow writes it (`scope/name:0`).
+    """Return path and port of every tensor: its first name, as in TensorFlow (`scope/name:0`).
 
-    A second tensor of a name is `scope/name@2:0`; what operations make comes before constants.
+    A second tensor with the same name is `scope/name@2:0`. Results of operations are named before
+    constants.
     """
     split = [_path_and_port(tensor.name) for tensor in subgraph.tensors]
     short = [path.removeprefix(_WRAPPER) for path, _ in split]
@@ -151,7 +152,7 @@ def _path_and_port(name: str) -> tuple[str, str]:
 
 
 def signature_of(entry: Entry, model: str, reading: Reading) -> Signature:
-    """Return what a call takes for one sample; calls are made sample by sample."""
+    """Return the signature of a call on one sample. Calls are made sample by sample."""
     tensors = entry.input_tensors()
     specs = tuple(
         _spec(name, tensor, len(tensors) == 1, reading) for name, tensor in tensors.items()
@@ -181,7 +182,7 @@ def _spec(name: str, tensor: GraphTensor, alone: bool, reading: Reading) -> Inpu
 def call_arrays(
     entry: Entry, signature: Signature, features: Mapping[str, Array]
 ) -> dict[int, Array]:
-    """Return one sample's arrays as the subgraph takes them, by the numbers of its tensors."""
+    """Return one sample's arrays in the subgraph's layout, by the numbers of its tensors."""
     return {
         entry.inputs[spec.name]: features[spec.name]
         if spec.sample_axis is None
@@ -200,7 +201,7 @@ class Flow:
     """The dependencies in a subgraph, and the operations that cannot run.
 
     Attributes:
-        entry: What is called.
+        entry: The called entry point.
         lacking: Reasons by the numbers of the operations that cannot be run.
     """
 
@@ -229,7 +230,7 @@ class Flow:
 
     @cached_property
     def impure(self) -> frozenset[int]:
-        """Tensors that random operations come before."""
+        """Tensors that depend on random operations."""
         operations = self.subgraph.operations
         return self._downstream(
             {i for one in operations if _IMPURE_OPERATION.search(one.type) for i in one.outputs}
@@ -237,9 +238,9 @@ class Flow:
 
     @cached_property
     def blocked(self) -> Mapping[int, int]:
-        """The operation that cannot be run, by number, before each operation that needs it.
+        """For each operation that needs one that cannot run, the number of the latter.
 
-        An operation that cannot be run needs itself. Once a state is not written, no later
+        An operation that cannot run needs itself. After a state that is not written, no later
         operation on a state has the right value.
         """
         found: dict[int, int] = {}
@@ -259,7 +260,7 @@ class Flow:
         return found
 
     def blocked_reason(self, index: int) -> str | None:
-        """Return why a tensor cannot be computed, None if it can."""
+        """Return why a tensor cannot be computed, or None if it can."""
         number = self.made_by.get(index)
         cause = None if number is None else self.blocked.get(number)
         return None if cause is None else self.lacking[cause]
@@ -271,10 +272,10 @@ class Flow:
         return tuple(number for number in numbers if number not in self.blocked)
 
     def runnable_for_inputs(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Return the operations that can be run for a call, and the tensors that are its ends.
+        """Return the operations that can be run for a call, and its final tensors.
 
-        What constants alone decide is left out unless something else needs it: XNNPACK fails on
-        dequantised weights that lead nowhere.
+        Tensors that depend on constants alone are excluded unless needed: XNNPACK fails on unused
+        dequantised weights.
         """
         operations = [self.subgraph.operations[number] for number in self.runnable]
         taken = {index for one in operations for index in one.inputs}
@@ -316,7 +317,7 @@ class Flow:
 
     def _touches_state(self, operation: Operation) -> bool:
         if operation.calls and not operation.outputs:
-            return True  # it is run for what it does to states alone
+            return True  # it runs only for its effect on states
         tensors = self.subgraph.tensors
         own = [tensors[i] for i in (*operation.inputs, *operation.outputs) if i != -1]
         return any(tensor.variable or tensor.type in RESOURCES for tensor in own)

@@ -88,21 +88,22 @@ def _shapes(listed: Sequence[Sequence[int] | None]) -> tuple[RawShape, ...]:
 
 _Shapes = tuple[RawShape, ...]
 
-# Sizes of free axes: a base, and an enlarged one. A model may refuse short ones, or long ones.
+# Sizes of free axes: a base and an enlarged one. A model may refuse short or long ones.
 _CANDIDATES = ((37, 53), (101, 211), (11, 19), (331, 457), (16381, 20011))
-# Two bytes of which no tensor consists by itself, both times.
+# Two fill bytes. No computed tensor consists of the same one in both calls.
 _MARKS = (0xA5, 0x5A)
-# Whole numbers of 32 bits and more are left alone: LiteRT computes some shapes ahead of the call.
+# Integers of 32 bits and more are not changed: LiteRT computes some shapes before the call.
 _MARKED = ("FLOAT16", "FLOAT32", "INT8", "UINT8", "INT16")
 
 
 def examine(file: TFLiteFile, signature: str | None, settings: Settings) -> Probed:
     """Read the file and run it at several sizes, in this process.
 
-    What LiteRT cannot run is found by trying, and cut off.
+    Operations that LiteRT cannot run are found by trying, and cut off.
 
     Raises:
-        ModelError: it is damaged, no such signature, or an input of neither numbers nor strings.
+        ModelError: the file is damaged, the signature does not exist, or an input has another type
+            than numbers or strings.
         Exception: Any other error of a damaged file that does not crash the process.
     """
     graph, entry = _read(file, signature)
@@ -115,7 +116,7 @@ def examine(file: TFLiteFile, signature: str | None, settings: Settings) -> Prob
             return probed
         named = missing(probed, graph, entry.subgraph, settings)
         found = failing(probed, entry.subgraph, _given(flow, cut_off)) if named is None else named
-        # What LiteRT lacks may not be called at all: then cutting alone helps.
+        # The missing operation may be in a part that is not called: then cutting helps.
         only_cut = named is not None and not cut_off
         if not only_cut and not found.keys() - lacking.keys():
             found = mark_all_failing(probed, entry.subgraph)
@@ -126,14 +127,14 @@ def examine(file: TFLiteFile, signature: str | None, settings: Settings) -> Prob
 
 
 def _given(flow: Flow, cut_off: bool) -> Sequence[int]:
-    """Return the numbers of the operations that LiteRT was given."""
+    """Return the numbers of the operations that were tried."""
     return flow.runnable_for_inputs()[0] if cut_off else range(len(flow.subgraph.operations))
 
 
 def _tried(
     file: TFLiteFile, graph: Graph, flow: Flow, settings: Settings, cut_off: bool
 ) -> Probed | Exception:
-    """Return what running the file tells at the first sizes that it takes, or the first failure."""
+    """Return the results at the first sizes that the file accepts, or the first failure."""
     runnable = runnable_of(file, graph, flow, cut_off)
     failure: Exception | None = None
     for reading, takes, sizes in _attempts(flow.entry):
@@ -205,7 +206,9 @@ class _Examination:
         fixed = self._fixed()
         other_shapes = self._shapes(preserving, fixed)
         shapes = []
-        for at in self.sizes.trials[::-1]:  # the base comes last, and stays to be compared
+        for at in self.sizes.trials[
+            ::-1
+        ]:  # the base is last, so that its values remain for the comparison
             preserving.call(self._drawn(at))
             shapes.append(self._shapes(preserving, fixed))
         return Probed(
@@ -254,7 +257,7 @@ class _Examination:
         return number is not None and number not in self.flow.blocked
 
     def _fixed(self) -> Mapping[int, RawShape]:
-        """Return shapes of what is computed from constants alone, by what computes them later."""
+        """Return the shapes of tensors that depend on constants alone, computed as in a job."""
         tensors = self.subgraph.tensors
         fixed = [index for index in self.flow.fixed if tensors[index].type in DTYPES]
         if not fixed:
@@ -265,7 +268,7 @@ class _Examination:
         return {index: _shape(interpreter, index) for index in fixed}
 
     def _change(self, preserving: Interpreter) -> float:
-        """Return the distance of outputs at the base from those of a plain interpreter."""
+        """Return the largest difference of the outputs at the base from a plain interpreter's."""
         plain = self._interpreter(preserve=False)
         plain.call(self._drawn(self.sizes.base))
         first = self._outputs(plain)
@@ -275,7 +278,7 @@ class _Examination:
             (
                 _difference(first[index], value)
                 for index, value in self._outputs(preserving).items()
-                # What differs by itself, being random, cannot be compared.
+                # Random outputs cannot be compared.
                 if _same(first[index], second[index])
             ),
             default=0.0,
@@ -290,7 +293,7 @@ class _Examination:
         }
 
     def _unwritten(self) -> set[int]:
-        """Return tensors that still hold a mark put there before the call, whichever mark it is."""
+        """Return the tensors that still hold the fill byte from before the call, for both bytes."""
         if not self.settings.xnnpack:
             return set()
         made = {i for operation in self.runnable.subgraph.operations for i in operation.outputs}
@@ -323,13 +326,13 @@ def _holds(value: Array, mark: int) -> bool:
 
 
 def _same(one: Array, other: Array) -> bool:
-    if one.dtype.hasobject:  # its own bytes say where the strings are
+    if one.dtype.hasobject:  # its bytes contain offsets of the strings
         return one.shape == other.shape and one.tolist() == other.tolist()
     return one.shape == other.shape and one.tobytes() == other.tobytes()
 
 
 def _difference(one: Array, other: Array) -> float:
-    """Return the largest one; 0 only where both are the same bit for bit."""
+    """Return the largest difference; 0 only if both are bitwise identical."""
     if _same(one, other):
         return 0.0
     if one.shape != other.shape or one.dtype.hasobject:
@@ -339,7 +342,7 @@ def _difference(one: Array, other: Array) -> float:
 
 
 def _limit_memory() -> None:
-    """Nothing that the machine could not hold, and no core file."""
+    """Limit memory to that of the machine, and disable core files."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -356,7 +359,7 @@ def main(asked: str) -> None:
         answer = {**found, "unwritten": sorted(found["unwritten"])}
     except ModelError as error:
         answer = {"refused": str(error)}
-    except Exception as error:  # LiteRT's own refusals, and what damage leads to later
+    except Exception as error:  # LiteRT's own errors, and later effects of damage
         raise SystemExit(error_summary(error)) from error
     sys.stdout.write(f"\n{json.dumps(answer)}\n")
 

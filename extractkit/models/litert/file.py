@@ -18,9 +18,9 @@ from extractkit.models.zip_files import why_not_unpacked
 _ENDINGS = (".tflite", ".lite")
 _ARCHIVE = b"PK"
 _DEEPEST = 3  # archives inside archives
-# A FlatBuffer can have no more.
+# The limit of a FlatBuffer.
 _LARGEST = 2**31 - 1
-# What packs better than this is made to fill memory: weights hardly pack at all.
+# Weights hardly compress. Data that compresses better than this is meant to fill memory.
 _HIGHEST_RATIO, _RATIO_FROM = 100, 50_000_000
 
 _BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, ValueError)
@@ -46,8 +46,8 @@ def member_of(path: Path, inside: str | None, at: str) -> str:
 
     Args:
         path: The archive.
-        inside: What the user named in it, None for nothing.
-        at: How messages name what the user gave.
+        inside: The path that the user gave inside it, or None.
+        at: The name for messages.
 
     Raises:
         ModelError: There is no such model, or several and none is named, or the archive is damaged.
@@ -73,7 +73,8 @@ def unpacked(path: Path, member: str, at: str) -> bytes:
     """Read one model of an archive into memory.
 
     Raises:
-        ModelError: It is damaged, encrypted or far larger than its packed size, or not there.
+        ModelError: It does not exist, is damaged or encrypted, or is far larger than its packed
+            size.
     """
     content, rest = path.read_bytes(), member
     while True:
@@ -88,7 +89,7 @@ def unpacked(path: Path, member: str, at: str) -> bytes:
 
 
 def _nearest(member: str) -> Iterator[str]:
-    """Yield the path itself, then what its first parts name, longest first."""
+    """Yield the path itself, then its parents, longest first."""
     while member:
         yield member
         member = member.rpartition("/")[0]
@@ -154,7 +155,7 @@ class TFLiteFile:
 
     Attributes:
         path: The file, or the archive that it is in.
-        member: Its path inside the archive; None if it is a file of its own.
+        member: Its path inside the archive; None if it is not in one.
     """
 
     path: Path
@@ -167,7 +168,7 @@ class TFLiteFile:
         return f"model.path={str(where)!r}"
 
     def to_json(self) -> dict[str, str | None]:
-        """Return the fields as a child process is given them."""
+        """Return the fields as plain data, for a child process."""
         return {"path": str(self.path), "member": self.member}
 
     @contextmanager
@@ -187,7 +188,7 @@ class TFLiteFile:
         return self.path.read_bytes() if self.member is None else self._unpacked
 
     def model(self) -> Path | bytes:
-        """Return what LiteRT opens: a path, which it maps into memory, or the content itself."""
+        """Return the argument for LiteRT: a path, which it maps into memory, or the content."""
         return self.path if self.member is None else self._unpacked
 
     @cached_property

@@ -1,7 +1,7 @@
 """The content of a `.tflite` file, read without an interpreter: subgraphs, tensors, signatures.
 
-The file is a FlatBuffer; LiteRT ships the readers made from its schema. They check no offset, so a
-damaged file can make them raise anything: `probe` reads it in a child process first.
+The file is a FlatBuffer; LiteRT ships the readers made from its schema. They do not check offsets,
+so a damaged file can make them raise any error: `probe` reads it in a child process first.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,14 +15,14 @@ from extractkit.models.litert.file import Content
 from extractkit.models.litert_internals import vector_start
 
 RESOURCES = ("RESOURCE", "VARIANT")
-"""Types without a value: reading such a tensor ends the process."""
+"""Types without a value. Reading such a tensor ends the process."""
 
 _CALLING = ("IF", "WHILE", "CALL", "CALL_ONCE")
 _STABLEHLO = "STABLEHLO_"
-# Ends the names of the options that hold the number of a subgraph.
+# The suffix of options that hold the number of a subgraph.
 _CALLED = ("subgraphindex", "subgraph")
 
-_DATA = 4  # where the schema's table `Buffer` has its field `data`
+_DATA = 4  # offset of the field `data` in the schema's table `Buffer`
 _DENSE = 0  # the schema's `DimensionType.DENSE`
 
 
@@ -33,7 +33,7 @@ class Quantization:
     Attributes:
         scales: float32 (n,): one for the tensor, or one for each index along `axis`.
         zero_points: int64 (n,).
-        axis: the axis that they lie along, where there are several.
+        axis: their axis, if there are several.
     """
 
     scales: npt.NDArray[np.float32]
@@ -47,11 +47,11 @@ class GraphTensor:
 
     Attributes:
         index: its number in the subgraph.
-        name: as the file has it; names of fused operations are joined by ";".
+        name: its name in the file. Names of fused operations are joined by ";".
         type: name of its TFLite type ("FLOAT32").
-        shape: as stored; None where it may be resized.
+        shape: the stored shape, with None for sizes that may change.
         variable: whether it is a state that the interpreter keeps from call to call.
-        quantization: None where its numbers are what they are.
+        quantization: its parameters; None if the tensor is not quantised.
         place: Offset and number of bytes of its value in the file; None if the file holds none.
         sparsity: How a sparse value is stored, as `sparsity.densify` takes it; None if dense.
     """
@@ -77,8 +77,8 @@ class Operation:
 
     Attributes:
         type: "CONV_2D", or the name of a custom operation.
-        inputs, outputs: What it takes and makes, by number; -1 for an input left out.
-        version: Of a builtin operation.
+        inputs, outputs: The numbers of its tensors; -1 for an omitted input.
+        version: The version of a builtin operation.
         calls: Numbers of the subgraphs that it runs, if it is a loop, branch or call.
     """
 
@@ -91,7 +91,7 @@ class Operation:
 
 @dataclass(frozen=True)
 class Subgraph:
-    """One function of the model: what a signature runs, or a body of a loop or branch."""
+    """One function of the model, run by a signature, loop or branch."""
 
     index: int
     name: str
@@ -103,7 +103,7 @@ class Subgraph:
 
 @dataclass(frozen=True)
 class GraphSignature:
-    """A named way to call one subgraph: numbers of its tensors by the signature's names."""
+    """A named signature of one subgraph, with the numbers of its tensors by name."""
 
     key: str
     subgraph: int
@@ -121,7 +121,7 @@ class Graph:
 
 
 def called_subgraphs(graph: Graph, operations: Iterable[Operation]) -> set[int]:
-    """Return the numbers of the subgraphs that operations run, however deep."""
+    """Return the numbers of the subgraphs that operations run, at any depth."""
     found: set[int] = set()
     unseen = {number for operation in operations for number in operation.calls}
     while unseen:
@@ -132,11 +132,11 @@ def called_subgraphs(graph: Graph, operations: Iterable[Operation]) -> set[int]:
 
 
 def read_graph(content: Content) -> Graph:
-    """Read the structure of a file. Weights are not read, but have their place.
+    """Read the structure of a file. Of weights, only the offset is read.
 
     Raises:
-        ValueError: Numbers in the file lead outside of what it has.
-        Exception: Anything else that a damaged file makes the readers raise.
+        ValueError: A number in the file is out of range.
+        Exception: Any other error of the readers on a damaged file.
     """
     from ai_edge_litert import schema_py_generated as schema
 
@@ -159,7 +159,7 @@ def read_graph(content: Content) -> Graph:
 
 
 def _check(graph: Graph, size: int) -> None:
-    """Raise ValueError unless every number leads to something."""
+    """Raise ValueError if a number is out of range."""
     for subgraph in graph.subgraphs:
         tensors = range(len(subgraph.tensors))
         _check_among(tensors, "tensor", (*subgraph.inputs, *subgraph.outputs))
@@ -187,7 +187,7 @@ def _names(enumeration: type) -> dict[int, str]:
 
 
 def _operation_type(code: Any, names: Mapping[int, str]) -> str:
-    # Files from before there were more than 127 types have the number in the older field.
+    # Files from before the 128th type have the number in the older field.
     number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
     return _text(code.CustomCode()) or names.get(number, f"OPERATION_{number}")
 
@@ -304,7 +304,7 @@ def _tensor_map(entry: Any, count: int) -> Iterator[tuple[str, int]]:
 
 
 def _numbers(array: Any) -> tuple[int, ...]:
-    """Return a vector of the file; one that is absent reads as 0."""
+    """Return a vector of the file. An absent vector is read as 0."""
     return tuple(map(int, array)) if isinstance(array, np.ndarray) else ()
 
 

@@ -1,6 +1,6 @@
-"""LiteRT's interpreter, one sample a call. The only place that knows its Python interface.
+"""LiteRT's interpreter, one sample per call. The only module that uses its Python interface.
 
-An interpreter always runs its whole subgraph: it has no way to stop at the tensors that are wanted.
+An interpreter always runs its whole subgraph: it cannot stop at the wanted tensors.
 """
 
 import warnings
@@ -18,12 +18,12 @@ from extractkit.models.litert.graph import Subgraph
 from extractkit.models.litert_internals import wrapper_of
 
 FAILURES = (ValueError, RuntimeError)
-"""Errors of a failed call of LiteRT, except a lack of memory, which no sample causes."""
+"""Errors of a failed call of LiteRT, except a lack of memory, which is not caused by samples."""
 
 _HANDLE = "VAR_HANDLE"
 
-# Whether with XNNPACK or without: what of it has been allocated in this process. LiteRT announces
-# on standard error, once, the delegates that it makes.
+# Settings of XNNPACK that have been used in this process. LiteRT prints the delegates that it makes
+# to standard error, once.
 _ANNOUNCED: set[bool] = set()
 
 
@@ -32,8 +32,8 @@ class Settings:
     """Settings of an interpreter that may change the last bits of values.
 
     Attributes:
-        threads: of one interpreter.
-        xnnpack: whether the XNNPACK delegate computes what it can, as LiteRT does by default.
+        threads: the threads of one interpreter.
+        xnnpack: whether to use the XNNPACK delegate, as LiteRT does by default.
     """
 
     threads: int = 1
@@ -51,7 +51,7 @@ class Runnable:
 
     Attributes:
         model: The path of a file, or the content of one.
-        subgraph: Its subgraph that is called.
+        subgraph: The called subgraph.
     """
 
     model: Path | bytes
@@ -61,12 +61,12 @@ class Runnable:
 class Interpreter:
     """One interpreter of a model, for calls of one subgraph of it.
 
-    Every call starts from the model's initial state, so that what it returns is a function of its
-    sample alone: variables are reset, and resources, which cannot be, come with a new interpreter.
+    Every call starts from the model's initial state, so its results depend on its sample alone:
+    variables are reset. Resources cannot be reset, so they need a new interpreter.
 
     Args:
-        runnable: the model, which `probe` has found to be sound.
-        settings: how it computes.
+        runnable: the model, which `probe` has checked.
+        settings: the settings.
         preserve: whether the tensors between inputs and outputs can be read after a call.
     """
 
@@ -81,7 +81,7 @@ class Interpreter:
         self._wrapper = self._built()
 
     def call(self, arrays: Mapping[int, Array]) -> None:
-        """Run the subgraph on the arrays given for its inputs by number.
+        """Run the subgraph on arrays for its inputs, by number.
 
         Raises:
             ValueError, RuntimeError, MemoryError: LiteRT cannot do it; its own words.
@@ -96,7 +96,7 @@ class Interpreter:
         self._wrapper.Invoke(self._subgraph.index)
 
     def allocate(self, arrays: Mapping[int, Array]) -> None:
-        """Make room for a call with inputs of these shapes."""
+        """Allocate memory for a call with inputs of these shapes."""
         for index, array in arrays.items():
             shape = np.array(array.shape, np.int32)
             self._wrapper.ResizeInputTensor(index, shape, False, self._subgraph.index)
@@ -106,27 +106,29 @@ class Interpreter:
         _ANNOUNCED.add(self._settings.xnnpack)
 
     def value(self, index: int) -> Array:
-        """Return a copy of a tensor's value of the last call.
+        """Return a copy of a tensor's value in the last call.
 
         Raises:
             ValueError: there is none.
         """
         where = self._subgraph.index
         shape = self._wrapper.TensorSize(index, where)
-        if 0 in shape:  # LiteRT takes no memory for nothing, and then finds no value
+        if 0 in shape:  # LiteRT allocates no memory for empty tensors, and then finds no value
             dtype = np.dtype(self._wrapper.TensorType(index, where))
             return np.zeros(shape, object if dtype.kind == "S" else dtype)
-        return as_array(self._wrapper.GetTensor(index, where))  # a scalar comes as no array
+        return as_array(
+            self._wrapper.GetTensor(index, where)
+        )  # a scalar is not returned as an array
 
     def overwrite(self, index: int, byte: int) -> None:
-        """Fill a tensor's memory, where it has any yet, with one byte, to see who writes to it."""
+        """Fill a tensor's memory, if it has any, with one byte, to see whether it is written to."""
         where = self._subgraph.index
         dtype = np.dtype(self._wrapper.TensorType(index, where))
         filled = np.full(dtype.itemsize, byte, np.uint8).view(dtype)[0]
         array = np.full(self._wrapper.TensorSize(index, where), filled)
         try:
             self._wrapper.SetTensor(index, array, where)
-        except ValueError:  # its size is known only once it is computed, and written with it
+        except ValueError:  # its size is known and written only when it is computed
             return
 
     def _built(self) -> Any:
@@ -154,13 +156,13 @@ class Interpreter:
 
 @dataclass(frozen=True)
 class Plain:
-    """Calls as LiteRT's own documentation makes them, each from the model's initial state.
+    """Plain calls as in LiteRT's documentation, each from the model's initial state.
 
     Attributes:
         model: The path of a file, or the content of one.
-        signature: What is called; None: the first subgraph.
-        inputs: Numbers of the tensors that a call is given, by name.
-        settings: How it computes.
+        signature: The called signature; None: the first subgraph.
+        inputs: Numbers of the input tensors by name.
+        settings: The settings.
     """
 
     model: Path | bytes
@@ -172,8 +174,8 @@ class Plain:
         """Return outputs by number.
 
         Args:
-            arrays: For the inputs, by number.
-            outputs: Numbers of those that are wanted, by name.
+            arrays: Arrays for the inputs, by number.
+            outputs: Numbers of the wanted outputs by name.
 
         Raises:
             ValueError, RuntimeError, MemoryError: LiteRT cannot do it; its own words.

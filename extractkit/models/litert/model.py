@@ -1,7 +1,7 @@
 """The adapter of TFLite models: LiteRT's interpreter, called once for each sample.
 
-The interpreter always runs its whole graph. Weights are read without running it, and
-what LiteRT cannot run is cut off first. Transforms follow in NumPy, sample by sample.
+The interpreter always runs its whole graph. Weights are read without running it, and operations
+that LiteRT cannot run are cut off first. Transforms follow in NumPy, sample by sample.
 """
 
 import hashlib
@@ -46,15 +46,15 @@ from extractkit.models.litert.interpreter import (
 
 @dataclass(frozen=True, eq=False)
 class TFLiteModel:
-    """A `.tflite` file behind the `Model` protocol.
+    """A `.tflite` file as a `Model`.
 
     Attributes:
-        name: for messages.
+        name: the name for messages.
         file: the file, which has been probed.
-        graph: what it says.
-        entry: what of it is called.
+        graph: the content of the file.
+        entry: the called entry point.
         probed: The result of probing it.
-        settings: how it computes.
+        settings: the interpreter's settings.
     """
 
     name: str
@@ -66,7 +66,7 @@ class TFLiteModel:
 
     @cached_property
     def signature(self) -> Signature:
-        """The signature's inputs; each call takes one sample."""
+        """The inputs of the signature. Each call takes one sample."""
         return signature_of(self.entry, self.name, self.probed.reading)
 
     @cached_property
@@ -88,10 +88,10 @@ class TFLiteModel:
         return runnable_of(self.file, self.graph, self._flow, self.probed.cut)
 
     def configure(self, seed: int, deterministic: bool, device: str | None) -> Mapping[str, object]:
-        """Nothing to seed, and LiteRT's kernels are deterministic for a number of threads.
+        """Return the settings. Nothing is seeded, and LiteRT's kernels are deterministic.
 
         Raises:
-            ConfigError: a device is asked for.
+            ConfigError: a device is given.
         """
         if device is not None:
             raise ConfigError(
@@ -104,14 +104,14 @@ class TFLiteModel:
         }
 
     def encode(self, samples: Sequence[Sample]) -> list[Encoded]:
-        """Return arrays as they are."""
+        """Return the arrays unchanged."""
         return [encode_arrays(self.signature, sample) for sample in samples]
 
     def program(self, fetches: Sequence[Fetch], compilation: Compilation) -> Program:
-        """Return an interpreter of its own, which keeps intermediates only where they are fetched.
+        """Return a new interpreter, which keeps intermediates only if they are fetched.
 
         Raises:
-            ConfigError: XLA is asked for.
+            ConfigError: XLA is requested.
         """
         if compilation.compile != "graph":
             raise ConfigError(
@@ -161,7 +161,7 @@ class TFLiteModel:
             ) from error
 
     def _value(self, interpreter: Interpreter, one: Found, fetch: Fetch) -> Array:
-        """Return the value of the last call, without sample axis, transformed."""
+        """Return the transformed value of the last call, without sample axis."""
         value = self._read(interpreter, one)
         value = value[0, ...] if one.bare else value
         return value if fetch.axes is None else transformed(value, fetch.axes)
@@ -176,10 +176,10 @@ class TFLiteModel:
         return _real(value, one)
 
     def own_call(self, checkpoint: int | None = None) -> OwnCall:
-        """Return the outputs by a plain interpreter of LiteRT, which preserves no intermediates.
+        """Return the outputs of a plain interpreter of LiteRT, without preserved intermediates.
 
         Raises:
-            NoOwnCallError: LiteRT cannot run the file, and what is left of it has no signature.
+            NoOwnCallError: LiteRT cannot run the whole file, and a part of it has no signature.
         """
         if not self.probed.cut:
             plain = Plain(self.file.model(), self.entry.signature, self.entry.inputs, self.settings)
@@ -220,10 +220,10 @@ class TFLiteModel:
         return [value[0, ...] if bare else value for bare, value in real]
 
     def constants(self, fetches: Sequence[Fetch]) -> list[Array]:
-        """Return weights as the file holds them, and what is computed from them alone.
+        """Return stored weights, and tensors that are computed from them alone.
 
-        The latter takes an interpreter of its own, which computes nothing else. It has no XNNPACK,
-        which never computes the dequantised weights that it packs.
+        The latter need a separate interpreter, which computes nothing else. It does not use
+        XNNPACK, which never computes the dequantised weights that it packs.
 
         Raises:
             JobError: The file can no longer be read.
@@ -266,7 +266,7 @@ class TFLiteModel:
         return sha.hexdigest()
 
     def definition_digest(self) -> str:
-        """Return the SHA-256 over the file as it is, its weights too, and what of it is called."""
+        """Return the SHA-256 over the whole file, weights included, and its entry point."""
         with self.file.opened() as opened:
             content = hashlib.sha256(opened).hexdigest()
         return of_plain_data(
@@ -274,7 +274,7 @@ class TFLiteModel:
         )
 
     def describe(self) -> Mapping[str, object]:
-        """Size, signature, file, and whether reading intermediates leaves the outputs bitwise."""
+        """Return size, signature, file, and whether reading intermediates changes outputs."""
         sizes = [one.record.shape or () for one in self._weights() if one.quantization is None]
         return {
             "name": self.name,
@@ -298,5 +298,5 @@ class TFLiteModel:
 
 
 def _real(value: Array, one: Found) -> Array:
-    """Return the value as it is listed: as it is, or made real."""
+    """Return the value raw or dequantised, as listed."""
     return value if one.quantization is None else dequantized(value, one.quantization)

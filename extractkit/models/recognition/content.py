@@ -1,4 +1,4 @@
-"""Recognize a file by its first or last bytes, and protocol buffers by their fields."""
+"""Recognition of a file by its first or last bytes, and of protocol buffers by their fields."""
 
 import json
 import re
@@ -19,9 +19,9 @@ class Recognized:
 
     Attributes:
         what: a noun phrase: "a GraphDef", "a pickle of PyTorch".
-        model: the entry of the `model` group that reads it; None: none does.
-        path: what to give that entry as `model.path`: the folder of a SavedModel for a file in it.
-        advice: what to do where no entry reads it, as a sentence; empty: nothing is known.
+        model: the entry of the `model` group that reads it, or None.
+        path: the `model.path` for that entry, such as the folder of a SavedModel for a file in it.
+        advice: what to do if no entry reads it, as a sentence, or "".
     """
 
     what: str
@@ -31,7 +31,7 @@ class Recognized:
 
 
 _VARINT, _FIXED_64, _BYTES, _FIXED_32 = 0, 1, 2, 5
-# Enough to tell one message from another.
+# Enough to distinguish one message from another.
 _MOST_FIELDS = 64
 _HEAD = 4096
 
@@ -44,12 +44,12 @@ class _Field(NamedTuple):
     content: bytes
 
 
-# Known by so much of their start that a file that is cut off is one all the same.
+# Recognised by their first fields, so that a truncated file is recognised, too.
 _CERTAIN = ("GraphDef", "SavedModel", "MetaGraphDef")
 
 
 def message_kind(file: Path) -> tuple[str | None, bool]:
-    """Return which message a file holds, and whether it is whole; None: none that is known."""
+    """Return the kind of message in a file and whether it is complete, or None if unknown."""
     try:
         fields, whole = _fields(file)
     except OSError:
@@ -79,13 +79,13 @@ def _kind(fields: list[_Field]) -> str | None:
 
 
 def embedded(content: bytes, number: int) -> list[bytes]:
-    """Return the contents of all texts and messages in the field of this number, in order."""
+    """Return the contents of all texts and messages in the field with this number, in order."""
     fields = _begin(content, len(content))
     return [field.content for field in fields if (field.number, field.kind) == (number, _BYTES)]
 
 
 def _graph_after(fields: list[_Field], number: int, *, meta: bool = False) -> bool:
-    """Return whether the field of this number begins as a MetaGraphDef, or as a GraphDef, does."""
+    """Return whether the field with this number begins like a MetaGraphDef or a GraphDef."""
     content = next((f.content for f in fields if f.number == number and f.kind == _BYTES), None)
     if content is None:
         return False
@@ -96,7 +96,7 @@ def _graph_after(fields: list[_Field], number: int, *, meta: bool = False) -> bo
 
 
 def _is_node(content: bytes) -> bool:
-    """Return whether a message begins with two texts of its first two fields, as a NodeDef does."""
+    """Return whether a message begins with texts in its first two fields, like a NodeDef."""
     begin = _begin(content)
     return (
         len(begin) >= 2
@@ -110,7 +110,7 @@ def _is_name(content: bytes) -> bool:
 
 
 def _begin(content: bytes, most: int = _MOST_FIELDS) -> list[_Field]:
-    """Return the fields of a message of which only the start may be there."""
+    """Return the fields of a message that may be truncated."""
     found: list[_Field] = []
     position = 0
     while position < len(content) and len(found) < most:
@@ -135,10 +135,10 @@ def _begin(content: bytes, most: int = _MOST_FIELDS) -> list[_Field]:
 
 
 def _fields(file: Path) -> tuple[list[_Field], bool]:
-    """Return the first fields of the message that a file is, and whether it is whole so far.
+    """Return the first fields of the message in a file, and whether they are complete.
 
-    What is no message ends at its first byte that cannot be; of one that is cut off the last field
-    is not whole.
+    In other data, the fields end at the first invalid byte. In a truncated message, the last field
+    is incomplete.
     """
     whole = file.stat().st_size
     found: list[_Field] = []
@@ -158,7 +158,7 @@ def _fields(file: Path) -> tuple[list[_Field], bool]:
 
 
 def _tag(head: bytes) -> tuple[tuple[int, int], int, int]:
-    """Return a field's number and type, where its content begins, and the content's size.
+    """Return a field's number and type, and the start and size of its content.
 
     Raises:
         ValueError: It is not a field.
@@ -193,7 +193,7 @@ def _varint(content: bytes, position: int) -> tuple[int, int]:
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 TFLITE = b"TFL3"
-"""At byte 4 of every TensorFlow Lite file."""
+"""The identifier at byte 4 of every TensorFlow Lite file."""
 _OLD_PYTORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _PICKLE = re.compile(rb"\x80[\x02-\x05]")
 _PICKLES = (".pkl", ".pickle", ".joblib", ".pt", ".pth", ".ckpt")
@@ -218,10 +218,10 @@ _ARRAYS = "Arrays are read as samples: inputs=arrays inputs.path=FILE"
 
 
 def recognize_file(file: Path) -> Recognized | None:
-    """Return what a file holds; None where nothing is known that it could be.
+    """Return what a file holds, or None if it is not recognised.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     with file.open("rb") as opened:
         head = opened.read(_HEAD)
@@ -290,12 +290,12 @@ def _compressed(file: Path) -> Recognized:
 def _is_tar(file: Path) -> bool:
     try:
         return tarfile.is_tarfile(file)
-    except (OSError, EOFError, zlib.error):  # what it is packed in is damaged
+    except (OSError, EOFError, zlib.error):  # the archive is damaged
         return False
 
 
 def _packed(what: str, module: str, file: Path) -> Recognized:
-    """Return an archive, unpacked by a module of Python's own."""
+    """Return the content of an archive, unpacked by a module of Python's standard library."""
     command = f"python -m {module} -e {shlex.quote(str(file))} NAME"
     return Recognized(what, advice=f"Unpack it and give the path of what is in it: {command}")
 

@@ -1,8 +1,8 @@
 """Import of TensorFlow 1 graphs: into sessions, without dropout, and for analysis.
 
-Dropout multiplies by a mask of zeros and ones and by the inverse of how much is kept. What is found
-is exactly that, so that without it the tensor itself is left. Both forms that TensorFlow 1 wrote
-are known: `x / keep * floor(keep + uniform)`, and `x * scale` where `uniform >= rate`.
+Dropout multiplies by a mask of zeros and ones and by the inverse of the keep probability. Only
+exactly this is recognised, so that removing it leaves the tensor itself. Both forms that TensorFlow
+1 wrote are supported: `x / keep * floor(keep + uniform)`, and `x * scale` where `uniform >= rate`.
 """
 
 import math
@@ -32,7 +32,7 @@ _RANDOM = ("RandomUniform", "StatelessRandomUniform", "StatelessRandomUniformV2"
 
 
 def dropouts(graph: tf.Graph) -> dict[str, str]:
-    """Return for the last operation of each dropout the tensor that it drops from (`op:0`).
+    """Return, for the last operation of each dropout, its input tensor (`op:0`).
 
     Functions that the graph calls are not searched.
     """
@@ -62,7 +62,7 @@ def without_dropout(graph_def: Any, found: Mapping[str, str]) -> None:
 
 
 def _masked(operation: Any) -> Collection[tuple[tf.Tensor, tf.Tensor]]:
-    """Return what may be the mask of a dropout, and what it is put on."""
+    """Return the possible mask of a dropout, and the masked tensor."""
     if operation.type == "Mul":
         one, other = operation.inputs
         return ((other, one), (one, other))
@@ -75,7 +75,7 @@ def _masked(operation: Any) -> Collection[tuple[tf.Tensor, tf.Tensor]]:
 
 
 def _given(mask: tf.Tensor, kept: tf.Tensor, ranges: Mapping[str, Range]) -> tf.Tensor | None:
-    """Return what a dropout drops from; None where it is none."""
+    """Return the input of a dropout, or None if it is something else."""
     while mask.op.type in ("Cast", "Identity"):
         mask = mask.op.inputs[0]
     if mask.op.type == "Floor" and mask.op.inputs[0].op.type in ("Add", "AddV2"):
@@ -92,7 +92,7 @@ def _given(mask: tf.Tensor, kept: tf.Tensor, ranges: Mapping[str, Range]) -> tf.
 
 
 def _unscaled(scaled: tf.Tensor, keep: tf.Tensor | None, share: float | None) -> tf.Tensor | None:
-    """Return what was scaled by the inverse of the share that is kept; None: nothing was."""
+    """Return the tensor that is scaled by the inverse keep probability, or None."""
     operation = scaled.op
     if operation.type in ("RealDiv", "Div"):
         values, divisor = operation.inputs
@@ -111,7 +111,7 @@ def _are_close(one: float | None, other: float | None) -> bool:
 
 
 def _number(tensor: tf.Tensor) -> float | None:
-    """Return the value of a scalar that the graph alone tells."""
+    """Return the value of a scalar that is constant in the graph."""
     if tensor.shape.num_elements() != 1 or not tensor.dtype.is_floating:
         return None
     value = tf.get_static_value(tensor)
@@ -127,7 +127,7 @@ class SessionGraph:
 
     Attributes:
         graph: the graph.
-        inputs: its tensor for each named input.
+        inputs: the tensor of each named input.
     """
 
     graph: AnyGraph
@@ -136,7 +136,7 @@ class SessionGraph:
 
 @dataclass(frozen=True, eq=False)
 class SessionTemplate:
-    """A graph to which nothing is added, and how to open a session for its like.
+    """A graph that is not changed, and a function that opens a session for a copy.
 
     Attributes:
         graph: the graph.
@@ -150,8 +150,8 @@ class SessionTemplate:
 def clean(graph_def: Any) -> None:
     """Remove attributes that prevent importing a graph in part or on other devices.
 
-    Stored shapes may be those of another TensorFlow; places beside other nodes mean nothing where
-    those are left out.
+    Stored shapes may come from another TensorFlow. Colocation has no meaning if the other nodes are
+    not imported.
     """
     drop_stored_shapes(graph_def)
     for node in graph_def.node:
@@ -160,13 +160,14 @@ def clean(graph_def: Any) -> None:
 
 
 WITHOUT_SHAPES = ", without stored shapes"
-"""Follows the name of what has loaded a graph from which `drop_stored_shapes` took some."""
+"""Follows the loader's name if `drop_stored_shapes` removed shapes."""
 
 
 def drop_stored_shapes(graph_def: Any) -> bool:
-    """Take the stored shapes off a graph, in place, and return whether there were any.
+    """Remove the stored shapes of a graph in place, and return whether there were any.
 
-    TensorFlow refuses those that it infers otherwise, as it does of graphs of other versions.
+    TensorFlow refuses a graph whose stored shapes differ from the inferred ones, as in graphs of
+    other versions.
     """
     stored = [node for node in graph_def.node if "_output_shapes" in node.attr]
     for node in stored:
@@ -175,7 +176,7 @@ def drop_stored_shapes(graph_def: Any) -> bool:
 
 
 def with_constants(graph_def: Any, constants: Mapping[str, Array]) -> ImportedGraph:
-    """Return a graph in which placeholders, by their operations' names, are constants."""
+    """Return the graph with placeholders, named by operation, replaced by constants."""
     graph_def = tf.compat.v1.GraphDef.FromString(graph_def.SerializeToString())
     clean(graph_def)
     for node in graph_def.node:
@@ -203,7 +204,7 @@ def outputs_named(graph: AnyGraph, names: Sequence[str] | None) -> dict[str, Any
     """Return `model.outputs` as tensors by name.
 
     Raises:
-        ConfigError: there is no such tensor.
+        ConfigError: one of them does not exist.
     """
     outputs = {}
     for name in names or ():
@@ -225,12 +226,12 @@ def read_graph_def(path: str, file: Path) -> Any:
     """Return the GraphDef in a file.
 
     Raises:
-        ModelError: something else is in it, or nothing.
+        ModelError: the file is empty, or holds something else.
     """
     try:
         graph_def = parsed(path, file, tf.compat.v1.GraphDef(), "GraphDef")
         if not graph_def.node:
-            if graph_def.ListFields() == []:  # fields of another message alone
+            if graph_def.ListFields() == []:  # only fields of another message
                 refuse_unknown(path, file, "a GraphDef")
             raise ModelError(f"model.path={path!r} holds no graph: it has no operations")
         if not all(node.name and node.op for node in graph_def.node):
@@ -242,10 +243,10 @@ def read_graph_def(path: str, file: Path) -> Any:
 
 
 def parsed(path: str, file: Path, message: Message, kind: str) -> Any:
-    """Return a message of a file, binary or text by its ending.
+    """Return the message in a file, binary or text according to its ending.
 
     Raises:
-        ModelError: it cannot be read as one.
+        ModelError: the file cannot be parsed.
     """
     try:
         if file.suffix in _TEXT:
@@ -258,7 +259,7 @@ def parsed(path: str, file: Path, message: Message, kind: str) -> Any:
 
 
 def new_session(path: str, graph_def: Any) -> tf.compat.v1.Session:
-    """Return a session of its own for a graph, with the process's settings of threads.
+    """Return a new session for a graph, with the process's thread settings.
 
     Raises:
         ModelError: TensorFlow cannot import the graph.
@@ -268,9 +269,10 @@ def new_session(path: str, graph_def: Any) -> tf.compat.v1.Session:
 
 
 def session_template(path: str, graph_def: Any) -> SessionTemplate:
-    """Return a graph whose session is opened, for a second import of it, when something is run.
+    """Return a graph whose session is opened only when something is run.
 
-    A graph of 30,000 operations takes seconds to import into a session, which listing needs not.
+    Importing a graph of 30,000 operations into a session takes seconds, and listing does not need
+    it.
 
     Raises:
         ModelError: TensorFlow cannot import the graph.
@@ -296,10 +298,10 @@ def _with_python_objects(graph_def: Any) -> tf.Graph:
 
 
 def plain_session(graph_def: Any) -> tf.compat.v1.Session:
-    """Return a session for a graph as it is, but for what `make_importable` changes.
+    """Return a session for a graph, changed only by `make_importable`.
 
     Raises:
-        ModelError: TensorFlow cannot import the graph so.
+        ModelError: TensorFlow cannot import the graph.
     """
     make_importable(graph_def)
     graph = tf.Graph()
@@ -312,7 +314,10 @@ def plain_session(graph_def: Any) -> tf.compat.v1.Session:
 
 
 def session_config() -> Any:
-    """Return settings of a session as those of the process; what a device lacks runs on another."""
+    """Return the process's settings for a session.
+
+    Operations that a device lacks run on another.
+    """
     remember()  # the first session starts TensorFlow's threads
     return tf.compat.v1.ConfigProto(
         allow_soft_placement=True,
@@ -328,10 +333,10 @@ def make_importable(graph_def: Any) -> None:
 
 
 def seed_unseeded(graph_def: Any) -> None:
-    """Give random operations a seed where they have none.
+    """Give random operations without a seed a seed.
 
-    A run that has to be deterministic refuses to start those that have none, even if dropout that
-    is off makes nothing of their values. What depends on them is refused anyway.
+    A deterministic run refuses to start operations without one, even if dropout that is off ignores
+    their values. Tensors that depend on them are unextractable in any case.
     """
     functions = (function.node_def for function in graph_def.library.function)
     for nodes in (graph_def.node, *functions):

@@ -42,7 +42,7 @@ from extractkit.models.sessions.restore import (
 
 @dataclass(frozen=True, eq=False)
 class ReloadedSession:
-    """A graph that was loaded into another session, for `OwnCall`."""
+    """A graph that is loaded into another session, for `OwnCall`."""
 
     session: tf.compat.v1.Session
     loaded_by: str
@@ -50,16 +50,16 @@ class ReloadedSession:
 
 @dataclass(frozen=True, eq=False)
 class SessionModel(GraphModel):
-    """A graph and a session that holds its variables, behind the `Model` protocol.
+    """A graph and a session that holds its variables, as a `Model`.
 
     Attributes:
-        open_session: gives the session that runs programs; whatever it needs is restored and
-            initialised already.
-        source: the graph as it was before programs were added, constants in their places.
-        outputs: the session's tensors by name.
+        open_session: returns the session that runs programs, with everything restored and
+            initialised.
+        source: the graph before programs are added, with constants inserted.
+        outputs: the output tensors of the session by name.
         constants_fed: values of placeholders that are the same for every sample, by tensor name.
-        variables: of the graph.
-        has_signature: whether inputs and outputs go by names of a signature.
+        variables: the variables of the graph.
+        has_signature: whether inputs and outputs are named by a signature.
         inner: Names of inputs that are tensors inside the graph.
         frozen: Whether weights are constants of the graph.
         averages: the name of moving averages: `VARIABLE/averages` is one of `VARIABLE`.
@@ -81,7 +81,7 @@ class SessionModel(GraphModel):
 
     @property
     def session(self) -> tf.compat.v1.Session:
-        """The session that runs programs; they are added to its graph."""
+        """The session that runs programs, which are added to its graph."""
         with self._opening:
             return self._opened
 
@@ -91,17 +91,17 @@ class SessionModel(GraphModel):
 
     @property
     def graph(self) -> SessionGraph:
-        """The graph as analysis sees it."""
+        """The graph for analysis."""
         return self.source
 
     @cached_property
     def facts(self) -> GraphFacts:
-        """What the graph alone tells: loops, branches, what nothing is fed for."""
+        """Facts of the graph itself: loops, branches, placeholders that are not fed."""
         return facts_of(self.source.graph, self.source.inputs.values(), self._empty)
 
     @property
     def inert(self) -> frozenset[str]:
-        """Names of operations through which no randomness passes."""
+        """Names of operations whose results do not depend on random inputs."""
         return self.facts.inert
 
     @cached_property
@@ -125,7 +125,7 @@ class SessionModel(GraphModel):
         )
 
     def configure(self, seed: int, deterministic: bool, device: str | None) -> Mapping[str, object]:
-        """Seed generators; a session places operations itself, so the device must be its own."""
+        """Seed generators. A session chooses devices itself, so only its own device is accepted."""
         configured = super().configure(seed, deterministic, device)
         gpus = tf.config.list_logical_devices("GPU")
         own = "GPU" if gpus else "CPU"
@@ -146,7 +146,7 @@ class SessionModel(GraphModel):
 
     @property
     def contents(self) -> Mapping[str, str] | None:
-        """Variables and frozen weights by their addresses, lookup tables by what they hold."""
+        """Variables and frozen weights by address, lookup tables by content."""
         with self._lock:
             tables = table_contents(self.session, self.source.graph.as_graph_def())
         if tables is None:
@@ -157,7 +157,7 @@ class SessionModel(GraphModel):
         }
 
     def own_call(self, checkpoint: int | None = None) -> OwnCall:
-        """Return the graph's own tensors, fetched by their names from a session of their own."""
+        """Return the outputs of the unchanged graph, fetched by name in a separate session."""
         if self.reload is None:
             return OwnCall(SAME_OBJECT, partial(self._outputs, self.session))
         reloaded = self.reload(checkpoint)
@@ -189,7 +189,7 @@ class SessionModel(GraphModel):
         }
 
     def program(self, fetches: Sequence[Fetch], compilation: Compilation) -> Program:
-        """Return a callable of the session that computes the fetches and what they need alone."""
+        """Return a callable of the session that computes the fetches and their dependencies."""
         if compilation.compile == "xla":
             raise ConfigError(
                 f"runtime.compile=xla: model {self.name!r} runs in a session of TensorFlow 1, "
@@ -221,7 +221,7 @@ class SessionModel(GraphModel):
         return run
 
     def constants(self, fetches: Sequence[Fetch]) -> list[Array]:
-        """Return values of weights, and of what is computed from weights and constants alone."""
+        """Return the values of weights, and of tensors computed only from these and constants."""
 
         def compiled() -> Callable[[], list[Array]]:
             with self._adding():
@@ -231,7 +231,7 @@ class SessionModel(GraphModel):
 
         call = self._constants.of(fetches, compiled)
         try:
-            # A session lends its buffers: the next checkpoint overwrites those of variables.
+            # A session returns its own buffers: the next checkpoint overwrites those of variables.
             return [np.array(value, copy=True) for value in call()]
         except tf.errors.OpError as error:
             raise JobError(
@@ -242,7 +242,7 @@ class SessionModel(GraphModel):
         """Return the content of a variable, or of a constant in the graph.
 
         Raises:
-            ModelError: If the graph is damaged there.
+            ModelError: The graph is damaged.
         """
         try:
             return raw_array(as_array(self.session.run(self._in_session(variable))))
@@ -253,22 +253,22 @@ class SessionModel(GraphModel):
             ) from error
 
     def _in_session(self, value: Any) -> tf.Tensor:
-        """Return the session's own tensor for one of the copied graph, or for a variable."""
+        """Return the session's tensor for a tensor of the copied graph or a variable."""
         if isinstance(value, GraphVariable):
             return value.value
         return self.session.graph.get_tensor_by_name(value.name)
 
     @contextmanager
     def _adding(self) -> Iterator[None]:
-        # One thread at a time: a graph that is added to has no lock of its own.
+        # One thread at a time, because adding to a graph is not thread-safe.
         with self._lock, self.session.graph.as_default():
             yield
 
     def _callable(
         self, tensors: Sequence[tf.Tensor], feeds: Sequence[tf.Tensor] = ()
     ) -> Callable[..., list[Array]]:
-        """Return what computes the tensors when it is called with values of `feeds`."""
-        # What is fed cannot be fetched itself, and a variable's own tensor would change later.
+        """Return a function that computes the tensors from values of `feeds`."""
+        # A fed tensor cannot be fetched, and the tensor of a variable would change later.
         fetched = [tf.identity(tensor) for tensor in tensors]
         graph = self.session.graph
         always = [graph.get_tensor_by_name(name) for name in self.constants_fed]
@@ -287,7 +287,7 @@ class SessionModel(GraphModel):
 
     @cached_property
     def _empty(self) -> frozenset[str]:
-        """Names of the variables without a value."""
+        """Return the names of the variables without a value."""
         if not self.variables:
             return frozenset()
         flags = self.session.run([variable.initialized for variable in self.variables])
@@ -311,34 +311,33 @@ def session_model(
     impure_advice: str = "",
     composites: Mapping[str, Composite] | None = None,
 ) -> SessionModel:
-    """Put a session, whose variables have their values and whose tables are filled, to work.
+    """Wrap a session with restored variables and filled tables as a `Model`.
 
     Args:
-        name: for messages.
-        session: belongs to the model from now on; programs are added to its graph.
-        inputs: tensors by their names in a signature; None: the graph has none, and its
-            placeholders go by their own names.
-        outputs: tensors by their names in the signature, or in the graph; None: results that
-            nothing else consumes.
-        settings: what the configuration says of inputs; any tensor of the graph can be one.
+        name: the name for messages.
+        session: the session, owned by the model from now on. Programs are added to its graph.
+        inputs: tensors by their names in a signature; None: no signature, so placeholders have
+            their own names.
+        outputs: tensors by their names in the signature or graph; None: unconsumed results.
+        settings: the parsed `model.input_axes`. Any tensor of the graph can be an input.
         constants: values that are the same for every sample, by input or placeholder.
-        origin: what the manifest records of where the model comes from.
-        graph_def: the session's graph as it came, where operations have been added to it since.
-        frozen: whether weights stand in the graph as constants.
-        checkpoints: the weights that the session is to be given one after the other.
-        impure_advice: what to do about tensors that depend on random numbers.
+        origin: the manifest's entry on where the model comes from.
+        graph_def: the original graph of the session, if operations have been added to it.
+        frozen: whether weights are constants of the graph.
+        checkpoints: several sets of weights for the session.
+        impure_advice: advice for tensors that depend on random numbers.
         averages: the name of moving averages of variables.
-        reload: as of `SessionModel`.
+        reload: see `SessionModel`.
         composites: sparse inputs by their names in the signature.
 
     Raises:
-        ConfigError: settings or constants for inputs that do not exist, or that do not fit them.
-        ModelError: an input that needs settings and has none.
+        ConfigError: settings or constants for inputs that do not exist, or that do not fit.
+        ModelError: an input needs settings and has none.
     """
     graph = session.graph
     own = placeholders(graph)
     named = dict(own if inputs is None else inputs)
-    # What a signature does not name may still need a value: whether it trains, how much it drops.
+    # Placeholders outside the signature may still need a value, such as a training switch.
     feedable = {**own, **named}
     constant = checked_constants(constants, feedable, tuple(settings or ()))
     if inputs is None:
@@ -381,7 +380,7 @@ def session_model(
 def _fed(
     specs: Sequence[InputSpec], features: Mapping[str, Array], lengths: Mapping[str, Array]
 ) -> dict[str, Array]:
-    """Return what the graph's inputs are fed, by name."""
+    """Return the values to feed to the graph's inputs, by name."""
     fed = given(specs, features, lengths)
     for spec in specs:
         if not spec.parts:
@@ -390,7 +389,7 @@ def _fed(
 
 
 def as_the_graph_takes_it(spec: InputSpec, feature: Array) -> Array:
-    """A feature (samples, *shape) with the sample axis where the graph's own input has it."""
+    """Return a feature (samples, *shape) with the sample axis where the graph's input has it."""
     if spec.sample_axis is None:
         value: Array = feature[0]
         return value

@@ -1,4 +1,4 @@
-"""A checkpoint's weights into a session, checked against the graph first."""
+"""Restoring of a checkpoint into a session, after a check against the graph."""
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -29,10 +29,10 @@ class GraphVariable:
     """A reference or resource variable.
 
     Attributes:
-        name: of its operation, and `:0`.
-        dtype, shape: of its content.
+        name: the name of its operation, with `:0`.
+        dtype, shape: those of its content.
         value: the tensor that reads it.
-        initialized: a boolean tensor, whether it has a value.
+        initialized: a boolean tensor: whether it has a value.
     """
 
     name: str
@@ -48,7 +48,7 @@ def variable_names(graph: AnyGraph) -> list[str]:
 
 
 def variables_of(graph: tf.Graph) -> list[GraphVariable]:
-    """Every variable, in the order of the graph; operations that read them are added to it."""
+    """Return every variable in the order of the graph. Operations that read them are added."""
     found = []
     with graph.as_default(), tf.control_dependencies(None):
         for operation in graph.get_operations():
@@ -87,9 +87,9 @@ def kinds_of_variables(graph: AnyGraph, averages: str) -> dict[str, Kind]:
 
 
 def _optimizer_variables(graph: AnyGraph) -> set[str]:
-    """Names (`op:0`) of the variables that only training needs: slots, rates, the step counter.
+    """Return the names (`op:0`) of variables that only training needs: slots, rates, step counter.
 
-    What trains a variable takes it first, and behind it what belongs to the optimizer.
+    A training operation takes the variable first, followed by the optimizer's own variables.
     """
     found: set[str] = set()
     for operation in graph.get_operations():
@@ -101,7 +101,7 @@ def _optimizer_variables(graph: AnyGraph) -> set[str]:
 
 
 def _variables(tensors: Iterable[AnyTensor]) -> Iterable[str]:
-    """Yield the variables among tensors, or that these read."""
+    """Yield the variables among the tensors, and those that the tensors read."""
     for tensor in tensors:
         operation: Any = tensor.op
         if operation.type in ("Identity", "ReadVariableOp"):
@@ -121,11 +121,11 @@ def table_contents(session: tf.compat.v1.Session, graph_def: Any) -> dict[str, s
     """Return a text for each table of a graph, by the name of its node.
 
     Args:
-        session: which has filled them.
-        graph_def: the graph as it came.
+        session: the session that has filled them.
+        graph_def: the original graph.
 
     Returns:
-        None where a function of the graph holds one, of which nobody can tell.
+        None if a function of the graph holds a table, whose content is not known.
     """
     if any(_is_table(node) for one in graph_def.library.function for node in one.node_def):
         return None
@@ -149,7 +149,7 @@ def _contents(session: tf.compat.v1.Session, nodes: list[Any]) -> Iterator[tuple
             )
         try:
             keys, values = session.run([both.keys, both.values])
-        except tf.errors.FailedPreconditionError:  # nobody has filled it
+        except tf.errors.FailedPreconditionError:  # never filled
             yield node.name, "table"
         else:
             yield node.name, f"table {digests.of_table(keys, values)}"
@@ -157,31 +157,30 @@ def _contents(session: tf.compat.v1.Session, nodes: list[Any]) -> Iterator[tuple
 
 _MOST = 3
 _SLICED = " "
-# What TensorFlow raises for an index that is not one, it raises for much else too.
+# TensorFlow raises this error for a damaged index, and for many other reasons.
 _DAMAGED = (tf.errors.DataLossError, tf.errors.OutOfRangeError)
 _TABLE = "sstable"
 
 
 @dataclass(frozen=True)
 class _Wanted:
-    """What a graph wants from a checkpoint: a key, and the shape that it is to have."""
+    """An array that a graph needs from a checkpoint: its key and expected shape."""
 
     key: str
     shape: tuple[int, ...] | None
 
 
 def restore(at: str, session: tf.compat.v1.Session, saver: Any, prefix: str) -> None:
-    """Give variables the values of a checkpoint.
+    """Restore variables from a checkpoint.
 
     Args:
         at: key and value of the configuration, for messages.
-        session: whose graph holds the variables.
-        saver: the SaverDef of the graph; an empty one where nobody saved it: variables are
-            then looked for by their names.
-        prefix: of the checkpoint.
+        session: the session of the variables' graph.
+        saver: the SaverDef of the graph. If it is empty, variables are found by their names.
+        prefix: the prefix of the checkpoint.
 
     Raises:
-        ModelError: it cannot be read, or belongs to another architecture.
+        ModelError: the checkpoint cannot be read, or belongs to another architecture.
     """
     graph = session.graph
     missing = missing_file(prefix)
@@ -216,17 +215,17 @@ def restore_averages(
     prefix: str,
     averages: MovingAverages,
 ) -> None:
-    """Put the moving averages of a checkpoint in the places of variables, where they are wanted.
+    """Assign the moving averages of a checkpoint to variables, if they are wanted.
 
-    A graph for evaluation may have a Saver that does so itself (`ema.variables_to_restore()`):
-    then the variables are put in their places where averages are not wanted.
+    The Saver of an evaluation graph may do so itself (`ema.variables_to_restore()`). Then the
+    original values are assigned if averages are not wanted.
 
     Args:
-        at, session, saver, prefix: as of `restore`, which comes first.
-        averages: what the configuration says of them.
+        at, session, saver, prefix: see `restore`, which has to be called first.
+        averages: the setting of `model.moving_averages`.
 
     Raises:
-        ModelError: the checkpoint has no averages, or not the variables, that are wanted.
+        ModelError: the checkpoint lacks the wanted averages or variables.
     """
     graph = session.graph
     reader = _reader(at, prefix)
@@ -250,12 +249,12 @@ def restore_averages(
 
 
 def _is_kept(name: str, variables: Collection[str]) -> bool:
-    """Return whether a variable is kept for another, as an optimizer's slots are."""
+    """Return whether a variable belongs to another one, like an optimizer's slot."""
     return name.rpartition("/")[0] in variables
 
 
 def _feed(at: str, session: Any, reader: Any, keys: Mapping[Any, str]) -> None:
-    """Give variables the values of these keys, by the assignments that the graph has anyway."""
+    """Assign the values of these keys to variables, with the assignments in the graph."""
     for variable, key in keys.items():
         value = reader.get_tensor(key)
         assign = next(
@@ -266,7 +265,7 @@ def _feed(at: str, session: Any, reader: Any, keys: Mapping[Any, str]) -> None:
             ),
             None,
         )
-        if assign is None:  # as in a graph that was cut down to what computes
+        if assign is None:  # as in a graph reduced to inference
             with session.graph.as_default():
                 own = tf.compat.v1.placeholder(variable.get_attr("dtype"))
                 assign = _assigning(variable, own)
@@ -310,7 +309,7 @@ def _wanted_by_name(variable: GraphVariable) -> _Wanted:
 
 
 def _wanted_by_saver(restore: Any) -> Iterator[_Wanted]:
-    """Yield what the operations read that run before `restore` does."""
+    """Yield the arrays read by the operations that run before `restore`."""
     seen, waiting = set(), [restore]
     while waiting:
         operation = waiting.pop()
@@ -328,11 +327,11 @@ def _wanted_by_saver(restore: Any) -> Iterator[_Wanted]:
 
 
 def _shape(part: str, tensor: tf.Tensor) -> tuple[int, ...] | None:
-    """Return the shape that a whole variable has in the graph.
+    """Return the shape of a whole variable in the graph.
 
     Args:
-        part: of which only a part is read: its sizes, and the part: "10 4 0,5:-".
-        tensor: what is read.
+        part: for a partial read, the whole shape and the slice: "10 4 0,5:-".
+        tensor: the tensor that is read.
     """
     if part:
         return tuple(int(size) for size in part.split(_SLICED)[:-1])
@@ -365,7 +364,7 @@ def _check(at: str, wanted: list[_Wanted], stored: dict[str, list[int]]) -> None
 
 
 def _assign(session: tf.compat.v1.Session, variables: list[GraphVariable], prefix: str) -> None:
-    """One variable at a time: all at once would be a second copy of the model."""
+    """Assign variables one at a time: all at once would need a second copy of the model."""
     for variable in variables:
         operation = session.graph.get_operation_by_name(variable.name.removesuffix(":0"))
         with session.graph.as_default():
@@ -380,7 +379,7 @@ def _assign(session: tf.compat.v1.Session, variables: list[GraphVariable], prefi
 
 
 def _assigning(variable: Any, value: Any) -> Any:
-    """Add the operation that gives a variable a value to its graph, and return it."""
+    """Add an assignment of the variable to its graph, and return it."""
     handle = variable.outputs[0]
     if variable.type == "VarHandleOp":
         return tf.raw_ops.AssignVariableOp(resource=handle, value=value)

@@ -5,9 +5,10 @@
     weights.entry("encoder.layer.0.output.dense.weight")  # Entry(dtype="float32", shape=(384, 384))
     weights.read("encoder.layer.0.output.dense.weight")  # the array
 
-`open_weights` tells the format by the content. Only TensorFlow's own checkpoints import TensorFlow.
+`open_weights` recognises the format by the content. Only TensorFlow's own checkpoints import
+TensorFlow.
 
-From a path to an open file of weights: which format it is, and what in a directory is meant.
+The format of a path, and the file that is meant in a directory, are found here.
 """
 
 import zipfile
@@ -47,7 +48,7 @@ from extractkit.runs.files import prefix_of
 
 _JSON = ".json"
 _FILE_ENDINGS = (ENDING, ARCHIVE_ENDING, *HDF5_ENDINGS)
-# Formats that weights are read from.
+# Formats with readable weights.
 _HOLD_WEIGHTS = ("checkpoint", "keras", "saved_model", "meta_graph")
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _ZIP_MAGIC = b"PK\x03\x04"
@@ -58,7 +59,7 @@ _READ = (
 
 
 def open_weights(path: str, key: str = "model.path") -> WeightFile:
-    """Open a file of weights of any format; nothing but its listing is read.
+    """Open a file of weights of any format. Only its listing is read.
 
     Args:
         path: a `.safetensors`, `.h5`, `.hdf5` or `.keras` file, a `.safetensors.index.json`, the
@@ -67,8 +68,8 @@ def open_weights(path: str, key: str = "model.path") -> WeightFile:
         key: the configuration key, for messages.
 
     Raises:
-        ModelError: missing, damaged, of another format, without weights; or a directory that holds
-            none, or several.
+        ModelError: the file is missing, damaged, of another format or without weights, or a
+            directory holds none or several.
         MissingExtraError: a package that the format needs is not installed.
     """
     at = f"{key}={path!r}"
@@ -183,7 +184,7 @@ def _candidates(folder: Path) -> list[str]:
     sharded = [name for name in names if name.endswith(INDEX_ENDING)]
     endings = (CHECKPOINT_ENDING, *_FILE_ENDINGS)
     whole = [name for name in names if name.endswith(endings)]
-    if sharded:  # the files that it names are parts
+    if sharded:  # the files that it names are parts of it
         whole = [name for name in whole if not name.endswith(ENDING)]
     found = [*sharded, *whole] or [name for name in names if name == TENSORFLOW_JS]
     return [str(folder / name) for name in found]

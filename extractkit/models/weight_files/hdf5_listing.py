@@ -1,10 +1,10 @@
-"""Lists an HDF5 file in a process of its own, which may die of it.
+"""Listing of an HDF5 file in a separate process, which a damaged file may crash.
 
     python -m extractkit.models.weight_files.hdf5_listing FILE [FILE ...]
 
-prints one JSON object a line for each of them: `datasets` (type and shape by path) and `names`
-(attribute `name` of groups), or `damaged` or `refused` with the reason. It ends itself when it
-takes far more processor time or memory than files of that size should.
+prints one line with a JSON object for each of them: `datasets` (type and shape by path) and `names`
+(attribute `name` of groups), or `damaged` or `refused` with the reason. It stops itself if it takes
+far more processor time or memory than expected for the size.
 """
 
 import json
@@ -23,7 +23,7 @@ _SECONDS = 10
 _BYTES_PER_SECOND = 20_000_000
 _MEMORY = 4 << 30
 _MEMORY_PER_BYTE = 8
-# What h5py makes of bfloat16, which HDF5 does not have: two bytes without a meaning.
+# h5py's type for bfloat16, which HDF5 lacks: two opaque bytes.
 _OPAQUE = np.dtype("V2")
 
 
@@ -32,7 +32,7 @@ class RefusedError(Exception):
 
 
 def listing(path: str) -> dict[str, Any]:
-    """Everything in the file; what is stored in pieces is read as well, to see that it can be."""
+    """Return everything in the file. Chunked datasets are read to check that they can be."""
     datasets: dict[str, tuple[str, list[int]]] = {}
     names: dict[str, str] = {}
     try:
@@ -57,12 +57,12 @@ def _list(
         names[path] = name
     for key in group:
         inside = f"{path}/{key}" if path else key
-        inside.encode()  # no name is anything but UTF-8, or the file is damaged
+        inside.encode()  # names in intact files are UTF-8
         link = group.get(key, getlink=True)
         if isinstance(link, h5py.ExternalLink):
             raise RefusedError(f"{inside!r} is a link to the file {link.filename!r}")
         if not isinstance(link, h5py.HardLink):
-            continue  # a second name of something that is listed under its first
+            continue  # a second name of a listed object
         node = group[key]
         if _identity(node) in seen:
             continue
@@ -107,7 +107,7 @@ def main() -> None:
     """Run the child process."""
     paths = sys.argv[1:]
     sizes = [Path(path).stat().st_size for path in paths]
-    # Processor time: a slow disk takes none of it, a loop without an end nothing else.
+    # Processor time, which a slow disk does not use but an endless loop does.
     seconds = _SECONDS + sum(sizes) // _BYTES_PER_SECOND
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     memory = _MEMORY + _MEMORY_PER_BYTE * max(sizes)

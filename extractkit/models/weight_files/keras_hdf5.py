@@ -1,12 +1,11 @@
 """Weights as Keras writes them: `.weights.h5`, `.h5`, and `.keras` archives.
 
-Keras 3 (`.weights.h5`, `.keras`) numbers them, `layers/dense_1/vars/0`, in the order in which the
-layer has them, and keeps their own names nowhere; the layer's name stands beside them as an
-attribute. Older files name them: `dense_1/dense_1/kernel:0`.
+Keras 3 (`.weights.h5`, `.keras`) numbers them, `layers/dense_1/vars/0`, in the order of the layer,
+and does not store their own names. The layer's name is an attribute beside them. Older files name
+them: `dense_1/dense_1/kernel:0`.
 
-HDF5's reader can be brought to crash, or to run for ever, by a damaged file (3 to 7 of 1,000
-small changes), so a child process lists a file and reads whatever is not plainly contiguous
-before this process reads any of it.
+A damaged file can make HDF5's reader crash or run for ever (3 to 7 of 1,000 small changes). So a
+child process first lists the file and reads everything that is not contiguous.
 """
 
 import errno
@@ -48,8 +47,9 @@ def places(keys: Iterable[str], names: Mapping[str, str]) -> dict[str, Place]:
     """Return the place of every dataset.
 
     Args:
-        keys: paths of the datasets.
-        names: attribute `name` by path of the group, which Keras 3 writes to each layer's `vars`.
+        keys: the paths of the datasets.
+        names: the attribute `name` by path of the group, which Keras 3 writes to each layer's
+            `vars`.
     """
     keys = list(keys)
     layer_names = _layer_names(names)
@@ -58,9 +58,10 @@ def places(keys: Iterable[str], names: Mapping[str, str]) -> dict[str, Place]:
 
 
 def _named(key: str) -> Place:
-    """`dense_1/dense_1/kernel:0`: the layer's group holds each under the variable's whole name.
+    """Locate `dense_1/dense_1/kernel:0`: a layer's group, then the variable's full name.
 
-    Where that leads through the model (`dense/sequential/dense/kernel`), it is left out.
+    If that name begins with the model (`dense/sequential/dense/kernel`), the repeated part is
+    dropped.
     """
     *layers, variable = key.removeprefix(_MODEL_WEIGHTS).removesuffix(":0").split("/")
     training = key.startswith(f"{_OPTIMIZER_WEIGHTS}/")
@@ -71,7 +72,7 @@ def _named(key: str) -> Place:
 
 
 def _numbered(key: str, layer_names: Mapping[str, str]) -> Place:
-    """`layers/dense_1/vars/0`: the model's list of layers is left out."""
+    """Locate `layers/dense_1/vars/0`, without the model's list of layers."""
     *parts, _, variable = key.split("/")
     layers = tuple(
         layer_names.get("/".join(parts[: depth + 1]), part)
@@ -82,11 +83,12 @@ def _numbered(key: str, layer_names: Mapping[str, str]) -> Place:
 
 
 def _layer_names(names: Mapping[str, str]) -> dict[str, str]:
-    """Return the layers' own names by path of their group, where that path says less.
+    """Return the layers' own names by path of their group, where they are better than the path.
 
-    An item of a list stands under its class, counted (`layers/dense_1`): there the name that the
-    author gave is better. One that Keras made up counts what was built earlier in the process, so
-    files of one architecture would differ in it. An attribute stands under the attribute's name.
+    The path of a list item has its class and a counter (`layers/dense_1`), so a name given by the
+    author is better. A name that Keras generated depends on what was built earlier in the process,
+    so files of one architecture would differ in it. The path of an attribute has the attribute's
+    name.
     """
     own = {path.rpartition("/")[0]: name for path, name in names.items() if _is_vars(path)}
     better = {}
@@ -126,13 +128,13 @@ def open_hdf5(
     """Return every array in an HDF5 file.
 
     Args:
-        at: how messages name what the user gave.
+        at: the name for messages.
         whole: whether it belongs to a whole model, which may have no weights at all.
-        listing: of the file, where there is one already; see `list_together`.
+        listing: the file's listing if it exists already; see `list_together`.
 
     Raises:
-        ModelError: it is damaged, something else, holds no array where weights are all that it is
-            for, or leads out of itself.
+        ModelError: it is damaged or something else, a file of weights is empty, or it links to
+            other files.
     """
     listing = _checked(_listed(file, at) if listing is None else listing, at)
     entries = {
@@ -154,7 +156,7 @@ def open_hdf5(
 
 
 def list_together(files: Sequence[Path]) -> dict[Path, Listing]:
-    """Return the listings of many files, for which few children are started.
+    """Return the listings of many files, with few child processes.
 
     A file that crashes the child, or comes after it, has no listing and is listed separately.
     """
@@ -166,13 +168,13 @@ def list_together(files: Sequence[Path]) -> dict[Path, Listing]:
         lines = run_for_many(_CHILD, [str(file) for file in few], sizes).split(b"\n")[:-1]
         for file, line in zip(few, lines, strict=False):
             found[file] = json.loads(line)
-        # Where lines are missing, it was the next file that ended the child.
+        # If lines are missing, the next file ended the child.
         del left[: min(len(lines) + 1, len(few))]
     return found
 
 
 def _listed(file: Path, at: str) -> Listing:
-    """Return what the child says is in the file."""
+    """Return the child's listing of the file."""
     answer = ask(_CHILD, str(file), file, at)
     try:
         listing: Listing = json.loads(answer.output)
@@ -204,7 +206,7 @@ ENDING = ".keras"
 
 _WEIGHTS = "model.weights.h5"
 
-# Deflate alone reaches a thousandfold; what Keras writes is stored as it is.
+# Deflate reaches a ratio of a thousand. Keras itself does not compress.
 _LARGEST_RATIO = 100
 _SMALL = 16 << 20
 
@@ -215,12 +217,12 @@ def open_archive(file: Path, at: str, *, whole: bool = False) -> WeightFile:
     """Open the weights in a `.keras` archive, unpacked to a temporary file while needed.
 
     Args:
-        at: how messages name what the user gave.
+        at: the name for messages.
         whole: whether the whole model is asked for, which may have no weights at all.
 
     Raises:
-        ModelError: it is damaged, holds no weights where they alone are asked for, or they are no
-            HDF5; it grows out of all proportion, or there is no room for it.
+        ModelError: it is damaged, the requested weights are missing or not HDF5, or it is too large
+            to unpack.
     """
     try:
         handle, name = tempfile.mkstemp(suffix=".h5")
@@ -244,10 +246,10 @@ def open_archive(file: Path, at: str, *, whole: bool = False) -> WeightFile:
 
 
 def refuse_bomb(archive: zipfile.ZipFile, at: str) -> None:
-    """Refuse what would fill memory or disk, before any of it is unpacked.
+    """Refuse an archive that would fill memory or disk, before unpacking.
 
     Raises:
-        ModelError: something in it is far larger than what it is packed into.
+        ModelError: a member is far larger than its packed size.
     """
     for member in archive.infolist():
         if member.file_size > _SMALL + _LARGEST_RATIO * member.compress_size:
@@ -258,7 +260,7 @@ def refuse_bomb(archive: zipfile.ZipFile, at: str) -> None:
 
 
 def _unpack(file: Path, into: Path, at: str) -> None:
-    """Copy the weights out of an archive in pieces; their checksum is looked at on the way."""
+    """Copy the weights out of an archive block by block, and verify their checksum."""
     try:
         with zipfile.ZipFile(file) as archive:
             refuse_bomb(archive, at)

@@ -1,4 +1,4 @@
-"""`.safetensors`: one file, or several with an index that says what is in which."""
+"""`.safetensors`: one file, or several with an index of their contents."""
 
 import importlib.util
 import json
@@ -49,7 +49,7 @@ def is_index(file: Path) -> bool:
 
 
 def is_safetensors(file: Path) -> bool:
-    """Whether a file begins as the format does: the length of a JSON header, then the header."""
+    """Return whether a file begins with the length of a JSON header and the header."""
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(_LENGTH_BYTES), "little")
         return opened.read(1) == b"{" and length < file.stat().st_size
@@ -59,11 +59,11 @@ def open_safetensors(file: Path, at: str) -> WeightFile:
     """Return one `.safetensors` file.
 
     Args:
-        at: how messages name what the user gave.
+        at: the name for messages.
 
     Raises:
         MissingExtraError: the package `safetensors` is not installed.
-        ModelError: it is damaged, or something else.
+        ModelError: the file is damaged or something else.
     """
     entries, load = _opened(file, at)
     return _weight_file(file, (file,), entries, load)
@@ -98,7 +98,7 @@ def _weight_file(
 
 
 def _place(key: str) -> Place:
-    """PyTorch's names are joined by dots; those of a TensorFlow model by slashes, `:0` at the end.
+    """Locate a weight by its name, joined by dots (PyTorch) or slashes with `:0` (TensorFlow).
 
     `encoder.layer.0.query.weight`, `bert/encoder/query/kernel:0`.
     """
@@ -152,7 +152,7 @@ def _opened(file: Path, at: str) -> tuple[dict[str, Entry], Callable[[str], Arra
     def load(key: str) -> Array:
         start, stop = offsets[key]
         try:
-            # The package itself reads no 8-bit floats into NumPy, so bytes are read here for all.
+            # The package cannot read 8-bit floats into NumPy, so all bytes are read here.
             content = np.fromfile(file, np.uint8, stop - start, offset=start)
             dtype = np.dtype(array_dtype(entries[key].dtype))
             return content.view(dtype).reshape(entries[key].shape)
@@ -167,7 +167,7 @@ def _dtype(name: str) -> str:
 
 
 def _offsets(file: Path) -> Mapping[str, tuple[int, int]]:
-    """From and to which byte of the file each array goes; the package has checked the header."""
+    """Return the byte range of each array in the file. The package has checked the header."""
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(_LENGTH_BYTES), "little")
         header: dict[str, Any] = json.loads(opened.read(length))

@@ -1,12 +1,12 @@
-"""TensorFlow's own checkpoints: of TF1's Saver (both formats) and of TF2's objects.
+"""TensorFlow's own checkpoints: from TF1's Saver (both formats) and from TF2's objects.
 
 TF1's Saver writes a variable's name, `conv/kernel`, and an optimizer's slots below it,
 `conv/kernel/Adam_1`. TF2 writes the attributes that lead to a variable,
 `model/layer-1/kernel/.ATTRIBUTES/VARIABLE_VALUE`.
 
-A checkpoint is named by its prefix: `model.ckpt-100` stands for `model.ckpt-100.index` and
-`model.ckpt-100.data-00000-of-00001`. The prefix may end in a slash, the files' own names then
-begin with the dot. The first format, of 2015, is one file of the prefix's own name.
+A checkpoint is named by its prefix: `model.ckpt-100` means `model.ckpt-100.index` and
+`model.ckpt-100.data-00000-of-00001`. If the prefix ends in a slash, the files' names begin with the
+dot. The first format, of 2015, is one file with the name of the prefix.
 """
 
 import re
@@ -28,7 +28,7 @@ from extractkit.models.weight_files.weight_file import Entry, Place, WeightFile,
 
 INDEX_ENDING = ".index"
 
-# What TensorFlow looks for the files of a checkpoint with, even for those of one prefix.
+# Characters with a meaning in the patterns by which TensorFlow searches a checkpoint's files.
 _WILD = "*?[\\"
 
 _SHARD = re.compile(r"\.data-\d{5}-of-(\d{5})")
@@ -37,7 +37,7 @@ _SHARD = re.compile(r"\.data-\d{5}-of-(\d{5})")
 def checkpoint_files(prefix: str) -> tuple[Path, ...]:
     """Return the index and the shards that belong to a prefix, whether or not they exist.
 
-    The number of shards follows from the names of the existing ones, 1 if there are none.
+    The number of shards follows from the names of existing ones. It is 1 if there are none.
     """
     index = Path(prefix + INDEX_ENDING)
     folder, start = index.parent, index.name.removesuffix(INDEX_ENDING)
@@ -50,15 +50,15 @@ def checkpoint_files(prefix: str) -> tuple[Path, ...]:
 
 
 def missing_file(prefix: str) -> Path | None:
-    """Return the first file that a checkpoint lacks; None where it is complete."""
+    """Return the first file that a checkpoint lacks, or None if it is complete."""
     return next((file for file in checkpoint_files(prefix) if not file.is_file()), None)
 
 
 def refuse_pattern(prefix: str, at: str) -> None:
-    """Refuse a prefix that TensorFlow takes for a pattern, and so does not find.
+    """Refuse a prefix that TensorFlow would interpret as a pattern and not find.
 
     Raises:
-        ModelError: there is such a character in it.
+        ModelError: the prefix contains such a character.
     """
     wild = [char for char in _WILD if char in prefix]
     if not wild:
@@ -76,12 +76,12 @@ def refuse_pattern(prefix: str, at: str) -> None:
 
 
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
-"""Key of the graph of objects that TF2 writes beside their values."""
+"""The key of TF2's object graph."""
 
 _ATTRIBUTES = "/.ATTRIBUTES/"
 _SLOTS = "/.OPTIMIZER_SLOT/"
 _VALUE = "VARIABLE_VALUE"
-# Keras's optimizers refer to the model's own variables, and the shortest way to each is its key.
+# Keras's optimizers refer to the model's variables, and the shortest path to each is its key.
 _OF_THE_MODEL = "_trainable_variables"
 _ESCAPED = re.compile(r"\.([S.])")
 
@@ -102,9 +102,9 @@ def places(
     """Return the place of every variable.
 
     Args:
-        shapes: of all variables, by key.
-        names: better names than their keys for some, as `object_names` gives them.
-        averages: keys of moving averages, as `object_averages` gives them.
+        shapes: the shapes of all variables, by key.
+        names: better names for some variables, from `object_names`.
+        averages: keys of moving averages, from `object_averages`.
     """
     paths = {key: names.get(key, key).partition(_ATTRIBUTES)[0] for key in shapes}
     optimizers = _optimizers(paths.values())
@@ -129,10 +129,10 @@ def _last(slot: str | None) -> str | None:
 
 
 def object_averages(graph: bytes) -> list[str]:
-    """Return keys of the averages that an optimizer of Keras keeps, in the order of the weights.
+    """Return the keys of a Keras optimizer's averages, in the order of the weights.
 
     Args:
-        graph: what the checkpoint holds under `OBJECT_GRAPH`.
+        graph: the checkpoint's value of `OBJECT_GRAPH`.
     """
     from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
@@ -158,10 +158,10 @@ def object_names(graph: bytes) -> dict[str, str]:
     """Return the names for the model's variables whose keys lead through an optimizer.
 
     Args:
-        graph: what the checkpoint holds under `OBJECT_GRAPH`.
+        graph: the checkpoint's value of `OBJECT_GRAPH`.
 
     Returns:
-        by key the attributes on the shortest way to the variable that leads through no optimizer.
+        By key, the attributes on the variable's shortest path without an optimizer.
     """
     from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
@@ -185,7 +185,7 @@ def object_names(graph: bytes) -> dict[str, str]:
 
 
 def _optimizers(paths: Iterable[str]) -> set[str]:
-    """Return paths of objects (TF1: scopes) that count iterations, and of those that have slots."""
+    """Return the paths of objects (TF1: scopes) that count iterations, and that have slots."""
     found = {"optimizer"}
     for path in paths:
         above, _, name = path.rpartition("/")
@@ -216,7 +216,7 @@ def _object(path: str, attribute: str, optimizers: set[str]) -> Place:
         or path.startswith(_METRICS)
         or (_within(path, optimizers) and _OF_THE_MODEL not in parts)
     )
-    if attribute != _VALUE:  # the keys of a table, say
+    if attribute != _VALUE:  # such as the keys of a table
         return Place(parts, attribute, training=training)
     return Place(parts[:-1], parts[-1], training=training)
 
@@ -232,12 +232,12 @@ def _graph_variable(key: str, shapes: Mapping[str, Shape], optimizers: set[str])
 
 
 def _is_slot(parent: str, slot: str, shape: Shape, shapes: Mapping[str, Shape]) -> bool:
-    """Return whether a variable is kept for the one that its name begins with."""
+    """Return whether a variable is a slot of the variable that is its prefix."""
     if parent in shapes:
         return shape in (shapes[parent], ())
     if _SLOT_NAMES.fullmatch(slot) is None:
         return False
-    # An optimizer made inside a variable scope puts that before the variable's name.
+    # An optimizer inside a variable scope puts the scope before the variable's name.
     while parent := parent.partition("/")[2]:
         if parent in shapes:
             return shape == shapes[parent]
@@ -259,7 +259,7 @@ def _unescaped(path: str) -> tuple[str, ...]:
 STATE_FILE = "checkpoint"
 
 _LATEST = re.compile(rb'^\s*model_checkpoint_path:\s*"((?:[^"\\]|\\.)*)"', re.MULTILINE)
-# The last eight bytes of an SSTable, which a checkpoint of the first format is.
+# The last eight bytes of an SSTable, the file format of the first checkpoints.
 _TABLE_MAGIC = bytes.fromhex("57fb808b247547db")
 
 _FORMAT = "TensorFlow checkpoint"
@@ -279,13 +279,13 @@ def exists(prefix: str) -> bool:
 
 
 def latest(folder: Path, at: str) -> str | None:
-    """Return the prefix that the folder's state file names as the latest; None without such a file.
+    """Return the latest prefix in the folder's state file, or None without such a file.
 
-    Checkpoints are moved, their state files keep naming the place where they were written: what
-    stands beside the state file goes first.
+    After a move, a state file still names the old folder, so files beside the state file are
+    preferred.
 
     Raises:
-        ModelError: it names no checkpoint, or one that is not there.
+        ModelError: it does not name a checkpoint, or the checkpoint does not exist.
     """
     state = folder / STATE_FILE
     if not state.is_file():
@@ -294,7 +294,7 @@ def latest(folder: Path, at: str) -> str | None:
     if named is None:
         raise ModelError(f"{at}: {STATE_FILE!r} in it names no checkpoint")
     try:
-        # The text format of protocol buffers writes what is not ASCII as its UTF-8 in octals.
+        # The text format of protocol buffers writes non-ASCII characters as octal UTF-8 bytes.
         recorded = named[1].decode("unicode_escape").encode("latin-1").decode("utf-8")
     except UnicodeError as error:
         raise ModelError(
@@ -324,17 +324,17 @@ def open_checkpoint(prefix: str, at: str) -> WeightFile:
     """Return the checkpoint of a prefix.
 
     Args:
-        at: how messages name what the user gave.
+        at: the name for messages.
 
     Raises:
-        ModelError: a file of it is missing or damaged, or there is nothing in it.
+        ModelError: a file is missing or damaged, or the checkpoint is empty.
     """
     files = _files(prefix, at)
     refuse_pattern(prefix, at)
     with quiet_start():
         import tensorflow as tf
     try:
-        # `tf.train.load_checkpoint` takes a prefix that ends in a slash for a directory.
+        # `tf.train.load_checkpoint` treats a prefix that ends in a slash as a directory.
         reader = tf.compat.v1.train.NewCheckpointReader(prefix)
         shapes = reader.get_variable_to_shape_map()
         dtypes = reader.get_variable_to_dtype_map()
@@ -378,7 +378,7 @@ def _raised() -> tuple[type[Exception], ...]:
 
 
 def _files(prefix: str, at: str) -> tuple[Path, ...]:
-    """Return the files of a checkpoint, every one of them there."""
+    """Return the files of a checkpoint, all of which exist."""
     files = checkpoint_files(prefix)
     if not files[0].is_file() and Path(prefix).is_file():
         return (Path(prefix),)

@@ -1,8 +1,8 @@
 """Weights of TensorFlow.js: a `model.json`, and shards with concatenated weights.
 
 A group of weights is the bytes of its shards, joined. Numbers are little-endian; texts have their
-length before them, in four bytes. Quantised weights are stored as whole numbers or halves and are
-computed back as TensorFlow.js does: in double precision, rounded once.
+length before them, in four bytes. Quantised weights are stored as integers or half floats, and are
+dequantised as TensorFlow.js does: in double precision, rounded once.
 """
 
 import json
@@ -47,7 +47,7 @@ class _Group:
     sizes: tuple[int, ...]
 
     def read(self, start: int, count: int) -> bytes:
-        """Return the bytes from `start` on; fewer where the shards end."""
+        """Return the bytes from `start` on, fewer at the end of the shards."""
         parts = []
         for shard, size in zip(self.shards, self.sizes, strict=True):
             if start < size and count > 0:
@@ -79,7 +79,7 @@ class _Weight:
         values: Array = np.frombuffer(content, _DTYPES[self.stored]).reshape(self.entry.shape)
         if self.stored != self.entry.dtype and self.stored != "float16":
             exact = values.astype(np.float64) * self.scale + self.least
-            # What Math.round of JavaScript does: halves go up.
+            # Like Math.round of JavaScript: halves are rounded up.
             values = np.floor(exact + 0.5) if self.entry.dtype == "int32" else exact
         return values.astype(self.entry.dtype)
 
@@ -110,11 +110,10 @@ def open_tensorflow_js(file: Path, at: str) -> WeightFile:
     """Open the weights of a `model.json`, whose shards are in the same folder.
 
     Args:
-        at: how messages name what the user gave.
+        at: the name for messages.
 
     Raises:
-        ModelError: a shard is missing or of another length than its weights need; or the list of
-            weights is damaged.
+        ModelError: a shard is missing or has the wrong length, or the list of weights is damaged.
     """
     weights: dict[str, _Weight] = {}
     files = [file]
@@ -207,7 +206,7 @@ def _check_length(group: _Group, needed: int, at: str) -> None:
 
 
 def _text_bytes(group: _Group, start: int, count: int) -> int:
-    """Return how many bytes so many texts take."""
+    """Return the number of bytes of this many texts."""
     position = start
     for _ in range(count):
         head = group.read(position, _LENGTH_BYTES)

@@ -19,9 +19,9 @@ class Entry(NamedTuple):
     """One array as its file lists it.
 
     Attributes:
-        dtype: NumPy's or ml_dtypes' name ("float32", "bfloat16"), "string" for texts; the file's
-            own name for what neither of them has.
-        shape: size of each axis.
+        dtype: NumPy's or ml_dtypes' name ("float32", "bfloat16"), "string" for texts, or the file's
+            own name if neither has the type.
+        shape: the size of each axis.
     """
 
     dtype: str
@@ -33,10 +33,10 @@ class Place:
     """The location of an array in its model, as far as it follows from its key.
 
     Attributes:
-        layers: names of the enclosing layers, outermost first.
-        variable: what it is called there ("kernel"); a number where the format counts only.
-        slot: the optimizer's or moving average's name for what it keeps of that variable ("Adam").
-        training: whether training alone needs it: optimizer slots, counters, metrics.
+        layers: the names of the enclosing layers, outermost first.
+        variable: its name in the layer ("kernel"), or a number if the format has no names.
+        slot: the name of the optimizer's slot or moving average of that variable ("Adam").
+        training: whether only training needs it: optimizer slots, counters, metrics.
         average: whether it is the moving average of a variable.
     """
 
@@ -51,18 +51,18 @@ class Place:
 class WeightFile:
     """An open file of weights, or several files that belong together.
 
-    Reading one array takes the memory of that array alone. Nothing is kept open that would have
-    to be closed.
+    Reading one array takes the memory of that array alone. No file is kept open, so nothing has to
+    be closed.
 
     Attributes:
-        path: as it was given.
-        format: its name for people ("Keras HDF5").
-        files: every file that values come from.
-        entries: what there is, by key, in natural order (`layer_2` before `layer_10`).
+        path: the path as given.
+        format: the format's name for messages ("Keras HDF5").
+        files: all files that hold values.
+        entries: the arrays' entries by key, in natural order (`layer_2` before `layer_10`).
         places: by the same keys.
-        load: reads one array; called with keys of `entries` alone.
-        averages: keys of the moving averages that an optimizer keeps, in the order of the model's
-            trainable weights, where the file says so.
+        load: reads one array. Its argument is a key of `entries`.
+        averages: keys of an optimizer's moving averages, in the order of the model's trainable
+            weights, if the file has this order.
     """
 
     path: str
@@ -93,7 +93,7 @@ class WeightFile:
         return tuple(self.entries)
 
     def entry(self, key: str) -> Entry:
-        """Return the type and shape of one array; nothing is read.
+        """Return the type and shape of one array without reading it.
 
         Raises:
             UnknownTensorError: The key does not exist (also a KeyError).
@@ -102,7 +102,7 @@ class WeightFile:
         return self.entries[key]
 
     def place(self, key: str) -> Place:
-        """Return where in its model one array belongs.
+        """Return the location of one array in its model.
 
         Raises:
             UnknownTensorError: The key does not exist (also a KeyError).
@@ -111,11 +111,11 @@ class WeightFile:
         return self.places[key]
 
     def read(self, key: str) -> Array:
-        """Return one array in the type of its entry; texts are objects, `bytes` each.
+        """Return one array in the type of its entry. Texts are objects of type `bytes`.
 
         Raises:
             UnknownTensorError: The key does not exist (also a KeyError).
-            ModelError: the file is damaged there, or its type is none of NumPy's or ml_dtypes'.
+            ModelError: the file is damaged, or neither NumPy nor ml_dtypes has the type.
             JobError: The file has changed since it was opened.
         """
         entry = self.entry(key)
@@ -133,10 +133,10 @@ class WeightFile:
         return value
 
     def check_unchanged(self) -> None:
-        """Make sure that the files are those that were opened.
+        """Check that the files have not changed since they were opened.
 
         Raises:
-            JobError: one has another size or time, or is gone.
+            JobError: a file has another size or time, or no longer exists.
         """
         for file, stamp in self._stamps.items():
             stamp.check(file)
@@ -149,7 +149,7 @@ class WeightFile:
 
 
 def array_dtype(name: str) -> np.dtype[np.generic] | None:
-    """Return the type of the arrays of an entry's dtype; None where there is none."""
+    """Return the array type for an entry's dtype, or None if there is none."""
     if name == TEXT:
         return np.dtype(object)
     if is_extended(name):
@@ -163,7 +163,7 @@ def array_dtype(name: str) -> np.dtype[np.generic] | None:
 
 
 def is_extended(name: str) -> bool:
-    """Whether it is one of the types that ml_dtypes adds to NumPy's: bfloat16, 8-bit floats."""
+    """Return whether ml_dtypes adds this type to NumPy's: bfloat16, 8-bit floats."""
     return name.startswith(("bfloat", "float", "int", "uint")) and hasattr(ml_dtypes, name)
 
 
