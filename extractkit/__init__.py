@@ -6,7 +6,7 @@
     run = extractkit.open("outputs/2026-11-22/10-15-00")
     run["transformer_layer_0/self_attention_layer/softmax:op/Softmax"].sample(0)
 
-Importing this imports neither TensorFlow nor Hydra; reading a run back needs neither.
+Importing this imports neither TensorFlow nor Hydra, and reading a run needs neither.
 """
 
 from importlib import import_module
@@ -80,7 +80,7 @@ __all__ = [
     "verify",
 ]
 
-# Looked up on first use, so that `extractkit --help` pays for none of them.
+# Imported on first use, so that `extractkit --help` stays fast.
 _LAZY = {
     "BadSampleError": ("extractkit.errors", "BadSampleError"),
     "Catalog": ("extractkit.core.catalog", "Catalog"),

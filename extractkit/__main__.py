@@ -18,19 +18,19 @@ _SECONDS_TO_TIDY = 5.0
 def main() -> None:
     """Run the program with the process's arguments, and exit."""
     interruption = _Interruption()
-    # A terminal that knows no "├" gets an escape in its place, not an exception.
+    # A terminal without "├" gets an escape instead of an exception.
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = _ended()
         interruption.too_late()
     except KeyboardInterrupt:
-        # So early, or so late, that nothing else has said so.
+        # Too early or too late for any other report.
         code = _INTERRUPTED
         with suppress(OSError):
             sys.stderr.write("extractkit: interrupted\n")
     except OSError:
-        # Standard error leads nowhere any more: its terminal is closed, and has said so.
+        # Standard error is closed together with its terminal.
         code = _INTERRUPTED if interruption.happened else 1
     finally:
         interruption.too_late()
@@ -40,9 +40,8 @@ def main() -> None:
 class _Interruption:
     """Signals that stop a job so that it can be resumed: Ctrl-C, SIGTERM, a closing terminal.
 
-    The first signal interrupts. Those that follow do not disturb what ends in order: whoever is
-    impatient sends several. After some seconds one more ends the process at once, which a run
-    survives as it survives everything.
+    The first signal interrupts. Impatient users send several, so further signals do not disturb an
+    orderly end. After some seconds, one more ends the process at once, which does not damage a run.
     """
 
     _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -52,14 +51,14 @@ class _Interruption:
         self._since: float | None = None
         self.happened = False
         self._caught = [
-            # What is ignored from the start stays so: `nohup` asks for it.
+            # Signals that are ignored from the start stay ignored, as `nohup` requires.
             number
             for number in self._SIGNALS
             if signal.getsignal(number) is not signal.SIG_IGN
         ]
         for number in self._caught:
             signal.signal(number, self._signalled)
-        # Python gives signals back to the system before it has taken itself down.
+        # Python restores the system's signal handling before it has shut down.
         atexit.register(self._ignore)
 
     def too_late(self) -> None:

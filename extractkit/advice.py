@@ -4,7 +4,7 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping
 
-# No full stop at the end, because it might be the sentence's.
+# Without a full stop at the end, which may be the sentence's.
 _PLAIN = re.compile(r"([A-Za-z0-9_./-]*[A-Za-z0-9_/-])?", re.ASCII)
 _MODEL, _EXPERIMENT, _SELECTORS = "model", "experiment", "selectors"
 
@@ -12,10 +12,10 @@ RENAMED_KEYS: Mapping[str, str] = {
     "model.inputs": "model.input_axes",
     "runtime.shards": "runtime.part",
 }
-"""The current names of configuration keys, by the names that they had before."""
+"""The current names of configuration keys, by their former names."""
 
 RENAMED_VERBS: Mapping[str, str] = {"finalize": "join"}
-"""The current names of verbs, by the names that they had before; so of functions in Python."""
+"""The current names of verbs and Python functions, by their former names."""
 
 
 def command(verb: str, *arguments: object) -> str:
@@ -24,11 +24,11 @@ def command(verb: str, *arguments: object) -> str:
 
 
 def renamed_key(key: str, value: object) -> str | None:
-    """Return the message about a key that has another name now; None if it has not.
+    """Return the message about a key that was renamed, or None if it was not.
 
     Args:
-        key: Of the configuration.
-        value: What is configured under it, as plain data.
+        key: The configuration key.
+        value: Its value as plain data.
     """
     new = RENAMED_KEYS.get(key)
     written = shlex.quote(f"{new}={hydra_value(value)}")
@@ -36,7 +36,7 @@ def renamed_key(key: str, value: object) -> str | None:
 
 
 def with_current_key(word: str) -> str:
-    """Return an override with the current name of its key; any other word as it is."""
+    """Return an override with the current name of its key, and any other word unchanged."""
     return _RENAMED.sub(lambda found: f"{found[1]}{RENAMED_KEYS[found[2]]}", word)
 
 

@@ -1,4 +1,4 @@
-"""The library without the command line: one call from overrides, or live objects, to a run."""
+"""The Python API: functions that do what the verbs of the command line do."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -53,7 +53,7 @@ def extract(
     trust: Sequence[str] = (),
     listener: Listener | None = None,
 ) -> Run:
-    """Run a job in this process and open what it left.
+    """Run a job in this process and open its run.
 
     Args:
         overrides: as on the command line: `["model=bert", "selectors=attention"]`, or
@@ -63,10 +63,10 @@ def extract(
             extractkit's `Model` protocol.
         inputs: live samples in place of the `inputs` group: a list of texts; an array (samples, …)
             or a mapping of the model's inputs to arrays; a list with an array, or a mapping of the
-            model's inputs to values, for each sample, which may differ in their lengths; or a
-            source with the `Inputs` protocol.
+            model's inputs to values, for each sample, of any lengths; or a source with the `Inputs`
+            protocol.
         selectors: plain values in place of overrides of the `selectors` group: the name of a ready
-            selector, a list of names, or a mapping of new names to what YAML says of them:
+            selector, a list of names, or a mapping of new names to their settings as in YAML:
             `{"mine": {"path": "encoder/*", "reduce": {"token": "mean"}}}`.
         runtime: settings by their names: `{"batch_size": 8}`.
         sinks: the name of a sink, a list of names, or a mapping of names to their settings. Unlike
@@ -75,11 +75,11 @@ def extract(
         trust: modules whose callables files of the configuration and plain values may name.
         listener: receives progress events. If None, progress is not reported.
 
-    The job's seed is set for the whole process, and TensorFlow refuses operations that are not
-    deterministic from then on; `runtime.deterministic=false` leaves that as it is.
+    The job's seed is set for the whole process, and from then on TensorFlow refuses operations that
+    are not deterministic. `runtime.deterministic=false` leaves determinism unchanged.
 
     Raises:
-        UserError: a mistake in what was given; nothing is left on disk.
+        UserError: a mistake in the arguments. Nothing is left on disk.
         JobError: the job failed; committed shards stay readable.
     """
     composed = _composed(overrides, model, inputs, selectors, runtime, sinks, trust, run_dir)
@@ -104,16 +104,16 @@ def catalog(
     sinks: Group = None,
     trust: Sequence[str] = (),
 ) -> Catalog:
-    """List the tensors of a model, as `extractkit tensors` does; no inputs are opened.
+    """List the tensors of a model, as `extractkit tensors` does, without opening inputs.
 
     Args:
         overrides, model, inputs, selectors, runtime, sinks, trust: as for `extract`.
 
     Returns:
-        Every tensor that the model offers, or, with selectors, what they match.
+        Every tensor of the model or, with selectors, the matching ones.
 
     Raises:
-        UserError: a mistake in what was given, or a selector that matches nothing.
+        UserError: a mistake in the arguments, or a selector that matches nothing.
     """
     composed = _composed(overrides, model, inputs, selectors, runtime, sinks, trust)
     found = list_tensors(composed.job)
@@ -145,7 +145,7 @@ def plan(
         exact: read every sample, so that sizes are exact.
 
     Raises:
-        UserError: a mistake in what was given.
+        UserError: a mistake in the arguments.
     """
     composed = _composed(overrides, model, inputs, selectors, runtime, sinks, trust, run_dir)
     directory = composed.directory if run_dir is None else Path(run_dir).absolute()
@@ -193,24 +193,24 @@ def resume(
     inputs: object = None,
     listener: Listener | None = None,
 ) -> Run:
-    """Go on with a run that was interrupted or damaged; bitwise as if nothing had happened.
+    """Resume an interrupted or damaged run, bitwise identical to an uninterrupted one.
 
     Args:
         run: the run directory.
-        overrides: of where it runs, this time: `runtime.engine`, `workers`, `shard_timeout`,
-            `ray_address`, `worker_cpus`, `worker_gpus`; or `runtime.self_check`. The manifest
-            keeps its own.
+        overrides: settings of where it runs this time: `runtime.engine`, `workers`,
+            `shard_timeout`, `ray_address`, `worker_cpus`, `worker_gpus`; or `runtime.self_check`.
+            The manifest keeps the recorded ones.
         trust: modules whose callables the run's configuration may name.
-        model, inputs: what was given to `extract` as live objects, again.
+        model, inputs: the live objects that were given to `extract`.
         listener: receives progress events. If None, progress is not reported.
 
     Raises:
-        ConfigError: an override of something else.
-        RunDirectoryError: no run, one that another process works on, or one whose model, inputs or
-            libraries are not the recorded ones.
+        ConfigError: an override of another key.
+        RunDirectoryError: there is no run, another process holds it, or its model, inputs or
+            libraries differ from the record.
         JobError: the job failed again.
     """
-    Trust(tuple(trust))  # what is no module is told, whether it is needed or not
+    Trust(tuple(trust))  # an invalid name is reported even if it is not needed
     where = _where("resume", overrides)
     directory = Path(run).absolute()
     recorded = manifest.read(directory)
@@ -227,15 +227,16 @@ def resume(
 def join(run: str | Path, *, trust: Sequence[str] = (), listener: Listener | None = None) -> Run:
     """Join the parts of a job, each made with `runtime.part=i/n`, to one run.
 
-    Bitwise the run of a single process. No model is loaded.
+    The run is bitwise identical to that of a single process. No model is loaded.
 
     Args:
-        run: the run directory, in which the parts stand.
+        run: the run directory, which holds the parts.
         trust: modules whose callables the parts' configuration may name.
-        listener: is told what should be known; None: nobody is.
+        listener: receives messages. If None, they are not reported.
 
     Raises:
-        RunDirectoryError: parts are missing, unfinished, damaged or not of one job; all are named.
+        RunDirectoryError: parts are missing, unfinished, damaged or of different jobs; the message
+            lists all.
         JobError: the disk refuses.
     """
     directory = Path(run).absolute()
@@ -256,16 +257,16 @@ def rerun(
 ) -> Run:
     """Repeat a run from its manifest alone, into a new directory.
 
-    Libraries and machine may be others than those of the run; its weights, inputs and tensors may
-    not. The listener is told whether the values are the same to the bit.
+    Libraries and machine may differ from those of the run; weights, inputs and tensors must not.
+    The listener receives a note on whether the values are bitwise identical.
 
     Args:
         run: the run directory.
-        run_dir: the new one; None: a new one under `outputs/`.
-        overrides, trust, model, inputs, listener: as of `resume`.
+        run_dir: the new run directory; None: a new one under `outputs/`.
+        overrides, trust, model, inputs, listener: as for `resume`.
 
     Raises:
-        RunDirectoryError: no run, or one of other weights or inputs than are found.
+        RunDirectoryError: there is no run, or its weights or inputs differ from those found.
         JobError: the job failed.
     """
     where = _where("rerun", overrides)
@@ -288,7 +289,7 @@ def rerun(
 
 
 def _digests(run: Path, note: Callable[[str], None]) -> dict[str, str]:
-    """The digests of a run's shards that its journal still tells."""
+    """Return the digests of a run's shards that are in its journal."""
     try:
         return read_journal(run / JOURNAL, salvage=True).digests()
     except RunDirectoryError as error:
@@ -299,7 +300,7 @@ def _digests(run: Path, note: Callable[[str], None]) -> dict[str, str]:
 def _likeness(
     run: Path, original: Mapping[str, str], made: Path, digests: Mapping[str, str]
 ) -> str:
-    """Whether the shards that a run holds have the same values in the one that repeats it."""
+    """Compare the shards of a run with those of the run that repeats it, for a note."""
     if not original:
         return f"{run} tells of no shard, so its values cannot be held against those of {made}"
     unequal = [key for key, digest in original.items() if digests.get(key) != digest]
@@ -322,17 +323,17 @@ def verify(
     model: object = None,
     inputs: object = None,
 ) -> Verification:
-    """Hold a run against what it recorded of itself, and against its model if asked to.
+    """Check a run against its own records and, if requested, against its model.
 
     Args:
         run: the run directory.
-        recompute: how many of its shards, drawn at random, are computed again.
-        seed: of the draw, which is told; None: one is drawn.
-        trust, model, inputs: as of `resume`; needed to compute. What stood in memory and is not
-            given is not computed again, and the result says so.
+        recompute: number of shards, drawn at random, to compute again.
+        seed: seed of the draw, which is reported; None: choose one.
+        trust, model, inputs: as for `resume`; needed to compute. If an object in memory is not
+            given, nothing is computed again, which the result reports.
 
     Raises:
-        ConfigError: `recompute` or `seed` is no whole number of 0 or more.
+        ConfigError: `recompute` or `seed` is not a whole number of 0 or more.
         RunDirectoryError: no run.
     """
     _check_whole("recompute", recompute)
@@ -391,5 +392,5 @@ def _live_inputs(inputs: object) -> Component:
 
 
 def given(live: object) -> object:
-    """Return a live object, which needs no building."""
+    """Return a live object, which need not be built."""
     return live

@@ -1,6 +1,6 @@
 """The command line: verbs, options and exit codes. `commands` holds what each verb does.
 
-Whatever takes long to import is imported where it is used: `--help` and `show` answer at once.
+Modules that take long to import are imported late, so that `--help` and `show` respond at once.
 """
 
 import sys
@@ -30,7 +30,7 @@ DONE, FAILED, MISTAKEN, INTERRUPTED = 0, 1, errors.MISTAKEN, 130
 """Exit codes: done; the job or a check failed; a mistake in what the user wrote; interrupted."""
 
 _JSON, _EXACT, _FAIL_FAST = "--json", "--exact", "--fail-fast"
-# Our own flags, and the verbs on jobs that know them; verbs on runs know theirs themselves.
+# Flags of the verbs on jobs. Verbs on runs parse their own.
 _FLAGS = {_JSON: ("tensors", "plan"), _EXACT: ("plan",), _FAIL_FAST: ("run",)}
 _HELP = ("--help", "-h")
 _ON_RUNS = {

@@ -1,19 +1,16 @@
 """The exceptions that extractkit raises on purpose.
 
-ExtractkitError
-├── UserError               a user's mistake: exit code 2, no traceback
-│   ├── ConfigError         a key, an option, an override
-│   ├── SelectionError      a selector that is malformed or matches nothing
-│   │   └── UnknownTensorError  a lookup of a tensor that does not exist (a KeyError as well)
-│   ├── ModelError          a model that cannot be found, read or traced
-│   ├── InputError          samples that are missing, unreadable or do not fit the model
-│   ├── MissingExtraError   an optional dependency or a weights package is not installed
-│   ├── RunDirectoryError   a run directory that is taken, missing or damaged
-│   └── DiskSpaceError      the disk cannot hold what the plan predicts
-└── JobError                the job itself failed: exit code 1
-    ├── SampleError         a model failed because of what a sample holds
-    │   └── BadSampleError  one that can be skipped
-    └── FinalError          an error that resuming the run cannot fix
+ExtractkitError ├── UserError               a user's mistake: exit code 2, no traceback │   ├──
+ConfigError         a key, an option, an override │   ├── SelectionError      a selector that is
+malformed or matches nothing │   │   └── UnknownTensorError  a lookup of a tensor that does not
+exist (a KeyError as well) │   ├── ModelError          a model that cannot be found, read or traced
+│   ├── InputError          samples that are missing, unreadable or do not fit the model │   ├──
+MissingExtraError   an optional dependency or a weights package is not installed │   ├──
+RunDirectoryError   a run directory that is taken, missing or damaged │   └── DiskSpaceError
+the disk cannot hold what the plan predicts └── JobError                the job itself failed: exit
+code 1 ├── SampleError         a model failed because of what a sample holds │   └── BadSampleError
+… which `runtime.bad_samples=skip` can skip └── FinalError          an error that resuming the run
+cannot fix
 
 A message names the config key, the value given, what exists (the nearest three) and the command to
 try. `nearest` picks the three.
@@ -31,7 +28,7 @@ class ExtractkitError(Exception):
 
 
 class UserError(ExtractkitError):
-    """A user's mistake. The message says how to correct it."""
+    """A user's mistake. The message explains how to correct it."""
 
 
 class ConfigError(UserError):
@@ -81,11 +78,11 @@ class SampleError(JobError):
 
 
 class BadSampleError(SampleError):
-    """A model that failed on samples which `runtime.bad_samples=skip` can leave out."""
+    """A model that failed on samples which `runtime.bad_samples=skip` can skip."""
 
 
 class FinalError(JobError):
-    """A failure that would recur if the run were resumed. The message says what helps."""
+    """A failure that would recur if the run were resumed. The message names the remedy."""
 
 
 def nearest(given: str, options: Iterable[str], count: int = 3) -> list[str]:

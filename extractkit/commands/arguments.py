@@ -19,18 +19,19 @@ SWEEP = ("--multirun", "-m")
 _VALUED = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn",
            "--config-dir", "-cd", "--experimental-rerun", "--trust")  # fmt: skip
 _CONFIG_DIR = ("--config-dir", "-cd")
-# May be followed by one of these.
+# Options whose value is optional.
 _INFO = ("--info", "-i")
-# What may stand in front of the `=` of an override.
+# The possible left side of an override's `=`.
 _KEY = re.compile(r"[\w.]+(@[\w.:]*)?")
 _MODE = re.compile(r"""hydra\.mode=["']?MULTIRUN["']?""", re.IGNORECASE)
 _TOPICS = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 
 
 def split_verb(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
-    """Return the verb, wherever it was typed, and the other arguments in their order.
+    """Return the verb, in any position, and the other arguments in order.
 
-    The verb is the first word that is one and is not the value of an option. None: there is none.
+    The verb is the first word that names one and is not the value of an option; None if there is
+    none.
     """
     for index, (argument, is_value) in enumerate(_with_values(arguments)):
         if argument in help_text.VERBS and not is_value:
@@ -39,10 +40,10 @@ def split_verb(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
 
 
 def check_verb(arguments: Sequence[str]) -> None:
-    """Refuse a verb by a name that it had before.
+    """Refuse the former name of a verb.
 
     Raises:
-        ConfigError: The first word that is or was a verb has such a name.
+        ConfigError: The first current or former verb among the words is a former one.
     """
     for index, (argument, is_value) in enumerate(_with_values(arguments)):
         if argument in help_text.VERBS and not is_value:
@@ -56,8 +57,8 @@ def check_verb(arguments: Sequence[str]) -> None:
 def spell_out(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the arguments with a model's file replaced by its format and path, and what it is.
 
-    The file is given as `model=FILE` or as a word alone. Beside `model=FORMAT` a word alone gives
-    the path only.
+    The file is given as `model=FILE` or as a word alone. Beside `model=FORMAT`, a word alone is
+    only the path.
 
     Raises:
         ConfigError: No format is known for the file, or several files are given.
@@ -90,7 +91,7 @@ def _is_word(argument: str) -> bool:
 
 
 def overrides_first(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with the overrides in front, as Hydra wants them.
+    """Return the arguments with the overrides first, as Hydra requires.
 
     Raises:
         ConfigError: A word is neither an override nor an option.
@@ -118,11 +119,11 @@ def is_sweep(arguments: Sequence[str]) -> bool:
 
 
 def check_keys(arguments: Sequence[str], rest: Sequence[str]) -> None:
-    """Refuse a key by a name that it had before.
+    """Refuse the former name of a key.
 
     Args:
         arguments: The whole command line, for the message.
-        rest: Those of them that may be overrides.
+        rest: The arguments that may be overrides.
 
     Raises:
         ConfigError: An override has such a key.
@@ -187,7 +188,7 @@ def taken(arguments: Sequence[str], option: str) -> tuple[list[str], list[str]]:
     """Take an option out of the arguments: return its values and the remaining arguments.
 
     Raises:
-        ConfigError: it stands last, without a value.
+        ConfigError: the option comes last, without a value.
     """
     values: list[str] = []
     rest: list[str] = []
@@ -218,7 +219,7 @@ class RunOptions(argparse.ArgumentParser):
         """Return the arguments by name.
 
         Raises:
-            ConfigError: they do not fit.
+            ConfigError: they are invalid.
         """
         self._given = arguments
         return self.parse_intermixed_args(arguments)
@@ -230,7 +231,7 @@ class RunOptions(argparse.ArgumentParser):
             ConfigError: always.
         """
         usage = self.format_usage().removeprefix("usage: ").strip()
-        # What begins with a dash is taken for an option.
+        # A word that begins with a dash is treated as an option.
         dashed = [one for one in self._given if one.startswith("-")]
         meant = next((one for one in dashed if os.path.exists(one)), None)  # noqa: PTH110 - any text
         hint = f". For the run {meant!r} write ./{meant}" if meant is not None else ""

@@ -1,4 +1,4 @@
-"""Run one job from the command line, and say how to complete it if it stops early."""
+"""Run one job from the command line, and explain how to complete it if it stops early."""
 
 import shlex
 import sys
@@ -52,12 +52,12 @@ def resumable(
 ) -> Iterator[None]:
     """If the job stops early within the context, print how to complete the run, if possible.
 
-    A sample on which the model fails would stop it again, and a run keeps its settings: what helps
-    then is another run.
+    A sample on which the model fails would stop it again, and a run keeps its settings, so another
+    run is needed.
 
     Args:
-        trusted: what `--trust` then has to name: the run's own word is a file's.
-        overrides: of where it runs.
+        trusted: the modules for `--trust`, since a run is trusted no more than a file.
+        overrides: settings of where it runs.
     """
     try:
         yield
@@ -87,7 +87,7 @@ def _without_bad_samples(directory: Path, trust: Sequence[str]) -> str:
     from extractkit.runs import manifest as manifests
 
     recorded = manifests.read(directory)
-    # A part stands two folders deep in the directory that the job names.
+    # A part is two folders below the directory that the job names.
     whole = directory if recorded.part is None else directory.parents[1]
     numbered = (whole.with_name(f"{whole.name}-{number}") for number in count(2))
     other = next(one for one in numbered if not one.exists())

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 TENSORS_SCHEMA = 1
 PLAN_SCHEMA = 2
-"""Versions of the `--json` documents of `tensors` and `plan`; raised with every change."""
+"""Versions of the `--json` documents of `tensors` and `plan`. Raise them with every change."""
 
 _Answer = tuple[Callable[[], dict[str, object]], Callable[[], "RenderableType"]]
 """Result of a verb that runs nothing: as JSON, or for people."""
@@ -33,10 +33,10 @@ def run(
     """Run a job or a sweep, and print its directory as the last line on standard output.
 
     Args:
-        arguments: Hydra's, overrides first.
-        report: told of each job's failure when it happens, gives the exit code for it.
+        arguments: the arguments for Hydra, overrides first.
+        report: receives each job's failure when it happens, and returns its exit code.
         trusted: modules named by `--trust`.
-        fail_fast: whether no job of a sweep is to begin once one has failed.
+        fail_fast: start no further job of a sweep once one has failed.
 
     Returns:
         The exit codes of the jobs that failed.
@@ -61,7 +61,7 @@ def run(
 def tensors(
     arguments: Sequence[str], report: Report, trusted: Sequence[str], *, as_json: bool
 ) -> list[int]:
-    """List the tensors of a model; arguments as of `run`."""
+    """List the tensors of a model. Arguments are those of `run`."""
     schema = TENSORS_SCHEMA if as_json else None
     return _look(arguments, _tensors, report, trusted, schema)
 
@@ -69,7 +69,7 @@ def tensors(
 def plan(
     arguments: Sequence[str], report: Report, trusted: Sequence[str], *, as_json: bool, exact: bool
 ) -> list[int]:
-    """Print what a job would store; arguments as of `run`."""
+    """Print what a job would store. Arguments are those of `run`."""
     schema = PLAN_SCHEMA if as_json else None
     return _look(arguments, partial(_plan, exact=exact), report, trusted, schema)
 
@@ -92,7 +92,7 @@ def _look(
     documents: list[object] = []
 
     def look(composed: "Composition") -> None:
-        # A model's own code may print; that is no part of the result.
+        # A model's own code may print, which is not part of the result.
         with redirect_stdout(sys.stderr), waiting(sys.stderr, "loading the model"):
             document, rendered = answer(composed)
             if schema is not None:
@@ -104,7 +104,7 @@ def _look(
     def fail(error: Exception) -> int:
         documents.append(
             {"schema": schema, "error": str(error)}
-        )  # jobs are told apart by their order
+        )  # jobs are identified by their order
         return report(error)
 
     complete_without_verb()
@@ -127,7 +127,7 @@ def _tensors(composed: "Composition") -> _Answer:
 
 
 def _shown(found: "Listing") -> dict[str, object]:
-    """Return what selectors match, or everything without one, as JSON has it."""
+    """Return the tensors that selectors match, or all without selectors, for JSON."""
     matched = {record.address for records in found.matches.values() for record in records}
     return {
         "tensors": [

@@ -27,10 +27,10 @@ _RUN_DIR = f"{RUN_DIR}="
 def show(arguments: Sequence[str]) -> bool:
     """Show a run or a sweep.
 
-    Every verb here but `resume` returns whether what was asked for holds.
+    All verbs here except `resume` return whether the check or action succeeded.
 
     Raises:
-        UserError: a mistake in the arguments, or no run.
+        UserError: a mistake in the arguments, or there is no run.
     """
     from extractkit.display.run import overview
     from extractkit.runs import journal, manifest
@@ -78,7 +78,7 @@ def resume(arguments: Sequence[str], report: Report) -> list[int]:
     """Resume a run or a sweep, and print its directory as the last line on standard output.
 
     Args:
-        report: told of the failure of each job of a sweep, gives the exit code for it.
+        report: receives the failure of each job of a sweep, and returns its exit code.
 
     Returns:
         The exit codes of the jobs of a sweep that failed.
@@ -178,7 +178,7 @@ def verify(arguments: Sequence[str]) -> bool:
     options.add_argument("--json", action="store_true")
     options.add_argument(TRUST, action="append", default=[], metavar="MODULE")
     given = options.read(arguments)
-    # A model's own code may print; that is no part of the result.
+    # A model's own code may print, which is not part of the result.
     with redirect_stdout(sys.stderr), waiting(sys.stderr, f"checking {given.run}"):
         if given.recompute:
             from extractkit import api
@@ -201,7 +201,7 @@ def verify(arguments: Sequence[str]) -> bool:
 
 
 def diff(arguments: Sequence[str]) -> bool:
-    """Compare two runs tensor by tensor, sample by sample; A is the reference."""
+    """Compare two runs tensor by tensor and sample by sample. A is the reference."""
     from extractkit.config.mapping import read_mapping
     from extractkit.display.checks import diff_overview
     from extractkit.display.progress import waiting
@@ -234,7 +234,7 @@ def diff(arguments: Sequence[str]) -> bool:
 
 
 def _directory(text: str) -> Path:
-    """Return a run directory as it is printed: absolute, without `..`."""
+    """Return a run directory for printing: absolute, without `..`."""
     return Path(os.path.abspath(text))  # noqa: PTH100 - links stay as they are
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from extractkit.runs.sweeps import SweepRecord
 
 _OPTIONS = ("config_dir", "config_path", "config_name")
-# Hydra would write through links in a directory that may be somebody else's.
+# Hydra would write through links in a directory that may come from someone else.
 _KEPT_OFF = ("hydra.output_subdir=null", "hydra.job_logging.root=null")
 
 
@@ -49,8 +49,8 @@ def resume(
         The exit codes of the jobs that failed.
 
     Raises:
-        RunDirectoryError: it is damaged, or another process works on it.
-        ConfigError: it does not compose any more, or names code that is not trusted.
+        RunDirectoryError: it is damaged, or another process holds it.
+        ConfigError: it no longer composes, or names code that is not trusted.
     """
     from extractkit.config.app import launch
     from extractkit.runs.sweeps import read
@@ -73,7 +73,7 @@ def resume(
 
 
 def write_run(directory: Path) -> None:
-    """Print where a run is."""
+    """Print the directory of a run."""
     write(f"{directory}\n")
 
 
@@ -114,8 +114,8 @@ def _arguments(directory: Path, found: "SweepRecord") -> Iterator[str]:
     """Return the arguments that launch the sweep into its own directory.
 
     Raises:
-        RunDirectoryError: one is an option, which nobody can have typed among the overrides; or
-            the configuration is that of a package.
+        RunDirectoryError: an override is an option, which cannot have been typed there, or the
+            configuration comes from a package.
     """
     from extractkit.advice import hydra_quoted
 
@@ -124,7 +124,7 @@ def _arguments(directory: Path, found: "SweepRecord") -> Iterator[str]:
             raise RunDirectoryError(f"{directory} records the option {override!r} as an override")
         yield override
     if found.config_path is not None and not Path(found.config_path).is_absolute():
-        # Hydra would take it for a package, and import that.
+        # Hydra would treat it as a package and import it.
         raise RunDirectoryError(
             f"{directory} records --config-path={found.config_path}, which is no absolute path. "
             f"Run the sweep again"
@@ -166,7 +166,7 @@ def _check_same(directory: Path, recorded: "Manifest", composed: "Composition") 
     """Check that a run belongs to the job.
 
     Raises:
-        RunDirectoryError: it is another's.
+        RunDirectoryError: it belongs to another job.
     """
     if recorded.job_given != composed.job.given:
         raise RunDirectoryError(
@@ -176,7 +176,7 @@ def _check_same(directory: Path, recorded: "Manifest", composed: "Composition") 
 
 
 def _needed(trust: "Trust") -> list[str]:
-    """Return what `--trust` has to name to resume the sweep, whose records are not trusted."""
+    """Return the modules for `--trust` to resume the sweep, whose records are not trusted."""
     from extractkit.config.security import launcher_needs_trust
     from extractkit.core.trust import RAY_ADDRESS, SAFE_MODE, meant_for_files, module_of
 

@@ -1,4 +1,4 @@
-"""From YAML and overrides to a job. Only this room knows Hydra and OmegaConf.
+"""Composition of a job from YAML and overrides. Only this package uses Hydra and OmegaConf.
 
 The functions here find the configuration files and list what can be chosen. They do not need Hydra.
 """
@@ -13,14 +13,14 @@ ROOT = "config"
 """Name of the primary configuration file."""
 
 GROUPS = ("model", "inputs", "selectors", "sinks", "runtime", "experiment")
-"""Folders to choose from, in the order in which a user meets them."""
+"""Folders of options, in the order of the help."""
 
 
 def config_directory() -> Path:
-    """The folder of `config.yaml`: the copy in the installed package, or else the checkout's.
+    """Return the folder of `config.yaml`: the installed package's copy, or else the checkout's.
 
     Raises:
-        ConfigError: neither is there.
+        ConfigError: neither exists.
     """
     package = Path(__file__).resolve().parents[1]
     for candidate in (package / "conf", package.parent / "conf"):
@@ -33,17 +33,17 @@ def config_directory() -> Path:
 
 
 def new_run_directory() -> Path:
-    """A run directory named after the time, as config.yaml has it for a job."""
+    """Return a run directory named after the time, as in config.yaml."""
     return Path("outputs", f"{datetime.now():%Y-%m-%d}", f"{datetime.now():%H-%M-%S}").absolute()
 
 
 def with_run_dir(arguments: Sequence[str], *, swept: bool) -> list[str]:
-    """Return the arguments with `run_dir=DIR` replaced by the key of Hydra that it stands for.
+    """Return the arguments with `run_dir=DIR` replaced by Hydra's own key.
 
-    Only what is typed is replaced. A configuration file has Hydra's own keys.
+    Only typed arguments are replaced. Configuration files use Hydra's own keys.
 
     Args:
-        arguments: Of the command line, or overrides.
+        arguments: Arguments of the command line, or overrides.
         swept: Whether they describe a sweep, whose directory is another key.
 
     Raises:
@@ -70,12 +70,12 @@ def with_plain_run_dir(override: str) -> str:
 
 
 RUN_DIR, SWEEP_DIR = "hydra.run.dir", "hydra.sweep.dir"
-"""Hydra's keys that `run_dir` stands for."""
+"""Hydra's keys that `run_dir` replaces."""
 
 _RUN_DIR = "run_dir="
 _DIRECTORIES = (_RUN_DIR, f"{RUN_DIR}=", f"{SWEEP_DIR}=")
 
 
 def options(group: str) -> list[str]:
-    """What the files that come with extractkit offer in a group."""
+    """Return the names of extractkit's own configuration files in a group."""
     return sorted(path.stem for path in (config_directory() / group).glob("*.yaml"))

@@ -1,9 +1,9 @@
-"""Composing for the command line: single jobs, sweeps, launchers and everything else of Hydra's.
+"""The Hydra application: single jobs, sweeps, launchers and Hydra's other features.
 
-Hydra makes a directory for every job, and for a sweep another, before the application is asked. A
-mistake would leave them behind empty, and a dry verb is to leave nothing at all. So Hydra is given
-a scratch directory, and the job the one that the user asked for. The exception is a sweep that
-stores something: launchers on other machines need its real directory.
+Hydra makes a directory for every job and sweep before it calls the application. A mistake would
+leave empty directories, and a dry verb must leave nothing. So Hydra gets a scratch directory, and
+the job gets the requested one. The exception is a sweep that stores something: launchers on other
+machines need its real directory.
 """
 
 import os
@@ -60,27 +60,26 @@ def launch(
     """Run a function for every job that the arguments describe, as a Hydra application.
 
     Args:
-        arguments: of the command line, Hydra's own options included.
-        function: called with each job, gives its run directory; it and what follows have to be
-            picklable unless `dry`, for launchers may send them away.
-        report: called with each job's failure when it happens, and gives the exit code for it;
-            the other jobs go on.
+        arguments: those of the command line, including Hydra's own options.
+        function: called with each job, and returns its run directory. It and the following
+            arguments must be picklable unless `dry`, because launchers may send them away.
+        report: receives each job's failure when it happens, and returns its exit code. The other
+            jobs continue.
         dry: whether the jobs store nothing.
-        trusted: modules whose callables a file may name too.
-        ran: told of each run directory, in this process alone: of jobs in others once all are done.
-        swept: told of the index of a sweep that stored something, once it is written.
-        fail_fast: whether no job of a sweep is to begin once one has failed.
-        resumed: the directory of the sweep that the arguments come from, to be gone on with: they
-            are a file's word then, and not the user's.
+        trusted: modules whose callables a file may name.
+        ran: receives each run directory in this process; those of jobs elsewhere once all are done.
+        swept: receives the index of a sweep that stored something, once it is written.
+        fail_fast: start no further job of a sweep once one has failed.
+        resumed: the directory of the sweep to resume. The arguments then come from its record, and
+            are trusted no more than a file.
 
     Returns:
-        The failures' exit codes, those of jobs in other processes included.
+        The exit codes of the failures, including those of jobs in other processes.
 
     Raises:
-        ConfigError: the arguments do not compose to jobs, or a file names code that is not
-            trusted.
-        RunDirectoryError: the directory of a new sweep is taken, or that of the resumed one is
-            being worked on or damaged.
+        ConfigError: the arguments do not compose to jobs, or a file names code that is not trusted.
+        RunDirectoryError: the directory of a new sweep is taken, or the sweep to resume is damaged
+            or held by another process.
     """
     _refuse_pickles(arguments)
     trust = trust_of(arguments if resumed is None else (), trusted)
@@ -95,7 +94,7 @@ def launch(
             except _Refused as refused:
                 raise refused.error from refused.error.__cause__
             except SystemExit as stop:
-                # Hydra has shown its help, or has explained a mistake.
+                # Hydra has printed its help, or reported a mistake.
                 raise SystemExit(2 if stop.code else 0) from None
             finally:
                 forget()
@@ -109,7 +108,7 @@ def _unheard(_: Path) -> None:
 
 
 class _Refused(BaseException):
-    """Exception that ends Hydra from a callback, where Hydra turns others into warnings."""
+    """Ends Hydra from a callback, in which Hydra turns other exceptions into warnings."""
 
     def __init__(self, error: ExtractkitError) -> None:
         super().__init__(str(error))
@@ -129,10 +128,10 @@ def _refuse_pickles(arguments: Sequence[str]) -> None:
 
 @contextmanager
 def _scratch() -> Iterator[str]:
-    """Yield a scratch directory for what Hydra writes.
+    """Yield a scratch directory for Hydra's files.
 
     Raises:
-        JobError: the system has no room for one.
+        JobError: it cannot be created.
     """
     try:
         made = tempfile.TemporaryDirectory(prefix=f"{PROGRAM}-")
@@ -167,7 +166,7 @@ class _Launching:
             config.hydra.run.dir = str(self._application.scratch)
 
     def sweep_starts(self, config: DictConfig) -> None:
-        """Begin a sweep; let Hydra make the scratch directory of a dry one, on this machine."""
+        """Begin a sweep. For a dry one, let Hydra make the scratch directory on this machine."""
         asked = _resolved(config, "hydra.sweep.dir")
         made = asked
         if self._dry:
@@ -188,7 +187,7 @@ class _Launching:
                 config.hydra.launcher = (
                     ConfigStore.instance().load("hydra/launcher/basic.yaml").node
                 )
-            # Jobs are composed anew, from the overrides, and may work in another directory.
+            # Jobs are composed again from the overrides, and may run in another directory.
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir={hydra_quoted(str(made))}")
 
     @contextmanager
@@ -200,7 +199,7 @@ class _Launching:
             try:
                 yield
             except BaseException as error:
-                # Jobs that a launcher sent away may go on.
+                # Jobs that a launcher sent away may continue.
                 with suppress(ExtractkitError):
                     self._end(isinstance(error, KeyboardInterrupt), all_ended=False)
                 if isinstance(error, Exception) and _by_launcher(error):
@@ -222,7 +221,7 @@ class _Launching:
                 application.failures.append(job.exit_code)
 
     def tell(self, swept: Swept | None) -> None:
-        """Report how the sweep ended, unless nothing of it remains."""
+        """Report how the sweep ended, unless it left nothing."""
         place = self._application.place
         if swept and place and self._index and is_sweep(place.directory):
             swept(place.directory, self._index, self._application.trust)

@@ -1,4 +1,4 @@
-"""The callable that Hydra runs for each job, in this process or wherever a launcher sends it."""
+"""The callable that Hydra runs for each job, in this process or one started by a launcher."""
 
 import os
 import platform
@@ -36,16 +36,16 @@ Ran = Callable[[Path], None]
 
 @dataclass
 class Application:
-    """Launchers pickle it, so all that it holds can be.
+    """The application, which launchers pickle together with its attributes.
 
     Attributes:
         function, report, ran, trust: see `launch`.
-        scratch: the directory that Hydra makes its own in; see `config.app`.
-        asked: the directory that the user asked for in place of it; None: Hydra has that.
-        place: the sweep that jobs leave their records in; None where there is none.
-        failures: exit codes of jobs in this process.
+        scratch: the directory for Hydra's own directories; see `config.app`.
+        asked: the directory that the user requested; None if Hydra uses it.
+        place: the sweep in which jobs write their records; None for a single job.
+        failures: the exit codes of jobs in this process.
         seen: the numbers of its jobs.
-        process: the one that launches the jobs: its machine and number.
+        process: machine and number of the process that launches the jobs.
     """
 
     function: JobFunction
@@ -90,13 +90,13 @@ class Application:
                 )
             return self.function(composed)
         except SystemExit as stop:
-            # Raised by a model's own code, say; it would end the whole sweep.
+            # Raised by a model's own code, for example. It would end the whole sweep.
             raise JobError(f"the job called sys.exit({stop.code!r})") from stop
 
     def _begun(self, config: DictConfig, directory: Path) -> SweepJob:
         """Return the record of a job that is about to begin."""
         assert self.place is not None
-        # Unresolved: an override may itself hold an interpolation, and stays as it was typed.
+        # Not resolved: an override may contain an interpolation, and is recorded as typed.
         written = OmegaConf.to_container(config.overrides.task, resolve=False)
         assert isinstance(written, list)
         overrides = tuple(as_typed(str(override)) for override in written)
@@ -106,7 +106,7 @@ class Application:
             number=number,
             overrides=overrides,
             values=values_of(overrides),
-            # Where it leads out there will be no run, and so it has any name.
+            # If it leads out of the sweep, there will be no run, so the name does not matter.
             run=str(number) if leads_out(run) else run,
             attempt=self.place.attempt,
             status=JobStatus.STARTED,
@@ -137,7 +137,7 @@ class Application:
         except Exception as error:  # noqa: BLE001 - whatever it is; other jobs go on
             code = self._failed(error, directory)
             told = str(error) if isinstance(error, ExtractkitError) else _sort_of(error)
-            with suppress(JobError):  # the disk refuses, which is told already
+            with suppress(JobError):  # a disk error, which is reported already
                 place.write(ended(status=JobStatus.FAILED, exit_code=code, error=told))
         except BaseException:
             with suppress(JobError):
@@ -150,7 +150,7 @@ class Application:
         """Check that a run is inside its sweep, and that no link leads out of a resumed one.
 
         Raises:
-            ConfigError: it does not.
+            ConfigError: it is outside.
         """
         run = Path(os.path.relpath(directory, place.directory)).as_posix()
         if leads_out(run) or run == ".":
@@ -175,7 +175,7 @@ class Application:
         return Path(os.path.normpath(self.asked / os.path.relpath(output, self.scratch)))
 
     def _told(self, made: Path | None) -> None:
-        # Elsewhere nobody reads it, or it would come late: whoever launched the job tells.
+        # Elsewhere it would not be read, or too late: the launching process reports it.
         if made is not None and self._at_home:
             self.ran(made)
 
@@ -188,14 +188,14 @@ class Application:
 
     def _remove(self, directory: Path) -> None:
         if self.asked is None:
-            with suppress(OSError):  # Hydra made it; what is not empty stays
+            with suppress(OSError):  # Hydra made it; a directory with files stays
                 directory.rmdir()
 
 
 def _finished(
     job: SweepJob, before: SweepJob | None, made: Path | None, place: ActiveSweep
 ) -> SweepJob:
-    """Result of a job that finished."""
+    """Return the record of a finished job."""
     if made is None:
         return replace(job, status=JobStatus.FINISHED)
     run = manifests.read(made)
@@ -204,7 +204,7 @@ def _finished(
     ended = job.holding(run)
     if before is None or before.status is not JobStatus.FINISHED:
         return ended
-    # A run that was whole is left alone, and so is what was told of it.
+    # The record of a run that was complete already does not change.
     untouched = before.timings == ended.timings and before.overrides == ended.overrides
     return replace(before, attempt=job.attempt) if untouched else ended
 
@@ -214,4 +214,4 @@ def _sort_of(error: Exception) -> str:
 
 
 def _hydra() -> DictConfig:
-    return cast(DictConfig, HydraConfig.get())  # declared as the dataclass of its schema
+    return cast(DictConfig, HydraConfig.get())  # typed as the dataclass of its schema

@@ -35,11 +35,11 @@ def compose(
     """Compose a job as the command line would, without changing Hydra's global state.
 
     Args:
-        overrides: as on the command line. Code that they name is trusted.
+        overrides: overrides as on the command line. Code that they name is trusted.
         live: components that replace the groups of their names ("model", "inputs"). No override
             may set these groups.
         trusted: modules whose callables a file may name.
-        values: further overrides. Code that they name is trusted no more than that of a file.
+        values: further overrides, which are trusted no more than a file.
 
     Raises:
         ConfigError: the overrides do not compose to a job, or a file names code that is not
@@ -67,7 +67,7 @@ def _check_no_settings(group: str, overrides: Sequence[str]) -> None:
     """Check that no override configures a group that is given as an object.
 
     Raises:
-        ConfigError: an override does.
+        ConfigError: there is such an override.
     """
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0]
@@ -92,11 +92,11 @@ def composition(
     Raises:
         ConfigError: as `convert.job_of`.
     """
-    # Declared as the dataclass that it is modelled on, it is a node {"hydra": …}.
+    # Typed as its dataclass, it is a node {"hydra": …}.
     whole = cast(DictConfig, HydraConfig.instance().cfg)
     with read_write(whole.hydra):
         whole.hydra.runtime.output_dir = str(directory)
-    # Unresolved: an override may itself hold an interpolation, and stays as it was typed.
+    # Not resolved: an override may contain an interpolation, and is recorded as typed.
     overrides = OmegaConf.to_container(whole.hydra.overrides.task, resolve=False)
     assert isinstance(overrides, list)
     given = [as_typed(str(override)) for override in overrides]
@@ -124,17 +124,17 @@ def _to_job(
     """Return the job that a composed configuration describes.
 
     Args:
-        cfg: composed, without Hydra's own node.
-        given_overrides, model_name, live, trust, options: as of `job_of`.
+        cfg: the composed configuration without Hydra's own node.
+        given_overrides, model_name, live, trust, options: see `job_of`.
 
     Raises:
-        ConfigError: as `job_of`; a value that is missing, or an interpolation that leads nowhere.
+        ConfigError: see `job_of`; or a value is missing, or an interpolation cannot be resolved.
     """
     return job_of(_plain(cfg), given_overrides, model_name, live, trust, options)
 
 
 def _plain(cfg: DictConfig) -> dict[str, object]:
-    """Return the configuration as plain data, interpolations resolved."""
+    """Return the configuration as plain data, with interpolations resolved."""
     with translated():
         for key in sorted(OmegaConf.missing_keys(cfg)):
             raise ConfigError(f"{key} is not set. Give it: {key}=…")
@@ -144,7 +144,7 @@ def _plain(cfg: DictConfig) -> dict[str, object]:
 
 
 def _options(hydra_config: DictConfig) -> list[str]:
-    """Return the command line's options that say where configuration files are."""
+    """Return the command line's options for the location of configuration files."""
     sources = hydra_config.runtime.config_sources
     folders = [str(one.path) for one in sources if one.provider == "command-line"]
     searched = [str(one) for one in hydra_config.overrides.hydra if "searchpath" in str(one)]
@@ -154,7 +154,7 @@ def _options(hydra_config: DictConfig) -> list[str]:
 def planned_jobs(config: DictConfig) -> list[SweepJob]:
     """Return a record for each job of a sweep, by number, with the error "not begun".
 
-    The list is empty where the jobs are unknown: for sweepers that decide while they run, and for
+    The list is empty if the jobs are not known: for sweepers that decide while they run, and for
     `glob`, which only Hydra expands.
     """
     sweeper = config.hydra.sweeper
@@ -178,7 +178,7 @@ def _planned(number: int, overrides: tuple[str, ...]) -> SweepJob:
         number=number,
         overrides=overrides,
         values=values_of(overrides),
-        run=str(number),  # the job writes its own directory when it begins
+        run=str(number),  # the job records its own directory when it begins
         attempt=1,
         status=JobStatus.SKIPPED,
         started=now(),

@@ -14,9 +14,9 @@ from extractkit.errors import ConfigError, RunDirectoryError, choices
 from extractkit.runs.files import relocated
 from extractkit.runs.manifest import Manifest
 
-# An experiment is spread over the other groups and leaves no key of its own.
+# An experiment is merged into the other groups and has no key of its own.
 _KEYS = tuple(group for group in GROUPS if group != "experiment")
-# How tensors of a model in memory are listed.
+# The Python code that lists the tensors of a model in memory.
 _IN_PYTHON = "list(model.catalog)"
 _OF_KERAS = "from extractkit.models.live import live_model; list(live_model(model).catalog)"
 
@@ -48,16 +48,15 @@ def job_of(
 
     Args:
         entries: the whole configuration, by group.
-        given_overrides: as they were typed.
+        given_overrides: the overrides as typed.
         model_name: the chosen entry of the `model` group.
-        live: components that stand in for the groups of their names, for objects in memory.
-        trust: what the user vouches for; nothing else is imported that a file names.
-        options: those of the command line by which the configuration is found, for messages.
+        live: components that replace the groups of their names, for objects in memory.
+        trust: the user's trust. Other callables that a file names are not imported.
+        options: the command line's options for the location of configuration files, for messages.
 
     Raises:
-        ConfigError: a key that does not exist, at any level; a value that does not fit; a
-            `_target_` or a Ray cluster that is not trusted; a `_target_` that cannot be called with
-            these arguments.
+        ConfigError: a key does not exist, at any level; a value does not fit; a `_target_` or a Ray
+            cluster is not trusted; or a `_target_` cannot be called with these arguments.
     """
     live = live or {}
     for key in entries:
@@ -111,7 +110,7 @@ def _sinks(entries: Mapping[str, object], trust: Trust) -> dict[str, Component]:
 def not_chosen(group: str, available: Sequence[str] = ()) -> str:
     """Return the message for a group without the required choice."""
     offered = sorted(available) or options(group)
-    # What works as it stands is the better example.
+    # An option that works without changes is the better example.
     example = _READY if _READY in offered else next(iter(offered), "…")
     return (
         f"{group} is not chosen. Available: {', '.join(map(repr, offered)) or 'none'}. "
@@ -123,7 +122,7 @@ _READY = "bert"
 
 
 def in_memory(manifest: Manifest, live: Mapping[str, Component]) -> list[str]:
-    """Return which of "model" and "inputs" were live objects in a run and are not given now."""
+    """Return which of "model" and "inputs" were in memory for a run and are not given now."""
     groups = ("model", "inputs")
     return [one for one in groups if one not in manifest.job_resolved and one not in live]
 
@@ -168,11 +167,11 @@ def recorded_job(
 
 
 def relative_to(directory: str | None, composed: Composition, trust: Trust) -> Composition:
-    """Resolve the paths of a composed job against the directory in which it was first given.
+    """Resolve the paths of a composed job against the original working directory.
 
     Args:
-        directory: that working directory; None if it is unknown.
-        trust: what the user trusts.
+        directory: the original working directory; None if it is unknown.
+        trust: the user's trust.
 
     Raises:
         ConfigError: as `convert.job_of`.

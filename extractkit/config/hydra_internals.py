@@ -87,9 +87,9 @@ def swept_jobs(overrides: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def command_line(arguments: Sequence[str]) -> Namespace:
-    """Return what Hydra's own argument parser makes of a command line.
+    """Parse a command line with Hydra's own argument parser.
 
-    Uses `get_args_parser`. `hydra.main` builds the same parser, and hands it to no one.
+    Uses `get_args_parser`. `hydra.main` builds the same parser, but does not expose it.
     """
     return get_args_parser().parse_args(list(arguments))
 
@@ -99,7 +99,7 @@ def command_line(arguments: Sequence[str]) -> Namespace:
 
 @contextmanager
 def own_state() -> Iterator[None]:
-    """Within it, Hydra can be initialised anew; on exit, its former state is back.
+    """Let Hydra be initialised anew within the block, and restore its former state on exit.
 
     Assigns to `GlobalHydra.hydra`, `HydraConfig.cfg` and `VersionBase`. The public `clear` and
     `initialize` keep nothing of an application that is already running.
@@ -118,8 +118,8 @@ def own_state() -> Iterator[None]:
 def stored_nodes(*group: str) -> dict[str, Any]:
     """Return the configurations under `hydra` that Hydra and installed plugins registered.
 
-    Uses `ConfigStore.repo`. The public `load` and `list` raise an error for what is absent, and
-    read one name at a time.
+    Uses `ConfigStore.repo`. The public `load` and `list` raise an error for missing names, and read
+    one name at a time.
 
     Args:
         group: Names of nested groups below `hydra`. Without any, all of `hydra`.
@@ -169,7 +169,7 @@ _inside = 0
 
 @contextmanager
 def checked_loading(checks: Checks) -> Iterator[None]:
-    """Within it, Hydra composes only what passes the checks, in this thread.
+    """Let Hydra compose only what passes the checks within the block, in this thread.
 
     Replaces the name `ConfigLoaderImpl` in `hydra._internal.hydra`: Hydra has no public way to
     give an application another loader. From Hydra 1.4 on, `execution_whitelist` covers a part of
@@ -229,7 +229,7 @@ _SEARCH_PATH = "hydra.searchpath"
 def _asked(
     config_name: str | None, parsed_overrides: Sequence[Override], repo: Any
 ) -> Iterator[object]:
-    """Yield what overrides and the primary configuration give as the search path."""
+    """Yield the search paths in overrides and the primary configuration."""
     for one in parsed_overrides:
         # Hydra 1.4 takes `hydra[searchpath]` too.
         if one.key_or_group.replace("[", ".").replace("]", "") == _SEARCH_PATH:

@@ -14,20 +14,22 @@ from extractkit.runs.comparing.pairing import FileMapping
 def read_mapping(path: str | Path) -> FileMapping:
     """Return the mapping of addresses between two runs, in the file's order.
 
-    The file is one YAML mapping, each entry `ADDRESS: ADDRESS`. Nothing is interpolated: a dollar
-    sign is part of an address.
+    The file is one YAML mapping, each entry `ADDRESS: ADDRESS`. Interpolations are not resolved,
+    since a dollar sign is part of an address.
 
     Raises:
-        ConfigError: there is no such file, it is no UTF-8 text or no YAML, or it holds something
-            else.
+        ConfigError: the file does not exist, is not UTF-8 or YAML, or holds something else.
     """
     text = _text(path)
     with translated():
         named = io.StringIO(text)
-        named.name = str(path)  # as YAML's errors tell it
+        named.name = str(path)  # for YAML's errors
         try:
             loaded = OmegaConf.load(named)
-        except (OSError, RecursionError) as error:  # a lone number; what holds itself
+        except (
+            OSError,
+            RecursionError,
+        ) as error:  # a lone number; a structure that contains itself
             raise ConfigError(f"{path} {_NOTHING}") from error
         content = OmegaConf.to_container(loaded, resolve=False)
     if not isinstance(content, dict) or not content:
@@ -53,6 +55,6 @@ def _text(path: str | Path) -> str:
 
 
 def _lines(text: str) -> dict[str, int]:
-    """Return the line of each key of a YAML mapping."""
+    """Return the line number of each key of a YAML mapping."""
     entries = yaml.compose(text, yaml.SafeLoader).value
     return {key.value: key.start_mark.line + 1 for key, _ in entries}

@@ -1,4 +1,4 @@
-"""Translate errors of Hydra, OmegaConf and YAML: what is wrong, what exists, what to type."""
+"""Translation of errors of Hydra, OmegaConf and YAML: what is wrong, what exists, what to type."""
 
 import re
 import shlex
@@ -33,7 +33,7 @@ from extractkit.errors import ConfigError, choices
 
 _MOST_NAMED = 3
 _OPEN_GROUPS = ("selectors", "sinks")
-# Files whose mention would tell a user nothing: he did not write them.
+# Files that the user did not write, which are not worth naming.
 _OUR_FILES = (ROOT, "hydra/config")
 
 
@@ -41,7 +41,7 @@ _OUR_FILES = (ROOT, "hydra/config")
 def translated(overrides: Sequence[str] = ()) -> Iterator[None]:
     """Turn errors raised while a configuration is composed into a ConfigError.
 
-    `overrides` are what was typed; a misspelt one may be the cause of an error about another.
+    `overrides` are those as typed. A misspelt one may cause an error about another.
     """
     try:
         yield
@@ -50,7 +50,7 @@ def translated(overrides: Sequence[str] = ()) -> Iterator[None]:
     except MissingConfigException as error:
         raise ConfigError(_no_such_option(error)) from error
     except BrokenPipeError:
-        raise  # whoever read standard output has gone; no mistake
+        raise  # the reader of standard output has gone, which is not a mistake
     except OSError as error:
         raise ConfigError(f"{error.filename}: {error.strerror}") from error
     except SearchPathException as error:
@@ -94,7 +94,7 @@ def _unreadable(error: OverrideParseException) -> str:
     if as_text is None:
         key = override.partition("=")[0]
         return f"{override!r} cannot be read: {key!r} is no key. Write key=value, as in model=bert"
-    # The parser's own words; what Hydra makes of them points into the text with a caret.
+    # The parser's own message; Hydra's version of it points into the text with a caret.
     reason = str(error.__context__ or error).splitlines()[0]
     refused = f"{override!r} cannot be read: {reason}"
     if (as_mapping := quoting.as_mapping(override)) is not None:
@@ -111,7 +111,7 @@ def _no_such_option(error: MissingConfigException) -> str:
     if not group:
         return f"--config-name={option}: no {option}.yaml in the configuration directories"
     where = _where(str(error))
-    # Hydra does not list what there is for a group of several choices.
+    # Hydra does not list the options of a group with several choices.
     available = error.options or options(group)
     if not available:
         return f"{where}{missing} does not exist"
@@ -125,7 +125,7 @@ def _where(message: str) -> str:
 
 
 def _misspelt(overrides: Sequence[str]) -> str | None:
-    """Return the message for the first override that begins with no group, or None."""
+    """Return the message for the first override that does not begin with a group, or None."""
     known = (*GROUPS, "hydra")
     for override in overrides:
         key, equals, _ = override.partition("=")
@@ -191,7 +191,7 @@ def _no_such_key(cause: OmegaConfBaseException, message: str, overrides: Sequenc
 
 
 def _with_key(group: str, key: str) -> list[str]:
-    """Return the entries of a group that have a setting of this name."""
+    """Return the options of a group that have a setting of this name."""
     if group not in GROUPS:
         return []
     folder = config_directory() / group

@@ -1,6 +1,6 @@
-"""A model's file in place of its format: `model=FILE`, and the overrides that it stands for.
+"""A model's file in place of its format: `model=FILE`, and its replacement by overrides.
 
-Only what is typed is looked at, before Hydra parses it; a configuration file names the format.
+Only typed overrides are replaced, before Hydra parses them. Configuration files name the format.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,12 +19,12 @@ _QUOTES = "'\""
 
 @dataclass(frozen=True)
 class ModelFile:
-    """Model file, or several files of one format.
+    """A model file, or several files of one format.
 
     Attributes:
         model: The override that names the format, as in `model=keras`.
         path: The override that names the file or files, as in `model.path=net.keras`.
-        what: What it is, as in "net.keras is a Keras archive".
+        what: Its description, as in "net.keras is a Keras archive".
     """
 
     model: str
@@ -46,9 +46,9 @@ def spell_out(overrides: Sequence[str]) -> list[str]:
 
 
 def file_of(override: str, folders: Iterable[str] = (), *, swept: bool = False) -> ModelFile | None:
-    """Return the file that `model=FILE` names; None for any other override.
+    """Return the file that `model=FILE` names, or None for any other override.
 
-    A name of the `model` group comes before a file of that name.
+    An option of the `model` group takes precedence over a file with its name.
 
     Args:
         folders: Folders of configuration that `--config-dir` adds.
@@ -76,7 +76,7 @@ def file_of(override: str, folders: Iterable[str] = (), *, swept: bool = False) 
 
 
 def model_file(given: str, *, swept: bool = False) -> ModelFile | None:
-    """Return what a path holds; None where there is nothing.
+    """Return the model file at a path, or None if nothing exists there.
 
     Args:
         given: The path, or with `swept` several paths separated by commas.
@@ -101,7 +101,7 @@ def model_file(given: str, *, swept: bool = False) -> ModelFile | None:
 def _one(path: str) -> ModelFile | None:
     try:
         found = recognize(path)
-    except (OSError, RuntimeError) as error:  # a RuntimeError of `~user`
+    except (OSError, RuntimeError) as error:  # a RuntimeError for `~user`
         said = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(f"model={path} cannot be looked up: {said}") from error
     if found is None:
@@ -123,7 +123,7 @@ def _exists(path: str) -> bool:
 
 
 def _offered(folders: Iterable[str]) -> set[str]:
-    """Return the entries of the `model` group."""
+    """Return the options of the `model` group."""
     own = {
         path.relative_to(folder).with_suffix("").as_posix()
         for folder in (Path(one, "model") for one in folders)

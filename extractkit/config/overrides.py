@@ -20,7 +20,7 @@ def leaves(value: object, *place: str) -> Iterator[tuple[tuple[str, ...], object
     """Yield each value that is neither a mapping nor a list, with its keys and indices.
 
     Args:
-        value: plain data, interpolations not resolved.
+        value: plain data with unresolved interpolations.
         place: the keys that lead to `value`.
     """
     if isinstance(value, Mapping):
@@ -78,7 +78,7 @@ def as_typed(override: str) -> str:
 
 
 def as_given(override: str) -> str:
-    """Quote an override for a shell; Hydra takes it as it is."""
+    """Quote an override for a shell."""
     return shlex.quote(override)
 
 
@@ -205,7 +205,7 @@ def _swept(override: Override) -> list[object]:
     try:
         return [converted(value) for value in override.sweep_iterator()]
     except HydraException:
-        return []  # what a sweeper draws, or finds in a group, is not what the user typed
+        return []  # values that a sweeper draws, or finds in a group, were not typed
 
 
 def _names_target(key: str) -> bool:

@@ -26,10 +26,10 @@ _READY = "_target_"
 
 
 def from_values(overrides: Sequence[str], groups: Mapping[str, object]) -> list[str]:
-    """Return the overrides that stand for plain values.
+    """Return the overrides for plain values.
 
     Args:
-        overrides: those that are given beside them, as on the command line.
+        overrides: the other overrides, as on the command line.
         groups: the value of each group: an entry's name, a list of names, or a mapping. None: the
             group is left to the overrides.
 
@@ -189,7 +189,7 @@ def _text(value: object, at: str) -> str:
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, str):
-        # OmegaConf would look up what stands in "${…}".
+        # OmegaConf would resolve "${…}".
         return hydra_quoted(re.sub(r"(\\*)\$\{", r"\1\1\\${", value))
     if isinstance(value, Mapping):
         inside = [f"{_key(key, at)}:{_text(one, f'{at}.{key}')}" for key, one in value.items()]

@@ -1,10 +1,8 @@
-"""Refuse configuration that would run other people's code, before Hydra acts on it.
+"""Refusal of configuration that would run foreign code, before Hydra acts on it.
 
-Everything is looked at as it was written: an interpolation may turn into a mapping with a
-`_target_` later, so it is refused where that would be called.
-
-There a configuration is looked at before Hydra acts on it, for Hydra would instantiate callbacks
-and set up loggers before the application is asked.
+Configuration is checked as written. An interpolation may become a mapping with a `_target_` later,
+so it is refused where such a mapping would be called. The check comes first because Hydra
+instantiates callbacks and sets up loggers before it calls the application.
 """
 
 import os
@@ -38,7 +36,7 @@ _LOG_FILE = "${hydra.runtime.output_dir}/${hydra.job.name}.log"
 _STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 # Keys under which `logging.config` looks for callables.
 _CALLED = ("()", "class", "factory", "queue", "listener")
-# Launchers that send no job to other machines, with what that may cost or reach there.
+# Launchers that do not send jobs to other machines, where they may cost money or reach data.
 _LAUNCHERS = (
     BASIC_LAUNCHER,
     "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
@@ -54,14 +52,14 @@ _Place = tuple[str, ...]
 
 
 def check_hydra(node: DictConfig, trust: Trust) -> None:
-    """Refuse what would run foreign code when Hydra uses this configuration.
+    """Refuse a configuration that would run foreign code when Hydra uses it.
 
     Args:
         node: the composed `hydra` node.
-        trust: what the user typed there counts, and what he trusts.
+        trust: the user's trust and typed settings.
 
     Raises:
-        ConfigError: there is something.
+        ConfigError: the configuration would run foreign code.
     """
     written = OmegaConf.to_container(node, resolve=False, enum_to_str=True)
     assert isinstance(written, dict)
@@ -77,13 +75,13 @@ def check_hydra(node: DictConfig, trust: Trust) -> None:
 
 
 def check_search_path(entries: object, trust: Trust) -> None:
-    """Refuse packages among the places that Hydra searches: it would import them.
+    """Refuse packages in Hydra's search path, because Hydra would import them.
 
     Raises:
-        ConfigError: there is one that was not typed and is not trusted.
+        ConfigError: a package was not typed and is not trusted.
     """
     if not isinstance(entries, Sequence | ListConfig) or isinstance(entries, str):
-        return  # Hydra says what is wrong with it
+        return  # Hydra reports what is wrong with it
     for index, entry in enumerate(entries):
         scheme, found, place = str(entry).partition("://")
         if found and scheme != "file" and not trust.vouches(place.replace("/", ".")):
@@ -105,14 +103,14 @@ _NUMBER = re.compile(r"[-+0-9.e]+|True|False|None")
 
 
 def _targets(launcher: str) -> Iterator[str]:
-    """What the installed launcher of this name is, if there is one."""
+    """Return the targets of the installed launcher of this name, if there is one."""
     node = stored_nodes("launcher").get(f"{launcher}.yaml")
     if node is not None:
         yield str(node.get(_TARGET))
 
 
 def _chosen(at: str, value: str, trust: Trust) -> bool:
-    """Whether it is the launcher that the user chose by name."""
+    """Return whether it is the launcher that the user chose by name."""
     typed = (setting.partition("=") for setting in trust.settings)
     names = [name for key, _, name in typed if key == _CHOICE]
     return at == f"{_LAUNCHER}.{_TARGET}" and any(value in _targets(name) for name in names)
@@ -125,7 +123,7 @@ def _check_typed(at: str, value: str, trust: Trust) -> None:
     elif not (
         f"{at}={value}" in trust.settings or trust.names_key(at) or _chosen(at, value, trust)
     ):
-        # What is installed is trusted as code, if not with what a launcher may cost.
+        # The code of installed packages is trusted, but not the possible cost of a launcher.
         target = target and (_TARGET, value) not in set(_offered())
         module = value.rpartition(".")[0] or value
         section = ".".join(at.split(".")[: 3 if at.startswith("hydra.job.") else 2])
@@ -137,7 +135,7 @@ def _check_typed(at: str, value: str, trust: Trust) -> None:
 
 
 def _odd_keys(value: object, *place: str) -> Iterator[tuple[_Place, object]]:
-    """Keys that would be more than a name in the script of a queue, each with its value."""
+    """Yield keys that would be more than a name in a queue's script, each with its value."""
     if isinstance(value, Mapping):
         for key, entry in value.items():
             if not re.fullmatch(r"[\w-]+", str(key)):
@@ -154,15 +152,15 @@ def _no_target(place: _Place, value: str) -> bool:
 
 
 def _callback(place: _Place, value: str) -> bool:
-    """Hydra's own and ours, with arguments that stay what they are."""
+    """Accept only callbacks of Hydra and extractkit, with fixed arguments."""
     return value in _CALLBACKS if name(place) == _TARGET else _INTERPOLATION not in value
 
 
 def _plugin(place: _Place, value: str) -> bool:
-    """What launchers and sweepers themselves offer.
+    """Accept only the own values of launchers and sweepers.
 
-    Their other texts may be commands for a shell, or names of callables; except the overrides that
-    a sweeper gives to each job, which is composed from them and looked at then.
+    Other texts may be shell commands or names of callables. Overrides that a sweeper gives to each
+    job are accepted, because the composed job is checked.
     """
     if place[:2] == ("sweeper", "params") and len(place) > 2:
         return name(place) != _TARGET and _INTERPOLATION not in value
@@ -172,7 +170,7 @@ def _plugin(place: _Place, value: str) -> bool:
 
 
 def _logging(place: _Place, value: str) -> bool:
-    """Handlers and formatters that write to the terminal, or where Hydra's own log goes."""
+    """Accept only handlers and formatters that write to the terminal or to Hydra's own log."""
     if name(place) == "filename":
         return value == _LOG_FILE
     if "." in place or _INTERPOLATION in value:  # "." sets attributes
@@ -183,14 +181,14 @@ def _logging(place: _Place, value: str) -> bool:
 
 
 def _job(place: _Place, value: str) -> bool:
-    """No variables for the environment but copies, and no name that leads to other directories."""
+    """Accept only environment variables that are copied, and no name that leads elsewhere."""
     if place[1] == "env_set":
         return os.environ.get(place[-1]) == value
     return place[1] != "name" or _file_name(place, value)
 
 
 def _file_name(place: _Place, value: str) -> bool:
-    """A name of a file that Hydra writes, without a directory."""
+    """Accept only names of files without a directory."""
     return not any(part in value for part in ("/", "..", _INTERPOLATION))
 
 
@@ -206,7 +204,7 @@ _RULES = {
 
 
 def _offered() -> Iterator[tuple[str, str]]:
-    """Yield key and text of everything that Hydra and the installed plugins themselves offer."""
+    """Yield key and text of everything in the configurations of Hydra and installed plugins."""
     for node in stored_nodes().values():
         written = OmegaConf.to_container(node, resolve=False, enum_to_str=True)
         for place, value in leaves(written):
@@ -215,9 +213,9 @@ def _offered() -> Iterator[tuple[str, str]]:
 
 
 def guarded(trust: Trust) -> AbstractContextManager[None]:
-    """Let Hydra compose only what names no foreign code, or what is trusted.
+    """Let Hydra compose only configurations without foreign code, or trusted ones.
 
-    Loading raises a ConfigError where something under `hydra` would run foreign code.
+    Loading raises a ConfigError if something under `hydra` would run foreign code.
     """
     return checked_loading(
         Checks(

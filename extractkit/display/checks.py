@@ -1,4 +1,4 @@
-"""`extractkit verify` and `diff`: what was checked, and how far two runs are apart."""
+"""Output of `extractkit verify` and `diff`: checks, and differences of two runs."""
 
 import re
 from collections import Counter
@@ -26,7 +26,7 @@ _NUMBER = re.compile(r"[0-9]+")
 
 
 def verify_overview(found: Verification) -> RenderableType:
-    """Return every check, a line for each kind of finding, the notes, and the verdict."""
+    """Return all checks, a line for each kind of finding, the notes, and the verdict."""
     table = Table("check", "outcome", "of what", box=None, pad_edge=False)
     for check in found.checks:
         outcome = Text(check.outcome, style=_STYLES[check.outcome])
@@ -65,7 +65,7 @@ def _findings(found: Verification) -> list[Text]:
 
 
 def _kind(finding: Finding) -> str:
-    """Return what a finding has in common with those of other shards, samples and tensors."""
+    """Return the part of a finding that is the same for other shards, samples and tensors."""
     message = finding.message
     if finding.tensor is not None:
         message = message.replace(repr(finding.tensor), "")
@@ -104,7 +104,7 @@ _VERDICT_STYLES = {
 def diff_overview(found: Comparison) -> RenderableType:
     """Return the circumstances that differ, every tensor in the first run's order, and the verdict.
 
-    Of very many tensors those that are bitwise equal are only counted.
+    If there are very many tensors, bitwise equal ones are only counted.
     """
     parts: list[RenderableType] = [_facts(found), ""]
     if found.tensors:
@@ -132,7 +132,7 @@ def _facts(found: Comparison) -> Table:
 
 
 def _short(value: object) -> str:
-    """Return a value as text: of a digest the beginning, of a path or list the end."""
+    """Return a value as text: the beginning of a digest, the end of a path or list."""
     text = safe("nothing" if value is None else str(value))
     if len(text) <= _LONGEST:
         return text

@@ -1,8 +1,8 @@
-"""Short texts for names, sizes and times; and results on standard output, rendered or as JSON.
+"""Text for names, sizes and times, and results on standard output, rendered or as JSON.
 
-Names of tensors, samples and files, and messages about them, may come from anybody's model, run or
-configuration. This is the one place that they pass on their way to a terminal, which would obey an
-escape sequence in them: everything that does not print is shown as an escape (`\x1b`).
+Names of tensors, samples and files, and messages about them, may come from other people's models,
+runs and configurations. A terminal would obey an escape sequence in them. So all of them pass
+through this module, which shows unprintable characters as escapes (`\x1b`).
 """
 
 import io
@@ -38,7 +38,7 @@ _PLURALS = {
 def safe(name: str) -> str:
     """Return a name with control characters as escape sequences.
 
-    Markup is no danger where the result goes into a `rich.text.Text`, which does not parse it.
+    Markup is harmless in a `rich.text.Text`, which does not parse it.
     """
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in name
@@ -46,7 +46,7 @@ def safe(name: str) -> str:
 
 
 def shape_text(dims: Sequence[str | None] | None, shape: Sequence[int | None] | None) -> str:
-    """Return a shape with free axes by name, fixed axes by size: `sample × token × 384`."""
+    """Return a shape with names of free axes and sizes of fixed axes: `sample × token × 384`."""
     if dims is None or shape is None:
         return "any shape"
     axes = zip(dims, shape, strict=True)
@@ -113,14 +113,14 @@ def _power(dim: str, count: int) -> str:
 
 
 _UNLIMITED = 10_000
-"""Width in a file or pipe, so wide that no line is broken."""
+"""Width in a file or pipe, wide enough that no line is broken."""
 
 
 def render(renderable: RenderableType, stream: TextIO) -> str:
     """Render for `stream`: colours and folded lines for a terminal only.
 
-    Nothing but the colours given here reaches the terminal as a control sequence. Markup in a plain
-    text is text.
+    Only these colours reach the terminal as control sequences. Markup in plain text is not
+    interpreted.
     """
     terminal = stream.isatty()
     told = "COLUMNS" in os.environ
@@ -141,7 +141,7 @@ def render(renderable: RenderableType, stream: TextIO) -> str:
 def printable(text: str) -> str:
     """Return a message with control characters as escape sequences.
 
-    Its lines stay lines.
+    Line breaks are kept.
     """
     return "\n".join(map(safe, text.split("\n")))
 

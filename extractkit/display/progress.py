@@ -36,8 +36,8 @@ _REFRESH_S = 1.0
 class Waiting:
     """Shows the current stage of a command on a stream: a spinner on a terminal, lines elsewhere.
 
-    Nothing is shown of a stage that ends within two seconds. Lines come after 2, 10, 30 and 60
-    seconds, and then once a minute.
+    A stage that ends within two seconds is not shown. Lines come after 2, 10, 30 and 60 seconds,
+    and then once a minute.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -53,7 +53,7 @@ class Waiting:
         self._ended = threading.Event()
         show = self._spin if self._stream.isatty() else self._write_lines
         arguments = (safe(stage), _duplicate(self._stream), self._ended)
-        # A daemon, so that an exit which skips `end` does not wait for it.
+        # A daemon thread, so that an exit without `end` does not wait for it.
         self._thread = threading.Thread(target=show, args=arguments, name="waiting", daemon=True)
         self._thread.start()
 
@@ -75,7 +75,7 @@ class Waiting:
             self.begin(stage)
 
     def _spin(self, stage: str, stream: TextIO, ended: threading.Event) -> None:
-        # A terminal that has been closed shows nothing; the command itself goes on.
+        # A closed terminal shows nothing, but the command continues.
         with _closed_after(stream, self._stream), suppress(OSError, ValueError):
             if ended.wait(_FIRST_S):
                 return
@@ -98,7 +98,7 @@ class Waiting:
 
 @contextmanager
 def waiting(stream: TextIO, stage: str) -> Iterator[Waiting]:
-    """Show signs of life on a stream until the context ends.
+    """Show progress on a stream until the context ends.
 
     Args:
         stream: Usually standard error.
@@ -123,7 +123,7 @@ def _moments() -> Iterator[float]:
 def _duplicate(stream: TextIO) -> TextIO:
     """Return the stream under a descriptor of its own, if it has one.
 
-    While TensorFlow is imported, which is what takes longest, descriptor 2 leads to the log.
+    While TensorFlow is imported, which takes longest, descriptor 2 leads to the log.
     """
     try:
         return os.fdopen(os.dup(stream.fileno()), "w", encoding=stream.encoding, errors="replace")
@@ -146,7 +146,7 @@ _INTERVAL_S = 5.0
 
 @contextmanager
 def listening(stream: TextIO) -> Iterator[Listener]:
-    """Yield the listener that suits the stream, and restore the terminal on exit."""
+    """Yield a listener for the stream, and restore the terminal on exit."""
     shown = Bar(stream) if stream.isatty() else Lines(stream)
     try:
         yield shown
@@ -199,7 +199,7 @@ class Lines:
         self._write(render(run.summary(summary), self._stream).rstrip("\n"))
 
     def stop(self) -> None:
-        """Show no further signs of life."""
+        """Show no further progress."""
         self._waiting.end()
 
     def _status(self, seconds: float) -> str:
@@ -276,7 +276,7 @@ class Bar:
 
 
 class _Rate(ProgressColumn):
-    """Samples a second."""
+    """Samples per second."""
 
     def render(self, task: Task) -> Text:
         return Text(rate_text(int(task.completed), task.elapsed or 0))

@@ -1,4 +1,4 @@
-"""`extractkit show`: a run with its drift, or a sweep; and the summary that closes one."""
+"""Output of `extractkit show`: a run with its drift, or a sweep; and the closing summaries."""
 
 import importlib
 from collections import Counter
@@ -26,7 +26,7 @@ _NOTHING = "–"
 
 
 def drift_overview(drift: Drift) -> Table:
-    """Return a table: how far each tensor is from the first checkpoint, and its largest step."""
+    """Return a table of each tensor's drift from the first checkpoint, and its largest step."""
     table = Table(
         *("moved", "last against first", "cosine", "CKA", "largest step", "to"),
         box=None,
@@ -74,14 +74,14 @@ _COLUMNS = ("from the first checkpoint", "from the one before")
 
 
 def draw(drift: Drift, path: Path, steps: tuple[int | None, ...] = ()) -> None:
-    """Draw relative norm, cosine and CKA of each tensor, from the first and from the one before.
+    """Draw each tensor's drift from the first and from the previous checkpoint.
 
     Args:
-        path: where the figure goes; its ending (.pdf, .png, .svg) tells the format.
-        steps: the checkpoints' steps, which then are the horizontal axis.
+        path: the file of the figure. Its ending (.pdf, .png, .svg) selects the format.
+        steps: the checkpoints' steps, for the horizontal axis.
 
     Raises:
-        ConfigError: an ending of another format, or a place that cannot be written to.
+        ConfigError: the ending is unknown, or the file cannot be written.
         MissingExtraError: matplotlib is not installed.
     """
     if path.suffix not in _ENDINGS:
@@ -126,7 +126,7 @@ def _figure(drift: Drift, steps: list[int]) -> Any:
 
 
 def _most_moved(drift: Drift) -> dict[str, TensorDrift]:
-    """Return the tensors that moved most, in the run's order, as many as a figure can show."""
+    """Return the tensors that moved most, as many as a figure can show, in the run's order."""
 
     def far(key: str) -> float:
         known = [one for one in drift.tensors[key].from_first.relative_norm if one is not None]
@@ -151,7 +151,7 @@ def _label(panel: Any, labels: tuple[str, ...]) -> None:
 
 
 def _plain(text: str) -> str:
-    # A dollar sign would begin a formula.
+    # A dollar sign would start a formula.
     return safe(text).replace("$", r"\$")
 
 
@@ -166,8 +166,8 @@ def overview(
     """Return a summary of a run's manifest, and its tensors.
 
     Args:
-        committed: how many shards of an unfinished run are stored.
-        drift: how the tensors moved over its checkpoints, if it has any.
+        committed: number of stored shards of an unfinished run.
+        drift: the drift over its checkpoints, if it has any.
     """
     facts = Table.grid(padding=(0, 2))
     facts.add_row("run", Text(safe(str(directory))))
@@ -274,7 +274,7 @@ def _add_findings(
 
 
 def _told_of(values: Mapping[str, ValueStats]) -> tuple[list[str], list[str], list[str]]:
-    """Return the tensors that are not finite, constant or unchanging, if few with details."""
+    """Return the tensors that are not finite, constant or unchanging, in detail if few."""
     non_finite = {key: _counted(one) for key, one in values.items() if not one.finite}
     constant = {key: f"{one.minimum:g}" for key, one in values.items() if one.constant}
     unchanging = [key for key, one in values.items() if one.never_changes]
@@ -315,7 +315,7 @@ def _tensors(tensors: tuple[RunTensor, ...]) -> Table:
 
 
 def _left_out_index(manifest: Manifest) -> str | None:
-    """Return why a finished run has no `tensors.h5`; None if it has one."""
+    """Return why a finished run has no `tensors.h5`, or None if it has one."""
     if manifest.status is not Status.FINISHED or any(f.name == INDEX for f in manifest.files):
         return None
     sinks = manifest.job_resolved.get("sinks")

@@ -1,9 +1,9 @@
-"""`extractkit tensors` and `plan`: a model's tensors as a tree, and what a job would store.
+"""Output of `extractkit tensors` and `plan`: a model's tensors as a tree, and a job's plan.
 
-A BERT has a thousand operations and a hundred layers. Without a selector the tree shows what most
-people come for, the outputs and weights of the layers and of the model, and only counts the rest
-at its layer; of a format without layers, at its name scope. With selectors it shows exactly what
-they match, operations included.
+A BERT has a thousand operations and a hundred layers. Without a selector, the tree shows the
+outputs and weights of the layers and the model. It only counts the other tensors, at their layer
+or, in formats without layers, at their name scope. With selectors, it shows exactly the matching
+tensors, including operations.
 """
 
 from collections import Counter
@@ -26,10 +26,10 @@ _SHOWN = (Kind.MODEL_INPUT, Kind.MODEL_OUTPUT, Kind.LAYER_OUTPUT, *VARIABLES)
 
 
 def listing(catalog: Catalog, matches: Mapping[str, Sequence[TensorRecord]]) -> RenderableType:
-    """Return the tree and the counts below it; `matches` holds the records of each selector."""
+    """Return the tree and the counts below it. `matches` holds the records of each selector."""
     if not matches:
         shown = [record for record in catalog.records if record.kind in _SHOWN]
-        # A format without layers has operations alone.
+        # A format without layers has only operations.
         return Group(
             tensor_tree(catalog, shown or catalog.records, counted=catalog.records),
             "",
@@ -44,7 +44,7 @@ def listing(catalog: Catalog, matches: Mapping[str, Sequence[TensorRecord]]) -> 
 def tensor_tree(
     catalog: Catalog, shown: Iterable[TensorRecord], counted: Iterable[TensorRecord] = ()
 ) -> Tree:
-    """Return the layers of `shown` with their tensors; count tensors that are only in `counted`."""
+    """Return the layers of `shown` with their tensors, and count those only in `counted`."""
     visible = {record.address for record in shown}
     places = _counting_places([record for record in counted if record.address not in visible])
     hidden: dict[str, Counter[Kind]] = {}
@@ -65,8 +65,7 @@ def tensor_tree(
 def _counting_places(records: Sequence[TensorRecord]) -> dict[str, str]:
     """Return the path of the layer at which each record is counted, by address.
 
-    In a graph, where every operation would be a layer, it is the name scope around the operation,
-    or one around that if there are very many.
+    In a graph, it is the name scope around the operation, or an outer one if there are very many.
     """
     places = {record.address: record.layer for record in records if record.scopes}
     scopes = {r.address: r.layer.split("/")[:-1] for r in records if not r.scopes}
@@ -199,7 +198,7 @@ def _plan_totals(plan: Preview) -> Text:
     size = f"{_BOUNDS.get(plan.bound, '')}{human_bytes(plan.bytes)}"
     count = len(plan.checkpoints)
     times = f"{plural(count, 'checkpoint')} of " if count else ""
-    constants = any(tensor.constant for tensor in plan.tensors)  # they have a shard of their own
+    constants = any(tensor.constant for tensor in plan.tensors)  # they form a separate shard
     shards = (len(plan.shards) + constants) * max(1, count)
     return Text(
         f"{times}{plural(plan.samples, 'sample')}, {plural(len(plan.tensors), 'tensor')}: {size} "

@@ -36,8 +36,8 @@ class InputSpec:
         dims: The name of the free axis for each axis of `shape`, or None for a fixed one.
         pad: The padding value of shorter samples in a batch.
         low, high: The range of valid whole numbers, `high` excluded. None for real numbers.
-        sample_axis: The sample axis of the model's own input, which `shape` leaves out. None if
-            it has none and a call takes one sample.
+        sample_axis: The sample axis of the model's own input, which `shape` omits. None if it has
+            none and a call takes one sample.
         parsed: Whether the model parses it as a serialized `tf.train.Example`.
         composite: `RAGGED` or `SPARSE` for such a tensor, of which each sample is a row. None for
             an array.
@@ -54,7 +54,7 @@ class InputSpec:
     low: int | None = None
     high: int | None = None
     sample_axis: int | None = 0
-    # The other fields enter fingerprints by their repr.
+    # The other fields enter digests by their repr.
     parsed: bool = field(default=False, repr=False)
     composite: str | None = field(default=None, repr=False)
     parts: tuple[str, ...] = field(default=(), repr=False)
@@ -74,7 +74,7 @@ class Signature:
             False if it needs one and has none. None if it takes pictures as arrays.
         longest: The maximum length of free axes by name. Axes without a limit are absent.
         selectable: Whether `model.input_axes` may name fewer inputs. Tensors that need the others
-            are then left out.
+            are then unextractable.
         optional: The names of inputs for which the model has defaults.
         batch: The maximum number of samples in one call, 1 for a model whose sample axis has a
             fixed size. None if unlimited.

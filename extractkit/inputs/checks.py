@@ -41,7 +41,7 @@ def require(module: str, extra: str, at: str) -> Any:
 
 
 FAULT = hashlib.sha256(b"no good").digest()
-"""The placeholder of an invalid sample in a fingerprint."""
+"""The placeholder of an invalid sample in a digest."""
 
 
 class Faults:
@@ -154,12 +154,12 @@ def check_direction(key: str, noun: str, given: Mapping[str, object], signature:
     """Refuse a mapping from names in the data to inputs, in place of inputs to these names.
 
     Args:
-        key: of the configuration.
-        noun: what a name in the data stands for ("column").
-        given: what is configured under the key.
+        key: the configuration key.
+        noun: the kind of names in the data ("column").
+        given: the value of the key.
 
     Raises:
-        InputError: its values are inputs, each once, and not all of its keys are.
+        InputError: its values are inputs, each once, and not all of its keys are inputs.
     """
     inputs = {spec.name for spec in signature.specs}
     turned = {value: name for name, value in given.items() if isinstance(value, str)}
@@ -170,7 +170,7 @@ def check_direction(key: str, noun: str, given: Mapping[str, object], signature:
 
 
 def without(signature: Signature, given: Iterable[str]) -> str:
-    """Return advice to leave out the inputs without data, if the model allows it.
+    """Return advice to omit the inputs without data, if the model allows it.
 
     Args:
         given: The names of the available data.

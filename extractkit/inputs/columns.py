@@ -276,7 +276,7 @@ def _contents(
         values = _held(column, spec, start, stop, at)
         yield contents(converted(values, spec, copy=False))
     except CutStringsError:
-        raise  # skipping the rows that show it would accept others that are cut
+        raise  # without the rows that show it, other cut rows would be accepted
     except InputError as error:
         if stop - start == 1:
             faults.add(error)

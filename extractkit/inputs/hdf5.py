@@ -66,7 +66,7 @@ class Hdf5:
         stamp = Stamp.of(path)
         try:
             file = h5py.File(path, "r")
-            # A given name is looked up directly: it may be a link, which the listing leaves out.
+            # A given name is looked up directly: it may be a link, which the listing omits.
             available = [*_datasets(file), *map(str, (self.columns or {}).values())]
             strings = {spec.name for spec in signature.specs if spec.dtype == TEXT}
             columns = {

@@ -80,7 +80,7 @@ class LiveArrays:
 
 @dataclass(frozen=True, eq=False)
 class LiveRows:
-    """Samples in memory, given one by one, which may differ in length.
+    """Samples in memory, one by one, which may differ in length.
 
     Attributes:
         rows: A mapping per sample with a value for each of the model's inputs, or only the array

@@ -159,7 +159,7 @@ def _is_text(kind: Any) -> bool:
     return any(test(kind) for test in known)
 
 
-# The one that is read, and its neighbour, which a batch may reach into.
+# The current row group, and its neighbour, which a batch may also need.
 _GROUPS_IN_MEMORY = 2
 
 # Besides Arrow's own: damaged names, lengths and offsets.
@@ -170,13 +170,13 @@ _UNREADABLE = (OSError, ValueError, KeyError, IndexError, OverflowError)
 class Parquet:
     """Rows of Parquet files: numbers, lists of them, and texts.
 
-    They stay in their files. A row group, the least that Parquet can read, is decoded at once, the
-    wanted columns alone, and two of them are kept in memory.
+    They stay in their files. A row group, the smallest unit that Parquet can read, is decoded as a
+    whole, with only the wanted columns. Two row groups are kept in memory.
 
     Attributes:
         path: a file, a glob (sorted) or several of them.
-        columns: for each of the model's inputs the name of its column; None: they have the inputs'
-            names, or there is one input and one column.
+        columns: The name of the column for each of the model's inputs. If None, the inputs' names,
+            or the only column for the only input.
         column: the column with the text, for a model that takes text and without `columns`.
         limit: The number of rows to use. If None, all.
 

@@ -157,5 +157,5 @@ def _other(spec: InputSpec, signature: Signature) -> str:
 
 
 def _kind(spec: InputSpec) -> str:
-    """NumPy's letter: f, i, u or b for numbers; bfloat16, which is not NumPy's own, is an f."""
+    """Return NumPy's letter for a type: f, i, u or b. bfloat16, which NumPy lacks, is an f."""
     return numpy_dtype(spec.dtype).kind

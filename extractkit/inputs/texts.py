@@ -122,7 +122,7 @@ def bind_json_rows(
     signature: Signature,
     limit: int | None,
 ) -> RecordSource:
-    """Find the rows of files and check each against the model's inputs. Blank lines are skipped.
+    """Find the rows of files and check each against the model's inputs. Blank lines are ignored.
 
     Args:
         columns: The name of the value for each of the model's inputs. If None, the inputs' names.
@@ -157,7 +157,7 @@ _ANY_COLUMN = "text"
 class Texts:
     """Texts from UTF-8 files.
 
-    Blank lines are skipped. The texts stay in their files: memory grows by 8 bytes per line.
+    Blank lines are ignored. The texts stay in their files: memory grows by 8 bytes per line.
 
     Attributes:
         path: A file, a glob (sorted) or several of them. If None, extractkit's sample texts.
@@ -321,7 +321,7 @@ class TextSource:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Files without texts, and the numbers of skipped blank lines in the others."""
+        """Files without texts, and the numbers of ignored blank lines in the others."""
         empty = [f"{file.name} holds no text" for file in self.files if not len(file)]
         counts = [(file.name, len(file.lines.blanks)) for file in self.files if len(file)]
         blank = [

@@ -30,15 +30,15 @@ class Feature:
     """One feature of an example, and its input.
 
     Attributes:
-        name: of the feature.
-        input: of the model's input.
-        spec: of that input.
-        dtype: of numbers that are stored as bytes, little-endian; or what stored numbers are
-            converted to. None: as they are stored.
-        shape: of the values; None: the input's.
-        pixels: how a picture, stored as the bytes of its file, is decoded; None: it is none.
-        settings: of the features of all inputs, by input, for messages.
-        whole: whether the model also takes each record whole.
+        name: its name.
+        input: the name of the model's input.
+        spec: the spec of that input.
+        dtype: the dtype of numbers stored as little-endian bytes, or the dtype to convert stored
+            numbers to. None: as stored.
+        shape: the shape of the values; None: the input's.
+        pixels: the decoding of a picture stored as the bytes of its file; None: not a picture.
+        settings: the settings of the features of all inputs, for messages.
+        whole: whether the model also accepts whole records.
     """
 
     name: str
@@ -126,7 +126,7 @@ def parse_features(
 
 
 def _check_direction(given: Mapping[str, object], signature: Signature) -> None:
-    """Refuse features that are mapped to inputs, as they were once by the setting `input`.
+    """Refuse a mapping of features to inputs, the former form with the setting `input`.
 
     Raises:
         InputError: they are; or the setting names the feature of an input.
@@ -160,7 +160,7 @@ def _mapping(entry: object) -> Mapping[str, object]:
 
 
 def _override(settings: Mapping[str, Mapping[str, object]]) -> str:
-    """Return the override of all features; one without other settings as its name alone."""
+    """Return the override of all features. A feature without other settings is only its name."""
     written = {
         name: hydra_value(entry["feature"] if [*entry] == ["feature"] else entry)
         for name, entry in settings.items()
@@ -252,12 +252,12 @@ class TFRecord:
 
     Attributes:
         path: a file, a glob (sorted) or several of them; not compressed.
-        features: for each of the model's inputs the name of its feature, or a mapping of `feature`
-            (the input's name), `dtype`, `shape` and `encoded`, see `Feature`; None: a feature for
-            each input, by the input's name.
-        whole: whether a record is given whole, as its bytes, to the model's one string input; None:
-            without `features`, where the first record is no example, or the model parses examples
-            and the first has no feature of the input's name.
+        features: for each of the model's inputs the name of its feature, or a mapping with
+            `feature` (default: the input's name), `dtype`, `shape` and `encoded`, see `Feature`;
+            None: the inputs' names.
+        whole: whether to pass whole records, as bytes, to the model's one string input. None: do so
+            without `features` if the first record is not an example, or if the model parses
+            examples and the first record has no feature with the input's name.
         limit: The number of records to use. If None, all.
 
     Raises:

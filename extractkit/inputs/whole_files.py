@@ -116,7 +116,7 @@ def find_sample_files(
 
 @dataclass(frozen=True)
 class Files:
-    """Whole files, not decoded, cut or skipped. An empty file is a sample too.
+    """Whole files, without decoding or truncation. An empty file is a sample, too.
 
     Files are read when their sample is read.
 

@@ -137,7 +137,7 @@ class CheckpointAxis(Protocol):
         """Check every checkpoint, and load the first usable one.
 
         Args:
-            policy: "fail" or "skip" where a checkpoint cannot be used.
+            policy: "fail" or "skip" if a checkpoint cannot be used.
 
         Raises:
             ModelError: A checkpoint is damaged or of another architecture, and the policy is

@@ -117,7 +117,7 @@ def _file(manifest: Manifest, name: str) -> str | None:
 def tensors_key(tensors: Iterable[RunTensor]) -> list[Any]:
     """Return, as plain data, what decides how tensors are stored.
 
-    Leaves out the layers' own names, which Keras numbers by what was built before in the process.
+    Omits the layers' own names, which Keras numbers by what was built before in the process.
     Addresses name the same layers in every process.
     """
     return [

@@ -59,7 +59,7 @@ def _version(name: str, search_path: tuple[str, ...]) -> str | None:
     """Return a package's version, or None if the search path has no such package.
 
     Each look-up parses the package's metadata, so the result is cached. A process keeps the
-    packages that it imported, whatever is installed later.
+    packages that it imported, even if others are installed later.
     """
     try:
         return metadata.version(name)
@@ -109,8 +109,7 @@ def _git(*arguments: str, directory: Path | None) -> str | None:
 
 
 def host() -> dict[str, object]:
-    """Describe the machine: name, system, architecture, processor, usable processors and memory
-    in bytes."""
+    """Describe the machine: name, system, architecture, processors and memory in bytes."""
     return {
         "name": platform.node(),
         "system": platform.platform(),

@@ -1,4 +1,4 @@
-"""The run's own log: all records logged while a job runs, whatever the terminal shows."""
+"""The run's own log: all records logged while a job runs, independent of the terminal."""
 
 import logging
 import sys

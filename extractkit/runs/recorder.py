@@ -286,7 +286,7 @@ class Recorder:
         if missing:
             raise JobError(f"{len(missing)} shards were never committed, first {missing[0]!r}")
         remove_temporary(self.directory)
-        # In the plan's order, whatever the order of the commits.
+        # In the plan's order, not the order of the commits.
         entries = {shard: self.committed[shard] for shard in self.manifest.shards}
         # A part has no files over all shards. They are made when the parts are joined.
         began = time.perf_counter()

@@ -18,7 +18,7 @@ from extractkit.store.local import DurableFile
 Row = Mapping[str, Any]
 
 MISSING = "missing"
-"""The field of a row that says why the sample has no values; absent where it has some."""
+"""The field of a row with the reason why the sample has no values; absent if it has some."""
 
 _FORMER_MISSING = "skipped"
 """Its name in runs of schemas 1 to 6 of the manifest. The rows of a run are never rewritten."""
@@ -31,7 +31,7 @@ _NEWLINE = ord("\n")
 
 
 def why_missing(row: Row) -> str | None:
-    """Return why a sample has no values; None where it has some, or was only found to later."""
+    """Return why a sample has no values; None if it has some, or if the failure came later."""
     reason = row.get(MISSING, row.get(_FORMER_MISSING))
     return None if reason is None else str(reason)
 

@@ -1,7 +1,7 @@
 """Frozen dataclasses as JSON and back, versioned and checksummed.
 
 Reading refuses a field that is unknown, missing or of another type, and names it: a record that
-this version does not fully understand must not be half believed.
+this version does not fully understand must not be used in part.
 """
 
 import hashlib

@@ -267,7 +267,7 @@ def check_any_values(entries: Iterable[Entry], samples: int) -> None:
             alone, which is accepted.
 
     Raises:
-        FinalError: all samples were skipped.
+        FinalError: all samples are missing.
     """
     count, first = 0, ""
     for entry in entries:

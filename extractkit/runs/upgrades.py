@@ -110,8 +110,8 @@ def _manifest_7(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Rename keys of the configuration, and what a run lacks.
 
     The keys `runtime.part` and `model.input_axes` were `runtime.shards` and `model.inputs`, and
-    `inputs.features` was by feature.
-    Unextractable tensors, missing samples and excluded checkpoints were all called skipped.
+    `inputs.features` was by feature. Unextractable tensors, missing samples and excluded
+    checkpoints shared the field `skipped`.
     """
     named = {"skipped": "unextractable", "skipped_checkpoints": "excluded"}
     raised = dict(_renamed(fields, 6, named))
@@ -149,7 +149,7 @@ MANIFEST_UPGRADES: Mapping[int, Upgrade] = {
 
 
 def _with_part(override: Any) -> Any:
-    """An override of `runtime.shards` as one of `runtime.part`; others as they are."""
+    """Return an override of `runtime.shards` as one of `runtime.part`, and others unchanged."""
     if not isinstance(override, str):
         return override
     return re.sub(r"^([+~]*)runtime\.shards(?==|$)", r"\1runtime.part", override)
@@ -158,14 +158,14 @@ def _with_part(override: Any) -> Any:
 def _targets(component: Any, package: str) -> bool:
     """Return whether a configured component is one of these.
 
-    One of the user's own may have an argument of any name.
+    A component of the user's own may have an argument of any name.
     """
     target = component.get("_target_") if isinstance(component, Mapping) else None
     return isinstance(target, str) and target.startswith(package)
 
 
 def _by_input(features: Any) -> Any:
-    """Return the features of TFRecord files by input; by feature, they had a setting `input`."""
+    """Return the features of TFRecord files by input instead of by feature."""
     if not isinstance(features, Mapping):
         return features
     turned: dict[str, Any] = {}
@@ -240,7 +240,7 @@ def _line_5(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _line_6(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Rename missing samples, which were called skipped."""
+    """Rename the field of missing samples, which was `skipped`."""
     return dict(_renamed(fields, 5, {"skipped": "missing"}))
 
 
@@ -280,7 +280,7 @@ def _job_2(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 SWEEP_UPGRADES: Mapping[int, Upgrade] = {1: _sweep_2}
 JOB_UPGRADES: Mapping[int, Upgrade] = {1: _job_2}
-"""By the version that they raise to the next."""
+"""The upgrades of sweeps and jobs, by the version that they upgrade."""
 
 
 def _swept_job(job: Any) -> Any:
@@ -423,7 +423,7 @@ def _with(fields: Any, version: int, added: Mapping[str, Any]) -> Any:
 
 
 def _renamed(fields: Any, version: int, names: Mapping[str, str]) -> Any:
-    """Return fields under their new names; what is not a mapping stays as it is.
+    """Return fields under their new names. Anything but a mapping is returned unchanged.
 
     Raises:
         RunDirectoryError: They hold one of the new names, so they are not of that version.

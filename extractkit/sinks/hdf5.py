@@ -80,7 +80,7 @@ class Hdf5Sink:
 
     Attributes:
         compression: None, "gzip" (smaller) or "lzf" (faster, but readable by h5py only).
-        index: whether to make `tensors.h5`; "auto": if a reader can be expected to open so many
+        index: whether to make `tensors.h5`; "auto": if a reader can be expected to open that many
             shards at once.
 
     Raises:

@@ -4,7 +4,7 @@ A run may come from anywhere. An opened file is checked through its descriptor, 
 replaced in between.
 
 A file is written under another name, forced to disk and then renamed, so that a name in a run
-directory never refers to half a file, whatever is killed or unplugged meanwhile.
+directory never refers to a partial file, even after a crash or power failure.
 
 Every change goes through a function of `os` that is called as `os.…`. Tests of the promises of a
 run replace these functions.
@@ -196,7 +196,7 @@ def move(source: Path, target: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file if it exists. The removal need not survive a crash of the machine.
+    """Remove a file if it exists. The removal may not survive a crash of the machine.
 
     Raises:
         JobError: the system refused.

@@ -317,7 +317,7 @@ class GraphFunction(FunctionModel):
 
     @cached_property
     def found(self) -> Sequence[Found]:
-        """Operations by TensorFlow's names, inputs and outputs by the signature's, and variables."""
+        """Operations and variables by TensorFlow's names, inputs and outputs by the signature's."""
         source = self.source
         found = find_operations(
             source.graph,

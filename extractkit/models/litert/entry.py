@@ -337,13 +337,13 @@ class Probed:
 
     Attributes:
         tied, leading: the `Reading` of open sizes with which it runs.
-        sizes: free axes at which it ran: a base, and one enlarged for each.
-        shapes: of every tensor of the called subgraph, at `sizes` in turn; None where the tensor
-            has no value.
-        other_shapes: at the base again, with other values in the same inputs.
-        unwritten: numbers of the tensors that XNNPACK leaves out of its computation.
+        sizes: sizes of free axes at which it ran: a base, and one enlarged per axis.
+        shapes: shapes of every tensor of the called subgraph, at each of `sizes`; None if the
+            tensor has no value.
+        other_shapes: shapes at the base with different values of the inputs.
+        unwritten: numbers of the tensors that XNNPACK does not compute.
         change: largest difference that preserving intermediates makes to an output; 0 is bitwise.
-        cut: Whether the file as a whole cannot be run, so that a part of it is.
+        cut: Whether only a part of the file can be run.
         lacking: Reasons by the numbers of the called subgraph's operations that cannot be run.
     """
 

@@ -3,8 +3,8 @@
     recognize("model.pb").model  # "frozen_graph"
     recognize("model.pt").what  # "a pickle of PyTorch"
 
-Files are looked at, never loaded: no TensorFlow, no HDF5, no pickle is opened. Loaders refuse a
-path by what it is.
+Files are inspected, never loaded. TensorFlow is not imported, and neither HDF5 files nor pickles
+are opened. Loaders refuse a path by what it is.
 """
 
 import importlib.util
@@ -37,25 +37,25 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
 _HUGGING_FACE = ("huggingface.co/", "hf.co/")
 # The parts of a hub page's address between the repository and the revision.
 _PAGES = ("tree", "blob", "resolve")
-# Of a file, in a URL. What follows the dot in `bert-1.0` is not one.
+# The ending of a file in a URL. `.0` in `bert-1.0` is not one.
 _ENDING = re.compile(r"\.[A-Za-z]\w*$")
 SAVED_MODELS = ("saved_model.pb", "saved_model.pbtxt")
-# Written by keras-hub, of which the older name is KerasNLP.
+# Written by keras-hub, formerly KerasNLP.
 _KERAS_HUB = {"keras_hub_version", "keras_nlp_version"}
 KERAS_METADATA = "keras_metadata.pb"
 """The file in which Keras 2 saves the configurations of layers beside a SavedModel's graph."""
 
 
 def recognize(path: str) -> Recognized | None:
-    """Return what a path holds; None where nothing is there, or nothing that is known.
+    """Return what a path holds, or None if nothing exists there or it is not recognised.
 
     Nothing is loaded, and TensorFlow is not imported.
 
     Args:
-        path: as it was typed: a file, a folder, the prefix of a checkpoint, a URL.
+        path: the path as typed: a file, a folder, the prefix of a checkpoint, a URL.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     if (elsewhere := remote(path)) is not None:
         return elsewhere
@@ -70,7 +70,7 @@ def recognize(path: str) -> Recognized | None:
 
 
 def remote(path: str) -> Recognized | None:
-    """Return what to do about a path that is not on this machine; None where it is."""
+    """Return advice for a path that is not on this machine, or None if it is."""
     found = _SCHEME.fullmatch(path)
     if found is None:
         return None
@@ -87,7 +87,7 @@ def remote(path: str) -> Recognized | None:
 
 
 def _fetching(scheme: str, path: str, rest: str) -> list[str]:
-    """Return the words of the command that copies what a URL names; none where none is known."""
+    """Return the words of the command that copies a URL, or none if unknown."""
     match scheme:
         case "gs":
             return ["gcloud", "storage", "cp", "-r", path, "."]
@@ -108,7 +108,7 @@ def _fetching(scheme: str, path: str, rest: str) -> list[str]:
 def _from_hub(place: str) -> list[str]:
     """Return the words of the command that downloads `OWNER/NAME[@REVISION][/INSIDE]`.
 
-    It may be written as the address of a page, too: `OWNER/NAME/tree/REVISION/INSIDE`.
+    It may also be the address of a page: `OWNER/NAME/tree/REVISION/INSIDE`.
     """
     parts = [part for part in place.partition("?")[0].split("/") if part]
     # A few of the oldest repositories have no owner.
@@ -131,7 +131,7 @@ def _folder(folder: Path) -> Recognized | None:
     inside = {entry.name for entry in folder.iterdir()}
     path = str(folder)
     if inside & set(SAVED_MODELS):
-        # With tf-keras it has layers; its graph can be read without.
+        # tf-keras reads its layers; its graph can be read without tf-keras.
         if KERAS_METADATA in inside and importlib.util.find_spec("tf_keras") is not None:
             return Recognized("a SavedModel of Keras 2", "keras", path)
         return Recognized("a SavedModel", "saved_model", path)
@@ -170,7 +170,10 @@ def _configured(folder: Path) -> Recognized | None:
 
 
 def _is_archive_of_keras(folder: Path) -> bool:
-    """Whether `metadata.json` is that of a model of Keras; keras-hub notes its own version, too."""
+    """Return whether `metadata.json` belongs to a Keras model.
+
+    keras-hub also records its own version.
+    """
     try:
         noted = json.loads((folder / "metadata.json").read_text("utf-8"))
     except (ValueError, OSError):
@@ -179,7 +182,7 @@ def _is_archive_of_keras(folder: Path) -> bool:
 
 
 def _variables(folder: Path) -> Recognized | None:
-    """Return the variables of a SavedModel, whose graph is missing."""
+    """Recognize the variables of a SavedModel whose graph is missing."""
     for place in (folder, folder / "variables"):
         if (place / "variables.index").is_file():
             found = recognize_file(place / "variables.index")
@@ -198,7 +201,7 @@ def _variables(folder: Path) -> Recognized | None:
 
 
 def _of_files(folder: Path, inside: set[str]) -> Recognized | None:
-    """Return a folder with the files of a checkpoint, or with one file that is known."""
+    """Recognize a folder with the files of a checkpoint, or with one recognised file."""
     metas = [name for name in inside if name.endswith(".meta")]
     indices = [name for name in inside if name.endswith(".index")]
     if metas:
@@ -217,7 +220,7 @@ def _of_files(folder: Path, inside: set[str]) -> Recognized | None:
 
 
 def _prefix(given: Path) -> Recognized | None:
-    """Return the prefix of a checkpoint, no file's own name."""
+    """Recognize the prefix of a checkpoint, which is not the name of a file."""
     if not given.parent.is_dir() or not given.name:
         return None
     if (index := given.with_name(f"{given.name}.index")).is_file():
@@ -235,16 +238,16 @@ def _prefix(given: Path) -> Recognized | None:
 
 # The number of bytes of an unknown file to show.
 _SHOWN = 12
-# How many names of what a folder holds are.
+# Number of names in a folder to show.
 _MOST = 5
 
 
 def refuse_unreachable(path: str, key: str = "model.path") -> None:
-    """Refuse a path that is not on this machine, or that this machine cannot look up.
+    """Refuse a path that is not on this machine or cannot be looked up.
 
     Raises:
-        ModelError: it is a URL, it is longer than names may be, it names a user that does not
-            exist, or a folder on it may not be entered.
+        ModelError: it is a URL, it is too long, it names a user that does not exist, or a folder in
+            it cannot be entered.
     """
     if (elsewhere := remote(path)) is not None:
         raise ModelError(f"{key}={path!r} is {elsewhere.what}. {elsewhere.advice}")
@@ -257,12 +260,12 @@ def refuse_unreachable(path: str, key: str = "model.path") -> None:
 
 
 def refuse_others(path: str, *models: str, key: str = "model.path") -> None:
-    """Refuse what is certainly for other formats than these, or for none, and say what it is.
+    """Refuse a path that is recognised as another format than these, and name the format.
 
-    What is not recognized passes: the loader itself reports what it lacks.
+    An unrecognised path is accepted: the loader itself reports the problem.
 
     Args:
-        path: as it was given.
+        path: the path as given.
         models: entries of the `model` group that the loader takes.
 
     Raises:
@@ -292,16 +295,16 @@ def refuse_missing(
     ending: str = "",
     more: str = "",
 ) -> NoReturn:
-    """Refuse a path at which there is nothing, and name what there is.
+    """Refuse a path that does not exist, and list what exists.
 
     Args:
-        path: as it was given.
-        models: as of `refuse_others`, for the prefix of a checkpoint, which is not a file.
-        kind: what the loader reads, in the plural: "graphs".
-        fits: whether an entry of the folder is one of these.
+        path: the path as given.
+        models: see `refuse_others`; for the prefix of a checkpoint, which is not a file.
+        kind: what the loader reads, as a plural noun: "graphs".
+        fits: returns whether an entry of the folder is one of these.
         key: the configuration key.
-        ending: of the entries' names, left out.
-        more: what to add.
+        ending: the ending of entries' names to omit.
+        more: a sentence to add.
 
     Raises:
         ModelError: always.
@@ -330,7 +333,7 @@ def refuse_missing(
 def refuse_damaged(
     path: str, file: Path, what: str, error: BaseException, *models: str, key: str = "model.path"
 ) -> NoReturn:
-    """Refuse a file that its reader failed on: as damaged only where it is of that format.
+    """Refuse a file that its reader failed on: as damaged only if it is of that format.
 
     Args:
         path: as it was given.
@@ -356,7 +359,7 @@ def refuse_damaged(
 
 
 def refuse_unknown(path: str, file: Path, what: str, key: str = "model.path") -> NoReturn:
-    """Refuse a file that is not what it should be, nor anything else that is known.
+    """Refuse a file that is neither what it should be nor recognised.
 
     Args:
         path: as it was given.
@@ -376,7 +379,7 @@ def refuse_unknown(path: str, file: Path, what: str, key: str = "model.path") ->
 
 
 def held(folder: Path, wanted: str = "") -> str:
-    """Return a sentence that says what a folder holds: what is most like `wanted`."""
+    """Return a sentence on what a folder holds, nearest to `wanted` first."""
     names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
     shown = nearest(wanted, names, _MOST) if wanted else names[:_MOST]
     more = len(names) - len(shown)

@@ -25,7 +25,7 @@ ELEMENTS = 1 << 16
 
 
 class IncomparableError(Exception):
-    """Two tensors have no elements that correspond; the message says why."""
+    """Two tensors have no corresponding elements; the message gives the reason."""
 
 
 @dataclass(frozen=True, eq=False)

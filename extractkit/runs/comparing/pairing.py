@@ -33,7 +33,7 @@ class Alignment:
     Attributes:
         ids: the ids of all samples of the first run.
         a, b: for each pair, the sample's number in each run.
-        found: how they were paired, and which were left out.
+        found: how they were paired, and which were not.
     """
 
     ids: Sequence[str]
@@ -204,7 +204,7 @@ def join(
             layers' own names. `*` matches any text, including `/`: `block_*:output:
             net/block_*/Relu:0` pairs all blocks that both runs have. The first entry that matches
             a tensor counts, and entries without `*` come first. None: equal keys.
-        only: globs. Tensors whose address matches none of them are left out on both sides.
+        only: globs. Tensors whose address matches none of them are not compared.
 
     Raises:
         ConfigError: an entry of the mapping has more `*` on one side.
