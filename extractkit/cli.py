@@ -12,7 +12,6 @@ from extractkit import errors
 from extractkit.advice import command
 from extractkit.commands import jobs, runs
 from extractkit.commands.arguments import (
-    TRUST,
     check_keys,
     check_verb,
     is_sweep,
@@ -21,17 +20,16 @@ from extractkit.commands.arguments import (
     split_verb,
     taken,
 )
+from extractkit.commands.verbs import EXACT, FAIL_FAST, JSON, TRUST, VERBS, of_verb, overview
 from extractkit.config import GROUPS, options, with_run_dir
-from extractkit.display import help as help_text
 from extractkit.display.output import printable, write
 from extractkit.errors import ConfigError, ExtractkitError, UserError
 
 DONE, FAILED, MISTAKEN, INTERRUPTED = 0, 1, errors.MISTAKEN, 130
 """Exit codes: done; the job or a check failed; a mistake in what the user wrote; interrupted."""
 
-_JSON, _EXACT, _FAIL_FAST = "--json", "--exact", "--fail-fast"
-# Flags of the verbs on jobs. Verbs on runs parse their own.
-_FLAGS = {_JSON: ("tensors", "plan"), _EXACT: ("plan",), _FAIL_FAST: ("run",)}
+# Flags of verbs on jobs, which Hydra does not know.
+_FLAGS = {option.flag for option in (JSON, EXACT, FAIL_FAST)}
 _HELP = ("--help", "-h")
 _ON_RUNS = {
     "show": runs.show,
@@ -53,7 +51,7 @@ def execute(arguments: Sequence[str]) -> int:
     verb = named or "run"
     if any(argument in _HELP for argument in rest):
         groups = {group: options(group) for group in GROUPS}
-        write(help_text.of_verb(verb) if named else help_text.overview(groups))
+        write(of_verb(verb) if named else overview(groups))
         return DONE
     if rest == ["--version"]:
         write(f"extractkit {_version()}\n")
@@ -64,7 +62,7 @@ def execute(arguments: Sequence[str]) -> int:
         return max(runs.resume(rest, report), default=DONE)
     check_keys(arguments, rest)
     spelt, found = spell_out(rest)
-    trusted, rest = taken(spelt, TRUST)
+    trusted, rest = taken(spelt, TRUST.flag)
     flags = _flags(verb, rest)
     rest = overrides_first([argument for argument in rest if argument not in flags])
     rest = with_run_dir(rest, swept=is_sweep(rest))
@@ -72,12 +70,12 @@ def execute(arguments: Sequence[str]) -> int:
         whole = command(verb, *spelt)
         sys.stderr.write(printable(f"extractkit: {found[0]}. In full: {whole}\n"))
     if verb == "run":
-        failures = jobs.run(rest, report, trusted, fail_fast=_FAIL_FAST in flags)
+        failures = jobs.run(rest, report, trusted, fail_fast=FAIL_FAST.flag in flags)
     elif verb == "tensors":
-        failures = jobs.tensors(rest, report, trusted, as_json=_JSON in flags)
+        failures = jobs.tensors(rest, report, trusted, as_json=JSON.flag in flags)
     else:
-        exact = _EXACT in flags
-        failures = jobs.plan(rest, report, trusted, as_json=_JSON in flags, exact=exact)
+        exact = EXACT.flag in flags
+        failures = jobs.plan(rest, report, trusted, as_json=JSON.flag in flags, exact=exact)
     return max(failures, default=DONE)
 
 
@@ -114,7 +112,11 @@ def _version() -> str:
 def _flags(verb: str, arguments: Sequence[str]) -> set[str]:
     given = {argument for argument in arguments if argument in _FLAGS}
     for option in given:
-        if verb not in _FLAGS[option]:
-            verbs = " and ".join(_FLAGS[option])
-            raise ConfigError(f"{option} belongs to {verbs}, not to {verb}")
+        users = [
+            name
+            for name, one in VERBS.items()
+            if not one.operands and option in {known.flag for known in one.options}
+        ]
+        if verb not in users:
+            raise ConfigError(f"{option} belongs to {' and '.join(users)}, not to {verb}")
     return given

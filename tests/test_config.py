@@ -12,7 +12,8 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
-from extractkit.commands.arguments import TRUST, taken
+from extractkit.commands.arguments import taken
+from extractkit.commands.verbs import TRUST
 from extractkit.config import GROUPS, config_directory, options
 from extractkit.config.compose import compose
 from extractkit.config.convert import Composition, job_of
@@ -69,7 +70,7 @@ def test_every_option_of_every_group_composes(group: str, option: str) -> None:
 def test_every_experiment_composes_as_its_head_says(experiment: str) -> None:
     text = (config_directory() / "experiment" / f"{experiment}.yaml").read_text("utf-8")
     (command,) = re.findall(r"^#   python -m extractkit (.*)$", text, re.MULTILINE)
-    trusted, overrides = taken(command.removeprefix("-m ").split(), TRUST)
+    trusted, overrides = taken(command.removeprefix("-m ").split(), TRUST.flag)
     assert overrides[0] == f"experiment={experiment}"
     assert compose(overrides, trusted=trusted).job.selectors
 

@@ -8,16 +8,19 @@ from pathlib import Path
 from typing import NoReturn
 
 from extractkit.advice import RENAMED_VERBS, command, with_current_key
+from extractkit.commands.verbs import VERBS
 from extractkit.config.model_files import MODEL, file_of, model_file
-from extractkit.display import help as help_text
 from extractkit.errors import ConfigError, choices
 
 SWEEP = ("--multirun", "-m")
 """Hydra's options for one job per combination of values."""
 
-# Options that are followed by a value: Hydra's, and `--trust`.
-_VALUED = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn",
-           "--config-dir", "-cd", "--experimental-rerun", "--trust")  # fmt: skip
+# Options that are followed by a value: Hydra's and ours.
+_VALUED = (
+    *("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"),
+    *("--config-dir", "-cd", "--experimental-rerun"),
+    *(one.flag for verb in VERBS.values() for one in verb.options if one.metavar is not None),
+)
 _CONFIG_DIR = ("--config-dir", "-cd")
 # Options whose value is optional.
 _INFO = ("--info", "-i")
@@ -34,7 +37,7 @@ def split_verb(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     none.
     """
     for index, (argument, is_value) in enumerate(_with_values(arguments)):
-        if argument in help_text.VERBS and not is_value:
+        if argument in VERBS and not is_value:
             return argument, [*arguments[:index], *arguments[index + 1 :]]
     return None, list(arguments)
 
@@ -46,7 +49,7 @@ def check_verb(arguments: Sequence[str]) -> None:
         ConfigError: The first current or former verb among the words is a former one.
     """
     for index, (argument, is_value) in enumerate(_with_values(arguments)):
-        if argument in help_text.VERBS and not is_value:
+        if argument in VERBS and not is_value:
             return
         if argument in RENAMED_VERBS and not is_value:
             new = RENAMED_VERBS[argument]
@@ -146,7 +149,7 @@ def _misplaced(word: str) -> str:
         near = choices(path.name, beside)
         return f"{word!r} does not exist, and is neither a verb nor an override. {near}"
     return (
-        f"{word!r} is neither a verb nor an override. {choices(word, help_text.VERBS)} An override "
+        f"{word!r} is neither a verb nor an override. {choices(word, VERBS)} An override "
         f"is key=value, as in model=bert"
     )
 
@@ -181,9 +184,6 @@ def _with_values(arguments: Sequence[str]) -> Iterator[tuple[str, bool]]:
         before = argument
 
 
-TRUST = "--trust"
-
-
 def taken(arguments: Sequence[str], option: str) -> tuple[list[str], list[str]]:
     """Take an option out of the arguments: return its values and the remaining arguments.
 
@@ -206,14 +206,18 @@ def taken(arguments: Sequence[str], option: str) -> tuple[list[str], list[str]]:
 
 
 class RunOptions(argparse.ArgumentParser):
-    """Arguments of a verb on runs."""
+    """Arguments of a verb on runs, as `VERBS` declares them."""
 
-    def __init__(self, verb: str, *runs: str) -> None:
+    def __init__(self, verb: str) -> None:
         super().__init__(prog=f"extractkit {verb}", add_help=False, allow_abbrev=False)
         self._verb = verb
         self._given: Sequence[str] = ()
-        for run in runs:
+        for run in VERBS[verb].operands:
             self.add_argument(run, metavar=run.upper())
+        if VERBS[verb].overrides:
+            self.add_argument("overrides", nargs="*", default=[], metavar="OVERRIDE")
+        for option in VERBS[verb].options:
+            option.add_to(self)
 
     def read(self, arguments: Sequence[str]) -> argparse.Namespace:
         """Return the arguments by name.

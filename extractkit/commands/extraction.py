@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from extractkit.advice import command, override
-from extractkit.commands.arguments import TRUST
+from extractkit.commands.verbs import TRUST
 from extractkit.errors import (
     BadSampleError,
     FinalError,
@@ -63,7 +63,7 @@ def resumable(
         yield
     except BaseException as error:
         if not isinstance(error, UserError | FinalError) and (directory / MANIFEST).exists():
-            trust = [word for one in trusted for word in (TRUST, one)]
+            trust = [word for one in trusted for word in (TRUST.flag, one)]
             with suppress(
                 OSError, RunDirectoryError
             ):  # a terminal that has closed, a damaged manifest

@@ -1,6 +1,5 @@
 """Verbs on runs: show, resume, join, rerun, verify, diff. None is a Hydra application."""
 
-import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from extractkit.commands import sweeps
-from extractkit.commands.arguments import TRUST, RunOptions
+from extractkit.commands.arguments import RunOptions
 from extractkit.config import RUN_DIR, with_run_dir
 from extractkit.display.output import write, write_json, write_rendered
 from extractkit.errors import ConfigError, RunDirectoryError
@@ -39,10 +38,7 @@ def show(arguments: Sequence[str]) -> bool:
     from extractkit.runs.schema import plain
     from extractkit.runs.sweeps import is_sweep
 
-    options = RunOptions("show", "run")
-    options.add_argument("--json", action="store_true")
-    options.add_argument("--figure", type=Path, metavar="FILE")
-    given = options.read(arguments)
+    given = RunOptions("show").read(arguments)
     directory = Path(given.run)
     if is_sweep(directory) and given.figure is None:
         sweeps.show(directory, as_json=given.json)
@@ -88,10 +84,7 @@ def resume(arguments: Sequence[str], report: Report) -> list[int]:
     from extractkit.display.progress import listening
     from extractkit.runs.sweeps import is_sweep
 
-    options = RunOptions("resume", "run")
-    options.add_argument("overrides", nargs="*", default=[], metavar="OVERRIDE")
-    options.add_argument(TRUST, action="append", default=[], metavar="MODULE")
-    given = options.read(arguments)
+    given = RunOptions("resume").read(arguments)
     directory = _directory(given.run)
     if is_sweep(directory):
         if given.overrides:
@@ -118,9 +111,7 @@ def join(arguments: Sequence[str]) -> bool:
     from extractkit.runs.parts import join
     from extractkit.runs.reader import sink_of
 
-    options = RunOptions("join", "run")
-    options.add_argument(TRUST, action="append", default=[], metavar="MODULE")
-    given = options.read(arguments)
+    given = RunOptions("join").read(arguments)
     directory = _directory(given.run)
 
     def note(message: str) -> None:
@@ -140,10 +131,7 @@ def rerun(arguments: Sequence[str]) -> bool:
     from extractkit.config import new_run_directory
     from extractkit.display.progress import listening
 
-    options = RunOptions("rerun", "run")
-    options.add_argument("overrides", nargs="*", default=[], metavar="OVERRIDE")
-    options.add_argument(TRUST, action="append", default=[], metavar="MODULE")
-    given = options.read(arguments)
+    given = RunOptions("rerun").read(arguments)
     into = new_run_directory()
     overrides = []
     for one in with_run_dir(given.overrides, swept=False):
@@ -172,12 +160,7 @@ def verify(arguments: Sequence[str]) -> bool:
     from extractkit.display.checks import verify_overview
     from extractkit.display.progress import waiting
 
-    options = RunOptions("verify", "run")
-    options.add_argument("--recompute", type=_count, default=0, metavar="K")
-    options.add_argument("--seed", type=_count, metavar="N")
-    options.add_argument("--json", action="store_true")
-    options.add_argument(TRUST, action="append", default=[], metavar="MODULE")
-    given = options.read(arguments)
+    given = RunOptions("verify").read(arguments)
     # A model's own code may print, which is not part of the result.
     with redirect_stdout(sys.stderr), waiting(sys.stderr, f"checking {given.run}"):
         if given.recompute:
@@ -207,14 +190,7 @@ def diff(arguments: Sequence[str]) -> bool:
     from extractkit.display.progress import waiting
     from extractkit.runs.comparing import diff
 
-    options = RunOptions("diff", "a", "b")
-    options.add_argument("--rtol", type=float, default=1e-5)
-    options.add_argument("--atol", type=float, default=1e-6)
-    options.add_argument("--map", metavar="FILE")
-    options.add_argument("--only", action="append", metavar="GLOB")
-    options.add_argument(TRUST, action="append", default=[], metavar="MODULE")
-    options.add_argument("--json", action="store_true")
-    given = options.read(arguments)
+    given = RunOptions("diff").read(arguments)
     mapping = None if given.map is None else read_mapping(given.map)
     with waiting(sys.stderr, f"comparing {given.a} and {given.b}"):
         found = diff(
@@ -236,10 +212,3 @@ def diff(arguments: Sequence[str]) -> bool:
 def _directory(text: str) -> Path:
     """Return a run directory for printing: absolute, without `..`."""
     return Path(os.path.abspath(text))  # noqa: PTH100 - links stay as they are
-
-
-def _count(text: str) -> int:
-    """Return a whole number of 0 or more."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 0 or more")
-    return int(text)

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from extractkit.commands.arguments import TRUST
+from extractkit.commands.verbs import TRUST
 from extractkit.display.output import write, write_json, write_rendered
 from extractkit.errors import RunDirectoryError
 
@@ -86,7 +86,7 @@ def ended(directory: Path, record: "SweepRecord", trust: "Trust") -> None:
 
     sys.stderr.write(printable(sweep_summary(directory, record)))
     if record.status is not Status.FINISHED:
-        options = [word for one in _needed(trust) for word in (TRUST, one)]
+        options = [word for one in _needed(trust) for word in (TRUST.flag, one)]
         sys.stderr.write(printable(f"{next_steps(directory, record.jobs, options)}\n"))
     if record.status is not Status.INTERRUPTED:
         write(f"{directory}\n")

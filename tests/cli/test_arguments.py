@@ -1,12 +1,15 @@
 """Where a verb may stand, and which words are its overrides."""
 
+import re
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extractkit.commands.arguments import overrides_first, split_verb
+import extractkit
+from extractkit.commands.arguments import RunOptions, overrides_first, split_verb
+from extractkit.commands.verbs import VERBS, of_verb, overview
 from extractkit.errors import ConfigError
 
 
@@ -64,3 +67,19 @@ def test_a_file_that_does_not_exist_is_named_with_its_neighbours(
         assert str(refused.value) == (
             f"{word!r} does not exist, and is neither a verb nor an override. {available}"
         )
+
+
+@pytest.mark.parametrize("verb", [name for name, verb in VERBS.items() if verb.operands])
+def test_the_help_of_a_verb_lists_every_option_that_its_parser_takes(verb: str) -> None:
+    usage = RunOptions(verb).format_usage()
+    taken = set(re.findall(r"--\w+", usage))
+    assert taken == {option.flag for option in VERBS[verb].options}
+    _, _, listed = of_verb(verb).partition("\nOptions\n")
+    assert set(re.findall(r"^  (--\w+)", listed, re.MULTILINE)) == taken
+    assert taken <= set(re.findall(r"^  (--\w+)", overview({}), re.MULTILINE))
+
+
+def test_options_are_declared_in_one_place() -> None:
+    source = Path(extractkit.__file__).parent
+    adding = [path.name for path in source.rglob("*.py") if ".add_argument(" in path.read_text()]
+    assert sorted(adding) == ["arguments.py", "verbs.py"]
