@@ -10,7 +10,10 @@ import pytest
 import extractkit
 from extractkit.config import config_directory
 from extractkit.config.declared import entries
+from extractkit.core.catalog import Kind
 from extractkit.core.job import SETTINGS
+from extractkit.core.selectors import PREDICATE_KEYS, SELECTOR_KEYS
+from extractkit.core.transforms import REDUCTIONS, TRANSFORMS
 
 SOURCE = sorted(Path(extractkit.__file__).parent.rglob("*.py"))
 NAMES = [key.name for key in SETTINGS]
@@ -46,5 +49,13 @@ def test_no_message_or_page_names_a_key_of_runtime_that_is_not_declared() -> Non
     history = ("changelog.md", "upgrades.py", "advice.py")
     for path in [one for one in [*SOURCE, *pages] if one.name not in history]:
         text = path.read_text("utf-8")
-        for name in re.findall(r"(?<![\w.@/`])runtime\.(\w+)(?==)", text):
+        for name in re.findall(r"(?<![\w.@/`])runtime\.([a-z]\w*)(?==)", text):
             assert name in NAMES, f"{path}: runtime.{name}"
+
+
+def test_every_key_of_a_selector_is_described() -> None:
+    described = {key.name: key.description for key in (*PREDICATE_KEYS, *TRANSFORMS)}
+    assert tuple(described) == SELECTOR_KEYS
+    assert all(described.values())
+    assert all(f"`{kind}`" in described["kind"] for kind in Kind)
+    assert all(f"`{name}`" in described["reduce"] for name in REDUCTIONS)

@@ -10,7 +10,6 @@ import pytest
 import extractkit
 import extractkit.testing
 from extractkit import errors
-from extractkit.core.selectors import SELECTOR_KEYS
 
 DOCS = Path(__file__).parents[1] / "docs"
 sys.path.insert(0, str(DOCS / "_ext"))
@@ -41,12 +40,6 @@ def test_every_group_has_a_section_and_every_key_a_description(group: str) -> No
         assert entry.intro or group == "runtime", entry.name
         for key in entry.keys if group != "selectors" else ():
             assert key.description, f"conf/{group}/{entry.name}.yaml: {key.name}"
-
-
-def test_every_key_of_a_selector_has_an_entry() -> None:
-    page = (DOCS / "reference" / "selectors.md").read_text("utf-8")
-    rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", page, re.MULTILINE)
-    assert {key for row in rows for key in re.findall(r"\w+", row)} >= set(SELECTOR_KEYS)
 
 
 def test_keys_are_read_with_their_comments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,9 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+from extractkit.core.selectors import PREDICATE_KEYS
+from extractkit.core.transforms import TRANSFORMS
+
 CONF = Path(__file__).parents[2] / "conf"
 
 _KEY = re.compile(r"( *)(\w+):(?: +(.*?))?(?: +# (.*))?$")
@@ -84,7 +87,24 @@ def _section(entry: Entry) -> str:
     )
 
 
+class SelectorKeys(SphinxDirective):
+    """A table of the keys of a selector: `predicates` or `transforms`."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Render the table as Markdown, the markup of the page."""
+        predicates = self.arguments[0] == "predicates"
+        heads = "| key | holds if |" if predicates else "| key | meaning |"
+        rows = [
+            f"| `{key.name}` | {' '.join(key.description.split())} |"
+            for key in (PREDICATE_KEYS if predicates else TRANSFORMS)
+        ]
+        return self.parse_text_to_nodes("\n".join([heads, "|---|---|", *rows]))
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the directive."""
     app.add_directive("config-group", ConfigGroup)
+    app.add_directive("selector-keys", SelectorKeys)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -4,6 +4,7 @@ All predicates of a selector's mapping must hold. Each takes one value or a list
 `any`, `all` and `not` combine further mappings.
 """
 
+import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,8 @@ from fnmatch import translate
 from functools import lru_cache
 
 from extractkit.core.catalog import Catalog, Kind, TensorRecord
-from extractkit.core.transforms import TRANSFORM_KEYS, Transform
+from extractkit.core.keys import Key
+from extractkit.core.transforms import TRANSFORM_KEYS, TRANSFORMS, Transform
 from extractkit.errors import ConfigError, SelectionError, choices
 
 
@@ -26,38 +28,75 @@ def _matches_glob(pattern: object, *candidates: str | None) -> bool:
 
 
 def _path(record: TensorRecord, pattern: object) -> bool:
+    """a glob matches the whole address; `*` crosses `/`"""
     return _matches_glob(pattern, record.address, record.name)
 
 
 def _regex(record: TensorRecord, pattern: object) -> bool:
+    """a regular expression is found in the address"""
     compiled = re.compile(str(pattern))
     return any(compiled.search(text) for text in (record.address, record.name))
 
 
 def _layer_type(record: TensorRecord, pattern: object) -> bool:
+    """a glob matches the class name of the tensor's own layer, or of one that it derives from"""
     return bool(record.scopes) and _matches_glob(pattern, *record.scopes[-1].types)
 
 
 def _inside(record: TensorRecord, pattern: object) -> bool:
+    """a glob matches the type or path of any enclosing layer"""
     return any(
         _matches_glob(pattern, scope.path, scope.name, *scope.types) for scope in record.scopes
     )
 
 
+def _op_type(record: TensorRecord, pattern: object) -> bool:
+    """a glob matches the type of the operation: `Softmax`"""
+    return _matches_glob(pattern, record.op_type)
+
+
+def _kind(record: TensorRecord, kind: object) -> bool:
+    """the tensor is one of `model_input`, `model_output`, `layer_input`, `layer_output`, `op`,
+    `weight`, `optimizer` (slots and counters in a checkpoint), `moving_average` (averages of
+    weights in one)"""
+    return record.kind == kind
+
+
+def _port(record: TensorRecord, pattern: object) -> bool:
+    """a glob matches the part after the colon: `kernel`"""
+    return _matches_glob(pattern, record.port)
+
+
+def _dtype(record: TensorRecord, pattern: object) -> bool:
+    """a glob matches the type: `float*`"""
+    return _matches_glob(pattern, record.dtype)
+
+
+def _depth(record: TensorRecord, depth: object) -> bool:
+    """the path has this many layers; 0 is the model itself"""
+    return record.depth == depth
+
+
 _PREDICATES: Mapping[str, Callable[[TensorRecord, object], bool]] = {
-    "path": _path,
-    "regex": _regex,
-    "layer_type": _layer_type,
-    "inside": _inside,
-    "op_type": lambda record, pattern: _matches_glob(pattern, record.op_type),
-    "kind": lambda record, kind: record.kind == kind,
-    "port": lambda record, pattern: _matches_glob(pattern, record.port),
-    "dtype": lambda record, pattern: _matches_glob(pattern, record.dtype),
-    "depth": lambda record, depth: record.depth == depth,
+    test.__name__.removeprefix("_"): test
+    for test in (_path, _regex, _layer_type, _inside, _op_type, _kind, _port, _dtype, _depth)
 }
+"""The tests by their keys. Their docstrings are the keys' descriptions: a selector matches if …"""
+
+_COMBINATORS = {
+    "any": "one of a list of such mappings holds",
+    "all": "all of a list of such mappings hold",
+    "not": "a mapping does not hold, or none of a list",
+}
+
+PREDICATE_KEYS = (
+    *(Key(name, None, inspect.getdoc(test) or "") for name, test in _PREDICATES.items()),
+    *(Key(name, None, description) for name, description in _COMBINATORS.items()),
+)
+"""The keys that say what a selector matches."""
+
 _OF_LAYERS = ("layer_type", "inside")
-_COMBINATORS = ("any", "all", "not")
-SELECTOR_KEYS = (*_PREDICATES, *_COMBINATORS, *TRANSFORM_KEYS)
+SELECTOR_KEYS = tuple(key.name for key in (*PREDICATE_KEYS, *TRANSFORMS))
 
 
 class Predicate:

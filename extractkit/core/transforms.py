@@ -12,9 +12,25 @@ import numpy as np
 import numpy.typing as npt
 
 from extractkit.core.catalog import TEXT
+from extractkit.core.keys import Key
 from extractkit.errors import ConfigError, SelectionError, choices
 
-TRANSFORM_KEYS = ("slice", "reduce", "cast")
+TRANSFORMS = (
+    Key(
+        *("slice", None),
+        "indices along an axis, by dim or number (0 is the sample): `{token: 0}`, "
+        "`{1: '0:4', token: '::2'}`; one number drops the axis",
+    ),
+    Key(
+        *("reduce", None),
+        "`mean`, `sum`, `min`, `max` or `norm` along an axis: `{token: mean}`, or `mean` for all "
+        "axes of a sample; padding is left out",
+    ),
+    Key("cast", None, "the dtype to store: `float16`"),
+)
+"""The keys that say what is stored of a match, in the order in which they apply."""
+
+TRANSFORM_KEYS = tuple(key.name for key in TRANSFORMS)
 REDUCTIONS = ("mean", "sum", "min", "max", "norm")
 CASTS = ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool")
 
