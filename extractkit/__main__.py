@@ -92,7 +92,7 @@ def _ended() -> int:
     except BrokenPipeError:
         drop_output()
         code = cli.DONE
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever it is, it is reported
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - every error is reported
         code = cli.report(error)
     return code
 

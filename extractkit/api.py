@@ -302,7 +302,7 @@ def _likeness(
 ) -> str:
     """Compare the shards of a run with those of the run that repeats it, for a note."""
     if not original:
-        return f"{run} tells of no shard, so its values cannot be held against those of {made}"
+        return f"{run} lists no shard, so its values cannot be compared with those of {made}"
     unequal = [key for key, digest in original.items() if digests.get(key) != digest]
     if unequal:
         return (

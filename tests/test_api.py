@@ -385,11 +385,11 @@ def test_a_run_is_repeated_from_its_manifest_alone(tmp_path: Path) -> None:
     assert_equal(hidden(run), expected(TEXTS))
     assert not extractkit.verify(again).failed
     left_out = [
-        note for note in told.notes if note.startswith("left out, as the run does not need it: ")
+        note for note in told.notes if note.startswith("ignored, since the run does not need it: ")
     ]
     assert len(left_out) == 3
     assert told.notes[-1] == (
-        f"{first} tells of no shard, so its values cannot be held against those of {again}"
+        f"{first} lists no shard, so its values cannot be compared with those of {again}"
     )
 
 

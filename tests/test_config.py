@@ -294,7 +294,7 @@ def test_yaml_that_holds_itself_is_one_message(group: str, text: str, write: Wri
     given = message(search, *(MODEL if group != "model" else ()), f"{group}=mine")
     assert given == (
         "a configuration file is nested too deeply, or holds itself: an alias (*name) within what "
-        "its anchor (&name) stands for. Write out what is meant"
+        "its anchor (&name) refers to. Write the value out"
     )
 
 

@@ -452,7 +452,9 @@ def test_a_job_whose_process_dies_does_not_take_the_index_along(
     assert f"Resume the sweep: extractkit resume {place}/s --trust own\n" in done.stderr
     told = done.stderr.splitlines()[-1]
     assert told.startswith("extractkit: hydra/launcher: ")
-    assert told.endswith("Jobs that have ended are whole; others may have died, or still run")
+    assert told.endswith(
+        "Jobs that have ended are complete. Others may have died, or may still be running"
+    )
     assert sweeps.read(place / "s").status == "failed"
     assert statuses(place / "s") == ["started"]
 

@@ -46,5 +46,5 @@ def test_going_on_says_where(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     with pytest.raises(KeyboardInterrupt), resumable(tmp_path, ["own"], ["runtime.engine=local"]):
         raise KeyboardInterrupt
     assert capsys.readouterr().err == (
-        f"Go on with the run: extractkit resume {tmp_path} runtime.engine=local --trust own\n"
+        f"Resume the run: extractkit resume {tmp_path} runtime.engine=local --trust own\n"
     )

@@ -74,7 +74,7 @@ def resumable(
                     )
                 elif not isinstance(error, SampleError):
                     again = command("resume", directory, *overrides, *trust)
-                    sys.stderr.write(f"Go on with the run: {again}\n")
+                    sys.stderr.write(f"Resume the run: {again}\n")
         raise
 
 

@@ -87,27 +87,27 @@ TRUST = Option(
     *("--trust", "let files name callables of this module as `_target_`", "MODULE"), repeated=True
 )
 EXACT = Option("--exact", "read every sample, for exact sizes")
-FAIL_FAST = Option("--fail-fast", "once a job of a sweep has failed, begin no other")
+FAIL_FAST = Option("--fail-fast", "start no further job of a sweep once one has failed")
 
 _HYDRA = (
     Option("-m", "one job for each combination of the values in KEY=A,B (Hydra's multirun)"),
     Option("--config-dir", "YAML files of your own, in folders named like the groups", "DIR"),
-    Option("--hydra-help", "everything else that Hydra can do"),
+    Option("--hydra-help", "all features of Hydra"),
 )
 
 VERBS: Mapping[str, Verb] = {
     "run": Verb(
-        summary="extract, and leave a run directory; the verb may be left out",
+        summary="extract tensors into a run directory; the verb may be omitted",
         usage="model=NAME selectors=NAME [KEY=VALUE …]",
         text="""\
         Compute the selected tensors for every sample and store them. The last line on standard
         output is the run directory (run_dir); progress goes to standard error.
 
-        With -m, a sweep: one run for each combination of the values in KEY=A,B below one
-        directory (run_dir), with an index over them; that directory is then the last line.
-        A job that fails does not stop the others, unless --fail-fast is given. Jobs run here, or
-        where Hydra's launcher sends them (hydra/launcher=joblib, submitit_local, submitit_slurm,
-        ray; extra `launchers`).
+        With -m, run a sweep: one run for each combination of the values in KEY=A,B below one
+        directory (run_dir), with an index. That directory is then the last line. A job that fails
+        does not stop the others, unless --fail-fast is given. Jobs run in this process, or where
+        Hydra's launcher sends them (hydra/launcher=joblib, submitit_local, submitit_slurm, ray;
+        extra `launchers`).
 
           extractkit model=bert selectors=attention inputs.path=texts.txt
           extractkit -m model=bert selectors=attention,layers     one run for each
@@ -119,9 +119,9 @@ VERBS: Mapping[str, Verb] = {
         summary="what can be selected: a tree of addresses, types and shapes",
         usage="model=NAME [selectors=NAME] [KEY=VALUE …]",
         text="""\
-        Without selectors: the layers with their outputs and weights, the rest counted. With
-        selectors: exactly what they match, operations included, and why something among it cannot
-        be extracted. Nothing is left on disk.
+        Without selectors: the layers with their outputs and weights; other tensors are counted.
+        With selectors: exactly the matching tensors, operations included, with the reasons why
+        some cannot be extracted. Nothing is left on disk.
 
           extractkit tensors model=bert
           extractkit tensors model=bert selectors=ops
@@ -162,10 +162,10 @@ VERBS: Mapping[str, Verb] = {
         summary="join the parts of a job (runtime.part=i/n) to one run",
         usage="RUN",
         text="""\
-        Each of n machines has run a part of the job: runtime.part=1/n run_dir=RUN, and so
-        on to n/n. Of these one run is made, bitwise that of a single process. Parts that are
-        missing, unfinished or not of one job are named. No model is loaded. The last line on
-        standard output is the run directory.
+        Each of n machines has run one part of the job: runtime.part=1/n run_dir=RUN, and so on to
+        n/n. Join them to one run, bitwise identical to the run of a single process. Parts that
+        are missing, unfinished or from another job are refused and named. No model is loaded. The
+        last line on standard output is the run directory.
 
           extractkit model=bert selectors=attention runtime.part=1/2 run_dir=runs/big
           extractkit model=bert selectors=attention runtime.part=2/2 run_dir=runs/big
@@ -241,11 +241,11 @@ VERBS: Mapping[str, Verb] = {
         operands=("a", "b"),
     ),
     "show": Verb(
-        summary="what a run directory, or that of a sweep, holds",
+        summary="show the content of a run or a sweep",
         usage="RUN|SWEEP",
         text="""\
-        Status, job, samples, size and tensors of a run; --json prints its whole manifest. Of a
-        sweep, a row for each job: what it was varied over, its run, status, sizes and time.
+        For a run: status, job, samples, size and tensors; --json prints its whole manifest. For a
+        sweep: a row for each job with the swept values, its run, status, sizes and time.
 
           extractkit show outputs/2026-11-22/10-15-00
           extractkit show multirun/2026-11-22/10-15-00
@@ -265,8 +265,8 @@ VERBS: Mapping[str, Verb] = {
 """Verbs, in the order in which a user needs them."""
 
 _OVERVIEW = """\
-Extract tensor values from TensorFlow models: YAML and overrides say which model, which inputs,
-which tensors and where to; one command turns that into a run that can be read back.
+Extract tensor values from TensorFlow models. YAML and overrides describe the model, the inputs
+and the tensors; one command turns them into a run that can be read back.
 
 Usage: extractkit [VERB] [KEY=VALUE …] [OPTION …]
 
@@ -275,7 +275,7 @@ Verbs
 
 Groups (choose with GROUP=NAME, several at once with GROUP=[NAME,NAME])
 {groups}
-  A model's file may stand for model=NAME model.path=FILE: extractkit tensors net.keras
+  A model's file may replace model=NAME model.path=FILE: extractkit tensors net.keras
 
 Keys (override with KEY=VALUE, add a selector of your own with '+selectors.NAME.KEY=VALUE')
 {keys}

@@ -99,7 +99,7 @@ def launch(
             finally:
                 forget()
                 launching.tidy()
-                launching.tell(swept)
+                launching.report(swept)
         return application.failures
 
 
@@ -220,7 +220,7 @@ class _Launching:
             elif job.exit_code is not None:
                 application.failures.append(job.exit_code)
 
-    def tell(self, swept: Swept | None) -> None:
+    def report(self, swept: Swept | None) -> None:
         """Report how the sweep ended, unless it left nothing."""
         place = self._application.place
         if swept and place and self._index and is_sweep(place.directory):
@@ -286,10 +286,10 @@ def _by_launcher(error: Exception) -> bool:
 
 
 def _launcher_failed(error: Exception) -> str:
-    told = " ".join(str(error).split())
+    message = " ".join(str(error).split())
     return (
-        f"hydra/launcher: {type(error).__name__}: {told}. Jobs that have ended are whole; others "
-        f"may have died, or still run"
+        f"hydra/launcher: {type(error).__name__}: {message}. Jobs that have ended are complete. "
+        f"Others may have died, or may still be running"
     )
 
 

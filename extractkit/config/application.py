@@ -70,7 +70,7 @@ class Application:
                 return
             try:
                 made = self._done(cfg, directory)
-            except Exception as error:  # noqa: BLE001 - whatever it is; other jobs go on
+            except Exception as error:  # noqa: BLE001 - other jobs continue after any error
                 self._failed(error, directory)
             else:
                 self._told(made)
@@ -126,19 +126,19 @@ class Application:
             before = place.recorded(job.number)
             if (failed := place.blocking_failure()) is not None:
                 if before is None or before.status is not JobStatus.FINISHED:
-                    told = f"not begun, since job {failed.number} has failed"
-                    place.write(replace(job, status=JobStatus.SKIPPED, error=told))
+                    message = f"not begun, since job {failed.number} has failed"
+                    place.write(replace(job, status=JobStatus.SKIPPED, error=message))
                 self._remove(directory)
                 return
             place.write(job)
             self._check_inside(directory, place)
             made = self._done(cfg, directory)
             place.write(_finished(ended(), before, made, place))
-        except Exception as error:  # noqa: BLE001 - whatever it is; other jobs go on
+        except Exception as error:  # noqa: BLE001 - other jobs continue after any error
             code = self._failed(error, directory)
-            told = str(error) if isinstance(error, ExtractkitError) else _sort_of(error)
+            message = str(error) if isinstance(error, ExtractkitError) else _sort_of(error)
             with suppress(JobError):  # a disk error, which is reported already
-                place.write(ended(status=JobStatus.FAILED, exit_code=code, error=told))
+                place.write(ended(status=JobStatus.FAILED, exit_code=code, error=message))
         except BaseException:
             with suppress(JobError):
                 place.write(ended(status=JobStatus.INTERRUPTED))

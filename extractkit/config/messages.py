@@ -66,7 +66,7 @@ def translated(overrides: Sequence[str] = ()) -> Iterator[None]:
     except RecursionError as error:
         raise ConfigError(
             "a configuration file is nested too deeply, or holds itself: an alias (*name) within "
-            "what its anchor (&name) stands for. Write out what is meant"
+            "what its anchor (&name) refers to. Write the value out"
         ) from error
     except AssertionError as error:
         if not _raised_by_hydra(error):

@@ -99,13 +99,13 @@ class Runtime:
         str,
         Choice(BAD_SAMPLES),
         Effect.STORING,
-        "fail, or skip: record and leave out samples that cannot be read, encoded or computed.",
+        "fail, or skip: record samples that cannot be read, encoded or computed as missing.",
     ] = "fail"
     bad_checkpoints: Annotated[
         str,
         Choice(BAD_CHECKPOINTS),
         Effect.RECORDED,
-        "fail, or skip: leave out checkpoints that are damaged or of another architecture.",
+        "fail, or skip: exclude checkpoints that are damaged or of another architecture.",
     ] = "fail"
     non_finite: Annotated[
         str,

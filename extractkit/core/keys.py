@@ -42,7 +42,7 @@ class Form(Protocol):
 
 @dataclass(frozen=True)
 class Whole:
-    """A whole number. `word` is a word that stands for null."""
+    """A whole number. `word` is a word that means null."""
 
     least: int = 1
     most: int | None = None

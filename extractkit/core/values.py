@@ -274,7 +274,7 @@ class Assembly:
         if given != tuple(planned):
             raise JobError(
                 f"a sample has shape {list(given)} where {list(planned)} was planned: a length of "
-                f"it depends on the inputs in a way that their free axes do not tell"
+                f"it depends on the inputs in a way that their free axes do not show"
             )
 
     def _put_ragged(self, position: int, value: Array) -> None:

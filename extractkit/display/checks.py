@@ -198,8 +198,8 @@ def _lone(tensors: tuple[TensorComparison, ...]) -> list[RenderableType]:
     lines: list[RenderableType] = []
     for one, lone in found[:_MOST_ROWS]:
         are = "value is" if lone == 1 else "values are"
-        told = f"{lone:,} {are} NaN or infinite in one run alone, or infinite with opposite signs"
-        lines.append(Text.assemble(_name(one), f": {told}"))
+        text = f"{lone:,} {are} NaN or infinite in one run alone, or infinite with opposite signs"
+        lines.append(Text.assemble(_name(one), f": {text}"))
     if len(found) > _MOST_ROWS:
         lines.append(Text(f"… and so in {plural(len(found) - _MOST_ROWS, 'more tensor')}"))
     return lines
@@ -219,8 +219,8 @@ def _one_sided(found: Comparison) -> list[RenderableType]:
     for run, labels in (("A", found.checkpoints_only_in_a), ("B", found.checkpoints_only_in_b)):
         if labels:
             names = _few(labels[:_MOST_NAMES], len(labels))
-            told = f"{plural(len(labels), 'checkpoint')} only in {run}: {names}"
-            lines.append(Text(told, style="yellow"))
+            text = f"{plural(len(labels), 'checkpoint')} only in {run}: {names}"
+            lines.append(Text(text, style="yellow"))
     samples = found.samples
     for where, alone in (
         ("only in A", samples.only_in_a),
@@ -243,8 +243,8 @@ def _few(names: tuple[str, ...], count: int) -> str:
 
 def _verdict(found: Comparison) -> Text:
     counts = Counter(one.verdict for one in found.tensors)
-    told = ", ".join(f"{counts[one]:,} {_WORDS[one]}" for one in Verdict if counts[one])
-    line = f"{plural(len(found.tensors), 'tensor')} compared: {told or 'none'}"
+    text = ", ".join(f"{counts[one]:,} {_WORDS[one]}" for one in Verdict if counts[one])
+    line = f"{plural(len(found.tensors), 'tensor')} compared: {text or 'none'}"
     first = next((one for one in found.tensors if one.verdict is Verdict.BEYOND), None)
     if first is not None:
         where = "" if first.checkpoint is None else f"{first.checkpoint}: "

@@ -123,11 +123,11 @@ def render(renderable: RenderableType, stream: TextIO) -> str:
     interpreted.
     """
     terminal = stream.isatty()
-    told = "COLUMNS" in os.environ
+    width_is_given = "COLUMNS" in os.environ
     console = Console(
         file=io.StringIO(),
         force_terminal=terminal,
-        width=shutil.get_terminal_size().columns if terminal or told else _UNLIMITED,
+        width=shutil.get_terminal_size().columns if terminal or width_is_given else _UNLIMITED,
         no_color=None if terminal else True,
         highlight=False,
         markup=False,

@@ -194,14 +194,14 @@ def overview(
     facts.add_row("shards", planned if committed is None else f"{committed:,} of {planned}")
     if (size := _stored_bytes(manifest)) is not None:
         facts.add_row("size", size)
-    if (left_out_index := _left_out_index(manifest)) is not None:
-        facts.add_row(INDEX, left_out_index)
+    if (no_index := _why_no_index(manifest)) is not None:
+        facts.add_row(INDEX, no_index)
     if manifest.volatile.self_check:
         facts.add_row("self-check", Text(safe(_self_check(manifest.volatile.self_check))))
     if manifest.actual is not None:
-        _add_findings(facts, manifest.actual.missing, *_told_of(manifest.actual.values))
+        _add_findings(facts, manifest.actual.missing, *_findings(manifest.actual.values))
     if committed is not None:
-        facts.add_row("go on", Text(command("resume", safe(str(directory)))))
+        facts.add_row("resume", Text(command("resume", safe(str(directory)))))
     if manifest.unextractable:
         facts.add_row(
             "unextractable",
@@ -262,18 +262,18 @@ def _add_findings(
 ) -> None:
     """Add a row for each kind of samples and values that may be a mistake."""
     if missing:
-        told = f"{plural(missing, 'sample')}, the reasons are in `run.missing`"
-        facts.add_row("missing", Text(told, style="yellow"))
-    for label, told, tensors in (
+        text = f"{plural(missing, 'sample')}, the reasons are in `run.missing`"
+        facts.add_row("missing", Text(text, style="yellow"))
+    for label, text, tensors in (
         ("not finite", "NaN or infinity in", non_finite),
         ("constant", "one number throughout in", constant),
         ("unchanging", "the same for every sample:", unchanging),
     ):
         if tensors:
-            facts.add_row(label, Text(f"{told} {_first_of(tensors)}", style="yellow"))
+            facts.add_row(label, Text(f"{text} {_first_of(tensors)}", style="yellow"))
 
 
-def _told_of(values: Mapping[str, ValueStats]) -> tuple[list[str], list[str], list[str]]:
+def _findings(values: Mapping[str, ValueStats]) -> tuple[list[str], list[str], list[str]]:
     """Return the tensors that are not finite, constant or unchanging, in detail if few."""
     non_finite = {key: _counted(one) for key, one in values.items() if not one.finite}
     constant = {key: f"{one.minimum:g}" for key, one in values.items() if one.constant}
@@ -284,14 +284,14 @@ def _told_of(values: Mapping[str, ValueStats]) -> tuple[list[str], list[str], li
 def _explained(found: Mapping[str, str]) -> list[str]:
     if len(found) > _FEW:
         return list(found)
-    return [f"{key} ({told})" for key, told in found.items()]
+    return [f"{key} ({count})" for key, count in found.items()]
 
 
 def _counted(found: ValueStats) -> str:
     """Return counts as text: `2 NaN, 1 infinite in 3 samples`."""
     sorts = ((found.nan, "NaN"), (found.inf, "infinite"))
-    told = ", ".join(f"{count:,} {sort}" for count, sort in sorts if count)
-    return f"{told} in {plural(found.samples, 'sample')}" if found.samples else told
+    text = ", ".join(f"{count:,} {sort}" for count, sort in sorts if count)
+    return f"{text} in {plural(found.samples, 'sample')}" if found.samples else text
 
 
 def _first_of(tensors: Sequence[str]) -> str:
@@ -314,7 +314,7 @@ def _tensors(tensors: tuple[RunTensor, ...]) -> Table:
     return table
 
 
-def _left_out_index(manifest: Manifest) -> str | None:
+def _why_no_index(manifest: Manifest) -> str | None:
     """Return why a finished run has no `tensors.h5`, or None if it has one."""
     if manifest.status is not Status.FINISHED or any(f.name == INDEX for f in manifest.files):
         return None
@@ -323,8 +323,8 @@ def _left_out_index(manifest: Manifest) -> str | None:
         if isinstance(sink, Mapping) and sink.get("_target_") == _HDF5:
             key = f"sinks.{safe(name)}.index"
             if sink.get("index", AUTO) == AUTO:
-                return f"left out for so many shards; to have it: {key}=true"
-            return f"left out: {key}=false"
+                return f"not written for so many shards; to write it: {key}=true"
+            return f"not written: {key}=false"
     return None
 
 
@@ -387,16 +387,16 @@ def _table(record: SweepRecord) -> Table:
 
 
 def _reasons(record: SweepRecord) -> list[RenderableType]:
-    told = [job for job in record.jobs if job.error is not None]
-    lines = [Text(f"job {job.number}: {safe(_first_line(job.error))}") for job in told]
+    failed = [job for job in record.jobs if job.error is not None]
+    lines = [Text(f"job {job.number}: {safe(_first_line(job.error))}") for job in failed]
     return ["", *lines] if lines else []
 
 
 def _counts(record: SweepRecord) -> str:
     """Return counts as text: `2 jobs finished, 1 failed`."""
     counted = Counter(job.status for job in record.jobs)
-    told = [f"{counted[status]:,} {status}" for status in JobStatus if counted[status]]
-    return ": ".join(filter(None, (plural(len(record.jobs), "job"), ", ".join(told))))
+    counts = [f"{counted[status]:,} {status}" for status in JobStatus if counted[status]]
+    return ": ".join(filter(None, (plural(len(record.jobs), "job"), ", ".join(counts))))
 
 
 def _first_line(error: str | None) -> str:

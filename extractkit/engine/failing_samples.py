@@ -80,7 +80,9 @@ def run_isolated(
         JobError: it fails in a way that values cannot cause, and would fail on any sample.
     """
     if refused:
-        failed = {row: explained(said, explain(batch.take([row]))) for row, said in refused.items()}
+        failed = {
+            row: explained(failure, explain(batch.take([row]))) for row, failure in refused.items()
+        }
         rows = [row for row in range(len(batch)) if row not in failed]
         if not rows:
             return Outcome((), (), failed)
@@ -123,14 +125,14 @@ def failing_alone(
             yield row, explained(str(own), explain(alone))
 
 
-def explained(said: str, fault: str | None) -> str:
+def explained(failure: str, fault: str | None) -> str:
     """Return a model's error, preceded by the fault of the sample's sizes."""
-    return said if fault is None else f"{fault}: {said}"
+    return failure if fault is None else f"{fault}: {failure}"
 
 
-def first_explained(said: str, fault: str | None) -> str:
+def first_explained(failure: str, fault: str | None) -> str:
     """Like `explained`, for the first sample tried, which the message does not name."""
-    return explained(said, fault and f"the first sample that was tried does not fit: {fault}")
+    return explained(failure, fault and f"the first sample that was tried does not fit: {fault}")
 
 
 def try_out(
@@ -174,12 +176,12 @@ def _tried_once(model: Model, source: Source, attempt: Callable[[Source], Result
         raise
     except SampleError as error:
         first = named(identity(source, 0).id, 0)
-        said = str(error).removesuffix(".")
-        told = f"{said}. It was tried on the first samples, from {first} on"
+        failure = str(error).removesuffix(".")
+        message = f"{failure}. It was tried on the first samples, from {first} on"
         if isinstance(model, CarriesState):
             # None can be skipped: each starts from the state after those before it.
-            raise SampleError(told) from error
-        raise BadSampleError(f"{told}. {WAY_OUT}") from error
+            raise SampleError(message) from error
+        raise BadSampleError(f"{message}. {WAY_OUT}") from error
 
 
 def refuse_non_finite(stats: Mapping[str, ValueStats], name: Callable[[int], str]) -> None:
@@ -202,11 +204,12 @@ def refuse_non_finite(stats: Mapping[str, ValueStats], name: Callable[[int], str
             where = f" for sample {name(int(index))}"
             # Skipping samples does not help for tensors that do not depend on them, such as
             # weights.
-            skip = ". To leave out samples that have some: runtime.non_finite=skip"
+            skip = ". To skip samples that have some: runtime.non_finite=skip"
         if found.samples > 1:
             where += f", and {found.samples - 1} more of its shard have some"
         raise FinalError(
-            f"{key!r} holds {_told(*counts)}{where}. To store them: runtime.non_finite=warn{skip}. "
+            f"{key!r} holds {_counted(*counts)}{where}. To store them: "
+            f"runtime.non_finite=warn{skip}. "
             f"That takes a new run, as this one keeps its settings"
         )
 
@@ -220,12 +223,12 @@ def non_finite_reasons(values: Mapping[str, Values]) -> dict[int, str]:
             if position in reasons:
                 more[position] = more.get(position, 0) + 1
             else:
-                reasons[position] = f"{key!r} holds {_told(*counts)}"
+                reasons[position] = f"{key!r} holds {_counted(*counts)}"
     for position, count in more.items():
         reasons[position] += f" (and {count} more tensor{'s' if count > 1 else ''})"
     return dict(sorted(reasons.items()))
 
 
-def _told(nan: int, inf: int) -> str:
+def _counted(nan: int, inf: int) -> str:
     counts = [f"{nan} NaN" if nan else "", f"{inf} infinite" if inf else ""]
     return f"{' and '.join(filter(None, counts))} value{'s' if nan + inf > 1 else ''}"

@@ -369,7 +369,7 @@ def _check_order(
             dims = list(model.catalog[tensor.address].dims or ())
             reasons[tensor.address] = (
                 f"with dims {dims}: in its flattened axis the samples do not vary slowest, or the "
-                f"first samples cannot tell"
+                f"first samples cannot show it"
             )
 
 

@@ -337,8 +337,8 @@ class _Comparison:
                 outcome = run_isolated(self._beside, batch, opened.model.signature)
             except (JobError, MemoryError) as error:
                 extracted()  # if the extraction fails as well, the job fails
-                said = _said(error)
-                raise _NotComparableError(f"the outputs cannot be computed: {said}") from error
+                failure = _said(error)
+                raise _NotComparableError(f"the outputs cannot be computed: {failure}") from error
             others = extracted() if outcome.failed else None
             if outcome.batch is not None:
                 own = outcome.values[-len(self._addresses) :]

@@ -322,8 +322,8 @@ class Stream:
         refused = self._own_sizes.refused(batch) if self.rules.padded else {}
         if self.bad_samples == "skip":
             return run_isolated(program, batch, signature, self._size_fault, refused)
-        for row, said in refused.items():
-            raise self._bad(work, row, explained(said, self._size_fault(batch.take([row]))))
+        for row, failure in refused.items():
+            raise self._bad(work, row, explained(failure, self._size_fault(batch.take([row]))))
         try:
             return run(program, batch, signature)
         except SampleError as error:

@@ -144,7 +144,7 @@ class Source(Protocol):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Notes for the user, log and manifest, such as skipped blank lines."""
+        """Notes for the user, log and manifest, such as ignored blank lines."""
         ...
 
     def __len__(self) -> int: ...

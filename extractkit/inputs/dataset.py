@@ -335,7 +335,7 @@ def _iterable(returned: Any, limit: int | None, at: str) -> Iterable[object]:
         return (sequence[index] for index in range(len(sequence)))
     if isinstance(returned, Iterable) and not isinstance(returned, str | bytes):
         return returned
-    partial = ". Leave out _partial_" if callable(returned) else ""
+    partial = ". Remove _partial_" if callable(returned) else ""
     raise InputError(
         f"{at} returns {type(returned).__name__}, which holds no samples: give a sequence, a "
         f"mapping of arrays, a tf.data.Dataset or an iterable{partial}"

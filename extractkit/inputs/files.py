@@ -220,11 +220,11 @@ class Lines:
             JobError: The file has changed.
         """
         self.stamp.check(self.path)
-        skipped = np.searchsorted(self.blanks, np.arange(start, stop), side="right")
+        blanks = np.searchsorted(self.blanks, np.arange(start, stop), side="right")
         with self.path.open("rb") as file:
             for index in range(start, stop):
                 file.seek(int(self.offsets[index]))
-                number = index + 1 + int(skipped[index - start])
+                number = index + 1 + int(blanks[index - start])
                 yield number, _text(file.readline(), self.path, number)
 
 

@@ -201,7 +201,7 @@ def _axes(spec: InputSpec, signature: Signature) -> str:
     if spec.dtype == TEXT:
         raise InputError(
             f"input {spec.name!r} of model {signature.model!r} is a string: it takes a picture's "
-            f"file as it is. Leave out encoded=true"
+            f"file as it is. Remove encoded=true"
         )
     if len(spec.shape) != 3:
         raise InputError(
@@ -355,7 +355,7 @@ class Images:
         if signature.takes_pictures is False and self.scale is None:
             raise InputError(
                 f"model {signature.model!r} has no image processor (preprocessor_config.json), so "
-                f"nothing tells how pictures are scaled for it. Copy it from where the model comes "
+                f"the scale of its pictures is not known. Copy it from where the model comes "
                 f"from into its directory; or, if you know the scale: inputs.scale=signed (-1 to "
                 f"1) or inputs.scale=unit (0 to 1); or give arrays: inputs=arrays"
             )

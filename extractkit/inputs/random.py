@@ -107,7 +107,7 @@ class RandomSource:
         """Notes on inputs with unknown bounds."""
         guessed = [spec for spec in self.specs if _kind(spec) in "iu" and spec.high is None]
         return tuple(
-            f"{spec.name}: the model does not tell how large its numbers may be; "
+            f"{spec.name}: the model does not declare the range of its numbers; "
             f"drawn from {' and '.join(str(number) for number in range(*_bounds(spec)))}"
             for spec in guessed
         )

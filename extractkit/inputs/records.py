@@ -188,7 +188,7 @@ class RecordSource:
         if not sample_digest(sample).startswith(self.marks[index * _MARK : (index + 1) * _MARK]):
             raise InputError(
                 f"{self.at}: sample {sample.id!r} differs from one reading to the next. "
-                f"Samples are read more than once: leave out what is random in making them"
+                f"Samples are read more than once: make them without random steps"
             )
         return sample
 

@@ -325,7 +325,7 @@ class TextSource:
         empty = [f"{file.name} holds no text" for file in self.files if not len(file)]
         counts = [(file.name, len(file.lines.blanks)) for file in self.files if len(file)]
         blank = [
-            f"{name}: skipped {count} blank line{'s' if count > 1 else ''}"
+            f"{name}: ignored {count} blank line{'s' if count > 1 else ''}"
             for name, count in counts
             if count
         ]

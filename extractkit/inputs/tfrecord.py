@@ -196,7 +196,7 @@ def _feature(
     if not isinstance(encoded, bool):
         raise InputError(f"{key}.encoded={encoded!r} is not true or false")
     if encoded and (dtype is not None or shape is not None):
-        raise InputError(f"{key}.encoded=true: a picture tells its shape and dtype. Leave them out")
+        raise InputError(f"{key}.encoded=true: a picture has its own shape and dtype. Remove them")
     return Feature(
         str(entry.get("feature", name)),
         name,

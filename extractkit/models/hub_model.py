@@ -39,7 +39,7 @@ _FILES = (
 
 
 @dataclass(frozen=True)
-class Pieces:
+class Tokenized:
     """One tokenized text: ids and tokens, special ones included, and whether it was cut off."""
 
     ids: Sequence[int]
@@ -52,13 +52,13 @@ class Tokenizer:
     """A tokenizer and its identity.
 
     Attributes:
-        tokenize: Converts texts to their pieces.
+        tokenize: Tokenizes texts.
         library: The library that it comes from, for the manifest.
         sha256: A hash over its files and settings.
         max_length: The longest text in tokens, special ones included. None if unlimited.
     """
 
-    tokenize: Callable[[Sequence[str]], list[Pieces]]
+    tokenize: Callable[[Sequence[str]], list[Tokenized]]
     library: str
     sha256: str
     max_length: int | None
@@ -105,9 +105,9 @@ def _by_tokenizers(tokenizer: Any, sha256: str, max_length: int | None) -> Token
     else:
         tokenizer.enable_truncation(max_length)
 
-    def tokenize(texts: Sequence[str]) -> list[Pieces]:
+    def tokenize(texts: Sequence[str]) -> list[Tokenized]:
         return [
-            Pieces(encoding.ids, encoding.tokens, bool(encoding.overflowing))
+            Tokenized(encoding.ids, encoding.tokens, bool(encoding.overflowing))
             for encoding in tokenizer.encode_batch(list(texts))
         ]
 
@@ -129,15 +129,17 @@ def _keras_hub(preprocessor: Any, max_length: int | None) -> Tokenizer:
     tokenizer = preprocessor.tokenizer
     special = int(np.sum(_packed(preprocessor, [""])["padding_mask"]))
 
-    def tokenize(texts: Sequence[str]) -> list[Pieces]:
+    def tokenize(texts: Sequence[str]) -> list[Tokenized]:
         # Its padding mask would drop a token of the text that equals the padding token.
         lengths = [len(tokens) + special for tokens in tokenizer.tokenize(list(texts))]
         rows = np.asarray(_packed(preprocessor, texts)["token_ids"])
-        pieces = []
+        tokenized = []
         for row, whole in zip(rows, lengths, strict=True):
             ids = [int(token) for token in row[:whole]]
-            pieces.append(Pieces(ids, [tokenizer.id_to_token(i) for i in ids], whole > length))
-        return pieces
+            tokenized.append(
+                Tokenized(ids, [tokenizer.id_to_token(i) for i in ids], whole > length)
+            )
+        return tokenized
 
     return Tokenizer(tokenize, "keras_hub", _sha256(preprocessor), length)
 
@@ -337,16 +339,16 @@ def _encoder(
 ) -> Callable[[Sequence[Sample]], list[Encoded]]:
     def encode(samples: Sequence[Sample]) -> list[Encoded]:
         encoded = []
-        for pieces in tokenizer.tokenize([str(sample.data) for sample in samples]):
-            ids = np.array(pieces.ids, dtype=np.int32)
+        for tokenized in tokenizer.tokenize([str(sample.data) for sample in samples]):
+            ids = np.array(tokenized.ids, dtype=np.int32)
             rows = {
                 "token_ids": ids,
                 "segment_ids": np.zeros_like(ids),
                 "padding_mask": np.ones_like(ids),
             }
             features = {name: rows[name] for name in names}
-            tokens = tuple(pieces.tokens)
-            encoded.append(Encoded(features, {TOKEN: len(ids)}, pieces.truncated, tokens))
+            tokens = tuple(tokenized.tokens)
+            encoded.append(Encoded(features, {TOKEN: len(ids)}, tokenized.truncated, tokens))
         return encoded
 
     return encode

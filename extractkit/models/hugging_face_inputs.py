@@ -161,7 +161,7 @@ def _added(
         )
     if setting.dims is None:
         raise ConfigError(
-            f"{INPUT_AXES}.{name}: the model does not tell its axes. Say what they are: "
+            f"{INPUT_AXES}.{name}: the model does not declare its axes. Give them: "
             f"'{INPUT_AXES}={{{name}: {{dims: [{SAMPLE}, {TOKEN}], dtype: int32}}}}'"
         )
     shape = tuple(dim if isinstance(dim, int) else None for dim in setting.dims)
@@ -341,8 +341,8 @@ def _tokenizer(directory: ModelDirectory) -> Any:
         ) from error
     if not tokenizer.is_fast:
         raise ModelError(
-            f"{directory.at}: {type(tokenizer).__name__} has no fast form, which tells where it "
-            f"cuts. Give arrays, {IDS} among them: inputs=arrays"
+            f"{directory.at}: {type(tokenizer).__name__} has no fast form, which reports where "
+            f"it cuts. Give arrays, {IDS} among them: inputs=arrays"
         )
     return tokenizer
 

@@ -21,8 +21,8 @@ from extractkit.runs.environment import VALUES_VERSION, GitState
 from extractkit.runs.files import Origin, StoredFile
 from extractkit.runs.journal import Entry
 from extractkit.runs.neighbours import no_run
-from extractkit.runs.schema import SealedRecord
-from extractkit.runs.schema import sealed as sealed  # the bytes of a manifest
+from extractkit.runs.schema import ChecksummedRecord
+from extractkit.runs.schema import with_checksum as with_checksum  # the bytes of a manifest
 from extractkit.runs.upgrades import MANIFEST_UPGRADES
 from extractkit.sinks import StoredTensor
 
@@ -381,6 +381,6 @@ def _check_plan(manifest: Manifest, path: Path) -> None:
         raise RunDirectoryError(f"{path}: plan.shards ends at {end} of {count} samples")
 
 
-_RECORD = SealedRecord(
-    Manifest, "manifest", SCHEMA, "run the job again", MANIFEST_UPGRADES, sealed_since=2
+_RECORD = ChecksummedRecord(
+    Manifest, "manifest", SCHEMA, "run the job again", MANIFEST_UPGRADES, checksum_since=2
 )

@@ -89,7 +89,7 @@ def hydra_files(directory: Path, recorded: Manifest, note: Callable[[str], None]
             file.check(directory)
             found[name] = content_of(directory / file.name).decode("utf-8")
         except (RunDirectoryError, FileNotFoundError, UnicodeDecodeError) as error:
-            note(f"left out, as the run does not need it: {error}")
+            note(f"ignored, since the run does not need it: {error}")
     return found
 
 

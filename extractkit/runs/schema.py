@@ -178,7 +178,7 @@ _CHECKSUM = "checksum"
 
 
 @dataclass(frozen=True)
-class SealedRecord(Generic[T]):
+class ChecksummedRecord(Generic[T]):
     """How one kind of record is written to and read from a file.
 
     Attributes:
@@ -187,7 +187,7 @@ class SealedRecord(Generic[T]):
         schema: the version that is written.
         again: the advice if the file is lost ("run the job again").
         upgrades: the function that raises each older version to the next.
-        sealed_since: the first version whose files have a checksum.
+        checksum_since: the first version whose files have a checksum.
     """
 
     kind: type[T]
@@ -195,7 +195,7 @@ class SealedRecord(Generic[T]):
     schema: int
     again: str
     upgrades: Mapping[int, Upgrade] = field(default_factory=dict)
-    sealed_since: int = 1
+    checksum_since: int = 1
 
     def write(self, path: Path, record: T) -> None:
         """Write, or replace, the file.
@@ -203,7 +203,7 @@ class SealedRecord(Generic[T]):
         Raises:
             JobError: it could not be written.
         """
-        write_durably(path, sealed(plain(record)))
+        write_durably(path, with_checksum(plain(record)))
 
     def read(self, path: Path) -> T:
         """Read the record in a file.
@@ -238,11 +238,11 @@ class SealedRecord(Generic[T]):
         Raises:
             RunDirectoryError: the file is damaged.
         """
-        has_checksum = version >= self.sealed_since
+        has_checksum = version >= self.checksum_since
         if has_checksum:
             data.pop(_CHECKSUM, None)
         try:
-            whole = content == (sealed(data) if has_checksum else document(data))
+            whole = content == (with_checksum(data) if has_checksum else document(data))
         except RecursionError:
             whole = False
         if not whole:
@@ -255,6 +255,6 @@ class SealedRecord(Generic[T]):
         return RunDirectoryError(f"{path} is damaged: {reason}. Restore it, or {self.again}")
 
 
-def sealed(data: Mapping[str, object]) -> bytes:
+def with_checksum(data: Mapping[str, object]) -> bytes:
     """Serialise fields as a file whose last field is a checksum over the others."""
     return document({**data, _CHECKSUM: digest(data)})

@@ -275,7 +275,7 @@ def check_any_values(entries: Iterable[Entry], samples: int) -> None:
         first = first or next(iter(entry.missing.values()), "")
     if samples and count == samples:
         raise FinalError(
-            f"no sample has a value: all {samples} were skipped. "
+            f"no sample has a value: all {samples} are missing. "
             f"The first: {first.removesuffix('.')}. To store values that are not finite: "
             f"runtime.non_finite=warn. To see where a model fails: runtime.bad_samples=fail. "
             f"That takes a new run, because this one keeps its settings"

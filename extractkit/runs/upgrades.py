@@ -381,7 +381,7 @@ def _split(text: str, separator: str, most: int = -1) -> list[str]:
 
 
 def _unquoted(text: str) -> str:
-    """Return the text that a value in Hydra's grammar stands for."""
+    """Return the text that a value in Hydra's grammar represents."""
     if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
         return re.sub(rf"\\(?={text[0]})", "", text[1:-1])
     return re.sub(r"\\(.)", r"\1", text)

@@ -160,8 +160,8 @@ class Hdf5Sink:
         """Return `tensors.h5`, which shows all shards as one file, unless it is turned off."""
         if self.index == AUTO and len(shards) > INDEXED_SHARDS:
             _log.info(
-                "%s is left out: few programs may open %d shards at once, and those that they "
-                "cannot open would read as missing. To have it: sinks.hdf5.index=true",
+                "%s is not written: few programs may open %d shards at once, and the others would "
+                "read as missing. To write it: sinks.hdf5.index=true",
                 INDEX,
                 len(shards),
             )

@@ -220,9 +220,9 @@ def check_chunks(dataset: Any, key: str, start: int, stop: int) -> None:
         for length, step in zip(dataset.shape[1:], dataset.chunks[1:], strict=True)
     ]
     for chunk in itertools.product(rows, *others):
-        skipped, content = dataset.id.read_direct_chunk(chunk)
+        unapplied, content = dataset.id.read_direct_chunk(chunk)
         # A set bit marks a filter that was not applied to this chunk. gzip comes after shuffling.
-        plain = skipped >> int(dataset.shuffle) & 1
+        plain = unapplied >> int(dataset.shuffle) & 1
         inflated = content if plain else zlib.decompressobj().decompress(content, size + 1)
         if len(inflated) != size:
             path = Path(dataset.file.filename)

@@ -102,7 +102,7 @@ class DurableFile:
         if len(self._pending) >= _BUFFER:
             self._flush()
 
-    def seal(self) -> None:
+    def force(self) -> None:
         """Force the file to disk under its temporary name."""
         self._flush()
         assert self._descriptor is not None
@@ -112,7 +112,7 @@ class DurableFile:
 
     def publish(self) -> None:
         """Give the file its name."""
-        self.seal()
+        self.force()
         publish(self._temporary, self._path)
 
     def discard(self) -> None:
@@ -168,7 +168,7 @@ def write_apart(path: Path, data: bytes, writer: str) -> None:
     file = DurableFile(path, temporary_of(path, writer))
     try:
         file.write(data)
-        file.seal()
+        file.force()
     except BaseException:
         file.discard()
         raise

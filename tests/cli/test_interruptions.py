@@ -49,7 +49,7 @@ def test_an_interruption_has_a_code_of_its_own(
             process.send_signal(one)
             time.sleep(0.03)
         hint, said = process.stderr.read().splitlines()
-        assert hint.startswith(f"Go on with the run: extractkit resume {place}/outputs/")
+        assert hint.startswith(f"Resume the run: extractkit resume {place}/outputs/")
         assert hint.endswith(" --trust own")
         assert said == "extractkit: interrupted"
         assert process.wait(timeout=30) == cli.INTERRUPTED

@@ -91,10 +91,10 @@ def finding_rows(text: str) -> list[list[str]]:
         (
             {"index": "auto"},
             (),
-            "left out for so many shards; to have it: sinks.mine.index=true",
+            "not written for so many shards; to write it: sinks.mine.index=true",
         ),
-        ({}, (), "left out for so many shards; to have it: sinks.mine.index=true"),
-        ({"index": False}, (), "left out: sinks.mine.index=false"),
+        ({}, (), "not written for so many shards; to write it: sinks.mine.index=true"),
+        ({"index": False}, (), "not written: sinks.mine.index=false"),
         ({"index": "auto"}, (StoredFile("tensors.h5", "aa", 1),), None),
     ],
 )

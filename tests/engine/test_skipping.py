@@ -25,7 +25,7 @@ def test_a_run_without_any_sample_left_has_failed() -> None:
     with pytest.raises(JobError) as caught:
         check_any_values([entry(0, 0), entry(0, 2, 0, 1), entry(2, 3, 2)], 3)
     assert str(caught.value) == (
-        "no sample has a value: all 3 were skipped. The first: 0 holds 1 NaN value. "
+        "no sample has a value: all 3 are missing. The first: 0 holds 1 NaN value. "
         "To store values that are not finite: runtime.non_finite=warn. "
         "To see where a model fails: runtime.bad_samples=fail. "
         "That takes a new run, because this one keeps its settings"

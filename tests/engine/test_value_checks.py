@@ -80,7 +80,7 @@ def test_with_fail_tensor_and_sample_are_named_with_the_way_out() -> None:
     assert str(caught.value) == (
         "'embedding:output' holds 1 NaN value for sample '2' (number 2), and 1 more of its shard "
         "have some. To store them: runtime.non_finite=warn. "
-        "To leave out samples that have some: runtime.non_finite=skip. "
+        "To skip samples that have some: runtime.non_finite=skip. "
         "That takes a new run, as this one keeps its settings"
     )
     assert len(shards(stream(TEXTS, "fail"), 7)) == 3

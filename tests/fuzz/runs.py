@@ -87,7 +87,7 @@ def _stop(directory: Path, draw: random.Random) -> None:
     path.write_text("".join(lines[: draw.randrange(len(lines))]), "utf-8")
     data = _unsealed(directory)
     data |= {"status": draw.choice(("started", "failed", "interrupted")), "actual": None}
-    (directory / MANIFEST).write_bytes(manifest.sealed(data))
+    (directory / MANIFEST).write_bytes(manifest.with_checksum(data))
 
 
 def _mutate_manifest(directory: Path, draw: random.Random) -> None:
@@ -99,7 +99,7 @@ def _mutate_manifest(directory: Path, draw: random.Random) -> None:
         # Most of a manifest is lists of tensors and versions: every field has its turn.
         field = draw.choice(sorted(data))
         data |= mutated_document({field: data.pop(field)}, draw)
-    (directory / MANIFEST).write_bytes(manifest.sealed(data))
+    (directory / MANIFEST).write_bytes(manifest.with_checksum(data))
 
 
 def _mutate_journal(directory: Path, draw: random.Random) -> None:

@@ -50,11 +50,11 @@ def canonical(data: object) -> str:
 
 
 def edited(path: Path, change: Callable[[dict[str, object]], object]) -> None:
-    """Change a manifest or an index, and seal it as its schema does."""
+    """Change a manifest or an index, and correct its checksum."""
     data = json.loads(path.read_text("utf-8"))
-    sealed = data.pop("checksum", None) is not None
+    has_checksum = data.pop("checksum", None) is not None
     change(data)
-    if sealed:
+    if has_checksum:
         data["checksum"] = hashlib.sha256(canonical(data).encode()).hexdigest()
     path.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", "utf-8")
 

@@ -150,7 +150,7 @@ def test_a_field_of_a_newer_version_is_refused_in_an_older_manifest(tmp_path: Pa
     """It would be overwritten by what the upgrade says of it."""
     fields = json.loads((GOLDEN / "manifest-4.json").read_bytes())
     del fields["checksum"]
-    (tmp_path / MANIFEST).write_bytes(manifests.sealed({**fields, "schema": 3}))
+    (tmp_path / MANIFEST).write_bytes(manifests.with_checksum({**fields, "schema": 3}))
     with pytest.raises(
         RunDirectoryError, match="it holds 'self_check', which schema version 3 does not have"
     ):
@@ -162,13 +162,13 @@ def test_an_older_manifest_of_a_part_has_the_current_key(tmp_path: Path) -> None
     del fields["checksum"]
     fields["job_given"] = ["model=mine", "runtime.shards=2/4", "+runtime.shards=2/4", "a=runtime"]
     fields["job_resolved"]["runtime"] = {"seed": 0, "shards": "2/4"}
-    (tmp_path / MANIFEST).write_bytes(manifests.sealed(fields))
+    (tmp_path / MANIFEST).write_bytes(manifests.with_checksum(fields))
     found = manifests.read(tmp_path)
     assert found.job_given == ("model=mine", "runtime.part=2/4", "+runtime.part=2/4", "a=runtime")
     assert found.job_resolved["runtime"] == {"seed": 0, "part": "2/4"}
     assert found.job_resolved["sinks"] == EXPECTED.job_resolved["sinks"]
     fields["job_resolved"]["runtime"]["part"] = "2/4"
-    (tmp_path / MANIFEST).write_bytes(manifests.sealed(fields))
+    (tmp_path / MANIFEST).write_bytes(manifests.with_checksum(fields))
     with pytest.raises(
         RunDirectoryError, match="it holds 'part', which schema version 6 does not have"
     ):

@@ -175,7 +175,7 @@ class TestRefused:
             ("unequal", ": the values differ in their number of samples: 'x' has 5, "
              "'label' has 2"),
             ("Augmented", ": sample '0' differs from one reading to the next. Samples are read "
-             "more than once: leave out what is random in making them"),
+             "more than once: make them without random steps"),
         ],
     )  # fmt: skip
     def test_what_gives_no_samples(self, name: str, message: str) -> None:
@@ -183,7 +183,7 @@ class TestRefused:
 
     def test_a_function_in_place_of_what_it_returns(self) -> None:
         component = Component("inputs.dataset", "tests.inputs.made_datasets.rows", {}, partial=True)
-        with pytest.raises(InputError, match=r"returns function, .*\. Leave out _partial_$"):
+        with pytest.raises(InputError, match=r"returns function, .*\. Remove _partial_$"):
             Dataset(component).bind(ONE)
 
     def test_no_end(self) -> None:

@@ -62,7 +62,7 @@ def test_whole_numbers_without_bounds_are_zero_and_one_which_is_noted(dtype: str
     spec = InputSpec("x", dtype, (None,), ("n",))
     assert set(drawn("x", spec).ravel()) == {0, 1}
     assert Random().bind(Signature("m", (spec,))).notes == (
-        "x: the model does not tell how large its numbers may be; drawn from 0 and 1",
+        "x: the model does not declare the range of its numbers; drawn from 0 and 1",
     )
 
 

@@ -83,11 +83,11 @@ class TestWhatIsASample:
         Path("a.txt").write_bytes("\none\n \t\n\u00a0\r\ntwo\n\n".encode())
         source = bound("a.txt")
         assert rows(source) == [("a.txt:2", "one"), ("a.txt:5", "two")]
-        assert source.notes == ("a.txt: skipped 4 blank lines",)
+        assert source.notes == ("a.txt: ignored 4 blank lines",)
 
     def test_one_blank_line_is_noted_in_the_singular(self, folder: Path) -> None:
         Path("a.txt").write_bytes(b"one\n\n")
-        assert bound("a.txt").notes == ("a.txt: skipped 1 blank line",)
+        assert bound("a.txt").notes == ("a.txt: ignored 1 blank line",)
 
     def test_windows_line_ends_go_and_other_white_space_stays(self, folder: Path) -> None:
         Path("a.txt").write_bytes(b"  one \r\ntwo\r\r\n")

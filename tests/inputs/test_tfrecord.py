@@ -216,7 +216,7 @@ class TestWhole:
         )
         assert refusal(takes(), whole="yes") == "inputs.whole='yes' is not true, false or null"
         told = refusal(self.signature(), features={"x": {"encoded": True}})
-        assert told.endswith("it takes a picture's file as it is. Leave out encoded=true")
+        assert told.endswith("it takes a picture's file as it is. Remove encoded=true")
 
 
 class TestRefused:
@@ -295,7 +295,7 @@ class TestRefused:
              "of lengths, as in [28,28] or [null,8]"),
             ({"x": {"encoded": 1}}, "inputs.features.x.encoded=1 is not true or false"),
             ({"x": {"encoded": True, "dtype": "uint8"}}, "inputs.features.x.encoded=true: a "
-             "picture tells its shape and dtype. Leave them out"),
+             "picture has its own shape and dtype. Remove them"),
             ({"x": 8}, "inputs.features.x=8 is neither the name of a feature nor a mapping. A "
              "mapping may hold feature, dtype, shape, encoded"),
             ({"image/raw": {"input": "x", "dtype": "int8"}}, "inputs.features maps inputs to "

@@ -309,9 +309,9 @@ def test_numbers_that_nobody_names_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError) as raised:
         keras_file.load(factory=FACTORY, checkpoint=path, moving_averages=True)
     assert str(raised.value) == (
-        f"model.moving_averages: model.checkpoint={path!r} numbers what its optimizer keeps, and "
-        f"does not tell which numbers are averages. Leave model.moving_averages out, "
-        f"and save a copy with them in place of the weights: "
+        f"model.moving_averages: model.checkpoint={path!r} only numbers the variables "
+        f"of its optimizer, so the averages among them are not known. "
+        f"Remove model.moving_averages, and save a copy with them in place of the weights: "
         f"model.optimizer.finalize_variable_values(model.trainable_variables), then model.save"
     )
 

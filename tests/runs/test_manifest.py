@@ -39,11 +39,11 @@ FULL = manifest(
 
 
 def edit(directory: Path, *without: str, **changes: object) -> None:
-    """Change fields, and seal the file anew as somebody would who knows how."""
+    """Change fields, and correct the checksum of the file."""
     path = directory / "manifest.json"
     data = {**json.loads(path.read_text()), **changes}
     kept = {key: data[key] for key in data if key not in (*without, "checksum")}
-    path.write_bytes(manifests.sealed(kept))
+    path.write_bytes(manifests.with_checksum(kept))
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def edit_manifest(path: Path, **changes: object) -> None:
     file = path / "manifest.json"
     data = json.loads(file.read_text())
     del data["checksum"]
-    file.write_bytes(manifests.sealed({**data, **changes}))
+    file.write_bytes(manifests.with_checksum({**data, **changes}))
 
 
 def test_a_run_is_a_mapping_in_the_manifests_order(run: Run) -> None:

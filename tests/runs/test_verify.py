@@ -76,7 +76,7 @@ def check(verification: Verification, name: str) -> Check:
 
 
 def change(path: Path, **fields: object) -> None:
-    """Another manifest, sealed as a true one is."""
+    """Another manifest, with a checksum as usual."""
     manifests.write(path, replace(manifests.read(path), **fields))  # type: ignore[arg-type]
 
 

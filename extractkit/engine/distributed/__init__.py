@@ -111,7 +111,7 @@ class Begun:
 
 
 @dataclass(frozen=True)
-class Said:
+class Sent:
     """A worker has sent data, which should be a message."""
 
     worker: int
@@ -127,7 +127,7 @@ class Ended:
     last_words: str = ""
 
 
-Event = Begun | Said | Ended
+Event = Begun | Sent | Ended
 
 
 class Worker(Protocol):

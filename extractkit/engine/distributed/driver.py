@@ -26,7 +26,7 @@ from extractkit.engine.distributed import (
     GarbledError,
     Message,
     Ready,
-    Said,
+    Sent,
     Stored,
     Task,
     Worker,
@@ -211,7 +211,7 @@ class Driver:
             return  # already given up
         if isinstance(event, Begun):
             member.since = time.monotonic()
-        elif isinstance(event, Said):
+        elif isinstance(event, Sent):
             try:
                 self._hear(member, decoded(event.data))
             except GarbledError as error:

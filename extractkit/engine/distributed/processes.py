@@ -21,7 +21,7 @@ from queue import SimpleQueue
 
 from extractkit.core.job import Job
 from extractkit.core.plan import Shard
-from extractkit.engine.distributed import Begun, Crew, Ended, Event, Said, Task
+from extractkit.engine.distributed import Begun, Crew, Ended, Event, Sent, Task
 from extractkit.engine.distributed.driver import Driver, Orders, accepted
 from extractkit.engine.distributed.ray_actors import connected
 from extractkit.engine.distributed.worker import Inbox, work
@@ -123,7 +123,7 @@ class _Process:
             self._pipe.send_bytes(pickle.dumps(task))
             self._events.put(Begun(self._number))
             while True:
-                self._events.put(Said(self._number, self._pipe.recv_bytes()))
+                self._events.put(Sent(self._number, self._pipe.recv_bytes()))
         # It has closed its end, or sent an invalid message.
         self._process.kill()
         code = self._process.wait()
@@ -264,6 +264,6 @@ def _pickled(job: Job) -> bytes:
             raise ConfigError(
                 f"{component.at} is in memory and cannot be sent to workers "
                 f"(runtime.engine={job.runtime.engine}): {error}. Name it in the configuration, as "
-                f"a file or by a _target_, or leave out runtime.engine"
+                f"a file or by a _target_, or omit runtime.engine"
             ) from error
     return pickle.dumps(job)

@@ -18,7 +18,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from extractkit.core.job import Runtime
-from extractkit.engine.distributed import Begun, Ended, Event, Said, Task
+from extractkit.engine.distributed import Begun, Ended, Event, Sent, Task
 from extractkit.engine.distributed.worker import Inbox
 from extractkit.errors import ConfigError, MissingExtraError
 
@@ -124,7 +124,7 @@ class _Actor:
             self._ray.get(self._handle.begin.remote(pickle.dumps(task)))
             self._events.put(Begun(self._number))
             while (data := self._ray.get(self._handle.next.remote())) is not None:
-                self._events.put(Said(self._number, data))
+                self._events.put(Sent(self._number, data))
         except self._ray.exceptions.RayError as error:
             how, words = f"died: {_first_line(error)}", str(error)
         except Exception as error:  # noqa: BLE001 - see above

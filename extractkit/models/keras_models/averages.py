@@ -131,8 +131,8 @@ def _keys(
         return {}
     if not optimizer or _has_averages(config):
         raise ModelError(
-            f"{KEY}: {at} numbers what its optimizer keeps, and does not tell which numbers are "
-            f"averages. Leave {KEY} out, and {_IN_PLACE}"
+            f"{KEY}: {at} only numbers the variables of its optimizer, so the averages among them "
+            f"are not known. Remove {KEY}, and {_IN_PLACE}"
         )
     return {}
 

@@ -349,7 +349,7 @@ def _archive(file: Path) -> Recognized:
 def _by_text(file: Path, head: bytes, tail: bytes) -> Recognized | None:
     if head.startswith(b"version https://git-lfs.github.com/spec"):
         return Recognized(
-            "a pointer of Git LFS, which stands in place of the file",
+            "a pointer of Git LFS, in place of the file itself",
             advice="Fetch the file itself: git lfs pull",
         )
     start = head.lstrip()

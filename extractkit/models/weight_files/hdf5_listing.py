@@ -84,7 +84,7 @@ def _check(dataset: Any, path: str, size: int) -> None:
     if dataset.chunks is None and dataset.id.get_offset() is not None:
         end = dataset.id.get_offset() + dataset.nbytes
         if end > size:
-            raise ValueError(f"{path!r} goes on to byte {end} of {size}")
+            raise ValueError(f"{path!r} extends to byte {end} of {size}")
         return
     try:
         dataset[()]

@@ -16,7 +16,7 @@ from extractkit.errors import MISTAKEN, RunDirectoryError
 from extractkit.runs import manifest as manifests
 from extractkit.runs.manifest import SWEEP, Manifest, Status
 from extractkit.runs.neighbours import no_run
-from extractkit.runs.schema import SealedRecord
+from extractkit.runs.schema import ChecksummedRecord
 from extractkit.runs.upgrades import JOB_UPGRADES, SWEEP_UPGRADES
 
 JOBS = "jobs"
@@ -161,14 +161,14 @@ class JobFile:
     schema: int = SCHEMA
 
 
-SWEEP_FILE = SealedRecord(
+SWEEP_FILE = ChecksummedRecord(
     SweepRecord,
     "sweep index",
     SCHEMA,
     "run the sweep again elsewhere: run_dir=…",
     SWEEP_UPGRADES,
 )
-JOB_FILE = SealedRecord(
+JOB_FILE = ChecksummedRecord(
     JobFile, "job record", SCHEMA, "delete it, and resume the sweep", JOB_UPGRADES
 )
 

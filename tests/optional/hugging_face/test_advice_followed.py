@@ -54,7 +54,7 @@ def slow_tokenizer(directory: Path) -> None:
     [
         ("t5", without_start, "config.json has no decoder_start_token_id, so a text gives the "),
         ("bert", damaged_tokenizer, "its tokenizer cannot be read: Exception: EOF while parsing "),
-        ("bert", slow_tokenizer, "CTRLTokenizer has no fast form, which tells where it cuts. "),
+        ("bert", slow_tokenizer, "CTRLTokenizer has no fast form, which reports where it cuts. "),
     ],
 )
 def test_where_texts_cannot_be_prepared_arrays_are_taken(
