@@ -52,9 +52,12 @@ def check_runtime(runtime: Runtime, samples: int) -> None:
     given = {"batch_size": batch_size, "batch_tokens": runtime.batch_tokens}
     for name, value in given.items():
         if value is not None and (name, value) != ("batch_size", samples):
+            kept = f"states of batches of {samples} samples"
+            if samples == 1:
+                kept = "state of one stream and takes one sample a call"
             raise ConfigError(
-                f"runtime.{name}={value} and {_CARRY}: the model keeps the states of batches of "
-                f"{samples} samples. Leave runtime.{name} out"
+                f"runtime.{name}={value} and {_CARRY}: the model keeps the {kept}. Leave "
+                f"runtime.{name} out"
             )
     if (size := runtime.shard_size) is not None and size % samples:
         fitting = -(-size // samples) * samples

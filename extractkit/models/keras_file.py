@@ -9,9 +9,9 @@ from extractkit.models.axes import parse_input_axes
 from extractkit.models.foreign import error_summary
 from extractkit.models.given_weights import ONE, given_weights
 from extractkit.models.keras_models.saved import SavedKeras, import_objects, open_saved
-from extractkit.models.keras_models.stateful import KEY as STATE
-from extractkit.models.keras_models.stateful import check_state
 from extractkit.models.moving_averages import READ_BY, MovingAverages
+from extractkit.models.state import KEY as STATE
+from extractkit.models.state import check_state
 from extractkit.models.tensorflow_process import check_seed, quiet_start
 from extractkit.models.weight_files import WeightFile, open_weights
 

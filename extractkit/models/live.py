@@ -15,13 +15,8 @@ from extractkit.models.keras_models.catalog import (
 from extractkit.models.keras_models.dialects import dialect_of
 from extractkit.models.keras_models.loading import Reload
 from extractkit.models.keras_models.model import KerasModel
-from extractkit.models.keras_models.stateful import (
-    CARRY,
-    check_carried,
-    check_state,
-    stateful_layers,
-    warn,
-)
+from extractkit.models.keras_models.stateful import check_carried, stateful_layers, warn
+from extractkit.models.state import CARRY, check_state
 
 
 def live_model(

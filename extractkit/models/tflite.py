@@ -14,6 +14,8 @@ from extractkit.models.recognition import (
     refuse_unreachable,
 )
 from extractkit.models.recognition.content import TFLITE
+from extractkit.models.state import CARRY, check_state, choice
+from extractkit.models.state import KEY as STATE
 from extractkit.models.tensorflow_process import intra_op_threads
 
 if TYPE_CHECKING:
@@ -27,7 +29,11 @@ _ENDINGS = (".tflite", ".lite", _BUNDLE)
 
 
 def load(
-    path: str, signature: str | None = None, threads: int | None = None, xnnpack: bool = True
+    path: str,
+    signature: str | None = None,
+    threads: int | None = None,
+    xnnpack: bool = True,
+    state: object = None,
 ) -> "TFLiteModel":
     """Load a TFLite model.
 
@@ -39,6 +45,8 @@ def load(
         threads: The interpreter's threads. If None, as many as one TensorFlow operation would use.
         xnnpack: Whether to use XNNPACK, as LiteRT does by default. Without it the reference
             kernels are slower and differ in the last bits.
+        state: "reset" starts each call from the initial state, "carry" from the state that the
+            previous call left. None is "reset" with a warning if the file keeps a state.
 
     Raises:
         ModelError: The file or signature does not exist, the file is not a TFLite model or is
@@ -49,15 +57,18 @@ def load(
     refuse_unreachable(path)
     chosen = _found(path)
     _check_settings(threads, xnnpack)
+    policy = check_state(state)
     if importlib.util.find_spec("ai_edge_litert") is None:
         raise MissingExtraError(
             "model=tflite needs LiteRT: python -m pip install 'extractkit[tflite]'"
         )
-    from extractkit.models.litert.entry import entry_of
+    from extractkit.models.litert.carrying import CarryingTFLiteModel
+    from extractkit.models.litert.entry import Flow, entry_of
     from extractkit.models.litert.examination import probe
     from extractkit.models.litert.graph import read_graph
     from extractkit.models.litert.interpreter import Settings
     from extractkit.models.litert.model import TFLiteModel
+    from extractkit.models.litert.state import check_carried, kept_state
 
     settings = Settings(intra_op_threads() if threads is None else threads, xnnpack)
     probed = probe(chosen, signature, settings)
@@ -70,7 +81,21 @@ def load(
         )
     with chosen.opened() as content:
         graph = read_graph(content)
-    return TFLiteModel("tflite", chosen, graph, entry_of(graph, signature), probed, settings)
+    entry = entry_of(graph, signature)
+    kept = kept_state(graph, entry.subgraph)
+    kind = TFLiteModel
+    if policy == CARRY:
+        check_carried(kept, Flow(entry, probed.lacking), chosen.at)
+        kind = CarryingTFLiteModel
+    elif kept.names and policy is None:
+        _log.warning(
+            "model.path=%r keeps a state (%s): each call starts from the initial state. LiteRT's "
+            "invoke() carries it from call to call. %s",
+            path,
+            ", ".join(map(repr, kept.names)),
+            choice(f"{STATE}={{}}"),
+        )
+    return kind("tflite", chosen, graph, entry, probed, settings, kept)
 
 
 def _check_settings(threads: object, xnnpack: object) -> None:

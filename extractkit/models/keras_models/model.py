@@ -30,13 +30,13 @@ from extractkit.models.keras_models.dialects import KERAS_3, Dialect, dialect_of
 from extractkit.models.keras_models.layer_state import LayerState
 from extractkit.models.keras_models.loading import Reload
 from extractkit.models.keras_models.stateful import (
-    RESET,
     check_calls,
     from_initial_state,
     stateful_layers,
 )
 from extractkit.models.keras_models.tracing import Retracing, Trace, Traced, trace
 from extractkit.models.naming import ports
+from extractkit.models.state import RESET
 
 if TYPE_CHECKING:
     pass

@@ -11,30 +11,16 @@ from typing import TYPE_CHECKING, Any
 from extractkit.advice import choice_override
 from extractkit.core.checkpoints import KEY as SEVERAL
 from extractkit.core.checkpoints import STEP_KEY
-from extractkit.errors import ConfigError, ModelError, choices
+from extractkit.errors import ConfigError, ModelError
 from extractkit.models.given_weights import ONE
+from extractkit.models.state import CARRY, KEY, choice
 
 if TYPE_CHECKING:
     from extractkit.models.given_weights import WeightFiles
     from extractkit.models.keras_models.dialects import Dialect
     from extractkit.models.keras_models.tracing import Trace
 
-
-KEY = "model.state"
-RESET, CARRY = "reset", "carry"
-
 _log = logging.getLogger(__name__)
-
-
-def check_state(state: object) -> str | None:
-    """Check and return the setting `model.state`.
-
-    Raises:
-        ConfigError: It is not null, "reset" or "carry".
-    """
-    if state is None or state in (RESET, CARRY):
-        return None if state is None else str(state)
-    raise ConfigError(f"{KEY}={state!r} is not a policy. {choices(str(state), [RESET, CARRY])}")
 
 
 def check_carried(layers: Sequence[Any], checkpoints: "WeightFiles | None", name: str) -> None:
@@ -116,13 +102,9 @@ def warn(layers: Sequence[Any], setting: str | None) -> None:
         setting: The setting of another policy, with `{}` for the policy. None if there is none.
     """
     names = ", ".join(repr(layer.name) for layer in layers)
-    choice = ""
-    if setting is not None:
-        carry, reset = setting.format(CARRY), setting.format(RESET)
-        choice = f". To carry it: {carry}; to hide this warning: {reset}"
     _log.warning(
         "Stateful layers (%s): each call starts from the initial state, and each row of a batch is "
         "a sample of its own. Keras's predict() carries the state from batch to batch%s",
         names,
-        choice,
+        "" if setting is None else f". {choice(setting)}",
     )

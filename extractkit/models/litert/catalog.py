@@ -139,6 +139,7 @@ DEQUANTIZED = "dequantized"
 _IMPURE = "a random operation comes before it: the sample alone does not decide its value"
 _UNWRITTEN = "XNNPACK leaves it out of its computation; model.xnnpack=false has it computed"
 _NEVER_MADE = "no operation computes it"
+_NOT_KEPT = "LiteRT keeps no value of it"
 
 Dims = tuple[str | None, ...]
 
@@ -287,6 +288,8 @@ class _Called:
             return reason
         if depends and index in self._probed.unwritten:
             return _UNWRITTEN
+        if depends and all(shapes[index] is None for shapes in self._probed.shapes):
+            return _NOT_KEPT
         return None
 
 

@@ -179,7 +179,7 @@ def cut(
     _keep_used_codes(model, [own, *inner])
     used = {own.tensors[i].buffer for one in kept for i in one.inputs if i != -1}
     used |= {tensor.buffer for one in inner for tensor in one.tensors}
-    _keep_buffers(model, used, content, schema)
+    keep_buffers(model, used, content, schema)
     # They refer to tensors, subgraphs and buffers of the whole file.
     model.signatureDefs = model.metadata = model.metadataBuffer = None
     builder = flatbuffers.Builder()
@@ -197,7 +197,8 @@ def _keep_used_codes(model: Any, subgraphs: Sequence[Any]) -> None:
         operator.opcodeIndex = used.index(operator.opcodeIndex)
 
 
-def _keep_buffers(model: Any, used: set[int], content: bytes, schema: Any) -> None:
+def keep_buffers(model: Any, used: set[int], content: bytes, schema: Any) -> None:
+    """Empty the buffers of a model but these, and move the values behind it into it."""
     for index, buffer in enumerate(model.buffers):
         if index not in used:
             model.buffers[index] = schema.BufferT()

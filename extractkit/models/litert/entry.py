@@ -14,6 +14,7 @@ from extractkit.inputs import InputSpec, Quantized, Signature
 from extractkit.models.axes import RawShape, Sizes
 from extractkit.models.graphs.signature import input_spec, tied
 from extractkit.models.litert.graph import (
+    READ,
     RESOURCES,
     Graph,
     GraphTensor,
@@ -191,8 +192,6 @@ def call_arrays(
     }
 
 
-READ_STATE = "READ_VARIABLE"
-
 _IMPURE_OPERATION = re.compile("RANDOM|MULTINOMIAL|RNG_BIT")
 
 
@@ -223,18 +222,23 @@ class Flow:
     def dependent(self) -> frozenset[int]:
         """Tensors whose values depend on inputs or states."""
         states = {tensor.index for tensor in self.subgraph.tensors if tensor.variable}
-        reads = {
-            i for one in self.subgraph.operations if one.type == READ_STATE for i in one.outputs
-        }
+        reads = {i for one in self.subgraph.operations if one.type == READ for i in one.outputs}
         return self._downstream({*self.entry.inputs.values()} | states | reads)
 
     @cached_property
     def impure(self) -> frozenset[int]:
-        """Tensors that depend on random operations."""
+        """Tensors that depend on random operations, also by way of a state."""
         operations = self.subgraph.operations
-        return self._downstream(
-            {i for one in operations if _IMPURE_OPERATION.search(one.type) for i in one.outputs}
-        )
+        random = {
+            i for one in operations if _IMPURE_OPERATION.search(one.type) for i in one.outputs
+        }
+        reached = self._downstream(random)
+        of_state = [one for one in operations if self.touches_state(one)]
+        if all(reached.isdisjoint(one.inputs) for one in of_state):
+            return reached
+        tensors = self.subgraph.tensors
+        states = {i for one in of_state for i in one.inputs if i != -1 and tensors[i].variable}
+        return self._downstream(states | random.union(*(one.outputs for one in of_state)))
 
     @cached_property
     def blocked(self) -> Mapping[int, int]:
@@ -247,7 +251,7 @@ class Flow:
         missing: dict[int, int] = {}
         unwritten: int | None = None
         for number, operation in enumerate(self.subgraph.operations):
-            of_state = self._touches_state(operation)
+            of_state = self.touches_state(operation)
             cause = number if number in self.lacking else None
             if cause is None:
                 cause = next((missing[i] for i in operation.inputs if i in missing), None)
@@ -302,7 +306,7 @@ class Flow:
             for index, number in self.made_by.items()
             if number not in self.blocked
             and not self._varies(index)
-            and not self._touches_state(self.subgraph.operations[number])
+            and not self.touches_state(self.subgraph.operations[number])
         )
 
     def needed_for(self, wanted: Iterable[int]) -> tuple[int, ...]:
@@ -315,7 +319,8 @@ class Flow:
                 open_tensors += self.subgraph.operations[number].inputs
         return tuple(sorted(needed))
 
-    def _touches_state(self, operation: Operation) -> bool:
+    def touches_state(self, operation: Operation) -> bool:
+        """Return whether an operation reads or writes a state."""
         if operation.calls and not operation.outputs:
             return True  # it runs only for its effect on states
         tensors = self.subgraph.tensors

@@ -50,6 +50,7 @@ from extractkit.models.litert.interpreter import (
     Settings,
     without_xnnpack,
 )
+from extractkit.models.litert.state import unassigned_reads
 
 _CHILD = "extractkit.models.litert.examination"
 
@@ -107,8 +108,8 @@ def examine(file: TFLiteFile, signature: str | None, settings: Settings) -> Prob
         Exception: Any other error of a damaged file that does not crash the process.
     """
     graph, entry = _read(file, signature)
-    lacking: Mapping[int, str] = {}
-    cut_off = False
+    lacking: Mapping[int, str] = unassigned_reads(graph, entry.subgraph)
+    cut_off = bool(lacking)
     while True:
         flow = Flow(entry, lacking)
         probed = _tried(file, graph, flow, settings, cut_off)
@@ -305,8 +306,15 @@ class _Examination:
             for index in marked:
                 interpreter.overwrite(index, mark)
             interpreter.call(arrays)
-            marked = {index for index in marked if _holds(interpreter.value(index), mark)}
+            marked = {index for index in marked if self._marked(interpreter, index, mark)}
         return marked
+
+    def _marked(self, interpreter: Interpreter, index: int, mark: int) -> bool:
+        try:
+            value = interpreter.value(index)
+        except FAILURES:  # it has no memory, like an output of a loop that nothing takes
+            return False
+        return value.size > 0 and set(value.tobytes()) == {mark}
 
 
 def _sizes(spec: InputSpec, at: Mapping[str, int]) -> tuple[int, ...]:
@@ -319,10 +327,6 @@ def _shape(interpreter: Interpreter, index: int) -> RawShape:
         return tuple(interpreter.value(index).shape)
     except (*FAILURES, MemoryError):
         return None
-
-
-def _holds(value: Array, mark: int) -> bool:
-    return value.size > 0 and set(value.tobytes()) == {mark}
 
 
 def _same(one: Array, other: Array) -> bool:

@@ -17,7 +17,13 @@ from extractkit.models.litert_internals import vector_start
 RESOURCES = ("RESOURCE", "VARIANT")
 """Types without a value. Reading such a tensor ends the process."""
 
-_CALLING = ("IF", "WHILE", "CALL", "CALL_ONCE")
+VARIABLE_HANDLE, ASSIGN, READ = "VAR_HANDLE", "ASSIGN_VARIABLE", "READ_VARIABLE"
+"""Types of the operations on resource variables."""
+
+CALL_ONCE = "CALL_ONCE"
+"""The type of the operations that run a subgraph before the first call alone."""
+
+_CALLING = ("IF", "WHILE", "CALL", CALL_ONCE)
 _STABLEHLO = "STABLEHLO_"
 # The suffix of options that hold the number of a subgraph.
 _CALLED = ("subgraphindex", "subgraph")
@@ -80,6 +86,7 @@ class Operation:
         inputs, outputs: The numbers of its tensors; -1 for an omitted input.
         version: The version of a builtin operation.
         calls: Numbers of the subgraphs that it runs, if it is a loop, branch or call.
+        variable: Container and name of the resource variable that it is a handle of.
     """
 
     type: str
@@ -87,6 +94,7 @@ class Operation:
     outputs: tuple[int, ...]
     version: int = 1
     calls: tuple[int, ...] = ()
+    variable: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -216,13 +224,17 @@ def _operation(operator: Any, code: tuple[str, int], schema: Any) -> Operation:
     type_name, version = code
     inputs, outputs = _numbers(operator.InputsAsNumpy()), _numbers(operator.OutputsAsNumpy())
     calls: tuple[int, ...] = ()
+    variable: tuple[str, str] | None = None
     if type_name in _CALLING or type_name.startswith(_STABLEHLO):
         unpacked = schema.OperatorT.InitFromObj(operator)
         options = {**_fields(unpacked.builtinOptions), **_fields(unpacked.builtinOptions2)}
         calls = tuple(
             int(number) for key, number in options.items() if key.lower().endswith(_CALLED)
         )
-    return Operation(type_name, inputs, outputs, version, calls)
+    elif type_name == VARIABLE_HANDLE:
+        options = _fields(schema.OperatorT.InitFromObj(operator).builtinOptions)
+        variable = (_text(options.get("container")), _text(options.get("sharedName")))
+    return Operation(type_name, inputs, outputs, version, calls, variable)
 
 
 def _fields(options: object) -> dict[str, Any]:

@@ -4,7 +4,7 @@ An interpreter always runs its whole subgraph: it cannot stop at the wanted tens
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,15 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from extractkit.core.values import Array, as_array
+from extractkit.core.values import Array, State, as_array
 from extractkit.models.foreign import noise_to_log
-from extractkit.models.litert.graph import Subgraph
+from extractkit.models.litert.graph import VARIABLE_HANDLE, Subgraph
+from extractkit.models.litert.state import Access
 from extractkit.models.litert_internals import wrapper_of
 
 FAILURES = (ValueError, RuntimeError)
 """Errors of a failed call of LiteRT, except a lack of memory, which is not caused by samples."""
-
-_HANDLE = "VAR_HANDLE"
 
 # Settings of XNNPACK that have been used in this process. LiteRT prints the delegates that it makes
 # to standard error, once.
@@ -75,7 +74,7 @@ class Interpreter:
         self._subgraph = subgraph = runnable.subgraph
         self._settings = settings
         self._preserve = preserve
-        self._has_resources = any(one.type == _HANDLE for one in subgraph.operations)
+        self._has_resources = any(one.type == VARIABLE_HANDLE for one in subgraph.operations)
         self._has_variables = any(tensor.variable for tensor in subgraph.tensors)
         self._allocated = False
         self._wrapper = self._built()
@@ -91,6 +90,9 @@ class Interpreter:
         self.allocate(arrays)
         if self._has_variables:
             self._wrapper.ResetVariableTensors()
+        self._invoke(arrays)
+
+    def _invoke(self, arrays: Mapping[int, Array]) -> None:
         for index, array in arrays.items():
             self._wrapper.SetTensor(index, np.asarray(array, order="C"), self._subgraph.index)
         self._wrapper.Invoke(self._subgraph.index)
@@ -111,7 +113,9 @@ class Interpreter:
         Raises:
             ValueError: there is none.
         """
-        where = self._subgraph.index
+        return self._value_in(self._subgraph.index, index)
+
+    def _value_in(self, where: int, index: int) -> Array:
         shape = self._wrapper.TensorSize(index, where)
         if 0 in shape:  # LiteRT allocates no memory for empty tensors, and then finds no value
             dtype = np.dtype(self._wrapper.TensorType(index, where))
@@ -154,6 +158,66 @@ class Interpreter:
         return nullcontext() if self._settings.xnnpack in _ANNOUNCED else noise_to_log("litert")
 
 
+class CarryingInterpreter(Interpreter):
+    """One interpreter of a model that keeps a state, for calls that start from a given one.
+
+    Args:
+        access: The way to the state in the model.
+    """
+
+    def __init__(
+        self, runnable: Runnable, settings: Settings, preserve: bool, access: Access
+    ) -> None:
+        super().__init__(runnable, settings, preserve)
+        self._access = access
+
+    def initial(self, arrays: Mapping[int, Array]) -> State:
+        """Return the state of a new interpreter. No call may come before.
+
+        Args:
+            arrays: Inputs of any values, for which room is made.
+
+        Raises:
+            ValueError, RuntimeError, MemoryError: LiteRT cannot do it; its own words.
+        """
+        self.allocate(arrays)
+        self._wrapper.ResetVariableTensors()
+        return self._state()
+
+    def call_from(self, arrays: Mapping[int, Array], state: State) -> State:
+        """Run the subgraph from a state, and return the state after it.
+
+        Raises:
+            ValueError, RuntimeError, MemoryError: LiteRT cannot do it; its own words.
+        """
+        # First, because making room for other sizes resets variable tensors.
+        self.allocate(arrays)
+        tensors, ways = self._access.tensors, self._access.subgraphs
+        for index, value in zip(tensors, state[: len(tensors)], strict=True):
+            self._wrapper.SetTensor(index, value, self._subgraph.index)
+        if ways is not None:
+            self._assign(ways.assigning, ways.values, state[len(tensors) :])
+        self._invoke(arrays)
+        return self._state()
+
+    def _assign(self, where: int, indices: Sequence[int], values: State) -> None:
+        for index, value in zip(indices, values, strict=True):
+            shape = np.array(value.shape, np.int32)
+            self._wrapper.ResizeInputTensor(index, shape, False, where)
+        self._wrapper.AllocateTensors(where)
+        for index, value in zip(indices, values, strict=True):
+            self._wrapper.SetTensor(index, value, where)
+        self._wrapper.Invoke(where)
+
+    def _state(self) -> State:
+        found = [self.value(index) for index in self._access.tensors]
+        if (ways := self._access.subgraphs) is not None:
+            self._wrapper.AllocateTensors(ways.reading)
+            self._wrapper.Invoke(ways.reading)
+            found += [self._value_in(ways.reading, index) for index in ways.values]
+        return tuple(found)
+
+
 @dataclass(frozen=True)
 class Plain:
     """Plain calls as in LiteRT's documentation, each from the model's initial state.
@@ -170,12 +234,19 @@ class Plain:
     inputs: Mapping[str, int]
     settings: Settings
 
-    def call(self, arrays: Mapping[int, Array], outputs: Mapping[str, int]) -> dict[int, Array]:
+    def call(
+        self,
+        arrays: Mapping[int, Array],
+        outputs: Mapping[str, int],
+        before: Mapping[int, Array] | None = None,
+    ) -> dict[int, Array]:
         """Return outputs by number.
 
         Args:
             arrays: Arrays for the inputs, by number.
             outputs: Numbers of the wanted outputs by name.
+            before: Arrays for a call before this one, which then starts from the state that it
+                left.
 
         Raises:
             ValueError, RuntimeError, MemoryError: LiteRT cannot do it; its own words.
@@ -193,14 +264,19 @@ class Plain:
             num_threads=self.settings.threads,
             experimental_op_resolver_type=kernels,
         )
-        given = {name: np.asarray(arrays[at], order="C") for name, at in self.inputs.items()}
-        if self.signature is not None:
-            returned = interpreter.get_signature_runner(self.signature)(**given)
+        runner = self.signature and interpreter.get_signature_runner(self.signature)
+        returned: Mapping[str, Any] = {}
+        for one in (arrays,) if before is None else (before, arrays):
+            given = {name: np.asarray(one[at], order="C") for name, at in self.inputs.items()}
+            if runner:
+                returned = runner(**given)
+                continue
+            for name, index in self.inputs.items():
+                interpreter.resize_tensor_input(index, given[name].shape)
+            interpreter.allocate_tensors()
+            for name, index in self.inputs.items():
+                interpreter.set_tensor(index, given[name])
+            interpreter.invoke()
+        if runner:
             return {index: as_array(returned[name]) for name, index in outputs.items()}
-        for name, index in self.inputs.items():
-            interpreter.resize_tensor_input(index, given[name].shape)
-        interpreter.allocate_tensors()
-        for name, index in self.inputs.items():
-            interpreter.set_tensor(index, given[name])
-        interpreter.invoke()
         return {index: as_array(interpreter.get_tensor(index)) for index in outputs.values()}

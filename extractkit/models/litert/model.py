@@ -6,9 +6,10 @@ that LiteRT cannot run are cut off first. Transforms follow in NumPy, sample by 
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 
 import numpy as np
@@ -42,6 +43,8 @@ from extractkit.models.litert.interpreter import (
     Settings,
     without_xnnpack,
 )
+from extractkit.models.litert.state import KeptState
+from extractkit.models.state import RESET
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +58,7 @@ class TFLiteModel:
         entry: the called entry point.
         probed: The result of probing it.
         settings: the interpreter's settings.
+        kept: The state that a call changes. Each call starts from the initial state.
     """
 
     name: str
@@ -63,6 +67,12 @@ class TFLiteModel:
     entry: Entry
     probed: Probed
     settings: Settings
+    kept: KeptState
+
+    @property
+    def state_policy(self) -> str:
+        """The policy of `model.state` for a file that keeps a state."""
+        return RESET
 
     @cached_property
     def signature(self) -> Signature:
@@ -113,32 +123,37 @@ class TFLiteModel:
         Raises:
             ConfigError: XLA is requested.
         """
+        self._check(compilation)
+        interpreter = Interpreter(self._runnable, self.settings, self._preserves(fetches))
+
+        def run(features: Mapping[str, Array], lengths: Mapping[str, Array]) -> list[Array]:
+            samples: list[list[Array]] = []
+            for position in range(len(next(iter(features.values())))):
+                self._run(interpreter, self._arrays(features, lengths, position))
+                samples.append([self._value(interpreter, *pair) for pair in pairs])
+            return [stacked(values) for values in zip(*samples, strict=True)]
+
+        pairs = [(self._found[fetch.address], fetch) for fetch in fetches]
+        return run
+
+    def _check(self, compilation: Compilation) -> None:
         if compilation.compile != "graph":
             raise ConfigError(
                 f"runtime.compile={compilation.compile!r}: LiteRT compiles nothing. "
                 f"model=tflite takes runtime.compile=graph"
             )
-        wanted = [self._found[fetch.address] for fetch in fetches]
+
+    def _preserves(self, fetches: Sequence[Fetch]) -> bool:
+        """Return whether values between inputs and outputs have to be kept."""
         kept = {*self.entry.inputs.values(), *self.entry.outputs.values()}
-        preserve = any(one.index not in kept for one in wanted)
-        interpreter = Interpreter(self._runnable, self.settings, preserve)
+        return any(self._found[fetch.address].index not in kept for fetch in fetches)
 
-        def run(features: Mapping[str, Array], lengths: Mapping[str, Array]) -> list[Array]:
-            samples: list[list[Array]] = []
-            for position in range(len(next(iter(features.values())))):
-                sizes = {axis: int(own[position]) for axis, own in lengths.items()}
-                self._call(interpreter, self._sample(features, position, sizes))
-                samples.append([self._value(interpreter, *pair) for pair in pairs])
-            return [stacked(values) for values in zip(*samples, strict=True)]
-
-        pairs = [*zip(wanted, fetches, strict=True)]
-        return run
-
-    def _sample(
-        self, features: Mapping[str, Array], position: int, sizes: Mapping[str, int]
-    ) -> dict[str, Array]:
-        """Return one sample of a batch, without its padding."""
-        return {
+    def _arrays(
+        self, features: Mapping[str, Array], lengths: Mapping[str, Array], position: int
+    ) -> dict[int, Array]:
+        """Return one sample of a batch as the subgraph takes it, without its padding."""
+        sizes = {axis: int(own[position]) for axis, own in lengths.items()}
+        sample = {
             spec.name: features[spec.name][
                 (
                     position,
@@ -148,13 +163,17 @@ class TFLiteModel:
             ]
             for spec in self.signature.specs
         }
-
-    def _call(self, interpreter: Interpreter, sample: Mapping[str, Array]) -> None:
-        self._run(interpreter, call_arrays(self.entry, self.signature, sample))
+        return call_arrays(self.entry, self.signature, sample)
 
     def _run(self, interpreter: Interpreter, arrays: Mapping[int, Array]) -> None:
-        try:
+        with self._of_sample():
             interpreter.call(arrays)
+
+    @contextmanager
+    def _of_sample(self) -> Iterator[None]:
+        """Raise LiteRT's errors within the block as those of a sample."""
+        try:
+            yield
         except FAILURES as error:
             raise SampleError(
                 f"model {self.name!r} failed on a sample: {error_summary(error)}"
@@ -181,43 +200,34 @@ class TFLiteModel:
         Raises:
             NoOwnCallError: LiteRT cannot run the whole file, and a part of it has no signature.
         """
+        return OwnCall("ai_edge_litert.Interpreter", partial(self._own_outputs, self._plain()))
+
+    def _plain(self) -> Plain:
         if not self.probed.cut:
-            plain = Plain(self.file.model(), self.entry.signature, self.entry.inputs, self.settings)
-        elif self.entry.subgraph.index == 0:
-            plain = Plain(self._runnable.model, None, self.entry.inputs, self.settings)
-        else:
-            raise NoOwnCallError(f"{self.file.at} has operations that LiteRT cannot run")
+            return Plain(self.file.model(), self.entry.signature, self.entry.inputs, self.settings)
+        if self.entry.subgraph.index == 0:
+            return Plain(self._runnable.model, None, self.entry.inputs, self.settings)
+        raise NoOwnCallError(f"{self.file.at} has operations that LiteRT cannot run")
+
+    def _own_outputs(
+        self,
+        plain: Plain,
+        features: Mapping[str, Array],
+        lengths: Mapping[str, Array],
+        before: Mapping[int, Array] | None = None,
+    ) -> dict[str, Array]:
+        """Return the outputs of a batch by address, each sample after the call in front of it."""
         wanted = [self._found[record.address] for record in self.catalog.outputs]
-
-        def outputs(
-            features: Mapping[str, Array], lengths: Mapping[str, Array]
-        ) -> dict[str, Array]:
-            samples: list[list[Array]] = []
-            for position in range(len(next(iter(features.values()))) if wanted else 0):
-                sizes = {axis: int(length[position]) for axis, length in lengths.items()}
-                sample = self._sample(features, position, sizes)
-                samples.append(self._plain_outputs(plain, sample, wanted))
-            addresses = [one.record.address for one in wanted]
-            return dict(zip(addresses, map(stacked, zip(*samples, strict=True)), strict=True))
-
-        return OwnCall("ai_edge_litert.Interpreter", outputs)
-
-    def _plain_outputs(
-        self, plain: Plain, sample: Mapping[str, Array], wanted: Sequence[Found]
-    ) -> list[Array]:
-        outputs = {
-            name: index
-            for name, index in self.entry.outputs.items()
-            if index in {one.index for one in wanted}
-        }
-        try:
-            values = plain.call(call_arrays(self.entry, self.signature, sample), outputs)
-        except FAILURES as error:
-            raise SampleError(
-                f"model {self.name!r} failed on a sample: {error_summary(error)}"
-            ) from error
-        real = [(one.bare, _real(values[one.index], one)) for one in wanted]
-        return [value[0, ...] if bare else value for bare, value in real]
+        numbers = {one.index for one in wanted}
+        named = {name: index for name, index in self.entry.outputs.items() if index in numbers}
+        samples: list[list[Array]] = []
+        for position in range(len(next(iter(features.values()))) if wanted else 0):
+            with self._of_sample():
+                values = plain.call(self._arrays(features, lengths, position), named, before)
+            real = [(one.bare, _real(values[one.index], one)) for one in wanted]
+            samples.append([value[0, ...] if bare else value for bare, value in real])
+        addresses = [one.record.address for one in wanted]
+        return dict(zip(addresses, map(stacked, zip(*samples, strict=True)), strict=True))
 
     def constants(self, fetches: Sequence[Fetch]) -> list[Array]:
         """Return stored weights, and tensors that are computed from them alone.
@@ -285,6 +295,7 @@ class TFLiteModel:
             "parameters": sum(int(np.prod([size or 0 for size in shape])) for shape in sizes),
             "preserving_intermediates_changes_outputs_by": self.probed.change,
             "lacking": sorted({*self.probed.lacking.values()}),
+            **({"state": self.state_policy, "states": self.kept.names} if self.kept.names else {}),
             "path": str(self.file.path.resolve()),
             **({} if self.file.member is None else {"member": self.file.member}),
         }
