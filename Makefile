@@ -155,7 +155,8 @@ hugging-face: ## TensorFlow models of transformers: an environment of their own,
 	$(HUGGING_FACE_VENV)/bin/python -m pytest tests/optional/hugging_face $(PYTEST_ARGS)
 
 # Releases beyond the upper bounds of pyproject.toml, on top of what the lock has. Warnings are only
-# listed: a new release announces there what the next one removes.
+# listed: a new release announces there what the next one removes. tensorflow-text loads with one
+# minor version of TensorFlow only, and keras-hub does without it.
 NEXT_VENV ?= .venv-next
 NEXT ?= hydra-core omegaconf
 NEXT_TESTS ?= tests/internals tests/test_config.py tests/test_planned_jobs.py tests/security/test_hostile_configs.py
@@ -164,6 +165,7 @@ NEXT_TESTS ?= tests/internals tests/test_config.py tests/test_planned_jobs.py te
 next: ## the newest pre-releases in an environment of their own; NEXT="tensorflow keras tf-keras"
 	@$(MAKE) --no-print-directory VENV="$(NEXT_VENV)" venv
 	$(NEXT_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps --upgrade --pre $(NEXT)
+	$(if $(filter tensorflow,$(NEXT)),$(NEXT_VENV)/bin/python -m pip uninstall --quiet --yes tensorflow-text)
 	$(NEXT_VENV)/bin/python -m pip list --disable-pip-version-check | grep -iE "^(hydra-core|omegaconf|tensorflow|keras|tf_keras|ai-edge-litert) "
 	$(NEXT_VENV)/bin/python -m pytest -W default $(NEXT_TESTS) $(PYTEST_ARGS)
 

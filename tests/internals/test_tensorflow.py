@@ -1,5 +1,7 @@
 """TensorFlow's private names, each on its own."""
 
+from importlib.metadata import version
+
 import pytest
 import tensorflow as tf
 
@@ -59,6 +61,6 @@ def test_every_name_that_is_used_is_checked() -> None:
 
 def test_a_missing_name_is_named(objects: dict[str, object]) -> None:
     name = "tensorflow.python.framework.importer:_ProcessNoOps"
-    expected = rf"^tensorflow {tf.__version__} lacks {name}, used in models/x\.py, to read$"
+    expected = rf"^tensorflow {version('tensorflow')} lacks {name}, used in models/x\.py, to read$"
     with pytest.raises(pytest.fail.Exception, match=expected):
         check("tensorflow", name, "models/x.py, to read", objects)
