@@ -281,7 +281,7 @@ def rerun(
         directory,
         hydra_files=hydra_files(Path(run), recorded, listener.note),
         listener=listener,
-        repeats=recorded,
+        repeats=Path(run),
     )
     repeated = open_run(made, trust=trust)
     listener.note(_likeness(Path(run), original, made, repeated.journal.digests()))

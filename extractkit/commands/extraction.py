@@ -1,14 +1,12 @@
 """Run one job from the command line, and explain how to complete it if it stops early."""
 
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from extractkit.advice import command, override
+from extractkit.advice import command
 from extractkit.commands.verbs import TRUST
 from extractkit.errors import (
     BadSampleError,
@@ -17,14 +15,13 @@ from extractkit.errors import (
     SampleError,
     UserError,
 )
-from extractkit.runs.layout import RUN_KEY
 from extractkit.runs.manifest import MANIFEST
 
 if TYPE_CHECKING:
     from extractkit.config.convert import Composition
     from extractkit.core.job import Job
 
-_BAD_SAMPLES = "runtime.bad_samples"
+_SKIPPING = "runtime.bad_samples=skip"
 
 
 def extract(composed: "Composition") -> Path:
@@ -85,23 +82,15 @@ def _without_bad_samples(directory: Path, trust: Sequence[str]) -> str:
         RunDirectoryError: the manifest cannot be read.
     """
     from extractkit.runs import manifest as manifests
+    from extractkit.runs.command_line import repeated, unused_beside
 
     recorded = manifests.read(directory)
     # A part is two folders below the directory that the job names.
     whole = directory if recorded.part is None else directory.parents[1]
-    numbered = (whole.with_name(f"{whole.name}-{number}") for number in count(2))
-    other = next(one for one in numbered if not one.exists())
-    given = [one for one in recorded.job_given if _key(one) != _BAD_SAMPLES]
-    words = [*given, f"{_BAD_SAMPLES}=skip", *trust]
-    line = f"extractkit {shlex.join(words)} {override(RUN_KEY, other)}"
-    started_in = recorded.volatile.working_directory
-    if started_in is None or Path(started_in) == Path.cwd():
-        return line
-    return f"cd {shlex.quote(started_in)} && {line}"
-
-
-def _key(given: str) -> str:
-    return given.lstrip("+~").partition("=")[0]
+    changed = [_SKIPPING, *trust]
+    if recorded.part is not None:
+        changed.append(f"runtime.part={recorded.part}")
+    return repeated(directory, recorded, unused_beside(whole), changed)
 
 
 def _trust_needed(job: "Job") -> list[str]:

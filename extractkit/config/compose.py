@@ -146,9 +146,14 @@ def _plain(cfg: DictConfig) -> dict[str, object]:
 def _options(hydra_config: DictConfig) -> list[str]:
     """Return the command line's options for the location of configuration files."""
     sources = hydra_config.runtime.config_sources
-    folders = [str(one.path) for one in sources if one.provider == "command-line"]
+    found = [("--config-dir", str(one.path)) for one in sources if one.provider == "command-line"]
+    main = next(str(one.path) for one in sources if one.provider == "main")
+    if Path(main) != config_directory():
+        found.append(("--config-path", main))
+    if hydra_config.job.config_name != ROOT:
+        found.append(("--config-name", str(hydra_config.job.config_name)))
     searched = [str(one) for one in hydra_config.overrides.hydra if "searchpath" in str(one)]
-    return [*(word for folder in folders for word in ("--config-dir", folder)), *searched]
+    return [*(word for option in found for word in option), *searched]
 
 
 def planned_jobs(config: DictConfig) -> list[SweepJob]:

@@ -45,7 +45,7 @@ def execute(
     *,
     hydra_files: Mapping[str, str],
     listener: Listener,
-    repeats: Manifest | None = None,
+    repeats: Path | None = None,
 ) -> Path:
     """Run a job. The run directory is complete when this returns.
 
@@ -54,7 +54,7 @@ def execute(
             run of its own in a folder of it, see `runs/parts.py`.
         hydra_files: the files that Hydra composed, by name, for `.hydra/`.
         listener: receives progress events.
-        repeats: the run to repeat, whose model and inputs must be those found.
+        repeats: the directory of the run to repeat, whose model and inputs must be those found.
 
     Returns:
         The run directory: `directory`, the part's folder in it, or that of a finished run of the
@@ -158,7 +158,7 @@ class _Execution:
     directory: Path
     manifest: Manifest
     listener: Listener
-    repeats: Manifest | None = None
+    repeats: Path | None = None
     resumed: bool = False
     reopened: bool = False
     timings: dict[str, float] = field(default_factory=dict)
@@ -209,7 +209,7 @@ class _Execution:
             self.reopened = True
             return found
         if self.repeats is not None:
-            check_repeats(self.repeats, now)
+            check_repeats(self.repeats, manifests.read(self.repeats), now)
         if not self.resumed:
             self._look_for_finished(now)
         found, truncated = self._surveyed(prepared, recorder)

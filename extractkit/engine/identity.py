@@ -29,6 +29,7 @@ from extractkit.runs.agreement import (
     version_differences,
 )
 from extractkit.runs.checking.records import damage, lasting_damage
+from extractkit.runs.command_line import repeated, unused_beside
 from extractkit.runs.environment import (
     VALUE_PACKAGES,
     VALUES_VERSION,
@@ -190,8 +191,12 @@ def check_same(recorded: Manifest, now: Manifest, given: str) -> None:
         )
 
 
-def check_repeats(recorded: Manifest, now: Manifest) -> None:
+def check_repeats(run: Path, recorded: Manifest, now: Manifest) -> None:
     """Check that a job repeats another run. Machine and libraries may differ.
+
+    Args:
+        run: the directory of the other run, for the message.
+        recorded: its manifest.
 
     Raises:
         RunDirectoryError: weights, inputs or tensors differ; the message lists everything.
@@ -199,7 +204,7 @@ def check_repeats(recorded: Manifest, now: Manifest) -> None:
     if found := job_differences(recorded, now):
         raise RunDirectoryError(
             f"the run cannot be repeated: {'; '.join(found)}. Put back what was there, or run the "
-            f"job anew: extractkit {' '.join(recorded.job_given)}"
+            f"job anew: {repeated(run, recorded, unused_beside(run))}"
         )
 
 

@@ -7,7 +7,6 @@ The parts are removed last. They stay locked from the moment they are read.
 
 import os
 import re
-import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from extractkit.errors import RunDirectoryError
 from extractkit.runs import journal
 from extractkit.runs import manifest as manifests
 from extractkit.runs.agreement import part_differences
+from extractkit.runs.command_line import repeated
 from extractkit.runs.files import StoredFile, reading
 from extractkit.runs.journal import Entry
 from extractkit.runs.layout import (
@@ -130,8 +130,7 @@ def finished_parts(directory: Path, busy: Mapping[Part, str]) -> list[FinishedPa
         else:
             finished.append(FinishedPart(part, at, manifest, _entries(at, manifest)))
     if lacking:
-        given = finished[0].manifest.job_given if finished else ()
-        listed = [f"{part} {why or _missing(directory, part, given)}" for part, why in lacking]
+        listed = [f"{part} {why or _missing(directory, part, finished)}" for part, why in lacking]
         raise RunDirectoryError(
             f"{len(lacking)} of the {found[0].count} parts of {directory} are missing or not "
             f"finished: {'; '.join(listed)}"
@@ -145,14 +144,16 @@ def without_part(overrides: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(one for one in overrides if one.lstrip("+").partition("=")[0] != "runtime.part")
 
 
-def _missing(directory: Path, part: Part, given: tuple[str, ...]) -> str:
-    return f"is missing: {_command(directory, part, given)}"
+def _missing(directory: Path, part: Part, finished: Sequence[FinishedPart]) -> str:
+    """Return that a part is missing, and the command that makes it."""
+    if not finished:
+        return f"is missing: extractkit … runtime.part={part} {override(RUN_KEY, directory)}"
+    return f"is missing: {_command(directory, part, finished[0])}"
 
 
-def _command(directory: Path, part: Part, given: tuple[str, ...]) -> str:
-    """Return the shell command that makes a part."""
-    words = shlex.join(without_part(given)) or "…"
-    return f"extractkit {words} runtime.part={part} {override(RUN_KEY, directory)}"
+def _command(directory: Path, part: Part, like: FinishedPart) -> str:
+    """Return the shell command that makes a part as another was made."""
+    return repeated(like.directory, like.manifest, directory, [f"runtime.part={part}"])
 
 
 def _entries(directory: Path, manifest: Manifest) -> dict[Shard, Entry]:
@@ -176,7 +177,7 @@ def _check_agreement(directory: Path, finished: list[FinishedPart]) -> None:
     remedies = [(odd, reference)] if len(other) != alike else [(odd, reference), (reference, odd)]
     advice = " Or: ".join(
         f"remove {one.directory} and make it again as part {like.part} was made: "
-        f"{_command(directory, one.part, like.manifest.job_given)}."
+        f"{_command(directory, one.part, like)}."
         for one, like in remedies
     )
     found = part_differences(reference.manifest, odd.manifest)

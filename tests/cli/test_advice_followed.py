@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import extractkit
+from extractkit.advice import hydra_text
 from tests.advised import Answer, ask
 
 SIZES = (8, 9, 12)
@@ -46,6 +47,19 @@ def test_the_run_without_bad_samples_is_made_in_another_directory(job: list[str]
     words = shlex.split(advised(failed))[1:]
     assert ask(*words).code == 0
     assert list(extractkit.open("a run-2").missing) == [1]
+
+
+def test_the_advice_finds_the_users_configuration_and_leaves_a_sweep_alone(job: list[str]) -> None:
+    experiment = Path("my/experiment/mine.yaml")
+    experiment.parent.mkdir(parents=True)
+    experiment.write_text("# @package _global_\ndefaults: [{override /selectors: outputs}]\n")
+    given = [one for one in job if not one.startswith(("selectors=", "run_dir="))]
+    failed = ask(*given, "experiment=mine", "--config-dir", "my", "-m", "run_dir=swept")
+    there = Path("swept-0").absolute()
+    words = shlex.split(advised(failed))[1:]
+    assert words[-1] == f"run_dir={hydra_text(there)}"
+    assert ask(*words).code == 0
+    assert list(extractkit.open(there).missing) == [1]
 
 
 def test_resume_advises_the_same_from_any_directory(

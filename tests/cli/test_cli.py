@@ -4,6 +4,7 @@ Jobs run on the reference model, so that nothing waits for TensorFlow.
 """
 
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ import pytest
 
 import extractkit
 from extractkit import cli
-from extractkit.config import GROUPS, options
+from extractkit.config import GROUPS, config_directory, options
 from extractkit.errors import JobError, UserError
 from tests.cli.called import Program, command, left_in, variables
 
@@ -306,3 +307,17 @@ def test_an_error_that_is_raised_from_itself_is_reported(
     error.__cause__ = error
     assert cli.report(error) == cli.MISTAKEN
     assert capsys.readouterr().err == "extractkit: mend it\n"
+
+
+def test_the_advice_to_list_tensors_finds_the_same_configuration(
+    program: Program, place: Path
+) -> None:
+    (place / "my" / "root.yaml").write_text((config_directory() / "config.yaml").read_text())
+    wrong = program("plan", "model=reference", "+selectors.a.path=nothing", "--config-name=root")
+    assert wrong.returncode == cli.MISTAKEN
+    _, _, listed = wrong.stderr.strip().partition("List them: extractkit ")
+    assert shlex.split(listed) == [
+        *("tensors", "--config-dir", str(place / "my"), "--config-name", "root"),
+        *("--trust", "own", "model=reference"),
+    ]
+    assert program(*shlex.split(listed)).returncode == cli.DONE

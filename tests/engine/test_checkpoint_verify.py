@@ -152,12 +152,12 @@ def test_recomputing_with_another_content_is_another_job(copy: Path) -> None:
 
 
 def test_a_rerun_repeats_the_run_and_refuses_other_weights(place: Path, copy: Path) -> None:
-    recorded = manifests.read(place / "run")
+    run = place / "run"
     execute(
-        given(copy), copy / "again", hydra_files={}, listener=Silent(), repeats=recorded
+        given(copy), copy / "again", hydra_files={}, listener=Silent(), repeats=run
     )  # elsewhere, and the same
     assert shard_files(copy / "again") == shard_files(place / "run")
     written(copy / "w" / "step_2.safetensors", drawn(9))
     with pytest.raises(RunDirectoryError, match=r"cannot be repeated: checkpoint 'step_2': "):
-        execute(given(copy), copy / "other", hydra_files={}, listener=Silent(), repeats=recorded)
+        execute(given(copy), copy / "other", hydra_files={}, listener=Silent(), repeats=run)
     assert not (copy / "other").exists()

@@ -159,14 +159,16 @@ def test_one_message_tells_all_that_differs(known: Manifest) -> None:
 
 
 def test_a_run_may_be_repeated_with_other_libraries_but_no_other_weights(known: Manifest) -> None:
-    check_repeats(known, replace(known, versions={}, environment={}, settings={}))
+    run = Path("a run").absolute()
+    check_repeats(run, known, replace(known, versions={}, environment={}, settings={}))
     other = replace(known, model={**known.model, "weights": "aa"})
     with pytest.raises(RunDirectoryError) as caught:
-        check_repeats(known, other)
+        check_repeats(run, known, other)
     weights = MODEL.weights_digest()[:57]
     assert str(caught.value) == (
         f"the run cannot be repeated: the model's weights: {weights}… was recorded, aa is found. "
-        f"Put back what was there, or run the job anew: extractkit model=mine seed=1"
+        f"Put back what was there, or run the job anew: extractkit model=mine seed=1 "
+        f"'run_dir=\"{run}-2\"'"
     )
 
 
