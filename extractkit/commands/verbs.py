@@ -16,7 +16,7 @@ _WIDTH = 100
 def _count(text: str) -> int:
     """Return a whole number of 0 or more."""
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 0 or more")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
     return int(text)
 
 
@@ -25,11 +25,11 @@ class Option:
     """An option of a verb.
 
     Attributes:
-        flag: As it is typed.
-        description: For `--help`.
-        metavar: The name of its value. None: it has none.
-        convert: Makes the value of what is typed.
-        default: Its value where it is not given.
+        flag: The option as typed.
+        description: The text for `--help`.
+        metavar: The name of its value; None for an option without one.
+        convert: Converts the typed value.
+        default: Its value if it is not given.
         repeated: Whether it may be given several times, for a list of values.
     """
 
@@ -65,10 +65,10 @@ class Verb:
 
     Attributes:
         summary: One line, for the list of verbs.
-        usage: What stands between the verb and its options.
-        text: What the verb does, with examples.
+        usage: The words between the verb and its options.
+        text: A description with examples.
         options: Its options.
-        operands: The runs that it takes, in order; none for a verb on jobs.
+        operands: The names of its runs, in order. Verbs on jobs have none.
         overrides: Whether overrides may follow the operands.
         keys: The keys of `runtime` that its help lists.
     """

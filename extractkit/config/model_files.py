@@ -102,8 +102,8 @@ def _one(path: str) -> ModelFile | None:
     try:
         found = recognize(path)
     except (OSError, RuntimeError) as error:  # a RuntimeError for `~user`
-        said = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(f"model={path} cannot be looked up: {said}") from error
+        text = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"model={path} cannot be looked up: {text}") from error
     if found is None:
         if not _exists(path):
             return None

@@ -119,7 +119,7 @@ class TensorRecord:
 
     @property
     def extractable(self) -> bool:
-        """Whether the value can be extracted. If not, `reason` says why."""
+        """Whether the value can be extracted. If not, `reason` explains why."""
         return self.reason is None
 
     def to_json(self) -> dict[str, object]:

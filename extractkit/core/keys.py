@@ -10,7 +10,7 @@ from extractkit.errors import ConfigError, choices
 
 
 class Effect(Enum):
-    """What a key of `runtime` changes. The value says so in the reference.
+    """What a key of `runtime` changes. The value is shown in the reference.
 
     Attributes:
         COMPUTING: How values are computed. In the identity, and in the manifest's settings, which a

@@ -93,7 +93,7 @@ PREDICATE_KEYS = (
     *(Key(name, None, inspect.getdoc(test) or "") for name, test in _PREDICATES.items()),
     *(Key(name, None, description) for name, description in _COMBINATORS.items()),
 )
-"""The keys that say what a selector matches."""
+"""The keys for what a selector matches."""
 
 _OF_LAYERS = ("layer_type", "inside")
 SELECTOR_KEYS = tuple(key.name for key in (*PREDICATE_KEYS, *TRANSFORMS))

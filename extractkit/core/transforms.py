@@ -28,7 +28,7 @@ TRANSFORMS = (
     ),
     Key("cast", None, "the dtype to store: `float16`"),
 )
-"""The keys that say what is stored of a match, in the order in which they apply."""
+"""The keys for what is stored of a match, in the order in which they apply."""
 
 TRANSFORM_KEYS = tuple(key.name for key in TRANSFORMS)
 REDUCTIONS = ("mean", "sum", "min", "max", "norm")

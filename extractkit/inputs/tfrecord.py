@@ -81,8 +81,8 @@ class Feature:
     def _raw(self, data: bytes, at: str) -> Array:
         if self.dtype is None:
             raise InputError(
-                f"{at} holds bytes, and input {self.input!r} is {self.spec.dtype}. Say what they "
-                f"are: {self._advised(dtype='uint8')} (numbers of any type), "
+                f"{at} holds bytes, and input {self.input!r} is {self.spec.dtype}. Specify what "
+                f"they are: {self._advised(dtype='uint8')} (numbers of any type), "
                 f"{self._advised(encoded=True)} (a picture)"
             )
         dtype = np.dtype(self.dtype).newbyteorder("<")

@@ -37,8 +37,8 @@ def batch_failure(model: str, error: Exception) -> JobError:
     blamed = isinstance(error, _OF_GRAPHS if by_graph else _OF_PYTHON) or (
         isinstance(error, tf.errors.AbortedError) and _ONEDNN_REFUSES in str(error)
     )
-    said = graph_error_summary(error) if by_graph else error_summary(error)
-    return (SampleError if blamed else JobError)(f"model {model!r} failed on a batch: {said}")
+    text = graph_error_summary(error) if by_graph else error_summary(error)
+    return (SampleError if blamed else JobError)(f"model {model!r} failed on a batch: {text}")
 
 
 def own_call_failure(model: str, error: Exception) -> ExtractkitError:

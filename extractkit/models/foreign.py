@@ -69,8 +69,8 @@ def error_summary(error: BaseException) -> str:
     name = type(error).__name__
     if not lines:
         return name
-    said = " ".join(lines[: 2 if lines[0].endswith(":") else 1])
-    return f"{name}: {said[:_LONGEST]}"
+    text = " ".join(lines[: 2 if lines[0].endswith(":") else 1])
+    return f"{name}: {text[:_LONGEST]}"
 
 
 def graph_error_summary(error: Any) -> str:
@@ -201,8 +201,8 @@ def ask(module: str, argument: str, file: Path, at: str) -> Answer:
         done = _run(module, [argument], seconds)
     except subprocess.TimeoutExpired as error:
         raise ModelError(f"{at} took longer than {seconds} s to look at") from error
-    said = done.stderr.decode(errors="replace").strip().splitlines()
-    if done.returncode and any(sign in line for line in said for sign in _OUT_OF_MEMORY):
+    lines = done.stderr.decode(errors="replace").strip().splitlines()
+    if done.returncode and any(sign in line for line in lines for sign in _OUT_OF_MEMORY):
         raise ModelError(f"{at} is damaged, or too large: it asks for more memory than there is")
     if done.returncode == -signal.SIGXCPU:
         raise ModelError(f"{at} took more processor time to look at than a file of its size should")
@@ -211,7 +211,7 @@ def ask(module: str, argument: str, file: Path, at: str) -> Answer:
             f"{at} is damaged, or not whole: reading it ended the process that tried "
             f"(signal {-done.returncode})"
         )
-    return Answer(done.returncode, done.stdout, said[-1] if said else "")
+    return Answer(done.returncode, done.stdout, lines[-1] if lines else "")
 
 
 def run_for_many(module: str, arguments: Sequence[str], size: int) -> bytes:

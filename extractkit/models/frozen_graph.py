@@ -87,9 +87,9 @@ def load(
 def _with_weights(file: Path) -> str:
     """Return a hint on where the values of a graph's variables may be."""
     metas = sorted(file.parent.glob("*.meta"))
-    said = "A .meta file with a checkpoint beside it has graph and values"
+    text = "A .meta file with a checkpoint beside it has graph and values"
     given = override("model.path", metas[0]) if metas else "model.path=FILE.meta"
-    return f"{said}: model=meta_graph {given}"
+    return f"{text}: model=meta_graph {given}"
 
 
 def _check(path: str, file: Path) -> None:

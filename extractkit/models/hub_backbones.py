@@ -128,8 +128,9 @@ def read_task(preset: Preset, task: str) -> Any:
             raise
         except TypeError as error:
             raise ModelError(
-                f"model.path={preset.name!r} does not say how the head of model.task={task} is "
-                f"made: {error_summary(error)}. Save the task itself: task.save_to_preset(DIR)"
+                f"model.path={preset.name!r} does not describe how to make the head of model."
+                f"task={task}: {error_summary(error)}. Save the task itself: "
+                f"task.save_to_preset(DIR)"
             ) from error
     configure_bert(model.backbone, preset)
     if head_is_random(preset, model):

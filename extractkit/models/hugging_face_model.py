@@ -90,7 +90,7 @@ def build_model(directory: ModelDirectory, kind: Any) -> Any:
         model.build_in_name_scope()
     except NotImplementedError as error:  # the shape of its images is not known
         raise ModelError(
-            f"{directory.at}: config.json does not say which images a {kind.__name__} takes "
+            f"{directory.at}: config.json does not describe which images a {kind.__name__} takes "
             f'({error_summary(error)}). Add their size and channels to it: "image_size": 224, '
             f'"num_channels": 3'
         ) from error
@@ -124,7 +124,7 @@ def _check_kind(
     if directory.model_type and kind != directory.model_type:
         raise error(
             f"{at} is a class for the model_type {kind!r}; config.json in "
-            f"{str(directory.path)!r} says {directory.model_type!r}. "
+            f"{str(directory.path)!r} has {directory.model_type!r}. "
             f"{choices(found.__name__, _known(directory.model_type))} Choose one: {_AT}=NAME"
         )
 

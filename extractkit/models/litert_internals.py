@@ -19,7 +19,7 @@ def wrapper_of(interpreter: Any) -> Any:
 def vector_start(reader: Any, field: int) -> int:
     """Return where a vector begins in a file.
 
-    Uses `_tab` of the generated readers, which copy vectors but do not say where they are.
+    Uses `_tab` of the generated readers, which copy vectors but do not give their offsets.
 
     Args:
         reader: A reader of the schema, such as a `Buffer`.

@@ -220,7 +220,7 @@ def _checkpoint_prefix(prefix: str, checkpoint: str | None, path: str) -> str:
             return prefix
         raise ModelError(
             f"model.path={path!r} has no weights beside it: there is no {prefix + _INDEX!r}. Copy "
-            f"it and its {Path(prefix).name}.data-… there, or say where they are: "
+            f"it and its {Path(prefix).name}.data-… there, or give their location: "
             f"model.checkpoint=PREFIX"
         )
     refuse_unreachable(checkpoint, "model.checkpoint")

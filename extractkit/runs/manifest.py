@@ -289,9 +289,7 @@ class Manifest:
             return self.planned_shards
         part = Part.parse(self.part)
         if part is None:
-            raise RunDirectoryError(
-                f"{MANIFEST} says part={self.part!r}, and there is no such part"
-            )
+            raise RunDirectoryError(f"{MANIFEST} has part={self.part!r}, and there is no such part")
         return part.of(self.planned_shards)
 
     @property

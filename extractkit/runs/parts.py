@@ -101,7 +101,7 @@ def finished_parts(directory: Path, busy: Mapping[Part, str]) -> list[FinishedPa
     found = found_parts(directory)
     if not found:
         if (directory / SWEEP).exists():
-            manifests.read(directory)  # raises, and says that this is a sweep
+            manifests.read(directory)  # raises with the message that this is a sweep
         raise RunDirectoryError(
             f"{directory} holds no parts of a run. Make them, in any order and anywhere: "
             f"extractkit … runtime.part=1/4 {override(RUN_KEY, directory)}, and so on to 4/4"
@@ -124,7 +124,7 @@ def finished_parts(directory: Path, busy: Mapping[Part, str]) -> list[FinishedPa
             continue
         manifest = manifests.read(at)
         if manifest.part != str(part):
-            raise RunDirectoryError(f"{at} says that it is part {manifest.part}, not {part}")
+            raise RunDirectoryError(f"{at} is recorded as part {manifest.part}, not {part}")
         if manifest.status is not Status.FINISHED:
             lacking.append((part, f"is unfinished ({manifest.status}): {command('resume', at)}"))
         else:

@@ -221,7 +221,7 @@ def open_run(
     missing = [shard.key for shard in found.shards if shard not in entries]
     if found.status is Status.FINISHED and missing:
         raise RunDirectoryError(
-            f"{directory} says it is finished, but {JOURNAL} lacks {len(missing)} of "
+            f"{directory} is recorded as finished, but {JOURNAL} lacks {len(missing)} of "
             f"{len(found.shards)} shards, the first being {missing[0]!r}: it is damaged"
         )
     sinks = found.sinks

@@ -419,7 +419,7 @@ class TestTFRecord:
         assert "has no feature 'x' for input 'x'. Available: 'a b', 'null', 'raw'." in first.message
         assert "inputs.whole" not in first.message
         second = answer(TWO, [one.replace("NAME", "raw") for one in first.advised()])
-        assert "Say what they are: 'inputs.features={a\\ b: {}, x: {" in second.message
+        assert "Specify what they are: 'inputs.features={a\\ b: {}, x: {" in second.message
         third = [
             one.replace("uint8", "float32") for one in merged(second.words, second.overrides[:1])
         ]

@@ -271,7 +271,7 @@ class TestRefused:
         write("x.tfrecord", {"x": b"abc"})
         assert refusal(takes()) == (
             "inputs.path='x.tfrecord', record 0, feature 'x' holds bytes, and input 'x' is "
-            "float32. Say what they are: 'inputs.features={x: {dtype: uint8}}' (numbers of "
+            "float32. Specify what they are: 'inputs.features={x: {dtype: uint8}}' (numbers of "
             "any type), 'inputs.features={x: {encoded: true}}' (a picture)"
         )
         assert refusal(takes(), features={"x": {"dtype": "int16"}}) == (

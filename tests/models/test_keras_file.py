@@ -256,7 +256,7 @@ def test_an_unknown_class_is_named(name: str, tmp_path: Path) -> None:
     file = saved(keras.Model(x, Unregistered()(layers.Dense(2)(x))), tmp_path / name)
     assert message(file) == (
         f"model.path={str(file)!r} needs 'Unregistered', which Keras does not know by itself. "
-        f"Say where it is: model.custom_objects.Unregistered=package.module.Unregistered"
+        f"Give its path: model.custom_objects.Unregistered=package.module.Unregistered"
     )
 
 

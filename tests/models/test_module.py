@@ -309,7 +309,7 @@ def concrete() -> object:
             "=plain",
             {},
             ModelError,
-            "model.factory gives a function of 'x', which does not declare their shapes. Say "
+            "model.factory gives a function of 'x', which does not declare their shapes. Specify "
             "what it takes, for example: 'model.input_axes={x: {dims: [sample, 4], dtype: "
             "float32}}'",
         ),
@@ -317,7 +317,7 @@ def concrete() -> object:
             "=plain",
             {"input_axes": ["x"]},
             ModelError,
-            "model.factory gives a function of 'x', which does not declare their shapes. Say "
+            "model.factory gives a function of 'x', which does not declare their shapes. Specify "
             "what it takes, for example: 'model.input_axes={x: {dims: [sample, 4], dtype: "
             "float32}}'",
         ),

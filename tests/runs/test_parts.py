@@ -205,7 +205,7 @@ def _sweep(run: Path) -> None:
             "{run}/parts holds parts of 3 and of 4, which cannot be of one job. Remove those you "
             "do not want",
         ),
-        (_renamed, "{run}/parts/1-of-3 says that it is part 2/3, not 1/3"),
+        (_renamed, "{run}/parts/1-of-3 is recorded as part 2/3, not 1/3"),
         (
             _journal,
             "{run}/parts/1-of-3/journal.jsonl does not list the shards of its part. Store them "

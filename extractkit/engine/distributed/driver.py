@@ -230,7 +230,7 @@ class Driver:
             )
         elif isinstance(message, Stored):
             if not member.held:
-                raise GarbledError("it has no shard, but says that it stored one")
+                raise GarbledError("it has no shard, but reports that it stored one")
             self._orders.commit(message.entry, member.held[0], member.writer)
             member.held.popleft()
             member.since = time.monotonic() if member.held else None
@@ -242,7 +242,7 @@ class Driver:
     def _crashed(self, member: _Member, message: Crashed) -> None:
         _log.error("worker %d crashed:\n%s", member.number, message.traceback)
         lines = message.traceback.strip().splitlines()
-        self._lose(member, f"crashed: {lines[-1] if lines else 'it does not say why'}")
+        self._lose(member, f"crashed: {lines[-1] if lines else 'without a reason'}")
 
     def _ended(self, member: _Member, event: Ended) -> None:
         if event.last_words:

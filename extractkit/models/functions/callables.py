@@ -59,14 +59,14 @@ def method_of(built: object, signature: str | None) -> Callable[..., Any]:
         method: Callable[..., Any] = getattr(built, signature)
         return method
     if not callable(built):
-        said = f"model.factory gives a {kind}, which is neither callable nor a tensor"
+        text = f"model.factory gives a {kind}, which is neither callable nor a tensor"
         if not methods:
             raise ModelError(
-                f"{said} and has no methods. Name a callable that returns a function, an object "
+                f"{text} and has no methods. Name a callable that returns a function, an object "
                 f"with methods or tensors: model.factory._target_=package.module.function"
             )
         raise ModelError(
-            f"{said}. {choices(_METHOD, methods)} Choose a method: model.signature=NAME"
+            f"{text}. {choices(_METHOD, methods)} Choose a method: model.signature=NAME"
         )
     return built
 
@@ -104,7 +104,7 @@ def specs_of(
         example = {**(settings or {}), **dict.fromkeys(lacking, _EXAMPLE)}
         raise ModelError(
             f"model.factory gives a function of {', '.join(map(repr, lacking))}, which does not "
-            f"declare their shapes. Say what it takes, for example: {advised_settings(example)}"
+            f"declare their shapes. Specify what it takes, for example: {advised_settings(example)}"
         )
     return {name: _spec(name, setting) for name, setting in (settings or {}).items()}
 

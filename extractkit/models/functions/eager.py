@@ -370,10 +370,10 @@ class EagerModel:
                 errors.append(failed)
                 tried[_describe_sizes(sizes.base)] = None
         first = errors[0]
-        said = error_summary(first.__cause__ or first).rstrip(":. ")
+        reason = error_summary(first.__cause__ or first).rstrip(":. ")
         text = f"what model.factory={self.origin.get('factory')} gives cannot be called"
         if not self.signature.specs:
-            raise ModelError(f"{text} without arguments: {said}") from first
+            raise ModelError(f"{text} without arguments: {reason}") from first
         more = [f"and {len(tried) - _MOST_LISTED} more"] if len(tried) > _MOST_LISTED else []
         fixed = {
             spec.name: InputSetting((SAMPLE, *(size or 4 for size in spec.shape)), spec.dtype)
@@ -385,8 +385,8 @@ class EagerModel:
             else f" in {INPUT_AXES}"
         )
         raise ModelError(
-            f"{text} with made-up values: {said}. Sizes tried: "
-            f"{'; '.join([*list(tried)[:_MOST_LISTED], *more])}. Say what it takes{how}"
+            f"{text} with made-up values: {reason}. Sizes tried: "
+            f"{'; '.join([*list(tried)[:_MOST_LISTED], *more])}. Specify what it takes{how}"
         ) from first
 
     def _made_up(self, at: Mapping[str, int], seed: int = 0) -> dict[str, tf.Tensor]:

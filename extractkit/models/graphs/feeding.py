@@ -182,7 +182,7 @@ def _addresses(graph: AnyGraph, drop_prefix: str, taken: Container[str]) -> list
 
 
 def _handle(name: str, tensor: AnyTensor) -> str:
-    said = f"{name!r} ({tensor.op.type}) is a handle, which has no values to give"
+    text = f"{name!r} ({tensor.op.type}) is a handle, which has no values to give"
     read = [
         one
         for operation in reading_operations(tensor.op)
@@ -190,8 +190,8 @@ def _handle(name: str, tensor: AnyTensor) -> str:
         if one.consumers()
     ]
     if not read:
-        return f"{said}. Name a tensor that is read from it"
-    return f"{said}. Name what is read from it: {advised_inputs(read)}"
+        return f"{text}. Name a tensor that is read from it"
+    return f"{text}. Name what is read from it: {advised_inputs(read)}"
 
 
 def _dims(tensor: AnyTensor) -> str:

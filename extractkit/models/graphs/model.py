@@ -34,7 +34,7 @@ from extractkit.models.graphs.transforming import transformed
 from extractkit.models.tensorflow_process import configure
 
 _PYTHON = re.compile(r"^(Stateless|Eager)?PyFunc")
-# Attributes that only say which nodes share something.
+# Attributes that only group nodes.
 _SHARED = ("shared_name", "frame_name", "tensor_array_name", "stack_name")
 _NAMES = ("container", "debug_name")
 # The only internal attribute of TensorFlow that changes the computation.

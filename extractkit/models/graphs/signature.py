@@ -1,6 +1,6 @@
 """The inputs that a graph declares, as the signature that sources are checked against.
 
-Samples are along an input's first axis, unless `model.input_axes` says otherwise. If that axis
+Samples are along an input's first axis, unless `model.input_axes` specifies otherwise. If that axis
 has a fixed size in every input, each call of the model takes one sample. Imports no TensorFlow.
 """
 
@@ -138,7 +138,7 @@ def _axes(one: Declared, settings: Mapping[str, InputSetting]) -> list[_Axis]:
     if one.shape is None:
         example = {**settings, one.name: InputSetting((SAMPLE, 4), setting.dtype)}
         raise ModelError(
-            f"input {one.name!r} does not declare its shape. Say what its axes are (the samples, "
+            f"input {one.name!r} does not declare its shape. Specify its axes (the samples, "
             f"names of free axes, fixed sizes), for example: {advised_settings(example)}"
         )
     # Samples come first. Whether a fixed size there counts samples depends on the other inputs.
@@ -188,16 +188,16 @@ def _no_sample_axis(
 ) -> str:
     setting = settings.get(one.name, InputSetting())
     dims = list(setting.dims if setting.dims is not None else one.shape or ())
-    said = (
+    text = (
         f"input {one.name!r} of model {model!r} has the axes {dims}, none of them for the samples"
     )
     if dims and (one.shape is None or None in one.shape):
         place = 0 if one.shape is None else one.shape.index(None)
         named = InputSetting((*dims[:place], SAMPLE, *dims[place + 1 :]), setting.dtype)
-        return f"{said}. Name one: {advised_settings({**settings, one.name: named})}"
+        return f"{text}. Name one: {advised_settings({**settings, one.name: named})}"
     others = {name: kept for name, kept in settings.items() if name != one.name}
     rest = f"{advised_settings(others)} " if others else ""
     return (
-        f"{said} that {other!r} takes. Give it one value for all of them: "
+        f"{text} that {other!r} takes. Give it one value for all of them: "
         f"{rest}{nested_override('model.constants', {one.name: 'VALUE'})}"
     )

@@ -129,7 +129,7 @@ def state_variables(layers: Sequence[Any], dialect: Dialect) -> list[tf.Variable
         names = ", ".join(repr(layer.name) for layer in layers)
         raise ModelError(
             f"{KEY}={CARRY}: the stateful layers ({names}) do not know the size of a batch yet. "
-            f"Call the model on one batch where it is built (in the function of model.factory, say)"
+            f"Call the model on one batch where it is built, for example in model.factory"
         )
     # A variable of Keras 3 wraps one of TensorFlow.
     return [one.value for one in states] if dialect is KERAS_3 else states

@@ -96,7 +96,7 @@ def input_structure(model: Any, example: Any = None, settings: Settings | None =
     if shapes is None:
         raise ModelError(
             f"{type(model).__name__} {model.name!r} does not declare its inputs: it is neither "
-            f"functional nor built from the shapes of its inputs. Say what its axes are: "
+            f"functional nor built from the shapes of its inputs. Specify its axes: "
             f"'{INPUT_AXES}={{x: {{dims: [{SAMPLE}, 64, 64, 3], dtype: float32}}}}'. Or give "
             f"arrays with it (extractkit.extract(…, inputs=arrays)), or save it after "
             f"model.build(shape)"

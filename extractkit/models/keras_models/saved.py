@@ -433,7 +433,7 @@ def needs(saved: SavedKeras, name: str) -> str:
     """Return the message for a class that Keras does not know."""
     plain = name.rpartition(">")[2]
     return (
-        f"{saved.at} needs {name!r}, which Keras does not know by itself. Say where it is: "
+        f"{saved.at} needs {name!r}, which Keras does not know by itself. Give its path: "
         f"{_AT}.{plain}=package.module.{plain}{graph_alternative(saved)}"
     )
 

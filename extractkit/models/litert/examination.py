@@ -64,9 +64,7 @@ def probe(file: TFLiteFile, signature: str | None, settings: Settings) -> Probed
     asked = json.dumps({**file.to_json(), "signature": signature, **asdict(settings)})
     child = ask(_CHILD, asked, file.path, file.at)
     if child.code:
-        raise ModelError(
-            f"{file.at} cannot be run by LiteRT: {child.last_words or 'it says nothing'}"
-        )
+        raise ModelError(f"{file.at} cannot be run by LiteRT: {child.last_words or 'no message'}")
     answer = json.loads(child.output.splitlines()[-1])
     if "refused" in answer:
         raise ModelError(answer["refused"])

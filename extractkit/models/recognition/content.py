@@ -245,7 +245,7 @@ def _shard(prefix: str) -> Recognized:
         return Recognized("the data of a TensorFlow checkpoint", "checkpoint", prefix)
     return Recognized(
         "the data of a TensorFlow checkpoint without its index",
-        advice=f"Copy the file {name}.index beside it, which says where each variable is",
+        advice=f"Copy the file {name}.index beside it, which locates each variable",
     )
 
 
@@ -437,8 +437,8 @@ def _meta(file: Path, what: str) -> Recognized:
         f"{what} without its weights",
         "meta_graph",
         str(file),
-        advice=f"Copy the files {file.stem}.index and {file.stem}.data-…-of-… beside it, or say "
-        f"where they are: model.checkpoint=PREFIX",
+        advice=f"Copy the files {file.stem}.index and {file.stem}.data-…-of-… beside it, or give "
+        f"their location: model.checkpoint=PREFIX",
     )
 
 
@@ -453,7 +453,7 @@ def _by_name(file: Path) -> Recognized | None:
         what = "a shard of the weights of a TensorFlow.js model"
         if (file.parent / "model.json").is_file():
             return Recognized(what, "tensorflow_js", str(file.parent))
-        return Recognized(what, advice="Copy model.json beside it, which says what is in it")
+        return Recognized(what, advice="Copy model.json beside it, which lists its contents")
     if file.name == "saved_model.cpb":
         return Recognized("a SavedModel in TensorFlow's split format", advice=SPLIT)
     return None

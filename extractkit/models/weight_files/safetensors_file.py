@@ -84,7 +84,7 @@ def open_sharded(index: Path, at: str) -> WeightFile:
         # TensorFlow models of transformers list `MODEL/LAYER/kernel:0` and store `LAYER/kernel:0`.
         key = listed if listed in inside else listed.partition("/")[2]
         if key not in inside:
-            raise ModelError(f"{at}: {listed!r} is not in {name}, where the index says that it is")
+            raise ModelError(f"{at}: {listed!r} is not in {name}, where the index locates it")
         entries[key], loads[key] = inside[key], load
     files = tuple(index.parent / name for name in opened)
     return _weight_file(index, (index, *files), entries, lambda key: loads[key](key))

@@ -130,7 +130,9 @@ def test_constants_of_a_layer_go_to_its_call() -> None:
 
 def test_shapes_that_a_function_does_not_declare() -> None:
     alone = no("of_fixed_steps", "model.factory._partial_=true")
-    assert "which does not declare their shapes. Say what it takes, for example: " in alone.message
+    assert (
+        "which does not declare their shapes. Specify what it takes, for example: " in alone.message
+    )
     assert alone.overrides == ["model.input_axes={x: {dims: [sample, 4], dtype: float32}}"]
     known = "model.input_axes={x: null, scale: {dims: [sample, 3], dtype: float32}}"
     assert ask(*no("Scaled", "model.signature=plain", known).advised("model.input_axes")).code == 0
@@ -162,7 +164,7 @@ def test_arguments_without_names(eager: str) -> None:
 def test_sizes_that_a_function_does_not_take() -> None:
     inputs = "model.input_axes={x: {dims: [sample, time, 4]}}"
     answer = no("of_fixed_steps", "model.factory._partial_=true", EAGER, inputs)
-    assert "Say what it takes, with a size for each free axis: " in answer.message
+    assert "Specify what it takes, with a size for each free axis: " in answer.message
     assert answer.message.count("sample=13, time=101") == 1
     assert ask(*answer.advised("model.input_axes")).code == 0
 

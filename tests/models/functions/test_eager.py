@@ -269,7 +269,7 @@ def test_what_fails_says_so() -> None:
     assert str(caught.value) == (
         f"what model.factory={__name__}.fails gives cannot be called with made-up values: "
         "RuntimeError: out of luck. Sizes tried: sample=13, time=101; sample=13, time=331; "
-        "sample=13, time=37; and 10 more. Say what it takes, with a size for each free axis: "
+        "sample=13, time=37; and 10 more. Specify what it takes, with a size for each free axis: "
         "'model.input_axes={x: {dims: [sample, 4], dtype: float32}}'"
     )
 

@@ -157,8 +157,9 @@ def test_a_task_that_the_backbone_has_not_names_those_that_it_has(gpt2: Path) ->
 def test_a_head_that_the_preset_does_not_describe(tmp_path: Path) -> None:
     directory = tiny_presets.saved(tiny_presets.bert, tmp_path / "bert")
     assert refused(directory, task="TextClassifier") == (
-        f"model.path={str(directory)!r} does not say how the head of model.task=TextClassifier is "
-        f"made: TypeError: BertTextClassifier.__init__() missing 1 required positional argument: "
+        f"model.path={str(directory)!r} does not describe how to make the head of model."
+        f"task=TextClassifier: TypeError: BertTextClassifier.__init__() missing 1 "
+        "required positional argument: "
         f"'num_classes'. Save the task itself: task.save_to_preset(DIR)"
     )
 

@@ -157,7 +157,7 @@ def test_layers_that_do_not_know_the_size_of_a_batch() -> None:
         live_model(Sub(), state="carry", example=X[:ROWS]).samples_carried()  # type: ignore[attr-defined]
     assert str(raised.value) == (
         "model.state=carry: the stateful layers ('lstm') do not know the size of a batch yet. "
-        "Call the model on one batch where it is built (in the function of model.factory, say)"
+        "Call the model on one batch where it is built, for example in model.factory"
     )
     model = Sub()
     model(X[:ROWS])

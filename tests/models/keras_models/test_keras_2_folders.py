@@ -152,8 +152,8 @@ def test_a_class_that_is_named_is_used(custom: Path) -> None:
 
 def test_a_class_that_is_not_named_is_refused(custom: Path) -> None:
     assert message(custom) == (
-        f"model.path={str(custom)!r} needs 'Scaled', which Keras does not know by itself. Say "
-        f"where it is: model.custom_objects.Scaled=package.module.Scaled{graph_of(custom)}"
+        f"model.path={str(custom)!r} needs 'Scaled', which Keras does not know by itself. Give "
+        f"its path: model.custom_objects.Scaled=package.module.Scaled{graph_of(custom)}"
     )
 
 

@@ -196,8 +196,8 @@ def test_tf_keras_imports_no_module_that_a_file_names(tmp_path: Path) -> None:
     with pytest.raises(ModelError) as caught:
         load(str(path))
     assert str(caught.value) == (
-        f"model.path={str(path)!r} needs 'Doubling', which Keras does not know by itself. Say "
-        f"where it is: model.custom_objects.Doubling=package.module.Doubling"
+        f"model.path={str(path)!r} needs 'Doubling', which Keras does not know by itself. Give "
+        f"its path: model.custom_objects.Doubling=package.module.Doubling"
     )
     loaded = load(str(path), custom_objects={"Doubling": f"{__name__}.Doubling"})
     assert "doubling:output" in loaded.catalog

@@ -139,7 +139,7 @@ def test_without_shapes_or_example_the_message_says_what_to_do() -> None:
         input_structure(model)
     assert str(caught.value) == (
         f"Sum {model.name!r} does not declare its inputs: it is neither functional nor built from "
-        f"the shapes of its inputs. Say what its axes are: 'model.input_axes={{x: {{dims: [sample, "
+        f"the shapes of its inputs. Specify its axes: 'model.input_axes={{x: {{dims: [sample, "
         f"64, 64, 3], dtype: float32}}}}'. Or give arrays with it (extractkit.extract(…, "
         f"inputs=arrays)), or save it after model.build(shape)"
     )

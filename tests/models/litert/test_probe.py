@@ -45,7 +45,7 @@ def test_a_refusal_by_litert_ends_in_its_own_words(
         "model.path='some.tflite' cannot be run by LiteRT: "
         "RuntimeError: Encountered unresolved custom op: Blur"
     )
-    assert outcome(monkeypatch, file, 1).endswith("cannot be run by LiteRT: it says nothing")
+    assert outcome(monkeypatch, file, 1).endswith("cannot be run by LiteRT: no message")
 
 
 def test_a_mistake_that_the_child_found_is_told_as_it_is(

@@ -226,6 +226,4 @@ def test_a_sharded_index_in_a_directory_comes_before_its_parts(tmp_path: Path) -
     index.write_text(json.dumps({"weight_map": {"x": "../x.safetensors"}}), encoding="utf-8")
     assert message(index) == " names '../x.safetensors', which is not the name of a file beside it"
     index.write_text(json.dumps({"weight_map": {"x": "model-0.safetensors"}}), encoding="utf-8")
-    assert message(index) == (
-        ": 'x' is not in model-0.safetensors, where the index says that it is"
-    )
+    assert message(index) == (": 'x' is not in model-0.safetensors, where the index locates it")

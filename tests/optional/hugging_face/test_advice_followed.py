@@ -167,7 +167,7 @@ def test_a_model_that_does_not_know_its_images_is_told_their_size(tmp_path: Path
     changed(tmp_path / "config.json", image_size=None)
     words = ("tensors", "model=hugging_face", f"model.path={tmp_path}")
     message = refused(*words).message
-    assert "config.json does not say which images a TFCvtModel takes" in message
+    assert "config.json does not describe which images a TFCvtModel takes" in message
     assert 'Add their size and channels to it: "image_size": 224, "num_channels": 3' in message
     changed(tmp_path / "config.json", image_size=32)
     followed = ask(*words)
