@@ -1,7 +1,7 @@
 """Samples from whole arrays: one column for each of the model's inputs."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -96,20 +96,24 @@ def input_fields(
         fields = {names[0]: available[0]}
     else:
         fields = {name: name for name in names}
-    for name, field in fields.items():
-        if field not in available:
-            raise InputError(
-                f"{at} has no column {field!r} for input {name!r} of model {signature.model!r}. "
-                f"{choices(field, available)} Name it: {_columns(fields, name)}"
-                f"{without(signature, [one for one in names if fields[one] in available])}"
-            )
+    lacking = {name: field for name, field in fields.items() if field not in available}
+    if lacking:
+        named = ", ".join(f"{field!r} for input {name!r}" for name, field in lacking.items())
+        raise InputError(
+            f"{at} has no column {named} of model {signature.model!r}. "
+            f"{choices(next(iter(lacking.values())), available)} "
+            f"Name {'it' if len(lacking) == 1 else 'them'}: {_columns(fields, lacking)}"
+            f"{without(signature, [one for one in names if one not in lacking])}"
+        )
     return fields
 
 
-def _columns(fields: Mapping[str, str], lacking: str) -> str:
-    """Return the override of the columns of all inputs, for a missing one."""
-    others = {name: hydra_text(field) for name, field in fields.items() if name != lacking}
-    return nested_override("inputs.columns", {**others, lacking: "COLUMN"})
+def _columns(fields: Mapping[str, str], lacking: Container[str]) -> str:
+    """Return the override of the columns of all inputs, with gaps for those that are missing."""
+    named = {
+        name: "COLUMN" if name in lacking else hydra_text(field) for name, field in fields.items()
+    }
+    return nested_override("inputs.columns", named)
 
 
 _CHUNK_BYTES = 1 << 23

@@ -176,6 +176,14 @@ class TestRefused:
             "Give Parquet files: inputs.path=FILE.parquet"
         )
 
+    def test_every_column_that_is_not_there_is_named(self) -> None:
+        write("x.parquet", {"a": [1], "body": ["t"]})
+        specs = tuple(InputSpec(name, "float32", (), ()) for name in ("x", "a", "y"))
+        assert refusal(Signature("m", specs)) == (
+            "inputs.path='x.parquet' has no column 'x' for input 'x', 'y' for input 'y' of model "
+            "'m'. Available: 'a', 'body'. Name them: 'inputs.columns={x: COLUMN, a: a, y: COLUMN}'"
+        )
+
     def test_a_column_that_is_not_there(self) -> None:
         write("x.parquet", {"a": [1], "body": ["t"]})
         assert refusal(takes()) == (
