@@ -110,7 +110,7 @@ def _job(engine: str, workers: int, place: Path) -> Job:
     runtime = {"batch_size": BATCH, "shard_size": BATCHES_A_SHARD * BATCH}
     return Job(
         model=Component("model", "extractkit.api.given", {"live": model}),
-        inputs=Component("inputs", "extractkit.inputs.live.LiveTexts", {"texts": texts}),
+        inputs=Component("inputs", "extractkit.inputs.in_memory.LiveTexts", {"texts": texts}),
         selectors=(parse_selector("layers", {"kind": "layer_output"}),),
         sinks={"hdf5": Component("sinks.hdf5", "extractkit.sinks.hdf5.Hdf5Sink")},
         runtime=Runtime.parse({**runtime, "engine": engine, "workers": workers}),

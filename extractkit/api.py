@@ -388,7 +388,7 @@ def _live_inputs(inputs: object) -> Component:
             name, argument = "LiveTexts", "texts"
         elif all(isinstance(row, Mapping) for row in inputs):
             name, argument = "LiveRows", "rows"
-    return Component("inputs", f"extractkit.inputs.live.{name}", {argument: inputs})
+    return Component("inputs", f"extractkit.inputs.in_memory.{name}", {argument: inputs})
 
 
 def given(live: object) -> object:

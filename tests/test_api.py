@@ -281,7 +281,7 @@ def test_a_mistake_is_told_as_on_the_command_line_and_leaves_nothing(
         ("model=bert", ""),
         (
             "model.state=carry",
-            " Of a Keras model: model=extractkit.models.live.live_model(model, state='carry')",
+            " Of a Keras model: model=extractkit.models.in_memory.live_model(model, state='carry')",
         ),
     ],
 )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from extractkit.commands.extraction import resumable
+from extractkit.commands.jobs import resumable
 from extractkit.config.overrides import where_it_runs
 from extractkit.core.job import Runtime, moved
 from extractkit.errors import ConfigError

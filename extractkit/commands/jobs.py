@@ -1,20 +1,36 @@
-"""Verbs on jobs: run, tensors, plan. Each is a Hydra application."""
+"""Verbs on jobs: run, tensors, plan. Each is a Hydra application.
+
+A job that stops early is followed by the command that completes its run.
+"""
 
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from extractkit.advice import command
 from extractkit.commands.arguments import SWEEP, complete_without_verb
-from extractkit.commands.extraction import extract
-from extractkit.display.output import write_json, write_rendered
+from extractkit.commands.verbs import TRUST
+from extractkit.display.output import write, write_json, write_rendered
+from extractkit.errors import (
+    BadSampleError,
+    FinalError,
+    RunDirectoryError,
+    SampleError,
+    UserError,
+)
+from extractkit.runs.manifest import MANIFEST
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from extractkit.config.convert import Composition
+    from extractkit.core.job import Job
+    from extractkit.core.trust import Trust
     from extractkit.engine.opening import Listing
+    from extractkit.runs.sweeps import SweepRecord
 
 
 TENSORS_SCHEMA = 1
@@ -44,7 +60,6 @@ def run(
     Raises:
         UserError: a mistake in the arguments.
     """
-    from extractkit.commands.sweeps import ended, write_run
     from extractkit.config.app import launch
 
     complete_without_verb()
@@ -147,3 +162,118 @@ def _plan(composed: "Composition", *, exact: bool) -> _Answer:
     check_unused(place(composed.directory, composed.job.runtime.part))
     found = preview(composed.job, composed.directory, exact=exact)
     return found.to_json, partial(plan_overview, found)
+
+
+_SKIPPING = "runtime.bad_samples=skip"
+
+
+def extract(composed: "Composition") -> Path:
+    """Run one job and return its run directory."""
+    from extractkit.display.progress import listening
+    from extractkit.engine.execute import execute
+    from extractkit.engine.process import return_large_buffers
+    from extractkit.runs.parts import place
+
+    return_large_buffers()
+    made_in = place(composed.directory, composed.job.runtime.part)
+    with (
+        redirect_stdout(sys.stderr),
+        resumable(made_in, _trust_needed(composed.job)),
+        listening(sys.stderr) as listener,
+    ):
+        return execute(
+            composed.job, composed.directory, hydra_files=composed.hydra_files, listener=listener
+        )
+
+
+@contextmanager
+def resumable(
+    directory: Path, trusted: Sequence[str], overrides: Sequence[str] = ()
+) -> Iterator[None]:
+    """If the job stops early within the context, print how to complete the run, if possible.
+
+    A sample on which the model fails would stop it again, and a run keeps its settings, so another
+    run is needed.
+
+    Args:
+        trusted: the modules for `--trust`, since a run is trusted no more than a file.
+        overrides: settings of where it runs.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, UserError | FinalError) and (directory / MANIFEST).exists():
+            trust = [word for one in trusted for word in (TRUST.flag, one)]
+            with suppress(
+                OSError, RunDirectoryError
+            ):  # a terminal that has closed, a damaged manifest
+                if isinstance(error, BadSampleError):
+                    sys.stderr.write(
+                        f"resume would fail in the same way. To leave such samples out, in "
+                        f"another directory: {_without_bad_samples(directory, trust)}\n"
+                    )
+                elif not isinstance(error, SampleError):
+                    again = command("resume", directory, *overrides, *trust)
+                    sys.stderr.write(f"Resume the run: {again}\n")
+        raise
+
+
+def _without_bad_samples(directory: Path, trust: Sequence[str]) -> str:
+    """Return the command that runs the job again without the samples on which its model fails.
+
+    Raises:
+        RunDirectoryError: the manifest cannot be read.
+    """
+    from extractkit.runs import manifest as manifests
+    from extractkit.runs.command_line import repeated, unused_beside
+
+    recorded = manifests.read(directory)
+    # A part is two folders below the directory that the job names.
+    whole = directory if recorded.part is None else directory.parents[1]
+    changed = [_SKIPPING, *trust]
+    if recorded.part is not None:
+        changed.append(f"runtime.part={recorded.part}")
+    return repeated(directory, recorded, unused_beside(whole), changed)
+
+
+def _trust_needed(job: "Job") -> list[str]:
+    from extractkit.core.trust import RAY_ADDRESS
+
+    components = (job.model, job.inputs, *job.sinks.values())
+    named = [name for one in components for name in one.trust_needed()]
+    if job.runtime.ray_address is not None:
+        named.append(RAY_ADDRESS)
+    return list(dict.fromkeys(named))
+
+
+def write_run(directory: Path) -> None:
+    """Print the directory of a run."""
+    write(f"{directory}\n")
+
+
+def ended(directory: Path, record: "SweepRecord", trust: "Trust") -> None:
+    """Print how a sweep ended, and its directory as the last line on standard output."""
+    from extractkit.display.output import printable
+    from extractkit.display.run import sweep_summary
+    from extractkit.runs.manifest import Status
+    from extractkit.runs.sweeps import next_steps
+
+    sys.stderr.write(printable(sweep_summary(directory, record)))
+    if record.status is not Status.FINISHED:
+        options = [word for one in _needed(trust) for word in (TRUST.flag, one)]
+        sys.stderr.write(printable(f"{next_steps(directory, record.jobs, options)}\n"))
+    if record.status is not Status.INTERRUPTED:
+        write(f"{directory}\n")
+
+
+def _needed(trust: "Trust") -> list[str]:
+    """Return the modules for `--trust` to resume the sweep, whose records are not trusted."""
+    from extractkit.config.security import launcher_needs_trust
+    from extractkit.core.trust import RAY_ADDRESS, SAFE_MODE, meant_for_files, module_of
+
+    named = [*trust.modules, *(module_of(t) for t in trust.targets if not meant_for_files(t))]
+    keys = sorted(setting.partition("=")[0] for setting in trust.settings)
+    named += [key for key in keys if key == RAY_ADDRESS or key.rpartition(".")[2] == SAFE_MODE]
+    if launcher_needs_trust(trust):
+        named.append("hydra.launcher")
+    return list(dict.fromkeys(named))

@@ -80,7 +80,7 @@ def resume(arguments: Sequence[str], report: Report) -> list[int]:
         The exit codes of the jobs of a sweep that failed.
     """
     from extractkit.api import resume
-    from extractkit.commands.extraction import resumable
+    from extractkit.commands.jobs import resumable
     from extractkit.display.progress import listening
     from extractkit.runs.sweeps import is_sweep
 
@@ -127,7 +127,7 @@ def join(arguments: Sequence[str]) -> bool:
 def rerun(arguments: Sequence[str]) -> bool:
     """Repeat a run from its manifest, and print the new directory as the last line."""
     from extractkit.api import rerun
-    from extractkit.commands.extraction import resumable
+    from extractkit.commands.jobs import resumable
     from extractkit.config import new_run_directory
     from extractkit.display.progress import listening
 

@@ -8,15 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from extractkit.commands.verbs import TRUST
+from extractkit.commands.jobs import ended, write_run
 from extractkit.display.output import write, write_json, write_rendered
 from extractkit.errors import RunDirectoryError
 
 if TYPE_CHECKING:
     from extractkit.config.convert import Composition
-    from extractkit.core.trust import Trust
     from extractkit.runs.manifest import Manifest
     from extractkit.runs.sweeps import SweepRecord
+
 
 _OPTIONS = ("config_dir", "config_path", "config_name")
 # Hydra would write through links in a directory that may come from someone else.
@@ -72,26 +72,6 @@ def resume(
     )
 
 
-def write_run(directory: Path) -> None:
-    """Print the directory of a run."""
-    write(f"{directory}\n")
-
-
-def ended(directory: Path, record: "SweepRecord", trust: "Trust") -> None:
-    """Print how a sweep ended, and its directory as the last line on standard output."""
-    from extractkit.display.output import printable
-    from extractkit.display.run import sweep_summary
-    from extractkit.runs.manifest import Status
-    from extractkit.runs.sweeps import next_steps
-
-    sys.stderr.write(printable(sweep_summary(directory, record)))
-    if record.status is not Status.FINISHED:
-        options = [word for one in _needed(trust) for word in (TRUST.flag, one)]
-        sys.stderr.write(printable(f"{next_steps(directory, record.jobs, options)}\n"))
-    if record.status is not Status.INTERRUPTED:
-        write(f"{directory}\n")
-
-
 def _is_whole(directory: Path, found: "SweepRecord") -> bool:
     from extractkit.engine.execute import is_whole
     from extractkit.runs import manifest
@@ -142,7 +122,7 @@ def _gone_on(
 ) -> Path:
     """Run or resume one job and return its run directory."""
     from extractkit.api import resume
-    from extractkit.commands.extraction import extract, resumable
+    from extractkit.commands.jobs import extract, resumable
     from extractkit.config.convert import relative_to
     from extractkit.core.trust import Trust
     from extractkit.display.progress import listening
@@ -173,16 +153,3 @@ def _check_same(directory: Path, recorded: "Manifest", composed: "Composition") 
             f"{directory} holds the run of another job: {shlex.join(recorded.job_given)}. Move it "
             f"away, and resume the sweep again"
         )
-
-
-def _needed(trust: "Trust") -> list[str]:
-    """Return the modules for `--trust` to resume the sweep, whose records are not trusted."""
-    from extractkit.config.security import launcher_needs_trust
-    from extractkit.core.trust import RAY_ADDRESS, SAFE_MODE, meant_for_files, module_of
-
-    named = [*trust.modules, *(module_of(t) for t in trust.targets if not meant_for_files(t))]
-    keys = sorted(setting.partition("=")[0] for setting in trust.settings)
-    named += [key for key in keys if key == RAY_ADDRESS or key.rpartition(".")[2] == SAFE_MODE]
-    if launcher_needs_trust(trust):
-        named.append("hydra.launcher")
-    return list(dict.fromkeys(named))

@@ -73,7 +73,7 @@ def _check_no_settings(group: str, overrides: Sequence[str]) -> None:
         key = override.lstrip("+~").partition("=")[0]
         if key == group or key.startswith(f"{group}."):
             value = override.partition("=")[2]
-            wrapped = f"extractkit.models.live.live_model(model, state={value!r})"
+            wrapped = f"extractkit.models.in_memory.live_model(model, state={value!r})"
             instead = f" Of a Keras model: model={wrapped}" if key == "model.state" else ""
             raise ConfigError(
                 f"{override!r}: {group} is given as an object, which takes no settings from the "

@@ -18,7 +18,7 @@ from extractkit.runs.manifest import Manifest
 _KEYS = tuple(group for group in GROUPS if group != "experiment")
 # The Python code that lists the tensors of a model in memory.
 _IN_PYTHON = "list(model.catalog)"
-_OF_KERAS = "from extractkit.models.live import live_model; list(live_model(model).catalog)"
+_OF_KERAS = "from extractkit.models.in_memory import live_model; list(live_model(model).catalog)"
 
 
 @dataclass(frozen=True)

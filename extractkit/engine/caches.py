@@ -27,7 +27,7 @@ from extractkit.core.plan import Lengths, Shard, numpy_dtype
 from extractkit.inputs import InputSpec, Signature
 from extractkit.inputs.files import Stamp
 from extractkit.models import Compilation, Fetch, Model, Program
-from extractkit.models.imports import import_modules
+from extractkit.models.tensorflow_process import import_modules
 from extractkit.runs.files import files_of, files_with_companions
 from extractkit.runs.schema import canonical
 

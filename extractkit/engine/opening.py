@@ -19,7 +19,7 @@ from extractkit.engine.measure import measure_axes
 from extractkit.engine.process import without_collections
 from extractkit.errors import ConfigError, InputError, SelectionError
 from extractkit.inputs import Inputs, Source
-from extractkit.inputs.live import NoSamples
+from extractkit.inputs.in_memory import NoSamples
 from extractkit.models import CarriesState, CheckpointAxis, Compilation, Model
 from extractkit.models.axes import of_single_calls
 

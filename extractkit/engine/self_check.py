@@ -35,7 +35,7 @@ from extractkit.models import (
     OwnCall,
     Program,
 )
-from extractkit.models.foreign import error_summary, out_of_memory
+from extractkit.models.failures import error_summary, out_of_memory
 from extractkit.runs.checking.contents import TOLERATED, TOLERATED_16, Deviation, compare_arrays
 from extractkit.runs.checking.result import counted
 from extractkit.runs.manifest import SelfCheck

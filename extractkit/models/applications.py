@@ -11,7 +11,7 @@ import numpy as np
 
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError, ModelError, choices
-from extractkit.models.foreign import error_summary
+from extractkit.models.failures import error_summary
 from extractkit.models.tensorflow_process import check_seed, quiet_start
 
 if TYPE_CHECKING:

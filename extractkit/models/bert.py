@@ -69,8 +69,8 @@ def load(
     with quiet_start():
         import keras_hub
 
-        from extractkit.models.hub_backbones import hidden_activation, read_backbone
         from extractkit.models.hub_model import text_model
+        from extractkit.models.hub_preset import hidden_activation, read_backbone
         from extractkit.models.keras_models.loading import ReloadedModel, reloaded
         from extractkit.models.keras_models.weights import BY_NAME, load_weights, load_with_keras
 

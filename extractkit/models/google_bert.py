@@ -17,7 +17,7 @@ import numpy as np
 
 from extractkit.core.values import Array
 from extractkit.errors import ModelError, choices
-from extractkit.models.foreign import error_summary
+from extractkit.models.failures import error_summary
 from extractkit.models.hub_preset import Preset
 from extractkit.models.recognition import held
 from extractkit.models.weight_files import WeightFile, open_weights
@@ -172,7 +172,7 @@ def release_backbone(release: GoogleRelease) -> Any:
     """
     import keras_hub
 
-    from extractkit.models.hub_backbones import configure_bert
+    from extractkit.models.hub_preset import configure_bert
 
     config = release.config
     if config["hidden_size"] % config["num_attention_heads"]:

@@ -60,13 +60,13 @@ def load(
     with quiet_start():
         import keras
 
-        from extractkit.models.hub_backbones import head_is_random, read_backbone, read_task
         from extractkit.models.hub_model import (
             image_model,
             preset_signature,
             takes_images,
             text_model,
         )
+        from extractkit.models.hub_preset import head_is_random, read_backbone, read_task
         from extractkit.models.keras_models.loading import ReloadedModel, reloaded
         from extractkit.models.keras_models.weights import load_weights
 

@@ -22,8 +22,7 @@ from extractkit.errors import ConfigError
 from extractkit.inputs import InputSpec, Sample, Signature
 from extractkit.models import CheckpointAxis, Encoded
 from extractkit.models.google_bert import GoogleRelease
-from extractkit.models.hub_backbones import class_for
-from extractkit.models.hub_preset import Preset
+from extractkit.models.hub_preset import Preset, class_for
 from extractkit.models.keras_models.catalog import input_structure, packer, signature
 from extractkit.models.keras_models.loading import Reload
 from extractkit.models.keras_models.model import ImageModel, KerasModel, image_signature

@@ -12,7 +12,7 @@ from typing import Any
 
 from extractkit.advice import override
 from extractkit.errors import MissingExtraError, ModelError
-from extractkit.models.foreign import error_summary
+from extractkit.models.failures import error_summary
 from extractkit.models.recognition import (
     held,
     refuse_missing,

@@ -17,7 +17,7 @@ from extractkit.errors import ConfigError, InputError, ModelError, choices
 from extractkit.inputs import PICTURE, InputSpec, Sample, Signature
 from extractkit.models import Encoded
 from extractkit.models.axes import INPUT_AXES, Dim, InputSetting
-from extractkit.models.foreign import error_summary
+from extractkit.models.failures import error_summary
 from extractkit.models.graphs.signature import Declared, chosen, declared, signature_of
 from extractkit.models.hugging_face_directory import IMAGE_PROCESSOR, ModelDirectory
 

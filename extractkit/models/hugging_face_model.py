@@ -12,7 +12,7 @@ from extractkit.errors import ConfigError, ModelError, choices
 from extractkit.inputs import PICTURE, Sample
 from extractkit.models import CheckpointAxis, Encoded
 from extractkit.models.axes import InputSetting
-from extractkit.models.foreign import error_summary
+from extractkit.models.failures import error_summary
 from extractkit.models.hugging_face_directory import ModelDirectory
 from extractkit.models.hugging_face_inputs import (
     TOKEN,

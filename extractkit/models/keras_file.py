@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from extractkit.core.component import Component
 from extractkit.errors import ConfigError, ModelError, UserError
 from extractkit.models.axes import parse_input_axes
-from extractkit.models.foreign import error_summary
+from extractkit.models.failures import error_summary
 from extractkit.models.given_weights import ONE, given_weights
 from extractkit.models.keras_models.saved import SavedKeras, import_objects, open_saved
 from extractkit.models.moving_averages import READ_BY, MovingAverages
@@ -77,6 +77,7 @@ def load(
     saved = architecture if isinstance(architecture, SavedKeras) else None
     # Imported late: TensorFlow takes seconds to import, and the files are checked first.
     with quiet_start():
+        from extractkit.models.in_memory import live_model
         from extractkit.models.keras_models.averages import keeps_averages, use_optimizer_averages
         from extractkit.models.keras_models.layer_state import LoadedState
         from extractkit.models.keras_models.loading import (
@@ -88,7 +89,6 @@ def load(
         from extractkit.models.keras_models.old_configs import pruned_layers
         from extractkit.models.keras_models.same_layers import LayerComparison
         from extractkit.models.keras_models.weights import load_weights, load_with_keras
-        from extractkit.models.live import live_model
 
     if saved is not None and saved.is_folder and averages.used and not weights.given:
         raise ModelError(

@@ -9,7 +9,7 @@ from extractkit.advice import override
 from extractkit.core.checkpoints import KEY as CHECKPOINTS
 from extractkit.errors import ConfigError, ModelError, choices
 from extractkit.models.axes import parse_input_axes
-from extractkit.models.foreign import error_summary
+from extractkit.models.failures import error_summary
 from extractkit.models.given_weights import checkpoint_axis
 from extractkit.models.moving_averages import READ_BY, MovingAverages
 from extractkit.models.recognition import (

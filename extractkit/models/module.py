@@ -7,7 +7,7 @@ from extractkit.core.component import Component
 from extractkit.errors import ConfigError, ModelError, UserError
 from extractkit.models import Model
 from extractkit.models.axes import parse_input_axes
-from extractkit.models.foreign import error_summary
+from extractkit.models.failures import error_summary
 from extractkit.models.tensorflow_process import check_seed, quiet_start
 
 _NAME = "module"
@@ -58,8 +58,8 @@ def load(
         from extractkit.models.functions.eager import eager_model
 
         return eager_model(_NAME, built, signature, settings, constants, origin)
+    from extractkit.models.in_memory import live_model, traced_model
     from extractkit.models.keras_models.dialects import dialect_of
-    from extractkit.models.live import live_model
 
     if dialect_of(built) is not None and signature is None:
         if constants:
@@ -72,56 +72,6 @@ def load(
             built, name=_NAME, origin=origin, input_axes=settings, state_setting=setting
         )
     return traced_model(_NAME, built, signature, settings, origin, constants)
-
-
-def traced_model(
-    name: str,
-    built: Any,
-    signature: str | None,
-    settings: Any,
-    origin: dict[str, object],
-    constants: Mapping[str, object] | None = None,
-) -> Model:
-    """Trace a callable, or one of its methods, and wrap the graph.
-
-    Args:
-        name: The model's name.
-        built: A callable, or values.
-        signature: The method to call. If None, the object itself.
-        settings: The parsed `model.input_axes`.
-        origin: The manifest's entry on where the model comes from.
-        constants: Values of arguments that are the same for every sample, by name.
-
-    Raises:
-        ConfigError: Inputs or constants do not exist or do not fit.
-        ModelError: The callable cannot be called or traced.
-    """
-    from extractkit.models.functions.callables import (
-        bound,
-        constant_function,
-        graph_function,
-        is_value,
-        method_of,
-        traced,
-    )
-    from extractkit.models.functions.model import inputs_of, outputs_of
-
-    method = constant_function(built) if is_value(built) else method_of(built, signature)
-    # A concrete function is already traced, and declares its inputs.
-    concrete = method if hasattr(method, "structured_input_signature") else None
-    if concrete is None:
-        method, constants = bound(method, constants, settings)
-        concrete = traced(method, settings)
-    return graph_function(
-        name,
-        concrete,
-        inputs_of(concrete),
-        outputs_of(concrete),
-        settings=settings,
-        constants=constants,
-        origin=origin,
-        keep=(built, concrete),
-    )
 
 
 def _built(factory: Component) -> Any:

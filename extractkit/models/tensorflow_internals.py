@@ -18,7 +18,7 @@ from tensorflow.python.framework.ops import Operation, SymbolicTensor
 from tensorflow.python.ops.resource_variable_ops import BaseResourceVariable
 
 from extractkit.models.axes import RawShape
-from extractkit.models.foreign import patched
+from extractkit.models.isolation import patched
 
 # ---------------------------------------------------------------------------- graphs
 

@@ -5,15 +5,18 @@ recorded here, and a job that needs other values is refused. LiteRT does not rea
 count is passed explicitly. Importing this module does not import TensorFlow.
 """
 
+import importlib
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
 
+from extractkit.core.component import import_from_here
 from extractkit.errors import ConfigError, choices
-from extractkit.models.foreign import noise_to_log
+from extractkit.models.failures import error_summary
+from extractkit.models.isolation import noise_to_log
 
 INTRA_OP = "TF_NUM_INTRAOP_THREADS"
 INTER_OP = "TF_NUM_INTEROP_THREADS"
@@ -225,3 +228,36 @@ def _check_device(device: str, names: list[str]) -> None:
     ):
         offered = [f"/{spec.device_type}:{spec.device_index}" for spec in specs]
         raise ConfigError(f"runtime.device={device!r} is not a device. {choices(device, offered)}")
+
+
+def import_modules(names: Sequence[str]) -> None:
+    """Import the modules named in `model.imports`.
+
+    Raises:
+        ConfigError: A module is not installed, or its import fails.
+    """
+    if all(name in sys.modules for name in names):
+        return
+    import_from_here()
+    with quiet_start():
+        for name in names:
+            _import(name)
+
+
+def _import(name: str) -> None:
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise ConfigError(
+                f"model.imports={name} cannot be imported: it needs the module {error.name!r}, "
+                f"which is not installed. Install the package that has it"
+            ) from error
+        raise ConfigError(
+            f"model.imports={name} is not installed: there is no module {error.name!r}. Install "
+            f"the package that has it, or put its folder on PYTHONPATH"
+        ) from error
+    except Exception as error:  # such as a library built for another TensorFlow
+        raise ConfigError(
+            f"model.imports={name} cannot be imported: {error_summary(error)}"
+        ) from error

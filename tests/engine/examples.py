@@ -13,7 +13,7 @@ from extractkit.core.selectors import parse_selector
 from extractkit.engine import Listener, Silent, Summary
 from extractkit.engine.execute import execute
 from extractkit.inputs import Source
-from extractkit.inputs.live import LiveTexts
+from extractkit.inputs.in_memory import LiveTexts
 from extractkit.models import Model
 from extractkit.runs.reader import Run, open_run
 from extractkit.testing.reference import ReferenceModel

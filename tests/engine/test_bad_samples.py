@@ -21,7 +21,7 @@ from extractkit.engine.survey import WAY_OUT, SampleRow, first_usable, recorded_
 from extractkit.errors import BadSampleError, InputError, JobError, SampleError, SelectionError
 from extractkit.inputs import InputSpec, Sample, Signature, Source
 from extractkit.inputs.dataset import Dataset
-from extractkit.inputs.live import LiveArrays
+from extractkit.inputs.in_memory import LiveArrays
 from extractkit.inputs.texts import Texts
 from extractkit.models import Compilation, Encoded, Fetch, Program
 from extractkit.testing.reference import ReferenceModel

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from extractkit.engine.batches import collate, read_batch
 from extractkit.inputs import InputSpec, Sample, Signature
-from extractkit.inputs.live import LiveTextSource
+from extractkit.inputs.in_memory import LiveTextSource
 from extractkit.models import Encoded
 from tests.engine.examples import MODEL, TEXTS, source, tokens
 

@@ -8,7 +8,7 @@ import pytest
 from extractkit.engine.survey import SampleRow, longest, survey
 from extractkit.errors import InputError
 from extractkit.inputs import InputSpec, Signature
-from extractkit.inputs.live import LiveArrays
+from extractkit.inputs.in_memory import LiveArrays
 from extractkit.testing.reference import ReferenceModel
 from tests.engine.examples import MODEL, TEXTS, source
 

@@ -26,7 +26,7 @@ from extractkit.config.compose import compose
 from extractkit.core.component import Component
 from extractkit.errors import InputError
 from extractkit.inputs import InputSpec, Sample, Signature
-from extractkit.inputs.live import LiveArrays, LiveRows, LiveTexts
+from extractkit.inputs.in_memory import LiveArrays, LiveRows, LiveTexts
 from tests.advised import Answer, merged
 
 ODD = 'it\'s [1], v=1: {new} "q" $x (y)'

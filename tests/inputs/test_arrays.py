@@ -19,7 +19,7 @@ from extractkit.errors import InputError, JobError
 from extractkit.inputs import Inputs, InputSpec, Signature
 from extractkit.inputs.arrays import Arrays
 from extractkit.inputs.columns import ColumnSource
-from extractkit.inputs.live import LiveArrays
+from extractkit.inputs.in_memory import LiveArrays
 from extractkit.testing.inputs import SourceContract, read_all
 
 X = InputSpec("x", "float32", (10,), (None,))

@@ -9,7 +9,7 @@ from extractkit.core.values import Array
 from extractkit.errors import InputError
 from extractkit.inputs import InputSpec, Signature
 from extractkit.inputs.arrays import Arrays
-from extractkit.inputs.live import LiveArrays
+from extractkit.inputs.in_memory import LiveArrays
 from extractkit.inputs.random import Random
 from extractkit.testing.inputs import read_all
 

@@ -18,7 +18,7 @@ from extractkit.inputs.arrays import Arrays
 from extractkit.inputs.dataset import Dataset
 from extractkit.inputs.hdf5 import Hdf5
 from extractkit.inputs.images import Images
-from extractkit.inputs.live import LiveArrays, LiveTexts
+from extractkit.inputs.in_memory import LiveArrays, LiveTexts
 from extractkit.inputs.parquet import Parquet
 from extractkit.inputs.texts import Texts
 from extractkit.inputs.tfrecord import TFRecord

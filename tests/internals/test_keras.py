@@ -13,7 +13,7 @@ _LAYERS = "models/keras_internals.py, to list layers and their weights"
 _TRACE = "models/keras_models/dialects.py, to trace recurrent layers and TimeDistributed"
 _STATE = "models/keras_models/layer_state.py, to compare the state of layers"
 _OLD = "models/keras_models/old_configs.py, to read models of tf-keras"
-_BLOCKS = "models/hub_backbones.py, to load BERT's weights"
+_BLOCKS = "models/hub_preset.py, to load BERT's weights"
 _KEYS = "models/keras_models/weight_names.py, to load weights of transformers"
 
 KERAS = {

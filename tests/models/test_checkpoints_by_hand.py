@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from extractkit.inputs.live import LiveArrays, LiveTexts
+from extractkit.inputs.in_memory import LiveArrays, LiveTexts
 from extractkit.models import Fetch, bert, hub, keras_file, meta_graph
 from tests.engine.examples import executed, job
 from tests.models import tiny_bert

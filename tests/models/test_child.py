@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from extractkit.errors import ModelError
-from extractkit.models import foreign
-from extractkit.models.foreign import Answer, ask
+from extractkit.models import isolation
+from extractkit.models.isolation import Answer, ask
 
 AT = "model.path='m'"
 
@@ -65,8 +65,8 @@ def test_more_memory_than_there_is(run: Run, code: str) -> None:
 
 
 def test_a_hang_is_told_by_the_time_that_it_took(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(foreign, "SECONDS", 0)
-    monkeypatch.setattr(foreign, "BYTES_PER_SECOND", 10_000_000)
+    monkeypatch.setattr(isolation, "SECONDS", 0)
+    monkeypatch.setattr(isolation, "BYTES_PER_SECOND", 10_000_000)
     assert refusal(run, "import signal\nsignal.pause()") == f"{AT} took longer than 1 s to look at"
 
 

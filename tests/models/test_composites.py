@@ -15,7 +15,7 @@ from pyarrow import parquet as parquet_files
 import extractkit
 from extractkit.errors import InputError, ModelError, SelectionError
 from extractkit.inputs import Inputs, InputSpec, Signature
-from extractkit.inputs.live import LiveArrays
+from extractkit.inputs.in_memory import LiveArrays
 from extractkit.inputs.parquet import Parquet
 from extractkit.inputs.texts import Texts
 from extractkit.models.saved_model import load

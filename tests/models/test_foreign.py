@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from extractkit.models.foreign import error_summary
+from extractkit.models.failures import error_summary
 
 WHY = "there is nothing to begin with"
 

@@ -12,8 +12,9 @@ import extractkit
 from extractkit.core.component import Component
 from extractkit.core.trust import Trust
 from extractkit.errors import ConfigError, ModelError
-from extractkit.models import imports
-from extractkit.models.imports import import_modules, unknown_operation_advice
+from extractkit.models import failures
+from extractkit.models.failures import unknown_operation_advice
+from extractkit.models.tensorflow_process import import_modules
 
 _LAYERS = """
 import keras
@@ -102,7 +103,7 @@ def test_a_module_that_is_missing_or_fails_is_named(
 
 
 def test_an_unknown_operation_s_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(imports, "_version", {"tensorflow": "2.21.0", "tensorflow-io": "0.37"}.get)
+    monkeypatch.setattr(failures, "_version", {"tensorflow": "2.21.0", "tensorflow-io": "0.37"}.get)
     for module in ("tensorflow_text", "tensorflow_addons", "tensorflow_io"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     assert unknown_operation_advice("WordpieceTokenizeWithOffsets") == (
@@ -160,10 +161,10 @@ def test_every_operation_of_the_installed_library_is_known_to_be_its_own() -> No
         return {op.name for op in OpList.FromString(TF_GetBuffer(TF_GetAllOpList())).op}
 
     pytest.importorskip("tensorflow_text")
-    (library,) = [one for one in imports._LIBRARIES if one.module == "tensorflow_text"]
+    (library,) = [one for one in failures._LIBRARIES if one.module == "tensorflow_text"]
     own = {name for name in registered() if library.operations.fullmatch(name)}
     assert {"TFText>RoundRobinTrim", "SentencepieceOp", "CaseFoldUTF8"} <= own
     # Every other name of another library is unknown here.
-    for other in imports._LIBRARIES:
+    for other in failures._LIBRARIES:
         if other is not library:
             assert not [name for name in registered() if other.operations.fullmatch(name)]

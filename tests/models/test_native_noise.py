@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from extractkit.models.foreign import noise_to_log
+from extractkit.models.isolation import noise_to_log
 
 
 def test_it_goes_to_the_log_and_no_further(

@@ -14,8 +14,8 @@ from extractkit.core.component import Component
 from extractkit.engine.batches import Batch
 from extractkit.errors import JobError
 from extractkit.models import HasOwnCall, Model, checkpoint, module, saved_model
+from extractkit.models.in_memory import live_model
 from extractkit.models.keras_models.loading import ReloadedModel
-from extractkit.models.live import live_model
 from extractkit.testing.models import drawn, own_call
 from extractkit.testing.reference import ReferenceModel
 from tests.models.programs import values_of

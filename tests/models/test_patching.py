@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from extractkit.models.foreign import patched
+from extractkit.models.isolation import patched
 
 
 class Base:

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from extractkit.core.catalog import Kind
 from extractkit.core.component import Component
-from extractkit.models.live import live_model
+from extractkit.models.in_memory import live_model
 from extractkit.models.module import load
 from extractkit.models.naming import components, plain, ports
 

@@ -16,8 +16,8 @@ from extractkit.core.values import Array
 from extractkit.errors import ConfigError, InputError, JobError, MissingExtraError, ModelError
 from extractkit.inputs import InputSpec, Quantized, Signature
 from extractkit.inputs.images import Pixels
-from extractkit.inputs.live import LiveArrays
-from extractkit.models import Compilation, Fetch, Model, foreign
+from extractkit.inputs.in_memory import LiveArrays
+from extractkit.models import Compilation, Fetch, Model, isolation
 from extractkit.models.litert.model import TFLiteModel
 from extractkit.models.tensorflow_process import intra_op_threads
 from extractkit.models.tflite import load
@@ -494,7 +494,7 @@ def mutants(name: str, count: int) -> list[bytes]:
 def test_damage_is_told_or_does_no_harm(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(foreign, "SECONDS", 30)
+    monkeypatch.setattr(isolation, "SECONDS", 30)
     path = tmp_path / "damaged.tflite"
     sound = []
     for data in mutants(name, 15):

@@ -9,7 +9,7 @@ import pytest
 
 from experiments.real_models import architectures
 from extractkit.core.component import Component
-from extractkit.inputs.live import LiveArrays
+from extractkit.inputs.in_memory import LiveArrays
 from extractkit.models.checkpoint import load as load_weights_alone
 from extractkit.models.keras_file import load
 from extractkit.runs import drift

@@ -15,7 +15,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
-from extractkit.commands import extraction, sweeps
+from extractkit.commands import jobs
 from extractkit.config import ROOT, config_directory, security
 from extractkit.config.app import launch
 from extractkit.config.compose import VERSION_BASE, compose
@@ -330,8 +330,8 @@ def test_a_ray_cluster_is_named_by_the_user_alone(
     ):
         job = compose([*chosen, *typed], trusted=trusted).job
         assert job.runtime.ray_address == address
-        assert extraction._trust_needed(job) == ["runtime.ray_address"]  # to go on with its run
-        assert not typed or sweeps._needed(trust_of(typed)) == ["runtime.ray_address"]
+        assert jobs._trust_needed(job) == ["runtime.ray_address"]  # to go on with its run
+        assert not typed or jobs._needed(trust_of(typed)) == ["runtime.ray_address"]
     assert compose([*chosen, "runtime.ray_address=null"]).job.runtime.ray_address is None
 
 

@@ -16,7 +16,7 @@ from extractkit.errors import ConfigError, ModelError, choices
 from extractkit.models import OwnCall
 from extractkit.models.axes import INPUT_AXES, InputSetting, advised_settings
 from extractkit.models.composites import PARTS, Argument, Composite, given_names, with_composites
-from extractkit.models.foreign import attribute, error_summary
+from extractkit.models.failures import attribute, error_summary
 from extractkit.models.functions.inlining import InlinedGraph, inlined, is_inlining_artifact
 from extractkit.models.functions.model import FunctionModel, call, composites_of, inputs_of
 from extractkit.models.graphs.catalog import facts_of, find_operations, signature_address

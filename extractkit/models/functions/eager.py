@@ -32,8 +32,7 @@ from extractkit.models import (
     encode_arrays,
 )
 from extractkit.models.axes import INPUT_AXES, InputSetting, Sizes, advised_settings
-from extractkit.models.failures import batch_failure, own_call_failure
-from extractkit.models.foreign import error_summary
+from extractkit.models.failures import batch_failure, error_summary, own_call_failure
 from extractkit.models.functions.callables import (
     bound,
     constant_function,

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from extractkit.models.foreign import patched
+from extractkit.models.isolation import patched
 from extractkit.models.keras_internals import (
     MASK_MAKER,
     loops_2,

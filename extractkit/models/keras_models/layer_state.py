@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from extractkit.core import digests
 from extractkit.errors import ModelError
-from extractkit.models.foreign import error_summary
+from extractkit.models.failures import error_summary
 from extractkit.models.keras_internals import IDENTIFIED, layers_in
 from extractkit.models.keras_models.dialects import KERAS_3, Dialect, dialect_of
 

@@ -14,8 +14,9 @@ import keras
 
 from extractkit.core.checkpoints import KEY
 from extractkit.errors import MissingExtraError, ModelError, UserError
-from extractkit.models.foreign import error_summary, patched
+from extractkit.models.failures import error_summary
 from extractkit.models.given_weights import GivenWeights
+from extractkit.models.isolation import patched
 from extractkit.models.keras_internals import OPERATIONS, layers_in
 from extractkit.models.keras_models.dialects import KERAS_3, Dialect, dialect_of, keras_2
 from extractkit.models.keras_models.old_configs import (

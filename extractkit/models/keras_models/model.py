@@ -20,7 +20,7 @@ from extractkit.models import (
     OwnCall,
     Program,
 )
-from extractkit.models.foreign import attribute, error_summary
+from extractkit.models.failures import attribute, error_summary
 from extractkit.models.functions.inlining import captured_variables
 from extractkit.models.functions.model import FunctionModel
 from extractkit.models.graphs.records import Found

@@ -16,7 +16,7 @@ from typing import Any
 
 from extractkit.advice import choice_override
 from extractkit.errors import ModelError
-from extractkit.models.foreign import error_summary
+from extractkit.models.failures import error_summary
 from extractkit.models.keras_models.saved import Description, SavedKeras, description_of
 from extractkit.models.weight_files import WeightFile
 

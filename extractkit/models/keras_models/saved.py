@@ -18,7 +18,7 @@ from extractkit.advice import override
 from extractkit.core.checkpoints import natural
 from extractkit.core.component import Component
 from extractkit.errors import ConfigError, ModelError, choices
-from extractkit.models.foreign import error_summary
+from extractkit.models.failures import error_summary, why_not_unpacked
 from extractkit.models.recognition import (
     KERAS_METADATA,
     SAVED_MODELS,
@@ -39,7 +39,6 @@ from extractkit.models.weight_files.keras_hdf5 import (
 )
 from extractkit.models.weight_files.tensorflow_checkpoint import missing_file
 from extractkit.models.weight_files.weight_file import WeightFile
-from extractkit.models.zip_files import why_not_unpacked
 
 ENDINGS = (ARCHIVE_ENDING, *HDF5_ENDINGS)
 

@@ -20,8 +20,8 @@ import tensorflow as tf
 
 from extractkit.errors import JobError
 from extractkit.models import CheckpointAxis
-from extractkit.models.foreign import patched
 from extractkit.models.graphs.control_flow import NestedGraph, nested_graphs
+from extractkit.models.isolation import patched
 from extractkit.models.keras_models.dialects import KERAS_3, Dialect
 from extractkit.models.keras_models.layer_state import LayerState
 from extractkit.models.naming import plain, ports

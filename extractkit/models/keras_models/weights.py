@@ -16,7 +16,8 @@ from typing import Any
 import h5py
 
 from extractkit.errors import ModelError
-from extractkit.models.foreign import error_summary, patched
+from extractkit.models.failures import error_summary
+from extractkit.models.isolation import patched
 from extractkit.models.keras_internals import inner_variable
 from extractkit.models.keras_models.averages import use_optimizer_averages, with_named_averages
 from extractkit.models.keras_models.dialects import variables_of

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from extractkit.core.values import Array
 from extractkit.errors import ModelError, choices
-from extractkit.models.foreign import error_summary
+from extractkit.models.failures import error_summary
 from extractkit.models.keras_models.dialects import variables_of
 from extractkit.models.keras_models.layer_state import derive_state
 from extractkit.models.keras_models.weight_names import (

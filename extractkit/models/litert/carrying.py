@@ -12,7 +12,7 @@ from extractkit.core.values import Array, State
 from extractkit.errors import ModelError
 from extractkit.inputs import InputSpec
 from extractkit.models import Arguments, CarryingProgram, Compilation, Fetch, OwnCall
-from extractkit.models.foreign import error_summary
+from extractkit.models.failures import error_summary
 from extractkit.models.litert.interpreter import FAILURES, CarryingInterpreter, Runnable
 from extractkit.models.litert.model import TFLiteModel
 from extractkit.models.litert.state import Access, with_access

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from extractkit.models.foreign import error_summary
+from extractkit.models.failures import error_summary
 from extractkit.models.litert.entry import Flow
 from extractkit.models.litert.file import TFLiteFile
 from extractkit.models.litert.graph import Graph, Operation, Subgraph, called_subgraphs

@@ -21,7 +21,8 @@ from extractkit.errors import ModelError
 from extractkit.inputs import InputSpec, Signature
 from extractkit.inputs.random import RandomSource
 from extractkit.models.axes import RawShape, Sizes
-from extractkit.models.foreign import ask, error_summary
+from extractkit.models.failures import error_summary
+from extractkit.models.isolation import ask
 from extractkit.models.litert.catalog import stored_value
 from extractkit.models.litert.cutting import (
     constants_of,

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from extractkit.advice import override
 from extractkit.errors import ModelError, choices
-from extractkit.models.foreign import error_summary
-from extractkit.models.zip_files import why_not_unpacked
+from extractkit.models.failures import error_summary, why_not_unpacked
 
 _ENDINGS = (".tflite", ".lite")
 _ARCHIVE = b"PK"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from extractkit.core.values import Array, State, as_array
-from extractkit.models.foreign import noise_to_log
+from extractkit.models.isolation import noise_to_log
 from extractkit.models.litert.graph import VARIABLE_HANDLE, Subgraph
 from extractkit.models.litert.state import Access
 from extractkit.models.litert_internals import wrapper_of

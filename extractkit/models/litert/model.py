@@ -29,7 +29,7 @@ from extractkit.models import (
     Program,
     encode_arrays,
 )
-from extractkit.models.foreign import error_summary
+from extractkit.models.failures import error_summary
 from extractkit.models.litert.catalog import Found, dequantized, find_tensors, stored_value
 from extractkit.models.litert.cutting import constants_of, runnable_of
 from extractkit.models.litert.entry import Entry, Flow, Probed, call_arrays, signature_of

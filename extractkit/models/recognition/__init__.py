@@ -19,7 +19,7 @@ from urllib.request import url2pathname
 
 from extractkit.advice import override
 from extractkit.errors import ModelError, choices, nearest
-from extractkit.models.foreign import error_summary
+from extractkit.models.failures import error_summary
 from extractkit.models.recognition.content import EMPTY, SPLIT, Recognized, recognize_file
 
 __all__ = [

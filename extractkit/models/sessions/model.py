@@ -16,8 +16,7 @@ from extractkit.inputs import InputSpec
 from extractkit.models import SAME_OBJECT, CheckpointAxis, Compilation, Fetch, OwnCall, Program
 from extractkit.models.axes import InputSetting
 from extractkit.models.composites import Composite, given, given_names, with_composites
-from extractkit.models.failures import batch_failure
-from extractkit.models.foreign import graph_error_summary
+from extractkit.models.failures import batch_failure, graph_error_summary
 from extractkit.models.given_weights import CompiledOnce
 from extractkit.models.graphs.catalog import GraphFacts, facts_of, find_operations, terminal_tensors
 from extractkit.models.graphs.feeding import checked_constants, inner_tensors

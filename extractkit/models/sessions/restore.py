@@ -11,7 +11,7 @@ import tensorflow as tf
 from extractkit.core import digests
 from extractkit.core.catalog import Kind
 from extractkit.errors import ModelError
-from extractkit.models.foreign import error_summary
+from extractkit.models.failures import error_summary
 from extractkit.models.graphs.imported import AnyGraph, AnyTensor
 from extractkit.models.moving_averages import MovingAverages, named_averages
 from extractkit.models.recognition import recognize, refuse_others, refuse_unknown

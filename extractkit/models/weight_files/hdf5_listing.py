@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from extractkit.core.catalog import TEXT
-from extractkit.models.foreign import error_summary
+from extractkit.models.failures import error_summary
 
 _SECONDS = 10
 _BYTES_PER_SECOND = 20_000_000

@@ -31,9 +31,9 @@ import numpy as np
 from extractkit.core.catalog import TEXT
 from extractkit.core.values import Array
 from extractkit.errors import ModelError, choices
-from extractkit.models.foreign import ask, error_summary, run_for_many
+from extractkit.models.failures import error_summary, why_not_unpacked
+from extractkit.models.isolation import ask, run_for_many
 from extractkit.models.weight_files.weight_file import Entry, Place, WeightFile, damaged
-from extractkit.models.zip_files import why_not_unpacked
 
 _COUNT = re.compile(r"_\d+$")
 _VARS = "vars"

@@ -10,7 +10,7 @@ import numpy as np
 
 from extractkit.core.values import Array
 from extractkit.errors import MissingExtraError, ModelError, choices
-from extractkit.models.foreign import error_summary
+from extractkit.models.failures import error_summary
 from extractkit.models.weight_files.weight_file import (
     Entry,
     Place,

@@ -20,7 +20,7 @@ from typing import Any
 from extractkit.advice import override
 from extractkit.core.values import Array, as_array
 from extractkit.errors import ModelError, choices, nearest
-from extractkit.models.foreign import error_summary
+from extractkit.models.failures import error_summary
 from extractkit.models.moving_averages import DEFAULT as AVERAGE
 from extractkit.models.moving_averages import SLOTS
 from extractkit.models.tensorflow_process import quiet_start

@@ -17,7 +17,7 @@ import numpy as np
 from extractkit.core.catalog import TEXT
 from extractkit.core.values import Array
 from extractkit.errors import ModelError, choices
-from extractkit.models.foreign import error_summary
+from extractkit.models.failures import error_summary
 from extractkit.models.recognition import refuse_unknown
 from extractkit.models.weight_files.weight_file import Entry, Place, WeightFile, damaged
 

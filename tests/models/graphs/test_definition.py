@@ -13,7 +13,7 @@ import tensorflow as tf
 from extractkit.core.component import Component
 from extractkit.models import frozen_graph, module
 from extractkit.models.graphs.model import graph_digest
-from extractkit.models.live import live_model
+from extractkit.models.in_memory import live_model
 from tests.models import session_graphs
 
 Layers = keras.layers

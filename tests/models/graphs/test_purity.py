@@ -11,7 +11,7 @@ import extractkit
 from extractkit.core.catalog import Kind
 from extractkit.core.component import Component
 from extractkit.errors import ConfigError, JobError
-from extractkit.models.live import live_model
+from extractkit.models.in_memory import live_model
 from extractkit.models.module import load
 
 

@@ -11,7 +11,7 @@ import tf_keras
 from extractkit.core.values import Array
 from extractkit.models import Compilation, Fetch
 from extractkit.models.frozen_graph import load
-from extractkit.models.live import live_model
+from extractkit.models.in_memory import live_model
 from extractkit.models.sessions.model import SessionModel
 from extractkit.testing.models import drawn
 

@@ -10,8 +10,8 @@ from extractkit.errors import JobError
 from extractkit.models import Compilation, Fetch
 from extractkit.models.graphs.purity import dependent_operations
 from extractkit.models.graphs.rebuilding import tensors_in_graph
+from extractkit.models.in_memory import live_model
 from extractkit.models.keras_models.model import KerasModel
-from extractkit.models.live import live_model
 from tests.models.programs import values_of
 from tests.models.zoo import MODELS, drawn
 

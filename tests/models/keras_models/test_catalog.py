@@ -7,8 +7,8 @@ import tensorflow as tf
 
 from extractkit.core.catalog import Kind
 from extractkit.models import Fetch
+from extractkit.models.in_memory import live_model
 from extractkit.models.keras_models.model import KerasModel
-from extractkit.models.live import live_model
 from tests.models.programs import values_of
 from tests.models.zoo import MODELS, drawn
 

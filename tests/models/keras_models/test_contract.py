@@ -9,8 +9,8 @@ import pytest
 
 from extractkit.core.catalog import Kind
 from extractkit.models import Fetch, Model
+from extractkit.models.in_memory import live_model
 from extractkit.models.keras_models.model import KerasModel
-from extractkit.models.live import live_model
 from extractkit.testing.models import ModelContract
 from tests.models.zoo import MODELS, drawn
 

@@ -11,10 +11,10 @@ from extractkit.core.catalog import Kind
 from extractkit.core.component import Component
 from extractkit.core.values import Array
 from extractkit.errors import ModelError
+from extractkit.models.in_memory import live_model
 from extractkit.models.keras_file import load
 from extractkit.models.keras_models.layer_state import LayerState
 from extractkit.models.keras_models.model import KerasModel
-from extractkit.models.live import live_model
 from tests.models import derived_layers
 from tests.models.derived_layers import KERASES, KINDS, NUMBERS, build, inputs, trained
 from tests.models.programs import values_of

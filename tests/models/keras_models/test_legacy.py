@@ -17,9 +17,9 @@ import extractkit
 from extractkit.core.catalog import Kind
 from extractkit.errors import MissingExtraError, ModelError
 from extractkit.models import Fetch, Model
+from extractkit.models.in_memory import live_model
 from extractkit.models.keras_file import load
 from extractkit.models.keras_models.model import KerasModel
-from extractkit.models.live import live_model
 from extractkit.testing.models import ModelContract
 from tests.models.programs import values_of
 from tests.models.zoo import drawn

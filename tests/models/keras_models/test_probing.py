@@ -13,8 +13,8 @@ import tf_keras
 import extractkit
 from extractkit.core.values import Array
 from extractkit.errors import SelectionError
+from extractkit.models.in_memory import live_model
 from extractkit.models.keras_models.model import KerasModel
-from extractkit.models.live import live_model
 from tests.models.programs import values_of
 
 LOOP = "made inside a loop's own graph, once for each iteration"

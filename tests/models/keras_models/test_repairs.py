@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from extractkit.models.in_memory import live_model
 from extractkit.models.keras_models.dialects import repaired_keras
-from extractkit.models.live import live_model
 from tests.models.programs import values_of
 
 

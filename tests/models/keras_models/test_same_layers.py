@@ -12,7 +12,7 @@ import pytest
 
 from extractkit.core.component import Component
 from extractkit.errors import ModelError
-from extractkit.inputs.live import LiveArrays
+from extractkit.inputs.in_memory import LiveArrays
 from extractkit.models import keras_file
 from tests.engine.examples import executed, job
 

@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from extractkit.errors import ModelError
 from extractkit.inputs import InputSpec
+from extractkit.models.in_memory import live_model
 from extractkit.models.keras_models.catalog import input_specs, input_structure, packer
-from extractkit.models.live import live_model
 
 
 def tensor(shape: tuple[int | None, ...], dtype: str = "float32", name: str | None = None) -> Any:

@@ -13,7 +13,7 @@ from extractkit.core.component import Component
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError, ModelError
 from extractkit.models import keras_file, module
-from extractkit.models.live import live_model
+from extractkit.models.in_memory import live_model
 from tests.models.keras_models.test_probing import lstm_step
 from tests.models.programs import values_of
 
@@ -74,7 +74,7 @@ def test_each_row_is_a_sample_and_starts_from_the_initial_state(
     )
     assert run["lstm:output"].dims == ("sample", None, None)
     np.testing.assert_allclose(np.asarray(run["lstm:output"]), by_hand(model, X), atol=1e-5)
-    setting = "extractkit.models.live.live_model(model, state='{}')"
+    setting = "extractkit.models.in_memory.live_model(model, state='{}')"
     assert warning(setting) in caplog.messages
     assert run.manifest.model["state"] == "reset"
     assert run.manifest.model["stateful_layers"] == ["lstm"]

@@ -10,8 +10,8 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+from extractkit.models.in_memory import live_model
 from extractkit.models.keras_models.tracing import LayerCall, Trace, ports, trace
-from extractkit.models.live import live_model
 
 SPEC = tf.TensorSpec([None, 4], tf.float32, name="a/b c")
 

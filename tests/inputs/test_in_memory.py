@@ -8,7 +8,7 @@ import pytest
 
 from extractkit.errors import InputError
 from extractkit.inputs import Inputs, InputSpec, Signature
-from extractkit.inputs.live import LiveArrays, LiveRows, LiveTexts
+from extractkit.inputs.in_memory import LiveArrays, LiveRows, LiveTexts
 from extractkit.testing.inputs import SourceContract, assert_same, read_all
 
 ONE = Signature("m", (InputSpec("x", "float32", (2,), (None,)),))

@@ -1,9 +1,8 @@
-"""Third-party code that may raise, print or crash: error summaries, patches, child processes."""
+"""Third-party code kept apart: patched in one thread, silenced, or run in a child process."""
 
 import functools
 import logging
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -17,73 +16,6 @@ from types import ModuleType
 from typing import Any
 
 from extractkit.errors import ModelError
-
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_LONGEST = 300
-# Lines on where a graph or layer failed. TensorFlow and Keras put them before the reason.
-_PLACE = re.compile(
-    r"^Graph execution error|^Detected at node|^File |^Node: |^\d+ root error|^<stack traces"
-    r"|^Exception encountered when calling"
-)
-
-# The arguments of a layer's call, which Keras puts after the reason.
-_CALLED_WITH = re.compile(r"^\s*(?:Call a|A)rguments received by", re.MULTILINE)
-
-
-def attribute(value: object, name: str) -> Any:
-    """Return an attribute, or None if it does not exist or computing it raises.
-
-    Properties of a TensorFlow function raise an AssertionError if its variables are gone.
-    """
-    try:
-        return getattr(value, name, None)
-    except Exception:  # noqa: BLE001 - properties may raise anything
-        return None
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Return whether an error, or one of its causes, reports a lack of memory.
-
-    TensorFlow's error is recognized by its name, so that TensorFlow need not be imported.
-    """
-    chain: BaseException | None = error
-    seen: set[int] = set()
-    while chain is not None and id(chain) not in seen:
-        if isinstance(chain, MemoryError) or type(chain).__name__ == "ResourceExhaustedError":
-            return True
-        seen.add(id(chain))
-        # Keras replaces errors by its own without naming a cause.
-        chain = chain.__cause__ or chain.__context__
-    return False
-
-
-def error_summary(error: BaseException) -> str:
-    """Return the exception's type and the first line of its message that gives the reason.
-
-    After a line that ends in a colon, the next one is included.
-    """
-    lines = _lines(str(error))
-    # AutoGraph puts the whole traceback first.
-    if lines and lines[0] == "in user code:":
-        lines = lines[-1:]
-    name = type(error).__name__
-    if not lines:
-        return name
-    text = " ".join(lines[: 2 if lines[0].endswith(":") else 1])
-    return f"{name}: {text[:_LONGEST]}"
-
-
-def graph_error_summary(error: Any) -> str:
-    """Return the first line of a TensorFlow error that gives the reason, not the location."""
-    return (_lines(str(error.message)) or [type(error).__name__])[0][:_LONGEST]
-
-
-def _lines(text: str) -> list[str]:
-    """Return the lines without locations, or all lines if there is nothing else."""
-    reason = _CALLED_WITH.split(_COLOUR.sub("", text))[0]
-    lines = [line.strip() for line in reason.splitlines() if line.strip()]
-    return [line for line in lines if not _PLACE.search(line)] or lines
-
 
 _lock = threading.RLock()
 
