@@ -32,7 +32,7 @@ hypothesis.settings.load_profile("gate")
 
 @pytest.fixture(autouse=True, scope="session")
 def _no_terminal() -> Generator[None]:
-    """Output is folded where a width is told, and none is to be told by chance.
+    """Output is folded where a width is set, and none must be set by chance.
 
     pytest imports readline, which leaves COLUMNS and LINES to every process started from then on:
     that is where xdist's have theirs from.

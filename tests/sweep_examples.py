@@ -21,7 +21,7 @@ def placed(directory: Path, **models: str) -> Path:
 
 
 class Failures(list[Exception]):
-    """What failed in a sweep, each told as a mistake."""
+    """What failed in a sweep, each reported as a mistake."""
 
     def report(self, error: Exception) -> int:
         self.append(error)

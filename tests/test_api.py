@@ -16,7 +16,7 @@ from extractkit.runs.checking.result import Outcome
 from extractkit.runs.layout import HYDRA
 from extractkit.runs.manifest import Status
 from extractkit.testing.reference import ReferenceModel
-from tests.engine.examples import Told
+from tests.engine.examples import Collected
 
 MODEL = ReferenceModel()
 HIDDEN = "+selectors.mine.path=embedding:output"
@@ -265,7 +265,7 @@ def test_a_directory_that_holds_a_run_is_left_alone(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_mistake_is_told_as_on_the_command_line_and_leaves_nothing(
+def test_a_mistake_is_reported_as_on_the_command_line_and_leaves_nothing(
     tmp_path: Path, overrides: list[str], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error) as caught:
@@ -307,9 +307,9 @@ def test_live_objects_are_given_again_to_go_on(unfinished: Path) -> None:
     run = extractkit.resume(unfinished, model=Unsteady(), inputs=TEXTS)
     assert run.status is Status.FINISHED
     assert_equal(hidden(run), expected(TEXTS))
-    told = Told()
-    assert_equal(hidden(extractkit.resume(unfinished, listener=told)), expected(TEXTS))
-    assert told.notes == [f"{unfinished} is finished, and nothing of it is damaged"]
+    reported = Collected()
+    assert_equal(hidden(extractkit.resume(unfinished, listener=reported)), expected(TEXTS))
+    assert reported.notes == [f"{unfinished} is finished, and nothing of it is damaged"]
 
 
 def test_other_live_objects_are_refused(unfinished: Path) -> None:
@@ -325,11 +325,11 @@ def test_other_live_objects_are_refused(unfinished: Path) -> None:
 def test_a_live_run_is_repeated_and_verified(tmp_path: Path) -> None:
     first, again = tmp_path / "run", tmp_path / "again"
     extractkit.extract([HIDDEN], model=MODEL, inputs=TEXTS, run_dir=first)
-    told = Told()
-    run = extractkit.rerun(first, again, model=MODEL, inputs=TEXTS, listener=told)
+    reported = Collected()
+    run = extractkit.rerun(first, again, model=MODEL, inputs=TEXTS, listener=reported)
     assert (run.path, run.status) == (again, Status.FINISHED)
     assert_equal(hidden(run), expected(TEXTS))
-    assert f"the values are those of {first}, to the bit" in told.notes
+    assert f"the values are those of {first}, to the bit" in reported.notes
     assert not extractkit.diff(extractkit.open(first), run).beyond
     for a, b in ((str(first), again), (first, run)):
         assert not extractkit.diff(a, b, rtol=np.float32(0.5), atol=np.int64(0)).beyond
@@ -374,42 +374,46 @@ def test_what_is_no_number_of_shards_or_no_seed_is_refused(given: Any, tmp_path:
 
 
 def test_a_run_is_repeated_from_its_manifest_alone(tmp_path: Path) -> None:
-    first, told = tmp_path / "run", Told()
+    first, reported = tmp_path / "run", Collected()
     extractkit.extract([HIDDEN], model=MODEL, inputs=TEXTS, run_dir=first)
     for name in ("config.yaml", "hydra.yaml"):
         (first / HYDRA / name).unlink()
     (first / HYDRA / "overrides.yaml").write_text("damaged", encoding="utf-8")
     (first / "journal.jsonl").unlink()
     again = tmp_path / "again"
-    run = extractkit.rerun(first, again, model=MODEL, inputs=TEXTS, listener=told)
+    run = extractkit.rerun(first, again, model=MODEL, inputs=TEXTS, listener=reported)
     assert_equal(hidden(run), expected(TEXTS))
     assert not extractkit.verify(again).failed
     left_out = [
-        note for note in told.notes if note.startswith("ignored, since the run does not need it: ")
+        note
+        for note in reported.notes
+        if note.startswith("ignored, since the run does not need it: ")
     ]
     assert len(left_out) == 3
-    assert told.notes[-1] == (
+    assert reported.notes[-1] == (
         f"{first} lists no shard, so its values cannot be compared with those of {again}"
     )
 
 
 def test_a_journal_that_cannot_be_read_keeps_nothing_from_being_repeated(tmp_path: Path) -> None:
-    first, told = tmp_path / "run", Told()
+    first, reported = tmp_path / "run", Collected()
     extractkit.extract([HIDDEN], model=MODEL, inputs=TEXTS, run_dir=first)
     (first / "journal.jsonl").unlink()
     (first / "journal.jsonl").mkdir()
-    extractkit.rerun(first, tmp_path / "again", model=MODEL, inputs=TEXTS, listener=told)
-    assert f"{first}/journal.jsonl is not a regular file: it may lead out of its run" in told.notes
+    extractkit.rerun(first, tmp_path / "again", model=MODEL, inputs=TEXTS, listener=reported)
+    assert (
+        f"{first}/journal.jsonl is not a regular file: it may lead out of its run" in reported.notes
+    )
 
 
 def test_an_unfinished_run_is_repeated_and_what_it_holds_is_compared(
     unfinished: Path, tmp_path: Path
 ) -> None:
-    told, into = Told(), tmp_path / "again"
-    run = extractkit.rerun(unfinished, into, model=Unsteady(), inputs=TEXTS, listener=told)
+    reported, into = Collected(), tmp_path / "again"
+    run = extractkit.rerun(unfinished, into, model=Unsteady(), inputs=TEXTS, listener=reported)
     assert run.status is Status.FINISHED
     assert_equal(hidden(run), expected(TEXTS))
-    assert f"the values of its 2 shards are those of {unfinished}, to the bit" in told.notes
+    assert f"the values of its 2 shards are those of {unfinished}, to the bit" in reported.notes
     assert extractkit.open(unfinished).status is Status.FAILED
 
 

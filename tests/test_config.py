@@ -274,7 +274,7 @@ def test_a_value_that_does_not_fit_is_refused(override: str, text: str) -> None:
         ("path:\n\ta: b\n", 2, "found character '\\t' that cannot start any token"),
     ],
 )
-def test_broken_yaml_is_told_by_file_and_line(
+def test_broken_yaml_is_reported_by_file_and_line(
     write: Write, tmp_path: Path, text: str, line: int, said: str
 ) -> None:
     search = write("model/mine", text)

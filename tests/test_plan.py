@@ -192,7 +192,7 @@ def test_a_length_that_the_model_computes_is_not_predicted() -> None:
     reduced = planned(pooled, reduce={1: "mean"})
     assert not reduced.computed_lengths
     assert bytes_per_sample([reduced], lengths).tolist() == [16, 16]
-    # Padding could not be told from values while reducing, so both want batches without it.
+    # Padding could not be distinguished while reducing, so both want batches without it.
     assert not stored.bears_padding
     assert not reduced.bears_padding
     assert planned(RECORDS[0]).bears_padding

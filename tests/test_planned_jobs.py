@@ -29,7 +29,7 @@ def config(*overrides: str, sweeper: str = BASIC_SWEEPER, params: object = None)
         (["a='x,y','z'"], [["a='x,y'"], ["a='z'"]]),
     ],
 )
-def test_all_are_told_in_order(overrides: Sequence[str], expected: list[list[str]]) -> None:
+def test_all_are_reported_in_order(overrides: Sequence[str], expected: list[list[str]]) -> None:
     found = planned_jobs(config(*overrides))
     assert [list(job.overrides) for job in found] == expected
     assert [job.number for job in found] == list(range(len(expected)))

@@ -230,7 +230,7 @@ def test_what_cannot_be_extracted_is_left_out_beside_what_can() -> None:
         ({"path": "pool:*", "op_type": "Softmax"}, "Nearest: 'pool:op/Max', 'pool:output', "),
     ],
 )
-def test_what_exists_is_told_for_the_field_at_fault(
+def test_what_exists_is_reported_for_the_field_at_fault(
     mapping: dict[str, object], exists: str
 ) -> None:
     with pytest.raises(SelectionError, match=re.escape(exists)):

@@ -178,7 +178,7 @@ def test_mistakes_alone_leave_nothing(program: Program, place: Path) -> None:
     assert {path.name for path in place.iterdir()} == before
 
 
-def test_a_taken_directory_is_told_before_anything_runs(program: Program, place: Path) -> None:
+def test_a_taken_directory_is_reported_before_anything_runs(program: Program, place: Path) -> None:
     given = sweep("model=reference", "model.seed=1,2", "selectors=layers")
     program(*given)
     before = (place / "s" / "sweep.json").read_bytes()
@@ -305,7 +305,7 @@ def test_damage_in_a_finished_sweep_is_mended(program: Program, place: Path) -> 
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["interrupted", "killed"])
-def test_a_sweep_that_is_stopped_can_be_gone_on_with(
+def test_a_sweep_that_is_stopped_can_be_resumed(
     number: signal.Signals, program: Program, place: Path
 ) -> None:
     given = sweep("model=reference,sleeping,counted", "selectors=layers")
@@ -335,7 +335,7 @@ def test_a_sweep_that_is_stopped_can_be_gone_on_with(
     assert statuses(place / "s") == ["finished"] * 3
 
 
-def test_a_sweep_is_gone_on_with_from_another_directory(program: Program, place: Path) -> None:
+def test_a_sweep_is_resumed_from_another_directory(program: Program, place: Path) -> None:
     """Relative paths stay those of the directory in which it was begun."""
     program(*sweep("model=reference", "model.seed=1,2", "selectors=layers"))
     shutil.rmtree(place / "s" / "1")
@@ -348,7 +348,7 @@ def test_a_sweep_is_gone_on_with_from_another_directory(program: Program, place:
     assert extractkit.open(place / "s" / "1").manifest.samples == 3
 
 
-def test_a_run_of_another_job_is_not_gone_on_with(program: Program, place: Path) -> None:
+def test_a_run_of_another_job_is_not_resumed(program: Program, place: Path) -> None:
     program(*sweep("model=reference,fragile", "selectors=layers"))
     shutil.rmtree(place / "s" / "1")
     shutil.move(place / "s" / "0", place / "s" / "1")
@@ -360,7 +360,7 @@ def test_a_run_of_another_job_is_not_gone_on_with(program: Program, place: Path)
     )
 
 
-def test_a_single_run_is_gone_on_with_as_before(program: Program, place: Path) -> None:
+def test_a_single_run_is_resumed_as_before(program: Program, place: Path) -> None:
     program("model=reference", "selectors=layers", "hydra.run.dir=r", "--config-dir", "my")
     done = program("resume", "r")
     assert (done.returncode, done.stdout) == (cli.DONE, f"{place}/r\n")
@@ -450,9 +450,9 @@ def test_a_job_whose_process_dies_does_not_take_the_index_along(
     done = program(*sweep("model=dying", "selectors=layers"), f"hydra/launcher={launcher}")
     assert done.returncode == cli.FAILED
     assert f"Resume the sweep: extractkit resume {place}/s --trust own\n" in done.stderr
-    told = done.stderr.splitlines()[-1]
-    assert told.startswith("extractkit: hydra/launcher: ")
-    assert told.endswith(
+    reported = done.stderr.splitlines()[-1]
+    assert reported.startswith("extractkit: hydra/launcher: ")
+    assert reported.endswith(
         "Jobs that have ended are complete. Others may have died, or may still be running"
     )
     assert sweeps.read(place / "s").status == "failed"

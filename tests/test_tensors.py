@@ -136,6 +136,6 @@ def test_an_ordinary_name_stays_as_it_is(name: str) -> None:
 
 
 @given(NAMES, st.sampled_from(["output", "op/MatMul.1"]))
-def test_layer_and_port_are_told_apart_again(name: str, port: str) -> None:
+def test_layer_and_port_are_distinguished_again(name: str, port: str) -> None:
     joined = record(join(escape(name), port))
     assert (joined.layer, joined.port) == (escape(name), port)

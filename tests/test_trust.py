@@ -214,7 +214,7 @@ def test_nothing_else_behind_a_class_is_a_target(path: str, reason: str) -> None
     assert ".. " not in str(caught.value)
 
 
-def test_a_module_that_is_missing_inside_a_module_is_told(
+def test_a_module_that_is_missing_inside_a_module_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "lacks_17").mkdir()

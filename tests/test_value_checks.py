@@ -193,7 +193,7 @@ def test_nothing_is_warned_of() -> None:
     assert examine(Dense(values), 3).first == {"3": (1, 2)}
 
 
-def test_all_samples_that_are_not_finite_are_told_and_absent_ones_are_not() -> None:
+def test_all_samples_that_are_not_finite_are_reported_and_absent_ones_are_not() -> None:
     values = np.zeros((20, 3), "float32")
     values[4:14, 1] = np.nan
     values[6, 0] = np.inf

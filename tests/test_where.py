@@ -1,4 +1,4 @@
-"""Where a recorded run is gone on with: other workers, and nothing else."""
+"""Where a recorded run is resumed: other workers, and nothing else."""
 
 from pathlib import Path
 

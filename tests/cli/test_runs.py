@@ -97,7 +97,7 @@ def test_a_finished_run_of_the_same_identity_is_taken(
         (["resume"], "resume: the following arguments are required: RUN. Usage: extractkit resume"),
         (
             ["verify", "r", "--recompute", "x"],
-            "argument --recompute: 'x' is no whole number of 0 or more",
+            "argument --recompute: 'x' is not a whole number of 0 or more",
         ),
         (["rerun", "r", "elsewhere"], "'elsewhere' is not a run directory to write to"),
         (

@@ -26,9 +26,7 @@ def test_a_job_on_two_processes_makes_the_same_run(
     assert program("verify", "two").returncode == cli.DONE
 
 
-def test_a_run_is_gone_on_with_and_repeated_elsewhere(
-    program: Program, run: Path, place: Path
-) -> None:
+def test_a_run_is_resumed_and_repeated_elsewhere(program: Program, run: Path, place: Path) -> None:
     kept, shards = stored(run), sorted((run / "shards").iterdir())
     configured = json.loads((run / "manifest.json").read_text())["job_resolved"]
     shards[0].unlink()

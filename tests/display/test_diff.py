@@ -82,9 +82,9 @@ def test_a_difference_by_nan_alone_has_its_line() -> None:
     nan = replace(BEYOND, counts=Counts(80, 2, 2, 0, 2), errors=Errors(0, 0, 0, 0, 0, 1.0, None))
     one = replace(nan, a="x", b="x", counts=Counts(80, 2, 2, 0, 1))
     text = shown(replace(FOUND, tensors=(nan, one)))
-    told = "NaN or infinite in one run alone, or infinite with opposite signs\n"
-    assert f"last:output = net/last:0: 2 values are {told}" in text
-    assert f"\nx: 1 value is {told}" in text
+    reported = "NaN or infinite in one run alone, or infinite with opposite signs\n"
+    assert f"last:output = net/last:0: 2 values are {reported}" in text
+    assert f"\nx: 1 value is {reported}" in text
     many = tuple(replace(one, a=f"t{n}") for n in range(61))
     assert "… and so in 1 more tensor\n" in shown(replace(FOUND, tensors=many))
     assert "NaN or infinite" not in shown(FOUND)
@@ -98,7 +98,7 @@ def test_a_small_share_is_never_none(beyond: int, share: str) -> None:
     assert share in shown(replace(FOUND, tensors=(replace(BEYOND, counts=counts),)))
 
 
-def test_what_a_mapping_leaves_out_is_told_as_that() -> None:
+def test_what_a_mapping_leaves_out_is_reported_as_that() -> None:
     assert "1 tensor of A not mapped: y:output" in shown(replace(FOUND, mapped=True))
 
 

@@ -121,7 +121,9 @@ def test_another_ending_is_refused_before_anything_is_drawn(name: str, tmp_path:
     assert "'.svg'" in str(caught.value)
 
 
-def test_a_place_that_cannot_be_written_to_is_told(matplotlib: ModuleType, tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_to_is_reported(
+    matplotlib: ModuleType, tmp_path: Path
+) -> None:
     (tmp_path / "taken.png").mkdir()
     for path, why in (("no/f.png", "No such file or directory"), ("taken.png", "Is a directory")):
         with pytest.raises(ConfigError) as caught:

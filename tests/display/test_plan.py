@@ -97,7 +97,7 @@ def test_the_document_tells_of_checkpoints() -> None:
     assert document["shards"] == [{"start": 0, "stop": 1024}, {"start": 1024, "stop": 1500}]
 
 
-def test_who_may_share_a_batch_is_told_with_the_reason() -> None:
+def test_who_may_share_a_batch_is_reported_with_the_reason() -> None:
     alone = Shared(Sharing.ALONE, "several samples together give other values")
     lines = shown(replace(preview(), shared=alone))
     assert lines[-2] == (

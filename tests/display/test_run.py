@@ -86,7 +86,7 @@ def finding_rows(text: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize(
-    ("settings", "files", "told"),
+    ("settings", "files", "reported"),
     [
         (
             {"index": "auto"},
@@ -99,16 +99,16 @@ def finding_rows(text: str) -> list[list[str]]:
     ],
 )
 def test_a_run_without_a_file_over_all_shards_tells_why(
-    settings: dict[str, object], files: tuple[StoredFile, ...], told: str | None
+    settings: dict[str, object], files: tuple[StoredFile, ...], reported: str | None
 ) -> None:
     sink = {"_target_": "extractkit.sinks.hdf5.Hdf5Sink", **settings}
     run = replace(MANIFEST, files=files, job_resolved={"sinks": {"mine": sink}})
     (line,) = [line for line in shown(run).splitlines() if line.startswith("tensors.h5")] or [None]
-    assert line == (told and f"tensors.h5     {told}")
+    assert line == (reported and f"tensors.h5     {reported}")
     assert "tensors.h5" not in shown(replace(run, status=Status.STARTED, actual=None))
 
 
-def test_what_may_be_a_mistake_is_told_with_its_counts() -> None:
+def test_what_may_be_a_mistake_is_reported_with_its_counts() -> None:
     actual = Actual(samples=48, shards=2, bytes=4000, missing=1, values=FOUND)
     inputs = RunInputs("f00", 48, truncated=3)
     assert finding_rows(shown(replace(MANIFEST, actual=actual, inputs=inputs))) == [

@@ -1,4 +1,4 @@
-"""A sweep as it is told of."""
+"""A sweep as it is reported of."""
 
 import io
 from dataclasses import replace

@@ -27,8 +27,8 @@ SINKS = {"hdf5": "extractkit.sinks.hdf5.Hdf5Sink", "npz": "extractkit.sinks.npz.
 EVERYTHING: Mapping[str, object] = {"path": "*"}
 
 
-class Told(Silent):
-    """Keeps what it is told."""
+class Collected(Silent):
+    """Keeps what it is reported."""
 
     def __init__(self) -> None:
         self.samples = self.bytes = self.expected = 0

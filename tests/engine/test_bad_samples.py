@@ -82,7 +82,7 @@ def surveyed(
 class TestSurvey:
     TEXTS = ("ab", NO_TEXT, NO_CODE, "abc")
 
-    def test_what_fails_alone_is_told_with_its_reason_and_keeps_its_place(self) -> None:
+    def test_what_fails_alone_is_reported_with_its_reason_and_keeps_its_place(self) -> None:
         missing, rows, lengths = surveyed(self.TEXTS)
         assert missing == {1: "inputs[1] is int, not a text: 7", 2: "sample '2' has no code"}
         assert lengths == [2, 0, 0, 3]
@@ -141,11 +141,13 @@ class TestSurvey:
         ]
         with pytest.raises(InputError) as caught:
             survey(CHOOSY, texts, lambda rows: None)
-        told = str(caught.value)
-        assert told.startswith(f"sample 't.jsonl:3' (number 1): inputs.path={str(path)!r}, line 3 ")
-        assert told.endswith(" needs another ending. " + WAY_OUT)
+        reported = str(caught.value)
+        assert reported.startswith(
+            f"sample 't.jsonl:3' (number 1): inputs.path={str(path)!r}, line 3 "
+        )
+        assert reported.endswith(" needs another ending. " + WAY_OUT)
 
-    def test_where_nothing_is_left_the_first_reason_is_told(self) -> None:
+    def test_where_nothing_is_left_the_first_reason_is_reported(self) -> None:
         with pytest.raises(InputError) as caught:
             surveyed([NO_CODE, NO_CODE])
         assert str(caught.value) == (
@@ -327,7 +329,7 @@ class TestStream:
     def bad(self, text: object) -> bool:
         return text in (NO_TEXT, NO_CODE, BOMB)
 
-    def test_why_each_is_skipped_is_told(self) -> None:
+    def test_why_each_is_skipped_is_reported(self) -> None:
         texts = source(["a", BOMB, NO_TEXT, NO_CODE])  # type: ignore[list-item]
         (one,) = stream(texts, BatchRules(4, None, True)).shards([Shard(0, 4)])
         assert one.missing == {
@@ -363,7 +365,7 @@ class TestStream:
         with pytest.raises(SampleError, match=r"^too many at once$"):
             list(failing.shards([Shard(0, 2)]))
 
-    def test_what_no_sample_can_cause_is_told_as_it_is(self) -> None:
+    def test_what_no_sample_can_cause_is_reported_as_it_is(self) -> None:
         def lost(features: object, lengths: object) -> list[Array]:
             raise JobError("the device is lost")
 

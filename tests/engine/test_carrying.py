@@ -15,7 +15,7 @@ from extractkit.runs import journal
 from extractkit.runs.layout import JOURNAL
 from extractkit.runs.shards import state_before
 from tests.engine.carrying_examples import carrying
-from tests.engine.examples import MODEL, TEXTS, Told, executed, tokens
+from tests.engine.examples import MODEL, TEXTS, Collected, executed, tokens
 
 
 def test_each_sample_starts_from_the_state_that_those_before_it_left(tmp_path: Path) -> None:
@@ -54,11 +54,12 @@ def test_a_shard_in_front_of_which_no_state_is_stored_cannot_start(tmp_path: Pat
     )
 
 
-def test_the_user_is_told_how_samples_share_a_call(tmp_path: Path) -> None:
-    told = Told()
-    executed(tmp_path / "run", carrying(), told)
+def test_the_user_learns_how_samples_share_a_call(tmp_path: Path) -> None:
+    reported = Collected()
+    executed(tmp_path / "run", carrying(), reported)
     assert (
-        "the model's state is carried in the order of the samples, one sample a call" in told.notes
+        "the model's state is carried in the order of the samples, one sample a call"
+        in reported.notes
     )
     plan = preview(carrying(), tmp_path)
     assert plan.to_json()["sharing"] == "consecutive samples"

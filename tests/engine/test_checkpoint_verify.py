@@ -52,7 +52,7 @@ def again(path: Path, of: Job, shards: int = 12) -> Verification:
     return verify(path, recompute=lambda sound: recompute(of, sound, shards, 0))
 
 
-def told(found: Verification) -> str:
+def reported(found: Verification) -> str:
     return "\n".join(finding.message for finding in found.findings)
 
 
@@ -125,7 +125,7 @@ def test_a_damaged_shard_or_drift_is_named(harm: str, copy: Path) -> None:
     }
 
 
-def test_a_checkpoint_that_has_changed_or_is_gone_is_told(copy: Path) -> None:
+def test_a_checkpoint_that_has_changed_or_is_gone_is_reported(copy: Path) -> None:
     recorded = manifests.read(copy / "run")
     moved = tuple(
         replace(one, path=one.path.replace(str(Path(one.path).parents[1]), str(copy)))
@@ -147,7 +147,7 @@ def test_recomputing_with_another_content_is_another_job(copy: Path) -> None:
     written(copy / "w" / "step_1.safetensors", drawn(8))
     found = again(copy / "run", given(copy))
     assert check(found, "same job").outcome is Outcome.FAILED
-    assert "checkpoint 'step_1': " in told(found)
+    assert "checkpoint 'step_1': " in reported(found)
     assert check(found, "recomputed").outcome is not Outcome.OK
 
 

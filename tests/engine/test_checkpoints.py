@@ -29,7 +29,7 @@ from tests.engine.checkpoint_examples import (
     over,
     written,
 )
-from tests.engine.examples import EVERYTHING, TEXTS, Told, executed, job, shard_files, tokens
+from tests.engine.examples import EVERYTHING, TEXTS, Collected, executed, job, shard_files, tokens
 
 SEEDS = (0, 1, 2)
 
@@ -99,11 +99,11 @@ def test_every_shard_is_bit_for_bit_that_of_a_run_with_those_weights_alone(
     assert len(together) == 12
 
 
-def test_it_is_told_what_is_done(paths: list[str], tmp_path: Path) -> None:
-    told = Told()
-    run = executed(tmp_path / "run", over(paths, shard_size=8), told)
-    assert told.expected == told.samples == 60
-    (summary,) = told.summaries
+def test_it_is_reported_what_is_done(paths: list[str], tmp_path: Path) -> None:
+    reported = Collected()
+    run = executed(tmp_path / "run", over(paths, shard_size=8), reported)
+    assert reported.expected == reported.samples == 60
+    (summary,) = reported.summaries
     assert (summary.checkpoints, summary.samples, summary.computed) == (3, 20, 60)
     assert run.manifest.actual is not None
     assert (run.manifest.actual.samples, run.manifest.actual.shards) == (60, 12)
@@ -288,7 +288,7 @@ def test_what_is_not_finite_is_skipped_at_its_own_checkpoint(tmp_path: Path) -> 
     assert None not in drift.tensors["embedding:output"].from_first.relative_norm
 
 
-def test_what_is_not_finite_is_told_and_has_no_drift(tmp_path: Path) -> None:
+def test_what_is_not_finite_is_reported_and_has_no_drift(tmp_path: Path) -> None:
     run = executed(
         tmp_path / "run",
         over(infinite(tmp_path / "w"), {"path": "embedding:output"}, inputs=WITH_Z),
@@ -328,7 +328,7 @@ def test_a_checkpoint_that_cannot_be_used_ends_the_job_or_is_left_out(
     paths = files(tmp_path / "w")
     harm(paths[1])
     with pytest.raises(ModelError) as caught:
-        execute(over(paths), tmp_path / "run", hydra_files={"a": ""}, listener=Told())
+        execute(over(paths), tmp_path / "run", hydra_files={"a": ""}, listener=Collected())
     assert str(caught.value).startswith(
         "model.checkpoints: 1 of 3 checkpoints cannot be used, first 'step_1': model.checkpoints="
     )
@@ -336,12 +336,12 @@ def test_a_checkpoint_that_cannot_be_used_ends_the_job_or_is_left_out(
         " Correct them, or start a new run without them: runtime.bad_checkpoints=skip"
     )
     assert not (tmp_path / "run").exists()
-    told = Told()
-    run = executed(tmp_path / "run", over(paths, bad_checkpoints="skip"), told)
+    reported = Collected()
+    run = executed(tmp_path / "run", over(paths, bad_checkpoints="skip"), reported)
     assert run.checkpoints == ("step_0", "step_2")
     (left_out,) = run.manifest.excluded
     assert (left_out.label, left_out.path) == ("step_1", paths[1])
-    assert f"checkpoint 'step_1' is excluded: {left_out.reason}" in told.notes
+    assert f"checkpoint 'step_1' is excluded: {left_out.reason}" in reported.notes
     np.testing.assert_array_equal(run["attention:kernel"].at("step_2"), drawn(2)["kernel"])
 
 

@@ -25,7 +25,7 @@ def known() -> Manifest:
     return described(STARTED, prepare(job(EVERYTHING, batch_size=3, device="/CPU:0")))
 
 
-def test_what_is_loaded_is_told(known: Manifest) -> None:
+def test_what_is_loaded_is_reported(known: Manifest) -> None:
     assert known.model == {
         **MODEL.describe(),
         "weights": MODEL.weights_digest(),
@@ -50,7 +50,7 @@ def test_what_was_known_before_stays(known: Manifest) -> None:
 
 
 def test_the_seed_is_the_jobs(known: Manifest) -> None:
-    """Whatever a manifest says: a run that is gone on with is held against it."""
+    """Whatever a manifest says: a run that is resumed is held against it."""
     assert STARTED.seeds != known.seeds == {"runtime": 0}
 
 
@@ -71,7 +71,7 @@ def test_weights_alone_have_no_inputs() -> None:
     assert only.inputs is None
 
 
-def test_files_that_the_job_names_are_told(tmp_path: Path) -> None:
+def test_files_that_the_job_names_are_reported(tmp_path: Path) -> None:
     (tmp_path / "texts.txt").write_text("a\nb\n")
     arguments = {"path": str(tmp_path / "texts.txt")}
     texts = Component("inputs", "extractkit.inputs.texts.Texts", arguments)
@@ -182,6 +182,6 @@ class Recording(ReferenceModel):
 
 
 def test_what_an_adapter_records_later_does_not_change_the_manifest() -> None:
-    told = described(STARTED, prepare(job({"path": "pool:output"}, model=Recording())))
+    reported = described(STARTED, prepare(job({"path": "pool:output"}, model=Recording())))
     Recording.found.append("second")
-    assert told.model["found"] == {"averages": ["first"]}
+    assert reported.model["found"] == {"averages": ["first"]}

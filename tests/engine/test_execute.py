@@ -24,7 +24,7 @@ from tests.engine.examples import (
     EVERYTHING,
     MODEL,
     TEXTS,
-    Told,
+    Collected,
     executed,
     job,
     shard_files,
@@ -154,30 +154,30 @@ def test_samples_of_different_lengths_stay_apart_where_the_model_computes_length
     assert all(len(lengths) == 1 for lengths in batches)
 
 
-def test_the_listener_is_told_of_every_sample_and_byte_once(tmp_path: Path) -> None:
-    told = Told()
-    executed(tmp_path / "run", job(EVERYTHING, shard_size=8), told)
+def test_the_listener_is_reported_of_every_sample_and_byte_once(tmp_path: Path) -> None:
+    reported = Collected()
+    executed(tmp_path / "run", job(EVERYTHING, shard_size=8), reported)
     stored = sum(map(len, shard_files(tmp_path / "run").values()))
-    assert (told.samples, told.expected, told.bytes) == (20, 20, stored)
-    (summary,) = told.summaries
+    assert (reported.samples, reported.expected, reported.bytes) == (20, 20, stored)
+    (summary,) = reported.summaries
     assert (summary.samples, summary.shards, summary.bytes, summary.tensors) == (20, 4, stored, 10)
     assert (summary.truncated, summary.non_finite) == (0, ())
 
 
 def test_notes_reach_listener_and_log(tmp_path: Path) -> None:
-    told = Told()
-    run = executed(tmp_path / "run", job(EVERYTHING, inputs=["a" * 65, "b"]), told)
-    assert told.notes == [
+    reported = Collected()
+    run = executed(tmp_path / "run", job(EVERYTHING, inputs=["a" * 65, "b"]), reported)
+    assert reported.notes == [
         "1 of 2 samples were cut off to fit the model (marked in samples.jsonl)",
         "1 matched tensors cannot be extracted, first attention:op/Count: "
         "no axis of it follows the samples: its value belongs to a whole batch",
     ]
     log = (tmp_path / "run" / LOG).read_text(encoding="utf-8")
-    assert all(note in log for note in told.notes)
+    assert all(note in log for note in reported.notes)
     assert "plan: 10 tensors, 2 samples, 2 shards" in log
     assert "committed 000000000-000000002" in log
     assert run.manifest.inputs is not None
-    assert run.manifest.inputs.truncated == told.summaries[0].truncated == 1
+    assert run.manifest.inputs.truncated == reported.summaries[0].truncated == 1
 
 
 class Infinite(ReferenceModel):
@@ -191,10 +191,10 @@ class Infinite(ReferenceModel):
 
 
 def test_what_is_not_finite_is_counted(tmp_path: Path) -> None:
-    told = Told()
+    reported = Collected()
     wanted = job({"path": "pool:*"}, model=Infinite(), inputs=["a", "x", "b"], shard_size=1)
-    run = executed(tmp_path / "run", wanted, told)
-    assert told.summaries[0].non_finite == ("pool:output",)
+    run = executed(tmp_path / "run", wanted, reported)
+    assert reported.summaries[0].non_finite == ("pool:output",)
     stats = [entry.stats["pool:output"] for entry in run.journal.by_shard().values()]
     assert [(one.nan, one.inf, one.first) for one in stats] == [
         (0, 0, {}),
@@ -248,7 +248,7 @@ def test_what_was_committed_before_a_failure_stays_readable(
     assert "Traceback" not in log
 
 
-def test_a_failure_before_the_first_shard_is_told_by_the_status(tmp_path: Path) -> None:
+def test_a_failure_before_the_first_shard_is_reported_by_the_status(tmp_path: Path) -> None:
     wanted = job({"path": "pool:output"}, model=Breaking(), inputs=["x"])
     with pytest.raises(JobError, match="the model broke"):
         execute(wanted, tmp_path / "run", hydra_files={}, listener=Silent())

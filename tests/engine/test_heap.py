@@ -9,7 +9,7 @@ from extractkit.engine.process import without_collections
 
 
 class _Made:
-    """An object that the collector tracks, and that can be told from others."""
+    """An object that the collector tracks, and that can be distinguished from others."""
 
 
 def _oldest(one: object) -> bool:

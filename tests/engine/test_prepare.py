@@ -87,7 +87,7 @@ def test_a_model_that_cannot_run_says_so() -> None:
         prepare(job({"path": "embedding:output"}, model=Broken()))
 
 
-def test_a_slice_for_which_the_first_sample_is_too_short_is_told() -> None:
+def test_a_slice_for_which_the_first_sample_is_too_short_is_reported() -> None:
     with pytest.raises(SelectionError):
         prepare(job({"path": "embedding:output", "slice": {"token": 2}}))
 

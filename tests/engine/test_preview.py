@@ -115,7 +115,9 @@ def test_a_disk_without_room_is_refused_by_plan_and_run_alike(
     assert not any(tmp_path.iterdir())
 
 
-def test_an_element_that_a_text_may_lack_is_told_where_lengths_are_known(tmp_path: Path) -> None:
+def test_an_element_that_a_text_may_lack_is_reported_where_lengths_are_known(
+    tmp_path: Path,
+) -> None:
     taking = job({"path": "embedding:output", "slice": {"token": 2}})
     preview(taking, tmp_path)
     with pytest.raises(SelectionError, match=r"but 5 of 20 samples are shorter, first sample 0 "):

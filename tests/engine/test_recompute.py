@@ -70,7 +70,7 @@ def outcomes(checks: Mapping[str, Check]) -> list[Outcome]:
     return [check.outcome for check in checks.values()]
 
 
-def told(check: Check) -> list[str]:
+def reported(check: Check) -> list[str]:
     return [finding.message for finding in check.findings]
 
 
@@ -120,7 +120,7 @@ def test_every_shard_comes_out_bit_for_bit(finished: Path) -> None:
     assert checks[OUTPUTS].notes == ("the largest difference is 0",)
 
 
-def test_the_drawing_is_told_and_can_be_repeated(finished: Path) -> None:
+def test_the_drawing_is_reported_and_can_be_repeated(finished: Path) -> None:
     one = again(finished, whole_job(), shards=2, seed=None)[AGAIN]
     assert one.detail == "2 of 5 shards, bit for bit"
     (note,) = one.notes
@@ -148,7 +148,7 @@ def test_missing_samples_are_missing_again(tmp_path: Path) -> None:
     lines = [entry.to_line() for entry in entries.values()]
     (path / JOURNAL).write_text("".join(f"{line}\n" for line in lines))
     message = "sample 0 was missing, and is not missing when computed again"
-    assert told(again(path, of)[AGAIN]) == [message]
+    assert reported(again(path, of)[AGAIN]) == [message]
 
 
 def test_an_unfinished_run_is_computed_again_as_far_as_it_got(tmp_path: Path) -> None:
@@ -179,16 +179,16 @@ def test_weights_alone_need_no_samples(tmp_path: Path) -> None:
         ({"inputs": [*TEXTS[:-1], "other"]}, "the inputs"),
     ],
 )
-def test_another_job_is_told_and_not_run(
+def test_another_job_is_reported_and_not_run(
     finished: Path, changed: Mapping[str, object], what: str
 ) -> None:
     checks = again(finished, whole_job(**changed))
     assert outcomes(checks) == [Outcome.FAILED, Outcome.NOT_CHECKED, Outcome.NOT_CHECKED]
-    (message,) = told(checks[SAME])
+    (message,) = reported(checks[SAME])
     assert message.startswith(what)
 
 
-def test_a_job_that_cannot_be_prepared_is_told(
+def test_a_job_that_cannot_be_prepared_is_reported(
     finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def gone(job: Job, settings: object) -> None:
@@ -197,7 +197,7 @@ def test_a_job_that_cannot_be_prepared_is_told(
     monkeypatch.setattr(recomputing, "prepare", gone)
     checks = again(finished, whole_job())
     assert outcomes(checks) == [Outcome.FAILED, Outcome.NOT_CHECKED, Outcome.NOT_CHECKED]
-    assert told(checks[SAME]) == ["model.path='weights.h5' does not exist"]
+    assert reported(checks[SAME]) == ["model.path='weights.h5' does not exist"]
 
 
 def test_damaged_rows_leave_nothing_to_compute_from(run: Path) -> None:
@@ -206,7 +206,7 @@ def test_damaged_rows_leave_nothing_to_compute_from(run: Path) -> None:
 
 
 @pytest.mark.parametrize("shard", SHARDS[:2])
-def test_the_smallest_difference_is_told(run: Path, shard: Shard) -> None:
+def test_the_smallest_difference_is_reported(run: Path, shard: Shard) -> None:
     key = "attention:output" if len(shard) else "attention:kernel"
     stored_otherwise(run, shard, key, 1e-6)
     (finding,) = again(run, whole_job())[AGAIN].findings
@@ -251,12 +251,12 @@ def test_in_other_surroundings_values_agree_to_a_tolerance(
     assert finding.tensor == "attention:output"
 
 
-def test_a_model_that_fails_now_is_told(tmp_path: Path) -> None:
+def test_a_model_that_fails_now_is_reported(tmp_path: Path) -> None:
     checks = again(
         made(tmp_path / "run", whole_job(inputs=ODD)), whole_job(model=Failing(), inputs=ODD)
     )
     assert outcomes(checks) == [Outcome.OK, Outcome.FAILED, Outcome.OK]
-    (message,) = told(checks[AGAIN])
+    (message,) = reported(checks[AGAIN])
     assert message.endswith("cannot be computed: it fails")
     assert SHARDS[-1].key in message
 
@@ -264,7 +264,7 @@ def test_a_model_that_fails_now_is_told(tmp_path: Path) -> None:
 # ---- the model's own outputs
 
 
-def test_outputs_that_extraction_moves_are_told(finished: Path) -> None:
+def test_outputs_that_extraction_moves_are_reported(finished: Path) -> None:
     checks = again(finished, whole_job(model=Moved(by=0.01)))
     assert outcomes(checks) == [Outcome.OK, Outcome.OK, Outcome.FAILED]
     (finding,) = checks[OUTPUTS].findings
@@ -274,7 +274,7 @@ def test_outputs_that_extraction_moves_are_told(finished: Path) -> None:
 
 
 @pytest.mark.parametrize("by", [np.nan, np.inf])
-def test_a_nan_in_one_of_them_alone_is_told_as_such(by: float, finished: Path) -> None:
+def test_a_nan_in_one_of_them_alone_is_reported_as_such(by: float, finished: Path) -> None:
     (finding,) = again(finished, whole_job(model=Moved(by=by)))[OUTPUTS].findings
     assert finding.message == (
         "':output' is not the model's own output: 1 element is NaN or infinite in one of them alone"

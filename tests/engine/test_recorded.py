@@ -46,7 +46,7 @@ def test_samples_of_one_shape_are_counted() -> None:
     assert recorded_survey(FIXED, [], 0).lengths.samples == 0
 
 
-def test_rows_that_are_missing_are_told() -> None:
+def test_rows_that_are_missing_are_reported() -> None:
     with pytest.raises(RunDirectoryError, match=r"^2 samples have a row, 3 were recorded$"):
         recorded_survey(FIXED, [{}, {}], 3)
 

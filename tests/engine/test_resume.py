@@ -23,7 +23,7 @@ from extractkit.runs.checking.records import damage
 from extractkit.runs.layout import JOURNAL, LOCK, LOG, locked
 from extractkit.runs.manifest import MANIFEST, Manifest, Status
 from extractkit.testing.reference import ReferenceModel
-from tests.engine.examples import EVERYTHING, Told, job
+from tests.engine.examples import EVERYTHING, Collected, job
 
 TEXTS = ("ab", "c", "", "defg", "hi", "x", "jk", "l", "mno")
 THIRD = "shards/000000004-000000006"
@@ -113,10 +113,10 @@ def assert_same(path: Path, whole: Path) -> None:
     assert damage(path, manifests.read(path)) == []
 
 
-def resumed(path: Path, given: Job | None = None) -> Told:
-    told = Told()
-    resume(given or wanted(), path, listener=told)
-    return told
+def resumed(path: Path, given: Job | None = None) -> Collected:
+    reported = Collected()
+    resume(given or wanted(), path, listener=reported)
+    return reported
 
 
 def test_two_runs_of_a_job_differ_in_what_is_volatile_alone(path: Path, whole: Path) -> None:
@@ -150,10 +150,10 @@ def test_a_run_may_stop_more_than_once(tmp_path: Path, whole: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         resumed(path)
     assert manifests.read(path).status is Status.INTERRUPTED
-    told = resumed(path)
+    reported = resumed(path)
     assert_same(path, whole)
     assert len(manifests.read(path).volatile.resumed) == 2
-    assert any(note.endswith("shards are committed already") for note in told.notes)
+    assert any(note.endswith("shards are committed already") for note in reported.notes)
 
 
 def test_a_run_whose_process_was_killed_before_its_plan_goes_on(
@@ -216,8 +216,8 @@ def test_a_shard_whose_line_is_torn_is_stored_again(path: Path, whole: Path) -> 
 def test_a_finished_run_that_is_whole_loads_nothing_and_stays_as_it_is(path: Path) -> None:
     before = {file: file.stat().st_mtime_ns for file in path.rglob("*")}
     nothing = Component("model", "no.such_model", {})
-    told = resumed(path, replace(wanted(), model=nothing))
-    assert told.notes == [f"{path} is finished, and nothing of it is damaged"]
+    reported = resumed(path, replace(wanted(), model=nothing))
+    assert reported.notes == [f"{path} is finished, and nothing of it is damaged"]
     assert {file: file.stat().st_mtime_ns for file in path.rglob("*")} == before
 
 
@@ -233,7 +233,7 @@ def test_a_backup_by_hard_links_keeps_what_it_holds(tmp_path: Path, whole: Path)
 
 
 @pytest.mark.parametrize("name", [".hydra/config.yaml", "extractkit.log"])
-def test_what_cannot_be_made_again_is_told_every_time(name: str, path: Path) -> None:
+def test_what_cannot_be_made_again_is_reported_every_time(name: str, path: Path) -> None:
     flip(path / name)
     for _ in range(2):
         with pytest.raises(JobError, match=rf"are whole and .*{name} is damaged: its SHA-256"):

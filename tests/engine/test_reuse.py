@@ -12,25 +12,25 @@ from extractkit.runs.manifest import Status, read
 from extractkit.runs.reader import open_run
 from extractkit.testing.reference import ReferenceModel
 from tests.engine.examples import EVERYTHING, executed, job
-from tests.engine.test_execute import Told
+from tests.engine.test_execute import Collected
 
 
 def wanted(root: Path, **changes: object) -> Job:
     return job(EVERYTHING, shard_size=8, reuse_from=str(root), **changes)  # type: ignore[arg-type]
 
 
-def reusing(path: Path, given: Job) -> tuple[Path, Told]:
-    told = Told()
-    return execute(given, path, hydra_files={"x": ""}, listener=told), told
+def reusing(path: Path, given: Job) -> tuple[Path, Collected]:
+    reported = Collected()
+    return execute(given, path, hydra_files={"x": ""}, listener=reported), reported
 
 
 def test_a_finished_run_of_the_same_identity_is_found(tmp_path: Path) -> None:
     finished = executed(tmp_path / "runs" / "a", job(EVERYTHING, shard_size=8)).path
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    found, told = reusing(tmp_path / "new" / "b", wanted(tmp_path / "runs"))
+    found, reported = reusing(tmp_path / "new" / "b", wanted(tmp_path / "runs"))
     assert found == finished
-    assert told.notes[-1] == f"reused {finished}: a finished run of the same identity"
-    assert told.summaries == []
+    assert reported.notes[-1] == f"reused {finished}: a finished run of the same identity"
+    assert reported.summaries == []
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
@@ -58,16 +58,16 @@ def test_a_damaged_run_is_not_taken(tmp_path: Path) -> None:
     assert found == tmp_path / "b"
 
 
-def test_a_run_that_cannot_be_told_apart_is_computed(tmp_path: Path) -> None:
+def test_a_run_that_cannot_be_distinguished_is_computed(tmp_path: Path) -> None:
     class Eager(ReferenceModel):
         def definition_digest(self) -> None:
             return None
 
     executed(tmp_path / "a", job(EVERYTHING, model=Eager()))
     assert read(tmp_path / "a").identity is None
-    found, told = reusing(tmp_path / "b", wanted(tmp_path, model=Eager()))
+    found, reported = reusing(tmp_path / "b", wanted(tmp_path, model=Eager()))
     assert found == tmp_path / "b"
-    assert any("it is unknown what this model computes" in note for note in told.notes)
+    assert any("it is unknown what this model computes" in note for note in reported.notes)
 
 
 def test_what_is_no_directory_is_refused_and_leaves_nothing(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from extractkit.runs.manifest import SelfCheck, Status, Volatile, joined
 from extractkit.runs.parts import join
 from extractkit.testing.reference import ReferenceModel
 from tests.engine.checkpoint_examples import files, over
-from tests.engine.examples import Told, executed, job
+from tests.engine.examples import Collected, executed, job
 
 HIDDEN: Mapping[str, object] = {"path": "attention:output"}
 
@@ -149,7 +149,7 @@ def test_nan_is_equal_to_nan(tmp_path: Path) -> None:
 
 
 def test_every_stage_of_a_job_has_a_name_of_its_own(tmp_path: Path) -> None:
-    listener = Told()
+    listener = Collected()
     executed(tmp_path / "run", job(HIDDEN), listener)
     assert listener.stages == [
         "loading the model",
@@ -199,7 +199,7 @@ def test_what_is_stored_does_not_depend_on_the_check(tmp_path: Path) -> None:
 # ---- where there is nothing to compare
 
 
-def reason(directory: Path, wanted: Job, listener: Told | None = None) -> str | None:
+def reason(directory: Path, wanted: Job, listener: Collected | None = None) -> str | None:
     (check,) = executed(directory, wanted, listener).manifest.volatile.self_check
     return check.not_applicable
 
@@ -214,8 +214,8 @@ class Plain(ReferenceModel):
 
 
 def test_an_adapter_need_not_have_the_ability(tmp_path: Path) -> None:
-    told = reason(tmp_path / "run", job(HIDDEN, model=Plain()))
-    assert told == "model 'reference' has no call of its own"
+    reported = reason(tmp_path / "run", job(HIDDEN, model=Plain()))
+    assert reported == "model 'reference' has no call of its own"
 
 
 class Lost(ReferenceModel):
@@ -257,7 +257,7 @@ def test_a_model_that_is_too_large_for_a_second_copy_is_extracted_with_a_warning
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     monkeypatch.setattr(TooLarge, "error", error, raising=False)
-    listener = Told()
+    listener = Collected()
     expected = "the memory is too small for the model twice"
     assert reason(tmp_path / "run", job(HIDDEN, model=TooLarge()), listener) == expected
     assert f"the job could not check itself: {expected}" in listener.notes
@@ -270,8 +270,8 @@ class Uncallable(ReferenceModel):
         raise NoOwnCallError("operations that its library cannot run")
 
 
-def test_a_format_without_means_to_call_the_model_is_told(tmp_path: Path) -> None:
-    listener = Told()
+def test_a_format_without_means_to_call_the_model_is_reported(tmp_path: Path) -> None:
+    listener = Collected()
     expected = "operations that its library cannot run"
     assert reason(tmp_path / "run", job(HIDDEN, model=Uncallable()), listener) == expected
     assert f"the job could not check itself: {expected}" in listener.notes
@@ -313,7 +313,7 @@ def test_an_own_call_that_raises_on_what_is_computed_ends_the_job(
     )
 
 
-def test_an_own_call_that_the_settings_forbid_is_told(
+def test_an_own_call_that_the_settings_forbid_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Raising, "error", NoOwnCallError("no draws in a deterministic run"))
@@ -327,7 +327,7 @@ def test_an_own_call_that_needs_more_memory_than_there_is_does_not_end_the_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     monkeypatch.setattr(Raising, "error", error)
-    listener = Told()
+    listener = Collected()
     expected = "the memory is too small for the model's own call"
     assert reason(tmp_path / "run", job(HIDDEN, model=Raising()), listener) == expected
     assert f"the job could not check itself: {expected}" in listener.notes

@@ -14,8 +14,8 @@ def entry(start: int, stop: int, *missing: int) -> Entry:
 
 
 def test_a_sample_is_blamed_by_its_name_with_the_way_out() -> None:
-    told = blamed("cat/1.png", 3, "inputs.path='1.png' is broken. Copy it again.")
-    assert told == (
+    reported = blamed("cat/1.png", 3, "inputs.path='1.png' is broken. Copy it again.")
+    assert reported == (
         "sample 'cat/1.png' (number 3): inputs.path='1.png' is broken. Copy it again. "
         "To leave such samples out: runtime.bad_samples=skip"
     )

@@ -111,7 +111,7 @@ def test_closing_before_the_start_starts_nothing() -> None:
     assert (items.begun, threads()) == (0, [])
 
 
-def test_what_cannot_be_iterated_is_told_at_once() -> None:
+def test_what_cannot_be_iterated_is_reported_at_once() -> None:
     with pytest.raises(TypeError, match="not iterable"):
         next(ahead(7, 1))  # type: ignore[arg-type]
     assert not threads()

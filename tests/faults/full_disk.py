@@ -17,7 +17,7 @@ from extractkit.runs.shards import check_entry
 from tests.faults.calls import Around, Call, failing, full
 from tests.faults.children import watched
 from tests.faults.figures import Figures
-from tests.faults.runs import SINKS, Undisturbed, begin, go_on
+from tests.faults.runs import SINKS, Undisturbed, begin, resume_run
 from tests.fuzz.outcomes import Outcome, outcome
 
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
@@ -135,12 +135,12 @@ class _Trial:
         return self.figures
 
     def judge(self, what: str, how: Outcome, words: str) -> None:
-        """Look at what a failure said and left; go on with the run and compare it."""
+        """Look at what a failure said and left; resume the run and compare it."""
         directory = self.place / "run"
         wrong = []
         self.figures.counts["failures injected"] += 1
         if how is Outcome.REFUSED:
-            self.figures.counts["of them told in one line that names the file"] += 1
+            self.figures.counts["of them reported in one line that names the file"] += 1
             if "\n" in words or str(directory) not in words or "Errno" in words:
                 wrong.append("unclear")
         elif how is Outcome.ANSWERED:
@@ -149,7 +149,7 @@ class _Trial:
         else:
             wrong.append("a traceback")
         wrong += _broken(directory)
-        again, why = outcome(lambda: go_on(directory))
+        again, why = outcome(lambda: resume_run(directory))
         if again is not Outcome.ANSWERED:
             wrong.append(f"going on: {again}: {why}")
         elif different := self.undisturbed.wrong_with(directory):

@@ -14,9 +14,9 @@ from tests.faults.runs import (
     begin,
     begin_carrying,
     begin_over_checkpoints,
-    go_on,
-    go_on_carrying,
-    go_on_over_checkpoints,
+    resume_run,
+    resume_run_carrying,
+    resume_run_over_checkpoints,
 )
 from tests.fuzz.outcomes import Outcome, outcome
 
@@ -29,13 +29,13 @@ def every_instant(
     count: int | None,
     seed: int,
     begin: Action = begin,
-    go_on: Action = go_on,
+    resume_run: Action = resume_run,
 ) -> Figures:
     """A run, and the resume of one that was killed, each killed at every instant there is.
 
     Args:
         count: of the instants of each, drawn by chance; None: all.
-        begin, go_on: run a job, and go on with what is left of it.
+        begin, resume_run: run a job, and resume what is left of it.
     """
     figures = Figures()
     place = scratch / "place"
@@ -46,14 +46,14 @@ def every_instant(
     _kill(begin, two_thirds, place)
     place.rename(stopped)
     shutil.copytree(stopped, place)
-    calls = recorded(go_on, place / "run")
+    calls = recorded(resume_run, place / "run")
     shutil.rmtree(place)
-    for what, action, found in (("run", begin, every), ("resume", go_on, instants(calls))):
+    for what, action, found in (("run", begin, every), ("resume", resume_run, instants(calls))):
         for instant in drawn(found, count, seed):
-            if action is go_on:
+            if action is resume_run:
                 shutil.copytree(stopped, place)
             _kill(action, instant, place)
-            how, words = outcome(lambda: go_on(place / "run"))
+            how, words = outcome(lambda: resume_run(place / "run"))
             wrong = undisturbed.wrong_with(place / "run")
             figures.counts[f"kills of a {what}"] += 1
             figures.counts[f"{what}s finished bitwise equal"] += not wrong
@@ -66,12 +66,12 @@ def every_instant(
 
 def every_instant_over_checkpoints(scratch: Path, count: int | None, seed: int) -> Figures:
     """The same of a run over several checkpoints."""
-    return every_instant(scratch, count, seed, begin_over_checkpoints, go_on_over_checkpoints)
+    return every_instant(scratch, count, seed, begin_over_checkpoints, resume_run_over_checkpoints)
 
 
 def every_instant_carrying(scratch: Path, count: int | None, seed: int) -> Figures:
     """The same of a run that carries the model's state from shard to shard."""
-    return every_instant(scratch, count, seed, begin_carrying, go_on_carrying)
+    return every_instant(scratch, count, seed, begin_carrying, resume_run_carrying)
 
 
 def random_instants(scratch: Path, count: int | None, seed: int) -> Figures:
@@ -129,5 +129,5 @@ def _timed(directory: Path, seconds: float) -> None:
     """Go on with a run until a timer ends this process."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, seconds)
-    go_on(directory)
+    resume_run(directory)
     signal.setitimer(signal.ITIMER_REAL, 0)

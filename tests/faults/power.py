@@ -15,7 +15,7 @@ from tests.faults.calls import Call, killed
 from tests.faults.children import recorded, watched
 from tests.faults.disk import Change, Data, Disk, File, Names, Tree, lay_out
 from tests.faults.figures import Figures
-from tests.faults.runs import SINKS, Undisturbed, begin, go_on
+from tests.faults.runs import SINKS, Undisturbed, begin, resume_run
 from tests.fuzz.outcomes import Outcome, outcome
 
 _MIXTURES = 4
@@ -26,7 +26,7 @@ def every_call(scratch: Path, count: int | None, seed: int) -> Figures:
     """The power fails after each call of a run, and after each of the resume of a killed one.
 
     Args:
-        count: of directories to go on with, drawn by chance; None: every one that differs.
+        count: of directories to resume, drawn by chance; None: every one that differs.
     """
     figures = Figures()
     place = scratch / "place"
@@ -36,21 +36,23 @@ def every_call(scratch: Path, count: int | None, seed: int) -> Figures:
         place.mkdir()
         watched(begin, place / "run", killed(stop, "before"))
         made = [call for call in undisturbed.calls if call.number < stop]
-        campaigns.append(("resume", [*made, *recorded(go_on, place / "run")], len(made)))
+        campaigns.append(("resume", [*made, *recorded(resume_run, place / "run")], len(made)))
         shutil.rmtree(place)
     for what, calls, first in campaigns:
         failures = list(_failures(calls, first, seed))
         figures.counts[f"power failures in a {what}"] += len(failures)
-        different = list({_digest(tree): (told, tree, n) for told, tree, n in failures}.values())
+        different = list(
+            {_digest(tree): (reported, tree, n) for reported, tree, n in failures}.values()
+        )
         if count is not None and count < len(different):
             different = random.Random(seed).sample(different, count)
-        for told, tree, promised in different:
+        for reported, tree, promised in different:
             place.mkdir()
             lay_out(tree, place)
             wrong = []
             if (whole := _whole(place / "run")) < promised:
                 wrong.append(f"{promised} shards were committed, {whole} are left")
-            how, words = outcome(lambda: go_on(place / "run"))
+            how, words = outcome(lambda: resume_run(place / "run"))
             if how is not Outcome.ANSWERED:
                 wrong.append(f"{how}: {words}")
             wrong += undisturbed.wrong_with(place / "run")
@@ -58,7 +60,7 @@ def every_call(scratch: Path, count: int | None, seed: int) -> Figures:
             figures.counts["different directories left by them"] += 1
             figures.counts["finished bitwise equal"] += not wrong
             if wrong:
-                figures.faults.append(f"{what}, {told}: {wrong}")
+                figures.faults.append(f"{what}, {reported}: {wrong}")
     return figures
 
 
@@ -84,7 +86,7 @@ def _failures(calls: list[Call], first: int, seed: int) -> Iterator[tuple[str, T
         elif call.name == "fsync" and call.path != "run":
             synced = lines
         if done == len(calls) - 1:
-            promised = lines  # whoever is told that the run is finished may rely on all of it
+            promised = lines  # whoever is reported that the run is finished may rely on all of it
         if done < first:
             continue
         for way, (names, data) in _WAYS.items():

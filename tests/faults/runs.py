@@ -35,7 +35,7 @@ def begin(directory: Path, listener: Listener | None = None) -> None:
     execute(several_shards(), directory, hydra_files=HYDRA_FILES, listener=listener or Silent())
 
 
-def go_on(directory: Path, listener: Listener | None = None) -> None:
+def resume_run(directory: Path, listener: Listener | None = None) -> None:
     """What a user does with an unfinished run: resume it or, where none has begun, run again."""
     if (directory / MANIFEST).exists():
         resume(several_shards(), directory, listener=listener or Silent())
@@ -60,7 +60,7 @@ def begin_over_checkpoints(directory: Path) -> None:
     execute(of, directory, hydra_files=HYDRA_FILES, listener=Silent())
 
 
-def go_on_over_checkpoints(directory: Path) -> None:
+def resume_run_over_checkpoints(directory: Path) -> None:
     """Go on with it, or run it again."""
     if (directory / MANIFEST).exists():
         resume(several_checkpoints(directory), directory, listener=Silent())
@@ -73,7 +73,7 @@ def begin_carrying(directory: Path) -> None:
     execute(carrying(), directory, hydra_files=HYDRA_FILES, listener=Silent())
 
 
-def go_on_carrying(directory: Path) -> None:
+def resume_run_carrying(directory: Path) -> None:
     """Go on with it, or run it again."""
     if (directory / MANIFEST).exists():
         resume(carrying(), directory, listener=Silent())

@@ -33,8 +33,8 @@ def test_kills_and_interruptions_leave_no_trace(tmp_path: Path) -> None:
     (tmp_path / "texts.txt").write_text("\n".join(filter(None, texts)), "utf-8")
     run = tmp_path / "run"
     process = start(tmp_path, *JOB)
-    _, told = process.communicate(timeout=300)
-    assert process.returncode == 0, told
+    _, reported = process.communicate(timeout=300)
+    assert process.returncode == 0, reported
     undisturbed = content(run)
     run.rename(tmp_path / "undisturbed")
     shards = TEXTS // SAMPLES_A_SHARD
@@ -44,16 +44,16 @@ def test_kills_and_interruptions_leave_no_trace(tmp_path: Path) -> None:
         kept = wait_for_commit(process, run, shards * number // len(SIGNALS) // 2)
         assert kept < shards
         process.send_signal(how)
-        _, told = process.communicate(timeout=300)
+        _, reported = process.communicate(timeout=300)
         if how is signal.SIGKILL:
             assert process.returncode == -signal.SIGKILL
         else:
             assert process.returncode == 130
-            assert "extractkit resume " in told
+            assert "extractkit resume " in reported
     assert committed(run) < shards
     process = start(tmp_path, "resume", "run")
-    _, told = process.communicate(timeout=300)
-    assert process.returncode == 0, told
+    _, reported = process.communicate(timeout=300)
+    assert process.returncode == 0, reported
     assert content(run) == undisturbed
     assert not damage(run, extractkit.open(run).manifest)
 

@@ -21,7 +21,7 @@ from extractkit.engine.distributed import processes
 from extractkit.engine.execute import execute
 from extractkit.runs.layout import JOURNAL
 from extractkit.testing.reference import ReferenceModel
-from tests.engine.test_resume import Told
+from tests.engine.test_resume import Collected
 from tests.faults.figures import Figures
 from tests.faults.runs import HYDRA_FILES, Undisturbed, several_shards
 from tests.fuzz.outcomes import Outcome, outcome
@@ -107,12 +107,12 @@ def _in_this_process(directory: Path) -> None:
 
 
 def _run_and_kill(engine: str, directory: Path, after: Path, seconds: float) -> str:
-    """Run the job and kill one of its workers so long after there is a file; what was told."""
-    told = Told()
+    """Run the job and kill one of its workers so long after there is a file; what was reported."""
+    reported = Collected()
     killer = threading.Thread(target=_kill_one, args=(after, seconds), daemon=True)
     killer.start()
-    execute(_job(engine), directory, hydra_files=HYDRA_FILES, listener=told)
-    return "; ".join(note for note in told.notes if note.startswith("worker "))
+    execute(_job(engine), directory, hydra_files=HYDRA_FILES, listener=reported)
+    return "; ".join(note for note in reported.notes if note.startswith("worker "))
 
 
 def _kill_one(after: Path, seconds: float) -> None:

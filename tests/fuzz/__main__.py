@@ -2,7 +2,7 @@
 
 Subjects are the program's `configs`, its `runs`, and each format of model files. Prints how the
 cases of each ended, and every case that a user must not see; ends with 1 where there was one. A
-case is told by its number, and is the same every time.
+case is reported by its number, and is the same every time.
 """
 
 import argparse

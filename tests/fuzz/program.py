@@ -62,15 +62,15 @@ def call(arguments: Sequence[str], place: Path, allowed: Sequence[Path]) -> Ende
     printed = place.with_name(f"{place.name}.printed")
     before = _files(place)
     how, words = outcome(lambda: _called(arguments, place, printed), _SECONDS)
-    told = printed.read_text("utf-8", errors="replace")
+    reported = printed.read_text("utf-8", errors="replace")
     if how is not Outcome.ANSWERED:
-        return Ended(-1, told, (f"{how}: {words}",))
+        return Ended(-1, reported, (f"{how}: {words}",))
     code, wrong = json.loads(words)
-    if "Traceback (most recent" in told:
+    if "Traceback (most recent" in reported:
         wrong.append("a traceback")
     if code not in (0, 1, 2):
         wrong.append(f"exit code {code}")
-    if code == 2 and len(_MESSAGE.findall(told)) != 1:
+    if code == 2 and len(_MESSAGE.findall(reported)) != 1:
         wrong.append("not one message")
     changed = {path for path, _ in _files(place).items() ^ before.items()}
     wrong += [
@@ -78,7 +78,7 @@ def call(arguments: Sequence[str], place: Path, allowed: Sequence[Path]) -> Ende
         for path in sorted(changed)
         if not any(Path(path).is_relative_to(root) for root in allowed)
     ]
-    return Ended(code, told, tuple(wrong))
+    return Ended(code, reported, tuple(wrong))
 
 
 def import_early(arguments: Sequence[str], place: Path) -> None:

@@ -117,9 +117,9 @@ def test_commands_name_the_file_with_a_flipped_bit(
         whole = path.read_bytes()
         flip(path, whole.index(before) + len(before), 6)
         code, refused = run_command("verify", str(copied))
-        told = f"{refused}{capsys.readouterr().out}".replace("\n", "")
-        assert code == 1, told
-        assert named in told.replace("  ", "")
+        reported = f"{refused}{capsys.readouterr().out}".replace("\n", "")
+        assert code == 1, reported
+        assert named in reported.replace("  ", "")
         path.write_bytes(whole)
     assert run_command("verify", str(copied))[0] == 0
 
@@ -274,9 +274,9 @@ def test_a_line_of_a_newer_extractkit_is_refused(
             read(path)
         assert str(error.value) == message
     assert run_command("verify", str(copied))[0] == 1
-    told = capsys.readouterr().out.replace("\n", "").replace("  ", "")
-    assert "was written by a newer extractkit" in told
-    assert "does not hold" not in told
+    reported = capsys.readouterr().out.replace("\n", "").replace("  ", "")
+    assert "was written by a newer extractkit" in reported
+    assert "does not hold" not in reported
 
 
 @pytest.mark.parametrize("version", ["1", True, 0, 4, None])

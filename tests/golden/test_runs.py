@@ -155,7 +155,7 @@ def test_a_run_equals_those_of_the_same_job_in_other_schemas(run: Path) -> None:
 
 
 @runs("1")
-def test_a_run_of_other_weights_is_told_apart(run: Path) -> None:
+def test_a_run_of_other_weights_is_distinguished(run: Path) -> None:
     found = diff(run.parent / "0", run)
     apart = {one.a for one in found.tensors if one.verdict.value == "beyond"}
     assert apart == {":output", "hidden:kernel", "hidden:bias", "hidden:output"}

@@ -133,7 +133,7 @@ class TestReading:
             assert isinstance(source, ColumnSource)
             np.testing.assert_array_equal(whole(source), values.astype("float64"))
 
-    def test_the_file_is_told_by_its_content_not_by_its_name(self, folder: Path) -> None:
+    def test_the_file_is_recognized_by_its_content_not_by_its_name(self, folder: Path) -> None:
         with Path("x.bin").open("wb") as file:
             np.savez(file, x=np.zeros((2, 10)))
         assert len(Arrays("x.bin").bind(ONE)) == 2
@@ -248,12 +248,12 @@ class TestFiles:
         values = np.array([1, "x"], object)
         np.save("x.npy", values)
         np.savez("x.npz", y=np.ones(2), **{"x:0": values})
-        told = refusal(ONE, "x.npy")
-        assert told.startswith("inputs.path='x.npy' holds Python objects")
-        assert told.endswith("and save it: np.save(path, array)")
-        told = refusal(ONE, "x.npz")
-        assert told.startswith("inputs.path='x.npz': 'x:0' holds Python objects")
-        assert told.endswith("and save it: np.savez(path, **{'x:0': array, …})")
+        reported = refusal(ONE, "x.npy")
+        assert reported.startswith("inputs.path='x.npy' holds Python objects")
+        assert reported.endswith("and save it: np.save(path, array)")
+        reported = refusal(ONE, "x.npz")
+        assert reported.startswith("inputs.path='x.npz': 'x:0' holds Python objects")
+        assert reported.endswith("and save it: np.savez(path, **{'x:0': array, …})")
 
     def test_one_array_for_two_inputs_is_refused(self, folder: Path) -> None:
         np.save("x.npy", np.zeros((5, 10)))

@@ -201,13 +201,13 @@ def test_each_is_who_it_would_be_if_it_could_be_read(made: Made, signature: Sign
     expected = made([True] * len(good)).bind(signature).read(0, len(good))
     inputs = made(good)
     source = inputs.bind(signature)
-    told = [identity(source, index) for index in range(len(good))]
+    reported = [identity(source, index) for index in range(len(good))]
     if made is texts:  # a blank line stands behind the good ones alone
-        assert [one.id for one in told] == [f"x.txt:{line}" for line in (1, 3, 4, 5, 7)]
+        assert [one.id for one in reported] == [f"x.txt:{line}" for line in (1, 3, 4, 5, 7)]
     else:
-        assert [one.id for one in told] == [sample.id for sample in expected]
-    assert [one.source for one in told] == [sample.source for sample in expected]
-    for one, sample in zip(told, expected, strict=True):
+        assert [one.id for one in reported] == [sample.id for sample in expected]
+    assert [one.source for one in reported] == [sample.source for sample in expected]
+    for one, sample in zip(reported, expected, strict=True):
         assert one.extra.items() <= sample.extra.items()
 
 
@@ -215,12 +215,12 @@ def test_a_broken_picture_keeps_its_file_and_its_class() -> None:
     Path("in/cat").mkdir(parents=True)
     Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save("in/a.png")
     Path("in/cat/1.png").write_bytes(b"no picture")
-    told = identity(Images("in").bind(PICTURE), 1)
-    assert (told.id, told.source) == ("cat/1.png", "1.png")
-    assert told.extra == {"file": "in/cat/1.png", "label": "cat"}
+    reported = identity(Images("in").bind(PICTURE), 1)
+    assert (reported.id, reported.source) == ("cat/1.png", "1.png")
+    assert reported.extra == {"file": "in/cat/1.png", "label": "cat"}
 
 
-def test_they_are_told_apart_across_files() -> None:
+def test_they_are_distinguished_across_files() -> None:
     Path("a.jsonl").write_text('{"text": "a"}\n\n{\n')
     Path("b.jsonl").write_text('\n{"text": "b"}\n[]\n')
     source = Texts(["a.jsonl", "b.jsonl"]).bind(TEXT)
@@ -240,8 +240,8 @@ def test_a_source_that_cannot_tell_names_them_by_their_numbers() -> None:
         def read(self, start: int, stop: int) -> list[Sample]:
             raise InputError("no good")
 
-    told = identity(Plain(), 7)
-    assert (told.id, told.source, told.extra) == ("7", "", {})
+    reported = identity(Plain(), 7)
+    assert (reported.id, reported.source, reported.extra) == ("7", "", {})
 
 
 @every_source

@@ -89,7 +89,7 @@ class TestFinding:
         ]
         assert source.notes == ("1 other file is in 'in', no pictures by their names",)
 
-    def test_what_identifies_a_picture_is_told(self, folder: Path) -> None:
+    def test_what_identifies_a_picture_is_reported(self, folder: Path) -> None:
         save("in/dog/x.png", noise(3, 5))
         sample = Images("in").bind(RGB).read(0, 1)[0]
         assert sample.extra == {

@@ -289,9 +289,9 @@ class TestRefused:
         signature = Signature("m", (InputSpec("n", "float32", (), ()),))
         with pytest.raises(InputError) as caught:
             read_all(dataset([{"n": value}]), signature)
-        told = str(caught.value)
-        assert "'n'" in told
-        assert "missing (None)" in told or "takes float32" in told
+        reported = str(caught.value)
+        assert "'n'" in reported
+        assert "missing (None)" in reported or "takes float32" in reported
 
     def test_bytes_that_are_no_text_for_a_tokenizer(self) -> None:
         ids = Signature("bert", (InputSpec("ids", "int32", (None,), ("token",)),), takes_text=True)

@@ -179,7 +179,7 @@ class TestWhichFiles:
         Path("b.txt").write_text("b")
         assert [text for _, text in rows(bound(["b.txt", "./a.txt", "*.txt"]))] == ["b", "a"]
 
-    def test_files_of_one_name_are_told_apart_by_their_folders(self, folder: Path) -> None:
+    def test_files_of_one_name_are_distinguished_by_their_folders(self, folder: Path) -> None:
         for name in ("p/x/a.txt", "q/x/a.txt", "r/b.txt"):
             Path(name).parent.mkdir(parents=True, exist_ok=True)
             Path(name).write_text(name)
@@ -370,14 +370,14 @@ class TestMistakes:
         self, folder: Path, name: str, table: str
     ) -> None:
         Path(name).write_text(table)
-        told = refusal(name)
-        assert told.startswith(f"inputs.path={name!r} is a table, and inputs=texts reads lines")
-        convert = told.partition("Convert it: ")[2].partition(", and read that: ")[0]
+        reported = refusal(name)
+        assert reported.startswith(f"inputs.path={name!r} is a table, and inputs=texts reads lines")
+        convert = reported.partition("Convert it: ")[2].partition(", and read that: ")[0]
         _, *arguments = shlex.split(convert)
         subprocess.run([sys.executable, *arguments], check=True)
         (made,) = folder.glob("*.parquet")
         read = "inputs=parquet " + override("inputs.path", made.name)
-        assert f"and read that: {read}. If each line" in told
+        assert f"and read that: {read}. If each line" in reported
         texts = [sample.data for sample in read_all(Parquet(made, column="review"), READER)]
         assert texts == ['good, "very"', ""]
 
@@ -441,7 +441,7 @@ def test_the_ready_configuration_holds_every_argument_with_its_default() -> None
         ({"path": [{}]}, "inputs.path=[{}] names no files. Give a name, a glob, or a list"),
     ],
 )
-def test_what_is_no_name_is_told(arguments: dict[str, object], said: str) -> None:
+def test_what_is_no_name_is_reported(arguments: dict[str, object], said: str) -> None:
     with pytest.raises(InputError) as caught:
         Texts(**arguments).bind(ReferenceModel().signature)  # type: ignore[arg-type]
     assert str(caught.value) == said

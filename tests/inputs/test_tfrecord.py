@@ -215,8 +215,8 @@ class TestWhole:
             "inputs.whole=true takes no features. Leave inputs.features out"
         )
         assert refusal(takes(), whole="yes") == "inputs.whole='yes' is not true, false or null"
-        told = refusal(self.signature(), features={"x": {"encoded": True}})
-        assert told.endswith("it takes a picture's file as it is. Remove encoded=true")
+        reported = refusal(self.signature(), features={"x": {"encoded": True}})
+        assert reported.endswith("it takes a picture's file as it is. Remove encoded=true")
 
 
 class TestRefused:

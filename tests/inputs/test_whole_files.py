@@ -119,8 +119,8 @@ class TestRefused:
         )
 
     def test_a_file_that_is_no_text_for_a_tokenizer(self, folder: Path) -> None:
-        told = refusal(Files("in/a.bin"), IDS)
-        assert told.startswith("inputs.path='in/a.bin' is not UTF-8, and model 'bert' has a")
+        reported = refusal(Files("in/a.bin"), IDS)
+        assert reported.startswith("inputs.path='in/a.bin' is not UTF-8, and model 'bert' has a")
         source = Files("in").bind(IDS)  # the others are good
         with pytest.raises(InputError, match=r"in/a.bin' is not UTF-8"):
             source.read(0, 1)

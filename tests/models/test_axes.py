@@ -1,4 +1,4 @@
-"""Axes told from shapes: formulas that are known beforehand are recovered."""
+"""Axes inferred from shapes: formulas that are known beforehand are recovered."""
 
 from collections.abc import Callable
 

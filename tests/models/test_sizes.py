@@ -126,7 +126,7 @@ def test_dims_are_known_before_the_model_runs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("build", "size", "told"),
+    ("build", "size", "reported"),
     [
         (
             lambda: unet(keras, 2),
@@ -144,11 +144,11 @@ def test_dims_are_known_before_the_model_runs() -> None:
     ],
 )
 def test_a_size_that_the_model_does_not_take_is_named_with_its_sample(
-    build: Callable[[], Any], size: tuple[int, int], told: str, tmp_path: Path
+    build: Callable[[], Any], size: tuple[int, int], reported: str, tmp_path: Path
 ) -> None:
-    good = (9, 9) if "steps" in told else (14, 14) if "12, 14" in told else (16, 16)
+    good = (9, 9) if "steps" in reported else (14, 14) if "12, 14" in reported else (16, 16)
     samples = dataset(pictures(good, good, size))
-    with pytest.raises(JobError, match=rf"^sample '2' \(number 2\): .*{told}"):
+    with pytest.raises(JobError, match=rf"^sample '2' \(number 2\): .*{reported}"):
         extractkit.extract([LAYERS], model=build(), inputs=samples, run_dir=tmp_path / "r")
 
 

@@ -193,9 +193,9 @@ def test_what_is_missing_or_does_not_fit(layers_folder: Path, tmp_path: Path) ->
         (lambda d, _: d.update(modelTopology={"a": 1}), "does not describe a Keras model"),
         (code, "holds Python code in a Lambda layer, which TensorFlow.js does not have"),
     ]
-    for number, (change, told) in enumerate(cases):
+    for number, (change, reported) in enumerate(cases):
         message = changed(layers_folder, tmp_path / str(number), change)
-        assert told in message, (told, message)
+        assert reported in message, (reported, message)
 
 
 def test_a_graph_that_does_not_fit_its_weights(graph_folder: Path, tmp_path: Path) -> None:
@@ -214,14 +214,14 @@ def test_a_graph_that_does_not_fit_its_weights(graph_folder: Path, tmp_path: Pat
         (table, "has the table 't' (HashTableV2)"),
         (untyped, "the constant 'filters' has a type that TensorFlow does not know"),
     ]
-    for number, (change, told) in enumerate(cases):
+    for number, (change, reported) in enumerate(cases):
         message = changed(graph_folder, tmp_path / str(number), change)
-        assert told in message, (told, message)
+        assert reported in message, (reported, message)
 
 
 def test_what_is_no_model_of_tensorflow_js(tmp_path: Path, layers_folder: Path) -> None:
     (tmp_path / "a.tflite").write_bytes(b"\x1c\0\0\0TFL3")
-    for path, told in (
+    for path, reported in (
         (tmp_path, "That is for model=tflite"),
         (tmp_path / "a.tflite", "That is for model=tflite"),
         (tmp_path / "none", "Give a folder with a model.json, or that file"),
@@ -229,7 +229,7 @@ def test_what_is_no_model_of_tensorflow_js(tmp_path: Path, layers_folder: Path) 
     ):
         with pytest.raises(ModelError) as raised:
             load(str(path))
-        assert told in str(raised.value)
+        assert reported in str(raised.value)
     with pytest.raises(ConfigError, match=r"model\.outputs: .* is a layers model"):
         load(str(layers_folder), outputs=["y"])
     shard = next(layers_folder.glob("*.bin"))

@@ -93,7 +93,7 @@ def test_a_free_axis_takes_samples_of_any_length(folder: Path) -> None:
         assert positive[0].tolist() == np.flatnonzero(x.reshape(-1) > 0).tolist()
 
 
-def test_a_length_that_the_values_decide_is_told_as_such(folder: Path) -> None:
+def test_a_length_that_the_values_decide_is_reported_as_such(folder: Path) -> None:
     record = load(str(written("attention", folder))).catalog[":output.positive"]
     assert record.dims == ("sample", "f(values)")
 
@@ -491,7 +491,7 @@ def mutants(name: str, count: int) -> list[bytes]:
 
 
 @pytest.mark.parametrize("name", ["attention", "int8"])
-def test_damage_is_told_or_does_no_harm(
+def test_damage_is_reported_or_does_no_harm(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(isolation, "SECONDS", 30)

@@ -108,7 +108,7 @@ def assert_drift(run: Run, key: str) -> None:
     np.testing.assert_allclose(np.array(found[1:], float), expected, rtol=1e-9)
 
 
-def test_of_deeplcs_three_files_those_of_other_architectures_are_told_and_left_out(
+def test_of_deeplcs_three_files_those_of_other_architectures_are_reported_and_left_out(
     tmp_path: Path,
 ) -> None:
     """Their first convolutions are of different sizes."""

@@ -74,7 +74,7 @@ def torn(lines: list[bytes]) -> list[bytes]:
         ),
     ],
 )
-def test_a_journal_that_does_not_list_what_was_planned_is_told(
+def test_a_journal_that_does_not_list_what_was_planned_is_reported(
     change: Callable[[list[bytes]], list[bytes]], expected: list[str], run_path: Path
 ) -> None:
     finished_run(run_path)
@@ -95,7 +95,7 @@ def test_of_an_unfinished_run_what_is_committed_is_looked_at(run_path: Path) -> 
     assert SHARD in message
 
 
-def test_a_shard_that_was_not_planned_is_told(run_path: Path) -> None:
+def test_a_shard_that_was_not_planned_is_reported(run_path: Path) -> None:
     finished_run(run_path)
     read = manifests.read(run_path)
     smaller = replace(read, plan=RunPlan(1, True, ((0, 4), (4, 5))))
@@ -104,7 +104,7 @@ def test_a_shard_that_was_not_planned_is_told(run_path: Path) -> None:
     ]
 
 
-def test_a_run_that_names_no_sink_is_told_and_raises_nothing(run_path: Path) -> None:
+def test_a_run_that_names_no_sink_is_reported_and_raises_nothing(run_path: Path) -> None:
     finished_run(run_path)
     messages = damage(run_path, replace(manifests.read(run_path), job_resolved={}))
     assert len(messages) == 1 + len(SHARDS)

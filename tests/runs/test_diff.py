@@ -98,7 +98,7 @@ def test_numbers_are_those_of_numpy_however_they_are_cut(
     assert found.worst == Place(f"s{by_sample.argmax()}", by_sample.argmax(), by_sample.argmax())
 
 
-def test_the_tolerance_is_symmetric_and_bitwise_equality_is_told_apart(make: Make) -> None:
+def test_the_tolerance_is_symmetric_and_bitwise_equality_is_distinguished(make: Make) -> None:
     one, other = [np.float32([100, 0])], [np.float32([100.0005, 5e-7])]
     assert pair(make, one, other).verdict is Verdict.WITHIN
     assert pair(make, other, one).verdict is Verdict.WITHIN
@@ -303,7 +303,7 @@ def test_a_sample_that_is_missing_from_one_run_alone_is_a_difference(make: Make)
     assert turned.beyond
 
 
-def test_what_one_run_alone_has_is_told_and_counts(make: Make) -> None:
+def test_what_one_run_alone_has_is_reported_and_counts(make: Make) -> None:
     values = random_samples(2)
     found = diff(make({"x": values, "y": values}), make({"x": values, "z": values}))
     assert (found.only_in_a, found.only_in_b) == (("y",), ("z",))
@@ -354,12 +354,12 @@ def test_memory_is_that_of_a_shard_and_not_of_a_tensor(make: Make) -> None:
     assert peak < 16e6  # two shards of a megabyte, and a block of each with what is made of it
 
 
-def test_what_may_explain_a_difference_is_told(make: Make) -> None:
+def test_what_may_explain_a_difference_is_reported(make: Make) -> None:
     values = random_samples(2)
     a = make({"x": values}, versions={"tensorflow": "2.20", "numpy": "2.4"}, seeds={"numpy": 1})
     b = make({"x": values}, versions={"tensorflow": "2.21", "numpy": "2.4"})
-    told = [(one.key, one.a, one.b) for one in diff(a, b).circumstances]
-    assert told == [("versions.tensorflow", "2.20", "2.21"), ("seeds.numpy", 1, None)]
+    reported = [(one.key, one.a, one.b) for one in diff(a, b).circumstances]
+    assert reported == [("versions.tensorflow", "2.20", "2.21"), ("seeds.numpy", 1, None)]
 
 
 @pytest.mark.parametrize(

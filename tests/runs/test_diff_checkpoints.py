@@ -49,7 +49,7 @@ def test_two_runs_of_one_job_are_equal_at_every_checkpoint(tmp_path: Path) -> No
     assert not found.beyond
 
 
-def test_where_one_checkpoint_differs_it_is_the_one_that_is_told(tmp_path: Path) -> None:
+def test_where_one_checkpoint_differs_it_is_the_one_that_is_reported(tmp_path: Path) -> None:
     one = made(tmp_path, {"s0": 0, "s1": 1, "s2": 2}, "a")
     other = made(tmp_path, {"s0": 0, "s1": 7, "s2": 2}, "b")
     found = diff(one, other)
@@ -144,11 +144,11 @@ def test_the_command_tells_checkpoints(tmp_path: Path, capsys: pytest.CaptureFix
     one = made(tmp_path, {"s0": 0, "s1": 1}, "a")
     other = made(tmp_path, {"s0": 0, "s1": 7, "s2": 2}, "b")
     assert cli.execute(["diff", str(one.path), str(other.path)]) == cli.FAILED
-    told = capsys.readouterr().out
-    assert "1 checkpoint only in B: s2\n" in told
+    reported = capsys.readouterr().out
+    assert "1 checkpoint only in B: s2\n" in reported
     assert (
         "4 tensors compared: 2 bitwise equal, 2 beyond it; the first beyond: s1: pool:output\n"
-        in told
+        in reported
     )
     assert cli.execute(["diff", str(one.path), str(one.path)]) == cli.DONE
 

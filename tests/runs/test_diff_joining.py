@@ -44,12 +44,12 @@ def test_a_star_stands_for_the_same_text_on_both_sides(runs: tuple[Run, Run]) ->
     )
     assert len(comparison.tensors) == 3
     assert comparison.mapped
-    # What a mapping leaves out is told and does not count.
+    # What a mapping leaves out is reported and does not count.
     assert comparison.only_in_a == ("block_1:output",)
     assert not comparison.beyond
 
 
-def test_several_stars_are_told_apart_by_their_order(tmp_path: Path) -> None:
+def test_several_stars_are_distinguished_by_their_order(tmp_path: Path) -> None:
     a = made_run(tmp_path / "a", {"a/b/c:1": np.float32([1])})
     b = made_run(tmp_path / "b", {"x/a/b-y-c/0:1": np.float32([1])})
     assert join(a, b, {"*/c:*": "x/*-y-c/0:*"}).pairs == (("a/b/c:1", "x/a/b-y-c/0:1"),)
@@ -106,7 +106,7 @@ def test_what_names_no_tensor_is_one_error_that_names_the_nearest(
     assert str(caught.value).startswith(f"mapping {left!r}: {right!r}: ")
 
 
-def test_an_entry_of_a_file_is_told_with_its_line(runs: tuple[Run, Run]) -> None:
+def test_an_entry_of_a_file_is_reported_with_its_line(runs: tuple[Run, Run]) -> None:
     entries = {":output": "net/out:0", "block_9:output": "net/out:0", "x_*": "net/*"}
     mapping = FileMapping(entries, "map.yaml", {":output": 1, "block_9:output": 3})
     with pytest.raises(SelectionError, match=r"^map.yaml, line 3: 'block_9:output': 'net/out:0': "):

@@ -163,7 +163,7 @@ def test_samples_missing_at_some_checkpoint_are_not_measured_at_any(tmp_path: Pa
     assert_moved(moved(run, "attention:output"), rows)
 
 
-def test_where_every_sample_is_left_out_nothing_is_told(tmp_path: Path) -> None:
+def test_where_every_sample_is_left_out_nothing_is_reported(tmp_path: Path) -> None:
     paths = files(tmp_path / "w", range(2))
     for at, letter in enumerate("yz"):
         weights = drawn(at)

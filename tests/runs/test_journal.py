@@ -162,7 +162,7 @@ def test_a_brief_entry_lacks_what_grows_with_the_number_of_tensors(path: Path) -
     )
 
 
-def test_what_was_found_is_told_over_the_committed_shards_alone(path: Path) -> None:
+def test_what_was_found_is_reported_over_the_committed_shards_alone(path: Path) -> None:
     replaced = replace(entry(0, 4), values="cc", stats={"a:output": ValueStats(nan=7)})
     path.write_bytes(
         f"{replaced.to_line()}\n".encode() + b"damaged\n" + path.read_bytes() + b'{"torn'

@@ -20,7 +20,7 @@ def test_missing_samples_are_marked_along_the_axis_of_samples(tmp_path: Path) ->
     assert data["missing"].dims == ("sample",)
     assert data["missing"].dtype == bool
     assert data["missing"].values.tolist() == [False, True, True, False]
-    # So a value that is NaN can be told from one that is missing.
+    # So a value that is NaN can be distinguished from a missing one.
     assert data["x"].where(~data["missing"], drop=True)["sample"].values.tolist() == ["s0", "s3"]
     assert list(to_dataset([run["w"]], ids, run.missing).coords) == []
 

@@ -51,7 +51,7 @@ def test_the_lock_is_there_while_it_is_held_and_gone_afterwards(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_another_process_is_kept_out_and_told_who_is_at_work(tmp_path: Path) -> None:
+def test_another_process_is_kept_out_and_reported_who_is_at_work(tmp_path: Path) -> None:
     with other_process(tmp_path) as owner:
         with pytest.raises(RunDirectoryError) as caught, locked(tmp_path):
             pass

@@ -69,7 +69,7 @@ def test_another_name_of_it_keeps_what_it_holds(tmp_path: Path) -> None:
     assert "second" in (tmp_path / LOG).read_text()
 
 
-def test_a_full_disk_ends_no_job_and_is_told_once(
+def test_a_full_disk_ends_no_job_and_is_reported_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with run_log(tmp_path, print):
@@ -84,8 +84,8 @@ def test_a_full_disk_ends_no_job_and_is_told_once(
         for _ in range(2):
             logging.getLogger("extractkit").error("lost")
         os.dup2(os.open(os.devnull, os.O_WRONLY), handler.stream.fileno())
-    told = capsys.readouterr().err
-    assert told.count("extractkit.log could not be written: [Errno 28]") == 1
+    reported = capsys.readouterr().err
+    assert reported.count("extractkit.log could not be written: [Errno 28]") == 1
 
 
 def test_our_own_warnings_are_passed_on_and_others_only_logged(tmp_path: Path) -> None:

@@ -42,13 +42,13 @@ def begun(directory: Path, shards: int, committed: int) -> Recorder:
 
 def commit(recorder: Recorder, start: int, stop: int) -> None:
     """Commit shards, and tell of the progress after each, as a job does."""
-    told = []
+    reported = []
     for shard in recorder.manifest.shards[start:stop]:
         value = Dense(np.full((1, 4), shard.start + 0.5))
         stats = {POOLED: examine(value, shard.start)}
         recorder.commit(shard, {POOLED: value}, stats=stats)
-        told.append(recorder.bytes)
-    assert told == sorted(set(told))
+        reported.append(recorder.bytes)
+    assert reported == sorted(set(reported))
 
 
 def committing(directory: Path, shards: int) -> Callable[[], object]:
@@ -131,7 +131,7 @@ def test_the_directory_of_shards_is_listed_once(
     assert len(listed) == 1
 
 
-def test_a_run_that_is_gone_on_with_ends_with_the_same_sums(tmp_path: Path) -> None:
+def test_a_run_that_is_resumed_ends_with_the_same_sums(tmp_path: Path) -> None:
     undisturbed = begun(tmp_path / "undisturbed", FEW, FEW).finish()
     stopped = begun(tmp_path / "stopped", FEW, FEW // 3)
     bytes_before = stopped.bytes

@@ -26,7 +26,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("verb", ["show", "verify"])
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "reported"),
     [
         ("runs/frist", "runs/frist does not exist. In runs: Available: 'runs/first', "
          "'runs/second', 'runs/sweep'."),
@@ -51,10 +51,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
          "'runs/second', 'runs/sweep'."),
     ],
 )  # fmt: skip
-def test_the_nearest_directories_are_named(verb: str, given: str, told: str) -> None:
+def test_the_nearest_directories_are_named(verb: str, given: str, reported: str) -> None:
     with pytest.raises(RunDirectoryError) as refused:
         cli.execute([verb, given])
-    assert str(refused.value) == told
+    assert str(refused.value) == reported
 
 
 def test_absolute_paths_stay_absolute(place: Path) -> None:

@@ -28,7 +28,7 @@ from extractkit.runs.reader import open_run
 from extractkit.store.local import remove
 from extractkit.testing.reference import ReferenceModel
 from tests.engine.examples import EVERYTHING, TEXTS, job
-from tests.engine.test_resume import Told
+from tests.engine.test_resume import Collected
 from tests.faults.runs import content
 
 HYDRA = {"config.yaml": "model: reference\n"}
@@ -126,19 +126,19 @@ def test_a_part_is_resumed_like_a_run(run: Path, whole: dict[str, object]) -> No
 
 
 def test_a_joined_run_is_left_alone(run: Path, whole: dict[str, object]) -> None:
-    told = Told()
+    reported = Collected()
     join(run)
-    join(run, note=told.note)
-    assert told.notes == [f"{run} is finished"]
+    join(run, note=reported.note)
+    assert reported.notes == [f"{run} is finished"]
     assert content(run) == whole
 
 
 def test_what_is_no_part_stays(run: Path, whole: dict[str, object]) -> None:
     (run / "parts" / "notes.txt").write_text("mine")
     (place(run, Part(1, 3)) / "mine").mkdir()
-    told = Told()
-    join(run, note=told.note)
-    assert told.notes == [
+    reported = Collected()
+    join(run, note=reported.note)
+    assert reported.notes == [
         f"{run}/parts holds files that are not part of the run: it is left unchanged"
     ]
     assert (place(run, Part(1, 3)) / "mine").is_dir()
@@ -187,7 +187,7 @@ def _sweep(run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("harm", "told"),
+    ("harm", "reported"),
     [
         (
             _without_manifest,
@@ -223,16 +223,16 @@ def _sweep(run: Path) -> None:
         ),
     ],
 )
-def test_what_cannot_be_joined(run: Path, harm: Callable[[Path], None], told: str) -> None:
+def test_what_cannot_be_joined(run: Path, harm: Callable[[Path], None], reported: str) -> None:
     harm(run)
     with pytest.raises(RunDirectoryError) as caught:
         join(run)
-    assert str(caught.value) == told.format(run=run)
+    assert str(caught.value) == reported.format(run=run)
     assert not (run / MANIFEST).exists()
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "reported"),
     [
         ({"model": ReferenceModel(seed=1)}, "the model's weights: "),
         ({"model": ReferenceModel(longest=50)}, "what the model computes: "),
@@ -243,7 +243,9 @@ def test_what_cannot_be_joined(run: Path, harm: Callable[[Path], None], told: st
         ({"non_finite": "fail"}, "the identity: "),
     ],
 )
-def test_parts_of_different_jobs_are_refused(run: Path, changes: dict[str, Any], told: str) -> None:
+def test_parts_of_different_jobs_are_refused(
+    run: Path, changes: dict[str, Any], reported: str
+) -> None:
     shutil.rmtree(place(run, Part(2, 3)))
     make(run, "2/3", **changes)
     with pytest.raises(RunDirectoryError) as caught:
@@ -252,7 +254,7 @@ def test_parts_of_different_jobs_are_refused(run: Path, changes: dict[str, Any],
     assert message.startswith(
         "part 2/3 is not of the same job as part 1/3, or was made in another "
     )
-    assert told in message
+    assert reported in message
     assert message.endswith(
         f"Remove {run}/parts/2-of-3 and make it again as part 1/3 was made: extractkit "
         f"model=reference runtime.part=2/3 {override('run_dir', run)}"
@@ -271,7 +273,7 @@ def test_the_part_that_is_not_like_the_others_is_the_one_to_go(run: Path) -> Non
     join(run)
 
 
-def test_commands_can_be_typed_as_they_are_told(run: Path) -> None:
+def test_commands_can_be_typed_as_they_are_reported(run: Path) -> None:
     run = run.rename(run.with_name("a, (1)=b"))
     (place(run, Part(1, 3)) / MANIFEST).unlink()
     for number in (2, 3):
@@ -292,7 +294,7 @@ def test_commands_can_be_typed_as_they_are_told(run: Path) -> None:
     assert parsed.value() == str(run)
 
 
-def test_parts_of_models_that_nobody_can_tell_apart_are_told_by_their_configuration(
+def test_parts_of_unidentifiable_models_are_distinguished_by_their_configuration(
     run: Path,
 ) -> None:
     for number in (1, 2, 3):
@@ -362,12 +364,12 @@ def test_a_part_that_holds_what_the_joined_run_lacks_stays(made: Path, run: Path
     (damaged / JOURNAL).write_text("{}\n{}\n")
     at_work = Path(shutil.copytree(place(made, Part(1, 3)), place(run, Part(1, 3))))
     before = [content(part) for part in (at_work, other)]
-    told = Told()
+    reported = Collected()
     with locked(at_work):
-        join(run, note=told.note)
+        join(run, note=reported.note)
     assert [content(part) for part in (at_work, other)] == before
     assert (damaged / MANIFEST).exists()
-    _, first, second, third, _ = told.notes
+    _, first, second, third, _ = reported.notes
     assert first.startswith(f"{at_work} is being worked on by process ")
     assert first.endswith(": it is left unchanged")
     assert (

@@ -185,7 +185,7 @@ def test_a_run_with_a_shard_missing_is_not_finished(run_path: Path) -> None:
 
 
 def resumed(path: Path) -> Recorder:
-    """A recorder that goes on with a run."""
+    """A recorder that resumes a run."""
     return Recorder.start(path, manifests.read(path), {"hdf5": Hdf5Sink()})
 
 
@@ -200,7 +200,7 @@ def test_going_on_changes_nothing_before_it_is_said(run_path: Path) -> None:
     assert (found.status, found.actual) == (Status.STARTED, None)
 
 
-def test_a_run_gone_on_with_ends_as_one_that_was_not(tmp_path: Path) -> None:
+def test_a_run_resumed_ends_as_one_that_was_not(tmp_path: Path) -> None:
     finished_run(tmp_path / "whole")
     first, example = record(tmp_path / "run", shards=SHARDS[:1])
     first.fail(Status.INTERRUPTED)
@@ -270,14 +270,14 @@ def test_sinks_that_would_overwrite_each_other_are_refused(run_path: Path) -> No
     assert not run_path.exists()
 
 
-def test_what_was_found_in_values_is_kept_and_told_of_the_whole_run(run_path: Path) -> None:
+def test_what_was_found_in_values_is_kept_and_reported_of_the_whole_run(run_path: Path) -> None:
     recorder, example = record(run_path, shards=())
     found = [
         ValueStats(nan=1, samples=1, first={"3": (1, 0)}, minimum=0.5, maximum=1.0, examined=4),
         ValueStats(examined=1),
         ValueStats(inf=2, samples=1, first={"5": (0, 2)}, minimum=-2.0, maximum=0.0, examined=3),
     ]
-    # Out of order: what is told of the run does not depend on it.
+    # Out of order: what is reported of the run does not depend on it.
     for shard, stats in reversed(list(zip(SHARDS, found, strict=True))):
         missing = {4: "no good"} if shard == SHARDS[1] else {}
         values = shard_values(example.samples, shard)

@@ -171,7 +171,9 @@ def test_there_is_no_sample_beyond_the_last_and_none_of_a_constant(run: Run) -> 
 
 
 @pytest.mark.parametrize("key", ["hidden:out", "found:out", "map:out", "ids:out"])
-def test_lengths_are_told_for_every_checkpoint(key: str, example: Trajectories, run: Run) -> None:
+def test_lengths_are_reported_for_every_checkpoint(
+    key: str, example: Trajectories, run: Run
+) -> None:
     axes = [at for at, size in enumerate(DIMS[key][1:]) if size]
     expected = [
         [[value.shape[axis] for axis in axes] for value in own] for own in example.samples[key]
@@ -221,7 +223,7 @@ def test_a_step_is_as_good_as_a_label(tmp_path: Path) -> None:
         same(np.asarray(view_of(run, key).at(20)), np.asarray(run[key])[2])
 
 
-def test_a_step_that_does_not_exist_is_told_with_those_that_do(tmp_path: Path) -> None:
+def test_a_step_that_does_not_exist_is_reported_with_those_that_do(tmp_path: Path) -> None:
     run = made(tmp_path / "run", steps=True).open()
     with pytest.raises(UnknownTensorError) as caught:
         run.at(15)

@@ -228,7 +228,7 @@ def test_every_flipped_bit_is_found_and_its_file_named(run: Path, seed: int) -> 
     assert not verify(run).failed
 
 
-def test_other_files_are_told_and_do_no_harm(run: Path) -> None:
+def test_other_files_are_reported_and_do_no_harm(run: Path) -> None:
     (run / "notes.txt").write_text("mine")
     (run / "manifest.json.tmp").write_text("{")
     (run / LOCK).write_text("")
@@ -271,13 +271,13 @@ def test_a_manifest_without_sinks_is_a_finding(run: Path) -> None:
 # ---- the journal
 
 
-def test_a_line_of_the_journal_that_is_gone_is_told(run: Path) -> None:
+def test_a_line_of_the_journal_that_is_gone_is_reported(run: Path) -> None:
     lines = (run / JOURNAL).read_bytes().splitlines(keepends=True)
     (run / JOURNAL).write_bytes(b"".join(lines[:2] + lines[3:]))
     assert messages(verify(run)) == f"{run / JOURNAL} lacks shard {SHARDS[1].key!r}"
 
 
-def test_a_shard_that_was_not_planned_is_told(run: Path) -> None:
+def test_a_shard_that_was_not_planned_is_reported(run: Path) -> None:
     plan = manifests.read(run).plan
     assert plan is not None
     change(run, plan=replace(plan, shards=((0, 4), (4, 8))))
@@ -348,7 +348,7 @@ def test_a_whole_line_of_an_unfinished_run_is_checked(unfinished: Path) -> None:
         assert named(verify(unfinished)) == {JOURNAL}
 
 
-def test_a_missing_journal_is_told_where_shards_are_there(unfinished: Path) -> None:
+def test_a_missing_journal_is_reported_where_shards_are_there(unfinished: Path) -> None:
     (unfinished / JOURNAL).unlink()
     assert messages(verify(unfinished)).splitlines() == [
         f"{unfinished / JOURNAL} lacks shard {shard.key!r}"
@@ -384,7 +384,7 @@ def rewrite_rows(path: Path, change_row: Callable[[int, dict[str, object]], obje
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "reported"),
     [
         (lambda i, row: None if i == 7 else row, "7 rows for 8 samples"),
         (
@@ -401,13 +401,13 @@ def rewrite_rows(path: Path, change_row: Callable[[int, dict[str, object]], obje
         ),
     ],
 )  # fmt: skip
-def test_rows_that_are_not_the_samples_are_told(
-    run: Path, changed: Callable[[int, dict[str, object]], object], told: str
+def test_rows_that_are_not_the_samples_are_reported(
+    run: Path, changed: Callable[[int, dict[str, object]], object], reported: str
 ) -> None:
     rewrite_rows(run, changed)
     verification = verify(run)
     assert named(verification) == {SAMPLES}
-    assert told in messages(verification)
+    assert reported in messages(verification)
 
 
 # ---- what the job was given

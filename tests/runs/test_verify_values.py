@@ -95,8 +95,8 @@ def of_values(verification: Verification) -> list[Finding]:
     return list(check.findings)
 
 
-def only(verification: Verification, tensor: str | None, told: str) -> None:
-    """Both files of the shard, and nothing else, are told of."""
+def only(verification: Verification, tensor: str | None, reported: str) -> None:
+    """Both files of the shard, and nothing else, are reported of."""
     findings = of_values(verification)
     assert [finding.file for finding in findings] == [
         f"shards/{FIRST.key}.h5",
@@ -106,7 +106,7 @@ def only(verification: Verification, tensor: str | None, told: str) -> None:
         assert finding.shard == FIRST.key
         assert finding.tensor == tensor
         assert finding.message.startswith(f"{verification.run}/{finding.file}")
-        assert told in finding.message
+        assert reported in finding.message
         assert tensor is None or repr(tensor) in finding.message
 
 
@@ -114,13 +114,13 @@ def test_true_values_are_found_to_be_so(tmp_path: Path) -> None:
     assert not verify(written(tmp_path / "run")).failed
 
 
-def test_values_of_another_digest_are_told(tmp_path: Path) -> None:
+def test_values_of_another_digest_are_reported(tmp_path: Path) -> None:
     path = written(tmp_path / "run")
     rewritten(path, values="0" * 64)
     only(verify(path), None, "the digest of its values is not the recorded one")
 
 
-def test_other_statistics_are_told(tmp_path: Path) -> None:
+def test_other_statistics_are_reported(tmp_path: Path) -> None:
     path = written(tmp_path / "run")
     stats = dict(first_entry(path).stats)
     stats[POOLED] = replace(stats[POOLED], nan=1)
@@ -128,7 +128,7 @@ def test_other_statistics_are_told(tmp_path: Path) -> None:
     only(verify(path), POOLED, "records other statistics of it")
 
 
-def test_statistics_of_other_tensors_are_told(tmp_path: Path) -> None:
+def test_statistics_of_other_tensors_are_reported(tmp_path: Path) -> None:
     path = written(tmp_path / "run")
     stats = dict(first_entry(path).stats)
     stats["other:output"] = stats.pop(POOLED)
@@ -178,7 +178,7 @@ def reshape_attention(values: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "tensor", "told"),
+    ("change", "tensor", "reported"),
     [
         (retype, HIDDEN, "its type is float64, not float32"),
         (widen, POOLED, "sample 0 has shape [5]: its axis 0 is not as long as recorded"),
@@ -188,13 +188,13 @@ def reshape_attention(values: dict[str, Any]) -> None:
         (move_a_token, STEPS, "sample 0 has shape [2]: its axis 0 is not as long as recorded"),
     ],
 )
-def test_values_of_another_form_are_told(
-    tmp_path: Path, change: Change, tensor: str, told: str
+def test_values_of_another_form_are_reported(
+    tmp_path: Path, change: Change, tensor: str, reported: str
 ) -> None:
-    only(verify(written(tmp_path / "run", change, sinks=("npz", "hdf5")[::-1])), tensor, told)
+    only(verify(written(tmp_path / "run", change, sinks=("npz", "hdf5")[::-1])), tensor, reported)
 
 
-def test_a_shape_that_no_length_explains_is_told(tmp_path: Path) -> None:
+def test_a_shape_that_no_length_explains_is_reported(tmp_path: Path) -> None:
     path = written(tmp_path / "run", reshape_attention, sinks=("npz",))
     first, second = of_values(verify(path))
     assert "sample 0 has shape [2, 9, 1]: its axis 1" in first.message
@@ -202,14 +202,14 @@ def test_a_shape_that_no_length_explains_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "tensor", "told"),
+    ("change", "tensor", "reported"),
     [
         (lose, HIDDEN, f"holds no tensor {HIDDEN!r}"),
         (drop_a_sample, POOLED, "it cannot be read: samples 0 … 4"),
     ],
 )
-def test_tensors_that_cannot_be_read_are_told_and_the_others_read(
-    tmp_path: Path, change: Change, tensor: str, told: str
+def test_tensors_that_cannot_be_read_are_reported_and_the_others_read(
+    tmp_path: Path, change: Change, tensor: str, reported: str
 ) -> None:
     path = written(tmp_path / "run", change, sinks=("npz",))
     stats = {tensor: ValueStats()} | dict(first_entry(path).stats)
@@ -217,7 +217,7 @@ def test_tensors_that_cannot_be_read_are_told_and_the_others_read(
     rewritten(path, stats=stats)
     findings = of_values(verify(path))
     assert [finding.tensor for finding in findings] == [tensor, STEPS]
-    assert told in findings[0].message
+    assert reported in findings[0].message
 
 
 def test_slices_are_no_longer_than_what_they_are_of(tmp_path: Path) -> None:
@@ -252,8 +252,8 @@ def test_missing_samples_have_no_values(tmp_path: Path) -> None:
 
 def test_a_missing_sample_that_has_a_value_is_reported(tmp_path: Path) -> None:
     path = written(tmp_path / "run", sinks=("npz",), missing=WHY)
-    told = {f.tensor: f.message for f in of_values(verify(path)) if "has a value" in f.message}
-    assert set(told) == {POOLED}  # of the others the third has no elements anyway
+    reported = {f.tensor: f.message for f in of_values(verify(path)) if "has a value" in f.message}
+    assert set(reported) == {POOLED}  # of the others the third has no elements anyway
 
 
 def test_a_sample_that_was_missing_from_the_start_is_missing_from_its_shard(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_what_a_sink_has_written_is_read_however_well_it_compresses(
 
 
 @pytest.mark.parametrize("sink", [Hdf5Sink(), Hdf5Sink("gzip"), NpzSink()], ids=repr)
-def test_a_bit_that_flips_is_refused_or_told_by_the_digest(sink: Sink, tmp_path: Path) -> None:
+def test_a_bit_that_flips_is_refused_or_reported_by_the_digest(sink: Sink, tmp_path: Path) -> None:
     """A sink refuses, or returns as many samples as were asked for.
 
     Of another type or shape they may be (a byte order is one bit, and a part's name with one bit

@@ -1,4 +1,4 @@
-"""A sweep from somebody else, when it is gone on with, runs nothing that a file may not name.
+"""A sweep from somebody else, when it is resumed, runs nothing that a file may not name.
 
 What it records was typed once, but not by this user: it is a file's word.
 """
@@ -71,7 +71,7 @@ def attempt(directory: Path, *trusted: str) -> list[Exception]:
     return failures
 
 
-def test_a_harmless_one_is_gone_on_with(home: Path) -> None:
+def test_a_harmless_one_is_resumed(home: Path) -> None:
     """Else the tests below would be passed by what never works."""
     assert not attempt(written(home, *JOB))
     assert (home / "s" / "0" / "manifest.json").exists()
@@ -84,8 +84,8 @@ def test_what_it_records_is_a_files_word(override: str, home: Path, canary: Cana
     assert not canary.sang
     assert failures
     assert all(isinstance(failure, ConfigError) for failure in failures), failures
-    told = " is refused: ", "which is not inside of"
-    assert all(any(words in str(failure) for words in told) for failure in failures), failures
+    reported = " is refused: ", "which is not inside of"
+    assert all(any(words in str(failure) for words in reported) for failure in failures), failures
     assert not list((home / "s").rglob("manifest.json"))
     after = {path for path in home.rglob("*") if "s" not in path.parts}
     assert after == before
@@ -239,15 +239,17 @@ def test_what_a_queue_would_run_is_refused_even_if_the_launcher_was_typed(
     settings: str, place: Path
 ) -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-    told = composed(place, f"hydra: {{launcher: {{{settings}}}}}", "hydra/launcher=submitit_slurm")
-    assert "is refused: a file " in told
-    assert told.endswith("If you trust it, type it, or: --trust hydra.launcher")
+    reported = composed(
+        place, f"hydra: {{launcher: {{{settings}}}}}", "hydra/launcher=submitit_slurm"
+    )
+    assert "is refused: a file " in reported
+    assert reported.endswith("If you trust it, type it, or: --trust hydra.launcher")
 
 
 def test_a_file_may_not_send_jobs_to_other_machines(place: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-    told = composed(place, chosen("submitit_slurm"))
-    assert told == (
+    reported = composed(place, chosen("submitit_slurm"))
+    assert reported == (
         f"hydra.launcher._target_={SLURM!r} is refused: a file sets it, not the command line, "
         f"and Hydra could run foreign code by it. If you trust it, type it, or: --trust "
         f"hydra.launcher"
@@ -275,10 +277,10 @@ def test_the_name_of_one_launcher_is_not_that_of_another(place: Path, canary: Ca
     mine = place / "conf" / "hydra" / "launcher" / "submitit_slurm.yaml"
     mine.parent.mkdir(parents=True)
     mine.write_text(canary.placed("_target_: CANARY.Call\n"), encoding="utf-8")
-    told = composed(
+    reported = composed(
         place,
         canary.placed("hydra: {launcher: {_target_: CANARY.Call}}"),
         "hydra/launcher=submitit_slurm",
     )
-    assert "is refused: a file " in told
+    assert "is refused: a file " in reported
     assert not canary.sang

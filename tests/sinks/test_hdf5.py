@@ -282,8 +282,8 @@ def test_the_index_is_left_out_where_few_programs_could_open_all_shards(
         for index in ("auto", True, False):
             with caplog.at_level("INFO"):
                 made[most, index] = set(Hdf5Sink(index=index).finish(run[0], tensors, stored))
-            told = "tensors.h5 is not written: few programs may open 2 shards at once"
-            assert (told in caplog.text) == ((most, index) == (1, "auto"))
+            reported = "tensors.h5 is not written: few programs may open 2 shards at once"
+            assert (reported in caplog.text) == ((most, index) == (1, "auto"))
             caplog.clear()
     assert made == {
         (2, "auto"): {"tensors.h5"}, (2, True): {"tensors.h5"}, (2, False): set(),

@@ -14,7 +14,7 @@ class TestReferenceModel(ModelContract):
 
 
 @pytest.mark.parametrize("arguments", [{"seed": -1}, {"seed": "1"}, {"longest": True}])
-def test_arguments_that_do_not_fit_are_told(arguments: dict[str, object]) -> None:
+def test_arguments_that_do_not_fit_are_reported(arguments: dict[str, object]) -> None:
     (key, value) = next(iter(arguments.items()))
     message = rf"^model\.{key}={value!r} is not a whole number of 0 or more$"
     with pytest.raises(ConfigError, match=message):

@@ -36,7 +36,7 @@ def test_two_processes_make_the_same_run(
 def test_parts_become_the_run_of_one_process(
     tmp_path: Path, paths: list[str], local: dict[str, object]
 ) -> None:
-    """Parts cut the axis anywhere; how tensors drift along it is told when they are joined."""
+    """Parts cut the axis anywhere; how tensors drift along it is reported when they are joined."""
     for number in range(1, 5):
         part = over(paths, shard_size=7, part=f"{number}/4")
         made = execute(part, tmp_path / "run", hydra_files={}, listener=Silent())

@@ -1,4 +1,4 @@
-"""Whatever becomes of a worker, its driver is told: no thread that listens ends in silence."""
+"""Whatever becomes of a worker, its driver is reported: no thread that listens ends in silence."""
 
 from collections import deque
 from queue import SimpleQueue
@@ -24,7 +24,7 @@ def ended(events: SimpleQueue[Event]) -> Ended:
     return event
 
 
-def test_a_process_that_cannot_be_told_its_task_has_ended() -> None:
+def test_a_process_that_cannot_be_given_its_task_has_ended() -> None:
     crew = Processes()
     try:
         crew.start(1, task(lambda: None))
@@ -67,10 +67,10 @@ class Full:
 
 
 @pytest.mark.parametrize(
-    ("workers", "told"), [(1, "worker 1 waits for "), (3, "3 workers wait for ")]
+    ("workers", "reported"), [(1, "worker 1 waits for "), (3, "3 workers wait for ")]
 )
 def test_workers_that_wait_for_a_place_say_so_once(
-    workers: int, told: str, monkeypatch: pytest.MonkeyPatch
+    workers: int, reported: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(driver, "WAITING_SECONDS", 0.2)
     crew, notes = Full(), []
@@ -85,7 +85,7 @@ def test_workers_that_wait_for_a_place_say_so_once(
     shards = [Shard(start, start + 1) for start in range(4)]
     with pytest.raises(driver.JobError, match="no worker could be started"):
         Driver(crew, Orders(workers, 600.0, None, *given)).run(shards)
-    assert notes[0] == f"{told}{crew.awaits}"
+    assert notes[0] == f"{reported}{crew.awaits}"
     assert not [note for note in notes[1:] if " wait" in note]
 
 

@@ -26,7 +26,7 @@ from extractkit.runs.shards import Storing, remove_temporary
 from extractkit.testing.reference import ReferenceModel
 from tests.engine.distributed.troubled import SHARD, wanted
 from tests.engine.examples import EVERYTHING, executed, job
-from tests.engine.test_resume import Told
+from tests.engine.test_resume import Collected
 from tests.faults.runs import content
 
 ROOT = Path(__file__).parents[3]
@@ -57,7 +57,7 @@ def test_two_processes_make_the_same_run(tmp_path: Path, local: dict[str, object
 
 
 @pytest.mark.parametrize(
-    ("trouble", "told"),
+    ("trouble", "reported"),
     [
         ("die", "was killed by SIGKILL; shard "),
         ("stop", "took more than 2 s over its shard (runtime.shard_timeout); shard "),
@@ -77,15 +77,15 @@ def test_two_processes_make_the_same_run(tmp_path: Path, local: dict[str, object
     ],
 )
 def test_what_a_worker_in_trouble_held_is_computed_by_another(
-    tmp_path: Path, local: dict[str, object], trouble: str, told: str
+    tmp_path: Path, local: dict[str, object], trouble: str, reported: str
 ) -> None:
-    listener = Told()
+    listener = Collected()
     wait = {"shard_timeout": 2} if trouble in ("stop", "sleep") else {}
     job = wanted(tmp_path, trouble, engine="processes", workers=2, **wait)
     run = executed(tmp_path / "run", job, listener)
     notes = [note for note in listener.notes if re.match(r"worker \d+ ", note)]
     assert len(notes) == 1
-    assert told in notes[0]
+    assert reported in notes[0]
     assert trouble == "start" or notes[0].endswith(" is computed again")
     assert content(run.path) == local
     assert notes[0] in (run.path / LOG).read_text("utf-8")
@@ -95,21 +95,21 @@ def test_what_a_worker_in_trouble_held_is_computed_by_another(
 def test_a_shard_that_fails_three_workers_ends_the_job_and_is_named(
     tmp_path: Path, local: dict[str, object], trouble: str
 ) -> None:
-    told = Told()
+    reported = Collected()
     with pytest.raises(
         JobError, match=rf"shard {SHARD} has failed on 3 workers\. The last time, "
     ) as e:
-        executed(tmp_path / "run", wanted(tmp_path, trouble, 99, engine="processes"), told)
+        executed(tmp_path / "run", wanted(tmp_path, trouble, 99, engine="processes"), reported)
     assert "What was committed before is intact" in str(e.value)
     recorded = manifest.read(tmp_path / "run")
     assert recorded.status is Status.FAILED
     assert not damage(tmp_path / "run", recorded)
-    resume(wanted(engine="processes"), tmp_path / "run", listener=told)
+    resume(wanted(engine="processes"), tmp_path / "run", listener=reported)
     assert content(tmp_path / "run") == local
 
 
 @pytest.mark.parametrize(
-    ("trouble", "kind", "told"),
+    ("trouble", "kind", "reported"),
     [
         ("job", JobError, "the disk is gone"),
         ("sample", BadSampleError, "sample '5' (number 5): no good. "),
@@ -118,13 +118,13 @@ def test_a_shard_that_fails_three_workers_ends_the_job_and_is_named(
     ],
 )
 def test_what_fails_anywhere_ends_the_job_at_once(
-    tmp_path: Path, trouble: str, kind: type[ExtractkitError], told: str
+    tmp_path: Path, trouble: str, kind: type[ExtractkitError], reported: str
 ) -> None:
-    notes = Told()
+    notes = Collected()
     with pytest.raises(kind) as caught:
         executed(tmp_path / "run", wanted(tmp_path, trouble, 99, engine="processes"), notes)
     assert type(caught.value) is kind
-    assert told in str(caught.value)
+    assert reported in str(caught.value)
     assert not [note for note in notes.notes if note.startswith("worker ")]
 
 
@@ -133,7 +133,8 @@ def test_a_run_that_a_worker_refuses_to_go_on_with_is_not_left_as_started(tmp_pa
         executed(tmp_path / "run", wanted(tmp_path, "job", 1, engine="processes"))
     (tmp_path / "0").unlink()
     with pytest.raises(ConfigError):
-        resume(wanted(tmp_path, "config", 1, engine="processes"), tmp_path / "run", listener=Told())
+        job = wanted(tmp_path, "config", 1, engine="processes")
+        resume(job, tmp_path / "run", listener=Collected())
     assert manifest.read(tmp_path / "run").status is Status.FAILED
 
 
@@ -149,10 +150,12 @@ def test_a_worker_that_takes_too_long_to_start_is_replaced(
 ) -> None:
     monkeypatch.setattr(processes, "START_SECONDS", 3.0)
     monkeypatch.setattr(processes, "_START_TIMES", 0)
-    told = Told()
-    run = executed(tmp_path / "run", wanted(tmp_path, "late", engine="processes", workers=1), told)
+    reported = Collected()
+    run = executed(
+        tmp_path / "run", wanted(tmp_path, "late", engine="processes", workers=1), reported
+    )
     late = "worker 1 took more than 3 s to start (to load libraries and the model)"
-    assert f"{late}, before it was ready" in told.notes
+    assert f"{late}, before it was ready" in reported.notes
     assert content(run.path) == local
 
 
@@ -190,7 +193,7 @@ executed(Path(sys.argv[1]), job(EVERYTHING, model=Mine(), engine="processes"))
 """
 
 
-def test_a_class_of_a_script_cannot_be_made_again_and_that_is_told(tmp_path: Path) -> None:
+def test_a_class_of_a_script_cannot_be_made_again_and_that_is_reported(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", UNSENDABLE, tmp_path / "run"],
         cwd=ROOT, capture_output=True, text=True, check=False, timeout=100,
@@ -215,7 +218,7 @@ execute(job, Path(sys.argv[1]), hydra_files={}, listener=Silent())
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_workers_end_with_their_driver_and_the_run_is_gone_on_with(
+def test_workers_end_with_their_driver_and_the_run_is_resumed(
     tmp_path: Path, local: dict[str, object], how: signal.Signals
 ) -> None:
     run = tmp_path / "run"
@@ -233,7 +236,7 @@ def test_workers_end_with_their_driver_and_the_run_is_gone_on_with(
     if how is not signal.SIGKILL:
         assert words.strip().endswith("KeyboardInterrupt")
         assert manifest.read(run).status is Status.INTERRUPTED
-    resume(wanted(engine="processes"), run, listener=Told())
+    resume(wanted(engine="processes"), run, listener=Collected())
     assert content(run) == local
 
 

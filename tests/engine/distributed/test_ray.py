@@ -20,7 +20,7 @@ from extractkit.runs.layout import LOG
 from tests.engine.distributed.test_processes import wait_until
 from tests.engine.distributed.troubled import SHARD, wanted
 from tests.engine.examples import executed
-from tests.engine.test_resume import Told
+from tests.engine.test_resume import Collected
 from tests.faults.runs import content
 
 if importlib.util.find_spec("ray") is None:
@@ -74,7 +74,7 @@ def test_a_cluster_is_started_for_a_run_and_stopped_after_it(
 def test_two_workers_make_the_same_run(
     tmp_path: Path, local: dict[str, object], cluster: Any
 ) -> None:
-    listener = Told()
+    listener = Collected()
     run = executed(tmp_path / "run", wanted(engine="ray"), listener)
     assert content(run.path) == local
     assert cluster.is_initialized()
@@ -86,7 +86,7 @@ def test_two_workers_make_the_same_run(
 
 
 @pytest.mark.parametrize(
-    ("trouble", "told"),
+    ("trouble", "reported"),
     [
         ("die", " died: The actor died unexpectedly before finishing this task.; shard "),
         ("stop", " took more than 3 s over its shard (runtime.shard_timeout); shard "),
@@ -96,14 +96,14 @@ def test_two_workers_make_the_same_run(
     ],
 )
 def test_what_a_worker_in_trouble_held_is_computed_by_another(
-    tmp_path: Path, local: dict[str, object], cluster: Any, trouble: str, told: str
+    tmp_path: Path, local: dict[str, object], cluster: Any, trouble: str, reported: str
 ) -> None:
-    listener = Told()
+    listener = Collected()
     wait = {"shard_timeout": 3} if trouble == "stop" else {}
     job = wanted(tmp_path, trouble, engine="ray", workers=2, **wait)
     run = executed(tmp_path / "run", job, listener)
     (note,) = [note for note in listener.notes if note.startswith("worker ")]
-    assert told in note
+    assert reported in note
     assert content(run.path) == local
     assert note in (run.path / LOG).read_text("utf-8")
 

@@ -309,8 +309,8 @@ def test_what_nothing_starts_anew_is_refused(where: str) -> None:
         for record in load(factory, input_axes=PAIR, eager=True).catalog.records
         if record.kind is Kind.MODEL_OUTPUT
     ]
-    told = "it keeps a state" if where == "attribute" else "a random or assigning operation"
-    assert told in str(output.reason)
+    reported = "it keeps a state" if where == "attribute" else "a random or assigning operation"
+    assert reported in str(output.reason)
 
 
 def test_what_is_computed_before_a_state_is_looked_at_is_kept() -> None:

@@ -57,7 +57,7 @@ def weights(given: Model) -> list[np.ndarray]:
     return [np.asarray(v) for v in given.constants([Fetch(r.address) for r in records])]
 
 
-def test_variables_that_nobody_named_are_told_apart() -> None:
+def test_variables_that_nobody_named_are_distinguished() -> None:
     assert [value.tolist() for value in weights(model("Unnamed"))] == [[1.0], [2.0]]
     digests = {model("Unnamed", second=second).weights_digest() for second in (2.0, 3.0)}
     assert len(digests) == 2

@@ -12,7 +12,7 @@ v1 = tf.compat.v1
 
 
 def known(build: Callable[[], tf.Tensor]) -> float | None:
-    """The value of the tensor where it is told."""
+    """The value of the tensor where it is reported."""
     with tf.Graph().as_default() as graph:
         name = build().name
         found = known_ranges(graph, frozenset()).get(name)

@@ -161,22 +161,24 @@ def test_a_job_checks_itself(given: bool, folder: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_missing_or_does_not_fit(folder: Path, tmp_path: Path) -> None:
-    def told(name: str, **changes: object) -> str:
+    def reported(name: str, **changes: object) -> str:
         made = release(tmp_path / name, **changes)  # type: ignore[arg-type]
         with pytest.raises(ModelError) as raised:
             load(str(made), 12)
         return str(raised.value)
 
-    assert "'bert/encoder/layer_2/attention/self/query/kernel'" in told("a", num_hidden_layers=3)
-    message = told("b", intermediate_size=9)
+    assert "'bert/encoder/layer_2/attention/self/query/kernel'" in reported(
+        "a", num_hidden_layers=3
+    )
+    message = reported("b", intermediate_size=9)
     assert "kernel' is [8, 16] in the checkpoint, bert_config.json asks for [8, 9]" in message
-    assert "hidden_size=8, which is not a multiple of num_attention_heads=3" in told(
+    assert "hidden_size=8, which is not a multiple of num_attention_heads=3" in reported(
         "c", num_attention_heads=3
     )
-    assert "has no whole number of 1 or more for hidden_size" in told("d", hidden_size="8")
-    assert "hidden_act='mish'" in told("e", hidden_act="mish")
-    assert "vocab.txt has 12 tokens, the model 11" in told("f", vocabulary=[*WORDS, "b"])
-    assert "has no token [SEP]" in told("g", vocabulary=WORDS[:3])
+    assert "has no whole number of 1 or more for hidden_size" in reported("d", hidden_size="8")
+    assert "hidden_act='mish'" in reported("e", hidden_act="mish")
+    assert "vocab.txt has 12 tokens, the model 11" in reported("f", vocabulary=[*WORDS, "b"])
+    assert "has no token [SEP]" in reported("g", vocabulary=WORDS[:3])
     half = release(tmp_path / "half")
     (half / "bert_model.ckpt.index").unlink()
     with pytest.raises(

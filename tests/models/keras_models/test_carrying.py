@@ -293,8 +293,8 @@ def test_verify_computes_shards_from_the_stored_states(place: Path, tmp_path: Pa
     _swap_states(tmp_path / "run")
     result = extractkit.verify(tmp_path / "run", recompute=3)
     assert result.failed
-    told = [str(finding.message) for check in result.checks for finding in check.findings]
-    assert any("computed again it is another" in message for message in told)
+    reported = [str(finding.message) for check in result.checks for finding in check.findings]
+    assert any("computed again it is another" in message for message in reported)
 
 
 def _swap_states(directory: Path) -> None:

@@ -52,7 +52,7 @@ def test_a_model_that_was_used_before_has_the_same_catalog(model: KerasModel) ->
     assert list(again.catalog) == list(model.catalog)
 
 
-def told(name: str) -> list[str]:
+def reported(name: str) -> list[str]:
     """What must be the same in every process: definition and addresses."""
     model = wrapped(name)
     return [name, str(model.definition_digest()), *model.catalog]
@@ -61,11 +61,11 @@ def told(name: str) -> list[str]:
 def test_another_process_gives_the_same_addresses_and_definition() -> None:
     """In the reverse order, so that no counter of the process is the same."""
     code = (
-        "from tests.models.keras_models.test_contract import MODELS, told\n"
-        "for name in reversed(MODELS): print(*told(name), sep='\\n')"
+        "from tests.models.keras_models.test_contract import MODELS, reported\n"
+        "for name in reversed(MODELS): print(*reported(name), sep='\\n')"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.splitlines() == [line for name in reversed(MODELS) for line in told(name)]
+    assert run.stdout.splitlines() == [line for name in reversed(MODELS) for line in reported(name)]
 
 
 def test_every_model_has_a_definition_of_its_own() -> None:

@@ -119,7 +119,9 @@ def test_a_file_is_read_by_the_keras_that_wrote_it(tmp_path: Path) -> None:
     np.testing.assert_allclose(output(read, "nested"), expected, rtol=1e-6)
 
 
-def test_state_that_keras_loses_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_state_that_keras_loses_is_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     trained("keras", "nested", 1).save(tmp_path / "whole.h5")
     plainly = keras.models.load_model(tmp_path / "whole.h5", compile=False)
     read = load(str(tmp_path / "whole.h5"))

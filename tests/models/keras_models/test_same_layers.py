@@ -89,7 +89,7 @@ def _saved(folder: Path, build: Build, package: Any, ending: str, which: list[in
 
 
 @pytest.mark.parametrize(
-    ("build", "package", "ending", "told"),
+    ("build", "package", "ending", "reported"),
     [
         (lookup, keras, ".keras", "vocabulary[1] is 'lima' in the file, 'rome' in the model"),
         (texts, keras, ".keras", "is 'lima' in the file, 'rome' in the model"),
@@ -107,18 +107,18 @@ def _saved(folder: Path, build: Build, package: Any, ending: str, which: list[in
     ],
 )
 def test_whole_models_of_other_layers_are_refused(
-    tmp_path: Path, build: Build, package: Any, ending: str, told: str
+    tmp_path: Path, build: Build, package: Any, ending: str, reported: str
 ) -> None:
     first, other = _saved(tmp_path, build, package, ending, [0, 1])
     with pytest.raises(ModelError) as one:
         keras_file.load(first, checkpoint=other)
-    assert told in str(one.value)
+    assert reported in str(one.value)
     assert f"without model.checkpoint: model.path={other}. " in str(one.value)
     model = keras_file.load(first, checkpoints=[first, other])
     assert model.checkpoints is not None
     with pytest.raises(ModelError) as several:
         model.checkpoints.choose("fail")
-    assert told in str(several.value)
+    assert reported in str(several.value)
     assert f"without model.checkpoints: -m model.path={first},{other}. " in str(several.value)
     model.checkpoints.choose("skip")
     assert [one.path for one in model.checkpoints.checkpoints] == [first]

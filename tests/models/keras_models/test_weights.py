@@ -175,7 +175,7 @@ OTHER_SHAPES = {
 
 
 @pytest.mark.parametrize("way", OTHER_SHAPES)
-def test_another_architecture_is_told_by_the_first_weight_that_differs(
+def test_another_architecture_is_reported_by_the_first_weight_that_differs(
     way: str, tmp_path: Path
 ) -> None:
     name, write = WRITERS[way]
@@ -207,7 +207,7 @@ def test_two_models_in_one_checkpoint_are_not_mixed_up(tmp_path: Path) -> None:
         load(factory=factory("flat"), checkpoint=str(tmp_path / "gan"))
 
 
-def test_a_corrupted_array_is_told(tmp_path: Path) -> None:
+def test_a_corrupted_array_is_reported(tmp_path: Path) -> None:
     model = flat()
     model.save_weights(tmp_path / "w.weights.h5")
     with h5py.File(tmp_path / "w.weights.h5", "a") as file:

@@ -89,7 +89,7 @@ def test_a_member_that_is_no_model(tmp_path: Path) -> None:
     assert "'a.tflite' in it is not a TFLite file" in refusal(path)
 
 
-def test_damage_is_told(tmp_path: Path) -> None:
+def test_damage_is_reported(tmp_path: Path) -> None:
     data = bytearray(archive(a_tflite=content("float32")))
     data[200] ^= 255
     assert "'a.tflite' in it is damaged: BadZipFile: Bad CRC-32" in refusal(
@@ -98,7 +98,7 @@ def test_damage_is_told(tmp_path: Path) -> None:
     assert "is a damaged archive: BadZipFile" in refusal(written(tmp_path, bytes(data[:-40])))
 
 
-def test_encrypted_members_are_told(tmp_path: Path) -> None:
+def test_encrypted_members_are_reported(tmp_path: Path) -> None:
     data = bytearray(archive(a_tflite=content("float32")))
     place = data.rindex(b"PK\1\2") + 8
     data[place : place + 2] = struct.pack("<H", 1)

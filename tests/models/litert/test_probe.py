@@ -48,8 +48,8 @@ def test_a_refusal_by_litert_ends_in_its_own_words(
     assert outcome(monkeypatch, file, 1).endswith("cannot be run by LiteRT: no message")
 
 
-def test_a_mistake_that_the_child_found_is_told_as_it_is(
+def test_a_mistake_that_the_child_found_is_reported_as_it_is(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = outcome(monkeypatch, file, stdout=b'\n{"refused": "no such thing"}\n')
-    assert told == "no such thing"
+    reported = outcome(monkeypatch, file, stdout=b'\n{"refused": "no such thing"}\n')
+    assert reported == "no such thing"

@@ -1,4 +1,4 @@
-"""What a path holds: each kind of file that people have, told apart by its content."""
+"""What a path holds: each kind of file that people have, distinguished by its content."""
 
 import gzip
 import io

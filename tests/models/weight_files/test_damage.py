@@ -66,29 +66,29 @@ def damaged(content: bytes, seed: int) -> bytes:
 
 
 @pytest.mark.parametrize("write", [_safetensors, _legacy, _keras_3, _archive, _index, _data, _old])
-def test_damage_is_told_or_harmless(write: Write, tmp_path: Path) -> None:
+def test_damage_is_reported_or_harmless(write: Write, tmp_path: Path) -> None:
     file = write(tmp_path)
     content = file.read_bytes()
-    told = []
+    reported = []
     for seed in range(TRIALS):
         file.write_bytes(damaged(content, seed))
         try:
             load(str(file)).weights_digest()
         except ModelError as error:
-            told.append(str(error))
-    assert all(text.startswith("model.path=") and "\n" not in text for text in told)
-    assert len(told) >= TRIALS // 4  # every file that was cut short
+            reported.append(str(error))
+    assert all(text.startswith("model.path=") and "\n" not in text for text in reported)
+    assert len(reported) >= TRIALS // 4  # every file that was cut short
 
 
 @pytest.mark.parametrize(
-    ("ending", "told"),
+    ("ending", "reported"),
     [
         ("os.kill(os.getpid(), 11)", "reading it ended the process that tried (signal 11)"),
         ("raise SystemError('no')", "the process that tried to read it failed: SystemError: no"),
     ],
 )
-def test_a_reader_that_dies_is_told(
-    ending: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_reader_that_dies_is_reported(
+    ending: str, reported: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By a stand-in: which file takes HDF5 down depends on its version."""
     (tmp_path / "dying.py").write_text(f"import os\n{ending}\n", encoding="utf-8")
@@ -97,7 +97,7 @@ def test_a_reader_that_dies_is_told(
     file = _legacy(tmp_path)
     with pytest.raises(ModelError) as caught:
         load(str(file))
-    assert str(caught.value) == f"model.path={str(file)!r} is damaged, or not whole: {told}"
+    assert str(caught.value) == f"model.path={str(file)!r} is damaged, or not whole: {reported}"
 
 
 def test_an_array_larger_than_its_file_is_refused(tmp_path: Path) -> None:

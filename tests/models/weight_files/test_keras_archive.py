@@ -49,7 +49,7 @@ def test_weights_that_would_fill_the_disk_are_refused(
     )
 
 
-def test_no_room_for_the_weights_is_told(
+def test_no_room_for_the_weights_is_reported(
     load: tuple[str, Load], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A limit on the size of files stands in for a full disk."""
@@ -73,7 +73,7 @@ def test_no_room_for_the_weights_is_told(
     assert not [*scratch.iterdir()]
 
 
-def test_no_directory_for_temporary_files_is_told(
+def test_no_directory_for_temporary_files_is_reported(
     load: tuple[str, Load], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "m.keras"

@@ -70,7 +70,7 @@ def test_something_else(tmp_path: Path, name: str, content: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "reported"),
     [
         (
             "m.h5",
@@ -92,9 +92,9 @@ def test_something_else(tmp_path: Path, name: str, content: bytes) -> None:
         ),
     ],
 )
-def test_text_under_another_name(tmp_path: Path, name: str, told: str) -> None:
+def test_text_under_another_name(tmp_path: Path, name: str, reported: str) -> None:
     (tmp_path / name).write_text("hello, this is text\n", encoding="utf-8")
-    assert message(tmp_path / name) == told
+    assert message(tmp_path / name) == reported
 
 
 def test_hdf5_without_weights(tmp_path: Path) -> None:

@@ -185,7 +185,7 @@ def test_slots_of_objects(tmp_path: Path) -> None:
     assert "_CHECKPOINTABLE_OBJECT_GRAPH" not in weights
 
 
-def test_slots_of_two_optimizers_are_told_apart(tmp_path: Path) -> None:
+def test_slots_of_two_optimizers_are_distinguished(tmp_path: Path) -> None:
     slotted(tmp_path, second=True)
     weights = open_weights(str(tmp_path))
     slots = {weights.place(key).slot for key in weights} - {None}

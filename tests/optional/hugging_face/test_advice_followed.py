@@ -158,7 +158,7 @@ def test_an_architecture_of_another_kind_is_answered_with_one_that_fits(tmp_path
     assert ask(*words, "model.architecture=BertModel").code == 0
 
 
-def test_a_model_that_does_not_know_its_images_is_told_their_size(tmp_path: Path) -> None:
+def test_a_model_that_does_not_know_its_images_needs_their_size(tmp_path: Path) -> None:
     narrow = {"embed_dim": [8, 8, 8], "num_heads": [1, 1, 1], "depth": [1, 2, 3]}
     config = transformers.CvtConfig(**narrow, image_size=32, architectures=["TFCvtModel"])
     model = transformers.TFCvtModel(config)

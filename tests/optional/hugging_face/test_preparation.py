@@ -169,7 +169,7 @@ def test_images_without_an_image_processor_are_refused(tmp_path: Path) -> None:
         ({}, {"input_axes": ["input_idz"]}, ConfigError,
          "model.input_axes: 'input_idz' is not an input."),
         ({}, {"input_axes": ["position_ids"]}, ConfigError,
-         "model.input_axes.position_ids: the model does not tell its axes."),
+         "model.input_axes.position_ids: the model does not declare its axes."),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_says_why(

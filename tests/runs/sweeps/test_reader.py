@@ -158,7 +158,7 @@ def test_whole_numbers_have_nothing_to_stand_for_a_missing_run(place: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "reported"),
     [
         (["inputs.limit=2,3"], r"its samples are \[.*\] in job 0 and \[.*\] in job 1"),
         (
@@ -171,11 +171,13 @@ def test_whole_numbers_have_nothing_to_stand_for_a_missing_run(place: Path) -> N
         ),
     ],
 )
-def test_runs_of_different_kinds_are_no_array(place: Path, arguments: list[str], told: str) -> None:
+def test_runs_of_different_kinds_are_no_array(
+    place: Path, arguments: list[str], reported: str
+) -> None:
     pytest.importorskip("xarray")
     assert not swept(f"+selectors.mine.path={HIDDEN!r}", *arguments)
     with pytest.raises(
-        RunDirectoryError, match=f"does not fit one array: {told}. Take the runs one by"
+        RunDirectoryError, match=f"does not fit one array: {reported}. Take the runs one by"
     ):
         extractkit.open(place / "s").to_xarray(HIDDEN)
 
@@ -234,9 +236,9 @@ def test_runs_that_were_exchanged_are_no_values_of_each_other(place: Path) -> No
         f"inputs.path=texts.txt selectors=layers model.seed=1). Move it away, and run the job "
         f"again: extractkit resume {sweep}"
     )
-    told = resumed(sweep)
-    assert len(told) == 2
-    assert all("holds the run of another job: model=reference" in str(error) for error in told)
+    reported = resumed(sweep)
+    assert len(reported) == 2
+    assert all("holds the run of another job: model=reference" in str(error) for error in reported)
 
 
 def test_a_run_that_is_gone_is_missing(place: Path) -> None:
@@ -264,7 +266,7 @@ def test_a_moved_sweep_is_read_where_it_is(made: Path, tmp_path: Path) -> None:
     assert sweep.runs[0].status == "finished"
 
 
-def test_a_run_that_was_gone_on_with_by_itself_counts(place: Path) -> None:
+def test_a_run_that_was_resumed_by_itself_counts(place: Path) -> None:
     """Its job's record still says that it failed."""
     assert not swept("selectors=layers", "model.seed=1,2")
     index = place / "s" / "sweep.json"

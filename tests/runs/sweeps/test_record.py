@@ -180,8 +180,8 @@ def test_a_directory_that_is_taken(holds: str, message: str, tmp_path: Path) -> 
 
 def test_a_file_is_no_directory_for_a_sweep(tmp_path: Path) -> None:
     (tmp_path / "s").write_text("", encoding="utf-8")
-    for path, told in ((tmp_path / "s", "is a file"), (tmp_path / "s" / "t", "cannot be made")):
-        with pytest.raises(RunDirectoryError, match=told), writing.new_sweep(path, SWEEP):
+    for path, reported in ((tmp_path / "s", "is a file"), (tmp_path / "s" / "t", "cannot be made")):
+        with pytest.raises(RunDirectoryError, match=reported), writing.new_sweep(path, SWEEP):
             pass
 
 
