@@ -64,7 +64,9 @@ def test_more_memory_than_there_is(run: Run, code: str) -> None:
     )
 
 
-def test_a_hang_is_reported_by_the_time_that_it_took(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hang_is_reported_by_the_time_that_it_took(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(isolation, "SECONDS", 0)
     monkeypatch.setattr(isolation, "BYTES_PER_SECOND", 10_000_000)
     assert refusal(run, "import signal\nsignal.pause()") == f"{AT} took longer than 1 s to look at"

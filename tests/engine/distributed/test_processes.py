@@ -132,9 +132,9 @@ def test_a_run_that_a_worker_refuses_to_go_on_with_is_not_left_as_started(tmp_pa
     with pytest.raises(JobError):
         executed(tmp_path / "run", wanted(tmp_path, "job", 1, engine="processes"))
     (tmp_path / "0").unlink()
+    changed = wanted(tmp_path, "config", 1, engine="processes")
     with pytest.raises(ConfigError):
-        job = wanted(tmp_path, "config", 1, engine="processes")
-        resume(job, tmp_path / "run", listener=Collected())
+        resume(changed, tmp_path / "run", listener=Collected())
     assert manifest.read(tmp_path / "run").status is Status.FAILED
 
 
