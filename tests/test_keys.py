@@ -1,17 +1,22 @@
 """Each configuration key is declared once, and read."""
 
 import ast
+import inspect
 import re
+import sys
 from collections.abc import Iterator
+from inspect import isclass
 from pathlib import Path
 
 import pytest
 
 import extractkit
 from extractkit.config import config_directory
-from extractkit.config.declared import entries
+from extractkit.config.declared import DECLARED_GROUPS, Entry, entries
 from extractkit.core.catalog import Kind
+from extractkit.core.component import IMPORTS_KEY, Component
 from extractkit.core.job import SETTINGS
+from extractkit.core.keys import keys_of
 from extractkit.core.selectors import PREDICATE_KEYS, SELECTOR_KEYS
 from extractkit.core.transforms import REDUCTIONS, TRANSFORMS
 
@@ -30,7 +35,7 @@ def attributes_read(of: str) -> Iterator[str]:
                     yield node.attr
 
 
-@pytest.mark.parametrize("group", ["runtime"])
+@pytest.mark.parametrize("group", DECLARED_GROUPS)
 def test_a_configuration_file_is_what_the_declarations_say(group: str) -> None:
     for entry in entries(group):
         assert entry.path.read_text("utf-8") == entry.text(), "run `make conf`"
@@ -59,3 +64,44 @@ def test_every_key_of_a_selector_is_described() -> None:
     assert all(described.values())
     assert all(f"`{kind}`" in described["kind"] for kind in Kind)
     assert all(f"`{name}`" in described["reduce"] for name in REDUCTIONS)
+
+
+COMPONENTS = [
+    pytest.param(entry, id=f"{group}={entry.name}")
+    for group in ("model", "inputs", "sinks")
+    for entry in entries(group)
+]
+
+
+@pytest.mark.parametrize("entry", COMPONENTS)
+def test_every_key_of_a_component_is_described_and_read(entry: Entry) -> None:
+    function = Component("inputs", re.findall(r"_target_: (\S+)", entry.head)[-1]).function()
+    own = inspect.getsource(sys.modules[function.__module__] if isclass(function) else function)
+    read = {
+        node.attr if isinstance(node, ast.Attribute) else node.id
+        for node in ast.walk(ast.parse(own))
+        if isinstance(node, ast.Attribute | ast.Name) and isinstance(node.ctx, ast.Load)
+    }
+    for key in entry.keys:
+        assert len(key.description) > 5, key.name
+        assert key.name in read or key == IMPORTS_KEY, f"{key.name} is declared, and not read"
+
+
+def test_keys_come_from_signature_and_docstring() -> None:
+    def load(path: str, size: int | None, mode: str = "fast", **rest: object) -> None:
+        """Load.
+
+        Args:
+            path: The file, which
+                may be long.
+            mode: True or None.
+
+        Raises:
+            mode: Never.
+        """
+
+    assert [(key.name, key.written, key.description) for key in keys_of(load)] == [
+        ("path", "???", "The file, which may be long."),
+        ("size", "null", ""),
+        ("mode", "fast", "true or null."),
+    ]

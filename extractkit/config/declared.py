@@ -1,14 +1,20 @@
 """The files in `conf/`: their keys, defaults and comments, as the code declares them."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import wrap
+from textwrap import indent, wrap
 
 from extractkit.config import config_directory
+from extractkit.core.component import Component
 from extractkit.core.job import SETTINGS
 from extractkit.core.keys import Key
 
+DECLARED_GROUPS = ("model", "inputs", "sinks", "runtime")
+"""The groups whose keys are declared. Entries of the others are values for declared keys."""
+
 _WIDTH, _BESIDE = 100, 120
+_TARGET = re.compile(r"(?m)^( *)_target_: (\S+)\n")
 
 
 @dataclass(frozen=True)
@@ -16,26 +22,31 @@ class Entry:
     """A file of a group.
 
     Attributes:
-        group, name: Its folder and its name without the ending.
-        intro: The comment at its head, without the signs.
-        head: The lines above the keys, as they are.
+        path: The file.
+        head: Its first lines, as they are: the comment that introduces it, and its target.
+        indent: The spaces before its keys.
         keys: The declared keys.
     """
 
-    group: str
-    name: str
-    intro: str
+    path: Path
     head: str
+    indent: str
     keys: tuple[Key, ...]
 
     @property
-    def path(self) -> Path:
-        """The file."""
-        return config_directory() / self.group / f"{self.name}.yaml"
+    def name(self) -> str:
+        """Its name in the group."""
+        return self.path.stem
+
+    @property
+    def intro(self) -> str:
+        """The comment at its head, as text."""
+        lines = (line for line in self.head.splitlines() if line.startswith("#"))
+        return "\n".join(line.removeprefix("#").removeprefix(" ") for line in lines)
 
     def text(self) -> str:
         """Return the file as it should be: its head, and a line with a comment for each key."""
-        return self.head + "".join(_line(key) for key in self.keys)
+        return self.head + indent("".join(map(_line, self.keys)), self.indent)
 
 
 def entries(group: str) -> list[Entry]:
@@ -44,20 +55,28 @@ def entries(group: str) -> list[Entry]:
 
 
 def _entry(path: Path) -> Entry:
-    return Entry(path.parent.name, path.stem, "", "", SETTINGS)
+    text = path.read_text("utf-8")
+    group = path.parent.name
+    if group == "runtime":
+        return Entry(path, "", "", SETTINGS)
+    target = _TARGET.search(text)
+    if target is None:  # values for keys that others declare
+        head = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
+        return Entry(path, head, "", ())
+    return Entry(path, text[: target.end()], target[1], Component(group, target[2]).keys())
 
 
 def _line(key: Key) -> str:
     line = f"{key.name}: {key.written}"
     if len(beside := f"{line} # {key.description}\n") <= _BESIDE:
         return beside
-    above = wrap(key.description, _WIDTH - len("# "))
+    above = wrap(key.description, _WIDTH - len("# "), break_on_hyphens=False)
     return "".join(f"# {one}\n" for one in above) + f"{line}\n"
 
 
 def write() -> None:
     """Write all files from the declarations."""
-    for group in ("runtime",):
+    for group in DECLARED_GROUPS:
         for entry in entries(group):
             entry.path.write_text(entry.text(), "utf-8")
 

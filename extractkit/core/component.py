@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from extractkit.advice import RENAMED_KEYS, renamed_key
+from extractkit.core.keys import Key, keys_of
 from extractkit.core.trust import (
     CUSTOM_OBJECTS,
     NO_TRUST,
@@ -22,8 +23,12 @@ from extractkit.core.trust import (
 )
 from extractkit.errors import ConfigError, choices
 
-IMPORTS = "imports"
-"""The argument of a model that names modules to import before it is loaded."""
+IMPORTS_KEY = Key(
+    "imports", [], "Modules to import first, for custom operations and classes: [tensorflow_text]."
+)
+"""The key of every model that names modules to import before it is loaded."""
+
+IMPORTS = IMPORTS_KEY.name
 
 _MODEL = "model"
 _TARGET = "_target_"
@@ -99,6 +104,10 @@ class Component:
         for name in named if not self.partial else ():
             if parameters[name].default is inspect.Parameter.empty and name not in self.arguments:
                 raise ConfigError(f"{self.at}.{name} is missing. Give it: {self.at}.{name}=…")
+
+    def keys(self) -> tuple[Key, ...]:
+        """Return the keys that the callable declares, and those of every model."""
+        return (*keys_of(self.function()), *([IMPORTS_KEY] if self.at == _MODEL else []))
 
     def build(self) -> Any:
         """Call the target with its arguments. It instantiates components among them itself.

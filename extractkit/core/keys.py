@@ -1,10 +1,12 @@
 """Declarations of configuration keys: name, form, default, description and effect."""
 
+import inspect
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, fields
 from enum import Enum
-from typing import Any, Protocol, get_type_hints
+from typing import Any, Protocol, get_args, get_type_hints
 
 from extractkit.errors import ConfigError, choices
 
@@ -112,6 +114,20 @@ class Text:
         return value
 
 
+REQUIRED = "???"
+"""The default of a key that has to be given, as OmegaConf has it."""
+
+
+def yaml_text(value: object) -> str:
+    """Return a default as YAML has it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, Mapping | list):
+        assert not value
+        return "{}" if isinstance(value, Mapping) else "[]"
+    return str(value)
+
+
 @dataclass(frozen=True)
 class Key:
     """The declaration of a key.
@@ -129,9 +145,7 @@ class Key:
     @property
     def written(self) -> str:
         """The default as YAML has it."""
-        if self.default is None or isinstance(self.default, bool):
-            return {None: "null", True: "true", False: "false"}[self.default]
-        return str(self.default)
+        return yaml_text(self.default)
 
 
 @dataclass(frozen=True)
@@ -190,3 +204,47 @@ def _setting(
     engines: tuple[str, ...] = (),
 ) -> Setting:
     return Setting(item.name, item.default, description, form, effect, engines)
+
+
+def keys_of(function: Callable[..., Any]) -> tuple[Key, ...]:
+    """Return the keys of a component: the parameters of its callable.
+
+    Names and defaults come from the signature, descriptions from the docstring's `Args` or
+    `Attributes`. A parameter without a default has to be given, but may be null if its type allows
+    None: inputs are opened only if a job reads samples.
+    """
+    described = _descriptions(inspect.getdoc(function) or "")
+    return tuple(
+        Key(name, _default(parameter), described.get(name, ""))
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+    )
+
+
+def _default(parameter: inspect.Parameter) -> object:
+    if parameter.default is not inspect.Parameter.empty:
+        return parameter.default
+    return None if type(None) in get_args(parameter.annotation) else REQUIRED
+
+
+_SECTIONS = ("Args:", "Attributes:")
+_ENTRY = re.compile(r" {4}(\w+): (.*)")
+_YAML = {"None": "null", "True": "true", "False": "false"}
+
+
+def _descriptions(docstring: str) -> dict[str, str]:
+    """Return the descriptions of arguments in a docstring, in words of YAML."""
+    found: dict[str, str] = {}
+    inside, name = False, ""
+    for line in docstring.splitlines():
+        if not line.startswith(" "):
+            inside = line in _SECTIONS
+        elif inside and (entry := _ENTRY.match(line)):
+            name = entry[1]
+            found[name] = entry[2]
+        elif inside and name:
+            found[name] += f" {line.strip()}"
+    return {
+        name: re.sub(r"\b(None|True|False)\b", lambda word: _YAML[word[0]], text)
+        for name, text in found.items()
+    }

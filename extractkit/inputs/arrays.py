@@ -206,8 +206,8 @@ class Arrays:
     Files are memory-mapped, except compressed .npz files, which are read into memory.
 
     Attributes:
-        path: An .npy for a model with one input, an .npz with an array for each input by name, or
-            a mapping with an .npy for each input.
+        path: An .npy for a model with one input, an .npz with an array for each input by name, or a
+            mapping with an .npy for each input. Required.
         limit: The number of samples to use. If None, all.
 
     Raises:

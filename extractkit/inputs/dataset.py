@@ -241,8 +241,9 @@ class Dataset:
     in their order. Other single values, such as a label, are stored in samples.jsonl.
 
     Attributes:
-        dataset: The callable, with its arguments.
+        dataset: The `_target_` of the callable, with its arguments. Required.
         columns: The name, or the position in a tuple, of the value for each of the model's inputs.
+            If None, the inputs' names, or the order of a tuple.
         column: The name of the text, for a model that takes text and without `columns`.
         batched: Whether the elements are batches, to be split along their first axis.
         limit: The number of samples to use. If None, all.

@@ -33,9 +33,9 @@ class Hdf5:
     may read.
 
     Attributes:
-        path: The file.
-        columns: The path of the dataset for each of the model's inputs. If None, the inputs'
-            names, or the only dataset for the only input.
+        path: The file. Required.
+        columns: The path of the dataset for each of the model's inputs. If None, the inputs' names,
+            or the only dataset for the only input.
         limit: The number of samples to use. If None, all.
 
     Raises:

@@ -295,7 +295,8 @@ class Images:
     They are decoded when they are read.
 
     Attributes:
-        path: A folder, searched recursively, or a file, a glob (sorted) or several.
+        path: A folder, searched recursively (its subfolders become labels), or a file, a glob
+            (sorted) or several. Required.
         limit: The number of pictures to use. If None, all.
         size: The height and width to resize to, regardless of proportions. If None, those of the
             model's input, or each picture's own if the input takes any.

@@ -174,10 +174,11 @@ class Parquet:
     whole, with only the wanted columns. Two row groups are kept in memory.
 
     Attributes:
-        path: a file, a glob (sorted) or several of them.
+        path: A file, a glob (sorted) or several. Required.
         columns: The name of the column for each of the model's inputs. If None, the inputs' names,
             or the only column for the only input.
-        column: the column with the text, for a model that takes text and without `columns`.
+        column: The name of the column with the text, for a model that takes text and without
+            `columns`.
         limit: The number of rows to use. If None, all.
 
     Raises:

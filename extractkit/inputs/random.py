@@ -33,7 +33,7 @@ class Random:
         samples: The number of samples.
         seed: The seed, 0 … 2⁶⁴-1.
         length: The length of every free axis, up to the model's maximum.
-        limit: The number of them to use. If None, all.
+        limit: The number of samples to use. If None, all.
 
     Raises:
         InputError: One of these is not a whole number in its range.

@@ -251,14 +251,14 @@ class TFRecord:
     The records stay in their files.
 
     Attributes:
-        path: a file, a glob (sorted) or several of them; not compressed.
-        features: for each of the model's inputs the name of its feature, or a mapping with
-            `feature` (default: the input's name), `dtype`, `shape` and `encoded`, see `Feature`;
-            None: the inputs' names.
-        whole: whether to pass whole records, as bytes, to the model's one string input. None: do so
-            without `features` if the first record is not an example, or if the model parses
-            examples and the first record has no feature with the input's name.
+        path: A file, a glob (sorted) or several of them, not compressed. Required.
+        features: The name of the feature for each of the model's inputs, or a mapping of `feature`
+            (the input's name), `shape` (the input's), `dtype` (what numbers become, or what bytes
+            hold) and `encoded: true` (a picture). If None, the inputs' names.
         limit: The number of records to use. If None, all.
+        whole: Whether a record is used as bytes, for the model's one string input. If None, only
+            where there are no `features` and the first record is not an example, or the model
+            parses examples and the first has no feature of the input's name.
 
     Raises:
         InputError: `limit` is not a whole number of at least 1, `whole` not true, false or null.

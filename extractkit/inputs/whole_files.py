@@ -121,8 +121,8 @@ class Files:
     Files are read when their sample is read.
 
     Attributes:
-        path: A folder, searched recursively without hidden files, or a file, a glob (sorted) or
-            several.
+        path: A folder, searched recursively without hidden files (its subfolders become labels), or
+            a file, a glob (sorted) or several. Required.
         limit: The number of files to use. If None, all.
 
     Raises:

@@ -42,8 +42,10 @@ def load(
         path: A directory in Hugging Face's, keras-hub's or Google's layout (`bert_config.json`), or
             the name of a keras-hub preset. If None, the weights package.
         max_length: The longest text in tokens, [CLS] and [SEP] included. The rest is cut off.
-        checkpoint: Weights of the backbone to load in place of its own.
-        checkpoints, checkpoint_step: Several of them; see `given_weights`.
+        checkpoint: Weights of the backbone to load in place of its own: `.weights.h5`,
+            `.safetensors`.
+        checkpoints: Many of them as an axis: a pattern ('steps/*.weights.h5'), or a list.
+        checkpoint_step: A regular expression for their steps: 'step_([0-9]+)'.
 
     Raises:
         MissingExtraError: keras-hub, safetensors, tokenizers or the weights are not installed.

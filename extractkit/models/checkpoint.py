@@ -30,8 +30,10 @@ def load(
     """Open the weights in a file, in several files that belong together, or in a directory.
 
     Args:
-        path: A path as for `weight_files.open_weights`.
-        checkpoints, checkpoint_step: Several sets instead of `path`; see `checkpoint_axis`.
+        path: A file, a checkpoint's prefix, or a directory that holds one.
+        checkpoints: Several sets instead of `path`, as an axis: a pattern ('epochs/*.weights.h5'),
+            or a list.
+        checkpoint_step: A regular expression for their steps: 'epoch_([0-9]+)'.
 
     Raises:
         ConfigError: Neither is given, or both are.

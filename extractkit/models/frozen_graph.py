@@ -26,11 +26,12 @@ def load(
     """Load a frozen graph of TensorFlow 1 or 2.
 
     Args:
-        path: The file, binary or text.
-        input_axes: See `parse_input_axes`. If None, every placeholder without a constant.
+        path: The file, `.pb` or `.pbtxt`.
+        input_axes: The inputs that get samples, and their axes: {x: [time, sample, 80]}. If None,
+            every placeholder without a constant.
         outputs: The names of the model's outputs. If None, the tensors that nothing else in the
             graph consumes.
-        constants: Values that are the same for every sample, by placeholder.
+        constants: Values that are the same for every sample, by placeholder: {keep_prob: 1.0}.
 
     Raises:
         ModelError: The file does not exist, is not a GraphDef, is damaged, or lacks weights.

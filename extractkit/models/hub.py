@@ -33,12 +33,13 @@ def load(
             preset, which keras-hub downloads.
         task: A task of `keras_hub.models` ("CausalLM"), with backbone and head. If None, the
             backbone only.
-        max_length: The longest text in tokens, special ones included. The rest is cut off. If
-            None, the model's number of positions, or otherwise the preset's sequence length.
+        max_length: The longest text in tokens, special ones included. The rest is cut off. If None,
+            the model's number of positions, or otherwise the preset's sequence length.
         preprocess: Whether to rescale images of pixels 0 … 255 by the preset's rule.
         seed: The seed of a head's random weights if the preset has none.
         checkpoint: Weights of the whole model to load in place of the preset's.
-        checkpoints, checkpoint_step: Several of them; see `given_weights`.
+        checkpoints: Many of them as an axis: a pattern ('steps/*.weights.h5'), or a list.
+        checkpoint_step: A regular expression for their steps: 'step_([0-9]+)'.
 
     Raises:
         MissingExtraError: keras-hub or a reader of Hugging Face's layout is not installed.

@@ -34,10 +34,12 @@ def load(
         path: A directory as written by `save_pretrained`: `config.json`, weights of TensorFlow or
             PyTorch (safetensors, or `tf_model.h5`), a tokenizer or image processor.
         architecture: The class, such as "BertForMaskedLM". If None, the one in `config.json`.
-        checkpoint: Weights to load in place of those in the directory.
-        checkpoints, checkpoint_step: Several of them; see `given_weights`.
+        checkpoint: Weights of the whole model to load in place of those in the directory.
+        checkpoints: Many of them as an axis: a pattern ('steps/*.safetensors'), or a list.
+        checkpoint_step: A regular expression for their steps: 'step_([0-9]+)'.
         max_length: The longest text in tokens. The rest is cut off. If None, the model's limit.
-        input_axes: The inputs that get samples, and their axes; see `parse_input_axes`.
+        input_axes: The inputs that get samples: [input_ids]. With their axes: {input_ids: [sample,
+            token]}.
 
     Raises:
         MissingExtraError: transformers 4 or tf-keras is not installed.

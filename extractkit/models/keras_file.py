@@ -1,6 +1,7 @@
 """`model=keras`: a file saved by Keras, or an architecture built in Python and a checkpoint."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from extractkit.core.component import Component
@@ -27,7 +28,7 @@ def load(
     checkpoint: str | None = None,
     checkpoints: object = None,
     checkpoint_step: object = None,
-    custom_objects: Mapping[str, object] | None = None,
+    custom_objects: Mapping[str, object] | None = MappingProxyType({}),
     safe_mode: bool = True,
     input_axes: object = None,
     seed: int = 0,
@@ -40,14 +41,18 @@ def load(
         path: A `.keras`, `.h5` or `.hdf5` file of Keras 1 to 3 with architecture and weights, or a
             folder saved by Keras 2. Files that Keras 3 refuses are loaded by tf-keras.
         factory: A callable that builds the architecture, instead of a file.
-        checkpoint: Weights to load into either, as for `weight_files.open_weights`.
-        checkpoints, checkpoint_step: Several of them; see `given_weights`.
-        custom_objects: Dotted paths of classes and functions, by their names in the file.
-        safe_mode: Whether to refuse a file that contains Python code.
-        input_axes: Axes and dtypes of the inputs; see `parse_input_axes`.
+        checkpoint: Weights to load into either: `.weights.h5`, `.h5`, `.keras`, `.safetensors`, a
+            TensorFlow checkpoint.
+        checkpoints: Many of them as an axis: a pattern ('epochs/*.weights.h5'), or a list.
+        checkpoint_step: A regular expression for their steps: 'epoch_([0-9]+)'.
+        custom_objects: Dotted paths of classes and functions, by their names in the file: {Name:
+            package.module.Name}.
+        safe_mode: Whether to refuse a file that contains Python code (Lambda layers).
+        input_axes: Axes and dtypes of inputs that the model does not declare: {x: {dims: [sample,
+            64, 64, 3]}}.
         seed: The seed of a factory's initial weights.
-        moving_averages: Whether to load averages in place of weights, or the averages' name; see
-            `MovingAverages`.
+        moving_averages: Whether to load averages in place of weights, or the averages' name. False:
+            do not warn that there are averages.
         state: "reset" starts each call of stateful layers from the initial state, "carry" from the
             state that the previous call left. None is "reset" with a warning.
 

@@ -50,13 +50,15 @@ def load(
     Args:
         path: The .meta file, the prefix that it shares with the checkpoint, or their folder.
         checkpoint: The prefix or folder of other weights. If None, those beside the .meta file.
-        checkpoints, checkpoint_step: Several of them; see `checkpoint_axis`.
-        input_axes: See `parse_input_axes`. If None, every placeholder without a constant.
+        checkpoints: Many of them as an axis: a pattern ('train/model.ckpt-*'), or a list.
+        checkpoint_step: A regular expression for their steps: 'ckpt-([0-9]+)'.
+        input_axes: The inputs that get samples, and their axes: {x: [sample, time, 96]}. If None,
+            every placeholder without a constant.
         outputs: The names of the model's outputs. If None, the tensors that nothing else in the
             graph consumes.
-        constants: Values that are the same for every sample, by placeholder.
-        moving_averages: Whether to load averages in place of variables, or the averages' name; see
-            `MovingAverages`.
+        constants: Values that are the same for every sample, by placeholder: {is_training: false}.
+        moving_averages: Whether to load averages in place of variables, or the averages' name.
+            False: do not warn that there are averages.
         dropout: False removes dropout from a training graph. None and True keep it, and tensors
             after it are random.
 

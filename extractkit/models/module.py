@@ -24,11 +24,12 @@ def load(
     """Wrap the result of a factory as a `Model`.
 
     Args:
-        factory: The `_target_` of the callable that builds it, and its arguments. With
-            `_partial_: true` the callable itself is the model.
+        factory: The `_target_` of the callable that builds it, and its arguments. With `_partial_:
+            true` the callable itself is the model.
         signature: The method to call. If None, the object itself.
-        input_axes: The arguments that get samples, their axes and dtypes; see `parse_input_axes`.
-        constants: Values of arguments that are the same for every sample, by name.
+        input_axes: The arguments that get samples, their axes and dtypes: {x: {dims: [sample, time,
+            4], dtype: float32}}.
+        constants: Values of arguments that are the same for every sample, by name: {scale: 2.0}.
         eager: Whether to run it operation by operation instead of tracing it.
         seed: The seed of every random generator, set before the factory is called.
 

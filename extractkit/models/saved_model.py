@@ -53,8 +53,9 @@ def load(
             is the second concrete function of "fn", and "fn.0" the first if "fn" is a signature. If
             None, serving_default or the only one.
         tags: The tags of the graph to use. If None, the serving graph or the only one.
-        input_axes: See `parse_input_axes`.
-        constants: Values of inputs that are the same for every sample, by name.
+        input_axes: The inputs that get samples, and their axes: {x: [sample, time, null]}. If None,
+            all.
+        constants: Values that are the same for every sample, by input: {keep_prob: 1.0}.
 
     Raises:
         ModelError: The path is not a SavedModel, is damaged, or has no such signature.

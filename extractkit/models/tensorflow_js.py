@@ -35,10 +35,12 @@ def load(
 
     Args:
         path: The folder with a `model.json`, or that file.
-        input_axes: See `parse_input_axes`.
+        input_axes: The inputs that get samples, and their axes: {x: [sample, time, 80]}. If None,
+            all.
         outputs: The names of a graph model's outputs. If None, those of its signature, or the
             tensors that nothing else in the graph consumes.
-        constants: A graph model's values that are the same for every sample, by input.
+        constants: A graph model's values that are the same for every sample, by input: {keep_prob:
+            1.0}.
 
     Raises:
         ModelError: The file does not exist or is not a TensorFlow.js model, or a shard is missing

@@ -79,9 +79,9 @@ class Hdf5Sink:
     """Shards as HDF5 files.
 
     Attributes:
-        compression: None, "gzip" (smaller) or "lzf" (faster, but readable by h5py only).
-        index: whether to make `tensors.h5`; "auto": if a reader can be expected to open that many
-            shards at once.
+        compression: "gzip" (smaller) or "lzf" (faster, but readable by h5py only). If None, none.
+        index: Whether to make `tensors.h5`, one file over all shards for other readers. "auto"
+            leaves it out above 800 shards, which most programs could not open at once.
 
     Raises:
         ConfigError: an unknown compression or value of `index`.
