@@ -249,7 +249,7 @@ class _Execution:
             recorder.restore_samples(file)
             return found
         signature = prepared.opened.model.signature
-        rows = Samples(self.directory / SAMPLES)
+        rows = Samples(self.directory / SAMPLES, schema=recorded.samples_schema)
         return recorded_survey(signature, rows, recorded.samples)
 
     def _look_for_finished(self, now: Manifest) -> None:

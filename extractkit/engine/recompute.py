@@ -114,9 +114,10 @@ class _Recomputation:
     def _stream(self) -> Stream:
         if self.prepared.program is None:
             return self.prepared.stream(Survey(Lengths(0, {}), {}))
-        rows = Samples(self.sound.directory / SAMPLES)
+        recorded = self.sound.manifest
+        rows = Samples(self.sound.directory / SAMPLES, schema=recorded.samples_schema)
         signature = self.prepared.opened.model.signature
-        found = recorded_survey(signature, rows, self.sound.manifest.samples)
+        found = recorded_survey(signature, rows, recorded.samples)
         return self.prepared.stream(found, state_before=self._state_before, from_stored=True)
 
     def _state_before(self, shard: Shard) -> State:

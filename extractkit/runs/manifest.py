@@ -21,6 +21,7 @@ from extractkit.runs.environment import VALUES_VERSION, GitState
 from extractkit.runs.files import Origin, StoredFile
 from extractkit.runs.journal import Entry
 from extractkit.runs.neighbours import no_run
+from extractkit.runs.samples import SCHEMA as ROWS_SCHEMA
 from extractkit.runs.schema import ChecksummedRecord
 from extractkit.runs.schema import with_checksum as with_checksum  # the bytes of a manifest
 from extractkit.runs.upgrades import MANIFEST_UPGRADES
@@ -35,7 +36,7 @@ SWEEP = "sweep.json"
 PARTS = "parts"
 """Name of the folder that holds the parts of a job until they are joined."""
 
-SCHEMA = 7
+SCHEMA = 8
 """Version of the manifest's fields. Raise it with every change of them."""
 
 MOST_SAMPLES = 1 << 40
@@ -233,6 +234,7 @@ class Manifest:
         settings: all else that could change bits (threads, flags, compile mode, batch rules).
         seeds: seeds of the random generators.
         versions: versions of the packages involved.
+        samples_schema: version of the rows in `samples.jsonl`.
         values_version: version of the values that extractkit computes (`VALUES_VERSION`); 0 for
             runs older than that counter.
         identity: SHA-256 over everything that decides the values; null if unknown.
@@ -260,6 +262,7 @@ class Manifest:
     settings: Mapping[str, object] = field(default_factory=dict)
     seeds: Mapping[str, int] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    samples_schema: int = ROWS_SCHEMA
     values_version: int = VALUES_VERSION
     identity: str | None = None
     git: GitState | None = None

@@ -51,7 +51,9 @@ class Run(Mapping[str, TensorView]):
         self.manifest = manifest
         self._committed = committed
         recorded = {file.name: file for file in manifest.files} if committed.check else {}
-        self.samples = Samples(path / SAMPLES, recorded.get(SAMPLES))
+        self.samples = Samples(
+            path / SAMPLES, recorded.get(SAMPLES), schema=manifest.samples_schema
+        )
         self._views: dict[str, TensorView]
         if manifest.checkpoints and committed.checkpoint is None:
             self._views = dict(trajectories(manifest, committed))

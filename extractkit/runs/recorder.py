@@ -28,6 +28,7 @@ from extractkit.runs.layout import (
     new_directory,
 )
 from extractkit.runs.manifest import MANIFEST, Actual, Manifest, SelfCheck, Status
+from extractkit.runs.samples import SCHEMA as ROWS_SCHEMA
 from extractkit.runs.samples import Row, SamplesWriter
 from extractkit.runs.shards import (
     Storing,
@@ -203,7 +204,9 @@ class Recorder:
         assert self._samples is not None
         samples, self._samples = self._samples.publish(), None
         files = _with(planned.files, [samples])
-        self._write(replace(planned, status=Status.STARTED, files=files))
+        self._write(
+            replace(planned, status=Status.STARTED, files=files, samples_schema=ROWS_SCHEMA)
+        )
 
     def record_self_check(self, checks: tuple[SelfCheck, ...]) -> None:
         """Record the results of the self-check."""

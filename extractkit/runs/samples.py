@@ -13,17 +13,19 @@ import numpy.typing as npt
 from extractkit.errors import RunDirectoryError
 from extractkit.runs.files import LONGEST_LINE, StoredFile, lines_of, reading
 from extractkit.runs.schema import canonical
+from extractkit.runs.upgrades import ROW_UPGRADES, check_version, upgraded
 from extractkit.store.local import DurableFile
 
 Row = Mapping[str, Any]
 
+SCHEMA = 2
+"""Version of the fields that are written. Raise it with every change of them, and add a function to
+`upgrades.py`. The manifest records the version of its run's rows, which are never rewritten."""
+
 MISSING = "missing"
 """The field of a row with the reason why the sample has no values; absent if it has some."""
 
-_FORMER_MISSING = "skipped"
-"""Its name in runs of schemas 1 to 6 of the manifest. The rows of a run are never rewritten."""
-
-RESERVED = frozenset({MISSING, _FORMER_MISSING})
+RESERVED = frozenset({MISSING, "skipped"})
 """Fields that a source's own labels must not use."""
 
 _BLOCK = 1 << 20
@@ -32,7 +34,7 @@ _NEWLINE = ord("\n")
 
 def why_missing(row: Row) -> str | None:
     """Return why a sample has no values; None if it has some, or if the failure came later."""
-    reason = row.get(MISSING, row.get(_FORMER_MISSING))
+    reason = row.get(MISSING)
     return None if reason is None else str(reason)
 
 
@@ -76,10 +78,22 @@ class SamplesWriter:
 class Samples(Sequence[Row]):
     """The rows of `samples.jsonl`, as a sequence that reads a row on access."""
 
-    def __init__(self, path: Path, recorded: StoredFile | None = None) -> None:
-        """Read from `path`, checked against its record `recorded` on first access."""
+    def __init__(
+        self, path: Path, recorded: StoredFile | None = None, *, schema: int = SCHEMA
+    ) -> None:
+        """Read from `path`.
+
+        Args:
+            recorded: the record of the file, which is checked on first access.
+            schema: the version of its rows. Older ones are returned as rows of the current one.
+
+        Raises:
+            RunDirectoryError: the rows are of a newer version.
+        """
+        check_version(str(path), "samples", schema, SCHEMA)
         self._path = path
         self._recorded = recorded
+        self._schema = schema
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -130,4 +144,4 @@ class Samples(Sequence[Row]):
             raise RunDirectoryError(f"{self._path} is damaged: {error}") from error
         if not isinstance(row, dict) or "id" not in row or type(row.get("index")) is not int:
             raise RunDirectoryError(f"{self._path} is damaged: a row lacks its id or its index")
-        return row
+        return upgraded(row, self._schema, ROW_UPGRADES)

@@ -114,7 +114,7 @@ def _manifest_7(fields: Mapping[str, Any]) -> dict[str, Any]:
     checkpoints shared the field `skipped`.
     """
     named = {"skipped": "unextractable", "skipped_checkpoints": "excluded"}
-    raised = dict(_renamed(fields, 6, named))
+    raised = dict(_renamed(_with(fields, 6, {"samples_schema": 1}), 6, named))
     if "actual" in fields:
         raised["actual"] = _renamed(fields["actual"], 6, {"skipped": "missing"})
     if "job_given" in fields:
@@ -137,6 +137,11 @@ def _manifest_7(fields: Mapping[str, Any]) -> dict[str, Any]:
     return raised
 
 
+def _manifest_8(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the version of the samples' rows, which schema 7 had raised to 2."""
+    return {"samples_schema": 2, **fields}
+
+
 MANIFEST_UPGRADES: Mapping[int, Upgrade] = {
     1: _manifest_2,
     2: _manifest_3,
@@ -144,6 +149,7 @@ MANIFEST_UPGRADES: Mapping[int, Upgrade] = {
     4: _manifest_5,
     5: _manifest_6,
     6: _manifest_7,
+    7: _manifest_8,
 }
 """The upgrade from each version to the next."""
 
@@ -259,6 +265,22 @@ def _sized(file: Any) -> Any:
         return file
     others = {key: value for key, value in file.items() if key != "bytes"}
     return _with(others, 1, {"size": file["bytes"]})
+
+
+# ---- rows of samples
+
+
+def _row_2(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Rename the reason of a missing sample, which was called skipped.
+
+    A label with the new name was the source's own. It is renamed as such labels are now.
+    """
+    names = {"skipped": "missing", "missing": "missing_"}
+    return {names.get(key, key): value for key, value in fields.items()}
+
+
+ROW_UPGRADES: Mapping[int, Upgrade] = {1: _row_2}
+"""The upgrade from each version to the next."""
 
 
 # ---- sweeps and their jobs

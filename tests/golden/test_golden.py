@@ -55,7 +55,7 @@ EXPECTED = Manifest(
             SelfCheck("last", not_applicable="the model's own call fails: é"),
         ),
     ),
-    schema=7,
+    schema=8,
     status=Status.FINISHED,
     job_given=("model=mine", "+selectors.mine.path=é"),
     job_resolved={"sinks": {"npz": {"_target_": "extractkit.sinks.npz.NpzSink"}}},
@@ -97,12 +97,14 @@ EXPECTED = Manifest(
     part="2/4",
 )
 
-BEFORE_COUNTING = replace(EXPECTED, values_version=0)
+BEFORE_ROWS = replace(EXPECTED, samples_schema=1)
+BEFORE_COUNTING = replace(BEFORE_ROWS, values_version=0)
 EARLIER = {
     3: replace(BEFORE_COUNTING, volatile=replace(EXPECTED.volatile, self_check=())),
     4: BEFORE_COUNTING,
     5: BEFORE_COUNTING,
-    6: EXPECTED,
+    6: BEFORE_ROWS,
+    7: EXPECTED,
 }
 """What older manifests are read as: fields that they lack have the value that was right then."""
 

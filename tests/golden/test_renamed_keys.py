@@ -1,5 +1,7 @@
-"""Old runs and sweeps are read with the present names of config keys."""
+"""Old runs and sweeps are read with the present names of config keys and of fields."""
 
+import hashlib
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +12,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from extractkit.runs import manifest as manifests
 from extractkit.runs import sweeps
-from tests.golden.test_damage import edited
+from extractkit.runs.checking import verify
+from extractkit.runs.reader import open_run
+from tests.golden.test_damage import canonical, edited
 from tests.golden.test_runs import FOLDERS, RUNS
 
 TYPED = ["model=keras", "++model.inputs.x=[sample]", "inputs=random"]
@@ -164,3 +168,23 @@ def test_components_of_ones_own_keep_their_arguments(given: list[str], tmp_path:
     given = [*given, "model.inputs=[x]", "inputs.features={a: {input: x}}"]
     found = read("schema-6", tmp_path, lambda fields: fields.update(job_given=given))
     assert found.job_given == tuple(given)
+
+
+@pytest.mark.parametrize("folder", ["schema-3", "schema-6"])
+def test_a_label_of_the_present_word_was_the_sources_own(folder: str, tmp_path: Path) -> None:
+    """Sources of the user's own gave labels of any name when the reason was called skipped."""
+    run = Path(shutil.copytree(RUNS / folder / "joined", tmp_path / "run"))
+    rows = [json.loads(line) for line in (run / "samples.jsonl").read_text("utf-8").splitlines()]
+    rows = [{**row, "missing": f"label {row['id']}"} for row in rows]
+    content = "".join(f"{canonical(row)}\n" for row in rows).encode()
+    (run / "samples.jsonl").write_bytes(content)
+
+    def change(fields: Any) -> None:
+        (file,) = [one for one in fields["files"] if one["name"] == "samples.jsonl"]
+        file.update(sha256=hashlib.sha256(content).hexdigest(), size=len(content))
+
+    edited(run / "manifest.json", change)
+    found = open_run(run)
+    assert list(found.missing) == [3]
+    assert [row["missing_"] for row in found.samples] == [f"label {n}" for n in range(5)]
+    assert verify(run).failed is False

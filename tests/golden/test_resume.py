@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 
 import extractkit
 from extractkit import cli
-from extractkit.config import compose
+from extractkit.config import convert
 from extractkit.engine import identity
 from extractkit.errors import RunDirectoryError
 from extractkit.runs import manifest as manifests
@@ -29,7 +29,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     save_file(named, tmp_path / "step_0.safetensors")
     monkeypatch.chdir(tmp_path)
     # Its paths count from the directory where it was made, which may exist on this machine.
-    monkeypatch.setattr(compose, "relocated", lambda entries, directory: entries)
+    monkeypatch.setattr(convert, "relocated", lambda entries, directory: entries)
     monkeypatch.syspath_prepend(str(RUNS.parent))
     return tmp_path
 
@@ -108,11 +108,12 @@ def test_a_finished_run_of_an_older_schema_that_is_damaged_is_not_mended(tmp_pat
     assert contents(run) == before
 
 
-def test_an_interrupted_run_of_schema_6_is_resumed(
-    job: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("folder", "rows"), [("schema-6", 1), ("schema-7", 2)])
+def test_an_interrupted_run_of_these_schemas_is_resumed(
+    folder: str, rows: int, job: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As long as the values version is the same: here, as if it had never been raised."""
-    run = Path(shutil.copytree(RUNS / "schema-6" / "interrupted", job / "run"))
+    run = Path(shutil.copytree(RUNS / folder / "interrupted", job / "run"))
     if differ := other_packages(run):
         pytest.skip(f"only the libraries of that time may resume it: {'; '.join(differ)}")
     monkeypatch.setattr(identity, "VALUES_VERSION", 1)
@@ -121,7 +122,8 @@ def test_an_interrupted_run_of_schema_6_is_resumed(
     assert resumed.status is Status.FINISHED
     assert manifests.read(run) == resumed.manifest
     assert f'"schema": {SCHEMA}' in (run / "manifest.json").read_text("utf-8")
-    whole = read_journal(RUNS / "schema-6" / "finished" / "journal.jsonl")
+    assert resumed.manifest.samples_schema == rows
+    whole = read_journal(RUNS / folder / "finished" / "journal.jsonl")
     assert resumed.journal.digests() == whole.digests()
     assert extractkit.verify(run).failed is False
 

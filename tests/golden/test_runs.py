@@ -113,6 +113,9 @@ def test_a_run_with_a_sample_that_has_no_values(run: Path) -> None:
     found = open_run(run)
     assert found.status is Status.FINISHED
     assert list(found.missing) == [3]
+    (row,) = [row for row in found.samples if "missing" in row]
+    assert row["missing"] == found.missing[3]
+    assert "skipped" not in row
     check(found, samples=(0, 1, 2, 4))
 
 

@@ -181,4 +181,4 @@ def _job(pickled: bytes) -> Job:
 
 def _rows(directory: Path, recorded: Manifest) -> Samples:
     file = next((file for file in recorded.files if file.name == SAMPLES), None)
-    return Samples(directory / SAMPLES, file)
+    return Samples(directory / SAMPLES, file, schema=recorded.samples_schema)

@@ -193,7 +193,7 @@ def sample_rows(directory: Path, manifest: Manifest, files: Check) -> tuple[Chec
         return Check.of(name, "0 rows", [Finding(SAMPLES, message)]), SampleRows()
     reader = _RowReader()
     try:
-        reader.read(Samples(directory / SAMPLES))
+        reader.read(Samples(directory / SAMPLES, schema=manifest.samples_schema))
     except RunDirectoryError as error:
         check = Check.of(name, counted(reader.count, "row"), [Finding(SAMPLES, str(error))])
         return check, SampleRows()
