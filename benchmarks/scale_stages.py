@@ -19,11 +19,10 @@ import extractkit
 from extractkit.core.plan import Part, Shard, plan_shards
 from extractkit.core.value_checks import examine
 from extractkit.core.values import Dense, Ragged, Values
-from extractkit.runs import journal
+from extractkit.runs import JOURNAL, SAMPLES, SHARDS, journal
 from extractkit.runs import manifest as manifests
 from extractkit.runs.checking import verify
-from extractkit.runs.checking.records import damage
-from extractkit.runs.layout import JOURNAL, SAMPLES, SHARDS
+from extractkit.runs.checking.files import damage
 from extractkit.runs.manifest import Manifest, RunInputs, RunPlan, Volatile
 from extractkit.runs.parts import join as join_parts
 from extractkit.runs.parts import place

@@ -19,23 +19,23 @@ from extractkit.core.trust import Trust
 from extractkit.engine import Listener, Silent
 from extractkit.engine.execute import execute, is_whole
 from extractkit.engine.execute import resume as resume_run
-from extractkit.engine.identity import check_versions
-from extractkit.engine.opening import list_tensors
+from extractkit.engine.loading import list_tensors
 from extractkit.engine.preview import Preview, preview
-from extractkit.engine.process import impose
 from extractkit.engine.recompute import not_recomputed
 from extractkit.engine.recompute import recompute as recompute_shards
 from extractkit.errors import ConfigError, RunDirectoryError
-from extractkit.runs import manifest
+from extractkit.models.process import impose
+from extractkit.runs import JOURNAL, manifest
 from extractkit.runs.checking import IntactRun
 from extractkit.runs.checking import verify as verify_run
 from extractkit.runs.checking.result import Check, Verification
+from extractkit.runs.directory import check_unused
 from extractkit.runs.journal import read as read_journal
-from extractkit.runs.layout import JOURNAL, check_unused
 from extractkit.runs.parts import join as join_parts
 from extractkit.runs.parts import place
 from extractkit.runs.reader import Run, open_run, sink_of
 from extractkit.runs.recorder import hydra_files
+from extractkit.runs.same_job import check_versions
 
 Group = str | Sequence[str] | Mapping[str, object] | None
 """A plain value for a group of the configuration."""

@@ -21,7 +21,7 @@ from extractkit.errors import (
     SampleError,
     UserError,
 )
-from extractkit.runs.manifest import MANIFEST
+from extractkit.runs import MANIFEST
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from extractkit.config.convert import Composition
     from extractkit.core.job import Job
     from extractkit.core.trust import Trust
-    from extractkit.engine.opening import Listing
+    from extractkit.engine.loading import Listing
     from extractkit.runs.sweeps import SweepRecord
 
 
@@ -135,7 +135,7 @@ def _look(
 
 def _tensors(composed: "Composition") -> _Answer:
     from extractkit.display.tensors import listing
-    from extractkit.engine.opening import list_tensors
+    from extractkit.engine.loading import list_tensors
 
     found = list_tensors(composed.job)
     return partial(_shown, found), partial(listing, found.catalog, found.matches)
@@ -156,7 +156,7 @@ def _shown(found: "Listing") -> dict[str, object]:
 def _plan(composed: "Composition", *, exact: bool) -> _Answer:
     from extractkit.display.tensors import plan_overview
     from extractkit.engine.preview import preview
-    from extractkit.runs.layout import check_unused
+    from extractkit.runs.directory import check_unused
     from extractkit.runs.parts import place
 
     check_unused(place(composed.directory, composed.job.runtime.part))
@@ -171,7 +171,7 @@ def extract(composed: "Composition") -> Path:
     """Run one job and return its run directory."""
     from extractkit.display.progress import listening
     from extractkit.engine.execute import execute
-    from extractkit.engine.process import return_large_buffers
+    from extractkit.models.process import return_large_buffers
     from extractkit.runs.parts import place
 
     return_large_buffers()

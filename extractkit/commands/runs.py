@@ -32,9 +32,8 @@ def show(arguments: Sequence[str]) -> bool:
         UserError: a mistake in the arguments, or there is no run.
     """
     from extractkit.display.run import overview
-    from extractkit.runs import journal, manifest
+    from extractkit.runs import JOURNAL, journal, manifest
     from extractkit.runs.drift import read_drift
-    from extractkit.runs.layout import JOURNAL
     from extractkit.runs.schema import plain
     from extractkit.runs.sweeps import is_sweep
 

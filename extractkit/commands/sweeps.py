@@ -126,8 +126,7 @@ def _gone_on(
     from extractkit.config.convert import relative_to
     from extractkit.core.trust import Trust
     from extractkit.display.progress import listening
-    from extractkit.runs import manifest
-    from extractkit.runs.manifest import MANIFEST
+    from extractkit.runs import MANIFEST, manifest
 
     directory = composed.directory
     if not (directory / MANIFEST).exists():

@@ -21,7 +21,7 @@ from rich.segment import Segment
 
 from extractkit.core.catalog import SAMPLE, Kind
 from extractkit.core.plan import storable
-from extractkit.runs.layout import human_bytes
+from extractkit.runs.directory import human_bytes
 
 _PLURALS = {
     Kind.MODEL_INPUT: ("model input", "model inputs"),

@@ -25,7 +25,7 @@ from extractkit.core.plan import PlannedTensor
 from extractkit.display import run
 from extractkit.display.output import Printable, duration_text, plural, rate_text, render, safe
 from extractkit.engine import Listener, Summary
-from extractkit.runs.layout import human_bytes
+from extractkit.runs.directory import human_bytes
 
 _FIRST_S = 2.0
 _LINES_S = (_FIRST_S, 10.0, 30.0)

@@ -15,8 +15,8 @@ from extractkit.core.value_checks import ValueStats
 from extractkit.display.output import duration_text, plural, rate_text, safe, shape_text, size_text
 from extractkit.engine import Summary
 from extractkit.errors import ConfigError, MissingExtraError, choices
+from extractkit.runs.directory import human_bytes
 from extractkit.runs.drift import Drift, Series, TensorDrift
-from extractkit.runs.layout import human_bytes
 from extractkit.runs.manifest import Manifest, RunTensor, SelfCheck, Status
 from extractkit.runs.sweeps import JobStatus, SweepRecord, as_typed, next_steps
 from extractkit.sinks.hdf5 import AUTO, INDEX, Hdf5Sink

@@ -18,7 +18,7 @@ from extractkit.core.catalog import VARIABLES, Catalog, Kind, TensorRecord
 from extractkit.core.checkpoints import ExcludedCheckpoint
 from extractkit.display.output import counts_text, plural, safe, shape_text, size_text
 from extractkit.engine.preview import AT_LEAST, EXACT, UPPER_BOUND, Preview
-from extractkit.runs.layout import human_bytes
+from extractkit.runs.directory import human_bytes
 
 _MOST_SCOPES = 500
 

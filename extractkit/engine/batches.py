@@ -4,15 +4,17 @@ Libraries prepare and keep kernels for every batch shape. So padded lengths are 
 batches come in a few sizes: a little more padding gives many times fewer shapes.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from extractkit.core.catalog import TEXT
-from extractkit.core.plan import Lengths, numpy_dtype
+from extractkit.core.plan import Lengths, Shard, numpy_dtype
 from extractkit.core.values import Array
 from extractkit.inputs import InputSpec, Sample, Signature, Source
 from extractkit.models import Encoded, Model
@@ -249,3 +251,77 @@ def _stacked(spec: InputSpec, arrays: Sequence[Array], longest: Mapping[str, int
     for row, array in zip(stacked, arrays, strict=True):
         row[tuple(slice(size) for size in array.shape)] = array
     return stacked
+
+
+MEMORY = 256 * 1024 * 1024
+"""Bytes of encoded samples to keep. If the model also converts them, this doubles."""
+
+Place = tuple[int, int]
+"""The range of a shard, without its checkpoint."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(eq=False)
+class ReadAlready(Generic[_T]):
+    """Encoded samples by range. Drops the least recently used ones first."""
+
+    memory: int = MEMORY
+    _kept: OrderedDict[Place, tuple[_T, int]] = field(default_factory=OrderedDict)
+    _bytes: int = 0
+
+    def get(self, place: Place) -> _T | None:
+        """Return the encoded samples of a range; None if they are not in the cache."""
+        if place not in self._kept:
+            return None
+        self._kept.move_to_end(place)
+        return self._kept[place][0]
+
+    def keep(self, place: Place, value: _T, size: int) -> None:
+        """Keep the encoded samples of a range, unless they alone exceed the limit."""
+        if size > self.memory:
+            return
+        while self._bytes + size > self.memory:
+            _, (_, freed) = self._kept.popitem(last=False)
+            self._bytes -= freed
+        self._kept[place] = (value, size)
+        self._bytes += size
+
+
+def in_blocks(
+    shards: Sequence[Shard], size: Callable[[Shard], int], memory: int = MEMORY
+) -> Iterator[Shard]:
+    """Return the same shards in the order in which they are computed fastest.
+
+    Args:
+        shards: in the order of a run: by checkpoint, then by range.
+        size: returns the approximate bytes of a range's encoded samples.
+    """
+    block: dict[Shard, int] = {}
+    number = used = 0
+    for place in dict.fromkeys(Shard(shard.start, shard.stop) for shard in shards):
+        own = size(place)
+        if used and used + own > memory:
+            number, used = number + 1, 0
+        block[place] = number
+        used += own
+    yield from sorted(
+        shards, key=lambda shard: (block[Shard(shard.start, shard.stop)], *shard.place)
+    )
+
+
+def encoded_bytes(signature: Signature, lengths: Lengths) -> Callable[[Shard], int]:
+    """Return a function that estimates the bytes of a range's encoded samples.
+
+    A text counts as eight.
+    """
+
+    def of_spec(spec: InputSpec, shard: Shard) -> int:
+        own = lengths.part(shard.start, shard.stop)
+        sizes = [
+            int(own.axes[dim].max(initial=0)) if dim is not None else size or 1
+            for dim, size in zip(spec.dims, spec.shape, strict=True)
+        ]
+        return len(shard) * prod(sizes) * numpy_dtype(spec.dtype).itemsize
+
+    return lambda shard: sum(of_spec(spec, shard) for spec in signature.specs)

@@ -13,25 +13,26 @@ from extractkit.advice import command
 from extractkit.core.job import Job
 from extractkit.core.plan import Shard, bytes_per_sample
 from extractkit.engine import Listener, Summary
-from extractkit.engine.caches import forget
-from extractkit.engine.distributed.processes import Hired, hired
-from extractkit.engine.identity import check_repeats, check_same, described
+from extractkit.engine.distributed.driver import Hired, hired
+from extractkit.engine.identity import described
+from extractkit.engine.loading import forget
 from extractkit.engine.prepare import Prepared, prepare
-from extractkit.engine.process import environment, impose
+from extractkit.engine.samples import SampleRow, Survey, recorded_survey, survey
 from extractkit.engine.self_check import refuse_differences, self_check
 from extractkit.engine.stream import ShardValues
-from extractkit.engine.survey import SampleRow, Survey, recorded_survey, survey
 from extractkit.errors import ExtractkitError, FinalError, RunDirectoryError, UserError
+from extractkit.models.process import environment, impose
+from extractkit.runs import SAMPLES
 from extractkit.runs import manifest as manifests
-from extractkit.runs.agreement import find_finished
-from extractkit.runs.checking.records import damage, lasting_damage
+from extractkit.runs.checking.files import damage, lasting_damage
+from extractkit.runs.directory import check_space, file_overhead, human_bytes, locked
 from extractkit.runs.environment import git_state, host, package_versions
 from extractkit.runs.journal import Entry
-from extractkit.runs.layout import SAMPLES, check_space, file_overhead, human_bytes, locked
 from extractkit.runs.log import run_log
 from extractkit.runs.manifest import Manifest, Resumed, RunPlan, Status, Volatile
 from extractkit.runs.parts import check_place, place
-from extractkit.runs.recorder import AlreadyStored, Recorder, new_run
+from extractkit.runs.recorder import AlreadyStored, Recorder, find_finished, new_run
+from extractkit.runs.same_job import check_repeats, check_same
 from extractkit.runs.samples import Samples
 from extractkit.runs.shards import check_any_values
 from extractkit.sinks import Sink

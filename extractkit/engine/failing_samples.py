@@ -8,7 +8,7 @@ from extractkit.core.plan import PlannedTensor
 from extractkit.core.value_checks import ValueStats, non_finite_samples
 from extractkit.core.values import Array, Values
 from extractkit.engine.batches import Batch
-from extractkit.engine.survey import WAY_OUT, check_first, first_usable, named
+from extractkit.engine.samples import WAY_OUT, check_first, first_usable, named
 from extractkit.errors import BadSampleError, FinalError, InputError, SampleError
 from extractkit.inputs import Signature, Source, identity
 from extractkit.models import CarriesState, Model, Program

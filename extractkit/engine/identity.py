@@ -1,4 +1,4 @@
-"""A run's identity and manifest, and the checks that a later process works on the same job.
+"""A run's identity, and the manifest that describes a job before samples are read.
 
 Two jobs with the same identity store the same bytes, so a finished run of one can be used for the
 other.
@@ -7,10 +7,8 @@ other.
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from extractkit.advice import command
 from extractkit.core.checkpoints import KEY as CHECKPOINTS
 from extractkit.core.checkpoints import Checkpoint
 from extractkit.core.component import Component
@@ -18,18 +16,8 @@ from extractkit.core.job import Job
 from extractkit.core.keys import Effect
 from extractkit.core.plan import PlannedTensor
 from extractkit.engine.prepare import Prepared
-from extractkit.engine.process import environment
 from extractkit.engine.sharing import KEY as SHARING
-from extractkit.errors import RunDirectoryError
-from extractkit.runs.agreement import (
-    MACHINE_SETTINGS,
-    differences,
-    job_differences,
-    tensors_key,
-    version_differences,
-)
-from extractkit.runs.checking.records import damage, lasting_damage
-from extractkit.runs.command_line import repeated, unused_beside
+from extractkit.models.process import environment
 from extractkit.runs.environment import (
     VALUE_PACKAGES,
     VALUES_VERSION,
@@ -37,7 +25,8 @@ from extractkit.runs.environment import (
     package_versions,
 )
 from extractkit.runs.files import origins
-from extractkit.runs.manifest import Manifest, RunInputs, RunTensor, Status, Unextractable
+from extractkit.runs.manifest import Manifest, RunInputs, RunTensor, Unextractable
+from extractkit.runs.same_job import MACHINE_SETTINGS, tensors_key
 from extractkit.runs.schema import digest, plain
 from extractkit.sinks import StoredTensor
 
@@ -147,65 +136,6 @@ def described(manifest: Manifest, prepared: Prepared) -> Manifest:
         },
     )
     return replace(known, identity=identity(prepared, known))
-
-
-def check_versions(directory: Path, recorded: Manifest) -> None:
-    """Make sure that this code and its libraries may resume a run, before anything is loaded.
-
-    Raises:
-        RunDirectoryError: values would have to be computed with versions that differ from those of
-            the committed shards.
-    """
-    if recorded.plan is None:  # nothing is committed, so everything is recorded again
-        return
-    found = version_differences(recorded, VALUES_VERSION, package_versions())
-    if found and not _holds_all_values(directory, recorded):
-        raise RunDirectoryError(
-            f"{directory} cannot be resumed: its values would not be those of one job. "
-            f"{'; '.join(found)}. Install the recorded versions, or compute every sample anew: "
-            f"{command('rerun', directory)}. What is committed stays readable: "
-            f"{command('show', directory)}"
-        )
-
-
-def _holds_all_values(directory: Path, recorded: Manifest) -> bool:
-    """Return whether a run is finished, and recomputing could not restore what it lacks."""
-    return recorded.status is Status.FINISHED and set(damage(directory, recorded)) <= set(
-        lasting_damage(directory, recorded)
-    )
-
-
-def check_same(recorded: Manifest, now: Manifest, given: str) -> None:
-    """Check that a resumed run would compute the same values.
-
-    Args:
-        given: the run directory, for the message.
-
-    Raises:
-        RunDirectoryError: something differs; the message lists everything.
-    """
-    if found := differences(recorded, now):
-        raise RunDirectoryError(
-            f"{given} cannot be resumed: its values would not be those of one job. "
-            f"{'; '.join(found)}. Put back what was there, or run the job anew"
-        )
-
-
-def check_repeats(run: Path, recorded: Manifest, now: Manifest) -> None:
-    """Check that a job repeats another run. Machine and libraries may differ.
-
-    Args:
-        run: the directory of the other run, for the message.
-        recorded: its manifest.
-
-    Raises:
-        RunDirectoryError: weights, inputs or tensors differ; the message lists everything.
-    """
-    if found := job_differences(recorded, now):
-        raise RunDirectoryError(
-            f"the run cannot be repeated: {'; '.join(found)}. Put back what was there, or run the "
-            f"job anew: {repeated(run, recorded, unused_beside(run))}"
-        )
 
 
 def _stored(tensor: PlannedTensor) -> StoredTensor:

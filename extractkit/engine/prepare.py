@@ -12,16 +12,15 @@ from extractkit.core.job import Job
 from extractkit.core.plan import CONSTANTS_SHARD, Lengths, PlannedTensor, Shard
 from extractkit.core.value_checks import examine
 from extractkit.core.values import Dense, State, Values
-from extractkit.engine.batches import BatchRules, read_batch
-from extractkit.engine.caches import encoded_bytes, in_blocks, program_of
+from extractkit.engine.batches import BatchRules, encoded_bytes, in_blocks, read_batch
 from extractkit.engine.carrying import Carried
 from extractkit.engine.failing_samples import first_explained, refuse_non_finite, try_out
-from extractkit.engine.opening import Opened, open_job
+from extractkit.engine.loading import Opened, open_job, program_of
+from extractkit.engine.samples import Survey
 from extractkit.engine.sharing import KEY as SHARING
 from extractkit.engine.sharing import Shared, Sharing, measure_sharing
 from extractkit.engine.sizes import SizeFaults
 from extractkit.engine.stream import ShardValues, Stream, assembly, fetch, put
-from extractkit.engine.survey import Survey
 from extractkit.errors import SampleError
 from extractkit.inputs import Source
 from extractkit.models import CarriesState, CarryingProgram, Program

@@ -9,11 +9,11 @@ from extractkit.core.checkpoints import Checkpoint, ExcludedCheckpoint
 from extractkit.core.job import Job
 from extractkit.core.plan import Lengths, PlannedTensor, Shard, bytes_per_sample
 from extractkit.core.values import varies
-from extractkit.engine.opening import Opened, open_job
+from extractkit.engine.loading import Opened, open_job
 from extractkit.engine.prepare import sharing_of
+from extractkit.engine.samples import longest, survey
 from extractkit.engine.sharing import Shared
-from extractkit.engine.survey import longest, survey
-from extractkit.runs.layout import check_space, free_bytes
+from extractkit.runs.directory import check_space, free_bytes
 
 EXACT, UPPER_BOUND, AT_LEAST = "exact", "upper bound", "at least"
 

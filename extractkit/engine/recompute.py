@@ -11,19 +11,20 @@ from extractkit.core.plan import Lengths, Shard
 from extractkit.core.values import State, digest
 from extractkit.engine.identity import described
 from extractkit.engine.prepare import Prepared, prepare
+from extractkit.engine.samples import Survey, recorded_survey
 from extractkit.engine.self_check import self_check
 from extractkit.engine.stream import ShardValues, Stream
-from extractkit.engine.survey import Survey, recorded_survey
 from extractkit.errors import ExtractkitError
-from extractkit.runs.agreement import job_differences, surrounding_differences
+from extractkit.runs import SAMPLES
 from extractkit.runs.checking import IntactRun
-from extractkit.runs.checking.contents import TOLERATED, compare_values, read_whole
+from extractkit.runs.checking.contents import read_whole
 from extractkit.runs.checking.result import Check, Finding, counted
+from extractkit.runs.comparing.measures import TOLERATED, compare_values
 from extractkit.runs.environment import host
 from extractkit.runs.files import StoredFile
 from extractkit.runs.journal import Entry
-from extractkit.runs.layout import SAMPLES
 from extractkit.runs.manifest import Manifest
+from extractkit.runs.same_job import job_differences, surrounding_differences
 from extractkit.runs.samples import Samples
 from extractkit.runs.shards import state_before, to_bytes
 

@@ -23,8 +23,14 @@ import numpy as np
 from extractkit.core.plan import Lengths, PlannedTensor, Shard
 from extractkit.core.value_checks import ValueStats, examine
 from extractkit.core.values import Array, Assembly, State, Values, without
-from extractkit.engine.batches import Batch, BatchRules, placed, plan_batches, read_batch
-from extractkit.engine.caches import ReadAlready
+from extractkit.engine.batches import (
+    Batch,
+    BatchRules,
+    ReadAlready,
+    placed,
+    plan_batches,
+    read_batch,
+)
 from extractkit.engine.carrying import Carried
 from extractkit.engine.failing_samples import (
     Outcome,
@@ -35,8 +41,8 @@ from extractkit.engine.failing_samples import (
     run,
     run_isolated,
 )
+from extractkit.engine.samples import blamed, named
 from extractkit.engine.sizes import OwnSizes, SizeFaults
-from extractkit.engine.survey import blamed, named
 from extractkit.errors import BadSampleError, InputError, JobError, SampleError
 from extractkit.inputs import Source
 from extractkit.models import CheckpointAxis, Fetch, Model, Program

@@ -1,4 +1,7 @@
-"""Adapters of models, and the protocols that they implement. NumPy only."""
+"""Adapters of models, and the protocols that they implement. NumPy only.
+
+The setting `model.state`: the state that each call of a stateful model starts from.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +12,7 @@ from extractkit.core.checkpoints import Checkpoint, ExcludedCheckpoint
 from extractkit.core.plan import Layout, numpy_dtype
 from extractkit.core.transforms import AxisTransform
 from extractkit.core.values import Array, State, as_array
-from extractkit.errors import InputError, JobError, ModelError
+from extractkit.errors import ConfigError, InputError, JobError, ModelError, choices
 from extractkit.inputs import Sample, Signature
 
 
@@ -340,3 +343,27 @@ def encode_arrays(signature: Signature, sample: Sample) -> Encoded:
                 f"model {signature.model!r} takes at most {longest}"
             )
     return Encoded(features, sizes)
+
+
+KEY = "model.state"
+RESET, CARRY = "reset", "carry"
+
+
+def check_state(state: object) -> str | None:
+    """Check and return the setting `model.state`.
+
+    Raises:
+        ConfigError: It is not null, "reset" or "carry".
+    """
+    if state is None or state in (RESET, CARRY):
+        return None if state is None else str(state)
+    raise ConfigError(f"{KEY}={state!r} is not a policy. {choices(str(state), [RESET, CARRY])}")
+
+
+def choice(setting: str) -> str:
+    """Return the end of a warning that calls start from the initial state.
+
+    Args:
+        setting: The setting of a policy, with `{}` for the policy.
+    """
+    return f"To carry it: {setting.format(CARRY)}; to hide this warning: {setting.format(RESET)}"

@@ -12,7 +12,7 @@ import numpy as np
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError, ModelError, choices
 from extractkit.models.failures import error_summary
-from extractkit.models.tensorflow_process import check_seed, quiet_start
+from extractkit.models.process import check_seed, quiet_start
 
 if TYPE_CHECKING:
     from extractkit.models.keras_models.model import ImageModel

@@ -18,8 +18,8 @@ from extractkit.models.google_bert import (
     release_backbone,
 )
 from extractkit.models.hub_preset import find_preset, require_keras_hub
+from extractkit.models.process import quiet_start
 from extractkit.models.recognition import refuse_unreachable
-from extractkit.models.tensorflow_process import quiet_start
 from extractkit.models.weight_files import WeightFile
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from extractkit.advice import override
 from extractkit.errors import ModelError
 from extractkit.models.axes import parse_input_axes
+from extractkit.models.process import quiet_start
 from extractkit.models.recognition import held, refuse_missing, refuse_others, refuse_unreachable
-from extractkit.models.tensorflow_process import quiet_start
 
 if TYPE_CHECKING:
     from extractkit.models.sessions.model import SessionModel

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from extractkit.errors import ConfigError
 from extractkit.models.given_weights import given_weights
 from extractkit.models.hub_preset import find_preset, require_keras_hub
-from extractkit.models.tensorflow_process import check_seed, quiet_start
+from extractkit.models.process import check_seed, quiet_start
 
 if TYPE_CHECKING:
     from extractkit.models.keras_models.model import KerasModel

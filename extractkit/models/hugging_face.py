@@ -10,7 +10,7 @@ from extractkit.models.hugging_face_directory import (
     quiet_transformers,
     require_transformers,
 )
-from extractkit.models.tensorflow_process import quiet_start
+from extractkit.models.process import quiet_start
 from extractkit.models.weight_files import open_weights
 
 if TYPE_CHECKING:

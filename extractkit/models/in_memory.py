@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from extractkit.errors import ModelError
-from extractkit.models import Model
+from extractkit.models import CARRY, Model, check_state
 from extractkit.models.axes import InputSetting
 from extractkit.models.given_weights import WeightFiles
 from extractkit.models.keras_models.carrying import CarryingModel
@@ -18,7 +18,6 @@ from extractkit.models.keras_models.dialects import dialect_of
 from extractkit.models.keras_models.loading import Reload
 from extractkit.models.keras_models.model import KerasModel
 from extractkit.models.keras_models.stateful import check_carried, stateful_layers, warn
-from extractkit.models.state import CARRY, check_state
 
 _NAME = "model"
 

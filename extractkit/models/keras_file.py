@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from extractkit.core.component import Component
 from extractkit.errors import ConfigError, ModelError, UserError
+from extractkit.models import KEY as STATE
+from extractkit.models import check_state
 from extractkit.models.axes import parse_input_axes
 from extractkit.models.failures import error_summary
 from extractkit.models.given_weights import ONE, given_weights
 from extractkit.models.keras_models.saved import SavedKeras, import_objects, open_saved
 from extractkit.models.moving_averages import READ_BY, MovingAverages
-from extractkit.models.state import KEY as STATE
-from extractkit.models.state import check_state
-from extractkit.models.tensorflow_process import check_seed, quiet_start
+from extractkit.models.process import check_seed, quiet_start
 from extractkit.models.weight_files import WeightFile, open_weights
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from extractkit.models.axes import parse_input_axes
 from extractkit.models.failures import error_summary
 from extractkit.models.given_weights import checkpoint_axis
 from extractkit.models.moving_averages import READ_BY, MovingAverages
+from extractkit.models.process import quiet_start
 from extractkit.models.recognition import (
     held,
     refuse_missing,
@@ -19,7 +20,6 @@ from extractkit.models.recognition import (
     refuse_unknown,
     refuse_unreachable,
 )
-from extractkit.models.tensorflow_process import quiet_start
 from extractkit.models.weight_files.tensorflow_checkpoint import is_old_checkpoint
 from extractkit.runs.files import prefix_of
 

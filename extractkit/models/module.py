@@ -8,7 +8,7 @@ from extractkit.errors import ConfigError, ModelError, UserError
 from extractkit.models import Model
 from extractkit.models.axes import parse_input_axes
 from extractkit.models.failures import error_summary
-from extractkit.models.tensorflow_process import check_seed, quiet_start
+from extractkit.models.process import check_seed, quiet_start
 
 _NAME = "module"
 

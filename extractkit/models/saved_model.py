@@ -17,8 +17,8 @@ from extractkit.inputs import SPARSE
 from extractkit.models import Model
 from extractkit.models.axes import InputSetting, parse_input_axes
 from extractkit.models.failures import attribute, load_failure, unregistered
+from extractkit.models.process import quiet_start
 from extractkit.models.saved_model_files import SavedModelFile, open_saved_model, parsed
-from extractkit.models.tensorflow_process import quiet_start
 
 if TYPE_CHECKING:
     import tensorflow as tf

@@ -14,8 +14,8 @@ from extractkit.models import Model
 from extractkit.models.axes import parse_input_axes
 from extractkit.models.failures import error_summary
 from extractkit.models.keras_models.saved import SavedKeras, serialized_objects
+from extractkit.models.process import quiet_start
 from extractkit.models.recognition import held, refuse_missing, refuse_others, refuse_unreachable
-from extractkit.models.tensorflow_process import quiet_start
 from extractkit.models.weight_files import WeightFile
 from extractkit.models.weight_files.tensorflow_js import FILE, open_tensorflow_js, read_json
 

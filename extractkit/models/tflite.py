@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from extractkit.errors import ConfigError, MissingExtraError, ModelError
+from extractkit.models import CARRY, check_state, choice
+from extractkit.models import KEY as STATE
+from extractkit.models.process import intra_op_threads
 from extractkit.models.recognition import (
     held,
     refuse_missing,
@@ -14,9 +17,6 @@ from extractkit.models.recognition import (
     refuse_unreachable,
 )
 from extractkit.models.recognition.content import TFLITE
-from extractkit.models.state import CARRY, check_state, choice
-from extractkit.models.state import KEY as STATE
-from extractkit.models.tensorflow_process import intra_op_threads
 
 if TYPE_CHECKING:
     from extractkit.models.litert.file import TFLiteFile

@@ -11,9 +11,9 @@ import yaml  # type: ignore[import-untyped]
 
 from extractkit.advice import hydra_override
 from extractkit.errors import RunDirectoryError
+from extractkit.runs import HYDRA, RUN_KEY, SWEEP
 from extractkit.runs.files import content_of
-from extractkit.runs.layout import HYDRA, RUN_KEY
-from extractkit.runs.manifest import SWEEP, Manifest
+from extractkit.runs.manifest import Manifest
 
 _PART = "runtime.part"
 _ROOT = "config"  # of every job without --config-name

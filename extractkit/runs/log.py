@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 
-from extractkit.runs.layout import LOG
+from extractkit.runs import LOG
 from extractkit.store.local import opened_to_append, writing
 
 _FORMAT = "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s"

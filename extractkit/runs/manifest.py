@@ -17,24 +17,15 @@ from extractkit.core.checkpoints import Checkpoint, ExcludedCheckpoint
 from extractkit.core.plan import CONSTANTS_SHARD, Part, Shard
 from extractkit.core.value_checks import ValueStats
 from extractkit.errors import RunDirectoryError
+from extractkit.runs import MANIFEST, PARTS, SWEEP, no_run
 from extractkit.runs.environment import VALUES_VERSION, GitState
 from extractkit.runs.files import Origin, StoredFile
 from extractkit.runs.journal import Entry
-from extractkit.runs.neighbours import no_run
 from extractkit.runs.samples import SCHEMA as ROWS_SCHEMA
 from extractkit.runs.schema import ChecksummedRecord
 from extractkit.runs.schema import with_checksum as with_checksum  # the bytes of a manifest
 from extractkit.runs.upgrades import MANIFEST_UPGRADES
 from extractkit.sinks import StoredTensor
-
-MANIFEST = "manifest.json"
-"""Name of the file in the run directory."""
-
-SWEEP = "sweep.json"
-"""Name of the index file in the directory of a sweep."""
-
-PARTS = "parts"
-"""Name of the folder that holds the parts of a job until they are joined."""
 
 SCHEMA = 8
 """Version of the manifest's fields. Raise it with every change of them."""

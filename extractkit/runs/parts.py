@@ -15,28 +15,30 @@ from pathlib import Path
 from extractkit.advice import command, override
 from extractkit.core.plan import Part, Shard
 from extractkit.errors import RunDirectoryError
-from extractkit.runs import journal
-from extractkit.runs import manifest as manifests
-from extractkit.runs.agreement import part_differences
-from extractkit.runs.command_line import repeated
-from extractkit.runs.files import StoredFile, reading
-from extractkit.runs.journal import Entry
-from extractkit.runs.layout import (
+from extractkit.runs import (
     ELSEWHERE,
     HYDRA,
     JOURNAL,
     LOCK,
     LOG,
+    MANIFEST,
+    PARTS,
     RUN_KEY,
     SAMPLES,
     SHARDS,
-    locked,
-    owner,
+    SWEEP,
+    journal,
+    no_run,
 )
-from extractkit.runs.manifest import MANIFEST, PARTS, SWEEP, Manifest, Status, Volatile, joined
-from extractkit.runs.neighbours import no_run
+from extractkit.runs import manifest as manifests
+from extractkit.runs.command_line import repeated
+from extractkit.runs.directory import locked, owner
+from extractkit.runs.files import StoredFile, reading
+from extractkit.runs.journal import Entry
+from extractkit.runs.manifest import Manifest, Status, Volatile, joined
 from extractkit.runs.reader import sink_of
 from extractkit.runs.recorder import Recorder
+from extractkit.runs.same_job import part_differences
 from extractkit.runs.shards import check_any_values, check_names
 from extractkit.sinks import Sink
 from extractkit.store.local import make_directory, make_durable, move, remove, write_durably

@@ -20,10 +20,9 @@ from extractkit.errors import (
     UnknownTensorError,
     choices,
 )
-from extractkit.runs import journal, manifest
+from extractkit.runs import JOURNAL, SAMPLES, journal, manifest
 from extractkit.runs.drift import Drift, read_drift
 from extractkit.runs.journal import Journal
-from extractkit.runs.layout import JOURNAL, SAMPLES
 from extractkit.runs.manifest import Manifest, Status
 from extractkit.runs.samples import MISSING, Samples, why_missing
 from extractkit.runs.shards import check_names

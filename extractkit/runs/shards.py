@@ -16,10 +16,9 @@ from extractkit.core.plan import Shard
 from extractkit.core.value_checks import ValueStats
 from extractkit.core.values import Dense, State, Values, digest
 from extractkit.errors import FinalError, RunDirectoryError
-from extractkit.runs import journal
+from extractkit.runs import JOURNAL, SHARDS, journal, shard_file
 from extractkit.runs.files import StoredFile
 from extractkit.runs.journal import Entry
-from extractkit.runs.layout import JOURNAL, SHARDS, shard_file
 from extractkit.runs.manifest import Manifest
 from extractkit.sinks import Sink
 from extractkit.sinks.npz import NpzSink

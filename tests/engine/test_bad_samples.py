@@ -16,8 +16,8 @@ from extractkit.core.values import Array, Dense, Ragged, digest
 from extractkit.engine.batches import BatchRules, read_batch
 from extractkit.engine.failing_samples import run_isolated, try_out
 from extractkit.engine.measure import measure_axes
+from extractkit.engine.samples import WAY_OUT, SampleRow, first_usable, recorded_survey, survey
 from extractkit.engine.stream import ShardValues, Stream, fetch
-from extractkit.engine.survey import WAY_OUT, SampleRow, first_usable, recorded_survey, survey
 from extractkit.errors import BadSampleError, InputError, JobError, SampleError, SelectionError
 from extractkit.inputs import InputSpec, Sample, Signature, Source
 from extractkit.inputs.dataset import Dataset

@@ -11,8 +11,7 @@ from extractkit.engine.carrying import check_count
 from extractkit.engine.execute import resume
 from extractkit.engine.preview import preview
 from extractkit.errors import InputError, RunDirectoryError
-from extractkit.runs import journal
-from extractkit.runs.layout import JOURNAL
+from extractkit.runs import JOURNAL, journal
 from extractkit.runs.shards import state_before
 from tests.engine.carrying_examples import carrying
 from tests.engine.examples import MODEL, TEXTS, Collected, executed, tokens

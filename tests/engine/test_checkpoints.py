@@ -11,7 +11,7 @@ import pytest
 from extractkit.core.plan import Shard
 from extractkit.core.values import Array
 from extractkit.engine import prepare as preparing
-from extractkit.engine.caches import ReadAlready
+from extractkit.engine.batches import ReadAlready
 from extractkit.engine.execute import execute
 from extractkit.engine.preview import preview
 from extractkit.errors import JobError, ModelError, SampleError

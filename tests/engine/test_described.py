@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from extractkit.core.component import Component
-from extractkit.engine.identity import check_repeats, check_same, described
+from extractkit.engine.identity import described
 from extractkit.engine.prepare import prepare
 from extractkit.errors import RunDirectoryError
-from extractkit.runs.agreement import differences
 from extractkit.runs.environment import VALUES_VERSION, package_versions
 from extractkit.runs.manifest import Manifest, RunInputs, Unextractable, Volatile
+from extractkit.runs.same_job import check_repeats, check_same, differences
 from extractkit.testing.reference import ReferenceModel
 from tests.engine.examples import EVERYTHING, MODEL, TEXTS, job, source
 

@@ -16,7 +16,7 @@ from extractkit.engine.preview import preview
 from extractkit.errors import InputError, JobError, RunDirectoryError, SelectionError, UserError
 from extractkit.inputs import Sample
 from extractkit.models import Compilation, Encoded, Fetch, Program
-from extractkit.runs.layout import LOG
+from extractkit.runs import LOG
 from extractkit.runs.manifest import Status, read
 from extractkit.runs.reader import Run, open_run
 from extractkit.testing.reference import ReferenceModel

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from extractkit.engine.process import without_collections
+from extractkit.models.process import without_collections
 
 
 class _Made:

@@ -10,9 +10,9 @@ import pytest
 from extractkit.core.component import Component
 from extractkit.core.job import Runtime
 from extractkit.core.values import Array
-from extractkit.engine import Silent, caches
+from extractkit.engine import Silent, loading
 from extractkit.engine.execute import execute
-from extractkit.engine.opening import list_tensors
+from extractkit.engine.loading import list_tensors
 from extractkit.errors import JobError, SelectionError
 from extractkit.models import Compilation, Fetch
 from extractkit.testing.reference import ReferenceModel
@@ -26,15 +26,15 @@ RUNTIME = Runtime()
 @pytest.fixture(autouse=True)
 def keeping() -> Iterator[None]:
     """As within a sweep."""
-    caches.forget()
-    with caches.kept():
+    loading.forget()
+    with loading.kept():
         yield
-    caches.forget()
+    loading.forget()
 
 
 def taken_over(first: Component, second: Component, runtime: Runtime = RUNTIME) -> bool:
-    before = caches.model_of(first, RUNTIME)
-    return caches.model_of(second, runtime) is before
+    before = loading.model_of(first, RUNTIME)
+    return loading.model_of(second, runtime) is before
 
 
 def test_the_same_model_is_taken_over() -> None:
@@ -74,7 +74,7 @@ def test_a_file_that_has_changed_is_read_again(key: str, tmp_path: Path) -> None
     assert taken_over(given, given)
     file.write_text("b", encoding="utf-8")
     os.utime(file, (1, 1))
-    assert caches.model_of(given, RUNTIME).content == "b"
+    assert loading.model_of(given, RUNTIME).content == "b"
 
 
 def test_a_relative_path_means_another_file_elsewhere(
@@ -85,55 +85,55 @@ def test_a_relative_path_means_another_file_elsewhere(
         (tmp_path / name).mkdir()
         (tmp_path / name / "weights").write_text(name, encoding="utf-8")
         monkeypatch.chdir(tmp_path / name)
-        assert caches.model_of(given, RUNTIME).content == name
+        assert loading.model_of(given, RUNTIME).content == name
 
 
 def test_another_environment_is_another_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = caches.model_of(MODEL, RUNTIME)
+    before = loading.model_of(MODEL, RUNTIME)
     monkeypatch.setenv("SOMETHING", "else")
-    assert caches.model_of(MODEL, RUNTIME) is not before
+    assert loading.model_of(MODEL, RUNTIME) is not before
 
 
 def test_what_is_in_memory_is_never_taken_over() -> None:
     live = Component("model", "extractkit.api.given", {"live": object()})
-    caches.model_of(live, RUNTIME)
-    assert caches._PROCESS.last is None
+    loading.model_of(live, RUNTIME)
+    assert loading._PROCESS.last is None
 
 
 def test_one_model_is_held() -> None:
-    first = caches.model_of(MODEL, RUNTIME)
-    caches.model_of(replace(MODEL, arguments={"seed": 2}), RUNTIME)
-    assert caches.model_of(MODEL, RUNTIME) is not first
+    first = loading.model_of(MODEL, RUNTIME)
+    loading.model_of(replace(MODEL, arguments={"seed": 2}), RUNTIME)
+    assert loading.model_of(MODEL, RUNTIME) is not first
 
 
 def test_a_forgotten_model_is_loaded_anew() -> None:
-    first = caches.model_of(MODEL, RUNTIME)
-    caches.forget()
-    assert caches.model_of(MODEL, RUNTIME) is not first
+    first = loading.model_of(MODEL, RUNTIME)
+    loading.forget()
+    assert loading.model_of(MODEL, RUNTIME) is not first
 
 
 def test_a_model_that_cannot_be_loaded_leaves_none_behind() -> None:
-    caches.model_of(MODEL, RUNTIME)
+    loading.model_of(MODEL, RUNTIME)
     with pytest.raises(FileNotFoundError):
-        caches.model_of(Component("model", f"{__name__}.FromFile", {"path": "nope"}), RUNTIME)
-    assert caches._PROCESS.last is None
+        loading.model_of(Component("model", f"{__name__}.FromFile", {"path": "nope"}), RUNTIME)
+    assert loading._PROCESS.last is None
 
 
 def test_programs_of_the_same_fetches_are_taken_over() -> None:
-    model = caches.model_of(MODEL, RUNTIME)
+    model = loading.model_of(MODEL, RUNTIME)
     fetches = [Fetch(":output")]
-    program = caches.program_of(model, fetches, Compilation())
-    assert caches.program_of(model, list(fetches), Compilation()) is program
-    assert caches.program_of(model, [Fetch("pool:output")], Compilation()) is not program
-    assert caches.program_of(model, fetches, Compilation("xla")) is not program
+    program = loading.program_of(model, fetches, Compilation())
+    assert loading.program_of(model, list(fetches), Compilation()) is program
+    assert loading.program_of(model, [Fetch("pool:output")], Compilation()) is not program
+    assert loading.program_of(model, fetches, Compilation("xla")) is not program
 
 
 def test_a_model_that_is_not_held_has_no_program_to_take_over() -> None:
-    model = caches.model_of(MODEL, RUNTIME)
-    caches.forget()
+    model = loading.model_of(MODEL, RUNTIME)
+    loading.forget()
     fetches = [Fetch(":output")]
-    program = caches.program_of(model, fetches, Compilation())
-    assert caches.program_of(model, fetches, Compilation()) is not program
+    program = loading.program_of(model, fetches, Compilation())
+    assert loading.program_of(model, fetches, Compilation()) is not program
 
 
 class Opaque(ReferenceModel):
@@ -160,7 +160,7 @@ def test_a_finished_job_leaves_its_model_for_the_next(tmp_path: Path) -> None:
         model = Component("model", f"{cls.__module__}.{cls.__name__}", vouched=True)
         done = replace(job({"path": ":output"}), model=model)
         execute(done, tmp_path / cls.__name__, hydra_files={}, listener=Silent())
-        assert (caches._PROCESS.last is not None) is kept
+        assert (loading._PROCESS.last is not None) is kept
 
 
 class Failing(ReferenceModel):
@@ -175,7 +175,7 @@ def test_a_job_that_fails_while_it_computes_leaves_none(tmp_path: Path) -> None:
     failing = replace(job({"path": ":output"}), model=model)
     with pytest.raises(JobError, match=r"^out of memory$"):
         execute(failing, tmp_path / "r", hydra_files={}, listener=Silent())
-    assert caches._PROCESS.last is None
+    assert loading._PROCESS.last is None
 
 
 def test_a_mistake_in_a_selector_keeps_the_model(tmp_path: Path) -> None:
@@ -183,10 +183,10 @@ def test_a_mistake_in_a_selector_keeps_the_model(tmp_path: Path) -> None:
     mistaken = replace(job({"path": "nope"}), model=model)
     with pytest.raises(SelectionError):
         execute(mistaken, tmp_path / "r", hydra_files={}, listener=Silent())
-    assert caches._PROCESS.last is not None
+    assert loading._PROCESS.last is not None
 
 
 def test_weights_that_change_in_place_are_nobody_elses() -> None:
     model = Component("model", f"{__name__}.Swapped", vouched=True)
     list_tensors(replace(job({"path": ":output"}), model=model))
-    assert caches._PROCESS.last is None
+    assert loading._PROCESS.last is None

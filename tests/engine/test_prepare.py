@@ -8,7 +8,7 @@ import pytest
 from extractkit.core.plan import CONSTANTS_SHARD, Lengths, Shard
 from extractkit.core.values import Array
 from extractkit.engine.prepare import Trial, prepare
-from extractkit.engine.survey import survey
+from extractkit.engine.samples import survey
 from extractkit.errors import JobError, SelectionError
 from extractkit.models import Compilation, Fetch, Program
 from extractkit.testing.reference import ReferenceModel

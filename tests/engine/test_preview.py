@@ -10,7 +10,7 @@ import pytest
 
 from extractkit.engine.preview import preview
 from extractkit.errors import ConfigError, DiskSpaceError, InputError, SelectionError
-from extractkit.runs.layout import human_bytes
+from extractkit.runs.directory import human_bytes
 from tests.engine.examples import EVERYTHING, MODEL, TEXTS, executed, job, tokens
 from tests.engine.test_measure import described
 

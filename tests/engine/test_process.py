@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from extractkit.engine.process import environment, impose
 from extractkit.errors import RunDirectoryError
-from extractkit.models import tensorflow_process
+from extractkit.models import process
+from extractkit.models.process import environment, impose
 
 INTRA, INTER = "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"
 FLAGS = ("TF_ENABLE_ONEDNN_OPTS", "XLA_FLAGS", "TF_XLA_FLAGS", "TF_DETERMINISTIC_OPS")
@@ -21,8 +21,8 @@ LIMITS = (
 def nothing_set(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """None of the variables is set; afterwards they are as they were, whatever was imposed."""
     # Other tests of this process may have had TensorFlow start.
-    monkeypatch.setattr(tensorflow_process, "_READ", {})
-    monkeypatch.setattr(tensorflow_process, "_started", lambda: False)
+    monkeypatch.setattr(process, "_READ", {})
+    monkeypatch.setattr(process, "_started", lambda: False)
     before = dict(os.environ)
     for name in (INTRA, INTER, *FLAGS, *LIMITS):
         os.environ.pop(name, None)
@@ -86,7 +86,7 @@ def test_a_record_that_is_no_setting_is_refused(value: str) -> None:
 def test_more_threads_than_there_may_be_are_refused(
     value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("extractkit.engine.process.MOST_THREADS", 1024)
+    monkeypatch.setattr("extractkit.models.process.MOST_THREADS", 1024)
     with pytest.raises(RunDirectoryError) as caught:
         impose({INTRA: "1", INTER: value})
     assert str(caught.value) == (
@@ -104,7 +104,7 @@ def test_limits_of_kernels_are_not_imposed() -> None:
 def test_what_tensorflow_runs_with_is_recorded_where_nothing_is_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tensorflow_process, "_READ", {INTRA: "9", INTER: "8"})
+    monkeypatch.setattr(process, "_READ", {INTRA: "9", INTER: "8"})
     assert environment(None) == {INTRA: "9", INTER: "8"}
     assert environment(5) == {INTRA: "5", INTER: "5"}
 

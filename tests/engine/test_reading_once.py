@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extractkit.core.plan import Shard
-from extractkit.engine.caches import ReadAlready, in_blocks
+from extractkit.engine.batches import ReadAlready, in_blocks
 
 SIZES = st.lists(st.integers(0, 12), min_size=1, max_size=8)
 

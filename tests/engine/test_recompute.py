@@ -19,12 +19,11 @@ from extractkit.engine.execute import execute
 from extractkit.engine.recompute import recompute
 from extractkit.errors import JobError, ModelError, SampleError
 from extractkit.models import Compilation, Fetch, OwnCall
-from extractkit.runs import journal
+from extractkit.runs import JOURNAL, SAMPLES, journal
 from extractkit.runs import manifest as manifests
 from extractkit.runs.checking import verify
 from extractkit.runs.checking.result import Check, Outcome
 from extractkit.runs.files import StoredFile
-from extractkit.runs.layout import JOURNAL, SAMPLES
 from extractkit.runs.manifest import Manifest
 from extractkit.sinks.npz import NpzSink
 from extractkit.testing.reference import ReferenceModel

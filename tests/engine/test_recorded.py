@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from extractkit.engine.survey import SampleRow, recorded_survey, survey
+from extractkit.engine.samples import SampleRow, recorded_survey, survey
 from extractkit.errors import RunDirectoryError
 from extractkit.inputs import InputSpec, Signature
 from tests.engine.examples import MODEL, TEXTS, source

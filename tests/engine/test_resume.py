@@ -17,11 +17,11 @@ from extractkit.engine.execute import execute, resume
 from extractkit.errors import InputError, JobError, RunDirectoryError
 from extractkit.inputs import Sample
 from extractkit.models import Encoded
-from extractkit.runs import journal
+from extractkit.runs import JOURNAL, LOCK, LOG, MANIFEST, journal
 from extractkit.runs import manifest as manifests
-from extractkit.runs.checking.records import damage
-from extractkit.runs.layout import JOURNAL, LOCK, LOG, locked
-from extractkit.runs.manifest import MANIFEST, Manifest, Status
+from extractkit.runs.checking.files import damage
+from extractkit.runs.directory import locked
+from extractkit.runs.manifest import Manifest, Status
 from extractkit.testing.reference import ReferenceModel
 from tests.engine.examples import EVERYTHING, Collected, job
 

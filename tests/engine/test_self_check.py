@@ -18,8 +18,7 @@ from extractkit.engine.self_check import outputs_apart
 from extractkit.errors import ConfigError, JobError, ModelError, SampleError
 from extractkit.models import SAME_OBJECT, Compilation, Fetch, NoOwnCallError, OwnCall, Program
 from extractkit.models.weight_files import WeightFile
-from extractkit.runs import manifest
-from extractkit.runs.layout import JOURNAL
+from extractkit.runs import JOURNAL, manifest
 from extractkit.runs.manifest import SelfCheck, Status, Volatile, joined
 from extractkit.runs.parts import join
 from extractkit.testing.reference import ReferenceModel

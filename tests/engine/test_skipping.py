@@ -2,7 +2,7 @@
 
 import pytest
 
-from extractkit.engine.survey import blamed
+from extractkit.engine.samples import blamed
 from extractkit.errors import JobError
 from extractkit.runs.journal import Entry
 from extractkit.runs.shards import check_any_values

@@ -14,8 +14,8 @@ from extractkit.core.selectors import parse_selector
 from extractkit.core.values import Array, Values, digest
 from extractkit.engine.batches import BatchRules
 from extractkit.engine.measure import measure_axes
+from extractkit.engine.samples import survey
 from extractkit.engine.stream import Stream, fetch
-from extractkit.engine.survey import survey
 from extractkit.errors import InputError, JobError
 from extractkit.inputs import Sample
 from extractkit.models import Compilation, Model, Program

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from extractkit.engine.survey import SampleRow, longest, survey
+from extractkit.engine.samples import SampleRow, longest, survey
 from extractkit.errors import InputError
 from extractkit.inputs import InputSpec, Signature
 from extractkit.inputs.in_memory import LiveArrays

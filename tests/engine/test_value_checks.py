@@ -15,8 +15,8 @@ from extractkit.core.values import Array, Dense, digest
 from extractkit.engine.batches import BatchRules
 from extractkit.engine.failing_samples import refuse_non_finite
 from extractkit.engine.measure import measure_axes
+from extractkit.engine.samples import survey
 from extractkit.engine.stream import ShardValues, Stream, fetch
-from extractkit.engine.survey import survey
 from extractkit.errors import FinalError, JobError
 from extractkit.models import Compilation, Program
 from tests.engine.examples import MODEL, TEXTS, source, tokens

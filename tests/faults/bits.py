@@ -10,8 +10,8 @@ import numpy as np
 
 import extractkit
 from extractkit.errors import RunDirectoryError
+from extractkit.runs import LOG
 from extractkit.runs.checking import verify
-from extractkit.runs.layout import LOG
 from tests.faults.figures import Figures
 from tests.faults.runs import begin
 

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from extractkit.engine import Silent
 from extractkit.errors import RunDirectoryError
-from extractkit.runs import journal
-from extractkit.runs.layout import JOURNAL
+from extractkit.runs import JOURNAL, journal
 from extractkit.runs.shards import check_entry
 from tests.faults.calls import Around, Call, failing, full
 from tests.faults.children import watched

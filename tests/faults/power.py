@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from extractkit.errors import RunDirectoryError
-from extractkit.runs import journal
-from extractkit.runs.layout import JOURNAL
+from extractkit.runs import JOURNAL, journal
 from extractkit.runs.shards import check_entry
 from tests.faults.calls import Call, killed
 from tests.faults.children import recorded, watched

@@ -9,9 +9,8 @@ from extractkit.core.job import Job
 from extractkit.engine import Listener, Silent
 from extractkit.engine.execute import execute, resume
 from extractkit.errors import ExtractkitError
-from extractkit.runs import manifest
-from extractkit.runs.checking.records import damage
-from extractkit.runs.layout import JOURNAL, LOG, MANIFEST
+from extractkit.runs import JOURNAL, LOG, MANIFEST, manifest
+from extractkit.runs.checking.files import damage
 from tests.engine.carrying_examples import carrying
 from tests.engine.checkpoint_examples import files, over
 from tests.engine.examples import EVERYTHING, TEXTS, job

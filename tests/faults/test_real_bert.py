@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import extractkit
-from extractkit.runs.checking.records import damage
-from extractkit.runs.layout import JOURNAL
+from extractkit.runs import JOURNAL
+from extractkit.runs.checking.files import damage
 from tests.corpus import stdlib_docstrings
 from tests.faults.runs import content
 

@@ -19,7 +19,7 @@ from extractkit.core.values import Array
 from extractkit.engine import Silent
 from extractkit.engine.distributed import processes
 from extractkit.engine.execute import execute
-from extractkit.runs.layout import JOURNAL
+from extractkit.runs import JOURNAL
 from extractkit.testing.reference import ReferenceModel
 from tests.engine.test_resume import Collected
 from tests.faults.figures import Figures

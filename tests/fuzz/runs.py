@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 import extractkit
-from extractkit.runs import journal, manifest
-from extractkit.runs.layout import JOURNAL, MANIFEST
+from extractkit.runs import JOURNAL, MANIFEST, journal, manifest
 from extractkit.runs.schema import canonical
 from tests.fuzz import configs
 from tests.fuzz.mutation import HOSTILE, mutated_document

@@ -15,13 +15,12 @@ from extractkit.core.checkpoints import Checkpoint, ExcludedCheckpoint
 from extractkit.core.plan import Shard
 from extractkit.core.value_checks import ValueStats
 from extractkit.errors import RunDirectoryError
-from extractkit.runs import journal
+from extractkit.runs import MANIFEST, journal
 from extractkit.runs import manifest as manifests
 from extractkit.runs.environment import GitState
 from extractkit.runs.files import Origin, StoredFile
 from extractkit.runs.journal import Entry
 from extractkit.runs.manifest import (
-    MANIFEST,
     SCHEMA,
     Actual,
     Manifest,

@@ -37,7 +37,7 @@ NAMES = {
     "tensorflow.python.framework.op_callbacks:remove_op_callback": _EAGER,
     "context:has_function": _EAGER,
     "context:get_function_def": _EAGER,
-    "context:_initialized": "models/tensorflow_process.py, to refuse settings that come too late",
+    "context:_initialized": "models/process.py, to refuse settings that come too late",
 }
 
 

@@ -14,7 +14,7 @@ from extractkit.core.trust import Trust
 from extractkit.errors import ConfigError, ModelError
 from extractkit.models import failures
 from extractkit.models.failures import unknown_operation_advice
-from extractkit.models.tensorflow_process import import_modules
+from extractkit.models.process import import_modules
 
 _LAYERS = """
 import keras

@@ -55,9 +55,9 @@ import tensorflow as tf
 tf.config.threading.set_intra_op_parallelism_threads(3)
 tf.config.threading.set_inter_op_parallelism_threads(4)
 tf.constant(1.0)
-from extractkit.engine.process import environment, impose
+from extractkit.models.process import environment, impose
 from extractkit.errors import ConfigError
-from extractkit.models.tensorflow_process import configure
+from extractkit.models.process import configure
 
 def configured(**recorded):
     if recorded:
@@ -97,8 +97,8 @@ def test_what_somebody_elses_tensorflow_has_read_counts_as_well() -> None:
 _FAILED_BEFORE = """
 import json, os
 import tensorflow as tf
-from extractkit.engine.process import impose
-from extractkit.models.tensorflow_process import configure
+from extractkit.models.process import impose
+from extractkit.models.process import configure
 
 # A first job imposes, but fails before TensorFlow computes anything.
 impose({"TF_NUM_INTRAOP_THREADS": "3", "TF_NUM_INTEROP_THREADS": "3"})
@@ -112,5 +112,5 @@ def test_as_long_as_tensorflow_computes_nothing_threads_can_be_changed() -> None
 
 
 def test_nothing_of_it_imports_tensorflow() -> None:
-    code = "import sys, extractkit.engine.process as p; p.impose({}); "
+    code = "import sys, extractkit.models.process as p; p.impose({}); "
     assert run(f"{code} print(int('tensorflow' in sys.modules))") == 0

@@ -19,7 +19,7 @@ from extractkit.inputs.images import Pixels
 from extractkit.inputs.in_memory import LiveArrays
 from extractkit.models import Compilation, Fetch, Model, isolation
 from extractkit.models.litert.model import TFLiteModel
-from extractkit.models.tensorflow_process import intra_op_threads
+from extractkit.models.process import intra_op_threads
 from extractkit.models.tflite import load
 from extractkit.testing.models import ModelContract, drawn
 from tests.models.tflite_zoo import (

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from extractkit.models.tensorflow_process import inter_op_threads, intra_op_threads
+from extractkit.models.process import inter_op_threads, intra_op_threads
 from tests.models.tflite_zoo import written
 
 # Counts the threads that computing starts, by the names that TensorFlow gives them.
@@ -27,7 +27,7 @@ matrix = __import__("numpy").ones((1200, 1200), "float32")
 _CONFIGURED = """
 before = threads()
 compute()
-from extractkit.models.tensorflow_process import configure
+from extractkit.models.process import configure
 print(json.dumps({**(threads() - before), **configure(0, False, None)}))
 """
 _EAGER = """

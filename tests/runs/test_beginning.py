@@ -10,10 +10,11 @@ import pytest
 from extractkit.core.plan import CONSTANTS_SHARD
 from extractkit.core.values import Dense
 from extractkit.errors import ConfigError, JobError, RunDirectoryError
+from extractkit.runs import HYDRA, LOCK, LOG, MANIFEST, SAMPLES, SHARDS
 from extractkit.runs import manifest as manifests
+from extractkit.runs.directory import locked
 from extractkit.runs.files import StoredFile
-from extractkit.runs.layout import HYDRA, LOCK, LOG, SAMPLES, SHARDS, locked
-from extractkit.runs.manifest import MANIFEST, Manifest, Status, Volatile
+from extractkit.runs.manifest import Manifest, Status, Volatile
 from extractkit.runs.recorder import AlreadyStored, Recorder, new_run
 from extractkit.sinks.npz import NpzSink
 from tests.runs.examples import manifest

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from extractkit.runs import manifest as manifests
-from extractkit.runs.checking.records import damage
+from extractkit.runs.checking.files import damage
 from extractkit.runs.manifest import RunPlan, Status
 from tests.runs.examples import SHARDS, finished_run, manifest, record
 

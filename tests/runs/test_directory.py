@@ -8,8 +8,9 @@ import pytest
 
 from extractkit.core.plan import CONSTANTS_SHARD, Shard
 from extractkit.errors import RunDirectoryError
+from extractkit.runs import HYDRA, LOCK, shard_file
 from extractkit.runs import manifest as manifests
-from extractkit.runs.layout import HYDRA, LOCK, check_unused, shard_file
+from extractkit.runs.directory import check_unused
 from extractkit.runs.manifest import Status
 from tests.runs.examples import Example, manifest
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from extractkit.errors import DiskSpaceError
-from extractkit.runs.layout import check_space, human_bytes
+from extractkit.runs.directory import check_space, human_bytes
 
 
 def test_enough_room_is_fine_and_too_little_says_what_to_do(

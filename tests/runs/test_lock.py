@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 
 from extractkit.errors import RunDirectoryError
-from extractkit.runs.layout import LOCK, locked, owner
+from extractkit.runs import LOCK
+from extractkit.runs.directory import locked, owner
 
 OWNER = """
 import sys
 from pathlib import Path
-from extractkit.runs.layout import locked
+from extractkit.runs.directory import locked
 with locked(Path(sys.argv[1])):
     print("locked", flush=True)
     sys.stdin.read()
@@ -154,7 +155,7 @@ def test_a_full_disk_keeps_nobody_from_the_lock(
     def refuse(descriptor: int, data: bytes) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("extractkit.runs.layout.os.write", refuse)
+    monkeypatch.setattr("extractkit.runs.directory.os.write", refuse)
     with locked(tmp_path):
         monkeypatch.undo()
         with pytest.raises(RunDirectoryError, match="by another process"), locked(tmp_path):

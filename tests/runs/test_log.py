@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from extractkit.errors import JobError, RunDirectoryError
-from extractkit.runs.layout import LOG
+from extractkit.runs import LOG
 from extractkit.runs.log import run_log
 
 

@@ -17,11 +17,11 @@ from extractkit.core.values import Array
 from extractkit.engine import Silent
 from extractkit.engine.execute import execute, resume
 from extractkit.errors import ConfigError, JobError, RunDirectoryError, SampleError
-from extractkit.runs import journal, manifest
+from extractkit.runs import JOURNAL, LOG, MANIFEST, journal, manifest
 from extractkit.runs import parts as joining
 from extractkit.runs.checking import verify
+from extractkit.runs.directory import locked, owner
 from extractkit.runs.journal import Entry
-from extractkit.runs.layout import JOURNAL, LOG, MANIFEST, locked, owner
 from extractkit.runs.manifest import Status
 from extractkit.runs.parts import FinishedPart, finished_parts, join, place
 from extractkit.runs.reader import open_run

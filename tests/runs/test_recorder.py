@@ -19,7 +19,7 @@ from extractkit.errors import ConfigError, JobError, RunDirectoryError
 from extractkit.runs import journal
 from extractkit.runs import manifest as manifests
 from extractkit.runs.checking import verify
-from extractkit.runs.checking.records import damage
+from extractkit.runs.checking.files import damage
 from extractkit.runs.files import StoredFile
 from extractkit.runs.manifest import Actual, Manifest, Status
 from extractkit.runs.recorder import Recorder

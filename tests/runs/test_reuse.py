@@ -8,8 +8,8 @@ import pytest
 
 from extractkit.errors import ConfigError
 from extractkit.runs import manifest as manifests
-from extractkit.runs.agreement import find_finished
 from extractkit.runs.manifest import Status
+from extractkit.runs.recorder import find_finished
 from tests.runs.examples import Example, manifest
 
 

@@ -15,12 +15,11 @@ import pytest
 
 from extractkit.core.plan import CONSTANTS_SHARD
 from extractkit.errors import ConfigError, RunDirectoryError
-from extractkit.runs import journal
+from extractkit.runs import JOURNAL, LOCK, LOG, MANIFEST, SAMPLES, journal
 from extractkit.runs import manifest as manifests
 from extractkit.runs.checking import IntactRun, verify
 from extractkit.runs.checking.result import Check, Outcome, Verification
 from extractkit.runs.files import StoredFile, origin
-from extractkit.runs.layout import JOURNAL, LOCK, LOG, MANIFEST, SAMPLES
 from extractkit.runs.manifest import Manifest
 from extractkit.runs.reader import open_run
 from extractkit.runs.schema import canonical

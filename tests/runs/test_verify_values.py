@@ -11,12 +11,11 @@ import pytest
 from extractkit.core.plan import CONSTANTS_SHARD, Shard
 from extractkit.core.value_checks import ValueStats, examine
 from extractkit.core.values import Dense, Ragged, Values, without
-from extractkit.runs import journal
+from extractkit.runs import JOURNAL, journal
 from extractkit.runs import manifest as manifests
 from extractkit.runs.checking import verify
 from extractkit.runs.checking.result import Finding, Verification
 from extractkit.runs.journal import Entry
-from extractkit.runs.layout import JOURNAL
 from extractkit.runs.recorder import Recorder
 from tests.runs.examples import (
     ATTENTION,

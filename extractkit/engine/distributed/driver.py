@@ -1,4 +1,4 @@
-"""The driver: assigns shards, accepts what workers stored, and replaces workers that fail.
+"""The driver: starts the workers of a job, assigns shards, and replaces workers that fail.
 
 Each worker holds one shard more than it is computing, so that it never waits. The shards of a lost
 worker go to others one at a time, with no other shard assigned before or after, so that a shard
@@ -6,15 +6,20 @@ that makes workers fail can be identified.
 """
 
 import logging
+import os
+import pickle
 import secrets
+import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty
 
 from extractkit import errors
+from extractkit.core.job import Job
 from extractkit.core.plan import Shard
 from extractkit.engine.distributed import (
     Begun,
@@ -32,10 +37,15 @@ from extractkit.engine.distributed import (
     Worker,
     decoded,
 )
-from extractkit.errors import ExtractkitError, JobError, RunDirectoryError
+from extractkit.engine.distributed.processes import Processes
+from extractkit.engine.distributed.ray_actors import connected
+from extractkit.errors import ConfigError, ExtractkitError, JobError, RunDirectoryError
+from extractkit.models.process import machine_variables
 from extractkit.runs import journal
+from extractkit.runs.environment import extractkit_release
 from extractkit.runs.journal import Entry
 from extractkit.runs.manifest import Manifest
+from extractkit.runs.recorder import Recorder
 from extractkit.runs.shards import check_names, check_stored
 
 
@@ -314,3 +324,113 @@ def _error(message: Failed) -> ExtractkitError:
     if not isinstance(kind, type) or not issubclass(kind, ExtractkitError):
         raise GarbledError(f"it failed with {message.error!r}, which is not an extractkit error")
     return kind(message.message)
+
+
+_USUAL_WORKERS = 2
+
+START_SECONDS = 600.0
+"""Least time limit for every worker to load libraries and the model."""
+
+_START_TIMES = 20
+"""The limit as a multiple of this process's time, because all workers read from one disk."""
+
+
+@dataclass(frozen=True, eq=False)
+class Hired:
+    """Workers for a job, none of which has been started yet."""
+
+    job: Job
+    pickled: bytes
+    crew: Crew
+
+    def compute(
+        self,
+        shards: Sequence[Shard],
+        recorder: Recorder,
+        loaded: float,
+        committed: Callable[[Shard, Entry], None],
+        note: Callable[[str], None],
+    ) -> None:
+        """Let workers compute shards, and commit them as they arrive.
+
+        Args:
+            recorder: the recorder of the run, whose plan is frozen.
+            loaded: seconds in which this process loaded what a worker has to load.
+            committed: called with each committed shard.
+            note: receives messages about workers that failed.
+
+        Raises:
+            JobError: the job failed, or too many workers did.
+            UserError: a worker finds another model or other inputs than this process.
+        """
+
+        def commit(line: str, shard: Shard, writer: str) -> None:
+            entry = accepted(line, shard, recorder.directory, recorder.manifest, writer)
+            recorder.accept(shard, entry, writer)
+            committed(shard, entry)
+
+        def task(writer: str) -> Task:
+            return Task(
+                self.pickled,
+                str(recorder.directory),
+                os.getcwd(),  # noqa: PTH109 - as text
+                tuple(os.path.abspath(path) for path in sys.path),  # noqa: PTH100
+                machine_variables(),
+                extractkit_release(),
+                writer,
+            )
+
+        runtime = self.job.runtime
+        orders = Orders(
+            runtime.workers or _USUAL_WORKERS,
+            max(START_SECONDS, _START_TIMES * loaded),
+            runtime.shard_timeout,
+            task,
+            commit,
+            recorder.add_worker,
+            note,
+        )
+        Driver(self.crew, orders).run(shards)
+
+
+@contextmanager
+def hired(job: Job, note: Callable[[str], None]) -> Iterator[Hired | None]:
+    """Yield the workers that a job asks for, or None if it runs in this process only.
+
+    On exit, terminates workers that are still running.
+
+    Args:
+        note: receives messages for the user.
+
+    Raises:
+        ConfigError: an object of the job is in memory and cannot be sent to workers, or there is
+            no such Ray cluster.
+        MissingExtraError: Ray is not installed.
+    """
+    runtime = job.runtime
+    if runtime.engine == "local":
+        yield None
+        return
+    pickled = _pickled(job)
+    if runtime.engine == "processes":
+        crew = Processes()
+        try:
+            yield Hired(job, pickled, crew)
+        finally:
+            crew.close()
+        return
+    with connected(runtime, runtime.workers or _USUAL_WORKERS, note) as actors:
+        yield Hired(job, pickled, actors)
+
+
+def _pickled(job: Job) -> bytes:
+    for component in (job.model, job.inputs, *job.sinks.values()):
+        try:
+            pickle.dumps(component)
+        except Exception as error:
+            raise ConfigError(
+                f"{component.at} is in memory and cannot be sent to workers "
+                f"(runtime.engine={job.runtime.engine}): {error}. Name it in the configuration, as "
+                f"a file or by a _target_, or omit runtime.engine"
+            ) from error
+    return pickle.dumps(job)

@@ -18,14 +18,14 @@ from extractkit.core.job import Job
 from extractkit.engine.distributed import Crashed, Failed, Message, Ready, Stored, Task, encoded
 from extractkit.engine.identity import described
 from extractkit.engine.prepare import prepare
-from extractkit.engine.process import impose, return_large_buffers, take_machine_variables
-from extractkit.engine.survey import recorded_survey
+from extractkit.engine.samples import recorded_survey
 from extractkit.errors import ConfigError, ExtractkitError, RunDirectoryError
+from extractkit.models.process import impose, return_large_buffers, take_machine_variables
+from extractkit.runs import SAMPLES
 from extractkit.runs import manifest as manifests
-from extractkit.runs.agreement import differences
 from extractkit.runs.environment import extractkit_release, host
-from extractkit.runs.layout import SAMPLES
 from extractkit.runs.manifest import Manifest
+from extractkit.runs.same_job import differences
 from extractkit.runs.samples import Samples
 from extractkit.runs.shards import Storing
 from extractkit.sinks import Sink

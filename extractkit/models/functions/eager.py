@@ -56,8 +56,8 @@ from extractkit.models.graphs.records import (
 from extractkit.models.graphs.signature import declared, signature_of
 from extractkit.models.graphs.transforming import transformed
 from extractkit.models.naming import Ports, components, plain, ports
-from extractkit.models.tensorflow_process import configure
-from extractkit.runs.checking.contents import compare_arrays
+from extractkit.models.process import configure
+from extractkit.runs.comparing.measures import compare_arrays
 
 
 def weights_of(built: object) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from extractkit.models.graphs.records import (
 )
 from extractkit.models.graphs.signature import tied
 from extractkit.models.graphs.transforming import transformed
-from extractkit.models.tensorflow_process import configure
+from extractkit.models.process import configure
 
 _PYTHON = re.compile(r"^(Stateless|Eager)?PyFunc")
 # Attributes that only group nodes.

@@ -13,7 +13,16 @@ import tensorflow as tf
 from extractkit.core.catalog import Catalog, Kind, TensorRecord
 from extractkit.core.values import Array, State
 from extractkit.errors import ModelError
-from extractkit.models import Arguments, CarryingProgram, Compilation, Fetch, OutputsAfter
+from extractkit.models import (
+    CARRY,
+    KEY,
+    RESET,
+    Arguments,
+    CarryingProgram,
+    Compilation,
+    Fetch,
+    OutputsAfter,
+)
 from extractkit.models.functions.eager_calls import restored
 from extractkit.models.graphs.records import Found
 from extractkit.models.keras_models.catalog import find_tensors
@@ -21,7 +30,6 @@ from extractkit.models.keras_models.dialects import KERAS_3, Dialect
 from extractkit.models.keras_models.model import KerasModel
 from extractkit.models.keras_models.stateful import stateful_layers
 from extractkit.models.keras_models.tracing import Trace
-from extractkit.models.state import CARRY, KEY, RESET
 
 _CALL_NUMBER = re.compile(r"@[0-9]+")
 

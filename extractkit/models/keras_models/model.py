@@ -12,6 +12,7 @@ from extractkit.core.values import Array
 from extractkit.errors import ModelError
 from extractkit.inputs import InputSpec, Sample, Signature
 from extractkit.models import (
+    RESET,
     Compilation,
     Encoded,
     Fetch,
@@ -36,7 +37,6 @@ from extractkit.models.keras_models.stateful import (
 )
 from extractkit.models.keras_models.tracing import Retracing, Trace, Traced, trace
 from extractkit.models.naming import ports
-from extractkit.models.state import RESET
 
 if TYPE_CHECKING:
     pass

@@ -12,8 +12,8 @@ from extractkit.advice import choice_override
 from extractkit.core.checkpoints import KEY as SEVERAL
 from extractkit.core.checkpoints import STEP_KEY
 from extractkit.errors import ConfigError, ModelError
+from extractkit.models import CARRY, KEY, choice
 from extractkit.models.given_weights import ONE
-from extractkit.models.state import CARRY, KEY, choice
 
 if TYPE_CHECKING:
     from extractkit.models.given_weights import WeightFiles

@@ -11,12 +11,11 @@ from extractkit.core.plan import numpy_dtype
 from extractkit.core.values import Array, State
 from extractkit.errors import ModelError
 from extractkit.inputs import InputSpec
-from extractkit.models import Arguments, CarryingProgram, Compilation, Fetch, OwnCall
+from extractkit.models import CARRY, KEY, Arguments, CarryingProgram, Compilation, Fetch, OwnCall
 from extractkit.models.failures import error_summary
 from extractkit.models.litert.interpreter import FAILURES, CarryingInterpreter, Runnable
 from extractkit.models.litert.model import TFLiteModel
 from extractkit.models.litert.state import Access, with_access
-from extractkit.models.state import CARRY, KEY
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,13 +5,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from extractkit.models.failures import error_summary
 from extractkit.models.litert.entry import Flow
 from extractkit.models.litert.file import TFLiteFile
 from extractkit.models.litert.graph import Graph, Operation, Subgraph, called_subgraphs
 from extractkit.models.litert.interpreter import Runnable, Settings
+from extractkit.models.litert.state import keep_buffers
 from extractkit.models.recognition.content import TFLITE
 
 FLEX = "Flex"
@@ -195,14 +194,3 @@ def _keep_used_codes(model: Any, subgraphs: Sequence[Any]) -> None:
     model.operatorCodes = [model.operatorCodes[index] for index in used]
     for operator in operators:
         operator.opcodeIndex = used.index(operator.opcodeIndex)
-
-
-def keep_buffers(model: Any, used: set[int], content: bytes, schema: Any) -> None:
-    """Empty the buffers of a model but these, and move the values behind it into it."""
-    for index, buffer in enumerate(model.buffers):
-        if index not in used:
-            model.buffers[index] = schema.BufferT()
-        elif buffer.offset > 1:
-            # Values stored after the FlatBuffer are moved into it.
-            buffer.data = np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
-            buffer.offset = buffer.size = 0

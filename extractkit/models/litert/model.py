@@ -21,6 +21,7 @@ from extractkit.core.values import Array
 from extractkit.errors import ConfigError, JobError, SampleError
 from extractkit.inputs import Sample, Signature
 from extractkit.models import (
+    RESET,
     Compilation,
     Encoded,
     Fetch,
@@ -44,7 +45,6 @@ from extractkit.models.litert.interpreter import (
     without_xnnpack,
 )
 from extractkit.models.litert.state import KeptState
-from extractkit.models.state import RESET
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from extractkit.errors import ConfigError, ModelError
+from extractkit.models import CARRY, KEY, RESET
 from extractkit.models.litert.entry import DTYPES, Flow
 from extractkit.models.litert.graph import (
     ASSIGN,
@@ -23,7 +26,6 @@ from extractkit.models.litert.graph import (
     called_subgraphs,
 )
 from extractkit.models.recognition.content import TFLITE
-from extractkit.models.state import CARRY, KEY, RESET
 
 _VARIABLE = tuple[str, str]  # its container and name
 
@@ -194,8 +196,6 @@ def with_access(content: bytes, kept: KeptState) -> tuple[bytes, AccessSubgraphs
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
-    from extractkit.models.litert.cutting import keep_buffers
-
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     keep_buffers(model, set(range(len(model.buffers))), content, schema)
     first = len(model.subgraphs)
@@ -268,3 +268,14 @@ class _Subgraph:
         code.deprecatedBuiltinCode = 127  # stands for every type from 127 on
         codes.append(code)
         return len(codes) - 1
+
+
+def keep_buffers(model: Any, used: set[int], content: bytes, schema: Any) -> None:
+    """Empty the buffers of a model but these, and move the values behind it into it."""
+    for index, buffer in enumerate(model.buffers):
+        if index not in used:
+            model.buffers[index] = schema.BufferT()
+        elif buffer.offset > 1:
+            # Values stored after the FlatBuffer are moved into it.
+            buffer.data = np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
+            buffer.offset = buffer.size = 0

@@ -23,8 +23,8 @@ from extractkit.models.graphs.control_flow import Range, known_ranges
 from extractkit.models.graphs.feeding import tensor_named
 from extractkit.models.graphs.imported import AnyGraph, AnyTensor, ImportedGraph
 from extractkit.models.graphs.rebuilding import replace_unknown_operations, unknown_operation_of
+from extractkit.models.process import remember
 from extractkit.models.recognition import refuse_damaged, refuse_others, refuse_unknown
-from extractkit.models.tensorflow_process import remember
 
 _UNIFORM = Range(0.0, 1.0, below=True)
 _RANDOM = ("RandomUniform", "StatelessRandomUniform", "StatelessRandomUniformV2")

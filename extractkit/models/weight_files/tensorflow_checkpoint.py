@@ -23,7 +23,7 @@ from extractkit.errors import ModelError, choices, nearest
 from extractkit.models.failures import error_summary
 from extractkit.models.moving_averages import DEFAULT as AVERAGE
 from extractkit.models.moving_averages import SLOTS
-from extractkit.models.tensorflow_process import quiet_start
+from extractkit.models.process import quiet_start
 from extractkit.models.weight_files.weight_file import Entry, Place, WeightFile, damaged
 
 INDEX_ENDING = ".index"

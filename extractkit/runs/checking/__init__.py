@@ -11,13 +11,20 @@ from pathlib import Path
 from extractkit.advice import command
 from extractkit.core.plan import Shard
 from extractkit.errors import RunDirectoryError
+from extractkit.runs import JOURNAL, MANIFEST
 from extractkit.runs import manifest as manifests
 from extractkit.runs.checking.contents import shard_contents
-from extractkit.runs.checking.files import given_files, other_files, recorded_files, shard_files
-from extractkit.runs.checking.records import listed_shards, sample_rows
+from extractkit.runs.checking.files import (
+    given_files,
+    listed_shards,
+    other_files,
+    recorded_files,
+    sample_rows,
+    shard_files,
+)
 from extractkit.runs.checking.result import Check, Finding, Outcome, Verification, counted
+from extractkit.runs.directory import owner
 from extractkit.runs.journal import Entry
-from extractkit.runs.layout import JOURNAL, MANIFEST, owner
 from extractkit.runs.manifest import Manifest, Status
 from extractkit.runs.reader import sink_of
 from extractkit.sinks import Sink

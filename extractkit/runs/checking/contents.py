@@ -1,6 +1,6 @@
-"""Checks of the values in shards against the records and against recomputed values."""
+"""Checks of the values in shards against the records."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,30 +10,14 @@ import numpy.typing as npt
 
 from extractkit.core.plan import Shard, numpy_dtype
 from extractkit.core.value_checks import examine
-from extractkit.core.values import Array, Dense, Values, digest, sample_shapes, varies, without
+from extractkit.core.values import Dense, Values, digest, sample_shapes, varies, without
 from extractkit.errors import RunDirectoryError
-from extractkit.runs.checking.records import SampleRows
+from extractkit.runs import JOURNAL
+from extractkit.runs.checking.files import SampleRows
 from extractkit.runs.checking.result import Check, Finding, counted
-from extractkit.runs.comparing.measures import compare, family
-from extractkit.runs.comparing.result import Tolerance
 from extractkit.runs.journal import Entry
-from extractkit.runs.layout import JOURNAL
 from extractkit.runs.manifest import Manifest, RunTensor
 from extractkit.sinks import Sink, StoredTensor
-
-_RTOL, _ATOL = 1e-4, 1e-5
-_RTOL_16, _ATOL_16 = 1e-2, 1e-3  # for 16-bit values
-
-TOLERATED = f"{_ATOL:g} + {_RTOL:g} of a tensor's largest value"
-"""How far values may differ where their last bits cannot be expected to agree (16-bit values: a
-hundred times as far). Sums cancel in a layer, so a small value may be as far off as a large one.
-
-Other tensors in the graph, other fused kernels and another number of threads move the outputs of
-BERT by 5e-6, twenty times less."""
-
-TOLERATED_16 = f"{_ATOL_16:g} + {_RTOL_16:g} of a tensor's largest value"
-"""The same for values computed with the 8 to 11 significant bits of 16-bit numbers."""
-
 
 _UNREADABLE = (
     RunDirectoryError,
@@ -223,97 +207,4 @@ def _same_type(found: np.dtype[Any], recorded: str) -> bool:
 def _differs(found: tuple[int, ...], recorded: tuple[int | None, ...]) -> bool:
     return len(found) != len(recorded) or any(
         size is not None and size != own for own, size in zip(found, recorded, strict=True)
-    )
-
-
-@dataclass(frozen=True)
-class Deviation:
-    """The difference between two values of one tensor.
-
-    Attributes:
-        unequal, beyond: how many elements differ in any bit, and by more than the tolerance.
-        error: the largest difference of two finite elements.
-        form: how types or shapes differ. In that case no elements are compared.
-        lone: how many elements are NaN or infinite in one value only, or infinite with opposite
-            signs.
-        largest: the largest element of the stored value.
-    """
-
-    unequal: int = 0
-    beyond: int = 0
-    error: float = 0.0
-    form: str | None = None
-    lone: int = 0
-    largest: float = 0.0
-
-    @property
-    def relative(self) -> float:
-        """The largest difference relative to the largest element."""
-        return self.error / self.largest if self.largest else np.inf if self.error else 0.0
-
-    def __str__(self) -> str:
-        if self.form is not None:
-            return self.form
-        listed = []
-        if self.lone:
-            are = "is" if self.lone == 1 else "are"
-            listed.append(
-                f"{counted(self.lone, 'element')} {are} NaN or infinite in one of them alone"
-            )
-        if (rest := self.unequal - self.lone) > 0:
-            listed.append(f"{counted(rest, 'element')} apart, by {self.error:.2g} at most")
-        return ", ".join(listed)
-
-
-def compare_values(value: Values, stored: Values) -> Deviation:
-    """Compare two values of a tensor in one shard, including their lengths and shapes."""
-    parts, others = value.parts(), stored.parts()
-    if parts.keys() != others.keys():
-        return Deviation(1, 1, form="one is ragged, the other is not")
-    return _summed(compare_arrays(parts[name], others[name]) for name in parts)
-
-
-def compare_arrays(value: Array, stored: Array, *, coarse: bool = False) -> Deviation:
-    """Compare two arrays of any shape.
-
-    Args:
-        coarse: whether the numbers were computed from 16-bit values.
-    """
-    if value.shape != stored.shape:
-        return Deviation(1, 1, form=f"shape {list(value.shape)}, not {list(stored.shape)}")
-    texts = family(value.dtype) == family(stored.dtype) == "text"
-    if value.dtype != stored.dtype and not texts:
-        return Deviation(1, 1, form=f"type {value.dtype}, not {stored.dtype}")
-    found = compare(np.atleast_1d(value), np.atleast_1d(stored), _tolerance(stored, coarse))
-    error, lone = 0.0, 0
-    if found.numbers is not None:
-        error, lone = float(found.numbers.error.max(initial=0)), int(found.numbers.lone.sum())
-    beyond = int(found.beyond.sum())
-    return Deviation(int(found.unequal.sum()), beyond, error, lone=lone, largest=_largest(stored))
-
-
-def _tolerance(stored: Array, coarse: bool) -> Tolerance:
-    """Return the tolerance for every element, based on the largest. Integers must be equal."""
-    if stored.dtype.kind not in "fc":
-        return Tolerance(0, 0)
-    coarse = coarse or stored.dtype.itemsize == 2
-    rtol, atol = (_RTOL_16, _ATOL_16) if coarse else (_RTOL, _ATOL)
-    return Tolerance(0, atol + rtol * _largest(stored))
-
-
-def _largest(array: Array) -> float:
-    if array.dtype.kind not in "fciu":
-        return 0.0
-    return float(np.abs(array[np.isfinite(array)].astype(complex)).max(initial=0))
-
-
-def _summed(parts: Iterable[Deviation]) -> Deviation:
-    every = list(parts)
-    return Deviation(
-        sum(one.unequal for one in every),
-        sum(one.beyond for one in every),
-        max(one.error for one in every),
-        next((one.form for one in every if one.form is not None), None),
-        sum(one.lone for one in every),
-        max(one.largest for one in every),
     )

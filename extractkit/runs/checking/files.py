@@ -1,19 +1,27 @@
-"""Checks of a run's own files, and of the files that the configuration names."""
+"""Checks of the files of a run: digests, the journal, samples' rows, and given files."""
 
 import hashlib
+import json
 import os
-from collections.abc import Container, Iterator, Mapping
-from dataclasses import replace
+from array import array
+from collections import defaultdict
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
+
+import numpy as np
+import numpy.typing as npt
 
 from extractkit.core.checkpoints import KEY
 from extractkit.core.plan import Shard
+from extractkit.core.value_checks import merged
 from extractkit.errors import InputError, RunDirectoryError
-from extractkit.runs.checking.result import Check, Finding, counted
-from extractkit.runs.files import Origin, StoredFile, names_files, origin
-from extractkit.runs.journal import Entry
-from extractkit.runs.layout import JOURNAL, LOCK, LOG, MANIFEST, SHARDS
-from extractkit.runs.manifest import Manifest
+from extractkit.runs import HYDRA, JOURNAL, LOCK, LOG, MANIFEST, SAMPLES, SHARDS
+from extractkit.runs.checking.result import Check, Finding, Outcome, counted
+from extractkit.runs.files import Origin, StoredFile, lines_of, names_files, origin
+from extractkit.runs.journal import Entry, entry_of
+from extractkit.runs.manifest import Actual, Manifest, Status
+from extractkit.runs.samples import Samples, why_missing
 from extractkit.runs.shards import check_names, check_state
 from extractkit.store.local import TEMPORARY, check_directory
 
@@ -184,3 +192,238 @@ def _alone(recorded: Origin, path: str) -> bool:
         return False
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest() == recorded.sha256
+
+
+def lasting_damage(directory: Path, manifest: Manifest) -> list[str]:
+    """List the damage that recomputing cannot repair: to Hydra's files and to the log."""
+    found = recorded_files(directory, manifest).findings
+    own = (f"{HYDRA}/", LOG)
+    return [one.message for one in found if one.file is not None and one.file.startswith(own)]
+
+
+def damage(directory: Path, manifest: Manifest) -> list[str]:
+    """List every file that is missing or differs from its record, each in a message.
+
+    For an unfinished run, only what it has stored is checked.
+    """
+    journal, entries = listed_shards(directory, manifest)
+    shards, _ = shard_files(directory, entries, manifest)
+    checks = (recorded_files(directory, manifest), journal, shards)
+    return [finding.message for check in checks for finding in check.findings]
+
+
+def listed_shards(directory: Path, manifest: Manifest | None) -> tuple[Check, dict[Shard, Entry]]:
+    """Check the journal. Return its entries, without damaged lines.
+
+    Of a shard committed twice, the later entry counts.
+
+    Args:
+        manifest: None if it cannot be read. The entries are then not checked against the plan.
+    """
+    path = directory / JOURNAL
+    entries, found, notes = _read(path, finished=manifest is None or _finished(manifest))
+    if manifest is not None:
+        found += _check_plan(directory, manifest, entries, damaged=bool(found))
+    return Check.of("journal", counted(len(entries), "shard"), found, notes), entries
+
+
+def _read(path: Path, *, finished: bool) -> tuple[dict[Shard, Entry], list[Finding], list[str]]:
+    entries: dict[Shard, Entry] = {}
+    found = []
+    notes = []
+    number, rest = 0, b""
+    try:
+        for number, line in enumerate(lines_of(path), start=1):
+            if not line.endswith(b"\n"):
+                rest = line
+                continue
+            try:
+                entry = entry_of(line[:-1], f"{path}, line {number}")
+            except RunDirectoryError as error:
+                found.append(Finding(JOURNAL, str(error)))
+                continue
+            if entry is not None:
+                entries[entry.covers] = entry
+            else:
+                message = f"{path}, line {number} is damaged: its checksum does not match"
+                found.append(Finding(JOURNAL, message))
+    except FileNotFoundError:
+        pass  # no shard was ever committed
+    except RunDirectoryError as error:
+        found.append(Finding(JOURNAL, str(error)))
+    if rest and (finished or not _could_be_interrupted(rest)):
+        message = f"{path} is damaged: its last line, number {number}, is incomplete"
+        found.append(Finding(JOURNAL, message))
+    elif rest:
+        notes.append("its last line was being written when its process ended, and does not count")
+    return entries, found, notes
+
+
+def _could_be_interrupted(rest: bytes) -> bool:
+    """Return True if bytes without a newline may be the beginning of a line."""
+    text = rest.decode(errors="replace")
+    try:
+        _, end = json.JSONDecoder().raw_decode(text)
+    except (ValueError, RecursionError):
+        return True
+    return end == len(text)  # nothing but the newline may follow a complete object
+
+
+def _check_plan(
+    directory: Path, manifest: Manifest, entries: dict[Shard, Entry], *, damaged: bool
+) -> list[Finding]:
+    path = directory / JOURNAL
+    planned, listed = manifest.shards, set(entries)
+    found = [
+        Finding(JOURNAL, f"{path} lists shard {shard.key!r}, which was not planned", shard.key)
+        for shard in sorted(listed - set(planned), key=lambda shard: shard.place)
+    ]
+    missing = [shard for shard in planned if shard not in listed]
+    if not _finished(manifest):
+        # The file of one shard may have been written before the process could add its line.
+        stored = _stored(directory)
+        missing = [shard for shard in missing if shard.key in stored]
+        missing = missing if len(missing) > 1 else []
+    found += [Finding(JOURNAL, f"{path} lacks shard {shard.key!r}", shard.key) for shard in missing]
+    if not damaged and not found:
+        found += _check_totals(directory, manifest, [entries[s] for s in planned if s in listed])
+    return found
+
+
+def _check_totals(directory: Path, manifest: Manifest, entries: list[Entry]) -> list[Finding]:
+    """Check the manifest's totals over all shards against the journal."""
+    path = directory / MANIFEST
+    if (manifest.status is Status.FINISHED) != (manifest.actual is not None):
+        message = (
+            f"{path} has status {manifest.status.value!r}, which contradicts its totals over all "
+            f"shards"
+        )
+        return [Finding(MANIFEST, message)]
+    if manifest.actual is None:
+        return []
+    keys = dict.fromkeys(key for entry in entries for key in entry.stats)
+    values = {k: merged([e.stats[k] for e in entries if k in e.stats]) for k in keys}
+    summed = Actual.of(entries, values)
+    return [
+        Finding(MANIFEST, f"{path}: actual.{item.name} is not the sum over the shards")
+        for item in fields(Actual)
+        if getattr(manifest.actual, item.name) != getattr(summed, item.name)
+    ]
+
+
+def _finished(manifest: Manifest) -> bool:
+    return manifest.actual is not None
+
+
+def _stored(directory: Path) -> set[str]:
+    """Return the keys of all shards that have a file, with one listing of their directory."""
+    shards = directory / SHARDS
+    if not shards.is_dir():
+        return set()
+    names = (file.name for file in shards.iterdir())
+    return {name.partition(".")[0] for name in names if not name.endswith(TEMPORARY)}
+
+
+_ONLY = ""
+"""Key for the free axis of a model that has only one: rows then give its length without a name."""
+
+
+@dataclass(frozen=True, eq=False)
+class SampleRows:
+    """Lengths and missing samples according to the rows of all samples.
+
+    Attributes:
+        lengths: int64 (samples,) for each free axis; under `""` if the model has only one.
+        missing: the samples that were found unusable before any value was computed.
+    """
+
+    lengths: Mapping[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+    missing: frozenset[int] = frozenset()
+
+    def along(self, dim: str | None) -> npt.NDArray[np.int64] | None:
+        """Return the samples' lengths along a named axis, or None if the rows give none."""
+        if dim is None or not dim.isidentifier():  # computed by the model, or a product
+            return None
+        return self.lengths.get(dim, self.lengths.get(_ONLY))
+
+
+def sample_rows(directory: Path, manifest: Manifest, files: Check) -> tuple[Check, SampleRows]:
+    """Check count, order and content of the rows.
+
+    Args:
+        files: the check of the recorded files. A damaged file is not read.
+    """
+    name = "samples"
+    recorded = any(file.name == SAMPLES for file in manifest.files)
+    if any(finding.file == SAMPLES for finding in files.findings):
+        return Check.left_out(name, f"{SAMPLES} is damaged or missing"), SampleRows()
+    if manifest.plan is None:
+        return Check.left_out(name, "the samples had not all been read"), SampleRows()
+    if not recorded and manifest.records_files:
+        message = f"{directory / SAMPLES} is not among the recorded files"
+        return Check.of(name, "0 rows", [Finding(SAMPLES, message)]), SampleRows()
+    reader = _RowReader()
+    try:
+        reader.read(Samples(directory / SAMPLES, schema=manifest.samples_schema))
+    except RunDirectoryError as error:
+        check = Check.of(name, counted(reader.count, "row"), [Finding(SAMPLES, str(error))])
+        return check, SampleRows()
+    messages = reader.errors(manifest)
+    check = Check.of(
+        name,
+        counted(reader.count, "row"),
+        [Finding(SAMPLES, f"{directory / SAMPLES}: {message}") for message in messages],
+        [] if recorded else [f"{SAMPLES}: {UNRECORDED}"],
+    )
+    return check, reader.rows() if check.outcome is Outcome.OK else SampleRows()
+
+
+class _RowReader:
+    """Gathers the rows' data in one pass, in eight bytes per sample and axis."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._truncated = 0
+        self._out_of_order: list[int] = []
+        self._lengths: dict[str, array[int]] = defaultdict(lambda: array("q"))
+        self._missing: list[int] = []
+
+    def read(self, rows: Iterable[object]) -> None:
+        for row in rows:
+            number, self.count = self.count, self.count + 1
+            if not isinstance(row, dict) or row.get("index") != number or "id" not in row:
+                self._out_of_order.append(number)
+                continue
+            self._truncated += bool(row.get("truncated"))
+            if why_missing(row) is not None:
+                self._missing.append(number)
+            length = row.get("length")
+            by_axis = length if isinstance(length, dict) else {_ONLY: length}
+            for axis, length in by_axis.items():
+                if isinstance(length, int):
+                    self._lengths[axis].append(length)
+
+    def errors(self, manifest: Manifest) -> list[str]:
+        """Return a message for each contradiction."""
+        found = []
+        if self.count != manifest.samples:
+            found.append(f"{self.count} rows for {manifest.samples} samples")
+        if self._out_of_order:
+            first = self._out_of_order[0]
+            found.append(
+                f"{len(self._out_of_order)} rows do not match their samples, first row {first}"
+            )
+        truncated = manifest.inputs.truncated if manifest.inputs else 0
+        if self._truncated != truncated:
+            found.append(
+                f"{self._truncated} samples are marked as cut off, {truncated} were counted"
+            )
+        for axis, lengths in self._lengths.items():
+            if len(lengths) != self.count:
+                of = f" along {axis!r}" if axis else ""
+                found.append(f"{len(lengths)} of {self.count} samples have a length{of}")
+        return found
+
+    def rows(self) -> SampleRows:
+        lengths = {axis: np.array(n, np.int64) for axis, n in self._lengths.items()}
+        return SampleRows(lengths, frozenset(self._missing))

@@ -15,8 +15,8 @@ from extractkit.errors import (
     UnknownTensorError,
     choices,
 )
+from extractkit.runs import SAMPLES
 from extractkit.runs.comparing.result import OneSided, Place, SampleComparison
-from extractkit.runs.layout import SAMPLES
 from extractkit.runs.reader import Run
 
 BY_ID, BY_NUMBER = "id", "number"

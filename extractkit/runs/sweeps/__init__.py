@@ -13,9 +13,9 @@ from pathlib import Path, PurePosixPath
 
 from extractkit.advice import command, override
 from extractkit.errors import MISTAKEN, RunDirectoryError
+from extractkit.runs import MANIFEST, SWEEP, no_run
 from extractkit.runs import manifest as manifests
-from extractkit.runs.manifest import SWEEP, Manifest, Status
-from extractkit.runs.neighbours import no_run
+from extractkit.runs.manifest import Manifest, Status
 from extractkit.runs.schema import ChecksummedRecord
 from extractkit.runs.upgrades import JOB_UPGRADES, SWEEP_UPGRADES
 
@@ -189,9 +189,9 @@ def read(directory: Path) -> SweepRecord:
         recorded = SWEEP_FILE.read(directory / SWEEP)
     except FileNotFoundError as error:
         if not os.path.isdir(directory):  # noqa: PTH112
-            raise RunDirectoryError(no_run(directory, (SWEEP, manifests.MANIFEST))) from error
+            raise RunDirectoryError(no_run(directory, (SWEEP, MANIFEST))) from error
         hint = f"holds no {SWEEP}"
-        if (directory / manifests.MANIFEST).exists():
+        if (directory / MANIFEST).exists():
             hint = f"is a single run. Open it by extractkit.open({str(directory)!r})"
         raise RunDirectoryError(f"{directory} is not a sweep: it {hint}") from error
     _check(recorded.jobs, str(directory / SWEEP))

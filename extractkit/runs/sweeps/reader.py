@@ -22,7 +22,7 @@ from extractkit.errors import (
     UnknownTensorError,
     choices,
 )
-from extractkit.runs.manifest import MANIFEST
+from extractkit.runs import MANIFEST
 from extractkit.runs.reader import Run, open_run, steps_or_labels, unique_dims
 from extractkit.runs.samples import MISSING
 from extractkit.runs.sweeps import (

@@ -9,16 +9,9 @@ from pathlib import Path
 
 from extractkit.advice import command
 from extractkit.errors import RunDirectoryError
-from extractkit.runs.layout import (
-    ELSEWHERE,
-    LOCK,
-    RUN_KEY,
-    check_writable,
-    locked,
-    new_directory,
-    owner,
-)
-from extractkit.runs.manifest import MANIFEST, SWEEP, Status, now
+from extractkit.runs import ELSEWHERE, LOCK, MANIFEST, RUN_KEY, SWEEP
+from extractkit.runs.directory import check_writable, locked, new_directory, owner
+from extractkit.runs.manifest import Status, now
 from extractkit.runs.sweeps import (
     JOB_FILE,
     JOBS,

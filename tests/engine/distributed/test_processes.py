@@ -16,10 +16,9 @@ from extractkit.core.values import Dense
 from extractkit.engine.distributed import processes
 from extractkit.engine.execute import resume
 from extractkit.errors import BadSampleError, ConfigError, ExtractkitError, JobError
-from extractkit.runs import manifest
-from extractkit.runs.checking.records import damage
+from extractkit.runs import JOURNAL, LOG, manifest
+from extractkit.runs.checking.files import damage
 from extractkit.runs.journal import read as read_journal
-from extractkit.runs.layout import JOURNAL, LOG
 from extractkit.runs.manifest import Status
 from extractkit.runs.reader import sink_of
 from extractkit.runs.shards import Storing, remove_temporary

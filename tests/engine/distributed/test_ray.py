@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 from extractkit.errors import ConfigError, JobError, MissingExtraError
-from extractkit.runs.checking.records import damage
-from extractkit.runs.layout import LOG
+from extractkit.runs import LOG
+from extractkit.runs.checking.files import damage
 from tests.engine.distributed.test_processes import wait_until
 from tests.engine.distributed.troubled import SHARD, wanted
 from tests.engine.examples import executed

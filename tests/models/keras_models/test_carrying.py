@@ -18,7 +18,7 @@ from extractkit.errors import JobError, ModelError, UserError
 from extractkit.models import CarriesState, Compilation, Fetch
 from extractkit.models.in_memory import live_model
 from extractkit.models.keras_models import carrying
-from extractkit.runs.layout import JOURNAL, SHARDS
+from extractkit.runs import JOURNAL, SHARDS
 from tests.models.keras_models.test_probing import lstm_step
 from tests.models.keras_models.test_stateful import fresh, recurrent
 

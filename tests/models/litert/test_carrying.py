@@ -17,7 +17,7 @@ from extractkit.models import Compilation, Fetch
 from extractkit.models.litert.carrying import CarryingTFLiteModel
 from extractkit.models.litert.interpreter import CarryingInterpreter
 from extractkit.models.tflite import load
-from extractkit.runs.layout import JOURNAL, SHARDS
+from extractkit.runs import JOURNAL, SHARDS
 from tests.models.litert.carried_files import written
 
 DRAW = np.random.default_rng(0)

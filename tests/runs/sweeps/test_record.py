@@ -8,7 +8,7 @@ import pytest
 from extractkit.errors import JobError, RunDirectoryError
 from extractkit.runs import manifest as manifests
 from extractkit.runs import sweeps
-from extractkit.runs.layout import locked
+from extractkit.runs.directory import locked
 from extractkit.runs.manifest import Status
 from extractkit.runs.sweeps import JobFile, JobStatus, SweepJob, SweepRecord, writing
 from tests.runs.examples import manifest

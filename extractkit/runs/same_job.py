@@ -1,20 +1,19 @@
-"""Check that manifests describe the same job, and find a finished run of the same identity."""
+"""Checks that two manifests describe the same job, or a job that may continue or repeat it."""
 
-import logging
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from extractkit.advice import command
 from extractkit.core.job import settings_that
 from extractkit.core.keys import Effect
-from extractkit.errors import ConfigError, RunDirectoryError
-from extractkit.runs import manifest as manifests
-from extractkit.runs.checking.records import damage
-from extractkit.runs.environment import VALUE_PACKAGES
-from extractkit.runs.layout import SAMPLES
-from extractkit.runs.manifest import MANIFEST, Manifest, RunTensor, Status
+from extractkit.errors import RunDirectoryError
+from extractkit.runs import SAMPLES
+from extractkit.runs.checking.files import damage, lasting_damage
+from extractkit.runs.command_line import repeated, unused_beside
+from extractkit.runs.environment import VALUE_PACKAGES, VALUES_VERSION, package_versions
+from extractkit.runs.manifest import Manifest, RunTensor, Status
 from extractkit.runs.schema import digest, plain
 
 _FEW = 3
@@ -169,45 +168,60 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
-_log = logging.getLogger(__name__)
-
-
-def find_finished(root: Path, identity: str, note: Callable[[str], None]) -> Path | None:
-    """Return an undamaged finished run of this identity at or below `root`, or None.
-
-    Of several, the one whose path sorts first is returned.
-
-    Args:
-        note: receives a message for each damaged run of this identity.
+def check_versions(directory: Path, recorded: Manifest) -> None:
+    """Make sure that this code and its libraries may resume a run, before anything is loaded.
 
     Raises:
-        ConfigError: `root` is not a directory.
+        RunDirectoryError: values would have to be computed with versions that differ from those of
+            the committed shards.
     """
-    if not os.path.isdir(root):  # noqa: PTH112 - accepts a name that is too long to exist
-        raise ConfigError(
-            f"runtime.reuse_from={str(root)!r} is not a directory. Give one that holds runs, such "
-            f"as outputs, or null"
+    if recorded.plan is None:  # nothing is committed, so everything is recorded again
+        return
+    found = version_differences(recorded, VALUES_VERSION, package_versions())
+    if found and not _holds_all_values(directory, recorded):
+        raise RunDirectoryError(
+            f"{directory} cannot be resumed: its values would not be those of one job. "
+            f"{'; '.join(found)}. Install the recorded versions, or compute every sample anew: "
+            f"{command('rerun', directory)}. What is committed stays readable: "
+            f"{command('show', directory)}"
         )
-    for directory in _runs(root.absolute()):
-        try:
-            found = manifests.read(directory)
-        except RunDirectoryError as error:
-            _log.info("not reused: %s", error)
-            continue
-        whole = found.status is Status.FINISHED and found.part is None
-        if found.identity != identity or not whole:
-            continue
-        if broken := next(iter(damage(directory, found)), None):
-            note(f"not reused: {broken}")
-            continue
-        return directory
-    return None
 
 
-def _runs(root: Path) -> Iterator[Path]:
-    """Yield the run directories at or below a directory, without looking inside them."""
-    for parent, directories, files in os.walk(root):
-        directories.sort()
-        if MANIFEST in files:
-            directories.clear()
-            yield Path(parent)
+def _holds_all_values(directory: Path, recorded: Manifest) -> bool:
+    """Return whether a run is finished, and recomputing could not restore what it lacks."""
+    return recorded.status is Status.FINISHED and set(damage(directory, recorded)) <= set(
+        lasting_damage(directory, recorded)
+    )
+
+
+def check_same(recorded: Manifest, now: Manifest, given: str) -> None:
+    """Check that a resumed run would compute the same values.
+
+    Args:
+        given: the run directory, for the message.
+
+    Raises:
+        RunDirectoryError: something differs; the message lists everything.
+    """
+    if found := differences(recorded, now):
+        raise RunDirectoryError(
+            f"{given} cannot be resumed: its values would not be those of one job. "
+            f"{'; '.join(found)}. Put back what was there, or run the job anew"
+        )
+
+
+def check_repeats(run: Path, recorded: Manifest, now: Manifest) -> None:
+    """Check that a job repeats another run. Machine and libraries may differ.
+
+    Args:
+        run: the directory of the other run, for the message.
+        recorded: its manifest.
+
+    Raises:
+        RunDirectoryError: weights, inputs or tensors differ; the message lists everything.
+    """
+    if found := job_differences(recorded, now):
+        raise RunDirectoryError(
+            f"the run cannot be repeated: {'; '.join(found)}. Put back what was there, or run the "
+            f"job anew: {repeated(run, recorded, unused_beside(run))}"
+        )

@@ -1,4 +1,4 @@
-"""Names of the files in a run directory, its lock, and checks before one is written.
+"""Making and locking a run directory, and the checks before a run is written to it.
 
 The lock is an flock on a file in the run directory. The kernel releases it when its owner ends,
 however that happens, so a dead process never blocks a run.
@@ -15,31 +15,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from extractkit.advice import command
-from extractkit.core.plan import Shard
 from extractkit.errors import DiskSpaceError, RunDirectoryError
+from extractkit.runs import (
+    ELSEWHERE,
+    HYDRA,
+    LOCK,
+    MANIFEST,  # one of the names below
+    PARTS,
+    RUN_KEY,
+)
 from extractkit.runs import manifest as manifests
-from extractkit.runs.manifest import MANIFEST as MANIFEST  # one of the names below
-from extractkit.runs.manifest import PARTS, Status
+from extractkit.runs.manifest import Status
 from extractkit.store.local import TEMPORARY, make_durable, opened
-
-LOCK = ".lock"
-"""Name of the lock file. It is left behind only if its owner was killed."""
-
-
-JOURNAL = "journal.jsonl"
-SAMPLES = "samples.jsonl"
-SHARDS = "shards"
-LOG = "extractkit.log"
-HYDRA = ".hydra"
-
-RUN_KEY = "run_dir"
-"""The configuration key that names the directory."""
-ELSEWHERE = f"Choose another directory: {RUN_KEY}=…"
-
-
-def shard_file(shard: Shard, suffix: str) -> str:
-    """Return the path of a shard's file within the run directory."""
-    return f"{SHARDS}/{shard.key}{suffix}"
 
 
 @contextmanager
