@@ -251,7 +251,10 @@ def text_preparation(
     if max_length is not None:
         most = positions or max_length
         if type(max_length) is not int or not _SHORTEST <= max_length <= most:
-            allowed = f"from {_SHORTEST} to {positions}"
+            allowed = (
+                f"from {_SHORTEST} to {positions}, the positions that the model has. At most: "
+                f"model.max_length={positions}"
+            )
             if not positions:
                 allowed = f"of {_SHORTEST} or more"
             raise ConfigError(
