@@ -1,10 +1,10 @@
-"""Run the commands of the experiments' pages, as they stand there.
+"""Run the commands on the experiments' pages.
 
     python -m experiments.reproduce [NAME …]
 
 from the root of a checkout. An experiment's folder `outputs/NAME` is removed first, so that
-everything is computed anew; the models in `outputs/models` stay. Without names: every experiment of
-conf/experiment. `git diff experiments` then tells what came out differently.
+everything is computed again. The models in `outputs/models` stay. Without names: every experiment
+of conf/experiment. `git diff experiments` then shows what changed.
 """
 
 import os

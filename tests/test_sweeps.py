@@ -242,7 +242,7 @@ def test_other_verbs_say_that_it_is_a_sweep(program: Program, place: Path) -> No
 def test_fail_fast_begins_no_job_after_a_failure(program: Program, place: Path) -> None:
     done = program(*sweep("model=reference,fragile,counted", "selectors=layers"), "--fail-fast")
     assert done.returncode == cli.FAILED
-    assert statuses(place / "s") == ["finished", "failed", "skipped"]
+    assert statuses(place / "s") == ["finished", "failed", "not started"]
     jobs = sweeps.read(place / "s").jobs
     assert jobs[2].error == "not begun, since job 1 has failed"
     assert not (place / "loaded").exists()
@@ -322,9 +322,9 @@ def test_a_sweep_that_is_stopped_can_be_resumed(
         assert f"Resume the sweep: extractkit resume {place}/s --trust own" in said
         assert process.returncode == cli.INTERRUPTED
         assert sweeps.read(place / "s").status == "interrupted"
-        assert statuses(place / "s") == ["finished", "interrupted", "skipped"]
+        assert statuses(place / "s") == ["finished", "interrupted", "not started"]
     else:
-        assert statuses(place / "s") == ["finished", "started", "skipped"]
+        assert statuses(place / "s") == ["finished", "started", "not started"]
     stopped = extractkit.open(place / "s")
     assert [row["model"] for row in stopped.table] == ["reference", "sleeping", "counted"]
     assert (stopped.table[2]["error"], stopped.keys) == ("not begun", ("model",))

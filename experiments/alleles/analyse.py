@@ -34,7 +34,7 @@ def by_locus(found: Alleles) -> dict[str, dict[str, Grouping]]:
     }
 
 
-def foretold(found: Alleles, by: np.ndarray) -> dict[str, dict[str, tuple[float, float]]]:
+def predicted_by(found: Alleles, by: np.ndarray) -> dict[str, dict[str, tuple[float, float]]]:
     """Rank correlation of some distances with those of activations, within a class; its p-value."""
     blocks = {kind: np.ix_(at, at) for kind in CLASSES for at in [found.members(kind)]}
     return {
@@ -57,11 +57,11 @@ def main(models: Path, directory: Path, folder: Path) -> None:
     run, package = extractkit.open(directory), unpacked("mhcnuggets", models)
     found = alleles(run, package)
     groups = by_locus(found)
-    told = {
-        "weights": foretold(found, found.far["weights"]),
+    predicted = {
+        "weights": predicted_by(found, found.far["weights"]),
         # Had all weights gone perpendicular ways, these would be their distances.
-        "lengths": foretold(found, np.hypot(found.moved[:, None], found.moved)),
-        "direction": foretold(found, found.far["weights' direction"]),
+        "lengths": predicted_by(found, np.hypot(found.moved[:, None], found.moved)),
+        "direction": predicted_by(found, found.far["weights' direction"]),
     }
     same = found.kind[:, None] == found.kind
     apart, others = found.far["weights"], ~np.eye(len(same), dtype=bool)
@@ -80,7 +80,7 @@ def main(models: Path, directory: Path, folder: Path) -> None:
         "lineage": lineage(found, package),
         "loci": {name: {who: asdict(one) for who, one in own.items()}
                  for name, own in groups.items()},
-        "foretold_by": told,
+        "foretold_by": predicted,
     }  # fmt: skip
     write(folder, [run], numbers)
     draw(found, groups, folder / FIGURE)
@@ -88,7 +88,8 @@ def main(models: Path, directory: Path, folder: Path) -> None:
         cells = [f"{one.ratio:.2f} ({one.ratio_p:.3f})" for one in own.values()]
         cells += [f"{own[k].nearest:.2f} (≤ {own[k].nearest_chance[1]:.2f})" for k in CLASSES]
         cells += [
-            f"{told['weights'][name][k][0]:.2f}" if name in ACTIVATIONS else "" for k in CLASSES
+            f"{predicted['weights'][name][k][0]:.2f}" if name in ACTIVATIONS else ""
+            for k in CLASSES
         ]
         print(f"| {name} |", " | ".join(cells), "|")
     print(

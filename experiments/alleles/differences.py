@@ -12,14 +12,14 @@ from experiments.similarity import cka, distances
 
 @dataclass(frozen=True, eq=False)
 class Alleles:
-    """All of them, in the order of class, locus and name.
+    """All alleles, in the order of class, locus and name.
 
     Attributes:
-        names, kind, locus, measurements: of each allele.
-        tuned: whether the package says that its training began with another one's weights.
-        moved: of each the distance of its weights from those of its class's root: the allele of
-            which most was measured.
-        far: how far any two are from each other, in several respects: (alleles, alleles).
+        names, kind, locus, measurements: those of each allele.
+        tuned: whether its training began with the weights of another one, according to the package.
+        moved: the distance of each allele's weights from those of its class's root, the allele with
+            most measurements.
+        far: the distances of all pairs in several respects: (alleles, alleles).
     """
 
     names: np.ndarray
@@ -31,12 +31,12 @@ class Alleles:
     far: dict[str, np.ndarray]
 
     def members(self, kind: str) -> np.ndarray:
-        """The places of a class's alleles whose locus is known, and whose weights moved."""
+        """Return the positions of a class's alleles with a known locus and moved weights."""
         return np.flatnonzero((self.kind == kind) & (self.locus != OTHER) & (self.moved > 0))
 
 
 def alleles(run: extractkit.Run, package: Path) -> Alleles:
-    """What a run says of them."""
+    """Return the alleles of a run."""
     data = run.to_xarray()
     names = np.array([label.removesuffix("_BA") for label in data["checkpoint"].values])
     kind, locus = classes(package, names), loci(names)

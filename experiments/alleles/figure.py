@@ -24,7 +24,7 @@ _MATRICES = {
 
 
 def draw(found: Alleles, groups: Mapping[str, Mapping[str, Grouping]], path: Path) -> None:
-    """Distances as matrices above; below what they tell."""
+    """Draw distances as matrices above, and results below."""
     figure = Figure(figsize=(13, 8.6), layout="constrained")
     axes = figure.subplots(2, 3, height_ratios=(1.15, 1))
     for axis, (name, title) in zip(axes[0], _MATRICES.items(), strict=True):

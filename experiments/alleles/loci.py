@@ -18,7 +18,7 @@ _LOCUS = re.compile(r"HLA-[ABC](?=\d)|HLA-D[PQR]|H-2(-I[AE])?|(Mamu|Patr)-(A|B|D
 
 
 def loci(alleles: Iterable[str]) -> np.ndarray:
-    """The locus of each: HLA-A, HLA-DR, H-2-IA, Mamu-B, …; H-2 stands for H-2-D, -K and -L."""
+    """The locus of each: HLA-A, HLA-DR, H-2-IA, Mamu-B, …; H-2 means H-2-D, -K and -L."""
     found = [match[0] if (match := _LOCUS.match(allele)) else OTHER for allele in alleles]
     sizes = Counter(found)
     return np.array([locus if sizes[locus] >= FEWEST else OTHER for locus in found])
@@ -44,7 +44,7 @@ def measured(package: Path, alleles: Iterable[str]) -> np.ndarray:
 
 
 def parents(package: Path) -> dict[str, str]:
-    """The allele whose weights each was tuned from, as far as the package tells."""
+    """The allele whose weights each was tuned from, as far as the package names it."""
     production = package / "mhcnuggets" / "data" / "production"
     lines = [
         line.split(",")

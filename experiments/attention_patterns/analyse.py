@@ -28,7 +28,7 @@ KINDS = {
 
 
 def by_text(run: extractkit.Run) -> dict[str, np.ndarray]:
-    """Each measure: (texts, layers, heads); texts of fewer than two words are left out."""
+    """Each measure: (texts, layers, heads); texts of fewer than two words are excluded."""
     layers = []
     for view in run.select(inside="*Attention").values():
         found = [patterns(attention) for attention in view if attention.shape[-1] >= 4]

@@ -16,15 +16,15 @@ from pathlib import Path
 
 PARAGRAPHS = 400
 
-_SKIPPED = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
-_SHORTEST = 80  # characters: enough words for neighbours, ends and the rest to be told apart
+_EXCLUDED = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
+_SHORTEST = 80  # characters: enough words to distinguish neighbours, ends and the rest
 
 
 def paragraphs() -> Iterator[str]:
     """All of them in the order of the library's paths, whitespace collapsed."""
     root = Path(sysconfig.get_path("stdlib"))
     for path in sorted(root.rglob("*.py")):
-        if not _SKIPPED.intersection(path.relative_to(root).parts):
+        if not _EXCLUDED.intersection(path.relative_to(root).parts):
             yield from _of_module(path.read_bytes())
 
 

@@ -13,11 +13,11 @@ MEASURES: Mapping[str, str] = {
     "distance": "distance",
     "entropy": "entropy",
 }
-"""All are means over the tokens of a text, [CLS] and [SEP] apart, that look.
+"""All measures are means over the tokens of a text, without [CLS] and [SEP].
 
 The first five are shares of attention, and no two count the same. `distance` is how many tokens
-away attention lies that goes neither to [CLS] nor to [SEP]; `entropy` is that of all of it. Both
-are relative to even attention, of which they are 1.
+away attention goes, except to [CLS] and [SEP]; `entropy` is that of all attention. Both are
+relative to even attention, for which they are 1.
 """
 
 

@@ -1,4 +1,4 @@
-"""The three answers as people write them, each of its own; then the runs held against them.
+"""The three answers as people write them by hand, compared with the runs.
 
     python experiments/three_questions/by_hand.py FOLDER
 

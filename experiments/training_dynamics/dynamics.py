@@ -47,10 +47,10 @@ class Training:
 
 
 def training(run: extractkit.Run, labels: np.ndarray) -> Training:
-    """What a run with one checkpoint after the other tells.
+    """Return the dynamics in a run over checkpoints.
 
     Args:
-        labels: of all samples of the model's inputs, or more.
+        labels: the labels of all samples, or of more.
     """
     data = run.to_xarray()
     values = {key.removesuffix(":output"): data[key].values for key in run}

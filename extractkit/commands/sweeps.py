@@ -62,7 +62,7 @@ def resume(
         return []
     return launch(
         list(_arguments(directory, found)),
-        partial(_gone_on, trusted=tuple(trusted), working_directory=found.working_directory),
+        partial(_resumed_or_run, trusted=tuple(trusted), working_directory=found.working_directory),
         report,
         dry=False,
         trusted=trusted,
@@ -117,7 +117,7 @@ def _arguments(directory: Path, found: "SweepRecord") -> Iterator[str]:
             yield f"--{name.replace('_', '-')}={value}"
 
 
-def _gone_on(
+def _resumed_or_run(
     composed: "Composition", *, trusted: tuple[str, ...], working_directory: str | None
 ) -> Path:
     """Run or resume one job and return its run directory."""

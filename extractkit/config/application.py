@@ -73,7 +73,7 @@ class Application:
             except Exception as error:  # noqa: BLE001 - other jobs continue after any error
                 self._failed(error, directory)
             else:
-                self._told(made)
+                self._report_directory(made)
 
     @property
     def _at_home(self) -> bool:
@@ -127,7 +127,7 @@ class Application:
             if (failed := place.blocking_failure()) is not None:
                 if before is None or before.status is not JobStatus.FINISHED:
                     message = f"not begun, since job {failed.number} has failed"
-                    place.write(replace(job, status=JobStatus.SKIPPED, error=message))
+                    place.write(replace(job, status=JobStatus.NOT_STARTED, error=message))
                 self._remove(directory)
                 return
             place.write(job)
@@ -144,7 +144,7 @@ class Application:
                 place.write(ended(status=JobStatus.INTERRUPTED))
             raise
         else:
-            self._told(made)
+            self._report_directory(made)
 
     def _check_inside(self, directory: Path, place: ActiveSweep) -> None:
         """Check that a run is inside its sweep, and that no link leads out of a resumed one.
@@ -174,7 +174,7 @@ class Application:
             (config.run if config.mode == RunMode.RUN else config.sweep).dir = str(self.asked)
         return Path(os.path.normpath(self.asked / os.path.relpath(output, self.scratch)))
 
-    def _told(self, made: Path | None) -> None:
+    def _report_directory(self, made: Path | None) -> None:
         # Elsewhere it would not be read, or too late: the launching process reports it.
         if made is not None and self._at_home:
             self.ran(made)

@@ -47,14 +47,14 @@ def compose(
     """
     for group in live or {}:
         _check_no_settings(group, overrides)
-    left_out = [f"~{group}" for group in live or {}]
+    deleted = [f"~{group}" for group in live or {}]
     trust = trust_of(overrides, trusted)
     with own_state(), guarded(trust), translated([*overrides, *values]):
         with hydra.initialize_config_dir(
             str(config_directory()), job_name=PROGRAM, version_base=VERSION_BASE
         ):
             cfg = hydra.compose(
-                ROOT, [*with_added_keys([*overrides, *values]), *left_out], return_hydra_config=True
+                ROOT, [*with_added_keys([*overrides, *values]), *deleted], return_hydra_config=True
             )
         HydraConfig.instance().set_config(cfg)
         directory = Path(cfg.hydra.run.dir).absolute()
@@ -185,7 +185,7 @@ def _planned(number: int, overrides: tuple[str, ...]) -> SweepJob:
         values=values_of(overrides),
         run=str(number),  # the job records its own directory when it begins
         attempt=1,
-        status=JobStatus.SKIPPED,
+        status=JobStatus.NOT_STARTED,
         started=now(),
         error="not begun",
     )

@@ -24,7 +24,7 @@ TRANSFORMS = (
     Key(
         *("reduce", None),
         "`mean`, `sum`, `min`, `max` or `norm` along an axis: `{token: mean}`, or `mean` for all "
-        "axes of a sample; padding is left out",
+        "axes of a sample; padding is ignored",
     ),
     Key("cast", None, "the dtype to store: `float16`"),
 )

@@ -153,7 +153,7 @@ def try_out(
     Raises:
         InputError: no sample can be used.
         BadSampleError: the model fails on the first samples, and the policy is "fail".
-        SampleError: the model fails on all samples that were tried, and none can be skipped.
+        SampleError: the model fails on all samples that were tried, and none may be missing.
         JobError: it fails in a way that values cannot cause.
     """
     if policy != "skip":
@@ -179,7 +179,7 @@ def _tried_once(model: Model, source: Source, attempt: Callable[[Source], Result
         failure = str(error).removesuffix(".")
         message = f"{failure}. It was tried on the first samples, from {first} on"
         if isinstance(model, CarriesState):
-            # None can be skipped: each starts from the state after those before it.
+            # None may be missing: each starts from the state after those before it.
             raise SampleError(message) from error
         raise BadSampleError(f"{message}. {WAY_OUT}") from error
 

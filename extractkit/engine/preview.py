@@ -110,16 +110,16 @@ def preview(job: Job, directory: Path, *, exact: bool = False) -> Preview:
         DiskSpaceError: the predicted bytes do not fit on the disk of `directory`.
     """
     unmeasured = open_job(job)
-    told_by_running = {tensor.key for tensor in unmeasured.tensors if tensor.layout is None}
+    measured = {tensor.key for tensor in unmeasured.tensors if tensor.layout is None}
     opened = unmeasured.measured()
     varying = any(not tensor.constant for tensor in opened.tensors)
     shared = sharing_of(opened) if varying else None
     bounds = None if exact else longest(opened.model, opened.source)
-    result = _planned(job, opened, told_by_running, directory, bounds, shared)
+    result = _planned(job, opened, measured, directory, bounds, shared)
     needed = result.bytes * len(job.sinks)
     if bounds is not None and needed > result.free_bytes:
         # A bound is not enough to refuse, so read the samples.
-        result = _planned(job, opened, told_by_running, directory, None, shared)
+        result = _planned(job, opened, measured, directory, None, shared)
     check_space(directory, result.bytes * len(job.sinks))
     return result
 
@@ -127,7 +127,7 @@ def preview(job: Job, directory: Path, *, exact: bool = False) -> Preview:
 def _planned(
     job: Job,
     opened: Opened,
-    told_by_running: set[str],
+    measured: set[str],
     directory: Path,
     bounds: Lengths | None,
     shared: Shared | None,
@@ -146,7 +146,7 @@ def _planned(
     return Preview(
         model=opened.model.name,
         tensors=opened.tensors,
-        measured=tuple(t.key for t in opened.tensors if t.key in told_by_running),
+        measured=tuple(t.key for t in opened.tensors if t.key in measured),
         matches=opened.matches,
         unextractable=opened.unextractable,
         samples=lengths.samples,

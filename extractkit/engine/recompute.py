@@ -55,13 +55,13 @@ def recompute(
         now = described(sound.manifest, prepared)
     except ExtractkitError as error:
         why = "the job cannot be prepared any more"
-        return Check.of(_SURROUNDINGS, why, [Finding(None, str(error))]), *_left_out(why)
+        return Check.of(_SURROUNDINGS, why, [Finding(None, str(error))]), *_not_made(why)
     return _Recomputation(sound, prepared, now).checks(shards, seed)
 
 
 def not_recomputed(why: str) -> tuple[Check, ...]:
     """Return the same checks, marked as not made."""
-    return Check.left_out(_SURROUNDINGS, why), *_left_out(why)
+    return Check.not_made(_SURROUNDINGS, why), *_not_made(why)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,9 +79,9 @@ class _Recomputation:
         )
         if self._other_job:
             same = replace(same, detail="it is not the recorded job any more")
-            return same, *_left_out("another job has other values")
+            return same, *_not_made("another job has other values")
         if self.prepared.program is not None and not self.sound.samples:
-            return same, *_left_out(f"{SAMPLES} is damaged or missing")
+            return same, *_not_made(f"{SAMPLES} is damaged or missing")
         return same, self._recomputed(shards, seed), self._outputs()
 
     @cached_property
@@ -129,7 +129,7 @@ class _Recomputation:
     def _recomputed(self, count: int, seed: int | None) -> Check:
         entries = self.sound.entries
         if not entries:
-            return Check.left_out(_SHARDS, "no shard is committed and whole")
+            return Check.not_made(_SHARDS, "no shard is committed and whole")
         seed = random.SystemRandom().randrange(1 << 32) if seed is None else seed
         chosen = _drawn(entries, count, seed)
         exactly = not self._other_surroundings
@@ -214,7 +214,7 @@ class _Recomputation:
             return Check.of(_OUTPUTS, "one batch", [Finding(None, str(error))])
         compared = [one for one in checked.records if one.not_applicable is None]
         if not compared:
-            return Check.left_out(_OUTPUTS, str(checked.records[0].not_applicable))
+            return Check.not_made(_OUTPUTS, str(checked.records[0].not_applicable))
         first = compared[0]
         findings = [Finding(None, str(one), tensor=one.address) for one in checked.differences]
         if not any(one.outputs for one in compared):  # the own call fails
@@ -240,8 +240,8 @@ class _Recomputation:
         return replace(self._stream, missing=missing)
 
 
-def _left_out(why: str) -> tuple[Check, Check]:
-    return Check.left_out(_SHARDS, why), Check.left_out(_OUTPUTS, why)
+def _not_made(why: str) -> tuple[Check, Check]:
+    return Check.not_made(_SHARDS, why), Check.not_made(_OUTPUTS, why)
 
 
 def _drawn(entries: Iterable[Shard], count: int, seed: int) -> list[Shard]:

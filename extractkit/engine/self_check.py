@@ -278,7 +278,7 @@ class _Comparison:
             if out_of_memory(error):
                 raise _NotComparableError("the memory is too small for the model twice") from error
             raise _NotLoadedAgainError(
-                f"it cannot be loaded a second time: {_said(error)}"
+                f"it cannot be loaded a second time: {_described(error)}"
             ) from error
 
     def _own_outputs(self, own_call: OwnCall, batch: Batch) -> dict[str, Array]:
@@ -295,7 +295,7 @@ class _Comparison:
                 ) from error
             raise _OwnCallFailsError(
                 f"its own call ({own_call.loaded_by}) fails on {counted(len(batch), 'sample')} "
-                f"that extractkit computes: {_said(error)}"
+                f"that extractkit computes: {_described(error)}"
             ) from error
         if not outputs:
             raise _NotComparableError("the model's own call takes other inputs")
@@ -337,7 +337,7 @@ class _Comparison:
                 outcome = run_isolated(self._beside, batch, opened.model.signature)
             except (JobError, MemoryError) as error:
                 extracted()  # if the extraction fails as well, the job fails
-                failure = _said(error)
+                failure = _described(error)
                 raise _NotComparableError(f"the outputs cannot be computed: {failure}") from error
             others = extracted() if outcome.failed else None
             if outcome.batch is not None:
@@ -398,7 +398,7 @@ def _generators_unchanged(prepared: Prepared) -> Iterator[None]:
         np.random.set_state(numpy)
 
 
-def _said(error: Exception) -> str:
+def _described(error: Exception) -> str:
     return str(error) if isinstance(error, ExtractkitError) else error_summary(error)
 
 

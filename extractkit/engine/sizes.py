@@ -166,13 +166,13 @@ class SizeFaults:
         if takes is not None:
             by_graph = _Search(partial(takes, self.addresses), own, _STATIC_REACH, self._by_graph)
             if not by_graph.good(own):
-                return self._told(by_graph.faults())
+                return self._message(by_graph.faults())
         by_run = _Search(partial(self._runs, batch), own, _RUN_REACH, self._by_run)
         if self._fruitless or by_run.good(own):
             return None
         found = by_run.faults()
         self._fruitless = not found
-        return self._told(found)
+        return self._message(found)
 
     def _runs(self, batch: Batch, at: Sizes) -> bool:
         longest = self.model.signature.longest or {}
@@ -190,7 +190,7 @@ class SizeFaults:
             return False
         return True
 
-    def _told(self, found: Sequence[str]) -> str | None:
+    def _message(self, found: Sequence[str]) -> str | None:
         return f"{'; '.join(found)} (model {self.model.name!r})" if found else None
 
 

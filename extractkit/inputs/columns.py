@@ -219,7 +219,7 @@ def bind_columns(
         at,
         origin,
         count,
-        _fingerprint(ordered, signature, count, at),
+        _digest(ordered, signature, count, at),
         (*notes, *_cut_strings(ordered, signature)),
     )
 
@@ -258,7 +258,7 @@ def _cut_strings(columns: Mapping[str, Column], signature: Signature) -> list[st
     ]
 
 
-def _fingerprint(columns: Mapping[str, Column], signature: Signature, count: int, at: str) -> str:
+def _digest(columns: Mapping[str, Column], signature: Signature, count: int, at: str) -> str:
     """Return a digest of the values as they will be read, in bounded memory."""
     digest = hashlib.sha256()
     for spec in signature.specs:

@@ -15,7 +15,7 @@ _FORMAT = "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s"
 
 
 class _RunHandler(logging.FileHandler):
-    """Handler that keeps going on write errors: a log that cannot be written ends no job."""
+    """Handler that ignores write errors, so that a failing log does not end a job."""
 
     _reported = False
 

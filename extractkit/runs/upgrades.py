@@ -300,9 +300,25 @@ def _job_2(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {**fields, "job": _swept_job(fields.get("job"))}
 
 
-SWEEP_UPGRADES: Mapping[int, Upgrade] = {1: _sweep_2}
-JOB_UPGRADES: Mapping[int, Upgrade] = {1: _job_2}
+def _sweep_3(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Rename the status of jobs that were not started."""
+    return {**fields, "jobs": _each(fields.get("jobs"), _with_job_status)}
+
+
+def _job_3(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Rename the status, as in the sweep's index."""
+    return {**fields, "job": _with_job_status(fields.get("job"))}
+
+
+SWEEP_UPGRADES: Mapping[int, Upgrade] = {1: _sweep_2, 2: _sweep_3}
+JOB_UPGRADES: Mapping[int, Upgrade] = {1: _job_2, 2: _job_3}
 """The upgrades of sweeps and jobs, by the version that they upgrade."""
+
+
+def _with_job_status(job: Any) -> Any:
+    if isinstance(job, Mapping) and job.get("status") == "skipped":
+        return {**job, "status": "not started"}
+    return job
 
 
 def _swept_job(job: Any) -> Any:

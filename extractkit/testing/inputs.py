@@ -111,7 +111,7 @@ class SourceContract:
                 continue
             raise AssertionError(f"read({start}, {stop}) raised no IndexError")
 
-    def test_bound_again_it_has_the_same_fingerprint_and_samples(self, tmp_path: Path) -> None:
+    def test_bound_again_it_has_the_same_digest_and_samples(self, tmp_path: Path) -> None:
         inputs = self.inputs(tmp_path)
         first, second = inputs.bind(self.signature()), inputs.bind(self.signature())
         assert first.fingerprint

@@ -24,7 +24,7 @@ from extractkit.models import Compilation, Fetch, HasOwnCall, Model, OwnCall
 
 
 class WeightsContract:
-    """Tests that every model must pass, including one of weights alone."""
+    """Tests that every model must pass, including one with only weights."""
 
     def model(self) -> Model:
         """Load and return the model under test."""
@@ -37,7 +37,7 @@ class WeightsContract:
         assert one.definition_digest() == two.definition_digest()
         assert one.signature == two.signature
 
-    def test_what_cannot_be_extracted_says_why(self) -> None:
+    def test_an_unextractable_tensor_has_a_reason(self) -> None:
         for record in self.model().catalog.records:
             assert record.extractable or record.reason, record.address
 
@@ -100,7 +100,7 @@ class ModelContract(WeightsContract):
         own_call(model).outputs(batch.features, batch.lengths)
         assert model.weights_digest() == before
 
-    def test_a_tensor_is_the_same_whatever_else_is_fetched(self) -> None:
+    def test_a_tensor_does_not_depend_on_the_other_fetches(self) -> None:
         model = self.model()
         records = _extractable(model, depends=True)
         batch = drawn(model, model.signature.batch or 2, self.length)

@@ -33,7 +33,7 @@ DAMAGED = Verification(
                 Finding("shards/b.h5", "out/run/shards/b.h5 is damaged", "b"),
             ],
         ),
-        Check.left_out("samples", "samples.jsonl is damaged or missing"),
+        Check.not_made("samples", "samples.jsonl is damaged or missing"),
         Check.of("values", "3 tensors", [Finding("a.h5", "out/run/a.h5, 'x': no", "a", "x")]),
     ),
 )
@@ -114,7 +114,7 @@ def test_very_many_notes_are_counted() -> None:
 
 def test_names_cannot_control_the_terminal() -> None:
     evil = Check.of(EVIL, EVIL, [Finding(EVIL, EVIL, EVIL, EVIL)], [EVIL])
-    found = Verification(EVIL, None, (evil, Check.left_out(EVIL, EVIL)))
+    found = Verification(EVIL, None, (evil, Check.not_made(EVIL, EVIL)))
     lines = shown(found)
     assert lines.count(SHOWN_EVIL) == 2  # the run and the finding
     assert all(character.isprintable() for line in lines for character in line)
@@ -142,4 +142,4 @@ def test_the_document_holds_everything() -> None:
 
 
 def test_what_was_not_checked_is_not_wrong() -> None:
-    assert not Verification("run", None, (Check.left_out("outputs", "no reason"),)).failed
+    assert not Verification("run", None, (Check.not_made("outputs", "no reason"),)).failed

@@ -95,6 +95,28 @@ def test_a_sweep_over_axes_of_inputs(status: str, tmp_path: Path) -> None:
         assert sweeps.is_of(manifests.read(job.directory(sweep)), job)
 
 
+@pytest.mark.parametrize("folder", ["schema-3", "schema-7"])
+@pytest.mark.parametrize("status", ["started", "failed"])
+def test_a_job_that_was_not_started_was_called_skipped(
+    status: str, folder: str, tmp_path: Path
+) -> None:
+    sweep = Path(shutil.copytree(RUNS / folder / "sweep", tmp_path / "sweep"))
+    shutil.rmtree(sweep / "1")
+
+    def change(job: Any) -> None:
+        job.update(status="skipped", error="not begun, since job 0 has failed")
+
+    def change_all(fields: Any) -> None:
+        fields["status"] = status
+        change(fields["jobs"][1])
+
+    edited(sweep / "sweep.json", change_all)
+    edited(sweep / "jobs" / "1.json", lambda fields: change(fields["job"]))
+    last = sweeps.read(sweep).jobs[1]
+    assert last.status is sweeps.JobStatus.NOT_STARTED
+    assert last.error == "not begun, since job 0 has failed"
+
+
 def under_an_experiment(sweep: Path, typed: str, values: dict[str, object]) -> list[str]:
     """Record one override beside `experiment=` in a sweep; return what is read back of it."""
     given = ["experiment=mine", typed]

@@ -457,7 +457,7 @@ def test_what_is_computed_again_is_given_what_is_whole(run: Path) -> None:
 
     def recompute(sound: IntactRun) -> list[Check]:
         given.append(sound)
-        return [Check.left_out("recomputed", "not today")]
+        return [Check.not_made("recomputed", "not today")]
 
     verification = verify(run, recompute=recompute)
     assert verification.checks[-1].name == "recomputed"

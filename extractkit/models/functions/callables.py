@@ -415,8 +415,8 @@ def graph_function(
         ) from error
     inner = inner_tensors(graph.graph, settings or (), graph.inputs, _WRAPPER)
     feedable = {**graph.inputs, **inner}
-    left_out = {*parts, *deeper}
-    takes = [declared(key, tensor) for key, tensor in feedable.items() if key not in left_out]
+    composite = {*parts, *deeper}
+    takes = [declared(key, tensor) for key, tensor in feedable.items() if key not in composite]
     takes += [one.declared(key) for key, one in made_of.items()]
     signature = signature_of(name, chosen(takes, settings), settings)
     signature = replace(with_composites(signature, made_of), selectable=True)

@@ -103,10 +103,10 @@ def run_after(graph: AnyGraph, fed: Container[str] = frozenset()) -> dict[str, l
     after: dict[str, list[Any]] = {}
     for operation in graph.get_operations():
         for before in operation.control_inputs:
-            left_out = _is_fed(before, fed) and (
+            dropped = _is_fed(before, fed) and (
                 not in_session or before.type.startswith("Placeholder")
             )
-            if not left_out:
+            if not dropped:
                 after.setdefault(before.name, []).append(operation)
     return after
 

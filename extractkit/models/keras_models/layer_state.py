@@ -2,7 +2,7 @@
 
 Normalization keeps mean and variance as tensors, Discretization its boundaries as a list, lookup
 layers a table, and custom layers anything. Loading weights may replace this state, while an earlier
-trace keeps the old values. Keras 2 finalizes the state after some ways of loading, and Keras 3
+trace keeps the old values. Keras 2 derives the state after some ways of loading, and Keras 3
 leaves it to the layer's loader. Both miss some cases.
 """
 
@@ -200,7 +200,7 @@ def _derive(layer: Any, dialect: Dialect) -> None:
         store: dict[str, Any] = {}
         layer.save_own_variables(store)
         layer.load_own_variables(store)
-    if _finalizes(layer, dialect):
+    if _derives_state(layer, dialect):
         layer.finalize_state()
 
 
@@ -213,7 +213,7 @@ def stale_layers(model: Any) -> list[str]:
     return [
         path
         for path, layer in layers_by_path(model).items()
-        if _finalizes(layer, dialect)
+        if _derives_state(layer, dialect)
         and _is_of(dialect, _owner(layer, "finalize_state"))
         and _would_change(layer)
     ]
@@ -228,7 +228,7 @@ def layers_without_vocabulary(model: Any) -> list[str]:
     ]
 
 
-def _finalizes(layer: Any, dialect: Dialect) -> bool:
+def _derives_state(layer: Any, dialect: Dialect) -> bool:
     """Return whether a layer derives state from its variables.
 
     A layer without variables has nothing to derive state from: Discretization of Keras 3 would lose

@@ -265,7 +265,7 @@ class _Subgraph:
                 return index
         code = self._schema.OperatorCodeT()
         code.builtinCode, code.version = builtin, 1
-        code.deprecatedBuiltinCode = 127  # stands for every type from 127 on
+        code.deprecatedBuiltinCode = 127  # means every type from 127 on
         codes.append(code)
         return len(codes) - 1
 

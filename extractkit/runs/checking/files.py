@@ -136,7 +136,7 @@ def given_files(manifest: Manifest) -> Check:
     """Check the files that the configuration names: weights, inputs, tokenizers."""
     name = "given files"
     if manifest.plan is None:
-        return Check.left_out(name, "they are not recorded before the plan")
+        return Check.not_made(name, "they are not recorded before the plan")
     found: list[Finding] = []
     notes: list[str] = []
     weights = [Origin(KEY, one.path, one.sha256, one.bytes) for one in manifest.checkpoints]
@@ -356,9 +356,9 @@ def sample_rows(directory: Path, manifest: Manifest, files: Check) -> tuple[Chec
     name = "samples"
     recorded = any(file.name == SAMPLES for file in manifest.files)
     if any(finding.file == SAMPLES for finding in files.findings):
-        return Check.left_out(name, f"{SAMPLES} is damaged or missing"), SampleRows()
+        return Check.not_made(name, f"{SAMPLES} is damaged or missing"), SampleRows()
     if manifest.plan is None:
-        return Check.left_out(name, "the samples had not all been read"), SampleRows()
+        return Check.not_made(name, "the samples had not all been read"), SampleRows()
     if not recorded and manifest.records_files:
         message = f"{directory / SAMPLES} is not among the recorded files"
         return Check.of(name, "0 rows", [Finding(SAMPLES, message)]), SampleRows()

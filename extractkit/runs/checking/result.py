@@ -63,7 +63,7 @@ class Check:
         return cls(name, Outcome.FAILED if found else Outcome.OK, detail, found, tuple(notes))
 
     @classmethod
-    def left_out(cls, name: str, why: str) -> "Check":
+    def not_made(cls, name: str, why: str) -> "Check":
         """Return a check that could not be made."""
         return cls(name, Outcome.NOT_CHECKED, why)
 

@@ -22,7 +22,7 @@ from extractkit.runs.upgrades import JOB_UPGRADES, SWEEP_UPGRADES
 JOBS = "jobs"
 """Folder of the jobs' own records in the directory of a sweep."""
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the fields of a sweep and its jobs. Raise it with every change of them."""
 
 
@@ -33,7 +33,7 @@ class JobStatus(StrEnum):
     FINISHED = "finished"
     FAILED = "failed"
     INTERRUPTED = "interrupted"
-    SKIPPED = "skipped"
+    NOT_STARTED = "not started"
 
 
 _OF_RUN = {
@@ -53,7 +53,7 @@ class SweepJob:
         values: the overrides as plain data, by key; None for a deleted key.
         run: its run directory, relative to the sweep's.
         attempt: the launch of the sweep that worked on it last, from 1.
-        status: its state. "skipped" means never started, with the reason in `error`.
+        status: its state. For "not started", `error` has the reason.
         started, finished: times in UTC, ISO 8601.
         reused: directory of a finished run elsewhere that serves as its run
             (`runtime.reuse_from`).

@@ -6,7 +6,7 @@ import pytest
 
 from extractkit.runs.sweeps import JobStatus, SweepJob, next_steps
 
-FINISHED, SKIPPED = (JobStatus.FINISHED, None), (JobStatus.SKIPPED, None)
+FINISHED, NOT_STARTED = (JobStatus.FINISHED, None), (JobStatus.NOT_STARTED, None)
 FAILED, REFUSED = (JobStatus.FAILED, 1), (JobStatus.FAILED, 2)
 INTERRUPTED, STARTED = (JobStatus.INTERRUPTED, None), (JobStatus.STARTED, None)
 GO_ON = "Resume the sweep: extractkit resume 's p' --trust own"
@@ -20,7 +20,7 @@ def advice(*jobs: tuple[JobStatus, int | None]) -> str:
     return next_steps(Path("s p"), found, ("--trust", "own"))
 
 
-@pytest.mark.parametrize("job", [FAILED, INTERRUPTED, STARTED, SKIPPED])
+@pytest.mark.parametrize("job", [FAILED, INTERRUPTED, STARTED, NOT_STARTED])
 def test_what_failed_or_was_interrupted_is_resumed(job: tuple[JobStatus, int | None]) -> None:
     assert advice(FINISHED, job) == GO_ON
 
@@ -46,4 +46,4 @@ def test_both_are_said_where_both_happened() -> None:
 
 def test_jobs_that_wait_for_a_refused_one_are_not_resumed() -> None:
     """With `--fail-fast` they would wait again."""
-    assert advice(FINISHED, REFUSED, SKIPPED).startswith("Job 1 was refused")
+    assert advice(FINISHED, REFUSED, NOT_STARTED).startswith("Job 1 was refused")
