@@ -39,7 +39,7 @@ def load(
 
     Args:
         path: The file. `FILE.task/INNER.tflite` is a model in an archive. The inner name may be
-            left out if the archive holds one model.
+            omitted if the archive holds one model.
         signature: The signature to call. If None, `serving_default`, otherwise the first, or the
             first subgraph if there are no signatures.
         threads: The interpreter's threads. If None, as many as one TensorFlow operation would use.

@@ -271,7 +271,7 @@ def _sized(file: Any) -> Any:
 
 
 def _row_2(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Rename the reason of a missing sample, which was called skipped.
+    """Rename the reason of a missing sample, which was `skipped`.
 
     A label with the new name was the source's own. It is renamed as such labels are now.
     """
