@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from extractkit.advice import override
 from extractkit.errors import ModelError, UserError, choices
 from extractkit.inputs import SPARSE
-from extractkit.models import Model
+from extractkit.models import Model, NoOwnCallError
 from extractkit.models.axes import InputSetting, parse_input_axes
 from extractkit.models.failures import attribute, load_failure, unregistered
 from extractkit.models.process import quiet_start
@@ -83,13 +83,15 @@ def _load_function(
     from extractkit.models.functions.callables import ReloadedFunction, graph_function
     from extractkit.models.functions.model import inputs_of, outputs_of
 
-    loaded = _loaded(path, file)
+    loaded, _ = _loaded(path, file)
     functions = _functions(loaded)
     chosen = _signature(path, tuple(functions), signature)
     function = functions[chosen]
 
     def reload() -> ReloadedFunction:
-        keep = _loaded(path, file)
+        keep, lacked = _loaded(path, file)
+        if lacked is not None:
+            raise NoOwnCallError(f"it needs the operation {lacked!r}, which TensorFlow lacks")
         return ReloadedFunction(_functions(keep)[chosen], "tf.saved_model.load", keep)
 
     return graph_function(
@@ -107,17 +109,33 @@ def _load_function(
     )
 
 
-def _loaded(path: str, file: SavedModelFile) -> Any:
+def _loaded(path: str, file: SavedModelFile) -> tuple[Any, str | None]:
+    """Return the loaded object, and an operation that it needs and TensorFlow lacks, or None.
+
+    Such operations are replaced by placeholders.
+
+    Raises:
+        ModelError: It cannot be loaded.
+    """
     import tensorflow as tf
 
+    from extractkit.models.graphs.rebuilding import replace_unknown_operations
+
+    tags = list(file.tags)
     try:
-        return tf.saved_model.load(str(file.folder), tags=list(file.tags))
+        return tf.saved_model.load(str(file.folder), tags=tags), None
     except Exception as error:  # damaged files fail in many ways
-        weights = file.folder / "variables" / "variables"
-        alone = ""
-        if unregistered(error) is not None and weights.with_suffix(".index").is_file():
-            alone = f". Its weights alone: model=checkpoint {override('model.path', weights)}"
-        raise ModelError(f"model.path={path!r} {load_failure(error)}{alone}") from error
+        lacked, why = unregistered(error), load_failure(error)
+        if lacked is None:
+            raise ModelError(f"model.path={path!r} {why}") from error
+    with _changed(path, file, replace_unknown_operations) as folder:
+        try:
+            return tf.saved_model.load(folder, tags=tags), lacked
+        except Exception as error:  # a table that the operation fills, for example
+            weights = file.folder / "variables" / "variables"
+            if weights.with_suffix(".index").is_file():
+                why += f". Its weights alone: model=checkpoint {override('model.path', weights)}"
+            raise ModelError(f"model.path={path!r} {why}") from error
 
 
 def _composites(

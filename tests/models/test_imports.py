@@ -126,34 +126,6 @@ def test_an_unknown_operation_s_library_is_named(monkeypatch: pytest.MonkeyPatch
     assert "model.imports=[MODULE]" in unknown_operation_advice("MyOwnOp")
 
 
-def test_a_saved_model_with_an_unknown_operation_still_has_weights(tmp_path: Path) -> None:
-    import tensorflow as tf
-    from tensorflow.core.protobuf import saved_model_pb2
-
-    module = tf.Module()
-    module.weight = tf.Variable([1.0, 2.0])
-    module.call = tf.function(
-        lambda x: tf.math.erf(x * module.weight),
-        input_signature=[tf.TensorSpec([None, 2], tf.float32)],
-    )
-    tf.saved_model.save(module, tmp_path / "m", signatures=module.call)
-    file = tmp_path / "m" / "saved_model.pb"
-    message = saved_model_pb2.SavedModel.FromString(file.read_bytes())
-    for function in message.meta_graphs[0].graph_def.library.function:
-        for node in function.node_def:
-            node.op = "Addons>Erf" if node.op == "Erf" else node.op
-    file.write_bytes(message.SerializeToString())
-    given = [f"model.path={tmp_path / 'm'}", "selectors=weights"]
-    with pytest.raises(
-        ModelError, match="needs the operation 'Addons>Erf', which tensorf"
-    ) as reported:
-        extractkit.extract(["model=saved_model", *given], run_dir=tmp_path / "none")
-    advice = str(reported.value).rpartition("Its weights alone: ")[2].split()
-    run = extractkit.extract([*advice, "selectors=weights"], run_dir=tmp_path / "run")
-    (weight,) = run.values()
-    assert np.asarray(weight).tolist() == [1, 2]
-
-
 def test_every_operation_of_the_installed_library_is_known_to_be_its_own() -> None:
     """The names in the table, against the library itself."""
     from tensorflow.core.framework.op_def_pb2 import OpList

@@ -68,17 +68,25 @@ def operation_types(graph: AnyGraph) -> dict[str, set[str]]:
 
     Sides of branches that never run are excluded.
     """
-    types = {operation.name: {operation.type} for operation in graph.get_operations()}
+    return {
+        name: {operation.type for operation in operations}
+        for name, operations in _operations_inside(graph).items()
+    }
+
+
+def _operations_inside(graph: AnyGraph) -> dict[str, list[Any]]:
+    """Return each operation with those in its functions, by operation name; see above."""
+    inside = {operation.name: [operation] for operation in graph.get_operations()}
     outermost: dict[AnyGraph, str] = {}
     # A nested graph comes after the graph of its caller.
     for nested in nested_graphs(graph, {}):
-        inside = nested.caller.graph
-        if (inside is not graph and inside not in outermost) or _never_runs(nested):
+        within = nested.caller.graph
+        if (within is not graph and within not in outermost) or _never_runs(nested):
             continue
-        caller = outermost.get(inside, nested.caller.name)
+        caller = outermost.get(within, nested.caller.name)
         outermost[nested.graph] = caller
-        types[caller] |= {operation.type for operation in nested.graph.get_operations()}
-    return types
+        inside[caller] += nested.graph.get_operations()
+    return inside
 
 
 def _never_runs(nested: NestedGraph) -> bool:
@@ -200,7 +208,7 @@ def unfit_operations(
     """
     fed |= {inside.name for _, inside in getattr(graph, "captures", ())}
     reasons: dict[str, str] = {}
-    after, types = run_after(graph, fed), operation_types(graph)
+    after, inside = run_after(graph, fed), _operations_inside(graph)
 
     def refuse(operation: Any, reason: str, stops: Container[str] = frozenset()) -> None:
         for name in downstream([operation], after, stops, fed):
@@ -209,7 +217,11 @@ def unfit_operations(
     for name, known in (reasons_not_fed or {}).items():
         refuse(graph.get_operation_by_name(name), known)
     for operation in graph.get_operations():
-        for kind in sorted(types[operation.name]):
+        for one in inside[operation.name]:
+            if (lacked := unknown_operation_of(one)) is not None:
+                advice = unknown_operation_advice(lacked)
+                refuse(operation, f"it needs {one.name!r} ({lacked}), {advice}")
+        for kind in sorted({one.type for one in inside[operation.name]}):
             if _EFFECTS.search(kind):
                 refuse(operation, _EFFECT_REASON.format(name=operation.name, type=kind), inert)
             elif operation.outputs and operation.outputs[0].name in empty:
@@ -241,8 +253,6 @@ def _source_reason(operation: Any, kind: str, fed: Container[str]) -> str | None
     """Return why operations that depend on one of this type cannot run, or None if they can."""
     if not _reads_outside(operation, kind):
         return None
-    if (lacked := unknown_operation_of(operation)) is not None:
-        return f"it needs {operation.name!r} ({lacked}), {unknown_operation_advice(lacked)}"
     if kind.startswith("Placeholder"):
         return _PLACEHOLDER_REASON.format(name=operation.name)
     if "PyFunc" in kind:

@@ -30,42 +30,64 @@ _LACKED = "_extractkit_lacked"
 
 
 def replace_unknown_operations(graph_def: Any) -> None:
-    """Replace unknown operations by placeholders, in place.
+    """Replace unknown operations by placeholders, in place, also in the bodies of functions.
 
     A placeholder has the type that its consumers take. Each further output gets its own
-    placeholder. Bodies of functions are not changed.
+    placeholder.
     """
     functions = {one.signature.name: one.signature for one in graph_def.library.function}
+    _replace_unknown(graph_def.node, functions)
+    for function in graph_def.library.function:
+        _replace_unknown(function.node_def, functions, function)
+
+
+def _replace_unknown(nodes: Any, functions: Mapping[str, Any], body: Any = None) -> None:
+    """Replace the unknown operations among these nodes.
+
+    Args:
+        functions: The signatures of the functions that nodes may call, by name.
+        body: The function that they are the body of, if any.
+    """
     unknown = {
         node.name: node
-        for node in graph_def.node
+        for node in nodes
         if node.op not in functions and operation_definition(node.op) is None
     }
     if not unknown:
         return
-    names = {node.name for node in graph_def.node}
-    types: dict[tuple[str, int], int] = {}
-    stand_ins: dict[tuple[str, int], str] = {}
-    for node in graph_def.node:
-        if node.name in unknown:
-            continue
-        data = [given for given in node.input if not given.startswith("^")]
-        for position, (given, kind) in enumerate(
-            zip(data, _input_types(node, functions), strict=False)
-        ):
-            source, _, number = given.partition(":")
-            if source not in unknown or not (number or "0").isdecimal():
-                continue
-            output = (source, int(number or 0))
-            types.setdefault(output, kind)
-            if output[1]:
-                if output not in stand_ins:
-                    stand_ins[output] = _unused(f"{source}/{output[1]}", names)
-                node.input[position] = stand_ins[output]
-    for output, name in stand_ins.items():
-        _become_placeholder(graph_def.node.add(name=name), unknown[output[0]].op, types[output])
+    names = {node.name for node in nodes}
+    types: dict[str, int] = {}
+    stand_ins: dict[str, str] = {}
+
+    def replaced(given: str, kind: int) -> str:
+        """Return what an input of this type is replaced by."""
+        source, _, output = given.partition(":")
+        if source not in unknown or given.startswith("^"):
+            return given
+        if given not in stand_ins:
+            # In a graph, the first output is that of the node. A body names its outputs.
+            own = source not in stand_ins.values() if body is not None else output in ("", "0")
+            stand_ins[given] = (
+                source if own else _unused(f"{source}/{output.replace(':', '/')}", names)
+            )
+            types[stand_ins[given]] = kind
+        return stand_ins[given] if body is None else f"{stand_ins[given]}:output:0"
+
+    for node in nodes:
+        if node.name not in unknown:
+            data = [given for given in node.input if not given.startswith("^")]
+            kinds = _input_types(node, functions)
+            for position, (given, kind) in enumerate(zip(data, kinds, strict=False)):
+                node.input[position] = replaced(given, kind)
+    if body is not None:
+        for argument in body.signature.output_arg:
+            body.ret[argument.name] = replaced(body.ret[argument.name], argument.type)
+    for given, name in stand_ins.items():
+        if name not in unknown:
+            lacked = unknown[given.partition(":")[0]].op
+            _become_placeholder(nodes.add(name=name), lacked, types[name])
     for name, node in unknown.items():
-        _become_placeholder(node, node.op, types.get((name, 0), _own_type(node)))
+        _become_placeholder(node, node.op, types[name] if name in types else _own_type(node))
 
 
 def unknown_operation_of(operation: Any) -> str | None:

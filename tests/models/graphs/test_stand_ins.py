@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import extractkit
+from extractkit.errors import ModelError
 from extractkit.models import Compilation, Fetch
 from extractkit.models.frozen_graph import load
 from extractkit.models.saved_model import load as load_saved_model
@@ -111,3 +112,104 @@ def test_a_meta_graph(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.asarray(run["product:0"]), x @ _WEIGHTS)
     reasons = {one.address: one.reason for one in run.manifest.unextractable}
     assert reasons["after:0"] == _REASON
+
+
+def of_functions(tmp_path: Path) -> Path:
+    """A SavedModel of TensorFlow 2 with unknown operations in a nested function and in a loop."""
+    module = tf.Module()
+    module.weights = tf.Variable(_WEIGHTS, name="weights")
+
+    @tf.function(autograph=False)
+    def inner(hidden: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        values, places = tf.raw_ops.TopKV2(input=hidden, k=2, name="lacked")
+        return values * 2.0, places
+
+    def call(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        hidden = tf.nn.relu(x @ module.weights, name="hidden")
+        after, places = inner(hidden)
+        (looped,) = tf.while_loop(
+            lambda y: tf.reduce_sum(y) < 100.0, lambda y: (tf.math.erf(y) + y,), [hidden + 1.0]
+        )
+        beside = tf.add(hidden, 1.0, name="beside")
+        return {"after": after, "places": places + 1, "looped": looped, "beside": beside}
+
+    takes = [tf.TensorSpec([None, 4], name="x")]
+    module.call = tf.function(call, input_signature=takes, autograph=False)
+    tf.saved_model.save(module, str(tmp_path / "m"), signatures=module.call)
+    lack(tmp_path / "m", {"TopKV2": "MyOwnOp", "Erf": "MyOwnErf"})
+    return tmp_path / "m"
+
+
+def lack(folder: Path, renaming: dict[str, str]) -> None:
+    """Rename operations in the functions of a SavedModel."""
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+    message = SavedModel.FromString((folder / "saved_model.pb").read_bytes())
+    nodes = [
+        node
+        for function in message.meta_graphs[0].graph_def.library.function
+        for node in function.node_def
+    ]
+    for node in nodes:
+        node.op = renaming.get(node.op, node.op)
+    assert {node.op for node in nodes} >= set(renaming.values())
+    (folder / "saved_model.pb").write_bytes(message.SerializeToString())
+
+
+def test_functions_of_a_saved_model(tmp_path: Path) -> None:
+    path = of_functions(tmp_path)
+    x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    given = ["model=saved_model", f"model.path={path}", "selectors=[ops,outputs,weights]"]
+    run = extractkit.extract(given, inputs={"x": x}, run_dir=tmp_path / "run")
+    hidden = np.maximum(x @ _WEIGHTS, 0)
+    np.testing.assert_allclose(np.asarray(run["hidden:0"]), hidden, rtol=1e-5)
+    np.testing.assert_allclose(np.asarray(run[":output.beside"]), hidden + 1, rtol=1e-5)
+    np.testing.assert_array_equal(np.asarray(run["weights:0"]), _WEIGHTS)
+    reasons = {one.address: one.reason for one in run.manifest.unextractable}
+    for address, lacked in {"after": "MyOwnOp", "places": "MyOwnOp", "looped": "MyOwnErf"}.items():
+        assert f"({lacked}), which this TensorFlow does not have" in reasons[f":output.{address}"]
+    (check,) = run.manifest.volatile.self_check
+    assert check.not_applicable is not None
+    assert "which TensorFlow lacks" in check.not_applicable
+
+
+def test_the_body_of_a_function_in_a_frozen_graph(tmp_path: Path) -> None:
+    @tf.function(autograph=False)
+    def inner(hidden: tf.Tensor) -> tf.Tensor:
+        return tf.math.erf(hidden) * 2.0
+
+    with tf.Graph().as_default() as graph:
+        x = v1.placeholder(tf.float32, [None, 4], name="x")
+        hidden = tf.nn.relu(tf.matmul(x, tf.constant(_WEIGHTS, name="weights")), name="hidden")
+        tf.identity(inner(hidden), name="after")
+        tf.add(hidden, 1.0, name="beside")
+    graph_def = graph.as_graph_def()
+    for function in graph_def.library.function:
+        for node in function.node_def:
+            node.op = "MyOwnErf" if node.op == "Erf" else node.op
+    (tmp_path / "graph.pb").write_bytes(graph_def.SerializeToString())
+    model = load(str(tmp_path / "graph.pb"))
+    assert "(MyOwnErf), which this TensorFlow" in (model.catalog["after:0"].reason or "")
+    batch = drawn(model, 2)
+    (beside,) = model.program([Fetch("beside:0")], Compilation())(batch.features, batch.lengths)
+    expected = np.maximum(batch.features["x"] @ _WEIGHTS, 0) + 1
+    np.testing.assert_allclose(beside, expected, rtol=1e-5)
+
+
+def test_an_operation_that_loading_runs(tmp_path: Path) -> None:
+    """Then weights alone can be read, as the message says."""
+    initial = tf.lookup.KeyValueTensorInitializer(tf.constant([1, 2]), tf.constant([3, 4]))
+    module = tf.Module()
+    module.weights = tf.Variable(_WEIGHTS, name="weights")
+    module.table = tf.lookup.StaticHashTable(initial, -1)
+    module.call = tf.function(
+        lambda x: module.table.lookup(x), input_signature=[tf.TensorSpec([None, 2], tf.int32)]
+    )
+    tf.saved_model.save(module, str(tmp_path / "m"), signatures=module.call)
+    lack(tmp_path / "m", {"LookupTableImportV2": "MyOwnImport"})
+    with pytest.raises(ModelError, match="needs the operation 'MyOwnImport', which this T") as told:
+        load_saved_model(str(tmp_path / "m"))
+    advice = str(told.value).rpartition("Its weights alone: ")[2].split()
+    run = extractkit.extract([*advice, "selectors=weights"], run_dir=tmp_path / "run")
+    (weights,) = run.values()
+    np.testing.assert_array_equal(np.asarray(weights), _WEIGHTS)
