@@ -18,7 +18,8 @@ from extractkit.core.component import IMPORTS_KEY, Component
 from extractkit.core.job import SETTINGS
 from extractkit.core.keys import keys_of
 from extractkit.core.selectors import PREDICATE_KEYS, SELECTOR_KEYS
-from extractkit.core.transforms import REDUCTIONS, TRANSFORMS
+from extractkit.core.transforms.pipeline import TRANSFORMS
+from extractkit.core.transforms.registry import REDUCTIONS
 
 SOURCE = sorted(Path(extractkit.__file__).parent.rglob("*.py"))
 NAMES = [key.name for key in SETTINGS]

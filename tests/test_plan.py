@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from extractkit.core import plan
 from extractkit.core.catalog import Catalog, Kind, TensorRecord
-from extractkit.core.numpy_transforms import transformed
 from extractkit.core.plan import (
     CONSTANTS_SHARD,
     Layout,
@@ -144,6 +143,9 @@ TRANSFORMS: tuple[Mapping[str, object], ...] = (
     {"slice": {1: 0}},
     {"reduce": "sum"},
     {"reduce": {1: "max"}, "cast": "float16"},
+    {"slice": {1: "-3:"}},
+    {"do": ["flatten", {"cast": "float16"}]},
+    {"do": [{"pool": {"axis": 1, "window": 2}}, {"sparsify": 3}]},
 )
 
 
@@ -161,13 +163,13 @@ def test_predicted_bytes_and_shapes_are_those_of_the_arrays(
     tokens, pictures = np.array(sizes, np.int64).T
     lengths = Lengths(len(sizes), {"token": tokens, "picture": pictures})
     assert tensor.layout is not None
-    assert tensor.axes is not None
+    assert tensor.bound is not None
     inner = list(zip(tensor.layout.dims, tensor.layout.shape, strict=True))[1:]
     values = []
     for token, picture in sizes:
         own = {"token": token, "picture": picture}
         whole = np.ones([own[str(dim)] if size is None else size for dim, size in inner])
-        values.append(transformed(whole, tensor.axes).astype(tensor.dtype))
+        values.append(tensor.bound.in_numpy(whole).astype(tensor.dtype))
     assert tensor.sample_shapes(lengths) == [value.shape for value in values]
     assert bytes_per_sample([tensor], lengths).tolist() == [value.nbytes for value in values]
 

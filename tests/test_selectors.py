@@ -91,7 +91,7 @@ def test_predicates_combine_as_python_values() -> None:
 
 def test_transforms_are_kept_and_say_nothing_about_what_matches() -> None:
     selector = parse_selector("mine", {"kind": "op", "cast": "float16", "reduce": "mean"})
-    assert selector.transform.cast == "float16"
+    assert selector.pipeline.cast == "float16"
     assert [record.address for record in selector.select(CATALOG)] == [SOFTMAX, GRAPH]
 
 
@@ -182,7 +182,7 @@ def test_a_name_that_hydra_could_not_take_is_refused() -> None:
 
 def test_every_key_that_the_design_promises_exists() -> None:
     assert set(SELECTOR_KEYS) == {
-        *PREDICATES.split(", "), "any", "all", "not", "slice", "reduce", "cast",
+        *PREDICATES.split(", "), "any", "all", "not", "slice", "reduce", "cast", "do",
     }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from sphinx.util.docutils import SphinxDirective
 from extractkit.config.declared import Entry, entries
 from extractkit.core.keys import Key, Setting
 from extractkit.core.selectors import PREDICATE_KEYS
-from extractkit.core.transforms import TRANSFORMS
+from extractkit.core.transforms.pipeline import TRANSFORMS
 
 
 class ConfigGroup(SphinxDirective):

@@ -15,18 +15,6 @@ from enum import StrEnum
 from extractkit.advice import listing
 from extractkit.errors import UnknownTensorError, choices
 
-SAMPLE = "sample"
-"""The dim that counts samples. Every other named dim is a free axis of the model's inputs."""
-
-UNKNOWN = "?"
-"""A dim that is unknown before the model runs. It is measured on the first batch, never guessed."""
-
-BY_VALUES = "f(values)"
-"""A dim whose length the model computes from the values of a sample, not from its lengths."""
-
-TEXT = "string"
-"""TensorFlow's name of a dtype that NumPy lacks: texts of any length."""
-
 _PORT_SEPARATOR = ":"
 # Characters that would make a layer's name ambiguous in an address or an HDF5 path.
 _RESERVED = re.compile(r"[%:@/\x00-\x1f\x7f]")

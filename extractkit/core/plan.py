@@ -13,10 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from extractkit.core.catalog import SAMPLE, TEXT, UNKNOWN, Catalog, Kind, TensorRecord
+from extractkit.core.catalog import Catalog, Kind, TensorRecord
 from extractkit.core.selectors import Selector
-from extractkit.core.transforms import AxisTransform, Dims, Shape, Transform
+from extractkit.core.spec import SAMPLE, TEXT, UNKNOWN, TensorSpec
+from extractkit.core.transforms.pipeline import BoundPipeline, Pipeline
 from extractkit.errors import SelectionError
+
+Dims = tuple[str | None, ...]
+Shape = tuple[int | None, ...]
 
 SHARD_BYTES = 32 * 1024 * 1024
 """Target of `shard_size=auto`. It is well below the limit of 128 MB for a shard, so that writing
@@ -91,22 +95,24 @@ class PlannedTensor:
 
     Attributes:
         key: its name in the run: the address, or `address@selector` if several selectors store the
-            same tensor with different transforms.
+            same tensor with different transforms, followed by `@result` for a further result of a
+            transform.
         address, kind: those of the record.
         selectors: names of the selectors that match it.
-        transform: the transform that these selectors ask for.
+        pipeline: the transforms that these selectors ask for, as written.
         layout: how it is brought into stored order; None until its axes have been measured.
-        dtype, dims, shape: as stored, after the transform. `shape` holds None for axes whose length
-            varies from sample to sample, and for the sample axis.
+        bound: the transforms that lead to what is stored; None until its axes have been measured.
+        dtype, dims, shape: as stored, after the transforms. `shape` holds None for axes whose
+            length varies from sample to sample, and for the sample axis.
     """
 
     key: str
     address: str
     kind: Kind
     selectors: tuple[str, ...]
-    transform: Transform
+    pipeline: Pipeline
     layout: Layout | None
-    axes: AxisTransform | None
+    bound: BoundPipeline | None
     dtype: str
     dims: Dims | None
     shape: Shape | None
@@ -143,10 +149,10 @@ class PlannedTensor:
         Raises:
             SelectionError: a sample is too short.
         """
-        for axis, index, short in self._short(lengths):
+        for at, axis, index, short in self._short(lengths):
             own = lengths.axes[axis]
             raise SelectionError(
-                f"{self.transform.at}.slice takes element {index} of {axis!r} in "
+                f"{at} takes element {index} of {axis!r} in "
                 f"{self.address!r}, but {len(short)} of {lengths.samples} samples are shorter, "
                 f"first sample {short[0]} with {own[short[0]]}. Take a range, as in '0:4'"
             )
@@ -155,21 +161,24 @@ class PlannedTensor:
         """Return, by position, the samples that lack an element taken by a slice, with a reason."""
         return {
             int(position): f"it has {lengths.axes[axis][position]} along {axis!r}, and "
-            f"{self.transform.at}.slice takes element {index} of that in {self.address!r}"
-            for axis, index, short in self._short(lengths)
+            f"{at} takes element {index} of that in {self.address!r}"
+            for at, axis, index, short in self._short(lengths)
             for position in short
         }
 
-    def _short(self, lengths: Lengths) -> Iterator[tuple[str, int, npt.NDArray[np.intp]]]:
-        """Yield free axes that are too short for an element, with the element and the samples."""
-        if self.layout is None or self.axes is None:
+    def _short(self, lengths: Lengths) -> Iterator[tuple[str, str, int, npt.NDArray[np.intp]]]:
+        """Yield slices that take an element of a free axis too short for it in some samples.
+
+        Each with its key, the axis, the element and the samples.
+        """
+        if self.bound is None:
             return
-        for dim, index in zip(self.layout.dims, self.axes.slices, strict=True):
-            if not isinstance(index, int) or dim is None or dim not in lengths.axes:
+        for at, axis, index in self.bound.elements():
+            if axis not in lengths.axes:
                 continue
-            short = np.flatnonzero(lengths.axes[dim] < (index + 1 if index >= 0 else -index))
+            short = np.flatnonzero(lengths.axes[axis] < (index + 1 if index >= 0 else -index))
             if len(short):
-                yield dim, index, short
+                yield at, axis, index, short
 
     def sample_shapes(self, lengths: Lengths) -> list[tuple[int, ...]] | None:
         """Return the stored shape of each sample; None if only the model can compute it."""
@@ -197,17 +206,19 @@ class PlannedTensor:
 
     def _stored_lengths(self, lengths: Lengths) -> list[npt.NDArray[np.int64]] | None:
         """Return each stored axis' length in every sample, without the sample axis."""
-        if self.layout is None or self.axes is None or self.computed_lengths:
+        if self.layout is None or self.bound is None or self.computed_lengths:
             return None
-        dropped = {axis for reduction in self.axes.reductions for axis in reduction.axes}
-        columns = []
-        for axis, index in enumerate(self.axes.slices):
-            if axis == 0 or axis in dropped or isinstance(index, int):
-                continue
-            size, dim = self.layout.shape[axis], self.layout.dims[axis]
-            own = np.full(lengths.samples, size) if size is not None else lengths.axes[dim or ""]
-            columns.append(self.axes.lengths(axis, own))
-        return columns
+        own = {
+            axis: lengths.axes[dim]
+            for axis, dim in enumerate(self.layout.dims)
+            if dim is not None and dim in lengths.axes
+        }
+        stored = self.bound.lengths(np, own)
+        return [
+            np.full(lengths.samples, size) if size is not None else stored[axis]
+            for axis, size in enumerate(self.shape or ())
+            if axis > 0
+        ]
 
     @property
     def constant_bytes(self) -> int | None:
@@ -300,48 +311,49 @@ def plan_tensors(catalog: Catalog, selectors: Sequence[Selector]) -> tuple[Plann
     Raises:
         SelectionError: a selector matches nothing, or asks for axes that its tensors do not have.
     """
-    wanted: dict[str, list[tuple[Transform, list[str]]]] = {}
+    wanted: dict[str, list[tuple[Pipeline, list[str]]]] = {}
     for selector in selectors:
         for record in selector.select(catalog):
             groups = wanted.setdefault(record.address, [])
-            for transform, names in groups:
-                if transform.same_as(selector.transform):
+            for pipeline, names in groups:
+                if pipeline.same_as(selector.pipeline):
                     names.append(selector.name)
                     break
             else:
-                groups.append((selector.transform, [selector.name]))
-    planned = []
+                groups.append((selector.pipeline, [selector.name]))
+    planned: list[PlannedTensor] = []
     for record in catalog.records:
         groups = wanted.get(record.address, [])
-        for transform, names in groups:
+        for pipeline, names in groups:
             key = record.address if len(groups) == 1 else f"{record.address}@{names[0]}"
-            planned.append(_planned(key, record, transform, tuple(names)))
+            planned.extend(_planned(key, record, pipeline, tuple(names)))
     return tuple(planned)
 
 
 def _planned(
-    key: str, record: TensorRecord, transform: Transform, names: tuple[str, ...]
-) -> PlannedTensor:
+    key: str, record: TensorRecord, pipeline: Pipeline, names: tuple[str, ...]
+) -> Iterator[PlannedTensor]:
+    """Yield what is stored of a tensor: the pipeline's main result, then the further ones."""
+    of_record = (record.address, record.kind, names, pipeline)
     layout = Layout.of(record)
     if layout is None:
-        dtype = transform.cast or storable(record.dtype)
-        return PlannedTensor(
-            key, record.address, record.kind, names, transform, None, None, dtype, None, None
-        )
-    axes = transform.bind(record.address, layout.dims, layout.shape, record.dtype)
-    dims, shape, dtype = axes.result(layout.dims, layout.shape, storable(record.dtype))
-    return PlannedTensor(
-        key, record.address, record.kind, names, transform, layout, axes, dtype, dims, shape
-    )
+        dtype = storable(pipeline.cast or record.dtype)
+        yield PlannedTensor(key, *of_record, None, None, dtype, None, None)
+        return
+    spec = TensorSpec.of(record.dtype, layout.dims, layout.shape)
+    for name, bound in pipeline.bind(record.address, spec).items():
+        dtype, dims, shape = storable(bound.spec.dtype), bound.spec.labels, bound.spec.shape
+        own = f"{key}@{name}" if name else key
+        yield PlannedTensor(own, *of_record, layout, bound, dtype, dims, shape)
 
 
-def measured(tensor: PlannedTensor, record: TensorRecord) -> PlannedTensor:
-    """Return the tensor planned anew, once measuring has completed its record's dims.
+def measured(tensor: PlannedTensor, record: TensorRecord) -> tuple[PlannedTensor, ...]:
+    """Return what is stored of a tensor, once measuring has completed its record's dims.
 
     Raises:
         SelectionError: it does not have the axes that a transform asks for.
     """
-    return _planned(tensor.key, record, tensor.transform, tensor.selectors)
+    return tuple(_planned(tensor.key, record, tensor.pipeline, tensor.selectors))
 
 
 def storable(dtype: str) -> str:

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from extractkit.core.catalog import Catalog, Kind, TensorRecord
 from extractkit.core.keys import Key
-from extractkit.core.transforms import TRANSFORM_KEYS, TRANSFORMS, Transform
+from extractkit.core.transforms.pipeline import TRANSFORM_KEYS, TRANSFORMS, Pipeline
 from extractkit.errors import ConfigError, SelectionError, choices
 
 
@@ -160,11 +160,11 @@ class Not(Predicate):
 
 @dataclass(frozen=True)
 class Selector:
-    """A named predicate, and the transform of the tensors that it matches."""
+    """A named predicate, and the transforms of the tensors that it matches."""
 
     name: str
     predicate: Predicate
-    transform: Transform = field(default_factory=Transform)
+    pipeline: Pipeline = field(default_factory=Pipeline)
     given: str = ""
 
     def matching(self, catalog: Catalog) -> tuple[TensorRecord, ...]:
@@ -257,9 +257,9 @@ def parse_selector(name: str, mapping: object) -> Selector:
     at = f"selectors.{name}"
     entries = _mapping(mapping, at)
     predicate = _parse_all(entries, at, extra=TRANSFORM_KEYS)
-    transform = Transform.parse({k: v for k, v in entries.items() if k in TRANSFORM_KEYS}, at)
+    pipeline = Pipeline.parse({k: v for k, v in entries.items() if k in TRANSFORM_KEYS}, at)
     shown = ", ".join(f"{k}={v!r}" for k, v in entries.items() if k not in TRANSFORM_KEYS)
-    return Selector(name, predicate, transform, given=f"{name}.{shown}")
+    return Selector(name, predicate, pipeline, given=f"{name}.{shown}")
 
 
 def _mapping(value: object, at: str) -> Mapping[str, object]:

@@ -338,3 +338,14 @@ def ragged_shapes(
     lengths = np.diff(offsets)[:, np.newaxis]
     rest = np.broadcast_to(np.asarray(fixed, np.int64), (len(lengths), len(fixed)))
     return np.concatenate([lengths, rest], axis=1)
+
+
+def stacked(values: Sequence[Array]) -> Array:
+    """Stack samples of different shapes, padded to the largest with zeros or empty strings."""
+    shape = tuple(max(sizes) for sizes in zip(*(value.shape for value in values), strict=True))
+    dtype = values[0].dtype
+    whole = np.full((len(values), *shape), b"" if dtype.hasobject else 0, dtype)
+    for position, value in enumerate(values):
+        own: tuple[int | slice, ...] = (position, *map(slice, value.shape))
+        whole[(*own, ...)] = value
+    return whole

@@ -19,8 +19,9 @@ import numpy as np
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.segment import Segment
 
-from extractkit.core.catalog import SAMPLE, Kind
+from extractkit.core.catalog import Kind
 from extractkit.core.plan import storable
+from extractkit.core.spec import SAMPLE
 from extractkit.runs.directory import human_bytes
 
 _PLURALS = {

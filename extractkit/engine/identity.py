@@ -48,7 +48,7 @@ def identity(prepared: Prepared, described: Manifest) -> str | None:
         "components": _components(prepared.job, described),
         "tensors": tensors_key(described.tensors),
         "transforms": [
-            plain((tensor.key, tensor.transform.cast, tensor.axes, tensor.layout))
+            plain((tensor.key, tensor.pipeline.written, tensor.layout))
             for tensor in prepared.tensors
         ],
         "runtime": prepared.job.runtime.with_effect(Effect.COMPUTING, Effect.STORING),

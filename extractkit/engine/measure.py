@@ -6,8 +6,9 @@ from functools import cached_property
 
 import numpy as np
 
-from extractkit.core.catalog import BY_VALUES, SAMPLE, TEXT, TensorRecord
+from extractkit.core.catalog import TensorRecord
 from extractkit.core.plan import PlannedTensor, measured
+from extractkit.core.spec import BY_VALUES, SAMPLE, TEXT
 from extractkit.core.values import Array
 from extractkit.engine.batches import collate, elements
 from extractkit.engine.failing_samples import first_explained
@@ -67,7 +68,7 @@ def measure_axes(
     unknown = [tensor for tensor in tensors if tensor.layout is None]
     if unknown:
         found = _measured_records(model, source, unknown, compilation)
-        tensors = [_completed(tensor, found.by_sample) for tensor in tensors]
+        tensors = _completed(tensors, found.by_sample)
     split = [
         tensor
         for tensor in tensors
@@ -80,7 +81,7 @@ def measure_axes(
     if found.reasons and (alone or lost):
         if lost is not None:
             why = f"{lost.address!r} has no value per sample in a batch"
-        tensors = [_completed(tensor, found.by_call) for tensor in tensors]
+        tensors = _completed(tensors, found.by_call)
         for address in found.by_call:
             found.reasons.pop(address, None)
     _check_left(tensors, found.reasons)
@@ -109,9 +110,18 @@ class _Found:
     reasons: dict[str, str]
 
 
-def _completed(tensor: PlannedTensor, records: Mapping[str, TensorRecord]) -> PlannedTensor:
-    record = records.get(tensor.address)
-    return tensor if record is None else measured(tensor, record)
+def _completed(
+    tensors: Sequence[PlannedTensor], records: Mapping[str, TensorRecord]
+) -> list[PlannedTensor]:
+    """Return the tensors, those with a record here planned anew with all their results."""
+    completed: list[PlannedTensor] = []
+    for tensor in tensors:
+        record = records.get(tensor.address)
+        if record is None:
+            completed.append(tensor)
+        elif tensor.bound is None or not tensor.bound.name:
+            completed.extend(measured(tensor, record))
+    return completed
 
 
 def _nothing_left(

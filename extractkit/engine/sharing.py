@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from extractkit.core.catalog import TEXT
 from extractkit.core.plan import Lengths, PlannedTensor
+from extractkit.core.spec import TEXT
 from extractkit.core.values import Array
 from extractkit.engine.batches import collate, elements
 from extractkit.engine.sizes import resized

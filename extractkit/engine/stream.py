@@ -463,4 +463,4 @@ def put(
 
 def fetch(tensor: PlannedTensor) -> Fetch:
     """Return the request for a planned tensor's value."""
-    return Fetch(tensor.address, tensor.layout, tensor.axes)
+    return Fetch(tensor.address, tensor.layout, tensor.bound)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from extractkit.core.catalog import TEXT
+from extractkit.core.spec import TEXT
 from extractkit.core.values import Array
 
 PICTURE = "picture"

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from extractkit.core.catalog import TEXT
 from extractkit.core.plan import numpy_dtype
+from extractkit.core.spec import TEXT
 from extractkit.core.values import Array, as_array
 from extractkit.errors import InputError
 from extractkit.inputs import InputSpec, Signature

@@ -8,7 +8,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from extractkit.core.catalog import TEXT
+from extractkit.core.spec import TEXT
 from extractkit.core.values import Array, as_bytes
 from extractkit.errors import InputError, choices
 from extractkit.inputs import Signature

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from extractkit.advice import override
-from extractkit.core.catalog import TEXT
 from extractkit.core.plan import numpy_dtype
+from extractkit.core.spec import TEXT
 from extractkit.core.values import Array
 from extractkit.errors import InputError, choices
 from extractkit.inputs import PICTURE, InputSpec, Sample, Signature

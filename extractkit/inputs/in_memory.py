@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from extractkit.core.catalog import TEXT
+from extractkit.core.spec import TEXT
 from extractkit.core.values import Array, as_array
 from extractkit.errors import InputError
 from extractkit.inputs import Identity, InputSpec, Sample, Signature, Source

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from extractkit.advice import override
-from extractkit.core.catalog import TEXT
+from extractkit.core.spec import TEXT
 from extractkit.errors import InputError, choices, nearest
 from extractkit.inputs import Identity, Sample, Signature
 from extractkit.inputs.checks import (

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from extractkit.advice import hydra_value, nested_override
-from extractkit.core.catalog import TEXT
+from extractkit.core.spec import TEXT
 from extractkit.core.values import Array
 from extractkit.errors import InputError, choices
 from extractkit.inputs import Identity, InputSpec, Sample, Signature

@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 from extractkit.core.catalog import Catalog
 from extractkit.core.checkpoints import Checkpoint, ExcludedCheckpoint
 from extractkit.core.plan import Layout, numpy_dtype
-from extractkit.core.transforms import AxisTransform
+from extractkit.core.transforms.pipeline import BoundPipeline
 from extractkit.core.values import Array, State, as_array
 from extractkit.errors import ConfigError, InputError, JobError, ModelError, choices
 from extractkit.inputs import Sample, Signature
@@ -43,7 +43,7 @@ class Fetch:
 
     address: str
     layout: Layout | None = None
-    axes: AxisTransform | None = None
+    pipeline: BoundPipeline | None = None
 
 
 Arguments = tuple[Mapping[str, Array], Mapping[str, Array]]

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from extractkit.advice import hydra_text, nested_override
-from extractkit.core.catalog import BY_VALUES, SAMPLE, UNKNOWN, Catalog, TensorRecord
+from extractkit.core.catalog import Catalog, TensorRecord
+from extractkit.core.spec import BY_VALUES, SAMPLE, UNKNOWN
 from extractkit.errors import ConfigError, choices
 
 RawShape = tuple[int | None, ...] | None

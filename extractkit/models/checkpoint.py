@@ -8,11 +8,11 @@ from math import prod
 
 import numpy as np
 
-from extractkit.core.catalog import TEXT, Catalog, Kind, TensorRecord, escape, join
+from extractkit.core.catalog import Catalog, Kind, TensorRecord, escape, join
 from extractkit.core.checkpoints import KEY as CHECKPOINTS
 from extractkit.core.digests import of_plain_data, update
-from extractkit.core.numpy_transforms import transformed
 from extractkit.core.plan import storable
+from extractkit.core.spec import TEXT
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError, JobError
 from extractkit.inputs import Sample, Signature
@@ -152,10 +152,10 @@ class Checkpoint:
         wanted = storable(self._records[key].dtype)
         if wanted != TEXT:
             value = value.astype(wanted, copy=False)
-        if fetch.axes is None:
+        if fetch.pipeline is None:
             return value
         # A slice is a view that would keep the whole array in memory.
-        return transformed(value, fetch.axes, first=0).copy()
+        return fetch.pipeline.in_numpy(value).copy()
 
     @cached_property
     def _records(self) -> dict[str, TensorRecord]:

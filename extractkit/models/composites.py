@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from extractkit.advice import nested_override
-from extractkit.core.catalog import TEXT
+from extractkit.core.spec import TEXT
 from extractkit.core.values import Array
 from extractkit.inputs import RAGGED, SPARSE, InputSpec, Signature
 from extractkit.models.axes import INPUT_AXES

@@ -328,8 +328,7 @@ def _check_length(max_length: int | None, positions: int | None) -> None:
     allowed = (
         f"of {_SHORTEST} or more"
         if positions is None
-        else f"from {_SHORTEST} to {positions}, the positions that the model has. At most: "
-        f"model.max_length={positions}"
+        else f"from {_SHORTEST} to {positions}, the positions that the model has"
     )
     raise ConfigError(f"model.max_length={max_length!r} is not a number of tokens {allowed}")
 

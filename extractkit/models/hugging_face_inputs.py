@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow as tf
 import transformers
 
-from extractkit.core.catalog import SAMPLE
 from extractkit.core.plan import numpy_dtype
+from extractkit.core.spec import SAMPLE
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError, InputError, ModelError, choices
 from extractkit.inputs import PICTURE, InputSpec, Sample, Signature
@@ -251,10 +251,7 @@ def text_preparation(
     if max_length is not None:
         most = positions or max_length
         if type(max_length) is not int or not _SHORTEST <= max_length <= most:
-            allowed = (
-                f"from {_SHORTEST} to {positions}, the positions that the model has. At most: "
-                f"model.max_length={positions}"
-            )
+            allowed = f"from {_SHORTEST} to {positions}"
             if not positions:
                 allowed = f"of {_SHORTEST} or more"
             raise ConfigError(

@@ -8,10 +8,10 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from extractkit.core.catalog import SAMPLE
 from extractkit.core.checkpoints import AXIS, Checkpoint
 from extractkit.core.component import Component
 from extractkit.core.selectors import parse_selector
+from extractkit.core.spec import SAMPLE
 from extractkit.core.trust import NO_TRUST, Trust
 from extractkit.errors import (
     MissingExtraError,

@@ -15,8 +15,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from extractkit.core.catalog import SAMPLE, UNKNOWN, TensorRecord
+from extractkit.core.catalog import TensorRecord
 from extractkit.core.plan import Layout, numpy_dtype, storable
+from extractkit.core.spec import SAMPLE, UNKNOWN
 from extractkit.core.values import Array
 from extractkit.engine.batches import Batch, collate, placed
 from extractkit.inputs.random import Random

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from extractkit.core.catalog import UNKNOWN, Catalog, Kind, Scope, TensorRecord
+from extractkit.core.catalog import Catalog, Kind, Scope, TensorRecord
 from extractkit.core.checkpoints import KEY
 from extractkit.core.digests import of_plain_data
-from extractkit.core.numpy_transforms import stacked, transformed
-from extractkit.core.values import Array
+from extractkit.core.spec import UNKNOWN
+from extractkit.core.values import Array, stacked
 from extractkit.errors import ConfigError, ModelError
 from extractkit.inputs import InputSpec, Sample, Signature
 from extractkit.models import (
@@ -176,8 +176,8 @@ class ReferenceModel:
         self, fetch: Fetch, computed: Sequence[Mapping[str, Array]], padded: int
     ) -> Array:
         values = [one[fetch.address] for one in computed]
-        if fetch.axes is not None:
-            values = [transformed(value, fetch.axes) for value in values]
+        if fetch.pipeline is not None:
+            values = [fetch.pipeline.in_numpy(value) for value in values]
         if fetch.layout is None and self.catalog[fetch.address].dims == ("sample*token", None):
             # As in a real model, with padding between the samples.
             whole = np.zeros((len(values), padded, *values[0].shape[1:]), values[0].dtype)
@@ -189,8 +189,8 @@ class ReferenceModel:
     def constants(self, fetches: Sequence[Fetch]) -> list[Array]:
         """Return the weights."""
         return [
-            transformed(self.weights[fetch.address], fetch.axes, first=0)
-            if fetch.axes is not None
+            fetch.pipeline.in_numpy(self.weights[fetch.address])
+            if fetch.pipeline is not None
             else self.weights[fetch.address]
             for fetch in fetches
         ]

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extractkit.core.numpy_transforms import transformed
 from extractkit.core.plan import PlannedTensor
 from extractkit.core.values import Array
 from extractkit.engine import Silent
@@ -74,13 +73,13 @@ def test_transforms_are_those_of_numpy_on_each_sample(
     run = executed(tmp_path / "run", job({"path": path, **transform}, shard_size=8))
     (key,) = run
     tensor = planned_by(tmp_path, {"path": path, **transform})
-    assert tensor.axes is not None
+    assert tensor.bound is not None
     if run[key].constant:
-        expected = transformed(MODEL.weights[path], tensor.axes, first=0)
+        expected = tensor.bound.in_numpy(MODEL.weights[path])
         np.testing.assert_array_equal(run[key], expected)
         return
     for value, text in zip(stored(run, key), TEXTS, strict=True):
-        expected = transformed(MODEL.forward(tokens(text))[path], tensor.axes)
+        expected = tensor.bound.in_numpy(MODEL.forward(tokens(text))[path])
         assert value.dtype == run[key].dtype == expected.dtype
         np.testing.assert_array_equal(value, expected)
 

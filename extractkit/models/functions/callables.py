@@ -9,8 +9,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from extractkit.core.catalog import SAMPLE
 from extractkit.core.plan import numpy_dtype
+from extractkit.core.spec import SAMPLE
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError, ModelError, choices
 from extractkit.models import OwnCall

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from extractkit.core.catalog import SAMPLE, Catalog, Kind, TensorRecord, escape, join
+from extractkit.core.catalog import Catalog, Kind, TensorRecord, escape, join
 from extractkit.core.digests import update
 from extractkit.core.plan import numpy_dtype
+from extractkit.core.spec import SAMPLE
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError, JobError, ModelError, SampleError
 from extractkit.inputs import InputSpec, Sample, Signature

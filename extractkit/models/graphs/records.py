@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from extractkit.core.catalog import SAMPLE, UNKNOWN, TensorRecord
+from extractkit.core.catalog import TensorRecord
+from extractkit.core.spec import SAMPLE, UNKNOWN
 from extractkit.core.values import Array
 from extractkit.inputs import InputSpec, Signature
 from extractkit.models.axes import RawShape, Sizes, infer_dims, no_sample_axis_reason

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from extractkit.advice import nested_override
-from extractkit.core.catalog import SAMPLE
+from extractkit.core.spec import SAMPLE
 from extractkit.errors import ConfigError, ModelError, choices
 from extractkit.inputs import InputSpec, Signature
 from extractkit.models.axes import INPUT_AXES, Dim, InputSetting, advised_settings

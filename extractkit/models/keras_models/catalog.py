@@ -8,7 +8,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from extractkit.core.catalog import SAMPLE, Kind, Scope, TensorRecord, escape, join
+from extractkit.core.catalog import Kind, Scope, TensorRecord, escape, join
+from extractkit.core.spec import SAMPLE
 from extractkit.errors import ConfigError, ModelError, choices
 from extractkit.inputs import InputSpec, Signature
 from extractkit.models.axes import INPUT_AXES, InputSetting

@@ -6,9 +6,8 @@ from functools import cached_property
 
 import numpy as np
 
-from extractkit.core.numpy_transforms import stacked
 from extractkit.core.plan import numpy_dtype
-from extractkit.core.values import Array, State
+from extractkit.core.values import Array, State, stacked
 from extractkit.errors import ModelError
 from extractkit.inputs import InputSpec
 from extractkit.models import CARRY, KEY, Arguments, CarryingProgram, Compilation, Fetch, OwnCall

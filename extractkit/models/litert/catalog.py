@@ -9,17 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from extractkit.core.catalog import (
-    BY_VALUES,
-    SAMPLE,
-    TEXT,
-    UNKNOWN,
-    Kind,
-    TensorRecord,
-    escape,
-    join,
-)
+from extractkit.core.catalog import Kind, TensorRecord, escape, join
 from extractkit.core.plan import numpy_dtype
+from extractkit.core.spec import BY_VALUES, SAMPLE, TEXT, UNKNOWN
 from extractkit.core.values import Array
 from extractkit.inputs import Signature
 from extractkit.models.axes import infer_dims

@@ -7,7 +7,8 @@ from functools import cached_property
 
 import numpy as np
 
-from extractkit.core.catalog import TEXT, escape
+from extractkit.core.catalog import escape
+from extractkit.core.spec import TEXT
 from extractkit.core.values import Array
 from extractkit.errors import ModelError, choices
 from extractkit.inputs import InputSpec, Quantized, Signature

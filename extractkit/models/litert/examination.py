@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from extractkit.core.catalog import TEXT
+from extractkit.core.spec import TEXT
 from extractkit.core.values import Array
 from extractkit.errors import ModelError
 from extractkit.inputs import InputSpec, Signature

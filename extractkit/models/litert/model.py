@@ -16,8 +16,7 @@ import numpy as np
 
 from extractkit.core.catalog import Catalog, Kind
 from extractkit.core.digests import of_plain_data, update
-from extractkit.core.numpy_transforms import stacked, transformed
-from extractkit.core.values import Array
+from extractkit.core.values import Array, stacked
 from extractkit.errors import ConfigError, JobError, SampleError
 from extractkit.inputs import Sample, Signature
 from extractkit.models import (
@@ -183,7 +182,7 @@ class TFLiteModel:
         """Return the transformed value of the last call, without sample axis."""
         value = self._read(interpreter, one)
         value = value[0, ...] if one.bare else value
-        return value if fetch.axes is None else transformed(value, fetch.axes)
+        return value if fetch.pipeline is None else fetch.pipeline.in_numpy(value)
 
     def _read(self, interpreter: Interpreter, one: Found) -> Array:
         try:
@@ -247,7 +246,7 @@ class TFLiteModel:
             self._run(interpreter, {})
             values |= {one.record.address: self._read(interpreter, one) for one in computed}
         return [
-            value if fetch.axes is None else transformed(value, fetch.axes, first=0)
+            value if fetch.pipeline is None else fetch.pipeline.in_numpy(value)
             for fetch in fetches
             for value in (values[fetch.address],)
         ]

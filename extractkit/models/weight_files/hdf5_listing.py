@@ -16,7 +16,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from extractkit.core.catalog import TEXT
+from extractkit.core.spec import TEXT
 from extractkit.models.failures import error_summary
 
 _SECONDS = 10

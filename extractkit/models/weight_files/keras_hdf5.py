@@ -28,7 +28,7 @@ import h5py
 import ml_dtypes
 import numpy as np
 
-from extractkit.core.catalog import TEXT
+from extractkit.core.spec import TEXT
 from extractkit.core.values import Array
 from extractkit.errors import ModelError, choices
 from extractkit.models.failures import error_summary, why_not_unpacked

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from extractkit.core.catalog import TEXT
+from extractkit.core.spec import TEXT
 from extractkit.core.values import Array
 from extractkit.errors import ModelError, choices
 from extractkit.models.failures import error_summary

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 
-from extractkit.core.catalog import TEXT
 from extractkit.core.checkpoints import natural
+from extractkit.core.spec import TEXT
 from extractkit.core.values import Array
 from extractkit.errors import ModelError, UnknownTensorError, choices
 from extractkit.inputs.files import Stamp

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from extractkit.advice import command
-from extractkit.core.catalog import SAMPLE
 from extractkit.core.checkpoints import AXIS
+from extractkit.core.spec import SAMPLE
 from extractkit.errors import (
     ConfigError,
     MissingExtraError,

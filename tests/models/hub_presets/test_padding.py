@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from extractkit.core.catalog import SAMPLE
 from extractkit.core.plan import plan_tensors
 from extractkit.core.selectors import parse_selector
+from extractkit.core.spec import SAMPLE
 from extractkit.engine.batches import collate
 from extractkit.engine.sharing import Sharing, measure_sharing
 from extractkit.engine.stream import fetch

@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from extractkit.core.catalog import Kind
 from extractkit.core.plan import Layout
-from extractkit.core.transforms import AxisTransform
+from extractkit.core.spec import TensorSpec
+from extractkit.core.transforms.pipeline import Pipeline
 from extractkit.errors import ConfigError, JobError
 from extractkit.models import Compilation, Fetch, Model, frozen_graph, meta_graph
 from extractkit.models.axes import parse_input_axes
@@ -155,7 +156,10 @@ def test_samples_along_another_axis_and_a_transform() -> None:
     assert model.catalog["y:0"].dims == ("time", "sample", None)
     layout = Layout.of(model.catalog["y:0"])
     x = np.random.default_rng(0).normal(size=(3, 4, 2)).astype(np.float32)
-    fetch = Fetch("y:0", layout, AxisTransform((None, (0, 1, None), None), (), None))
+    assert layout is not None
+    spec = TensorSpec.of("float32", layout.dims, layout.shape)
+    pipeline = Pipeline.parse({"slice": {"time": "0:1"}}, "s").bind("y:0", spec)[""]
+    fetch = Fetch("y:0", layout, pipeline)
     lengths = {"time": np.full(3, 4, np.int32)}
     (value,) = model.program([fetch], Compilation())({"x": x}, lengths)
     np.testing.assert_array_equal(value, x[:, :1] * 2)

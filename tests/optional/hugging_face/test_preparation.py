@@ -14,7 +14,7 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from extractkit import extract
-from extractkit.core.catalog import SAMPLE
+from extractkit.core.spec import SAMPLE
 from extractkit.engine.batches import collate
 from extractkit.errors import ConfigError, InputError, ModelError
 from extractkit.inputs import Sample

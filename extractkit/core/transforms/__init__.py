@@ -1,0 +1,1 @@
+"""Transforms of a selector's values before they leave the model. One file a family."""

@@ -1,0 +1,124 @@
+"""Casts to other types, among them those that lose precision in a known way."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from extractkit.core.transforms.protocol import Array, Lengths, Masked, Operand, Tensor, present
+from extractkit.errors import ConfigError, choices
+
+CASTS = ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool")
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Convert elements to another type.
+
+    cast: float16
+    """
+
+    name: ClassVar[str] = "cast"
+    dtype: str
+    at: str
+
+    @classmethod
+    def parse(cls, options: object, at: str) -> "Cast":
+        """Parse the name of a dtype."""
+        if options not in CASTS:
+            raise ConfigError(f"{at}={options!r} is not a dtype. {choices(str(options), CASTS)}")
+        return cls(str(options), at)
+
+    def results(self, operand: Operand) -> Mapping[str, Operand]:
+        """Return the spec with the other dtype."""
+        operand.needs_numbers(self.at)
+        return {"": replace(operand, dtype=self.dtype)}
+
+    def lengths(self, xp: Any, operand: Operand, lengths: Lengths) -> Sequence[Lengths]:
+        """Return the same lengths."""
+        return [lengths]
+
+    def in_graph(self, tf: Any, operand: Operand, value: Masked) -> Sequence[Tensor]:
+        """Cast in TensorFlow."""
+        return [tf.cast(value.tensor, self.dtype)]
+
+    def in_numpy(self, operand: Operand, value: Array) -> Sequence[Array]:
+        """Cast in NumPy."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            return [value.astype(self.dtype)]
+
+
+@dataclass(frozen=True)
+class Quantize:
+    """Store numbers as int8, with a scale for each sample: the number is element × scale.
+
+    quantize: int8
+
+    The scale, float32 (sample,), is the largest absolute value of the sample divided by 127, and is
+    stored beside it as `ADDRESS@scale`; the largest error of a sample is stored as `ADDRESS@error`.
+    A sample with NaN or an infinity has zeros, and NaN as scale and error.
+    """
+
+    name: ClassVar[str] = "quantize"
+    at: str
+
+    @classmethod
+    def parse(cls, options: object, at: str) -> "Quantize":
+        """Take int8, the only type."""
+        if options != "int8":
+            raise ConfigError(f"{at}={options!r} is not a type to quantize to. Available: int8")
+        return cls(at)
+
+    def results(self, operand: Operand) -> Mapping[str, Operand]:
+        """Return the specs of the elements, of the scales and of the errors."""
+        operand.needs_numbers(self.at)
+        one = replace(operand, axes=operand.axes[: operand.first], dtype="float32")
+        return {"": replace(operand, dtype="int8"), "scale": one, "error": one}
+
+    def lengths(self, xp: Any, operand: Operand, lengths: Lengths) -> Sequence[Lengths]:
+        """Return the same lengths, and none for one number a sample."""
+        return [lengths, {}, {}]
+
+    def in_graph(self, tf: Any, operand: Operand, value: Masked) -> Sequence[Tensor]:
+        """Scale, round half to even, and measure the error, without padding."""
+        over = list(operand.every_axis)
+        numbers = tf.cast(value.tensor, tf.float32)
+        mask = tf.broadcast_to(present(tf, value, over), tf.shape(numbers))
+        own = tf.where(mask, numbers, tf.constant(0, tf.float32))
+        undefined = tf.constant(math.nan, tf.float32)
+        finite = tf.reduce_all(tf.math.is_finite(own), over, keepdims=True)
+        scale = tf.where(finite, _largest(tf, own, over) / 127, undefined)
+        steps = tf.where(finite, tf.round(tf.math.divide_no_nan(own, scale)), tf.zeros_like(own))
+        steps = tf.clip_by_value(steps, -127, 127)
+        error = tf.where(finite, _largest(tf, steps * scale - own, over), undefined)
+        flat = operand.first
+        return [
+            tf.cast(steps, tf.int8),
+            tf.reshape(scale, [-1] if flat else []),
+            tf.reshape(error, [-1] if flat else []),
+        ]
+
+    def in_numpy(self, operand: Operand, value: Array) -> Sequence[Array]:
+        """Do the same in float32, so that elements at a tie round alike."""
+        over = operand.every_axis
+        numbers = value.astype(np.float32)
+        finite = np.isfinite(numbers).all(axis=over, keepdims=True)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            largest = np.abs(numbers).max(axis=over, keepdims=True, initial=0)
+            scale = np.where(finite, largest / np.float32(127), np.float32(np.nan))
+            steps = np.where(finite & (scale > 0), np.round(numbers / scale), np.float32(0))
+            steps = np.clip(steps, -127, 127)
+            error = np.abs(steps * scale - numbers).max(axis=over, keepdims=True, initial=0)
+        outer = value.shape[: operand.first]
+        return [steps.astype(np.int8), scale.reshape(outer), error.reshape(outer)]
+
+
+def _largest(tf: Any, tensor: Tensor, over: list[int]) -> Tensor:
+    """Return the largest absolute value over axes, which are kept with size 1; 0 of nothing."""
+    return tf.reduce_max(
+        tf.pad(tf.abs(tensor), [[0, int(axis in over)] for axis in range(tensor.shape.rank)]),
+        over,
+        keepdims=True,
+    )

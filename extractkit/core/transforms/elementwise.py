@@ -1,0 +1,190 @@
+"""Transforms that keep the shape: absolute value, softmax, normalisation, threshold."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from extractkit.core.spec import TEXT
+from extractkit.core.transforms.protocol import (
+    Array,
+    AxisName,
+    Lengths,
+    Masked,
+    Operand,
+    Tensor,
+    axis_names,
+    number,
+    present,
+)
+from extractkit.core.transforms.reductions import reduced_dtype
+from extractkit.errors import ConfigError, SelectionError
+
+
+@dataclass(frozen=True)
+class Abs:
+    """The absolute value of each element; the magnitude of complex numbers."""
+
+    name: ClassVar[str] = "abs"
+    at: str
+
+    @classmethod
+    def parse(cls, options: object, at: str) -> "Abs":
+        """Take no options."""
+        if options not in (None, {}):
+            raise ConfigError(f"{at} takes no options, given {options!r}")
+        return cls(at)
+
+    def results(self, operand: Operand) -> Mapping[str, Operand]:
+        """Return the same spec; a real dtype for complex numbers."""
+        if operand.dtype == TEXT:
+            operand.needs_numbers(self.at)
+        real = {"complex64": "float32", "complex128": "float64"}
+        return {"": replace(operand, dtype=real.get(operand.dtype, operand.dtype))}
+
+    def lengths(self, xp: Any, operand: Operand, lengths: Lengths) -> Sequence[Lengths]:
+        """Return the same lengths."""
+        return [lengths]
+
+    def in_graph(self, tf: Any, operand: Operand, value: Masked) -> Sequence[Tensor]:
+        """Compute it in TensorFlow."""
+        dtype = value.tensor.dtype
+        unsigned = dtype == tf.bool or dtype.is_unsigned
+        return [value.tensor if unsigned else tf.abs(value.tensor)]
+
+    def in_numpy(self, operand: Operand, value: Array) -> Sequence[Array]:
+        """Compute it in NumPy."""
+        return [value if value.dtype.kind in "bu" else np.asarray(np.abs(value))]
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Set elements to zero whose absolute value is below a limit.
+
+    threshold: 0.1
+    """
+
+    name: ClassVar[str] = "threshold"
+    limit: float
+    at: str
+
+    @classmethod
+    def parse(cls, options: object, at: str) -> "Threshold":
+        """Parse the limit."""
+        limit = number(options, at)
+        if limit < 0:
+            raise ConfigError(f"{at}={limit!r} is negative: absolute values are held against it")
+        return cls(limit, at)
+
+    def results(self, operand: Operand) -> Mapping[str, Operand]:
+        """Return the same spec."""
+        operand.needs_numbers(self.at)
+        return {"": operand}
+
+    def lengths(self, xp: Any, operand: Operand, lengths: Lengths) -> Sequence[Lengths]:
+        """Return the same lengths."""
+        return [lengths]
+
+    def in_graph(self, tf: Any, operand: Operand, value: Masked) -> Sequence[Tensor]:
+        """Compare in float64, in which the limit was written."""
+        below = tf.abs(tf.cast(value.tensor, tf.float64)) < self.limit
+        return [tf.where(below, tf.zeros_like(value.tensor), value.tensor)]
+
+    def in_numpy(self, operand: Operand, value: Array) -> Sequence[Array]:
+        """Compare in float64, in which the limit was written."""
+        below = np.abs(value.astype(np.float64)) < self.limit
+        return [np.where(below, np.zeros((), value.dtype), value)]
+
+
+@dataclass(frozen=True)
+class _AlongAxes:
+    """A transform whose elements depend on those along some axes."""
+
+    name: ClassVar[str]
+    axes: tuple[AxisName, ...]
+    at: str
+
+    @classmethod
+    def parse(cls, options: object, at: str) -> "_AlongAxes":
+        """Parse the names of axes."""
+        return cls(axis_names(options, at), at)
+
+    def results(self, operand: Operand) -> Mapping[str, Operand]:
+        """Return the same spec, in a type with fractions."""
+        operand.needs_numbers(self.at)
+        self._over(operand)
+        return {"": replace(operand, dtype=reduced_dtype("mean", operand.dtype))}
+
+    def _over(self, operand: Operand) -> tuple[int, ...]:
+        over = operand.find(self.axes, self.at)
+        if not over:
+            raise SelectionError(f"{self.at} needs an axis, and {operand.source!r} has none")
+        return over
+
+    def lengths(self, xp: Any, operand: Operand, lengths: Lengths) -> Sequence[Lengths]:
+        """Return the same lengths."""
+        return [lengths]
+
+    def in_graph(self, tf: Any, operand: Operand, value: Masked) -> Sequence[Tensor]:
+        """Compute it in TensorFlow."""
+        raise NotImplementedError
+
+    def in_numpy(self, operand: Operand, value: Array) -> Sequence[Array]:
+        """Compute it in NumPy."""
+        raise NotImplementedError
+
+
+class Softmax(_AlongAxes):
+    """The softmax over axes together; padding has no share.
+
+    softmax: token
+    """
+
+    name = "softmax"
+
+    def in_graph(self, tf: Any, operand: Operand, value: Masked) -> Sequence[Tensor]:
+        """Subtract the largest element first, as is usual."""
+        over = list(self._over(operand))
+        tensor = tf.cast(value.tensor, reduced_dtype("mean", value.tensor.dtype.name))
+        mask = present(tf, value, over)
+        hidden = tf.where(mask, tensor, tf.constant(tensor.dtype.min, tensor.dtype))
+        highest = tf.reduce_max(hidden, over, keepdims=True)
+        powers = tf.where(mask, tf.exp(tensor - highest), tf.constant(0, tensor.dtype))
+        return [powers / tf.reduce_sum(powers, over, keepdims=True)]
+
+    def in_numpy(self, operand: Operand, value: Array) -> Sequence[Array]:
+        """Compute in float64."""
+        over = self._over(operand)
+        wide = value.astype(np.float64)
+        dtype = reduced_dtype("mean", value.dtype.name)
+        if not wide.size:
+            return [wide.astype(dtype)]
+        with np.errstate(invalid="ignore"):
+            powers = np.exp(wide - wide.max(axis=over, keepdims=True))
+            return [(powers / powers.sum(axis=over, keepdims=True)).astype(dtype)]
+
+
+class Normalize(_AlongAxes):
+    """Divide by the Euclidean norm over axes together; zeros stay zeros.
+
+    normalize: feature
+    """
+
+    name = "normalize"
+
+    def in_graph(self, tf: Any, operand: Operand, value: Masked) -> Sequence[Tensor]:
+        """Leave padding out of the norm."""
+        over = list(self._over(operand))
+        tensor = tf.cast(value.tensor, reduced_dtype("mean", value.tensor.dtype.name))
+        own = tf.where(present(tf, value, over), tensor, tf.constant(0, tensor.dtype))
+        norm = tf.sqrt(tf.reduce_sum(tf.square(own), over, keepdims=True))
+        return [tf.math.divide_no_nan(own, norm)]
+
+    def in_numpy(self, operand: Operand, value: Array) -> Sequence[Array]:
+        """Compute in float64."""
+        wide = value.astype(np.float64)
+        norm = np.sqrt(np.square(wide).sum(axis=self._over(operand), keepdims=True))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found = np.where(norm == 0, 0.0, wide / norm)
+        return [found.astype(reduced_dtype("mean", value.dtype.name))]

@@ -1,0 +1,226 @@
+"""Pipelines: lists of transforms, as written (`Pipeline`) and for one tensor (`BoundPipeline`)."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from extractkit.core.keys import Key
+from extractkit.core.spec import TensorSpec
+from extractkit.core.transforms.casting import Cast
+from extractkit.core.transforms.protocol import (
+    EVERY_AXIS,
+    Array,
+    Axis,
+    Lengths,
+    Masked,
+    Operand,
+    Tensor,
+    Transform,
+)
+from extractkit.core.transforms.registry import REDUCTIONS, transform
+from extractkit.core.transforms.slicing import Slice
+from extractkit.errors import ConfigError, choices
+
+DO = "do"
+
+TRANSFORMS = (
+    Key(
+        *("slice", None),
+        "indices along an axis, by dim or number (0 is the sample): `{token: 0}`, "
+        "`{1: '0:4', token: '-4:'}`; one number drops the axis",
+    ),
+    Key(
+        *("reduce", None),
+        "`mean`, `sum`, `min`, `max`, `norm`, `std` or `var` along an axis: `{token: mean}`, or "
+        "`mean` for all axes of a sample; padding is left out",
+    ),
+    Key("cast", None, "the dtype to store: `float16`"),
+    Key(
+        *(DO, None),
+        "in place of these, a list of transforms in order: "
+        "`[{slice: {token: '-4:'}}, {mean: token}]`",
+    ),
+)
+"""The keys for what is stored of a match, in the order in which they apply."""
+
+TRANSFORM_KEYS = tuple(key.name for key in TRANSFORMS)
+SHORT_FORMS = tuple(name for name in TRANSFORM_KEYS if name != DO)
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A selector's transforms as written, not yet bound to a tensor.
+
+    Attributes:
+        steps: the transforms, in order.
+        written: the same as plain data, in the full form (`do`). Two pipelines of the same text do
+            the same.
+    """
+
+    steps: tuple[Transform, ...] = ()
+    written: tuple[Mapping[str, Any] | str, ...] = ()
+
+    @classmethod
+    def parse(cls, entries: Mapping[str, object], at: str) -> "Pipeline":
+        """Parse `do: [{slice: {token: '-4:'}}, {mean: token}]`, or slice, reduce and cast.
+
+        Raises:
+            ConfigError: a transform does not exist, or its options are wrong.
+        """
+        given = {key: value for key, value in entries.items() if value is not None}
+        if DO in given:
+            if short := [key for key in SHORT_FORMS if key in given]:
+                raise ConfigError(
+                    f"{at}.{DO} and {at}.{short[0]} exclude each other: write {short[0]} as a step "
+                    f"of {at}.{DO}"
+                )
+            return cls._of(_steps(given[DO], f"{at}.{DO}"))
+        return cls._of(_short_steps(given, at))
+
+    @classmethod
+    def _of(cls, steps: Iterator[tuple[str, object, str]]) -> "Pipeline":
+        parsed, written = [], []
+        for name, options, at in steps:
+            parsed.append(transform(name, at).parse(options, at))
+            written.append(name if options is None else {name: options})
+        return cls(tuple(parsed), tuple(written))
+
+    @property
+    def cast(self) -> str | None:
+        """The dtype that the last cast asks for; None without a cast."""
+        casts = [step.dtype for step in self.steps if isinstance(step, Cast)]
+        return casts[-1] if casts else None
+
+    def same_as(self, other: "Pipeline") -> bool:
+        """Return True if both do the same, whatever selectors they belong to."""
+        return self.written == other.written
+
+    def bind(self, address: str, spec: TensorSpec) -> "Mapping[str, BoundPipeline]":
+        """Bind the pipeline to one tensor in stored order, and return its results by name.
+
+        The main result has the empty name.
+
+        Raises:
+            SelectionError: a transform does not fit the tensor.
+        """
+        axes = tuple(Axis(dim, number) for number, dim in enumerate(spec.dims))
+        operand = Operand(spec.dtype, axes, address)
+        bound: list[_Step] = []
+        found: dict[str, BoundPipeline] = {}
+        for step in self.steps:
+            results = dict(step.results(operand))
+            bound.append(_Step(step, operand, tuple(results)))
+            for name, result in results.items():
+                if name:
+                    key, count = name, 2
+                    while key in found:
+                        key, count = f"{name}{count}", count + 1
+                    found[key] = BoundPipeline(tuple(bound), name, result)
+            operand = results[""]
+        return {"": BoundPipeline(tuple(bound), "", operand), **found}
+
+
+@dataclass(frozen=True)
+class _Step:
+    transform: Transform
+    operand: Operand
+    results: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class BoundPipeline:
+    """The steps that lead to one result, each with the spec of what it receives.
+
+    Attributes:
+        name: which result of the last step it is; empty for the main one.
+        result: the spec of the result.
+    """
+
+    steps: tuple[_Step, ...]
+    name: str
+    result: Operand
+
+    @property
+    def spec(self) -> TensorSpec:
+        """The spec of the result."""
+        return TensorSpec(self.result.dtype, tuple(axis.dim for axis in self.result.axes))
+
+    @property
+    def _choices(self) -> list[int]:
+        """The number of the result of each step that goes on; at the end, the wanted one."""
+        last = len(self.steps) - 1
+        return [
+            step.results.index(self.name if number == last else "")
+            for number, step in enumerate(self.steps)
+        ]
+
+    def elements(self) -> Iterator[tuple[str, str, int]]:
+        """Yield every single element that is taken of a free axis: key, axis and index."""
+        for step in self.steps:
+            if isinstance(step.transform, Slice):
+                for axis, index in step.transform.elements(step.operand):
+                    yield step.transform.at, axis, index
+
+    def lengths(self, xp: Any, lengths: Lengths) -> Lengths:
+        """Return the lengths of the result's ragged axes from those of the tensor's.
+
+        Args:
+            xp: `numpy` or `tensorflow`: lengths are arrays or tensors.
+        """
+        for step, chosen in zip(self.steps, self._choices, strict=True):
+            lengths = step.transform.lengths(xp, step.operand, lengths)[chosen]
+        return lengths
+
+    def in_graph(self, tf: Any, value: Masked) -> Tensor:
+        """Apply the steps to a padded batch."""
+        for step, chosen in zip(self.steps, self._choices, strict=True):
+            tensor = step.transform.in_graph(tf, step.operand, value)[chosen]
+            lengths = step.transform.lengths(tf, step.operand, value.lengths)[chosen]
+            value = Masked(tensor, lengths)
+        return value.tensor
+
+    def in_numpy(self, value: Array) -> Array:
+        """Apply the steps to one sample, given without a sample axis, or to a constant."""
+        whole = value
+        sample = bool(self.steps) and self.steps[0].operand.first == 1
+        if sample:
+            whole = whole[np.newaxis]
+        for step, chosen in zip(self.steps, self._choices, strict=True):
+            whole = step.transform.in_numpy(step.operand, whole)[chosen]
+        return np.asarray(whole[0]) if sample else whole
+
+
+def _steps(value: object, at: str) -> Iterator[tuple[str, object, str]]:
+    """Yield name, options and key of each step of the full form."""
+    if not isinstance(value, list | tuple):
+        raise ConfigError(f"{at}={value!r} is not a list of transforms, as in [{{mean: token}}]")
+    for number, entry in enumerate(value):
+        here = f"{at}.{number}"
+        if isinstance(entry, str):
+            yield entry, None, f"{here}.{entry}"
+            continue
+        if not isinstance(entry, Mapping) or len(entry) != 1:
+            raise ConfigError(
+                f"{here}={entry!r} is not one transform. Write its name, or a mapping of its name "
+                f"to its options, as in {{mean: token}}"
+            )
+        ((name, options),) = entry.items()
+        yield str(name), options, f"{here}.{name}"
+
+
+def _short_steps(given: Mapping[str, object], at: str) -> Iterator[tuple[str, object, str]]:
+    """Yield the steps of the short forms: slice, then reduce, then cast."""
+    if given.get("slice") not in (None, {}):
+        yield "slice", given["slice"], f"{at}.slice"
+    if (reduce := given.get("reduce")) is not None:
+        entries = reduce if isinstance(reduce, Mapping) else {EVERY_AXIS: reduce}
+        for axis, op in entries.items():
+            if op not in REDUCTIONS:
+                raise ConfigError(
+                    f"{at}.reduce={op!r} is not a reduction. {choices(str(op), REDUCTIONS)}"
+                )
+            yield str(op), axis, f"{at}.reduce"
+    if given.get("cast") is not None:
+        yield "cast", given["cast"], f"{at}.cast"

@@ -1,0 +1,75 @@
+"""All transforms by name: those of extractkit, and those of installed plugins."""
+
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+
+from extractkit.core.transforms.casting import Cast, Quantize
+from extractkit.core.transforms.elementwise import Abs, Normalize, Softmax, Threshold
+from extractkit.core.transforms.protocol import Transform
+from extractkit.core.transforms.reductions import (
+    Argmax,
+    Argmin,
+    Histogram,
+    Max,
+    Mean,
+    Min,
+    Norm,
+    Quantile,
+    StandardDeviation,
+    Sum,
+    Variance,
+)
+from extractkit.core.transforms.shaping import Flatten, Pool, Project, Sparsify, TopK
+from extractkit.core.transforms.slicing import Slice
+from extractkit.errors import ConfigError, choices
+
+PLUGINS = "extractkit.transforms"
+"""The group of entry points in which plugins register transforms."""
+
+_OWN: tuple[type[Transform], ...] = (
+    *(Slice, Mean, Sum, Min, Max, Norm, StandardDeviation, Variance, Argmax, Argmin, Quantile),
+    *(Histogram, TopK, Flatten, Abs, Softmax, Normalize, Pool, Project, Threshold, Sparsify),
+    *(Cast, Quantize),
+)
+
+REDUCTIONS: Mapping[str, type[Transform]] = {
+    one.name: one for one in (Mean, Sum, Min, Max, Norm, StandardDeviation, Variance)
+}
+"""What the short form `reduce` offers: axes to one number."""
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all transforms, plugins included."""
+    return (*(one.name for one in _OWN), *sorted(_plugins()))
+
+
+def transform(name: str, at: str) -> type[Transform]:
+    """Return the class of a transform.
+
+    Raises:
+        ConfigError: there is none of that name, or its plugin cannot be imported.
+    """
+    for one in _OWN:
+        if one.name == name:
+            return one
+    plugin = _plugins().get(name)
+    if plugin is None:
+        raise ConfigError(f"{at}: {name!r} is not a transform. {choices(name, names())}")
+    try:
+        found = plugin.load()
+    except Exception as error:  # a plugin's code may raise anything
+        raise ConfigError(
+            f"{at}: the plugin of transform {name!r}, {plugin.value}, cannot be imported: {error!r}"
+        ) from error
+    if not isinstance(found, type) or getattr(found, "name", None) != name:
+        raise ConfigError(
+            f"{at}: the plugin of transform {name!r}, {plugin.value}, is not a class whose `name` "
+            f"is {name!r}"
+        )
+    return found
+
+
+@cache
+def _plugins() -> Mapping[str, EntryPoint]:
+    return {plugin.name: plugin for plugin in entry_points(group=PLUGINS)}

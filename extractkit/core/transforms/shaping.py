@@ -1,0 +1,470 @@
+"""Transforms that change the shape: flatten, windows, the largest elements, projections."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import numpy as np
+
+from extractkit.core.spec import Dim
+from extractkit.core.transforms.protocol import (
+    EVERY_AXIS,
+    Array,
+    Axis,
+    AxisName,
+    Lengths,
+    Masked,
+    Operand,
+    Tensor,
+    as_options,
+    axis_name,
+    axis_names,
+    kept_lengths,
+    present,
+    whole_number,
+)
+from extractkit.core.transforms.reductions import reduced_dtype
+from extractkit.errors import ConfigError, SelectionError, choices
+
+INDICES, COORDINATES = "indices", "coordinates"
+
+
+@dataclass(frozen=True)
+class Flatten:
+    """Join neighbouring axes to one, in C order.
+
+    flatten: [token, 2]         # nothing: all but the samples
+    """
+
+    name: ClassVar[str] = "flatten"
+    axes: tuple[AxisName, ...]
+    at: str
+
+    @classmethod
+    def parse(cls, options: object, at: str) -> "Flatten":
+        """Parse the names of axes."""
+        return cls(axis_names(options, at), at)
+
+    def _over(self, operand: Operand) -> tuple[int, ...]:
+        over = operand.find(self.axes, self.at)
+        if any(other != one + 1 for one, other in pairwise(over)):
+            raise SelectionError(
+                f"{self.at} joins axes of {operand.source!r} with dims {list(operand.labels)} that "
+                f"are not neighbours"
+            )
+        return over
+
+    def results(self, operand: Operand) -> Mapping[str, Operand]:
+        """Return the spec with one axis in place of several."""
+        over = self._over(operand)
+        if len(over) < 2:
+            return {"": operand}
+        dims = [operand.axes[position].dim for position in over]
+        if all(dim.size is not None for dim in dims):
+            joined = Dim(size=math.prod(dim.size or 0 for dim in dims))
+        else:
+            joined = Dim(factors=tuple(dims))
+        before, after = operand.axes[: over[0]], operand.axes[over[-1] + 1 :]
+        return {"": replace(operand, axes=(*before, Axis(joined), *after))}
+
+    def lengths(self, xp: Any, operand: Operand, lengths: Lengths) -> Sequence[Lengths]:
+        """Return the product of the joined lengths, and the others."""
+        over = self._over(operand)
+        kept = kept_lengths(lengths, over[1:])
+        factors = [lengths.get(axis, operand.axes[axis].dim.size) for axis in over]
+        if len(over) < 2 or any(factor is None for factor in factors):
+            return [kept]  # only the model knows the product
+        ragged = any(axis in lengths for axis in over)
+        return [{**kept, over[0]: math.prod(factors)} if ragged else kept]
+
+    def in_graph(self, tf: Any, operand: Operand, value: Masked) -> Sequence[Tensor]:
+        """Join the axes, and move padding to the end of each sample."""
+        over = self._over(operand)
+        tensor = value.tensor
+        if len(over) < 2:
+            return [tensor]
+        shape = tf.shape(tensor)
+        parts = [shape[: over[0]], [tf.reduce_prod(shape[over[0] : over[-1] + 1])]]
+        joined = tf.reshape(tensor, tf.concat([*parts, shape[over[-1] + 1 :]], 0))
+        ragged = [position for position in over if position in value.lengths]
+        if not ragged or ragged == [over[0]]:
+            return [joined]  # padding is at the end already
+        # The place, in the padded batch, of each element of a sample in its own size.
+        samples, count = shape[0], parts[1][0]
+        rest = tf.tile(tf.range(count)[None, :], [samples, 1])
+        place, stride = tf.zeros_like(rest), 1
+        for position in reversed(over):
+            padded = shape[position]
+            own = value.lengths[position] if position in value.lengths else padded[None]
+            own = tf.maximum(own, 1)[:, None]
+            place += rest % own * stride
+            rest //= own
+            stride *= padded
+        place = tf.minimum(place, tf.maximum(count - 1, 0))
+        return [tf.gather(joined, place, axis=over[0], batch_dims=1)]
+
+    def in_numpy(self, operand: Operand, value: Array) -> Sequence[Array]:
+        """Reshape."""
+        over = self._over(operand)
+        if len(over) < 2:
+            return [value]
+        joined = math.prod(value.shape[position] for position in over)
+        return [value.reshape(*value.shape[: over[0]], joined, *value.shape[over[-1] + 1 :])]
+
+
+_POOLS = ("mean", "sum", "max", "min")
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Reduce windows along an axis.
+
+    pool: {axis: token, window: 4}
+    pool: {axis: 1, window: 3, stride: 1, op: max}
+
+    A window begins every `stride` elements (by default `window`) of a sample. The last ones may
+    hold fewer elements, and padding takes no part.
+    """
+
+    name: ClassVar[str] = "pool"
+    axis: AxisName
+    window: int
+    stride: int
+    op: str
+    at: str
+
+    @classmethod
+    def parse(cls, options: object, at: str) -> "Pool":
+        """Parse axis, window, stride and operation."""
+        names = ("axis", "window", "stride", "op")
+        given = as_options(options, at, names, "{axis: token, window: 4}")
+        op = given.get("op", "mean")
+        if op not in _POOLS:
+            raise ConfigError(f"{at}.op={op!r} is not known. {choices(str(op), _POOLS)}")
+        window = whole_number(given.get("window"), f"{at}.window")
+        stride = whole_number(given.get("stride", window), f"{at}.stride")
+        return cls(axis_name(given.get("axis"), f"{at}.axis"), window, stride, str(op), at)
+
+    def _position(self, operand: Operand) -> int:
+        return operand.one(self.axis, self.at)
+
+    def results(self, operand: Operand) -> Mapping[str, Operand]:
+        """Return the spec with one element a window."""
+        operand.needs_numbers(self.at)
+        position = self._position(operand)
+        axis = operand.axes[position]
+        if axis.dim.size is not None:
+            size = -(-axis.dim.size // self.stride)
+            operand = operand.with_axis(position, replace(axis, dim=Dim(axis.dim.name, size)))
+        return {"": replace(operand, dtype=reduced_dtype(self.op, operand.dtype))}
+
+    def lengths(self, xp: Any, operand: Operand, lengths: Lengths) -> Sequence[Lengths]:
+        """Return the number of windows of each sample."""
+        position = self._position(operand)
+        if position not in lengths:
+            return [lengths]
+        return [{**lengths, position: -(-lengths[position] // self.stride)}]
+
+    def in_graph(self, tf: Any, operand: Operand, value: Masked) -> Sequence[Tensor]:
+        """Gather the windows, and reduce the elements in them."""
+        position = self._position(operand)
+        dtype = reduced_dtype(self.op, value.tensor.dtype.name)
+        boolean = value.tensor.dtype == tf.bool and self.op in ("min", "max")
+        tensor = tf.cast(value.tensor, "int32" if boolean else dtype)
+        size = tf.shape(tensor)[position]
+        starts = tf.range(0, size, self.stride)
+        places = starts[:, None] + tf.range(self.window)[None, :]
+        inside = tf.broadcast_to(present(tf, value, [position]), tf.shape(tensor))
+        nothing = {"mean": 0, "sum": 0, "max": -math.inf, "min": math.inf}[self.op]
+        if not tensor.dtype.is_floating and self.op in ("max", "min"):
+            nothing = tensor.dtype.min if self.op == "max" else tensor.dtype.max
+        tensor = tf.where(inside, tensor, tf.constant(nothing, tensor.dtype))
+        # A place beyond the end is that of one more element, which is nothing.
+        places = tf.minimum(places, size)
+        pad = [[0, int(axis == position)] for axis in range(tensor.shape.rank)]
+        windows = tf.gather(
+            tf.pad(tensor, pad, constant_values=tf.constant(nothing, tensor.dtype)),
+            places,
+            axis=position,
+        )
+        over = position + 1
+        if self.op == "mean":
+            counted = tf.pad(tf.cast(inside, tensor.dtype), pad)
+            count = tf.reduce_sum(tf.gather(counted, places, axis=position), over)
+            return [tf.reduce_sum(windows, over) / count]
+        reduce = {"sum": tf.reduce_sum, "max": tf.reduce_max, "min": tf.reduce_min}[self.op]
+        found = reduce(windows, over)
+        return [tf.greater(found, 0) if boolean else found]
+
+    def in_numpy(self, operand: Operand, value: Array) -> Sequence[Array]:
+        """Reduce one window after the other."""
+        position = self._position(operand)
+        dtype = reduced_dtype(self.op, value.dtype.name)
+        wide = value
+        if self.op in ("mean", "sum"):
+            exact = self.op == "sum" and value.dtype.kind != "f"
+            wide = value.astype(np.int64 if exact else np.float64)
+        reductions: Mapping[str, Callable[..., Array]]
+        reductions = {"mean": np.mean, "sum": np.sum, "max": np.max, "min": np.min}
+        reduce = reductions[self.op]
+        windows = [
+            reduce(wide.take(range(start, min(start + self.window, end)), position), axis=position)
+            for end in [value.shape[position]]
+            for start in range(0, end, self.stride)
+        ]
+        if not windows:
+            return [wide.astype(dtype)]
+        return [np.stack(windows, position).astype(dtype)]
+
+
+@dataclass(frozen=True)
+class TopK:
+    """The k largest (or smallest) elements along an axis, largest first, with their positions.
+
+    topk: {axis: 2, k: 10}
+    topk: {axis: token, k: 3, smallest: true}
+
+    The positions, int32, are stored beside them as `ADDRESS@indices`. Of equal elements the first
+    comes first. Samples shorter than k have as many elements as they are long.
+    """
+
+    name: ClassVar[str] = "topk"
+    axis: AxisName
+    k: int
+    smallest: bool
+    at: str
+
+    @classmethod
+    def parse(cls, options: object, at: str) -> "TopK":
+        """Parse axis, number and direction."""
+        given = as_options(options, at, ("axis", "k", "smallest"), "{axis: token, k: 5}")
+        smallest = given.get("smallest", False)
+        if not isinstance(smallest, bool):
+            raise ConfigError(f"{at}.smallest={smallest!r} is neither true nor false")
+        k = whole_number(given.get("k"), f"{at}.k")
+        return cls(axis_name(given.get("axis"), f"{at}.axis"), k, smallest, at)
+
+    def _position(self, operand: Operand) -> int:
+        return operand.one(self.axis, self.at)
+
+    def results(self, operand: Operand) -> Mapping[str, Operand]:
+        """Return the specs of the elements and of their positions."""
+        operand.needs_numbers(self.at)
+        position = self._position(operand)
+        axis = operand.axes[position]
+        if axis.dim.size is not None:
+            if self.k > axis.dim.size:
+                raise SelectionError(
+                    f"{self.at}.k={self.k} is larger than the axis of {operand.source!r}, which "
+                    f"has {axis.dim.size} elements"
+                )
+            operand = operand.with_axis(position, replace(axis, dim=Dim(axis.dim.name, self.k)))
+        return {"": operand, INDICES: replace(operand, dtype="int32")}
+
+    def lengths(self, xp: Any, operand: Operand, lengths: Lengths) -> Sequence[Lengths]:
+        """Return at most k for the axis."""
+        position = self._position(operand)
+        if position in lengths:
+            lengths = {**lengths, position: xp.minimum(lengths[position], self.k)}
+        return [lengths, lengths]
+
+    def in_graph(self, tf: Any, operand: Operand, value: Masked) -> Sequence[Tensor]:
+        """Sort along the axis; padding comes last."""
+        position = self._position(operand)
+        rank = value.tensor.shape.rank
+        boolean = value.tensor.dtype == tf.bool
+        tensor = tf.cast(value.tensor, tf.int32) if boolean else value.tensor
+        order = [*(axis for axis in range(rank) if axis != position), position]
+        back = [*range(position), rank - 1, *range(position, rank - 1)]
+        mask = tf.broadcast_to(present(tf, value, [position]), tf.shape(tensor))
+        key = _descending(tf, tensor, self.smallest)
+        hidden = tf.where(mask, key, tf.constant(key.dtype.min, key.dtype))
+        count = tf.minimum(self.k, tf.shape(tensor)[position])
+        # Stable, so that of equal elements the first comes first, and padding, being last, last.
+        places = tf.argsort(
+            tf.transpose(hidden, order), axis=-1, direction="DESCENDING", stable=True
+        )[..., :count]
+        taken = tf.gather(tf.transpose(tensor, order), places, axis=-1, batch_dims=rank - 1)
+        found = tf.transpose(taken, back)
+        return [tf.cast(found, tf.bool) if boolean else found, tf.transpose(places, back)]
+
+    def in_numpy(self, operand: Operand, value: Array) -> Sequence[Array]:
+        """Sort along the axis."""
+        position = self._position(operand)
+        key = value.astype(np.float64 if value.dtype.kind == "f" else np.int64)
+        places = np.argsort(key if self.smallest else -key, axis=position, kind="stable")
+        places = places.take(range(min(self.k, value.shape[position])), position)
+        return [np.take_along_axis(value, places, position), places.astype(np.int32)]
+
+
+def _descending(tf: Any, tensor: Tensor, smallest: bool) -> Tensor:
+    """Return what sorts as the elements do, in a type that can be negated."""
+    signed = tensor if tensor.dtype.is_floating else tf.cast(tensor, tf.int64)
+    return -signed if smallest else signed
+
+
+@dataclass(frozen=True)
+class Sparsify:
+    """Keep the elements of largest absolute value of each sample, in order, with coordinates.
+
+    sparsify: 100
+
+    The elements are flattened. Their coordinates, int32 (elements, axes), are stored beside them as
+    `ADDRESS@coordinates`.
+    """
+
+    name: ClassVar[str] = "sparsify"
+    count: int
+    at: str
+
+    @classmethod
+    def parse(cls, options: object, at: str) -> "Sparsify":
+        """Parse the number of elements."""
+        return cls(whole_number(options, at), at)
+
+    def _flat(self) -> Flatten:
+        return Flatten((EVERY_AXIS,), self.at)
+
+    def results(self, operand: Operand) -> Mapping[str, Operand]:
+        """Return the specs of the elements and of their coordinates."""
+        operand.needs_numbers(self.at)
+        if not operand.every_axis:
+            raise SelectionError(f"{self.at} needs an axis, and {operand.source!r} has none")
+        kept = self._flat().results(operand)[""]
+        dim = kept.axes[kept.first].dim
+        if dim.size is not None:
+            dim = Dim("element", min(self.count, dim.size))
+        kept = kept.with_axis(kept.first, Axis(dim))
+        coordinates = Axis(Dim("axis", len(operand.every_axis)))
+        return {
+            "": kept,
+            COORDINATES: replace(kept, axes=(*kept.axes, coordinates), dtype="int32"),
+        }
+
+    def lengths(self, xp: Any, operand: Operand, lengths: Lengths) -> Sequence[Lengths]:
+        """Return at most the number of elements."""
+        (joined,) = self._flat().lengths(xp, operand, lengths)
+        found = {position: xp.minimum(length, self.count) for position, length in joined.items()}
+        return [found, found]
+
+    def in_graph(self, tf: Any, operand: Operand, value: Masked) -> Sequence[Tensor]:
+        """Sort by absolute value, take the first, and sort those by place."""
+        first = operand.first
+        (flat,) = self._flat().in_graph(tf, operand, value)
+        (own,) = self._flat().lengths(tf, operand, value.lengths)
+        size = tf.shape(flat)[first]
+        mask = tf.broadcast_to(present(tf, Masked(flat, own), [first]), tf.shape(flat))
+        key = tf.abs(tf.cast(flat, tf.float64))
+        key = tf.where(tf.math.is_nan(key), tf.constant(math.inf, tf.float64), key)
+        hidden = tf.where(mask, key, tf.constant(-1, tf.float64))
+        places = tf.argsort(hidden, direction="DESCENDING", stable=True)[..., : self.count]
+        there = tf.gather(mask, places, axis=first, batch_dims=first)
+        places = tf.sort(tf.where(there, places, size))
+        places = tf.minimum(places, tf.maximum(size - 1, 0))
+        coordinates, rest = [], places
+        for position in reversed(operand.every_axis):
+            padded = tf.shape(value.tensor)[position]
+            length = value.lengths.get(position)
+            axis_size = padded if length is None else tf.maximum(length, 1)[:, None]
+            coordinates.append(rest % axis_size)
+            rest //= axis_size
+        kept = tf.gather(flat, places, axis=first, batch_dims=first)
+        return [kept, tf.stack(coordinates[::-1], -1)]
+
+    def in_numpy(self, operand: Operand, value: Array) -> Sequence[Array]:
+        """Sort by absolute value, take the first, and sort those by place."""
+        own = value.shape[operand.first :]
+        flat = value.reshape(-1)
+        key = np.abs(flat.astype(np.float64))
+        key[np.isnan(key)] = np.inf
+        places = np.sort(np.argsort(-key, kind="stable")[: self.count])
+        coordinates = np.stack(np.unravel_index(places, own), -1).astype(np.int32)
+        outer = value.shape[: operand.first]
+        return [
+            flat[places].reshape(*outer, len(places)),
+            coordinates.reshape(*outer, len(places), len(own)),
+        ]
+
+
+@dataclass(frozen=True)
+class Project:
+    """Project an axis onto fewer dimensions, at random but the same for every run of a seed.
+
+    project: {axis: 2, to: 64, seed: 0}
+
+    The matrix holds ±1/√to, so that distances are kept in expectation. Source: Achlioptas,
+    Database-friendly random projections, 2003.
+    """
+
+    name: ClassVar[str] = "project"
+    axis: AxisName
+    to: int
+    seed: int
+    at: str
+
+    @classmethod
+    def parse(cls, options: object, at: str) -> "Project":
+        """Parse axis, width and seed."""
+        given = as_options(options, at, ("axis", "to", "seed"), "{axis: 2, to: 64, seed: 0}")
+        to = whole_number(given.get("to"), f"{at}.to")
+        seed = whole_number(given.get("seed", 0), f"{at}.seed", least=0)
+        return cls(axis_name(given.get("axis"), f"{at}.axis"), to, seed, at)
+
+    def _position(self, operand: Operand) -> tuple[int, int]:
+        """Return the position of the axis and its size."""
+        position = operand.one(self.axis, self.at)
+        size = operand.axes[position].dim.size
+        if size is None:
+            raise SelectionError(
+                f"{self.at} needs an axis of one size, and {operand.axes[position].dim} of "
+                f"{operand.source!r} differs from sample to sample"
+            )
+        return position, size
+
+    def results(self, operand: Operand) -> Mapping[str, Operand]:
+        """Return the spec with the axis narrowed."""
+        operand.needs_numbers(self.at)
+        position, size = self._position(operand)
+        if self.to > size:
+            raise SelectionError(
+                f"{self.at}.to={self.to} is larger than the axis of {operand.source!r}, which has "
+                f"{size} elements"
+            )
+        result = operand.with_axis(position, Axis(Dim("component", self.to)))
+        return {"": replace(result, dtype=reduced_dtype("mean", operand.dtype))}
+
+    def lengths(self, xp: Any, operand: Operand, lengths: Lengths) -> Sequence[Lengths]:
+        """Return the same lengths."""
+        return [lengths]
+
+    def in_graph(self, tf: Any, operand: Operand, value: Masked) -> Sequence[Tensor]:
+        """Multiply with the matrix."""
+        position, size = self._position(operand)
+        dtype = reduced_dtype("mean", value.tensor.dtype.name)
+        matrix = tf.constant(random_signs(size, self.to, self.seed), dtype)
+        matrix /= tf.sqrt(tf.cast(self.to, dtype))
+        found = tf.tensordot(tf.cast(value.tensor, dtype), matrix, [[position], [0]])
+        rank = value.tensor.shape.rank
+        return [tf.transpose(found, [*range(position), rank - 1, *range(position, rank - 1)])]
+
+    def in_numpy(self, operand: Operand, value: Array) -> Sequence[Array]:
+        """Multiply in float64."""
+        position, size = self._position(operand)
+        matrix = random_signs(size, self.to, self.seed) / math.sqrt(self.to)
+        found = np.moveaxis(
+            np.tensordot(value.astype(np.float64), matrix, ([position], [0])), -1, position
+        )
+        return [found.astype(reduced_dtype("mean", value.dtype.name))]
+
+
+@lru_cache(maxsize=16)
+def random_signs(rows: int, columns: int, seed: int) -> Array:
+    """Return a matrix of ±1, float64 (rows, columns), the same for every release of NumPy."""
+    count = rows * columns
+    # Raw bits of the generator: its distributions may change between releases.
+    words = np.random.PCG64(seed).random_raw(-(-count // 64))
+    bits = np.unpackbits(np.asarray(words, "<u8").view(np.uint8), count=count)
+    return (bits.reshape(rows, columns) * 2.0) - 1.0

@@ -1,0 +1,324 @@
+"""Pipelines: what may be written, and what it does to dims, shape and dtype."""
+
+import numpy as np
+import pytest
+
+from extractkit.core.spec import TensorSpec
+from extractkit.core.transforms.casting import CASTS
+from extractkit.core.transforms.pipeline import BoundPipeline, Pipeline
+from extractkit.core.transforms.slicing import Slice
+from extractkit.errors import ConfigError, SelectionError
+
+TOKENS = ("sample", "token", None)
+ATTENTION = ("sample", None, "token", "token")
+
+
+def parse(**entries: object) -> Pipeline:
+    return Pipeline.parse(entries, "selectors.mine")
+
+
+def bind(
+    pipeline: Pipeline,
+    address: str,
+    labels: tuple[str | None, ...],
+    shape: tuple[int | None, ...],
+    dtype: str,
+) -> BoundPipeline:
+    """The main result of a pipeline for a tensor."""
+    return pipeline.bind(address, TensorSpec.of(dtype, labels, shape))[""]
+
+
+def slices(written: object) -> tuple[tuple[str | int, object], ...]:
+    (step,) = parse(slice=written).steps
+    assert isinstance(step, Slice)
+    return step.indices
+
+
+@pytest.mark.parametrize(
+    ("written", "index"),
+    [
+        (0, 0),
+        (-1, -1),
+        ("3", 3),
+        ("0:4", (0, 4, None)),
+        (" 1 : 2 ", (1, 2, None)),
+        (":", (None, None, None)),
+        ("::2", (None, None, 2)),
+        ("-3:", (-3, None, None)),
+    ],
+)
+def test_a_slice_is_written_as_in_python(written: object, index: object) -> None:
+    assert slices({"token": written}) == (("token", index),)
+
+
+def test_axes_have_names_or_numbers() -> None:
+    axes = [name for name, _ in slices({"token": 0, 2: 0, "3": 0})]
+    assert axes == ["token", 2, 3]
+
+
+def test_what_is_not_said_changes_nothing() -> None:
+    shape = (None, None, 4)
+    bound = bind(parse(), "a:output", TOKENS, shape, "float32")
+    assert bound.spec == TensorSpec.of("float32", TOKENS, shape)
+
+
+def test_two_selectors_may_ask_for_the_same() -> None:
+    here, there = (Pipeline.parse({"cast": "int8"}, at) for at in ("selectors.a", "selectors.b"))
+    assert here.same_as(there)
+    assert not here.same_as(parse(cast="int16"))
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (
+            {"cast": "float31"},
+            "cast='float31' is not a dtype. Nearest: 'float16', 'float32', 'float64'.",
+        ),
+        ({"cast": ["int8"]}, "cast=['int8'] is not a dtype. Nearest: 'int8', 'uint8', 'int16'."),
+        (
+            {"reduce": "median"},
+            "reduce='median' is not a reduction. Nearest: 'mean', 'min', 'max'.",
+        ),
+        (
+            {"reduce": {"token": None}},
+            "reduce=None is not a reduction. Nearest: 'min', 'mean', 'norm'.",
+        ),
+        (
+            {"reduce": {"": "mean"}},
+            "reduce: '' does not name an axis. Use a dim such as token, or a number",
+        ),
+        (
+            {"slice": {"*": 0}},
+            "slice: '*' does not name an axis. Use a dim such as token, or a number",
+        ),
+        ({"slice": "0:4"}, "slice='0:4' is not a mapping of axis to slice, as in {token: '0:4'}"),
+        *(
+            (
+                {"slice": {"token": wrong}},
+                f"slice.token={wrong!r} is not a slice. Write a number, or '0:4', '::2'",
+            )
+            for wrong in ("", "a:b", "0:4:0", "1:2:3:4", 1.5, True, None, [0, 4])
+        ),
+    ],
+)  # fmt: skip
+def test_it_refuses(entries: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(**entries)
+    assert str(caught.value) == f"selectors.mine.{message}"
+
+
+@pytest.mark.parametrize(
+    ("do", "message"),
+    [
+        ("mean", "do='mean' is not a list of transforms, as in [{mean: token}]"),
+        (
+            [{"mean": 1, "abs": None}],
+            "do.0={'mean': 1, 'abs': None} is not one transform. Write its name, or a mapping of "
+            "its name to its options, as in {mean: token}",
+        ),
+        (
+            ["abs", {"maen": 1}],
+            "do.1.maen: 'maen' is not a transform. Nearest: 'mean', 'max', 'min'.",
+        ),
+        ([{"abs": 3}], "do.0.abs takes no options, given 3"),
+        ([{"threshold": "much"}], "do.0.threshold='much' is not a number"),
+        (
+            [{"threshold": -1}],
+            "do.0.threshold=-1.0 is negative: absolute values are held against it",
+        ),
+        ([{"mean": []}], "do.0.mean is an empty list of axes"),
+        (
+            [{"argmax": "*"}],
+            "do.0.argmax: '*' does not name an axis. Use a dim such as token, or a number",
+        ),
+        (
+            [{"quantile": 0.5}],
+            "do.0.quantile=0.5 is not a mapping of options, as in {q: 0.5, axis: token}",
+        ),
+        ([{"quantile": {"q": [0.5, 2]}}], "do.0.quantile.q=2.0 is not between 0 and 1"),
+        (
+            [{"quantile": {"p": 1}}],
+            "do.0.quantile.p does not exist. Available: q, axis. For example {q: 0.5, axis: token}",
+        ),
+        (
+            [{"histogram": {}}],
+            "do.0.histogram takes edges, or bins and range. Write for example "
+            "selectors.mine.do.0.histogram.bins=20",
+        ),
+        (
+            [{"histogram": {"edges": [0, 1, 1]}}],
+            "do.0.histogram: the edges must ascend, and 1.0 follows 1.0",
+        ),
+        (
+            [{"histogram": {"bins": 4, "range": [0]}}],
+            "do.0.histogram.range=[0] is not two numbers, as in [-1, 1]",
+        ),
+        (
+            [{"topk": {"axis": 1, "k": 0}}],
+            "do.0.topk.k=0 is not a whole number from 1 up",
+        ),
+        (
+            [{"topk": {"axis": 1, "k": 1, "smallest": 1}}],
+            "do.0.topk.smallest=1 is neither true nor false",
+        ),
+        (
+            [{"pool": {"axis": 1, "window": 2, "op": "median"}}],
+            "do.0.pool.op='median' is not known. Available: 'max', 'mean', 'min', 'sum'.",
+        ),
+        (
+            [{"quantize": "int4"}],
+            "do.0.quantize='int4' is not a type to quantize to. Available: int8",
+        ),
+    ],
+)
+def test_the_full_form_refuses(do: object, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(do=do)
+    assert str(caught.value) == f"selectors.mine.{message}"
+
+
+def test_full_and_short_forms_exclude_each_other() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(do=["abs"], cast="float16")
+    assert str(caught.value) == (
+        "selectors.mine.do and selectors.mine.cast exclude each other: write cast as a step of "
+        "selectors.mine.do"
+    )
+
+
+def test_short_forms_are_steps_in_their_order() -> None:
+    short = parse(cast="float16", reduce={"token": "mean"}, slice={"token": "1:"})
+    full = parse(do=[{"slice": {"token": "1:"}}, {"mean": "token"}, {"cast": "float16"}])
+    assert short.same_as(full)
+
+
+@pytest.mark.parametrize(
+    ("do", "message"),
+    [
+        (
+            [{"topk": {"axis": 2, "k": 5}}],
+            "do.0.topk.k=5 is larger than the axis of 'a:output', which has 4 elements",
+        ),
+        (
+            [{"project": {"axis": 2, "to": 5}}],
+            "do.0.project.to=5 is larger than the axis of 'a:output', which has 4 elements",
+        ),
+        (
+            [{"project": {"axis": "token", "to": 2}}],
+            "do.0.project needs an axis of one size, and token of 'a:output' differs from sample "
+            "to sample",
+        ),
+        (
+            [{"mean": "*"}, {"sparsify": 3}],
+            "do.1.sparsify needs an axis, and 'a:output' has none",
+        ),
+        (
+            [{"mean": "*"}, "softmax"],
+            "do.1.softmax needs an axis, and 'a:output' has none",
+        ),
+    ],
+)
+def test_a_step_does_not_fit_what_the_steps_before_make(do: object, message: str) -> None:
+    with pytest.raises(SelectionError) as caught:
+        bind(parse(do=do), "a:output", TOKENS, (None, None, 4), "float32")
+    assert str(caught.value) == f"selectors.mine.{message}"
+
+
+def test_one_axis_is_asked_for_and_the_name_means_two() -> None:
+    with pytest.raises(SelectionError) as caught:
+        bind(parse(do=[{"argmax": "token"}]), "a:b", ATTENTION, (None, 2, None, None), "float32")
+    assert str(caught.value) == (
+        "selectors.mine.do.0.argmax takes one axis, and 'token' names 2 of 'a:b' with dims "
+        "['sample', None, 'token', 'token']. Give one by its number: 2, 3"
+    )
+
+
+def test_further_results_have_names() -> None:
+    spec = TensorSpec.of("float32", TOKENS, (None, None, 4))
+    steps = [{"topk": {"axis": 2, "k": 3}}, {"topk": {"axis": 2, "k": 2}}, {"cast": "float16"}]
+    results = parse(do=steps).bind("a:b", spec)
+    assert {name: bound.spec.dtype for name, bound in results.items()} == {
+        "": "float16",
+        "indices": "int32",
+        "indices2": "int32",
+    }
+    assert [bound.spec.shape[2] for bound in results.values()] == [2, 3, 2]
+
+
+def test_a_superscript_is_no_number_of_an_axis() -> None:
+    assert slices({"²": 0}) == (("²", 0),)
+
+
+SAMPLE_STAYS = "The sample axis cannot be sliced or reduced; inputs.limit takes the first samples"
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (
+            {"slice": {"tokn": 0}},
+            "selectors.mine.slice names axis 'tokn', which 'a:output' with dims "
+            f"['sample', 'token', None] does not have. Available: token, 1, 2. {SAMPLE_STAYS}",
+        ),
+        (
+            {"reduce": {0: "mean"}},
+            "selectors.mine.reduce names axis 0, which 'a:output' with dims "
+            f"['sample', 'token', None] does not have. Available: token, 1, 2. {SAMPLE_STAYS}",
+        ),
+        (
+            {"reduce": {"sample": "mean"}},
+            "selectors.mine.reduce names axis 'sample', which 'a:output' with dims "
+            f"['sample', 'token', None] does not have. Available: token, 1, 2. {SAMPLE_STAYS}",
+        ),
+        (
+            {"slice": {2: 4}},
+            "selectors.mine.slice takes element 4 of an axis of 'a:output' that has 4 elements",
+        ),
+        (
+            {"slice": {2: -5}},
+            "selectors.mine.slice takes element -5 of an axis of 'a:output' that has 4 elements",
+        ),
+        (
+            {"reduce": {"token": "mean", 1: "max"}},
+            "selectors.mine.reduce names axis 1, which 'a:output' with dims ['sample', None] does "
+            f"not have. Available: 2. {SAMPLE_STAYS}",
+        ),
+        (
+            {"slice": {"token": 0, 1: "0:4"}},
+            "selectors.mine.slice names an axis of 'a:output' twice",
+        ),
+    ],
+)
+def test_it_does_not_fit_the_tensor(entries: dict[str, object], message: str) -> None:
+    with pytest.raises(SelectionError) as caught:
+        bind(parse(**entries), "a:output", TOKENS, (None, None, 4), "float32")
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(("key", "value"), [("reduce", "sum"), ("cast", "int8")])
+def test_texts_are_not_numbers(key: str, value: str) -> None:
+    with pytest.raises(SelectionError) as caught:
+        bind(parse(**{key: value}), "a:output", ("sample",), (None,), "string")
+    assert str(caught.value) == f"selectors.mine.{key} needs numbers, but 'a:output' holds texts"
+
+
+def test_a_name_means_every_axis_that_bears_it() -> None:
+    shape = (None, 12, None, None)
+    bound = bind(parse(reduce={"token": "mean"}), "a:op/Softmax", ATTENTION, shape, "float32")
+    assert bound.spec == TensorSpec.of("float32", ("sample", None), (None, 12))
+
+
+def test_a_bare_reduction_means_every_axis_but_the_sample() -> None:
+    bound = bind(parse(reduce="max"), "a:output", TOKENS, (None, None, 4), "int32")
+    assert bound.spec == TensorSpec.of("int32", ("sample",), (None,))
+
+
+def test_a_constant_has_no_sample_axis_to_be_spared() -> None:
+    pipeline = parse(slice={0: 1}, reduce="sum")
+    bound = bind(pipeline, "a:kernel", (None, None), (3, 4), "float32")
+    assert bound.spec == TensorSpec.of("float32", (), ())
+
+
+def test_every_cast_is_a_dtype_of_numpy() -> None:
+    assert [np.dtype(name).name for name in CASTS] == list(CASTS)
