@@ -8,8 +8,8 @@ from pathlib import Path
 
 import extractkit
 from extractkit.core.checkpoints import Checkpoint
-from extractkit.runs.agreement import differences
 from extractkit.runs.manifest import Manifest, RunInputs, Volatile
+from extractkit.runs.same_job import differences
 from tests.runs.examples import TENSORS
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "resume-refusals.md"
@@ -136,7 +136,7 @@ def test_every_exception_of_this_test_exists() -> None:
 def test_each_reason_is_given() -> None:
     text = " ".join(PAGE.read_text("utf-8").split())
     for message in listed():
-        assert re.match(r"[A-Z`]\S* \S+", text.partition(f"`{message}` ")[2]), message
+        assert re.match(r"[A-Z`]\S* \S+", text.partition(f"`{message}`: ")[2]), message
 
 
 def test_every_difference_is_listed() -> None:
