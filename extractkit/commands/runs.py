@@ -199,7 +199,7 @@ def diff(arguments: Sequence[str]) -> bool:
             mapping=mapping,
             rtol=given.rtol,
             atol=given.atol,
-            only=given.only,
+            only=given.only or None,
         )
     if given.json:
         write_json(found.to_json())

@@ -51,7 +51,7 @@ def test_parts_of_a_job_are_joined_to_the_same_run(
     assert (missing.returncode, missing.stdout) == (cli.MISTAKEN, "")
     assert missing.stderr == (
         f"extractkit: 1 of the 2 parts of {place}/p are missing or not finished: 1/2 is missing: "
-        f"extractkit {' '.join(JOB)} runtime.part=1/2 run_dir={place}/p\n"
+        f"extractkit --config-dir {place}/my {' '.join(JOB)} runtime.part=1/2 run_dir={place}/p\n"
     )
     assert program(*JOB, "runtime.part=1/2", "run_dir=p").returncode == cli.DONE
     done = program("join", "p")
