@@ -4,13 +4,14 @@ import gc
 import os
 import secrets
 import signal
-from collections.abc import Generator
+import sys
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import hypothesis
 import pytest
 
-from tests.preloaded import programs
+from tests.preloaded import only_for, programs
 
 # Ray reads these when it is imported. Clusters of these tests have a token of their own, so that
 # nobody else's is looked for, and tell nobody that they are used.
@@ -23,6 +24,18 @@ REQUIRE = "EXTRACTKIT_REQUIRE_REAL_MODELS"
 LONGEST = (
     *("test_pages.py", "test_campaigns.py", "test_program.py", "test_real_bert.py"),
     *("test_experiments.py", "test_wheel.py", "test_loaded_again.py", "test_derived_state.py"),
+)
+
+# What a job imports that computes with NumPy alone.
+_LIGHT = (
+    *("h5py", "hydra.main", "ai_edge_litert.interpreter", "matplotlib.figure"),
+    *("extractkit.cli", "extractkit.api", "extractkit.testing.reference"),
+    *("extractkit.models.litert.probe", "extractkit.models.weight_files"),
+)
+# Processes of a moment that read a file which may crash them.
+_CHILDREN = (
+    "extractkit.models.litert.examination",
+    "extractkit.models.weight_files.hdf5_listing",
 )
 
 # No test fails for taking its time: machines that run the gate have other work, too.
@@ -67,8 +80,38 @@ def _no_wait_for_the_disk() -> Generator[None]:
 @pytest.fixture(scope="session")
 def preloaded(tmp_path_factory: pytest.TempPathFactory) -> Generator[Path]:
     """A folder of programs for PATH that have TensorFlow imported."""
-    with programs(tmp_path_factory.mktemp("bin")) as folder:
+    with programs(tmp_path_factory.mktemp("bin"), ("h5py", "hydra.main", "keras_hub")) as folder:
         yield folder
+
+
+@pytest.fixture(scope="session")
+def light(tmp_path_factory: pytest.TempPathFactory) -> Generator[Path]:
+    """A folder of programs that have imported what needs no TensorFlow."""
+    with programs(tmp_path_factory.mktemp("light"), _LIGHT) as folder:
+        yield folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _quick_children(light: Path) -> Generator[None]:
+    """Have the children that look at a file forked: a new process imports for longer than it looks.
+
+    `tests/models/test_child.py` starts them as they are.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", str(only_for(_CHILDREN, light)))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def frozen_objects_counted_once() -> Generator[Callable[[], int]]:
+    """Count the frozen objects once: each count visits them all, and each job asks for one.
+
+    Yields what counts them anew.
+    """
+    real, count = gc.get_freeze_count, gc.get_freeze_count()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gc, "get_freeze_count", lambda: count)
+        yield real
 
 
 def _checked(descriptor: int) -> None:

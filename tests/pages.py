@@ -12,7 +12,7 @@ import doctest
 import os
 import re
 import subprocess
-import sys
+import sysconfig
 from contextlib import chdir
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def run_page(page: Path, folder: Path, programs: Path) -> int:
     Raises:
         SybilFailure: A command failed, or printed something else than the page says.
     """
-    path = os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]])
+    path = os.pathsep.join([str(programs), sysconfig.get_path("scripts"), os.environ["PATH"]])
 
     def shell(script: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(

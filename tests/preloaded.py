@@ -1,50 +1,69 @@
-"""A `python` that need not import TensorFlow: every call is a fork of one process that has.
+"""A `python` that need not import its packages: every call is a fork of one process that has.
 
-The commands of a page are short programs, and half of the time of each is that import. Whether a
-program imports what it needs is for the tests that start processes of their own.
+Most of the time of a short program is spent on imports. Whether a program imports what it needs is
+for the tests that start processes of their own.
 """
 
 import gc
 import json
 import os
 import runpy
+import select
 import shlex
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import types
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 
 _CALL = """\
 #!{python} -IS
-import json, os, socket, sys
+import json, os, resource, signal, socket, sys
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({address!r})
     socket.send_fds(server, [b"."], [0, 1, 2])
     call = [os.getcwd(), dict(os.environ), [*{start!r}, *sys.argv[1:]]]
     server.sendall(json.dumps(call).encode())
     server.shutdown(socket.SHUT_WR)
-    sys.exit(int(server.recv(100) or b"1"))
+    code = int(server.recv(100) or b"1")
+if code < 0:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if -code != signal.SIGKILL:
+        signal.signal(-code, signal.SIG_DFL)
+    os.kill(os.getpid(), -code)
+sys.exit(code)
+"""
+_ONLY = """\
+#!{python} -IS
+import os, sys
+if sys.argv[1:2] == ["-m"] and sys.argv[2] in {modules!r}:
+    os.execv({served!r}, [{served!r}, *sys.argv[1:]])
+os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 """
 _PROGRAMS = {"python": (), "extractkit": ("-m", "extractkit")}
 
 
 @contextmanager
-def programs(folder: Path) -> Iterator[Path]:
-    """Fill a folder, for PATH, with `python` and `extractkit`, which work within the block."""
+def programs(folder: Path, modules: Sequence[str]) -> Iterator[Path]:
+    """Fill a folder, for PATH, with `python` and `extractkit`, which work within the block.
+
+    Args:
+        folder: An empty folder.
+        modules: What each program finds imported, where it is installed.
+    """
     address = str(folder / "calls")
     for name, start in _PROGRAMS.items():
-        script = folder / name
-        script.write_text(_CALL.format(python=sys.executable, address=address, start=start))
-        script.chmod(0o755)
+        _write(folder / name, _CALL.format(python=sys.executable, address=address, start=start))
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(address)
         listening.listen()
         number = str(listening.fileno())
         server = subprocess.Popen(
-            [sys.executable, "-m", __name__, number],
+            [sys.executable, "-m", __name__, number, *modules],
             cwd=Path(__file__).parents[1],
             pass_fds=[listening.fileno()],
             stdin=subprocess.DEVNULL,
@@ -56,6 +75,19 @@ def programs(folder: Path) -> Iterator[Path]:
     finally:
         server.kill()
         server.wait()
+
+
+def only_for(modules: Sequence[str], folder: Path) -> Path:
+    """Write a `python` that runs these modules as the folder's does, and the rest by itself."""
+    path = folder / "python-for-some"
+    served = str(folder / "python")
+    _write(path, _ONLY.format(python=sys.executable, modules=tuple(modules), served=served))
+    return path
+
+
+def _write(path: Path, script: str) -> None:
+    path.write_text(script)
+    path.chmod(0o755)
 
 
 def serve(listening: socket.socket) -> None:
@@ -70,22 +102,36 @@ def serve(listening: socket.socket) -> None:
 
 
 def _answer(call: socket.socket) -> None:
-    """Run what is called in a fork, and send its exit code when that has ended."""
+    """Run what is called in a fork, and send its exit code when that has ended.
+
+    The fork is killed with the process that called.
+    """
     _, standard, _, _ = socket.recv_fds(call, 1, 3)
     text = b"".join(iter(lambda: call.recv(65536), b""))
     child = os.fork()
     if child:
+        for descriptor in standard:
+            os.close(descriptor)
+        either = select.poll()
+        either.register(call, 0)  # only that it is closed
+        either.register(os.pidfd_open(child), select.POLLIN)
+        if any(descriptor == call.fileno() for descriptor, _ in either.poll()):
+            os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
-        call.sendall(str(os.waitstatus_to_exitcode(status) % 256).encode())
+        with suppress(OSError):
+            call.sendall(str(os.waitstatus_to_exitcode(status)).encode())
         os._exit(0)
     call.close()
+    folder, variables, arguments = json.loads(text)
     for number, descriptor in enumerate(standard):
         os.dup2(descriptor, number)
         os.close(descriptor)
     # What these know of their files, whether one can seek, say, is of the files before.
-    sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
-    folder, variables, arguments = json.loads(text)
+    written = variables.get("PYTHONIOENCODING")
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", encoding=written, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", 1, written, "backslashreplace", closefd=False)  # noqa: SIM115
+    sys.dont_write_bytecode = "PYTHONDONTWRITEBYTECODE" in variables
     os.chdir(folder)
     os.environ.clear()
     os.environ |= variables
@@ -94,9 +140,12 @@ def _answer(call: socket.socket) -> None:
 
 def _run(arguments: list[str]) -> None:
     """Do what `python` does with these arguments."""
-    if arguments[0] == "-c":
-        sys.argv, sys.path[0] = ["-c", *arguments[2:]], ""
-        exec(compile(arguments[1], "<string>", "exec"), {"__name__": "__main__"})
+    if arguments[0] == "-P":
+        del sys.path[0]
+        _code(arguments[1:])
+    elif arguments[0] == "-c":
+        sys.path[0] = ""
+        _code(arguments)
     elif arguments[0] == "-m":
         sys.argv, sys.path[0] = arguments[1:], str(Path.cwd())
         runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
@@ -107,11 +156,17 @@ def _run(arguments: list[str]) -> None:
         runpy.run_path(arguments[0], run_name="__main__")
 
 
-if __name__ == "__main__":
-    import h5py  # noqa: F401
-    import hydra.main  # noqa: F401
-    import keras_hub  # noqa: F401
+def _code(arguments: list[str]) -> None:
+    _, code, *given = arguments
+    sys.argv = ["-c", *given]
+    sys.modules["__main__"] = main = types.ModuleType("__main__")
+    exec(compile(code, "<string>", "exec"), main.__dict__)
 
+
+if __name__ == "__main__":
+    for name in sys.argv[2:]:
+        with suppress(ImportError):
+            import_module(name)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who answer
     gc.freeze()
     serve(socket.socket(fileno=int(sys.argv[1])))

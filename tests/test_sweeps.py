@@ -70,9 +70,9 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def command(*arguments: str) -> list[str]:
+def command(*arguments: str, python: str | Path = "") -> list[str]:
     start = "from extractkit.__main__ import main; main()"
-    return [sys.executable, "-P", "-c", start, *arguments]
+    return [str(python or sys.executable), "-P", "-c", start, *arguments]
 
 
 def variables() -> dict[str, str]:
@@ -81,12 +81,12 @@ def variables() -> dict[str, str]:
 
 
 @pytest.fixture
-def program(place: Path) -> Program:
+def program(place: Path, light: Path) -> Program:
     """Call the program in that directory."""
 
     def call(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            command(*arguments),
+            command(*arguments, python=light / "python"),
             cwd=place,
             env=variables(),
             capture_output=True,

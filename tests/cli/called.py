@@ -55,11 +55,11 @@ ON_RUNS = ("show", "resume", "join", "rerun", "verify", "diff")
 Program = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def command(*arguments: str) -> list[str]:
+def command(*arguments: str, python: str | Path = "") -> list[str]:
     start = "from extractkit.__main__ import main; main()"
     job = any("=" in argument for argument in arguments) and arguments[0] not in ON_RUNS
     own = ["--config-dir", "my", "--trust", "own"] if job else []
-    return [sys.executable, "-P", "-c", start, *arguments, *own]
+    return [str(python or sys.executable), "-P", "-c", start, *arguments, *own]
 
 
 def variables(**more: str) -> dict[str, str]:

@@ -23,12 +23,12 @@ def place(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def program(place: Path) -> Program:
+def program(place: Path, light: Path) -> Program:
     """Call the program in that directory, as the console script does: without it on the path."""
 
     def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            command(*arguments),
+            command(*arguments, python=light / "python"),
             cwd=place,
             env=variables(**environment),
             capture_output=True,

@@ -4,10 +4,10 @@ Jobs run on the reference model, so that nothing waits for TensorFlow.
 """
 
 import json
+import resource
 import shlex
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -52,10 +52,12 @@ def test_help_and_show_import_neither_tensorflow_nor_hydra(program: Program, pla
         assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_help_answers_within_a_second(program: Program) -> None:
-    began = time.perf_counter()
-    program("--help")
-    assert time.perf_counter() - began < 1
+def test_help_answers_within_a_second(place: Path) -> None:
+    """Of processor time: the machine may have other work."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command("--help"), cwd=place, env=variables(), capture_output=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
 
 
 def test_version(program: Program) -> None:
