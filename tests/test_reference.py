@@ -1,5 +1,6 @@
 """The reference has an entry for whatever is public: names of Python and configuration keys."""
 
+import inspect
 import pkgutil
 import re
 import sys
@@ -10,6 +11,7 @@ import pytest
 import extractkit
 import extractkit.testing
 from extractkit import errors
+from extractkit.commands.verbs import VERBS, of_verb, overview
 from extractkit.config import GROUPS
 from extractkit.config.declared import entries
 
@@ -30,6 +32,41 @@ def test_every_public_name_has_an_entry() -> None:
     raised = [f"extractkit.{name}" for name in dir(errors) if name.endswith("Error")]
     assert set(public + contracts + raised) <= set(entered)
     assert set(raised) <= set(public)
+
+
+def test_every_member_of_a_public_class_is_described() -> None:
+    bare = [
+        f"{name}.{member}"
+        for name in extractkit.__all__
+        if inspect.isclass(public := getattr(extractkit, name))
+        for member, value in vars(public).items()
+        if not member.startswith("_") and _is_bare(value)
+    ]
+    assert bare == ["Run.skipped"]  # an error that names what has replaced it
+
+
+def _is_bare(member: object) -> bool:
+    function = getattr(member, "fget", None) or getattr(member, "func", member)
+    return callable(function) and not inspect.getdoc(function)
+
+
+def test_every_verb_has_a_section_with_all_its_options() -> None:
+    page = (DOCS / "reference" / "command-line.md").read_text("utf-8")
+    sections = re.findall(r"^### (\w+)\n\n```\{program-output\} extractkit (.*)\n```", page, re.M)
+    assert sections == [(verb, f"{verb} --help") for verb in VERBS]
+    assert "```{program-output} extractkit --help\n```" in page
+    for name, verb in VERBS.items():
+        _, _, listed = of_verb(name).partition("\nOptions\n")
+        for option in verb.options:
+            assert f"  {option.typed} " in listed, (name, option)
+            assert option.description.split()[0] in listed
+            assert f"  {option.typed} " in overview({})
+
+
+def test_the_keys_of_selectors_have_their_sections() -> None:
+    page = (DOCS / "reference" / "selectors.md").read_text("utf-8")
+    for kind in ("predicates", "transforms"):
+        assert f"```{{selector-keys}} {kind}\n```" in page
 
 
 @pytest.mark.parametrize("group", sorted({*GROUPS} - {"experiment"}))
