@@ -14,6 +14,7 @@ from extractkit import errors
 from extractkit.commands.verbs import VERBS, of_verb, overview
 from extractkit.config import GROUPS
 from extractkit.config.declared import entries
+from extractkit.core.transforms import registry as transforms
 
 DOCS = Path(__file__).parents[1] / "docs"
 sys.path.insert(0, str(DOCS / "_ext"))
@@ -67,6 +68,8 @@ def test_the_keys_of_selectors_have_their_sections() -> None:
     page = (DOCS / "reference" / "selectors.md").read_text("utf-8")
     for kind in ("predicates", "transforms"):
         assert f"```{{selector-keys}} {kind}\n```" in page
+    listed = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", page, re.MULTILINE)
+    assert {*re.findall(r"\w+", " ".join(listed))} == {*transforms.names()}
 
 
 @pytest.mark.parametrize("group", sorted({*GROUPS} - {"experiment"}))
