@@ -21,8 +21,8 @@ from extractkit.core.value_checks import examine
 from extractkit.core.values import Dense, Ragged, Values
 from extractkit.runs import JOURNAL, SAMPLES, SHARDS, journal
 from extractkit.runs import manifest as manifests
-from extractkit.runs.checking import verify
 from extractkit.runs.checking.files import damage
+from extractkit.runs.checking.verification import verify
 from extractkit.runs.manifest import Manifest, RunInputs, RunPlan, Volatile
 from extractkit.runs.parts import join as join_parts
 from extractkit.runs.parts import place

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         UnknownTensorError,
         UserError,
     )
-    from extractkit.runs.checking.result import Verification
+    from extractkit.runs.checking import Verification
     from extractkit.runs.comparing import diff
     from extractkit.runs.comparing.result import Comparison
     from extractkit.runs.reader import Run
@@ -103,7 +103,7 @@ _LAZY = {
     "TensorView": ("extractkit.runs.views", "TensorView"),
     "UnknownTensorError": ("extractkit.errors", "UnknownTensorError"),
     "UserError": ("extractkit.errors", "UserError"),
-    "Verification": ("extractkit.runs.checking.result", "Verification"),
+    "Verification": ("extractkit.runs.checking", "Verification"),
     "catalog": ("extractkit.api", "catalog"),
     "diff": ("extractkit.runs.comparing", "diff"),
     "extract": ("extractkit.api", "extract"),

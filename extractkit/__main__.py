@@ -84,7 +84,7 @@ def _ended() -> int:
     """Return the exit code."""
     # Imported here, so that an interruption while modules are imported ends like any other.
     from extractkit import cli
-    from extractkit.display.output import drop_output
+    from extractkit.display import drop_output
 
     try:
         code = cli.execute(sys.argv[1:])

@@ -26,9 +26,9 @@ from extractkit.engine.recompute import recompute as recompute_shards
 from extractkit.errors import ConfigError, RunDirectoryError
 from extractkit.models.process import impose
 from extractkit.runs import JOURNAL, manifest
-from extractkit.runs.checking import IntactRun
-from extractkit.runs.checking import verify as verify_run
-from extractkit.runs.checking.result import Check, Verification
+from extractkit.runs.checking import Check, Verification
+from extractkit.runs.checking.verification import IntactRun
+from extractkit.runs.checking.verification import verify as verify_run
 from extractkit.runs.directory import check_unused
 from extractkit.runs.journal import read as read_journal
 from extractkit.runs.parts import join as join_parts

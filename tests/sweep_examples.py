@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from extractkit.commands.jobs import run
-from extractkit.commands.sweeps import resume
+from extractkit.commands.runs import resume
 
 TARGET = "extractkit.testing.reference.ReferenceModel"
 REFERENCE = f"_target_: {TARGET}\nseed: 0\nlongest: 64\n"

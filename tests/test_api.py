@@ -13,7 +13,7 @@ from extractkit import cli, errors
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError, FinalError, JobError, RunDirectoryError, SelectionError
 from extractkit.runs import HYDRA
-from extractkit.runs.checking.result import Outcome
+from extractkit.runs.checking import Outcome
 from extractkit.runs.manifest import Status
 from extractkit.testing.reference import ReferenceModel
 from tests.engine.examples import Collected

@@ -13,8 +13,8 @@ from experiments.real_models.fetch import PACKAGES
 from extractkit.commands import jobs
 from extractkit.config import with_run_dir
 from extractkit.config.compose import compose
+from extractkit.runs import checking as verification
 from extractkit.runs import manifest, sweeps
-from extractkit.runs.checking import result as verification
 from extractkit.runs.comparing import result as comparison
 from tests.pages import matches, run_page
 from tests.real_models import FOLDER, real_model

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from extractkit.advice import command
+from extractkit.commands import TRUST
 from extractkit.commands.arguments import SWEEP, complete_without_verb
-from extractkit.commands.verbs import TRUST
-from extractkit.display.output import write, write_json, write_rendered
+from extractkit.display import write, write_json, write_rendered
 from extractkit.errors import (
     BadSampleError,
     FinalError,
@@ -253,7 +253,7 @@ def write_run(directory: Path) -> None:
 
 def ended(directory: Path, record: "SweepRecord", trust: "Trust") -> None:
     """Print how a sweep ended, and its directory as the last line on standard output."""
-    from extractkit.display.output import printable
+    from extractkit.display import printable
     from extractkit.display.run import sweep_summary
     from extractkit.runs.manifest import Status
     from extractkit.runs.sweeps import next_steps

@@ -1,22 +1,26 @@
-"""Verbs on runs: show, resume, join, rerun, verify, diff. None is a Hydra application."""
+"""Verbs on runs and sweeps: show, resume, join, rerun, verify, diff."""
 
 import os
+import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from extractkit.commands import sweeps
 from extractkit.commands.arguments import RunOptions
+from extractkit.commands.jobs import ended, write_run
 from extractkit.config import RUN_DIR, with_run_dir
-from extractkit.display.output import write, write_json, write_rendered
+from extractkit.display import write, write_json, write_rendered
 from extractkit.errors import ConfigError, RunDirectoryError
 
 if TYPE_CHECKING:
+    from extractkit.config.convert import Composition
     from extractkit.runs.drift import Drift
     from extractkit.runs.manifest import Manifest
+    from extractkit.runs.sweeps import SweepRecord
+
 
 Report = Callable[[Exception], int]
 
@@ -40,7 +44,7 @@ def show(arguments: Sequence[str]) -> bool:
     given = RunOptions("show").read(arguments)
     directory = Path(given.run)
     if is_sweep(directory) and given.figure is None:
-        sweeps.show(directory, as_json=given.json)
+        show_sweep(directory, as_json=given.json)
         return True
     found = manifest.read(directory)
     drift = read_drift(directory, found.files)
@@ -91,7 +95,7 @@ def resume(arguments: Sequence[str], report: Report) -> list[int]:
                 f"resume: {given.overrides[0]!r} cannot be given for a sweep. Give it for one of "
                 f"its runs"
             )
-        return sweeps.resume(directory, given.trust, report)
+        return resume_sweep(directory, given.trust, report)
     with (
         redirect_stdout(sys.stderr),
         resumable(directory, given.trust, given.overrides),
@@ -105,7 +109,7 @@ def resume(arguments: Sequence[str], report: Report) -> list[int]:
 def join(arguments: Sequence[str]) -> bool:
     """Join the parts of a job, and print the run directory as the last line on standard output."""
     from extractkit.core.trust import Trust
-    from extractkit.display.output import printable
+    from extractkit.display import printable
     from extractkit.display.progress import waiting
     from extractkit.runs.parts import join
     from extractkit.runs.reader import sink_of
@@ -170,7 +174,7 @@ def verify(arguments: Sequence[str]) -> bool:
             )
         else:
             from extractkit.core.trust import Trust
-            from extractkit.runs.checking import verify
+            from extractkit.runs.checking.verification import verify
             from extractkit.runs.reader import sink_of
 
             trust = Trust(tuple(given.trust))
@@ -211,3 +215,139 @@ def diff(arguments: Sequence[str]) -> bool:
 def _directory(text: str) -> Path:
     """Return a run directory for printing: absolute, without `..`."""
     return Path(os.path.abspath(text))  # noqa: PTH100 - links stay as they are
+
+
+_OPTIONS = ("config_dir", "config_path", "config_name")
+# Hydra would write through links in a directory that may come from someone else.
+_KEPT_OFF = ("hydra.output_subdir=null", "hydra.job_logging.root=null")
+
+
+def show_sweep(directory: Path, *, as_json: bool) -> None:
+    """Show a sweep.
+
+    Raises:
+        RunDirectoryError: it is damaged.
+    """
+    from extractkit.display.run import sweep_overview
+    from extractkit.runs.schema import plain
+    from extractkit.runs.sweeps import read
+
+    found = read(directory)
+    if as_json:
+        write_json(plain(found))
+    else:
+        write_rendered(sweep_overview(directory, found))
+
+
+def resume_sweep(
+    directory: Path, trusted: Sequence[str], report: Callable[[Exception], int]
+) -> list[int]:
+    """Resume a sweep: run all jobs except those with a complete, intact run.
+
+    Returns:
+        The exit codes of the jobs that failed.
+
+    Raises:
+        RunDirectoryError: it is damaged, or another process holds it.
+        ConfigError: it no longer composes, or names code that is not trusted.
+    """
+    from extractkit.config.app import launch
+    from extractkit.runs.sweeps import read
+
+    found = read(directory)
+    if _is_whole(directory, found):
+        sys.stderr.write(f"{directory} is finished, and nothing of it is damaged\n")
+        write(f"{directory}\n")
+        return []
+    return launch(
+        list(_arguments(directory, found)),
+        partial(_resumed_or_run, trusted=tuple(trusted), working_directory=found.working_directory),
+        report,
+        dry=False,
+        trusted=trusted,
+        ran=write_run,
+        swept=ended,
+        resumed=directory,
+    )
+
+
+def _is_whole(directory: Path, found: "SweepRecord") -> bool:
+    from extractkit.engine.execute import is_whole
+    from extractkit.runs import manifest
+    from extractkit.runs.sweeps import is_of
+
+    if found.status is not manifest.Status.FINISHED:
+        return False
+    for job in found.jobs:
+        run = job.directory(directory)
+        try:
+            recorded = manifest.read(run)
+            if not is_of(recorded, job) or not is_whole(run, recorded):
+                return False
+        except RunDirectoryError:
+            return False
+    return True
+
+
+def _arguments(directory: Path, found: "SweepRecord") -> Iterator[str]:
+    """Return the arguments that launch the sweep into its own directory.
+
+    Raises:
+        RunDirectoryError: an override is an option, which cannot have been typed there, or the
+            configuration comes from a package.
+    """
+    from extractkit.advice import hydra_quoted
+
+    for override in found.overrides:
+        if override.startswith("-"):
+            raise RunDirectoryError(f"{directory} records the option {override!r} as an override")
+        yield override
+    if found.config_path is not None and not Path(found.config_path).is_absolute():
+        # Hydra would treat it as a package and import it.
+        raise RunDirectoryError(
+            f"{directory} records --config-path={found.config_path}, which is no absolute path. "
+            f"Run the sweep again"
+        )
+    yield f"hydra.sweep.dir={hydra_quoted(str(directory))}"
+    yield from _KEPT_OFF
+    yield "--multirun"
+    for name in _OPTIONS:
+        if (value := getattr(found, name)) is not None:
+            yield f"--{name.replace('_', '-')}={value}"
+
+
+def _resumed_or_run(
+    composed: "Composition", *, trusted: tuple[str, ...], working_directory: str | None
+) -> Path:
+    """Run or resume one job and return its run directory."""
+    from extractkit.api import resume
+    from extractkit.commands.jobs import extract, resumable
+    from extractkit.config.convert import relative_to
+    from extractkit.core.trust import Trust
+    from extractkit.display.progress import listening
+    from extractkit.runs import MANIFEST, manifest
+
+    directory = composed.directory
+    if not (directory / MANIFEST).exists():
+        return extract(relative_to(working_directory, composed, Trust(trusted)))
+    _check_same(directory, manifest.read(directory), composed)
+    with (
+        redirect_stdout(sys.stderr),
+        resumable(directory, trusted),
+        listening(sys.stderr) as listener,
+    ):
+        resume(directory, trust=trusted, listener=listener)
+    return directory
+
+
+def _check_same(directory: Path, recorded: "Manifest", composed: "Composition") -> None:
+    """Check that a run belongs to the job.
+
+    Raises:
+        RunDirectoryError: it belongs to another job.
+    """
+    if recorded.job_given != composed.job.given:
+        raise RunDirectoryError(
+            f"{directory} holds the run of another job: {shlex.join(recorded.job_given)}. Move it "
+            f"away, and resume the sweep again"
+        )

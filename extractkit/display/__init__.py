@@ -1,5 +1,185 @@
-"""Output for people: functions from values to rich renderables, and the progress of a job.
+"""Output for people: rich renderables, progress, and results on standard output as text or JSON.
 
-Names come from other people's models and may contain anything, so all of them pass through
-`output.safe`.
+Names of tensors, samples and files, and messages about them, may come from other people's models,
+runs and configurations. A terminal would obey an escape sequence in them. So all of them pass
+through this module, which shows unprintable characters as escapes (`\x1b`).
 """
+
+import io
+import json
+import os
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TextIO
+
+import numpy as np
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.segment import Segment
+
+from extractkit.core.catalog import Kind
+from extractkit.core.plan import storable
+from extractkit.core.spec import SAMPLE
+from extractkit.runs.directory import human_bytes
+
+_PLURALS = {
+    Kind.MODEL_INPUT: ("model input", "model inputs"),
+    Kind.MODEL_OUTPUT: ("model output", "model outputs"),
+    Kind.LAYER_INPUT: ("input", "inputs"),
+    Kind.LAYER_OUTPUT: ("output", "outputs"),
+    Kind.OP: ("op", "ops"),
+    Kind.WEIGHT: ("weight", "weights"),
+    Kind.OPTIMIZER: ("optimizer variable", "optimizer variables"),
+    Kind.MOVING_AVERAGE: ("moving average", "moving averages"),
+}
+
+
+def safe(name: str) -> str:
+    """Return a name with control characters as escape sequences.
+
+    Markup is harmless in a `rich.text.Text`, which does not parse it.
+    """
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in name
+    )
+
+
+def shape_text(dims: Sequence[str | None] | None, shape: Sequence[int | None] | None) -> str:
+    """Return a shape with names of free axes and sizes of fixed axes: `sample × token × 384`."""
+    if dims is None or shape is None:
+        return "any shape"
+    axes = zip(dims, shape, strict=True)
+    return " × ".join(_axis(dim, size) for dim, size in axes) or "scalar"
+
+
+def size_text(
+    dims: Sequence[str | None] | None, shape: Sequence[int | None] | None, dtype: str
+) -> str:
+    """Return stored bytes for each element of the free axes: `1.5 kB/token`, `576 kB`."""
+    try:
+        size = np.dtype(storable(dtype)).itemsize
+    except TypeError:
+        return ""
+    if dims is None or shape is None or "?" in dims or not size:
+        return ""
+    varying: Counter[str] = Counter()
+    for dim, length in zip(dims, shape, strict=True):
+        if length is not None:
+            size *= length
+        varying.update(factor for factor in (dim or "").split("*") if factor and length is None)
+    samples = varying.pop(SAMPLE, 0)
+    factors = [_power(dim, count) for dim, count in varying.items()] or ["sample"] * min(samples, 1)
+    return "/".join([human_bytes(size), *factors])
+
+
+def counts_text(kinds: Counter[Kind]) -> str:
+    """Return counts as text, in the order of `Kind`: `12 ops, 1 input`."""
+    return ", ".join(
+        f"{kinds[kind]:,} {_PLURALS[kind][kinds[kind] != 1]}" for kind in Kind if kinds[kind]
+    )
+
+
+def duration_text(seconds: float) -> str:
+    """Return a duration as text: `0.4 s`, `12 s`, `3:05`, `2:03:05`."""
+    if seconds < 59.5:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def plural(count: int, one: str) -> str:
+    """Return a count with its noun: `1 sample`, `2 samples`."""
+    return f"{count:,} {one}{'' if count == 1 else 's'}"
+
+
+def rate_text(count: int, seconds: float) -> str:
+    """Return a rate: `110 samples/s`; an empty string for no samples or no time."""
+    if not count or seconds <= 0:
+        return ""
+    rate = count / seconds
+    return f"{rate:,.{1 if rate < 10 else 0}f} samples/s"
+
+
+def _axis(dim: str | None, size: int | None) -> str:
+    if size is not None:
+        return f"{size}"
+    return safe(dim or "?")
+
+
+def _power(dim: str, count: int) -> str:
+    return safe(dim) if count == 1 else f"{safe(dim)}^{count}"
+
+
+_UNLIMITED = 10_000
+"""Width in a file or pipe, wide enough that no line is broken."""
+
+
+def render(renderable: RenderableType, stream: TextIO) -> str:
+    """Render for `stream`: colours and folded lines for a terminal only.
+
+    Only these colours reach the terminal as control sequences. Markup in plain text is not
+    interpreted.
+    """
+    terminal = stream.isatty()
+    width_is_given = "COLUMNS" in os.environ
+    console = Console(
+        file=io.StringIO(),
+        force_terminal=terminal,
+        width=shutil.get_terminal_size().columns if terminal or width_is_given else _UNLIMITED,
+        no_color=None if terminal else True,
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+    with console.capture() as capture:
+        console.print(Printable(renderable))
+    return "".join(f"{line.rstrip()}\n" for line in capture.get().split("\n")[:-1])
+
+
+def printable(text: str) -> str:
+    """Return a message with control characters as escape sequences.
+
+    Line breaks are kept.
+    """
+    return "\n".join(map(safe, text.split("\n")))
+
+
+@dataclass(frozen=True)
+class Printable:
+    """Renderable without control sequences in its texts."""
+
+    renderable: RenderableType
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for segment in console.render(self.renderable, options):
+            yield Segment(printable(segment.text), segment.style, segment.control)
+
+
+def write(text: str) -> None:
+    """Write a result. If the reader has gone (`| head`), drop it and all further output."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        drop_output()
+
+
+def drop_output() -> None:
+    """Redirect standard output to nothing, so that writing cannot fail."""
+    sink = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(sink, sys.stdout.fileno())
+    os.close(sink)
+
+
+def write_rendered(renderable: "RenderableType") -> None:
+    """Write a result for people."""
+
+    write(render(renderable, sys.stdout))
+
+
+def write_json(document: object) -> None:
+    """Write a result for programs."""
+    write(f"{json.dumps(document, indent=1)}\n")

@@ -8,8 +8,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from extractkit.display.output import plural, safe
-from extractkit.runs.checking.result import Check, Finding, Outcome, Verification
+from extractkit.display import plural, safe
+from extractkit.runs.checking import Check, Finding, Outcome, Verification
 from extractkit.runs.comparing.result import (
     Comparison,
     Counts,

@@ -22,8 +22,7 @@ from rich.progress import (
 from rich.text import Text
 
 from extractkit.core.plan import PlannedTensor
-from extractkit.display import run
-from extractkit.display.output import Printable, duration_text, plural, rate_text, render, safe
+from extractkit.display import Printable, duration_text, plural, rate_text, render, run, safe
 from extractkit.engine import Listener, Summary
 from extractkit.runs.directory import human_bytes
 

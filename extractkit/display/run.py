@@ -12,7 +12,7 @@ from rich.text import Text
 
 from extractkit.advice import command
 from extractkit.core.value_checks import ValueStats
-from extractkit.display.output import duration_text, plural, rate_text, safe, shape_text, size_text
+from extractkit.display import duration_text, plural, rate_text, safe, shape_text, size_text
 from extractkit.engine import Summary
 from extractkit.errors import ConfigError, MissingExtraError, choices
 from extractkit.runs.directory import human_bytes

@@ -16,7 +16,7 @@ from rich.tree import Tree
 
 from extractkit.core.catalog import VARIABLES, Catalog, Kind, TensorRecord
 from extractkit.core.checkpoints import ExcludedCheckpoint
-from extractkit.display.output import counts_text, plural, safe, shape_text, size_text
+from extractkit.display import counts_text, plural, safe, shape_text, size_text
 from extractkit.engine.preview import AT_LEAST, EXACT, UPPER_BOUND, Preview
 from extractkit.runs.directory import human_bytes
 

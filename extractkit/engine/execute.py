@@ -25,10 +25,9 @@ from extractkit.models.process import environment, impose
 from extractkit.runs import SAMPLES
 from extractkit.runs import manifest as manifests
 from extractkit.runs.checking.files import damage, lasting_damage
-from extractkit.runs.directory import check_space, file_overhead, human_bytes, locked
+from extractkit.runs.directory import check_space, file_overhead, human_bytes, locked, run_log
 from extractkit.runs.environment import git_state, host, package_versions
 from extractkit.runs.journal import Entry
-from extractkit.runs.log import run_log
 from extractkit.runs.manifest import Manifest, Resumed, RunPlan, Status, Volatile
 from extractkit.runs.parts import check_place, place
 from extractkit.runs.recorder import AlreadyStored, Recorder, find_finished, new_run

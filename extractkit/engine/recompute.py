@@ -16,9 +16,8 @@ from extractkit.engine.self_check import self_check
 from extractkit.engine.stream import ShardValues, Stream
 from extractkit.errors import ExtractkitError
 from extractkit.runs import SAMPLES
-from extractkit.runs.checking import IntactRun
-from extractkit.runs.checking.contents import read_whole
-from extractkit.runs.checking.result import Check, Finding, counted
+from extractkit.runs.checking import Check, Finding, counted
+from extractkit.runs.checking.verification import IntactRun, read_whole
 from extractkit.runs.comparing.measures import TOLERATED, compare_values
 from extractkit.runs.environment import host
 from extractkit.runs.files import StoredFile

@@ -36,7 +36,7 @@ from extractkit.models import (
     Program,
 )
 from extractkit.models.failures import error_summary, out_of_memory
-from extractkit.runs.checking.result import counted
+from extractkit.runs.checking import counted
 from extractkit.runs.comparing.measures import TOLERATED, TOLERATED_16, Deviation, compare_arrays
 from extractkit.runs.manifest import SelfCheck
 

@@ -1,21 +1,15 @@
-"""Inference of axes from shapes at several sizes, and the settings of `model.input_axes`.
+"""Inference of axes from shapes at several sizes.
 
 The shapes come from a graph imported with static placeholders, or from running the model: once at a
 base size, and once more for each free axis with only that axis enlarged. An axis whose size changes
 with a free axis follows it. Unknown sizes stay unknown.
-
-model.input_axes=[x]                                     # these alone, axes as the graph has them
-model.input_axes={x: null, steps: [time, sample, 80]}    # axes by name: the samples, free, fixed
-model.input_axes={x: {dims: [sample, 4], dtype: float32}}  # of an undeclared input
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from extractkit.advice import hydra_text, nested_override
 from extractkit.core.catalog import Catalog, TensorRecord
 from extractkit.core.spec import BY_VALUES, SAMPLE, UNKNOWN
-from extractkit.errors import ConfigError, choices
 
 RawShape = tuple[int | None, ...] | None
 
@@ -129,96 +123,71 @@ def _axis_of_one(dim: str | None, size: int | None) -> tuple[str | None, int | N
     return (f"f({','.join(others)})" if others else BY_VALUES), None
 
 
-INPUT_AXES = "model.input_axes"
+# Tried in turn: a model may need longer inputs (pooling), or refuse long ones (a table of
+# positions).
+_CANDIDATES = (
+    *((13, 17, 101, 211), (13, 17, 331, 457), (13, 17, 37, 53)),
+    *((5, 7, 11, 19), (13, 17, 7, 9)),
+)
 
-_FORBIDDEN = set("*,()?:")
+# Divisors of lengths in networks that join an axis with its pooled and upsampled copy. Powers of
+# two come first, since most strides are 2.
+_STEPS = (2, 4, 8, 16, 32, 64, *(3, 5, 6, 7, 9, 10, 12, 20, 24, 40, 48, 96, 128))
 
-Dim = str | int | None
+# Remainders: 1 for "valid" strides, any where borders are cropped.
+_REMAINDERS = (
+    *((step, 1) for step in (2, 4, 8, 16, 32)),
+    *((step, step - 1) for step in (4, 8, 16, 32)),
+    *((step, rest) for step in (4, 8, 16) for rest in range(2, step - 1)),
+)
+
+# Small and large multipliers of a step, for the first free axis, the second, and so on.
+_SHORT, _SHORT_ENLARGED = (3, 5, 7, 11), (13, 17, 19, 23)
+_LONG, _LONG_ENLARGED = (23, 29, 31, 37), (41, 43, 47, 53)
 
 
-@dataclass(frozen=True)
-class InputSetting:
-    """The configured axes and dtype of one input.
+def candidate_sizes(
+    free_axes: Sequence[str], sample_axis: str, *, vary: bool = True
+) -> Iterable[Sizes]:
+    """Yield sizes to infer shapes at, different for each free axis.
 
-    Attributes:
-        dims: For each axis of the input "sample", the name of a free axis, a fixed size, or None
-            for the size that the graph declares. None as a whole: all as the graph declares them.
-        dtype: The NumPy name of the element type, if the graph does not declare it.
+    Args:
+        vary: Whether the number of samples varies too. It does not if a call takes one sample.
     """
+    for samples, more_samples, length, longer in _CANDIDATES:
+        lengths = [(length + 2 * at, longer + 2 * at) for at in range(len(free_axes))]
+        yield _sizes(free_axes, sample_axis, lengths, (samples, more_samples) if vary else None)
 
-    dims: tuple[Dim, ...] | None = None
-    dtype: str | None = None
 
+def stepped_sizes(
+    free_axes: Sequence[str], sample_axis: str, *, vary: bool = True
+) -> Iterable[Sizes]:
+    """Yield sizes for models that accept only some lengths, such as multiples of 16.
 
-def parse_input_axes(value: object) -> dict[str, InputSetting] | None:
-    """Parse `model.input_axes`. Return None if it is not configured: every input, as declared.
-
-    Raises:
-        ConfigError: It is neither a list of names nor a mapping of names to axes.
+    They are tried if a model accepts none of `candidate_sizes`. Each length has a certain
+    remainder, so there are none for a model without free axes.
     """
-    if value is None:
-        return None
-    if isinstance(value, list) and all(isinstance(name, str) for name in value):
-        return {name: InputSetting() for name in value}
-    if isinstance(value, Mapping):
-        return {str(name): _setting(f"{INPUT_AXES}.{name}", entry) for name, entry in value.items()}
-    raise ConfigError(
-        f"{INPUT_AXES}={value!r} is neither a list of names nor a mapping of names to axes. "
-        f"Give {INPUT_AXES}=[NAME] or '{INPUT_AXES}={{NAME: [sample, null]}}'"
+    if not free_axes:
+        return
+    samples = (13, 17) if vary else None
+    for step, rest in (*((step, 0) for step in _STEPS), *_REMAINDERS):
+        for base, enlarged in ((_LONG, _LONG_ENLARGED), (_SHORT, _SHORT_ENLARGED)):
+            lengths = [
+                (step * base[at % 4] + rest, step * enlarged[at % 4] + rest)
+                for at in range(len(free_axes))
+            ]
+            yield _sizes(free_axes, sample_axis, lengths, samples)
+
+
+def _sizes(
+    free_axes: Sequence[str],
+    sample_axis: str,
+    lengths: Sequence[tuple[int, int]],
+    samples: tuple[int, int] | None,
+) -> Sizes:
+    counted = {} if samples is None else {sample_axis: samples}
+    pairs = {**counted, **dict(zip(free_axes, lengths, strict=True))}
+    return Sizes(
+        {axis: base for axis, (base, _) in pairs.items()},
+        {axis: enlarged for axis, (_, enlarged) in pairs.items()},
     )
-
-
-def advised_settings(settings: Mapping[str, InputSetting]) -> str:
-    """Return the override of `model.input_axes` with these settings, quoted for a shell."""
-    return nested_override(
-        INPUT_AXES, {name: _written(setting) for name, setting in settings.items()}
-    )
-
-
-def _written(setting: InputSetting) -> str:
-    if setting.dims is None and setting.dtype is None:
-        return "null"
-    dims = "null"
-    if setting.dims is not None:
-        dims = f"[{', '.join(map(_written_dim, setting.dims))}]"
-    return dims if setting.dtype is None else f"{{dims: {dims}, dtype: {setting.dtype}}}"
-
-
-def _written_dim(dim: Dim) -> str:
-    if dim is None:
-        return "null"
-    return str(dim) if isinstance(dim, int) else hydra_text(dim)
-
-
-def _setting(at: str, entry: object) -> InputSetting:
-    if entry is None:
-        return InputSetting()
-    if isinstance(entry, list):
-        return InputSetting(_dims(at, entry))
-    if not isinstance(entry, Mapping):
-        raise ConfigError(f"{at}={entry!r} is not a list of axes, such as [sample, token, 4]")
-    for key in entry:
-        if key not in ("dims", "dtype"):
-            raise ConfigError(f"{at}.{key} does not exist. {choices(str(key), ('dims', 'dtype'))}")
-    dims, dtype = entry.get("dims"), entry.get("dtype")
-    if dims is not None and not isinstance(dims, list):
-        raise ConfigError(f"{at}.dims={dims!r} is not a list of axes, such as [sample, token, 4]")
-    if not isinstance(dtype, str | None):
-        raise ConfigError(f"{at}.dtype={dtype!r} is not the name of a type, such as float32")
-    return InputSetting(None if dims is None else _dims(f"{at}.dims", dims), dtype)
-
-
-def _dims(at: str, dims: list[object]) -> tuple[Dim, ...]:
-    checked: list[Dim] = []
-    for dim in dims:
-        size = isinstance(dim, int) and not isinstance(dim, bool) and dim > 0
-        name = isinstance(dim, str) and dim and not _FORBIDDEN.intersection(dim)
-        if not (dim is None or size or name):
-            raise ConfigError(
-                f"{at}: {dim!r} is not an axis. Give 'sample', a name for a free axis, a size, or "
-                f"null for the size that the graph declares"
-            )
-        checked.append(dim if isinstance(dim, str | int) else None)
-    if checked.count(SAMPLE) > 1:
-        raise ConfigError(f"{at}={dims!r} has more than one sample axis")
-    return tuple(checked)

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from extractkit.advice import override
 from extractkit.errors import ModelError
-from extractkit.models.axes import parse_input_axes
 from extractkit.models.process import quiet_start
 from extractkit.models.recognition import held, refuse_missing, refuse_others, refuse_unreachable
+from extractkit.models.signature import parse_input_axes
 
 if TYPE_CHECKING:
-    from extractkit.models.sessions.model import SessionModel
+    from extractkit.models.sessions import SessionModel
 
 _NAME = "frozen_graph"
 _ENDINGS = (".pb", ".pbtxt")
@@ -44,6 +44,7 @@ def load(
     with quiet_start():
         import tensorflow as tf
 
+        from extractkit.models.sessions import ReloadedSession, session_model
         from extractkit.models.sessions.importing import (
             WITHOUT_SHAPES,
             drop_stored_shapes,
@@ -52,7 +53,6 @@ def load(
             read_graph_def,
             session_template,
         )
-        from extractkit.models.sessions.model import ReloadedSession, session_model
         from extractkit.models.sessions.restore import variable_names
 
     graph_def = read_graph_def(path, file)

@@ -21,7 +21,6 @@ from extractkit.core.values import Array
 from extractkit.errors import ConfigError
 from extractkit.inputs import InputSpec, Sample, Signature
 from extractkit.models import CheckpointAxis, Encoded
-from extractkit.models.google_bert import GoogleRelease
 from extractkit.models.hub_preset import Preset, class_for
 from extractkit.models.keras_models.catalog import input_structure, packer, signature
 from extractkit.models.keras_models.loading import Reload
@@ -72,8 +71,8 @@ def load_tokenizer(preset: Preset, backbone: Any, max_length: int | None) -> Tok
     Raises:
         ModelError: It cannot be read.
     """
-    if isinstance(preset, GoogleRelease):
-        return _by_tokenizers(preset.tokenizer(), preset.tokenizer_digest(), max_length)
+    if (prescribed := preset.prescribed_tokenizer()) is not None:
+        return _by_tokenizers(*prescribed, max_length)
     if not preset.has(*_FILES):
         return None
     with preset.reading():

@@ -46,6 +46,10 @@ class Preset:
     name: str
     directory: Path | None = None
 
+    def prescribed_tokenizer(self) -> tuple[Any, str] | None:
+        """Return the tokenizer that the directory's layout prescribes and its digest, if any."""
+        return None
+
     def has(self, *files: str) -> bool:
         """Return whether one of the files exists. A preset to download is assumed complete."""
         return self.directory is None or any((self.directory / file).is_file() for file in files)

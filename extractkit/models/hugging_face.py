@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING
 
 from extractkit.errors import ConfigError
-from extractkit.models.axes import parse_input_axes
 from extractkit.models.given_weights import given_weights
 from extractkit.models.hugging_face_directory import (
     find_directory,
@@ -11,6 +10,7 @@ from extractkit.models.hugging_face_directory import (
     require_transformers,
 )
 from extractkit.models.process import quiet_start
+from extractkit.models.signature import parse_input_axes
 from extractkit.models.weight_files import open_weights
 
 if TYPE_CHECKING:

@@ -16,10 +16,17 @@ from extractkit.core.values import Array
 from extractkit.errors import ConfigError, InputError, ModelError, choices
 from extractkit.inputs import PICTURE, InputSpec, Sample, Signature
 from extractkit.models import Encoded
-from extractkit.models.axes import INPUT_AXES, Dim, InputSetting
 from extractkit.models.failures import error_summary
-from extractkit.models.graphs.signature import Declared, chosen, declared, signature_of
 from extractkit.models.hugging_face_directory import IMAGE_PROCESSOR, ModelDirectory
+from extractkit.models.signature import (
+    INPUT_AXES,
+    Declared,
+    Dim,
+    InputSetting,
+    chosen,
+    declared,
+    signature_of,
+)
 
 TOKEN = "token"
 """The free axis of a row of tokens. In an encoder-decoder, that of the encoder."""

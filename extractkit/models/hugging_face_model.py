@@ -11,7 +11,6 @@ from transformers.models.auto import modeling_tf_auto
 from extractkit.errors import ConfigError, ModelError, choices
 from extractkit.inputs import PICTURE, Sample
 from extractkit.models import CheckpointAxis, Encoded
-from extractkit.models.axes import InputSetting
 from extractkit.models.failures import error_summary
 from extractkit.models.hugging_face_directory import ModelDirectory
 from extractkit.models.hugging_face_inputs import (
@@ -28,6 +27,7 @@ from extractkit.models.hugging_face_inputs import (
 )
 from extractkit.models.keras_models.dialects import keras_2
 from extractkit.models.keras_models.model import KerasModel
+from extractkit.models.signature import InputSetting
 
 _AT = "model.architecture"
 _PREFIX = "TF"

@@ -5,7 +5,6 @@ from typing import Any
 
 from extractkit.errors import ModelError
 from extractkit.models import CARRY, Model, check_state
-from extractkit.models.axes import InputSetting
 from extractkit.models.given_weights import WeightFiles
 from extractkit.models.keras_models.carrying import CarryingModel
 from extractkit.models.keras_models.catalog import (
@@ -16,8 +15,8 @@ from extractkit.models.keras_models.catalog import (
 )
 from extractkit.models.keras_models.dialects import dialect_of
 from extractkit.models.keras_models.loading import Reload
-from extractkit.models.keras_models.model import KerasModel
-from extractkit.models.keras_models.stateful import check_carried, stateful_layers, warn
+from extractkit.models.keras_models.model import KerasModel, check_carried, stateful_layers, warn
+from extractkit.models.signature import InputSetting
 
 _NAME = "model"
 
@@ -132,6 +131,7 @@ def traced_model(
         ConfigError: Inputs or constants do not exist or do not fit.
         ModelError: The callable cannot be called or traced.
     """
+    from extractkit.models.functions import inputs_of, outputs_of
     from extractkit.models.functions.callables import (
         bound,
         constant_function,
@@ -140,7 +140,6 @@ def traced_model(
         method_of,
         traced,
     )
-    from extractkit.models.functions.model import inputs_of, outputs_of
 
     method = constant_function(built) if is_value(built) else method_of(built, signature)
     # A concrete function is already traced, and declares its inputs.

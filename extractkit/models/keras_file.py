@@ -8,12 +8,11 @@ from extractkit.core.component import Component
 from extractkit.errors import ConfigError, ModelError, UserError
 from extractkit.models import KEY as STATE
 from extractkit.models import check_state
-from extractkit.models.axes import parse_input_axes
 from extractkit.models.failures import error_summary
-from extractkit.models.given_weights import ONE, given_weights
+from extractkit.models.given_weights import ONE, READ_BY, MovingAverages, given_weights
 from extractkit.models.keras_models.saved import SavedKeras, import_objects, open_saved
-from extractkit.models.moving_averages import READ_BY, MovingAverages
 from extractkit.models.process import check_seed, quiet_start
+from extractkit.models.signature import parse_input_axes
 from extractkit.models.weight_files import WeightFile, open_weights
 
 if TYPE_CHECKING:
@@ -83,7 +82,6 @@ def load(
     # Imported late: TensorFlow takes seconds to import, and the files are checked first.
     with quiet_start():
         from extractkit.models.in_memory import live_model
-        from extractkit.models.keras_models.averages import keeps_averages, use_optimizer_averages
         from extractkit.models.keras_models.layer_state import LoadedState
         from extractkit.models.keras_models.loading import (
             ReloadedModel,
@@ -93,7 +91,12 @@ def load(
         )
         from extractkit.models.keras_models.old_configs import pruned_layers
         from extractkit.models.keras_models.same_layers import LayerComparison
-        from extractkit.models.keras_models.weights import load_weights, load_with_keras
+        from extractkit.models.keras_models.weights import (
+            keeps_averages,
+            load_weights,
+            load_with_keras,
+            use_optimizer_averages,
+        )
 
     if saved is not None and saved.is_folder and averages.used and not weights.given:
         raise ModelError(

@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Any
 from extractkit.advice import override
 from extractkit.core.checkpoints import KEY as CHECKPOINTS
 from extractkit.errors import ConfigError, ModelError, choices
-from extractkit.models.axes import parse_input_axes
 from extractkit.models.failures import error_summary
-from extractkit.models.given_weights import checkpoint_axis
-from extractkit.models.moving_averages import READ_BY, MovingAverages
+from extractkit.models.given_weights import READ_BY, MovingAverages, checkpoint_axis
 from extractkit.models.process import quiet_start
 from extractkit.models.recognition import (
     held,
@@ -20,11 +18,12 @@ from extractkit.models.recognition import (
     refuse_unknown,
     refuse_unreachable,
 )
+from extractkit.models.signature import parse_input_axes
 from extractkit.models.weight_files.tensorflow_checkpoint import is_old_checkpoint
 from extractkit.runs.files import prefix_of
 
 if TYPE_CHECKING:
-    from extractkit.models.sessions.model import ReloadedSession, SessionModel
+    from extractkit.models.sessions import ReloadedSession, SessionModel
 
 _NAME = "meta_graph"
 _META = ".meta"
@@ -87,6 +86,7 @@ def load(
     with quiet_start():
         import tensorflow as tf
 
+        from extractkit.models.sessions import session_model
         from extractkit.models.sessions.importing import (
             dropouts,
             new_session,
@@ -94,7 +94,6 @@ def load(
             parsed,
             without_dropout,
         )
-        from extractkit.models.sessions.model import session_model
         from extractkit.models.sessions.restore import restore, restore_averages
 
     try:
@@ -165,13 +164,13 @@ def _load_with_tensorflow(meta: Any, checkpoint: str) -> "ReloadedSession":
     """
     import tensorflow as tf
 
+    from extractkit.models.sessions import ReloadedSession
     from extractkit.models.sessions.importing import (
         WITHOUT_SHAPES,
         drop_stored_shapes,
         make_importable,
         session_config,
     )
-    from extractkit.models.sessions.model import ReloadedSession
 
     without = WITHOUT_SHAPES if drop_stored_shapes(meta.graph_def) else ""
     make_importable(meta.graph_def)

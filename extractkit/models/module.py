@@ -6,9 +6,9 @@ from typing import Any
 from extractkit.core.component import Component
 from extractkit.errors import ConfigError, ModelError, UserError
 from extractkit.models import Model
-from extractkit.models.axes import parse_input_axes
 from extractkit.models.failures import error_summary
 from extractkit.models.process import check_seed, quiet_start
+from extractkit.models.signature import parse_input_axes
 
 _NAME = "module"
 

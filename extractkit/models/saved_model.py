@@ -15,17 +15,17 @@ from extractkit.advice import override
 from extractkit.errors import ModelError, UserError, choices
 from extractkit.inputs import SPARSE
 from extractkit.models import Model, NoOwnCallError
-from extractkit.models.axes import InputSetting, parse_input_axes
 from extractkit.models.failures import attribute, load_failure, unregistered
 from extractkit.models.process import quiet_start
 from extractkit.models.saved_model_files import SavedModelFile, open_saved_model, parsed
+from extractkit.models.signature import InputSetting, parse_input_axes
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-    from extractkit.models.composites import Argument, Composite
     from extractkit.models.functions.callables import GraphFunction
-    from extractkit.models.sessions.model import ReloadedSession, SessionModel
+    from extractkit.models.graphs.feeding import Argument, Composite
+    from extractkit.models.sessions import ReloadedSession, SessionModel
 
 
 _NAME = "saved_model"
@@ -80,8 +80,8 @@ def _load_function(
     settings: Mapping[str, InputSetting] | None,
     constants: Mapping[str, object] | None,
 ) -> "GraphFunction":
+    from extractkit.models.functions import inputs_of, outputs_of
     from extractkit.models.functions.callables import ReloadedFunction, graph_function
-    from extractkit.models.functions.model import inputs_of, outputs_of
 
     loaded, _ = _loaded(path, file)
     functions = _functions(loaded)
@@ -146,7 +146,7 @@ def _composites(
     A signature declares only their parts, sorted by name. The function that it calls takes the same
     parts in another order, and declares the composite types.
     """
-    from extractkit.models.functions.model import composites_of, inputs_of
+    from extractkit.models.functions import composites_of, inputs_of
 
     own = composites_of(function)
     if own or not signature or (called := _called(function)) is None:
@@ -294,13 +294,13 @@ def _load_in_session(
     """
     import tensorflow as tf
 
+    from extractkit.models.sessions import ReloadedSession, session_model
     from extractkit.models.sessions.importing import (
         WITHOUT_SHAPES,
         drop_stored_shapes,
         make_importable,
         session_config,
     )
-    from extractkit.models.sessions.model import ReloadedSession, session_model
 
     session = tf.compat.v1.Session(graph=tf.Graph(), config=session_config())
     try:
@@ -404,7 +404,7 @@ def _tensors(graph: "tf.Graph", infos: Mapping[str, Any]) -> "dict[str, tf.Tenso
 
 def _sparse(graph: "tf.Graph", infos: Mapping[str, Any]) -> "dict[str, Composite]":
     """Return a signature's sparse tensors of two axes by name."""
-    from extractkit.models.composites import PARTS, Composite
+    from extractkit.models.graphs.feeding import PARTS, Composite
 
     found = {}
     for name, info in sorted(infos.items()):

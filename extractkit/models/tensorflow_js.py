@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 from extractkit.advice import override
 from extractkit.errors import ConfigError, ModelError
 from extractkit.models import Model
-from extractkit.models.axes import parse_input_axes
 from extractkit.models.failures import error_summary
 from extractkit.models.keras_models.saved import SavedKeras, serialized_objects
 from extractkit.models.process import quiet_start
 from extractkit.models.recognition import held, refuse_missing, refuse_others, refuse_unreachable
+from extractkit.models.signature import parse_input_axes
 from extractkit.models.weight_files import WeightFile
 from extractkit.models.weight_files.tensorflow_js import FILE, open_tensorflow_js, read_json
 
 if TYPE_CHECKING:
-    from extractkit.models.graphs.imported import AnyGraph, AnyTensor
+    from extractkit.models.graphs import AnyGraph, AnyTensor
 
 _NAME = "tensorflow_js"
 
@@ -87,8 +87,8 @@ def _graph_model(
     origin: Mapping[str, object],
 ) -> Model:
     with quiet_start():
+        from extractkit.models.sessions import session_model
         from extractkit.models.sessions.importing import outputs_named, session_template
-        from extractkit.models.sessions.model import session_model
 
     graph_def = _graph_def(content["modelTopology"], weights, at)
     session = session_template(path, graph_def)

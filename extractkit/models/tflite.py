@@ -62,12 +62,11 @@ def load(
         raise MissingExtraError(
             "model=tflite needs LiteRT: python -m pip install 'extractkit[tflite]'"
         )
-    from extractkit.models.litert.carrying import CarryingTFLiteModel
     from extractkit.models.litert.entry import Flow, entry_of
     from extractkit.models.litert.examination import probe
     from extractkit.models.litert.graph import read_graph
     from extractkit.models.litert.interpreter import Settings
-    from extractkit.models.litert.model import TFLiteModel
+    from extractkit.models.litert.model import CarryingTFLiteModel, TFLiteModel
     from extractkit.models.litert.state import check_carried, kept_state
 
     settings = Settings(intra_op_threads() if threads is None else threads, xnnpack)

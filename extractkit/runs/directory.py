@@ -1,4 +1,4 @@
-"""Making and locking a run directory, and the checks before a run is written to it.
+"""A run directory in use: checked before a run is written to it, made, locked, and logged to.
 
 The lock is an flock on a file in the run directory. The kernel releases it when its owner ends,
 however that happens, so a dead process never blocks a run.
@@ -6,27 +6,23 @@ however that happens, so a dead process never blocks a run.
 
 import fcntl
 import json
+import logging
 import os
 import platform
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from pathlib import Path
 
 from extractkit.advice import command
 from extractkit.errors import DiskSpaceError, RunDirectoryError
-from extractkit.runs import (
-    ELSEWHERE,
-    HYDRA,
-    LOCK,
-    MANIFEST,  # one of the names below
-    PARTS,
-    RUN_KEY,
-)
+from extractkit.runs import ELSEWHERE, HYDRA, LOCK, LOG, MANIFEST, PARTS, RUN_KEY
 from extractkit.runs import manifest as manifests
 from extractkit.runs.manifest import Status
-from extractkit.store.local import TEMPORARY, make_durable, opened
+from extractkit.store.local import TEMPORARY, make_durable, opened, opened_to_append, writing
 
 
 @contextmanager
@@ -260,3 +256,69 @@ def human_bytes(count: int) -> str:
         size /= 1000
     digits = 0 if unit == "B" or size >= 99.5 else 1
     return f"{size:.{digits}f} {unit}"
+
+
+_FORMAT = "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s"
+
+
+class _RunHandler(logging.FileHandler):
+    """Handler that ignores write errors, so that a failing log does not end a job."""
+
+    _reported = False
+
+    def _open(self) -> TextIOWrapper:
+        descriptor = opened_to_append(Path(self.baseFilename))
+        return open(descriptor, "a", encoding=self.encoding)  # noqa: PTH123 - a descriptor
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's own name
+        if not self._reported:
+            self._reported = True
+            sys.stderr.write(
+                f"extractkit: {self.baseFilename} could not be written: {sys.exc_info()[1]}\n"
+            )
+
+
+class _WarningHandler(logging.Handler):
+    """Handler that also passes extractkit's own warnings to the caller."""
+
+    def __init__(self, warn: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._warn = warn
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # Errors end the job and are reported there.
+        if record.levelno == logging.WARNING:
+            self._warn(record.getMessage())
+
+
+@contextmanager
+def run_log(directory: Path, warn: Callable[[str], None]) -> Iterator[None]:
+    """Append records of every logger, and Python's warnings, to the log of the run.
+
+    Args:
+        warn: Receives each warning of extractkit's own loggers as well.
+
+    Raises:
+        JobError: the log cannot be opened.
+        RunDirectoryError: something else has its name.
+    """
+    with writing(directory / LOG):
+        handler = _RunHandler(directory / LOG, encoding="utf-8")
+    formatter = logging.Formatter(_FORMAT, datefmt="%Y-%m-%dT%H:%M:%S")
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    root, own = logging.getLogger(), logging.getLogger("extractkit")
+    level = own.level
+    own.setLevel(logging.DEBUG)
+    root.addHandler(handler)
+    warnings = _WarningHandler(warn)
+    own.addHandler(warnings)
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        own.removeHandler(warnings)
+        root.removeHandler(handler)
+        own.setLevel(level)
+        handler.close()

@@ -7,7 +7,7 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
-from extractkit.display.output import printable, render
+from extractkit.display import printable, render
 
 
 class Terminal(io.StringIO):

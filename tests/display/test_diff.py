@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
+from extractkit.display import render
 from extractkit.display.checks import diff_overview
-from extractkit.display.output import render
 from extractkit.runs.comparing.result import (
     Circumstance,
     Comparison,

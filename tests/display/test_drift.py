@@ -2,7 +2,7 @@
 
 import io
 
-from extractkit.display.output import render
+from extractkit.display import render
 from extractkit.display.run import drift_overview
 from extractkit.runs.drift import Drift, Moved, Series, TensorDrift
 from tests.display.examples import EVIL, SHOWN_EVIL

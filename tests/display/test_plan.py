@@ -6,7 +6,7 @@ from pathlib import Path
 
 from extractkit.core.checkpoints import Checkpoint, ExcludedCheckpoint
 from extractkit.core.plan import Shard
-from extractkit.display.output import render
+from extractkit.display import render
 from extractkit.display.tensors import plan_overview
 from extractkit.engine.preview import Preview
 from extractkit.engine.sharing import Shared, Sharing

@@ -8,7 +8,7 @@ import pytest
 
 from extractkit.core.checkpoints import Checkpoint, ExcludedCheckpoint
 from extractkit.core.value_checks import ValueStats
-from extractkit.display.output import render
+from extractkit.display import render
 from extractkit.display.run import overview, summary
 from extractkit.engine import Summary
 from extractkit.runs.files import StoredFile

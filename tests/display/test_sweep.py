@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import RenderableType
 
-from extractkit.display.output import printable, render
+from extractkit.display import printable, render
 from extractkit.display.run import sweep_overview, sweep_summary
 from extractkit.runs.manifest import Status
 from extractkit.runs.sweeps import JobStatus, SweepJob, SweepRecord

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from extractkit.core.catalog import Kind
-from extractkit.display.output import (
+from extractkit.display import (
     counts_text,
     duration_text,
     plural,

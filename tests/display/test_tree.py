@@ -4,7 +4,7 @@ import io
 
 from extractkit.core.catalog import Catalog, Kind, TensorRecord
 from extractkit.core.selectors import parse_selector
-from extractkit.display.output import render
+from extractkit.display import render
 from extractkit.display.tensors import listing
 from tests.display.examples import CATALOG, SHOWN_EVIL, evil_catalog
 

@@ -3,9 +3,9 @@
 import io
 import json
 
+from extractkit.display import render
 from extractkit.display.checks import verdict, verify_overview
-from extractkit.display.output import render
-from extractkit.runs.checking.result import Check, Finding, Verification
+from extractkit.runs.checking import Check, Finding, Verification
 from extractkit.runs.manifest import Status
 from tests.display.examples import EVIL, SHOWN_EVIL
 

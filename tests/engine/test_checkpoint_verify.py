@@ -14,8 +14,8 @@ from extractkit.engine.recompute import recompute
 from extractkit.errors import RunDirectoryError
 from extractkit.runs import JOURNAL, journal
 from extractkit.runs import manifest as manifests
-from extractkit.runs.checking import verify
-from extractkit.runs.checking.result import Check, Outcome, Verification
+from extractkit.runs.checking import Check, Outcome, Verification
+from extractkit.runs.checking.verification import verify
 from tests.engine.checkpoint_examples import drawn, files, over, written
 from tests.engine.examples import shard_files
 from tests.engine.test_recompute import stored_otherwise

@@ -21,8 +21,8 @@ from extractkit.errors import JobError, ModelError, SampleError
 from extractkit.models import Compilation, Fetch, OwnCall
 from extractkit.runs import JOURNAL, SAMPLES, journal
 from extractkit.runs import manifest as manifests
-from extractkit.runs.checking import verify
-from extractkit.runs.checking.result import Check, Outcome
+from extractkit.runs.checking import Check, Outcome
+from extractkit.runs.checking.verification import verify
 from extractkit.runs.files import StoredFile
 from extractkit.runs.manifest import Manifest
 from extractkit.sinks.npz import NpzSink

@@ -10,7 +10,7 @@ import tensorflow as tf
 import extractkit
 from extractkit.core.component import Component
 from extractkit.models import module
-from extractkit.runs.checking.result import Outcome
+from extractkit.runs.checking import Outcome
 
 
 def test_a_nan_in_the_inputs_is_no_damage(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import extractkit
 from extractkit.errors import RunDirectoryError
 from extractkit.runs import LOG
-from extractkit.runs.checking import verify
+from extractkit.runs.checking.verification import verify
 from tests.faults.figures import Figures
 from tests.faults.runs import begin
 

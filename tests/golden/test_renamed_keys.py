@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from extractkit.runs import manifest as manifests
 from extractkit.runs import sweeps
-from extractkit.runs.checking import verify
+from extractkit.runs.checking.verification import verify
 from extractkit.runs.reader import open_run
 from tests.golden.test_damage import canonical, edited
 from tests.golden.test_runs import FOLDERS, RUNS

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from extractkit import cli
-from extractkit.runs.checking import verify
+from extractkit.runs.checking.verification import verify
 from extractkit.runs.comparing import diff
 from extractkit.runs.manifest import SCHEMA, Status
 from extractkit.runs.reader import Run, open_run

@@ -8,7 +8,7 @@ import tensorflow as tf
 from tests.internals.names import check, unlisted
 
 FILE = "extractkit/models/tensorflow_internals.py"
-_IMPORTS = "models/graphs/imported.py, to read large graphs without Python objects"
+_IMPORTS = "models/graphs/__init__.py, to read large graphs without Python objects"
 _EAGER = "models/functions/eager_calls.py, to see the operations of eager functions"
 _GRAPHS = "models/graphs/rebuilding.py, to infer shapes of a part of a graph"
 _KERAS = "models/keras_models/tracing.py, to trace Keras models"

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extractkit.models.axes import Sizes, infer_dims, no_sample_axis_reason
-from extractkit.models.graphs.rebuilding import candidate_sizes
+from extractkit.models.axes import Sizes, candidate_sizes, infer_dims, no_sample_axis_reason
 
 FREE = ("token", "row")
 ALL_SIZES = tuple(candidate_sizes(FREE, "sample"))

@@ -13,7 +13,7 @@ from extractkit.core.component import Component
 from extractkit.errors import JobError, SampleError
 from extractkit.models import Compilation, Fetch, Model, frozen_graph, module, tflite
 from extractkit.models.failures import batch_failure, out_of_memory
-from extractkit.models.functions.model import FunctionModel
+from extractkit.models.functions import FunctionModel
 from extractkit.models.litert.interpreter import Interpreter
 from tests.models import session_graphs
 from tests.models.tflite_zoo import written

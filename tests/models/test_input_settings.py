@@ -3,7 +3,7 @@
 import pytest
 
 from extractkit.errors import ConfigError
-from extractkit.models.axes import InputSetting, parse_input_axes
+from extractkit.models.signature import InputSetting, parse_input_axes
 
 
 @pytest.mark.parametrize(

@@ -18,13 +18,13 @@ import extractkit
 from extractkit.engine import Silent
 from extractkit.errors import JobError
 from extractkit.models import SAME_OBJECT, keras_file
-from extractkit.models.functions.model import FunctionModel
+from extractkit.models.functions import FunctionModel
 from extractkit.models.given_weights import WeightFiles
 from extractkit.models.keras_models import weights
 from extractkit.models.keras_models.loading import ReloadedModel, reloaded
 from extractkit.models.keras_models.model import KerasModel
 from extractkit.models.litert.model import TFLiteModel
-from extractkit.models.sessions.model import SessionModel
+from extractkit.models.sessions import SessionModel
 from extractkit.models.weight_files import WeightFile
 from extractkit.runs.journal import read
 from extractkit.runs.manifest import SelfCheck

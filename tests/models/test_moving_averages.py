@@ -16,7 +16,7 @@ from extractkit.core.component import Component
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError, ModelError
 from extractkit.models import Compilation, Fetch, checkpoint, keras_file, meta_graph
-from extractkit.models.moving_averages import named_averages
+from extractkit.models.given_weights import named_averages
 
 v1 = tf.compat.v1
 X = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)

@@ -14,7 +14,7 @@ from extractkit.core.catalog import Kind
 from extractkit.core.plan import Layout
 from extractkit.models import Compilation, Fetch
 from extractkit.models.frozen_graph import load
-from extractkit.models.sessions.model import SessionModel
+from extractkit.models.sessions import SessionModel
 from tests.real_models import real_model
 
 pytestmark = pytest.mark.real_model

@@ -14,7 +14,7 @@ import tensorflow as tf
 from extractkit.core.catalog import Kind
 from extractkit.models import Compilation, Fetch
 from extractkit.models.meta_graph import load
-from extractkit.models.sessions.model import SessionModel
+from extractkit.models.sessions import SessionModel
 from tests.real_models import real_model
 
 pytestmark = pytest.mark.real_model

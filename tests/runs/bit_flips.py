@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from extractkit.runs.checking import verify
+from extractkit.runs.checking.verification import verify
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import pytest
 
 import extractkit
 from extractkit import cli
+from extractkit.display import render
 from extractkit.display.checks import diff_overview
-from extractkit.display.output import render
 from extractkit.errors import RunDirectoryError
 from extractkit.runs.comparing import diff
 from extractkit.runs.comparing.result import Comparison, Verdict

@@ -9,7 +9,7 @@ import pytest
 
 from extractkit.errors import JobError, RunDirectoryError
 from extractkit.runs import LOG
-from extractkit.runs.log import run_log
+from extractkit.runs.directory import run_log
 
 
 def test_records_of_every_logger_and_warnings_are_kept(tmp_path: Path) -> None:

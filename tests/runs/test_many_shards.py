@@ -16,8 +16,8 @@ import extractkit
 from extractkit.core.value_checks import examine
 from extractkit.core.values import Dense
 from extractkit.runs import manifest as manifests
-from extractkit.runs.checking import verify
 from extractkit.runs.checking.files import damage
+from extractkit.runs.checking.verification import verify
 from extractkit.runs.manifest import RunInputs, RunPlan
 from extractkit.runs.recorder import Recorder
 from extractkit.sinks.npz import NpzSink

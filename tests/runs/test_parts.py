@@ -19,7 +19,7 @@ from extractkit.engine.execute import execute, resume
 from extractkit.errors import ConfigError, JobError, RunDirectoryError, SampleError
 from extractkit.runs import JOURNAL, LOG, MANIFEST, journal, manifest
 from extractkit.runs import parts as joining
-from extractkit.runs.checking import verify
+from extractkit.runs.checking.verification import verify
 from extractkit.runs.directory import locked, owner
 from extractkit.runs.journal import Entry
 from extractkit.runs.manifest import Status

@@ -18,8 +18,8 @@ from extractkit.core.values import digest
 from extractkit.errors import ConfigError, JobError, RunDirectoryError
 from extractkit.runs import journal
 from extractkit.runs import manifest as manifests
-from extractkit.runs.checking import verify
 from extractkit.runs.checking.files import damage
+from extractkit.runs.checking.verification import verify
 from extractkit.runs.files import StoredFile
 from extractkit.runs.manifest import Actual, Manifest, Status
 from extractkit.runs.recorder import Recorder

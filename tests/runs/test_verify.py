@@ -17,8 +17,8 @@ from extractkit.core.plan import CONSTANTS_SHARD
 from extractkit.errors import ConfigError, RunDirectoryError
 from extractkit.runs import JOURNAL, LOCK, LOG, MANIFEST, SAMPLES, journal
 from extractkit.runs import manifest as manifests
-from extractkit.runs.checking import IntactRun, verify
-from extractkit.runs.checking.result import Check, Outcome, Verification
+from extractkit.runs.checking import Check, Outcome, Verification
+from extractkit.runs.checking.verification import IntactRun, verify
 from extractkit.runs.files import StoredFile, origin
 from extractkit.runs.manifest import Manifest
 from extractkit.runs.reader import open_run
@@ -106,7 +106,7 @@ def test_verifying_changes_nothing(run: Path) -> None:
 
 def test_tensorflow_is_not_needed() -> None:
     code = (
-        "import sys, extractkit.runs.checking, extractkit.display.checks; "
+        "import sys, extractkit.runs.checking.verification, extractkit.display.checks; "
         "print([m for m in ('tensorflow', 'keras', 'hydra') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

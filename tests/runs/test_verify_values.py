@@ -13,8 +13,8 @@ from extractkit.core.value_checks import ValueStats, examine
 from extractkit.core.values import Dense, Ragged, Values, without
 from extractkit.runs import JOURNAL, journal
 from extractkit.runs import manifest as manifests
-from extractkit.runs.checking import verify
-from extractkit.runs.checking.result import Finding, Verification
+from extractkit.runs.checking import Finding, Verification
+from extractkit.runs.checking.verification import verify
 from extractkit.runs.journal import Entry
 from extractkit.runs.recorder import Recorder
 from tests.runs.examples import (

@@ -11,7 +11,7 @@ import pytest
 
 import extractkit
 from extractkit import cli
-from extractkit.commands import sweeps
+from extractkit.commands.runs import resume_sweep
 from extractkit.config.app import launch
 from extractkit.config.convert import Composition
 from extractkit.errors import ConfigError, ExtractkitError, RunDirectoryError
@@ -65,7 +65,7 @@ def attempt(directory: Path, *trusted: str) -> list[Exception]:
         return 2
 
     try:
-        sweeps.resume(directory, trusted, report)
+        resume_sweep(directory, trusted, report)
     except ExtractkitError as error:
         failures.append(error)
     return failures
@@ -173,7 +173,7 @@ def test_no_pickle_of_it_is_read(
     folder.mkdir(parents=True)
     for name in ("1000_0_result.pkl", "1000_submitted.pkl"):
         (folder / name).write_bytes(pickle.dumps(Sings()))
-    assert sweeps.resume(directory, (), cli.report) == []
+    assert resume_sweep(directory, (), cli.report) == []
     assert not canary.sang
     assert (directory / ".submitit.1" / "1000").is_dir()
     assert not (directory / ".submitit" / "1000").exists()

@@ -1,1 +1,293 @@
-"""Functions of TensorFlow 2: traced, inlined, or run eagerly."""
+"""Functions of TensorFlow 2, and the base of their adapters: one function as a graph."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from extractkit.core.values import Array, as_array
+from extractkit.inputs import InputSpec
+from extractkit.models import SAME_OBJECT, Compilation, Fetch, OtherOutputsError, OwnCall, Program
+from extractkit.models.failures import batch_failure, own_call_failure
+from extractkit.models.functions.eager_calls import restored
+from extractkit.models.graphs.digests import captured_contents
+from extractkit.models.graphs.feeding import Argument, given, given_names, part_specs, sample_count
+from extractkit.models.graphs.model import CompiledOnce, GraphModel
+from extractkit.models.graphs.purity import changes_containers
+from extractkit.models.graphs.rebuilding import SourceGraph, tensors_in_graph
+from extractkit.models.graphs.records import raw
+from extractkit.models.graphs.transforms import transformed
+from extractkit.models.naming import components, ports
+
+_UNNAMED = "input"
+# The prefix of a key, since a number is not a name.
+_KEY = re.compile(r"^output\.(?!\d+$)")
+
+
+def inputs_of(function: Any) -> dict[str, tf.Tensor]:
+    """Return the function's placeholders by the names of its arguments, without captures."""
+    captured = len(function.graph.captures)
+    own = function.graph.inputs[: len(function.graph.inputs) - captured]
+    flat = tf.nest.flatten(function.structured_input_signature, expand_composites=True)
+    specs = [spec for spec in flat if isinstance(spec, tf.TypeSpec)]
+    named: dict[str, tf.Tensor] = {}
+    for index, placeholder in enumerate(own):
+        name = specs[index].name if index < len(specs) else None
+        name = name or placeholder.op.name or _UNNAMED
+        unique, count = name, 0
+        while unique in named:
+            count += 1
+            unique = f"{name}.{count}"
+        named[unique] = placeholder
+    return named
+
+
+def composites_of(function: Any) -> dict[str, Argument]:
+    """Return ragged and sparse arguments by name, with parts named as by `inputs_of`."""
+    names = iter(inputs_of(function))
+    found = {}
+    for spec in tf.nest.flatten(function.structured_input_signature):
+        if not isinstance(spec, tf.TypeSpec):
+            continue
+        parts = tuple(islice(names, len(tf.nest.flatten(spec, expand_composites=True))))
+        if isinstance(spec, tf.RaggedTensorSpec | tf.SparseTensorSpec) and len(parts) > 1:
+            found[parts[0]] = Argument.of(spec, parts)
+    return found
+
+
+def outputs_of(function: Any) -> dict[str, tf.Tensor]:
+    """Return the function's results by name: their key in a dictionary, else `output`, `output.1`.
+
+    Ragged and sparse results are returned by component; see `naming.components`.
+    """
+    flat = tf.nest.flatten(function.structured_outputs, expand_composites=True)
+    results = iter(function.graph.outputs)
+    tensors = [None if one is None else next(results) for one in flat]
+    packed = tf.nest.pack_sequence_as(function.structured_outputs, tensors, expand_composites=True)
+    return _results(packed)
+
+
+def call(function: Any, given: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Call the function with arguments by name, and return its results by name.
+
+    Names are those of `inputs_of` and `outputs_of`."""
+    signature = function.structured_input_signature
+    tensors = iter([given[name] for name in inputs_of(function)])
+    flat = [
+        next(tensors) if isinstance(one, tf.TypeSpec) else one
+        for one in tf.nest.flatten(signature, expand_composites=True)
+    ]
+    arguments, by_name = tf.nest.pack_sequence_as(signature, flat, expand_composites=True)
+    return _results(function(*arguments, **by_name))
+
+
+def _results(structure: Any) -> dict[str, tf.Tensor]:
+    named = components(ports("output", structure))
+    return {_KEY.sub("", port): tensor for port, tensor in named.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class FunctionModel(GraphModel):
+    """The graph of one function with captured variables, as a `Model`.
+
+    Subclasses provide the graph and the model's own call.
+    """
+
+    @property
+    def variables(self) -> Iterable[Any]:
+        """Every variable that a call of the model may assign to."""
+        raise NotImplementedError
+
+    def called(self, arguments: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
+        """Return the model's own outputs by address, from a graph. Empty if it lacks an input.
+
+        Args:
+            arguments: the inputs of the signature by name, in the model's own layout.
+        """
+        raise NotImplementedError
+
+    @property
+    def contents(self) -> Mapping[str, str] | None:
+        """The contents of the graph's captures."""
+        weights = {id(v.handle): self._weight_content(record) for record, v in self._weights()}
+        return captured_contents(self.graph.graph, weights)
+
+    def own_call(self, checkpoint: int | None = None) -> OwnCall:
+        """Return the model's own call in a graph, which does not change variables."""
+        return OwnCall(SAME_OBJECT, self.outputs_by(self.called, self.variables))
+
+    def outputs_by(
+        self,
+        called: Callable[[Mapping[str, tf.Tensor]], Mapping[str, tf.Tensor]],
+        variables: Iterable[Any] = (),
+    ) -> Callable[[Mapping[str, Array], Mapping[str, Array]], dict[str, Array]]:
+        """Return a function that returns the outputs of a batch; see `OwnCall.outputs`.
+
+        Args:
+            called: see the method of this name.
+            variables: The variables whose values are restored after the call.
+        """
+        addresses = [record.address for record in self.catalog.outputs]
+
+        def outputs(
+            features: Mapping[str, Array], lengths: Mapping[str, Array]
+        ) -> dict[str, Array]:
+            if not addresses or changes_containers(self.graph.graph):
+                return {}
+            arguments = self._taken(self.place(features, lengths)[0])
+            try:
+                with restored(variables):
+                    found = called(arguments)
+            except OtherOutputsError:
+                raise
+            except Exception as error:  # custom layers may raise anything
+                raise own_call_failure(self.name, error) from error
+            return {
+                address: self._with_samples(address, to_numpy(found[address]))
+                for address in addresses
+                if address in found
+            }
+
+        return outputs
+
+    def program(self, fetches: Sequence[Fetch], compilation: Compilation) -> Program:
+        """Compile a program that computes the fetches and their dependencies."""
+        names = [self._values[fetch.address].name for fetch in fetches]
+        return self.compiled(self.graph, names, fetches, compilation)
+
+    def compiled(
+        self,
+        graph: SourceGraph,
+        names: Sequence[str],
+        fetches: Sequence[Fetch],
+        compilation: Compilation,
+        samples: int | None = None,
+    ) -> Program:
+        """Compile a program of a graph of this model.
+
+        Args:
+            names: The tensors of the fetches, then others, which are returned as they are.
+            samples: The number of samples per call. None: any number.
+        """
+        specs = self.signature.specs
+        axes = self.signature.free_axes
+        inputs = given_names(specs)
+
+        def compute(features: list[tf.Tensor], lengths: list[tf.Tensor]) -> list[tf.Tensor]:
+            with tf.device(compilation.device):
+                own = self._taken(dict(zip(inputs, features, strict=True)))
+                tensors = tensors_in_graph(graph, own, names)
+                count = sample_count(specs[0], dict(zip(inputs, features, strict=True)))
+                by_axis = dict(zip(axes, lengths, strict=True))
+                fetched = [
+                    self._transformed(tensor, fetch, count, by_axis)
+                    for tensor, fetch in zip(tensors, fetches, strict=False)
+                ]
+                return [*fetched, *tensors[len(fetches) :]]
+
+        compiled = tf.function(
+            compute, autograph=False, jit_compile=True if compilation.compile == "xla" else None
+        )
+        given_specs: dict[str, tf.TensorSpec] = {}
+        for spec in specs:
+            batch = samples or self.signature.batch
+            dense = tf.TensorSpec([batch, *spec.shape], spec.dtype)
+            given_specs |= part_specs(spec, None) if spec.parts else {spec.name: dense}
+        concrete = compiled.get_concrete_function(
+            list(given_specs.values()), [tf.TensorSpec([samples], tf.int32) for _ in axes]
+        )
+
+        def run(features: Mapping[str, Array], lengths: Mapping[str, Array]) -> list[Array]:
+            tensors, sizes = self.place(features, lengths)
+            try:
+                returned = concrete(
+                    [tensors[name] for name in inputs], [sizes[axis] for axis in axes]
+                )
+            except tf.errors.OpError as error:
+                raise batch_failure(self.name, error) from error
+            return [to_numpy(tensor) for tensor in returned]
+
+        return run
+
+    def _taken(self, features: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Return the values of the graph's inputs, with sample axes as in the model's inputs."""
+        taken = dict(features)
+        for spec in self.signature.specs:
+            if not spec.parts:
+                taken[spec.name] = as_the_model_takes_it(spec, features[spec.name])
+        return taken
+
+    def place(
+        self, features: Mapping[str, Array], lengths: Mapping[str, Array]
+    ) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
+        """Return a program's arguments as tensors in the host's memory."""
+        dtypes = {spec.name: spec.dtype for spec in self.signature.specs}
+        values = given(self.signature.specs, features, lengths)
+        try:
+            with tf.device("/CPU:0"):
+                return (
+                    {
+                        name: tf.convert_to_tensor(
+                            value, dtypes.get(name) or self.graph.inputs[name].dtype
+                        )
+                        for name, value in values.items()
+                    },
+                    {
+                        axis: tf.convert_to_tensor(lengths[axis])
+                        for axis in self.signature.free_axes
+                    },
+                )
+        except tf.errors.OpError as error:
+            raise batch_failure(self.name, error) from error
+
+    def constants(self, fetches: Sequence[Fetch]) -> list[Array]:
+        """Return the values of weights, and of tensors computed only from these and constants."""
+        values = self._values
+        traced = [f.address for f in fetches if isinstance(values[f.address], tf.Tensor)]
+
+        def compute() -> list[tf.Tensor]:
+            names = [values[address].name for address in traced]
+            tensors = dict(zip(traced, tensors_in_graph(self.graph, {}, names), strict=True))
+            for fetch in fetches:
+                if fetch.address not in tensors:
+                    tensors[fetch.address] = tf.convert_to_tensor(values[fetch.address])
+            return [transformed(tensors[fetch.address], fetch, None, {}) for fetch in fetches]
+
+        def compiled() -> Callable[[], list[Array]]:
+            function = tf.function(compute, autograph=False)
+            return lambda: [to_numpy(tensor) for tensor in function()]
+
+        return list(self._constants.of(fetches, compiled)())
+
+    @cached_property
+    def _constants(self) -> CompiledOnce:
+        return CompiledOnce()
+
+    def read(self, variable: Any) -> Array:
+        """Return a variable's content."""
+        return to_numpy(tf.convert_to_tensor(variable))
+
+
+def as_the_model_takes_it(spec: InputSpec, feature: tf.Tensor) -> tf.Tensor:
+    """Move the sample axis of a feature (samples, *shape) to that of the model's input."""
+    if spec.sample_axis is None:
+        return feature[0]
+    if spec.sample_axis == 0:
+        return feature
+    others = list(range(1, len(spec.shape) + 1))
+    others.insert(spec.sample_axis, 0)
+    return tf.transpose(feature, others)
+
+
+def to_numpy(tensor: tf.Tensor) -> Array:
+    """Return a tensor's values, without a copy if possible."""
+    tensor = raw(tensor)
+    if tensor.dtype in (tf.string, tf.bfloat16):
+        return as_array(tensor.numpy())  # a single string is Python's bytes
+    # Tensor.numpy() copies; the buffer itself is read-only and lives as long as the array does.
+    return np.asarray(memoryview(tensor))

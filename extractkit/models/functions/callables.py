@@ -14,17 +14,30 @@ from extractkit.core.spec import SAMPLE
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError, ModelError, choices
 from extractkit.models import OwnCall
-from extractkit.models.axes import INPUT_AXES, InputSetting, advised_settings
-from extractkit.models.composites import PARTS, Argument, Composite, given_names, with_composites
 from extractkit.models.failures import attribute, error_summary
+from extractkit.models.functions import FunctionModel, call, composites_of, inputs_of
 from extractkit.models.functions.inlining import InlinedGraph, inlined, is_inlining_artifact
-from extractkit.models.functions.model import FunctionModel, call, composites_of, inputs_of
 from extractkit.models.graphs.catalog import facts_of, find_operations, signature_address
 from extractkit.models.graphs.feeding import CONSTANTS as CONSTANTS
-from extractkit.models.graphs.feeding import checked_constants, inner_tensors
+from extractkit.models.graphs.feeding import (
+    PARTS,
+    Argument,
+    Composite,
+    checked_constants,
+    given_names,
+    inner_tensors,
+    with_composites,
+)
 from extractkit.models.graphs.records import Found
-from extractkit.models.graphs.signature import chosen, declared, signature_of
 from extractkit.models.naming import VALUES, plain
+from extractkit.models.signature import (
+    INPUT_AXES,
+    InputSetting,
+    advised_settings,
+    chosen,
+    declared,
+    signature_of,
+)
 
 _METHOD = "__call__"
 _VARIABLES_GONE = "variables which have been deleted"

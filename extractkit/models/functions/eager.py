@@ -32,8 +32,9 @@ from extractkit.models import (
     Program,
     encode_arrays,
 )
-from extractkit.models.axes import INPUT_AXES, InputSetting, Sizes, advised_settings
+from extractkit.models.axes import Sizes, candidate_sizes, stepped_sizes
 from extractkit.models.failures import batch_failure, error_summary, own_call_failure
+from extractkit.models.functions import as_the_model_takes_it, to_numpy
 from extractkit.models.functions.callables import (
     bound,
     constant_function,
@@ -43,9 +44,8 @@ from extractkit.models.functions.callables import (
     with_arguments,
 )
 from extractkit.models.functions.eager_calls import EagerCall, restored, watched
-from extractkit.models.functions.model import as_the_model_takes_it, to_numpy
 from extractkit.models.graphs.feeding import checked_constants
-from extractkit.models.graphs.rebuilding import candidate_sizes, static_shape, stepped_sizes
+from extractkit.models.graphs.rebuilding import static_shape
 from extractkit.models.graphs.records import (
     Axes,
     Records,
@@ -54,10 +54,16 @@ from extractkit.models.graphs.records import (
     raw_dtype,
     unextractable_reason,
 )
-from extractkit.models.graphs.signature import declared, signature_of
-from extractkit.models.graphs.transforming import transformed
+from extractkit.models.graphs.transforms import transformed
 from extractkit.models.naming import Ports, components, plain, ports
 from extractkit.models.process import configure
+from extractkit.models.signature import (
+    INPUT_AXES,
+    InputSetting,
+    advised_settings,
+    declared,
+    signature_of,
+)
 from extractkit.runs.comparing.measures import compare_arrays
 
 

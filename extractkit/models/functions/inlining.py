@@ -17,8 +17,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from extractkit.core import digests
-from extractkit.core.values import Array, as_array
+from extractkit.core.values import Array
 from extractkit.models.tensorflow_internals import inlined_graph_def
 
 # There is no public way to get the content of a handle. Its text shows the variable's name, to
@@ -69,62 +68,6 @@ def _orphaned(graph: Any) -> Iterator[OrphanedVariable]:
             content = tf.raw_ops.ReadVariableOp(resource=outside, dtype=dtype)
             name = held["name"] or inside.op.name
             yield OrphanedVariable(f"{name}:0", dtype, content.shape, outside)
-
-
-_LOOK_UP = "LookupTableFindV2"
-
-
-def captured_contents(graph: Any, weights: Mapping[int, str]) -> dict[str, str] | None:
-    """Return a text for each placeholder of a captured object, by the placeholder's name.
-
-    Args:
-        graph: the graph of a function.
-        weights: The text for each weight, by the id of its variable's handle.
-
-    Returns:
-        None if the content of a captured object is not known.
-    """
-    variables = captured_variables(graph)
-    contents = {}
-    for outside, inside in graph.captures:
-        content = weights.get(id(outside))
-        if content is None:
-            # A variable that is not a weight of the model is a constant.
-            content = _content(variables.get(id(outside), outside), inside)
-        if content is None:
-            return None
-        contents[inside.op.name] = content
-    return contents
-
-
-def _content(outside: Any, inside: tf.Tensor) -> str | None:
-    if outside.dtype == tf.resource:
-        return _table(outside, inside)
-    if outside.dtype == tf.variant:
-        return None
-    return f"constant {digests.of_array(as_array(tf.convert_to_tensor(outside).numpy()))}"
-
-
-def _table(handle: tf.Tensor, inside: tf.Tensor) -> str | None:
-    """Return the content of a lookup table, or None for anything else or a nested use."""
-    for operation in _consumers(inside):
-        if operation.type == _LOOK_UP:
-            keys, values = tf.raw_ops.LookupTableExportV2(
-                table_handle=handle,
-                Tkeys=operation.get_attr("Tin"),
-                Tvalues=operation.get_attr("Tout"),
-            )
-            return f"table {digests.of_table(keys.numpy(), values.numpy())}"
-    return None
-
-
-def _consumers(tensor: tf.Tensor) -> Iterator[Any]:
-    """Yield the consumers of a tensor, also through the identities of inlined calls."""
-    for operation in tensor.consumers():
-        if operation.type == "Identity":
-            yield from _consumers(operation.outputs[0])
-        else:
-            yield operation
 
 
 # Nodes that grappler adds at the start and end of a call. They pass on existing values.

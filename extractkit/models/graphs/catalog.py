@@ -11,8 +11,8 @@ from math import prod
 from typing import Any
 
 from extractkit.core.catalog import Kind, TensorRecord, escape, join
+from extractkit.models.graphs import AnyGraph, AnyTensor, escaped, readable, short_paths
 from extractkit.models.graphs.control_flow import NestedGraph, control_flow, nested_graphs
-from extractkit.models.graphs.imported import AnyGraph, AnyTensor, escaped, readable, short_paths
 from extractkit.models.graphs.purity import unfit_operations
 from extractkit.models.graphs.rebuilding import static_shape
 from extractkit.models.graphs.records import Found, raw_dtype

@@ -15,7 +15,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from extractkit.models.graphs.imported import AnyGraph, AnyOperation, AnyTensor, static_value
+from extractkit.models.graphs import AnyGraph, AnyOperation, AnyTensor, static_value
 from extractkit.models.tensorflow_internals import graph_of
 
 _REASONS = {

@@ -5,9 +5,9 @@ from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from extractkit.models.failures import unknown_operation_advice
+from extractkit.models.graphs import AnyGraph, readable, static_value
 from extractkit.models.graphs.control_flow import NestedGraph, nested_graphs
 from extractkit.models.graphs.feeding import advised_inputs, reading_operations
-from extractkit.models.graphs.imported import AnyGraph, readable, static_value
 from extractkit.models.graphs.rebuilding import SourceGraph, unknown_operation_of
 
 _CONTAINERS = (

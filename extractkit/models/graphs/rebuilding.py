@@ -11,12 +11,8 @@ from typing import Any, Protocol
 
 import tensorflow as tf
 
-from extractkit.models.axes import RawShape, Sizes
-from extractkit.models.graphs.imported import (
-    AnyGraph,
-    AnyTensor,
-    ImportedTensor,
-)
+from extractkit.models.axes import RawShape
+from extractkit.models.graphs import AnyGraph, AnyTensor, ImportedTensor
 from extractkit.models.tensorflow_internals import (
     capturing_graph,
     imported_operations,
@@ -268,76 +264,6 @@ def static_shape(tensor: Any) -> RawShape:
     if isinstance(tensor, ImportedTensor):
         return tensor.sizes
     return None if tensor.shape.rank is None else tuple(tensor.shape.as_list())
-
-
-# Tried in turn: a model may need longer inputs (pooling), or refuse long ones (a table of
-# positions).
-_CANDIDATES = (
-    *((13, 17, 101, 211), (13, 17, 331, 457), (13, 17, 37, 53)),
-    *((5, 7, 11, 19), (13, 17, 7, 9)),
-)
-
-# Divisors of lengths in networks that join an axis with its pooled and upsampled copy. Powers of
-# two come first, since most strides are 2.
-_STEPS = (2, 4, 8, 16, 32, 64, *(3, 5, 6, 7, 9, 10, 12, 20, 24, 40, 48, 96, 128))
-
-# Remainders: 1 for "valid" strides, any where borders are cropped.
-_REMAINDERS = (
-    *((step, 1) for step in (2, 4, 8, 16, 32)),
-    *((step, step - 1) for step in (4, 8, 16, 32)),
-    *((step, rest) for step in (4, 8, 16) for rest in range(2, step - 1)),
-)
-
-# Small and large multipliers of a step, for the first free axis, the second, and so on.
-_SHORT, _SHORT_ENLARGED = (3, 5, 7, 11), (13, 17, 19, 23)
-_LONG, _LONG_ENLARGED = (23, 29, 31, 37), (41, 43, 47, 53)
-
-
-def candidate_sizes(
-    free_axes: Sequence[str], sample_axis: str, *, vary: bool = True
-) -> Iterable[Sizes]:
-    """Yield sizes to infer shapes at, different for each free axis.
-
-    Args:
-        vary: Whether the number of samples varies too. It does not if a call takes one sample.
-    """
-    for samples, more_samples, length, longer in _CANDIDATES:
-        lengths = [(length + 2 * at, longer + 2 * at) for at in range(len(free_axes))]
-        yield _sizes(free_axes, sample_axis, lengths, (samples, more_samples) if vary else None)
-
-
-def stepped_sizes(
-    free_axes: Sequence[str], sample_axis: str, *, vary: bool = True
-) -> Iterable[Sizes]:
-    """Yield sizes for models that accept only some lengths, such as multiples of 16.
-
-    They are tried if a model accepts none of `candidate_sizes`. Each length has a certain
-    remainder, so there are none for a model without free axes.
-    """
-    if not free_axes:
-        return
-    samples = (13, 17) if vary else None
-    for step, rest in (*((step, 0) for step in _STEPS), *_REMAINDERS):
-        for base, enlarged in ((_LONG, _LONG_ENLARGED), (_SHORT, _SHORT_ENLARGED)):
-            lengths = [
-                (step * base[at % 4] + rest, step * enlarged[at % 4] + rest)
-                for at in range(len(free_axes))
-            ]
-            yield _sizes(free_axes, sample_axis, lengths, samples)
-
-
-def _sizes(
-    free_axes: Sequence[str],
-    sample_axis: str,
-    lengths: Sequence[tuple[int, int]],
-    samples: tuple[int, int] | None,
-) -> Sizes:
-    counted = {} if samples is None else {sample_axis: samples}
-    pairs = {**counted, **dict(zip(free_axes, lengths, strict=True))}
-    return Sizes(
-        {axis: base for axis, (base, _) in pairs.items()},
-        {axis: enlarged for axis, (_, enlarged) in pairs.items()},
-    )
 
 
 class StaticShapes:

@@ -11,17 +11,18 @@ from extractkit.core.catalog import TensorRecord
 from extractkit.core.spec import SAMPLE, UNKNOWN
 from extractkit.core.values import Array
 from extractkit.inputs import InputSpec, Signature
-from extractkit.models.axes import RawShape, Sizes, infer_dims, no_sample_axis_reason
-from extractkit.models.composites import given_names, part_specs
-from extractkit.models.graphs.imported import AnyGraph, AnyTensor, is_tensor, static_value
-from extractkit.models.graphs.purity import dependent_operations, impure_operations
-from extractkit.models.graphs.rebuilding import (
-    SourceGraph,
-    StaticShapes,
+from extractkit.models.axes import (
+    RawShape,
+    Sizes,
     candidate_sizes,
-    static_shape,
+    infer_dims,
+    no_sample_axis_reason,
     stepped_sizes,
 )
+from extractkit.models.graphs import AnyGraph, AnyTensor, is_tensor, static_value
+from extractkit.models.graphs.feeding import given_names, part_specs
+from extractkit.models.graphs.purity import dependent_operations, impure_operations
+from extractkit.models.graphs.rebuilding import SourceGraph, StaticShapes, static_shape
 
 _RAW = {
     tf.quint8: tf.uint8,

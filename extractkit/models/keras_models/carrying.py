@@ -27,8 +27,7 @@ from extractkit.models.functions.eager_calls import restored
 from extractkit.models.graphs.records import Found
 from extractkit.models.keras_models.catalog import find_tensors
 from extractkit.models.keras_models.dialects import KERAS_3, Dialect
-from extractkit.models.keras_models.model import KerasModel
-from extractkit.models.keras_models.stateful import stateful_layers
+from extractkit.models.keras_models.model import KerasModel, stateful_layers
 from extractkit.models.keras_models.tracing import Trace
 
 _CALL_NUMBER = re.compile(r"@[0-9]+")

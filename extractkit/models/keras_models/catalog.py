@@ -12,14 +12,13 @@ from extractkit.core.catalog import Kind, Scope, TensorRecord, escape, join
 from extractkit.core.spec import SAMPLE
 from extractkit.errors import ConfigError, ModelError, choices
 from extractkit.inputs import InputSpec, Signature
-from extractkit.models.axes import INPUT_AXES, InputSetting
 from extractkit.models.graphs.rebuilding import static_shape
 from extractkit.models.graphs.records import Found
-from extractkit.models.graphs.signature import Declared, chosen, signature_of
 from extractkit.models.keras_internals import layers_in
 from extractkit.models.keras_models.dialects import KERAS_3, Dialect, dialect_of
 from extractkit.models.keras_models.tracing import LayerCall, Trace
 from extractkit.models.naming import Paths, Ports, base_name
+from extractkit.models.signature import INPUT_AXES, Declared, InputSetting, chosen, signature_of
 
 INPUT = "input"
 """The name of an unnamed input. A second one is `input.1`."""

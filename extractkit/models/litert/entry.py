@@ -13,7 +13,6 @@ from extractkit.core.values import Array
 from extractkit.errors import ModelError, choices
 from extractkit.inputs import InputSpec, Quantized, Signature
 from extractkit.models.axes import RawShape, Sizes
-from extractkit.models.graphs.signature import input_spec, tied
 from extractkit.models.litert.graph import (
     READ,
     RESOURCES,
@@ -22,6 +21,7 @@ from extractkit.models.litert.graph import (
     Operation,
     Subgraph,
 )
+from extractkit.models.signature import input_spec, tied
 
 DTYPES = {
     "FLOAT16": "float16",

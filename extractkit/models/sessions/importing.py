@@ -19,9 +19,9 @@ from google.protobuf.message import DecodeError, Message
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError, ModelError, choices
 from extractkit.models.failures import error_summary, load_failure
+from extractkit.models.graphs import AnyGraph, AnyTensor, ImportedGraph
 from extractkit.models.graphs.control_flow import Range, known_ranges
 from extractkit.models.graphs.feeding import tensor_named
-from extractkit.models.graphs.imported import AnyGraph, AnyTensor, ImportedGraph
 from extractkit.models.graphs.rebuilding import replace_unknown_operations, unknown_operation_of
 from extractkit.models.process import remember
 from extractkit.models.recognition import refuse_damaged, refuse_others, refuse_unknown

@@ -12,8 +12,8 @@ from extractkit.core import digests
 from extractkit.core.catalog import Kind
 from extractkit.errors import ModelError
 from extractkit.models.failures import error_summary
-from extractkit.models.graphs.imported import AnyGraph, AnyTensor
-from extractkit.models.moving_averages import MovingAverages, named_averages
+from extractkit.models.given_weights import MovingAverages, named_averages
+from extractkit.models.graphs import AnyGraph, AnyTensor
 from extractkit.models.recognition import recognize, refuse_others, refuse_unknown
 from extractkit.models.weight_files.tensorflow_checkpoint import missing_file, refuse_pattern
 

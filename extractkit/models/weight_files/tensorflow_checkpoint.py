@@ -21,10 +21,15 @@ from extractkit.advice import override
 from extractkit.core.values import Array, as_array
 from extractkit.errors import ModelError, choices, nearest
 from extractkit.models.failures import error_summary
-from extractkit.models.moving_averages import DEFAULT as AVERAGE
-from extractkit.models.moving_averages import SLOTS
 from extractkit.models.process import quiet_start
-from extractkit.models.weight_files.weight_file import Entry, Place, WeightFile, damaged
+from extractkit.models.weight_files.weight_file import (
+    AVERAGE,
+    AVERAGE_SLOTS,
+    Entry,
+    Place,
+    WeightFile,
+    damaged,
+)
 
 INDEX_ENDING = ".index"
 
@@ -119,7 +124,7 @@ def places(
         else:
             found[key] = _graph_variable(key, shapes, optimizers)
     return {
-        key: replace(place, average=key in averages or _last(place.slot) in SLOTS)
+        key: replace(place, average=key in averages or _last(place.slot) in AVERAGE_SLOTS)
         for key, place in found.items()
     }
 

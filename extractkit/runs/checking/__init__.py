@@ -1,129 +1,103 @@
-"""Verification of a run, file by file and value by value. Needs no TensorFlow.
+"""The result of a verification, as plain data. Its fields are those of the `--json` document."""
 
-Only computing values again needs TensorFlow. The engine passes in the function for that.
-"""
-
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from enum import StrEnum
 
-from extractkit.advice import command
-from extractkit.core.plan import Shard
-from extractkit.errors import RunDirectoryError
-from extractkit.runs import JOURNAL, MANIFEST
-from extractkit.runs import manifest as manifests
-from extractkit.runs.checking.contents import shard_contents
-from extractkit.runs.checking.files import (
-    given_files,
-    listed_shards,
-    other_files,
-    recorded_files,
-    sample_rows,
-    shard_files,
-)
-from extractkit.runs.checking.result import Check, Finding, Outcome, Verification, counted
-from extractkit.runs.directory import owner
-from extractkit.runs.journal import Entry
-from extractkit.runs.manifest import Manifest, Status
-from extractkit.runs.reader import sink_of
-from extractkit.sinks import Sink
+from extractkit.runs.manifest import Status
+from extractkit.runs.schema import plain
+
+SCHEMA = 1
+"""Version of the document's fields. Raise it with every change of them."""
 
 
-@dataclass(frozen=True, eq=False)
-class IntactRun:
-    """The intact content of a run, with which recomputed values are compared.
+class Outcome(StrEnum):
+    """The outcome of one check."""
+
+    OK = "ok"
+    FAILED = "failed"
+    NOT_CHECKED = "not checked"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One difference from the record.
 
     Attributes:
-        directory: the run directory.
-        manifest: the run's manifest.
-        entries: the committed shards, each with those of its files that are as written.
-        sinks: the sinks that read them, by name.
-        samples: whether the samples' rows are as written.
+        file: path within the run directory, absolute for files elsewhere; None if no file is
+            affected.
+        message: what is wrong, including the name of the file.
+        shard, tensor: whose values are affected; None for the file as a whole.
     """
 
-    directory: Path
-    manifest: Manifest
-    entries: Mapping[Shard, Entry]
-    sinks: Mapping[str, Sink]
-    samples: bool
+    file: str | None
+    message: str
+    shard: str | None = None
+    tensor: str | None = None
 
 
-Recompute = Callable[[IntactRun], Sequence[Check]]
-"""Computes values again, and returns the checks made with them."""
+@dataclass(frozen=True)
+class Check:
+    """One check.
 
-
-def verify(
-    directory: Path,
-    *,
-    reader: Callable[[Manifest, str], Sink] = sink_of,
-    recompute: Recompute | None = None,
-) -> Verification:
-    """Check everything in a run, and report all that is wrong.
-
-    For an unfinished run, checks what has been committed. Nothing is written, and files that are
-    not as written are not opened.
-
-    Args:
-        directory: the run directory.
-        reader: makes a sink that reads the run, from its manifest and the sink's name.
-        recompute: called last, unless the manifest cannot be read.
-
-    Raises:
-        RunDirectoryError: the directory holds neither manifest nor journal, or a process is
-            changing it.
-        ConfigError: the manifest names something that is not a sink, or not a trusted one.
+    Attributes:
+        name: its subject, such as "shards".
+        outcome: whether it passed.
+        detail: how much was checked, or why nothing was.
+        findings: everything that is wrong.
+        notes: anything else the user should know.
     """
-    if (at_work := owner(directory)) is not None:
-        raise RunDirectoryError(
-            f"{directory} is being worked on by {at_work}. Wait for it to end: "
-            f"{command('verify', directory)}"
-        )
-    manifest, first = _manifest(directory)
-    sinks = {} if manifest is None else {name: reader(manifest, name) for name in manifest.sinks}
-    journal, entries = listed_shards(directory, manifest)
-    shards, intact = shard_files(directory, entries, manifest)
-    if manifest is None:
-        return Verification(str(directory), None, (first, journal, shards))
-    files = recorded_files(directory, manifest)
-    samples, rows = sample_rows(directory, manifest, files)
-    checks = [
-        first,
-        files,
-        journal,
-        shards,
-        samples,
-        shard_contents(directory, manifest, intact, sinks, rows),
-        other_files(directory, manifest, entries),
-        given_files(manifest),
-    ]
-    if recompute is not None:
-        samples_intact = samples.outcome is Outcome.OK
-        checks += recompute(IntactRun(directory, manifest, intact, sinks, samples_intact))
-    return Verification(str(directory), manifest.status, tuple(checks))
+
+    name: str
+    outcome: Outcome
+    detail: str
+    findings: tuple[Finding, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls, name: str, detail: str, findings: Iterable[Finding] = (), notes: Iterable[str] = ()
+    ) -> "Check":
+        """Return a check that was made. It failed if there are findings."""
+        found = tuple(findings)
+        return cls(name, Outcome.FAILED if found else Outcome.OK, detail, found, tuple(notes))
+
+    @classmethod
+    def not_made(cls, name: str, why: str) -> "Check":
+        """Return a check that could not be made."""
+        return cls(name, Outcome.NOT_CHECKED, why)
 
 
-def _manifest(directory: Path) -> tuple[Manifest | None, Check]:
-    name = "manifest"
-    path = directory / MANIFEST
-    try:
-        found = manifests.read(directory)
-        sinks = " and ".join(found.sinks)
-    except RunDirectoryError as error:
-        if not os.path.isdir(directory):  # noqa: PTH112 - a name that is too long does not exist
-            raise
-        if path.exists():
-            message = str(error)
-        elif (directory / JOURNAL).exists():
-            message = f"{path} is missing from its run"
-        else:
-            raise
-        return None, Check.of(name, "unreadable", [Finding(MANIFEST, message)])
-    notes = []
-    if found.status is not Status.FINISHED:
-        planned = f"of {len(found.shards)} planned shards" if found.plan else "before its plan"
-        notes.append(f"the run is not finished (status: {found.status}), {planned}")
-    size = (
-        f"{counted(len(found.tensors), 'tensor')}, {counted(found.samples, 'sample')}, by {sinks}"
-    )
-    return found, Check.of(name, size, notes=notes)
+@dataclass(frozen=True)
+class Verification:
+    """The result of a verification.
+
+    Attributes:
+        run: the run directory.
+        status: the recorded status; None if the manifest cannot be read.
+        checks: the checks in the order in which they were made.
+    """
+
+    run: str
+    status: Status | None
+    checks: tuple[Check, ...]
+
+    @property
+    def failed(self) -> bool:
+        """Whether anything is wrong (exit code 1). A check that was not made does not count."""
+        return any(check.outcome is Outcome.FAILED for check in self.checks)
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Everything that is wrong."""
+        return tuple(finding for check in self.checks for finding in check.findings)
+
+    def to_json(self) -> dict[str, object]:
+        """Return the document that `extractkit verify --json` prints."""
+        document: dict[str, object] = plain(self)
+        return {"schema": SCHEMA, "failed": self.failed, **document}
+
+
+def counted(number: int, noun: str) -> str:
+    """Format a count with its noun: `1 file`, `2 files`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -17,7 +17,7 @@ from extractkit.core.plan import Shard
 from extractkit.core.value_checks import merged
 from extractkit.errors import InputError, RunDirectoryError
 from extractkit.runs import HYDRA, JOURNAL, LOCK, LOG, MANIFEST, SAMPLES, SHARDS
-from extractkit.runs.checking.result import Check, Finding, Outcome, counted
+from extractkit.runs.checking import Check, Finding, Outcome, counted
 from extractkit.runs.files import Origin, StoredFile, lines_of, names_files, origin
 from extractkit.runs.journal import Entry, entry_of
 from extractkit.runs.manifest import Actual, Manifest, Status

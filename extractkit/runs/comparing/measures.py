@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from extractkit.core.values import Array, Values
-from extractkit.runs.checking.result import counted
+from extractkit.runs.checking import counted
 from extractkit.runs.comparing.pairing import Alignment, Pairs
 from extractkit.runs.comparing.result import Counts, Errors, Tolerance
 from extractkit.runs.views import TensorView

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from extractkit.models.graphs.imported import ImportedGraph, static_value
+from extractkit.models.graphs import ImportedGraph, static_value
 from tests.models.session_graphs import control_flow
 
 v1 = tf.compat.v1

@@ -12,7 +12,7 @@ from extractkit.core.values import Array
 from extractkit.models import Compilation, Fetch
 from extractkit.models.frozen_graph import load
 from extractkit.models.in_memory import live_model
-from extractkit.models.sessions.model import SessionModel
+from extractkit.models.sessions import SessionModel
 from extractkit.testing.models import drawn
 
 v1 = tf.compat.v1

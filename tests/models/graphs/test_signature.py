@@ -4,8 +4,7 @@ import pytest
 
 from extractkit.errors import ConfigError, ModelError
 from extractkit.inputs import InputSpec, Signature
-from extractkit.models.axes import InputSetting
-from extractkit.models.graphs.signature import Declared, chosen, signature_of
+from extractkit.models.signature import Declared, InputSetting, chosen, signature_of
 
 
 def signature(*inputs: Declared, **settings: tuple[str | int | None, ...]) -> Signature:

@@ -14,8 +14,8 @@ import extractkit
 from extractkit.core.values import Array, State
 from extractkit.errors import JobError, UserError
 from extractkit.models import Compilation, Fetch
-from extractkit.models.litert.carrying import CarryingTFLiteModel
 from extractkit.models.litert.interpreter import CarryingInterpreter
+from extractkit.models.litert.model import CarryingTFLiteModel
 from extractkit.models.tflite import load
 from extractkit.runs import JOURNAL, SHARDS
 from tests.models.litert.carried_files import written

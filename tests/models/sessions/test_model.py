@@ -13,8 +13,8 @@ from extractkit.core.spec import TensorSpec
 from extractkit.core.transforms.pipeline import Pipeline
 from extractkit.errors import ConfigError, JobError
 from extractkit.models import Compilation, Fetch, Model, frozen_graph, meta_graph
-from extractkit.models.axes import parse_input_axes
-from extractkit.models.sessions.model import SessionModel, session_model
+from extractkit.models.sessions import SessionModel, session_model
+from extractkit.models.signature import parse_input_axes
 from extractkit.testing.models import ModelContract
 from tests.models.session_graphs import by_hand, classifier, control_flow, frozen, saved
 

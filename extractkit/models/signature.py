@@ -1,6 +1,6 @@
-"""The inputs that a graph declares, as the signature that sources are checked against.
+"""What a model takes: the inputs that a graph declares, and the setting `model.input_axes`.
 
-Samples are along an input's first axis, unless `model.input_axes` specifies otherwise. If that axis
+Samples are along an input's first axis, unless `model.input_axes` says otherwise. If that axis
 has a fixed size in every input, each call of the model takes one sample. Imports no TensorFlow.
 """
 
@@ -9,11 +9,105 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from extractkit.advice import nested_override
+from extractkit.advice import hydra_text, nested_override
 from extractkit.core.spec import SAMPLE
 from extractkit.errors import ConfigError, ModelError, choices
 from extractkit.inputs import InputSpec, Signature
-from extractkit.models.axes import INPUT_AXES, Dim, InputSetting, advised_settings
+
+INPUT_AXES = "model.input_axes"
+
+_FORBIDDEN = set("*,()?:")
+
+Dim = str | int | None
+
+
+@dataclass(frozen=True)
+class InputSetting:
+    """The configured axes and dtype of one input.
+
+    Attributes:
+        dims: For each axis of the input "sample", the name of a free axis, a fixed size, or None
+            for the size that the graph declares. None as a whole: all as the graph declares them.
+        dtype: The NumPy name of the element type, if the graph does not declare it.
+    """
+
+    dims: tuple[Dim, ...] | None = None
+    dtype: str | None = None
+
+
+def parse_input_axes(value: object) -> dict[str, InputSetting] | None:
+    """Parse `model.input_axes`. Return None if it is not configured: every input, as declared.
+
+    Raises:
+        ConfigError: It is neither a list of names nor a mapping of names to axes.
+    """
+    if value is None:
+        return None
+    if isinstance(value, list) and all(isinstance(name, str) for name in value):
+        return {name: InputSetting() for name in value}
+    if isinstance(value, Mapping):
+        return {str(name): _setting(f"{INPUT_AXES}.{name}", entry) for name, entry in value.items()}
+    raise ConfigError(
+        f"{INPUT_AXES}={value!r} is neither a list of names nor a mapping of names to axes. "
+        f"Give {INPUT_AXES}=[NAME] or '{INPUT_AXES}={{NAME: [sample, null]}}'"
+    )
+
+
+def advised_settings(settings: Mapping[str, InputSetting]) -> str:
+    """Return the override of `model.input_axes` with these settings, quoted for a shell."""
+    return nested_override(
+        INPUT_AXES, {name: _written(setting) for name, setting in settings.items()}
+    )
+
+
+def _written(setting: InputSetting) -> str:
+    if setting.dims is None and setting.dtype is None:
+        return "null"
+    dims = "null"
+    if setting.dims is not None:
+        dims = f"[{', '.join(map(_written_dim, setting.dims))}]"
+    return dims if setting.dtype is None else f"{{dims: {dims}, dtype: {setting.dtype}}}"
+
+
+def _written_dim(dim: Dim) -> str:
+    if dim is None:
+        return "null"
+    return str(dim) if isinstance(dim, int) else hydra_text(dim)
+
+
+def _setting(at: str, entry: object) -> InputSetting:
+    if entry is None:
+        return InputSetting()
+    if isinstance(entry, list):
+        return InputSetting(_dims(at, entry))
+    if not isinstance(entry, Mapping):
+        raise ConfigError(f"{at}={entry!r} is not a list of axes, such as [sample, token, 4]")
+    for key in entry:
+        if key not in ("dims", "dtype"):
+            raise ConfigError(f"{at}.{key} does not exist. {choices(str(key), ('dims', 'dtype'))}")
+    dims, dtype = entry.get("dims"), entry.get("dtype")
+    if dims is not None and not isinstance(dims, list):
+        raise ConfigError(f"{at}.dims={dims!r} is not a list of axes, such as [sample, token, 4]")
+    if not isinstance(dtype, str | None):
+        raise ConfigError(f"{at}.dtype={dtype!r} is not the name of a type, such as float32")
+    return InputSetting(None if dims is None else _dims(f"{at}.dims", dims), dtype)
+
+
+def _dims(at: str, dims: list[object]) -> tuple[Dim, ...]:
+    checked: list[Dim] = []
+    for dim in dims:
+        size = isinstance(dim, int) and not isinstance(dim, bool) and dim > 0
+        name = isinstance(dim, str) and dim and not _FORBIDDEN.intersection(dim)
+        if not (dim is None or size or name):
+            raise ConfigError(
+                f"{at}: {dim!r} is not an axis. Give 'sample', a name for a free axis, a size, or "
+                f"null for the size that the graph declares"
+            )
+        checked.append(dim if isinstance(dim, str | int) else None)
+    if checked.count(SAMPLE) > 1:
+        raise ConfigError(f"{at}={dims!r} has more than one sample axis")
+    return tuple(checked)
+
 
 _PARSES = re.compile(r"Parse(Single)?(Sequence)?Example(V2)?")
 _HANDS_ON = ("Identity", "Reshape", "ExpandDims", "Squeeze")
