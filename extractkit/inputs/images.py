@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from extractkit.core.plan import numpy_dtype
 from extractkit.core.spec import TEXT
 from extractkit.core.values import Array
 from extractkit.errors import InputError, choices
-from extractkit.inputs import PICTURE, InputSpec, Sample, Signature
+from extractkit.inputs import PICTURE, InputSpec, Quantized, Sample, Signature
 from extractkit.inputs.checks import Faults, check_limit, describe, quantizing, require
 from extractkit.inputs.files import PathLike, sample_digest
 from extractkit.inputs.records import fitted
@@ -63,6 +63,8 @@ class Pixels:
         dtype: The name of the values' dtype.
         resize: The interpolation, one of `RESIZES`.
         scale: The range of values: 0 … 255 for None, 0 … 1 for "unit", -1 … 1 for "signed".
+        quantized: The quantisation that values in this range are converted by, or None.
+        note: A message for the user on what the values mean, or None.
     """
 
     height: int | None
@@ -72,6 +74,9 @@ class Pixels:
     dtype: str
     resize: str = RESIZES[0]
     scale: str | None = None
+    # The other fields enter digests by their repr.
+    quantized: Quantized | None = field(default=None, repr=False)
+    note: str | None = field(default=None, repr=False)
 
     @classmethod
     def of(
@@ -83,6 +88,7 @@ class Pixels:
         resize: str = RESIZES[0],
         mode: str | None = None,
         scale: str | None = None,
+        scalable: bool = True,
     ) -> "Pixels":
         """Return the conversion for a model's input.
 
@@ -92,6 +98,7 @@ class Pixels:
         Args:
             size: The height and width. If None, the input's.
             mode: "rgb" or "gray". If None, by the input's channels, "rgb" if that is free.
+            scalable: Whether the user can set `inputs.scale`.
 
         Raises:
             InputError: The input takes no pictures, or not such ones.
@@ -110,9 +117,13 @@ class Pixels:
                 f"{asked}input {spec.name!r} of model {signature.model!r} takes {taken} "
                 f"channels ({describe(signature)}). Pictures have 3 (rgb) or 1 (gray)"
             )
-        _check_range(spec, signature, scale)
+        if spec.quantized is None:
+            _check_range(spec, signature, scale)
+            note = None
+        else:
+            note = _quantised_note(spec, signature, scale, scalable)
         height, width = _size(size, lengths, spec, signature)
-        return cls(height, width, channels, axes, spec.dtype, resize, scale)
+        return cls(height, width, channels, axes, spec.dtype, resize, scale, spec.quantized, note)
 
     @classmethod
     def deferred_preparation(
@@ -163,11 +174,10 @@ class Pixels:
                 f"{at} is not a picture that can be decoded: {_reason(error)}. "
                 f"Repair it, convert it to one of {', '.join(_FORMATS)}, or leave it out"
             ) from error
-        values = np.asarray(picture, numpy_dtype(self.dtype))
-        if self.scale == "unit":
-            values = values / values.dtype.type(255)
-        elif self.scale == "signed":
-            values = values / values.dtype.type(127.5) - values.dtype.type(1)
+        if self.quantized is None:
+            values = _scaled(np.asarray(picture, numpy_dtype(self.dtype)), self.scale)
+        else:
+            values = _quantised(np.asarray(picture), self.dtype, self.scale, self.quantized)
         return Picture(self._arranged(values), width, height)
 
     def _resized(self, picture: "Image") -> "Image":
@@ -188,6 +198,34 @@ class Pixels:
         if values.ndim == 2:
             values = values[:, :, np.newaxis]
         return values if self.axes == "hwc" else values.transpose(2, 0, 1)
+
+
+def _scaled(pixels: Array, scale: str | None) -> Array:
+    """Return pixels, 0 to 255, in the range of a scale, with their own precision."""
+    values = pixels
+    if scale == "unit":
+        values = pixels / pixels.dtype.type(255)
+    elif scale == "signed":
+        values = pixels / pixels.dtype.type(127.5) - pixels.dtype.type(1)
+    return values
+
+
+def _quantised(pixels: Array, dtype: str, scale: str | None, quantized: Quantized) -> Array:
+    """Return the whole numbers that a quantised input takes for pixels.
+
+    Without a scale, they are the pixels themselves, from the least number of the type on.
+    """
+    limits = np.iinfo(dtype)
+    if scale is None:
+        return (pixels.astype(np.int64) + _shift(dtype)).astype(dtype)
+    whole = np.round(_scaled(pixels.astype(np.float64), scale) / quantized.scale)
+    return np.clip(whole + quantized.zero_point, limits.min, limits.max).astype(dtype)
+
+
+def _shift(dtype: str) -> int:
+    """Return the whole number of a type that a black pixel is, if pixels are taken as they are."""
+    limits = np.iinfo(dtype)
+    return int(limits.min) if limits.bits == 8 else 0
 
 
 def decoder() -> str:
@@ -243,21 +281,58 @@ def _check_range(spec: InputSpec, signature: Signature, scale: str | None) -> No
         return
     takes = f"input {spec.name!r} of model {signature.model!r} takes {spec.dtype}"
     if not np.can_cast(_BYTE, dtype):
-        raise InputError(
-            f"{takes}, which cannot hold the values of a picture, 0 to 255{_as_arrays(spec)}"
-        )
+        raise InputError(f"{takes}, which cannot hold the values of a picture, 0 to 255")
     if scale is not None:
         raise InputError(f"inputs.scale={scale} makes real numbers, and {takes}. Leave it out")
 
 
-def _as_arrays(spec: InputSpec) -> str:
-    """Return advice on pictures for a quantised input, or "" for any other."""
-    if spec.quantized is None:
-        return ""
-    return (
-        f". Give arrays, inputs=arrays: pixels are real numbers as in training (from 0 to 255, or "
-        f"divided by 255), and quantised, in NumPy: {quantizing(spec, 'pixels')}"
+def _quantised_note(
+    spec: InputSpec, signature: Signature, scale: str | None, scalable: bool
+) -> str | None:
+    """Return what the user should know about pictures for a quantised input, or None.
+
+    Pixels are given as they are if the input is quantised so that this is right: they are then what
+    a model takes that was trained on pixels from 0 to 255, from 0 to 1 or from -1 to 1.
+
+    Raises:
+        InputError: Pixels as they are have another meaning, and are not of the type that the input
+            takes.
+    """
+    assert spec.quantized is not None
+    if scale is not None or any(_fits(spec, usual) for usual in (None, *SCALES)):
+        return None
+    factor, zero_point = spec.quantized
+    takes = (
+        f"input {spec.name!r} of model {signature.model!r} takes {spec.dtype}, quantised with "
+        f"scale {factor:.6g} and zero point {zero_point}"
     )
+    ranges = "If the model was trained on other pixels"
+    if scalable:
+        ranges = (
+            "If the model was trained on pixels from 0 to 1: inputs.scale=unit; from -1 to 1: "
+            "inputs.scale=signed; otherwise"
+        )
+    quantise = quantizing(spec, "pixels")
+    advice = f"{ranges}, give arrays, inputs=arrays, quantised, in NumPy: {quantise}"
+    if numpy_dtype(spec.dtype) != _BYTE:
+        raise InputError(f"{takes}, for which pixels from 0 to 255 have no usual form. {advice}")
+    low, high = ((pixel - zero_point) * factor for pixel in (0, 255))
+    return (
+        f"{takes}. Pixels are given as they are, so that 0 to 255 mean {low:.4g} to {high:.4g}. "
+        f"{advice}"
+    )
+
+
+def _fits(spec: InputSpec, scale: str | None) -> bool:
+    """Return whether all pixels, in the range of a scale and quantised, are themselves.
+
+    A difference of 1 is that of a range from -1 to 1 which is divided by 127.5, 127 or 128.
+    """
+    assert spec.quantized is not None
+    pixels = np.arange(256)
+    real = _scaled(pixels.astype(np.float64), scale)
+    whole = np.round(real / spec.quantized.scale) + spec.quantized.zero_point
+    return bool(np.abs(whole - (pixels + _shift(spec.dtype))).max() <= 1)
 
 
 def _check_choice(key: str, given: str | None, options: Sequence[str | None]) -> None:
@@ -302,7 +377,9 @@ class Images:
             model's input, or each picture's own if the input takes any.
         resize: bilinear, nearest, bicubic or lanczos, as in Pillow, antialiased when shrinking.
         mode: "rgb" or "gray". If None, by the channels of the model's input, 3 or 1.
-        scale: The range of values: 0 to 255 for None, 0 to 1 for "unit", -1 to 1 for "signed".
+        scale: The range of values: 0 to 255 for None, 0 to 1 for "unit", -1 to 1 for "signed". A
+            quantised input takes them quantised by its own scale and zero point; for None, the
+            pixels as they are.
 
     Raises:
         InputError: `limit` is not a whole number of at least 1.
@@ -346,6 +423,8 @@ class Images:
         # The versions of the libraries that Pillow was built with do not follow from Pillow's.
         first = _first_decoded(files, signature, pixels)
         digest.update(sample_digest(replace(first, extra={})))
+        if pixels.note is not None:
+            notes = (*notes, pixels.note)
         return ImageSource(files, signature, pixels, digest.hexdigest(), notes)
 
     def _pixels(self, signature: Signature) -> Pixels:

@@ -203,7 +203,7 @@ def _feature(
         spec,
         None if dtype is None else _dtype(key, dtype),
         None if shape is None else _shape(key, shape),
-        Pixels.of(spec, signature) if encoded else None,
+        Pixels.of(spec, signature, scalable=False) if encoded else None,
         settings,
     )
 
@@ -303,7 +303,8 @@ class TFRecord:
             files.append(RecordFile.find(path, name, features, left))
             left = None if left is None else left - len(files[-1])
         at = f"inputs.path={str(paths[0])!r}" if len(paths) == 1 else "inputs.path"
-        notes: tuple[str, ...] = ()
+        pixels = [one.pixels for one in features if one.pixels is not None]
+        notes = tuple(one.note for one in pixels if one.note is not None)
         if self._whole(files, signature):
             files = [replace(file, whole=signature) for file in files]
             notes = ("each record is one sample, given whole; its features: inputs.whole=false",)

@@ -257,8 +257,12 @@ def test_each_quantised_type_has_its_own_advice(dtype: str, zero_point: int, adv
     if dtype == "int8":
         with pytest.raises(InputError) as pictures:
             Pixels.of(spec, signature)
-        assert "inputs=arrays" in str(pictures.value)
-        assert str(pictures.value).endswith(advised.replace("array", "pixels"))
+        assert str(pictures.value) == (
+            "input 'x' of model 'm' takes int8, quantised with scale 0.5 and zero point -128, for "
+            "which pixels from 0 to 255 have no usual form. If the model was trained on pixels "
+            "from 0 to 1: inputs.scale=unit; from -1 to 1: inputs.scale=signed; otherwise, give "
+            f"arrays, inputs=arrays, quantised, in NumPy: {advised.replace('array', 'pixels')}"
+        )
 
 
 def test_quantised_weights_stand_for_the_float_model_s(folder: Path) -> None:
