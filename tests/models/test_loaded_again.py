@@ -308,6 +308,40 @@ def test_weights_that_get_into_wrong_places(
     np.testing.assert_allclose(np.asarray(run[":output"]), own, rtol=1e-4, atol=1e-5)
 
 
+class Subclassed(tf_keras.Model):
+    """A model without variables before its first call, as those of transformers are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = tf_keras.layers.Dense(3, use_bias=False, name="head")
+
+    def build(self, shape: Any) -> None:
+        self.head.build(shape)
+        self.built = True
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return self.head(x)
+
+
+def test_a_model_that_is_built_by_its_first_call(tmp_path: Path) -> None:
+    right = Subclassed()
+    right(X)
+    right.set_weights([KERNEL])
+    right.save_weights(str(tmp_path / "x.weights.h5"))
+    np.save(tmp_path / "x.npy", X)
+    overrides = [
+        *("model=keras", f"model.factory._target_={__name__}.Subclassed", "selectors=outputs"),
+        *(f"model.checkpoint={tmp_path}/x.weights.h5", f"inputs.path={tmp_path}/x.npy"),
+        *("inputs=arrays", "model.input_axes={x: {dims: [sample, 4], dtype: float32}}"),
+    ]
+    run = extractkit.extract(overrides, run_dir=tmp_path / "run")
+    np.testing.assert_allclose(
+        np.asarray(run[":output"]), X.astype(np.float64) @ KERNEL, rtol=1e-4, atol=1e-5
+    )
+    (check,) = run.manifest.volatile.self_check
+    assert (check.outputs, check.not_applicable) == ((":output",), None)
+
+
 ADAPTERS = {
     "keras": KerasModel,
     "saved model": FunctionModel,

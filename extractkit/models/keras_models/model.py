@@ -153,8 +153,10 @@ class KerasModel(FunctionModel):
         def outputs(
             features: Mapping[str, Array], lengths: Mapping[str, Array]
         ) -> Mapping[str, Array]:
-            # Calls may have built the model, and so created variables.
-            kept = dialect.variables(reloaded.model.variables)
+            # The call builds a model that is not built. Until then it has no variables, and
+            # tf-keras raises an error for them.
+            built = reloaded.model.built
+            kept = dialect.variables(reloaded.model.variables) if built else ()
             return self.outputs_by(called, kept)(features, lengths)
 
         return OwnCall(reloaded.loaded_by, outputs, self.outputs_after(reloaded.model, dialect))

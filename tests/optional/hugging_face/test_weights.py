@@ -57,6 +57,34 @@ def test_weights_of_a_head_go_into_the_plain_model(safetensors: bool, tmp_path: 
     same_weights(model.keras_model, wanted)
 
 
+def unbuilt(name: str) -> Any:
+    """A model that has no variables before its first call, as users write factories."""
+    kind, config = MODELS[name]()
+    return kind(config)
+
+
+def test_a_model_that_its_factory_does_not_build_has_the_outputs_of_the_file(
+    tmp_path: Path,
+) -> None:
+    wanted = saved("bert_classifier", tmp_path / "dir", safetensors=False)
+    ids = {"input_ids": arrays("bert_classifier")["input_ids"]}
+    np.savez(tmp_path / "ids.npz", **ids)
+    run = extract(
+        [
+            "model=keras", f"model.factory._target_={__name__}.unbuilt", "model.factory.name=bert",
+            f"model.checkpoint={tmp_path}/dir/tf_model.h5", "selectors=outputs", "inputs=arrays",
+            "model.input_axes={input_ids: {dims: [sample, token], dtype: int32}}",
+            f"inputs.path={tmp_path}/ids.npz",
+        ],
+        run_dir=tmp_path / "run",
+    )  # fmt: skip
+    own = wanted.bert(ids, training=False).last_hidden_state
+    found = np.asarray(run[":output.last_hidden_state"])
+    np.testing.assert_allclose(found, own, rtol=1e-5, atol=1e-5)
+    (check,) = run.manifest.volatile.self_check
+    assert check.not_applicable is None
+
+
 @pytest.mark.parametrize("safetensors", [True, False])
 def test_a_head_without_weights_is_refused(safetensors: bool, tmp_path: Path) -> None:
     saved("bert", tmp_path, safetensors=safetensors)
