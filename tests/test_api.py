@@ -261,7 +261,7 @@ def test_a_directory_that_holds_a_run_is_left_alone(tmp_path: Path) -> None:
             SelectionError,
             "selectors.mine.path='embeding:output' matched 0 of 11 tensors of model 'reference'. "
             "Nearest: 'embedding:output', 'attention:output', ':output'. "
-            "List them: list(model.catalog)",
+            "List them: list(extractkit.catalog(model=model))",
         ),
     ],
 )

@@ -17,8 +17,7 @@ from extractkit.runs.manifest import Manifest
 # An experiment is merged into the other groups and has no key of its own.
 _KEYS = tuple(group for group in GROUPS if group != "experiment")
 # The Python code that lists the tensors of a model in memory.
-_IN_PYTHON = "list(model.catalog)"
-_OF_KERAS = "from extractkit.models.in_memory import live_model; list(live_model(model).catalog)"
+_IN_PYTHON = "list(extractkit.catalog(model=model))"
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def job_of(
     model = live.get("model") or _component("model", entries, trust)
     selectors = _group("selectors", entries)
     if "model" in live:
-        listing = _IN_PYTHON if "live" in model.arguments else _OF_KERAS
+        listing = _IN_PYTHON
     else:
         words = [*options, *(word for module in trust.modules for word in ("--trust", module))]
         listing = advice.listing(model_name, given_overrides, words, selectors)

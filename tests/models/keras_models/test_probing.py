@@ -230,6 +230,8 @@ def test_asking_for_the_call_inside_the_loop_says_where_it_is(package: Any, tmp_
         "once for each iteration" in str(error.value)
     )
     assert not (tmp_path / "run").exists()
+    assert str(error.value).endswith("List them: list(extractkit.catalog(model=model))")
+    assert "rnn/lstm_cell:output" in list(extractkit.catalog(model=model))
 
 
 def test_around_other_layers_no_probing_call_is_offered() -> None:
