@@ -11,7 +11,7 @@ from extractkit.core.job import SETTINGS
 from extractkit.core.keys import Key
 
 DECLARED_GROUPS = ("model", "inputs", "sinks", "runtime")
-"""The groups whose keys are declared. Entries of the others are values for declared keys."""
+"""The groups with declared keys. Files of other groups hold values for declared keys."""
 
 _WIDTH, _BESIDE = 100, 120
 _TARGET = re.compile(r"(?m)^( *)_target_: (\S+)\n")
@@ -23,7 +23,7 @@ class Entry:
 
     Attributes:
         path: The file.
-        head: Its first lines, as they are: the comment that introduces it, and its target.
+        head: Its first lines, unchanged: the introductory comment and the target.
         indent: The spaces before its keys.
         keys: The declared keys.
     """
@@ -45,7 +45,7 @@ class Entry:
         return "\n".join(line.removeprefix("#").removeprefix(" ") for line in lines)
 
     def text(self) -> str:
-        """Return the file as it should be: its head, and a line with a comment for each key."""
+        """Return the expected file: its head, and a line with a comment for each key."""
         return self.head + indent("".join(map(_line, self.keys)), self.indent)
 
 
@@ -60,7 +60,7 @@ def _entry(path: Path) -> Entry:
     if group == "runtime":
         return Entry(path, "", "", SETTINGS)
     target = _TARGET.search(text)
-    if target is None:  # values for keys that others declare
+    if target is None:  # values for keys that are declared elsewhere
         head = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
         return Entry(path, head, "", ())
     return Entry(path, text[: target.end()], target[1], Component(group, target[2]).keys())

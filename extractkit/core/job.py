@@ -228,7 +228,7 @@ _ADDRESS = re.compile(r"auto|[^\s:/]+:[0-9]{1,5}|\[[0-9A-Fa-f:]+\]:[0-9]{1,5}")
 
 
 def moved(recorded: Mapping[str, object], where: Mapping[str, object]) -> dict[str, object]:
-    """Return settings of `runtime` with those of where it runs replaced.
+    """Return settings of `runtime` with new values for where it runs.
 
     Settings that the new engine does not use are reset, unless given.
     """

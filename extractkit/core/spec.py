@@ -30,12 +30,12 @@ class Dim:
     - fixed: a size, and a name where one is known ("head");
     - a product of other axes ("sample*token", "token*12"): `factors`;
     - computed by the model from the lengths of free axes, or from values ("f(token)"): `of`;
-    - unknown ("?"): nothing of these.
+    - unknown ("?"): none of these.
 
     Attributes:
         name: the name of the samples' axis, of a free axis or of a fixed one.
         size: the number of elements, None if it varies or is unknown.
-        factors: the axes that a product is made of, slowest first.
+        factors: the axes of a product, slowest first.
         of: the free axes that a computed length depends on.
     """
 
@@ -46,7 +46,7 @@ class Dim:
 
     @classmethod
     def parse(cls, text: str | None, size: int | None = None) -> "Dim":
-        """Parse the text of a dim, as `str` and `label` return it. This is their inverse.
+        """Parse the text of a dim. This is the inverse of `str` and `label`.
 
         Args:
             text: "sample", "token", "sample*token", "f(token)", "?", or None for a fixed axis
@@ -66,7 +66,7 @@ class Dim:
 
     @property
     def label(self) -> str | None:
-        """What manifests, views and tables show beside the size; None for a fixed axis unnamed."""
+        """The text in manifests, views and tables; None for a fixed axis without a name."""
         if self.factors:
             return "*".join(str(factor) for factor in self.factors)
         if self.of:
@@ -85,7 +85,7 @@ class Dim:
 
     @property
     def free(self) -> str | None:
-        """The name of the free axis whose length it has; None for any other axis."""
+        """The name of the free axis; None for any other axis."""
         return self.name if self.size is None and not self.samples else None
 
     @property
@@ -110,7 +110,7 @@ class TensorSpec:
     def of(
         cls, dtype: str, labels: Sequence[str | None], shape: Sequence[int | None]
     ) -> "TensorSpec":
-        """Build a spec from the labels and sizes that a manifest or record holds."""
+        """Build a spec from the labels and sizes in a manifest or record."""
         return cls(dtype, tuple(map(Dim.parse, labels, shape)))
 
     @property

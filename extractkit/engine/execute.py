@@ -54,7 +54,7 @@ def execute(
             run of its own in a folder of it, see `runs/parts.py`.
         hydra_files: the files that Hydra composed, by name, for `.hydra/`.
         listener: receives progress events.
-        repeats: the directory of the run to repeat, whose model and inputs must be those found.
+        repeats: the directory of the run to repeat. Model and inputs must be the recorded ones.
 
     Returns:
         The run directory: `directory`, the part's folder in it, or that of a finished run of the

@@ -154,7 +154,7 @@ class SizeFaults:
     _fruitless: bool = field(default=False, init=False)
 
     def of(self, batch: Batch) -> str | None:
-        """Return what is wrong with a sample's sizes; None: nothing.
+        """Return the fault of a sample's sizes, or None if they are accepted.
 
         Args:
             batch: holds the sample alone.

@@ -125,7 +125,7 @@ def test_it_refuses(entries: dict[str, object], message: str) -> None:
         ([{"threshold": "much"}], "do.0.threshold='much' is not a number"),
         (
             [{"threshold": -1}],
-            "do.0.threshold=-1.0 is negative: absolute values are held against it",
+            "do.0.threshold=-1.0 is negative, but absolute values are compared with it",
         ),
         ([{"mean": []}], "do.0.mean is an empty list of axes"),
         (

@@ -1,1 +1,1 @@
-"""Transforms of a selector's values before they leave the model. One file a family."""
+"""Transforms of a selector's values before they leave the model. One file per family."""

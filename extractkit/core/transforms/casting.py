@@ -1,4 +1,4 @@
-"""Casts to other types, among them those that lose precision in a known way."""
+"""Casts to other types, including quantisation with a recorded error."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -52,13 +52,13 @@ class Cast:
 
 @dataclass(frozen=True)
 class Quantize:
-    """Store numbers as int8, with a scale for each sample: the number is element × scale.
+    """Store numbers as int8 with a scale for each sample: number = element × scale.
 
     quantize: int8
 
     The scale, float32 (sample,), is the largest absolute value of the sample divided by 127, and is
     stored beside it as `ADDRESS@scale`; the largest error of a sample is stored as `ADDRESS@error`.
-    A sample with NaN or an infinity has zeros, and NaN as scale and error.
+    A sample with NaN or an infinity is stored as zeros, with NaN as scale and error.
     """
 
     name: ClassVar[str] = "quantize"
@@ -78,7 +78,7 @@ class Quantize:
         return {"": replace(operand, dtype="int8"), "scale": one, "error": one}
 
     def lengths(self, xp: Any, operand: Operand, lengths: Lengths) -> Sequence[Lengths]:
-        """Return the same lengths, and none for one number a sample."""
+        """Return the same lengths, and none for the results with one number per sample."""
         return [lengths, {}, {}]
 
     def in_graph(self, tf: Any, operand: Operand, value: Masked) -> Sequence[Tensor]:
@@ -101,7 +101,7 @@ class Quantize:
         ]
 
     def in_numpy(self, operand: Operand, value: Array) -> Sequence[Array]:
-        """Do the same in float32, so that elements at a tie round alike."""
+        """Do the same in float32, so that ties are rounded the same way."""
         over = operand.every_axis
         numbers = value.astype(np.float32)
         finite = np.isfinite(numbers).all(axis=over, keepdims=True)
@@ -116,7 +116,7 @@ class Quantize:
 
 
 def _largest(tf: Any, tensor: Tensor, over: list[int]) -> Tensor:
-    """Return the largest absolute value over axes, which are kept with size 1; 0 of nothing."""
+    """Return the largest absolute value over axes, kept with size 1; 0 without elements."""
     return tf.reduce_max(
         tf.pad(tf.abs(tensor), [[0, int(axis in over)] for axis in range(tensor.shape.rank)]),
         over,

@@ -37,7 +37,7 @@ class Abs:
         return cls(at)
 
     def results(self, operand: Operand) -> Mapping[str, Operand]:
-        """Return the same spec; a real dtype for complex numbers."""
+        """Return the same spec, with a real dtype for complex numbers."""
         if operand.dtype == TEXT:
             operand.needs_numbers(self.at)
         real = {"complex64": "float32", "complex128": "float64"}
@@ -74,7 +74,9 @@ class Threshold:
         """Parse the limit."""
         limit = number(options, at)
         if limit < 0:
-            raise ConfigError(f"{at}={limit!r} is negative: absolute values are held against it")
+            raise ConfigError(
+                f"{at}={limit!r} is negative, but absolute values are compared with it"
+            )
         return cls(limit, at)
 
     def results(self, operand: Operand) -> Mapping[str, Operand]:
@@ -136,7 +138,7 @@ class _AlongAxes:
 
 
 class Softmax(_AlongAxes):
-    """The softmax over axes together; padding has no share.
+    """The softmax over axes together, without padding.
 
     softmax: token
     """
@@ -174,7 +176,7 @@ class Normalize(_AlongAxes):
     name = "normalize"
 
     def in_graph(self, tf: Any, operand: Operand, value: Masked) -> Sequence[Tensor]:
-        """Leave padding out of the norm."""
+        """Compute the norm without padding."""
         over = list(self._over(operand))
         tensor = tf.cast(value.tensor, reduced_dtype("mean", value.tensor.dtype.name))
         own = tf.where(present(tf, value, over), tensor, tf.constant(0, tensor.dtype))

@@ -34,7 +34,7 @@ TRANSFORMS = (
     Key(
         *("reduce", None),
         "`mean`, `sum`, `min`, `max`, `norm`, `std` or `var` along an axis: `{token: mean}`, or "
-        "`mean` for all axes of a sample; padding is left out",
+        "`mean` for all axes of a sample; padding is ignored",
     ),
     Key("cast", None, "the dtype to store: `float16`"),
     Key(
@@ -55,8 +55,8 @@ class Pipeline:
 
     Attributes:
         steps: the transforms, in order.
-        written: the same as plain data, in the full form (`do`). Two pipelines of the same text do
-            the same.
+        written: the same as plain data, in the full form (`do`). Pipelines with equal text do the
+            same.
     """
 
     steps: tuple[Transform, ...] = ()
@@ -89,12 +89,12 @@ class Pipeline:
 
     @property
     def cast(self) -> str | None:
-        """The dtype that the last cast asks for; None without a cast."""
+        """The dtype of the last cast; None without a cast."""
         casts = [step.dtype for step in self.steps if isinstance(step, Cast)]
         return casts[-1] if casts else None
 
     def same_as(self, other: "Pipeline") -> bool:
-        """Return True if both do the same, whatever selectors they belong to."""
+        """Return True if both do the same, even if they belong to different selectors."""
         return self.written == other.written
 
     def bind(self, address: str, spec: TensorSpec) -> "Mapping[str, BoundPipeline]":
@@ -131,10 +131,10 @@ class _Step:
 
 @dataclass(frozen=True)
 class BoundPipeline:
-    """The steps that lead to one result, each with the spec of what it receives.
+    """The steps that lead to one result, each with the spec of its operand.
 
     Attributes:
-        name: which result of the last step it is; empty for the main one.
+        name: the name of the last step's result; empty for the main one.
         result: the spec of the result.
     """
 
@@ -149,7 +149,7 @@ class BoundPipeline:
 
     @property
     def _choices(self) -> list[int]:
-        """The number of the result of each step that goes on; at the end, the wanted one."""
+        """For each step, the number of the result that the next step or the caller takes."""
         last = len(self.steps) - 1
         return [
             step.results.index(self.name if number == last else "")
@@ -157,7 +157,7 @@ class BoundPipeline:
         ]
 
     def elements(self) -> Iterator[tuple[str, str, int]]:
-        """Yield every single element that is taken of a free axis: key, axis and index."""
+        """Yield every single element that is taken from a free axis: key, axis and index."""
         for step in self.steps:
             if isinstance(step.transform, Slice):
                 for axis, index in step.transform.elements(step.operand):

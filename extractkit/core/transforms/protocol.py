@@ -1,8 +1,8 @@
-"""What a transform is, and what it receives and returns. No TensorFlow.
+"""The protocol of transforms, with their operands and results. No TensorFlow.
 
 A transform has two forms: operations of the graph, on a padded batch with its lengths, and NumPy on
-one sample. A test over the whole registry holds them equal. TensorFlow is passed in as a module, so
-that this room does not import it.
+one sample. A test over the whole registry checks that they agree. TensorFlow is passed in as a
+module, so that this room does not import it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ Lengths = Mapping[int, Any]
 AxisName = str | int
 
 EVERY_AXIS = "*"
-"""Names every axis but that of the samples."""
+"""The name for all axes except that of the samples."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Axis:
 
     Attributes:
         dim: the dim.
-        number: its number before any transform, by which configuration may name it. None for an
-            axis that a transform made.
+        number: its number before any transform, which configuration may use. None for an axis made
+            by a transform.
     """
 
     dim: Dim
@@ -45,7 +45,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Operand:
-    """The spec of what a transform receives or returns.
+    """The spec of an operand or result of a transform.
 
     Attributes:
         dtype: NumPy name of the element type.
@@ -151,7 +151,8 @@ class Masked:
 
     Attributes:
         tensor: the batch.
-        lengths: of each ragged axis. What lies beyond a sample's length is padding of any value.
+        lengths: the lengths along each ragged axis. Elements beyond a sample's length are padding
+            with any value.
     """
 
     tensor: Tensor
@@ -171,7 +172,7 @@ class Transform(Protocol):
 
     @property
     def at(self) -> str:
-        """The key under which it was written, for messages."""
+        """Its configuration key, for messages."""
         ...
 
     @classmethod
@@ -179,17 +180,19 @@ class Transform(Protocol):
         """Parse its options as written in configuration.
 
         Raises:
-            ConfigError: they are not of its form.
+            ConfigError: they do not have its form.
         """
         ...
 
     def results(self, operand: Operand) -> Mapping[str, Operand]:
-        """Return the specs of what it returns. The first, with the empty name, goes on.
+        """Return the specs of its results.
+
+        The first one has the empty name and is the operand of the next step.
 
         Further results are stored beside it, as `ADDRESS@NAME`.
 
         Raises:
-            SelectionError: it does not fit the operand.
+            SelectionError: the transform does not fit the operand.
         """
         ...
 
@@ -206,12 +209,12 @@ class Transform(Protocol):
         ...
 
     def in_numpy(self, operand: Operand, value: Array) -> Sequence[Array]:
-        """Return the results for one sample, whose sample axis (if any) has one element."""
+        """Return the results for one sample. Its sample axis, if any, has one element."""
         ...
 
 
 def kept_lengths(lengths: Lengths, dropped: Sequence[int]) -> Lengths:
-    """Return the lengths of the axes that are left when some are dropped."""
+    """Return the lengths of the axes that remain after some are dropped."""
     return {
         position - sum(gone < position for gone in dropped): length
         for position, length in lengths.items()

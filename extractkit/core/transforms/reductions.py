@@ -1,4 +1,4 @@
-"""Reductions over axes, which leave padding out: mean, sum, extremes, norm, spread, quantiles."""
+"""Reductions over axes, without padding: mean, sum, extremes, norm, spread, quantiles."""
 
 import math
 import warnings
@@ -44,7 +44,7 @@ def reduced_dtype(op: str, dtype: str) -> str:
 
 @dataclass(frozen=True)
 class Reduction:
-    """Reduce axes together to one number. Padding does not take part.
+    """Reduce axes together to one number, without padding.
 
     mean: token             # an axis; [token, 2] several; '*' or nothing: all but the samples
 
@@ -275,11 +275,11 @@ class _Position:
         mask = present(tf, value, [position])
         farthest = tf.constant(_farthest(tensor, -self.sign), tensor.dtype)
         hidden = tf.where(mask, tensor, farthest)
-        # One more element, because TensorFlow searches no empty axis.
+        # One more element, because TensorFlow cannot search an empty axis.
         pad = [[0, int(axis == position)] for axis in range(tensor.shape.rank)]
         hidden = tf.pad(hidden, pad, constant_values=farthest)
         find = tf.argmax if self.sign > 0 else tf.argmin
-        # Elements as extreme as what hides the padding come first, because padding comes last.
+        # Elements equal to the value that masks padding come first, because padding is last.
         found = find(hidden, position, output_type=tf.int64)
         there = tf.reduce_any(tf.broadcast_to(mask, tf.shape(tensor)), position)
         return [tf.where(there, found, tf.constant(-1, tf.int64))]
@@ -338,7 +338,8 @@ class Quantile:
     quantile: {q: 0.5, axis: token}
     quantile: {q: [0.05, 0.5, 0.95]}       # over all axes but the samples
 
-    Several quantiles are a new last axis, `quantile`. No elements, or NaN among them, give NaN.
+    Several quantiles form a new last axis, `quantile`. Without elements, or with NaN among them,
+    the result is NaN.
     """
 
     name: ClassVar[str] = "quantile"
@@ -386,10 +387,10 @@ class Quantile:
         rows = tf.cast(rows, dtype)
         rank = rows.shape.rank
         ordered = tf.sort(tf.where(mask, rows, tf.constant(math.inf, dtype)), axis=-1)
-        # One more element, so that something can be taken of nothing.
+        # One more element, so that gathering works on an empty axis.
         ordered = tf.pad(ordered, [[0, 0]] * (rank - 1) + [[0, 1]])
         count = tf.reduce_sum(tf.cast(mask, tf.int32), -1, keepdims=True)
-        # The place is exact in float64, whatever the type of the elements.
+        # The position is exact in float64, for any type of the elements.
         place = tf.constant(self.q, tf.float64) * tf.cast(tf.maximum(count - 1, 0), tf.float64)
         below = tf.cast(tf.floor(place), tf.int32)
         above = tf.minimum(below + 1, tf.maximum(count - 1, 0))
@@ -426,8 +427,8 @@ class Histogram:
     histogram: {edges: [0, 0.5, 1]}
     histogram: {bins: 20, range: [-1, 1], axis: token}
 
-    The counts, int64, are a new last axis, `bin`. Intervals include their lower edge; the last one
-    includes both. Elements outside and NaN are not counted.
+    The counts, int64, form a new last axis, `bin`. Intervals include their lower edge; the last one
+    includes both edges. Elements outside and NaN are not counted.
     """
 
     name: ClassVar[str] = "histogram"
@@ -443,7 +444,7 @@ class Histogram:
         return cls(axis_names(given.get("axis"), f"{at}.axis"), parse_edges(given, at), at)
 
     def results(self, operand: Operand) -> Mapping[str, Operand]:
-        """Return the spec without the axes, with one of intervals at the end."""
+        """Return the spec with an axis of intervals at the end in place of the axes."""
         operand.needs_numbers(self.at)
         axis = Axis(Dim("bin", len(self.edges) - 1))
         kept = operand.without(self._over(operand)).axes
@@ -491,7 +492,7 @@ def parse_edges(given: Mapping[str, Any], at: str) -> tuple[float, ...]:
     """Return the edges of a histogram from `edges`, or from `bins` and `range`.
 
     Raises:
-        ConfigError: they are missing, both given, or do not ascend.
+        ConfigError: the edges are missing, given twice, or not ascending.
     """
     if ("edges" in given) == ("bins" in given or "range" in given):
         raise ConfigError(f"{at} takes edges, or bins and range. Write for example {at}.bins=20")

@@ -36,7 +36,7 @@ _OWN: tuple[type[Transform], ...] = (
 REDUCTIONS: Mapping[str, type[Transform]] = {
     one.name: one for one in (Mean, Sum, Min, Max, Norm, StandardDeviation, Variance)
 }
-"""What the short form `reduce` offers: axes to one number."""
+"""The reductions of the short form `reduce`."""
 
 
 def names() -> tuple[str, ...]:
@@ -48,7 +48,7 @@ def transform(name: str, at: str) -> type[Transform]:
     """Return the class of a transform.
 
     Raises:
-        ConfigError: there is none of that name, or its plugin cannot be imported.
+        ConfigError: the transform does not exist, or its plugin cannot be imported.
     """
     for one in _OWN:
         if one.name == name:

@@ -34,7 +34,7 @@ INDICES, COORDINATES = "indices", "coordinates"
 
 @dataclass(frozen=True)
 class Flatten:
-    """Join neighbouring axes to one, in C order.
+    """Join neighbouring axes into one, in C order.
 
     flatten: [token, 2]         # nothing: all but the samples
     """
@@ -92,7 +92,7 @@ class Flatten:
         ragged = [position for position in over if position in value.lengths]
         if not ragged or ragged == [over[0]]:
             return [joined]  # padding is at the end already
-        # The place, in the padded batch, of each element of a sample in its own size.
+        # The position in the padded batch of each element of an unpadded sample.
         samples, count = shape[0], parts[1][0]
         rest = tf.tile(tf.range(count)[None, :], [samples, 1])
         place, stride = tf.zeros_like(rest), 1
@@ -125,8 +125,8 @@ class Pool:
     pool: {axis: token, window: 4}
     pool: {axis: 1, window: 3, stride: 1, op: max}
 
-    A window begins every `stride` elements (by default `window`) of a sample. The last ones may
-    hold fewer elements, and padding takes no part.
+    A window begins every `stride` elements (by default `window`) of a sample. The last windows may
+    hold fewer elements, and padding is ignored.
     """
 
     name: ClassVar[str] = "pool"
@@ -152,7 +152,7 @@ class Pool:
         return operand.one(self.axis, self.at)
 
     def results(self, operand: Operand) -> Mapping[str, Operand]:
-        """Return the spec with one element a window."""
+        """Return the spec with one element per window."""
         operand.needs_numbers(self.at)
         position = self._position(operand)
         axis = operand.axes[position]
@@ -182,7 +182,7 @@ class Pool:
         if not tensor.dtype.is_floating and self.op in ("max", "min"):
             nothing = tensor.dtype.min if self.op == "max" else tensor.dtype.max
         tensor = tf.where(inside, tensor, tf.constant(nothing, tensor.dtype))
-        # A place beyond the end is that of one more element, which is nothing.
+        # Positions beyond the end refer to one more, empty element.
         places = tf.minimum(places, size)
         pad = [[0, int(axis == position)] for axis in range(tensor.shape.rank)]
         windows = tf.gather(
@@ -200,7 +200,7 @@ class Pool:
         return [tf.greater(found, 0) if boolean else found]
 
     def in_numpy(self, operand: Operand, value: Array) -> Sequence[Array]:
-        """Reduce one window after the other."""
+        """Reduce the windows one by one."""
         position = self._position(operand)
         dtype = reduced_dtype(self.op, value.dtype.name)
         wide = value
@@ -227,8 +227,8 @@ class TopK:
     topk: {axis: 2, k: 10}
     topk: {axis: token, k: 3, smallest: true}
 
-    The positions, int32, are stored beside them as `ADDRESS@indices`. Of equal elements the first
-    comes first. Samples shorter than k have as many elements as they are long.
+    The positions, int32, are stored beside them as `ADDRESS@indices`. Equal elements keep their
+    order. Samples shorter than k keep all elements.
     """
 
     name: ClassVar[str] = "topk"
@@ -283,7 +283,7 @@ class TopK:
         key = _descending(tf, tensor, self.smallest)
         hidden = tf.where(mask, key, tf.constant(key.dtype.min, key.dtype))
         count = tf.minimum(self.k, tf.shape(tensor)[position])
-        # Stable, so that of equal elements the first comes first, and padding, being last, last.
+        # Stable, so that equal elements keep their order and padding stays last.
         places = tf.argsort(
             tf.transpose(hidden, order), axis=-1, direction="DESCENDING", stable=True
         )[..., :count]
@@ -301,14 +301,14 @@ class TopK:
 
 
 def _descending(tf: Any, tensor: Tensor, smallest: bool) -> Tensor:
-    """Return what sorts as the elements do, in a type that can be negated."""
+    """Return values with the order of the elements, in a type that can be negated."""
     signed = tensor if tensor.dtype.is_floating else tf.cast(tensor, tf.int64)
     return -signed if smallest else signed
 
 
 @dataclass(frozen=True)
 class Sparsify:
-    """Keep the elements of largest absolute value of each sample, in order, with coordinates.
+    """Keep each sample's elements of largest absolute value, in order, with coordinates.
 
     sparsify: 100
 
@@ -391,7 +391,7 @@ class Sparsify:
 
 @dataclass(frozen=True)
 class Project:
-    """Project an axis onto fewer dimensions, at random but the same for every run of a seed.
+    """Project an axis onto fewer dimensions with a random matrix that depends only on the seed.
 
     project: {axis: 2, to: 64, seed: 0}
 

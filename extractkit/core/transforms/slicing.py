@@ -50,7 +50,7 @@ class Slice:
 
     def _bound(self, operand: Operand) -> dict[int, Index]:
         """Return the index of each axis, by position."""
-        operand.find([name for name, _ in self.indices], self.at)  # none is named twice
+        operand.find([name for name, _ in self.indices], self.at)  # no axis is named twice
         return {
             position: index
             for name, index in self.indices
@@ -66,7 +66,7 @@ class Slice:
         ]
 
     def results(self, operand: Operand) -> Mapping[str, Operand]:
-        """Return the spec of what is taken."""
+        """Return the spec of the slice."""
         bound = self._bound(operand)
         result = operand
         for position, index in bound.items():
@@ -87,7 +87,7 @@ class Slice:
         return {"": result.without([p for p, index in bound.items() if isinstance(index, int)])}
 
     def lengths(self, xp: Any, operand: Operand, lengths: Lengths) -> Sequence[Lengths]:
-        """Return the lengths of what is taken."""
+        """Return the lengths of the slice."""
         bound = self._bound(operand)
         found: dict[int, Any] = {}
         for position, length in lengths.items():
@@ -101,7 +101,7 @@ class Slice:
         return [found]
 
     def in_graph(self, tf: Any, operand: Operand, value: Masked) -> Sequence[Tensor]:
-        """Take elements, along ragged axes those of each sample."""
+        """Take elements. Along ragged axes, positions are those in each sample."""
         tensor = value.tensor
         bound = self._bound(operand)
         for position, index in bound.items():
@@ -138,7 +138,7 @@ def _one(index: int) -> slice:
 
 
 def _from_start(index: Index) -> bool:
-    """Return True if padding at the end of an axis changes nothing about what is taken."""
+    """Return True if padding at the end of an axis does not change the slice."""
     if isinstance(index, int):
         return index >= 0
     start, stop, step = index
@@ -159,7 +159,7 @@ class _Own:
 
 
 def _range_in(xp: Any, index: Index, length: Any) -> _Own:
-    """Resolve a range for each length, as `slice.indices` does for one."""
+    """Resolve a range for several lengths, like `slice.indices` for one."""
     assert not isinstance(index, int)
     start, stop, step = index[0], index[1], index[2] or 1
     least, most = (0, length) if step > 0 else (-1, length - 1)

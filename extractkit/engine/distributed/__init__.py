@@ -41,7 +41,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Ready:
-    """The worker has loaded the model and verified that it is the run's; with its machine."""
+    """The worker has loaded the model and checked it against the run. Names its machine."""
 
     host: Mapping[str, object]
     process: int
@@ -49,14 +49,14 @@ class Ready:
 
 @dataclass(frozen=True)
 class Stored:
-    """A shard's files are durable; with the shard's line for the journal."""
+    """A shard's files are durable. Holds the shard's line for the journal."""
 
     entry: str
 
 
 @dataclass(frozen=True)
 class Failed:
-    """The job failed as it would in any process; with class and message of the error."""
+    """The job failed as it would in any process. Holds class and message of the error."""
 
     error: str
     message: str
@@ -64,7 +64,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class Crashed:
-    """The worker failed unexpectedly and ends; with the traceback."""
+    """The worker failed unexpectedly and ends. Holds the traceback."""
 
     traceback: str
 
@@ -105,7 +105,7 @@ def decoded(data: bytes) -> Message:
 
 @dataclass(frozen=True)
 class Begun:
-    """A worker has got its place on a machine, and begins to load the model."""
+    """A worker has started on a machine, and begins to load the model."""
 
     worker: int
 
@@ -120,7 +120,7 @@ class Sent:
 
 @dataclass(frozen=True)
 class Ended:
-    """A worker has ended; with the reason, and its last output."""
+    """A worker has ended. Holds the reason, and its last output."""
 
     worker: int
     how: str

@@ -83,7 +83,7 @@ class Interpreter:
         """Run the subgraph on arrays for its inputs, by number.
 
         Raises:
-            ValueError, RuntimeError, MemoryError: LiteRT cannot do it; its own words.
+            ValueError, RuntimeError, MemoryError: LiteRT fails, with its own message.
         """
         if self._allocated and self._has_resources:
             self._wrapper = self._built()
@@ -159,10 +159,10 @@ class Interpreter:
 
 
 class CarryingInterpreter(Interpreter):
-    """One interpreter of a model that keeps a state, for calls that start from a given one.
+    """One interpreter of a model with state, for calls that start from a given state.
 
     Args:
-        access: The way to the state in the model.
+        access: Access to the state in the model.
     """
 
     def __init__(
@@ -172,13 +172,13 @@ class CarryingInterpreter(Interpreter):
         self._access = access
 
     def initial(self, arrays: Mapping[int, Array]) -> State:
-        """Return the state of a new interpreter. No call may come before.
+        """Return the state of a new interpreter. Call this before any other method.
 
         Args:
-            arrays: Inputs of any values, for which room is made.
+            arrays: Inputs of any values, whose shapes determine the memory.
 
         Raises:
-            ValueError, RuntimeError, MemoryError: LiteRT cannot do it; its own words.
+            ValueError, RuntimeError, MemoryError: LiteRT fails, with its own message.
         """
         self.allocate(arrays)
         self._wrapper.ResetVariableTensors()
@@ -188,9 +188,9 @@ class CarryingInterpreter(Interpreter):
         """Run the subgraph from a state, and return the state after it.
 
         Raises:
-            ValueError, RuntimeError, MemoryError: LiteRT cannot do it; its own words.
+            ValueError, RuntimeError, MemoryError: LiteRT fails, with its own message.
         """
-        # First, because making room for other sizes resets variable tensors.
+        # First, because allocating memory for other sizes resets variable tensors.
         self.allocate(arrays)
         tensors, ways = self._access.tensors, self._access.subgraphs
         for index, value in zip(tensors, state[: len(tensors)], strict=True):
@@ -245,11 +245,10 @@ class Plain:
         Args:
             arrays: Arrays for the inputs, by number.
             outputs: Numbers of the wanted outputs by name.
-            before: Arrays for a call before this one, which then starts from the state that it
-                left.
+            before: Arrays for a preceding call, whose final state this call starts from.
 
         Raises:
-            ValueError, RuntimeError, MemoryError: LiteRT cannot do it; its own words.
+            ValueError, RuntimeError, MemoryError: LiteRT fails, with its own message.
         """
         from ai_edge_litert.interpreter import Interpreter as LiteRT
         from ai_edge_litert.interpreter import OpResolverType

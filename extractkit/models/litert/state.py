@@ -1,8 +1,8 @@
 """The state that a TFLite file keeps from call to call, and the way to read and assign it.
 
 It is in variable tensors, such as those of recurrent operations, and in resource variables. An
-interpreter reads and writes the former like any tensor. Only operations can reach the latter, so a
-file that has them is given two more subgraphs: one that reads them all, and one that assigns them.
+interpreter reads and writes the former like any tensor. Only operations can access the latter, so
+two subgraphs are added to such a file: one that reads all of them, and one that assigns them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -38,7 +38,7 @@ class KeptState:
         tensors: Variable tensors of the called subgraph.
         inner: Variable tensors in the bodies of its loops and branches.
         variables: Resource variables that a call may assign.
-        initial: The tensors with the values that such variables begin with, by variable.
+        initial: The tensors with the initial values of these variables, by variable.
         once: Numbers of the subgraphs that assign these values.
     """
 
@@ -50,7 +50,7 @@ class KeptState:
 
     @property
     def names(self) -> list[str]:
-        """The names of everything that is kept, as the file has them."""
+        """The names of all parts of the state in the file."""
         tensors = [one.name for one in (*self.tensors, *self.inner)]
         return [*tensors, *(name for _, name in self.variables)]
 
@@ -90,7 +90,7 @@ def _variable_tensors(subgraph: Subgraph) -> tuple[GraphTensor, ...]:
 def _assigned(subgraphs: Sequence[Subgraph]) -> list[_VARIABLE]:
     """Return the variables that may be assigned, in order."""
     assigned = [variable for one in subgraphs for _, variable in _assignments(one)]
-    if None in assigned:  # the body of a loop is given a handle
+    if None in assigned:  # the body of a loop receives a handle
         assigned = [variable for one in subgraphs for variable in _handles(one).values()]
     return [*dict.fromkeys(variable for variable in assigned if variable is not None)]
 
@@ -108,9 +108,9 @@ def _assignments(subgraph: Subgraph) -> Iterator[tuple[Operation, _VARIABLE | No
 
 
 def unassigned_reads(graph: Graph, subgraph: Subgraph) -> dict[int, str]:
-    """Return reasons by number of the operations that read a variable before anything assigns it.
+    """Return reasons for the operations that read a variable before any assignment.
 
-    LiteRT gives them memory with any content, if XNNPACK runs them.
+    With XNNPACK, LiteRT returns uninitialised memory for them.
     """
     known = {*kept_state(graph, subgraph).initial}
     handles = _handles(subgraph)
@@ -118,7 +118,7 @@ def unassigned_reads(graph: Graph, subgraph: Subgraph) -> dict[int, str]:
     for number, operation in enumerate(subgraph.operations):
         variables = {handles[index] for index in operation.inputs if index in handles}
         if operation.type != READ:
-            known |= variables  # assigned, or perhaps: in the body of a loop
+            known |= variables  # assigned, perhaps in the body of a loop
         elif unknown := variables - known:
             name = unknown.pop()[1]
             found[number] = f"it needs variable {name!r}, which has no initial value"
@@ -129,7 +129,7 @@ def check_carried(kept: KeptState, flow: Flow, at: str) -> None:
     """Check that the state of a file can be carried.
 
     Args:
-        at: The file as messages name it.
+        at: The name of the file in messages.
 
     Raises:
         ConfigError: There is no state.
@@ -167,10 +167,10 @@ def _why_not(kept: KeptState, flow: Flow) -> str | None:
 
 @dataclass(frozen=True)
 class AccessSubgraphs:
-    """Two subgraphs that reach all resource variables of a state.
+    """Two subgraphs that access all resource variables of a state.
 
     Attributes:
-        reading, assigning: Their numbers.
+        reading, assigning: The numbers of the subgraphs.
         values: Numbers of the tensors with the values, the same in both, by variable in order.
     """
 
@@ -181,14 +181,14 @@ class AccessSubgraphs:
 
 @dataclass(frozen=True)
 class Access:
-    """The way to a state: variable tensors by number, and resource variables by subgraphs."""
+    """Access to a state: variable tensors by number, resource variables by subgraphs."""
 
     tensors: tuple[int, ...]
     subgraphs: AccessSubgraphs | None
 
 
 def with_access(content: bytes, kept: KeptState) -> tuple[bytes, AccessSubgraphs]:
-    """Add two subgraphs to a model that read and assign the resource variables of its state.
+    """Add the two subgraphs that access the resource variables of its state to a model.
 
     Raises:
         RuntimeError: The model takes more than the two gigabytes that a FlatBuffer can hold.
@@ -271,7 +271,7 @@ class _Subgraph:
 
 
 def keep_buffers(model: Any, used: set[int], content: bytes, schema: Any) -> None:
-    """Empty the buffers of a model but these, and move the values behind it into it."""
+    """Empty all buffers of a model except these, and move values stored after it into it."""
     for index, buffer in enumerate(model.buffers):
         if index not in used:
             model.buffers[index] = schema.BufferT()
