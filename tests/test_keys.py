@@ -17,7 +17,7 @@ from extractkit.core.catalog import Kind
 from extractkit.core.component import IMPORTS_KEY, Component
 from extractkit.core.job import SETTINGS
 from extractkit.core.keys import keys_of
-from extractkit.core.selectors import PREDICATE_KEYS, SELECTOR_KEYS
+from extractkit.core.selectors import PREDICATE_KEYS, SELECTOR_KEYS, TAKE
 from extractkit.core.transforms.pipeline import TRANSFORMS
 from extractkit.core.transforms.registry import REDUCTIONS
 
@@ -60,7 +60,7 @@ def test_no_message_or_page_names_a_key_of_runtime_that_is_not_declared() -> Non
 
 
 def test_every_key_of_a_selector_is_described() -> None:
-    described = {key.name: key.description for key in (*PREDICATE_KEYS, *TRANSFORMS)}
+    described = {key.name: key.description for key in (*PREDICATE_KEYS, TAKE, *TRANSFORMS)}
     assert tuple(described) == SELECTOR_KEYS
     assert all(described.values())
     assert all(f"`{kind}`" in described["kind"] for kind in Kind)

@@ -95,7 +95,7 @@ def test_transforms_are_kept_and_say_nothing_about_what_matches() -> None:
     assert [record.address for record in selector.select(CATALOG)] == [SOFTMAX, GRAPH]
 
 
-PREDICATES = "path, regex, layer_type, inside, op_type, kind, port, dtype, depth"
+PREDICATES = "path, regex, layer_type, inside, op_type, kind, port, dtype, dims, depth"
 
 
 @pytest.mark.parametrize(
@@ -182,8 +182,77 @@ def test_a_name_that_hydra_could_not_take_is_refused() -> None:
 
 def test_every_key_that_the_design_promises_exists() -> None:
     assert set(SELECTOR_KEYS) == {
-        *PREDICATES.split(", "), "any", "all", "not", "slice", "reduce", "cast", "do",
+        *PREDICATES.split(", "), "any", "all", "not", "take", "slice", "reduce", "cast", "do",
     }  # fmt: skip
+
+
+SHAPED = Catalog(
+    [
+        TensorRecord(f"{name}:output", Kind.LAYER_OUTPUT, "float32", shape, dims)
+        for name, shape, dims in [
+            ("words", (None, None, 8), ("sample", "token", None)),
+            ("pairs", (None, 2, None, None), ("sample", None, "token", "token")),
+            ("pooled", (None, 8), ("sample", None)),
+            ("unknown", None, None),
+        ]
+    ],
+    "shaped",
+)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("sample,token,*", ["words"]),
+        ("*,*,*", ["words"]),
+        ("sample, 8", ["pooled"]),
+        (["*,*", "*,2,token,token"], ["pairs", "pooled"]),
+        ("*", []),
+    ],
+)
+def test_dims_are_matched_axis_by_axis(pattern: object, expected: list[str]) -> None:
+    predicate = parse_selector("mine", {"dims": pattern}).predicate
+    found = [record.layer for record in SHAPED.records if predicate.matches(record)]
+    assert found == expected
+
+
+def test_dims_that_match_nothing_name_those_that_exist() -> None:
+    with pytest.raises(SelectionError) as caught:
+        parse_selector("mine", {"dims": "sample,tokens,8"}).select(SHAPED)
+    assert str(caught.value) == (
+        "selectors.mine.dims='sample,tokens,8' matched 0 of 4 tensors of model 'shaped'. "
+        "Available: 'sample,2,token,token', 'sample,8', 'sample,token,8'. "
+        "List them: extractkit tensors model=shaped"
+    )
+
+
+@pytest.mark.parametrize(
+    ("take", "expected"),
+    [
+        ("-2:", ["pooled", "unknown"]),
+        ("::2", ["words", "pooled"]),
+        (":1", ["words"]),
+        ("::-1", ["unknown", "pooled", "pairs", "words"]),
+    ],
+)
+def test_take_is_a_slice_over_what_matches(take: str, expected: list[str]) -> None:
+    selector = parse_selector("mine", {"kind": "layer_output", "take": take})
+    assert [record.layer for record in selector.matching(SHAPED)] == expected
+
+
+def test_take_that_leaves_nothing_is_refused() -> None:
+    with pytest.raises(SelectionError) as caught:
+        parse_selector("mine", {"kind": "layer_output", "take": "9:"}).matching(SHAPED)
+    assert str(caught.value) == (
+        "selectors.mine.kind='layer_output', take='9:' takes none of the 4 tensors of model "
+        "'shaped' that match. List them: extractkit tensors model=shaped"
+    )
+
+
+@pytest.mark.parametrize("take", [3, "last", "1:2:3:4"])
+def test_take_is_a_range(take: object) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"selectors.mine.take={take!r} is not a ")):
+        parse_selector("mine", {"path": "*", "take": take})
 
 
 def test_matching_nothing_names_the_nearest_three() -> None:

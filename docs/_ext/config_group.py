@@ -8,7 +8,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from extractkit.config.declared import Entry, entries
 from extractkit.core.keys import Key, Setting
-from extractkit.core.selectors import PREDICATE_KEYS
+from extractkit.core.selectors import PREDICATE_KEYS, TAKE
 from extractkit.core.transforms.pipeline import TRANSFORMS
 
 
@@ -60,7 +60,7 @@ class SelectorKeys(SphinxDirective):
         heads = "| key | holds if |" if predicates else "| key | meaning |"
         rows = [
             f"| `{key.name}` | {' '.join(key.description.split())} |"
-            for key in (PREDICATE_KEYS if predicates else TRANSFORMS)
+            for key in ((*PREDICATE_KEYS, TAKE) if predicates else TRANSFORMS)
         ]
         return self.parse_text_to_nodes("\n".join([heads, "|---|---|", *rows]))
 

@@ -13,7 +13,9 @@ from functools import lru_cache
 
 from extractkit.core.catalog import Catalog, Kind, TensorRecord
 from extractkit.core.keys import Key
+from extractkit.core.spec import Dim
 from extractkit.core.transforms.pipeline import TRANSFORM_KEYS, TRANSFORMS, Pipeline
+from extractkit.core.transforms.slicing import Range, parse_range
 from extractkit.errors import ConfigError, SelectionError, choices
 
 
@@ -77,9 +79,20 @@ def _depth(record: TensorRecord, depth: object) -> bool:
     return record.depth == depth
 
 
+def _dims(record: TensorRecord, pattern: object) -> bool:
+    """a list of globs matches the axes one by one: `sample,token,*`"""
+    if record.dims is None or record.shape is None:
+        return False
+    globs = str(pattern).split(",")
+    axes = [str(Dim.parse(*axis)) for axis in zip(record.dims, record.shape, strict=True)]
+    return len(globs) == len(axes) and all(map(_matches_glob, map(str.strip, globs), axes))
+
+
 _PREDICATES: Mapping[str, Callable[[TensorRecord, object], bool]] = {
     test.__name__.removeprefix("_"): test
-    for test in (_path, _regex, _layer_type, _inside, _op_type, _kind, _port, _dtype, _depth)
+    for test in (
+        *(_path, _regex, _layer_type, _inside, _op_type, _kind, _port, _dtype, _dims, _depth),
+    )
 }
 """The tests by their keys. Their docstrings are the keys' descriptions: a selector matches if …"""
 
@@ -95,8 +108,13 @@ PREDICATE_KEYS = (
 )
 """The keys for what a selector matches."""
 
+TAKE = Key(
+    *("take", None),
+    "a slice over what matches, in the catalog's order: `'-4:'` is the last four",
+)
+
 _OF_LAYERS = ("layer_type", "inside")
-SELECTOR_KEYS = tuple(key.name for key in (*PREDICATE_KEYS, *TRANSFORMS))
+SELECTOR_KEYS = tuple(key.name for key in (*PREDICATE_KEYS, TAKE, *TRANSFORMS))
 
 
 class Predicate:
@@ -160,18 +178,24 @@ class Not(Predicate):
 
 @dataclass(frozen=True)
 class Selector:
-    """A named predicate, and the transforms of the tensors that it matches."""
+    """A named predicate, and the transforms of the tensors that it matches.
+
+    Attributes:
+        take: a slice over what matches.
+        given: the selector as written, for messages.
+    """
 
     name: str
     predicate: Predicate
     pipeline: Pipeline = field(default_factory=Pipeline)
     given: str = ""
+    take: Range = (None, None, None)
 
     def matching(self, catalog: Catalog) -> tuple[TensorRecord, ...]:
         """Return the records that match, in the catalog's order, extractable or not.
 
         Raises:
-            SelectionError: no record matches.
+            SelectionError: no record matches, or `take` leaves none.
         """
         matched = tuple(record for record in catalog.records if self.predicate.matches(record))
         if not matched:
@@ -179,7 +203,13 @@ class Selector:
                 f"selectors.{self.given} matched 0 of {len(catalog)} tensors of model "
                 f"{catalog.model!r}. {_why_nothing(self.predicate, catalog)} {_listing(catalog)}"
             )
-        return matched
+        taken = matched[slice(*self.take)]
+        if not taken:
+            raise SelectionError(
+                f"selectors.{self.given} takes none of the {len(matched)} tensors of model "
+                f"{catalog.model!r} that match. {_listing(catalog)}"
+            )
+        return taken
 
     def select(self, catalog: Catalog) -> tuple[TensorRecord, ...]:
         """Return the records that match and can be extracted, in the catalog's order.
@@ -234,6 +264,10 @@ def _existing(key: str, catalog: Catalog) -> Iterator[str]:
             case "inside":
                 for scope in record.scopes:
                     yield from (scope.path, *scope.types)
+            case "dims":
+                if record.dims is not None and record.shape is not None:
+                    axes = zip(record.dims, record.shape, strict=True)
+                    yield ",".join(str(Dim.parse(*axis)) for axis in axes)
             case _:
                 value = getattr(record, key)
                 yield from () if value is None else (str(value),)
@@ -256,10 +290,11 @@ def parse_selector(name: str, mapping: object) -> Selector:
         )
     at = f"selectors.{name}"
     entries = _mapping(mapping, at)
-    predicate = _parse_all(entries, at, extra=TRANSFORM_KEYS)
+    predicate = _parse_all(entries, at, extra=(TAKE.name, *TRANSFORM_KEYS))
+    take = parse_range(entries.get(TAKE.name, ":"), f"{at}.{TAKE.name}")
     pipeline = Pipeline.parse({k: v for k, v in entries.items() if k in TRANSFORM_KEYS}, at)
     shown = ", ".join(f"{k}={v!r}" for k, v in entries.items() if k not in TRANSFORM_KEYS)
-    return Selector(name, predicate, pipeline, given=f"{name}.{shown}")
+    return Selector(name, predicate, pipeline, f"{name}.{shown}", take)
 
 
 def _mapping(value: object, at: str) -> Mapping[str, object]:

@@ -5,6 +5,7 @@ one sample. A test over the whole registry checks that they agree. TensorFlow is
 module, so that this room does not import it.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
@@ -27,6 +28,9 @@ AxisName = str | int
 
 EVERY_AXIS = "*"
 """The name for all axes except that of the samples."""
+
+_RANGE = re.compile(r"(-?\d*):(-?\d*)")
+"""Names the axes of a range of positions, as `1:-1`."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,10 @@ class Operand:
     def _find(self, name: AxisName, at: str) -> tuple[int, ...]:
         if name == EVERY_AXIS:
             return self.every_axis
+        if isinstance(name, str) and (ends := _RANGE.fullmatch(name)):
+            start, stop = (int(end) if end else None for end in ends.groups())
+            within = range(len(self.axes))[start:stop]
+            return tuple(position for position in self.every_axis if position in within)
         found = tuple(
             position
             for position in self.every_axis

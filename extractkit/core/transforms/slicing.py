@@ -177,6 +177,18 @@ def _range_in(xp: Any, index: Index, length: Any) -> _Own:
     return _Own(first, xp.maximum((span + size - 1) // size, 0), step)
 
 
+def parse_range(value: object, at: str) -> Range:
+    """Parse a range such as '-4:' or '::2'.
+
+    Raises:
+        ConfigError: it is not a range.
+    """
+    index = _parse_index(value, at)
+    if isinstance(index, int):
+        raise ConfigError(f"{at}={value!r} is not a range. Write for example {at}='-4:' or '0:1'")
+    return index
+
+
 def _parse_index(value: object, at: str) -> Index:
     if isinstance(value, int) and not isinstance(value, bool):
         return value

@@ -1,0 +1,80 @@
+"""`selectors=pooled` and `last_token` on samples of different lengths, against a plain loop."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import extractkit
+from extractkit.core.values import Array
+
+SAMPLES = [
+    np.random.default_rng(length).normal(size=(length, 3)).astype(np.float32)
+    for length in (5, 2, 7, 1)
+]
+
+
+def sequence_model() -> keras.Model:
+    keras.utils.set_random_seed(3)
+    frames = keras.Input((None, 3), name="frames")
+    hidden = keras.layers.Dense(4, "tanh", name="lift")(frames)
+    mixed = keras.layers.Conv1D(6, 2, padding="causal", name="mix")(hidden)
+    return keras.Model(frames, keras.layers.Dense(2, name="head")(mixed))
+
+
+def saved(model: keras.Model, directory: Path, form: str) -> tuple[str, str]:
+    """The `model` group's entry, and the path of the model saved in its format."""
+    if form == "keras":
+        model.save(directory / "net.keras")
+        return "keras", str(directory / "net.keras")
+    if form == "saved_model":
+        model.export(directory / "net", verbose=False)
+        return "saved_model", str(directory / "net")
+    converter = tf.lite.TFLiteConverter.from_keras_model(
+        keras.Model(model.input, model.get_layer("lift")(model.input))
+    )
+    (directory / "net.tflite").write_bytes(converter.convert())
+    return "tflite", str(directory / "net.tflite")
+
+
+def by_sample(model: keras.Model, layer: str) -> list[Array]:
+    """The outputs of a layer for each sample alone, by Keras itself."""
+    inner = keras.Model(model.input, model.get_layer(layer).output)
+    return [np.asarray(inner(sample[None]))[0] for sample in SAMPLES]
+
+
+@pytest.mark.parametrize("selector", ["pooled", "last_token"])
+@pytest.mark.parametrize(
+    ("form", "layers"),
+    [("keras", ("lift", "mix", "head")), ("saved_model", ("head",)), ("tflite", ("lift",))],
+)
+def test_padding_takes_no_part(
+    tmp_path: Path, selector: str, form: str, layers: tuple[str, ...]
+) -> None:
+    model = sequence_model()
+    name, path = saved(model, tmp_path, form)
+    run = extractkit.extract(
+        [f"model={name}", f"model.path={path}", f"selectors={selector}"],
+        inputs=[{"frames": sample} for sample in SAMPLES],
+        run_dir=tmp_path / "run",
+    )
+    for layer in layers:
+        key = f"{layer}:output" if form == "keras" else next(iter(run))
+        rows = by_sample(model, layer)
+        expected = [row.mean(0) if selector == "pooled" else row[-1] for row in rows]
+        np.testing.assert_allclose(np.asarray(run[key]), expected, rtol=2e-5, atol=1e-6)
+
+
+def test_pooled_pictures_are_means_over_height_and_width(tmp_path: Path) -> None:
+    keras.utils.set_random_seed(3)
+    picture = keras.Input((None, None, 1), name="picture")
+    model = keras.Model(picture, keras.layers.Conv2D(3, 2, name="filters")(picture))
+    draw = np.random.default_rng(0)
+    samples = [draw.normal(size=(*size, 1)).astype(np.float32) for size in ((4, 5), (6, 3))]
+    run = extractkit.extract(
+        ["selectors=pooled"], model=model, inputs=samples, run_dir=tmp_path / "run"
+    )
+    expected = [np.asarray(model(sample[None]))[0].mean((0, 1)) for sample in samples]
+    np.testing.assert_allclose(np.asarray(run["filters:output"]), expected, rtol=1e-5, atol=1e-6)
