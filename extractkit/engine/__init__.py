@@ -24,8 +24,8 @@ class Summary:
         missing: how many samples have no values.
         constant: keys of tensors whose elements are all the same number.
         unchanging: keys of tensors that have the same value for every sample.
-        computed: how many samples were computed now, the rest having been stored before; with
-            checkpoints, samples count for each of them. None: all.
+        computed: number of samples computed by this process, once for each checkpoint; None: all.
+            The others had been stored before.
         checkpoints: number of sets of weights; 0 without a checkpoint axis.
     """
 

@@ -1,10 +1,10 @@
-"""From a job to what it works on: the loaded model, the bound samples, the planned tensors.
+"""Loading of a job: the model, the samples bound to it, and the planned tensors.
 
-The process keeps the model that it loaded last for a next job with the same model. A program's
-values are a function of its batch, for which it makes no difference to which job an earlier batch
-belonged. A model is loaded again if anything differs that could change it: target, arguments and
-imports of its component, files that the arguments name, `runtime.seed`, threads, or TensorFlow's
-settings. Models that are objects in memory are never kept.
+The process keeps the last model, for a next job with the same model. This does not change values,
+because a program's values are a function of its batch alone. A model is loaded again if anything
+differs that could change it: target, arguments and imports of its component, files that the
+arguments name, `runtime.seed`, threads, or TensorFlow's settings. Models that are objects in memory
+are never kept.
 """
 
 import os

@@ -1,6 +1,6 @@
-"""What a model takes: the inputs that a graph declares, and the setting `model.input_axes`.
+"""The inputs of a model: those that a graph declares, and the setting `model.input_axes`.
 
-Samples are along an input's first axis, unless `model.input_axes` says otherwise. If that axis
+Samples are along an input's first axis, unless `model.input_axes` specifies otherwise. If that axis
 has a fixed size in every input, each call of the model takes one sample. Imports no TensorFlow.
 """
 

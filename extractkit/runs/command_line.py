@@ -22,8 +22,8 @@ _ROOT = "config"  # of every job without --config-name
 def repeated(directory: Path, recorded: Manifest, made: Path, changed: Sequence[str] = ()) -> str:
     """Return the shell command that runs the job of a run again.
 
-    It finds the same configuration: options that say where its files are were recorded with the
-    run, and the command changes into the directory from which the job was started.
+    The command finds the same configuration: it contains the recorded options for the location of
+    configuration files, and changes to the directory in which the job was started.
 
     Args:
         directory: The run directory.

@@ -154,7 +154,7 @@ def _missing(directory: Path, part: Part, finished: Sequence[FinishedPart]) -> s
 
 
 def _command(directory: Path, part: Part, like: FinishedPart) -> str:
-    """Return the shell command that makes a part as another was made."""
+    """Return the shell command that makes a part in the same way as another part."""
     return repeated(like.directory, like.manifest, directory, [f"runtime.part={part}"])
 
 

@@ -273,7 +273,7 @@ def _sized(file: Any) -> Any:
 def _row_2(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Rename the reason of a missing sample, which was `skipped`.
 
-    A label with the new name was the source's own. It is renamed as such labels are now.
+    A label `missing` belongs to the source, so it is renamed to `missing_`, as in new runs.
     """
     names = {"skipped": "missing", "missing": "missing_"}
     return {names.get(key, key): value for key, value in fields.items()}

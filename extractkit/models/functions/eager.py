@@ -155,7 +155,7 @@ class EagerModel:
         return Catalog([*self._watched.records, *weights], self.name)
 
     def configure(self, seed: int, deterministic: bool, device: str | None) -> Mapping[str, object]:
-        """Seed Python, NumPy and TensorFlow; see `tensorflow_process.configure`."""
+        """Seed Python, NumPy and TensorFlow; see `process.configure`."""
         return configure(seed, deterministic, device)
 
     def encode(self, samples: Sequence[Sample]) -> list[Encoded]:

@@ -87,7 +87,7 @@ class GraphModel:
         return Catalog(self._records.records, self.name)
 
     def configure(self, seed: int, deterministic: bool, device: str | None) -> Mapping[str, object]:
-        """Seed Python, NumPy and TensorFlow; see `tensorflow_process.configure`."""
+        """Seed Python, NumPy and TensorFlow; see `process.configure`."""
         return configure(seed, deterministic, device)
 
     def encode(self, samples: Sequence[Sample]) -> Sequence[Encoded]:

@@ -107,8 +107,8 @@ def input_structure(model: Any, example: Any = None, settings: Settings | None =
 def with_free_rows(structure: Any, settings: Settings, stateful: bool) -> Any:
     """Return the inputs with a free batch size if all declare the same fixed one.
 
-    The rows of a batch are samples. Not changed are inputs whose configured axes have no samples,
-    and batches of one row without stateful layers.
+    The rows of a batch are samples. Inputs whose configured axes have no samples are not changed,
+    nor are batches of one row without stateful layers.
     """
     flat = keras.tree.flatten(structure)
     sizes = {tensor.shape[0] if tensor.shape else None for tensor in flat}

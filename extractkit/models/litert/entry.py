@@ -348,7 +348,8 @@ class Probed:
             tensor has no value.
         other_shapes: shapes at the base with different values of the inputs.
         unwritten: numbers of the tensors that XNNPACK does not compute.
-        change: largest difference that preserving intermediates makes to an output; 0 is bitwise.
+        change: largest difference in an output between runs with and without preserved
+            intermediates; 0 if bitwise equal.
         cut: Whether only a part of the file can be run.
         lacking: Reasons by the numbers of the called subgraph's operations that cannot be run.
     """

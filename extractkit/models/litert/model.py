@@ -394,8 +394,8 @@ class CarryingTFLiteModel(TFLiteModel):
     def own_call(self, checkpoint: int | None = None) -> OwnCall:
         """See `TFLiteModel`. A second call of the same interpreter starts from its own state.
 
-        LiteRT resets variable tensors where an input changes its size. So there is no such call of
-        a file with variable tensors and free axes.
+        LiteRT resets variable tensors if an input changes its size. So a file with variable tensors
+        and free axes cannot be compared this way.
         """
         plain = self._plain()
 
