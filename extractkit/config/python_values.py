@@ -74,7 +74,7 @@ def compose_values(
 
 
 def _defaults() -> dict[str, object]:
-    """Return what is chosen of each group unless something else is."""
+    """Return the default choice of each group."""
     listed = _read(ROOT)["defaults"]
     chosen = {group: name for one in listed if one != "_self_" for group, name in one.items()}
     return {group: chosen[group] for group in ("inputs", "selectors", "sinks", "runtime")}

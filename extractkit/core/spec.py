@@ -80,7 +80,7 @@ class Dim:
 
     @property
     def samples(self) -> bool:
-        """Whether it is the axis of the samples, alone."""
+        """Whether it is the axis of the samples, not a product with it."""
         return self.name == SAMPLE
 
     @property

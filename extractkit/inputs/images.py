@@ -324,9 +324,10 @@ def _quantised_note(
 
 
 def _fits(spec: InputSpec, scale: str | None) -> bool:
-    """Return whether all pixels, in the range of a scale and quantised, are themselves.
+    """Return whether scaling and quantising gives back every pixel value.
 
-    A difference of 1 is that of a range from -1 to 1 which is divided by 127.5, 127 or 128.
+    A difference of 1 is accepted: it occurs if a range from -1 to 1 is made by division by 127.5,
+    127 or 128.
     """
     assert spec.quantized is not None
     pixels = np.arange(256)

@@ -147,7 +147,7 @@ def without_part(overrides: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _missing(directory: Path, part: Part, finished: Sequence[FinishedPart]) -> str:
-    """Return that a part is missing, and the command that makes it."""
+    """Return the message that a part is missing, with the command that makes it."""
     if not finished:
         return f"is missing: extractkit … runtime.part={part} {override(RUN_KEY, directory)}"
     return f"is missing: {_command(directory, part, finished[0])}"

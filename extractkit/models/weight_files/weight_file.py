@@ -59,7 +59,7 @@ class WeightFile:
         format: the format's name for messages ("Keras HDF5").
         files: all files that hold values.
         entries: the arrays' entries by key, in natural order (`layer_2` before `layer_10`).
-        places: by the same keys.
+        places: the arrays' locations in the model, by the same keys.
         load: reads one array. Its argument is a key of `entries`.
         averages: keys of an optimizer's moving averages, in the order of the model's trainable
             weights, if the file has this order.
