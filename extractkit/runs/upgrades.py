@@ -376,7 +376,10 @@ def _features_by_input(typed: re.Match[str]) -> str:
 
 
 def _turned(mapping: str) -> str | None:
-    """Return one mapping of features by input; None if the text is something else."""
+    """Return one mapping of features by input; None if the text is something else.
+
+    It has no spaces, as in the overrides that Hydra gives to the jobs of a sweep.
+    """
     entries = _entries(mapping)
     if entries is None:
         return None
@@ -385,14 +388,15 @@ def _turned(mapping: str) -> str | None:
         settings = _entries(entry)
         if settings is None and entry != "null":
             return None
-        target = (settings or {}).pop("input", name)
-        if target not in (name, "null"):
+        target = (settings or {}).pop("input", "null")
+        if target in (name, "null"):
+            target = name
+        else:
             target = hydra_key(_unquoted(target))
             settings = {"feature": hydra_text(_unquoted(name)), **(settings or {})}
-        inside = ", ".join(f"{key}: {value}" for key, value in (settings or {}).items())
-        target = name if target == "null" else target
-        turned.append(f"{target}: {entry if settings is None else f'{{{inside}}}'}")
-    return f"{{{', '.join(turned)}}}"
+        inside = ",".join(f"{key}:{value}" for key, value in (settings or {}).items())
+        turned.append(f"{target}:{entry if settings is None else f'{{{inside}}}'}")
+    return f"{{{','.join(turned)}}}"
 
 
 def _entries(mapping: str) -> dict[str, str] | None:

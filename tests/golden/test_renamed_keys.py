@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from extractkit.config.hydra_internals import swept_jobs
 from extractkit.runs import manifest as manifests
 from extractkit.runs import sweeps
 from extractkit.runs.checking.verification import verify
@@ -150,10 +151,10 @@ def test_axes_of_inputs_under_an_experiment(tmp_path: Path) -> None:
 
 def test_features_under_an_experiment(tmp_path: Path) -> None:
     sweep = Path(shutil.copytree(RUNS / "schema-6" / "sweep", tmp_path / "sweep"))
-    typed = "inputs.features={raw: {input: x, dtype: int8}}"
+    typed = "inputs.features={raw:{input:x,dtype:int8}}"
     value = {"raw": {"input": "x", "dtype": "int8"}}
     found = under_an_experiment(sweep, typed, {"inputs.features": value})
-    assert found == ["inputs.features={x: {feature: raw, dtype: int8}}", "inputs.features"]
+    assert found == ["inputs.features={x:{feature:raw,dtype:int8}}", "inputs.features"]
     (job, _) = sweeps.read(sweep).jobs
     assert job.values["inputs.features"] == {"x": {"feature": "raw", "dtype": "int8"}}
 
@@ -176,6 +177,13 @@ def test_features_as_typed_are_by_input(typed: str, expected: list[object], tmp_
     override = OverridesParser.create().parse_override(found.job_given[1])
     value: Any = override.value()
     assert (value.list if override.is_sweep_override() else [value]) == expected
+    # A resumed sweep goes on with a run if Hydra gives its job the same overrides as before.
+    before, after = (swept_jobs([*one]) for one in (given, found.job_given))
+    for job, again in zip(before, after, strict=True):
+        run = shutil.copytree(RUNS / "schema-6" / "finished", tmp_path / f"run of {job[1]!r:.9}")
+        edited(run / "manifest.json", lambda fields, job=job: fields.update(job_given=[*job]))
+        assert manifests.read(run).job_given == tuple(again)
+        shutil.rmtree(run)
 
 
 @pytest.mark.parametrize(
