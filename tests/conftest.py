@@ -30,7 +30,7 @@ LONGEST = (
 _LIGHT = (
     *("h5py", "hydra.main", "ai_edge_litert.interpreter", "matplotlib.figure"),
     *("extractkit.cli", "extractkit.api", "extractkit.testing.reference"),
-    *("extractkit.models.litert.probe", "extractkit.models.weight_files"),
+    *("extractkit.models.litert.examination", "extractkit.models.weight_files"),
 )
 # Processes of a moment that read a file which may crash them.
 _CHILDREN = (

@@ -14,8 +14,8 @@ from extractkit.core.values import Array, as_array
 from extractkit.inputs import InputSpec
 from extractkit.models import SAME_OBJECT, Compilation, Fetch, OtherOutputsError, OwnCall, Program
 from extractkit.models.failures import batch_failure, own_call_failure
+from extractkit.models.functions.captured import captured_contents
 from extractkit.models.functions.eager_calls import restored
-from extractkit.models.graphs.digests import captured_contents
 from extractkit.models.graphs.feeding import Argument, given, given_names, part_specs, sample_count
 from extractkit.models.graphs.model import CompiledOnce, GraphModel
 from extractkit.models.graphs.purity import changes_containers

@@ -1,4 +1,4 @@
-"""Digests of graphs: what they compute, and the content of the tables that they capture.
+"""The digest of what a graph computes.
 
 Names do not enter the digest, since they depend on what was built before. A node is identified by
 its operation, attributes, device if any, and the positions of its inputs in the order of nodes; a
@@ -7,70 +7,12 @@ function by its body, and by whether XLA has to compile it.
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from extractkit.core import digests
-from extractkit.core.values import as_array
-from extractkit.models.functions.inlining import captured_variables
-
-_LOOK_UP = "LookupTableFindV2"
-
-
-def captured_contents(graph: Any, weights: Mapping[int, str]) -> dict[str, str] | None:
-    """Return a text for each placeholder of a captured object, by the placeholder's name.
-
-    Args:
-        graph: the graph of a function.
-        weights: The text for each weight, by the id of its variable's handle.
-
-    Returns:
-        None if the content of a captured object is not known.
-    """
-    variables = captured_variables(graph)
-    contents = {}
-    for outside, inside in graph.captures:
-        content = weights.get(id(outside))
-        if content is None:
-            # A variable that is not a weight of the model is a constant.
-            content = _content(variables.get(id(outside), outside), inside)
-        if content is None:
-            return None
-        contents[inside.op.name] = content
-    return contents
-
-
-def _content(outside: Any, inside: tf.Tensor) -> str | None:
-    if outside.dtype == tf.resource:
-        return _table(outside, inside)
-    if outside.dtype == tf.variant:
-        return None
-    return f"constant {digests.of_array(as_array(tf.convert_to_tensor(outside).numpy()))}"
-
-
-def _table(handle: tf.Tensor, inside: tf.Tensor) -> str | None:
-    """Return the content of a lookup table, or None for anything else or a nested use."""
-    for operation in _consumers(inside):
-        if operation.type == _LOOK_UP:
-            keys, values = tf.raw_ops.LookupTableExportV2(
-                table_handle=handle,
-                Tkeys=operation.get_attr("Tin"),
-                Tvalues=operation.get_attr("Tout"),
-            )
-            return f"table {digests.of_table(keys.numpy(), values.numpy())}"
-    return None
-
-
-def _consumers(tensor: tf.Tensor) -> Iterator[Any]:
-    """Yield the consumers of a tensor, also through the identities of inlined calls."""
-    for operation in tensor.consumers():
-        if operation.type == "Identity":
-            yield from _consumers(operation.outputs[0])
-        else:
-            yield operation
-
 
 _PYTHON = re.compile(r"^(Stateless|Eager)?PyFunc")
 # Attributes that only group nodes.
