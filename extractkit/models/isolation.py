@@ -97,6 +97,12 @@ SECONDS = 120
 BYTES_PER_SECOND = 2_000_000
 """The number of bytes of a file that add one second to the limit: slow disks, several reads."""
 
+_CRASHES = tuple(
+    int(getattr(signal, name))
+    for name in ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL", "SIGTRAP", "SIGSYS")
+)
+"""Signals by which a process ends itself. Others come from outside."""
+
 _OUT_OF_MEMORY = ("bad_alloc", "MemoryError")
 
 
@@ -132,16 +138,24 @@ def ask(module: str, argument: str, file: Path, at: str) -> Answer:
     try:
         done = _run(module, [argument], seconds)
     except subprocess.TimeoutExpired as error:
-        raise ModelError(f"{at} took longer than {seconds} s to look at") from error
+        raise ModelError(
+            f"{at} took longer than {seconds} s to look at. If the machine or the disk is slow, "
+            f"try again, with a copy on a local disk"
+        ) from error
     lines = done.stderr.decode(errors="replace").strip().splitlines()
     if done.returncode and any(sign in line for line in lines for sign in _OUT_OF_MEMORY):
         raise ModelError(f"{at} is damaged, or too large: it asks for more memory than there is")
     if done.returncode == -signal.SIGXCPU:
         raise ModelError(f"{at} took more processor time to look at than a file of its size should")
+    if done.returncode < 0 and -done.returncode not in _CRASHES:
+        raise ModelError(
+            f"{at} has not been read: something ended the process that looked at it (signal "
+            f"{-done.returncode}), as systems do when memory is short. Free memory, and try again"
+        )
     if done.returncode < 0:
         raise ModelError(
-            f"{at} is damaged, or not whole: reading it ended the process that tried "
-            f"(signal {-done.returncode})"
+            f"{at} is damaged, or not whole, or its library fails on it: reading it crashed the "
+            f"process that tried (signal {-done.returncode})"
         )
     return Answer(done.returncode, done.stdout, lines[-1] if lines else "")
 

@@ -1,6 +1,7 @@
 """What is reported of a child process that looked at a file, whatever happened to it."""
 
 import os
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -45,7 +46,16 @@ def test_it_finds_what_this_process_finds_and_answers(run: Run) -> None:
 
 def test_a_crash(run: Run) -> None:
     assert refusal(run, "import os\nos.kill(os.getpid(), 11)") == (
-        f"{AT} is damaged, or not whole: reading it ended the process that tried (signal 11)"
+        f"{AT} is damaged, or not whole, or its library fails on it: reading it crashed the "
+        "process that tried (signal 11)"
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_an_end_from_outside_says_nothing_of_the_file(run: Run, number: int) -> None:
+    assert refusal(run, f"import os\nos.kill(os.getpid(), {int(number)})") == (
+        f"{AT} has not been read: something ended the process that looked at it (signal "
+        f"{int(number)}), as systems do when memory is short. Free memory, and try again"
     )
 
 
@@ -69,7 +79,10 @@ def test_a_hang_is_reported_by_the_time_that_it_took(
 ) -> None:
     monkeypatch.setattr(isolation, "SECONDS", 0)
     monkeypatch.setattr(isolation, "BYTES_PER_SECOND", 10_000_000)
-    assert refusal(run, "import signal\nsignal.pause()") == f"{AT} took longer than 1 s to look at"
+    assert refusal(run, "import signal\nsignal.pause()") == (
+        f"{AT} took longer than 1 s to look at. If the machine or the disk is slow, try again, "
+        "with a copy on a local disk"
+    )
 
 
 def test_a_larger_file_may_take_longer(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,11 +4,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 
 from extractkit.errors import ModelError
+from extractkit.models import isolation
 from extractkit.models.litert.examination import probe
 from extractkit.models.litert.file import TFLiteFile
 from extractkit.models.litert.interpreter import Settings
+from extractkit.models.tflite import load
 
 
 @pytest.fixture
@@ -53,3 +56,25 @@ def test_a_mistake_that_the_child_found_is_reported_as_it_is(
 ) -> None:
     reported = outcome(monkeypatch, file, stdout=b'\n{"refused": "no such thing"}\n')
     assert reported == "no such thing"
+
+
+def test_a_file_that_never_ends_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    function = tf.function(
+        lambda x: tf.while_loop(lambda y: tf.reduce_sum(y) > -1.0, lambda y: (tf.abs(y),), [x]),
+        input_signature=[tf.TensorSpec([1, 3])],
+        autograph=False,
+    )
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [function.get_concrete_function()], tf.Module()
+    )
+    file = tmp_path / "endless.tflite"
+    file.write_bytes(converter.convert())
+    monkeypatch.setattr(isolation, "SECONDS", 3)
+    with pytest.raises(ModelError) as refused:
+        load(str(file))
+    assert str(refused.value) == (
+        f"model.path={str(file)!r} took longer than 3 s to look at. If the machine or the disk is "
+        "slow, try again, with a copy on a local disk"
+    )
