@@ -62,8 +62,9 @@ def check_width(values: Array, at: str) -> None:
     for value in values.flat:
         if len(value) < width and _is_binary(value):
             raise CutStringsError(
-                f"{at} holds {value!r:.60}, shorter than its type {values.dtype.str!r}. NumPy's "
-                f"fixed-width types drop zeros at the end, so it may have been cut. {_EXACT}"
+                f"{at} holds {value.item()!r:.60}, shorter than its type {values.dtype.str!r}. "
+                f"NumPy's fixed-width types drop zeros at the end, so it may have been cut. "
+                f"{_EXACT}"
             )
 
 
