@@ -84,7 +84,11 @@ class _Process:
             self._pipe.send_bytes(key.encode())
 
     def kill(self) -> None:
-        self._process.kill()
+        """Kill the process and those that it has started, which are all of its session."""
+        # Until its process is waited for, nothing else can have its number.
+        if self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
 
     def join(self) -> None:
         self._listening.join(_SECONDS_TO_END)
@@ -103,7 +107,7 @@ class _Process:
         except Exception as error:  # noqa: BLE001 - see above
             how = f"cannot be heard: {type(error).__name__}: {error}"
         finally:
-            self._process.kill()
+            self.kill()
             self._process.wait()
             self._events.put(Ended(self._number, how, words))
 
@@ -115,7 +119,7 @@ class _Process:
             while True:
                 self._events.put(Sent(self._number, self._pipe.recv_bytes()))
         # It has closed its end, or sent an invalid message.
-        self._process.kill()
+        self.kill()
         code = self._process.wait()
         self._reading.join(_SECONDS_TO_END)
         return _how(code), self._printed.decode(errors="replace").strip()

@@ -1,6 +1,10 @@
 """Whatever becomes of a worker, its driver is reported: no thread that listens ends in silence."""
 
+import subprocess
+import sys
+import time
 from collections import deque
+from pathlib import Path
 from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import Any
@@ -33,6 +37,47 @@ def test_a_process_that_cannot_be_given_its_task_has_ended() -> None:
         crew.close()
     assert how.startswith("cannot be heard: ")
     assert "pickle" in how
+
+
+class Parent:
+    """It starts a process where it is unpickled: in a worker."""
+
+    def __init__(self, note: str) -> None:
+        self.note = note
+
+    def __reduce__(self) -> tuple[object, ...]:
+        code = "import time; time.sleep(600)"
+        return _started, (self.note, [sys.executable, "-c", code])
+
+
+def _started(note: str, command: list[str]) -> None:
+    Path(note).write_text(str(subprocess.Popen(command).pid), encoding="utf-8")
+    time.sleep(600)
+
+
+def _runs(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return False
+    return state.rpartition(")")[2].split()[0] != "Z"
+
+
+def test_processes_that_a_worker_has_started_end_with_it(tmp_path: Path) -> None:
+    note = tmp_path / "process"
+    crew = Processes()
+    try:
+        crew.start(1, task(Parent(str(note))))
+        while not (note.exists() and note.read_text(encoding="utf-8")):
+            time.sleep(0.05)
+        started = int(note.read_text(encoding="utf-8"))
+        assert _runs(started)
+    finally:
+        crew.close()
+    deadline = time.monotonic() + 20
+    while _runs(started) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _runs(started)
 
 
 def test_an_actor_that_nothing_can_be_had_of_has_ended() -> None:

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from extractkit.core.values import Dense
-from extractkit.engine.distributed import processes
+from extractkit.engine.distributed import driver
 from extractkit.engine.execute import resume
 from extractkit.errors import BadSampleError, ConfigError, ExtractkitError, JobError
 from extractkit.runs import JOURNAL, LOG, manifest
@@ -147,8 +147,8 @@ def test_workers_that_never_start_end_the_job(tmp_path: Path) -> None:
 def test_a_worker_that_takes_too_long_to_start_is_replaced(
     tmp_path: Path, local: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "START_SECONDS", 3.0)
-    monkeypatch.setattr(processes, "_START_TIMES", 0)
+    monkeypatch.setattr(driver, "START_SECONDS", 3.0)
+    monkeypatch.setattr(driver, "_START_TIMES", 0)
     reported = Collected()
     run = executed(
         tmp_path / "run", wanted(tmp_path, "late", engine="processes", workers=1), reported
