@@ -5,8 +5,10 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from inspect import isclass
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 
@@ -16,13 +18,12 @@ from extractkit.config.declared import DECLARED_GROUPS, Entry, entries
 from extractkit.core.catalog import Kind
 from extractkit.core.component import IMPORTS_KEY, Component
 from extractkit.core.job import SETTINGS
-from extractkit.core.keys import keys_of
+from extractkit.core.keys import Effect, Whole, keys_of, settings_of
 from extractkit.core.selectors import PREDICATE_KEYS, SELECTOR_KEYS, TAKE
 from extractkit.core.transforms.pipeline import TRANSFORMS
 from extractkit.core.transforms.registry import REDUCTIONS
 
 SOURCE = sorted(Path(extractkit.__file__).parent.rglob("*.py"))
-NAMES = [key.name for key in SETTINGS]
 
 
 def attributes_read(of: str) -> Iterator[str]:
@@ -49,14 +50,26 @@ def test_every_key_of_runtime_is_described_and_read() -> None:
         assert key.name in read, f"runtime.{key.name} is declared, and no code reads it"
 
 
-def test_no_message_or_page_names_a_key_of_runtime_that_is_not_declared() -> None:
+@pytest.mark.parametrize("group", ["model", "inputs", "runtime"])
+def test_no_message_or_page_names_a_key_that_is_not_declared(group: str) -> None:
     root = Path(__file__).parents[1]
     pages = [*root.glob("docs/**/*.md"), root / "README.md", *config_directory().rglob("*.yaml")]
-    history = ("changelog.md", "upgrades.py", "advice.py")
+    history = ("changelog.md", "upgrades.py", "advice.py", "old-runs.md")
+    declared = {key.name for entry in entries(group) for key in entry.keys}
     for path in [one for one in [*SOURCE, *pages] if one.name not in history]:
         text = path.read_text("utf-8")
-        for name in re.findall(r"(?<![\w.@/`])runtime\.([a-z]\w*)(?==)", text):
-            assert name in NAMES, f"{path}: runtime.{name}"
+        for name in re.findall(rf"(?<![\w.@/`]){group}\.([a-z]\w*)(?==)", text):
+            assert name in declared, f"{path}: {group}.{name}"
+
+
+def test_a_key_without_a_declared_effect_cannot_be_made() -> None:
+    @dataclass(frozen=True)
+    class Mine:
+        declared: Annotated[int, Whole(), Effect.STORING, "A number."] = 1
+        batch: int = 3
+
+    with pytest.raises(AttributeError, match="__metadata__"):
+        settings_of(Mine)
 
 
 def test_every_key_of_a_selector_is_described() -> None:
