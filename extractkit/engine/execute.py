@@ -24,6 +24,7 @@ from extractkit.errors import ExtractkitError, FinalError, RunDirectoryError, Us
 from extractkit.models.process import environment, impose
 from extractkit.runs import SAMPLES
 from extractkit.runs import manifest as manifests
+from extractkit.runs.checking import counted
 from extractkit.runs.checking.files import damage, lasting_damage
 from extractkit.runs.directory import check_space, file_overhead, human_bytes, locked, run_log
 from extractkit.runs.environment import git_state, host, package_versions
@@ -381,13 +382,14 @@ class _Execution:
         for excluded in planned.excluded:
             self._note(f"checkpoint {excluded.label!r} is excluded: {excluded.reason}")
         if planned.inputs is not None and planned.inputs.truncated:
+            were = "was" if planned.inputs.truncated == 1 else "were"
             self._note(
-                f"{planned.inputs.truncated} of {planned.samples} samples were cut off to fit the "
-                f"model (marked in samples.jsonl)"
+                f"{planned.inputs.truncated} of {planned.samples} samples {were} cut off to fit "
+                f"the model (marked in samples.jsonl)"
             )
         if unextractable := prepared.opened.unextractable:
             self._note(
-                f"{len(unextractable)} matched tensors cannot be extracted, "
+                f"{counted(len(unextractable), 'matched tensor')} cannot be extracted, "
                 f"first {unextractable[0].address}: {unextractable[0].reason}"
             )
 

@@ -184,12 +184,15 @@ def _tried_once(model: Model, source: Source, attempt: Callable[[Source], Result
         raise BadSampleError(f"{message}. {WAY_OUT}") from error
 
 
-def refuse_non_finite(stats: Mapping[str, ValueStats], name: Callable[[int], str]) -> None:
+def refuse_non_finite(
+    stats: Mapping[str, ValueStats], name: Callable[[int], str], *, skippable: bool = True
+) -> None:
     """Fail the job if any value is NaN or infinite.
 
     Args:
         stats: the findings in each tensor, by key.
         name: formats the sample of an index for messages.
+        skippable: whether the job can skip samples.
 
     Raises:
         FinalError: a tensor has such values; the message names it and the first sample with such
@@ -204,9 +207,11 @@ def refuse_non_finite(stats: Mapping[str, ValueStats], name: Callable[[int], str
             where = f" for sample {name(int(index))}"
             # Skipping samples does not help for tensors that do not depend on them, such as
             # weights.
-            skip = ". To skip samples that have some: runtime.non_finite=skip"
+            if skippable:
+                skip = ". To skip samples that have some: runtime.non_finite=skip"
         if found.samples > 1:
-            where += f", and {found.samples - 1} more of its shard have some"
+            have = "has" if found.samples == 2 else "have"
+            where += f", and {found.samples - 1} more of its shard {have} some"
         raise FinalError(
             f"{key!r} holds {_counted(*counts)}{where}. To store them: "
             f"runtime.non_finite=warn{skip}. "

@@ -9,7 +9,7 @@ import numpy as np
 from extractkit.core.plan import Lengths, PlannedTensor
 from extractkit.errors import InputError, RunDirectoryError
 from extractkit.inputs import Identity, Sample, Signature, Source, identity
-from extractkit.models import Encoded, Model
+from extractkit.models import CarriesState, Encoded, Model
 from extractkit.runs.samples import MISSING, RESERVED, Row, why_missing
 
 WAY_OUT = "To leave such samples out: runtime.bad_samples=skip"
@@ -20,9 +20,10 @@ def named(sample_id: str, index: int) -> str:
     return f"{sample_id!r} (number {index})"
 
 
-def blamed(sample_id: str, index: int, reason: str) -> str:
-    """Format the error for one sample, with the advice to skip such samples."""
-    return f"sample {named(sample_id, index)}: {reason.removesuffix('.')}. {WAY_OUT}"
+def blamed(sample_id: str, index: int, reason: str, *, skippable: bool = True) -> str:
+    """Format the error for one sample, with the advice to skip such samples if the job can."""
+    message = f"sample {named(sample_id, index)}: {reason.removesuffix('.')}"
+    return f"{message}. {WAY_OUT}" if skippable else message
 
 
 _CHUNK = 256
@@ -194,7 +195,7 @@ class _Examiner:
         except InputError as error:
             found = [self._alone(index) for index in range(start, stop)]
             if not self.skip:
-                refusal = _refusal(found)
+                refusal = _refusal(found, skippable=not isinstance(self.model, CarriesState))
                 if refusal is None:
                     raise
                 raise refusal from error
@@ -229,7 +230,7 @@ def _identity(sample: Sample) -> Identity:
     return Identity(sample.id, sample.source, sample.extra)
 
 
-def _refusal(found: Sequence[_Examined]) -> InputError | None:
+def _refusal(found: Sequence[_Examined], *, skippable: bool) -> InputError | None:
     """Return an error that names the first bad sample, of samples that failed together.
 
     Returns None if all of them fail alone, or none does: no single sample is at fault then.
@@ -237,7 +238,9 @@ def _refusal(found: Sequence[_Examined]) -> InputError | None:
     bad = [one for one in found if one.reason is not None]
     if not bad or len(bad) == len(found):
         return None
-    return InputError(blamed(bad[0].identity.id, bad[0].index, bad[0].reason or ""))
+    first = bad[0]
+    reason = first.reason or ""
+    return InputError(blamed(first.identity.id, first.index, reason, skippable=skippable))
 
 
 def _check_left(missing: Mapping[int, str], count: int) -> None:

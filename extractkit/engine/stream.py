@@ -411,7 +411,10 @@ class Stream:
         start, values, missing = computed.shard.start, computed.values, computed.missing
         stats = _examined(values, start)
         if self.non_finite == "fail":
-            refuse_non_finite(stats, lambda index: named(self._id(index), index))
+            skippable = self.carried is None
+            refuse_non_finite(
+                stats, lambda index: named(self._id(index), index), skippable=skippable
+            )
         elif self.non_finite == "skip" and not all(one.finite for one in stats.values()):
             reasons = non_finite_reasons(values)
             values = {

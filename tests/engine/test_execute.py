@@ -167,8 +167,8 @@ def test_notes_reach_listener_and_log(tmp_path: Path) -> None:
     reported = Collected()
     run = executed(tmp_path / "run", job(EVERYTHING, inputs=["a" * 65, "b"]), reported)
     assert reported.notes == [
-        "1 of 2 samples were cut off to fit the model (marked in samples.jsonl)",
-        "1 matched tensors cannot be extracted, first attention:op/Count: "
+        "1 of 2 samples was cut off to fit the model (marked in samples.jsonl)",
+        "1 matched tensor cannot be extracted, first attention:op/Count: "
         "no axis of it follows the samples: its value belongs to a whole batch",
     ]
     log = (tmp_path / "run" / LOG).read_text(encoding="utf-8")

@@ -79,7 +79,7 @@ def test_with_fail_tensor_and_sample_are_named_with_the_way_out() -> None:
         shards(stream(["a", "b", NAN, NAN, "c"], "fail"), 2)
     assert str(caught.value) == (
         "'embedding:output' holds 1 NaN value for sample '2' (number 2), and 1 more of its shard "
-        "have some. To store them: runtime.non_finite=warn. "
+        "has some. To store them: runtime.non_finite=warn. "
         "To skip samples that have some: runtime.non_finite=skip. "
         "That takes a new run, as this one keeps its settings"
     )
