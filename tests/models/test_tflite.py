@@ -510,7 +510,10 @@ def test_damage_is_reported_or_does_no_harm(
         sound.append(model)
         records = [record for record in model.catalog.records if record.extractable]
         model.constants([Fetch(r.address) for r in records if not r.depends_on_inputs])
-        batch = drawn(model, 1)
+        try:
+            batch = drawn(model, 1)
+        except InputError:  # the damage has turned its input into one of strings, for example
+            continue
         fetches = [Fetch(r.address) for r in records if r.depends_on_inputs]
         model.program(fetches, Compilation())(batch.features, batch.lengths)
     assert len(sound) < 15

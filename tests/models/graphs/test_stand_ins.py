@@ -28,7 +28,7 @@ def build() -> dict[str, tf.Tensor]:
     x = v1.placeholder(tf.float32, [None, 4], name="x")
     hidden = tf.nn.relu(tf.matmul(x, tf.constant(_WEIGHTS, name="weights")), name="hidden")
     values, places = tf.raw_ops.TopKV2(input=hidden, k=2, name="lacked")
-    after = tf.multiply(values, 2.0, name="after")
+    after = tf.multiply(values, tf.constant(2.0), name="after")
     tf.add(places, 1, name="places")
     return {"x": x, "after": after, "beside": tf.add(hidden, 1.0, name="beside")}
 

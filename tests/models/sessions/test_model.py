@@ -150,7 +150,7 @@ def test_an_update_in_a_branch_that_never_runs_does_no_harm(tmp_path: Path) -> N
 def test_samples_along_another_axis_and_a_transform() -> None:
     def build() -> None:
         x = v1.placeholder(tf.float32, [None, None, 2], "x")
-        tf.multiply(x, 2.0, name="y")
+        tf.multiply(x, tf.constant(2.0), name="y")  # 2.0 itself becomes `y` in TensorFlow 2.22
 
     model = in_session(build, input_axes={"x": ["time", "sample", 2]})
     assert model.catalog["y:0"].dims == ("time", "sample", None)
