@@ -9,10 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from extractkit.advice import command
-from extractkit.config import new_run_directory, with_run_dir
-from extractkit.config.convert import Composition, in_memory, recorded_job
-from extractkit.config.model_files import spell_out
-from extractkit.config.python_values import compose_values, from_values
+from extractkit.config import new_run_directory, spell_out, with_run_dir
+from extractkit.config.plain_data import (
+    Composition,
+    compose_values,
+    from_values,
+    in_memory,
+    recorded_job,
+)
 from extractkit.core.catalog import Catalog
 from extractkit.core.component import Component
 from extractkit.core.trust import Trust

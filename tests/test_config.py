@@ -16,8 +16,8 @@ from extractkit.commands import TRUST
 from extractkit.commands.arguments import taken
 from extractkit.config import GROUPS, config_directory, options
 from extractkit.config.compose import compose
-from extractkit.config.convert import Composition, job_of
 from extractkit.config.overrides import as_list, as_text
+from extractkit.config.plain_data import Composition, job_of
 from extractkit.core.component import Component
 from extractkit.core.trust import Trust
 from extractkit.errors import ConfigError

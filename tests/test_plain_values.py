@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from extractkit.config.compose import compose
-from extractkit.config.python_values import compose_values, from_values
+from extractkit.config.plain_data import compose_values, from_values
 from extractkit.core.component import Component
 from extractkit.errors import ConfigError
 

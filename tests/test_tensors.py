@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from extractkit.core.catalog import Catalog, Kind, Scope, TensorRecord, escape, join
+from extractkit.core.catalog import Catalog, Kind, Scope, TensorRecord, address_of, escape
 from extractkit.errors import UnknownTensorError
 
 MODEL = Scope("", "Functional", ("Model", "Layer"))
@@ -137,5 +137,5 @@ def test_an_ordinary_name_stays_as_it_is(name: str) -> None:
 
 @given(NAMES, st.sampled_from(["output", "op/MatMul.1"]))
 def test_layer_and_port_are_distinguished_again(name: str, port: str) -> None:
-    joined = record(join(escape(name), port))
+    joined = record(address_of(escape(name), port))
     assert (joined.layer, joined.port) == (escape(name), port)

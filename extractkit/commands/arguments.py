@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from extractkit.advice import RENAMED_VERBS, command, with_current_key
 from extractkit.commands import VERBS
-from extractkit.config.model_files import MODEL, file_of, model_file
+from extractkit.config import MODEL, file_of, model_file
 from extractkit.errors import ConfigError, choices
 
 SWEEP = ("--multirun", "-m")

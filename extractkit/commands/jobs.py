@@ -26,7 +26,7 @@ from extractkit.runs import MANIFEST
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from extractkit.config.convert import Composition
+    from extractkit.config.plain_data import Composition
     from extractkit.core.job import Job
     from extractkit.core.trust import Trust
     from extractkit.engine.loading import Listing
@@ -225,7 +225,7 @@ def _without_bad_samples(directory: Path, trust: Sequence[str]) -> str:
         RunDirectoryError: the manifest cannot be read.
     """
     from extractkit.runs import manifest as manifests
-    from extractkit.runs.command_line import repeated, unused_beside
+    from extractkit.runs.same_job import repeated, unused_beside
 
     recorded = manifests.read(directory)
     # A part is two folders below the directory that the job names.

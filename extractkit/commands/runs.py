@@ -16,7 +16,7 @@ from extractkit.display import write, write_json, write_rendered
 from extractkit.errors import ConfigError, RunDirectoryError
 
 if TYPE_CHECKING:
-    from extractkit.config.convert import Composition
+    from extractkit.config.plain_data import Composition
     from extractkit.runs.drift import Drift
     from extractkit.runs.manifest import Manifest
     from extractkit.runs.sweeps import SweepRecord
@@ -322,7 +322,7 @@ def _resumed_or_run(
     """Run or resume one job and return its run directory."""
     from extractkit.api import resume
     from extractkit.commands.jobs import extract, resumable
-    from extractkit.config.convert import relative_to
+    from extractkit.config.plain_data import relative_to
     from extractkit.core.trust import Trust
     from extractkit.display.progress import listening
     from extractkit.runs import MANIFEST, manifest

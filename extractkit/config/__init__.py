@@ -1,13 +1,18 @@
 """Composition of a job from YAML and overrides. Only this package uses Hydra and OmegaConf.
 
-The functions here find the configuration files and list what can be chosen. They do not need Hydra.
+The functions here do not need Hydra. They find the configuration files, list what can be chosen,
+and replace `model=FILE` by overrides. Only typed overrides are replaced, before Hydra parses them.
+Configuration files name the format.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from extractkit.errors import ConfigError
+from extractkit.advice import hydra_override, override
+from extractkit.errors import ConfigError, choices
+from extractkit.models.recognition import recognize
 
 ROOT = "config"
 """Name of the primary configuration file."""
@@ -79,3 +84,123 @@ _DIRECTORIES = (_RUN_DIR, f"{RUN_DIR}=", f"{SWEEP_DIR}=")
 def options(group: str) -> list[str]:
     """Return the names of extractkit's own configuration files in a group."""
     return sorted(path.stem for path in (config_directory() / group).glob("*.yaml"))
+
+
+MODEL = "model="
+_PATH = "model.path"
+_QUOTES = "'\""
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A model file, or several files of one format.
+
+    Attributes:
+        model: The override that names the format, as in `model=keras`.
+        path: The override that names the file or files, as in `model.path=net.keras`.
+        what: Its description, as in "net.keras is a Keras archive".
+    """
+
+    model: str
+    path: str
+    what: str
+
+
+def spell_out(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides with `model=FILE` replaced by `model=FORMAT model.path=FILE`.
+
+    Raises:
+        ConfigError: The file does not exist, or no format is known for it.
+    """
+    found: list[str] = []
+    for one in overrides:
+        file = file_of(one)
+        found += [one] if file is None else [file.model, file.path]
+    return found
+
+
+def file_of(override: str, folders: Iterable[str] = (), *, swept: bool = False) -> ModelFile | None:
+    """Return the file that `model=FILE` names, or None for any other override.
+
+    An option of the `model` group takes precedence over a file with its name.
+
+    Args:
+        folders: Folders of configuration that `--config-dir` adds.
+        swept: Whether `model=A,B` may name several files.
+
+    Raises:
+        ConfigError: The file does not exist, or no format is known for it.
+    """
+    if not override.startswith(MODEL):
+        return None
+    value = override.removeprefix(MODEL)
+    if len(value) > 1 and value[0] == value[-1] and value[0] in _QUOTES:
+        value = value[1:-1]
+    if not value or set(value.split(",")) <= _offered(folders):
+        return None
+    found = model_file(value, swept=swept)
+    if found is None and ("/" in value or Path(value).suffix):
+        siblings = [entry.name for entry in Path(value).parent.glob("*")]
+        raise ConfigError(
+            f"{override}: there is no such file, and no format of that name. In "
+            f"{str(Path(value).parent)!r}: {choices(Path(value).name, siblings)} "
+            f"Formats: {choices('', options('model'))}"
+        )
+    return found
+
+
+def model_file(given: str, *, swept: bool = False) -> ModelFile | None:
+    """Return the model file at a path, or None if nothing exists there.
+
+    Args:
+        given: The path, or with `swept` several paths separated by commas.
+
+    Raises:
+        ConfigError: No format is known for it, or the formats of several files differ.
+    """
+    paths = [given] if not swept or _exists(given) else given.split(",")
+    files = [file for file in map(_one, paths) if file is not None]
+    if len(files) < len(paths):
+        return None
+    models = {file.model: file.what for file in files}
+    if len(models) > 1:
+        raise ConfigError(
+            f"model={given}: a sweep over files takes files of one format; "
+            f"{', '.join(models.values())}. Run a sweep for each format"
+        )
+    values = [file.path.removeprefix(f"{_PATH}=") for file in files]
+    return ModelFile(files[0].model, f"{_PATH}={','.join(values)}", files[0].what)
+
+
+def _one(path: str) -> ModelFile | None:
+    try:
+        found = recognize(path)
+    except (OSError, RuntimeError) as error:  # a RuntimeError for `~user`
+        text = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"model={path} cannot be looked up: {text}") from error
+    if found is None:
+        if not _exists(path):
+            return None
+        raise ConfigError(
+            f"model={path} is there, but no format of models is recognized in it. "
+            f"{choices('', options('model'))} Name the format: model=NAME {override(_PATH, path)}"
+        )
+    if found.model is None:
+        raise ConfigError(f"model={path} is {found.what}. {found.advice}")
+    return ModelFile(
+        f"{MODEL}{found.model}", hydra_override(_PATH, found.path), f"{path} is {found.what}"
+    )
+
+
+def _exists(path: str) -> bool:
+    return "\0" not in path and Path(path).expanduser().exists()
+
+
+def _offered(folders: Iterable[str]) -> set[str]:
+    """Return the options of the `model` group."""
+    own = {
+        path.relative_to(folder).with_suffix("").as_posix()
+        for folder in (Path(one, "model") for one in folders)
+        for path in folder.rglob("*.yaml")
+    }
+    return {*options("model"), *own}

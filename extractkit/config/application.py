@@ -14,8 +14,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from extractkit.config.compose import composition
-from extractkit.config.convert import Composition
 from extractkit.config.overrides import as_typed, values_of
+from extractkit.config.plain_data import Composition
 from extractkit.core.trust import Trust
 from extractkit.engine.loading import kept
 from extractkit.errors import ConfigError, ExtractkitError, JobError

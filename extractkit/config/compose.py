@@ -10,10 +10,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from extractkit.config import ROOT, config_directory
-from extractkit.config.convert import Composition, job_of
 from extractkit.config.hydra_internals import BASIC_SWEEPER, own_state, swept_jobs
 from extractkit.config.messages import translated
 from extractkit.config.overrides import as_typed, trust_of, values_of, with_added_keys
+from extractkit.config.plain_data import Composition, job_of
 from extractkit.config.security import guarded
 from extractkit.core.component import Component
 from extractkit.core.job import Job

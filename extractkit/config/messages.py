@@ -28,7 +28,7 @@ from extractkit.config import (
     with_plain_run_dir,
 )
 from extractkit.config import overrides as quoting
-from extractkit.config.convert import not_chosen
+from extractkit.config.plain_data import not_chosen
 from extractkit.errors import ConfigError, choices
 
 _MOST_NAMED = 3

@@ -199,6 +199,6 @@ def escape(name: str) -> str:
     return _RESERVED.sub(lambda match: f"%{ord(match.group()):02X}", name)
 
 
-def join(path: str, port: str) -> str:
+def address_of(path: str, port: str) -> str:
     """Return `path:port`."""
     return f"{path}{_PORT_SEPARATOR}{port}"

@@ -29,7 +29,7 @@ from extractkit.engine.failing_samples import try_out
 from extractkit.engine.measure import measure_axes
 from extractkit.errors import ConfigError, InputError, SelectionError
 from extractkit.inputs import Inputs, Source
-from extractkit.inputs.files import Stamp
+from extractkit.inputs.file_access import Stamp
 from extractkit.inputs.in_memory import NoSamples
 from extractkit.models import CarriesState, CheckpointAxis, Compilation, Fetch, Model, Program
 from extractkit.models.axes import of_single_calls

@@ -19,7 +19,7 @@ from extractkit.errors import InputError
 from extractkit.inputs import Signature
 from extractkit.inputs.checks import DType, check_limit, check_names, describe
 from extractkit.inputs.columns import Column, ColumnSource, bind_columns
-from extractkit.inputs.files import PathLike, Stamp, find_file
+from extractkit.inputs.file_access import PathLike, Stamp, find_file
 
 # Version 3.0 is only for structured arrays with Unicode names, which no model takes.
 _HEADERS = {

@@ -26,7 +26,7 @@ from extractkit.inputs.checks import (
     without,
 )
 from extractkit.inputs.conversion import CutStringsError, as_taken, converted
-from extractkit.inputs.files import contents
+from extractkit.inputs.file_access import contents
 
 TEXT_COLUMN = "text"
 """The default of `inputs.column`."""

@@ -15,7 +15,7 @@ from extractkit.inputs import Signature
 from extractkit.inputs.checks import DType, check_limit, describe
 from extractkit.inputs.columns import ColumnSource, bind_columns, input_fields
 from extractkit.inputs.conversion import is_string
-from extractkit.inputs.files import PathLike, Stamp, find_file
+from extractkit.inputs.file_access import PathLike, Stamp, find_file
 
 _UNREADABLE = (
     OSError,  # damaged chunks, a filter that is not installed

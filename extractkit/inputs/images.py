@@ -15,7 +15,7 @@ from extractkit.core.values import Array
 from extractkit.errors import InputError, choices
 from extractkit.inputs import PICTURE, InputSpec, Quantized, Sample, Signature
 from extractkit.inputs.checks import Faults, check_limit, describe, quantizing, require
-from extractkit.inputs.files import PathLike, sample_digest
+from extractkit.inputs.file_access import PathLike, sample_digest
 from extractkit.inputs.records import fitted
 from extractkit.inputs.whole_files import FileSamples, SampleFile, find_sample_files
 

@@ -18,7 +18,7 @@ from extractkit.inputs import Identity, InputSpec, Sample, Signature
 from extractkit.inputs.checks import check_limit, describe, require
 from extractkit.inputs.columns import TEXT_COLUMN, input_fields, reads_text, text_field
 from extractkit.inputs.conversion import INDICES, VALUES, positions_of, row_of, string_data
-from extractkit.inputs.files import PathLike, Stamp, find_files, printable, short_names
+from extractkit.inputs.file_access import PathLike, Stamp, find_files, printable, short_names
 from extractkit.inputs.records import Chain, RecordSource, bind_records, shaped
 
 

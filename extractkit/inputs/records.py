@@ -28,7 +28,7 @@ from extractkit.inputs.checks import (
     check_text,
 )
 from extractkit.inputs.conversion import as_taken, converted
-from extractkit.inputs.files import sample_digest
+from extractkit.inputs.file_access import sample_digest
 
 
 class Spool:

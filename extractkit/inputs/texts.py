@@ -21,7 +21,7 @@ from extractkit.inputs.checks import (
 )
 from extractkit.inputs.columns import TEXT_COLUMN, reads_text
 from extractkit.inputs.dataset import Elements
-from extractkit.inputs.files import Lines, PathLike, find_files, find_lines, short_names
+from extractkit.inputs.file_access import Lines, PathLike, find_files, find_lines, short_names
 from extractkit.inputs.records import Chain, RecordSource, bind_records
 
 _KINDS = {type(None): "null", bool: "true or false", list: "a list", dict: "an object"}

@@ -16,7 +16,7 @@ from extractkit.errors import InputError, choices
 from extractkit.inputs import Identity, InputSpec, Sample, Signature
 from extractkit.inputs.checks import check_direction, check_limit, check_names, describe
 from extractkit.inputs.conversion import bytes_data
-from extractkit.inputs.files import PathLike, Stamp, find_files, printable, short_names
+from extractkit.inputs.file_access import PathLike, Stamp, find_files, printable, short_names
 from extractkit.inputs.images import Pixels
 from extractkit.inputs.records import Chain, RecordSource, bind_records, shaped
 

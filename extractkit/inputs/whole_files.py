@@ -11,7 +11,14 @@ from extractkit.errors import InputError
 from extractkit.inputs import Identity, Sample, Signature
 from extractkit.inputs.checks import FAULT, Faults, check_limit, check_range, describe
 from extractkit.inputs.conversion import bytes_data
-from extractkit.inputs.files import PathLike, Stamp, find_files, find_inside, printable, short_names
+from extractkit.inputs.file_access import (
+    PathLike,
+    Stamp,
+    find_files,
+    find_inside,
+    printable,
+    short_names,
+)
 
 
 @dataclass(frozen=True)

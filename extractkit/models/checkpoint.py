@@ -8,7 +8,7 @@ from math import prod
 
 import numpy as np
 
-from extractkit.core.catalog import Catalog, Kind, TensorRecord, escape, join
+from extractkit.core.catalog import Catalog, Kind, TensorRecord, address_of, escape
 from extractkit.core.checkpoints import KEY as CHECKPOINTS
 from extractkit.core.digests import of_plain_data, update
 from extractkit.core.plan import storable
@@ -166,7 +166,7 @@ class Checkpoint:
             taken[address] = taken.get(address, 0) + 1
         return {
             # Two keys may differ only in a part that their addresses omit.
-            key: self._record(key, address if taken[address] == 1 else join("", escape(key)))
+            key: self._record(key, address if taken[address] == 1 else address_of("", escape(key)))
             for key, address in addresses.items()
         }
 
@@ -195,7 +195,7 @@ def _address(place: Place) -> str:
     port = escape(place.variable)
     if place.slot is not None:
         port += "@" + "/".join(map(escape, place.slot.split("/")))
-    return join("/".join(map(escape, place.layers)), port)
+    return address_of("/".join(map(escape, place.layers)), port)
 
 
 def _recorded(name: str) -> str | None:

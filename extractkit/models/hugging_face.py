@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from extractkit.errors import ConfigError
 from extractkit.models.given_weights import given_weights
-from extractkit.models.hugging_face_directory import (
+from extractkit.models.hugging_face_library import (
     find_directory,
     quiet_transformers,
     require_transformers,

@@ -17,7 +17,7 @@ from extractkit.errors import ConfigError, InputError, ModelError, choices
 from extractkit.inputs import PICTURE, InputSpec, Sample, Signature
 from extractkit.models import Encoded
 from extractkit.models.failures import error_summary
-from extractkit.models.hugging_face_directory import IMAGE_PROCESSOR, ModelDirectory
+from extractkit.models.hugging_face_library import IMAGE_PROCESSOR, ModelDirectory
 from extractkit.models.signature import (
     INPUT_AXES,
     Declared,

@@ -12,7 +12,6 @@ from extractkit.errors import ConfigError, ModelError, choices
 from extractkit.inputs import PICTURE, Sample
 from extractkit.models import CheckpointAxis, Encoded
 from extractkit.models.failures import error_summary
-from extractkit.models.hugging_face_directory import ModelDirectory
 from extractkit.models.hugging_face_inputs import (
     TOKEN,
     Encode,
@@ -25,6 +24,7 @@ from extractkit.models.hugging_face_inputs import (
     text_preparation,
     transformers_signature,
 )
+from extractkit.models.hugging_face_library import ModelDirectory
 from extractkit.models.keras_models.dialects import keras_2
 from extractkit.models.keras_models.model import KerasModel
 from extractkit.models.signature import InputSetting

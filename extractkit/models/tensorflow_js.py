@@ -17,7 +17,7 @@ from extractkit.models.process import quiet_start
 from extractkit.models.recognition import held, refuse_missing, refuse_others, refuse_unreachable
 from extractkit.models.signature import parse_input_axes
 from extractkit.models.weight_files import WeightFile
-from extractkit.models.weight_files.tensorflow_js import FILE, open_tensorflow_js, read_json
+from extractkit.models.weight_files.tensorflow_js_file import FILE, open_tensorflow_js, read_json
 
 if TYPE_CHECKING:
     from extractkit.models.graphs import AnyGraph, AnyTensor

@@ -19,7 +19,7 @@ from extractkit.models.recognition import (
 from extractkit.models.recognition.content import TFLITE
 
 if TYPE_CHECKING:
-    from extractkit.models.litert.file import TFLiteFile
+    from extractkit.models.litert import TFLiteFile
     from extractkit.models.litert.model import TFLiteModel
 
 _log = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ def _check_settings(threads: object, xnnpack: object) -> None:
 
 def _found(path: str) -> "TFLiteFile":
     """Return the file, or the model in an archive, that a path names."""
-    from extractkit.models.litert.file import TFLiteFile, holds_models, is_archive, member_of
+    from extractkit.models.litert import TFLiteFile, holds_models, is_archive, member_of
 
     file = Path(path).expanduser()
     at = f"model.path={path!r}"

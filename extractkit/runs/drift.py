@@ -113,7 +113,7 @@ _NON_FINITE_IS_NONE = np.errstate(over="ignore", invalid="ignore")
 
 
 @dataclass(eq=False)
-class Block:
+class Chunk:
     """Some of a tensor's values.
 
     Attributes:
@@ -157,11 +157,11 @@ class Block:
         return self.examples and self.values[:1].size <= WIDEST
 
 
-def joined(blocks: Sequence[Block]) -> Block:
+def joined(blocks: Sequence[Chunk]) -> Chunk:
     """Join blocks of one tensor, because products over many rows at once are fastest."""
     if len(blocks) == 1:
         return blocks[0]
-    return Block(np.concatenate([block.values for block in blocks]), blocks[0].examples)
+    return Chunk(np.concatenate([block.values for block in blocks]), blocks[0].examples)
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,7 +183,7 @@ class Sums:
 
     @classmethod
     @_NON_FINITE_IS_NONE
-    def of(cls, blocks: Iterable[Block]) -> "Sums":
+    def of(cls, blocks: Iterable[Chunk]) -> "Sums":
         """Sum up blocks."""
         norm, count = 0.0, 0
         shift: Matrix | None = None
@@ -243,7 +243,7 @@ UNDEFINED = Similarity(None, None, None)
 
 @_NON_FINITE_IS_NONE
 def similarity(
-    reference: Iterable[Block], other: Iterable[Block], sums: tuple[Sums, Sums]
+    reference: Iterable[Chunk], other: Iterable[Chunk], sums: tuple[Sums, Sums]
 ) -> Similarity:
     """Measure the similarity to a reference.
 
@@ -358,7 +358,7 @@ class _Values:
         self._view = view
         self._missing = missing
         self._together = together
-        self._kept: list[Block] | None = None
+        self._kept: list[Chunk] | None = None
 
     @cached_property
     def sums(self) -> Sums:
@@ -376,11 +376,11 @@ class _Values:
             np.array_equal(one.values, two.values) for one, two in zip(self, other, strict=True)
         )
 
-    def __iter__(self) -> Iterator[Block]:
+    def __iter__(self) -> Iterator[Chunk]:
         if self._kept is not None:
             yield from self._kept
             return
-        kept: list[Block] = []
+        kept: list[Chunk] = []
         size = made = 0
         for block in self._read():
             size += block.values.nbytes
@@ -393,13 +393,13 @@ class _Values:
             yield block
         self._kept = kept if size <= _HELD_BYTES else None
 
-    def _read(self) -> Iterator[Block]:
+    def _read(self) -> Iterator[Chunk]:
         if self._view.constant:
             value = np.asarray(self._view)
             rows = prod(value.shape[:-1])
-            yield Block(value.reshape(rows, *value.shape[-1:]), value.ndim > 1)
+            yield Chunk(value.reshape(rows, *value.shape[-1:]), value.ndim > 1)
             return
-        gathered: list[Block] = []
+        gathered: list[Chunk] = []
         samples = 0
         for start, values in self._view.by_shard():
             gathered.append(self._block(start, values))
@@ -410,13 +410,13 @@ class _Values:
         if gathered:
             yield joined(gathered)
 
-    def _block(self, start: int, values: Values) -> Block:
+    def _block(self, start: int, values: Values) -> Chunk:
         missing = [at for at in range(len(values)) if start + at in self._missing]
         if isinstance(values, Dense):
             kept_rows = np.delete(values.values, missing, axis=0) if missing else values.values
-            return Block(kept_rows, True)
+            return Chunk(kept_rows, True)
         kept = np.ones(len(values), bool)
         kept[missing] = False
         rows = values.values[np.repeat(kept, np.diff(values.offsets))] if missing else values.values
         # If several axes vary, each sample is flattened, so its numbers are not examples.
-        return Block(rows, values.shapes is None)
+        return Chunk(rows, values.shapes is None)

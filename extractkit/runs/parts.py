@@ -31,14 +31,13 @@ from extractkit.runs import (
     no_run,
 )
 from extractkit.runs import manifest as manifests
-from extractkit.runs.command_line import repeated
 from extractkit.runs.directory import locked, owner
 from extractkit.runs.files import StoredFile, reading
 from extractkit.runs.journal import Entry
 from extractkit.runs.manifest import Manifest, Status, Volatile, joined
 from extractkit.runs.reader import sink_of
 from extractkit.runs.recorder import Recorder
-from extractkit.runs.same_job import part_differences
+from extractkit.runs.same_job import part_differences, repeated
 from extractkit.runs.shards import check_any_values, check_names
 from extractkit.sinks import Sink
 from extractkit.store.local import make_directory, make_durable, move, remove, write_durably

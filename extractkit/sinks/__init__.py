@@ -94,11 +94,11 @@ def check_range(path: Path, key: str, start: int, stop: int, count: int) -> None
 _LARGEST_AXIS = 2**31
 
 
-Layout = tuple[Any, Sequence[int]]
+TypeAndShape = tuple[Any, Sequence[int]]
 """Dtype and shape of an array."""
 
 
-def check_layout(path: Path, key: str, offsets: Layout, shapes: Layout | None) -> None:
+def check_layout(path: Path, key: str, offsets: TypeAndShape, shapes: TypeAndShape | None) -> None:
     """Refuse offsets and shapes that are not lists of whole numbers, before they are read.
 
     Args:

@@ -21,7 +21,7 @@ import numpy as np
 
 from extractkit.core.plan import numpy_dtype
 from extractkit.inputs import Inputs, Sample, Signature, Source, identity
-from extractkit.inputs.files import contents
+from extractkit.inputs.file_access import contents
 
 
 class SourceContract:

@@ -11,8 +11,8 @@ from safetensors.numpy import save_file
 
 from extractkit import cli
 from extractkit.commands.arguments import spell_out
+from extractkit.config import spell_out as spell_out_overrides
 from extractkit.config.hydra_internals import parse_override
-from extractkit.config.model_files import spell_out as spell_out_overrides
 from extractkit.errors import ConfigError
 from tests.cli.called import Program
 

@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 
 import extractkit
 from extractkit import cli
-from extractkit.config import convert
+from extractkit.config import plain_data
 from extractkit.engine import identity
 from extractkit.errors import RunDirectoryError
 from extractkit.runs import manifest as manifests
@@ -29,7 +29,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     save_file(named, tmp_path / "step_0.safetensors")
     monkeypatch.chdir(tmp_path)
     # Its paths count from the directory where it was made, which may exist on this machine.
-    monkeypatch.setattr(convert, "relocated", lambda entries, directory: entries)
+    monkeypatch.setattr(plain_data, "relocated", lambda entries, directory: entries)
     monkeypatch.syspath_prepend(str(RUNS.parent))
     return tmp_path
 

@@ -14,7 +14,7 @@ _TRACE = "models/keras_models/dialects.py, to trace recurrent layers and TimeDis
 _STATE = "models/keras_models/layer_state.py, to compare the state of layers"
 _OLD = "models/keras_models/old_configs.py, to read models of tf-keras"
 _BLOCKS = "models/hub_preset.py, to load BERT's weights"
-_KEYS = "models/keras_models/weight_names.py, to load weights of transformers"
+_KEYS = "models/hugging_face_library.py, to load weights of transformers"
 
 KERAS = {
     "dense:_flatten_layers": _LAYERS,

@@ -14,7 +14,7 @@ from extractkit.errors import ConfigError, InputError, MissingExtraError, ModelE
 from extractkit.inputs import PICTURE, InputSpec, Signature
 from extractkit.inputs.images import Images
 from extractkit.models import hugging_face
-from extractkit.models import hugging_face_directory as library
+from extractkit.models import hugging_face_library as library
 from extractkit.models.hugging_face import load
 
 OWN = "In an environment of its own"

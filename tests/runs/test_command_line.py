@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from extractkit.runs.command_line import repeated, unused_beside
 from extractkit.runs.manifest import Manifest, Volatile
+from extractkit.runs.same_job import repeated, unused_beside
 
 HYDRA = """
 hydra:

@@ -7,7 +7,7 @@ import pytest
 
 from extractkit.errors import ConfigError, SelectionError
 from extractkit.runs.comparing import diff
-from extractkit.runs.comparing.pairing import FileMapping, join
+from extractkit.runs.comparing.pairing import FileMapping, pair_tensors
 from extractkit.runs.reader import Run
 from tests.runs.diff_examples import made_run
 
@@ -24,20 +24,20 @@ def runs(tmp_path: Path) -> tuple[Run, Run]:
 
 
 def test_equal_keys_belong_together(runs: tuple[Run, Run]) -> None:
-    assert join(runs[0], runs[0]).pairs == tuple((key, key) for key in ONE)
-    apart = join(*runs)
+    assert pair_tensors(runs[0], runs[0]).pairs == tuple((key, key) for key in ONE)
+    apart = pair_tensors(*runs)
     assert (apart.pairs, apart.only_in_a, apart.only_in_b) == ((), tuple(ONE), tuple(OTHER))
 
 
 def test_a_mapping_names_both_addresses(runs: tuple[Run, Run]) -> None:
-    found = join(*runs, {":output": "net/out:0", "block_2:output": "net/block_2/Relu:0"})
+    found = pair_tensors(*runs, {":output": "net/out:0", "block_2:output": "net/block_2/Relu:0"})
     assert found.pairs == (("block_2:output", "net/block_2/Relu:0"), (":output", "net/out:0"))
     assert found.only_in_a == ("block_1:output", "block_3:output")
     assert found.only_in_b == ("net/block_3/Relu:0", "net/block_4/Relu:0")
 
 
 def test_a_star_stands_for_the_same_text_on_both_sides(runs: tuple[Run, Run]) -> None:
-    found = join(*runs, {"block_*:output": "net/block_*/Relu:0"})
+    found = pair_tensors(*runs, {"block_*:output": "net/block_*/Relu:0"})
     assert [pair[0] for pair in found.pairs] == ["block_2:output", "block_3:output"]
     comparison = diff(
         *runs, mapping={"block_*:output": "net/block_*/Relu:0", ":output": "net/out:0"}
@@ -52,7 +52,7 @@ def test_a_star_stands_for_the_same_text_on_both_sides(runs: tuple[Run, Run]) ->
 def test_several_stars_are_distinguished_by_their_order(tmp_path: Path) -> None:
     a = made_run(tmp_path / "a", {"a/b/c:1": np.float32([1])})
     b = made_run(tmp_path / "b", {"x/a/b-y-c/0:1": np.float32([1])})
-    assert join(a, b, {"*/c:*": "x/*-y-c/0:*"}).pairs == (("a/b/c:1", "x/a/b-y-c/0:1"),)
+    assert pair_tensors(a, b, {"*/c:*": "x/*-y-c/0:*"}).pairs == (("a/b/c:1", "x/a/b-y-c/0:1"),)
 
 
 def test_an_address_counts_before_a_pattern_and_the_first_pattern_before_others(
@@ -64,7 +64,7 @@ def test_an_address_counts_before_a_pattern_and_the_first_pattern_before_others(
         "block_2:output": "net/block_4/Relu:0",
     }
     mapping["*_1:output"] = "net/*_4/Relu:0"
-    assert dict(join(*runs, mapping).pairs) == {
+    assert dict(pair_tensors(*runs, mapping).pairs) == {
         "block_1:output": "net/block_4/Relu:0",
         "block_2:output": "net/block_4/Relu:0",
         "block_3:output": "net/block_3/Relu:0",
@@ -73,7 +73,7 @@ def test_an_address_counts_before_a_pattern_and_the_first_pattern_before_others(
 
 def test_a_star_may_be_part_of_an_address(tmp_path: Path) -> None:
     a = made_run(tmp_path / "a", {"x*y:0": np.float32([1]), "xzy:0": np.float32([1])})
-    assert join(a, a, {"x*y:0": "xzy:0"}).pairs == (("x*y:0", "xzy:0"),)
+    assert pair_tensors(a, a, {"x*y:0": "xzy:0"}).pairs == (("x*y:0", "xzy:0"),)
 
 
 @pytest.mark.parametrize(
@@ -110,29 +110,29 @@ def test_an_entry_of_a_file_is_reported_with_its_line(runs: tuple[Run, Run]) -> 
     entries = {":output": "net/out:0", "block_9:output": "net/out:0", "x_*": "net/*"}
     mapping = FileMapping(entries, "map.yaml", {":output": 1, "block_9:output": 3})
     with pytest.raises(SelectionError, match=r"^map.yaml, line 3: 'block_9:output': 'net/out:0': "):
-        join(*runs, mapping)
+        pair_tensors(*runs, mapping)
     del mapping["block_9:output"]
     with pytest.raises(
         SelectionError, match=r"^map.yaml: 'x_\*': 'net/\*': 'x_\*' matches no tensor"
     ):
-        join(*runs, mapping)
+        pair_tensors(*runs, mapping)
 
 
 def test_stars_have_to_be_as_many_on_both_sides(runs: tuple[Run, Run]) -> None:
     with pytest.raises(ConfigError, match=r"1 and 0 times '\*'"):
-        join(*runs, {"block_*:output": "net/out:0"})
+        pair_tensors(*runs, {"block_*:output": "net/out:0"})
 
 
 def test_globs_leave_out_what_is_not_asked_for(runs: tuple[Run, Run]) -> None:
-    found = join(runs[0], runs[0], only=["block_[12]*", ":out*"])
+    found = pair_tensors(runs[0], runs[0], only=["block_[12]*", ":out*"])
     assert [pair[0] for pair in found.pairs] == ["block_1:output", "block_2:output", ":output"]
     assert found.only_in_a == ()
 
 
 def test_every_glob_has_to_fit_a_tensor_of_either_run(runs: tuple[Run, Run]) -> None:
-    found = join(*runs, only=["block_1*", "net/out*"])
+    found = pair_tensors(*runs, only=["block_1*", "net/out*"])
     assert (found.only_in_a, found.only_in_b) == (("block_1:output",), ("net/out:0",))
     with pytest.raises(
         SelectionError, match=r"^only='blok_\*' matches no tensor of .*'block_1:output'"
     ):
-        join(*runs, only=["block_1*", "blok_*"])
+        pair_tensors(*runs, only=["block_1*", "blok_*"])

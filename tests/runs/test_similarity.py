@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extractkit.runs.drift import UNDEFINED, WIDEST, Block, Similarity, Sums, similarity, to_itself
+from extractkit.runs.drift import UNDEFINED, WIDEST, Chunk, Similarity, Sums, similarity, to_itself
 
 Array = np.ndarray
 
 
-def blocks(values: Array, ends: Sequence[int] = (), examples: bool = True) -> list[Block]:
-    return [Block(part, examples) for part in np.split(values, sorted(ends))]
+def blocks(values: Array, ends: Sequence[int] = (), examples: bool = True) -> list[Chunk]:
+    return [Chunk(part, examples) for part in np.split(values, sorted(ends))]
 
 
 def measured(
@@ -124,7 +124,7 @@ def test_what_is_no_number_or_too_large_is_like_nothing_not_even_itself(wrong: f
 
 def test_what_is_kept_of_a_block_changes_nothing() -> None:
     x, y = drawn(1, 9), drawn(2, 9)
-    kept = [Block(x, True, keeps=True)], [Block(y, True, keeps=True)]
+    kept = [Chunk(x, True, keeps=True)], [Chunk(y, True, keeps=True)]
     own = (Sums.of(kept[0]), Sums.of(kept[1]))
     assert [similarity(*kept, own) for _ in range(2)] == [measured(x, y)] * 2
     assert kept[0][0].numbers is kept[0][0].numbers

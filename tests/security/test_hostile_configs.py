@@ -19,9 +19,9 @@ from extractkit.commands import jobs
 from extractkit.config import ROOT, config_directory, security
 from extractkit.config.app import launch
 from extractkit.config.compose import VERSION_BASE, compose
-from extractkit.config.convert import Composition
 from extractkit.config.hydra_internals import BASIC_LAUNCHER, BASIC_SWEEPER, own_state
 from extractkit.config.overrides import trust_of
+from extractkit.config.plain_data import Composition
 from extractkit.core.trust import Trust
 from extractkit.errors import ConfigError, ExtractkitError
 from tests.security.canary import Canary

@@ -13,7 +13,7 @@ import extractkit
 from extractkit import cli
 from extractkit.commands.runs import resume_sweep
 from extractkit.config.app import launch
-from extractkit.config.convert import Composition
+from extractkit.config.plain_data import Composition
 from extractkit.errors import ConfigError, ExtractkitError, RunDirectoryError
 from extractkit.runs import sweeps as record
 from extractkit.runs.manifest import Status

@@ -17,11 +17,10 @@ from extractkit.models.failures import batch_failure, own_call_failure
 from extractkit.models.functions.captured import captured_contents
 from extractkit.models.functions.eager_calls import restored
 from extractkit.models.graphs.feeding import Argument, given, given_names, part_specs, sample_count
-from extractkit.models.graphs.model import CompiledOnce, GraphModel
+from extractkit.models.graphs.model import CompiledOnce, GraphModel, transformed
 from extractkit.models.graphs.purity import changes_containers
 from extractkit.models.graphs.rebuilding import SourceGraph, tensors_in_graph
 from extractkit.models.graphs.records import raw
-from extractkit.models.graphs.transforms import transformed
 from extractkit.models.naming import components, ports
 
 _UNNAMED = "input"

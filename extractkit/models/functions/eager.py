@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from extractkit.core.catalog import Catalog, Kind, TensorRecord, escape, join
+from extractkit.core.catalog import Catalog, Kind, TensorRecord, address_of, escape
 from extractkit.core.digests import update
 from extractkit.core.plan import numpy_dtype
 from extractkit.core.spec import SAMPLE
@@ -45,6 +45,7 @@ from extractkit.models.functions.callables import (
 )
 from extractkit.models.functions.eager_calls import EagerCall, restored, watched
 from extractkit.models.graphs.feeding import checked_constants
+from extractkit.models.graphs.model import transformed
 from extractkit.models.graphs.rebuilding import static_shape
 from extractkit.models.graphs.records import (
     Axes,
@@ -54,7 +55,6 @@ from extractkit.models.graphs.records import (
     raw_dtype,
     unextractable_reason,
 )
-from extractkit.models.graphs.transforms import transformed
 from extractkit.models.naming import Ports, components, plain, ports
 from extractkit.models.process import configure
 from extractkit.models.signature import (
@@ -74,7 +74,9 @@ def weights_of(built: object) -> dict[str, Any]:
     for variable in getattr(built, "variables", ()):
         name = getattr(variable, "path", variable.name).partition(":")[0]
         path, _, port = name.rpartition("/")
-        address = join("/".join(escape(part) for part in path.split("/") if part), escape(port))
+        address = address_of(
+            "/".join(escape(part) for part in path.split("/") if part), escape(port)
+        )
         found[ports.unique(address)] = variable
     return found
 
@@ -94,7 +96,7 @@ def weight_record(address: str, variable: Any) -> TensorRecord:
 
 def input_address(name: str) -> str:
     """Return the address of an argument that takes samples."""
-    return join("", f"input.{escape(name)}")
+    return address_of("", f"input.{escape(name)}")
 
 
 def input_record(spec: InputSpec) -> TensorRecord:
@@ -260,13 +262,13 @@ class EagerModel:
 
     def _values(self, call: EagerCall) -> dict[str, tf.Tensor]:
         """Return the results of a call's operations by address."""
-        operations = {join("", port): tensor for port, tensor in call.operations.items()}
+        operations = {address_of("", port): tensor for port, tensor in call.operations.items()}
         return {**operations, **self._returned(call.result)}
 
     def _returned(self, result: Any) -> dict[str, tf.Tensor]:
         """Return the outputs of a call by address."""
         named = components(ports("output", tf.nest.map_structure(_as_tensor, plain(result))))
-        return {join("", port): tensor for port, tensor in named.items()}
+        return {address_of("", port): tensor for port, tensor in named.items()}
 
     def _wanted(self, found: Mapping[str, tf.Tensor], fetch: Fetch) -> tf.Tensor:
         if fetch.address not in found:
@@ -320,7 +322,7 @@ class EagerModel:
         same = {a for a, one in before.items() if a in after and _equal(one, after[a])}
         if len(same) == len(before):
             return same
-        in_order = (join("", port) for port in call.operations)
+        in_order = (address_of("", port) for port in call.operations)
         first = {id(before[address]) for address in takewhile(same.__contains__, in_order)}
         # An output that is not an operation's result is computed after all of them.
         return {address for address in same if id(before[address]) in first}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from extractkit.core.catalog import Kind, TensorRecord, escape, join
+from extractkit.core.catalog import Kind, TensorRecord, address_of, escape
 from extractkit.models.graphs import AnyGraph, AnyTensor, escaped, readable, short_paths
 from extractkit.models.graphs.control_flow import NestedGraph, control_flow, nested_graphs
 from extractkit.models.graphs.purity import unfit_operations
@@ -115,7 +115,7 @@ def find_operations(
                 continue
             weight = frozen and tensor.name not in given and _is_weight(tensor)
             kind = kinds.get(tensor.name, Kind.WEIGHT if weight else Kind.OP)
-            address = ports.unique(join(paths[operation.name], str(tensor.value_index)))
+            address = ports.unique(address_of(paths[operation.name], str(tensor.value_index)))
             found.append(_found(address, kind, tensor, facts.reasons.get(tensor.name)))
     found += _nested(graph, paths, ports)
     found += _named("output", Kind.MODEL_OUTPUT, outputs, facts.reasons) if signature else []
@@ -135,7 +135,7 @@ def signature_address(role: str, name: str) -> str:
         role: "input" or "output".
     """
     is_port = name == role or name.startswith(f"{role}.")
-    return join("", escape(name) if is_port else f"{role}.{escape(name)}")
+    return address_of("", escape(name) if is_port else f"{role}.{escape(name)}")
 
 
 def terminal_tensors(
@@ -233,7 +233,7 @@ def _variable(ports: Ports, name: str, variable: Any, kind: Kind, reason: str | 
     if shape is None or None in shape:
         reason = reason or "its shape is not known"
     record = TensorRecord(
-        address=ports.unique(join(escaped(path), port)),
+        address=ports.unique(address_of(escaped(path), port)),
         kind=kind,
         dtype=variable.dtype.base_dtype.name,
         shape=shape,
@@ -263,7 +263,7 @@ def _nested(graph: AnyGraph, paths: Mapping[str, str], ports: Ports) -> Iterator
                 continue
             for tensor in readable(operation):
                 path = f"{within[nested.graph]}/{escaped(operation.name)}"
-                address = ports.unique(join(path, str(tensor.value_index)))
+                address = ports.unique(address_of(path, str(tensor.value_index)))
                 yield _found(address, Kind.OP, tensor, nested.reason)
 
 

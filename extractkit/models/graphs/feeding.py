@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from extractkit.advice import nested_override
-from extractkit.core.catalog import join
+from extractkit.core.catalog import address_of
 from extractkit.core.spec import TEXT
 from extractkit.core.values import Array, as_array
 from extractkit.errors import ConfigError, choices
@@ -172,7 +172,7 @@ def _by_address(graph: AnyGraph, name: str, drop_prefix: str) -> AnyTensor | Non
     for operation in graph.get_operations():
         for tensor in operation.outputs:
             path = paths[operation.name]
-            if name == join(path, str(tensor.value_index)) or (
+            if name == address_of(path, str(tensor.value_index)) or (
                 name == path and tensor.value_index == 0
             ):
                 return tensor
@@ -182,7 +182,7 @@ def _by_address(graph: AnyGraph, name: str, drop_prefix: str) -> AnyTensor | Non
 def _addresses(graph: AnyGraph, drop_prefix: str, taken: Container[str]) -> list[str]:
     paths = short_paths((operation.name for operation in graph.get_operations()), drop_prefix)
     return [
-        join(paths[operation.name], str(tensor.value_index))
+        address_of(paths[operation.name], str(tensor.value_index))
         for operation in graph.get_operations()
         for tensor in readable(operation)
         if tensor.name not in taken

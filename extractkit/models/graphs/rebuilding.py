@@ -150,7 +150,7 @@ class SourceGraph(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class GraphPart:
     """The part of a graph that some tensors need, ready to be imported.
 
     Attributes:
@@ -200,7 +200,7 @@ def tensors_in_graph(
     return [rebuilt[name] for name in wanted]
 
 
-def needed_part(source: SourceGraph, features: Iterable[str], wanted: Sequence[str]) -> Part:
+def needed_part(source: SourceGraph, features: Iterable[str], wanted: Sequence[str]) -> GraphPart:
     """Return the part to import for the wanted tensors; see `tensors_in_graph`.
 
     Args:
@@ -220,7 +220,7 @@ def needed_part(source: SourceGraph, features: Iterable[str], wanted: Sequence[s
     pruned.node.extend(node for node in graph_def.node if node.name in needed)
     for node in pruned.node:
         _drop_control_inputs(node, needed)
-    return Part(pruned, given, captured)
+    return GraphPart(pruned, given, captured)
 
 
 def _needed_nodes(graph_def: Any, wanted: Iterable[str], replaced: Collection[str]) -> set[str]:
@@ -308,5 +308,5 @@ class StaticShapes:
         return [shapes[name] for name in self._wanted]
 
     @cached_property
-    def _part(self) -> Part:
+    def _part(self) -> GraphPart:
         return needed_part(self._source, self._features, self._wanted)

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from extractkit.core.catalog import Kind, Scope, TensorRecord, escape, join
+from extractkit.core.catalog import Kind, Scope, TensorRecord, address_of, escape
 from extractkit.core.spec import SAMPLE
 from extractkit.errors import ConfigError, ModelError, choices
 from extractkit.inputs import InputSpec, Signature
@@ -328,13 +328,13 @@ def _found(place: _Place, port: str, kind: Kind, value: Any, op_type: str | None
     if kind is not Kind.OP:
         port = place.ports.unique(port)
     record = TensorRecord(
-        address=join(place.path, port),
+        address=address_of(place.path, port),
         kind=kind,
         dtype=dtype,
         shape=static_shape(value),
         dims=None,
         scopes=place.scopes,
-        name=join(place.name, port),
+        name=address_of(place.name, port),
         op_type=op_type,
         reason=reason,
     )
@@ -361,13 +361,13 @@ def _weights(trace: Trace, paths: Paths, places: Mapping[LayerCall, _Place]) -> 
             given = base_name(type(variable).__name__, name)
             port = place.ports.unique(_weight_port(given))
             record = TensorRecord(
-                address=join(place.path, port),
+                address=address_of(place.path, port),
                 kind=Kind.WEIGHT,
                 dtype=keras.backend.standardize_dtype(variable.dtype),
                 shape=tuple(variable.shape),
                 dims=(None,) * len(variable.shape),
                 scopes=place.scopes,
-                name=join(place.name, port),
+                name=address_of(place.name, port),
                 depends_on_inputs=False,
             )
             found.append(Found(record, variable))

@@ -25,12 +25,12 @@ import numpy as np
 from extractkit.errors import ModelError
 from extractkit.models.failures import error_summary
 from extractkit.models.given_weights import MOVING_AVERAGES, MovingAverages, named_averages
+from extractkit.models.hugging_face_library import is_of_transformers
 from extractkit.models.isolation import patched
 from extractkit.models.keras_internals import inner_variable
 from extractkit.models.keras_models.dialects import variables_of
 from extractkit.models.keras_models.layer_state import derive_state
 from extractkit.models.keras_models.saved import ARCHIVE, HDF5, SavedKeras, open_saved
-from extractkit.models.keras_models.weight_names import is_of_transformers
 from extractkit.models.keras_models.weights_by_name import (
     assign_by_name,
     assign_by_scope,

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from extractkit.core.catalog import Kind, TensorRecord, escape, join
+from extractkit.core.catalog import Kind, TensorRecord, address_of, escape
 from extractkit.core.plan import numpy_dtype
 from extractkit.core.spec import BY_VALUES, SAMPLE, TEXT, UNKNOWN
 from extractkit.core.values import Array
 from extractkit.inputs import Signature
 from extractkit.models.axes import infer_dims
+from extractkit.models.litert import Content
 from extractkit.models.litert.entry import DTYPES, Entry, Flow, Probed, tensor_paths
-from extractkit.models.litert.file import Content
 from extractkit.models.litert.graph import RESOURCES, Graph, GraphTensor, Quantization, Subgraph
 
 
@@ -222,12 +222,12 @@ class _Called:
         depends = index in self._flow.dependent
         dims, shape, bare = self._axes(tensor, depends)
         record = TensorRecord(
-            address=join(path, port),
+            address=address_of(path, port),
             kind=kind,
             dtype=_dtype(tensor),
             shape=shape,
             dims=dims,
-            name=tensor.name if path else join(path, port),
+            name=tensor.name if path else address_of(path, port),
             op_type=None if kind is Kind.MODEL_INPUT else self._made_or_kept_by(index),
             depends_on_inputs=depends,
             reason=self._why_not(tensor, depends),
@@ -308,7 +308,7 @@ def _inner(subgraph: Subgraph, body: str) -> Iterator[Found]:
             reason = f"it is made inside a loop or branch ({body}), once, often or never"
         known = tensor.shape if tensor.constant else None
         record = TensorRecord(
-            address=join(f"{body}/{path}", port),
+            address=address_of(f"{body}/{path}", port),
             kind=Kind.WEIGHT if tensor.constant else Kind.OP,
             dtype=_dtype(tensor),
             shape=known,
@@ -342,8 +342,8 @@ def _with_dequantized(raw: Found, tensor: GraphTensor) -> Iterator[Found]:
     port = DEQUANTIZED if port == "0" else f"{port}.{DEQUANTIZED}"
     record = replace(
         raw.record,
-        address=join(path, port),
-        name=join(raw.record.name, DEQUANTIZED),
+        address=address_of(path, port),
+        name=address_of(raw.record.name, DEQUANTIZED),
         dtype="float32",
     )
     yield replace(raw, record=record, quantization=tensor.quantization)

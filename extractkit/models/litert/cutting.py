@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from extractkit.models.failures import error_summary
+from extractkit.models.litert import TFLiteFile
 from extractkit.models.litert.entry import Flow
-from extractkit.models.litert.file import TFLiteFile
 from extractkit.models.litert.graph import Graph, Operation, Subgraph, called_subgraphs
 from extractkit.models.litert.interpreter import Runnable, Settings
 from extractkit.models.litert.state import keep_buffers

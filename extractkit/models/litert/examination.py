@@ -23,6 +23,7 @@ from extractkit.inputs.random import RandomSource
 from extractkit.models.axes import RawShape, Sizes
 from extractkit.models.failures import error_summary
 from extractkit.models.isolation import ask
+from extractkit.models.litert import TFLiteFile
 from extractkit.models.litert.catalog import stored_value
 from extractkit.models.litert.cutting import (
     constants_of,
@@ -42,7 +43,6 @@ from extractkit.models.litert.entry import (
     entry_of,
     signature_of,
 )
-from extractkit.models.litert.file import TFLiteFile
 from extractkit.models.litert.graph import Graph, Subgraph, read_graph
 from extractkit.models.litert.interpreter import (
     FAILURES,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from extractkit.models.litert.file import Content
+from extractkit.models.litert import Content
 from extractkit.models.litert_internals import vector_start
 
 RESOURCES = ("RESOURCE", "VARIANT")

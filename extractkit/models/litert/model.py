@@ -35,10 +35,10 @@ from extractkit.models import (
     encode_arrays,
 )
 from extractkit.models.failures import error_summary
+from extractkit.models.litert import TFLiteFile
 from extractkit.models.litert.catalog import Found, dequantized, find_tensors, stored_value
 from extractkit.models.litert.cutting import constants_of, runnable_of
 from extractkit.models.litert.entry import Entry, Flow, Probed, call_arrays, signature_of
-from extractkit.models.litert.file import TFLiteFile
 from extractkit.models.litert.graph import Graph
 from extractkit.models.litert.interpreter import (
     FAILURES,

@@ -24,9 +24,8 @@ from extractkit.models.graphs.feeding import (
     inner_tensors,
     with_composites,
 )
-from extractkit.models.graphs.model import CompiledOnce, GraphModel
+from extractkit.models.graphs.model import CompiledOnce, GraphModel, transformed
 from extractkit.models.graphs.records import Found, raw_array
-from extractkit.models.graphs.transforms import transformed
 from extractkit.models.sessions.importing import (
     SessionGraph,
     SessionTemplate,

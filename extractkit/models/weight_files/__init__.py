@@ -41,8 +41,8 @@ from extractkit.models.weight_files.safetensors_file import (
     open_sharded,
 )
 from extractkit.models.weight_files.tensorflow_checkpoint import INDEX_ENDING as CHECKPOINT_ENDING
-from extractkit.models.weight_files.tensorflow_js import FILE as TENSORFLOW_JS
-from extractkit.models.weight_files.tensorflow_js import open_tensorflow_js
+from extractkit.models.weight_files.tensorflow_js_file import FILE as TENSORFLOW_JS
+from extractkit.models.weight_files.tensorflow_js_file import open_tensorflow_js
 from extractkit.models.weight_files.weight_file import Entry, Place, WeightFile
 from extractkit.runs.files import prefix_of
 

@@ -12,7 +12,7 @@ from extractkit.core.checkpoints import natural
 from extractkit.core.spec import TEXT
 from extractkit.core.values import Array
 from extractkit.errors import ModelError, UnknownTensorError, choices
-from extractkit.inputs.files import Stamp
+from extractkit.inputs.file_access import Stamp
 
 
 class Entry(NamedTuple):

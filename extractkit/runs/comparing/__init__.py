@@ -7,7 +7,7 @@ from pathlib import Path
 from extractkit.advice import command
 from extractkit.errors import RunDirectoryError
 from extractkit.runs.comparing.measures import IncomparableError, Tally, blocks, compare, family
-from extractkit.runs.comparing.pairing import Alignment, align, join, pair
+from extractkit.runs.comparing.pairing import Alignment, align, pair, pair_tensors
 from extractkit.runs.comparing.result import (
     Circumstance,
     Comparison,
@@ -60,7 +60,7 @@ def diff(
                 f"{run.path} is not finished (status: {run.status}), so it cannot be compared. "
                 f"Finish it: {command('resume', run.path)}"
             )
-    joined = join(a, b, mapping, only)
+    joined = pair_tensors(a, b, mapping, only)
     aligned = align(a, b)
     pairs = pair(a, b)
     return Comparison(

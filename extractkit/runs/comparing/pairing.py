@@ -183,7 +183,7 @@ class FileMapping(dict[str, str]):
 
 
 @dataclass(frozen=True)
-class Join:
+class PairedTensors:
     """Paired keys of tensors, in the first run's order, and the keys without a counterpart."""
 
     pairs: tuple[tuple[str, str], ...]
@@ -191,12 +191,12 @@ class Join:
     only_in_b: tuple[str, ...]
 
 
-def join(
+def pair_tensors(
     a: Run,
     b: Run,
     mapping: Mapping[str, str] | None = None,
     only: str | Sequence[str] | None = None,
-) -> Join:
+) -> PairedTensors:
     """Find the counterpart of each tensor.
 
     Args:
@@ -215,7 +215,7 @@ def join(
     _check(only, a, b)
     pairs = tuple((key, found[key]) for key in a if key in found and key in wanted_a)
     joined = set(found.values())
-    return Join(
+    return PairedTensors(
         pairs,
         tuple(key for key in a if key in wanted_a and key not in found),
         tuple(key for key in b if key in wanted_b and key not in joined),

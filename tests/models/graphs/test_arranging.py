@@ -15,7 +15,7 @@ from extractkit.core.spec import TensorSpec
 from extractkit.core.transforms.pipeline import Pipeline
 from extractkit.core.values import Array
 from extractkit.models import Fetch
-from extractkit.models.graphs.transforms import transformed
+from extractkit.models.graphs.model import transformed
 
 Dims = tuple[str | None, ...]
 

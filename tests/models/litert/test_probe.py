@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from extractkit.errors import ModelError
 from extractkit.models import isolation
+from extractkit.models.litert import TFLiteFile
 from extractkit.models.litert.examination import probe
-from extractkit.models.litert.file import TFLiteFile
 from extractkit.models.litert.interpreter import Settings
 from extractkit.models.tflite import load
 

@@ -1,16 +1,24 @@
-"""The library transformers, and a directory in its layout: settings, weights, tokenizer."""
+"""The library transformers, a directory in its layout, and its names of weights.
+
+PyTorch is not needed to read weights with its names: transformers translates its names and
+transposes NumPy arrays.
+"""
 
 import importlib.util
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from extractkit.advice import override
+from extractkit.core.values import Array
 from extractkit.errors import MissingExtraError, ModelError
 from extractkit.models.failures import error_summary
 from extractkit.models.recognition import (
@@ -224,3 +232,100 @@ def _read(file: Path, at: str) -> dict[str, Any]:
             f"{at}: {file.name} holds a {type(content).__name__}, where settings should be"
         )
     return content
+
+
+_LIBRARY = "transformers"
+_BASE = "TFPreTrainedModel"
+
+Arranged = tuple[Any, Callable[[Array], Array]]
+"""A variable of the model, and the function that converts a stored array to its axes."""
+
+
+def is_of_transformers(model: Any) -> bool:
+    """Return whether a model is a transformers model, which has its own naming of weights."""
+    return any(
+        base.__name__ == _BASE and base.__module__.partition(".")[0] == _LIBRARY
+        for base in type(model).__mro__
+    )
+
+
+def are_pytorch_names(keys: Sequence[str]) -> bool:
+    """Return whether keys are attributes of a PyTorch module: `encoder.layer.0.query.weight`."""
+    return any("." in key for key in keys) and not any("/" in key for key in keys)
+
+
+def variables_by_pytorch_name(model: Any, keys: Sequence[str]) -> dict[str, Arranged]:
+    """Return the model's variables by the keys of the same model in PyTorch.
+
+    Args:
+        model: A transformers model.
+        keys: The keys of the file. Those without a counterpart are ignored.
+    """
+    from transformers.modeling_tf_pytorch_utils import (
+        apply_transpose,
+        convert_tf_weight_name_to_pt_weight_name,
+    )
+
+    stored = {_current_key(key): key for key in keys}
+    base = str(model.base_model_prefix)
+    # A PyTorch model without a head has no prefix for its base model.
+    removed = "" if any(name.startswith(base) for name in stored) else f"{base}."
+    # Models with differently structured names define their own translation.
+    rename = getattr(model, "tf_to_pt_weight_rename", None)
+    found: dict[str, Arranged] = {}
+    for variable in model.weights:
+        shape = tuple(variable.shape)
+        name, transpose = convert_tf_weight_name_to_pt_weight_name(variable.name, removed, shape)
+        names = rename(name) if rename else (name,)
+        key = next((stored[one] for one in names if one in stored), None)
+        if key is not None:
+            found[key] = (variable, partial(_arranged, apply_transpose, transpose, shape))
+    return found
+
+
+def may_be_missing(model: Any, path: str) -> bool:
+    """Return whether transformers itself allows a variable to keep its initial value."""
+    from extractkit.models.keras_internals import keys_to_ignore
+
+    patterns, _ = keys_to_ignore(model)
+    return any(re.search(pattern, path) for pattern in patterns)
+
+
+def may_be_left(model: Any, key: str, dtype: str) -> bool:
+    """Return whether a weight of a file may be unused by a transformers model.
+
+    Such are the weights of a head that the model lacks, and PyTorch's buffers of whole numbers:
+    masks and positions.
+    """
+    from extractkit.models.keras_internals import keys_to_ignore
+
+    _, patterns = keys_to_ignore(model)
+    whole = dtype.startswith(("int", "uint", "bool"))
+    return whole or any(re.search(pattern, key) for pattern in patterns)
+
+
+# As in `load_pytorch_state_dict_in_tf2_model` of transformers.
+_RENAMED: Mapping[str, str] = {
+    "gamma": "weight",
+    "beta": "bias",
+    "running_var": "moving_variance",
+    "running_mean": "moving_mean",
+}
+_NORMED = {"original0": "_g", "original1": "_v"}
+
+
+def _current_key(key: str) -> str:
+    """Return a key in the form of current PyTorch models."""
+    *parts, kind, last = ["", *key.split(".")]
+    if kind == "weight" and parts[-1:] == ["parametrizations"] and last in _NORMED:
+        return ".".join([*parts[1:-1], kind + _NORMED[last]])
+    for old, new in _RENAMED.items():
+        key = key.replace(old, new)
+    return key
+
+
+def _arranged(
+    transposing: Callable[..., Any], transpose: Any, shape: tuple[int, ...], array: Array
+) -> Array:
+    arranged: Array = np.asarray(transposing(transpose, array, shape))
+    return arranged
