@@ -158,6 +158,12 @@ def test_what_follows_random_numbers_is_refused_and_the_rest_is_not(folder: Path
     assert catalog[":output.plain"].extractable
 
 
+def test_random_numbers_in_the_body_of_a_loop_are_found_too(folder: Path) -> None:
+    catalog = load(str(written("noise_loop", folder))).catalog
+    assert "random" in (catalog[":output.noisy"].reason or "")
+    assert catalog[":output.plain"].extractable
+
+
 def test_bodies_of_loops_are_listed_with_their_constants(folder: Path) -> None:
     model = load(str(written("loop", folder)))
     inside = [r for r in model.catalog.records if r.address.startswith("while_body/")]

@@ -120,6 +120,19 @@ class _Noise(tf.Module):
         return {"noisy": x + tf.random.uniform([1, 3]), "plain": x * 3}
 
 
+class _NoiseInLoop(tf.Module):
+    """The same in the body of a loop."""
+
+    @tf.function(input_signature=[_spec([1, 3])])
+    def __call__(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        (y,) = tf.while_loop(
+            lambda y: tf.reduce_sum(y) < 100.0,
+            lambda y: (y + tf.random.uniform([1, 3]),),
+            [tf.abs(x) + 1],
+        )
+        return {"noisy": y, "plain": x * 3}
+
+
 class _Convolution(tf.Module):
     """What is quantised in several ways; its float twin is the measure."""
 
@@ -222,12 +235,13 @@ _CONVERTED: Mapping[str, _Made] = {
     "total": (_Total, ("__call__",), _resources),
     "loop": (_Loop, ("__call__",), _as_it_is),
     "noise": (_Noise, ("__call__",), _as_it_is),
+    "noise_loop": (_NoiseInLoop, ("__call__",), _as_it_is),
     "float32": (_Convolution, ("__call__",), _as_it_is),
     "float16": (_Convolution, ("__call__",), _float16),
     "int8": (_Convolution, ("__call__",), _int8),
 }
 
-MODELS = (*(name for name in _CONVERTED if name != "flex_loop"), "recurrent")
+MODELS = (*(name for name in _CONVERTED if not name.endswith("_loop")), "recurrent")
 
 
 @cache

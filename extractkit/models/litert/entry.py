@@ -20,6 +20,7 @@ from extractkit.models.litert.graph import (
     GraphTensor,
     Operation,
     Subgraph,
+    called_subgraphs,
 )
 from extractkit.models.signature import input_spec, tied
 
@@ -44,6 +45,7 @@ DTYPES = {
 
 _DEFAULT = "serving_default"
 _WRAPPER = "StatefulPartitionedCall/"
+_RANDOM = re.compile("RANDOM|MULTINOMIAL|RNG_BIT")
 
 
 @dataclass(frozen=True)
@@ -52,14 +54,16 @@ class Entry:
 
     Attributes:
         signature: the signature's name; None for a file without signatures.
-        subgraph: the number of the subgraph that it runs.
+        subgraph: the subgraph that it runs.
         inputs, outputs: numbers of the subgraph's tensors by name, in order.
+        random: numbers of the subgraph's operations that draw random numbers, or run some that do.
     """
 
     signature: str | None
     subgraph: Subgraph
     inputs: dict[str, int]
     outputs: dict[str, int]
+    random: frozenset[int] = frozenset()
 
     def input_tensors(self) -> dict[str, GraphTensor]:
         """Return the input tensors of a call by name."""
@@ -100,7 +104,8 @@ def entry_of(graph: Graph, signature: str | None) -> Entry:
         wanted = signature or (_DEFAULT if _DEFAULT in keys else keys[0])
         chosen = graph.signatures[keys.index(wanted)]
         subgraph = graph.subgraphs[chosen.subgraph]
-        entry = Entry(chosen.key, subgraph, dict(chosen.inputs), dict(chosen.outputs))
+        inputs, outputs = dict(chosen.inputs), dict(chosen.outputs)
+        entry = Entry(chosen.key, subgraph, inputs, outputs, _random(graph, subgraph))
     else:
         subgraph = graph.subgraphs[0]
         names = tensor_paths(subgraph)
@@ -109,6 +114,7 @@ def entry_of(graph: Graph, signature: str | None) -> Entry:
             subgraph,
             {_input_name(*names[index]): index for index in subgraph.inputs},
             {":".join(names[index]): index for index in subgraph.outputs},
+            _random(graph, subgraph),
         )
     for name, tensor in entry.input_tensors().items():
         if tensor.type not in DTYPES:
@@ -117,6 +123,20 @@ def entry_of(graph: Graph, signature: str | None) -> Entry:
                 f"strings"
             )
     return entry
+
+
+def _random(graph: Graph, subgraph: Subgraph) -> frozenset[int]:
+    """Return the numbers of the operations that draw random numbers, or run some that do."""
+    return frozenset(
+        number
+        for number, operation in enumerate(subgraph.operations)
+        if _RANDOM.search(operation.type)
+        or any(
+            _RANDOM.search(inner.type)
+            for called in called_subgraphs(graph, [operation])
+            for inner in graph.subgraphs[called].operations
+        )
+    )
 
 
 def _input_name(path: str, port: str) -> str:
@@ -193,9 +213,6 @@ def call_arrays(
     }
 
 
-_IMPURE_OPERATION = re.compile("RANDOM|MULTINOMIAL|RNG_BIT")
-
-
 @dataclass(frozen=True)
 class Flow:
     """The dependencies in a subgraph, and the operations that cannot run.
@@ -230,12 +247,11 @@ class Flow:
     def impure(self) -> frozenset[int]:
         """Tensors that depend on random operations, also by way of a state."""
         operations = self.subgraph.operations
-        random = {
-            i for one in operations if _IMPURE_OPERATION.search(one.type) for i in one.outputs
-        }
+        sources = [operations[number] for number in sorted(self.entry.random)]
+        random = {index for one in sources for index in one.outputs}
         reached = self._downstream(random)
         of_state = [one for one in operations if self.touches_state(one)]
-        if all(reached.isdisjoint(one.inputs) for one in of_state):
+        if all(one not in sources and reached.isdisjoint(one.inputs) for one in of_state):
             return reached
         tensors = self.subgraph.tensors
         states = {i for one in of_state for i in one.inputs if i != -1 and tensors[i].variable}
