@@ -60,9 +60,9 @@ def imports_of(name: str, source: str, modules: Mapping[str, object]) -> set[str
     """
     found = set()
     for node in executed(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and node.module in modules:
-            inner = (f"{node.module}.{alias.name}" for alias in node.names)
-            found |= {one if one in modules else node.module for one in inner}
+        if isinstance(node, ast.ImportFrom) and (module := node.module or "") in modules:
+            inner = (f"{module}.{alias.name}" for alias in node.names)
+            found |= {one if one in modules else module for one in inner}
         elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names if alias.name in modules}
     around = {one[:end] for one in found for end, sign in enumerate(one) if sign == "."}
