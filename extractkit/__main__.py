@@ -1,4 +1,4 @@
-"""`python -m extractkit` and the console script: the only place that ends the process.
+"""`python -m extractkit` and the console script: the only module that ends the process.
 
 Exit codes: 0 done; 1 a job or a check failed; 2 a mistake in what the user wrote; 130 interrupted.
 """

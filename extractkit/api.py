@@ -36,7 +36,7 @@ from extractkit.runs.checking.verification import verify as verify_run
 from extractkit.runs.directory import check_unused
 from extractkit.runs.journal import read as read_journal
 from extractkit.runs.parts import join as join_parts
-from extractkit.runs.parts import place
+from extractkit.runs.parts import part_directory
 from extractkit.runs.reader import Run, open_run, sink_of
 from extractkit.runs.recorder import hydra_files
 from extractkit.runs.same_job import check_versions
@@ -153,7 +153,7 @@ def plan(
     """
     composed = _composed(overrides, model, inputs, selectors, runtime, sinks, trust, run_dir)
     directory = composed.directory if run_dir is None else Path(run_dir).absolute()
-    check_unused(place(directory, composed.job.runtime.part))
+    check_unused(part_directory(directory, composed.job.runtime.part))
     return preview(composed.job, directory, exact=exact)
 
 

@@ -71,7 +71,7 @@ ELSEWHERE = {
     "check_writable": "a new run",
     "check_unused": "a new run, or sweep",
     "new_directory": "a new run",
-    "check_place": "a new part",
+    "check_part_directory": "a new part",
     "finished_parts": "join",
     "_entries": "join",
     "_check_agreement": "join",

@@ -156,7 +156,7 @@ VERBS: Mapping[str, Verb] = {
         options=(TRUST,),
         operands=("run",),
         overrides=True,
-        keys=settings_that(Effect.PLACE),
+        keys=settings_that(Effect.WHERE),
     ),
     "join": Verb(
         summary="join the parts of a job (runtime.part=i/n) to one run",
@@ -187,7 +187,7 @@ VERBS: Mapping[str, Verb] = {
         options=(TRUST,),
         operands=("run",),
         overrides=True,
-        keys=settings_that(Effect.PLACE),
+        keys=settings_that(Effect.WHERE),
     ),
     "verify": Verb(
         summary="check a run against what it recorded, and against its model",

@@ -157,9 +157,9 @@ def _plan(composed: "Composition", *, exact: bool) -> _Answer:
     from extractkit.display.tensors import plan_overview
     from extractkit.engine.preview import preview
     from extractkit.runs.directory import check_unused
-    from extractkit.runs.parts import place
+    from extractkit.runs.parts import part_directory
 
-    check_unused(place(composed.directory, composed.job.runtime.part))
+    check_unused(part_directory(composed.directory, composed.job.runtime.part))
     found = preview(composed.job, composed.directory, exact=exact)
     return found.to_json, partial(plan_overview, found)
 
@@ -172,10 +172,10 @@ def extract(composed: "Composition") -> Path:
     from extractkit.display.progress import listening
     from extractkit.engine.execute import execute
     from extractkit.models.process import return_large_buffers
-    from extractkit.runs.parts import place
+    from extractkit.runs.parts import part_directory
 
     return_large_buffers()
-    made_in = place(composed.directory, composed.job.runtime.part)
+    made_in = part_directory(composed.directory, composed.job.runtime.part)
     with (
         redirect_stdout(sys.stderr),
         resumable(made_in, _trust_needed(composed.job)),

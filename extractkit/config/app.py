@@ -173,12 +173,12 @@ class _Launching:
             self._will_make(asked)
             self._application.asked = asked
             made = self._application.scratch
-        elif self._application.place is None:
+        elif self._application.sweep is None:
             try:
                 begins = new_sweep(asked, self._started())
-                self._application.place = place = self._open.enter_context(begins)
+                self._application.sweep = sweep = self._open.enter_context(begins)
                 for job in planned_jobs(config):
-                    place.write(job)
+                    sweep.write(job)
             except ExtractkitError as error:
                 raise _Refused(error) from error
         with read_write(config.hydra):
@@ -194,7 +194,7 @@ class _Launching:
     def sweep(self, resumed: Path | None) -> Iterator[None]:
         """Run jobs within the context, and write the index of a sweep on exit."""
         if resumed is not None:
-            self._application.place = self._open.enter_context(resumed_sweep(resumed))
+            self._application.sweep = self._open.enter_context(resumed_sweep(resumed))
         with self._open:
             try:
                 yield
@@ -208,23 +208,23 @@ class _Launching:
             self._end(interrupted=False, all_ended=True)
 
     def _end(self, interrupted: bool, *, all_ended: bool) -> None:
-        place, application = self._application.place, self._application
-        if place is None:
+        sweep, application = self._application.sweep, self._application
+        if sweep is None:
             return
-        self._index = end(place.directory, interrupted=interrupted, all_ended=all_ended)
+        self._index = end(sweep.directory, interrupted=interrupted, all_ended=all_ended)
         for job in self._index.jobs:
-            if job.number in application.seen or job.attempt != place.attempt:
+            if job.number in application.seen or job.attempt != sweep.attempt:
                 continue
             if job.status is JobStatus.FINISHED:
-                application.ran(job.directory(place.directory))
+                application.ran(job.directory(sweep.directory))
             elif job.exit_code is not None:
                 application.failures.append(job.exit_code)
 
     def report(self, swept: Swept | None) -> None:
         """Report how the sweep ended, unless it left nothing."""
-        place = self._application.place
-        if swept and place and self._index and is_sweep(place.directory):
-            swept(place.directory, self._index, self._application.trust)
+        sweep = self._application.sweep
+        if swept and sweep and self._index and is_sweep(sweep.directory):
+            swept(sweep.directory, self._index, self._application.trust)
 
     def tidy(self) -> None:
         """Remove the directories made for a run that left nothing."""

@@ -42,7 +42,7 @@ class Application:
         function, report, ran, trust: see `launch`.
         scratch: the directory for Hydra's own directories; see `config.app`.
         asked: the directory that the user requested; None if Hydra uses it.
-        place: the sweep in which jobs write their records; None for a single job.
+        sweep: the sweep in which jobs write their records; None for a single job.
         failures: the exit codes of jobs in this process.
         seen: the numbers of its jobs.
         process: machine and number of the process that launches the jobs.
@@ -54,7 +54,7 @@ class Application:
     trust: Trust
     scratch: Path
     asked: Path | None = None
-    place: ActiveSweep | None = None
+    sweep: ActiveSweep | None = None
     failures: list[int] = field(default_factory=list)
     seen: set[int] = field(default_factory=set)
     process: tuple[str, int] = field(default_factory=lambda: (platform.node(), os.getpid()))
@@ -65,8 +65,8 @@ class Application:
         directory = self._directory(config)
         swept = config.mode == RunMode.MULTIRUN
         with kept() if swept else nullcontext():
-            if swept and self.place is not None:
-                self._swept(cfg, self._begun(config, directory), directory, self.place)
+            if swept and self.sweep is not None:
+                self._swept(cfg, self._begun(config, directory), directory, self.sweep)
                 return
             try:
                 made = self._done(cfg, directory)
@@ -82,7 +82,7 @@ class Application:
     def _done(self, cfg: DictConfig, directory: Path) -> Path | None:
         try:
             composed = composition(cfg, directory, trust=self.trust)
-            if self.place is not None and (part := composed.job.runtime.part) is not None:
+            if self.sweep is not None and (part := composed.job.runtime.part) is not None:
                 raise ConfigError(
                     f"runtime.part={part} in a sweep: each job has a directory of its own, so "
                     f"that its parts would never meet. Run the parts as jobs of their own, with "
@@ -95,25 +95,25 @@ class Application:
 
     def _begun(self, config: DictConfig, directory: Path) -> SweepJob:
         """Return the record of a job that is about to begin."""
-        assert self.place is not None
+        assert self.sweep is not None
         # Not resolved: an override may contain an interpolation, and is recorded as typed.
         written = OmegaConf.to_container(config.overrides.task, resolve=False)
         assert isinstance(written, list)
         overrides = tuple(as_typed(str(override)) for override in written)
         number = int(config.job.num)
-        run = Path(os.path.relpath(directory, self.place.directory)).as_posix()
+        run = Path(os.path.relpath(directory, self.sweep.directory)).as_posix()
         return SweepJob(
             number=number,
             overrides=overrides,
             values=values_of(overrides),
             # If it leads out of the sweep, there will be no run, so the name does not matter.
             run=str(number) if leads_out(run) else run,
-            attempt=self.place.attempt,
+            attempt=self.sweep.attempt,
             status=JobStatus.STARTED,
             started=now(),
         )
 
-    def _swept(self, cfg: DictConfig, job: SweepJob, directory: Path, place: ActiveSweep) -> None:
+    def _swept(self, cfg: DictConfig, job: SweepJob, directory: Path, sweep: ActiveSweep) -> None:
         if self._at_home:
             self.seen.add(job.number)
         began = time.perf_counter()
@@ -123,43 +123,43 @@ class Application:
             return replace(job, finished=now(), seconds=seconds, **changes)  # type: ignore[arg-type]
 
         try:
-            before = place.recorded(job.number)
-            if (failed := place.blocking_failure()) is not None:
+            before = sweep.recorded(job.number)
+            if (failed := sweep.blocking_failure()) is not None:
                 if before is None or before.status is not JobStatus.FINISHED:
                     message = f"not begun, since job {failed.number} has failed"
-                    place.write(replace(job, status=JobStatus.NOT_STARTED, error=message))
+                    sweep.write(replace(job, status=JobStatus.NOT_STARTED, error=message))
                 self._remove(directory)
                 return
-            place.write(job)
-            self._check_inside(directory, place)
+            sweep.write(job)
+            self._check_inside(directory, sweep)
             made = self._done(cfg, directory)
-            place.write(_finished(ended(), before, made, place))
+            sweep.write(_finished(ended(), before, made, sweep))
         except Exception as error:  # noqa: BLE001 - other jobs continue after any error
             code = self._failed(error, directory)
             message = str(error) if isinstance(error, ExtractkitError) else _sort_of(error)
             with suppress(JobError):  # a disk error, which is reported already
-                place.write(ended(status=JobStatus.FAILED, exit_code=code, error=message))
+                sweep.write(ended(status=JobStatus.FAILED, exit_code=code, error=message))
         except BaseException:
             with suppress(JobError):
-                place.write(ended(status=JobStatus.INTERRUPTED))
+                sweep.write(ended(status=JobStatus.INTERRUPTED))
             raise
         else:
             self._report_directory(made)
 
-    def _check_inside(self, directory: Path, place: ActiveSweep) -> None:
+    def _check_inside(self, directory: Path, sweep: ActiveSweep) -> None:
         """Check that a run is inside its sweep, and that no link leads out of a resumed one.
 
         Raises:
             ConfigError: it is outside.
         """
-        run = Path(os.path.relpath(directory, place.directory)).as_posix()
+        run = Path(os.path.relpath(directory, sweep.directory)).as_posix()
         if leads_out(run) or run == ".":
             raise ConfigError(
                 f"hydra.sweep.subdir leads to {directory}, which is not inside of "
-                f"run_dir={place.directory}. Choose another: hydra.sweep.subdir=…"
+                f"run_dir={sweep.directory}. Choose another: hydra.sweep.subdir=…"
             )
-        there = place.directory.resolve()
-        if place.resumes and not directory.resolve().is_relative_to(there):
+        there = sweep.directory.resolve()
+        if sweep.resumes and not directory.resolve().is_relative_to(there):
             raise ConfigError(
                 f"{directory} is a link that leads out of the sweep, to {directory.resolve()}. "
                 f"Move that run into its place"
@@ -193,13 +193,13 @@ class Application:
 
 
 def _finished(
-    job: SweepJob, before: SweepJob | None, made: Path | None, place: ActiveSweep
+    job: SweepJob, before: SweepJob | None, made: Path | None, sweep: ActiveSweep
 ) -> SweepJob:
     """Return the record of a finished job."""
     if made is None:
         return replace(job, status=JobStatus.FINISHED)
     run = manifests.read(made)
-    if made != place.directory / job.run:
+    if made != sweep.directory / job.run:
         job = replace(job, reused=str(made))
     ended = job.holding(run)
     if before is None or before.status is not JobStatus.FINISHED:

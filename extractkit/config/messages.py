@@ -205,8 +205,8 @@ def _not_resolved(error: OmegaConfBaseException) -> str:
 
 def _no_yaml(error: MarkedYAMLError) -> str:
     mark = error.problem_mark or error.context_mark
-    place = f"{mark.name}, line {mark.line + 1}: " if mark else ""
-    return f"{place}no valid YAML: {error.problem or error.context}"
+    location = f"{mark.name}, line {mark.line + 1}: " if mark else ""
+    return f"{location}no valid YAML: {error.problem or error.context}"
 
 
 def _lines(error: BaseException) -> str:

@@ -16,26 +16,26 @@ from extractkit.errors import ConfigError
 from extractkit.runs.schema import plain
 
 
-def leaves(value: object, *place: str) -> Iterator[tuple[tuple[str, ...], object]]:
+def leaves(value: object, *keys: str) -> Iterator[tuple[tuple[str, ...], object]]:
     """Yield each value that is neither a mapping nor a list, with its keys and indices.
 
     Args:
         value: plain data with unresolved interpolations.
-        place: the keys that lead to `value`.
+        keys: the keys that lead to `value`.
     """
     if isinstance(value, Mapping):
         for key, entry in value.items():
-            yield from leaves(entry, *place, str(key))
+            yield from leaves(entry, *keys, str(key))
     elif isinstance(value, list):
         for index, entry in enumerate(value):
-            yield from leaves(entry, *place, str(index))
+            yield from leaves(entry, *keys, str(index))
     else:
-        yield place, value
+        yield keys, value
 
 
-def name(place: tuple[str, ...]) -> str:
-    """Return the last key of a place, without indices of lists."""
-    return next((key for key in reversed(place) if not key.isdigit()), "")
+def name(keys: tuple[str, ...]) -> str:
+    """Return the last key, without indices of lists."""
+    return next((key for key in reversed(keys) if not key.isdigit()), "")
 
 
 def values_of(overrides: Sequence[str]) -> dict[str, object]:
@@ -128,7 +128,7 @@ def _read(override: str) -> object:
         return None
 
 
-_KEYS = tuple(f"runtime.{key}" for key in settings_that(Effect.PLACE))
+_KEYS = tuple(f"runtime.{key}" for key in settings_that(Effect.WHERE))
 
 
 def where_it_runs(verb: str, overrides: Sequence[str]) -> dict[str, object]:
@@ -197,8 +197,8 @@ def _settings(override: Override) -> Iterator[tuple[str, str]]:
         return
     values = _swept(override) if override.is_sweep_override() else [override.value()]
     for value in values:
-        for place, leaf in leaves(value, override.key_or_group):
-            yield ".".join(place), str(leaf)
+        for keys, leaf in leaves(value, override.key_or_group):
+            yield ".".join(keys), str(leaf)
 
 
 def _swept(override: Override) -> list[object]:

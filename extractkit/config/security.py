@@ -48,7 +48,7 @@ _CHOICE = "hydra/launcher"
 _TARGET = "_target_"
 _INTERPOLATION = "${"
 
-_Place = tuple[str, ...]
+_Keys = tuple[str, ...]
 
 
 def check_hydra(node: DictConfig, trust: Trust) -> None:
@@ -66,12 +66,12 @@ def check_hydra(node: DictConfig, trust: Trust) -> None:
     for section in ("hydra_logging", "job_logging"):
         if isinstance(written[section], Mapping) and written[section].get("root") is None:
             del written[section]  # Hydra does not use it
-    for place, value in leaves(written):
-        rule = _RULES.get(place[0], _no_target)
-        if isinstance(value, str) and not rule(place, value):
-            _check_typed(".".join(("hydra", *place)), value, trust)
-    for place, value in _odd_keys(written["launcher"], "launcher"):
-        _check_typed(".".join(("hydra", *place)), str(value), trust)
+    for keys, value in leaves(written):
+        rule = _RULES.get(keys[0], _no_target)
+        if isinstance(value, str) and not rule(keys, value):
+            _check_typed(".".join(("hydra", *keys)), value, trust)
+    for keys, value in _odd_keys(written["launcher"], "launcher"):
+        _check_typed(".".join(("hydra", *keys)), str(value), trust)
 
 
 def check_search_path(entries: object, trust: Trust) -> None:
@@ -83,8 +83,8 @@ def check_search_path(entries: object, trust: Trust) -> None:
     if not isinstance(entries, Sequence | ListConfig) or isinstance(entries, str):
         return  # Hydra reports what is wrong with it
     for index, entry in enumerate(entries):
-        scheme, found, place = str(entry).partition("://")
-        if found and scheme != "file" and not trust.vouches(place.replace("/", ".")):
+        scheme, found, location = str(entry).partition("://")
+        if found and scheme != "file" and not trust.vouches(location.replace("/", ".")):
             _check_typed(f"hydra.searchpath.{index}", str(entry), trust)
 
 
@@ -134,60 +134,60 @@ def _check_typed(at: str, value: str, trust: Trust) -> None:
         )
 
 
-def _odd_keys(value: object, *place: str) -> Iterator[tuple[_Place, object]]:
+def _odd_keys(value: object, *keys: str) -> Iterator[tuple[_Keys, object]]:
     """Yield keys that would be more than a name in a queue's script, each with its value."""
     if isinstance(value, Mapping):
         for key, entry in value.items():
             if not re.fullmatch(r"[\w-]+", str(key)):
-                yield (*place, str(key)), entry
-            yield from _odd_keys(entry, *place, str(key))
+                yield (*keys, str(key)), entry
+            yield from _odd_keys(entry, *keys, str(key))
     elif isinstance(value, list):
         for index, entry in enumerate(value):
-            yield from _odd_keys(entry, *place, str(index))
+            yield from _odd_keys(entry, *keys, str(index))
 
 
-def _no_target(place: _Place, value: str) -> bool:
+def _no_target(keys: _Keys, value: str) -> bool:
     """Nothing else is called."""
-    return name(place) != _TARGET
+    return name(keys) != _TARGET
 
 
-def _callback(place: _Place, value: str) -> bool:
+def _callback(keys: _Keys, value: str) -> bool:
     """Accept only callbacks of Hydra and extractkit, with fixed arguments."""
-    return value in _CALLBACKS if name(place) == _TARGET else _INTERPOLATION not in value
+    return value in _CALLBACKS if name(keys) == _TARGET else _INTERPOLATION not in value
 
 
-def _plugin(place: _Place, value: str) -> bool:
+def _plugin(keys: _Keys, value: str) -> bool:
     """Accept only the own values of launchers and sweepers.
 
     Other texts may be shell commands or names of callables. Overrides that a sweeper gives to each
     job are accepted, because the composed job is checked.
     """
-    if place[:2] == ("sweeper", "params") and len(place) > 2:
-        return name(place) != _TARGET and _INTERPOLATION not in value
-    if place == ("launcher", _TARGET):
+    if keys[:2] == ("sweeper", "params") and len(keys) > 2:
+        return name(keys) != _TARGET and _INTERPOLATION not in value
+    if keys == ("launcher", _TARGET):
         return value in _LAUNCHERS
-    return (name(place), value) in set(_offered())
+    return (name(keys), value) in set(_offered())
 
 
-def _logging(place: _Place, value: str) -> bool:
+def _logging(keys: _Keys, value: str) -> bool:
     """Accept only handlers and formatters that write to the terminal or to Hydra's own log."""
-    if name(place) == "filename":
+    if name(keys) == "filename":
         return value == _LOG_FILE
-    if "." in place or _INTERPOLATION in value:  # "." sets attributes
+    if "." in keys or _INTERPOLATION in value:  # "." sets attributes
         return False
-    if name(place) in _CALLED:
+    if name(keys) in _CALLED:
         return value in _LOGGING
     return value in _STREAMS or not value.startswith(("ext://", "cfg://"))
 
 
-def _job(place: _Place, value: str) -> bool:
+def _job(keys: _Keys, value: str) -> bool:
     """Accept only environment variables that are copied, and no name that leads elsewhere."""
-    if place[1] == "env_set":
-        return os.environ.get(place[-1]) == value
-    return place[1] != "name" or _file_name(place, value)
+    if keys[1] == "env_set":
+        return os.environ.get(keys[-1]) == value
+    return keys[1] != "name" or _file_name(keys, value)
 
 
-def _file_name(place: _Place, value: str) -> bool:
+def _file_name(keys: _Keys, value: str) -> bool:
     """Accept only names of files without a directory."""
     return not any(part in value for part in ("/", "..", _INTERPOLATION))
 
@@ -207,9 +207,9 @@ def _offered() -> Iterator[tuple[str, str]]:
     """Yield key and text of everything in the configurations of Hydra and installed plugins."""
     for node in stored_nodes().values():
         written = OmegaConf.to_container(node, resolve=False, enum_to_str=True)
-        for place, value in leaves(written):
+        for keys, value in leaves(written):
             if isinstance(value, str):
-                yield name(place), value
+                yield name(keys), value
 
 
 def guarded(trust: Trust) -> AbstractContextManager[None]:

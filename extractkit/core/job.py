@@ -122,40 +122,40 @@ class Runtime:
     engine: Annotated[
         str,
         Choice(ENGINES),
-        Effect.PLACE,
+        Effect.WHERE,
         "Where to compute shards: local (this process), or workers: processes (here) or ray.",
     ] = "local"
     workers: Annotated[
-        int | None, Whole(), Effect.PLACE, "The number of workers. null: two.", _WORKERS
+        int | None, Whole(), Effect.WHERE, "The number of workers. null: two.", _WORKERS
     ] = None
     shard_timeout: Annotated[
         float | None,
         Number(),
-        Effect.PLACE,
+        Effect.WHERE,
         "The most seconds for a shard before another worker gets it. null: no limit.",
         _WORKERS,
     ] = None
     ray_address: Annotated[
         str | None,
         Text("10.0.0.1:6379"),
-        Effect.PLACE,
+        Effect.WHERE,
         "The host:port of a Ray cluster, or auto. null: start one on this machine.",
         _RAY,
     ] = None
     worker_cpus: Annotated[
         float | None,
         Number(),
-        Effect.PLACE,
+        Effect.WHERE,
         "The processors that a Ray worker reserves. null: 1.",
         _RAY,
     ] = None
     worker_gpus: Annotated[
-        float | None, Number(), Effect.PLACE, "The GPUs that a Ray worker reserves. null: 0.", _RAY
+        float | None, Number(), Effect.WHERE, "The GPUs that a Ray worker reserves. null: 0.", _RAY
     ] = None
     self_check: Annotated[
         bool,
         Flag(),
-        Effect.PLACE,
+        Effect.WHERE,
         "Compare the first batch's outputs with the model's own call before storing anything.",
     ] = True
     part: Annotated[

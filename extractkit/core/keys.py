@@ -20,14 +20,14 @@ class Effect(Enum):
         STORING: Which values are stored, and how they are divided. In the identity.
         RECORDED: Decides bytes through something else that the identity holds.
         BEGINNING: How a run begins. Changes no byte, and is settled once the run has begun.
-        PLACE: Where a job runs. Changes no byte. A resume or rerun may change it.
+        WHERE: Where a job runs. Changes no byte. A resume or rerun may change it.
     """
 
     COMPUTING = "decides bytes"
     STORING = "decides bytes: what is stored"
     RECORDED = "decides bytes: recorded otherwise"
     BEGINNING = "changes no byte"
-    PLACE = "changes no byte; `resume` and `rerun` may change it"
+    WHERE = "changes no byte; `resume` and `rerun` may change it"
 
 
 class Form(Protocol):

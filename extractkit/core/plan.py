@@ -258,7 +258,7 @@ class Shard:
         return part if self.checkpoint is None else f"checkpoint-{self.checkpoint:06d}-{part}"
 
     @property
-    def place(self) -> tuple[int, int, int]:
+    def position(self) -> tuple[int, int, int]:
         """Its position in the order of a run: by checkpoint, the constants first."""
         return (self.checkpoint or 0, self.start, self.stop)
 

@@ -14,7 +14,7 @@ from extractkit.runs.comparing.result import (
     Comparison,
     Counts,
     OneSided,
-    Place,
+    SamplePair,
     TensorComparison,
     Verdict,
 )
@@ -181,7 +181,7 @@ def _measured(one: TensorComparison) -> list[str | Text]:
         for likeness in (errors.cosine, errors.correlation):
             cells.append("–" if likeness is None else f"{likeness:.6f}")
     cells.append(_share(one.counts))
-    return [*cells, _place(one.first_beyond), _place(one.worst)]
+    return [*cells, _id(one.first_beyond), _id(one.worst)]
 
 
 def _share(counts: Counts) -> str:
@@ -205,8 +205,8 @@ def _lone(tensors: tuple[TensorComparison, ...]) -> list[RenderableType]:
     return lines
 
 
-def _place(place: Place | None) -> Text:
-    return Text("–" if place is None else safe(place.id))
+def _id(pair: SamplePair | None) -> Text:
+    return Text("–" if pair is None else safe(pair.id))
 
 
 def _one_sided(found: Comparison) -> list[RenderableType]:

@@ -55,11 +55,13 @@ def _measure_text(value: float | None) -> str:
 
 def _largest(steps: Series, labels: Sequence[str]) -> tuple[str, str]:
     """Return the largest relative norm of a step and the checkpoint it leads to."""
-    known = [(value, place) for place, value in enumerate(steps) if place and value is not None]
+    known = [
+        (value, position) for position, value in enumerate(steps) if position and value is not None
+    ]
     if not known:
         return _NOTHING, ""
-    value, place = max(known)
-    return _measure_text(value), safe(labels[place])
+    value, position = max(known)
+    return _measure_text(value), safe(labels[position])
 
 
 _ENDINGS = (".pdf", ".png", ".svg")
@@ -93,7 +95,7 @@ def draw(drift: Drift, path: Path, steps: tuple[int | None, ...] = ()) -> None:
         figure.savefig(path)
     except OSError as error:
         raise ConfigError(
-            f"--figure={str(path)!r} cannot be written: {error.strerror}. Choose another place"
+            f"--figure={str(path)!r} cannot be written: {error.strerror}. Choose another file"
         ) from error
 
 
@@ -145,8 +147,8 @@ def _line(panel: Any, at: list[int], series: Series, key: str) -> None:
 
 def _label(panel: Any, labels: tuple[str, ...]) -> None:
     every = -(-len(labels) // _MOST_TICKS)
-    places = range(0, len(labels), every)
-    panel.set_xticks(list(places), [_plain(labels[place]) for place in places])
+    positions = range(0, len(labels), every)
+    panel.set_xticks(list(positions), [_plain(labels[position]) for position in positions])
     panel.tick_params(axis="x", labelrotation=45, labelsize="small")
 
 

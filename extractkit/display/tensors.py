@@ -46,28 +46,28 @@ def tensor_tree(
 ) -> Tree:
     """Return the layers of `shown` with their tensors, and count those only in `counted`."""
     visible = {record.address for record in shown}
-    places = _counting_places([record for record in counted if record.address not in visible])
+    counted_at = _counted_at([record for record in counted if record.address not in visible])
     hidden: dict[str, Counter[Kind]] = {}
     types = {scope.path: scope.type for record in catalog.records for scope in record.scopes}
     for record in catalog.records:
-        if record.address in places:
-            hidden.setdefault(places[record.address], Counter())[record.kind] += 1
+        if record.address in counted_at:
+            hidden.setdefault(counted_at[record.address], Counter())[record.kind] += 1
     root = Tree(_label(catalog.model, types.get(""), hidden.get("")), guide_style="dim")
     layers = {"": root}
     for record in catalog.records:
         if record.address in visible:
             _layer(record.layer, layers, types, hidden).add(_leaf(record))
-        elif record.address in places:
-            _layer(places[record.address], layers, types, hidden)
+        elif record.address in counted_at:
+            _layer(counted_at[record.address], layers, types, hidden)
     return root
 
 
-def _counting_places(records: Sequence[TensorRecord]) -> dict[str, str]:
+def _counted_at(records: Sequence[TensorRecord]) -> dict[str, str]:
     """Return the path of the layer at which each record is counted, by address.
 
     In a graph, it is the name scope around the operation, or an outer one if there are very many.
     """
-    places = {record.address: record.layer for record in records if record.scopes}
+    counted_at = {record.address: record.layer for record in records if record.scopes}
     scopes = {r.address: r.layer.split("/")[:-1] for r in records if not r.scopes}
     deepest = max(map(len, scopes.values()), default=0)
     kept = next(
@@ -75,7 +75,7 @@ def _counting_places(records: Sequence[TensorRecord]) -> dict[str, str]:
         for depth in range(deepest, -1, -1)
         if depth == 0 or len({tuple(scope[:depth]) for scope in scopes.values()}) <= _MOST_SCOPES
     )
-    return places | {address: "/".join(scope[:kept]) for address, scope in scopes.items()}
+    return counted_at | {address: "/".join(scope[:kept]) for address, scope in scopes.items()}
 
 
 def _layer(

@@ -256,7 +256,7 @@ def _stacked(spec: InputSpec, arrays: Sequence[Array], longest: Mapping[str, int
 MEMORY = 256 * 1024 * 1024
 """Bytes of encoded samples to keep. If the model also converts them, this doubles."""
 
-Place = tuple[int, int]
+Range = tuple[int, int]
 """The range of a shard, without its checkpoint."""
 
 _T = TypeVar("_T")
@@ -267,24 +267,24 @@ class ReadAlready(Generic[_T]):
     """Encoded samples by range. Drops the least recently used ones first."""
 
     memory: int = MEMORY
-    _kept: OrderedDict[Place, tuple[_T, int]] = field(default_factory=OrderedDict)
+    _kept: OrderedDict[Range, tuple[_T, int]] = field(default_factory=OrderedDict)
     _bytes: int = 0
 
-    def get(self, place: Place) -> _T | None:
+    def get(self, extent: Range) -> _T | None:
         """Return the encoded samples of a range; None if they are not in the cache."""
-        if place not in self._kept:
+        if extent not in self._kept:
             return None
-        self._kept.move_to_end(place)
-        return self._kept[place][0]
+        self._kept.move_to_end(extent)
+        return self._kept[extent][0]
 
-    def keep(self, place: Place, value: _T, size: int) -> None:
+    def keep(self, extent: Range, value: _T, size: int) -> None:
         """Keep the encoded samples of a range, unless they alone exceed the limit."""
         if size > self.memory:
             return
         while self._bytes + size > self.memory:
             _, (_, freed) = self._kept.popitem(last=False)
             self._bytes -= freed
-        self._kept[place] = (value, size)
+        self._kept[extent] = (value, size)
         self._bytes += size
 
 
@@ -299,14 +299,14 @@ def in_blocks(
     """
     block: dict[Shard, int] = {}
     number = used = 0
-    for place in dict.fromkeys(Shard(shard.start, shard.stop) for shard in shards):
-        own = size(place)
+    for extent in dict.fromkeys(Shard(shard.start, shard.stop) for shard in shards):
+        own = size(extent)
         if used and used + own > memory:
             number, used = number + 1, 0
-        block[place] = number
+        block[extent] = number
         used += own
     yield from sorted(
-        shards, key=lambda shard: (block[Shard(shard.start, shard.stop)], *shard.place)
+        shards, key=lambda shard: (block[Shard(shard.start, shard.stop)], *shard.position)
     )
 
 

@@ -30,7 +30,7 @@ from extractkit.runs.directory import check_space, file_overhead, human_bytes, l
 from extractkit.runs.environment import git_state, host, package_versions
 from extractkit.runs.journal import Entry
 from extractkit.runs.manifest import Manifest, Resumed, RunPlan, Status, Volatile
-from extractkit.runs.parts import check_place, place
+from extractkit.runs.parts import check_part_directory, part_directory
 from extractkit.runs.recorder import AlreadyStored, Recorder, find_finished, new_run
 from extractkit.runs.same_job import check_repeats, check_same
 from extractkit.runs.samples import Samples
@@ -80,8 +80,8 @@ def execute(
         part=None if job.runtime.part is None else str(job.runtime.part),
     )
     if (part := job.runtime.part) is not None:
-        check_place(directory, part)
-        directory = place(directory, part)
+        check_part_directory(directory, part)
+        directory = part_directory(directory, part)
     try:
         with (
             new_run(directory, started, hydra_files) as written,

@@ -245,6 +245,6 @@ def _not_made(why: str) -> tuple[Check, Check]:
 
 def _drawn(entries: Iterable[Shard], count: int, seed: int) -> list[Shard]:
     """Return this many random shards, in order."""
-    shards = sorted(entries, key=lambda shard: shard.place)
+    shards = sorted(entries, key=lambda shard: shard.position)
     chosen = random.Random(seed).sample(shards, min(count, len(shards)))
-    return sorted(chosen, key=lambda shard: shard.place)
+    return sorted(chosen, key=lambda shard: shard.position)

@@ -289,8 +289,8 @@ class _Trial:
             most = _threshold(rows, noise[at])
             if len(rows) != len(alone):
                 return why.format(tensor.address)
-            for place, (sample, values) in enumerate(alone):
-                if _difference(_own(tensor, rows[place, ...], sample), values[at]) > most:
+            for row, (sample, values) in enumerate(alone):
+                if _difference(_own(tensor, rows[row, ...], sample), values[at]) > most:
                     return why.format(tensor.address)
         return None
 

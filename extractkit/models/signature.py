@@ -265,16 +265,16 @@ def _has_open_samples(axes: Sequence[_Axis]) -> bool:
 
 
 def _spec(one: Declared, axes: list[_Axis], alone: bool, batched: bool) -> InputSpec:
-    place = next((i for i, (dim, _) in enumerate(axes) if dim == SAMPLE), None)
+    position = next((i for i, (dim, _) in enumerate(axes) if dim == SAMPLE), None)
     # An axis of size 1 does not fit several samples either.
-    if place is not None and axes[place][1] not in ((None,) if batched else (None, 1)):
+    if position is not None and axes[position][1] not in ((None,) if batched else (None, 1)):
         # Each call takes this many rows, which together are one sample.
-        axes = [*axes[:place], (None, axes[place][1]), *axes[place + 1 :]]
-        place = None
-    own = [axis for index, axis in enumerate(axes) if index != place]
+        axes = [*axes[:position], (None, axes[position][1]), *axes[position + 1 :]]
+        position = None
+    own = [axis for index, axis in enumerate(axes) if index != position]
     spec = input_spec(one.name, one.dtype, [size for _, size in own], alone)
     dims = tuple(given or made for (given, _), made in zip(own, spec.dims, strict=True))
-    return replace(spec, dims=dims, sample_axis=place, parsed=one.parsed)
+    return replace(spec, dims=dims, sample_axis=position, parsed=one.parsed)
 
 
 def _no_sample_axis(
@@ -286,8 +286,8 @@ def _no_sample_axis(
         f"input {one.name!r} of model {model!r} has the axes {dims}, none of them for the samples"
     )
     if dims and (one.shape is None or None in one.shape):
-        place = 0 if one.shape is None else one.shape.index(None)
-        named = InputSetting((*dims[:place], SAMPLE, *dims[place + 1 :]), setting.dtype)
+        position = 0 if one.shape is None else one.shape.index(None)
+        named = InputSetting((*dims[:position], SAMPLE, *dims[position + 1 :]), setting.dtype)
         return f"{text}. Name one: {advised_settings({**settings, one.name: named})}"
     others = {name: kept for name, kept in settings.items() if name != one.name}
     rest = f"{advised_settings(others)} " if others else ""

@@ -55,14 +55,14 @@ class FinishedPart:
     entries: Mapping[Shard, Entry]
 
 
-def place(directory: Path, part: Part | None) -> Path:
+def part_directory(directory: Path, part: Part | None) -> Path:
     """Return the directory of a part of a run, or the run's own if `part` is None."""
     if part is None:
         return directory
     return directory / PARTS / f"{part.number}-of-{part.count}"
 
 
-def check_place(directory: Path, part: Part) -> None:
+def check_part_directory(directory: Path, part: Part) -> None:
     """Check that a part may be made for a run.
 
     Raises:
@@ -116,7 +116,7 @@ def finished_parts(directory: Path, busy: Mapping[Part, str]) -> list[FinishedPa
     finished: list[FinishedPart] = []
     lacking: list[tuple[Part, str | None]] = []
     for part in found[0].siblings:
-        at = place(directory, part)
+        at = part_directory(directory, part)
         if part in busy:
             lacking.append((part, f"is being worked on by {busy[part]}"))
             continue
@@ -226,7 +226,7 @@ def _locked_parts(directory: Path, locks: ExitStack) -> dict[Part, str]:
     """Lock the parts. Return those that another process holds, with its name."""
     busy = {}
     for part in found_parts(directory):
-        at = place(directory, part)
+        at = part_directory(directory, part)
         if _leads_elsewhere(at) or not at.is_dir():
             continue
         if (at_work := owner(at)) is not None:
@@ -254,7 +254,7 @@ def _join_locked(
     directory: Path, reader: Callable[[Manifest, str], Sink], busy: Mapping[Part, str]
 ) -> None:
     for part in found_parts(directory):
-        if _leads_elsewhere(at := place(directory, part)):
+        if _leads_elsewhere(at := part_directory(directory, part)):
             raise RunDirectoryError(
                 f"{at} is a link, or contains one in place of a folder: it may lead out of its run"
             )
@@ -371,7 +371,7 @@ def _remove_parts(directory: Path, note: Callable[[str], None], busy: Mapping[Pa
     found = found_parts(directory)
     joined = journal.read(directory / JOURNAL, brief=True).digests() if found else {}
     for part in found:
-        at = place(directory, part)
+        at = part_directory(directory, part)
         if _leads_elsewhere(at) or not at.is_dir():
             continue
         if part in busy:

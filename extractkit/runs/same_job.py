@@ -110,7 +110,7 @@ def _configured(manifest: Manifest, group: str) -> Any:
     entries = manifest.job_resolved.get(group)
     if group != "runtime" or not isinstance(entries, Mapping):
         return entries
-    free = settings_that(Effect.BEGINNING, Effect.PLACE)
+    free = settings_that(Effect.BEGINNING, Effect.WHERE)
     return {key: value for key, value in entries.items() if key not in free}
 
 

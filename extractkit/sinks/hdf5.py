@@ -400,7 +400,7 @@ def build_index(
 ) -> None:
     """Fill `file` with one dataset, or group, for each tensor."""
     # Samples first, in order, so that their tensors are laid out in that order.
-    ordered = sorted(shards, key=lambda one: (one.shard.constant, one.shard.place))
+    ordered = sorted(shards, key=lambda one: (one.shard.constant, one.shard.position))
     stacked = any(one.shard.checkpoint is not None for one in shards)
     series = [_Tensor.of(tensor, stacked) for tensor in tensors]
     for one in ordered:

@@ -40,9 +40,11 @@ def example_values(samples: int = 5, seed: int = 0) -> dict[str, Values]:
         f"dtypes/{dtype}:output": Dense(random.integers(0, 2, (samples, 3)).astype(dtype))
         for dtype in DTYPES
     }
-    strings = np.array([AWKWARD[place % len(AWKWARD)] for place in range(6 * samples)], object)
+    strings = np.array([AWKWARD[number % len(AWKWARD)] for number in range(6 * samples)], object)
     values |= {
-        "text:output": Dense(np.array([f"é{place}".encode() for place in range(samples)], object)),
+        "text:output": Dense(
+            np.array([f"é{number}".encode() for number in range(samples)], object)
+        ),
         "bytes:output": Dense(strings[: 2 * samples].reshape(samples, 2, 1)),
         "bytes:op/X": Ragged(strings[: offsets[-1]], offsets),
         "bytes:op/Y": Ragged(np.resize(strings, areas[-1]), areas, shapes),

@@ -13,8 +13,8 @@ from extractkit.runs.comparing.result import (
     Counts,
     Errors,
     OneSided,
-    Place,
     SampleComparison,
+    SamplePair,
     TensorComparison,
     Tolerance,
     Verdict,
@@ -28,7 +28,7 @@ EQUAL = TensorComparison(
 BEYOND = TensorComparison(
     "last:output", "net/last:0", Verdict.BEYOND, None,
     Counts(80, 40, 8, 0, 0), Errors(0.25, 0.0125, 1.5, 1e-3, 0.0025, 0.999998, 0.5),
-    Place("s1", 1, 1), Place("s2", 2, 2), Place("s5", 5, 5),
+    SamplePair("s1", 1, 1), SamplePair("s2", 2, 2), SamplePair("s5", 5, 5),
 )  # fmt: skip
 APART = TensorComparison("x", "x", Verdict.INCOMPARABLE, "float32 against int32")
 FOUND = Comparison(
@@ -137,7 +137,10 @@ def test_names_cannot_control_the_terminal() -> None:
     evil = replace(
         FOUND,
         a=EVIL,
-        tensors=(replace(BEYOND, a=EVIL, worst=Place(EVIL, 0, 0)), replace(APART, reason=EVIL)),
+        tensors=(
+            replace(BEYOND, a=EVIL, worst=SamplePair(EVIL, 0, 0)),
+            replace(APART, reason=EVIL),
+        ),
         only_in_b=(EVIL,),
         circumstances=(Circumstance(EVIL, EVIL, EVIL),),
     )

@@ -46,13 +46,13 @@ def test_it_is_the_same_shards_and_weights_are_loaded_as_seldom_as_memory_allows
 ) -> None:
     every = shards(len(sizes), checkpoints, constant)
     order = list(in_blocks(every, size_of(sizes), memory))
-    assert sorted(order, key=lambda shard: shard.place) == every
+    assert sorted(order, key=lambda shard: shard.position) == every
     assert loads(order) <= checkpoints * fewest_blocks(sizes, memory)
     if memory >= sum(sizes):
         assert order == every
     # Of a run that is resumed some are missing; the rest stands in an order by the same rule.
     some = [shard for shard in every if data.draw(st.booleans())]
-    assert sorted(in_blocks(some, size_of(sizes), memory), key=lambda one: one.place) == some
+    assert sorted(in_blocks(some, size_of(sizes), memory), key=lambda one: one.position) == some
 
 
 @given(SIZES, st.integers(2, 4), st.integers(0, 40))

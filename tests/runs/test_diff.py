@@ -13,7 +13,13 @@ import pytest
 
 from extractkit.errors import ConfigError, RunDirectoryError, SelectionError
 from extractkit.runs.comparing import diff, measures
-from extractkit.runs.comparing.result import Comparison, OneSided, Place, TensorComparison, Verdict
+from extractkit.runs.comparing.result import (
+    Comparison,
+    OneSided,
+    SamplePair,
+    TensorComparison,
+    Verdict,
+)
 from extractkit.runs.reader import Run
 from tests.runs.diff_examples import Samples, made_run
 
@@ -95,7 +101,9 @@ def test_numbers_are_those_of_numpy_however_they_are_cut(
     by_sample = error.reshape(9, -1).max(axis=1)
     assert found.first_beyond is not None
     assert found.first_beyond.a == np.flatnonzero(by_sample > 0.2)[0]
-    assert found.worst == Place(f"s{by_sample.argmax()}", by_sample.argmax(), by_sample.argmax())
+    assert found.worst == SamplePair(
+        f"s{by_sample.argmax()}", by_sample.argmax(), by_sample.argmax()
+    )
 
 
 def test_the_tolerance_is_symmetric_and_bitwise_equality_is_distinguished(make: Make) -> None:
@@ -108,7 +116,7 @@ def test_the_tolerance_is_symmetric_and_bitwise_equality_is_distinguished(make: 
     assert signs.verdict is Verdict.WITHIN
     assert signs.counts is not None
     assert signs.counts.unequal == 1
-    assert signs.first_unequal == Place("s0", 0, 0)
+    assert signs.first_unequal == SamplePair("s0", 0, 0)
     assert signs.worst is None
     for tolerance in ({"rtol": -1}, {"atol": float("nan")}, {"atol": "1"}, {"rtol": True}):
         with pytest.raises(ConfigError, match=r"is not a finite number of 0 or more"):
@@ -123,8 +131,8 @@ def test_nan_equals_nan_and_nothing_else(make: Make) -> None:
     assert found.verdict is Verdict.BEYOND
     assert found.counts is not None
     assert (found.counts.nan, found.counts.lone, found.counts.beyond) == (1, 2, 3)
-    assert found.first_beyond == Place("s1", 1, 1)
-    assert found.worst == Place("s1", 1, 1)
+    assert found.first_beyond == SamplePair("s1", 1, 1)
+    assert found.worst == SamplePair("s1", 1, 1)
     assert found.errors is not None
     assert found.errors.max_abs == 2  # over pairs of finite numbers: 1 1, 5 5, 0 0, 9 7
     assert found.errors.mean_abs == 0.5
@@ -180,7 +188,7 @@ def test_booleans_and_texts_are_equal_or_not(make: Make) -> None:
     assert (found.errors, found.worst) == (None, None)
     assert found.counts is not None
     assert (found.counts.elements, found.counts.unequal, found.counts.beyond) == (4, 1, 1)
-    assert found.first_beyond == found.first_unequal == Place("s1", 1, 1)
+    assert found.first_beyond == found.first_unequal == SamplePair("s1", 1, 1)
 
 
 def test_complex_numbers_are_compared_by_their_distance(make: Make) -> None:
@@ -214,7 +222,7 @@ def test_samples_of_any_length_are_compared_unpadded(make: Make) -> None:
     assert found.verdict is Verdict.BEYOND
     assert found.counts is not None
     assert (found.counts.elements, found.counts.beyond) == (20, 1)
-    assert found.worst == Place("s4", 4, 4)
+    assert found.worst == SamplePair("s4", 4, 4)
 
 
 @pytest.mark.parametrize(
@@ -250,7 +258,7 @@ def test_samples_belong_together_by_their_ids(make: Make) -> None:
     assert found.beyond
     changed = [values[n] + 1 if n == 4 else values[n] for n in order]  # type: ignore[operator]
     found = diff(a, make({"x": changed}, ids=[*"dae", "new"]))
-    assert only(found).first_beyond == Place("e", 4, 2)
+    assert only(found).first_beyond == SamplePair("e", 4, 2)
 
 
 def test_ids_that_occur_twice_leave_the_numbers(make: Make) -> None:

@@ -23,7 +23,7 @@ from extractkit.runs.checking.verification import verify
 from extractkit.runs.directory import locked, owner
 from extractkit.runs.journal import Entry
 from extractkit.runs.manifest import Status
-from extractkit.runs.parts import FinishedPart, finished_parts, join, place
+from extractkit.runs.parts import FinishedPart, finished_parts, join, part_directory
 from extractkit.runs.reader import open_run
 from extractkit.store.local import remove
 from extractkit.testing.reference import ReferenceModel
@@ -58,7 +58,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three parts."""
     run = tmp_path_factory.mktemp("made") / "run"
     for number in (3, 1, 2):
-        assert make(run, f"{number}/3") == place(run, Part(number, 3))
+        assert make(run, f"{number}/3") == part_directory(run, Part(number, 3))
     return run
 
 
@@ -88,7 +88,7 @@ def test_parts_become_the_run_of_one_process(
 
 
 def test_a_part_is_a_run_of_its_own(made: Path) -> None:
-    part = open_run(place(made, Part(2, 3)))
+    part = open_run(part_directory(made, Part(2, 3)))
     assert part.manifest.part == "2/3"
     assert [shard.key for shard in part.manifest.shards] == [
         "000000004-000000008",
@@ -112,7 +112,7 @@ def test_parts_computed_by_workers_are_the_same(tmp_path: Path, whole: dict[str,
 
 
 def test_a_part_is_resumed_like_a_run(run: Path, whole: dict[str, object]) -> None:
-    part = place(run, Part(2, 3))
+    part = part_directory(run, Part(2, 3))
     next((part / "shards").glob("*.npz")).write_bytes(b"")
     with pytest.raises(RunDirectoryError) as caught:
         join(run)
@@ -135,18 +135,18 @@ def test_a_joined_run_is_left_alone(run: Path, whole: dict[str, object]) -> None
 
 def test_what_is_no_part_stays(run: Path, whole: dict[str, object]) -> None:
     (run / "parts" / "notes.txt").write_text("mine")
-    (place(run, Part(1, 3)) / "mine").mkdir()
+    (part_directory(run, Part(1, 3)) / "mine").mkdir()
     reported = Collected()
     join(run, note=reported.note)
     assert reported.notes == [
         f"{run}/parts holds files that are not part of the run: it is left unchanged"
     ]
-    assert (place(run, Part(1, 3)) / "mine").is_dir()
+    assert (part_directory(run, Part(1, 3)) / "mine").is_dir()
     assert not verify(run).failed
 
 
 def test_a_link_is_not_followed(run: Path, tmp_path: Path) -> None:
-    shards = place(run, Part(1, 3)) / "shards"
+    shards = part_directory(run, Part(1, 3)) / "shards"
     shards.rename(tmp_path / "elsewhere")
     shards.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(RunDirectoryError, match="is a link, or contains one"):
@@ -155,26 +155,26 @@ def test_a_link_is_not_followed(run: Path, tmp_path: Path) -> None:
 
 
 def _without_manifest(run: Path) -> None:
-    shutil.rmtree(place(run, Part(2, 3)))
-    shutil.rmtree(place(run, Part(3, 3)))
+    shutil.rmtree(part_directory(run, Part(2, 3)))
+    shutil.rmtree(part_directory(run, Part(3, 3)))
 
 
 def _unfinished(run: Path) -> None:
-    at = place(run, Part(3, 3))
+    at = part_directory(run, Part(3, 3))
     manifest.write(at, replace(manifest.read(at), status=Status.INTERRUPTED, actual=None))
 
 
 def _of_four(run: Path) -> None:
-    shutil.copytree(place(run, Part(1, 3)), place(run, Part(1, 4)))
+    shutil.copytree(part_directory(run, Part(1, 3)), part_directory(run, Part(1, 4)))
 
 
 def _renamed(run: Path) -> None:
-    shutil.rmtree(place(run, Part(1, 3)))
-    shutil.copytree(place(run, Part(2, 3)), place(run, Part(1, 3)))
+    shutil.rmtree(part_directory(run, Part(1, 3)))
+    shutil.copytree(part_directory(run, Part(2, 3)), part_directory(run, Part(1, 3)))
 
 
 def _journal(run: Path) -> None:
-    (place(run, Part(1, 3)) / JOURNAL).write_text("")
+    (part_directory(run, Part(1, 3)) / JOURNAL).write_text("")
 
 
 def _none(run: Path) -> None:
@@ -246,7 +246,7 @@ def test_what_cannot_be_joined(run: Path, harm: Callable[[Path], None], reported
 def test_parts_of_different_jobs_are_refused(
     run: Path, changes: dict[str, Any], reported: str
 ) -> None:
-    shutil.rmtree(place(run, Part(2, 3)))
+    shutil.rmtree(part_directory(run, Part(2, 3)))
     make(run, "2/3", **changes)
     with pytest.raises(RunDirectoryError) as caught:
         join(run)
@@ -262,22 +262,22 @@ def test_parts_of_different_jobs_are_refused(
 
 
 def test_the_part_that_is_not_like_the_others_is_the_one_to_go(run: Path) -> None:
-    shutil.rmtree(place(run, Part(1, 3)))
+    shutil.rmtree(part_directory(run, Part(1, 3)))
     make(run, "1/3", inputs=TEXTS[:-1])
     with pytest.raises(RunDirectoryError) as caught:
         join(run)
     assert str(caught.value).startswith("part 1/3 is not of the same job as part 2/3, or was made ")
     assert f". Remove {run}/parts/1-of-3 and make it again as part 2/3 was " in str(caught.value)
-    shutil.rmtree(place(run, Part(1, 3)))
+    shutil.rmtree(part_directory(run, Part(1, 3)))
     make(run, "1/3")
     join(run)
 
 
 def test_commands_can_be_typed_as_they_are_reported(run: Path) -> None:
     run = run.rename(run.with_name("a, (1)=b"))
-    (place(run, Part(1, 3)) / MANIFEST).unlink()
+    (part_directory(run, Part(1, 3)) / MANIFEST).unlink()
     for number in (2, 3):
-        at = place(run, Part(number, 3))
+        at = part_directory(run, Part(number, 3))
         given = ("model.checkpoints=w/*_BA.h5", "selectors=[a,b]", f"runtime.part={number}/3")
         manifest.write(at, replace(manifest.read(at), job_given=given))
     with pytest.raises(RunDirectoryError) as caught:
@@ -298,7 +298,7 @@ def test_parts_of_unidentifiable_models_are_distinguished_by_their_configuration
     run: Path,
 ) -> None:
     for number in (1, 2, 3):
-        at = place(run, Part(number, 3))
+        at = part_directory(run, Part(number, 3))
         found = manifest.read(at)
         configured = {"_target_": "theirs.build", "depth": 3 if number < 3 else 4}
         manifest.write(
@@ -317,7 +317,7 @@ def test_parts_of_unidentifiable_models_are_distinguished_by_their_configuration
 
 
 def test_parts_from_other_processors_are_refused(run: Path) -> None:
-    at = place(run, Part(3, 3))
+    at = part_directory(run, Part(3, 3))
     found = manifest.read(at)
     host = {**found.volatile.host, "processor": "Z80"}
     manifest.write(at, replace(found, volatile=replace(found.volatile, host=host)))
@@ -326,7 +326,7 @@ def test_parts_from_other_processors_are_refused(run: Path) -> None:
 
 
 def test_a_part_at_work_is_waited_for(run: Path) -> None:
-    with locked(place(run, Part(1, 3))), pytest.raises(RunDirectoryError) as caught:
+    with locked(part_directory(run, Part(1, 3))), pytest.raises(RunDirectoryError) as caught:
         join(run)
     assert "1/3 is being worked on by process " in str(caught.value)
 
@@ -334,7 +334,7 @@ def test_a_part_at_work_is_waited_for(run: Path) -> None:
 def test_parts_are_locked_from_before_they_are_read_until_they_are_gone(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parts = [place(run, Part(number, 3)) for number in (1, 2, 3)]
+    parts = [part_directory(run, Part(number, 3)) for number in (1, 2, 3)]
     at_work: list[list[bool]] = []
 
     def watched(path: Path) -> None:
@@ -355,14 +355,16 @@ def test_parts_are_locked_from_before_they_are_read_until_they_are_gone(
 
 def test_a_part_that_holds_what_the_joined_run_lacks_stays(made: Path, run: Path) -> None:
     join(run)
-    other = place(run, Part(2, 3))
-    shutil.copytree(place(made, Part(2, 3)), other)
+    other = part_directory(run, Part(2, 3))
+    shutil.copytree(part_directory(made, Part(2, 3)), other)
     entries = list(journal.read(other / JOURNAL).entries)
     journal.rewrite(other / JOURNAL, [replace(entries[0], values="0" * 64), *entries[1:]])
-    damaged = place(run, Part(3, 3))
-    shutil.copytree(place(made, Part(3, 3)), damaged)
+    damaged = part_directory(run, Part(3, 3))
+    shutil.copytree(part_directory(made, Part(3, 3)), damaged)
     (damaged / JOURNAL).write_text("{}\n{}\n")
-    at_work = Path(shutil.copytree(place(made, Part(1, 3)), place(run, Part(1, 3))))
+    at_work = Path(
+        shutil.copytree(part_directory(made, Part(1, 3)), part_directory(run, Part(1, 3)))
+    )
     before = [content(part) for part in (at_work, other)]
     reported = Collected()
     with locked(at_work):
@@ -384,7 +386,7 @@ def test_a_part_that_holds_what_the_joined_run_lacks_stays(made: Path, run: Path
 
 
 def test_a_part_is_no_run_to_be_joined_and_a_run_has_no_parts(run: Path, tmp_path: Path) -> None:
-    part = place(run, Part(1, 3))
+    part = part_directory(run, Part(1, 3))
     with pytest.raises(RunDirectoryError) as caught:
         join(part)
     assert (
@@ -447,7 +449,7 @@ def test_a_part_may_skip_all_of_its_samples_but_not_all_parts(tmp_path: Path) ->
         path = part / JOURNAL
         entries = [_all_missing(entry) for entry in journal.read(path).entries]
         journal.rewrite(path, entries)
-    with pytest.raises(JobError, match="no sample has a value: all 16 were skipped"):
+    with pytest.raises(JobError, match="no sample has a value: all 16 are missing"):
         join(tmp_path / "none")
     assert not (tmp_path / "none" / MANIFEST).exists()
 

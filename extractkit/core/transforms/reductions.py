@@ -391,12 +391,12 @@ class Quantile:
         ordered = tf.pad(ordered, [[0, 0]] * (rank - 1) + [[0, 1]])
         count = tf.reduce_sum(tf.cast(mask, tf.int32), -1, keepdims=True)
         # The position is exact in float64, for any type of the elements.
-        place = tf.constant(self.q, tf.float64) * tf.cast(tf.maximum(count - 1, 0), tf.float64)
-        below = tf.cast(tf.floor(place), tf.int32)
+        index = tf.constant(self.q, tf.float64) * tf.cast(tf.maximum(count - 1, 0), tf.float64)
+        below = tf.cast(tf.floor(index), tf.int32)
         above = tf.minimum(below + 1, tf.maximum(count - 1, 0))
         low = tf.gather(ordered, below, axis=-1, batch_dims=rank - 1)
         high = tf.gather(ordered, above, axis=-1, batch_dims=rank - 1)
-        weight = place - tf.cast(below, tf.float64)
+        weight = index - tf.cast(below, tf.float64)
         wide_low, wide_high = tf.cast(low, tf.float64), tf.cast(high, tf.float64)
         between = tf.where(
             tf.equal(low, high), wide_low, wide_low + (wide_high - wide_low) * weight
@@ -467,13 +467,13 @@ class Histogram:
         edges = tf.constant(self.edges, tf.float64)
         bins = len(self.edges) - 1
         flat = tf.reshape(rows, [-1])
-        place = tf.searchsorted(edges, flat, side="right") - 1
-        place = tf.where(tf.equal(flat, edges[-1]), bins - 1, place)
+        index = tf.searchsorted(edges, flat, side="right") - 1
+        index = tf.where(tf.equal(flat, edges[-1]), bins - 1, index)
         counted = tf.reshape(mask, [-1]) & (flat >= edges[0]) & (flat <= edges[-1])
         outer = tf.shape(rows)[:-1]
         every = tf.reduce_prod(outer)
         row = tf.repeat(tf.range(every), tf.shape(rows)[-1])
-        segment = tf.where(counted, row * bins + place, -1)  # negative ones are dropped
+        segment = tf.where(counted, row * bins + index, -1)  # negative ones are dropped
         ones = tf.ones_like(segment, tf.int64)
         counts = tf.math.unsorted_segment_sum(ones, segment, every * bins)
         return [tf.reshape(counts, tf.concat([outer, [bins]], 0))]

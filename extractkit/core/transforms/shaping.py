@@ -95,16 +95,16 @@ class Flatten:
         # The position in the padded batch of each element of an unpadded sample.
         samples, count = shape[0], parts[1][0]
         rest = tf.tile(tf.range(count)[None, :], [samples, 1])
-        place, stride = tf.zeros_like(rest), 1
+        index, stride = tf.zeros_like(rest), 1
         for position in reversed(over):
             padded = shape[position]
             own = value.lengths[position] if position in value.lengths else padded[None]
             own = tf.maximum(own, 1)[:, None]
-            place += rest % own * stride
+            index += rest % own * stride
             rest //= own
             stride *= padded
-        place = tf.minimum(place, tf.maximum(count - 1, 0))
-        return [tf.gather(joined, place, axis=over[0], batch_dims=1)]
+        index = tf.minimum(index, tf.maximum(count - 1, 0))
+        return [tf.gather(joined, index, axis=over[0], batch_dims=1)]
 
     def in_numpy(self, operand: Operand, value: Array) -> Sequence[Array]:
         """Reshape."""
@@ -176,24 +176,24 @@ class Pool:
         tensor = tf.cast(value.tensor, "int32" if boolean else dtype)
         size = tf.shape(tensor)[position]
         starts = tf.range(0, size, self.stride)
-        places = starts[:, None] + tf.range(self.window)[None, :]
+        indices = starts[:, None] + tf.range(self.window)[None, :]
         inside = tf.broadcast_to(present(tf, value, [position]), tf.shape(tensor))
         nothing = {"mean": 0, "sum": 0, "max": -math.inf, "min": math.inf}[self.op]
         if not tensor.dtype.is_floating and self.op in ("max", "min"):
             nothing = tensor.dtype.min if self.op == "max" else tensor.dtype.max
         tensor = tf.where(inside, tensor, tf.constant(nothing, tensor.dtype))
         # Positions beyond the end refer to one more, empty element.
-        places = tf.minimum(places, size)
+        indices = tf.minimum(indices, size)
         pad = [[0, int(axis == position)] for axis in range(tensor.shape.rank)]
         windows = tf.gather(
             tf.pad(tensor, pad, constant_values=tf.constant(nothing, tensor.dtype)),
-            places,
+            indices,
             axis=position,
         )
         over = position + 1
         if self.op == "mean":
             counted = tf.pad(tf.cast(inside, tensor.dtype), pad)
-            count = tf.reduce_sum(tf.gather(counted, places, axis=position), over)
+            count = tf.reduce_sum(tf.gather(counted, indices, axis=position), over)
             return [tf.reduce_sum(windows, over) / count]
         reduce = {"sum": tf.reduce_sum, "max": tf.reduce_max, "min": tf.reduce_min}[self.op]
         found = reduce(windows, over)
@@ -284,20 +284,20 @@ class TopK:
         hidden = tf.where(mask, key, tf.constant(key.dtype.min, key.dtype))
         count = tf.minimum(self.k, tf.shape(tensor)[position])
         # Stable, so that equal elements keep their order and padding stays last.
-        places = tf.argsort(
+        indices = tf.argsort(
             tf.transpose(hidden, order), axis=-1, direction="DESCENDING", stable=True
         )[..., :count]
-        taken = tf.gather(tf.transpose(tensor, order), places, axis=-1, batch_dims=rank - 1)
+        taken = tf.gather(tf.transpose(tensor, order), indices, axis=-1, batch_dims=rank - 1)
         found = tf.transpose(taken, back)
-        return [tf.cast(found, tf.bool) if boolean else found, tf.transpose(places, back)]
+        return [tf.cast(found, tf.bool) if boolean else found, tf.transpose(indices, back)]
 
     def in_numpy(self, operand: Operand, value: Array) -> Sequence[Array]:
         """Sort along the axis."""
         position = self._position(operand)
         key = value.astype(np.float64 if value.dtype.kind == "f" else np.int64)
-        places = np.argsort(key if self.smallest else -key, axis=position, kind="stable")
-        places = places.take(range(min(self.k, value.shape[position])), position)
-        return [np.take_along_axis(value, places, position), places.astype(np.int32)]
+        indices = np.argsort(key if self.smallest else -key, axis=position, kind="stable")
+        indices = indices.take(range(min(self.k, value.shape[position])), position)
+        return [np.take_along_axis(value, indices, position), indices.astype(np.int32)]
 
 
 def _descending(tf: Any, tensor: Tensor, smallest: bool) -> Tensor:
@@ -351,7 +351,7 @@ class Sparsify:
         return [found, found]
 
     def in_graph(self, tf: Any, operand: Operand, value: Masked) -> Sequence[Tensor]:
-        """Sort by absolute value, take the first, and sort those by place."""
+        """Sort by absolute value, take the first, and sort those by position."""
         first = operand.first
         (flat,) = self._flat().in_graph(tf, operand, value)
         (own,) = self._flat().lengths(tf, operand, value.lengths)
@@ -360,32 +360,32 @@ class Sparsify:
         key = tf.abs(tf.cast(flat, tf.float64))
         key = tf.where(tf.math.is_nan(key), tf.constant(math.inf, tf.float64), key)
         hidden = tf.where(mask, key, tf.constant(-1, tf.float64))
-        places = tf.argsort(hidden, direction="DESCENDING", stable=True)[..., : self.count]
-        there = tf.gather(mask, places, axis=first, batch_dims=first)
-        places = tf.sort(tf.where(there, places, size))
-        places = tf.minimum(places, tf.maximum(size - 1, 0))
-        coordinates, rest = [], places
+        indices = tf.argsort(hidden, direction="DESCENDING", stable=True)[..., : self.count]
+        there = tf.gather(mask, indices, axis=first, batch_dims=first)
+        indices = tf.sort(tf.where(there, indices, size))
+        indices = tf.minimum(indices, tf.maximum(size - 1, 0))
+        coordinates, rest = [], indices
         for position in reversed(operand.every_axis):
             padded = tf.shape(value.tensor)[position]
             length = value.lengths.get(position)
             axis_size = padded if length is None else tf.maximum(length, 1)[:, None]
             coordinates.append(rest % axis_size)
             rest //= axis_size
-        kept = tf.gather(flat, places, axis=first, batch_dims=first)
+        kept = tf.gather(flat, indices, axis=first, batch_dims=first)
         return [kept, tf.stack(coordinates[::-1], -1)]
 
     def in_numpy(self, operand: Operand, value: Array) -> Sequence[Array]:
-        """Sort by absolute value, take the first, and sort those by place."""
+        """Sort by absolute value, take the first, and sort those by position."""
         own = value.shape[operand.first :]
         flat = value.reshape(-1)
         key = np.abs(flat.astype(np.float64))
         key[np.isnan(key)] = np.inf
-        places = np.sort(np.argsort(-key, kind="stable")[: self.count])
-        coordinates = np.stack(np.unravel_index(places, own), -1).astype(np.int32)
+        indices = np.sort(np.argsort(-key, kind="stable")[: self.count])
+        coordinates = np.stack(np.unravel_index(indices, own), -1).astype(np.int32)
         outer = value.shape[: operand.first]
         return [
-            flat[places].reshape(*outer, len(places)),
-            coordinates.reshape(*outer, len(places), len(own)),
+            flat[indices].reshape(*outer, len(indices)),
+            coordinates.reshape(*outer, len(indices), len(own)),
         ]
 
 

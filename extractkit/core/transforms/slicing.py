@@ -167,8 +167,8 @@ def _range_in(xp: Any, index: Index, length: Any) -> _Own:
     def clipped(bound: int | None, default: Any) -> Any:
         if bound is None:
             return default
-        place = length * 0 + bound if bound >= 0 else length + bound
-        return xp.minimum(xp.maximum(place, least), most)
+        index = length * 0 + bound if bound >= 0 else length + bound
+        return xp.minimum(xp.maximum(index, least), most)
 
     first = clipped(start, length * 0 if step > 0 else length - 1)
     end = clipped(stop, length if step > 0 else length * 0 - 1)

@@ -89,7 +89,7 @@ MOST_FAILURES = 3
 """Most workers that may fail on one shard, or in a row before they are ready."""
 
 WAITING_SECONDS = 60.0
-"""How long a worker may wait for a place on a machine before the user is notified."""
+"""How long a worker may wait for room on a machine before the user is notified."""
 
 
 @dataclass(eq=False)
@@ -100,7 +100,7 @@ class _Member:
         writer: the name under which it stores files.
         asked: when it was requested.
         since: when it began its current task: loading the model, or its first shard; None while it
-            waits for a place on a machine, or for work.
+            waits for room on a machine, or for work.
     """
 
     number: int

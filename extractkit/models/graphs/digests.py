@@ -66,19 +66,19 @@ class _Digests:
             contents: See `graph_digest`.
         """
         names = [*arguments, *(node.name for node in nodes)]
-        places = {name: place for place, name in enumerate(names)}
+        positions = {name: position for position, name in enumerate(names)}
         shared: dict[bytes, int] = {}
         digests = [
-            self._node(node, places, shared, (contents or {}).get(node.name)) for node in nodes
+            self._node(node, positions, shared, (contents or {}).get(node.name)) for node in nodes
         ]
-        return _digest([str(len(arguments)), *digests, *(_edge(one, places) for one in results)])
+        return _digest([str(len(arguments)), *digests, *(_edge(one, positions) for one in results)])
 
     def _node(
-        self, node: Any, places: Mapping[str, int], shared: dict[bytes, int], content: str | None
+        self, node: Any, positions: Mapping[str, int], shared: dict[bytes, int], content: str | None
     ) -> bytes:
-        data = [_edge(one, places) for one in node.input if not one.startswith("^")]
+        data = [_edge(one, positions) for one in node.input if not one.startswith("^")]
         # Control inputs are a set.
-        control = sorted(_edge(one, places) for one in node.input if one.startswith("^"))
+        control = sorted(_edge(one, positions) for one in node.input if one.startswith("^"))
         operation = self._function(node.op) if node.op in self._library else node.op
         parts = [content] if content is not None else self._attributes(node.attr, shared)
         placed = ["device", _device(node.device)] if node.device else []
@@ -133,11 +133,11 @@ class _Digests:
         return self._made[name]
 
 
-def _edge(text: str, places: Mapping[str, int]) -> str:
+def _edge(text: str, positions: Mapping[str, int]) -> str:
     """Return an edge by position: `name`, `name:1`, `^name`, or in a function `name:output:0`."""
     control = "^" if text.startswith("^") else ""
     name, _, output = text.lstrip("^").partition(":")
-    return f"{control}{places[name]}:{output or '0'}"
+    return f"{control}{positions[name]}:{output or '0'}"
 
 
 def _compilation(attributes: Mapping[str, Any]) -> list[str]:

@@ -115,7 +115,7 @@ class GraphModel:
         graph = graph_digest(graph_def, contents)
         if graph is None:
             return None
-        places = {node.name: place for place, node in enumerate(graph_def.node)}
+        positions = {node.name: position for position, node in enumerate(graph_def.node)}
         signature = asdict(replace(self.signature, model=""))
         del signature["optional"]  # it does not affect the given inputs
         del signature["takes_pictures"]  # covered by `preprocessing`
@@ -125,7 +125,7 @@ class GraphModel:
         identity = {
             "graph": graph,
             "addresses": [
-                [one.record.address, places[one.value.op.name], one.value.value_index]
+                [one.record.address, positions[one.value.op.name], one.value.value_index]
                 for one in self.found
                 if one.in_graph and one.value.graph is self.graph.graph
             ],

@@ -146,23 +146,23 @@ def _state_differences(ours: Description, theirs: Description) -> Iterator[_Diff
     """Yield the differences in files saved by layers: vocabularies."""
     if not theirs.assets:
         return
-    names = _names_by_place(ours.config)
+    names = _names_by_prefix(ours.config)
     if len(ours.assets) != len(theirs.assets):
         what = f"{len(theirs.assets)} files of vocabularies, the model has {len(ours.assets)}"
         yield _Difference(what, is_state=True)
         return
     if set(ours.assets) == set(theirs.assets):
-        pairs = [(place, content, theirs.assets[place]) for place, content in ours.assets.items()]
+        pairs = [(file, content, theirs.assets[file]) for file, content in ours.assets.items()]
     else:
         pairs = [
-            (place, content, other)
-            for (place, content), other in zip(
+            (file, content, other)
+            for (file, content), other in zip(
                 ours.assets.items(), theirs.assets.values(), strict=True
             )
         ]
-    for place, own, other in pairs:
+    for file, own, other in pairs:
         if own != other:
-            layer = next((name for start, name in names if place.startswith(start)), place)
+            layer = next((name for start, name in names if file.startswith(start)), file)
             yield _Difference(f"{layer!r} {_first_line(own, other)}", is_state=True)
 
 
@@ -174,7 +174,7 @@ def _first_line(own: bytes, other: bytes) -> str:
     return "vocabulary differs"
 
 
-def _names_by_place(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _names_by_prefix(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the prefixes of saved files' names, with their layers."""
     inside = config.get("config")
     layers = inside.get("layers") if isinstance(inside, dict) else None

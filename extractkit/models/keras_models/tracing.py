@@ -182,7 +182,7 @@ def trace(
         _watched_calls(dialect.package.layers.Layer, probes) as calls,
     ):
         concrete = traced.get_concrete_function(*arguments)
-    _forget_places(concrete.graph)
+    _forget_colocations(concrete.graph)
     inputs = dict(zip(feature_names, concrete.inputs, strict=False))
     # Only function graphs have names.
     made = {getattr(call.graph, "name", ""): call.graph for call in calls}
@@ -194,7 +194,7 @@ def trace(
     return Trace(concrete, inputs, own, tuple(nested), dialect, probes, bool(reads))
 
 
-def _forget_places(graph: tf.Graph) -> None:
+def _forget_colocations(graph: tf.Graph) -> None:
     """Remove the colocation of operations with a variable's handle.
 
     Handles are captured again when a part of the graph is rebuilt, under other names.

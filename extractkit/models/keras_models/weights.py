@@ -167,7 +167,7 @@ def _load_by_keras(model: Any, weights: WeightFile, legacy: bool, at: str) -> No
 
 def _is_training(weights: WeightFile, key: str) -> bool:
     """Return whether a key belongs to an optimizer, or to metrics of a compiled Keras 3 model."""
-    return weights.place(key).training or key.partition("/")[0] in ("metrics", "compile_metrics")
+    return weights.location(key).training or key.partition("/")[0] in ("metrics", "compile_metrics")
 
 
 @contextmanager
@@ -320,19 +320,23 @@ def with_named_averages(weights: WeightFile, at: str, averages: MovingAverages) 
     Raises:
         ModelError: Averages are wanted, and there are none.
     """
-    own = {key: weights.place(key) for key in weights if weights.place(key).slot is None}
+    own = {key: weights.location(key) for key in weights if weights.location(key).slot is None}
     found = named_averages(weights, own, averages.name)
     if not isinstance(averages.setting, str):
-        by_place = {(place.layers, place.variable): key for key, place in own.items()}
+        by_location = {(location.layers, location.variable): key for key, location in own.items()}
         for key in weights:
-            place = weights.place(key)
-            if place.average and place.slot and (place.layers, place.variable) in by_place:
-                found[by_place[place.layers, place.variable]] = key
+            location = weights.location(key)
+            if (
+                location.average
+                and location.slot
+                and (location.layers, location.variable) in by_location
+            ):
+                found[by_location[location.layers, location.variable]] = key
     found = {key: one for key, one in found.items() if weights.entry(one) == weights.entry(key)}
     if not found and weights.averages:
         return weights
-    variables = [key for key, place in own.items() if not place.training]
-    slots = (weights.place(key).slot for key in weights)
+    variables = [key for key, location in own.items() if not location.training]
+    slots = (weights.location(key).slot for key in weights)
     chosen = averages.chosen(at, found, variables, (slot for slot in slots if slot))
     return replace(weights, load=lambda key: weights.load(chosen.get(key, key)))
 
@@ -438,7 +442,7 @@ def _named(weights: WeightFile, paths: Sequence[str]) -> dict[str, str]:
     for key in weights:
         # `Adam/average/dense/kernel`, `adam/dense_kernel_average`, `SGD/dense/kernel/average`
         name = key.removeprefix(_NAMED).removesuffix(":0").partition("/")[2]
-        if key.startswith(_NAMED) and weights.place(key).average:
+        if key.startswith(_NAMED) and weights.location(key).average:
             name = re.sub(r"^average/|/average$|_average$", "", name)
             found[next((p for p in paths if name in (p, p.replace("/", "_"))), name)] = key
     return found

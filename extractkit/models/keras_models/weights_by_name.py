@@ -50,7 +50,9 @@ def assign_by_name(model: Any, weights: WeightFile, at: str) -> None:
     keys = [
         key
         for key in weights
-        if not (weights.place(key).training or weights.place(key).slot or _TRAINING.search(key))
+        if not (
+            weights.location(key).training or weights.location(key).slot or _TRAINING.search(key)
+        )
     ]
     if any(key.endswith(_OBJECT) for key in keys):
         variables = _by_object(model, keys, at)
@@ -222,7 +224,7 @@ def _assign(
 
 def _log_left(left: Sequence[str], at: str) -> None:
     if left:
-        _log.info("%s: the model has no place for %s", at, ", ".join(left))
+        _log.info("%s: the model has no counterpart of %s", at, ", ".join(left))
 
 
 def _paths(model: Any) -> list[tuple[str, Any]]:
@@ -303,27 +305,27 @@ def _follow(model: Any, own: Mapping[int, Any], steps: Sequence[str]) -> Any:
     Args:
         own: The model's variables by identity. Layers may have others that Keras does not list.
     """
-    place = model
+    holder = model
     for step in steps[:-1]:
-        place = _step(place, step)
-    end = _step(place, steps[-1])
+        holder = _step(holder, step)
+    end = _step(holder, steps[-1])
     if id(end) in own or isinstance(end, tf.Variable):
         return end
     # Keras 2 uses a variable's name, which may be another attribute of the layer.
-    listed = getattr(place, "weights", None) or ()
+    listed = getattr(holder, "weights", None) or ()
     named = [one for one in listed if id(one) in own and _base_name(one) == steps[-1]]
     return named[0] if len(named) == 1 else None
 
 
-def _step(place: Any, step: str) -> Any:
+def _step(holder: Any, step: str) -> Any:
     """Return the attribute, value or item for one step of a path, or None."""
     try:
         if nth := _NTH.fullmatch(step):
-            layers = [layer for layer in place.layers if layer.weights or not nth[1]]
+            layers = [layer for layer in holder.layers if layer.weights or not nth[1]]
             return layers[int(nth[2])]
-        if isinstance(place, Mapping):
-            return place[step]
-        return place[int(step)] if step.isdecimal() else getattr(place, step)
+        if isinstance(holder, Mapping):
+            return holder[step]
+        return holder[int(step)] if step.isdecimal() else getattr(holder, step)
     except Exception:  # noqa: BLE001 - attributes of custom layers may raise anything
         return None
 

@@ -51,11 +51,11 @@ def densify(values: Array, shape: Sequence[int], sparsity: Mapping[str, Any]) ->
     """
     levels = [int(level) for level in sparsity["traversal_order"]]
     blocked = [int(axis) for axis in sparsity.get("block_map", ())]
-    places = np.zeros(1, np.int64)  # the position of each stored entry in the level
+    positions = np.zeros(1, np.int64)  # the position of each stored entry in the level
     coordinates: dict[int, _Numbers] = {}
     sizes: dict[int, int] = {}
     for level, storage in zip(levels, sparsity["dim_metadata"], strict=True):
-        parents, places, here = _expanded(places, storage)
+        parents, positions, here = _expanded(positions, storage)
         coordinates = {other: column[parents] for other, column in coordinates.items()}
         coordinates[level] = here
         sizes[level] = int(storage.get("dense_size", 0))
@@ -63,20 +63,22 @@ def densify(values: Array, shape: Sequence[int], sparsity: Mapping[str, Any]) ->
         coordinates[axis] = coordinates[axis] * sizes[block] + coordinates[block]
     flat = np.ravel_multi_index([coordinates[axis] for axis in range(len(shape))], tuple(shape))
     dense = np.zeros(shape, values.dtype)
-    dense.reshape(-1)[flat] = values.reshape(-1)[places]
+    dense.reshape(-1)[flat] = values.reshape(-1)[positions]
     return dense
 
 
-def _expanded(places: _Numbers, storage: Mapping[str, Any]) -> tuple[_Numbers, _Numbers, _Numbers]:
+def _expanded(
+    positions: _Numbers, storage: Mapping[str, Any]
+) -> tuple[_Numbers, _Numbers, _Numbers]:
     """Return parent entry, position and coordinate of the entries of one level."""
     if storage["format"] == _DENSE:
         size = int(storage["dense_size"])
-        parents = np.repeat(np.arange(len(places)), size)
-        here = np.tile(np.arange(size), len(places))
-        return parents, places[parents] * size + here, here
+        parents = np.repeat(np.arange(len(positions)), size)
+        here = np.tile(np.arange(size), len(positions))
+        return parents, positions[parents] * size + here, here
     segments = np.asarray(storage["array_segments"], np.int64)
-    begins, counts = segments[places], np.diff(segments)[places]
-    parents = np.repeat(np.arange(len(places)), counts)
+    begins, counts = segments[positions], np.diff(segments)[positions]
+    parents = np.repeat(np.arange(len(positions)), counts)
     within = np.arange(len(parents)) - np.repeat(np.cumsum(counts) - counts, counts)
     found = begins[parents] + within
     return parents, found, np.asarray(storage["array_indices"], np.int64)[found]
@@ -91,8 +93,8 @@ def stored_value(content: Content, tensor: GraphTensor) -> Array:
     Raises:
         ValueError: The bytes in the file do not fill the shape.
     """
-    assert tensor.place is not None
-    offset, length = tensor.place
+    assert tensor.span is not None
+    offset, length = tensor.span
     dtype = numpy_dtype(DTYPES[tensor.type])
     shape = tuple(size or 0 for size in tensor.shape)
     if DTYPES[tensor.type] == TEXT:

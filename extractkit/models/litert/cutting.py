@@ -62,9 +62,9 @@ def failing(error: Exception, subgraph: Subgraph, tried: Sequence[int]) -> Mappi
         subgraph: The called subgraph, whole.
         tried: Numbers of the operations that were tried, in order.
     """
-    for place, name in _NODE.findall(str(error)):
-        if int(place) < len(tried):
-            number = tried[int(place)]
+    for position, name in _NODE.findall(str(error)):
+        if int(position) < len(tried):
+            number = tried[int(position)]
             if subgraph.operations[number].type == name:
                 return {
                     number: f"{_needed(name, number)}, which LiteRT cannot run: "

@@ -58,7 +58,7 @@ class GraphTensor:
         shape: the stored shape, with None for sizes that may change.
         variable: whether it is a state that the interpreter keeps from call to call.
         quantization: its parameters; None if the tensor is not quantised.
-        place: Offset and number of bytes of its value in the file; None if the file holds none.
+        span: Offset and number of bytes of its value in the file; None if the file holds none.
         sparsity: How a sparse value is stored, as `sparsity.densify` takes it; None if dense.
     """
 
@@ -68,13 +68,13 @@ class GraphTensor:
     shape: tuple[int | None, ...]
     variable: bool
     quantization: Quantization | None
-    place: tuple[int, int] | None = None
+    span: tuple[int, int] | None = None
     sparsity: Mapping[str, Any] | None = None
 
     @property
     def constant(self) -> bool:
         """Return whether the file holds its value."""
-        return self.place is not None
+        return self.span is not None
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def _check(graph: Graph, size: int) -> None:
             _check_among(tensors, "tensor", (i for i in operation.inputs if i != -1))
             _check_among(range(len(graph.subgraphs)), "subgraph", operation.calls)
         for tensor in subgraph.tensors:
-            if tensor.place is not None and sum(tensor.place) > size:
+            if tensor.span is not None and sum(tensor.span) > size:
                 raise ValueError(f"the value of tensor {tensor.name!r} is cut off")
     for signature in graph.signatures:
         _check_among(range(len(graph.subgraphs)), "subgraph", [signature.subgraph])
@@ -245,9 +245,9 @@ def _tensor(
     model: Any, tensor: Any, index: int, type_names: Mapping[int, str], schema: Any
 ) -> GraphTensor:
     shape = _numbers(tensor.ShapeAsNumpy())
-    place = _place(model.Buffers(tensor.Buffer()))
+    span = _span(model.Buffers(tensor.Buffer()))
     # A stored value keeps the sizes of the file, even if inputs are resized.
-    resizable = shape if place else _numbers(tensor.ShapeSignatureAsNumpy()) or shape
+    resizable = shape if span else _numbers(tensor.ShapeSignatureAsNumpy()) or shape
     return GraphTensor(
         index=index,
         name=_text(tensor.Name()),
@@ -255,12 +255,12 @@ def _tensor(
         shape=tuple(None if size < 0 else size for size in resizable),
         variable=bool(tensor.IsVariable()),
         quantization=_quantization(tensor.Quantization()),
-        place=place,
+        span=span,
         sparsity=_sparsity(tensor.Sparsity(), schema),
     )
 
 
-def _place(buffer: Any) -> tuple[int, int] | None:
+def _span(buffer: Any) -> tuple[int, int] | None:
     if buffer is None:
         return None
     if length := int(buffer.DataLength()):

@@ -105,12 +105,12 @@ def _fetching(scheme: str, path: str, rest: str) -> list[str]:
     return []
 
 
-def _from_hub(place: str) -> list[str]:
+def _from_hub(address: str) -> list[str]:
     """Return the words of the command that downloads `OWNER/NAME[@REVISION][/INSIDE]`.
 
     It may also be the address of a page: `OWNER/NAME/tree/REVISION/INSIDE`.
     """
-    parts = [part for part in place.partition("?")[0].split("/") if part]
+    parts = [part for part in address.partition("?")[0].split("/") if part]
     # A few of the oldest repositories have no owner.
     length = 1 if len(parts) > 1 and parts[1] in _PAGES else 2
     repository, _, revision = "/".join(parts[:length]).partition("@")
@@ -183,10 +183,10 @@ def _is_archive_of_keras(folder: Path) -> bool:
 
 def _variables(folder: Path) -> Recognized | None:
     """Recognize the variables of a SavedModel whose graph is missing."""
-    for place in (folder, folder / "variables"):
-        if (place / "variables.index").is_file():
-            found = recognize_file(place / "variables.index")
-            whole = place.parent
+    for candidate in (folder, folder / "variables"):
+        if (candidate / "variables.index").is_file():
+            found = recognize_file(candidate / "variables.index")
+            whole = candidate.parent
             if any((whole / name).is_file() for name in SAVED_MODELS):
                 return Recognized("the variables of a SavedModel", "saved_model", str(whole))
             if found is not None and found.model is not None:

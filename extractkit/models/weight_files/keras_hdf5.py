@@ -33,7 +33,7 @@ from extractkit.core.values import Array
 from extractkit.errors import ModelError, choices
 from extractkit.models.failures import error_summary, why_not_unpacked
 from extractkit.models.isolation import ask, run_for_many
-from extractkit.models.weight_files.weight_file import Entry, Place, WeightFile, damaged
+from extractkit.models.weight_files.weight_file import Entry, Location, WeightFile, damaged
 
 _COUNT = re.compile(r"_\d+$")
 _VARS = "vars"
@@ -43,8 +43,8 @@ _OPTIMIZER_WEIGHTS = "optimizer_weights"
 _OPTIMIZER = "optimizer"
 
 
-def places(keys: Iterable[str], names: Mapping[str, str]) -> dict[str, Place]:
-    """Return the place of every dataset.
+def locations(keys: Iterable[str], names: Mapping[str, str]) -> dict[str, Location]:
+    """Return the location of every dataset.
 
     Args:
         keys: the paths of the datasets.
@@ -57,7 +57,7 @@ def places(keys: Iterable[str], names: Mapping[str, str]) -> dict[str, Place]:
     return {key: _numbered(key, layer_names) if key in numbered else _named(key) for key in keys}
 
 
-def _named(key: str) -> Place:
+def _named(key: str) -> Location:
     """Locate `dense_1/dense_1/kernel:0`: a layer's group, then the variable's full name.
 
     If that name begins with the model (`dense/sequential/dense/kernel`), the repeated part is
@@ -68,10 +68,10 @@ def _named(key: str) -> Place:
     if layers[:1] and layers[0] in layers[1:]:
         del layers[: layers.index(layers[0], 1)]
     average = training and (variable.endswith("average") or "average" in layers[2:3])
-    return Place(tuple(layers), variable, training=training, average=average)
+    return Location(tuple(layers), variable, training=training, average=average)
 
 
-def _numbered(key: str, layer_names: Mapping[str, str]) -> Place:
+def _numbered(key: str, layer_names: Mapping[str, str]) -> Location:
     """Locate `layers/dense_1/vars/0`, without the model's list of layers."""
     *parts, _, variable = key.split("/")
     layers = tuple(
@@ -79,7 +79,7 @@ def _numbered(key: str, layer_names: Mapping[str, str]) -> Place:
         for depth, part in enumerate(parts)
         if part != _LAYERS
     )
-    return Place(layers, variable, training=parts[:1] == [_OPTIMIZER])
+    return Location(layers, variable, training=parts[:1] == [_OPTIMIZER])
 
 
 def _layer_names(names: Mapping[str, str]) -> dict[str, str]:
@@ -151,7 +151,7 @@ def open_hdf5(
             raise damaged(at, f"{key!r}: {error_summary(error)}") from error
 
     return WeightFile(
-        str(file), "Keras HDF5", (file,), entries, places(entries, listing["names"]), load
+        str(file), "Keras HDF5", (file,), entries, locations(entries, listing["names"]), load
     )
 
 

@@ -13,7 +13,7 @@ from extractkit.errors import MissingExtraError, ModelError, choices
 from extractkit.models.failures import error_summary
 from extractkit.models.weight_files.weight_file import (
     Entry,
-    Place,
+    Location,
     WeightFile,
     array_dtype,
     damaged,
@@ -93,17 +93,17 @@ def open_sharded(index: Path, at: str) -> WeightFile:
 def _weight_file(
     path: Path, files: tuple[Path, ...], entries: dict[str, Entry], load: Callable[[str], Array]
 ) -> WeightFile:
-    places = {key: _place(key) for key in entries}
-    return WeightFile(str(path), _FORMAT, files, entries, places, load)
+    locations = {key: _location(key) for key in entries}
+    return WeightFile(str(path), _FORMAT, files, entries, locations, load)
 
 
-def _place(key: str) -> Place:
+def _location(key: str) -> Location:
     """Locate a weight by its name, joined by dots (PyTorch) or slashes with `:0` (TensorFlow).
 
     `encoder.layer.0.query.weight`, `bert/encoder/query/kernel:0`.
     """
     parts = key.removesuffix(":0").split("/") if "/" in key else key.split(".")
-    return Place(tuple(parts[:-1]), parts[-1])
+    return Location(tuple(parts[:-1]), parts[-1])
 
 
 def _weight_map(index: Path, at: str) -> dict[str, str]:

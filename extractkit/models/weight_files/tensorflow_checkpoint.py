@@ -26,7 +26,7 @@ from extractkit.models.weight_files.weight_file import (
     AVERAGE,
     AVERAGE_SLOTS,
     Entry,
-    Place,
+    Location,
     WeightFile,
     damaged,
 )
@@ -101,10 +101,10 @@ _METRICS = "keras_api/metrics/"
 Shape = tuple[int, ...]
 
 
-def places(
+def locations(
     shapes: Mapping[str, Shape], names: Mapping[str, str], averages: Collection[str] = ()
-) -> dict[str, Place]:
-    """Return the place of every variable.
+) -> dict[str, Location]:
+    """Return the location of every variable.
 
     Args:
         shapes: the shapes of all variables, by key.
@@ -124,8 +124,8 @@ def places(
         else:
             found[key] = _graph_variable(key, shapes, optimizers)
     return {
-        key: replace(place, average=key in averages or _last(place.slot) in AVERAGE_SLOTS)
-        for key, place in found.items()
+        key: replace(location, average=key in averages or _last(location.slot) in AVERAGE_SLOTS)
+        for key, location in found.items()
     }
 
 
@@ -208,13 +208,13 @@ def _slot_parts(path: str) -> tuple[str, str, str]:
     return variable, optimizer, slot
 
 
-def _object_slot(path: str, several: bool) -> Place:
+def _object_slot(path: str, several: bool) -> Location:
     variable, optimizer, slot = _slot_parts(path)
     *layers, name = _unescaped(variable)
-    return Place(tuple(layers), name, f"{optimizer}/{slot}" if several else slot, training=True)
+    return Location(tuple(layers), name, f"{optimizer}/{slot}" if several else slot, training=True)
 
 
-def _object(path: str, attribute: str, optimizers: set[str]) -> Place:
+def _object(path: str, attribute: str, optimizers: set[str]) -> Location:
     parts = _unescaped(path)
     training = (
         path == "save_counter"
@@ -222,18 +222,18 @@ def _object(path: str, attribute: str, optimizers: set[str]) -> Place:
         or (_within(path, optimizers) and _OF_THE_MODEL not in parts)
     )
     if attribute != _VALUE:  # such as the keys of a table
-        return Place(parts, attribute, training=training)
-    return Place(parts[:-1], parts[-1], training=training)
+        return Location(parts, attribute, training=training)
+    return Location(parts[:-1], parts[-1], training=training)
 
 
-def _graph_variable(key: str, shapes: Mapping[str, Shape], optimizers: set[str]) -> Place:
+def _graph_variable(key: str, shapes: Mapping[str, Shape], optimizers: set[str]) -> Location:
     parent, _, slot = key.rpartition("/")
     if _is_slot(parent, slot, shapes[key], shapes):
         *layers, variable = parent.split("/")
-        return Place(tuple(layers), variable, slot, training=slot != AVERAGE)
+        return Location(tuple(layers), variable, slot, training=slot != AVERAGE)
     *layers, variable = key.split("/")
     training = _within(key, optimizers) or _COUNTERS.fullmatch(key) is not None
-    return Place(tuple(layers), variable, training=training)
+    return Location(tuple(layers), variable, training=training)
 
 
 def _is_slot(parent: str, slot: str, shape: Shape, shapes: Mapping[str, Shape]) -> bool:
@@ -360,7 +360,7 @@ def open_checkpoint(prefix: str, at: str) -> WeightFile:
         names = object_names(graph)
         averages = tuple(key for key in object_averages(graph) if key in entries)
     shapes_alone = {key: entry.shape for key, entry in entries.items()}
-    located = places(shapes_alone, names, averages)
+    located = locations(shapes_alone, names, averages)
     return WeightFile(prefix, _FORMAT, files, entries, located, load, averages)
 
 

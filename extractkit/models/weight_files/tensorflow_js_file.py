@@ -19,7 +19,7 @@ from extractkit.core.values import Array
 from extractkit.errors import ModelError, choices
 from extractkit.models.failures import error_summary
 from extractkit.models.recognition import refuse_unknown
-from extractkit.models.weight_files.weight_file import Entry, Place, WeightFile, damaged
+from extractkit.models.weight_files.weight_file import Entry, Location, WeightFile, damaged
 
 FILE = "model.json"
 
@@ -141,7 +141,7 @@ def open_tensorflow_js(file: Path, at: str) -> WeightFile:
         _FORMAT,
         tuple(files),
         {name: weight.entry for name, weight in weights.items()},
-        {name: _place(name) for name in weights},
+        {name: _location(name) for name in weights},
         _loader(weights),
     )
 
@@ -150,9 +150,9 @@ def _loader(weights: Mapping[str, _Weight]) -> Callable[[str], Array]:
     return lambda name: weights[name].load()
 
 
-def _place(name: str) -> Place:
+def _location(name: str) -> Location:
     parts = name.split("/")
-    return Place(tuple(parts[:-1]), parts[-1])
+    return Location(tuple(parts[:-1]), parts[-1])
 
 
 def _shards(file: Path, names: Sequence[str], at: str) -> _Group:

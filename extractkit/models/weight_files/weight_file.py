@@ -29,7 +29,7 @@ class Entry(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Location:
     """The location of an array in its model, as far as it follows from its key.
 
     Attributes:
@@ -59,7 +59,7 @@ class WeightFile:
         format: the format's name for messages ("Keras HDF5").
         files: all files that hold values.
         entries: the arrays' entries by key, in natural order (`layer_2` before `layer_10`).
-        places: the arrays' locations in the model, by the same keys.
+        locations: the arrays' locations in the model, by the same keys.
         load: reads one array. Its argument is a key of `entries`.
         averages: keys of an optimizer's moving averages, in the order of the model's trainable
             weights, if the file has this order.
@@ -69,7 +69,7 @@ class WeightFile:
     format: str
     files: tuple[Path, ...]
     entries: Mapping[str, Entry]
-    places: Mapping[str, Place]
+    locations: Mapping[str, Location]
     load: Callable[[str], Array]
     averages: tuple[str, ...] = ()
     _stamps: Mapping[Path, Stamp] = field(init=False)
@@ -101,14 +101,14 @@ class WeightFile:
         self._check(key)
         return self.entries[key]
 
-    def place(self, key: str) -> Place:
+    def location(self, key: str) -> Location:
         """Return the location of one array in its model.
 
         Raises:
             UnknownTensorError: The key does not exist (also a KeyError).
         """
         self._check(key)
-        return self.places[key]
+        return self.locations[key]
 
     def read(self, key: str) -> Array:
         """Return one array in the type of its entry. Texts are objects of type `bytes`.

@@ -276,7 +276,7 @@ def _check_plan(
     planned, listed = manifest.shards, set(entries)
     found = [
         Finding(JOURNAL, f"{path} lists shard {shard.key!r}, which was not planned", shard.key)
-        for shard in sorted(listed - set(planned), key=lambda shard: shard.place)
+        for shard in sorted(listed - set(planned), key=lambda shard: shard.position)
     ]
     missing = [shard for shard in planned if shard not in listed]
     if not _finished(manifest):

@@ -101,7 +101,7 @@ def _compared(
     if not counts.unequal and a.dtype == b.dtype:
         verdict = Verdict.EQUAL
     first_unequal, first_beyond, worst = (
-        None if pair is None or a.constant else aligned.place(pair)
+        None if pair is None or a.constant else aligned.sample(pair)
         for pair in (tally.first_unequal, tally.first_beyond, tally.worst)
     )
     return TensorComparison(

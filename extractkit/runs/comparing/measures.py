@@ -88,7 +88,7 @@ def _samples(a: TensorView, b: TensorView, aligned: Alignment) -> Iterator[_Pair
     both = zip(_picked(a, aligned.a), _picked(b, aligned.b), strict=True)
     for pair, (one, other) in enumerate(both):
         if one.shape != other.shape:
-            _check(one, other, f"sample {aligned.place(pair).id!r}: ")
+            _check(one, other, f"sample {aligned.sample(pair).id!r}: ")
         yield pair, one, other
 
 

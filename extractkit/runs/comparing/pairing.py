@@ -16,7 +16,7 @@ from extractkit.errors import (
     choices,
 )
 from extractkit.runs import SAMPLES
-from extractkit.runs.comparing.result import OneSided, Place, SampleComparison
+from extractkit.runs.comparing.result import OneSided, SampleComparison, SamplePair
 from extractkit.runs.reader import Run
 
 BY_ID, BY_NUMBER = "id", "number"
@@ -44,10 +44,10 @@ class Alignment:
     def __len__(self) -> int:
         return len(self.a)
 
-    def place(self, pair: int) -> Place:
+    def sample(self, pair: int) -> SamplePair:
         """Return the sample of one pair."""
         number = int(self.a[pair])
-        return Place(self.ids[number], number, int(self.b[pair]))
+        return SamplePair(self.ids[number], number, int(self.b[pair]))
 
 
 def align(a: Run, b: Run) -> Alignment:

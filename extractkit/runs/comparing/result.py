@@ -94,7 +94,7 @@ class Errors:
 
 
 @dataclass(frozen=True)
-class Place:
+class SamplePair:
     """One sample: its id in the first run and its number in each."""
 
     id: str
@@ -126,9 +126,9 @@ class TensorComparison:
     reason: str | None = None
     counts: Counts | None = None
     errors: Errors | None = None
-    first_unequal: Place | None = None
-    first_beyond: Place | None = None
-    worst: Place | None = None
+    first_unequal: SamplePair | None = None
+    first_beyond: SamplePair | None = None
+    worst: SamplePair | None = None
     checkpoint: str | None = None
     checkpoint_b: str | None = None
 

@@ -352,7 +352,7 @@ def test_weights_of_another_head_are_found_by_their_scope(
         weights.load_weights(plain, open_weights(str(tmp_path / name), "model.checkpoint"))
     for value, wanted in zip(plain.get_weights(), saved.body.get_weights(), strict=True):
         np.testing.assert_array_equal(value, wanted)
-    assert "the model has no place for" in caplog.text
+    assert "the model has no counterpart of" in caplog.text
     assert caplog.text.count("head/kernel:0") == 1
 
 

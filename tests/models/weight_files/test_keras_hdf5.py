@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from extractkit.errors import ModelError
-from extractkit.models.weight_files import Entry, Place, WeightFile, open_weights
+from extractkit.models.weight_files import Entry, Location, WeightFile, open_weights
 from tests.models.weight_files import examples
 
 
@@ -42,13 +42,13 @@ def test_legacy_weights(tmp_path: Path) -> None:
     arrays = examples.legacy_hdf5(tmp_path / "m.h5")
     weights = open_weights(str(tmp_path / "m.h5"))
     assert_holds(weights, arrays)
-    assert {key: weights.place(key) for key in weights} == {
-        "bidirectional/bidirectional/forward_lstm/kernel:0": Place(
+    assert {key: weights.location(key) for key in weights} == {
+        "bidirectional/bidirectional/forward_lstm/kernel:0": Location(
             ("bidirectional", "forward_lstm"), "kernel"
         ),
-        "dense_1/dense_1/bias:0": Place(("dense_1",), "bias"),
-        "dense_1/dense_1/kernel:0": Place(("dense_1",), "kernel"),
-        "lstm_1/lstm_1_1/recurrent_kernel:0": Place(("lstm_1", "lstm_1_1"), "recurrent_kernel"),
+        "dense_1/dense_1/bias:0": Location(("dense_1",), "bias"),
+        "dense_1/dense_1/kernel:0": Location(("dense_1",), "kernel"),
+        "lstm_1/lstm_1_1/recurrent_kernel:0": Location(("lstm_1", "lstm_1_1"), "recurrent_kernel"),
     }
 
 
@@ -66,7 +66,7 @@ def test_what_keras_3_writes(name: str, dtype: str, tmp_path: Path) -> None:
     with h5py.File(whole, "r") as opened:
         assert_holds(weights, datasets(opened))
     # The same bytes as the live model has, in whatever order, and nothing that is not its own.
-    own = [key for key in weights if not weights.place(key).training]
+    own = [key for key in weights if not weights.location(key).training]
     live = [np.asarray(weight) for weight in model.get_weights()]
     assert sorted(weights.read(key).tobytes() for key in own) == sorted(w.tobytes() for w in live)
 
@@ -74,22 +74,22 @@ def test_what_keras_3_writes(name: str, dtype: str, tmp_path: Path) -> None:
 def test_places_in_keras_3s_numbered_layout(tmp_path: Path) -> None:
     examples.trained_model().save_weights(tmp_path / "m.weights.h5")
     weights = open_weights(str(tmp_path / "m.weights.h5"))
-    places = {key: weights.place(key) for key in weights}
+    places = {key: weights.location(key) for key in weights}
     # The author's name in place of the class, the class where Keras made the name up.
-    assert places["layers/dense/vars/0"] == Place(("logits",), "0")
-    assert places["layers/batch_normalization/vars/3"] == Place(("batch_normalization",), "3")
+    assert places["layers/dense/vars/0"] == Location(("logits",), "0")
+    assert places["layers/batch_normalization/vars/3"] == Location(("batch_normalization",), "3")
     nested = places["layers/sequential/layers/dense_1/vars/1"]
-    assert nested == Place(("sequential", "dense_1"), "1")
-    assert places["optimizer/vars/2"] == Place(("optimizer",), "2", training=True)
+    assert nested == Location(("sequential", "dense_1"), "1")
+    assert places["optimizer/vars/2"] == Location(("optimizer",), "2", training=True)
 
 
 def test_an_optimizer_in_a_whole_legacy_file(tmp_path: Path) -> None:
     examples.trained_model().save(tmp_path / "m.h5")
     weights = open_weights(str(tmp_path / "m.h5"))
-    training = {key for key in weights if weights.place(key).training}
+    training = {key for key in weights if weights.location(key).training}
     assert training == {key for key in weights if key.startswith("optimizer_weights/")}
     (kernel,) = (key for key in weights if key.endswith("logits/kernel"))
-    assert weights.place(kernel) == Place(("logits",), "kernel")
+    assert weights.location(kernel) == Location(("logits",), "kernel")
 
 
 def test_texts_and_what_numpy_has_no_type_for(tmp_path: Path) -> None:

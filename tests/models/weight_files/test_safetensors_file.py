@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from extractkit.errors import ModelError
-from extractkit.models.weight_files import Entry, Place, open_weights
+from extractkit.models.weight_files import Entry, Location, open_weights
 from tests.models.weight_files import examples
 
 WRITTEN = {"bfloat16": "BF16", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2"}
@@ -29,15 +29,15 @@ def test_arrays_and_places(tmp_path: Path) -> None:
     for key, array in arrays.items():
         assert weights.entry(key) == Entry(array.dtype.name, array.shape)
         np.testing.assert_array_equal(weights.read(key), array, strict=True)
-    place = weights.place("encoder.layer.0.query.weight")
-    assert place == Place(("encoder", "layer", "0", "query"), "weight")
-    assert weights.place("scale") == Place((), "scale")
+    place = weights.location("encoder.layer.0.query.weight")
+    assert place == Location(("encoder", "layer", "0", "query"), "weight")
+    assert weights.location("scale") == Location((), "scale")
 
 
 def test_names_of_tensorflow_in_safetensors(tmp_path: Path) -> None:
     examples.save_file({"bert/layer_._0/kernel:0": np.ones(2)}, tmp_path / "m.safetensors")
     weights = open_weights(str(tmp_path / "m.safetensors"))
-    assert weights.place("bert/layer_._0/kernel:0") == Place(("bert", "layer_._0"), "kernel")
+    assert weights.location("bert/layer_._0/kernel:0") == Location(("bert", "layer_._0"), "kernel")
 
 
 @pytest.mark.parametrize("dtype", WRITTEN)

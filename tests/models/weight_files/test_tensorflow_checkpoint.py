@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from extractkit.errors import ModelError
-from extractkit.models.weight_files import Entry, Place, WeightFile, open_weights
+from extractkit.models.weight_files import Entry, Location, WeightFile, open_weights
 from tests.models.weight_files import examples
 
 PREFIX = "model.ckpt-7"
@@ -52,26 +52,26 @@ def test_the_format_of_2015(tmp_path: Path) -> None:
 
 def test_slots_of_a_savers_checkpoint(saved: tuple[Path, dict[str, np.ndarray]]) -> None:
     weights = open_weights(str(saved[0]))
-    places = {key: weights.place(key) for key in weights}
+    places = {key: weights.location(key) for key in weights}
     assert places == {
-        "beta1_power": Place((), "beta1_power", training=True),
-        "beta2_power": Place((), "beta2_power", training=True),
-        "conv/bias": Place(("conv",), "bias"),
-        "conv/bias/Adam": Place(("conv",), "bias", "Adam", training=True),
-        "conv/bias/Adam_1": Place(("conv",), "bias", "Adam_1", training=True),
-        "conv/bias/ExponentialMovingAverage": Place(
+        "beta1_power": Location((), "beta1_power", training=True),
+        "beta2_power": Location((), "beta2_power", training=True),
+        "conv/bias": Location(("conv",), "bias"),
+        "conv/bias/Adam": Location(("conv",), "bias", "Adam", training=True),
+        "conv/bias/Adam_1": Location(("conv",), "bias", "Adam_1", training=True),
+        "conv/bias/ExponentialMovingAverage": Location(
             ("conv",), "bias", "ExponentialMovingAverage", average=True
         ),
-        "conv/kernel": Place(("conv",), "kernel"),
-        "conv/kernel/Adam": Place(("conv",), "kernel", "Adam", training=True),
-        "conv/kernel/Adam_1": Place(("conv",), "kernel", "Adam_1", training=True),
-        "second/conv/kernel/Momentum": Place(
+        "conv/kernel": Location(("conv",), "kernel"),
+        "conv/kernel/Adam": Location(("conv",), "kernel", "Adam", training=True),
+        "conv/kernel/Adam_1": Location(("conv",), "kernel", "Adam_1", training=True),
+        "second/conv/kernel/Momentum": Location(
             ("second", "conv"), "kernel", "Momentum", training=True
         ),
-        "global_step": Place((), "global_step", training=True),
-        "top": Place((), "top"),
-        "top/Adam": Place((), "top", "Adam", training=True),
-        "top/Adam_1": Place((), "top", "Adam_1", training=True),
+        "global_step": Location((), "global_step", training=True),
+        "top": Location((), "top"),
+        "top/Adam": Location((), "top", "Adam", training=True),
+        "top/Adam_1": Location((), "top", "Adam_1", training=True),
     }
 
 
@@ -176,10 +176,12 @@ def test_slots_of_objects(tmp_path: Path) -> None:
     weights = open_weights(str(tmp_path))
     value = ".ATTRIBUTES/VARIABLE_VALUE"
     kernel, m = f"layer/kernel/{value}", f"layer/kernel/.OPTIMIZER_SLOT/optimizer/m/{value}"
-    assert weights.place(kernel) == Place(("layer",), "kernel")
-    assert weights.place(m) == Place(("layer",), "kernel", "m", training=True)
-    assert weights.place(f"optimizer/iter/{value}") == Place(("optimizer",), "iter", training=True)
-    assert weights.place(f"save_counter/{value}") == Place((), "save_counter", training=True)
+    assert weights.location(kernel) == Location(("layer",), "kernel")
+    assert weights.location(m) == Location(("layer",), "kernel", "m", training=True)
+    assert weights.location(f"optimizer/iter/{value}") == Location(
+        ("optimizer",), "iter", training=True
+    )
+    assert weights.location(f"save_counter/{value}") == Location((), "save_counter", training=True)
     np.testing.assert_array_equal(weights.read(kernel), held["layer:kernel"])
     np.testing.assert_array_equal(weights.read(m), held["m"])
     assert "_CHECKPOINTABLE_OBJECT_GRAPH" not in weights
@@ -188,7 +190,7 @@ def test_slots_of_objects(tmp_path: Path) -> None:
 def test_slots_of_two_optimizers_are_distinguished(tmp_path: Path) -> None:
     slotted(tmp_path, second=True)
     weights = open_weights(str(tmp_path))
-    slots = {weights.place(key).slot for key in weights} - {None}
+    slots = {weights.location(key).slot for key in weights} - {None}
     assert slots == {"optimizer/m", "optimizer/v", "other/momentum"}
 
 
@@ -197,11 +199,11 @@ def test_a_keras_3_model_with_its_optimizer(tmp_path: Path) -> None:
     model = examples.trained_model()
     tf.train.Checkpoint(model=model, trainer=model.optimizer).save(str(tmp_path / "ck"))
     weights = open_weights(str(tmp_path))
-    own = {key: weights.read(key) for key in weights if not weights.place(key).training}
+    own = {key: weights.read(key) for key in weights if not weights.location(key).training}
     expected = [np.asarray(weight) for weight in model.get_weights()]
     assert sorted(a.tobytes() for a in own.values()) == sorted(w.tobytes() for w in expected)
-    assert all(weights.place(key).layers[0] == "model" for key in own)
-    kernels = [weights.place(key).variable for key in own]
+    assert all(weights.location(key).layers[0] == "model" for key in own)
+    kernels = [weights.location(key).variable for key in own]
     assert kernels.count("_kernel") == 3
 
 
@@ -209,7 +211,7 @@ def test_names_that_tensorflow_escapes(tmp_path: Path) -> None:
     held = tf.train.Checkpoint(**{"a/b.c": tf.Variable(1.0)})
     held.write(str(tmp_path / "ck"))
     weights = open_weights(str(tmp_path / "ck"))
-    assert {weights.place(key).variable for key in weights} >= {"a/b.c"}
+    assert {weights.location(key).variable for key in weights} >= {"a/b.c"}
 
 
 def test_texts_and_bfloat16(tmp_path: Path) -> None:
@@ -218,7 +220,7 @@ def test_texts_and_bfloat16(tmp_path: Path) -> None:
     )
     held.write(str(tmp_path / "ck"))
     weights = open_weights(str(tmp_path / "ck"))
-    keys = {weights.place(key).variable: key for key in weights}
+    keys = {weights.location(key).variable: key for key in weights}
     assert weights.entry(keys["words"]) == Entry("string", (2,))
     assert weights.read(keys["words"]).tolist() == [b"a", "ü".encode()]
     assert weights.entry(keys["half"]) == Entry("bfloat16", (1,))
