@@ -18,7 +18,7 @@ from extractkit.errors import ConfigError, JobError
 from extractkit.inputs import Sample, Signature
 from extractkit.models import CheckpointAxis, Compilation, Encoded, Fetch, Program
 from extractkit.models.given_weights import checkpoint_axis
-from extractkit.models.weight_files import Place, WeightFile, open_weights
+from extractkit.models.weight_files import Location, WeightFile, open_weights
 from extractkit.models.weight_files.weight_file import array_dtype, is_extended
 
 _NAME = "checkpoint"
@@ -160,7 +160,7 @@ class Checkpoint:
     @cached_property
     def _records(self) -> dict[str, TensorRecord]:
         """Return the records by key."""
-        addresses = {key: _address(self.weights.place(key)) for key in self.weights}
+        addresses = {key: _address(self.weights.location(key)) for key in self.weights}
         taken: dict[str, int] = {}
         for address in addresses.values():
             taken[address] = taken.get(address, 0) + 1
@@ -175,7 +175,7 @@ class Checkpoint:
         dtype = _recorded(entry.dtype)
         return TensorRecord(
             address=address,
-            kind=_kind(self.weights.place(key)),
+            kind=_kind(self.weights.location(key)),
             dtype=dtype or entry.dtype,
             shape=entry.shape,
             dims=(None,) * len(entry.shape),
@@ -185,17 +185,17 @@ class Checkpoint:
         )
 
 
-def _kind(place: Place) -> Kind:
-    if place.average:
+def _kind(location: Location) -> Kind:
+    if location.average:
         return Kind.MOVING_AVERAGE
-    return Kind.OPTIMIZER if place.training else Kind.WEIGHT
+    return Kind.OPTIMIZER if location.training else Kind.WEIGHT
 
 
-def _address(place: Place) -> str:
-    port = escape(place.variable)
-    if place.slot is not None:
-        port += "@" + "/".join(map(escape, place.slot.split("/")))
-    return address_of("/".join(map(escape, place.layers)), port)
+def _address(location: Location) -> str:
+    port = escape(location.variable)
+    if location.slot is not None:
+        port += "@" + "/".join(map(escape, location.slot.split("/")))
+    return address_of("/".join(map(escape, location.layers)), port)
 
 
 def _recorded(name: str) -> str | None:

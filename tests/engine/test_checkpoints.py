@@ -255,7 +255,7 @@ def test_a_run_of_which_nothing_is_left_fails(tmp_path: Path) -> None:
 
     only = {"path": "pool:output"}
     given = over(files(tmp_path / "f"), only, model=Poor, inputs=WITH_X, non_finite="skip")
-    with pytest.raises(JobError, match=r"^no sample has a value: all 12 were skipped"):
+    with pytest.raises(JobError, match=r"^no sample has a value: all 12 are missing"):
         executed(tmp_path / "run", given)
 
 

@@ -43,7 +43,7 @@ from extractkit.models.weight_files.safetensors_file import (
 from extractkit.models.weight_files.tensorflow_checkpoint import INDEX_ENDING as CHECKPOINT_ENDING
 from extractkit.models.weight_files.tensorflow_js_file import FILE as TENSORFLOW_JS
 from extractkit.models.weight_files.tensorflow_js_file import open_tensorflow_js
-from extractkit.models.weight_files.weight_file import Entry, Place, WeightFile
+from extractkit.models.weight_files.weight_file import Entry, Location, WeightFile
 from extractkit.runs.files import prefix_of
 
 _JSON = ".json"
@@ -198,4 +198,4 @@ def _is_weights(entry: Path) -> bool:
     return entry.name.endswith((*_FILE_ENDINGS, CHECKPOINT_ENDING))
 
 
-__all__ = ["Entry", "Place", "WeightFile", "open_each", "open_weights"]
+__all__ = ["Entry", "Location", "WeightFile", "open_each", "open_weights"]
