@@ -36,7 +36,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def advised(answer: Answer) -> str:
     assert answer.code == 1, answer
-    assert "Go on with the run" not in answer.message
+    assert "Resume the run" not in answer.message
     (line,) = [one for one in answer.message.splitlines() if "resume would fail" in one]
     return line.partition("in another directory: ")[2]
 

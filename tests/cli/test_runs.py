@@ -32,12 +32,12 @@ def test_where_going_on_cannot_help_it_is_not_advised(
     done = program("model=Sick", "selectors=layers", "runtime.non_finite=fail", "run_dir=sick")
     assert done.returncode == cli.FAILED
     assert "runtime.non_finite=skip. That takes a new run" in done.stderr
-    assert "Go on with" not in done.stderr
+    assert "Resume the run" not in done.stderr
     (run / ".hydra" / "config.yaml").unlink()
     done = program("resume", str(run))
     assert done.returncode == cli.FAILED
     assert done.stderr.endswith(f"For a run that lacks nothing: extractkit rerun {run}\n")
-    assert "Go on with" not in done.stderr
+    assert "Resume the run" not in done.stderr
     (run / "shards").rename(place / "elsewhere")
     (run / "shards").symlink_to(place / "elsewhere")
     done = program("resume", str(run))

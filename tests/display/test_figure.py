@@ -129,7 +129,7 @@ def test_a_place_that_cannot_be_written_to_is_reported(
         with pytest.raises(ConfigError) as caught:
             draw(drift(), tmp_path / path)
         assert str(caught.value) == (
-            f"--figure={str(tmp_path / path)!r} cannot be written: {why}. Choose another place"
+            f"--figure={str(tmp_path / path)!r} cannot be written: {why}. Choose another file"
         )
 
 
