@@ -29,6 +29,7 @@ GIVEN: list[dict[str, Any]] = [
     {"runtime": {"engine": "processes", "shard_timeout": 1e-5, "deterministic": False}},
     {"sinks": {"mine": {"_target_": "extractkit.sinks.npz.NpzSink"}, "hdf5": {"index": True}}},
     {"sinks": {"hdf5": None}},
+    {"selectors": {"a": {"path": "*", "slice": {"1": 0, "token": 0}}}},
 ]
 WRONG: list[dict[str, Any]] = [
     {"selectors": "attentoin"},

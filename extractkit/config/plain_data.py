@@ -297,10 +297,15 @@ def _plain(value: object) -> object:
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, Mapping):
-        return {key: _plain(entry) for key, entry in value.items()}
+        return {_plain_key(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_plain(entry) for entry in value]
     return value
+
+
+def _plain_key(key: object) -> object:
+    """Return a key as Hydra reads it: "1" is the number of an axis."""
+    return int(key) if isinstance(key, str) and _POSITION.fullmatch(key) else key
 
 
 def _overrides(group: str, value: object) -> Iterator[str]:
