@@ -10,7 +10,7 @@ import pytest
 from extractkit.core.component import Component
 from extractkit.engine import loading
 from extractkit.errors import InputError
-from extractkit.runs.checking.verification import files as sources
+from extractkit.runs.checking import files as sources
 from extractkit.runs.files import (
     TABLE_END,
     Origin,
