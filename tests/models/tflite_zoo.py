@@ -155,42 +155,62 @@ def recurrent_weights() -> dict[str, Any]:
     return {name: draw.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
 
 
-def _recurrent() -> bytes:
-    """An RNN whose state is a variable tensor, which no converter writes any more: by hand."""
+def by_hand(
+    tensors: Mapping[str, tuple[list[int], Any]], inputs: list[str | None], code: str, options: Any
+) -> bytes:
+    """A file of one operation that takes "x" and makes "y", which no converter writes any more.
+
+    Args:
+        tensors: Shape and value of each tensor; "state" for the value of a variable tensor.
+        inputs: Names of what the operation takes; None for what is left out.
+        options: Of the schema, named as the type of options is.
+    """
     model = schema.ModelT()
     model.version = 3
     model.buffers = [schema.BufferT()]
     graph = schema.SubGraphT()
     graph.tensors = []
-
-    def add(name: str, shape: list[int], data: Any = None, variable: bool = False) -> None:
+    for name, (shape, data) in tensors.items():
         tensor = schema.TensorT()
-        tensor.name, tensor.shape, tensor.isVariable = name.encode(), shape, variable
-        if data is not None:
+        tensor.name, tensor.shape, tensor.isVariable = name.encode(), shape, data is STATE
+        if isinstance(data, np.ndarray):
             tensor.buffer = len(model.buffers)
             model.buffers.append(schema.BufferT())
             model.buffers[-1].data = np.frombuffer(data.tobytes(), np.uint8)
         graph.tensors.append(tensor)
-
-    add("x", [1, 5, 3])
-    for name, array in recurrent_weights().items():
-        add(name, list(array.shape), array)
-    add("state", [1, 4], variable=True)
-    add("y", [1, 5, 4])
+    numbers = {name: number for number, name in enumerate(tensors)}
     operation = schema.OperatorT()
-    operation.inputs, operation.outputs = [0, 1, 2, 3, 4], [5]
-    operation.builtinOptionsType = schema.BuiltinOptions.SequenceRNNOptions
-    operation.builtinOptions = schema.SequenceRNNOptionsT()
-    operation.builtinOptions.fusedActivationFunction = schema.ActivationFunctionType.TANH
-    graph.operators, graph.inputs, graph.outputs = [operation], [0], [5]
-    code = schema.OperatorCodeT()
-    code.builtinCode = code.deprecatedBuiltinCode = (
-        schema.BuiltinOperator.UNIDIRECTIONAL_SEQUENCE_RNN
-    )
-    model.operatorCodes, model.subgraphs = [code], [graph]
+    operation.inputs = [-1 if name is None else numbers[name] for name in inputs]
+    operation.outputs = [numbers["y"]]
+    kind = type(options).__name__.removesuffix("T")
+    operation.builtinOptionsType = getattr(schema.BuiltinOptions, kind)
+    operation.builtinOptions = options
+    graph.operators, graph.inputs, graph.outputs = [operation], [numbers["x"]], [numbers["y"]]
+    codes = schema.OperatorCodeT()
+    codes.builtinCode = codes.deprecatedBuiltinCode = getattr(schema.BuiltinOperator, code)
+    model.operatorCodes, model.subgraphs = [codes], [graph]
     builder = flatbuffers.Builder()
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
+
+
+STATE = "state"
+"""Marks a variable tensor in `by_hand`."""
+
+
+def _recurrent() -> bytes:
+    """An RNN whose state is a variable tensor."""
+    weights = recurrent_weights()
+    options = schema.SequenceRNNOptionsT()
+    options.fusedActivationFunction = schema.ActivationFunctionType.TANH
+    tensors = {
+        "x": ([1, 5, 3], None),
+        **{name: (list(array.shape), array) for name, array in weights.items()},
+        "state": ([1, 4], STATE),
+        "y": ([1, 5, 4], None),
+    }
+    inputs: list[str | None] = ["x", *weights, "state"]
+    return by_hand(tensors, inputs, "UNIDIRECTIONAL_SEQUENCE_RNN", options)
 
 
 def images(count: int) -> np.ndarray[Any, np.dtype[np.float32]]:

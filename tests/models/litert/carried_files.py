@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import flatbuffers
+import numpy as np
 import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 
+from tests.models.tflite_zoo import STATE, by_hand
 from tests.models.tflite_zoo import content as of_zoo
 
 
@@ -65,12 +67,54 @@ class _Lacking(_Total):
         return {"y": self.total * 1.0, "z": x * 2}
 
 
+def _drawn(*shape: int) -> tuple[list[int], Any]:
+    return [*shape], np.random.default_rng(len(shape)).normal(size=shape).astype(np.float32)
+
+
+def _lstm() -> bytes:
+    """An LSTM without peepholes and projection, as Keras's converted layers are."""
+    gates = ("input", "forget", "cell", "output")
+    tensors = {
+        "x": ([1, 5, 3], None),
+        **{f"x to {gate}": _drawn(4, 3) for gate in gates},
+        **{f"h to {gate}": _drawn(4, 4) for gate in gates},
+        **{f"bias of {gate}": _drawn(4) for gate in gates},
+        "h": ([1, 4], STATE),
+        "c": ([1, 4], STATE),
+        "y": ([1, 5, 4], None),
+    }
+    options = schema.UnidirectionalSequenceLSTMOptionsT()
+    options.fusedActivationFunction = schema.ActivationFunctionType.TANH
+    peepholes, projection = [None] * 3, [None] * 2
+    weights = [*list(tensors)[1:9], *peepholes, *list(tensors)[9:13], *projection]
+    inputs = ["x", *weights, "h", "c", *[None] * 4]
+    return by_hand(tensors, inputs, "UNIDIRECTIONAL_SEQUENCE_LSTM", options)
+
+
+def _svdf() -> bytes:
+    """A layer of keyword spotting, which remembers its last six inputs."""
+    tensors = {
+        "x": ([1, 3], None),
+        "features": _drawn(4, 3),
+        "times": _drawn(4, 6),
+        "bias": _drawn(4),
+        "memory": ([1, 24], STATE),
+        "y": ([1, 4], None),
+    }
+    options = schema.SVDFOptionsT()
+    options.rank = 1
+    return by_hand(tensors, ["x", "features", "times", "bias", "memory"], "SVDF", options)
+
+
+_BY_HAND: dict[str, Callable[[], bytes]] = {"lstm": _lstm, "svdf": _svdf}
 _MODULES = {"stream": _Stream, "loop": _Loop, "random": _Random, "lacking": _Lacking}
 
 
 @cache
 def content(name: str) -> bytes:
     """Return one of these files, or one of the zoo's."""
+    if name in _BY_HAND:
+        return _BY_HAND[name]()
     if name not in _MODULES:
         return of_zoo(name)
     module = _MODULES[name]()

@@ -21,7 +21,7 @@ from extractkit.runs import JOURNAL, SHARDS
 from tests.models.litert.carried_files import written
 
 DRAW = np.random.default_rng(0)
-STEPS = {"total": (3,), "recurrent": (5, 3), "loop": (3,)}
+STEPS = {"total": (3,), "recurrent": (5, 3), "lstm": (5, 3), "svdf": (3,), "loop": (3,)}
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +68,8 @@ def test_calls_are_those_of_an_interpreter_that_keeps_its_state(
             values, carried = program.call({feature: sample[None]}, {}, carried)
             for value, right in zip(values, expected, strict=False):
                 np.testing.assert_allclose(value[0], right, rtol=1e-6, atol=1e-6)
+        reset = program.from_initial({feature: samples[-1][None]}, {})
+        assert any(not np.allclose(*pair) for pair in zip(values, reset, strict=True))
         # The program has no memory: the first state gives the first values again.
         again = program.from_initial({feature: samples[0][None]}, {})
         first = program.call({feature: samples[0][None]}, {}, program.initial)[0]
