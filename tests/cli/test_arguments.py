@@ -81,5 +81,7 @@ def test_the_help_of_a_verb_lists_every_option_that_its_parser_takes(verb: str) 
 
 def test_options_are_declared_in_one_place() -> None:
     source = Path(extractkit.__file__).parent
-    adding = [path.name for path in source.rglob("*.py") if ".add_argument(" in path.read_text()]
-    assert sorted(adding) == ["arguments.py", "verbs.py"]
+    adding = [path for path in source.rglob("*.py") if ".add_argument(" in path.read_text()]
+    assert {path.parent.name for path in adding} == {"commands"}
+    declaring = [path for path in adding if '.add_argument("-' in path.read_text()]
+    assert not declaring, "an option is an entry of VERBS"
