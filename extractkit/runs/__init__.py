@@ -1,4 +1,4 @@
-"""Runs: the files of a run directory, and where to look if a path holds none."""
+"""Runs: names of the files in a run directory, and hints where runs are if a path holds none."""
 
 import os
 from collections.abc import Collection, Iterator
@@ -6,7 +6,32 @@ from pathlib import Path
 
 from extractkit.core.plan import Shard
 from extractkit.errors import choices
-from extractkit.runs.schema import with_checksum as with_checksum  # the bytes of a manifest
+
+MANIFEST = "manifest.json"
+JOURNAL = "journal.jsonl"
+SAMPLES = "samples.jsonl"
+SHARDS = "shards"
+LOG = "extractkit.log"
+HYDRA = ".hydra"
+
+LOCK = ".lock"
+"""Name of the lock file. It is left behind only if its owner was killed."""
+
+PARTS = "parts"
+"""Name of the folder that holds the parts of a job until they are joined."""
+
+SWEEP = "sweep.json"
+"""Name of the index file in the directory of a sweep."""
+
+RUN_KEY = "run_dir"
+"""The configuration key that names the directory."""
+ELSEWHERE = f"Choose another directory: {RUN_KEY}=…"
+
+
+def shard_file(shard: Shard, suffix: str) -> str:
+    """Return the path of a shard's file within the run directory."""
+    return f"{SHARDS}/{shard.key}{suffix}"
+
 
 # Hydra puts a run into a folder for the date and one for the time.
 _DEPTH = 2
@@ -55,33 +80,3 @@ def _folders(folder: Path) -> list[Path]:
     except OSError:
         return []
     return [folder / name for name in sorted(names)]
-
-
-LOCK = ".lock"
-"""Name of the lock file. It is left behind only if its owner was killed."""
-
-
-JOURNAL = "journal.jsonl"
-SAMPLES = "samples.jsonl"
-SHARDS = "shards"
-LOG = "extractkit.log"
-HYDRA = ".hydra"
-
-RUN_KEY = "run_dir"
-"""The configuration key that names the directory."""
-ELSEWHERE = f"Choose another directory: {RUN_KEY}=…"
-
-
-def shard_file(shard: Shard, suffix: str) -> str:
-    """Return the path of a shard's file within the run directory."""
-    return f"{SHARDS}/{shard.key}{suffix}"
-
-
-MANIFEST = "manifest.json"
-"""Name of the file in the run directory."""
-
-SWEEP = "sweep.json"
-"""Name of the index file in the directory of a sweep."""
-
-PARTS = "parts"
-"""Name of the folder that holds the parts of a job until they are joined."""

@@ -28,6 +28,13 @@ class Entry(NamedTuple):
     shape: tuple[int, ...]
 
 
+AVERAGE = "ExponentialMovingAverage"
+"""TensorFlow's default name of averages."""
+
+AVERAGE_SLOTS = (AVERAGE, "average")
+"""Names under which TensorFlow and the optimizers store averages."""
+
+
 @dataclass(frozen=True, slots=True)
 class Location:
     """The location of an array in its model, as far as it follows from its key.
@@ -170,10 +177,3 @@ def is_extended(name: str) -> bool:
 def damaged(at: str, what: str) -> ModelError:
     """Return the error for a file that could not be read to its end."""
     return ModelError(f"{at} is damaged, or not whole: {what}")
-
-
-AVERAGE = "ExponentialMovingAverage"
-"""TensorFlow's default name of averages."""
-
-AVERAGE_SLOTS = (AVERAGE, "average")
-"""Names under which TensorFlow and the optimizers store averages."""
