@@ -12,12 +12,14 @@ import pytest
 from extractkit.core.job import Job
 from extractkit.core.values import Array, State
 from extractkit.engine.execute import execute, resume
-from extractkit.errors import BadSampleError, ConfigError, ExtractkitError, InputError
-from extractkit.models import CarryingProgram, Compilation, Fetch
+from extractkit.engine.preview import preview
+from extractkit.errors import BadSampleError, ConfigError, ExtractkitError, InputError, JobError
+from extractkit.models import CarryingProgram, Compilation, Fetch, Program
 from extractkit.runs.environment import host
 from extractkit.runs.manifest import Status
+from extractkit.testing.reference import ReferenceModel
 from tests.engine.carrying_examples import CARRIED, CarryingReference, carrying
-from tests.engine.examples import EVERYTHING, TEXTS, Collected, executed, job
+from tests.engine.examples import EVERYTHING, TEXTS, Collected, executed, job, tokens
 
 HIDDEN = {"path": "attention:output"}
 
@@ -126,3 +128,72 @@ def test_an_object_that_is_no_adapter(tmp_path: Path) -> None:
     named = str(error).rpartition("see ")[2]
     text = (Path(__file__).parents[2] / named).read_text("utf-8")
     assert "class Model(Protocol)" in text
+
+
+class _Disturbed(ReferenceModel):
+    """Fails, or computes other values, depending on what shares a batch."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        object.__setattr__(self, "how", how)
+
+    def program(self, fetches: Sequence[Fetch], compilation: Compilation) -> Program:
+        right = super().program(fetches, compilation)
+
+        def run(features: Mapping[str, Array], lengths: Mapping[str, Array]) -> Sequence[Array]:
+            count, longest = features["tokens"].shape[:2]
+            padded = bool((lengths["token"] < longest).any())
+            if (count > 1 and self.how == "fails together") or (
+                padded and self.how == "fails padded"
+            ):
+                raise JobError("not like this")
+            together, beside = (
+                self.how == "other values together",
+                self.how == "other values padded",
+            )
+            change = np.float32((together and count > 1) or (beside and padded))
+            return [value + change for value in right(features, lengths)]
+
+        return run
+
+
+@pytest.mark.parametrize(
+    ("how", "sharing", "reason"),
+    [
+        (
+            "fails together",
+            "one sample",
+            "the model fails on several samples together that it takes alone",
+        ),
+        (
+            "other values together",
+            "one sample",
+            "several samples together give other values of 'pool:output' than each alone",
+        ),
+        (
+            "fails padded",
+            "samples of equal lengths",
+            "the model does not take samples that are padded",
+        ),
+        (
+            "other values padded",
+            "samples of equal lengths",
+            "padding changes values of 'pool:output'",
+        ),
+    ],
+)
+def test_why_samples_do_not_share_a_batch(
+    tmp_path: Path, how: str, sharing: str, reason: str
+) -> None:
+    wanted = job({"path": "pool:output"}, model=_Disturbed(how))
+    plan = preview(wanted, tmp_path).to_json()
+    assert (plan["sharing"], plan["sharing_reason"]) == (sharing, reason)
+    collected = Collected()
+    run = executed(tmp_path / "run", wanted, collected)
+    notes = [f"{reason}, so the model is run on one sample a call"]
+    assert [note for note in collected.notes if reason in note] == (
+        notes if sharing == "one sample" else []
+    )
+    for position, text in enumerate(TEXTS):
+        right = ReferenceModel().forward(tokens(text))["pool:output"]
+        np.testing.assert_array_equal(run["pool:output"].sample(position), right)
