@@ -25,7 +25,7 @@ from extractkit.runs.checking.files import damage
 from extractkit.runs.checking.verification import verify
 from extractkit.runs.manifest import Manifest, RunInputs, RunPlan, Volatile
 from extractkit.runs.parts import join as join_parts
-from extractkit.runs.parts import place
+from extractkit.runs.parts import part_directory
 from extractkit.runs.recorder import Recorder
 from extractkit.sinks import StoredShard
 from extractkit.sinks.hdf5 import Hdf5Sink
@@ -190,7 +190,7 @@ def split(directory: Path, shards: int, clock: Clock) -> None:
     whole = manifests.read(directory)
     entries = journal.read(directory / JOURNAL).by_shard()
     for part in Part(1, 2).siblings:
-        at = place(joined(directory), part)
+        at = part_directory(joined(directory), part)
         (at / SHARDS).mkdir(parents=True)
         of_part = replace(whole, part=str(part))
         own = [entries[shard] for shard in of_part.shards]

@@ -26,9 +26,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from extractkit.advice import hydra_quoted
 from extractkit.config import ROOT, config_directory
-from extractkit.config.application import Application, JobFunction, Ran, Report
 from extractkit.config.compose import PROGRAM, VERSION_BASE, planned_jobs
 from extractkit.config.hydra_internals import command_line
+from extractkit.config.job_runner import Application, JobFunction, Ran, Report
 from extractkit.config.messages import translated
 from extractkit.config.overrides import trust_of, with_added_keys
 from extractkit.config.security import guarded

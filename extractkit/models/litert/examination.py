@@ -25,13 +25,6 @@ from extractkit.models.failures import error_summary
 from extractkit.models.isolation import ask
 from extractkit.models.litert import TFLiteFile
 from extractkit.models.litert.catalog import stored_value
-from extractkit.models.litert.cutting import (
-    constants_of,
-    failing,
-    mark_all_failing,
-    missing,
-    runnable_of,
-)
 from extractkit.models.litert.entry import (
     DTYPES,
     READINGS,
@@ -52,6 +45,13 @@ from extractkit.models.litert.interpreter import (
     without_xnnpack,
 )
 from extractkit.models.litert.state import unassigned_reads
+from extractkit.models.litert.unsupported import (
+    constants_of,
+    failing,
+    mark_all_failing,
+    missing,
+    runnable_of,
+)
 
 _CHILD = "extractkit.models.litert.examination"
 

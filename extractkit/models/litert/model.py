@@ -37,7 +37,6 @@ from extractkit.models import (
 from extractkit.models.failures import error_summary
 from extractkit.models.litert import TFLiteFile
 from extractkit.models.litert.catalog import Found, dequantized, find_tensors, stored_value
-from extractkit.models.litert.cutting import constants_of, runnable_of
 from extractkit.models.litert.entry import Entry, Flow, Probed, call_arrays, signature_of
 from extractkit.models.litert.graph import Graph
 from extractkit.models.litert.interpreter import (
@@ -50,6 +49,7 @@ from extractkit.models.litert.interpreter import (
     without_xnnpack,
 )
 from extractkit.models.litert.state import Access, KeptState, with_access
+from extractkit.models.litert.unsupported import constants_of, runnable_of
 
 
 @dataclass(frozen=True, eq=False)

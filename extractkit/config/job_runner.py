@@ -1,4 +1,4 @@
-"""The callable that Hydra runs for each job, in this process or one started by a launcher."""
+"""The callable that Hydra runs for each job, in this process or in one that a launcher starts."""
 
 import os
 import platform
