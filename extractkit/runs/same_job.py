@@ -279,7 +279,10 @@ def _options(directory: Path) -> list[str]:
     try:
         recorded = yaml.safe_load(content_of(directory / HYDRA / "hydra.yaml"))
         return list(_of(recorded["hydra"]))
-    except (OSError, RunDirectoryError, yaml.YAMLError, LookupError, TypeError, ValueError):
+    except (
+        *(OSError, RunDirectoryError, yaml.YAMLError, RecursionError),
+        *(LookupError, TypeError, ValueError),
+    ):
         return []
 
 

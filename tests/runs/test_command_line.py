@@ -43,7 +43,9 @@ def test_options_that_say_where_configuration_files_are_stay(tmp_path: Path) -> 
     assert "--config-name" not in repeated(tmp_path, recorded(), tmp_path / "b")
 
 
-@pytest.mark.parametrize("text", ["a: [", "a", "hydra: {runtime: 3}", "{}", "hydra: {job: {}}"])
+@pytest.mark.parametrize(
+    "text", ["a: [", "a", "hydra: {runtime: 3}", "{}", "hydra: {job: {}}", "[" * 1000]
+)
 def test_a_damaged_record_of_hydra_gives_no_options(text: str, tmp_path: Path) -> None:
     hydra_file(tmp_path, text)
     made = repeated(tmp_path, recorded("model=mine"), tmp_path / "b")

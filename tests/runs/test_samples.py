@@ -7,7 +7,7 @@ import pytest
 
 from extractkit.errors import RunDirectoryError
 from extractkit.runs.files import StoredFile
-from extractkit.runs.samples import Samples, SamplesWriter
+from extractkit.runs.samples import SCHEMA, Samples, SamplesWriter
 
 ROWS = [{"index": i, "id": f"é{i}", "text": "a\nb" * i} for i in range(50)]
 
@@ -51,6 +51,14 @@ def test_a_damaged_row_is_an_error(row: bytes, tmp_path: Path) -> None:
     (tmp_path / "samples.jsonl").write_bytes(row + b"\n")
     with pytest.raises(RunDirectoryError, match=r"samples.jsonl is damaged"):
         Samples(tmp_path / "samples.jsonl")[0]
+
+
+def test_rows_of_a_newer_extractkit_are_refused(tmp_path: Path) -> None:
+    newer = "samples.jsonl was written by a newer extractkit: its schema of the samples has version"
+    with pytest.raises(
+        RunDirectoryError, match=rf"{newer} 3, and this extractkit reads versions 1"
+    ):
+        Samples(tmp_path / "samples.jsonl", schema=SCHEMA + 1)
 
 
 def test_the_record_is_that_of_the_file(tmp_path: Path) -> None:
