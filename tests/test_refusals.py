@@ -4,6 +4,7 @@ import ast
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import extractkit
@@ -32,8 +33,13 @@ class Refusal:
 
 def refusals(*errors: str) -> Iterator[Refusal]:
     """Yield every place where an error of one of these classes is made."""
-    for path in sorted(PACKAGE.rglob("*.py")):
-        yield from _in(ast.parse(path.read_text("utf-8")), (), errors)
+    for tree in _trees():
+        yield from _in(tree, (), errors)
+
+
+@cache
+def _trees() -> list[ast.Module]:
+    return [ast.parse(path.read_text("utf-8")) for path in sorted(PACKAGE.rglob("*.py"))]
 
 
 def _in(node: ast.AST, names: tuple[str, ...], errors: Sequence[str]) -> Iterator[Refusal]:
