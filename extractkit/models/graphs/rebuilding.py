@@ -82,8 +82,18 @@ def _replace_unknown(nodes: Any, functions: Mapping[str, Any], body: Any = None)
         if name not in unknown:
             lacked = unknown[given.partition(":")[0]].op
             _become_placeholder(nodes.add(name=name), lacked, types[name])
+    ordered = set() if body is None else _before_others(body)
     for name, node in unknown.items():
-        _become_placeholder(node, node.op, types[name] if name in types else _own_type(node))
+        lacked, kind = node.op, types[name] if name in types else _own_type(node)
+        _become_placeholder(node, lacked, kind)
+        if name in ordered:
+            _become_stateful(node, kind)
+
+
+def _before_others(body: Any) -> set[str]:
+    """Return the names of a function's nodes that others wait for: they may change a state."""
+    waiting = {given[1:] for node in body.node_def for given in node.input if given[:1] == "^"}
+    return waiting | {*body.control_ret.values()}
 
 
 def unknown_operation_of(operation: Any) -> str | None:
@@ -120,6 +130,19 @@ def _unused(name: str, names: set[str]) -> str:
         name += "_"
     names.add(name)
     return name
+
+
+def _become_stateful(node: Any, kind: int) -> None:
+    """Make a placeholder an operation that is never run either, but keeps its control edges.
+
+    TensorFlow drops those of stateless operations where it inlines a function.
+    """
+    node.op = "PyFunc"
+    for name in ("dtype", "shape"):
+        del node.attr[name]
+    node.attr["token"].s = b""
+    node.attr["Tin"].list.SetInParent()
+    node.attr["Tout"].list.type.append(kind)
 
 
 def _become_placeholder(node: Any, lacked: str, kind: int) -> None:

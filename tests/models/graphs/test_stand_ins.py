@@ -173,6 +173,28 @@ def test_functions_of_a_saved_model(tmp_path: Path) -> None:
     assert "which TensorFlow lacks" in check.not_applicable
 
 
+def test_a_state_that_an_unknown_operation_may_change(tmp_path: Path) -> None:
+    module = tf.Module()
+    module.weights = tf.Variable(_WEIGHTS, name="weights")
+
+    def call(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        before = tf.multiply(x, 2.0, name="before")
+        module.weights.assign(module.weights * 2.0)
+        return {"after": tf.matmul(x, module.weights, name="after"), "before": before}
+
+    takes = [tf.TensorSpec([None, 4], name="x")]
+    module.call = tf.function(call, input_signature=takes, autograph=False)
+    tf.saved_model.save(module, str(tmp_path / "m"), signatures=module.call)
+    lack(tmp_path / "m", {"AssignVariableOp": "MyOwnAssign"})
+    model = load_saved_model(str(tmp_path / "m"))
+    reasons = {one.address: one.reason or "" for one in model.catalog.records}
+    (after,) = [address for address in reasons if address.endswith("after:0")]
+    assert "(MyOwnAssign), which this TensorFlow does not have" in reasons[after]
+    assert "(MyOwnAssign), which this TensorFlow does not have" in reasons[":output.after"]
+    (before,) = [address for address in reasons if address.endswith("before:0")]
+    assert not reasons[before]
+
+
 def test_the_body_of_a_function_in_a_frozen_graph(tmp_path: Path) -> None:
     @tf.function(autograph=False)
     def inner(hidden: tf.Tensor) -> tf.Tensor:
