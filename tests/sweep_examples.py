@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from extractkit.commands.jobs import run
-from extractkit.commands.runs import resume
+from extractkit.commands.runs import resume_sweep
 
 TARGET = "extractkit.testing.reference.ReferenceModel"
 REFERENCE = f"_target_: {TARGET}\nseed: 0\nlongest: 64\n"
@@ -39,5 +39,5 @@ def swept(*arguments: str, fail_fast: bool = False) -> list[Exception]:
 def resumed(directory: Path) -> list[Exception]:
     """Go on with a sweep; what failed in it."""
     failures = Failures()
-    resume(directory, [], failures.report)
+    resume_sweep(directory, [], failures.report)
     return failures
