@@ -350,7 +350,7 @@ def verify(
         if lost := in_memory(sound.manifest, live):
             arguments = ", ".join(f"{group}=…" for group in lost)
             return not_recomputed(
-                f"{' and '.join(lost)} stood in memory. In Python: "
+                f"{' and '.join(lost)} existed only in memory. In Python: "
                 f"extractkit.verify(…, recompute={recompute}, {arguments})"
             )
         impose(sound.manifest.environment)

@@ -317,7 +317,9 @@ def test_other_live_objects_are_refused(unfinished: Path) -> None:
         extractkit.resume(unfinished, model=Unsteady(), inputs=["abc", "z", "de", "fgX"])
     with pytest.raises(RunDirectoryError, match="weights"):
         extractkit.resume(unfinished, model=Unsteady(seed=1), inputs=TEXTS)
-    with pytest.raises(RunDirectoryError, match="model and inputs of the run stood in memory"):
+    with pytest.raises(
+        RunDirectoryError, match="model and inputs of the run existed only in memory"
+    ):
         extractkit.resume(unfinished)
     assert extractkit.open(unfinished).status is Status.FAILED
 
@@ -349,7 +351,7 @@ def test_what_stood_in_memory_is_not_computed_again_and_the_rest_is_checked(
     found = extractkit.verify(run, recompute=2, inputs=TEXTS)
     assert not found.failed
     assert {check.detail for check in found.checks if check.outcome is Outcome.NOT_CHECKED} == {
-        "model stood in memory. In Python: extractkit.verify(…, recompute=2, model=…)"
+        "model existed only in memory. In Python: extractkit.verify(…, recompute=2, model=…)"
     }
     assert [check.name for check in found.checks[-3:]] == ["same job", "recomputed", "outputs"]
     (run / "samples.jsonl").unlink()

@@ -279,7 +279,7 @@ def test_broken_yaml_is_reported_by_file_and_line(
 ) -> None:
     search = write("model/mine", text)
     assert message("model=mine", search) == (
-        f"{tmp_path}/model/mine.yaml, line {line}: no valid YAML: {said}"
+        f"{tmp_path}/model/mine.yaml, line {line}: not valid YAML: {said}"
     )
 
 
@@ -386,8 +386,8 @@ def test_several_values_are_asked_back() -> None:
 
 
 def test_a_word_is_no_override() -> None:
-    assert message("model") == "'model' is no override. Write key=value, as in model=bert"
-    assert message("my model=x").startswith("'my model=x' cannot be read: 'my model' is no key.")
+    assert message("model") == "'model' is not an override. Write key=value, as in model=bert"
+    assert message("my model=x").startswith("'my model=x' cannot be read: 'my model' is not a key.")
 
 
 def test_there_is_no_quoted_form_of_what_is_not_key_and_value() -> None:

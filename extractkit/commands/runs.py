@@ -305,8 +305,8 @@ def _arguments(directory: Path, found: "SweepRecord") -> Iterator[str]:
     if found.config_path is not None and not Path(found.config_path).is_absolute():
         # Hydra would treat it as a package and import it.
         raise RunDirectoryError(
-            f"{directory} records --config-path={found.config_path}, which is no absolute path. "
-            f"Run the sweep again"
+            f"{directory} records --config-path={found.config_path}, which is not an absolute "
+            f"path. Run the sweep again"
         )
     yield f"hydra.sweep.dir={hydra_quoted(str(directory))}"
     yield from _KEPT_OFF

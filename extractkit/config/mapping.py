@@ -36,13 +36,13 @@ def read_mapping(path: str | Path) -> FileMapping:
         raise ConfigError(f"{path} {_NOTHING}")
     for left, right in content.items():
         if not isinstance(left, str) or not isinstance(right, str):
-            raise ConfigError(f"{path}: {left!r}: {right!r} is no entry. Write texts: {_FORM}")
+            raise ConfigError(f"{path}: {left!r}: {right!r} is not an entry. Write texts: {_FORM}")
     entries = {str(left): str(right) for left, right in content.items()}
     return FileMapping(entries, str(path), _lines(text))
 
 
 _FORM = '"dense:output": "model/dense/BiasAdd:0"'
-_NOTHING = f"holds no mapping. Write one line for each tensor: {_FORM}"
+_NOTHING = f"does not hold a mapping. Write one line for each tensor: {_FORM}"
 
 
 def _text(path: str | Path) -> str:

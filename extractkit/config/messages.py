@@ -89,11 +89,13 @@ def _raised_by_hydra(error: AssertionError) -> bool:
 def _unreadable(error: OverrideParseException) -> str:
     override = with_plain_run_dir(error.override)
     if "=" not in override:
-        return f"{override!r} is no override. Write key=value, as in model=bert"
+        return f"{override!r} is not an override. Write key=value, as in model=bert"
     as_text, as_list = quoting.as_text(override), quoting.as_list(override)
     if as_text is None:
         key = override.partition("=")[0]
-        return f"{override!r} cannot be read: {key!r} is no key. Write key=value, as in model=bert"
+        return (
+            f"{override!r} cannot be read: {key!r} is not a key. Write key=value, as in model=bert"
+        )
     # The parser's own message; Hydra's version of it points into the text with a caret.
     reason = str(error.__context__ or error).splitlines()[0]
     refused = f"{override!r} cannot be read: {reason}"
@@ -206,7 +208,7 @@ def _not_resolved(error: OmegaConfBaseException) -> str:
 def _no_yaml(error: MarkedYAMLError) -> str:
     mark = error.problem_mark or error.context_mark
     location = f"{mark.name}, line {mark.line + 1}: " if mark else ""
-    return f"{location}no valid YAML: {error.problem or error.context}"
+    return f"{location}not valid YAML: {error.problem or error.context}"
 
 
 def _lines(error: BaseException) -> str:

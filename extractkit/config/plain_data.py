@@ -159,8 +159,8 @@ def recorded_job(
     if lost := in_memory(manifest, live or {}):
         arguments = ", ".join(f"{group}=…" for group in lost)
         raise RunDirectoryError(
-            f"{' and '.join(lost)} of the run stood in memory, and no manifest can hold them. Give "
-            f"them again in Python: extractkit.resume, rerun and verify take {arguments}"
+            f"{' and '.join(lost)} of the run existed only in memory, and no manifest can hold "
+            f"them. Give them again in Python: extractkit.resume, rerun and verify take {arguments}"
         )
     entries: Mapping[str, object] = manifest.job_resolved
     if manifest.volatile.working_directory is not None:

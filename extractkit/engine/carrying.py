@@ -54,7 +54,7 @@ def check_runtime(runtime: Runtime, samples: int) -> None:
         if value is not None and (name, value) != ("batch_size", samples):
             kept = f"states of batches of {samples} samples"
             if samples == 1:
-                kept = "state of one stream and takes one sample a call"
+                kept = "state of one stream and takes one sample per call"
             raise ConfigError(
                 f"runtime.{name}={value} and {_CARRY}: the model keeps the {kept}. Leave "
                 f"runtime.{name} out"

@@ -200,7 +200,7 @@ def sharing_of(
         return Shared(Sharing(str(recorded)))
     if (carried := opened.samples_carried) is not None:
         taken = "one sample" if carried == 1 else f"{carried} samples"
-        why = f"the model's state is carried in the order of the samples, {taken} a call"
+        why = f"the model's state is carried in the order of the samples, {taken} per call"
         return Shared(Sharing.IN_ORDER, why)
     if opened.alone or len(opened.source) < 2:
         return Shared(Sharing.ALONE, opened.why_alone)

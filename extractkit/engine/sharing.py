@@ -77,7 +77,7 @@ class Shared:
             return self.reason
         if self.sharing is not Sharing.ALONE or self.reason is None:
             return None
-        return f"{self.reason}, so the model is run on one sample a call"
+        return f"{self.reason}, so the model is run on one sample per call"
 
 
 def measure_sharing(

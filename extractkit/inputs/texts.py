@@ -215,7 +215,7 @@ class Texts:
             named = ", ".join(repr(str(path)) for path in paths)
             raise InputError(
                 f"inputs.path={named} holds no text: all lines are blank. "
-                f"Give a file with one sample a line"
+                f"Give a file with one sample per line"
             )
         return TextSource(tuple(files), digest.hexdigest())
 
@@ -231,7 +231,7 @@ class Texts:
         if plain and self.columns is not None:
             raise InputError(
                 f"inputs.columns means nothing in {str(plain[0])!r}, which is read as plain text, "
-                f"one sample a line. Columns are for {', '.join(JSON_LINES)}"
+                f"one sample per line. Columns are for {', '.join(JSON_LINES)}"
             )
         return not plain
 
@@ -240,7 +240,7 @@ class Texts:
         if self.column != _ANY_COLUMN and not any(map(_holds_json, paths)):
             raise InputError(
                 f"inputs.column={self.column!r} means nothing in {str(paths[0])!r}, which is read "
-                f"as plain text, one sample a line. Columns are for {', '.join(JSON_LINES)}"
+                f"as plain text, one sample per line. Columns are for {', '.join(JSON_LINES)}"
             )
 
 

@@ -479,7 +479,7 @@ class TestRun:
                 bad_samples="skip", shard_size=size, batch_size=size,
             )  # fmt: skip
             run = executed(tmp_path / str(size), wanted)
-            # With one sample a call, what belongs to a batch as a whole is stored too.
+            # With one sample per call, what belongs to a batch as a whole is stored too.
             keys = [key for key in run if key != "attention:op/Count"]
             values = {k: [run[k].sample(at) for at in range(7)] for k in keys}
             found.append((run.missing, values))

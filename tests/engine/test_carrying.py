@@ -57,7 +57,7 @@ def test_the_user_learns_how_samples_share_a_call(tmp_path: Path) -> None:
     reported = Collected()
     executed(tmp_path / "run", carrying(), reported)
     assert (
-        "the model's state is carried in the order of the samples, one sample a call"
+        "the model's state is carried in the order of the samples, one sample per call"
         in reported.notes
     )
     plan = preview(carrying(), tmp_path)

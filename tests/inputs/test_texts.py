@@ -305,7 +305,7 @@ class TestMistakes:
         Path("a.txt").write_bytes(content)
         assert refusal("a.txt") == (
             "inputs.path='a.txt' holds no text: all lines are blank. "
-            "Give a file with one sample a line"
+            "Give a file with one sample per line"
         )
 
     def test_another_encoding_is_refused_by_line_and_byte(self, folder: Path) -> None:
@@ -356,7 +356,7 @@ class TestMistakes:
         Path("a.txt").write_text("review,stars\nfine,4\n")
         assert refusal("a.txt", column="review") == (
             "inputs.column='review' means nothing in 'a.txt', which is read as plain text, one "
-            "sample a line. Columns are for .jsonl, .ndjson, .json"
+            "sample per line. Columns are for .jsonl, .ndjson, .json"
         )
 
     @pytest.mark.parametrize(

@@ -199,7 +199,7 @@ def test_a_function_that_lacks_an_input_is_not_called(affine: str) -> None:
 
 
 def one_row() -> Any:
-    """Takes one sample a call, without an axis for it."""
+    """Takes one sample per call, without an axis for it."""
 
     @tf.function(input_signature=[tf.TensorSpec([4], tf.float32, name="x")])
     def halved(x: tf.Tensor) -> dict[str, tf.Tensor]:

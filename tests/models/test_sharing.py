@@ -156,7 +156,7 @@ def test_what_depends_on_a_batch_is_run_sample_by_sample(
         ["selectors=outputs"], model=model, inputs=x, run_dir=tmp_path / "r", listener=reported
     )
     assert run.manifest.settings["sharing"] == ALONE
-    assert any("so the model is run on one sample a call" in note for note in reported.notes)
+    assert any("so the model is run on one sample per call" in note for note in reported.notes)
     want = np.zeros((7, 4), np.float32) if layer is Centred else x.sum(axis=1)
     np.testing.assert_allclose(np.asarray(run[":output"]), want, atol=1e-6)
     asked = extractkit.extract(

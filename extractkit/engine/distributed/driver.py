@@ -256,7 +256,7 @@ class Driver:
 
     def _ended(self, member: _Member, event: Ended) -> None:
         if event.last_words:
-            _log.error("worker %d left these words:\n%s", member.number, event.last_words)
+            _log.error("the last output of worker %d:\n%s", member.number, event.last_words)
         self._lose(member, event.how)
 
     def _give_up_late(self) -> None:

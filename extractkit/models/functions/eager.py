@@ -120,8 +120,8 @@ _MOST_LISTED = 3
 
 _ANOTHER_PATH = "Python takes another path where sizes differ: it is not always made"
 _IMPURE = (
-    "a random or assigning operation is run before it, and no data flow is known in eager mode: it "
-    "may be no function of the sample alone"
+    "a random or assigning operation is run before it, and no data flow is known in eager mode: "
+    "its value may depend on more than the sample"
 )
 _STATEFUL = (
     "called again with the same values, the function gives another result here or before: it keeps "

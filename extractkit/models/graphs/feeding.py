@@ -264,7 +264,7 @@ class Argument:
             axes[part] = f"[{', '.join(dims)}]"
         return (
             f"it needs the {self.kind} tensor {name!r}, of which a sample is more than one row. "
-            f"Give its parts, one sample a call: {nested_override(INPUT_AXES, axes)}"
+            f"Give its parts, one sample per call: {nested_override(INPUT_AXES, axes)}"
         )
 
 

@@ -87,7 +87,9 @@ def _affine(operation: Any, mode: str, low: float, high: float) -> tuple[float, 
     return scale, least - (round(steps) if mode == "MIN_FIRST" else steps)
 
 
-_IMPURE = "a random or assigning operation comes before it: it is no function of the sample alone"
+_IMPURE = (
+    "a random or assigning operation comes before it: its value depends on more than the sample"
+)
 
 
 @dataclass(frozen=True, eq=False)

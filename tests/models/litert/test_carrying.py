@@ -188,7 +188,7 @@ def test_a_job_checks_that_the_state_is_carried(
         (
             "runtime.batch_size=4",
             "runtime.batch_size=4 and model.state=carry: the model keeps the state of one stream "
-            "and takes one sample a call. Leave runtime.batch_size out",
+            "and takes one sample per call. Leave runtime.batch_size out",
         ),
         (
             "runtime.part=1/2",
