@@ -114,7 +114,7 @@ class FunctionModel(GraphModel):
     def contents(self) -> Mapping[str, str] | None:
         """The contents of the graph's captures."""
         weights = {id(v.handle): self._weight_content(record) for record, v in self._weights()}
-        return captured_contents(self.graph.graph, weights)
+        return captured_contents(self.graph.graph, weights, self._records.impure)
 
     def own_call(self, checkpoint: int | None = None) -> OwnCall:
         """Return the model's own call in a graph, which does not change variables."""

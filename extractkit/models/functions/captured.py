@@ -7,7 +7,7 @@ lives as long as the handle.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from extractkit.core import digests
 from extractkit.core.values import as_array
+from extractkit.models.graphs.purity import consumers
 
 # There is no public way to get the content of a handle. Its text shows the variable's name, to
 # which TensorFlow appends a counter, and the number of its type.
@@ -69,12 +70,16 @@ def _orphaned(graph: Any) -> Iterator[OrphanedVariable]:
 _LOOK_UP = "LookupTableFindV2"
 
 
-def captured_contents(graph: Any, weights: Mapping[int, str]) -> dict[str, str] | None:
+def captured_contents(
+    graph: Any, weights: Mapping[int, str], impure: Container[str] = frozenset()
+) -> dict[str, str] | None:
     """Return a text for each placeholder of a captured object, by the placeholder's name.
 
     Args:
         graph: the graph of a function.
         weights: The text for each weight, by the id of its variable's handle.
+        impure: Names of operations whose results are not extracted. What only they use decides no
+            value, and the state of a random generator differs each time a model is loaded.
 
     Returns:
         None if the content of a captured object is not known.
@@ -83,6 +88,9 @@ def captured_contents(graph: Any, weights: Mapping[int, str]) -> dict[str, str] 
     contents = {}
     for outside, inside in graph.captures:
         content = weights.get(id(outside))
+        uses = [operation.name in impure for operation in inside.consumers()]
+        if content is None and uses and all(uses):
+            content = "random"
         if content is None:
             # A variable that is not a weight of the model is a constant.
             content = _content(variables.get(id(outside), outside), inside)
@@ -102,7 +110,7 @@ def _content(outside: Any, inside: tf.Tensor) -> str | None:
 
 def _table(handle: tf.Tensor, inside: tf.Tensor) -> str | None:
     """Return the content of a lookup table, or None for anything else or a nested use."""
-    for operation in _consumers(inside):
+    for operation in consumers(inside):
         if operation.type == _LOOK_UP:
             keys, values = tf.raw_ops.LookupTableExportV2(
                 table_handle=handle,
@@ -111,12 +119,3 @@ def _table(handle: tf.Tensor, inside: tf.Tensor) -> str | None:
             )
             return f"table {digests.of_table(keys.numpy(), values.numpy())}"
     return None
-
-
-def _consumers(tensor: tf.Tensor) -> Iterator[Any]:
-    """Yield the consumers of a tensor, also through the identities of inlined calls."""
-    for operation in tensor.consumers():
-        if operation.type == "Identity":
-            yield from _consumers(operation.outputs[0])
-        else:
-            yield operation

@@ -302,7 +302,7 @@ class EagerModel:
             records.append(record)
             whole |= {address} if added else set()
         carried = frozenset(call.carried for call in calls)
-        return Records(tuple(records), frozenset(whole)), carried
+        return Records(tuple(records), frozenset(whole), frozenset()), carried
 
     def _repeated(
         self, call: EagerCall, addresses: Container[str], at: Mapping[str, int]

@@ -1,7 +1,7 @@
 """Dependence of a graph's operations on inputs, random numbers, variables and side effects."""
 
 import re
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any
 
 from extractkit.models.failures import unknown_operation_advice
@@ -15,12 +15,15 @@ _CONTAINERS = (
     r"|^Reader(Read|Re)|^(Un|Map|OrderedMap|MapUn|OrderedMapUn)?[Ss]tage(NoKey)?$"
 )
 
-IMPURE = re.compile(
-    r"^Assign|^Rng|^Stateful(?!PartitionedCall)|Random|Multinomial|TruncatedNormal"
-    r"|^Resource(Scatter|Apply|SparseApply)|^Scatter(Nd)?(Update|Add|Sub|Mul|Div|Min|Max)"
-    r"|^(Sparse)?Apply|^(Resource)?(StridedSliceAssign|CountUpTo)$"
+_RANDOM = (
+    r"^Rng|^Stateful(?!PartitionedCall)|Random|Multinomial|TruncatedNormal"
     r"|CandidateSampler$|^SampleDistortedBoundingBox|^NonDeterministicInts$"
-    rf"|{_CONTAINERS}"
+)
+
+IMPURE = re.compile(
+    r"^Assign|^Resource(Scatter|Apply|SparseApply)|^Scatter(Nd)?(Update|Add|Sub|Mul|Div|Min|Max)"
+    r"|^(Sparse)?Apply|^(Resource)?(StridedSliceAssign|CountUpTo)$"
+    rf"|{_RANDOM}|{_CONTAINERS}"
 )
 """Types of operations that draw random numbers or change a variable, table, queue or iterator."""
 
@@ -42,7 +45,8 @@ def impure_operations(source: SourceGraph, inert: Container[str] = frozenset()) 
 
     Random values would repeat in every batch or differ between runs. Assigned variables depend on
     earlier batches, and the assignment would change the model. Both kinds of dependence end at an
-    input, even inside the graph.
+    input, even inside the graph. Operations on the way from the state of a random generator to
+    where it is used depend on random numbers too: Keras draws the state when a model is loaded.
 
     Args:
         inert: Names of operations whose results do not depend on their inputs.
@@ -54,7 +58,44 @@ def impure_operations(source: SourceGraph, inert: Container[str] = frozenset()) 
         if any(IMPURE.search(kind) for kind in types[operation.name])
     ]
     fed = frozenset(tensor.name for tensor in source.inputs.values())
-    return downstream(sources, run_after(source.graph, fed), inert, fed)
+    impure = downstream(sources, run_after(source.graph, fed), inert, fed)
+    random = {name for name in impure if any(re.search(_RANDOM, kind) for kind in types[name])}
+    for _, inside in getattr(source.graph, "captures", ()):
+        impure |= _uses_of_generator(inside, impure, random)
+    return impure
+
+
+def consumers(tensor: Any) -> Iterator[Any]:
+    """Yield the consumers of a tensor, also through the identities of inlined calls."""
+    for operation in tensor.consumers():
+        if operation.type == "Identity":
+            yield from consumers(operation.outputs[0])
+        else:
+            yield operation
+
+
+def _uses_of_generator(handle: Any, impure: Container[str], random: set[str]) -> set[str]:
+    """Return the names of the pure operations that use the state of a random generator.
+
+    The state is a variable that the graph changes and that decides only impure operations, some
+    of them random. For any other variable, the result is empty.
+    """
+    if not any(operation.name in impure for operation in consumers(handle)):
+        return set()
+    found: set[str] = set()
+    draws = False
+    waiting = [handle]
+    while waiting:
+        later = waiting.pop().consumers()
+        if not later:  # a result
+            return set()
+        for operation in later:
+            if operation.name in impure:
+                draws |= operation.name in random
+            elif operation.name not in found:
+                found.add(operation.name)
+                waiting.extend(operation.outputs)
+    return found if draws else set()
 
 
 def changes_containers(graph: AnyGraph) -> bool:

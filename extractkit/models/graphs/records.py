@@ -113,10 +113,12 @@ class Records:
         records: The complete records.
         whole: Addresses of tensors whose whole value belongs to one sample, if a call takes one
             sample. A sample axis is added in front of them.
+        impure: Names of the operations whose tensors are not functions of the sample alone.
     """
 
     records: tuple[TensorRecord, ...]
     whole: frozenset[str]
+    impure: frozenset[str]
 
 
 def complete(
@@ -160,7 +162,7 @@ def complete(
                 reason=reason,
             )
         )
-    return Records(tuple(records), frozenset(whole))
+    return Records(tuple(records), frozenset(whole), frozenset(impure))
 
 
 def free_axes_are_independent(

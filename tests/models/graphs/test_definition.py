@@ -104,6 +104,56 @@ def test_a_variable_that_is_no_weight_counts_by_its_content() -> None:
     assert digest(model(1.0)) == digest(model(1.0)) != digest(model(2.0))
 
 
+class Drawing(Layers.Layer):
+    """Draws numbers, and uses them or not."""
+
+    def __init__(self, source: str, seed: int) -> None:
+        super().__init__(name="drawing")
+        self.source = source
+        self.keras_generator = keras.random.SeedGenerator(seed)
+        self.generator = tf.random.Generator.from_seed(seed)
+
+    def call(self, x: Any) -> Any:
+        if self.source == "used as a number":
+            x = x * keras.ops.cast(self.keras_generator.next()[0], "float32")
+        if self.source == "tensorflow":
+            self.generator.normal((4,))
+        else:
+            keras.random.normal((4,), seed=self.keras_generator)
+        return x
+
+
+def with_seed(kind: str, seed: int) -> Any:
+    keras.utils.set_random_seed(seed)  # for layers without a seed
+    cells = {
+        "gru": lambda: Layers.GRU(3, dropout=0.3),
+        "convolution": lambda: Layers.ConvLSTM1D(2, 2, recurrent_dropout=0.3),
+    }
+    inputs = keras.Input((4, 3, 1) if kind == "convolution" else (4, 3) if kind in cells else (4,))
+    made = cells[kind]() if kind in cells else Drawing(kind, seed)
+    return keras.Model(inputs, made(inputs))
+
+
+@pytest.mark.parametrize("kind", ["gru", "convolution", "keras", "tensorflow"])
+def test_the_state_of_random_generators_does_not_count(kind: str) -> None:
+    one, two = with_seed(kind, 1), with_seed(kind, 2)
+    assert digest(one) == digest(two)
+    # Nor can it be extracted: it would differ each time that a model is loaded.
+    reads = [
+        record
+        for record in live_model(one).catalog.records
+        if record.address.startswith("drawing:op/R")
+    ]
+    assert not any(record.extractable for record in reads)
+    assert live_model(one).catalog.outputs[0].extractable
+    assert len(reads) == {"keras": 2, "tensorflow": 1}.get(kind, 0)
+
+
+def test_the_state_of_a_random_generator_that_is_used_as_a_number_counts() -> None:
+    kind = "used as a number"
+    assert digest(with_seed(kind, 1)) != digest(with_seed(kind, 2))
+
+
 def function_digest(build: Callable[..., Any], **arguments: object) -> str | None:
     """Of what `model=module` makes of a builder of this file."""
     target = f"{__name__}.{build.__name__}"
