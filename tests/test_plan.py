@@ -18,11 +18,11 @@ from extractkit.core.plan import (
     PlannedTensor,
     Shard,
     bytes_per_sample,
-    numpy_dtype,
     plan_shards,
     plan_tensors,
 )
 from extractkit.core.selectors import parse_selector
+from extractkit.core.spec import numpy_dtype
 from extractkit.core.values import Assembly
 from extractkit.errors import SelectionError
 

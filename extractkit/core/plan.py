@@ -6,16 +6,17 @@ and `plan_shards` divides the samples into shards.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from extractkit.core.catalog import Catalog, Kind, TensorRecord
 from extractkit.core.selectors import Selector
-from extractkit.core.spec import SAMPLE, TEXT, UNKNOWN, TensorSpec
+from extractkit.core.spec import SAMPLE, TEXT, UNKNOWN, TensorSpec, numpy_dtype, storable
+from extractkit.core.statistics import Statistic
+from extractkit.core.statistics.registry import Asked
 from extractkit.core.transforms.pipeline import BoundPipeline, Pipeline
 from extractkit.errors import SelectionError
 
@@ -100,6 +101,8 @@ class PlannedTensor:
         address, kind: those of the record.
         selectors: names of the selectors that match it.
         pipeline: the transforms that these selectors ask for, as written.
+        asked: the statistics that these selectors ask for. If there are any, they are stored in
+            place of a value per sample.
         layout: how it is brought into stored order; None until its axes have been measured.
         bound: the transforms that lead to what is stored; None until its axes have been measured.
         dtype, dims, shape: as stored, after the transforms. `shape` holds None for axes whose
@@ -116,6 +119,19 @@ class PlannedTensor:
     dtype: str
     dims: Dims | None
     shape: Shape | None
+    asked: Asked = field(default_factory=Asked)
+
+    @property
+    def statistics(self) -> tuple[Statistic, ...]:
+        """What is stored over all samples; empty if a value per sample or a constant is stored."""
+        return () if self.constant else self.asked.statistics
+
+    @property
+    def state_bytes(self) -> int:
+        """Stored bytes of its statistics' states for each shard."""
+        if self.bound is None:
+            return 0
+        return sum(statistic.state_bytes(self.bound.result) for statistic in self.statistics)
 
     @property
     def constant(self) -> bool:
@@ -311,40 +327,47 @@ def plan_tensors(catalog: Catalog, selectors: Sequence[Selector]) -> tuple[Plann
     Raises:
         SelectionError: a selector matches nothing, or asks for axes that its tensors do not have.
     """
-    wanted: dict[str, list[tuple[Pipeline, list[str]]]] = {}
+    wanted: dict[str, list[tuple[Pipeline, Asked, list[str]]]] = {}
     for selector in selectors:
         for record in selector.select(catalog):
             groups = wanted.setdefault(record.address, [])
-            for pipeline, names in groups:
-                if pipeline.same_as(selector.pipeline):
+            for pipeline, asked, names in groups:
+                if pipeline.same_as(selector.pipeline) and asked.same_as(selector.asked):
                     names.append(selector.name)
                     break
             else:
-                groups.append((selector.pipeline, [selector.name]))
+                groups.append((selector.pipeline, selector.asked, [selector.name]))
     planned: list[PlannedTensor] = []
     for record in catalog.records:
         groups = wanted.get(record.address, [])
-        for pipeline, names in groups:
+        for pipeline, asked, names in groups:
             key = record.address if len(groups) == 1 else f"{record.address}@{names[0]}"
-            planned.extend(_planned(key, record, pipeline, tuple(names)))
+            planned.extend(_planned(key, record, pipeline, asked, tuple(names)))
     return tuple(planned)
 
 
 def _planned(
-    key: str, record: TensorRecord, pipeline: Pipeline, names: tuple[str, ...]
+    key: str, record: TensorRecord, pipeline: Pipeline, asked: Asked, names: tuple[str, ...]
 ) -> Iterator[PlannedTensor]:
-    """Yield what is stored of a tensor: the pipeline's main result, then the further ones."""
+    """Yield what is stored of a tensor: the pipeline's main result, then the further ones.
+
+    Statistics are those of the main result.
+    """
     of_record = (record.address, record.kind, names, pipeline)
     layout = Layout.of(record)
     if layout is None:
         dtype = storable(pipeline.cast or record.dtype)
-        yield PlannedTensor(key, *of_record, None, None, dtype, None, None)
+        yield PlannedTensor(key, *of_record, None, None, dtype, None, None, asked)
         return
     spec = TensorSpec.of(record.dtype, layout.dims, layout.shape)
     for name, bound in pipeline.bind(record.address, spec).items():
         dtype, dims, shape = storable(bound.spec.dtype), bound.spec.labels, bound.spec.shape
         own = f"{key}@{name}" if name else key
-        yield PlannedTensor(own, *of_record, layout, bound, dtype, dims, shape)
+        one = PlannedTensor(own, *of_record, layout, bound, dtype, dims, shape, asked)
+        for statistic in one.statistics:
+            statistic.check(bound.result)
+        if not (name and one.statistics):
+            yield one
 
 
 def measured(tensor: PlannedTensor, record: TensorRecord) -> tuple[PlannedTensor, ...]:
@@ -353,17 +376,7 @@ def measured(tensor: PlannedTensor, record: TensorRecord) -> tuple[PlannedTensor
     Raises:
         SelectionError: it does not have the axes that a transform asks for.
     """
-    return tuple(_planned(tensor.key, record, tensor.pipeline, tensor.selectors))
-
-
-def storable(dtype: str) -> str:
-    """Return the stored dtype: bfloat16, which HDF5 and NumPy lack, is stored as float32."""
-    return "float32" if dtype == "bfloat16" else dtype
-
-
-def numpy_dtype(dtype: str) -> np.dtype[Any]:
-    """Return NumPy's type for stored values. Texts, which have any length, are objects."""
-    return np.dtype(object if dtype == TEXT else storable(dtype))
+    return tuple(_planned(tensor.key, record, tensor.pipeline, tensor.asked, tensor.selectors))
 
 
 def bytes_per_sample(tensors: Iterable[PlannedTensor], lengths: Lengths) -> npt.NDArray[np.int64]:

@@ -14,6 +14,7 @@ from functools import lru_cache
 from extractkit.core.catalog import Catalog, Kind, TensorRecord
 from extractkit.core.keys import Key
 from extractkit.core.spec import Dim
+from extractkit.core.statistics.registry import STATISTICS, Asked
 from extractkit.core.transforms.pipeline import TRANSFORM_KEYS, TRANSFORMS, Pipeline
 from extractkit.core.transforms.slicing import Range, parse_range
 from extractkit.errors import ConfigError, SelectionError, choices
@@ -108,13 +109,20 @@ PREDICATE_KEYS = (
 )
 """The keys for what a selector matches."""
 
+STATISTICS_KEY = Key(
+    *(STATISTICS, None),
+    "results over all samples in place of a value per sample: `[moments, {top: {k: 10}}]`",
+)
+
 TAKE = Key(
     *("take", None),
     "a slice over what matches, in the catalog's order: `'-4:'` is the last four",
 )
 
 _OF_LAYERS = ("layer_type", "inside")
-SELECTOR_KEYS = tuple(key.name for key in (*PREDICATE_KEYS, TAKE, *TRANSFORMS))
+_OF_VALUES = (*TRANSFORM_KEYS, STATISTICS)
+_OTHER_KEYS = (TAKE.name, *_OF_VALUES)
+SELECTOR_KEYS = tuple(key.name for key in (*PREDICATE_KEYS, TAKE, *TRANSFORMS, STATISTICS_KEY))
 
 
 class Predicate:
@@ -182,6 +190,7 @@ class Selector:
 
     Attributes:
         take: a slice over what matches.
+        asked: the statistics that are stored in place of values per sample.
         given: the selector as written, for messages.
     """
 
@@ -190,6 +199,7 @@ class Selector:
     pipeline: Pipeline = field(default_factory=Pipeline)
     given: str = ""
     take: Range = (None, None, None)
+    asked: Asked = field(default_factory=Asked)
 
     def matching(self, catalog: Catalog) -> tuple[TensorRecord, ...]:
         """Return the records that match, in the catalog's order, extractable or not.
@@ -290,11 +300,12 @@ def parse_selector(name: str, mapping: object) -> Selector:
         )
     at = f"selectors.{name}"
     entries = _mapping(mapping, at)
-    predicate = _parse_all(entries, at, extra=(TAKE.name, *TRANSFORM_KEYS))
+    predicate = _parse_all(entries, at, extra=_OTHER_KEYS)
     take = parse_range(entries.get(TAKE.name, ":"), f"{at}.{TAKE.name}")
     pipeline = Pipeline.parse({k: v for k, v in entries.items() if k in TRANSFORM_KEYS}, at)
-    shown = ", ".join(f"{k}={v!r}" for k, v in entries.items() if k not in TRANSFORM_KEYS)
-    return Selector(name, predicate, pipeline, f"{name}.{shown}", take)
+    shown = ", ".join(f"{k}={v!r}" for k, v in entries.items() if k not in _OF_VALUES)
+    asked = Asked.parse(entries.get(STATISTICS), f"{at}.{STATISTICS}")
+    return Selector(name, predicate, pipeline, f"{name}.{shown}", take, asked)
 
 
 def _mapping(value: object, at: str) -> Mapping[str, object]:

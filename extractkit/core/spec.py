@@ -3,6 +3,9 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 SAMPLE = "sample"
 """Name of the axis that counts samples."""
@@ -122,3 +125,13 @@ class TensorSpec:
     def shape(self) -> tuple[int | None, ...]:
         """The size of each axis, None where it varies."""
         return tuple(dim.size for dim in self.dims)
+
+
+def storable(dtype: str) -> str:
+    """Return the stored dtype: bfloat16, which HDF5 and NumPy lack, is stored as float32."""
+    return "float32" if dtype == "bfloat16" else dtype
+
+
+def numpy_dtype(dtype: str) -> np.dtype[Any]:
+    """Return NumPy's type for stored values. Texts, which have any length, are objects."""
+    return np.dtype(object if dtype == TEXT else storable(dtype))

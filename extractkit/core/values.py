@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from extractkit.core.plan import numpy_dtype
+from extractkit.core.spec import numpy_dtype
 from extractkit.errors import JobError
 
 Array = npt.NDArray[Any]

@@ -20,8 +20,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.segment import Segment
 
 from extractkit.core.catalog import Kind
-from extractkit.core.plan import storable
-from extractkit.core.spec import SAMPLE
+from extractkit.core.spec import SAMPLE, storable
 from extractkit.runs.directory import human_bytes
 
 _PLURALS = {

@@ -17,7 +17,7 @@ from extractkit.engine import Summary
 from extractkit.errors import ConfigError, MissingExtraError, choices
 from extractkit.runs.directory import human_bytes
 from extractkit.runs.drift import Drift, Series, TensorDrift
-from extractkit.runs.manifest import Manifest, RunTensor, SelfCheck, Status
+from extractkit.runs.manifest import Manifest, RunStatistics, RunTensor, SelfCheck, Status
 from extractkit.runs.sweeps import JobStatus, SweepRecord, as_typed, next_steps
 from extractkit.sinks.hdf5 import AUTO, INDEX, Hdf5Sink
 
@@ -209,10 +209,28 @@ def overview(
             "unextractable",
             f"{plural(len(manifest.unextractable), 'tensor')}, with their reasons in the manifest",
         )
-    parts: list[RenderableType] = [facts, "", _tensors(manifest.tensors)]
+    parts: list[RenderableType] = [facts, ""]
+    if manifest.tensors or not manifest.statistics:
+        parts.append(_tensors(manifest.tensors))
+    if manifest.statistics:
+        parts += [""] * bool(manifest.tensors) + [_statistics(manifest.statistics)]
     if drift is not None:
         parts += ["", drift_overview(drift)]
     return Group(*parts)
+
+
+def _statistics(recorded: Sequence[RunStatistics]) -> Table:
+    table = Table("tensor", "statistics over all samples", "of", box=None, pad_edge=False)
+    for one in recorded[:_MOST_ROWS]:
+        table.add_row(
+            Text(safe(one.key), overflow="fold"),
+            safe(", ".join(one.names)),
+            shape_text(one.dims, (None, *one.shape)),
+        )
+    if len(recorded) > _MOST_ROWS:
+        rest = len(recorded) - _MOST_ROWS
+        table.add_row(f"… and {rest:,} more; `run.statistics` has them all")
+    return table
 
 
 def summary(result: Summary) -> RenderableType:

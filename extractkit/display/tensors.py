@@ -16,6 +16,7 @@ from rich.tree import Tree
 
 from extractkit.core.catalog import VARIABLES, Catalog, Kind, TensorRecord
 from extractkit.core.checkpoints import ExcludedCheckpoint
+from extractkit.core.plan import PlannedTensor
 from extractkit.display import counts_text, plural, safe, shape_text, size_text
 from extractkit.engine.preview import AT_LEAST, EXACT, UPPER_BOUND, Preview
 from extractkit.runs.directory import human_bytes
@@ -165,13 +166,20 @@ def _tensors(plan: Preview) -> Table:
         table.add_row(
             Text(safe(tensor.key), overflow="fold"),
             safe(tensor.dtype),
-            shape_text(tensor.dims, tensor.shape) + measured,
+            _stored_text(tensor) + measured,
             "?" if size is None else human_bytes(size),
             Text(safe(", ".join(tensor.selectors))),
         )
     if len(plan.tensors) > _MOST_ROWS:
         table.add_row(f"… and {len(plan.tensors) - _MOST_ROWS:,} more; --json lists them all")
     return table
+
+
+def _stored_text(tensor: PlannedTensor) -> str:
+    shape = shape_text(tensor.dims, tensor.shape)
+    if not tensor.statistics:
+        return shape
+    return f"{', '.join(statistic.name for statistic in tensor.statistics)} of {shape}"
 
 
 def _unextractable(records: Sequence[TensorRecord]) -> list[Text]:

@@ -13,8 +13,8 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from extractkit.core.plan import Lengths, Shard, numpy_dtype
-from extractkit.core.spec import TEXT
+from extractkit.core.plan import Lengths, Shard
+from extractkit.core.spec import TEXT, numpy_dtype
 from extractkit.core.values import Array
 from extractkit.inputs import InputSpec, Sample, Signature, Source
 from extractkit.models import Encoded, Model

@@ -264,11 +264,16 @@ class _Execution:
 
     def _plan(self, prepared: Prepared, found: Survey, recorder: Recorder) -> RunPlan:
         lengths = found.lengths
-        per_sample = bytes_per_sample(prepared.tensors, lengths) + prepared.trial.scaled(lengths)
+        unforeseen = prepared.trial.scaled(lengths)
+        # Shards are bounded by what is in memory, of which statistics store only their states.
+        held = bytes_per_sample(prepared.tensors, lengths) + unforeseen
+        shards = prepared.opened.shards(lengths, held, self.job.runtime.shard_size)
+        single = [tensor for tensor in prepared.tensors if not tensor.statistics]
+        stored = int((bytes_per_sample(single, lengths) + unforeseen).sum())
         constants = sum(t.constant_bytes or 0 for t in prepared.tensors if t.constant)
+        states = sum(tensor.state_bytes for tensor in prepared.tensors) * len(shards)
         times = prepared.opened.sets_of_weights
-        total = (int(per_sample.sum()) + constants) * times
-        shards = prepared.opened.shards(lengths, per_sample, self.job.runtime.shard_size)
+        total = (stored + constants + states) * times
         overhead = file_overhead(len(prepared.tensors), len(shards) * times)
         files = (total + overhead) * len(self.job.sinks)
         if (part := self.job.runtime.part) is not None:
@@ -335,7 +340,15 @@ class _Execution:
         began = time.perf_counter()
         before = recorder.bytes
         timings = {"compute": one.compute_seconds}
-        recorder.commit(one.shard, one.values, timings, one.stats, one.missing, one.state)
+        recorder.commit(
+            one.shard,
+            one.values,
+            timings,
+            one.stats,
+            one.missing,
+            one.state,
+            one.statistics,
+        )
         _log.info("committed %s in %.3f s", one.shard.key, time.perf_counter() - began)
         self.listener.advanced(0, recorder.bytes - before)
 

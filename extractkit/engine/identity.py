@@ -25,7 +25,7 @@ from extractkit.runs.environment import (
     package_versions,
 )
 from extractkit.runs.files import origins
-from extractkit.runs.manifest import Manifest, RunInputs, RunTensor, Unextractable
+from extractkit.runs.manifest import Manifest, RunInputs, RunStatistics, RunTensor, Unextractable
 from extractkit.runs.same_job import MACHINE_SETTINGS, tensors_key
 from extractkit.runs.schema import digest, plain
 from extractkit.sinks import StoredTensor
@@ -51,6 +51,7 @@ def identity(prepared: Prepared, described: Manifest) -> str | None:
             plain((tensor.key, tensor.pipeline.written, tensor.layout))
             for tensor in prepared.tensors
         ],
+        **({"statistics": plain(described.statistics)} if described.statistics else {}),
         "runtime": prepared.job.runtime.with_effect(Effect.COMPUTING, Effect.STORING),
         "settings": {
             name: plain(value)
@@ -120,6 +121,22 @@ def described(manifest: Manifest, prepared: Prepared) -> Manifest:
         tensors=tuple(
             RunTensor(_stored(tensor), model.catalog[tensor.address], tensor.selectors)
             for tensor in prepared.tensors
+            if not tensor.statistics
+        ),
+        statistics=tuple(
+            RunStatistics(
+                tensor.key,
+                model.catalog[tensor.address],
+                tensor.selectors,
+                tensor.pipeline.written,
+                tensor.asked.written,
+                tuple(statistic.name for statistic in tensor.statistics),
+                tensor.dtype,
+                tensor.dims or (),
+                tensor.sample_shape,
+            )
+            for tensor in prepared.tensors
+            if tensor.statistics
         ),
         unextractable=tuple(Unextractable(r.address, r.reason or "") for r in opened.unextractable),
         origins=origins([job.model, job.inputs]),

@@ -85,6 +85,7 @@ class Preview:
                     "shape": None if tensor.shape is None else list(tensor.shape),
                     "bytes": self.sizes[tensor.key],
                     "measured": tensor.key in self.measured,
+                    "statistics": [statistic.name for statistic in tensor.statistics],
                 }
                 for tensor in self.tensors
             ],
@@ -134,10 +135,14 @@ def _planned(
 ) -> Preview:
     lengths = bounds or _lengths(opened)
     sizes: dict[str, int | None] = {}
+    held = bytes_per_sample(opened.tensors, lengths)
+    shards = opened.shards(lengths, held, job.runtime.shard_size)
     times = opened.sets_of_weights
     for tensor in opened.tensors:
         if tensor.constant:
             size = tensor.constant_bytes
+        elif tensor.statistics:
+            size = tensor.state_bytes * len(shards)
         else:
             per_sample = tensor.bytes_per_sample(lengths)
             size = None if per_sample is None else int(per_sample.sum())
@@ -156,9 +161,7 @@ def _planned(
         bound=AT_LEAST if None in sizes.values() else bound,
         sizes=sizes,
         shared=shared,
-        shards=opened.shards(
-            lengths, bytes_per_sample(opened.tensors, lengths), job.runtime.shard_size
-        ),
+        shards=shards,
         directory=directory,
         free_bytes=free_bytes(directory),
     )

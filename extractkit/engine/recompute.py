@@ -26,6 +26,7 @@ from extractkit.runs.manifest import Manifest
 from extractkit.runs.same_job import job_differences, surrounding_differences
 from extractkit.runs.samples import Samples
 from extractkit.runs.shards import state_before, to_bytes
+from extractkit.runs.statistics import serialized
 
 _SURROUNDINGS, _SHARDS, _OUTPUTS = "same job", "recomputed", "outputs"
 
@@ -162,7 +163,12 @@ class _Recomputation:
 
     def _held(self, one: ShardValues, entry: Entry, exactly: bool) -> tuple[list[Finding], float]:
         """Compare a shard with the stored one; return the findings and the largest difference."""
-        found = self._missing(one, entry) + (self._state(one, entry) if exactly else [])
+        found = self._missing(one, entry)
+        if exactly:
+            found += self._beside(entry, entry.state, one.state and to_bytes(one.state))
+            found += self._beside(
+                entry, entry.statistics, one.statistics and serialized(one.statistics)
+            )
         if digest(one.values.items()) == entry.values:
             return found, 0.0
         largest = 0.0
@@ -181,15 +187,14 @@ class _Recomputation:
             found.append(Finding(file.name, f"{path}: computed again it is another", entry.shard))
         return found, largest
 
-    def _state(self, one: ShardValues, entry: Entry) -> list[Finding]:
-        """Compare the state after a shard with the stored one, if both exist."""
-        if one.state is None or entry.state is None:
+    def _beside(self, entry: Entry, stored: StoredFile | None, again: object) -> list[Finding]:
+        """Compare a file beside the values with its bytes computed again, if both exist."""
+        if stored is None or not isinstance(again, bytes):
             return []
-        again = StoredFile.of(entry.state.name, to_bytes(one.state))
-        if again == entry.state:
+        if StoredFile.of(stored.name, again) == stored:
             return []
-        path = self.sound.directory / entry.state.name
-        return [Finding(entry.state.name, f"{path}: computed again it is another", entry.shard)]
+        path = self.sound.directory / stored.name
+        return [Finding(stored.name, f"{path}: computed again it is another", entry.shard)]
 
     def _missing(self, one: ShardValues, entry: Entry) -> list[Finding]:
         again = {str(index) for index in one.missing}

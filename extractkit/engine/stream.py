@@ -21,6 +21,7 @@ from typing import TypeVar
 import numpy as np
 
 from extractkit.core.plan import Lengths, PlannedTensor, Shard
+from extractkit.core.statistics import Arrays, Block, States, without_samples
 from extractkit.core.value_checks import ValueStats, examine
 from extractkit.core.values import Array, Assembly, State, Values, without
 from extractkit.engine.batches import (
@@ -141,6 +142,8 @@ class ShardValues:
         missing: samples of the shard without values: by index, the reason.
         compute_seconds: seconds spent in the model.
         state: the state that the model carries to the next shard; None if it carries none.
+        statistics: the states of statistics over the shard, by tensor and statistic. Empty if
+            there are none.
     """
 
     shard: Shard
@@ -149,6 +152,7 @@ class ShardValues:
     missing: dict[int, str]
     compute_seconds: float
     state: State | None = None
+    statistics: States = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -424,7 +428,28 @@ class Stream:
             stats = _examined(values, start)
             missing = missing | {start + at: reason for at, reason in reasons.items()}
         ordered = {index: missing[index] for index in sorted(missing)}
-        return replace(computed, values=values, stats=stats, missing=ordered)
+        statistics = self._statistics(computed.shard, values, ordered)
+        for tensor in self.tensors:
+            if tensor.statistics:
+                values.pop(tensor.key)
+        return replace(computed, values=values, stats=stats, missing=ordered, statistics=statistics)
+
+    def _statistics(
+        self, shard: Shard, values: Mapping[str, Values], missing: Mapping[int, str]
+    ) -> States:
+        """Return the state of each statistic over a shard, without its missing samples."""
+        gone = [index - shard.start for index in missing]
+        samples = np.delete(np.arange(shard.start, shard.stop), gone)
+        states: dict[tuple[str, str], Arrays] = {}
+        for tensor in self.tensors:
+            if not tensor.statistics:
+                continue
+            shape = tensor.sample_shape
+            width = shape[-1] if shape and shape[-1] is not None else 1
+            block = Block(without_samples(values[tensor.key], gone), samples, width)
+            for statistic in tensor.statistics:
+                states[tensor.key, statistic.name] = statistic.of(block)
+        return states
 
     def _id(self, index: int) -> str:
         (sample,) = self.source.read(index, index + 1)

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from extractkit.advice import hydra_text, names_override, nested_override
-from extractkit.core.plan import numpy_dtype
-from extractkit.core.spec import TEXT
+from extractkit.core.spec import TEXT, numpy_dtype
 from extractkit.errors import InputError, MissingExtraError, choices
 from extractkit.inputs import InputSpec, Signature
 from extractkit.inputs.conversion import check_string, check_strings, is_string

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from extractkit.core.plan import numpy_dtype
-from extractkit.core.spec import TEXT
+from extractkit.core.spec import TEXT, numpy_dtype
 from extractkit.core.values import Array, as_array
 from extractkit.errors import InputError
 from extractkit.inputs import InputSpec, Signature

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from extractkit.core.component import Component
-from extractkit.core.plan import numpy_dtype
-from extractkit.core.spec import TEXT
+from extractkit.core.spec import TEXT, numpy_dtype
 from extractkit.core.values import Array, as_array
 from extractkit.errors import InputError, UserError
 from extractkit.inputs import Identity, InputSpec, Sample, Signature

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from extractkit.advice import override
-from extractkit.core.plan import numpy_dtype
-from extractkit.core.spec import TEXT
+from extractkit.core.spec import TEXT, numpy_dtype
 from extractkit.core.values import Array
 from extractkit.errors import InputError, choices
 from extractkit.inputs import PICTURE, InputSpec, Quantized, Sample, Signature

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from extractkit.core.plan import numpy_dtype
+from extractkit.core.spec import numpy_dtype
 from extractkit.core.values import Array
 from extractkit.errors import InputError
 from extractkit.inputs import Identity, InputSpec, Sample, Signature

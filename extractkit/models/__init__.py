@@ -9,7 +9,8 @@ from typing import Protocol, runtime_checkable
 
 from extractkit.core.catalog import Catalog
 from extractkit.core.checkpoints import Checkpoint, ExcludedCheckpoint
-from extractkit.core.plan import Layout, numpy_dtype
+from extractkit.core.plan import Layout
+from extractkit.core.spec import numpy_dtype
 from extractkit.core.transforms.pipeline import BoundPipeline
 from extractkit.core.values import Array, State, as_array
 from extractkit.errors import ConfigError, InputError, JobError, ModelError, choices

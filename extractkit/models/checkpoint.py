@@ -11,8 +11,7 @@ import numpy as np
 from extractkit.core.catalog import Catalog, Kind, TensorRecord, address_of, escape
 from extractkit.core.checkpoints import KEY as CHECKPOINTS
 from extractkit.core.digests import of_plain_data, update
-from extractkit.core.plan import storable
-from extractkit.core.spec import TEXT
+from extractkit.core.spec import TEXT, storable
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError, JobError
 from extractkit.inputs import Sample, Signature

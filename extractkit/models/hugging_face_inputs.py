@@ -10,8 +10,7 @@ import numpy as np
 import tensorflow as tf
 import transformers
 
-from extractkit.core.plan import numpy_dtype
-from extractkit.core.spec import SAMPLE
+from extractkit.core.spec import SAMPLE, numpy_dtype
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError, InputError, ModelError, choices
 from extractkit.inputs import PICTURE, InputSpec, Sample, Signature

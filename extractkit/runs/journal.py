@@ -21,7 +21,7 @@ from extractkit.runs.upgrades import (
 )
 from extractkit.store.local import append_line, write_durably
 
-SCHEMA = 6
+SCHEMA = 7
 """Version of the fields of a line. Raise it with every change of them."""
 
 _SCHEMA = "schema"
@@ -45,6 +45,7 @@ class Entry:
         timings: seconds spent in each stage.
         state: the file with the state that the model carries to the next shard; None if it carries
             none.
+        statistics: the file with the states of statistics over the shard; None if the run has none.
     """
 
     shard: str
@@ -57,11 +58,13 @@ class Entry:
     timings: Mapping[str, float] = field(default_factory=dict)
     checkpoint: int | None = None
     state: StoredFile | None = None
+    statistics: StoredFile | None = None
 
     @property
     def stored(self) -> tuple[StoredFile, ...]:
         """All files of the shard."""
-        return (*self.files.values(), *(() if self.state is None else (self.state,)))
+        beside = (file for file in (self.state, self.statistics) if file is not None)
+        return (*self.files.values(), *beside)
 
     @property
     def covers(self) -> Shard:

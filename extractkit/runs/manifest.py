@@ -27,7 +27,7 @@ from extractkit.runs.schema import with_checksum as with_checksum  # the bytes o
 from extractkit.runs.upgrades import MANIFEST_UPGRADES
 from extractkit.sinks import StoredTensor
 
-SCHEMA = 8
+SCHEMA = 9
 """Version of the manifest's fields. Raise it with every change of them."""
 
 MOST_SAMPLES = 1 << 40
@@ -97,6 +97,31 @@ class RunTensor:
     def key(self) -> str:
         """Its name in the run."""
         return self.stored.key
+
+
+@dataclass(frozen=True)
+class RunStatistics:
+    """The statistics of one tensor over all samples.
+
+    Attributes:
+        key: the tensor's name in the run.
+        record: its catalog record.
+        selectors: names of the selectors that match it.
+        transforms: the transforms before, as `do` has them.
+        statistics: the statistics as configured.
+        names: the names of the statistics, in order.
+        dtype, dims, shape: the tensor after the transforms, as `StoredTensor` has them.
+    """
+
+    key: str
+    record: TensorRecord
+    selectors: tuple[str, ...]
+    transforms: tuple[object, ...]
+    statistics: tuple[object, ...]
+    names: tuple[str, ...]
+    dtype: str
+    dims: tuple[str | None, ...]
+    shape: tuple[int | None, ...]
 
 
 @dataclass(frozen=True)
@@ -215,6 +240,7 @@ class Manifest:
             model computes; null if unknown).
         inputs, tensors, unextractable, plan, actual: see their types. `actual` is null until
             finished.
+        statistics: the statistics over all samples, whose tensors have no value per sample.
         checkpoints: the sets of weights given to the model in turn: an axis of every tensor. Empty
             if the run has no such axis.
         excluded: checkpoints that could not be used.
@@ -242,6 +268,7 @@ class Manifest:
     model: Mapping[str, object] = field(default_factory=dict)
     inputs: RunInputs | None = None
     tensors: tuple[RunTensor, ...] = ()
+    statistics: tuple[RunStatistics, ...] = ()
     unextractable: tuple[Unextractable, ...] = ()
     plan: RunPlan | None = None
     actual: Actual | None = None
@@ -258,6 +285,14 @@ class Manifest:
     identity: str | None = None
     git: GitState | None = None
     part: str | None = None
+
+    def examined(self, *, constant: bool) -> tuple[str, ...]:
+        """Return the keys of the tensors whose values were checked: constants, or all others.
+
+        Tensors with statistics are among the others, though no value of theirs is stored.
+        """
+        stored = (one.key for one in self.tensors if one.stored.constant == constant)
+        return (*stored, *(() if constant else (one.key for one in self.statistics)))
 
     @property
     def samples(self) -> int:

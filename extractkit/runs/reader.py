@@ -26,6 +26,7 @@ from extractkit.runs.journal import Journal
 from extractkit.runs.manifest import Manifest, Status
 from extractkit.runs.samples import MISSING, Samples, why_missing
 from extractkit.runs.shards import check_names
+from extractkit.runs.statistics import Statistics, read_statistics
 from extractkit.runs.trajectory import position_of, trajectories
 from extractkit.runs.views import Committed, TensorView
 from extractkit.sinks import Sink
@@ -80,6 +81,19 @@ class Run(Mapping[str, TensorView]):
         """
         position = position_of(checkpoint, self._axis, str(self.path))
         return Run(self.path, self.manifest, self._committed.at(position))
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """The statistics over all samples: `run.statistics[ADDRESS].moments.mean`.
+
+        Results of a run over checkpoints have these as a first axis.
+
+        Raises:
+            RunDirectoryError: the run is not finished, or the recorded results are damaged.
+        """
+        found = read_statistics(self.path, self.manifest.statistics, self.manifest.files)
+        at = self._committed.checkpoint
+        return found if at is None else found.at(at)
 
     @cached_property
     def drift(self) -> Drift | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from extractkit.advice import command
 from extractkit.core.plan import Shard
+from extractkit.core.statistics import States
 from extractkit.core.value_checks import ValueStats, merged
 from extractkit.core.values import State, Values
 from extractkit.errors import ConfigError, JobError, RunDirectoryError, UserError
@@ -31,6 +32,7 @@ from extractkit.runs.shards import (
     state_before,
     take_over,
 )
+from extractkit.runs.statistics import STATISTICS, results, serialized
 from extractkit.runs.trajectory import trajectories
 from extractkit.runs.views import Committed
 from extractkit.sinks import Sink, StoredShard
@@ -236,12 +238,13 @@ class Recorder:
         stats: Mapping[str, ValueStats] | None = None,
         missing: Mapping[int, str] | None = None,
         state: State | None = None,
+        statistics: States | None = None,
     ) -> Entry:
         """Store a shard. Once this returns, the shard survives a crash of the machine.
 
         Holds one sink's file in memory at a time.
         """
-        entry = self._storing.store(shard, values, timings, stats, missing, state)
+        entry = self._storing.store(shard, values, timings, stats, missing, state, statistics)
         self._accept(shard, entry)
         return entry
 
@@ -313,12 +316,24 @@ class Recorder:
             for file, content in sink.finish(self.directory, tensors, shards).items():
                 write_durably(self.directory / file, content)
                 files.append(StoredFile.of(file, content))
+        if self.manifest.statistics:
+            content = serialized(self._statistics(entries))
+            write_durably(self.directory / STATISTICS, content)
+            files.append(StoredFile.of(STATISTICS, content))
         if self.manifest.checkpoints:
             _log.info("measuring drift over %d checkpoints", len(self.manifest.checkpoints))
             content = to_bytes(self._drift(entries))
             write_durably(self.directory / DRIFT, content)
             files.append(StoredFile.of(DRIFT, content))
         return files
+
+    def _statistics(self, entries: Mapping[Shard, Entry]) -> States:
+        """Compute the statistics over all shards, at each checkpoint."""
+        shards: dict[int | None, list[StoredFile]] = {}
+        for shard, entry in entries.items():
+            if entry.statistics is not None:
+                shards.setdefault(shard.checkpoint, []).append(entry.statistics)
+        return results(self.directory, self.manifest.statistics, list(shards.values()))
 
     def _drift(self, entries: Mapping[Shard, Entry]) -> Drift:
         """Measure how the tensors move over the checkpoints, from the committed values."""
@@ -353,7 +368,8 @@ class Recorder:
 
     def _values(self) -> dict[str, ValueStats]:
         """Return the statistics of each tensor's values, in the manifest's order."""
-        keys = [tensor.key for tensor in self.manifest.tensors]
+        manifest = self.manifest
+        keys = [one.key for one in (*manifest.tensors, *manifest.statistics)]
         return {key: self._found[key] for key in keys if key in self._found}
 
     def _end(

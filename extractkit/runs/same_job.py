@@ -43,9 +43,14 @@ def job_differences(recorded: Manifest, now: Manifest) -> list[str]:
             "the model's weights": (recorded.model.get("weights"), now.model.get("weights")),
             "the inputs": (_samples(recorded), _samples(now)),
             "the tensors": (_stored_keys(recorded), _stored_keys(now)),
+            "the statistics": (_statistics(recorded), _statistics(now)),
             "the seed": (plain(recorded.seeds), plain(now.seeds)),
         }
     )
+
+
+def _statistics(manifest: Manifest) -> list[Any]:
+    return [plain((one.key, one.transforms, one.statistics)) for one in manifest.statistics]
 
 
 def surrounding_differences(recorded: Manifest, now: Manifest) -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from extractkit.core.plan import Shard
+from extractkit.core.statistics import States
 from extractkit.core.value_checks import ValueStats
 from extractkit.core.values import Dense, State, Values, digest
 from extractkit.errors import FinalError, RunDirectoryError
@@ -20,6 +21,7 @@ from extractkit.runs import JOURNAL, SHARDS, journal, shard_file
 from extractkit.runs.files import StoredFile
 from extractkit.runs.journal import Entry
 from extractkit.runs.manifest import Manifest
+from extractkit.runs.statistics import serialized
 from extractkit.sinks import Sink
 from extractkit.sinks.npz import NpzSink
 from extractkit.store.local import (
@@ -34,12 +36,18 @@ from extractkit.store.local import (
     write_durably,
 )
 
-SUFFIX = ".state.npz"
+STATE_SUFFIX = ".state.npz"
+STATISTICS_SUFFIX = ".statistics.npz"
 
 
 def state_file(shard: Shard) -> str:
     """Return the name of the file with the state after a shard, within the run directory."""
-    return shard_file(shard, SUFFIX)
+    return shard_file(shard, STATE_SUFFIX)
+
+
+def statistics_file(shard: Shard) -> str:
+    """Return the name of the file with the statistics' states of a shard, within the run."""
+    return shard_file(shard, STATISTICS_SUFFIX)
 
 
 def to_bytes(state: State) -> bytes:
@@ -48,11 +56,15 @@ def to_bytes(state: State) -> bytes:
 
 
 def check_state(manifest: Manifest, entry: Entry) -> None:
-    """Check that an entry of a run that carries state names the state after its shard.
+    """Check that an entry names the state after its shard, and statistics, if the run has them.
 
     Raises:
-        RunDirectoryError: it names none.
+        RunDirectoryError: it lacks one of them.
     """
+    if manifest.statistics and entry.statistics is None and entry.stop:
+        raise RunDirectoryError(
+            f"{JOURNAL}, shard {entry.shard!r} names no statistics, and the run has some"
+        )
     if manifest.model.get("state") == "carry" and entry.state is None and entry.stop:
         raise RunDirectoryError(
             f"{JOURNAL}, shard {entry.shard!r} names no state, and the run carries one"
@@ -103,6 +115,7 @@ class Storing:
         stats: Mapping[str, ValueStats] | None = None,
         missing: Mapping[int, str] | None = None,
         state: State | None = None,
+        statistics: States | None = None,
     ) -> Entry:
         """Write a shard's files durably. The shard is committed by adding the entry to the journal.
 
@@ -117,6 +130,9 @@ class Storing:
             files[name] = self._written(shard_file(shard, sink.suffix), image)
             del image
         carried = None if state is None else self._written(state_file(shard), to_bytes(state))
+        partial = None
+        if statistics:
+            partial = self._written(statistics_file(shard), serialized(statistics))
         return Entry(
             shard.key,
             shard.start,
@@ -128,6 +144,7 @@ class Storing:
             timings or {},
             shard.checkpoint,
             carried,
+            partial,
         )
 
     def _written(self, name: str, image: bytes) -> StoredFile:
@@ -251,10 +268,9 @@ def check_names(directory: Path, entry: Entry, sinks: Collection[str]) -> None:
             raise RunDirectoryError(
                 f"{at} names the file {file.name!r}, not {shard_file(shard, '.…')!r}"
             )
-    if entry.state is not None and entry.state.name != state_file(shard):
-        raise RunDirectoryError(
-            f"{at} names the state {entry.state.name!r}, not {state_file(shard)!r}"
-        )
+    for beside, name in ((entry.state, state_file), (entry.statistics, statistics_file)):
+        if beside is not None and beside.name != name(shard):
+            raise RunDirectoryError(f"{at} names {beside.name!r}, not {name(shard)!r}")
 
 
 def check_any_values(entries: Iterable[Entry], samples: int) -> None:

@@ -142,6 +142,11 @@ def _manifest_8(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {"samples_schema": 2, **fields}
 
 
+def _manifest_9(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Add statistics."""
+    return {**_with(fields, 8, {"statistics": []})}
+
+
 MANIFEST_UPGRADES: Mapping[int, Upgrade] = {
     1: _manifest_2,
     2: _manifest_3,
@@ -150,6 +155,7 @@ MANIFEST_UPGRADES: Mapping[int, Upgrade] = {
     5: _manifest_6,
     6: _manifest_7,
     7: _manifest_8,
+    8: _manifest_9,
 }
 """The upgrade from each version to the next."""
 
@@ -250,12 +256,18 @@ def _line_6(fields: Mapping[str, Any]) -> dict[str, Any]:
     return dict(_renamed(fields, 5, {"skipped": "missing"}))
 
 
+def _line_7(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the file with the states of statistics."""
+    return {**_with(fields, 6, {"statistics": None})}
+
+
 LINE_UPGRADES: Mapping[int, Upgrade] = {
     1: _line_2,
     2: _line_3,
     3: _line_4,
     4: _line_5,
     5: _line_6,
+    6: _line_7,
 }
 """The upgrade from each version to the next."""
 

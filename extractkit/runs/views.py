@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from extractkit.core.catalog import TensorRecord
-from extractkit.core.plan import Shard, numpy_dtype
+from extractkit.core.plan import Shard
+from extractkit.core.spec import numpy_dtype
 from extractkit.core.values import Array, Dense, Values, varies
 from extractkit.errors import RunDirectoryError
 from extractkit.runs.files import reading

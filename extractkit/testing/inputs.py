@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from extractkit.core.plan import numpy_dtype
+from extractkit.core.spec import numpy_dtype
 from extractkit.inputs import Inputs, Sample, Signature, Source, identity
 from extractkit.inputs.file_access import contents
 

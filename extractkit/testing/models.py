@@ -16,8 +16,8 @@ from dataclasses import replace
 import numpy as np
 
 from extractkit.core.catalog import TensorRecord
-from extractkit.core.plan import Layout, numpy_dtype, storable
-from extractkit.core.spec import SAMPLE, UNKNOWN
+from extractkit.core.plan import Layout
+from extractkit.core.spec import SAMPLE, UNKNOWN, numpy_dtype, storable
 from extractkit.core.values import Array
 from extractkit.engine.batches import Batch, collate, placed
 from extractkit.inputs.random import Random

@@ -16,6 +16,7 @@ h5py 3.14.0; none needed a change for these:
     schema-5        426f055  carried state
     schema-6        4f78007  values versions
     schema-7        584d1f7  `runtime.part`; `unextractable`, `missing` and `excluded`
+    schema-8        8a000d8  the version of the samples' rows
 
 Each is the last commit of its schema; a few that changed no record followed that of schema 5.
 Schemas 1 to 3 gained fields under one number in their first hours. Of two of these early forms

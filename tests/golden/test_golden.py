@@ -54,7 +54,7 @@ EXPECTED = Manifest(
             SelfCheck("last", not_applicable="the model's own call fails: é"),
         ),
     ),
-    schema=8,
+    schema=9,
     status=Status.FINISHED,
     job_given=("model=mine", "+selectors.mine.path=é"),
     job_resolved={"sinks": {"npz": {"_target_": "extractkit.sinks.npz.NpzSink"}}},
@@ -104,6 +104,7 @@ EARLIER = {
     5: BEFORE_COUNTING,
     6: BEFORE_ROWS,
     7: EXPECTED,
+    8: EXPECTED,
 }
 """What older manifests are read as: fields that they lack have the value that was right then."""
 
@@ -123,7 +124,7 @@ ENTRIES = (
     entry(Shard(2, 3, checkpoint=1), "c"),
 )
 BEFORE_STATES = tuple(replace(one, state=None) for one in ENTRIES)
-LINES = {3: BEFORE_STATES, 4: ENTRIES, 5: ENTRIES, journal.SCHEMA: ENTRIES}
+LINES = {3: BEFORE_STATES, **dict.fromkeys((4, 5, 6, journal.SCHEMA), ENTRIES)}
 """What journals with lines of each version are read as."""
 
 

@@ -46,7 +46,7 @@ from extractkit.runs.environment import extractkit_release
 from extractkit.runs.journal import Entry
 from extractkit.runs.manifest import Manifest
 from extractkit.runs.recorder import Recorder
-from extractkit.runs.shards import check_names, check_stored
+from extractkit.runs.shards import check_names, check_state, check_stored
 
 
 def accepted(line: str, shard: Shard, directory: Path, manifest: Manifest, writer: str) -> Entry:
@@ -67,12 +67,12 @@ def accepted(line: str, shard: Shard, directory: Path, manifest: Manifest, write
             raise GarbledError("the checksum of its entry does not match")
         if entry.covers != shard or entry.shard != shard.key:
             raise GarbledError(f"it was given {shard.key}, and stored {entry.shard!r}")
+        check_state(manifest, entry)
         check_names(directory, entry, manifest.sinks)
         check_stored(directory, entry, writer)
     except RunDirectoryError as error:
         raise GarbledError(str(error)) from error
-    planned = {t.key for t in manifest.tensors if t.stored.constant == shard.constant}
-    if entry.stats.keys() != planned:
+    if entry.stats.keys() != set(manifest.examined(constant=shard.constant)):
         raise GarbledError("it stored other tensors than those planned")
     samples = {str(index) for index in range(shard.start, shard.stop)}
     if not entry.missing.keys() <= samples:

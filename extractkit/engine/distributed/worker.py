@@ -105,7 +105,14 @@ def _work(task: Task, inbox: Inbox[str], post: Callable[[Message], None]) -> Non
         post(Ready(host(), os.getpid()))
         for one in computed:
             timings = {"compute": one.compute_seconds}
-            entry = storing.store(one.shard, one.values, timings, one.stats, one.missing)
+            entry = storing.store(
+                one.shard,
+                one.values,
+                timings,
+                one.stats,
+                one.missing,
+                statistics=one.statistics,
+            )
             del one  # free its memory before the next is taken
             post(Stored(entry.to_line()))
 

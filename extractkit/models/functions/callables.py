@@ -9,8 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from extractkit.core.plan import numpy_dtype
-from extractkit.core.spec import SAMPLE
+from extractkit.core.spec import SAMPLE, numpy_dtype
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError, ModelError, choices
 from extractkit.models import OwnCall

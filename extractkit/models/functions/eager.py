@@ -18,8 +18,7 @@ import tensorflow as tf
 
 from extractkit.core.catalog import Catalog, Kind, TensorRecord, address_of, escape
 from extractkit.core.digests import update
-from extractkit.core.plan import numpy_dtype
-from extractkit.core.spec import SAMPLE
+from extractkit.core.spec import SAMPLE, numpy_dtype
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError, JobError, ModelError, SampleError
 from extractkit.inputs import InputSpec, Sample, Signature

@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from extractkit.core.catalog import Kind, TensorRecord, address_of, escape
-from extractkit.core.plan import numpy_dtype
-from extractkit.core.spec import BY_VALUES, SAMPLE, TEXT, UNKNOWN
+from extractkit.core.spec import BY_VALUES, SAMPLE, TEXT, UNKNOWN, numpy_dtype
 from extractkit.core.values import Array
 from extractkit.inputs import Signature
 from extractkit.models.axes import infer_dims

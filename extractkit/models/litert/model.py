@@ -16,7 +16,7 @@ import numpy as np
 
 from extractkit.core.catalog import Catalog, Kind
 from extractkit.core.digests import of_plain_data, update
-from extractkit.core.plan import numpy_dtype
+from extractkit.core.spec import numpy_dtype
 from extractkit.core.values import Array, State, stacked
 from extractkit.errors import ConfigError, JobError, ModelError, SampleError
 from extractkit.inputs import InputSpec, Sample, Signature

@@ -77,12 +77,18 @@ def shard_files(
             found += wrong
             if not wrong:
                 kept[sink] = file
-        state = entry.state
-        if state is not None and (wrong := _wrong(directory, state, entry.shard)):
-            found += wrong
-            state = None
+        beside: dict[str, StoredFile | None] = {
+            "state": entry.state,
+            "statistics": entry.statistics,
+        }
+        for name, other in beside.items():
+            if other is not None and (wrong := _wrong(directory, other, entry.shard)):
+                found += wrong
+                beside[name] = None
         if kept:
-            intact[shard] = replace(entry, files=kept, state=state)
+            intact[shard] = replace(
+                entry, files=kept, state=beside["state"], statistics=beside["statistics"]
+            )
     return Check.of("shards", counted(count, "file"), found), intact
 
 

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from extractkit.advice import command
-from extractkit.core.plan import Shard, numpy_dtype
+from extractkit.core.plan import Shard
+from extractkit.core.spec import numpy_dtype
 from extractkit.core.value_checks import examine
 from extractkit.core.values import Dense, Values, digest, sample_shapes, varies, without
 from extractkit.errors import RunDirectoryError
@@ -172,7 +173,7 @@ def shard_contents(
             content = _Content(
                 path, file.name, entry, shard, sinks[name], rows, _sliced(manifest), found
             )
-            content.check(tensors)
+            content.check(tensors, manifest.examined(constant=shard.constant))
             read += len(tensors)
     return Check.of(
         "values", f"{counted(read, 'tensor')} in {counted(len(entries), 'shard')}", found
@@ -200,9 +201,9 @@ class _Content:
     found: list[Finding]
     unreadable: set[str] = field(default_factory=set)
 
-    def check(self, tensors: list[RunTensor]) -> None:
+    def check(self, tensors: list[RunTensor], examined: Sequence[str]) -> None:
         absent = self._absent()
-        if self.entry.stats and (extra := set(self.entry.stats) ^ {t.key for t in tensors}):
+        if self.entry.stats and (extra := set(self.entry.stats) ^ set(examined)):
             self._add(f"{JOURNAL} has statistics of other tensors: {', '.join(sorted(extra))}")
         content = digest(self._checked(tensors, absent))
         if not self.unreadable and content != self.entry.values:

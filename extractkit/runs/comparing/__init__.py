@@ -4,7 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from extractkit.advice import command
+from extractkit.core.values import Array
 from extractkit.errors import RunDirectoryError
 from extractkit.runs.comparing.measures import IncomparableError, Tally, blocks, compare, family
 from extractkit.runs.comparing.pairing import Alignment, align, pair, pair_tensors
@@ -17,6 +20,7 @@ from extractkit.runs.comparing.result import (
 )
 from extractkit.runs.manifest import Manifest, Status
 from extractkit.runs.reader import Run, open_run
+from extractkit.runs.statistics import Results
 from extractkit.runs.views import TensorView
 
 _ADAPTER, _STATE = "model._target_", "model.state"
@@ -63,6 +67,8 @@ def diff(
     joined = pair_tensors(a, b, mapping, only)
     aligned = align(a, b)
     pairs = pair(a, b)
+    # A mapping or `only` name tensors with values per sample.
+    everything = mapping is None and only is None
     return Comparison(
         a=str(a.path),
         b=str(b.path),
@@ -77,9 +83,10 @@ def diff(
             )
             for label, other_label, first, second in pairs.both
             for one, other in joined.pairs
-        ),
-        only_in_a=joined.only_in_a,
-        only_in_b=joined.only_in_b,
+        )
+        + tuple(_statistics(a, b, tolerance) if everything else ()),
+        only_in_a=joined.only_in_a + (_lone(a, b) if everything else ()),
+        only_in_b=joined.only_in_b + (_lone(b, a) if everything else ()),
         checkpoints_only_in_a=pairs.only_in_a,
         checkpoints_only_in_b=pairs.only_in_b,
         circumstances=circumstances(a.manifest, b.manifest),
@@ -107,6 +114,40 @@ def _compared(
     return TensorComparison(
         a.key, b.key, verdict, None, counts, tally.errors(), first_unequal, first_beyond, worst
     )
+
+
+def _lone(a: Run, b: Run) -> tuple[str, ...]:
+    """Return the keys of tensors with statistics in one run only."""
+    return tuple(key for key in a.statistics if key not in b.statistics)
+
+
+def _statistics(a: Run, b: Run, tolerance: Tolerance) -> Iterator[TensorComparison]:
+    """Compare each result of the statistics that both runs have."""
+    for key, one in a.statistics.items():
+        other: Mapping[str, Results] = b.statistics.get(key, {})
+        for name in one:
+            if name not in other:
+                continue
+            for result, values in one[name].items():
+                label = f"{key} {name}.{result}"
+                yield _compared_arrays(label, values, other[name].get(result), tolerance)
+
+
+def _compared_arrays(
+    label: str, one: Array, other: Array | None, tolerance: Tolerance
+) -> TensorComparison:
+    if other is None or one.shape != other.shape or family(one.dtype) != family(other.dtype):
+        shape = "none" if other is None else f"{other.dtype.name} {list(other.shape)}"
+        reason = f"{one.dtype.name} {list(one.shape)} against {shape}"
+        return TensorComparison(label, label, Verdict.INCOMPARABLE, reason)
+    tally = Tally()
+    found = compare(one.reshape(1, -1), other.reshape(1, -1), tolerance)
+    tally.add(np.zeros(1, np.int64), found)
+    counts = tally.counts()
+    verdict = Verdict.BEYOND if counts.beyond else Verdict.WITHIN
+    if not counts.unequal:
+        verdict = Verdict.EQUAL
+    return TensorComparison(label, label, verdict, None, counts, tally.errors())
 
 
 def _check(a: TensorView, b: TensorView, aligned: Alignment) -> None:

@@ -1,0 +1,163 @@
+"""Covariance of features, and their principal components."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from extractkit.core.statistics import Array, Arrays, Block, features, fits, numbers
+from extractkit.core.transforms.protocol import Operand, as_options, whole_number
+from extractkit.errors import ConfigError, SelectionError
+
+_ROWS = 4096
+"""Rows of one matrix product: a fixed number, so that sums are always formed alike."""
+
+
+def _state(block: Block) -> Arrays:
+    """Return count, mean and the sum of products of distances from the mean."""
+    rows = numbers(block.rows())
+    width = rows.shape[1]
+    products = np.zeros((width, width))
+    mean = rows.mean(0) if len(rows) else np.zeros(width)
+    for start in range(0, len(rows), _ROWS):
+        moved = rows[start : start + _ROWS] - mean
+        products += moved.T @ moved
+    return {"count": np.asarray(len(rows), np.int64), "mean": mean, "products": products}
+
+
+def _merged(one: Arrays, other: Arrays) -> Arrays:
+    """Combine both by the counts. Source: Chan, Golub and LeVeque, 1979."""
+    first, second = int(one["count"]), int(other["count"])
+    if not first or not second:
+        return one if first else other
+    count = first + second
+    moved = other["mean"] - one["mean"]
+    return {
+        "count": np.asarray(count, np.int64),
+        "mean": one["mean"] + moved * (second / count),
+        "products": one["products"]
+        + other["products"]
+        + np.outer(moved, moved) * (first * (second / count)),
+    }
+
+
+def _covariance(state: Arrays) -> Array:
+    count = int(state["count"])
+    return state["products"] / count if count else np.full_like(state["products"], np.nan)
+
+
+def _bytes(operand: Operand, at: str) -> int:
+    width = features(operand, at)
+    return 8 * (width * width + width + 1)
+
+
+@dataclass(frozen=True)
+class Covariance:
+    """The covariance of all pairs of features, exact.
+
+    covariance
+
+    Results: `count` int64, `mean` float64 (features,), `covariance` float64 (features, features):
+    the mean product of distances from the mean. NaN in a value makes its features' results NaN.
+    """
+
+    name: ClassVar[str] = "covariance"
+    at: str
+
+    @classmethod
+    def parse(cls, options: object, at: str) -> "Covariance":
+        """Take no options."""
+        if options not in (None, {}):
+            raise ConfigError(f"{at} takes no options, given {options!r}")
+        return cls(at)
+
+    def check(self, operand: Operand) -> None:
+        """Check that the matrix fits into memory."""
+        fits(self.state_bytes(operand), operand, self.at)
+
+    def state_bytes(self, operand: Operand) -> int:
+        """Return the size of the matrix and the mean."""
+        return _bytes(operand, self.at)
+
+    def of(self, block: Block) -> Arrays:
+        """Return count, mean and sums of products."""
+        return _state(block)
+
+    def merge(self, one: Arrays, other: Arrays) -> Arrays:
+        """Combine both by the counts."""
+        return _merged(one, other)
+
+    def finish(self, state: Arrays) -> Arrays:
+        """Divide by the count."""
+        found = {name: state[name] for name in ("count", "mean")}
+        return {**found, "covariance": _covariance(state)}
+
+
+@dataclass(frozen=True)
+class PCA:
+    """Principal components: directions of the largest variance.
+
+    pca: {components: 16}
+
+    Results: `count` int64, `mean` float64 (features,), `components` float64 (components, features)
+    of length 1, largest variance first, each with its largest element (in absolute value) positive;
+    `explained_variance` (components,) and `explained_variance_ratio` (components,), its share of
+    the variance of all features. A row is projected by `(row - mean) @ components.T`.
+    """
+
+    name: ClassVar[str] = "pca"
+    components: int
+    at: str
+
+    @classmethod
+    def parse(cls, options: object, at: str) -> "PCA":
+        """Parse the number of components."""
+        given = as_options(options or {}, at, ("components",), "{components: 16}")
+        return cls(whole_number(given.get("components", 16), f"{at}.components"), at)
+
+    def check(self, operand: Operand) -> None:
+        """Check that there are enough features, and that the matrix fits into memory."""
+        width = features(operand, self.at)
+        if self.components > width:
+            raise SelectionError(
+                f"{self.at}.components={self.components} is more than the {width} features of "
+                f"{operand.source!r}"
+            )
+        fits(self.state_bytes(operand), operand, self.at)
+
+    def state_bytes(self, operand: Operand) -> int:
+        """Return the size of the matrix and the mean."""
+        return _bytes(operand, self.at)
+
+    def of(self, block: Block) -> Arrays:
+        """Return count, mean and sums of products."""
+        return _state(block)
+
+    def merge(self, one: Arrays, other: Arrays) -> Arrays:
+        """Combine both by the counts."""
+        return _merged(one, other)
+
+    def finish(self, state: Arrays) -> Arrays:
+        """Decompose the covariance once."""
+        covariance = _covariance(state)
+        width = len(covariance)
+        if not np.isfinite(covariance).all():
+            variance = np.full(width, np.nan)
+            vectors = np.full((width, width), np.nan)
+        else:
+            variance, vectors = np.linalg.eigh(covariance)
+        order = np.arange(width)[::-1][: self.components]
+        components = vectors[:, order].T
+        largest = np.abs(components).argmax(1)
+        signs = np.sign(components[np.arange(len(order)), largest])
+        explained = np.maximum(variance[order], 0)
+        total = np.trace(covariance)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            ratio = explained / total
+        return {
+            "count": state["count"],
+            "mean": state["mean"],
+            "components": components * signs[:, None],
+            "explained_variance": explained,
+            "explained_variance_ratio": ratio,
+        }

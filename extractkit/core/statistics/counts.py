@@ -1,0 +1,274 @@
+"""Counts: histograms, quantiles from a sketch, zeros, and features that are active together."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from extractkit.core.statistics import Array, Arrays, Block, features, fits, numbers
+from extractkit.core.transforms.protocol import Operand, as_options, number
+from extractkit.core.transforms.reductions import parse_edges
+from extractkit.errors import ConfigError, choices
+
+FEATURE, ALL = "feature", "all"
+
+
+def parse_per(given: Mapping[str, Any], at: str, default: str = FEATURE) -> str:
+    """Return `per`: whether results are for each feature, or over all elements.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    per = given.get("per", default)
+    if per not in (FEATURE, ALL):
+        raise ConfigError(f"{at}.per={per!r} is not known. {choices(str(per), (FEATURE, ALL))}")
+    return str(per)
+
+
+def rows_per(block: Block, per: str) -> Array:
+    """Return float64 rows (rows, features), or (elements, 1) over all elements."""
+    rows = block.rows()
+    return numbers(rows if per == FEATURE else rows.reshape(-1, 1))
+
+
+def width(operand: Operand, per: str, at: str) -> int:
+    """Return how many features are counted apart.
+
+    Raises:
+        SelectionError: the features are no axis of one size.
+    """
+    operand.needs_numbers(at)
+    return features(operand, at) if per == FEATURE else 1
+
+
+def added(one: Arrays, other: Arrays) -> Arrays:
+    """Return the sums of two states of counts."""
+    return {name: one[name] + other[name] for name in one}
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Counts of elements between edges, for each feature.
+
+    histogram: {bins: 40, range: [-4, 4]}
+    histogram: {edges: [0, 0.5, 1], per: all}
+
+    Intervals include their lower edge; the last one includes both. Results: `edges` float64
+    (bins + 1,), `counts` int64 (features, bins), and `below`, `above`, `nan` int64 (features,).
+    With `per: all` they have no axis of features.
+    """
+
+    name: ClassVar[str] = "histogram"
+    edges: tuple[float, ...]
+    per: str
+    at: str
+
+    @classmethod
+    def parse(cls, options: object, at: str) -> "Histogram":
+        """Parse edges, or a number of intervals and their range."""
+        names = ("edges", "bins", "range", "per")
+        given = as_options(options, at, names, "{bins: 40, range: [-4, 4]}")
+        return cls(parse_edges(given, at), parse_per(given, at), at)
+
+    def check(self, operand: Operand) -> None:
+        """Check that the last axis has one size, if its elements are counted apart."""
+        fits(self.state_bytes(operand), operand, self.at)
+
+    def state_bytes(self, operand: Operand) -> int:
+        """Return the size of the counts."""
+        return width(operand, self.per, self.at) * (len(self.edges) + 2) * 8
+
+    def of(self, block: Block) -> Arrays:
+        """Count the elements of each feature."""
+        rows = rows_per(block, self.per)
+        edges, bins, count = np.asarray(self.edges), len(self.edges) - 1, rows.shape[1]
+        place = np.searchsorted(edges, rows, side="right") - 1
+        place[rows == edges[-1]] = bins - 1
+        inside = (rows >= edges[0]) & (rows <= edges[-1])
+        feature = np.broadcast_to(np.arange(count), rows.shape)
+        flat = feature[inside] * bins + place[inside]
+        return {
+            "counts": np.bincount(flat, minlength=count * bins).reshape(count, bins),
+            "below": (rows < edges[0]).sum(0),
+            "above": (rows > edges[-1]).sum(0),
+            "nan": np.isnan(rows).sum(0),
+        }
+
+    def merge(self, one: Arrays, other: Arrays) -> Arrays:
+        """Add the counts."""
+        return added(one, other)
+
+    def finish(self, state: Arrays) -> Arrays:
+        """Return the counts with their edges."""
+        found = {name: one if self.per == FEATURE else one[0] for name, one in state.items()}
+        return {"edges": np.asarray(self.edges), **{n: np.asarray(one) for n, one in found.items()}}
+
+
+_ACCURACY = 0.01
+_GAMMA = (1 + _ACCURACY) / (1 - _ACCURACY)
+_SMALLEST, _LARGEST = 1e-9, 1e9
+_LOG_GAMMA = math.log(_GAMMA)
+_FIRST = math.floor(math.log(_SMALLEST) / _LOG_GAMMA)
+_BUCKETS = math.ceil(math.log(_LARGEST) / _LOG_GAMMA) - _FIRST + 1
+
+
+@dataclass(frozen=True)
+class Quantiles:
+    """Quantiles, from a sketch whose merge is exact.
+
+    quantiles: {q: [0.01, 0.5, 0.99]}
+    quantiles: {q: [0.5], per: feature}
+
+    Results: `q` float64 (quantiles,), and `values` float64 (quantiles,), or (features, quantiles).
+    Each is within 1 % of an element whose rank is that of the quantile (the lower one, without
+    interpolation), for absolute values from 1e-9 to 1e9; smaller ones count as 0, larger ones as
+    1e9. NaN is left out. Without elements values are NaN. Source: Masson, Rim and Lee, DDSketch,
+    2019.
+    """
+
+    name: ClassVar[str] = "quantiles"
+    q: tuple[float, ...]
+    per: str
+    at: str
+
+    @classmethod
+    def parse(cls, options: object, at: str) -> "Quantiles":
+        """Parse the quantiles."""
+        given = as_options(options or {}, at, ("q", "per"), "{q: [0.01, 0.5, 0.99]}")
+        q = given.get("q", [0.01, 0.25, 0.5, 0.75, 0.99])
+        if not isinstance(q, list | tuple) or not q:
+            raise ConfigError(f"{at}.q={q!r} is not a list of quantiles, as in [0.01, 0.5, 0.99]")
+        found = tuple(number(one, f"{at}.q") for one in q)
+        if outside := [one for one in found if not 0 <= one <= 1]:
+            raise ConfigError(f"{at}.q={outside[0]!r} is not between 0 and 1")
+        return cls(found, parse_per(given, at, ALL), at)
+
+    def check(self, operand: Operand) -> None:
+        """Check that the sketches fit into memory."""
+        fits(self.state_bytes(operand), operand, self.at)
+
+    def state_bytes(self, operand: Operand) -> int:
+        """Return the size of one sketch for each feature."""
+        return width(operand, self.per, self.at) * (2 * _BUCKETS + 1) * 8
+
+    def of(self, block: Block) -> Arrays:
+        """Count elements in buckets of growing width: negative ones, zeros, positive ones."""
+        rows = rows_per(block, self.per)
+        size = np.clip(np.abs(rows), 0, _LARGEST)
+        tiny = size < _SMALLEST
+        with np.errstate(divide="ignore", invalid="ignore"):
+            bucket = np.ceil(np.log(np.where(tiny, 1, size)) / _LOG_GAMMA) - _FIRST
+        present = ~np.isnan(rows)
+        bucket = np.where(present, np.clip(bucket, 0, _BUCKETS - 1), 0).astype(np.int64)
+        place = np.where(rows < 0, _BUCKETS - 1 - bucket, _BUCKETS + 1 + bucket)
+        place = np.where(tiny, _BUCKETS, place)
+        every, count = 2 * _BUCKETS + 1, rows.shape[1]
+        flat = (np.broadcast_to(np.arange(count), rows.shape) * every + place)[present]
+        return {"counts": np.bincount(flat, minlength=count * every).reshape(count, every)}
+
+    def merge(self, one: Arrays, other: Arrays) -> Arrays:
+        """Add the counts."""
+        return added(one, other)
+
+    def finish(self, state: Arrays) -> Arrays:
+        """Return the middle of the bucket that holds each rank."""
+        counts = state["counts"]
+        exponent = np.arange(_BUCKETS) + _FIRST
+        middles = 2 * _GAMMA ** exponent.astype(np.float64) / (_GAMMA + 1)
+        values = np.concatenate([-middles[::-1], [0.0], middles])
+        upto = np.cumsum(counts, axis=1)
+        total = upto[:, -1]
+        found = np.full((len(counts), len(self.q)), np.nan)
+        for at, q in enumerate(self.q):
+            rank = np.floor(q * np.maximum(total - 1, 0))
+            first = (upto > rank[:, None]).argmax(1)
+            found[:, at] = np.where(total > 0, values[first], np.nan)
+        return {"q": np.asarray(self.q), "values": found if self.per == FEATURE else found[0]}
+
+
+@dataclass(frozen=True)
+class Sparsity:
+    """Share of zeros for each feature, and features that are always zero.
+
+    sparsity
+
+    Results: `count` int64, `zeros` float64 (features,) from 0 to 1, `dead` bool (features,). NaN is
+    not zero.
+    """
+
+    name: ClassVar[str] = "sparsity"
+    at: str
+
+    @classmethod
+    def parse(cls, options: object, at: str) -> "Sparsity":
+        """Take no options."""
+        if options not in (None, {}):
+            raise ConfigError(f"{at} takes no options, given {options!r}")
+        return cls(at)
+
+    def check(self, operand: Operand) -> None:
+        """Check that the last axis has one size."""
+        features(operand, self.at)
+
+    def state_bytes(self, operand: Operand) -> int:
+        """Return the size of one count for each feature."""
+        return 8 * features(operand, self.at) + 8
+
+    def of(self, block: Block) -> Arrays:
+        """Count rows, and zeros of each feature."""
+        rows = block.rows()
+        return {"count": np.asarray(len(rows), np.int64), "zeros": (rows == 0).sum(0)}
+
+    def merge(self, one: Arrays, other: Arrays) -> Arrays:
+        """Add the counts."""
+        return added(one, other)
+
+    def finish(self, state: Arrays) -> Arrays:
+        """Divide by the count. Without elements the share is NaN, and no feature is dead."""
+        count, zeros = int(state["count"]), state["zeros"]
+        share = zeros / count if count else np.full(zeros.shape, np.nan)
+        return {"count": state["count"], "zeros": share, "dead": (zeros == count) & (count > 0)}
+
+
+@dataclass(frozen=True)
+class Coactivation:
+    """How often two features are above zero at the same position.
+
+    coactivation
+
+    Results: `count` int64, `active` int64 (features,), `both` int64 (features, features).
+    """
+
+    name: ClassVar[str] = "coactivation"
+    at: str
+
+    @classmethod
+    def parse(cls, options: object, at: str) -> "Coactivation":
+        """Take no options."""
+        if options not in (None, {}):
+            raise ConfigError(f"{at} takes no options, given {options!r}")
+        return cls(at)
+
+    def check(self, operand: Operand) -> None:
+        """Check that the counts of all pairs fit into memory."""
+        fits(self.state_bytes(operand), operand, self.at)
+
+    def state_bytes(self, operand: Operand) -> int:
+        """Return the size of one count for each pair of features."""
+        return 8 * features(operand, self.at) ** 2 + 8
+
+    def of(self, block: Block) -> Arrays:
+        """Multiply indicators. Sums of ones are exact in float64."""
+        active = (block.rows() > 0).astype(np.float64)
+        both = (active.T @ active).astype(np.int64)
+        return {"count": np.asarray(len(active), np.int64), "both": both}
+
+    def merge(self, one: Arrays, other: Arrays) -> Arrays:
+        """Add the counts."""
+        return added(one, other)
+
+    def finish(self, state: Arrays) -> Arrays:
+        """Return the counts."""
+        return {**state, "active": np.diagonal(state["both"]).copy()}

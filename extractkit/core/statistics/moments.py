@@ -1,0 +1,93 @@
+"""Moments: count, mean, variance and extremes."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from extractkit.core.statistics import Arrays, Block
+from extractkit.core.statistics.counts import FEATURE, parse_per, rows_per, width
+from extractkit.core.transforms.protocol import Operand, as_options
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Count, mean, variance, minimum and maximum over all samples and positions.
+
+    moments                     # for each feature: each element of the last axis
+    moments: {per: all}         # one number over all elements
+
+    Results: `count` int64, and float64 `mean`, `variance` (the mean squared distance from the
+    mean), `min`, `max`, each (features,) or a single number. Source of the merge: Chan, Golub and
+    LeVeque, Updating formulae and a pairwise algorithm for computing sample variances, 1979.
+    """
+
+    name: ClassVar[str] = "moments"
+    per: str
+    at: str
+
+    @classmethod
+    def parse(cls, options: object, at: str) -> "Moments":
+        """Parse `per`."""
+        given = as_options(options or {}, at, ("per",), "{per: all}")
+        return cls(parse_per(given, at), at)
+
+    def check(self, operand: Operand) -> None:
+        """Check that the last axis has one size, if its elements are treated apart."""
+        width(operand, self.per, self.at)
+
+    def state_bytes(self, operand: Operand) -> int:
+        """Return the size of four numbers for each feature, and of the count."""
+        return 32 * width(operand, self.per, self.at) + 8
+
+    def of(self, block: Block) -> Arrays:
+        """Return count, mean, sum of squared distances, and extremes."""
+        rows = rows_per(block, self.per)
+        columns = rows.shape[1]
+        if not len(rows):
+            return {
+                "count": np.zeros((), np.int64),
+                "mean": np.zeros(columns),
+                "squares": np.zeros(columns),
+                "min": np.full(columns, np.inf),
+                "max": np.full(columns, -np.inf),
+            }
+        mean = rows.mean(0)
+        return {
+            "count": np.asarray(len(rows), np.int64),
+            "mean": mean,
+            "squares": np.square(rows - mean).sum(0),
+            "min": rows.min(0),
+            "max": rows.max(0),
+        }
+
+    def merge(self, one: Arrays, other: Arrays) -> Arrays:
+        """Combine both by the counts."""
+        first, second = int(one["count"]), int(other["count"])
+        if not first or not second:
+            return one if first else other
+        count = first + second
+        moved = other["mean"] - one["mean"]
+        return {
+            "count": np.asarray(count, np.int64),
+            "mean": one["mean"] + moved * (second / count),
+            "squares": one["squares"]
+            + other["squares"]
+            + np.square(moved) * (first * (second / count)),
+            "min": np.minimum(one["min"], other["min"]),
+            "max": np.maximum(one["max"], other["max"]),
+        }
+
+    def finish(self, state: Arrays) -> Arrays:
+        """Divide by the count. Without elements everything but the count is NaN."""
+        count = int(state["count"])
+        nothing = np.full_like(state["mean"], np.nan)
+        found = {
+            "mean": state["mean"] if count else nothing,
+            "variance": state["squares"] / count if count else nothing,
+            "min": state["min"] if count else nothing,
+            "max": state["max"] if count else nothing,
+        }
+        if self.per != FEATURE:
+            found = {name: value[0] for name, value in found.items()}
+        return {"count": state["count"], **{n: np.asarray(v) for n, v in found.items()}}

@@ -1,0 +1,130 @@
+"""The samples and positions with the largest values of each feature."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from extractkit.core.statistics import Array, Arrays, Block, features, fits, numbers
+from extractkit.core.transforms.protocol import Operand, as_options, whole_number
+from extractkit.core.values import sample_shapes
+from extractkit.errors import ConfigError
+
+_NOWHERE = np.iinfo(np.int64).max
+"""Sample and position of an entry that no element has filled. It comes after all others."""
+
+_LARGEST, _SMALLEST = "", "smallest_"
+
+
+@dataclass(frozen=True)
+class Top:
+    """The k largest values of each feature, with the samples and positions that have them.
+
+    top: {k: 10}
+    top: {k: 10, smallest: true}        # the smallest too
+
+    Results: `values` float64, `samples` int64 and `positions` int64, each (features, k), largest
+    first, equal values by sample, then by position. A position counts the elements of the axes
+    between samples and features, in C order: it is the token, where the tensor has one such axis.
+    With `smallest: true` also `smallest_values`, `smallest_samples` and `smallest_positions`.
+    Features with fewer than k elements have NaN and -1. NaN is never among them.
+    """
+
+    name: ClassVar[str] = "top"
+    k: int
+    smallest: bool
+    at: str
+
+    @classmethod
+    def parse(cls, options: object, at: str) -> "Top":
+        """Parse k and `smallest`."""
+        given = as_options(options or {}, at, ("k", "smallest"), "{k: 10}")
+        smallest = given.get("smallest", False)
+        if not isinstance(smallest, bool):
+            raise ConfigError(f"{at}.smallest={smallest!r} is neither true nor false")
+        return cls(whole_number(given.get("k", 10), f"{at}.k"), smallest, at)
+
+    def check(self, operand: Operand) -> None:
+        """Check that the last axis has one size."""
+        fits(self.state_bytes(operand), operand, self.at)
+
+    def state_bytes(self, operand: Operand) -> int:
+        """Return the size of k entries for each feature."""
+        return features(operand, self.at) * self.k * 24 * (1 + self.smallest)
+
+    @property
+    def _directions(self) -> tuple[tuple[str, int], ...]:
+        both = ((_LARGEST, 1), (_SMALLEST, -1))
+        return both if self.smallest else both[:1]
+
+    def of(self, block: Block) -> Arrays:
+        """Return the k best of the shard."""
+        rows = numbers(block.rows())
+        samples, positions = _whereabouts(block, len(rows))
+        state: dict[str, Array] = {}
+        for prefix, sign in self._directions:
+            keys = np.where(np.isnan(rows), -np.inf, sign * rows)
+            best = _best(keys, samples, positions, self.k)
+            state |= {f"{prefix}{name}": array for name, array in best.items()}
+        return state
+
+    def merge(self, one: Arrays, other: Arrays) -> Arrays:
+        """Return the k best of both."""
+        state: dict[str, Array] = {}
+        for prefix, _ in self._directions:
+            keys, samples, positions = (
+                np.concatenate([one[f"{prefix}{name}"], other[f"{prefix}{name}"]], axis=1)
+                for name in ("keys", "samples", "positions")
+            )
+            order = np.lexsort((positions, samples, -keys), axis=-1)[:, : self.k]
+            for name, array in (("keys", keys), ("samples", samples), ("positions", positions)):
+                state[f"{prefix}{name}"] = np.take_along_axis(array, order, 1)
+        return state
+
+    def finish(self, state: Arrays) -> Arrays:
+        """Return values in place of what they were sorted by."""
+        found: dict[str, Array] = {}
+        for prefix, sign in self._directions:
+            samples = state[f"{prefix}samples"]
+            filled = samples != _NOWHERE
+            found[f"{prefix}values"] = np.where(filled, sign * state[f"{prefix}keys"], np.nan)
+            found[f"{prefix}samples"] = np.where(filled, samples, -1)
+            found[f"{prefix}positions"] = np.where(filled, state[f"{prefix}positions"], -1)
+        return found
+
+
+def _whereabouts(block: Block, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the sample and the position of each row."""
+    shapes = sample_shapes(block.values)
+    rows_of = shapes[:, :-1].prod(1) if shapes.shape[1] else np.ones(len(shapes), np.int64)
+    samples = np.repeat(block.samples, rows_of)
+    begins = np.repeat(np.cumsum(rows_of) - rows_of, rows_of)
+    return samples, np.arange(count) - begins
+
+
+def _best(keys: Array, samples: Array, positions: Array, k: int) -> dict[str, Array]:
+    """Return the k largest keys of each column: (columns, k), in order."""
+    rows, width = keys.shape
+    found = {
+        "keys": np.full((width, k), -np.inf),
+        "samples": np.full((width, k), _NOWHERE),
+        "positions": np.full((width, k), _NOWHERE),
+    }
+    if not rows:
+        return found
+    # Most rows are excluded by the k-th largest key before anything is sorted.
+    kept = min(k, rows)
+    least = np.partition(keys, rows - kept, axis=0)[rows - kept]
+    column, row = np.nonzero((keys >= least).T & (-np.inf < keys.T))
+    order = np.lexsort((row, -keys[row, column], column))
+    column, row = column[order], row[order]
+    # The rank of each entry among those of its column.
+    starts = np.searchsorted(column, np.arange(width))
+    rank = np.arange(len(column)) - starts[column]
+    within = rank < k
+    column, row, rank = column[within], row[within], rank[within]
+    found["keys"][column, rank] = keys[row, column]
+    found["samples"][column, rank] = samples[row]
+    found["positions"][column, rank] = positions[row]
+    return found

@@ -1,0 +1,203 @@
+"""Statistics of a run on disk: the states of shards, and the results over all samples."""
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+
+from extractkit.core.statistics import Array, Merging, States
+from extractkit.core.statistics.registry import Asked
+from extractkit.core.values import Dense
+from extractkit.errors import RunDirectoryError, UnknownTensorError, choices
+from extractkit.runs.files import StoredFile, content_of
+from extractkit.runs.manifest import RunStatistics
+from extractkit.sinks.npz import NpzSink
+
+STATISTICS = "statistics.npz"
+"""The file with the results, in the run directory."""
+
+_SEPARATOR = "\n"
+"""Between tensor, statistic and array in the name of an array. None of these holds it."""
+
+
+def serialized(states: States) -> bytes:
+    """Serialise states or results as an `.npz` file."""
+    return NpzSink().serialize(
+        {
+            _SEPARATOR.join((key, statistic, name)): Dense(np.asarray(array))
+            for (key, statistic), arrays in states.items()
+            for name, array in arrays.items()
+        }
+    )
+
+
+def parsed(content: bytes) -> dict[tuple[str, str], dict[str, Array]]:
+    """Return the states or results of such a file."""
+    found: dict[tuple[str, str], dict[str, Array]] = {}
+    with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+        for member in archive.files:
+            key, statistic, name = unquote(member).split(_SEPARATOR)
+            found.setdefault((key, statistic), {})[name] = archive[member]
+    return found
+
+
+def results(
+    directory: Path, recorded: Sequence[RunStatistics], shards: Sequence[Sequence[StoredFile]]
+) -> States:
+    """Merge the states of shards, and compute the results.
+
+    Args:
+        shards: the files of all shards in the plan's order, for each checkpoint; one list if the
+            run has no checkpoints. Results of several checkpoints are stacked along a first axis.
+
+    Raises:
+        RunDirectoryError: a file is damaged.
+    """
+    found = [_results(directory, recorded, files) for files in shards]
+    if len(found) == 1:
+        return found[0]
+    return {
+        at: {name: np.stack([one[at][name] for one in found]) for name in arrays}
+        for at, arrays in found[0].items()
+    }
+
+
+def _results(
+    directory: Path, recorded: Sequence[RunStatistics], files: Sequence[StoredFile]
+) -> States:
+    merging = {
+        (tensor.key, statistic.name): Merging(statistic)
+        for tensor in recorded
+        for statistic in Asked.parse(list(tensor.statistics), tensor.key).statistics
+    }
+    for file in files:
+        file.check(directory)
+        states = parsed(content_of(directory / file.name))
+        for at, one in merging.items():
+            one.add(states[at])
+    return {at: one.finish() for at, one in merging.items()}
+
+
+class Results(Mapping[str, Array]):
+    """The results of one statistic: arrays by name, also as attributes."""
+
+    def __init__(self, arrays: Mapping[str, Array]) -> None:
+        self._arrays = dict(arrays)
+
+    def __getitem__(self, name: str) -> Array:
+        return self._arrays[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def __getattr__(self, name: str) -> Array:
+        try:
+            return self._arrays[name]
+        except KeyError:
+            raise AttributeError(f"no result {name!r}. {choices(name, self._arrays)}") from None
+
+    def __repr__(self) -> str:
+        shapes = (f"{name} {list(array.shape)}" for name, array in self._arrays.items())
+        return f"<Results: {', '.join(shapes)}>"
+
+
+class TensorStatistics(Mapping[str, Results]):
+    """The statistics of one tensor by name, also as attributes: `.moments.mean`."""
+
+    def __init__(self, recorded: RunStatistics, found: Mapping[str, Results]) -> None:
+        self.recorded = recorded
+        self._found = dict(found)
+
+    def __getitem__(self, name: str) -> Results:
+        return self._found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def __getattr__(self, name: str) -> Results:
+        try:
+            return self._found[name]
+        except KeyError:
+            raise AttributeError(
+                f"{self.recorded.key!r} has no statistic {name!r}. {choices(name, self._found)}"
+            ) from None
+
+    def at(self, checkpoint: int) -> "TensorStatistics":
+        """Return the statistics at one position of the checkpoint axis."""
+        found = {
+            name: Results({key: array[checkpoint] for key, array in one.items()})
+            for name, one in self._found.items()
+        }
+        return TensorStatistics(self.recorded, found)
+
+    def __repr__(self) -> str:
+        return f"<Statistics of {self.recorded.key!r}: {', '.join(self._found)}>"
+
+
+class Statistics(Mapping[str, TensorStatistics]):
+    """The statistics of a run, by tensor."""
+
+    def __init__(self, found: Mapping[str, TensorStatistics]) -> None:
+        self._found = dict(found)
+
+    def __getitem__(self, key: str) -> TensorStatistics:
+        if key not in self._found:
+            raise UnknownTensorError(
+                f"{key!r} is not a tensor with statistics of this run. "
+                f"{choices(key, self._found) if self._found else 'The run has none.'}"
+            )
+        return self._found[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def __repr__(self) -> str:
+        return f"<Statistics of {len(self)} tensors>"
+
+    def at(self, checkpoint: int) -> "Statistics":
+        """Return the statistics at one position of the checkpoint axis."""
+        return Statistics({key: one.at(checkpoint) for key, one in self._found.items()})
+
+
+def read_statistics(
+    directory: Path, recorded: Sequence[RunStatistics], files: Sequence[StoredFile]
+) -> Statistics:
+    """Read the results of a finished run.
+
+    Raises:
+        RunDirectoryError: the run has statistics and is not finished, or the file is damaged.
+    """
+    if not recorded:
+        return Statistics({})
+    file = next((file for file in files if file.name == STATISTICS), None)
+    if file is None:
+        raise RunDirectoryError(
+            f"{directory} is not finished: its statistics are computed when all samples are stored"
+        )
+    file.check(directory)
+    found = parsed(content_of(directory / STATISTICS))
+    try:
+        return Statistics(
+            {
+                tensor.key: TensorStatistics(
+                    tensor, {name: Results(found[tensor.key, name]) for name in tensor.names}
+                )
+                for tensor in recorded
+            }
+        )
+    except KeyError as error:
+        raise RunDirectoryError(f"{directory / STATISTICS} lacks {error}: damaged") from error

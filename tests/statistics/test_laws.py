@@ -1,0 +1,254 @@
+"""Every statistic: any division into shards gives the results of one block, which are NumPy's."""
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from extractkit.core.spec import Dim
+from extractkit.core.statistics import Array, Arrays, Block, Merging, Statistic
+from extractkit.core.statistics.registry import Asked, names
+from extractkit.core.transforms.protocol import Axis, Operand
+from extractkit.core.values import Dense, Ragged
+from extractkit.errors import ConfigError, SelectionError
+from extractkit.runs.statistics import parsed, serialized
+
+ASKED: Mapping[str, Any] = {
+    "moments": [None, {"per": "all"}],
+    "histogram": [{"bins": 4, "range": [-2, 2]}, {"edges": [-1, 0, 3], "per": "all"}],
+    "quantiles": [{"q": [0.0, 0.3, 1.0]}, {"q": [0.5], "per": "feature"}],
+    "covariance": [None],
+    "pca": [{"components": 2}],
+    "top": [{"k": 3}, {"k": 2, "smallest": True}],
+    "coactivation": [None],
+    "sparsity": [None],
+}
+WIDTH = 3
+TOKENS = Operand("float32", (Axis(Dim("sample")), Axis(Dim("token")), Axis(Dim(size=WIDTH))), "a:b")
+
+
+def statistics() -> list[Any]:
+    return [
+        pytest.param(Asked.parse([{name: options} if options else name], "s").statistics[0])
+        for name, several in ASKED.items()
+        for options in several
+    ]
+
+
+def test_every_statistic_is_tested() -> None:
+    assert set(ASKED) == set(names())
+
+
+@st.composite
+def samples(draw: st.DrawFn) -> list[Array]:
+    """Samples of different lengths; few distinct values, so that there are ties."""
+    lengths = draw(st.lists(st.integers(0, 4), min_size=1, max_size=7))
+    values = st.sampled_from([-1.5, -1.0, 0.0, 0.25, 2.0, 7.5])
+    return [
+        np.array(
+            draw(st.lists(values, min_size=n * WIDTH, max_size=n * WIDTH)), np.float32
+        ).reshape(n, WIDTH)
+        for n in lengths
+    ]
+
+
+def block(rows: list[Array], start: int) -> Block:
+    offsets = np.concatenate([[0], np.cumsum([len(one) for one in rows])]).astype(np.int64)
+    values = np.concatenate([*rows, np.zeros((0, WIDTH), np.float32)])
+    return Block(Ragged(values, offsets), np.arange(start, start + len(rows)), WIDTH)
+
+
+def over(statistic: Statistic, rows: list[Array], cuts: list[int]) -> Arrays:
+    """The results over shards that end at these samples."""
+    merging = Merging(statistic)
+    ends = [0, *sorted({min(cut, len(rows)) for cut in cuts}), len(rows)]
+    for start, stop in pairwise(ends):
+        merging.add(statistic.of(block(rows[start:stop], start)))
+    return merging.finish()
+
+
+EXACT = ("histogram", "quantiles", "top", "coactivation", "sparsity")
+
+
+@pytest.mark.parametrize("statistic", statistics())
+def test_shards_do_not_matter(statistic: Statistic) -> None:
+    @settings(max_examples=40, deadline=None)
+    @given(samples(), st.lists(st.integers(0, 7), max_size=4))
+    def law(rows: list[Array], cuts: list[int]) -> None:
+        whole, apart = over(statistic, rows, []), over(statistic, rows, cuts)
+        assert whole.keys() == apart.keys()
+        for name, expected in whole.items():
+            assert apart[name].dtype == expected.dtype
+            if statistic.name in EXACT:
+                np.testing.assert_array_equal(apart[name], expected, name)
+            elif name == "components":
+                pass  # signs and order are free where variances are equal
+            else:
+                np.testing.assert_allclose(apart[name], expected, rtol=1e-9, atol=1e-9)
+
+    law()
+
+
+@pytest.mark.parametrize("statistic", statistics())
+def test_states_are_stored_whole(statistic: Statistic) -> None:
+    rows = [np.arange(6, dtype=np.float32).reshape(2, 3), np.ones((1, 3), np.float32)]
+    state = statistic.of(block(rows, 0))
+    stored = parsed(serialized({("a/b:c d", statistic.name): state}))["a/b:c d", statistic.name]
+    assert stored.keys() == state.keys()
+    for name, array in state.items():
+        assert stored[name].dtype == array.dtype
+        np.testing.assert_array_equal(stored[name], array)
+    assert sum(array.nbytes for array in state.values()) == statistic.state_bytes(TOKENS)
+
+
+def many(seed: int) -> list[Array]:
+    draw = np.random.default_rng(seed)
+    return [draw.normal(size=(n, WIDTH)) for n in draw.integers(1, 30, 40)]
+
+
+def one(options: object) -> Statistic:
+    return Asked.parse([options], "s").statistics[0]
+
+
+def test_moments_are_those_of_numpy() -> None:
+    rows = many(1)
+    whole = np.concatenate(rows)
+    found = over(one("moments"), rows, [3, 8, 20, 21])
+    assert found["count"] == len(whole)
+    np.testing.assert_allclose(found["mean"], whole.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(found["variance"], whole.var(0), rtol=1e-12)
+    np.testing.assert_array_equal(found["min"], whole.min(0))
+    np.testing.assert_array_equal(found["max"], whole.max(0))
+
+
+def test_covariance_is_that_of_numpy() -> None:
+    rows = many(2)
+    found = over(one("covariance"), rows, [5, 30])
+    expected = np.cov(np.concatenate(rows).T, bias=True)
+    np.testing.assert_allclose(found["covariance"], expected, rtol=1e-12)
+
+
+def test_components_are_those_of_a_singular_value_decomposition() -> None:
+    draw = np.random.default_rng(3)
+    rows = [draw.normal(size=(n, 3)) * [5.0, 2.0, 0.5] + 4 for n in (9, 20, 1, 70)]
+    found = over(one({"pca": {"components": 2}}), rows, [1, 3])
+    whole = np.concatenate(rows)
+    _, singular, directions = np.linalg.svd(whole - whole.mean(0), full_matrices=False)
+    signs = np.sign(directions[np.arange(3), np.abs(directions).argmax(1)])
+    np.testing.assert_allclose(found["components"], (directions * signs[:, None])[:2], atol=1e-9)
+    variance = singular**2 / len(whole)
+    np.testing.assert_allclose(found["explained_variance"], variance[:2], rtol=1e-9)
+    ratio = variance[:2] / variance.sum()
+    np.testing.assert_allclose(found["explained_variance_ratio"], ratio, rtol=1e-9)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_top_is_what_a_search_finds(sign: int) -> None:
+    rows = [np.round(sample, 1) for sample in many(4)]
+    found = over(one({"top": {"k": 5, "smallest": True}}), rows, [7, 19])
+    prefix = "" if sign > 0 else "smallest_"
+    for feature in range(WIDTH):
+        every = [
+            (-sign * value, sample, position)
+            for sample, tokens in enumerate(rows)
+            for position, value in enumerate(tokens[:, feature])
+        ]
+        best = sorted(every)[:5]
+        np.testing.assert_array_equal(
+            found[f"{prefix}values"][feature], [-sign * key for key, _, _ in best]
+        )
+        assert found[f"{prefix}samples"][feature].tolist() == [at for _, at, _ in best]
+        assert found[f"{prefix}positions"][feature].tolist() == [at for _, _, at in best]
+
+
+def test_quantiles_are_within_one_percent() -> None:
+    rows = [np.exp(3 * sample) * np.sign(sample) for sample in many(5)]
+    q = [0.0, 0.01, 0.2, 0.5, 0.9, 1.0]
+    found = over(one({"quantiles": {"q": q, "per": "feature"}}), rows, [2, 30])
+    expected = np.quantile(np.concatenate(rows), q, axis=0, method="lower").T
+    np.testing.assert_allclose(found["values"], expected, rtol=0.0101)
+
+
+def test_histograms_are_those_of_numpy() -> None:
+    rows = many(6)
+    edges = [-1.0, 0.0, 0.5, 2.0]
+    found = over(one({"histogram": {"edges": edges}}), rows, [9])
+    whole = np.concatenate(rows)
+    for feature in range(WIDTH):
+        counts, _ = np.histogram(whole[:, feature], edges)
+        np.testing.assert_array_equal(found["counts"][feature], counts)
+    total = found["counts"].sum(1) + found["below"] + found["above"] + found["nan"]
+    assert total.tolist() == [len(whole)] * WIDTH
+
+
+def test_nan_is_counted_and_never_among_the_largest() -> None:
+    rows = [np.array([[1.0, np.nan, 0.0], [np.nan, np.nan, 2.0]], np.float32)]
+    assert over(one({"histogram": {"edges": [0, 9]}}), rows, [])["nan"].tolist() == [1, 2, 0]
+    top = over(one({"top": {"k": 2}}), rows, [])
+    np.testing.assert_array_equal(top["values"], [[1, np.nan], [np.nan, np.nan], [2, 0]])
+    assert top["samples"].tolist() == [[0, -1], [-1, -1], [0, 0]]
+    assert top["positions"].tolist() == [[0, -1], [-1, -1], [1, 0]]
+    zeros = over(one("sparsity"), rows, [])
+    assert zeros["zeros"].tolist() == [0, 0, 0.5]
+
+
+def test_one_number_a_sample_is_one_feature() -> None:
+    single = Block(Dense(np.array([3.0, 1.0])), np.array([4, 9]), 1)
+    top = one({"top": {"k": 1}})
+    assert top.finish(top.of(single))["samples"].tolist() == [[4]]
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (["momens"], "s.0: 'momens' is not a statistic. Nearest: 'moments'"),
+        ([["moments"]], "s.0=['moments'] is not one statistic. Write its name, or a mapping"),
+        ([], "s=[] is not a list of statistics, as in [moments]"),
+        (["moments", {"moments": {"per": "all"}}], "s.1: 'moments' is given twice"),
+        ([{"top": {"k": 0}}], "s.0.top.k=0 is not a whole number from 1 up"),
+        ([{"top": {"smallest": 1}}], "s.0.top.smallest=1 is neither true nor false"),
+        ([{"sparsity": 3}], "s.0.sparsity takes no options, given 3"),
+        ([{"moments": {"per": "token"}}], "s.0.moments.per='token' is not known."),
+        ([{"quantiles": {"q": 0.5}}], "s.0.quantiles.q=0.5 is not a list of quantiles"),
+        ([{"pca": {"components": "all"}}], "s.0.pca.components='all' is not a whole number"),
+    ],
+)
+def test_options_are_checked(asked: object, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Asked.parse(asked, "s")
+    assert str(caught.value).startswith(message)
+
+
+def operand(dtype: str, *dims: Dim) -> Operand:
+    return Operand(dtype, tuple(map(Axis, (Dim("sample"), *dims))), "a:b")
+
+
+@pytest.mark.parametrize(
+    ("options", "tensor", "message"),
+    [
+        ("moments", operand("string"), "s.0.moments needs numbers, but 'a:b' holds texts"),
+        (
+            "moments",
+            operand("float32", Dim("token")),
+            "s.0.moments treats the last axis as features, and that of 'a:b'",
+        ),
+        (
+            "covariance",
+            operand("float32", Dim(size=100_000)),
+            "s.0.covariance of 'a:b' would hold 80,000,800,008 bytes for each shard",
+        ),
+        (
+            {"pca": {"components": 9}},
+            operand("float32", Dim(size=4)),
+            "s.0.pca.components=9 is more than the 4 features of 'a:b'",
+        ),
+    ],
+)
+def test_what_is_not_defined_is_refused(options: object, tensor: Operand, message: str) -> None:
+    with pytest.raises(SelectionError) as caught:
+        one(options).check(tensor)
+    assert str(caught.value).startswith(message)

@@ -1,0 +1,134 @@
+"""Statistics of runs: against NumPy on the stored values, and the same bits however they came."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import extractkit
+from extractkit.runs import JOURNAL, journal
+from extractkit.runs.files import StoredFile
+from extractkit.runs.statistics import parsed, serialized
+from extractkit.testing.reference import ReferenceModel
+
+TEXTS = [" ".join(["word"] * n) + f" {n}" for n in (3, 1, 4, 1, 5, 9, 2, 6)]
+
+
+def extracted(directory: Path, **settings: object) -> extractkit.Run:
+    return extractkit.extract(
+        model=ReferenceModel(),
+        inputs=TEXTS,
+        selectors={
+            "rows": {"path": "embedding:output"},
+            "counted": {"path": "embedding:output", "statistics": ["moments"]},
+        },
+        runtime={"shard_size": 3, **settings},
+        run_dir=directory,
+    )
+
+
+def test_moments_are_those_of_the_stored_values(tmp_path: Path) -> None:
+    run = extracted(tmp_path / "run")
+    (key,) = run.statistics
+    rows = np.concatenate([run["embedding:output"].sample(i) for i in range(len(TEXTS))])
+    wide = rows.astype(np.float64)
+    found = run.statistics[key].moments
+    assert int(found.count) == len(rows)
+    np.testing.assert_allclose(found.mean, wide.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(found.variance, wide.var(0), rtol=1e-12)
+    np.testing.assert_array_equal(found.min, wide.min(0))
+    np.testing.assert_array_equal(found.max, wide.max(0))
+
+
+def test_a_resumed_run_has_the_same_bits(tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    extracted(whole)
+    extracted(cut)
+    for file in sorted((cut / "shards").glob("*.statistics.npz"))[1:]:
+        file.unlink()
+    extractkit.resume(cut, model=ReferenceModel(), inputs=TEXTS)
+    assert (whole / "statistics.npz").read_bytes() == (cut / "statistics.npz").read_bytes()
+
+
+def test_a_flipped_bit_is_found(tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    extracted(directory)
+    file = next(iter(sorted((directory / "shards").glob("*.statistics.npz"))))
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    found = extractkit.verify(directory)
+    assert found.failed
+    assert any(file.name in str(one) for one in found.findings)
+
+
+def test_a_tensor_with_statistics_has_no_rows(tmp_path: Path) -> None:
+    run = extracted(tmp_path / "run")
+    assert list(run) == ["embedding:output@rows"]
+    assert list(run.statistics) == ["embedding:output@counted"]
+
+
+def test_parts_that_are_joined_have_the_same_bits(tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    extracted(whole)
+    for part in ("1/2", "2/2"):
+        extracted(parts, part=part)
+    extractkit.join(parts)
+    assert (whole / "statistics.npz").read_bytes() == (parts / "statistics.npz").read_bytes()
+
+
+def test_recomputing_agrees_and_finds_a_state_of_other_values(tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    extracted(directory)
+    live = {"model": ReferenceModel(), "inputs": TEXTS}
+    assert not extractkit.verify(directory, recompute=3, **live).failed
+    entries = journal.read(directory / JOURNAL).entries
+    file = entries[0].statistics
+    assert file is not None
+    states = parsed((directory / file.name).read_bytes())
+    for arrays in states.values():
+        arrays["mean"] = arrays["mean"] + 1
+    (directory / file.name).write_bytes(serialized(states))
+    other = replace(entries[0], statistics=StoredFile.of(file.name, serialized(states)))
+    journal.rewrite(directory / JOURNAL, [other, *entries[1:]])
+    found = extractkit.verify(directory, recompute=3, **live)
+    assert any("computed again it is another" in str(one) for one in found.findings)
+
+
+def test_diff_compares_results(tmp_path: Path) -> None:
+    one = extracted(tmp_path / "one")
+    other = extractkit.extract(
+        model=ReferenceModel(),
+        inputs=[*TEXTS[:-1], "another text"],
+        selectors={"counted": {"path": "embedding:output", "statistics": ["moments"]}},
+        run_dir=tmp_path / "other",
+    )
+    compared = extractkit.diff(one, one)
+    labels = {tensor.a: str(tensor.verdict) for tensor in compared.tensors}
+    assert labels["embedding:output@counted moments.mean"] == "equal"
+    assert list(other.statistics) == ["embedding:output"]
+    assert extractkit.diff(one, other).only_in_b == ("embedding:output",)
+
+
+def test_a_run_of_statistics_alone_stores_no_rows(tmp_path: Path) -> None:
+    run = extractkit.extract(
+        model=ReferenceModel(),
+        inputs=TEXTS,
+        selectors={"counted": {"path": "*:output", "statistics": ["moments", {"top": {"k": 2}}]}},
+        run_dir=tmp_path / "run",
+    )
+    assert not list(run)
+    assert set(run.statistics) == {"embedding:output", "attention:output", "pool:output", ":output"}
+    assert not extractkit.verify(tmp_path / "run").findings
+    tokens = [len(text.split()) for text in TEXTS]
+    assert int(run.statistics["embedding:output"].moments.count) >= sum(tokens)
+    assert run.statistics["pool:output"].top.samples.shape[1] == 2
+
+
+def test_a_statistic_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
+    run = extracted(tmp_path / "run")
+    with pytest.raises(AttributeError, match="has no statistic 'pca'"):
+        _ = run.statistics["embedding:output@counted"].pca
+    with pytest.raises(extractkit.UnknownTensorError, match="is not a tensor with statistics"):
+        _ = run.statistics["embeding:output"]
