@@ -19,7 +19,7 @@ from extractkit.core.catalog import Kind
 from extractkit.core.component import IMPORTS_KEY, Component
 from extractkit.core.job import SETTINGS
 from extractkit.core.keys import Effect, Whole, keys_of, settings_of
-from extractkit.core.selectors import PREDICATE_KEYS, SELECTOR_KEYS, TAKE
+from extractkit.core.selectors import PREDICATE_KEYS, SELECTOR_KEYS, STATISTICS_KEY, TAKE
 from extractkit.core.transforms.pipeline import TRANSFORMS
 from extractkit.core.transforms.registry import REDUCTIONS
 
@@ -73,7 +73,9 @@ def test_a_key_without_a_declared_effect_cannot_be_made() -> None:
 
 
 def test_every_key_of_a_selector_is_described() -> None:
-    described = {key.name: key.description for key in (*PREDICATE_KEYS, TAKE, *TRANSFORMS)}
+    described = {
+        key.name: key.description for key in (*PREDICATE_KEYS, TAKE, *TRANSFORMS, STATISTICS_KEY)
+    }
     assert tuple(described) == SELECTOR_KEYS
     assert all(described.values())
     assert all(f"`{kind}`" in described["kind"] for kind in Kind)

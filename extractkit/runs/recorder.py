@@ -369,7 +369,7 @@ class Recorder:
     def _values(self) -> dict[str, ValueStats]:
         """Return the statistics of each tensor's values, in the manifest's order."""
         manifest = self.manifest
-        keys = [one.key for one in (*manifest.tensors, *manifest.statistics)]
+        keys = [one.key for one in manifest.tensors] + [one.key for one in manifest.statistics]
         return {key: self._found[key] for key in keys if key in self._found}
 
     def _end(

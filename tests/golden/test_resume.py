@@ -13,6 +13,7 @@ from extractkit.config import plain_data
 from extractkit.engine import identity
 from extractkit.errors import RunDirectoryError
 from extractkit.runs import manifest as manifests
+from extractkit.runs import same_job
 from extractkit.runs.environment import VALUE_PACKAGES, VALUES_VERSION, package_versions
 from extractkit.runs.journal import read as read_journal
 from extractkit.runs.manifest import SCHEMA, Status
@@ -81,9 +82,11 @@ def test_another_library_is_named(
 ) -> None:
     run = Path(shutil.copytree(RUNS / folder / "interrupted", tmp_path / "run"))
     before = contents(run)
-    monkeypatch.setattr(identity, "VALUES_VERSION", 0)
+    for module in (identity, same_job):
+        monkeypatch.setattr(module, "VALUES_VERSION", 0)
     now = {**manifests.read(run).versions, "numpy": "1.0", "extractkit": "9.0", "protobuf": "1.0"}
-    monkeypatch.setattr(identity, "package_versions", lambda: now)
+    for module in (identity, same_job):
+        monkeypatch.setattr(module, "package_versions", lambda: now)
     with pytest.raises(RunDirectoryError) as error:
         extractkit.resume(run)
     found = "the version of numpy: 2.4.6 was recorded, 1.0 is found. Install"
@@ -108,7 +111,7 @@ def test_a_finished_run_of_an_older_schema_that_is_damaged_is_not_mended(tmp_pat
     assert contents(run) == before
 
 
-@pytest.mark.parametrize(("folder", "rows"), [("schema-6", 1), ("schema-7", 2)])
+@pytest.mark.parametrize(("folder", "rows"), [("schema-6", 1), ("schema-7", 2), ("schema-8", 2)])
 def test_an_interrupted_run_of_these_schemas_is_resumed(
     folder: str, rows: int, job: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,7 +119,8 @@ def test_an_interrupted_run_of_these_schemas_is_resumed(
     run = Path(shutil.copytree(RUNS / folder / "interrupted", job / "run"))
     if differ := other_packages(run):
         pytest.skip(f"only the libraries of that time may resume it: {'; '.join(differ)}")
-    monkeypatch.setattr(identity, "VALUES_VERSION", 1)
+    for module in (identity, same_job):
+        monkeypatch.setattr(module, "VALUES_VERSION", manifests.read(run).values_version)
     resumed = extractkit.resume(run, trust=TRUST)
     check(resumed)
     assert resumed.status is Status.FINISHED
