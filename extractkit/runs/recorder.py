@@ -32,7 +32,7 @@ from extractkit.runs.shards import (
     state_before,
     take_over,
 )
-from extractkit.runs.statistics import STATISTICS, results, serialized
+from extractkit.runs.statistics import STATISTICS, over_checkpoints, results, serialized
 from extractkit.runs.trajectory import trajectories
 from extractkit.runs.views import Committed
 from extractkit.sinks import Sink, StoredShard
@@ -333,7 +333,10 @@ class Recorder:
         for shard, entry in entries.items():
             if entry.statistics is not None:
                 shards.setdefault(shard.checkpoint, []).append(entry.statistics)
-        return results(self.directory, self.manifest.statistics, list(shards.values()))
+        each = [
+            results(self.directory, self.manifest.statistics, files) for files in shards.values()
+        ]
+        return over_checkpoints(each) if self.manifest.checkpoints else each[0]
 
     def _drift(self, entries: Mapping[Shard, Entry]) -> Drift:
         """Measure how the tensors move over the checkpoints, from the committed values."""

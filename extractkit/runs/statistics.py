@@ -44,29 +44,16 @@ def parsed(content: bytes) -> dict[tuple[str, str], dict[str, Array]]:
 
 
 def results(
-    directory: Path, recorded: Sequence[RunStatistics], shards: Sequence[Sequence[StoredFile]]
+    directory: Path, recorded: Sequence[RunStatistics], files: Sequence[StoredFile]
 ) -> States:
     """Merge the states of shards, and compute the results.
 
     Args:
-        shards: the files of all shards in the plan's order, for each checkpoint; one list if the
-            run has no checkpoints. Results of several checkpoints are stacked along a first axis.
+        files: the files of all shards, in the plan's order.
 
     Raises:
         RunDirectoryError: a file is damaged.
     """
-    found = [_results(directory, recorded, files) for files in shards]
-    if len(found) == 1:
-        return found[0]
-    return {
-        at: {name: np.stack([one[at][name] for one in found]) for name in arrays}
-        for at, arrays in found[0].items()
-    }
-
-
-def _results(
-    directory: Path, recorded: Sequence[RunStatistics], files: Sequence[StoredFile]
-) -> States:
     merging = {
         (tensor.key, statistic.name): Merging(statistic)
         for tensor in recorded
@@ -78,6 +65,14 @@ def _results(
         for at, one in merging.items():
             one.add(states[at])
     return {at: one.finish() for at, one in merging.items()}
+
+
+def over_checkpoints(each: Sequence[States]) -> States:
+    """Stack the results of several checkpoints along a first axis."""
+    return {
+        at: {name: np.stack([one[at][name] for one in each]) for name in arrays}
+        for at, arrays in each[0].items()
+    }
 
 
 class Results(Mapping[str, Array]):

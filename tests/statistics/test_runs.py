@@ -11,6 +11,9 @@ from extractkit.runs import JOURNAL, journal
 from extractkit.runs.files import StoredFile
 from extractkit.runs.statistics import parsed, serialized
 from extractkit.testing.reference import ReferenceModel
+from tests.engine.checkpoint_examples import files, over
+from tests.engine.examples import executed
+from tests.faults.runs import content
 
 TEXTS = [" ".join(["word"] * n) + f" {n}" for n in (3, 1, 4, 1, 5, 9, 2, 6)]
 
@@ -132,3 +135,49 @@ def test_a_statistic_that_is_not_there_names_those_that_are(tmp_path: Path) -> N
         _ = run.statistics["embedding:output@counted"].pca
     with pytest.raises(extractkit.UnknownTensorError, match="is not a tensor with statistics"):
         _ = run.statistics["embeding:output"]
+
+
+COUNTED = {"path": "embedding:output", "statistics": ["moments", "covariance", {"top": {"k": 3}}]}
+
+
+def test_checkpoints_are_the_first_axis_of_results(tmp_path: Path) -> None:
+    paths = files(tmp_path, [0, 1, 2])
+    run = executed(tmp_path / "run", over(paths, COUNTED, shard_size=7))
+    found = run.statistics["embedding:output"]
+    assert found.moments.mean.shape[0] == 3
+    for position, path in enumerate(paths):
+        alone = executed(tmp_path / str(position), over([path], COUNTED, shard_size=7))
+        single = alone.statistics["embedding:output"]
+        for name in ("moments", "covariance", "top"):
+            for result, values in single[name].items():
+                np.testing.assert_array_equal(found[name][result][position], values[0])
+        at = run.at(f"step_{position}").statistics["embedding:output"]
+        np.testing.assert_array_equal(at.moments.mean, single.moments.mean[0])
+
+
+def test_two_workers_have_the_bits_of_one_process(tmp_path: Path) -> None:
+    paths = files(tmp_path, [0, 1])
+    one = executed(tmp_path / "one", over(paths, COUNTED, shard_size=7))
+    two = executed(tmp_path / "two", over(paths, COUNTED, shard_size=7, engine="processes"))
+    assert content(one.path) == content(two.path)
+    assert "statistics.npz" in content(two.path)
+
+
+def test_missing_samples_take_no_part(tmp_path: Path) -> None:
+    """A sample whose values are not finite is missing."""
+    model = ReferenceModel()
+    embeddings = model.weights["embedding:embeddings"].copy()
+    embeddings[ord("b") % 50] = np.nan
+    vars(model)["weights"] = {**model.weights, "embedding:embeddings": embeddings}
+    run = extractkit.extract(
+        model=model,
+        inputs=["ac", "ab", "aca"],
+        selectors={"counted": {"path": "embedding:output", "statistics": ["moments"]}},
+        runtime={"non_finite": "skip"},
+        run_dir=tmp_path / "run",
+    )
+    assert list(run.missing) == [1]
+    found = run.statistics["embedding:output"].moments
+    assert int(found.count) == 5
+    rows = embeddings[[ord(letter) % 50 for letter in "acaca"]].astype(np.float64)
+    np.testing.assert_allclose(found.mean, rows.mean(0), rtol=1e-12)
