@@ -2,7 +2,6 @@
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -34,17 +33,19 @@ tf.saved_model.save(Large(), sys.argv[1])
 """
 
 
-def test_more_than_two_gigabytes_of_weights(tmp_path: Path) -> None:
+def test_more_than_two_gigabytes_of_weights(tmp_path: Path, preloaded: Path) -> None:
     free = shutil.disk_usage(tmp_path).free
     if psutil.virtual_memory().available < 8 * _GIGABYTE or free < 4 * _GIGABYTE:
         pytest.skip("needs 8 GB of memory and 4 GB of disk")
     folder, run_dir = tmp_path / "large", tmp_path / "run"
     np.save(tmp_path / "x.npy", np.arange(4 * 8192, dtype=np.float32).reshape(4, 8192))
-    subprocess.run([sys.executable, "-c", _WRITE, str(folder)], check=True, capture_output=True)
+    subprocess.run(
+        [preloaded / "python", "-c", _WRITE, str(folder)], check=True, capture_output=True
+    )
     assert sum(file.stat().st_size for file in folder.rglob("*")) > 2 * _GIGABYTE
     subprocess.run(
         [
-            *(sys.executable, "-m", "extractkit", "model=saved_model", f"model.path={folder}"),
+            *(preloaded / "extractkit", "model=saved_model", f"model.path={folder}"),
             *("+selectors.hidden.op_type=Relu", f"hydra.run.dir={run_dir}"),
             "+selectors.corner={kind: weight, slice: {0: '0:2', 1: '0:2'}}",
             *("inputs=arrays", f"inputs.path={tmp_path / 'x.npy'}"),

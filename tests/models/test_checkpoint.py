@@ -1,10 +1,9 @@
 """`model=checkpoint`: weights alone behind the protocol of every model."""
 
 import json
-import os
 import subprocess
-import sys
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -23,7 +22,7 @@ from extractkit.models.checkpoint import Checkpoint, load
 from extractkit.testing.models import WeightsContract
 from tests.models.weight_files import examples
 
-SOURCES = str(Path(extractkit.__file__).parents[1])
+Program = Callable[..., subprocess.CompletedProcess[str]]
 
 
 class TestCheckpoint(WeightsContract):
@@ -150,21 +149,21 @@ def test_nothing_runs(model: Checkpoint) -> None:
     )
 
 
-def program(*arguments: str, place: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "extractkit", *arguments],
-        cwd=place,
-        env={**os.environ, "PYTHONPATH": SOURCES},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+@pytest.fixture
+def program(tmp_path: Path, preloaded: Path) -> Program:
+    """The program, called in the test's folder."""
+
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [preloaded / "extractkit", *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    return call
 
 
-def test_from_the_command_line(tmp_path: Path) -> None:
+def test_from_the_command_line(tmp_path: Path, program: Program) -> None:
     held = examples.graph_checkpoint(tmp_path / "saved")
     model = ("model=checkpoint", "model.path=saved")
-    listed = program("tensors", *model, "--json", place=tmp_path)
+    listed = program("tensors", *model, "--json")
     assert listed.returncode == 0, listed.stderr
     assert {record["name"] for record in json.loads(listed.stdout)["tensors"]} == set(held)
     arguments = (
@@ -172,7 +171,7 @@ def test_from_the_command_line(tmp_path: Path) -> None:
         "+selectors.slots.kind=[optimizer,moving_average]",
         "hydra.run.dir=r",
     )
-    done = program(*model, *arguments, place=tmp_path)
+    done = program(*model, *arguments)
     assert done.returncode == 0, done.stderr
     run = extractkit.open(tmp_path / "r")
     assert len(run) == len(held)
@@ -181,12 +180,14 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     assert np.asarray(run[":global_step"]) == held["global_step"]
 
 
-def test_a_damaged_file_ends_with_one_message_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_damaged_file_ends_with_one_message_and_leaves_nothing(
+    tmp_path: Path, program: Program
+) -> None:
     examples.graph_checkpoint(tmp_path / "saved")
     data = tmp_path / "saved" / "model.ckpt-7.data-00000-of-00001"
     data.write_bytes(bytes(reversed(data.read_bytes())))
     arguments = ("model=checkpoint", "model.path=saved", "selectors=weights", "hydra.run.dir=r")
-    done = program(*arguments, place=tmp_path)
+    done = program(*arguments)
     assert done.returncode == 2
     assert "model.path='saved'" in done.stderr
     assert "Traceback" not in done.stderr

@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,6 +21,9 @@ JOB = (
 )
 
 
+Run = Callable[..., Path]
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A layer with so many inputs that its sums depend on threads, at one sample a batch."""
@@ -30,21 +33,32 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     keras.Sequential([keras.Input((20_000,)), *wide]).save(place / "wide.keras")
     samples = np.random.default_rng(0).normal(size=(8, 20_000)).astype(np.float32)
     np.save(place / "x.npy", samples)
-    run(place, "local")
     return place
 
 
-def run(place: Path, name: str, *more: str) -> Path:
-    done = subprocess.run(
-        [sys.executable, "-m", "extractkit", *JOB, *more, f"hydra.run.dir={name}"],
-        cwd=place,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return place / name
+@pytest.fixture(scope="module")
+def run(place: Path, preloaded: Path) -> Run:
+    """Run the job, with more overrides, in a directory of that name."""
+
+    def call(name: str, *more: str) -> Path:
+        done = subprocess.run(
+            [preloaded / "extractkit", *JOB, *more, f"hydra.run.dir={name}"],
+            cwd=place,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        return place / name
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def local(run: Run) -> Path:
+    """The run of one process."""
+    return run("local")
 
 
 def values(directory: Path) -> dict[str, object]:
@@ -58,17 +72,17 @@ def values(directory: Path) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("engine", ["processes", "ray"])
-def test_two_workers_have_the_bits_of_one_process(place: Path, engine: str) -> None:
+def test_two_workers_have_the_bits_of_one_process(run: Run, local: Path, engine: str) -> None:
     if engine == "ray" and find_spec("ray") is None:
         pytest.skip("Ray is not installed")
-    two = run(place, engine, f"runtime.engine={engine}", "runtime.workers=2")
-    assert values(two) == values(place / "local")
+    two = run(engine, f"runtime.engine={engine}", "runtime.workers=2")
+    assert values(two) == values(local)
     manifest = json.loads((two / "manifest.json").read_text("utf-8"))
     assert manifest["settings"]["intra_op_threads"] == 1
     assert len(manifest["volatile"]["workers"]) == 1
 
 
-def test_the_bits_do_depend_on_threads_here(place: Path) -> None:
+def test_the_bits_do_depend_on_threads_here(run: Run, local: Path) -> None:
     """Otherwise the tests above would tell nothing of them."""
-    other = content(run(place, "other", "runtime.threads=2"))
-    assert other["journal.jsonl"] != content(place / "local")["journal.jsonl"]
+    other = content(run("other", "runtime.threads=2"))
+    assert other["journal.jsonl"] != content(local)["journal.jsonl"]
