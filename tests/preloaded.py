@@ -164,9 +164,11 @@ def _code(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    for name in sys.argv[2:]:
+    calls = socket.socket(fileno=int(sys.argv[1]))
+    select.select([calls], [], [])  # where nobody calls, nothing is imported
+    for module in sys.argv[2:]:
         with suppress(ImportError):
-            import_module(name)
+            import_module(module)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who answer
     gc.freeze()
-    serve(socket.socket(fileno=int(sys.argv[1])))
+    serve(calls)
