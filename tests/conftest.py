@@ -1,6 +1,7 @@
 """Hooks for the whole suite."""
 
 import gc
+import itertools
 import os
 import secrets
 import signal
@@ -112,6 +113,42 @@ def frozen_objects_counted_once() -> Generator[Callable[[], int]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gc, "get_freeze_count", lambda: count)
         yield real
+
+
+class _Loaded:
+    """The models that the tests of one contract class share."""
+
+    def __init__(self) -> None:
+        self._of: type | None = None
+        self._models: dict[str, object] = {}
+
+    def once(self, contract: type, parameters: str, load: Callable[[], object]) -> object:
+        """Return the model of a class and its parameters, loaded if it is the first call."""
+        if contract is not self._of:
+            self._of, self._models = contract, {}
+        if parameters not in self._models:
+            self._models[parameters] = load()
+        return self._models[parameters]
+
+
+_loaded = _Loaded()
+
+
+@pytest.fixture(autouse=True)
+def _contract_model_loaded_once(request: pytest.FixtureRequest) -> None:
+    """Load the model of a contract once for all tests; a test that needs two loads another."""
+    contract = type(request.instance)
+    if not any(base.__name__ == "WeightsContract" for base in contract.__mro__):
+        return
+    load, parameters = request.instance.model, getattr(request.node, "callspec", None)
+    calls = itertools.count()
+
+    def model() -> object:
+        first = next(calls) == 0
+        given = "" if parameters is None else parameters.id
+        return _loaded.once(contract, given, load) if first else load()
+
+    request.instance.model = model
 
 
 def _checked(descriptor: int) -> None:
