@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "extractkit"
 FILES = sorted(PACKAGE.rglob("*.py"))
 MOST = 195
 FEWEST_LINES = 40
-GROWING = ("core/transforms/",)
+GROWING = ("core/transforms/", "core/statistics/", "report/")
 """Folders with one file a family, which do not count."""
 
 Imports = Mapping[str, set[str]]
