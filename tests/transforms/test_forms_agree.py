@@ -86,7 +86,9 @@ OPTIONS: dict[str, Callable[[Draw, Operand], object]] = {
     "project": lambda draw, operand: {"axis": _axis(draw, operand), "to": 2, "seed": 7},
     "threshold": lambda draw, operand: 0.7,
     "sparsify": lambda draw, operand: draw(st.integers(1, 4)),
-    "cast": lambda draw, operand: draw(st.sampled_from(["float32", "float64"])),
+    "cast": lambda draw, operand: draw(
+        st.sampled_from(["float32", "float64", "int8", "uint8", "int64", "bool"])
+    ),
     "quantize": lambda draw, operand: "int8",
 }
 """For each transform, a way to draw options that mostly fit a tensor."""

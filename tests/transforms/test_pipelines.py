@@ -322,3 +322,20 @@ def test_a_constant_has_no_sample_axis_to_be_spared() -> None:
 
 def test_every_cast_is_a_dtype_of_numpy() -> None:
     assert [np.dtype(name).name for name in CASTS] == list(CASTS)
+
+
+def test_a_cast_counts_what_is_beyond_its_range() -> None:
+    spec = TensorSpec.of("float32", ("sample", None), (None, 7))
+    results = parse(cast="int8").bind("a:b", spec)
+    values = np.array([1.9, -1.9, 127.9, 128.0, -300.7, np.nan, np.inf], np.float32)
+    assert results[""].in_numpy(values).tolist() == [1, -1, 127, 127, -128, 0, 127]
+    assert results["overflow"].in_numpy(values).tolist() == 4
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [("uint8", "int16"), ("bool", "int8"), ("float32", "float16"), ("float64", "float32")],
+)
+def test_a_cast_that_cannot_overflow_counts_nothing(source: str, target: str) -> None:
+    spec = TensorSpec.of(source, ("sample", None), (None, 7))
+    assert list(parse(cast=target).bind("a:b", spec)) == [""]

@@ -13,11 +13,28 @@ from extractkit.errors import ConfigError, choices
 CASTS = ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool")
 
 
+OVERFLOW = "overflow"
+"""The result that counts elements beyond the range of a type."""
+
+
+def _beyond(wide: Any, low: Any, high: Any, floating: bool) -> tuple[Any, Any]:
+    """Return which elements are above and below a range, once truncated towards zero."""
+    if not floating:
+        return wide > high, wide < low
+    # The limits of int64 are no floats: 2**63 is the first one above.
+    return wide >= high + 1.0, wide <= low - 1.0
+
+
 @dataclass(frozen=True)
 class Cast:
     """Convert elements to another type.
 
     cast: float16
+
+    Integers are truncated towards zero. Elements beyond an integer type's range get its nearest
+    limit, and NaN becomes 0 (true for bool). Where that may happen, the number of such elements of
+    each sample, int64 (sample,), is stored beside it as `ADDRESS@overflow`. Elements beyond float16
+    become infinities, which are counted as those of other values are.
     """
 
     name: ClassVar[str] = "cast"
@@ -34,20 +51,67 @@ class Cast:
     def results(self, operand: Operand) -> Mapping[str, Operand]:
         """Return the spec with the other dtype."""
         operand.needs_numbers(self.at)
-        return {"": replace(operand, dtype=self.dtype)}
+        result = {"": replace(operand, dtype=self.dtype)}
+        if self._may_overflow(operand):
+            axes = operand.axes[: operand.first]
+            result[OVERFLOW] = replace(operand, axes=axes, dtype="int64")
+        return result
+
+    def _may_overflow(self, operand: Operand) -> bool:
+        whole = np.dtype(self.dtype).kind in "iub"
+        return whole and (
+            operand.dtype == "bfloat16" or not np.can_cast(operand.dtype, self.dtype, "safe")
+        )
 
     def lengths(self, xp: Any, operand: Operand, lengths: Lengths) -> Sequence[Lengths]:
-        """Return the same lengths."""
-        return [lengths]
+        """Return the same lengths, and none for one number a sample."""
+        return [lengths, {}] if self._may_overflow(operand) else [lengths]
+
+    def _limits(self) -> tuple[int, int]:
+        limits = np.iinfo(self.dtype)
+        return int(limits.min), int(limits.max)
 
     def in_graph(self, tf: Any, operand: Operand, value: Masked) -> Sequence[Tensor]:
-        """Cast in TensorFlow."""
-        return [tf.cast(value.tensor, self.dtype)]
+        """Cast in TensorFlow, whose own cast is not defined beyond the range."""
+        if not self._may_overflow(operand):
+            return [tf.cast(value.tensor, self.dtype)]
+        tensor = value.tensor
+        floating = tensor.dtype.is_floating
+        wide = tf.cast(tensor, tf.float64 if floating else tf.int64)
+        beyond = tf.math.is_nan(wide) if floating else tf.zeros_like(wide, tf.bool)
+        if self.dtype == "bool":
+            cast = tf.cast(tensor, tf.bool)
+        else:
+            low, high = self._limits()
+            above, below = _beyond(wide, low, high, floating)
+            beyond = beyond | above | below
+            inside = tf.where(beyond, tf.zeros_like(wide), wide)
+            cast = tf.cast(inside, self.dtype)
+            cast = tf.where(above, tf.constant(high, self.dtype), cast)
+            cast = tf.where(below, tf.constant(low, self.dtype), cast)
+        over = list(operand.every_axis)
+        counted = beyond & tf.broadcast_to(present(tf, value, over), tf.shape(beyond))
+        count = tf.reduce_sum(tf.cast(counted, tf.int64), over)
+        return [cast, count]
 
     def in_numpy(self, operand: Operand, value: Array) -> Sequence[Array]:
-        """Cast in NumPy."""
+        """Cast in NumPy, whose own cast is not defined beyond the range."""
         with np.errstate(over="ignore", invalid="ignore"):
-            return [value.astype(self.dtype)]
+            if not self._may_overflow(operand):
+                return [value.astype(self.dtype)]
+            floating = value.dtype.kind == "f"
+            wide = value.astype(np.float64 if floating else np.int64)
+            beyond = np.isnan(wide)
+            cast = value.astype(self.dtype)
+            if self.dtype != "bool":
+                low, high = self._limits()
+                above, below = _beyond(wide, low, high, floating)
+                beyond = beyond | above | below
+                cast = np.where(beyond, 0, wide).astype(self.dtype)
+                cast = np.where(above, np.array(high, self.dtype), cast)
+                cast = np.where(below, np.array(low, self.dtype), cast)
+        count = beyond.sum(axis=operand.every_axis, dtype=np.int64)
+        return [cast, np.asarray(count)]
 
 
 @dataclass(frozen=True)
