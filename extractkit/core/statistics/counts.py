@@ -124,7 +124,7 @@ class Quantiles:
     Results: `q` float64 (quantiles,), and `values` float64 (quantiles,), or (features, quantiles).
     Each is within 1 % of an element whose rank is that of the quantile (the lower one, without
     interpolation), for absolute values from 1e-9 to 1e9; smaller ones count as 0, larger ones as
-    1e9. NaN is left out. Without elements values are NaN. Source: Masson, Rim and Lee, DDSketch,
+    1e9. NaN is ignored. Without elements values are NaN. Source: Masson, Rim and Lee, DDSketch,
     2019.
     """
 
