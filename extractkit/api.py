@@ -387,7 +387,7 @@ def _live_inputs(inputs: object) -> Component:
     if hasattr(inputs, "bind"):
         return Component("inputs", f"{__name__}.given", {"live": inputs})
     name, argument = "LiveArrays", "arrays"
-    if isinstance(inputs, Sequence):
+    if isinstance(inputs, Sequence) and len(inputs):
         if all(isinstance(text, str) for text in inputs):
             name, argument = "LiveTexts", "texts"
         elif all(isinstance(row, Mapping) for row in inputs):

@@ -8,6 +8,7 @@ samples is refused with the error of the first.
 
 import hashlib
 import importlib
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -192,20 +193,14 @@ def check_dtype(spec: InputSpec, dtype: DType, signature: Signature, at: str) ->
     when they are read (`check_held`).
 
     Raises:
-        InputError: It is a type of Python objects, or real for a whole input, and the like.
+        InputError: It is real for a whole input, and the like.
     """
-    if dtype.hasobject and spec.dtype != TEXT:
-        raise InputError(
-            f"{at}: {spec.name!r} holds Python objects (texts, None or a mixture), model "
-            f"{signature.model!r} takes {spec.dtype}. Fill in what is missing and convert the "
-            f"rest, in NumPy: array.astype({_convertible(spec)!r})"
-        )
     if dtype.names is not None:
         raise InputError(
             f"{at}: {spec.name!r} holds records of {', '.join(map(repr, dtype.names))}. Give one "
             f"field of them, in NumPy: array[{dtype.names[0]!r}]"
         )
-    if not _keeps_meaning(dtype, spec) and spec.quantized and dtype.kind in "fV":
+    if not keeps_meaning(dtype, spec) and spec.quantized and dtype.kind in "fV":
         # Narrower types would be divided in their own precision. bfloat16 has the kind "V".
         wide = dtype in (np.float32, np.float64)
         raise InputError(
@@ -214,12 +209,77 @@ def check_dtype(spec: InputSpec, dtype: DType, signature: Signature, at: str) ->
             f"{spec.quantized.scale!r} is the real one. For real numbers, in NumPy: "
             f"{quantizing(spec, 'array' if wide else _WIDENED)}"
         )
-    if not _keeps_meaning(dtype, spec):
+    if not keeps_meaning(dtype, spec):
         raise InputError(
-            f"{at}: {spec.name!r} is {dtype.name}, model {signature.model!r} takes {spec.dtype}. "
-            f"This is not converted automatically. If you mean it, in NumPy: "
+            f"{at}: {spec.name!r} is {_named(dtype)}, model {signature.model!r} takes "
+            f"{spec.dtype}. This is not converted automatically. {_if_meant(dtype, spec)}, in NumPy: "
             f"array.astype({_convertible(spec)!r})"
         )
+
+
+def check_objects(
+    spec: InputSpec, values: np.ndarray[Shape, DType], signature: Signature, at: str
+) -> None:
+    """Refuse Python objects as numbers.
+
+    Raises:
+        InputError: The values are objects. The message names their types, and suggests a conversion
+            if it is possible.
+    """
+    if not values.dtype.hasobject or values.dtype.names is not None or spec.dtype == TEXT:
+        return
+    wanted = numpy_dtype(spec.dtype)
+    given = [value for value in values.flat if value is not None]
+    for value in given:
+        if type(value) is int and not _holds(wanted, value):
+            raise InputError(
+                f"{at}: {spec.name!r} holds {value}, which {wanted.name}, "
+                f"the type that the model takes, cannot hold"
+            )
+    convert = f"in NumPy: array.astype({_convertible(spec)!r})"
+    if not _converts(given, wanted):
+        advice = "Give numbers"
+    elif len(given) < values.size:
+        advice = f"Fill in what is missing and convert the rest, {convert}"
+    else:
+        advice = f"Convert them, {convert}"
+    kinds = sorted({_OBJECTS.get(type(value), type(value).__name__) for value in values.flat})
+    raise InputError(
+        f"{at}: {spec.name!r} holds Python objects ({', '.join(kinds)}), model "
+        f"{signature.model!r} takes {spec.dtype}. {advice}"
+    )
+
+
+_OBJECTS = {str: "texts", bytes: "bytes", type(None): "None"}
+_STRINGS = {"U": "text", "T": "text", "S": "bytes"}
+
+
+def _named(dtype: DType) -> str:
+    return _STRINGS.get(dtype.kind, dtype.name)
+
+
+def _if_meant(dtype: DType, spec: InputSpec) -> str:
+    strings = dtype.kind in _STRINGS and spec.dtype != TEXT
+    return "If it holds the digits of numbers" if strings else "If you mean it"
+
+
+def _holds(wanted: np.dtype[Any], value: int) -> bool:
+    """Return whether a type has a number for a whole one."""
+    if wanted.kind in "iu":
+        return int(np.iinfo(wanted).min) <= value <= int(np.iinfo(wanted).max)
+    return abs(value) < 1 << sys.float_info.max_exp
+
+
+def _converts(given: list[object], wanted: np.dtype[Any]) -> bool:
+    """Return whether NumPy converts objects to numbers."""
+    one_by_one = np.empty(len(given), object)
+    for index, value in enumerate(given):
+        one_by_one[index] = value
+    try:
+        one_by_one.astype(wanted)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return bool(given)
 
 
 def check_held(spec: InputSpec, values: np.ndarray[Shape, DType], at: str) -> None:
@@ -302,7 +362,8 @@ def describe(signature: Signature) -> str:
     return ", ".join(f"{spec.name}: {spec.dtype} {_layout(spec)}" for spec in signature.specs)
 
 
-def _keeps_meaning(given: DType, spec: InputSpec) -> bool:
+def keeps_meaning(given: DType, spec: InputSpec) -> bool:
+    """Return whether a type is converted to the model's without asking."""
     if spec.dtype == TEXT:
         return is_string(given)
     wanted = numpy_dtype(spec.dtype)

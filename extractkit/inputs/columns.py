@@ -20,6 +20,7 @@ from extractkit.inputs.checks import (
     check_held,
     check_limit,
     check_names,
+    check_objects,
     check_range,
     check_shapes,
     describe,
@@ -118,6 +119,8 @@ def _columns(fields: Mapping[str, str], lacking: Container[str]) -> str:
 
 _CHUNK_BYTES = 1 << 23
 _TEXT_BYTES = 1 << 10
+# The number of samples that show what a column of objects holds.
+_SHOWN_OBJECTS = 1000
 
 
 class Column(Protocol):
@@ -209,6 +212,8 @@ def bind_columns(
     check_limit(limit)
     check_names(list(columns), signature, at)
     for spec in signature.specs:
+        if columns[spec.name].dtype.hasobject and columns[spec.name].shape:
+            check_objects(spec, columns[spec.name][:_SHOWN_OBJECTS], signature, at)
         check_dtype(spec, columns[spec.name].dtype, signature, at)
     ordered = {spec.name: _as_taken(columns[spec.name], spec) for spec in signature.specs}
     found = check_shapes({name: ordered[name].shape for name in ordered}, signature, at)

@@ -5,7 +5,7 @@ value are lost. Bytes that may end in zeros must never be converted to such a ty
 """
 
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -92,6 +92,36 @@ def objects(values: Array) -> Array:
     if values.dtype.kind == "V":
         return np.array(values.tolist(), object).reshape(values.shape)
     return np.array(values, object)
+
+
+def check_unmasked(value: object, at: str) -> None:
+    """Refuse masked arrays of NumPy with masked elements, also in lists.
+
+    Raises:
+        InputError: There are some. The message gives the positions.
+    """
+    found = [*islice(_masked(value), _SHOWN + 1)]
+    if found:
+        more = ", …" if len(found) > _SHOWN else ""
+        places = ", ".join("".join(f"[{index}]" for index in one) or "[]" for one in found[:_SHOWN])
+        raise InputError(
+            f"{at} is missing (masked) at {places}{more}. Fill it in, in NumPy: "
+            f"array.filled(VALUE), or leave the samples out"
+        )
+
+
+_SHOWN = 3
+
+
+def _masked(value: object) -> Iterator[tuple[int, ...]]:
+    """Yield the positions of masked elements."""
+    if isinstance(value, np.ma.MaskedArray):
+        mask = np.ma.getmaskarray(value)
+        if mask.dtype.names is None:
+            yield from map(tuple, np.argwhere(mask).tolist())
+    elif isinstance(value, list | tuple):
+        for index, one in enumerate(value):
+            yield from ((index, *rest) for rest in _masked(one))
 
 
 def string_data(value: object, signature: Signature, at: str) -> str | dict[str, Array]:
@@ -195,6 +225,7 @@ def row_of(given: Mapping[str, Any], spec: InputSpec, at: str) -> Array:
         InputError: Positions and values do not make such a row.
     """
     indices = _array(given[INDICES], at, "indices")
+    check_unmasked(given[VALUES], f"{at}: values")
     try:
         values = as_array(given[VALUES])
     except ValueError as error:

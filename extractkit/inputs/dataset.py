@@ -20,7 +20,13 @@ from extractkit.errors import InputError, UserError
 from extractkit.inputs import Identity, InputSpec, Sample, Signature
 from extractkit.inputs.checks import check_limit, describe
 from extractkit.inputs.columns import TEXT_COLUMN, input_fields, reads_text, text_field
-from extractkit.inputs.conversion import check_width, positions_of, row_of, string_data
+from extractkit.inputs.conversion import (
+    check_unmasked,
+    check_width,
+    positions_of,
+    row_of,
+    string_data,
+)
 from extractkit.inputs.records import RecordSource, Spool, bind_records, fitted
 
 
@@ -198,6 +204,7 @@ def _named(element: object, several: bool) -> dict[str, object] | None:
 def _array(value: object, spec: InputSpec, at: str) -> Array:
     if value is None:
         raise InputError(f"{at} is missing (None). Fill it in, or leave the sample out")
+    check_unmasked(value, at)
     if len(spec.shape) == 1 and (given := positions_of(value)) is not None:
         return row_of(given, spec, at)
     if spec.dtype == TEXT and isinstance(value, bytearray | memoryview):
@@ -213,6 +220,8 @@ def _array(value: object, spec: InputSpec, at: str) -> Array:
 
 def _plain(value: object) -> str | int | float | bool | None:
     """Return a scalar that JSON can hold, or None for all other values."""
+    if value is np.ma.masked:
+        return None
     if isinstance(value, np.generic) or getattr(value, "shape", None) == ():
         value = as_array(value).item()
     if isinstance(value, bytes):

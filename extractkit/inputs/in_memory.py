@@ -1,7 +1,7 @@
 """Samples in memory, for `extractkit.extract(inputs=…)`."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ from extractkit.inputs.checks import (
     describe,
 )
 from extractkit.inputs.columns import TEXT_COLUMN, bind_columns
-from extractkit.inputs.conversion import is_matrix, positions_of, rows_of
+from extractkit.inputs.conversion import check_unmasked, is_matrix, positions_of, rows_of
 from extractkit.inputs.dataset import Elements, Rows, Sequential
 from extractkit.inputs.records import RecordSource, bind_records
 
@@ -45,6 +45,7 @@ class LiveArrays:
         Raises:
             InputError: They do not fit.
         """
+        _check_given(self.arrays)
         specs = {spec.name: spec for spec in signature.specs}
         if (tuples := _samples_as_tuples(self.arrays, signature)) is not None:
             # By name: otherwise a model with a tokenizer would read texts.
@@ -176,6 +177,27 @@ class LiveTextSource:
         return Identity(str(index), ORIGIN)
 
 
+def _check_given(arrays: object) -> None:
+    """Refuse no samples, and what can only be read in turn.
+
+    Raises:
+        InputError: It holds no sample, or is a dataset, a generator or a set.
+    """
+    if isinstance(arrays, list | tuple) and not arrays:
+        raise InputError("inputs holds no sample. Give at least one")
+    named = arrays if isinstance(arrays, Mapping) else {"": arrays}
+    for name, given in named.items():
+        if isinstance(given, Iterable) and not hasattr(given, "__getitem__"):
+            if hasattr(given, "__array__") or is_matrix(given):
+                continue
+            at = f"inputs: {name!r}" if name else "inputs"
+            raise InputError(
+                f"{at} is {type(given).__name__}, whose samples can only be read in turn. Give a "
+                f"list of them: list(…); or a function that returns it, with inputs=dataset "
+                f"inputs.dataset._target_=package.module.function"
+            )
+
+
 def _by_sample(given: object, spec: InputSpec) -> object:
     """Return ragged and sparse tensors, and sparse matrices of SciPy, as lists of samples."""
     if is_matrix(given):
@@ -235,6 +257,7 @@ def _axes(given: object) -> int | None:
 
 
 def _array(name: str, given: object, strings: bool) -> Array:
+    check_unmasked(given, f"inputs: {name!r}")
     try:
         return as_array(given) if strings else np.asarray(given)
     except ValueError as error:

@@ -22,6 +22,7 @@ from extractkit.inputs.checks import (
     check_dtype,
     check_held,
     check_names,
+    check_objects,
     check_range,
     check_shapes,
     check_takes_text,
@@ -251,6 +252,7 @@ def fitted(sample: Sample, index: int, signature: Signature, at: str) -> Sample:
     given = sample.data
     check_names(list(given), signature, where)
     for spec in signature.specs:
+        check_objects(spec, given[spec.name], signature, where)
         check_dtype(spec, given[spec.name].dtype, signature, where)
         check_held(spec, given[spec.name], where)
     data = {

@@ -14,7 +14,13 @@ from extractkit.core.spec import TEXT
 from extractkit.core.values import Array
 from extractkit.errors import InputError, choices
 from extractkit.inputs import Identity, InputSpec, Sample, Signature
-from extractkit.inputs.checks import check_direction, check_limit, check_names, describe
+from extractkit.inputs.checks import (
+    check_direction,
+    check_limit,
+    check_names,
+    describe,
+    keeps_meaning,
+)
 from extractkit.inputs.conversion import bytes_data
 from extractkit.inputs.file_access import PathLike, Stamp, find_files, printable, short_names
 from extractkit.inputs.images import Pixels
@@ -60,6 +66,11 @@ class Feature:
             InputError: The example lacks the feature, or it has another type.
         """
         kind = held[self.name].WhichOneof("kind") if self.name in held else None
+        if kind is None and self.name in held:
+            raise InputError(
+                f"{at}, feature {self.name!r} is empty: it has no list of values. Fill it in, or "
+                f"leave the record out"
+            )
         if kind is None:
             raise InputError(
                 f"{at} has no feature {self.name!r} for input {self.input!r}. "
@@ -74,9 +85,19 @@ class Feature:
             values = self._raw(_single(stored, kind, at), at)
         else:
             values = np.array(list(stored), _LISTS[kind])
+            if self.dtype is None and self._needs_dtype(values):
+                raise InputError(
+                    f"{at} is {values.dtype}, and input {self.input!r} is {self.spec.dtype}. This "
+                    f"is not converted automatically. If you mean it: "
+                    f"{self._advised(dtype=self.spec.dtype)}"
+                )
             if self.dtype is not None and kind != "bytes_list":
                 values = values.astype(self.dtype)
         return shaped(values, self.spec.shape if self.shape is None else self.shape)
+
+    def _needs_dtype(self, values: Array) -> bool:
+        numbers = self.spec.dtype != TEXT and self.spec.quantized is None
+        return numbers and not keeps_meaning(values.dtype, self.spec)
 
     def _raw(self, data: bytes, at: str) -> Array:
         if self.dtype is None:

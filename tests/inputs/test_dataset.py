@@ -219,7 +219,11 @@ class TestRefused:
         )
 
     def test_texts_for_numbers(self) -> None:
-        assert "'x' is str96, model 'm' takes float32" in refusal("texts")
+        message = refusal("texts")
+        assert "'x' is text, model 'm' takes float32" in message
+        assert message.endswith(
+            "If it holds the digits of numbers, in NumPy: array.astype('float32')"
+        )
 
     def test_numbers_for_texts(self) -> None:
         assert refusal("rows", BERT).startswith(

@@ -202,7 +202,7 @@ class TestRefused:
         file["y"] = np.zeros(2)
         file.close()
         reported = refusal(SCALAR)
-        assert "'x' holds Python objects (texts, None or a mixture), model 'm' takes" in reported
+        assert "'x' holds Python objects (bytes), model 'm' takes" in reported
         assert refusal(TEXTS, columns={"x": "y"}) == (
             "inputs.path='x.h5': 'x' is float64, model 'm' takes string. "
             "This is not converted automatically. If you mean it, in NumPy: array.astype('str')"

@@ -158,9 +158,58 @@ class TestArrays:
             LiveArrays([[1], [2, 3]]), ONE
         )
 
-    def test_python_objects_are_refused(self) -> None:
-        given = np.array([[1, None]], object)
-        assert "inputs: 'x' holds Python objects" in refusal(LiveArrays(given), ONE)
+    @pytest.mark.parametrize(
+        ("given", "message"),
+        [
+            ([[1, None]], "Python objects (None, int), model 'm' takes int64. Fill in what is "
+             "missing and convert the rest, in NumPy: array.astype('int64')"),
+            ([[1, 2]], "Python objects (int), model 'm' takes int64. Convert them, in NumPy: "
+             "array.astype('int64')"),
+            ([[None, None]], "Python objects (None), model 'm' takes int64. Give numbers"),
+            ([[b"a", "b"]], "Python objects (bytes, texts), model 'm' takes int64. Give numbers"),
+            ([[1, 2**70]], "1180591620717411303424, which int64, the type that the model takes, "
+             "cannot hold"),
+        ],
+    )  # fmt: skip
+    def test_python_objects_are_refused(self, given: object, message: str) -> None:
+        whole = Signature("m", (InputSpec("x", "int64", (2,), (None,)),))
+        array = np.array(given, object)
+        assert refusal(LiveArrays(array), whole) == f"inputs: 'x' holds {message}"
+        if "astype" in message:  # the advice works
+            array[array == None] = 0  # noqa: E711
+            samples = read_all(LiveArrays(array.astype("int64")), whole)
+            assert samples[0].data["x"].tolist() == array[0].tolist()  # type: ignore[index]
+
+    def test_masked_elements_are_refused(self) -> None:
+        masked = np.ma.array([[1.0, 2.0], [3.0, 4.0]], mask=[[0, 0], [0, 1]])
+        advice = ". Fill it in, in NumPy: array.filled(VALUE), or leave the samples out"
+        wanted = f"inputs: 'x' is missing (masked) at [1][1]{advice}"
+        for given in (masked, list(masked), {"x": masked}, ([1.0, 2.0], masked[1])):
+            assert refusal(LiveArrays(given), ONE) == wanted
+        assert refusal(LiveRows([{"x": masked[1]}]), ONE).endswith(
+            f"missing (masked) at [1]{advice}"
+        )
+        every = np.ma.array(np.zeros((9, 2)), mask=True)
+        assert "at [0][0], [0][1], [1][0], …. Fill" in refusal(LiveArrays(every), ONE)
+        for given in (masked.filled(5.0), masked[:1]):
+            assert len(read_all(LiveArrays(given), ONE)) == len(given)
+
+    @pytest.mark.parametrize("given", [[], ()])
+    def test_no_samples_are_refused(self, given: object) -> None:
+        message = "inputs holds no sample. Give at least one"
+        assert refusal(LiveArrays(given), ONE) == message  # type: ignore[arg-type]
+
+    def test_what_is_only_read_in_turn_is_refused(self) -> None:
+        rows = np.ones((3, 2))
+        for given in (iter(rows), (row for row in rows), dict(enumerate(rows)).values()):
+            message = refusal(LiveArrays(given), ONE)  # type: ignore[arg-type]
+            assert message == (
+                f"inputs is {type(given).__name__}, whose samples can only be read in turn. Give a "
+                f"list of them: list(…); or a function that returns it, with inputs=dataset "
+                f"inputs.dataset._target_=package.module.function"
+            )
+        assert refusal(LiveArrays({"x": iter(rows)}), ONE).startswith("inputs: 'x' is ")
+        assert len(read_all(LiveArrays(list(iter(rows))), ONE)) == 3
 
 
 class TestTexts:

@@ -219,10 +219,10 @@ class TestRefused:
              "them and structs of indices and values are read"),
             ([[1.0, 2.0]], takes(3), ", sample 'x.parquet:0': 'x' has shape (1, 2); model 'm' "
              "takes it as (samples, 3)"),
-            (["a"], takes(), ", sample 'x.parquet:0': 'x' holds Python objects (texts, None or a "
-             "mixture), model 'm' takes float32. Fill in what is missing and "
-             "convert the rest, in NumPy: "
-             "array.astype('float32')"),
+            (["a"], takes(), ", sample 'x.parquet:0': 'x' holds Python objects (texts), model 'm' "
+             "takes float32. Give numbers"),
+            ([b"\0\0"], takes(), ", sample 'x.parquet:0': 'x' holds Python objects (bytes), model "
+             "'m' takes float32. Give numbers"),
             ([300], takes(dtype="uint8"), ", sample 'x.parquet:0': 'x' holds 300, which uint8, the "
              "type that the model takes, cannot hold"),
         ],

@@ -107,7 +107,7 @@ class TestReading:
     def test_a_type_given_converts_what_would_not_be_unasked(self) -> None:
         write("x.tfrecord", {"x": [0, 1, 1]})
         signature = takes(3, dtype="bool")
-        assert "'x' is int64, model 'm' takes bool" in refusal(signature)
+        assert "feature 'x' is int64, and input 'x' is bool" in refusal(signature)
         source = TFRecord("x.tfrecord", {"x": {"dtype": "bool"}}).bind(signature)
         assert values(source)[0].tolist() == [False, True, True]
 
@@ -266,6 +266,26 @@ class TestRefused:
             "inputs.path='x.tfrecord', record 0 has no feature 'x' for input 'x'. "
             "Available: 'y', 'z'. Name it: 'inputs.features={x: NAME}'"
         )
+
+    def test_a_feature_without_values(self) -> None:
+        empty = tf.train.Example(features=tf.train.Features(feature={"x": tf.train.Feature()}))
+        with tf.io.TFRecordWriter("x.tfrecord") as writer:
+            writer.write(empty.SerializeToString())
+        assert refusal(takes()) == (
+            "inputs.path='x.tfrecord', record 0, feature 'x' is empty: it has no list of values. "
+            "Fill it in, or leave the record out"
+        )
+
+    @pytest.mark.parametrize(("given", "dtype"), [(1.5, "int32"), (1, "bool")])
+    def test_numbers_of_another_meaning(self, given: float, dtype: str) -> None:
+        write("x.tfrecord", {"x": given})
+        message = refusal(takes(dtype=dtype))
+        assert message.endswith(
+            f"This is not converted automatically. If you mean it: "
+            f"'inputs.features={{x: {{dtype: {dtype}}}}}'"
+        )
+        source = TFRecord("x.tfrecord", features={"x": {"dtype": dtype}}).bind(takes(dtype=dtype))
+        assert values(source)[0] == 1
 
     def test_bytes_of_which_nothing_is_said(self) -> None:
         write("x.tfrecord", {"x": b"abc"})
