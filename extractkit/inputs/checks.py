@@ -212,8 +212,8 @@ def check_dtype(spec: InputSpec, dtype: DType, signature: Signature, at: str) ->
     if not keeps_meaning(dtype, spec):
         raise InputError(
             f"{at}: {spec.name!r} is {_named(dtype)}, model {signature.model!r} takes "
-            f"{spec.dtype}. This is not converted automatically. {_if_meant(dtype, spec)}, in NumPy: "
-            f"array.astype({_convertible(spec)!r})"
+            f"{spec.dtype}. This is not converted automatically. {_if_meant(dtype, spec)}, in "
+            f"NumPy: array.astype({_convertible(spec)!r})"
         )
 
 
