@@ -229,7 +229,8 @@ def check_objects(
     if not values.dtype.hasobject or values.dtype.names is not None or spec.dtype == TEXT:
         return
     wanted = numpy_dtype(spec.dtype)
-    given = [value for value in values.flat if value is not None]
+    held: list[object] = values.ravel().tolist()
+    given = [value for value in held if value is not None]
     for value in given:
         if type(value) is int and not _holds(wanted, value):
             raise InputError(
@@ -239,11 +240,11 @@ def check_objects(
     convert = f"in NumPy: array.astype({_convertible(spec)!r})"
     if not _converts(given, wanted):
         advice = "Give numbers"
-    elif len(given) < values.size:
+    elif len(given) < len(held):
         advice = f"Fill in what is missing and convert the rest, {convert}"
     else:
         advice = f"Convert them, {convert}"
-    kinds = sorted({_OBJECTS.get(type(value), type(value).__name__) for value in values.flat})
+    kinds = sorted({_OBJECTS.get(type(value), type(value).__name__) for value in held})
     raise InputError(
         f"{at}: {spec.name!r} holds Python objects ({', '.join(kinds)}), model "
         f"{signature.model!r} takes {spec.dtype}. {advice}"
