@@ -228,6 +228,27 @@ def layers_without_vocabulary(model: Any) -> list[str]:
     ]
 
 
+_COUNTS = ("num_documents", "token_counts", "token_document_counts")
+
+
+def adapting_state(model: Any) -> list[Any]:
+    """Return the variables and tables that lookup layers of Keras 2 use in `adapt` alone.
+
+    They count tokens and documents. What `call` uses is derived from them at the end of `adapt`.
+    """
+    dialect = dialect_of(model) or KERAS_3
+    if dialect is KERAS_3:
+        return []
+    layers = dialect.package.layers
+    return [
+        getattr(layer, name)
+        for layer in layers_in(model)
+        if isinstance(layer, layers.StringLookup | layers.IntegerLookup)
+        for name in _COUNTS
+        if hasattr(layer, name)
+    ]
+
+
 def _derives_state(layer: Any, dialect: Dialect) -> bool:
     """Return whether a layer derives state from its variables.
 

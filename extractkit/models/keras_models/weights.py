@@ -29,7 +29,7 @@ from extractkit.models.hugging_face_library import is_of_transformers
 from extractkit.models.isolation import patched
 from extractkit.models.keras_internals import inner_variable
 from extractkit.models.keras_models.dialects import variables_of
-from extractkit.models.keras_models.layer_state import derive_state
+from extractkit.models.keras_models.layer_state import adapting_state, derive_state
 from extractkit.models.keras_models.saved import ARCHIVE, HDF5, SavedKeras, open_saved
 from extractkit.models.keras_models.weights_by_name import (
     assign_by_name,
@@ -155,7 +155,8 @@ def _load_by_keras(model: Any, weights: WeightFile, legacy: bool, at: str) -> No
             raise ModelError(f"{at} {why}") from error
     for warning in caught:
         _log.debug("%s: %s", at, warning.message)
-    left = [variable for variable in variables if id(inner_variable(variable)) not in assigned]
+    used = assigned | {id(state) for state in adapting_state(model)}
+    left = [variable for variable in variables if id(inner_variable(variable)) not in used]
     # Layers may save and load more than their variables, such as weights of terms.
     first = None
     if left or len(stored) > len(assigned):

@@ -27,12 +27,14 @@ from extractkit.models.hugging_face_library import (
     variables_by_pytorch_name,
 )
 from extractkit.models.keras_models.dialects import variables_of
-from extractkit.models.keras_models.layer_state import derive_state
+from extractkit.models.keras_models.layer_state import adapting_state, derive_state
 from extractkit.models.weight_files import WeightFile
 
 _log = logging.getLogger(__name__)
 
-_OBJECT = "/.ATTRIBUTES/VARIABLE_VALUE"
+_ATTRIBUTES = "/.ATTRIBUTES/"
+_OBJECT = f"{_ATTRIBUTES}VARIABLE_VALUE"
+_TABLE = ("table-keys", "table-values")
 _TRAINING = re.compile(r"(^|/)(_?optimizer|save_counter|keras_api|_CHECKPOINTABLE\w+)(/|$)")
 _NTH = re.compile(r"layer(_with_weights)?-(\d+)")
 _COUNTED = re.compile(r"(.*?)(?:_(\d+))?")
@@ -55,6 +57,7 @@ def assign_by_name(model: Any, weights: WeightFile, at: str) -> None:
         )
     ]
     if any(key.endswith(_OBJECT) for key in keys):
+        keys = _without_adapting(model, keys)
         variables = _by_object(model, keys, at)
     elif is_of_transformers(model):
         if are_pytorch_names(keys):
@@ -274,6 +277,18 @@ def _parts(path: str) -> list[tuple[str, str, int]]:
     return found
 
 
+def _without_adapting(model: Any, keys: Sequence[str]) -> list[str]:
+    """Return the keys without those of tables that only `adapt` uses; see `adapting_state`."""
+    counts = {id(table) for table in adapting_state(model)}
+
+    def is_left(key: str) -> bool:
+        path, _, part = key.partition(_ATTRIBUTES)
+        steps = path.split("/")
+        return part in _TABLE and any(id(_walk(model, own)) in counts for own in (steps, steps[1:]))
+
+    return [key for key in keys if not is_left(key)]
+
+
 def _by_object(model: Any, keys: Sequence[str], at: str) -> dict[str, Any]:
     """Return the variables by key, following the attributes that lead to them.
 
@@ -305,9 +320,7 @@ def _follow(model: Any, own: Mapping[int, Any], steps: Sequence[str]) -> Any:
     Args:
         own: The model's variables by identity. Layers may have others that Keras does not list.
     """
-    holder = model
-    for step in steps[:-1]:
-        holder = _step(holder, step)
+    holder = _walk(model, steps[:-1])
     end = _step(holder, steps[-1])
     if id(end) in own or isinstance(end, tf.Variable):
         return end
@@ -315,6 +328,13 @@ def _follow(model: Any, own: Mapping[int, Any], steps: Sequence[str]) -> Any:
     listed = getattr(holder, "weights", None) or ()
     named = [one for one in listed if id(one) in own and _base_name(one) == steps[-1]]
     return named[0] if len(named) == 1 else None
+
+
+def _walk(holder: Any, steps: Sequence[str]) -> Any:
+    """Return the object at the end of a chain of attributes, or None."""
+    for step in steps:
+        holder = _step(holder, step)
+    return holder
 
 
 def _step(holder: Any, step: str) -> Any:

@@ -84,6 +84,32 @@ def test_values_are_those_of_keras_wherever_the_weights_come_from(
     np.testing.assert_allclose(output(loaded, kind), trained_itself, rtol=1e-5)
 
 
+@pytest.mark.parametrize("file", ["ckpt", "w.weights.h5"])
+@pytest.mark.parametrize("kind", ["lookup", "tf_idf"])
+def test_adapted_lookup_layers_of_keras_2_take_their_own_weights(
+    kind: str, file: str, tmp_path: Path
+) -> None:
+    """Against tf-keras. Its files hold, or lack, the counts that only `adapt` uses."""
+    layers = KERASES["tf_keras"].layers
+    if kind == "lookup":
+        words = layers.StringLookup(output_mode="count", name="words")
+        words.adapt(["a", "b"])
+    else:
+        words = layers.TextVectorization(output_mode="tf_idf", name="words")
+        words.adapt(["a b", "b", "c"])
+    x = KERASES["tf_keras"].Input((1,), dtype="string", name="x")
+    model = KERASES["tf_keras"].Model(x, layers.Dense(2, name="out")(words(x)))
+    model.save(tmp_path / "m.keras")
+    for variable in model.get_layer("out").weights:
+        variable.assign(np.random.default_rng(1).normal(size=variable.shape))
+    model.save_weights(tmp_path / file)
+    given = tf.constant([["a"], ["b"], ["a b"], ["zz"]])
+    expected = np.asarray(model.predict(given, verbose=0))
+    loaded = load(str(tmp_path / "m.keras"), checkpoint=str(tmp_path / file))
+    found = values_of(loaded, [":output"], {"x": given.numpy()})[":output"]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 def test_one_trace_serves_where_layers_derive_nothing(tmp_path: Path) -> None:
     for seed in (1, 2):
         trained("keras", "rescaling", seed).save_weights(tmp_path / f"step_{seed}.weights.h5")
