@@ -193,7 +193,7 @@ def test_plan_looks_at_the_directory_that_was_asked_for(program: Program, place:
     assert document["directory"] == f"{place}/a/b"
     assert document["matches"] == {"layers": 3}
     assert document["bound"] == "upper bound"
-    assert document["schema"] == 2
+    assert document["schema"] == 3
     assert left_in(place) == set()
 
 
