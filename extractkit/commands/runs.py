@@ -132,6 +132,7 @@ def rerun(arguments: Sequence[str]) -> bool:
     from extractkit.api import rerun
     from extractkit.commands.jobs import resumable
     from extractkit.config import new_run_directory
+    from extractkit.config.messages import directory_of
     from extractkit.display.progress import listening
 
     given = RunOptions("rerun").read(arguments)
@@ -139,7 +140,7 @@ def rerun(arguments: Sequence[str]) -> bool:
     overrides = []
     for one in with_run_dir(given.overrides, swept=False):
         if one.startswith(_RUN_DIR):
-            into = _directory(one.removeprefix(_RUN_DIR))
+            into = _directory(directory_of(one))
         elif "=" in one:
             overrides.append(one)
         else:

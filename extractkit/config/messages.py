@@ -28,6 +28,7 @@ from extractkit.config import (
     with_plain_run_dir,
 )
 from extractkit.config import overrides as quoting
+from extractkit.config.hydra_internals import converted, parse_override
 from extractkit.config.plain_data import not_chosen
 from extractkit.errors import ConfigError, choices
 
@@ -78,6 +79,22 @@ def translated(overrides: Sequence[str] = ()) -> Iterator[None]:
     except (HydraException, YAMLError, ValueError) as error:
         # Hydra raises bare ValueErrors too (`inputs=null`, a malformed @package line).
         raise ConfigError(_lines(error)) from error
+
+
+def directory_of(override: str) -> str:
+    """Return the directory that `hydra.run.dir=DIR` gives, as Hydra reads it for a job.
+
+    Raises:
+        ConfigError: The override cannot be parsed, or gives several values.
+    """
+    try:
+        parsed = parse_override(override)
+    except HydraException as error:
+        unreadable = OverrideParseException(override=override, message=str(error))
+        raise ConfigError(_unreadable(unreadable)) from error
+    if parsed.is_sweep_override():
+        raise ConfigError(_ambiguous(override))
+    return str(converted(parsed.value()))
 
 
 def _raised_by_hydra(error: AssertionError) -> bool:

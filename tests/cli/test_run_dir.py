@@ -79,6 +79,22 @@ def test_a_directory_that_has_to_be_quoted(given: str, message: str) -> None:
     assert "hydra.run.dir" not in str(caught.value)
 
 
+@pytest.mark.parametrize("given", [""""a it's b\"""", "'a it\\'s b'"])
+def test_rerun_reads_a_directory_as_run_does(given: str, program: Program, place: Path) -> None:
+    first = program(*LAYERS, f"run_dir={given}")
+    assert (first.returncode, first.stdout) == (cli.DONE, f"{place}/a it's b\n")
+    again = given.replace("b", "c")
+    done = program("rerun", f"{place}/a it's b", f"run_dir={again}")
+    assert (done.returncode, done.stdout) == (cli.DONE, f"{place}/a it's c\n")
+    for wrong, message in (
+        ("a it's c", "Quote its value: 'run_dir=\"a it'\"'\"'s c\"'"),
+        ("a,b", "run_dir=a,b gives several values. Give one directory: 'run_dir=\"a,b\"'"),
+    ):
+        refused = program("rerun", f"{place}/a it's b", f"run_dir={wrong}")
+        assert refused.returncode == cli.MISTAKEN
+        assert message in refused.stderr
+
+
 def test_hydras_own_keys_are_left_to_hydra() -> None:
     given = ["hydra.run.dir=a", "hydra.sweep.dir=b", "model=bert"]
     assert with_run_dir(given, swept=True) == given
