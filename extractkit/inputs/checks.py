@@ -146,8 +146,13 @@ def check_names(given: list[str], signature: Signature, at: str) -> None:
     if faults:
         raise InputError(
             f"{at} does not match model {signature.model!r}: {'; '.join(faults)}. "
-            f"It takes {describe(signature)}{without(signature, given)}"
+            f"It takes {describe(signature)}{'' if are_live(at) else without(signature, given)}"
         )
+
+
+def are_live(at: str) -> bool:
+    """Return whether samples are given in Python, and so take no settings of a configuration."""
+    return at.partition(",")[0] == "inputs"
 
 
 def check_direction(key: str, noun: str, given: Mapping[str, object], signature: Signature) -> None:

@@ -15,6 +15,7 @@ from extractkit.inputs.checks import (
     FAULT,
     DType,
     Faults,
+    are_live,
     check_direction,
     check_dtype,
     check_held,
@@ -100,11 +101,13 @@ def input_fields(
     lacking = {name: field for name, field in fields.items() if field not in available}
     if lacking:
         named = ", ".join(f"{field!r} for input {name!r}" for name, field in lacking.items())
+        it = "it" if len(lacking) == 1 else "them"
+        given = [one for one in names if one not in lacking]
+        advice = f"Name {it}: {_columns(fields, lacking)}{without(signature, given)}"
         raise InputError(
             f"{at} has no column {named} of model {signature.model!r}. "
             f"{choices(next(iter(lacking.values())), available)} "
-            f"Name {'it' if len(lacking) == 1 else 'them'}: {_columns(fields, lacking)}"
-            f"{without(signature, [one for one in names if one not in lacking])}"
+            f"{f'Give {it} in every sample' if are_live(at) else advice}"
         )
     return fields
 

@@ -1,6 +1,7 @@
 """Models in memory: Keras models, functions and modules, wrapped as a `Model`."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from extractkit.errors import ModelError
@@ -9,6 +10,7 @@ from extractkit.models.given_weights import WeightFiles
 from extractkit.models.keras_models.carrying import CarryingModel
 from extractkit.models.keras_models.catalog import (
     input_structure,
+    optional_inputs,
     packer,
     signature,
     with_free_rows,
@@ -63,8 +65,9 @@ def live_model(
 
     Args:
         example: Arrays that it can be called with. A subclassed model that does not know its
-            inputs takes them from these.
-        input_axes: The parsed `model.input_axes`.
+            inputs takes them from these. Optional inputs without an array are left out.
+        input_axes: The parsed `model.input_axes`. Optional inputs that it does not name are left
+            out.
         checkpoints: Several sets of weights to load one after the other.
         load: Loads other weights into the model once its variables exist.
         reload: See `KerasModel`.
@@ -91,12 +94,16 @@ def live_model(
         warn(layers, state_setting)
     structure = input_structure(model, example, input_axes)
     structure = with_free_rows(structure, input_axes or {}, bool(layers))
+    optional = optional_inputs(model, structure)
+    named = input_axes or (example if isinstance(example, Mapping) else None)
+    left_out = optional - named.keys() if named else frozenset()
+    taken = signature(name, structure, input_axes, left_out)
     wrapped = kind(
         name=name,
         keras_model=model,
         dialect=dialect,
-        signature=signature(name, structure, input_axes),
-        pack=packer(structure),
+        signature=replace(taken, optional=optional - left_out),
+        pack=packer(structure, left_out),
         origin=origin or {},
         checkpoints=checkpoints,
         reload=reload,

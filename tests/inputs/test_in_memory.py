@@ -212,6 +212,17 @@ class TestArrays:
         assert len(read_all(LiveArrays(list(iter(rows))), ONE)) == 3
 
 
+class TestRows:
+    def test_advice_on_a_missing_input_names_no_setting_of_a_configuration(self) -> None:
+        optional = Signature("m", (IDS, MASK), optional=frozenset({"mask"}))
+        message = refusal(LiveRows([{"ids": [1], "other": 2}]), optional)
+        assert message == (
+            "inputs, sample 0 has no column 'mask' for input 'mask' of model 'm'. Available: "
+            "'ids', 'other'. Give it in every sample"
+        )
+        assert "model.input_axes" not in refusal(LiveArrays({"ids": [[1]]}), optional)
+
+
 class TestTexts:
     def test_samples_are_named_by_their_numbers(self) -> None:
         sample = LiveTexts(["one", "two"]).bind(TWO).read(1, 2)[0]

@@ -1,7 +1,7 @@
 """The catalog of a Keras model: inputs, tensors of every layer call, operations, weights."""
 
 import re
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Container, Hashable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,13 +29,19 @@ _MADE_UP = re.compile(r"(keras_tensor|input_layer|input)(_\d+)?")
 Settings = Mapping[str, InputSetting]
 
 
-def signature(name: str, structure: Any, settings: Settings | None = None) -> Signature:
+def signature(
+    name: str,
+    structure: Any,
+    settings: Settings | None = None,
+    left_out: Container[str] = frozenset(),
+) -> Signature:
     """Return the signature of a model, with inputs in the order in which Keras flattens them.
 
     Args:
         name: The model's name, for messages.
         structure: Its inputs as Keras tensors; see `input_structure`.
         settings: the parsed `model.input_axes`.
+        left_out: The names of optional inputs that the model is called without.
 
     Raises:
         ConfigError: it names an input that does not exist, or axes or a type do not fit.
@@ -47,7 +53,8 @@ def signature(name: str, structure: Any, settings: Settings | None = None) -> Si
         for name, tensor in zip(_input_names(structure), flat, strict=True)
     ]
     chosen(declared, settings)
-    return signature_of(name, [_typed(one, settings.get(one.name)) for one in declared], settings)
+    taken = [_typed(one, settings.get(one.name)) for one in declared if one.name not in left_out]
+    return signature_of(name, taken, settings)
 
 
 def input_specs(structure: Any) -> tuple[InputSpec, ...]:
@@ -55,12 +62,38 @@ def input_specs(structure: Any) -> tuple[InputSpec, ...]:
     return signature("", structure).specs
 
 
-def packer(structure: Any) -> Callable[[Mapping[str, tf.Tensor]], Any]:
-    """Return a function from inputs by name to the structure that the model is called with."""
+def optional_inputs(model: Any, structure: Any) -> frozenset[str]:
+    """Return the names of the inputs that a functional model of Keras 3 can be called without.
+
+    Args:
+        structure: Its inputs; see `input_structure`.
+    """
+    layers = [
+        layer
+        for layer in getattr(model, "layers", ())
+        if isinstance(layer, keras.layers.InputLayer) and getattr(layer, "optional", False)
+    ]
+    if not layers:
+        return frozenset()
+    own = {id(layer.output) for layer in layers}
+    tensors = keras.tree.flatten(model.input)
+    names = _input_names(structure)
+    return frozenset(name for name, tensor in zip(names, tensors, strict=True) if id(tensor) in own)
+
+
+def packer(
+    structure: Any, left_out: Container[str] = frozenset()
+) -> Callable[[Mapping[str, tf.Tensor]], Any]:
+    """Return a function from inputs by name to the structure that the model is called with.
+
+    Args:
+        left_out: Names of optional inputs, for which the model gets None.
+    """
     names = _input_names(structure)
 
     def pack(features: Mapping[str, tf.Tensor]) -> Any:
-        return keras.tree.pack_sequence_as(structure, [features[name] for name in names])
+        given = [None if name in left_out else features[name] for name in names]
+        return keras.tree.pack_sequence_as(structure, given)
 
     return pack
 

@@ -1,5 +1,6 @@
 """What Keras models take: names, dtypes, free axes, and how to hand the inputs over."""
 
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -10,7 +11,9 @@ import tensorflow as tf
 from extractkit.errors import ModelError
 from extractkit.inputs import InputSpec
 from extractkit.models.in_memory import live_model
+from extractkit.models.keras_file import load
 from extractkit.models.keras_models.catalog import input_specs, input_structure, packer
+from tests.models.programs import values_of
 
 
 def tensor(shape: tuple[int | None, ...], dtype: str = "float32", name: str | None = None) -> Any:
@@ -159,3 +162,36 @@ def test_a_model_that_cannot_be_called_with_its_inputs_is_a_clear_error() -> Non
     model = live_model(Sum(), example=np.ones((3, 5), np.float32))
     with pytest.raises(ModelError, match=r"^model 'model' \(Sum\) cannot be called with inputs "):
         model.catalog  # noqa: B018
+
+
+@keras.saving.register_keras_serializable("tests")
+class _Shifted(keras.layers.Layer):
+    def call(self, x: Any, shift: Any = None) -> Any:
+        return 2 * x if shift is None else x + shift
+
+    def compute_output_shape(self, shape: Any, *others: Any, **named: Any) -> Any:
+        return shape
+
+
+@pytest.mark.parametrize("kind", ["list", "dict"])
+def test_an_optional_input_can_be_left_out(kind: str, tmp_path: Path) -> None:
+    """Against Keras's own call."""
+    inputs = {"x": keras.Input((3,), name="x")}
+    inputs["shift"] = keras.Input((3,), name="shift", optional=True)
+    outputs = keras.layers.Dense(2)(_Shifted()(inputs["x"], inputs["shift"]))
+    structure = inputs if kind == "dict" else [*inputs.values()]
+    model = keras.Model(structure, outputs)
+    model.save(tmp_path / "m.keras")
+    x = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    for given in ({"x": x, "shift": x + 1}, {"x": x}):
+        called = {"shift": None, **given}
+        expected = model(called if kind == "dict" else [called["x"], called["shift"]])
+        setting = None if "shift" in given else ["x"]
+        for loaded in (
+            load(str(tmp_path / "m.keras"), input_axes=setting),
+            live_model(model, example=given),
+        ):
+            assert {spec.name for spec in loaded.signature.specs} == set(given)
+            assert loaded.signature.optional == given.keys() - {"x"}
+            found = values_of(loaded, [":output"], given)[":output"]
+            np.testing.assert_allclose(found, expected, rtol=1e-6)
