@@ -65,9 +65,9 @@ def live_model(
 
     Args:
         example: Arrays that it can be called with. A subclassed model that does not know its
-            inputs takes them from these. Optional inputs without an array are left out.
-        input_axes: The parsed `model.input_axes`. Optional inputs that it does not name are left
-            out.
+            inputs takes them from these. Optional inputs without an array are omitted.
+        input_axes: The parsed `model.input_axes`. Optional inputs that it does not name are
+            omitted.
         checkpoints: Several sets of weights to load one after the other.
         load: Loads other weights into the model once its variables exist.
         reload: See `KerasModel`.
@@ -96,14 +96,14 @@ def live_model(
     structure = with_free_rows(structure, input_axes or {}, bool(layers))
     optional = optional_inputs(model, structure)
     named = input_axes or (example if isinstance(example, Mapping) else None)
-    left_out = optional - named.keys() if named else frozenset()
-    taken = signature(name, structure, input_axes, left_out)
+    omitted = optional - named.keys() if named else frozenset()
+    taken = signature(name, structure, input_axes, omitted)
     wrapped = kind(
         name=name,
         keras_model=model,
         dialect=dialect,
-        signature=replace(taken, optional=optional - left_out),
-        pack=packer(structure, left_out),
+        signature=replace(taken, optional=optional - omitted),
+        pack=packer(structure, omitted),
         origin=origin or {},
         checkpoints=checkpoints,
         reload=reload,

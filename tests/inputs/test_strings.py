@@ -361,12 +361,12 @@ class TestJsonRows:
             f"{at} has no column 'city' for input 'city' of model 'm'. Available: "
         )
         assert self.refusal([1]).startswith(f"{at} is JSON, but a list, not an object. ")
-        assert "'age' is str" in self.refusal({**self.ROW, "age": [1, "x"]})
+        assert "'age' is text" in self.refusal({**self.ROW, "age": [1, "x"]})
         assert "cannot be converted to an array" in self.refusal(
             {**self.ROW, "path": [[1], [2, 3]]}
         )
         assert "'code' is float64" in self.refusal({**self.ROW, "code": 1.5})
-        assert "'age' is str" in self.refusal({**self.ROW, "age": "old"})
+        assert "'age' is text" in self.refusal({**self.ROW, "age": "old"})
 
     def test_advice_leads_on(self) -> None:
         Path("x.txt").write_text("one\n")

@@ -33,7 +33,7 @@ def signature(
     name: str,
     structure: Any,
     settings: Settings | None = None,
-    left_out: Container[str] = frozenset(),
+    omitted: Container[str] = frozenset(),
 ) -> Signature:
     """Return the signature of a model, with inputs in the order in which Keras flattens them.
 
@@ -41,7 +41,7 @@ def signature(
         name: The model's name, for messages.
         structure: Its inputs as Keras tensors; see `input_structure`.
         settings: the parsed `model.input_axes`.
-        left_out: The names of optional inputs that the model is called without.
+        omitted: The names of optional inputs that the model is called without.
 
     Raises:
         ConfigError: it names an input that does not exist, or axes or a type do not fit.
@@ -53,7 +53,7 @@ def signature(
         for name, tensor in zip(_input_names(structure), flat, strict=True)
     ]
     chosen(declared, settings)
-    taken = [_typed(one, settings.get(one.name)) for one in declared if one.name not in left_out]
+    taken = [_typed(one, settings.get(one.name)) for one in declared if one.name not in omitted]
     return signature_of(name, taken, settings)
 
 
@@ -82,17 +82,17 @@ def optional_inputs(model: Any, structure: Any) -> frozenset[str]:
 
 
 def packer(
-    structure: Any, left_out: Container[str] = frozenset()
+    structure: Any, omitted: Container[str] = frozenset()
 ) -> Callable[[Mapping[str, tf.Tensor]], Any]:
     """Return a function from inputs by name to the structure that the model is called with.
 
     Args:
-        left_out: Names of optional inputs, for which the model gets None.
+        omitted: Names of optional inputs, for which the model gets None.
     """
     names = _input_names(structure)
 
     def pack(features: Mapping[str, tf.Tensor]) -> Any:
-        given = [None if name in left_out else features[name] for name in names]
+        given = [None if name in omitted else features[name] for name in names]
         return keras.tree.pack_sequence_as(structure, given)
 
     return pack
