@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from extractkit.core.spec import Dim
 from extractkit.core.statistics import Array, Arrays, Block, Merging, Statistic
 from extractkit.core.statistics.registry import Asked, names
-from extractkit.core.transforms.protocol import Axis, Operand
+from extractkit.core.transforms import Axis, Operand
 from extractkit.core.values import Dense, Ragged
 from extractkit.errors import ConfigError, SelectionError
 from extractkit.runs.statistics import parsed, serialized

@@ -15,9 +15,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from extractkit.core.spec import Dim, TensorSpec
-from extractkit.core.transforms import registry
+from extractkit.core.transforms import Array, AxisName, Masked, Operand, registry
 from extractkit.core.transforms.pipeline import BoundPipeline, Pipeline
-from extractkit.core.transforms.protocol import Array, AxisName, Masked, Operand
 from extractkit.core.values import stacked
 from extractkit.errors import SelectionError
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from extractkit.core.transforms.protocol import Operand
+from extractkit.core.transforms import Operand
 from extractkit.core.values import Dense, Values
 from extractkit.errors import SelectionError
 

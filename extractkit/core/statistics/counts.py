@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from extractkit.core.statistics import Array, Arrays, Block, features, fits, numbers
-from extractkit.core.transforms.protocol import Operand, as_options, number
-from extractkit.core.transforms.reductions import parse_edges
+from extractkit.core.transforms import Operand, as_options, number
+from extractkit.core.transforms.distributions import parse_edges
 from extractkit.errors import ConfigError, choices
 
 FEATURE, ALL = "feature", "all"

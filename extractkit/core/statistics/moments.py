@@ -7,7 +7,7 @@ import numpy as np
 
 from extractkit.core.statistics import Arrays, Block
 from extractkit.core.statistics.counts import FEATURE, parse_per, rows_per, width
-from extractkit.core.transforms.protocol import Operand, as_options
+from extractkit.core.transforms import Operand, as_options
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from extractkit.core.statistics import Array, Arrays, Block, features, fits, numbers
-from extractkit.core.transforms.protocol import Operand, as_options, whole_number
+from extractkit.core.transforms import Operand, as_options, whole_number
 from extractkit.core.values import sample_shapes
 from extractkit.errors import ConfigError
 

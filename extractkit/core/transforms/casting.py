@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from extractkit.core.transforms.protocol import Array, Lengths, Masked, Operand, Tensor, present
+from extractkit.core.transforms import Array, Lengths, Masked, Operand, Tensor, present
 from extractkit.errors import ConfigError, choices
 
 CASTS = ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool")

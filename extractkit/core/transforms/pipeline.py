@@ -8,8 +8,7 @@ import numpy as np
 
 from extractkit.core.keys import Key
 from extractkit.core.spec import TensorSpec
-from extractkit.core.transforms.casting import Cast
-from extractkit.core.transforms.protocol import (
+from extractkit.core.transforms import (
     EVERY_AXIS,
     Array,
     Axis,
@@ -19,6 +18,7 @@ from extractkit.core.transforms.protocol import (
     Tensor,
     Transform,
 )
+from extractkit.core.transforms.casting import Cast
 from extractkit.core.transforms.registry import REDUCTIONS, transform
 from extractkit.core.transforms.slicing import Slice
 from extractkit.errors import ConfigError, choices

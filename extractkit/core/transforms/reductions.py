@@ -4,29 +4,21 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
 
-from extractkit.core.spec import Dim
-from extractkit.core.transforms.protocol import (
+from extractkit.core.transforms import (
     Array,
-    Axis,
     AxisName,
     Lengths,
     Masked,
     Operand,
     Tensor,
-    as_options,
-    axis_name,
     axis_names,
     kept_lengths,
-    number,
     present,
-    whole_number,
 )
-from extractkit.errors import ConfigError, SelectionError
 
 _FLOATING = ("float16", "float32", "float64", "bfloat16")
 
@@ -195,7 +187,7 @@ class _Extreme(Reduction):
     sign: ClassVar[int]
 
     def _reduced(self, tf: Any, tensor: Tensor, mask: Tensor, over: list[int]) -> Tensor:
-        hidden = tf.where(mask, tensor, tf.constant(_farthest(tensor, -self.sign), tensor.dtype))
+        hidden = tf.where(mask, tensor, tf.constant(farthest(tensor, -self.sign), tensor.dtype))
         found = (tf.reduce_max if self.sign > 0 else tf.reduce_min)(hidden, over, keepdims=True)
         if not tensor.dtype.is_floating:
             return found
@@ -224,7 +216,7 @@ class Min(_Extreme):
     sign = -1
 
 
-def _farthest(tensor: Tensor, sign: int) -> float:
+def farthest(tensor: Tensor, sign: int) -> float:
     """Return the extreme value of a type in one direction: an infinity if it has one."""
     if tensor.dtype.is_floating:
         return sign * math.inf
@@ -237,278 +229,3 @@ def _extreme_of(value: Array, sign: int) -> int:
         return int(sign > 0)
     limits = np.iinfo(value.dtype)
     return int(limits.max if sign > 0 else limits.min)
-
-
-@dataclass(frozen=True)
-class _Position:
-    """The position of the largest or smallest element along one axis, the first of equal ones.
-
-    argmax: feature
-
-    A sample without elements has -1. NaN is not defined.
-    """
-
-    name: ClassVar[str]
-    sign: ClassVar[int]
-    axis: AxisName
-    at: str
-
-    @classmethod
-    def parse(cls, options: object, at: str) -> "_Position":
-        """Parse the name of an axis."""
-        return cls(axis_name(options, at), at)
-
-    def results(self, operand: Operand) -> Mapping[str, Operand]:
-        """Return the spec without the axis, as int64."""
-        operand.needs_numbers(self.at)
-        position = operand.one(self.axis, self.at)
-        return {"": replace(operand.without([position]), dtype="int64")}
-
-    def lengths(self, xp: Any, operand: Operand, lengths: Lengths) -> Sequence[Lengths]:
-        """Return the lengths of the other axes."""
-        return [kept_lengths(lengths, [operand.one(self.axis, self.at)])]
-
-    def in_graph(self, tf: Any, operand: Operand, value: Masked) -> Sequence[Tensor]:
-        """Search the elements of each sample."""
-        position = operand.one(self.axis, self.at)
-        tensor = tf.cast(value.tensor, tf.int32) if value.tensor.dtype == tf.bool else value.tensor
-        mask = present(tf, value, [position])
-        farthest = tf.constant(_farthest(tensor, -self.sign), tensor.dtype)
-        hidden = tf.where(mask, tensor, farthest)
-        # One more element, because TensorFlow cannot search an empty axis.
-        pad = [[0, int(axis == position)] for axis in range(tensor.shape.rank)]
-        hidden = tf.pad(hidden, pad, constant_values=farthest)
-        find = tf.argmax if self.sign > 0 else tf.argmin
-        # Elements equal to the value that masks padding come first, because padding is last.
-        found = find(hidden, position, output_type=tf.int64)
-        there = tf.reduce_any(tf.broadcast_to(mask, tf.shape(tensor)), position)
-        return [tf.where(there, found, tf.constant(-1, tf.int64))]
-
-    def in_numpy(self, operand: Operand, value: Array) -> Sequence[Array]:
-        """Search as NumPy does."""
-        position = operand.one(self.axis, self.at)
-        if value.shape[position] == 0:
-            shape = value.shape[:position] + value.shape[position + 1 :]
-            return [np.full(shape, -1, np.int64)]
-        find = np.argmax if self.sign > 0 else np.argmin
-        return [np.asarray(find(value, axis=position), np.int64)]
-
-
-class Argmax(_Position):
-    """The position of the largest element."""
-
-    name = "argmax"
-    sign = 1
-
-
-class Argmin(_Position):
-    """The position of the smallest element."""
-
-    name = "argmin"
-    sign = -1
-
-
-def _rows(tf: Any, operand: Operand, value: Masked, over: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Return the elements over some axes as the last axis, and their mask."""
-    rank = value.tensor.shape.rank
-    kept = [axis for axis in range(rank) if axis not in over]
-    order = [*kept, *over]
-    shape = tf.shape(value.tensor)
-    sizes = [shape[axis] for axis in kept]
-    count = tf.reduce_prod(tf.gather(shape, list(over)))
-    mask = tf.broadcast_to(present(tf, value, over), shape)
-    flat = (
-        tf.reshape(tf.transpose(one, order), tf.stack([*sizes, count]))
-        for one in (value.tensor, mask)
-    )
-    tensor, mask = flat
-    return tensor, mask
-
-
-def _array_rows(value: Array, over: Sequence[int]) -> Array:
-    kept = [axis for axis in range(value.ndim) if axis not in over]
-    moved = value.transpose([*kept, *over])
-    return moved.reshape(*moved.shape[: len(kept)], math.prod(moved.shape[len(kept) :]))
-
-
-@dataclass(frozen=True)
-class Quantile:
-    """Quantiles over axes together, interpolated linearly between elements.
-
-    quantile: {q: 0.5, axis: token}
-    quantile: {q: [0.05, 0.5, 0.95]}       # over all axes but the samples
-
-    Several quantiles form a new last axis, `quantile`. Without elements, or with NaN among them,
-    the result is NaN.
-    """
-
-    name: ClassVar[str] = "quantile"
-    axes: tuple[AxisName, ...]
-    q: tuple[float, ...]
-    single: bool
-    at: str
-
-    @classmethod
-    def parse(cls, options: object, at: str) -> "Quantile":
-        """Parse `q` and the axes."""
-        given = as_options(options, at, ("q", "axis"), "{q: 0.5, axis: token}")
-        q = given.get("q")
-        listed = q if isinstance(q, list | tuple) else [q]
-        if not listed:
-            raise ConfigError(f"{at}.q is an empty list of quantiles")
-        found = tuple(number(one, f"{at}.q") for one in listed)
-        if outside := [one for one in found if not 0 <= one <= 1]:
-            raise ConfigError(f"{at}.q={outside[0]!r} is not between 0 and 1")
-        return cls(axis_names(given.get("axis"), f"{at}.axis"), found, q is not listed, at)
-
-    def results(self, operand: Operand) -> Mapping[str, Operand]:
-        """Return the spec without the axes; several quantiles are its last axis."""
-        operand.needs_numbers(self.at)
-        result = operand.without(self._over(operand))
-        if not self.single:
-            axis = Axis(Dim("quantile", len(self.q)))
-            result = replace(result, axes=(*result.axes, axis))
-        return {"": replace(result, dtype=reduced_dtype(self.name, operand.dtype))}
-
-    def _over(self, operand: Operand) -> tuple[int, ...]:
-        over = operand.find(self.axes, self.at)
-        if not over:
-            raise SelectionError(f"{self.at} needs an axis, and {operand.source!r} has none")
-        return over
-
-    def lengths(self, xp: Any, operand: Operand, lengths: Lengths) -> Sequence[Lengths]:
-        """Return the lengths of the other axes."""
-        return [kept_lengths(lengths, self._over(operand))]
-
-    def in_graph(self, tf: Any, operand: Operand, value: Masked) -> Sequence[Tensor]:
-        """Sort each sample's elements, and interpolate."""
-        rows, mask = _rows(tf, operand, value, self._over(operand))
-        dtype = reduced_dtype(self.name, value.tensor.dtype.name)
-        rows = tf.cast(rows, dtype)
-        rank = rows.shape.rank
-        ordered = tf.sort(tf.where(mask, rows, tf.constant(math.inf, dtype)), axis=-1)
-        # One more element, so that gathering works on an empty axis.
-        ordered = tf.pad(ordered, [[0, 0]] * (rank - 1) + [[0, 1]])
-        count = tf.reduce_sum(tf.cast(mask, tf.int32), -1, keepdims=True)
-        # The position is exact in float64, for any type of the elements.
-        index = tf.constant(self.q, tf.float64) * tf.cast(tf.maximum(count - 1, 0), tf.float64)
-        below = tf.cast(tf.floor(index), tf.int32)
-        above = tf.minimum(below + 1, tf.maximum(count - 1, 0))
-        low = tf.gather(ordered, below, axis=-1, batch_dims=rank - 1)
-        high = tf.gather(ordered, above, axis=-1, batch_dims=rank - 1)
-        weight = index - tf.cast(below, tf.float64)
-        wide_low, wide_high = tf.cast(low, tf.float64), tf.cast(high, tf.float64)
-        between = tf.where(
-            tf.equal(low, high), wide_low, wide_low + (wide_high - wide_low) * weight
-        )
-        found = tf.cast(between, dtype)
-        undefined = tf.reduce_any(tf.logical_and(mask, tf.math.is_nan(rows)), -1, keepdims=True)
-        undefined = tf.logical_or(undefined, tf.equal(count, 0))
-        found = tf.where(undefined, tf.constant(math.nan, dtype), found)
-        return [found[..., 0] if self.single else found]
-
-    def in_numpy(self, operand: Operand, value: Array) -> Sequence[Array]:
-        """Interpolate as NumPy does."""
-        rows = _array_rows(value, self._over(operand)).astype(np.float64)
-        dtype = reduced_dtype(self.name, value.dtype.name)
-        if rows.shape[-1] == 0:
-            found = np.full((len(self.q), *rows.shape[:-1]), np.nan)
-        else:
-            with np.errstate(invalid="ignore"):
-                found = np.quantile(rows, self.q, axis=-1)
-        found = np.moveaxis(found, 0, -1).astype(dtype)
-        return [found[..., 0] if self.single else found]
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """Counts of elements between edges, over axes together.
-
-    histogram: {edges: [0, 0.5, 1]}
-    histogram: {bins: 20, range: [-1, 1], axis: token}
-
-    The counts, int64, form a new last axis, `bin`. Intervals include their lower edge; the last one
-    includes both edges. Elements outside and NaN are not counted.
-    """
-
-    name: ClassVar[str] = "histogram"
-    axes: tuple[AxisName, ...]
-    edges: tuple[float, ...]
-    at: str
-
-    @classmethod
-    def parse(cls, options: object, at: str) -> "Histogram":
-        """Parse the edges, or a number of intervals and their range."""
-        names = ("edges", "bins", "range", "axis")
-        given = as_options(options, at, names, "{bins: 20, range: [-1, 1]}")
-        return cls(axis_names(given.get("axis"), f"{at}.axis"), parse_edges(given, at), at)
-
-    def results(self, operand: Operand) -> Mapping[str, Operand]:
-        """Return the spec with an axis of intervals at the end in place of the axes."""
-        operand.needs_numbers(self.at)
-        axis = Axis(Dim("bin", len(self.edges) - 1))
-        kept = operand.without(self._over(operand)).axes
-        return {"": replace(operand, axes=(*kept, axis), dtype="int64")}
-
-    def _over(self, operand: Operand) -> tuple[int, ...]:
-        over = operand.find(self.axes, self.at)
-        if not over:
-            raise SelectionError(f"{self.at} needs an axis, and {operand.source!r} has none")
-        return over
-
-    def lengths(self, xp: Any, operand: Operand, lengths: Lengths) -> Sequence[Lengths]:
-        """Return the lengths of the other axes."""
-        return [kept_lengths(lengths, self._over(operand))]
-
-    def in_graph(self, tf: Any, operand: Operand, value: Masked) -> Sequence[Tensor]:
-        """Count each sample's elements."""
-        rows, mask = _rows(tf, operand, value, self._over(operand))
-        rows = tf.cast(rows, tf.float64)  # exact, as edges are
-        edges = tf.constant(self.edges, tf.float64)
-        bins = len(self.edges) - 1
-        flat = tf.reshape(rows, [-1])
-        index = tf.searchsorted(edges, flat, side="right") - 1
-        index = tf.where(tf.equal(flat, edges[-1]), bins - 1, index)
-        counted = tf.reshape(mask, [-1]) & (flat >= edges[0]) & (flat <= edges[-1])
-        outer = tf.shape(rows)[:-1]
-        every = tf.reduce_prod(outer)
-        row = tf.repeat(tf.range(every), tf.shape(rows)[-1])
-        segment = tf.where(counted, row * bins + index, -1)  # negative ones are dropped
-        ones = tf.ones_like(segment, tf.int64)
-        counts = tf.math.unsorted_segment_sum(ones, segment, every * bins)
-        return [tf.reshape(counts, tf.concat([outer, [bins]], 0))]
-
-    def in_numpy(self, operand: Operand, value: Array) -> Sequence[Array]:
-        """Count as NumPy does."""
-        rows = _array_rows(value, self._over(operand)).astype(np.float64)
-        edges = np.asarray(self.edges, np.float64)
-        flat = rows.reshape(math.prod(rows.shape[:-1]), rows.shape[-1])
-        counts = [np.histogram(row[np.isfinite(row)], edges)[0] for row in flat]
-        shape = (*rows.shape[:-1], len(edges) - 1)
-        return [np.asarray(counts, np.int64).reshape(shape)]
-
-
-def parse_edges(given: Mapping[str, Any], at: str) -> tuple[float, ...]:
-    """Return the edges of a histogram from `edges`, or from `bins` and `range`.
-
-    Raises:
-        ConfigError: the edges are missing, given twice, or not ascending.
-    """
-    if ("edges" in given) == ("bins" in given or "range" in given):
-        raise ConfigError(f"{at} takes edges, or bins and range. Write for example {at}.bins=20")
-    if "edges" in given:
-        listed = given["edges"]
-        if not isinstance(listed, list | tuple) or len(listed) < 2:
-            raise ConfigError(f"{at}.edges={listed!r} is not a list of at least two numbers")
-        edges = tuple(number(one, f"{at}.edges") for one in listed)
-    else:
-        bins = whole_number(given.get("bins", 20), f"{at}.bins")
-        limits = given.get("range")
-        if not isinstance(limits, list | tuple) or len(limits) != 2:
-            raise ConfigError(f"{at}.range={limits!r} is not two numbers, as in [-1, 1]")
-        low, high = (number(one, f"{at}.range") for one in limits)
-        edges = tuple(float(one) for one in np.linspace(low, high, bins + 1))
-    for one, other in pairwise(edges):
-        if not one < other:
-            raise ConfigError(f"{at}: the edges must ascend, and {other!r} follows {one!r}")
-    return edges

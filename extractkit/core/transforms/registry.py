@@ -4,23 +4,21 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
+from extractkit.core.transforms import Transform
 from extractkit.core.transforms.casting import Cast, Quantize
+from extractkit.core.transforms.distributions import Histogram, Quantile
 from extractkit.core.transforms.elementwise import Abs, Normalize, Softmax, Threshold
-from extractkit.core.transforms.protocol import Transform
+from extractkit.core.transforms.largest import Argmax, Argmin, Sparsify, TopK
 from extractkit.core.transforms.reductions import (
-    Argmax,
-    Argmin,
-    Histogram,
     Max,
     Mean,
     Min,
     Norm,
-    Quantile,
     StandardDeviation,
     Sum,
     Variance,
 )
-from extractkit.core.transforms.shaping import Flatten, Pool, Project, Sparsify, TopK
+from extractkit.core.transforms.shaping import Flatten, Pool, Project
 from extractkit.core.transforms.slicing import Slice
 from extractkit.errors import ConfigError, choices
 

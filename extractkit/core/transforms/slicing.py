@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from extractkit.core.spec import Dim
-from extractkit.core.transforms.protocol import (
+from extractkit.core.transforms import (
     Array,
     AxisName,
     Lengths,

@@ -12,7 +12,7 @@ import tensorflow as tf
 from extractkit.core import digests
 from extractkit.core.catalog import VARIABLES, Catalog, Kind, TensorRecord
 from extractkit.core.plan import Layout
-from extractkit.core.transforms.protocol import Masked
+from extractkit.core.transforms import Masked
 from extractkit.core.values import Array
 from extractkit.inputs import Sample, Signature
 from extractkit.models import CheckpointAxis, Encoded, Fetch, encode_arrays
