@@ -1,16 +1,19 @@
 """The exceptions that extractkit raises on purpose.
 
-ExtractkitError ├── UserError               a user's mistake: exit code 2, no traceback │   ├──
-ConfigError         a key, an option, an override │   ├── SelectionError      a selector that is
-malformed or matches nothing │   │   └── UnknownTensorError  a lookup of a tensor that does not
-exist (a KeyError as well) │   ├── ModelError          a model that cannot be found, read or traced
-│   ├── InputError          samples that are missing, unreadable or do not fit the model │   ├──
-MissingExtraError   an optional dependency or a weights package is not installed │   ├──
-RunDirectoryError   a run directory that is taken, missing or damaged │   └── DiskSpaceError
-the disk cannot hold what the plan predicts └── JobError                the job itself failed: exit
-code 1 ├── SampleError         a model failed because of what a sample holds │   └── BadSampleError
-… which `runtime.bad_samples=skip` can skip └── FinalError          an error that resuming the run
-cannot fix
+ExtractkitError
+├── UserError               a user's mistake: exit code 2, no traceback
+│   ├── ConfigError         a key, an option, an override
+│   ├── SelectionError      a selector that is malformed or matches nothing
+│   │   └── UnknownTensorError  a lookup of a tensor that does not exist (a KeyError as well)
+│   ├── ModelError          a model that cannot be found, read or traced
+│   ├── InputError          samples that are missing, unreadable or do not fit the model
+│   ├── MissingExtraError   an optional dependency or a weights package is not installed
+│   ├── RunDirectoryError   a run directory that is taken, missing or damaged
+│   └── DiskSpaceError      the disk cannot hold what the plan predicts
+└── JobError                the job itself failed: exit code 1
+    ├── SampleError         a model failed because of what a sample holds
+    │   └── BadSampleError  … which `runtime.bad_samples=skip` can skip
+    └── FinalError          an error that resuming the run cannot fix
 
 A message names the config key, the value given, what exists (the nearest three) and the command to
 try. `nearest` picks the three.
