@@ -51,7 +51,7 @@ def identity(prepared: Prepared, described: Manifest) -> str | None:
             plain((tensor.key, tensor.pipeline.written, tensor.layout))
             for tensor in prepared.tensors
         ],
-        **({"statistics": plain(described.statistics)} if described.statistics else {}),
+        **({"statistics": tensors_key(described.statistics)} if described.statistics else {}),
         "runtime": prepared.job.runtime.with_effect(Effect.COMPUTING, Effect.STORING),
         "settings": {
             name: plain(value)

@@ -18,7 +18,7 @@ from extractkit.runs import HYDRA, RUN_KEY, SAMPLES, SWEEP
 from extractkit.runs.checking.files import damage, lasting_damage
 from extractkit.runs.environment import VALUE_PACKAGES, VALUES_VERSION, package_versions
 from extractkit.runs.files import content_of
-from extractkit.runs.manifest import Manifest, RunTensor, Status
+from extractkit.runs.manifest import Manifest, RunStatistics, RunTensor, Status
 from extractkit.runs.schema import digest, plain
 
 _FEW = 3
@@ -58,8 +58,8 @@ def surrounding_differences(recorded: Manifest, now: Manifest) -> list[str]:
     pairs: dict[str, tuple[Any, Any]] = {
         "what the model computes": (recorded.model.get("definition"), now.model.get("definition")),
         "the tensors' records": (
-            digest(tensors_key(recorded.tensors)),
-            digest(tensors_key(now.tensors)),
+            digest(tensors_key((*recorded.tensors, *recorded.statistics))),
+            digest(tensors_key((*now.tensors, *now.statistics))),
         ),
     }
     for name in sorted({*recorded.environment, *now.environment}):
@@ -123,8 +123,8 @@ def _file(manifest: Manifest, name: str) -> str | None:
     return next((file.sha256 for file in manifest.files if file.name == name), None)
 
 
-def tensors_key(tensors: Iterable[RunTensor]) -> list[Any]:
-    """Return, as plain data, what decides how tensors are stored.
+def tensors_key(tensors: Iterable[RunTensor | RunStatistics]) -> list[Any]:
+    """Return, as plain data, what decides how tensors and statistics are stored.
 
     Omits the layers' own names, which Keras numbers by what was built before in the process.
     Addresses name the same layers in every process.

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
@@ -79,6 +80,29 @@ def test_parts_that_are_joined_have_the_same_bits(tmp_path: Path) -> None:
         extracted(parts, part=part)
     extractkit.join(parts)
     assert (whole / "statistics.npz").read_bytes() == (parts / "statistics.npz").read_bytes()
+
+
+def test_the_numbers_that_keras_gives_layers_are_not_part_of_the_identity(tmp_path: Path) -> None:
+    """Parts are computed with a model built twice in one process, and can be joined."""
+
+    def part(number: int) -> extractkit.Run:
+        hidden, last = keras.layers.Dense(3), keras.layers.Dense(2)
+        model = keras.Sequential([keras.Input((4,)), hidden, last])
+        model.set_weights([np.ones_like(one) for one in model.get_weights()])
+        return extractkit.extract(
+            model=model,
+            inputs=np.arange(24, dtype=np.float32).reshape(6, 4),
+            selectors={"counted": {"path": "*:output", "statistics": ["moments"]}},
+            runtime={"shard_size": 2, "part": f"{number}/2"},
+            run_dir=tmp_path / "parts",
+        )
+
+    names = [[one.record.name for one in part(at).manifest.statistics] for at in (1, 2)]
+    assert names[0] != names[1]
+    joined = extractkit.join(tmp_path / "parts")
+    sums = np.arange(24.0).reshape(6, 4).sum(1)
+    found = next(one for key, one in joined.statistics.items() if key.endswith("dense:output"))
+    np.testing.assert_allclose(found.moments.mean, np.full(3, sums.mean() + 1))
 
 
 def test_recomputing_agrees_and_finds_a_state_of_other_values(tmp_path: Path) -> None:
