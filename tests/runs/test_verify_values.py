@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+import extractkit
 from extractkit.core.plan import CONSTANTS_SHARD, Shard
+from extractkit.core.transforms import registry
 from extractkit.core.value_checks import ValueStats, examine
 from extractkit.core.values import Dense, Ragged, Values, without
 from extractkit.runs import JOURNAL, journal
@@ -17,6 +19,7 @@ from extractkit.runs.checking import Finding, Verification
 from extractkit.runs.checking.verification import verify
 from extractkit.runs.journal import Entry
 from extractkit.runs.recorder import Recorder
+from extractkit.testing.reference import ReferenceModel
 from tests.runs.examples import (
     ATTENTION,
     HIDDEN,
@@ -219,18 +222,71 @@ def test_tensors_that_cannot_be_read_are_reported_and_the_others_read(
     assert reported in findings[0].message
 
 
-def test_slices_are_no_longer_than_what_they_are_of(tmp_path: Path) -> None:
+ALONG_TOKENS: Mapping[str, object] = {
+    "slice": {"token": "-2:"},
+    **dict.fromkeys(("mean", "sum", "min", "max", "norm", "std", "var"), 2),
+    **dict.fromkeys(("argmax", "argmin"), 2),
+    "quantile": {"q": [0.5, 1.0], "axis": 2},
+    "histogram": {"edges": [-1, 0, 1], "axis": 2},
+    "topk": {"axis": "token", "k": 2},
+    "flatten": ["token", 2],
+    "abs": None,
+    "softmax": "token",
+    "normalize": "token",
+    "pool": {"axis": "token", "window": 2},
+    "project": {"axis": 2, "to": 2, "seed": 7},
+    "threshold": 0.1,
+    "sparsify": 3,
+    "cast": "float16",
+    "quantize": "int8",
+}
+"""For each transform, options with which a free axis remains."""
+
+
+def test_a_run_with_any_transform_along_a_free_axis_is_intact(tmp_path: Path) -> None:
+    assert set(ALONG_TOKENS) == set(registry.names())
+    steps = {
+        name: [name if options is None else {name: options}]
+        for name, options in ALONG_TOKENS.items()
+    }
+    one_axis = {"few": [{"mean": 2}, {"sparsify": 2}], "joined": [{"mean": 2}, "flatten"]}
+    extractkit.extract(
+        model=ReferenceModel(),
+        inputs=["one", "a", "seven letters", "at"],
+        selectors={
+            name: {"path": "embedding:output", "do": do} for name, do in (steps | one_axis).items()
+        },
+        run_dir=tmp_path / "run",
+    )
+    assert not verify(tmp_path / "run").findings
+
+
+@pytest.mark.parametrize(
+    ("selector", "reported"),
+    [
+        ({"slice": {"token": "0:2"}}, []),
+        ({"do": [{"slice": {"token": "0:2"}}]}, []),
+        ({"do": [{"pool": {"axis": "token", "window": 2}}]}, []),
+        ({"do": ["abs", {"of_a_plugin": 1}]}, []),
+        ({"do": "malformed"}, []),
+        ({"do": ["abs", {"cast": "float32"}]}, [STEPS]),
+        ({"reduce": {1: "mean"}, "cast": "float32"}, [STEPS]),
+        ({"slice": {}}, [STEPS]),
+    ],
+    ids=str,
+)
+def test_only_transforms_that_may_shorten_samples_explain_short_ones(
+    selector: object, reported: Sequence[str], tmp_path: Path
+) -> None:
     def cut(values: dict[str, Any]) -> None:
         lengths = np.minimum(np.diff(values[STEPS].offsets), 2)
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         values[STEPS] = Ragged(values[STEPS].values[: offsets[-1]], offsets)
 
     sinks = manifest(("npz",)).job_resolved["sinks"]
-    sliced = {"sinks": sinks, "selectors": {"mine": {"slice": {"token": "0:2"}}}}
-    path = written(tmp_path / "sliced", cut, sinks=("npz",), job_resolved=sliced)
-    assert of_values(verify(path)) == []
-    path = written(tmp_path / "whole", cut, sinks=("npz",))
-    assert [finding.tensor for finding in of_values(verify(path))] == [STEPS]
+    resolved = {"sinks": sinks, "selectors": {"mine": selector}}
+    path = written(tmp_path / "run", cut, sinks=("npz",), job_resolved=resolved)
+    assert [finding.tensor for finding in of_values(verify(path))] == reported
 
 
 # ---- samples without values

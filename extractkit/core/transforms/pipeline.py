@@ -122,6 +122,19 @@ class Pipeline:
         return {"": BoundPipeline(tuple(bound), "", operand), **found}
 
 
+def transform_names(entries: Mapping[str, object]) -> frozenset[str]:
+    """Return the names of the transforms in a selector's entries, without parsing their options.
+
+    Plugins need not be installed.
+
+    Raises:
+        ConfigError: the entries do not have the form of a selector's.
+    """
+    given = {key: value for key, value in entries.items() if value is not None}
+    steps = _steps(given[DO], DO) if DO in given else _short_steps(given, "selector")
+    return frozenset(name for name, _, _ in steps)
+
+
 @dataclass(frozen=True)
 class _Step:
     transform: Transform

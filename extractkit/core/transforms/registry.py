@@ -31,6 +31,9 @@ _OWN: tuple[type[Transform], ...] = (
     *(Cast, Quantize),
 )
 
+_SHORTENING: tuple[type[Transform], ...] = (Slice, TopK, Pool, Sparsify)
+"""Those after which a sample may have fewer elements along an axis than before."""
+
 REDUCTIONS: Mapping[str, type[Transform]] = {
     one.name: one for one in (Mean, Sum, Min, Max, Norm, StandardDeviation, Variance)
 }
@@ -40,6 +43,16 @@ REDUCTIONS: Mapping[str, type[Transform]] = {
 def names() -> tuple[str, ...]:
     """Return the names of all transforms, plugins included."""
     return (*(one.name for one in _OWN), *sorted(_plugins()))
+
+
+def shortens(name: str) -> bool | None:
+    """Return True if samples may be shorter after a transform, and None for plugins: unknown.
+
+    After all others, the axes that keep their names keep their lengths.
+    """
+    if any(one.name == name for one in _SHORTENING):
+        return True
+    return False if any(one.name == name for one in _OWN) else None
 
 
 def transform(name: str, at: str) -> type[Transform]:

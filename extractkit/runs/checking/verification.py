@@ -15,9 +15,11 @@ import numpy.typing as npt
 from extractkit.advice import command
 from extractkit.core.plan import Shard
 from extractkit.core.spec import numpy_dtype
+from extractkit.core.transforms.pipeline import transform_names
+from extractkit.core.transforms.registry import shortens
 from extractkit.core.value_checks import examine
 from extractkit.core.values import Dense, Values, digest, sample_shapes, varies, without
-from extractkit.errors import RunDirectoryError
+from extractkit.errors import ConfigError, RunDirectoryError
 from extractkit.runs import JOURNAL, MANIFEST
 from extractkit.runs import manifest as manifests
 from extractkit.runs.checking import Check, Finding, Outcome, Verification, counted
@@ -171,7 +173,7 @@ def shard_contents(
         for name, file in entry.files.items():
             path = directory / file.name
             content = _Content(
-                path, file.name, entry, shard, sinks[name], rows, _sliced(manifest), found
+                path, file.name, entry, shard, sinks[name], rows, _shortened(manifest), found
             )
             content.check(tensors, manifest.examined(constant=shard.constant))
             read += len(tensors)
@@ -197,7 +199,7 @@ class _Content:
     shard: Shard
     sink: Sink
     rows: SampleRows
-    sliced: frozenset[str]
+    shortened: Mapping[str, bool | None]
     found: list[Finding]
     unreadable: set[str] = field(default_factory=set)
 
@@ -278,9 +280,10 @@ class _Content:
         if own is None:
             return np.flatnonzero(lengths < 0)
         own = own[self.shard.start : self.shard.stop]
-        if self.sliced.intersection(tensor.selectors):
-            return np.flatnonzero(lengths > own)
-        return np.flatnonzero(lengths != own)
+        shortened = {self.shortened.get(name, False) for name in tensor.selectors}
+        if None in shortened:
+            return np.flatnonzero(lengths < 0)
+        return np.flatnonzero(lengths > own if True in shortened else lengths != own)
 
     def _substance(self, stored: StoredTensor, value: Values, absent: list[int]) -> list[str]:
         """Check the blanks in place of missing samples, and the statistics."""
@@ -302,16 +305,24 @@ class _Content:
         )
 
 
-def _sliced(manifest: Manifest) -> frozenset[str]:
-    """Return the selectors that store slices, whose axes are shorter than their names suggest."""
+def _shortened(manifest: Manifest) -> dict[str, bool | None]:
+    """Return, by selector, whether axes may be shorter than those of the model; None: unknown."""
     selectors = manifest.job_resolved.get("selectors")
     if not isinstance(selectors, Mapping):
-        return frozenset()
-    return frozenset(
-        str(name)
+        return {}
+    return {
+        str(name): _shortens(entry)
         for name, entry in selectors.items()
-        if isinstance(entry, Mapping) and entry.get("slice")
-    )
+        if isinstance(entry, Mapping)
+    }
+
+
+def _shortens(entry: Mapping[str, object]) -> bool | None:
+    try:
+        each = {shortens(name) for name in transform_names(entry)}
+    except ConfigError:  # recorded by another version
+        return None
+    return None if None in each else True in each
 
 
 def _same_type(found: np.dtype[Any], recorded: str) -> bool:
