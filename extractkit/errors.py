@@ -43,7 +43,7 @@ class SelectionError(UserError):
 
 
 class UnknownTensorError(SelectionError, KeyError):
-    """A lookup of a tensor that a catalog or a run does not have."""
+    """A lookup of a tensor, a statistic or a result that a catalog or a run does not have."""
 
     # KeyError would print the message in quotes.
     __str__ = Exception.__str__

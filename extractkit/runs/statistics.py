@@ -1,8 +1,9 @@
 """Statistics of a run on disk: the states of shards, and the results over all samples."""
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, Sequence
 from pathlib import Path
+from typing import Generic, TypeVar
 from urllib.parse import unquote
 
 import numpy as np
@@ -14,6 +15,8 @@ from extractkit.errors import RunDirectoryError, UnknownTensorError, choices
 from extractkit.runs.files import StoredFile, content_of
 from extractkit.runs.manifest import RunStatistics
 from extractkit.sinks.npz import NpzSink
+
+V = TypeVar("V")
 
 STATISTICS = "statistics.npz"
 """The file with the results, in the run directory."""
@@ -75,66 +78,81 @@ def over_checkpoints(each: Sequence[States]) -> States:
     }
 
 
-class Results(Mapping[str, Array]):
-    """The results of one statistic: arrays by name, also as attributes."""
+class _Named(Generic[V]):
+    """Frozen values by name, as items and as attributes.
 
-    def __init__(self, arrays: Mapping[str, Array]) -> None:
-        self._arrays = dict(arrays)
+    A value is an attribute even if its name is that of a method (`values`).
+    """
 
-    def __getitem__(self, name: str) -> Array:
-        return self._arrays[name]
+    def __init__(self, what: str, found: Mapping[str, V]) -> None:
+        vars(self).update(found, _what=what, _found=dict(found))
+
+    def __getitem__(self, name: str) -> V:
+        if name not in self:
+            raise UnknownTensorError(self._lacks(name))
+        found: dict[str, V] = vars(self)["_found"]
+        return found[name]
+
+    def __getattr__(self, name: str) -> V:
+        # Copies and pickles ask for special methods before there is any state.
+        if name.startswith("__") or "_found" not in vars(self):
+            raise AttributeError(name)
+        raise AttributeError(self._lacks(name))
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{name!r} cannot be set: the statistics of a run are read only")
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._arrays)
+        return iter(vars(self)["_found"])
 
     def __len__(self) -> int:
-        return len(self._arrays)
+        return len(vars(self)["_found"])
 
-    def __getattr__(self, name: str) -> Array:
-        try:
-            return self._arrays[name]
-        except KeyError:
-            raise AttributeError(f"no result {name!r}. {choices(name, self._arrays)}") from None
+    def __contains__(self, name: object) -> bool:
+        return name in vars(self)["_found"]
+
+    def keys(self) -> KeysView[str]:
+        """Return the names."""
+        found: dict[str, V] = vars(self)["_found"]
+        return found.keys()
+
+    def items(self) -> ItemsView[str, V]:
+        """Return pairs of name and value."""
+        found: dict[str, V] = vars(self)["_found"]
+        return found.items()
+
+    def _lacks(self, name: str) -> str:
+        return f"{vars(self)['_what']} {name!r}. {choices(name, self)}"
+
+
+class Results(_Named[Array]):
+    """The results of one statistic: arrays by name, also as attributes."""
+
+    def __init__(self, statistic: str, arrays: Mapping[str, Array]) -> None:
+        super().__init__(f"{statistic!r} has no result", arrays)
 
     def __repr__(self) -> str:
-        shapes = (f"{name} {list(array.shape)}" for name, array in self._arrays.items())
+        shapes = (f"{name} {list(self[name].shape)}" for name in self)
         return f"<Results: {', '.join(shapes)}>"
 
 
-class TensorStatistics(Mapping[str, Results]):
+class TensorStatistics(_Named[Results]):
     """The statistics of one tensor by name, also as attributes: `.moments.mean`."""
 
-    def __init__(self, recorded: RunStatistics, found: Mapping[str, Results]) -> None:
-        self.recorded = recorded
-        self._found = dict(found)
-
-    def __getitem__(self, name: str) -> Results:
-        return self._found[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._found)
-
-    def __len__(self) -> int:
-        return len(self._found)
-
-    def __getattr__(self, name: str) -> Results:
-        try:
-            return self._found[name]
-        except KeyError:
-            raise AttributeError(
-                f"{self.recorded.key!r} has no statistic {name!r}. {choices(name, self._found)}"
-            ) from None
+    def __init__(self, key: str, found: Mapping[str, Results]) -> None:
+        super().__init__(f"{key!r} has no statistic", found)
+        vars(self)["_key"] = key
 
     def at(self, checkpoint: int) -> "TensorStatistics":
         """Return the statistics at one position of the checkpoint axis."""
         found = {
-            name: Results({key: array[checkpoint] for key, array in one.items()})
-            for name, one in self._found.items()
+            name: Results(name, {result: self[name][result][checkpoint] for result in self[name]})
+            for name in self
         }
-        return TensorStatistics(self.recorded, found)
+        return TensorStatistics(vars(self)["_key"], found)
 
     def __repr__(self) -> str:
-        return f"<Statistics of {self.recorded.key!r}: {', '.join(self._found)}>"
+        return f"<Statistics of {vars(self)['_key']!r}: {', '.join(self)}>"
 
 
 class Statistics(Mapping[str, TensorStatistics]):
@@ -189,7 +207,8 @@ def read_statistics(
         return Statistics(
             {
                 tensor.key: TensorStatistics(
-                    tensor, {name: Results(found[tensor.key, name]) for name in tensor.names}
+                    tensor.key,
+                    {name: Results(name, found[tensor.key, name]) for name in tensor.names},
                 )
                 for tensor in recorded
             }

@@ -1,5 +1,7 @@
 """Statistics of runs: against NumPy on the stored values, and the same bits however they came."""
 
+import copy
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -153,8 +155,57 @@ def test_a_run_of_statistics_alone_stores_no_rows(tmp_path: Path) -> None:
     assert run.statistics["pool:output"].top.samples.shape[1] == 2
 
 
+EVERY = {
+    "moments": {"count", "mean", "variance", "min", "max"},
+    "histogram": {"edges", "counts", "below", "above", "nan"},
+    "quantiles": {"q", "values"},
+    "covariance": {"count", "mean", "covariance"},
+    "pca": {"count", "mean", "components", "explained_variance", "explained_variance_ratio"},
+    "top": {
+        *("values", "samples", "positions"),
+        *("smallest_values", "smallest_samples", "smallest_positions"),
+    },
+    "sparsity": {"count", "zeros", "dead"},
+    "coactivation": {"count", "active", "both"},
+}
+OPTIONS = {
+    "histogram": {"bins": 4, "range": [-1, 1]},
+    "pca": {"components": 1},
+    "top": {"k": 2, "smallest": True},
+}
+
+
+def test_each_result_is_an_attribute_and_survives_copies(tmp_path: Path) -> None:
+    asked = [{name: OPTIONS[name]} if name in OPTIONS else name for name in EVERY]
+    run = extractkit.extract(
+        model=ReferenceModel(),
+        inputs=TEXTS,
+        selectors={"all": {"path": "pool:output", "statistics": asked}},
+        run_dir=tmp_path / "run",
+    )
+    found = run.statistics["pool:output"]
+    for one in (found, copy.copy(found), copy.deepcopy(found), pickle.loads(pickle.dumps(found))):
+        assert set(one) == set(EVERY)
+        for name, expected in EVERY.items():
+            statistic = getattr(one, name)
+            assert statistic.keys() == expected
+            for result in expected:
+                array = getattr(statistic, result)
+                assert isinstance(array, np.ndarray)
+                np.testing.assert_array_equal(array, found[name][result])
+    with pytest.raises(AttributeError, match="read only"):
+        found.top.values = np.zeros(1)
+
+
 def test_a_statistic_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
     run = extracted(tmp_path / "run")
+    moments = run.statistics["embedding:output@counted"].moments
+    with pytest.raises(AttributeError, match=r"'moments' has no result 'meen'. Available: 'count'"):
+        _ = moments.meen
+    with pytest.raises(KeyError, match=r"'moments' has no result 'meen'. Available: 'count'"):
+        _ = moments["meen"]
+    with pytest.raises(KeyError, match=r"has no statistic 'pca'. Available: 'moments'"):
+        _ = run.statistics["embedding:output@counted"]["pca"]
     with pytest.raises(AttributeError, match="has no statistic 'pca'"):
         _ = run.statistics["embedding:output@counted"].pca
     with pytest.raises(extractkit.UnknownTensorError, match="is not a tensor with statistics"):

@@ -20,7 +20,6 @@ from extractkit.runs.comparing.result import (
 )
 from extractkit.runs.manifest import Manifest, Status
 from extractkit.runs.reader import Run, open_run
-from extractkit.runs.statistics import Results
 from extractkit.runs.views import TensorView
 
 _ADAPTER, _STATE = "model._target_", "model.state"
@@ -124,13 +123,14 @@ def _lone(a: Run, b: Run) -> tuple[str, ...]:
 def _statistics(a: Run, b: Run, tolerance: Tolerance) -> Iterator[TensorComparison]:
     """Compare each result of the statistics that both runs have."""
     for key, one in a.statistics.items():
-        other: Mapping[str, Results] = b.statistics.get(key, {})
+        other = b.statistics.get(key)
         for name in one:
-            if name not in other:
+            if other is None or name not in other:
                 continue
-            for result, values in one[name].items():
+            found = {result: other[name][result] for result in other[name]}
+            for result in one[name]:
                 label = f"{key} {name}.{result}"
-                yield _compared_arrays(label, values, other[name].get(result), tolerance)
+                yield _compared_arrays(label, one[name][result], found.get(result), tolerance)
 
 
 def _compared_arrays(
