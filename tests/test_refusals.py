@@ -92,6 +92,7 @@ ELSEWHERE = {
     "intact_entries": _STORED_AGAIN,
     "parse": _READING,
     "read_drift": _READING,
+    "read_statistics": _READING,
     "open_run": _READING,
     "sink_of": _READING,
     "_Runs.__getitem__": _READING,
