@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_limits
 
-from extractkit.core.spec import Dim
+from extractkit.core.spec import Dim, TensorSpec
 from extractkit.core.statistics import Array, Arrays, Block, Merging, Statistic
 from extractkit.core.statistics.registry import Asked, names
 from extractkit.core.transforms import Axis, Operand
+from extractkit.core.transforms.pipeline import Pipeline
 from extractkit.core.values import Dense, Ragged
 from extractkit.errors import ConfigError, SelectionError
 from extractkit.runs.statistics import parsed, serialized
@@ -194,6 +196,25 @@ def test_nan_is_counted_and_never_among_the_largest() -> None:
     assert top["positions"].tolist() == [[0, -1], [-1, -1], [1, 0]]
     zeros = over(one("sparsity"), rows, [])
     assert zeros["zeros"].tolist() == [0, 0, 0.5]
+
+
+def test_bits_do_not_depend_on_the_number_of_threads() -> None:
+    """OpenBLAS divides products of this size, and its eigenvectors of 150 features, by thread."""
+    rows = np.random.default_rng(8).normal(size=(3000, 300)).astype(np.float32)
+    whole = Block(Dense(rows), np.arange(3000), 300)
+    row = np.random.default_rng(9).normal(size=(7, 5000)).astype(np.float32)
+    spec = TensorSpec("float32", (Dim("sample"), Dim(size=7), Dim(size=5000)))
+    project = Pipeline.parse({"do": [{"project": {"axis": 2, "to": 128}}]}, "s")
+    found: list[list[Array]] = []
+    for threads in (1, 2):
+        with threadpool_limits(threads, user_api="blas"):
+            pca, covariance = one({"pca": {"components": 2}}), one("covariance")
+            results = pca.finish(pca.of(whole))
+            products = covariance.of(whole)["products"]
+            narrow = project.bind("a:b", spec)[""].in_numpy(row)
+        found.append([results["components"], products, narrow])
+    for first, second in zip(*found, strict=True):
+        np.testing.assert_array_equal(first, second)
 
 
 def test_one_number_a_sample_is_one_feature() -> None:

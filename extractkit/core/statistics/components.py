@@ -5,12 +5,13 @@ from typing import ClassVar
 
 import numpy as np
 
+from extractkit.core.products import one_thread
 from extractkit.core.statistics import Array, Arrays, Block, features, fits, numbers
 from extractkit.core.transforms import Operand, as_options, whole_number
 from extractkit.errors import ConfigError, SelectionError
 
 _ROWS = 4096
-"""Rows of one matrix product: a fixed number, so that sums are always formed alike."""
+"""Rows of one matrix product. A fixed number, for it decides the order of sums."""
 
 
 def _state(block: Block) -> Arrays:
@@ -21,7 +22,8 @@ def _state(block: Block) -> Arrays:
     mean = rows.mean(0) if len(rows) else np.zeros(width)
     for start in range(0, len(rows), _ROWS):
         moved = rows[start : start + _ROWS] - mean
-        products += moved.T @ moved
+        with one_thread():
+            products += moved.T @ moved
     return {"count": np.asarray(len(rows), np.int64), "mean": mean, "products": products}
 
 
@@ -145,7 +147,8 @@ class PCA:
             variance = np.full(width, np.nan)
             vectors = np.full((width, width), np.nan)
         else:
-            variance, vectors = np.linalg.eigh(covariance)
+            with one_thread():
+                variance, vectors = np.linalg.eigh(covariance)
         order = np.arange(width)[::-1][: self.components]
         components = vectors[:, order].T
         largest = np.abs(components).argmax(1)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from extractkit.core.products import one_thread
 from extractkit.core.spec import Dim
 from extractkit.core.transforms import (
     Array,
@@ -282,9 +283,9 @@ class Project:
         """Multiply in float64."""
         position, size = self._position(operand)
         matrix = random_signs(size, self.to, self.seed) / math.sqrt(self.to)
-        found = np.moveaxis(
-            np.tensordot(value.astype(np.float64), matrix, ([position], [0])), -1, position
-        )
+        with one_thread():
+            found = np.tensordot(value.astype(np.float64), matrix, ([position], [0]))
+        found = np.moveaxis(found, -1, position)
         return [found.astype(reduced_dtype("mean", value.dtype.name))]
 
 
