@@ -69,6 +69,24 @@ class StoredFile:
             RunDirectoryError: the file is missing, is not a regular file (a link, for example),
                 has a name that leads out of the directory, or differs from the record.
         """
+        with self._opened(directory, growing=growing) as file:
+            sha256, _ = _digest(file, self.size)
+        self._compare(directory, sha256)
+
+    def content(self, directory: Path) -> bytes:
+        """Read the file once, and return its content if it is the recorded one.
+
+        Raises:
+            RunDirectoryError: see `check`.
+        """
+        with self._opened(directory) as file:
+            content = file.read()
+        self._compare(directory, hashlib.sha256(content).hexdigest())
+        return content
+
+    @contextmanager
+    def _opened(self, directory: Path, *, growing: bool = False) -> Iterator[BinaryIO]:
+        """Open the file if its name and size are as recorded."""
         path = directory / self.name
         if self.size < 0:
             raise RunDirectoryError(f"{directory} records {self.size} bytes of {self.name!r}")
@@ -83,11 +101,15 @@ class StoredFile:
                     raise RunDirectoryError(
                         f"{path} is damaged: it holds {size} bytes, {self.size} were written"
                     )
-                sha256, _ = _digest(file, self.size)
+                yield file
         except FileNotFoundError as error:
             raise RunDirectoryError(f"{path} is missing from its run") from error
+
+    def _compare(self, directory: Path, sha256: str) -> None:
         if sha256 != self.sha256:
-            raise RunDirectoryError(f"{path} is damaged: its SHA-256 is not the recorded one")
+            raise RunDirectoryError(
+                f"{directory / self.name} is damaged: its SHA-256 is not the recorded one"
+            )
 
 
 def content_of(path: Path) -> bytes:

@@ -32,7 +32,7 @@ from extractkit.runs.shards import (
     state_before,
     take_over,
 )
-from extractkit.runs.statistics import STATISTICS, over_checkpoints, results, serialized
+from extractkit.runs.statistics import STATISTICS, results, serialized
 from extractkit.runs.trajectory import trajectories
 from extractkit.runs.views import Committed
 from extractkit.sinks import Sink, StoredShard
@@ -317,7 +317,7 @@ class Recorder:
                 write_durably(self.directory / file, content)
                 files.append(StoredFile.of(file, content))
         if self.manifest.statistics:
-            content = serialized(self._statistics(entries))
+            content = serialized(results(self.directory, self.manifest, entries))
             write_durably(self.directory / STATISTICS, content)
             files.append(StoredFile.of(STATISTICS, content))
         if self.manifest.checkpoints:
@@ -326,17 +326,6 @@ class Recorder:
             write_durably(self.directory / DRIFT, content)
             files.append(StoredFile.of(DRIFT, content))
         return files
-
-    def _statistics(self, entries: Mapping[Shard, Entry]) -> States:
-        """Compute the statistics over all shards, at each checkpoint."""
-        shards: dict[int | None, list[StoredFile]] = {}
-        for shard, entry in entries.items():
-            if entry.statistics is not None:
-                shards.setdefault(shard.checkpoint, []).append(entry.statistics)
-        each = [
-            results(self.directory, self.manifest.statistics, files) for files in shards.values()
-        ]
-        return over_checkpoints(each) if self.manifest.checkpoints else each[0]
 
     def _drift(self, entries: Mapping[Shard, Entry]) -> Drift:
         """Measure how the tensors move over the checkpoints, from the committed values."""

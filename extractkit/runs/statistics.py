@@ -8,13 +8,15 @@ from urllib.parse import unquote
 
 import numpy as np
 
+from extractkit.core.plan import Shard
 from extractkit.core.statistics import Array, Merging, States
 from extractkit.core.statistics.registry import Asked
 from extractkit.core.values import Dense
 from extractkit.errors import RunDirectoryError, UnknownTensorError, choices
-from extractkit.runs.files import StoredFile, content_of
-from extractkit.runs.manifest import RunStatistics
-from extractkit.sinks.npz import NpzSink
+from extractkit.runs.files import StoredFile
+from extractkit.runs.journal import Entry
+from extractkit.runs.manifest import Manifest, RunStatistics
+from extractkit.sinks.npz import UNREADABLE, NpzSink
 
 V = TypeVar("V")
 
@@ -22,7 +24,7 @@ STATISTICS = "statistics.npz"
 """The file with the results, in the run directory."""
 
 _SEPARATOR = "\n"
-"""Between tensor, statistic and array in the name of an array. None of these holds it."""
+"""Between tensor, statistic and array in the name of an array. Only a tensor's key may hold it."""
 
 
 def serialized(states: States) -> bytes:
@@ -36,37 +38,69 @@ def serialized(states: States) -> bytes:
     )
 
 
-def parsed(content: bytes) -> dict[tuple[str, str], dict[str, Array]]:
-    """Return the states or results of such a file."""
+def parsed(content: bytes, path: Path) -> dict[tuple[str, str], dict[str, Array]]:
+    """Return the states or results of such a file.
+
+    Args:
+        path: the file, for messages.
+
+    Raises:
+        RunDirectoryError: it is not of that form.
+    """
     found: dict[tuple[str, str], dict[str, Array]] = {}
-    with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-        for member in archive.files:
-            key, statistic, name = unquote(member).split(_SEPARATOR)
-            found.setdefault((key, statistic), {})[name] = archive[member]
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            for member in archive.files:
+                key, statistic, name = unquote(member).rsplit(_SEPARATOR, 2)
+                array = archive[member]
+                if not isinstance(array, np.ndarray):
+                    raise ValueError(f"{member!r} is not an array")
+                found.setdefault((key, statistic), {})[name] = array
+    except UNREADABLE as error:
+        raise RunDirectoryError(f"{path} is damaged: {error}") from error
     return found
 
 
-def results(
-    directory: Path, recorded: Sequence[RunStatistics], files: Sequence[StoredFile]
-) -> States:
-    """Merge the states of shards, and compute the results.
+def results(directory: Path, manifest: Manifest, entries: Mapping[Shard, Entry]) -> States:
+    """Merge the states of shards, and compute the results, at each checkpoint if there are any.
 
     Args:
-        files: the files of all shards, in the plan's order.
+        entries: the entries of all shards, in the plan's order.
 
     Raises:
-        RunDirectoryError: a file is damaged.
+        RunDirectoryError: a file is damaged, or holds the states of other statistics.
     """
+    shards: dict[int | None, list[StoredFile]] = {}
+    for shard, entry in entries.items():
+        if entry.statistics is not None:
+            shards.setdefault(shard.checkpoint, []).append(entry.statistics)
+    each = [_merged(directory, manifest.statistics, files) for files in shards.values()]
+    return over_checkpoints(each) if manifest.checkpoints else each[0]
+
+
+def _merged(
+    directory: Path, recorded: Sequence[RunStatistics], files: Sequence[StoredFile]
+) -> States:
     merging = {
         (tensor.key, statistic.name): Merging(statistic)
         for tensor in recorded
         for statistic in Asked.parse(list(tensor.statistics), tensor.key).statistics
     }
+    first: dict[tuple[str, str], set[str]] = {}
     for file in files:
-        file.check(directory)
-        states = parsed(content_of(directory / file.name))
-        for at, one in merging.items():
-            one.add(states[at])
+        path = directory / file.name
+        states = parsed(file.content(directory), path)
+        names = {at: set(arrays) for at, arrays in states.items()}
+        first = first or names
+        if set(states) != set(merging) or names != first:
+            raise RunDirectoryError(
+                f"{path} is damaged: it holds the states of other statistics than the run"
+            )
+        try:
+            for at, one in merging.items():
+                one.add(states[at])
+        except (LookupError, TypeError, ValueError) as error:
+            raise RunDirectoryError(f"{path} is damaged: its states cannot be merged") from error
     return {at: one.finish() for at, one in merging.items()}
 
 
@@ -201,8 +235,7 @@ def read_statistics(
         raise RunDirectoryError(
             f"{directory} is not finished: its statistics are computed when all samples are stored"
         )
-    file.check(directory)
-    found = parsed(content_of(directory / STATISTICS))
+    found = parsed(file.content(directory), directory / STATISTICS)
     try:
         return Statistics(
             {

@@ -52,8 +52,7 @@ BYTES, ENDS = "bytes", "ends"
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date of a zip archive
 _STORED = "biufcSU"
-# Exceptions that zipfile and NumPy raise for files that they cannot read.
-_UNREADABLE = (
+UNREADABLE = (
     zipfile.BadZipFile,
     EOFError,
     OSError,
@@ -66,6 +65,7 @@ _UNREADABLE = (
     ValueError,
     zlib.error,
 )
+"""Exceptions that zipfile and NumPy raise for files that they cannot read."""
 
 
 def member(key: str, part: str = "") -> str:
@@ -160,7 +160,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise RunDirectoryError(f"{path} is damaged: {error}") from error
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 import extractkit
 from extractkit.runs import JOURNAL, journal
+from extractkit.runs import manifest as manifests
 from extractkit.runs.files import StoredFile
 from extractkit.runs.statistics import parsed, serialized
 from extractkit.testing.reference import ReferenceModel
@@ -69,6 +71,36 @@ def test_a_flipped_bit_is_found(tmp_path: Path) -> None:
     assert any(file.name in str(one) for one in found.findings)
 
 
+def test_a_key_may_hold_a_line_break() -> None:
+    states = {("two\nlines", "moments"): {"mean": np.arange(3.0)}}
+    (at,) = parsed(serialized(states), Path("statistics.npz"))
+    assert at == ("two\nlines", "moments")
+
+
+@pytest.mark.parametrize("form", ["text", "empty", "array", "other archive", "cut", "member"])
+def test_a_file_of_another_form_is_damaged(form: str, tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    extracted(directory)
+    path = directory / "statistics.npz"
+    before = path.read_bytes()
+    if form == "array":
+        with path.open("wb") as file:
+            np.save(file, np.zeros(3))
+    elif form == "other archive":
+        np.savez(path, of=np.zeros(3))
+    elif form == "member":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("a%0Amoments%0Amean", b"no array")
+    else:
+        path.write_bytes({"text": b"text", "empty": b"", "cut": before[:-9]}[form])
+    recorded = manifests.read(directory)
+    changed = StoredFile.on_disk(directory, "statistics.npz")
+    files = tuple(changed if one.name == changed.name else one for one in recorded.files)
+    manifests.write(directory, replace(recorded, files=files))
+    with pytest.raises(extractkit.RunDirectoryError, match=r"statistics\.npz is damaged"):
+        _ = extractkit.open(directory).statistics
+
+
 def test_a_tensor_with_statistics_has_no_rows(tmp_path: Path) -> None:
     run = extracted(tmp_path / "run")
     assert list(run) == ["embedding:output@rows"]
@@ -115,7 +147,7 @@ def test_recomputing_agrees_and_finds_a_state_of_other_values(tmp_path: Path) ->
     entries = journal.read(directory / JOURNAL).entries
     file = entries[0].statistics
     assert file is not None
-    states = parsed((directory / file.name).read_bytes())
+    states = parsed((directory / file.name).read_bytes(), directory / file.name)
     for arrays in states.values():
         arrays["mean"] = arrays["mean"] + 1
     (directory / file.name).write_bytes(serialized(states))
