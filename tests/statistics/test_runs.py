@@ -13,6 +13,7 @@ import pytest
 import extractkit
 from extractkit.runs import JOURNAL, journal
 from extractkit.runs import manifest as manifests
+from extractkit.runs.comparing.result import Verdict
 from extractkit.runs.files import StoredFile
 from extractkit.runs.statistics import parsed, serialized
 from extractkit.testing.reference import ReferenceModel
@@ -169,7 +170,46 @@ def test_diff_compares_results(tmp_path: Path) -> None:
     labels = {tensor.a: str(tensor.verdict) for tensor in compared.tensors}
     assert labels["embedding:output@counted moments.mean"] == "equal"
     assert list(other.statistics) == ["embedding:output"]
-    assert extractkit.diff(one, other).only_in_b == ("embedding:output",)
+    assert extractkit.diff(one, other).only_in_b == ("embedding:output moments",)
+
+
+def test_diff_lists_statistics_and_results_of_one_run_alone(tmp_path: Path) -> None:
+    def run(name: str, *statistics: object) -> extractkit.Run:
+        return extractkit.extract(
+            model=ReferenceModel(),
+            inputs=TEXTS,
+            selectors={"counted": {"path": "*:output", "statistics": ["moments", *statistics]}},
+            run_dir=tmp_path / name,
+        )
+
+    one, other = run("one", {"top": {"k": 2, "smallest": True}}), run("other", {"top": {"k": 2}})
+    only = "embedding:*"
+    found = extractkit.diff(one, other, only=only)
+    lone = {"embedding:output top.smallest_values", "embedding:output top.smallest_samples"}
+    assert lone <= set(found.only_in_a)
+    assert all(key.startswith("embedding:output top.smallest_") for key in found.only_in_a)
+    assert not found.only_in_b
+    assert found.beyond
+    compared = {tensor.a: tensor.verdict for tensor in found.tensors}
+    assert set(compared.values()) == {Verdict.EQUAL}
+    assert {"embedding:output moments.mean", "embedding:output top.values"} <= set(compared)
+    assert all(key.startswith("embedding:output ") for key in compared)
+    plain = run("plain")
+    assert extractkit.diff(plain, one, only=only).only_in_b == ("embedding:output top",)
+    with pytest.raises(extractkit.SelectionError, match=r"no tensor of .*embedding:output"):
+        extractkit.diff(one, other, only="embeding:output")
+
+
+def test_diff_pairs_the_checkpoints_of_results_by_label(tmp_path: Path) -> None:
+    paths = files(tmp_path, [0, 1, 2])
+    forward = executed(tmp_path / "run", over(paths, COUNTED, shard_size=7))
+    back = executed(tmp_path / "back", over(paths[:0:-1], COUNTED, shard_size=7))
+    found = extractkit.diff(forward, back)
+    means = [one for one in found.tensors if one.a == "embedding:output moments.mean"]
+    labels = [("step_1", "step_1"), ("step_2", "step_2")]
+    assert [(one.checkpoint, one.checkpoint_b) for one in means] == labels
+    assert {one.verdict for one in found.tensors} == {Verdict.EQUAL}
+    assert found.checkpoints_only_in_a == ("step_0",)
 
 
 def test_a_run_of_statistics_alone_stores_no_rows(tmp_path: Path) -> None:

@@ -10,7 +10,16 @@ from extractkit.advice import command
 from extractkit.core.values import Array
 from extractkit.errors import RunDirectoryError
 from extractkit.runs.comparing.measures import IncomparableError, Tally, blocks, compare, family
-from extractkit.runs.comparing.pairing import Alignment, align, pair, pair_tensors
+from extractkit.runs.comparing.pairing import (
+    Alignment,
+    PairedCheckpoints,
+    PairedResults,
+    Result,
+    align,
+    pair,
+    pair_results,
+    pair_tensors,
+)
 from extractkit.runs.comparing.result import (
     Circumstance,
     Comparison,
@@ -20,6 +29,7 @@ from extractkit.runs.comparing.result import (
 )
 from extractkit.runs.manifest import Manifest, Status
 from extractkit.runs.reader import Run, open_run
+from extractkit.runs.statistics import Statistics
 from extractkit.runs.views import TensorView
 
 _ADAPTER, _STATE = "model._target_", "model.state"
@@ -44,7 +54,7 @@ def diff(
     Args:
         a, b: runs, or their directories.
         mapping: addresses of `a` to addresses of `b`. `*` matches any text, the same on both sides.
-            Only the tensors named are compared. None: equal keys are paired.
+            Only the tensors named are compared, and no statistics. None: equal keys are paired.
         rtol, atol: numbers are within the tolerance if
             |a − b| ≤ atol + rtol · max(|a|, |b|); see `Tolerance`.
         only: globs over addresses. No other tensors are compared.
@@ -66,8 +76,8 @@ def diff(
     joined = pair_tensors(a, b, mapping, only)
     aligned = align(a, b)
     pairs = pair(a, b)
-    # A mapping or `only` name tensors with values per sample.
-    everything = mapping is None and only is None
+    # The addresses in a mapping are of tensors with values per sample.
+    results = pair_results(a, b, only) if mapping is None else PairedResults((), (), ())
     return Comparison(
         a=str(a.path),
         b=str(b.path),
@@ -83,9 +93,9 @@ def diff(
             for label, other_label, first, second in pairs.both
             for one, other in joined.pairs
         )
-        + tuple(_statistics(a, b, tolerance) if everything else ()),
-        only_in_a=joined.only_in_a + (_lone(a, b) if everything else ()),
-        only_in_b=joined.only_in_b + (_lone(b, a) if everything else ()),
+        + tuple(_compared_statistics(pairs, results.both, tolerance)),
+        only_in_a=joined.only_in_a + results.only_in_a,
+        only_in_b=joined.only_in_b + results.only_in_b,
         checkpoints_only_in_a=pairs.only_in_a,
         checkpoints_only_in_b=pairs.only_in_b,
         circumstances=circumstances(a.manifest, b.manifest),
@@ -115,37 +125,38 @@ def _compared(
     )
 
 
-def _lone(a: Run, b: Run) -> tuple[str, ...]:
-    """Return the keys of tensors with statistics in one run only."""
-    return tuple(key for key in a.statistics if key not in b.statistics)
+def _compared_statistics(
+    pairs: PairedCheckpoints, results: Sequence[Result], tolerance: Tolerance
+) -> Iterator[TensorComparison]:
+    for label, other_label, _, _ in pairs.both:
+        # The statistics of the whole runs are read once.
+        one = _statistics_at(pairs.a, label)
+        other = _statistics_at(pairs.b, other_label)
+        for key, statistic, result in results:
+            found = _compared_arrays(
+                f"{key} {statistic}.{result}",
+                one[key][statistic][result],
+                other[key][statistic][result],
+                tolerance,
+            )
+            yield replace(found, checkpoint=label, checkpoint_b=other_label)
 
 
-def _statistics(a: Run, b: Run, tolerance: Tolerance) -> Iterator[TensorComparison]:
-    """Compare each result of the statistics that both runs have."""
-    for key, one in a.statistics.items():
-        other = b.statistics.get(key)
-        for name in one:
-            if other is None or name not in other:
-                continue
-            found = {result: other[name][result] for result in other[name]}
-            for result in one[name]:
-                label = f"{key} {name}.{result}"
-                yield _compared_arrays(label, one[name][result], found.get(result), tolerance)
+def _statistics_at(run: Run, label: str | None) -> Statistics:
+    if label is None:
+        return run.statistics
+    return run.statistics.at(run.checkpoints.index(label))
 
 
-def _compared_arrays(
-    label: str, one: Array, other: Array | None, tolerance: Tolerance
-) -> TensorComparison:
-    if other is None or one.shape != other.shape or family(one.dtype) != family(other.dtype):
-        shape = "none" if other is None else f"{other.dtype.name} {list(other.shape)}"
-        reason = f"{one.dtype.name} {list(one.shape)} against {shape}"
+def _compared_arrays(label: str, a: Array, b: Array, tolerance: Tolerance) -> TensorComparison:
+    if a.shape != b.shape or family(a.dtype) != family(b.dtype):
+        reason = f"{a.dtype.name} {list(a.shape)} against {b.dtype.name} {list(b.shape)}"
         return TensorComparison(label, label, Verdict.INCOMPARABLE, reason)
     tally = Tally()
-    found = compare(one.reshape(1, -1), other.reshape(1, -1), tolerance)
-    tally.add(np.zeros(1, np.int64), found)
+    tally.add(np.zeros(1, np.int64), compare(a.reshape(1, -1), b.reshape(1, -1), tolerance))
     counts = tally.counts()
     verdict = Verdict.BEYOND if counts.beyond else Verdict.WITHIN
-    if not counts.unequal:
+    if not counts.unequal and a.dtype == b.dtype:
         verdict = Verdict.EQUAL
     return TensorComparison(label, label, verdict, None, counts, tally.errors())
 

@@ -1,12 +1,13 @@
 """Pairs of samples, checkpoints and tensors of two runs."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from extractkit.core.catalog import TensorRecord
 from extractkit.core.selectors import parse_selector
 from extractkit.errors import (
     ConfigError,
@@ -222,22 +223,85 @@ def pair_tensors(
     )
 
 
+Result = tuple[str, str, str]
+"""A result of a statistic: the tensor's key, the statistic and the result's name."""
+
+
+@dataclass(frozen=True)
+class PairedResults:
+    """Results of statistics in both runs, in the first run's order, and what only one run has.
+
+    Attributes:
+        both: the results.
+        only_in_a, only_in_b: statistics as "KEY STATISTIC", or "KEY STATISTIC.RESULT" if the other
+            run has the statistic without that result.
+    """
+
+    both: tuple[Result, ...]
+    only_in_a: tuple[str, ...]
+    only_in_b: tuple[str, ...]
+
+
+def pair_results(a: Run, b: Run, only: str | Sequence[str] | None = None) -> PairedResults:
+    """Pair the results of statistics: those of the same name, of tensors with the same key.
+
+    Args:
+        only: globs over addresses, which `pair_tensors` checks.
+    """
+    ours, theirs = _results(a, only), _results(b, only)
+    return PairedResults(
+        tuple(one for one in ours if one in theirs), _alone(ours, theirs), _alone(theirs, ours)
+    )
+
+
+def _results(run: Run, only: str | Sequence[str] | None) -> dict[Result, None]:
+    wanted = _wanted_statistics(run, only)
+    return {
+        (key, statistic, result): None
+        for key, statistics in run.statistics.items()
+        if key in wanted
+        for statistic in statistics
+        for result in statistics[statistic]
+    }
+
+
+def _alone(ours: Collection[Result], theirs: Collection[Result]) -> tuple[str, ...]:
+    shared = {(key, statistic) for key, statistic, _ in theirs}
+    found = (
+        f"{key} {statistic}.{result}" if (key, statistic) in shared else f"{key} {statistic}"
+        for key, statistic, result in ours
+        if (key, statistic, result) not in theirs
+    )
+    return tuple(dict.fromkeys(found))
+
+
 def _wanted(run: Run, only: str | Sequence[str] | None) -> set[str]:
+    """Return the keys of tensors with values per sample whose address matches a glob."""
+    return _matched({key: view.record for key, view in run.items()}, only)
+
+
+def _wanted_statistics(run: Run, only: str | Sequence[str] | None) -> set[str]:
+    """Return the keys of tensors with statistics whose address matches a glob."""
+    return _matched({one.key: one.record for one in run.manifest.statistics}, only)
+
+
+def _matched(records: Mapping[str, TensorRecord], only: str | Sequence[str] | None) -> set[str]:
     if only is None:
-        return set(run)
+        return set(records)
     globs = only if isinstance(only, str) else list(only)
     predicate = parse_selector("only", {"path": globs}).predicate
-    return {key for key, view in run.items() if predicate.matches(view.record)}
+    return {key for key, record in records.items() if predicate.matches(record)}
 
 
 def _check(only: str | Sequence[str] | None, a: Run, b: Run) -> None:
     """Raise for a glob that matches no tensor of either run, which is likely misspelt."""
     globs = [only] if isinstance(only, str) else only or ()
     for glob in globs:
-        if not _wanted(a, glob) and not _wanted(b, glob):
+        if not any(_wanted(run, glob) or _wanted_statistics(run, glob) for run in (a, b)):
+            counted = (one.key for run in (a, b) for one in run.manifest.statistics)
             raise SelectionError(
                 f"only={glob!r} matches no tensor of {a.path} or {b.path}. "
-                f"{choices(glob, dict.fromkeys((*a, *b)))}"
+                f"{choices(glob, dict.fromkeys((*a, *b, *counted)))}"
             )
 
 

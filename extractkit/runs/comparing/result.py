@@ -187,7 +187,8 @@ class Comparison:
         mapped: whether a mapping paired the tensors.
         samples: the samples that were compared.
         tensors: the tensors of both runs, in the first run's order.
-        only_in_a, only_in_b: keys without a counterpart, which were not compared.
+        only_in_a, only_in_b: keys without a counterpart, which were not compared. A statistic is
+            listed as "KEY STATISTIC", and a single result of it as "KEY STATISTIC.RESULT".
         checkpoints_only_in_a, checkpoints_only_in_b: labels of the checkpoints in one run only.
         circumstances: other differences between the runs.
     """
