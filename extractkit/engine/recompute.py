@@ -8,6 +8,7 @@ from functools import cached_property
 
 from extractkit.core.job import Job
 from extractkit.core.plan import Lengths, Shard
+from extractkit.core.statistics import States
 from extractkit.core.values import State, digest
 from extractkit.engine.identity import described
 from extractkit.engine.prepare import Prepared, prepare
@@ -18,7 +19,7 @@ from extractkit.errors import ExtractkitError
 from extractkit.runs import SAMPLES
 from extractkit.runs.checking import Check, Finding, counted
 from extractkit.runs.checking.verification import IntactRun, read_whole
-from extractkit.runs.comparing.measures import TOLERATED, compare_values
+from extractkit.runs.comparing.measures import TOLERATED, compare_arrays, compare_values
 from extractkit.runs.environment import host
 from extractkit.runs.files import StoredFile
 from extractkit.runs.journal import Entry
@@ -26,7 +27,7 @@ from extractkit.runs.manifest import Manifest
 from extractkit.runs.same_job import job_differences, surrounding_differences
 from extractkit.runs.samples import Samples
 from extractkit.runs.shards import state_before, to_bytes
-from extractkit.runs.statistics import serialized
+from extractkit.runs.statistics import parsed, serialized
 
 _SURROUNDINGS, _SHARDS, _OUTPUTS = "same job", "recomputed", "outputs"
 
@@ -155,6 +156,8 @@ class _Recomputation:
             found.append(Finding(None, f"{which} cannot be computed: {error_found}"))
         if not exactly:
             notes.append(f"the largest difference is {largest:.2g}")
+            if self.sound.manifest.statistics:
+                notes.append("counts and positions in states of statistics are not compared")
         return Check.of(_SHARDS, detail, found, notes)
 
     def _computed(self, chosen: Sequence[Shard]) -> Iterator[ShardValues]:
@@ -164,14 +167,17 @@ class _Recomputation:
     def _held(self, one: ShardValues, entry: Entry, exactly: bool) -> tuple[list[Finding], float]:
         """Compare a shard with the stored one; return the findings and the largest difference."""
         found = self._missing(one, entry)
+        largest = 0.0
         if exactly:
             found += self._beside(entry, entry.state, one.state and to_bytes(one.state))
             found += self._beside(
                 entry, entry.statistics, one.statistics and serialized(one.statistics)
             )
+        elif entry.statistics is not None and one.statistics:
+            wrong, largest = self._near(entry, entry.statistics, one.statistics)
+            found += wrong
         if digest(one.values.items()) == entry.values:
-            return found, 0.0
-        largest = 0.0
+            return found, largest
         name, file = next(iter(entry.files.items()))
         path = self.sound.directory / file.name
         for tensor in self.sound.manifest.tensors:
@@ -195,6 +201,31 @@ class _Recomputation:
             return []
         path = self.sound.directory / stored.name
         return [Finding(stored.name, f"{path}: computed again it is another", entry.shard)]
+
+    def _near(self, entry: Entry, stored: StoredFile, again: States) -> tuple[list[Finding], float]:
+        """Compare real numbers of states of statistics to the tolerance.
+
+        Counts and positions are not compared: the last bits of a value may move it to another bin.
+        """
+        path = self.sound.directory / stored.name
+        before = parsed(stored.content(self.sound.directory), path)
+        found, largest = [], 0.0
+        for (key, statistic), arrays in again.items():
+            for name, array in arrays.items():
+                if array.dtype.kind != "f":
+                    continue
+                other = before.get((key, statistic), {}).get(name)
+                if other is None:
+                    message = f"{path}, {key!r}: it lacks {statistic}.{name}"
+                    found.append(Finding(stored.name, message, entry.shard, key))
+                    continue
+                apart = compare_arrays(array, other)
+                largest = max(largest, apart.error)
+                if apart.beyond:
+                    what = f"{path}, {key!r}, {statistic}.{name}"
+                    message = f"{what}: computed again it is another: {apart}"
+                    found.append(Finding(stored.name, message, entry.shard, key))
+        return found, largest
 
     def _missing(self, one: ShardValues, entry: Entry) -> list[Finding]:
         again = {str(index) for index in one.missing}

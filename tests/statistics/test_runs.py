@@ -3,6 +3,7 @@
 import copy
 import pickle
 import zipfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -140,22 +141,80 @@ def test_the_numbers_that_keras_gives_layers_are_not_part_of_the_identity(tmp_pa
     np.testing.assert_allclose(found.moments.mean, np.full(3, sums.mean() + 1))
 
 
-def test_recomputing_agrees_and_finds_a_state_of_other_values(tmp_path: Path) -> None:
-    directory = tmp_path / "run"
-    extracted(directory)
-    live = {"model": ReferenceModel(), "inputs": TEXTS}
-    assert not extractkit.verify(directory, recompute=3, **live).failed
+LIVE = {"model": ReferenceModel(), "inputs": TEXTS}
+
+
+def with_states(directory: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Put other arrays into the states of the first shard, recorded as if they had been written."""
     entries = journal.read(directory / JOURNAL).entries
     file = entries[0].statistics
     assert file is not None
     states = parsed((directory / file.name).read_bytes(), directory / file.name)
-    for arrays in states.values():
-        arrays["mean"] = arrays["mean"] + 1
+    for each in states.values():
+        each.update(arrays)
     (directory / file.name).write_bytes(serialized(states))
     other = replace(entries[0], statistics=StoredFile.of(file.name, serialized(states)))
     journal.rewrite(directory / JOURNAL, [other, *entries[1:]])
-    found = extractkit.verify(directory, recompute=3, **live)
+
+
+def of_another_numpy(directory: Path) -> None:
+    recorded = manifests.read(directory)
+    versions = {**recorded.versions, "numpy": "1.0"}
+    manifests.write(directory, replace(recorded, versions=versions))
+
+
+@pytest.mark.parametrize("other", [False, True], ids=["same", "another NumPy"])
+def test_recomputing_agrees_and_finds_a_state_of_other_values(other: bool, tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    extracted(directory)
+    if other:
+        of_another_numpy(directory)
+    agreed = extractkit.verify(directory, recompute=3, **LIVE)
+    assert not agreed.failed
+    notes = [note for check in agreed.checks for note in check.notes]
+    uncompared = "counts and positions in states of statistics are not compared"
+    assert (uncompared in notes) == other
+    with_states(directory, {"mean": np.full(4, 9.0)})
+    found = extractkit.verify(directory, recompute=3, **LIVE)
     assert any("computed again it is another" in str(one) for one in found.findings)
+
+
+def test_verify_merges_the_states_again(tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    run = extracted(directory)
+    checked = {check.name: check for check in extractkit.verify(directory).checks}
+    assert checked["statistics"].detail == "states of 3 of 3 shards, merged again bit for bit"
+    path = directory / "statistics.npz"
+    results = parsed(path.read_bytes(), path)
+    for arrays in results.values():
+        arrays["mean"] = np.nextafter(arrays["mean"], np.inf)
+    path.write_bytes(serialized(results))
+    changed = StoredFile.on_disk(directory, path.name)
+    files = tuple(changed if one.name == path.name else one for one in run.manifest.files)
+    manifests.write(directory, replace(run.manifest, files=files))
+    (finding,) = extractkit.verify(directory).findings
+    assert finding.message == f"{path}: it is not what the states of the shards amount to"
+    of_another_numpy(directory)
+    checked = {check.name: check for check in extractkit.verify(directory).checks}
+    assert checked["statistics"].notes == (
+        "statistics.npz is not compared bit for bit, as releases of NumPy differ",
+    )
+
+
+@pytest.mark.parametrize(
+    ("arrays", "problem"),
+    [
+        ({"more": np.zeros(4)}, "holds the states of other statistics than the run"),
+        ({"mean": np.zeros(3)}, "its states cannot be merged"),
+    ],
+)
+def test_verify_finds_states_of_another_form(
+    arrays: Mapping[str, np.ndarray], problem: str, tmp_path: Path
+) -> None:
+    directory = tmp_path / "run"
+    extracted(directory)
+    with_states(directory, arrays)
+    assert any(problem in finding.message for finding in extractkit.verify(directory).findings)
 
 
 def test_diff_compares_results(tmp_path: Path) -> None:

@@ -33,9 +33,12 @@ from extractkit.runs.checking.files import (
     shard_files,
 )
 from extractkit.runs.directory import owner
+from extractkit.runs.environment import VALUES_VERSION, host
+from extractkit.runs.files import StoredFile
 from extractkit.runs.journal import Entry
 from extractkit.runs.manifest import Manifest, RunTensor, Status
 from extractkit.runs.reader import sink_of
+from extractkit.runs.statistics import STATISTICS, results, serialized
 from extractkit.sinks import Sink, StoredTensor
 
 
@@ -103,6 +106,7 @@ def verify(
         shards,
         samples,
         shard_contents(directory, manifest, intact, sinks, rows),
+        *([merged_statistics(directory, manifest, intact)] if manifest.statistics else []),
         other_files(directory, manifest, entries),
         given_files(manifest),
     ]
@@ -180,6 +184,51 @@ def shard_contents(
     return Check.of(
         "values", f"{counted(read, 'tensor')} in {counted(len(entries), 'shard')}", found
     )
+
+
+def merged_statistics(directory: Path, manifest: Manifest, entries: Mapping[Shard, Entry]) -> Check:
+    """Merge the states of statistics again, and compare the results with the stored ones.
+
+    Args:
+        entries: entries with their intact files. No other file is opened.
+    """
+    name = "statistics"
+    varying = [shard for shard in manifest.shards if not shard.constant]
+    held = {shard: entries[shard] for shard in varying if shard in entries}
+    held = {shard: entry for shard, entry in held.items() if entry.statistics is not None}
+    if not held:
+        return Check.not_made(name, "no states of statistics are committed and whole")
+    detail = f"states of {len(held)} of {counted(len(varying), 'shard')}"
+    try:
+        again = StoredFile.of(STATISTICS, serialized(results(directory, manifest, held)))
+    except RunDirectoryError as error:
+        return Check.of(name, detail, [Finding(None, str(error))])
+    if manifest.status is not Status.FINISHED or manifest.part is not None:
+        return Check.of(name, detail)
+    stored = next((file for file in manifest.files if file.name == STATISTICS), None)
+    if stored is None:
+        return Check.of(name, detail, [Finding(MANIFEST, f"{MANIFEST} names no {STATISTICS}")])
+    if len(held) < len(varying):
+        return Check.of(name, detail, notes=[f"{STATISTICS} is not compared, as states are lost"])
+    if other := _other_arithmetic(manifest):
+        notes = [f"{STATISTICS} is not compared bit for bit, as {' and '.join(other)} differ"]
+        return Check.of(name, detail, notes=notes)
+    if stored != again:
+        message = f"{directory / STATISTICS}: it is not what the states of the shards amount to"
+        return Check.of(name, detail, [Finding(STATISTICS, message)])
+    return Check.of(name, f"{detail}, merged again bit for bit")
+
+
+def _other_arithmetic(manifest: Manifest) -> list[str]:
+    """Return what may change the last bits of merged states, and differs from the record."""
+    volatile = manifest.volatile
+    hosts = [volatile.host, *(one.host for one in volatile.resumed)]
+    pairs = {
+        "values versions": (manifest.values_version, VALUES_VERSION),
+        "releases of NumPy": (manifest.versions.get("numpy"), np.__version__),
+        "processors": ({one.get("processor") for one in hosts}, {host().get("processor")}),
+    }
+    return [name for name, (recorded, now) in pairs.items() if recorded != now]
 
 
 def read_whole(sink: Sink, path: Path, shard: Shard, tensor: StoredTensor) -> Values:
