@@ -20,7 +20,7 @@ from extractkit.core.transforms.pipeline import BoundPipeline, Pipeline
 from extractkit.core.values import stacked
 from extractkit.errors import SelectionError
 
-DTYPES = ("float32", "float64", "float16", "int32", "int64", "uint8", "bool")
+DTYPES = ("float32", "float64", "float16", "int32", "int64", "uint8", "uint64", "bool")
 TENSORS: dict[str, tuple[str | int, ...]] = {
     "hidden states": ("token", 3),
     "attention": (2, "token", "token"),
@@ -137,7 +137,7 @@ def cases(draw: Draw, first: str | None = None, most: int = 4) -> Case:
     for position in range(count):
         shape = [one if isinstance(one, int) else lengths[one][position] for one in own]
         values = numbers.normal(scale=2, size=shape)
-        samples.append(np.abs(values).astype(dtype) if dtype == "uint8" else values.astype(dtype))
+        samples.append(np.abs(values).astype(dtype) if dtype[0] == "u" else values.astype(dtype))
     return Case(spec, samples, lengths, written, dict(results))
 
 

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from extractkit.core.spec import TensorSpec
+from extractkit.core.transforms import Masked
 from extractkit.core.transforms.casting import CASTS
 from extractkit.core.transforms.pipeline import BoundPipeline, Pipeline
 from extractkit.core.transforms.slicing import Slice
@@ -334,8 +336,42 @@ def test_a_cast_counts_what_is_beyond_its_range() -> None:
 
 @pytest.mark.parametrize(
     ("source", "target"),
-    [("uint8", "int16"), ("bool", "int8"), ("float32", "float16"), ("float64", "float32")],
+    [
+        *(("uint8", "int16"), ("bool", "int8"), ("float32", "float16"), ("float64", "float32")),
+        *(("int64", "bool"), ("uint64", "bool")),  # any integer but 0 is true
+    ],
 )
 def test_a_cast_that_cannot_overflow_counts_nothing(source: str, target: str) -> None:
     spec = TensorSpec.of(source, ("sample", None), (None, 7))
     assert list(parse(cast=target).bind("a:b", spec)) == [""]
+
+
+LIMITS = (-(2**63), -(2**31), -(2**31) - 1, -129, -128, -1, 0, 127, 128, 255, 256, 2**31 - 1)
+LARGE = (2**31, 2**63 - 1024, 2**63 - 1, 2**63, 2**64 - 2048, 2**64 - 1)
+
+
+@pytest.mark.parametrize("source", ["int64", "uint64", "uint32", "float64", "bfloat16"])
+@pytest.mark.parametrize("target", ["int8", "uint8", "int32", "int64"])
+def test_a_cast_at_the_limits_is_that_of_whole_numbers(source: str, target: str) -> None:
+    """Against Python's integers, which have no limits, in both forms."""
+    dtype = tf.as_dtype(source).as_numpy_dtype
+    if source in ("float64", "bfloat16"):
+        values = np.array([*map(float, LIMITS), *map(float, LARGE)], dtype)
+    else:
+        least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
+        values = np.array([n for n in LIMITS + LARGE if least <= n <= most], dtype)
+    low, high = int(np.iinfo(target).min), int(np.iinfo(target).max)
+    exact = [int(n) for n in values.astype(float if values.dtype.kind not in "iu" else dtype)]
+    expected = [min(max(n, low), high) for n in exact]
+    count = sum(not low <= n <= high for n in exact)
+    results = parse(cast=target).bind("a:b", TensorSpec.of(source, ("sample", None), (None, 7)))
+    found = [results[""].in_numpy(values)]
+    found.append(results[""].in_graph(tf, Masked(tf.constant(values[None]), {}))[0].numpy())
+    for one in found:
+        assert one.tolist() == expected
+    if "overflow" in results:
+        over = results["overflow"]
+        assert over.in_numpy(values).tolist() == count
+        assert over.in_graph(tf, Masked(tf.constant(values[None]), {})).numpy().tolist() == [count]
+    else:
+        assert not count

@@ -17,12 +17,27 @@ OVERFLOW = "overflow"
 """The result that counts elements beyond the range of a type."""
 
 
-def _beyond(wide: Any, low: Any, high: Any, floating: bool) -> tuple[Any, Any]:
+def _floating(dtype: str) -> bool:
+    return dtype == "bfloat16" or np.dtype(dtype).kind == "f"
+
+
+def _wide(dtype: str) -> str:
+    """Return the type in which elements of a type are compared with a range."""
+    if _floating(dtype):
+        return "float64"
+    return "uint64" if dtype == "uint64" else "int64"
+
+
+def _beyond(wide: Any, dtype: str, low: int, high: int) -> tuple[Any, Any]:
     """Return which elements are above and below a range, once truncated towards zero."""
-    if not floating:
+    if dtype == "uint64":
+        return wide > high, wide < 0
+    if dtype == "int64":
         return wide > high, wide < low
-    # The limits of int64 are no floats: 2**63 is the first one above.
-    return wide >= high + 1.0, wide <= low - 1.0
+    # The upper limit of int64 is no float: 2**63 is the first one above. The lower one is a float,
+    # and the next one below is further away than 1.
+    least = float(low)
+    return wide >= high + 1.0, wide < least if least - 1 == least else wide <= least - 1
 
 
 @dataclass(frozen=True)
@@ -58,10 +73,12 @@ class Cast:
         return result
 
     def _may_overflow(self, operand: Operand) -> bool:
-        whole = np.dtype(self.dtype).kind in "iub"
-        return whole and (
-            operand.dtype == "bfloat16" or not np.can_cast(operand.dtype, self.dtype, "safe")
-        )
+        if np.dtype(self.dtype).kind not in "iub":
+            return False
+        if _floating(operand.dtype):
+            return True
+        # Any integer but 0 is true.
+        return self.dtype != "bool" and not np.can_cast(operand.dtype, self.dtype, "safe")
 
     def lengths(self, xp: Any, operand: Operand, lengths: Lengths) -> Sequence[Lengths]:
         """Return the same lengths, and none for one number a sample."""
@@ -76,14 +93,14 @@ class Cast:
         if not self._may_overflow(operand):
             return [tf.cast(value.tensor, self.dtype)]
         tensor = value.tensor
-        floating = tensor.dtype.is_floating
-        wide = tf.cast(tensor, tf.float64 if floating else tf.int64)
-        beyond = tf.math.is_nan(wide) if floating else tf.zeros_like(wide, tf.bool)
+        dtype = _wide(operand.dtype)
+        wide = tf.cast(tensor, dtype)
+        beyond = tf.math.is_nan(wide) if dtype == "float64" else tf.zeros_like(wide, tf.bool)
         if self.dtype == "bool":
             cast = tf.cast(tensor, tf.bool)
         else:
             low, high = self._limits()
-            above, below = _beyond(wide, low, high, floating)
+            above, below = _beyond(wide, dtype, low, high)
             beyond = beyond | above | below
             inside = tf.where(beyond, tf.zeros_like(wide), wide)
             cast = tf.cast(inside, self.dtype)
@@ -99,13 +116,13 @@ class Cast:
         with np.errstate(over="ignore", invalid="ignore"):
             if not self._may_overflow(operand):
                 return [value.astype(self.dtype)]
-            floating = value.dtype.kind == "f"
-            wide = value.astype(np.float64 if floating else np.int64)
+            dtype = _wide(operand.dtype)
+            wide = value.astype(dtype)
             beyond = np.isnan(wide)
             cast = value.astype(self.dtype)
             if self.dtype != "bool":
                 low, high = self._limits()
-                above, below = _beyond(wide, low, high, floating)
+                above, below = _beyond(wide, dtype, low, high)
                 beyond = beyond | above | below
                 cast = np.where(beyond, 0, wide).astype(self.dtype)
                 cast = np.where(above, np.array(high, self.dtype), cast)
