@@ -351,7 +351,7 @@ def _planned(
 ) -> Iterator[PlannedTensor]:
     """Yield what is stored of a tensor: the pipeline's main result, then the further ones.
 
-    Statistics are those of the main result.
+    Statistics are those of the main result. Further results have a value per sample all the same.
     """
     of_record = (record.address, record.kind, names, pipeline)
     layout = Layout.of(record)
@@ -363,11 +363,11 @@ def _planned(
     for name, bound in pipeline.bind(record.address, spec).items():
         dtype, dims, shape = storable(bound.spec.dtype), bound.spec.labels, bound.spec.shape
         own = f"{key}@{name}" if name else key
-        one = PlannedTensor(own, *of_record, layout, bound, dtype, dims, shape, asked)
+        of_result = Asked() if name else asked
+        one = PlannedTensor(own, *of_record, layout, bound, dtype, dims, shape, of_result)
         for statistic in one.statistics:
             statistic.check(bound.result)
-        if not (name and one.statistics):
-            yield one
+        yield one
 
 
 def measured(tensor: PlannedTensor, record: TensorRecord) -> tuple[PlannedTensor, ...]:

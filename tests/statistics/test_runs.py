@@ -387,3 +387,24 @@ def test_missing_samples_take_no_part(tmp_path: Path) -> None:
     assert int(found.count) == 5
     rows = embeddings[[ord(letter) % 50 for letter in "acaca"]].astype(np.float64)
     np.testing.assert_allclose(found.mean, rows.mean(0), rtol=1e-12)
+
+
+def test_further_results_are_stored_for_each_sample(tmp_path: Path) -> None:
+    """What lies beyond the range of a cast is counted, with statistics too."""
+    asked = {"do": [{"cast": "int8"}], "statistics": [{"pca": {"components": 2}}]}
+    run = extractkit.extract(
+        model=ReferenceModel(),
+        inputs=TEXTS,
+        selectors={
+            "values": {"path": "pool:output"},
+            "counted": {"path": "pool:output", **asked},
+        },
+        run_dir=tmp_path / "run",
+    )
+    assert list(run.statistics) == ["pool:output@counted"]
+    assert list(run) == ["pool:output@values", "pool:output@counted@overflow"]
+    for sample in range(len(TEXTS)):
+        whole = np.trunc(run["pool:output@values"].sample(sample).astype(np.float64))
+        beyond = ((whole < -128) | (whole > 127)).sum()
+        assert run["pool:output@counted@overflow"].sample(sample) == beyond
+    assert not extractkit.verify(tmp_path / "run").findings
