@@ -269,6 +269,7 @@ def test_a_run_with_any_transform_along_a_free_axis_is_intact(tmp_path: Path) ->
         ({"do": [{"pool": {"axis": "token", "window": 2}}]}, []),
         ({"do": ["abs", {"of_a_plugin": 1}]}, []),
         ({"do": "malformed"}, []),
+        ({"reduce": ["malformed"]}, []),
         ({"do": ["abs", {"cast": "float32"}]}, [STEPS]),
         ({"reduce": {1: "mean"}, "cast": "float32"}, [STEPS]),
         ({"slice": {}}, [STEPS]),

@@ -87,6 +87,14 @@ def test_two_selectors_may_ask_for_the_same() -> None:
             "reduce=None is not a reduction. Nearest: 'min', 'mean', 'norm'.",
         ),
         (
+            {"reduce": ["mean"]},
+            "reduce=['mean'] is not a reduction. Nearest: 'mean', 'max', 'min'.",
+        ),
+        (
+            {"reduce": {"token": {"op": "mean"}}},
+            "reduce={'op': 'mean'} is not a reduction. Nearest: 'mean', 'max', 'min'.",
+        ),
+        (
             {"reduce": {"": "mean"}},
             "reduce: '' does not name an axis. Use a dim such as token, or a number",
         ),

@@ -28,7 +28,8 @@ class Top:
     first, equal values by sample, then by position. A position counts the elements of the axes
     between samples and features, in C order: it is the token, where the tensor has one such axis.
     With `smallest: true` also `smallest_values`, `smallest_samples` and `smallest_positions`.
-    Features with fewer than k elements have NaN and -1. NaN is never among them.
+    Features with fewer than k elements have NaN and -1. NaN is never among them,
+    nor is -inf among the largest or inf among the smallest.
     """
 
     name: ClassVar[str] = "top"

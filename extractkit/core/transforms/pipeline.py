@@ -230,10 +230,10 @@ def _short_steps(given: Mapping[str, object], at: str) -> Iterator[tuple[str, ob
     if (reduce := given.get("reduce")) is not None:
         entries = reduce if isinstance(reduce, Mapping) else {EVERY_AXIS: reduce}
         for axis, op in entries.items():
-            if op not in REDUCTIONS:
+            if not isinstance(op, str) or op not in REDUCTIONS:
                 raise ConfigError(
                     f"{at}.reduce={op!r} is not a reduction. {choices(str(op), REDUCTIONS)}"
                 )
-            yield str(op), axis, f"{at}.reduce"
+            yield op, axis, f"{at}.reduce"
     if given.get("cast") is not None:
         yield "cast", given["cast"], f"{at}.cast"
