@@ -268,14 +268,12 @@ class _Execution:
         # Shards are bounded by what is in memory, of which statistics store only their states.
         held = bytes_per_sample(prepared.tensors, lengths) + unforeseen
         shards = prepared.opened.shards(lengths, held, self.job.runtime.shard_size)
-        single = [tensor for tensor in prepared.tensors if not tensor.statistics]
-        stored = int((bytes_per_sample(single, lengths) + unforeseen).sum())
-        constants = sum(t.constant_bytes or 0 for t in prepared.tensors if t.constant)
-        states = sum(tensor.state_bytes for tensor in prepared.tensors) * len(shards)
-        times = prepared.opened.sets_of_weights
-        total = (stored + constants + states) * times
+        times, sinks = prepared.opened.sets_of_weights, len(self.job.sinks)
+        stored = prepared.opened.stored_bytes(lengths, len(shards))
+        computed = int(unforeseen.sum()) * times
+        total = sum(size or 0 for size in stored.values()) + computed
         overhead = file_overhead(len(prepared.tensors), len(shards) * times)
-        files = (total + overhead) * len(self.job.sinks)
+        files = prepared.opened.disk_bytes(stored, sinks) + (computed + overhead) * sinks
         if (part := self.job.runtime.part) is not None:
             files = math.ceil(files / part.count)  # an estimate
         check_space(self.directory, files + recorder.sample_bytes)

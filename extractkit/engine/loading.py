@@ -99,6 +99,31 @@ class Opened:
             check_lengths(lengths, self.samples_carried)
         return plan_shards(per_sample, shard_size, self.samples_carried or 1)
 
+    def stored_bytes(self, lengths: Lengths, shards: int) -> dict[str, int | None]:
+        """Return the predicted bytes of each tensor by key, over all checkpoints.
+
+        None stands for a tensor with lengths that only the model can compute.
+
+        Args:
+            shards: number of shards of samples.
+        """
+        found: dict[str, int | None] = {}
+        for tensor in self.tensors:
+            if tensor.constant:
+                size = tensor.constant_bytes
+            elif tensor.statistics:
+                size = tensor.state_bytes * shards
+            else:
+                each = tensor.bytes_per_sample(lengths)
+                size = None if each is None else int(each.sum())
+            found[tensor.key] = None if size is None else size * self.sets_of_weights
+        return found
+
+    def disk_bytes(self, stored: Mapping[str, int | None], sinks: int) -> int:
+        """Return how many bytes these sizes take on disk: states of statistics are written once."""
+        times = {one.key: 1 if one.statistics else sinks for one in self.tensors}
+        return sum((size or 0) * times[key] for key, size in stored.items())
+
     def measured(self) -> "Opened":
         """Return the same with all axes known, running the model if necessary.
 

@@ -117,11 +117,11 @@ def preview(job: Job, directory: Path, *, exact: bool = False) -> Preview:
     shared = sharing_of(opened) if varying else None
     bounds = None if exact else longest(opened.model, opened.source)
     result = _planned(job, opened, measured, directory, bounds, shared)
-    needed = result.bytes * len(job.sinks)
+    needed = opened.disk_bytes(result.sizes, len(job.sinks))
     if bounds is not None and needed > result.free_bytes:
         # A bound is not enough to refuse, so read the samples.
         result = _planned(job, opened, measured, directory, None, shared)
-    check_space(directory, result.bytes * len(job.sinks))
+    check_space(directory, opened.disk_bytes(result.sizes, len(job.sinks)))
     return result
 
 
@@ -134,19 +134,9 @@ def _planned(
     shared: Shared | None,
 ) -> Preview:
     lengths = bounds or _lengths(opened)
-    sizes: dict[str, int | None] = {}
     held = bytes_per_sample(opened.tensors, lengths)
     shards = opened.shards(lengths, held, job.runtime.shard_size)
-    times = opened.sets_of_weights
-    for tensor in opened.tensors:
-        if tensor.constant:
-            size = tensor.constant_bytes
-        elif tensor.statistics:
-            size = tensor.state_bytes * len(shards)
-        else:
-            per_sample = tensor.bytes_per_sample(lengths)
-            size = None if per_sample is None else int(per_sample.sum())
-        sizes[tensor.key] = None if size is None else size * times
+    sizes = opened.stored_bytes(lengths, len(shards))
     bound = UPPER_BOUND if bounds is not None and any(_ragged(t) for t in opened.tensors) else EXACT
     return Preview(
         model=opened.model.name,

@@ -116,6 +116,24 @@ def test_a_disk_without_room_is_refused_by_plan_and_run_alike(
     assert not any(tmp_path.iterdir())
 
 
+def test_states_of_statistics_are_written_once_whatever_the_sinks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = {"path": "pool:output", "statistics": ["moments"]}
+    wanted = job(counted, sinks=("hdf5", "npz"), shard_size=5)
+    plan = preview(wanted, tmp_path)
+    assert plan.bytes > 0
+    room(monkeypatch, plan.bytes)
+    assert preview(wanted, tmp_path).bytes == plan.bytes
+    room(monkeypatch, plan.bytes - 1)
+    with pytest.raises(DiskSpaceError):
+        preview(wanted, tmp_path)
+    monkeypatch.undo()
+    run = executed(tmp_path / "run", wanted)
+    assert run.manifest.plan is not None
+    assert run.manifest.plan.bytes == plan.bytes
+
+
 def test_an_element_that_a_text_may_lack_is_reported_where_lengths_are_known(
     tmp_path: Path,
 ) -> None:
