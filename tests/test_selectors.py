@@ -209,6 +209,9 @@ SHAPED = Catalog(
         ("sample, 8", ["pooled"]),
         (["*,*", "*,2,token,token"], ["pairs", "pooled"]),
         ("*", []),
+        (["*,*,#", "*,#"], ["words", "pooled"]),
+        ("sample,#,*,*", ["pairs"]),
+        ("sample,*,*,#", []),
     ],
 )
 def test_dims_are_matched_axis_by_axis(pattern: object, expected: list[str]) -> None:

@@ -19,6 +19,9 @@ from extractkit.core.transforms.pipeline import TRANSFORM_KEYS, TRANSFORMS, Pipe
 from extractkit.core.transforms.slicing import Range, parse_range
 from extractkit.errors import ConfigError, SelectionError, choices
 
+FIXED = "#"
+"""In the list of `dims`, matches an axis that has one size for all samples."""
+
 
 @lru_cache(maxsize=4096)
 def _glob(pattern: str) -> re.Pattern[str]:
@@ -81,12 +84,16 @@ def _depth(record: TensorRecord, depth: object) -> bool:
 
 
 def _dims(record: TensorRecord, pattern: object) -> bool:
-    """a list of globs matches the axes one by one: `sample,token,*`"""
+    """a list of globs matches the axes one by one: `sample,token,*`; `#` matches an axis of one
+    size"""
     if record.dims is None or record.shape is None:
         return False
-    globs = str(pattern).split(",")
-    axes = [str(Dim.parse(*axis)) for axis in zip(record.dims, record.shape, strict=True)]
-    return len(globs) == len(axes) and all(map(_matches_glob, map(str.strip, globs), axes))
+    globs = [one.strip() for one in str(pattern).split(",")]
+    axes = [Dim.parse(*axis) for axis in zip(record.dims, record.shape, strict=True)]
+    return len(globs) == len(axes) and all(
+        axis.size is not None if one == FIXED else _matches_glob(one, str(axis))
+        for one, axis in zip(globs, axes, strict=True)
+    )
 
 
 _PREDICATES: Mapping[str, Callable[[TensorRecord, object], bool]] = {

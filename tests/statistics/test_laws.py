@@ -1,11 +1,14 @@
 """Every statistic: any division into shards gives the results of one block, which are NumPy's."""
 
+import re
 from collections.abc import Mapping
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
@@ -99,7 +102,8 @@ def test_shards_do_not_matter(statistic: Statistic) -> None:
 def test_states_are_stored_whole(statistic: Statistic) -> None:
     rows = [np.arange(6, dtype=np.float32).reshape(2, 3), np.ones((1, 3), np.float32)]
     state = statistic.of(block(rows, 0))
-    stored = parsed(serialized({("a/b:c d", statistic.name): state}))["a/b:c d", statistic.name]
+    content = serialized({("a/b:c d", statistic.name): state})
+    stored = parsed(content, Path("states.npz"))["a/b:c d", statistic.name]
     assert stored.keys() == state.keys()
     for name, array in state.items():
         assert stored[name].dtype == array.dtype
@@ -273,3 +277,23 @@ def test_what_is_not_defined_is_refused(options: object, tensor: Operand, messag
     with pytest.raises(SelectionError) as caught:
         one(options).check(tensor)
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "dims",
+    [
+        ("sample", "token"),
+        ("sample", "height", "width"),
+        ("sample", None, "token", "token"),
+        ("sample", "f(height,width)"),
+    ],
+)
+def test_advice_for_a_last_axis_of_many_sizes_can_be_followed(dims: tuple[str | None, ...]) -> None:
+    spec = TensorSpec.of("float32", dims, tuple(2 if dim is None else None for dim in dims))
+    asked = one("moments")
+    with pytest.raises(SelectionError) as caught:
+        asked.check(Pipeline().bind("a:b", spec)[""].result)
+    advised = re.search(r"do: (\[\{.*?\}\])", str(caught.value))
+    assert advised is not None
+    pipeline = Pipeline.parse({"do": yaml.safe_load(advised[1])}, "s")
+    asked.check(pipeline.bind("a:b", spec)[""].result)

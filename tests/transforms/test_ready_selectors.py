@@ -1,4 +1,4 @@
-"""`selectors=pooled` and `last_token` on samples of different lengths, against a plain loop."""
+"""Ready selectors on samples of different lengths, against a plain loop."""
 
 from pathlib import Path
 
@@ -78,3 +78,21 @@ def test_pooled_pictures_are_means_over_height_and_width(tmp_path: Path) -> None
     )
     expected = [np.asarray(model(sample[None]))[0].mean((0, 1)) for sample in samples]
     np.testing.assert_allclose(np.asarray(run["filters:output"]), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_statistics_leave_out_layers_whose_last_axis_differs(tmp_path: Path) -> None:
+    frames = keras.Input((None, 3), name="frames")
+    lifted = keras.layers.Dense(4, name="lift")(frames)
+    logits = keras.layers.Dense(1, name="logits")(lifted)
+    model = keras.Model(frames, [lifted, keras.ops.squeeze(logits, -1)])
+    run = extractkit.extract(
+        ["selectors=statistics"],
+        model=model,
+        inputs=[{"frames": sample} for sample in SAMPLES],
+        run_dir=tmp_path / "run",
+    )
+    assert {"lift:output", "logits:output"} <= set(run.statistics)
+    assert not [key for key in run.statistics if "squeeze" in key]
+    expected = np.concatenate([np.asarray(model(sample[None])[0])[0] for sample in SAMPLES])
+    found = run.statistics["lift:output"].moments
+    np.testing.assert_allclose(found.mean, expected.mean(0), rtol=1e-5, atol=1e-6)

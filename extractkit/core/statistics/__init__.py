@@ -8,6 +8,7 @@ bitwise equal however the shards were distributed, interrupted or resumed.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -136,10 +137,13 @@ def features(operand: Operand, at: str) -> int:
         return 1
     size = operand.axes[-1].dim.size
     if size is None:
+        varying = takewhile(lambda axis: axis.dim.size is None, reversed(operand.axes[1:]))
+        over = sorted({str(axis.dim.label) for axis in varying})
         raise SelectionError(
             f"{at} treats the last axis as features, and that of {operand.source!r} with dims "
-            f"{list(operand.labels)} differs from sample to sample. Reduce or slice it first, for "
-            f"example with do: [flatten, {{topk: …}}], or choose another tensor"
+            f"{list(operand.labels)} differs from sample to sample. Reduce it first, for example "
+            f"with do: [{{mean: {over}}}], or choose tensors whose last axis has "
+            f"one size, as dims: 'sample,#' does"
         )
     return size
 
