@@ -236,6 +236,17 @@ def test_one_number_a_sample_is_one_feature() -> None:
         (["moments", {"moments": {"per": "all"}}], "s.1: 'moments' is given twice"),
         ([{"top": {"k": 0}}], "s.0.top.k=0 is not a whole number from 1 up"),
         ([{"top": {"smallest": 1}}], "s.0.top.smallest=1 is neither true nor false"),
+        *(
+            ([{name: options}], f"s.0.{name}={options!r} is not a mapping of options, as in")
+            for name in ("moments", "quantiles", "pca", "top", "histogram")
+            for options in (0, False, [], "")
+        ),
+        *(
+            ([{name: options}], f"s.0.{name} takes no options, given {options!r}")
+            for name in ("covariance", "sparsity", "coactivation")
+            for options in (0, False, [], "")
+        ),
+        (["histogram"], "s.0.histogram takes edges, or bins and range. Write for example {bins"),
         ([{"sparsity": 3}], "s.0.sparsity takes no options, given 3"),
         ([{"moments": {"per": "token"}}], "s.0.moments.per='token' is not known."),
         ([{"quantiles": {"q": 0.5}}], "s.0.quantiles.q=0.5 is not a list of quantiles"),
@@ -297,3 +308,14 @@ def test_advice_for_a_last_axis_of_many_sizes_can_be_followed(dims: tuple[str | 
     assert advised is not None
     pipeline = Pipeline.parse({"do": yaml.safe_load(advised[1])}, "s")
     asked.check(pipeline.bind("a:b", spec)[""].result)
+
+
+@pytest.mark.parametrize(("width", "count"), [(1, 1), (3, 3), (16, 16), (20, 16)])
+def test_components_without_options_are_at_most_the_features(width: int, count: int) -> None:
+    pca = one("pca")
+    pca.check(operand("float32", Dim(size=width)))
+    rows = np.random.default_rng(1).normal(size=(40, width))
+    found = pca.finish(pca.of(Block(Dense(rows), np.arange(40), width)))
+    assert found["components"].shape == (count, width)
+    variance = np.linalg.svd(rows - rows.mean(0), compute_uv=False) ** 2 / 40
+    np.testing.assert_allclose(found["explained_variance"], variance[:count], rtol=1e-9)

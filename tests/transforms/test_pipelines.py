@@ -154,7 +154,7 @@ def test_it_refuses(entries: dict[str, object], message: str) -> None:
         (
             [{"histogram": {}}],
             "do.0.histogram takes edges, or bins and range. Write for example "
-            "selectors.mine.do.0.histogram.bins=20",
+            "{bins: 20, range: [-1, 1]}",
         ),
         (
             [{"histogram": {"edges": [0, 1, 1]}}],

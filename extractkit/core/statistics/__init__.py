@@ -67,7 +67,7 @@ class Statistic(Protocol):
 
     @classmethod
     def parse(cls, options: object, at: str) -> "Statistic":
-        """Parse its options as written in configuration.
+        """Parse its options as written in configuration; an empty mapping if there are none.
 
         Raises:
             ConfigError: they are not of its form.

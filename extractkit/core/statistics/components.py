@@ -69,7 +69,7 @@ class Covariance:
     @classmethod
     def parse(cls, options: object, at: str) -> "Covariance":
         """Take no options."""
-        if options not in (None, {}):
+        if options != {}:
             raise ConfigError(f"{at} takes no options, given {options!r}")
         return cls(at)
 
@@ -95,11 +95,16 @@ class Covariance:
         return {**found, "covariance": _covariance(state)}
 
 
+_COMPONENTS = 16
+"""Components of a `pca` without options, if there are as many features."""
+
+
 @dataclass(frozen=True)
 class PCA:
     """Principal components: directions of the largest variance.
 
-    pca: {components: 16}
+    pca                         # 16 components, or as many as there are features
+    pca: {components: 2}
 
     Results: `count` int64, `mean` float64 (features,), `components` float64 (components, features)
     of length 1, largest variance first, each with its largest element (in absolute value) positive;
@@ -108,19 +113,21 @@ class PCA:
     """
 
     name: ClassVar[str] = "pca"
-    components: int
+    components: int | None
     at: str
 
     @classmethod
     def parse(cls, options: object, at: str) -> "PCA":
         """Parse the number of components."""
-        given = as_options(options or {}, at, ("components",), "{components: 16}")
-        return cls(whole_number(given.get("components", 16), f"{at}.components"), at)
+        given = as_options(options, at, ("components",), "{components: 16}")
+        if (components := given.get("components")) is not None:
+            components = whole_number(components, f"{at}.components")
+        return cls(components, at)
 
     def check(self, operand: Operand) -> None:
         """Check that there are enough features, and that the matrix fits into memory."""
         width = features(operand, self.at)
-        if self.components > width:
+        if self.components is not None and self.components > width:
             raise SelectionError(
                 f"{self.at}.components={self.components} is more than the {width} features of "
                 f"{operand.source!r}"
@@ -149,7 +156,8 @@ class PCA:
         else:
             with one_thread():
                 variance, vectors = np.linalg.eigh(covariance)
-        order = np.arange(width)[::-1][: self.components]
+        count = _COMPONENTS if self.components is None else self.components
+        order = np.arange(width)[::-1][:count]
         components = vectors[:, order].T
         largest = np.abs(components).argmax(1)
         signs = np.sign(components[np.arange(len(order)), largest])

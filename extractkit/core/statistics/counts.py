@@ -136,7 +136,7 @@ class Quantiles:
     @classmethod
     def parse(cls, options: object, at: str) -> "Quantiles":
         """Parse the quantiles."""
-        given = as_options(options or {}, at, ("q", "per"), "{q: [0.01, 0.5, 0.99]}")
+        given = as_options(options, at, ("q", "per"), "{q: [0.01, 0.5, 0.99]}")
         q = given.get("q", [0.01, 0.25, 0.5, 0.75, 0.99])
         if not isinstance(q, list | tuple) or not q:
             raise ConfigError(f"{at}.q={q!r} is not a list of quantiles, as in [0.01, 0.5, 0.99]")
@@ -204,7 +204,7 @@ class Sparsity:
     @classmethod
     def parse(cls, options: object, at: str) -> "Sparsity":
         """Take no options."""
-        if options not in (None, {}):
+        if options != {}:
             raise ConfigError(f"{at} takes no options, given {options!r}")
         return cls(at)
 
@@ -247,7 +247,7 @@ class Coactivation:
     @classmethod
     def parse(cls, options: object, at: str) -> "Coactivation":
         """Take no options."""
-        if options not in (None, {}):
+        if options != {}:
             raise ConfigError(f"{at} takes no options, given {options!r}")
         return cls(at)
 

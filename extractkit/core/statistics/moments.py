@@ -29,7 +29,7 @@ class Moments:
     @classmethod
     def parse(cls, options: object, at: str) -> "Moments":
         """Parse `per`."""
-        given = as_options(options or {}, at, ("per",), "{per: all}")
+        given = as_options(options, at, ("per",), "{per: all}")
         return cls(parse_per(given, at), at)
 
     def check(self, operand: Operand) -> None:

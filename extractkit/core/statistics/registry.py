@@ -72,6 +72,6 @@ class Asked:
                 )
             if kind.name in parsed:
                 raise ConfigError(f"{here}: {name!r} is given twice")
-            parsed[kind.name] = kind.parse(options, f"{here}.{name}")
+            parsed[kind.name] = kind.parse({} if options is None else options, f"{here}.{name}")
             written.append(name if options is None else {name: options})
         return cls(tuple(parsed.values()), tuple(written))

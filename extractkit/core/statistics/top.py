@@ -40,7 +40,7 @@ class Top:
     @classmethod
     def parse(cls, options: object, at: str) -> "Top":
         """Parse k and `smallest`."""
-        given = as_options(options or {}, at, ("k", "smallest"), "{k: 10}")
+        given = as_options(options, at, ("k", "smallest"), "{k: 10}")
         smallest = given.get("smallest", False)
         if not isinstance(smallest, bool):
             raise ConfigError(f"{at}.smallest={smallest!r} is neither true nor false")

@@ -215,7 +215,9 @@ def parse_edges(given: Mapping[str, Any], at: str) -> tuple[float, ...]:
         ConfigError: the edges are missing, given twice, or not ascending.
     """
     if ("edges" in given) == ("bins" in given or "range" in given):
-        raise ConfigError(f"{at} takes edges, or bins and range. Write for example {at}.bins=20")
+        raise ConfigError(
+            f"{at} takes edges, or bins and range. Write for example {{bins: 20, range: [-1, 1]}}"
+        )
     if "edges" in given:
         listed = given["edges"]
         if not isinstance(listed, list | tuple) or len(listed) < 2:
