@@ -5,11 +5,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import zip_longest
 
 from extractkit.core.job import Job
 from extractkit.core.plan import Lengths, Shard
-from extractkit.core.statistics import States
-from extractkit.core.values import State, digest
+from extractkit.core.values import Array, State, digest
 from extractkit.engine.identity import described
 from extractkit.engine.prepare import Prepared, prepare
 from extractkit.engine.samples import Survey, recorded_survey
@@ -26,7 +26,7 @@ from extractkit.runs.journal import Entry
 from extractkit.runs.manifest import Manifest
 from extractkit.runs.same_job import job_differences, surrounding_differences
 from extractkit.runs.samples import Samples
-from extractkit.runs.shards import state_before, to_bytes
+from extractkit.runs.shards import state_before, state_of, to_bytes
 from extractkit.runs.statistics import parsed, serialized
 
 _SURROUNDINGS, _SHARDS, _OUTPUTS = "same job", "recomputed", "outputs"
@@ -173,8 +173,8 @@ class _Recomputation:
             found += self._beside(
                 entry, entry.statistics, one.statistics and serialized(one.statistics)
             )
-        elif entry.statistics is not None and one.statistics:
-            wrong, largest = self._near(entry, entry.statistics, one.statistics)
+        else:
+            wrong, largest = self._near(entry, one)
             found += wrong
         if digest(one.values.items()) == entry.values:
             return found, largest
@@ -202,30 +202,44 @@ class _Recomputation:
         path = self.sound.directory / stored.name
         return [Finding(stored.name, f"{path}: computed again it is another", entry.shard)]
 
-    def _near(self, entry: Entry, stored: StoredFile, again: States) -> tuple[list[Finding], float]:
-        """Compare real numbers of states of statistics to the tolerance.
+    def _near(self, entry: Entry, one: ShardValues) -> tuple[list[Finding], float]:
+        """Compare real numbers of the states beside the values to the tolerance.
 
-        Counts and positions are not compared: the last bits of a value may move it to another bin.
+        Counts and positions of statistics are not compared: the last bits of a value may move it to
+        another bin.
         """
-        path = self.sound.directory / stored.name
-        before = parsed(stored.content(self.sound.directory), path)
         found, largest = [], 0.0
-        for (key, statistic), arrays in again.items():
-            for name, array in arrays.items():
-                if array.dtype.kind != "f":
-                    continue
-                other = before.get((key, statistic), {}).get(name)
-                if other is None:
-                    message = f"{path}, {key!r}: it lacks {statistic}.{name}"
-                    found.append(Finding(stored.name, message, entry.shard, key))
-                    continue
-                apart = compare_arrays(array, other)
-                largest = max(largest, apart.error)
-                if apart.beyond:
-                    what = f"{path}, {key!r}, {statistic}.{name}"
-                    message = f"{what}: computed again it is another: {apart}"
-                    found.append(Finding(stored.name, message, entry.shard, key))
+        for file, tensor, name, again, stored in self._states(entry, one):
+            what = f"{self.sound.directory / file.name}, {name}"
+            if stored is None:
+                found.append(Finding(file.name, f"{what} is missing", entry.shard, tensor))
+                continue
+            apart = compare_arrays(again, stored)
+            largest = max(largest, apart.error)
+            if apart.beyond:
+                message = f"{what}: computed again it is another: {apart}"
+                found.append(Finding(file.name, message, entry.shard, tensor))
         return found, largest
+
+    def _states(
+        self, entry: Entry, one: ShardValues
+    ) -> Iterator[tuple[StoredFile, str | None, str, Array, Array | None]]:
+        """Yield file, tensor, name, value and stored value of each array of states to compare."""
+        directory = self.sound.directory
+        if entry.state is not None and one.state is not None:
+            before = state_of(directory, entry.state)
+            for at, (again, stored) in enumerate(zip_longest(one.state, before)):
+                if again is not None:
+                    yield entry.state, None, f"state {at}", again, stored
+        if entry.statistics is None or not one.statistics:
+            return
+        file = entry.statistics
+        known = parsed(file.content(directory), directory / file.name)
+        for (key, statistic), arrays in one.statistics.items():
+            for name, again in arrays.items():
+                if again.dtype.kind == "f":
+                    stored = known.get((key, statistic), {}).get(name)
+                    yield file, key, f"{statistic}.{name} of {key!r}", again, stored
 
     def _missing(self, one: ShardValues, entry: Entry) -> list[Finding]:
         again = {str(index) for index in one.missing}

@@ -4,6 +4,7 @@ A worker writes its files durably under temporary names of its own. The driver c
 them, so a worker that is late or has lost its driver never changes a published file.
 """
 
+import io
 import logging
 import re
 from collections.abc import Collection, Iterable, Mapping
@@ -23,7 +24,7 @@ from extractkit.runs.journal import Entry
 from extractkit.runs.manifest import Manifest
 from extractkit.runs.statistics import serialized
 from extractkit.sinks import Sink
-from extractkit.sinks.npz import NpzSink
+from extractkit.sinks.npz import UNREADABLE, NpzSink
 from extractkit.store.local import (
     TEMPORARY,
     check_directory,
@@ -88,9 +89,21 @@ def state_before(directory: Path, entries: Mapping[Shard, Entry], shard: Shard) 
             f"{directory / JOURNAL} has no state before sample {shard.start}, from which shard "
             f"{shard.key} starts"
         )
-    before.state.check(directory)
-    with np.load(directory / before.state.name, allow_pickle=False) as archive:
-        return tuple(archive[str(at)] for at in range(len(archive.files)))
+    return state_of(directory, before.state)
+
+
+def state_of(directory: Path, file: StoredFile) -> State:
+    """Read a state from its file.
+
+    Raises:
+        RunDirectoryError: the file is missing or damaged.
+    """
+    content = file.content(directory)
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            return tuple(archive[str(at)] for at in range(len(archive.files)))
+    except (*UNREADABLE, KeyError) as error:
+        raise RunDirectoryError(f"{directory / file.name} is damaged: {error}") from error
 
 
 @dataclass(frozen=True, eq=False)

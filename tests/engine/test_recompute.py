@@ -25,8 +25,10 @@ from extractkit.runs.checking import Check, Outcome
 from extractkit.runs.checking.verification import verify
 from extractkit.runs.files import StoredFile
 from extractkit.runs.manifest import Manifest
+from extractkit.runs.shards import state_of, to_bytes
 from extractkit.sinks.npz import NpzSink
 from extractkit.testing.reference import ReferenceModel
+from tests.engine.carrying_examples import carrying
 from tests.engine.examples import EVERYTHING, MODEL, TEXTS, job
 
 SHARD_SIZE = 6
@@ -248,6 +250,23 @@ def test_in_other_surroundings_values_agree_to_a_tolerance(
     stored_otherwise(run, SHARDS[1], "attention:output", 0.1)
     (finding,) = again(run, whole_job())[AGAIN].findings
     assert finding.tensor == "attention:output"
+
+
+def test_in_other_surroundings_carried_states_agree_to_a_tolerance(tmp_path: Path) -> None:
+    run = made(tmp_path / "run", carrying())
+    change(run, **before(manifests.read(run)))
+    for error, outcome in ((1e-6, Outcome.OK), (0.1, Outcome.FAILED)):
+        *others, last = journal.read(run / JOURNAL).entries
+        assert last.state is not None
+        (state,) = state_of(run, last.state)
+        written = to_bytes((state * np.float32(1 + error),))
+        (run / last.state.name).write_bytes(written)
+        other = replace(last, state=StoredFile.of(last.state.name, written))
+        journal.rewrite(run / JOURNAL, [*others, other])
+        checks = again(run, carrying())
+        assert checks[AGAIN].outcome is outcome
+    (finding,) = checks[AGAIN].findings
+    assert finding.message.startswith(f"{run / last.state.name}, state 0: computed again it is")
 
 
 def test_a_model_that_fails_now_is_reported(tmp_path: Path) -> None:
