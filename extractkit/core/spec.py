@@ -89,7 +89,8 @@ class Dim:
     @property
     def free(self) -> str | None:
         """The name of the free axis; None for any other axis."""
-        return self.name if self.size is None and not self.samples else None
+        single = self.size is None and not self.factors and not self.samples
+        return self.name if single else None
 
     @property
     def computed(self) -> bool:

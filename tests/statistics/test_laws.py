@@ -234,7 +234,7 @@ def test_one_number_a_sample_is_one_feature() -> None:
         ([["moments"]], "s.0=['moments'] is not one statistic. Write its name, or a mapping"),
         ([], "s=[] is not a list of statistics, as in [moments]"),
         (["moments", {"moments": {"per": "all"}}], "s.1: 'moments' is given twice"),
-        ([{"top": {"k": 0}}], "s.0.top.k=0 is not a whole number from 1 up"),
+        ([{"top": {"k": 0}}], "s.0.top.k=0 is not a whole number from 1 to"),
         ([{"top": {"smallest": 1}}], "s.0.top.smallest=1 is neither true nor false"),
         *(
             ([{name: options}], f"s.0.{name}={options!r} is not a mapping of options, as in")

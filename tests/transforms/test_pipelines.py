@@ -166,7 +166,7 @@ def test_it_refuses(entries: dict[str, object], message: str) -> None:
         ),
         (
             [{"topk": {"axis": 1, "k": 0}}],
-            "do.0.topk.k=0 is not a whole number from 1 up",
+            "do.0.topk.k=0 is not a whole number from 1 to 2,147,483,647",
         ),
         (
             [{"topk": {"axis": 1, "k": 1, "smallest": 1}}],
@@ -241,6 +241,22 @@ def test_one_axis_is_asked_for_and_the_name_means_two() -> None:
     assert str(caught.value) == (
         "selectors.mine.do.0.argmax takes one axis, and 'token' names 2 of 'a:b' with dims "
         "['sample', None, 'token', 'token']. Give one by its number: 2, 3"
+    )
+
+
+def test_a_flattened_axis_has_a_name() -> None:
+    for shape in [(None, 3, 4), (None, None, 4)]:
+        spec = TensorSpec.of("float32", ("sample", None if shape[1] else "token", None), shape)
+        bound = parse(do=["flatten", {"topk": {"axis": "flat", "k": 2}}]).bind("a:b", spec)[""]
+        found = bound.in_numpy(np.arange(12, dtype=np.float32).reshape(3, 4))
+        assert found.tolist() == [11, 10]
+
+
+def test_a_range_beyond_a_fixed_axis_is_refused() -> None:
+    with pytest.raises(SelectionError) as caught:
+        bind(parse(slice={2: "9:"}), "a:output", TOKENS, (None, None, 4), "float32")
+    assert str(caught.value) == (
+        "selectors.mine.slice takes nothing of an axis of 'a:output' that has 4 elements"
     )
 
 

@@ -29,6 +29,8 @@ AxisName = str | int
 EVERY_AXIS = "*"
 """The name for all axes except that of the samples."""
 
+_LARGEST = 2**31 - 1  # of TensorFlow's int32, in which sizes are counted
+
 _RANGE = re.compile(r"(-?\d*):(-?\d*)")
 """Names the axes of a range of positions, as `1:-1`."""
 
@@ -104,7 +106,8 @@ class Operand:
         found = tuple(
             position
             for position in self.every_axis
-            if name == self.axes[position].number or name == self.axes[position].dim.label
+            for axis in [self.axes[position]]
+            if name in (axis.number, axis.dim.label, axis.dim.name)
         )
         if found:
             return found
@@ -297,9 +300,9 @@ def whole_number(value: object, at: str, least: int = 1) -> int:
     Raises:
         ConfigError: it is not.
     """
-    if isinstance(value, int) and not isinstance(value, bool) and value >= least:
+    if isinstance(value, int) and not isinstance(value, bool) and least <= value <= _LARGEST:
         return value
-    raise ConfigError(f"{at}={value!r} is not a whole number from {least} up")
+    raise ConfigError(f"{at}={value!r} is not a whole number from {least} to {_LARGEST:,}")
 
 
 def number(value: object, at: str) -> float:

@@ -29,10 +29,13 @@ from extractkit.core.transforms import (
 from extractkit.core.transforms.reductions import reduced_dtype
 from extractkit.errors import ConfigError, SelectionError, choices
 
+FLAT = "flat"
+"""The name of an axis that was joined from several."""
+
 
 @dataclass(frozen=True)
 class Flatten:
-    """Join neighbouring axes into one, in C order.
+    """Join neighbouring axes into one, `flat`, in C order.
 
     flatten: [token, 2]         # nothing: all but the samples
     """
@@ -62,9 +65,9 @@ class Flatten:
             return {"": operand}
         dims = [operand.axes[position].dim for position in over]
         if all(dim.size is not None for dim in dims):
-            joined = Dim(size=math.prod(dim.size or 0 for dim in dims))
+            joined = Dim(FLAT, math.prod(dim.size or 0 for dim in dims))
         else:
-            joined = Dim(factors=tuple(dims))
+            joined = Dim(FLAT, factors=tuple(dims))
         before, after = operand.axes[: over[0]], operand.axes[over[-1] + 1 :]
         return {"": replace(operand, axes=(*before, Axis(joined), *after))}
 

@@ -82,6 +82,11 @@ class Slice:
                 continue  # samples are computed alone, so the end of the axis is the sample's own
             if dim.size is not None:
                 size = len(range(*slice(*index).indices(dim.size)))
+                if not size and dim.size:
+                    raise SelectionError(
+                        f"{self.at} takes nothing of an axis of {operand.source!r} that has "
+                        f"{dim.size} elements"
+                    )
                 axis = replace(operand.axes[position], dim=Dim(dim.name, size))
                 result = result.with_axis(position, axis)
         return {"": result.without([p for p, index in bound.items() if isinstance(index, int)])}
@@ -183,7 +188,7 @@ def parse_range(value: object, at: str) -> Range:
     Raises:
         ConfigError: it is not a range.
     """
-    index = _parse_index(value, at)
+    index = _parse_index(value, at) if ":" in str(value) else 0
     if isinstance(index, int):
         raise ConfigError(f"{at}={value!r} is not a range. Write for example {at}='-4:' or '0:1'")
     return index
