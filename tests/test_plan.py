@@ -221,6 +221,39 @@ def test_a_sample_too_short_for_the_element_taken_is_named(
     )
 
 
+@pytest.mark.parametrize(
+    ("step", "left"),
+    [
+        ({"slice": {"token": "-4:"}}, [4, 4, 2]),
+        ({"slice": {"token": "::3"}}, [3, 2, 1]),
+        ({"pool": {"axis": "token", "window": 2, "stride": 2, "op": "max"}}, None),
+    ],
+)
+@pytest.mark.parametrize("index", [0, 1, 3, 6, -1, -3, -5])
+def test_elements_are_those_that_the_steps_before_leave(
+    step: Mapping[str, object], left: list[int] | None, index: int
+) -> None:
+    lengths = Lengths(3, {"token": np.array([9, 5, 2])})
+    tensor = planned(RECORDS[0], do=[step, {"slice": {"token": index}}])
+    if left is None:
+        alone = planned(RECORDS[0], do=[step])
+        assert alone.bound is not None
+        left = [len(alone.bound.in_numpy(np.zeros((n, 3), np.float32))) for n in (9, 5, 2)]
+    short = {at for at, n in enumerate(left) if not -n <= index < n}
+    assert set(tensor.too_short(lengths)) == short
+    if not short:
+        tensor.check_lengths(lengths)
+        return
+    with pytest.raises(SelectionError) as caught:
+        tensor.check_lengths(lengths)
+    first = min(short)
+    assert str(caught.value) == (
+        f"selectors.mine.do.1.slice takes element {index} of 'token' in 'a:op/X', but {len(short)} "
+        f"of 3 samples are shorter after the steps before it, first sample {first} with "
+        f"{left[first]}. Take a range, as in '0:4'"
+    )
+
+
 def test_parts_of_lengths() -> None:
     lengths = Lengths(4, {"token": np.array([5, 6, 7, 8])})
     assert lengths.part(1, 3).axes["token"].tolist() == [6, 7]

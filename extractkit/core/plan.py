@@ -17,6 +17,7 @@ from extractkit.core.selectors import Selector
 from extractkit.core.spec import SAMPLE, TEXT, UNKNOWN, TensorSpec, numpy_dtype, storable
 from extractkit.core.statistics import Statistic
 from extractkit.core.statistics.registry import Asked
+from extractkit.core.transforms import Array
 from extractkit.core.transforms.pipeline import BoundPipeline, Pipeline
 from extractkit.errors import SelectionError
 
@@ -165,36 +166,47 @@ class PlannedTensor:
         Raises:
             SelectionError: a sample is too short.
         """
-        for at, axis, index, short in self._short(lengths):
-            own = lengths.axes[axis]
+        for at, axis, index, own, short in self._short(lengths):
             raise SelectionError(
                 f"{at} takes element {index} of {axis!r} in "
-                f"{self.address!r}, but {len(short)} of {lengths.samples} samples are shorter, "
-                f"first sample {short[0]} with {own[short[0]]}. Take a range, as in '0:4'"
+                f"{self.address!r}, but {len(short)} of {lengths.samples} samples are shorter"
+                f"{_after(own, lengths.axes[axis])}, first sample {short[0]} with {own[short[0]]}. "
+                f"Take a range, as in '0:4'"
             )
 
     def too_short(self, lengths: Lengths) -> dict[int, str]:
         """Return, by position, the samples that lack an element taken by a slice, with a reason."""
         return {
-            int(position): f"it has {lengths.axes[axis][position]} along {axis!r}, and "
+            int(position): f"it has {own[position]} along {axis!r}"
+            f"{_after(own, lengths.axes[axis])}, and "
             f"{at} takes element {index} of that in {self.address!r}"
-            for at, axis, index, short in self._short(lengths)
+            for at, axis, index, own, short in self._short(lengths)
             for position in short
         }
 
-    def _short(self, lengths: Lengths) -> Iterator[tuple[str, str, int, npt.NDArray[np.intp]]]:
+    def _short(
+        self, lengths: Lengths
+    ) -> Iterator[tuple[str, str, int, Array, npt.NDArray[np.intp]]]:
         """Yield slices that take an element of a free axis too short for it in some samples.
 
-        Each with its key, the axis, the element and the samples.
+        Each with its key, the axis, the element, the lengths that it finds, and the samples.
         """
         if self.bound is None:
             return
-        for at, axis, index in self.bound.elements():
-            if axis not in lengths.axes:
-                continue
-            short = np.flatnonzero(lengths.axes[axis] < (index + 1 if index >= 0 else -index))
+        for at, axis, index, own in self.bound.elements(self._free_lengths(lengths)):
+            short = np.flatnonzero(own < (index + 1 if index >= 0 else -index))
             if len(short):
-                yield at, axis, index, short
+                yield at, axis, index, own, short
+
+    def _free_lengths(self, lengths: Lengths) -> dict[int, Array]:
+        """Return the lengths of the tensor's free axes by position, before any transform."""
+        if self.layout is None:
+            return {}
+        return {
+            axis: lengths.axes[dim]
+            for axis, dim in enumerate(self.layout.dims)
+            if dim is not None and dim in lengths.axes
+        }
 
     def sample_shapes(self, lengths: Lengths) -> list[tuple[int, ...]] | None:
         """Return the stored shape of each sample; None if only the model can compute it."""
@@ -224,12 +236,7 @@ class PlannedTensor:
         """Return each stored axis' length in every sample, without the sample axis."""
         if self.layout is None or self.bound is None or self.computed_lengths:
             return None
-        own = {
-            axis: lengths.axes[dim]
-            for axis, dim in enumerate(self.layout.dims)
-            if dim is not None and dim in lengths.axes
-        }
-        stored = self.bound.lengths(np, own)
+        stored = self.bound.lengths(np, self._free_lengths(lengths))
         return [
             np.full(lengths.samples, size) if size is not None else stored[axis]
             for axis, size in enumerate(self.shape or ())
@@ -242,6 +249,11 @@ class PlannedTensor:
         if not self.predictable:
             return None
         return prod(size or 0 for size in self.sample_shape) * numpy_dtype(self.dtype).itemsize
+
+
+def _after(own: Array, whole: Array) -> str:
+    """Return words for lengths that are not those of the tensor."""
+    return "" if np.array_equal(own, whole) else " after the steps before it"
 
 
 def _any_computed(dims: Dims | None) -> bool:

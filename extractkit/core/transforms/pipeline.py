@@ -169,12 +169,21 @@ class BoundPipeline:
             for number, step in enumerate(self.steps)
         ]
 
-    def elements(self) -> Iterator[tuple[str, str, int]]:
-        """Yield every single element that is taken from a free axis: key, axis and index."""
-        for step in self.steps:
+    def elements(self, lengths: Lengths) -> Iterator[tuple[str, str, int, Array]]:
+        """Yield every single element that is taken from a free axis: key, axis, index and lengths.
+
+        The lengths are those that the steps before leave. Axes of unknown lengths are left out.
+
+        Args:
+            lengths: the lengths of the tensor's ragged axes, as arrays.
+        """
+        for step, chosen in zip(self.steps, self._choices, strict=True):
             if isinstance(step.transform, Slice):
-                for axis, index in step.transform.elements(step.operand):
-                    yield step.transform.at, axis, index
+                for position, index in step.transform.elements(step.operand):
+                    if position in lengths:
+                        axis = str(step.operand.axes[position].dim.free)
+                        yield step.transform.at, axis, index, lengths[position]
+            lengths = step.transform.lengths(np, step.operand, lengths)[chosen]
 
     def lengths(self, xp: Any, lengths: Lengths) -> Lengths:
         """Return the lengths of the result's ragged axes from those of the tensor's.

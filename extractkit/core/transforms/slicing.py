@@ -57,12 +57,12 @@ class Slice:
             for position in operand.find([name], self.at)
         }
 
-    def elements(self, operand: Operand) -> list[tuple[str, int]]:
-        """Return the free axes from which single elements are taken, with the elements."""
+    def elements(self, operand: Operand) -> list[tuple[int, int]]:
+        """Return the positions of free axes from which single elements are taken, with these."""
         return [
-            (free, index)
+            (position, index)
             for position, index in self._bound(operand).items()
-            if isinstance(index, int) and (free := operand.axes[position].dim.free) is not None
+            if isinstance(index, int) and operand.axes[position].dim.free is not None
         ]
 
     def results(self, operand: Operand) -> Mapping[str, Operand]:
