@@ -215,7 +215,7 @@ def test_a_sweep_of_plans_is_one_array_and_leaves_nothing(program: Program, plac
     assert done.returncode == cli.MISTAKEN
     assert [first["directory"], third["directory"]] == [f"{place}/s/0", f"{place}/s/2"]
     assert second["error"].startswith("selectors is empty")
-    assert [one["schema"] for one in (first, second, third)] == [2, 2, 2]
+    assert [one["schema"] for one in (first, second, third)] == [3, 3, 3]
     assert left_in(place) == set()
 
 
