@@ -11,7 +11,7 @@ from extractkit.core.transforms import Operand, as_options, whole_number
 from extractkit.errors import ConfigError, SelectionError
 
 _ROWS = 4096
-"""Rows of one matrix product. A fixed number, for it decides the order of sums."""
+"""Rows of one matrix product. The number is fixed because it decides the order of sums."""
 
 
 def _state(block: Block) -> Arrays:

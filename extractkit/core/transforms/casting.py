@@ -34,8 +34,8 @@ def _beyond(wide: Any, dtype: str, low: int, high: int) -> tuple[Any, Any]:
         return wide > high, wide < 0
     if dtype == "int64":
         return wide > high, wide < low
-    # The upper limit of int64 is no float: 2**63 is the first one above. The lower one is a float,
-    # and the next one below is further away than 1.
+    # float64 has no 2**63 - 1, the upper limit of int64: 2**63 is the first number above. It has
+    # the lower limit, -2**63, and the next number below is further away than 1.
     least = float(low)
     return wide >= high + 1.0, wide < least if least - 1 == least else wide <= least - 1
 
