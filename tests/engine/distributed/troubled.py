@@ -109,8 +109,8 @@ def _returns(change: Any) -> Any:
     def trouble() -> None:
         store = Storing.store
 
-        def changed(self: Storing, *given: Any) -> Entry:
-            return change(self, store(self, *given))
+        def changed(self: Storing, *given: Any, **more: Any) -> Entry:
+            return change(self, store(self, *given, **more))
 
         Storing.store = changed  # type: ignore[method-assign]
 
