@@ -190,7 +190,7 @@ def test_why_samples_do_not_share_a_batch(
     assert (plan["sharing"], plan["sharing_reason"]) == (sharing, reason)
     collected = Collected()
     run = executed(tmp_path / "run", wanted, collected)
-    notes = [f"{reason}, so the model is run on one sample a call"]
+    notes = [f"{reason}, so the model is run on one sample per call"]
     assert [note for note in collected.notes if reason in note] == (
         notes if sharing == "one sample" else []
     )
