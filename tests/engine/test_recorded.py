@@ -23,10 +23,8 @@ def test_lengths_are_those_of_the_survey() -> None:
     assert again.missing == found.missing == {}
 
 
-@pytest.mark.parametrize("field", ["missing", "skipped"])
-def test_missing_samples_are_found_with_their_reasons(field: str) -> None:
-    """Runs that were made before the field was renamed are read as well."""
-    rows = [{"length": 2}, {"length": 0, field: "no good"}, {"length": 1}]
+def test_missing_samples_are_found_with_their_reasons() -> None:
+    rows = [{"length": 2}, {"length": 0, "missing": "no good"}, {"length": 1}]
     found = recorded_survey(MODEL.signature, rows, 3)
     assert found.missing == {1: "no good"}
     assert found.lengths.axes["token"].tolist() == [2, 0, 1]

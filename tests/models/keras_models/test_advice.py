@@ -104,7 +104,8 @@ def test_a_class_that_keras_does_not_know(name: str, tmp_path: Path) -> None:
     model = package.Sequential([package.Input((4,)), layer(name="mine")])
     model.save(tmp_path / name)
     answer = no(at("path", tmp_path / name))
-    assert f"needs {layer.__name__!r}, which Keras does not know by itself. Say " in answer.message
+    unknown = f"needs {layer.__name__!r}, which Keras does not know by itself. Give its path: "
+    assert unknown in answer.message
     advised = [one.replace("package.module", __name__) for one in answer.advised()]
     assert ask(*advised).code == 0
 
