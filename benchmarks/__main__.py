@@ -2,11 +2,12 @@
 
 import sys
 
-from benchmarks import checkpoints, first_layer, hidden_states, memory, scale, workers
+from benchmarks import checkpoints, first_layer, hidden_states, memory, pooled, scale, workers
 
 BENCHMARKS = {
     "hidden_states": hidden_states.main,
     "first_layer": first_layer.main,
+    "pooled": pooled.main,
     "memory": memory.main,
     "workers": workers.main,
     "checkpoints": checkpoints.main,
