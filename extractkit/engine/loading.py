@@ -102,7 +102,7 @@ class Opened:
     def stored_bytes(self, lengths: Lengths, shards: int) -> dict[str, int | None]:
         """Return the predicted bytes of each tensor by key, over all checkpoints.
 
-        None stands for a tensor with lengths that only the model can compute.
+        A tensor whose lengths only the model can compute has None.
 
         Args:
             shards: number of shards of samples.

@@ -5,9 +5,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from extractkit.core.products import one_thread
 from extractkit.core.statistics import Array, Arrays, Block, features, fits, numbers
-from extractkit.core.transforms import Operand, as_options, whole_number
+from extractkit.core.transforms import Operand, as_options, one_thread, whole_number
 from extractkit.errors import ConfigError, SelectionError
 
 _ROWS = 4096

@@ -6,12 +6,16 @@ that this room does not import it. Each family has a file; `pipeline.py` puts th
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
+from threading import Lock
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import ThreadpoolController
 
 from extractkit.core.spec import TEXT, Dim
 from extractkit.errors import ConfigError, SelectionError
@@ -314,3 +318,23 @@ def number(value: object, at: str) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value):
         return float(value)
     raise ConfigError(f"{at}={value!r} is not a number")
+
+
+_LOCK = Lock()
+
+
+@cache
+def _controller() -> ThreadpoolController:
+    """Return the controller of the libraries that NumPy has loaded. Finding them takes a while."""
+    return ThreadpoolController()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let BLAS and LAPACK use one thread.
+
+    With several threads they divide sums, so that the last bits of a product would depend on the
+    number of cores. The limit is that of the process, so one caller at a time sets it.
+    """
+    with _LOCK, _controller().limit(limits=1, user_api="blas"):
+        yield

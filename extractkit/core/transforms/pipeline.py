@@ -172,7 +172,7 @@ class BoundPipeline:
     def elements(self, lengths: Lengths) -> Iterator[tuple[str, str, int, Array]]:
         """Yield every single element that is taken from a free axis: key, axis, index and lengths.
 
-        The lengths are those that the steps before leave. Axes of unknown lengths are left out.
+        The lengths are those that the steps before leave. Axes of unknown lengths are omitted.
 
         Args:
             lengths: the lengths of the tensor's ragged axes, as arrays.

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from extractkit.core.products import one_thread
 from extractkit.core.spec import Dim
 from extractkit.core.transforms import (
     Array,
@@ -23,6 +22,7 @@ from extractkit.core.transforms import (
     axis_name,
     axis_names,
     kept_lengths,
+    one_thread,
     present,
     whole_number,
 )
