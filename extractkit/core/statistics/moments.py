@@ -6,8 +6,11 @@ from typing import ClassVar
 import numpy as np
 
 from extractkit.core.statistics import Arrays, Block
-from extractkit.core.statistics.counts import FEATURE, parse_per, rows_per, width
+from extractkit.core.statistics.counts import FEATURE, parse_per, width
 from extractkit.core.transforms import Operand, as_options
+
+_ELEMENTS = 65_536
+"""Elements whose distances from the mean are in memory at once, so that they stay in its caches."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ class Moments:
 
     def of(self, block: Block) -> Arrays:
         """Return count, mean, sum of squared distances, and extremes."""
-        rows = rows_per(block, self.per)
+        rows = block.rows()
+        rows = rows if self.per == FEATURE else rows.reshape(-1, 1)
         columns = rows.shape[1]
         if not len(rows):
             return {
@@ -52,13 +56,18 @@ class Moments:
                 "min": np.full(columns, np.inf),
                 "max": np.full(columns, -np.inf),
             }
-        mean = rows.mean(0)
+        mean = np.add.reduce(rows, 0, dtype=np.float64) / len(rows)
+        squares = np.zeros(columns)
+        step = max(1, _ELEMENTS // max(1, columns))
+        for start in range(0, len(rows), step):
+            moved = rows[start : start + step] - mean
+            squares += np.einsum("ij,ij->j", moved, moved)
         return {
             "count": np.asarray(len(rows), np.int64),
             "mean": mean,
-            "squares": np.square(rows - mean).sum(0),
-            "min": rows.min(0),
-            "max": rows.max(0),
+            "squares": squares,
+            "min": rows.min(0).astype(np.float64),
+            "max": rows.max(0).astype(np.float64),
         }
 
     def merge(self, one: Arrays, other: Arrays) -> Arrays:

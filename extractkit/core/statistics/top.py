@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from extractkit.core.statistics import Array, Arrays, Block, features, fits, numbers
+from extractkit.core.statistics import Array, Arrays, Block, features, fits
 from extractkit.core.transforms import Operand, as_options, whole_number
 from extractkit.core.values import sample_shapes
 from extractkit.errors import ConfigError
@@ -61,11 +61,15 @@ class Top:
 
     def of(self, block: Block) -> Arrays:
         """Return the k best of the shard."""
-        rows = numbers(block.rows())
+        rows = block.rows()
         samples, positions = _whereabouts(block, len(rows))
+        # One feature after the other in memory, in the smallest type that holds all values.
+        exact = np.float32 if rows.dtype in (np.float32, np.float16) else np.float64
+        columns = np.ascontiguousarray(rows.T, exact)
         state: dict[str, Array] = {}
         for prefix, sign in self._directions:
-            keys = np.where(np.isnan(rows), -np.inf, sign * rows)
+            keys = columns if sign > 0 else np.negative(columns)
+            keys = np.where(np.isnan(keys), exact(-np.inf), keys)
             best = _best(keys, samples, positions, self.k)
             state |= {f"{prefix}{name}": array for name, array in best.items()}
         return state
@@ -105,8 +109,12 @@ def _whereabouts(block: Block, count: int) -> tuple[npt.NDArray[np.int64], npt.N
 
 
 def _best(keys: Array, samples: Array, positions: Array, k: int) -> dict[str, Array]:
-    """Return the k largest keys of each column: (columns, k), in order."""
-    rows, width = keys.shape
+    """Return the k largest keys of each feature: (features, k), in order.
+
+    Args:
+        keys: (features, rows).
+    """
+    width, rows = keys.shape
     found = {
         "keys": np.full((width, k), -np.inf),
         "samples": np.full((width, k), _NOWHERE),
@@ -116,16 +124,16 @@ def _best(keys: Array, samples: Array, positions: Array, k: int) -> dict[str, Ar
         return found
     # Most rows are excluded by the k-th largest key before anything is sorted.
     kept = min(k, rows)
-    least = np.partition(keys, rows - kept, axis=0)[rows - kept]
-    column, row = np.nonzero((keys >= least).T & (-np.inf < keys.T))
-    order = np.lexsort((row, -keys[row, column], column))
+    least = np.partition(keys, rows - kept, axis=1)[:, rows - kept]
+    column, row = np.nonzero((keys >= least[:, None]) & (keys > -np.inf))
+    order = np.lexsort((row, -keys[column, row], column))
     column, row = column[order], row[order]
     # The rank of each entry among those of its column.
     starts = np.searchsorted(column, np.arange(width))
     rank = np.arange(len(column)) - starts[column]
     within = rank < k
     column, row, rank = column[within], row[within], rank[within]
-    found["keys"][column, rank] = keys[row, column]
+    found["keys"][column, rank] = keys[column, row]
     found["samples"][column, rank] = samples[row]
     found["positions"][column, rank] = positions[row]
     return found
