@@ -6,7 +6,7 @@ a fixed tree (`Merging`), and the result is computed from the merged state. Resu
 bitwise equal however the shards were distributed, interrupted or resumed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, ClassVar, Protocol
@@ -164,6 +164,31 @@ def fits(size: int, operand: Operand, at: str) -> None:
             f"{LARGEST_STATE:,}. Narrow its last axis first, for example with "
             f"do: [{{project: {{axis: {len(operand.axes) - 1}, to: 512}}}}], or slice it"
         )
+
+
+def merged_means(
+    one: Arrays, other: Arrays, sums: str, product: Callable[[Array], Array]
+) -> Arrays:
+    """Combine counts, means and sums of products of distances from the mean.
+
+    Source: Chan, Golub and LeVeque, Updating formulae and a pairwise algorithm for computing sample
+    variances, 1979.
+
+    Args:
+        one, other: states with `count`, `mean` and the sums.
+        sums: the name of the sums.
+        product: of the distance between both means.
+    """
+    first, second = int(one["count"]), int(other["count"])
+    if not first or not second:
+        return one if first else other
+    count = first + second
+    moved = other["mean"] - one["mean"]
+    return {
+        "count": np.asarray(count, np.int64),
+        "mean": one["mean"] + moved * (second / count),
+        sums: one[sums] + other[sums] + product(moved) * (first * (second / count)),
+    }
 
 
 def numbers(rows: Array) -> npt.NDArray[np.float64]:

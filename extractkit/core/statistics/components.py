@@ -5,41 +5,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from extractkit.core.statistics import Array, Arrays, Block, features, fits, numbers
-from extractkit.core.transforms import Operand, as_options, one_thread, whole_number
-from extractkit.errors import ConfigError, SelectionError
+from extractkit.core.statistics import Array, Arrays, Block, features, fits, merged_means, numbers
+from extractkit.core.transforms import Operand, as_options, no_options, one_thread, whole_number
+from extractkit.errors import SelectionError
 
 _ROWS = 4096
 """Rows of one matrix product. The number is fixed because it decides the order of sums."""
-
-
-def _state(block: Block) -> Arrays:
-    """Return count, mean and the sum of products of distances from the mean."""
-    rows = numbers(block.rows())
-    width = rows.shape[1]
-    products = np.zeros((width, width))
-    mean = rows.mean(0) if len(rows) else np.zeros(width)
-    for start in range(0, len(rows), _ROWS):
-        moved = rows[start : start + _ROWS] - mean
-        with one_thread():
-            products += moved.T @ moved
-    return {"count": np.asarray(len(rows), np.int64), "mean": mean, "products": products}
-
-
-def _merged(one: Arrays, other: Arrays) -> Arrays:
-    """Combine both by the counts. Source: Chan, Golub and LeVeque, 1979."""
-    first, second = int(one["count"]), int(other["count"])
-    if not first or not second:
-        return one if first else other
-    count = first + second
-    moved = other["mean"] - one["mean"]
-    return {
-        "count": np.asarray(count, np.int64),
-        "mean": one["mean"] + moved * (second / count),
-        "products": one["products"]
-        + other["products"]
-        + np.outer(moved, moved) * (first * (second / count)),
-    }
 
 
 def _covariance(state: Arrays) -> Array:
@@ -47,13 +18,39 @@ def _covariance(state: Arrays) -> Array:
     return state["products"] / count if count else np.full_like(state["products"], np.nan)
 
 
-def _bytes(operand: Operand, at: str) -> int:
-    width = features(operand, at)
-    return 8 * (width * width + width + 1)
+class _Products:
+    """What is common to statistics that need the products of all pairs of features."""
+
+    at: str
+
+    def check(self, operand: Operand) -> None:
+        """Check that the matrix fits into memory."""
+        fits(self.state_bytes(operand), operand, self.at)
+
+    def state_bytes(self, operand: Operand) -> int:
+        """Return the size of the matrix, the mean and the count."""
+        width = features(operand, self.at)
+        return 8 * (width * width + width + 1)
+
+    def of(self, block: Block) -> Arrays:
+        """Return count, mean and the sum of products of distances from the mean."""
+        rows = numbers(block.rows())
+        width = rows.shape[1]
+        products = np.zeros((width, width))
+        mean = rows.mean(0) if len(rows) else np.zeros(width)
+        for start in range(0, len(rows), _ROWS):
+            moved = rows[start : start + _ROWS] - mean
+            with one_thread():
+                products += moved.T @ moved
+        return {"count": np.asarray(len(rows), np.int64), "mean": mean, "products": products}
+
+    def merge(self, one: Arrays, other: Arrays) -> Arrays:
+        """Combine both by the counts."""
+        return merged_means(one, other, "products", lambda moved: np.outer(moved, moved))
 
 
 @dataclass(frozen=True)
-class Covariance:
+class Covariance(_Products):
     """The covariance of all pairs of features, exact.
 
     covariance
@@ -68,25 +65,8 @@ class Covariance:
     @classmethod
     def parse(cls, options: object, at: str) -> "Covariance":
         """Take no options."""
-        if options != {}:
-            raise ConfigError(f"{at} takes no options, given {options!r}")
+        no_options(options, at)
         return cls(at)
-
-    def check(self, operand: Operand) -> None:
-        """Check that the matrix fits into memory."""
-        fits(self.state_bytes(operand), operand, self.at)
-
-    def state_bytes(self, operand: Operand) -> int:
-        """Return the size of the matrix and the mean."""
-        return _bytes(operand, self.at)
-
-    def of(self, block: Block) -> Arrays:
-        """Return count, mean and sums of products."""
-        return _state(block)
-
-    def merge(self, one: Arrays, other: Arrays) -> Arrays:
-        """Combine both by the counts."""
-        return _merged(one, other)
 
     def finish(self, state: Arrays) -> Arrays:
         """Divide by the count."""
@@ -99,7 +79,7 @@ _COMPONENTS = 16
 
 
 @dataclass(frozen=True)
-class PCA:
+class PCA(_Products):
     """Principal components: directions of the largest variance.
 
     pca                         # 16 components, or as many as there are features
@@ -131,19 +111,7 @@ class PCA:
                 f"{self.at}.components={self.components} is more than the {width} features of "
                 f"{operand.source!r}"
             )
-        fits(self.state_bytes(operand), operand, self.at)
-
-    def state_bytes(self, operand: Operand) -> int:
-        """Return the size of the matrix and the mean."""
-        return _bytes(operand, self.at)
-
-    def of(self, block: Block) -> Arrays:
-        """Return count, mean and sums of products."""
-        return _state(block)
-
-    def merge(self, one: Arrays, other: Arrays) -> Arrays:
-        """Combine both by the counts."""
-        return _merged(one, other)
+        super().check(operand)
 
     def finish(self, state: Arrays) -> Arrays:
         """Decompose the covariance once."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from extractkit.core.statistics import Array, Arrays, Block, features, fits, numbers
-from extractkit.core.transforms import Operand, as_options, number
+from extractkit.core.transforms import Operand, as_options, no_options, number
 from extractkit.core.transforms.distributions import parse_edges
 from extractkit.errors import ConfigError, choices
 
@@ -28,9 +28,9 @@ def parse_per(given: Mapping[str, Any], at: str, default: str = FEATURE) -> str:
 
 
 def rows_per(block: Block, per: str) -> Array:
-    """Return float64 rows (rows, features), or (elements, 1) over all elements."""
+    """Return rows (rows, features), or (elements, 1) over all elements."""
     rows = block.rows()
-    return numbers(rows if per == FEATURE else rows.reshape(-1, 1))
+    return rows if per == FEATURE else rows.reshape(-1, 1)
 
 
 def width(operand: Operand, per: str, at: str) -> int:
@@ -82,7 +82,7 @@ class Histogram:
 
     def of(self, block: Block) -> Arrays:
         """Count the elements of each feature."""
-        rows = rows_per(block, self.per)
+        rows = numbers(rows_per(block, self.per))
         edges, bins, count = np.asarray(self.edges), len(self.edges) - 1, rows.shape[1]
         place = np.searchsorted(edges, rows, side="right") - 1
         place[rows == edges[-1]] = bins - 1
@@ -155,7 +155,7 @@ class Quantiles:
 
     def of(self, block: Block) -> Arrays:
         """Count elements in buckets of growing width: negative ones, zeros, positive ones."""
-        rows = rows_per(block, self.per)
+        rows = numbers(rows_per(block, self.per))
         size = np.clip(np.abs(rows), 0, _LARGEST)
         tiny = size < _SMALLEST
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -204,8 +204,7 @@ class Sparsity:
     @classmethod
     def parse(cls, options: object, at: str) -> "Sparsity":
         """Take no options."""
-        if options != {}:
-            raise ConfigError(f"{at} takes no options, given {options!r}")
+        no_options(options, at)
         return cls(at)
 
     def check(self, operand: Operand) -> None:
@@ -247,8 +246,7 @@ class Coactivation:
     @classmethod
     def parse(cls, options: object, at: str) -> "Coactivation":
         """Take no options."""
-        if options != {}:
-            raise ConfigError(f"{at} takes no options, given {options!r}")
+        no_options(options, at)
         return cls(at)
 
     def check(self, operand: Operand) -> None:

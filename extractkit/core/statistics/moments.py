@@ -5,8 +5,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from extractkit.core.statistics import Arrays, Block
-from extractkit.core.statistics.counts import FEATURE, parse_per, width
+from extractkit.core.statistics import Arrays, Block, merged_means
+from extractkit.core.statistics.counts import FEATURE, parse_per, rows_per, width
 from extractkit.core.transforms import Operand, as_options
 
 _ELEMENTS = 65_536
@@ -21,8 +21,7 @@ class Moments:
     moments: {per: all}         # one number over all elements
 
     Results: `count` int64, and float64 `mean`, `variance` (the mean squared distance from the
-    mean), `min`, `max`, each (features,) or a single number. Source of the merge: Chan, Golub and
-    LeVeque, Updating formulae and a pairwise algorithm for computing sample variances, 1979.
+    mean), `min`, `max`, each (features,) or a single number.
     """
 
     name: ClassVar[str] = "moments"
@@ -45,8 +44,7 @@ class Moments:
 
     def of(self, block: Block) -> Arrays:
         """Return count, mean, sum of squared distances, and extremes."""
-        rows = block.rows()
-        rows = rows if self.per == FEATURE else rows.reshape(-1, 1)
+        rows = rows_per(block, self.per)
         columns = rows.shape[1]
         if not len(rows):
             return {
@@ -72,17 +70,8 @@ class Moments:
 
     def merge(self, one: Arrays, other: Arrays) -> Arrays:
         """Combine both by the counts."""
-        first, second = int(one["count"]), int(other["count"])
-        if not first or not second:
-            return one if first else other
-        count = first + second
-        moved = other["mean"] - one["mean"]
         return {
-            "count": np.asarray(count, np.int64),
-            "mean": one["mean"] + moved * (second / count),
-            "squares": one["squares"]
-            + other["squares"]
-            + np.square(moved) * (first * (second / count)),
+            **merged_means(one, other, "squares", np.square),
             "min": np.minimum(one["min"], other["min"]),
             "max": np.maximum(one["max"], other["max"]),
         }

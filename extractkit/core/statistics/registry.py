@@ -9,6 +9,7 @@ from extractkit.core.statistics.components import PCA, Covariance
 from extractkit.core.statistics.counts import Coactivation, Histogram, Quantiles, Sparsity
 from extractkit.core.statistics.moments import Moments
 from extractkit.core.statistics.top import Top
+from extractkit.core.transforms import named_entry
 from extractkit.errors import ConfigError, choices
 
 STATISTICS = "statistics"
@@ -56,15 +57,13 @@ class Asked:
         written: list[Mapping[str, Any] | str] = []
         for number, entry in enumerate(entries):
             here = f"{at}.{number}"
-            if isinstance(entry, str):
-                name, options = entry, None
-            elif isinstance(entry, Mapping) and len(entry) == 1:
-                ((name, options),) = entry.items()
-            else:
+            named = named_entry(entry)
+            if named is None:
                 raise ConfigError(
                     f"{here}={entry!r} is not one statistic. Write its name, or a mapping of its "
                     f"name to its options, as in {{moments: {{per: all}}}}"
                 )
+            name, options = named
             kind = next((one for one in _OWN if one.name == name), None)
             if kind is None:
                 raise ConfigError(

@@ -11,14 +11,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from threading import Lock
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from threadpoolctl import ThreadpoolController
 
 from extractkit.core.spec import TEXT, Dim
 from extractkit.errors import ConfigError, SelectionError
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 Array = npt.NDArray[Any]
 
@@ -99,6 +101,17 @@ class Operand:
         if len(set(found)) != len(found):
             raise SelectionError(f"{at} names an axis of {self.source!r} twice")
         return tuple(sorted(found))
+
+    def find_some(self, names: Sequence[AxisName], at: str) -> tuple[int, ...]:
+        """Return the positions of the named axes, in order: at least one.
+
+        Raises:
+            SelectionError: see `find`, or there is no axis.
+        """
+        found = self.find(names, at)
+        if not found:
+            raise SelectionError(f"{at} needs an axis, and {self.source!r} has none")
+        return found
 
     def _find(self, name: AxisName, at: str) -> tuple[int, ...]:
         if name == EVERY_AXIS:
@@ -298,6 +311,29 @@ def as_options(value: object, at: str, names: Sequence[str], example: str) -> di
     return {str(key): entry for key, entry in value.items() if entry is not None}
 
 
+def no_options(value: object, at: str) -> None:
+    """Check that nothing is given as options.
+
+    Raises:
+        ConfigError: something is.
+    """
+    if value not in (None, {}):
+        raise ConfigError(f"{at} takes no options, given {value!r}")
+
+
+def named_entry(entry: object) -> tuple[Any, object] | None:
+    """Return the name and options of a list's entry: a name, or a mapping of one to its options.
+
+    None if it is neither.
+    """
+    if isinstance(entry, str):
+        return entry, None
+    if isinstance(entry, Mapping) and len(entry) == 1:
+        ((name, options),) = entry.items()
+        return name, options
+    return None
+
+
 def whole_number(value: object, at: str, least: int = 1) -> int:
     """Return an option that is a whole number of at least `least`.
 
@@ -324,8 +360,10 @@ _LOCK = Lock()
 
 
 @cache
-def _controller() -> ThreadpoolController:
+def _controller() -> "ThreadpoolController":
     """Return the controller of the libraries that NumPy has loaded. Finding them takes a while."""
+    from threadpoolctl import ThreadpoolController
+
     return ThreadpoolController()
 
 

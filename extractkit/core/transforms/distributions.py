@@ -25,7 +25,7 @@ from extractkit.core.transforms import (
     whole_number,
 )
 from extractkit.core.transforms.reductions import reduced_dtype
-from extractkit.errors import ConfigError, SelectionError
+from extractkit.errors import ConfigError
 
 
 def _rows(tf: Any, operand: Operand, value: Masked, over: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -91,10 +91,7 @@ class Quantile:
         return {"": replace(result, dtype=reduced_dtype(self.name, operand.dtype))}
 
     def _over(self, operand: Operand) -> tuple[int, ...]:
-        over = operand.find(self.axes, self.at)
-        if not over:
-            raise SelectionError(f"{self.at} needs an axis, and {operand.source!r} has none")
-        return over
+        return operand.find_some(self.axes, self.at)
 
     def lengths(self, xp: Any, operand: Operand, lengths: Lengths) -> Sequence[Lengths]:
         """Return the lengths of the other axes."""
@@ -171,10 +168,7 @@ class Histogram:
         return {"": replace(operand, axes=(*kept, axis), dtype="int64")}
 
     def _over(self, operand: Operand) -> tuple[int, ...]:
-        over = operand.find(self.axes, self.at)
-        if not over:
-            raise SelectionError(f"{self.at} needs an axis, and {operand.source!r} has none")
-        return over
+        return operand.find_some(self.axes, self.at)
 
     def lengths(self, xp: Any, operand: Operand, lengths: Lengths) -> Sequence[Lengths]:
         """Return the lengths of the other axes."""

@@ -15,11 +15,12 @@ from extractkit.core.transforms import (
     Operand,
     Tensor,
     axis_names,
+    no_options,
     number,
     present,
 )
 from extractkit.core.transforms.reductions import reduced_dtype
-from extractkit.errors import ConfigError, SelectionError
+from extractkit.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,7 @@ class Abs:
     @classmethod
     def parse(cls, options: object, at: str) -> "Abs":
         """Take no options."""
-        if options not in (None, {}):
-            raise ConfigError(f"{at} takes no options, given {options!r}")
+        no_options(options, at)
         return cls(at)
 
     def results(self, operand: Operand) -> Mapping[str, Operand]:
@@ -119,10 +119,7 @@ class _AlongAxes:
         return {"": replace(operand, dtype=reduced_dtype("mean", operand.dtype))}
 
     def _over(self, operand: Operand) -> tuple[int, ...]:
-        over = operand.find(self.axes, self.at)
-        if not over:
-            raise SelectionError(f"{self.at} needs an axis, and {operand.source!r} has none")
-        return over
+        return operand.find_some(self.axes, self.at)
 
     def lengths(self, xp: Any, operand: Operand, lengths: Lengths) -> Sequence[Lengths]:
         """Return the same lengths."""

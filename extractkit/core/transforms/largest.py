@@ -210,8 +210,7 @@ class Sparsify:
     def results(self, operand: Operand) -> Mapping[str, Operand]:
         """Return the specs of the elements and of their coordinates."""
         operand.needs_numbers(self.at)
-        if not operand.every_axis:
-            raise SelectionError(f"{self.at} needs an axis, and {operand.source!r} has none")
+        operand.find_some([EVERY_AXIS], self.at)
         kept = self._flat().results(operand)[""]
         dim = kept.axes[kept.first].dim
         if dim.size is not None:

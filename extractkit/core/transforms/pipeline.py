@@ -17,6 +17,7 @@ from extractkit.core.transforms import (
     Operand,
     Tensor,
     Transform,
+    named_entry,
 )
 from extractkit.core.transforms.casting import Cast
 from extractkit.core.transforms.registry import REDUCTIONS, transform
@@ -220,15 +221,13 @@ def _steps(value: object, at: str) -> Iterator[tuple[str, object, str]]:
         raise ConfigError(f"{at}={value!r} is not a list of transforms, as in [{{mean: token}}]")
     for number, entry in enumerate(value):
         here = f"{at}.{number}"
-        if isinstance(entry, str):
-            yield entry, None, f"{here}.{entry}"
-            continue
-        if not isinstance(entry, Mapping) or len(entry) != 1:
+        named = named_entry(entry)
+        if named is None:
             raise ConfigError(
                 f"{here}={entry!r} is not one transform. Write its name, or a mapping of its name "
                 f"to its options, as in {{mean: token}}"
             )
-        ((name, options),) = entry.items()
+        name, options = named
         yield str(name), options, f"{here}.{name}"
 
 

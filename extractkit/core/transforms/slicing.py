@@ -78,8 +78,6 @@ class Slice:
                         f"has {dim.size} elements"
                     )
                 continue
-            if dim.size is None and dim.computed and not _from_start(index):
-                continue  # samples are computed alone, so the end of the axis is the sample's own
             if dim.size is not None:
                 size = len(range(*slice(*index).indices(dim.size)))
                 if not size and dim.size:
