@@ -28,6 +28,8 @@ from extractkit.engine.preview import Preview, preview
 from extractkit.engine.recompute import not_recomputed
 from extractkit.engine.recompute import recompute as recompute_shards
 from extractkit.errors import ConfigError, RunDirectoryError
+from extractkit.inputs import Inputs
+from extractkit.models import Executor
 from extractkit.models.process import impose
 from extractkit.runs import JOURNAL, manifest
 from extractkit.runs.checking import Check, Verification
@@ -375,7 +377,7 @@ def _live(model: object, inputs: object) -> dict[str, Component]:
 
 
 def _live_model(model: object, inputs: object) -> Component:
-    if all(hasattr(model, name) for name in ("catalog", "signature", "program")):
+    if isinstance(model, Executor):
         return Component("model", f"{__name__}.given", {"live": model})
     arguments: dict[str, object] = {"model": model}
     if isinstance(inputs, np.ndarray | Mapping):
@@ -384,7 +386,7 @@ def _live_model(model: object, inputs: object) -> Component:
 
 
 def _live_inputs(inputs: object) -> Component:
-    if hasattr(inputs, "bind"):
+    if isinstance(inputs, Inputs):
         return Component("inputs", f"{__name__}.given", {"live": inputs})
     name, argument = "LiveArrays", "arrays"
     if isinstance(inputs, Sequence) and len(inputs):

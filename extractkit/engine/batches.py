@@ -17,7 +17,7 @@ from extractkit.core.plan import Lengths, Shard
 from extractkit.core.spec import TEXT, numpy_dtype
 from extractkit.core.values import Array
 from extractkit.inputs import InputSpec, Sample, Signature, Source
-from extractkit.models import Encoded, Model
+from extractkit.models import ConvertsArguments, Encoded, Encoder, Model
 
 _LENGTH_STEP = 8
 """Padded lengths are multiples of this, up to the longest that the model takes."""
@@ -110,12 +110,12 @@ class Batch:
     Attributes:
         features: (samples, *padded) for each input.
         lengths: int32 (samples,) for each free axis, the samples' own lengths.
-        placed: both, converted by the model for cheap calls; None: not converted.
+        tensors: both, converted by the model for cheap calls; None: not converted.
     """
 
     features: Mapping[str, Array]
     lengths: Mapping[str, Array]
-    placed: tuple[Mapping[str, Any], Mapping[str, Any]] | None = None
+    tensors: tuple[Mapping[str, Any], Mapping[str, Any]] | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.features.values())))
@@ -123,7 +123,7 @@ class Batch:
     @property
     def arguments(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         """The arguments for a call of a program."""
-        return self.placed or (self.features, self.lengths)
+        return self.tensors or (self.features, self.lengths)
 
     @property
     def nbytes(self) -> int:
@@ -165,7 +165,7 @@ class Batch:
 
 
 def read_batch(
-    model: Model,
+    model: Encoder,
     source: Source,
     positions: Sequence[int],
     length_step: int = 1,
@@ -189,13 +189,14 @@ def _bytes(array: Array) -> int:
     return array.nbytes + (sum(map(len, array.flat)) if array.dtype.hasobject else 0)
 
 
-def placed(model: Model, batch: Batch) -> Batch:
-    """Return the batch with arguments converted by the model, for cheap repeated calls."""
-    place = getattr(model, "place", None)
-    return batch if place is None else replace(batch, placed=place(batch.features, batch.lengths))
+def converted(model: Model, batch: Batch) -> Batch:
+    """Return the batch with its arguments as tensors, if the model can convert them."""
+    if not isinstance(model, ConvertsArguments):
+        return batch
+    return replace(batch, tensors=model.to_tensors(batch.features, batch.lengths))
 
 
-def _encoded(model: Model, source: Source, ordered: Sequence[int]) -> Sequence[Encoded]:
+def _encoded(model: Encoder, source: Source, ordered: Sequence[int]) -> Sequence[Encoded]:
     samples: list[Sample] = []
     start = 0
     for end in range(1, len(ordered) + 1):

@@ -31,7 +31,16 @@ from extractkit.errors import ConfigError, InputError, SelectionError
 from extractkit.inputs import Inputs, Source
 from extractkit.inputs.file_access import Stamp
 from extractkit.inputs.in_memory import NoSamples
-from extractkit.models import CarriesState, CheckpointAxis, Compilation, Fetch, Model, Program
+from extractkit.models import (
+    CarriesState,
+    CheckpointAxis,
+    Compilation,
+    Fetch,
+    Model,
+    Program,
+    checkpoint_axis_of,
+    lacking,
+)
 from extractkit.models.axes import of_single_calls
 from extractkit.models.process import import_modules, without_collections
 from extractkit.runs.files import files_of, files_with_companions
@@ -253,7 +262,7 @@ def _chosen(model: Model, job: Job) -> _Chosen:
 def _loaded(job: Job) -> tuple[Model, CheckpointAxis | None]:
     """Return the model, with the first checkpoint if there are several."""
     model = _model(job)
-    axis: CheckpointAxis | None = getattr(model, "checkpoints", None)
+    axis = checkpoint_axis_of(model)
     if axis is not None:
         forget()  # its weights change in place
         axis.choose(job.runtime.bad_checkpoints)
@@ -262,18 +271,13 @@ def _loaded(job: Job) -> tuple[Model, CheckpointAxis | None]:
 
 def _model(job: Job) -> Model:
     model = model_of(job.model, job.runtime)
-    if lacking := [name for name in ("catalog", "program") if not _has(model, name)]:
+    if members := lacking(model):
         raise ConfigError(
-            f"model._target_={job.model.target!r} returns a {type(model).__name__}, which has no "
-            f"{' and no '.join(lacking)}. Give a callable that returns an adapter: see "
+            f"model._target_={job.model.target!r} returns a {type(model).__name__}, which is not a "
+            f"model: it lacks {', '.join(members)}. Give a callable that returns an adapter: see "
             f"extractkit/models/__init__.py"
         )
     return cast(Model, model)
-
-
-def _has(model: object, name: str) -> bool:
-    # The class is checked first: a property may need a checkpoint, which is chosen later.
-    return hasattr(type(model), name) or hasattr(model, name)
 
 
 def _matches(

@@ -11,7 +11,7 @@ from extractkit.core.values import Array
 from extractkit.engine.batches import Batch, collate
 from extractkit.errors import JobError, SampleError
 from extractkit.inputs import InputSpec, Signature
-from extractkit.models import Encoded, Model, Program
+from extractkit.models import ChecksSizes, Encoded, Model, Program
 
 Sizes = Mapping[str, int]
 
@@ -162,9 +162,9 @@ class SizeFaults:
         own = {axis: int(sizes[0]) for axis, sizes in batch.lengths.items()}
         if not own:
             return None
-        takes = getattr(self.model, "takes", None)
-        if takes is not None:
-            by_graph = _Search(partial(takes, self.addresses), own, _STATIC_REACH, self._by_graph)
+        if isinstance(self.model, ChecksSizes):
+            accepts = partial(self.model.accepts_sizes, self.addresses)
+            by_graph = _Search(accepts, own, _STATIC_REACH, self._by_graph)
             if not by_graph.good(own):
                 return self._message(by_graph.faults())
         by_run = _Search(partial(self._runs, batch), own, _RUN_REACH, self._by_run)

@@ -28,7 +28,7 @@ from extractkit.engine.batches import (
     Batch,
     BatchRules,
     ReadAlready,
-    placed,
+    converted,
     plan_batches,
     read_batch,
 )
@@ -105,8 +105,8 @@ def ahead(
         except BaseException as error:  # noqa: BLE001 - raised again where the items are used
             made.put(_Failed(error))
         finally:
-            if (close := getattr(iterator, "close", None)) is not None:
-                close()
+            if isinstance(iterator, Generator):
+                iterator.close()
 
     thread = threading.Thread(target=work, name="extractkit-ahead", daemon=True)
     thread.start()
@@ -262,7 +262,7 @@ class Stream:
         size = 0
         for work in works:
             if (batch := work.batch) is not None:
-                work = replace(work, batch=placed(self.model, batch))
+                work = replace(work, batch=converted(self.model, batch))
                 size += batch.nbytes
             if size <= self._read_already.memory:
                 read.append(work)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from extractkit.core.spec import TEXT
 from extractkit.core.values import Array
@@ -158,11 +158,10 @@ class Source(Protocol):
         """
         ...
 
-    # A source may also have `identify`, see `Identifying`.
 
-
+@runtime_checkable
 class Identifying(Protocol):
-    """The optional ability of a source to identify samples that cannot be read."""
+    """The ability to identify samples that cannot be read, optional for a `Source`."""
 
     def identify(self, index: int) -> Identity:
         """Return the identity of the sample of this number, readable or not."""
@@ -171,11 +170,10 @@ class Identifying(Protocol):
 
 def identity(source: Source, index: int) -> Identity:
     """Return the identity of a sample without reading it, or its number if it is not known."""
-    identify = getattr(source, "identify", None)
-    found: Identity = Identity(str(index)) if identify is None else identify(index)
-    return found
+    return source.identify(index) if isinstance(source, Identifying) else Identity(str(index))
 
 
+@runtime_checkable
 class Inputs(Protocol):
     """A configured source that is not yet bound to a model."""
 

@@ -5,7 +5,8 @@ The setting `model.state`: the state that each call of a stateful model starts f
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from inspect import getattr_static
+from typing import Any, Protocol, runtime_checkable
 
 from extractkit.core.catalog import Catalog
 from extractkit.core.checkpoints import Checkpoint, ExcludedCheckpoint
@@ -221,33 +222,80 @@ class HasOwnCall(Protocol):
         ...
 
 
-class Model(Protocol):
-    """A loaded model.
-
-    Optional members:
-
-    - `own_call`, see `HasOwnCall`.
-    - `checkpoints`, a `CheckpointAxis`. None or no such attribute means one set of weights.
-    - `place(features, lengths)`, which converts a program's arguments once, so that repeated calls
-      with the same arguments cost less.
-    - `takes(addresses, sizes)`, which returns False if these tensors are known, without running the
-      model, not to be computable at these sizes of the free axes.
-    """
+@runtime_checkable
+class HasCheckpoints(Protocol):
+    """The ability to be given several sets of weights in turn, optional for a `Model`."""
 
     @property
-    def name(self) -> str:
-        """The name for messages: the chosen entry of the `model` group."""
+    def checkpoints(self) -> CheckpointAxis | None:
+        """The sets of weights. None if the model was loaded with one."""
         ...
+
+
+def checkpoint_axis_of(model: "Model") -> CheckpointAxis | None:
+    """Return the sets of weights that a model is given in turn. None if it has one."""
+    return model.checkpoints if isinstance(model, HasCheckpoints) else None
+
+
+@runtime_checkable
+class ConvertsArguments(Protocol):
+    """The ability to convert a program's arguments once for several calls, optional for a `Model`.
+
+    Repeated calls with the same arguments, as with several checkpoints, then cost less.
+    """
+
+    def to_tensors(
+        self, features: Mapping[str, Array], lengths: Mapping[str, Array]
+    ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """Return the arguments as the tensors that a program would convert them to.
+
+        Raises:
+            SampleError: A value cannot be converted.
+        """
+        ...
+
+
+@runtime_checkable
+class ChecksSizes(Protocol):
+    """The ability to refuse sizes of samples without running, optional for a `Model`."""
+
+    def accepts_sizes(self, addresses: Sequence[str], sizes: Mapping[str, int]) -> bool:
+        """Return False if these tensors cannot be computed at these sizes of the free axes.
+
+        True is not a guarantee: some sizes fail only when the model runs.
+        """
+        ...
+
+
+class HasCatalog(Protocol):
+    """The catalog of a model."""
 
     @property
     def catalog(self) -> Catalog:
         """Every tensor that the model offers."""
         ...
 
+
+class Encoder(Protocol):
+    """The preparation of samples for a model."""
+
     @property
     def signature(self) -> Signature:
         """The inputs that the model takes."""
         ...
+
+    def encode(self, samples: Sequence[Sample]) -> Sequence[Encoded]:
+        """Return the samples as the model takes them.
+
+        Raises:
+            InputError: A sample does not fit. The message names its id.
+        """
+        ...
+
+
+@runtime_checkable
+class Executor(Protocol):
+    """The computation of a model's tensors."""
 
     def configure(self, seed: int, deterministic: bool, device: str | None) -> Mapping[str, object]:
         """Seed every generator and refuse operations that are not deterministic, if asked to.
@@ -260,14 +308,6 @@ class Model(Protocol):
         """
         ...
 
-    def encode(self, samples: Sequence[Sample]) -> Sequence[Encoded]:
-        """Return the samples as the model takes them.
-
-        Raises:
-            InputError: A sample does not fit. The message names its id.
-        """
-        ...
-
     def program(self, fetches: Sequence[Fetch], compilation: Compilation) -> Program:
         """Return one program that computes the fetches and their dependencies, nothing else."""
         ...
@@ -277,6 +317,15 @@ class Model(Protocol):
 
         They keep their values when the model is given other weights.
         """
+        ...
+
+
+class Provenance(Protocol):
+    """The identity and description of a model, for the manifest."""
+
+    @property
+    def name(self) -> str:
+        """The name for messages: the chosen entry of the `model` group."""
         ...
 
     def weights_digest(self) -> str:
@@ -298,6 +347,23 @@ class Model(Protocol):
     def describe(self) -> Mapping[str, object]:
         """Return the manifest's entry for the model: class, parameters, preprocessing, files."""
         ...
+
+
+class Model(HasCatalog, Encoder, Executor, Provenance, Protocol):
+    """A loaded model.
+
+    Its optional abilities are `HasOwnCall`, `HasCheckpoints`, `CarriesState`, `ConvertsArguments`
+    and `ChecksSizes`. A model has each of them whose members it defines.
+    """
+
+
+def lacking(model: object) -> tuple[str, ...]:
+    """Return the members of `Model` that an object does not define, without evaluating properties.
+
+    A catalog may need weights that are chosen later.
+    """
+    declared = [name for part in Model.__mro__ for name in vars(part) if not name.startswith("_")]
+    return tuple(name for name in declared if getattr_static(model, name, None) is None)
 
 
 def encode_arrays(signature: Signature, sample: Sample) -> Encoded:

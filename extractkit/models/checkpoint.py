@@ -15,7 +15,14 @@ from extractkit.core.spec import TEXT, storable
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError, JobError
 from extractkit.inputs import Sample, Signature
-from extractkit.models import CheckpointAxis, Compilation, Encoded, Fetch, Program
+from extractkit.models import (
+    CheckpointAxis,
+    Compilation,
+    Encoded,
+    Fetch,
+    HasCheckpoints,
+    Program,
+)
 from extractkit.models.given_weights import checkpoint_axis
 from extractkit.models.weight_files import Location, WeightFile, open_weights
 from extractkit.models.weight_files.weight_file import array_dtype, is_extended
@@ -55,7 +62,7 @@ def load(
 
 
 @dataclass(eq=False)
-class Checkpoint:
+class Checkpoint(HasCheckpoints):
     """A file of weights as a `Model` without layers, inputs or computation.
 
     Attributes:

@@ -29,9 +29,7 @@ from extractkit.runs.shards import check_names
 from extractkit.runs.statistics import Statistics, read_statistics
 from extractkit.runs.trajectory import position_of, trajectories
 from extractkit.runs.views import Committed, TensorView
-from extractkit.sinks import Sink
-
-_READING = ("suffix", "read", "read_shapes", "read_constant")
+from extractkit.sinks import ShardReader, Sink
 
 
 class Run(Mapping[str, TensorView]):
@@ -258,7 +256,7 @@ def sink_of(manifest: Manifest, name: str, trust: Trust = NO_TRUST) -> Sink:
     """
     component = Component.parse(f"sinks.{name}", manifest.sinks[name], trust)
     target = component.function()
-    if not isinstance(target, type) or not all(hasattr(target, part) for part in _READING):
+    if not isinstance(target, type) or not issubclass(target, ShardReader):
         raise RunDirectoryError(
             f"{component.at}._target_={component.target!r} is not a sink. Give one that reads the "
             f"run: extractkit.open(path, sink=…)"

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -41,21 +41,12 @@ class StoredShard:
     path: Path
 
 
-class Sink(Protocol):
-    """A file format for shards. Equal values always give equal bytes.
+@runtime_checkable
+class ShardReader(Protocol):
+    """The reading half of a `Sink`.
 
-    Values that cannot be stored raise JobError. A file that is missing or damaged, or lacks a
-    tensor, raises RunDirectoryError.
+    A file that is missing or damaged, or lacks a tensor, raises RunDirectoryError.
     """
-
-    @property
-    def suffix(self) -> str:
-        """Ending of a shard's file name, including the dot."""
-        ...
-
-    def serialize(self, values: Mapping[str, Values]) -> bytes:
-        """Serialise a whole shard as one file. Keys are the tensors' keys, in order."""
-        ...
 
     def read(self, path: Path, key: str, start: int, stop: int) -> Values:
         """Read samples start … stop-1, counted within the shard, of one tensor of a shard file."""
@@ -67,6 +58,22 @@ class Sink(Protocol):
 
     def read_shapes(self, path: Path, key: str, start: int, stop: int) -> npt.NDArray[np.int64]:
         """Read the shapes of these samples, int64 (samples, rank), without their values."""
+        ...
+
+
+class Sink(ShardReader, Protocol):
+    """A file format for shards. Equal values always give equal bytes.
+
+    Values that cannot be stored raise JobError.
+    """
+
+    @property
+    def suffix(self) -> str:
+        """Ending of a shard's file name, including the dot."""
+        ...
+
+    def serialize(self, values: Mapping[str, Values]) -> bytes:
+        """Serialise a whole shard as one file. Keys are the tensors' keys, in order."""
         ...
 
     def finish(

@@ -19,9 +19,18 @@ from extractkit.core.catalog import TensorRecord
 from extractkit.core.plan import Layout
 from extractkit.core.spec import SAMPLE, UNKNOWN, numpy_dtype, storable
 from extractkit.core.values import Array
-from extractkit.engine.batches import Batch, collate, placed
+from extractkit.engine.batches import Batch, collate, converted
 from extractkit.inputs.random import Random
-from extractkit.models import Compilation, Fetch, HasOwnCall, Model, OwnCall
+from extractkit.models import (
+    ChecksSizes,
+    Compilation,
+    Fetch,
+    HasOwnCall,
+    Model,
+    OwnCall,
+    checkpoint_axis_of,
+    lacking,
+)
 
 
 class WeightsContract:
@@ -30,6 +39,9 @@ class WeightsContract:
     def model(self) -> Model:
         """Load and return the model under test."""
         raise NotImplementedError
+
+    def test_it_defines_every_member_of_a_model(self) -> None:
+        assert not lacking(self.model())
 
     def test_two_loads_agree(self) -> None:
         one, two = self.model(), self.model()
@@ -104,10 +116,18 @@ class ModelContract(WeightsContract):
         expected = _run(program, batch)
         alone = _run(model.program(fetches[:1], Compilation()), batch)
         assert_close(alone[0], expected[0])
-        again = placed(model, batch)
+        again = converted(model, batch)
         for _ in range(2):
             for value, other in zip(program(*again.arguments), expected, strict=True):
                 np.testing.assert_array_equal(value, other)
+
+    def test_sizes_that_a_program_takes_are_accepted(self) -> None:
+        model = self.model()
+        if not isinstance(model, ChecksSizes):  # an optional ability
+            return
+        addresses = [record.address for record in _extractable(model, depends=True)]
+        sizes = dict.fromkeys(model.signature.free_axes, self.length)
+        assert model.accepts_sizes(addresses, sizes)
 
     def test_encoded_samples_have_a_length_along_every_free_axis(self) -> None:
         model = self.model()
@@ -120,7 +140,7 @@ class ModelContract(WeightsContract):
 def own_call(model: Model) -> OwnCall:
     """Return the model's own call, with the first checkpoint if it has several."""
     assert isinstance(model, HasOwnCall)
-    return model.own_call(None if getattr(model, "checkpoints", None) is None else 0)
+    return model.own_call(None if checkpoint_axis_of(model) is None else 0)
 
 
 def drawn(model: Model, samples: int, length: int = ModelContract.length) -> Batch:

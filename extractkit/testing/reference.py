@@ -27,6 +27,8 @@ from extractkit.models import (
     Compilation,
     Encoded,
     Fetch,
+    HasCheckpoints,
+    HasOwnCall,
     OwnCall,
     Program,
     encode_arrays,
@@ -47,7 +49,7 @@ Weights = Mapping[str, npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
-class ReferenceModel:
+class ReferenceModel(HasOwnCall, HasCheckpoints):
     """The model. `seed` draws its weights, and `longest` truncates texts.
 
     `checkpoints` names files of weights, and is replaced by their axis, or None.

@@ -12,7 +12,16 @@ import tensorflow as tf
 
 from extractkit.core.values import Array, as_array
 from extractkit.inputs import InputSpec
-from extractkit.models import SAME_OBJECT, Compilation, Fetch, OtherOutputsError, OwnCall, Program
+from extractkit.models import (
+    SAME_OBJECT,
+    Compilation,
+    ConvertsArguments,
+    Fetch,
+    HasOwnCall,
+    OtherOutputsError,
+    OwnCall,
+    Program,
+)
 from extractkit.models.failures import batch_failure, own_call_failure
 from extractkit.models.functions.captured import captured_contents
 from extractkit.models.functions.eager_calls import restored
@@ -91,7 +100,7 @@ def _results(structure: Any) -> dict[str, tf.Tensor]:
 
 
 @dataclass(frozen=True, eq=False)
-class FunctionModel(GraphModel):
+class FunctionModel(GraphModel, ConvertsArguments, HasOwnCall):
     """The graph of one function with captured variables, as a `Model`.
 
     Subclasses provide the graph and the model's own call.
@@ -138,7 +147,7 @@ class FunctionModel(GraphModel):
         ) -> dict[str, Array]:
             if not addresses or changes_containers(self.graph.graph):
                 return {}
-            arguments = self._taken(self.place(features, lengths)[0])
+            arguments = self._taken(self.to_tensors(features, lengths)[0])
             try:
                 with restored(variables):
                     found = called(arguments)
@@ -202,7 +211,7 @@ class FunctionModel(GraphModel):
         )
 
         def run(features: Mapping[str, Array], lengths: Mapping[str, Array]) -> list[Array]:
-            tensors, sizes = self.place(features, lengths)
+            tensors, sizes = self.to_tensors(features, lengths)
             try:
                 returned = concrete(
                     [tensors[name] for name in inputs], [sizes[axis] for axis in axes]
@@ -221,7 +230,7 @@ class FunctionModel(GraphModel):
                 taken[spec.name] = as_the_model_takes_it(spec, features[spec.name])
         return taken
 
-    def place(
+    def to_tensors(
         self, features: Mapping[str, Array], lengths: Mapping[str, Array]
     ) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
         """Return a program's arguments as tensors in the host's memory."""

@@ -15,7 +15,14 @@ from extractkit.core.plan import Layout
 from extractkit.core.transforms import Masked
 from extractkit.core.values import Array
 from extractkit.inputs import Sample, Signature
-from extractkit.models import CheckpointAxis, Encoded, Fetch, encode_arrays
+from extractkit.models import (
+    CheckpointAxis,
+    ChecksSizes,
+    Encoded,
+    Fetch,
+    HasCheckpoints,
+    encode_arrays,
+)
 from extractkit.models.graphs.digests import graph_digest
 from extractkit.models.graphs.rebuilding import SourceGraph
 from extractkit.models.graphs.records import (
@@ -30,11 +37,11 @@ from extractkit.models.graphs.records import (
 from extractkit.models.process import configure
 from extractkit.models.signature import tied
 
-Encoder = Callable[[Sequence[Sample]], Sequence[Encoded]]
+TextEncoder = Callable[[Sequence[Sample]], Sequence[Encoded]]
 
 
 @dataclass(frozen=True, eq=False)
-class GraphModel:
+class GraphModel(HasCheckpoints, ChecksSizes):
     """The base of models that are a graph. Subclasses provide the graph and run it.
 
     Attributes:
@@ -50,7 +57,7 @@ class GraphModel:
 
     name: str
     signature: Signature
-    encoder: Encoder | None = field(default=None, kw_only=True)
+    encoder: TextEncoder | None = field(default=None, kw_only=True)
     preprocessing: Mapping[str, object] = field(default_factory=dict, kw_only=True)
     origin: Mapping[str, object] = field(default_factory=dict, kw_only=True)
     checkpoints: CheckpointAxis | None = field(default=None, kw_only=True)
@@ -170,7 +177,7 @@ class GraphModel:
             return self
         return replace(self, signature=shared)
 
-    def takes(self, addresses: Sequence[str], sizes: Mapping[str, int]) -> bool:
+    def accepts_sizes(self, addresses: Sequence[str], sizes: Mapping[str, int]) -> bool:
         """Return False if tensors cannot be computed at these sizes, by the graph's static shapes.
 
         True is not a guarantee: some shapes are known only when the graph runs.

@@ -18,6 +18,7 @@ from extractkit.models import (
     KEY,
     RESET,
     Arguments,
+    CarriesState,
     CarryingProgram,
     Compilation,
     Fetch,
@@ -36,7 +37,7 @@ _IN_ONE_TRACE = "computed in other steps where the state is carried (model.state
 
 
 @dataclass(frozen=True, eq=False)
-class CarryingModel(KerasModel):
+class CarryingModel(KerasModel, CarriesState):
     """A Keras model whose calls may start from the state that the previous call left.
 
     Catalog, axes and the programs of `program` are those of `KerasModel` and start from the initial
@@ -113,7 +114,7 @@ class CarryingModel(KerasModel):
 
             def called(arguments: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
                 with _holding(variables, initial_states(layers, samples, dialect)):
-                    first = self._taken(self.place(*before)[0])
+                    first = self._taken(self.to_tensors(*before)[0])
                     self._called_in_graph(model, dialect, first, samples)
                     return self._called_in_graph(model, dialect, arguments, samples)
 

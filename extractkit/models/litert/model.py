@@ -25,10 +25,12 @@ from extractkit.models import (
     KEY,
     RESET,
     Arguments,
+    CarriesState,
     CarryingProgram,
     Compilation,
     Encoded,
     Fetch,
+    HasOwnCall,
     NoOwnCallError,
     OwnCall,
     Program,
@@ -53,7 +55,7 @@ from extractkit.models.litert.unsupported import constants_of, runnable_of
 
 
 @dataclass(frozen=True, eq=False)
-class TFLiteModel:
+class TFLiteModel(HasOwnCall):
     """A `.tflite` file as a `Model`.
 
     Attributes:
@@ -319,7 +321,7 @@ def _real(value: Array, one: Found) -> Array:
 
 
 @dataclass(frozen=True, eq=False)
-class CarryingTFLiteModel(TFLiteModel):
+class CarryingTFLiteModel(TFLiteModel, CarriesState):
     """A `.tflite` file whose state is carried from sample to sample.
 
     The programs of `program` start each call from the initial state.

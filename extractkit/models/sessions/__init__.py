@@ -13,7 +13,15 @@ import tensorflow as tf
 from extractkit.core.values import Array, as_array
 from extractkit.errors import ConfigError, JobError, ModelError
 from extractkit.inputs import InputSpec
-from extractkit.models import SAME_OBJECT, CheckpointAxis, Compilation, Fetch, OwnCall, Program
+from extractkit.models import (
+    SAME_OBJECT,
+    CheckpointAxis,
+    Compilation,
+    Fetch,
+    HasOwnCall,
+    OwnCall,
+    Program,
+)
 from extractkit.models.failures import batch_failure, graph_error_summary
 from extractkit.models.graphs.catalog import GraphFacts, facts_of, find_operations, terminal_tensors
 from extractkit.models.graphs.feeding import (
@@ -51,7 +59,7 @@ class ReloadedSession:
 
 
 @dataclass(frozen=True, eq=False)
-class SessionModel(GraphModel):
+class SessionModel(GraphModel, HasOwnCall):
     """A graph and a session that holds its variables, as a `Model`.
 
     Attributes:
