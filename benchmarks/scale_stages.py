@@ -17,7 +17,7 @@ import numpy as np
 
 import extractkit
 from extractkit.core.plan import Part, Shard, plan_shards
-from extractkit.core.value_checks import examine
+from extractkit.core.value_checks import EXAMINATION
 from extractkit.core.values import Dense, Ragged, Values
 from extractkit.runs import JOURNAL, SAMPLES, SHARDS, journal
 from extractkit.runs import manifest as manifests
@@ -88,7 +88,7 @@ def commit(recorder: Recorder, shards: tuple[Shard, ...], clock: Clock) -> None:
             FIXED: Dense(numbers.reshape(A_SHARD, 4)),
             RAGGED: Ragged(numbers[:3], offsets),
         }
-        stats = {key: examine(value, shard.start) for key, value in values.items()}
+        stats = {key: EXAMINATION.of((value, shard.start)) for key, value in values.items()}
         with clock.running():
             before = recorder.bytes
             recorder.commit(shard, values, {"compute": 0.1}, stats)

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extractkit.core.value_checks import ValueStats, examine, merged, non_finite_samples
+from extractkit.core.statistics import Merging
+from extractkit.core.value_checks import EXAMINATION, ValueChecks, non_finite_samples
 from extractkit.core.values import Array, Assembly, Dense, Ragged, Values, without
 from extractkit.runs.schema import canonical, decode
 
@@ -26,6 +27,17 @@ FEW = {
     "object": [b"", b"a", b"a\0"],
 }
 """Few values of each type, so that whole samples are often equal."""
+
+
+def examine(values: Values, first_sample: int | None) -> ValueChecks:
+    return EXAMINATION.of((values, first_sample))
+
+
+def merged(parts: Sequence[ValueChecks]) -> ValueChecks:
+    merging = Merging(EXAMINATION)
+    for one in parts:
+        merging.add(one)
+    return merging.finish()
 
 
 @st.composite
@@ -54,7 +66,7 @@ def stored(found: Sequence[Array], dtype: str, ragged: bool, absent: Sequence[in
     return room.finish(absent)
 
 
-def by_hand(found: Sequence[Array], absent: Sequence[int], start: int) -> ValueStats:
+def by_hand(found: Sequence[Array], absent: Sequence[int], start: int) -> ValueChecks:
     """The same in the plainest way."""
     counts: dict[int, tuple[int, int]] = {}
     numbers: list[float] = []
@@ -72,7 +84,7 @@ def by_hand(found: Sequence[Array], absent: Sequence[int], start: int) -> ValueS
         if nan or inf:
             counts[start + position] = (nan, inf)
     contents = {(one.shape, tuple(map(repr, one.ravel().tolist()))) for one in present}
-    return ValueStats(
+    return ValueChecks(
         nan=sum(nan for nan, _ in counts.values()),
         inf=sum(inf for _, inf in counts.values()),
         samples=len(counts),
@@ -85,7 +97,7 @@ def by_hand(found: Sequence[Array], absent: Sequence[int], start: int) -> ValueS
     )
 
 
-def unnamed(stats: ValueStats) -> ValueStats:
+def unnamed(stats: ValueChecks) -> ValueChecks:
     """With the digest of a value that stays replaced by whether there is one."""
     return replace(stats, same=stats.same and "any")
 
@@ -130,8 +142,8 @@ def test_an_element_is_constant_or_a_tensor_never_changes() -> None:
     assert not merged([alone, examine(Dense(ramp[np.newaxis] + 1), 1)]).never_changes
     with_nan = examine(Dense(np.array([[np.nan, 1], [1, 1]])), 0)
     assert (with_nan.constant, with_nan.never_changes, with_nan.finite) == (True, False, False)
-    assert not ValueStats().constant
-    assert not ValueStats().never_changes
+    assert not ValueChecks().constant
+    assert not ValueChecks().never_changes
 
 
 def test_whole_numbers_that_no_float_tells_apart_differ() -> None:
@@ -144,8 +156,8 @@ def test_whole_numbers_that_no_float_tells_apart_differ() -> None:
     assert not both.constant
     assert merged([one, other]) == both
     line = canonical(both)
-    assert decode(ValueStats, json.loads(line), "stats") == both
-    assert canonical(decode(ValueStats, json.loads(line), "stats")) == line
+    assert decode(ValueChecks, json.loads(line), "stats") == both
+    assert canonical(decode(ValueChecks, json.loads(line), "stats")) == line
     assert examine(Dense(np.array([[True], [False]])), 0).maximum == 1
 
 
@@ -175,15 +187,15 @@ def test_samples_of_different_shapes_with_equal_elements_differ() -> None:
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        (np.array(2.5), ValueStats(minimum=2.5, maximum=2.5, elements=1)),
-        (np.array([[1.0, np.nan], [-np.inf, 3.0]]), ValueStats(1, 1, 0, {}, 1.0, 3.0, elements=4)),
-        (np.array(b"text", object), ValueStats(elements=1)),
-        (np.zeros((0, 3)), ValueStats()),
-        (np.array([np.nan]), ValueStats(nan=1, elements=1)),
+        (np.array(2.5), ValueChecks(minimum=2.5, maximum=2.5, elements=1)),
+        (np.array([[1.0, np.nan], [-np.inf, 3.0]]), ValueChecks(1, 1, 0, {}, 1.0, 3.0, elements=4)),
+        (np.array(b"text", object), ValueChecks(elements=1)),
+        (np.zeros((0, 3)), ValueChecks()),
+        (np.array([np.nan]), ValueChecks(nan=1, elements=1)),
     ],
 )
 def test_what_does_not_depend_on_samples_belongs_to_none(
-    value: Array, expected: ValueStats
+    value: Array, expected: ValueChecks
 ) -> None:
     assert examine(Dense(value), None) == expected
 

@@ -128,11 +128,11 @@ class PlannedTensor:
         return () if self.constant else self.asked.statistics
 
     @property
-    def state_bytes(self) -> int:
-        """Stored bytes of its statistics' states for each shard."""
+    def partial_bytes(self) -> int:
+        """Stored bytes of its statistics' partial results for each shard."""
         if self.bound is None:
             return 0
-        return sum(statistic.state_bytes(self.bound.result) for statistic in self.statistics)
+        return sum(statistic.partial_bytes(self.bound.result) for statistic in self.statistics)
 
     @property
     def constant(self) -> bool:

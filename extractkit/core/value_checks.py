@@ -4,7 +4,7 @@ Most values are finite and differ between samples, which two passes (minimum, ma
 comparison confirm. Slower checks run only where these fail.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,7 +17,7 @@ _BLOCK_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
-class ValueStats:
+class ValueChecks:
     """Findings in one tensor's stored values, for a shard or for a whole run.
 
     Samples without a value (`absent`) are not counted.
@@ -59,49 +59,60 @@ class ValueStats:
         return self.same is not None and self.examined > 1
 
 
-def examine(values: Values, first_sample: int | None) -> ValueStats:
-    """Check one tensor's values.
+class Examination:
+    """The accumulator of `ValueChecks`. Shards may be merged in any order."""
 
-    Args:
-        values: those of a shard, or the value of a tensor that does not depend on the samples.
-        first_sample: index of the shard's first sample; None if there are no samples.
-    """
-    if first_sample is None:
-        return _examined_as_one(values.values)
-    present = _present(values)
-    array = _elements(values, present)
-    finite, extremes = _extremes(array)
-    found = {} if finite else non_finite_samples(values)
-    return ValueStats(
-        nan=sum(nan for nan, _ in found.values()),
-        inf=sum(inf for _, inf in found.values()),
-        samples=len(found),
-        first={str(first_sample + at): found[at] for at in sorted(found)[:_FIRST]},
-        minimum=extremes[0],
-        maximum=extremes[1],
-        same=_same(values, present, array),
-        examined=len(present),
-        elements=array.size,
-    )
+    def of(self, block: tuple[Values, int | None]) -> ValueChecks:
+        """Check one tensor's values.
+
+        Args:
+            block: the values of a shard, or of a tensor that does not depend on the samples, and
+                the index of the shard's first sample; None if there are no samples.
+        """
+        values, first_sample = block
+        if first_sample is None:
+            return _examined_as_one(values.values)
+        present = _present(values)
+        array = _elements(values, present)
+        finite, extremes = _extremes(array)
+        found = {} if finite else non_finite_samples(values)
+        return ValueChecks(
+            nan=sum(nan for nan, _ in found.values()),
+            inf=sum(inf for _, inf in found.values()),
+            samples=len(found),
+            first={str(first_sample + at): found[at] for at in sorted(found)[:_FIRST]},
+            minimum=extremes[0],
+            maximum=extremes[1],
+            same=_same(values, present, array),
+            examined=len(present),
+            elements=array.size,
+        )
+
+    def merge(self, one: ValueChecks, other: ValueChecks) -> ValueChecks:
+        """Add the counts, and keep the extremes and the first samples."""
+        first = {**one.first, **other.first}
+        lowest = [part.minimum for part in (one, other) if part.minimum is not None]
+        highest = [part.maximum for part in (one, other) if part.maximum is not None]
+        same = {part.same for part in (one, other) if part.examined}
+        return ValueChecks(
+            nan=one.nan + other.nan,
+            inf=one.inf + other.inf,
+            samples=one.samples + other.samples,
+            first={index: first[index] for index in sorted(first, key=int)[:_FIRST]},
+            minimum=min(lowest, default=None),
+            maximum=max(highest, default=None),
+            same=same.pop() if len(same) == 1 else None,
+            examined=one.examined + other.examined,
+            elements=one.elements + other.elements,
+        )
+
+    def finish(self, partial: ValueChecks) -> ValueChecks:
+        """Return the checks as they are."""
+        return partial
 
 
-def merged(stats: Sequence[ValueStats]) -> ValueStats:
-    """Merge the findings of several shards, in any order."""
-    first = {index: counts for one in stats for index, counts in one.first.items()}
-    lowest = [one.minimum for one in stats if one.minimum is not None]
-    highest = [one.maximum for one in stats if one.maximum is not None]
-    same = {one.same for one in stats if one.examined}
-    return ValueStats(
-        nan=sum(one.nan for one in stats),
-        inf=sum(one.inf for one in stats),
-        samples=sum(one.samples for one in stats),
-        first={index: first[index] for index in sorted(first, key=int)[:_FIRST]},
-        minimum=min(lowest, default=None),
-        maximum=max(highest, default=None),
-        same=same.pop() if len(same) == 1 else None,
-        examined=sum(one.examined for one in stats),
-        elements=sum(one.elements for one in stats),
-    )
+EXAMINATION = Examination()
+"""The only one, as it has no options."""
 
 
 def non_finite_samples(values: Values) -> dict[int, tuple[int, int]]:
@@ -125,9 +136,9 @@ def non_finite_samples(values: Values) -> dict[int, tuple[int, int]]:
     }
 
 
-def _examined_as_one(array: Array) -> ValueStats:
+def _examined_as_one(array: Array) -> ValueChecks:
     finite, extremes = _extremes(array)
-    return ValueStats(
+    return ValueChecks(
         nan=0 if finite else int(np.count_nonzero(np.isnan(array))),
         inf=0 if finite else int(np.count_nonzero(np.isinf(array))),
         minimum=extremes[0],

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from extractkit.advice import command
-from extractkit.core.value_checks import ValueStats
+from extractkit.core.value_checks import ValueChecks
 from extractkit.display import duration_text, plural, rate_text, safe, shape_text, size_text
 from extractkit.engine import Summary
 from extractkit.errors import ConfigError, MissingExtraError, choices
@@ -293,7 +293,7 @@ def _add_findings(
             facts.add_row(label, Text(f"{text} {_first_of(tensors)}", style="yellow"))
 
 
-def _findings(values: Mapping[str, ValueStats]) -> tuple[list[str], list[str], list[str]]:
+def _findings(values: Mapping[str, ValueChecks]) -> tuple[list[str], list[str], list[str]]:
     """Return the tensors that are not finite, constant or unchanging, in detail if few."""
     non_finite = {key: _counted(one) for key, one in values.items() if not one.finite}
     constant = {key: f"{one.minimum:g}" for key, one in values.items() if one.constant}
@@ -307,7 +307,7 @@ def _explained(found: Mapping[str, str]) -> list[str]:
     return [f"{key} ({count})" for key, count in found.items()]
 
 
-def _counted(found: ValueStats) -> str:
+def _counted(found: ValueChecks) -> str:
     """Return counts as text: `2 NaN, 1 infinite in 3 samples`."""
     sorts = ((found.nan, "NaN"), (found.inf, "infinite"))
     text = ", ".join(f"{count:,} {sort}" for count, sort in sorts if count)

@@ -265,7 +265,7 @@ class _Execution:
     def _plan(self, prepared: Prepared, found: Survey, recorder: Recorder) -> RunPlan:
         lengths = found.lengths
         unforeseen = prepared.trial.scaled(lengths)
-        # Shards are bounded by what is in memory, of which statistics store only their states.
+        # Shards are bounded by what is in memory, of which statistics keep only partial results.
         held = bytes_per_sample(prepared.tensors, lengths) + unforeseen
         shards = prepared.opened.shards(lengths, held, self.job.runtime.shard_size)
         times, sinks = prepared.opened.sets_of_weights, len(self.job.sinks)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from extractkit.core.plan import PlannedTensor
-from extractkit.core.value_checks import ValueStats, non_finite_samples
+from extractkit.core.value_checks import ValueChecks, non_finite_samples
 from extractkit.core.values import Array, Values
 from extractkit.engine.batches import Batch
 from extractkit.engine.samples import WAY_OUT, check_first, first_usable, named
@@ -185,7 +185,7 @@ def _tried_once(model: Model, source: Source, attempt: Callable[[Source], Result
 
 
 def refuse_non_finite(
-    stats: Mapping[str, ValueStats], name: Callable[[int], str], *, skippable: bool = True
+    stats: Mapping[str, ValueChecks], name: Callable[[int], str], *, skippable: bool = True
 ) -> None:
     """Fail the job if any value is NaN or infinite.
 

@@ -121,7 +121,7 @@ class Opened:
             if tensor.constant:
                 size = tensor.constant_bytes
             elif tensor.statistics:
-                size = tensor.state_bytes * shards
+                size = tensor.partial_bytes * shards
             else:
                 each = tensor.bytes_per_sample(lengths)
                 size = None if each is None else int(each.sum())
@@ -129,7 +129,7 @@ class Opened:
         return found
 
     def disk_bytes(self, stored: Mapping[str, int | None], sinks: int) -> int:
-        """Return how many bytes these sizes take on disk: states of statistics are written once."""
+        """Return how many bytes these sizes take on disk: partial results are written once."""
         times = {one.key: 1 if one.statistics else sinks for one in self.tensors}
         return sum((size or 0) * times[key] for key, size in stored.items())
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from extractkit.core.job import Job
 from extractkit.core.plan import CONSTANTS_SHARD, Lengths, PlannedTensor, Shard
-from extractkit.core.value_checks import examine
+from extractkit.core.value_checks import EXAMINATION
 from extractkit.core.values import Dense, State, Values
 from extractkit.engine.batches import BatchRules, encoded_bytes, in_blocks, read_batch
 from extractkit.engine.carrying import Carried
@@ -82,7 +82,7 @@ class Prepared:
         values: dict[str, Values] = {
             tensor.key: Dense(value) for tensor, value in zip(constant, found, strict=True)
         }
-        stats = {key: examine(value, None) for key, value in values.items()}
+        stats = {key: EXAMINATION.of((value, None)) for key, value in values.items()}
         if self.job.runtime.non_finite == "fail":
             refuse_non_finite(stats, str)
         seconds = time.perf_counter() - began

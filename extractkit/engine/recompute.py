@@ -157,7 +157,9 @@ class _Recomputation:
         if not exactly:
             notes.append(f"the largest difference is {largest:.2g}")
             if self.sound.manifest.statistics:
-                notes.append("counts and positions in states of statistics are not compared")
+                notes.append(
+                    "counts and positions in partial results of statistics are not compared"
+                )
         return Check.of(_SHARDS, detail, found, notes)
 
     def _computed(self, chosen: Sequence[Shard]) -> Iterator[ShardValues]:
@@ -203,13 +205,13 @@ class _Recomputation:
         return [Finding(stored.name, f"{path}: computed again it is another", entry.shard)]
 
     def _near(self, entry: Entry, one: ShardValues) -> tuple[list[Finding], float]:
-        """Compare real numbers of the states beside the values to the tolerance.
+        """Compare real numbers of the arrays beside the values to the tolerance.
 
         Counts and positions of statistics are not compared: the last bits of a value may move it to
         another bin.
         """
         found, largest = [], 0.0
-        for file, tensor, name, again, stored in self._states(entry, one):
+        for file, tensor, name, again, stored in self._arrays_beside(entry, one):
             what = f"{self.sound.directory / file.name}, {name}"
             if stored is None:
                 found.append(Finding(file.name, f"{what} is missing", entry.shard, tensor))
@@ -221,10 +223,10 @@ class _Recomputation:
                 found.append(Finding(file.name, message, entry.shard, tensor))
         return found, largest
 
-    def _states(
+    def _arrays_beside(
         self, entry: Entry, one: ShardValues
     ) -> Iterator[tuple[StoredFile, str | None, str, Array, Array | None]]:
-        """Yield file, tensor, name, value and stored value of each array of states to compare."""
+        """Yield file, tensor, name, value and stored value of each array to compare."""
         directory = self.sound.directory
         if entry.state is not None and one.state is not None:
             before = state_of(directory, entry.state)

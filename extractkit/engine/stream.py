@@ -21,8 +21,8 @@ from typing import TypeVar
 import numpy as np
 
 from extractkit.core.plan import Lengths, PlannedTensor, Shard
-from extractkit.core.statistics import Arrays, Block, States, without_samples
-from extractkit.core.value_checks import ValueStats, examine
+from extractkit.core.statistics import Arrays, Block, Partials, without_samples
+from extractkit.core.value_checks import EXAMINATION, ValueChecks
 from extractkit.core.values import Array, Assembly, State, Values, without
 from extractkit.engine.batches import (
     Batch,
@@ -142,17 +142,17 @@ class ShardValues:
         missing: samples of the shard without values: by index, the reason.
         compute_seconds: seconds spent in the model.
         state: the state that the model carries to the next shard; None if it carries none.
-        statistics: the states of statistics over the shard, by tensor and statistic. Empty if
+        statistics: partial results of statistics over the shard, by tensor and statistic. Empty if
             there are none.
     """
 
     shard: Shard
     values: dict[str, Values]
-    stats: dict[str, ValueStats]
+    stats: dict[str, ValueChecks]
     missing: dict[int, str]
     compute_seconds: float
     state: State | None = None
-    statistics: States = field(default_factory=dict)
+    statistics: Partials = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -411,7 +411,7 @@ class Stream:
         return outcome.batch is None or bool(outcome.batch.padded(self.model.signature).any())
 
     def _checked(self, computed: ShardValues) -> ShardValues:
-        """Return the shard with statistics of its values, and apply the non-finite policy."""
+        """Return the shard with the checks of its values, and apply the non-finite policy."""
         start, values, missing = computed.shard.start, computed.values, computed.missing
         stats = _examined(values, start)
         if self.non_finite == "fail":
@@ -436,11 +436,11 @@ class Stream:
 
     def _statistics(
         self, shard: Shard, values: Mapping[str, Values], missing: Mapping[int, str]
-    ) -> States:
-        """Return the state of each statistic over a shard, without its missing samples."""
+    ) -> Partials:
+        """Return the partial result of each statistic over a shard, without its missing samples."""
         gone = [index - shard.start for index in missing]
         samples = np.delete(np.arange(shard.start, shard.stop), gone)
-        states: dict[tuple[str, str], Arrays] = {}
+        partials: dict[tuple[str, str], Arrays] = {}
         for tensor in self.tensors:
             if not tensor.statistics:
                 continue
@@ -448,16 +448,16 @@ class Stream:
             width = shape[-1] if shape and shape[-1] is not None else 1
             block = Block(without_samples(values[tensor.key], gone), samples, width)
             for statistic in tensor.statistics:
-                states[tensor.key, statistic.name] = statistic.of(block)
-        return states
+                partials[tensor.key, statistic.name] = statistic.of(block)
+        return partials
 
     def _id(self, index: int) -> str:
         (sample,) = self.source.read(index, index + 1)
         return sample.id
 
 
-def _examined(values: Mapping[str, Values], start: int) -> dict[str, ValueStats]:
-    return {key: examine(value, start) for key, value in values.items()}
+def _examined(values: Mapping[str, Values], start: int) -> dict[str, ValueChecks]:
+    return {key: EXAMINATION.of((value, start)) for key, value in values.items()}
 
 
 def assembly(tensor: PlannedTensor, lengths: Lengths) -> Assembly:

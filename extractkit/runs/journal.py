@@ -8,7 +8,7 @@ from pathlib import Path
 
 from extractkit.advice import command
 from extractkit.core.plan import Shard
-from extractkit.core.value_checks import ValueStats, merged
+from extractkit.core.value_checks import EXAMINATION, ValueChecks
 from extractkit.errors import RunDirectoryError
 from extractkit.runs.files import StoredFile, lines_of
 from extractkit.runs.schema import canonical_json, decode, plain
@@ -45,7 +45,8 @@ class Entry:
         timings: seconds spent in each stage.
         state: the file with the state that the model carries to the next shard; None if it carries
             none.
-        statistics: the file with the states of statistics over the shard; None if the run has none.
+        statistics: the file with the partial results of statistics over the shard; None if the run
+            has none.
     """
 
     shard: str
@@ -53,7 +54,7 @@ class Entry:
     stop: int
     files: Mapping[str, StoredFile]
     values: str
-    stats: Mapping[str, ValueStats] = field(default_factory=dict)
+    stats: Mapping[str, ValueChecks] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)
     checkpoint: int | None = None
@@ -181,8 +182,8 @@ def read(path: Path, *, salvage: bool = False, brief: bool = False) -> Journal:
     return Journal(tuple(entries), torn, size, tuple(damaged))
 
 
-def value_stats(path: Path, committed: Mapping[Shard, Entry]) -> dict[str, ValueStats]:
-    """Return the statistics of each tensor's values over all committed shards of a journal.
+def value_stats(path: Path, committed: Mapping[Shard, Entry]) -> dict[str, ValueChecks]:
+    """Return the checks of each tensor's values over all committed shards of a journal.
 
     Holds one line in memory at a time.
 
@@ -192,7 +193,7 @@ def value_stats(path: Path, committed: Mapping[Shard, Entry]) -> dict[str, Value
     Raises:
         RunDirectoryError: see `entry_of`.
     """
-    found: dict[str, ValueStats] = {}
+    found: dict[str, ValueChecks] = {}
     pending = dict(committed)
     for number, line in enumerate(_lines(path), start=1):
         entry = entry_of(line.removesuffix(b"\n"), f"{path}, line {number}")
@@ -202,7 +203,8 @@ def value_stats(path: Path, committed: Mapping[Shard, Entry]) -> dict[str, Value
         if (entry.values, entry.missing) == (kept.values, kept.missing):
             del pending[entry.covers]
             for key, stats in entry.stats.items():
-                found[key] = merged([found[key], stats]) if key in found else stats
+                before = found.get(key)
+                found[key] = EXAMINATION.merge(before, stats) if before else stats
     return found
 
 

@@ -15,7 +15,7 @@ from extractkit.advice import command
 from extractkit.core.catalog import TensorRecord
 from extractkit.core.checkpoints import Checkpoint, ExcludedCheckpoint
 from extractkit.core.plan import CONSTANTS_SHARD, Part, Shard
-from extractkit.core.value_checks import ValueStats
+from extractkit.core.value_checks import ValueChecks
 from extractkit.errors import RunDirectoryError
 from extractkit.runs import MANIFEST, PARTS, SWEEP, no_run
 from extractkit.runs.environment import VALUES_VERSION, GitState
@@ -208,14 +208,14 @@ class Actual:
     shards: int
     bytes: int
     missing: int = 0
-    values: Mapping[str, ValueStats] = field(default_factory=dict)
+    values: Mapping[str, ValueChecks] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, entries: Collection[Entry], values: Mapping[str, ValueStats]) -> "Actual":
+    def of(cls, entries: Collection[Entry], values: Mapping[str, ValueChecks]) -> "Actual":
         """Sum up the entries of all shards.
 
         Args:
-            values: statistics of each tensor over all shards, by key.
+            values: the checks of each tensor's values over all shards, by key.
         """
         return cls(
             samples=sum(entry.stop - entry.start for entry in entries),

@@ -104,7 +104,7 @@ class Run(Mapping[str, TensorView]):
 
     @cached_property
     def journal(self) -> Journal:
-        """The committed shards, with statistics of their values; read on first access.
+        """The committed shards, with the checks of their values; read on first access.
 
         Raises:
             RunDirectoryError: the journal was damaged after the run was opened.

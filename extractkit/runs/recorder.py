@@ -11,8 +11,8 @@ from pathlib import Path
 
 from extractkit.advice import command
 from extractkit.core.plan import Shard
-from extractkit.core.statistics import States
-from extractkit.core.value_checks import ValueStats, merged
+from extractkit.core.statistics import Partials
+from extractkit.core.value_checks import EXAMINATION, ValueChecks
 from extractkit.core.values import State, Values
 from extractkit.errors import ConfigError, JobError, RunDirectoryError, UserError
 from extractkit.runs import HYDRA, JOURNAL, LOCK, LOG, MANIFEST, SAMPLES, SHARDS, journal, manifest
@@ -32,7 +32,7 @@ from extractkit.runs.shards import (
     state_before,
     take_over,
 )
-from extractkit.runs.statistics import STATISTICS, results, serialized
+from extractkit.runs.statistics import RESULTS, results, serialized
 from extractkit.runs.trajectory import trajectories
 from extractkit.runs.views import Committed
 from extractkit.sinks import Sink, StoredShard
@@ -145,7 +145,7 @@ class Recorder:
         self.manifest = manifest
         self.committed: dict[Shard, Entry] = {}
         self.bytes = 0
-        self._found: dict[str, ValueStats] = {}
+        self._found: dict[str, ValueChecks] = {}
         for shard, entry in committed.items():
             self._remember(shard, entry)
         self._storing = Storing(directory, dict(sinks))
@@ -235,10 +235,10 @@ class Recorder:
         shard: Shard,
         values: Mapping[str, Values],
         timings: Mapping[str, float] | None = None,
-        stats: Mapping[str, ValueStats] | None = None,
+        stats: Mapping[str, ValueChecks] | None = None,
         missing: Mapping[int, str] | None = None,
         state: State | None = None,
-        statistics: States | None = None,
+        statistics: Partials | None = None,
     ) -> Entry:
         """Store a shard. Once this returns, the shard survives a crash of the machine.
 
@@ -269,7 +269,7 @@ class Recorder:
         """Keep only what the end of the run needs, because the rest adds up over many shards."""
         for key, stats in entry.stats.items():
             before = self._found.get(key)
-            self._found[key] = stats if before is None else merged([before, stats])
+            self._found[key] = EXAMINATION.merge(before, stats) if before else stats
         self.bytes += sum(file.size for file in entry.stored)
         self.committed[shard] = replace(entry, stats={}, timings={})
 
@@ -318,8 +318,8 @@ class Recorder:
                 files.append(StoredFile.of(file, content))
         if self.manifest.statistics:
             content = serialized(results(self.directory, self.manifest, entries))
-            write_durably(self.directory / STATISTICS, content)
-            files.append(StoredFile.of(STATISTICS, content))
+            write_durably(self.directory / RESULTS, content)
+            files.append(StoredFile.of(RESULTS, content))
         if self.manifest.checkpoints:
             _log.info("measuring drift over %d checkpoints", len(self.manifest.checkpoints))
             content = to_bytes(self._drift(entries))
@@ -358,8 +358,8 @@ class Recorder:
             self._samples.discard()
             self._samples = None
 
-    def _values(self) -> dict[str, ValueStats]:
-        """Return the statistics of each tensor's values, in the manifest's order."""
+    def _values(self) -> dict[str, ValueChecks]:
+        """Return the checks of each tensor's values, in the manifest's order."""
         manifest = self.manifest
         keys = [one.key for one in manifest.tensors] + [one.key for one in manifest.statistics]
         return {key: self._found[key] for key in keys if key in self._found}

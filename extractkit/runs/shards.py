@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from extractkit.core.plan import Shard
-from extractkit.core.statistics import States
-from extractkit.core.value_checks import ValueStats
+from extractkit.core.statistics import Partials
+from extractkit.core.value_checks import ValueChecks
 from extractkit.core.values import Dense, State, Values, digest
 from extractkit.errors import FinalError, RunDirectoryError
 from extractkit.runs import JOURNAL, SHARDS, journal, shard_file
@@ -47,7 +47,7 @@ def state_file(shard: Shard) -> str:
 
 
 def statistics_file(shard: Shard) -> str:
-    """Return the name of the file with the statistics' states of a shard, within the run."""
+    """Return the name, within the run, of the file with a shard's partial results."""
     return shard_file(shard, STATISTICS_SUFFIX)
 
 
@@ -125,10 +125,10 @@ class Storing:
         shard: Shard,
         values: Mapping[str, Values],
         timings: Mapping[str, float] | None = None,
-        stats: Mapping[str, ValueStats] | None = None,
+        stats: Mapping[str, ValueChecks] | None = None,
         missing: Mapping[int, str] | None = None,
         state: State | None = None,
-        statistics: States | None = None,
+        statistics: Partials | None = None,
     ) -> Entry:
         """Write a shard's files durably. The shard is committed by adding the entry to the journal.
 

@@ -1,4 +1,4 @@
-"""Statistics of a run on disk: the states of shards, and the results over all samples."""
+"""Statistics of a run on disk: partial results of shards, and results over all samples."""
 
 import io
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, Sequence
@@ -9,7 +9,7 @@ from urllib.parse import unquote
 import numpy as np
 
 from extractkit.core.plan import Shard
-from extractkit.core.statistics import Array, Merging, States
+from extractkit.core.statistics import Array, Merging, Partials
 from extractkit.core.statistics.registry import Asked
 from extractkit.core.values import Dense
 from extractkit.errors import RunDirectoryError, UnknownTensorError, choices
@@ -20,26 +20,26 @@ from extractkit.sinks.npz import UNREADABLE, NpzSink
 
 V = TypeVar("V")
 
-STATISTICS = "statistics.npz"
-"""The file with the results, in the run directory."""
+RESULTS = "statistics.npz"
+"""Name of the file with the results, in the run directory."""
 
 _SEPARATOR = "\n"
 """Between tensor, statistic and array in the name of an array. Only a tensor's key may hold it."""
 
 
-def serialized(states: States) -> bytes:
-    """Serialise states or results as an `.npz` file."""
+def serialized(partials: Partials) -> bytes:
+    """Serialise partial results or results as an `.npz` file."""
     return NpzSink().serialize(
         {
             _SEPARATOR.join((key, statistic, name)): Dense(np.asarray(array))
-            for (key, statistic), arrays in states.items()
+            for (key, statistic), arrays in partials.items()
             for name, array in arrays.items()
         }
     )
 
 
 def parsed(content: bytes, path: Path) -> dict[tuple[str, str], dict[str, Array]]:
-    """Return the states or results of such a file.
+    """Return the partial results or results of such a file.
 
     Args:
         path: the file, for messages.
@@ -61,14 +61,14 @@ def parsed(content: bytes, path: Path) -> dict[tuple[str, str], dict[str, Array]
     return found
 
 
-def results(directory: Path, manifest: Manifest, entries: Mapping[Shard, Entry]) -> States:
-    """Merge the states of shards, and compute the results, at each checkpoint if there are any.
+def results(directory: Path, manifest: Manifest, entries: Mapping[Shard, Entry]) -> Partials:
+    """Merge the partial results of shards to results, at each checkpoint if there are any.
 
     Args:
         entries: the entries of all shards, in the plan's order.
 
     Raises:
-        RunDirectoryError: a file is damaged, or holds the states of other statistics.
+        RunDirectoryError: a file is damaged, or holds those of other statistics.
     """
     shards: dict[int | None, list[StoredFile]] = {}
     for shard, entry in entries.items():
@@ -80,7 +80,7 @@ def results(directory: Path, manifest: Manifest, entries: Mapping[Shard, Entry])
 
 def _merged(
     directory: Path, recorded: Sequence[RunStatistics], files: Sequence[StoredFile]
-) -> States:
+) -> Partials:
     merging = {
         (tensor.key, statistic.name): Merging(statistic)
         for tensor in recorded
@@ -89,22 +89,22 @@ def _merged(
     first: dict[tuple[str, str], set[str]] = {}
     for file in files:
         path = directory / file.name
-        states = parsed(file.content(directory), path)
-        names = {at: set(arrays) for at, arrays in states.items()}
+        partials = parsed(file.content(directory), path)
+        names = {at: set(arrays) for at, arrays in partials.items()}
         first = first or names
-        if set(states) != set(merging) or names != first:
-            raise RunDirectoryError(
-                f"{path} is damaged: it holds the states of other statistics than the run"
-            )
+        if set(partials) != set(merging) or names != first:
+            raise RunDirectoryError(f"{path} is damaged: it holds other statistics than the run")
         try:
             for at, one in merging.items():
-                one.add(states[at])
+                one.add(partials[at])
         except (LookupError, TypeError, ValueError) as error:
-            raise RunDirectoryError(f"{path} is damaged: its states cannot be merged") from error
+            raise RunDirectoryError(
+                f"{path} is damaged: its partial results cannot be merged"
+            ) from error
     return {at: one.finish() for at, one in merging.items()}
 
 
-def over_checkpoints(each: Sequence[States]) -> States:
+def over_checkpoints(each: Sequence[Partials]) -> Partials:
     """Stack the results of several checkpoints along a first axis."""
     return {
         at: {name: np.stack([one[at][name] for one in each]) for name in arrays}
@@ -230,12 +230,12 @@ def read_statistics(
     """
     if not recorded:
         return Statistics({})
-    file = next((file for file in files if file.name == STATISTICS), None)
+    file = next((file for file in files if file.name == RESULTS), None)
     if file is None:
         raise RunDirectoryError(
             f"{directory} is not finished: its statistics are computed when all samples are stored"
         )
-    found = parsed(file.content(directory), directory / STATISTICS)
+    found = parsed(file.content(directory), directory / RESULTS)
     try:
         return Statistics(
             {
@@ -247,4 +247,4 @@ def read_statistics(
             }
         )
     except KeyError as error:
-        raise RunDirectoryError(f"{directory / STATISTICS} lacks {error}: damaged") from error
+        raise RunDirectoryError(f"{directory / RESULTS} lacks {error}: damaged") from error

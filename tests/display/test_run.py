@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from extractkit.core.checkpoints import Checkpoint, ExcludedCheckpoint
-from extractkit.core.value_checks import ValueStats
+from extractkit.core.value_checks import ValueChecks
 from extractkit.display import render
 from extractkit.display.run import overview, summary
 from extractkit.engine import Summary
@@ -72,11 +72,11 @@ def test_it_tells_what_a_run_is_and_holds() -> None:
 
 
 FOUND = {
-    "a:output": ValueStats(nan=2, inf=1, samples=2, minimum=0, maximum=1, examined=5, elements=20),
-    "w": ValueStats(inf=4, minimum=0, maximum=1, elements=9),
-    "b:output": ValueStats(minimum=0.5, maximum=0.5, same="f00", examined=5, elements=20),
-    "c:output": ValueStats(minimum=0, maximum=1, same="f00", examined=5, elements=20),
-    "d:output": ValueStats(minimum=0, maximum=1, examined=5, elements=20),
+    "a:output": ValueChecks(nan=2, inf=1, samples=2, minimum=0, maximum=1, examined=5, elements=20),
+    "w": ValueChecks(inf=4, minimum=0, maximum=1, elements=9),
+    "b:output": ValueChecks(minimum=0.5, maximum=0.5, same="f00", examined=5, elements=20),
+    "c:output": ValueChecks(minimum=0, maximum=1, same="f00", examined=5, elements=20),
+    "d:output": ValueChecks(minimum=0, maximum=1, examined=5, elements=20),
 }
 
 
@@ -146,7 +146,7 @@ def test_a_run_that_has_only_begun_can_be_shown() -> None:
 
 
 def test_what_a_file_says_cannot_control_the_terminal() -> None:
-    found = {EVIL: ValueStats(nan=1, samples=1, examined=5, elements=5)}
+    found = {EVIL: ValueChecks(nan=1, samples=1, examined=5, elements=5)}
     actual = Actual(samples=48, shards=2, bytes=4000, values=found)
     text = shown(replace(MANIFEST, job_given=(EVIL,), actual=actual))
     assert f"infinity in {SHOWN_EVIL} (1 NaN in 1 sample)\n" in text

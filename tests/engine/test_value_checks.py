@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from extractkit.core.plan import Shard, plan_tensors
 from extractkit.core.selectors import parse_selector
-from extractkit.core.value_checks import ValueStats, examine
+from extractkit.core.value_checks import EXAMINATION, ValueChecks
 from extractkit.core.values import Array, Dense, digest
 from extractkit.engine.batches import BatchRules
 from extractkit.engine.failing_samples import refuse_non_finite
@@ -132,11 +132,11 @@ def test_samples_missing_before_are_not_taken_for_sick() -> None:
 
 
 def test_a_weight_is_no_sample() -> None:
-    stats = {"kernel": examine(Dense(np.array([1, np.nan, np.inf])), None)}
+    stats = {"kernel": EXAMINATION.of((Dense(np.array([1, np.nan, np.inf])), None))}
     with pytest.raises(FinalError) as caught:
         refuse_non_finite(stats, str)
     assert str(caught.value) == (
         "'kernel' holds 1 NaN and 1 infinite values. To store them: runtime.non_finite=warn. "
         "That takes a new run, as this one keeps its settings"
     )
-    refuse_non_finite({"kernel": ValueStats()}, str)
+    refuse_non_finite({"kernel": ValueChecks()}, str)

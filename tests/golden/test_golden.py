@@ -13,7 +13,7 @@ import pytest
 from extractkit.core.catalog import Kind, Scope, TensorRecord
 from extractkit.core.checkpoints import Checkpoint, ExcludedCheckpoint
 from extractkit.core.plan import Shard
-from extractkit.core.value_checks import ValueStats
+from extractkit.core.value_checks import ValueChecks
 from extractkit.errors import RunDirectoryError
 from extractkit.runs import MANIFEST, journal
 from extractkit.runs import manifest as manifests
@@ -37,7 +37,7 @@ from extractkit.sinks import StoredTensor
 
 GOLDEN = Path(__file__).parent
 
-STATS = ValueStats(1, 2, 1, {"1": (1, 2)}, -1.5, 2.0, same=None, examined=2, elements=6)
+STATS = ValueChecks(1, 2, 1, {"1": (1, 2)}, -1.5, 2.0, same=None, examined=2, elements=6)
 
 EXPECTED = Manifest(
     volatile=Volatile(

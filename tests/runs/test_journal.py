@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from extractkit.core.plan import Shard
-from extractkit.core.value_checks import ValueStats
+from extractkit.core.value_checks import ValueChecks
 from extractkit.errors import RunDirectoryError
 from extractkit.runs import journal
 from extractkit.runs.files import StoredFile
@@ -20,7 +20,7 @@ TEXTS = st.text(max_size=8)
 COUNTS = st.integers(0, 10**12)
 NUMBERS = st.none() | st.floats(allow_nan=False, allow_infinity=False)
 STATS = st.builds(
-    ValueStats,
+    ValueChecks,
     COUNTS,
     COUNTS,
     COUNTS,
@@ -46,7 +46,7 @@ ENTRIES = st.builds(
 def entry(start: int, stop: int) -> Entry:
     shard = Shard(start, stop)
     file = StoredFile(f"shards/{shard.key}.h5", "aa", 10)
-    stats = {"a:output": ValueStats(1, 0, 1, {str(start): (1, 0)}, -1.0, 2.5, None, 4)}
+    stats = {"a:output": ValueChecks(1, 0, 1, {str(start): (1, 0)}, -1.0, 2.5, None, 4)}
     missing = {str(start): "too long"}
     return Entry(shard.key, start, stop, {"hdf5": file}, "bb", stats, missing, {"run": 1.5})
 
@@ -163,14 +163,14 @@ def test_a_brief_entry_lacks_what_grows_with_the_number_of_tensors(path: Path) -
 
 
 def test_what_was_found_is_reported_over_the_committed_shards_alone(path: Path) -> None:
-    replaced = replace(entry(0, 4), values="cc", stats={"a:output": ValueStats(nan=7)})
+    replaced = replace(entry(0, 4), values="cc", stats={"a:output": ValueChecks(nan=7)})
     path.write_bytes(
         f"{replaced.to_line()}\n".encode() + b"damaged\n" + path.read_bytes() + b'{"torn'
     )
     journal.append(path.with_name("other"), entry(4, 8))
     path.write_bytes(path.read_bytes()[: -len(b'{"torn')] + path.with_name("other").read_bytes())
     committed = journal.read(path, salvage=True, brief=True).by_shard()
-    both = {"a:output": ValueStats(2, 0, 2, {"0": (1, 0), "4": (1, 0)}, -1.0, 2.5, None, 8)}
+    both = {"a:output": ValueChecks(2, 0, 2, {"0": (1, 0), "4": (1, 0)}, -1.0, 2.5, None, 8)}
     assert journal.value_stats(path, committed) == both
     first = {Shard(0, 4): committed[Shard(0, 4)]}
     assert journal.value_stats(path, first) == dict(entry(0, 4).stats)

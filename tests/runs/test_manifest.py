@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from extractkit.core.plan import CONSTANTS_SHARD
-from extractkit.core.value_checks import ValueStats
+from extractkit.core.value_checks import ValueChecks
 from extractkit.errors import RunDirectoryError
 from extractkit.runs import journal
 from extractkit.runs import manifest as manifests
@@ -25,7 +25,7 @@ FULL = manifest(
     model={"weights": "aa", "parameters": 12},
     unextractable=(Unextractable("rnn/cell:op/MatMul", "made inside a loop"),),
     actual=Actual(
-        8, 4, 10, 1, {"pooler:output": ValueStats(nan=1, samples=1, first={"3": (1, 0)})}
+        8, 4, 10, 1, {"pooler:output": ValueChecks(nan=1, samples=1, first={"3": (1, 0)})}
     ),
     origins=(Origin("model.path", "/a.keras", "bb", 3),),
     files=(StoredFile("samples.jsonl", "cc", 4),),

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import extractkit
-from extractkit.core.value_checks import examine
+from extractkit.core.value_checks import EXAMINATION
 from extractkit.core.values import Dense
 from extractkit.runs import manifest as manifests
 from extractkit.runs.checking.files import damage
@@ -45,7 +45,7 @@ def commit(recorder: Recorder, start: int, stop: int) -> None:
     reported = []
     for shard in recorder.manifest.shards[start:stop]:
         value = Dense(np.full((1, 4), shard.start + 0.5))
-        stats = {POOLED: examine(value, shard.start)}
+        stats = {POOLED: EXAMINATION.of((value, shard.start))}
         recorder.commit(shard, {POOLED: value}, stats=stats)
         reported.append(recorder.bytes)
     assert reported == sorted(set(reported))

@@ -13,7 +13,7 @@ import pytest
 
 import extractkit
 from extractkit.core.plan import CONSTANTS_SHARD
-from extractkit.core.value_checks import ValueStats
+from extractkit.core.value_checks import ValueChecks
 from extractkit.core.values import digest
 from extractkit.errors import ConfigError, JobError, RunDirectoryError
 from extractkit.runs import journal
@@ -273,9 +273,9 @@ def test_sinks_that_would_overwrite_each_other_are_refused(run_path: Path) -> No
 def test_what_was_found_in_values_is_kept_and_reported_of_the_whole_run(run_path: Path) -> None:
     recorder, example = record(run_path, shards=())
     found = [
-        ValueStats(nan=1, samples=1, first={"3": (1, 0)}, minimum=0.5, maximum=1.0, examined=4),
-        ValueStats(examined=1),
-        ValueStats(inf=2, samples=1, first={"5": (0, 2)}, minimum=-2.0, maximum=0.0, examined=3),
+        ValueChecks(nan=1, samples=1, first={"3": (1, 0)}, minimum=0.5, maximum=1.0, examined=4),
+        ValueChecks(examined=1),
+        ValueChecks(inf=2, samples=1, first={"5": (0, 2)}, minimum=-2.0, maximum=0.0, examined=3),
     ]
     # Out of order: what is reported of the run does not depend on it.
     for shard, stats in reversed(list(zip(SHARDS, found, strict=True))):
@@ -289,7 +289,7 @@ def test_what_was_found_in_values_is_kept_and_reported_of_the_whole_run(run_path
     assert actual is not None
     assert actual.missing == 1
     assert actual.values == {
-        HIDDEN: ValueStats(1, 2, 2, {"3": (1, 0), "5": (0, 2)}, -2.0, 1.0, None, 8)
+        HIDDEN: ValueChecks(1, 2, 2, {"3": (1, 0), "5": (0, 2)}, -2.0, 1.0, None, 8)
     }
 
 

@@ -11,7 +11,7 @@ import pytest
 import extractkit
 from extractkit.core.plan import CONSTANTS_SHARD, Shard
 from extractkit.core.transforms import registry
-from extractkit.core.value_checks import ValueStats, examine
+from extractkit.core.value_checks import EXAMINATION, ValueChecks
 from extractkit.core.values import Dense, Ragged, Values, without
 from extractkit.runs import JOURNAL, journal
 from extractkit.runs import manifest as manifests
@@ -44,8 +44,8 @@ def nothing(values: dict[str, Any]) -> None:
     """Values as they should be."""
 
 
-def stats_of(values: Mapping[str, Values], shard: Shard) -> dict[str, ValueStats]:
-    return {key: examine(value, shard.start) for key, value in values.items()}
+def stats_of(values: Mapping[str, Values], shard: Shard) -> dict[str, ValueChecks]:
+    return {key: EXAMINATION.of((value, shard.start)) for key, value in values.items()}
 
 
 def written(
@@ -127,15 +127,15 @@ def test_other_statistics_are_reported(tmp_path: Path) -> None:
     stats = dict(first_entry(path).stats)
     stats[POOLED] = replace(stats[POOLED], nan=1)
     rewritten(path, stats=stats)
-    only(verify(path), POOLED, "records other statistics of it")
+    only(verify(path), POOLED, "records other findings in it")
 
 
-def test_statistics_of_other_tensors_are_reported(tmp_path: Path) -> None:
+def test_checks_of_other_tensors_are_reported(tmp_path: Path) -> None:
     path = written(tmp_path / "run")
     stats = dict(first_entry(path).stats)
     stats["other:output"] = stats.pop(POOLED)
     rewritten(path, stats=stats)
-    only(verify(path), None, f"statistics of other tensors: other:output, {POOLED}")
+    only(verify(path), None, f"checks of other tensors: other:output, {POOLED}")
 
 
 def lose(values: dict[str, Any]) -> None:
@@ -214,8 +214,8 @@ def test_tensors_that_cannot_be_read_are_reported_and_the_others_read(
     tmp_path: Path, change: Change, tensor: str, reported: str
 ) -> None:
     path = written(tmp_path / "run", change, sinks=("npz",))
-    stats = {tensor: ValueStats()} | dict(first_entry(path).stats)
-    stats[STEPS] = ValueStats()
+    stats = {tensor: ValueChecks()} | dict(first_entry(path).stats)
+    stats[STEPS] = ValueChecks()
     rewritten(path, stats=stats)
     findings = of_values(verify(path))
     assert [finding.tensor for finding in findings] == [tensor, STEPS]

@@ -99,16 +99,16 @@ def test_shards_do_not_matter(statistic: Statistic) -> None:
 
 
 @pytest.mark.parametrize("statistic", statistics())
-def test_states_are_stored_whole(statistic: Statistic) -> None:
+def test_partial_results_are_stored_whole(statistic: Statistic) -> None:
     rows = [np.arange(6, dtype=np.float32).reshape(2, 3), np.ones((1, 3), np.float32)]
-    state = statistic.of(block(rows, 0))
-    content = serialized({("a/b:c d", statistic.name): state})
-    stored = parsed(content, Path("states.npz"))["a/b:c d", statistic.name]
-    assert stored.keys() == state.keys()
-    for name, array in state.items():
+    partial = statistic.of(block(rows, 0))
+    content = serialized({("a/b:c d", statistic.name): partial})
+    stored = parsed(content, Path("partials.npz"))["a/b:c d", statistic.name]
+    assert stored.keys() == partial.keys()
+    for name, array in partial.items():
         assert stored[name].dtype == array.dtype
         np.testing.assert_array_equal(stored[name], array)
-    assert sum(array.nbytes for array in state.values()) == statistic.state_bytes(TOKENS)
+    assert sum(array.nbytes for array in partial.values()) == statistic.partial_bytes(TOKENS)
 
 
 def many(seed: int) -> list[Array]:

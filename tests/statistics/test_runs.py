@@ -74,8 +74,8 @@ def test_a_flipped_bit_is_found(tmp_path: Path) -> None:
 
 
 def test_a_key_may_hold_a_line_break() -> None:
-    states = {("two\nlines", "moments"): {"mean": np.arange(3.0)}}
-    (at,) = parsed(serialized(states), Path("statistics.npz"))
+    partials = {("two\nlines", "moments"): {"mean": np.arange(3.0)}}
+    (at,) = parsed(serialized(partials), Path("statistics.npz"))
     assert at == ("two\nlines", "moments")
 
 
@@ -144,16 +144,16 @@ def test_the_numbers_that_keras_gives_layers_are_not_part_of_the_identity(tmp_pa
 LIVE = {"model": ReferenceModel(), "inputs": TEXTS}
 
 
-def with_states(directory: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Put other arrays into the states of the first shard, recorded as if they had been written."""
+def with_partials(directory: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Put other arrays into the first shard's partial results, recorded as if written so."""
     entries = journal.read(directory / JOURNAL).entries
     file = entries[0].statistics
     assert file is not None
-    states = parsed((directory / file.name).read_bytes(), directory / file.name)
-    for each in states.values():
+    partials = parsed((directory / file.name).read_bytes(), directory / file.name)
+    for each in partials.values():
         each.update(arrays)
-    (directory / file.name).write_bytes(serialized(states))
-    other = replace(entries[0], statistics=StoredFile.of(file.name, serialized(states)))
+    (directory / file.name).write_bytes(serialized(partials))
+    other = replace(entries[0], statistics=StoredFile.of(file.name, serialized(partials)))
     journal.rewrite(directory / JOURNAL, [other, *entries[1:]])
 
 
@@ -164,7 +164,7 @@ def of_another_numpy(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("other", [False, True], ids=["same", "another NumPy"])
-def test_recomputing_agrees_and_finds_a_state_of_other_values(other: bool, tmp_path: Path) -> None:
+def test_recomputing_agrees_and_finds_results_of_other_values(other: bool, tmp_path: Path) -> None:
     directory = tmp_path / "run"
     extracted(directory)
     if other:
@@ -172,18 +172,19 @@ def test_recomputing_agrees_and_finds_a_state_of_other_values(other: bool, tmp_p
     agreed = extractkit.verify(directory, recompute=3, **LIVE)
     assert not agreed.failed
     notes = [note for check in agreed.checks for note in check.notes]
-    uncompared = "counts and positions in states of statistics are not compared"
+    uncompared = "counts and positions in partial results of statistics are not compared"
     assert (uncompared in notes) == other
-    with_states(directory, {"mean": np.full(4, 9.0)})
+    with_partials(directory, {"mean": np.full(4, 9.0)})
     found = extractkit.verify(directory, recompute=3, **LIVE)
     assert any("computed again it is another" in str(one) for one in found.findings)
 
 
-def test_verify_merges_the_states_again(tmp_path: Path) -> None:
+def test_verify_merges_the_partial_results_again(tmp_path: Path) -> None:
     directory = tmp_path / "run"
     run = extracted(directory)
     checked = {check.name: check for check in extractkit.verify(directory).checks}
-    assert checked["statistics"].detail == "states of 3 of 3 shards, merged again bit for bit"
+    detail = "partial results of 3 of 3 shards, merged again bit for bit"
+    assert checked["statistics"].detail == detail
     path = directory / "statistics.npz"
     results = parsed(path.read_bytes(), path)
     for arrays in results.values():
@@ -193,7 +194,7 @@ def test_verify_merges_the_states_again(tmp_path: Path) -> None:
     files = tuple(changed if one.name == path.name else one for one in run.manifest.files)
     manifests.write(directory, replace(run.manifest, files=files))
     (finding,) = extractkit.verify(directory).findings
-    assert finding.message == f"{path}: it is not what the states of the shards amount to"
+    assert finding.message == f"{path}: it is not what the shards' partial results amount to"
     of_another_numpy(directory)
     checked = {check.name: check for check in extractkit.verify(directory).checks}
     assert checked["statistics"].notes == (
@@ -204,16 +205,16 @@ def test_verify_merges_the_states_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "problem"),
     [
-        ({"more": np.zeros(4)}, "holds the states of other statistics than the run"),
-        ({"mean": np.zeros(3)}, "its states cannot be merged"),
+        ({"more": np.zeros(4)}, "holds other statistics than the run"),
+        ({"mean": np.zeros(3)}, "its partial results cannot be merged"),
     ],
 )
-def test_verify_finds_states_of_another_form(
+def test_verify_finds_partial_results_of_another_form(
     arrays: Mapping[str, np.ndarray], problem: str, tmp_path: Path
 ) -> None:
     directory = tmp_path / "run"
     extracted(directory)
-    with_states(directory, arrays)
+    with_partials(directory, arrays)
     assert any(problem in finding.message for finding in extractkit.verify(directory).findings)
 
 

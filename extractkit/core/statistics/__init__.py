@@ -1,15 +1,17 @@
 """Statistics over the samples of a job, in place of a value per sample. NumPy only.
 
-A statistic is built up shard by shard. The state of a shard is a mapping of names to arrays that
-depends only on the shard's values; the states of all shards are merged in the order of the plan by
-a fixed tree (`Merging`), and the result is computed from the merged state. Results are therefore
-bitwise equal however the shards were distributed, interrupted or resumed.
+A statistic is an accumulator. The partial result of a shard depends only on the shard's values.
+Those of all shards are merged in the order of the plan by a fixed tree (`Merging`), and the result
+is computed from what they amount to. Results are therefore bitwise equal however the shards were
+distributed, interrupted or resumed.
+
+Partial results of statistics are arrays by name, which each shard stores.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,11 +22,16 @@ from extractkit.errors import SelectionError
 
 Array = npt.NDArray[Any]
 
-Arrays = Mapping[str, Array]
-"""A state or a result: arrays by name."""
+P = TypeVar("P")
+R = TypeVar("R")
+B_contra = TypeVar("B_contra", contravariant=True)
+R_co = TypeVar("R_co", covariant=True)
 
-States = Mapping[tuple[str, str], Arrays]
-"""States or results by tensor and statistic."""
+Arrays = Mapping[str, Array]
+"""A partial result or a result: arrays by name."""
+
+Partials = Mapping[tuple[str, str], Arrays]
+"""Partial results or results by tensor and statistic."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +58,26 @@ class Block:
         return array.reshape(array.size // self.width if self.width else 0, self.width)
 
 
-class Statistic(Protocol):
+class Accumulator(Protocol[B_contra, P, R_co]):
+    """A computation over blocks of data, of which only partial results are in memory.
+
+    The partial result of an empty block changes no other one that it is merged with.
+    """
+
+    def of(self, block: B_contra) -> P:
+        """Return the partial result of one block."""
+        ...
+
+    def merge(self, one: P, other: P) -> P:
+        """Return the partial result of two ranges of blocks, of which `one` comes first."""
+        ...
+
+    def finish(self, partial: P) -> R_co:
+        """Return the result of the whole."""
+        ...
+
+
+class Statistic(Accumulator[Block, Arrays, Arrays], Protocol):
     """A statistic. Instances are frozen dataclasses of its options.
 
     Attributes:
@@ -78,52 +104,40 @@ class Statistic(Protocol):
         """Check that it is defined for a tensor, whose first axis is that of the samples.
 
         Raises:
-            SelectionError: it is not, or its state would not fit into memory.
+            SelectionError: it is not, or its partial results would not fit into memory.
         """
         ...
 
-    def state_bytes(self, operand: Operand) -> int:
-        """Return the size of its state, which each shard stores."""
-        ...
-
-    def of(self, block: Block) -> Arrays:
-        """Return the state of one shard."""
-        ...
-
-    def merge(self, one: Arrays, other: Arrays) -> Arrays:
-        """Return the state of two ranges of samples, of which `one` comes first."""
-        ...
-
-    def finish(self, state: Arrays) -> Arrays:
-        """Return the results of the merged state."""
+    def partial_bytes(self, operand: Operand) -> int:
+        """Return the size of its partial result, which each shard stores."""
         ...
 
 
-class Merging:
-    """Merges the states of shards, given in the order of the plan, by a fixed binary tree.
+class Merging(Generic[P, R]):
+    """Merges the partial results of blocks, given in order, by a fixed binary tree.
 
-    Two states are merged as soon as they cover equally many shards, so that memory holds only a few
-    states, however many shards there are.
+    Two are merged as soon as they cover equally many blocks, so that memory holds only a few of
+    them, however many blocks there are.
     """
 
-    def __init__(self, statistic: Statistic) -> None:
-        self._statistic = statistic
-        self._merged: list[tuple[int, Arrays]] = []
+    def __init__(self, accumulator: Accumulator[Any, P, R]) -> None:
+        self._accumulator = accumulator
+        self._merged: list[tuple[int, P]] = []
 
-    def add(self, state: Arrays) -> None:
-        """Add the state of the next shard."""
-        shards = 1
-        while self._merged and self._merged[-1][0] == shards:
+    def add(self, partial: P) -> None:
+        """Add the partial result of the next block."""
+        blocks = 1
+        while self._merged and self._merged[-1][0] == blocks:
             covered, before = self._merged.pop()
-            state, shards = self._statistic.merge(before, state), shards + covered
-        self._merged.append((shards, state))
+            partial, blocks = self._accumulator.merge(before, partial), blocks + covered
+        self._merged.append((blocks, partial))
 
-    def finish(self) -> Arrays:
-        """Return the results over all states."""
-        _, state = self._merged.pop()
+    def finish(self) -> R:
+        """Return the result over all blocks, of which there has to be one."""
+        _, partial = self._merged.pop()
         while self._merged:
-            state = self._statistic.merge(self._merged.pop()[1], state)
-        return self._statistic.finish(state)
+            partial = self._accumulator.merge(self._merged.pop()[1], partial)
+        return self._accumulator.finish(partial)
 
 
 def features(operand: Operand, at: str) -> int:
@@ -149,11 +163,11 @@ def features(operand: Operand, at: str) -> int:
 
 
 LARGEST_STATE = 256 * 1024 * 1024
-"""Most bytes of a statistic's state. Each shard stores one, and a few are in memory together."""
+"""Most bytes of a partial result. Each shard stores one, and a few are in memory together."""
 
 
 def fits(size: int, operand: Operand, at: str) -> None:
-    """Check that a state of this size may be stored for each shard.
+    """Check that a partial result of this size may be stored for each shard.
 
     Raises:
         SelectionError: it is too large.
@@ -175,7 +189,7 @@ def merged_means(
     variances, 1979.
 
     Args:
-        one, other: states with `count`, `mean` and the sums.
+        one, other: partial results with `count`, `mean` and the sums.
         sums: the name of the sums.
         product: of the distance between both means.
     """

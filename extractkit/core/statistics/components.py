@@ -13,9 +13,9 @@ _ROWS = 4096
 """Rows of one matrix product. The number is fixed because it decides the order of sums."""
 
 
-def _covariance(state: Arrays) -> Array:
-    count = int(state["count"])
-    return state["products"] / count if count else np.full_like(state["products"], np.nan)
+def _covariance(partial: Arrays) -> Array:
+    count = int(partial["count"])
+    return partial["products"] / count if count else np.full_like(partial["products"], np.nan)
 
 
 class _Products:
@@ -25,9 +25,9 @@ class _Products:
 
     def check(self, operand: Operand) -> None:
         """Check that the matrix fits into memory."""
-        fits(self.state_bytes(operand), operand, self.at)
+        fits(self.partial_bytes(operand), operand, self.at)
 
-    def state_bytes(self, operand: Operand) -> int:
+    def partial_bytes(self, operand: Operand) -> int:
         """Return the size of the matrix, the mean and the count."""
         width = features(operand, self.at)
         return 8 * (width * width + width + 1)
@@ -68,10 +68,10 @@ class Covariance(_Products):
         no_options(options, at)
         return cls(at)
 
-    def finish(self, state: Arrays) -> Arrays:
+    def finish(self, partial: Arrays) -> Arrays:
         """Divide by the count."""
-        found = {name: state[name] for name in ("count", "mean")}
-        return {**found, "covariance": _covariance(state)}
+        found = {name: partial[name] for name in ("count", "mean")}
+        return {**found, "covariance": _covariance(partial)}
 
 
 _COMPONENTS = 16
@@ -113,9 +113,9 @@ class PCA(_Products):
             )
         super().check(operand)
 
-    def finish(self, state: Arrays) -> Arrays:
+    def finish(self, partial: Arrays) -> Arrays:
         """Decompose the covariance once."""
-        covariance = _covariance(state)
+        covariance = _covariance(partial)
         width = len(covariance)
         if not np.isfinite(covariance).all():
             variance = np.full(width, np.nan)
@@ -133,8 +133,8 @@ class PCA(_Products):
         with np.errstate(invalid="ignore", divide="ignore"):
             ratio = explained / total
         return {
-            "count": state["count"],
-            "mean": state["mean"],
+            "count": partial["count"],
+            "mean": partial["mean"],
             "components": components * signs[:, None],
             "explained_variance": explained,
             "explained_variance_ratio": ratio,

@@ -44,7 +44,7 @@ def width(operand: Operand, per: str, at: str) -> int:
 
 
 def added(one: Arrays, other: Arrays) -> Arrays:
-    """Return the sums of two states of counts."""
+    """Return the sums of two partial results that are counts."""
     return {name: one[name] + other[name] for name in one}
 
 
@@ -74,9 +74,9 @@ class Histogram:
 
     def check(self, operand: Operand) -> None:
         """Check that the last axis has one size, if its elements are counted apart."""
-        fits(self.state_bytes(operand), operand, self.at)
+        fits(self.partial_bytes(operand), operand, self.at)
 
-    def state_bytes(self, operand: Operand) -> int:
+    def partial_bytes(self, operand: Operand) -> int:
         """Return the size of the counts."""
         return width(operand, self.per, self.at) * (len(self.edges) + 2) * 8
 
@@ -100,9 +100,9 @@ class Histogram:
         """Add the counts."""
         return added(one, other)
 
-    def finish(self, state: Arrays) -> Arrays:
+    def finish(self, partial: Arrays) -> Arrays:
         """Return the counts with their edges."""
-        found = {name: one if self.per == FEATURE else one[0] for name, one in state.items()}
+        found = {name: one if self.per == FEATURE else one[0] for name, one in partial.items()}
         return {"edges": np.asarray(self.edges), **{n: np.asarray(one) for n, one in found.items()}}
 
 
@@ -147,9 +147,9 @@ class Quantiles:
 
     def check(self, operand: Operand) -> None:
         """Check that the sketches fit into memory."""
-        fits(self.state_bytes(operand), operand, self.at)
+        fits(self.partial_bytes(operand), operand, self.at)
 
-    def state_bytes(self, operand: Operand) -> int:
+    def partial_bytes(self, operand: Operand) -> int:
         """Return the size of one sketch for each feature."""
         return width(operand, self.per, self.at) * (2 * _BUCKETS + 1) * 8
 
@@ -172,9 +172,9 @@ class Quantiles:
         """Add the counts."""
         return added(one, other)
 
-    def finish(self, state: Arrays) -> Arrays:
+    def finish(self, partial: Arrays) -> Arrays:
         """Return the middle of the bucket that holds each rank."""
-        counts = state["counts"]
+        counts = partial["counts"]
         exponent = np.arange(_BUCKETS) + _FIRST
         middles = 2 * _GAMMA ** exponent.astype(np.float64) / (_GAMMA + 1)
         values = np.concatenate([-middles[::-1], [0.0], middles])
@@ -211,7 +211,7 @@ class Sparsity:
         """Check that the last axis has one size."""
         features(operand, self.at)
 
-    def state_bytes(self, operand: Operand) -> int:
+    def partial_bytes(self, operand: Operand) -> int:
         """Return the size of one count for each feature."""
         return 8 * features(operand, self.at) + 8
 
@@ -224,11 +224,11 @@ class Sparsity:
         """Add the counts."""
         return added(one, other)
 
-    def finish(self, state: Arrays) -> Arrays:
+    def finish(self, partial: Arrays) -> Arrays:
         """Divide by the count. Without elements the share is NaN, and no feature is dead."""
-        count, zeros = int(state["count"]), state["zeros"]
+        count, zeros = int(partial["count"]), partial["zeros"]
         share = zeros / count if count else np.full(zeros.shape, np.nan)
-        return {"count": state["count"], "zeros": share, "dead": (zeros == count) & (count > 0)}
+        return {"count": partial["count"], "zeros": share, "dead": (zeros == count) & (count > 0)}
 
 
 @dataclass(frozen=True)
@@ -251,9 +251,9 @@ class Coactivation:
 
     def check(self, operand: Operand) -> None:
         """Check that the counts of all pairs fit into memory."""
-        fits(self.state_bytes(operand), operand, self.at)
+        fits(self.partial_bytes(operand), operand, self.at)
 
-    def state_bytes(self, operand: Operand) -> int:
+    def partial_bytes(self, operand: Operand) -> int:
         """Return the size of one count for each pair of features."""
         return 8 * features(operand, self.at) ** 2 + 8
 
@@ -267,6 +267,6 @@ class Coactivation:
         """Add the counts."""
         return added(one, other)
 
-    def finish(self, state: Arrays) -> Arrays:
+    def finish(self, partial: Arrays) -> Arrays:
         """Return the counts."""
-        return {**state, "active": np.diagonal(state["both"]).copy()}
+        return {**partial, "active": np.diagonal(partial["both"]).copy()}

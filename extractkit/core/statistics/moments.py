@@ -38,7 +38,7 @@ class Moments:
         """Check that the last axis has one size, if its elements are treated apart."""
         width(operand, self.per, self.at)
 
-    def state_bytes(self, operand: Operand) -> int:
+    def partial_bytes(self, operand: Operand) -> int:
         """Return the size of four numbers for each feature, and of the count."""
         return 32 * width(operand, self.per, self.at) + 8
 
@@ -76,16 +76,16 @@ class Moments:
             "max": np.maximum(one["max"], other["max"]),
         }
 
-    def finish(self, state: Arrays) -> Arrays:
+    def finish(self, partial: Arrays) -> Arrays:
         """Divide by the count. Without elements everything but the count is NaN."""
-        count = int(state["count"])
-        nothing = np.full_like(state["mean"], np.nan)
+        count = int(partial["count"])
+        nothing = np.full_like(partial["mean"], np.nan)
         found = {
-            "mean": state["mean"] if count else nothing,
-            "variance": state["squares"] / count if count else nothing,
-            "min": state["min"] if count else nothing,
-            "max": state["max"] if count else nothing,
+            "mean": partial["mean"] if count else nothing,
+            "variance": partial["squares"] / count if count else nothing,
+            "min": partial["min"] if count else nothing,
+            "max": partial["max"] if count else nothing,
         }
         if self.per != FEATURE:
             found = {name: value[0] for name, value in found.items()}
-        return {"count": state["count"], **{n: np.asarray(v) for n, v in found.items()}}
+        return {"count": partial["count"], **{n: np.asarray(v) for n, v in found.items()}}

@@ -48,9 +48,9 @@ class Top:
 
     def check(self, operand: Operand) -> None:
         """Check that the last axis has one size."""
-        fits(self.state_bytes(operand), operand, self.at)
+        fits(self.partial_bytes(operand), operand, self.at)
 
-    def state_bytes(self, operand: Operand) -> int:
+    def partial_bytes(self, operand: Operand) -> int:
         """Return the size of k entries for each feature."""
         return features(operand, self.at) * self.k * 24 * (1 + self.smallest)
 
@@ -66,17 +66,17 @@ class Top:
         # One feature after the other in memory, in the smallest type that holds all values.
         exact = np.float32 if rows.dtype in (np.float32, np.float16) else np.float64
         columns = np.ascontiguousarray(rows.T, exact)
-        state: dict[str, Array] = {}
+        partial: dict[str, Array] = {}
         for prefix, sign in self._directions:
             keys = columns if sign > 0 else np.negative(columns)
             keys = np.where(np.isnan(keys), exact(-np.inf), keys)
             best = _best(keys, samples, positions, self.k)
-            state |= {f"{prefix}{name}": array for name, array in best.items()}
-        return state
+            partial |= {f"{prefix}{name}": array for name, array in best.items()}
+        return partial
 
     def merge(self, one: Arrays, other: Arrays) -> Arrays:
         """Return the k best of both."""
-        state: dict[str, Array] = {}
+        partial: dict[str, Array] = {}
         for prefix, _ in self._directions:
             keys, samples, positions = (
                 np.concatenate([one[f"{prefix}{name}"], other[f"{prefix}{name}"]], axis=1)
@@ -84,18 +84,18 @@ class Top:
             )
             order = np.lexsort((positions, samples, -keys), axis=-1)[:, : self.k]
             for name, array in (("keys", keys), ("samples", samples), ("positions", positions)):
-                state[f"{prefix}{name}"] = np.take_along_axis(array, order, 1)
-        return state
+                partial[f"{prefix}{name}"] = np.take_along_axis(array, order, 1)
+        return partial
 
-    def finish(self, state: Arrays) -> Arrays:
+    def finish(self, partial: Arrays) -> Arrays:
         """Return values in place of what they were sorted by."""
         found: dict[str, Array] = {}
         for prefix, sign in self._directions:
-            samples = state[f"{prefix}samples"]
+            samples = partial[f"{prefix}samples"]
             filled = samples != _NOWHERE
-            found[f"{prefix}values"] = np.where(filled, sign * state[f"{prefix}keys"], np.nan)
+            found[f"{prefix}values"] = np.where(filled, sign * partial[f"{prefix}keys"], np.nan)
             found[f"{prefix}samples"] = np.where(filled, samples, -1)
-            found[f"{prefix}positions"] = np.where(filled, state[f"{prefix}positions"], -1)
+            found[f"{prefix}positions"] = np.where(filled, partial[f"{prefix}positions"], -1)
         return found
 
 

@@ -7,6 +7,7 @@ from array import array
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import reduce
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy.typing as npt
 
 from extractkit.core.checkpoints import KEY
 from extractkit.core.plan import Shard
-from extractkit.core.value_checks import merged
+from extractkit.core.value_checks import EXAMINATION
 from extractkit.errors import InputError, RunDirectoryError
 from extractkit.runs import HYDRA, JOURNAL, LOCK, LOG, MANIFEST, SAMPLES, SHARDS
 from extractkit.runs.checking import Check, Finding, Outcome, counted
@@ -308,7 +309,9 @@ def _check_totals(directory: Path, manifest: Manifest, entries: list[Entry]) -> 
     if manifest.actual is None:
         return []
     keys = dict.fromkeys(key for entry in entries for key in entry.stats)
-    values = {k: merged([e.stats[k] for e in entries if k in e.stats]) for k in keys}
+    values = {
+        k: reduce(EXAMINATION.merge, (e.stats[k] for e in entries if k in e.stats)) for k in keys
+    }
     summed = Actual.of(entries, values)
     return [
         Finding(MANIFEST, f"{path}: actual.{item.name} is not the sum over the shards")

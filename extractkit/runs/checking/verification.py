@@ -17,7 +17,7 @@ from extractkit.core.plan import Shard
 from extractkit.core.spec import numpy_dtype
 from extractkit.core.transforms.pipeline import transform_names
 from extractkit.core.transforms.registry import shortens
-from extractkit.core.value_checks import examine
+from extractkit.core.value_checks import EXAMINATION
 from extractkit.core.values import Dense, Values, digest, sample_shapes, varies, without
 from extractkit.errors import ConfigError, RunDirectoryError
 from extractkit.runs import JOURNAL, MANIFEST
@@ -38,7 +38,7 @@ from extractkit.runs.files import StoredFile
 from extractkit.runs.journal import Entry
 from extractkit.runs.manifest import Manifest, RunTensor, Status
 from extractkit.runs.reader import sink_of
-from extractkit.runs.statistics import STATISTICS, results, serialized
+from extractkit.runs.statistics import RESULTS, results, serialized
 from extractkit.sinks import Sink, StoredTensor
 
 
@@ -187,7 +187,7 @@ def shard_contents(
 
 
 def merged_statistics(directory: Path, manifest: Manifest, entries: Mapping[Shard, Entry]) -> Check:
-    """Merge the states of statistics again, and compare the results with the stored ones.
+    """Merge the partial results of statistics again, and compare the results with the stored ones.
 
     Args:
         entries: entries with their intact files. No other file is opened.
@@ -197,30 +197,32 @@ def merged_statistics(directory: Path, manifest: Manifest, entries: Mapping[Shar
     held = {shard: entries[shard] for shard in varying if shard in entries}
     held = {shard: entry for shard, entry in held.items() if entry.statistics is not None}
     if not held:
-        return Check.not_made(name, "no states of statistics are committed and whole")
-    detail = f"states of {len(held)} of {counted(len(varying), 'shard')}"
+        return Check.not_made(name, "no partial results of statistics are committed and whole")
+    detail = f"partial results of {len(held)} of {counted(len(varying), 'shard')}"
     try:
-        again = StoredFile.of(STATISTICS, serialized(results(directory, manifest, held)))
+        again = StoredFile.of(RESULTS, serialized(results(directory, manifest, held)))
     except RunDirectoryError as error:
         return Check.of(name, detail, [Finding(None, str(error))])
     if manifest.status is not Status.FINISHED or manifest.part is not None:
         return Check.of(name, detail)
-    stored = next((file for file in manifest.files if file.name == STATISTICS), None)
+    stored = next((file for file in manifest.files if file.name == RESULTS), None)
     if stored is None:
-        return Check.of(name, detail, [Finding(MANIFEST, f"{MANIFEST} names no {STATISTICS}")])
+        return Check.of(name, detail, [Finding(MANIFEST, f"{MANIFEST} names no {RESULTS}")])
     if len(held) < len(varying):
-        return Check.of(name, detail, notes=[f"{STATISTICS} is not compared, as states are lost"])
+        return Check.of(
+            name, detail, notes=[f"{RESULTS} is not compared, as partial results are lost"]
+        )
     if other := _other_arithmetic(manifest):
-        notes = [f"{STATISTICS} is not compared bit for bit, as {' and '.join(other)} differ"]
+        notes = [f"{RESULTS} is not compared bit for bit, as {' and '.join(other)} differ"]
         return Check.of(name, detail, notes=notes)
     if stored != again:
-        message = f"{directory / STATISTICS}: it is not what the states of the shards amount to"
-        return Check.of(name, detail, [Finding(STATISTICS, message)])
+        message = f"{directory / RESULTS}: it is not what the shards' partial results amount to"
+        return Check.of(name, detail, [Finding(RESULTS, message)])
     return Check.of(name, f"{detail}, merged again bit for bit")
 
 
 def _other_arithmetic(manifest: Manifest) -> list[str]:
-    """Return what may change the last bits of merged states, and differs from the record."""
+    """Return what may change the last bits of merged results, and differs from the record."""
     volatile = manifest.volatile
     hosts = [volatile.host, *(one.host for one in volatile.resumed)]
     pairs = {
@@ -255,7 +257,7 @@ class _Content:
     def check(self, tensors: list[RunTensor], examined: Sequence[str]) -> None:
         absent = self._absent()
         if self.entry.stats and (extra := set(self.entry.stats) ^ set(examined)):
-            self._add(f"{JOURNAL} has statistics of other tensors: {', '.join(sorted(extra))}")
+            self._add(f"{JOURNAL} has checks of other tensors: {', '.join(sorted(extra))}")
         content = digest(self._checked(tensors, absent))
         if not self.unreadable and content != self.entry.values:
             self._add("the digest of its values is not the recorded one")
@@ -343,8 +345,8 @@ class _Content:
         recorded = self.entry.stats.get(stored.key)
         if recorded is not None:
             start = None if stored.constant else self.shard.start
-            if examine(blank, start) != recorded:
-                wrong.append(f"{JOURNAL} records other statistics of it (NaN, extremes, …)")
+            if EXAMINATION.of((blank, start)) != recorded:
+                wrong.append(f"{JOURNAL} records other findings in it (NaN, extremes, …)")
         return wrong
 
     def _add(self, message: str, tensor: str | None = None) -> None:
