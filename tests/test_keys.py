@@ -4,7 +4,7 @@ import ast
 import inspect
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from inspect import isclass
 from pathlib import Path
@@ -18,10 +18,11 @@ from extractkit.config.declared import DECLARED_GROUPS, Entry, entries
 from extractkit.core.catalog import Kind
 from extractkit.core.component import IMPORTS_KEY, Component
 from extractkit.core.job import SETTINGS
-from extractkit.core.keys import Effect, Whole, keys_of, settings_of
+from extractkit.core.keys import Effect, Layout, Values, Whole, effects_of, keys_of, settings_of
 from extractkit.core.selectors import PREDICATE_KEYS, SELECTOR_KEYS, STATISTICS_KEY, TAKE
 from extractkit.core.transforms.pipeline import TRANSFORMS
 from extractkit.core.transforms.registry import REDUCTIONS
+from extractkit.core.trust import OWN
 
 SOURCE = sorted(Path(extractkit.__file__).parent.rglob("*.py"))
 
@@ -62,13 +63,13 @@ def test_no_message_or_page_names_a_key_that_is_not_declared(group: str) -> None
             assert name in declared, f"{path}: {group}.{name}"
 
 
-def test_a_key_without_a_declared_effect_cannot_be_made() -> None:
+def test_a_setting_without_a_declared_effect_is_refused() -> None:
     @dataclass(frozen=True)
     class Mine:
-        declared: Annotated[int, Whole(), Effect.STORING, "A number."] = 1
+        declared: Annotated[int, Whole(), Effect.LAYOUT, "A number."] = 1
         batch: int = 3
 
-    with pytest.raises(AttributeError, match="__metadata__"):
+    with pytest.raises(TypeError, match=r"Mine\.batch does not declare a key: annotate it with"):
         settings_of(Mine)
 
 
@@ -103,8 +104,48 @@ def test_every_key_of_a_component_is_described_and_read(entry: Entry) -> None:
         assert key.name in read or key == IMPORTS_KEY, f"{key.name} is declared, and not read"
 
 
+@pytest.mark.parametrize("target", sorted(OWN))
+def test_every_argument_of_a_component_has_an_effect(target: str) -> None:
+    for key in keys_of(Component("inputs", target).function()):
+        assert key.type, key.name
+        assert key.effect in (Effect.VALUES, Effect.LAYOUT, Effect.NONE)
+
+
+def test_every_key_of_a_selector_has_type_and_effect() -> None:
+    for key in (*PREDICATE_KEYS, TAKE, *TRANSFORMS, STATISTICS_KEY):
+        assert key.type, key.name
+        assert key.effect is Effect.RECORDED, key.name
+
+
+def test_an_argument_without_an_effect_is_refused() -> None:
+    def load(path: Values[str], size: int = 3) -> None: ...
+
+    with pytest.raises(TypeError, match=r"load: 'size' declares no effect\. Annotate it by what"):
+        keys_of(load)
+
+
+def test_an_argument_of_a_type_that_yaml_lacks_is_refused() -> None:
+    def load(path: Values[Path]) -> None: ...
+
+    with pytest.raises(TypeError, match=r"load: 'path' has a type that YAML does not have: .*Path"):
+        keys_of(load)
+
+
+def test_an_argument_of_foreign_code_decides_values_unless_it_says_otherwise() -> None:
+    def load(path: str, cache: Annotated[str, Effect.NONE] = "", **rest: object) -> None: ...
+
+    assert effects_of(load) == {"path": Effect.VALUES, "cache": Effect.NONE}
+    assert effects_of(max) == {}
+
+
 def test_keys_come_from_signature_and_docstring() -> None:
-    def load(path: str, size: int | None, mode: str = "fast", **rest: object) -> None:
+    def load(
+        path: Values[str],
+        size: Layout[int | None],
+        mode: Values[str | Sequence[str]] = "fast",
+        axes: Values[Annotated[object, "list or mapping"]] = None,
+        **rest: object,
+    ) -> None:
         """Load.
 
         Args:
@@ -116,8 +157,12 @@ def test_keys_come_from_signature_and_docstring() -> None:
             mode: Never.
         """
 
-    assert [(key.name, key.written, key.description) for key in keys_of(load)] == [
-        ("path", "???", "The file, which may be long."),
-        ("size", "null", ""),
-        ("mode", "fast", "true or null."),
+    found = [
+        (key.name, key.type, key.written, key.description, key.effect) for key in keys_of(load)
+    ]
+    assert found == [
+        ("path", "text", "???", "The file, which may be long.", Effect.VALUES),
+        ("size", "whole number or null", "null", "", Effect.LAYOUT),
+        ("mode", "text or list", "fast", "true or null.", Effect.VALUES),
+        ("axes", "list or mapping", "null", "", Effect.VALUES),
     ]

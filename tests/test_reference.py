@@ -80,4 +80,7 @@ def test_every_group_has_a_section_with_every_key(group: str) -> None:
         assert entry.intro or group == "runtime", entry.name
         text = section(group, entry)
         for key in entry.keys:
-            assert f".{key.name}` (default `{key.written}`)\n: {key.description}" in text
+            assert (
+                f".{key.name}` ({key.type}; default `{key.written}`)\n: {key.description}" in text
+            )
+            assert f"*{key.effect.value.capitalize()}.*" in text

@@ -38,14 +38,15 @@ def section(group: str, entry: Entry) -> str:
         return title + (f"```yaml\n{values}\n```\n" if values else "")
     prefix = f"sinks.{entry.name}" if group == "sinks" else group
     return title + "\n\n".join(
-        f"`{prefix}.{key.name}` (default `{key.written}`)\n: {_meaning(key)}" for key in entry.keys
+        f"`{prefix}.{key.name}` ({key.type}; default `{key.written}`)\n: {_meaning(key)}"
+        for key in entry.keys
     )
 
 
 def _meaning(key: Key) -> str:
-    if not isinstance(key, Setting):
-        return key.description
-    engines = f" Only for engine {' and '.join(key.engines)}." if key.engines else ""
+    engines = ""
+    if isinstance(key, Setting) and key.engines:
+        engines = f" Only for engine {' and '.join(key.engines)}."
     return f"{key.description}{engines} *{key.effect.value.capitalize()}.*"
 
 

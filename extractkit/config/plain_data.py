@@ -149,7 +149,7 @@ def recorded_job(
         trusted: modules named by `--trust`.
         live: components that replace the groups of their names ("model", "inputs"). Objects that
             were in memory have to be given again.
-        where: settings of `runtime` (`Effect.PLACE`) that replace the recorded ones. The user
+        where: settings of `runtime` (`Effect.WHERE`) that replace the recorded ones. The user
             typed them, so they are trusted. The recorded configuration is unchanged.
 
     Raises:

@@ -6,12 +6,20 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from extractkit.advice import override
 from extractkit.errors import ConfigError, ModelError, choices
 
 KEY = "model.checkpoints"
 STEP_KEY = "model.checkpoint_step"
+
+CheckpointFiles = Annotated[object, "text, list or null"]
+"""The type of `model.checkpoints`."""
+
+StepPattern = Annotated[object, "text or null"]
+"""The type of `model.checkpoint_step`."""
+
 _STEP_EXAMPLE = override(STEP_KEY, r"step_(\d+)")
 
 _NUMBERED = re.compile(r"([^0-9]*)([0-9]*)")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from extractkit.advice import RENAMED_KEYS, renamed_key
-from extractkit.core.keys import Key, keys_of
+from extractkit.core.keys import Effect, Key, effects_of, keys_of
 from extractkit.core.trust import (
     CUSTOM_OBJECTS,
     NO_TRUST,
@@ -24,7 +24,9 @@ from extractkit.core.trust import (
 from extractkit.errors import ConfigError, choices
 
 IMPORTS_KEY = Key(
-    "imports", [], "Modules to import first, for custom operations and classes: [tensorflow_text]."
+    *("imports", "list", []),
+    "Modules to import first, for custom operations and classes: [tensorflow_text].",
+    Effect.VALUES,
 )
 """The key of every model that names modules to import before it is loaded."""
 
@@ -104,6 +106,18 @@ class Component:
         for name in named if not self.partial else ():
             if parameters[name].default is inspect.Parameter.empty and name not in self.arguments:
                 raise ConfigError(f"{self.at}.{name} is missing. Give it: {self.at}.{name}=…")
+
+    def identifying(self) -> dict[str, object]:
+        """Return the arguments that the identity of a run holds, by name.
+
+        These are all but those that the callable declares to change no byte.
+        """
+        effects = effects_of(self.function()) if self.arguments else {}
+        return {
+            name: value
+            for name, value in self.arguments.items()
+            if effects.get(name, Effect.VALUES).decides_bytes
+        }
 
     def keys(self) -> tuple[Key, ...]:
         """Return the keys that the callable declares, and those of every model."""

@@ -42,6 +42,8 @@ _RAY = ("ray",)
 class PartOfJob:
     """A part, such as 2/4."""
 
+    type = "part i/n"
+
     def parse(self, key: str, value: object) -> Part:
         """Return the part."""
         text = Text("1/4").parse(key, value)
@@ -58,36 +60,36 @@ class PartOfJob:
 class Runtime:
     """How a job runs: the `runtime` group. Each field declares a key (`keys.settings_of`)."""
 
-    batch_size: Annotated[int, Whole(), Effect.COMPUTING, "The most samples in a batch."] = 32
+    batch_size: Annotated[int, Whole(), Effect.VALUES, "The most samples in a batch."] = 32
     batch_tokens: Annotated[
         int | None,
         Whole(),
-        Effect.COMPUTING,
+        Effect.VALUES,
         "The most elements, padding included, along the free axes of a batch. null: no limit.",
     ] = None
     shard_size: Annotated[
         int | None,
         Whole(word="auto"),
-        Effect.STORING,
+        Effect.LAYOUT,
         "The samples in a shard. auto: about 32 MB of values, 1,024 samples at most.",
     ] = None
     compile: Annotated[
-        str, Choice(COMPILE_MODES), Effect.COMPUTING, "graph (a TensorFlow graph) or xla."
+        str, Choice(COMPILE_MODES), Effect.VALUES, "graph (a TensorFlow graph) or xla."
     ] = "graph"
     device: Annotated[
         str | None,
         Text("/CPU:0"),
-        Effect.COMPUTING,
+        Effect.VALUES,
         'TensorFlow\'s name of a device: "/CPU:0", "/GPU:1". null: TensorFlow chooses.',
     ] = None
     seed: Annotated[
         int,
         Whole(least=0, most=_LARGEST_SEED),
-        Effect.STORING,
+        Effect.VALUES,
         "The seed of every random generator, set before the model is loaded.",
     ] = 0
     deterministic: Annotated[
-        bool, Flag(), Effect.COMPUTING, "Refuse operations that have no deterministic kernel."
+        bool, Flag(), Effect.VALUES, "Refuse operations that have no deterministic kernel."
     ] = True
     threads: Annotated[
         int | None,
@@ -98,7 +100,7 @@ class Runtime:
     bad_samples: Annotated[
         str,
         Choice(BAD_SAMPLES),
-        Effect.STORING,
+        Effect.LAYOUT,
         "fail, or skip: record samples that cannot be read, encoded or computed as missing.",
     ] = "fail"
     bad_checkpoints: Annotated[
@@ -110,13 +112,13 @@ class Runtime:
     non_finite: Annotated[
         str,
         Choice(NON_FINITE),
-        Effect.STORING,
+        Effect.LAYOUT,
         "warn of NaN and infinite values, fail, or skip the samples that have some.",
     ] = "warn"
     reuse_from: Annotated[
         str | None,
         Text("outputs"),
-        Effect.BEGINNING,
+        Effect.NONE,
         "A directory to search for a finished run of the same identity first. null: none.",
     ] = None
     engine: Annotated[
@@ -161,7 +163,7 @@ class Runtime:
     part: Annotated[
         Part | None,
         PartOfJob(),
-        Effect.BEGINNING,
+        Effect.NONE,
         "The part of the job to run, such as 2/4; `extractkit join` joins all. null: the whole.",
     ] = None
 
@@ -185,9 +187,17 @@ class Runtime:
         runtime._check_part()
         return runtime
 
-    def with_effect(self, *effects: Effect) -> dict[str, object]:
-        """Return the values of the keys with one of these effects, by name."""
-        return {name: getattr(self, name) for name in settings_that(*effects)}
+    def identifying(self) -> dict[str, object]:
+        """Return the values of the keys that the identity holds, by name."""
+        return {key.name: getattr(self, key.name) for key in SETTINGS if key.effect.identifies}
+
+    def computing(self) -> dict[str, object]:
+        """Return the values of the keys that decide values, by name, without the seed.
+
+        The manifest holds them as settings. It has another place for seeds.
+        """
+        names = settings_that(Effect.VALUES)
+        return {name: getattr(self, name) for name in names if name != "seed"}
 
     def _check_engine(self) -> None:
         """Refuse settings that the chosen engine does not use."""

@@ -3,35 +3,77 @@
 import inspect
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, fields
 from enum import Enum
-from typing import Any, Protocol, get_args, get_type_hints
+from os import PathLike
+from types import NoneType, UnionType
+from typing import Annotated, Any, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from extractkit.errors import ConfigError, choices
 
 
 class Effect(Enum):
-    """What a key of `runtime` changes. The value is shown in the reference.
+    """What a key changes. The identity, and what a resume, a part or a worker must match, follow.
+
+    The value is shown in the reference.
 
     Attributes:
-        COMPUTING: How values are computed. In the identity, and in the manifest's settings, which a
-            resume, a part and a worker must match.
-        STORING: Which values are stored, and how they are divided. In the identity.
+        VALUES: Which values are computed. In the identity. Settings of `runtime` are also in the
+            manifest's settings, which a resume, a part and a worker must match.
+        LAYOUT: Which values are stored, and how they are divided into files. In the identity.
         RECORDED: Decides bytes through something else that the identity holds.
-        BEGINNING: How a run begins. Changes no byte, and is settled once the run has begun.
+        NONE: Changes no byte, and is settled once the run has begun.
         WHERE: Where a job runs. Changes no byte. A resume or rerun may change it.
     """
 
-    COMPUTING = "decides bytes"
-    STORING = "decides bytes: what is stored"
-    RECORDED = "decides bytes: recorded otherwise"
-    BEGINNING = "changes no byte"
+    VALUES = "decides values"
+    LAYOUT = "decides the layout of files"
+    RECORDED = "decides values, which the identity holds in another form"
+    NONE = "changes no byte"
     WHERE = "changes no byte; `resume` and `rerun` may change it"
+
+    @property
+    def identifies(self) -> bool:
+        """Whether the identity holds the value of the key itself."""
+        return self in (Effect.VALUES, Effect.LAYOUT)
+
+    @property
+    def decides_bytes(self) -> bool:
+        """Whether runs with other values of the key may differ in a byte."""
+        return self.identifies or self is Effect.RECORDED
+
+
+_Type = TypeVar("_Type")
+
+Values = Annotated[_Type, Effect.VALUES]
+"""The type of a component's argument that decides values: `path: Values[str]`."""
+
+Layout = Annotated[_Type, Effect.LAYOUT]
+"""The type of a component's argument that decides the layout of files."""
+
+
+_TYPES: Mapping[object, str] = {
+    bool: "true or false",
+    int: "whole number",
+    float: "number",
+    str: "text",
+    list: "list",
+    tuple: "list",
+    Sequence: "list",
+    Mapping: "mapping",
+    PathLike: "text",
+    NoneType: "null",
+}
 
 
 class Form(Protocol):
     """The values that a key takes."""
+
+    @property
+    def type(self) -> str:
+        """The type in words of YAML."""
+        ...
 
     def parse(self, key: str, value: Any) -> Any:
         """Return the value of a key.
@@ -49,6 +91,11 @@ class Whole:
     least: int = 1
     most: int | None = None
     word: str | None = None
+
+    @property
+    def type(self) -> str:
+        """A whole number, or the word."""
+        return f"{_TYPES[int]} or {self.word}" if self.word else _TYPES[int]
 
     def parse(self, key: str, value: Any) -> int | None:
         """Return the number."""
@@ -68,6 +115,11 @@ class Whole:
 class Number:
     """A finite number of 0 or more."""
 
+    @property
+    def type(self) -> str:
+        """A number."""
+        return _TYPES[float]
+
     def parse(self, key: str, value: Any) -> float:
         """Return the number."""
         number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -79,6 +131,11 @@ class Number:
 @dataclass(frozen=True)
 class Flag:
     """True or false."""
+
+    @property
+    def type(self) -> str:
+        """True or false."""
+        return _TYPES[bool]
 
     def parse(self, key: str, value: Any) -> bool:
         """Return the flag."""
@@ -93,6 +150,11 @@ class Choice:
 
     options: tuple[str, ...]
 
+    @property
+    def type(self) -> str:
+        """The words."""
+        return " or ".join(self.options)
+
     def parse(self, key: str, value: Any) -> str:
         """Return the word."""
         if value not in self.options:
@@ -106,6 +168,11 @@ class Text:
     """A text, such as `example`."""
 
     example: str
+
+    @property
+    def type(self) -> str:
+        """A text."""
+        return _TYPES[str]
 
     def parse(self, key: str, value: Any) -> str:
         """Return the text."""
@@ -134,13 +201,17 @@ class Key:
 
     Attributes:
         name: Its name within its group.
+        type: The values that it takes, in words of YAML.
         default: The value that it has unless it is given.
         description: One or two sentences.
+        effect: What it changes.
     """
 
     name: str
+    type: str
     default: object
     description: str
+    effect: Effect
 
     @property
     def written(self) -> str:
@@ -154,12 +225,10 @@ class Setting(Key):
 
     Attributes:
         form: The values that it takes. If the default is None, it takes None as well.
-        effect: What it changes.
         engines: The engines that use it. If empty, all.
     """
 
     form: Form
-    effect: Effect
     engines: tuple[str, ...] = ()
 
     def parse(self, value: object) -> Any:
@@ -191,40 +260,122 @@ def settings_of(declaring: type) -> tuple[Setting, ...]:
 
     Each field is annotated with its type, form, effect and description, and with the engines that
     use it if not all do.
+
+    Raises:
+        TypeError: A field is not annotated with all of these.
     """
     hints = get_type_hints(declaring, include_extras=True)
-    return tuple(_setting(item, *hints[item.name].__metadata__) for item in fields(declaring))
+    return tuple(_setting(declaring, item, hints[item.name]) for item in fields(declaring))
 
 
-def _setting(
-    item: Field[object],
-    form: Form,
-    effect: Effect,
-    description: str,
-    engines: tuple[str, ...] = (),
-) -> Setting:
-    return Setting(item.name, item.default, description, form, effect, engines)
+def _setting(declaring: type, item: Field[object], annotation: Any) -> Setting:
+    match getattr(annotation, "__metadata__", ()):
+        case (form, Effect() as effect, str(description), *engines):
+            takes_null = item.default is None and getattr(form, "word", None) is None
+            return Setting(
+                name=item.name,
+                type=f"{form.type} or null" if takes_null else form.type,
+                default=item.default,
+                description=description,
+                effect=effect,
+                form=form,
+                engines=engines[0] if engines else (),
+            )
+    raise TypeError(
+        f"{declaring.__qualname__}.{item.name} does not declare a key: annotate it with its form, "
+        f"effect and description, as in Annotated[int, Whole(), Effect.VALUES, 'The number of …']"
+    )
 
 
 def keys_of(function: Callable[..., Any]) -> tuple[Key, ...]:
     """Return the keys of a component: the parameters of its callable.
 
-    Names and defaults come from the signature, descriptions from the docstring's `Args` or
-    `Attributes`. A parameter without a default has to be given, but may be null if its type allows
-    None: inputs are opened only if a job reads samples.
+    Names, types, defaults and effects come from the signature, descriptions from the docstring's
+    `Args` or `Attributes`. A parameter without a default has to be given, but may be null if its
+    type allows None: inputs are opened only if a job reads samples.
+
+    Raises:
+        TypeError: A parameter declares no effect, or has a type that YAML does not have.
     """
     described = _descriptions(inspect.getdoc(function) or "")
-    return tuple(
-        Key(name, _default(parameter), described.get(name, ""))
-        for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
-    )
+    keys = []
+    for parameter in _named_parameters(function):
+        at = f"{function.__module__}.{function.__qualname__}: {parameter.name!r}"
+        effect = _effect(parameter.annotation)
+        if effect is None:
+            raise TypeError(
+                f"{at} declares no effect. Annotate it by what it decides, as in Values[str] or "
+                f"Layout[str] (extractkit.core.keys)"
+            )
+        try:
+            type_text = _type_text(parameter.annotation)
+        except TypeError as error:
+            raise TypeError(f"{at} has a type that YAML does not have: {error}") from None
+        description = described.get(parameter.name, "")
+        keys.append(Key(parameter.name, type_text, _default(parameter), description, effect))
+    return tuple(keys)
+
+
+def effects_of(function: Callable[..., Any]) -> Mapping[str, Effect]:
+    """Return the effects of a callable's arguments by name.
+
+    An argument of foreign code that declares none decides values as far as can be known.
+    """
+    try:
+        return {
+            one.name: _effect(one.annotation) or Effect.VALUES
+            for one in _named_parameters(function)
+        }
+    except ValueError:  # callables written in C may have no signature
+        return {}
+
+
+def _named_parameters(function: Callable[..., Any]) -> Iterator[inspect.Parameter]:
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            yield parameter
+
+
+def _effect(annotation: object) -> Effect | None:
+    metadata = getattr(annotation, "__metadata__", ())
+    return next((one for one in metadata if isinstance(one, Effect)), None)
 
 
 def _default(parameter: inspect.Parameter) -> object:
     if parameter.default is not inspect.Parameter.empty:
         return parameter.default
-    return None if type(None) in get_args(parameter.annotation) else REQUIRED
+    allowed = _alternatives(parameter.annotation)
+    return None if NoneType in allowed else REQUIRED
+
+
+def _type_text(annotation: object) -> str:
+    """Return a type in words of YAML: those in its annotation, or else those of its alternatives.
+
+    Raises:
+        TypeError: YAML has no such type.
+    """
+    words = [one for one in getattr(annotation, "__metadata__", ()) if isinstance(one, str)]
+    if words:
+        return words[0]
+    found = dict.fromkeys(_type_name(one) for one in _alternatives(annotation))
+    *others, last = sorted(found, key=lambda name: name == _TYPES[NoneType])
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    """Return the alternatives of a type, or itself if it is not a union."""
+    if get_origin(annotation) is Annotated:
+        return _alternatives(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return tuple(one for part in get_args(annotation) for one in _alternatives(part))
+    return (annotation,)
+
+
+def _type_name(alternative: Any) -> str:
+    kind = get_origin(alternative) or alternative
+    if kind not in _TYPES:
+        raise TypeError(f"{kind!r}. Say what is given there: Annotated[…, 'list or mapping']")
+    return _TYPES[kind]
 
 
 _SECTIONS = ("Args:", "Attributes:")

@@ -12,7 +12,7 @@ from fnmatch import translate
 from functools import lru_cache
 
 from extractkit.core.catalog import Catalog, Kind, TensorRecord
-from extractkit.core.keys import Key
+from extractkit.core.keys import Effect, Key
 from extractkit.core.spec import Dim
 from extractkit.core.statistics.registry import STATISTICS, Asked
 from extractkit.core.transforms.pipeline import TRANSFORM_KEYS, TRANSFORMS, Pipeline
@@ -111,19 +111,27 @@ _COMBINATORS = {
 }
 
 PREDICATE_KEYS = (
-    *(Key(name, None, inspect.getdoc(test) or "") for name, test in _PREDICATES.items()),
-    *(Key(name, None, description) for name, description in _COMBINATORS.items()),
+    *(
+        Key(name, "value or list", None, inspect.getdoc(test) or "", Effect.RECORDED)
+        for name, test in _PREDICATES.items()
+    ),
+    *(
+        Key(name, "mapping or list", None, description, Effect.RECORDED)
+        for name, description in _COMBINATORS.items()
+    ),
 )
 """The keys for what a selector matches."""
 
 STATISTICS_KEY = Key(
-    *(STATISTICS, None),
+    *(STATISTICS, "list", None),
     "results over all samples in place of a value per sample: `[moments, {top: {k: 10}}]`",
+    Effect.RECORDED,
 )
 
 TAKE = Key(
-    *("take", None),
+    *("take", "text", None),
     "a slice over what matches, in the catalog's order: `'-4:'` is the last four",
+    Effect.RECORDED,
 )
 
 _OF_LAYERS = ("layer_type", "inside")

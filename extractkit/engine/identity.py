@@ -13,7 +13,6 @@ from extractkit.core.checkpoints import KEY as CHECKPOINTS
 from extractkit.core.checkpoints import Checkpoint
 from extractkit.core.component import Component
 from extractkit.core.job import Job
-from extractkit.core.keys import Effect
 from extractkit.core.plan import PlannedTensor
 from extractkit.engine.prepare import Prepared
 from extractkit.engine.sharing import KEY as SHARING
@@ -52,7 +51,7 @@ def identity(prepared: Prepared, described: Manifest) -> str | None:
             for tensor in prepared.tensors
         ],
         **({"statistics": tensors_key(described.statistics)} if described.statistics else {}),
-        "runtime": prepared.job.runtime.with_effect(Effect.COMPUTING, Effect.STORING),
+        "runtime": prepared.job.runtime.identifying(),
         "settings": {
             name: plain(value)
             for name, value in described.settings.items()
@@ -87,7 +86,7 @@ def _plain(at: str, value: object, contents: Mapping[str, str]) -> Any:
     if at in contents:
         return contents[at]
     if isinstance(value, Component):
-        arguments = _plain(at, value.arguments, contents)
+        arguments = _plain(at, value.identifying(), contents)
         imports = {"imports": list(value.imports)} if value.imports else {}
         return {"target": value.target, "partial": value.partial, "arguments": arguments, **imports}
     if isinstance(value, Mapping):
@@ -148,7 +147,7 @@ def described(manifest: Manifest, prepared: Prepared) -> Manifest:
             **opened.settings,
             # Their operations decide values, as TensorFlow's do.
             **({"imports": [*job.model.imports, imported]} if job.model.imports else {}),
-            **runtime.with_effect(Effect.COMPUTING),
+            **runtime.computing(),
             SHARING: str(prepared.shared.sharing),
         },
     )

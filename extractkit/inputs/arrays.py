@@ -14,6 +14,7 @@ from typing import IO, Literal
 import numpy as np
 
 from extractkit.advice import nested_override, override
+from extractkit.core.keys import Values
 from extractkit.core.values import Array
 from extractkit.errors import InputError
 from extractkit.inputs import Signature
@@ -214,8 +215,8 @@ class Arrays:
         InputError: `limit` is not a whole number of at least 1.
     """
 
-    path: PathLike | Mapping[str, PathLike] | None
-    limit: int | None = None
+    path: Values[PathLike | Mapping[str, PathLike] | None]
+    limit: Values[int | None] = None
 
     def __post_init__(self) -> None:
         check_limit(self.limit)

@@ -9,11 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count, islice
 from threading import Lock
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from extractkit.core.component import Component
+from extractkit.core.keys import Values
 from extractkit.core.spec import TEXT, numpy_dtype
 from extractkit.core.values import Array, as_array
 from extractkit.errors import InputError, UserError
@@ -260,11 +261,11 @@ class Dataset:
         InputError: `limit` is not a whole number of at least 1, `batched` not true or false.
     """
 
-    dataset: Component | None
-    columns: Mapping[str, str] | None = None
-    column: str = TEXT_COLUMN
-    batched: bool = False
-    limit: int | None = None
+    dataset: Values[Annotated[Component | None, "mapping or null"]]
+    columns: Values[Mapping[str, str] | None] = None
+    column: Values[str] = TEXT_COLUMN
+    batched: Values[bool] = False
+    limit: Values[int | None] = None
 
     def __post_init__(self) -> None:
         check_limit(self.limit)

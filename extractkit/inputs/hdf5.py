@@ -8,6 +8,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from extractkit.core.keys import Values
 from extractkit.core.spec import TEXT
 from extractkit.core.values import Array, as_bytes
 from extractkit.errors import InputError, choices
@@ -42,9 +43,9 @@ class Hdf5:
         InputError: `limit` is not a whole number of at least 1.
     """
 
-    path: PathLike | None
-    columns: Mapping[str, str] | None = None
-    limit: int | None = None
+    path: Values[PathLike | None]
+    columns: Values[Mapping[str, str] | None] = None
+    limit: Values[int | None] = None
 
     def __post_init__(self) -> None:
         check_limit(self.limit)

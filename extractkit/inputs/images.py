@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from extractkit.advice import override
+from extractkit.core.keys import Values
 from extractkit.core.spec import TEXT, numpy_dtype
 from extractkit.core.values import Array
 from extractkit.errors import InputError, choices
@@ -385,12 +386,12 @@ class Images:
         InputError: `limit` is not a whole number of at least 1.
     """
 
-    path: PathLike | Sequence[PathLike] | None
-    limit: int | None = None
-    size: Sequence[int] | None = None
-    resize: str = RESIZES[0]
-    mode: str | None = None
-    scale: str | None = None
+    path: Values[PathLike | Sequence[PathLike] | None]
+    limit: Values[int | None] = None
+    size: Values[Sequence[int] | None] = None
+    resize: Values[str] = RESIZES[0]
+    mode: Values[str | None] = None
+    scale: Values[str | None] = None
 
     def __post_init__(self) -> None:
         check_limit(self.limit)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from extractkit.core.keys import Values
 from extractkit.core.values import Array
 from extractkit.errors import InputError
 from extractkit.inputs import Identity, InputSpec, Sample, Signature
@@ -185,10 +186,10 @@ class Parquet:
         InputError: `limit` is not a whole number of at least 1.
     """
 
-    path: PathLike | Sequence[PathLike] | None
-    columns: Mapping[str, str] | None = None
-    column: str = TEXT_COLUMN
-    limit: int | None = None
+    path: Values[PathLike | Sequence[PathLike] | None]
+    columns: Values[Mapping[str, str] | None] = None
+    column: Values[str] = TEXT_COLUMN
+    limit: Values[int | None] = None
 
     def __post_init__(self) -> None:
         check_limit(self.limit)

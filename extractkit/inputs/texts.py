@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from extractkit.advice import override
+from extractkit.core.keys import Values
 from extractkit.core.spec import TEXT
 from extractkit.errors import InputError, choices, nearest
 from extractkit.inputs import Identity, Sample, Signature
@@ -170,10 +171,10 @@ class Texts:
         InputError: `limit` is not a whole number of at least 1.
     """
 
-    path: PathLike | Sequence[PathLike] | None = None
-    limit: int | None = None
-    column: str = _ANY_COLUMN
-    columns: Mapping[str, str] | None = None
+    path: Values[PathLike | Sequence[PathLike] | None] = None
+    limit: Values[int | None] = None
+    column: Values[str] = _ANY_COLUMN
+    columns: Values[Mapping[str, str] | None] = None
 
     def __post_init__(self) -> None:
         check_limit(self.limit)

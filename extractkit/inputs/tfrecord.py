@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from extractkit.advice import hydra_value, nested_override
+from extractkit.core.keys import Values
 from extractkit.core.spec import TEXT
 from extractkit.core.values import Array
 from extractkit.errors import InputError, choices
@@ -285,10 +286,10 @@ class TFRecord:
         InputError: `limit` is not a whole number of at least 1, `whole` not true, false or null.
     """
 
-    path: PathLike | Sequence[PathLike] | None
-    features: Mapping[str, Mapping[str, object] | str | None] | None = None
-    limit: int | None = None
-    whole: bool | None = None
+    path: Values[PathLike | Sequence[PathLike] | None]
+    features: Values[Mapping[str, Mapping[str, object] | str | None] | None] = None
+    limit: Values[int | None] = None
+    whole: Values[bool | None] = None
 
     def __post_init__(self) -> None:
         check_limit(self.limit)

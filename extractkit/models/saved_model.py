@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from extractkit.advice import override
+from extractkit.core.keys import Values
 from extractkit.errors import ModelError, UserError, choices
 from extractkit.inputs import SPARSE
 from extractkit.models import Model, NoOwnCallError
 from extractkit.models.failures import attribute, load_failure, unregistered
 from extractkit.models.process import quiet_start
 from extractkit.models.saved_model_files import SavedModelFile, open_saved_model, parsed
-from extractkit.models.signature import InputSetting, parse_input_axes
+from extractkit.models.signature import InputAxes, InputSetting, parse_input_axes
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -39,11 +40,11 @@ _KERAS_CALL = "_wrapped_model"
 
 
 def load(
-    path: str,
-    signature: str | None = None,
-    tags: list[str] | None = None,
-    input_axes: object = None,
-    constants: Mapping[str, object] | None = None,
+    path: Values[str],
+    signature: Values[str | None] = None,
+    tags: Values[list[str] | None] = None,
+    input_axes: Values[InputAxes] = None,
+    constants: Values[Mapping[str, object] | None] = None,
 ) -> Model:
     """Load one signature or function of a SavedModel.
 

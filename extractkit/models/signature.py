@@ -7,7 +7,7 @@ has a fixed size in every input, each call of the model takes one sample. Import
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 from extractkit.advice import hydra_text, nested_override
 from extractkit.core.spec import SAMPLE
@@ -19,6 +19,10 @@ INPUT_AXES = "model.input_axes"
 _FORBIDDEN = set("*,()?:")
 
 Dim = str | int | None
+
+
+InputAxes = Annotated[object, "list, mapping or null"]
+"""The type of `model.input_axes`."""
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from extractkit.advice import override
+from extractkit.core.keys import Values
 from extractkit.errors import ConfigError, ModelError
 from extractkit.models import Model
 from extractkit.models.failures import error_summary
 from extractkit.models.keras_models.saved import SavedKeras, serialized_objects
 from extractkit.models.process import quiet_start
 from extractkit.models.recognition import held, refuse_missing, refuse_others, refuse_unreachable
-from extractkit.models.signature import parse_input_axes
+from extractkit.models.signature import InputAxes, parse_input_axes
 from extractkit.models.weight_files import WeightFile
 from extractkit.models.weight_files.tensorflow_js_file import FILE, open_tensorflow_js, read_json
 
@@ -26,10 +27,10 @@ _NAME = "tensorflow_js"
 
 
 def load(
-    path: str,
-    input_axes: object = None,
-    outputs: list[str] | None = None,
-    constants: Mapping[str, object] | None = None,
+    path: Values[str],
+    input_axes: Values[InputAxes] = None,
+    outputs: Values[list[str] | None] = None,
+    constants: Values[Mapping[str, object] | None] = None,
 ) -> Model:
     """Load a TensorFlow.js model.
 

@@ -3,8 +3,9 @@
 import importlib.util
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from extractkit.core.keys import Values
 from extractkit.errors import ConfigError, MissingExtraError, ModelError
 from extractkit.models import CARRY, check_state, choice
 from extractkit.models import KEY as STATE
@@ -29,11 +30,11 @@ _ENDINGS = (".tflite", ".lite", _BUNDLE)
 
 
 def load(
-    path: str,
-    signature: str | None = None,
-    threads: int | None = None,
-    xnnpack: bool = True,
-    state: object = None,
+    path: Values[str],
+    signature: Values[str | None] = None,
+    threads: Values[int | None] = None,
+    xnnpack: Values[bool] = True,
+    state: Values[Annotated[object, "reset, carry or null"]] = None,
 ) -> "TFLiteModel":
     """Load a TFLite model.
 

@@ -11,8 +11,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from extractkit.advice import command, hydra_override
-from extractkit.core.job import settings_that
-from extractkit.core.keys import Effect
+from extractkit.core.job import SETTINGS
 from extractkit.errors import RunDirectoryError
 from extractkit.runs import HYDRA, RUN_KEY, SAMPLES, SWEEP
 from extractkit.runs.checking.files import damage, lasting_damage
@@ -115,7 +114,7 @@ def _configured(manifest: Manifest, group: str) -> Any:
     entries = manifest.job_resolved.get(group)
     if group != "runtime" or not isinstance(entries, Mapping):
         return entries
-    free = settings_that(Effect.BEGINNING, Effect.WHERE)
+    free = {key.name for key in SETTINGS if not key.effect.decides_bytes}
     return {key: value for key, value in entries.items() if key not in free}
 
 

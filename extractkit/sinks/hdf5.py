@@ -34,6 +34,7 @@ import numpy as np
 import numpy.typing as npt
 
 from extractkit.core.checkpoints import AXIS
+from extractkit.core.keys import Layout
 from extractkit.core.values import (
     OFFSETS,
     SHAPES,
@@ -87,8 +88,8 @@ class Hdf5Sink:
         ConfigError: an unknown compression or value of `index`.
     """
 
-    compression: str | None = None
-    index: bool | str = AUTO
+    compression: Layout[str | None] = None
+    index: Layout[bool | str] = AUTO
 
     def __post_init__(self) -> None:
         if not isinstance(self.index, bool) and self.index != AUTO:

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from extractkit.core.catalog import Catalog, Kind, Scope, TensorRecord
 from extractkit.core.checkpoints import KEY
 from extractkit.core.digests import of_plain_data
+from extractkit.core.keys import Values
 from extractkit.core.spec import UNKNOWN
 from extractkit.core.values import Array, stacked
 from extractkit.errors import ConfigError, ModelError
@@ -56,11 +57,11 @@ class ReferenceModel(HasOwnCall, HasCheckpoints):
     `checkpoint_step` finds their steps.
     """
 
-    seed: int = 0
-    longest: int = 64
-    name: str = "reference"
-    checkpoints: Any = None
-    checkpoint_step: str | None = None
+    seed: Values[int] = 0
+    longest: Values[int] = 64
+    name: Values[str] = "reference"
+    checkpoints: Values[Annotated[Any, "text, list or null"]] = None
+    checkpoint_step: Values[str | None] = None
 
     def __post_init__(self) -> None:
         axis = checkpoint_axis(self.checkpoints, self.checkpoint_step, self._become)

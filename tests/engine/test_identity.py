@@ -6,12 +6,14 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pytest
 
 from extractkit.core.component import Component
 from extractkit.core.job import Job
+from extractkit.core.keys import Effect
 from extractkit.core.selectors import parse_selector
 from extractkit.engine.identity import described
 from extractkit.engine.prepare import prepare
@@ -159,4 +161,19 @@ def test_arguments_that_build_the_model_count() -> None:
         return replace(BASE, model=Component("model", target, arguments))
 
     assert identity(of(seed=0)) == identity(of(seed=0))
+    assert identity(of(seed=0)) != identity(of())
+
+
+class Cached(ReferenceModel):
+    """A model of foreign code with an argument that changes no byte."""
+
+    def __init__(self, seed: int = 0, cache: Annotated[str, Effect.NONE] = "") -> None:
+        super().__init__(seed)
+
+
+def test_an_argument_counts_unless_it_declares_that_it_changes_no_byte() -> None:
+    def of(**arguments: object) -> Job:
+        return replace(BASE, model=Component("model", f"{__name__}.Cached", arguments))
+
+    assert identity(of(cache="here")) == identity(of(cache="there")) == identity(of())
     assert identity(of(seed=0)) != identity(of())

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from extractkit.core.keys import Key
+from extractkit.core.keys import Effect, Key
 from extractkit.core.spec import TensorSpec
 from extractkit.core.transforms import (
     EVERY_AXIS,
@@ -28,20 +28,23 @@ DO = "do"
 
 TRANSFORMS = (
     Key(
-        *("slice", None),
+        *("slice", "mapping", None),
         "indices along an axis, by dim or number (0 is the sample): `{token: 0}`, "
         "`{1: '0:4', token: '-4:'}`; one number drops the axis",
+        Effect.RECORDED,
     ),
     Key(
-        *("reduce", None),
+        *("reduce", "text or mapping", None),
         "`mean`, `sum`, `min`, `max`, `norm`, `std` or `var` along an axis: `{token: mean}`, or "
         "`mean` for all axes of a sample; padding is ignored",
+        Effect.RECORDED,
     ),
-    Key("cast", None, "the dtype to store: `float16`"),
+    Key("cast", "text", None, "the dtype to store: `float16`", Effect.RECORDED),
     Key(
-        *(DO, None),
+        *(DO, "list", None),
         "in place of these, a list of transforms in order: "
         "`[{slice: {token: '-4:'}}, {mean: token}]`",
+        Effect.RECORDED,
     ),
 )
 """The keys for what is stored of a match, in the order in which they apply."""
