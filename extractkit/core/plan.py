@@ -123,6 +123,11 @@ class PlannedTensor:
     asked: Asked = field(default_factory=Asked)
 
     @property
+    def result(self) -> str:
+        """The name of a further result of its transforms; empty for the main one."""
+        return "" if self.bound is None else self.bound.name
+
+    @property
     def statistics(self) -> tuple[Statistic, ...]:
         """What is stored over all samples; empty if a value per sample or a constant is stored."""
         return () if self.constant else self.asked.statistics

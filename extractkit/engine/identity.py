@@ -18,6 +18,7 @@ from extractkit.engine.prepare import Prepared
 from extractkit.engine.sharing import KEY as SHARING
 from extractkit.models.process import environment
 from extractkit.runs.environment import (
+    PACKAGES,
     VALUE_PACKAGES,
     VALUES_VERSION,
     module_versions,
@@ -61,7 +62,9 @@ def identity(prepared: Prepared, described: Manifest) -> str | None:
         "processor": described.volatile.host.get("processor"),
         "values_version": described.values_version,
         "versions": {
-            name: version for name, version in described.versions.items() if name in VALUE_PACKAGES
+            name: version
+            for name, version in described.versions.items()
+            if name in (*VALUE_PACKAGES, *described.plugins)
         },
     }
     return digest(key)
@@ -105,6 +108,7 @@ def described(manifest: Manifest, prepared: Prepared) -> Manifest:
     model, source, runtime = opened.model, opened.source, job.runtime
     checkpoints = tuple(opened.axis.checkpoints) if opened.axis is not None else ()
     imported = module_versions(job.model.imports)
+    plugins = sorted(name for tensor in prepared.tensors for name in tensor.pipeline.plugins)
     known = replace(
         manifest,
         model={
@@ -118,7 +122,13 @@ def described(manifest: Manifest, prepared: Prepared) -> Manifest:
         excluded=tuple(opened.axis.excluded) if opened.axis is not None else (),
         inputs=RunInputs(source.fingerprint, len(source), source.notes) if len(source) else None,
         tensors=tuple(
-            RunTensor(_stored(tensor), model.catalog[tensor.address], tensor.selectors)
+            RunTensor(
+                _stored(tensor),
+                model.catalog[tensor.address],
+                tensor.selectors,
+                tensor.pipeline.written,
+                tensor.result,
+            )
             for tensor in prepared.tensors
             if not tensor.statistics
         ),
@@ -141,7 +151,8 @@ def described(manifest: Manifest, prepared: Prepared) -> Manifest:
         origins=origins([job.model, job.inputs]),
         environment=environment(runtime.threads),
         seeds={"runtime": runtime.seed},
-        versions={**package_versions(), **imported},
+        versions={**package_versions((*PACKAGES, *plugins)), **imported},
+        plugins=tuple(dict.fromkeys(plugins)),
         values_version=VALUES_VERSION,
         settings={
             **opened.settings,

@@ -27,7 +27,7 @@ from extractkit.runs.schema import with_checksum as with_checksum  # the bytes o
 from extractkit.runs.upgrades import MANIFEST_UPGRADES
 from extractkit.sinks import StoredTensor
 
-SCHEMA = 9
+SCHEMA = 10
 """Version of the manifest's fields. Raise it with every change of them."""
 
 MOST_SAMPLES = 1 << 40
@@ -87,11 +87,22 @@ def _weight(one: SelfCheck) -> tuple[bool, float]:
 
 @dataclass(frozen=True)
 class RunTensor:
-    """One tensor of a run: how it is stored, its catalog record and the selectors that match it."""
+    """One tensor of a run.
+
+    Attributes:
+        stored: how it is stored.
+        record: its catalog record.
+        selectors: names of the selectors that match it.
+        transforms: the transforms that lead to it, in the full form (`do`); null if the run is
+            older than schema 10 and its configuration does not give them.
+        result: the name of a further result of these transforms; empty for the main one.
+    """
 
     stored: StoredTensor
     record: TensorRecord
     selectors: tuple[str, ...]
+    transforms: tuple[object, ...] | None = ()
+    result: str = ""
 
     @property
     def key(self) -> str:
@@ -251,6 +262,7 @@ class Manifest:
         settings: all else that could change bits (threads, flags, compile mode, batch rules).
         seeds: seeds of the random generators.
         versions: versions of the packages involved.
+        plugins: the distributions whose plugins computed values. Their versions are in `versions`.
         samples_schema: version of the rows in `samples.jsonl`.
         values_version: version of the values that extractkit computes (`VALUES_VERSION`); 0 for
             runs older than that counter.
@@ -280,6 +292,7 @@ class Manifest:
     settings: Mapping[str, object] = field(default_factory=dict)
     seeds: Mapping[str, int] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    plugins: tuple[str, ...] = ()
     samples_schema: int = ROWS_SCHEMA
     values_version: int = VALUES_VERSION
     identity: str | None = None

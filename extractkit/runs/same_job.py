@@ -82,7 +82,7 @@ def version_differences(
     pairs: dict[str, tuple[Any, Any]] = {
         "extractkit's values version": (recorded.values_version, values_version)
     }
-    for name in VALUE_PACKAGES:
+    for name in (*VALUE_PACKAGES, *recorded.plugins):
         pairs[f"the version of {name}"] = (recorded.versions.get(name), versions.get(name))
     return _unequal(pairs)
 
@@ -126,21 +126,18 @@ def tensors_key(tensors: Iterable[RunTensor | RunStatistics]) -> list[Any]:
     """Return, as plain data, what decides how tensors and statistics are stored.
 
     Omits the layers' own names, which Keras numbers by what was built before in the process.
-    Addresses name the same layers in every process.
+    Addresses name the same layers in every process. Omits the transforms of tensors too, which
+    follow from the selectors and are part of the identity by themselves.
     """
-    return [
-        plain(
-            replace(
-                tensor,
-                record=replace(
-                    tensor.record,
-                    name="",
-                    scopes=tuple(replace(scope, name="") for scope in tensor.record.scopes),
-                ),
-            )
-        )
-        for tensor in tensors
-    ]
+    return [_tensor_key(tensor) for tensor in tensors]
+
+
+def _tensor_key(tensor: RunTensor | RunStatistics) -> dict[str, Any]:
+    scopes = tuple(replace(scope, name="") for scope in tensor.record.scopes)
+    key = plain(replace(tensor, record=replace(tensor.record, name="", scopes=scopes)))
+    if isinstance(tensor, RunTensor):
+        del key["transforms"], key["result"]
+    return dict(key)
 
 
 def _unequal(pairs: Mapping[str, tuple[Any, Any]]) -> list[str]:
@@ -186,7 +183,8 @@ def check_versions(directory: Path, recorded: Manifest) -> None:
     """
     if recorded.plan is None:  # nothing is committed, so everything is recorded again
         return
-    found = version_differences(recorded, VALUES_VERSION, package_versions())
+    versions = package_versions((*VALUE_PACKAGES, *recorded.plugins))
+    found = version_differences(recorded, VALUES_VERSION, versions)
     if found and not _holds_all_values(directory, recorded):
         raise RunDirectoryError(
             f"{directory} cannot be resumed: its values would not be those of one job. "

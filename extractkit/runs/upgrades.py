@@ -6,11 +6,12 @@ changed: a run that is resumed is written anew in the current schema.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from extractkit.advice import hydra_key, hydra_text
-from extractkit.errors import RunDirectoryError
+from extractkit.core.transforms.pipeline import TRANSFORM_KEYS, written
+from extractkit.errors import ConfigError, RunDirectoryError
 
 Upgrade = Callable[[Mapping[str, Any]], dict[str, Any]]
 """Turns the fields of one schema version into those of the next."""
@@ -147,6 +148,50 @@ def _manifest_9(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {**_with(fields, 8, {"statistics": []})}
 
 
+def _manifest_10(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the transforms of each tensor, from the selectors, and plugins, which none recorded."""
+    selectors: Any = fields.get("job_resolved")
+    selectors = selectors.get("selectors") if isinstance(selectors, Mapping) else None
+    tensors = fields.get("tensors")
+    keys = {_key_of(tensor) for tensor in tensors} if isinstance(tensors, list) else set()
+
+    def with_transforms(tensor: Any) -> Any:
+        added = {"transforms": _transforms(tensor, selectors), "result": _result(tensor, keys)}
+        return _with(tensor, 9, added)
+
+    return {**_with(fields, 9, {"plugins": []}), "tensors": _each(tensors, with_transforms)}
+
+
+def _key_of(tensor: Any) -> str | None:
+    stored = tensor.get("stored") if isinstance(tensor, Mapping) else None
+    key = stored.get("key") if isinstance(stored, Mapping) else None
+    return key if isinstance(key, str) else None
+
+
+def _transforms(tensor: Any, selectors: Any) -> list[Any] | None:
+    """Return the transforms of the selectors that match a tensor; None if unknown.
+
+    All of them ask for the same.
+    """
+    names: Any = tensor.get("selectors") if isinstance(tensor, Mapping) else None
+    try:
+        selector = selectors[names[0]]
+        return list(written({key: selector.get(key) for key in TRANSFORM_KEYS}, names[0]))
+    except (ConfigError, LookupError, TypeError, AttributeError):
+        return None
+
+
+def _result(tensor: Any, keys: Collection[str | None]) -> str:
+    """Return the name of the further result that a tensor is, from its key; else an empty text.
+
+    Keys are `address@selector@result`, without `@selector` where an address has one tensor.
+    """
+    record = tensor.get("record") if isinstance(tensor, Mapping) else None
+    address = record.get("address") if isinstance(record, Mapping) else None
+    rest = (_key_of(tensor) or "").removeprefix(str(address)).split("@")[1:]
+    return "@".join(rest if address in keys else rest[1:])
+
+
 MANIFEST_UPGRADES: Mapping[int, Upgrade] = {
     1: _manifest_2,
     2: _manifest_3,
@@ -156,6 +201,7 @@ MANIFEST_UPGRADES: Mapping[int, Upgrade] = {
     6: _manifest_7,
     7: _manifest_8,
     8: _manifest_9,
+    9: _manifest_10,
 }
 """The upgrade from each version to the next."""
 

@@ -107,7 +107,7 @@ def test_versions_that_matter_change_it(base: str, monkeypatch: pytest.MonkeyPat
     versions = known(BASE).versions
     for name, same in (("numpy", False), ("extractkit", True), ("hydra-core", True)):
         found = {**versions, name: "0.1"}
-        monkeypatch.setattr("extractkit.engine.identity.package_versions", lambda f=found: f)
+        monkeypatch.setattr("extractkit.engine.identity.package_versions", lambda _, f=found: f)
         assert (identity(BASE) == base) == same
 
 

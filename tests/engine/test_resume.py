@@ -305,7 +305,7 @@ def test_another_model_is_refused(unfinished: Path) -> None:
 def test_other_versions_are_refused(unfinished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recorded = manifests.read(unfinished).versions
     found = {**recorded, "numpy": "0.1", "hydra-core": "0.1"}
-    monkeypatch.setattr("extractkit.engine.identity.package_versions", lambda: found)
+    monkeypatch.setattr("extractkit.engine.identity.package_versions", lambda names: found)
     assert refused(unfinished) == message(
         unfinished, f"the version of numpy: {recorded['numpy']} was recorded, 0.1 is found"
     )
@@ -340,7 +340,7 @@ def test_other_versions_are_recorded_where_nothing_was_computed_yet(
 ) -> None:
     path = stopped(tmp_path / "run", encoding=KeyboardInterrupt())
     found = {**manifests.read(path).versions, "numpy": "0.1"}
-    monkeypatch.setattr("extractkit.engine.identity.package_versions", lambda: found)
+    monkeypatch.setattr("extractkit.engine.identity.package_versions", lambda names: found)
     resumed(path)
     assert manifests.read(path).versions["numpy"] == "0.1"
 

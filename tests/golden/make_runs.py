@@ -17,6 +17,7 @@ h5py 3.14.0; none needed a change for these:
     schema-6        4f78007  values versions
     schema-7        584d1f7  `runtime.part`; `unextractable`, `missing` and `excluded`
     schema-8        8a000d8  the version of the samples' rows
+    schema-9        9ec6aeb  statistics and transforms, interrupted ones
 
 Each is the last commit of its schema; a few that changed no record followed that of schema 5.
 Schemas 1 to 3 gained fields under one number in their first hours. Of two of these early forms
@@ -45,6 +46,16 @@ INPUTS = ("inputs=dataset", "inputs.dataset._target_=linear.samples")
 TENSORS = (
     "selectors=[outputs,weights]",
     "+selectors.total={path: 'hidden:output', reduce: {1: sum}}",
+    "runtime.shard_size=2",
+)
+STATISTICS = (
+    "selectors=none",
+    "+selectors.spread={path: 'hidden:output', statistics: [moments, {top: {k: 2}}]}",
+    "+selectors.pieces={path: ':output', do: [{slice: {1: '-2:'}}, "
+    "{quantile: {q: [0, 1], axis: 1}}]}",
+    "+selectors.largest={path: ':output', do: [{topk: {axis: 2, k: 2}}]}",
+    "+selectors.last={path: 'hidden:output', slice: {1: '-1:'}, cast: float16}",
+    "+selectors.kernel={path: 'hidden:kernel', do: [abs]}",
     "runtime.shard_size=2",
 )
 BOTH_SINKS = "sinks=[hdf5,npz]"
@@ -99,13 +110,16 @@ def make(early: bool) -> None:
     extractkit.engine.execute.host = lambda: dict(HOST)
     _write_weights()
     _command(*STEP_0, *INPUTS, *TENSORS, BOTH_SINKS, "hydra.run.dir=finished")
-    _interrupted()
+    _interrupted("interrupted", (*TENSORS, BOTH_SINKS))
     if early:
         return
     if schema() == 2:
         _command(*STEP_0, *INPUTS, *FAULTY, *TENSORS, "hydra.run.dir=missing")
     if schema() >= 3:
         _trajectory_joined_and_sweep()
+    if schema() >= 9:
+        _command(*STEP_0, *INPUTS, *STATISTICS, "hydra.run.dir=statistics")
+        _interrupted("statistics_interrupted", STATISTICS)
 
 
 def _trajectory_joined_and_sweep() -> None:
@@ -141,7 +155,7 @@ def _command(*arguments: str) -> None:
     assert code == 0, (code, arguments)
 
 
-def _interrupted() -> None:
+def _interrupted(name: str, tensors: tuple[str, ...]) -> None:
     """A run that stops, as by Ctrl-C, once its constants and its first range are committed."""
     import extractkit
     from extractkit.engine import Silent
@@ -155,9 +169,7 @@ def _interrupted() -> None:
                 raise KeyboardInterrupt
 
     try:
-        extractkit.extract(
-            [*STEP_0, *INPUTS, *TENSORS, BOTH_SINKS], run_dir="interrupted", listener=Impatient()
-        )
+        extractkit.extract([*STEP_0, *INPUTS, *tensors], run_dir=name, listener=Impatient())
     except KeyboardInterrupt:
         return
     raise AssertionError("the run was not interrupted")

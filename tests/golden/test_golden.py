@@ -54,7 +54,7 @@ EXPECTED = Manifest(
             SelfCheck("last", not_applicable="the model's own call fails: é"),
         ),
     ),
-    schema=9,
+    schema=10,
     status=Status.FINISHED,
     job_given=("model=mine", "+selectors.mine.path=é"),
     job_resolved={"sinks": {"npz": {"_target_": "extractkit.sinks.npz.NpzSink"}}},
@@ -74,6 +74,8 @@ EXPECTED = Manifest(
                 name="my_a:output",
             ),
             ("mine",),
+            transforms=({"mean": 2}, "é"),
+            result="count",
         ),
     ),
     unextractable=(Unextractable("b:op/MatMul", "made inside a loop"),),
@@ -90,21 +92,27 @@ EXPECTED = Manifest(
     settings={"batch_size": 32, "device": None, "deterministic": True},
     seeds={"runtime": 0},
     versions={"python": "3.11.7", "numpy": "2.4.0"},
+    plugins=("numpy",),
     values_version=1,
     identity="6" * 64,
     git=GitState("c0ffee", dirty=True),
     part="2/4",
 )
 
-BEFORE_ROWS = replace(EXPECTED, samples_schema=1)
+BEFORE_TRANSFORMS = replace(
+    EXPECTED,
+    # Unknown, as this configuration has no selectors.
+    tensors=tuple(replace(one, transforms=None, result="") for one in EXPECTED.tensors),
+    plugins=(),
+)
+BEFORE_ROWS = replace(BEFORE_TRANSFORMS, samples_schema=1)
 BEFORE_COUNTING = replace(BEFORE_ROWS, values_version=0)
 EARLIER = {
     3: replace(BEFORE_COUNTING, volatile=replace(EXPECTED.volatile, self_check=())),
     4: BEFORE_COUNTING,
     5: BEFORE_COUNTING,
     6: BEFORE_ROWS,
-    7: EXPECTED,
-    8: EXPECTED,
+    **dict.fromkeys((7, 8, 9), BEFORE_TRANSFORMS),
 }
 """What older manifests are read as: fields that they lack have the value that was right then."""
 

@@ -10,13 +10,15 @@ from safetensors.numpy import save_file
 import extractkit
 from extractkit import cli
 from extractkit.config import plain_data
-from extractkit.engine import identity
+from extractkit.engine import execute, identity
 from extractkit.errors import RunDirectoryError
 from extractkit.runs import manifest as manifests
 from extractkit.runs import same_job
 from extractkit.runs.environment import VALUE_PACKAGES, VALUES_VERSION, package_versions
 from extractkit.runs.journal import read as read_journal
 from extractkit.runs.manifest import SCHEMA, Status
+from extractkit.runs.statistics import STATISTICS
+from tests.golden.make_runs import HOST
 from tests.golden.test_runs import FOLDERS, RUNS, bias, check, kernel, runs
 
 TRUST = ["linear"]
@@ -86,7 +88,7 @@ def test_another_library_is_named(
         monkeypatch.setattr(module, "VALUES_VERSION", 0)
     now = {**manifests.read(run).versions, "numpy": "1.0", "extractkit": "9.0", "protobuf": "1.0"}
     for module in (identity, same_job):
-        monkeypatch.setattr(module, "package_versions", lambda: now)
+        monkeypatch.setattr(module, "package_versions", lambda *names: now)
     with pytest.raises(RunDirectoryError) as error:
         extractkit.resume(run)
     found = "the version of numpy: 2.4.6 was recorded, 1.0 is found. Install"
@@ -111,7 +113,9 @@ def test_a_finished_run_of_an_older_schema_that_is_damaged_is_not_mended(tmp_pat
     assert contents(run) == before
 
 
-@pytest.mark.parametrize(("folder", "rows"), [("schema-6", 1), ("schema-7", 2), ("schema-8", 2)])
+@pytest.mark.parametrize(
+    ("folder", "rows"), [("schema-6", 1), ("schema-7", 2), ("schema-8", 2), ("schema-9", 2)]
+)
 def test_an_interrupted_run_of_these_schemas_is_resumed(
     folder: str, rows: int, job: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,6 +133,24 @@ def test_an_interrupted_run_of_these_schemas_is_resumed(
     assert resumed.manifest.samples_schema == rows
     whole = read_journal(RUNS / folder / "finished" / "journal.jsonl")
     assert resumed.journal.digests() == whole.digests()
+    assert extractkit.verify(run).failed is False
+
+
+def test_an_interrupted_run_with_statistics_is_resumed(
+    job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = RUNS / "schema-9"
+    run = Path(shutil.copytree(stored / "statistics_interrupted", job / "run"))
+    if differ := other_packages(run):
+        pytest.skip(f"only the libraries of that time may resume it: {'; '.join(differ)}")
+    for module in (identity, same_job):
+        monkeypatch.setattr(module, "VALUES_VERSION", manifests.read(run).values_version)
+    monkeypatch.setattr(execute, "host", lambda: dict(HOST))
+    resumed = extractkit.resume(run, trust=TRUST)
+    whole = manifests.read(stored / "statistics")
+    assert resumed.manifest.identity == whole.identity
+    assert resumed.journal.digests() == read_journal(stored / "statistics/journal.jsonl").digests()
+    assert (run / STATISTICS).read_bytes() == (stored / "statistics" / STATISTICS).read_bytes()
     assert extractkit.verify(run).failed is False
 
 

@@ -108,6 +108,40 @@ def test_its_drift(run: Path) -> None:
     np.testing.assert_allclose(found, np.array(moved) / np.linalg.norm(first), rtol=1e-12)
 
 
+@runs("statistics")
+def test_statistics_and_transforms(run: Path) -> None:
+    found = open_run(run)
+    rows = [hidden(number) for number in range(5)]
+    spread = found.statistics["hidden:output@spread"]
+    every = np.concatenate(rows)
+    np.testing.assert_allclose(spread.moments.mean, every.mean(axis=0), rtol=1e-15)
+    np.testing.assert_allclose(spread.moments.variance, every.var(axis=0), rtol=1e-15)
+    np.testing.assert_array_equal(spread.top.values, np.sort(every, axis=0)[:-3:-1].T)
+    np.testing.assert_array_equal(np.asarray(found["hidden:kernel"]), np.abs(kernel(0)))
+    for number, row in enumerate(rows):
+        last = found["hidden:output@last"].sample(number)
+        assert last.dtype == "float16"
+        np.testing.assert_array_equal(last, row[-1:])
+        ends = np.stack([row[-2:].min(axis=0), row[-2:].max(axis=0)], axis=-1)
+        np.testing.assert_array_equal(found[":output@pieces"].sample(number), ends)
+        largest, at = found[":output@largest"], found[":output@largest@indices"]
+        np.testing.assert_array_equal(largest.sample(number), -np.sort(-row, axis=1)[:, :2])
+        np.testing.assert_array_equal(at.sample(number), np.argsort(-row, axis=1)[:, :2])
+
+
+@runs("statistics")
+def test_the_transforms_of_older_runs_are_those_of_their_selectors(run: Path) -> None:
+    tensors = {one.key: (one.transforms, one.result) for one in open_run(run).manifest.tensors}
+    largest = ({"topk": {"axis": 2, "k": 2}},)
+    assert tensors == {
+        ":output@pieces": (({"slice": {"1": "-2:"}}, {"quantile": {"q": [0, 1], "axis": 1}}), ""),
+        ":output@largest": (largest, ""),
+        ":output@largest@indices": (largest, "indices"),
+        "hidden:kernel": (("abs",), ""),
+        "hidden:output@last": (({"slice": {"1": "-1:"}}, {"cast": "float16"}), ""),
+    }
+
+
 @runs("joined", "missing")
 def test_a_run_with_a_sample_that_has_no_values(run: Path) -> None:
     found = open_run(run)
@@ -174,5 +208,5 @@ def test_it_is_shown(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert document["schema"] == SCHEMA
     # Values versions are counted since schema 6.
     written = json.loads((run / "manifest.json").read_bytes())
-    counted = {6: 1, 7: 1, 8: 2}
+    counted = {6: 1, 7: 1, 8: 2, 9: 3}
     assert document["values_version"] == counted.get(written["schema"], 0)

@@ -262,31 +262,29 @@ def test_a_run_with_any_transform_along_a_free_axis_is_intact(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("selector", "reported"),
+    ("transforms", "reported"),
     [
-        ({"slice": {"token": "0:2"}}, []),
-        ({"do": [{"slice": {"token": "0:2"}}]}, []),
-        ({"do": [{"pool": {"axis": "token", "window": 2}}]}, []),
-        ({"do": ["abs", {"of_a_plugin": 1}]}, []),
-        ({"do": "malformed"}, []),
-        ({"reduce": ["malformed"]}, []),
-        ({"do": ["abs", {"cast": "float32"}]}, [STEPS]),
-        ({"reduce": {1: "mean"}, "cast": "float32"}, [STEPS]),
-        ({"slice": {}}, [STEPS]),
+        (({"slice": {"token": "0:2"}},), []),
+        (({"pool": {"axis": "token", "window": 2}},), []),
+        (("abs", {"of_a_plugin": 1}), []),
+        ((["malformed"],), []),
+        (None, []),
+        (("abs", {"cast": "float32"}), [STEPS]),
+        (({"mean": 1}, {"cast": "float32"}), [STEPS]),
+        ((), [STEPS]),
     ],
     ids=str,
 )
 def test_only_transforms_that_may_shorten_samples_explain_short_ones(
-    selector: object, reported: Sequence[str], tmp_path: Path
+    transforms: tuple[object, ...] | None, reported: Sequence[str], tmp_path: Path
 ) -> None:
     def cut(values: dict[str, Any]) -> None:
         lengths = np.minimum(np.diff(values[STEPS].offsets), 2)
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         values[STEPS] = Ragged(values[STEPS].values[: offsets[-1]], offsets)
 
-    sinks = manifest(("npz",)).job_resolved["sinks"]
-    resolved = {"sinks": sinks, "selectors": {"mine": selector}}
-    path = written(tmp_path / "run", cut, sinks=("npz",), job_resolved=resolved)
+    tensors = tuple(replace(one, transforms=transforms) for one in TENSORS)
+    path = written(tmp_path / "run", cut, sinks=("npz",), tensors=tensors)
     assert [finding.tensor for finding in of_values(verify(path))] == reported
 
 

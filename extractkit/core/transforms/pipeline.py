@@ -1,6 +1,6 @@
 """Pipelines: lists of transforms, as written (`Pipeline`) and for one tensor (`BoundPipeline`)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from extractkit.core.transforms import (
     named_entry,
 )
 from extractkit.core.transforms.casting import Cast
-from extractkit.core.transforms.registry import REDUCTIONS, transform
+from extractkit.core.transforms.registry import REDUCTIONS, distribution, transform
 from extractkit.core.transforms.slicing import Slice
 from extractkit.errors import ConfigError, choices
 
@@ -74,28 +74,27 @@ class Pipeline:
             ConfigError: a transform does not exist, or its options are wrong.
         """
         given = {key: value for key, value in entries.items() if value is not None}
-        if DO in given:
-            if short := [key for key in SHORT_FORMS if key in given]:
-                raise ConfigError(
-                    f"{at}.{DO} and {at}.{short[0]} exclude each other: write {short[0]} as a step "
-                    f"of {at}.{DO}"
-                )
-            return cls._of(_steps(given[DO], f"{at}.{DO}"))
-        return cls._of(_short_steps(given, at))
-
-    @classmethod
-    def _of(cls, steps: Iterator[tuple[str, object, str]]) -> "Pipeline":
-        parsed, written = [], []
-        for name, options, at in steps:
-            parsed.append(transform(name, at).parse(options, at))
-            written.append(name if options is None else {name: options})
-        return cls(tuple(parsed), tuple(written))
+        short = [key for key in SHORT_FORMS if key in given]
+        if DO in given and short:
+            raise ConfigError(
+                f"{at}.{DO} and {at}.{short[0]} exclude each other: write {short[0]} as a step "
+                f"of {at}.{DO}"
+            )
+        steps = list(_given_steps(given, at))
+        parsed = tuple(transform(name, at).parse(options, at) for name, options, at in steps)
+        return cls(parsed, _written(steps))
 
     @property
     def cast(self) -> str | None:
         """The dtype of the last cast; None without a cast."""
         casts = [step.dtype for step in self.steps if isinstance(step, Cast)]
         return casts[-1] if casts else None
+
+    @property
+    def plugins(self) -> frozenset[str]:
+        """The distributions whose plugins take part."""
+        found = (distribution(step.name) for step in self.steps)
+        return frozenset(name for name in found if name is not None)
 
     def same_as(self, other: "Pipeline") -> bool:
         """Return True if both do the same, even if they belong to different selectors."""
@@ -126,8 +125,12 @@ class Pipeline:
         return {"": BoundPipeline(tuple(bound), "", operand), **found}
 
 
-def transform_names(entries: Mapping[str, object]) -> frozenset[str]:
-    """Return the names of the transforms in a selector's entries, without parsing their options.
+Written = tuple[Mapping[str, Any] | str, ...]
+"""Transforms as plain data, in the full form (`do`)."""
+
+
+def written(entries: Mapping[str, object], at: str) -> Written:
+    """Return the transforms in a selector's entries in the full form, without parsing options.
 
     Plugins need not be installed.
 
@@ -135,8 +138,14 @@ def transform_names(entries: Mapping[str, object]) -> frozenset[str]:
         ConfigError: the entries do not have the form of a selector's.
     """
     given = {key: value for key, value in entries.items() if value is not None}
-    steps = _steps(given[DO], DO) if DO in given else _short_steps(given, "selector")
-    return frozenset(name for name, _, _ in steps)
+    return _written(_given_steps(given, at))
+
+
+def names(recorded: Iterable[object]) -> Iterator[str | None]:
+    """Yield the name of each recorded transform; None for an entry that is not a transform."""
+    for entry in recorded:
+        named = named_entry(entry)
+        yield None if named is None else str(named[0])
 
 
 @dataclass(frozen=True)
@@ -218,7 +227,19 @@ class BoundPipeline:
         return np.asarray(whole[0]) if sample else whole
 
 
-def _steps(value: object, at: str) -> Iterator[tuple[str, object, str]]:
+_GivenStep = tuple[str, object, str]
+
+
+def _given_steps(given: Mapping[str, object], at: str) -> Iterator[_GivenStep]:
+    """Yield name, options and key of each step."""
+    return _steps(given[DO], f"{at}.{DO}") if DO in given else _short_steps(given, at)
+
+
+def _written(steps: Iterable[_GivenStep]) -> Written:
+    return tuple(name if options is None else {name: options} for name, options, _ in steps)
+
+
+def _steps(value: object, at: str) -> Iterator[_GivenStep]:
     """Yield name, options and key of each step of the full form."""
     if not isinstance(value, list | tuple):
         raise ConfigError(f"{at}={value!r} is not a list of transforms, as in [{{mean: token}}]")
@@ -234,7 +255,7 @@ def _steps(value: object, at: str) -> Iterator[tuple[str, object, str]]:
         yield str(name), options, f"{here}.{name}"
 
 
-def _short_steps(given: Mapping[str, object], at: str) -> Iterator[tuple[str, object, str]]:
+def _short_steps(given: Mapping[str, object], at: str) -> Iterator[_GivenStep]:
     """Yield the steps of the short forms: slice, then reduce, then cast."""
     if given.get("slice") not in (None, {}):
         yield "slice", given["slice"], f"{at}.slice"

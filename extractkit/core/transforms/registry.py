@@ -55,6 +55,14 @@ def shortens(name: str) -> bool | None:
     return False if any(one.name == name for one in _OWN) else None
 
 
+def distribution(name: str) -> str | None:
+    """Return the installed distribution whose plugin a transform is; None for extractkit's own."""
+    if any(one.name == name for one in _OWN):
+        return None
+    plugin = _plugins().get(name)
+    return plugin.dist.name if plugin is not None and plugin.dist is not None else None
+
+
 def transform(name: str, at: str) -> type[Transform]:
     """Return the class of a transform.
 

@@ -15,11 +15,11 @@ import numpy.typing as npt
 from extractkit.advice import command
 from extractkit.core.plan import Shard
 from extractkit.core.spec import numpy_dtype
-from extractkit.core.transforms.pipeline import transform_names
+from extractkit.core.transforms.pipeline import names as transform_names
 from extractkit.core.transforms.registry import shortens
 from extractkit.core.value_checks import EXAMINATION
 from extractkit.core.values import Dense, Values, digest, sample_shapes, varies, without
-from extractkit.errors import ConfigError, RunDirectoryError
+from extractkit.errors import RunDirectoryError
 from extractkit.runs import JOURNAL, MANIFEST
 from extractkit.runs import manifest as manifests
 from extractkit.runs.checking import Check, Finding, Outcome, Verification, counted
@@ -176,9 +176,7 @@ def shard_contents(
         tensors = [t for t in manifest.tensors if t.stored.constant == shard.constant]
         for name, file in entry.files.items():
             path = directory / file.name
-            content = _Content(
-                path, file.name, entry, shard, sinks[name], rows, _shortened(manifest), found
-            )
+            content = _Content(path, file.name, entry, shard, sinks[name], rows, found)
             content.check(tensors, manifest.examined(constant=shard.constant))
             read += len(tensors)
     return Check.of(
@@ -250,7 +248,6 @@ class _Content:
     shard: Shard
     sink: Sink
     rows: SampleRows
-    shortened: Mapping[str, bool | None]
     found: list[Finding]
     unreadable: set[str] = field(default_factory=set)
 
@@ -331,10 +328,10 @@ class _Content:
         if own is None:
             return np.flatnonzero(lengths < 0)
         own = own[self.shard.start : self.shard.stop]
-        shortened = {self.shortened.get(name, False) for name in tensor.selectors}
-        if None in shortened:
+        shortened = _shortened(tensor)
+        if shortened is None:
             return np.flatnonzero(lengths < 0)
-        return np.flatnonzero(lengths > own if True in shortened else lengths != own)
+        return np.flatnonzero(lengths > own if shortened else lengths != own)
 
     def _substance(self, stored: StoredTensor, value: Values, absent: list[int]) -> list[str]:
         """Check the blanks in place of missing samples, and the statistics."""
@@ -356,23 +353,11 @@ class _Content:
         )
 
 
-def _shortened(manifest: Manifest) -> dict[str, bool | None]:
-    """Return, by selector, whether axes may be shorter than those of the model; None: unknown."""
-    selectors = manifest.job_resolved.get("selectors")
-    if not isinstance(selectors, Mapping):
-        return {}
-    return {
-        str(name): _shortens(entry)
-        for name, entry in selectors.items()
-        if isinstance(entry, Mapping)
-    }
-
-
-def _shortens(entry: Mapping[str, object]) -> bool | None:
-    try:
-        each = {shortens(name) for name in transform_names(entry)}
-    except ConfigError:  # recorded by another version
+def _shortened(tensor: RunTensor) -> bool | None:
+    """Return whether a tensor's axes may be shorter than those of the model; None: unknown."""
+    if tensor.transforms is None:
         return None
+    each = {None if name is None else shortens(name) for name in transform_names(tensor.transforms)}
     return None if None in each else True in each
 
 
