@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from extractkit import errors
 from extractkit.advice import command
-from extractkit.commands import EXACT, FAIL_FAST, JSON, TRUST, VERBS, jobs, of_verb, overview, runs
+from extractkit.commands import jobs, runs
 from extractkit.commands.arguments import (
     check_keys,
     check_verb,
@@ -20,6 +20,7 @@ from extractkit.commands.arguments import (
     split_verb,
     taken,
 )
+from extractkit.commands.verbs import EXACT, FAIL_FAST, JSON, TRUST, VERBS, of_verb, overview
 from extractkit.config import GROUPS, options, with_run_dir
 from extractkit.display import printable, write
 from extractkit.errors import ConfigError, ExtractkitError, UserError

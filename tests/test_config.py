@@ -12,8 +12,8 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
-from extractkit.commands import TRUST
 from extractkit.commands.arguments import taken
+from extractkit.commands.verbs import TRUST
 from extractkit.config import GROUPS, config_directory, options
 from extractkit.config.compose import compose
 from extractkit.config.overrides import as_list, as_text

@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "extractkit"
 FILES = sorted(PACKAGE.rglob("*.py"))
-MOST = 195
+MOST = 190
 FEWEST_LINES = 40
 GROWING = ("core/transforms/", "core/statistics/", "report/")
 """Folders with one file a family, which do not count."""
@@ -25,7 +25,13 @@ MODULES = {name_of(file): file for file in FILES}
 
 
 def test_there_are_few() -> None:
-    counted = [file for file in FILES if not str(file.relative_to(PACKAGE)).startswith(GROWING)]
+    """Markers of packages, which hold no code, do not count."""
+    counted = [
+        file
+        for file in FILES
+        if not str(file.relative_to(PACKAGE)).startswith(GROWING)
+        and len(ast.parse(file.read_text("utf-8")).body) > 1
+    ]
     assert len(counted) <= MOST, "Extend a file that has this subject, or merge two of one subject"
 
 

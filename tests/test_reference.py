@@ -11,7 +11,7 @@ import pytest
 import extractkit
 import extractkit.testing
 from extractkit import errors
-from extractkit.commands import VERBS, of_verb, overview
+from extractkit.commands.verbs import VERBS, of_verb, overview
 from extractkit.config import GROUPS
 from extractkit.config.declared import entries
 from extractkit.core.transforms import registry as transforms

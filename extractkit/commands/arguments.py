@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from extractkit.advice import RENAMED_VERBS, command, with_current_key
-from extractkit.commands import VERBS
+from extractkit.commands.verbs import VERBS
 from extractkit.config import MODEL, file_of, model_file
 from extractkit.errors import ConfigError, choices
 

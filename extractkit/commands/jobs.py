@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from extractkit.advice import command
-from extractkit.commands import TRUST
 from extractkit.commands.arguments import SWEEP, complete_without_verb
+from extractkit.commands.verbs import TRUST
 from extractkit.display import write, write_json, write_rendered
 from extractkit.errors import (
     BadSampleError,

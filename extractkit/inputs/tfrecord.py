@@ -24,7 +24,7 @@ from extractkit.inputs.checks import (
 )
 from extractkit.inputs.conversion import bytes_data
 from extractkit.inputs.file_access import PathLike, Stamp, find_files, printable, short_names
-from extractkit.inputs.images import Pixels
+from extractkit.inputs.pictures import Pixels
 from extractkit.inputs.records import Chain, RecordSource, bind_records, shaped
 
 _LISTS = {"float_list": np.float32, "int64_list": np.int64, "bytes_list": object}

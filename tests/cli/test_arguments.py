@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import extractkit
-from extractkit.commands import VERBS, of_verb, overview
 from extractkit.commands.arguments import RunOptions, overrides_first, split_verb
+from extractkit.commands.verbs import VERBS, of_verb, overview
 from extractkit.errors import ConfigError
 
 

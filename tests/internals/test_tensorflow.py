@@ -27,7 +27,7 @@ NAMES = {
     "tensorflow:__internal__.FuncGraph": _GRAPHS,
     "tensorflow:__internal__.CompositeTensor": "models/naming.py, to name ragged tensors",
     "tensorflow.python.framework.convert_to_constants:_run_inline_graph_optimization": (
-        "models/functions/inlining.py, to inline functions"
+        "models/functions/function_graph.py, to inline functions"
     ),
     "tensorflow.python.framework.ops:Operation._clear_attr": _KERAS,
     "tensorflow.python.ops.resource_variable_ops:BaseResourceVariable._read_variable_op": _KERAS,

@@ -15,8 +15,8 @@ from extractkit.core.catalog import Kind
 from extractkit.core.values import Array
 from extractkit.errors import ConfigError, InputError, JobError, MissingExtraError, ModelError
 from extractkit.inputs import InputSpec, Quantized, Signature
-from extractkit.inputs.images import Pixels
 from extractkit.inputs.in_memory import LiveArrays
+from extractkit.inputs.pictures import Pixels
 from extractkit.models import Compilation, Fetch, Model, isolation
 from extractkit.models.litert.model import TFLiteModel
 from extractkit.models.process import intra_op_threads

@@ -23,8 +23,8 @@ from extractkit.models import (
     Program,
 )
 from extractkit.models.failures import batch_failure, own_call_failure
-from extractkit.models.functions.captured import captured_contents
 from extractkit.models.functions.eager_calls import restored
+from extractkit.models.functions.function_graph import captured_contents
 from extractkit.models.graphs.feeding import Argument, given, given_names, part_specs, sample_count
 from extractkit.models.graphs.model import CompiledOnce, GraphModel, transformed
 from extractkit.models.graphs.purity import changes_containers

@@ -15,7 +15,7 @@ from extractkit.errors import ConfigError, ModelError, choices
 from extractkit.models import OwnCall
 from extractkit.models.failures import attribute, error_summary
 from extractkit.models.functions import FunctionModel, call, composites_of, inputs_of
-from extractkit.models.functions.inlining import InlinedGraph, inlined, is_inlining_artifact
+from extractkit.models.functions.function_graph import InlinedGraph, inlined, is_inlining_artifact
 from extractkit.models.graphs.catalog import facts_of, find_operations, signature_address
 from extractkit.models.graphs.feeding import CONSTANTS as CONSTANTS
 from extractkit.models.graphs.feeding import (

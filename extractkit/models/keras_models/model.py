@@ -36,7 +36,7 @@ from extractkit.models import (
 )
 from extractkit.models.failures import attribute, error_summary
 from extractkit.models.functions import FunctionModel
-from extractkit.models.functions.captured import captured_variables
+from extractkit.models.functions.function_graph import captured_variables
 from extractkit.models.given_weights import ONE
 from extractkit.models.graphs.records import Found
 from extractkit.models.keras_internals import layers_in

@@ -12,7 +12,7 @@ from PIL import Image
 import extractkit
 from extractkit.errors import InputError
 from extractkit.inputs import InputSpec, Quantized, Signature
-from extractkit.inputs.images import Pixels
+from extractkit.inputs.pictures import Pixels
 
 SIDE = 6
 _DRAW = np.random.default_rng(0)
